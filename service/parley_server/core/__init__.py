@@ -1,0 +1,1 @@
+"""What a chat is and how replies run. No I/O, no gRPC, no SQL."""

@@ -1,0 +1,131 @@
+"""Entries of a reply's log, and how they merge. Entries are immutable once numbered."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import msgspec
+
+from parley_server.core.model import FinishReason, Reply, ReplyError, Usage
+
+
+class Entry(msgspec.Struct, frozen=True):
+    """One thing that happened in a reply."""
+
+
+class TextDelta(Entry, frozen=True, tag="text"):
+    """Text to append, whole code points."""
+
+    text: str
+
+
+class ReasoningDelta(Entry, frozen=True, tag="reasoning"):
+    """Reasoning to append; a signature belongs to all the reasoning before it."""
+
+    text: str
+    signature: bytes = b""
+
+
+class ToolCallDelta(Entry, frozen=True, tag="tool_call"):
+    """A piece of a tool call; `id` and `name` come with the first piece of an index."""
+
+    index: int
+    id: str = ""
+    name: str = ""
+    arguments: str = ""
+
+
+class UsageUpdate(Entry, frozen=True, tag="usage"):
+    """What the provider has counted so far: cumulative."""
+
+    usage: Usage
+
+
+class Snapshot(Entry, frozen=True, tag="snapshot"):
+    """Replaces all content so far."""
+
+    reply: Reply
+
+
+class Finished(Entry, frozen=True, tag="finished"):
+    """The end of a reply that completed or was cancelled."""
+
+    reason: FinishReason
+    provider_reason: str
+    usage: Usage
+    model: str
+    cancel_reason: str = ""
+
+
+class Failed(Entry, frozen=True, tag="failed"):
+    """The end of a reply that failed."""
+
+    error: ReplyError
+    usage: Usage
+
+
+Terminal = Finished | Failed
+Content = TextDelta | ReasoningDelta | ToolCallDelta | UsageUpdate
+
+
+class Chunk(msgspec.Struct, frozen=True):
+    """What a reader is sent: an entry, or several merged, and the log's position after it."""
+
+    sequence: int
+    entry: Entry
+
+
+def size_of(entry: Entry) -> int:
+    """Bytes of UTF-8 that the entry's content takes."""
+    if isinstance(entry, TextDelta):
+        return utf8_size(entry.text)
+    if isinstance(entry, ReasoningDelta):
+        return utf8_size(entry.text) + len(entry.signature)
+    if isinstance(entry, ToolCallDelta):
+        return utf8_size(entry.arguments) + utf8_size(entry.name) + utf8_size(entry.id)
+    return 0
+
+
+def utf8_size(text: str) -> int:
+    """Bytes of `text` in UTF-8."""
+    return len(text) if text.isascii() else len(text.encode())
+
+
+def merge(entries: Iterable[Entry]) -> list[tuple[int, Entry]]:
+    """Neighbours of a kind become one. Each result comes with how many of the entries it and those before it took."""
+    merged: list[tuple[int, Entry]] = []
+    run: list[Entry] = []
+    taken = 0
+    for entry in entries:
+        if run and not _joins(run[-1], entry):
+            merged.append((taken, _join(run)))
+            run = []
+        run.append(entry)
+        taken += 1
+    if run:
+        merged.append((taken, _join(run)))
+    return merged
+
+
+def _joins(last: Entry, entry: Entry) -> bool:
+    if type(last) is not type(entry):
+        return False
+    if isinstance(last, ToolCallDelta) and isinstance(entry, ToolCallDelta):
+        return last.index == entry.index and not entry.id and not entry.name
+    if isinstance(last, ReasoningDelta):
+        return not last.signature
+    return isinstance(last, TextDelta | UsageUpdate)
+
+
+def _join(run: list[Entry]) -> Entry:
+    first, last = run[0], run[-1]
+    if len(run) == 1 or isinstance(first, UsageUpdate):
+        return last
+    if isinstance(first, TextDelta):
+        return TextDelta("".join([entry.text for entry in run if isinstance(entry, TextDelta)]))
+    if isinstance(first, ReasoningDelta) and isinstance(last, ReasoningDelta):
+        text = "".join([entry.text for entry in run if isinstance(entry, ReasoningDelta)])
+        return ReasoningDelta(text, last.signature)
+    assert isinstance(first, ToolCallDelta)
+    arguments = "".join([entry.arguments for entry in run if isinstance(entry, ToolCallDelta)])
+    return ToolCallDelta(first.index, first.id, first.name, arguments)

@@ -1,0 +1,280 @@
+"""The nouns of a chat, as immutable values. Times are microseconds since the epoch, money is billionths of a US dollar.
+
+Enum members are named as in the public contract, without the prefix. Nothing here does I/O.
+"""
+
+from __future__ import annotations
+
+import enum
+
+import msgspec
+
+from parley_server.errors import ParleyError, Reason
+
+
+class Role(enum.StrEnum):
+    """Who wrote a message."""
+
+    USER = "USER"
+    ASSISTANT = "ASSISTANT"
+    TOOL = "TOOL"
+
+
+class State(enum.StrEnum):
+    """Where a reply stands; COMPLETED, CANCELLED and FAILED absorb."""
+
+    PENDING = "PENDING"
+    STREAMING = "STREAMING"
+    COMPLETED = "COMPLETED"
+    CANCELLED = "CANCELLED"
+    FAILED = "FAILED"
+
+    @property
+    def terminal(self) -> bool:
+        """Whether nothing can follow."""
+        return self not in ACTIVE_STATES
+
+
+ACTIVE_STATES = (State.PENDING, State.STREAMING)
+
+
+class FinishReason(enum.StrEnum):
+    """Why a reply that did not fail ended."""
+
+    STOP = "STOP"
+    MAX_TOKENS = "MAX_TOKENS"
+    TOOL_CALLS = "TOOL_CALLS"
+    CONTENT_FILTER = "CONTENT_FILTER"
+    CANCELLED = "CANCELLED"
+    ORPHANED = "ORPHANED"
+    INTERRUPTED = "INTERRUPTED"
+    TIME_LIMIT = "TIME_LIMIT"
+    OTHER = "OTHER"
+
+
+class Value(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """An immutable value; its JSON leaves out defaults, so that new fields do not change old encodings."""
+
+
+class Identity(Value, frozen=True, kw_only=True):
+    """Who calls: a tenant, and the end user it acts for (empty: the tenant itself, which sees all of its own)."""
+
+    tenant: str
+    end_user: str = ""
+
+    def owns(self, tenant: str, end_user: str) -> bool:
+        """Whether this caller may see what belongs to `tenant` and `end_user`."""
+        return self.tenant == tenant and (not self.end_user or self.end_user == end_user)
+
+
+class TextPart(Value, frozen=True, kw_only=True, tag="text"):
+    """Plain text."""
+
+    text: str
+
+
+class ImagePart(Value, frozen=True, kw_only=True, tag="image"):
+    """An image: `data` on the way in and in a prompt, else `image_id` of a stored one or an https `url`."""
+
+    mime_type: str = ""
+    data: bytes = b""
+    url: str = ""
+    image_id: str = ""
+    size_bytes: int = 0
+
+
+class ToolCallPart(Value, frozen=True, kw_only=True, tag="tool_call"):
+    """A call of a function that the model asked for; `arguments` is JSON."""
+
+    id: str
+    name: str
+    arguments: str = ""
+
+
+class ToolResultPart(Value, frozen=True, kw_only=True, tag="tool_result"):
+    """What the caller's function returned."""
+
+    tool_call_id: str
+    content: str = ""
+
+
+class ReasoningPart(Value, frozen=True, kw_only=True, tag="reasoning"):
+    """The model's reasoning text, with the provider's signature of it."""
+
+    text: str = ""
+    signature: bytes = b""
+
+
+Part = TextPart | ImagePart | ToolCallPart | ToolResultPart | ReasoningPart
+
+
+class Message(Value, frozen=True, kw_only=True):
+    """A message of a conversation. `failed` marks the partial text of a failed reply, which no prompt contains."""
+
+    id: str = ""
+    role: Role
+    parts: tuple[Part, ...] = ()
+    parent_id: str = ""
+    reply_id: str = ""
+    partial: bool = False
+    failed: bool = False
+    create_time_us: int = 0
+
+
+class ContextPolicy(Value, frozen=True, kw_only=True):
+    """How much of the history goes to the model; 0 is all."""
+
+    max_messages: int = 0
+
+
+class Conversation(Value, frozen=True, kw_only=True):
+    """A dialogue of one end user: a tree of messages, of which the branch that ends in the head is shown."""
+
+    id: str = ""
+    tenant: str = ""
+    end_user: str = ""
+    title: str = ""
+    system: tuple[str, ...] = ()
+    post_system: str = ""
+    model: str = ""
+    context: ContextPolicy = ContextPolicy()
+    labels: dict[str, str] = {}
+    head_message_id: str = ""
+    active_reply_id: str = ""
+    create_time_us: int = 0
+    update_time_us: int = 0
+    etag: str = ""
+
+
+class Usage(Value, frozen=True, kw_only=True):
+    """Tokens and money of one reply. Prompt counts include cached tokens, completion counts include reasoning."""
+
+    prompt_tokens: int = 0
+    cached_prompt_tokens: int = 0
+    completion_tokens: int = 0
+    reasoning_tokens: int = 0
+    cost_nano_usd: int | None = None
+    estimated: bool = False
+
+
+class ReplyError(Value, frozen=True, kw_only=True):
+    """Why a reply failed, as stored and shown."""
+
+    reason: Reason
+    message: str
+    retryable: bool = False
+    retry_after_s: float | None = None
+    metadata: dict[str, str] = {}
+
+    @classmethod
+    def of(cls, error: ParleyError) -> ReplyError:
+        """The value that is kept of an error."""
+        return cls(
+            reason=error.reason,
+            message=error.message,
+            retryable=error.retryable,
+            retry_after_s=error.retry_after_s,
+            metadata=error.metadata,
+        )
+
+
+class Reply(Value, frozen=True, kw_only=True):
+    """One generation in one conversation, and the message that it produced.
+
+    `message_id` is given at acceptance; `message` holds the answer as far as it has come, and stays None where a reply
+    ended without text or a complete tool call. `parent_message_id` is what the answer follows (empty: the root).
+    """
+
+    id: str
+    tenant: str
+    end_user: str = ""
+    conversation_id: str
+    request_id: str = ""
+    message_id: str
+    parent_message_id: str = ""
+    input_message_ids: tuple[str, ...] = ()
+    epoch: int = 1
+    state: State = State.PENDING
+    message: Message | None = None
+    finish_reason: FinishReason | None = None
+    provider_reason: str = ""
+    usage: Usage | None = None
+    error: ReplyError | None = None
+    requested_model: str = ""
+    model: str = ""
+    provider: str = ""
+    last_sequence: int = 0
+    cancel_reason: str = ""
+    create_time_us: int = 0
+    first_token_time_us: int = 0
+    end_time_us: int = 0
+    labels: dict[str, str] = {}
+
+
+class Sampling(Value, frozen=True, kw_only=True):
+    """Sampling settings; None is left to the model."""
+
+    temperature: float | None = None
+    top_p: float | None = None
+    max_output_tokens: int | None = None
+    seed: int | None = None
+    stop: tuple[str, ...] = ()
+    reasoning_effort: str = ""
+
+
+class Tool(Value, frozen=True, kw_only=True):
+    """A function that the model may call; `parameters` is a JSON Schema."""
+
+    name: str
+    description: str = ""
+    parameters: str = ""
+
+
+class Prices(Value, frozen=True, kw_only=True):
+    """Prices of a model in billionths of a US dollar for a million tokens; None is not known."""
+
+    prompt: int | None = None
+    cached_prompt: int | None = None
+    completion: int | None = None
+
+
+class Model(Value, frozen=True, kw_only=True):
+    """An entry of the catalog: an alias, and what it stands for."""
+
+    alias: str
+    provider: str
+    name: str
+    context_tokens: int = 0
+    max_output_tokens: int = 0
+    images: bool = False
+    tools: bool = True
+    reasoning: bool = False
+    prices: Prices = Prices()
+    fallback: tuple[str, ...] = ()
+    is_default: bool = False
+
+
+class PromptMessage(Value, frozen=True, kw_only=True):
+    """One message of a prompt: role "system", "user", "assistant" or "tool", images with their bytes."""
+
+    role: str
+    parts: tuple[Part, ...]
+
+
+class Prompt(Value, frozen=True, kw_only=True):
+    """All that a provider is told. `max_output_tokens` of the sampling is already bounded by the model's."""
+
+    model: Model
+    messages: tuple[PromptMessage, ...]
+    sampling: Sampling = Sampling()
+    tools: tuple[Tool, ...] = ()
+    tool_choice: str = ""
+    json_schema: str = ""
+    traceparent: str = ""
+
+
+class Finish(Value, frozen=True, kw_only=True):
+    """How a provider said that it was done: the reason, and the provider's own word for it."""
+
+    reason: FinishReason
+    provider_reason: str = ""

@@ -1,0 +1,186 @@
+"""What the core needs of the world, and what each implementation promises. Implementations live in the adapters."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Protocol
+
+from parley_server.core.model import (
+    Conversation,
+    Finish,
+    FinishReason,
+    Identity,
+    ImagePart,
+    Prompt,
+    Reply,
+    Usage,
+)
+from parley_server.core.records import (
+    Acceptance,
+    AcceptOutcome,
+    Busy,
+    CancelTarget,
+    Checkpoint,
+    ConversationFilter,
+    ConversationPage,
+    ConversationUpdate,
+    CreateOutcome,
+    Finalisation,
+    Finalised,
+    MessageFilter,
+    MessagePage,
+    NewConversation,
+    Position,
+    Replayed,
+    Turn,
+    Unfinished,
+)
+
+if TYPE_CHECKING:
+    from parley_server.core.log import Log
+
+
+class Timer(Protocol):
+    """A call to come."""
+
+    def cancel(self) -> None:
+        """Forget it; harmless when it is over."""
+
+
+class Clock(Protocol):
+    """Time, so that tests can move it."""
+
+    def now_us(self) -> int:
+        """Wall-clock time in microseconds since the epoch."""
+
+    def monotonic(self) -> float:
+        """Seconds that never run back."""
+
+    def call_at(self, when: float, callback: Callable[[], None]) -> Timer:
+        """Run `callback` in the event loop at `when`, by `monotonic`."""
+
+    async def sleep(self, delay_s: float) -> None:
+        """Wait."""
+
+
+class Sink(Protocol):
+    """Where a provider pushes what it reads, without awaiting. What comes between two flushes is coalesced by kind."""
+
+    def text(self, text: str) -> None:
+        """Text of the answer: whole code points."""
+
+    def reasoning(self, text: str, signature: bytes = b"") -> None:
+        """Reasoning text, with the provider's signature of it where there is one."""
+
+    def tool_call(self, index: int, call_id: str, name: str, arguments: str) -> None:
+        """A piece of the tool call `index`; id and name are set on its first piece alone."""
+
+    def usage(self, usage: Usage) -> None:
+        """What the provider has counted: cumulative, without cost."""
+
+    def flush(self) -> None:
+        """All that one read from the socket held has been pushed."""
+
+
+class Provider(Protocol):
+    """A model behind a wire format."""
+
+    async def generate(self, prompt: Prompt, sink: Sink) -> Finish:
+        """Ask for an answer and push it into the sink as its bytes arrive; return how the provider ended it.
+
+        Raises a `ProviderError`. A cancel closes the provider's call, whatever its phase, before it is raised again.
+        """
+
+    async def close(self) -> None:
+        """Close what is kept between calls."""
+
+
+class Relay(Protocol):
+    """Makes the logs of running replies durable, in the background and in order."""
+
+    def open(self, log: Log) -> None:
+        """Journal this log from its start; its appends are noticed from now on."""
+
+    def close(self, log: Log) -> None:
+        """Journal it no further: it has been finalised."""
+
+    async def stop(self) -> None:
+        """Flush what is open, then end."""
+
+
+class Store(Protocol):
+    """Conversations, messages and replies in SQL. Each method is one transaction.
+
+    Everything is looked up by tenant and, where the identity has one, end user: what is somebody else's does not exist.
+    Any method raises `StorageUnavailable` where the database cannot be asked.
+    """
+
+    async def ping(self) -> None:
+        """Ask the database whether it is there."""
+
+    # --- replies
+
+    async def find_request(self, identity: Identity, request_id: str, now_us: int) -> Replayed | None:
+        """What an idempotency key has started; None where the key is unknown, expired or only marked by a Cancel."""
+
+    async def read_turn(self, identity: Identity, conversation_id: str, position: Position, *, has_input: bool) -> Turn:
+        """The conversation and the branch that new messages at `position` follow.
+
+        With `replace`: the parent of the named message (any reply's `message_id` counts, also of one that left none),
+        or without input the named USER or TOOL message itself. Raises ConversationNotFound, MessageNotFound.
+        """
+
+    async def accept(self, acceptance: Acceptance) -> AcceptOutcome:
+        """Commit a request durably (power loss included), or change nothing. An acceptance that has been committed
+        before, under the same reply id, is `Accepted` again. Moves the head to the last new message (to the parent of
+        the answer where there is none). With `StorageUnavailable.outcome_unknown`, it may have been committed."""
+
+    async def append_checkpoints(self, checkpoints: list[Checkpoint]) -> None:
+        """Make stretches of logs durable; those whose reply is terminal, gone or of another epoch are skipped."""
+
+    async def finalise(self, finalisation: Finalisation) -> Finalised | None:
+        """End a reply, if its epoch is this one and it is not terminal: row, message, usage, and the head where it is
+        still the reply's parent. Deletes its checkpoints. None: the reply was erased."""
+
+    async def request_cancel(
+        self, identity: Identity, target: CancelTarget, kind: FinishReason, reason: str, now_us: int
+    ) -> Reply | None:
+        """Note on a running reply that it is to be cancelled (the first to ask is kept), and return it as it stands.
+
+        A reply that has ended is returned unchanged. None where `request_id` is not known: then a mark is left under it
+        for a minute. Raises ReplyNotFound, and ConversationNotFound for an unknown conversation.
+        """
+
+    async def get_reply(self, identity: Identity, reply_id: str) -> Reply:
+        """The reply, with its message where it has ended with one. Raises ReplyNotFound."""
+
+    async def unfinished(self, limit: int) -> list[Unfinished]:
+        """Replies that are not terminal, at most `limit`, with the durable part of their logs."""
+
+    async def unfinished_ids(self) -> list[str]:
+        """The ids of all replies that are not terminal."""
+
+    # --- conversations
+
+    async def create_conversation(self, new: NewConversation) -> CreateOutcome:
+        """Create a conversation with its first messages; the head is the last of them."""
+
+    async def get_conversation(self, identity: Identity, conversation_id: str) -> Conversation:
+        """Raises ConversationNotFound."""
+
+    async def list_conversations(self, identity: Identity, which: ConversationFilter, limit: int) -> ConversationPage:
+        """At most `limit` rows and 1 MiB, but at least one row where there is one."""
+
+    async def update_conversation(self, identity: Identity, update: ConversationUpdate, now_us: int) -> Conversation:
+        """Raises ConversationNotFound, EtagMismatch, MessageNotFound (for the head)."""
+
+    async def delete_conversation(self, identity: Identity, conversation_id: str, etag: str) -> Busy | tuple[str, ...]:
+        """Erase the conversation with its messages, images, replies and checkpoints, and return the ids of its replies;
+        `Busy`, and nothing erased, while one runs. Raises ConversationNotFound, EtagMismatch."""
+
+    async def list_messages(self, identity: Identity, which: MessageFilter, limit: int) -> MessagePage:
+        """At most `limit` rows and 1 MiB, but at least one row where there is one. Raises ConversationNotFound,
+        MessageNotFound (for the leaf)."""
+
+    async def get_image(self, identity: Identity, image_id: str) -> ImagePart:
+        """With its bytes. Raises ImageNotFound."""

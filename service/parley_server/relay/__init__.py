@@ -1,0 +1,1 @@
+"""Makes the logs of running replies durable, and live between replicas."""

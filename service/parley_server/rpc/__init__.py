@@ -1,0 +1,1 @@
+"""The gRPC edge: the only user of grpc and protobuf."""
