@@ -1,0 +1,31 @@
+"""The configuration: the only reader of the environment and of the TOML file. It knows nothing of the adapters."""
+
+from parley_server.settings.faults import SettingsError
+from parley_server.settings.load import load_settings
+from parley_server.settings.shape import (
+    Address,
+    ModelSettings,
+    OpenAISettings,
+    PriceSettings,
+    ProviderSettings,
+    ScriptedSettings,
+    ServerSettings,
+    Settings,
+    Timeouts,
+    TlsSettings,
+)
+
+__all__ = [
+    "Address",
+    "ModelSettings",
+    "OpenAISettings",
+    "PriceSettings",
+    "ProviderSettings",
+    "ScriptedSettings",
+    "ServerSettings",
+    "Settings",
+    "SettingsError",
+    "Timeouts",
+    "TlsSettings",
+    "load_settings",
+]

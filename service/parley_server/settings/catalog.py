@@ -1,0 +1,161 @@
+"""The providers and models of a configuration, and those that are there without one."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+from urllib.parse import urlsplit
+
+from pydantic import BaseModel, SecretStr, ValidationError
+
+from parley_server.settings.faults import did_you_mean, lines_of
+from parley_server.settings.shape import (
+    ModelSettings,
+    OpenAISettings,
+    PriceSettings,
+    ProviderSettings,
+    ScriptedSettings,
+)
+from parley_server.settings.sources import LATER
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/@-]{0,127}")
+_KINDS: dict[str, type[OpenAISettings | ScriptedSettings]] = {
+    "openai": OpenAISettings,
+    "scripted": ScriptedSettings,
+}
+_OPENAI_MODEL = ModelSettings(
+    provider="openai",
+    name="gpt-5-mini",
+    context_tokens=400_000,
+    max_output_tokens=128_000,
+    images=True,
+    reasoning=True,
+    prices=PriceSettings.model_validate({"prompt": 0.25, "cached_prompt": 0.025, "completion": 2.00}),
+)
+
+Shape = TypeVar("Shape", bound=BaseModel)
+
+
+def read_table(shape: type[Shape], table: Any, *, path: str, faults: list[str]) -> Shape | None:
+    """The table in its shape; None, and faults, where it does not fit."""
+    try:
+        return shape.model_validate(table)
+    except ValidationError as error:
+        faults.extend(lines_of(error, path, shape))
+        return None
+
+
+def built_in_providers(environment: Mapping[str, str]) -> dict[str, ProviderSettings]:
+    """What there is without `[providers]`: the typewriter, and OpenAI where its key is in the environment."""
+    providers: dict[str, ProviderSettings] = {"scripted": ScriptedSettings()}
+    if environment.get("OPENAI_API_KEY"):
+        base_url = environment.get("OPENAI_BASE_URL") or OpenAISettings().base_url
+        providers["openai"] = OpenAISettings(base_url=base_url, api_key=SecretStr(environment["OPENAI_API_KEY"]))
+    return providers
+
+
+def built_in_models(providers: Mapping[str, ProviderSettings]) -> dict[str, ModelSettings]:
+    """What there is without `[models]`: the default comes first."""
+    models = {"scripted": ModelSettings(provider="scripted", name="scripted")}
+    return {_OPENAI_MODEL.name: _OPENAI_MODEL, **models} if "openai" in providers else models
+
+
+def read_providers(
+    tables: Any, environment: Mapping[str, str], *, folder: Path, faults: list[str]
+) -> dict[str, ProviderSettings | None]:
+    """The providers of `[providers]` by name; None for one that has faults, so that models may still name it."""
+    providers: dict[str, ProviderSettings | None] = {}
+    for name, table in _tables(tables, "providers", faults):
+        path = f"providers.{name}"
+        kind = table.get("kind")
+        if not isinstance(kind, str) or kind not in _KINDS:
+            faults.append(f"{path}.kind: {_kind_fault(kind)}")
+            providers[name] = None
+            continue
+        table = _with_key(table, environment, path=path, folder=folder, faults=faults)
+        provider = read_table(_KINDS[kind], table, path=path, faults=faults)
+        if isinstance(provider, OpenAISettings):
+            _check_base_url(provider.base_url, path, faults)
+        providers[name] = provider
+    return providers
+
+
+def read_models(
+    tables: Any, providers: Mapping[str, ProviderSettings | None], faults: list[str]
+) -> dict[str, ModelSettings | None]:
+    """The models of `[models]` by alias; None for one that has faults."""
+    models: dict[str, ModelSettings | None] = {}
+    for alias, table in _tables(tables, "models", faults):
+        if "fallback" in table:
+            faults.append(f"models.{alias}.fallback: {LATER}")
+            table = {key: value for key, value in table.items() if key != "fallback"}
+        models[alias] = read_table(ModelSettings, table, path=f"models.{alias}", faults=faults)
+        provider = table.get("provider")
+        if isinstance(provider, str) and provider not in providers:
+            question = did_you_mean(provider, providers)
+            faults.append(f'models.{alias}.provider: no provider has the name "{provider}"{question}')
+    return models
+
+
+def _tables(tables: Any, path: str, faults: list[str]) -> list[tuple[str, dict[str, Any]]]:
+    if not isinstance(tables, dict) or not tables:
+        faults.append(f"{path}: must be a table of one or more tables")
+        return []
+    for name, table in tables.items():
+        if not isinstance(table, dict):
+            faults.append(f"{path}.{name}: must be a table")
+        elif not _NAME.fullmatch(name):
+            faults.append(f"{path}.{name}: a name has 1 to 128 letters, digits and . _ : / @ -")
+    return [(name, table) for name, table in tables.items() if isinstance(table, dict)]
+
+
+def _kind_fault(kind: Any) -> str:
+    if kind is None:
+        return "is required"
+    known = " or ".join(f'"{name}"' for name in _KINDS)
+    return f"must be {known}{did_you_mean(str(kind), _KINDS)}"
+
+
+def _with_key(
+    table: dict[str, Any], environment: Mapping[str, str], *, path: str, folder: Path, faults: list[str]
+) -> dict[str, Any]:
+    """The table with its key looked up; without the key where that failed."""
+    if "api_key" not in table or table.get("kind") == "scripted":
+        return table
+    rest = {key: value for key, value in table.items() if key != "api_key"}
+    try:
+        return {**rest, "api_key": SecretStr(_look_up(table["api_key"], environment, folder))}
+    except ValueError as error:
+        faults.append(f"{path}.api_key: {error}")
+        return rest
+
+
+def _look_up(reference: Any, environment: Mapping[str, str], folder: Path) -> str:
+    if reference == "stored":
+        raise ValueError(f'"stored" is {LATER}')
+    source, colon, name = reference.partition(":") if isinstance(reference, str) else ("", "", "")
+    if source not in ("env", "file") or not colon or not name:
+        raise ValueError('must be "env:NAME" or "file:PATH", never the key itself')
+    if source == "env":
+        if not environment.get(name):
+            raise ValueError(f"the environment variable {name} is not set")
+        return environment[name]
+    try:
+        key = (folder / name).read_text(encoding="utf-8").strip()
+    except (OSError, UnicodeDecodeError):
+        raise ValueError(f"the file {name} cannot be read") from None
+    if not key:
+        raise ValueError(f"the file {name} is empty")
+    return key
+
+
+def _check_base_url(base_url: str, path: str, faults: list[str]) -> None:
+    try:
+        parts = urlsplit(base_url)
+        valid = parts.scheme in ("http", "https") and bool(parts.hostname) and not parts.query
+    except ValueError:
+        valid = False
+    if not valid:
+        faults.append(f"{path}.base_url: must be an http or https URL without a query")

@@ -1,0 +1,90 @@
+"""What is wrong with a configuration, as lines for the person who wrote it. No line ever shows a secret value."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+from decimal import Decimal
+from typing import TYPE_CHECKING, Any
+
+from pydantic import BaseModel, ValidationError
+
+if TYPE_CHECKING:
+    from pydantic_core import ErrorDetails
+
+# Strings are shown only for these keys: anything else may hold, or be mistaken for, a password.
+SHOWN_STRINGS = frozenset({"kind", "provider", "log_level", "log_format", "default_model"})
+
+_SENTENCES = {
+    "missing": "is required",
+    "greater_than": "must be greater than {gt}",
+    "greater_than_equal": "must be at least {ge}",
+    "less_than_equal": "must be at most {le}",
+    "literal_error": "must be {expected}",
+    "int_type": "must be a whole number",
+    "int_from_float": "must be a whole number",
+    "float_type": "must be a number",
+    "finite_number": "must be a finite number",
+    "bool_type": "must be true or false",
+    "string_type": "must be a string",
+    "string_too_short": "must not be empty",
+    "string_too_long": "must have at most {max_length} characters",
+    "dict_type": "must be a table",
+    "model_type": "must be a table",
+    "value_error": "{error}",
+}
+
+
+class SettingsError(Exception):
+    """The configuration is wrong. `faults` holds every fault, one line each."""
+
+    def __init__(self, faults: list[str]) -> None:
+        count = "1 fault" if len(faults) == 1 else f"{len(faults)} faults"
+        super().__init__("\n".join([f"the configuration has {count}:", *(f"  {fault}" for fault in faults)]))
+        self.faults = faults
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """A question to append to a fault, or nothing where no known word is near."""
+    near = difflib.get_close_matches(word, list(known), n=1, cutoff=0.6)
+    return f"; did you mean {near[0]}?" if near else ""
+
+
+def lines_of(error: ValidationError, path: str, shape: type[BaseModel]) -> list[str]:
+    """The faults that pydantic found in the table at `path`, which should have had this shape."""
+    return [_line(details, path, shape) for details in error.errors(include_url=False)]
+
+
+def _line(details: ErrorDetails, path: str, shape: type[BaseModel]) -> str:
+    place = ".".join([path, *map(str, details["loc"])])
+    if details["type"] == "extra_forbidden":
+        return f"{place}: unknown key{did_you_mean(str(details['loc'][-1]), _keys_at(shape, details['loc'][:-1]))}"
+    template = _SENTENCES.get(details["type"], "is not valid")
+    sentence = template.format(**{name: _plain(value) for name, value in details.get("ctx", {}).items()})
+    return f"{place}: {sentence}{_got(details)}"
+
+
+def _keys_at(shape: type[BaseModel], steps: tuple[int | str, ...]) -> Iterable[str]:
+    for step in steps:
+        inner = shape.model_fields[str(step)].annotation
+        assert isinstance(inner, type), "tables within tables are shapes"
+        assert issubclass(inner, BaseModel), "tables within tables are shapes"
+        shape = inner
+    return shape.model_fields
+
+
+def _plain(value: Any) -> str:
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def _got(details: ErrorDetails) -> str:
+    value = details["input"]
+    if details["type"] in ("missing", "value_error"):
+        return ""
+    if isinstance(value, bool):
+        return f" (got {str(value).lower()})"
+    if isinstance(value, int | float | Decimal):
+        return f" (got {value})"
+    if isinstance(value, str) and details["loc"] and details["loc"][-1] in SHOWN_STRINGS:
+        return f' (got "{value}")'
+    return ""

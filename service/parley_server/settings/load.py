@@ -1,0 +1,139 @@
+"""Puts a whole configuration together, and reports everything that is wrong with it at once."""
+
+from __future__ import annotations
+
+import ssl
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from parley_server.settings.catalog import (
+    built_in_models,
+    built_in_providers,
+    read_models,
+    read_providers,
+    read_table,
+)
+from parley_server.settings.faults import SettingsError, did_you_mean
+from parley_server.settings.shape import ModelSettings, ProviderSettings, ServerSettings, Settings, TlsSettings
+from parley_server.settings.sources import (
+    LATER,
+    SCALARS,
+    SCALARS_TO_COME,
+    check_variables,
+    read_document,
+    read_scalars,
+)
+
+_SECTIONS = ("providers", "models", "server", "tls")
+_SECTIONS_TO_COME = ("tenants",)
+
+
+def load_settings(environment: Mapping[str, str], arguments: Mapping[str, Any] | None = None) -> Settings:
+    """Read the arguments, the environment and the TOML file that `config` or PARLEY_CONFIG names; the first wins.
+
+    Arguments have the names of the scalars, and None where they were not given. Relative paths inside the file start
+    at its folder. Raises SettingsError with every fault.
+    """
+    faults: list[str] = []
+    given = arguments or {}
+    path = str(given.get("config") or environment.get("PARLEY_CONFIG") or "")
+    document = read_document(path, faults)
+    folder = Path(path).parent if path else Path()
+    _check_keys(document, faults)
+    check_variables(environment, _variables_named_by(document), faults)
+    scalars = read_scalars(document, environment, arguments=given, faults=faults)
+    if not scalars["listen"].is_loopback and not scalars["insecure"]:
+        faults.append(
+            f"listen: {scalars['listen']} is not loopback and there are no credentials; "
+            "to run open nonetheless, set PARLEY_INSECURE=1"
+        )
+    tls = _read_tls(document.get("tls"), folder, faults)
+    providers, models, server = _read_catalog(document, environment, folder=folder, faults=faults)
+    if faults:
+        raise SettingsError(faults)
+    return Settings(**scalars, tls=tls, providers=providers, models=models, server=server)
+
+
+def _check_keys(document: Mapping[str, Any], faults: list[str]) -> None:
+    known = (*_SECTIONS, *SCALARS)
+    for key in document:
+        if key in _SECTIONS_TO_COME:
+            faults.append(f"{key}: {LATER}")
+        elif key not in known and key not in SCALARS_TO_COME:
+            faults.append(f"{key}: unknown key{did_you_mean(key, known)}")
+
+
+def _variables_named_by(document: Mapping[str, Any]) -> set[str]:
+    """The variables that hold the keys of providers; they may begin with PARLEY_, too."""
+    tables = document.get("providers")
+    providers = tables.values() if isinstance(tables, dict) else ()
+    keys = [table.get("api_key") for table in providers if isinstance(table, dict)]
+    return {key.removeprefix("env:") for key in keys if isinstance(key, str) and key.startswith("env:")}
+
+
+def _read_catalog(
+    document: Mapping[str, Any], environment: Mapping[str, str], *, folder: Path, faults: list[str]
+) -> tuple[dict[str, ProviderSettings], dict[str, ModelSettings], ServerSettings]:
+    """Providers, models and the server's table. The two catalogs lack what has faults."""
+    providers: dict[str, ProviderSettings | None] = {**built_in_providers(environment)}
+    if "providers" in document:
+        providers = read_providers(document["providers"], environment, folder=folder, faults=faults)
+    sound = {name: provider for name, provider in providers.items() if provider is not None}
+    models: dict[str, ModelSettings | None] = {}
+    if "models" in document:
+        models = read_models(document["models"], providers, faults)
+    elif "providers" in document:
+        faults.append("models: with [providers], at least one [models.ALIAS] is required")
+    else:
+        models = {**built_in_models(sound)}
+    server = read_table(ServerSettings, document.get("server", {}), path="server", faults=faults) or ServerSettings()
+    server = _with_default_model(server, list(models), choose="models" not in document, faults=faults)
+    return sound, {alias: model for alias, model in models.items() if model is not None}, server
+
+
+def _with_default_model(
+    server: ServerSettings, aliases: list[str], *, choose: bool, faults: list[str]
+) -> ServerSettings:
+    default = server.default_model
+    if not default and aliases and (choose or len(aliases) == 1):
+        return server.model_copy(update={"default_model": aliases[0]})
+    if not default and aliases:
+        faults.append("server.default_model: is required where there are several models")
+    elif default and default not in aliases:
+        faults.append(f'server.default_model: no model has the alias "{default}"{did_you_mean(default, aliases)}')
+    return server
+
+
+def _read_tls(table: Any, folder: Path, faults: list[str]) -> TlsSettings | None:
+    if table is None:
+        return None
+    if isinstance(table, dict):
+        table = {key: folder / value if isinstance(value, str) else value for key, value in table.items()}
+    tls = read_table(TlsSettings, table, path="tls", faults=faults)
+    if tls is None:
+        return None
+    files = {"certificate": tls.certificate, "key": tls.key, "client_ca": tls.client_ca}
+    missing = [
+        f"tls.{name}: the file {path} does not exist" for name, path in files.items() if path and not path.is_file()
+    ]
+    faults.extend(missing)
+    if not missing:
+        _check_pem(tls, faults)
+    return tls
+
+
+def _check_pem(tls: TlsSettings, faults: list[str]) -> None:
+    """Let OpenSSL read the files, so that a wrong one stops the start and not the first handshake."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    try:
+        # A password is asked for on the terminal unless a function answers.
+        context.load_cert_chain(tls.certificate, tls.key, password=lambda: "")
+    except (OSError, ValueError):
+        faults.append("tls.certificate, tls.key: must be a PEM certificate and its own key, without a password")
+    if tls.client_ca is None:
+        return
+    try:
+        context.load_verify_locations(tls.client_ca)
+    except OSError:
+        faults.append("tls.client_ca: must be PEM certificates")

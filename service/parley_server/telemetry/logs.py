@@ -1,0 +1,189 @@
+"""Log lines on standard error, as JSON or text. Never a prompt, an answer or a key.
+
+A line's message is one fixed word to search for; what varies goes to `extra={"fields": {...}}`, so that adapters log with
+`logging` alone: `logger.warning("provider_retry", extra={"fields": {"attempt": 2}})`.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+import sys
+import time
+from typing import Any, Literal, TextIO
+
+import msgspec
+
+from parley_server.core.model import Reply, State
+from parley_server.errors import Reason
+
+# Their lines repeat what they send and receive.
+_TALKATIVE = ("openai", "httpx2", "httpcore2", "hpack", "sqlalchemy", "alembic", "asyncio", "grpc")
+_EXCEPTION_CHARACTERS = 16_384
+_SECRETS = re.compile(r"(?i)\b(?:sk-[\w-]{6,}|bearer\s+[\w.~+/=-]+)")
+# SQLAlchemy and pydantic quote the values they were given.
+_QUOTED_VALUES = re.compile(r"(?s)\[parameters: .*?\](?=\n|$)|input_value=.*?(?=, input_type=)")
+_EVENT = re.compile(r"[a-z][a-z0-9_]{0,63}")
+
+_calls = logging.getLogger("parley_server.call")
+_replies = logging.getLogger("parley_server.reply")
+_encode = msgspec.json.Encoder(enc_hook=str).encode
+
+
+def configure_logging(level: str, log_format: Literal["json", "text"], stream: TextIO | None = None) -> None:
+    """Send every logger's lines to `stream` (standard error) in this format, in place of what was there before."""
+    handler = logging.StreamHandler(stream or sys.stderr)
+    handler.setFormatter(JsonFormatter() if log_format == "json" else TextFormatter())
+    root = logging.getLogger()
+    for former in root.handlers[:]:
+        root.removeHandler(former)
+    root.addHandler(handler)
+    root.setLevel(level.upper())
+    for name in _TALKATIVE:
+        logging.getLogger(name).setLevel(max(logging.WARNING, root.level))
+    # No line shows them, and each costs a system call or a lookup.
+    logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
+    logging.logAsyncioTasks = False
+    logging.captureWarnings(capture=True)
+
+
+def log_call(
+    *,
+    method: str,
+    code: str,
+    duration_s: float,
+    reason: str = "",
+    tenant: str = "",
+    end_user: str = "",
+    call_id: str = "",
+    reply_id: str = "",
+    traceparent: str = "",
+) -> None:
+    """One line for a call that has its status. Empty fields are left out."""
+    level = logging.ERROR if code in ("INTERNAL", "UNKNOWN") else logging.INFO
+    if not _calls.isEnabledFor(level):
+        return
+    fields: dict[str, Any] = {"method": method, "code": code, "duration_ms": round(duration_s * 1000, 3)}
+    optional = (
+        ("reason", reason),
+        ("tenant", tenant),
+        ("end_user", end_user),
+        ("call_id", call_id),
+        ("reply_id", reply_id),
+        ("traceparent", traceparent),
+    )
+    fields.update([pair for pair in optional if pair[1]])
+    _calls.log(level, "call", extra={"fields": fields})
+
+
+def log_reply(reply: Reply, *, overhead_s: float, text_length: int) -> None:
+    """One line for a reply that has ended: who, which model, how and why, how long and how much."""
+    level = _level_of(reply)
+    if not _replies.isEnabledFor(level):
+        return
+    usage = reply.usage
+    _replies.log(
+        level,
+        "reply",
+        extra={
+            "fields": {
+                "reply_id": reply.id,
+                "conversation_id": reply.conversation_id,
+                "tenant": reply.tenant,
+                "end_user": reply.end_user,
+                "state": reply.state.value,
+                "reason": end_reason(reply),
+                "model": reply.model or reply.requested_model,
+                "provider": reply.provider,
+                "duration_ms": _elapsed_ms(reply, reply.end_time_us),
+                "first_token_ms": _elapsed_ms(reply, reply.first_token_time_us),
+                "overhead_ms": round(overhead_s * 1000, 3),
+                "text_length": text_length,
+                "prompt_tokens": usage.prompt_tokens if usage else 0,
+                "completion_tokens": usage.completion_tokens if usage else 0,
+                "usage_estimated": usage.estimated if usage else True,
+            }
+        },
+    )
+
+
+def end_reason(reply: Reply) -> str:
+    """Why it ended: the error's reason, or else the finish reason."""
+    if reply.error is not None:
+        return reply.error.reason.value
+    return reply.finish_reason.value if reply.finish_reason is not None else "OTHER"
+
+
+def _level_of(reply: Reply) -> int:
+    if reply.error is not None and reply.error.reason is Reason.INTERNAL:
+        return logging.ERROR
+    return logging.WARNING if reply.state is State.FAILED else logging.INFO
+
+
+def _elapsed_ms(reply: Reply, time_us: int) -> float | None:
+    return round((time_us - reply.create_time_us) / 1000, 3) if time_us else None
+
+
+class JsonFormatter(logging.Formatter):
+    """One JSON object a line: time, level, event, the fields, and `exception` as one string."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """The line of this record."""
+        return _encode(_values_of(record)).decode()
+
+
+class TextFormatter(logging.Formatter):
+    """The same for a terminal: time, level and event, then `field=value`, then the exception on lines of its own."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """The line of this record."""
+        values = _values_of(record)
+        head = f"{values.pop('time')} {values.pop('level'):<7} {values.pop('event')}"
+        exception = values.pop("exception", None)
+        fields = [f"{name}={_word(value)}" for name, value in values.items() if value is not None and value != ""]
+        return " ".join([head, *fields]) + (f"\n{exception}" if exception else "")
+
+
+def _values_of(record: logging.LogRecord) -> dict[str, Any]:
+    fields = getattr(record, "fields", None)
+    message = record.getMessage()
+    values: dict[str, Any] = {"time": _rfc3339(record.created), "level": record.levelname.lower()}
+    if fields is not None:
+        values["event"] = message
+        values.update({name: value for name, value in fields.items() if name not in ("time", "level", "event")})
+    elif _EVENT.fullmatch(message):
+        values["event"] = message
+        values["logger"] = record.name
+    else:
+        values.update(event="log", logger=record.name, message=redact(message))
+    if record.exc_info:
+        values["exception"] = redact(_FORMATTER.formatException(record.exc_info))[-_EXCEPTION_CHARACTERS:]
+    return values
+
+
+def redact(text: str) -> str:
+    """The text without what looks like a key, and without the values that libraries quote in their errors."""
+    return _SECRETS.sub("[redacted]", _QUOTED_VALUES.sub("[values left out]", text))
+
+
+def _rfc3339(seconds: float) -> str:
+    """UTC with milliseconds."""
+    whole, milliseconds = divmod(int(seconds * 1000), 1000)
+    return f"{_second(whole)}.{milliseconds:03d}Z"
+
+
+def _second(whole: int) -> str:
+    """The text of a second; the last one is kept, since most lines share it."""
+    global _last_second  # noqa: PLW0603 - a cache of one value
+    if _last_second[0] != whole:
+        _last_second = (whole, time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(whole)))
+    return _last_second[1]
+
+
+def _word(value: Any) -> str:
+    text = str(value)
+    return text if text.isprintable() and " " not in text and '"' not in text else msgspec.json.encode(text).decode()
+
+
+_FORMATTER = logging.Formatter()
+_last_second = (0, "1970-01-01T00:00:00")

@@ -1,0 +1,55 @@
+"""Measures how late and how busy the event loop is. Never on a request's path."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections.abc import Callable
+
+from parley_server.core.ports import Clock
+from parley_server.telemetry.metrics import Metrics
+
+SAMPLE_INTERVAL_S = 0.1
+# An older sample's share falls to half within about two newer ones: it follows a burst in 0.2 s, and one pause does not
+# make it forget the burst.
+WEIGHT_OF_NEWEST = 0.3
+
+
+class LoopMonitor:
+    """Samples every 100 ms: how late the sample came (lag), and which share of the time the loop's thread was on the CPU.
+
+    `start` is called in the loop whose thread it measures; `stop` ends it.
+    """
+
+    def __init__(self, metrics: Metrics, clock: Clock, *, cpu_time: Callable[[], float] = time.thread_time) -> None:
+        self._metrics = metrics
+        self._clock = clock
+        self._cpu_time = cpu_time
+        self._utilisation = 0.0
+        self._task: asyncio.Task[None] | None = None
+
+    @property
+    def utilisation(self) -> float:
+        """Share of the last few samples in which the loop's thread was on the CPU, from 0 to 1."""
+        return self._utilisation
+
+    def start(self) -> None:
+        """Begin to sample."""
+        self._task = asyncio.get_running_loop().create_task(self._sample(), name="loop-monitor")
+
+    async def stop(self) -> None:
+        """Sample no more."""
+        if self._task is not None:
+            self._task.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._task
+
+    async def _sample(self) -> None:
+        while True:
+            wall, cpu = self._clock.monotonic(), self._cpu_time()
+            await self._clock.sleep(SAMPLE_INTERVAL_S)
+            elapsed_s = self._clock.monotonic() - wall
+            busy = min(1.0, (self._cpu_time() - cpu) / elapsed_s) if elapsed_s > 0 else 0.0
+            self._utilisation += WEIGHT_OF_NEWEST * (busy - self._utilisation)
+            self._metrics.loop_sampled(lag_s=max(0.0, elapsed_s - SAMPLE_INTERVAL_S), utilisation=self._utilisation)

@@ -1,0 +1,205 @@
+"""Prometheus metrics in a registry of their own. No label ever holds an end user, a tenant or an id."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Generic, TypeVar
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client.gc_collector import GCCollector
+from prometheus_client.platform_collector import PlatformCollector
+from prometheus_client.process_collector import ProcessCollector
+
+from parley_server.core.model import Reply, Usage
+from parley_server.errors import Reason
+from parley_server.telemetry.logs import end_reason
+
+# Beyond this many values of labels, which no sound configuration reaches, new ones are counted together.
+MAX_SERIES = 500
+OTHER = "other"
+
+_FIRST_TOKEN_S = (0.05, 0.1, 0.2, 0.3, 0.5, 0.75, 1, 1.5, 2, 3, 5, 10, 20, 30, 60, 120)
+_REPLY_S = (0.1, 0.25, 0.5, 1, 2, 5, 10, 20, 30, 60, 120, 300, 600, 1800)
+_OVERHEAD_S = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1)
+_LAG_S = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1)
+_CALL_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1, 5, 30, 120, 600)
+_LENGTH = (0, 100, 500, 1_000, 5_000, 10_000, 50_000, 100_000, 500_000)
+
+Child = TypeVar("Child")
+
+
+class _Labelled(Generic[Child]):
+    """Children of a metric by the values of its labels, bound once; a bounded number of them."""
+
+    def __init__(self, bind: Callable[..., Child]) -> None:
+        self._bind = bind
+        self._children: dict[tuple[str, ...], Child] = {}
+
+    def of(self, *values: str) -> Child:
+        child = self._children.get(values)
+        if child is None:
+            if len(self._children) >= MAX_SERIES:
+                values = (OTHER,) * len(values)
+            child = self._bind(*values)
+            self._children[values] = child
+        return child
+
+
+class Metrics:
+    """Counts what its methods are told; they neither wait nor raise. `registry` is what an endpoint serves."""
+
+    def __init__(self) -> None:
+        self.registry = registry = CollectorRegistry()
+        ProcessCollector(registry=registry)
+        PlatformCollector(registry=registry)
+        GCCollector(registry=registry)
+        self._bind_replies(registry)
+        self._bind_edge(registry)
+        self._lag = Histogram(
+            "parley_loop_lag_seconds", "How late the event loop is.", buckets=_LAG_S, registry=registry
+        )
+        self._utilisation = Gauge(
+            "parley_loop_utilisation", "Share of time that the event loop is busy, 0 to 1.", registry=registry
+        )
+
+    def _bind_replies(self, registry: CollectorRegistry) -> None:
+        model = ("model",)
+        ended = Counter("parley_replies_total", "Replies that ended.", ("state", "reason", "model"), registry=registry)
+        self._ended = _Labelled(ended.labels)
+        self._active = Gauge("parley_replies_active", "Replies that run.", registry=registry)
+        self._readers = Gauge("parley_readers_active", "Readers that follow a reply.", registry=registry)
+        first_token = Histogram(
+            "parley_first_token_seconds",
+            "From acceptance to the first content.",
+            model,
+            buckets=_FIRST_TOKEN_S,
+            registry=registry,
+        )
+        self._first_token = _Labelled(first_token.labels)
+        duration = Histogram(
+            "parley_reply_duration_seconds",
+            "From acceptance to the end.",
+            ("state",),
+            buckets=_REPLY_S,
+            registry=registry,
+        )
+        self._duration = _Labelled(duration.labels)
+        length = Histogram(
+            "parley_reply_text_characters",
+            "Length of the text when the reply ended.",
+            ("state",),
+            buckets=_LENGTH,
+            registry=registry,
+        )
+        self._length = _Labelled(length.labels)
+        self._overhead = Histogram(
+            "parley_reply_overhead_seconds",
+            "The engine's own time for a reply, without waits for the provider.",
+            buckets=_OVERHEAD_S,
+            registry=registry,
+        )
+        tokens = Counter("parley_tokens_total", "Tokens used.", ("kind", "model"), registry=registry)
+        self._tokens = _Labelled(tokens.labels)
+        cost = Counter("parley_cost_usd_total", "Cost in US dollars, where prices are known.", model, registry=registry)
+        self._cost = _Labelled(cost.labels)
+
+    def _bind_edge(self, registry: CollectorRegistry) -> None:
+        refusals = Counter("parley_refusals_total", "Requests refused.", ("reason",), registry=registry)
+        self._refusals = _Labelled(refusals.labels)
+        calls = Counter("parley_calls_total", "Calls by method and status.", ("method", "code"), registry=registry)
+        self._calls = _Labelled(calls.labels)
+        call_duration = Histogram(
+            "parley_call_duration_seconds", "Duration of calls.", ("method",), buckets=_CALL_S, registry=registry
+        )
+        self._call_duration = _Labelled(call_duration.labels)
+        self._resumes = Counter("parley_resumes_total", "Readers that came back with ResumeReply.", registry=registry)
+        self._go_away = Counter("parley_go_away_total", "Readers told to go elsewhere.", registry=registry)
+        attempts = Counter(
+            "parley_provider_attempts_total", "Requests to providers.", ("provider", "outcome"), registry=registry
+        )
+        self._attempts = _Labelled(attempts.labels)
+
+    # --- replies
+
+    def reply_started(self) -> None:
+        """See `Observer`."""
+        self._active.inc()
+
+    def reply_ended(self, reply: Reply, *, overhead_s: float, text_length: int) -> None:
+        """See `Observer`."""
+        self._active.dec()
+        state, model = reply.state.value, reply.requested_model or reply.model
+        self._ended.of(state, end_reason(reply), model).inc()
+        self._duration.of(state).observe(max(0, reply.end_time_us - reply.create_time_us) / 1e6)
+        self._length.of(state).observe(text_length)
+        self._overhead.observe(overhead_s)
+        if reply.usage is not None:
+            self._count_usage(reply.usage, model)
+
+    def _count_usage(self, usage: Usage, model: str) -> None:
+        counts = (
+            ("prompt", usage.prompt_tokens),
+            ("cached_prompt", usage.cached_prompt_tokens),
+            ("completion", usage.completion_tokens),
+            ("reasoning", usage.reasoning_tokens),
+        )
+        for kind, count in counts:
+            if count > 0:
+                self._tokens.of(kind, model).inc(count)
+        if usage.cost_nano_usd:
+            self._cost.of(model).inc(usage.cost_nano_usd / 1e9)
+
+    def reader_joined(self) -> None:
+        """See `Observer`."""
+        self._readers.inc()
+
+    def reader_left(self) -> None:
+        """See `Observer`."""
+        self._readers.dec()
+
+    def first_token(self, seconds: float, model: str) -> None:
+        """See `Observer`."""
+        self._first_token.of(model).observe(seconds)
+
+    def refused(self, reason: Reason) -> None:
+        """See `Observer`."""
+        self._refusals.of(reason.value).inc()
+
+    # --- the edge and the providers
+
+    def call_ended(
+        self,
+        *,
+        method: str,
+        code: str,
+        duration_s: float,
+        reason: str = "",
+        tenant: str = "",
+        end_user: str = "",
+        call_id: str = "",
+        reply_id: str = "",
+        traceparent: str = "",
+    ) -> None:
+        """See `CallObserver`."""
+        del reason, tenant, end_user, call_id, reply_id, traceparent
+        self._calls.of(method, code).inc()
+        self._call_duration.of(method).observe(duration_s)
+
+    def resumed(self) -> None:
+        """See `CallObserver`."""
+        self._resumes.inc()
+
+    def went_away(self) -> None:
+        """See `CallObserver`."""
+        self._go_away.inc()
+
+    def provider_attempt(self, provider: str, outcome: str) -> None:
+        """See `AttemptObserver`."""
+        self._attempts.of(provider, outcome).inc()
+
+    # --- the loop
+
+    def loop_sampled(self, *, lag_s: float, utilisation: float) -> None:
+        """A sample of the event loop."""
+        self._lag.observe(lag_s)
+        self._utilisation.set(utilisation)

@@ -1,0 +1,43 @@
+"""The one observer that the server is wired with: metrics for all events, and a log line for each call and reply."""
+
+from __future__ import annotations
+
+from parley_server.core.model import Reply
+from parley_server.telemetry.logs import log_call, log_reply
+from parley_server.telemetry.metrics import Metrics
+
+
+class Telemetry(Metrics):
+    """Counts and logs. Fulfils `Observer`, `CallObserver` and `AttemptObserver`."""
+
+    def reply_ended(self, reply: Reply, *, overhead_s: float, text_length: int) -> None:
+        """See `Observer`."""
+        super().reply_ended(reply, overhead_s=overhead_s, text_length=text_length)
+        log_reply(reply, overhead_s=overhead_s, text_length=text_length)
+
+    def call_ended(
+        self,
+        *,
+        method: str,
+        code: str,
+        duration_s: float,
+        reason: str = "",
+        tenant: str = "",
+        end_user: str = "",
+        call_id: str = "",
+        reply_id: str = "",
+        traceparent: str = "",
+    ) -> None:
+        """See `CallObserver`."""
+        super().call_ended(method=method, code=code, duration_s=duration_s)
+        log_call(
+            method=method,
+            code=code,
+            duration_s=duration_s,
+            reason=reason,
+            tenant=tenant,
+            end_user=end_user,
+            call_id=call_id,
+            reply_id=reply_id,
+            traceparent=traceparent,
+        )
