@@ -1,0 +1,203 @@
+"""The client: one object for one server and one caller."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncIterator, Callable, Sequence
+from types import TracebackType
+from typing import Any, Self, Unpack
+
+import grpc
+
+from parley._backoff import Backoff
+from parley._connection import Connection
+from parley._conversations import Conversations
+from parley._request import RequestFields, build_request, duration, stream_options
+from parley._stream import ReplyStream
+from parley._transcript import Transcript
+from parley.v1 import catalog_pb2, chat_pb2, resources_pb2
+
+# What a call that waits on the server may take beyond that wait.
+_ANSWER_S = 15.0
+
+
+class Client:
+    """Calls a Parley server. Make it within a running event loop, and use it as a context manager or `close` it.
+
+    `api_key` is a static key or a JWT; `end_user` is whom it acts for. `tls` is True for the system's roots, or
+    credentials. `backoff` holds for streams and calls alike; `call_timeout_s` bounds one attempt of a unary call.
+    A stream that brings nothing, not even a heartbeat, for `silence_s` is attached anew, and so is one that has lasted
+    `attempt_timeout_s` (None: no limit). `options` are further gRPC channel options, which win over the client's own.
+    """
+
+    def __init__(
+        self,
+        address: str = "127.0.0.1:50051",
+        *,
+        api_key: str | None = None,
+        end_user: str = "",
+        tls: bool | grpc.ChannelCredentials = False,
+        backoff: Backoff | None = None,
+        call_timeout_s: float = 30.0,
+        silence_s: float = 90.0,
+        attempt_timeout_s: float | None = None,
+        options: Sequence[tuple[str, Any]] = (),
+    ) -> None:
+        self._connection = Connection(
+            address,
+            api_key=api_key,
+            end_user=end_user,
+            tls=tls,
+            options=options,
+            backoff=backoff or Backoff(),
+            call_timeout_s=call_timeout_s,
+        )
+        self._silence_s = silence_s
+        self._attempt_timeout_s = attempt_timeout_s
+        self.conversations = Conversations(self._connection)
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        """Ends all calls, not the replies, and the channel."""
+        await self._connection.close()
+
+    def stream_reply(self, message: str | chat_pb2.ReplyRequest, **fields: Unpack[RequestFields]) -> ReplyStream:
+        """Starts a reply, on the first step of the stream that it returns. See `ReplyStream` and `RequestFields`.
+
+        Without a `request_id` one is made; a repeated one attaches to the reply that it started before.
+        """
+        request = build_request(message, fields)
+        return self._stream(Transcript(), request=request, options=request.stream_options)
+
+    def resume(
+        self, reply_id: str, *, after_sequence: int = 0, reasoning: bool = False, heartbeat_s: float | None = None
+    ) -> ReplyStream:
+        """Follows a reply, running or ended, from after a chunk that the caller has; 0 is from the start.
+
+        The `text` of the stream and of its events is what comes after `after_sequence`.
+        """
+        return self._stream(
+            Transcript(reply_id=reply_id, after_sequence=after_sequence),
+            request=None,
+            options=stream_options(reasoning=reasoning, heartbeat_s=heartbeat_s),
+        )
+
+    async def create_reply(
+        self,
+        message: str | chat_pb2.ReplyRequest,
+        *,
+        wait_s: float | None = None,
+        **fields: Unpack[RequestFields],
+    ) -> resources_pb2.Reply:
+        """Starts a reply and waits for its end, at most `wait_s` (0: not at all), then returns it as it stands.
+
+        A reply that failed is returned, not raised: see its `state` and `error`.
+        """
+        request = build_request(message, fields)
+        if wait_s is not None:
+            request.wait.CopyFrom(duration(wait_s))
+        if not request.HasField("wait"):
+            return await self._connection.call(self._connection.chat.CreateReply, request, timeout_s=0.0)
+        limit_s = request.wait.seconds + request.wait.nanos / 1e9
+        return await self._connection.call(
+            self._connection.chat.CreateReply, _with_rest_of_wait(request, limit_s), timeout_s=limit_s + _ANSWER_S
+        )
+
+    async def poll(
+        self,
+        reply_id: str,
+        *,
+        after_sequence: int = 0,
+        wait_s: float = 20.0,
+        gather_s: float | None = None,
+        reasoning: bool = False,
+    ) -> chat_pb2.PollReplyResponse:
+        """What came after a chunk, waiting up to `wait_s` for a first one. Its `after_sequence` is the next cursor."""
+        request = chat_pb2.PollReplyRequest(
+            reply_id=reply_id, after_sequence=after_sequence, wait=duration(wait_s), reasoning=reasoning
+        )
+        if gather_s is not None:
+            request.gather.CopyFrom(duration(gather_s))
+        return await self._connection.call(self._connection.chat.PollReply, request, timeout_s=wait_s + _ANSWER_S)
+
+    async def polls(
+        self,
+        reply_id: str,
+        *,
+        after_sequence: int = 0,
+        wait_s: float = 20.0,
+        gather_s: float | None = None,
+        reasoning: bool = False,
+    ) -> AsyncIterator[chat_pb2.PollReplyResponse]:
+        """Polls until the terminal chunk has come, and yields each answer, empty ones too."""
+        while True:
+            answer = await self.poll(
+                reply_id, after_sequence=after_sequence, wait_s=wait_s, gather_s=gather_s, reasoning=reasoning
+            )
+            after_sequence = answer.after_sequence
+            yield answer
+            if any(chunk.WhichOneof("event") in {"finished", "failed"} for chunk in answer.chunks):
+                return
+
+    async def get_reply(self, reply_id: str) -> resources_pb2.Reply:
+        """The reply as it stands now."""
+        request = chat_pb2.GetReplyRequest(reply_id=reply_id)
+        return await self._connection.call(self._connection.chat.GetReply, request)
+
+    async def cancel(
+        self, *, reply_id: str = "", request_id: str = "", conversation_id: str = "", reason: str = ""
+    ) -> resources_pb2.Reply:
+        """Stops a reply, named in exactly one of three ways, and returns it with what it had written.
+
+        `ReplyNotFound` for a `request_id` that the server does not know yet: it will be accepted as cancelled.
+        """
+        if sum(map(bool, (reply_id, request_id, conversation_id))) != 1:
+            raise ValueError("name exactly one of reply_id, request_id and conversation_id")
+        request = chat_pb2.CancelRequest(reason=reason)
+        if reply_id:
+            request.reply_id = reply_id
+        elif request_id:
+            request.request_id = request_id
+        else:
+            request.conversation_id = conversation_id
+        return await self._connection.call(self._connection.chat.Cancel, request)
+
+    async def models(self) -> list[resources_pb2.Model]:
+        """The models that the caller may name."""
+        answer = await self._connection.call(self._connection.catalog.ListModels, catalog_pb2.ListModelsRequest())
+        return list(answer.models)
+
+    async def quotas(self) -> list[resources_pb2.Quota]:
+        """The caller's limits, and what is left of them."""
+        answer = await self._connection.call(self._connection.catalog.GetQuota, catalog_pb2.GetQuotaRequest())
+        return list(answer.quotas)
+
+    def _stream(
+        self, transcript: Transcript, *, request: chat_pb2.ReplyRequest | None, options: chat_pb2.StreamOptions
+    ) -> ReplyStream:
+        return ReplyStream(
+            self._connection,
+            transcript,
+            request=request,
+            options=options,
+            attempt_timeout_s=self._attempt_timeout_s,
+            silence_s=self._silence_s,
+        )
+
+
+def _with_rest_of_wait(request: chat_pb2.ReplyRequest, wait_s: float) -> Callable[[], chat_pb2.ReplyRequest]:
+    """The request with what is left of the wait, so that attempts do not add up. The key is compared without it."""
+    deadline_s = time.monotonic() + wait_s
+
+    def next_attempt() -> chat_pb2.ReplyRequest:
+        request.wait.CopyFrom(duration(max(0.0, deadline_s - time.monotonic())))
+        return request
+
+    return next_attempt

@@ -1,0 +1,249 @@
+"""One reply as a stream of events that survives cuts: what a reader of the iterator cannot see is that calls end.
+
+Reads from the network only when its own reader asks, so that a slow reader costs no memory here.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from types import TracebackType
+from typing import Self
+
+import grpc
+
+from parley._backoff import Patience
+from parley._connection import Connection, raise_if_closed
+from parley._transcript import Transcript
+from parley.errors import (
+    ConnectionLost,
+    NotFound,
+    ParleyError,
+    TooManyReaders,
+    Unavailable,
+    ends_reply,
+    error_of_status,
+    is_cut,
+)
+from parley.events import Accepted, Event, Finished, Reconnecting, ToolCall
+from parley.v1 import chat_pb2, resources_pb2
+
+# How long a call may take to say its status after its terminal chunk, before it is dropped.
+_FAREWELL_S = 1.0
+
+_Call = (
+    grpc.aio.UnaryStreamCall[chat_pb2.ReplyRequest, chat_pb2.TokenChunk]
+    | grpc.aio.UnaryStreamCall[chat_pb2.ResumeReplyRequest, chat_pb2.TokenChunk]
+)
+
+
+class ReplyStream:
+    """An asynchronous iterator over the events of one reply, with one reader at a time.
+
+    After a cut it attaches again by itself, with the client's backoff. It ends after `Finished`, and raises
+    `ReplyFailed` (with the partial text) for a reply that failed, `ConnectionLost` where it gave up after the reply was
+    accepted, or another ParleyError where the request was refused. Leaving it (`break`, `aclose`, a cancelled task)
+    ends the call at once, and leaves the reply to its `on_disconnect`. A cancelled `__anext__` may be repeated: nothing
+    is lost.
+    """
+
+    def __init__(
+        self,
+        connection: Connection,
+        transcript: Transcript,
+        *,
+        request: chat_pb2.ReplyRequest | None,
+        options: chat_pb2.StreamOptions,
+        attempt_timeout_s: float | None,
+        silence_s: float,
+    ) -> None:
+        self._call: _Call | None = None
+        self._connection = connection
+        self._transcript = transcript
+        self._request = request
+        self._options = options
+        self._attempt_timeout_s = attempt_timeout_s
+        self._silence_s = silence_s
+        self._patience = Patience(connection.backoff)
+        self._pause_s = 0.0
+        self._closed = False
+        self._failure_raised = False
+
+    @property
+    def request_id(self) -> str:
+        """The idempotency key of the request; empty for a stream made by `resume`."""
+        return self._request.request_id if self._request else ""
+
+    @property
+    def reply_id(self) -> str:
+        """Empty until the reply is accepted."""
+        return self._transcript.reply_id
+
+    @property
+    def conversation_id(self) -> str:
+        """Where the reply is; of a new conversation, empty until the reply is accepted."""
+        accepted = self._transcript.accepted
+        if accepted is not None:
+            return accepted.conversation_id
+        return self._request.conversation_id if self._request else ""
+
+    @property
+    def message_id(self) -> str:
+        """The message that will hold the answer; empty until the reply is accepted."""
+        return self._transcript.accepted.message_id if self._transcript.accepted else ""
+
+    @property
+    def sequence(self) -> int:
+        """The cursor: `client.resume(reply_id, after_sequence=sequence)` goes on from here."""
+        return self._transcript.sequence
+
+    @property
+    def text(self) -> str:
+        """The answer as far as it has been read."""
+        return self._transcript.text
+
+    @property
+    def tool_calls(self) -> tuple[ToolCall, ...]:
+        """The tool calls as far as they have been read, each with its arguments joined."""
+        return self._transcript.tool_calls
+
+    @property
+    def finished(self) -> Finished | None:
+        """The end, once it has been read."""
+        return self._transcript.finished
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> Event:
+        while not (self._closed or self._transcript.ended):
+            event = await self._step()
+            if event is not None:
+                return event
+        await self._hang_up()
+        if self._transcript.failure is not None and not self._failure_raised:
+            self._failure_raised = True
+            raise self._transcript.failure
+        raise StopAsyncIteration
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.aclose()
+
+    async def aclose(self) -> None:
+        """Ends the call, not the reply. The iterator then ends without an error, in another task too."""
+        self._closed = True
+        self._drop_call()
+
+    async def cancel(self, reason: str = "") -> resources_pb2.Reply | None:
+        """Stops the reply on the server; the stream then ends with `Finished`, its partial text kept.
+
+        Returns the reply as it was stopped. None: the server has not seen the request yet, and will accept it as
+        already cancelled. Raises a ParleyError.
+        """
+        target = chat_pb2.CancelRequest(reason=reason)
+        if self.reply_id:
+            target.reply_id = self.reply_id
+        else:
+            target.request_id = self.request_id
+        try:
+            return await self._connection.call(self._connection.chat.Cancel, target)
+        except NotFound:
+            if target.reply_id:
+                raise
+            return None
+
+    def __del__(self) -> None:
+        # `break` leaves no other trace; reference counting makes this the next thing that happens.
+        # The event loop may be gone by then, and the call with it.
+        with contextlib.suppress(RuntimeError):
+            self._drop_call()
+
+    async def _step(self) -> Event | None:
+        if self._pause_s:
+            await self._connection.backoff.sleep(self._pause_s)
+            self._pause_s = 0.0
+        try:
+            chunk = await self._read()
+        except grpc.aio.AioRpcError as status:
+            return self._cut(error_of_status(status), cause=status)
+        except TimeoutError as silence:
+            return self._cut(Unavailable(f"nothing came for {self._silence_s:g} s", retryable=True), cause=silence)
+        except asyncio.CancelledError:
+            self._drop_call()
+            if self._closed and not _is_cancelling():
+                return None
+            raise_if_closed(self._connection.closed)
+            raise
+        if chunk is None:
+            return self._cut(Unavailable("the stream ended without the reply's end", retryable=True), cause=None)
+        return self._apply(chunk)
+
+    async def _read(self) -> chat_pb2.TokenChunk | None:
+        if self._call is None:
+            raise_if_closed(self._connection.closed)
+            self._call = self._attach()
+        async with asyncio.timeout(self._silence_s):
+            chunk = await self._call.read()
+        return chunk if isinstance(chunk, chat_pb2.TokenChunk) else None
+
+    def _attach(self) -> _Call:
+        chat, metadata = self._connection.chat, self._connection.metadata
+        if self._request is not None and not self.reply_id:
+            return chat.StreamReply(self._request, timeout=self._attempt_timeout_s, metadata=metadata)
+        resume = chat_pb2.ResumeReplyRequest(
+            reply_id=self.reply_id, after_sequence=self.sequence, stream_options=self._options
+        )
+        return chat.ResumeReply(resume, timeout=self._attempt_timeout_s, metadata=metadata)
+
+    def _apply(self, chunk: chat_pb2.TokenChunk) -> Event | None:
+        before = self.sequence
+        event = self._transcript.apply(chunk)
+        # An `accepted` of a resume is no progress: a server that cuts right after it must not be asked for ever.
+        if self.sequence > before or isinstance(event, Accepted) or chunk.WhichOneof("event") == "heartbeat":
+            self._patience.progressed()
+        return event
+
+    def _cut(self, error: ParleyError, *, cause: BaseException | None) -> Event | None:
+        self._drop_call()
+        if self._closed:
+            return None
+        delay_s = self._patience.failed(retry_after_s=error.retry_after_s) if self._may_attach_again(error) else None
+        if delay_s is not None:
+            self._pause_s = delay_s
+            return Reconnecting(self._patience.attempts, delay_s, error)
+        if self._transcript.accepted is not None and self._may_attach_again(error):
+            raise ConnectionLost(error, reply_id=self.reply_id, sequence=self.sequence, text=self.text) from cause
+        raise error from cause
+
+    def _may_attach_again(self, error: ParleyError) -> bool:
+        if is_cut(error) or (error.code is grpc.StatusCode.DEADLINE_EXCEEDED and not error.reason):
+            return True
+        # After acceptance, what says that the reply failed is not its end: that is the terminal chunk, still to be had.
+        # And the reader that was cut off may count as one of the reply's readers until its server has noticed.
+        return self._transcript.accepted is not None and (ends_reply(error) or isinstance(error, TooManyReaders))
+
+    async def _hang_up(self) -> None:
+        call, self._call = self._call, None
+        if call is None:
+            return
+        # The status repeats what the terminal chunk said; waiting for it spares the server a cancellation.
+        with contextlib.suppress(TimeoutError, grpc.aio.AioRpcError):
+            async with asyncio.timeout(_FAREWELL_S):
+                while await call.read() is not grpc.aio.EOF:
+                    pass
+        call.cancel()
+
+    def _drop_call(self) -> None:
+        call, self._call = self._call, None
+        if call is not None:
+            call.cancel()
+
+
+def _is_cancelling() -> bool:
+    task = asyncio.current_task()
+    return bool(task and task.cancelling())

@@ -1,0 +1,141 @@
+"""What is known of one reply: folds chunks into events, by sequence, so that nothing repeats and nothing is lost.
+
+Pure: no I/O, no clock. It never raises for a chunk that it does not know.
+"""
+
+from __future__ import annotations
+
+from parley.errors import ReplyFailed, reply_failed
+from parley.events import (
+    Accepted,
+    Event,
+    Finished,
+    Reasoning,
+    Snapshot,
+    Text,
+    ToolCall,
+    UsageUpdate,
+    finish_name,
+)
+from parley.v1 import chat_pb2, resources_pb2
+
+_NOTICES = frozenset({"accepted", "heartbeat", "go_away"})
+
+
+class Transcript:
+    """The text, the tool calls and the cursor of one reply.
+
+    `sequence` is where a resume goes on. Content at or below it is dropped; a snapshot replaces what was there; the
+    first terminal chunk ends it, and nothing after that counts.
+    """
+
+    def __init__(self, *, reply_id: str = "", after_sequence: int = 0) -> None:
+        self.reply_id = reply_id
+        self.sequence = after_sequence
+        self.accepted: Accepted | None = None
+        self.finished: Finished | None = None
+        self.failure: ReplyFailed | None = None
+        self._texts: list[str] = []
+        self._tool_calls: dict[int, ToolCall] = {}
+
+    @property
+    def text(self) -> str:
+        """The answer so far."""
+        if len(self._texts) > 1:
+            self._texts = ["".join(self._texts)]
+        return self._texts[0] if self._texts else ""
+
+    @property
+    def tool_calls(self) -> tuple[ToolCall, ...]:
+        """The tool calls so far, each with its arguments joined, by index."""
+        return tuple(call for _, call in sorted(self._tool_calls.items()))
+
+    @property
+    def ended(self) -> bool:
+        """Whether the terminal chunk has come."""
+        return self.finished is not None or self.failure is not None
+
+    def apply(self, chunk: chat_pb2.TokenChunk) -> Event | None:
+        """The event that this chunk means, or None where it brings nothing new. A failure is kept in `failure`."""
+        if self.ended:
+            return None
+        kind = chunk.WhichOneof("event")
+        if kind == "accepted":
+            return self._accept(chunk)
+        if kind in _NOTICES:
+            return None
+        if kind == "finished":
+            return self._finish(chunk)
+        if kind == "failed":
+            self._fail(chunk)
+            return None
+        if kind == "snapshot":
+            return self._replace(chunk)
+        if chunk.sequence <= self.sequence:
+            return None
+        self.sequence = chunk.sequence
+        return self._content(kind, chunk)
+
+    def _content(self, kind: str | None, chunk: chat_pb2.TokenChunk) -> Event | None:
+        if kind == "text":
+            self._texts.append(chunk.text)
+            return Text(chunk.text)
+        if kind == "reasoning":
+            return Reasoning(chunk.reasoning.text)
+        if kind == "tool_call":
+            return self._tool_call(chunk.tool_call)
+        if kind == "usage":
+            return UsageUpdate(chunk.usage)
+        return None
+
+    def _accept(self, chunk: chat_pb2.TokenChunk) -> Accepted | None:
+        if self.accepted is not None:
+            return None
+        self.reply_id = chunk.reply_id or self.reply_id
+        accepted = chunk.accepted
+        self.accepted = Accepted(
+            reply_id=self.reply_id,
+            conversation_id=accepted.conversation_id,
+            message_id=accepted.message_id,
+            input_message_ids=tuple(accepted.input_message_ids),
+            model=accepted.model,
+            replayed=accepted.replayed,
+        )
+        return self.accepted
+
+    def _tool_call(self, delta: chat_pb2.ToolCallDelta) -> ToolCall:
+        before = self._tool_calls.get(delta.index, ToolCall(delta.index, "", "", ""))
+        self._tool_calls[delta.index] = ToolCall(
+            delta.index, before.id or delta.id, before.name or delta.name, before.arguments + delta.arguments
+        )
+        return ToolCall(delta.index, delta.id, delta.name, delta.arguments)
+
+    def _replace(self, chunk: chat_pb2.TokenChunk) -> Snapshot | None:
+        if chunk.sequence < self.sequence:
+            return None
+        self.sequence = chunk.sequence
+        parts = chunk.snapshot.message.parts
+        self._texts = [part.text for part in parts if part.WhichOneof("content") == "text"]
+        calls = [part.tool_call for part in parts if part.WhichOneof("content") == "tool_call"]
+        self._tool_calls = {i: ToolCall(i, call.id, call.name, call.arguments) for i, call in enumerate(calls)}
+        return Snapshot(self.text, chunk.snapshot)
+
+    def _finish(self, chunk: chat_pb2.TokenChunk) -> Finished:
+        finished = chunk.finished
+        self.sequence = max(self.sequence, chunk.sequence)
+        self.finished = Finished(
+            reason=finish_name(finished.reason),
+            text=self.text,
+            model=finished.model,
+            cancel_reason=finished.cancel_reason,
+            usage=finished.usage,
+        )
+        return self.finished
+
+    def _fail(self, chunk: chat_pb2.TokenChunk) -> None:
+        self.sequence = max(self.sequence, chunk.sequence)
+        failure = reply_failed(chunk.failed.error)
+        failure.text, failure.reply_id = self.text, self.reply_id
+        failure.message_id = self.accepted.message_id if self.accepted else ""
+        failure.usage = chunk.failed.usage if chunk.failed.HasField("usage") else resources_pb2.Usage()
+        self.failure = failure
