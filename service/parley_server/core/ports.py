@@ -154,8 +154,9 @@ class Store(Protocol):
     async def get_reply(self, identity: Identity, reply_id: str) -> Reply:
         """The reply, with its message where it has ended with one. Raises ReplyNotFound."""
 
-    async def unfinished(self, limit: int) -> list[Unfinished]:
-        """Replies that are not terminal, at most `limit`, with the durable part of their logs."""
+    async def unfinished(self, limit: int, reply_id: str = "") -> list[Unfinished]:
+        """Replies that are not terminal (the one of `reply_id`, where it is given), at most `limit`, with the durable
+        part of their logs."""
 
     async def unfinished_ids(self) -> list[str]:
         """The ids of all replies that are not terminal."""

@@ -1,0 +1,370 @@
+"""From a request to an accepted reply: refusals, one transaction, then the reply's own task.
+
+The whole is run by the process as one unit: a call that is cancelled in between leaves a running reply, never a row
+without a task. A refusal first asks whether the request is the retry of one that was accepted.
+"""
+
+from __future__ import annotations
+
+import asyncio
+
+import msgspec
+
+from parley_server.core.context import build_messages, prompt_bytes
+from parley_server.core.endings import Stop
+from parley_server.core.engine import Engine
+from parley_server.core.generation import Generation
+from parley_server.core.ids import new_id
+from parley_server.core.log import Log, Reader
+from parley_server.core.model import (
+    Conversation,
+    FinishReason,
+    Identity,
+    ImagePart,
+    Message,
+    Model,
+    Part,
+    Prompt,
+    PromptMessage,
+    Reply,
+    Value,
+)
+from parley_server.core.ports import Provider
+from parley_server.core.records import (
+    Acceptance,
+    Accepted,
+    AcceptOutcome,
+    Busy,
+    CancelTarget,
+    ConversationGone,
+    ConversationTaken,
+    HeadMoved,
+    ImageGone,
+    Position,
+    Replayed,
+    StoredImage,
+    Turn,
+)
+from parley_server.core.requests import Question, ReplyRequest
+from parley_server.core.validation import check_model
+from parley_server.errors import (
+    ConversationExists,
+    ConversationNotFound,
+    Draining,
+    ImageNotFound,
+    InvalidRequest,
+    ParleyError,
+    ReplyInProgress,
+    ReplyNotFound,
+    RequestIdReused,
+    StorageUnavailable,
+)
+
+MAX_TRIES = 3
+READ_BACK_S = 5.0
+
+
+class Plan(Value, frozen=True, kw_only=True):
+    """All that was decided before the transaction."""
+
+    acceptance: Acceptance
+    prompt: Prompt
+    prompt_size: int
+
+
+class Acceptances:
+    """Accepts requests; `draining` set refuses all that are not the retry of an accepted one."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self.draining: Draining | None = None
+
+    async def accept(self, request: ReplyRequest) -> Generation | Replayed:
+        """A new reply, running, or the one that this request's key has started. Raises every refusal."""
+        began = self._engine.clock.monotonic()
+        try:
+            return await self._accept(request, began)
+        except ParleyError as refusal:
+            known = (
+                await self._known(request) if not isinstance(refusal, RequestIdReused | StorageUnavailable) else None
+            )
+            if known is not None:
+                return known
+            self._engine.observer.refused(refusal.reason)
+            raise
+
+    async def _accept(self, request: ReplyRequest, began: float) -> Generation | Replayed:
+        engine = self._engine
+        if self.draining is not None:
+            raise self.draining
+        engine.capacity.check()
+        if request.question.interrupt and (known := await self._known(request)) is not None:
+            return known
+        for _ in range(MAX_TRIES):
+            turn = await self._turn(request)
+            model, provider = engine.catalog.resolve(request.question.model or turn.conversation.model)
+            check_model(model, request.question)
+            if running := turn.conversation.active_reply_id:
+                await self._make_way(request, running)
+                turn = await self._turn(request)
+            plan = self._plan(request, turn, model)
+            generation = self._generation(request.question, plan, provider)
+            outcome = await self._commit(generation, plan)
+            if isinstance(outcome, Accepted):
+                self._begin(generation, outcome.reply, began)
+                return generation
+            if isinstance(outcome, Replayed):
+                return self._same(request, outcome)
+            if isinstance(outcome, Busy):
+                await self._make_way(request, outcome.reply_id)
+                continue
+            if not isinstance(outcome, HeadMoved):
+                raise _refusal(outcome)
+        raise ReplyInProgress("the conversation changed again and again meanwhile", retry_after_s=0.5)
+
+    async def _known(self, request: ReplyRequest) -> Replayed | None:
+        if not request.request_id:
+            return None
+        clock = self._engine.clock
+        known = await self._engine.store.find_request(request.identity, request.request_id, clock.now_us())
+        return None if known is None else self._same(request, known)
+
+    def _same(self, request: ReplyRequest, known: Replayed) -> Replayed:
+        if known.payload_hash != request.question.payload_hash():
+            raise RequestIdReused("this request_id came before, with another payload")
+        if known.reply is None:
+            raise ReplyNotFound
+        return known
+
+    async def _turn(self, request: ReplyRequest) -> Turn:
+        question = request.question
+        if question.conversation_id:
+            turn = await self._engine.store.read_turn(
+                request.identity, question.conversation_id, question.position, has_input=bool(question.messages)
+            )
+            return await self._with_images(request, turn)
+        given = question.new_conversation or Conversation()
+        return Turn(conversation=new_conversation(given, request.identity, self._engine.clock.now_us()))
+
+    async def _with_images(self, request: ReplyRequest, turn: Turn) -> Turn:
+        """The turn with those stored images that the input shows, but the branch does not."""
+        held = {image.id for image in turn.images}
+        more = []
+        for image_id in dict.fromkeys(_shown_images(request.question.messages)):
+            if image_id not in held:
+                image = await self._engine.store.get_image(request.identity, image_id)
+                more.append(StoredImage(id=image_id, mime_type=image.mime_type, data=image.data))
+        return msgspec.structs.replace(turn, images=turn.images + tuple(more)) if more else turn
+
+    async def _make_way(self, request: ReplyRequest, running: str) -> None:
+        """Interrupt the reply that runs, if that was asked for, and wait until it has ended."""
+        if not request.question.interrupt:
+            raise ReplyInProgress(
+                "another reply runs in this conversation", retry_after_s=1.0, metadata={"reply_id": running}
+            )
+        engine = self._engine
+        target = CancelTarget(reply_id=running)
+        reason = "interrupted by another request"
+        now_us = engine.clock.now_us()
+        try:
+            kind = FinishReason.INTERRUPTED
+            reply = await engine.store.request_cancel(request.identity, target, kind, reason, now_us)
+        except ReplyNotFound:
+            return
+        generation = engine.shelf.running.get(running)
+        if reply is None or reply.state.terminal or generation is None:
+            return
+        generation.stop(Stop(finish=FinishReason.INTERRUPTED, reason=reason))
+        if not await ended_within(generation.log, engine.limits.interrupt_wait_s, engine):
+            raise ReplyInProgress(
+                "the interrupted reply has not ended yet", retry_after_s=1.0, metadata={"reply_id": running}
+            )
+
+    def _plan(self, request: ReplyRequest, turn: Turn, model: Model) -> Plan:
+        question, conversation = request.question, turn.conversation
+        now_us = self._engine.clock.now_us()
+        stored, messages, images = store_messages(question.messages, turn.parent_id, now_us)
+        shown = build_messages(
+            turn.path,
+            messages,
+            system=question.system or conversation.system,
+            post_system=conversation.post_system,
+            max_messages=conversation.context.max_messages,
+            images=turn.images,
+        )
+        if not any(message.role != "system" for message in shown):
+            raise InvalidRequest("there is no message to answer")
+        reply_id = new_id(now_us)
+        reply = Reply(
+            id=reply_id,
+            tenant=conversation.tenant,
+            end_user=conversation.end_user,
+            conversation_id=conversation.id,
+            request_id=request.request_id or reply_id,
+            message_id=new_id(now_us),
+            parent_message_id=stored[-1].id if stored else turn.parent_id,
+            input_message_ids=tuple(message.id for message in stored),
+            requested_model=model.alias,
+            model=model.alias,
+            provider=model.provider,
+            create_time_us=now_us,
+            labels=question.labels,
+        )
+        acceptance = Acceptance(
+            identity=request.identity,
+            payload_hash=question.payload_hash(),
+            reply=reply,
+            new_conversation=None if question.conversation_id else conversation,
+            head=turn.parent_id if question.conversation_id and question.position == Position() else None,
+            messages=stored,
+            images=images,
+            shown_images=_shown_images(question.messages),
+            now_us=now_us,
+        )
+        return Plan(acceptance=acceptance, prompt=_prompt(request, model, shown), prompt_size=prompt_bytes(shown))
+
+    def _generation(self, question: Question, plan: Plan, provider: Provider) -> Generation:
+        limits = self._engine.limits
+        ttl_s = limits.orphan_ttl_s if question.orphan_ttl_s is None else question.orphan_ttl_s
+        return Generation(
+            self._engine,
+            reply=plan.acceptance.reply,
+            prompt=plan.prompt,
+            provider=provider,
+            prompt_size=plan.prompt_size,
+            orphan_ttl_s=limits.disconnect_cancel_s if question.cancel_on_disconnect else ttl_s,
+            time_limit_s=question.time_limit_s or limits.time_limit_s,
+        )
+
+    async def _commit(self, generation: Generation, plan: Plan) -> AcceptOutcome:
+        """The transaction. The reply is on the shelf before it, so that a cancel finds it as soon as it is durable."""
+        engine, reply_id = self._engine, plan.acceptance.reply.id
+        engine.capacity.claim(plan.prompt_size)
+        engine.shelf.running[reply_id] = generation
+        outcome: AcceptOutcome | None = None
+        try:
+            try:
+                outcome = await engine.store.accept(plan.acceptance)
+            except StorageUnavailable as error:
+                if not error.outcome_unknown:
+                    raise
+                outcome = await self._read_back(plan.acceptance, error)
+        finally:
+            if not isinstance(outcome, Accepted):
+                engine.shelf.running.pop(reply_id, None)
+                engine.capacity.release(plan.prompt_size)
+        return outcome
+
+    async def _read_back(self, acceptance: Acceptance, error: StorageUnavailable) -> AcceptOutcome:
+        """Whether a commit happened whose answer was lost."""
+        clock = self._engine.clock
+        until = clock.monotonic() + READ_BACK_S
+        while True:
+            try:
+                reply = await self._engine.store.get_reply(acceptance.identity, acceptance.reply.id)
+            except ReplyNotFound:
+                raise error from None
+            except StorageUnavailable:
+                if clock.monotonic() >= until:
+                    raise
+                await clock.sleep(0.1)
+            else:
+                return Accepted(reply=reply)
+
+    def _begin(self, generation: Generation, reply: Reply, began: float) -> None:
+        """Start the accepted reply; one that a Cancel had met beforehand is over without a call to a provider."""
+        engine = self._engine
+        if not reply.state.terminal:
+            generation.start(engine.clock.monotonic() - began)
+            return
+        generation.log.finish(reply)
+        generation.audience.close()
+        engine.shelf.end(generation.log)
+        engine.capacity.release(generation.prompt_size)
+        engine.observer.reply_started()
+        engine.observer.reply_ended(reply, overhead_s=engine.clock.monotonic() - began, text_length=0)
+
+
+async def ended_within(log: Log, wait_s: float, engine: Engine) -> bool:
+    """Whether a log ends within this time, by the engine's clock."""
+    reader, clock = Reader(log, log.last_sequence), engine.clock
+    deadline = clock.monotonic() + wait_s
+    timer = clock.call_at(deadline, reader.wake)
+    try:
+        while not log.over and clock.monotonic() < deadline:
+            reader.position = log.last_sequence
+            await reader.wait()
+    finally:
+        timer.cancel()
+    return log.over
+
+
+def new_conversation(given: Conversation, identity: Identity, now_us: int) -> Conversation:
+    """A conversation as it will be stored, owned by the caller."""
+    return msgspec.structs.replace(
+        given,
+        id=given.id or new_id(now_us),
+        tenant=identity.tenant,
+        end_user=identity.end_user,
+        head_message_id="",
+        active_reply_id="",
+        create_time_us=now_us,
+        update_time_us=now_us,
+        etag="",
+    )
+
+
+def store_messages(
+    messages: tuple[Message, ...], parent_id: str, now_us: int
+) -> tuple[tuple[Message, ...], tuple[Message, ...], tuple[StoredImage, ...]]:
+    """Messages as they are stored (each follows the one before, images by id), the same as a prompt shows them (images
+    by their bytes), and the images."""
+    stored: list[Message] = []
+    shown: list[Message] = []
+    images: list[StoredImage] = []
+    for message in messages:
+        identified = msgspec.structs.replace(message, id=new_id(now_us), parent_id=parent_id, create_time_us=now_us)
+        parent_id = identified.id
+        shown.append(identified)
+        parts: list[Part] = []
+        for part in message.parts:
+            if isinstance(part, ImagePart) and part.data:
+                image = StoredImage(id=new_id(now_us), mime_type=part.mime_type, data=part.data)
+                images.append(image)
+                parts.append(ImagePart(image_id=image.id, mime_type=part.mime_type, size_bytes=len(part.data)))
+            else:
+                parts.append(part)
+        stored.append(msgspec.structs.replace(identified, parts=tuple(parts)))
+    return tuple(stored), tuple(shown), tuple(images)
+
+
+def _prompt(request: ReplyRequest, model: Model, shown: tuple[PromptMessage, ...]) -> Prompt:
+    question = request.question
+    sampling = question.sampling
+    ceiling = model.max_output_tokens
+    if ceiling and sampling.max_output_tokens is not None and sampling.max_output_tokens > ceiling:
+        sampling = msgspec.structs.replace(sampling, max_output_tokens=ceiling)
+    return Prompt(
+        model=model,
+        messages=shown,
+        sampling=sampling,
+        tools=question.tools,
+        tool_choice=question.tool_choice,
+        json_schema=question.json_schema,
+        traceparent=request.traceparent,
+    )
+
+
+def _shown_images(messages: tuple[Message, ...]) -> tuple[str, ...]:
+    return tuple(
+        part.image_id for message in messages for part in message.parts if isinstance(part, ImagePart) and part.image_id
+    )
+
+
+def _refusal(outcome: AcceptOutcome) -> ParleyError:
+    if isinstance(outcome, ConversationTaken):
+        return ConversationExists("a conversation of this id exists already")
+    if isinstance(outcome, ConversationGone):
+        return ConversationNotFound()
+    assert isinstance(outcome, ImageGone)
+    return ImageNotFound(f"image {outcome.image_id[:64]!r} is not one of the conversation's")

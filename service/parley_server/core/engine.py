@@ -1,0 +1,69 @@
+"""The parts that the core's services share, and the tasks that belong to the process and not to a call."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Coroutine
+from dataclasses import dataclass, field
+from typing import Any, Protocol, TypeVar
+
+from parley_server.core.limits import Capacity, Limits
+from parley_server.core.model import Model
+from parley_server.core.observer import LoopLoad, Observer
+from parley_server.core.ports import Clock, Provider, Relay, Store
+from parley_server.core.shelf import Shelf
+
+T = TypeVar("T")
+
+
+class Catalog(Protocol):
+    """The models that a request may name."""
+
+    def resolve(self, alias: str) -> tuple[Model, Provider]:
+        """The model of an alias (empty: the default) and the provider that serves it. Raises `ModelNotFound`."""
+
+    def models(self) -> list[Model]:
+        """All of them, the default first."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Engine:
+    """What every service of the core works with."""
+
+    store: Store
+    relay: Relay
+    catalog: Catalog
+    clock: Clock
+    observer: Observer
+    load: LoopLoad
+    limits: Limits
+    shelf: Shelf
+    capacity: Capacity
+    tasks: set[asyncio.Task[Any]] = field(default_factory=set)
+
+    def spawn(self, work: Coroutine[Any, Any, T], name: str) -> asyncio.Task[T]:
+        """Run `work` in a task that the process owns; a call that is cancelled does not end it."""
+        task = asyncio.get_running_loop().create_task(work, name=name)
+        self.tasks.add(task)
+        task.add_done_callback(self._forget)
+        return task
+
+    def _forget(self, task: asyncio.Task[Any]) -> None:
+        self.tasks.discard(task)
+        if not task.cancelled():
+            task.exception()  # whoever awaits it gets it; a caller that is gone must not make the loop complain
+
+
+async def unbroken(work: asyncio.Task[T]) -> T:
+    """The result of `work`, which goes on however often the waiting task is cancelled; a cancel is raised after it."""
+    cancelled = False
+    while not work.done():
+        try:
+            await asyncio.shield(work)
+        except asyncio.CancelledError:
+            cancelled = True
+        except Exception:  # noqa: BLE001 - the result below raises it, after a cancel has had its turn
+            break
+    if cancelled:
+        raise asyncio.CancelledError
+    return work.result()

@@ -1,0 +1,241 @@
+"""One reply's own task: has the provider write into the log, then ends the reply exactly once, whatever happens.
+
+It belongs to the process, never to a call. Nothing here is awaited per token.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+
+import msgspec
+
+from parley_server.core.audience import Audience
+from parley_server.core.content import Answer, answer_of
+from parley_server.core.cost import cost_nano_usd
+from parley_server.core.endings import Ending, Stop, answer_message, defect, ending_of_stop, estimated_usage
+from parley_server.core.engine import Engine, unbroken
+from parley_server.core.log import Log
+from parley_server.core.model import Finish, FinishReason, Message, Part, Prompt, Reply, ReplyError, State, Usage
+from parley_server.core.ports import Provider, Timer
+from parley_server.core.records import Finalisation
+from parley_server.core.sink import LogSink
+from parley_server.errors import ParleyError, ProviderError, StorageUnavailable
+
+log = logging.getLogger("parley.reply")
+
+MAX_RETRY_S = 2.0
+
+
+class Generation:
+    """Generates one accepted reply: `start` it once it is committed, `stop` it at any time; its log tells the end."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        *,
+        reply: Reply,
+        prompt: Prompt,
+        provider: Provider,
+        prompt_size: int,
+        orphan_ttl_s: float,
+        time_limit_s: float,
+    ) -> None:
+        self.log = Log(reply)
+        self.audience = Audience(
+            engine.clock,
+            ttl_s=orphan_ttl_s,
+            max_readers=engine.limits.max_readers_per_reply,
+            on_orphaned=lambda: self.stop(Stop(finish=FinishReason.ORPHANED, reason="nobody was reading")),
+        )
+        self._engine = engine
+        self._reply = reply
+        self._prompt = prompt
+        self._provider = provider
+        self.prompt_size = prompt_size
+        self._time_limit_s = time_limit_s
+        self._sink = LogSink(
+            self.log,
+            engine.clock,
+            utilisation=lambda: engine.load.utilisation,
+            max_bytes=engine.limits.max_reply_bytes,
+            on_full=lambda: self.stop(Stop(finish=FinishReason.MAX_TOKENS)),
+        )
+        self.task: asyncio.Task[None] | None = None
+        self._stop: Stop | None = None
+        self._turn: asyncio.Future[None] | None = None
+        self._asked = False
+        self._overhead_s = 0.0
+        self._ended_s = 0.0
+
+    @property
+    def reply(self) -> Reply:
+        """The reply as it stands: its message as far as it has come."""
+        if self.log.ended:
+            return self.log.reply
+        first = self.log.first_token_time_us
+        parts = answer_of(self.log.content()).parts
+        return msgspec.structs.replace(
+            self._reply,
+            state=State.STREAMING if first else State.PENDING,
+            message=self._message(parts, State.STREAMING) if parts else None,
+            last_sequence=self.log.last_sequence,
+            first_token_time_us=first,
+        )
+
+    @property
+    def dead(self) -> bool:
+        """Whether its task is over without having ended the reply: a defect, which the reconciliation mends."""
+        return self.task is not None and self.task.done() and not self.log.ended
+
+    def start(self, overhead_s: float) -> None:
+        """Begin; `overhead_s` is what the acceptance took."""
+        self._overhead_s = overhead_s
+        self._engine.observer.reply_started()
+        self._engine.relay.open(self.log)
+        self.task = self._engine.spawn(self._run(), f"reply-{self._reply.id}")
+
+    def stop(self, stop: Stop) -> None:
+        """End it, unless it is ending already: no later text is seen from now on."""
+        if self._stop is not None or self.log.sealed:
+            return
+        self._stop = stop
+        self._sink.seal()
+        self._next_turn()
+
+    async def _run(self) -> None:
+        try:
+            ending = await self._produce()
+        except asyncio.CancelledError:
+            await self._conclude_unbroken(ending_of_stop(Stop(finish=None), started=True))
+            raise
+        await self._conclude_unbroken(ending)
+
+    async def _conclude_unbroken(self, ending: Ending) -> None:
+        await unbroken(self._engine.spawn(self._conclude(ending), f"end-{self._reply.id}"))
+
+    async def _produce(self) -> Ending:
+        """Have the provider write until it ends or is stopped. Its call is closed when this returns or raises."""
+        if self._stop is not None:
+            return self._stopped()
+        loop = asyncio.get_running_loop()
+        self._turn = loop.create_future()
+        self._asked = True
+        producing = loop.create_task(
+            self._provider.generate(self._prompt, self._sink), name=f"provider-{self._reply.id}"
+        )
+        producing.add_done_callback(lambda _: self._next_turn())
+        limit = self._limit_time()
+        try:
+            await self._turn
+        finally:
+            limit.cancel()
+            self._sink.seal()
+            ended_s = self._engine.clock.monotonic()
+            await self._close(producing)
+            self._ended_s = ended_s
+        if producing.done() and not producing.cancelled():
+            return self._result(producing)
+        return self._stopped()
+
+    def _limit_time(self) -> Timer:
+        clock = self._engine.clock
+        return clock.call_at(
+            clock.monotonic() + self._time_limit_s, lambda: self.stop(Stop(finish=FinishReason.TIME_LIMIT))
+        )
+
+    def _next_turn(self) -> None:
+        if self._turn is not None and not self._turn.done():
+            self._turn.set_result(None)
+
+    async def _close(self, producing: asyncio.Task[Finish]) -> None:
+        if producing.done():
+            return
+        producing.cancel()
+        await asyncio.wait({producing}, timeout=self._engine.limits.provider_close_s)
+        if not producing.done():
+            log.error("provider_hangs", extra={"fields": {"reply_id": self._reply.id}})
+            producing.add_done_callback(_forget)
+
+    def _result(self, producing: asyncio.Task[Finish]) -> Ending:
+        error = producing.exception()
+        if self._stop is not None and (error is not None or self._stop.finish is FinishReason.MAX_TOKENS):
+            return self._stopped()
+        if error is None:
+            finish = producing.result()
+            return Ending(state=State.COMPLETED, finish=finish.reason, provider_reason=finish.provider_reason)
+        if isinstance(error, ParleyError):
+            billed = isinstance(error, ProviderError) and error.billed
+            return Ending(state=State.FAILED, error=ReplyError.of(error), billed=billed)
+        log.error("reply_defect", exc_info=error, extra={"fields": {"reply_id": self._reply.id}})
+        return Ending(state=State.FAILED, error=defect(self._reply.id))
+
+    def _stopped(self) -> Ending:
+        stop = self._stop or Stop(finish=None)
+        return ending_of_stop(stop, started=bool(self.log.first_token_time_us))
+
+    async def _conclude(self, ending: Ending) -> None:
+        """One transaction decides; then the terminal entry; then everybody is told."""
+        self._sink.seal()
+        clock = self._engine.clock
+        self._engine.relay.close(self.log)
+        finalisation = self._finalisation(ending, answer_of(self.log.content()))
+        delay_s = 0.1
+        while True:
+            try:
+                outcome = await self._engine.store.finalise(finalisation)
+                break
+            except StorageUnavailable as error:
+                log.warning("finalise_retry", extra={"fields": {"reply_id": self._reply.id, "problem": error.message}})
+                await clock.sleep(delay_s)
+                delay_s = min(delay_s * 2, MAX_RETRY_S)
+        if outcome is None:
+            self.log.erase()
+        elif outcome.won:
+            self.log.finish(outcome.reply)
+        else:
+            self.log.replace(outcome.reply)
+        self.audience.close()
+        self._engine.shelf.end(self.log)
+        self._engine.capacity.release(self.prompt_size)
+        if self._ended_s:
+            self._overhead_s += clock.monotonic() - self._ended_s
+        self._engine.observer.reply_ended(
+            self.log.reply, overhead_s=self._overhead_s, text_length=finalisation.text_length
+        )
+
+    def _finalisation(self, ending: Ending, answer: Answer) -> Finalisation:
+        first = self.log.first_token_time_us
+        return Finalisation(
+            reply_id=self._reply.id,
+            epoch=self._reply.epoch,
+            state=ending.state,
+            finish_reason=ending.finish,
+            provider_reason=ending.provider_reason,
+            error=ending.error,
+            usage=self._usage(ending, answer),
+            message=self._message(answer.parts, ending.state) if answer.is_message else None,
+            model=self._prompt.model.alias,
+            provider=self._prompt.model.provider,
+            cancel_reason=ending.cancel_reason,
+            last_sequence=self.log.closing_sequence,
+            first_token_time_us=first,
+            end_time_us=self._engine.clock.now_us(),
+            text_length=answer.text_length,
+        )
+
+    def _message(self, parts: tuple[Part, ...], state: State) -> Message:
+        return answer_message(self._reply, parts, state, self._engine.clock.now_us())
+
+    def _usage(self, ending: Ending, answer: Answer) -> Usage:
+        """What the provider has counted; else an estimate, where it was asked and may have charged."""
+        usage = answer.usage or self._sink.last_usage
+        if usage is None:
+            asked = self._asked and (ending.billed or bool(answer.parts))
+            usage = estimated_usage(self._prompt.messages, answer) if asked else Usage()
+        return msgspec.structs.replace(usage, cost_nano_usd=cost_nano_usd(usage, self._prompt.model.prices))
+
+
+def _forget(task: asyncio.Task[Finish]) -> None:
+    if not task.cancelled():
+        task.exception()

@@ -1,0 +1,55 @@
+"""The figures that bound one process and one request, and the count of what is in flight."""
+
+from __future__ import annotations
+
+from parley_server.core.model import Value
+from parley_server.errors import Overloaded
+
+KIB = 1024
+MIB = 1024 * KIB
+
+
+class Limits(Value, frozen=True, kw_only=True):
+    """Bounds, in the units of their names. `checkpoint_interval_s` is the relay's."""
+
+    max_replies: int = 4000
+    max_prompt_bytes: int = 256 * MIB
+    max_readers_per_reply: int = 100
+    max_reply_bytes: int = 2 * MIB
+    max_input_text_bytes: int = 2 * MIB
+    max_image_bytes: int = 3 * MIB
+    time_limit_s: float = 600.0
+    orphan_ttl_s: float = 300.0
+    disconnect_cancel_s: float = 10.0
+    interrupt_wait_s: float = 5.0
+    provider_close_s: float = 5.0
+    reconcile_interval_s: float = 3.0
+    ended_logs_ttl_s: float = 60.0
+    ended_logs_max_bytes: int = 64 * MIB
+
+
+class Capacity:
+    """Replies and bytes of prompts in flight; what is over the bounds is refused as overloaded, never queued."""
+
+    def __init__(self, limits: Limits) -> None:
+        self._limits = limits
+        self._replies = 0
+        self._prompt_bytes = 0
+
+    def claim(self, prompt_bytes: int) -> None:
+        """Count a reply in. Raises `Overloaded`."""
+        self.check(prompt_bytes)
+        self._replies += 1
+        self._prompt_bytes += prompt_bytes
+
+    def check(self, prompt_bytes: int = 0) -> None:
+        """Raises `Overloaded` where a reply with this prompt would not fit."""
+        if self._replies >= self._limits.max_replies:
+            raise Overloaded("the server runs as many replies as it takes", retry_after_s=1.0)
+        if self._replies and self._prompt_bytes + prompt_bytes > self._limits.max_prompt_bytes:
+            raise Overloaded("the server holds as many bytes of prompts as it takes", retry_after_s=1.0)
+
+    def release(self, prompt_bytes: int) -> None:
+        """Count a reply out."""
+        self._replies -= 1
+        self._prompt_bytes -= prompt_bytes

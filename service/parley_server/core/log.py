@@ -1,0 +1,270 @@
+"""The log of one reply: numbered entries in memory, and readers that follow it by an index and a wake-up.
+
+The writer never waits for a reader, and a reader holds nothing but its position. A log knows nothing of storage.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import bisect
+from collections.abc import Callable
+
+from parley_server.core.events import (
+    Chunk,
+    Entry,
+    Failed,
+    Finished,
+    ReasoningDelta,
+    Snapshot,
+    Terminal,
+    TextDelta,
+    ToolCallDelta,
+    merge,
+    size_of,
+)
+from parley_server.core.model import Reply, State, Usage
+from parley_server.errors import InternalError, ReplyNotFound
+
+# A takeover numbers its snapshot this far past the durable end, and an owner never numbers as far past its journal. So
+# a cursor that lies in lost text is always lower than the snapshot that replaces it.
+TAKEOVER_GAP = 65_536
+MAX_UNJOURNALED = 65_000
+
+MAX_MESSAGE_BYTES = 1024 * 1024
+
+_NOTHING: Callable[[], None] = lambda: None  # noqa: E731 - a default that costs no method of its own
+
+
+class Log:
+    """Entries of one reply, numbered from 1 (after a takeover, or once only the stored end is left, from the snapshot).
+
+    Entries are immutable and dense. Exactly one terminal entry ends a log, last. After `seal` nothing but the terminal
+    entry is taken, so that what readers saw and what is stored cannot differ.
+    """
+
+    __slots__ = (
+        "_base",
+        "_entries",
+        "_held",
+        "_journaled",
+        "_offsets",
+        "_waiting",
+        "ended",
+        "erased",
+        "first_token_time_us",
+        "on_append",
+        "reply",
+        "sealed",
+    )
+
+    def __init__(self, reply: Reply) -> None:
+        self.reply = reply
+        self.sealed = False
+        self.ended = False
+        self.erased = False
+        self.first_token_time_us = 0
+        self.on_append: Callable[[], None] = _NOTHING
+        self._base = 1
+        self._entries: list[Entry] = []
+        self._offsets: list[int] = []
+        self._held: list[Entry] = []
+        self._journaled = 0
+        self._waiting: list[Reader] = []
+
+    @classmethod
+    def of_ended(cls, reply: Reply) -> Log:
+        """The log of a reply of which only the stored end is left: a snapshot and the terminal entry."""
+        log = cls(reply)
+        log.replace(reply)
+        return log
+
+    @property
+    def last_sequence(self) -> int:
+        """The number of the newest entry; 0 where there is none."""
+        return self._base - 1 + len(self._entries)
+
+    @property
+    def over(self) -> bool:
+        """Whether nothing will ever follow."""
+        return self.ended or self.erased
+
+    @property
+    def size(self) -> int:
+        """Bytes of content that it holds."""
+        return self._offsets[-1] if self._offsets else 0
+
+    @property
+    def closing_sequence(self) -> int:
+        """The number that the terminal entry will have, once the log is sealed."""
+        return self.last_sequence + len(self._held) + 1
+
+    def content(self) -> list[Entry]:
+        """All entries, those included that are held back from readers."""
+        return self._entries + self._held
+
+    def append(self, entry: Entry) -> None:
+        """Number an entry and wake the readers; dropped once the log is sealed."""
+        if self.sealed:
+            return
+        if self._held or self.last_sequence - self._journaled >= MAX_UNJOURNALED:
+            self._held.append(entry)
+            return
+        self._number(entry)
+        self.on_append()
+        self._wake()
+
+    def unjournaled(self) -> tuple[int, list[Entry]]:
+        """The first number that is not durable yet, and the entries from there on."""
+        return self._journaled + 1, self._entries[self._journaled :]
+
+    def journaled(self, sequence: int) -> None:
+        """All up to `sequence` is durable: what had to be held back may be numbered."""
+        self._journaled = max(self._journaled, sequence)
+        if not self._held or self.ended:
+            return
+        room = MAX_UNJOURNALED - (self.last_sequence - self._journaled)
+        for entry in self._held[:room]:
+            self._number(entry)
+        del self._held[:room]
+        self.on_append()
+        self._wake()
+
+    def seal(self) -> None:
+        """Take no more entries but the terminal one."""
+        self.sealed = True
+
+    def finish(self, reply: Reply) -> None:
+        """Number what was held back, then the terminal entry of `reply`, which is stored as it stands there."""
+        self.sealed = True
+        for entry in self._held:
+            self._number(entry)
+        self._held.clear()
+        self._number(terminal_of(reply))
+        self._end(reply)
+
+    def replace(self, reply: Reply) -> None:
+        """Somebody else ended the reply, or the text in between is gone: a snapshot and the terminal entry remain."""
+        self.sealed = True
+        self._base = reply.last_sequence - 1
+        self._entries.clear()
+        self._offsets.clear()
+        self._held.clear()
+        self._number(Snapshot(reply))
+        self._number(terminal_of(reply))
+        self._end(reply)
+
+    def erase(self) -> None:
+        """The reply no longer exists: its readers end with `ReplyNotFound`."""
+        self.sealed = self.erased = True
+        self._wake()
+
+    def chunks(self, position: int) -> list[Chunk]:
+        """What a reader at `position` has not seen, merged, as far as it fits one message (one larger entry may)."""
+        start = max(0, position - self._base + 1)
+        if start >= len(self._entries):
+            return []
+        before = self._offsets[start - 1] if start else 0
+        stop = max(start + 1, bisect.bisect_right(self._offsets, before + MAX_MESSAGE_BYTES, start))
+        first = self._base + start - 1
+        if stop - start == 1:
+            return [Chunk(first + 1, self._entries[start])]
+        return [Chunk(first + taken, entry) for taken, entry in merge(self._entries[start:stop])]
+
+    def waits(self, reader: Reader) -> None:
+        """Wake `reader` at the next change."""
+        self._waiting.append(reader)
+
+    def _number(self, entry: Entry) -> None:
+        self._offsets.append(self.size + size_of(entry))
+        self._entries.append(entry)
+
+    def _end(self, reply: Reply) -> None:
+        self.reply = reply
+        self.ended = True
+        self._wake()
+
+    def _wake(self) -> None:
+        if not self._waiting:
+            return
+        waiting, self._waiting = self._waiting, []
+        for reader in waiting:
+            reader.wake()
+
+
+class Reader:
+    """Follows a log from a position. Not to be shared by two tasks.
+
+    A position at the end yields the terminal chunk again. One beyond the end waits while the reply runs, and yields a
+    snapshot and the terminal chunk once it has ended.
+    """
+
+    __slots__ = ("_woken", "done", "log", "position")
+
+    def __init__(self, log: Log, after: int) -> None:
+        self.log = log
+        self.position = after
+        self.done = False
+        self._woken: asyncio.Future[None] | None = None
+
+    @property
+    def ready(self) -> bool:
+        """Whether `take` has something to give, or an error to raise."""
+        return not self.done and (self.log.over or self.log.last_sequence > self.position)
+
+    def take(self) -> list[Chunk]:
+        """Everything new, merged, as far as one message goes; `done` is set with the terminal chunk."""
+        log = self.log
+        if log.erased:
+            raise ReplyNotFound
+        if self.done:
+            return []
+        at_end = log.ended and self.position >= log.last_sequence
+        chunks = self._again() if at_end else log.chunks(self.position)
+        if chunks:
+            self.position = chunks[-1].sequence
+            self.done = isinstance(chunks[-1].entry, Finished | Failed)
+        return chunks
+
+    async def wait(self) -> None:
+        """Return when something is new, or when `wake` was called."""
+        if self.ready:
+            return
+        self._woken = asyncio.get_running_loop().create_future()
+        self.log.waits(self)
+        try:
+            await self._woken
+        finally:
+            self._woken = None
+
+    async def until_ended(self) -> None:
+        """Return once the log has ended or is erased, whatever the position."""
+        while not self.log.over:
+            self.position = max(self.position, self.log.last_sequence)
+            await self.wait()
+
+    def wake(self) -> None:
+        """End a `wait`."""
+        if self._woken is not None and not self._woken.done():
+            self._woken.set_result(None)
+
+    def _again(self) -> list[Chunk]:
+        last = self.log.last_sequence
+        terminal = Chunk(last, terminal_of(self.log.reply))
+        if self.position == last:
+            return [terminal]
+        return [Chunk(last - 1, Snapshot(self.log.reply)), terminal]
+
+
+def terminal_of(reply: Reply) -> Terminal:
+    """The terminal entry of an ended reply: the same for every reader, and equal to what is stored."""
+    usage = reply.usage or Usage()
+    if reply.state is State.FAILED and reply.error is not None:
+        return Failed(reply.error, usage)
+    if reply.finish_reason is None:
+        raise InternalError(f"reply {reply.id} has ended without a reason")
+    return Finished(reply.finish_reason, reply.provider_reason, usage, reply.model, reply.cancel_reason)
+
+
+def is_token(entry: Entry) -> bool:
+    """Whether an entry counts as something that the model wrote."""
+    return isinstance(entry, TextDelta | ReasoningDelta | ToolCallDelta)

@@ -1,0 +1,95 @@
+"""Ends replies that are not terminal although no task works on them: all of them at start, defects while running."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+
+import msgspec
+
+from parley_server.core.content import answer_of
+from parley_server.core.cost import cost_nano_usd
+from parley_server.core.endings import Ending, Stop, answer_message, defect, ending_of_stop, estimated_usage
+from parley_server.core.engine import Engine
+from parley_server.core.log import TAKEOVER_GAP
+from parley_server.core.model import Identity, State
+from parley_server.core.records import Finalisation, Unfinished
+from parley_server.errors import ModelNotFound, StorageUnavailable
+
+log = logging.getLogger("parley.recovery")
+
+BATCH = 100
+
+
+async def recover(engine: Engine) -> int:
+    """End every reply that a dead process has left, with its durable text; how many there were. Before SERVING."""
+    count = 0
+    while left := await engine.store.unfinished(BATCH):
+        for unfinished in left:
+            stop = Stop(finish=unfinished.cancel, reason=unfinished.reply.cancel_reason)
+            await _end(engine, unfinished, ending_of_stop(stop, started=True))
+        count += len(left)
+    if count:
+        log.warning("recovered", extra={"fields": {"replies": count}})
+    return count
+
+
+async def reconcile(engine: Engine) -> None:
+    """End replies that this process owns but has no task for, as INTERNAL: a defect, but nobody waits for ever."""
+    for reply_id in await engine.store.unfinished_ids():
+        generation = engine.shelf.running.get(reply_id)
+        if generation is not None and not generation.dead:
+            continue
+        for unfinished in await engine.store.unfinished(BATCH, reply_id):
+            log.error("reply_without_task", extra={"fields": {"reply_id": reply_id}})
+            cancelled = unfinished.cancel is not None
+            stop = Stop(finish=unfinished.cancel, reason=unfinished.reply.cancel_reason)
+            ending = ending_of_stop(stop, started=True) if cancelled else _defect(reply_id)
+            await _end(engine, unfinished, ending)
+        if generation is not None:
+            owner = Identity(tenant=generation.log.reply.tenant)
+            generation.log.replace(await engine.store.get_reply(owner, reply_id))
+            engine.shelf.end(generation.log)
+            engine.capacity.release(generation.prompt_size)
+
+
+async def reconcile_forever(engine: Engine) -> None:
+    """Reconcile at each interval until cancelled."""
+    while True:
+        await engine.clock.sleep(engine.limits.reconcile_interval_s)
+        try:
+            await reconcile(engine)
+        except StorageUnavailable as error:
+            log.warning("reconcile_later", extra={"fields": {"problem": error.message}})
+
+
+async def _end(engine: Engine, unfinished: Unfinished, ending: Ending) -> None:
+    reply = unfinished.reply
+    now_us = engine.clock.now_us()
+    answer = answer_of(unfinished.entries)
+    usage = answer.usage or estimated_usage((), answer)
+    with contextlib.suppress(ModelNotFound):
+        prices = engine.catalog.resolve(reply.model)[0].prices
+        usage = msgspec.structs.replace(usage, cost_nano_usd=cost_nano_usd(usage, prices))
+    await engine.store.finalise(
+        Finalisation(
+            reply_id=reply.id,
+            epoch=reply.epoch,
+            state=ending.state,
+            finish_reason=ending.finish,
+            error=ending.error,
+            usage=usage,
+            message=answer_message(reply, answer.parts, ending.state, now_us) if answer.is_message else None,
+            model=reply.model,
+            provider=reply.provider,
+            cancel_reason=ending.cancel_reason,
+            last_sequence=unfinished.durable_sequence + TAKEOVER_GAP + 1,
+            first_token_time_us=reply.first_token_time_us,
+            end_time_us=now_us,
+            text_length=answer.text_length,
+        )
+    )
+
+
+def _defect(reply_id: str) -> Ending:
+    return Ending(state=State.FAILED, error=defect(reply_id))

@@ -1,0 +1,227 @@
+"""The commands and views of replies: start, attach, poll, get, cancel, drain."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import msgspec
+
+from parley_server.core.acceptance import Acceptances, ended_within
+from parley_server.core.endings import Stop
+from parley_server.core.engine import Engine
+from parley_server.core.events import Chunk, ReasoningDelta
+from parley_server.core.generation import Generation
+from parley_server.core.log import Log, Reader
+from parley_server.core.model import FinishReason, Identity, Reply, Value
+from parley_server.core.records import CancelTarget, Replayed
+from parley_server.core.recovery import reconcile
+from parley_server.core.requests import ReplyRequest
+from parley_server.core.validation import check_request
+from parley_server.errors import Draining, InvalidRequest, ParleyError, ReplyNotFound, StorageUnavailable
+
+MAX_CANCEL_REASON = 1024
+
+
+class Started(msgspec.Struct, frozen=True):
+    """An accepted reply; `replayed` where an earlier call had started it."""
+
+    log: Log
+    replayed: bool
+
+
+class Poll(Value, frozen=True, kw_only=True):
+    """What is new after a cursor, the cursor for the next poll, and the reply as it stands."""
+
+    chunks: tuple[Chunk, ...]
+    after_sequence: int
+    reply: Reply
+
+
+class Replies:
+    """All that can be done with replies in this process."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self._acceptances = Acceptances(engine)
+        self._listeners: set[Callable[[], None]] = set()
+        self.going_away_at: float | None = None
+
+    async def start(self, request: ReplyRequest) -> Started:
+        """Accept a request and have its reply generated, or attach to what the same request has started.
+
+        Accepting goes on when the caller is cancelled meanwhile. Raises every refusal of the contract.
+        """
+        try:
+            request = check_request(request, self._engine.limits)
+        except ParleyError as refusal:
+            self._engine.observer.refused(refusal.reason)
+            raise
+        accepting = self._engine.spawn(self._acceptances.accept(request), "accept")
+        try:
+            accepted = await asyncio.shield(accepting)
+        except asyncio.CancelledError:
+            accepting.add_done_callback(_leave_at_once)
+            raise
+        if isinstance(accepted, Replayed):
+            assert accepted.reply is not None
+            return Started(await self.attach(request.identity, accepted.reply.id), replayed=True)
+        return Started(accepted.log, replayed=False)
+
+    async def attach(self, identity: Identity, reply_id: str) -> Log:
+        """The log of a reply, running or ended. Raises `ReplyNotFound`."""
+        shelf, store = self._engine.shelf, self._engine.store
+        if (log := shelf.find(identity, reply_id)) is not None:
+            return log
+        reply = await store.get_reply(identity, reply_id)
+        if not reply.state.terminal:
+            if (log := shelf.find(identity, reply_id)) is not None:
+                return log
+            await reconcile(self._engine)
+            reply = await store.get_reply(identity, reply_id)
+        return Log.of_ended(reply)
+
+    @contextmanager
+    def reading(self, log: Log, *, notice: Callable[[], None] | None = None) -> Iterator[None]:
+        """Count as a reader meanwhile; `notice` is called when the process starts to go away."""
+        generation = self._engine.shelf.running.get(log.reply.id)
+        if generation is not None:
+            generation.audience.enter()
+        if notice is not None:
+            self._listeners.add(notice)
+        self._engine.observer.reader_joined()
+        try:
+            yield
+        finally:
+            self._engine.observer.reader_left()
+            if notice is not None:
+                self._listeners.discard(notice)
+            if generation is not None:
+                generation.audience.leave()
+
+    async def wait(self, log: Log, wait_s: float) -> Reply:
+        """The reply once it has ended; as it stands after `wait_s`, or when the process starts to go away."""
+        reader = Reader(log, log.last_sequence)
+        with self.reading(log, notice=reader.wake):
+            await self._until(reader, wait_s, lambda: log.over)
+        return self._standing(log)
+
+    async def poll(
+        self, identity: Identity, reply_id: str, *, after: int, wait_s: float, gather_s: float, reasoning: bool
+    ) -> Poll:
+        """Wait for something new after the cursor, then gather a little more of it."""
+        if after < 0:
+            raise InvalidRequest.field("after_sequence", "must not be negative")
+        log = await self.attach(identity, reply_id)
+        self._touch(reply_id)
+        reader = Reader(log, after)
+        with self.reading(log, notice=reader.wake):
+            chunks = await self._gathered(reader, wait_s, gather_s, reasoning=reasoning)
+        reply = self._standing(log)
+        shown = reply if reader.done else msgspec.structs.replace(reply, message=None)
+        return Poll(chunks=tuple(chunks), after_sequence=reader.position, reply=shown)
+
+    async def get(self, identity: Identity, reply_id: str) -> Reply:
+        """The reply as it stands now. Raises `ReplyNotFound`."""
+        log = await self.attach(identity, reply_id)
+        self._touch(reply_id)
+        return self._standing(log)
+
+    async def cancel(self, identity: Identity, target: CancelTarget, reason: str) -> Reply:
+        """Stop a reply and return it once its log has its terminal chunk; one that has ended is returned unchanged."""
+        engine = self._engine
+        if not (target.reply_id or target.request_id or target.conversation_id):
+            raise InvalidRequest.field("target", "must name a reply, a request or a conversation")
+        if len(reason) > MAX_CANCEL_REASON or "\x00" in reason:
+            raise InvalidRequest.field("reason", f"must be at most {MAX_CANCEL_REASON} characters, without NUL")
+        stop = Stop(finish=FinishReason.CANCELLED, reason=reason)
+        try:
+            reply = await engine.store.request_cancel(
+                identity, target, FinishReason.CANCELLED, reason, engine.clock.now_us()
+            )
+        except StorageUnavailable:
+            self._stop_local(identity, target, stop)
+            raise
+        if reply is None:
+            raise ReplyNotFound
+        generation = engine.shelf.running.get(reply.id)
+        if generation is not None:
+            generation.stop(stop)
+            await Reader(generation.log, 0).until_ended()
+        return await self.get(identity, reply.id)
+
+    async def drain(self, grace_s: float) -> None:
+        """Refuse new replies, tell the readers, let running replies end for `grace_s`, then end the rest with the text
+        they have."""
+        engine = self._engine
+        self._acceptances.draining = Draining("the server is shutting down", retry_after_s=1.0)
+        self.going_away_at = engine.clock.monotonic() + grace_s
+        for generation in engine.shelf.running.values():
+            generation.audience.paused = True
+        for notice in list(self._listeners):
+            notice()
+        for generation in list(engine.shelf.running.values()):
+            left = self.going_away_at - engine.clock.monotonic()
+            if not await ended_within(generation.log, left, engine):
+                break
+        for generation in list(engine.shelf.running.values()):
+            generation.stop(Stop(finish=None))
+        for generation in list(engine.shelf.running.values()):
+            await Reader(generation.log, 0).until_ended()
+
+    def _touch(self, reply_id: str) -> None:
+        if (generation := self._engine.shelf.running.get(reply_id)) is not None:
+            generation.audience.touch()
+
+    def _standing(self, log: Log) -> Reply:
+        if log.erased:
+            raise ReplyNotFound
+        generation = self._engine.shelf.running.get(log.reply.id)
+        return generation.reply if generation is not None and generation.log is log else log.reply
+
+    def _stop_local(self, identity: Identity, target: CancelTarget, stop: Stop) -> None:
+        """What runs here can be stopped although the database is away; it is stored once that is back."""
+        for generation in list(self._engine.shelf.running.values()):
+            reply = generation.log.reply
+            named = (reply.id, reply.request_id, reply.conversation_id)
+            asked = (target.reply_id, target.request_id, target.conversation_id)
+            if identity.owns(reply.tenant, reply.end_user) and any(
+                theirs and theirs == ours for theirs, ours in zip(asked, named, strict=True)
+            ):
+                generation.stop(stop)
+
+    async def _gathered(self, reader: Reader, wait_s: float, gather_s: float, *, reasoning: bool) -> list[Chunk]:
+        wanted: list[Chunk] = []
+
+        def take() -> bool:
+            wanted.extend(chunk for chunk in reader.take() if reasoning or not isinstance(chunk.entry, ReasoningDelta))
+            return bool(wanted) or reader.done
+
+        await self._until(reader, wait_s, take)
+        if wanted and not reader.done and gather_s > 0 and self.going_away_at is None:
+            await self._until(reader, gather_s, lambda: take() and reader.done)
+        return wanted
+
+    async def _until(self, reader: Reader, wait_s: float, satisfied: Callable[[], bool]) -> None:
+        """Wait for what `satisfied` looks for, at most `wait_s`, and not beyond the start of a drain."""
+        clock = self._engine.clock
+        deadline = clock.monotonic() + wait_s
+        timer = None
+        try:
+            while not satisfied() and clock.monotonic() < deadline and self.going_away_at is None:
+                timer = timer or clock.call_at(deadline, reader.wake)
+                await reader.wait()
+        finally:
+            if timer is not None:
+                timer.cancel()
+
+
+def _leave_at_once(accepting: asyncio.Task[Generation | Replayed]) -> None:
+    """The caller has gone before its reply was accepted: that was the first reader, and it has left."""
+    if accepting.cancelled() or accepting.exception() is not None:
+        return
+    accepted = accepting.result()
+    if isinstance(accepted, Generation):
+        accepted.audience.enter()
+        accepted.audience.leave()

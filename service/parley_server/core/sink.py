@@ -1,0 +1,147 @@
+"""Between the provider and the log: coalesces what one socket read delivers, then has it numbered.
+
+Text may be held open while the process is busy, by a short window; never the first token, and never across anything
+that is not text. Nothing here awaits.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import msgspec
+
+from parley_server.core.events import (
+    Entry,
+    ReasoningDelta,
+    TextDelta,
+    ToolCallDelta,
+    UsageUpdate,
+    merge,
+    size_of,
+)
+from parley_server.core.log import Log
+from parley_server.core.model import Usage
+from parley_server.core.ports import Clock, Timer
+
+MAX_WINDOW_S = 0.05
+MAX_OPEN_BYTES = 4096
+BUSY = 0.7
+
+
+def window_s(utilisation: float) -> float:
+    """How long text may be held open at this utilisation (0 to 1) of the event loop, in seconds."""
+    if utilisation <= BUSY:
+        return 0.0
+    return MAX_WINDOW_S * min(1.0, (utilisation - BUSY) / (1.0 - BUSY))
+
+
+class LogSink:
+    """The sink of one reply. `on_full` is called once, when the reply reaches `max_bytes`; what is over is dropped."""
+
+    __slots__ = (
+        "_clock",
+        "_log",
+        "_on_full",
+        "_open_bytes",
+        "_pending",
+        "_room",
+        "_timer",
+        "_utilisation",
+        "last_usage",
+    )
+
+    def __init__(
+        self,
+        log: Log,
+        clock: Clock,
+        *,
+        utilisation: Callable[[], float],
+        max_bytes: int,
+        on_full: Callable[[], None],
+    ) -> None:
+        self._log = log
+        self._clock = clock
+        self._utilisation = utilisation
+        self._room = max_bytes
+        self._on_full = on_full
+        self._pending: list[Entry] = []
+        self._open_bytes = 0
+        self._timer: Timer | None = None
+        self.last_usage: Usage | None = None
+
+    def text(self, text: str) -> None:
+        """Text of the answer."""
+        if text:
+            self._push(TextDelta(text))
+
+    def reasoning(self, text: str, signature: bytes = b"") -> None:
+        """Reasoning text."""
+        if text or signature:
+            self._push(ReasoningDelta(text, signature))
+
+    def tool_call(self, index: int, call_id: str, name: str, arguments: str) -> None:
+        """A piece of a tool call."""
+        self._push(ToolCallDelta(index, call_id, name, arguments))
+
+    def usage(self, usage: Usage) -> None:
+        """What the provider has counted so far."""
+        if not self._log.sealed:
+            self.last_usage = usage
+            self._pending.append(UsageUpdate(usage))
+
+    def flush(self) -> None:
+        """The end of one read: number what it brought, or hold it open for a moment while the process is busy."""
+        if not self._pending:
+            return
+        if self._log.first_token_time_us and self._open_bytes < MAX_OPEN_BYTES and self._only_text():
+            window = window_s(self._utilisation())
+            if window > 0.0:
+                if self._timer is None:
+                    self._timer = self._clock.call_at(self._clock.monotonic() + window, self.close)
+                return
+        self.close()
+
+    def close(self) -> None:
+        """Number everything that is open, now."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        if not self._pending:
+            return
+        pending, self._pending, self._open_bytes = self._pending, [], 0
+        if not self._log.first_token_time_us and any(not isinstance(entry, UsageUpdate) for entry in pending):
+            self._log.first_token_time_us = self._clock.now_us()
+        if len(pending) == 1:
+            self._log.append(pending[0])
+            return
+        for _, entry in merge(pending):
+            self._log.append(entry)
+
+    def seal(self) -> None:
+        """Number what is open, and take no more."""
+        self.close()
+        self._log.seal()
+
+    def _push(self, entry: Entry) -> None:
+        if self._log.sealed or self._room <= 0:
+            return
+        size = size_of(entry)
+        if size > self._room:
+            entry = _cut(entry, self._room)
+        self._room -= size
+        self._open_bytes += size
+        self._pending.append(entry)
+        if self._room <= 0:
+            self.close()
+            self._on_full()
+
+    def _only_text(self) -> bool:
+        return all(isinstance(entry, TextDelta) for entry in self._pending)
+
+
+def _cut(entry: Entry, size: int) -> Entry:
+    if isinstance(entry, TextDelta | ReasoningDelta):
+        return msgspec.structs.replace(entry, text=entry.text.encode()[:size].decode(errors="ignore"))
+    if isinstance(entry, ToolCallDelta):
+        return msgspec.structs.replace(entry, arguments=entry.arguments.encode()[:size].decode(errors="ignore"))
+    return entry

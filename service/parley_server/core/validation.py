@@ -1,0 +1,252 @@
+"""What a request must be before anything is looked up. Every fault names its field and its limit."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+
+import msgspec
+
+from parley_server.core.events import utf8_size
+from parley_server.core.limits import Limits
+from parley_server.core.model import (
+    Conversation,
+    ImagePart,
+    Message,
+    Model,
+    Part,
+    ReasoningPart,
+    Role,
+    TextPart,
+    Tool,
+    ToolCallPart,
+    ToolResultPart,
+)
+from parley_server.core.requests import Question, ReplyRequest
+from parley_server.errors import ContextTooLarge, InputTooLarge, InvalidRequest, UnsupportedInput
+
+MAX_KEY = 128
+MAX_LABELS = 16
+MAX_LABEL = 64
+MAX_TITLE = 1024
+MAX_MESSAGES = 10_000
+MIN_BYTES_PER_TOKEN = 1 / 8  # a lower bound that no tokenizer undercuts: only what surely does not fit is refused
+
+CONVERSATION_ID = re.compile(r"[A-Za-z0-9_-]{1,64}", re.ASCII)
+TOOL_NAME = re.compile(r"[A-Za-z0-9_.-]{1,64}", re.ASCII)
+MAGIC: dict[str, Callable[[bytes], bool]] = {
+    "image/png": lambda data: data.startswith(b"\x89PNG\r\n\x1a\n"),
+    "image/jpeg": lambda data: data.startswith(b"\xff\xd8\xff"),
+    "image/gif": lambda data: data.startswith((b"GIF87a", b"GIF89a")),
+    "image/webp": lambda data: data[:4] == b"RIFF" and data[8:12] == b"WEBP",
+}
+PARTS: dict[Role, tuple[type[Part], ...]] = {
+    Role.USER: (TextPart, ImagePart),
+    Role.ASSISTANT: (TextPart, ImagePart, ToolCallPart, ReasoningPart),
+    Role.TOOL: (ToolResultPart,),
+}
+
+
+def check_request(request: ReplyRequest, limits: Limits) -> ReplyRequest:
+    """The request with its images' types filled in. Raises `InvalidRequest` and its kinds."""
+    question = request.question
+    check_key("request_id", request.request_id)
+    check_key("x-end-user", request.identity.end_user)
+    if question.conversation_id and question.new_conversation is not None:
+        raise InvalidRequest.field("new_conversation", "must not be set together with conversation_id")
+    _check_position(question)
+    if question.new_conversation is not None:
+        check_conversation(question.new_conversation, "new_conversation", limits)
+    if question.fallback_models:
+        raise InvalidRequest.field("fallback_models", "failover is not supported by this release")
+    if request.background and question.cancel_on_disconnect:
+        raise InvalidRequest.field("on_disconnect", "CANCEL cannot be combined with a wait of zero")
+    check_texts("system", question.system, limits)
+    check_labels("labels", question.labels)
+    _check_sampling(question)
+    _check_tools(question)
+    _check_times(question, limits)
+    messages = check_messages("input", question.messages, limits)
+    return msgspec.structs.replace(request, question=msgspec.structs.replace(question, messages=messages))
+
+
+def check_key(path: str, value: str) -> None:
+    """An idempotency key or an end user's id."""
+    if len(value) > MAX_KEY:
+        raise _too_large(path, f"{MAX_KEY} characters")
+    if "\x00" in value:
+        raise InvalidRequest.field(path, "must not contain a NUL character")
+
+
+def check_conversation(conversation: Conversation, path: str, limits: Limits) -> None:
+    """The fields of a conversation that a caller sets."""
+    if conversation.id and not CONVERSATION_ID.fullmatch(conversation.id):
+        raise InvalidRequest.field(f"{path}.id", "must be 1 to 64 of A-Z, a-z, 0-9, '_' and '-'")
+    if len(conversation.title) > MAX_TITLE:
+        raise _too_large(f"{path}.title", f"{MAX_TITLE} characters")
+    check_texts(f"{path}.title", (conversation.title,), limits)
+    check_texts(f"{path}.system", conversation.system, limits)
+    check_texts(f"{path}.post_system", (conversation.post_system,), limits)
+    check_labels(f"{path}.labels", conversation.labels)
+    if conversation.context.max_messages < 0:
+        raise InvalidRequest.field(f"{path}.context.max_messages", "must not be negative")
+
+
+def check_labels(path: str, labels: dict[str, str]) -> None:
+    """The caller's own labels."""
+    if len(labels) > MAX_LABELS:
+        raise _too_large(path, f"{MAX_LABELS} labels")
+    for key, value in labels.items():
+        if not key:
+            raise InvalidRequest.field(path, "a label's key must not be empty")
+        if len(key) > MAX_LABEL or len(value) > MAX_LABEL:
+            raise _too_large(path, f"{MAX_LABEL} characters on each side of a label")
+        if "\x00" in key or "\x00" in value:
+            raise InvalidRequest.field(path, "must not contain a NUL character")
+
+
+def check_texts(path: str, texts: tuple[str, ...], limits: Limits) -> None:
+    """Texts that are stored: bounded together, and without NUL, which PostgreSQL cannot hold."""
+    if sum(utf8_size(text) for text in texts) > limits.max_input_text_bytes:
+        raise _too_large(path, f"{limits.max_input_text_bytes} bytes of text")
+    if any("\x00" in text for text in texts):
+        raise InvalidRequest.field(path, "must not contain a NUL character")
+
+
+def check_messages(path: str, messages: tuple[Message, ...], limits: Limits) -> tuple[Message, ...]:
+    """Messages as they came in, with the types of their images filled in."""
+    if len(messages) > MAX_MESSAGES:
+        raise _too_large(path, f"{MAX_MESSAGES} messages")
+    images = sum(len(part.data) for message in messages for part in message.parts if isinstance(part, ImagePart))
+    if images > limits.max_image_bytes:
+        raise _too_large(path, f"{limits.max_image_bytes} bytes of images")
+    return tuple(_checked(message, f"{path}[{i}]", limits) for i, message in enumerate(messages))
+
+
+def check_model(model: Model, question: Question) -> None:
+    """Whether the model can take this input at all."""
+    shows_images = any(isinstance(part, ImagePart) for message in question.messages for part in message.parts)
+    if shows_images and not model.images:
+        raise UnsupportedInput(f"model {model.alias!r} takes no images", violations=(("input", "holds an image"),))
+    if question.tools and not model.tools:
+        raise UnsupportedInput(f"model {model.alias!r} takes no tools", violations=(("tools", "must be empty"),))
+    size = sum(len(text) for message in question.messages for text in _texts(message))
+    if model.context_tokens and size * MIN_BYTES_PER_TOKEN > model.context_tokens:
+        raise ContextTooLarge(
+            f"the input alone is larger than the {model.context_tokens} tokens of model {model.alias!r}",
+            metadata={"limit": f"{model.context_tokens} tokens"},
+        )
+
+
+def _checked(message: Message, path: str, limits: Limits) -> Message:
+    if not message.parts:
+        raise InvalidRequest.field(f"{path}.parts", "must not be empty")
+    allowed = PARTS[message.role]
+    for i, part in enumerate(message.parts):
+        if not isinstance(part, allowed):
+            raise InvalidRequest.field(f"{path}.parts[{i}]", f"is of a kind that a {message.role} message cannot hold")
+    check_texts(path, _texts(message), limits)
+    parts = tuple(_checked_part(part, f"{path}.parts[{i}]") for i, part in enumerate(message.parts))
+    return msgspec.structs.replace(message, parts=parts)
+
+
+def _checked_part(part: Part, path: str) -> Part:
+    if isinstance(part, ImagePart):
+        return _checked_image(part, path)
+    if isinstance(part, ToolCallPart):
+        if not part.id or not TOOL_NAME.fullmatch(part.name):
+            raise InvalidRequest.field(f"{path}.tool_call", "needs an id and a function's name")
+        check_json(f"{path}.tool_call.arguments", part.arguments)
+    if isinstance(part, ToolResultPart) and not part.tool_call_id:
+        raise InvalidRequest.field(f"{path}.tool_result.tool_call_id", "must not be empty")
+    return part
+
+
+def _checked_image(image: ImagePart, path: str) -> ImagePart:
+    if image.url:
+        if not image.url.startswith("https://") or len(image.url) > 8192:
+            raise InvalidRequest.field(f"{path}.image.url", "must be an https URL of at most 8192 characters")
+        return image
+    if image.image_id:
+        return image
+    if not image.data:
+        raise InvalidRequest.field(f"{path}.image", "needs data, url or image_id")
+    found = next((mime for mime, matches in MAGIC.items() if matches(image.data)), "")
+    if not found:
+        raise InvalidRequest.field(f"{path}.image.data", "is not a PNG, JPEG, WebP or GIF file")
+    if image.mime_type and image.mime_type != found:
+        raise InvalidRequest.field(f"{path}.image.mime_type", f"says {image.mime_type[:64]}, but the bytes are {found}")
+    return msgspec.structs.replace(image, mime_type=found, size_bytes=len(image.data))
+
+
+def check_json(path: str, text: str) -> None:
+    """A text that must be JSON where it is set."""
+    if not text:
+        return
+    try:
+        msgspec.json.decode(text)
+    except msgspec.DecodeError as error:
+        raise InvalidRequest.field(path, "is not valid JSON") from error
+
+
+def _check_position(question: Question) -> None:
+    position = question.position
+    if (position.after or position.replace) and not question.conversation_id:
+        raise InvalidRequest.field("position", "needs a conversation_id")
+    if not question.messages and not position.replace:
+        raise InvalidRequest.field("input", "must not be empty without replace_message_id")
+
+
+def _check_sampling(question: Question) -> None:
+    sampling = question.sampling
+    if sampling.temperature is not None and not 0 <= sampling.temperature <= 2:
+        raise InvalidRequest.field("sampling.temperature", "must be from 0 to 2")
+    if sampling.top_p is not None and not 0 < sampling.top_p <= 1:
+        raise InvalidRequest.field("sampling.top_p", "must be above 0 and at most 1")
+    if sampling.max_output_tokens is not None and sampling.max_output_tokens < 1:
+        raise InvalidRequest.field("sampling.max_output_tokens", "must be at least 1")
+    if any(not stop for stop in sampling.stop):
+        raise InvalidRequest.field("sampling.stop", "must not hold an empty text")
+
+
+def _check_tools(question: Question) -> None:
+    names = [tool.name for tool in question.tools]
+    for i, tool in enumerate(question.tools):
+        _check_tool(tool, f"tools[{i}]")
+    if len(set(names)) != len(names):
+        raise InvalidRequest.field("tools", "must not hold two functions of one name")
+    if question.tool_choice not in ("", "auto", "none", "required", *names):
+        raise InvalidRequest.field("tool_choice", "must be auto, none, required or the name of a tool")
+    if question.tool_choice not in ("", "auto", "none") and not names:
+        raise InvalidRequest.field("tool_choice", "needs tools")
+    check_json("json_schema", question.json_schema)
+
+
+def _check_tool(tool: Tool, path: str) -> None:
+    if not TOOL_NAME.fullmatch(tool.name):
+        raise InvalidRequest.field(f"{path}.name", "must be 1 to 64 of A-Z, a-z, 0-9, '_', '.' and '-'")
+    check_json(f"{path}.parameters", tool.parameters)
+
+
+def _check_times(question: Question, limits: Limits) -> None:
+    if question.orphan_ttl_s is not None and question.orphan_ttl_s < 0:
+        raise InvalidRequest.field("orphan_ttl", "must not be negative")
+    if question.time_limit_s is not None and not 0 < question.time_limit_s <= limits.time_limit_s:
+        raise InvalidRequest.field("time_limit", f"must be above 0 and at most {limits.time_limit_s:g} s")
+
+
+def _texts(message: Message) -> tuple[str, ...]:
+    texts: list[str] = []
+    for part in message.parts:
+        if isinstance(part, TextPart | ReasoningPart):
+            texts.append(part.text)
+        elif isinstance(part, ToolCallPart):
+            texts += [part.id, part.name, part.arguments]
+        elif isinstance(part, ToolResultPart):
+            texts += [part.tool_call_id, part.content]
+    return tuple(texts)
+
+
+def _too_large(path: str, limit: str) -> InputTooLarge:
+    problem = f"is over the limit of {limit}"
+    return InputTooLarge(f"{path}: {problem}", metadata={"limit": limit}, violations=((path, problem),))
