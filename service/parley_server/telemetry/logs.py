@@ -1,7 +1,7 @@
 """Log lines on standard error, as JSON or text. Never a prompt, an answer or a key.
 
-A line's message is one fixed word to search for; what varies goes to `extra={"fields": {...}}`, so that adapters log with
-`logging` alone: `logger.warning("provider_retry", extra={"fields": {"attempt": 2}})`.
+A line's message is one fixed word to search for; what varies goes to `extra={"fields": {...}}`, so that adapters log
+with `logging` alone: `logger.warning("provider_retry", extra={"fields": {"attempt": 2}})`.
 """
 
 from __future__ import annotations
@@ -43,7 +43,6 @@ def configure_logging(level: str, log_format: Literal["json", "text"], stream: T
         logging.getLogger(name).setLevel(max(logging.WARNING, root.level))
     # No line shows them, and each costs a system call or a lookup.
     logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
-    logging.logAsyncioTasks = False
     logging.captureWarnings(capture=True)
 
 
@@ -174,7 +173,7 @@ def _rfc3339(seconds: float) -> str:
 
 def _second(whole: int) -> str:
     """The text of a second; the last one is kept, since most lines share it."""
-    global _last_second  # noqa: PLW0603 - a cache of one value
+    global _last_second
     if _last_second[0] != whole:
         _last_second = (whole, time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(whole)))
     return _last_second[1]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import time
 from collections.abc import Callable
 
@@ -17,7 +16,7 @@ WEIGHT_OF_NEWEST = 0.3
 
 
 class LoopMonitor:
-    """Samples every 100 ms: how late the sample came (lag), and which share of the time the loop's thread was on the CPU.
+    """Samples every 100 ms: how late the sample came (lag), and for which share the loop's thread was on the CPU.
 
     `start` is called in the loop whose thread it measures; `stop` ends it.
     """
@@ -42,8 +41,7 @@ class LoopMonitor:
         """Sample no more."""
         if self._task is not None:
             self._task.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await self._task
+            await asyncio.gather(self._task, return_exceptions=True)
 
     async def _sample(self) -> None:
         while True:

@@ -1,0 +1,68 @@
+# Everything that is done to this repository. `make` lists it.
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+STAMP  := $(VENV)/.installed
+BUF    := .tools/node_modules/.bin/buf
+# Tools of the environment come before those of the machine: buf runs its plugins by name.
+export PATH := $(CURDIR)/$(BIN):$(CURDIR)/.tools/bin:$(PATH)
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo run test check format lint types imports protos tree gen bench image constraints clean
+
+help: ## List the targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+setup: $(STAMP) ## Make .venv with everything pinned; nothing to do the second time
+
+$(STAMP): constraints.txt pyproject.toml clients/python/pyproject.toml
+	@tools/setup.sh "$(PYTHON)" "$(VENV)"
+	@touch $@
+
+demo: setup ## See a reply stream, break, resume and be cancelled, without any key
+	@$(BIN)/python -m parley_server.demo
+
+run: setup ## Run the server on 127.0.0.1:50051
+	@$(BIN)/parley serve
+
+test: setup ## Run the tests; ARGS="tests/unit -k log" chooses some
+	@$(BIN)/python -m pytest $(ARGS)
+
+check: format lint types imports protos tree test ## Everything that must pass before a commit
+
+format: setup ## Is the code formatted? (`.venv/bin/ruff format` does it)
+	@$(BIN)/ruff format --check .
+
+lint: setup ## Look for faults with ruff
+	@$(BIN)/ruff check .
+
+types: setup ## Check types with mypy --strict
+	@$(BIN)/mypy
+
+imports: setup ## Check that imports go one way
+	@$(BIN)/lint-imports
+
+protos: setup $(BUF) ## Lint the protos; is the generated code the one they give?
+	@$(BUF) lint
+	@tools/check_generated.sh $(BUF)
+
+tree: setup ## Look for addresses and paths that belong to one machine
+	@$(BIN)/python tools/check_tree.py
+
+gen: setup $(BUF) ## Generate code from the protos
+	@$(BUF) generate
+
+$(BUF): tools/buf.sh
+	@tools/buf.sh
+
+bench: setup ## Run the benchmarks; docs/benchmarks.md says what they measure
+	@$(BIN)/python benchmarks/run.py $(ARGS)
+
+image: ## Build the container image parley:latest
+	docker build --tag parley:latest .
+
+constraints: ## Renew constraints.txt with the newest versions that fit together
+	@tools/constraints.sh "$(PYTHON)" constraints.txt
+
+clean: ## Remove the environment and what tools keep
+	rm -rf $(VENV) .tools .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis build dist

@@ -1,0 +1,13 @@
+#!/bin/sh
+# Writes the newest versions that fit together, without addresses. Usage: tools/constraints.sh PYTHON FILE
+set -eu
+folder=$(mktemp -d)
+trap 'rm -rf "$folder"' EXIT
+"$1" -m venv "$folder"
+"$folder/bin/python" -m pip install --quiet setuptools
+"$folder/bin/python" -m pip install --quiet --no-build-isolation --editable clients/python --editable '.[dev]'
+{
+    echo "# Pinned versions of everything that the server and its tools run on. \`make constraints\` renews it."
+    "$folder/bin/python" -m pip list --format=freeze --exclude-editable --exclude pip --disable-pip-version-check
+} >"$folder/constraints.txt"
+cp "$folder/constraints.txt" "$2"
