@@ -1,0 +1,188 @@
+"""Runs the load's processes beside a system and turns what they saw, and what the kernel counted, into metrics."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import msgspec
+
+from benchmarks import gauges
+from benchmarks.load import Load, Seen
+from benchmarks.systems import RunningSystem, Upstream
+
+# Work that a server leaves for after the last answer is counted too.
+SETTLE_S = 0.3
+ROOT = Path(__file__).parent.parent
+
+
+class LoadProcess:
+    """One process of the load; it is killed where it outlives its limit."""
+
+    def __init__(self, load: Load, limit_s: float) -> None:
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "benchmarks.load", msgspec.json.encode(load).decode()],
+            cwd=ROOT,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        self._timer = threading.Timer(limit_s, self._process.kill)
+        self._timer.start()
+
+    def expect_ready(self) -> None:
+        """Wait for the end of the warm-up."""
+        self._line("ready")
+
+    def go(self) -> None:
+        """Start the measured part."""
+        assert self._process.stdin is not None
+        self._process.stdin.write("go\n")
+        self._process.stdin.flush()
+
+    def seen(self) -> Seen:
+        """Wait for its end and what it saw."""
+        return msgspec.json.decode(self._line("{"), type=Seen)
+
+    def close(self) -> None:
+        """End it."""
+        self._timer.cancel()
+        try:
+            self._process.wait(5)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+
+    def _line(self, beginning: str) -> str:
+        assert self._process.stdout is not None
+        line = self._process.stdout.readline()
+        if not line.startswith(beginning):
+            self._process.kill()
+            raise RuntimeError(f"the load ended with status {self._process.wait()} before it said {beginning!r}")
+        return line
+
+
+class Window(msgspec.Struct, kw_only=True):
+    """One measured run: what the load saw, and what the processes used meanwhile."""
+
+    seen: Seen
+    server_cpu_s: float = 0.0
+    upstream_cpu_s: float = 0.0
+    memory: gauges.Memory | None = None
+    upstream: dict[str, object]
+
+
+def split(load: Load, processes: int) -> list[Load]:
+    """The load in equal parts, one for each process."""
+    if load.replies % processes or load.concurrency % processes:
+        raise ValueError("the load does not divide by its processes")
+    part = {"replies": load.replies // processes, "concurrency": load.concurrency // processes}
+    return [msgspec.structs.replace(load, **part) for _ in range(processes)]
+
+
+def merged(parts: list[Seen]) -> Seen:
+    """What several processes saw, as one."""
+    whole = parts[0]
+    for part in parts[1:]:
+        whole.wall_s = max(whole.wall_s, part.wall_s)
+        whole.load_cpu_s += part.load_cpu_s
+        whole.replies += part.replies
+        whole.tokens += part.tokens
+        whole.messages += part.messages
+        for mine, other in ((whole.statuses, part.statuses), (whole.faults, part.faults)):
+            for key, count in other.items():
+                mine[key] = mine.get(key, 0) + count
+        for name in ("first_token_us", "reply_us", "late_us", "gaps_us", "gap_changes_us"):
+            getattr(whole, name).extend(getattr(part, name))
+    return whole
+
+
+def measure(load: Load, *, system: RunningSystem | None, upstream: Upstream, processes: int, limit_s: float) -> Window:
+    """Warm up, then measure one load. Without a system the load goes straight to the upstream."""
+    workers = [LoadProcess(part, limit_s) for part in split(load, processes)]
+    try:
+        for worker in workers:
+            worker.expect_ready()
+        upstream.reset()
+        if system is not None:
+            system.reset_peak()
+        server_s, upstream_s = system.cpu_s() if system else 0.0, upstream.cpu_s()
+        for worker in workers:
+            worker.go()
+        seen = merged([worker.seen() for worker in workers])
+        time.sleep(SETTLE_S)
+        return Window(
+            seen=seen,
+            server_cpu_s=system.cpu_s() - server_s if system else 0.0,
+            upstream_cpu_s=upstream.cpu_s() - upstream_s,
+            memory=system.memory() if system else None,
+            upstream=upstream.stats(),
+        )
+    finally:
+        for worker in workers:
+            worker.close()
+
+
+def quantile(values: list[int], share: float) -> float:
+    """The value that `share` of all do not exceed, by the nearest rank."""
+    ordered = sorted(values)
+    return float(ordered[min(len(ordered) - 1, max(0, -(-int(share * 1000) * len(ordered) // 1000) - 1))])
+
+
+def metrics(window: Window, load: Load) -> dict[str, float]:
+    """One run as named figures; what cannot be known of it is left out."""
+    seen = window.seen
+    out = {
+        "wall_s": seen.wall_s,
+        "tokens": seen.tokens,
+        "replies": seen.replies,
+        "tokens_per_s": seen.tokens / seen.wall_s,
+        "replies_per_s": seen.replies / seen.wall_s,
+        "incomplete": load.replies - seen.replies,
+        "faults": sum(seen.faults.values()),
+        "refused": sum(count for status, count in seen.statuses.items() if "/" in status),
+        "shed": sum(count for status, count in seen.statuses.items() if status != "OK" and "/" not in status),
+        "load_cpu_share": seen.load_cpu_s / seen.wall_s,
+        "upstream_cpu_share": window.upstream_cpu_s / seen.wall_s,
+    }
+    out |= _upstream_metrics(window)
+    if window.memory is not None and seen.tokens and seen.replies:
+        out["cpu_us_per_token"] = window.server_cpu_s * 1e6 / seen.tokens
+        out["cpu_ms_per_reply"] = window.server_cpu_s * 1e3 / seen.replies
+        out["cpu_share"] = window.server_cpu_s / seen.wall_s
+        out["messages_per_token"] = seen.messages / seen.tokens
+    if window.memory is not None:
+        out |= {name: float(value) for name, value in msgspec.to_builtins(window.memory).items()}
+    times = {
+        "first_token": seen.first_token_us,
+        "reply": seen.reply_us,
+        "late": seen.late_us,
+        "gap": seen.gaps_us,
+        "gap_change": seen.gap_changes_us,
+    }
+    for name, values in times.items():
+        if values:
+            out |= {f"{name}_p{word}_ms": quantile(values, share) / 1e3 for word, share in QUANTILES.items()}
+    return out
+
+
+QUANTILES = {"50": 0.5, "99": 0.99, "999": 0.999}
+
+
+def _upstream_metrics(window: Window) -> dict[str, float]:
+    lag = window.upstream["lag_ms"]
+    assert isinstance(lag, dict)
+    counts = {f"upstream_{name}": window.upstream[name] for name in ("requests", "aborted", "refused")}
+    return {name: float(str(value)) for name, value in counts.items()} | {"upstream_lag_p999_ms": float(lag["p999"])}
+
+
+def added(own: dict[str, float], direct: dict[str, float]) -> dict[str, float]:
+    """What a system adds to the direct run beside it."""
+    return {
+        f"added_{name}": own[name] - direct[name]
+        for name in own
+        if name.endswith("_ms") and name.startswith(("first_token", "late")) and name in direct
+    }

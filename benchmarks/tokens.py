@@ -1,0 +1,95 @@
+"""The numbered, time-stamped tokens that the upstream writes, and the check that a reader has all of them in order."""
+
+from __future__ import annotations
+
+import re
+import time
+
+WIDTH = 9
+NUMBER_SPAN = 36**2
+STAMP_SPAN = 36**6
+DIGITS = "0123456789abcdefghijklmnopqrstuvwxyz"
+MODEL = re.compile(r"t(\d+)-p(\d+)")
+
+
+def now_us() -> int:
+    """Microseconds of CLOCK_MONOTONIC, the clock that the upstream stamps with."""
+    return time.monotonic_ns() // 1000
+
+
+def base36(value: int, digits: int) -> str:
+    """`value` in base 36, padded with zeros."""
+    out = ""
+    for _ in range(digits):
+        value, digit = divmod(value, 36)
+        out = DIGITS[digit] + out
+    return out
+
+
+def shape(model: str) -> tuple[int, int]:
+    """Tokens and pace in milliseconds that a model's name, such as `t100-p50`, stands for."""
+    match = MODEL.fullmatch(model)
+    if match is None:
+        raise ValueError(f"no shape in the model's name: {model}")
+    return int(match[1]), int(match[2])
+
+
+def token(number: int, stamp_us: int) -> str:
+    """One token as the upstream writes it."""
+    return f" {base36(number % NUMBER_SPAN, 2)}{base36(stamp_us % STAMP_SPAN, 6)}"
+
+
+class Transcript:
+    """One reply as its reader sees it: which tokens came, when each was sent, and when it was seen."""
+
+    __slots__ = ("ended", "expected", "fault", "messages", "seen_us", "sent", "started_us")
+
+    def __init__(self, expected: int) -> None:
+        self.expected = expected
+        self.started_us = now_us()
+        self.seen_us: list[int] = []
+        self.sent: list[int] = []
+        self.messages = 0
+        self.ended = False
+        self.fault = ""
+
+    def take(self, text: str) -> None:
+        """Note a piece of the answer, which must follow the one before without a gap or a repetition."""
+        seen = now_us()
+        self.messages += 1
+        if len(text) % WIDTH:
+            self.fault = self.fault or "a token was cut"
+            return
+        for at in range(0, len(text), WIDTH):
+            if int(text[at + 1 : at + 3], 36) != len(self.seen_us) % NUMBER_SPAN:
+                self.fault = self.fault or "a token was lost, repeated or out of order"
+            self.seen_us.append(seen)
+            self.sent.append(int(text[at + 3 : at + WIDTH], 36))
+
+    def end(self) -> None:
+        """Note the terminal chunk: the whole answer must have come by now."""
+        if self.ended:
+            self.fault = self.fault or "two ends"
+        self.ended = True
+        if len(self.seen_us) != self.expected:
+            self.fault = self.fault or "the end came before the last token"
+
+    def first_token_us(self) -> int:
+        """From the start of the call to its first token."""
+        return self.seen_us[0] - self.started_us
+
+    def late_us(self) -> list[int]:
+        """For each token, from its write by the upstream to its reader."""
+        return [
+            (seen - sent + STAMP_SPAN // 2) % STAMP_SPAN - STAMP_SPAN // 2
+            for seen, sent in zip(self.seen_us, self.sent, strict=True)
+        ]
+
+    def gaps_us(self) -> list[int]:
+        """The times between one token and the next, as the reader saw them."""
+        return [later - earlier for earlier, later in zip(self.seen_us, self.seen_us[1:], strict=False)]
+
+    def gap_changes_us(self) -> list[int]:
+        """By how much each gap was longer or shorter for the reader than for the upstream that wrote the tokens."""
+        late = self.late_us()
+        return [abs(later - earlier) for earlier, later in zip(late, late[1:], strict=False)]
