@@ -1,0 +1,179 @@
+"""A provider that speaks OpenAI's chat completions: OpenAI, OpenRouter, vLLM, Ollama and their like.
+
+The SDK builds the request and sorts out refusals; the body's bytes go past it. It must never log or show keys or prompts.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import ssl
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import httpx2
+import openai
+
+from parley_server.core.model import Finish, Prompt
+from parley_server.core.ports import Sink
+from parley_server.errors import (
+    ProviderError,
+    ProviderMalformed,
+    ProviderTruncated,
+    ProviderUnauthenticated,
+    ProviderUnavailable,
+)
+from parley_server.providers.openai_errors import error_in_body, error_of_status
+from parley_server.providers.openai_prompt import messages_of, options_of
+from parley_server.providers.openai_wire import ChunkReader
+from parley_server.providers.transport import Body, PushTransport, body_of, proxied
+
+OPENAI_URL = "https://api.openai.com/v1"
+CONNECT_S = 5.0
+AFTER_FINISH_S = 5.0
+"""How long usage and `[DONE]` are waited for once the provider has said why it ended."""
+
+_TRACEPARENT = re.compile(r"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
+_KEY = re.compile(r"[\x21-\x7e]+")
+
+
+class OpenAIProvider:
+    """One endpoint. `api_key` is asked at each call; None is sent as no `Authorization`, but to OpenAI itself.
+
+    Limits of time but the connect limit are the caller's. Nothing is retried, except on a kept connection that turns
+    out to have been closed before. Proxies named by the environment are used, at more CPU per token.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        base_url: str = OPENAI_URL,
+        *,
+        api_key: str | Callable[[], str | None] | None = None,
+        connect_s: float = CONNECT_S,
+        after_finish_s: float = AFTER_FINISH_S,
+        ssl_context: ssl.SSLContext | None = None,
+    ) -> None:
+        self._name = name
+        self._api_key = api_key
+        self._after_finish_s = after_finish_s
+        self._is_openai = httpx2.URL(base_url).host == "api.openai.com"
+        self.transport = None if proxied(httpx2.URL(base_url)) else PushTransport(ssl_context=ssl_context)
+        limits = httpx2.Timeout(None, connect=connect_s)
+        self._client = openai.AsyncOpenAI(
+            api_key="replaced at each call",
+            base_url=base_url,
+            max_retries=0,
+            timeout=limits,
+            # OpenAI's own headers, which the SDK takes from the environment, are nobody else's business.
+            default_headers=None if self._is_openai else _WITHOUT_ACCOUNT,
+            http_client=_http_client(self.transport, limits, ssl_context),
+        )
+
+    async def generate(self, prompt: Prompt, sink: Sink) -> Finish:
+        """See `Provider`. Raises a `ProviderError` of any kind but ProviderTimeout."""
+        request = self._request(prompt)
+        try:
+            async with self._client.chat.completions.with_streaming_response.create(**request) as response:
+                return await self._read(response.http_response, sink)
+        except openai.APIStatusError as error:
+            raise error_of_status(
+                self._name, error.status_code, headers=error.response.headers, body={"error": error.body}
+            ) from None
+        except openai.APITimeoutError:
+            raise ProviderUnavailable(f"{self._name} could not be connected to in time") from None
+        except openai.APIConnectionError as error:
+            raise self._unavailable(error.__cause__) from None
+        except httpx2.HTTPError as error:
+            raise self._unavailable(error) from None
+
+    async def close(self) -> None:
+        """Close every connection."""
+        await self._client.close()
+
+    # --- asking
+
+    def _request(self, prompt: Prompt) -> dict[str, Any]:
+        headers: dict[str, Any] = {"Authorization": self._authorization()}
+        if _TRACEPARENT.fullmatch(prompt.traceparent):
+            headers["traceparent"] = prompt.traceparent
+        return {
+            "model": prompt.model.name,
+            "messages": (),
+            "stream": True,
+            "stream_options": {"include_usage": True},
+            "extra_headers": headers,
+            # The SDK copies its typed fields one by one, which costs 10 us a message; these it passes on as they are.
+            "extra_body": {"messages": messages_of(prompt), **options_of(prompt)},
+        }
+
+    def _authorization(self) -> str | openai.Omit:
+        key = self._api_key() if callable(self._api_key) else self._api_key
+        key = (key or "").strip()
+        if not key and not self._is_openai:
+            return openai.Omit()
+        if not _KEY.fullmatch(key):
+            raise ProviderUnauthenticated(f"no usable API key is configured for the provider {self._name}")
+        return f"Bearer {key}"
+
+    # --- reading
+
+    async def _read(self, response: httpx2.Response, sink: Sink) -> Finish:
+        if response.headers.get("content-type", "").lower().startswith("application/json"):
+            raise await self._json_instead_of_stream(response)
+        body = body_of(response)
+        timers: list[asyncio.TimerHandle] = []
+        reader = ChunkReader(
+            self._name, sink, on_finish=lambda: timers.append(self._stop_soon(body)), on_done=body.stop
+        )
+        try:
+            await body.push_to(reader.feed)
+        except httpx2.HTTPError as error:
+            if not reader.finished:
+                raise self._broken(error, reader) from None
+        finally:
+            for timer in timers:
+                timer.cancel()
+        return reader.end()
+
+    def _stop_soon(self, body: Body) -> asyncio.TimerHandle:
+        return asyncio.get_running_loop().call_later(self._after_finish_s, body.stop)
+
+    async def _json_instead_of_stream(self, response: httpx2.Response) -> ProviderError:
+        await response.aread()
+        try:
+            answer = response.json()
+        except ValueError:
+            answer = None
+        if isinstance(answer, dict) and answer.get("error"):
+            return error_in_body(self._name, answer["error"])
+        return ProviderMalformed(f"{self._name} answered with one JSON document instead of a stream")
+
+    def _broken(self, error: httpx2.HTTPError, reader: ChunkReader) -> ProviderError:
+        """A connection that broke within the body: a cut answer where there was some of it, else a failed attempt."""
+        reader.cut()
+        if isinstance(error, httpx2.RemoteProtocolError):
+            return ProviderTruncated(f"{self._name} closed the connection before its answer was complete")
+        broken = ProviderUnavailable(f"the connection to {self._name} broke")
+        broken.billed = True
+        return broken
+
+    def _unavailable(self, error: BaseException | None) -> ProviderUnavailable:
+        what = "sent something other than HTTP, or nothing" if isinstance(error, httpx2.RemoteProtocolError) else ""
+        if isinstance(error, httpx2.ConnectError):
+            what = "could not be connected to"
+        return ProviderUnavailable(f"{self._name} {what or 'broke the connection'}")
+
+
+_WITHOUT_ACCOUNT: Mapping[str, Any] = {"OpenAI-Organization": openai.Omit(), "OpenAI-Project": openai.Omit()}
+
+
+def _http_client(
+    transport: PushTransport | None, limits: httpx2.Timeout, ssl_context: ssl.SSLContext | None
+) -> httpx2.AsyncClient:
+    if transport is not None:
+        return openai.DefaultAsyncHttpxClient(transport=transport, timeout=limits)
+    unlimited = httpx2.Limits(max_connections=None, max_keepalive_connections=None, keepalive_expiry=60.0)
+    return openai.DefaultAsyncHttpxClient(
+        timeout=limits, limits=unlimited, verify=ssl_context if ssl_context is not None else True
+    )

@@ -1,0 +1,121 @@
+"""Limits of time on a provider's answer, by its tokens and not by its bytes. It must not cost a timer per token."""
+
+from __future__ import annotations
+
+import asyncio
+
+from parley_server.core.model import Finish, Prompt, Usage
+from parley_server.core.ports import Clock, Provider, Sink, Timer
+from parley_server.errors import ProviderTimeout
+
+CANCEL_AGAIN_S = 1.0
+
+
+class TimeLimits:
+    """`first_token_s` from the call to its first token (text, reasoning or tool call), then `idle_s` between two.
+
+    What is late is cancelled, and again every second until it gives in; what it pushes then is dropped, and
+    `ProviderTimeout` is raised. A cancel from outside goes through as it is.
+    """
+
+    def __init__(self, provider: Provider, *, first_token_s: float, idle_s: float, clock: Clock) -> None:
+        self._provider = provider
+        self._first_token_s = first_token_s
+        self._idle_s = idle_s
+        self._clock = clock
+
+    async def generate(self, prompt: Prompt, sink: Sink) -> Finish:
+        """See `Provider`."""
+        task = asyncio.current_task()
+        assert task is not None
+        cancels_before = task.cancelling()
+        watch = _Watch(sink, task, first_token_s=self._first_token_s, idle_s=self._idle_s, clock=self._clock)
+        try:
+            finish = await self._provider.generate(prompt, watch)
+        except (Exception, asyncio.CancelledError):
+            if watch.stop():
+                raise self._give_up(prompt, watch, cancelled=task.cancelling() > cancels_before) from None
+            raise
+        finally:
+            watch.stop()
+        if watch.expired:
+            raise self._give_up(prompt, watch, cancelled=task.cancelling() > cancels_before)
+        return finish
+
+    async def close(self) -> None:
+        """Close the provider."""
+        await self._provider.close()
+
+    def _give_up(self, prompt: Prompt, watch: _Watch, *, cancelled: bool) -> ProviderTimeout | asyncio.CancelledError:
+        if cancelled:  # from outside as well: that goes first
+            return asyncio.CancelledError()
+        name = prompt.model.provider
+        if watch.begun:
+            return ProviderTimeout(f"{name} sent no further token within {self._idle_s:g} s")
+        return ProviderTimeout(f"{name} sent no first token within {self._first_token_s:g} s")
+
+
+class _Watch:
+    """Passes a sink on, and keeps the time of the last token."""
+
+    def __init__(
+        self, sink: Sink, task: asyncio.Task[object], *, first_token_s: float, idle_s: float, clock: Clock
+    ) -> None:
+        self._sink = sink
+        self._task = task
+        self._idle_s = idle_s
+        self._clock = clock
+        self._monotonic = clock.monotonic
+        self._deadline = clock.monotonic() + first_token_s
+        self._last: float | None = None
+        self.expired = False
+        self._cancels = 0
+        self._timer: Timer = clock.call_at(self._deadline, self._look)
+
+    @property
+    def begun(self) -> bool:
+        """Whether a token has come."""
+        return self._last is not None
+
+    def stop(self) -> bool:
+        """End the watch and take its cancels back; whether there were any."""
+        self._timer.cancel()
+        for _ in range(self._cancels):
+            self._task.uncancel()
+        self._cancels = 0
+        return self.expired
+
+    def _look(self) -> None:
+        now = self._clock.monotonic()
+        deadline = self._deadline if self._last is None else self._last + self._idle_s
+        if now >= deadline or self.expired:
+            self.expired = True
+            self._cancels += 1
+            self._task.cancel()
+            deadline = now + CANCEL_AGAIN_S
+        self._timer = self._clock.call_at(deadline, self._look)
+
+    # --- Sink
+
+    def text(self, text: str) -> None:
+        if text and not self.expired:
+            self._last = self._monotonic()
+            self._sink.text(text)
+
+    def reasoning(self, text: str, signature: bytes = b"") -> None:
+        if (text or signature) and not self.expired:
+            self._last = self._monotonic()
+            self._sink.reasoning(text, signature)
+
+    def tool_call(self, index: int, call_id: str, name: str, arguments: str) -> None:
+        if not self.expired:
+            self._last = self._monotonic()
+            self._sink.tool_call(index, call_id, name, arguments)
+
+    def usage(self, usage: Usage) -> None:
+        if not self.expired:
+            self._sink.usage(usage)
+
+    def flush(self) -> None:
+        if not self.expired:
+            self._sink.flush()
