@@ -75,6 +75,7 @@ SCENARIOS = [
         replies=100,
         short_replies=100,
         ramp_s=1.0,
+        short_direct=False,
     ),
     Scenario(
         name="short",

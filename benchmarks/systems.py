@@ -17,7 +17,7 @@ from pathlib import Path
 from urllib.request import Request, urlopen
 
 import grpc
-from grpc_health.v1 import health_pb2, health_pb2_grpc  # type: ignore[import-untyped]  # it ships no types
+from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from benchmarks import gauges
 

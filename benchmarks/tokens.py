@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 import time
 
@@ -87,9 +88,9 @@ class Transcript:
 
     def gaps_us(self) -> list[int]:
         """The times between one token and the next, as the reader saw them."""
-        return [later - earlier for earlier, later in zip(self.seen_us, self.seen_us[1:], strict=False)]
+        return [later - earlier for earlier, later in itertools.pairwise(self.seen_us)]
 
     def gap_changes_us(self) -> list[int]:
         """By how much each gap was longer or shorter for the reader than for the upstream that wrote the tokens."""
         late = self.late_us()
-        return [abs(later - earlier) for earlier, later in zip(late, late[1:], strict=False)]
+        return [abs(later - earlier) for earlier, later in itertools.pairwise(late)]
