@@ -6,8 +6,6 @@ without a task. A refusal first asks whether the request is the retry of one tha
 
 from __future__ import annotations
 
-import asyncio
-
 import msgspec
 
 from parley_server.core.context import build_messages, prompt_bytes

@@ -105,7 +105,7 @@ class Replies:
         reader = Reader(log, log.last_sequence)
         with self.reading(log, notice=reader.wake):
             await self._until(reader, wait_s, lambda: log.over)
-        return self._standing(log)
+        return self.standing(log)
 
     async def poll(
         self, identity: Identity, reply_id: str, *, after: int, wait_s: float, gather_s: float, reasoning: bool
@@ -118,7 +118,7 @@ class Replies:
         reader = Reader(log, after)
         with self.reading(log, notice=reader.wake):
             chunks = await self._gathered(reader, wait_s, gather_s, reasoning=reasoning)
-        reply = self._standing(log)
+        reply = self.standing(log)
         shown = reply if reader.done else msgspec.structs.replace(reply, message=None)
         return Poll(chunks=tuple(chunks), after_sequence=reader.position, reply=shown)
 
@@ -126,7 +126,7 @@ class Replies:
         """The reply as it stands now. Raises `ReplyNotFound`."""
         log = await self.attach(identity, reply_id)
         self._touch(reply_id)
-        return self._standing(log)
+        return self.standing(log)
 
     async def cancel(self, identity: Identity, target: CancelTarget, reason: str) -> Reply:
         """Stop a reply and return it once its log has its terminal chunk; one that has ended is returned unchanged."""
@@ -174,7 +174,8 @@ class Replies:
         if (generation := self._engine.shelf.running.get(reply_id)) is not None:
             generation.audience.touch()
 
-    def _standing(self, log: Log) -> Reply:
+    def standing(self, log: Log) -> Reply:
+        """The reply of a log as it stands now. Raises `ReplyNotFound` where it was erased."""
         if log.erased:
             raise ReplyNotFound
         generation = self._engine.shelf.running.get(log.reply.id)

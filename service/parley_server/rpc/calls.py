@@ -1,0 +1,147 @@
+"""What stands around every call: who it is from, one map from errors to statuses, one line and one count at its end.
+
+No error text leaves here that is not a `ParleyError`'s; everything else is a defect, told by its call id alone.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import logging
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import grpc
+
+from parley_server.core.endings import defect
+from parley_server.core.ids import new_id
+from parley_server.core.model import Identity
+from parley_server.core.observer import CallObserver
+from parley_server.core.ports import Clock
+from parley_server.core.validation import check_key
+from parley_server.errors import ParleyError, Reason
+from parley_server.rpc.identity import END_USER, Identities, text_metadata
+from parley_server.rpc.status import Trailers, code_of, status_of, trailers_of
+
+log = logging.getLogger("parley.call")
+
+Context = grpc.aio.ServicerContext[Any, Any]
+S = TypeVar("S", bound="Servicer")
+Request = TypeVar("Request")
+Response = TypeVar("Response")
+
+
+NOBODY = Identity(tenant="")
+
+
+@dataclass
+class Caller:
+    """One call: who makes it, and what its log line will say."""
+
+    call_id: str
+    metadata: dict[str, str]
+    identity: Identity = NOBODY
+    reply_id: str = ""
+    code: str = "OK"
+    reason: str = ""
+
+    @property
+    def traceparent(self) -> str:
+        """The W3C trace context of the call; empty where it has none."""
+        return self.metadata.get("traceparent", "")[:256]
+
+
+class ReplyFailed(Exception):
+    """A stream has shown its `failed` chunk; its status says the same."""
+
+    def __init__(self, code: grpc.StatusCode, message: str, trailers: Trailers, reason: Reason) -> None:
+        super().__init__(message)
+        self.code = code
+        self.message = message
+        self.trailers = trailers
+        self.reason = reason
+
+
+@dataclass(frozen=True, kw_only=True)
+class Edge:
+    """What every call needs, of whichever service."""
+
+    identities: Identities
+    observer: CallObserver
+    clock: Clock
+
+
+class Servicer:
+    """What the servicers of all services share."""
+
+    def __init__(self, edge: Edge) -> None:
+        self.edge = edge
+
+
+def rpc(
+    method: str,
+) -> Callable[
+    [Callable[[S, Request, Context, Caller], Awaitable[Response]]], Callable[[S, Request, Context], Awaitable[Response]]
+]:
+    """Make a method a gRPC handler: identify the caller, run it, end the call with the right status, and tell of it."""
+
+    def decorate(
+        body: Callable[[S, Request, Context, Caller], Awaitable[Response]],
+    ) -> Callable[[S, Request, Context], Awaitable[Response]]:
+        @functools.wraps(body)
+        async def handle(self: S, request: Request, context: Context) -> Response:
+            began = self.edge.clock.monotonic()
+            caller = Caller(new_id(self.edge.clock.now_us()), text_metadata(context.invocation_metadata()))
+            try:
+                caller.identity = self.edge.identities.identify(caller.metadata)
+                check_key(END_USER, caller.identity.end_user)
+                return await body(self, request, context, caller)
+            except asyncio.CancelledError:
+                await _cancelled(context, caller)
+                raise
+            except ReplyFailed as failed:
+                caller.code, caller.reason = failed.code.name, failed.reason.value
+                await context.abort(failed.code, failed.message, failed.trailers)
+            except ParleyError as error:
+                code, message, trailers = status_of(error)
+                caller.code, caller.reason = code.name, error.reason.value
+                await context.abort(code, message, trailers)
+            except Exception:  # the only place where a defect becomes a status
+                log.exception("call_defect", extra={"fields": {"call_id": caller.call_id, "method": method}})
+                await _abort_defect(context, caller)
+            finally:
+                self.edge.observer.call_ended(
+                    method=method,
+                    code=caller.code,
+                    duration_s=self.edge.clock.monotonic() - began,
+                    reason=caller.reason,
+                    tenant=caller.identity.tenant,
+                    end_user=caller.identity.end_user,
+                    call_id=caller.call_id,
+                    reply_id=caller.reply_id,
+                    traceparent=caller.traceparent,
+                )
+            raise AssertionError("abort raises")
+
+        return handle
+
+    return decorate
+
+
+async def _cancelled(context: Context, caller: Caller) -> None:
+    """A real cancel of the call is passed on; one that leaked from an inner task would leave the client without any
+    status until its deadline, so it is a defect."""
+    task = asyncio.current_task()
+    if task is not None and task.cancelling():
+        caller.code = grpc.StatusCode.CANCELLED.name
+        return
+    log.error("cancel_leaked", extra={"fields": {"call_id": caller.call_id}})
+    await _abort_defect(context, caller)
+
+
+async def _abort_defect(context: Context, caller: Caller) -> None:
+    error = defect(caller.call_id)
+    code = code_of(error.reason)
+    caller.code, caller.reason = code.name, error.reason.value
+    await context.abort(code, error.message, trailers_of(error))

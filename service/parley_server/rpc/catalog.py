@@ -1,0 +1,47 @@
+"""parley.v1.Catalog and parley.v1.Admin: what is served, and clear words for what a later release brings."""
+
+from __future__ import annotations
+
+import grpc
+from parley.v1 import admin_pb2_grpc, catalog_pb2, catalog_pb2_grpc
+
+from parley_server.core.engine import Catalog
+from parley_server.rpc.calls import Caller, Context, Edge, Servicer, rpc
+from parley_server.rpc.present import model
+
+SERVICE = "/parley.v1.Catalog"
+
+
+class CatalogServicer(Servicer, catalog_pb2_grpc.CatalogServicer):
+    """What a caller may use."""
+
+    def __init__(self, edge: Edge, catalog: Catalog) -> None:
+        super().__init__(edge)
+        self._catalog = catalog
+
+    @rpc(f"{SERVICE}/ListModels")
+    async def ListModels(
+        self, request: catalog_pb2.ListModelsRequest, context: Context, caller: Caller
+    ) -> catalog_pb2.ListModelsResponse:
+        """All models of the catalog."""
+        return catalog_pb2.ListModelsResponse(models=[model(one) for one in self._catalog.models()])
+
+    async def GetQuota(self, request: catalog_pb2.GetQuotaRequest, context: Context) -> catalog_pb2.GetQuotaResponse:
+        """Comes with limits and quotas."""
+        await context.abort(grpc.StatusCode.UNIMPLEMENTED, "GetQuota is not served by this release: it has no quotas")
+        raise AssertionError("abort raises")
+
+
+class AdminServicer(admin_pb2_grpc.AdminServicer):
+    """Comes with credentials: until then every call is refused."""
+
+    async def _refuse(self, request: object, context: Context) -> None:
+        await context.abort(
+            grpc.StatusCode.UNIMPLEMENTED,
+            "Admin is not served by this release: it has no credentials and no stored keys",
+        )
+
+    SetProviderKey = _refuse  # type: ignore[assignment]  # one refusal for all
+    ListProviderKeys = _refuse  # type: ignore[assignment]  # as above
+    DeleteProviderKey = _refuse  # type: ignore[assignment]  # as above
+    ListUsage = _refuse  # type: ignore[assignment]  # as above

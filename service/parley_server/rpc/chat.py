@@ -1,0 +1,130 @@
+"""parley.v1.Chat: converts, calls the core, presents. No rule about replies stands here."""
+
+from __future__ import annotations
+
+from parley.v1 import chat_pb2, chat_pb2_grpc, resources_pb2
+
+from parley_server.core.log import Log
+from parley_server.core.replies import Replies
+from parley_server.core.requests import ReplyRequest
+from parley_server.errors import InvalidRequest
+from parley_server.rpc import convert
+from parley_server.rpc.calls import Caller, Context, Edge, Servicer, rpc
+from parley_server.rpc.present import reply_message, token_chunk
+from parley_server.rpc.stream import Stream
+
+SERVICE = "/parley.v1.Chat"
+DEADLINE_MARGIN_S = 0.5
+FOREVER_S = 86_400.0
+
+
+class ChatServicer(Servicer, chat_pb2_grpc.ChatServicer):
+    """The six calls of the contract. `heartbeat_s` is the default of streams."""
+
+    def __init__(self, edge: Edge, replies: Replies, *, heartbeat_s: float) -> None:
+        super().__init__(edge)
+        self._replies = replies
+        self._heartbeat_s = heartbeat_s
+
+    @rpc(f"{SERVICE}/StreamReply")
+    async def StreamReply(  # type: ignore[override]  # a coroutine that writes: a generator is closed late on a cancel
+        self, request: chat_pb2.ReplyRequest, context: Context, caller: Caller
+    ) -> None:
+        """Accept, then stream."""
+        heartbeat_s = convert.heartbeat_s(request.stream_options, self._heartbeat_s)
+        started = await self._replies.start(
+            ReplyRequest(
+                identity=caller.identity,
+                request_id=request.request_id,
+                question=convert.question(request),
+                traceparent=caller.traceparent,
+            )
+        )
+        caller.reply_id = started.log.reply.id
+        stream = self._stream(context, started.log, request.stream_options, after=0, heartbeat_s=heartbeat_s)
+        await stream.run(self._replies, replayed=started.replayed)
+
+    @rpc(f"{SERVICE}/ResumeReply")
+    async def ResumeReply(  # type: ignore[override]  # as above
+        self, request: chat_pb2.ResumeReplyRequest, context: Context, caller: Caller
+    ) -> None:
+        """Find the log, then stream from the cursor."""
+        if request.after_sequence < 0:
+            raise InvalidRequest.field("after_sequence", "must not be negative")
+        heartbeat_s = convert.heartbeat_s(request.stream_options, self._heartbeat_s)
+        log = await self._replies.attach(caller.identity, request.reply_id)
+        caller.reply_id = log.reply.id
+        self.edge.observer.resumed()
+        after = request.after_sequence
+        stream = self._stream(context, log, request.stream_options, after=after, heartbeat_s=heartbeat_s)
+        await stream.run(self._replies, replayed=False)
+
+    @rpc(f"{SERVICE}/CreateReply")
+    async def CreateReply(
+        self, request: chat_pb2.ReplyRequest, context: Context, caller: Caller
+    ) -> resources_pb2.Reply:
+        """Accept, say so with the headers, then wait for the end."""
+        wait_s = convert.seconds(request.wait, "wait") if request.HasField("wait") else FOREVER_S
+        started = await self._replies.start(
+            ReplyRequest(
+                identity=caller.identity,
+                request_id=request.request_id,
+                question=convert.question(request),
+                background=wait_s == 0,
+                traceparent=caller.traceparent,
+            )
+        )
+        caller.reply_id = started.log.reply.id
+        await context.send_initial_metadata(())
+        if wait_s == 0:
+            return reply_message(self._replies.standing(started.log))
+        return reply_message(await self._replies.wait(started.log, _within_deadline(context, wait_s)))
+
+    @rpc(f"{SERVICE}/PollReply")
+    async def PollReply(
+        self, request: chat_pb2.PollReplyRequest, context: Context, caller: Caller
+    ) -> chat_pb2.PollReplyResponse:
+        """What is new after the cursor."""
+        caller.reply_id = request.reply_id[:64]
+        wait_s, gather_s = convert.wait_s(request), convert.gather_s(request)
+        poll = await self._replies.poll(
+            caller.identity,
+            request.reply_id,
+            after=request.after_sequence,
+            wait_s=_within_deadline(context, wait_s),
+            gather_s=_within_deadline(context, gather_s),
+            reasoning=request.reasoning,
+        )
+        return chat_pb2.PollReplyResponse(
+            chunks=[token_chunk(chunk) for chunk in poll.chunks],
+            after_sequence=poll.after_sequence,
+            reply=reply_message(poll.reply),
+        )
+
+    @rpc(f"{SERVICE}/GetReply")
+    async def GetReply(
+        self, request: chat_pb2.GetReplyRequest, context: Context, caller: Caller
+    ) -> resources_pb2.Reply:
+        """The reply as it stands."""
+        caller.reply_id = request.reply_id[:64]
+        return reply_message(await self._replies.get(caller.identity, request.reply_id))
+
+    @rpc(f"{SERVICE}/Cancel")
+    async def Cancel(self, request: chat_pb2.CancelRequest, context: Context, caller: Caller) -> resources_pb2.Reply:
+        """Stop a reply, by any of its names."""
+        reply = await self._replies.cancel(caller.identity, convert.cancel_target(request), request.reason)
+        caller.reply_id = reply.id
+        return reply_message(reply)
+
+    def _stream(
+        self, context: Context, log: Log, options: chat_pb2.StreamOptions, *, after: int, heartbeat_s: float
+    ) -> Stream:
+        return Stream(context, log, self.edge.clock, after=after, heartbeat_s=heartbeat_s, reasoning=options.reasoning)
+
+
+def _within_deadline(context: Context, wait_s: float) -> float:
+    """A wait that ends shortly before the call's deadline."""
+    left: float | None = context.time_remaining()  # None without a deadline, whatever the stubs say
+    if left is None:
+        return wait_s
+    return max(0.0, min(wait_s, left - min(DEADLINE_MARGIN_S, left / 4)))

@@ -1,0 +1,88 @@
+"""parley.v1.Conversations: converts, calls the core, presents."""
+
+from __future__ import annotations
+
+from parley.v1 import conversations_pb2, conversations_pb2_grpc, resources_pb2
+
+from parley_server.core.conversations import Conversations
+from parley_server.rpc import convert, present
+from parley_server.rpc.calls import Caller, Context, Edge, Servicer, rpc
+
+SERVICE = "/parley.v1.Conversations"
+
+
+class ConversationsServicer(Servicer, conversations_pb2_grpc.ConversationsServicer):
+    """The seven calls of the contract."""
+
+    def __init__(self, edge: Edge, conversations: Conversations) -> None:
+        super().__init__(edge)
+        self._conversations = conversations
+
+    @rpc(f"{SERVICE}/CreateConversation")
+    async def CreateConversation(
+        self, request: conversations_pb2.CreateConversationRequest, context: Context, caller: Caller
+    ) -> resources_pb2.Conversation:
+        """Create a conversation with its first messages."""
+        made = await self._conversations.create(caller.identity, convert.creation(request), request.request_id)
+        return present.conversation(made)
+
+    @rpc(f"{SERVICE}/GetConversation")
+    async def GetConversation(
+        self, request: conversations_pb2.GetConversationRequest, context: Context, caller: Caller
+    ) -> resources_pb2.Conversation:
+        """One conversation."""
+        return present.conversation(await self._conversations.get(caller.identity, request.conversation_id))
+
+    @rpc(f"{SERVICE}/ListConversations")
+    async def ListConversations(
+        self, request: conversations_pb2.ListConversationsRequest, context: Context, caller: Caller
+    ) -> conversations_pb2.ListConversationsResponse:
+        """A page of the caller's conversations."""
+        page = await self._conversations.list(
+            caller.identity,
+            query=request.query,
+            labels=dict(request.labels),
+            page_size=request.page_size,
+            page_token=request.page_token,
+        )
+        return conversations_pb2.ListConversationsResponse(
+            conversations=[present.conversation(one) for one in page.conversations],
+            next_page_token=page.next_page_token,
+        )
+
+    @rpc(f"{SERVICE}/UpdateConversation")
+    async def UpdateConversation(
+        self, request: conversations_pb2.UpdateConversationRequest, context: Context, caller: Caller
+    ) -> resources_pb2.Conversation:
+        """Change fields of a conversation."""
+        update = convert.conversation_update(request)
+        return present.conversation(await self._conversations.update(caller.identity, update))
+
+    @rpc(f"{SERVICE}/DeleteConversation")
+    async def DeleteConversation(
+        self, request: conversations_pb2.DeleteConversationRequest, context: Context, caller: Caller
+    ) -> conversations_pb2.DeleteConversationResponse:
+        """Erase a conversation."""
+        await self._conversations.delete(caller.identity, request.conversation_id, request.etag)
+        return conversations_pb2.DeleteConversationResponse()
+
+    @rpc(f"{SERVICE}/ListMessages")
+    async def ListMessages(
+        self, request: conversations_pb2.ListMessagesRequest, context: Context, caller: Caller
+    ) -> conversations_pb2.ListMessagesResponse:
+        """A page of a branch, or of the whole tree."""
+        page = await self._conversations.messages(
+            caller.identity, convert.message_filter(request), request.page_size, request.page_token
+        )
+        return conversations_pb2.ListMessagesResponse(
+            messages=[present.message(message) for message in page.messages],
+            next_page_token=page.next_page_token,
+            replies=[present.reply_message(reply) for reply in page.replies],
+        )
+
+    @rpc(f"{SERVICE}/GetImage")
+    async def GetImage(
+        self, request: conversations_pb2.GetImageRequest, context: Context, caller: Caller
+    ) -> resources_pb2.Image:
+        """An image with its bytes."""
+        return present.image(await self._conversations.image(caller.identity, request.image_id))

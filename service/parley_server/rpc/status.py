@@ -1,0 +1,115 @@
+"""The one place that turns an error into a gRPC status, with its details and the trailer for languages without them."""
+
+from __future__ import annotations
+
+import math
+
+import grpc
+from google.protobuf.any_pb2 import Any as AnyMessage
+from google.protobuf.duration_pb2 import Duration
+from google.protobuf.message import Message as ProtoMessage
+from google.rpc import error_details_pb2, status_pb2
+from parley.v1 import errors_pb2
+
+from parley_server.core.model import ReplyError
+from parley_server.errors import ParleyError, Reason
+
+DOMAIN = "parley.v1"
+MAX_TEXT = 512  # characters of a message or a metadata value: all details together stay under 4 KiB
+MAX_VIOLATIONS = 4
+
+Trailers = tuple[tuple[str, str | bytes], ...]
+
+_CODES: dict[Reason, grpc.StatusCode] = {
+    Reason.INVALID_REQUEST: grpc.StatusCode.INVALID_ARGUMENT,
+    Reason.UNSUPPORTED_INPUT: grpc.StatusCode.INVALID_ARGUMENT,
+    Reason.CONTEXT_TOO_LARGE: grpc.StatusCode.INVALID_ARGUMENT,
+    Reason.INPUT_TOO_LARGE: grpc.StatusCode.INVALID_ARGUMENT,
+    Reason.UNAUTHENTICATED: grpc.StatusCode.UNAUTHENTICATED,
+    Reason.FORBIDDEN: grpc.StatusCode.PERMISSION_DENIED,
+    Reason.CONVERSATION_NOT_FOUND: grpc.StatusCode.NOT_FOUND,
+    Reason.MESSAGE_NOT_FOUND: grpc.StatusCode.NOT_FOUND,
+    Reason.REPLY_NOT_FOUND: grpc.StatusCode.NOT_FOUND,
+    Reason.MODEL_NOT_FOUND: grpc.StatusCode.NOT_FOUND,
+    Reason.PROVIDER_NOT_FOUND: grpc.StatusCode.NOT_FOUND,
+    Reason.IMAGE_NOT_FOUND: grpc.StatusCode.NOT_FOUND,
+    Reason.REQUEST_ID_REUSED: grpc.StatusCode.ALREADY_EXISTS,
+    Reason.CONVERSATION_EXISTS: grpc.StatusCode.ALREADY_EXISTS,
+    Reason.REPLY_IN_PROGRESS: grpc.StatusCode.ABORTED,
+    Reason.ETAG_MISMATCH: grpc.StatusCode.ABORTED,
+    Reason.RATE_LIMITED: grpc.StatusCode.RESOURCE_EXHAUSTED,
+    Reason.QUOTA_EXCEEDED: grpc.StatusCode.RESOURCE_EXHAUSTED,
+    Reason.TOO_MANY_READERS: grpc.StatusCode.RESOURCE_EXHAUSTED,
+    Reason.NOT_CONFIGURED: grpc.StatusCode.FAILED_PRECONDITION,
+    Reason.DRAINING: grpc.StatusCode.UNAVAILABLE,
+    Reason.OVERLOADED: grpc.StatusCode.UNAVAILABLE,
+    Reason.STORAGE_UNAVAILABLE: grpc.StatusCode.UNAVAILABLE,
+    Reason.INTERNAL: grpc.StatusCode.INTERNAL,
+}
+
+
+def code_of(reason: Reason) -> grpc.StatusCode:
+    """The status code of a reason; of one that fails an accepted reply ABORTED, so that no mesh ejects a replica."""
+    return _CODES.get(reason, grpc.StatusCode.ABORTED)
+
+
+def error_message(error: ReplyError) -> errors_pb2.ReplyError:
+    """An error as it stands in a reply, a chunk or the trailer."""
+    message = errors_pb2.ReplyError(
+        code=_number(code_of(error.reason)),
+        reason=errors_pb2.ErrorReason.Value(f"ERROR_REASON_{error.reason}"),
+        message=error.message[:MAX_TEXT],
+        retryable=error.retryable,
+        metadata={key[:MAX_TEXT]: value[:MAX_TEXT] for key, value in error.metadata.items()},
+    )
+    if error.retry_after_s is not None:
+        message.retry_after.CopyFrom(_duration(error.retry_after_s))
+    return message
+
+
+def trailers_of(error: ReplyError, violations: tuple[tuple[str, str], ...] = ()) -> Trailers:
+    """The trailers of a status: `google.rpc.Status` with ErrorInfo and what else belongs to the reason, and the same
+    as a `ReplyError` in `parley-error-bin`."""
+    plain = error_message(error)
+    details: list[ProtoMessage] = [
+        error_details_pb2.ErrorInfo(reason=error.reason.value, domain=DOMAIN, metadata=dict(plain.metadata))
+    ]
+    if error.retry_after_s is not None:
+        details.append(error_details_pb2.RetryInfo(retry_delay=_duration(error.retry_after_s)))
+    if violations:
+        details.append(
+            error_details_pb2.BadRequest(
+                field_violations=[
+                    error_details_pb2.BadRequest.FieldViolation(field=path[:MAX_TEXT], description=problem[:MAX_TEXT])
+                    for path, problem in violations[:MAX_VIOLATIONS]
+                ]
+            )
+        )
+    status = status_pb2.Status(code=plain.code, message=plain.message)
+    for detail in details:
+        status.details.append(_packed(detail))
+    return (
+        ("grpc-status-details-bin", status.SerializeToString()),
+        ("parley-error-bin", plain.SerializeToString()),
+    )
+
+
+def status_of(error: ParleyError) -> tuple[grpc.StatusCode, str, Trailers]:
+    """What a call that raises `error` ends with."""
+    plain = ReplyError.of(error)
+    return code_of(error.reason), error.message[:MAX_TEXT], trailers_of(plain, error.violations)
+
+
+def _packed(detail: ProtoMessage) -> AnyMessage:
+    packed = AnyMessage()
+    packed.Pack(detail)
+    return packed
+
+
+def _duration(seconds: float) -> Duration:
+    whole = math.floor(seconds)
+    return Duration(seconds=whole, nanos=int((seconds - whole) * 1e9))
+
+
+def _number(code: grpc.StatusCode) -> int:
+    return int(code.value[0])

@@ -1,0 +1,91 @@
+"""One stream of token chunks to one reader: what the log has, heartbeats in its silences, and the notice of a drain.
+
+It holds an index and nothing else of the reply, so that a slow reader costs nothing but its own patience.
+"""
+
+from __future__ import annotations
+
+from google.protobuf.duration_pb2 import Duration
+from parley.v1 import chat_pb2
+
+from parley_server.core.events import Failed, ReasoningDelta
+from parley_server.core.log import Log, Reader
+from parley_server.core.ports import Clock, Timer
+from parley_server.core.replies import Replies
+from parley_server.rpc.calls import Context, ReplyFailed
+from parley_server.rpc.present import accepted, time_message, token_chunk
+from parley_server.rpc.status import code_of, trailers_of
+
+
+class Stream:
+    """Follows `log` from `after`. `run` returns after a `finished` chunk and raises `ReplyFailed` after a `failed`
+    one."""
+
+    def __init__(
+        self, context: Context, log: Log, clock: Clock, *, after: int, heartbeat_s: float, reasoning: bool
+    ) -> None:
+        self._context = context
+        self._log = log
+        self._clock = clock
+        self._reader = Reader(log, after)
+        self._heartbeat_s = heartbeat_s
+        self._reasoning = reasoning
+        self._last_write = clock.monotonic()
+        self._timer: Timer | None = None
+        self._going_away = False
+
+    async def run(self, replies: Replies, *, replayed: bool) -> None:
+        """Send everything up to the terminal chunk."""
+        with replies.reading(self._log, notice=self._go_away):
+            self._timer = self._clock.call_at(self._last_write + self._heartbeat_s, self._tick)
+            try:
+                first = accepted(self._log.reply, position=self._reader.position, replayed=replayed)
+                await self._context.write(first)
+                await self._follow(replies)
+            finally:
+                self._timer.cancel()
+
+    async def _follow(self, replies: Replies) -> None:
+        reader, write = self._reader, self._context.write
+        while True:
+            for chunk in reader.take():
+                if isinstance(chunk.entry, ReasoningDelta) and not self._reasoning:
+                    continue
+                await write(token_chunk(chunk))
+                self._last_write = self._clock.monotonic()
+                if isinstance(chunk.entry, Failed):
+                    error = chunk.entry.error
+                    raise ReplyFailed(code_of(error.reason), error.message, trailers_of(error), error.reason)
+            if reader.done:
+                return
+            if self._going_away and replies.going_away_at is not None:
+                self._going_away = False
+                await self._say_go_away(replies.going_away_at)
+            if self._clock.monotonic() >= self._last_write + self._heartbeat_s:
+                await self._say_alive()
+            if not reader.ready:
+                await reader.wait()
+
+    async def _say_alive(self) -> None:
+        beat = chat_pb2.Heartbeat(time=time_message(self._clock.now_us()))
+        await self._context.write(chat_pb2.TokenChunk(sequence=self._reader.position, heartbeat=beat))
+        self._last_write = self._clock.monotonic()
+
+    async def _say_go_away(self, at: float) -> None:
+        left_ms = max(0, round((at - self._clock.monotonic()) * 1000))
+        notice = chat_pb2.GoAway(time_left=Duration(seconds=left_ms // 1000, nanos=left_ms % 1000 * 1_000_000))
+        await self._context.write(chat_pb2.TokenChunk(sequence=self._reader.position, go_away=notice))
+        self._last_write = self._clock.monotonic()
+
+    def _go_away(self) -> None:
+        self._going_away = True
+        self._reader.wake()
+
+    def _tick(self) -> None:
+        """One timer per stream, armed again only when it fires: nothing is set per token."""
+        due = self._last_write + self._heartbeat_s
+        now = self._clock.monotonic()
+        if now >= due:
+            self._reader.wake()
+            due = now + self._heartbeat_s
+        self._timer = self._clock.call_at(due, self._tick)
