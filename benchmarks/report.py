@@ -34,6 +34,7 @@ DETAILS = {
     "added to a gap p50, ms": "gap_change_p50_ms",
     "added to a gap p99, ms": "gap_change_p99_ms",
     "replies not complete": "incomplete",
+    "refused by the application": "refused",
     "resident memory, peak MiB": "peak_mib",
     "CPU of the load, cores": "load_cpu_share",
     "CPU of the upstream, cores": "upstream_cpu_share",
@@ -112,14 +113,18 @@ def detail_table(measured: Measured) -> str:
 
 def misses(results: Results) -> str:
     """The missed and the unmeasured figures, to be read first."""
-    lines = []
+    missed, unmeasured = [], []
     for one in verdicts(results):
         figure = f"{results.scenarios[one.target.scenario].title}: {one.target.what}"
         target = wanted(one.target, one.limit)
-        if one.reached is False:
-            lines.append(f"- **Missed**: {figure} is {shown(one.systems[SUBJECT])}, to be {target}.")
-        elif one.reached is None:
-            lines.append(f"- Not measured: {figure} {target}.")
+        if one.reached is None:
+            unmeasured.append(f"- Not measured: {figure} {target}.")
+        elif not one.reached:
+            lost = sum(of(results.scenarios[one.target.scenario], SUBJECT, "incomplete"))
+            after = f" ({number(lost)} replies of these runs were not complete)" if lost else ""
+            figure_now = shown(one.systems.get(SUBJECT)) or "unknown"
+            missed.append(f"- **Missed**: {figure} is {figure_now}, to be {target}{after}.")
+    lines = [*missed, *unmeasured]
     return "\n".join(lines or ["None of the figures below is missed."])
 
 

@@ -148,4 +148,5 @@ TARGETS = [
     Target(scenario=MANY, what="first token, p99", metric="first_token_p99_ms", unit="ms", limit=1000),
     Target(scenario=MANY, what="resident memory, peak", metric="peak_mib", unit="MiB", limit=300),
     Target(scenario=BURST, what="calls shed by the transport", metric="shed", unit="calls", limit=0),
+    Target(scenario=BURST, what="calls accepted, but not complete", metric="faults", unit="calls", limit=0),
 ]
