@@ -1,6 +1,6 @@
 """A provider that speaks OpenAI's chat completions: OpenAI, OpenRouter, vLLM, Ollama and their like.
 
-The SDK builds the request and sorts out refusals; the body's bytes go past it. It must never log or show keys or prompts.
+The SDK builds the request and sorts out refusals; the body's bytes go past it. Keys and prompts must never be shown.
 """
 
 from __future__ import annotations

@@ -12,7 +12,8 @@ BOM = b"\xef\xbb\xbf"
 
 
 class EventSplitter:
-    """Takes bytes as they come and returns the `data` of every event that they complete; other fields are ignored.
+    """Takes bytes as they come and returns the `data` of every event that they complete and that has any; the
+    rest is ignored.
 
     Raises `ProviderMalformed` for an event of more than `max_event_bytes`.
     """
@@ -54,6 +55,8 @@ class EventSplitter:
         events = data[6:end].split(b"\n\ndata: ")
         if data.count(b"\n", 0, end + 2) != 2 * len(events):
             return self._lines(data)
+        if b"" in events:
+            events = [event for event in events if event]
         if len(data) > end + 2:
             events += self._lines(data[end + 2 :])
         self._at_start = False
@@ -78,9 +81,10 @@ class EventSplitter:
             self._at_start = False
             line = line.removeprefix(BOM)
         if not line:
-            if self._data:
-                events.append(b"\n".join(self._data))
-                self._data, self._data_bytes = [], 0
+            data = b"\n".join(self._data)
+            if data:
+                events.append(data)
+            self._data, self._data_bytes = [], 0
             return
         if not line.startswith(b"data"):
             return
