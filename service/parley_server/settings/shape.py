@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+import re
 from decimal import Decimal
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -12,6 +13,8 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr
 KIB = 1024
 MIB = 1024 * KIB
 NANO_USD = 1_000_000_000
+
+_ADDRESS = re.compile(r"(?:\[(?P<ipv6>[^\]]+)\]|(?P<host>[A-Za-z0-9._-]+)):(?P<port>[0-9]{1,5})")
 
 
 class _Shape(BaseModel):
@@ -39,7 +42,7 @@ def _nano_usd(value: Any) -> Any:
     return int(nano_usd)
 
 
-Seconds = Annotated[float, BeforeValidator(_number), Field(gt=0, le=86_400, allow_inf_nan=False)]
+Seconds = Annotated[float, BeforeValidator(_number), Field(gt=0, le=86_400)]
 NanoUsd = Annotated[int, BeforeValidator(_nano_usd), Field(le=10**18)]
 Count = Annotated[int, Field(gt=0)]
 
@@ -66,14 +69,18 @@ class Address(_Shape):
     @classmethod
     def parse(cls, text: str) -> Address:
         """Read `host:port` or `[ipv6]:port`; raises ValueError."""
-        host, colon, port = text.rpartition(":")
-        if host.startswith("[") and host.endswith("]"):
-            host = str(ipaddress.IPv6Address(host[1:-1]))
-        elif ":" in host or any(character.isspace() for character in host):
-            host = ""
-        if not colon or not host or not (port.isascii() and port.isdigit()) or int(port) > 65_535:
+        matched = _ADDRESS.fullmatch(text)
+        port = int(matched["port"]) if matched else 0
+        if matched is None or port > 65_535 or (matched["ipv6"] and not _is_ipv6(matched["ipv6"])):
             raise ValueError(f'must be "host:port" or "[ipv6]:port" (got "{text}")')
-        return cls(host=host, port=int(port))
+        return cls(host=matched["ipv6"] or matched["host"], port=port)
+
+
+def _is_ipv6(text: str) -> bool:
+    try:
+        return bool(ipaddress.IPv6Address(text))
+    except ValueError:
+        return False
 
 
 class Timeouts(_Shape):
@@ -138,7 +145,7 @@ class ServerSettings(_Shape):
     max_prompt_bytes: Annotated[int, Field(ge=MIB)] = 256 * MIB
     max_readers_per_reply: Count = 100
     time_limit_s: Seconds = 600.0
-    orphan_ttl_s: Annotated[float, BeforeValidator(_number), Field(ge=0, le=86_400, allow_inf_nan=False)] = 300.0
+    orphan_ttl_s: Annotated[float, BeforeValidator(_number), Field(ge=0, le=86_400)] = 300.0
     disconnect_cancel_s: Seconds = 10.0
     heartbeat_s: Annotated[float, BeforeValidator(_number), Field(ge=1, le=60)] = 15.0
     checkpoint_interval_s: Annotated[float, BeforeValidator(_number), Field(ge=0.01, le=0.1)] = 0.1

@@ -1,0 +1,183 @@
+"""What is said about a wrong configuration: all of it at once, in lines that name the place, without a secret."""
+
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+
+import pytest
+from parley_server.settings import SettingsError, load_settings
+
+MODEL = '[models.m]\nprovider = "scripted"\nname = "n"\n'
+
+
+def faults_of(folder: Path, text: str = "", environment: dict[str, str] | None = None) -> list[str]:
+    path = folder / "parley.toml"
+    path.write_text(text)
+    with pytest.raises(SettingsError) as caught:
+        load_settings({"PARLEY_CONFIG": str(path), **(environment or {})})
+    return caught.value.faults
+
+
+def test_every_fault_at_once(tmp_path: Path) -> None:
+    text = """
+colour = "red"
+log_level = "loud"
+[tenants.shop]
+roles = ["client"]
+[providers.openai]
+kind = "openai"
+api_key = "env:ABSENT"
+[providers.openai.timeouts]
+connect = -1
+conect = 5
+[providers.other]
+kind = "opnai"
+[models.fast]
+provider = "opnai"
+name = "x"
+fallback = ["slow"]
+prices = { prompt = -0.5 }
+[server]
+default_model = "fats"
+max_replys = 3
+heartbeat_s = 90
+"""
+    environment = {"PARLEY_LISTEN": "nowhere", "PARLEY_LOGLEVEL": "info", "PARLEY_REDIS_URL": "redis://u:pw@h"}
+    assert faults_of(tmp_path, text, environment) == [
+        "colour: unknown key",
+        "tenants: not supported by this release",
+        "PARLEY_LOGLEVEL: unknown variable; did you mean PARLEY_LOG_LEVEL?",
+        'PARLEY_LISTEN: must be "host:port" or "[ipv6]:port" (got "nowhere")',
+        'log_level: must be debug, info, warning or error (got "loud")',
+        "PARLEY_REDIS_URL: not supported by this release",
+        "providers.openai.api_key: the environment variable ABSENT is not set",
+        "providers.openai.timeouts.connect: must be greater than 0 (got -1)",
+        "providers.openai.timeouts.conect: unknown key; did you mean connect?",
+        'providers.other.kind: must be "openai" or "scripted"; did you mean openai?',
+        "models.fast.fallback: not supported by this release",
+        "models.fast.prices.prompt: must be zero or more",
+        'models.fast.provider: no provider has the name "opnai"; did you mean openai?',
+        "server.heartbeat_s: must be at most 60 (got 90)",
+        "server.max_replys: unknown key; did you mean max_replies?",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("text", "fault"),
+    [
+        ("fallback = 1", "fallback: unknown key"),
+        ('listn = "a"', "listn: unknown key; did you mean listen?"),
+        ("listen = 5", "listen: must be a string"),
+        ('insecure = "perhaps"', "insecure: must be 1 or 0, true or false"),
+        ('encryption_keys = "k"', "encryption_keys: not supported by this release"),
+        ('database_url = "sqlite+aiosqlite:///:memory:"', "database_url: must name a file"),
+        ('database_url = "mysql://u:secret@h/d"', 'database_url: must be "sqlite+aiosqlite:///PATH" of a file'),
+        ('database_url = "postgresql+asyncpg://u:secret@h/d"', "database_url: PostgreSQL is not supported by"),
+        ("providers = 5", "providers: must be a table of one or more tables"),
+        ("[providers]\np = 5", "providers.p: must be a table"),
+        ("[providers.p]\nbase_url = 5", "providers.p.kind: is required"),
+        ('[providers.p]\nkind = "openai"\nbase_url = "ftp://u:secret@x"', "providers.p.base_url: must be an http or"),
+        ('[providers.p]\nkind = "openai"\nbase_url = 5', "providers.p.base_url: must be a string (got 5)"),
+        ('[providers.p]\nkind = "openai"\napi_key = "sk-secret"', 'providers.p.api_key: must be "env:NAME" or "file'),
+        ('[providers.p]\nkind = "openai"\napi_key = "stored"', 'providers.p.api_key: "stored" is not supported by'),
+        ('[providers.p]\nkind = "openai"\napi_key = "file:none"', "providers.p.api_key: the file none cannot be read"),
+        ('[providers.p]\nkind = "scripted"\napi_key = "x-secret"', "providers.p.api_key: unknown key"),
+        ('[providers.p]\nkind = "scripted"', "models: with [providers], at least one [models.ALIAS] is required"),
+        ('[models."a b"]\nprovider = "scripted"\nname = "n"', "models.a b: a name has 1 to 128 letters, digits and"),
+        ('[models.m]\nname = "n"', "models.m.provider: is required"),
+        ('[models.m]\nprovider = "scripted"\nname = ""', "models.m.name: must not be empty"),
+        (MODEL + "images = 1", "models.m.images: must be true or false (got 1)"),
+        (MODEL + "context_tokens = 1.5", "models.m.context_tokens: must be a whole number (got 1.5)"),
+        (MODEL + 'context_tokens = "9"', "models.m.context_tokens: must be a whole number"),
+        (MODEL + "prices = 5", "models.m.prices: must be a table (got 5)"),
+        (MODEL + "prices = { prompt = inf }", "models.m.prices.prompt: must be zero or more"),
+        (MODEL + "prices = { prompt = true }", "models.m.prices.prompt: must be a number of US dollars"),
+        (MODEL + "prices = { prompt = 0.0000000001 }", "models.m.prices.prompt: must have at most 9 decimal places"),
+        (MODEL + '[models.o]\nprovider = "scripted"\nname = "n"', "server.default_model: is required where there are"),
+        (
+            MODEL + '[server]\ndefault_model = "mm"',
+            'server.default_model: no model has the alias "mm"; did you mean m?',
+        ),
+        ("server = 5", "server: must be a table (got 5)"),
+        ("[server]\ntime_limit_s = nan", "server.time_limit_s: must be greater than 0 (got NaN)"),
+        ("[server]\norphan_ttl_s = inf", "server.orphan_ttl_s: must be at most 86400 (got Infinity)"),
+        ("[server]\norphan_ttl_s = nan", "server.orphan_ttl_s: must be at least 0 (got NaN)"),
+        ("[server]\ntime_limit_s = true", "server.time_limit_s: must be a number (got true)"),
+        ("[server]\ncheckpoint_interval_s = 0.2", "server.checkpoint_interval_s: must be at most 0.1 (got 0.2)"),
+        ("[tls]\ncertificate = 'c.pem'", "tls.key: is required"),
+        ("[tls]\ncertificate = 'c.pem'\nkey = 'k.pem'", "tls.certificate: the file "),
+        ("tls = 5", "tls: must be a table (got 5)"),
+    ],
+)
+def test_one_fault(tmp_path: Path, text: str, fault: str) -> None:
+    faults = faults_of(tmp_path, text)
+    assert any(line.startswith(fault) for line in faults), faults
+    assert "secret" not in "\n".join(faults)
+
+
+@pytest.mark.parametrize(
+    ("environment", "fault"),
+    [
+        ({"PARLEY_LISTEN": "0.0.0.0:50051"}, "listen: 0.0.0.0:50051 is not loopback and there are no credentials"),
+        ({"PARLEY_LISTEN": "example.org:1"}, "listen: example.org:1 is not loopback"),
+        ({"PARLEY_LISTEN": "::1:5"}, 'PARLEY_LISTEN: must be "host:port"'),
+        ({"PARLEY_LISTEN": "[::g]:5"}, 'PARLEY_LISTEN: must be "host:port"'),
+        ({"PARLEY_LISTEN": "127.0.0.1:65536"}, 'PARLEY_LISTEN: must be "host:port"'),
+        ({"PARLEY_METRICS_LISTEN": "off"}, 'PARLEY_METRICS_LISTEN: must be "host:port"'),
+        ({"PARLEY_INSECURE": "maybe"}, "PARLEY_INSECURE: must be 1 or 0, true or false"),
+        ({"PARLEY_LOG_FORMAT": "jsn"}, 'PARLEY_LOG_FORMAT: must be json or text (got "jsn"); did you mean json?'),
+        ({"PARLEY_ENCRYPTION_KEYS": "secret"}, "PARLEY_ENCRYPTION_KEYS: not supported by this release"),
+        ({"PARLEY_DATABASE_URL": "postgresql://u:secret@h/d"}, "PARLEY_DATABASE_URL: PostgreSQL is not supported"),
+        ({"PARLEY_FOO_BAR_BAZ": "secret"}, "PARLEY_FOO_BAR_BAZ: unknown variable"),
+    ],
+)
+def test_a_wrong_variable_is_named(tmp_path: Path, environment: dict[str, str], fault: str) -> None:
+    (line,) = faults_of(tmp_path, "", environment)
+    assert line.startswith(fault)
+    assert "secret" not in line
+
+
+def test_arguments_are_named_as_they_are_typed() -> None:
+    with pytest.raises(SettingsError, match=r'  --log-level: must be debug, info, warning or error \(got "x"\)'):
+        load_settings({}, {"log_level": "x"})
+
+
+def test_broken_files(tmp_path: Path) -> None:
+    (line,) = faults_of(tmp_path, "a = \n")
+    assert line == f"{tmp_path}/parley.toml: Invalid value (at line 1, column 5)"
+    (tmp_path / "latin").write_bytes(b"# \xe9")
+    for name, problem in (("absent", "No such file or directory"), ("latin", "is not UTF-8 text")):
+        with pytest.raises(SettingsError) as caught:
+            load_settings({"PARLEY_CONFIG": str(tmp_path / name)})
+        assert caught.value.faults == [f"{tmp_path / name}: {problem}"]
+
+
+def test_the_message_holds_all_lines() -> None:
+    with pytest.raises(SettingsError) as caught:
+        load_settings({"PARLEY_LISTEN": "a", "PARLEY_INSECURE": "b"})
+    assert str(caught.value).splitlines() == [
+        "the configuration has 2 faults:",
+        '  PARLEY_LISTEN: must be "host:port" or "[ipv6]:port" (got "a")',
+        "  PARLEY_INSECURE: must be 1 or 0, true or false",
+    ]
+
+
+def make_certificate(folder: Path, name: str) -> None:
+    command = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"]
+    files = ["-keyout", f"{folder}/{name}.key", "-out", f"{folder}/{name}.pem"]
+    subprocess.run([*command, "-subj", f"/CN={name}", *files], check=True, capture_output=True)
+
+
+def test_certificates_are_read_at_the_start(tmp_path: Path) -> None:
+    for name in ("one", "two"):
+        make_certificate(tmp_path, name)
+    table = '[tls]\ncertificate = "one.pem"\nkey = "{}.key"\nclient_ca = "{}"'
+    (tmp_path / "good.toml").write_text(table.format("one", "two.pem"))
+    settings = load_settings({"PARLEY_CONFIG": str(tmp_path / "good.toml")})
+    assert settings.tls is not None
+    assert settings.tls.client_ca == tmp_path / "two.pem"
+    assert faults_of(tmp_path, table.format("two", "one.key")) == [
+        "tls.certificate, tls.key: must be a PEM certificate and its own key, without a password",
+        "tls.client_ca: must be PEM certificates",
+    ]

@@ -1,0 +1,174 @@
+"""What a configuration becomes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from parley_server.settings import Address, OpenAISettings, PriceSettings, ScriptedSettings, Timeouts, load_settings
+from pydantic import SecretStr, ValidationError
+
+EXAMPLE = """
+listen = "127.0.0.1:6000"
+log_format = "text"
+[providers.openai]
+kind = "openai"
+base_url = "https://api.openai.com/v1"
+api_key = "env:OPENAI_API_KEY"
+[providers.openai.timeouts]
+connect = 5
+first_token = 30
+idle = 60.5
+[providers.typewriter]
+kind = "scripted"
+[models.fast]
+provider = "openai"
+name = "gpt-5-mini"
+context_tokens = 400000
+max_output_tokens = 16384
+images = true
+prices = { prompt = 0.25, cached_prompt = 0.025, completion = 2.00 }
+[models.slow]
+provider = "typewriter"
+name = "lines"
+[server]
+default_model = "fast"
+heartbeat_s = 20
+"""
+
+
+def configured(folder: Path, text: str) -> dict[str, str]:
+    path = folder / "parley.toml"
+    path.write_text(text)
+    return {"PARLEY_CONFIG": str(path)}
+
+
+def test_no_configuration_is_the_embedded_default() -> None:
+    settings = load_settings({})
+    assert settings.listen == Address(host="127.0.0.1", port=50051)
+    assert settings.metrics_listen == Address(host="127.0.0.1", port=9464)
+    assert settings.database_url == "sqlite+aiosqlite:///parley.db"
+    assert (settings.insecure, settings.log_level, settings.log_format) == (False, "info", "json")
+    assert settings.providers == {"scripted": ScriptedSettings()}
+    assert {alias: (model.provider, model.name) for alias, model in settings.models.items()} == {
+        "scripted": ("scripted", "scripted")
+    }
+    assert settings.server.default_model == "scripted"
+
+
+def test_a_key_in_the_environment_makes_openai_the_default() -> None:
+    settings = load_settings({"OPENAI_API_KEY": "sk-secret-1234567"})
+    assert settings.providers["openai"] == OpenAISettings(api_key=SecretStr("sk-secret-1234567"))
+    assert list(settings.models) == ["gpt-5-mini", "scripted"]
+    assert settings.server.default_model == "gpt-5-mini"
+    assert "sk-secret" not in repr(settings)
+
+
+def test_openai_base_url_of_the_environment_is_the_automatic_providers() -> None:
+    provider = load_settings({"OPENAI_API_KEY": "k", "OPENAI_BASE_URL": "http://localhost:1/v1"}).providers["openai"]
+    assert isinstance(provider, OpenAISettings)
+    assert provider.base_url == "http://localhost:1/v1"
+
+
+def test_the_documented_example(tmp_path: Path) -> None:
+    settings = load_settings({**configured(tmp_path, EXAMPLE), "OPENAI_API_KEY": "secret"})
+    assert settings.listen == Address(host="127.0.0.1", port=6000)
+    assert settings.log_format == "text"
+    assert settings.providers["openai"] == OpenAISettings(
+        api_key=SecretStr("secret"), timeouts=Timeouts(connect=5.0, first_token=30.0, idle=60.5)
+    )
+    model = settings.models["fast"]
+    assert (model.context_tokens, model.max_output_tokens, model.images, model.tools) == (400_000, 16_384, True, True)
+    assert settings.server.default_model == "fast"
+    assert settings.server.heartbeat_s == 20.0
+
+
+@pytest.mark.parametrize(
+    ("usd", "nano_usd"),
+    [
+        ("0.25", 250_000_000),
+        ("0.1", 100_000_000),
+        ("2.00", 2_000_000_000),
+        ("0.000000001", 1),
+        ("3", 3_000_000_000),
+        ("1.100000003", 1_100_000_003),
+        ("0", 0),
+    ],
+)
+def test_prices_are_exact(tmp_path: Path, usd: str, nano_usd: int) -> None:
+    text = f'[models.a]\nprovider = "scripted"\nname = "a"\nprices = {{ prompt = {usd} }}'
+    assert load_settings(configured(tmp_path, text)).models["a"].prices == PriceSettings.model_construct(
+        prompt=nano_usd, cached_prompt=None, completion=None
+    )
+
+
+def test_arguments_win_over_the_environment_and_the_environment_over_the_file(tmp_path: Path) -> None:
+    environment = configured(tmp_path, 'listen = "127.0.0.1:1"\nlog_level = "debug"\ninsecure = true')
+    assert load_settings(environment).listen.port == 1
+    environment |= {"PARLEY_LISTEN": "127.0.0.1:2", "PARLEY_INSECURE": "0"}
+    settings = load_settings(environment)
+    assert (settings.listen.port, settings.insecure, settings.log_level) == (2, False, "debug")
+    assert load_settings(environment, {"listen": "127.0.0.1:3", "log_level": None}).listen.port == 3
+
+
+def test_an_empty_variable_is_unset_but_turns_the_metrics_off() -> None:
+    settings = load_settings(
+        {"PARLEY_LISTEN": "", "PARLEY_REDIS_URL": "", "PARLEY_CONFIG": "", "PARLEY_METRICS_LISTEN": ""}
+    )
+    assert settings.listen.port == 50051
+    assert settings.metrics_listen is None
+
+
+@pytest.mark.parametrize("word", ["1", "true", "YES", "on"])
+def test_insecure_allows_any_address(word: str) -> None:
+    settings = load_settings({"PARLEY_LISTEN": "0.0.0.0:50051", "PARLEY_INSECURE": word})
+    assert settings.listen == Address(host="0.0.0.0", port=50051)
+
+
+@pytest.mark.parametrize("text", ["localhost:1", "127.8.9.1:0", "[::1]:65535"])
+def test_loopback_needs_no_permission(text: str) -> None:
+    assert str(load_settings({"PARLEY_LISTEN": text}).listen) == text
+
+
+def test_kubernetes_service_links_are_none_of_ours() -> None:
+    load_settings(
+        {
+            "PARLEY_SERVICE_HOST": "10.0.0.1",
+            "PARLEY_SERVICE_PORT": "50051",
+            "PARLEY_SERVICE_PORT_GRPC": "50051",
+            "PARLEY_PORT": "tcp://10.0.0.1:50051",
+            "PARLEY_PORT_50051_TCP": "tcp://10.0.0.1:50051",
+            "PARLEY_PORT_50051_TCP_ADDR": "10.0.0.1",
+            "PARLEY_WEB_SERVICE_HOST": "10.0.0.2",
+        }
+    )
+
+
+def test_a_key_from_a_file_beside_the_configuration(tmp_path: Path) -> None:
+    (tmp_path / "key").write_text("from-a-file\n")
+    text = '[providers.p]\nkind = "openai"\napi_key = "file:key"\n[models.m]\nprovider = "p"\nname = "n"'
+    settings = load_settings(configured(tmp_path, text))
+    assert settings.providers["p"] == OpenAISettings(api_key=SecretStr("from-a-file"))
+    assert settings.server.default_model == "m"
+
+
+def test_a_variable_that_a_provider_names_may_begin_like_ours(tmp_path: Path) -> None:
+    text = '[providers.p]\nkind = "openai"\napi_key = "env:PARLEY_P_KEY"\n[models.m]\nprovider = "p"\nname = "n"'
+    load_settings({**configured(tmp_path, text), "PARLEY_P_KEY": "x"})
+
+
+def test_a_script_is_passed_on_as_it_stands(tmp_path: Path) -> None:
+    text = '[providers.p]\nkind = "scripted"\nscript = { words = ["a"] }\n[models.m]\nprovider = "p"\nname = "n"'
+    assert load_settings(configured(tmp_path, text)).providers["p"] == ScriptedSettings(script={"words": ["a"]})
+
+
+def test_settings_cannot_be_changed() -> None:
+    settings = load_settings({})
+    with pytest.raises(ValidationError):
+        settings.insecure = True  # type: ignore[misc]
+
+
+@pytest.mark.parametrize(("reasoning", "limit_s"), [(False, 30.0), (True, 120.0)])
+def test_the_first_token_limit_follows_the_model_unless_it_is_set(reasoning: bool, limit_s: float) -> None:
+    assert Timeouts().first_token_s(reasoning=reasoning) == limit_s
+    assert Timeouts(first_token=7.0).first_token_s(reasoning=reasoning) == 7.0

@@ -1,0 +1,192 @@
+"""Lines of the log: their shape, and what never stands in them."""
+
+from __future__ import annotations
+
+import io
+import json
+import logging
+import re
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+from parley_server.core.model import FinishReason, Reply, ReplyError, State, Usage
+from parley_server.errors import Reason
+from parley_server.telemetry.logs import configure_logging, log_call, log_reply
+
+ENDED = Reply(
+    id="r1",
+    tenant="shop",
+    end_user="ann",
+    conversation_id="c1",
+    message_id="m1",
+    state=State.COMPLETED,
+    finish_reason=FinishReason.STOP,
+    requested_model="fast",
+    model="fast",
+    provider="openai",
+    usage=Usage(prompt_tokens=3, completion_tokens=5),
+    create_time_us=1_000_000,
+    first_token_time_us=1_250_000,
+    end_time_us=3_000_500,
+)
+
+
+@pytest.fixture(autouse=True)
+def _restored() -> Iterator[None]:
+    root = logging.getLogger()
+    handlers, level = root.handlers[:], root.level
+    yield
+    root.handlers[:] = handlers
+    root.setLevel(level)
+    logging.captureWarnings(capture=False)
+
+
+@pytest.fixture
+def lines() -> Callable[[], list[dict[str, Any]]]:
+    stream = io.StringIO()
+    configure_logging("info", "json", stream)
+    return lambda: [json.loads(line) for line in stream.getvalue().splitlines()]
+
+
+def test_a_call_is_one_line(lines: Callable[[], list[dict[str, Any]]]) -> None:
+    log_call(method="/parley.v1.Chat/StreamReply", code="OK", duration_s=0.0123456, tenant="shop", call_id="k")
+    (line,) = lines()
+    assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z", line.pop("time"))
+    assert line == {
+        "level": "info",
+        "event": "call",
+        "method": "/parley.v1.Chat/StreamReply",
+        "code": "OK",
+        "duration_ms": 12.346,
+        "tenant": "shop",
+        "call_id": "k",
+    }
+
+
+def test_a_reply_is_one_line(lines: Callable[[], list[dict[str, Any]]]) -> None:
+    log_reply(ENDED, overhead_s=0.0021, text_length=42)
+    (line,) = lines()
+    del line["time"]
+    assert line == {
+        "level": "info",
+        "event": "reply",
+        "reply_id": "r1",
+        "conversation_id": "c1",
+        "tenant": "shop",
+        "end_user": "ann",
+        "state": "COMPLETED",
+        "reason": "STOP",
+        "model": "fast",
+        "provider": "openai",
+        "duration_ms": 2000.5,
+        "first_token_ms": 250.0,
+        "overhead_ms": 2.1,
+        "text_length": 42,
+        "prompt_tokens": 3,
+        "completion_tokens": 5,
+        "usage_estimated": False,
+    }
+
+
+@pytest.mark.parametrize(("reason", "level"), [(Reason.INTERNAL, "error"), (Reason.PROVIDER_TIMEOUT, "warning")])
+def test_a_failed_reply_stands_out(lines: Callable[[], list[dict[str, Any]]], reason: Reason, level: str) -> None:
+    failed = Reply(
+        id="r",
+        tenant="t",
+        conversation_id="c",
+        message_id="m",
+        state=State.FAILED,
+        error=ReplyError(reason=reason, message="the text of the error"),
+    )
+    log_reply(failed, overhead_s=0, text_length=0)
+    (line,) = lines()
+    assert (line["level"], line["reason"], line["first_token_ms"]) == (level, reason.value, None)
+
+
+DEFECT = """Bearer abc.def-123 and sk-proj-abcdef123456
+[SQL: INSERT]
+[parameters: ('a prompt
+of [two] lines',)]
+(end)"""
+
+
+def fail() -> None:
+    raise ValueError(DEFECT)
+
+
+def test_an_exception_is_one_field_without_keys_and_quoted_values(lines: Callable[[], list[dict[str, Any]]]) -> None:
+    try:
+        fail()
+    except ValueError:
+        logging.getLogger("parley_server.x").exception("defect", extra={"fields": {"call_id": "k"}})
+    (line,) = lines()
+    assert (line["event"], line["level"], line["call_id"]) == ("defect", "error", "k")
+    assert "ValueError: [redacted] and [redacted]\n[SQL: INSERT]\n[values left out]\n(end)" in line["exception"]
+    for secret in ("abc.def", "abcdef123456", "a prompt", "two"):
+        assert secret not in line["exception"]
+
+
+def test_lines_of_others_have_an_event_too(lines: Callable[[], list[dict[str, Any]]]) -> None:
+    logging.getLogger("library").warning("Something %s with sk-abcdef12345", "odd")
+    logging.getLogger("parley_server.x").warning("loop_late")
+    first, second = lines()
+    assert (first["event"], first["logger"], first["message"]) == ("log", "library", "Something odd with [redacted]")
+    assert (second["event"], second["logger"]) == ("loop_late", "parley_server.x")
+
+
+def test_fields_do_not_replace_what_a_line_is_found_by(lines: Callable[[], list[dict[str, Any]]]) -> None:
+    logging.getLogger("x").info("word", extra={"fields": {"event": "other", "time": 0, "level": "none", "a": {1}}})
+    (line,) = lines()
+    assert (line["event"], line["level"]) == ("word", "info")
+    assert line["a"] == [1]
+
+
+@pytest.mark.parametrize("name", ["openai._base_client", "httpx2", "sqlalchemy.engine.Engine"])
+def test_libraries_that_repeat_content_are_silent_even_at_debug(name: str) -> None:
+    stream = io.StringIO()
+    configure_logging("debug", "json", stream)
+    logging.getLogger(name).info("a prompt")
+    assert stream.getvalue() == ""
+
+
+def test_text_is_for_a_terminal() -> None:
+    stream = io.StringIO()
+    configure_logging("info", "text", stream)
+    logging.getLogger("x").info("started", extra={"fields": {"listen": "127.0.0.1:1", "why": 'two "words"', "no": ""}})
+    assert re.fullmatch(r'\S+Z info    started listen=127\.0\.0\.1:1 why="two \\"words\\""\n', stream.getvalue())
+
+
+def test_a_field_cannot_start_a_line_of_its_own() -> None:
+    stream = io.StringIO()
+    configure_logging("info", "text", stream)
+    logging.getLogger("x").info("word", extra={"fields": {"end_user": "a\n2026-01-01 error forged"}})
+    assert len(stream.getvalue().splitlines()) == 1
+
+
+def test_the_level_is_kept() -> None:
+    stream = io.StringIO()
+    configure_logging("warning", "json", stream)
+    log_call(method="m", code="OK", duration_s=0)
+    assert stream.getvalue() == ""
+    log_call(method="m", code="INTERNAL", duration_s=0)
+    assert json.loads(stream.getvalue())["level"] == "error"
+
+
+def test_a_second_configuration_takes_the_place_of_the_first() -> None:
+    former, stream = io.StringIO(), io.StringIO()
+    configure_logging("info", "json", former)
+    configure_logging("info", "json", stream)
+    logging.getLogger("x").info("word")
+    assert (former.getvalue(), len(stream.getvalue().splitlines())) == ("", 1)
+
+
+def test_lines_are_cheap() -> None:
+    """At most a few tens of microseconds of CPU, with room for a slow machine: an accidental I/O or regex shows."""
+    configure_logging("info", "json", io.StringIO())
+    count = 2000
+    started = time.thread_time()
+    for _ in range(count):
+        log_reply(ENDED, overhead_s=0.001, text_length=5)
+    assert (time.thread_time() - started) / count < 100e-6

@@ -1,0 +1,72 @@
+"""The monitor's figures, with a clock and a CPU that the test moves."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+
+import pytest
+from parley_server.core.ports import Timer
+from parley_server.telemetry.loop import SAMPLE_INTERVAL_S, WEIGHT_OF_NEWEST, LoopMonitor
+from parley_server.telemetry.metrics import Metrics
+
+
+class ScriptedClock:
+    """Each sleep lasts as long as the script says, and burns as much CPU; then it waits for ever."""
+
+    def __init__(self, *samples: tuple[float, float]) -> None:
+        self._samples = list(samples)
+        self._now = 100.0
+        self.cpu = 5.0
+        self.done = asyncio.Event()
+
+    def now_us(self) -> int:
+        return int(self._now * 1e6)
+
+    def monotonic(self) -> float:
+        return self._now
+
+    def call_at(self, when: float, callback: Callable[[], None]) -> Timer:
+        raise NotImplementedError
+
+    async def sleep(self, delay_s: float) -> None:
+        assert delay_s == SAMPLE_INTERVAL_S
+        if not self._samples:
+            self.done.set()
+            await asyncio.Event().wait()
+        elapsed_s, cpu_s = self._samples.pop(0)
+        self._now += elapsed_s
+        self.cpu += cpu_s
+
+
+async def measured(*samples: tuple[float, float]) -> tuple[LoopMonitor, Metrics]:
+    metrics, clock = Metrics(), ScriptedClock(*samples)
+    monitor = LoopMonitor(metrics, clock, cpu_time=lambda: clock.cpu)
+    monitor.start()
+    await clock.done.wait()
+    await monitor.stop()
+    return monitor, metrics
+
+
+async def test_an_idle_loop() -> None:
+    monitor, metrics = await measured((0.1, 0.0), (0.1, 0.0))
+    assert monitor.utilisation == 0.0
+    assert metrics.registry.get_sample_value("parley_loop_lag_seconds_sum") == pytest.approx(0.0, abs=1e-9)
+
+
+async def test_the_newest_sample_weighs_most() -> None:
+    monitor, metrics = await measured((0.1, 0.1), (0.2, 0.05))
+    expected = WEIGHT_OF_NEWEST + WEIGHT_OF_NEWEST * (0.25 - WEIGHT_OF_NEWEST)
+    assert monitor.utilisation == pytest.approx(expected)
+    assert metrics.registry.get_sample_value("parley_loop_utilisation") == pytest.approx(expected)
+    assert metrics.registry.get_sample_value("parley_loop_lag_seconds_sum") == pytest.approx(0.1)
+
+
+async def test_a_saturated_loop_comes_to_one_and_never_beyond() -> None:
+    monitor, _ = await measured(*[(0.1, 0.2)] * 60)
+    assert monitor.utilisation == pytest.approx(1.0)
+    assert monitor.utilisation <= 1.0
+
+
+async def test_stop_before_start_is_nothing() -> None:
+    await LoopMonitor(Metrics(), ScriptedClock()).stop()

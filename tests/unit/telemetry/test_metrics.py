@@ -1,0 +1,121 @@
+"""What is counted, and the bounds of its labels."""
+
+from __future__ import annotations
+
+import msgspec
+import pytest
+from parley_server.core.model import FinishReason, Reply, ReplyError, State, Usage
+from parley_server.core.observer import AttemptObserver, CallObserver, Observer
+from parley_server.errors import Reason
+from parley_server.telemetry.metrics import MAX_SERIES, Metrics
+from parley_server.telemetry.observer import Telemetry
+from prometheus_client import generate_latest
+
+ENDED = Reply(
+    id="r1",
+    tenant="shop",
+    end_user="ann",
+    conversation_id="c1",
+    message_id="m1",
+    state=State.COMPLETED,
+    finish_reason=FinishReason.STOP,
+    requested_model="fast",
+    model="fast",
+    usage=Usage(prompt_tokens=30, cached_prompt_tokens=10, completion_tokens=5, cost_nano_usd=2_500_000),
+    create_time_us=1_000_000,
+    end_time_us=3_000_000,
+)
+
+
+def value(metrics: Metrics, name: str, **labels: str) -> float | None:
+    return metrics.registry.get_sample_value(name, labels)
+
+
+def test_a_reply_from_start_to_end() -> None:
+    metrics = Metrics()
+    metrics.reply_started()
+    metrics.reply_started()
+    assert value(metrics, "parley_replies_active") == 2
+    metrics.first_token(0.25, "fast")
+    metrics.reply_ended(ENDED, overhead_s=0.002, text_length=120)
+    assert value(metrics, "parley_replies_active") == 1
+    assert value(metrics, "parley_replies_total", state="COMPLETED", reason="STOP", model="fast") == 1
+    assert value(metrics, "parley_first_token_seconds_sum", model="fast") == 0.25
+    assert value(metrics, "parley_reply_duration_seconds_sum", state="COMPLETED") == 2.0
+    assert value(metrics, "parley_reply_text_characters_sum", state="COMPLETED") == 120
+    assert value(metrics, "parley_reply_overhead_seconds_sum") == 0.002
+    assert value(metrics, "parley_tokens_total", kind="prompt", model="fast") == 30
+    assert value(metrics, "parley_tokens_total", kind="cached_prompt", model="fast") == 10
+    assert value(metrics, "parley_tokens_total", kind="completion", model="fast") == 5
+    assert value(metrics, "parley_tokens_total", kind="reasoning", model="fast") is None
+    assert value(metrics, "parley_cost_usd_total", model="fast") == 0.0025
+
+
+def test_a_failed_reply_counts_by_its_errors_reason() -> None:
+    metrics = Metrics()
+    error = ReplyError(reason=Reason.PROVIDER_TRUNCATED, message="cut")
+    failed = msgspec.structs.replace(ENDED, state=State.FAILED, finish_reason=None, error=error, usage=None)
+    metrics.reply_ended(failed, overhead_s=0, text_length=0)
+    assert value(metrics, "parley_replies_total", state="FAILED", reason="PROVIDER_TRUNCATED", model="fast") == 1
+
+
+def test_readers_refusals_calls_and_attempts() -> None:
+    metrics = Metrics()
+    metrics.reader_joined()
+    metrics.reader_joined()
+    metrics.reader_left()
+    metrics.refused(Reason.DRAINING)
+    metrics.call_ended(method="/parley.v1.Chat/Cancel", code="OK", duration_s=0.5, tenant="t", end_user="u")
+    metrics.resumed()
+    metrics.went_away()
+    metrics.provider_attempt("openai", "PROVIDER_TIMEOUT")
+    metrics.loop_sampled(lag_s=0.02, utilisation=0.4)
+    assert value(metrics, "parley_readers_active") == 1
+    assert value(metrics, "parley_refusals_total", reason="DRAINING") == 1
+    assert value(metrics, "parley_calls_total", method="/parley.v1.Chat/Cancel", code="OK") == 1
+    assert value(metrics, "parley_call_duration_seconds_sum", method="/parley.v1.Chat/Cancel") == 0.5
+    assert value(metrics, "parley_resumes_total") == 1
+    assert value(metrics, "parley_go_away_total") == 1
+    assert value(metrics, "parley_provider_attempts_total", provider="openai", outcome="PROVIDER_TIMEOUT") == 1
+    assert value(metrics, "parley_loop_lag_seconds_sum") == 0.02
+    assert value(metrics, "parley_loop_utilisation") == 0.4
+
+
+def test_no_label_names_a_person() -> None:
+    metrics = Metrics()
+    metrics.reply_ended(ENDED, overhead_s=0, text_length=0)
+    metrics.call_ended(method="m", code="OK", duration_s=0, tenant="shop", end_user="ann", reply_id="r1", call_id="k1")
+    text = generate_latest(metrics.registry).decode()
+    for secret in ("ann", "shop", "r1", "k1"):
+        assert f'"{secret}"' not in text
+
+
+def test_series_are_bounded() -> None:
+    metrics = Metrics()
+    for number in range(MAX_SERIES + 50):
+        metrics.first_token(0.1, f"model-{number}")
+    assert value(metrics, "parley_first_token_seconds_count", model="other") == 50
+    metrics.first_token(0.1, "model-3")
+    assert value(metrics, "parley_first_token_seconds_count", model="model-3") == 2
+    assert generate_latest(metrics.registry).decode().count("parley_first_token_seconds_count") == MAX_SERIES + 1
+
+
+def test_the_telemetry_is_every_observer(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO")
+    telemetry = Telemetry()
+    observer: Observer = telemetry
+    calls: CallObserver = telemetry
+    attempts: AttemptObserver = telemetry
+    observer.reply_started()
+    observer.reply_ended(ENDED, overhead_s=0.001, text_length=1)
+    calls.call_ended(method="m", code="OK", duration_s=0.1, call_id="k")
+    attempts.provider_attempt("openai", "OK")
+    assert [record.getMessage() for record in caplog.records] == ["reply", "call"]
+    assert value(telemetry, "parley_replies_active") == 0
+    assert value(telemetry, "parley_calls_total", method="m", code="OK") == 1
+
+
+def test_two_servers_in_a_process_do_not_share_counts() -> None:
+    first, second = Metrics(), Metrics()
+    first.reply_started()
+    assert value(second, "parley_replies_active") == 0
