@@ -25,7 +25,7 @@ class Conversations:
         messages: Iterable[resources_pb2.Message] = (),
         request_id: str | None = None,
     ) -> resources_pb2.Conversation:
-        """Creates a conversation that begins with `messages`, oldest first. A repeated `request_id` returns it again."""
+        """Creates a conversation that begins with `messages`, oldest first; a repeated `request_id` returns it."""
         request = conversations_pb2.CreateConversationRequest(
             conversation=conversation, messages=messages, request_id=request_id or str(uuid.uuid4())
         )

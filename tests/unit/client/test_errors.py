@@ -1,0 +1,75 @@
+"""Every reason of the contract has its class, and what is unknown is read by its code."""
+
+import grpc
+import pytest
+from parley import errors
+from parley.v1 import errors_pb2
+
+from tests.scripted_server import reply_error
+
+CLASSES = {
+    "INVALID_REQUEST": errors.InvalidRequest,
+    "UNSUPPORTED_INPUT": errors.UnsupportedInput,
+    "CONTEXT_TOO_LARGE": errors.ContextTooLarge,
+    "UNAUTHENTICATED": errors.Unauthenticated,
+    "FORBIDDEN": errors.Forbidden,
+    "CONVERSATION_NOT_FOUND": errors.ConversationNotFound,
+    "MESSAGE_NOT_FOUND": errors.MessageNotFound,
+    "REPLY_NOT_FOUND": errors.ReplyNotFound,
+    "MODEL_NOT_FOUND": errors.ModelNotFound,
+    "PROVIDER_NOT_FOUND": errors.ProviderNotFound,
+    "IMAGE_NOT_FOUND": errors.ImageNotFound,
+    "REQUEST_ID_REUSED": errors.RequestIdReused,
+    "CONVERSATION_EXISTS": errors.ConversationExists,
+    "REPLY_IN_PROGRESS": errors.ReplyInProgress,
+    "ETAG_MISMATCH": errors.EtagMismatch,
+    "INPUT_TOO_LARGE": errors.InputTooLarge,
+    "RATE_LIMITED": errors.RateLimited,
+    "QUOTA_EXCEEDED": errors.QuotaExceeded,
+    "TOO_MANY_READERS": errors.TooManyReaders,
+    "NOT_CONFIGURED": errors.NotConfigured,
+    "DRAINING": errors.Draining,
+    "OVERLOADED": errors.Overloaded,
+    "STORAGE_UNAVAILABLE": errors.StorageUnavailable,
+    "PROVIDER_UNAVAILABLE": errors.ReplyFailed,
+    "PROVIDER_RATE_LIMITED": errors.ReplyFailed,
+    "PROVIDER_TIMEOUT": errors.ReplyFailed,
+    "PROVIDER_REJECTED": errors.ReplyFailed,
+    "PROVIDER_UNAUTHENTICATED": errors.ReplyFailed,
+    "PROVIDER_MALFORMED": errors.ReplyFailed,
+    "PROVIDER_TRUNCATED": errors.ReplyFailed,
+    "OWNER_LOST": errors.ReplyFailed,
+    "INTERNAL": errors.InternalError,
+}
+
+
+def test_the_table_names_every_reason_of_the_contract():
+    names = {name.removeprefix("ERROR_REASON_") for name in errors_pb2.ErrorReason.keys()}  # noqa: SIM118 - an enum
+    assert names - {"UNSPECIFIED"} == set(CLASSES)
+
+
+@pytest.mark.parametrize("reason", CLASSES)
+def test_reason_becomes_class(reason):
+    proto = reply_error(grpc.StatusCode.ABORTED, reason, retryable=True, retry_after_s=1.5, metadata={"reply_id": "r"})
+    error = errors.error_of_proto(proto)
+    assert type(error) is CLASSES[reason]
+    assert (error.reason, error.code, error.message) == (reason, grpc.StatusCode.ABORTED, "as scripted")
+    assert (error.retryable, error.retry_after_s, error.metadata) == (True, 1.5, {"reply_id": "r"})
+
+
+def test_a_reason_newer_than_this_client_is_read_by_its_code():
+    error = errors.error_of_proto(errors_pb2.ReplyError(code=grpc.StatusCode.NOT_FOUND.value[0], reason=999))
+    assert type(error) is errors.NotFound
+    assert error.reason == "UNKNOWN_999"
+
+
+def test_a_trailer_that_makes_no_sense_leaves_the_code():
+    trailers = grpc.aio.Metadata((errors.ERROR_TRAILER, b"\xff\xff\xff"))
+    status = grpc.aio.AioRpcError(grpc.StatusCode.UNAVAILABLE, grpc.aio.Metadata(), trailers, details="gone")
+    error = errors.error_of_status(status)
+    assert (type(error), error.message, error.reason, error.retryable) == (errors.Unavailable, "gone", "", True)
+
+
+def test_a_reply_in_progress_names_the_reply():
+    proto = reply_error(grpc.StatusCode.ABORTED, "REPLY_IN_PROGRESS", metadata={"reply_id": "r9"})
+    assert errors.error_of_proto(proto).reply_id == "r9"
