@@ -25,8 +25,8 @@ _SECRETS = re.compile(r"(?i)\b(?:sk-[\w-]{6,}|bearer\s+[\w.~+/=-]+)")
 _QUOTED_VALUES = re.compile(r"(?s)\[parameters: .*?\](?=\n|$)|input_value=.*?(?=, input_type=)")
 _EVENT = re.compile(r"[a-z][a-z0-9_]{0,63}")
 
-_calls = logging.getLogger("parley_server.call")
-_replies = logging.getLogger("parley_server.reply")
+_calls = logging.getLogger("parley.call")
+_replies = logging.getLogger("parley.reply")
 _encode = msgspec.json.Encoder(enc_hook=str).encode
 
 

@@ -1,0 +1,83 @@
+"""docs/configuration.md says what the code does: every key and its default, every metric, and a file that loads."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+from parley_server.settings import (
+    ModelSettings,
+    OpenAISettings,
+    PriceSettings,
+    ScriptedSettings,
+    ServerSettings,
+    Settings,
+    Timeouts,
+    TlsSettings,
+    load_settings,
+)
+from parley_server.telemetry.metrics import Metrics
+from pydantic import BaseModel
+
+PAGE = (Path(__file__).parents[3] / "docs" / "configuration.md").read_text()
+TABLES = {"timeouts", "prices", "server", "tls", "providers", "models"}
+
+
+def row(key: str) -> list[str]:
+    """The cells of the table row that begins with this key."""
+    (found,) = re.findall(rf"^\| `{re.escape(key)}` \|(.*)\|$", PAGE, re.MULTILINE)
+    return [cell.strip() for cell in found.split("|")]
+
+
+def keys() -> list[str]:
+    shapes: dict[type[BaseModel], str] = {
+        ServerSettings: "",
+        TlsSettings: "",
+        ModelSettings: "",
+        PriceSettings: "prices.",
+        Timeouts: "timeouts.",
+        OpenAISettings: "",
+        ScriptedSettings: "",
+    }
+    names = [prefix + name for shape, prefix in shapes.items() for name in shape.model_fields if name not in TABLES]
+    return sorted(set(names))
+
+
+@pytest.mark.parametrize("key", keys())
+def test_every_key_has_its_row(key: str) -> None:
+    assert row(key)
+
+
+@pytest.mark.parametrize("key", [name for name in Settings.model_fields if name not in TABLES])
+def test_every_scalar_stands_beside_its_variable(key: str) -> None:
+    assert row(f"PARLEY_{key.upper()}")[0] == f"`{key}`"
+
+
+@pytest.mark.parametrize("name", [name for name in ServerSettings.model_fields if name != "default_model"])
+def test_the_defaults_are_the_codes(name: str) -> None:
+    assert float(row(name)[1].split()[0]) == ServerSettings.model_fields[name].default
+
+
+@pytest.mark.parametrize("name", ["images", "tools", "reasoning", "context_tokens", "max_output_tokens"])
+def test_the_defaults_of_models_are_the_codes(name: str) -> None:
+    assert row(name)[1].strip("`") == str(ModelSettings.model_fields[name].default).lower()
+
+
+@pytest.mark.parametrize("key", ["listen", "metrics_listen", "database_url", "log_level", "log_format"])
+def test_the_defaults_of_scalars_are_the_codes(key: str) -> None:
+    assert row(f"PARLEY_{key.upper()}")[2] == f"`{getattr(load_settings({}), key)}`"
+
+
+def test_the_example_loads(tmp_path: Path) -> None:
+    (example,) = re.findall(r"```toml\n(.*?)```", PAGE, re.DOTALL)
+    (tmp_path / "parley.toml").write_text(example)
+    settings = load_settings({"PARLEY_CONFIG": str(tmp_path / "parley.toml"), "OPENAI_API_KEY": "k"})
+    assert settings.server.drain_grace_s == 60.0
+
+
+def test_every_metric_is_named() -> None:
+    families: list[Any] = [family for family in Metrics().registry.collect() if family.name.startswith("parley_")]
+    names = [family.name + ("_total" if family.type == "counter" else "") for family in families]
+    assert [name for name in names if f"`{name}`" not in PAGE] == []
