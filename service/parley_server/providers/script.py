@@ -1,0 +1,126 @@
+"""What the scripted provider is told to answer: the form of a script, and how a user's text may hold one."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
+
+import msgspec
+
+from parley_server.core.model import FinishReason
+from parley_server.errors import ProviderRejected
+
+DIRECTIVE = "/script"
+MAX_SCRIPT_CHARACTERS = 4 * 1024 * 1024
+
+Seconds = Annotated[float, msgspec.Meta(ge=0, le=86_400)]
+Count = Annotated[int, msgspec.Meta(ge=0, le=1_000_000)]
+Reason = Literal[
+    "PROVIDER_UNAVAILABLE",
+    "PROVIDER_RATE_LIMITED",
+    "PROVIDER_TIMEOUT",
+    "PROVIDER_REJECTED",
+    "PROVIDER_UNAUTHENTICATED",
+    "PROVIDER_MALFORMED",
+    "PROVIDER_TRUNCATED",
+]
+Ending = Literal["STOP", "MAX_TOKENS", "TOOL_CALLS", "CONTENT_FILTER", "OTHER"]
+
+
+class Closed(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A value that knows all of its fields."""
+
+
+class ErrorFault(Closed, frozen=True, kw_only=True, tag_field="kind", tag="error"):
+    """Fail with an error, after so many pieces (more than there are: at the end)."""
+
+    after: Count = 0
+    reason: Reason = "PROVIDER_UNAVAILABLE"
+    retry_after_s: Seconds | None = None
+
+
+class StallFault(Closed, frozen=True, kw_only=True, tag_field="kind", tag="stall"):
+    """Say nothing more after so many pieces, and do not end either."""
+
+    after: Count = 0
+
+
+class TruncateFault(Closed, frozen=True, kw_only=True, tag_field="kind", tag="truncate"):
+    """Break off after so many pieces, as a connection that is closed within the body."""
+
+    after: Count = 0
+
+
+Fault = ErrorFault | StallFault | TruncateFault
+
+
+class PauseStep(Closed, frozen=True, kw_only=True):
+    """Wait so long, besides the pace, after so many pieces."""
+
+    after: Count
+    seconds: Seconds
+
+
+class CallStep(Closed, frozen=True, kw_only=True):
+    """A tool call; `arguments` is any JSON value, or a string that is sent as it stands."""
+
+    name: str
+    arguments: Any = msgspec.field(default_factory=dict)
+    id: str = ""
+
+
+class Script(Closed, frozen=True, kw_only=True):
+    """An answer and how it comes: reasoning, then text, then tool calls, in pieces.
+
+    Without `text` (and without tool calls) it says what it is and quotes the user. `delay_s` passes between two pieces,
+    or 1 / `tokens_per_s` where that is set. `finish` is told by the content where it is not set.
+    """
+
+    text: str | None = None
+    repeat: Annotated[int, msgspec.Meta(ge=1, le=1_000_000)] = 1
+    reasoning: str = ""
+    tool_calls: tuple[CallStep, ...] = ()
+    pieces: Literal["word", "character", "whole"] = "word"
+    delay_s: Seconds = 0.03
+    tokens_per_s: Annotated[float, msgspec.Meta(gt=0, le=1_000_000)] | None = None
+    first_token_delay_s: Seconds = 0.0
+    pauses: tuple[PauseStep, ...] = ()
+    fault: Fault | None = None
+    finish: Ending | None = None
+    usage: bool = True
+
+    @property
+    def pace_s(self) -> float:
+        """Seconds between two pieces."""
+        return 1 / self.tokens_per_s if self.tokens_per_s else self.delay_s
+
+    @property
+    def finish_reason(self) -> FinishReason:
+        """How it ends where nothing cuts it."""
+        if self.finish:
+            return FinishReason(self.finish)
+        return FinishReason.TOOL_CALLS if self.tool_calls else FinishReason.STOP
+
+
+def read_script(fields: Mapping[str, Any], base: Script | None = None) -> Script:
+    """The script of these fields, others as in `base`. Raises ValueError with what is wrong, and where."""
+    base_fields = msgspec.to_builtins(base) if base is not None else {}
+    script = msgspec.convert({**base_fields, **fields}, Script, str_keys=True)
+    if len(script.text or "") * script.repeat > MAX_SCRIPT_CHARACTERS:
+        raise ValueError(f"text times repeat is more than {MAX_SCRIPT_CHARACTERS} characters - at `$.repeat`")
+    return script
+
+
+def split_directive(text: str, base: Script) -> tuple[Script, str]:
+    """The script that the text begins with (`/script {...}`), and the rest of it; `base` and all of it where there is
+    none. Raises `ProviderRejected` for one that cannot be read."""
+    body = text.lstrip()
+    if not body.startswith(DIRECTIVE) or body[len(DIRECTIVE) :][:1] not in {"", " ", "\n", "\t", "{"}:
+        return base, text
+    body = body[len(DIRECTIVE) :].lstrip()
+    try:
+        fields, end = json.JSONDecoder().raw_decode(body)
+        return read_script(msgspec.convert(fields, dict[str, Any]), base), body[end:].strip()
+    except (ValueError, RecursionError) as error:
+        raise ProviderRejected(f"the {DIRECTIVE} directive cannot be read: {error}") from None
