@@ -56,7 +56,7 @@ $(BUF): tools/buf.sh
 	@tools/buf.sh
 
 bench: setup ## Run the benchmarks; docs/benchmarks.md says what they measure
-	@$(BIN)/python benchmarks/run.py $(ARGS)
+	@$(BIN)/python -m benchmarks.run $(if $(ARGS),$(ARGS),--short)
 
 image: ## Build the container image parley:latest
 	docker build --tag parley:latest .

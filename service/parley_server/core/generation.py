@@ -200,6 +200,9 @@ class Generation:
         self._engine.capacity.release(self.prompt_size)
         if self._ended_s:
             self._overhead_s += clock.monotonic() - self._ended_s
+        if first := self.log.first_token_time_us:
+            waited_s = (first - self._reply.create_time_us) / 1e6
+            self._engine.observer.first_token(max(0.0, waited_s), self._prompt.model.alias)
         self._engine.observer.reply_ended(
             self.log.reply, overhead_s=self._overhead_s, text_length=finalisation.text_length
         )

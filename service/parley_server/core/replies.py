@@ -165,10 +165,14 @@ class Replies:
             left = self.going_away_at - engine.clock.monotonic()
             if not await ended_within(generation.log, left, engine):
                 break
-        for generation in list(engine.shelf.running.values()):
-            generation.stop(Stop(finish=None))
+        self.hurry()
         for generation in list(engine.shelf.running.values()):
             await Reader(generation.log, 0).until_ended()
+
+    def hurry(self) -> None:
+        """End every running reply now, with the text it has."""
+        for generation in list(self._engine.shelf.running.values()):
+            generation.stop(Stop(finish=None))
 
     def _touch(self, reply_id: str) -> None:
         if (generation := self._engine.shelf.running.get(reply_id)) is not None:

@@ -119,7 +119,7 @@ class ChatServicer(Servicer, chat_pb2_grpc.ChatServicer):
     def _stream(
         self, context: Context, log: Log, options: chat_pb2.StreamOptions, *, after: int, heartbeat_s: float
     ) -> Stream:
-        return Stream(context, log, self.edge.clock, after=after, heartbeat_s=heartbeat_s, reasoning=options.reasoning)
+        return Stream(context, log, self.edge, after=after, heartbeat_s=heartbeat_s, reasoning=options.reasoning)
 
 
 def _within_deadline(context: Context, wait_s: float) -> float:

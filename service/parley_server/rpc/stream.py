@@ -10,9 +10,9 @@ from parley.v1 import chat_pb2
 
 from parley_server.core.events import Failed, ReasoningDelta
 from parley_server.core.log import Log, Reader
-from parley_server.core.ports import Clock, Timer
+from parley_server.core.ports import Timer
 from parley_server.core.replies import Replies
-from parley_server.rpc.calls import Context, ReplyFailed
+from parley_server.rpc.calls import Context, Edge, ReplyFailed
 from parley_server.rpc.present import accepted, time_message, token_chunk
 from parley_server.rpc.status import code_of, trailers_of
 
@@ -22,15 +22,16 @@ class Stream:
     one."""
 
     def __init__(
-        self, context: Context, log: Log, clock: Clock, *, after: int, heartbeat_s: float, reasoning: bool
+        self, context: Context, log: Log, edge: Edge, *, after: int, heartbeat_s: float, reasoning: bool
     ) -> None:
         self._context = context
         self._log = log
-        self._clock = clock
+        self._clock = edge.clock
+        self._observer = edge.observer
         self._reader = Reader(log, after)
         self._heartbeat_s = heartbeat_s
         self._reasoning = reasoning
-        self._last_write = clock.monotonic()
+        self._last_write = edge.clock.monotonic()
         self._timer: Timer | None = None
         self._going_away = False
 
@@ -75,6 +76,7 @@ class Stream:
         left_ms = max(0, round((at - self._clock.monotonic()) * 1000))
         notice = chat_pb2.GoAway(time_left=Duration(seconds=left_ms // 1000, nanos=left_ms % 1000 * 1_000_000))
         await self._context.write(chat_pb2.TokenChunk(sequence=self._reader.position, go_away=notice))
+        self._observer.went_away()
         self._last_write = self._clock.monotonic()
 
     def _go_away(self) -> None:

@@ -1,0 +1,241 @@
+"""Builds a whole server from its settings, and owns the order in which its parts start and stop.
+
+This is the only place that names concrete parts. Nothing outlives `stop`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import logging
+import resource
+
+import grpc
+
+from parley_server.core.clock import SystemClock
+from parley_server.core.conversations import Conversations
+from parley_server.core.engine import Engine
+from parley_server.core.limits import Capacity, Limits
+from parley_server.core.model import Model, Prices
+from parley_server.core.ports import Clock
+from parley_server.core.recovery import reconcile_forever, recover
+from parley_server.core.replies import Replies
+from parley_server.core.shelf import Shelf
+from parley_server.errors import StorageUnavailable
+from parley_server.providers.registry import ProviderSpec, Registry
+from parley_server.relay.embedded import EmbeddedRelay
+from parley_server.rpc.calls import Edge
+from parley_server.rpc.identity import OpenAccess
+from parley_server.rpc.server import GrpcServer
+from parley_server.settings import OpenAISettings, ProviderSettings, Settings
+from parley_server.store import open_store
+from parley_server.store.location import sqlite_path
+from parley_server.store.lock import DatabaseLock
+from parley_server.store.migrate import migrate
+from parley_server.telemetry.endpoint import MetricsEndpoint, serve_metrics
+from parley_server.telemetry.loop import LoopMonitor
+from parley_server.telemetry.observer import Telemetry
+
+log = logging.getLogger("parley_server.app")
+
+HEALTH_INTERVAL_S = 1.0
+LAST_CALLS_S = 5.0
+
+
+class App:
+    """One server process. `start`, then `stop`; `port` is where it listens. To be made within its event loop."""
+
+    def __init__(self, settings: Settings, *, clock: Clock | None = None) -> None:
+        self._settings = settings
+        self._lock = DatabaseLock(sqlite_path(settings.database_url))
+        self._clock = clock or SystemClock()
+        self.telemetry = Telemetry()
+        self._monitor = LoopMonitor(self.telemetry, self._clock)
+        self._store = open_store(settings.database_url)
+        interval_s = settings.server.checkpoint_interval_s
+        self._relay = EmbeddedRelay(self._store, self._clock, interval_s=interval_s)
+        self._registry = _registry(settings, self._clock, self.telemetry)
+        limits = _limits(settings)
+        self.engine = Engine(
+            store=self._store,
+            relay=self._relay,
+            catalog=self._registry,
+            clock=self._clock,
+            observer=self.telemetry,
+            load=self._monitor,
+            limits=limits,
+            shelf=Shelf(self._clock, limits),
+            capacity=Capacity(limits),
+        )
+        self.replies = Replies(self.engine)
+        self._server = GrpcServer(
+            replies=self.replies,
+            conversations=Conversations(self.engine),
+            catalog=self._registry,
+            edge=Edge(identities=OpenAccess(), observer=self.telemetry, clock=self._clock),
+            heartbeat_s=settings.server.heartbeat_s,
+        )
+        self._metrics: MetricsEndpoint | None = None
+        self._background: list[asyncio.Task[None]] = []
+        self.port = 0
+
+    @property
+    def metrics_port(self) -> int:
+        """Where `/metrics` is served; 0 where it is not."""
+        return self._metrics.port if self._metrics else 0
+
+    async def start(self) -> None:
+        """Take the database, bring its schema up to date, end what a dead process has left, then serve.
+
+        Raises `DatabaseLocked`, `StoreUnusable`, `StorageUnavailable` and `OSError`, with nothing left running.
+        """
+        self._lock.acquire()
+        try:
+            await self._start()
+        except BaseException:
+            await self._close()
+            raise
+
+    async def stop(self, *, grace_s: float | None = None) -> None:
+        """Drain: not ready any more, then no new replies, then running ones end or are ended with the text they have.
+
+        `grace_s` None: the configured pause and grace."""
+        server = self._settings.server
+        await self._server.refuse()
+        if grace_s is None:
+            await self._clock.sleep(server.drain_pause_s)
+        await self.replies.drain(server.drain_grace_s if grace_s is None else grace_s)
+        await self._server.stop(LAST_CALLS_S)
+        await self._close()
+
+    def hurry(self) -> None:
+        """End a drain's waiting now: what still runs is ended with the text it has."""
+        self.replies.hurry()
+
+    async def _start(self) -> None:
+        _raise_open_files()
+        await asyncio.to_thread(migrate, self._settings.database_url)
+        await self._store.start()
+        self._relay.start()
+        await recover(self.engine)
+        if (address := self._settings.metrics_listen) is not None:
+            self._metrics = serve_metrics(address.host, address.port, self.telemetry.registry)
+        self.port = await self._server.listen(str(self._settings.listen), _credentials(self._settings))
+        self._monitor.start()
+        self._background = [
+            asyncio.create_task(reconcile_forever(self.engine), name="reconcile"),
+            asyncio.create_task(self._watch_database(), name="watch-database"),
+        ]
+        gc.collect()
+        gc.freeze()  # what was loaded at start is never garbage: later collections need not look at it
+        await self._server.serve()
+        log.info("serving", extra={"fields": {"address": f"{self._settings.listen.host}:{self.port}"}})
+
+    async def _close(self) -> None:
+        for task in self._background:
+            task.cancel()
+        await asyncio.gather(*self._background, return_exceptions=True)
+        await self._monitor.stop()
+        await self._relay.stop()
+        if self.engine.tasks:
+            await asyncio.wait(self.engine.tasks, timeout=LAST_CALLS_S)
+        await self._registry.close()
+        await self._store.close()
+        if self._metrics is not None:
+            await asyncio.to_thread(self._metrics.close)
+        self._lock.release()
+        log.info("stopped")
+
+    async def _watch_database(self) -> None:
+        """Not ready while the database cannot be asked."""
+        ready = True
+        while True:
+            await self._clock.sleep(HEALTH_INTERVAL_S)
+            try:
+                await self._store.ping()
+            except StorageUnavailable as error:
+                if ready:
+                    log.error(  # noqa: TRY400 - expected while a database is away
+                        "database_lost", extra={"fields": {"problem": error.message}}
+                    )
+                    await self._server.refuse()
+                ready = False
+            else:
+                if not ready and self.replies.going_away_at is None:
+                    log.info("database_back")
+                    await self._server.serve()
+                ready = True
+
+
+def _limits(settings: Settings) -> Limits:
+    server = settings.server
+    return Limits(
+        max_replies=server.max_replies,
+        max_prompt_bytes=server.max_prompt_bytes,
+        max_readers_per_reply=server.max_readers_per_reply,
+        max_reply_bytes=server.max_reply_bytes,
+        max_input_text_bytes=server.max_input_text_bytes,
+        max_image_bytes=server.max_images_bytes,
+        time_limit_s=server.time_limit_s,
+        orphan_ttl_s=server.orphan_ttl_s,
+        disconnect_cancel_s=server.disconnect_cancel_s,
+        reconcile_interval_s=server.reconcile_interval_s,
+        ended_logs_ttl_s=server.ended_logs_ttl_s,
+        ended_logs_max_bytes=server.ended_logs_max_bytes,
+    )
+
+
+def _registry(settings: Settings, clock: Clock, telemetry: Telemetry) -> Registry:
+    models = [
+        Model(
+            alias=alias,
+            provider=model.provider,
+            name=model.name,
+            context_tokens=model.context_tokens,
+            max_output_tokens=model.max_output_tokens,
+            images=model.images,
+            tools=model.tools,
+            reasoning=model.reasoning,
+            prices=Prices(
+                prompt=model.prices.prompt,
+                cached_prompt=model.prices.cached_prompt,
+                completion=model.prices.completion,
+            ),
+            is_default=alias == settings.server.default_model,
+        )
+        for alias, model in settings.models.items()
+    ]
+    providers = [_spec(name, provider) for name, provider in settings.providers.items()]
+    return Registry(providers, models, settings.server.default_model, clock=clock, observer=telemetry)
+
+
+def _spec(name: str, provider: ProviderSettings) -> ProviderSpec:
+    if isinstance(provider, OpenAISettings):
+        key = provider.api_key.get_secret_value() if provider.api_key else None
+        timeouts = provider.timeouts
+        return ProviderSpec(
+            name=name,
+            kind="openai",
+            base_url=provider.base_url,
+            api_key=key,
+            connect_s=timeouts.connect,
+            first_token_s=timeouts.first_token,
+            idle_s=timeouts.idle,
+        )
+    return ProviderSpec(name=name, kind="scripted", script=provider.script)
+
+
+def _credentials(settings: Settings) -> grpc.ServerCredentials | None:
+    tls = settings.tls
+    if tls is None:
+        return None
+    pair = (tls.key.read_bytes(), tls.certificate.read_bytes())
+    authority = tls.client_ca.read_bytes() if tls.client_ca else None
+    return grpc.ssl_server_credentials([pair], authority, require_client_auth=authority is not None)
+
+
+def _raise_open_files() -> None:
+    """One reply takes a socket to its client and one to its provider: as many as the system allows."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft < hard:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))

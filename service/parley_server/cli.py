@@ -1,0 +1,144 @@
+"""The `parley` command: serve, chat, migrate, check."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import os
+import signal
+import sys
+from collections.abc import Sequence
+
+from parley_server import __version__
+from parley_server.settings import Settings, SettingsError, load_settings
+
+WRONG_CONFIGURATION = 2
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command; the process's exit status. 2: the configuration, or the database as it stands, forbids it."""
+    options = _parser().parse_args(arguments)
+    try:
+        return int(options.run(options))
+    except SettingsError as error:
+        print(error, file=sys.stderr)
+        return WRONG_CONFIGURATION
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="parley", description="One AI chat engine for all your backends.")
+    parser.add_argument("--version", action="version", version=f"parley {__version__}")
+    commands = parser.add_subparsers(metavar="COMMAND", required=True)
+    for name, run, text in (
+        ("serve", _serve, "run the server"),
+        ("migrate", _migrate, "bring the database's schema up to date"),
+        ("check", _check, "validate the configuration"),
+    ):
+        command = commands.add_parser(name, help=text, description=text.capitalize() + ".")
+        command.add_argument("--config", metavar="FILE", help="TOML file (default: PARLEY_CONFIG)")
+        command.set_defaults(run=run)
+        if name == "serve":
+            command.add_argument("--listen", metavar="HOST:PORT", help="gRPC address (default: 127.0.0.1:50051)")
+        if name != "check":
+            command.add_argument("--database-url", metavar="URL", help="default: sqlite+aiosqlite:///parley.db")
+    chat = commands.add_parser("chat", help="talk to a server in the terminal", description="Talk to a server.")
+    chat.add_argument("text", nargs="*", help="ask this, print the answer and leave")
+    chat.add_argument("--address", default="127.0.0.1:50051", metavar="HOST:PORT", help="default: %(default)s")
+    chat.add_argument("--model", default="", metavar="ALIAS", help="default: the server's")
+    chat.add_argument("--conversation", default="", metavar="ID", help="continue this conversation")
+    chat.add_argument("--end-user", default="", metavar="ID", help="for whom you speak")
+    chat.add_argument("--api-key", default=os.environ.get("PARLEY_API_KEY", ""), help="default: PARLEY_API_KEY")
+    chat.add_argument("--reasoning", action="store_true", help="show the model's reasoning")
+    chat.set_defaults(run=_chat)
+    return parser
+
+
+def _settings(options: argparse.Namespace) -> Settings:
+    names = ("config", "listen", "database_url")
+    return load_settings(os.environ, {name: getattr(options, name, None) for name in names})
+
+
+def _serve(options: argparse.Namespace) -> int:
+    settings = _settings(options)
+    import uvloop
+
+    from parley_server.telemetry.logs import configure_logging
+
+    configure_logging(settings.log_level, settings.log_format)
+    return uvloop.run(_run_server(settings))
+
+
+async def _run_server(settings: Settings) -> int:
+    from parley_server.app import App
+    from parley_server.errors import StorageUnavailable
+    from parley_server.store.location import StoreUnusable
+    from parley_server.store.lock import DatabaseLocked
+
+    loop, stop, hurry = asyncio.get_running_loop(), asyncio.Event(), asyncio.Event()
+
+    def asked() -> None:
+        (hurry if stop.is_set() else stop).set()
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, asked)
+    try:
+        app = App(settings)
+        await app.start()
+    except (DatabaseLocked, StoreUnusable, StorageUnavailable, OSError) as error:
+        print(f"parley serve: {error}", file=sys.stderr)
+        return WRONG_CONFIGURATION
+    print(f"Parley serves on {settings.listen.host}:{app.port}; Ctrl-C stops it", file=sys.stderr, flush=True)
+    await stop.wait()
+    stopping, hurrying = asyncio.create_task(app.stop()), asyncio.create_task(hurry.wait())
+    await asyncio.wait({stopping, hurrying}, return_when=asyncio.FIRST_COMPLETED)
+    hurrying.cancel()
+    if not stopping.done():
+        app.hurry()
+    await stopping
+    return 0
+
+
+def _migrate(options: argparse.Namespace) -> int:
+    settings = _settings(options)
+    from parley_server.store.location import StoreUnusable, sqlite_path
+    from parley_server.store.lock import DatabaseLock, DatabaseLocked
+    from parley_server.store.migrate import SCHEMA_RELEASE, migrate
+
+    try:
+        lock = DatabaseLock(sqlite_path(settings.database_url))
+        lock.acquire()
+        try:
+            migrate(settings.database_url)
+        finally:
+            lock.release()
+    except (DatabaseLocked, StoreUnusable) as error:
+        print(f"parley migrate: {error}", file=sys.stderr)
+        return WRONG_CONFIGURATION
+    print(f"the schema is at release {SCHEMA_RELEASE}")
+    return 0
+
+
+def _check(options: argparse.Namespace) -> int:
+    settings = _settings(options)
+    print(f"the configuration is valid: {len(settings.models)} models, {settings.server.default_model} by default")
+    return 0
+
+
+def _chat(options: argparse.Namespace) -> int:
+    from parley_server.terminal import ChatOptions, chat
+
+    return chat(
+        ChatOptions(
+            text=" ".join(options.text),
+            address=options.address,
+            model=options.model,
+            conversation=options.conversation,
+            end_user=options.end_user,
+            api_key=options.api_key,
+            reasoning=options.reasoning,
+        )
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())
