@@ -11,9 +11,11 @@ import httpx2
 import msgspec
 
 from parley_server.core.model import Model, Value
+from parley_server.core.observer import AttemptObserver
 from parley_server.core.ports import Clock, Provider
 from parley_server.errors import ModelNotFound, NotConfigured
 from parley_server.providers.keys import Key, key_of
+from parley_server.providers.observed import ObservedProvider
 from parley_server.providers.openai import OPENAI_URL, OpenAIProvider
 from parley_server.providers.script import read_script
 from parley_server.providers.scripted import ScriptedProvider
@@ -23,26 +25,21 @@ FIRST_TOKEN_S = 30.0
 REASONING_FIRST_TOKEN_S = 120.0
 
 
-class Timeouts(Value, frozen=True, kw_only=True):
-    """Seconds: to connect, to the first token (None: 30, or 120 where the model reasons), and between two tokens."""
-
-    connect_s: float = 5.0
-    first_token_s: float | None = None
-    idle_s: float = 60.0
-
-
 class ProviderSpec(Value, frozen=True, kw_only=True):
     """A provider to build: `kind` is "openai" or "scripted".
 
-    `api_key` is "env:NAME", "file:PATH", or a function that returns the key; empty is none, but for OpenAI itself,
-    where it is the environment's OPENAI_API_KEY. `script` holds a scripted provider's own fields.
+    `api_key` is "env:NAME", "file:PATH", or a function that returns the key; without it there is none, but for OpenAI
+    itself, where it is the environment's OPENAI_API_KEY. Limits are seconds: to connect, to the first token (None: 30,
+    or 120 where the model reasons), and between two tokens. `script` holds a scripted provider's own fields.
     """
 
     name: str
     kind: str
     base_url: str = OPENAI_URL
-    api_key: str | Callable[[], str | None] = ""
-    timeouts: Timeouts = Timeouts()
+    api_key: str | Callable[[], str | None] | None = None
+    connect_s: float = 5.0
+    first_token_s: float | None = None
+    idle_s: float = 60.0
     script: Mapping[str, Any] = {}
 
 
@@ -54,10 +51,11 @@ class Registry:
         self,
         providers: Sequence[ProviderSpec],
         models: Sequence[Model],
-        *,
         default_model: str,
+        *,
         clock: Clock,
         environment: Mapping[str, str],
+        observer: AttemptObserver | None = None,
     ) -> None:
         faults = list(_faults(providers, models, default_model))
         self._providers: dict[str, Provider] = {}
@@ -68,17 +66,15 @@ class Registry:
                 faults.append(error.message)
         if faults:
             raise NotConfigured("; ".join(faults))
-        timeouts = {spec.name: spec.timeouts for spec in providers}
+        specs = {spec.name: spec for spec in providers}
         named = [msgspec.structs.replace(model, is_default=model.alias == default_model) for model in models]
         self._models = sorted(named, key=lambda model: not model.is_default)
         self._default_model = default_model
-        self._resolved = {
-            model.alias: (
-                model,
-                _limited(self._providers[model.provider], model, timeouts[model.provider], clock=clock),
-            )
-            for model in self._models
-        }
+        self._resolved: dict[str, tuple[Model, Provider]] = {}
+        for model in self._models:
+            provider = _limited(self._providers[model.provider], model, specs[model.provider], clock=clock)
+            observed = ObservedProvider(provider, observer=observer) if observer is not None else provider
+            self._resolved[model.alias] = (model, observed)
 
     def resolve(self, alias: str) -> tuple[Model, Provider]:
         """The model of an alias (empty: the default) and what answers for it. Raises `ModelNotFound`."""
@@ -101,7 +97,7 @@ def _build(spec: ProviderSpec, *, clock: Clock, environment: Mapping[str, str]) 
         return ScriptedProvider(clock=clock, script=_script(spec))
     if spec.kind == "openai":
         url = _checked_url(spec)
-        return OpenAIProvider(spec.name, url, api_key=_key(spec, environment), connect_s=spec.timeouts.connect_s)
+        return OpenAIProvider(spec.name, url, api_key=_key(spec, environment), connect_s=spec.connect_s)
     raise NotConfigured(f'the provider {spec.name} is of no known kind: "openai" or "scripted"')
 
 
@@ -129,10 +125,10 @@ def _checked_url(spec: ProviderSpec) -> str:
     return spec.base_url
 
 
-def _limited(provider: Provider, model: Model, timeouts: Timeouts, *, clock: Clock) -> TimeLimits:
+def _limited(provider: Provider, model: Model, spec: ProviderSpec, *, clock: Clock) -> Provider:
     usual_s = REASONING_FIRST_TOKEN_S if model.reasoning else FIRST_TOKEN_S
-    first_token_s = usual_s if timeouts.first_token_s is None else timeouts.first_token_s
-    return TimeLimits(provider, first_token_s=first_token_s, idle_s=timeouts.idle_s, clock=clock)
+    first_token_s = usual_s if spec.first_token_s is None else spec.first_token_s
+    return TimeLimits(provider, first_token_s=first_token_s, idle_s=spec.idle_s, clock=clock)
 
 
 def _faults(providers: Sequence[ProviderSpec], models: Sequence[Model], default_model: str) -> Iterable[str]:
