@@ -30,6 +30,15 @@ def _number(value: Any) -> Any:
     return value
 
 
+def _plain(value: Any) -> Any:
+    """The same without `Decimal` at any depth."""
+    if isinstance(value, dict):
+        return {key: _plain(inner) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [_plain(inner) for inner in value]
+    return _number(value)
+
+
 def _nano_usd(value: Any) -> Any:
     """US dollars as an exact count of billionths."""
     if isinstance(value, bool) or not isinstance(value, int | float | Decimal):
@@ -110,7 +119,7 @@ class ScriptedSettings(_Shape):
     """The provider that needs no vendor: a typewriter. `script` holds its own options, checked by the provider."""
 
     kind: Literal["scripted"] = "scripted"
-    script: dict[str, Any] = {}
+    script: Annotated[dict[str, Any], BeforeValidator(_plain)] = {}
 
 
 ProviderSettings = OpenAISettings | ScriptedSettings

@@ -157,9 +157,14 @@ def test_a_variable_that_a_provider_names_may_begin_like_ours(tmp_path: Path) ->
     load_settings({**configured(tmp_path, text), "PARLEY_P_KEY": "x"})
 
 
-def test_a_script_is_passed_on_as_it_stands(tmp_path: Path) -> None:
-    text = '[providers.p]\nkind = "scripted"\nscript = { words = ["a"] }\n[models.m]\nprovider = "p"\nname = "n"'
-    assert load_settings(configured(tmp_path, text)).providers["p"] == ScriptedSettings(script={"words": ["a"]})
+def test_a_script_is_passed_on_in_plain_values(tmp_path: Path) -> None:
+    script = '{ text = "a", pace_s = 0.5, pauses = [{ after = 1, seconds = 1.5 }] }'
+    text = f'[providers.p]\nkind = "scripted"\nscript = {script}\n[models.m]\nprovider = "p"\nname = "n"'
+    provider = load_settings(configured(tmp_path, text)).providers["p"]
+    assert isinstance(provider, ScriptedSettings)
+    assert provider.script == {"text": "a", "pace_s": 0.5, "pauses": [{"after": 1, "seconds": 1.5}]}
+    assert type(provider.script["pace_s"]) is float
+    assert type(provider.script["pauses"][0]["seconds"]) is float
 
 
 def test_settings_cannot_be_changed() -> None:
