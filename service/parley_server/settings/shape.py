@@ -93,17 +93,12 @@ def _is_ipv6(text: str) -> bool:
 
 
 class Timeouts(_Shape):
-    """Limits of a provider's call, in seconds: to connect, until the first token of an attempt, between two tokens."""
+    """Limits of a provider's call, in seconds: to connect, until the first token of an attempt (None: as long as suits
+    the model), between two tokens."""
 
     connect: Seconds = 5.0
     first_token: Seconds | None = None
     idle: Seconds = 60.0
-
-    def first_token_s(self, *, reasoning: bool) -> float:
-        """The limit for a model that does or does not reason first: as configured, else 120 s or 30 s."""
-        if self.first_token is not None:
-            return self.first_token
-        return 120.0 if reasoning else 30.0
 
 
 class OpenAISettings(_Shape):

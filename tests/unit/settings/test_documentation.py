@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from parley_server.providers.script import Script
 from parley_server.settings import (
     ModelSettings,
     OpenAISettings,
@@ -75,6 +76,11 @@ def test_the_example_loads(tmp_path: Path) -> None:
     (tmp_path / "parley.toml").write_text(example)
     settings = load_settings({"PARLEY_CONFIG": str(tmp_path / "parley.toml"), "OPENAI_API_KEY": "k"})
     assert settings.server.drain_grace_s == 60.0
+
+
+def test_every_option_of_a_script_is_named() -> None:
+    (paragraph,) = re.findall(r"^The options of `script`.*?\n\n", PAGE, re.DOTALL | re.MULTILINE)
+    assert [name for name in Script.__struct_fields__ if f"`{name}`" not in paragraph] == []
 
 
 def test_every_metric_is_named() -> None:

@@ -171,9 +171,3 @@ def test_settings_cannot_be_changed() -> None:
     settings = load_settings({})
     with pytest.raises(ValidationError):
         settings.insecure = True  # type: ignore[misc]
-
-
-@pytest.mark.parametrize(("reasoning", "limit_s"), [(False, 30.0), (True, 120.0)])
-def test_the_first_token_limit_follows_the_model_unless_it_is_set(reasoning: bool, limit_s: float) -> None:
-    assert Timeouts().first_token_s(reasoning=reasoning) == limit_s
-    assert Timeouts(first_token=7.0).first_token_s(reasoning=reasoning) == 7.0
