@@ -1,0 +1,187 @@
+"""The one transaction that accepts a request. A refusal leaves nothing behind, and needs no rollback of its neighbours.
+
+The order of locks is: the key's row, the claim on the conversation (the partial unique index), the conversation's row.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+
+from sqlalchemy import Connection, Integer, Text, bindparam, delete, exists, literal_column, or_, select, update
+
+from parley_server.core.model import FinishReason, Reply, State, Usage
+from parley_server.core.records import (
+    Acceptance,
+    Accepted,
+    AcceptOutcome,
+    Busy,
+    ConversationGone,
+    ConversationTaken,
+    Finalisation,
+    HeadMoved,
+    ImageGone,
+    Replayed,
+)
+from parley_server.store import keys
+from parley_server.store.conversations import find_conversation, insert_conversation
+from parley_server.store.finalisation import finalise
+from parley_server.store.images import first_missing, insert_images
+from parley_server.store.messages import insert_messages
+from parley_server.store.ownership import owned, owner
+from parley_server.store.replies import load_reply, request_key
+from parley_server.store.rows import reply_values
+from parley_server.store.schema import conversation, message, reply
+from parley_server.store.statements import Insert, insert
+
+Refusal = Busy | HeadMoved | ConversationTaken | ConversationGone | ImageGone
+
+_EMPTY = literal_column("''", Text)
+_NAMES = {column.name: f"in_{column.name}" for column in reply.c}
+_THIS = conversation.c.id == bindparam("in_conversation_id", type_=Text)
+_AT_HEAD = conversation.c.head_message_id == bindparam("head", type_=Text)
+_parent = bindparam("parent", type_=Text)
+_BELOW_PARENT = or_(
+    _parent == _EMPTY,
+    exists().where(
+        message.c.id == _parent,
+        message.c.tenant == conversation.c.tenant,
+        message.c.conversation_id == conversation.c.id,
+    ),
+)
+_WITHDRAW = delete(reply).where(reply.c.id == bindparam("of_reply"))
+_MOVE_ON = (
+    update(conversation)
+    .where(conversation.c.tenant == bindparam("of_tenant"), conversation.c.id == bindparam("of_conversation"))
+    .values(
+        head_message_id=bindparam("new_head"),
+        next_position=conversation.c.next_position + bindparam("added", type_=Integer),
+        version=conversation.c.version + 1,
+        update_time_us=bindparam("new_update_time_us"),
+    )
+    .returning(conversation.c.next_position)
+)
+_MOVE_ON_FROM_HEAD = _MOVE_ON.where(_AT_HEAD)
+
+
+@cache
+def _claim(dialect: str, *, at_head: bool) -> Insert:
+    """The reply's row, if the caller owns the conversation, and no other reply runs in it."""
+    values = select(*[bindparam(_NAMES[column.name], type_=column.type) for column in reply.c])
+    allowed = values.where(_THIS, owned(conversation), _AT_HEAD if at_head else _BELOW_PARENT)
+    return insert(reply, dialect).from_select(list(_NAMES), allowed).on_conflict_do_nothing()
+
+
+def accept(connection: Connection, acceptance: Acceptance) -> AcceptOutcome:
+    """Write all of it, or nothing; an acceptance that is run again finds what it wrote."""
+    asked = acceptance.reply
+    key = request_key(acceptance.identity, asked.request_id or asked.id)
+    made = keys.Made(payload_hash=acceptance.payload_hash, resource_id=asked.id, now_us=acceptance.now_us)
+    claimed = keys.claim(connection, key, made)
+    if isinstance(claimed, keys.Known):
+        stored = load_reply(connection, claimed.resource_id)
+        if stored is not None and stored.id == asked.id:
+            return Accepted(reply=stored)
+        return Replayed(payload_hash=claimed.payload_hash, reply=stored)
+    refusal = _write_new(connection, acceptance) if acceptance.new_conversation else _write(connection, acceptance)
+    if refusal is not None:
+        keys.release(connection, key, claimed)
+        return refusal
+    keys.keep(connection, key, made, claimed)
+    if claimed.mark is None:
+        return Accepted(reply=asked)
+    return Accepted(reply=_cancelled(connection, acceptance, claimed.mark))
+
+
+def _write_new(connection: Connection, acceptance: Acceptance) -> Refusal | None:
+    value = acceptance.new_conversation
+    assert value is not None
+    if acceptance.shown_images:
+        taken = find_conversation(connection, acceptance.identity, value.id) is not None
+        return ConversationTaken() if taken else ImageGone(image_id=acceptance.shown_images[0])
+    added = len(acceptance.messages)
+    if not insert_conversation(connection, value, head=_new_head(acceptance), messages=added):
+        return ConversationTaken()
+    if not _insert_reply(connection, acceptance, at_head=False, parent=""):
+        raise AssertionError("a reply could not be written to its own new conversation")
+    _insert_input(connection, acceptance, first_position=1)
+    return None
+
+
+def _write(connection: Connection, acceptance: Acceptance) -> Refusal | None:
+    asked, added = acceptance.reply, len(acceptance.messages)
+    place = {"tenant": asked.tenant, "conversation_id": asked.conversation_id}
+    if first_missing(connection, acceptance.shown_images, **place) is not None:
+        return _refusal(connection, acceptance)
+    parent = acceptance.messages[0].parent_id if added else asked.parent_message_id
+    if not _insert_reply(connection, acceptance, at_head=acceptance.head is not None, parent=parent):
+        return _refusal(connection, acceptance)
+    move = {
+        "of_tenant": asked.tenant,
+        "of_conversation": asked.conversation_id,
+        "new_head": _new_head(acceptance),
+        "added": added,
+        "new_update_time_us": acceptance.now_us,
+        "head": acceptance.head,
+    }
+    moved = connection.execute(_MOVE_ON if acceptance.head is None else _MOVE_ON_FROM_HEAD, move).first()
+    if moved is None:
+        connection.execute(_WITHDRAW, {"of_reply": asked.id})
+        return HeadMoved()
+    _insert_input(connection, acceptance, first_position=moved.next_position - added)
+    return None
+
+
+def _new_head(acceptance: Acceptance) -> str:
+    return acceptance.messages[-1].id if acceptance.messages else acceptance.reply.parent_message_id
+
+
+def _insert_reply(connection: Connection, acceptance: Acceptance, *, at_head: bool, parent: str) -> bool:
+    values = {_NAMES[name]: value for name, value in reply_values(acceptance.reply).items()}
+    values |= owner(acceptance.identity)
+    values |= {"head": acceptance.head} if at_head else {"parent": parent}
+    return connection.execute(_claim(connection.dialect.name, at_head=at_head), values).rowcount == 1
+
+
+def _insert_input(connection: Connection, acceptance: Acceptance, *, first_position: int) -> None:
+    asked = acceptance.reply
+    place = {"tenant": asked.tenant, "end_user": asked.end_user, "conversation_id": asked.conversation_id}
+    insert_messages(connection, acceptance.messages, first_position=first_position, **place)
+    insert_images(connection, acceptance.images, **place)
+
+
+def _refusal(connection: Connection, acceptance: Acceptance) -> Refusal:
+    """Why nothing was written, in the order in which refusals are told."""
+    asked = acceptance.reply
+    found = find_conversation(connection, acceptance.identity, asked.conversation_id)
+    if found is None:
+        return ConversationGone()
+    if found.active_reply_id:
+        return Busy(reply_id=found.active_reply_id)
+    if acceptance.head is not None and acceptance.head != found.head_message_id:
+        return HeadMoved()
+    missing = first_missing(
+        connection, acceptance.shown_images, tenant=asked.tenant, conversation_id=asked.conversation_id
+    )
+    return ConversationGone() if missing is None else ImageGone(image_id=missing)
+
+
+def _cancelled(connection: Connection, acceptance: Acceptance, reason: str) -> Reply:
+    asked = acceptance.reply
+    ended = finalise(
+        connection,
+        Finalisation(
+            reply_id=asked.id,
+            epoch=asked.epoch,
+            state=State.CANCELLED,
+            finish_reason=FinishReason.CANCELLED,
+            usage=Usage(),
+            model=asked.model,
+            provider=asked.provider,
+            cancel_reason=reason,
+            last_sequence=1,
+            end_time_us=acceptance.now_us,
+            journaled=False,
+        ),
+    )
+    assert ended is not None, "the reply was written in this transaction"
+    return ended.reply

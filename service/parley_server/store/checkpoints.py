@@ -1,0 +1,70 @@
+"""Checkpoints: stretches of the logs of running replies, appended and never rewritten."""
+
+from __future__ import annotations
+
+from functools import cache
+
+from sqlalchemy import Connection, Integer, Text, bindparam, select, update
+
+from parley_server.core.model import State
+from parley_server.core.records import Checkpoint
+from parley_server.store.rows import json_text
+from parley_server.store.schema import checkpoint, reply, reply_active, reply_pending
+from parley_server.store.statements import Insert, insert
+
+_THIS_EPOCH = (
+    reply.c.id == bindparam("in_reply_id", type_=Text),
+    reply.c.epoch == bindparam("in_epoch", type_=Integer),
+)
+_STRETCH = select(
+    reply.c.id,
+    reply.c.epoch,
+    bindparam("in_from_sequence", type_=Integer),
+    bindparam("in_to_sequence", type_=Integer),
+    reply.c.tenant,
+    reply.c.end_user,
+    bindparam("in_entries", type_=Text),
+).where(*_THIS_EPOCH, reply_active)
+_STREAM = (
+    update(reply)
+    .where(*_THIS_EPOCH, reply_pending)
+    .values(state=State.STREAMING.value, first_token_time_us=bindparam("in_first_token_time_us"))
+)
+
+
+@cache
+def _append(dialect: str) -> Insert:
+    """A stretch that is written again, longer, after a commit of unknown outcome replaces the shorter one."""
+    statement = insert(checkpoint, dialect).from_select([column.name for column in checkpoint.c], _STRETCH)
+    written = statement.excluded
+    return statement.on_conflict_do_update(
+        index_elements=[checkpoint.c.reply_id, checkpoint.c.epoch, checkpoint.c.from_sequence],
+        set_={"to_sequence": written.to_sequence, "entries": written.entries},
+        where=written.to_sequence > checkpoint.c.to_sequence,
+    )
+
+
+def append_checkpoints(connection: Connection, checkpoints: list[Checkpoint]) -> None:
+    """Those whose reply is terminal, gone or of another epoch are skipped."""
+    if not checkpoints:
+        return
+    rows = [
+        {
+            "in_reply_id": each.reply_id,
+            "in_epoch": each.epoch,
+            "in_from_sequence": each.from_sequence,
+            "in_to_sequence": each.to_sequence,
+            "in_entries": json_text(each.entries),
+        }
+        for each in checkpoints
+    ]
+    connection.execute(_append(connection.dialect.name), rows)
+    started = [
+        {
+            "in_reply_id": each.reply_id,
+            "in_epoch": each.epoch,
+            "in_first_token_time_us": each.first_token_time_us,
+        }
+        for each in checkpoints
+    ]
+    connection.execute(_STREAM, started)

@@ -1,0 +1,207 @@
+"""Conversations one by one: create, read, change, erase."""
+
+from __future__ import annotations
+
+import unicodedata
+from functools import cache
+
+import msgspec
+from sqlalchemy import Connection, Text, bindparam, delete, insert, select, update
+
+from parley_server.core.model import Conversation, Identity
+from parley_server.core.records import (
+    Busy,
+    ConversationReplayed,
+    ConversationTaken,
+    ConversationUpdate,
+    CreateOutcome,
+    NewConversation,
+)
+from parley_server.errors import ConversationNotFound, EtagMismatch, MessageNotFound
+from parley_server.store import keys
+from parley_server.store.images import insert_images
+from parley_server.store.messages import holds_message, insert_messages
+from parley_server.store.ownership import owned, owner
+from parley_server.store.rows import context_of, conversation_of, json_text
+from parley_server.store.schema import conversation, conversation_label, reply, reply_active
+from parley_server.store.statements import AnyRow, Insert
+from parley_server.store.statements import insert as insert_for
+
+ACTIVE_REPLY = (
+    select(reply.c.id)
+    .where(reply.c.tenant == conversation.c.tenant, reply.c.conversation_id == conversation.c.id, reply_active)
+    .scalar_subquery()
+    .label("active_reply_id")
+)
+
+_THIS = conversation.c.id == bindparam("conversation_id", type_=Text)
+_GET = select(conversation, ACTIVE_REPLY).where(_THIS, owned(conversation))
+_LOCK = _GET.with_for_update(of=conversation)
+_REPLIES = select(reply.c.id).where(
+    reply.c.tenant == bindparam("of_tenant"), reply.c.conversation_id == bindparam("of_conversation")
+)
+_DELETE = delete(conversation).where(_THIS, conversation.c.tenant == bindparam("of_tenant"))
+_UPDATE = update(conversation).where(_THIS, conversation.c.tenant == bindparam("of_tenant"))
+_INSERT_LABELS = insert(conversation_label)
+_DELETE_LABELS = delete(conversation_label).where(
+    conversation_label.c.tenant == bindparam("of_tenant"),
+    conversation_label.c.conversation_id == bindparam("of_conversation"),
+)
+
+
+@cache
+def _insert(dialect: str) -> Insert:
+    return insert_for(conversation, dialect).on_conflict_do_nothing()
+
+
+def fold(text: str) -> str:
+    """Text as titles are searched: without regard to case and to how accents are composed."""
+    return unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", text).casefold())
+
+
+def insert_conversation(connection: Connection, value: Conversation, *, head: str, messages: int) -> bool:
+    """Write a new conversation whose first `messages` positions are given away; False where its id is taken."""
+    row = {
+        "tenant": value.tenant,
+        "id": value.id,
+        "end_user": value.end_user,
+        "head_message_id": head,
+        "next_position": messages + 1,
+        "version": 1,
+        "create_time_us": value.create_time_us,
+        "update_time_us": value.update_time_us or value.create_time_us,
+        "model": value.model,
+        "context": json_text(value.context),
+        "labels": json_text(value.labels),
+        "title": value.title,
+        "title_folded": fold(value.title),
+        "system": json_text(value.system),
+        "post_system": value.post_system,
+    }
+    if not connection.execute(_insert(connection.dialect.name), row).rowcount:
+        return False
+    _insert_labels(connection, value.tenant, conversation_id=value.id, end_user=value.end_user, labels=value.labels)
+    return True
+
+
+def find_conversation(connection: Connection, identity: Identity, conversation_id: str) -> Conversation | None:
+    """The conversation; None where it is unknown or somebody else's."""
+    row = _row(connection, identity, conversation_id, lock=False)
+    return None if row is None else conversation_of(row)
+
+
+def get_conversation(connection: Connection, identity: Identity, conversation_id: str) -> Conversation:
+    """Raises ConversationNotFound."""
+    found = find_conversation(connection, identity, conversation_id)
+    if found is None:
+        raise ConversationNotFound
+    return found
+
+
+def create_conversation(connection: Connection, new: NewConversation) -> CreateOutcome:
+    """Create it with its first messages, or change nothing; a creation that is run again finds what it made."""
+    if not new.request_id:
+        return _create(connection, new)
+    identity = new.identity
+    key = keys.Key(tenant=identity.tenant, end_user=identity.end_user, kind=keys.CONVERSATION, key=new.request_id)
+    made = keys.Made(payload_hash=new.payload_hash, resource_id=new.conversation.id, now_us=new.now_us)
+    claimed = keys.claim(connection, key, made)
+    if isinstance(claimed, keys.Known):
+        found = find_conversation(connection, identity, claimed.resource_id)
+        return ConversationReplayed(payload_hash=claimed.payload_hash, conversation=found)
+    outcome = _create(connection, new)
+    if isinstance(outcome, ConversationTaken):
+        keys.release(connection, key, claimed)
+    else:
+        keys.keep(connection, key, made, claimed)
+    return outcome
+
+
+def _create(connection: Connection, new: NewConversation) -> Conversation | ConversationTaken:
+    value, messages = new.conversation, new.messages
+    if not value.create_time_us:
+        value = msgspec.structs.replace(value, create_time_us=new.now_us)
+    head = messages[-1].id if messages else ""
+    if insert_conversation(connection, value, head=head, messages=len(messages)):
+        place = {"tenant": value.tenant, "end_user": value.end_user, "conversation_id": value.id}
+        insert_messages(connection, messages, first_position=1, **place)
+        insert_images(connection, new.images, **place)
+        return get_conversation(connection, new.identity, value.id)
+    stored = find_conversation(connection, new.identity, value.id)
+    if stored is not None and stored.create_time_us == value.create_time_us and stored.etag == "1":
+        return stored
+    return ConversationTaken()
+
+
+def update_conversation(
+    connection: Connection, identity: Identity, update_: ConversationUpdate, now_us: int
+) -> Conversation:
+    """Raises, before anything is written, ConversationNotFound, EtagMismatch, MessageNotFound (for the head)."""
+    row = _locked(connection, identity, update_.conversation_id, etag=update_.etag)
+    place = {"tenant": row.tenant, "conversation_id": row.id}
+    if update_.head_message_id and not holds_message(connection, update_.head_message_id, **place):
+        raise MessageNotFound
+    values = _changes(row, update_)
+    if not values:
+        return conversation_of(row)
+    values |= {"version": row.version + 1, "update_time_us": max(now_us, row.update_time_us)}
+    connection.execute(_UPDATE.values(values), {"of_tenant": row.tenant, "conversation_id": row.id})
+    if update_.labels is not None:
+        connection.execute(_DELETE_LABELS, {"of_tenant": row.tenant, "of_conversation": row.id})
+        _insert_labels(connection, **place, end_user=row.end_user, labels=update_.labels)
+    return get_conversation(connection, identity, row.id)
+
+
+def delete_conversation(
+    connection: Connection, identity: Identity, conversation_id: str, etag: str
+) -> Busy | tuple[str, ...]:
+    """Erase it with all it holds, and return the ids of its replies. Raises ConversationNotFound, EtagMismatch."""
+    row = _locked(connection, identity, conversation_id, etag=etag)
+    if row.active_reply_id:
+        return Busy(reply_id=row.active_reply_id)
+    place = {"of_tenant": row.tenant, "of_conversation": row.id}
+    reply_ids = tuple(connection.execute(_REPLIES, place).scalars())
+    connection.execute(_DELETE, {"of_tenant": row.tenant, "conversation_id": row.id})
+    return reply_ids
+
+
+def _row(connection: Connection, identity: Identity, conversation_id: str, *, lock: bool) -> AnyRow | None:
+    parameters = {"conversation_id": conversation_id, **owner(identity)}
+    return connection.execute(_LOCK if lock else _GET, parameters).first()
+
+
+def _locked(connection: Connection, identity: Identity, conversation_id: str, *, etag: str) -> AnyRow:
+    row = _row(connection, identity, conversation_id, lock=True)
+    if row is None:
+        raise ConversationNotFound
+    if etag and etag != str(row.version):
+        raise EtagMismatch("the conversation has changed since it was read")
+    return row
+
+
+def _changes(row: AnyRow, update_: ConversationUpdate) -> dict[str, object]:
+    values: dict[str, object] = {}
+    if update_.title is not None:
+        values |= {"title": update_.title, "title_folded": fold(update_.title)}
+    if update_.system is not None:
+        values["system"] = json_text(update_.system)
+    if update_.post_system is not None:
+        values["post_system"] = update_.post_system
+    if update_.model is not None:
+        values["model"] = update_.model
+    if update_.max_messages is not None:
+        context = msgspec.structs.replace(context_of(row.context), max_messages=update_.max_messages)
+        values["context"] = json_text(context)
+    if update_.labels is not None:
+        values["labels"] = json_text(update_.labels)
+    if update_.head_message_id is not None:
+        values["head_message_id"] = update_.head_message_id
+    return values
+
+
+def _insert_labels(
+    connection: Connection, tenant: str, *, conversation_id: str, end_user: str, labels: dict[str, str]
+) -> None:
+    if labels:
+        place = {"tenant": tenant, "conversation_id": conversation_id, "end_user": end_user}
+        connection.execute(_INSERT_LABELS, [place | {"name": name, "value": labels[name]} for name in labels])

@@ -1,0 +1,138 @@
+"""The one transaction that ends a reply: who finds it running, under its epoch, wins; all others learn the winner."""
+
+from __future__ import annotations
+
+import msgspec
+from sqlalchemy import BigInteger, Connection, Integer, Text, bindparam, case, delete, insert, update
+
+from parley_server.core.model import Message, Reply
+from parley_server.core.records import Finalisation, Finalised
+from parley_server.store.messages import insert_messages
+from parley_server.store.replies import load_reply
+from parley_server.store.rows import REPLY_COLUMNS, json_text, reply_of
+from parley_server.store.schema import checkpoint, conversation, reply, reply_active, usage
+
+_first_token = bindparam("new_first_token_time_us", type_=BigInteger)
+_END = (
+    update(reply)
+    .where(reply.c.id == bindparam("of_reply"), reply.c.epoch == bindparam("of_epoch"), reply_active)
+    .values(
+        state=bindparam("new_state"),
+        finish_reason=bindparam("new_finish_reason"),
+        provider_reason=bindparam("new_provider_reason"),
+        error=bindparam("new_error"),
+        usage=bindparam("new_usage"),
+        model=bindparam("new_model"),
+        provider=bindparam("new_provider"),
+        cancel_reason=bindparam("new_cancel_reason"),
+        last_sequence=bindparam("new_last_sequence"),
+        first_token_time_us=case((_first_token > 0, _first_token), else_=reply.c.first_token_time_us),
+        end_time_us=bindparam("new_end_time_us"),
+    )
+    .returning(*REPLY_COLUMNS)
+)
+_USAGE = insert(usage)
+_at_parent = conversation.c.head_message_id == bindparam("of_parent", type_=Text)
+_MOVE_ON = (
+    update(conversation)
+    .where(conversation.c.tenant == bindparam("of_tenant"), conversation.c.id == bindparam("of_conversation"))
+    .values(
+        head_message_id=case((_at_parent, bindparam("new_head", type_=Text)), else_=conversation.c.head_message_id),
+        next_position=conversation.c.next_position + bindparam("added", type_=Integer),
+        version=conversation.c.version + 1,
+        update_time_us=bindparam("new_update_time_us"),
+    )
+    .returning(conversation.c.next_position)
+)
+_FORGET = delete(checkpoint).where(checkpoint.c.reply_id == bindparam("of_reply"))
+
+
+def finalise(connection: Connection, finalisation: Finalisation) -> Finalised | None:
+    """End the reply, or tell how it has ended; None where it was erased."""
+    row = connection.execute(_END, _values(finalisation)).first()
+    if row is None:
+        stored = load_reply(connection, finalisation.reply_id)
+        return None if stored is None else Finalised(reply=stored, won=False)
+    ended = reply_of(row, _answer(row.message_id, finalisation, parent_id=row.parent_message_id))
+    _add_to_conversation(connection, ended)
+    connection.execute(_USAGE, _usage_values(ended, finalisation))
+    if finalisation.journaled:
+        connection.execute(_FORGET, {"of_reply": ended.id})
+    return Finalised(reply=ended, won=True)
+
+
+def _answer(message_id: str, finalisation: Finalisation, *, parent_id: str) -> Message | None:
+    if finalisation.message is None:
+        return None
+    return msgspec.structs.replace(
+        finalisation.message,
+        id=message_id,
+        parent_id=parent_id,
+        reply_id=finalisation.reply_id,
+        create_time_us=finalisation.message.create_time_us or finalisation.end_time_us,
+    )
+
+
+def _add_to_conversation(connection: Connection, ended: Reply) -> None:
+    answer = ended.message
+    parameters = {
+        "of_tenant": ended.tenant,
+        "of_conversation": ended.conversation_id,
+        "of_parent": ended.parent_message_id,
+        "new_head": answer.id if answer else ended.parent_message_id,
+        "added": 1 if answer else 0,
+        "new_update_time_us": ended.end_time_us,
+    }
+    next_position: int = connection.execute(_MOVE_ON, parameters).scalar_one()
+    if answer is not None:
+        insert_messages(
+            connection,
+            (answer,),
+            tenant=ended.tenant,
+            end_user=ended.end_user,
+            conversation_id=ended.conversation_id,
+            first_position=next_position - 1,
+        )
+
+
+def _values(finalisation: Finalisation) -> dict[str, object]:
+    error = finalisation.error
+    return {
+        "of_reply": finalisation.reply_id,
+        "of_epoch": finalisation.epoch,
+        "new_state": finalisation.state.value,
+        "new_finish_reason": finalisation.finish_reason,
+        "new_provider_reason": finalisation.provider_reason,
+        "new_error": None if error is None else json_text(error),
+        "new_usage": json_text(finalisation.usage),
+        "new_model": finalisation.model,
+        "new_provider": finalisation.provider,
+        "new_cancel_reason": finalisation.cancel_reason,
+        "new_last_sequence": finalisation.last_sequence,
+        "new_first_token_time_us": finalisation.first_token_time_us,
+        "new_end_time_us": finalisation.end_time_us,
+    }
+
+
+def _usage_values(ended: Reply, finalisation: Finalisation) -> dict[str, object]:
+    counted = finalisation.usage
+    return {
+        "reply_id": ended.id,
+        "tenant": ended.tenant,
+        "end_user": ended.end_user,
+        "model": ended.model,
+        "provider": ended.provider,
+        "state": ended.state.value,
+        "finish_reason": ended.finish_reason,
+        "error_reason": None if ended.error is None else ended.error.reason.value,
+        "prompt_tokens": counted.prompt_tokens,
+        "cached_prompt_tokens": counted.cached_prompt_tokens,
+        "completion_tokens": counted.completion_tokens,
+        "reasoning_tokens": counted.reasoning_tokens,
+        "cost_nano_usd": counted.cost_nano_usd,
+        "estimated": counted.estimated,
+        "create_time_us": ended.create_time_us,
+        "first_token_time_us": ended.first_token_time_us,
+        "end_time_us": ended.end_time_us,
+        "text_length": finalisation.text_length,
+    }

@@ -1,0 +1,145 @@
+"""Pages of conversations and of messages. Both are read by key, so that rows written meanwhile shift nothing."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    Integer,
+    Select,
+    Text,
+    bindparam,
+    exists,
+    literal_column,
+    select,
+    tuple_,
+)
+
+from parley_server.core.events import utf8_size
+from parley_server.core.model import Identity, Reply
+from parley_server.core.records import ConversationFilter, ConversationPage, MessageFilter, MessagePage
+from parley_server.errors import MessageNotFound
+from parley_server.store.conversations import ACTIVE_REPLY, fold, get_conversation
+from parley_server.store.messages import NO_LIMIT, branch, branch_from, load_messages
+from parley_server.store.pages import fill
+from parley_server.store.rows import REPLY_COLUMNS, conversation_of, reply_of
+from parley_server.store.schema import conversation, conversation_label, message, reply
+from parley_server.store.statements import AnyRow
+
+# SQLite refuses LIKE patterns of over 50,000 bytes, as if the database were broken.
+LONGEST_WORD_BYTES = 10_000
+
+_CONVERSATION = [column for column in conversation.c if column.name not in {"system", "post_system", "title_folded"}]
+_BRIEF = select(
+    *_CONVERSATION,
+    literal_column("'[]'", Text).label("system"),
+    literal_column("''", Text).label("post_system"),
+    ACTIVE_REPLY,
+).order_by(conversation.c.update_time_us.desc(), conversation.c.id.desc())
+
+_branch = branch("branch", with_failed=True)
+_BRANCH = select(_branch.c.id, _branch.c.size_bytes).order_by(_branch.c.depth)
+_TREE = (
+    select(message.c.id, message.c.size_bytes, message.c.position)
+    .where(
+        message.c.tenant == bindparam("of_tenant"),
+        message.c.conversation_id == bindparam("of_conversation"),
+        message.c.position <= bindparam("from_position", type_=Integer),
+    )
+    .order_by(message.c.position.desc())
+    .limit(bindparam("rows", type_=Integer))
+)
+_REPLIES = select(*REPLY_COLUMNS).where(reply.c.id.in_(bindparam("reply_ids", expanding=True)))
+
+
+def list_conversations(
+    connection: Connection, identity: Identity, which: ConversationFilter, limit: int
+) -> ConversationPage:
+    """Newest activity first, by (update_time_us, id)."""
+    words = [fold(word) for word in which.words]
+    if any(utf8_size(word) > LONGEST_WORD_BYTES for word in words):
+        return ConversationPage(conversations=(), more=False)
+    query = _matching(identity, which, words).limit(limit + 1)
+    rows, following = fill(connection.execute(query), limit, size_bytes=_conversation_bytes)
+    return ConversationPage(conversations=tuple(map(conversation_of, rows)), more=following is not None)
+
+
+def _matching(identity: Identity, which: ConversationFilter, words: list[str]) -> Select[Any]:
+    query = _BRIEF.where(conversation.c.tenant == identity.tenant)
+    if identity.end_user:
+        query = query.where(conversation.c.end_user == identity.end_user)
+    for word in words:
+        query = query.where(conversation.c.title_folded.contains(word, autoescape=True))
+    for name in sorted(which.labels):
+        query = query.where(_labelled(name, which.labels[name]))
+    if which.before is not None:
+        update_time_us, conversation_id = which.before
+        newest = (conversation.c.update_time_us, conversation.c.id)
+        query = query.where(tuple_(*newest) < tuple_(update_time_us, conversation_id))
+    return query
+
+
+def _labelled(name: str, value: str) -> ColumnElement[bool]:
+    return exists().where(
+        conversation_label.c.tenant == conversation.c.tenant,
+        conversation_label.c.conversation_id == conversation.c.id,
+        conversation_label.c.name == name,
+        conversation_label.c.value == value,
+    )
+
+
+def _conversation_bytes(row: AnyRow) -> int:
+    return utf8_size(row.title) + utf8_size(row.labels) + utf8_size(row.context) + 256
+
+
+def list_messages(connection: Connection, identity: Identity, which: MessageFilter, limit: int) -> MessagePage:
+    """Newest first. The cursor is the next message's id, or with `all_branches` its position."""
+    owner = get_conversation(connection, identity, which.conversation_id)
+    place = {"tenant": owner.tenant, "conversation_id": owner.id}
+    if which.all_branches:
+        rows, following = _tree(connection, which.cursor, limit, **place)
+        cursor = "" if following is None else str(following.position)
+    else:
+        leaf = which.cursor or which.leaf
+        rows, following = _up(connection, leaf or owner.head_message_id, limit, **place)
+        if leaf and not rows:
+            raise MessageNotFound
+        cursor = "" if following is None else following.id
+    messages = load_messages(connection, [row.id for row in rows])
+    replies = _replies(connection, [each.reply_id for each in messages if each.reply_id])
+    return MessagePage(messages=messages, replies=replies, next_cursor=cursor)
+
+
+def _up(connection: Connection, leaf: str, limit: int, **place: str) -> tuple[list[AnyRow], AnyRow | None]:
+    if not leaf:
+        return [], None
+    found = connection.execute(_BRANCH, branch_from(leaf, wanted=limit + 1, **place))
+    return fill(found, limit, size_bytes=_message_bytes)
+
+
+def _tree(
+    connection: Connection, cursor: str, limit: int, *, tenant: str, conversation_id: str
+) -> tuple[list[AnyRow], AnyRow | None]:
+    if cursor and not (cursor.isascii() and cursor.isdecimal() and len(cursor) < len(str(NO_LIMIT))):
+        raise MessageNotFound
+    parameters = {
+        "of_tenant": tenant,
+        "of_conversation": conversation_id,
+        "from_position": int(cursor) if cursor else NO_LIMIT,
+        "rows": limit + 1,
+    }
+    return fill(connection.execute(_TREE, parameters), limit, size_bytes=_message_bytes)
+
+
+def _message_bytes(row: AnyRow) -> int:
+    size_bytes: int = row.size_bytes
+    return size_bytes + 256
+
+
+def _replies(connection: Connection, reply_ids: list[str]) -> tuple[Reply, ...]:
+    if not reply_ids:
+        return ()
+    found = {row.id: reply_of(row) for row in connection.execute(_REPLIES, {"reply_ids": reply_ids})}
+    return tuple(found[reply_id] for reply_id in reply_ids if reply_id in found)

@@ -1,0 +1,113 @@
+"""Messages of a conversation, and the way from a leaf up to the root."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+
+from sqlalchemy import (
+    CTE,
+    ColumnElement,
+    Connection,
+    Integer,
+    Text,
+    bindparam,
+    case,
+    insert,
+    literal_column,
+    select,
+)
+
+from parley_server.core.model import Message
+from parley_server.store.rows import MESSAGE_COLUMNS, message_of, message_values
+from parley_server.store.schema import message
+from parley_server.store.statements import AnyRow
+
+NO_LIMIT = 2**31 - 1
+
+_IN_CONVERSATION = (
+    message.c.id == bindparam("message_id", type_=Text),
+    message.c.tenant == bindparam("of_tenant", type_=Text),
+    message.c.conversation_id == bindparam("of_conversation", type_=Text),
+)
+_INSERT = insert(message)
+_FIND = select(message.c.id, message.c.role, message.c.parent_id).where(*_IN_CONVERSATION)
+_LOAD = select(*MESSAGE_COLUMNS).where(message.c.id.in_(bindparam("message_ids", expanding=True)))
+_ZERO = literal_column("0", Integer)
+_ONE = literal_column("1", Integer)
+
+
+def branch(name: str, *, with_failed: bool) -> CTE:
+    """The messages from `message_id` up to the root, as (id, parent_id, size_bytes, depth, counted).
+
+    It ends once `wanted` messages were counted; partial texts of failed replies count only `with_failed`. So the cost
+    is that of what is wanted, not of the conversation.
+    """
+    above = message.alias("above")
+    start = select(
+        message.c.id,
+        message.c.parent_id,
+        message.c.size_bytes,
+        _ZERO.label("depth"),
+        _weight(message.c.failed, with_failed).label("counted"),
+    )
+    found = start.where(*_IN_CONVERSATION).cte(name, recursive=True)
+    return found.union_all(
+        select(
+            above.c.id,
+            above.c.parent_id,
+            above.c.size_bytes,
+            found.c.depth + _ONE,
+            found.c.counted + _weight(above.c.failed, with_failed),
+        ).where(above.c.id == found.c.parent_id, found.c.counted < bindparam("wanted", type_=Integer))
+    )
+
+
+def branch_from(message_id: str, *, tenant: str, conversation_id: str, wanted: int) -> dict[str, object]:
+    """The parameters of `branch`."""
+    return {
+        "message_id": message_id,
+        "of_tenant": tenant,
+        "of_conversation": conversation_id,
+        "wanted": wanted,
+    }
+
+
+def insert_messages(
+    connection: Connection,
+    messages: Collection[Message],
+    *,
+    tenant: str,
+    end_user: str,
+    conversation_id: str,
+    first_position: int,
+) -> None:
+    """Store new messages at the positions from `first_position` on."""
+    rows = [
+        message_values(each, tenant, end_user=end_user, conversation_id=conversation_id, position=position)
+        for position, each in enumerate(messages, first_position)
+    ]
+    if rows:
+        connection.execute(_INSERT, rows if len(rows) > 1 else rows[0])
+
+
+def find_message(connection: Connection, message_id: str, *, tenant: str, conversation_id: str) -> AnyRow | None:
+    """Id, role and parent of a message of the conversation."""
+    parameters = {"message_id": message_id, "of_tenant": tenant, "of_conversation": conversation_id}
+    return connection.execute(_FIND, parameters).first()
+
+
+def holds_message(connection: Connection, message_id: str, *, tenant: str, conversation_id: str) -> bool:
+    """Whether the conversation has this message."""
+    return find_message(connection, message_id, tenant=tenant, conversation_id=conversation_id) is not None
+
+
+def load_messages(connection: Connection, message_ids: list[str]) -> tuple[Message, ...]:
+    """These messages, in the order given."""
+    if not message_ids:
+        return ()
+    found = {row.id: message_of(row) for row in connection.execute(_LOAD, {"message_ids": message_ids})}
+    return tuple(found[message_id] for message_id in message_ids)
+
+
+def _weight(failed: ColumnElement[bool], with_failed: bool) -> ColumnElement[int]:
+    return _ONE if with_failed else case((failed, _ZERO), else_=_ONE)

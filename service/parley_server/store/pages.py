@@ -1,0 +1,22 @@
+"""How much one page holds."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import TypeVar
+
+PAGE_BYTES = 1 << 20
+
+T = TypeVar("T")
+
+
+def fill(rows: Iterable[T], limit: int, *, size_bytes: Callable[[T], int]) -> tuple[list[T], T | None]:
+    """The first rows, at most `limit` and `PAGE_BYTES`, but at least one; and the row that follows them, if any."""
+    taken: list[T] = []
+    room = PAGE_BYTES
+    for row in rows:
+        room -= size_bytes(row)
+        if taken and (len(taken) >= limit or room < 0):
+            return taken, row
+        taken.append(row)
+    return taken, None

@@ -1,0 +1,128 @@
+"""Replies: look up, mark for cancelling, and those that a dead process left."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sqlalchemy import ColumnElement, Connection, Text, bindparam, case, func, select, update
+
+from parley_server.core.model import FinishReason, Identity, Reply
+from parley_server.core.records import CancelTarget, Replayed, Unfinished
+from parley_server.errors import ReplyNotFound
+from parley_server.store import keys
+from parley_server.store.conversations import get_conversation
+from parley_server.store.ownership import owned, owner
+from parley_server.store.rows import MESSAGE_COLUMNS, REPLY_COLUMNS, entries_of, message_of, reply_of
+from parley_server.store.schema import checkpoint, message, reply, reply_active
+from parley_server.store.statements import AnyRow
+
+_THIS = reply.c.id == bindparam("reply_id", type_=Text)
+_WITH_MESSAGE = select(*REPLY_COLUMNS, *MESSAGE_COLUMNS).outerjoin_from(
+    reply, message, message.c.reply_id == reply.c.id
+)
+_LOAD = _WITH_MESSAGE.where(_THIS)
+_GET = _WITH_MESSAGE.where(_THIS, owned(reply))
+_UNFINISHED = (
+    select(*REPLY_COLUMNS, reply.c.cancel_requested)
+    .where(reply_active)
+    .order_by(reply.c.create_time_us, reply.c.id)
+    .limit(bindparam("rows"))
+)
+_UNFINISHED_IDS = select(reply.c.id).where(reply_active)
+_CHECKPOINTS = (
+    select(checkpoint.c.to_sequence, checkpoint.c.entries)
+    .where(checkpoint.c.reply_id == bindparam("reply_id"))
+    .order_by(checkpoint.c.epoch, checkpoint.c.from_sequence)
+)
+
+
+def _cancel(which: ColumnElement[bool]) -> Any:
+    first = reply.c.cancel_requested.is_(None)
+    return (
+        update(reply)
+        .where(which, owned(reply), reply_active)
+        .values(
+            cancel_requested=func.coalesce(reply.c.cancel_requested, bindparam("new_kind", type_=Text)),
+            cancel_reason=case((first, bindparam("new_reason", type_=Text)), else_=reply.c.cancel_reason),
+        )
+        .returning(*REPLY_COLUMNS)
+    )
+
+
+_CANCEL_REPLY = _cancel(_THIS)
+_CANCEL_IN_CONVERSATION = _cancel(reply.c.conversation_id == bindparam("of_conversation", type_=Text))
+
+
+def load_reply(connection: Connection, reply_id: str) -> Reply | None:
+    """The reply with its message, whosever it is."""
+    return _reply(connection.execute(_LOAD, {"reply_id": reply_id}).first())
+
+
+def get_reply(connection: Connection, identity: Identity, reply_id: str) -> Reply:
+    """The reply with its message. Raises ReplyNotFound."""
+    found = _reply(connection.execute(_GET, {"reply_id": reply_id, **owner(identity)}).first())
+    if found is None:
+        raise ReplyNotFound
+    return found
+
+
+def request_key(identity: Identity, request_id: str) -> keys.Key:
+    """The idempotency key of a request for a reply."""
+    return keys.Key(tenant=identity.tenant, end_user=identity.end_user, kind=keys.REPLY, key=request_id)
+
+
+def find_request(connection: Connection, identity: Identity, request_id: str, now_us: int) -> Replayed | None:
+    """What an idempotency key has started; None where it is unknown, expired or a mark."""
+    known = keys.find(connection, request_key(identity, request_id), now_us)
+    if known is None:
+        return None
+    return Replayed(payload_hash=known.payload_hash, reply=load_reply(connection, known.resource_id))
+
+
+def request_cancel(
+    connection: Connection, identity: Identity, target: CancelTarget, *, kind: FinishReason, reason: str, now_us: int
+) -> Reply | None:
+    """Note the first wish to cancel a running reply. Raises ReplyNotFound, ConversationNotFound."""
+    wish = {"new_kind": kind.value, "new_reason": reason, **owner(identity)}
+    if target.conversation_id:
+        row = connection.execute(_CANCEL_IN_CONVERSATION, wish | {"of_conversation": target.conversation_id}).first()
+        if row is None:
+            get_conversation(connection, identity, target.conversation_id)
+            raise ReplyNotFound("no reply runs in the conversation")
+        return reply_of(row)
+    reply_id = target.reply_id
+    if not reply_id:
+        known = keys.mark(connection, request_key(identity, target.request_id), reason, now_us)
+        if known is None:
+            return None
+        reply_id = known.resource_id
+    row = connection.execute(_CANCEL_REPLY, wish | {"reply_id": reply_id}).first()
+    return get_reply(connection, identity, reply_id) if row is None else reply_of(row)
+
+
+def unfinished(connection: Connection, limit: int) -> list[Unfinished]:
+    """Oldest first, with the durable part of each one's log."""
+    rows = connection.execute(_UNFINISHED, {"rows": limit}).all()
+    return [_unfinished(connection, row) for row in rows]
+
+
+def unfinished_ids(connection: Connection) -> list[str]:
+    """The ids of all replies that are not terminal."""
+    return list(connection.execute(_UNFINISHED_IDS).scalars())
+
+
+def _unfinished(connection: Connection, row: AnyRow) -> Unfinished:
+    stretches = connection.execute(_CHECKPOINTS, {"reply_id": row[0]}).all()
+    return Unfinished(
+        reply=reply_of(row),
+        cancel=FinishReason(row.cancel_requested) if row.cancel_requested else None,
+        entries=tuple(entry for stretch in stretches for entry in entries_of(stretch.entries)),
+        durable_sequence=max((stretch.to_sequence for stretch in stretches), default=0),
+    )
+
+
+def _reply(row: AnyRow | None) -> Reply | None:
+    if row is None:
+        return None
+    start = len(REPLY_COLUMNS)
+    return reply_of(row, None if row[start] is None else message_of(row, start))

@@ -1,0 +1,184 @@
+"""Between rows and the core's values. JSON leaves out defaults, so that rows of an older release stay readable."""
+
+from __future__ import annotations
+
+import msgspec
+
+from parley_server.core.events import (
+    Failed,
+    Finished,
+    ReasoningDelta,
+    Snapshot,
+    TextDelta,
+    ToolCallDelta,
+    UsageUpdate,
+)
+from parley_server.core.model import (
+    ContextPolicy,
+    Conversation,
+    FinishReason,
+    Message,
+    Part,
+    Reply,
+    ReplyError,
+    Role,
+    State,
+    Usage,
+)
+from parley_server.store.schema import message, reply
+from parley_server.store.statements import AnyRow
+
+StoredEntry = TextDelta | ReasoningDelta | ToolCallDelta | UsageUpdate | Snapshot | Finished | Failed
+
+_encoder = msgspec.json.Encoder()
+_parts = msgspec.json.Decoder(tuple[Part, ...])
+_strings = msgspec.json.Decoder(tuple[str, ...])
+_labels = msgspec.json.Decoder(dict[str, str])
+_usage = msgspec.json.Decoder(Usage)
+_error = msgspec.json.Decoder(ReplyError)
+_context = msgspec.json.Decoder(ContextPolicy)
+_entries = msgspec.json.Decoder(tuple[StoredEntry, ...])
+
+REPLY_COLUMNS = [column for column in reply.c if column is not reply.c.cancel_requested]
+MESSAGE_COLUMNS = [
+    message.c.id,
+    message.c.role,
+    message.c.parts,
+    message.c.parent_id,
+    message.c.reply_id,
+    message.c.partial,
+    message.c.failed,
+    message.c.create_time_us,
+]
+
+
+def json_text(value: object) -> str:
+    """The value as JSON."""
+    return _encoder.encode(value).decode()
+
+
+def entries_of(text: str) -> tuple[StoredEntry, ...]:
+    """The log entries of a checkpoint."""
+    return _entries.decode(text)
+
+
+def context_of(text: str) -> ContextPolicy:
+    """The context policy of a conversation's row."""
+    return _context.decode(text)
+
+
+def reply_values(value: Reply) -> dict[str, object]:
+    """The row of a reply, by column; its message is a row of its own."""
+    return {
+        "id": value.id,
+        "tenant": value.tenant,
+        "end_user": value.end_user,
+        "conversation_id": value.conversation_id,
+        "request_id": value.request_id,
+        "message_id": value.message_id,
+        "parent_message_id": value.parent_message_id,
+        "input_message_ids": json_text(value.input_message_ids),
+        "epoch": value.epoch,
+        "state": value.state.value,
+        "finish_reason": value.finish_reason,
+        "provider_reason": value.provider_reason,
+        "usage": None if value.usage is None else json_text(value.usage),
+        "error": None if value.error is None else json_text(value.error),
+        "requested_model": value.requested_model,
+        "model": value.model,
+        "provider": value.provider,
+        "last_sequence": value.last_sequence,
+        "cancel_requested": None,
+        "cancel_reason": value.cancel_reason,
+        "create_time_us": value.create_time_us,
+        "first_token_time_us": value.first_token_time_us,
+        "end_time_us": value.end_time_us,
+        "labels": json_text(value.labels) if value.labels else "{}",
+    }
+
+
+def reply_of(row: AnyRow, stored_message: Message | None = None) -> Reply:
+    """A reply from a row that begins with `REPLY_COLUMNS`."""
+    return Reply(
+        id=row[0],
+        tenant=row[1],
+        end_user=row[2],
+        conversation_id=row[3],
+        request_id=row[4],
+        message_id=row[5],
+        parent_message_id=row[6],
+        input_message_ids=_strings.decode(row[7]),
+        epoch=row[8],
+        state=State(row[9]),
+        finish_reason=FinishReason(row[10]) if row[10] else None,
+        provider_reason=row[11],
+        usage=_usage.decode(row[12]) if row[12] else None,
+        error=_error.decode(row[13]) if row[13] else None,
+        requested_model=row[14],
+        model=row[15],
+        provider=row[16],
+        last_sequence=row[17],
+        cancel_reason=row[18],
+        create_time_us=row[19],
+        first_token_time_us=row[20],
+        end_time_us=row[21],
+        labels=_labels.decode(row[22]),
+        message=stored_message,
+    )
+
+
+def message_values(
+    value: Message, tenant: str, *, end_user: str, conversation_id: str, position: int
+) -> dict[str, object]:
+    """The row of a message, by column."""
+    parts = _encoder.encode(value.parts)
+    return {
+        "id": value.id,
+        "tenant": tenant,
+        "end_user": end_user,
+        "conversation_id": conversation_id,
+        "parent_id": value.parent_id,
+        "position": position,
+        "role": value.role.value,
+        "reply_id": value.reply_id or None,
+        "partial": value.partial,
+        "failed": value.failed,
+        "create_time_us": value.create_time_us,
+        "size_bytes": len(parts),
+        "parts": parts.decode(),
+    }
+
+
+def message_of(row: AnyRow, start: int = 0) -> Message:
+    """A message from a row that has `MESSAGE_COLUMNS` from `start` on."""
+    id_, role, parts, parent_id, reply_id, partial, failed, create_time_us = row[start : start + len(MESSAGE_COLUMNS)]
+    return Message(
+        id=id_,
+        role=Role(role),
+        parts=_parts.decode(parts),
+        parent_id=parent_id,
+        reply_id=reply_id or "",
+        partial=partial,
+        failed=failed,
+        create_time_us=create_time_us,
+    )
+
+
+def conversation_of(row: AnyRow) -> Conversation:
+    """A conversation from a row with its columns by name, `active_reply_id` among them."""
+    return Conversation(
+        id=row.id,
+        tenant=row.tenant,
+        end_user=row.end_user,
+        title=row.title,
+        system=_strings.decode(row.system),
+        post_system=row.post_system,
+        model=row.model,
+        context=_context.decode(row.context),
+        labels=_labels.decode(row.labels),
+        head_message_id=row.head_message_id,
+        active_reply_id=row.active_reply_id or "",
+        create_time_us=row.create_time_us,
+        update_time_us=row.update_time_us,
+        etag=str(row.version),
+    )

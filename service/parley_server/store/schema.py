@@ -1,0 +1,230 @@
+"""The tables, as SQLAlchemy Core sees them. Migrations make them; a test keeps the two equal.
+
+Times are microseconds since the epoch. What has no value is an empty string or 0, but for columns where None differs
+from it. JSON is text: it is written and read whole. Large columns come last, so that scans need not read past them.
+"""
+
+from __future__ import annotations
+
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    CheckConstraint,
+    Column,
+    ForeignKeyConstraint,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    PrimaryKeyConstraint,
+    Table,
+    Text,
+    UniqueConstraint,
+    literal_column,
+    text,
+)
+
+from parley_server.core.model import ACTIVE_STATES, State
+
+metadata = MetaData()
+
+
+def _text(name: str) -> Column[str]:
+    return Column(name, Text, nullable=False)
+
+
+def _number(name: str) -> Column[int]:
+    return Column(name, Integer, nullable=False)
+
+
+def _big(name: str) -> Column[int]:
+    return Column(name, BigInteger, nullable=False)
+
+
+def _flag(name: str) -> Column[bool]:
+    return Column(name, Boolean, nullable=False)
+
+
+def _of_conversation() -> ForeignKeyConstraint:
+    return ForeignKeyConstraint(
+        ["tenant", "conversation_id"], ["conversation.tenant", "conversation.id"], ondelete="CASCADE"
+    )
+
+
+conversation = Table(
+    "conversation",
+    metadata,
+    _text("tenant"),
+    _text("id"),
+    _text("end_user"),
+    _text("head_message_id"),
+    _number("next_position"),
+    _number("version"),
+    _big("create_time_us"),
+    _big("update_time_us"),
+    _text("model"),
+    _text("context"),
+    _text("labels"),
+    _text("title"),
+    _text("title_folded"),
+    _text("system"),
+    _text("post_system"),
+    PrimaryKeyConstraint("tenant", "id", name="conversation_pk"),
+    Index("conversation_by_user", "tenant", "end_user", "update_time_us", "id"),
+    Index("conversation_by_tenant", "tenant", "update_time_us", "id"),
+)
+
+conversation_label = Table(
+    "conversation_label",
+    metadata,
+    _text("tenant"),
+    _text("conversation_id"),
+    _text("name"),
+    _text("value"),
+    _text("end_user"),
+    PrimaryKeyConstraint("tenant", "conversation_id", "name", name="conversation_label_pk"),
+    _of_conversation(),
+    Index("conversation_label_by_value", "tenant", "name", "value", "conversation_id"),
+    sqlite_with_rowid=False,
+)
+
+message = Table(
+    "message",
+    metadata,
+    _text("id"),
+    _text("tenant"),
+    _text("end_user"),
+    _text("conversation_id"),
+    _text("parent_id"),
+    _number("position"),
+    _text("role"),
+    Column("reply_id", Text),
+    _flag("partial"),
+    _flag("failed"),
+    _big("create_time_us"),
+    _number("size_bytes"),
+    _text("parts"),
+    PrimaryKeyConstraint("id", name="message_pk"),
+    _of_conversation(),
+    UniqueConstraint("reply_id", name="message_reply_once"),
+    UniqueConstraint("tenant", "conversation_id", "position", name="message_position_once"),
+)
+
+image = Table(
+    "image",
+    metadata,
+    _text("id"),
+    _text("tenant"),
+    _text("end_user"),
+    _text("conversation_id"),
+    _text("mime_type"),
+    _number("size_bytes"),
+    Column("data", LargeBinary, nullable=False),
+    PrimaryKeyConstraint("id", name="image_pk"),
+    _of_conversation(),
+    Index("image_by_conversation", "tenant", "conversation_id"),
+)
+
+reply = Table(
+    "reply",
+    metadata,
+    _text("id"),
+    _text("tenant"),
+    _text("end_user"),
+    _text("conversation_id"),
+    _text("request_id"),
+    _text("message_id"),
+    _text("parent_message_id"),
+    _text("input_message_ids"),
+    _number("epoch"),
+    _text("state"),
+    Column("finish_reason", Text),
+    _text("provider_reason"),
+    Column("usage", Text),
+    Column("error", Text),
+    _text("requested_model"),
+    _text("model"),
+    _text("provider"),
+    _number("last_sequence"),
+    Column("cancel_requested", Text),
+    _text("cancel_reason"),
+    _big("create_time_us"),
+    _big("first_token_time_us"),
+    _big("end_time_us"),
+    _text("labels"),
+    PrimaryKeyConstraint("id", name="reply_pk"),
+    _of_conversation(),
+    CheckConstraint("state IN ('PENDING', 'STREAMING', 'COMPLETED', 'CANCELLED', 'FAILED')", name="reply_state_known"),
+    Index("reply_by_message", "message_id"),
+    Index("reply_by_conversation", "tenant", "conversation_id"),
+)
+
+# The states are literals, since SQLite uses a partial index only where the query repeats its condition word for word.
+reply_active = reply.c.state.in_([literal_column(f"'{state}'", Text) for state in ACTIVE_STATES])
+reply_pending = reply.c.state == literal_column(f"'{State.PENDING}'", Text)
+_ACTIVE = text("state IN ('PENDING', 'STREAMING')")
+Index(
+    "reply_active_once",
+    reply.c.tenant,
+    reply.c.conversation_id,
+    unique=True,
+    sqlite_where=_ACTIVE,
+    postgresql_where=_ACTIVE,
+)
+
+idempotency_key = Table(
+    "idempotency_key",
+    metadata,
+    _text("tenant"),
+    _text("end_user"),
+    _text("kind"),
+    _text("key"),
+    _text("payload_hash"),
+    Column("resource_id", Text),
+    _text("cancel_reason"),
+    _big("expire_time_us"),
+    PrimaryKeyConstraint("tenant", "end_user", "kind", "key", name="idempotency_key_pk"),
+    Index("idempotency_key_by_expiry", "expire_time_us"),
+    sqlite_with_rowid=False,
+)
+
+checkpoint = Table(
+    "checkpoint",
+    metadata,
+    _text("reply_id"),
+    _number("epoch"),
+    _number("from_sequence"),
+    _number("to_sequence"),
+    _text("tenant"),
+    _text("end_user"),
+    _text("entries"),
+    PrimaryKeyConstraint("reply_id", "epoch", "from_sequence", name="checkpoint_pk"),
+    ForeignKeyConstraint(["reply_id"], ["reply.id"], ondelete="CASCADE"),
+    sqlite_with_rowid=False,
+)
+
+usage = Table(
+    "usage",
+    metadata,
+    _text("reply_id"),
+    _text("tenant"),
+    _text("end_user"),
+    _text("model"),
+    _text("provider"),
+    _text("state"),
+    Column("finish_reason", Text),
+    Column("error_reason", Text),
+    _number("prompt_tokens"),
+    _number("cached_prompt_tokens"),
+    _number("completion_tokens"),
+    _number("reasoning_tokens"),
+    Column("cost_nano_usd", BigInteger),
+    _flag("estimated"),
+    _big("create_time_us"),
+    _big("first_token_time_us"),
+    _big("end_time_us"),
+    _number("text_length"),
+    PrimaryKeyConstraint("reply_id", name="usage_pk"),
+)
+
+schema_release = Table("schema_release", metadata, Column("release", Integer, nullable=False))

@@ -1,0 +1,179 @@
+"""The Store port in SQL: which function runs in which kind of transaction.
+
+What the functions do stands in their modules; what they promise, in the port.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from contextlib import suppress
+from typing import TypeVar
+
+from sqlalchemy import Connection, Integer, literal_column, select
+
+from parley_server.core.model import Conversation, FinishReason, Identity, ImagePart, Reply
+from parley_server.core.records import (
+    Acceptance,
+    AcceptOutcome,
+    Busy,
+    CancelTarget,
+    Checkpoint,
+    ConversationFilter,
+    ConversationPage,
+    ConversationUpdate,
+    CreateOutcome,
+    Finalisation,
+    Finalised,
+    MessageFilter,
+    MessagePage,
+    NewConversation,
+    Position,
+    Replayed,
+    Turn,
+    Unfinished,
+)
+from parley_server.errors import StorageUnavailable
+from parley_server.store import conversations, images, keys, listings, replies, turns
+from parley_server.store.acceptance import accept
+from parley_server.store.checkpoints import append_checkpoints
+from parley_server.store.finalisation import finalise
+from parley_server.store.migrate import check_schema, schema_release
+from parley_server.store.sqlite import SqliteDatabase
+
+SWEEP_INTERVAL_US = 60 * 1_000_000
+
+_PING = select(literal_column("1", Integer))
+
+T = TypeVar("T")
+
+
+class SqlStore:
+    """`core.ports.Store` on a SQLite file; the caller has its lock, and starts and closes the store.
+
+    What accepts, ends, creates, changes or erases survives a loss of power once the call has returned; checkpoints and
+    wishes to cancel survive the death of the process.
+    """
+
+    def __init__(self, url: str, database: SqliteDatabase) -> None:
+        self._url = url
+        self._database = database
+        self._next_sweep_us = 0
+        self._sweep: asyncio.Task[None] | None = None
+
+    async def start(self) -> None:
+        """Open it. Raises StoreUnusable where the schema is not one that this release knows."""
+        check_schema(await asyncio.to_thread(schema_release, self._url))
+        self._database.start()
+
+    async def close(self) -> None:
+        """Finish what was asked for, then close the file."""
+        if self._sweep is not None:
+            await asyncio.wait([self._sweep])
+        await self._database.close()
+
+    async def ping(self) -> None:
+        """Ask the database whether it is there."""
+        await self._read(_ping)
+
+    async def find_request(self, identity: Identity, request_id: str, now_us: int) -> Replayed | None:
+        """See the port."""
+        return await self._read(lambda connection: replies.find_request(connection, identity, request_id, now_us))
+
+    async def read_turn(self, identity: Identity, conversation_id: str, position: Position, *, has_input: bool) -> Turn:
+        """See the port."""
+        return await self._read(
+            lambda connection: turns.read_turn(connection, identity, conversation_id, position, has_input=has_input)
+        )
+
+    async def accept(self, acceptance: Acceptance) -> AcceptOutcome:
+        """See the port."""
+        outcome = await self._write(lambda connection: accept(connection, acceptance))
+        self._sweep_keys(acceptance.now_us)
+        return outcome
+
+    async def append_checkpoints(self, checkpoints: list[Checkpoint]) -> None:
+        """See the port."""
+        await self._write(lambda connection: append_checkpoints(connection, checkpoints), durable=False)
+
+    async def finalise(self, finalisation: Finalisation) -> Finalised | None:
+        """See the port."""
+        return await self._write(lambda connection: finalise(connection, finalisation))
+
+    async def request_cancel(
+        self, identity: Identity, target: CancelTarget, kind: FinishReason, reason: str, now_us: int
+    ) -> Reply | None:
+        """See the port."""
+        return await self._write(
+            lambda connection: replies.request_cancel(
+                connection, identity, target, kind=kind, reason=reason, now_us=now_us
+            ),
+            durable=False,
+        )
+
+    async def get_reply(self, identity: Identity, reply_id: str) -> Reply:
+        """See the port."""
+        return await self._read(lambda connection: replies.get_reply(connection, identity, reply_id))
+
+    async def unfinished(self, limit: int) -> list[Unfinished]:
+        """See the port."""
+        return await self._read(lambda connection: replies.unfinished(connection, limit))
+
+    async def unfinished_ids(self) -> list[str]:
+        """See the port."""
+        return await self._read(replies.unfinished_ids)
+
+    async def create_conversation(self, new: NewConversation) -> CreateOutcome:
+        """See the port."""
+        return await self._write(lambda connection: conversations.create_conversation(connection, new))
+
+    async def get_conversation(self, identity: Identity, conversation_id: str) -> Conversation:
+        """See the port."""
+        return await self._read(
+            lambda connection: conversations.get_conversation(connection, identity, conversation_id)
+        )
+
+    async def list_conversations(self, identity: Identity, which: ConversationFilter, limit: int) -> ConversationPage:
+        """See the port."""
+        return await self._read(lambda connection: listings.list_conversations(connection, identity, which, limit))
+
+    async def update_conversation(self, identity: Identity, update: ConversationUpdate, now_us: int) -> Conversation:
+        """See the port."""
+        return await self._write(
+            lambda connection: conversations.update_conversation(connection, identity, update, now_us)
+        )
+
+    async def delete_conversation(self, identity: Identity, conversation_id: str, etag: str) -> Busy | tuple[str, ...]:
+        """See the port."""
+        return await self._write(
+            lambda connection: conversations.delete_conversation(connection, identity, conversation_id, etag)
+        )
+
+    async def list_messages(self, identity: Identity, which: MessageFilter, limit: int) -> MessagePage:
+        """See the port."""
+        return await self._read(lambda connection: listings.list_messages(connection, identity, which, limit))
+
+    async def get_image(self, identity: Identity, image_id: str) -> ImagePart:
+        """See the port."""
+        return await self._read(lambda connection: images.get_image(connection, identity, image_id))
+
+    async def _read(self, work: Callable[[Connection], T]) -> T:
+        return await self._database.read(work)
+
+    async def _write(self, work: Callable[[Connection], T], *, durable: bool = True) -> T:
+        return await self._database.write(work, durable=durable)
+
+    def _sweep_keys(self, now_us: int) -> None:
+        """Now and then, remove keys that have expired; an acceptance does not wait for it."""
+        if now_us >= self._next_sweep_us and (self._sweep is None or self._sweep.done()):
+            self._next_sweep_us = now_us + SWEEP_INTERVAL_US
+            self._sweep = asyncio.get_running_loop().create_task(self._sweep_some(now_us))
+
+    async def _sweep_some(self, now_us: int) -> None:
+        with suppress(StorageUnavailable):
+            if await self._write(lambda connection: keys.sweep(connection, now_us), durable=False) == keys.SWEEP_ROWS:
+                self._next_sweep_us = 0
+
+
+def _ping(connection: Connection) -> None:
+    connection.execute(_PING)
