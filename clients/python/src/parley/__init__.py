@@ -3,6 +3,7 @@
 from parley._backoff import Backoff
 from parley._client import Client
 from parley._conversations import Conversations
+from parley._request import RequestFields
 from parley._stream import ReplyStream
 from parley.errors import (
     ConnectionLost,
@@ -41,6 +42,7 @@ __all__ = [
     "ReplyFailed",
     "ReplyInProgress",
     "ReplyStream",
+    "RequestFields",
     "Snapshot",
     "Text",
     "ToolCall",

@@ -1,0 +1,286 @@
+"""`parley chat` as its users have it: a process in a pseudo-terminal, or one whose output is piped."""
+
+import asyncio
+import os
+import pty
+import sys
+import termios
+
+import grpc
+import pytest
+from parley.v1 import catalog_pb2, chat_pb2, conversations_pb2, resources_pb2
+
+from tests.scripted_server import (
+    Abort,
+    Wait,
+    accepted,
+    failed,
+    finished,
+    refusal,
+    reply_error,
+    running,
+    text,
+)
+
+RUN = """
+import sys
+from parley_server.terminal import ChatOptions, chat
+sys.exit(chat(ChatOptions(**eval(sys.argv[1]))))
+"""
+IN_TERMINAL = (
+    """
+import os, sys
+terminal = os.open(sys.argv.pop(1), os.O_RDWR)  # the first one that a session leader opens becomes its own
+for standard in (0, 1, 2):
+    os.dup2(terminal, standard)
+"""
+    + RUN
+)
+
+
+class Terminal:
+    """The other side of a pseudo-terminal: what is typed, and all that was shown."""
+
+    def __init__(self, screen_fd, process):
+        self._fd = screen_fd
+        self.process = process
+        self.shown = ""
+        self._changed = asyncio.Event()
+        asyncio.get_running_loop().add_reader(screen_fd, self._read)
+
+    def _read(self):
+        try:
+            block = os.read(self._fd, 65536)
+        except OSError:
+            block = b""
+        if not block:
+            asyncio.get_running_loop().remove_reader(self._fd)
+        self.shown += block.decode(errors="replace").replace("\r\n", "\n")
+        self._changed.set()
+
+    def type(self, keys):
+        os.write(self._fd, keys.encode())
+
+    async def expect(self, wanted, *, after=0):
+        """Waits until something is shown, and returns where what follows it begins."""
+        async with asyncio.timeout(10):
+            while wanted not in self.shown[after:]:
+                self._changed.clear()
+                await self._changed.wait()
+        return self.shown.index(wanted, after) + len(wanted)
+
+    async def left(self):
+        async with asyncio.timeout(10):
+            return await self.process.wait()
+
+
+@pytest.fixture
+async def server():
+    async with running() as scripted:
+        scripted.unary["ListModels"] = [
+            catalog_pb2.ListModelsResponse(models=[resources_pb2.Model(alias="scripted", is_default=True)])
+        ]
+        yield scripted
+
+
+@pytest.fixture
+async def terminal(server):
+    screen_fd, inner_fd = pty.openpty()
+    attributes = termios.tcgetattr(inner_fd)
+    options = repr({"address": server.address})
+    environment = {**os.environ, "TERM": "dumb", "INPUTRC": "/dev/null"}
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-c", IN_TERMINAL, os.ttyname(inner_fd), options, start_new_session=True, env=environment
+    )
+    terminal = Terminal(screen_fd, process)
+    yield terminal
+    if process.returncode is None:
+        process.kill()
+        await process.wait()
+    asyncio.get_running_loop().remove_reader(screen_fd)
+    assert termios.tcgetattr(inner_fd)[3] == attributes[3], "the terminal was left in another mode"
+    os.close(inner_fd)
+    os.close(screen_fd)
+
+
+async def piped(server, *, stdin=b"", **options):
+    """Runs the chat without a terminal; returns (status, stdout, stderr)."""
+    options = repr({"address": server.address, **options})
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-c", RUN, options, stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+    )  # fmt: skip
+    async with asyncio.timeout(20):
+        out, err = await process.communicate(stdin)
+    return process.returncode, out.decode(), err.decode()
+
+
+def cancellable(server, *before):
+    """A reply that runs until Cancel is called."""
+    cancelled = asyncio.Event()
+
+    def cancel(request):
+        cancelled.set()
+        return resources_pb2.Reply(id="reply-1", state=resources_pb2.Reply.STATE_CANCELLED)
+
+    server.unary["Cancel"] = cancel
+    end = finished(before[-1].sequence + 1, resources_pb2.FINISH_REASON_CANCELLED)
+    return [*before, Wait(cancelled), end]
+
+
+async def test_an_answer_streams_and_ctrl_c_stops_the_reply_and_not_the_program(server, terminal):
+    go_on = asyncio.Event()
+    server.scripts.append([accepted(), text(1, "Hello "), Wait(go_on), text(2, "world"), finished(3)])
+    server.scripts.append(cancellable(server, accepted(), text(1, "One, two, ")))
+    listed = resources_pb2.Conversation(id="conversation-1", title="Say hello")
+    listed.update_time.GetCurrentTime()
+    server.unary["ListConversations"] = [conversations_pb2.ListConversationsResponse(conversations=[listed])]
+
+    await terminal.expect("model scripted")
+    await terminal.expect("> ")
+    terminal.type("Say hello\n")
+    await terminal.expect("Hello ")
+    assert "world" not in terminal.shown
+    go_on.set()
+    at = await terminal.expect("> ", after=await terminal.expect("Hello world\n"))
+
+    terminal.type("Count\n")
+    at = await terminal.expect("One, two, ", after=at)
+    terminal.type("\x03")
+    at = await terminal.expect("stopped", after=at)
+    at = await terminal.expect("> ", after=at)
+
+    terminal.type("/list\n")
+    at = await terminal.expect("*  1  Say hello  (just now)\n", after=at)
+    at = await terminal.expect("> ", after=at)
+    terminal.type("/quit\n")
+    assert await terminal.left() == 0
+
+    first, second = (call.request for call in server.calls if call.method == "StreamReply")
+    assert first.new_conversation.title == "Say hello"
+    assert (second.conversation_id, second.text) == ("conversation-1", "Count")
+    cancel = (await server.seen(1, "Cancel")).request
+    assert cancel == chat_pb2.CancelRequest(reply_id="reply-1", reason="stopped in the terminal")
+
+
+@pytest.mark.parametrize("key", ["\x03", "\x04"], ids=["Ctrl-C", "Ctrl-D"])
+async def test_at_the_prompt_it_leaves(terminal, key):
+    await terminal.expect("> ")
+    terminal.type(key)
+    assert await terminal.left() == 0
+
+
+async def test_a_second_ctrl_c_leaves_a_reply_that_cannot_be_stopped(server, terminal):
+    server.unary["Cancel"] = [Abort(grpc.StatusCode.UNAVAILABLE)]
+    server.scripts.append([accepted(), text(1, "One, two, "), Wait(asyncio.Event())])
+    await terminal.expect("> ")
+    terminal.type("Count\n")
+    await terminal.expect("One, two, ")
+    terminal.type("\x03")
+    await server.seen(1, "Cancel")
+    terminal.type("\x03")
+    at = await terminal.expect("left; the reply may still be running")
+    await terminal.expect("> ", after=at)
+    stream = await server.seen(1, "StreamReply")
+    async with asyncio.timeout(1):
+        await stream.cancelled.wait()
+    terminal.type("\x04")
+    assert await terminal.left() == 0
+
+
+async def test_a_cut_shows_and_the_answer_goes_on(server, terminal):
+    server.scripts.append([accepted(), text(1, "Hel"), Abort(grpc.StatusCode.UNAVAILABLE)])
+    server.scripts.append([accepted(sequence=1), text(2, "lo"), finished(3)])
+    await terminal.expect("> ")
+    terminal.type("Hi\n")
+    at = await terminal.expect("Hel")
+    at = await terminal.expect("... reconnecting", after=at)
+    at = await terminal.expect("lo\n", after=at)
+    await terminal.expect("> ", after=at)
+
+
+async def test_open_shows_the_last_messages_and_follows_the_running_reply(server, terminal):
+    server.unary["GetConversation"] = [resources_pb2.Conversation(id="c9", title="Weather", active_reply_id="reply-1")]
+    messages = [
+        resources_pb2.Message(id="m2", role=resources_pb2.ROLE_USER, parts=[resources_pb2.Part(text="And now?")]),
+        resources_pb2.Message(id="m1", role=resources_pb2.ROLE_ASSISTANT, parts=[resources_pb2.Part(text="Rain.")]),
+    ]
+    server.unary["ListMessages"] = [conversations_pb2.ListMessagesResponse(messages=messages)]
+    server.log = [text(1, "Sun\x1b[31m."), finished(2)]
+    await terminal.expect("> ")
+    terminal.type("/open c9\n")
+    at = await terminal.expect("Rain.\n> And now?\nSun[31m.\n")
+    at = await terminal.expect("> ", after=at)
+    terminal.type("/retry\n")
+    await terminal.expect("Sun", after=at)
+    request = (await server.seen(1, "StreamReply")).request
+    assert (request.conversation_id, request.replace_message_id, request.text) == ("conversation-1", "message-2", "")
+
+
+async def test_commands_that_only_change_the_chat(server, terminal):
+    server.log = [text(1, "ok"), finished(2)]
+    at = await terminal.expect("> ")
+    for typed, shown in [
+        ("/models", "* scripted"),
+        ("/model fast", "model: fast"),
+        ("/retry", "nothing to retry yet"),
+        ("/nonsense", "/nonsense: no such command"),
+        ("/help", "/open N|ID"),
+        ("/open", "/open what?"),
+        ("/new", "a new conversation"),
+        ("Hi", "ok\n"),
+    ]:
+        terminal.type(typed + "\n")
+        at = await terminal.expect("> ", after=await terminal.expect(shown, after=at + len(typed)))
+    assert (await server.seen(1, "StreamReply")).request.model == "fast"
+
+
+async def test_a_failed_answer_keeps_its_text_and_the_chat(server, terminal):
+    error = reply_error(grpc.StatusCode.ABORTED, "PROVIDER_TIMEOUT", message="too slow", retryable=True)
+    server.scripts.append([accepted(), text(1, "half"), failed(2, error), Abort(grpc.StatusCode.ABORTED, error)])
+    await terminal.expect("> ")
+    terminal.type("Hi\n")
+    at = await terminal.expect("half\n")
+    at = await terminal.expect("error: too slow (PROVIDER_TIMEOUT); /retry tries again", after=at)
+    await terminal.expect("> ", after=at)
+
+
+async def test_one_answer_and_out(server):
+    server.log = [text(1, "Hello"), finished(2)]
+    assert await piped(server, text="Hi", model="m") == (0, "Hello\n", "")
+    assert (await server.seen(1, "StreamReply")).request.model == "m"
+
+
+async def test_one_answer_that_fails(server):
+    error = reply_error(grpc.StatusCode.ABORTED, "PROVIDER_REJECTED", message="no")
+    server.scripts.append([accepted(), text(1, "half"), failed(2, error), Abort(grpc.StatusCode.ABORTED, error)])
+    assert await piped(server, text="Hi") == (1, "half\n", "error: no (PROVIDER_REJECTED)\n")
+
+
+async def test_reasoning_and_notes_stay_out_of_piped_output(server):
+    thought = chat_pb2.TokenChunk(sequence=1, reasoning=resources_pb2.Reasoning(text="hm\n"))
+    server.scripts.append([accepted(), thought, Abort(grpc.StatusCode.UNAVAILABLE)])
+    server.scripts.append([accepted(sequence=1), text(2, "Hello"), finished(3)])
+    assert await piped(server, text="Hi", reasoning=True) == (0, "Hello\n", "hm\n... reconnecting\n")
+
+
+async def test_lines_that_are_piped_in_are_messages(server):
+    server.log = [text(1, "ok"), finished(2)]
+    status, out, _ = await piped(server, stdin=b"one\ntwo\n")
+    assert (status, out) == (0, "ok\nok\n")
+    assert [call.request.text for call in server.calls if call.method == "StreamReply"] == ["one", "two"]
+
+
+async def test_no_server_is_one_clear_line():
+    async with running() as gone:
+        pass
+    line = f"no Parley server at {gone.address}; start one with `parley serve`\n"
+    assert await piped(gone, text="Hi") == (1, "", line)
+    assert await piped(gone) == (1, "", line)
+
+
+async def test_a_wrong_key_is_told(server, monkeypatch):
+    monkeypatch.setenv("PARLEY_API_KEY", "from-environment")
+    server.unary["ListModels"] = [refusal(grpc.StatusCode.UNAUTHENTICATED, "UNAUTHENTICATED", message="wrong key")]
+    assert await piped(server, text="Hi") == (1, "", "error: UNAUTHENTICATED: wrong key\n")
+    assert server.calls[0].metadata["authorization"] == "Bearer from-environment"
