@@ -87,7 +87,8 @@ class App:
     async def start(self) -> None:
         """Take the database, bring its schema up to date, end what a dead process has left, then serve.
 
-        Raises `DatabaseLocked`, `StoreUnusable`, `StorageUnavailable` and `OSError`, with nothing left running.
+        Raises `StoreUnusable` (also where another server has the file), `StorageUnavailable` and `OSError`, with
+        nothing left running.
         """
         self._lock.acquire()
         try:
@@ -206,18 +207,19 @@ def _registry(settings: Settings, clock: Clock, telemetry: Telemetry) -> Registr
         for alias, model in settings.models.items()
     ]
     providers = [_spec(name, provider) for name, provider in settings.providers.items()]
-    return Registry(providers, models, settings.server.default_model, clock=clock, observer=telemetry)
+    default = settings.server.default_model
+    return Registry(providers, models, default, clock=clock, environment={}, observer=telemetry)
 
 
 def _spec(name: str, provider: ProviderSettings) -> ProviderSpec:
     if isinstance(provider, OpenAISettings):
-        key = provider.api_key.get_secret_value() if provider.api_key else None
+        secret = provider.api_key
         timeouts = provider.timeouts
         return ProviderSpec(
             name=name,
             kind="openai",
             base_url=provider.base_url,
-            api_key=key,
+            api_key=secret.get_secret_value if secret is not None else None,
             connect_s=timeouts.connect,
             first_token_s=timeouts.first_token,
             idle_s=timeouts.idle,

@@ -72,7 +72,6 @@ async def _run_server(settings: Settings) -> int:
     from parley_server.app import App
     from parley_server.errors import StorageUnavailable
     from parley_server.store.location import StoreUnusable
-    from parley_server.store.lock import DatabaseLocked
 
     loop, stop, hurry = asyncio.get_running_loop(), asyncio.Event(), asyncio.Event()
 
@@ -84,7 +83,7 @@ async def _run_server(settings: Settings) -> int:
     try:
         app = App(settings)
         await app.start()
-    except (DatabaseLocked, StoreUnusable, StorageUnavailable, OSError) as error:
+    except (StoreUnusable, StorageUnavailable, OSError) as error:
         print(f"parley serve: {error}", file=sys.stderr)
         return WRONG_CONFIGURATION
     print(f"Parley serves on {settings.listen.host}:{app.port}; Ctrl-C stops it", file=sys.stderr, flush=True)
@@ -101,17 +100,13 @@ async def _run_server(settings: Settings) -> int:
 def _migrate(options: argparse.Namespace) -> int:
     settings = _settings(options)
     from parley_server.store.location import StoreUnusable, sqlite_path
-    from parley_server.store.lock import DatabaseLock, DatabaseLocked
+    from parley_server.store.lock import DatabaseLock
     from parley_server.store.migrate import SCHEMA_RELEASE, migrate
 
     try:
-        lock = DatabaseLock(sqlite_path(settings.database_url))
-        lock.acquire()
-        try:
+        with DatabaseLock(sqlite_path(settings.database_url)):
             migrate(settings.database_url)
-        finally:
-            lock.release()
-    except (DatabaseLocked, StoreUnusable) as error:
+    except StoreUnusable as error:
         print(f"parley migrate: {error}", file=sys.stderr)
         return WRONG_CONFIGURATION
     print(f"the schema is at release {SCHEMA_RELEASE}")

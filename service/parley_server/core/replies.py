@@ -103,8 +103,13 @@ class Replies:
     async def wait(self, log: Log, wait_s: float) -> Reply:
         """The reply once it has ended; as it stands after `wait_s`, or when the process starts to go away."""
         reader = Reader(log, log.last_sequence)
+
+        def over() -> bool:
+            reader.position = log.last_sequence  # only the end is waited for
+            return log.over
+
         with self.reading(log, notice=reader.wake):
-            await self._until(reader, wait_s, lambda: log.over)
+            await self._until(reader, wait_s, over)
         return self.standing(log)
 
     async def poll(
