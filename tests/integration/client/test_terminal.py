@@ -27,15 +27,13 @@ import sys
 from parley_server.terminal import ChatOptions, chat
 sys.exit(chat(ChatOptions(**eval(sys.argv[1]))))
 """
-IN_TERMINAL = (
-    """
+IN_TERMINAL = """
 import os, sys
-terminal = os.open(sys.argv.pop(1), os.O_RDWR)  # the first one that a session leader opens becomes its own
+terminal = os.open(sys.argv[1], os.O_RDWR)  # the first one that a session leader opens becomes its own
 for standard in (0, 1, 2):
     os.dup2(terminal, standard)
+os.execv(sys.executable, [sys.executable, "-c", *sys.argv[2:]])
 """
-    + RUN
-)
 
 
 class Terminal:
@@ -63,10 +61,13 @@ class Terminal:
 
     async def expect(self, wanted, *, after=0):
         """Waits until something is shown, and returns where what follows it begins."""
-        async with asyncio.timeout(10):
-            while wanted not in self.shown[after:]:
-                self._changed.clear()
-                await self._changed.wait()
+        try:
+            async with asyncio.timeout(10):
+                while wanted not in self.shown[after:]:
+                    self._changed.clear()
+                    await self._changed.wait()
+        except TimeoutError:
+            pytest.fail(f"{wanted!r} was not shown after {self.shown[after:]!r}")
         return self.shown.index(wanted, after) + len(wanted)
 
     async def left(self):
@@ -90,15 +91,16 @@ async def terminal(server):
     options = repr({"address": server.address})
     environment = {**os.environ, "TERM": "dumb", "INPUTRC": "/dev/null"}
     process = await asyncio.create_subprocess_exec(
-        sys.executable, "-c", IN_TERMINAL, os.ttyname(inner_fd), options, start_new_session=True, env=environment
+        sys.executable, "-c", IN_TERMINAL, os.ttyname(inner_fd), RUN, options, start_new_session=True, env=environment
     )
     terminal = Terminal(screen_fd, process)
     yield terminal
     if process.returncode is None:
         process.kill()
         await process.wait()
+    else:
+        assert termios.tcgetattr(inner_fd)[3] == attributes[3], "the terminal was left in another mode"
     asyncio.get_running_loop().remove_reader(screen_fd)
-    assert termios.tcgetattr(inner_fd)[3] == attributes[3], "the terminal was left in another mode"
     os.close(inner_fd)
     os.close(screen_fd)
 
