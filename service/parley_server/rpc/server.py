@@ -6,7 +6,6 @@ import asyncio
 
 import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
-from grpc_reflection.v1alpha import reflection
 from parley.v1 import (
     admin_pb2,
     admin_pb2_grpc,
@@ -25,6 +24,7 @@ from parley_server.rpc.calls import Edge
 from parley_server.rpc.catalog import AdminServicer, CatalogServicer
 from parley_server.rpc.chat import ChatServicer
 from parley_server.rpc.conversations import ConversationsServicer
+from parley_server.rpc.reflection import serve_reflection
 
 MIB = 1024 * 1024
 READINESS = ("", "parley.v1.Chat")
@@ -68,22 +68,9 @@ class GrpcServer:
         catalog_pb2_grpc.add_CatalogServicer_to_server(CatalogServicer(edge, catalog), self._server)
         admin_pb2_grpc.add_AdminServicer_to_server(AdminServicer(), self._server)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
-        reflection.enable_server_reflection(
-            [
-                *(
-                    file.DESCRIPTOR.services_by_name[name].full_name
-                    for file, name in (
-                        (chat_pb2, "Chat"),
-                        (conversations_pb2, "Conversations"),
-                        (catalog_pb2, "Catalog"),
-                        (admin_pb2, "Admin"),
-                    )
-                ),
-                health.SERVICE_NAME,
-                reflection.SERVICE_NAME,
-            ],
-            self._server,
-        )
+        files = {chat_pb2: "Chat", conversations_pb2: "Conversations", catalog_pb2: "Catalog", admin_pb2: "Admin"}
+        names = [file.DESCRIPTOR.services_by_name[name].full_name for file, name in files.items()]
+        serve_reflection(self._server, [*names, health.SERVICE_NAME])
 
     async def listen(self, address: str, credentials: grpc.ServerCredentials | None = None) -> int:
         """Open the port and answer, not ready yet; the port's number. Raises `OSError` where it is not to be had."""

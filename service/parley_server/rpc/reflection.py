@@ -1,0 +1,38 @@
+"""Server reflection, as v1 and as v1alpha. The library has v1alpha alone; the two differ in the package's name alone."""
+
+from __future__ import annotations
+
+import grpc
+from google.protobuf import descriptor_pool
+from google.protobuf.descriptor_pb2 import FileDescriptorProto
+from grpc_reflection.v1alpha import reflection, reflection_pb2, reflection_pb2_grpc
+
+OLD, NEW = "grpc.reflection.v1alpha", "grpc.reflection.v1"
+SERVICE = f"{NEW}.ServerReflection"
+
+
+def serve_reflection(server: grpc.aio.Server, services: list[str]) -> None:
+    """Tell callers of `services`, and of reflection itself."""
+    _describe_v1()
+    servicer = reflection.aio.ReflectionServicer([*services, SERVICE, reflection.SERVICE_NAME])
+    reflection_pb2_grpc.add_ServerReflectionServicer_to_server(servicer, server)
+    method = grpc.stream_stream_rpc_method_handler(
+        servicer.ServerReflectionInfo,
+        request_deserializer=reflection_pb2.ServerReflectionRequest.FromString,
+        response_serializer=reflection_pb2.ServerReflectionResponse.SerializeToString,
+    )
+    server.add_generic_rpc_handlers([grpc.method_handlers_generic_handler(SERVICE, {"ServerReflectionInfo": method})])
+
+
+def _describe_v1() -> None:
+    """Make v1 known to the descriptor pool, so that reflection can describe itself. A repetition changes nothing."""
+    file = FileDescriptorProto()
+    reflection_pb2.DESCRIPTOR.CopyToProto(file)
+    file.name, file.package = "grpc/reflection/v1/reflection.proto", NEW
+    for message in file.message_type:
+        for field in message.field:
+            field.type_name = field.type_name.replace(f".{OLD}.", f".{NEW}.")
+    for method in file.service[0].method:
+        method.input_type = method.input_type.replace(f".{OLD}.", f".{NEW}.")
+        method.output_type = method.output_type.replace(f".{OLD}.", f".{NEW}.")
+    descriptor_pool.Default().AddSerializedFile(file.SerializeToString())
