@@ -93,19 +93,17 @@ class Acceptances:
 
     async def _accept(self, request: ReplyRequest, began: float) -> Generation | Replayed:
         engine = self._engine
-        if self.draining is not None:
-            raise self.draining
-        engine.capacity.check()
-        if request.question.interrupt and (known := await self._known(request)) is not None:
-            return known
+        self._check_room(0)
         for _ in range(MAX_TRIES):
             turn = await self._turn(request)
             model, provider = engine.catalog.resolve(request.question.model or turn.conversation.model)
             check_model(model, request.question)
-            if running := turn.conversation.active_reply_id:
-                await self._make_way(request, running)
-                turn = await self._turn(request)
             plan = self._plan(request, turn, model)
+            if running := turn.conversation.active_reply_id:
+                self._check_room(plan.prompt_size)
+                if (known := await self._make_way(request, running)) is not None:
+                    return known
+                plan = self._plan(request, await self._turn(request), model)
             generation = self._generation(request.question, plan, provider)
             outcome = await self._commit(generation, plan)
             if isinstance(outcome, Accepted):
@@ -114,11 +112,17 @@ class Acceptances:
             if isinstance(outcome, Replayed):
                 return self._same(request, outcome)
             if isinstance(outcome, Busy):
-                await self._make_way(request, outcome.reply_id)
+                if (known := await self._make_way(request, outcome.reply_id)) is not None:
+                    return known
                 continue
             if not isinstance(outcome, HeadMoved):
                 raise _refusal(outcome)
         raise ReplyInProgress("the conversation changed again and again meanwhile", retry_after_s=0.5)
+
+    def _check_room(self, prompt_size: int) -> None:
+        if self.draining is not None:
+            raise self.draining
+        self._engine.capacity.check(prompt_size)
 
     async def _known(self, request: ReplyRequest) -> Replayed | None:
         if not request.request_id:
@@ -154,12 +158,15 @@ class Acceptances:
                 more.append(StoredImage(id=image_id, mime_type=image.mime_type, data=image.data))
         return msgspec.structs.replace(turn, images=turn.images + tuple(more)) if more else turn
 
-    async def _make_way(self, request: ReplyRequest, running: str) -> None:
-        """Interrupt the reply that runs, if that was asked for, and wait until it has ended."""
+    async def _make_way(self, request: ReplyRequest, running: str) -> Replayed | None:
+        """Interrupt the reply that runs, if that was asked for, and wait until it has ended; but a request does not
+        interrupt what it has started itself."""
         if not request.question.interrupt:
             raise ReplyInProgress(
                 "another reply runs in this conversation", retry_after_s=1.0, metadata={"reply_id": running}
             )
+        if (known := await self._known(request)) is not None:
+            return known
         engine = self._engine
         target = CancelTarget(reply_id=running)
         reason = "interrupted by another request"
@@ -168,15 +175,16 @@ class Acceptances:
             kind = FinishReason.INTERRUPTED
             reply = await engine.store.request_cancel(request.identity, target, kind, reason, now_us)
         except ReplyNotFound:
-            return
+            return None
         generation = engine.shelf.running.get(running)
         if reply is None or reply.state.terminal or generation is None:
-            return
+            return None
         generation.stop(Stop(finish=FinishReason.INTERRUPTED, reason=reason))
         if not await ended_within(generation.log, engine.limits.interrupt_wait_s, engine):
             raise ReplyInProgress(
                 "the interrupted reply has not ended yet", retry_after_s=1.0, metadata={"reply_id": running}
             )
+        return None
 
     def _plan(self, request: ReplyRequest, turn: Turn, model: Model) -> Plan:
         question, conversation = request.question, turn.conversation
@@ -235,8 +243,10 @@ class Acceptances:
         )
 
     async def _commit(self, generation: Generation, plan: Plan) -> AcceptOutcome:
-        """The transaction. The reply is on the shelf before it, so that a cancel finds it as soon as it is durable."""
+        """The transaction. The reply is on the shelf before it, so that a cancel finds it as soon as it is durable, and
+        a drain that begins now waits for it."""
         engine, reply_id = self._engine, plan.acceptance.reply.id
+        self._check_room(plan.prompt_size)
         engine.capacity.claim(plan.prompt_size)
         engine.shelf.running[reply_id] = generation
         outcome: AcceptOutcome | None = None
@@ -251,6 +261,7 @@ class Acceptances:
             if not isinstance(outcome, Accepted):
                 engine.shelf.running.pop(reply_id, None)
                 engine.capacity.release(plan.prompt_size)
+                generation.log.erase()
         return outcome
 
     async def _read_back(self, acceptance: Acceptance, error: StorageUnavailable) -> AcceptOutcome:

@@ -43,7 +43,8 @@ def build_messages(
         history = history[len(history) - room :] if room < len(history) else history
     kept = _paired([*history, *new])
     stored = {image.id: image for image in images}
-    prompt = [PromptMessage(role=message.role.lower(), parts=_shown(message.parts, stored)) for message in kept]
+    shown = [PromptMessage(role=message.role.lower(), parts=_shown(message.parts, stored)) for message in kept]
+    prompt = [message for message in shown if message.parts]
     if post_system:
         at = next((i for i in reversed(range(len(prompt))) if prompt[i].role == "user"), len(prompt))
         prompt.insert(at, _system_message(post_system))
@@ -98,7 +99,7 @@ def _results(messages: list[Message]) -> dict[str, int]:
 
 
 def _shown(parts: tuple[Part, ...], stored: dict[str, StoredImage]) -> tuple[Part, ...]:
-    if not stored:
+    if not any(isinstance(part, ImagePart) for part in parts):
         return parts
     shown: list[Part] = []
     for part in parts:

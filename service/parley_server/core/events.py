@@ -91,6 +91,11 @@ def utf8_size(text: str) -> int:
     return len(text) if text.isascii() else len(text.encode())
 
 
+def utf8_prefix(text: str, size: int) -> str:
+    """The longest beginning of `text` that takes at most `size` bytes in UTF-8, in whole code points."""
+    return text.encode()[:size].decode(errors="ignore")
+
+
 def merge(entries: Iterable[Entry]) -> list[tuple[int, Entry]]:
     """Neighbours of a kind become one. Each result comes with how many of the entries it and those before it took."""
     merged: list[tuple[int, Entry]] = []

@@ -18,7 +18,7 @@ from parley_server.core.engine import Engine, unbroken
 from parley_server.core.log import Log
 from parley_server.core.model import Finish, FinishReason, Message, Part, Prompt, Reply, ReplyError, State, Usage
 from parley_server.core.ports import Provider, Timer
-from parley_server.core.records import Finalisation
+from parley_server.core.records import Finalisation, Finalised
 from parley_server.core.sink import LogSink
 from parley_server.errors import ParleyError, ProviderError, StorageUnavailable
 
@@ -62,6 +62,8 @@ class Generation:
             on_full=lambda: self.stop(Stop(finish=FinishReason.MAX_TOKENS)),
         )
         self.task: asyncio.Task[None] | None = None
+        self._producing: asyncio.Task[Finish] | None = None
+        self._concluding: asyncio.Task[None] | None = None
         self._stop: Stop | None = None
         self._turn: asyncio.Future[None] | None = None
         self._asked = False
@@ -86,7 +88,8 @@ class Generation:
     @property
     def dead(self) -> bool:
         """Whether its task is over without having ended the reply: a defect, which the reconciliation mends."""
-        return self.task is not None and self.task.done() and not self.log.ended
+        tasks = (self.task, self._concluding)
+        return self.task is not None and not self.log.over and all(task is None or task.done() for task in tasks)
 
     def start(self, overhead_s: float) -> None:
         """Begin; `overhead_s` is what the acceptance took."""
@@ -94,10 +97,12 @@ class Generation:
         self._engine.observer.reply_started()
         self._engine.relay.open(self.log)
         self.task = self._engine.spawn(self._run(), f"reply-{self._reply.id}")
+        self.task.add_done_callback(self._mend)
 
     def stop(self, stop: Stop) -> None:
         """End it, unless it is ending already: no later text is seen from now on."""
-        if self._stop is not None or self.log.sealed:
+        provider_done = self._producing is not None and self._producing.done()
+        if self._stop is not None or self.log.sealed or provider_done:
             return
         self._stop = stop
         self._sink.seal()
@@ -107,12 +112,20 @@ class Generation:
         try:
             ending = await self._produce()
         except asyncio.CancelledError:
-            await self._conclude_unbroken(ending_of_stop(Stop(finish=None), started=True))
+            await unbroken(self._begin_end(self._stopped()))
             raise
-        await self._conclude_unbroken(ending)
+        except Exception as error:  # noqa: BLE001 - this task owns the reply: whatever happens, the reply ends
+            ending = self._defect(error)
+        await unbroken(self._begin_end(ending))
 
-    async def _conclude_unbroken(self, ending: Ending) -> None:
-        await unbroken(self._engine.spawn(self._conclude(ending), f"end-{self._reply.id}"))
+    def _mend(self, _: asyncio.Task[None]) -> None:
+        """A task that is cancelled before its first step has not even begun to end the reply."""
+        if self._concluding is None:
+            self._begin_end(self._stopped())
+
+    def _begin_end(self, ending: Ending) -> asyncio.Task[None]:
+        self._concluding = self._engine.spawn(self._conclude(ending), f"end-{self._reply.id}")
+        return self._concluding
 
     async def _produce(self) -> Ending:
         """Have the provider write until it ends or is stopped. Its call is closed when this returns or raises."""
@@ -121,10 +134,10 @@ class Generation:
         loop = asyncio.get_running_loop()
         self._turn = loop.create_future()
         self._asked = True
-        producing = loop.create_task(
+        producing = self._producing = loop.create_task(
             self._provider.generate(self._prompt, self._sink), name=f"provider-{self._reply.id}"
         )
-        producing.add_done_callback(lambda _: self._next_turn())
+        producing.add_done_callback(self._provider_done)
         limit = self._limit_time()
         try:
             await self._turn
@@ -134,9 +147,12 @@ class Generation:
             ended_s = self._engine.clock.monotonic()
             await self._close(producing)
             self._ended_s = ended_s
-        if producing.done() and not producing.cancelled():
-            return self._result(producing)
-        return self._stopped()
+        return self._result(producing)
+
+    def _provider_done(self, producing: asyncio.Task[Finish]) -> None:
+        if not producing.cancelled():
+            producing.exception()  # of a provider that outlives its reply, nobody asks for the error
+        self._next_turn()
 
     def _limit_time(self) -> Timer:
         clock = self._engine.clock
@@ -149,24 +165,34 @@ class Generation:
             self._turn.set_result(None)
 
     async def _close(self, producing: asyncio.Task[Finish]) -> None:
+        """Have the provider close its call, and wait for that as long as it may take."""
         if producing.done():
             return
+        clock, closed = self._engine.clock, asyncio.Event()
+        producing.add_done_callback(lambda _: closed.set())
         producing.cancel()
-        await asyncio.wait({producing}, timeout=self._engine.limits.provider_close_s)
+        limit = clock.call_at(clock.monotonic() + self._engine.limits.provider_close_s, closed.set)
+        try:
+            await closed.wait()
+        finally:
+            limit.cancel()
         if not producing.done():
             log.error("provider_hangs", extra={"fields": {"reply_id": self._reply.id}})
-            producing.add_done_callback(_forget)
 
     def _result(self, producing: asyncio.Task[Finish]) -> Ending:
-        error = producing.exception()
-        if self._stop is not None and (error is not None or self._stop.finish is FinishReason.MAX_TOKENS):
+        """How it ended, where nothing stopped it: a cancel that nobody has asked for is a defect of the provider's."""
+        if self._stop is not None:
             return self._stopped()
+        error = asyncio.CancelledError() if producing.cancelled() else producing.exception()
         if error is None:
             finish = producing.result()
             return Ending(state=State.COMPLETED, finish=finish.reason, provider_reason=finish.provider_reason)
         if isinstance(error, ParleyError):
             billed = isinstance(error, ProviderError) and error.billed
             return Ending(state=State.FAILED, error=ReplyError.of(error), billed=billed)
+        return self._defect(error)
+
+    def _defect(self, error: BaseException) -> Ending:
         log.error("reply_defect", exc_info=error, extra={"fields": {"reply_id": self._reply.id}})
         return Ending(state=State.FAILED, error=defect(self._reply.id))
 
@@ -189,6 +215,11 @@ class Generation:
                 log.warning("finalise_retry", extra={"fields": {"reply_id": self._reply.id, "problem": error.message}})
                 await clock.sleep(delay_s)
                 delay_s = min(delay_s * 2, MAX_RETRY_S)
+        self.announce(outcome)
+
+    def announce(self, outcome: Finalised | None) -> None:
+        """The reply has ended as it is stored (None: it was erased). To be called once, last."""
+        clock, observer = self._engine.clock, self._engine.observer
         if outcome is None:
             self.log.erase()
         elif outcome.won:
@@ -202,10 +233,10 @@ class Generation:
             self._overhead_s += clock.monotonic() - self._ended_s
         if first := self.log.first_token_time_us:
             waited_s = (first - self._reply.create_time_us) / 1e6
-            self._engine.observer.first_token(max(0.0, waited_s), self._prompt.model.alias)
-        self._engine.observer.reply_ended(
-            self.log.reply, overhead_s=self._overhead_s, text_length=finalisation.text_length
-        )
+            observer.first_token(max(0.0, waited_s), self._prompt.model.alias)
+        message = self.log.reply.message
+        text_length = Answer(message.parts).text_length if message else 0
+        observer.reply_ended(self.log.reply, overhead_s=self._overhead_s, text_length=text_length)
 
     def _finalisation(self, ending: Ending, answer: Answer) -> Finalisation:
         first = self.log.first_token_time_us
@@ -237,8 +268,3 @@ class Generation:
             asked = self._asked and (ending.billed or bool(answer.parts))
             usage = estimated_usage(self._prompt.messages, answer) if asked else Usage()
         return msgspec.structs.replace(usage, cost_nano_usd=cost_nano_usd(usage, self._prompt.model.prices))
-
-
-def _forget(task: asyncio.Task[Finish]) -> None:
-    if not task.cancelled():
-        task.exception()

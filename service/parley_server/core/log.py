@@ -69,7 +69,7 @@ class Log:
         self._offsets: list[int] = []
         self._held: list[Entry] = []
         self._journaled = 0
-        self._waiting: list[Reader] = []
+        self._waiting: dict[Reader, None] = {}
 
     @classmethod
     def of_ended(cls, reply: Reply) -> Log:
@@ -172,7 +172,11 @@ class Log:
 
     def waits(self, reader: Reader) -> None:
         """Wake `reader` at the next change."""
-        self._waiting.append(reader)
+        self._waiting[reader] = None
+
+    def waits_no_more(self, reader: Reader) -> None:
+        """Forget it: a log that is silent for long must not collect readers that have come and gone."""
+        self._waiting.pop(reader, None)
 
     def _number(self, entry: Entry) -> None:
         self._offsets.append(self.size + size_of(entry))
@@ -186,7 +190,7 @@ class Log:
     def _wake(self) -> None:
         if not self._waiting:
             return
-        waiting, self._waiting = self._waiting, []
+        waiting, self._waiting = self._waiting, {}
         for reader in waiting:
             reader.wake()
 
@@ -235,6 +239,7 @@ class Reader:
             await self._woken
         finally:
             self._woken = None
+            self.log.waits_no_more(self)
 
     async def until_ended(self) -> None:
         """Return once the log has ended or is erased, whatever the position."""

@@ -12,9 +12,9 @@ from parley_server.core.cost import cost_nano_usd
 from parley_server.core.endings import Ending, Stop, answer_message, defect, ending_of_stop, estimated_usage
 from parley_server.core.engine import Engine
 from parley_server.core.log import TAKEOVER_GAP
-from parley_server.core.model import Identity, State
-from parley_server.core.records import Finalisation, Unfinished
-from parley_server.errors import ModelNotFound, StorageUnavailable
+from parley_server.core.model import Identity, Reply, State
+from parley_server.core.records import Finalisation, Finalised, Unfinished
+from parley_server.errors import ModelNotFound, ReplyNotFound, StorageUnavailable
 
 log = logging.getLogger("parley.recovery")
 
@@ -35,7 +35,8 @@ async def recover(engine: Engine) -> int:
 
 
 async def reconcile(engine: Engine) -> None:
-    """End replies that this process owns but has no task for, as INTERNAL: a defect, but nobody waits for ever."""
+    """End replies that this process owns but has no task for, as INTERNAL: a defect, but nobody waits for ever. The
+    readers of one whose task has died are told how it is stored."""
     for reply_id in await engine.store.unfinished_ids():
         generation = engine.shelf.running.get(reply_id)
         if generation is not None and not generation.dead:
@@ -46,11 +47,11 @@ async def reconcile(engine: Engine) -> None:
             stop = Stop(finish=unfinished.cancel, reason=unfinished.reply.cancel_reason)
             ending = ending_of_stop(stop, started=True) if cancelled else _defect(reply_id)
             await _end(engine, unfinished, ending)
-        if generation is not None:
-            owner = Identity(tenant=generation.log.reply.tenant)
-            generation.log.replace(await engine.store.get_reply(owner, reply_id))
-            engine.shelf.end(generation.log)
-            engine.capacity.release(generation.prompt_size)
+    for generation in [each for each in engine.shelf.running.values() if each.dead]:
+        outcome = await _stored(engine, generation.log.reply)
+        ended = outcome is None or outcome.reply.state.terminal
+        if ended and generation.dead:
+            generation.announce(outcome)
 
 
 async def reconcile_forever(engine: Engine) -> None:
@@ -61,6 +62,14 @@ async def reconcile_forever(engine: Engine) -> None:
             await reconcile(engine)
         except StorageUnavailable as error:
             log.warning("reconcile_later", extra={"fields": {"problem": error.message}})
+
+
+async def _stored(engine: Engine, reply: Reply) -> Finalised | None:
+    try:
+        stored = await engine.store.get_reply(Identity(tenant=reply.tenant), reply.id)
+    except ReplyNotFound:
+        return None
+    return Finalised(reply=stored, won=False)
 
 
 async def _end(engine: Engine, unfinished: Unfinished, ending: Ending) -> None:

@@ -18,6 +18,8 @@ from parley_server.core.events import (
     UsageUpdate,
     merge,
     size_of,
+    utf8_prefix,
+    utf8_size,
 )
 from parley_server.core.log import Log
 from parley_server.core.model import Usage
@@ -126,11 +128,11 @@ class LogSink:
         if self._log.sealed or self._room <= 0:
             return
         size = size_of(entry)
-        if size > self._room:
-            entry = _cut(entry, self._room)
+        fitting = entry if size <= self._room else _cut(entry, self._room)
         self._room -= size
         self._open_bytes += size
-        self._pending.append(entry)
+        if fitting is not None:
+            self._pending.append(fitting)
         if self._room <= 0:
             self.close()
             self._on_full()
@@ -139,9 +141,14 @@ class LogSink:
         return all(isinstance(entry, TextDelta) for entry in self._pending)
 
 
-def _cut(entry: Entry, size: int) -> Entry:
-    if isinstance(entry, TextDelta | ReasoningDelta):
-        return msgspec.structs.replace(entry, text=entry.text.encode()[:size].decode(errors="ignore"))
-    if isinstance(entry, ToolCallDelta):
-        return msgspec.structs.replace(entry, arguments=entry.arguments.encode()[:size].decode(errors="ignore"))
-    return entry
+def _cut(entry: Entry, size: int) -> Entry | None:
+    """What of an entry takes at most `size` bytes; a signature does not hold for a part of what it signs."""
+    if isinstance(entry, TextDelta):
+        text = utf8_prefix(entry.text, size)
+        return TextDelta(text) if text else None
+    if isinstance(entry, ReasoningDelta):
+        text = utf8_prefix(entry.text, size)
+        return ReasoningDelta(text) if text else None
+    assert isinstance(entry, ToolCallDelta)
+    left = size - utf8_size(entry.name) - utf8_size(entry.id)
+    return None if left < 0 else msgspec.structs.replace(entry, arguments=utf8_prefix(entry.arguments, left))
