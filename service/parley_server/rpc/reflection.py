@@ -1,4 +1,4 @@
-"""Server reflection, as v1 and as v1alpha. The library has v1alpha alone; the two differ in the package's name alone."""
+"""Server reflection as v1 and v1alpha: the library has v1alpha alone, and the two differ in the package's name alone."""
 
 from __future__ import annotations
 
@@ -31,7 +31,8 @@ def _describe_v1() -> None:
     file.name, file.package = "grpc/reflection/v1/reflection.proto", NEW
     for message in file.message_type:
         for field in message.field:
-            field.type_name = field.type_name.replace(f".{OLD}.", f".{NEW}.")
+            if field.type_name:
+                field.type_name = field.type_name.replace(f".{OLD}.", f".{NEW}.")
     for method in file.service[0].method:
         method.input_type = method.input_type.replace(f".{OLD}.", f".{NEW}.")
         method.output_type = method.output_type.replace(f".{OLD}.", f".{NEW}.")
