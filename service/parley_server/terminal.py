@@ -37,15 +37,15 @@ _PROBE_S = 5.0
 
 @dataclass(frozen=True, kw_only=True)
 class ChatOptions:
-    """What `parley chat` was asked for. With `text` it prints one answer and ends."""
+    """What `parley chat` was asked for; what is empty was not. With `text` it prints one answer and ends."""
 
-    text: str | None = None
+    text: str = ""
     address: str = "127.0.0.1:50051"
     model: str = ""
-    conversation_id: str = ""
+    conversation: str = ""
     end_user: str = ""
-    # None: the environment variable PARLEY_API_KEY, where it is set.
-    api_key: str | None = None
+    # Empty: the environment variable PARLEY_API_KEY, where it is set.
+    api_key: str = ""
     reasoning: bool = False
 
 
@@ -71,7 +71,7 @@ def chat(options: ChatOptions) -> int:
 
 
 def _run(runner: asyncio.Runner, options: ChatOptions, *, screen: Screen) -> int:
-    key = options.api_key if options.api_key is not None else os.environ.get("PARLEY_API_KEY")
+    key = options.api_key or os.environ.get("PARLEY_API_KEY")
     try:
         models = runner.run(_probe(options, key))
         session = runner.run(_start(options, key, screen=screen))
@@ -82,7 +82,7 @@ def _run(runner: asyncio.Runner, options: ChatOptions, *, screen: Screen) -> int
         sys.stderr.write(_unreachable(error, options.address) + "\n")
         return 1
     try:
-        if options.text is not None:
+        if options.text:
             return _STATUS[runner.run(session.say(options.text))]
         _greet(screen, options, models)
         return _converse(runner, session, screen=screen)
@@ -156,7 +156,7 @@ class Session:
 
     def __init__(self, client: Client, screen: Screen, options: ChatOptions) -> None:
         self.client = client
-        self.conversation_id = options.conversation_id
+        self.conversation_id = options.conversation
         self.failures = 0
         self._screen = screen
         self._model = options.model
