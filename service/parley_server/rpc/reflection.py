@@ -1,4 +1,4 @@
-"""Server reflection as v1 and v1alpha: the library has v1alpha alone, and the two differ in the package's name alone."""
+"""Server reflection as v1 and v1alpha: the library has v1alpha alone; the two differ by the package's name alone."""
 
 from __future__ import annotations
 
