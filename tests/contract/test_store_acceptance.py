@@ -1,0 +1,339 @@
+"""Acceptance: every outcome, and that a refusal leaves no trace."""
+
+import asyncio
+
+import msgspec
+import pytest
+from parley_server.core.model import FinishReason, ImagePart, Message, Role, State, Usage
+from parley_server.core.records import (
+    Accepted,
+    Busy,
+    CancelTarget,
+    ConversationGone,
+    ConversationTaken,
+    HeadMoved,
+    ImageGone,
+    MessageFilter,
+    Position,
+    Replayed,
+    StoredImage,
+)
+from parley_server.errors import ConversationNotFound, ReplyNotFound
+
+from tests.contract.store_values import (
+    ANN,
+    BOB,
+    NOW_US,
+    RIVAL,
+    SECOND_US,
+    SHOP,
+    acceptance,
+    accepted,
+    answered,
+    chain,
+    created,
+    finalisation,
+    new_conversation,
+    unique,
+    user_message,
+)
+
+DAY_US = 24 * 3600 * SECOND_US
+
+
+async def test_an_accepted_reply_is_stored_as_it_was_given(store):
+    conversation = await created(store)
+    asked = acceptance(conversation, labels={"page": "7", "größe": "ß"})
+
+    assert await store.accept(asked) == Accepted(reply=asked.reply)
+
+    assert await store.get_reply(ANN, asked.reply.id) == asked.reply
+    assert await store.unfinished_ids() == [asked.reply.id]
+    after = await store.get_conversation(ANN, conversation.id)
+    assert after == msgspec.structs.replace(
+        conversation,
+        head_message_id=asked.messages[-1].id,
+        active_reply_id=asked.reply.id,
+        update_time_us=NOW_US,
+        etag="2",
+    )
+    page = await store.list_messages(ANN, MessageFilter(conversation_id=conversation.id), 10)
+    assert page.messages == asked.messages
+
+
+async def test_several_messages_take_the_positions_in_their_order(store):
+    conversation = await created(store, ANN, *chain("one", "two"))
+    messages = chain("three", "four", "five", parent=conversation.head_message_id)
+    await accepted(store, conversation, messages=messages)
+    page = await store.list_messages(ANN, MessageFilter(conversation_id=conversation.id, all_branches=True), 10)
+    texts = [message.parts[0].text for message in page.messages]
+    assert texts == ["five", "four", "three", "two", "one"]
+
+
+async def test_a_new_conversation_comes_with_its_reply(store):
+    given = new_conversation(title="Fresh", labels={"a": "b"}).conversation
+    asked = acceptance(given, new=True)
+    assert await store.accept(asked) == Accepted(reply=asked.reply)
+    stored = await store.get_conversation(ANN, given.id)
+    assert (stored.title, stored.labels, stored.head_message_id) == ("Fresh", {"a": "b"}, asked.messages[0].id)
+    assert stored.active_reply_id == asked.reply.id
+
+
+async def test_without_messages_the_head_moves_to_the_answers_parent(store):
+    first, second = chain("question", "answer")
+    conversation = await created(store, ANN, first, second)
+    reply = await accepted(store, conversation, messages=(), parent=first.id)
+    assert reply.parent_message_id == first.id
+    assert (await store.get_conversation(ANN, conversation.id)).head_message_id == first.id
+
+
+async def test_the_same_acceptance_again_is_accepted_again(store):
+    asked = acceptance(await created(store))
+    await store.accept(asked)
+    assert await store.accept(asked) == Accepted(reply=asked.reply)
+    ended = await store.finalise(finalisation(asked.reply))
+    assert await store.accept(asked) == Accepted(reply=ended.reply)
+    assert ended.reply.message is not None
+
+
+async def test_a_new_conversation_accepted_again_is_not_taken_by_itself(store):
+    asked = acceptance(new_conversation().conversation, new=True)
+    assert await store.accept(asked) == await store.accept(asked) == Accepted(reply=asked.reply)
+
+
+async def test_a_known_key_replays_before_any_other_refusal(store):
+    conversation = await created(store)
+    reply = await accepted(store, conversation, request_id="again", payload_hash="first")
+    retry = acceptance(conversation, request_id="again", payload_hash="second")
+    assert await store.accept(retry) == Replayed(payload_hash="first", reply=reply)
+    assert await store.find_request(ANN, "again", NOW_US) == Replayed(payload_hash="first", reply=reply)
+
+
+async def test_a_replayed_reply_that_has_ended_has_its_message(store):
+    conversation = await created(store)
+    ended = await answered(store, conversation, request_id="again")
+    replayed = await store.find_request(ANN, "again", NOW_US)
+    assert replayed == Replayed(payload_hash="hash", reply=ended)
+    assert replayed.reply.message.parts[0].text == "the answer"
+
+
+async def test_a_key_belongs_to_tenant_and_end_user(store):
+    for identity in (ANN, BOB, SHOP, RIVAL):
+        conversation = await created(store, identity)
+        await accepted(store, conversation, identity=identity, request_id="the same")
+    assert await store.find_request(ANN, "another", NOW_US) is None
+
+
+async def test_a_key_expires_after_a_day(store):
+    conversation = await created(store)
+    first = await answered(store, conversation, request_id="daily")
+    assert (await store.find_request(ANN, "daily", NOW_US + DAY_US - 1)).reply == first
+    assert await store.find_request(ANN, "daily", NOW_US + DAY_US) is None
+
+    conversation = await store.get_conversation(ANN, conversation.id)
+    again = await accepted(store, conversation, request_id="daily", now_us=NOW_US + DAY_US, payload_hash="new")
+    found = await store.find_request(ANN, "daily", NOW_US + 2 * DAY_US - 1)
+    assert found == Replayed(payload_hash="new", reply=again)
+
+
+async def test_expired_keys_are_swept_a_bounded_number_at_a_time(store, query):
+    for number in range(5):
+        await store.request_cancel(
+            ANN, CancelTarget(request_id=f"mark-{number}"), FinishReason.CANCELLED, "", NOW_US - 3600 * SECOND_US
+        )
+    await accepted(store, await created(store), request_id="kept")
+    await store.close()
+    assert query("SELECT key FROM idempotency_key") == [("kept",)]
+
+
+async def test_a_key_outlives_its_conversation(store):
+    conversation = await created(store)
+    await answered(store, conversation, request_id="old")
+    await store.delete_conversation(ANN, conversation.id, "")
+    assert await store.find_request(ANN, "old", NOW_US) == Replayed(payload_hash="hash", reply=None)
+    other = acceptance(await created(store), request_id="old")
+    assert await store.accept(other) == Replayed(payload_hash="hash", reply=None)
+
+
+async def test_busy_names_the_reply_that_runs(store):
+    conversation = await created(store)
+    running = await accepted(store, conversation)
+    current = await store.get_conversation(ANN, conversation.id)
+    assert await store.accept(acceptance(current)) == Busy(reply_id=running.id)
+    stale = acceptance(conversation)
+    assert await store.accept(stale) == Busy(reply_id=running.id), "busy is told before the moved head"
+
+
+async def test_the_conversation_is_free_once_its_reply_has_ended(store):
+    conversation = await created(store)
+    await answered(store, conversation)
+    await accepted(store, await store.get_conversation(ANN, conversation.id))
+
+
+async def test_a_moved_head_is_refused_unless_a_position_was_named(store):
+    conversation = await created(store)
+    await answered(store, conversation)
+    assert await store.accept(acceptance(conversation)) == HeadMoved()
+    await accepted(store, conversation, parent="")
+
+
+async def test_a_conversation_that_is_gone_or_somebody_elses(store):
+    conversation = await created(store)
+    for identity in (BOB, RIVAL):
+        assert await store.accept(acceptance(conversation, identity=identity)) == ConversationGone()
+    await store.delete_conversation(ANN, conversation.id, "")
+    assert await store.accept(acceptance(conversation)) == ConversationGone()
+
+
+async def test_a_parent_of_an_erased_conversation_of_the_same_id_is_gone(store):
+    old = await created(store, ANN, *chain("old"))
+    await store.delete_conversation(ANN, old.id, "")
+    await created(store, id=old.id)
+    assert await store.accept(acceptance(old, parent=old.head_message_id)) == ConversationGone()
+
+
+async def test_the_tenant_itself_may_write_in_a_users_conversation(store):
+    reply = await accepted(store, await created(store), identity=SHOP)
+    assert await store.get_reply(ANN, reply.id) == reply
+
+
+async def test_a_conversation_id_is_taken_within_the_tenant_alone(store):
+    taken = await created(store, BOB, id="chosen")
+    mine = new_conversation(ANN, id=taken.id).conversation
+    assert await store.accept(acceptance(mine, new=True)) == ConversationTaken()
+    theirs = new_conversation(RIVAL, id=taken.id).conversation
+    assert isinstance(await store.accept(acceptance(theirs, new=True, identity=RIVAL)), Accepted)
+
+
+async def test_shown_images_must_be_the_conversations(store):
+    image = StoredImage(id=unique("image"), mime_type="image/png", data=b"\x00png")
+    owner = await created(store, images=(image,))
+    other = await created(store)
+    assert await store.accept(acceptance(other, shown_images=(image.id,))) == ImageGone(image_id=image.id)
+    mixed = acceptance(owner, shown_images=(image.id, "unknown"))
+    assert await store.accept(mixed) == ImageGone(image_id="unknown")
+    stale = msgspec.structs.replace(mixed, head="elsewhere")
+    assert await store.accept(stale) == HeadMoved(), "a moved head is told before a missing image"
+    await accepted(store, owner, shown_images=(image.id,))
+    fresh = acceptance(new_conversation().conversation, new=True, shown_images=(image.id,))
+    assert await store.accept(fresh) == ImageGone(image_id=image.id)
+
+
+async def test_images_are_stored_with_their_message(store):
+    image = StoredImage(id=unique("image"), mime_type="image/png", data=bytes(range(256)))
+    part = ImagePart(image_id=image.id, mime_type="image/png", size_bytes=256)
+    message = Message(id=unique("message"), role=Role.USER, parts=(part,), create_time_us=NOW_US)
+    conversation = await created(store)
+    await accepted(store, conversation, messages=(message,), images=(image,))
+    turn = await store.read_turn(ANN, conversation.id, Position(), has_input=True)
+    assert (turn.path, turn.images) == ((message,), (image,))
+
+
+@pytest.mark.parametrize("refusal", ["busy", "head", "gone", "taken", "image"])
+async def test_a_refusal_leaves_no_trace(store, query, refusal):
+    conversation = await created(store)
+    if refusal == "busy":
+        await accepted(store, conversation)
+        asked = acceptance(conversation)
+    elif refusal == "head":
+        asked = acceptance(conversation, head="elsewhere")
+    elif refusal == "gone":
+        asked = acceptance(new_conversation().conversation)
+    elif refusal == "taken":
+        asked = acceptance(conversation, new=True)
+    else:
+        asked = acceptance(conversation, shown_images=("unknown",))
+    before = _all_rows(query)
+    assert not isinstance(await store.accept(asked), Accepted | Replayed)
+    assert _all_rows(query) == before
+    assert await store.find_request(ANN, asked.reply.request_id, NOW_US) is None
+    with pytest.raises(ReplyNotFound):
+        await store.get_reply(ANN, asked.reply.id)
+    if refusal == "gone":
+        with pytest.raises(ConversationNotFound):
+            await store.get_conversation(ANN, asked.reply.conversation_id)
+
+
+async def test_a_mark_left_by_a_cancel_ends_the_acceptance_as_cancelled(store, query):
+    conversation = await created(store)
+    target = CancelTarget(request_id="stopped early")
+    assert await store.request_cancel(ANN, target, FinishReason.CANCELLED, "changed my mind", NOW_US) is None
+    assert await store.find_request(ANN, "stopped early", NOW_US) is None
+
+    asked = acceptance(conversation, request_id="stopped early", now_us=NOW_US + 59 * SECOND_US)
+    outcome = await store.accept(asked)
+
+    cancelled = msgspec.structs.replace(
+        asked.reply,
+        state=State.CANCELLED,
+        finish_reason=FinishReason.CANCELLED,
+        cancel_reason="changed my mind",
+        last_sequence=1,
+        usage=Usage(),
+        end_time_us=asked.now_us,
+    )
+    assert outcome == Accepted(reply=cancelled)
+    assert await store.get_reply(ANN, asked.reply.id) == cancelled
+    after = await store.get_conversation(ANN, conversation.id)
+    assert (after.active_reply_id, after.head_message_id) == ("", asked.messages[0].id)
+    assert query("SELECT state, completion_tokens FROM usage") == [("CANCELLED", 0)]
+    late = asked.now_us + DAY_US - 1
+    assert await store.find_request(ANN, "stopped early", late) == Replayed(payload_hash="hash", reply=cancelled)
+    assert await store.accept(asked) == outcome
+    await accepted(store, after)
+
+
+async def test_a_mark_is_kept_by_a_refusal_and_forgotten_after_a_minute(store):
+    conversation = await created(store)
+    target = CancelTarget(request_id="marked")
+    await store.request_cancel(ANN, target, FinishReason.CANCELLED, "stop", NOW_US)
+    assert await store.accept(acceptance(conversation, request_id="marked", head="elsewhere")) == HeadMoved()
+    marked = await accepted(store, conversation, request_id="marked")
+    assert marked.state is State.CANCELLED
+
+    await store.request_cancel(ANN, CancelTarget(request_id="late"), FinishReason.CANCELLED, "stop", NOW_US)
+    current = await store.get_conversation(ANN, conversation.id)
+    late = await accepted(store, current, request_id="late", now_us=NOW_US + 60 * SECOND_US)
+    assert late.state is State.PENDING
+
+
+async def test_fifty_acceptances_at_once_in_one_conversation(store):
+    conversation = await created(store)
+    outcomes = await asyncio.gather(*(store.accept(acceptance(conversation)) for _ in range(50)))
+    winners = [outcome.reply.id for outcome in outcomes if isinstance(outcome, Accepted)]
+    assert len(winners) == 1
+    assert outcomes.count(Busy(reply_id=winners[0])) == 49
+    page = await store.list_messages(ANN, MessageFilter(conversation_id=conversation.id, all_branches=True), 100)
+    assert len(page.messages) == 1
+
+
+async def test_fifty_equal_keys_at_once(store):
+    conversations = [await created(store) for _ in range(50)]
+    asked = [acceptance(each, request_id="equal") for each in conversations]
+    outcomes = await asyncio.gather(*map(store.accept, asked))
+    winners = [outcome.reply for outcome in outcomes if isinstance(outcome, Accepted)]
+    assert len(winners) == 1
+    assert outcomes.count(Replayed(payload_hash="hash", reply=winners[0])) == 49
+
+
+async def test_refused_neighbours_share_a_commit_with_accepted_ones(store):
+    conversations = [await created(store) for _ in range(40)]
+    asked = [acceptance(each, head="elsewhere" if number % 2 else None) for number, each in enumerate(conversations)]
+    outcomes = await asyncio.gather(*map(store.accept, asked))
+    for number, outcome in enumerate(outcomes):
+        assert outcome == (HeadMoved() if number % 2 else Accepted(reply=asked[number].reply))
+    assert len(await store.unfinished_ids()) == 20
+
+
+async def test_text_of_all_kinds_comes_back_as_it_was(store):
+    text = "naïve 🦜 \u0000 \u2028 '\" % _ \\ ﷽ " + "x" * 100_000
+    conversation = await created(store)
+    message = user_message(text)
+    await accepted(store, conversation, messages=(message,))
+    page = await store.list_messages(ANN, MessageFilter(conversation_id=conversation.id), 10)
+    assert page.messages == (message,)
+
+
+def _all_rows(query) -> dict[str, list[tuple]]:
+    tables = ["conversation", "message", "reply", "image", "idempotency_key", "usage", "conversation_label"]
+    return {table: query(f"SELECT * FROM {table}") for table in tables}
