@@ -63,7 +63,8 @@ Step = bytes | Wait | Pause | Raw | Reset | Close | Hang
 
 @dataclass(frozen=True)
 class Script:
-    """One response. Each piece of bytes is one write, and one chunk where the framing is "chunked".
+    """One response. Each piece of bytes is one write, and one chunk where the framing is "chunked"; the last comes with
+    the end of the body.
 
     `framing`: "chunked", "length" (Content-Length), or "close" (HTTP/1.0, ended by closing). `before_head` happens
     before the status line; `keep_alive` False closes after the response, and says so.
@@ -320,10 +321,15 @@ class Upstream:
             await _cancelled(sending, leaving)
 
     async def _send(self, script: Script, writer: asyncio.StreamWriter) -> bool:
-        for steps, framed in ((script.before_head, False), ([_head(script)], False), (script.steps, True)):
-            for step in steps:
-                if not await _play(step, writer, chunked=framed and script.framing == "chunked"):
-                    return False
+        for step in (*script.before_head, Raw(_head(script))):
+            if not await _play(step, writer, chunked=False):
+                return False
+            await _let_it_be_read()
+        for number, step in enumerate(script.steps):
+            if number:
+                await _let_it_be_read()
+            if not await _play(step, writer, chunked=script.framing == "chunked"):
+                return False
         if script.framing == "chunked":
             writer.write(b"0\r\n\r\n")
         await writer.drain()
@@ -358,9 +364,12 @@ async def _play(step: Step, writer: asyncio.StreamWriter, *, chunked: bool) -> b
             framed = b"%x\r\n%s\r\n" % (len(data), data) if chunked and not isinstance(step, Raw) else data
             writer.write(framed)
             await writer.drain()
-            for _ in range(TURNS_BETWEEN_PIECES):
-                await asyncio.sleep(0)
     return True
+
+
+async def _let_it_be_read() -> None:
+    for _ in range(TURNS_BETWEEN_PIECES):
+        await asyncio.sleep(0)
 
 
 def _head(script: Script) -> bytes:

@@ -101,10 +101,13 @@ class OpenAIProvider:
             "model": prompt.model.name,
             "messages": (),
             "stream": True,
-            "stream_options": {"include_usage": True},
             "extra_headers": headers,
-            # The SDK copies its typed fields one by one, which costs 10 us a message; these it passes on as they are.
-            "extra_body": {"messages": messages_of(prompt), **options_of(prompt)},
+            # The SDK walks through typed fields, at 160 us of CPU per message; these it passes on as they are.
+            "extra_body": {
+                "messages": messages_of(prompt),
+                "stream_options": {"include_usage": True},
+                **options_of(prompt),
+            },
         }
 
     def _authorization(self) -> str | openai.Omit:

@@ -20,7 +20,6 @@ from tests.upstream import (
     Raw,
     Reset,
     Script,
-    Upstream,
     answer,
     chunk,
     comment,
@@ -36,12 +35,6 @@ from tests.upstream import (
 )
 
 STOP = Finish(reason=FinishReason.STOP, provider_reason="stop")
-
-
-@pytest.fixture
-async def upstream():
-    async with Upstream() as server:
-        yield server
 
 
 @pytest.fixture

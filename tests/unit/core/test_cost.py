@@ -1,7 +1,6 @@
 """Money and token estimates."""
 
 import pytest
-
 from parley_server.core.cost import cost_nano_usd, estimate_tokens
 from parley_server.core.model import Prices, Usage
 

@@ -1,0 +1,120 @@
+"""Events come out the same wherever the bytes are cut."""
+
+import itertools
+import time
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from parley_server.errors import ProviderMalformed
+from parley_server.providers.sse import EventSplitter
+
+LINES = [
+    b"data: a",
+    b"data: {}",
+    b"data:b",
+    b"data:  c",
+    b"data",
+    b"data:",
+    b"data: ",
+    b": comment",
+    b":",
+    b"event: x",
+    b"id: 1",
+    b"retry: 5",
+    b"database: no",
+    b" data: no",
+    b"DATA: no",
+    b"junk",
+    "data: Größe 日本 😀".encode(),
+    b"",
+    b"",
+    b"",
+]
+streams = st.lists(st.tuples(st.sampled_from(LINES), st.sampled_from([b"\n", b"\n", b"\r\n", b"\r"])), max_size=30).map(
+    lambda lines: b"".join(line + end for line, end in lines)
+)
+
+
+def split(*pieces, end=True):
+    splitter = EventSplitter()
+    events = [event for piece in pieces for event in splitter.feed(piece)]
+    return events + splitter.end() if end else events
+
+
+def by_the_specification(stream):
+    """The specification's own words: line by line, over the whole stream."""
+    events, data = [], []
+    text = stream.removeprefix(b"\xef\xbb\xbf").replace(b"\r\n", b"\n").replace(b"\r", b"\n")
+    for line in [*text.split(b"\n"), b""]:
+        name, _, value = line.partition(b":")
+        if not line:
+            if b"\n".join(data):
+                events.append(b"\n".join(data))
+            data = []
+        elif name == b"data":
+            data.append(value.removeprefix(b" "))
+    return events
+
+
+@given(streams, st.lists(st.integers(0, 400), max_size=20), st.booleans())
+def test_any_cuts_give_what_the_specification_says(stream, cuts, bom):
+    stream = b"\xef\xbb\xbf" + stream if bom else stream
+    places = sorted({0, len(stream), *[cut for cut in cuts if cut < len(stream)]})
+    pieces = [stream[start:end] for start, end in itertools.pairwise(places)]
+    assert split(*pieces) == by_the_specification(stream)
+    assert split(stream) == by_the_specification(stream)
+    assert split(*[bytes([byte]) for byte in stream]) == by_the_specification(stream)
+
+
+def test_an_event_comes_out_with_the_byte_that_ends_it():
+    splitter = EventSplitter()
+    assert [splitter.feed(bytes([byte])) for byte in b"data: a\n\n"] == [[]] * 8 + [[b"a"]]
+    assert [splitter.feed(piece) for piece in (b"data: b\r", b"\n\r", b"\ndata: c", b"\n\n")] == [
+        [],
+        [b"b"],
+        [],
+        [b"c"],
+    ]
+
+
+def test_several_data_lines_are_one_event():
+    assert split(b"data: a\ndata:b\n\ndata: c\n\n", end=False) == [b"a\nb", b"c"]
+
+
+def test_what_follows_whole_events_waits_for_its_end():
+    assert split(b"data: a\n\ndata: b", end=False) == [b"a"]
+    assert split(b"data: a\n\ndata: b", b"c\n\n", end=False) == [b"a", b"bc"]
+    assert split(b"data: a\n\ndata: b\n", b"\ndata: c\n\n", end=False) == [b"a", b"b", b"c"]
+
+
+@pytest.mark.parametrize("line", [b"data: %s", b": %s", b"data: a\ndata: %s"])
+@pytest.mark.parametrize("piece_bytes", [1000, 10**6])
+def test_an_event_that_is_too_large_is_refused(line, piece_bytes):
+    splitter = EventSplitter(max_event_bytes=50_000)
+    body = line % (b"x" * 100_000)
+    pieces = [body[start : start + piece_bytes] for start in range(0, len(body), piece_bytes)]
+    with pytest.raises(ProviderMalformed):
+        list(map(splitter.feed, pieces))
+
+
+def test_large_reads_of_small_events_are_not_too_large():
+    splitter = EventSplitter(max_event_bytes=1000)
+    assert len(splitter.feed(b"data: x\n\n" * 10_000)) == 10_000
+    assert len(splitter.feed(b"data: x\r\n\r\n" * 10_000)) == 10_000
+
+
+@pytest.mark.parametrize("end", [b"\n", b"\r\n"])
+@pytest.mark.parametrize("piece_bytes", [1, 7, 65_536, 10**9])
+def test_time_is_linear(end, piece_bytes):
+    def seconds(stream):
+        splitter = EventSplitter()
+        before = time.process_time()
+        for start in range(0, len(stream), piece_bytes):
+            splitter.feed(stream[start : start + piece_bytes])
+        return time.process_time() - before
+
+    one_event = b"data: " + b"x" * 300_000 + end + end
+    many_events = (b"data: xyz" + end + end) * 25_000
+    assert seconds(one_event) < 1.0
+    assert seconds(many_events) < 1.0
