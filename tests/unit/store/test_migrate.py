@@ -1,0 +1,141 @@
+"""Migrations, and which schemas the code runs on."""
+
+import re
+import sqlite3
+import subprocess
+import sys
+
+import pytest
+from alembic.autogenerate import compare_metadata
+from alembic.migration import MigrationContext
+from parley_server.store import open_store
+from parley_server.store.location import StoreUnusable, sqlite_path
+from parley_server.store.migrate import SCHEMA_RELEASE, check_schema, migrate, schema_release
+from parley_server.store.schema import metadata
+from parley_server.store.sqlite import open_engine
+
+
+def test_an_empty_database_is_brought_up_to_the_newest_schema(path):
+    url = f"sqlite+aiosqlite:///{path}"
+    assert schema_release(url) is None
+    assert not path.exists(), "asking makes no file"
+    migrate(url)
+    assert schema_release(url) == SCHEMA_RELEASE
+    migrate(url)
+    assert schema_release(url) == SCHEMA_RELEASE
+
+
+def test_a_database_file_without_tables_has_no_release(path):
+    path.touch()
+    assert schema_release(f"sqlite:///{path}") is None
+
+
+def test_the_migrations_make_the_schema_that_the_code_knows(url, path):
+    engine = open_engine(path, read_only=True)
+    with engine.connect() as connection:
+        assert compare_metadata(MigrationContext.configure(connection), metadata) == []
+
+
+def test_the_migrated_tables_are_word_for_word_those_of_the_metadata(url, path, tmp_path):
+    """Alembic compares neither checks nor the conditions of partial indexes nor tables' options."""
+    direct = tmp_path / "direct.db"
+    engine = open_engine(direct, read_only=False)
+    with engine.begin() as connection:
+        metadata.create_all(connection)
+    assert _definitions(path) == _definitions(direct)
+
+
+def _definitions(path) -> dict[str, str]:
+    connection = sqlite3.connect(path)
+    rows = connection.execute("SELECT name, sql FROM sqlite_master WHERE sql IS NOT NULL").fetchall()
+    connection.close()
+    return {name: re.sub(r"\s+", " ", sql) for name, sql in rows if name != "alembic_version"}
+
+
+def test_a_migration_that_fails_leaves_nothing(path):
+    with sqlite3.connect(path) as connection:
+        connection.execute('CREATE TABLE "usage" (x)')
+    connection.close()
+    with pytest.raises(StoreUnusable, match="usage"):
+        migrate(f"sqlite:///{path}")
+    assert list(_definitions(path)) == ["usage"]
+
+
+@pytest.mark.parametrize("release", [SCHEMA_RELEASE, SCHEMA_RELEASE + 1])
+def test_the_codes_own_release_and_the_next_are_fit(release):
+    check_schema(release)
+
+
+@pytest.mark.parametrize(
+    ("release", "message"),
+    [
+        (None, "the database has no schema, and this server needs 1: run `parley migrate`"),
+        (0, "the database has schema release 0, and this server needs 1: run `parley migrate`"),
+        (
+            3,
+            "the database has schema release 3, and this server knows 1 and runs on 2 at most: start a newer server",
+        ),
+    ],
+)
+def test_other_releases_are_refused(release, message):
+    with pytest.raises(StoreUnusable, match=f"^{re.escape(message)}$"):
+        check_schema(release)
+
+
+async def test_a_store_does_not_start_on_a_schema_that_it_does_not_know(url, path):
+    with sqlite3.connect(path) as connection:
+        connection.execute("UPDATE schema_release SET release = 9")
+    connection.close()
+    store = open_store(url)
+    with pytest.raises(StoreUnusable, match="schema release 9"):
+        await store.start()
+    await store.close()
+
+
+async def test_a_schema_one_release_newer_is_left_alone_and_used(url, path):
+    with sqlite3.connect(path) as connection:
+        connection.execute("UPDATE schema_release SET release = 2")
+    connection.close()
+    migrate(url)
+    assert schema_release(url) == 2
+    store = open_store(url)
+    await store.start()
+    await store.ping()
+    await store.close()
+
+
+async def test_a_store_does_not_start_without_a_schema(path):
+    store = open_store(f"sqlite:///{path}")
+    with pytest.raises(StoreUnusable, match="run `parley migrate`"):
+        await store.start()
+
+
+@pytest.mark.parametrize(
+    ("url", "message"),
+    [
+        ("postgresql+asyncpg://u:secret@db/parley", "kind 'postgresql' is not supported"),
+        ("sqlite+aiosqlite://", "must be a file"),
+        ("sqlite:///:memory:", "must be a file"),
+        ("parley.db", "not one"),
+    ],
+)
+def test_other_urls_are_refused_without_their_passwords(url, message):
+    with pytest.raises(StoreUnusable, match=message) as refused:
+        sqlite_path(url)
+    assert "secret" not in str(refused.value)
+
+
+def test_a_folder_that_does_not_exist(tmp_path):
+    with pytest.raises(StoreUnusable, match=r"folder .*missing"):
+        migrate(f"sqlite:///{tmp_path}/missing/parley.db")
+
+
+def test_a_file_that_is_no_database(path):
+    path.write_bytes(b"certainly no database, however long it is" * 100)
+    with pytest.raises(StoreUnusable, match="file is not a database"):
+        schema_release(f"sqlite:///{path}")
+
+
+def test_alembic_is_not_imported_until_it_is_needed():
+    code = "import sys, parley_server.store.migrate; sys.exit('alembic' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
