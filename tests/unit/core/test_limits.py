@@ -1,0 +1,117 @@
+"""What is in flight, and what is kept for a while."""
+
+from __future__ import annotations
+
+import pytest
+from parley_server.core.events import TextDelta
+from parley_server.core.ids import new_id
+from parley_server.core.limits import Capacity, Limits
+from parley_server.core.log import Log
+from parley_server.core.model import Identity
+from parley_server.core.shelf import Shelf
+from parley_server.errors import Overloaded, ReplyNotFound
+
+from tests.clock import START_US, ManualClock
+from tests.fakes import ALICE, ended, reply
+
+
+def test_replies_are_limited():
+    capacity = Capacity(Limits(max_replies=2))
+    capacity.claim(1)
+    capacity.claim(1)
+    with pytest.raises(Overloaded) as refused:
+        capacity.claim(1)
+    assert refused.value.retry_after_s == 1.0
+    capacity.release(1)
+    capacity.claim(1)
+
+
+def test_bytes_of_prompts_are_limited_but_one_reply_always_fits():
+    capacity = Capacity(Limits(max_prompt_bytes=100))
+    capacity.claim(1000)
+    with pytest.raises(Overloaded):
+        capacity.check(1)
+    capacity.release(1000)
+    capacity.claim(60)
+    capacity.check(40)
+    with pytest.raises(Overloaded):
+        capacity.claim(41)
+    capacity.claim(40)
+    capacity.release(40)
+    capacity.release(60)
+    capacity.claim(1000)
+
+
+class Kept:
+    """A shelf and logs of any size to put there."""
+
+    def __init__(self, **limits) -> None:
+        self.clock = ManualClock()
+        self.shelf = Shelf(self.clock, Limits(**limits))
+
+    def end(self, reply_id: str, size: int = 10) -> Log:
+        log = Log(reply(reply_id))
+        log.append(TextDelta("x" * size))
+        log.finish(ended(log.reply, last_sequence=2))
+        self.shelf.end(log)
+        return log
+
+
+async def test_ended_logs_are_kept_for_their_time():
+    kept = Kept(ended_logs_ttl_s=60)
+    first = kept.end("a")
+    await kept.clock.advance(59.9)
+    second = kept.end("b")
+    assert kept.shelf.find(ALICE, "a") is first
+    await kept.clock.advance(0.1)
+    assert kept.shelf.find(ALICE, "a") is None
+    assert kept.shelf.find(ALICE, "b") is second
+    await kept.clock.advance(60)
+    assert kept.shelf.find(ALICE, "b") is None
+    assert kept.shelf._ended_bytes == 0
+
+
+def test_the_oldest_go_first_when_there_are_too_many_bytes():
+    kept = Kept(ended_logs_max_bytes=100)
+    kept.end("a", 50)
+    b = kept.end("b", 50)
+    c = kept.end("c", 50)
+    assert [kept.shelf.find(ALICE, name) for name in "abc"] == [None, b, c]
+    kept.end("d", 101)
+    assert [kept.shelf.find(ALICE, name) for name in "abcd"] == [None] * 4
+    assert kept.shelf._ended_bytes == 0
+
+
+def test_what_is_somebody_elses_is_not_found():
+    kept = Kept()
+    log = kept.end("a")
+    assert kept.shelf.find(Identity(tenant="shop"), "a") is log
+    for stranger in (
+        Identity(tenant="shop", end_user="bob"),
+        Identity(tenant="bank"),
+        Identity(tenant="bank", end_user="alice"),
+    ):
+        with pytest.raises(ReplyNotFound):
+            kept.shelf.find(stranger, "a")
+
+
+def test_erased_logs_are_gone_and_end_their_readers():
+    kept = Kept()
+    a, b = kept.end("a", 30), kept.end("b", 40)
+    kept.shelf.erase(("a", "unknown"))
+    assert (a.erased, b.erased) == (True, False)
+    assert kept.shelf.find(ALICE, "a") is None
+    assert kept.shelf._ended_bytes == 40
+    gone = Log(reply("c"))
+    gone.erase()
+    kept.shelf.end(gone)
+    assert kept.shelf.find(ALICE, "c") is None
+
+
+def test_ids_are_unique_within_a_moment_and_sort_by_time():
+    ids = {new_id(START_US) for _ in range(10_000)}
+    assert len(ids) == 10_000
+    assert {len(each) for each in ids} == {26}
+    assert set("".join(ids)) <= set("0123456789abcdefghijklmnopqrstuv")
+    assert new_id(START_US - 1000) < min(ids)
+    assert max(ids) < new_id(START_US + 1000)

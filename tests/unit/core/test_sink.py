@@ -1,0 +1,212 @@
+"""Between the provider and the log: what becomes one entry, what waits, and what is over the limit."""
+
+from __future__ import annotations
+
+import pytest
+from parley_server.core.events import ReasoningDelta, TextDelta, ToolCallDelta, UsageUpdate, size_of
+from parley_server.core.log import Log
+from parley_server.core.model import Usage
+from parley_server.core.sink import MAX_OPEN_BYTES, LogSink, window_s
+
+from tests.clock import ManualClock
+from tests.fakes import reply
+
+USAGE = Usage(prompt_tokens=7, completion_tokens=9)
+
+
+class Desk:
+    """A sink on a log, at a load that the test sets."""
+
+    def __init__(self, *, max_bytes: int = 2 * 1024 * 1024) -> None:
+        self.clock = ManualClock()
+        self.log = Log(reply())
+        self.utilisation = 0.0
+        self.full = 0
+        self.sink = LogSink(
+            self.log, self.clock, utilisation=lambda: self.utilisation, max_bytes=max_bytes, on_full=self._filled
+        )
+
+    def _filled(self) -> None:
+        self.full += 1
+
+    @property
+    def entries(self):
+        return self.log.content()
+
+    def read(self, *texts: str) -> None:
+        """One read from the socket."""
+        for text in texts:
+            self.sink.text(text)
+        self.sink.flush()
+
+
+@pytest.fixture
+def desk() -> Desk:
+    return Desk()
+
+
+def test_what_one_read_delivers_of_a_kind_is_one_entry(desk):
+    desk.read("a", "b", "", "c")
+    desk.read("d")
+    desk.sink.reasoning("r")
+    desk.sink.reasoning("s", b"signed")
+    desk.sink.reasoning("", b"")
+    desk.sink.text("t")
+    desk.sink.flush()
+    desk.sink.flush()
+    assert desk.entries == [TextDelta("abc"), TextDelta("d"), ReasoningDelta("rs", b"signed"), TextDelta("t")]
+
+
+def test_nothing_is_numbered_before_the_flush(desk):
+    desk.sink.text("a")
+    assert desk.entries == []
+    desk.sink.flush()
+    assert desk.entries == [TextDelta("a")]
+    assert desk.clock.waiting == 0
+
+
+@pytest.mark.parametrize(
+    ("utilisation", "expected_s"), [(0.0, 0.0), (0.7, 0.0), (0.85, 0.025), (1.0, 0.05), (1.5, 0.05)]
+)
+def test_the_window_opens_only_when_busy_and_to_50_ms(utilisation, expected_s):
+    assert window_s(utilisation) == pytest.approx(expected_s)
+
+
+async def test_the_first_token_never_waits(desk):
+    desk.utilisation = 1.0
+    desk.sink.usage(USAGE)
+    desk.sink.flush()
+    assert desk.log.first_token_time_us == 0
+    desk.read("first")
+    assert desk.entries == [UsageUpdate(USAGE), TextDelta("first")]
+    assert desk.log.first_token_time_us == desk.clock.now_us()
+
+
+async def test_text_is_held_open_by_one_window_while_busy(desk):
+    desk.read("first")
+    desk.utilisation = 1.0
+    desk.read("a")
+    await desk.clock.advance(0.03)
+    desk.read("b")
+    await desk.clock.advance(0.019)
+    assert desk.entries == [TextDelta("first")]
+    await desk.clock.advance(0.002)
+    assert desk.entries == [TextDelta("first"), TextDelta("ab")]
+    assert desk.clock.waiting == 0
+    desk.read("c")
+    desk.utilisation = 0.5
+    desk.read("d")
+    assert desk.entries[2:] == [TextDelta("cd")]
+    assert desk.clock.waiting == 0
+
+
+async def test_held_text_is_at_most_4_kib(desk):
+    desk.read("first")
+    desk.utilisation = 1.0
+    desk.read("x" * (MAX_OPEN_BYTES - 1))
+    assert len(desk.entries) == 1
+    desk.read("y")
+    assert [size_of(entry) for entry in desk.entries] == [5, MAX_OPEN_BYTES]
+
+
+@pytest.mark.parametrize(
+    ("push", "entry"),
+    [
+        (lambda sink: sink.tool_call(0, "id", "name", "{"), ToolCallDelta(0, "id", "name", "{")),
+        (lambda sink: sink.usage(USAGE), UsageUpdate(USAGE)),
+        (lambda sink: sink.reasoning("why"), ReasoningDelta("why")),
+    ],
+)
+async def test_text_is_never_held_across_anything_else(desk, push, entry):
+    desk.read("first")
+    desk.utilisation = 1.0
+    desk.read("held")
+    push(desk.sink)
+    desk.sink.flush()
+    assert desk.entries == [TextDelta("first"), TextDelta("held"), entry]
+    assert desk.clock.waiting == 0
+    push(desk.sink)
+    desk.sink.flush()
+    assert len(desk.entries) == 4
+
+
+async def test_the_seal_shows_what_is_open_and_takes_no_more(desk):
+    desk.read("first")
+    desk.utilisation = 1.0
+    desk.read("held")
+    desk.sink.text("pushed")
+    desk.sink.seal()
+    desk.read("late")
+    desk.sink.usage(USAGE)
+    desk.sink.tool_call(0, "id", "name", "")
+    desk.sink.close()
+    await desk.clock.advance(1.0)
+    assert desk.entries == [TextDelta("first"), TextDelta("heldpushed")]
+    assert desk.sink.last_usage is None
+    assert desk.clock.waiting == 0
+
+
+def test_the_last_usage_is_remembered(desk):
+    desk.sink.usage(Usage(prompt_tokens=1))
+    desk.sink.usage(USAGE)
+    assert desk.sink.last_usage == USAGE
+    desk.sink.flush()
+    assert desk.entries == [UsageUpdate(USAGE)]
+
+
+def test_the_limit_cuts_at_a_code_point_and_is_told_once():
+    desk = Desk(max_bytes=8)
+    desk.read("abc", "dé€")
+    desk.read("more")
+    desk.sink.reasoning("more")
+    desk.sink.flush()
+    assert desk.entries == [TextDelta("abcdé")]
+    assert desk.full == 1
+
+
+def test_the_default_limit_in_multibyte_text():
+    desk = Desk()
+    desk.read("a", "€" * (2 * 1024 * 1024 // 3))
+    desk.read("€")
+    assert desk.full == 1
+    assert desk.log.size == 1 + 3 * (2 * 1024 * 1024 // 3)
+    assert set(desk.entries[0].text) == {"a", "€"}
+
+
+def test_a_reply_of_just_the_limit_is_whole():
+    desk = Desk(max_bytes=4)
+    desk.read("abcd")
+    assert (desk.entries, desk.full) == ([TextDelta("abcd")], 1)
+
+
+def test_a_code_point_that_does_not_fit_leaves_no_empty_entry():
+    desk = Desk(max_bytes=1)
+    desk.read("é")
+    assert (desk.entries, desk.full) == ([], 1)
+
+
+def test_a_cut_drops_the_signature_of_the_whole():
+    desk = Desk(max_bytes=4)
+    desk.sink.reasoning("thought", b"signed")
+    desk.sink.flush()
+    assert desk.entries == [ReasoningDelta("thou")]
+
+
+@pytest.mark.parametrize(
+    ("max_bytes", "entries"),
+    [(9, [ToolCallDelta(0, "id", "name", '{"a')]), (6, [ToolCallDelta(0, "id", "name")]), (5, [])],
+)
+def test_a_cut_tool_call_keeps_id_and_name_or_is_dropped(max_bytes, entries):
+    desk = Desk(max_bytes=max_bytes)
+    desk.sink.tool_call(0, "id", "name", '{"a": 1}')
+    desk.sink.flush()
+    assert (desk.entries, desk.full) == (entries, 1)
+
+
+def test_all_kinds_count_together():
+    desk = Desk(max_bytes=10)
+    desk.sink.reasoning("abc", b"d")
+    desk.sink.tool_call(0, "i", "n", "{}")
+    desk.sink.text("xyz")
+    desk.sink.flush()
+    assert desk.entries == [ReasoningDelta("abc", b"d"), ToolCallDelta(0, "i", "n", "{}"), TextDelta("xy")]
