@@ -1,0 +1,479 @@
+"""A whole server in the test's own process, on real sockets and a real file, and what a caller sees of it."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import sqlite3
+import uuid
+from collections.abc import AsyncIterator, Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import grpc
+from google.protobuf.duration_pb2 import Duration
+from google.rpc import error_details_pb2, status_pb2
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from parley.v1 import (
+    admin_pb2_grpc,
+    catalog_pb2_grpc,
+    chat_pb2,
+    chat_pb2_grpc,
+    conversations_pb2,
+    conversations_pb2_grpc,
+    errors_pb2,
+    resources_pb2,
+)
+from parley_server.app import App
+from parley_server.settings import load_settings
+from parley_server.store.migrate import migrate
+
+from tests.clock import until
+from tests.upstream import Upstream
+
+LIMIT_S = 20.0
+KEY = "sk-test-key-SENTINEL"
+TERMINAL = ("finished", "failed")
+NOTICES = ("accepted", "heartbeat", "go_away")
+PENDING, STREAMING, COMPLETED, CANCELLED, FAILED = (
+    resources_pb2.Reply.STATE_PENDING,
+    resources_pb2.Reply.STATE_STREAMING,
+    resources_pb2.Reply.STATE_COMPLETED,
+    resources_pb2.Reply.STATE_CANCELLED,
+    resources_pb2.Reply.STATE_FAILED,
+)
+
+CONFIG = """
+[providers.up]
+kind = "openai"
+base_url = "{url}"
+api_key = "env:UPSTREAM_KEY"
+{provider}
+
+[providers.typewriter]
+kind = "scripted"
+
+[models.test]
+provider = "up"
+name = "vendor/test-1"
+images = true
+max_output_tokens = 1000
+prices = {{ prompt = 2.0, cached_prompt = 0.5, completion = 8.0 }}
+
+[models.plain]
+provider = "up"
+name = "vendor/plain-1"
+context_tokens = 100
+tools = false
+
+[models.scripted]
+provider = "typewriter"
+name = "scripted"
+
+[server]
+default_model = "test"
+{server}
+"""
+
+
+# --- one stream of chunks
+
+
+class Watch:
+    """Reads a stream in the background; `chunks` grows as they come. `call` is the raw call."""
+
+    def __init__(self, call: Any) -> None:
+        self.call = call
+        self.chunks: list[chat_pb2.TokenChunk] = []
+        self.error: grpc.aio.AioRpcError | None = None
+        self._changed = asyncio.Event()
+        self._task = asyncio.create_task(self._read())
+
+    async def _read(self) -> None:
+        try:
+            async for chunk in self.call:
+                self.chunks.append(chunk)
+                self._changed.set()
+        except grpc.aio.AioRpcError as error:
+            self.error = error
+        finally:
+            self._changed.set()
+
+    async def until(self, condition: Callable[[Watch], bool]) -> Watch:
+        """Wait until it holds; fails where the stream ends before."""
+        async with asyncio.timeout(LIMIT_S):
+            while not condition(self):
+                assert not self._task.done(), (self.kinds, self.error)
+                self._changed.clear()
+                await self._changed.wait()
+        return self
+
+    async def until_text(self, text: str) -> Watch:
+        """Wait until exactly this text has come."""
+        return await self.until(lambda watch: watch.text == text)
+
+    async def accepted(self) -> chat_pb2.TokenChunk:
+        """The first chunk."""
+        await self.until(lambda watch: bool(watch.chunks))
+        return self.chunks[0]
+
+    async def end(self) -> Watch:
+        """Wait until the stream has ended, with whatever status."""
+        async with asyncio.timeout(LIMIT_S):
+            with contextlib.suppress(asyncio.CancelledError):
+                await asyncio.shield(self._task)
+            await asyncio.wait([self._task])
+        return self
+
+    async def code(self) -> grpc.StatusCode:
+        """The status that it ended with."""
+        await self.end()
+        return await self.call.code()
+
+    @property
+    def kinds(self) -> list[str]:
+        """The kinds of its chunks, in order."""
+        return [str(chunk.WhichOneof("event")) for chunk in self.chunks]
+
+    @property
+    def log(self) -> list[chat_pb2.TokenChunk]:
+        """Its chunks without the notices."""
+        return [chunk for chunk in self.chunks if chunk.WhichOneof("event") not in NOTICES]
+
+    @property
+    def text(self) -> str:
+        """The answer as far as it has come; a snapshot replaces what came before it."""
+        text = ""
+        for chunk in self.chunks:
+            if chunk.HasField("snapshot"):
+                text = text_of(chunk.snapshot)
+            text += chunk.text
+        return text
+
+    @property
+    def sequence(self) -> int:
+        """The position reached."""
+        return max((chunk.sequence for chunk in self.chunks), default=0)
+
+    @property
+    def reply_id(self) -> str:
+        """From the first chunk."""
+        return self.chunks[0].reply_id
+
+    @property
+    def conversation_id(self) -> str:
+        """From the first chunk."""
+        return self.chunks[0].accepted.conversation_id
+
+    @property
+    def terminal(self) -> chat_pb2.TokenChunk:
+        """The last chunk, after it was checked that it alone is terminal and that sequences rise."""
+        kinds = self.kinds
+        assert [kind for kind in kinds if kind in TERMINAL] == kinds[-1:], kinds
+        assert kinds[0] == "accepted", kinds
+        assert kinds.count("accepted") == 1, kinds
+        numbers = [chunk.sequence for chunk in self.log]
+        assert numbers == sorted(set(numbers)), numbers
+        return self.chunks[-1]
+
+
+# --- refusals
+
+
+class Refusal:
+    """What a refused call tells."""
+
+    def __init__(self, error: grpc.aio.AioRpcError) -> None:
+        self.code = error.code()
+        self.message = error.details()
+        self.initial_metadata = tuple(error.initial_metadata() or ())
+        trailers = dict(error.trailing_metadata() or ())
+        self.raw = trailers.get("grpc-status-details-bin", b"")
+        self.plain = errors_pb2.ReplyError.FromString(trailers.get("parley-error-bin", b""))
+        self.status = status_pb2.Status.FromString(self.raw)
+        self.trailer_bytes = sum(len(key) + len(value) for key, value in trailers.items())
+
+    def detail(self, kind: type[Any]) -> Any:
+        """The detail of this type; None where there is none."""
+        for each in self.status.details:
+            if each.Is(kind.DESCRIPTOR):
+                found = kind()
+                each.Unpack(found)
+                return found
+        return None
+
+    @property
+    def info(self) -> error_details_pb2.ErrorInfo:
+        """Its ErrorInfo."""
+        return self.detail(error_details_pb2.ErrorInfo)
+
+    @property
+    def reason(self) -> str:
+        """The reason, after it was checked that all three places say the same."""
+        assert self.info.domain == "parley.v1"
+        assert self.plain.reason == errors_pb2.ErrorReason.Value(f"ERROR_REASON_{self.info.reason}")
+        assert self.plain.code == self.code.value[0] == self.status.code
+        assert self.plain.message == self.message == self.status.message
+        assert dict(self.plain.metadata) == dict(self.info.metadata)
+        return self.info.reason
+
+    @property
+    def retry_after_s(self) -> float | None:
+        """What RetryInfo says, after it was checked that the trailer says the same."""
+        retry = self.detail(error_details_pb2.RetryInfo)
+        assert (retry is not None) == self.plain.HasField("retry_after")
+        return None if retry is None else retry.retry_delay.ToTimedelta().total_seconds()
+
+    @property
+    def fields(self) -> list[str]:
+        """The fields that its BadRequest names."""
+        bad = self.detail(error_details_pb2.BadRequest)
+        return [] if bad is None else [violation.field for violation in bad.field_violations]
+
+
+async def refused(call: Any) -> Refusal:
+    """The refusal of a unary call or of a stream."""
+    try:
+        async with asyncio.timeout(LIMIT_S):
+            if isinstance(call, grpc.aio.UnaryStreamCall):
+                chunks = [chunk async for chunk in call]
+            else:
+                chunks = await call
+    except grpc.aio.AioRpcError as error:
+        return Refusal(error)
+    raise AssertionError(f"was not refused: {chunks}")
+
+
+# --- the server
+
+
+class Caller:
+    """Stubs on a channel of one's own, for one end user (empty: the tenant itself)."""
+
+    def __init__(self, port: int, end_user: str = "", *, options: Iterable[tuple[str, Any]] = ()) -> None:
+        # A pool of subchannels of its own: callers must not share a connection without knowing.
+        options = [("grpc.use_local_subchannel_pool", 1), ("grpc.enable_retries", 0), *options]
+        interceptors = [_EndUserUnary(end_user), _EndUserStream(end_user)] if end_user else []
+        self.channel = grpc.aio.insecure_channel(f"127.0.0.1:{port}", options=options, interceptors=interceptors)
+        self.chat = chat_pb2_grpc.ChatStub(self.channel)
+        self.conversations = conversations_pb2_grpc.ConversationsStub(self.channel)
+        self.catalog = catalog_pb2_grpc.CatalogStub(self.channel)
+        self.admin = admin_pb2_grpc.AdminStub(self.channel)
+        self.health = health_pb2_grpc.HealthStub(self.channel)
+
+    def stream(self, text: str = "Hi", **fields: Any) -> Watch:
+        """StreamReply, read in the background."""
+        return Watch(self.chat.StreamReply(ask(text, **fields)))
+
+    def resume(self, reply_id: str, after: int = 0, **options: Any) -> Watch:
+        """ResumeReply, read in the background."""
+        request = chat_pb2.ResumeReplyRequest(
+            reply_id=reply_id, after_sequence=after, stream_options=chat_pb2.StreamOptions(**options)
+        )
+        return Watch(self.chat.ResumeReply(request))
+
+    async def get(self, reply_id: str) -> resources_pb2.Reply:
+        """GetReply."""
+        return await self.chat.GetReply(chat_pb2.GetReplyRequest(reply_id=reply_id), timeout=LIMIT_S)
+
+    async def poll(self, reply_id: str, after: int = 0, **fields: Any) -> chat_pb2.PollReplyResponse:
+        """PollReply; `wait` and `gather` in seconds."""
+        timed = {name: duration(value) if name in ("wait", "gather") else value for name, value in fields.items()}
+        request = chat_pb2.PollReplyRequest(reply_id=reply_id, after_sequence=after, **timed)
+        return await self.chat.PollReply(request, timeout=LIMIT_S)
+
+    async def cancel(self, reply_id: str = "", **target: str) -> resources_pb2.Reply:
+        """Cancel, by `reply_id`, `request_id` or `conversation_id`."""
+        named = {"reply_id": reply_id} if reply_id else {}
+        return await self.chat.Cancel(chat_pb2.CancelRequest(**named, **target), timeout=LIMIT_S)
+
+    async def create(self, text: str = "Hi", *, timeout_s: float = LIMIT_S, **fields: Any) -> resources_pb2.Reply:
+        """CreateReply; `wait` in seconds."""
+        return await self.chat.CreateReply(ask(text, **fields), timeout=timeout_s)
+
+    async def messages(self, conversation_id: str, **fields: Any) -> conversations_pb2.ListMessagesResponse:
+        """ListMessages."""
+        request = conversations_pb2.ListMessagesRequest(conversation_id=conversation_id, **fields)
+        return await self.conversations.ListMessages(request, timeout=LIMIT_S)
+
+    async def conversation(self, conversation_id: str) -> resources_pb2.Conversation:
+        """GetConversation."""
+        request = conversations_pb2.GetConversationRequest(conversation_id=conversation_id)
+        return await self.conversations.GetConversation(request, timeout=LIMIT_S)
+
+    async def new_conversation(
+        self, messages: Iterable[resources_pb2.Message] = (), *, request_id: str = "", **fields: Any
+    ) -> resources_pb2.Conversation:
+        """CreateConversation."""
+        request = conversations_pb2.CreateConversationRequest(
+            conversation=resources_pb2.Conversation(**fields), messages=messages, request_id=request_id
+        )
+        return await self.conversations.CreateConversation(request, timeout=LIMIT_S)
+
+    async def delete(self, conversation_id: str, etag: str = "") -> None:
+        """DeleteConversation."""
+        request = conversations_pb2.DeleteConversationRequest(conversation_id=conversation_id, etag=etag)
+        await self.conversations.DeleteConversation(request, timeout=LIMIT_S)
+
+    async def ready(self, service: str = "") -> bool:
+        """Whether health says SERVING."""
+        answer = await self.health.Check(health_pb2.HealthCheckRequest(service=service), timeout=LIMIT_S)
+        return answer.status == health_pb2.HealthCheckResponse.SERVING
+
+
+class _EndUserUnary(grpc.aio.UnaryUnaryClientInterceptor):
+    def __init__(self, end_user: str) -> None:
+        self._end_user = end_user
+
+    async def intercept_unary_unary(self, continuation: Any, details: Any, request: Any) -> Any:
+        return await continuation(_as_user(details, self._end_user), request)
+
+
+class _EndUserStream(grpc.aio.UnaryStreamClientInterceptor):
+    def __init__(self, end_user: str) -> None:
+        self._end_user = end_user
+
+    async def intercept_unary_stream(self, continuation: Any, details: Any, request: Any) -> Any:
+        return await continuation(_as_user(details, self._end_user), request)
+
+
+def _as_user(details: grpc.aio.ClientCallDetails, end_user: str) -> grpc.aio.ClientCallDetails:
+    metadata = grpc.aio.Metadata(*(details.metadata or ()), ("x-end-user", end_user))
+    return grpc.aio.ClientCallDetails(
+        details.method, details.timeout, metadata, details.credentials, details.wait_for_ready
+    )
+
+
+class Server(Caller):
+    """A running App with a caller of the tenant itself."""
+
+    def __init__(self, app: App, folder: Path, upstream: Upstream, start: Callable[[], Any]) -> None:
+        super().__init__(app.port)
+        self.app = app
+        self.folder = folder
+        self.upstream = upstream
+        self._start = start
+        self._callers: list[Caller] = []
+
+    def caller(self, end_user: str = "", **options: Any) -> Caller:
+        """Another caller, on a connection of its own."""
+        caller = Caller(self.app.port, end_user, **options)
+        self._callers.append(caller)
+        return caller
+
+    @property
+    def running(self) -> dict[str, Any]:
+        """Generations by reply id."""
+        return self.app.engine.shelf.running
+
+    def sql(self, statement: str, *parameters: Any) -> list[tuple[Any, ...]]:
+        """What the file says, by a connection of the test's own."""
+        with contextlib.closing(sqlite3.connect(self.folder / "parley.db", timeout=5.0)) as connection, connection:
+            return connection.execute(statement, parameters).fetchall()
+
+    async def restart(self) -> Server:
+        """Stop, then start another server on the same file."""
+        await self.stop()
+        return await self._start()
+
+    async def stop(self) -> None:
+        """Stop it with all its callers. Harmless when it is over."""
+        if self.app is None:
+            return
+        app, self.app = self.app, None
+        for caller in (self, *self._callers):
+            await caller.channel.close()
+        await app.stop(grace_s=0.0)
+
+
+@contextlib.asynccontextmanager
+async def serving(
+    folder: Path, upstream: Upstream, *, clock: Any = None, provider: str = "", **settings: Any
+) -> AsyncIterator[Callable[[], Any]]:
+    """Yields a function that starts a server on the folder's file; all of them are stopped at the end."""
+    config = folder / "parley.toml"
+    lines = "\n".join(f"{key} = {_toml(value)}" for key, value in settings.items())
+    config.write_text(CONFIG.format(url=upstream.url, provider=provider, server=lines))
+    environment = {
+        "PARLEY_CONFIG": str(config),
+        "PARLEY_LISTEN": "127.0.0.1:0",
+        "PARLEY_METRICS_LISTEN": "127.0.0.1:0",
+        "PARLEY_DATABASE_URL": f"sqlite+aiosqlite:///{folder / 'parley.db'}",
+        "UPSTREAM_KEY": KEY,
+    }
+    servers: list[Server] = []
+
+    async def start() -> Server:
+        app = App(load_settings(environment), clock=clock)
+        await app.start()
+        servers.append(Server(app, folder, upstream, start))
+        return servers[-1]
+
+    try:
+        yield start
+    finally:
+        for server in servers:
+            await server.stop()
+
+
+def fresh_database(path: Path) -> bytes:
+    """The bytes of a database with the schema, to be copied for each test."""
+    migrate(f"sqlite+aiosqlite:///{path}")
+    return path.read_bytes()
+
+
+def _toml(value: Any) -> str:
+    return str(value).lower() if isinstance(value, bool) else repr(value)
+
+
+# --- builders
+
+
+def ask(text: str = "Hi", **fields: Any) -> chat_pb2.ReplyRequest:
+    """A request; `wait`, `orphan_ttl`, `time_limit` and `heartbeat` in seconds; its `request_id` is new."""
+    for name in ("wait", "orphan_ttl", "time_limit"):
+        if name in fields:
+            fields[name] = duration(fields[name])
+    options = {name: fields.pop(name) for name in ("heartbeat", "reasoning") if name in fields}
+    if "heartbeat" in options:
+        options["heartbeat"] = duration(options["heartbeat"])
+    if options:
+        fields["stream_options"] = chat_pb2.StreamOptions(**options)
+    fields.setdefault("request_id", str(uuid.uuid4()))
+    if text and "input" not in fields:
+        fields["text"] = text
+    return chat_pb2.ReplyRequest(**fields)
+
+
+def duration(seconds: float) -> Duration:
+    """A protobuf duration."""
+    whole = int(seconds)
+    return Duration(seconds=whole, nanos=round((seconds - whole) * 1e9))
+
+
+def said(role: str, *texts: str, **parts: Any) -> resources_pb2.Message:
+    """A message: "user", "assistant" or "tool"."""
+    content = [resources_pb2.Part(text=text) for text in texts]
+    content += [resources_pb2.Part(**{kind: value}) for kind, value in parts.items()]
+    return resources_pb2.Message(role=resources_pb2.Role.Value(f"ROLE_{role.upper()}"), parts=content)
+
+
+def text_of(holder: Any) -> str:
+    """The text of a message, or of a reply's message."""
+    message = holder.message if isinstance(holder, resources_pb2.Reply) else holder
+    return "".join(part.text for part in message.parts)
+
+
+def reason(name: str) -> Any:
+    """A finish reason by its short name."""
+    return resources_pb2.FinishReason.Value(f"FINISH_REASON_{name}")
+
+
+def error_reason(name: str) -> Any:
+    """An error reason by its short name."""
+    return errors_pb2.ErrorReason.Value(f"ERROR_REASON_{name}")
+
+
+async def until_sql(server: Server, statement: str, expected: list[tuple[Any, ...]]) -> None:
+    """Wait until the file says this."""
+    await until(lambda: server.sql(statement) == expected, LIMIT_S)
