@@ -44,3 +44,9 @@ async def server(serve):
 def clock():
     """Time that the test moves."""
     return ManualClock()
+
+
+@pytest.fixture
+async def shared_server(server):
+    """The server of tests that change nothing in it."""
+    return server

@@ -145,6 +145,8 @@ class Acceptances:
                 request.identity, question.conversation_id, question.position, has_input=bool(question.messages)
             )
             return await self._with_images(request, turn)
+        if shown := _shown_images(question.messages):
+            raise _refusal(ImageGone(image_id=shown[0]))  # a new conversation holds none yet
         given = question.new_conversation or Conversation()
         return Turn(conversation=new_conversation(given, request.identity, self._engine.clock.now_us()))
 

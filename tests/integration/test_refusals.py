@@ -1,0 +1,311 @@
+"""Refusals: each reason that this server gives, with its status code and details, and that they leave no trace."""
+
+import asyncio
+
+import grpc
+import pytest
+from google.rpc import error_details_pb2
+from parley.v1 import chat_pb2, conversations_pb2, resources_pb2
+
+from tests.integration.served import LIMIT_S, ask, duration, refused, said
+from tests.upstream import Hang, Script, role, text
+
+GIANT = "X" * 300_000
+PNG = b"\x89PNG\r\n\x1a\n" + b"\x00" * 64
+HANGING = Script([role(), text("on and"), Hang()])
+
+
+def image(**fields):
+    return resources_pb2.Image(**fields)
+
+
+INVALID = [
+    (ask(""), "input"),
+    (chat_pb2.ReplyRequest(text="Hi", input=[said("user", "Ho")]), "text"),
+    (ask("", input=[said("user")]), "input[0].parts"),
+    (ask("", input=[resources_pb2.Message(parts=[resources_pb2.Part(text="x")])]), "input[0].role"),
+    (ask("", input=[resources_pb2.Message(role=1, parts=[resources_pb2.Part()])]), "input[0].parts[0]"),
+    (ask("", input=[said("tool", "x")]), "input[0].parts[0]"),
+    (ask("", input=[said("user", tool_result=resources_pb2.ToolResult())]), "input[0].parts[0]"),
+    (
+        ask("", input=[said("tool", tool_result=resources_pb2.ToolResult())]),
+        "input[0].parts[0].tool_result.tool_call_id",
+    ),
+    (
+        ask("", input=[said("assistant", tool_call=resources_pb2.ToolCall(id="1", name="a b"))]),
+        "input[0].parts[0].tool_call",
+    ),
+    (
+        ask("", input=[said("assistant", tool_call=resources_pb2.ToolCall(id="1", name="f", arguments="{"))]),
+        "input[0].parts[0].tool_call.arguments",
+    ),
+    (ask("", input=[said("user", image=image())]), "input[0].parts[0].image"),
+    (ask("", input=[said("user", image=image(data=b"GIF8"))]), "input[0].parts[0].image.data"),
+    (ask("", input=[said("user", image=image(url="http://x/"))]), "input[0].parts[0].image.url"),
+    (ask("", input=[said("user", image=image(data=PNG, mime_type="image/gif"))]), "input[0].parts[0].image.mime_type"),
+    (ask("a\x00b"), "input[0]"),
+    (ask(request_id="a\x00b"), "request_id"),
+    (ask(conversation_id="c", new_conversation=resources_pb2.Conversation(title="t")), "new_conversation"),
+    (ask(new_conversation=resources_pb2.Conversation(id="not valid")), "new_conversation.id"),
+    (ask(new_conversation=resources_pb2.Conversation(head_message_id="m")), "new_conversation.head_message_id"),
+    (
+        ask(new_conversation=resources_pb2.Conversation(context=resources_pb2.ContextPolicy(max_messages=-1))),
+        "new_conversation.context.max_messages",
+    ),
+    (
+        ask(new_conversation=resources_pb2.Conversation(context=resources_pb2.ContextPolicy(max_tokens=10))),
+        "new_conversation.context.max_tokens",
+    ),
+    (ask(after_message_id="m"), "position"),
+    (ask(replace_message_id="m"), "position"),
+    (ask(concurrency=9), "concurrency"),
+    (ask(on_disconnect=9), "on_disconnect"),
+    (ask(fallback_models=["plain"]), "fallback_models"),
+    (ask(sampling=chat_pb2.Sampling(temperature=2.5)), "sampling.temperature"),
+    (ask(sampling=chat_pb2.Sampling(temperature=float("nan"))), "sampling.temperature"),
+    (ask(sampling=chat_pb2.Sampling(top_p=0)), "sampling.top_p"),
+    (ask(sampling=chat_pb2.Sampling(max_output_tokens=0)), "sampling.max_output_tokens"),
+    (ask(sampling=chat_pb2.Sampling(stop=[""])), "sampling.stop"),
+    (ask(tools=[chat_pb2.Tool(name="a b")]), "tools[0].name"),
+    (ask(tools=[chat_pb2.Tool(name="f", parameters="{")]), "tools[0].parameters"),
+    (ask(tools=[chat_pb2.Tool(name="f"), chat_pb2.Tool(name="f")]), "tools"),
+    (ask(tool_choice="f"), "tool_choice"),
+    (ask(tool_choice="required"), "tool_choice"),
+    (ask(json_schema="{"), "json_schema"),
+    (ask(orphan_ttl=-1), "orphan_ttl"),
+    (ask(time_limit=0), "time_limit"),
+    (ask(time_limit=601), "time_limit"),
+    (ask(heartbeat=0.5), "stream_options.heartbeat"),
+    (ask(heartbeat=61), "stream_options.heartbeat"),
+    (ask(labels={"": "x"}), "labels"),
+]
+
+
+@pytest.mark.parametrize(("request_", "field"), INVALID, ids=[field for _, field in INVALID])
+async def test_an_invalid_request_names_its_field(shared_server, request_, field):
+    told = await refused(shared_server.chat.StreamReply(request_))
+    assert (told.code, told.reason, told.fields) == (grpc.StatusCode.INVALID_ARGUMENT, "INVALID_REQUEST", [field])
+    assert (told.initial_metadata, told.plain.retryable, told.retry_after_s) == ((), False, None)
+
+
+TOO_LARGE = [
+    (ask(request_id="x" * 129), "request_id", "128 characters"),
+    (ask(labels={str(i): "" for i in range(17)}), "labels", "16 labels"),
+    (ask(labels={"a" * 65: ""}), "labels", "64 characters on each side of a label"),
+    (ask(labels={"a": "b" * 65}), "labels", "64 characters on each side of a label"),
+    (ask("é" * (1024 * 1024 + 1)), "input[0]", "2097152 bytes of text"),
+    (
+        ask("", input=[said("user", image=image(data=PNG + b"\x00" * 3 * 1024 * 1024))]),
+        "input",
+        "3145728 bytes of images",
+    ),
+    (ask(new_conversation=resources_pb2.Conversation(title="t" * 1025)), "new_conversation.title", "1024 characters"),
+]
+
+
+@pytest.mark.parametrize(("request_", "field", "limit"), TOO_LARGE, ids=[limit for _, _, limit in TOO_LARGE])
+async def test_input_over_a_limit_names_the_limit(shared_server, request_, field, limit):
+    told = await refused(shared_server.chat.StreamReply(request_))
+    assert (told.code, told.reason, told.fields) == (grpc.StatusCode.INVALID_ARGUMENT, "INPUT_TOO_LARGE", [field])
+    assert dict(told.info.metadata) == {"limit": limit}
+
+
+async def test_the_largest_that_is_allowed_is_taken(shared_server):
+    labels = {str(i).rjust(64, "0"): "b" * 64 for i in range(16)}
+    watch = await shared_server.stream("é" * (1024 * 1024), request_id="x" * 128, labels=labels).end()
+    assert await watch.code() == grpc.StatusCode.OK
+
+
+@pytest.mark.parametrize(
+    ("request_", "reason", "code"),
+    [
+        (ask(conversation_id="unknown"), "CONVERSATION_NOT_FOUND", "NOT_FOUND"),
+        (ask(model="no-such"), "MODEL_NOT_FOUND", "NOT_FOUND"),
+        (ask(new_conversation=resources_pb2.Conversation(model="no-such")), "MODEL_NOT_FOUND", "NOT_FOUND"),
+        (ask("", input=[said("user", image=image(image_id="unknown"))]), "IMAGE_NOT_FOUND", "NOT_FOUND"),
+        (ask("", model="plain", input=[said("user", image=image(data=PNG))]), "UNSUPPORTED_INPUT", "INVALID_ARGUMENT"),
+        (ask(model="plain", tools=[chat_pb2.Tool(name="f")]), "UNSUPPORTED_INPUT", "INVALID_ARGUMENT"),
+        (ask("word " * 500, model="plain"), "CONTEXT_TOO_LARGE", "INVALID_ARGUMENT"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+async def test_a_refusal_has_its_reason_and_code(shared_server, request_, reason, code):
+    told = await refused(shared_server.chat.StreamReply(request_))
+    assert (told.reason, told.code.name, told.initial_metadata) == (reason, code, ())
+    unary = await refused(shared_server.chat.CreateReply(request_))
+    assert (unary.reason, unary.code.name, unary.message) == (reason, code, told.message)
+
+
+async def test_refusals_leave_no_trace(server):
+    for request in (ask(""), ask(model="no-such"), ask(conversation_id="unknown"), ask("word " * 500, model="plain")):
+        await refused(server.chat.StreamReply(request))
+    for table in ("reply", "message", "conversation", "idempotency_key", "usage"):
+        assert server.sql(f"select count(*) from {table}") == [(0,)], table
+    assert not server.upstream.requests
+    assert not server.running
+
+
+async def test_a_key_that_was_refused_can_be_used(server):
+    await refused(server.chat.StreamReply(ask(request_id="k", model="no-such")))
+    watch = await server.stream(request_id="k").end()
+    assert watch.chunks[0].accepted.replayed is False
+    assert await watch.code() == grpc.StatusCode.OK
+
+
+async def test_messages_that_are_not_there(server):
+    watch = await server.stream().end()
+    other = await server.stream().end()
+    theirs = other.chunks[0].accepted.message_id
+    for position in ({"after_message_id": "unknown"}, {"replace_message_id": "unknown"}, {"after_message_id": theirs}):
+        told = await refused(server.chat.StreamReply(ask(conversation_id=watch.conversation_id, **position)))
+        assert (told.reason, told.code) == ("MESSAGE_NOT_FOUND", grpc.StatusCode.NOT_FOUND)
+
+
+async def test_a_reply_that_is_not_there(server):
+    calls = [
+        server.chat.ResumeReply(chat_pb2.ResumeReplyRequest(reply_id="unknown")),
+        server.chat.PollReply(chat_pb2.PollReplyRequest(reply_id="unknown")),
+        server.chat.GetReply(chat_pb2.GetReplyRequest(reply_id="unknown")),
+        server.chat.Cancel(chat_pb2.CancelRequest(reply_id="unknown")),
+        server.chat.Cancel(chat_pb2.CancelRequest(request_id="unknown")),
+        server.chat.GetReply(chat_pb2.GetReplyRequest()),
+    ]
+    for call in calls:
+        told = await refused(call)
+        assert (told.reason, told.code) == ("REPLY_NOT_FOUND", grpc.StatusCode.NOT_FOUND)
+    told = await refused(server.chat.Cancel(chat_pb2.CancelRequest(conversation_id="unknown")))
+    assert told.reason == "CONVERSATION_NOT_FOUND"
+
+
+@pytest.mark.parametrize(
+    ("method", "request_", "field"),
+    [
+        ("ResumeReply", chat_pb2.ResumeReplyRequest(after_sequence=-1), "after_sequence"),
+        ("PollReply", chat_pb2.PollReplyRequest(after_sequence=-1), "after_sequence"),
+        ("PollReply", chat_pb2.PollReplyRequest(wait=duration(61)), "wait"),
+        ("PollReply", chat_pb2.PollReplyRequest(gather=duration(61)), "gather"),
+        ("CreateReply", ask(wait=-1), "wait"),
+        ("CreateReply", ask(wait=0, on_disconnect=chat_pb2.DISCONNECT_POLICY_CANCEL), "on_disconnect"),
+        ("Cancel", chat_pb2.CancelRequest(), "target"),
+        ("Cancel", chat_pb2.CancelRequest(reply_id="x", reason="r" * 1025), "reason"),
+    ],
+)
+async def test_other_calls_are_validated_too(shared_server, method, request_, field):
+    told = await refused(getattr(shared_server.chat, method)(request_))
+    assert (told.code, told.reason, told.fields) == (grpc.StatusCode.INVALID_ARGUMENT, "INVALID_REQUEST", [field])
+
+
+async def test_a_reply_in_progress_is_named(server, upstream):
+    upstream.reply_with(HANGING)
+    first = await server.stream().until_text("on and")
+    told = await refused(server.chat.StreamReply(ask(conversation_id=first.conversation_id)))
+    assert (told.code, told.reason) == (grpc.StatusCode.ABORTED, "REPLY_IN_PROGRESS")
+    assert (dict(told.info.metadata), told.plain.retryable) == ({"reply_id": first.reply_id}, True)
+    assert told.retry_after_s == 1.0
+
+
+async def test_overloaded_by_replies(serve, upstream):
+    server = await serve(max_replies=1)
+    upstream.reply_with(HANGING)
+    first = await server.stream().until_text("on and")
+    told = await refused(server.chat.StreamReply(ask()))
+    assert (told.code, told.reason, told.retry_after_s) == (grpc.StatusCode.UNAVAILABLE, "OVERLOADED", 1.0)
+    await server.cancel(first.reply_id)
+    await (await server.stream().until_text("on and")).accepted()
+
+
+async def test_overloaded_by_prompts(serve, upstream):
+    server = await serve(max_prompt_bytes=1024 * 1024)
+    upstream.reply_with(HANGING)
+    first = await server.stream("x" * 900_000).until_text("on and")
+    told = await refused(server.chat.StreamReply(ask("y" * 200_000)))
+    assert told.reason == "OVERLOADED"
+    await server.cancel(first.reply_id)
+    await server.stream("y" * 200_000).until_text("on and")
+
+
+async def test_too_many_readers(serve, upstream):
+    server = await serve(max_readers_per_reply=2)
+    upstream.reply_with(HANGING)
+    first = await server.stream().until_text("on and")
+    second = await server.resume(first.reply_id).until_text("on and")
+    told = await refused(server.chat.ResumeReply(chat_pb2.ResumeReplyRequest(reply_id=first.reply_id)))
+    assert (told.code, told.reason, told.initial_metadata) == (
+        grpc.StatusCode.RESOURCE_EXHAUSTED,
+        "TOO_MANY_READERS",
+        (),
+    )
+    second.call.cancel()
+    async with asyncio.timeout(LIMIT_S):
+        while server.running[first.reply_id].audience.readers == 2:
+            await asyncio.sleep(0.001)
+    await server.resume(first.reply_id).until_text("on and")
+
+
+async def test_an_etag_that_is_stale(server):
+    made = await server.new_conversation(title="one")
+    changed = resources_pb2.Conversation(id=made.id, title="two", etag=made.etag)
+    request = conversations_pb2.UpdateConversationRequest(conversation=changed)
+    await server.conversations.UpdateConversation(request)
+    for call in (
+        server.conversations.UpdateConversation(request),
+        server.conversations.DeleteConversation(
+            conversations_pb2.DeleteConversationRequest(conversation_id=made.id, etag=made.etag)
+        ),
+    ):
+        told = await refused(call)
+        assert (told.code, told.reason) == (grpc.StatusCode.ABORTED, "ETAG_MISMATCH")
+    assert (await server.conversation(made.id)).title == "two"
+
+
+@pytest.mark.parametrize(
+    "request_",
+    [
+        ask(model=GIANT),
+        ask(request_id=GIANT),
+        ask(conversation_id=GIANT),
+        ask(labels={GIANT: GIANT}),
+        ask(tools=[chat_pb2.Tool(name=GIANT)]),
+        ask(tool_choice=GIANT),
+        ask(new_conversation=resources_pb2.Conversation(id=GIANT)),
+        ask("", input=[said("user", image=image(image_id=GIANT))]),
+        ask("", input=[said("user", image=image(data=PNG, mime_type=GIANT))]),
+        ask(fallback_models=[GIANT]),
+        ask("😀" * 600_000, model="plain"),
+    ],
+    ids=range(11),
+)
+async def test_details_stay_small_whatever_was_sent(shared_server, request_):
+    told = await refused(shared_server.chat.StreamReply(request_))
+    assert told.reason
+    assert len(told.raw) < 4096
+    assert told.trailer_bytes < 8000
+
+
+async def test_giant_ids_elsewhere(shared_server):
+    calls = [
+        shared_server.chat.GetReply(chat_pb2.GetReplyRequest(reply_id=GIANT)),
+        shared_server.chat.Cancel(chat_pb2.CancelRequest(reply_id=GIANT)),
+        shared_server.chat.Cancel(chat_pb2.CancelRequest(request_id=GIANT)),
+        shared_server.chat.ResumeReply(chat_pb2.ResumeReplyRequest(reply_id=GIANT)),
+        shared_server.conversations.GetConversation(conversations_pb2.GetConversationRequest(conversation_id=GIANT)),
+        shared_server.conversations.ListConversations(conversations_pb2.ListConversationsRequest(page_token=GIANT)),
+        shared_server.conversations.UpdateConversation(
+            conversations_pb2.UpdateConversationRequest(
+                conversation=resources_pb2.Conversation(id="x"), update_mask={"paths": [GIANT]}
+            )
+        ),
+    ]
+    for call in calls:
+        told = await refused(call)
+        assert told.reason
+        assert len(told.raw) < 4096
+
+
+async def test_an_end_user_that_is_too_long(shared_server):
+    call = shared_server.chat.StreamReply(ask(), metadata=(("x-end-user", "u" * 129),))
+    told = await refused(call)
+    assert (told.reason, told.fields) == ("INPUT_TOO_LARGE", ["x-end-user"])
+    assert told.detail(error_details_pb2.BadRequest).field_violations[0].description == (
+        "is over the limit of 128 characters"
+    )
