@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import asyncio
+from collections.abc import Awaitable, Callable, Iterable
+from typing import Any, cast
 
 import msgspec
 from hypothesis import strategies as st
+from parley_server.core.engine import Engine
 from parley_server.core.events import (
     Chunk,
     Entry,
@@ -14,10 +17,33 @@ from parley_server.core.events import (
     ToolCallDelta,
     UsageUpdate,
 )
-from parley_server.core.model import FinishReason, Identity, Reply, ReplyError, State, Usage
-from parley_server.errors import Reason
+from parley_server.core.generation import Generation
+from parley_server.core.limits import Capacity, Limits
+from parley_server.core.log import Reader
+from parley_server.core.model import (
+    Finish,
+    FinishReason,
+    Identity,
+    Message,
+    Model,
+    Prices,
+    Prompt,
+    Reply,
+    ReplyError,
+    Role,
+    State,
+    TextPart,
+    Usage,
+)
+from parley_server.core.ports import Provider, Sink, Store
+from parley_server.core.replies import Replies
+from parley_server.core.requests import Question, ReplyRequest
+from parley_server.core.shelf import Shelf
+from parley_server.errors import ModelNotFound, Reason, StorageUnavailable
+from parley_server.relay.embedded import EmbeddedRelay
+from parley_server.store import SqlStore
 
-from tests.clock import START_US
+from tests.clock import START_US, ManualClock, settle
 
 ALICE = Identity(tenant="shop", end_user="alice")
 
@@ -66,3 +92,196 @@ def entries() -> st.SearchStrategy[Entry]:
         st.builds(ToolCallDelta, st.integers(0, 2), st.just(""), st.just(""), words),
         st.builds(UsageUpdate, st.builds(Usage, prompt_tokens=counts, completion_tokens=counts)),
     )
+
+
+Act = Callable[[Prompt, Sink], Awaitable[Finish]]
+
+STOP = Finish(reason=FinishReason.STOP, provider_reason="stop")
+FAST = Model(
+    alias="fast",
+    provider="scripted",
+    name="fast-1",
+    images=True,
+    max_output_tokens=100,
+    prices=Prices(prompt=1_000_000, completion=2_000_000),
+    is_default=True,
+)
+
+
+async def say_hello(prompt: Prompt, sink: Sink) -> Finish:
+    """An answer at once."""
+    for piece in ("Hel", "lo"):
+        sink.text(piece)
+        sink.flush()
+    return STOP
+
+
+class Actor:
+    """A provider that does what a test tells it, and remembers what it was asked and how its calls ended."""
+
+    def __init__(self, act: Act = say_hello) -> None:
+        self.act = act
+        self.prompts: list[Prompt] = []
+        self.open_calls = 0
+
+    async def generate(self, prompt: Prompt, sink: Sink) -> Finish:
+        """See `Provider`."""
+        self.prompts.append(prompt)
+        self.open_calls += 1
+        try:
+            return await self.act(prompt, sink)
+        finally:
+            self.open_calls -= 1
+
+    async def close(self) -> None:
+        """Nothing is kept."""
+
+
+class OneModel:
+    """A catalog of one model."""
+
+    def __init__(self, provider: Provider, model: Model = FAST) -> None:
+        self.provider = provider
+        self.model = model
+
+    def resolve(self, alias: str) -> tuple[Model, Provider]:
+        """See `Catalog`."""
+        if alias not in ("", self.model.alias):
+            raise ModelNotFound(f"no model {alias}")
+        return self.model, self.provider
+
+    def models(self) -> list[Model]:
+        """See `Catalog`."""
+        return [self.model]
+
+
+class Notes:
+    """An observer that writes down what it is told."""
+
+    utilisation = 0.0
+
+    def __init__(self) -> None:
+        self.started = 0
+        self.ended: list[tuple[Reply, float, int]] = []
+        self.readers = 0
+        self.first_tokens: list[float] = []
+        self.refusals: list[Reason] = []
+
+    def reply_started(self) -> None:
+        """See `Observer`."""
+        self.started += 1
+
+    def reply_ended(self, reply: Reply, *, overhead_s: float, text_length: int) -> None:
+        """See `Observer`."""
+        self.ended.append((reply, overhead_s, text_length))
+
+    def reader_joined(self) -> None:
+        """See `Observer`."""
+        self.readers += 1
+
+    def reader_left(self) -> None:
+        """See `Observer`."""
+        self.readers -= 1
+
+    def first_token(self, seconds: float, model: str) -> None:
+        """See `Observer`."""
+        self.first_tokens.append(seconds)
+
+    def refused(self, reason: Reason) -> None:
+        """See `Observer`."""
+        self.refusals.append(reason)
+
+
+class Interference:
+    """A store in whose calls a test interferes: `before` and `after` hold, by method, what to await around a call."""
+
+    def __init__(self, store: SqlStore) -> None:
+        self._store = store
+        self.before: dict[str, Callable[..., Awaitable[None]]] = {}
+        self.after: dict[str, Callable[..., Awaitable[None]]] = {}
+        self.calls: list[str] = []
+
+    def __getattr__(self, name: str) -> Any:
+        method = getattr(self._store, name)
+
+        async def call(*given: Any, **named: Any) -> Any:
+            self.calls.append(name)
+            if (hook := self.before.get(name)) is not None:
+                await hook(*given)
+            result = await method(*given, **named)
+            if (hook := self.after.get(name)) is not None:
+                await hook(*given)
+            return result
+
+        return call
+
+    def fail(self, name: str, *, times: int, after: bool = False, unknown: bool = False) -> None:
+        """The next `times` calls of a method raise `StorageUnavailable`; with `after`, once they are carried out."""
+        left = times
+
+        async def hook(*_: Any) -> None:
+            nonlocal left
+            if left > 0:
+                left -= 1
+                raise StorageUnavailable(outcome_unknown=unknown)
+
+        (self.after if after else self.before)[name] = hook
+
+
+class World:
+    """The core with its real parts, on a store, a clock that stands still and a provider that acts as told."""
+
+    def __init__(self, store: SqlStore, act: Act = say_hello, *, journal: bool = False, **limits: Any) -> None:
+        self.clock = ManualClock()
+        self.store = Interference(store)
+        self.actor = Actor(act)
+        self.notes = Notes()
+        self.relay = EmbeddedRelay(cast(Store, self.store), self.clock)
+        if journal:
+            self.relay.start()
+        bounds = Limits(**limits)
+        self.engine = Engine(
+            store=cast(Store, self.store),
+            relay=self.relay,
+            catalog=OneModel(self.actor),
+            clock=self.clock,
+            observer=self.notes,
+            load=self.notes,
+            limits=bounds,
+            shelf=Shelf(self.clock, bounds),
+            capacity=Capacity(bounds),
+        )
+        self.replies = Replies(self.engine)
+
+    async def begin(self, act: Act | None = None, **fields: Any) -> Generation:
+        """A new reply, running."""
+        if act is not None:
+            self.actor.act = act
+        accepted = await self.replies._acceptances.accept(asking(**fields))
+        assert isinstance(accepted, Generation)
+        return accepted
+
+    async def stored(self, reply_id: str) -> Reply:
+        """The row."""
+        return await self.engine.store.get_reply(Identity(tenant="shop"), reply_id)
+
+    async def settled(self, generation: Generation) -> Reply:
+        """The row of a reply once its log is over."""
+        async with asyncio.timeout(10):
+            await Reader(generation.log, 0).until_ended()
+        await settle()
+        return await self.stored(generation.log.reply.id)
+
+    async def aclose(self) -> None:
+        """End what still runs."""
+        self.replies.hurry()
+        for generation in list(self.engine.shelf.running.values()):
+            await Reader(generation.log, 0).until_ended()
+        await self.relay.stop()
+
+
+def asking(text: str = "hi", *, request_id: str = "", identity: Identity = ALICE, **fields: Any) -> ReplyRequest:
+    """A request with one user message."""
+    message = Message(role=Role.USER, parts=(TextPart(text=text),))
+    question = Question(**({"messages": (message,)} | fields))
+    return ReplyRequest(identity=identity, request_id=request_id, question=question)

@@ -1,0 +1,457 @@
+"""A reply ends exactly once, as it is stored, whatever its provider, its readers and its store do."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+
+import pytest
+from parley_server import errors
+from parley_server.core.endings import Stop
+from parley_server.core.events import Finished, Snapshot
+from parley_server.core.log import TAKEOVER_GAP, Reader, terminal_of
+from parley_server.core.model import FinishReason, ReplyError, State, TextPart, Usage
+from parley_server.core.records import CancelTarget, Finalisation
+from parley_server.errors import ParleyError, ProviderError, Reason
+
+from tests.clock import settle, until
+from tests.fakes import ALICE, STOP, World, texts_of
+
+PROVIDER_ERRORS = sorted(ProviderError.__subclasses__(), key=lambda kind: kind.__name__)
+
+
+def speaking(*pieces: str, then=None):
+    """Says the pieces, then waits, or raises or returns what is given."""
+
+    async def act(prompt, sink):
+        for piece in pieces:
+            sink.text(piece)
+            sink.flush()
+            await asyncio.sleep(0)
+        if then is None:
+            await asyncio.get_running_loop().create_future()
+        if isinstance(then, BaseException):
+            raise then
+        return then
+
+    return act
+
+
+def drained(log):
+    reader, chunks = Reader(log, 0), []
+    while reader.ready:
+        chunks += reader.take()
+    return chunks
+
+
+def text_of(reply) -> str:
+    return "".join(part.text for part in reply.message.parts) if reply.message else ""
+
+
+async def check_end(world: World, generation, stored=None):
+    """What readers see, what the log says and what is stored are one; and everything is given back."""
+    stored = stored or await world.settled(generation)
+    chunks = drained(generation.log)
+    assert chunks[-1].entry == terminal_of(stored)
+    assert chunks[-1].sequence == stored.last_sequence == generation.log.last_sequence
+    assert texts_of(chunks) == text_of(stored)
+    assert generation.reply == generation.log.reply == stored
+    assert world.engine.shelf.running == {}
+    assert (world.engine.capacity._replies, world.engine.capacity._prompt_bytes) == (0, 0)
+    assert world.notes.started == len(world.notes.ended)
+    assert world.notes.ended[-1][0] == stored
+    assert world.notes.ended[-1][2] == len(text_of(stored))
+    return stored
+
+
+async def test_a_reply_completes(world):
+    generation = await world.begin()
+    stored = await check_end(world, generation)
+    assert (stored.state, stored.finish_reason, stored.provider_reason) == (State.COMPLETED, FinishReason.STOP, "stop")
+    assert stored.message.parts == (TextPart(text="Hello"),)
+    assert (stored.message.partial, stored.message.failed) == (False, False)
+    assert stored.usage == Usage(prompt_tokens=1, completion_tokens=2, cost_nano_usd=5, estimated=True)
+    assert world.notes.first_tokens == [0.0]
+    assert world.store.calls == ["accept", "finalise", "get_reply"]
+
+
+async def test_the_provider_s_own_count_is_kept(world):
+    async def act(prompt, sink):
+        sink.text("x")
+        sink.usage(Usage(prompt_tokens=1))
+        sink.usage(Usage(prompt_tokens=10, completion_tokens=3))
+        sink.flush()
+        return STOP
+
+    stored = await check_end(world, await world.begin(act))
+    assert stored.usage == Usage(prompt_tokens=10, completion_tokens=3, cost_nano_usd=16)
+
+
+@pytest.mark.parametrize("kind", PROVIDER_ERRORS)
+@pytest.mark.parametrize("pieces", [(), ("par", "tial")])
+async def test_a_provider_s_failure_keeps_the_text_so_far(world, kind, pieces):
+    error = kind("said so", retry_after_s=2.0, metadata={"http": "503"})
+    stored = await check_end(world, await world.begin(speaking(*pieces, then=error)))
+    assert (stored.state, stored.finish_reason) == (State.FAILED, None)
+    assert stored.error == ReplyError.of(error)
+    assert text_of(stored) == "".join(pieces)
+    if pieces:
+        assert (stored.message.partial, stored.message.failed) == (True, True)
+    else:
+        assert stored.message is None
+    assert stored.usage.estimated is bool(pieces or kind.billed)
+    assert bool(stored.usage.prompt_tokens) is bool(pieces or kind.billed)
+
+
+async def leak(prompt, sink):
+    sink.text("partial")
+    sink.flush()
+    raise asyncio.CancelledError
+
+
+@pytest.mark.parametrize("act", [speaking("partial", then=RuntimeError("secret")), leak])
+async def test_a_defect_is_told_without_its_text(world, act, caplog):
+    stored = await check_end(world, await world.begin(act))
+    assert stored.state is State.FAILED
+    assert stored.error == ReplyError(reason=Reason.INTERNAL, message="internal error", metadata={"call_id": stored.id})
+    assert "secret" not in repr(stored)
+    record = next(record for record in caplog.records if record.message == "reply_defect")
+    assert record.fields == {"reply_id": stored.id}
+    assert record.exc_info
+
+
+@pytest.mark.parametrize("finish", [FinishReason.CANCELLED, FinishReason.ORPHANED, FinishReason.INTERRUPTED, None])
+@pytest.mark.parametrize("moment", ["before the provider", "before a token", "later"])
+async def test_a_stop_ends_it_at_once(world, finish, moment):
+    generation = await world.begin(speaking(*(["text"] if moment == "later" else [])))
+    if moment != "before the provider":
+        await settle()
+    generation.stop(Stop(finish=finish, reason="because"))
+    generation.stop(Stop(finish=FinishReason.TIME_LIMIT))
+    assert generation.log.sealed
+    stored = await check_end(world, generation)
+    if finish is None:
+        assert (stored.state, stored.error.reason) == (State.FAILED, Reason.OWNER_LOST)
+    else:
+        assert (stored.state, stored.finish_reason) == (State.CANCELLED, finish)
+        assert stored.cancel_reason == "because"
+    assert text_of(stored) == ("text" if moment == "later" else "")
+    assert world.actor.open_calls == 0
+    assert len(world.actor.prompts) == (0 if moment == "before the provider" else 1)
+    assert stored.usage.estimated is (moment != "before the provider")
+
+
+@pytest.mark.parametrize("pieces", [(), ("some",)])
+async def test_the_time_limit(world, pieces):
+    generation = await world.begin(speaking(*pieces), time_limit_s=30.0)
+    await world.clock.advance(29.9)
+    assert not generation.log.sealed
+    await world.clock.advance(0.2)
+    stored = await check_end(world, generation)
+    if pieces:
+        assert (stored.state, stored.finish_reason) == (State.COMPLETED, FinishReason.TIME_LIMIT)
+        assert text_of(stored) == "some"
+    else:
+        assert (stored.state, stored.error.reason) == (State.FAILED, Reason.PROVIDER_TIMEOUT)
+    assert world.clock.waiting == 0
+
+
+async def test_the_size_limit_ends_with_max_tokens(make_world):
+    world = make_world(max_reply_bytes=10)
+    generation = await world.begin(speaking("12345", "678€", "more", then=STOP))
+    stored = await check_end(world, generation)
+    assert (stored.state, stored.finish_reason) == (State.COMPLETED, FinishReason.MAX_TOKENS)
+    assert text_of(stored) == "12345678"
+    assert not stored.message.partial
+
+
+async def test_a_provider_that_ends_well_on_a_cancel_has_not_completed(world):
+    async def act(prompt, sink):
+        sink.text("half")
+        sink.flush()
+        try:
+            await asyncio.get_running_loop().create_future()
+        except asyncio.CancelledError:
+            sink.text(" and the rest, which nobody saw")
+            sink.flush()
+        return STOP
+
+    generation = await world.begin(act)
+    await settle()
+    generation.stop(Stop(finish=FinishReason.CANCELLED))
+    stored = await check_end(world, generation)
+    assert (stored.state, text_of(stored)) == (State.CANCELLED, "half")
+
+
+async def test_a_stop_after_the_provider_s_end_changes_nothing(world):
+    done = asyncio.Event()
+
+    async def act(prompt, sink):
+        sink.text("all")
+        sink.flush()
+        done.set()
+        return STOP
+
+    generation = await world.begin(act)
+    await done.wait()
+    generation.stop(Stop(finish=FinishReason.CANCELLED))
+    assert (await check_end(world, generation)).state is State.COMPLETED
+
+
+async def test_a_provider_that_ignores_a_cancel_is_left_behind(world, caplog):
+    released = asyncio.Event()
+
+    async def act(prompt, sink):
+        while not released.is_set():
+            try:
+                await released.wait()
+            except asyncio.CancelledError:
+                sink.text("never seen")
+        raise RuntimeError("nobody asks")
+
+    generation = await world.begin(act)
+    await settle()
+    generation.stop(Stop(finish=FinishReason.CANCELLED))
+    await world.clock.advance(4.9)
+    assert not generation.log.over
+    await world.clock.advance(0.2)
+    stored = await check_end(world, generation)
+    assert stored.state is State.CANCELLED
+    assert "provider_hangs" in caplog.messages
+    released.set()
+    await until(lambda: world.actor.open_calls == 0)
+
+
+@pytest.mark.parametrize("carried_out", [False, True])
+async def test_a_store_that_is_down_is_asked_again_until_the_end_is_stored(world, carried_out):
+    world.store.fail("finalise", times=6, after=carried_out, unknown=carried_out)
+    generation = await world.begin()
+    await until(lambda: world.clock.waiting == 1)
+    for attempt, delay_s in enumerate((0.1, 0.2, 0.4, 0.8, 1.6, 2.0), 1):
+        await until(lambda attempt=attempt: world.store.calls.count("finalise") == attempt and world.clock.waiting == 1)
+        assert not generation.log.over
+        assert texts_of(drained(generation.log)) == "Hello"
+        await world.clock.advance(delay_s)
+    stored = await world.settled(generation)
+    assert (stored.state, text_of(stored)) == (State.COMPLETED, "Hello")
+    last = drained(generation.log)[-1]
+    assert (last.sequence, last.entry) == (stored.last_sequence, terminal_of(stored))
+    assert [type(chunk.entry) for chunk in drained(generation.log)[-2:]][1] is Finished
+
+
+async def test_who_loses_the_race_announces_the_winner(world):
+    generation = await world.begin(speaking("mine"))
+    await settle()
+    reader = Reader(generation.log, 0)
+    assert texts_of(reader.take()) == "mine"
+    winner = await world.engine.store.finalise(_taken_over(generation))
+    generation.stop(Stop(finish=FinishReason.CANCELLED))
+    stored = await world.settled(generation)
+    assert stored == winner.reply
+    assert [(chunk.sequence, chunk.entry) for chunk in reader.take()] == [
+        (TAKEOVER_GAP, Snapshot(stored)),
+        (TAKEOVER_GAP + 1, terminal_of(stored)),
+    ]
+    assert world.engine.shelf.running == {}
+
+
+async def test_the_readers_of_an_erased_reply_are_told(world):
+    generation = await world.begin(speaking("mine"))
+    await settle()
+    await world.engine.store.finalise(_taken_over(generation))
+    await world.engine.store.delete_conversation(ALICE, generation.log.reply.conversation_id, "")
+    generation.stop(Stop(finish=FinishReason.CANCELLED))
+    await generation.task
+    assert generation.log.erased
+    with pytest.raises(errors.ReplyNotFound):
+        await world.replies.get(ALICE, generation.log.reply.id)
+    assert world.engine.capacity._replies == 0
+    assert world.notes.started == len(world.notes.ended)
+
+
+def _taken_over(generation) -> Finalisation:
+    reply = generation.log.reply
+    return Finalisation(
+        reply_id=reply.id,
+        epoch=reply.epoch,
+        state=State.FAILED,
+        error=ReplyError(reason=Reason.OWNER_LOST, message="gone"),
+        usage=Usage(),
+        model=reply.model,
+        provider=reply.provider,
+        last_sequence=TAKEOVER_GAP + 1,
+        end_time_us=reply.create_time_us + 1,
+    )
+
+
+class Steps:
+    """A coroutine that cancels its own task at the steps that a test names: the cancel strikes at the await after."""
+
+    def __init__(self, work, strikes: set[int]) -> None:
+        self._work = work
+        self._strikes = strikes
+        self.taken = 0
+
+    def __await__(self):
+        value, error = None, None
+        while True:
+            self.taken += 1
+            if self.taken in self._strikes:
+                asyncio.current_task().cancel()
+            try:
+                step = self._work.throw(error) if error is not None else self._work.send(value)
+            except StopIteration as end:
+                return end.value
+            value = error = None
+            try:
+                value = yield step
+            except BaseException as thrown:  # noqa: BLE001 - handed on to the coroutine, as a task would
+                error = thrown
+
+
+@pytest.mark.parametrize("ending", ["completes", "fails", "is stopped", "store is down"])
+async def test_a_cancel_at_any_await_leaves_a_stored_end(make_world, monkeypatch, ending):
+    strikes: set[int] = set()
+    steps: list[Steps] = []
+
+    async def stubborn(prompt, sink):
+        sink.text("text")
+        sink.flush()
+        for _ in range(3):
+            await asyncio.sleep(0)
+        if ending in ("completes", "store is down"):
+            return STOP
+        if ending == "fails":
+            raise errors.ProviderTruncated("broke off")
+        try:
+            await asyncio.get_running_loop().create_future()
+        finally:
+            for _ in range(3):
+                await asyncio.sleep(0)
+
+    world = make_world(stubborn)
+    spawn = type(world.engine).spawn
+
+    def counted(engine, work, name):
+        if not name.startswith("reply-"):
+            return spawn(engine, work, name)
+        steps.append(Steps(work, set(strikes)))
+
+        async def run():
+            return await steps[-1]
+
+        return spawn(engine, run(), name)
+
+    monkeypatch.setattr(type(world.engine), "spawn", counted)
+
+    async def once(given: set[int]) -> int:
+        strikes.clear()
+        strikes.update(given)
+        if ending == "store is down":
+            world.store.fail("finalise", times=2)
+        generation = await world.begin()
+        if ending == "is stopped":
+            await settle()
+            generation.stop(Stop(finish=FinishReason.CANCELLED, reason="told to"))
+        while not generation.task.done():
+            await asyncio.sleep(0.0005)
+            await world.clock.advance(0.5)
+        taken = steps[-1].taken
+        struck = bool({strike for strike in given if strike <= taken})
+        assert generation.task.cancelled() is struck, (given, taken)
+        stored = await check_end(world, generation)
+        assert stored.state.terminal
+        assert text_of(stored) in ("", "text")
+        return taken
+
+    plain = await once(set())
+    assert plain >= 2
+    longest = plain + 3
+    for first in range(1, longest):
+        await once({first})
+        for second in range(first + 1, longest + 1):
+            await once({first, second})
+
+
+async def test_a_cancel_before_the_first_step_leaves_a_stored_end(world):
+    generation = await world.begin()
+    generation.task.cancel()
+    stored = await check_end(world, generation)
+    assert (stored.state, stored.error.reason) == (State.FAILED, Reason.OWNER_LOST)
+    assert world.actor.prompts == []
+    assert generation.task.cancelled()
+    assert not generation.dead
+
+
+async def test_a_users_stop_outlives_the_cancel_of_the_task(world):
+    generation = await world.begin(speaking("text"))
+    await settle()
+    generation.stop(Stop(finish=FinishReason.CANCELLED, reason="user"))
+    generation.task.cancel()
+    stored = await check_end(world, generation)
+    assert (stored.state, stored.cancel_reason) == (State.CANCELLED, "user")
+
+
+@pytest.mark.parametrize("block", range(4))
+async def test_however_its_ends_race_there_is_one_and_it_is_stored(make_world, block):
+    for seed in range(block * 40, block * 40 + 40):
+        await _race(make_world(max_reply_bytes=40), random.Random(seed))
+
+
+async def _race(world: World, chance: random.Random) -> None:
+    async def act(prompt, sink):
+        for _ in range(chance.randrange(6)):
+            sink.text("0123456789"[: chance.randrange(1, 11)])
+            if chance.random() < 0.8:
+                sink.flush()
+            await asyncio.sleep(0)
+        if chance.random() < 0.3:
+            raise chance.choice(PROVIDER_ERRORS)("broke")
+        return STOP
+
+    async def later(work) -> None:
+        for _ in range(chance.randrange(14)):
+            await asyncio.sleep(0)
+        result = work()
+        if asyncio.iscoroutine(result):
+            await result
+
+    if chance.random() < 0.3:
+        world.store.fail("finalise", times=1, after=chance.random() < 0.5, unknown=True)
+    generation = await world.begin(act)
+    reply_id = generation.log.reply.id
+    acts = [
+        lambda: world.replies.cancel(ALICE, CancelTarget(reply_id=reply_id), "race"),
+        lambda: generation.stop(Stop(finish=FinishReason.TIME_LIMIT)),
+        lambda: generation.stop(Stop(finish=FinishReason.ORPHANED)),
+        generation.task.cancel,
+        world.replies.hurry,
+    ]
+    reader, seen = Reader(generation.log, 0), []
+
+    async def read() -> None:
+        while not reader.done:
+            await reader.wait()
+            seen.extend(reader.take())
+
+    async def tick() -> None:
+        while not generation.log.over:
+            await asyncio.sleep(0.0005)
+            await world.clock.advance(0.1)
+
+    racing = [later(act) for act in chance.sample(acts, chance.randrange(len(acts)))]
+    await asyncio.gather(read(), tick(), *racing)
+    stored = await world.settled(generation)
+    terminals = [chunk for chunk in seen if chunk.entry == terminal_of(stored)]
+    assert terminals == seen[-1:]
+    assert seen[-1].sequence == stored.last_sequence
+    snapshots = [chunk for chunk in seen if isinstance(chunk.entry, Snapshot)]
+    assert snapshots or texts_of(seen) == text_of(stored)
+    assert text_of(stored).startswith(texts_of(seen))
+    assert world.engine.shelf.running == {}
+    assert world.actor.open_calls == 0
+
+
+def test_every_provider_error_is_covered():
+    assert len(PROVIDER_ERRORS) == 7
+    assert all(issubclass(kind, ParleyError) for kind in PROVIDER_ERRORS)
