@@ -1,0 +1,513 @@
+"""A request is refused without a trace, or accepted once, whatever happens meanwhile."""
+
+from __future__ import annotations
+
+import asyncio
+
+import msgspec
+import pytest
+from parley_server.core.acceptance import READ_BACK_S
+from parley_server.core.conversations import Conversations, Creation
+from parley_server.core.endings import Stop
+from parley_server.core.generation import Generation
+from parley_server.core.model import Conversation, FinishReason, Identity, Message, Role, Sampling, State, TextPart
+from parley_server.core.records import CancelTarget, ConversationUpdate, Position, Replayed
+from parley_server.core.replies import Started
+from parley_server.errors import (
+    ConversationExists,
+    ConversationNotFound,
+    Draining,
+    InvalidRequest,
+    MessageNotFound,
+    ModelNotFound,
+    Overloaded,
+    ParleyError,
+    Reason,
+    ReplyInProgress,
+    ReplyNotFound,
+    RequestIdReused,
+    StorageUnavailable,
+)
+
+from tests.clock import settle, until
+from tests.fakes import ALICE, World, asking
+
+
+async def hold(prompt, sink):
+    """Says a word, then nothing more."""
+    sink.text("word")
+    sink.flush()
+    await asyncio.get_running_loop().create_future()
+
+
+def accept(world: World, *given, **named):
+    return world.replies._acceptances.accept(asking(*given, **named))
+
+
+async def ended(world: World, generation: Generation):
+    generation.stop(Stop(finish=FinishReason.CANCELLED))
+    return await world.settled(generation)
+
+
+async def nothing_left(world: World) -> None:
+    assert world.engine.shelf.running == {}
+    assert (world.engine.capacity._replies, world.engine.capacity._prompt_bytes) == (0, 0)
+    assert await world.engine.store.unfinished_ids() == []
+
+
+# --- retries
+
+
+async def test_a_retry_attaches_to_the_running_reply(world):
+    first = await world.begin(hold, request_id="r")
+    again = await accept(world, request_id="r")
+    assert isinstance(again, Replayed)
+    assert again.reply.id == first.log.reply.id
+    started = await world.replies.start(asking(request_id="r"))
+    assert (started.log, started.replayed) == (first.log, True)
+    assert len(world.actor.prompts) == 1
+    assert world.notes.refusals == []
+
+
+async def test_a_retry_attaches_to_the_ended_reply(world):
+    first = await world.begin(request_id="r")
+    stored = await world.settled(first)
+    started = await world.replies.start(asking(request_id="r"))
+    assert started == Started(first.log, replayed=True)
+    await world.clock.advance(61)
+    late = await world.replies.start(asking(request_id="r"))
+    assert late.replayed
+    assert late.log.reply == stored
+    assert len(world.actor.prompts) == 1
+
+
+async def test_a_key_belongs_to_its_end_user(world):
+    await world.settled(await world.begin(request_id="r"))
+    for identity in (Identity(tenant="shop", end_user="bob"), Identity(tenant="bank", end_user="alice")):
+        assert isinstance(await accept(world, request_id="r", identity=identity), Generation)
+
+
+async def test_another_payload_under_the_same_key_is_refused(world):
+    await world.settled(await world.begin(request_id="r"))
+    with pytest.raises(RequestIdReused):
+        await accept(world, "other", request_id="r")
+    assert world.notes.refusals == [Reason.REQUEST_ID_REUSED]
+
+
+async def test_a_key_outlives_the_erasure(world):
+    stored = await world.settled(await world.begin(request_id="r"))
+    await world.engine.store.delete_conversation(ALICE, stored.conversation_id, "")
+    with pytest.raises(ReplyNotFound):
+        await accept(world, request_id="r")
+    assert len(world.actor.prompts) == 1
+
+
+@pytest.mark.parametrize("refused_as", ["draining", "overloaded", "in progress", "unknown model"])
+async def test_a_retry_comes_before_every_refusal(make_world, refused_as):
+    world = make_world(hold, max_replies=1 if refused_as == "overloaded" else 10)
+    created = await _conversation(world)
+    first = await world.begin(request_id="r", conversation_id=created.id)
+    if refused_as == "draining":
+        world.replies._acceptances.draining = Draining("going")
+    if refused_as == "unknown model":
+        world.engine.catalog.model = msgspec.structs.replace(world.engine.catalog.model, alias="other")
+        world.engine.catalog.resolve = _no_model
+    again = await accept(world, request_id="r", conversation_id=created.id)
+    assert isinstance(again, Replayed)
+    assert again.reply.id == first.log.reply.id
+    with pytest.raises(ParleyError):
+        await accept(world, request_id="new", conversation_id=created.id)
+
+
+def _no_model(alias: str):
+    raise ModelNotFound("gone")
+
+
+async def test_concurrent_calls_of_one_key_start_one_reply(world):
+    accepted = await asyncio.gather(*[accept(world, request_id="r") for _ in range(8)])
+    started = [each for each in accepted if isinstance(each, Generation)]
+    assert len(started) == 1
+    ids = {each.reply.id for each in accepted}
+    assert ids == {started[0].log.reply.id}
+    await world.settled(started[0])
+    assert len(world.actor.prompts) == 1
+    await nothing_left(world)
+
+
+# --- refusals leave nothing
+
+
+@pytest.mark.parametrize(
+    ("fields", "kind"),
+    [
+        ({"conversation_id": "unknown"}, ConversationNotFound),
+        ({"model": "unknown"}, ModelNotFound),
+        ({"messages": (Message(role=Role.TOOL, parts=()),)}, InvalidRequest),
+    ],
+)
+async def test_a_refusal_leaves_nothing(world, fields, kind):
+    with pytest.raises(kind) as refused:
+        await accept(world, request_id="r", **fields)
+    assert world.notes.refusals == [refused.value.reason]
+    await nothing_left(world)
+    assert isinstance(await accept(world, request_id="r"), Generation)
+
+
+async def _conversation(world: World, *texts: str, **fields) -> Conversation:
+    """A new conversation that begins with these texts of a user."""
+    messages = tuple(Message(role=Role.USER, parts=(TextPart(text=text),)) for text in texts)
+    creation = Creation(conversation=Conversation(**fields), messages=messages)
+    return await Conversations(world.engine).create(ALICE, creation, "")
+
+
+async def test_refusals_that_the_transaction_meets(world):
+    taken = await _conversation(world, id="mine")
+    with pytest.raises(ConversationExists):
+        await accept(world, new_conversation=Conversation(id=taken.id))
+    with pytest.raises(MessageNotFound):
+        await accept(world, conversation_id=taken.id, position=Position(after="unknown"))
+    await nothing_left(world)
+
+
+async def test_an_overload_by_replies_and_by_bytes(make_world):
+    world = make_world(hold, max_replies=2, max_prompt_bytes=100)
+    first = await world.begin()
+    with pytest.raises(Overloaded):
+        await accept(world, "x" * 99)
+    second = await world.begin()
+    with pytest.raises(Overloaded):
+        await accept(world)
+    assert world.notes.refusals == [Reason.OVERLOADED] * 2
+    assert not first.log.sealed
+    await ended(world, first)
+    await ended(world, second)
+    await nothing_left(world)
+    await ended(world, await accept(world, "x" * 1000))
+
+
+async def test_a_drain_refuses_what_is_new(world):
+    await world.replies.drain(0.0)
+    with pytest.raises(Draining):
+        await accept(world)
+    await nothing_left(world)
+
+
+async def test_a_drain_that_begins_during_an_acceptance_refuses_it_or_ends_its_reply(world):
+    created = await _conversation(world)
+    reading, go_on = asyncio.Event(), asyncio.Event()
+
+    async def hook(*_):
+        reading.set()
+        await go_on.wait()
+
+    for method, started in (("read_turn", False), ("accept", True)):
+        world.replies._acceptances.draining = None
+        world.replies.going_away_at = None
+        reading.clear()
+        go_on.clear()
+        world.store.before = {method: hook}
+        accepting = asyncio.ensure_future(accept(world, conversation_id=created.id))
+        await reading.wait()
+        draining = asyncio.ensure_future(world.replies.drain(0.0))
+        await settle()
+        go_on.set()
+        await draining
+        if started:
+            stored = await world.settled(await accepting)
+            assert stored.error.reason is Reason.OWNER_LOST
+        else:
+            with pytest.raises(Draining):
+                await accepting
+        await nothing_left(world)
+
+
+async def test_a_drain_does_not_wait_for_an_acceptance_that_fails(world):
+    reading, go_on = asyncio.Event(), asyncio.Event()
+
+    async def hook(*_):
+        reading.set()
+        await go_on.wait()
+        raise StorageUnavailable
+
+    world.store.before["accept"] = hook
+    accepting = asyncio.ensure_future(accept(world))
+    await reading.wait()
+    draining = asyncio.ensure_future(world.replies.drain(0.0))
+    await settle()
+    go_on.set()
+    with pytest.raises(StorageUnavailable):
+        await accepting
+    async with asyncio.timeout(5):
+        await draining
+    await nothing_left(world)
+
+
+# --- one at a time
+
+
+async def test_a_second_reply_in_a_conversation_is_refused_by_name(world):
+    created = await _conversation(world)
+    first = await world.begin(hold, conversation_id=created.id)
+    with pytest.raises(ReplyInProgress) as refused:
+        await accept(world, conversation_id=created.id)
+    assert refused.value.metadata == {"reply_id": first.log.reply.id}
+    assert refused.value.retry_after_s
+    assert not first.log.sealed
+
+
+async def test_of_many_calls_on_a_conversation_one_is_accepted(world):
+    world.actor.act = hold
+    created = await _conversation(world)
+    results = await asyncio.gather(
+        *[accept(world, conversation_id=created.id) for _ in range(10)], return_exceptions=True
+    )
+    assert sum(isinstance(result, Generation) for result in results) == 1
+    assert sum(isinstance(result, ReplyInProgress) for result in results) == 9
+
+
+async def test_an_interrupt_ends_the_running_reply_and_follows_its_answer(world):
+    created = await _conversation(world)
+    first = await world.begin(hold, conversation_id=created.id)
+    await settle()
+    second = await world.begin(hold, conversation_id=created.id, interrupt=True)
+    stored = await world.stored(first.log.reply.id)
+    assert (stored.state, stored.finish_reason) == (State.CANCELLED, FinishReason.INTERRUPTED)
+    assert [_said(message) for message in world.actor.prompts[-1].messages] == [
+        ("user", "hi"),
+        ("assistant", "word"),
+        ("user", "hi"),
+    ]
+    turn = await world.engine.store.get_conversation(ALICE, created.id)
+    assert turn.head_message_id == second.log.reply.parent_message_id
+
+
+async def test_an_interrupt_of_a_silent_reply_follows_its_question(world):
+    created = await _conversation(world)
+
+    async def silent(prompt, sink):
+        await asyncio.get_running_loop().create_future()
+
+    await world.begin(silent, conversation_id=created.id)
+    await settle()
+    await world.begin(silent, conversation_id=created.id, interrupt=True)
+    await settle()
+    assert [role for role, _ in map(_said, world.actor.prompts[-1].messages)] == ["user", "user"]
+
+
+def _said(message) -> tuple[str, str]:
+    return message.role, "".join(part.text for part in message.parts if isinstance(part, TextPart))
+
+
+async def test_an_interrupt_waits_for_5_seconds(world):
+    created = await _conversation(world)
+
+    world.store.fail("finalise", times=8)
+    await world.begin(hold, conversation_id=created.id)
+    await settle()
+    began = world.clock.monotonic()
+    second = asyncio.ensure_future(accept(world, conversation_id=created.id, interrupt=True))
+    while not second.done():
+        await asyncio.sleep(0.001)
+        await world.clock.advance(0.1)
+    with pytest.raises(ReplyInProgress) as refused:
+        await second
+    assert refused.value.retry_after_s
+    assert world.clock.monotonic() - began >= world.engine.limits.interrupt_wait_s
+    while world.engine.shelf.running:
+        await asyncio.sleep(0.001)
+        await world.clock.advance(1.0)
+
+
+async def test_a_refused_interrupt_interrupts_nothing(make_world):
+    world = make_world(hold, max_prompt_bytes=100)
+    created = await _conversation(world)
+    first = await world.begin(conversation_id=created.id)
+    for refused in ({"model": "unknown"}, {"messages": (Message(role=Role.USER, parts=(TextPart(text="x" * 99),)),)}):
+        with pytest.raises(ParleyError):
+            await accept(world, conversation_id=created.id, interrupt=True, **refused)
+    assert not first.log.sealed
+
+
+async def test_a_retried_interrupt_does_not_interrupt_itself(world):
+    created = await _conversation(world)
+    fields = {"request_id": "r", "conversation_id": created.id, "interrupt": True}
+    first = await world.begin(hold, **fields)
+    assert (await accept(world, **fields)).reply.id == first.log.reply.id
+    assert not first.log.sealed
+
+
+async def test_concurrent_interrupts_of_one_key_do_not_interrupt_each_other(world):
+    created = await _conversation(world)
+    older = await world.begin(hold, conversation_id=created.id)
+    fields = {"request_id": "r", "conversation_id": created.id, "interrupt": True}
+    accepted = await asyncio.gather(*[accept(world, **fields) for _ in range(6)])
+    started = [each for each in accepted if isinstance(each, Generation)]
+    assert len(started) == 1
+    assert not started[0].log.sealed
+    assert older.log.over
+
+
+# --- the head
+
+
+async def test_a_head_that_moves_means_building_the_prompt_again(world):
+    created = await _conversation(world, "hello", "there")
+    moves = [2]
+    await _move_head_before_commits(world, created, moves)
+    generation = await accept(world, conversation_id=created.id)
+    assert isinstance(generation, Generation)
+    assert moves == [0]
+    await world.settled(generation)
+    assert generation.log.reply.parent_message_id == generation.log.reply.input_message_ids[-1]
+
+
+async def test_a_head_that_moves_thrice_is_a_refusal(world):
+    created = await _conversation(world, "hello", "there")
+    await _move_head_before_commits(world, created, [3])
+    with pytest.raises(ReplyInProgress) as refused:
+        await accept(world, conversation_id=created.id)
+    assert refused.value.retry_after_s
+    await nothing_left(world)
+
+
+async def _move_head_before_commits(world: World, created: Conversation, moves: list[int]) -> None:
+    turn = await world.engine.store.read_turn(ALICE, created.id, Position(), has_input=True)
+    first, last = (message.id for message in turn.path)
+
+    async def hook(*_):
+        if moves[0]:
+            moves[0] -= 1
+            current = await world.engine.store.get_conversation(ALICE, created.id)
+            head = last if current.head_message_id == first else first
+            update = ConversationUpdate(conversation_id=created.id, head_message_id=head)
+            await world.engine.store.update_conversation(ALICE, update, world.clock.now_us())
+
+    world.store.before["accept"] = hook
+
+
+# --- an outcome that nobody knows
+
+
+async def test_a_commit_whose_answer_was_lost_is_found(world):
+    world.store.fail("accept", times=1, after=True, unknown=True)
+    generation = await accept(world)
+    assert isinstance(generation, Generation)
+    assert (await world.settled(generation)).state is State.COMPLETED
+
+
+async def test_a_commit_that_did_not_happen_is_told(world):
+    world.store.fail("accept", times=1, unknown=True)
+    with pytest.raises(StorageUnavailable):
+        await accept(world, request_id="r")
+    await nothing_left(world)
+    assert isinstance(await accept(world, request_id="r"), Generation)
+
+
+async def test_an_unknown_outcome_is_asked_for_while_the_store_is_away(world):
+    world.store.fail("accept", times=1, after=True, unknown=True)
+    world.store.fail("get_reply", times=3)
+    accepting = asyncio.ensure_future(accept(world))
+    while not accepting.done():
+        await asyncio.sleep(0.001)
+        await world.clock.advance(0.1)
+    assert (await world.settled(await accepting)).state is State.COMPLETED
+
+
+async def test_an_unknown_outcome_is_not_asked_for_for_ever(world):
+    world.store.fail("accept", times=1, after=True, unknown=True)
+    world.store.fail("get_reply", times=10_000)
+    began = world.clock.monotonic()
+    accepting = asyncio.ensure_future(accept(world))
+    while not accepting.done():
+        await asyncio.sleep(0.001)
+        await world.clock.advance(0.5)
+    with pytest.raises(StorageUnavailable):
+        await accepting
+    assert world.clock.monotonic() - began >= READ_BACK_S
+    assert world.engine.shelf.running == {}
+
+
+async def test_a_cancel_before_the_acceptance_costs_no_call_to_the_provider(world):
+    with pytest.raises(ReplyNotFound):
+        await world.replies.cancel(ALICE, CancelTarget(request_id="r"), "changed my mind")
+    generation = await accept(world, request_id="r")
+    assert generation.log.ended
+    assert (generation.log.reply.state, generation.log.reply.cancel_reason) == (State.CANCELLED, "changed my mind")
+    assert generation.log.last_sequence == 1
+    assert world.actor.prompts == []
+    assert world.notes.started == len(world.notes.ended) == 1
+    await nothing_left(world)
+
+
+# --- the caller leaves
+
+
+def _accepting(world: World) -> bool:
+    return any(task.get_name() == "accept" for task in world.engine.tasks)
+
+
+@pytest.mark.parametrize("interrupt", [False, True])
+async def test_a_caller_that_leaves_at_any_await_leaves_nothing_or_a_running_reply(make_world, interrupt):
+    world = make_world(hold)
+    outcomes = set()
+    for step in range(40):
+        created = await _conversation(world)
+        if interrupt:
+            await settle()
+            await world.begin(conversation_id=created.id)
+        calling = asyncio.ensure_future(
+            world.replies.start(asking(conversation_id=created.id, interrupt=interrupt, request_id=f"r{step}"))
+        )
+        for _ in range(step):
+            await asyncio.sleep(0)
+        left = calling.cancel()
+        results = await asyncio.gather(calling, return_exceptions=True)
+        assert isinstance(results[0], asyncio.CancelledError) is left
+        await until(lambda: not _accepting(world))
+        rows = set(await world.engine.store.unfinished_ids())
+        running = world.engine.shelf.running
+        assert rows == set(running)
+        assert all(generation.task is not None and not generation.dead for generation in running.values())
+        outcomes.add(len(rows))
+        for generation in list(running.values()):
+            await ended(world, generation)
+    assert 1 in outcomes
+    await nothing_left(world)
+
+
+async def test_a_caller_that_left_before_the_acceptance_was_the_first_reader(world):
+    world.actor.act = hold
+    calling = asyncio.ensure_future(world.replies.start(asking(orphan_ttl_s=30.0)))
+    await settle()
+    calling.cancel()
+    await until(
+        lambda: bool(world.engine.shelf.running) and not any(t.get_name() == "accept" for t in world.engine.tasks)
+    )
+    await settle()
+    (generation,) = world.engine.shelf.running.values()
+    await world.clock.advance(29.9)
+    assert not generation.log.sealed
+    await world.clock.advance(0.2)
+    assert (await world.settled(generation)).finish_reason is FinishReason.ORPHANED
+
+
+async def test_what_the_provider_is_told(world):
+    created = await _conversation(world, system=("be kind",), post_system="now", model="fast")
+    asked = {"sampling": Sampling(max_output_tokens=1000), "system": ("be brief",)}
+    generation = await world.begin(conversation_id=created.id, **asked)
+    await world.settled(generation)
+    prompt = world.actor.prompts[-1]
+    assert [_said(message) for message in prompt.messages] == [
+        ("system", "be brief"),
+        ("system", "now"),
+        ("user", "hi"),
+    ]
+    assert prompt.sampling.max_output_tokens == 100
+    await world.settled(await world.begin(conversation_id=created.id))
+    assert [_said(message) for message in world.actor.prompts[-1].messages] == [
+        ("system", "be kind"),
+        ("user", "hi"),
+        ("assistant", "Hello"),
+        ("system", "now"),
+        ("user", "hi"),
+    ]
