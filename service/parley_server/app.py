@@ -77,6 +77,7 @@ class App:
         )
         self._metrics: MetricsEndpoint | None = None
         self._background: list[asyncio.Task[None]] = []
+        self._hurried = asyncio.Event()
         self.port = 0
 
     @property
@@ -104,13 +105,15 @@ class App:
         server = self._settings.server
         await self._server.refuse()
         if grace_s is None:
-            await self._clock.sleep(server.drain_pause_s)
-        await self.replies.drain(server.drain_grace_s if grace_s is None else grace_s)
+            await self._pause(server.drain_pause_s)
+            grace_s = server.drain_grace_s
+        await self.replies.drain(0.0 if self._hurried.is_set() else grace_s)
         await self._server.stop(LAST_CALLS_S)
         await self._close()
 
     def hurry(self) -> None:
         """End a drain's waiting now: what still runs is ended with the text it has."""
+        self._hurried.set()
         self.replies.hurry()
 
     async def _start(self) -> None:
@@ -130,7 +133,22 @@ class App:
         gc.collect()
         gc.freeze()  # what was loaded at start is never garbage: later collections need not look at it
         await self._server.serve()
-        log.info("serving", extra={"fields": {"address": f"{self._settings.listen.host}:{self.port}"}})
+        log.info("serving", extra={"fields": self._addresses()})
+
+    async def _pause(self, pause_s: float) -> None:
+        """Return after this long, or when there is a hurry."""
+        waits = [asyncio.create_task(self._clock.sleep(pause_s)), asyncio.create_task(self._hurried.wait())]
+        try:
+            await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for wait in waits:
+                wait.cancel()
+
+    def _addresses(self) -> dict[str, str]:
+        addresses = {"address": f"{self._settings.listen.host}:{self.port}"}
+        if (metrics := self._settings.metrics_listen) is not None:
+            addresses["metrics"] = f"{metrics.host}:{self.metrics_port}"
+        return addresses
 
     async def _close(self) -> None:
         for task in self._background:

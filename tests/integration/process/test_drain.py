@@ -1,0 +1,205 @@
+"""What a signal to stop does: nothing new, what runs may end, the rest is kept with its text, and everybody is told."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import grpc
+import parley
+import pytest
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from parley.v1 import chat_pb2, chat_pb2_grpc, resources_pb2
+
+from tests.integration.process.watching import Watcher, error_of, reason_of, script, text_of, words
+from tests.processes import ServerProcess, open_channel, until
+
+LONG = words("long", 3000)
+SHORT = words("short", 60)
+
+
+def limits(*, pause_s: float, grace_s: float) -> str:
+    return f"[server]\ndrain_pause_s = {pause_s}\ndrain_grace_s = {grace_s}\n"
+
+
+def asking(text: str, delay_s: float = 0.02) -> chat_pb2.ReplyRequest:
+    return chat_pb2.ReplyRequest(text=script(text, delay_s=delay_s))
+
+
+@asynccontextmanager
+async def watching(chat: chat_pb2_grpc.ChatStub, *requests: chat_pb2.ReplyRequest) -> AsyncIterator[list[Watcher]]:
+    """Readers of new replies, each of which has text; at the end, each has the end of its call."""
+    watchers = [Watcher(request) for request in requests]
+    async with asyncio.TaskGroup() as calls:
+        for watcher in watchers:
+            calls.create_task(watcher.start(chat))
+        async with asyncio.timeout(10):
+            await asyncio.gather(*(watcher.has_text.wait() for watcher in watchers))
+        yield watchers
+
+
+async def refused(call: object) -> tuple[grpc.StatusCode, str, grpc.aio.AioRpcError]:
+    try:
+        await call  # type: ignore[misc]
+    except grpc.aio.AioRpcError as status:
+        return status.code(), reason_of(error_of(status)), status
+    raise AssertionError("it was not refused")
+
+
+def nothing_left(server: ServerProcess) -> bool:
+    active = server.rows("SELECT count(*) FROM reply WHERE state IN ('PENDING', 'STREAMING')")
+    return active == [(0,)] == server.rows("SELECT count(*) FROM checkpoint")
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+async def test_what_runs_may_end_within_the_grace_and_the_rest_is_kept(tmp_path, number) -> None:
+    grace_s = 4.0
+    async with (
+        ServerProcess(tmp_path, toml=limits(pause_s=1.0, grace_s=grace_s)) as server,
+        open_channel(server.address) as channel,
+    ):
+        chat = chat_pb2_grpc.ChatStub(channel)
+        health = health_pb2_grpc.HealthStub(channel).Watch(health_pb2.HealthCheckRequest(), timeout=30)
+        assert (await health.read()).status == health_pb2.HealthCheckResponse.SERVING
+        first_request = asking(SHORT)
+        first_request.request_id = "known-before-the-drain"
+        requests = (first_request, asking(SHORT), asking(LONG), asking(LONG))
+        async with watching(chat, *requests) as (short, other, long, stopped):
+            server.send(number)
+            assert (await health.read()).status == health_pb2.HealthCheckResponse.NOT_SERVING
+            late = await chat.CreateReply(asking("Just in time.", 0))
+            assert text_of(late) == "Just in time.", "in the pause, new replies are still accepted"
+            await asyncio.gather(*(each.was_sent_away.wait() for each in (short, other, long, stopped)))
+            for call in (chat.CreateReply(asking("x")), chat.StreamReply(asking("x")).read()):
+                code, reason, status = await refused(call)
+                assert (code, reason) == (grpc.StatusCode.UNAVAILABLE, "DRAINING")
+                told = error_of(status)
+                assert told is not None
+                assert told.retryable
+                assert told.retry_after.ToMilliseconds() > 0
+            await served_on(chat, long, stopped, first_request)
+        status_code = await server.exited(limit_s=grace_s + 8)
+        health.cancel()
+        assert status_code == 0
+        assert "Traceback" not in server.told
+        for ended in (short, other):
+            assert (ended.text, ended.status) == (SHORT, grpc.StatusCode.OK)
+            assert ended.terminal.finished.reason == resources_pb2.FINISH_REASON_STOP
+        assert reason_of(long.terminal.failed.error) == "OWNER_LOST"
+        assert long.status is grpc.StatusCode.ABORTED
+        assert 0 < len(long.text) < len(LONG)
+        assert LONG.startswith(long.text)
+        for told_once in (short, other, long):
+            assert len(told_once.went_away) == 1
+            assert 0 < told_once.went_away[0] <= grace_s
+        assert nothing_left(server)
+        await server.start()
+        async with parley.Client(server.address) as client:
+            for each in (short, other, long, stopped):
+                reply = await client.get_reply(each.reply_id)
+                assert (text_of(reply), reply.last_sequence) == (each.text, each.terminal.sequence)
+
+
+async def served_on(
+    chat: chat_pb2_grpc.ChatStub, long: Watcher, stopped: Watcher, known: chat_pb2.ReplyRequest
+) -> None:
+    """Everything but a new reply, during the drain."""
+    resumed = Watcher()
+    resumed.reply_id = long.reply_id
+    resuming = asyncio.create_task(resumed.resume(chat))
+    await resumed.has_text.wait()
+    request = chat_pb2.PollReplyRequest(reply_id=long.reply_id)
+    request.wait.FromSeconds(5)
+    polled = await chat.PollReply(request)
+    assert "".join(chunk.text for chunk in polled.chunks)
+    assert text_of(await chat.GetReply(chat_pb2.GetReplyRequest(reply_id=long.reply_id)))
+    retry = chat_pb2.ReplyRequest()
+    retry.CopyFrom(known)
+    retry.wait.FromMilliseconds(0)
+    assert (await chat.CreateReply(retry)).request_id == known.request_id, "a retry of an accepted request attaches"
+    cancelled = await chat.Cancel(chat_pb2.CancelRequest(reply_id=stopped.reply_id, reason="no time"))
+    assert (cancelled.state, cancelled.cancel_reason) == (resources_pb2.Reply.STATE_CANCELLED, "no time")
+    await resuming
+    assert resumed.text == long.text
+    assert resumed.terminal == long.terminal
+    assert stopped.terminal.finished.reason == resources_pb2.FINISH_REASON_CANCELLED
+
+
+@pytest.mark.parametrize(("first", "second"), [(signal.SIGTERM, signal.SIGTERM), (signal.SIGINT, signal.SIGINT)])
+async def test_a_second_signal_hurries(tmp_path, first, second) -> None:
+    async with (
+        ServerProcess(tmp_path, toml=limits(pause_s=0, grace_s=600)) as server,
+        open_channel(server.address) as channel,
+    ):
+        async with watching(chat_pb2_grpc.ChatStub(channel), asking(LONG)) as (long,):
+            server.send(first)
+            await long.was_sent_away.wait()
+            server.send(second)
+        assert await server.exited(limit_s=10) == 0
+        assert reason_of(long.terminal.failed.error) == "OWNER_LOST"
+        assert server.rows("SELECT state FROM reply") == [("FAILED",)]
+        assert nothing_left(server)
+
+
+async def test_a_second_signal_ends_the_pause_too(tmp_path) -> None:
+    async with (
+        ServerProcess(tmp_path, toml=limits(pause_s=600, grace_s=600)) as server,
+        open_channel(server.address) as channel,
+    ):
+        health = health_pb2_grpc.HealthStub(channel).Watch(health_pb2.HealthCheckRequest(), timeout=60)
+        assert (await health.read()).status == health_pb2.HealthCheckResponse.SERVING
+        async with watching(chat_pb2_grpc.ChatStub(channel), asking(LONG)) as (long,):
+            server.send(signal.SIGTERM)
+            assert (await health.read()).status == health_pb2.HealthCheckResponse.NOT_SERVING
+            health.cancel()
+            server.send(signal.SIGTERM)
+        assert await server.exited(limit_s=10) == 0
+        assert reason_of(long.terminal.failed.error) == "OWNER_LOST"
+        assert nothing_left(server)
+
+
+async def test_a_waiting_call_returns_what_there_is(tmp_path) -> None:
+    async with (
+        ServerProcess(tmp_path, toml=limits(pause_s=0, grace_s=600)) as server,
+        open_channel(server.address) as channel,
+    ):
+        chat = chat_pb2_grpc.ChatStub(channel)
+        creating = asyncio.ensure_future(chat.CreateReply(asking(LONG), timeout=60))
+        (reply_id,) = await _rows(server, "SELECT id FROM reply WHERE state = 'STREAMING'")
+        poll = chat_pb2.PollReplyRequest(reply_id=reply_id, after_sequence=60_000)
+        poll.wait.FromSeconds(50)
+        polling = asyncio.ensure_future(chat.PollReply(poll, timeout=60))
+        await _gauge(server, "parley_readers_active", 2)
+        server.send(signal.SIGTERM)
+        standing, polled = await asyncio.gather(creating, polling)
+        assert standing.state == resources_pb2.Reply.STATE_STREAMING
+        assert LONG.startswith(text_of(standing))
+        assert polled.reply.state == resources_pb2.Reply.STATE_STREAMING
+        assert not polled.chunks
+        server.send(signal.SIGTERM)
+        assert await server.exited(limit_s=10) == 0
+
+
+async def test_a_server_without_work_stops_at_once(tmp_path) -> None:
+    async with ServerProcess(tmp_path, toml=limits(pause_s=0, grace_s=600)) as server:
+        began_s = time.monotonic()
+        assert await server.terminate() == 0
+        assert time.monotonic() - began_s < 5
+        assert [each["event"] for each in server.events()][-1] == "stopped"
+
+
+async def _rows(server: ServerProcess, query: str) -> tuple[object, ...]:
+    async def found() -> object:
+        return server.rows(query)
+
+    return (await until(found, query))[0]
+
+
+async def _gauge(server: ServerProcess, name: str, value: float) -> None:
+    async def reached() -> bool:
+        return (await server.metrics())[name] == value
+
+    await until(reached, f"{name} = {value}")

@@ -1,0 +1,300 @@
+"""A server that is killed at random points, again and again: what every reader had, and what is left, hold together."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import os
+import random
+import time
+import uuid
+from collections import Counter
+from contextlib import AsyncExitStack
+
+import grpc
+import parley
+import pytest
+from parley.v1 import chat_pb2, chat_pb2_grpc, resources_pb2
+
+from tests.integration.process.watching import Watcher, reason_of, script, text_of, words
+from tests.processes import ServerProcess, open_channel
+from tests.upstream import Pause, Request, Script, Upstream, done, finish, text
+
+KILLS = 50
+CONVERSATIONS = 6
+LOSS_S = 0.25
+SEED = int(os.environ.get("PARLEY_TEST_SEED", "0")) or random.randrange(1, 1 << 31)
+FAR = """
+[providers.near]
+kind = "scripted"
+[providers.far]
+kind = "openai"
+base_url = "{url}"
+[models.near]
+provider = "near"
+name = "scripted"
+[models.far]
+provider = "far"
+name = "far"
+[server]
+default_model = "near"
+"""
+
+
+def paced_answer(request: Request) -> Script:
+    """What `TAG COUNT PACE_S` asks for, one word at a time."""
+    tag, count, pace_s = request.json["messages"][-1]["content"].split()
+    pieces = [text(f"{tag}.{number} ") for number in range(int(count))]
+    return Script([*itertools.chain.from_iterable((piece, Pause(float(pace_s))) for piece in pieces), finish(), done()])
+
+
+class Turn:
+    """One message of one conversation, and its reader."""
+
+    def __init__(self, chance: random.Random, number: int, conversation_id: str) -> None:
+        self.model = chance.choice(["near", "far"])
+        self.tag = f"t{number}"
+        count, pace_s = chance.choice([(3, 0.005), (40, 0.01), (400, 0.003), (400, 0.02)])
+        self.whole = words(self.tag, count)
+        self.question = f"{self.tag} {count} {pace_s}"
+        if self.model == "near":
+            self.question = script(self.whole, delay_s=pace_s)
+        self.delay_s = chance.uniform(0.0, 0.3)
+        self.had = ""
+        self.must_be_stored = 0
+        self.killed_s = 0.0
+        self.ended_before = False
+        self.watcher = Watcher(
+            chat_pb2.ReplyRequest(
+                request_id=str(uuid.UUID(int=chance.getrandbits(128))),
+                conversation_id=conversation_id,
+                text=self.question,
+                model=self.model,
+            )
+        )
+
+    async def run(self, chat: chat_pb2_grpc.ChatStub) -> None:
+        await asyncio.sleep(self.delay_s)
+        await self.watcher.start(chat)
+
+
+class Drill:
+    """The conversations, their turns, and what was seen of them over all the kills."""
+
+    def __init__(self, server: ServerProcess, chance: random.Random) -> None:
+        self.server = server
+        self.chance = chance
+        self.conversations: list[str] = []
+        self.turns: list[Turn] = []
+        self.numbers = itertools.count()
+        self.seen: Counter[str] = Counter()
+        self.kills = 0
+        self.start_s: list[float] = []
+        self.lost_s: list[float] = []
+
+    async def open_conversations(self) -> None:
+        async with open_channel(self.server.address) as channel:
+            chat = chat_pb2_grpc.ChatStub(channel)
+            for _ in range(CONVERSATIONS):
+                reply = await chat.CreateReply(chat_pb2.ReplyRequest(text=script("Hello.", delay_s=0)))
+                assert reply.state == resources_pb2.Reply.STATE_COMPLETED
+                self.conversations.append(reply.conversation_id)
+
+    async def stream_and_kill(self) -> None:
+        """Every conversation gets its next message; somewhere in between the server dies."""
+        self.turns = [Turn(self.chance, next(self.numbers), each) for each in self.conversations]
+        async with open_channel(self.server.address) as channel:
+            chat = chat_pb2_grpc.ChatStub(channel)
+            running = [asyncio.create_task(turn.run(chat)) for turn in self.turns]
+            await asyncio.sleep(self.chance.uniform(0.0, 0.7))
+            killed_s = time.monotonic()
+            await self.server.kill9()
+            self.kills += 1
+            await asyncio.gather(*running)
+        for turn in self.turns:
+            turn.had = turn.watcher.text
+            turn.must_be_stored = turn.watcher.length_at(killed_s - LOSS_S)
+            turn.killed_s = killed_s
+            turn.ended_before = turn.watcher.terminal is not None
+
+    async def restart(self) -> None:
+        """Start it; sometimes it is killed once more on the way."""
+        if self.chance.random() < 0.15:
+            await self.server.launch()
+            await asyncio.sleep(self.chance.uniform(0.1, 1.2))
+            await self.server.kill9()
+            self.kills += 1
+        began_s = time.monotonic()
+        await self.server.start()
+        self.start_s.append(time.monotonic() - began_s)
+
+    async def check(self) -> None:
+        """Everything that a restart promises, for each reader there was."""
+        states = self.server.rows("SELECT count(*) FROM reply WHERE state IN ('PENDING', 'STREAMING')")
+        assert states == [(0,)], "every reply is terminal before the server is ready"
+        assert self.server.rows("SELECT count(*) FROM checkpoint") == [(0,)]
+        async with open_channel(self.server.address) as channel:
+            chat = chat_pb2_grpc.ChatStub(channel)
+            await asyncio.gather(*(self._check_turn(chat, turn) for turn in self.turns))
+
+    async def _check_turn(self, chat: chat_pb2_grpc.ChatStub, turn: Turn) -> None:
+        watcher = turn.watcher
+        if not watcher.reply_id:
+            self.seen["not accepted, as far as the caller knew"] += 1
+            await self._check_unknown(chat, turn)
+            return
+        reply = await chat.GetReply(chat_pb2.GetReplyRequest(reply_id=watcher.reply_id))
+        stored = text_of(reply)
+        self._check_text(turn, stored)
+        if turn.ended_before:
+            assert (stored, reply.last_sequence) == (turn.had, watcher.sequence)
+            assert reply.state == resources_pb2.Reply.STATE_COMPLETED
+        cursor, snapshots = watcher.sequence, watcher.snapshots
+        await watcher.resume(chat)
+        assert watcher.terminal is not None
+        assert watcher.text == stored
+        self._check_terminal(watcher, reply)
+        if reply.state == resources_pb2.Reply.STATE_FAILED:
+            assert reason_of(reply.error) == "OWNER_LOST"
+            assert watcher.snapshots == snapshots + 1
+            assert watcher.sequence > cursor + 1
+            self.seen["lost its owner"] += 1
+        else:
+            assert reply.state == resources_pb2.Reply.STATE_COMPLETED
+            assert stored == turn.whole
+            self.seen["ended before"] += 1
+        again, snapshots = watcher.sequence, watcher.snapshots
+        await watcher.resume(chat)
+        assert (watcher.sequence, watcher.snapshots) == (again, snapshots), "at the end: the terminal chunk alone"
+        self._check_terminal(watcher, reply)
+        await self._check_retry(chat, turn, reply)
+
+    def _check_text(self, turn: Turn, stored: str) -> None:
+        assert turn.whole.startswith(turn.had)
+        assert turn.whole.startswith(stored), "nothing of another reply, nothing twice, no gap"
+        assert len(stored) >= turn.must_be_stored, f"lost: {turn.had[len(stored) : turn.must_be_stored]!r}"
+        if len(stored) < len(turn.had):
+            first_lost_s = turn.watcher.time_of(len(stored) + 1)
+            self.lost_s.append(turn.killed_s - first_lost_s)
+
+    def _check_terminal(self, watcher: Watcher, reply: resources_pb2.Reply) -> None:
+        assert watcher.terminal is not None
+        assert watcher.terminal.sequence == reply.last_sequence
+        if reply.state == resources_pb2.Reply.STATE_FAILED:
+            assert watcher.terminal.failed.error == reply.error
+            assert watcher.terminal.failed.usage == reply.usage
+            assert watcher.status is grpc.StatusCode.ABORTED
+            assert watcher.error is not None
+            assert reason_of(watcher.error) == reason_of(reply.error)
+        else:
+            assert watcher.terminal.finished.reason == reply.finish_reason
+            assert watcher.terminal.finished.usage == reply.usage
+            assert watcher.status is grpc.StatusCode.OK
+
+    async def _check_retry(self, chat: chat_pb2_grpc.ChatStub, turn: Turn, reply: resources_pb2.Reply) -> None:
+        retry = Watcher(turn.watcher.request)
+        await retry.start(chat)
+        assert (retry.reply_id, retry.replayed) == (reply.id, True)
+        assert retry.text == text_of(reply)
+        self._check_terminal(retry, reply)
+
+    async def _check_unknown(self, chat: chat_pb2_grpc.ChatStub, turn: Turn) -> None:
+        """Accepted or not, the caller cannot know. A retry finds the reply, or starts the only one; it is stopped."""
+        request = chat_pb2.ReplyRequest()
+        request.CopyFrom(turn.watcher.request)
+        request.wait.FromMilliseconds(0)
+        first = await chat.CreateReply(request)
+        ended = await chat.Cancel(chat_pb2.CancelRequest(reply_id=first.id))
+        assert ended.state in (
+            resources_pb2.Reply.STATE_CANCELLED,
+            resources_pb2.Reply.STATE_FAILED,
+            resources_pb2.Reply.STATE_COMPLETED,
+        )
+        self.seen["of those, accepted"] += ended.state == resources_pb2.Reply.STATE_FAILED
+        turn.watcher.reply_id = first.id
+        await self._check_retry(chat, turn, ended)
+
+
+@pytest.mark.timeout(240)
+async def test_whatever_the_moment_of_the_kill_readers_and_database_agree(tmp_path) -> None:
+    chance = random.Random(SEED)
+    print(f"PARLEY_TEST_SEED={SEED}")
+    async with AsyncExitStack() as stack:
+        upstream = await stack.enter_async_context(Upstream())
+        upstream.reply_with(paced_answer)
+        server = await stack.enter_async_context(ServerProcess(tmp_path, toml=FAR.format(url=upstream.url)))
+        drill = Drill(server, chance)
+        await drill.open_conversations()
+        accepted = {}
+        while drill.kills < KILLS:
+            await drill.stream_and_kill()
+            await drill.restart()
+            await drill.check()
+            accepted |= {turn.watcher.request.request_id: turn.watcher.reply_id for turn in drill.turns}
+        asked = Counter(request.json["messages"][-1]["content"] for request in upstream.requests)
+        stored = server.rows("SELECT request_id, id FROM reply")
+        messages = server.rows("SELECT reply_id, count(*) FROM message WHERE reply_id IS NOT NULL GROUP BY 1")
+        usage = server.rows("SELECT count(*) FROM usage")
+        problems = [each for each in server.events() if each["level"] == "error"]
+        assert await server.terminate() == 0
+    print(drill.kills, dict(drill.seen), f"start {max(drill.start_s):.2f} s, lost {max(drill.lost_s, default=0):.3f} s")
+    assert max(asked.values()) == 1, "no request was ever generated twice"
+    assert len(stored) == len(accepted) + CONVERSATIONS
+    assert accepted.items() <= dict(stored).items(), "accepted is durable, and stays so over every later kill"
+    assert all(count == 1 for _, count in messages)
+    assert usage == [(len(stored),)]
+    assert drill.seen["lost its owner"] > KILLS
+    assert drill.seen["ended before"] > 0
+    assert problems == []
+
+
+async def read_to_failure(stream: parley.ReplyStream) -> tuple[list[parley.Event], parley.ReplyFailed]:
+    events: list[parley.Event] = []
+    try:
+        async for event in stream:
+            events.append(event)  # noqa: PERF401 - what came before the error is kept
+    except parley.ReplyFailed as failure:
+        return events, failure
+    raise AssertionError("the reply did not fail")
+
+
+@pytest.mark.timeout(120)
+@pytest.mark.parametrize(("texts", "first_token_s"), [(40, 0.0), (1, 0.0), (0, 30.0)])
+async def test_the_client_rides_through_a_kill_by_itself(tmp_path, texts: int, first_token_s: float) -> None:
+    """Killed in mid-text, right after the first text, and before it."""
+    whole = words("w", 400)
+    quick = parley.Backoff(first_s=0.05, max_s=0.2)
+    async with ServerProcess(tmp_path) as server, parley.Client(server.address, backoff=quick) as client:
+        stream = client.stream_reply(script(whole, delay_s=0.01, first_token_delay_s=first_token_s))
+        assert isinstance(await anext(stream), parley.Accepted)
+        for _ in range(texts):
+            assert isinstance(await anext(stream), parley.Text)
+        had = stream.text
+        await server.kill9()
+        restarting = asyncio.create_task(server.start())
+        events, failure = await read_to_failure(stream)
+        await restarting
+        assert (failure.reason, failure.retryable) == ("OWNER_LOST", True)
+        kinds = [type(event) for event in events if not isinstance(event, parley.Text)]
+        assert kinds == [parley.Reconnecting] * (len(kinds) - 1) + [parley.Snapshot]
+        assert len(kinds) > 1
+        reply = await client.get_reply(stream.reply_id)
+        assert failure.text == stream.text == text_of(reply)
+        assert whole.startswith(failure.text)
+        assert failure.text.startswith(had) or had.startswith(failure.text)
+        assert bool(failure.text) or texts < 40
+        retried = await client.create_reply(script("Here.", delay_s=0), conversation_id=stream.conversation_id)
+        assert text_of(retried) == "Here."
+
+
+async def test_the_client_starts_a_reply_on_a_server_that_comes_back(tmp_path) -> None:
+    async with ServerProcess(tmp_path) as server, parley.Client(server.address) as client:
+        await server.kill9()
+        stream = client.stream_reply(script("Late.", delay_s=0))
+        reconnecting = await anext(stream)
+        assert isinstance(reconnecting, parley.Reconnecting)
+        await server.start()
+        async for _ in stream:
+            pass
+        assert (stream.text, stream.finished.reason) == ("Late.", "STOP")
+        assert server.rows("SELECT count(*) FROM reply") == [(1,)]

@@ -1,0 +1,271 @@
+"""`parley serve` as its operators have it: a process of its own, which tests start, ask, signal, kill and watch.
+
+Every wait is for a condition: a line, health, a metric, the exit. Nothing outlives the `async with`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import socket
+import sqlite3
+import sys
+import urllib.request
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any, Self
+
+import grpc
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from prometheus_client.parser import text_string_to_metric_families
+
+PARLEY = str(Path(sys.executable).with_name("parley"))
+READY_S = 30.0
+EXIT_S = 30.0
+POLL_S = 0.02
+MIB = 1024 * 1024
+
+CHANNEL_OPTIONS = (
+    ("grpc.enable_http_proxy", 0),
+    ("grpc.enable_retries", 0),
+    ("grpc.use_local_subchannel_pool", 1),
+    ("grpc.initial_reconnect_backoff_ms", 50),
+    ("grpc.min_reconnect_backoff_ms", 1_000),
+    ("grpc.max_reconnect_backoff_ms", 1_000),
+)
+
+
+def clean_environment(**more: str) -> dict[str, str]:
+    """This process's environment without what configures a server, a provider or a proxy, and with `more`."""
+    unwanted = ("PARLEY_", "OPENAI_", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY")
+    kept = {name: value for name, value in os.environ.items() if not name.upper().startswith(unwanted)}
+    return kept | more
+
+
+def open_channel(address: str, *, options: tuple[tuple[str, Any], ...] = ()) -> grpc.aio.Channel:
+    """A channel with a connection of its own, which connects again quickly and repeats nothing by itself."""
+    return grpc.aio.insecure_channel(address, options=(*CHANNEL_OPTIONS, *options))
+
+
+def free_port() -> int:
+    """A port of this machine that nobody has just now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+async def until(condition: Callable[[], Awaitable[Any]], what: str, *, limit_s: float = 20.0) -> Any:
+    """Ask again and again until the answer is true; that answer. Fails with `what` and the last answer."""
+    last: Any = None
+    try:
+        async with asyncio.timeout(limit_s):
+            while not (last := await condition()):
+                await asyncio.sleep(POLL_S)
+    except TimeoutError:
+        raise AssertionError(f"not within {limit_s:g} s: {what} (last: {last!r})") from None
+    return last
+
+
+class ServerProcess:
+    """A server on `parley.db` in `folder`. Started again after its end, it has the same address and the same file.
+
+    `toml` is its configuration file. `environment` wins over what this class sets: `PARLEY_LISTEN` on a port that the
+    system chooses at the first start, `PARLEY_METRICS_LISTEN` the same.
+    """
+
+    def __init__(self, folder: Path, *, toml: str = "", **environment: str) -> None:
+        self.database = folder / "parley.db"
+        config = folder / "parley.toml"
+        config.write_text(toml)
+        self.environment = {
+            "PARLEY_CONFIG": str(config),
+            "PARLEY_DATABASE_URL": f"sqlite+aiosqlite:///{self.database}",
+            "PARLEY_LISTEN": "127.0.0.1:0",
+            "PARLEY_METRICS_LISTEN": "127.0.0.1:0",
+            **environment,
+        }
+        self.lines: list[str] = []
+        self.port = 0
+        self.metrics_port = 0
+        self._process: asyncio.subprocess.Process | None = None
+        self._reading: asyncio.Task[None] | None = None
+        self._news = asyncio.Event()
+
+    @property
+    def address(self) -> str:
+        """Where it is called."""
+        return f"127.0.0.1:{self.port}"
+
+    @property
+    def pid(self) -> int:
+        """Of the process that was started last."""
+        assert self._process is not None
+        return self._process.pid
+
+    @property
+    def exit_status(self) -> int | None:
+        """None while it runs; negative: the signal that ended it."""
+        return self._process.returncode if self._process else None
+
+    async def __aenter__(self) -> Self:
+        await self.start()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        if self._process is not None and self.exit_status is None:
+            await self.kill9()
+
+    async def start(self) -> None:
+        """Start it and wait until it is ready."""
+        await self.launch()
+        await self.ready()
+
+    async def launch(self) -> None:
+        """Start it, and wait for nothing."""
+        assert self._process is None or self.exit_status is not None, "it runs"
+        self.lines = []
+        self._process = await asyncio.create_subprocess_exec(
+            PARLEY,
+            "serve",
+            env=clean_environment(**self.environment),
+            cwd=self.database.parent,
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=asyncio.subprocess.DEVNULL,
+            stderr=asyncio.subprocess.PIPE,
+        )
+        self._reading = asyncio.create_task(self._read(self._process))
+
+    async def ready(self) -> None:
+        """Wait until it has said that it serves, then ask its health."""
+        await self.line("Parley serves on")
+        (serving,) = self.events("serving")
+        self.port = int(serving["address"].rpartition(":")[2])
+        self.environment["PARLEY_LISTEN"] = self.address
+        if "metrics" in serving:
+            self.metrics_port = int(serving["metrics"].rpartition(":")[2])
+            self.environment["PARLEY_METRICS_LISTEN"] = f"127.0.0.1:{self.metrics_port}"
+        assert await self.health() == "SERVING"
+
+    async def health(self, service: str = "") -> str:
+        """Its health by name, or the status of the call."""
+        async with open_channel(self.address) as channel:
+            try:
+                answer = await health_pb2_grpc.HealthStub(channel).Check(
+                    health_pb2.HealthCheckRequest(service=service), timeout=5, wait_for_ready=True
+                )
+            except grpc.aio.AioRpcError as error:
+                return error.code().name
+        return str(health_pb2.HealthCheckResponse.ServingStatus.Name(answer.status))
+
+    async def line(self, words: str, *, limit_s: float = READY_S) -> str:
+        """The first line of standard error that holds these words; waits for it. Fails once the process has ended."""
+        try:
+            async with asyncio.timeout(limit_s):
+                while True:
+                    self._news.clear()
+                    for line in self.lines:
+                        if words in line:
+                            return line
+                    assert not self._all_read(), f"it ended without {words!r}: {self.told}"
+                    await self._news.wait()
+        except TimeoutError:
+            raise AssertionError(f"no line with {words!r} within {limit_s:g} s: {self.told}") from None
+
+    @property
+    def told(self) -> str:
+        """All that it has written to standard error."""
+        return "\n".join(self.lines)
+
+    def events(self, name: str = "") -> list[dict[str, Any]]:
+        """Its log lines, or those of one event."""
+        told = [json.loads(line) for line in self.lines if line.startswith("{")]
+        return [each for each in told if name in ("", each["event"])]
+
+    async def kill9(self) -> None:
+        """Kill it, and return once it is gone."""
+        self.send(signal.SIGKILL)
+        await self.exited()
+
+    def send(self, number: signal.Signals) -> None:
+        """Send a signal."""
+        os.kill(self.pid, number)
+
+    async def terminate(self) -> int:
+        """Ask it to stop; its exit status."""
+        self.send(signal.SIGTERM)
+        return await self.exited()
+
+    async def exited(self, *, limit_s: float = EXIT_S) -> int:
+        """Its exit status, once it has ended and all it said is read."""
+        assert self._process is not None
+        assert self._reading is not None
+        try:
+            async with asyncio.timeout(limit_s):
+                status = await self._process.wait()
+                await self._reading
+        except TimeoutError:
+            raise AssertionError(f"it runs on after {limit_s:g} s: {self.told}") from None
+        return status
+
+    async def metrics(self) -> dict[str, float]:
+        """Samples by name, summed over their labels, and by `name{value,value}`."""
+        url = f"http://127.0.0.1:{self.metrics_port}/metrics"
+        text = await asyncio.to_thread(_fetch, url)
+        samples: dict[str, float] = {}
+        for family in text_string_to_metric_families(text):
+            for sample in family.samples:
+                named = f"{sample.name}{{{','.join(sample.labels.values())}}}"
+                samples[named] = sample.value
+                samples[sample.name] = samples.get(sample.name, 0.0) + sample.value
+        return samples
+
+    async def idle(self, *, limit_s: float = 30.0) -> None:
+        """Wait until no reply runs and nobody reads."""
+
+        async def still() -> bool:
+            now = await self.metrics()
+            return now["parley_replies_active"] == 0 == now["parley_readers_active"]
+
+        await until(still, "no replies and no readers", limit_s=limit_s)
+
+    def rss_bytes(self) -> int:
+        """Its resident memory."""
+        return int(Path(f"/proc/{self.pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGESIZE")
+
+    def open_files(self) -> list[str]:
+        """What its open descriptors are: paths, or kinds such as `socket`."""
+        kinds = []
+        for entry in Path(f"/proc/{self.pid}/fd").iterdir():
+            try:
+                kinds.append(str(entry.readlink()).partition(":[")[0])
+            except FileNotFoundError:
+                continue
+        return kinds
+
+    def rows(self, query: str) -> list[tuple[Any, ...]]:
+        """What a query finds in its database, also while it runs."""
+        connection = sqlite3.connect(f"file:{self.database}?mode=ro", uri=True, timeout=10)
+        try:
+            return connection.execute(query).fetchall()
+        finally:
+            connection.close()
+
+    def _all_read(self) -> bool:
+        return self._reading is not None and self._reading.done()
+
+    async def _read(self, process: asyncio.subprocess.Process) -> None:
+        assert process.stderr is not None
+        try:
+            while line := await process.stderr.readline():
+                self.lines.append(line.decode(errors="replace").rstrip("\n"))
+                self._news.set()
+        finally:
+            asyncio.get_running_loop().call_soon(self._news.set)
+
+
+def _fetch(url: str) -> str:
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    with opener.open(url, timeout=10) as answer:
+        return str(answer.read().decode())
