@@ -28,6 +28,7 @@ _UNFINISHED = (
     .order_by(reply.c.create_time_us, reply.c.id)
     .limit(bindparam("rows"))
 )
+_UNFINISHED_ONE = _UNFINISHED.where(_THIS)
 _UNFINISHED_IDS = select(reply.c.id).where(reply_active)
 _CHECKPOINTS = (
     select(checkpoint.c.to_sequence, checkpoint.c.entries)
@@ -100,9 +101,10 @@ def request_cancel(
     return get_reply(connection, identity, reply_id) if row is None else reply_of(row)
 
 
-def unfinished(connection: Connection, limit: int) -> list[Unfinished]:
-    """Oldest first, with the durable part of each one's log."""
-    rows = connection.execute(_UNFINISHED, {"rows": limit}).all()
+def unfinished(connection: Connection, limit: int, reply_id: str = "") -> list[Unfinished]:
+    """Oldest first (or the one that is named), with the durable part of each one's log."""
+    which = {"rows": limit} | ({"reply_id": reply_id} if reply_id else {})
+    rows = connection.execute(_UNFINISHED_ONE if reply_id else _UNFINISHED, which).all()
     return [_unfinished(connection, row) for row in rows]
 
 

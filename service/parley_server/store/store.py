@@ -115,9 +115,9 @@ class SqlStore:
         """See the port."""
         return await self._read(lambda connection: replies.get_reply(connection, identity, reply_id))
 
-    async def unfinished(self, limit: int) -> list[Unfinished]:
+    async def unfinished(self, limit: int, reply_id: str = "") -> list[Unfinished]:
         """See the port."""
-        return await self._read(lambda connection: replies.unfinished(connection, limit))
+        return await self._read(lambda connection: replies.unfinished(connection, limit, reply_id))
 
     async def unfinished_ids(self) -> list[str]:
         """See the port."""
