@@ -54,7 +54,7 @@ class App:
         self._store = open_store(settings.database_url)
         interval_s = settings.server.checkpoint_interval_s
         self._relay = EmbeddedRelay(self._store, self._clock, interval_s=interval_s)
-        self._registry = _registry(settings, self._clock, self.telemetry)
+        self._registry = build_registry(settings, self._clock, self.telemetry)
         limits = _limits(settings)
         self.engine = Engine(
             store=self._store,
@@ -204,7 +204,8 @@ def _limits(settings: Settings) -> Limits:
     )
 
 
-def _registry(settings: Settings, clock: Clock, telemetry: Telemetry) -> Registry:
+def build_registry(settings: Settings, clock: Clock, telemetry: Telemetry | None = None) -> Registry:
+    """The models and their providers. Raises `NotConfigured` for what only a provider can see to be wrong."""
     models = [
         Model(
             alias=alias,

@@ -70,7 +70,7 @@ def _serve(options: argparse.Namespace) -> int:
 
 async def _run_server(settings: Settings) -> int:
     from parley_server.app import App
-    from parley_server.errors import StorageUnavailable
+    from parley_server.errors import NotConfigured, StorageUnavailable
     from parley_server.store.location import StoreUnusable
 
     loop, stop, hurry = asyncio.get_running_loop(), asyncio.Event(), asyncio.Event()
@@ -83,7 +83,7 @@ async def _run_server(settings: Settings) -> int:
     try:
         app = App(settings)
         await app.start()
-    except (StoreUnusable, StorageUnavailable, OSError) as error:
+    except (StoreUnusable, StorageUnavailable, NotConfigured, OSError) as error:
         print(f"parley serve: {error}", file=sys.stderr)
         return WRONG_CONFIGURATION
     print(f"Parley serves on {settings.listen.host}:{app.port}; Ctrl-C stops it", file=sys.stderr, flush=True)
@@ -115,8 +115,22 @@ def _migrate(options: argparse.Namespace) -> int:
 
 def _check(options: argparse.Namespace) -> int:
     settings = _settings(options)
+    from parley_server.errors import NotConfigured
+
+    try:
+        asyncio.run(_build_providers(settings))
+    except NotConfigured as error:
+        print(f"parley check: {error}", file=sys.stderr)
+        return WRONG_CONFIGURATION
     print(f"the configuration is valid: {len(settings.models)} models, {settings.server.default_model} by default")
     return 0
+
+
+async def _build_providers(settings: Settings) -> None:
+    from parley_server.app import build_registry
+    from parley_server.core.clock import SystemClock
+
+    await build_registry(settings, SystemClock()).close()
 
 
 def _chat(options: argparse.Namespace) -> int:

@@ -1,0 +1,160 @@
+"""What a start refuses, and how the commands say it: exit status 2, and what to do about it, on standard error."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import socket
+import sqlite3
+import subprocess
+from contextlib import closing
+from pathlib import Path
+
+import parley
+import pytest
+from parley_server.store.migrate import SCHEMA_RELEASE
+
+from tests.integration.process.watching import script, text_of
+from tests.processes import PARLEY, ServerProcess, clean_environment
+
+
+def command(folder: Path, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    """`parley` with these arguments, run in a folder, to its end."""
+    environment = {"PARLEY_METRICS_LISTEN": "", "PARLEY_LISTEN": "127.0.0.1:0"} | environment
+    return subprocess.run(
+        [PARLEY, *arguments],
+        env=clean_environment(**environment),
+        cwd=folder,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=30,
+    )
+
+
+def refusal(done: subprocess.CompletedProcess[str]) -> str:
+    """What a command that was refused has said."""
+    assert done.returncode == 2, done
+    assert done.stdout == ""
+    assert "Traceback" not in done.stderr
+    return done.stderr
+
+
+async def test_a_second_server_on_the_same_file_names_the_first(tmp_path) -> None:
+    async with ServerProcess(tmp_path) as first:
+        again = {"PARLEY_DATABASE_URL": first.environment["PARLEY_DATABASE_URL"]}
+        for name in ("serve", "migrate"):
+            told = refusal(command(tmp_path, name, **again))
+            assert told.count("\n") == 1
+            assert told.startswith(f"parley {name}: the database is in use by process {first.pid} on ")
+        assert await first.health() == "SERVING", "the first one goes on"
+        await first.kill9()
+        async with ServerProcess(tmp_path) as next_one:
+            assert await next_one.terminate() == 0
+
+
+def test_a_wrong_configuration_is_told_with_all_its_faults_at_once(tmp_path) -> None:
+    (tmp_path / "wrong.toml").write_text('[server]\nheartbeat_s = 0\n[models.fast]\nprovider = "nobody"\nname = "x"\n')
+    faults = {"PARLEY_CONFIG": str(tmp_path / "wrong.toml"), "PARLEY_LOG_LEVEL": "loud", "PARLEY_LISTN": "x"}
+    for name in ("serve", "check", "migrate"):
+        told = refusal(command(tmp_path, name, **faults))
+        for words in ("heartbeat_s", "nobody", "PARLEY_LOG_LEVEL", "PARLEY_LISTN"):
+            assert words in told
+        assert "faults:\n" in told
+    assert not list(tmp_path.glob("*.db*")), "nothing was begun"
+
+
+@pytest.mark.parametrize(
+    ("toml", "words"),
+    [
+        ('[providers.p]\nkind = "scripted"\nscript = { pace = 1 }\n[models.m]\nprovider = "p"\nname = "m"\n', "pace"),
+        ('[tls]\ncertificate = "no.pem"\nkey = "no.key"\n', "no.pem"),
+        ('[tls]\ncertificate = "text.pem"\nkey = "text.pem"\n', "must be a PEM"),
+        ("[tenants.shop]\n", "tenants"),
+        ("[server\n", "line 1"),
+    ],
+)
+def test_a_fault_that_only_a_part_can_see_is_told_in_the_same_way(tmp_path, toml: str, words: str) -> None:
+    (tmp_path / "wrong.toml").write_text(toml)
+    (tmp_path / "text.pem").write_text("This is no certificate.")
+    for name in ("serve", "check"):
+        told = refusal(command(tmp_path, name, "--config", "wrong.toml"))
+        assert words in told
+        assert "configuration" in told or told.startswith(f"parley {name}: ")
+
+
+@pytest.mark.parametrize(
+    ("url", "words"),
+    [
+        ("sqlite+aiosqlite:///no/such/folder/parley.db", "no/such/folder"),
+        ("postgresql+asyncpg://127.0.0.1/parley", "PostgreSQL"),
+        ("sqlite+aiosqlite:///:memory:", "file"),
+        ("sqlite+aiosqlite:///text.db", "text.db"),
+    ],
+)
+def test_a_database_that_cannot_be_used(tmp_path, url: str, words: str) -> None:
+    (tmp_path / "text.db").write_text("This is no database." * 100)
+    assert words in refusal(command(tmp_path, "serve", PARLEY_DATABASE_URL=url))
+
+
+def test_an_open_server_keeps_to_this_machine(tmp_path) -> None:
+    told = refusal(command(tmp_path, "serve", PARLEY_LISTEN="0.0.0.0:0"))
+    assert "PARLEY_INSECURE" in told
+
+
+def test_a_port_in_use(tmp_path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        address = f"127.0.0.1:{taken.getsockname()[1]}"
+        told = refusal(command(tmp_path, "serve", "--listen", address))
+        last = told.splitlines()[-1]
+        assert last == f"parley serve: cannot listen on {address}: is the port in use?"
+        told = refusal(command(tmp_path, "serve", PARLEY_METRICS_LISTEN=address))
+        last = told.splitlines()[-1]
+        assert f"metrics on {address}: the address is in use" in last
+        assert "PARLEY_METRICS_LISTEN" in last
+    assert command(tmp_path, "migrate").returncode == 0, "the failed starts have left the database free"
+
+
+def put_release(database: Path, release: int) -> None:
+    with closing(sqlite3.connect(database)) as connection, connection:
+        connection.execute("UPDATE schema_release SET release = ?", (release,))
+
+
+async def test_a_schema_of_the_next_release_is_served_and_one_later_is_refused(tmp_path) -> None:
+    migrated = command(tmp_path, "migrate")
+    assert (migrated.returncode, migrated.stdout) == (0, f"the schema is at release {SCHEMA_RELEASE}\n")
+    database = tmp_path / "parley.db"
+    put_release(database, SCHEMA_RELEASE + 2)
+    told = refusal(command(tmp_path, "serve"))
+    assert f"schema release {SCHEMA_RELEASE + 2}" in told
+    assert "start a newer server" in told
+    put_release(database, SCHEMA_RELEASE + 1)
+    async with ServerProcess(tmp_path) as server, parley.Client(server.address) as client:
+        assert text_of(await client.create_reply(script("Hello.", delay_s=0))) == "Hello."
+    with closing(sqlite3.connect(database)) as connection:
+        assert connection.execute("SELECT release FROM schema_release").fetchall() == [(SCHEMA_RELEASE + 1,)]
+
+
+async def test_serve_brings_a_database_without_a_schema_up_to_date(tmp_path) -> None:
+    with closing(sqlite3.connect(tmp_path / "parley.db")) as connection, connection:
+        connection.execute("CREATE TABLE of_somebody_else (x)")
+    async with ServerProcess(tmp_path) as server:
+        assert server.rows("SELECT release FROM schema_release") == [(SCHEMA_RELEASE,)]
+        assert await server.terminate() == 0
+    again = command(tmp_path, "migrate")
+    assert (again.returncode, again.stdout) == (0, f"the schema is at release {SCHEMA_RELEASE}\n")
+
+
+def test_the_commands_say_what_they_are(tmp_path) -> None:
+    told = command(tmp_path, "--help")
+    assert told.returncode == 0
+    for name in ("serve", "chat", "migrate", "check"):
+        assert re.search(rf"^ +{name} ", told.stdout, re.MULTILINE)
+        assert command(tmp_path, name, "--help").returncode == 0
+    version = command(tmp_path, "--version")
+    assert (version.returncode, version.stdout) == (0, "parley 0.1.0\n")
+    assert refusal(command(tmp_path)).startswith("usage: parley")
+    assert "invalid choice" in refusal(command(tmp_path, "sever"))
+    checked = command(tmp_path, "check")
+    assert (checked.returncode, checked.stdout) == (0, "the configuration is valid: 1 models, scripted by default\n")
+    assert shutil.which("parley", path=str(Path(PARLEY).parent)) == PARLEY
