@@ -286,10 +286,11 @@ async def test_a_mark_left_by_a_cancel_ends_the_acceptance_as_cancelled(store, q
 async def test_a_mark_is_kept_by_a_refusal_and_forgotten_after_a_minute(store):
     conversation = await created(store)
     target = CancelTarget(request_id="marked")
-    await store.request_cancel(ANN, target, FinishReason.CANCELLED, "stop", NOW_US)
+    await store.request_cancel(ANN, target, FinishReason.CANCELLED, "first", NOW_US)
+    await store.request_cancel(ANN, target, FinishReason.CANCELLED, "second", NOW_US + 50 * SECOND_US)
     assert await store.accept(acceptance(conversation, request_id="marked", head="elsewhere")) == HeadMoved()
-    marked = await accepted(store, conversation, request_id="marked")
-    assert marked.state is State.CANCELLED
+    marked = await accepted(store, conversation, request_id="marked", now_us=NOW_US + 100 * SECOND_US)
+    assert (marked.state, marked.cancel_reason) == (State.CANCELLED, "first")
 
     await store.request_cancel(ANN, CancelTarget(request_id="late"), FinishReason.CANCELLED, "stop", NOW_US)
     current = await store.get_conversation(ANN, conversation.id)

@@ -337,7 +337,7 @@ async def test_a_leaf_or_cursor_must_be_in_the_conversation(store):
     for which in ({"leaf": other.head_message_id}, {"leaf": "unknown"}, {"cursor": other.head_message_id}):
         with pytest.raises(MessageNotFound):
             await texts(store, mine, **which)
-    for cursor in ("x", "-1", "9" * 30, "²"):
+    for cursor in ("x", "-1", "9" * 30, "²", "\N{ARABIC-INDIC DIGIT THREE}"):
         with pytest.raises(MessageNotFound):
             await texts(store, mine, all_branches=True, cursor=cursor)
 

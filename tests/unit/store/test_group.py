@@ -280,6 +280,22 @@ async def test_an_acceptance_whose_commit_fails_again_has_an_unknown_outcome(sto
     assert await store.accept(asked) == Accepted(reply=asked.reply)
 
 
+async def test_an_acceptance_that_cannot_be_run_again_after_its_commit_failed(store):
+    asked = acceptance(await created(store))
+    commits = Commits(store._database, {1: "after"})
+
+    def refuse(_) -> None:
+        if "commit" in commits.seen:
+            raise OperationalError("BEGIN", {}, sqlite3.OperationalError("database is locked"))
+
+    event.listen(store._database.writer, "begin", refuse)
+    with pytest.raises(StorageUnavailable) as unknown:
+        await store.accept(asked)
+    assert unknown.value.outcome_unknown
+    event.remove(store._database.writer, "begin", refuse)
+    assert await store.accept(asked) == Accepted(reply=asked.reply)
+
+
 async def test_a_finalisation_whose_commit_failed_after_all_finds_its_own_text(store):
     reply = await accepted(store, await created(store))
     Commits(store._database, {1: "after"})
