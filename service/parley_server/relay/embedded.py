@@ -87,14 +87,20 @@ class EmbeddedRelay:
             await self._store.append_checkpoints(checkpoints)
         except StorageUnavailable as error:
             log.warning("journal_behind", extra={"fields": {"replies": len(logs), "problem": error.message}})
-            for behind in logs:
-                self._mark(behind)
-            return False
+        except Exception:  # a defect that ended this task would end the journal of every reply
+            log.exception("journal_defect", extra={"fields": {"replies": len(logs)}})
+        else:
+            self._written(logs, checkpoints)
+            return True
+        for behind in logs:
+            self._mark(behind)
+        return False
+
+    def _written(self, logs: list[Log], checkpoints: list[Checkpoint]) -> None:
         journaled = {checkpoint.reply_id: checkpoint.to_sequence for checkpoint in checkpoints}
         for written in logs:
             if (sequence := journaled.get(written.reply.id)) is not None:
                 written.journaled(sequence)
-        return True
 
 
 def _checkpoint(log: Log) -> Checkpoint | None:
