@@ -104,16 +104,21 @@ class Writer:
             return self._transaction(group)
         except Failed as failed:
             if failed.phase == "begin" or (failed.phase == "work" and len(group) == 1):
-                error = translate(failed.error)
-                return [Outcome(member.answer, error, failed=True) for member in group]
-            return [self._run_alone(member, may_be_committed=failed.phase == "commit") for member in group]
+                return [_told(member, failed.error) for member in group]
+            return self._run_one_by_one(group, may_be_committed=failed.phase == "commit")
 
-    def _run_alone(self, member: Member, *, may_be_committed: bool) -> Outcome:
-        try:
-            return self._transaction([member])[0]
-        except Failed as failed:
-            unknown = may_be_committed or failed.phase == "commit"
-            return Outcome(member.answer, translate(failed.error, outcome_unknown=unknown), failed=True)
+    def _run_one_by_one(self, group: list[Member], *, may_be_committed: bool) -> list[Outcome]:
+        """Once no transaction can be begun, the rest is given up: each attempt may wait for a lock for seconds."""
+        outcomes: list[Outcome] = []
+        while len(outcomes) < len(group):
+            member = group[len(outcomes)]
+            try:
+                outcomes += self._transaction([member])
+            except Failed as failed:
+                unknown = may_be_committed or failed.phase == "commit"
+                given_up = group[len(outcomes) :] if failed.phase == "begin" else [member]
+                outcomes += [_told(each, failed.error, outcome_unknown=unknown) for each in given_up]
+        return outcomes
 
     def _transaction(self, group: list[Member]) -> list[Outcome]:
         connection = self._begin(durable=any(member.durable for member in group))
@@ -162,6 +167,10 @@ class Writer:
             cursor = self._connection.connection.cursor()
             cursor.execute("PRAGMA wal_checkpoint(TRUNCATE)")
             cursor.close()
+
+
+def _told(member: Member, error: Exception, *, outcome_unknown: bool = False) -> Outcome:
+    return Outcome(member.answer, translate(error, outcome_unknown=outcome_unknown), failed=True)
 
 
 def _outcome(connection: Connection, member: Member) -> Outcome:

@@ -13,7 +13,7 @@ from queue import SimpleQueue
 from threading import Thread
 from typing import TypeVar
 
-from sqlalchemy import Connection, Engine, create_engine, event
+from sqlalchemy import URL, Connection, Engine, create_engine, event
 from sqlalchemy.engine.interfaces import DBAPIConnection
 from sqlalchemy.pool import ConnectionPoolEntry, NullPool
 
@@ -85,7 +85,7 @@ class SqliteDatabase:
 
 def open_engine(path: Path, *, read_only: bool) -> Engine:
     """An engine whose transactions are the database's own: BEGIN IMMEDIATE for the writer, BEGIN for readers."""
-    engine = create_engine(f"sqlite:///{path}", poolclass=NullPool)
+    engine = create_engine(URL.create("sqlite", database=str(path)), poolclass=NullPool)
 
     @event.listens_for(engine, "connect")
     def _connected(connection: DBAPIConnection, _: ConnectionPoolEntry) -> None:

@@ -164,6 +164,21 @@ async def test_a_group_whose_commit_failed_is_run_again_one_by_one(database, whe
     assert await count(database) == 5
 
 
+async def test_a_group_that_cannot_be_run_again_is_given_up_at_the_first_refused_begin(database):
+    commits = Commits(database, {2: "before"})
+
+    def refuse(_) -> None:
+        if commits.seen.count("commit") == 2:
+            raise OperationalError("BEGIN", {}, sqlite3.OperationalError("database is locked"))
+
+    event.listen(database.writer, "begin", refuse)
+    outcomes = await grouped(database, [insert(number) for number in range(20)])
+    assert [type(outcome) for outcome in outcomes] == [StorageUnavailable] * 20
+    assert all(outcome.outcome_unknown for outcome in outcomes)
+    assert len(set(map(id, outcomes))) == 20, "each caller raises an error of its own"
+    assert commits.seen.count("begin") == 3
+
+
 async def test_a_write_by_a_cancelled_caller_happens_and_disturbs_nobody(database):
     go_on = await hold(database)
     cancelled = asyncio.ensure_future(database.write(insert(1), durable=False))

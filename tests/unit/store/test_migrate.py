@@ -25,6 +25,13 @@ def test_an_empty_database_is_brought_up_to_the_newest_schema(path):
     assert schema_release(url) == SCHEMA_RELEASE
 
 
+def test_a_path_of_any_characters_is_taken_as_it_is(tmp_path):
+    path = tmp_path / "100% ours #1 é.db"
+    migrate(f"sqlite:///{path}")
+    assert path.exists()
+    assert schema_release(f"sqlite+aiosqlite:///{path}") == SCHEMA_RELEASE
+
+
 def test_a_database_file_without_tables_has_no_release(path):
     path.touch()
     assert schema_release(f"sqlite:///{path}") is None
