@@ -210,13 +210,13 @@ class ServerProcess:
         return status
 
     async def metrics(self) -> dict[str, float]:
-        """Samples by name, summed over their labels, and by `name{value,value}`."""
+        """Samples by name, summed over their labels, and by `name{value,value}`, in the order of the labels' names."""
         url = f"http://127.0.0.1:{self.metrics_port}/metrics"
         text = await asyncio.to_thread(_fetch, url)
         samples: dict[str, float] = {}
         for family in text_string_to_metric_families(text):
             for sample in family.samples:
-                named = f"{sample.name}{{{','.join(sample.labels.values())}}}"
+                named = f"{sample.name}{{{','.join(value for _, value in sorted(sample.labels.items()))}}}"
                 samples[named] = sample.value
                 samples[sample.name] = samples.get(sample.name, 0.0) + sample.value
         return samples

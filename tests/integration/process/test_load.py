@@ -1,0 +1,144 @@
+"""Many callers at once, many streams at once, and many that vanish: nothing is lost, and nothing is left behind."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import sys
+from collections import Counter
+from contextlib import AsyncExitStack, asynccontextmanager
+
+import grpc
+import pytest
+from parley.v1 import chat_pb2, chat_pb2_grpc
+
+from tests.integration.process.watching import Watcher, reason_of, script, words
+from tests.processes import MIB, ServerProcess, clean_environment, open_channel, until
+
+CHANNELS = 4
+RSS_LIMIT_BYTES = 600 * MIB  # the target is 300 MiB; this is what only a leak reaches
+
+VANISHING = """
+import asyncio, sys
+import grpc
+from parley.v1 import chat_pb2, chat_pb2_grpc
+
+async def main(address, channels, count, text):
+    local = ("grpc.use_local_subchannel_pool", 1)
+    stubs = [chat_pb2_grpc.ChatStub(grpc.aio.insecure_channel(address, options=[local])) for _ in range(channels)]
+    calls = [stubs[n % channels].StreamReply(chat_pb2.ReplyRequest(text=text)) for n in range(count)]
+    for call in calls:
+        while (await call.read()).WhichOneof("event") != "text":
+            pass
+    print("reading", flush=True)
+    await asyncio.gather(*(each.read() for call in calls for each in [call] * 1000))
+
+asyncio.run(main(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), sys.argv[4]))
+"""
+
+
+@asynccontextmanager
+async def stubs(address: str, count: int = CHANNELS):
+    async with AsyncExitStack() as stack:
+        channels = [await stack.enter_async_context(open_channel(address)) for _ in range(count)]
+        yield [chat_pb2_grpc.ChatStub(channel) for channel in channels]
+
+
+def asking(number: int, count: int, **fields: float) -> Watcher:
+    """A reader of an answer that no other reader has."""
+    watcher = Watcher(chat_pb2.ReplyRequest(text=script(words(f"r{number}", count), **fields)))
+    watcher.whole = words(f"r{number}", count)
+    return watcher
+
+
+@pytest.mark.timeout(180)
+@pytest.mark.parametrize("room", [4000, 500])
+async def test_two_thousand_calls_at_the_same_instant(tmp_path, room: int) -> None:
+    """Each is accepted and complete, or refused by the application; the transport sheds none."""
+    async with (
+        ServerProcess(tmp_path, toml=f"[server]\nmax_replies = {room}\n") as server,
+        stubs(server.address) as chats,
+    ):
+        watchers = [asking(number, 3, delay_s=0.01) for number in range(2000)]
+        calls = (watcher.start(chats[number % CHANNELS]) for number, watcher in enumerate(watchers))
+        await asyncio.gather(*calls)
+        ends = Counter((watcher.status, reason_of(watcher.error)) for watcher in watchers)
+        print(dict(ends), f"RSS {server.rss_bytes() / MIB:.0f} MiB")
+        complete = [watcher for watcher in watchers if watcher.status is grpc.StatusCode.OK]
+        assert all(watcher.text == watcher.whole for watcher in complete)
+        refused = ends[grpc.StatusCode.UNAVAILABLE, "OVERLOADED"]
+        assert len(complete) + refused == 2000, "every other end would be the transport's"
+        assert bool(refused) == (room < 2000)
+        assert len(complete) >= min(room, 2000)
+        await server.idle()
+        assert server.rows("SELECT state, count(*) FROM reply GROUP BY 1") == [("COMPLETED", len(complete))]
+        ids = {watcher.reply_id for watcher in complete}
+        assert len(ids) == len(complete)
+        assert not [each for each in server.events() if each["level"] == "error"]
+
+
+@pytest.mark.timeout(180)
+async def test_a_thousand_streams_at_once(tmp_path) -> None:
+    async with ServerProcess(tmp_path) as server, stubs(server.address) as chats:
+        before = server.rss_bytes()
+        watchers = [asking(number, 16, delay_s=0.5) for number in range(1000)]
+        calls = [asyncio.create_task(each.start(chats[n % CHANNELS])) for n, each in enumerate(watchers)]
+
+        async def all_open() -> bool:
+            now = await server.metrics()
+            return now["parley_replies_active"] == 1000 == now["parley_readers_active"]
+
+        await until(all_open, "1,000 streams are open at the same time")
+        open_rss = server.rss_bytes()
+        await asyncio.gather(*calls)
+        print(f"RSS {before / MIB:.0f} -> {open_rss / MIB:.0f} MiB open, {server.rss_bytes() / MIB:.0f} MiB after")
+        assert Counter(watcher.status for watcher in watchers) == {grpc.StatusCode.OK: 1000}
+        assert all(watcher.text == watcher.whole for watcher in watchers)
+        assert max(open_rss, server.rss_bytes()) < RSS_LIMIT_BYTES
+        await server.idle()
+        assert server.rows("SELECT state, count(*) FROM reply GROUP BY 1") == [("COMPLETED", 1000)]
+        assert server.rows("SELECT count(*) FROM checkpoint") == [(0,)]
+
+
+@pytest.mark.timeout(120)
+@pytest.mark.parametrize("killed", [True, False], ids=["killed", "closed"])
+async def test_callers_that_vanish_leave_nothing_behind_and_their_replies_go_on(tmp_path, killed: bool) -> None:
+    count, whole = 500, words("w", 40)
+    async with ServerProcess(tmp_path) as server:
+        await server.metrics()
+        sockets = server.open_files().count("socket")
+        client = await asyncio.create_subprocess_exec(
+            sys.executable,
+            "-c",
+            VANISHING,
+            server.address,
+            str(CHANNELS),
+            str(count),
+            script(whole, delay_s=0.4),
+            env=clean_environment(),
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.DEVNULL,
+        )
+        assert client.stdout is not None
+        assert await client.stdout.readline() == b"reading\n"
+        assert (await server.metrics())["parley_readers_active"] == count
+        client.send_signal(signal.SIGKILL if killed else signal.SIGINT)
+        await client.communicate()
+
+        async def nobody() -> bool:
+            return (await server.metrics())["parley_readers_active"] == 0
+
+        await until(nobody, "no reader is left", limit_s=10)
+        assert (await server.metrics())["parley_replies_active"] == count, "the replies go on"
+
+        async def as_before() -> bool:
+            return server.open_files().count("socket") <= sockets
+
+        await until(as_before, "every socket is closed", limit_s=10)
+        await server.idle(limit_s=60)
+        assert server.rows("SELECT state, count(*) FROM reply GROUP BY 1") == [("COMPLETED", count)]
+        stored = server.rows("SELECT DISTINCT parts FROM message WHERE reply_id IS NOT NULL")
+        assert len(stored) == 1
+        assert whole in stored[0][0]
+        metrics = await server.metrics()
+        assert metrics["parley_calls_total{CANCELLED,/parley.v1.Chat/StreamReply}"] == count
