@@ -273,7 +273,16 @@ class World:
         return await self.stored(generation.log.reply.id)
 
     async def aclose(self) -> None:
-        """End what still runs."""
+        """End what still runs, with nothing in the store's way."""
+        self.store.before.clear()
+        self.store.after.clear()
+        ending = asyncio.ensure_future(self._end())
+        while not ending.done():
+            await asyncio.sleep(0.001)
+            await self.clock.advance(1.0)
+        await ending
+
+    async def _end(self) -> None:
         self.replies.hurry()
         for generation in list(self.engine.shelf.running.values()):
             await Reader(generation.log, 0).until_ended()
