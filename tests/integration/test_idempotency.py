@@ -218,23 +218,13 @@ async def test_without_a_key_the_server_makes_one(server, upstream):
 async def test_a_created_conversation_is_found_by_its_key(server):
     made = await server.new_conversation(title="T", request_id="k")
     assert await server.new_conversation(title="T", request_id="k") == made
-    request = {"title": "Other", "request_id": "k"}
-    try:
-        await server.new_conversation(**request)
-    except grpc.aio.AioRpcError as error:
-        assert error.code() == grpc.StatusCode.ALREADY_EXISTS
-    else:
-        raise AssertionError("was not refused")
+    told = await refused(server.new_conversation(title="Other", request_id="k"))
+    assert (told.code, told.reason) == (grpc.StatusCode.ALREADY_EXISTS, "REQUEST_ID_REUSED")
     watch = await server.stream(request_id="k").end()  # keys of replies and of conversations are two things
     assert (await server.get(watch.reply_id)).state == COMPLETED
     await server.delete(made.id)
-    again = server.new_conversation(title="T", request_id="k")
-    try:
-        await again
-    except grpc.aio.AioRpcError as error:
-        assert error.code() == grpc.StatusCode.NOT_FOUND
-    else:
-        raise AssertionError("was not refused")
+    told = await refused(server.new_conversation(title="T", request_id="k"))
+    assert (told.code, told.reason) == (grpc.StatusCode.NOT_FOUND, "CONVERSATION_NOT_FOUND")
 
 
 async def test_a_call_that_is_cancelled_while_it_is_accepted(server, upstream):

@@ -94,7 +94,7 @@ class Acceptances:
     async def _accept(self, request: ReplyRequest, began: float) -> Generation | Replayed:
         engine = self._engine
         self._check_room(0)
-        for _ in range(MAX_TRIES):
+        for tries_left in reversed(range(MAX_TRIES)):
             turn = await self._turn(request)
             model, provider = engine.catalog.resolve(request.question.model or turn.conversation.model)
             check_model(model, request.question)
@@ -112,6 +112,8 @@ class Acceptances:
             if isinstance(outcome, Replayed):
                 return self._same(request, outcome)
             if isinstance(outcome, Busy):
+                if not tries_left:  # nothing is interrupted in vain
+                    raise _in_progress(outcome.reply_id)
                 if (known := await self._make_way(request, outcome.reply_id)) is not None:
                     return known
                 continue
@@ -164,9 +166,7 @@ class Acceptances:
         """Interrupt the reply that runs, if that was asked for, and wait until it has ended; but a request does not
         interrupt what it has started itself."""
         if not request.question.interrupt:
-            raise ReplyInProgress(
-                "another reply runs in this conversation", retry_after_s=1.0, metadata={"reply_id": running}
-            )
+            raise _in_progress(running)
         if (known := await self._known(request)) is not None:
             return known
         engine = self._engine
@@ -370,6 +370,11 @@ def _shown_images(messages: tuple[Message, ...]) -> tuple[str, ...]:
     return tuple(
         part.image_id for message in messages for part in message.parts if isinstance(part, ImagePart) and part.image_id
     )
+
+
+def _in_progress(reply_id: str) -> ReplyInProgress:
+    metadata = {"reply_id": reply_id}
+    return ReplyInProgress("another reply runs in this conversation", retry_after_s=1.0, metadata=metadata)
 
 
 def _refusal(outcome: AcceptOutcome) -> ParleyError:

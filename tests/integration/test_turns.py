@@ -1,0 +1,207 @@
+"""One generation at a time in a conversation: REJECT, INTERRUPT, and what comes after an end."""
+
+import asyncio
+
+import grpc
+import pytest
+from parley.v1 import chat_pb2, resources_pb2
+
+from tests.clock import until
+from tests.integration.served import CANCELLED, COMPLETED, LIMIT_S, Watch, ask, reason, refused, text_of
+from tests.upstream import Hang, Script, Wait, done, finish, role, text
+
+INTERRUPT = chat_pb2.CONCURRENCY_POLICY_INTERRUPT
+REJECT = chat_pb2.CONCURRENCY_POLICY_REJECT
+HANGING = Script([role(), text("on and"), Hang()])
+
+
+async def test_fifty_different_requests_on_one_conversation(server, upstream):
+    upstream.reply_with(HANGING)
+    made = await server.new_conversation()
+    callers = [server.caller() for _ in range(5)]
+    watches = [callers[i % 5].stream(f"no. {i}", conversation_id=made.id) for i in range(50)]
+    async with asyncio.timeout(LIMIT_S):
+        while sum(watch._task.done() for watch in watches) < 49:
+            await asyncio.sleep(0.005)
+    (winner,) = [watch for watch in watches if not watch._task.done()]
+    await winner.until_text("on and")
+    for watch in watches:
+        if watch is not winner:
+            assert (await watch.code(), watch.chunks) == (grpc.StatusCode.ABORTED, [])
+    assert len(upstream.requests) == 1
+    assert server.sql("select count(*) from reply") == [(1,)]
+    assert server.sql("select count(*) from message") == [(1,)]
+    await server.cancel(winner.reply_id)
+    next_ = await server.stream("and now", conversation_id=made.id).until_text("on and")
+    assert next_.reply_id != winner.reply_id
+
+
+async def test_an_interrupt_follows_the_text_that_it_cut(server, upstream):
+    upstream.reply_next(HANGING)
+    first = await server.stream("One").until_text("on and")
+    second = await server.stream("Two", conversation_id=first.conversation_id, concurrency=INTERRUPT).end()
+    await first.end()
+    ended = first.terminal.finished
+    assert (ended.reason, ended.cancel_reason, await first.code()) == (
+        reason("INTERRUPTED"),
+        "interrupted by another request",
+        grpc.StatusCode.OK,
+    )
+    assert (await server.get(first.reply_id)).state == CANCELLED
+    page = await server.messages(first.conversation_id)
+    shown = [(text_of(message), message.partial) for message in reversed(page.messages)]
+    assert shown == [("One", False), ("on and", True), ("Two", False), ("Hello, world", False)]
+    assert second.text == "Hello, world"
+    contents = [message["content"] for message in upstream.requests[1].json["messages"]]
+    assert contents == ["One", "on and", "Two"]
+
+
+async def test_an_interrupt_of_a_reply_without_text_follows_its_question(server, upstream):
+    upstream.reply_next(Script([Hang()]))
+    first = server.stream("One")
+    await first.accepted()
+    await until(lambda: len(upstream.requests) == 1)
+    await server.stream("Two", conversation_id=first.conversation_id, concurrency=INTERRUPT).end()
+    await first.end()
+    assert not (await server.get(first.reply_id)).HasField("message")
+    page = await server.messages(first.conversation_id)
+    assert [text_of(message) for message in reversed(page.messages)] == ["One", "Two", "Hello, world"]
+
+
+async def test_an_interrupt_with_nothing_to_interrupt(server):
+    first = await server.stream("One").end()
+    second = await server.stream("Two", conversation_id=first.conversation_id, concurrency=INTERRUPT).end()
+    assert (await server.get(first.reply_id)).state == COMPLETED
+    assert second.text == "Hello, world"
+
+
+async def test_an_interrupt_that_is_refused_interrupts_nothing(server, upstream):
+    upstream.reply_with(HANGING)
+    first = await server.stream("One").until_text("on and")
+    where = {"conversation_id": first.conversation_id, "concurrency": INTERRUPT}
+    for request in (ask("Two", model="no-such", **where), ask("", **where), ask("x" * 5000, model="plain", **where)):
+        await refused(server.chat.StreamReply(request))
+    image = resources_pb2.Image(image_id="unknown")
+    message = resources_pb2.Message(role=1, parts=[resources_pb2.Part(image=image)])
+    assert (await refused(server.chat.StreamReply(ask("", input=[message], **where)))).reason == "IMAGE_NOT_FOUND"
+    assert list(server.running) == [first.reply_id]
+    assert not upstream.aborts
+
+
+async def test_an_interrupt_regenerates_what_runs(server, upstream):
+    upstream.reply_next(HANGING)
+    first = await server.stream("One").until_text("on and")
+    again = await server.stream(
+        "",
+        conversation_id=first.conversation_id,
+        replace_message_id=first.chunks[0].accepted.message_id,
+        concurrency=INTERRUPT,
+    ).end()
+    assert again.text == "Hello, world"
+    tree = await server.messages(first.conversation_id, all_branches=True)
+    question = first.chunks[0].accepted.input_message_ids[0]
+    assert [(text_of(message), message.parent_id) for message in tree.messages] == [
+        ("Hello, world", question),
+        ("on and", question),
+        ("One", ""),
+    ]
+    assert [message["content"] for message in upstream.requests[1].json["messages"]] == ["One"]
+
+
+@pytest.mark.parametrize("phase", ["completing", "just ended"])
+async def test_an_interrupt_races_the_end(server, upstream, phase):
+    made = await server.new_conversation()
+    for i in range(20):
+        go = asyncio.Event()
+        upstream.reply_next(Script([role(), text("a"), Wait(go), text("b"), finish(), done()]))
+        first = await server.stream(f"{i}", conversation_id=made.id).until_text("a")
+        go.set()
+        if phase == "just ended":
+            await first.end()
+        for _ in range(i):
+            await asyncio.sleep(0)
+        second = server.stream(f"{i}!", conversation_id=made.id, concurrency=INTERRUPT)
+        await second.end()
+        await first.end()
+        assert second.text == "Hello, world"
+        stored = await server.get(first.reply_id)
+        assert first.terminal.finished.reason == stored.finish_reason
+        assert (stored.finish_reason, text_of(stored)) in [
+            (reason("STOP"), "ab"),
+            (reason("INTERRUPTED"), "a"),
+            (reason("INTERRUPTED"), "ab"),
+        ]
+        assert stored.message.partial == (stored.state == CANCELLED)
+        assert first.text == text_of(stored)
+    page = await server.messages(made.id)
+    assert (len(page.messages), bool(page.next_page_token)) == (50, True)
+
+
+async def test_interrupts_race_each_other_and_rejects(server, upstream):
+    upstream.reply_with(HANGING)
+    made = await server.new_conversation()
+    first = await server.stream("0", conversation_id=made.id).until_text("on and")
+    rivals = [
+        server.stream(str(i), conversation_id=made.id, concurrency=INTERRUPT if i % 2 else REJECT) for i in range(1, 11)
+    ]
+    async with asyncio.timeout(LIMIT_S):
+        while sum(not watch._task.done() for watch in rivals) > 1 or not first._task.done():
+            await asyncio.sleep(0.005)
+    (last,) = [watch for watch in rivals if not watch._task.done()]
+    await last.until_text("on and")
+    assert list(server.running) == [last.reply_id]
+    for watch in [first, *rivals]:
+        if watch is last:
+            continue
+        if watch.chunks:
+            assert watch.terminal.finished.reason == reason("INTERRUPTED")
+            assert await watch.code() == grpc.StatusCode.OK
+        else:
+            assert await watch.code() == grpc.StatusCode.ABORTED
+    accepted = [watch for watch in [first, *rivals] if watch.chunks]
+    assert server.sql("select count(*) from reply") == [(len(accepted),)]
+    assert server.sql("select count(*) from reply where state in ('PENDING', 'STREAMING')") == [(1,)]
+
+
+async def test_after_a_cancel_the_conversation_takes_the_next_message_at_once(server, upstream):
+    made = await server.new_conversation()
+    for i in range(20):
+        upstream.reply_next(HANGING)
+        watch = await server.stream(f"{i}", conversation_id=made.id).until_text("on and")
+        reply = await server.cancel(watch.reply_id)
+        assert reply.state == CANCELLED
+        assert not (await server.conversation(made.id)).active_reply_id
+        next_ = await server.stream("next", conversation_id=made.id).end()
+        assert next_.text == "Hello, world"
+
+
+async def test_two_new_messages_behind_one_head(server, upstream):
+    """Both were built from the same head; the second finds it moved, or the conversation busy."""
+    made = await server.new_conversation()
+    for i in range(20):
+        watches = [server.stream(f"{i}.{j}", conversation_id=made.id) for j in range(2)]
+        for watch in watches:
+            await watch.end()
+        assert {(await watch.code()).name for watch in watches} <= {"OK", "ABORTED"}
+        assert any(watch.text for watch in watches)
+    tree = await server.messages(made.id, all_branches=True, page_size=200)
+    parents = [message.parent_id for message in tree.messages]
+    assert len(parents) == len(set(parents)), "a fork that nobody asked for"
+
+
+async def test_a_deleted_conversation_refuses_a_waiting_interrupt(server, upstream):
+    upstream.reply_with(HANGING)
+    first = await server.stream("One").until_text("on and")
+    await server.delete(first.conversation_id)
+    told = await refused(server.chat.StreamReply(ask(conversation_id=first.conversation_id, concurrency=INTERRUPT)))
+    assert told.reason == "CONVERSATION_NOT_FOUND"
+
+
+async def test_several_readers_see_one_interrupt(server, upstream):
+    upstream.reply_next(HANGING)
+    first = await server.stream("One").until_text("on and")
+    other = await server.resume(first.reply_id).until_text("on and")
+    await Watch(server.chat.StreamReply(ask(conversation_id=first.conversation_id, concurrency=INTERRUPT))).end()
+    await first.end()
+    await other.end()
+    assert first.terminal == other.terminal
