@@ -10,24 +10,15 @@ from parley_server.core.model import State
 from parley_server.core.records import Checkpoint
 from parley_server.store.rows import json_text
 from parley_server.store.schema import checkpoint, reply, reply_active, reply_pending
-from parley_server.store.statements import Insert, insert
+from parley_server.store.statements import Insert, insert, json_rows
 
-_THIS_EPOCH = (
-    reply.c.id == bindparam("in_reply_id", type_=Text),
-    reply.c.epoch == bindparam("in_epoch", type_=Integer),
-)
-_STRETCH = select(
-    reply.c.id,
-    reply.c.epoch,
-    bindparam("in_from_sequence", type_=Integer),
-    bindparam("in_to_sequence", type_=Integer),
-    reply.c.tenant,
-    reply.c.end_user,
-    bindparam("in_entries", type_=Text),
-).where(*_THIS_EPOCH, reply_active)
 _STREAM = (
     update(reply)
-    .where(*_THIS_EPOCH, reply_pending)
+    .where(
+        reply.c.id == bindparam("in_reply_id", type_=Text),
+        reply.c.epoch == bindparam("in_epoch", type_=Integer),
+        reply_pending,
+    )
     .values(state=State.STREAMING.value, first_token_time_us=bindparam("in_first_token_time_us"))
 )
 
@@ -35,7 +26,11 @@ _STREAM = (
 @cache
 def _append(dialect: str) -> Insert:
     """A stretch that is written again, longer, after a commit of unknown outcome replaces the shorter one."""
-    statement = insert(checkpoint, dialect).from_select([column.name for column in checkpoint.c], _STRETCH)
+    reply_id, epoch, first, last, entries = json_rows("rows", (Text, Integer, Integer, Integer, Text), dialect)
+    stretches = select(reply.c.id, reply.c.epoch, first, last, reply.c.tenant, reply.c.end_user, entries).where(
+        reply.c.id == reply_id, reply.c.epoch == epoch, reply_active
+    )
+    statement = insert(checkpoint, dialect).from_select([column.name for column in checkpoint.c], stretches)
     written = statement.excluded
     return statement.on_conflict_do_update(
         index_elements=[checkpoint.c.reply_id, checkpoint.c.epoch, checkpoint.c.from_sequence],
@@ -49,16 +44,10 @@ def append_checkpoints(connection: Connection, checkpoints: list[Checkpoint]) ->
     if not checkpoints:
         return
     rows = [
-        {
-            "in_reply_id": each.reply_id,
-            "in_epoch": each.epoch,
-            "in_from_sequence": each.from_sequence,
-            "in_to_sequence": each.to_sequence,
-            "in_entries": json_text(each.entries),
-        }
+        (each.reply_id, each.epoch, each.from_sequence, each.to_sequence, json_text(each.entries))
         for each in checkpoints
     ]
-    connection.execute(_append(connection.dialect.name), rows)
+    connection.execute(_append(connection.dialect.name), {"rows": json_text(rows)})
     started = [
         {
             "in_reply_id": each.reply_id,
@@ -66,5 +55,7 @@ def append_checkpoints(connection: Connection, checkpoints: list[Checkpoint]) ->
             "in_first_token_time_us": each.first_token_time_us,
         }
         for each in checkpoints
+        if each.from_sequence == 1
     ]
-    connection.execute(_STREAM, started)
+    if started:
+        connection.execute(_STREAM, started)
