@@ -280,7 +280,8 @@ class Caller:
         """PollReply; `wait` and `gather` in seconds."""
         timed = {name: duration(value) if name in ("wait", "gather") else value for name, value in fields.items()}
         request = chat_pb2.PollReplyRequest(reply_id=reply_id, after_sequence=after, **timed)
-        return await self.chat.PollReply(request, timeout=LIMIT_S)
+        async with asyncio.timeout(LIMIT_S):  # a deadline of the call would shorten its wait
+            return await self.chat.PollReply(request)
 
     async def cancel(self, reply_id: str = "", **target: str) -> resources_pb2.Reply:
         """Cancel, by `reply_id`, `request_id` or `conversation_id`."""

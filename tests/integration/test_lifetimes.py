@@ -1,0 +1,343 @@
+"""How long a reply lives: readers that leave, limits of time, silences, heartbeats. Time is moved by the test."""
+
+import asyncio
+import itertools
+
+import grpc
+import pytest
+from parley.v1 import chat_pb2
+
+from tests.clock import until
+from tests.integration.served import (
+    CANCELLED,
+    COMPLETED,
+    FAILED,
+    Watch,
+    ask,
+    error_reason,
+    reason,
+    text_of,
+)
+from tests.upstream import Hang, Script, Wait, answer, comment, done, finish, role, text
+
+CANCEL = chat_pb2.DISCONNECT_POLICY_CANCEL
+HANGING = Script([role(), text("on and"), Hang()])
+
+
+@pytest.fixture
+async def server(serve, clock):
+    """A server whose time the test moves, with limits far above those under test."""
+    return await serve(clock=clock, time_limit_s=7200, provider="timeouts = { first_token = 7000, idle = 7000 }")
+
+
+@pytest.fixture
+async def limited(serve, clock):
+    """A server with the limits of production."""
+    return await serve(clock=clock, time_limit_s=7200)
+
+
+async def left(server, watch):
+    """The reader goes, and the server notices."""
+    watch.call.cancel()
+    await watch.end()
+    await until(lambda: server.running[watch.reply_id].audience.readers == 0)
+
+
+async def ended(server, reply_id):
+    """The reply, once it has ended."""
+    await until(lambda: reply_id not in server.running)
+    return await server.get(reply_id)
+
+
+@pytest.mark.parametrize(
+    ("fields", "ttl_s"),
+    [({}, 300), ({"orphan_ttl": 7}, 7), ({"on_disconnect": CANCEL}, 10)],
+    ids=["5 min", "7 s", "CANCEL"],
+)
+async def test_a_reply_that_nobody_reads_is_cancelled(server, clock, upstream, fields, ttl_s):
+    upstream.reply_with(HANGING)
+    watch = await server.stream(**fields).until_text("on and")
+    await clock.advance(3 * ttl_s)  # it is read: nothing happens
+    await left(server, watch)
+    await clock.advance(ttl_s - 1)
+    assert watch.reply_id in server.running
+    await clock.advance(2)
+    reply = await ended(server, watch.reply_id)
+    assert (reply.state, reply.finish_reason, reply.cancel_reason) == (
+        CANCELLED,
+        reason("ORPHANED"),
+        "nobody was reading",
+    )
+    assert (text_of(reply), reply.message.partial) == ("on and", True)
+    await until(lambda: upstream.aborts)
+    late = await server.resume(watch.reply_id).end()
+    assert late.terminal.finished.reason == reason("ORPHANED")
+
+
+async def test_zero_is_never(server, clock, upstream):
+    upstream.reply_with(HANGING)
+    watch = await server.stream(orphan_ttl=0).until_text("on and")
+    await left(server, watch)
+    await server.leap(3600)
+    assert watch.reply_id in server.running
+
+
+@pytest.mark.parametrize("policy", [{}, {"on_disconnect": CANCEL}])
+async def test_a_reconnect_in_time_keeps_it(server, clock, upstream, policy):
+    upstream.reply_with(HANGING)
+    ttl_s = 10 if policy else 300
+    watch = await server.stream(**policy).until_text("on and")
+    for _ in range(3):
+        await left(server, watch)
+        await clock.advance(ttl_s - 0.5)
+        watch = await server.resume(watch.reply_id).until_text("on and")
+        await clock.advance(5.0)
+    await clock.advance(2 * ttl_s)
+    assert watch.reply_id in server.running
+
+
+async def test_one_of_two_readers_that_leaves_is_none(server, clock, upstream):
+    upstream.reply_with(HANGING)
+    watch = await server.stream(on_disconnect=CANCEL).until_text("on and")
+    other = await server.resume(watch.reply_id).until_text("on and")
+    watch.call.cancel()
+    await watch.end()
+    await until(lambda: server.running[watch.reply_id].audience.readers == 1)
+    await clock.advance(60)
+    assert watch.reply_id in server.running
+    await left(server, other)
+    await clock.advance(11)
+    assert (await ended(server, watch.reply_id)).finish_reason == reason("ORPHANED")
+
+
+async def test_the_count_starts_when_a_first_reader_leaves(server, clock, upstream):
+    upstream.reply_with(HANGING)
+    created = await server.create(wait=0)
+    await clock.advance(3000)
+    assert created.id in server.running
+    watch = await server.resume(created.id).until_text("on and")
+    await left(server, watch)
+    await clock.advance(301)
+    assert (await ended(server, created.id)).finish_reason == reason("ORPHANED")
+
+
+@pytest.mark.parametrize("how", ["poll", "get"])
+async def test_a_poll_counts_as_a_reader_for_a_minute(server, clock, upstream, how):
+    upstream.reply_with(HANGING)
+    watch = await server.stream(on_disconnect=CANCEL).until_text("on and")
+    await left(server, watch)
+    for _ in range(3):
+        if how == "poll":
+            await server.poll(watch.reply_id, wait=0, gather=0)
+        else:
+            await server.get(watch.reply_id)
+        await clock.advance(69)
+        assert watch.reply_id in server.running
+    await clock.advance(2)
+    assert (await ended(server, watch.reply_id)).finish_reason == reason("ORPHANED")
+
+
+async def test_a_caller_that_left_before_the_acceptance_was_a_reader(server, clock, upstream):
+    upstream.reply_with(HANGING)
+    accept = server.app.engine.store.accept
+    reached, go = asyncio.Event(), asyncio.Event()
+
+    async def held(acceptance):
+        reached.set()
+        await go.wait()
+        return await accept(acceptance)
+
+    server.app.engine.store.accept = held
+    call = server.chat.StreamReply(ask(on_disconnect=CANCEL, request_id="k"))
+    reading = asyncio.create_task(call.read())
+    await reached.wait()
+    call.cancel()
+    await asyncio.gather(reading, return_exceptions=True)
+    await asyncio.sleep(0.05)  # the cancel travels
+    go.set()
+    await until(lambda: any(one.log.last_sequence for one in server.running.values()))
+    (reply_id,) = server.running
+    await clock.advance(9)
+    assert reply_id in server.running
+    await clock.advance(2)
+    assert (await ended(server, reply_id)).finish_reason == reason("ORPHANED")
+
+
+async def test_a_waiting_create_reply_is_a_reader(server, clock, upstream):
+    upstream.reply_with(HANGING)
+    call = server.chat.CreateReply(ask(on_disconnect=CANCEL))
+    await until(lambda: any(one.audience.readers for one in server.running.values()))
+    (reply_id,) = server.running
+    await clock.advance(100)
+    assert reply_id in server.running
+    call.cancel()
+    await until(lambda: server.running[reply_id].audience.readers == 0)
+    await clock.advance(11)
+    assert (await ended(server, reply_id)).finish_reason == reason("ORPHANED")
+
+
+async def test_a_time_limit_after_the_first_token(server, clock, upstream):
+    upstream.reply_with(HANGING)
+    watch = await server.stream(time_limit=20).until_text("on and")
+    await clock.advance(19)
+    assert watch.reply_id in server.running
+    await clock.advance(2)
+    await watch.end()
+    assert (watch.terminal.finished.reason, await watch.code()) == (reason("TIME_LIMIT"), grpc.StatusCode.OK)
+    reply = await server.get(watch.reply_id)
+    assert (reply.state, text_of(reply), reply.message.partial) == (COMPLETED, "on and", False)
+    await until(lambda: upstream.aborts)
+
+
+async def test_a_time_limit_before_the_first_token(server, clock, upstream):
+    upstream.reply_with(Script([role(), Hang()]))
+    watch = server.stream(time_limit=20)
+    await watch.accepted()
+    await until(lambda: upstream.requests)
+    await clock.advance(21)
+    await watch.end()
+    error = watch.terminal.failed.error
+    assert (error.reason, error.retryable, await watch.code()) == (
+        error_reason("PROVIDER_TIMEOUT"),
+        True,
+        grpc.StatusCode.ABORTED,
+    )
+    assert not (await server.get(watch.reply_id)).HasField("message")
+    await until(lambda: upstream.aborts)
+
+
+async def test_the_default_time_limit_is_the_servers(serve, clock, upstream):
+    server = await serve(clock=clock, provider="timeouts = { idle = 7000 }")
+    upstream.reply_with(HANGING)
+    watch = await server.stream().until_text("on and")
+    await clock.advance(599)
+    assert watch.reply_id in server.running
+    await clock.advance(2)
+    await watch.end()
+    assert watch.terminal.finished.reason == reason("TIME_LIMIT")
+
+
+@pytest.mark.parametrize("what", ["nothing", "comments", "a role"])
+async def test_no_first_token_in_30_s(limited, clock, upstream, what):
+    server = limited
+    pieces = {"nothing": [], "comments": [comment()] * 3, "a role": [role()]}[what]
+    upstream.reply_with(Script([*pieces, Hang()]))
+    watch = server.stream()
+    await watch.accepted()
+    await until(lambda: upstream.requests)
+    await clock.advance(29)
+    assert watch.reply_id in server.running
+    await clock.advance(2)
+    await watch.end()
+    error = watch.terminal.failed.error
+    assert (error.reason, error.retryable) == (error_reason("PROVIDER_TIMEOUT"), True)
+    assert error.message == "up sent no first token within 30 s"
+    assert (await server.get(watch.reply_id)).state == FAILED
+    await until(lambda: upstream.aborts)
+
+
+@pytest.mark.parametrize("what", ["nothing", "comments"])
+async def test_no_progress_for_60_s(limited, clock, upstream, what):
+    """P35: 90 s without progress do not survive; comments are no progress."""
+    server = limited
+    beats = [asyncio.Event() for _ in range(6)]
+    pings = [step for beat in beats for step in (Wait(beat), comment())] if what == "comments" else []
+    upstream.reply_with(Script([role(), text("on and"), *pings, Hang()]))
+    watch = await server.stream().until_text("on and")
+    for beat in beats[:5]:
+        beat.set()
+        await clock.advance(11)
+    assert watch.reply_id in server.running
+    await clock.advance(6)
+    await watch.end()
+    error = watch.terminal.failed.error
+    assert (error.reason, error.message) == (
+        error_reason("PROVIDER_TIMEOUT"),
+        "up sent no further token within 60 s",
+    )
+    reply = await server.get(watch.reply_id)
+    assert (reply.state, text_of(reply), reply.message.partial) == (FAILED, "on and", True)
+    await until(lambda: upstream.aborts)
+
+
+async def test_an_hour_of_slow_progress_survives(limited, clock, upstream):
+    """P35."""
+    server = limited
+    beats = [asyncio.Event() for _ in range(72)]
+    steps = [step for number, beat in enumerate(beats) for step in (Wait(beat), text(f"{number} "))]
+    upstream.reply_with(Script([role(), *steps, finish(), done()]))
+    watch = server.stream(time_limit=7200)
+    await watch.accepted()
+    await until(lambda: upstream.requests)
+    await clock.advance(20)
+    for number, beat in enumerate(beats):
+        beat.set()
+        await watch.until(lambda watch, number=number: watch.text.endswith(f"{number} "))
+        await server.leap(50)
+    await watch.end()
+    assert (watch.text, watch.terminal.finished.reason) == ("".join(f"{n} " for n in range(72)), reason("STOP"))
+
+
+async def test_a_pause_of_120_s_is_bridged_by_heartbeats(server, clock, upstream):
+    """P11."""
+    go = asyncio.Event()
+    upstream.reply_with(Script([role(), text("before "), Wait(go), text("after"), finish(), done()]))
+    watch = await server.stream().until_text("before ")
+    for beats in range(1, 9):
+        await clock.advance(15)
+        await watch.until(lambda watch, beats=beats: watch.kinds.count("heartbeat") == beats)
+    go.set()
+    await watch.end()
+    assert watch.kinds == ["accepted", "text", *["heartbeat"] * 8, "text", "finished"]
+    times = [chunk.heartbeat.time.ToNanoseconds() for chunk in watch.chunks if chunk.HasField("heartbeat")]
+    assert [later - sooner for sooner, later in itertools.pairwise(times)] == [15 * 10**9] * 7
+    assert {chunk.sequence for chunk in watch.chunks if chunk.HasField("heartbeat")} == {1}
+
+
+@pytest.mark.parametrize("seconds", [1, 60])
+async def test_heartbeats_come_as_asked(server, clock, upstream, seconds):
+    upstream.reply_with(HANGING)
+    watch = await server.stream(heartbeat=seconds).until_text("on and")
+    await clock.advance(seconds - 0.1)
+    assert "heartbeat" not in watch.kinds
+    await clock.advance(0.2)
+    await watch.until(lambda watch: watch.kinds.count("heartbeat") == 1)
+    await clock.advance(seconds)
+    await watch.until(lambda watch: watch.kinds.count("heartbeat") == 2)
+
+
+async def test_text_puts_the_heartbeat_off(server, clock, upstream):
+    steps = [asyncio.Event() for _ in range(5)]
+    pieces = [piece for step in steps for piece in (Wait(step), text("x"))]
+    upstream.reply_with(Script([role(), text("x"), *pieces, Hang()]))
+    watch = await server.stream().until_text("x")
+    for number, step in enumerate(steps, 2):
+        await clock.advance(14)
+        step.set()
+        await watch.until_text("x" * number)
+    assert "heartbeat" not in watch.kinds
+    await clock.advance(16)
+    await watch.until(lambda watch: "heartbeat" in watch.kinds)
+
+
+async def test_a_caller_that_is_refused_for_readers_does_not_count(serve, clock, upstream):
+    server = await serve(clock=clock, max_readers_per_reply=1)
+    upstream.reply_with(HANGING)
+    watch = await server.stream(on_disconnect=CANCEL).until_text("on and")
+    other = await server.resume(watch.reply_id).end()
+    assert await other.code() == grpc.StatusCode.RESOURCE_EXHAUSTED
+    assert server.running[watch.reply_id].audience.readers == 1
+    await clock.advance(30)
+    assert watch.reply_id in server.running
+
+
+async def test_a_slow_start_is_no_fault(limited, clock, upstream):
+    go = asyncio.Event()
+    upstream.reply_with(Script([Wait(go), *answer("at last").steps]))
+    watch = Watch(limited.chat.StreamReply(ask()))
+    await watch.accepted()
+    await until(lambda: upstream.requests)
+    await clock.advance(29)
+    go.set()
+    await watch.end()
+    assert watch.text == "at last"

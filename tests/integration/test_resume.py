@@ -1,0 +1,273 @@
+"""ResumeReply at every cursor, while a reply runs and after it has ended, with any number and any pace of readers."""
+
+import asyncio
+
+import pytest
+from parley.v1 import chat_pb2
+
+from tests.clock import until
+from tests.integration.served import CANCELLED, LIMIT_S, Watch, ask, reason, text_of
+from tests.upstream import Hang, Pause, Script, Wait, done, finish, reasoning, role, text, tool_call, usage
+
+PIECES = [
+    reasoning("hm "),
+    reasoning("so. "),
+    *[text(f"{n} ") for n in range(8)],
+    tool_call(0, "{}", call_id="c", name="f"),
+]
+
+
+async def entries_of(server, reply_id):
+    """Every entry of a running reply by itself, as a reader that is always there sees it."""
+    watch = server.resume(reply_id, reasoning=True)
+    await watch.until(lambda watch: any(chunk.HasField("tool_call") for chunk in watch.chunks))
+    return watch
+
+
+def content(chunks):
+    """What chunks add up to."""
+    return (
+        "".join(chunk.reasoning.text for chunk in chunks),
+        "".join(chunk.text for chunk in chunks),
+        "".join(chunk.tool_call.arguments for chunk in chunks),
+        [chunk.usage for chunk in chunks if chunk.HasField("usage")],
+        [chunk for chunk in chunks if chunk.WhichOneof("event") in ("finished", "failed")],
+    )
+
+
+async def paced(server, upstream):
+    """A reply whose log has one entry for each piece, held before its end; the watch of its first reader."""
+    steps = [asyncio.Event() for _ in PIECES]
+    go = asyncio.Event()
+    script = [role()]
+    for step, piece in zip(steps, PIECES, strict=True):
+        script += [Wait(step), piece]
+    upstream.reply_with(Script([*script, Wait(go), finish("tool_calls"), usage(), done()]))
+    watch = server.stream(reasoning=True)
+    for number, step in enumerate(steps, 1):
+        step.set()
+        await watch.until(lambda watch, number=number: watch.sequence == number)
+    assert [chunk.sequence for chunk in watch.log] == list(range(1, len(PIECES) + 1))
+    return watch, go
+
+
+async def test_every_cursor_while_it_runs_and_after(server, upstream):
+    first, go = await paced(server, upstream)
+    during = [server.resume(first.reply_id, n, reasoning=True) for n in range(len(PIECES) + 1)]
+    for watch in during:
+        await watch.until(lambda watch: watch.sequence == len(PIECES))
+        assert watch.chunks[0].WhichOneof("event") == "accepted"
+    go.set()
+    await first.end()
+    last = first.terminal.sequence
+    assert last == len(PIECES) + 2
+    for n, watch in enumerate(during):
+        await watch.end()
+        assert watch.chunks[0].sequence == n
+        assert content(watch.chunks) == content([chunk for chunk in first.chunks if chunk.sequence > n])
+    for n in range(last + 1):
+        watch = await server.resume(first.reply_id, n, reasoning=True).end()
+        assert watch.terminal == first.terminal
+        if n == last:
+            assert watch.log == [first.terminal]
+        else:
+            assert content(watch.chunks) == content([chunk for chunk in first.chunks if chunk.sequence > n])
+            assert watch.log[0].sequence > n
+
+
+async def test_a_cursor_beyond_the_end_waits_then_gets_a_snapshot(serve, clock, upstream):
+    server = await serve(clock=clock)
+    go = asyncio.Event()
+    upstream.reply_with(Script([role(), text("all"), Wait(go), finish(), done()]))
+    first = await server.stream().until_text("all")
+    ahead = server.resume(first.reply_id, 1000)
+    await ahead.accepted()
+    await clock.advance(16.0)
+    await ahead.until(lambda watch: watch.kinds == ["accepted", "heartbeat"])
+    assert {chunk.sequence for chunk in ahead.chunks} == {1000}
+    go.set()
+    await first.end()
+    await ahead.end()
+    assert ahead.kinds == ["accepted", "heartbeat", "snapshot", "finished"]
+    assert (ahead.text, ahead.chunks[-1]) == ("all", first.terminal)
+    assert ahead.chunks[2].snapshot == await server.get(first.reply_id)
+    again = await server.resume(first.reply_id, 1000).end()
+    assert again.kinds == ["accepted", "snapshot", "finished"]
+
+
+async def test_a_cursor_just_ahead_goes_on_where_it_said(server, upstream):
+    go = asyncio.Event()
+    upstream.reply_with(Script([role(), text("a"), Wait(go), text("b"), Pause(0.01), text("c"), finish(), done()]))
+    first = await server.stream().until_text("a")
+    ahead = server.resume(first.reply_id, 2)
+    await ahead.accepted()
+    go.set()
+    await ahead.end()
+    await first.end()
+    assert [chunk.text for chunk in ahead.chunks if chunk.text] == ["c"]
+    assert ahead.terminal == first.terminal
+
+
+@pytest.mark.parametrize("how", ["evicted", "restarted"])
+async def test_once_only_the_stored_end_is_left(serve, upstream, how):
+    server = await serve(ended_logs_ttl_s=0) if how == "evicted" else await serve()
+    first, go = await paced(server, upstream)
+    go.set()
+    await first.end()
+    stored = await server.get(first.reply_id)
+    if how == "restarted":
+        server = await server.restart()
+    last = first.terminal.sequence
+    assert await server.get(first.reply_id) == stored
+    for n in range(last + 2):
+        watch = await server.resume(first.reply_id, n).end()
+        assert watch.chunks[-1] == first.terminal
+        if n in (last - 1, last):
+            assert watch.log == [first.terminal]
+        else:
+            assert [chunk.WhichOneof("event") for chunk in watch.log] == ["snapshot", "finished"]
+            assert watch.log[0] == chat_pb2.TokenChunk(sequence=last - 1, snapshot=stored)
+        assert watch.chunks[0].accepted == first.chunks[0].accepted
+
+
+async def test_a_running_reply_after_a_stop_keeps_its_text(server, upstream):
+    upstream.reply_with(Script([role(), text("so far"), Hang()]))
+    first = await server.stream().until_text("so far")
+    server = await server.restart()
+    await first.end()
+    assert (await server.resume(first.reply_id, 1).end()).kinds == ["accepted", "failed"]
+    watch = await server.resume(first.reply_id).end()
+    assert (watch.text, watch.kinds) == ("so far", ["accepted", "snapshot", "failed"])
+    reply = await server.get(first.reply_id)
+    assert (text_of(reply), reply.message.partial) == ("so far", True)
+    assert reply.error.metadata == {}
+    assert reply.error.message == "the server stopped before the reply was complete; the text so far is kept"
+    assert not (await server.conversation(first.conversation_id)).active_reply_id
+
+
+async def test_attaching_while_text_pours_in(server, upstream):
+    """P2, P3: readers that join in mid-flood see each piece once and in order."""
+    words = [f"{n} " for n in range(3000)]
+    upstream.reply_with(Script([role(), *[text(word) for word in words], finish(), done()]))
+    first = server.stream()
+    reply_id = (await first.accepted()).reply_id
+    others = []
+    for i in range(20):
+        await first.until(lambda watch, some=i * 100: len(watch.text) > some)
+        others.append(server.resume(reply_id))
+        middle = first.sequence
+        others.append(server.resume(reply_id, middle))
+    await first.end()
+    assert first.text == "".join(words)
+    assert len(first.log) > 100, "one piece at a time, else the test shows nothing"
+    for watch in others:
+        await watch.end()
+        start = watch.chunks[0].sequence
+        assert watch.text == "".join(chunk.text for chunk in first.chunks if chunk.sequence > start)
+        assert watch.terminal == first.terminal
+
+
+async def test_reconnects_in_mid_replay_add_up(server, upstream):
+    """P4: whoever resumes after what it has, again and again, has all of it once."""
+    words = [f"{n} " for n in range(500)]
+    upstream.reply_with(Script([role(), *[text(word) for word in words], finish(), done()]))
+    first = server.stream()
+    reply_id = (await first.accepted()).reply_id
+    got, cursor, connects = "", 0, 0
+    while True:
+        call = server.chat.ResumeReply(chat_pb2.ResumeReplyRequest(reply_id=reply_id, after_sequence=cursor))
+        connects += 1
+        read = 0
+        async for chunk in call:
+            assert chunk.sequence >= cursor
+            got += chunk.text
+            cursor = chunk.sequence
+            read += 1
+            if read == 1 + connects % 7:
+                break
+        if chunk.HasField("finished"):
+            break
+        call.cancel()
+    assert got == "".join(words)
+    assert connects > 1
+    await first.end()
+
+
+async def test_many_readers_have_prefixes_of_one_text(server, upstream):
+    go = asyncio.Event()
+    upstream.reply_with(Script([role(), *[text(f"{n} ") for n in range(50)], Wait(go), finish(), done()]))
+    callers = [server.caller() for _ in range(5)]
+    first = server.stream()
+    reply_id = (await first.accepted()).reply_id
+    readers = [callers[i % 5].resume(reply_id) for i in range(30)]
+    whole = "".join(f"{n} " for n in range(50))
+    for watch in readers:
+        await watch.until_text(whole)
+    assert server.running[reply_id].audience.readers == 31
+    go.set()
+    for watch in [first, *readers]:
+        await watch.end()
+        assert (watch.text, watch.terminal) == (whole, first.terminal)
+
+
+async def test_a_reader_that_does_not_read_holds_nobody_up(server, upstream):
+    """P32: it is blocked by flow control; another one is not, and the blocked one gets the rest merged, and whole."""
+    hold = asyncio.Event()
+    word = "0123456789abcde " * 32
+    count = 3000
+    upstream.reply_with(Script([role(), Wait(hold), *[text(word) for _ in range(count)], finish(), done()]))
+    quick = server.stream()
+    reply_id = (await quick.accepted()).reply_id
+    window = [("grpc.http2.bdp_probe", 0), ("grpc.http2.lookahead_bytes", 1024)]
+    slow = server.caller(options=window).chat.ResumeReply(chat_pb2.ResumeReplyRequest(reply_id=reply_id))
+    assert (await slow.read()).HasField("accepted")
+    hold.set()
+    await quick.end()
+    assert quick.text == word * count
+    assert server.app.engine.shelf.running == {}
+    chunks = []
+    while not chunks or not chunks[-1].HasField("finished"):
+        chunks.append(await asyncio.wait_for(slow.read(), LIMIT_S))
+    assert "".join(chunk.text for chunk in chunks) == word * count
+    assert chunks[-1] == quick.terminal
+    assert len(chunks) < len(quick.log) / 2
+    assert max(chunk.ByteSize() for chunk in chunks) <= 1024 * 1024 + 100
+
+
+async def test_a_reader_that_leaves_is_forgotten(server, upstream):
+    upstream.reply_with(Script([role(), text("on and"), Hang()]))
+    first = await server.stream().until_text("on and")
+    log = server.running[first.reply_id].log
+    for _ in range(10):
+        watch = await server.resume(first.reply_id).until_text("on and")
+        watch.call.cancel()
+        await watch.end()
+    await until(lambda: server.running[first.reply_id].audience.readers == 1)
+    assert len(log._waiting) == 1
+    assert (await server.cancel(first.reply_id)).state == CANCELLED
+
+
+async def test_a_page_that_was_reloaded_finds_its_reply(server, upstream):
+    go = asyncio.Event()
+    upstream.reply_with(Script([role(), text("on "), Wait(go), text("and on"), finish(), done()]))
+    first = await server.stream().until_text("on ")
+    first.call.cancel()
+    await first.end()
+    conversation = await server.conversation(first.conversation_id)
+    watch = await server.resume(conversation.active_reply_id).until_text("on ")
+    go.set()
+    await watch.end()
+    assert (watch.text, watch.terminal.finished.reason) == ("on and on", reason("STOP"))
+
+
+async def test_a_stream_that_is_cut_does_not_cut_the_reply(server, upstream):
+    go = asyncio.Event()
+    upstream.reply_with(Script([role(), text("on "), Wait(go), text("and on"), finish(), done()]))
+    caller = server.caller()
+    watch = await Watch(caller.chat.StreamReply(ask(), timeout=0.3)).until_text("on ")
+    await watch.end()  # its deadline
+    await caller.channel.close()
+    assert watch.reply_id in server.running
+    go.set()
+    await until(lambda: not server.running)
+    assert text_of(await server.get(watch.reply_id)) == "on and on"
