@@ -183,6 +183,23 @@ async def test_a_provider_that_ends_well_on_a_cancel_has_not_completed(world):
     assert (stored.state, text_of(stored)) == (State.CANCELLED, "half")
 
 
+async def test_nothing_that_a_provider_says_while_it_is_closed_is_seen(world):
+    async def act(prompt, sink):
+        sink.text("half")
+        sink.flush()
+        try:
+            await asyncio.get_running_loop().create_future()
+        finally:
+            sink.text(" more")
+            sink.flush()
+
+    generation = await world.begin(act)
+    await settle()
+    generation.task.cancel()
+    stored = await check_end(world, generation)
+    assert (stored.error.reason, text_of(stored)) == (Reason.OWNER_LOST, "half")
+
+
 async def test_a_stop_after_the_provider_s_end_changes_nothing(world):
     done = asyncio.Event()
 

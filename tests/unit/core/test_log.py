@@ -269,12 +269,12 @@ def test_an_owner_never_numbers_far_past_its_journal(monkeypatch):
     for i in range(25):
         log.append(TextDelta(chr(97 + i)))
     assert log.last_sequence == 10
-    assert noticed == list(range(1, 11))
+    assert noticed == [1]  # once, until the journal has looked
     assert (log.closing_sequence, len(log.content())) == (26, 25)
     assert log.unjournaled()[0] == 1
     log.journaled(10)
     assert log.last_sequence == 20
-    assert noticed[-1] == 20
+    assert noticed == [1, 20]
     log.append(TextDelta("z"))
     assert log.last_sequence == 20
     log.journaled(4)
