@@ -46,6 +46,7 @@ class Log:
         "_base",
         "_entries",
         "_held",
+        "_journal_told",
         "_journaled",
         "_offsets",
         "_waiting",
@@ -69,6 +70,7 @@ class Log:
         self._offsets: list[int] = []
         self._held: list[Entry] = []
         self._journaled = 0
+        self._journal_told = False
         self._waiting: dict[Reader, None] = {}
 
     @classmethod
@@ -106,15 +108,18 @@ class Log:
         """Number an entry and wake the readers; dropped once the log is sealed."""
         if self.sealed:
             return
-        if self._held or self.last_sequence - self._journaled >= MAX_UNJOURNALED:
+        if self._held or len(self._entries) - self._journaled >= MAX_UNJOURNALED:
             self._held.append(entry)
             return
         self._number(entry)
-        self.on_append()
-        self._wake()
+        self._tell_journal()
+        if self._waiting:
+            self._wake()
 
     def unjournaled(self) -> tuple[int, list[Entry]]:
-        """The first number that is not durable yet, and the entries from there on."""
+        """The first number that is not durable yet, and the entries from there on. The next append calls `on_append`
+        again."""
+        self._journal_told = False
         return self._journaled + 1, self._entries[self._journaled :]
 
     def journaled(self, sequence: int) -> None:
@@ -126,7 +131,7 @@ class Log:
         for entry in self._held[:room]:
             self._number(entry)
         del self._held[:room]
-        self.on_append()
+        self._tell_journal()
         self._wake()
 
     def seal(self) -> None:
@@ -179,8 +184,14 @@ class Log:
         self._waiting.pop(reader, None)
 
     def _number(self, entry: Entry) -> None:
-        self._offsets.append(self.size + size_of(entry))
+        offsets = self._offsets
+        offsets.append(size_of(entry) + (offsets[-1] if offsets else 0))
         self._entries.append(entry)
+
+    def _tell_journal(self) -> None:
+        if not self._journal_told:
+            self._journal_told = True
+            self.on_append()
 
     def _end(self, reply: Reply) -> None:
         self.reply = reply
@@ -188,8 +199,6 @@ class Log:
         self._wake()
 
     def _wake(self) -> None:
-        if not self._waiting:
-            return
         waiting, self._waiting = self._waiting, {}
         for reader in waiting:
             reader.wake()

@@ -95,13 +95,11 @@ class LogSink:
         """The end of one read: number what it brought, or hold it open for a moment while the process is busy."""
         if not self._pending:
             return
-        if self._log.first_token_time_us and self._open_bytes < MAX_OPEN_BYTES and self._only_text():
-            window = window_s(self._utilisation())
-            if window > 0.0:
-                if self._timer is None:
-                    self._timer = self._clock.call_at(self._clock.monotonic() + window, self.close)
-                return
-        self.close()
+        utilisation = self._utilisation()
+        if utilisation <= BUSY or not self._may_wait():
+            self.close()
+        elif self._timer is None:
+            self._timer = self._clock.call_at(self._clock.monotonic() + window_s(utilisation), self.close)
 
     def close(self) -> None:
         """Number everything that is open, now."""
@@ -137,7 +135,9 @@ class LogSink:
             self.close()
             self._on_full()
 
-    def _only_text(self) -> bool:
+    def _may_wait(self) -> bool:
+        if not self._log.first_token_time_us or self._open_bytes >= MAX_OPEN_BYTES:
+            return False
         return all(isinstance(entry, TextDelta) for entry in self._pending)
 
 

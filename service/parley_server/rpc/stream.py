@@ -34,6 +34,7 @@ class Stream:
         self._last_write = edge.clock.monotonic()
         self._timer: Timer | None = None
         self._going_away = False
+        self._silent = False
 
     async def run(self, replies: Replies, *, replayed: bool) -> None:
         """Send everything up to the terminal chunk."""
@@ -62,7 +63,8 @@ class Stream:
             if self._going_away and replies.going_away_at is not None:
                 self._going_away = False
                 await self._say_go_away(replies.going_away_at)
-            if self._clock.monotonic() >= self._last_write + self._heartbeat_s:
+            if self._silent:
+                self._silent = False
                 await self._say_alive()
             if not reader.ready:
                 await reader.wait()
@@ -88,6 +90,7 @@ class Stream:
         due = self._last_write + self._heartbeat_s
         now = self._clock.monotonic()
         if now >= due:
+            self._silent = True
             self._reader.wake()
             due = now + self._heartbeat_s
         self._timer = self._clock.call_at(due, self._tick)
