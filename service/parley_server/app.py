@@ -77,6 +77,7 @@ class App:
         )
         self._metrics: MetricsEndpoint | None = None
         self._background: list[asyncio.Task[None]] = []
+        self._stopping = False
         self._hurried = asyncio.Event()
         self.port = 0
 
@@ -103,6 +104,7 @@ class App:
 
         `grace_s` None: the configured pause and grace."""
         server = self._settings.server
+        self._stopping = True
         await self._server.refuse()
         if grace_s is None:
             await self._pause(server.drain_pause_s)
@@ -180,7 +182,7 @@ class App:
                     await self._server.refuse()
                 ready = False
             else:
-                if not ready and self.replies.going_away_at is None:
+                if not ready and not self._stopping:
                     log.info("database_back")
                     await self._server.serve()
                 ready = True

@@ -56,7 +56,7 @@ def nothing_left(server: ServerProcess) -> bool:
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 async def test_what_runs_may_end_within_the_grace_and_the_rest_is_kept(tmp_path, number) -> None:
-    grace_s = 4.0
+    grace_s = 3.0
     async with (
         ServerProcess(tmp_path, toml=limits(pause_s=1.0, grace_s=grace_s)) as server,
         open_channel(server.address) as channel,
@@ -70,6 +70,7 @@ async def test_what_runs_may_end_within_the_grace_and_the_rest_is_kept(tmp_path,
         async with watching(chat, *requests) as (short, other, long, stopped):
             server.send(number)
             assert (await health.read()).status == health_pb2.HealthCheckResponse.NOT_SERVING
+            health.cancel()
             late = await chat.CreateReply(asking("Just in time.", 0))
             assert text_of(late) == "Just in time.", "in the pause, new replies are still accepted"
             await asyncio.gather(*(each.was_sent_away.wait() for each in (short, other, long, stopped)))
@@ -82,7 +83,6 @@ async def test_what_runs_may_end_within_the_grace_and_the_rest_is_kept(tmp_path,
                 assert told.retry_after.ToMilliseconds() > 0
             await served_on(chat, long, stopped, first_request)
         status_code = await server.exited(limit_s=grace_s + 8)
-        health.cancel()
         assert status_code == 0
         assert "Traceback" not in server.told
         for ended in (short, other):

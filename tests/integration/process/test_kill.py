@@ -14,9 +14,9 @@ from contextlib import AsyncExitStack
 import grpc
 import parley
 import pytest
-from parley.v1 import chat_pb2, chat_pb2_grpc, resources_pb2
+from parley.v1 import chat_pb2, chat_pb2_grpc, errors_pb2, resources_pb2
 
-from tests.integration.process.watching import Watcher, reason_of, script, text_of, words
+from tests.integration.process.watching import Watcher, error_of, reason_of, script, text_of, words
 from tests.processes import ServerProcess, open_channel
 from tests.upstream import Pause, Request, Script, Upstream, done, finish, text
 
@@ -49,33 +49,59 @@ def paced_answer(request: Request) -> Script:
 
 
 class Turn:
-    """One message of one conversation, and its reader."""
+    """One message of one conversation, its readers, and sometimes somebody who cancels it."""
 
     def __init__(self, chance: random.Random, number: int, conversation_id: str) -> None:
         self.model = chance.choice(["near", "far"])
-        self.tag = f"t{number}"
+        tag = f"t{number}"
         count, pace_s = chance.choice([(3, 0.005), (40, 0.01), (400, 0.003), (400, 0.02)])
-        self.whole = words(self.tag, count)
-        self.question = f"{self.tag} {count} {pace_s}"
-        if self.model == "near":
-            self.question = script(self.whole, delay_s=pace_s)
-        self.delay_s = chance.uniform(0.0, 0.3)
-        self.had = ""
-        self.must_be_stored = 0
-        self.killed_s = 0.0
-        self.ended_before = False
-        self.watcher = Watcher(
-            chat_pb2.ReplyRequest(
-                request_id=str(uuid.UUID(int=chance.getrandbits(128))),
-                conversation_id=conversation_id,
-                text=self.question,
-                model=self.model,
-            )
+        self.whole = words(tag, count)
+        question = script(self.whole, delay_s=pace_s) if self.model == "near" else f"{tag} {count} {pace_s}"
+        self.request = chat_pb2.ReplyRequest(
+            request_id=str(uuid.UUID(int=chance.getrandbits(128))),
+            conversation_id=conversation_id,
+            text=question,
+            model=self.model,
         )
+        self.watcher = Watcher(self.request)
+        self.second = Watcher()
+        self.cancelled: resources_pb2.Reply | None = None
+        self.cancel_tried = False
+        self.cancel_refusal: errors_pb2.ReplyError | None = None
+        self._delay_s = chance.uniform(0.0, 0.3)
+        self._join_after_s = chance.uniform(0.0, 0.2)
+        self._cancel_after_s = chance.uniform(0.0, 0.3) if chance.random() < 0.25 else None
+
+    @property
+    def readers(self) -> list[Watcher]:
+        """Those that know the reply."""
+        return [each for each in (self.watcher, self.second) if each.reply_id]
 
     async def run(self, chat: chat_pb2_grpc.ChatStub) -> None:
-        await asyncio.sleep(self.delay_s)
-        await self.watcher.start(chat)
+        """Until every call has ended: by itself, or with the server."""
+        await asyncio.sleep(self._delay_s)
+        calls = [asyncio.create_task(self.watcher.start(chat))]
+        accepted = asyncio.create_task(self.watcher.has_accepted.wait())
+        await asyncio.wait({*calls, accepted}, return_when=asyncio.FIRST_COMPLETED)
+        accepted.cancel()
+        if self.watcher.reply_id:
+            calls.append(asyncio.create_task(self._join(chat)))
+            if self._cancel_after_s is not None:
+                calls.append(asyncio.create_task(self._cancel(chat, self._cancel_after_s)))
+        await asyncio.gather(*calls)
+
+    async def _join(self, chat: chat_pb2_grpc.ChatStub) -> None:
+        await asyncio.sleep(self._join_after_s)
+        self.second.reply_id = self.watcher.reply_id
+        await self.second.resume(chat)
+
+    async def _cancel(self, chat: chat_pb2_grpc.ChatStub, after_s: float) -> None:
+        await asyncio.sleep(after_s)
+        self.cancel_tried = True
+        try:
+            self.cancelled = await chat.Cancel(chat_pb2.CancelRequest(reply_id=self.watcher.reply_id, reason="enough"))
+        except grpc.aio.AioRpcError as status:
+            self.cancel_refusal = error_of(status)
 
 
 class Drill:
@@ -89,6 +115,7 @@ class Drill:
         self.numbers = itertools.count()
         self.seen: Counter[str] = Counter()
         self.kills = 0
+        self.killed_s = 0.0
         self.start_s: list[float] = []
         self.lost_s: list[float] = []
 
@@ -107,15 +134,10 @@ class Drill:
             chat = chat_pb2_grpc.ChatStub(channel)
             running = [asyncio.create_task(turn.run(chat)) for turn in self.turns]
             await asyncio.sleep(self.chance.uniform(0.0, 0.7))
-            killed_s = time.monotonic()
+            self.killed_s = time.monotonic()
             await self.server.kill9()
             self.kills += 1
             await asyncio.gather(*running)
-        for turn in self.turns:
-            turn.had = turn.watcher.text
-            turn.must_be_stored = turn.watcher.length_at(killed_s - LOSS_S)
-            turn.killed_s = killed_s
-            turn.ended_before = turn.watcher.terminal is not None
 
     async def restart(self) -> None:
         """Start it; sometimes it is killed once more on the way."""
@@ -138,44 +160,64 @@ class Drill:
             await asyncio.gather(*(self._check_turn(chat, turn) for turn in self.turns))
 
     async def _check_turn(self, chat: chat_pb2_grpc.ChatStub, turn: Turn) -> None:
-        watcher = turn.watcher
-        if not watcher.reply_id:
+        assert not [each.error for each in turn.readers if each.terminal is None and each.error is not None]
+        if not turn.readers:
+            assert turn.watcher.error is None, "the conversation takes the next message: nothing refuses it"
             self.seen["not accepted, as far as the caller knew"] += 1
             await self._check_unknown(chat, turn)
             return
-        reply = await chat.GetReply(chat_pb2.GetReplyRequest(reply_id=watcher.reply_id))
-        stored = text_of(reply)
-        self._check_text(turn, stored)
-        if turn.ended_before:
-            assert (stored, reply.last_sequence) == (turn.had, watcher.sequence)
-            assert reply.state == resources_pb2.Reply.STATE_COMPLETED
-        cursor, snapshots = watcher.sequence, watcher.snapshots
-        await watcher.resume(chat)
-        assert watcher.terminal is not None
-        assert watcher.text == stored
-        self._check_terminal(watcher, reply)
-        if reply.state == resources_pb2.Reply.STATE_FAILED:
-            assert reason_of(reply.error) == "OWNER_LOST"
-            assert watcher.snapshots == snapshots + 1
-            assert watcher.sequence > cursor + 1
-            self.seen["lost its owner"] += 1
-        else:
-            assert reply.state == resources_pb2.Reply.STATE_COMPLETED
-            assert stored == turn.whole
-            self.seen["ended before"] += 1
-        again, snapshots = watcher.sequence, watcher.snapshots
-        await watcher.resume(chat)
-        assert (watcher.sequence, watcher.snapshots) == (again, snapshots), "at the end: the terminal chunk alone"
-        self._check_terminal(watcher, reply)
+        reply = await chat.GetReply(chat_pb2.GetReplyRequest(reply_id=turn.watcher.reply_id))
+        self._check_state(turn, reply)
+        for reader in turn.readers:
+            self._check_text(turn, reader, text_of(reply))
+            await self._check_resumed(chat, reader, reply)
         await self._check_retry(chat, turn, reply)
 
-    def _check_text(self, turn: Turn, stored: str) -> None:
-        assert turn.whole.startswith(turn.had)
+    def _check_state(self, turn: Turn, reply: resources_pb2.Reply) -> None:
+        states = resources_pb2.Reply.State
+        assert turn.cancel_refusal is None, "the connection breaks, nothing else"
+        known_end = any(each.terminal is not None for each in turn.readers)
+        if turn.cancelled is not None:
+            assert reply == turn.cancelled, "what Cancel returned is what is stored"
+            known_end = True
+        if reply.state == states.STATE_FAILED:
+            assert not known_end, "an end that was seen stays as it was"
+            assert reason_of(reply.error) == "OWNER_LOST"
+        elif reply.state == states.STATE_CANCELLED:
+            assert turn.cancel_tried
+            assert reply.cancel_reason == "enough"
+        else:
+            assert reply.state == states.STATE_COMPLETED
+            assert text_of(reply) == turn.whole
+        self.seen[f"{states.Name(reply.state)}, {'seen' if known_end else 'not seen'} before the kill"] += 1
+
+    def _check_text(self, turn: Turn, reader: Watcher, stored: str) -> None:
+        assert turn.whole.startswith(reader.text)
         assert turn.whole.startswith(stored), "nothing of another reply, nothing twice, no gap"
-        assert len(stored) >= turn.must_be_stored, f"lost: {turn.had[len(stored) : turn.must_be_stored]!r}"
-        if len(stored) < len(turn.had):
-            first_lost_s = turn.watcher.time_of(len(stored) + 1)
-            self.lost_s.append(turn.killed_s - first_lost_s)
+        must_be_stored = reader.length_at(self.killed_s - LOSS_S)
+        assert len(stored) >= must_be_stored, f"lost: {reader.text[len(stored) : must_be_stored]!r}"
+        if len(stored) < len(reader.text):
+            self.lost_s.append(self.killed_s - reader.time_of(len(stored) + 1))
+
+    async def _check_resumed(self, chat: chat_pb2_grpc.ChatStub, reader: Watcher, reply: resources_pb2.Reply) -> None:
+        """A snapshot with a higher number, then the terminal chunk; for whoever had that, it alone."""
+        cursor, snapshots, ended = reader.sequence, reader.snapshots, reader.terminal is not None
+        if ended:
+            assert (reader.text, reader.sequence) == (text_of(reply), reply.last_sequence)
+        await reader.resume(chat)
+        assert reader.text == text_of(reply)
+        self._check_terminal(reader, reply)
+        if ended:
+            assert (reader.sequence, reader.snapshots) == (cursor, snapshots)
+        else:
+            assert reader.snapshots == snapshots + (cursor < reply.last_sequence - 1)
+        if reply.state == resources_pb2.Reply.STATE_FAILED:
+            assert reader.snapshots == snapshots + 1
+            assert reply.last_sequence - 1 > cursor
+        last, snapshots = reader.sequence, reader.snapshots
+        await reader.resume(chat)
+        assert (reader.sequence, reader.snapshots) == (last, snapshots), "at the end: the terminal chunk alone"
+        self._check_terminal(reader, reply)
 
     def _check_terminal(self, watcher: Watcher, reply: resources_pb2.Reply) -> None:
         assert watcher.terminal is not None
@@ -192,7 +234,7 @@ class Drill:
             assert watcher.status is grpc.StatusCode.OK
 
     async def _check_retry(self, chat: chat_pb2_grpc.ChatStub, turn: Turn, reply: resources_pb2.Reply) -> None:
-        retry = Watcher(turn.watcher.request)
+        retry = Watcher(turn.request)
         await retry.start(chat)
         assert (retry.reply_id, retry.replayed) == (reply.id, True)
         assert retry.text == text_of(reply)
@@ -201,7 +243,7 @@ class Drill:
     async def _check_unknown(self, chat: chat_pb2_grpc.ChatStub, turn: Turn) -> None:
         """Accepted or not, the caller cannot know. A retry finds the reply, or starts the only one; it is stopped."""
         request = chat_pb2.ReplyRequest()
-        request.CopyFrom(turn.watcher.request)
+        request.CopyFrom(turn.request)
         request.wait.FromMilliseconds(0)
         first = await chat.CreateReply(request)
         ended = await chat.Cancel(chat_pb2.CancelRequest(reply_id=first.id))
@@ -230,7 +272,7 @@ async def test_whatever_the_moment_of_the_kill_readers_and_database_agree(tmp_pa
             await drill.stream_and_kill()
             await drill.restart()
             await drill.check()
-            accepted |= {turn.watcher.request.request_id: turn.watcher.reply_id for turn in drill.turns}
+            accepted |= {turn.request.request_id: turn.watcher.reply_id for turn in drill.turns}
         asked = Counter(request.json["messages"][-1]["content"] for request in upstream.requests)
         stored = server.rows("SELECT request_id, id FROM reply")
         messages = server.rows("SELECT reply_id, count(*) FROM message WHERE reply_id IS NOT NULL GROUP BY 1")
@@ -243,8 +285,9 @@ async def test_whatever_the_moment_of_the_kill_readers_and_database_agree(tmp_pa
     assert accepted.items() <= dict(stored).items(), "accepted is durable, and stays so over every later kill"
     assert all(count == 1 for _, count in messages)
     assert usage == [(len(stored),)]
-    assert drill.seen["lost its owner"] > KILLS
-    assert drill.seen["ended before"] > 0
+    assert drill.seen["STATE_FAILED, not seen before the kill"] > KILLS
+    assert drill.seen["STATE_COMPLETED, seen before the kill"] > 0
+    assert drill.seen["STATE_CANCELLED, seen before the kill"] > 0
     assert problems == []
 
 
