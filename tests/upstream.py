@@ -66,8 +66,9 @@ class Script:
     """One response. Each piece of bytes is one write, and one chunk where the framing is "chunked"; the last comes with
     the end of the body.
 
-    `framing`: "chunked", "length" (Content-Length), or "close" (HTTP/1.0, ended by closing). `before_head` happens
-    before the status line; `keep_alive` False closes after the response, and says so.
+    `framing`: "chunked", "length" (Content-Length), "close" (HTTP/1.0, ended by closing), or "raw" (the script's own
+    headers and bytes). `before_head` happens before the status line; `keep_alive` False closes after the response, and
+    says so.
     """
 
     steps: Sequence[Step] = ()

@@ -85,7 +85,7 @@ class Connection(asyncio.Protocol):
             return
         try:
             self._parser.feed_data(data)
-        except httptools.HttpParserError:
+        except (httptools.HttpParserError, httptools.HttpParserUpgrade):
             self._fail(httpx2.RemoteProtocolError("the answer is not HTTP/1.1"))
             return
         pieces = self._pieces
@@ -144,7 +144,7 @@ class Connection(asyncio.Protocol):
         if self._complete:
             return
         status = self._parser.get_status_code()
-        if 100 <= status < 200:
+        if 100 <= status < 200:  # 101 makes the parser raise
             self._headers, self._reason = [], b""
             return
         names = {name.lower(): value.lower() for name, value in self._headers}

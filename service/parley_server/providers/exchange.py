@@ -56,7 +56,7 @@ class Exchange:
         """Hand the body's bytes to `feed`, from within the read that brought them, until it ends.
 
         Returns at the end of the body, or after `stop`. Raises what `feed` raised, or an `httpx2.TransportError` where
-        the connection broke before the end. A cancel closes the connection.
+        the connection broke before the end. A cancel leaves the connection to `close`.
         """
         self._end = asyncio.get_running_loop().create_future()
         self._feed = feed
@@ -66,11 +66,7 @@ class Exchange:
         self._wake()
         if not self.over:
             self._resume()
-        try:
-            await self._end
-        except asyncio.CancelledError:
-            self.close()
-            raise
+        await self._end
 
     def stop(self) -> None:
         """Let `push_to` return now; what follows of the body is dropped."""

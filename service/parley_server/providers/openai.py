@@ -38,10 +38,11 @@ _KEY = re.compile(r"[\x21-\x7e]+")
 
 
 class OpenAIProvider:
-    """One endpoint. `api_key` is asked at each call; None is sent as no `Authorization`, but to OpenAI itself.
+    """One endpoint. `api_key` is asked at each call; without one no `Authorization` is sent, and OpenAI is not asked.
 
     Limits of time but the connect limit are the caller's. Nothing is retried, except on a kept connection that turns
-    out to have been closed before. Proxies named by the environment are used, at more CPU per token.
+    out to have been closed before, and no redirect is followed with a prompt. Proxies named by the environment are
+    used, at more CPU per token.
     """
 
     def __init__(
@@ -175,8 +176,11 @@ def _http_client(
     transport: PushTransport | None, limits: httpx2.Timeout, ssl_context: ssl.SSLContext | None
 ) -> httpx2.AsyncClient:
     if transport is not None:
-        return openai.DefaultAsyncHttpxClient(transport=transport, timeout=limits)
+        return openai.DefaultAsyncHttpxClient(transport=transport, timeout=limits, follow_redirects=False)
     unlimited = httpx2.Limits(max_connections=None, max_keepalive_connections=None, keepalive_expiry=60.0)
     return openai.DefaultAsyncHttpxClient(
-        timeout=limits, limits=unlimited, verify=ssl_context if ssl_context is not None else True
+        timeout=limits,
+        limits=unlimited,
+        follow_redirects=False,
+        verify=ssl_context if ssl_context is not None else True,
     )

@@ -68,8 +68,6 @@ class IteratedBody:
             async with self._limit:
                 async for data in self._response.aiter_raw():
                     feed(data)
-                    if self._stopped:
-                        return
         except TimeoutError:
             if not self._stopped:
                 raise
@@ -89,7 +87,7 @@ class PushedBody(httpx2.AsyncByteStream):
         self._stopped = False
 
     async def push_to(self, feed: Feed) -> None:
-        """See `Body`. A cancel closes the connection."""
+        """See `Body`. A cancel leaves the connection to `aclose`."""
         await self._exchange.push_to(feed)
 
     def stop(self) -> None:
@@ -120,7 +118,8 @@ class PushTransport(httpx2.AsyncBaseTransport):
     """Keeps connections per origin for `idle_limit_s`; their number is not limited here.
 
     Of a request's time limits only `connect` is heeded, name resolution and TLS included: the others are the caller's.
-    A cancel closes the connection in every phase. Responses carry their `Body` in the extension `BODY`.
+    A cancel before the response closes the connection, and so does closing the response before its end. Responses carry
+    their `Body` in the extension `BODY`.
     """
 
     def __init__(

@@ -1,5 +1,6 @@
 """What a provider that refuses, fails or cannot be reached becomes."""
 
+import asyncio
 import email.utils
 import socket
 import time
@@ -13,7 +14,7 @@ from parley_server.errors import (
 )
 
 from tests.integration.providers.recording import RecordingSink, prompt, provider_at
-from tests.upstream import Close, Hang, Raw, Reset, Script, answer, refusal
+from tests.upstream import Close, Hang, Raw, Reset, Script, Upstream, answer, refusal
 
 SECRET = {"error": {"message": "secret words of the prompt", "type": "invalid_request_error", "code": None}}
 
@@ -121,6 +122,22 @@ async def test_a_connection_lost_before_the_headers(upstream, end):
     upstream.reply_with(Script(before_head=[Raw(b"HTTP/1.1 200 OK\r\nA: b\r\n"), end]))
     assert type(await failure_of(upstream.url)) is ProviderUnavailable
     assert len(upstream.requests) == 2
+
+
+async def test_a_redirect_is_not_followed(upstream):
+    async with Upstream() as elsewhere:
+        upstream.reply_with(refusal(307, Location=elsewhere.url + "/chat/completions"))
+        assert type(await failure_of(upstream.url)) is ProviderRejected
+    assert elsewhere.requests == []
+
+
+@pytest.mark.parametrize("head", [b"HTTP/1.1 101 Switching\r\nUpgrade: x\r\nConnection: upgrade\r\n\r\nab", b"\0\0\0"])
+async def test_what_is_no_answer(upstream, head):
+    complaints = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: complaints.append(context))
+    upstream.reply_with(Script(before_head=[Raw(head), Hang()]))
+    assert type(await asyncio.wait_for(failure_of(upstream.url), 2)) is ProviderUnavailable
+    assert complaints == []
 
 
 async def test_headers_without_end_are_refused(upstream):

@@ -11,6 +11,7 @@ from pathlib import Path
 import httpx2
 import pytest
 from parley_server.errors import ProviderError, ProviderUnavailable
+from parley_server.providers import transport
 from parley_server.providers.transport import PushTransport, body_of, proxied
 
 from tests.integration.providers.recording import RecordingSink, prompt, provider_at
@@ -59,6 +60,15 @@ async def test_a_stale_connection_is_replaced_unnoticed(upstream, provider, gone
     assert (upstream.connections, len(upstream.requests)) == (2, 3)
 
 
+async def test_a_request_that_was_worked_on_for_long_is_not_repeated(upstream, provider, monkeypatch):
+    monkeypatch.setattr(transport, "REPEAT_WITHIN_S", 0.05)
+    await ask(provider)
+    upstream.reply_next(Script(before_head=[Pause(0.1), Close()]))
+    with pytest.raises(ProviderUnavailable):
+        await ask(provider)
+    assert len(upstream.requests) == 2
+
+
 async def test_a_connection_closed_while_idle_is_not_used(upstream, provider):
     upstream.reply_next(Script([text("a"), finish(), done(), Raw(b"0\r\n\r\n"), Close()]))
     await ask(provider)
@@ -86,8 +96,35 @@ async def test_a_server_that_speaks_unasked_is_left(upstream, provider):
     unasked = Raw(b"HTTP/1.1 200 OK\r\nContent-Length: 1\r\n\r\nx")
     upstream.reply_next(Script([text("a"), finish(), done(), Raw(b"0\r\n\r\n"), unasked, Hang()]))
     assert await ask(provider) == "a"
+    await asyncio.wait_for(upstream.aborted.wait(), 2)
     assert await ask(provider) == "Hello, world"
-    assert upstream.connections == 2
+
+
+async def test_a_second_answer_in_the_same_read_is_nobodys(upstream, provider):
+    unasked = b"HTTP/1.1 200 OK\r\nContent-Length: 1\r\n\r\nx"
+    upstream.reply_next(Script([text("a"), finish(), done(), Raw(b"0\r\n\r\n" + unasked), Hang()]))
+    assert await ask(provider) == "a"
+    await asyncio.wait_for(upstream.aborted.wait(), 2)
+
+
+async def test_a_server_that_says_close_and_does_not_is_left(upstream, provider):
+    headers = {"Content-Type": "text/event-stream", "Connection": "close"}
+    upstream.reply_next(Script([text("a"), finish(), done(), Raw(b"0\r\n\r\n"), Hang()], headers=headers))
+    assert await ask(provider) == "a"
+    await asyncio.wait_for(upstream.aborted.wait(), 2)
+
+
+@pytest.mark.parametrize("framing", ["chunked", "length"])
+async def test_a_body_that_falls_short_is_an_error(upstream, framing):
+    headers = {"Content-Length": "9"} if framing == "length" else {"Transfer-Encoding": "chunked"}
+    body = b"abc" if framing == "length" else b"3\r\nabc\r\n"
+    upstream.reply_with(Script([Raw(body), Close()], headers=headers, framing="raw"))
+    pieces = []
+    client = httpx2.AsyncClient(transport=PushTransport())
+    async with client, client.stream("POST", upstream.url, json={}) as response:
+        with pytest.raises(httpx2.RemoteProtocolError):
+            await body_of(response).push_to(pieces.append)
+    assert pieces == [b"abc"]
 
 
 async def test_connection_close_is_obeyed(upstream, provider):
@@ -112,10 +149,10 @@ async def test_framings_and_interim_responses(upstream, provider):
 
 
 async def test_idle_connections_are_closed(upstream):
-    transport = PushTransport(idle_limit_s=0.05)
-    async with httpx2.AsyncClient(transport=transport) as client:
+    short = PushTransport(idle_limit_s=0.05)
+    async with httpx2.AsyncClient(transport=short) as client:
         await client.post(upstream.url, json={})
-        assert transport.open_connections == 1
+        assert short.open_connections == 1
         await asyncio.wait_for(upstream.no_connections(), 2)
         await client.post(upstream.url, json={})
     assert upstream.connections == 2

@@ -83,9 +83,9 @@ async def test_reasoning_and_tool_calls():
 
 
 async def test_after_a_tool_result_the_directive_is_not_followed_again():
-    result = PromptMessage(role="tool", parts=(ToolResultPart(tool_call_id="c1", content="42"),))
+    result = PromptMessage(role="tool", parts=(ToolResultPart(tool_call_id="c1", content='/script {"text": "no"}'),))
     sink, task, _ = await answer_to(prompt('/script {"tool_calls": [{"name": "f"}]}', result))
-    assert "“42”" in sink.content
+    assert '“/script {"text": "no"}”' in sink.content
     assert task.result().reason is FinishReason.STOP
 
 

@@ -80,6 +80,7 @@ def test_an_event_comes_out_with_the_byte_that_ends_it():
 
 def test_several_data_lines_are_one_event():
     assert split(b"data: a\ndata:b\n\ndata: c\n\n", end=False) == [b"a\nb", b"c"]
+    assert split(b"data: a\n", b"data: b\n\n", end=False) == [b"a\nb"]
 
 
 def test_what_follows_whole_events_waits_for_its_end():
