@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import sqlite3
 import uuid
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -352,6 +352,7 @@ class Server(Caller):
         super().__init__(app.port)
         self.app = app
         self._clock = clock
+        self._stopping: asyncio.Task[None] | None = None
         self.folder = folder
         self.upstream = upstream
         self._start = start
@@ -385,9 +386,14 @@ class Server(Caller):
         app, self.app = self.app, None
         for caller in (self, *self._callers):
             await caller.channel.close()
-        await self.in_time(app.stop(grace_s=0.0))
+        await self.in_time(self._stopping or app.stop(grace_s=0.0))
 
-    async def in_time(self, work: Coroutine[Any, Any, Any]) -> Any:
+    def begin_stop(self, grace_s: float) -> asyncio.Task[None]:
+        """Begin to stop it, as SIGTERM does; the task ends when it has."""
+        self._stopping = asyncio.create_task(self.app.stop(grace_s=grace_s))
+        return self._stopping
+
+    async def in_time(self, work: Awaitable[Any]) -> Any:
         """The result of what waits by a clock that stands still: it runs meanwhile."""
         task = asyncio.ensure_future(work)
         async with asyncio.timeout(LIMIT_S):

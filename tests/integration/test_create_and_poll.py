@@ -138,7 +138,7 @@ async def test_a_poll_with_no_wait_returns_at_once(server, upstream):
 
 @pytest.mark.parametrize(("fields", "seconds"), [({}, 20.0), ({"wait": 3}, 3.0), ({"wait": 60}, 60.0)])
 async def test_a_poll_waits_as_long_as_it_was_told(serve, clock, upstream, fields, seconds):
-    server = await serve(clock=clock)
+    server = await serve(clock=clock, provider="timeouts = { first_token = 600 }")
     upstream.reply_with(Script([role(), Hang()]))
     created = await server.create(wait=0)
     polling = asyncio.create_task(server.poll(created.id, **fields))

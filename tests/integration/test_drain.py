@@ -1,0 +1,155 @@
+"""A stop of the server: what is refused, what is served on, what readers are told, and what is left behind."""
+
+import asyncio
+
+import grpc
+from parley.v1 import chat_pb2
+
+from tests.clock import until
+from tests.integration.served import (
+    CANCELLED,
+    COMPLETED,
+    FAILED,
+    STREAMING,
+    ask,
+    error_reason,
+    reason,
+    refused,
+    text_of,
+)
+from tests.upstream import Hang, Script, Wait, done, finish, role, text
+
+HANGING = Script([role(), text("so far"), Hang()])
+
+
+async def draining(server, watch, grace_s=10.0):
+    """The server's stop, begun, after the reader was told."""
+    stopping = server.begin_stop(grace_s)
+    await watch.until(lambda watch: "go_away" in watch.kinds)
+    return stopping
+
+
+async def test_a_reply_that_ends_within_the_grace_ends_normally(server, upstream):
+    go = asyncio.Event()
+    upstream.reply_with(Script([role(), text("so far"), Wait(go), text(", and on"), finish(), done()]))
+    watch = await server.stream().until_text("so far")
+    stopping = await draining(server, watch)
+    (notice,) = [chunk.go_away for chunk in watch.chunks if chunk.HasField("go_away")]
+    assert 8 < notice.time_left.ToTimedelta().total_seconds() <= 10
+    go.set()
+    await watch.end()
+    assert watch.kinds == ["accepted", "text", "go_away", "text", "finished"]
+    assert (watch.text, await watch.code()) == ("so far, and on", grpc.StatusCode.OK)
+    await asyncio.wait_for(stopping, 3.0)
+    server = await server._start()
+    reply = await server.get(watch.reply_id)
+    assert (reply.state, text_of(reply)) == (COMPLETED, "so far, and on")
+
+
+async def test_a_reply_that_does_not_is_ended_with_its_text(server, upstream):
+    upstream.reply_with(HANGING)
+    watch = await server.stream().until_text("so far")
+    await (await draining(server, watch, 0.3))
+    await watch.end()
+    error = watch.terminal.failed.error
+    assert (error.reason, error.retryable, await watch.code()) == (
+        error_reason("OWNER_LOST"),
+        True,
+        grpc.StatusCode.ABORTED,
+    )
+    assert upstream.aborts
+    server = await server._start()
+    reply = await server.get(watch.reply_id)
+    assert (reply.state, text_of(reply), reply.message.partial, reply.error) == (FAILED, "so far", True, error)
+    assert server.sql("select count(*) from reply where state in ('PENDING', 'STREAMING')") == [(0,)]
+    assert server.sql("select count(*) from checkpoint") == [(0,)]
+
+
+async def test_new_replies_are_refused_and_the_rest_is_served(server, upstream):
+    upstream.reply_with(HANGING)
+    caller = server.caller()
+    watch = await server.stream().until_text("so far")
+    stopping = await draining(server, watch)
+    assert not await caller.ready()
+    assert not await caller.ready("parley.v1.Chat")
+    assert await caller.ready("liveness")
+    for call in (caller.chat.StreamReply(ask()), caller.chat.CreateReply(ask())):
+        told = await refused(call)
+        assert (told.code, told.reason, told.retry_after_s) == (grpc.StatusCode.UNAVAILABLE, "DRAINING", 1.0)
+    assert (await caller.get(watch.reply_id)).state == STREAMING
+    page = await caller.poll(watch.reply_id)
+    assert [chunk.text for chunk in page.chunks] == ["so far"]
+    late = await caller.resume(watch.reply_id).until_text("so far")
+    assert "go_away" not in late.kinds
+    assert (await caller.conversation(watch.conversation_id)).active_reply_id == watch.reply_id
+    assert (await caller.cancel(watch.reply_id)).state == CANCELLED
+    await watch.end()
+    await late.end()
+    assert watch.terminal == late.terminal
+    await asyncio.wait_for(stopping, 3.0)
+
+
+async def test_waiting_calls_return_what_there_is(server, upstream):
+    upstream.reply_with(Script([role(), text("so far"), Hang()]))
+    creating = asyncio.create_task(server.create())
+    await until(lambda: any(one.log.last_sequence for one in server.running.values()))
+    (reply_id,) = server.running
+    polling = asyncio.create_task(server.poll(reply_id, 1, wait=60))
+    await until(lambda: server.running[reply_id].audience.readers == 2)
+    stopping = server.begin_stop(10.0)
+    reply, page = await asyncio.wait_for(creating, 3.0), await asyncio.wait_for(polling, 3.0)
+    assert (reply.state, text_of(reply)) == (STREAMING, "so far")
+    assert (list(page.chunks), page.reply.state) == ([], STREAMING)
+    assert reply_id in server.running
+    server.app.hurry()
+    await stopping
+
+
+async def test_a_hurried_stop_ends_at_once(server, upstream):
+    upstream.reply_with(HANGING)
+    watch = await server.stream().until_text("so far")
+    stopping = await draining(server, watch, 60.0)
+    server.app.hurry()
+    await asyncio.wait_for(stopping, 5.0)
+    await watch.end()
+    assert watch.terminal.failed.error.reason == error_reason("OWNER_LOST")
+
+
+async def test_an_idle_server_stops_at_once(server):
+    await server.stream().end()
+    await asyncio.wait_for(server.begin_stop(60.0), 3.0)
+
+
+async def test_nobody_is_orphaned_by_a_go_away(serve, clock, upstream):
+    server = await serve(clock=clock)
+    upstream.reply_with(HANGING)
+    watch = await server.stream(on_disconnect=chat_pb2.DISCONNECT_POLICY_CANCEL).until_text("so far")
+    server.begin_stop(50.0)
+    await watch.until(lambda watch: "go_away" in watch.kinds)
+    watch.call.cancel()
+    await until(lambda: server.running[watch.reply_id].audience.readers == 0)
+    await clock.advance(30)
+    assert watch.reply_id in server.running
+
+
+async def test_a_cancel_during_the_drain_is_a_cancel(server, upstream):
+    upstream.reply_with(HANGING)
+    watch = await server.stream().until_text("so far")
+    stopping = await draining(server, watch)
+    reply = await server.cancel(watch.reply_id)
+    await watch.end()
+    assert watch.terminal.finished.reason == reply.finish_reason == reason("CANCELLED")
+    await stopping
+
+
+async def test_a_drain_of_many(server, upstream):
+    upstream.reply_with(HANGING)
+    watches = [await server.stream().until_text("so far") for _ in range(30)]
+    stopping = server.begin_stop(0.2)
+    for watch in watches:
+        await watch.end()
+        assert watch.terminal.failed.error.reason == error_reason("OWNER_LOST")
+    await stopping
+    server = await server._start()
+    assert server.sql("select state, count(*) from reply group by state") == [("FAILED", 30)]
+    assert server.sql("select count(*) from usage") == [(30,)]
