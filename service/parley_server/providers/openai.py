@@ -9,10 +9,11 @@ import asyncio
 import re
 import ssl
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, TypeAlias
 
 import httpx2
 import openai
+from openai.types.chat import ChatCompletionChunk
 
 from parley_server.core.model import Finish, Prompt
 from parley_server.core.ports import Sink
@@ -27,6 +28,8 @@ from parley_server.providers.openai_errors import error_in_body, error_of_status
 from parley_server.providers.openai_prompt import messages_of, options_of
 from parley_server.providers.openai_wire import ChunkReader
 from parley_server.providers.transport import Body, PushTransport, body_of, proxied
+
+Headers: TypeAlias = Mapping[str, str | openai.Omit]
 
 OPENAI_URL = "https://api.openai.com/v1"
 CONNECT_S = 5.0
@@ -73,10 +76,20 @@ class OpenAIProvider:
 
     async def generate(self, prompt: Prompt, sink: Sink) -> Finish:
         """See `Provider`. Raises a `ProviderError` of any kind but ProviderTimeout."""
-        request = self._request(prompt)
+        body, headers = self._request(prompt)
         try:
-            async with self._client.chat.completions.with_streaming_response.create(**request) as response:
-                return await self._read(response.http_response, sink)
+            stream = await self._client.post(
+                "/chat/completions",
+                cast_to=ChatCompletionChunk,
+                body=body,
+                options={"headers": headers},
+                stream=True,
+                stream_cls=openai.AsyncStream[ChatCompletionChunk],
+            )
+            try:
+                return await self._read(stream.response, sink)
+            finally:
+                await stream.response.aclose()
         except openai.APIStatusError as error:
             raise error_of_status(
                 self._name, error.status_code, headers=error.response.headers, body={"error": error.body}
@@ -94,22 +107,20 @@ class OpenAIProvider:
 
     # --- asking
 
-    def _request(self, prompt: Prompt) -> dict[str, Any]:
-        headers: dict[str, Any] = {"Authorization": self._authorization()}
+    def _request(self, prompt: Prompt) -> tuple[dict[str, Any], Headers]:
+        """Body and headers. The SDK's typed `create` would walk through every field: 150 us of CPU for the request, and
+        160 us more for each message."""
+        headers: dict[str, str | openai.Omit] = {"Authorization": self._authorization()}
         if _TRACEPARENT.fullmatch(prompt.traceparent):
             headers["traceparent"] = prompt.traceparent
-        return {
+        body = {
             "model": prompt.model.name,
-            "messages": (),
+            "messages": messages_of(prompt),
             "stream": True,
-            "extra_headers": headers,
-            # The SDK walks through typed fields, at 160 us of CPU per message; these it passes on as they are.
-            "extra_body": {
-                "messages": messages_of(prompt),
-                "stream_options": {"include_usage": True},
-                **options_of(prompt),
-            },
+            "stream_options": {"include_usage": True},
+            **options_of(prompt),
         }
+        return body, headers
 
     def _authorization(self) -> str | openai.Omit:
         key = self._api_key() if callable(self._api_key) else self._api_key
