@@ -1,0 +1,159 @@
+"""The tree of a conversation: forks, edits, regenerations, and where the head goes."""
+
+import pytest
+from parley.v1 import conversations_pb2, resources_pb2
+
+from tests.integration.served import COMPLETED, ask, refused, said, text_of
+from tests.upstream import Close, Hang, Script, answer, refusal, role, text
+
+
+@pytest.fixture
+async def dialogue(server, upstream):
+    """q1 - a1 - q2 - a2, and the ids of its messages by their texts."""
+    upstream.reply_next(answer("a1"), answer("a2"))
+    first = await server.stream("q1").end()
+    await server.stream("q2", conversation_id=first.conversation_id).end()
+    return first.conversation_id
+
+
+async def ids(server, conversation_id):
+    """Ids of all messages by their texts."""
+    tree = await server.messages(conversation_id, all_branches=True)
+    return {text_of(message): message.id for message in tree.messages}
+
+
+async def tree(server, conversation_id):
+    """The whole tree as (text, text of its parent), oldest first."""
+    page = await server.messages(conversation_id, all_branches=True)
+    texts = {message.id: text_of(message) for message in page.messages}
+    return [(text_of(each), texts.get(each.parent_id, "")) for each in reversed(page.messages)]
+
+
+async def branch(server, conversation_id, **fields):
+    """The texts of a branch, oldest first."""
+    page = await server.messages(conversation_id, **fields)
+    return [text_of(message) for message in reversed(page.messages)]
+
+
+async def test_a_fork_after_an_older_answer(server, upstream, dialogue):
+    where = await ids(server, dialogue)
+    upstream.reply_next(answer("a3"))
+    await server.stream("q3", conversation_id=dialogue, after_message_id=where["a1"]).end()
+    assert await tree(server, dialogue) == [
+        ("q1", ""),
+        ("a1", "q1"),
+        ("q2", "a1"),
+        ("a2", "q2"),
+        ("q3", "a1"),
+        ("a3", "q3"),
+    ]
+    assert await branch(server, dialogue) == ["q1", "a1", "q3", "a3"]
+    assert await branch(server, dialogue, leaf_message_id=where["a2"]) == ["q1", "a1", "q2", "a2"]
+    assert await branch(server, dialogue, leaf_message_id=where["q2"]) == ["q1", "a1", "q2"]
+
+
+async def test_an_edit_of_a_question(server, upstream, dialogue):
+    where = await ids(server, dialogue)
+    upstream.reply_next(answer("a2'"))
+    await server.stream("q2'", conversation_id=dialogue, replace_message_id=where["q2"]).end()
+    assert (await tree(server, dialogue))[-2:] == [("q2'", "a1"), ("a2'", "q2'")]
+    assert [each["content"] for each in upstream.requests[-1].json["messages"]] == ["q1", "a1", "q2'"]
+    upstream.reply_next(answer("a1'"))
+    await server.stream("q1'", conversation_id=dialogue, replace_message_id=where["q1"]).end()
+    assert await branch(server, dialogue) == ["q1'", "a1'"]
+    assert [each["content"] for each in upstream.requests[-1].json["messages"]] == ["q1'"]
+
+
+async def test_a_regeneration_of_an_answer(server, upstream, dialogue):
+    where = await ids(server, dialogue)
+    upstream.reply_next(answer("a2'"))
+    watch = await server.stream("", conversation_id=dialogue, replace_message_id=where["a2"]).end()
+    assert not watch.chunks[0].accepted.input_message_ids
+    assert (await tree(server, dialogue))[-1] == ("a2'", "q2")
+    assert await branch(server, dialogue) == ["q1", "a1", "q2", "a2'"]
+    assert [each["content"] for each in upstream.requests[-1].json["messages"]] == ["q1", "a1", "q2"]
+
+
+async def test_a_new_answer_below_a_question(server, upstream, dialogue):
+    where = await ids(server, dialogue)
+    upstream.reply_next(answer("a1'"))
+    await server.stream("", conversation_id=dialogue, replace_message_id=where["q1"]).end()
+    assert (await tree(server, dialogue))[-1] == ("a1'", "q1")
+    assert await branch(server, dialogue) == ["q1", "a1'"]
+
+
+@pytest.mark.parametrize("script", [refusal(500), Script([role(), Hang()])], ids=["failed", "cancelled"])
+async def test_try_again_where_no_message_was_left(server, upstream, script):
+    upstream.reply_next(script, answer("at last"))
+    watch = server.stream("q")
+    accepted = (await watch.accepted()).accepted
+    if script.status == 200:
+        await server.cancel(watch.reply_id)
+    await watch.end()
+    conversation_id = accepted.conversation_id
+    again = await server.stream("", conversation_id=conversation_id, replace_message_id=accepted.message_id).end()
+    assert again.text == "at last"
+    assert await tree(server, conversation_id) == [("q", ""), ("at last", "q")]
+    assert [each["content"] for each in upstream.requests[-1].json["messages"]] == ["q"]
+
+
+async def test_try_again_after_a_failure_goes_beside_the_partial_text(server, upstream):
+    upstream.reply_next(Script([role(), text("half"), Close()]), answer("whole"))
+    watch = await server.stream("q").end()
+    accepted = watch.chunks[0].accepted
+    await server.stream("", conversation_id=watch.conversation_id, replace_message_id=accepted.message_id).end()
+    assert await tree(server, watch.conversation_id) == [("q", ""), ("half", "q"), ("whole", "q")]
+    assert await branch(server, watch.conversation_id) == ["q", "whole"]
+
+
+async def test_the_end_of_a_reply_does_not_pull_back_who_switched(server, upstream, dialogue):
+    where = await ids(server, dialogue)
+    upstream.reply_next(Script([role(), text("late"), Hang()]))
+    watch = await server.stream("q3", conversation_id=dialogue).until_text("late")
+    changed = resources_pb2.Conversation(id=dialogue, head_message_id=where["a1"])
+    request = conversations_pb2.UpdateConversationRequest(conversation=changed)
+    assert (await server.conversations.UpdateConversation(request)).head_message_id == where["a1"]
+    await server.cancel(watch.reply_id)
+    await watch.end()
+    assert (await server.conversation(dialogue)).head_message_id == where["a1"]
+    assert await branch(server, dialogue) == ["q1", "a1"]
+    assert ("late", "q3") in await tree(server, dialogue)
+    upstream.reply_next(answer("a4"))
+    await server.stream("q4", conversation_id=dialogue).end()
+    assert await branch(server, dialogue) == ["q1", "a1", "q4", "a4"]
+
+
+async def test_the_head_moves_with_the_message_and_the_answer(server, upstream):
+    upstream.reply_next(Script([role(), text("x"), Hang()]))
+    watch = await server.stream("q").until_text("x")
+    accepted = watch.chunks[0].accepted
+    assert (await server.conversation(watch.conversation_id)).head_message_id == accepted.input_message_ids[0]
+    await server.cancel(watch.reply_id)
+    assert (await server.conversation(watch.conversation_id)).head_message_id == accepted.message_id
+
+
+async def test_nothing_to_answer(server, dialogue):
+    made = await server.new_conversation()
+    for fields in ({"conversation_id": dialogue}, {"conversation_id": made.id}):
+        told = await refused(server.chat.StreamReply(ask("", **fields)))
+        assert (told.reason, told.fields) == ("INVALID_REQUEST", ["input"])
+
+
+async def test_a_leaf_that_is_not_there(server, dialogue):
+    other = await server.new_conversation([said("user", "x")])
+    theirs = (await server.messages(other.id)).messages[0].id
+    for leaf in ("unknown", theirs):
+        assert (await refused(server.messages(dialogue, leaf_message_id=leaf))).reason == "MESSAGE_NOT_FOUND"
+    assert len((await server.messages(dialogue, leaf_message_id=theirs, all_branches=True)).messages) == 4
+
+
+async def test_an_imported_history_is_gone_on_with(server, upstream):
+    made = await server.new_conversation([said("user", "old q"), said("assistant", "old a")])
+    upstream.reply_next(answer("new a"))
+    watch = await server.stream("new q", conversation_id=made.id).end()
+    assert await branch(server, made.id) == ["old q", "old a", "new q", "new a"]
+    assert (await server.get(watch.reply_id)).state == COMPLETED
+    greeting = await server.new_conversation([said("assistant", "Welcome!")])
+    upstream.reply_next(answer("a"))
+    await server.stream("q", conversation_id=greeting.id).end()
+    assert await tree(server, greeting.id) == [("Welcome!", ""), ("q", "Welcome!"), ("a", "q")]

@@ -1,0 +1,339 @@
+"""Conversations: create, get, list, update, delete, and their messages."""
+
+import asyncio
+
+import grpc
+import pytest
+from google.protobuf.field_mask_pb2 import FieldMask
+from parley.v1 import chat_pb2, conversations_pb2, resources_pb2
+
+from tests.clock import until
+from tests.integration.served import CANCELLED, ask, error_reason, refused, said, text_of
+from tests.upstream import Hang, Script, role, text
+
+Conversation = resources_pb2.Conversation
+HANGING = Script([role(), text("on and"), Hang()])
+
+
+async def listed(caller, **fields):
+    request = conversations_pb2.ListConversationsRequest(**fields)
+    return await caller.conversations.ListConversations(request)
+
+
+async def updated(caller, *paths, **fields):
+    mask = FieldMask(paths=paths) if paths else None
+    request = conversations_pb2.UpdateConversationRequest(conversation=Conversation(**fields), update_mask=mask)
+    return await caller.conversations.UpdateConversation(request)
+
+
+async def test_what_was_created_is_what_is_got(server):
+    ann = server.caller("ann")
+    made = await ann.new_conversation(
+        [said("assistant", "Welcome"), said("user", "Hi"), said("assistant", "Yes?")],
+        id="my-chat",
+        title="A title",
+        system=["One", "Two"],
+        post_system="Post",
+        model="plain",
+        context=resources_pb2.ContextPolicy(max_messages=10),
+        labels={"page": "home"},
+    )
+    page = await ann.messages("my-chat")
+    assert made == Conversation(
+        id="my-chat",
+        title="A title",
+        system=["One", "Two"],
+        post_system="Post",
+        model="plain",
+        context=resources_pb2.ContextPolicy(max_messages=10),
+        labels={"page": "home"},
+        head_message_id=page.messages[0].id,
+        create_time=made.create_time,
+        update_time=made.create_time,
+        etag=made.etag,
+        end_user="ann",
+    )
+    assert made.etag
+    assert await ann.conversation("my-chat") == await server.conversation("my-chat") == made
+    messages = list(reversed(page.messages))
+    assert [(text_of(each), each.role) for each in messages] == [("Welcome", 2), ("Hi", 1), ("Yes?", 2)]
+    assert [each.parent_id for each in messages] == ["", messages[0].id, messages[1].id]
+    brief = Conversation.FromString(made.SerializeToString())
+    brief.ClearField("system")
+    brief.ClearField("post_system")
+    assert list((await listed(ann)).conversations) == [brief]
+
+
+@pytest.mark.parametrize(
+    ("fields", "field"),
+    [
+        ({"id": "not valid"}, "conversation.id"),
+        ({"id": "x" * 65}, "conversation.id"),
+        ({"head_message_id": "m"}, "conversation.head_message_id"),
+        ({"context": resources_pb2.ContextPolicy(max_messages=-1)}, "conversation.context.max_messages"),
+        ({"context": resources_pb2.ContextPolicy(max_tokens=1)}, "conversation.context.max_tokens"),
+        ({"context": resources_pb2.ContextPolicy(overflow=2)}, "conversation.context.overflow"),
+        ({"context": resources_pb2.ContextPolicy(reminder="r")}, "conversation.context.reminder"),
+        ({"context": resources_pb2.ContextPolicy(reminder_interval=5)}, "conversation.context.reminder_interval"),
+        ({"title": "a\x00"}, "conversation.title"),
+        ({"labels": {"": ""}}, "conversation.labels"),
+    ],
+)
+async def test_a_conversation_that_is_not_taken(server, fields, field):
+    told = await refused(server.new_conversation(**fields))
+    assert (told.reason, told.fields) == ("INVALID_REQUEST", [field])
+    if field in ("conversation.id", "conversation.head_message_id"):
+        return
+    made = await server.new_conversation()
+    told = await refused(updated(server, id=made.id, **fields))
+    assert (told.reason, told.fields[0].split(".")[0]) == ("INVALID_REQUEST", "conversation")
+    assert await server.conversation(made.id) == made
+
+
+async def test_other_refusals_of_a_creation(server):
+    await server.new_conversation(id="taken")
+    assert (await refused(server.new_conversation(id="taken"))).reason == "CONVERSATION_EXISTS"
+    assert (await refused(server.new_conversation(model="no-such"))).reason == "MODEL_NOT_FOUND"
+    image = resources_pb2.Image(image_id="x")
+    assert (await refused(server.new_conversation([said("user", image=image)]))).fields == ["messages"]
+    assert (await refused(server.new_conversation([said("user")]))).fields == ["messages[0].parts"]
+    assert (await refused(server.new_conversation(title="t" * 1025))).reason == "INPUT_TOO_LARGE"
+
+
+async def test_an_update_changes_what_it_names(server):
+    made = await server.new_conversation(
+        title="One", system=["S"], post_system="P", labels={"a": "1", "b": "2"}, model="plain"
+    )
+    second = await updated(server, id=made.id, title="Two", labels={"c": "3"})
+    assert (second.title, dict(second.labels), second.system, second.model) == ("Two", {"c": "3"}, ["S"], "plain")
+    assert second.etag != made.etag
+    third = await updated(server, "system", "post_system", "model", "labels", id=made.id, title="ignored")
+    assert (third.title, list(third.system), third.post_system, third.model, dict(third.labels)) == (
+        "Two",
+        [],
+        "",
+        "",
+        {},
+    )
+    fourth = await updated(
+        server, "context.max_messages", id=made.id, context=resources_pb2.ContextPolicy(max_messages=7)
+    )
+    assert fourth.context.max_messages == 7
+    fifth = await updated(server, "context", id=made.id, etag=fourth.etag)
+    assert not fifth.context.max_messages
+    assert await server.conversation(made.id) == fifth
+    assert fifth.create_time == made.create_time
+
+
+async def test_an_update_that_is_refused(server):
+    made = await server.new_conversation(title="One")
+    for paths in (["id"], ["etag"], ["no_such"], ["title", "create_time"], ["context.reminder"]):
+        told = await refused(updated(server, *paths, id=made.id, title="Two"))
+        assert (told.reason, told.fields) == ("INVALID_REQUEST", ["update_mask"])
+    assert (await refused(updated(server, title="Two"))).fields == ["conversation.id"]
+    assert (await refused(updated(server, id=made.id, head_message_id="x"))).reason == "MESSAGE_NOT_FOUND"
+    assert (await refused(updated(server, id=made.id, model="no-such"))).reason == "MODEL_NOT_FOUND"
+    assert (await refused(updated(server, id="unknown", title="x"))).reason == "CONVERSATION_NOT_FOUND"
+    assert (await refused(updated(server, id=made.id, title="x", etag="stale"))).reason == "ETAG_MISMATCH"
+    assert await server.conversation(made.id) == made
+
+
+async def test_of_two_updates_with_one_etag_one_wins(server):
+    made = await server.new_conversation()
+    outcomes = await asyncio.gather(
+        *(updated(server, id=made.id, title=str(n), etag=made.etag) for n in range(10)), return_exceptions=True
+    )
+    won = [each for each in outcomes if isinstance(each, Conversation)]
+    assert len(won) == 1
+    assert await server.conversation(made.id) == won[0]
+    assert {each.code() for each in outcomes if each not in won} == {grpc.StatusCode.ABORTED}
+
+
+async def test_pages_hold_still_while_others_write(server):
+    for n in range(12):
+        await server.new_conversation(id=f"c{n}", title=f"no. {n}")
+    seen, token = [], ""
+    while True:
+        page = await listed(server, page_size=5, page_token=token)
+        seen += [each.id for each in page.conversations]
+        token = page.next_page_token
+        if not token:
+            break
+        await server.new_conversation(id=f"late-{len(seen)}")
+    assert seen == [f"c{n}" for n in reversed(range(12))]
+    first = await listed(server, page_size=1)
+    assert first.conversations[0].id.startswith("late-")
+
+
+async def test_newest_activity_comes_first(server):
+    for name in "abc":
+        await server.new_conversation(id=name)
+    await server.stream(conversation_id="a").end()
+    assert [each.id for each in (await listed(server)).conversations] == ["a", "c", "b"]
+
+
+async def test_conversations_are_found_by_words_and_labels(server):
+    await server.new_conversation(id="a", title="Ein Gespräch über WETTER", labels={"p": "1", "q": "2"})
+    await server.new_conversation(id="b", title="Weather 100%", labels={"p": "1"})
+    await server.new_conversation(id="c", title="Weather_x")
+
+    async def found(**fields):
+        return [each.id for each in (await listed(server, **fields)).conversations]
+
+    assert await found(query="wetter") == ["a"]
+    assert await found(query="gesprächMISSING") == []
+    assert await found(query="ÜBER ein") == ["a"]
+    assert await found(query="weather") == ["c", "b"]
+    assert await found(query="100%") == ["b"]
+    assert await found(query="r_x") == ["c"]
+    assert await found(labels={"p": "1"}) == ["b", "a"]
+    assert await found(labels={"p": "1", "q": "2"}) == ["a"]
+    assert await found(labels={"p": "2"}) == []
+    assert await found(query="wetter", labels={"p": "1"}) == ["a"]
+
+
+async def test_a_page_token_belongs_to_its_query(server):
+    made = [await server.new_conversation([said("user", str(n)) for n in range(3)]) for _ in range(3)]
+    token = (await listed(server, page_size=1)).next_page_token
+    messages = (await server.messages(made[0].id, page_size=1)).next_page_token
+    assert token
+    assert messages
+    for call in (
+        listed(server, page_token=token, query="x"),
+        listed(server, page_token=token, labels={"a": "b"}),
+        listed(server, page_token="garbage"),
+        listed(server, page_token=messages),
+        server.messages(made[1].id, page_token=messages),
+        server.messages(made[0].id, page_token=messages, all_branches=True),
+        server.messages(made[0].id, page_token=token),
+    ):
+        told = await refused(call)
+        assert (told.reason, told.fields) == ("INVALID_REQUEST", ["page_token"])
+    for call in (listed(server, page_size=-1), server.messages(made[0].id, page_size=-1)):
+        assert (await refused(call)).fields == ["page_size"]
+    assert len((await listed(server, page_token=token, page_size=50)).conversations) == 2
+
+
+async def test_messages_come_in_pages(server):
+    made = await server.new_conversation([said("user", str(n)) for n in range(25)])
+    seen, token, pages = [], "", 0
+    while pages == 0 or token:
+        page = await server.messages(made.id, page_size=10, page_token=token)
+        seen += [text_of(message) for message in page.messages]
+        token, pages = page.next_page_token, pages + 1
+        if pages == 1:
+            await server.stream("later", conversation_id=made.id).end()
+    assert (seen, pages) == ([str(n) for n in reversed(range(25))], 3)
+    tree = await server.messages(made.id, page_size=200, all_branches=True)
+    assert [text_of(message) for message in tree.messages] == [
+        "Hello, world",
+        "later",
+        *[str(n) for n in reversed(range(25))],
+    ]
+
+
+async def test_a_page_holds_at_most_a_mebibyte(server):
+    made = await server.new_conversation([said("user", "x" * 600_000) for _ in range(3)])
+    page = await server.messages(made.id)
+    assert len(page.messages) == 1
+    assert page.ByteSize() < 1_100_000
+    rest = await server.messages(made.id, page_token=page.next_page_token)
+    assert len(rest.messages) == 1
+
+
+async def test_a_delete_cancels_then_erases(server, upstream):
+    upstream.reply_with(HANGING)
+    watch = await server.stream("Ask", labels={"a": "b"}).until_text("on and")
+    other = await server.resume(watch.reply_id).until_text("on and")
+    await server.delete(watch.conversation_id)
+    await until(lambda: upstream.aborts)
+    for each in (watch, other):
+        await each.end()
+        if each.kinds[-1] == "finished":
+            assert each.terminal.finished.cancel_reason == "conversation deleted"
+        else:
+            assert await each.code() == grpc.StatusCode.NOT_FOUND
+    assert (await refused(server.get(watch.reply_id))).reason == "REPLY_NOT_FOUND"
+    assert (await refused(server.poll(watch.reply_id))).reason == "REPLY_NOT_FOUND"
+    assert (await refused(server.cancel(watch.reply_id))).reason == "REPLY_NOT_FOUND"
+    assert await server.resume(watch.reply_id).code() == grpc.StatusCode.NOT_FOUND
+    for call in (
+        server.conversation(watch.conversation_id),
+        server.messages(watch.conversation_id),
+        server.delete(watch.conversation_id),
+        updated(server, id=watch.conversation_id, title="x"),
+    ):
+        assert (await refused(call)).reason == "CONVERSATION_NOT_FOUND"
+    for table in ("conversation", "message", "reply", "checkpoint", "conversation_label", "image"):
+        assert server.sql(f"select count(*) from {table}") == [(0,)], table
+    assert server.sql("select state, finish_reason, estimated from usage") == [("CANCELLED", "CANCELLED", 1)]
+    assert not (await listed(server)).conversations
+
+
+async def test_a_delete_keeps_to_its_etag(server, upstream):
+    made = await server.new_conversation()
+    stale = made.etag
+    await updated(server, id=made.id, title="x")
+    assert (await refused(server.delete(made.id, stale))).reason == "ETAG_MISMATCH"
+    fresh = await server.conversation(made.id)
+    await server.delete(made.id, fresh.etag)
+    upstream.reply_with(HANGING)
+    watch = await server.stream().until_text("on and")
+    running = await server.conversation(watch.conversation_id)
+    await server.delete(watch.conversation_id, running.etag)  # its own cancel changes the etag
+    assert (await refused(server.conversation(watch.conversation_id))).reason == "CONVERSATION_NOT_FOUND"
+
+
+async def test_a_delete_races_the_end(server, upstream):
+    """Its readers end, with the terminal chunk or REPLY_NOT_FOUND, and nothing is left."""
+    for i in range(20):
+        watch = server.stream(f"{i}")
+        await watch.accepted()
+        for _ in range(i * 3):
+            await asyncio.sleep(0)
+        await server.delete(watch.conversation_id)
+        await watch.end()
+        assert await watch.code() in (grpc.StatusCode.OK, grpc.StatusCode.NOT_FOUND)
+        if await watch.code() == grpc.StatusCode.OK:
+            assert watch.terminal.finished.reason
+    await until(lambda: not server.running)
+    for table in ("conversation", "message", "reply", "checkpoint"):
+        assert server.sql(f"select count(*) from {table}") == [(0,)], table
+    assert server.sql("select count(*) from usage") == [(20,)]
+
+
+async def test_an_erased_conversations_id_is_free(server):
+    made = await server.new_conversation(id="again", title="One")
+    await server.delete(made.id)
+    assert (await server.new_conversation(id="again", title="Two")).title == "Two"
+
+
+async def test_the_reply_that_runs_is_named(server, upstream):
+    upstream.reply_with(HANGING)
+    watch = await server.stream().until_text("on and")
+    assert (await server.conversation(watch.conversation_id)).active_reply_id == watch.reply_id
+    assert [each.active_reply_id for each in (await listed(server)).conversations] == [watch.reply_id]
+    reply = await server.cancel(watch.reply_id)
+    assert reply.state == CANCELLED
+    assert (await server.conversation(watch.conversation_id)).active_reply_id == ""
+
+
+async def test_replies_are_listed_with_what_went_wrong(server, upstream):
+    upstream.reply_next(Script([role(), text("half")]))
+    watch = await server.stream("Ask").end()
+    page = await server.messages(watch.conversation_id)
+    reply = await server.get(watch.reply_id)
+    reply.ClearField("message")
+    assert list(page.replies) == [reply]
+    assert reply.error.reason == error_reason("PROVIDER_TRUNCATED")
+
+
+async def test_a_conversation_of_a_request_keeps_its_settings(server):
+    given = Conversation(
+        title="T", system=["S"], labels={"a": "b"}, context=resources_pb2.ContextPolicy(max_messages=3)
+    )
+    call = server.chat.StreamReply(ask(new_conversation=given))
+    chunks = [chunk async for chunk in call]
+    made = await server.conversation(chunks[0].accepted.conversation_id)
+    assert (made.title, list(made.system), dict(made.labels), made.context.max_messages) == ("T", ["S"], {"a": "b"}, 3)
+    assert isinstance(chunks[-1], chat_pb2.TokenChunk)

@@ -1,0 +1,236 @@
+"""What the provider is told: the order of the prompt, what of the history is in it, and every setting passed on."""
+
+import asyncio
+
+from parley.v1 import chat_pb2, resources_pb2
+
+from tests.clock import until
+from tests.integration.served import KEY, ask, refused, said, text_of
+from tests.upstream import Close, Hang, Script, Wait, answer, done, finish, reasoning, role, text, tool_call
+
+POLICY = resources_pb2.ContextPolicy
+
+
+def prompt(upstream, number=-1):
+    """The messages of a request as (role, content)."""
+    return [(each["role"], each.get("content")) for each in upstream.requests[number].json["messages"]]
+
+
+async def test_the_order_of_a_prompt(server, upstream):
+    made = await server.new_conversation(
+        [said("user", "Old question"), said("assistant", "Old answer")],
+        system=["Pre", "", "System", "Character", "Profile"],
+        post_system="Post",
+    )
+    await server.stream("New question", conversation_id=made.id).end()
+    assert prompt(upstream) == [
+        ("system", "Pre\n---\nSystem\n---\nCharacter\n---\nProfile"),
+        ("user", "Old question"),
+        ("assistant", "Old answer"),
+        ("system", "Post"),
+        ("user", "New question"),
+    ]
+    await server.stream("Next", conversation_id=made.id, system=["Only now"]).end()
+    assert prompt(upstream) == [
+        ("system", "Only now"),
+        ("user", "Old question"),
+        ("assistant", "Old answer"),
+        ("user", "New question"),
+        ("assistant", "Hello, world"),
+        ("system", "Post"),
+        ("user", "Next"),
+    ]
+
+
+async def test_the_request_of_a_plain_question(server, upstream):
+    await server.stream("Hi").end()
+    (request,) = upstream.requests
+    assert (request.method, request.path) == ("POST", "/v1/chat/completions")
+    assert request.headers["authorization"] == f"Bearer {KEY}"
+    assert request.json == {
+        "model": "vendor/test-1",
+        "messages": [{"role": "user", "content": "Hi"}],
+        "stream": True,
+        "stream_options": {"include_usage": True},
+    }
+
+
+async def test_every_setting_is_passed_on(server, upstream):
+    sampling = chat_pb2.Sampling(
+        temperature=0, top_p=0.5, max_output_tokens=50, seed=0, stop=["END", "."], reasoning_effort="low"
+    )
+    tool = chat_pb2.Tool(name="weather", description="Says it", parameters='{"type":"object"}')
+    schema = '{"type":"object","properties":{"a":{"type":"string"}}}'
+    await server.stream(sampling=sampling, tools=[tool], tool_choice="weather", json_schema=schema).end()
+    body = upstream.requests[0].json
+    assert {name: body[name] for name in body if name not in ("messages", "model", "stream", "stream_options")} == {
+        "temperature": 0,
+        "top_p": 0.5,
+        "max_completion_tokens": 50,
+        "seed": 0,
+        "stop": ["END", "."],
+        "reasoning_effort": "low",
+        "tools": [
+            {
+                "type": "function",
+                "function": {"name": "weather", "description": "Says it", "parameters": {"type": "object"}},
+            }
+        ],
+        "tool_choice": {"type": "function", "function": {"name": "weather"}},
+        "response_format": {
+            "type": "json_schema",
+            "json_schema": {
+                "name": "answer",
+                "schema": {"type": "object", "properties": {"a": {"type": "string"}}},
+            },
+        },
+    }
+
+
+async def test_more_tokens_than_the_model_gives_are_not_asked_for(server, upstream):
+    await server.stream(sampling=chat_pb2.Sampling(max_output_tokens=5000)).end()
+    assert upstream.requests[0].json["max_completion_tokens"] == 1000
+
+
+async def test_the_model_of_a_request_of_the_conversation_and_the_default(server, upstream):
+    first = await server.stream(model="plain").end()
+    made = await server.new_conversation(model="plain")
+    second = await server.stream(conversation_id=made.id).end()
+    third = await server.stream(conversation_id=made.id, model="test").end()
+    fourth = await server.stream().end()
+    names = [request.json["model"] for request in upstream.requests]
+    assert names == ["vendor/plain-1", "vendor/plain-1", "vendor/test-1", "vendor/test-1"]
+    models = [watch.chunks[0].accepted.model for watch in (first, second, third, fourth)]
+    assert models == ["plain", "plain", "test", "test"]
+
+
+async def test_the_newest_messages_alone(server, upstream):
+    history = [said("user" if n % 2 == 0 else "assistant", str(n)) for n in range(10)]
+    made = await server.new_conversation(history, context=POLICY(max_messages=4), system=["S"])
+    await server.stream("new", conversation_id=made.id).end()
+    assert prompt(upstream) == [("system", "S"), ("assistant", "7"), ("user", "8"), ("assistant", "9"), ("user", "new")]
+    many = [said("user", f"new {n}") for n in range(6)]
+    await server.stream("", input=many, conversation_id=made.id).end()
+    assert [content for _, content in prompt(upstream)] == ["S", *[f"new {n}" for n in range(6)]]
+
+
+async def test_a_cancelled_answer_is_part_of_the_next_prompt_and_a_failed_one_is_not(server, upstream):
+    """P38."""
+    made = await server.new_conversation()
+    upstream.reply_next(Script([role(), text("cancelled"), Hang()]), Script([role(), text("failed"), Close()]))
+    first = await server.stream("One", conversation_id=made.id).until_text("cancelled")
+    await server.cancel(first.reply_id)
+    await server.stream("Two", conversation_id=made.id).end()
+    await server.stream("Three", conversation_id=made.id).end()
+    assert prompt(upstream) == [
+        ("user", "One"),
+        ("assistant", "cancelled"),
+        ("user", "Two"),
+        ("user", "Three"),
+    ]
+    page = await server.messages(made.id)
+    shown = [(text_of(message), message.partial) for message in reversed(page.messages)]
+    assert shown == [
+        ("One", False),
+        ("cancelled", True),
+        ("Two", False),
+        ("failed", True),
+        ("Three", False),
+        ("Hello, world", False),
+    ]
+
+
+async def test_a_tool_call_makes_its_round(server, upstream):
+    tools = [chat_pb2.Tool(name="weather", parameters="{}")]
+    upstream.reply_next(
+        Script(
+            [
+                role(),
+                text("Let me look. "),
+                tool_call(0, '{"city":"Oslo"}', call_id="c1", name="weather"),
+                tool_call(1, "", call_id="c2", name="weather"),
+                finish("tool_calls"),
+                done(),
+            ]
+        ),
+        answer("It rains."),
+    )
+    first = await server.stream("Weather?", tools=tools).end()
+    results = [
+        said("tool", tool_result=resources_pb2.ToolResult(tool_call_id="c1", content="rain")),
+        said("tool", tool_result=resources_pb2.ToolResult(tool_call_id="c2", content="sun")),
+    ]
+    second = await server.stream("", input=results, tools=tools, conversation_id=first.conversation_id).end()
+    assert second.text == "It rains."
+    assert upstream.requests[1].json["messages"] == [
+        {"role": "user", "content": "Weather?"},
+        {
+            "role": "assistant",
+            "content": "Let me look. ",
+            "tool_calls": [
+                {"id": "c1", "type": "function", "function": {"name": "weather", "arguments": '{"city":"Oslo"}'}},
+                {"id": "c2", "type": "function", "function": {"name": "weather", "arguments": "{}"}},
+            ],
+        },
+        {"role": "tool", "tool_call_id": "c1", "content": "rain"},
+        {"role": "tool", "tool_call_id": "c2", "content": "sun"},
+    ]
+
+
+async def test_a_tool_call_without_its_result_is_left_out(server, upstream):
+    tools = [chat_pb2.Tool(name="weather", parameters="{}")]
+    upstream.reply_next(
+        Script([role(), tool_call(0, "{}", call_id="c1", name="weather"), finish("tool_calls"), done()])
+    )
+    first = await server.stream("Weather?", tools=tools).end()
+    await server.stream("Never mind", tools=tools, conversation_id=first.conversation_id).end()
+    assert prompt(upstream) == [("user", "Weather?"), ("user", "Never mind")]
+
+
+async def test_a_result_for_no_call_is_left_out(server, upstream):
+    result = said("tool", tool_result=resources_pb2.ToolResult(tool_call_id="unknown", content="x"))
+    await server.stream("", input=[said("user", "Hi"), result]).end()
+    assert prompt(upstream) == [("user", "Hi")]
+    told = await refused(server.chat.StreamReply(ask("", input=[result])))
+    assert told.reason == "INVALID_REQUEST"
+
+
+async def test_reasoning_text_does_not_go_back(server, upstream):
+    upstream.reply_next(Script([role(), reasoning("hm"), text("42"), finish(), done()]))
+    first = await server.stream("One").end()
+    await server.stream("Two", conversation_id=first.conversation_id).end()
+    assert prompt(upstream) == [("user", "One"), ("assistant", "42"), ("user", "Two")]
+
+
+async def test_the_trace_is_passed_on(server, upstream):
+    trace = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
+    for given in (trace, "not a trace", trace.upper()):
+        call = server.chat.StreamReply(ask(), metadata=(("traceparent", given),))
+        async for _ in call:
+            pass
+    assert [request.headers.get("traceparent") for request in upstream.requests] == [trace, None, None]
+
+
+async def test_the_prompt_of_a_fork_is_its_own_branch(server, upstream):
+    first = await server.stream("One").end()
+    second = await server.stream("Two", conversation_id=first.conversation_id).end()
+    assert second.text
+    await server.stream(
+        "Instead of two",
+        conversation_id=first.conversation_id,
+        after_message_id=first.chunks[0].accepted.message_id,
+    ).end()
+    assert prompt(upstream) == [("user", "One"), ("assistant", "Hello, world"), ("user", "Instead of two")]
+
+
+async def test_an_answer_in_progress_is_not_in_anothers_prompt(server, upstream):
+    go = asyncio.Event()
+    upstream.reply_next(Script([role(), text("half"), Wait(go), text(" whole"), finish(), done()]))
+    first = await server.stream("One").until_text("half")
+    told = await refused(server.chat.StreamReply(ask("Two", conversation_id=first.conversation_id)))
+    assert told.reason == "REPLY_IN_PROGRESS"
+    go.set()
+    await first.end()
+    await server.stream("Two", conversation_id=first.conversation_id).end()
+    assert prompt(upstream) == [("user", "One"), ("assistant", "half whole"), ("user", "Two")]
+    await until(lambda: not server.running)
