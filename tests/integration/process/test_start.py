@@ -115,6 +115,13 @@ def test_a_port_in_use(tmp_path) -> None:
     assert command(tmp_path, "migrate").returncode == 0, "the failed starts have left the database free"
 
 
+async def test_two_servers_do_not_share_a_port(tmp_path) -> None:
+    async with ServerProcess(tmp_path) as first:
+        told = refusal(command(tmp_path, "serve", "--listen", first.address, "--database-url", "sqlite:///other.db"))
+        assert told.splitlines()[-1] == f"parley serve: cannot listen on {first.address}: is the port in use?"
+        assert await first.health() == "SERVING"
+
+
 def put_release(database: Path, release: int) -> None:
     with closing(sqlite3.connect(database)) as connection, connection:
         connection.execute("UPDATE schema_release SET release = ?", (release,))
