@@ -116,8 +116,9 @@ def test_a_port_in_use(tmp_path) -> None:
 
 
 async def test_two_servers_do_not_share_a_port(tmp_path) -> None:
+    other = {"PARLEY_DATABASE_URL": "sqlite+aiosqlite:///other.db"}
     async with ServerProcess(tmp_path) as first:
-        told = refusal(command(tmp_path, "serve", "--listen", first.address, "--database-url", "sqlite:///other.db"))
+        told = refusal(command(tmp_path, "serve", "--listen", first.address, **other))
         assert told.splitlines()[-1] == f"parley serve: cannot listen on {first.address}: is the port in use?"
         assert await first.health() == "SERVING"
 
