@@ -44,7 +44,7 @@ from parley_server.core.records import (
     Turn,
 )
 from parley_server.core.requests import Question, ReplyRequest
-from parley_server.core.validation import check_model
+from parley_server.core.validation import check_model, check_shown
 from parley_server.errors import (
     ConversationExists,
     ConversationNotFound,
@@ -202,6 +202,7 @@ class Acceptances:
         )
         if not any(message.role != "system" for message in shown):
             raise InvalidRequest("there is no message to answer")
+        check_shown(model, shown)
         reply_id = new_id(now_us)
         reply = Reply(
             id=reply_id,

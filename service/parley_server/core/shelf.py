@@ -26,12 +26,13 @@ class Shelf:
         self._ended_bytes = 0
 
     def find(self, identity: Identity, reply_id: str) -> Log | None:
-        """The log, where this process has it. Raises `ReplyNotFound` where it is somebody else's."""
+        """The log, where this process has it and it is the caller's: somebody else's is looked for in the store, as
+        an unknown one is. Raises `ReplyNotFound` where it was erased."""
         running = self.running.get(reply_id)
         log = running.log if running else self._ended_log(reply_id)
-        if log is None:
+        if log is None or not identity.owns(log.reply.tenant, log.reply.end_user):
             return None
-        if log.erased or not identity.owns(log.reply.tenant, log.reply.end_user):
+        if log.erased:
             raise ReplyNotFound
         return log
 

@@ -15,6 +15,7 @@ from parley_server.core.model import (
     Message,
     Model,
     Part,
+    PromptMessage,
     ReasoningPart,
     Role,
     TextPart,
@@ -136,6 +137,13 @@ def check_model(model: Model, question: Question) -> None:
             f"the input alone is larger than the {model.context_tokens} tokens of model {model.alias!r}",
             metadata={"limit": f"{model.context_tokens} tokens"},
         )
+
+
+def check_shown(model: Model, shown: tuple[PromptMessage, ...]) -> None:
+    """Whether the model can take what the prompt shows of the history."""
+    if not model.images and any(isinstance(part, ImagePart) for message in shown for part in message.parts):
+        problem = "takes no images, and the conversation shows one"
+        raise UnsupportedInput(f"model {model.alias!r} {problem}", violations=(("model", problem),))
 
 
 def _checked(message: Message, path: str, limits: Limits) -> Message:

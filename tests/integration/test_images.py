@@ -1,0 +1,134 @@
+"""Images: stored apart, read by GetImage, shown to the model as data, and their limits."""
+
+import base64
+
+import grpc
+import pytest
+from parley.v1 import conversations_pb2, resources_pb2
+
+from tests.integration.served import ask, refused, said
+
+PNG = b"\x89PNG\r\n\x1a\n" + bytes(range(200))
+KINDS = {
+    "image/png": PNG,
+    "image/jpeg": b"\xff\xd8\xff\xe0" + b"j" * 50,
+    "image/gif": b"GIF89a" + b"g" * 50,
+    "image/webp": b"RIFF\x00\x00\x00\x00WEBP" + b"w" * 50,
+}
+Image = resources_pb2.Image
+
+
+async def image_of(caller, image_id):
+    return await caller.conversations.GetImage(conversations_pb2.GetImageRequest(image_id=image_id))
+
+
+def shown(upstream, number=-1):
+    """The content of the newest message of a request."""
+    return upstream.requests[number].json["messages"][-1]["content"]
+
+
+def data_url(mime_type, data):
+    return f"data:{mime_type};base64,{base64.b64encode(data).decode()}"
+
+
+@pytest.mark.parametrize("mime_type", KINDS)
+async def test_an_image_is_stored_shown_and_read(server, upstream, mime_type):
+    data = KINDS[mime_type]
+    message = said("user", "What is it?", image=Image(data=data))
+    watch = await server.stream("", input=[message]).end()
+    assert shown(upstream) == [
+        {"type": "text", "text": "What is it?"},
+        {"type": "image_url", "image_url": {"url": data_url(mime_type, data)}},
+    ]
+    page = await server.messages(watch.conversation_id)
+    stored = page.messages[1].parts[1].image
+    assert stored == Image(image_id=stored.image_id, mime_type=mime_type, size_bytes=len(data))
+    assert stored.image_id
+    assert await image_of(server, stored.image_id) == Image(data=data, mime_type=mime_type, size_bytes=len(data))
+    (row,) = server.sql("select parts from message where role = 'USER'")
+    assert base64.b64encode(data).decode()[:40] not in row[0]
+    assert server.sql("select data from image") == [(data,)]
+
+
+async def test_an_image_of_an_earlier_turn_goes_along_and_can_be_named(server, upstream):
+    first = await server.stream("", input=[said("user", "Look", image=Image(data=PNG))]).end()
+    await server.stream("And?", conversation_id=first.conversation_id).end()
+    history = upstream.requests[-1].json["messages"][0]["content"]
+    assert history[1]["image_url"]["url"] == data_url("image/png", PNG)
+    page = await server.messages(first.conversation_id)
+    image_id = page.messages[-1].parts[1].image.image_id
+    named = said("user", "This one", image=Image(image_id=image_id))
+    await server.stream(
+        "", input=[named], conversation_id=first.conversation_id, after_message_id=page.messages[0].id
+    ).end()
+    assert shown(upstream)[1]["image_url"]["url"] == data_url("image/png", PNG)
+    assert server.sql("select count(*) from image") == [(1,)]
+    newest = (await server.messages(first.conversation_id)).messages[1].parts[1].image
+    assert newest.image_id == image_id
+
+
+async def test_an_image_of_another_branch_can_be_named(server, upstream):
+    made = await server.new_conversation([said("user", "root")])
+    root = made.head_message_id
+    first = await server.stream("", input=[said("user", "Look", image=Image(data=PNG))], conversation_id=made.id).end()
+    image_id = (await server.messages(made.id)).messages[1].parts[1].image.image_id
+    named = said("user", "This one", image=Image(image_id=image_id))
+    await server.stream("", input=[named], conversation_id=first.conversation_id, after_message_id=root).end()
+    assert shown(upstream)[1]["image_url"]["url"] == data_url("image/png", PNG)
+
+
+async def test_an_image_of_another_conversation_is_not_found(server):
+    first = await server.stream("", input=[said("user", "Look", image=Image(data=PNG))]).end()
+    image_id = (await server.messages(first.conversation_id)).messages[1].parts[1].image.image_id
+    other = await server.new_conversation([said("user", "x")])
+    named = said("user", "This one", image=Image(image_id=image_id))
+    for fields in ({"conversation_id": other.id}, {}):
+        told = await refused(server.chat.StreamReply(ask("", input=[named], **fields)))
+        assert (told.reason, told.code) == ("IMAGE_NOT_FOUND", grpc.StatusCode.NOT_FOUND)
+    assert server.sql("select count(*) from reply") == [(1,)]
+
+
+async def test_an_https_image_is_passed_on_and_never_fetched(server, upstream):
+    url = "https://example.invalid/cat.png"
+    watch = await server.stream("", input=[said("user", "Look", image=Image(url=url, mime_type="image/png"))]).end()
+    assert shown(upstream)[1] == {"type": "image_url", "image_url": {"url": url}}
+    stored = (await server.messages(watch.conversation_id)).messages[1].parts[1].image
+    assert stored == Image(url=url, mime_type="image/png")
+    assert server.sql("select count(*) from image") == [(0,)]
+
+
+async def test_three_mebibytes_are_the_limit(server):
+    most = PNG + b"\x00" * (3 * 1024 * 1024 - len(PNG))
+    watch = await server.stream("", input=[said("user", "Look", image=Image(data=most))]).end()
+    assert await watch.code() == grpc.StatusCode.OK
+    halves = [
+        said("user", image=Image(data=most[: len(most) // 2])),
+        said("user", image=Image(data=most[: len(most) // 2 + 2])),
+    ]
+    told = await refused(server.chat.StreamReply(ask("", input=halves)))
+    assert (told.reason, dict(told.info.metadata)) == ("INPUT_TOO_LARGE", {"limit": "3145728 bytes of images"})
+    told = await refused(server.new_conversation(halves))
+    assert told.reason == "INPUT_TOO_LARGE"
+
+
+async def test_an_image_in_an_imported_history(server, upstream):
+    made = await server.new_conversation([said("user", "Look", image=Image(data=PNG))])
+    stored = (await server.messages(made.id)).messages[0].parts[1].image
+    assert (await image_of(server, stored.image_id)).data == PNG
+    await server.stream("And?", conversation_id=made.id).end()
+    assert upstream.requests[-1].json["messages"][0]["content"][1]["image_url"]["url"] == data_url("image/png", PNG)
+
+
+async def test_images_go_with_their_conversation(server):
+    watch = await server.stream("", input=[said("user", "Look", image=Image(data=PNG))]).end()
+    image_id = (await server.messages(watch.conversation_id)).messages[1].parts[1].image.image_id
+    await server.delete(watch.conversation_id)
+    told = await refused(image_of(server, image_id))
+    assert (told.reason, told.code) == ("IMAGE_NOT_FOUND", grpc.StatusCode.NOT_FOUND)
+    assert server.sql("select count(*) from image") == [(0,)]
+
+
+async def test_a_history_with_images_at_a_model_that_takes_none(server, upstream):
+    watch = await server.stream("", input=[said("user", "Look", image=Image(data=PNG))]).end()
+    told = await refused(server.chat.StreamReply(ask("And?", conversation_id=watch.conversation_id, model="plain")))
+    assert told.reason == "UNSUPPORTED_INPUT"
