@@ -260,6 +260,24 @@ async def test_no_progress_for_60_s(limited, clock, upstream, what):
     await until(lambda: upstream.aborts)
 
 
+@pytest.mark.parametrize("first_token_at", [0, 45, 100])
+async def test_silence_is_noticed_before_the_limit_of_the_first_token_is_over(serve, clock, upstream, first_token_at):
+    server = await serve(clock=clock, provider="timeouts = { first_token = 120, idle = 60 }")
+    go = asyncio.Event()
+    upstream.reply_with(Script([role(), Wait(go), text("on and"), Hang()]))
+    watch = server.stream()
+    await watch.accepted()
+    await until(lambda: upstream.requests)
+    await clock.advance(first_token_at)
+    go.set()
+    await watch.until_text("on and")
+    await clock.advance(59)
+    assert watch.reply_id in server.running
+    await clock.advance(2)
+    await watch.end()
+    assert watch.terminal.failed.error.message == "up sent no further token within 60 s"
+
+
 async def test_an_hour_of_slow_progress_survives(limited, clock, upstream):
     """P35."""
     server = limited

@@ -70,7 +70,7 @@ class _Watch:
         self._last: float | None = None
         self.expired = False
         self._cancels = 0
-        self._timer: Timer = clock.call_at(self._deadline, self._look)
+        self._timer: Timer = clock.call_at(min(self._deadline, clock.monotonic() + idle_s), self._look)
 
     @property
     def begun(self) -> bool:
@@ -88,12 +88,13 @@ class _Watch:
     def _look(self) -> None:
         now = self._clock.monotonic()
         deadline = self._deadline if self._last is None else self._last + self._idle_s
+        look_again = min(deadline, now + self._idle_s)  # a first token sets no timer of its own
         if now >= deadline or self.expired:
             self.expired = True
             self._cancels += 1
             self._task.cancel()
-            deadline = now + CANCEL_AGAIN_S
-        self._timer = self._clock.call_at(deadline, self._look)
+            look_again = now + CANCEL_AGAIN_S
+        self._timer = self._clock.call_at(look_again, self._look)
 
     # --- Sink
 

@@ -1,0 +1,102 @@
+"""The log of a whole server: one line for each call and each reply, valid JSON, and never what people said."""
+
+import io
+import json
+import logging
+
+import pytest
+from parley.v1 import chat_pb2, conversations_pb2, resources_pb2
+from parley_server.telemetry.logs import configure_logging
+
+from tests.integration.served import KEY, ask, refused, said
+from tests.upstream import Script, answer, error_event, refusal, role, text, tool_call
+
+PROMPT, ANSWER, SYSTEM, TITLE, VENDOR = "PROMPT-7f3a", "ANSWER-91bc", "SYSTEM-c0de", "TITLE-4d2e", "VENDOR-55aa"
+PNG = b"\x89PNG\r\n\x1a\n" + b"IMAGE-e1f0" * 5
+
+
+@pytest.fixture
+def lines():
+    """What is logged, at debug level; the loggers are put back as they were."""
+    root = logging.getLogger()
+    flags = ("logThreads", "logProcesses", "logMultiprocessing")
+    before = (root.handlers[:], root.level, [getattr(logging, flag) for flag in flags])
+    levels = {name: logging.getLogger(name).level for name in list(logging.root.manager.loggerDict)}
+    stream = io.StringIO()
+    configure_logging("debug", "json", stream)
+    yield stream
+    root.handlers[:], root.level = before[0], before[1]
+    for flag, value in zip(flags, before[2], strict=True):
+        setattr(logging, flag, value)
+    for name, level in levels.items():
+        logging.getLogger(name).setLevel(level)
+    logging.captureWarnings(capture=False)
+
+
+async def everything(server, upstream):
+    """One call of every kind, some of which fail."""
+    conversation = resources_pb2.Conversation(title=TITLE, system=[SYSTEM], post_system=SYSTEM, labels={"l": TITLE})
+    image = resources_pb2.Image(data=PNG)
+    upstream.reply_next(
+        answer(ANSWER),
+        Script([role(), text(ANSWER), tool_call(0, f'"{ANSWER}', call_id="c", name="f"), error_event(VENDOR)]),
+        refusal(400, {"error": {"message": VENDOR + PROMPT, "type": VENDOR, "code": VENDOR}}),
+        Script([b"data: {" + VENDOR.encode() + b"\n\n"]),
+    )
+    first = await server.stream("", input=[said("user", PROMPT, image=image)], new_conversation=conversation).end()
+    for _ in range(3):
+        await server.stream(PROMPT, conversation_id=first.conversation_id).end()
+    await server.resume(first.reply_id).end()
+    await server.poll(first.reply_id)
+    await server.get(first.reply_id)
+    await server.cancel(first.reply_id, reason=PROMPT)
+    await refused(server.chat.StreamReply(ask(PROMPT, sampling=chat_pb2.Sampling(temperature=9))))
+    await refused(
+        server.chat.StreamReply(ask("", input=[said("user", tool_call=resources_pb2.ToolCall(arguments=PROMPT))]))
+    )
+    await server.messages(first.conversation_id)
+    await server.new_conversation([said("user", PROMPT)], title=TITLE)
+    await server.conversations.ListConversations(conversations_pb2.ListConversationsRequest(query=TITLE))
+    resolve = server.app.engine.catalog.resolve
+
+    class Broken:
+        async def generate(self, prompt, sink):
+            raise RuntimeError("a defect")
+
+    server.app.engine.catalog.resolve = lambda alias: (resolve(alias)[0], Broken())
+    await server.stream(PROMPT).end()
+    await server.delete(first.conversation_id)
+    return first
+
+
+async def test_no_line_holds_what_people_said(lines, server, upstream):
+    await everything(server, upstream)
+    await server.stop()
+    logged = lines.getvalue()
+    parsed = [json.loads(line) for line in logged.splitlines()]
+    assert len(parsed) > 20
+    for sentinel in (PROMPT, ANSWER, SYSTEM, TITLE, VENDOR, KEY, "IMAGE-e1f0", "sk-test"):
+        assert sentinel not in logged, [line for line in logged.splitlines() if sentinel in line]
+
+
+async def test_one_line_for_each_call_and_each_reply(lines, server, upstream):
+    ann = server.caller("ann")
+    trace = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
+    call = ann.chat.StreamReply(ask(), metadata=(("traceparent", trace),))
+    chunks = [chunk async for chunk in call]
+    reply_id = chunks[0].reply_id
+    await ann.get(reply_id)
+    await refused(ann.chat.GetReply(chat_pb2.GetReplyRequest(reply_id="unknown")))
+    await server.stop()
+    parsed = [json.loads(line) for line in lines.getvalue().splitlines()]
+    calls = [line for line in parsed if line["event"] == "call"]
+    shown = [(line["method"], line["code"], line.get("reason"), line["end_user"]) for line in calls]
+    assert shown == [
+        ("/parley.v1.Chat/StreamReply", "OK", None, "ann"),
+        ("/parley.v1.Chat/GetReply", "OK", None, "ann"),
+        ("/parley.v1.Chat/GetReply", "NOT_FOUND", "REPLY_NOT_FOUND", "ann"),
+    ]
+    assert (calls[0]["traceparent"], calls[0]["reply_id"]) == (trace, reply_id)
+    assert len({line["call_id"] for line in calls}) == 3
+    replies = [line for line in parsed if line["event"] == "reply"]
+    assert [(line["reply_id"], line["state"]) for line in replies] == [(reply_id, "COMPLETED")]

@@ -1,0 +1,100 @@
+"""P18: cancel, completion, failure, silence and limits of time meet, many times. One end, the same for everybody."""
+
+import asyncio
+import random
+
+import grpc
+
+from tests.integration.served import CANCELLED, COMPLETED, FAILED, LIMIT_S, text_of
+from tests.upstream import Close, Hang, Pause, Script, answer, finish, role, text, usage
+
+ROUNDS = 240
+AT_ONCE = 40
+MOMENT_S = 0.06
+
+
+async def test_all_ends_meet(serve, upstream):
+    server = await serve(provider=f"timeouts = {{ idle = {MOMENT_S} }}", disconnect_cancel_s=MOMENT_S)
+    dice = random.Random(18)
+
+    def script(_):
+        pause = Pause(MOMENT_S + dice.uniform(-0.02, 0.02))
+        ends = ([finish(), usage()], [Close()], [Hang()], [text(" late"), finish()])
+        return Script([role(), text("text"), pause, *dice.choice(ends)])
+
+    upstream.reply_with(script)
+    callers = [server.caller() for _ in range(4)]
+    room = asyncio.Semaphore(AT_ONCE)
+    states = {}
+
+    async def one(number):
+        async with room:
+            caller = callers[number % 4]
+            limit = {"time_limit": MOMENT_S + dice.uniform(-0.02, 0.02)} if dice.random() < 0.4 else {}
+            policy = {"on_disconnect": 2} if dice.random() < 0.3 else {}
+            watch = caller.stream(**limit, **policy)
+            reply_id = (await watch.accepted()).reply_id
+            other = callers[(number + 1) % 4].resume(reply_id)
+            if policy:
+                watch.call.cancel()
+                other.call.cancel()
+            if dice.random() < 0.6:
+                await asyncio.sleep(MOMENT_S + dice.uniform(-0.02, 0.02))
+                await server.cancel(reply_id)
+            final = await server.resume(reply_id).end()
+            await watch.end()
+            await other.end()
+            again = await server.resume(reply_id).end()
+            stored = await server.get(reply_id)
+            last = final.terminal
+            assert again.log[-1] == last
+            for each in (watch, other):
+                if each.kinds[-1:] in (["finished"], ["failed"]):
+                    assert each.terminal == last
+                    assert each.text == text_of(stored)
+                else:
+                    assert policy
+                    assert text_of(stored).startswith(each.text)
+            assert final.text == again.text == text_of(stored)
+            assert last.sequence == stored.last_sequence
+            if stored.state == FAILED:
+                assert last.failed.error == stored.error
+                assert last.failed.usage == stored.usage
+            else:
+                assert last.finished.reason == stored.finish_reason
+                assert last.finished.usage == stored.usage
+                assert await final.code() == grpc.StatusCode.OK
+            states[stored.state] = states.get(stored.state, 0) + 1
+            messages = server.sql("select count(*) from message where reply_id = ?", reply_id)
+            assert messages == [(int(stored.HasField("message")),)]
+
+    async with asyncio.timeout(LIMIT_S):
+        await asyncio.gather(*(one(number) for number in range(ROUNDS)))
+    assert set(states) == {COMPLETED, CANCELLED, FAILED}
+    assert not server.running
+    assert server.sql("select count(*) from usage") == [(ROUNDS,)]
+    assert server.sql("select count(*) from checkpoint") == [(0,)]
+    assert server.app.engine.capacity._replies == server.app.engine.capacity._prompt_bytes == 0
+    assert not server.app.engine.tasks
+
+
+async def test_calls_that_are_cancelled_at_random_leave_nothing_half_done(server, upstream):
+    dice = random.Random(7)
+    upstream.reply_with(answer("some", " text"))
+    made = [await server.new_conversation() for _ in range(10)]
+
+    async def one(number):
+        watch = server.stream(f"{number}", conversation_id=made[number % 10].id, concurrency=2)
+        await asyncio.sleep(dice.uniform(0, 0.03))
+        watch.call.cancel()
+        await watch.end()
+
+    for start in range(0, 100, 20):
+        await asyncio.gather(*(one(number) for number in range(start, start + 20)))
+    async with asyncio.timeout(LIMIT_S):
+        while server.running or server.app.engine.tasks:
+            await asyncio.sleep(0.01)
+    assert server.sql("select count(*) from reply where state in ('PENDING', 'STREAMING')") == [(0,)]
+    assert server.app.engine.capacity._replies == 0
+    for conversation in made:
+        assert (await server.stream("and now", conversation_id=conversation.id).end()).text == "some text"

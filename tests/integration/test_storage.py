@@ -1,0 +1,217 @@
+"""The database under load and out of reach: how much is written, and what goes on without it."""
+
+import asyncio
+import sqlite3
+
+import grpc
+import pytest
+from parley.v1 import chat_pb2
+from parley_server.store.lock import StoreUnusable
+from sqlalchemy import event
+from sqlalchemy.exc import OperationalError
+
+from tests.clock import until
+from tests.integration.served import (
+    CANCELLED,
+    COMPLETED,
+    LIMIT_S,
+    STREAMING,
+    Watch,
+    ask,
+    reason,
+    refused,
+    text_of,
+)
+from tests.upstream import Hang, Script, Wait, done, finish, role, text, usage
+
+HANGING = Script([role(), text("on and"), Hang()])
+
+
+class Outage:
+    """While it is `on`, every statement of the server fails as on a broken disk."""
+
+    def __init__(self, server, *, reads=True):
+        self.on = False
+        database = server.app._store._database
+        for engine in (database.writer, database.reader) if reads else (database.writer,):
+            event.listen(engine, "before_cursor_execute", self._fail)
+
+    def _fail(self, connection, cursor, statement, parameters, context, executemany):
+        if self.on:
+            raise OperationalError(statement, {}, sqlite3.OperationalError("disk I/O error"))
+
+
+async def test_the_database_goes_away_in_mid_reply(serve, clock, upstream):
+    server = await serve(clock=clock)
+    steps = [asyncio.Event() for _ in range(2)]
+    upstream.reply_next(
+        Script(
+            [
+                role(),
+                text("one "),
+                Wait(steps[0]),
+                text("two "),
+                Wait(steps[1]),
+                text("three"),
+                finish(),
+                usage(),
+                done(),
+            ]
+        )
+    )
+    watch = await server.stream().until_text("one ")
+    outage = Outage(server)
+    outage.on = True
+    for call in (server.chat.StreamReply(ask()), server.chat.CreateReply(ask())):
+        told = await refused(call)
+        assert (told.code, told.reason) == (grpc.StatusCode.UNAVAILABLE, "STORAGE_UNAVAILABLE")
+        assert (told.retry_after_s, told.plain.retryable, told.initial_metadata) == (1.0, True, ())
+        assert told.message == "the database is unavailable"
+    await clock.advance(1.1)
+    await until_not_ready(server, clock)
+    assert await server.ready("liveness")
+    steps[0].set()
+    await watch.until_text("one two ")
+    assert (await server.get(watch.reply_id)).state == STREAMING
+    late = await server.resume(watch.reply_id).until_text("one two ")
+    steps[1].set()
+    await watch.until_text("one two three")
+    await clock.advance(5)
+    assert not {"finished", "failed"} & set(watch.kinds)
+    outage.on = False
+    await server.in_time(watch.end())
+    await late.end()
+    assert (watch.terminal, watch.terminal.finished.reason) == (late.terminal, reason("STOP"))
+    reply = await server.get(watch.reply_id)
+    assert (reply.state, text_of(reply)) == (COMPLETED, "one two three")
+    assert server.sql("select state from reply") == [("COMPLETED",)]
+    async with asyncio.timeout(LIMIT_S):
+        while not await server.ready():
+            await clock.advance(1)
+    assert (await server.stream(conversation_id=watch.conversation_id).end()).text == "Hello, world"
+
+
+async def until_not_ready(server, clock):
+    async with asyncio.timeout(LIMIT_S):
+        while await server.ready() or await server.ready("parley.v1.Chat"):
+            await clock.advance(1)
+
+
+async def test_a_cancel_without_the_database_stops_the_provider(serve, clock, upstream):
+    server = await serve(clock=clock)
+    upstream.reply_with(HANGING)
+    watch = await server.stream(request_id="k").until_text("on and")
+    outage = Outage(server)
+    outage.on = True
+    told = await refused(server.chat.Cancel(chat_pb2.CancelRequest(request_id="k", reason="stop")))
+    assert told.reason == "STORAGE_UNAVAILABLE"
+    await until(lambda: upstream.aborts)
+    outage.on = False
+    await server.in_time(watch.end())
+    assert (watch.terminal.finished.reason, watch.terminal.finished.cancel_reason) == (reason("CANCELLED"), "stop")
+    assert (await server.get(watch.reply_id)).state == CANCELLED
+
+
+async def test_a_retry_after_the_outage_starts_one_reply(serve, clock, upstream):
+    server = await serve(clock=clock)
+    outage = Outage(server)
+    outage.on = True
+    request = ask()
+    await refused(server.chat.StreamReply(request))
+    outage.on = False
+    watch = await Watch(server.chat.StreamReply(request)).end()
+    assert (watch.text, watch.chunks[0].accepted.replayed) == ("Hello, world", False)
+    assert len(upstream.requests) == 1
+    assert not server.running
+
+
+async def test_a_full_disk(server, upstream):
+    """Real pages run out: what needs none goes on, what needs some is refused, and comes back with room."""
+    go = asyncio.Event()
+    upstream.reply_next(Script([role(), text("x" * 30_000), Wait(go), text("y" * 30_000), finish(), usage(), done()]))
+    watch = await server.stream().until(lambda watch: len(watch.text) == 30_000)
+    database = server.app._store._database
+    full = True
+
+    def limit(connection, _):
+        pages = connection.execute("PRAGMA page_count").fetchone()[0] if full else 2**30
+        connection.execute(f"PRAGMA max_page_count = {pages}")
+
+    event.listen(database.writer, "connect", limit)
+    await database.write(lambda connection: limit(connection.connection.driver_connection, None), durable=False)
+    told = await refused(server.chat.StreamReply(ask("z" * 50_000)))
+    assert (told.reason, told.message) == ("STORAGE_UNAVAILABLE", "the database is unavailable")
+    go.set()
+    await watch.until(lambda watch: len(watch.text) == 60_000)
+    await asyncio.sleep(0.3)  # three attempts to store the end
+    assert watch.kinds[-1] != "finished"
+    full = False
+    await database.write(lambda connection: limit(connection.connection.driver_connection, None), durable=False)
+    await watch.end()
+    assert watch.terminal.finished.reason == reason("STOP")
+    assert text_of(await server.get(watch.reply_id)) == watch.text == "x" * 30_000 + "y" * 30_000
+    assert server.sql("pragma integrity_check") == [("ok",)]
+    assert (await server.stream("z" * 50_000).end()).text == "Hello, world"
+
+
+async def test_a_commit_whose_answer_was_lost(server, upstream):
+    """The acceptance is durable, though the commit seemed to fail: it is accepted, once."""
+    lost = []
+
+    @event.listens_for(server.app._store._database.writer, "commit")
+    def commit_and_forget(connection):
+        if not lost:
+            lost.append(True)
+            connection.connection.driver_connection.execute("COMMIT")
+            raise OperationalError("COMMIT", {}, sqlite3.OperationalError("disk I/O error"))
+
+    watch = await server.stream("Ask").end()
+    assert lost
+    assert (watch.text, watch.chunks[0].accepted.replayed) == ("Hello, world", False)
+    assert server.sql("select count(*) from reply") == [(1,)]
+    assert server.sql("select count(*) from message") == [(2,)]
+    assert len(upstream.requests) == 1
+
+
+@pytest.mark.parametrize("pieces", [500, 1000])
+async def test_what_is_written_is_linear_in_the_text(serve, upstream, pieces):
+    """P41: four times the text, and a constant."""
+    server = await serve(checkpoint_interval_s=0.01)
+    beats = [asyncio.Event() for _ in range(10)]
+    word = "0123456789abcdef" * 4
+    script = [role()]
+    for beat in beats:
+        script += [Wait(beat), *[text(word)] * (pieces // 10)]
+    upstream.reply_with(Script([*script, finish(), usage(), done()]))
+    written = []
+
+    @event.listens_for(server.app._store._database.writer, "before_cursor_execute")
+    def _note(connection, cursor, statement, parameters, context, executemany):
+        rows = parameters if executemany else [parameters]
+        values = [value for row in rows for value in (row.values() if isinstance(row, dict) else row)]
+        written.append((statement, sum(len(value.encode()) for value in values if isinstance(value, str))))
+
+    watch = server.stream()
+    await watch.accepted()
+    for number, beat in enumerate(beats, 1):
+        beat.set()
+        size = number * (pieces // 10) * len(word)
+        await watch.until(lambda watch, size=size: len(watch.text) == size)
+        flushed = f"select count(*) from checkpoint where to_sequence >= {watch.sequence}"
+        if number < len(beats):
+            async with asyncio.timeout(LIMIT_S):
+                while server.sql(flushed) == [(0,)]:
+                    await asyncio.sleep(0.005)
+    await watch.end()
+    stretches = [size for statement, size in written if "INTO checkpoint" in statement]
+    assert len(stretches) >= 9
+    total = sum(size for _, size in written)
+    assert total <= 4 * len(watch.text) + 20_000
+    assert sum(stretches) >= len(watch.text) / 2, "the journal was not seen at all"
+    assert server.sql("select count(*) from checkpoint") == [(0,)]
+
+
+async def test_a_server_refuses_a_database_that_another_holds(server):
+    with pytest.raises(StoreUnusable):
+        await server._start()
+    assert (await server.stream().end()).text == "Hello, world"
