@@ -4,7 +4,7 @@ import pytest
 from parley.v1 import chat_pb2, conversations_pb2, resources_pb2
 from sqlalchemy import event
 
-from tests.integration.served import COMPLETED, STREAMING, ask, refused, said
+from tests.integration.served import COMPLETED, STREAMING, ask, refused, said, until_sql
 from tests.upstream import Hang, Script, role, text
 
 PNG = b"\x89PNG\r\n\x1a\n" + b"\x00" * 20
@@ -86,6 +86,7 @@ async def theirs(request, server, upstream):
     watch = ann.stream("", input=[message], request_id="anns-key")
     if request.param == "running":
         await watch.until_text("on and")
+        await until_sql(server, "select to_sequence from checkpoint", [(1,)])  # nothing is left to journal
     else:
         await watch.end()
     accepted = watch.chunks[0].accepted
