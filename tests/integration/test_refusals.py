@@ -6,6 +6,7 @@ import grpc
 import pytest
 from google.rpc import error_details_pb2
 from parley.v1 import chat_pb2, conversations_pb2, resources_pb2
+from parley_server.errors import InvalidRequest
 
 from tests.integration.served import LIMIT_S, ask, duration, refused, said
 from tests.upstream import Hang, Script, role, text
@@ -278,6 +279,26 @@ async def test_an_etag_that_is_stale(server):
 async def test_details_stay_small_whatever_was_sent(shared_server, request_):
     told = await refused(shared_server.chat.StreamReply(request_))
     assert told.reason
+    assert len(told.raw) < 4096
+    assert told.trailer_bytes < 8000
+
+
+@pytest.mark.parametrize("letter", ["x", "€", "😀"])
+async def test_details_stay_small_whatever_the_engine_says(server, letter):
+    """The edge does not rely on the core's errors being short."""
+    giant = letter * 100_000
+
+    def refuse(alias):
+        raise InvalidRequest(
+            giant,
+            retry_after_s=1.0,
+            metadata={f"{n}{giant}": giant for n in range(50)},
+            violations=tuple((giant, giant) for _ in range(50)),
+        )
+
+    server.app.engine.catalog.resolve = refuse
+    told = await refused(server.chat.StreamReply(ask()))
+    assert (told.reason, told.retry_after_s, len(told.fields)) == ("INVALID_REQUEST", 1.0, 4)
     assert len(told.raw) < 4096
     assert told.trailer_bytes < 8000
 

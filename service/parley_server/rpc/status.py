@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from itertools import islice
 
 import grpc
 from google.protobuf.any_pb2 import Any as AnyMessage
@@ -11,11 +12,16 @@ from google.protobuf.message import Message as ProtoMessage
 from google.rpc import error_details_pb2, status_pb2
 from parley.v1 import errors_pb2
 
+from parley_server.core.events import utf8_prefix
 from parley_server.core.model import ReplyError
 from parley_server.errors import ParleyError, Reason
 
 DOMAIN = "parley.v1"
-MAX_TEXT = 512  # characters of a message or a metadata value: all details together stay under 4 KiB
+# Bytes and counts, so that all details together stay under 4 KiB whatever is in them.
+MAX_TEXT = 512
+MAX_NAME = 128
+MAX_VALUE = 256
+MAX_METADATA = 4
 MAX_VIOLATIONS = 4
 
 Trailers = tuple[tuple[str, str | bytes], ...]
@@ -58,9 +64,12 @@ def error_message(error: ReplyError) -> errors_pb2.ReplyError:
     message = errors_pb2.ReplyError(
         code=_number(code_of(error.reason)),
         reason=errors_pb2.ErrorReason.Value(f"ERROR_REASON_{error.reason}"),
-        message=error.message[:MAX_TEXT],
+        message=utf8_prefix(error.message, MAX_TEXT),
         retryable=error.retryable,
-        metadata={key[:MAX_TEXT]: value[:MAX_TEXT] for key, value in error.metadata.items()},
+        metadata={
+            utf8_prefix(key, MAX_NAME): utf8_prefix(value, MAX_VALUE)
+            for key, value in islice(error.metadata.items(), MAX_METADATA)
+        },
     )
     if error.retry_after_s is not None:
         message.retry_after.CopyFrom(_duration(error.retry_after_s))
@@ -80,7 +89,9 @@ def trailers_of(error: ReplyError, violations: tuple[tuple[str, str], ...] = ())
         details.append(
             error_details_pb2.BadRequest(
                 field_violations=[
-                    error_details_pb2.BadRequest.FieldViolation(field=path[:MAX_TEXT], description=problem[:MAX_TEXT])
+                    error_details_pb2.BadRequest.FieldViolation(
+                        field=utf8_prefix(path, MAX_NAME), description=utf8_prefix(problem, MAX_VALUE)
+                    )
                     for path, problem in violations[:MAX_VIOLATIONS]
                 ]
             )
@@ -97,7 +108,7 @@ def trailers_of(error: ReplyError, violations: tuple[tuple[str, str], ...] = ())
 def status_of(error: ParleyError) -> tuple[grpc.StatusCode, str, Trailers]:
     """What a call that raises `error` ends with."""
     plain = ReplyError.of(error)
-    return code_of(error.reason), error.message[:MAX_TEXT], trailers_of(plain, error.violations)
+    return code_of(error.reason), utf8_prefix(error.message, MAX_TEXT), trailers_of(plain, error.violations)
 
 
 def _packed(detail: ProtoMessage) -> AnyMessage:
