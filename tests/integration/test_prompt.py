@@ -142,10 +142,11 @@ async def test_a_cancelled_answer_is_part_of_the_next_prompt_and_a_failed_one_is
 
 async def test_a_failed_answer_does_not_count_among_the_newest(server, upstream):
     made = await server.new_conversation(context=POLICY(max_messages=3))
-    upstream.reply_next(answer("a1"), Script([role(), text("failed"), Close()]), answer("a3"))
-    for question in ("q1", "q2", "q3"):
+    failing = Script([role(), text("failed"), Close()])
+    upstream.reply_next(answer("a1"), failing, failing, answer("a4"))
+    for question in ("q1", "q2", "q3", "q4"):
         await server.stream(question, conversation_id=made.id).end()
-    assert [content for _, content in prompt(upstream)] == ["a1", "q2", "q3"]
+    assert [content for _, content in prompt(upstream)] == ["q2", "q3", "q4"]
 
 
 async def test_a_tool_call_makes_its_round(server, upstream):
