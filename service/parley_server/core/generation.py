@@ -67,6 +67,7 @@ class Generation:
         self._stop: Stop | None = None
         self._turn: asyncio.Future[None] | None = None
         self._asked = False
+        self._written: Finalisation | None = None
         self._overhead_s = 0.0
         self._ended_s = 0.0
 
@@ -205,7 +206,7 @@ class Generation:
         self._sink.seal()
         clock = self._engine.clock
         self._engine.relay.close(self.log)
-        finalisation = self._finalisation(ending, answer_of(self.log.content()))
+        finalisation = self._written = self._finalisation(ending, answer_of(self.log.content()))
         delay_s = 0.1
         while True:
             try:
@@ -222,7 +223,7 @@ class Generation:
         clock, observer = self._engine.clock, self._engine.observer
         if outcome is None:
             self.log.erase()
-        elif outcome.won:
+        elif outcome.won or self._is_own(outcome.reply):
             self.log.finish(outcome.reply)
         else:
             self.log.replace(outcome.reply)
@@ -237,6 +238,15 @@ class Generation:
         message = self.log.reply.message
         text_length = Answer(message.parts).text_length if message else 0
         observer.reply_ended(self.log.reply, overhead_s=self._overhead_s, text_length=text_length)
+
+    def _is_own(self, stored: Reply) -> bool:
+        """Whether a race was lost to this very task: its commit had happened, and only the answer was lost."""
+        written = self._written
+        return written is not None and (written.state, written.end_time_us, written.last_sequence) == (
+            stored.state,
+            stored.end_time_us,
+            stored.last_sequence,
+        )
 
     def _finalisation(self, ending: Ending, answer: Answer) -> Finalisation:
         first = self.log.first_token_time_us

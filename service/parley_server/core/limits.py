@@ -10,7 +10,7 @@ MIB = 1024 * KIB
 
 
 class Limits(Value, frozen=True, kw_only=True):
-    """Bounds, in the units of their names. `checkpoint_interval_s` is the relay's."""
+    """Bounds, in the units of their names."""
 
     max_replies: int = 4000
     max_prompt_bytes: int = 256 * MIB

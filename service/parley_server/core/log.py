@@ -22,7 +22,7 @@ from parley_server.core.events import (
     merge,
     size_of,
 )
-from parley_server.core.model import Reply, State, Usage
+from parley_server.core.model import Reply, State, TextPart, Usage
 from parley_server.errors import InternalError, ReplyNotFound
 
 # A takeover numbers its snapshot this far past the durable end, and an owner never numbers as far past its journal. So
@@ -31,6 +31,7 @@ TAKEOVER_GAP = 65_536
 MAX_UNJOURNALED = 65_000
 
 MAX_MESSAGE_BYTES = 1024 * 1024
+ENTRY_BYTES = 150  # an entry, its text's header and its places in two lists: 148 measured with CPython 3.11
 
 _NOTHING: Callable[[], None] = lambda: None  # noqa: E731 - a default that costs no method of its own
 
@@ -94,6 +95,13 @@ class Log:
     def size(self) -> int:
         """Bytes of content that it holds."""
         return self._offsets[-1] if self._offsets else 0
+
+    @property
+    def footprint(self) -> int:
+        """About how many bytes of memory it takes: content, entries, and the message of its reply."""
+        message = self.reply.message
+        held = sum(len(part.text) for part in message.parts if isinstance(part, TextPart)) if message else 0
+        return self.size + ENTRY_BYTES * len(self._entries) + held
 
     @property
     def closing_sequence(self) -> int:

@@ -62,6 +62,8 @@ async def reconcile_forever(engine: Engine) -> None:
             await reconcile(engine)
         except StorageUnavailable as error:
             log.warning("reconcile_later", extra={"fields": {"problem": error.message}})
+        except Exception:
+            log.exception("reconcile_defect")
 
 
 async def _stored(engine: Engine, reply: Reply) -> Finalised | None:

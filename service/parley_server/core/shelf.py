@@ -42,14 +42,14 @@ class Shelf:
         if log.erased:
             return
         self._ended[log.reply.id] = (self._clock.monotonic(), log)
-        self._ended_bytes += log.size
+        self._ended_bytes += log.footprint
         self._evict()
 
     def erase(self, reply_ids: tuple[str, ...]) -> None:
         """These replies exist no more."""
         for reply_id in reply_ids:
             if (kept := self._ended.pop(reply_id, None)) is not None:
-                self._ended_bytes -= kept[1].size
+                self._ended_bytes -= kept[1].footprint
                 kept[1].erase()
 
     def _ended_log(self, reply_id: str) -> Log | None:
@@ -64,4 +64,4 @@ class Shelf:
             if since > oldest and self._ended_bytes <= self._limits.ended_logs_max_bytes:
                 return
             self._ended.popitem(last=False)
-            self._ended_bytes -= log.size
+            self._ended_bytes -= log.footprint

@@ -31,7 +31,7 @@ MAX_LABELS = 16
 MAX_LABEL = 64
 MAX_TITLE = 1024
 MAX_MESSAGES = 10_000
-MIN_BYTES_PER_TOKEN = 1 / 8  # a lower bound that no tokenizer undercuts: only what surely does not fit is refused
+CHARACTERS_PER_TOKEN = 16  # more than any prose has: only what surely does not fit is refused
 
 CONVERSATION_ID = re.compile(r"[A-Za-z0-9_-]{1,64}", re.ASCII)
 TOOL_NAME = re.compile(r"[A-Za-z0-9_.-]{1,64}", re.ASCII)
@@ -132,7 +132,7 @@ def check_model(model: Model, question: Question) -> None:
     if question.tools and not model.tools:
         raise UnsupportedInput(f"model {model.alias!r} takes no tools", violations=(("tools", "must be empty"),))
     size = sum(len(text) for message in question.messages for text in _texts(message))
-    if model.context_tokens and size * MIN_BYTES_PER_TOKEN > model.context_tokens:
+    if model.context_tokens and size > model.context_tokens * CHARACTERS_PER_TOKEN:
         raise ContextTooLarge(
             f"the input alone is larger than the {model.context_tokens} tokens of model {model.alias!r}",
             metadata={"limit": f"{model.context_tokens} tokens"},

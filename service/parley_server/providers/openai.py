@@ -74,12 +74,15 @@ class OpenAIProvider:
             http_client=_http_client(self.transport, limits, ssl_context),
         )
 
+        # Whole, since the SDK would parse and join a relative one at each request.
+        self._url = f"{str(self._client.base_url).rstrip('/')}/chat/completions"
+
     async def generate(self, prompt: Prompt, sink: Sink) -> Finish:
         """See `Provider`. Raises a `ProviderError` of any kind but ProviderTimeout."""
         body, headers = self._request(prompt)
         try:
             stream = await self._client.post(
-                "/chat/completions",
+                self._url,
                 cast_to=ChatCompletionChunk,
                 body=body,
                 options={"headers": headers},

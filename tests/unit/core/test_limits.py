@@ -72,12 +72,14 @@ async def test_ended_logs_are_kept_for_their_time():
 
 
 def test_the_oldest_go_first_when_there_are_too_many_bytes():
-    kept = Kept(ended_logs_max_bytes=100)
+    each = Kept().end("a", 50).footprint
+    assert each > 50  # what surrounds the text counts, too
+    kept = Kept(ended_logs_max_bytes=2 * each)
     kept.end("a", 50)
     b = kept.end("b", 50)
     c = kept.end("c", 50)
     assert [kept.shelf.find(ALICE, name) for name in "abc"] == [None, b, c]
-    kept.end("d", 101)
+    kept.end("d", 2 * each + 1)
     assert [kept.shelf.find(ALICE, name) for name in "abcd"] == [None] * 4
     assert kept.shelf._ended_bytes == 0
 
@@ -100,7 +102,7 @@ def test_erased_logs_are_gone_and_end_their_readers():
     kept.shelf.erase(("a", "unknown"))
     assert (a.erased, b.erased) == (True, False)
     assert kept.shelf.find(ALICE, "a") is None
-    assert kept.shelf._ended_bytes == 40
+    assert kept.shelf._ended_bytes == b.footprint
     gone = Log(reply("c"))
     gone.erase()
     kept.shelf.end(gone)

@@ -209,7 +209,7 @@ def test_a_model_is_not_asked_for_what_it_cannot_take():
     small = Model(alias="small", provider="p", name="n", context_tokens=10, tools=False)
     large = Model(alias="large", provider="p", name="n", context_tokens=10_000, images=True)
     seen = question(messages=user(ImagePart(image_id="i")))
-    long = question(messages=user(TextPart(text="x" * 81)))
+    long = question(messages=user(TextPart(text="x" * 161)))
     for asked, reason in (
         (seen, Reason.UNSUPPORTED_INPUT),
         (question(**tool()), Reason.UNSUPPORTED_INPUT),
