@@ -70,11 +70,12 @@ SCENARIOS = [
     ),
     Scenario(
         name="paced",
-        title="100 streams at 20 tokens/s",
-        model="t100-p50",
+        title="100 streams of 500 tokens at 20 tokens/s",
+        model="t500-p50",
         replies=100,
         short_replies=100,
         ramp_s=1.0,
+        short_repeats=2,
         short_direct=False,
     ),
     Scenario(
