@@ -142,10 +142,10 @@ async def test_a_caller_that_left_before_the_acceptance_was_a_reader(server, clo
     accept = server.app.engine.store.accept
     reached, go = asyncio.Event(), asyncio.Event()
 
-    async def held(acceptance):
+    async def held(acceptance, **named):
         reached.set()
         await go.wait()
-        return await accept(acceptance)
+        return await accept(acceptance, **named)
 
     server.app.engine.store.accept = held
     call = server.chat.StreamReply(ask(on_disconnect=CANCEL, request_id="k"))

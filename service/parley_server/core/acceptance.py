@@ -255,7 +255,7 @@ class Acceptances:
         outcome: AcceptOutcome | None = None
         try:
             try:
-                outcome = await engine.store.accept(plan.acceptance)
+                outcome = await engine.store.accept(plan.acceptance, prepared=generation.prepare)
             except StorageUnavailable as error:
                 if not error.outcome_unknown:
                     raise
@@ -264,7 +264,7 @@ class Acceptances:
             if not isinstance(outcome, Accepted):
                 engine.shelf.running.pop(reply_id, None)
                 engine.capacity.release(plan.prompt_size)
-                generation.log.erase()
+                generation.abandon()
         return outcome
 
     async def _read_back(self, acceptance: Acceptance, error: StorageUnavailable) -> AcceptOutcome:
@@ -289,6 +289,7 @@ class Acceptances:
         if not reply.state.terminal:
             generation.start(engine.clock.monotonic() - began)
             return
+        generation.close_provider()
         generation.log.finish(reply)
         generation.audience.close()
         engine.shelf.end(generation.log)

@@ -92,6 +92,23 @@ class Generation:
         tasks = (self.task, self._concluding)
         return self.task is not None and not self.log.over and all(task is None or task.done() for task in tasks)
 
+    def prepare(self) -> None:
+        """Ask the provider while the acceptance commits. What it writes is seen, journaled and stored only from `start`
+        on; `abandon` ends it without a trace."""
+        if self._producing is None and not self.log.sealed:
+            self._ask_provider()
+
+    def abandon(self) -> None:
+        """It was not accepted: nothing of it remains."""
+        self._sink.seal()
+        self.close_provider()
+        self.log.erase()
+
+    def close_provider(self) -> None:
+        """Close the provider's call, if there is one, without waiting for that."""
+        if self._producing is not None:
+            self._engine.spawn(self._close(self._producing), f"close-{self._reply.id}")
+
     def start(self, overhead_s: float) -> None:
         """Begin; `overhead_s` is what the acceptance took."""
         self._overhead_s = overhead_s
@@ -122,6 +139,8 @@ class Generation:
     def _mend(self, _: asyncio.Task[None]) -> None:
         """A task that is cancelled before its first step has not even begun to end the reply."""
         if self._concluding is None:
+            self._sink.seal()
+            self.close_provider()
             self._begin_end(self._stopped())
 
     def _begin_end(self, ending: Ending) -> asyncio.Task[None]:
@@ -130,18 +149,15 @@ class Generation:
 
     async def _produce(self) -> Ending:
         """Have the provider write until it ends or is stopped. Its call is closed when this returns or raises."""
-        if self._stop is not None:
+        if self._stop is not None and self._producing is None:
             return self._stopped()
-        loop = asyncio.get_running_loop()
-        self._turn = loop.create_future()
-        self._asked = True
-        producing = self._producing = loop.create_task(
-            self._provider.generate(self._prompt, self._sink), name=f"provider-{self._reply.id}"
-        )
-        producing.add_done_callback(self._provider_done)
+        turn = self._turn = asyncio.get_running_loop().create_future()
+        producing = self._producing or self._ask_provider()
+        if self._stop is not None or producing.done():
+            self._next_turn()
         limit = self._limit_time()
         try:
-            await self._turn
+            await turn
         finally:
             limit.cancel()
             self._sink.seal()
@@ -149,6 +165,13 @@ class Generation:
             await self._close(producing)
             self._ended_s = ended_s
         return self._result(producing)
+
+    def _ask_provider(self) -> asyncio.Task[Finish]:
+        self._asked = True
+        asking = self._provider.generate(self._prompt, self._sink)
+        self._producing = asyncio.get_running_loop().create_task(asking, name=f"provider-{self._reply.id}")
+        self._producing.add_done_callback(self._provider_done)
+        return self._producing
 
     def _provider_done(self, producing: asyncio.Task[Finish]) -> None:
         if not producing.cancelled():

@@ -44,6 +44,8 @@ class EmbeddedRelay:
         """Journal this log from its start."""
         self._open.add(log.reply.id)
         log.on_append = lambda: self._mark(log)
+        if log.last_sequence:
+            self._mark(log)
 
     def close(self, log: Log) -> None:
         """Journal it no further."""

@@ -58,9 +58,13 @@ class SqliteDatabase:
         """Run `work` in one transaction that sees one state of the database, and cannot change it."""
         return await self._ask(self._reads, work, durable=False)
 
-    async def write(self, work: Callable[[Connection], T], *, durable: bool) -> T:
-        """Run `work` in a transaction that it may share with others; see `group` for what it must keep to."""
-        return await self._ask(self._writes, work, durable=durable)
+    async def write(
+        self, work: Callable[[Connection], T], *, durable: bool, prepared: Callable[[T], None] | None = None
+    ) -> T:
+        """Run `work` in a transaction that it may share with others; see `group` for what it must keep to.
+
+        `prepared` is called in the event loop with the result, just before the commit, which may still fail."""
+        return await self._ask(self._writes, work, durable=durable, prepared=prepared)
 
     async def close(self) -> None:
         """Finish what was asked for, then end the threads. Later calls are refused."""
@@ -75,11 +79,18 @@ class SqliteDatabase:
         self._writes.put(None)
         await asyncio.to_thread(writer.join)
 
-    async def _ask(self, queue: SimpleQueue[Member | None], work: Callable[[Connection], T], *, durable: bool) -> T:
+    async def _ask(
+        self,
+        queue: SimpleQueue[Member | None],
+        work: Callable[[Connection], T],
+        *,
+        durable: bool,
+        prepared: Callable[[T], None] | None = None,
+    ) -> T:
         if not self._open:
             raise StorageUnavailable("the database is closed")
         answer: asyncio.Future[T] = asyncio.get_running_loop().create_future()
-        queue.put(Member(work, durable, answer))
+        queue.put(Member(work, durable, answer, prepared))
         return await answer
 
 

@@ -15,6 +15,7 @@ from sqlalchemy import Connection, Integer, literal_column, select
 from parley_server.core.model import Conversation, FinishReason, Identity, ImagePart, Reply
 from parley_server.core.records import (
     Acceptance,
+    Accepted,
     AcceptOutcome,
     Busy,
     CancelTarget,
@@ -86,9 +87,16 @@ class SqlStore:
             lambda connection: turns.read_turn(connection, identity, conversation_id, position, has_input=has_input)
         )
 
-    async def accept(self, acceptance: Acceptance) -> AcceptOutcome:
+    async def accept(self, acceptance: Acceptance, *, prepared: Callable[[], None] | None = None) -> AcceptOutcome:
         """See the port."""
-        outcome = await self._write(lambda connection: accept(connection, acceptance))
+
+        def told(outcome: AcceptOutcome) -> None:
+            if prepared is not None and isinstance(outcome, Accepted) and not outcome.reply.state.terminal:
+                prepared()
+
+        outcome = await self._database.write(
+            lambda connection: accept(connection, acceptance), durable=True, prepared=told
+        )
         self._sweep_keys(acceptance.now_us)
         return outcome
 

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import sqlite3
+import threading
 
 import msgspec
 import pytest
 from parley_server.core.acceptance import READ_BACK_S
 from parley_server.core.conversations import Conversations, Creation
 from parley_server.core.endings import Stop
+from parley_server.core.events import TextDelta
 from parley_server.core.generation import Generation
 from parley_server.core.model import Conversation, FinishReason, Identity, Message, Role, Sampling, State, TextPart
 from parley_server.core.records import CancelTarget, ConversationUpdate, Position, Replayed
@@ -28,6 +31,8 @@ from parley_server.errors import (
     RequestIdReused,
     StorageUnavailable,
 )
+from sqlalchemy import event
+from sqlalchemy.exc import OperationalError
 
 from tests.clock import settle, until
 from tests.fakes import ALICE, World, asking
@@ -511,3 +516,83 @@ async def test_what_the_provider_is_told(world):
         ("system", "now"),
         ("user", "hi"),
     ]
+
+
+# --- beside the commit
+
+
+class Commits:
+    """Stands in front of the commits of a world's database: each waits until `let` is set, in the writer's thread, and
+    fails while `failing` is."""
+
+    def __init__(self, world: World) -> None:
+        self.reached, self.let = threading.Event(), threading.Event()
+        self.failing = False
+        event.listen(world.store._store._database.writer, "commit", self._commit)
+
+    def _commit(self, _connection) -> None:
+        self.reached.set()
+        assert self.let.wait(10)
+        if self.failing:
+            raise OperationalError("COMMIT", {}, sqlite3.OperationalError("disk I/O error"))
+
+
+async def test_the_provider_is_asked_while_the_acceptance_commits(world):
+    commits = Commits(world)
+    accepting = asyncio.ensure_future(accept(world, request_id="r"))
+    await until(lambda: world.actor.prompts and commits.reached.is_set())
+    assert not accepting.done()
+    assert world.notes.started == 0
+    commits.let.set()
+    generation = await accepting
+    reply = await world.settled(generation)
+    assert (reply.state, reply.message.parts) == (State.COMPLETED, (TextPart(text="Hello"),))
+    assert len(world.actor.prompts) == 1
+
+
+async def test_what_a_fast_provider_wrote_during_the_commit_is_journaled(make_world):
+    world = make_world(journal=True)
+    commits = Commits(world)
+    world.actor.act = hold
+    accepting = asyncio.ensure_future(accept(world))
+    await until(lambda: world.actor.open_calls and commits.reached.is_set())
+    commits.let.set()
+    generation = await accepting
+    await until(lambda: generation.log.last_sequence == 1)
+    while not (unfinished := await world.engine.store.unfinished(1))[0].entries:
+        await asyncio.sleep(0.001)
+        await world.clock.advance(0.1)
+    assert unfinished[0].entries == (TextDelta("word"),)
+    await ended(world, generation)
+
+
+async def test_a_commit_that_fails_closes_the_providers_call(world):
+    commits = Commits(world)
+    commits.failing = True
+    world.actor.act = hold
+    accepting = asyncio.ensure_future(accept(world, request_id="r"))
+    await until(lambda: world.actor.open_calls == 1)
+    commits.let.set()
+    with pytest.raises(StorageUnavailable):
+        await accepting
+    await until(lambda: world.actor.open_calls == 0)
+    await nothing_left(world)
+    commits.failing = False
+    generation = await accept(world, request_id="r")
+    assert isinstance(generation, Generation)
+    await until(lambda: generation.log.last_sequence == 1)
+    assert (await ended(world, generation)).message.parts == (TextPart(text="word"),)
+
+
+async def test_a_stop_during_the_commit_ends_the_reply_and_the_providers_call(world):
+    commits = Commits(world)
+    world.actor.act = hold
+    accepting = asyncio.ensure_future(accept(world))
+    await until(lambda: world.actor.open_calls == 1)
+    [running] = world.engine.shelf.running.values()
+    running.stop(Stop(finish=FinishReason.CANCELLED, reason="too late"))
+    commits.let.set()
+    generation = await accepting
+    reply = await world.settled(generation)
+    assert (reply.state, reply.cancel_reason) == (State.CANCELLED, "too late")
+    assert world.actor.open_calls == 0

@@ -123,6 +123,12 @@ async def test_a_defect_is_told_without_its_text(world, act, caplog):
 @pytest.mark.parametrize("finish", [FinishReason.CANCELLED, FinishReason.ORPHANED, FinishReason.INTERRUPTED, None])
 @pytest.mark.parametrize("moment", ["before the provider", "before a token", "later"])
 async def test_a_stop_ends_it_at_once(world, finish, moment):
+    async def stop_early(_):
+        [accepting] = world.engine.shelf.running.values()
+        accepting.stop(Stop(finish=finish, reason="because"))
+
+    if moment == "before the provider":
+        world.store.before["accept"] = stop_early
     generation = await world.begin(speaking(*(["text"] if moment == "later" else [])))
     if moment != "before the provider":
         await settle()
@@ -391,11 +397,11 @@ async def test_a_cancel_at_any_await_leaves_a_stored_end(make_world, monkeypatch
 
 
 async def test_a_cancel_before_the_first_step_leaves_a_stored_end(world):
-    generation = await world.begin()
+    generation = await world.begin(speaking("text"))
     generation.task.cancel()
     stored = await check_end(world, generation)
     assert (stored.state, stored.error.reason) == (State.FAILED, Reason.OWNER_LOST)
-    assert world.actor.prompts == []
+    await until(lambda: world.actor.open_calls == 0)  # it was asked beside the commit
     assert generation.task.cancelled()
     assert not generation.dead
 
