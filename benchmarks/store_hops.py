@@ -68,10 +68,10 @@ def statements(conversation_id: str, number: int) -> list[tuple[object, dict[str
 def per_transaction(database: SqliteDatabase, names: list[str]) -> Transaction:
     async def run() -> None:
         number = next(numbers)
-        todo = statements(names[number % len(names)], number)
+        batch = statements(names[number % len(names)], number)
 
         def work(connection: Connection) -> None:
-            for statement, parameters in todo:
+            for statement, parameters in batch:
                 result = connection.execute(statement, parameters)
                 if result.returns_rows:
                     result.all()
@@ -86,9 +86,9 @@ def per_statement(connection: AsyncConnection, names: list[str]) -> Transaction:
 
     async def run() -> None:
         number = next(numbers)
-        todo = statements(names[number % len(names)], number)
+        batch = statements(names[number % len(names)], number)
         async with turn, connection.begin():
-            for statement, parameters in todo:
+            for statement, parameters in batch:
                 result = await connection.execute(statement, parameters)
                 if result.returns_rows:
                     result.all()

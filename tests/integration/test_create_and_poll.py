@@ -48,7 +48,7 @@ async def test_create_returns_what_there_is_when_its_wait_is_over(serve, clock, 
     server = await serve(clock=clock)
     upstream.reply_with(HANGING)
     creating = asyncio.create_task(server.create("Say it", wait=5))
-    await until(lambda: any(generation.log.last_sequence for generation in server.running.values()))
+    await until(lambda: any(one.log.last_sequence and one.audience.readers for one in server.running.values()))
     await clock.advance(4.9)
     assert not creating.done()
     await clock.advance(0.2)
@@ -144,7 +144,6 @@ async def test_a_poll_waits_as_long_as_it_was_told(serve, clock, upstream, field
     polling = asyncio.create_task(server.poll(created.id, **fields))
     await until(lambda: server.running[created.id].audience.readers == 1)
     await clock.advance(seconds - 0.1)
-    await asyncio.sleep(0.01)
     assert not polling.done()
     await clock.advance(0.2)
     page = await polling

@@ -153,9 +153,10 @@ async def test_a_caller_that_left_before_the_acceptance_was_a_reader(server, clo
     await reached.wait()
     call.cancel()
     await asyncio.gather(reading, return_exceptions=True)
-    await asyncio.sleep(0.05)  # the cancel travels
+    cancelled = {"method": "/parley.v1.Chat/StreamReply", "code": "CANCELLED"}
+    await until(lambda: server.app.telemetry.registry.get_sample_value("parley_calls_total", cancelled) == 1.0)
     go.set()
-    await until(lambda: any(one.log.last_sequence for one in server.running.values()))
+    await until(lambda: any(one.audience._left_at is not None for one in server.running.values()))
     (reply_id,) = server.running
     await clock.advance(9)
     assert reply_id in server.running

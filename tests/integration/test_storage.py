@@ -125,7 +125,7 @@ async def test_a_retry_after_the_outage_starts_one_reply(serve, clock, upstream)
     assert not server.running
 
 
-async def test_a_full_disk(server, upstream):
+async def test_a_full_disk(server, upstream, caplog):
     """Real pages run out: what needs none goes on, what needs some is refused, and comes back with room."""
     go = asyncio.Event()
     upstream.reply_next(Script([role(), text("x" * 30_000), Wait(go), text("y" * 30_000), finish(), usage(), done()]))
@@ -143,7 +143,7 @@ async def test_a_full_disk(server, upstream):
     assert (told.reason, told.message) == ("STORAGE_UNAVAILABLE", "the database is unavailable")
     go.set()
     await watch.until(lambda watch: len(watch.text) == 60_000)
-    await asyncio.sleep(0.3)  # three attempts to store the end
+    await until(lambda: [record.message for record in caplog.records].count("finalise_retry") == 2)
     assert watch.kinds[-1] != "finished"
     full = False
     await database.write(lambda connection: limit(connection.connection.driver_connection, None), durable=False)

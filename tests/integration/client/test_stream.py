@@ -11,6 +11,7 @@ from parley import errors
 from parley.events import Accepted, Finished, Reconnecting, Snapshot, Text
 from parley.v1 import chat_pb2, resources_pb2
 
+from tests.clock import settle
 from tests.scripted_server import (
     Abort,
     Break,
@@ -263,7 +264,7 @@ async def test_closing_ends_a_reader_in_another_task_without_an_error(server, cl
     stream = client.stream_reply("Hi")
     await _break(stream)
     reader = asyncio.create_task(read(stream))
-    await asyncio.sleep(0.01)
+    await settle()
     await stream.aclose()
     assert await reader == []
 
@@ -274,7 +275,7 @@ async def test_closing_the_client_fails_its_readers(server):
     stream = client.stream_reply("Hi")
     await _break(stream)
     reader = asyncio.create_task(read(stream))
-    await asyncio.sleep(0.01)
+    await settle()
     await client.close()
     with pytest.raises(parley.Unavailable, match="closed"):
         await reader

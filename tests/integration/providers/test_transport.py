@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import os
 import shutil
 import ssl
 import subprocess
@@ -263,6 +264,8 @@ async def test_close_ends_busy_connections(upstream):
 @pytest.fixture(scope="module")
 def certificate(tmp_path_factory):
     openssl = shutil.which("openssl")
+    if openssl is None and os.environ.get("CI"):
+        pytest.fail("openssl is not installed")
     if openssl is None:
         pytest.skip("openssl is not installed")
     folder = tmp_path_factory.mktemp("tls")
