@@ -15,6 +15,7 @@ from parley_server.errors import ProviderError, ProviderUnavailable
 from parley_server.providers import transport
 from parley_server.providers.transport import PushTransport, body_of, proxied
 
+from tests.clock import until
 from tests.integration.providers.recording import RecordingSink, prompt, provider_at
 from tests.upstream import Close, Hang, Pause, Raw, Reset, Script, Upstream, answer, done, finish, text
 
@@ -195,6 +196,12 @@ async def cancelled(upstream, provider, *, when, sink=None):
     return upstream.aborts[-1].at - at
 
 
+async def answered(upstream):
+    """The request is there, and the head of its answer, which nobody acknowledges, has had its time to travel."""
+    await upstream.requested.wait()
+    await asyncio.sleep(0.1)
+
+
 async def test_cancel_before_the_headers(upstream, provider):
     upstream.reply_with(Script(before_head=[Hang()]))
     assert await cancelled(upstream, provider, when=upstream.requested.wait()) < 0.25
@@ -203,7 +210,7 @@ async def test_cancel_before_the_headers(upstream, provider):
 
 async def test_cancel_before_the_first_token(upstream, provider):
     upstream.reply_with(Script([Hang()]))
-    assert await cancelled(upstream, provider, when=asyncio.sleep(0.1)) < 0.25
+    assert await cancelled(upstream, provider, when=answered(upstream)) < 0.25
     await asyncio.wait_for(upstream.no_connections(), 2)
 
 
@@ -216,14 +223,14 @@ async def test_cancel_within_the_body(upstream, provider):
 
 async def test_cancel_within_the_handshake(upstream):
     provider = provider_at(upstream.url.replace("http:", "https:"))
-    assert await cancelled(upstream, provider, when=asyncio.sleep(0.2)) < 0.25
+    assert await cancelled(upstream, provider, when=until(lambda: upstream.open_connections == 1)) < 0.25
     await asyncio.wait_for(upstream.no_connections(), 2)
     await provider.close()
 
 
 async def test_cancel_within_an_error_body(upstream, provider):
     upstream.reply_with(Script([b"{", Hang()], status=500))
-    assert await cancelled(upstream, provider, when=asyncio.sleep(0.1)) < 0.25
+    assert await cancelled(upstream, provider, when=answered(upstream)) < 0.25
 
 
 async def test_five_hundred_cancels_leak_no_socket(upstream, provider):
