@@ -41,6 +41,10 @@ class ManualClock:
         """Seconds."""
         return self._now_s
 
+    def boottime(self) -> float:
+        """Seconds, the same."""
+        return self._now_s
+
     def call_at(self, when: float, callback: Callable[[], None]) -> ManualTimer:
         """Run `callback` once the clock has been moved to `when`, or in the next `advance` where that is past."""
         timer = ManualTimer(callback)

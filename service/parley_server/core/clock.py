@@ -20,6 +20,10 @@ class SystemClock:
         """Seconds that never run back."""
         return time.monotonic()
 
+    def boottime(self) -> float:
+        """The same, counted on while the machine is suspended."""
+        return time.clock_gettime(time.CLOCK_BOOTTIME)
+
     def call_at(self, when: float, callback: Callable[[], None]) -> Timer:
         """Run `callback` in the event loop at `when`, never before."""
         return _LoopTimer(when, callback)

@@ -41,6 +41,10 @@ class UsageUpdate(Entry, frozen=True, tag="usage"):
     usage: Usage
 
 
+class Unknown(Entry, frozen=True, tag="unknown"):
+    """Something that a replica of a newer release has written: it takes a number, and is not shown."""
+
+
 class Snapshot(Entry, frozen=True, tag="snapshot"):
     """Replaces all content so far."""
 
@@ -65,7 +69,7 @@ class Failed(Entry, frozen=True, tag="failed"):
 
 
 Terminal = Finished | Failed
-Content = TextDelta | ReasoningDelta | ToolCallDelta | UsageUpdate
+Content = TextDelta | ReasoningDelta | ToolCallDelta | UsageUpdate | Unknown
 
 
 class Chunk(msgspec.Struct, frozen=True):
@@ -119,12 +123,12 @@ def _joins(last: Entry, entry: Entry) -> bool:
         return last.index == entry.index and not entry.id and not entry.name
     if isinstance(last, ReasoningDelta):
         return not last.signature
-    return isinstance(last, TextDelta | UsageUpdate)
+    return isinstance(last, TextDelta | UsageUpdate | Unknown)
 
 
 def _join(run: list[Entry]) -> Entry:
     first, last = run[0], run[-1]
-    if len(run) == 1 or isinstance(first, UsageUpdate):
+    if len(run) == 1 or isinstance(first, UsageUpdate | Unknown):
         return last
     if isinstance(first, TextDelta):
         return TextDelta("".join([entry.text for entry in run if isinstance(entry, TextDelta)]))

@@ -22,8 +22,9 @@ from parley_server.core.events import (
     merge,
     size_of,
 )
+from parley_server.core.lease import FOR_EVER, Lease
 from parley_server.core.model import Reply, State, TextPart, Usage
-from parley_server.errors import InternalError, ReplyNotFound
+from parley_server.errors import InternalError, ParleyError, ReplyNotFound
 
 # A takeover numbers its snapshot this far past the durable end, and an owner never numbers as far past its journal. So
 # a cursor that lies in lost text is always lower than the snapshot that replaces it.
@@ -40,7 +41,8 @@ class Log:
     """Entries of one reply, numbered from 1 (after a takeover, or once only the stored end is left, from the snapshot).
 
     Entries are immutable and dense. Exactly one terminal entry ends a log, last. After `seal` nothing but the terminal
-    entry is taken, so that what readers saw and what is stored cannot differ.
+    entry is taken, so that what readers saw and what is stored cannot differ. While the `lease` is not held, nothing
+    is numbered and readers are given nothing, but for an end as it is stored.
     """
 
     __slots__ = (
@@ -51,16 +53,20 @@ class Log:
         "_journaled",
         "_offsets",
         "_waiting",
+        "broken",
         "ended",
         "erased",
         "first_token_time_us",
+        "lease",
         "on_append",
         "reply",
         "sealed",
     )
 
-    def __init__(self, reply: Reply) -> None:
+    def __init__(self, reply: Reply, *, lease: Lease = FOR_EVER) -> None:
         self.reply = reply
+        self.lease = lease
+        self.broken: ParleyError | None = None
         self.sealed = False
         self.ended = False
         self.erased = False
@@ -89,7 +95,12 @@ class Log:
     @property
     def over(self) -> bool:
         """Whether nothing will ever follow."""
-        return self.ended or self.erased
+        return self.ended or self.erased or self.broken is not None
+
+    @property
+    def fenced(self) -> bool:
+        """Whether readers are to be given nothing for now."""
+        return not self.lease.held and not self.over
 
     @property
     def size(self) -> int:
@@ -116,7 +127,7 @@ class Log:
         """Number an entry and wake the readers; dropped once the log is sealed."""
         if self.sealed:
             return
-        if self._held or len(self._entries) - self._journaled >= MAX_UNJOURNALED:
+        if self._held or len(self._entries) - self._journaled >= MAX_UNJOURNALED or not self.lease.held:
             self._held.append(entry)
             return
         self._number(entry)
@@ -124,16 +135,24 @@ class Log:
         if self._waiting:
             self._wake()
 
-    def unjournaled(self) -> tuple[int, list[Entry]]:
-        """The first number that is not durable yet, and the entries from there on. The next append calls `on_append`
-        again."""
+    @property
+    def durable_sequence(self) -> int:
+        """The number up to which the log is durable."""
+        return self._journaled
+
+    def since(self, sequence: int) -> list[Entry]:
+        """The entries after this number, without those held back. The next append calls `on_append` again."""
         self._journal_told = False
-        return self._journaled + 1, self._entries[self._journaled :]
+        return self._entries[max(0, sequence - self._base + 1) :]
 
     def journaled(self, sequence: int) -> None:
         """All up to `sequence` is durable: what had to be held back may be numbered."""
         self._journaled = max(self._journaled, sequence)
-        if not self._held or self.ended:
+        self.release()
+
+    def release(self) -> None:
+        """Number what was held back, as far as the journal and the lease allow."""
+        if not self._held or self.ended or not self.lease.held:
             return
         room = MAX_UNJOURNALED - (self.last_sequence - self._journaled)
         for entry in self._held[:room]:
@@ -169,6 +188,16 @@ class Log:
     def erase(self) -> None:
         """The reply no longer exists: its readers end with `ReplyNotFound`."""
         self.sealed = self.erased = True
+        self._wake()
+
+    def break_off(self, error: ParleyError) -> None:
+        """It cannot be followed any further, although it goes on: its readers end with `error`."""
+        self.sealed = True
+        self.broken = error
+        self._wake()
+
+    def wake(self) -> None:
+        """Have all readers look again."""
         self._wake()
 
     def chunks(self, position: int) -> list[Chunk]:
@@ -230,17 +259,20 @@ class Reader:
     @property
     def ready(self) -> bool:
         """Whether `take` has something to give, or an error to raise."""
-        return not self.done and (self.log.over or self.log.last_sequence > self.position)
+        log = self.log
+        return not self.done and (log.over or (log.last_sequence > self.position and log.lease.held))
 
     def take(self) -> list[Chunk]:
         """Everything new, merged, as far as one message goes; `done` is set with the terminal chunk."""
         log = self.log
         if log.erased:
             raise ReplyNotFound
-        if self.done:
+        if self.done or log.fenced:
             return []
         at_end = log.ended and self.position >= log.last_sequence
         chunks = self._again() if at_end else log.chunks(self.position)
+        if not chunks and log.broken is not None:
+            raise log.broken
         if chunks:
             self.position = chunks[-1].sequence
             self.done = isinstance(chunks[-1].entry, Finished | Failed)

@@ -183,6 +183,7 @@ class Reply(Value, frozen=True, kw_only=True):
 
     `message_id` is given at acceptance; `message` holds the answer as far as it has come, and stays None where a reply
     ended without text or a complete tool call. `parent_message_id` is what the answer follows (empty: the root).
+    `owner` is the replica that generates it, or ends it in the place of a dead one (empty: the only one there is).
     """
 
     id: str
@@ -194,6 +195,7 @@ class Reply(Value, frozen=True, kw_only=True):
     parent_message_id: str = ""
     input_message_ids: tuple[str, ...] = ()
     epoch: int = 1
+    owner: str = ""
     state: State = State.PENDING
     message: Message | None = None
     finish_reason: FinishReason | None = None

@@ -32,11 +32,13 @@ from parley_server.core.records import (
     NewConversation,
     Position,
     Replayed,
+    Standing,
     Turn,
     Unfinished,
 )
 
 if TYPE_CHECKING:
+    from parley_server.core.events import Entry
     from parley_server.core.log import Log
 
 
@@ -55,6 +57,9 @@ class Clock(Protocol):
 
     def monotonic(self) -> float:
         """Seconds that never run back."""
+
+    def boottime(self) -> float:
+        """The same, counted on while the machine is suspended."""
 
     def call_at(self, when: float, callback: Callable[[], None]) -> Timer:
         """Run `callback` in the event loop at `when`, by `monotonic`."""
@@ -95,17 +100,68 @@ class Provider(Protocol):
         """Close what is kept between calls."""
 
 
+class Owned(Protocol):
+    """What a relay tells the owner of replies. Called in the event loop; none of it is needed for correctness alone."""
+
+    def cancel_wished(self, reply_id: str) -> None:
+        """Somebody has asked to cancel the reply: the store knows more."""
+
+    def taken_over(self, reply_id: str) -> None:
+        """The log is closed to this writer: another replica may be ending the reply."""
+
+    def seen(self, reply_id: str, age_s: float) -> None:
+        """A reader followed the reply through another replica, this long ago."""
+
+    def erased(self, reply_ids: tuple[str, ...]) -> None:
+        """These replies exist no more."""
+
+
 class Relay(Protocol):
-    """Makes the logs of running replies durable, in the background and in order."""
+    """Makes the logs of running replies durable and, between replicas, readable everywhere; in the background and in
+    order. Nothing here waits in the way of a reply, and nothing raises because the relay's service is away.
+    """
 
     def open(self, log: Log) -> None:
         """Journal this log from its start; its appends are noticed from now on."""
 
     def close(self, log: Log) -> None:
-        """Journal it no further: it has been finalised."""
+        """Make its text durable no further: it is being finalised."""
+
+    def ended(self, log: Log) -> None:
+        """The log has ended as it is stored: publish what readers elsewhere lack of it, and tell them."""
 
     async def stop(self) -> None:
         """Flush what is open, then end."""
+
+    @property
+    def unreachable_s(self) -> float:
+        """For how long the logs of other replicas could not be followed; 0 while they can."""
+
+    def follow(self, log: Log, *, wanted: Callable[[], bool], look: Callable[[], None]) -> None:
+        """Append to `log` what its owner has published from number 1 on: in order, each once, without a gap.
+
+        While `wanted()`, the owner can tell that somebody reads. `look` is called when the reply may have ended.
+        """
+
+    def unfollow(self, log: Log) -> None:
+        """Follow it no further; harmless where it is not followed."""
+
+    async def recall(self, reply_id: str) -> tuple[Entry, ...]:
+        """The entries of a log from number 1 on, as far as they are kept without a gap; nothing where that cannot be
+        asked within a moment."""
+
+    async def take_over(self, reply_id: str, epoch: int) -> tuple[Entry, ...]:
+        """Close the log for good to writers of an epoch lower than this one, then recall what it holds."""
+
+    async def idle_s(self, reply_id: str) -> float | None:
+        """For how long nobody has followed a reply of this replica through another one; None where that is not known,
+        which never means nobody."""
+
+    def wish_cancel(self, reply: Reply) -> None:
+        """Tell the owner that the store holds a wish to cancel this reply."""
+
+    def erase(self, reply_ids: tuple[str, ...]) -> None:
+        """Forget the logs of replies that exist no more, on every replica; a last append cannot bring one back."""
 
 
 class Store(Protocol):
@@ -164,6 +220,21 @@ class Store(Protocol):
 
     async def unfinished_ids(self) -> list[str]:
         """The ids of all replies that are not terminal."""
+
+    async def standings(self, reply_ids: list[str]) -> list[Standing]:
+        """How these replies stand; one that was erased is left out."""
+
+    # --- replicas
+
+    async def hold_lease(self, replica_id: str, lease_s: float) -> list[Standing]:
+        """Hold a replica's lease for this long from now on, by the database's clock, whether or not it has run out; the
+        replies that the replica owns and that are not terminal. Never waits behind other calls of this process."""
+
+    async def release_lease(self, replica_id: str) -> None:
+        """The replica is gone: what it still owns may be taken over at once."""
+
+    async def take_over(self, replica_id: str, limit: int) -> list[Unfinished]:
+        """Make a replica the owner of at most `limit` replies whose owners hold no lease, each under its next epoch."""
 
     # --- conversations
 

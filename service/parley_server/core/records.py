@@ -149,8 +149,20 @@ class Finalised(Value, frozen=True, kw_only=True):
     won: bool
 
 
+class Standing(Value, frozen=True, kw_only=True):
+    """How a reply stands in the store: who may write and end it, whether it has ended, and the wish to cancel it."""
+
+    reply_id: str
+    owner: str
+    epoch: int
+    terminal: bool
+    cancel: FinishReason | None = None
+    cancel_reason: str = ""
+
+
 class Unfinished(Value, frozen=True, kw_only=True):
-    """A reply that a dead process left: what of its log was durable, and whether somebody had asked to cancel it."""
+    """A reply that a dead process left: what of its log was durable, and whether somebody had asked to cancel it.
+    `reply` has the owner and the epoch under which it may be ended; entries may be merged."""
 
     reply: Reply
     cancel: FinishReason | None = None

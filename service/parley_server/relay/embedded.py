@@ -108,7 +108,7 @@ class EmbeddedRelay:
 def _checkpoint(log: Log) -> Checkpoint | None:
     if log.ended:
         return None
-    first, entries = log.unjournaled()
+    first, entries = log.durable_sequence + 1, log.since(log.durable_sequence)
     if not entries:
         return None
     return Checkpoint(
