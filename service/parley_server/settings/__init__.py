@@ -14,6 +14,7 @@ from parley_server.settings.shape import (
     Timeouts,
     TlsSettings,
 )
+from parley_server.settings.urls import is_sqlite, without_secrets
 
 __all__ = [
     "Address",
@@ -27,5 +28,7 @@ __all__ = [
     "SettingsError",
     "Timeouts",
     "TlsSettings",
+    "is_sqlite",
     "load_settings",
+    "without_secrets",
 ]

@@ -13,6 +13,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr
 KIB = 1024
 MIB = 1024 * KIB
 NANO_USD = 1_000_000_000
+MAX_WORKERS = 64
 
 _ADDRESS = re.compile(r"(?:\[(?P<ipv6>[^\]]+)\]|(?P<host>[A-Za-z0-9._-]+)):(?P<port>[0-9]{1,5})")
 
@@ -154,6 +155,10 @@ class ServerSettings(_Shape):
     heartbeat_s: Annotated[float, BeforeValidator(_number), Field(ge=1, le=60)] = 15.0
     checkpoint_interval_s: Annotated[float, BeforeValidator(_number), Field(ge=0.01, le=0.1)] = 0.1
     reconcile_interval_s: Annotated[float, BeforeValidator(_number), Field(ge=0.1, le=60)] = 3.0
+    lease_s: Annotated[float, BeforeValidator(_number), Field(ge=1, le=60)] = 12.0
+    sweep_interval_s: Annotated[float, BeforeValidator(_number), Field(ge=0.1, le=60)] = 3.0
+    relay_heartbeat_s: Annotated[float, BeforeValidator(_number), Field(ge=0.1, le=60)] = 3.0
+    relay_retention_s: Annotated[float, BeforeValidator(_number), Field(ge=60, le=86_400)] = 600.0
     drain_pause_s: Annotated[float, BeforeValidator(_number), Field(ge=0, le=600)] = 0.5
     drain_grace_s: Annotated[float, BeforeValidator(_number), Field(ge=0, le=3600)] = 30.0
     ended_logs_ttl_s: Annotated[float, BeforeValidator(_number), Field(ge=0, le=60)] = 60.0
@@ -172,11 +177,14 @@ class TlsSettings(_Shape):
 
 
 class Settings(_Shape):
-    """A whole valid configuration. `server.default_model` names one of `models`."""
+    """A whole valid configuration. `server.default_model` names one of `models`; several `workers`, or a relay
+    (`redis_url`), come with a PostgreSQL database alone. The URLs may hold passwords and are not part of the `repr`."""
 
     listen: Address
     metrics_listen: Address | None
-    database_url: str
+    database_url: Annotated[str, Field(repr=False)]
+    redis_url: Annotated[str | None, Field(repr=False)] = None
+    workers: Annotated[int, Field(ge=1, le=MAX_WORKERS)] = 1
     insecure: bool
     log_level: Literal["debug", "info", "warning", "error"]
     log_format: Literal["json", "text"]

@@ -10,11 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from parley_server.settings.faults import did_you_mean
-from parley_server.settings.shape import Address
+from parley_server.settings.shape import MAX_WORKERS, Address
+from parley_server.settings.urls import POSTGRESQL_FORM, check_database_url, check_redis_url, is_sqlite
 
 PREFIX = "PARLEY_"
 LATER = "not supported by this release"
-SCALARS_TO_COME = ("redis_url", "encryption_keys")
+SCALARS_TO_COME = ("encryption_keys",)
 
 # Kubernetes sets these in every pod beside a Service whose name begins with "parley".
 _SERVICE_LINK = re.compile(
@@ -45,6 +46,7 @@ def read_scalars(
 ) -> dict[str, Any]:
     """Every scalar, parsed, from the first source that has it. A wrong one is a fault, and stays at its default."""
     values = dict(_DEFAULTS)
+    wrong: set[str] = set()
     for name, parse in _PARSERS.items():
         found = _find(name, document, environment, arguments=arguments)
         if found is None:
@@ -54,11 +56,32 @@ def read_scalars(
             values[name] = parse(value)
         except ValueError as error:
             faults.append(f"{label}: {error}")
+            wrong.add(name)
+    _check_together(values, wrong, faults)
     for name in SCALARS_TO_COME:
         found = _find(name, document, environment, arguments=arguments)
         if found is not None:
             faults.append(f"{found[0]}: {LATER}")
     return values
+
+
+def _check_together(values: Mapping[str, Any], wrong: Collection[str], faults: list[str]) -> None:
+    """A relay is between replicas that share a database server, and several workers are such replicas."""
+    if "database_url" in wrong or "redis_url" in wrong:
+        return
+    if not is_sqlite(values["database_url"]):
+        if values["workers"] > 1 and not values["redis_url"]:
+            faults.append("workers: more than one need a relay between them: set PARLEY_REDIS_URL")
+    elif values["redis_url"]:
+        faults.append(
+            "redis_url: a relay is for replicas on PostgreSQL, and a SQLite file is for one process: "
+            f"set PARLEY_DATABASE_URL to {POSTGRESQL_FORM}, or leave the relay out"
+        )
+    elif values["workers"] > 1:
+        faults.append(
+            "workers: more than one cannot share a SQLite file: "
+            f"set PARLEY_REDIS_URL, and PARLEY_DATABASE_URL to {POSTGRESQL_FORM}"
+        )
 
 
 def check_variables(environment: Mapping[str, str], named: Collection[str], faults: list[str]) -> None:
@@ -92,14 +115,18 @@ def _address_or_off(value: Any) -> Address | None:
 
 
 def _database_url(value: Any) -> str:
-    url = _string(value)
-    if url.startswith("postgresql"):
-        raise ValueError(f"PostgreSQL is {LATER}")
-    if not re.fullmatch(r"sqlite\+aiosqlite:///[^?]+", url):
-        raise ValueError('must be "sqlite+aiosqlite:///PATH" of a file')
-    if ":memory:" in url:
-        raise ValueError("must name a file: a database in memory cannot be shared between connections")
-    return url
+    return check_database_url(_string(value))
+
+
+def _redis_url(value: Any) -> str:
+    return check_redis_url(_string(value))
+
+
+def _workers(value: Any) -> int:
+    text = "" if isinstance(value, bool) else str(value)
+    if not re.fullmatch(r"[0-9]{1,4}", text) or not 1 <= int(text) <= MAX_WORKERS:
+        raise ValueError(f"must be a whole number from 1 to {MAX_WORKERS}")
+    return int(text)
 
 
 def _switch(value: Any) -> bool:
@@ -135,6 +162,8 @@ _PARSERS: dict[str, Callable[[Any], Any]] = {
     "listen": _address,
     "metrics_listen": _address_or_off,
     "database_url": _database_url,
+    "redis_url": _redis_url,
+    "workers": _workers,
     "insecure": _switch,
     "log_level": _log_level,
     "log_format": _log_format,
@@ -144,6 +173,8 @@ _DEFAULTS: dict[str, Any] = {
     "listen": Address(host="127.0.0.1", port=50051),
     "metrics_listen": Address(host="127.0.0.1", port=9464),
     "database_url": "sqlite+aiosqlite:///parley.db",
+    "redis_url": None,
+    "workers": 1,
     "insecure": False,
     "log_level": "info",
     "log_format": "json",

@@ -43,14 +43,14 @@ default_model = "fats"
 max_replys = 3
 heartbeat_s = 90
 """
-    environment = {"PARLEY_LISTEN": "nowhere", "PARLEY_LOGLEVEL": "info", "PARLEY_REDIS_URL": "redis://u:pw@h"}
+    environment = {"PARLEY_LISTEN": "nowhere", "PARLEY_LOGLEVEL": "info", "PARLEY_ENCRYPTION_KEYS": "pw"}
     assert faults_of(tmp_path, text, environment) == [
         "colour: unknown key",
         "tenants: not supported by this release",
         "PARLEY_LOGLEVEL: unknown variable; did you mean PARLEY_LOG_LEVEL?",
         'PARLEY_LISTEN: must be "host:port" or "[ipv6]:port" (got "nowhere")',
         'log_level: must be debug, info, warning or error (got "loud")',
-        "PARLEY_REDIS_URL: not supported by this release",
+        "PARLEY_ENCRYPTION_KEYS: not supported by this release",
         "providers.openai.api_key: the environment variable ABSENT is not set",
         "providers.openai.timeouts.connect: must be greater than 0 (got -1)",
         "providers.openai.timeouts.conect: unknown key; did you mean connect?",
@@ -72,8 +72,14 @@ heartbeat_s = 90
         ('insecure = "perhaps"', "insecure: must be 1 or 0, true or false"),
         ('encryption_keys = "k"', "encryption_keys: not supported by this release"),
         ('database_url = "sqlite+aiosqlite:///:memory:"', "database_url: must name a file"),
-        ('database_url = "mysql://u:secret@h/d"', 'database_url: must be "sqlite+aiosqlite:///PATH" of a file'),
-        ('database_url = "postgresql+asyncpg://u:secret@h/d"', "database_url: PostgreSQL is not supported by"),
+        ('database_url = "mysql://u:secret@h/d"', 'database_url: must be "sqlite+aiosqlite:///PATH" of a file, or "p'),
+        (
+            'redis_url = "redis://:secret@h"',
+            "redis_url: a relay is for replicas on PostgreSQL, and a SQLite file",
+        ),
+        ("workers = 2", "workers: more than one cannot share a SQLite file: set PARLEY_REDIS_URL, and PARLEY_DATA"),
+        ("workers = true", "workers: must be a whole number from 1 to 64"),
+        ("workers = 1.0", "workers: must be a whole number from 1 to 64"),
         ("providers = 5", "providers: must be a table of one or more tables"),
         ("[providers]\np = 5", "providers.p: must be a table"),
         ("[providers.p]\nbase_url = 5", "providers.p.kind: is required"),
@@ -105,6 +111,10 @@ heartbeat_s = 90
         ("[server]\norphan_ttl_s = nan", "server.orphan_ttl_s: must be at least 0 (got NaN)"),
         ("[server]\ntime_limit_s = true", "server.time_limit_s: must be a number (got true)"),
         ("[server]\ncheckpoint_interval_s = 0.2", "server.checkpoint_interval_s: must be at most 0.1 (got 0.2)"),
+        ("[server]\nlease_s = 0.5", "server.lease_s: must be at least 1 (got 0.5)"),
+        ("[server]\nsweep_interval_s = 61", "server.sweep_interval_s: must be at most 60 (got 61)"),
+        ("[server]\nrelay_heartbeat_s = 0", "server.relay_heartbeat_s: must be at least 0.1 (got 0)"),
+        ("[server]\nrelay_retention_s = 5", "server.relay_retention_s: must be at least 60 (got 5)"),
         ("[tls]\ncertificate = 'c.pem'", "tls.key: is required"),
         ("[tls]\ncertificate = 'c.pem'\nkey = 'k.pem'", "tls.certificate: the file "),
         ("tls = 5", "tls: must be a table (got 5)"),
@@ -128,7 +138,18 @@ def test_one_fault(tmp_path: Path, text: str, fault: str) -> None:
         ({"PARLEY_INSECURE": "maybe"}, "PARLEY_INSECURE: must be 1 or 0, true or false"),
         ({"PARLEY_LOG_FORMAT": "jsn"}, 'PARLEY_LOG_FORMAT: must be json or text (got "jsn"); did you mean json?'),
         ({"PARLEY_ENCRYPTION_KEYS": "secret"}, "PARLEY_ENCRYPTION_KEYS: not supported by this release"),
-        ({"PARLEY_DATABASE_URL": "postgresql://u:secret@h/d"}, "PARLEY_DATABASE_URL: PostgreSQL is not supported"),
+        ({"PARLEY_DATABASE_URL": "postgresql://u:secret@h/d"}, "PARLEY_DATABASE_URL: must begin with postgresql+asyn"),
+        ({"PARLEY_REDIS_URL": "redis://:secret@h"}, "redis_url: a relay is for replicas on PostgreSQL"),
+        ({"PARLEY_REDIS_URL": "redis:///0"}, "PARLEY_REDIS_URL: must be "),
+        ({"PARLEY_WORKERS": "0"}, "PARLEY_WORKERS: must be a whole number from 1 to 64"),
+        ({"PARLEY_WORKERS": "65"}, "PARLEY_WORKERS: must be a whole number from 1 to 64"),
+        ({"PARLEY_WORKERS": "two"}, "PARLEY_WORKERS: must be a whole number from 1 to 64"),
+        (
+            {"PARLEY_WORKERS": "2", "PARLEY_DATABASE_URL": "postgresql+asyncpg://u:secret@h/d"},
+            "workers: more than one need a relay between them: set PARLEY_REDIS_URL",
+        ),
+        ({"PARLEY_WORKERS": "2", "PARLEY_REDIS_URL": "http://secret"}, "PARLEY_REDIS_URL: must be "),
+        ({"PARLEY_REDIS_URL": "redis://h", "PARLEY_DATABASE_URL": "mysql://secret"}, "PARLEY_DATABASE_URL: must be "),
         ({"PARLEY_FOO_BAR_BAZ": "secret"}, "PARLEY_FOO_BAR_BAZ: unknown variable"),
     ],
 )

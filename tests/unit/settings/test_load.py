@@ -48,6 +48,7 @@ def test_no_configuration_is_the_embedded_default() -> None:
     assert settings.listen == Address(host="127.0.0.1", port=50051)
     assert settings.metrics_listen == Address(host="127.0.0.1", port=9464)
     assert settings.database_url == "sqlite+aiosqlite:///parley.db"
+    assert (settings.redis_url, settings.workers) == (None, 1)
     assert (settings.insecure, settings.log_level, settings.log_format) == (False, "info", "json")
     assert settings.providers == {"scripted": ScriptedSettings()}
     assert {alias: (model.provider, model.name) for alias, model in settings.models.items()} == {
