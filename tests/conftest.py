@@ -1,0 +1,75 @@
+"""Real PostgreSQL and Redis for whoever asks.
+
+Shared ones start at their first use; own ones are for tests that break them.
+"""
+
+import pytest
+from parley_server.store.migrate import migrate
+
+from tests.services import PostgresServer, RedisServer, initdb, require_postgres, require_redis
+
+
+@pytest.fixture(scope="session")
+def postgres_template(tmp_path_factory):
+    """Files of a new cluster, for `PostgresServer(folder, template=postgres_template)`."""
+    require_postgres()
+    return initdb(tmp_path_factory.mktemp("postgres-template"))
+
+
+@pytest.fixture(scope="session")
+def shared_postgres(tmp_path_factory, postgres_template):
+    """A PostgreSQL for tests that leave it as it is, and make databases of their own."""
+    with PostgresServer(tmp_path_factory.mktemp("postgres"), template=postgres_template) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def _migrated_template(shared_postgres):
+    name = shared_postgres.create_database("migrated")
+    migrate(shared_postgres.url(name))
+    return name
+
+
+@pytest.fixture
+def empty_postgres_url(shared_postgres):
+    """A database without tables."""
+    name = shared_postgres.create_database()
+    yield shared_postgres.url(name)
+    shared_postgres.drop_database(name)
+
+
+@pytest.fixture
+def postgres_url(shared_postgres, _migrated_template):
+    """A database with the schema and no rows."""
+    name = shared_postgres.create_database(template=_migrated_template)
+    yield shared_postgres.url(name)
+    shared_postgres.drop_database(name)
+
+
+@pytest.fixture
+def own_postgres(tmp_path, postgres_template):
+    """A PostgreSQL to stop, pause and kill."""
+    with PostgresServer(tmp_path / "postgres", template=postgres_template) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def _shared_redis(tmp_path_factory):
+    require_redis()
+    with RedisServer(tmp_path_factory.mktemp("redis")) as server:
+        yield server
+
+
+@pytest.fixture
+def shared_redis(_shared_redis):
+    """A Redis for tests that leave it running, empty."""
+    _shared_redis.clear()
+    return _shared_redis
+
+
+@pytest.fixture
+def own_redis(tmp_path):
+    """A Redis to stop, pause, kill and configure."""
+    require_redis()
+    with RedisServer(tmp_path / "redis") as server:
+        yield server

@@ -1,0 +1,293 @@
+"""Private PostgreSQL and Redis on loopback, from the binaries of the machine's packages, never its own services.
+
+Everything here is synchronous and quick (0.1 to 0.5 s); a test with something to attend to meanwhile calls it by
+`asyncio.to_thread`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import pwd
+import shutil
+import signal
+import socket
+import subprocess
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import asyncpg
+import pytest
+import redis
+
+from tests.ports import free_port
+from tests.service import START_S, Service
+
+HOST = "127.0.0.1"
+USER = "parley"
+POSTGRES_SETTINGS = {
+    "listen_addresses": HOST,
+    "unix_socket_directories": "",
+    "max_connections": "300",
+    "shared_buffers": "32MB",
+    "dynamic_shared_memory_type": "mmap",  # in the folder, so that a killed one leaves nothing elsewhere
+    "fsync": "off",  # what a killed process has written is the kernel's; only a power loss would need more
+    "lc_messages": "C",
+}
+REDIS_SETTINGS = {
+    "bind": HOST,
+    "daemonize": "no",
+    "save": "",
+    "appendonly": "no",
+    "maxmemory-policy": "noeviction",
+    "enable-debug-command": "local",
+}
+
+
+def require_postgres() -> None:
+    """Skip the test where PostgreSQL is not installed; fail it in CI."""
+    if _postgres_bin() is None:
+        _missing("PostgreSQL (Debian: apt-get install postgresql)")
+
+
+def require_redis() -> None:
+    """Skip the test where neither Redis nor Valkey is installed; fail it in CI."""
+    if _redis_binary() is None:
+        _missing("Redis (Debian: apt-get install redis-server)")
+
+
+def initdb(folder: Path) -> Path:
+    """Make a new cluster's files, for `PostgresServer(template=)`; takes about a second."""
+    binaries = _postgres_bin()
+    assert binaries is not None, "PostgreSQL is not installed"
+    data = _own_folder(folder / "initdb")
+    subprocess.run(
+        [
+            *_as_postgres(),
+            str(binaries / "initdb"),
+            *("--pgdata", str(data), "--username", USER, "--auth", "trust", "--encoding", "UTF8"),
+            *("--locale", "C.UTF-8", "--no-sync", "--wal-segsize", "1"),
+        ],
+        check=True,
+        capture_output=True,
+    )
+    return data
+
+
+class PostgresServer(Service):
+    """A PostgreSQL cluster in `folder`; role `parley` may do everything, without a password.
+
+    `template`: files that `initdb` has made, to be copied, instead of making them anew. `settings` as in
+    postgresql.conf. Leaving the `with` stops it and deletes the folder.
+    """
+
+    def __init__(
+        self, folder: Path, *, template: Path | None = None, port: int = 0, settings: dict[str, str] | None = None
+    ) -> None:
+        super().__init__(folder, port=port)
+        self._template = template
+        self._settings = POSTGRES_SETTINGS | (settings or {})
+        self._made = 0
+
+    @property
+    def data(self) -> Path:
+        """The cluster's files."""
+        return self.folder / "data"
+
+    def url(self, database: str = "postgres", *, port: int = 0) -> str:
+        """As `PARLEY_DATABASE_URL` wants it; `port` of a proxy in front of it."""
+        return f"postgresql+asyncpg://{USER}@{HOST}:{port or self.port}/{database}"
+
+    def create_database(self, name: str = "", *, template: str = "template1") -> str:
+        """Make a database, empty or a copy of another to which nobody is connected; its name, which may be chosen."""
+        self._made += 1
+        name = name or f"db{self._made}"
+        self.rows(f'CREATE DATABASE "{name}" TEMPLATE "{template}"')
+        return name
+
+    def drop_database(self, name: str) -> None:
+        """Remove a database, whoever is connected to it."""
+        self.rows(f'DROP DATABASE IF EXISTS "{name}" WITH (FORCE)')
+
+    def rows(self, query: str, *arguments: object, database: str = "postgres") -> list[tuple[Any, ...]]:
+        """What one statement answers, on a connection of its own; `$1` is the first argument. Blocks the caller."""
+        return _in_thread(lambda: asyncio.run(self.query(query, *arguments, database=database)))
+
+    async def query(self, query: str, *arguments: object, database: str = "postgres") -> list[tuple[Any, ...]]:
+        """The same for who must not block."""
+        connection = await asyncpg.connect(
+            host=HOST, port=self.port, user=USER, database=database, ssl=False, timeout=START_S
+        )
+        try:
+            return [tuple(row) for row in await connection.fetch(query, *arguments)]
+        finally:
+            await connection.close()
+
+    def connections(self, database: str) -> int:
+        """How many clients a database has."""
+        ((count,),) = self.rows("SELECT count(*) FROM pg_stat_activity WHERE datname = $1", database)
+        return int(count)
+
+    def _prepare(self) -> None:
+        if not self.data.exists():
+            made = self._template or initdb(self.folder)
+            subprocess.run(["cp", "-a", "--reflink=auto", str(made), str(self.data)], check=True)
+        _make_enterable(self.data.parent)
+
+    def _command(self) -> list[str]:
+        binaries = _postgres_bin()
+        assert binaries is not None, "PostgreSQL is not installed"
+        settings = [f"--{name}={value}" for name, value in {**self._settings, "port": str(self.port)}.items()]
+        return [*_as_postgres(), str(binaries / "postgres"), "-D", str(self.data), *settings]
+
+    def _ready(self) -> bool:
+        """As pg_ctl sees it: the status that the postmaster of this start has written."""
+        try:
+            lines = (self.data / "postmaster.pid").read_text().splitlines()
+        except FileNotFoundError:
+            return False
+        return len(lines) > 7 and int(lines[0]) == self.pid and lines[7].strip() == "ready"
+
+    def _stop_signal(self, mode: str) -> signal.Signals:
+        return {"fast": signal.SIGINT, "immediate": signal.SIGQUIT, "smart": signal.SIGTERM}[mode]
+
+
+class RedisServer(Service):
+    """A Redis or Valkey in `folder`, which keeps nothing over a restart unless `settings` say `appendonly="yes"`.
+
+    `password`: asked of every client. `tls`: a second port with TLS, whose certificate `folder / "ca.pem"` vouches for.
+    `settings` as in redis.conf. Leaving the `with` stops it and deletes the folder.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        password: str = "",
+        tls: bool = False,
+        port: int = 0,
+        settings: dict[str, str] | None = None,
+    ) -> None:
+        super().__init__(folder, port=port)
+        self.password = password
+        self.tls_port = free_port() if tls else 0
+        self._settings = REDIS_SETTINGS | (settings or {})
+
+    def url(self, *, port: int = 0, tls: bool | None = None) -> str:
+        """As `PARLEY_REDIS_URL` wants it, with TLS where it was made with it; `port` of a proxy in front of it."""
+        secret = f":{quote(self.password)}@" if self.password else ""
+        if self.tls_port if tls is None else tls:
+            authority = self.folder / "ca.pem"
+            return f"rediss://{secret}{HOST}:{port or self.tls_port}/0?ssl_ca_certs={authority}"
+        return f"redis://{secret}{HOST}:{port or self.port}/0"
+
+    def command(self, *words: str | int | bytes) -> Any:
+        """What a command answers, text as `str`. Blocks the caller."""
+        with redis.Redis(
+            host=HOST, port=self.port, password=self.password or None, decode_responses=True, socket_timeout=START_S
+        ) as client:
+            return client.execute_command(*words)
+
+    def clear(self) -> None:
+        """Forget all keys and scripts, and undo what was configured while it ran."""
+        self.command("FLUSHALL")
+        self.command("SCRIPT", "FLUSH")
+        for name, value in {"maxmemory": "0", "maxmemory-policy": self._settings["maxmemory-policy"]}.items():
+            self.command("CONFIG", "SET", name, value)
+
+    def _prepare(self) -> None:
+        if self.tls_port and not (self.folder / "server.pem").exists():
+            _make_certificates(self.folder)
+
+    def _command(self) -> list[str]:
+        binary = _redis_binary()
+        assert binary is not None, "Redis is not installed"
+        settings = {**self._settings, "port": str(self.port), "dir": str(self.folder)}
+        if self.password:
+            settings["requirepass"] = self.password
+        if self.tls_port:
+            settings |= {
+                "tls-port": str(self.tls_port),
+                "tls-cert-file": str(self.folder / "server.pem"),
+                "tls-key-file": str(self.folder / "server.key"),
+                "tls-ca-cert-file": str(self.folder / "ca.pem"),
+                "tls-auth-clients": "no",
+            }
+        return [binary, *(word for name, value in settings.items() for word in (f"--{name}", value))]
+
+    def _ready(self) -> bool:
+        try:
+            with socket.create_connection((HOST, self.port), timeout=1) as probe:
+                probe.sendall(b"PING\r\n")
+                return probe.recv(64).startswith((b"+PONG", b"-NOAUTH"))  # while it loads its files: -LOADING
+        except OSError:
+            return False
+
+    def _stop_signal(self, mode: str) -> signal.Signals:
+        return {"fast": signal.SIGTERM, "immediate": signal.SIGKILL}[mode]
+
+
+def _postgres_bin() -> Path | None:
+    packaged = Path("/usr/lib/postgresql").glob("*/bin/postgres")
+    for found in sorted(packaged, key=lambda path: float(path.parts[-3]), reverse=True):
+        return found.parent
+    on_path = shutil.which("postgres")
+    return Path(on_path).resolve().parent if on_path else None
+
+
+def _redis_binary() -> str | None:
+    return shutil.which("redis-server") or shutil.which("valkey-server")
+
+
+def _missing(what: str) -> None:
+    if os.environ.get("CI"):
+        pytest.fail(f"{what} is missing", pytrace=False)
+    pytest.skip(f"{what} is missing")
+
+
+def _as_postgres() -> list[str]:
+    """PostgreSQL refuses to run as root."""
+    return [] if os.geteuid() else ["setpriv", "--reuid=postgres", "--regid=postgres", "--clear-groups"]
+
+
+def _own_folder(folder: Path) -> Path:
+    folder.mkdir(parents=True)
+    folder.chmod(0o700)
+    if not os.geteuid():
+        account = pwd.getpwnam("postgres")
+        os.chown(folder, account.pw_uid, account.pw_gid)
+        _make_enterable(folder.parent)
+    return folder
+
+
+def _make_enterable(folder: Path) -> None:
+    """pytest's folders are for their owner alone, and it makes them so again whenever another run starts."""
+    if os.geteuid():
+        return
+    for each in (folder, *folder.parents):
+        mode = each.stat().st_mode
+        if not mode & 0o001:
+            each.chmod(mode | 0o011)
+
+
+def _make_certificates(folder: Path) -> None:
+    """An authority, and a server's certificate for loopback that it has signed."""
+    extension = folder / "names"
+    extension.write_text(f"subjectAltName=IP:{HOST},DNS:localhost")
+    key = ("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-noenc")
+    sign = ("-CA", "ca.pem", "-CAkey", "ca.key", "-CAcreateserial", "-extfile", extension.name)
+    for command in (
+        ("req", "-x509", *key, "-days", "30", "-subj", "/CN=tests", "-keyout", "ca.key", "-out", "ca.pem"),
+        ("req", *key, "-subj", "/CN=localhost", "-keyout", "server.key", "-out", "server.csr"),
+        ("x509", "-req", "-in", "server.csr", "-days", "30", *sign, "-out", "server.pem"),
+    ):
+        subprocess.run(["openssl", *command], cwd=folder, check=True, capture_output=True)
+
+
+def _in_thread(work: Callable[[], Any]) -> Any:
+    """The caller's thread may have a running event loop, in which no other can run."""
+    with ThreadPoolExecutor(1) as pool:
+        return pool.submit(work).result()
