@@ -17,6 +17,7 @@ from parley_server.core.events import (
     ToolCallDelta,
     UsageUpdate,
 )
+from parley_server.core.followers import Followers
 from parley_server.core.generation import Generation
 from parley_server.core.limits import Capacity, Limits
 from parley_server.core.log import Reader
@@ -166,6 +167,8 @@ class Notes:
         self.readers = 0
         self.first_tokens: list[float] = []
         self.refusals: list[Reason] = []
+        self.is_fenced = False
+        self.taken_over = 0
 
     def reply_started(self) -> None:
         """See `Observer`."""
@@ -190,6 +193,14 @@ class Notes:
     def refused(self, reason: Reason) -> None:
         """See `Observer`."""
         self.refusals.append(reason)
+
+    def fenced(self, fenced: bool) -> None:
+        """See `Observer`."""
+        self.is_fenced = fenced
+
+    def reply_taken_over(self) -> None:
+        """See `Observer`."""
+        self.taken_over += 1
 
 
 class Interference:
@@ -240,6 +251,7 @@ class World:
         if journal:
             self.relay.start()
         bounds = Limits(**limits)
+        shelf = Shelf(self.clock, bounds)
         self.engine = Engine(
             store=cast(Store, self.store),
             relay=self.relay,
@@ -248,8 +260,11 @@ class World:
             observer=self.notes,
             load=self.notes,
             limits=bounds,
-            shelf=Shelf(self.clock, bounds),
+            shelf=shelf,
             capacity=Capacity(bounds),
+            followers=Followers(
+                store=cast(Store, self.store), relay=self.relay, clock=self.clock, limits=bounds, shelf=shelf
+            ),
         )
         self.replies = Replies(self.engine)
 

@@ -1,6 +1,7 @@
 """Builds a whole server from its settings, and owns the order in which its parts start and stop.
 
-This is the only place that names concrete parts. Nothing outlives `stop`.
+This is the only place that names concrete parts. Nothing outlives `stop`. On a SQLite file the process is alone, and
+has the file's lock; on PostgreSQL it is one of any number of replicas, each with a lease.
 """
 
 from __future__ import annotations
@@ -9,18 +10,24 @@ import asyncio
 import gc
 import logging
 import resource
+from typing import TYPE_CHECKING
 
 import grpc
 
 from parley_server.core.clock import SystemClock
 from parley_server.core.conversations import Conversations
 from parley_server.core.engine import Engine
+from parley_server.core.followers import Followers
+from parley_server.core.ids import new_id
+from parley_server.core.lease import FOR_EVER, Lease
 from parley_server.core.limits import Capacity, Limits
 from parley_server.core.model import Model, Prices
 from parley_server.core.ports import Clock
 from parley_server.core.recovery import reconcile_forever, recover
 from parley_server.core.replies import Replies
 from parley_server.core.shelf import Shelf
+from parley_server.core.sweeper import Sweeper
+from parley_server.core.tenure import Tenure
 from parley_server.errors import StorageUnavailable
 from parley_server.providers.registry import ProviderSpec, Registry
 from parley_server.relay.embedded import EmbeddedRelay
@@ -29,12 +36,15 @@ from parley_server.rpc.identity import OpenAccess
 from parley_server.rpc.server import GrpcServer
 from parley_server.settings import OpenAISettings, ProviderSettings, Settings
 from parley_server.store import open_store
-from parley_server.store.location import sqlite_path
+from parley_server.store.location import is_sqlite, sqlite_path
 from parley_server.store.lock import DatabaseLock
 from parley_server.store.migrate import migrate
 from parley_server.telemetry.endpoint import MetricsEndpoint, serve_metrics
 from parley_server.telemetry.loop import LoopMonitor
 from parley_server.telemetry.observer import Telemetry
+
+if TYPE_CHECKING:
+    from parley_server.relay.redis import RedisRelay
 
 log = logging.getLogger("parley_server.app")
 
@@ -47,15 +57,17 @@ class App:
 
     def __init__(self, settings: Settings, *, clock: Clock | None = None) -> None:
         self._settings = settings
-        self._lock = DatabaseLock(sqlite_path(settings.database_url))
         self._clock = clock or SystemClock()
+        self._lock = DatabaseLock(sqlite_path(settings.database_url)) if is_sqlite(settings.database_url) else None
         self.telemetry = Telemetry()
         self._monitor = LoopMonitor(self.telemetry, self._clock)
         self._store = open_store(settings.database_url)
-        interval_s = settings.server.checkpoint_interval_s
-        self._relay = EmbeddedRelay(self._store, self._clock, interval_s=interval_s)
+        self.replica_id = "" if self._lock else new_id(self._clock.now_us())
+        self._relay = self._build_relay()
         self._registry = build_registry(settings, self._clock, self.telemetry)
         limits = _limits(settings)
+        shelf = Shelf(self._clock, limits)
+        self._followers = Followers(store=self._store, relay=self._relay, clock=self._clock, limits=limits, shelf=shelf)
         self.engine = Engine(
             store=self._store,
             relay=self._relay,
@@ -64,10 +76,14 @@ class App:
             observer=self.telemetry,
             load=self._monitor,
             limits=limits,
-            shelf=Shelf(self._clock, limits),
+            shelf=shelf,
             capacity=Capacity(limits),
+            followers=self._followers,
+            replica_id=self.replica_id,
+            lease=FOR_EVER if self._lock else Lease(self._clock.boottime),
         )
-        self.replies = Replies(self.engine)
+        self._tenure = Tenure(self.engine, lease_s=settings.server.lease_s)
+        self.replies = Replies(self.engine, hands_over=settings.redis_url is not None)
         self._server = GrpcServer(
             replies=self.replies,
             conversations=Conversations(self.engine),
@@ -77,9 +93,25 @@ class App:
         )
         self._metrics: MetricsEndpoint | None = None
         self._background: list[asyncio.Task[None]] = []
+        self._keeping: asyncio.Task[None] | None = None
         self._stopping = False
         self._hurried = asyncio.Event()
         self.port = 0
+
+    def _build_relay(self) -> EmbeddedRelay | RedisRelay:
+        server = self._settings.server
+        if self._settings.redis_url is None:
+            return EmbeddedRelay(self._store, self._clock, interval_s=server.checkpoint_interval_s)
+        from parley_server.relay.redis import RedisRelay  # a client that a process alone need not load
+
+        return RedisRelay(
+            self._settings.redis_url,
+            self._store,
+            self._clock,
+            replica_id=self.replica_id,
+            heartbeat_s=server.relay_heartbeat_s,
+            retention_s=server.relay_retention_s,
+        )
 
     @property
     def metrics_port(self) -> int:
@@ -89,10 +121,11 @@ class App:
     async def start(self) -> None:
         """Take the database, bring its schema up to date, end what a dead process has left, then serve.
 
-        Raises `StoreUnusable` (also where another server has the file), `StorageUnavailable` and `OSError`, with
-        nothing left running.
+        Raises `StoreUnusable` (also where another server has the file, or the schema is too old), `RelayUnusable`,
+        `StorageUnavailable` and `OSError`, with nothing left running.
         """
-        self._lock.acquire()
+        if self._lock is not None:
+            self._lock.acquire()
         try:
             await self._start()
         except BaseException:
@@ -120,18 +153,25 @@ class App:
 
     async def _start(self) -> None:
         _raise_open_files()
-        await asyncio.to_thread(migrate, self._settings.database_url)
+        if self._lock is not None:
+            await asyncio.to_thread(migrate, self._settings.database_url)
         await self._store.start()
-        self._relay.start()
-        await recover(self.engine)
+        if self._lock is None:
+            await self._tenure.begin()
+            self._keeping = asyncio.create_task(self._tenure.keep(), name="tenure")
+        if isinstance(self._relay, EmbeddedRelay):
+            self._relay.start()
+        else:
+            await self._relay.start(self._tenure)
+        if self._lock is not None:
+            await recover(self.engine)
         if (address := self._settings.metrics_listen) is not None:
             self._metrics = serve_metrics(address.host, address.port, self.telemetry.registry)
         self.port = await self._server.listen(str(self._settings.listen), _credentials(self._settings))
         self._monitor.start()
-        self._background = [
-            asyncio.create_task(reconcile_forever(self.engine), name="reconcile"),
-            asyncio.create_task(self._watch_database(), name="watch-database"),
-        ]
+        sweeper = Sweeper(self.engine, self._tenure, interval_s=self._settings.server.sweep_interval_s)
+        works = [reconcile_forever(self.engine)] if self._lock else [sweeper.run(), self._followers.run()]
+        self._background = [asyncio.create_task(work) for work in (*works, self._watch_database())]
         gc.collect()
         gc.freeze()  # what was loaded at start is never garbage: later collections need not look at it
         await self._server.serve()
@@ -148,6 +188,8 @@ class App:
 
     def _addresses(self) -> dict[str, str]:
         addresses = {"address": f"{self._settings.listen.host}:{self.port}"}
+        if self.replica_id:
+            addresses["replica"] = self.replica_id
         if (metrics := self._settings.metrics_listen) is not None:
             addresses["metrics"] = f"{metrics.host}:{self.metrics_port}"
         return addresses
@@ -160,12 +202,22 @@ class App:
         await self._relay.stop()
         if self.engine.tasks:
             await asyncio.wait(self.engine.tasks, timeout=LAST_CALLS_S)
+        await self._give_up_lease()
         await self._registry.close()
         await self._store.close()
         if self._metrics is not None:
             await asyncio.to_thread(self._metrics.close)
-        self._lock.release()
+        if self._lock is not None:
+            self._lock.release()
         log.info("stopped")
+
+    async def _give_up_lease(self) -> None:
+        """Only once nothing is left that this replica owns."""
+        if self._keeping is None:
+            return
+        self._keeping.cancel()
+        await asyncio.gather(self._keeping, return_exceptions=True)
+        await self._tenure.end()
 
     async def _watch_database(self) -> None:
         """Not ready while the database cannot be asked."""

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import msgspec
 
+from parley_server.core.cancels import ask_to_stop
 from parley_server.core.context import build_messages, prompt_bytes
-from parley_server.core.endings import Stop
 from parley_server.core.engine import Engine
 from parley_server.core.generation import Generation
 from parley_server.core.ids import new_id
@@ -124,6 +124,8 @@ class Acceptances:
     def _check_room(self, prompt_size: int) -> None:
         if self.draining is not None:
             raise self.draining
+        if not self._engine.lease.held:
+            raise StorageUnavailable("this replica has lost touch with the database")
         self._engine.capacity.check(prompt_size)
 
     async def _known(self, request: ReplyRequest) -> Replayed | None:
@@ -172,17 +174,13 @@ class Acceptances:
         engine = self._engine
         target = CancelTarget(reply_id=running)
         reason = "interrupted by another request"
-        now_us = engine.clock.now_us()
         try:
-            kind = FinishReason.INTERRUPTED
-            reply = await engine.store.request_cancel(request.identity, target, kind, reason, now_us)
+            asked = await ask_to_stop(engine, request.identity, target, FinishReason.INTERRUPTED, reason)
         except ReplyNotFound:
             return None
-        generation = engine.shelf.running.get(running)
-        if reply is None or reply.state.terminal or generation is None:
+        if asked is None or asked[1] is None:
             return None
-        generation.stop(Stop(finish=FinishReason.INTERRUPTED, reason=reason))
-        if not await ended_within(generation.log, engine.limits.interrupt_wait_s, engine):
+        if not await ended_within(asked[1], engine.limits.interrupt_wait_s, engine):
             raise ReplyInProgress(
                 "the interrupted reply has not ended yet", retry_after_s=1.0, metadata={"reply_id": running}
             )
@@ -206,6 +204,7 @@ class Acceptances:
         reply_id = new_id(now_us)
         reply = Reply(
             id=reply_id,
+            owner=self._engine.replica_id,
             tenant=conversation.tenant,
             end_user=conversation.end_user,
             conversation_id=conversation.id,
@@ -309,7 +308,7 @@ async def ended_within(log: Log, wait_s: float, engine: Engine) -> bool:
             await reader.wait()
     finally:
         timer.cancel()
-    return log.over
+    return log.ended or log.erased
 
 
 def new_conversation(given: Conversation, identity: Identity, now_us: int) -> Conversation:

@@ -50,6 +50,10 @@ class Audience:
         """Somebody polled."""
         self._seen(self._clock.monotonic() + POLL_COUNTS_S)
 
+    def seen(self, age_s: float) -> None:
+        """A reader was seen elsewhere, this long ago."""
+        self._seen(self._clock.monotonic() - age_s)
+
     def close(self) -> None:
         """The reply has ended: nothing more to watch."""
         if self._timer is not None:

@@ -9,7 +9,7 @@ from typing import TypeVar
 import msgspec
 
 from parley_server.core.acceptance import new_conversation, store_messages
-from parley_server.core.endings import Stop
+from parley_server.core.cancels import ask_to_stop
 from parley_server.core.engine import Engine
 from parley_server.core.log import Reader
 from parley_server.core.model import Conversation, FinishReason, Identity, ImagePart, Message, Reply, Value
@@ -147,6 +147,7 @@ class Conversations:
             outcome = await engine.store.delete_conversation(identity, conversation_id, etag)
             if not isinstance(outcome, Busy):
                 engine.shelf.erase(outcome)
+                engine.relay.erase(outcome)
                 return
             etag = ""  # it has matched; the end of the reply changes it
             await self._cancel(identity, outcome.reply_id)
@@ -165,15 +166,13 @@ class Conversations:
         return await self._engine.store.get_image(identity, image_id)
 
     async def _cancel(self, identity: Identity, reply_id: str) -> None:
-        engine = self._engine
         target, reason = CancelTarget(reply_id=reply_id), "conversation deleted"
         try:
-            await engine.store.request_cancel(identity, target, FinishReason.CANCELLED, reason, engine.clock.now_us())
+            asked = await ask_to_stop(self._engine, identity, target, FinishReason.CANCELLED, reason)
         except ReplyNotFound:
             return
-        if (generation := engine.shelf.running.get(reply_id)) is not None:
-            generation.stop(Stop(finish=FinishReason.CANCELLED, reason=reason))
-            await Reader(generation.log, 0).until_ended()
+        if asked is not None and asked[1] is not None:
+            await Reader(asked[1], 0).until_ended()
 
     def _check_model(self, alias: str) -> None:
         if alias:

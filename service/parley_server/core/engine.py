@@ -7,6 +7,8 @@ from collections.abc import Coroutine
 from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeVar
 
+from parley_server.core.followers import Followers
+from parley_server.core.lease import FOR_EVER, Lease
 from parley_server.core.limits import Capacity, Limits
 from parley_server.core.model import Model
 from parley_server.core.observer import LoopLoad, Observer
@@ -28,7 +30,8 @@ class Catalog(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class Engine:
-    """What every service of the core works with."""
+    """What every service of the core works with. `replica_id` is empty where this process is the only one; `ending`
+    holds the replies that this replica ends in the place of a dead one."""
 
     store: Store
     relay: Relay
@@ -39,6 +42,10 @@ class Engine:
     limits: Limits
     shelf: Shelf
     capacity: Capacity
+    followers: Followers
+    replica_id: str = ""
+    lease: Lease = FOR_EVER
+    ending: set[str] = field(default_factory=set)
     tasks: set[asyncio.Task[Any]] = field(default_factory=set)
 
     def spawn(self, work: Coroutine[Any, Any, T], name: str) -> asyncio.Task[T]:

@@ -15,6 +15,7 @@ from parley_server.core.content import Answer, answer_of
 from parley_server.core.cost import cost_nano_usd
 from parley_server.core.endings import Ending, Stop, answer_message, defect, ending_of_stop, estimated_usage
 from parley_server.core.engine import Engine, unbroken
+from parley_server.core.lease import NEVER
 from parley_server.core.log import Log
 from parley_server.core.model import Finish, FinishReason, Message, Part, Prompt, Reply, ReplyError, State, Usage
 from parley_server.core.ports import Provider, Timer
@@ -25,6 +26,19 @@ from parley_server.errors import ParleyError, ProviderError, StorageUnavailable
 log = logging.getLogger("parley.reply")
 
 MAX_RETRY_S = 2.0
+
+
+def as_it_stands(log: Log, now_us: int) -> Reply:
+    """The reply of a log that is not over: its message as far as it has come."""
+    reply, first = log.reply, log.first_token_time_us or log.reply.first_token_time_us
+    parts = answer_of(log.content()).parts
+    return msgspec.structs.replace(
+        reply,
+        state=State.STREAMING if first or log.last_sequence else State.PENDING,
+        message=answer_message(reply, parts, State.STREAMING, now_us) if parts else None,
+        last_sequence=log.last_sequence,
+        first_token_time_us=first,
+    )
 
 
 class Generation:
@@ -41,12 +55,12 @@ class Generation:
         orphan_ttl_s: float,
         time_limit_s: float,
     ) -> None:
-        self.log = Log(reply)
+        self.log = Log(reply, lease=engine.lease)
         self.audience = Audience(
             engine.clock,
             ttl_s=orphan_ttl_s,
             max_readers=engine.limits.max_readers_per_reply,
-            on_orphaned=lambda: self.stop(Stop(finish=FinishReason.ORPHANED, reason="nobody was reading")),
+            on_orphaned=lambda: self._leave_orphaned(orphan_ttl_s),
         )
         self._engine = engine
         self._reply = reply
@@ -76,15 +90,7 @@ class Generation:
         """The reply as it stands: its message as far as it has come."""
         if self.log.ended:
             return self.log.reply
-        first = self.log.first_token_time_us
-        parts = answer_of(self.log.content()).parts
-        return msgspec.structs.replace(
-            self._reply,
-            state=State.STREAMING if first else State.PENDING,
-            message=self._message(parts, State.STREAMING) if parts else None,
-            last_sequence=self.log.last_sequence,
-            first_token_time_us=first,
-        )
+        return as_it_stands(self.log, self._engine.clock.now_us())
 
     @property
     def dead(self) -> bool:
@@ -117,6 +123,12 @@ class Generation:
         self.task = self._engine.spawn(self._run(), f"reply-{self._reply.id}")
         self.task.add_done_callback(self._mend)
 
+    def lose(self) -> None:
+        """Another replica has taken the reply over: nothing more of it is shown here but the end, as that one stores
+        it."""
+        self.log.lease = NEVER
+        self.stop(Stop(finish=None))
+
     def stop(self, stop: Stop) -> None:
         """End it, unless it is ending already: no later text is seen from now on."""
         provider_done = self._producing is not None and self._producing.done()
@@ -125,6 +137,17 @@ class Generation:
         self._stop = stop
         self._sink.seal()
         self._next_turn()
+
+    def _leave_orphaned(self, ttl_s: float) -> None:
+        """Nobody has read it here for `ttl_s`; it ends if nobody has elsewhere."""
+        self._engine.spawn(self._end_unread(ttl_s), f"orphan-{self._reply.id}")
+
+    async def _end_unread(self, ttl_s: float) -> None:
+        idle_s = await self._engine.relay.idle_s(self._reply.id)
+        if idle_s is None or idle_s < ttl_s:
+            self.audience.seen(idle_s or 0.0)
+        elif not self.audience.readers:
+            self.stop(Stop(finish=FinishReason.ORPHANED, reason="nobody was reading"))
 
     async def _run(self) -> None:
         try:
@@ -234,11 +257,14 @@ class Generation:
         while True:
             try:
                 outcome = await self._engine.store.finalise(finalisation)
-                break
             except StorageUnavailable as error:
                 log.warning("finalise_retry", extra={"fields": {"reply_id": self._reply.id, "problem": error.message}})
-                await clock.sleep(delay_s)
-                delay_s = min(delay_s * 2, MAX_RETRY_S)
+            else:
+                if outcome is None or outcome.reply.state.terminal:
+                    break
+                self.log.lease = NEVER  # taken over, and not ended there yet
+            await clock.sleep(delay_s)
+            delay_s = min(delay_s * 2, MAX_RETRY_S)
         self.announce(outcome)
 
     def announce(self, outcome: Finalised | None) -> None:
@@ -251,6 +277,7 @@ class Generation:
         else:
             self.log.replace(outcome.reply)
         self.audience.close()
+        self._engine.relay.ended(self.log)
         self._engine.shelf.end(self.log)
         self._engine.capacity.release(self.prompt_size)
         if self._ended_s:

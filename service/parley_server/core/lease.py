@@ -24,3 +24,4 @@ class Lease:
 
 
 FOR_EVER = Lease(lambda: 0.0, math.inf)
+NEVER = Lease(lambda: 0.0)

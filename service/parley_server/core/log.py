@@ -291,10 +291,12 @@ class Reader:
             self.log.waits_no_more(self)
 
     async def until_ended(self) -> None:
-        """Return once the log has ended or is erased, whatever the position."""
+        """Return once the log has ended or is erased, whatever the position. Raises what has broken it off."""
         while not self.log.over:
             self.position = max(self.position, self.log.last_sequence)
             await self.wait()
+        if self.log.broken is not None:
+            raise self.log.broken
 
     def wake(self) -> None:
         """End a `wait`."""

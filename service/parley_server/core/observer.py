@@ -30,6 +30,12 @@ class Observer(Protocol):
     def refused(self, reason: Reason) -> None:
         """A request was refused before it left a trace."""
 
+    def fenced(self, fenced: bool) -> None:
+        """This replica's lease has run out (or is held again): its replies show no text meanwhile."""
+
+    def reply_taken_over(self) -> None:
+        """A reply of a dead replica was ended by this one."""
+
 
 class CallObserver(Protocol):
     """Is told what happens at the edge."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+from collections.abc import Iterable
 
 import msgspec
 
@@ -27,26 +28,28 @@ async def recover(engine: Engine) -> int:
     while left := await engine.store.unfinished(BATCH):
         for unfinished in left:
             stop = Stop(finish=unfinished.cancel, reason=unfinished.reply.cancel_reason)
-            await _end(engine, unfinished, ending_of_stop(stop, started=True))
+            await end_unfinished(engine, unfinished, ending_of_stop(stop, started=True))
         count += len(left)
     if count:
         log.warning("recovered", extra={"fields": {"replies": count}})
     return count
 
 
-async def reconcile(engine: Engine) -> None:
-    """End replies that this process owns but has no task for, as INTERNAL: a defect, but nobody waits for ever. The
-    readers of one whose task has died are told how it is stored."""
-    for reply_id in await engine.store.unfinished_ids():
+async def reconcile(engine: Engine, unfinished_ids: Iterable[str] | None = None) -> None:
+    """End those of these unfinished replies (None: of all) that are this process's, but have no task, as INTERNAL: a
+    defect, but nobody waits for ever. The readers of one whose task has died are told how it is stored."""
+    for reply_id in await engine.store.unfinished_ids() if unfinished_ids is None else unfinished_ids:
         generation = engine.shelf.running.get(reply_id)
-        if generation is not None and not generation.dead:
+        if (generation is not None and not generation.dead) or reply_id in engine.ending:
             continue
         for unfinished in await engine.store.unfinished(BATCH, reply_id):
+            if unfinished.reply.owner != engine.replica_id:
+                continue
             log.error("reply_without_task", extra={"fields": {"reply_id": reply_id}})
             cancelled = unfinished.cancel is not None
             stop = Stop(finish=unfinished.cancel, reason=unfinished.reply.cancel_reason)
             ending = ending_of_stop(stop, started=True) if cancelled else _defect(reply_id)
-            await _end(engine, unfinished, ending)
+            await end_unfinished(engine, unfinished, ending)
     for generation in [each for each in engine.shelf.running.values() if each.dead]:
         outcome = await _stored(engine, generation.log.reply)
         ended = outcome is None or outcome.reply.state.terminal
@@ -74,7 +77,8 @@ async def _stored(engine: Engine, reply: Reply) -> Finalised | None:
     return Finalised(reply=stored, won=False)
 
 
-async def _end(engine: Engine, unfinished: Unfinished, ending: Ending) -> None:
+async def end_unfinished(engine: Engine, unfinished: Unfinished, ending: Ending) -> Finalised | None:
+    """End a reply with the durable part of its log, and numbers that no reader can have seen."""
     reply = unfinished.reply
     now_us = engine.clock.now_us()
     answer = answer_of(unfinished.entries)
@@ -82,7 +86,7 @@ async def _end(engine: Engine, unfinished: Unfinished, ending: Ending) -> None:
     with contextlib.suppress(ModelNotFound):
         prices = engine.catalog.resolve(reply.model)[0].prices
         usage = msgspec.structs.replace(usage, cost_nano_usd=cost_nano_usd(usage, prices))
-    await engine.store.finalise(
+    return await engine.store.finalise(
         Finalisation(
             reply_id=reply.id,
             epoch=reply.epoch,

@@ -9,10 +9,12 @@ from contextlib import contextmanager
 import msgspec
 
 from parley_server.core.acceptance import Acceptances, ended_within
+from parley_server.core.cancels import ask_to_stop
 from parley_server.core.endings import Stop
 from parley_server.core.engine import Engine
-from parley_server.core.events import Chunk, ReasoningDelta
-from parley_server.core.generation import Generation
+from parley_server.core.events import Chunk, ReasoningDelta, Unknown
+from parley_server.core.followers import Follower
+from parley_server.core.generation import Generation, as_it_stands
 from parley_server.core.log import Log, Reader
 from parley_server.core.model import FinishReason, Identity, Reply, Value
 from parley_server.core.records import CancelTarget, Replayed
@@ -40,10 +42,11 @@ class Poll(Value, frozen=True, kw_only=True):
 
 
 class Replies:
-    """All that can be done with replies in this process."""
+    """All that can be done with replies in this process. With `hands_over`, a drain sends readers elsewhere."""
 
-    def __init__(self, engine: Engine) -> None:
+    def __init__(self, engine: Engine, *, hands_over: bool = False) -> None:
         self._engine = engine
+        self.hands_over = hands_over
         self._acceptances = Acceptances(engine)
         self._listeners: set[Callable[[], None]] = set()
         self.going_away_at: float | None = None
@@ -70,24 +73,31 @@ class Replies:
         return Started(accepted.log, replayed=False)
 
     async def attach(self, identity: Identity, reply_id: str) -> Log:
-        """The log of a reply, running or ended. Raises `ReplyNotFound`."""
-        shelf, store = self._engine.shelf, self._engine.store
+        """The log of a reply, running here or elsewhere, or ended. Raises `ReplyNotFound`."""
+        found = await self._find(identity, reply_id)
+        return await self._engine.followers.ended(found) if isinstance(found, Reply) else found
+
+    async def _find(self, identity: Identity, reply_id: str) -> Log | Reply:
+        """The log, or the reply itself where it has ended and nothing else of it is in memory."""
+        engine, shelf, store = self._engine, self._engine.shelf, self._engine.store
         if (log := shelf.find(identity, reply_id)) is not None:
             return log
         reply = await store.get_reply(identity, reply_id)
-        if not reply.state.terminal:
-            if (log := shelf.find(identity, reply_id)) is not None:
-                return log
-            await reconcile(self._engine)
-            reply = await store.get_reply(identity, reply_id)
-        return Log.of_ended(reply)
+        if reply.state.terminal:
+            return reply
+        if (log := shelf.find(identity, reply_id)) is not None:
+            return log
+        if not engine.replica_id:
+            await reconcile(engine)
+            return await store.get_reply(identity, reply_id)
+        return engine.followers.follow(reply)
 
     @contextmanager
     def reading(self, log: Log, *, notice: Callable[[], None] | None = None) -> Iterator[None]:
         """Count as a reader meanwhile; `notice` is called when the process starts to go away."""
-        generation = self._engine.shelf.running.get(log.reply.id)
-        if generation is not None:
-            generation.audience.enter()
+        read = self._read(log.reply.id)
+        if read is not None:
+            read.audience.enter()
         if notice is not None:
             self._listeners.add(notice)
         self._engine.observer.reader_joined()
@@ -97,8 +107,8 @@ class Replies:
             self._engine.observer.reader_left()
             if notice is not None:
                 self._listeners.discard(notice)
-            if generation is not None:
-                generation.audience.leave()
+            if read is not None:
+                read.audience.leave()
 
     async def wait(self, log: Log, wait_s: float) -> Reply:
         """The reply once it has ended; as it stands after `wait_s`, or when the process starts to go away."""
@@ -129,9 +139,11 @@ class Replies:
 
     async def get(self, identity: Identity, reply_id: str) -> Reply:
         """The reply as it stands now. Raises `ReplyNotFound`."""
-        log = await self.attach(identity, reply_id)
+        found = await self._find(identity, reply_id)
+        if isinstance(found, Reply):
+            return found
         self._touch(reply_id)
-        return self.standing(log)
+        return self.standing(found)
 
     async def cancel(self, identity: Identity, target: CancelTarget, reason: str) -> Reply:
         """Stop a reply and return it once its log has its terminal chunk; one that has ended is returned unchanged."""
@@ -140,20 +152,16 @@ class Replies:
             raise InvalidRequest.field("target", "must name a reply, a request or a conversation")
         if len(reason) > MAX_CANCEL_REASON or "\x00" in reason:
             raise InvalidRequest.field("reason", f"must be at most {MAX_CANCEL_REASON} characters, without NUL")
-        stop = Stop(finish=FinishReason.CANCELLED, reason=reason)
         try:
-            reply = await engine.store.request_cancel(
-                identity, target, FinishReason.CANCELLED, reason, engine.clock.now_us()
-            )
+            asked = await ask_to_stop(engine, identity, target, FinishReason.CANCELLED, reason)
         except StorageUnavailable:
-            self._stop_local(identity, target, stop)
+            self._stop_local(identity, target, Stop(finish=FinishReason.CANCELLED, reason=reason))
             raise
-        if reply is None:
+        if asked is None:
             raise ReplyNotFound
-        generation = engine.shelf.running.get(reply.id)
-        if generation is not None:
-            generation.stop(stop)
-            await Reader(generation.log, 0).until_ended()
+        reply, log = asked
+        if log is not None:
+            await Reader(log, 0).until_ended()
         return await self.get(identity, reply.id)
 
     async def drain(self, grace_s: float) -> None:
@@ -180,15 +188,21 @@ class Replies:
             generation.stop(Stop(finish=None))
 
     def _touch(self, reply_id: str) -> None:
-        if (generation := self._engine.shelf.running.get(reply_id)) is not None:
+        shelf = self._engine.shelf
+        if (generation := shelf.running.get(reply_id)) is not None:
             generation.audience.touch()
+        elif (follower := shelf.followed.get(reply_id)) is not None:
+            follower.touch()
+
+    def _read(self, reply_id: str) -> Generation | Follower | None:
+        shelf = self._engine.shelf
+        return shelf.running.get(reply_id) or shelf.followed.get(reply_id)
 
     def standing(self, log: Log) -> Reply:
         """The reply of a log as it stands now. Raises `ReplyNotFound` where it was erased."""
         if log.erased:
             raise ReplyNotFound
-        generation = self._engine.shelf.running.get(log.reply.id)
-        return generation.reply if generation is not None and generation.log is log else log.reply
+        return log.reply if log.ended else as_it_stands(log, self._engine.clock.now_us())
 
     def _stop_local(self, identity: Identity, target: CancelTarget, stop: Stop) -> None:
         """What runs here can be stopped although the database is away; it is stored once that is back."""
@@ -205,7 +219,7 @@ class Replies:
         wanted: list[Chunk] = []
 
         def take() -> bool:
-            wanted.extend(chunk for chunk in reader.take() if reasoning or not isinstance(chunk.entry, ReasoningDelta))
+            wanted.extend(chunk for chunk in reader.take() if shown(chunk, reasoning=reasoning))
             return bool(wanted) or reader.done
 
         await self._until(reader, wait_s, take)
@@ -225,6 +239,11 @@ class Replies:
         finally:
             if timer is not None:
                 timer.cancel()
+
+
+def shown(chunk: Chunk, *, reasoning: bool) -> bool:
+    """Whether a reader is sent this chunk; its number counts in any case."""
+    return not isinstance(chunk.entry, Unknown) and (reasoning or not isinstance(chunk.entry, ReasoningDelta))
 
 
 def _leave_at_once(accepting: asyncio.Task[Generation | Replayed]) -> None:

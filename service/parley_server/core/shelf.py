@@ -1,4 +1,4 @@
-"""The logs that this process holds: of the replies that run, and for a while of those that ended."""
+"""The logs that this process holds: of replies that run here or elsewhere, and for a while of those that ended."""
 
 from __future__ import annotations
 
@@ -12,23 +12,25 @@ from parley_server.core.ports import Clock
 from parley_server.errors import ReplyNotFound
 
 if TYPE_CHECKING:
+    from parley_server.core.followers import Follower
     from parley_server.core.generation import Generation
 
 
 class Shelf:
-    """Running generations by reply id, and ended logs bounded by age and bytes, oldest out first."""
+    """Running generations and followers by reply id, and ended logs bounded by age and bytes, oldest out first."""
 
     def __init__(self, clock: Clock, limits: Limits) -> None:
         self._clock = clock
         self._limits = limits
         self.running: dict[str, Generation] = {}
+        self.followed: dict[str, Follower] = {}
         self._ended: OrderedDict[str, tuple[float, Log]] = OrderedDict()
         self._ended_bytes = 0
 
     def find(self, identity: Identity, reply_id: str) -> Log | None:
         """The log, where this process has it and it is the caller's: somebody else's is looked for in the store, as
         an unknown one is. Raises `ReplyNotFound` where it was erased."""
-        running = self.running.get(reply_id)
+        running = self.running.get(reply_id) or self.followed.get(reply_id)
         log = running.log if running else self._ended_log(reply_id)
         if log is None or not identity.owns(log.reply.tenant, log.reply.end_user):
             return None
@@ -37,10 +39,12 @@ class Shelf:
         return log
 
     def end(self, log: Log) -> None:
-        """A running reply has ended: keep its log for late readers."""
+        """A reply has ended: keep its log for late readers."""
         self.running.pop(log.reply.id, None)
         if log.erased:
             return
+        if (kept := self._ended.pop(log.reply.id, None)) is not None:
+            self._ended_bytes -= kept[1].footprint
         self._ended[log.reply.id] = (self._clock.monotonic(), log)
         self._ended_bytes += log.footprint
         self._evict()
@@ -48,6 +52,8 @@ class Shelf:
     def erase(self, reply_ids: tuple[str, ...]) -> None:
         """These replies exist no more."""
         for reply_id in reply_ids:
+            if (followed := self.followed.get(reply_id)) is not None:
+                followed.log.erase()
             if (kept := self._ended.pop(reply_id, None)) is not None:
                 self._ended_bytes -= kept[1].footprint
                 kept[1].erase()

@@ -7,9 +7,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
+from collections.abc import Callable
 
-from parley_server.core.events import merge
+from parley_server.core.events import Entry, merge
 from parley_server.core.log import Log
+from parley_server.core.model import Reply
 from parley_server.core.ports import Clock, Store
 from parley_server.core.records import Checkpoint
 from parley_server.errors import StorageUnavailable
@@ -51,6 +54,38 @@ class EmbeddedRelay:
         """Journal it no further."""
         self._open.discard(log.reply.id)
         self._dirty.pop(log.reply.id, None)
+
+    def ended(self, log: Log) -> None:
+        """Nobody is elsewhere."""
+
+    @property
+    def unreachable_s(self) -> float:
+        """There is no way to the logs of others."""
+        return math.inf
+
+    def follow(self, log: Log, *, wanted: Callable[[], bool], look: Callable[[], None]) -> None:
+        """Nothing will come."""
+
+    def unfollow(self, log: Log) -> None:
+        """Nothing came."""
+
+    async def recall(self, reply_id: str) -> tuple[Entry, ...]:
+        """Nothing is kept."""
+        return ()
+
+    async def take_over(self, reply_id: str, epoch: int) -> tuple[Entry, ...]:
+        """The store has all that is durable, and guards it."""
+        return ()
+
+    async def idle_s(self, reply_id: str) -> float | None:
+        """Nobody is elsewhere."""
+        return math.inf
+
+    def wish_cancel(self, reply: Reply) -> None:
+        """The owner finds it in the store."""
+
+    def erase(self, reply_ids: tuple[str, ...]) -> None:
+        """The store has erased them."""
 
     async def stop(self) -> None:
         """Flush what is open, then end."""

@@ -8,10 +8,11 @@ from __future__ import annotations
 from google.protobuf.duration_pb2 import Duration
 from parley.v1 import chat_pb2
 
-from parley_server.core.events import Failed, ReasoningDelta
+from parley_server.core.events import Failed
 from parley_server.core.log import Log, Reader
 from parley_server.core.ports import Timer
-from parley_server.core.replies import Replies
+from parley_server.core.replies import Replies, shown
+from parley_server.errors import Draining
 from parley_server.rpc.calls import Context, Edge, ReplyFailed
 from parley_server.rpc.present import accepted, time_message, token_chunk
 from parley_server.rpc.status import code_of, trailers_of
@@ -33,6 +34,7 @@ class Stream:
         self._reasoning = reasoning
         self._last_write = edge.clock.monotonic()
         self._timer: Timer | None = None
+        self._position = after
         self._going_away = False
         self._silent = False
 
@@ -51,9 +53,13 @@ class Stream:
         reader, write = self._reader, self._context.write
         while True:
             for chunk in reader.take():
-                if isinstance(chunk.entry, ReasoningDelta) and not self._reasoning:
+                if not shown(chunk, reasoning=self._reasoning):
                     continue
+                if self._log.fenced:  # while an earlier chunk was written
+                    reader.position = self._position
+                    break
                 await write(token_chunk(chunk))
+                self._position = chunk.sequence
                 self._last_write = self._clock.monotonic()
                 if isinstance(chunk.entry, Failed):
                     error = chunk.entry.error
@@ -63,6 +69,8 @@ class Stream:
             if self._going_away and replies.going_away_at is not None:
                 self._going_away = False
                 await self._say_go_away(replies.going_away_at)
+                if replies.hands_over:
+                    raise Draining("the server is shutting down: the reply goes on elsewhere", retry_after_s=0.0)
             if self._silent:
                 self._silent = False
                 await self._say_alive()

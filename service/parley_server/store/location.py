@@ -26,3 +26,8 @@ def sqlite_path(url: str) -> Path:
     if path == ":memory:" or path.startswith("file:"):
         raise StoreUnusable("the database must be a file: use sqlite+aiosqlite:///PATH")
     return Path(path)
+
+
+def is_sqlite(url: str) -> bool:
+    """Whether the URL names a SQLite file, which belongs to one process alone."""
+    return url.startswith("sqlite")

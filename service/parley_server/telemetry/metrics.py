@@ -55,6 +55,13 @@ class Metrics:
         GCCollector(registry=registry)
         self._bind_replies(registry)
         self._bind_edge(registry)
+        self._lease = Gauge(
+            "parley_lease_held", "1 while this replica may show text of its replies.", registry=registry
+        )
+        self._lease.set(1)
+        self._taken_over = Counter(
+            "parley_replies_taken_over_total", "Replies of dead replicas that this one ended.", registry=registry
+        )
         self._lag = Histogram(
             "parley_loop_lag_seconds", "How late the event loop is.", buckets=_LAG_S, registry=registry
         )
@@ -164,6 +171,16 @@ class Metrics:
     def refused(self, reason: Reason) -> None:
         """See `Observer`."""
         self._refusals.of(reason.value).inc()
+
+    # --- replicas
+
+    def fenced(self, fenced: bool) -> None:
+        """See `Observer`."""
+        self._lease.set(0 if fenced else 1)
+
+    def reply_taken_over(self) -> None:
+        """See `Observer`."""
+        self._taken_over.inc()
 
     # --- the edge and the providers
 

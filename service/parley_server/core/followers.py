@@ -1,0 +1,149 @@
+"""Replies that other replicas generate, as readers of this one see them: one log each, whatever the number of readers.
+
+What the owner publishes comes through the relay; that a reply has ended is believed of the store alone.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+
+from parley_server.core.audience import POLL_COUNTS_S, Audience
+from parley_server.core.limits import Limits
+from parley_server.core.log import Log
+from parley_server.core.model import Identity, Reply
+from parley_server.core.ports import Clock, Relay, Store
+from parley_server.core.shelf import Shelf
+from parley_server.errors import ReplyNotFound, StorageUnavailable
+
+log = logging.getLogger("parley.followers")
+
+LOOK_INTERVAL_S = 1.0
+UNREACHABLE_LIMIT_S = 10.0
+RECALL_WINDOW_US = 600 * 1_000_000
+
+
+class Follower:
+    """A reply that runs elsewhere: its log here, and who reads it."""
+
+    def __init__(self, reply: Reply, clock: Clock, limits: Limits) -> None:
+        self.log = Log(reply)
+        self.since = clock.monotonic()
+        self.audience = Audience(clock, ttl_s=0.0, max_readers=limits.max_readers_per_reply, on_orphaned=_nobody)
+        self._clock = clock
+        self._polled_until = 0.0
+
+    @property
+    def wanted(self) -> bool:
+        """Whether somebody reads, or polled not long ago."""
+        return self.audience.readers > 0 or self._clock.monotonic() < self._polled_until
+
+    def touch(self) -> None:
+        """Somebody polled."""
+        self._polled_until = self._clock.monotonic() + POLL_COUNTS_S
+
+
+class Followers:
+    """All that this replica follows. `run` is to be running; it asks the store about all of them in one query."""
+
+    def __init__(self, *, store: Store, relay: Relay, clock: Clock, limits: Limits, shelf: Shelf) -> None:
+        self._store = store
+        self._relay = relay
+        self._clock = clock
+        self._limits = limits
+        self._shelf = shelf
+        self._news = asyncio.Event()
+
+    def follow(self, reply: Reply) -> Log:
+        """The log of a reply that runs elsewhere; kept until it has ended, or nobody wants it."""
+        followed = self._shelf.followed.get(reply.id)
+        if followed is None:
+            followed = self._shelf.followed[reply.id] = Follower(reply, self._clock, self._limits)
+            self._relay.follow(followed.log, wanted=lambda: followed.wanted, look=self._news.set)
+            followed.touch()
+        return followed.log
+
+    async def ended(self, reply: Reply) -> Log:
+        """The log of a reply that has ended, whole where it is still kept between replicas."""
+        if self._relay.unreachable_s == 0 and self._clock.now_us() - reply.end_time_us < RECALL_WINDOW_US:
+            found = Log(reply)
+            for entry in await self._relay.recall(reply.id):
+                found.append(entry)
+            if found.last_sequence and found.last_sequence == reply.last_sequence - 1:
+                found.finish(reply)
+                self._shelf.end(found)
+                return found
+        return Log.of_ended(reply)
+
+    async def run(self) -> None:
+        """Look for ends, at each interval and when the relay says so, until cancelled."""
+        while True:
+            await self._pause()
+            try:
+                await self._look()
+            except StorageUnavailable as error:
+                log.warning("look_later", extra={"fields": {"problem": error.message}})
+            except Exception:  # a defect that ended this task would leave every reader waiting
+                log.exception("look_defect")
+            self._let_go()
+
+    async def _pause(self) -> None:
+        timer = self._clock.call_at(self._clock.monotonic() + LOOK_INTERVAL_S, self._news.set)
+        try:
+            await self._news.wait()
+        finally:
+            timer.cancel()
+            self._news.clear()
+
+    async def _look(self) -> None:
+        followed = dict(self._shelf.followed)
+        if not followed:
+            return
+        running = {each.reply_id for each in await self._store.standings(list(followed)) if not each.terminal}
+        ended = [follower for reply_id, follower in followed.items() if reply_id not in running]
+        results = await asyncio.gather(*[self._finish(follower) for follower in ended], return_exceptions=True)
+        for error in results:
+            if error is not None:
+                raise error
+
+    async def _finish(self, follower: Follower) -> None:
+        """End the log as it is stored, with all the text where that can still be had."""
+        found = follower.log
+        try:
+            reply = await self._store.get_reply(Identity(tenant=found.reply.tenant), found.reply.id)
+        except ReplyNotFound:
+            self._drop(follower)
+            found.erase()
+            return
+        kept = await self._relay.recall(reply.id) if found.last_sequence < reply.last_sequence - 1 else ()
+        self._drop(follower)
+        for entry in kept[found.last_sequence :]:
+            found.append(entry)
+        if found.last_sequence == reply.last_sequence - 1:
+            found.finish(reply)
+        else:
+            found.replace(reply)
+        self._shelf.end(found)
+
+    def _let_go(self) -> None:
+        """Of what nobody wants, and of what could not be followed for too long."""
+        now = self._clock.monotonic()
+        for follower in list(self._shelf.followed.values()):
+            silent_s = min(self._relay.unreachable_s, now - follower.since)
+            if not follower.wanted:
+                self._drop(follower)
+                follower.log.break_off(StorageUnavailable("nobody has read this reply here for a while"))
+            elif silent_s >= UNREACHABLE_LIMIT_S:
+                self._drop(follower)
+                follower.log.break_off(
+                    StorageUnavailable("the reply runs on another replica, which cannot be followed at the moment")
+                )
+
+    def _drop(self, follower: Follower) -> None:
+        self._relay.unfollow(follower.log)
+        if self._shelf.followed.get(follower.log.reply.id) is follower:
+            del self._shelf.followed[follower.log.reply.id]
+
+
+def _nobody() -> None:
+    """A reply is ended by its owner, never by who follows it."""
