@@ -53,9 +53,11 @@ LAST_CALLS_S = 5.0
 
 
 class App:
-    """One server process. `start`, then `stop`; `port` is where it listens. To be made within its event loop."""
+    """One server process. `start`, then `stop`; `port` is where it listens. To be made within its event loop.
 
-    def __init__(self, settings: Settings, *, clock: Clock | None = None) -> None:
+    With `share_port`, other processes of this user may listen on the same port, as workers do."""
+
+    def __init__(self, settings: Settings, *, clock: Clock | None = None, share_port: bool = False) -> None:
         self._settings = settings
         self._clock = clock or SystemClock()
         self._lock = DatabaseLock(sqlite_path(settings.database_url)) if is_sqlite(settings.database_url) else None
@@ -90,6 +92,7 @@ class App:
             catalog=self._registry,
             edge=Edge(identities=OpenAccess(), observer=self.telemetry, clock=self._clock),
             heartbeat_s=settings.server.heartbeat_s,
+            share_port=share_port,
         )
         self._metrics: MetricsEndpoint | None = None
         self._background: list[asyncio.Task[None]] = []

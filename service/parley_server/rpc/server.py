@@ -33,7 +33,6 @@ HEALTH_LIMIT_S = 1.0
 
 # Admission is the engine's, with a clear status: the transport sheds nothing and makes nobody queue.
 OPTIONS: tuple[tuple[str, int], ...] = (
-    ("grpc.so_reuseport", 0),
     ("grpc.max_concurrent_streams", 10_000),
     ("grpc.server.max_pending_requests", 20_000),
     ("grpc.server.max_pending_requests_hard_limit", 50_000),
@@ -48,7 +47,10 @@ OPTIONS: tuple[tuple[str, int], ...] = (
 
 
 class GrpcServer:
-    """Serves the contract on one port. Readiness is NOT_SERVING until `serve`, and again from `refuse` on."""
+    """Serves the contract on one port. Readiness is NOT_SERVING until `serve`, and again from `refuse` on.
+
+    The port is its own, unless `share_port` says that others of this user may listen on it, too: gRPC's default would
+    let two servers share a port in silence."""
 
     def __init__(
         self,
@@ -58,8 +60,9 @@ class GrpcServer:
         catalog: Catalog,
         edge: Edge,
         heartbeat_s: float,
+        share_port: bool = False,
     ) -> None:
-        self._server = grpc.aio.server(options=OPTIONS)
+        self._server = grpc.aio.server(options=(*OPTIONS, ("grpc.so_reuseport", int(share_port))))
         self._health = health.aio.HealthServicer()
         chat_pb2_grpc.add_ChatServicer_to_server(ChatServicer(edge, replies, heartbeat_s=heartbeat_s), self._server)
         conversations_pb2_grpc.add_ConversationsServicer_to_server(
