@@ -12,6 +12,7 @@ from parley_server.core.log import Log
 from parley_server.core.ports import Store
 from parley_server.core.records import Checkpoint
 from parley_server.errors import StorageUnavailable
+from parley_server.relay.checkpoints import MAX_RETRY_S, Checkpoints
 from parley_server.relay.embedded import INTERVAL_S, EmbeddedRelay
 
 from tests.clock import START_US, ManualClock, settle
@@ -279,5 +280,54 @@ async def test_one_reply_that_cannot_be_written_does_not_end_the_journal(desk, c
     await desk.clock.advance(INTERVAL_S)
     say(log, "cd")
     await desk.clock.advance(1)
-    assert desk.store.kept("a") == [(1, 4, (TextDelta("abcd"),))]
+    assert desk.store.kept("a") == [(1, 2, (TextDelta("ab"),)), (3, 4, (TextDelta("cd"),))]
     assert "journal_defect" in caplog.messages
+
+
+async def test_one_reply_that_can_never_be_written_leaves_the_others_alone(desk, caplog):
+    bad, good = desk.open("bad"), desk.open("good")
+    written, calls = desk.store.append_checkpoints, []
+
+    async def poisoned(checkpoints: list[Checkpoint]) -> None:
+        calls.append([each.reply_id for each in checkpoints])
+        if "bad" in calls[-1]:
+            raise ValueError("a defect")
+        await written(checkpoints)
+
+    desk.store.append_checkpoints = poisoned
+    for _ in range(20):
+        say(bad, "x")
+        say(good, "y")
+        await desk.clock.advance(INTERVAL_S)
+    assert "".join(entry.text for _, _, entries in desk.store.kept("good") for entry in entries) == "y" * 20
+    assert calls[:3] == [["bad", "good"], ["bad"], ["good"]]
+    assert calls[3:].count(["bad"]) == 1
+    assert len([record for record in caplog.records if getattr(record, "fields", {}).get("reply_id") == "bad"]) == 1
+    desk.store.append_checkpoints = written
+    await desk.clock.advance(2 * MAX_RETRY_S)
+    assert desk.store.kept("bad") == [(1, 20, (TextDelta("x" * 20),))]
+    assert bad.durable_sequence == 20
+
+
+async def test_a_reply_of_many_bytes_is_not_kept_waiting():
+    clock = ManualClock()
+    store = Shelves(clock)
+    journal = Checkpoints(cast(Store, store), clock, interval_s=2.0, max_bytes=100)
+    journal.start()
+    log = Log(reply("a", epoch=3))
+    journal.open(log)
+    for _ in range(30):
+        log.append(TextDelta("0123456789"))
+        journal.mark(log)
+        await clock.advance(0.05)
+    await clock.advance(5)
+    assert [at for at, _ in store.flushes] == [0.45, 0.95, pytest.approx(1.45)]
+    store.away = 3
+    log.append(TextDelta("0123456789" * 50))
+    for _ in range(200):
+        journal.mark(log)
+        await clock.advance(0.05)
+    assert [at for at, _ in store.flushes[3:]] == pytest.approx([6.6, 7.6, 8.6, 9.6])
+    stopping = asyncio.ensure_future(journal.stop())
+    await clock.advance(1)
+    await stopping
