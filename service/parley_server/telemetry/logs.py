@@ -10,6 +10,7 @@ import logging
 import re
 import sys
 import time
+from collections.abc import Mapping
 from typing import Any, Literal, TextIO
 
 import msgspec
@@ -30,10 +31,15 @@ _replies = logging.getLogger("parley.reply")
 _encode = msgspec.json.Encoder(enc_hook=str).encode
 
 
-def configure_logging(level: str, log_format: Literal["json", "text"], stream: TextIO | None = None) -> None:
-    """Send every logger's lines to `stream` (standard error) in this format, in place of what was there before."""
+def configure_logging(
+    level: str, log_format: Literal["json", "text"], stream: TextIO | None = None, *, worker: int | None = None
+) -> None:
+    """Send every logger's lines to `stream` (standard error) in this format, in place of what was there before.
+
+    With `worker`, each line says of which one it is."""
     handler = logging.StreamHandler(stream or sys.stderr)
-    handler.setFormatter(JsonFormatter() if log_format == "json" else TextFormatter())
+    fields = {} if worker is None else {"worker": worker}
+    handler.setFormatter(JsonFormatter(fields) if log_format == "json" else TextFormatter(fields))
     root = logging.getLogger()
     for former in root.handlers[:]:
         root.removeHandler(former)
@@ -124,19 +130,27 @@ def _elapsed_ms(reply: Reply, time_us: int) -> float | None:
 
 
 class JsonFormatter(logging.Formatter):
-    """One JSON object a line: time, level, event, the fields, and `exception` as one string."""
+    """One JSON object a line: time, level, event, the fields, `exception` as one string, and the process's `fields`."""
+
+    def __init__(self, fields: Mapping[str, Any]) -> None:
+        super().__init__()
+        self._fields = fields
 
     def format(self, record: logging.LogRecord) -> str:
         """The line of this record."""
-        return _encode(_values_of(record)).decode()
+        return _encode({**_values_of(record), **self._fields}).decode()
 
 
 class TextFormatter(logging.Formatter):
     """The same for a terminal: time, level and event, then `field=value`, then the exception on lines of its own."""
 
+    def __init__(self, fields: Mapping[str, Any]) -> None:
+        super().__init__()
+        self._fields = fields
+
     def format(self, record: logging.LogRecord) -> str:
         """The line of this record."""
-        values = _values_of(record)
+        values = {**_values_of(record), **self._fields}
         head = f"{values.pop('time')} {values.pop('level'):<7} {values.pop('event')}"
         exception = values.pop("exception", None)
         fields = [f"{name}={_word(value)}" for name, value in values.items() if value is not None and value != ""]

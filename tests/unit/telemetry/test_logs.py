@@ -174,6 +174,16 @@ def test_the_level_is_kept() -> None:
     assert json.loads(stream.getvalue())["level"] == "error"
 
 
+def test_the_lines_of_a_worker_say_so() -> None:
+    stream = io.StringIO()
+    configure_logging("info", "json", stream, worker=0)
+    log_call(method="m", code="OK", duration_s=0)
+    assert json.loads(stream.getvalue())["worker"] == 0
+    configure_logging("info", "text", stream, worker=3)
+    logging.getLogger("library").warning("Something odd.")
+    assert stream.getvalue().endswith(" worker=3\n")
+
+
 def test_a_second_configuration_takes_the_place_of_the_first() -> None:
     former, stream = io.StringIO(), io.StringIO()
     configure_logging("info", "json", former)
