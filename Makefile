@@ -26,7 +26,7 @@ run: setup ## Run the server on 127.0.0.1:50051
 	@$(BIN)/parley serve
 
 test: setup ## Run the tests; ARGS="tests/unit -k log" chooses some
-	@$(BIN)/python -m pytest $(ARGS)
+	@$(BIN)/python -m pytest -n 2 --dist loadgroup $(ARGS)
 
 check: format lint types imports protos tree test ## Everything that must pass before a commit
 

@@ -257,6 +257,7 @@ class Drill:
         await self._check_retry(chat, turn, ended)
 
 
+@pytest.mark.xdist_group("loaded")
 @pytest.mark.timeout(240)
 async def test_whatever_the_moment_of_the_kill_readers_and_database_agree(tmp_path) -> None:
     chance = random.Random(SEED)

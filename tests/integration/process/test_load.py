@@ -15,6 +15,7 @@ from parley.v1 import chat_pb2, chat_pb2_grpc
 from tests.integration.process.watching import Watcher, reason_of, script, words
 from tests.processes import MIB, ServerProcess, clean_environment, open_channel, until
 
+pytestmark = pytest.mark.xdist_group("loaded")
 CHANNELS = 4
 RSS_LIMIT_BYTES = 600 * MIB  # the target is 300 MiB; this is what only a leak reaches
 
@@ -103,7 +104,7 @@ async def test_a_thousand_streams_at_once(tmp_path) -> None:
 @pytest.mark.timeout(120)
 @pytest.mark.parametrize("killed", [True, False], ids=["killed", "closed"])
 async def test_callers_that_vanish_leave_nothing_behind_and_their_replies_go_on(tmp_path, killed: bool) -> None:
-    count, whole = 500, words("w", 24)
+    count, whole = 500, words("w", 40)
     async with ServerProcess(tmp_path) as server:
         await server.metrics()
         sockets = server.open_files().count("socket")

@@ -62,6 +62,7 @@ async def one_reply(server: ServerProcess, chance: random.Random, shared: chat_p
     return how
 
 
+@pytest.mark.xdist_group("loaded")
 @pytest.mark.timeout(120)
 async def test_nothing_grows(tmp_path) -> None:
     seed = random.randrange(1 << 31)
