@@ -5,12 +5,12 @@ from __future__ import annotations
 import argparse
 import asyncio
 import os
-import signal
 import sys
 from collections.abc import Sequence
+from contextlib import nullcontext
 
 from parley_server import __version__
-from parley_server.settings import Settings, SettingsError, load_settings
+from parley_server.settings import Settings, SettingsError, is_sqlite, load_settings, without_secrets
 
 WRONG_CONFIGURATION = 2
 
@@ -39,6 +39,7 @@ def _parser() -> argparse.ArgumentParser:
         command.set_defaults(run=run)
         if name == "serve":
             command.add_argument("--listen", metavar="HOST:PORT", help="gRPC address (default: 127.0.0.1:50051)")
+            command.add_argument("--workers", metavar="N", help="processes on that address (default: 1)")
         if name != "check":
             command.add_argument("--database-url", metavar="URL", help="default: sqlite+aiosqlite:///parley.db")
     chat = commands.add_parser("chat", help="talk to a server in the terminal", description="Talk to a server.")
@@ -54,59 +55,33 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _settings(options: argparse.Namespace) -> Settings:
-    names = ("config", "listen", "database_url")
+    names = ("config", "listen", "database_url", "workers")
     return load_settings(os.environ, {name: getattr(options, name, None) for name in names})
 
 
 def _serve(options: argparse.Namespace) -> int:
     settings = _settings(options)
-    import uvloop
+    if settings.workers > 1:
+        from parley_server.workers import supervise
 
-    from parley_server.telemetry.logs import configure_logging
+        return supervise(settings, config=options.config or "")
+    from parley_server.serving import serve
 
-    configure_logging(settings.log_level, settings.log_format)
-    return uvloop.run(_run_server(settings))
-
-
-async def _run_server(settings: Settings) -> int:
-    from parley_server.app import App
-    from parley_server.errors import NotConfigured, StorageUnavailable
-    from parley_server.store.location import StoreUnusable
-
-    loop, stop, hurry = asyncio.get_running_loop(), asyncio.Event(), asyncio.Event()
-
-    def asked() -> None:
-        (hurry if stop.is_set() else stop).set()
-
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, asked)
-    try:
-        app = App(settings)
-        await app.start()
-    except (StoreUnusable, StorageUnavailable, NotConfigured, OSError) as error:
-        print(f"parley serve: {error}", file=sys.stderr)
-        return WRONG_CONFIGURATION
-    print(f"Parley serves on {settings.listen.host}:{app.port}; Ctrl-C stops it", file=sys.stderr, flush=True)
-    await stop.wait()
-    stopping, hurrying = asyncio.create_task(app.stop()), asyncio.create_task(hurry.wait())
-    await asyncio.wait({stopping, hurrying}, return_when=asyncio.FIRST_COMPLETED)
-    hurrying.cancel()
-    if not stopping.done():
-        app.hurry()
-    await stopping
-    return 0
+    return serve(settings)
 
 
 def _migrate(options: argparse.Namespace) -> int:
     settings = _settings(options)
+    from parley_server.errors import StorageUnavailable
     from parley_server.store.location import StoreUnusable, sqlite_path
     from parley_server.store.lock import DatabaseLock
     from parley_server.store.migrate import SCHEMA_RELEASE, migrate
 
+    url = settings.database_url
     try:
-        with DatabaseLock(sqlite_path(settings.database_url)):
-            migrate(settings.database_url)
-    except StoreUnusable as error:
+        with DatabaseLock(sqlite_path(url)) if is_sqlite(url) else nullcontext():
+            migrate(url)
+    except (StoreUnusable, StorageUnavailable) as error:
         print(f"parley migrate: {error}", file=sys.stderr)
         return WRONG_CONFIGURATION
     print(f"the schema is at release {SCHEMA_RELEASE}")
@@ -123,6 +98,9 @@ def _check(options: argparse.Namespace) -> int:
         print(f"parley check: {error}", file=sys.stderr)
         return WRONG_CONFIGURATION
     print(f"the configuration is valid: {len(settings.models)} models, {settings.server.default_model} by default")
+    kind = "SQLite" if is_sqlite(settings.database_url) else "PostgreSQL"
+    relay = f"Redis at {without_secrets(settings.redis_url)}" if settings.redis_url else "in process"
+    print(f"database: {kind} at {without_secrets(settings.database_url)}; relay: {relay}; workers: {settings.workers}")
     return 0
 
 

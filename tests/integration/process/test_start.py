@@ -87,14 +87,17 @@ def test_a_fault_that_only_a_part_can_see_is_told_in_the_same_way(tmp_path, toml
     ("url", "words"),
     [
         ("sqlite+aiosqlite:///no/such/folder/parley.db", "no/such/folder"),
-        ("postgresql+asyncpg://127.0.0.1/parley", "PostgreSQL"),
+        ("postgresql+asyncpg://parley:secret@127.0.0.1:1/parley", "127.0.0.1"),
         ("sqlite+aiosqlite:///:memory:", "file"),
         ("sqlite+aiosqlite:///text.db", "text.db"),
     ],
 )
 def test_a_database_that_cannot_be_used(tmp_path, url: str, words: str) -> None:
     (tmp_path / "text.db").write_text("This is no database." * 100)
-    assert words in refusal(command(tmp_path, "serve", PARLEY_DATABASE_URL=url))
+    for name in ("serve", "migrate"):
+        told = refusal(command(tmp_path, name, PARLEY_DATABASE_URL=url))
+        assert words in told
+        assert "secret" not in told
 
 
 def test_an_open_server_keeps_to_this_machine(tmp_path) -> None:
@@ -164,5 +167,25 @@ def test_the_commands_say_what_they_are(tmp_path) -> None:
     assert refusal(command(tmp_path)).startswith("usage: parley")
     assert "invalid choice" in refusal(command(tmp_path, "sever"))
     checked = command(tmp_path, "check")
-    assert (checked.returncode, checked.stdout) == (0, "the configuration is valid: 1 models, scripted by default\n")
+    assert (checked.returncode, checked.stdout.splitlines()) == (
+        0,
+        [
+            "the configuration is valid: 1 models, scripted by default",
+            "database: SQLite at sqlite+aiosqlite:///parley.db; relay: in process; workers: 1",
+        ],
+    )
+
+
+def test_a_check_shows_where_things_are_and_no_secret(tmp_path) -> None:
+    places = {
+        "PARLEY_DATABASE_URL": "postgresql+asyncpg://u:secret@db.example.org:5432/parley?ssl=require",
+        "PARLEY_REDIS_URL": "rediss://:secret@redis.example.org/2",
+        "PARLEY_WORKERS": "3",
+    }
+    checked = command(tmp_path, "check", **places)
+    assert (checked.returncode, checked.stderr) == (0, "")
+    assert checked.stdout.splitlines()[1] == (
+        "database: PostgreSQL at postgresql+asyncpg://db.example.org:5432/parley; "
+        "relay: Redis at rediss://redis.example.org/2; workers: 3"
+    )
     assert shutil.which("parley", path=str(Path(PARLEY).parent)) == PARLEY

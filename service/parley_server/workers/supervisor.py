@@ -1,0 +1,143 @@
+"""Starts the workers, starts one that has died again, and passes on the wish to stop.
+
+It starts each as a new program and never forks one, and runs no server of its own but the endpoint of the metrics.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import signal
+import sys
+import time
+from collections.abc import Mapping
+from contextlib import ExitStack
+
+from prometheus_client import CollectorRegistry
+
+from parley_server.settings import Address, Settings
+from parley_server.telemetry.endpoint import MetricsEndpoint, serve_metrics
+from parley_server.telemetry.logs import configure_logging
+from parley_server.workers.line import HURRY, STOP
+from parley_server.workers.metrics import WorkersCollector
+from parley_server.workers.port import SharedPort
+from parley_server.workers.worker import Ended, Worker
+
+log = logging.getLogger("parley_server.workers")
+
+CANNOT_START = 2
+FIRST_PAUSE_S = 0.5
+LONGEST_PAUSE_S = 10.0
+SETTLED_S = 60.0
+
+
+def supervise(settings: Settings, *, config: str = "") -> int:
+    """Run `settings.workers` servers on one port until a signal stops them; the exit status: 0 where all ended well,
+    2 where one could not start. `config` is the file that the settings came from, if it is not the environment's."""
+    configure_logging(settings.log_level, settings.log_format)
+    with ExitStack() as held:
+        try:
+            port = held.enter_context(SharedPort(settings.listen))
+            supervisor = Supervisor(settings, port.address, _environment(settings, port.address, config))
+            endpoint = supervisor.serve_metrics()
+        except OSError as error:
+            _refuse(error.strerror or str(error))
+            return CANNOT_START
+        if endpoint is not None:
+            held.callback(endpoint.close)
+        return asyncio.run(supervisor.run())
+
+
+class Supervisor:
+    """Keeps the workers alive until a signal, then has them drain together; a second signal hurries them."""
+
+    def __init__(self, settings: Settings, address: Address, environment: Mapping[str, str]) -> None:
+        self._metrics_listen = settings.metrics_listen
+        self._address = address
+        self._environment = environment
+        self._workers = [Worker(index) for index in range(settings.workers)]
+        self._addresses: dict[str, str | int] = {"address": str(address), "workers": settings.workers}
+        self._stopping = asyncio.Event()
+        self._announced = False
+        self._status = 0
+
+    def serve_metrics(self) -> MetricsEndpoint | None:
+        """Open the endpoint, if there is to be one. Raises OSError."""
+        if (listen := self._metrics_listen) is None:
+            return None
+        registry = CollectorRegistry()
+        registry.register(WorkersCollector(self._workers))
+        endpoint = serve_metrics(listen.host, listen.port, registry)
+        self._addresses["metrics"] = str(Address(host=listen.host, port=endpoint.port))
+        return endpoint
+
+    async def run(self) -> int:
+        """Until all have ended; the exit status."""
+        for number in (signal.SIGTERM, signal.SIGINT):
+            asyncio.get_running_loop().add_signal_handler(number, self._stop)
+        announcing = asyncio.create_task(self._announce())
+        try:
+            await asyncio.gather(*(self._keep(worker) for worker in self._workers))
+        finally:
+            announcing.cancel()
+        log.info("all_stopped", extra={"fields": {"status": self._status}})
+        return self._status
+
+    def _stop(self) -> None:
+        order = HURRY if self._stopping.is_set() else STOP
+        self._stopping.set()
+        for worker in self._workers:
+            worker.tell(order)
+
+    async def _announce(self) -> None:
+        for worker in self._workers:
+            await worker.has_served.wait()
+        self._announced = True
+        log.info("serving", extra={"fields": self._addresses})
+        sys.stderr.write(f"Parley serves on {self._address} with {len(self._workers)} workers; Ctrl-C stops it\n")
+        sys.stderr.flush()
+
+    async def _keep(self, worker: Worker) -> None:
+        """Start it, again and again, until it is to stop. A first start that is refused ends all: the others cannot
+        fare better. Later, the others serve on, and what is wrong may be put right meanwhile."""
+        pause_s = FIRST_PAUSE_S
+        while not self._stopping.is_set():
+            began_s = time.monotonic()
+            ended = await worker.live(self._environment)
+            if self._stopping.is_set():
+                self._status = self._status or int(ended.status != 0)
+            elif ended.status == CANNOT_START and not self._announced:
+                self._status = CANNOT_START
+                _refuse(ended.problem)
+                self._stop()
+            else:
+                if time.monotonic() - began_s > SETTLED_S:
+                    pause_s = FIRST_PAUSE_S
+                await self._pause_after(worker, ended, pause_s)
+                pause_s = min(2 * pause_s, LONGEST_PAUSE_S)
+
+    async def _pause_after(self, worker: Worker, ended: Ended, pause_s: float) -> None:
+        fields = {"worker": worker.index, "pid": ended.pid, "status": ended.status, "restart_s": pause_s}
+        level = logging.ERROR if ended.status else logging.INFO
+        log.log(level, "worker_ended", extra={"fields": {**fields, "problem": ended.problem}})
+        try:
+            async with asyncio.timeout(pause_s):
+                await self._stopping.wait()
+        except TimeoutError:
+            worker.restarts += 1
+
+
+def _environment(settings: Settings, address: Address, config: str) -> dict[str, str]:
+    """What the workers read their settings from: the supervisor's own sources, with what its arguments said.
+
+    Not their arguments: other users of the machine can see those."""
+    environment = {**os.environ, "PARLEY_LISTEN": str(address), "PARLEY_DATABASE_URL": settings.database_url}
+    environment["PARLEY_METRICS_LISTEN"] = "127.0.0.1:0" if settings.metrics_listen else ""
+    if config:
+        environment["PARLEY_CONFIG"] = config
+    return environment
+
+
+def _refuse(problem: str) -> None:
+    sys.stderr.write(f"parley serve: {problem}\n")
