@@ -1,13 +1,21 @@
-"""The stores that the contract's tests run on."""
+"""The stores that the contract's tests run on: a SQLite file, and a database of a private PostgreSQL server."""
 
 from __future__ import annotations
 
+import itertools
 import shutil
 import sqlite3
 
 import pytest
 from parley_server.store import open_store
+from parley_server.store.location import is_sqlite
 from parley_server.store.migrate import migrate
+from parley_server.store.schema import metadata
+
+from tests.services import PostgresServer, initdb, require_postgres
+
+KINDS = ["sqlite", "postgresql"]
+DATABASE = "contract"
 
 
 @pytest.fixture(scope="session")
@@ -18,10 +26,41 @@ def migrated_file(tmp_path_factory):
     return path
 
 
-@pytest.fixture(params=["sqlite"])
-def store_url(request, migrated_file, tmp_path):
+@pytest.fixture(scope="session")
+def cluster_files(tmp_path_factory):
+    """The files of a new cluster, for tests that stop one of their own."""
+    require_postgres()
+    return initdb(tmp_path_factory.mktemp("initdb"))
+
+
+@pytest.fixture(scope="session")
+def postgres(cluster_files, tmp_path_factory):
+    """A server for all tests, which none of them stops."""
+    with PostgresServer(tmp_path_factory.mktemp("postgres") / "cluster", template=cluster_files) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def migrated_database(postgres):
+    """A database with its schema, which is empty before each test."""
+    postgres.create_database(DATABASE)
+    migrate(postgres.url(DATABASE))
+    return DATABASE
+
+
+@pytest.fixture
+def empty_database(postgres, migrated_database):
+    yield postgres.url(migrated_database)
+    tables = ", ".join(table.name for table in metadata.sorted_tables if table.name != "schema_release")
+    postgres.rows(f"TRUNCATE {tables}", database=migrated_database)
+
+
+@pytest.fixture(params=KINDS)
+def store_url(request, tmp_path):
+    if request.param == "postgresql":
+        return request.getfixturevalue("empty_database")
     path = tmp_path / "parley.db"
-    shutil.copy(migrated_file, path)
+    shutil.copy(request.getfixturevalue("migrated_file"), path)
     return f"sqlite+aiosqlite:///{path}"
 
 
@@ -34,14 +73,20 @@ async def store(store_url):
 
 
 @pytest.fixture
-def query(store_url):
-    """Rows of a SELECT, for what no method of the port shows."""
+def query(store_url, request):
+    """Rows of a statement, for what no method of the port shows; `?` stands for a parameter."""
 
-    def run(sql: str, *parameters: object) -> list[tuple]:
+    def on_sqlite(sql: str, *parameters: object) -> list[tuple]:
         connection = sqlite3.connect(store_url.partition("///")[2])
         try:
-            return connection.execute(sql, parameters).fetchall()
+            with connection:
+                return connection.execute(sql, parameters).fetchall()
         finally:
             connection.close()
 
-    return run
+    def on_postgresql(sql: str, *parameters: object) -> list[tuple]:
+        numbers = itertools.count(1)
+        numbered = "".join(f"${next(numbers)}" if character == "?" else character for character in sql)
+        return request.getfixturevalue("postgres").rows(numbered, *parameters, database=DATABASE)
+
+    return on_sqlite if is_sqlite(store_url) else on_postgresql

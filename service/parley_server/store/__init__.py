@@ -1,11 +1,12 @@
 """Conversations, messages and replies in SQL: `open_store` makes the Store port on a database URL.
 
-Order of use: take the `lock.DatabaseLock`, `migrate.migrate`, `open_store`, `start`; at the end `close`, then the lock.
+Order of use on SQLite: take the `lock.DatabaseLock`, `migrate.migrate`, `open_store`, `start`; at the end `close`, then
+the lock. On PostgreSQL: `migrate.migrate` once, by whoever deploys; then `open_store`, `start`, `close` everywhere.
 """
 
 from __future__ import annotations
 
-from parley_server.store.location import sqlite_path
+from parley_server.store.location import is_sqlite, postgresql_url, sqlite_path
 from parley_server.store.sqlite import SqliteDatabase
 from parley_server.store.store import SqlStore
 
@@ -13,5 +14,9 @@ __all__ = ["SqlStore", "open_store"]
 
 
 def open_store(url: str) -> SqlStore:
-    """The store of `sqlite+aiosqlite:///PATH` or `sqlite:///PATH`, not yet started. Raises StoreUnusable."""
-    return SqlStore(url, SqliteDatabase(sqlite_path(url)))
+    """The store of `sqlite+aiosqlite:///PATH` or `postgresql+asyncpg://...`, not yet started. Raises StoreUnusable."""
+    if is_sqlite(url):
+        return SqlStore(url, SqliteDatabase(sqlite_path(url)))
+    from parley_server.store.postgres import PostgresDatabase  # a driver that a process with a file need not load
+
+    return SqlStore(url, PostgresDatabase(postgresql_url(url)))

@@ -1,6 +1,6 @@
 """The one transaction that accepts a request. A refusal leaves nothing behind, and needs no rollback of its neighbours.
 
-The order of locks is: the key's row, the claim on the conversation (the partial unique index), the conversation's row.
+`database` has the order in which it takes its locks.
 """
 
 from __future__ import annotations
@@ -22,16 +22,19 @@ from parley_server.core.records import (
     ImageGone,
     Replayed,
 )
+from parley_server.errors import StorageUnavailable
 from parley_server.store import keys
 from parley_server.store.conversations import find_conversation, insert_conversation
 from parley_server.store.finalisation import finalise
 from parley_server.store.images import first_missing, insert_images
-from parley_server.store.messages import insert_messages
+from parley_server.store.messages import holds_message, insert_messages
 from parley_server.store.ownership import owned, owner
 from parley_server.store.replies import load_reply, request_key
 from parley_server.store.rows import reply_values
 from parley_server.store.schema import conversation, message, reply
 from parley_server.store.statements import Insert, insert
+
+CLAIM_TRIES = 5
 
 Refusal = Busy | HeadMoved | ConversationTaken | ConversationGone | ImageGone
 
@@ -65,9 +68,14 @@ _MOVE_ON_FROM_HEAD = _MOVE_ON.where(_AT_HEAD)
 
 @cache
 def _claim(dialect: str, *, at_head: bool) -> Insert:
-    """The reply's row, if the caller owns the conversation, and no other reply runs in it."""
+    """The reply's row, if the caller owns the conversation, and no other reply runs in it.
+
+    The conversation is locked as a foreign key would lock it, but before the claim: one that is being erased is waited
+    for and then not found, and whoever ends its reply need not wait for this."""
     values = select(*[bindparam(_NAMES[column.name], type_=column.type) for column in reply.c])
-    allowed = values.where(_THIS, owned(conversation), _AT_HEAD if at_head else _BELOW_PARENT)
+    allowed = values.where(_THIS, owned(conversation), _AT_HEAD if at_head else _BELOW_PARENT).with_for_update(
+        key_share=True, read=True, of=conversation
+    )
     return insert(reply, dialect).from_select(list(_NAMES), allowed).on_conflict_do_nothing()
 
 
@@ -109,12 +117,9 @@ def _write_new(connection: Connection, acceptance: Acceptance) -> Refusal | None
 
 def _write(connection: Connection, acceptance: Acceptance) -> Refusal | None:
     asked, added = acceptance.reply, len(acceptance.messages)
-    place = {"tenant": asked.tenant, "conversation_id": asked.conversation_id}
-    if first_missing(connection, acceptance.shown_images, **place) is not None:
-        return _refusal(connection, acceptance)
-    parent = acceptance.messages[0].parent_id if added else asked.parent_message_id
-    if not _insert_reply(connection, acceptance, at_head=acceptance.head is not None, parent=parent):
-        return _refusal(connection, acceptance)
+    refusal = _claimed(connection, acceptance)
+    if refusal is not None:
+        return refusal
     move = {
         "of_tenant": asked.tenant,
         "of_conversation": asked.conversation_id,
@@ -129,6 +134,22 @@ def _write(connection: Connection, acceptance: Acceptance) -> Refusal | None:
         return HeadMoved()
     _insert_input(connection, acceptance, first_position=moved.next_position - added)
     return None
+
+
+def _claimed(connection: Connection, acceptance: Acceptance) -> Refusal | None:
+    """Claim the conversation. What was in the way may be gone when it is asked why: then there is another try."""
+    asked, images = acceptance.reply, acceptance.shown_images
+    parent = acceptance.messages[0].parent_id if acceptance.messages else asked.parent_message_id
+    at_head = acceptance.head is not None
+    place = {"tenant": asked.tenant, "conversation_id": asked.conversation_id}
+    for _ in range(CLAIM_TRIES):
+        missing = first_missing(connection, images, **place)
+        if missing is None and _insert_reply(connection, acceptance, at_head=at_head, parent=parent):
+            return None
+        refusal = _refusal(connection, acceptance, missing, parent)
+        if refusal is not None:
+            return refusal
+    raise StorageUnavailable("the conversation changes too often to be written to")
 
 
 def _new_head(acceptance: Acceptance) -> str:
@@ -149,8 +170,8 @@ def _insert_input(connection: Connection, acceptance: Acceptance, *, first_posit
     insert_images(connection, acceptance.images, **place)
 
 
-def _refusal(connection: Connection, acceptance: Acceptance) -> Refusal:
-    """Why nothing was written, in the order in which refusals are told."""
+def _refusal(connection: Connection, acceptance: Acceptance, missing: str | None, parent: str) -> Refusal | None:
+    """Why nothing was written, in the order in which refusals are told; None: for no reason that still holds."""
     asked = acceptance.reply
     found = find_conversation(connection, acceptance.identity, asked.conversation_id)
     if found is None:
@@ -159,10 +180,12 @@ def _refusal(connection: Connection, acceptance: Acceptance) -> Refusal:
         return Busy(reply_id=found.active_reply_id)
     if acceptance.head is not None and acceptance.head != found.head_message_id:
         return HeadMoved()
-    missing = first_missing(
-        connection, acceptance.shown_images, tenant=asked.tenant, conversation_id=asked.conversation_id
-    )
-    return ConversationGone() if missing is None else ImageGone(image_id=missing)
+    if missing is not None:
+        return ImageGone(image_id=missing)
+    place = {"tenant": asked.tenant, "conversation_id": asked.conversation_id}
+    if acceptance.head is None and parent and not holds_message(connection, parent, **place):
+        return ConversationGone()
+    return None
 
 
 def _cancelled(connection: Connection, acceptance: Acceptance, reason: str) -> Reply:

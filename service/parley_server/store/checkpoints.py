@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import cache
+from operator import itemgetter
 
 from sqlalchemy import Connection, Integer, Text, bindparam, select, update
 
@@ -25,10 +26,15 @@ _STREAM = (
 
 @cache
 def _append(dialect: str) -> Insert:
-    """A stretch that is written again, longer, after a commit of unknown outcome replaces the shorter one."""
+    """A stretch that is written again, longer, after a commit of unknown outcome replaces the shorter one.
+
+    The replies are locked one after the other, by their ids: one that is being ended is waited for and then skipped."""
     reply_id, epoch, first, last, entries = json_rows("rows", (Text, Integer, Integer, Integer, Text), dialect)
-    stretches = select(reply.c.id, reply.c.epoch, first, last, reply.c.tenant, reply.c.end_user, entries).where(
-        reply.c.id == reply_id, reply.c.epoch == epoch, reply_active
+    stretches = (
+        select(reply.c.id, reply.c.epoch, first, last, reply.c.tenant, reply.c.end_user, entries)
+        .where(reply.c.id == reply_id, reply.c.epoch == epoch, reply_active)
+        .order_by(reply.c.id, first)
+        .with_for_update(key_share=True, of=reply)
     )
     statement = insert(checkpoint, dialect).from_select([column.name for column in checkpoint.c], stretches)
     written = statement.excluded
@@ -58,4 +64,4 @@ def append_checkpoints(connection: Connection, checkpoints: list[Checkpoint]) ->
         if each.from_sequence == 1
     ]
     if started:
-        connection.execute(_STREAM, started)
+        connection.execute(_STREAM, sorted(started, key=itemgetter("in_reply_id")))

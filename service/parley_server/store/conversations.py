@@ -6,7 +6,7 @@ import unicodedata
 from functools import cache
 
 import msgspec
-from sqlalchemy import Connection, Text, bindparam, delete, insert, select, update
+from sqlalchemy import Connection, bindparam, delete, insert, select, update
 
 from parley_server.core.model import Conversation, Identity
 from parley_server.core.records import (
@@ -24,7 +24,7 @@ from parley_server.store.messages import holds_message, insert_messages
 from parley_server.store.ownership import owned, owner
 from parley_server.store.rows import context_of, conversation_of, json_text
 from parley_server.store.schema import conversation, conversation_label, reply, reply_active
-from parley_server.store.statements import AnyRow, Insert
+from parley_server.store.statements import AnyRow, Insert, Sought
 from parley_server.store.statements import insert as insert_for
 
 ACTIVE_REPLY = (
@@ -34,9 +34,9 @@ ACTIVE_REPLY = (
     .label("active_reply_id")
 )
 
-_THIS = conversation.c.id == bindparam("conversation_id", type_=Text)
+_THIS = conversation.c.id == bindparam("conversation_id", type_=Sought())
 _GET = select(conversation, ACTIVE_REPLY).where(_THIS, owned(conversation))
-_LOCK = _GET.with_for_update(of=conversation)
+_LOCK = select(conversation.c.id).where(_THIS, owned(conversation)).with_for_update()
 _REPLIES = select(reply.c.id).where(
     reply.c.tenant == bindparam("of_tenant"), reply.c.conversation_id == bindparam("of_conversation")
 )
@@ -86,7 +86,7 @@ def insert_conversation(connection: Connection, value: Conversation, *, head: st
 
 def find_conversation(connection: Connection, identity: Identity, conversation_id: str) -> Conversation | None:
     """The conversation; None where it is unknown or somebody else's."""
-    row = _row(connection, identity, conversation_id, lock=False)
+    row = _row(connection, identity, conversation_id)
     return None if row is None else conversation_of(row)
 
 
@@ -165,13 +165,14 @@ def delete_conversation(
     return reply_ids
 
 
-def _row(connection: Connection, identity: Identity, conversation_id: str, *, lock: bool) -> AnyRow | None:
-    parameters = {"conversation_id": conversation_id, **owner(identity)}
-    return connection.execute(_LOCK if lock else _GET, parameters).first()
+def _row(connection: Connection, identity: Identity, conversation_id: str) -> AnyRow | None:
+    return connection.execute(_GET, {"conversation_id": conversation_id, **owner(identity)}).first()
 
 
 def _locked(connection: Connection, identity: Identity, conversation_id: str, *, etag: str) -> AnyRow:
-    row = _row(connection, identity, conversation_id, lock=True)
+    """The row once it is the caller's: read by a statement of its own, which sees all that the lock has waited for."""
+    connection.execute(_LOCK, {"conversation_id": conversation_id, **owner(identity)})
+    row = _row(connection, identity, conversation_id)
     if row is None:
         raise ConversationNotFound
     if etag and etag != str(row.version):

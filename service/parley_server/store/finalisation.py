@@ -11,6 +11,7 @@ from parley_server.store.messages import insert_messages
 from parley_server.store.replies import load_reply
 from parley_server.store.rows import REPLY_COLUMNS, json_text, reply_of
 from parley_server.store.schema import checkpoint, conversation, reply, reply_active, usage
+from parley_server.store.statements import held
 
 _first_token = bindparam("new_first_token_time_us", type_=BigInteger)
 _END = (
@@ -32,6 +33,7 @@ _END = (
     .returning(*REPLY_COLUMNS)
 )
 _USAGE = insert(usage)
+_MOST = 2**31 - 1
 _at_parent = conversation.c.head_message_id == bindparam("of_parent", type_=Text)
 _MOVE_ON = (
     update(conversation)
@@ -102,7 +104,7 @@ def _values(finalisation: Finalisation) -> dict[str, object]:
         "of_epoch": finalisation.epoch,
         "new_state": finalisation.state.value,
         "new_finish_reason": finalisation.finish_reason,
-        "new_provider_reason": finalisation.provider_reason,
+        "new_provider_reason": held(finalisation.provider_reason),
         "new_error": None if error is None else json_text(error),
         "new_usage": json_text(finalisation.usage),
         "new_model": finalisation.model,
@@ -125,10 +127,10 @@ def _usage_values(ended: Reply, finalisation: Finalisation) -> dict[str, object]
         "state": ended.state.value,
         "finish_reason": ended.finish_reason,
         "error_reason": None if ended.error is None else ended.error.reason.value,
-        "prompt_tokens": counted.prompt_tokens,
-        "cached_prompt_tokens": counted.cached_prompt_tokens,
-        "completion_tokens": counted.completion_tokens,
-        "reasoning_tokens": counted.reasoning_tokens,
+        "prompt_tokens": _counted(counted.prompt_tokens),
+        "cached_prompt_tokens": _counted(counted.cached_prompt_tokens),
+        "completion_tokens": _counted(counted.completion_tokens),
+        "reasoning_tokens": _counted(counted.reasoning_tokens),
         "cost_nano_usd": counted.cost_nano_usd,
         "estimated": counted.estimated,
         "create_time_us": ended.create_time_us,
@@ -136,3 +138,8 @@ def _usage_values(ended: Reply, finalisation: Finalisation) -> dict[str, object]
         "end_time_us": ended.end_time_us,
         "text_length": finalisation.text_length,
     }
+
+
+def _counted(tokens: int) -> int:
+    """As a column can hold it: a provider may count anything."""
+    return max(0, min(tokens, _MOST))

@@ -3,26 +3,37 @@
 from __future__ import annotations
 
 from collections.abc import Collection
+from functools import cache
+from typing import Any
 
-from sqlalchemy import Connection, bindparam, insert, select
+from sqlalchemy import Connection, Select, bindparam, insert, select
 
 from parley_server.core.model import Identity, ImagePart
 from parley_server.core.records import StoredImage
 from parley_server.errors import ImageNotFound
 from parley_server.store.ownership import owned, owner
 from parley_server.store.schema import image
+from parley_server.store.statements import Sought, listed, listed_values
 
 _INSERT = insert(image)
 _GET = select(image.c.mime_type, image.c.data, image.c.size_bytes).where(
-    image.c.id == bindparam("image_id"), owned(image)
+    image.c.id == bindparam("image_id", type_=Sought()), owned(image)
 )
 _OF_CONVERSATION = (
     image.c.tenant == bindparam("of_tenant"),
     image.c.conversation_id == bindparam("of_conversation"),
-    image.c.id.in_(bindparam("image_ids", expanding=True)),
 )
-_HELD = select(image.c.id).where(*_OF_CONVERSATION)
-_LOAD = select(image.c.id, image.c.mime_type, image.c.data).where(*_OF_CONVERSATION)
+
+
+@cache
+def _held(dialect: str) -> Select[Any]:
+    return select(image.c.id).where(*_OF_CONVERSATION, image.c.id.in_(listed("image_ids", dialect)))
+
+
+@cache
+def _load(dialect: str) -> Select[Any]:
+    columns = (image.c.id, image.c.mime_type, image.c.data)
+    return select(*columns).where(*_OF_CONVERSATION, image.c.id.in_(listed("image_ids", dialect)))
 
 
 def insert_images(
@@ -52,7 +63,7 @@ def first_missing(
     """The first of these images that the conversation does not hold."""
     if not image_ids:
         return None
-    held = set(connection.execute(_HELD, _of(tenant, conversation_id, image_ids)).scalars())
+    held = set(connection.execute(_held(connection.dialect.name), _of(tenant, conversation_id, image_ids)).scalars())
     return next((image_id for image_id in image_ids if image_id not in held), None)
 
 
@@ -62,7 +73,7 @@ def load_images(
     """Those of these images that the conversation holds, with their bytes, in the order given."""
     if not image_ids:
         return ()
-    rows = connection.execute(_LOAD, _of(tenant, conversation_id, image_ids))
+    rows = connection.execute(_load(connection.dialect.name), _of(tenant, conversation_id, image_ids))
     found = {row.id: StoredImage(id=row.id, mime_type=row.mime_type, data=row.data) for row in rows}
     return tuple(found[image_id] for image_id in dict.fromkeys(image_ids) if image_id in found)
 
@@ -76,4 +87,4 @@ def get_image(connection: Connection, identity: Identity, image_id: str) -> Imag
 
 
 def _of(tenant: str, conversation_id: str, image_ids: Collection[str]) -> dict[str, object]:
-    return {"of_tenant": tenant, "of_conversation": conversation_id, "image_ids": list(image_ids)}
+    return {"of_tenant": tenant, "of_conversation": conversation_id, "image_ids": listed_values(image_ids)}

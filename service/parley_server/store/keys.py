@@ -12,7 +12,7 @@ from sqlalchemy import Connection, and_, bindparam, delete, select, tuple_, upda
 
 from parley_server.core.model import Value
 from parley_server.store.schema import idempotency_key as table
-from parley_server.store.statements import Insert, insert
+from parley_server.store.statements import Insert, Sought, insert
 
 REPLY = "reply"
 CONVERSATION = "conversation"
@@ -53,10 +53,10 @@ class Claim(Value, frozen=True, kw_only=True):
 
 
 _WHERE = and_(
-    table.c.tenant == bindparam("of_tenant"),
-    table.c.end_user == bindparam("of_end_user"),
+    table.c.tenant == bindparam("of_tenant", type_=Sought()),
+    table.c.end_user == bindparam("of_end_user", type_=Sought()),
     table.c.kind == bindparam("of_kind"),
-    table.c.key == bindparam("of_key"),
+    table.c.key == bindparam("of_key", type_=Sought()),
 )
 _READ = select(table.c.payload_hash, table.c.resource_id, table.c.cancel_reason, table.c.expire_time_us).where(_WHERE)
 _LOCK = _READ.with_for_update()
@@ -76,6 +76,7 @@ _EXPIRED = (
     .where(table.c.expire_time_us <= bindparam("now_us"))
     .order_by(table.c.expire_time_us)
     .limit(SWEEP_ROWS)
+    .with_for_update(skip_locked=True)
 )
 _SWEEP = delete(table).where(tuple_(table.c.tenant, table.c.end_user, table.c.kind, table.c.key).in_(_EXPIRED))
 
@@ -89,7 +90,9 @@ def claim(connection: Connection, key: Key, made: Made) -> Claim | Known:
     """Write the key where there is none. A row that is expired or a mark is left until `keep`."""
     if connection.execute(_claim(connection.dialect.name), msgspec.structs.asdict(key) | _kept(made)).rowcount:
         return Claim(fresh=True)
-    row = connection.execute(_LOCK, _where(key)).one()
+    row = connection.execute(_LOCK, _where(key)).first()
+    if row is None:  # it was swept in between
+        return claim(connection, key, made)
     if row.expire_time_us <= made.now_us:
         return Claim(fresh=False)
     if row.resource_id is None:
@@ -123,7 +126,9 @@ def mark(connection: Connection, key: Key, reason: str, now_us: int) -> Known | 
     values = msgspec.structs.asdict(key) | _values("", None, cancel_reason=reason, expire_time_us=expire_time_us)
     if connection.execute(_claim(connection.dialect.name), values).rowcount:
         return None
-    row = connection.execute(_LOCK, _where(key)).one()
+    row = connection.execute(_LOCK, _where(key)).first()
+    if row is None:
+        return mark(connection, key, reason, now_us)
     if row.expire_time_us > now_us:
         if row.resource_id is not None:
             return Known(payload_hash=row.payload_hash, resource_id=row.resource_id)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Any
 
 from sqlalchemy import (
@@ -26,10 +27,12 @@ from parley_server.store.messages import NO_LIMIT, branch, branch_from, load_mes
 from parley_server.store.pages import fill
 from parley_server.store.rows import REPLY_COLUMNS, conversation_of, reply_of
 from parley_server.store.schema import conversation, conversation_label, message, reply
-from parley_server.store.statements import AnyRow
+from parley_server.store.statements import AnyRow, holdable, listed, listed_values
 
 # SQLite refuses LIKE patterns of over 50,000 bytes, as if the database were broken.
 LONGEST_WORD_BYTES = 10_000
+
+LATEST_US = 2**62
 
 _CONVERSATION = [column for column in conversation.c if column.name not in {"system", "post_system", "title_folded"}]
 _BRIEF = select(
@@ -51,7 +54,11 @@ _TREE = (
     .order_by(message.c.position.desc())
     .limit(bindparam("rows", type_=Integer))
 )
-_REPLIES = select(*REPLY_COLUMNS).where(reply.c.id.in_(bindparam("reply_ids", expanding=True)))
+
+
+@cache
+def _replies_of(dialect: str) -> Select[Any]:
+    return select(*REPLY_COLUMNS).where(reply.c.id.in_(listed("reply_ids", dialect)))
 
 
 def list_conversations(
@@ -59,7 +66,7 @@ def list_conversations(
 ) -> ConversationPage:
     """Newest activity first, by (update_time_us, id)."""
     words = [fold(word) for word in which.words]
-    if any(utf8_size(word) > LONGEST_WORD_BYTES for word in words):
+    if any(utf8_size(word) > LONGEST_WORD_BYTES for word in words) or not _answerable(which):
         return ConversationPage(conversations=(), more=False)
     query = _matching(identity, which, words).limit(limit + 1)
     rows, following = fill(connection.execute(query), limit, size_bytes=_conversation_bytes)
@@ -79,6 +86,16 @@ def _matching(identity: Identity, which: ConversationFilter, words: list[str]) -
         newest = (conversation.c.update_time_us, conversation.c.id)
         query = query.where(tuple_(*newest) < tuple_(update_time_us, conversation_id))
     return query
+
+
+def _answerable(which: ConversationFilter) -> bool:
+    """Whether any row can match: callers may make up texts and numbers that no row can hold."""
+    texts = [*which.words, *which.labels, *which.labels.values()]
+    if which.before is not None:
+        texts.append(which.before[1])
+        if abs(which.before[0]) > LATEST_US:
+            return False
+    return all(map(holdable, texts))
 
 
 def _labelled(name: str, value: str) -> ColumnElement[bool]:
@@ -141,5 +158,6 @@ def _message_bytes(row: AnyRow) -> int:
 def _replies(connection: Connection, reply_ids: list[str]) -> tuple[Reply, ...]:
     if not reply_ids:
         return ()
-    found = {row.id: reply_of(row) for row in connection.execute(_REPLIES, {"reply_ids": reply_ids})}
+    rows = connection.execute(_replies_of(connection.dialect.name), {"reply_ids": listed_values(reply_ids)})
+    found = {row.id: reply_of(row) for row in rows}
     return tuple(found[reply_id] for reply_id in reply_ids if reply_id in found)

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Collection
+from functools import cache
+from typing import Any
 
 from sqlalchemy import (
     CTE,
     ColumnElement,
     Connection,
     Integer,
+    Select,
     Text,
     bindparam,
     case,
@@ -20,20 +23,24 @@ from sqlalchemy import (
 from parley_server.core.model import Message
 from parley_server.store.rows import MESSAGE_COLUMNS, message_of, message_values
 from parley_server.store.schema import message
-from parley_server.store.statements import AnyRow
+from parley_server.store.statements import AnyRow, Sought, listed, listed_values
 
 NO_LIMIT = 2**31 - 1
 
 _IN_CONVERSATION = (
-    message.c.id == bindparam("message_id", type_=Text),
+    message.c.id == bindparam("message_id", type_=Sought()),
     message.c.tenant == bindparam("of_tenant", type_=Text),
     message.c.conversation_id == bindparam("of_conversation", type_=Text),
 )
 _INSERT = insert(message)
 _FIND = select(message.c.id, message.c.role, message.c.parent_id).where(*_IN_CONVERSATION)
-_LOAD = select(*MESSAGE_COLUMNS).where(message.c.id.in_(bindparam("message_ids", expanding=True)))
 _ZERO = literal_column("0", Integer)
 _ONE = literal_column("1", Integer)
+
+
+@cache
+def _load(dialect: str) -> Select[Any]:
+    return select(*MESSAGE_COLUMNS).where(message.c.id.in_(listed("message_ids", dialect)))
 
 
 def branch(name: str, *, with_failed: bool) -> CTE:
@@ -105,7 +112,8 @@ def load_messages(connection: Connection, message_ids: list[str]) -> tuple[Messa
     """These messages, in the order given."""
     if not message_ids:
         return ()
-    found = {row.id: message_of(row) for row in connection.execute(_LOAD, {"message_ids": message_ids})}
+    rows = connection.execute(_load(connection.dialect.name), {"message_ids": listed_values(message_ids)})
+    found = {row.id: message_of(row) for row in rows}
     return tuple(found[message_id] for message_id in message_ids)
 
 

@@ -5,36 +5,45 @@ A migration only adds to what the release before it needs, so the code of one re
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
-from sqlalchemy import Connection, inspect, select
+from sqlalchemy import URL, Connection, func, inspect, select, text
 from sqlalchemy.exc import DBAPIError
 
-from parley_server.store.location import StoreUnusable, sqlite_path
+from parley_server.store.location import StoreUnusable, is_sqlite, postgresql_url, sqlite_path
 from parley_server.store.schema import schema_release as release_table
 from parley_server.store.sqlite import open_engine
 
 if TYPE_CHECKING:
     from alembic.config import Config
 
-SCHEMA_RELEASE = 1
+SCHEMA_RELEASE = 2
+OLDEST_POSTGRESQL = 14
+CONNECT_S = 5.0
+MIGRATION_LOCK = 0x5061726C6579
+"""The key of the advisory lock under which one process at a time migrates a PostgreSQL database."""
+TABLE_LOCK_S = 10
+"""A migration that cannot have a table for so long gives up: all that came after it wait behind it."""
+
+T = TypeVar("T")
 
 
 def schema_release(url: str) -> int | None:
     """The release of the schema of a database; None where it has none yet. Raises StoreUnusable."""
+    if not is_sqlite(url):
+        return _on_postgresql(postgresql_url(url), _release)
     path = sqlite_path(url)
     if not path.exists():
         return None
     engine = open_engine(path, read_only=True)
     try:
         with engine.connect() as connection:
-            if not inspect(connection).has_table(release_table.name):
-                return None
-            release: int = connection.execute(select(release_table.c.release)).scalar_one()
-            return release
+            return _release(connection)
     except DBAPIError as error:
-        raise _unusable(path, error) from error
+        raise _unusable(str(path), error) from error
 
 
 def check_schema(release: int | None) -> None:
@@ -50,7 +59,12 @@ def check_schema(release: int | None) -> None:
 
 
 def migrate(url: str) -> None:
-    """Bring a database up to this code's schema, in one transaction; a newer one stays. Raises StoreUnusable."""
+    """Bring a database up to this code's schema, in one transaction; a newer one stays. Raises StoreUnusable.
+
+    Not for a thread that runs an event loop."""
+    if not is_sqlite(url):
+        _on_postgresql(postgresql_url(url), _upgrade_alone)
+        return
     release = schema_release(url)
     if release is not None and release >= SCHEMA_RELEASE:
         return
@@ -61,7 +75,7 @@ def migrate(url: str) -> None:
         with open_engine(path, read_only=False).begin() as connection:
             upgrade(connection)
     except DBAPIError as error:
-        raise _unusable(path, error) from error
+        raise _unusable(str(path), error) from error
 
 
 def upgrade(connection: Connection) -> None:
@@ -81,5 +95,43 @@ def _configuration() -> Config:
     return configuration
 
 
-def _unusable(path: Path, error: DBAPIError) -> StoreUnusable:
-    return StoreUnusable(f"the database {path} cannot be opened: {error.orig}")
+def _release(connection: Connection) -> int | None:
+    if not inspect(connection).has_table(release_table.name):
+        return None
+    release: int = connection.execute(select(release_table.c.release)).scalar_one()
+    return release
+
+
+def _upgrade_alone(connection: Connection) -> None:
+    connection.execute(select(func.pg_advisory_xact_lock(MIGRATION_LOCK)))
+    release = _release(connection)  # as whoever had the lock before has left it
+    if release is None or release < SCHEMA_RELEASE:
+        connection.execute(text(f"SET LOCAL lock_timeout = '{TABLE_LOCK_S}s'"))
+        upgrade(connection)
+
+
+def _on_postgresql(url: URL, work: Callable[[Connection], T]) -> T:
+    try:
+        return asyncio.run(_transaction(url, work))
+    except (DBAPIError, OSError) as error:
+        raise _unusable(url.render_as_string(hide_password=True), error) from error
+
+
+async def _transaction(url: URL, work: Callable[[Connection], T]) -> T:
+    from sqlalchemy.ext.asyncio import create_async_engine
+
+    settings = {"application_name": "parley migrate", "jit": "off", "statement_timeout": "0"}
+    engine = create_async_engine(url, connect_args={"timeout": CONNECT_S, "server_settings": settings})
+    try:
+        async with engine.begin() as connection:
+            version = connection.dialect.server_version_info or ()
+            if version < (OLDEST_POSTGRESQL,):
+                raise StoreUnusable(f"the database is PostgreSQL {version[0]}: {OLDEST_POSTGRESQL} or newer is needed")
+            return await connection.run_sync(work)
+    finally:
+        await engine.dispose()
+
+
+def _unusable(name: str, error: DBAPIError | OSError) -> StoreUnusable:
+    problem = error.orig if isinstance(error, DBAPIError) else error
+    return StoreUnusable(f"the database {name} cannot be opened: {str(problem) or type(problem).__name__}")

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from functools import cache
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, Text, bindparam, case, func, select, update
+from sqlalchemy import ColumnElement, Connection, Integer, Select, Text, bindparam, case, func, select, update
 
 from parley_server.core.model import FinishReason, Identity, Reply
 from parley_server.core.records import CancelTarget, Replayed, Unfinished
@@ -14,27 +16,33 @@ from parley_server.store.conversations import get_conversation
 from parley_server.store.ownership import owned, owner
 from parley_server.store.rows import MESSAGE_COLUMNS, REPLY_COLUMNS, entries_of, message_of, reply_of
 from parley_server.store.schema import checkpoint, message, reply, reply_active
-from parley_server.store.statements import AnyRow
+from parley_server.store.statements import AnyRow, Sought, listed, listed_values
 
-_THIS = reply.c.id == bindparam("reply_id", type_=Text)
+UNFINISHED_COLUMNS = [*REPLY_COLUMNS, reply.c.cancel_requested]
+
+_THIS = reply.c.id == bindparam("reply_id", type_=Sought())
 _WITH_MESSAGE = select(*REPLY_COLUMNS, *MESSAGE_COLUMNS).outerjoin_from(
     reply, message, message.c.reply_id == reply.c.id
 )
 _LOAD = _WITH_MESSAGE.where(_THIS)
 _GET = _WITH_MESSAGE.where(_THIS, owned(reply))
 _UNFINISHED = (
-    select(*REPLY_COLUMNS, reply.c.cancel_requested)
+    select(*UNFINISHED_COLUMNS)
     .where(reply_active)
     .order_by(reply.c.create_time_us, reply.c.id)
-    .limit(bindparam("rows"))
+    .limit(bindparam("rows", type_=Integer))
 )
 _UNFINISHED_ONE = _UNFINISHED.where(_THIS)
 _UNFINISHED_IDS = select(reply.c.id).where(reply_active)
-_CHECKPOINTS = (
-    select(checkpoint.c.to_sequence, checkpoint.c.entries)
-    .where(checkpoint.c.reply_id == bindparam("reply_id"))
-    .order_by(checkpoint.c.epoch, checkpoint.c.from_sequence)
-)
+
+
+@cache
+def _checkpoints(dialect: str) -> Select[Any]:
+    return (
+        select(checkpoint.c.reply_id, checkpoint.c.to_sequence, checkpoint.c.entries)
+        .where(checkpoint.c.reply_id.in_(listed("reply_ids", dialect)))
+        .order_by(checkpoint.c.reply_id, checkpoint.c.epoch, checkpoint.c.from_sequence)
+    )
 
 
 def _cancel(which: ColumnElement[bool]) -> Any:
@@ -51,7 +59,7 @@ def _cancel(which: ColumnElement[bool]) -> Any:
 
 
 _CANCEL_REPLY = _cancel(_THIS)
-_CANCEL_IN_CONVERSATION = _cancel(reply.c.conversation_id == bindparam("of_conversation", type_=Text))
+_CANCEL_IN_CONVERSATION = _cancel(reply.c.conversation_id == bindparam("of_conversation", type_=Sought()))
 
 
 def load_reply(connection: Connection, reply_id: str) -> Reply | None:
@@ -105,7 +113,18 @@ def unfinished(connection: Connection, limit: int, reply_id: str = "") -> list[U
     """Oldest first (or the one that is named), with the durable part of each one's log."""
     which = {"rows": limit} | ({"reply_id": reply_id} if reply_id else {})
     rows = connection.execute(_UNFINISHED_ONE if reply_id else _UNFINISHED, which).all()
-    return [_unfinished(connection, row) for row in rows]
+    return unfinished_of(connection, rows)
+
+
+def unfinished_of(connection: Connection, rows: Sequence[AnyRow]) -> list[Unfinished]:
+    """What rows with `UNFINISHED_COLUMNS` stand for, each with what was durable of its log, under whatever epoch."""
+    if not rows:
+        return []
+    stretches: dict[str, list[AnyRow]] = {row.id: [] for row in rows}
+    reply_ids = {"reply_ids": listed_values(stretches)}
+    for stretch in connection.execute(_checkpoints(connection.dialect.name), reply_ids):
+        stretches[stretch.reply_id].append(stretch)
+    return [_unfinished(row, stretches[row.id]) for row in rows]
 
 
 def unfinished_ids(connection: Connection) -> list[str]:
@@ -113,8 +132,7 @@ def unfinished_ids(connection: Connection) -> list[str]:
     return list(connection.execute(_UNFINISHED_IDS).scalars())
 
 
-def _unfinished(connection: Connection, row: AnyRow) -> Unfinished:
-    stretches = connection.execute(_CHECKPOINTS, {"reply_id": row[0]}).all()
+def _unfinished(row: AnyRow, stretches: list[AnyRow]) -> Unfinished:
     return Unfinished(
         reply=reply_of(row),
         cancel=FinishReason(row.cancel_requested) if row.cancel_requested else None,

@@ -94,6 +94,7 @@ def reply_values(value: Reply) -> dict[str, object]:
         "first_token_time_us": value.first_token_time_us,
         "end_time_us": value.end_time_us,
         "labels": json_text(value.labels) if value.labels else "{}",
+        "owner": value.owner,
     }
 
 
@@ -123,6 +124,7 @@ def reply_of(row: AnyRow, stored_message: Message | None = None) -> Reply:
         first_token_time_us=row[20],
         end_time_us=row[21],
         labels=_labels.decode(row[22]),
+        owner=row[23],
         message=stored_message,
     )
 

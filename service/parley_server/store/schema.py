@@ -23,14 +23,18 @@ from sqlalchemy import (
     literal_column,
     text,
 )
+from sqlalchemy.types import TypeEngine
 
 from parley_server.core.model import ACTIVE_STATES, State
 
 metadata = MetaData()
 
+# Bytewise on PostgreSQL as on SQLite: the order of pages is no matter of a server's language, nor of its C library.
+TEXT: TypeEngine[str] = Text().with_variant(Text(collation="C"), "postgresql")
+
 
 def _text(name: str) -> Column[str]:
-    return Column(name, Text, nullable=False)
+    return Column(name, TEXT, nullable=False)
 
 
 def _number(name: str) -> Column[int]:
@@ -98,7 +102,7 @@ message = Table(
     _text("parent_id"),
     _number("position"),
     _text("role"),
-    Column("reply_id", Text),
+    Column("reply_id", TEXT),
     _flag("partial"),
     _flag("failed"),
     _big("create_time_us"),
@@ -138,20 +142,21 @@ reply = Table(
     _text("input_message_ids"),
     _number("epoch"),
     _text("state"),
-    Column("finish_reason", Text),
+    Column("finish_reason", TEXT),
     _text("provider_reason"),
-    Column("usage", Text),
-    Column("error", Text),
+    Column("usage", TEXT),
+    Column("error", TEXT),
     _text("requested_model"),
     _text("model"),
     _text("provider"),
     _number("last_sequence"),
-    Column("cancel_requested", Text),
+    Column("cancel_requested", TEXT),
     _text("cancel_reason"),
     _big("create_time_us"),
     _big("first_token_time_us"),
     _big("end_time_us"),
     _text("labels"),
+    Column("owner", TEXT, nullable=False, server_default=text("''")),
     PrimaryKeyConstraint("id", name="reply_pk"),
     _of_conversation(),
     CheckConstraint("state IN ('PENDING', 'STREAMING', 'COMPLETED', 'CANCELLED', 'FAILED')", name="reply_state_known"),
@@ -171,6 +176,17 @@ Index(
     sqlite_where=_ACTIVE,
     postgresql_where=_ACTIVE,
 )
+Index("reply_active_by_owner", reply.c.owner, sqlite_where=_ACTIVE, postgresql_where=_ACTIVE)
+
+replica = Table(
+    "replica",
+    metadata,
+    _text("id"),
+    _big("lease_until_us"),
+    _big("start_time_us"),
+    PrimaryKeyConstraint("id", name="replica_pk"),
+)
+"""Times of this table are the database's, not a replica's."""
 
 idempotency_key = Table(
     "idempotency_key",
@@ -180,7 +196,7 @@ idempotency_key = Table(
     _text("kind"),
     _text("key"),
     _text("payload_hash"),
-    Column("resource_id", Text),
+    Column("resource_id", TEXT),
     _text("cancel_reason"),
     _big("expire_time_us"),
     PrimaryKeyConstraint("tenant", "end_user", "kind", "key", name="idempotency_key_pk"),
@@ -212,8 +228,8 @@ usage = Table(
     _text("model"),
     _text("provider"),
     _text("state"),
-    Column("finish_reason", Text),
-    Column("error_reason", Text),
+    Column("finish_reason", TEXT),
+    Column("error_reason", TEXT),
     _number("prompt_tokens"),
     _number("cached_prompt_tokens"),
     _number("completion_tokens"),

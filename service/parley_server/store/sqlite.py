@@ -18,6 +18,7 @@ from sqlalchemy.engine.interfaces import DBAPIConnection
 from sqlalchemy.pool import ConnectionPoolEntry, NullPool
 
 from parley_server.errors import StorageUnavailable
+from parley_server.store.database import ask
 from parley_server.store.driver import translate
 from parley_server.store.group import SYNCHRONOUS, Member, Outcome, Writer, deliver
 
@@ -54,20 +55,26 @@ class SqliteDatabase:
             thread.start()
         self._open = True
 
-    async def read(self, work: Callable[[Connection], T]) -> T:
-        """Run `work` in one transaction that sees one state of the database, and cannot change it."""
+    async def read(self, work: Callable[[Connection], T], *, alone: bool = False) -> T:  # noqa: ARG002 - costs the same
+        """See `Database`. It cannot change anything."""
         return await self._ask(self._reads, work, durable=False)
 
     async def write(
         self, work: Callable[[Connection], T], *, durable: bool, prepared: Callable[[T], None] | None = None
     ) -> T:
-        """Run `work` in a transaction that it may share with others; see `group` for what it must keep to.
-
-        `prepared` is called in the event loop with the result, just before the commit, which may still fail."""
+        """See `Database`. The transaction may be shared with others; see `group` for what `work` must keep to."""
         return await self._ask(self._writes, work, durable=durable, prepared=prepared)
 
+    async def urgent(self, work: Callable[[Connection], T]) -> T:
+        """See `Database`. There is one writer, whose commits are quick."""
+        return await self.write(work, durable=False)
+
+    async def ping(self) -> None:
+        """See `Database`."""
+        await self.read(ask)
+
     async def close(self) -> None:
-        """Finish what was asked for, then end the threads. Later calls are refused."""
+        """See `Database`. Ends the threads."""
         if not self._open:
             return
         self._open = False

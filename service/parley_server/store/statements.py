@@ -1,11 +1,30 @@
-"""The one place where the SQL of two databases differs: conflicts of an INSERT, and rows handed over as JSON."""
+"""The one place where the SQL of two databases differs: conflicts of an INSERT, values handed over as JSON, the time,
+and what a text can hold.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, TypeAlias
 
-from sqlalchemy import JSON, ColumnElement, Row, Table, Text, bindparam, cast, func, literal_column, type_coerce
+import msgspec
+from sqlalchemy import (
+    JSON,
+    BigInteger,
+    ColumnElement,
+    Dialect,
+    Row,
+    Select,
+    Table,
+    Text,
+    TypeDecorator,
+    bindparam,
+    cast,
+    func,
+    literal_column,
+    select,
+    type_coerce,
+)
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.types import TypeEngine
 
@@ -34,3 +53,52 @@ def json_rows(name: str, types: Sequence[type[TypeEngine[Any]]], dialect: str) -
         return [cast(rows.c.value.op("->>")(literal_column(str(i))), kind) for i, kind in enumerate(types)]
     rows = func.json_each(text).table_valued("value", name="given")
     return [type_coerce(func.json_extract(rows.c.value, f"$[{i}]"), kind) for i, kind in enumerate(types)]
+
+
+def listed(name: str, dialect: str) -> Select[Any]:
+    """The texts that come in the parameter `name`, as `listed_values` makes it: one plan, whatever their number."""
+    text = bindparam(name, type_=Text)
+    if dialect == "postgresql":
+        return select(func.json_array_elements_text(cast(text, JSON)).column_valued("given"))
+    return select(func.json_each(text).table_valued("value", name="given").c.value)
+
+
+def listed_values(texts: Iterable[str]) -> str:
+    """The parameter of `listed`. A text that no row can hold is left out."""
+    return msgspec.json.encode([text for text in texts if holdable(text)]).decode()
+
+
+def now_us(dialect: str) -> ColumnElement[int]:
+    """The database's own clock at this moment, in microseconds since the epoch, which moves on within a transaction."""
+    if dialect == "postgresql":
+        return literal_column("CAST(extract(epoch FROM clock_timestamp()) * 1000000 AS BIGINT)", BigInteger)
+    return literal_column("CAST((julianday('now') - 2440587.5) * 86400000000 AS INTEGER)", BigInteger)
+
+
+def holdable(text: str) -> bool:
+    """Whether a row can hold this text: PostgreSQL refuses NUL, and both of them half a surrogate pair."""
+    if "\0" in text:
+        return False
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def held(text: str) -> str:
+    """The text as a row can hold it: with U+FFFD for what cannot be."""
+    if holdable(text):
+        return text
+    return text.replace("\0", "\ufffd").encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
+
+
+class Sought(TypeDecorator[str]):
+    """The type of a parameter that is only looked up: what no row can hold equals nothing, and no driver sees it."""
+
+    impl = Text
+    cache_ok = True
+
+    def process_bind_param(self, value: str | None, dialect: Dialect) -> str | None:  # noqa: ARG002 - same in both
+        """None equals nothing."""
+        return value if value is not None and holdable(value) else None

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import TypeVar
 
-from sqlalchemy import Connection, Integer, literal_column, select
+from sqlalchemy import Connection
 
 from parley_server.core.model import Conversation, FinishReason, Identity, ImagePart, Reply
 from parley_server.core.records import (
@@ -31,32 +31,31 @@ from parley_server.core.records import (
     NewConversation,
     Position,
     Replayed,
+    Standing,
     Turn,
     Unfinished,
 )
 from parley_server.errors import StorageUnavailable
-from parley_server.store import conversations, images, keys, listings, replies, turns
+from parley_server.store import conversations, images, keys, listings, replicas, replies, turns
 from parley_server.store.acceptance import accept
 from parley_server.store.checkpoints import append_checkpoints
+from parley_server.store.database import Database
 from parley_server.store.finalisation import finalise
 from parley_server.store.migrate import check_schema, schema_release
-from parley_server.store.sqlite import SqliteDatabase
 
 SWEEP_INTERVAL_US = 60 * 1_000_000
-
-_PING = select(literal_column("1", Integer))
 
 T = TypeVar("T")
 
 
 class SqlStore:
-    """`core.ports.Store` on a SQLite file; the caller has its lock, and starts and closes the store.
+    """`core.ports.Store` on a SQLite file, whose lock the caller has, or on PostgreSQL; to be started and closed.
 
     What accepts, ends, creates, changes or erases survives a loss of power once the call has returned; checkpoints and
     wishes to cancel survive the death of the process.
     """
 
-    def __init__(self, url: str, database: SqliteDatabase) -> None:
+    def __init__(self, url: str, database: Database) -> None:
         self._url = url
         self._database = database
         self._next_sweep_us = 0
@@ -68,14 +67,14 @@ class SqlStore:
         self._database.start()
 
     async def close(self) -> None:
-        """Finish what was asked for, then close the file."""
+        """Finish what was asked for, then close the database."""
         if self._sweep is not None:
             await asyncio.wait([self._sweep])
         await self._database.close()
 
     async def ping(self) -> None:
         """Ask the database whether it is there."""
-        await self._read(_ping)
+        await self._database.ping()
 
     async def find_request(self, identity: Identity, request_id: str, now_us: int) -> Replayed | None:
         """See the port."""
@@ -121,7 +120,7 @@ class SqlStore:
 
     async def get_reply(self, identity: Identity, reply_id: str) -> Reply:
         """See the port."""
-        return await self._read(lambda connection: replies.get_reply(connection, identity, reply_id))
+        return await self._read(lambda connection: replies.get_reply(connection, identity, reply_id), alone=True)
 
     async def unfinished(self, limit: int, reply_id: str = "") -> list[Unfinished]:
         """See the port."""
@@ -129,7 +128,23 @@ class SqlStore:
 
     async def unfinished_ids(self) -> list[str]:
         """See the port."""
-        return await self._read(replies.unfinished_ids)
+        return await self._read(replies.unfinished_ids, alone=True)
+
+    async def standings(self, reply_ids: list[str]) -> list[Standing]:
+        """See the port."""
+        return await self._read(lambda connection: replicas.standings(connection, reply_ids), alone=True)
+
+    async def hold_lease(self, replica_id: str, lease_s: float) -> list[Standing]:
+        """See the port."""
+        return await self._database.urgent(lambda connection: replicas.hold_lease(connection, replica_id, lease_s))
+
+    async def release_lease(self, replica_id: str) -> None:
+        """See the port."""
+        await self._database.urgent(lambda connection: replicas.release_lease(connection, replica_id))
+
+    async def take_over(self, replica_id: str, limit: int) -> list[Unfinished]:
+        """See the port."""
+        return await self._write(lambda connection: replicas.take_over(connection, replica_id, limit))
 
     async def create_conversation(self, new: NewConversation) -> CreateOutcome:
         """See the port."""
@@ -138,12 +153,14 @@ class SqlStore:
     async def get_conversation(self, identity: Identity, conversation_id: str) -> Conversation:
         """See the port."""
         return await self._read(
-            lambda connection: conversations.get_conversation(connection, identity, conversation_id)
+            lambda connection: conversations.get_conversation(connection, identity, conversation_id), alone=True
         )
 
     async def list_conversations(self, identity: Identity, which: ConversationFilter, limit: int) -> ConversationPage:
         """See the port."""
-        return await self._read(lambda connection: listings.list_conversations(connection, identity, which, limit))
+        return await self._read(
+            lambda connection: listings.list_conversations(connection, identity, which, limit), alone=True
+        )
 
     async def update_conversation(self, identity: Identity, update: ConversationUpdate, now_us: int) -> Conversation:
         """See the port."""
@@ -163,10 +180,10 @@ class SqlStore:
 
     async def get_image(self, identity: Identity, image_id: str) -> ImagePart:
         """See the port."""
-        return await self._read(lambda connection: images.get_image(connection, identity, image_id))
+        return await self._read(lambda connection: images.get_image(connection, identity, image_id), alone=True)
 
-    async def _read(self, work: Callable[[Connection], T]) -> T:
-        return await self._database.read(work)
+    async def _read(self, work: Callable[[Connection], T], *, alone: bool = False) -> T:
+        return await self._database.read(work, alone=alone)
 
     async def _write(self, work: Callable[[Connection], T], *, durable: bool = True) -> T:
         return await self._database.write(work, durable=durable)
@@ -181,7 +198,3 @@ class SqlStore:
         with suppress(StorageUnavailable):
             if await self._write(lambda connection: keys.sweep(connection, now_us), durable=False) == keys.SWEEP_ROWS:
                 self._next_sweep_us = 0
-
-
-def _ping(connection: Connection) -> None:
-    connection.execute(_PING)

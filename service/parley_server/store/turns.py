@@ -12,6 +12,7 @@ from parley_server.store.images import load_images
 from parley_server.store.messages import NO_LIMIT, branch, branch_from, find_message, holds_message
 from parley_server.store.rows import MESSAGE_COLUMNS, message_of
 from parley_server.store.schema import message, reply
+from parley_server.store.statements import Sought
 
 _branch = branch("branch", with_failed=False)
 _PATH = (
@@ -21,7 +22,7 @@ _PATH = (
     .order_by(_branch.c.depth.desc())
 )
 _REPLY_OF = select(reply.c.parent_message_id).where(
-    reply.c.message_id == bindparam("message_id"),
+    reply.c.message_id == bindparam("message_id", type_=Sought()),
     reply.c.tenant == bindparam("of_tenant"),
     reply.c.conversation_id == bindparam("of_conversation"),
 )

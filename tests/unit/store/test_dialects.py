@@ -6,7 +6,7 @@ import pkgutil
 import parley_server.store
 import pytest
 from parley_server.core.records import ConversationFilter
-from parley_server.store import acceptance, checkpoints, conversations, keys, listings
+from parley_server.store import acceptance, checkpoints, conversations, keys, listings, replicas
 from parley_server.store.schema import metadata
 from sqlalchemy.dialects import postgresql
 from sqlalchemy.schema import CreateIndex, CreateTable
@@ -49,7 +49,10 @@ def test_there_are_statements_to_check():
 def test_locks_and_conflicts_are_postgresqls():
     dialect = postgresql.dialect()
     assert "FOR UPDATE" in str(keys._LOCK.compile(dialect=dialect))
-    assert "FOR UPDATE OF conversation" in str(conversations._LOCK.compile(dialect=dialect))
+    assert "FOR UPDATE" in str(conversations._LOCK.compile(dialect=dialect))
+    assert "FOR KEY SHARE OF conversation" in str(STATEMENTS["acceptance.claim"].compile(dialect=dialect))
+    assert "FOR NO KEY UPDATE OF reply" in str(STATEMENTS["checkpoints.append"].compile(dialect=dialect))
+    assert "FOR UPDATE SKIP LOCKED" in str(replicas._take("postgresql").compile(dialect=dialect))
     assert "ON CONFLICT DO NOTHING" in str(STATEMENTS["acceptance.claim"].compile(dialect=dialect))
     assert "ON CONFLICT (reply_id, epoch, from_sequence) DO UPDATE" in str(
         STATEMENTS["checkpoints.append"].compile(dialect=dialect)

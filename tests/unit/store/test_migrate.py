@@ -9,7 +9,7 @@ import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from parley_server.store import open_store
-from parley_server.store.location import StoreUnusable, sqlite_path
+from parley_server.store.location import StoreUnusable
 from parley_server.store.migrate import SCHEMA_RELEASE, check_schema, migrate, schema_release
 from parley_server.store.schema import metadata
 from parley_server.store.sqlite import open_engine
@@ -76,11 +76,11 @@ def test_the_codes_own_release_and_the_next_are_fit(release):
 @pytest.mark.parametrize(
     ("release", "message"),
     [
-        (None, "the database has no schema, and this server needs 1: run `parley migrate`"),
-        (0, "the database has schema release 0, and this server needs 1: run `parley migrate`"),
+        (None, "the database has no schema, and this server needs 2: run `parley migrate`"),
+        (1, "the database has schema release 1, and this server needs 2: run `parley migrate`"),
         (
-            3,
-            "the database has schema release 3, and this server knows 1 and runs on 2 at most: start a newer server",
+            4,
+            "the database has schema release 4, and this server knows 2 and runs on 3 at most: start a newer server",
         ),
     ],
 )
@@ -101,10 +101,10 @@ async def test_a_store_does_not_start_on_a_schema_that_it_does_not_know(url, pat
 
 async def test_a_schema_one_release_newer_is_left_alone_and_used(url, path):
     with sqlite3.connect(path) as connection:
-        connection.execute("UPDATE schema_release SET release = 2")
+        connection.execute("UPDATE schema_release SET release = 3")
     connection.close()
     migrate(url)
-    assert schema_release(url) == 2
+    assert schema_release(url) == 3
     store = open_store(url)
     await store.start()
     await store.ping()
@@ -120,7 +120,9 @@ async def test_a_store_does_not_start_without_a_schema(path):
 @pytest.mark.parametrize(
     ("url", "message"),
     [
-        ("postgresql+asyncpg://u:secret@db/parley", "kind 'postgresql' is not supported"),
+        ("mysql+aiomysql://u:secret@db/parley", r"kind 'mysql\+aiomysql' is not supported"),
+        ("postgresql+psycopg://u:secret@db/parley", r"kind 'postgresql\+psycopg' is not supported"),
+        ("postgresql+asyncpg://u:secret@db:port/parley", "not one"),
         ("sqlite+aiosqlite://", "must be a file"),
         ("sqlite:///:memory:", "must be a file"),
         ("parley.db", "not one"),
@@ -128,7 +130,7 @@ async def test_a_store_does_not_start_without_a_schema(path):
 )
 def test_other_urls_are_refused_without_their_passwords(url, message):
     with pytest.raises(StoreUnusable, match=message) as refused:
-        sqlite_path(url)
+        open_store(url)
     assert "secret" not in str(refused.value)
 
 

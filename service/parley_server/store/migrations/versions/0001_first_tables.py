@@ -6,6 +6,8 @@ from alembic import op
 revision = "0001"
 down_revision = None
 
+TEXT = sa.Text().with_variant(sa.Text(collation="C"), "postgresql")
+
 
 def upgrade() -> None:
     _conversations()
@@ -15,7 +17,7 @@ def upgrade() -> None:
 
 
 def _text(name: str) -> sa.Column[str]:
-    return sa.Column(name, sa.Text, nullable=False)
+    return sa.Column(name, TEXT, nullable=False)
 
 
 def _number(name: str) -> sa.Column[int]:
@@ -82,7 +84,7 @@ def _messages() -> None:
         _text("parent_id"),
         _number("position"),
         _text("role"),
-        sa.Column("reply_id", sa.Text),
+        sa.Column("reply_id", TEXT),
         _flag("partial"),
         _flag("failed"),
         _big("create_time_us"),
@@ -121,15 +123,15 @@ def _replies() -> None:
         _text("input_message_ids"),
         _number("epoch"),
         _text("state"),
-        sa.Column("finish_reason", sa.Text),
+        sa.Column("finish_reason", TEXT),
         _text("provider_reason"),
-        sa.Column("usage", sa.Text),
-        sa.Column("error", sa.Text),
+        sa.Column("usage", TEXT),
+        sa.Column("error", TEXT),
         _text("requested_model"),
         _text("model"),
         _text("provider"),
         _number("last_sequence"),
-        sa.Column("cancel_requested", sa.Text),
+        sa.Column("cancel_requested", TEXT),
         _text("cancel_reason"),
         _big("create_time_us"),
         _big("first_token_time_us"),
@@ -175,7 +177,7 @@ def _free_standing() -> None:
         _text("kind"),
         _text("key"),
         _text("payload_hash"),
-        sa.Column("resource_id", sa.Text),
+        sa.Column("resource_id", TEXT),
         _text("cancel_reason"),
         _big("expire_time_us"),
         sa.PrimaryKeyConstraint("tenant", "end_user", "kind", "key", name="idempotency_key_pk"),
@@ -190,8 +192,8 @@ def _free_standing() -> None:
         _text("model"),
         _text("provider"),
         _text("state"),
-        sa.Column("finish_reason", sa.Text),
-        sa.Column("error_reason", sa.Text),
+        sa.Column("finish_reason", TEXT),
+        sa.Column("error_reason", TEXT),
         _number("prompt_tokens"),
         _number("cached_prompt_tokens"),
         _number("completion_tokens"),

@@ -1,0 +1,143 @@
+"""Replicas: their leases by the database's clock, and whose replies are whose.
+
+The row of a replica is what a renewal and a takeover both lock, so that one waits for the other. It is locked before
+any row of a reply.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Any
+
+from sqlalchemy import (
+    BigInteger,
+    Connection,
+    Delete,
+    Integer,
+    Select,
+    Text,
+    Update,
+    bindparam,
+    delete,
+    exists,
+    literal_column,
+    select,
+    update,
+)
+
+from parley_server.core.model import FinishReason, State
+from parley_server.core.records import Standing, Unfinished
+from parley_server.store.replies import UNFINISHED_COLUMNS, unfinished_of
+from parley_server.store.schema import replica, reply, reply_active
+from parley_server.store.statements import AnyRow, Insert, Sought, insert, listed, listed_values, now_us
+
+_THIS = replica.c.id == bindparam("of_replica", type_=Sought())
+_OTHERS = bindparam("of_replica", type_=Text)
+_NEVER = literal_column("0", BigInteger)
+_STANDING = select(
+    reply.c.id, reply.c.owner, reply.c.epoch, reply.c.state, reply.c.cancel_requested, reply.c.cancel_reason
+)
+_OWNED = _STANDING.where(reply.c.owner == bindparam("of_replica", type_=Sought()), reply_active)
+_RELEASE = delete(replica).where(_THIS)
+
+
+@cache
+def _hold(dialect: str) -> Insert:
+    """The time is asked again once the row is locked: a takeover may have held it."""
+    until = now_us(dialect) + bindparam("lease_us", type_=BigInteger)
+    values = {"id": bindparam("of_replica", type_=Text), "lease_until_us": until, "start_time_us": now_us(dialect)}
+    return (
+        insert(replica, dialect)
+        .values(values)
+        .on_conflict_do_update(index_elements=[replica.c.id], set_={"lease_until_us": until})
+    )
+
+
+@cache
+def _standings(dialect: str) -> Select[Any]:
+    return _STANDING.where(reply.c.id.in_(listed("reply_ids", dialect)))
+
+
+@cache
+def _note_unknown(dialect: str) -> Insert:
+    """A row whose lease has run out, for each owner without one: something to lock."""
+    known = exists().where(replica.c.id == reply.c.owner)
+    owners = select(reply.c.owner, _NEVER, _NEVER).where(reply_active, reply.c.owner != _OTHERS, ~known).distinct()
+    return (
+        insert(replica, dialect).from_select(["id", "lease_until_us", "start_time_us"], owners).on_conflict_do_nothing()
+    )
+
+
+@cache
+def _dead(dialect: str) -> Select[Any]:
+    """One that is being renewed is locked, and passed over; one that was meanwhile is looked at as it is now."""
+    return (
+        select(replica.c.id)
+        .where(replica.c.lease_until_us <= now_us(dialect), replica.c.id != _OTHERS)
+        .order_by(replica.c.id)
+        .with_for_update(skip_locked=True)
+    )
+
+
+@cache
+def _take(dialect: str) -> Update:
+    theirs = (
+        select(reply.c.id)
+        .where(reply_active, reply.c.owner.in_(listed("dead", dialect)))
+        .order_by(reply.c.create_time_us, reply.c.id)
+        .limit(bindparam("rows", type_=Integer))
+        .with_for_update(skip_locked=True)
+    )
+    return (
+        update(reply)
+        .where(reply.c.id.in_(theirs))
+        .values(owner=bindparam("new_owner", type_=Text), epoch=reply.c.epoch + 1)
+        .returning(*UNFINISHED_COLUMNS)
+    )
+
+
+@cache
+def _forget(dialect: str) -> Delete:
+    owns = exists().where(reply.c.owner == replica.c.id, reply_active)
+    return delete(replica).where(replica.c.id.in_(listed("dead", dialect)), ~owns)
+
+
+def hold_lease(connection: Connection, replica_id: str, lease_s: float) -> list[Standing]:
+    """Renew it, then tell what the replica owns: nothing of that can be taken over before the lease has run out."""
+    lease_us = round(lease_s * 1_000_000)
+    connection.execute(_hold(connection.dialect.name), {"of_replica": replica_id, "lease_us": lease_us})
+    return [_standing(row) for row in connection.execute(_OWNED, {"of_replica": replica_id})]
+
+
+def release_lease(connection: Connection, replica_id: str) -> None:
+    """Remove the replica's row."""
+    connection.execute(_RELEASE, {"of_replica": replica_id})
+
+
+def standings(connection: Connection, reply_ids: list[str]) -> list[Standing]:
+    """Those of these replies that exist."""
+    found = connection.execute(_standings(connection.dialect.name), {"reply_ids": listed_values(reply_ids)})
+    return [_standing(row) for row in found]
+
+
+def take_over(connection: Connection, replica_id: str, limit: int) -> list[Unfinished]:
+    """Oldest first. The rows of dead replicas that own nothing any more are removed."""
+    dialect, me = connection.dialect.name, {"of_replica": replica_id}
+    connection.execute(_note_unknown(dialect), me)
+    dead = listed_values(connection.execute(_dead(dialect), me).scalars())
+    if dead == "[]":
+        return []
+    taken = connection.execute(_take(dialect), {"dead": dead, "rows": limit, "new_owner": replica_id}).all()
+    connection.execute(_forget(dialect), {"dead": dead})
+    return unfinished_of(connection, sorted(taken, key=lambda row: (row.create_time_us, row.id)))
+
+
+def _standing(row: AnyRow) -> Standing:
+    return Standing(
+        reply_id=row.id,
+        owner=row.owner,
+        epoch=row.epoch,
+        terminal=State(row.state).terminal,
+        cancel=FinishReason(row.cancel_requested) if row.cancel_requested else None,
+        cancel_reason=row.cancel_reason,
+    )
