@@ -18,7 +18,7 @@ from tests.integration.process.watching import Watcher, error_of, reason_of, scr
 from tests.processes import ServerProcess, open_channel, until
 
 LONG = words("long", 3000)
-SHORT = words("short", 60)
+SHORT = words("short", 130)
 
 
 def limits(*, pause_s: float, grace_s: float) -> str:
@@ -56,7 +56,7 @@ def nothing_left(server: ServerProcess) -> bool:
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 async def test_what_runs_may_end_within_the_grace_and_the_rest_is_kept(tmp_path, number) -> None:
-    grace_s = 3.0
+    grace_s = 5.0
     async with (
         ServerProcess(tmp_path, toml=limits(pause_s=1.0, grace_s=grace_s)) as server,
         open_channel(server.address) as channel,
