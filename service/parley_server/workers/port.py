@@ -61,9 +61,12 @@ class SharedPort:
 
 
 def _resolve(host: str) -> list[tuple[socket.AddressFamily, str]]:
-    """What gRPC listens on for a host: for either wildcard one socket for both families, where there is IPv6."""
+    """What gRPC listens on for a host: for either wildcard one socket for both families, where there is IPv6, and for
+    localhost both loopbacks, whatever the machine's file of hosts says."""
     if host in _WILDCARDS:
         return [(socket.AF_INET6, "::"), (socket.AF_INET, _WILDCARDS[0])]
+    if host == "localhost":
+        return [(socket.AF_INET6, "::1"), (socket.AF_INET, "127.0.0.1")]
     found = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)
     return list(dict.fromkeys((family, str(address[0])) for family, _, _, _, address in found))
 
