@@ -30,7 +30,7 @@ class Tenure:
         self._engine = engine
         self._lease_s = lease_s
         self._quarter_s = lease_s / RENEWALS_PER_LEASE
-        self._fenced = True
+        self._fenced = False
         self.unbroken_since = math.inf
 
     @property
