@@ -1,5 +1,7 @@
 """The relay of a process that is alone: the journal, and nobody elsewhere."""
 
+# ruff: noqa: ARG002 - the arguments are the port's
+
 from __future__ import annotations
 
 import math

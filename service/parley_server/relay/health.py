@@ -1,0 +1,57 @@
+"""Whether a part of the relay works, told once for each change, and when it may be tried again."""
+
+from __future__ import annotations
+
+import logging
+import random
+
+from parley_server.core.ports import Clock
+
+log = logging.getLogger("parley.relay")
+
+MIN_RETRY_S, MAX_RETRY_S = 0.05, 1.0
+
+
+class Health:
+    """Of one part, by name: it works until something `failed`, and again once something `worked`."""
+
+    def __init__(self, part: str, clock: Clock) -> None:
+        self.part = part
+        self.losses = 0
+        self.retry_at = 0.0
+        self._clock = clock
+        self._lost_at: float | None = None
+        self._works_since = clock.monotonic()
+        self._retry_s = MIN_RETRY_S
+
+    @property
+    def lost_s(self) -> float:
+        """For how long it has not worked; 0 while it does."""
+        return 0.0 if self._lost_at is None else max(1e-6, self._clock.monotonic() - self._lost_at)
+
+    @property
+    def works_s(self) -> float:
+        """For how long it has worked without a break; 0 while it does not."""
+        return 0.0 if self._lost_at is not None else self._clock.monotonic() - self._works_since
+
+    def failed(self, problem: str) -> None:
+        """Something did not work because Redis is away, or refuses: it is left alone until `retry_at`."""
+        now = self._clock.monotonic()
+        self.retry_at = now + self._retry_s * random.uniform(0.5, 1)  # noqa: S311 - spreads load, guards nothing
+        self._retry_s = min(self._retry_s * 2, MAX_RETRY_S)
+        if self._lost_at is None:
+            self.losses += 1
+            self._lost_at = now
+            log.warning("relay_lost", extra={"fields": {"part": self.part, "problem": problem}})
+
+    def worked(self) -> bool:
+        """Something worked; whether it did not before."""
+        if self._lost_at is None:
+            return False
+        now = self._clock.monotonic()
+        log.info("relay_back", extra={"fields": {"part": self.part, "lost_s": round(now - self._lost_at, 3)}})
+        self._lost_at = None
+        self._works_since = now
+        self._retry_s = MIN_RETRY_S
+        self.retry_at = 0.0
+        return True

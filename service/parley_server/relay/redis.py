@@ -1,0 +1,254 @@
+"""The relay between replicas, by Redis or Valkey: publishes what this process writes, follows what others write.
+
+Redis is for speed and for readers elsewhere. What is durable is so in the store; while Redis is away, replies go on.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+
+from redis.exceptions import AuthenticationError, ResponseError
+
+from parley_server.core.events import Entry
+from parley_server.core.log import Log
+from parley_server.core.model import Reply
+from parley_server.core.ports import Clock, Owned, Store
+from parley_server.relay import wire
+from parley_server.relay.checkpoints import Checkpoints
+from parley_server.relay.followers import Followers
+from parley_server.relay.following import RANGE_ENTRIES, StreamReading, entries_of
+from parley_server.relay.health import Health
+from parley_server.relay.link import Link, RelayAway
+from parley_server.relay.outbox import Outbox
+from parley_server.relay.publisher import Publisher
+from parley_server.relay.scripts import ERASE, TAKE_OVER, WISH, command
+from parley_server.relay.server import RelayUnusable, check_server, connector
+from parley_server.relay.subscription import Subscription
+
+log = logging.getLogger("parley.relay")
+
+RECALL_S = 2.0
+CHECK_AGAIN_S = 1.0
+WISH_FOR_S = 30.0
+ERASED_PER_CALL = 500
+NOTHING: tuple[Entry, ...] = ()
+
+
+class RedisRelay:
+    """Implements `core.ports.Relay`; three connections to Redis, whatever the number of replies and readers.
+
+    `flush_interval_s` apart, what is new of all replies is published; `checkpoint_interval_s` apart, or after
+    `checkpoint_bytes` of one reply, it is made durable. What Redis holds of a running reply is kept for `running_ttl_s`
+    beyond its owner's last heartbeat, and for `retention_s` after its end.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        store: Store,
+        clock: Clock,
+        *,
+        replica_id: str,
+        checkpoint_interval_s: float = 2.0,
+        checkpoint_bytes: int = 8192,
+        flush_interval_s: float = 0.05,
+        heartbeat_s: float = 3.0,
+        retention_s: float = 600.0,
+        running_ttl_s: float = 600.0,
+    ) -> None:
+        """Raises RelayUnusable where the URL is not one of a Redis."""
+        connect = connector(url)
+        self._clock = clock
+        self._channel = wire.replica_channel(replica_id)
+        self._running_ttl_ms = round(running_ttl_s * 1000)
+        self._publishing = Link(connect, f"parley-publish-{replica_id}")
+        self._asking = Link(connect, f"parley-ask-{replica_id}")
+        self._subscription = Subscription(
+            connect, f"parley-subscribe-{replica_id}", clock, on_message=self._heard, on_live=self._live
+        )
+        self._checkpoints = Checkpoints(store, clock, interval_s=checkpoint_interval_s, max_bytes=checkpoint_bytes)
+        self._publisher = Publisher(
+            self._publishing,
+            clock,
+            on_growth=self._checkpoints.mark,
+            flush_interval_s=flush_interval_s,
+            heartbeat_s=heartbeat_s,
+            retention_s=retention_s,
+            running_ttl_s=running_ttl_s,
+        )
+        self._followers = Followers(
+            self._asking, self._subscription, clock, heartbeat_s=heartbeat_s, running_ttl_s=running_ttl_s
+        )
+        self._outbox = Outbox(self._asking, clock)
+        self._owned: Owned
+        self._checking: asyncio.Task[None] | None = None
+
+    @property
+    def parts(self) -> tuple[Health, ...]:
+        """How each part of it does, by name."""
+        followers = self._followers
+        return (
+            self._publisher.health,
+            followers.health,
+            followers.presence,
+            self._subscription.health,
+            self._outbox.health,
+        )
+
+    async def start(self, owned: Owned) -> None:
+        """Begin; `owned` is told what Redis says of this replica's replies. Raises RelayUnusable where Redis is there
+        and will not do; one that is away is waited for in the background."""
+        self._owned = owned
+        try:
+            await self._check()
+        except RelayAway as away:
+            log.warning("relay_away", extra={"fields": {"problem": str(away)}})
+            self._checking = asyncio.get_running_loop().create_task(self._check_later(), name="relay-check")
+        except RelayUnusable:
+            await self._asking.close()
+            raise
+        self._subscription.add(self._channel)
+        self._subscription.add(wire.ERASED_CHANNEL)
+        self._checkpoints.start()
+        self._publisher.start(owned)
+        self._followers.start()
+        self._subscription.start()
+        self._outbox.start()
+
+    async def stop(self) -> None:
+        """See `Relay`."""
+        if self._checking is not None:
+            self._checking.cancel()
+            await asyncio.gather(self._checking, return_exceptions=True)
+        await asyncio.gather(self._followers.stop(), self._subscription.stop())
+        await asyncio.gather(self._publisher.stop(), self._outbox.stop(), self._checkpoints.stop())
+        await asyncio.gather(self._publishing.close(), self._asking.close())
+
+    def open(self, log: Log) -> None:
+        """See `Relay`."""
+        self._checkpoints.open(log)
+        self._publisher.open(log)
+
+    def close(self, log: Log) -> None:
+        """See `Relay`: the journal stops; what was numbered is published on."""
+        self._checkpoints.close(log)
+
+    def ended(self, log: Log) -> None:
+        """See `Relay`."""
+        self._publisher.ended(log)
+
+    @property
+    def unreachable_s(self) -> float:
+        """See `Relay`."""
+        return self._followers.health.lost_s
+
+    def follow(self, log: Log, *, wanted: Callable[[], bool], look: Callable[[], None]) -> None:
+        """See `Relay`."""
+        self._followers.follow(log, wanted=wanted, look=look)
+
+    def unfollow(self, log: Log) -> None:
+        """See `Relay`."""
+        self._followers.unfollow(log)
+
+    async def recall(self, reply_id: str) -> tuple[Entry, ...]:
+        """See `Relay`."""
+        return await self._read_writer(reply_id, command("HGET", wire.reply_key(reply_id), "writer"))
+
+    async def take_over(self, reply_id: str, epoch: int) -> tuple[Entry, ...]:
+        """See `Relay`."""
+        fence = TAKE_OVER.call([wire.reply_key(reply_id)], epoch, self._running_ttl_ms)
+        return await self._read_writer(reply_id, fence)
+
+    async def idle_s(self, reply_id: str) -> float | None:
+        """See `Relay`: counted only while this replica and Redis were in touch without a break."""
+        try:
+            async with asyncio.timeout(RECALL_S):
+                known, time = await self._asking.run(
+                    [command("HMGET", wire.reply_key(reply_id), "since", "seen"), command("TIME")]
+                )
+        except (RelayAway, TimeoutError):
+            return None
+        health = self._publisher.health
+        if health.lost_s or isinstance(known, ResponseError) or isinstance(time, ResponseError):
+            return None
+        last_ms = max((int(each) for each in known if each), default=0)
+        if not last_ms:
+            return None
+        now_s = int(time[0]) + int(time[1]) / 1e6
+        return max(0.0, min(now_s - last_ms / 1000, health.works_s))
+
+    def wish_cancel(self, reply: Reply) -> None:
+        """See `Relay`."""
+        call = WISH.call([wire.reply_key(reply.id)], self._running_ttl_ms, wire.replica_channel(reply.owner), reply.id)
+        self._outbox.post([call], for_s=WISH_FOR_S)
+
+    def erase(self, reply_ids: tuple[str, ...]) -> None:
+        """See `Relay`."""
+        self._publisher.forget(reply_ids)
+        for start in range(0, len(reply_ids), ERASED_PER_CALL):
+            some = reply_ids[start : start + ERASED_PER_CALL]
+            keys = [wire.reply_key(each) for each in some]
+            self._outbox.post(
+                [
+                    ERASE.call(keys, self._running_ttl_ms, wire.NOBODY_PASSES),
+                    command("PUBLISH", wire.ERASED_CHANNEL, wire.pack_replies(some)),
+                ],
+                for_s=self._running_ttl_ms / 1000,
+            )
+
+    async def _read_writer(self, reply_id: str, ask_writer: bytes) -> tuple[Entry, ...]:
+        """All that the last writer has appended; nothing where that takes too long."""
+        try:
+            async with asyncio.timeout(RECALL_S):
+                (writer,) = await self._asking.run([ask_writer])
+                if not isinstance(writer, bytes):
+                    return NOTHING
+                return await self._read_stream(StreamReading(reply_id, int(writer)))
+        except (RelayAway, TimeoutError):
+            return NOTHING
+
+    async def _read_stream(self, reading: StreamReading) -> tuple[Entry, ...]:
+        entries: list[Entry] = []
+        while True:
+            (found,) = await self._asking.run([reading.next_range()])
+            some = [] if isinstance(found, ResponseError) else entries_of(found, reading.position + 1)
+            entries += some
+            reading.position += len(some)
+            if len(some) < RANGE_ENTRIES:
+                return tuple(entries)
+
+    def _heard(self, channel: bytes, data: bytes) -> None:
+        if channel == self._channel:
+            self._owned.cancel_wished(data.decode(errors="replace"))
+        elif channel == wire.ERASED_CHANNEL:
+            self._owned.erased(wire.unpack_replies(data))
+        else:
+            self._followers.heard(channel, data)
+
+    def _live(self, channel: bytes) -> None:
+        self._followers.live(channel)
+
+    async def _check(self) -> None:
+        """Raises RelayUnusable or RelayAway."""
+        try:
+            (info,) = await self._asking.run([command("INFO")])
+        except RelayAway as away:
+            if isinstance(away.__cause__, AuthenticationError):
+                raise RelayUnusable(f"the relay's Redis refuses the URL's user or password: {away}") from None
+            raise
+        if isinstance(info, ResponseError):
+            raise RelayUnusable(f"the relay's Redis does not let its user see INFO: {info}")
+        check_server(info)
+
+    async def _check_later(self) -> None:
+        while True:
+            await self._clock.sleep(CHECK_AGAIN_S)
+            try:
+                await self._check()
+            except RelayAway:
+                continue
+            except RelayUnusable as unusable:
+                log.error("relay_unusable", extra={"fields": {"problem": str(unusable)}})  # noqa: TRY400 - told, not a defect
+            return

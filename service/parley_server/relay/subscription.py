@@ -1,0 +1,151 @@
+"""The connection on which this process hears what it has subscribed to. What is said while it is away is lost."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import math
+from collections.abc import Callable, Iterable
+
+from redis.asyncio.connection import Connection
+from redis.exceptions import RedisError
+
+from parley_server.core.ports import Clock
+from parley_server.relay.health import Health
+from parley_server.relay.link import HANDSHAKE_S
+from parley_server.relay.scripts import command
+from parley_server.relay.server import Connect
+
+log = logging.getLogger("parley.relay")
+
+PING_S = 5.0
+CHANNELS_PER_COMMAND = 500
+PING = command("PING")
+
+
+class Subscription:
+    """Keeps the wanted channels subscribed over every loss of the connection.
+
+    `on_message` is given a channel and what was said there; `on_live` a channel from whose news on nothing is missed.
+    A connection that gives no sign of life for two pings is taken for dead.
+    """
+
+    def __init__(
+        self,
+        connect: Connect,
+        name: str,
+        clock: Clock,
+        *,
+        on_message: Callable[[bytes, bytes], None],
+        on_live: Callable[[bytes], None],
+    ) -> None:
+        self.health = Health("subscribe", clock)
+        self._connect = connect
+        self._name = name
+        self._clock = clock
+        self._on_message = on_message
+        self._on_live = on_live
+        self._wanted: dict[bytes, None] = {}
+        self._asked: set[bytes] = set()
+        self._live: set[bytes] = set()
+        self._changed = asyncio.Event()
+        self._heard = False
+        self._task: asyncio.Task[None] | None = None
+
+    def start(self) -> None:
+        """Begin to listen."""
+        self._task = asyncio.get_running_loop().create_task(self._run(), name="relay-subscribe")
+
+    async def stop(self) -> None:
+        """Listen no more."""
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+
+    def add(self, channel: bytes) -> bool:
+        """Listen to a channel; whether it is live already."""
+        self._wanted[channel] = None
+        self._changed.set()
+        return channel in self._live
+
+    def drop(self, channel: bytes) -> None:
+        """Listen to it no more."""
+        self._wanted.pop(channel, None)
+        self._changed.set()
+
+    async def _run(self) -> None:
+        while True:
+            connection = self._connect(self._name)
+            try:
+                async with asyncio.timeout(HANDSHAKE_S):
+                    await connection.connect()  # type: ignore[no-untyped-call] # redis-py's own
+                await self._listen(connection)
+            except (RedisError, OSError, TimeoutError) as error:
+                self.health.failed(str(error) or "no connection in time")
+            except Exception:  # a defect that ended this task would leave every reader to the slower ways
+                log.exception("relay_defect")
+                self.health.failed("a defect")
+            finally:
+                self._asked.clear()
+                self._live.clear()
+                await connection.disconnect(nowait=True)
+            await self._clock.sleep(self.health.retry_at - self._clock.monotonic())
+
+    async def _listen(self, connection: Connection) -> None:
+        self._changed.set()
+        others = [asyncio.create_task(work) for work in (self._talk(connection), self._watch(connection))]
+        try:
+            while True:
+                kind, channel, *said = await connection.read_response(timeout=math.inf)
+                self._heard = True
+                if kind == b"message":
+                    self._on_message(channel, said[0])
+                elif kind == b"subscribe":
+                    self.health.worked()
+                    if channel in self._asked:
+                        self._live.add(channel)
+                        self._on_live(channel)
+        finally:
+            for other in others:
+                other.cancel()
+            await asyncio.gather(*others, return_exceptions=True)
+
+    async def _talk(self, connection: Connection) -> None:
+        """Subscribe to what is wanted. Whoever reads finds out what ends this."""
+        while True:
+            await self._changed.wait()
+            self._changed.clear()
+            await self._send_changes(connection)
+
+    async def _watch(self, connection: Connection) -> None:
+        """Ask now and then whether Redis is there, and close the connection where it is not."""
+        while True:
+            self._heard = False
+            await asyncio.sleep(PING_S)
+            if self._heard:
+                continue
+            await _send(connection, [PING])
+            await asyncio.sleep(PING_S)
+            if not self._heard:
+                await connection.disconnect(nowait=True)
+                return
+
+    async def _send_changes(self, connection: Connection) -> None:
+        gone = [channel for channel in self._asked if channel not in self._wanted]
+        new = [channel for channel in self._wanted if channel not in self._asked]
+        self._asked.difference_update(gone)
+        self._live.difference_update(gone)
+        self._asked.update(new)
+        commands = [*_commands("UNSUBSCRIBE", gone), *_commands("SUBSCRIBE", new)]
+        if commands:
+            await _send(connection, commands)
+
+
+async def _send(connection: Connection, commands: list[bytes]) -> None:
+    if connection.is_connected:  # what is sent without one would make a new one, behind the back of whoever reads
+        await connection.send_packed_command(commands, check_health=False)
+
+
+def _commands(verb: str, channels: list[bytes]) -> Iterable[bytes]:
+    for start in range(0, len(channels), CHANNELS_PER_COMMAND):
+        yield command(verb, *channels[start : start + CHANNELS_PER_COMMAND])
