@@ -12,6 +12,7 @@ from parley_server.store.location import is_sqlite
 from parley_server.store.migrate import migrate
 from parley_server.store.schema import metadata
 
+from tests.contract.units import ITEMS
 from tests.services import PostgresServer, initdb, require_postgres
 
 KINDS = ["sqlite", "postgresql"]
@@ -28,9 +29,16 @@ def migrated_file(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def cluster_files(tmp_path_factory):
-    """The files of a new cluster, for tests that stop one of their own."""
+    """The files of a cluster with a migrated database, to be copied: making them takes some seconds."""
     require_postgres()
-    return initdb(tmp_path_factory.mktemp("initdb"))
+    folder = tmp_path_factory.mktemp("template")
+    server = PostgresServer(folder / "cluster", template=initdb(folder / "initdb")).start()
+    server.create_database(DATABASE)
+    migrate(server.url(DATABASE))
+    server.create_database(ITEMS)
+    server.rows("CREATE TABLE item (id INTEGER PRIMARY KEY, body TEXT)", database=ITEMS)
+    server.stop("fast")
+    return server.data
 
 
 @pytest.fixture(scope="session")
@@ -40,19 +48,18 @@ def postgres(cluster_files, tmp_path_factory):
         yield server
 
 
-@pytest.fixture(scope="session")
-def migrated_database(postgres):
-    """A database with its schema, which is empty before each test."""
-    postgres.create_database(DATABASE)
-    migrate(postgres.url(DATABASE))
-    return DATABASE
+@pytest.fixture
+def own_postgres(cluster_files, tmp_path):
+    """A server for a test that stops it."""
+    with PostgresServer(tmp_path / "cluster", template=cluster_files) as server:
+        yield server
 
 
 @pytest.fixture
-def empty_database(postgres, migrated_database):
-    yield postgres.url(migrated_database)
+def empty_database(postgres):
+    yield postgres.url(DATABASE)
     tables = ", ".join(table.name for table in metadata.sorted_tables if table.name != "schema_release")
-    postgres.rows(f"TRUNCATE {tables}", database=migrated_database)
+    postgres.rows(f"TRUNCATE {tables}", database=DATABASE)
 
 
 @pytest.fixture(params=KINDS)

@@ -1,0 +1,281 @@
+"""PostgreSQL that is stopped, killed, paused, restarted or cut off: callers are told so in time, and nothing needs help
+to go on afterwards.
+"""
+
+import asyncio
+import time
+
+import asyncpg
+import pytest
+from parley_server.core.records import Accepted, ConversationFilter
+from parley_server.errors import ReplyNotFound, StorageUnavailable
+from parley_server.store import open_store, postgres
+from parley_server.store.location import StoreUnusable
+from sqlalchemy import event, text
+
+from tests.contract.conftest import DATABASE
+from tests.contract.store_values import ANN, acceptance, accepted, created, finalisation
+from tests.contract.units import ITEM, ITEMS, WAYS, call, count, opened, refused, that, works
+from tests.processes import until
+from tests.proxy import Proxy
+from tests.services import PostgresServer
+
+
+async def opened_store(url):
+    store = open_store(url)
+    await store.start()
+    return store
+
+
+@pytest.fixture
+async def store(own_postgres):
+    opened = await opened_store(own_postgres.url(DATABASE))
+    yield opened
+    await opened.close()
+
+
+@pytest.fixture
+async def database(own_postgres):
+    made = await opened(own_postgres)
+    yield made
+    await made.close()
+
+
+@pytest.mark.parametrize("way", WAYS)
+async def test_a_server_that_is_not_there_is_told_at_once_and_found_again(database, own_postgres, way):
+    for stop in (own_postgres.stop, own_postgres.kill9):
+        await call(database, way)
+        stop()
+        for _ in range(3):
+            assert not (await refused(call(database, way), within_s=1)).outcome_unknown
+        own_postgres.start()
+        await call(database, way)
+
+
+async def test_after_a_restart_no_call_fails(database, own_postgres):
+    for restart in (own_postgres.restart, lambda: (own_postgres.kill9(), own_postgres.start())):
+        await asyncio.gather(*(call(database, way) for way in WAYS for _ in range(10)))
+        restart()
+        await asyncio.gather(*(call(database, way) for way in WAYS for _ in range(10)))
+
+
+async def test_a_connection_that_breaks_before_the_commit_is_no_callers_trouble(database, own_postgres):
+    tries: list[int] = []
+
+    def work(connection) -> None:
+        connection.execute(ITEM, {"id": 1})
+        tries.append(1)
+        if len(tries) == 1:
+            own_postgres.restart()
+        connection.execute(ITEM, {"id": 2})
+
+    await database.write(work, durable=True)
+    assert len(tries) == 2
+    assert await count(database) == 2
+
+
+async def test_a_connection_that_keeps_breaking_is_given_up(database):
+    def work(connection) -> None:
+        connection.execute(text("SELECT pg_terminate_backend(pg_backend_pid())"))
+
+    assert not (await refused(database.write(work, durable=True), within_s=1)).outcome_unknown
+    await call(database, "write")
+
+
+async def test_a_stop_under_load_fails_calls_with_the_one_error_and_loses_nothing_that_was_told(store, own_postgres):
+    """Whoever was told the outcome finds it; whoever was not finds all of it or nothing, and may repeat the call."""
+    told: list[str] = []
+    unsure: list = []
+    going = True
+
+    async def talk() -> None:
+        while going:
+            conversation = None
+            try:
+                conversation = await created(store)
+                asked = acceptance(conversation)
+                outcome = await store.accept(asked)
+                assert isinstance(outcome, Accepted)
+                told.append(outcome.reply.id)
+            except StorageUnavailable as error:
+                if conversation is not None and error.outcome_unknown:
+                    unsure.append(asked)
+                await asyncio.sleep(0.01)
+
+    async with asyncio.TaskGroup() as talking:
+        for _ in range(12):
+            talking.create_task(talk())
+        for stop in (own_postgres.stop, own_postgres.kill9, lambda: own_postgres.stop("immediate")):
+            before = len(told)
+            await until(lambda before=before: that(len(told) > before + 20), "acceptances go on")
+            await asyncio.to_thread(stop)
+            await asyncio.sleep(0.05)
+            await asyncio.to_thread(own_postgres.start)
+        before = len(told)
+        await until(lambda: that(len(told) > before + 20), "acceptances go on")
+        going = False
+    assert set(told) <= set(await store.unfinished_ids())
+    for asked in unsure:
+        assert isinstance(await store.accept(asked), Accepted)
+
+
+async def test_a_paused_server_holds_nobody_up_for_long(database, own_postgres, monkeypatch):
+    """With the real limits: a statement under way, calls that need a connection, calls that wait for one."""
+    await asyncio.gather(*(call(database, "write") for _ in range(postgres.POOL_SIZE)), call(database, "ping"))
+    await asyncio.to_thread(own_postgres.pause)
+    limit_s = postgres.POOL_WAIT_S + postgres.CONNECT_S + postgres.STATEMENT_S + 1
+    calls = [refused(call(database, "write"), within_s=limit_s) for _ in range(3 * postgres.POOL_SIZE)]
+    calls += [refused(call(database, "ping"), within_s=3 * postgres.URGENT_S + 1)]
+    assert not any(error.outcome_unknown for error in await asyncio.gather(*calls))
+    await asyncio.to_thread(own_postgres.resume)
+    await asyncio.gather(*(call(database, way) for way in WAYS for _ in range(10)))
+
+
+async def test_a_paused_server_does_not_hold_up_the_end(database, own_postgres):
+    await asyncio.gather(*(call(database, "write") for _ in range(postgres.POOL_SIZE)), call(database, "ping"))
+    await asyncio.to_thread(own_postgres.pause)
+    began = time.monotonic()
+    await database.close()
+    assert time.monotonic() - began < postgres.CLOSE_S + 1
+
+
+# --- commits
+
+
+class Wire:
+    """A store behind a proxy, whose next commit reaches the server, and whose answer then does not come."""
+
+    def __init__(self, server, proxy: Proxy) -> None:
+        self._server = server
+        self._proxy = proxy
+
+    async def lose_answer(self, accepting, reply_id: str, how: str) -> StorageUnavailable:
+        task = asyncio.ensure_future(accepting(self._slow_down))
+        await until(lambda: self._stored(reply_id), "committed")
+        if how == "reset":
+            await self._proxy.reset()
+        else:
+            self._proxy.stall()
+        with pytest.raises(StorageUnavailable) as told:
+            await task
+        self._proxy.latency_s = 0
+        await self._proxy.restore()
+        return told.value
+
+    def _slow_down(self) -> None:
+        self._proxy.latency_s = 0.4
+
+    async def _stored(self, reply_id: str) -> bool:
+        return bool(await self._server.query("SELECT 1 FROM reply WHERE id = $1", reply_id, database=DATABASE))
+
+
+@pytest.mark.parametrize("how", ["reset", "stall"])
+async def test_a_commit_whose_answer_is_lost_has_an_unknown_outcome(postgres_behind_proxy, monkeypatch, how):
+    server, proxy = postgres_behind_proxy
+    monkeypatch.setattr(postgres, "STATEMENT_S", 1.0)
+    store = await opened_store(server.url(DATABASE, port=proxy.port))
+    asked = acceptance(await created(store))
+    told = await Wire(server, proxy).lose_answer(
+        lambda prepared: store.accept(asked, prepared=prepared), asked.reply.id, how
+    )
+    assert told.outcome_unknown
+    assert await store.get_reply(ANN, asked.reply.id) == asked.reply
+    assert await store.accept(asked) == Accepted(reply=asked.reply)
+    await store.close()
+
+
+@pytest.fixture
+async def postgres_behind_proxy(own_postgres):
+    async with Proxy(own_postgres.port) as proxy:
+        yield own_postgres, proxy
+
+
+async def test_a_commit_that_never_reached_the_server_has_an_unknown_outcome_too(store, own_postgres):
+    asked = acceptance(await created(store))
+    with pytest.raises(StorageUnavailable) as told:
+        await store.accept(asked, prepared=own_postgres.restart)
+    assert told.value.outcome_unknown
+    with pytest.raises(ReplyNotFound):
+        await store.get_reply(ANN, asked.reply.id)
+    assert await store.accept(asked) == Accepted(reply=asked.reply)
+
+
+async def test_a_finalisation_whose_commit_was_lost_may_be_repeated(store, own_postgres):
+    reply = await accepted(store, await created(store))
+    event.listen(store._database._pool.sync_engine, "commit", lambda _: own_postgres.restart(), once=True)
+    with pytest.raises(StorageUnavailable) as told:
+        await store.finalise(finalisation(reply))
+    assert told.value.outcome_unknown
+    assert (await store.finalise(finalisation(reply))).won
+
+
+# --- a server that refuses
+
+
+async def test_a_silent_loss_is_found_by_the_first_call_alone(postgres_behind_proxy, monkeypatch):
+    """No end of the connections arrives: whoever waits first drops them all, and the next call has a new one."""
+    server, proxy = postgres_behind_proxy
+    monkeypatch.setattr(postgres, "STATEMENT_S", 0.5)
+    monkeypatch.setattr(postgres, "CONNECT_S", 0.5)
+    database = await opened(server, server.url(ITEMS, port=proxy.port))
+    await asyncio.gather(*(call(database, "write") for _ in range(postgres.POOL_SIZE)))
+    proxy.stall()
+    await refused(call(database, "write"), within_s=2)
+    silent = proxy.accepted
+    await proxy.cut()
+    await proxy.restore()
+    await asyncio.gather(*(call(database, "write") for _ in range(postgres.POOL_SIZE)))
+    assert proxy.accepted - silent <= postgres.POOL_SIZE
+    await database.close()
+
+
+async def test_too_many_connections_are_the_databases_trouble(cluster_files, tmp_path):
+    settings = {"max_connections": "6", "superuser_reserved_connections": "0", "max_wal_senders": "0"}
+    with PostgresServer(tmp_path / "small", template=cluster_files, settings=settings) as server:
+        database = await opened(server)
+        hogs = [await asyncpg.connect(server.url().replace("+asyncpg", "")) for _ in range(6)]
+        assert not (await refused(call(database, "write"), within_s=1)).outcome_unknown
+        await hogs.pop().close()
+        await until(lambda: works(call(database, "write")), "a connection is free")
+        await asyncio.gather(*(each.close() for each in hogs))
+        await database.close()
+
+
+async def test_a_standby_is_unavailable_until_it_is_one_no_more(database, own_postgres):
+    upsert = text("INSERT INTO item (id) VALUES (1) ON CONFLICT DO NOTHING")
+
+    async def write() -> None:
+        await database.write(lambda connection: connection.execute(upsert), durable=True)
+
+    async def is_refused() -> bool:
+        return not await works(write())
+
+    await write()
+    await _set_read_only(own_postgres, "on")
+    await until(is_refused, "writes are refused")
+    assert not (await refused(write(), within_s=1)).outcome_unknown
+    await call(database, "read")
+    await _set_read_only(own_postgres, "off")
+    await until(lambda: works(write()), "writes are accepted")
+
+
+async def _set_read_only(server, word: str) -> None:
+    await server.query(f"ALTER SYSTEM SET default_transaction_read_only = {word}")
+    await server.query("SELECT pg_reload_conf()")
+
+
+async def test_a_database_that_does_not_exist_is_unavailable(own_postgres):
+    database = await opened(own_postgres, own_postgres.url("missing"))
+    await refused(call(database, "write"), within_s=1)
+    await database.close()
+
+
+async def test_a_store_is_refused_while_its_server_is_away(own_postgres):
+    own_postgres.stop()
+    store = open_store(own_postgres.url(DATABASE))
+    with pytest.raises(StoreUnusable, match="cannot be opened"):
+        await store.start()
+    own_postgres.start()
+    await store.start()
+    assert (await store.list_conversations(ANN, ConversationFilter(), 5)).conversations == ()
+    await store.close()

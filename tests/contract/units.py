@@ -1,0 +1,80 @@
+"""Units of work on a table of numbers, for tests of a database rather than of a store."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+from parley_server.errors import StorageUnavailable
+from parley_server.store.location import postgresql_url
+from parley_server.store.postgres import PostgresDatabase
+from sqlalchemy import text
+
+ONE = text("SELECT 1")
+ITEM = text("INSERT INTO item (id) VALUES (:id)")
+COUNT = text("SELECT count(*) FROM item")
+ITEMS = "items"
+"""The database with the table, in the clusters of these tests."""
+WAYS = ["read", "alone", "write", "urgent", "ping"]
+
+
+async def opened(server, url: str = "") -> PostgresDatabase:
+    """A database with a table of numbers; `url` where it is reached by another way."""
+    database = PostgresDatabase(postgresql_url(url or server.url(ITEMS)))
+    database.start()
+    return database
+
+
+def insert(number: int):
+    def work(connection) -> int:
+        connection.execute(ITEM, {"id": number})
+        return number
+
+    return work
+
+
+def sleep(seconds: float):
+    return lambda connection: connection.execute(text(f"SELECT pg_sleep({seconds})"))
+
+
+async def count(database) -> int:
+    return await database.read(lambda connection: connection.execute(COUNT).scalar_one())
+
+
+async def call(database, way: str) -> None:
+    """A question in one of `WAYS`."""
+
+    def one(connection) -> int:
+        return connection.execute(ONE).scalar_one()
+
+    if way == "ping":
+        await database.ping()
+    elif way == "write":
+        await database.write(one, durable=True)
+    elif way == "urgent":
+        await database.urgent(one)
+    else:
+        await database.read(one, alone=way == "alone")
+
+
+async def works(calling) -> bool:
+    """Whether a call is answered, rather than told that the database is away."""
+    try:
+        await calling
+    except StorageUnavailable:
+        return False
+    return True
+
+
+async def refused(calling, *, within_s: float) -> StorageUnavailable:
+    """What a call is told, in time, by a database that is away."""
+    began = time.monotonic()
+    with pytest.raises(StorageUnavailable) as told:
+        await calling
+    assert time.monotonic() - began < within_s
+    return told.value
+
+
+async def that(value: bool) -> bool:
+    """For `until`."""
+    return value
