@@ -9,7 +9,6 @@ import asyncio
 import json
 import os
 import signal
-import socket
 import sqlite3
 import sys
 import urllib.request
@@ -20,6 +19,10 @@ from typing import Any, Self
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from prometheus_client.parser import text_string_to_metric_families
+
+from tests import watchdog
+from tests.services import query_postgres
+from tests.threads import in_thread
 
 PARLEY = str(Path(sys.executable).with_name("parley"))
 READY_S = 30.0
@@ -49,13 +52,6 @@ def open_channel(address: str, *, options: tuple[tuple[str, Any], ...] = ()) -> 
     return grpc.aio.insecure_channel(address, options=(*CHANNEL_OPTIONS, *options))
 
 
-def free_port() -> int:
-    """A port of this machine that nobody has just now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
 async def until(condition: Callable[[], Awaitable[Any]], what: str, *, limit_s: float = 20.0) -> Any:
     """Ask again and again until the answer is true; that answer. Fails with `what` and the last answer."""
     last: Any = None
@@ -69,13 +65,17 @@ async def until(condition: Callable[[], Awaitable[Any]], what: str, *, limit_s: 
 
 
 class ServerProcess:
-    """A server on `parley.db` in `folder`. Started again after its end, it has the same address and the same file.
+    """A server with `folder` as its own. Started again after its end, it has the same address and the same database:
+    `parley.db` in the folder, or what `PARLEY_DATABASE_URL` says, with `PARLEY_REDIS_URL` where there are several.
 
     `toml` is its configuration file. `environment` wins over what this class sets: `PARLEY_LISTEN` on a port that the
-    system chooses at the first start, `PARLEY_METRICS_LISTEN` the same.
+    system chooses at the first start, `PARLEY_METRICS_LISTEN` the same. `rows_url` is the database for `rows`, where
+    the server's own way there leads through the test's event loop.
     """
 
-    def __init__(self, folder: Path, *, toml: str = "", **environment: str) -> None:
+    def __init__(self, folder: Path, *, toml: str = "", rows_url: str = "", **environment: str) -> None:
+        folder.mkdir(exist_ok=True)
+        self.folder = folder
         self.database = folder / "parley.db"
         config = folder / "parley.toml"
         config.write_text(toml)
@@ -86,6 +86,7 @@ class ServerProcess:
             "PARLEY_METRICS_LISTEN": "127.0.0.1:0",
             **environment,
         }
+        self._rows_url = rows_url or self.environment["PARLEY_DATABASE_URL"]
         self.lines: list[str] = []
         self.port = 0
         self.metrics_port = 0
@@ -105,6 +106,16 @@ class ServerProcess:
         return self._process.pid
 
     @property
+    def running(self) -> bool:
+        """Whether there is a process, paused or not."""
+        return self._process is not None and self.exit_status is None
+
+    @property
+    def replicas(self) -> list[str]:
+        """The ids of this start's incarnations that have said that they serve: one, or one of each worker."""
+        return [each["replica"] for each in self.events("serving") if "replica" in each]
+
+    @property
     def exit_status(self) -> int | None:
         """None while it runs; negative: the signal that ended it."""
         return self._process.returncode if self._process else None
@@ -114,7 +125,7 @@ class ServerProcess:
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        if self._process is not None and self.exit_status is None:
+        if self.running:
             await self.kill9()
 
     async def start(self) -> None:
@@ -124,23 +135,24 @@ class ServerProcess:
 
     async def launch(self) -> None:
         """Start it, and wait for nothing."""
-        assert self._process is None or self.exit_status is not None, "it runs"
+        assert not self.running, "it runs"
         self.lines = []
         self._process = await asyncio.create_subprocess_exec(
             PARLEY,
             "serve",
             env=clean_environment(**self.environment),
-            cwd=self.database.parent,
+            cwd=self.folder,
             stdin=asyncio.subprocess.DEVNULL,
             stdout=asyncio.subprocess.DEVNULL,
             stderr=asyncio.subprocess.PIPE,
         )
+        watchdog.watch(self.pid)
         self._reading = asyncio.create_task(self._read(self._process))
 
     async def ready(self) -> None:
         """Wait until it has said that it serves, then ask its health."""
         await self.line("Parley serves on")
-        (serving,) = self.events("serving")
+        (serving,) = (each for each in self.events("serving") if "worker" not in each)
         self.port = int(serving["address"].rpartition(":")[2])
         self.environment["PARLEY_LISTEN"] = self.address
         if "metrics" in serving:
@@ -184,9 +196,17 @@ class ServerProcess:
         return [each for each in told if name in ("", each["event"])]
 
     async def kill9(self) -> None:
-        """Kill it, and return once it is gone."""
-        self.send(signal.SIGKILL)
+        """Kill it with its workers, paused or not, and return once it is gone."""
+        watchdog.kill_tree(self.pid)
         await self.exited()
+
+    def pause(self) -> None:
+        """SIGSTOP to it and its workers: its connections stay, and its lease ends unrenewed."""
+        watchdog.pause_tree(self.pid)
+
+    def resume(self) -> None:
+        """SIGCONT to it and its workers."""
+        watchdog.resume_tree(self.pid)
 
     def send(self, number: signal.Signals) -> None:
         """Send a signal."""
@@ -207,6 +227,7 @@ class ServerProcess:
                 await self._reading
         except TimeoutError:
             raise AssertionError(f"it runs on after {limit_s:g} s: {self.told}") from None
+        watchdog.forget(self.pid)
         return status
 
     async def metrics(self) -> dict[str, float]:
@@ -246,6 +267,8 @@ class ServerProcess:
 
     def rows(self, query: str) -> list[tuple[Any, ...]]:
         """What a query finds in its database, also while it runs."""
+        if not self._rows_url.startswith("sqlite"):
+            return in_thread(lambda: asyncio.run(query_postgres(self._rows_url, query)))
         connection = sqlite3.connect(f"file:{self.database}?mode=ro", uri=True, timeout=10)
         try:
             return connection.execute(query).fetchall()

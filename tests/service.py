@@ -5,7 +5,6 @@ Nothing outlives pytest: `watchdog` sees to that.
 
 from __future__ import annotations
 
-import contextlib
 import os
 import shutil
 import signal
@@ -97,17 +96,11 @@ class Service:
 
     def pause(self) -> None:
         """SIGSTOP to all its processes: connections stay and get no answer, and new ones are only queued."""
-        os.kill(self.pid, signal.SIGSTOP)
-        _wait(lambda: watchdog.state(self.pid) == "T", "stopped")  # from now on it makes no more
-        stopped = watchdog.children(self.pid)
-        for each in stopped:
-            _signal(each, signal.SIGSTOP)
-        _wait(lambda: all(watchdog.state(each) in ("T", "Z", "") for each in stopped), "stopped")
+        watchdog.pause_tree(self.pid)
 
     def resume(self) -> None:
         """SIGCONT to all its processes."""
-        for each in (*watchdog.children(self.pid), self.pid):
-            _signal(each, signal.SIGCONT)
+        watchdog.resume_tree(self.pid)
 
     def _start_once(self) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -146,11 +139,6 @@ class Service:
 
     def _stop_signal(self, mode: str) -> signal.Signals:
         raise NotImplementedError
-
-
-def _signal(pid: int, number: signal.Signals) -> None:
-    with contextlib.suppress(ProcessLookupError):
-        os.kill(pid, number)
 
 
 def _wait(condition: Callable[[], bool], what: str) -> None:

@@ -13,8 +13,7 @@ import shutil
 import signal
 import socket
 import subprocess
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+import tempfile
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -23,8 +22,10 @@ import asyncpg
 import pytest
 import redis
 
+from tests import watchdog
 from tests.ports import free_port
 from tests.service import START_S, Service
+from tests.threads import in_thread
 
 HOST = "127.0.0.1"
 USER = "parley"
@@ -63,7 +64,7 @@ def initdb(folder: Path) -> Path:
     """Make a new cluster's files, for `PostgresServer(template=)`; takes about a second."""
     binaries = _postgres_bin()
     assert binaries is not None, "PostgreSQL is not installed"
-    data = _own_folder(folder / "initdb")
+    data = _postgres_folder(folder / "initdb")
     subprocess.run(
         [
             *_as_postgres(),
@@ -75,6 +76,15 @@ def initdb(folder: Path) -> Path:
         capture_output=True,
     )
     return data
+
+
+async def query_postgres(url: str, query: str, *arguments: object) -> list[tuple[Any, ...]]:
+    """What one statement answers, on a connection of its own; `url` as in `PARLEY_DATABASE_URL`."""
+    connection = await asyncpg.connect(url.replace("+asyncpg", ""), ssl=False, timeout=START_S)
+    try:
+        return [tuple(row) for row in await connection.fetch(query, *arguments)]
+    finally:
+        await connection.close()
 
 
 class PostgresServer(Service):
@@ -89,13 +99,21 @@ class PostgresServer(Service):
     ) -> None:
         super().__init__(folder, port=port)
         self._template = template
+        self._data: Path | None = None
         self._settings = POSTGRES_SETTINGS | (settings or {})
         self._made = 0
 
     @property
     def data(self) -> Path:
-        """The cluster's files."""
-        return self.folder / "data"
+        """The cluster's files, once it was started."""
+        assert self._data is not None
+        return self._data
+
+    def __exit__(self, *_: object) -> None:
+        super().__exit__()
+        if self._data is not None:
+            shutil.rmtree(self._data, ignore_errors=True)
+            self._data = None
 
     def url(self, database: str = "postgres", *, port: int = 0) -> str:
         """As `PARLEY_DATABASE_URL` wants it; `port` of a proxy in front of it."""
@@ -114,17 +132,11 @@ class PostgresServer(Service):
 
     def rows(self, query: str, *arguments: object, database: str = "postgres") -> list[tuple[Any, ...]]:
         """What one statement answers, on a connection of its own; `$1` is the first argument. Blocks the caller."""
-        return _in_thread(lambda: asyncio.run(self.query(query, *arguments, database=database)))
+        return in_thread(lambda: asyncio.run(self.query(query, *arguments, database=database)))
 
     async def query(self, query: str, *arguments: object, database: str = "postgres") -> list[tuple[Any, ...]]:
         """The same for who must not block."""
-        connection = await asyncpg.connect(
-            host=HOST, port=self.port, user=USER, database=database, ssl=False, timeout=START_S
-        )
-        try:
-            return [tuple(row) for row in await connection.fetch(query, *arguments)]
-        finally:
-            await connection.close()
+        return await query_postgres(self.url(database), query, *arguments)
 
     def connections(self, database: str) -> int:
         """How many clients a database has."""
@@ -132,10 +144,10 @@ class PostgresServer(Service):
         return int(count)
 
     def _prepare(self) -> None:
-        if not self.data.exists():
+        if self._data is None:
             made = self._template or initdb(self.folder)
-            subprocess.run(["cp", "-a", "--reflink=auto", str(made), str(self.data)], check=True)
-        _make_enterable(self.data.parent)
+            self._data = _postgres_folder(self.folder / "data")
+            subprocess.run(["cp", "-a", "--reflink=auto", f"{made}/.", str(self._data)], check=True)
 
     def _command(self) -> list[str]:
         binaries = _postgres_bin()
@@ -253,24 +265,19 @@ def _as_postgres() -> list[str]:
     return [] if os.geteuid() else ["setpriv", "--reuid=postgres", "--regid=postgres", "--clear-groups"]
 
 
-def _own_folder(folder: Path) -> Path:
-    folder.mkdir(parents=True)
-    folder.chmod(0o700)
-    if not os.geteuid():
-        account = pwd.getpwnam("postgres")
-        os.chown(folder, account.pw_uid, account.pw_gid)
-        _make_enterable(folder.parent)
-    return folder
+def _postgres_folder(folder: Path) -> Path:
+    """A new folder for a cluster: this one, or one that PostgreSQL's user can enter.
 
-
-def _make_enterable(folder: Path) -> None:
-    """pytest's folders are for their owner alone, and it makes them so again whenever another run starts."""
+    As root's, pytest's folders are closed to it. Opening them does not help: every other run of pytest that starts on
+    the machine closes them again, and PostgreSQL panics."""
     if os.geteuid():
-        return
-    for each in (folder, *folder.parents):
-        mode = each.stat().st_mode
-        if not mode & 0o001:
-            each.chmod(mode | 0o011)
+        folder.mkdir(parents=True, mode=0o700)
+        return folder
+    account = pwd.getpwnam("postgres")
+    own = Path(tempfile.mkdtemp(prefix="parley-postgres-"))
+    watchdog.remove_at_end(own)
+    os.chown(own, account.pw_uid, account.pw_gid)
+    return own
 
 
 def _make_certificates(folder: Path) -> None:
@@ -285,9 +292,3 @@ def _make_certificates(folder: Path) -> None:
         ("x509", "-req", "-in", "server.csr", "-days", "30", *sign, "-out", "server.pem"),
     ):
         subprocess.run(["openssl", *command], cwd=folder, check=True, capture_output=True)
-
-
-def _in_thread(work: Callable[[], Any]) -> Any:
-    """The caller's thread may have a running event loop, in which no other can run."""
-    with ThreadPoolExecutor(1) as pool:
-        return pool.submit(work).result()

@@ -1,4 +1,4 @@
-"""Kills what tests have started, with its children, once this process is gone, however it ends.
+"""Kills what tests have started, with its children, and removes its folders, once this process has ended, however.
 
 A process of its own holds the other end of a pipe: whatever kills pytest also closes that.
 """
@@ -7,11 +7,15 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 import signal
 import subprocess
 import sys
+import time
 from functools import lru_cache
 from pathlib import Path
+
+STOP_S = 10.0
 
 
 def watch(pid: int) -> None:
@@ -22,6 +26,11 @@ def watch(pid: int) -> None:
 def forget(pid: int) -> None:
     """It has ended."""
     _tell(f"-{pid}")
+
+
+def remove_at_end(folder: Path) -> None:
+    """Remove this folder when this process has ended."""
+    _tell(f"/{folder.resolve()}")
 
 
 def children(pid: int) -> list[int]:
@@ -35,15 +44,39 @@ def state(pid: int) -> str:
     return (_stat(pid) or [""])[0]
 
 
+def pause_tree(pid: int) -> None:
+    """SIGSTOP to a process and its children; none of them runs when this returns."""
+    _stop([pid])  # from now on it makes no more
+    _stop(children(pid))
+
+
+def resume_tree(pid: int) -> None:
+    """SIGCONT to a process and its children."""
+    for each in (*children(pid), pid):
+        _send(each, signal.SIGCONT)
+
+
 def kill_tree(pid: int) -> list[int]:
     """SIGKILL to a process and its children; it can make no more of them meanwhile. Those killed."""
-    with contextlib.suppress(ProcessLookupError):
-        os.kill(pid, signal.SIGSTOP)
+    _send(pid, signal.SIGSTOP)
     killed = [*children(pid), pid]
     for each in killed:
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(each, signal.SIGKILL)
+        _send(each, signal.SIGKILL)
     return killed
+
+
+def _stop(pids: list[int]) -> None:
+    for each in pids:
+        _send(each, signal.SIGSTOP)
+    limit = time.monotonic() + STOP_S
+    while any(state(each) not in ("T", "Z", "") for each in pids):
+        assert time.monotonic() < limit, f"{pids} do not stop"
+        time.sleep(0.001)
+
+
+def _send(pid: int, number: signal.Signals) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(pid, number)
 
 
 def _stat(pid: int) -> list[str]:
@@ -81,7 +114,11 @@ def _pipe() -> int:
 
 def _guard() -> None:
     watched: dict[int, str] = {}
+    folders: list[str] = []
     for line in sys.stdin:
+        if line[0] == "/":
+            folders.append(line[1:].strip())
+            continue
         pid, _, born = line[1:].strip().partition(" ")
         if line[0] == "+":
             watched[int(pid)] = born
@@ -90,6 +127,8 @@ def _guard() -> None:
     for each, born in watched.items():
         if born and _born(each) == born:
             kill_tree(each)
+    for folder in folders:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 if __name__ == "__main__":

@@ -26,7 +26,7 @@ postgres = PostgresServer(folder / "postgres", template=Path(sys.argv[2])).start
 keeper = RedisServer(folder / "redis").start()
 postgres.pause()
 keeper.pause()
-print(postgres.pid, keeper.pid, flush=True)
+print(postgres.pid, keeper.pid, postgres.data, flush=True)
 os.kill(os.getpid(), 9)
 """
 
@@ -142,5 +142,9 @@ async def test_nothing_outlives_a_killed_run(tmp_path, postgres_template, own_re
     )  # fmt: skip
     told, _ = await run.communicate()
     assert run.returncode == -signal.SIGKILL
-    for pid in told.split():
+    *pids, data = told.decode().split()
+    for pid in pids:
         await gone(int(pid))
+    async with asyncio.timeout(10):
+        while Path(data).exists() and os.geteuid() == 0:  # otherwise it lies in the folder of the run
+            await asyncio.sleep(0.01)
