@@ -7,6 +7,7 @@ from parley_server.core.engine import Engine
 from parley_server.core.log import Log
 from parley_server.core.model import FinishReason, Identity, Reply
 from parley_server.core.records import CancelTarget
+from parley_server.core.recovery import reconcile
 
 
 async def ask_to_stop(
@@ -25,5 +26,11 @@ async def ask_to_stop(
         return reply, generation.log
     if reply.state.terminal:
         return reply, None
+    if not engine.replica_id:
+        await reconcile(engine)  # a row without a task
+        return reply, None
+    ended = engine.shelf.find(identity, reply.id)
+    if ended is not None and ended.ended:
+        return reply, ended  # while the wish was stored
     engine.relay.wish_cancel(reply)
     return reply, engine.followers.follow(reply)

@@ -27,7 +27,7 @@ class Follower:
     """A reply that runs elsewhere: its log here, and who reads it."""
 
     def __init__(self, reply: Reply, clock: Clock, limits: Limits) -> None:
-        self.log = Log(reply)
+        self.log = Log.of_other(reply)
         self.since = clock.monotonic()
         self.audience = Audience(clock, ttl_s=0.0, max_readers=limits.max_readers_per_reply, on_orphaned=_nobody)
         self._clock = clock
@@ -66,7 +66,7 @@ class Followers:
     async def ended(self, reply: Reply) -> Log:
         """The log of a reply that has ended, whole where it is still kept between replicas."""
         if self._relay.unreachable_s == 0 and self._clock.now_us() - reply.end_time_us < RECALL_WINDOW_US:
-            found = Log(reply)
+            found = Log.of_other(reply)
             for entry in await self._relay.recall(reply.id):
                 found.append(entry)
             if found.last_sequence and found.last_sequence == reply.last_sequence - 1:

@@ -29,9 +29,9 @@ MAX_RETRY_S = 2.0
 
 
 def as_it_stands(log: Log, now_us: int) -> Reply:
-    """The reply of a log that is not over: its message as far as it has come."""
+    """The reply of a log that is not over: its message as far as readers may have it."""
     reply, first = log.reply, log.first_token_time_us or log.reply.first_token_time_us
-    parts = answer_of(log.content()).parts
+    parts = answer_of(log.numbered()).parts
     return msgspec.structs.replace(
         reply,
         state=State.STREAMING if first or log.last_sequence else State.PENDING,

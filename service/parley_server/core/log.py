@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import bisect
+import sys
 from collections.abc import Callable
 
 from parley_server.core.events import (
@@ -87,6 +88,13 @@ class Log:
         log.replace(reply)
         return log
 
+    @classmethod
+    def of_other(cls, reply: Reply) -> Log:
+        """The log of a reply that another replica writes and journals: here nothing waits for a journal."""
+        log = cls(reply)
+        log._journaled = sys.maxsize
+        return log
+
     @property
     def last_sequence(self) -> int:
         """The number of the newest entry; 0 where there is none."""
@@ -122,6 +130,10 @@ class Log:
     def content(self) -> list[Entry]:
         """All entries, those included that are held back from readers."""
         return self._entries + self._held
+
+    def numbered(self) -> list[Entry]:
+        """All entries but those that are held back."""
+        return self._entries
 
     def append(self, entry: Entry) -> None:
         """Number an entry and wake the readers; dropped once the log is sealed."""
