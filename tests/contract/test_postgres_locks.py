@@ -1,0 +1,362 @@
+"""Units that meet at the same rows on PostgreSQL: who waits for whom, what the one finds that has waited, and that none
+wait in a circle.
+"""
+
+import asyncio
+import random
+
+import pytest
+from parley_server.core.model import FinishReason
+from parley_server.core.records import (
+    Accepted,
+    Busy,
+    CancelTarget,
+    ConversationGone,
+    ConversationTaken,
+    ConversationUpdate,
+    Finalised,
+    MessageFilter,
+    Position,
+)
+from parley_server.errors import ConversationNotFound, ReplyNotFound
+from parley_server.store import open_store
+from sqlalchemy import event
+from sqlalchemy.util import await_only
+
+from tests.contract.conftest import DATABASE
+from tests.contract.store_values import (
+    ANN,
+    NOW_US,
+    SECOND_US,
+    acceptance,
+    accepted,
+    answered,
+    checkpoint,
+    created,
+    finalisation,
+    new_conversation,
+)
+from tests.contract.test_store_replicas import LONG_S, OVER_S, owned_by, taken
+from tests.processes import until
+
+DAY_US = 24 * 3600 * SECOND_US
+
+
+@pytest.fixture
+async def stores(empty_database):
+    """Three replicas' stores on one database."""
+    opened = [open_store(empty_database) for _ in range(3)]
+    for each in opened:
+        await each.start()
+    yield opened
+    for each in opened:
+        await each.close()
+
+
+@pytest.fixture
+def ask(postgres):
+    async def ask(sql: str, *arguments: object) -> list[tuple]:
+        return await postgres.query(sql, *arguments, database=DATABASE)
+
+    return ask
+
+
+@pytest.fixture
+def meet(stores, ask):
+    """What two calls on different stores come to, the second of which meets the first just before its commit, waits for
+    it, and is seen to wait."""
+
+    async def meet(first, second, *, lane: bool = False):
+        mine, other, _ = stores
+        ready, go_on = asyncio.Event(), asyncio.Event()
+
+        def hold(_) -> None:
+            ready.set()
+            await_only(go_on.wait())
+
+        database = mine._database
+        engine = database._lane if lane else database._pool
+        event.listen(engine.sync_engine, "commit", hold, once=True)
+        ahead = asyncio.ensure_future(first(mine))
+        await ready.wait()
+        behind = asyncio.ensure_future(second(other))
+        await until(lambda: ask("SELECT 1 FROM pg_stat_activity WHERE wait_event_type = 'Lock'"), "the second waits")
+        assert not behind.done()
+        go_on.set()
+        return await asyncio.gather(ahead, behind)
+
+    return meet
+
+
+@pytest.fixture
+def between(stores):
+    """Run `interlude` once on another store, when the first is about to execute a statement that begins so."""
+
+    def between(words: str, interlude) -> None:
+        done: list[str] = []
+
+        def before(_connection, _cursor, statement: str, *_) -> None:
+            if statement.startswith(words) and not done:
+                done.append(statement)
+                await_only(interlude(stores[1]))
+
+        event.listen(stores[0]._database._pool.sync_engine, "before_cursor_execute", before)
+
+    return between
+
+
+async def test_an_acceptance_that_meets_an_erasure_finds_the_conversation_gone(stores, meet):
+    conversation = await created(stores[2])
+    asked = acceptance(conversation)
+    outcomes = await meet(
+        lambda store: store.delete_conversation(ANN, conversation.id, ""), lambda store: store.accept(asked)
+    )
+    assert outcomes == [(), ConversationGone()]
+
+
+async def test_an_erasure_that_meets_an_acceptance_finds_its_reply(stores, meet):
+    conversation = await created(stores[2])
+    asked = acceptance(conversation)
+    outcomes = await meet(
+        lambda store: store.accept(asked), lambda store: store.delete_conversation(ANN, conversation.id, "")
+    )
+    assert outcomes == [Accepted(reply=asked.reply), Busy(reply_id=asked.reply.id)]
+
+
+async def test_an_erasure_that_meets_the_end_of_a_reply_erases_it(stores, meet):
+    reply = await accepted(stores[2], await created(stores[2]))
+    ended, erased = await meet(
+        lambda store: store.finalise(finalisation(reply)),
+        lambda store: store.delete_conversation(ANN, reply.conversation_id, ""),
+    )
+    assert ended.won
+    assert erased == (reply.id,)
+
+
+async def test_an_acceptance_that_meets_the_end_of_a_reply_follows_it(stores, meet):
+    conversation = await created(stores[2])
+    reply = await accepted(stores[2], conversation)
+    beside = acceptance(conversation, parent="")
+    ended, second = await meet(lambda store: store.finalise(finalisation(reply)), lambda store: store.accept(beside))
+    assert (ended.won, second) == (True, Accepted(reply=beside.reply))
+
+
+async def test_checkpoints_that_meet_the_end_of_their_reply_are_skipped(stores, meet, ask):
+    reply = await accepted(stores[2], await created(stores[2]))
+    ended, _ = await meet(
+        lambda store: store.finalise(finalisation(reply)),
+        lambda store: store.append_checkpoints([checkpoint(reply, "late")]),
+    )
+    assert ended.won
+    assert await ask("SELECT 1 FROM checkpoint") == []
+    assert (await stores[2].get_reply(ANN, reply.id)) == ended.reply
+
+
+async def test_the_end_of_a_reply_that_meets_its_checkpoints_deletes_them(stores, meet, ask):
+    reply = await accepted(stores[2], await created(stores[2]))
+    _, ended = await meet(
+        lambda store: store.append_checkpoints([checkpoint(reply, "text")]),
+        lambda store: store.finalise(finalisation(reply)),
+    )
+    assert ended.won
+    assert await ask("SELECT 1 FROM checkpoint") == []
+
+
+async def test_a_cancel_that_meets_the_end_of_a_reply_returns_it_as_it_ended(stores, meet):
+    reply = await accepted(stores[2], await created(stores[2]))
+    wish = (ANN, CancelTarget(reply_id=reply.id), FinishReason.CANCELLED, "late", NOW_US)
+    ended, told = await meet(
+        lambda store: store.finalise(finalisation(reply)), lambda store: store.request_cancel(*wish)
+    )
+    assert told == ended.reply
+
+
+async def test_a_cancel_that_meets_the_acceptance_of_its_request_finds_the_reply(stores, meet):
+    asked = acceptance(await created(stores[2]), request_id="r")
+    wish = (ANN, CancelTarget(request_id="r"), FinishReason.CANCELLED, "stop", NOW_US)
+    _, told = await meet(lambda store: store.accept(asked), lambda store: store.request_cancel(*wish))
+    assert (told.id, told.cancel_reason) == (asked.reply.id, "stop")
+
+
+async def test_two_creations_of_one_id_meet(stores, meet):
+    new = new_conversation(id="chosen")
+    asked = acceptance(new_conversation(id="chosen", now_us=NOW_US + 1).conversation, new=True)
+    outcomes = await meet(lambda store: store.create_conversation(new), lambda store: store.accept(asked))
+    assert outcomes[1] == ConversationTaken()
+
+
+# --- in between two statements
+
+
+async def test_an_acceptance_whose_obstacle_is_gone_before_it_is_named_goes_on(stores, between):
+    conversation = await created(stores[2])
+    running = await accepted(stores[2], conversation)
+    between("SELECT conversation.", lambda store: store.finalise(finalisation(running)))
+    beside = acceptance(conversation, parent="")
+    assert await stores[0].accept(beside) == Accepted(reply=beside.reply)
+
+
+async def test_a_key_that_is_swept_while_it_is_looked_at_is_free(stores, between):
+    await answered(stores[2], await created(stores[2]), request_id="old", now_us=NOW_US - 2 * DAY_US)
+    sweeps: list[None] = []
+
+    async def sweep(store) -> None:
+        sweeps.append(await store._sweep_some(NOW_US))
+
+    between("SELECT idempotency_key.payload_hash", sweep)
+    await accepted(stores[0], await created(stores[2]), request_id="old")
+    assert sweeps == [None]
+
+
+async def test_a_mark_that_is_swept_while_it_is_looked_at_is_left_again(stores, between, ask):
+    target = CancelTarget(request_id="r")
+    for reason, now_us in (("first", NOW_US - DAY_US), ("second", NOW_US)):
+        assert await stores[0].request_cancel(ANN, target, FinishReason.CANCELLED, reason, now_us) is None
+        between("SELECT idempotency_key.payload_hash", lambda store: store._sweep_some(NOW_US))
+    assert await ask("SELECT cancel_reason, expire_time_us FROM idempotency_key") == [
+        ("second", NOW_US + 60 * SECOND_US)
+    ]
+
+
+async def test_two_sweeps_of_keys_share_the_work(stores, meet, ask):
+    for number in range(20):
+        target = CancelTarget(request_id=f"mark-{number}")
+        await stores[2].request_cancel(ANN, target, FinishReason.CANCELLED, "", NOW_US - DAY_US)
+    await asyncio.gather(*(store._sweep_some(NOW_US) for store in stores))
+    assert await ask("SELECT key FROM idempotency_key") == []
+
+
+# --- leases
+
+
+@pytest.mark.parametrize("known", [True, False])
+async def test_a_renewal_that_meets_a_takeover_learns_of_it(stores, meet, known):
+    if known:
+        await stores[2].hold_lease("late", OVER_S)
+    reply = await owned_by(stores[2], "late")
+    left, owned = await meet(lambda store: store.take_over("me", 10), lambda store: store.hold_lease("late", LONG_S))
+    assert [each.reply for each in left] == [taken(reply, "me")]
+    assert owned == []
+
+
+async def test_a_takeover_passes_over_a_lease_that_is_being_renewed(stores):
+    await stores[2].hold_lease("late", OVER_S)
+    reply = await owned_by(stores[2], "late")
+    ready, go_on = asyncio.Event(), asyncio.Event()
+
+    def hold(_) -> None:
+        ready.set()
+        await_only(go_on.wait())
+
+    event.listen(stores[0]._database._lane.sync_engine, "commit", hold, once=True)
+    renewing = asyncio.ensure_future(stores[0].hold_lease("late", LONG_S))
+    await ready.wait()
+    assert await stores[1].take_over("me", 10) == []
+    go_on.set()
+    assert [each.reply_id for each in await renewing] == [reply.id]
+    assert await stores[1].take_over("me", 10) == []
+
+
+async def test_a_takeover_that_meets_the_first_lease_of_an_owner_leaves_it_alone(stores, meet):
+    reply = await owned_by(stores[2], "new")
+    owned, left = await meet(
+        lambda store: store.hold_lease("new", LONG_S), lambda store: store.take_over("me", 10), lane=True
+    )
+    assert ([each.reply_id for each in owned], left) == ([reply.id], [])
+
+
+async def test_a_takeover_passes_over_a_reply_that_is_being_ended(stores):
+    await stores[2].hold_lease("dead", OVER_S)
+    reply = await owned_by(stores[2], "dead")
+    ready, go_on = asyncio.Event(), asyncio.Event()
+
+    def hold(_) -> None:
+        ready.set()
+        await_only(go_on.wait())
+
+    event.listen(stores[0]._database._pool.sync_engine, "commit", hold, once=True)
+    ending = asyncio.ensure_future(stores[0].finalise(finalisation(reply)))
+    await ready.wait()
+    assert await stores[1].take_over("me", 10) == []
+    go_on.set()
+    assert (await ending).won
+
+
+# --- all at once
+
+
+class Talk:
+    """Calls of all kinds on a few conversations, by replicas that now and then are taken for dead."""
+
+    def __init__(self, stores) -> None:
+        self.stores = stores
+        self.conversations = [f"shared-{number}" for number in range(4)]
+        self.random = random.Random(7)
+        self.calls = 0
+
+    async def run(self, name: str, rounds: int) -> None:
+        kinds = [self.turn, self.turn, self.turn, self.cancel, self.update, self.erase, self.sweep, self.look]
+        for _ in range(rounds):
+            store, conversation_id = self.random.choice(self.stores), self.random.choice(self.conversations)
+            try:
+                await self.random.choice(kinds)(store, conversation_id, name)
+            except (ConversationNotFound, ReplyNotFound):
+                await store.create_conversation(new_conversation(id=conversation_id))
+            self.calls += 1
+
+    async def turn(self, store, conversation_id: str, name: str) -> None:
+        conversation = await store.get_conversation(ANN, conversation_id)
+        request_id = self.random.choice(["", "", f"request-{self.random.randrange(5)}"])
+        asked = acceptance(conversation, request_id=request_id)
+        outcome = await store.accept(asked)
+        if not isinstance(outcome, Accepted) or outcome.reply.state.terminal:
+            return
+        others = self.random.choice(self.stores)
+        await asyncio.gather(
+            store.append_checkpoints([checkpoint(outcome.reply, "some", "text")]),
+            others.finalise(finalisation(outcome.reply)),
+            store.request_cancel(ANN, CancelTarget(reply_id=outcome.reply.id), FinishReason.CANCELLED, "", NOW_US),
+        )
+
+    async def cancel(self, store, conversation_id: str, name: str) -> None:
+        targets = [CancelTarget(conversation_id=conversation_id), CancelTarget(request_id=f"request-{name}")]
+        await store.request_cancel(ANN, self.random.choice(targets), FinishReason.CANCELLED, "stop", NOW_US)
+
+    async def update(self, store, conversation_id: str, name: str) -> None:
+        update = ConversationUpdate(conversation_id=conversation_id, title=name, labels={"by": name})
+        await store.update_conversation(ANN, update, NOW_US)
+
+    async def erase(self, store, conversation_id: str, name: str) -> None:
+        await store.delete_conversation(ANN, conversation_id, "")
+
+    async def sweep(self, store, conversation_id: str, name: str) -> None:
+        await store.hold_lease(name, OVER_S)
+        for left in await store.take_over(name, 3):
+            await store.append_checkpoints([checkpoint(left.reply, "more")])
+            assert isinstance(await store.finalise(finalisation(left.reply)), Finalised)
+
+    async def look(self, store, conversation_id: str, name: str) -> None:
+        await store.read_turn(ANN, conversation_id, Position(), has_input=True)
+        await store.list_messages(ANN, MessageFilter(conversation_id=conversation_id), 5)
+
+
+async def test_calls_of_all_kinds_on_a_few_conversations(stores, ask, caplog):
+    caplog.set_level("INFO", "parley.store")
+    talk = Talk(stores)
+    await asyncio.gather(*(talk.run(f"r{number}", 25) for number in range(30)))
+    assert talk.calls == 750
+    again = [record for record in caplog.records if record.message == "transaction_again"]
+    assert len(again) == 0
+    assert await ask(ORPHANS) == [(0, 0, 0)]
+    assert await ask(GAPS) == []
+
+
+ORPHANS = """
+SELECT (SELECT count(*) FROM checkpoint JOIN reply ON id = reply_id WHERE state NOT IN ('PENDING', 'STREAMING')),
+       (SELECT count(*) FROM reply WHERE state = 'COMPLETED' AND id NOT IN (SELECT reply_id FROM usage)),
+       (SELECT count(*) FROM reply WHERE state = 'COMPLETED' AND message_id NOT IN (SELECT id FROM message))
+"""
+GAPS = """
+SELECT id FROM conversation c WHERE next_position <> 1 +
+    (SELECT count(*) FROM message m WHERE m.tenant = c.tenant AND m.conversation_id = c.id)
+"""
