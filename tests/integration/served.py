@@ -99,27 +99,27 @@ class Watch:
         finally:
             self._changed.set()
 
-    async def until(self, condition: Callable[[Watch], bool]) -> Watch:
+    async def until(self, condition: Callable[[Watch], bool], *, limit_s: float = LIMIT_S) -> Watch:
         """Wait until it holds; fails where the stream ends before."""
-        async with asyncio.timeout(LIMIT_S):
+        async with asyncio.timeout(limit_s):
             while not condition(self):
                 assert not self._task.done(), (self.kinds, self.error)
                 self._changed.clear()
                 await self._changed.wait()
         return self
 
-    async def until_text(self, text: str) -> Watch:
+    async def until_text(self, text: str, *, limit_s: float = LIMIT_S) -> Watch:
         """Wait until exactly this text has come."""
-        return await self.until(lambda watch: watch.text == text)
+        return await self.until(lambda watch: watch.text == text, limit_s=limit_s)
 
     async def accepted(self) -> chat_pb2.TokenChunk:
         """The first chunk."""
         await self.until(lambda watch: bool(watch.chunks))
         return self.chunks[0]
 
-    async def end(self) -> Watch:
+    async def end(self, *, limit_s: float = LIMIT_S) -> Watch:
         """Wait until the stream has ended, with whatever status."""
-        async with asyncio.timeout(LIMIT_S):
+        async with asyncio.timeout(limit_s):
             with contextlib.suppress(asyncio.CancelledError):
                 await asyncio.shield(self._task)
             await asyncio.wait([self._task])
