@@ -97,12 +97,12 @@ class Followers:
         following, message = self._followed.get(channel), wire.unpack(data)
         if following is None or message is None:
             return
-        following.heard_at = self._clock.monotonic()
         if message.entries is None or message.epoch > following.log.reply.epoch:
             following.look()
-        elif message.epoch < following.log.reply.epoch:
+        if message.entries is None or message.epoch != following.log.reply.epoch:
             return
-        elif not following.take(message.number, [wire.decode(value) for value in message.entries]):
+        following.heard_at = self._clock.monotonic()
+        if not following.take(message.number, [wire.decode(value) for value in message.entries]):
             self._read_on(following)
 
     def _read_on(self, following: Following) -> None:

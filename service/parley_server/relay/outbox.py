@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Sequence
 
 from redis.exceptions import ResponseError
@@ -41,7 +42,9 @@ class Outbox:
         self._task.cancel()
         await asyncio.gather(self._task, return_exceptions=True)
         if self._letters:
-            await asyncio.wait([asyncio.create_task(self._send())], timeout=STOP_S)
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(STOP_S):
+                    await self._send()
 
     async def _run(self) -> None:
         while True:

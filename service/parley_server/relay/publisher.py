@@ -14,7 +14,8 @@ from typing import Any
 from redis.exceptions import ResponseError
 
 from parley_server.core.log import Log
-from parley_server.core.ports import Clock, Owned
+from parley_server.core.ports import Clock, Owned, Timer
+from parley_server.relay.agenda import Agenda
 from parley_server.relay.health import Health
 from parley_server.relay.heartbeat import Beat, beats, questions
 from parley_server.relay.link import Link, RelayAway, is_about_one
@@ -48,17 +49,14 @@ class Publisher:
         self._link = link
         self._clock = clock
         self._on_growth = on_growth
-        self._flush_interval_s = flush_interval_s
         self._heartbeat_s = heartbeat_s
         self._retention_s = retention_s
         self._running_ttl_ms = round(running_ttl_s * 1000)
         self._retention_ms = round(retention_s * 1000)
         self._publications: dict[str, Publication] = {}
-        self._dirty: dict[Publication, None] = {}
-        self._urgent: dict[Publication, None] = {}
-        self._due = asyncio.Event()
-        self._timed = False
-        self._next_flush = self._next_beat = 0.0
+        self._agenda = Agenda(clock, flush_interval_s)
+        self._next_beat = 0.0
+        self._beat_timer: Timer | None = None
         self._owner: Owned
         self._task: asyncio.Task[None] | None = None
         self._stopping = False
@@ -76,12 +74,15 @@ class Publisher:
             self._grown(publication)
 
     def ended(self, log: Log) -> None:
-        """It has ended as it is stored: publish what is missing, then that."""
+        """It has ended as it is stored: publish what is missing, then that. One that was erased is forgotten."""
+        if log.erased:
+            self.forget([log.reply.id])
+            return
         publication = self._publications.get(log.reply.id)
         if publication is None or publication.log is not log:
             publication = self._publications[log.reply.id] = Publication(log)
         publication.finish(expires_at=self._clock.monotonic() + self._retention_s)
-        self._want(publication, urgent=True)
+        self._agenda.add(publication, urgent=True)
 
     def forget(self, reply_ids: Iterable[str]) -> None:
         """They exist no more: publish nothing of them."""
@@ -91,88 +92,60 @@ class Publisher:
     async def stop(self) -> None:
         """Publish what is there, if Redis takes it now, then end."""
         self._stopping = True
-        self._due.set()
+        self._agenda.ring()
         if self._task is not None:
             await self._task
 
     def _grown(self, publication: Publication) -> None:
-        self._want(publication, urgent=not publication.sent)
-
-    def _want(self, publication: Publication, *, urgent: bool = False) -> None:
-        self._dirty[publication] = None
-        if urgent:
-            self._urgent[publication] = None
-            self._due.set()
-        else:
-            self._set_timer()
-
-    def _set_timer(self) -> None:
-        if not self._timed:
-            self._timed = True
-            self._clock.call_at(self._next_flush, self._ring)
-
-    def _ring(self) -> None:
-        self._timed = False
-        self._due.set()
+        self._agenda.add(publication, urgent=not publication.sent)
 
     def _ring_beat(self) -> None:
-        self._due.set()
-        if not self._stopping:
-            self._clock.call_at(self._clock.monotonic() + self._heartbeat_s, self._ring_beat)
+        self._agenda.ring()
+        self._beat_timer = self._clock.call_at(self._clock.monotonic() + self._heartbeat_s, self._ring_beat)
 
     async def _run(self) -> None:
         self._ring_beat()
         while not self._stopping:
-            await self._due.wait()
-            self._due.clear()
+            await self._agenda.wait()
             try:
                 await self._turn()
             except Exception:  # a defect that ended this task would cut off every reader elsewhere
                 log.exception("relay_defect")
                 self._judge("a defect")
+        self._agenda.close()
+        if self._beat_timer is not None:
+            self._beat_timer.cancel()
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(STOP_S):
-                while self._dirty and await self._flush(self._dirty):
+                while self._agenda and await self._flush(self._agenda.all()):
                     pass
 
     async def _turn(self) -> None:
-        now = self._clock.monotonic()
-        batch = self._urgent
-        if now >= self._next_flush:
-            batch = self._dirty
-            self._next_flush = now + self._flush_interval_s
+        due, now = self._agenda.due(), self._clock.monotonic()
         if now >= max(self._next_beat, self.health.retry_at):
             self._next_beat = now + self._heartbeat_s
             await self._beat()
         if self._clock.monotonic() >= self.health.retry_at:
-            await self._flush(batch)
-        else:
-            self._note_growth()
-        if self._dirty:
-            self._set_timer()
-
-    def _note_growth(self) -> None:
-        """Nothing is published now; but the journal counts on being told."""
-        for publication in self._dirty:
+            await self._flush(due)
+            return
+        for publication in due:  # nothing is published now; but the journal counts on being told
             publication.log.since(publication.log.last_sequence)
             self._on_growth(publication.log)
 
-    async def _flush(self, batch: dict[Publication, None]) -> bool:
+    async def _flush(self, due: list[Publication]) -> bool:
         """Publish what is new of these, as much as one call is to carry; whether Redis took it."""
         said: list[tuple[Publication, bool]] = []
         commands: list[bytes] = []
         room = MAX_FLUSH_BYTES
-        for publication in list(batch):
+        for publication in due:
             if room <= 0:
-                self._next_flush = 0.0
-                self._due.set()
+                self._agenda.hurry()
                 break
-            self._dirty.pop(publication, None)
-            self._urgent.pop(publication, None)
-            if (spoken := self._next(publication)) is not None:
+            self._agenda.remove(publication)
+            if (words := self._next_words(publication)) is not None:
                 said.append((publication, publication.end is not None and not publication.behind))
-                commands.append(spoken)
-                room -= len(spoken)
+                commands.append(words)
+                room -= len(words)
         if not commands:
             return True
         try:
@@ -181,13 +154,12 @@ class Publisher:
             answers = [away] * len(commands)
         return self._heard(said, answers)
 
-    def _next(self, publication: Publication) -> bytes | None:
-        """What is to be said of it now."""
+    def _next_words(self, publication: Publication) -> bytes | None:
+        self._on_growth(publication.log)
         if self._publications.get(publication.log.reply.id) is not publication:
             return None
         try:
             if publication.behind:
-                self._on_growth(publication.log)
                 return publication.next_stretch(self._running_ttl_ms)
             return publication.last_word(self._retention_ms) if publication.end is not None else None
         except Exception:  # noqa: BLE001 - what cannot be written must not keep the others from being published
@@ -201,7 +173,7 @@ class Publisher:
                 self._give_up(publication, str(answer))
             elif isinstance(answer, Exception):
                 problem = problem or str(answer)
-                self._dirty[publication] = None
+                self._agenda.add(publication)
             elif ended:
                 self._drop(publication)
             else:
@@ -213,7 +185,7 @@ class Publisher:
         if last < 0:
             self._refused(publication)
         elif publication.appended(last):
-            self._want(publication, urgent=True)
+            self._agenda.add(publication, urgent=True)
         if cancel and not publication.cancel_told and publication.end is None:
             publication.cancel_told = True
             self._owner.cancel_wished(publication.log.reply.id)
@@ -221,7 +193,7 @@ class Publisher:
     def _refused(self, publication: Publication) -> None:
         publication.refused = True
         if publication.end is not None:
-            self._want(publication, urgent=True)
+            self._agenda.add(publication, urgent=True)
         else:
             self._owner.taken_over(publication.log.reply.id)
 
@@ -249,7 +221,7 @@ class Publisher:
             return
         publication.sent = min(publication.sent, beat.last)
         if publication.behind and publication.log.lease.held:
-            self._want(publication, urgent=True)
+            self._agenda.add(publication, urgent=True)
         if beat.seen_ms > publication.seen_ms:
             publication.seen_ms = beat.seen_ms
             self._owner.seen(reply_id, beat.age_s)
@@ -282,4 +254,4 @@ class Publisher:
             self._next_beat = self.health.retry_at
         elif self.health.worked():
             self._next_beat = 0.0  # what was lost meanwhile is found by asking
-            self._due.set()
+            self._agenda.ring()

@@ -6,6 +6,7 @@ Redis is for speed and for readers elsewhere. What is durable is so in the store
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Callable
 
@@ -33,7 +34,6 @@ RECALL_S = 2.0
 CHECK_AGAIN_S = 1.0
 WISH_FOR_S = 30.0
 ERASED_PER_CALL = 500
-NOTHING: tuple[Entry, ...] = ()
 
 
 class RedisRelay:
@@ -199,18 +199,21 @@ class RedisRelay:
             )
 
     async def _read_writer(self, reply_id: str, ask_writer: bytes) -> tuple[Entry, ...]:
-        """All that the last writer has appended; nothing where that takes too long."""
-        try:
+        """All that the last writer has appended; nothing where that takes too long. A connection that was lost since it
+        was last used is no reason to give up."""
+        with contextlib.suppress(RelayAway, TimeoutError):
             async with asyncio.timeout(RECALL_S):
-                (writer,) = await self._asking.run([ask_writer])
-                if not isinstance(writer, bytes):
-                    return NOTHING
-                return await self._read_stream(StreamReading(reply_id, int(writer)))
-        except (RelayAway, TimeoutError):
-            return NOTHING
+                try:
+                    return await self._read_once(reply_id, ask_writer)
+                except RelayAway:
+                    return await self._read_once(reply_id, ask_writer)
+        return ()
 
-    async def _read_stream(self, reading: StreamReading) -> tuple[Entry, ...]:
-        entries: list[Entry] = []
+    async def _read_once(self, reply_id: str, ask_writer: bytes) -> tuple[Entry, ...]:
+        (writer,) = await self._asking.run([ask_writer])
+        if not isinstance(writer, bytes):
+            return ()
+        reading, entries = StreamReading(reply_id, int(writer)), list[Entry]()
         while True:
             (found,) = await self._asking.run([reading.next_range()])
             some = [] if isinstance(found, ResponseError) else entries_of(found, reading.position + 1)
