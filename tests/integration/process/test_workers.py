@@ -1,0 +1,344 @@
+"""`parley serve --workers N`: one port, replicas of their own, and a supervisor that keeps, counts and ends them."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import re
+import signal
+import socket
+import time
+from collections import Counter
+from contextlib import AsyncExitStack, suppress
+from pathlib import Path
+from typing import Any
+
+import grpc
+import pytest
+from parley.v1 import chat_pb2, chat_pb2_grpc, resources_pb2
+
+from tests import watchdog
+from tests.integration.process.test_start import command, refusal
+from tests.integration.process.watching import Watcher, reason_of, script, text_of, words
+from tests.processes import ServerProcess, open_channel, until
+
+QUICK = "[server]\nlease_s = 2\nsweep_interval_s = 0.5\nreconcile_interval_s = 0.5\nrelay_heartbeat_s = 0.5\n"
+STOPPED_S = 15.0
+LONG = words("long", 3000)
+
+
+def draining(*, pause_s: float, grace_s: float) -> str:
+    return f"{QUICK}drain_pause_s = {pause_s}\ndrain_grace_s = {grace_s}\n"
+
+
+class Workers(ServerProcess):
+    """A supervisor and its workers; `pid` is the supervisor's. Nothing of them outlives the `async with`."""
+
+    def __init__(self, folder: Path, places: dict[str, str], *, count: int = 2, toml: str = "", **more: str) -> None:
+        toml = toml or draining(pause_s=0, grace_s=5)
+        super().__init__(folder, toml=toml, **{"PARLEY_WORKERS": str(count), **places, **more})
+        self.count = count
+
+    async def __aexit__(self, *details: object) -> None:
+        pids = list(self.pids().values())
+        await super().__aexit__(*details)
+        for pid in pids:
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+
+    async def ready(self) -> None:
+        """Wait until it has said that all serve."""
+        said = await self.line("Parley serves on")
+        (serving,) = (event for event in self.events("serving") if "worker" not in event)
+        assert said == f"Parley serves on {serving['address']} with {self.count} workers; Ctrl-C stops it"
+        assert serving["workers"] == self.count
+        self.port = int(serving["address"].rpartition(":")[2])
+        self.metrics_port = int(serving["metrics"].rpartition(":")[2])
+        assert await self.health() == "SERVING"
+
+    def pids(self) -> dict[int, int]:
+        """The process of each worker that has one."""
+        found = {}
+        for pid in watchdog.children(self.pid):
+            with suppress(OSError, ValueError, IndexError):
+                found[int(Path(f"/proc/{pid}/cmdline").read_text().split("\0")[4])] = pid
+        return found
+
+    def replicas(self) -> dict[int, list[str]]:
+        """The replicas that each worker has been."""
+        found: dict[int, list[str]] = {}
+        for event in self.events("serving"):
+            if "worker" in event:
+                found.setdefault(event["worker"], []).append(event["replica"])
+        return found
+
+    async def until_up(self, *expected: float) -> dict[str, float]:
+        """Wait until the metrics say of each worker whether it answers as expected; all samples then."""
+
+        async def told() -> dict[str, float] | None:
+            now = await self.metrics()
+            up = tuple(now[f"parley_worker_up{{{index}}}"] for index in range(self.count))
+            return now if up == expected else None
+
+        return await until(told, f"workers that answer: {expected}")
+
+
+class Readers:
+    """Readers of replies, each over a connection of its own, which is a new one whenever the last has broken."""
+
+    def __init__(self, server: Workers) -> None:
+        self.server = server
+        self.watchers: list[Watcher] = []
+        self.tasks: list[asyncio.Task[None]] = []
+
+    async def start(self, count: int, text: str, *, delay_s: float) -> None:
+        """Ask for so many replies, and wait until each has text."""
+        for _ in range(count):
+            watcher = Watcher(chat_pb2.ReplyRequest(text=script(text, delay_s=delay_s)))
+            self.watchers.append(watcher)
+            self.tasks.append(asyncio.create_task(self._read(watcher)))
+        async with asyncio.timeout(20):
+            await asyncio.gather(*(each.has_text.wait() for each in self.watchers))
+
+    async def ended(self, *, limit_s: float = 30.0) -> list[Watcher]:
+        """Wait until each has had its terminal chunk."""
+        async with asyncio.timeout(limit_s):
+            await asyncio.gather(*self.tasks)
+        return self.watchers
+
+    async def _read(self, watcher: Watcher) -> None:
+        async with open_channel(self.server.address) as channel:
+            await watcher.start(chat_pb2_grpc.ChatStub(channel))
+        while watcher.terminal is None:
+            assert watcher.status is grpc.StatusCode.UNAVAILABLE, watcher.error
+            await asyncio.sleep(0.05)
+            async with open_channel(self.server.address) as channel:
+                await watcher.resume(chat_pb2_grpc.ChatStub(channel))
+
+
+@pytest.fixture
+def places(postgres_url: str, shared_redis: Any) -> dict[str, str]:
+    return {"PARLEY_DATABASE_URL": postgres_url, "PARLEY_REDIS_URL": shared_redis.url()}
+
+
+@pytest.fixture
+def query(shared_postgres: Any, postgres_url: str) -> Any:
+    def ask(sql: str) -> list[tuple[Any, ...]]:
+        return shared_postgres.rows(sql, database=postgres_url.rpartition("/")[2])
+
+    return ask
+
+
+def port_is_free(port: int) -> bool:
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", port))
+            probe.listen(1)
+        except OSError:
+            return False
+    return True
+
+
+async def test_two_workers_share_a_port(tmp_path, places, query) -> None:
+    async with Workers(tmp_path, places) as server, AsyncExitStack() as stack:
+        channels = [await stack.enter_async_context(open_channel(server.address)) for _ in range(24)]
+        asking = chat_pb2.ReplyRequest(text=script("Hello.", delay_s=0))
+        replies = await asyncio.gather(*(chat_pb2_grpc.ChatStub(each).CreateReply(asking) for each in channels))
+        assert {text_of(reply) for reply in replies} == {"Hello."}
+        replicas = server.replicas()
+        assert sorted(replicas) == [0, 1]
+        assert len({name for names in replicas.values() for name in names}) == 2
+        owners = Counter(owner for (owner,) in query("SELECT owner FROM reply"))
+        assert set(owners) == {replicas[0][0], replicas[1][0]}, "both have had connections"
+        now = await server.until_up(1, 1)
+        for index in (0, 1):
+            ended = f"parley_replies_total{{scripted,STOP,COMPLETED,{index}}}"
+            assert now[ended] == owners[replicas[index][0]]
+            assert now[f"process_resident_memory_bytes{{{index}}}"] > 0
+            assert now[f"parley_worker_restarts_total{{{index}}}"] == 0
+        across = [
+            chat_pb2_grpc.ChatStub(channel).GetReply(chat_pb2.GetReplyRequest(reply_id=reply.id))
+            for channel, reply in zip(channels, replies[::-1], strict=True)
+        ]
+        assert {text_of(each) for each in await asyncio.gather(*across)} == {"Hello."}
+        calls = Counter(event["worker"] for event in server.events("call") if "CreateReply" in event["method"])
+        assert calls == {index: owners[replicas[index][0]] for index in (0, 1)}
+        assert await server.terminate() == 0
+        assert server.events()[-1]["event"] == "all_stopped"
+        assert port_is_free(server.port)
+
+
+@pytest.mark.timeout(120)
+async def test_one_that_is_killed_is_started_again_and_its_replies_end(tmp_path, places, query) -> None:
+    async with Workers(tmp_path, places) as server:
+        readers = Readers(server)
+        await readers.start(12, words("w", 500), delay_s=0.02)
+        lost_replica = server.replicas()[0][0]
+        lost = {each for (each,) in query(f"SELECT id FROM reply WHERE owner = '{lost_replica}'")}
+        assert 0 < len(lost) < 12
+        os.kill(server.pids()[0], signal.SIGKILL)
+        killed_s = time.monotonic()
+        failed: dict[str, float] = {}
+
+        async def all_failed() -> bool:
+            for watcher in readers.watchers:
+                if watcher.reply_id in lost and watcher.terminal is not None:
+                    failed.setdefault(watcher.reply_id, time.monotonic() - killed_s)
+            return failed.keys() == lost
+
+        await until(all_failed, "the lost replies have ended")
+        print(f"ended {max(failed.values()):.2f} s after the kill")
+        assert max(failed.values()) < 2 + 0.5 + 4, "the lease, the sweep, and a machine that is busy"
+        for watcher in await readers.ended():
+            assert watcher.terminal is not None
+            if watcher.reply_id in lost:
+                assert reason_of(watcher.terminal.failed.error) == "OWNER_LOST"
+                assert words("w", 500).startswith(watcher.text)
+            else:
+                assert watcher.terminal.finished.reason == resources_pb2.FINISH_REASON_STOP
+                assert watcher.text == words("w", 500)
+                assert watcher.snapshots == 0
+        now = await server.until_up(1, 1)
+        assert now["parley_worker_restarts_total{0}"] == 1
+        assert now["parley_worker_restarts_total{1}"] == 0
+        (ended,) = server.events("worker_ended")
+        assert (ended["worker"], ended["status"], ended["restart_s"]) == (0, -signal.SIGKILL, 0.5)
+        assert len(set(server.replicas()[0])) == 2, "a new incarnation"
+        assert await server.terminate() == 0
+
+
+@pytest.mark.parametrize("to_all", [False, True], ids=["the supervisor alone", "every process of the group"])
+async def test_they_drain_together_and_no_reply_is_lost(tmp_path, places, query, to_all: bool) -> None:
+    text = words("s", 120)
+    async with Workers(tmp_path, places, toml=draining(pause_s=0.2, grace_s=60)) as server:
+        readers = Readers(server)
+        await readers.start(10, text, delay_s=0.02)
+        for pid in (*(server.pids().values() if to_all else ()), server.pid):
+            os.kill(pid, signal.SIGTERM)
+        for watcher in await readers.ended():
+            assert watcher.went_away
+            assert (watcher.text, watcher.snapshots) == (text, 0)
+            assert watcher.status is grpc.StatusCode.OK
+        assert await server.exited(limit_s=STOPPED_S) == 0
+        assert server.events("worker_ended") == []
+        assert Counter(query("SELECT state, owner FROM reply")).total() == 10
+        assert query("SELECT DISTINCT state FROM reply") == [("COMPLETED",)]
+        assert query("SELECT count(*) FROM replica") == [(0,)], "no lease is left to run out"
+
+
+async def test_a_second_signal_hurries_all(tmp_path, places, query) -> None:
+    async with Workers(tmp_path, places, toml=draining(pause_s=0, grace_s=600)) as server:
+        readers = Readers(server)
+        await readers.start(6, LONG, delay_s=0.02)
+        server.send(signal.SIGINT)
+        async with asyncio.timeout(10):
+            await asyncio.gather(*(each.was_sent_away.wait() for each in readers.watchers))
+        server.send(signal.SIGINT)
+        assert await server.exited(limit_s=STOPPED_S) == 0
+        assert query("SELECT DISTINCT state FROM reply") == [("FAILED",)]
+        for task in readers.tasks:
+            task.cancel()
+        await asyncio.gather(*readers.tasks, return_exceptions=True)
+
+
+async def test_a_signal_to_one_worker_replaces_it(tmp_path, places) -> None:
+    async with Workers(tmp_path, places) as server:
+        former = server.pids()[1]
+        os.kill(former, signal.SIGTERM)
+        ended = await server.line('"worker_ended"')
+        assert '"status":0' in ended
+
+        async def replaced() -> bool:
+            return server.pids().get(1, former) != former
+
+        await until(replaced, "a new process")
+        now = await server.until_up(1, 1)
+        assert now["parley_worker_restarts_total{1}"] == 1
+        assert await server.terminate() == 0
+
+
+async def test_workers_whose_supervisor_is_killed_drain_and_end(tmp_path, places, query) -> None:
+    text = words("o", 100)
+    async with Workers(tmp_path, places, toml=draining(pause_s=0, grace_s=60)) as server:
+        readers = Readers(server)
+        await readers.start(6, text, delay_s=0.02)
+        pids = list(server.pids().values())
+        assert len(pids) == 2
+        os.kill(server.pid, signal.SIGKILL)
+        for watcher in await readers.ended():
+            assert (watcher.text, watcher.status) == (text, grpc.StatusCode.OK)
+
+        async def gone() -> bool:
+            return all(watchdog.state(pid) in ("", "Z") for pid in pids)
+
+        await until(gone, "the workers have ended", limit_s=STOPPED_S)
+        assert query("SELECT DISTINCT state FROM reply") == [("COMPLETED",)]
+        assert query("SELECT count(*) FROM replica") == [(0,)]
+        assert port_is_free(server.port)
+
+
+async def test_one_that_hangs_is_missing_from_the_metrics_alone(tmp_path, places) -> None:
+    async with Workers(tmp_path, places, toml=QUICK.replace("lease_s = 2", "lease_s = 30")) as server:
+        pid = server.pids()[0]
+        os.kill(pid, signal.SIGSTOP)
+        now = await server.until_up(0, 1)
+        assert "parley_replies_active{1}" in now
+        assert "parley_replies_active{0}" not in now
+        os.kill(pid, signal.SIGCONT)
+        await server.until_up(1, 1)
+        assert await server.terminate() == 0
+
+
+async def test_no_other_server_gets_the_port(tmp_path, places) -> None:
+    (tmp_path / "other").mkdir()
+    several = {**places, "PARLEY_WORKERS": "2"}
+    async with Workers(tmp_path, places) as server:
+        for others in ({}, several):
+            told = refusal(command(tmp_path / "other", "serve", "--listen", server.address, **others))
+            assert f"cannot listen on {server.address}: " in told
+        assert await server.terminate() == 0
+    async with ServerProcess(tmp_path) as single:
+        told = refusal(command(tmp_path / "other", "serve", "--listen", single.address, **several))
+        assert told == f"parley serve: cannot listen on {single.address}: the port is in use\n"
+
+
+async def test_a_metrics_port_in_use(tmp_path, places) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        address = f"127.0.0.1:{taken.getsockname()[1]}"
+        more = {**places, "PARLEY_WORKERS": "2", "PARLEY_METRICS_LISTEN": address}
+        told = refusal(command(tmp_path, "serve", **more))
+        assert told.startswith(f"parley serve: metrics on {address}: the address is in use; PARLEY_METRICS_LISTEN")
+
+
+def test_several_workers_need_postgresql_and_redis(tmp_path, postgres_url) -> None:
+    told = refusal(command(tmp_path, "serve", "--workers", "2"))
+    assert "workers: more than one cannot share a SQLite file: set PARLEY_REDIS_URL, and PARLEY_DATABASE_URL" in told
+    told = refusal(command(tmp_path, "serve", "--workers", "2", PARLEY_DATABASE_URL=postgres_url))
+    assert "workers: more than one need a relay between them: set PARLEY_REDIS_URL" in told
+    for count in ("0", "-1", "x", "65"):
+        assert "--workers: must be a whole number from 1 to 64" in refusal(
+            command(tmp_path, "serve", f"--workers={count}")
+        )
+    assert not list(tmp_path.iterdir()), "nothing was begun"
+
+
+def test_a_schema_that_is_missing_ends_all(tmp_path, empty_postgres_url, shared_redis) -> None:
+    places = {"PARLEY_DATABASE_URL": empty_postgres_url, "PARLEY_REDIS_URL": shared_redis.url()}
+    told = refusal(command(tmp_path, "serve", "--workers", "3", **places))
+    said = [line for line in told.splitlines() if not line.startswith("{")]
+    assert len(said) == 1, "it is said once"
+    assert re.match(r"parley serve: .*parley migrate", said[0])
+
+
+async def test_a_signal_during_the_start_ends_it(tmp_path, places) -> None:
+    async with Workers(tmp_path, places) as server:
+        assert await server.terminate() == 0
+        await server.launch()
+
+        async def started() -> bool:
+            return len(watchdog.children(server.pid)) == 2
+
+        await until(started, "the processes are there")
+        assert await server.terminate() == 0
+        assert "Traceback" not in server.told
