@@ -1,0 +1,314 @@
+"""compose.yaml and deploy/ say what the code does: their settings load, and names, ports and times agree."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from parley_server.app import LAST_CALLS_S
+from parley_server.rpc.server import LIVENESS, OPTIONS, READINESS
+from parley_server.settings import Settings, is_sqlite, load_settings
+from parley_server.telemetry.metrics import Metrics
+
+ROOT = Path(__file__).parents[2]
+KUBERNETES = ROOT / "deploy/kubernetes"
+DOCKERFILE = (ROOT / "Dockerfile").read_text()
+SERVER_OPTIONS = dict(OPTIONS)
+# What is refused before any replica has begun to read it: repeating anything else could start a second reply.
+SAFE_TO_REPEAT = {"connect-failure", "refused-stream", "reset-before-request"}
+
+
+def documents(path: str) -> list[dict[str, Any]]:
+    return list(yaml.safe_load_all((ROOT / path).read_text()))
+
+
+def document(path: str) -> dict[str, Any]:
+    (only,) = documents(path)
+    return only
+
+
+def seconds(text: str) -> float:
+    return float(text.removesuffix("s"))
+
+
+def image_environment() -> dict[str, str]:
+    """What the image sets itself."""
+    return dict(re.findall(r"(PARLEY_\w+)=(\S+)", DOCKERFILE))
+
+
+def load(environment: Mapping[str, str], config: str) -> Settings:
+    """The settings of a container, whose configuration file lies at `config` in the tree; raises for any fault."""
+    placed = {"PARLEY_CONFIG": str(ROOT / config)} if environment.get("PARLEY_CONFIG") else {}
+    return load_settings(image_environment() | dict(environment) | placed)
+
+
+def fits(settings: Settings, grace_s: float) -> bool:
+    """Whether a drain ends before the container is killed, with the last calls and the last writes."""
+    server = settings.server
+    return server.drain_pause_s + server.drain_grace_s + 2 * LAST_CALLS_S <= grace_s
+
+
+def metric_names() -> set[str]:
+    return {sample.name for family in Metrics().registry.collect() for sample in family.samples} | {
+        family.name for family in Metrics().registry.collect()
+    }
+
+
+# --- compose
+
+
+COMPOSE = document("compose.yaml")
+SERVICES = COMPOSE["services"]
+REPLICAS = ("parley-a", "parley-b")
+
+
+def composed(name: str, **given: str) -> dict[str, str]:
+    """The environment of a service, as compose fills it in."""
+    fill = re.compile(r"\$\{(\w+):-(\w*)\}")
+    return {
+        key: fill.sub(lambda found: given.get(found[1], found[2]), str(value))
+        for key, value in SERVICES[name]["environment"].items()
+    }
+
+
+def of_compose(name: str) -> Settings:
+    (config,) = [volume.split(":")[0] for volume in SERVICES[name]["volumes"] if "parley.toml" in volume]
+    return load(composed(name), config)
+
+
+@pytest.mark.parametrize("name", REPLICAS)
+def test_compose_the_replicas_load_and_have_time_to_drain(name: str) -> None:
+    settings = of_compose(name)
+    assert not is_sqlite(settings.database_url)
+    assert settings.redis_url is not None
+    for url, service in ((settings.database_url, "postgres"), (settings.redis_url, "redis")):
+        assert re.search(r"@(\w+):", url)[1] == service
+        assert service in SERVICES
+    assert fits(settings, seconds(SERVICES[name]["stop_grace_period"]))
+    assert SERVICES[name]["healthcheck"]["test"][:3] == ["CMD", "python", "-m"]
+    assert importlib.util.find_spec(SERVICES[name]["healthcheck"]["test"][3]) is not None
+
+
+def test_compose_the_schema_comes_first() -> None:
+    assert of_compose("migrate").database_url == of_compose("parley-a").database_url
+    assert SERVICES["migrate"]["command"] == ["parley", "migrate"]
+    for name in REPLICAS:
+        assert SERVICES[name]["depends_on"]["migrate"] == {"condition": "service_completed_successfully"}
+
+
+def test_compose_passwords_come_from_the_environment() -> None:
+    environment = composed("parley-a", POSTGRES_PASSWORD="one", REDIS_PASSWORD="two")
+    settings = load(environment, "deploy/parley.toml")
+    assert ":one@" in settings.database_url
+    assert ":two@" in str(settings.redis_url)
+    assert "${POSTGRES_PASSWORD" in SERVICES["postgres"]["environment"]["POSTGRES_PASSWORD"]
+    assert "${REDIS_PASSWORD" in SERVICES["redis"]["command"]
+
+
+def test_compose_redis_drops_nothing() -> None:
+    assert "--maxmemory-policy noeviction" in SERVICES["redis"]["command"]
+
+
+def test_compose_what_it_mounts_is_there() -> None:
+    mounted = [volume.split(":")[0] for service in SERVICES.values() for volume in service.get("volumes", ())]
+    files = [path for path in mounted if path.startswith("./")]
+    assert files
+    assert [path for path in files if not (ROOT / path).is_file()] == []
+    assert {path for path in mounted if not path.startswith("./")} == set(COMPOSE["volumes"])
+
+
+def test_compose_publishes_to_this_machine_alone() -> None:
+    published = [port for service in SERVICES.values() for port in service.get("ports", ())]
+    assert published
+    assert [port for port in published if not port.startswith("127.0.0.1:")] == []
+
+
+# --- Envoy
+
+
+ENVOY = document("deploy/envoy.yaml")
+(LISTENER,) = ENVOY["static_resources"]["listeners"]
+(CLUSTER,) = ENVOY["static_resources"]["clusters"]
+HTTP = LISTENER["filter_chains"][0]["filters"][0]["typed_config"]
+UPSTREAM = next(iter(CLUSTER["typed_extension_protocol_options"].values()))["explicit_http_config"]
+
+
+def test_envoy_knows_the_replicas_of_compose() -> None:
+    endpoints = CLUSTER["load_assignment"]["endpoints"][0]["lb_endpoints"]
+    found = [each["endpoint"]["address"]["socket_address"] for each in endpoints]
+    assert [(each["address"], each["port_value"]) for each in found] == [
+        (name, of_compose(name).listen.port) for name in REPLICAS
+    ]
+    port = LISTENER["address"]["socket_address"]["port_value"]
+    assert SERVICES["envoy"]["ports"] == [f"127.0.0.1:50051:{port}"]
+
+
+def test_envoy_notices_a_drain_before_it_refuses() -> None:
+    (check,) = CLUSTER["health_checks"]
+    assert check["grpc_health_check"]["service_name"] in READINESS
+    slowest_s = seconds(check["interval"]) + seconds(check["timeout"])
+    assert check["no_traffic_interval"] == check["interval"]
+    assert all(slowest_s < of_compose(name).server.drain_pause_s for name in REPLICAS)
+
+
+def test_envoy_cuts_no_stream() -> None:
+    (route,) = HTTP["route_config"]["virtual_hosts"][0]["routes"]
+    assert route["route"]["timeout"] == "0s"
+    assert HTTP["stream_idle_timeout"] == "0s"
+
+
+def test_envoy_repeats_only_what_nobody_has_read() -> None:
+    (route,) = HTTP["route_config"]["virtual_hosts"][0]["routes"]
+    assert set(route["route"]["retry_policy"]["retry_on"].split(",")) <= SAFE_TO_REPEAT
+
+
+def test_envoy_ejects_nobody_for_an_answer() -> None:
+    outliers = CLUSTER["outlier_detection"]
+    assert outliers["split_external_local_origin_errors"] is True
+    by_status = ("enforcing_consecutive_5xx", "enforcing_consecutive_gateway_failure", "enforcing_success_rate")
+    assert [outliers[name] for name in by_status] == [0, 0, 0]
+
+
+def test_envoy_has_room_for_what_the_server_takes() -> None:
+    (threshold,) = CLUSTER["circuit_breakers"]["thresholds"]
+    wanted = len(REPLICAS) * of_compose("parley-a").server.max_replies
+    assert min(threshold["max_requests"], threshold["max_pending_requests"]) >= wanted
+    streams = SERVER_OPTIONS["grpc.max_concurrent_streams"]
+    for side in (HTTP["http2_protocol_options"], UPSTREAM["http2_protocol_options"]):
+        assert side["max_concurrent_streams"] == streams
+
+
+def test_envoy_pings_no_more_often_than_the_server_allows() -> None:
+    interval_ms = seconds(UPSTREAM["http2_protocol_options"]["connection_keepalive"]["interval"]) * 1000
+    assert interval_ms > SERVER_OPTIONS["grpc.http2.min_ping_interval_without_data_ms"]
+
+
+# --- Kubernetes
+
+
+def manifests() -> Iterator[dict[str, Any]]:
+    for path in sorted(KUBERNETES.rglob("*.yaml")):
+        for found in documents(str(path.relative_to(ROOT))):
+            if {"kind", "metadata"} <= found.keys():
+                yield found
+
+
+def of_kind(kind: str) -> list[dict[str, Any]]:
+    return [each for each in manifests() if each["kind"] == kind]
+
+
+(DEPLOYMENT,) = of_kind("Deployment")
+(JOB,) = of_kind("Job")
+(SECRET,) = of_kind("Secret")
+POD = DEPLOYMENT["spec"]["template"]["spec"]
+(SERVER,) = POD["containers"]
+(MIGRATION,) = JOB["spec"]["template"]["spec"]["containers"]
+PORTS = {port["name"]: port["containerPort"] for port in SERVER["ports"]}
+
+
+def environment_of(container: Mapping[str, Any]) -> dict[str, str]:
+    """With what the example of the Secret says."""
+    secret = SECRET["stringData"]
+    whole = [each["secretRef"]["name"] for each in container.get("envFrom", ())]
+    assert set(whole) <= {SECRET["metadata"]["name"]}
+    found = dict(secret) if whole else {}
+    for each in container["env"]:
+        reference = each.get("valueFrom", {}).get("secretKeyRef")
+        assert reference is None or reference["name"] == SECRET["metadata"]["name"]
+        found[each["name"]] = secret[reference["key"]] if reference else each["value"]
+    return found
+
+
+def of_kubernetes() -> Settings:
+    return load(environment_of(SERVER), "deploy/kubernetes/server/parley.toml")
+
+
+def test_kubernetes_the_replicas_load_and_have_time_to_drain() -> None:
+    settings = of_kubernetes()
+    assert not is_sqlite(settings.database_url)
+    assert settings.redis_url is not None
+    assert fits(settings, POD["terminationGracePeriodSeconds"])
+    (mount,) = [each for each in SERVER["volumeMounts"] if each["name"] == "config"]
+    assert environment_of(SERVER)["PARLEY_CONFIG"] == f"{mount['mountPath']}/parley.toml"
+
+
+def test_kubernetes_the_migration_loads_alone() -> None:
+    settings = load(environment_of(MIGRATION), "")
+    assert settings.database_url == of_kubernetes().database_url
+    assert MIGRATION["args"] == ["parley", "migrate"]
+
+
+def test_kubernetes_ports_are_those_of_the_settings() -> None:
+    settings = of_kubernetes()
+    assert settings.metrics_listen is not None
+    assert {"grpc": settings.listen.port, "metrics": settings.metrics_listen.port} == PORTS
+    annotations = DEPLOYMENT["spec"]["template"]["metadata"]["annotations"]
+    assert int(annotations["prometheus.io/port"]) == settings.metrics_listen.port
+    assert {port["targetPort"] for service in of_kind("Service") for port in service["spec"]["ports"]} <= PORTS.keys()
+    (policy,) = of_kind("NetworkPolicy")
+    assert {port["port"] for rule in policy["spec"]["ingress"] for port in rule["ports"]} == PORTS.keys()
+
+
+def test_kubernetes_probes_ask_for_services_that_there_are() -> None:
+    assert {SERVER[probe]["grpc"]["port"] for probe in ("startupProbe", "readinessProbe", "livenessProbe")} == {
+        PORTS["grpc"]
+    }
+    assert SERVER["startupProbe"]["grpc"]["service"] == SERVER["livenessProbe"]["grpc"]["service"] == LIVENESS
+    assert SERVER["readinessProbe"]["grpc"]["service"] in READINESS
+
+
+def test_kubernetes_everything_selects_the_pods_of_the_deployment() -> None:
+    labels = DEPLOYMENT["spec"]["template"]["metadata"]["labels"]
+    selectors = [
+        DEPLOYMENT["spec"]["selector"]["matchLabels"],
+        *[service["spec"]["selector"] for service in of_kind("Service")],
+        *[budget["spec"]["selector"]["matchLabels"] for budget in of_kind("PodDisruptionBudget")],
+        *[policy["spec"]["podSelector"]["matchLabels"] for policy in of_kind("NetworkPolicy")],
+        *[spread["labelSelector"]["matchLabels"] for spread in POD["topologySpreadConstraints"]],
+    ]
+    assert [selector for selector in selectors if not selector.items() <= labels.items()] == []
+    assert not labels.items() & JOB["spec"]["template"]["metadata"]["labels"].items()
+
+
+def test_one_image_by_one_name() -> None:
+    (tag,) = re.findall(r"docker build --tag (\S+)", (ROOT / "Makefile").read_text())
+    assert {SERVICES[name]["image"] for name in (*REPLICAS, "migrate")} == {tag}
+    for folder, container in (("server", SERVER), ("migrate", MIGRATION)):
+        (image,) = document(f"deploy/kubernetes/{folder}/kustomization.yaml")["images"]
+        assert image["name"] == container["image"]
+        assert f"{image['name']}:{image['newTag']}" == tag
+    user = int(re.search(r"--uid (\d+)", DOCKERFILE)[1])
+    assert {pod["securityContext"]["runAsUser"] for pod in (POD, JOB["spec"]["template"]["spec"])} == {user}
+
+
+@pytest.mark.parametrize("folder", ["server", "migrate", "autoscaling"])
+def test_kubernetes_kustomizations_name_their_files(folder: str) -> None:
+    kustomization = document(f"deploy/kubernetes/{folder}/kustomization.yaml")
+    generated = [path for each in kustomization.get("configMapGenerator", ()) for path in each["files"]]
+    named = {*kustomization["resources"], *generated}
+    assert [path for path in named if not (KUBERNETES / folder / path).exists()] == []
+    beside = {"kustomization.yaml", "prometheus-adapter.yaml"}  # values for another chart
+    assert {path.name for path in (KUBERNETES / folder).iterdir()} - beside <= named
+
+
+def test_kubernetes_the_autoscaler_asks_for_a_metric_that_there_is() -> None:
+    (scaler,) = of_kind("HorizontalPodAutoscaler")
+    assert scaler["spec"]["scaleTargetRef"]["name"] == DEPLOYMENT["metadata"]["name"]
+    assert scaler["spec"]["minReplicas"] == DEPLOYMENT["spec"]["replicas"]
+    (metric,) = scaler["spec"]["metrics"]
+    name = metric["pods"]["metric"]["name"]
+    assert name in metric_names()
+    assert int(metric["pods"]["target"]["averageValue"]) < of_kubernetes().server.max_replies
+    (rule,) = document("deploy/kubernetes/autoscaling/prometheus-adapter.yaml")["rules"]["custom"]
+    assert rule["seriesQuery"].startswith(f"{name}{{")
+
+
+def test_kubernetes_the_service_config_for_clients_asks_for_readiness() -> None:
+    (block,) = re.findall(r"```json\n(.*?)```", (KUBERNETES / "README.md").read_text(), re.DOTALL)
+    assert json.loads(block)["healthCheckConfig"]["serviceName"] in READINESS
