@@ -39,7 +39,7 @@ def seconds(text: str) -> float:
 
 def image_environment() -> dict[str, str]:
     """What the image sets itself."""
-    return dict(re.findall(r"(PARLEY_\w+)=(\S+)", DOCKERFILE))
+    return dict(re.findall(r"^ +(PARLEY_\w+)=(\S+)", DOCKERFILE, re.MULTILINE))
 
 
 def load(environment: Mapping[str, str], config: str) -> Settings:
