@@ -251,6 +251,7 @@ class Acceptances:
         self._check_room(plan.prompt_size)
         engine.capacity.claim(plan.prompt_size)
         engine.shelf.running[reply_id] = generation
+        began = engine.clock.boottime()
         outcome: AcceptOutcome | None = None
         try:
             try:
@@ -259,6 +260,9 @@ class Acceptances:
                 if not error.outcome_unknown:
                     raise
                 outcome = await self._read_back(plan.acceptance, error)
+            if isinstance(outcome, Accepted) and engine.lease.since > began:  # it may have been taken over meanwhile
+                outcome = None
+                outcome = await self._read_back(plan.acceptance, StorageUnavailable(outcome_unknown=True))
         finally:
             if not isinstance(outcome, Accepted):
                 engine.shelf.running.pop(reply_id, None)
@@ -283,13 +287,17 @@ class Acceptances:
                 return Accepted(reply=reply)
 
     def _begin(self, generation: Generation, reply: Reply, began: float) -> None:
-        """Start the accepted reply; one that a Cancel had met beforehand is over without a call to a provider."""
+        """Start the accepted reply; one that a Cancel had met beforehand, or that was ended in the place of this
+        replica, is over without a call to a provider."""
         engine = self._engine
         if not reply.state.terminal:
+            planned = generation.log.reply
             generation.start(engine.clock.monotonic() - began)
+            if (reply.owner, reply.epoch) != (planned.owner, planned.epoch):
+                generation.lose()
             return
         generation.close_provider()
-        generation.log.finish(reply)
+        generation.log.replace(reply)
         generation.audience.close()
         engine.shelf.end(generation.log)
         engine.capacity.release(generation.prompt_size)

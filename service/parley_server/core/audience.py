@@ -32,6 +32,13 @@ class Audience:
         """Streams and waiting calls that read now."""
         return self._readers
 
+    @property
+    def orphaned(self) -> bool:
+        """Whether nobody has read it for the time that it may be without readers."""
+        if self._readers or self._left_at is None or self.paused or self._ttl_s <= 0.0:
+            return False
+        return self._clock.monotonic() >= self._left_at + self._ttl_s
+
     def enter(self) -> None:
         """A reader joins. Raises `TooManyReaders`."""
         if self._readers >= self._max_readers:
@@ -63,15 +70,15 @@ class Audience:
 
     def _seen(self, until: float) -> None:
         self._left_at = max(self._left_at or until, until)
-        if self._timer is None and self._ttl_s > 0.0 and self._readers == 0:
-            self._timer = self._clock.call_at(self._left_at + self._ttl_s, self._check)
+        self._arm(self._left_at)
 
     def _check(self) -> None:
         self._timer = None
-        if self._readers or self._left_at is None or self.paused or self._ttl_s <= 0.0:
-            return
-        due = self._left_at + self._ttl_s
-        if self._clock.monotonic() >= due:
+        if self.orphaned:
             self._on_orphaned()
-        else:
-            self._timer = self._clock.call_at(due, self._check)
+        elif self._left_at is not None:
+            self._arm(self._left_at)
+
+    def _arm(self, left_at: float) -> None:
+        if self._timer is None and self._ttl_s > 0.0 and self._readers == 0 and not self.paused:
+            self._timer = self._clock.call_at(left_at + self._ttl_s, self._check)

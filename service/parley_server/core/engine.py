@@ -61,6 +61,18 @@ class Engine:
             task.exception()  # whoever awaits it gets it; a caller that is gone must not make the loop complain
 
 
+async def done_within(task: asyncio.Task[Any], limit_s: float, clock: Clock) -> bool:
+    """Whether `task` is over within this time; it is left as it is."""
+    over = asyncio.Event()
+    task.add_done_callback(lambda _: over.set())
+    limit = clock.call_at(clock.monotonic() + limit_s, over.set)
+    try:
+        await over.wait()
+    finally:
+        limit.cancel()
+    return task.done()
+
+
 async def unbroken(work: asyncio.Task[T]) -> T:
     """The result of `work`, which goes on however often the waiting task is cancelled; a cancel is raised after it."""
     cancelled = False

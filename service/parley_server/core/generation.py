@@ -14,7 +14,7 @@ from parley_server.core.audience import Audience
 from parley_server.core.content import Answer, answer_of
 from parley_server.core.cost import cost_nano_usd
 from parley_server.core.endings import Ending, Stop, answer_message, defect, ending_of_stop, estimated_usage
-from parley_server.core.engine import Engine, unbroken
+from parley_server.core.engine import Engine, done_within, unbroken
 from parley_server.core.lease import NEVER
 from parley_server.core.log import Log
 from parley_server.core.model import Finish, FinishReason, Message, Part, Prompt, Reply, ReplyError, State, Usage
@@ -123,6 +123,11 @@ class Generation:
         self.task = self._engine.spawn(self._run(), f"reply-{self._reply.id}")
         self.task.add_done_callback(self._mend)
 
+    @property
+    def lost(self) -> bool:
+        """Whether another replica has taken it over."""
+        return self.log.lease is NEVER
+
     def lose(self) -> None:
         """Another replica has taken the reply over: nothing more of it is shown here but the end, as that one stores
         it."""
@@ -146,7 +151,7 @@ class Generation:
         idle_s = await self._engine.relay.idle_s(self._reply.id)
         if idle_s is None or idle_s < ttl_s:
             self.audience.seen(idle_s or 0.0)
-        elif not self.audience.readers:
+        elif self.audience.orphaned:
             self.stop(Stop(finish=FinishReason.ORPHANED, reason="nobody was reading"))
 
     async def _run(self) -> None:
@@ -215,15 +220,8 @@ class Generation:
         """Have the provider close its call, and wait for that as long as it may take."""
         if producing.done():
             return
-        clock, closed = self._engine.clock, asyncio.Event()
-        producing.add_done_callback(lambda _: closed.set())
         producing.cancel()
-        limit = clock.call_at(clock.monotonic() + self._engine.limits.provider_close_s, closed.set)
-        try:
-            await closed.wait()
-        finally:
-            limit.cancel()
-        if not producing.done():
+        if not await done_within(producing, self._engine.limits.provider_close_s, self._engine.clock):
             log.error("provider_hangs", extra={"fields": {"reply_id": self._reply.id}})
 
     def _result(self, producing: asyncio.Task[Finish]) -> Ending:

@@ -9,13 +9,15 @@ from collections.abc import Callable
 
 
 class Lease:
-    """`held` until `until`, by a clock that runs on while the machine sleeps and that no correction moves."""
+    """`held` until `until`, without a break since `since`, by a clock that runs on while the machine sleeps and that no
+    correction moves."""
 
-    __slots__ = ("_now", "until")
+    __slots__ = ("_now", "since", "until")
 
     def __init__(self, now: Callable[[], float], until: float = -math.inf) -> None:
         self._now = now
         self.until = until
+        self.since = -math.inf
 
     @property
     def held(self) -> bool:

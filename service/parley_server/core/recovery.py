@@ -1,18 +1,20 @@
-"""Ends replies that are not terminal although no task works on them: all of them at start, defects while running."""
+"""Ends replies that are not terminal although no task works on them: all of them at start, defects while running, and
+what was taken over from dead replicas.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Iterable
 
 import msgspec
 
 from parley_server.core.content import answer_of
 from parley_server.core.cost import cost_nano_usd
 from parley_server.core.endings import Ending, Stop, answer_message, defect, ending_of_stop, estimated_usage
-from parley_server.core.engine import Engine
-from parley_server.core.log import TAKEOVER_GAP
+from parley_server.core.engine import Engine, done_within
+from parley_server.core.events import Entry
+from parley_server.core.log import TAKEOVER_GAP, Log
 from parley_server.core.model import Identity, Reply, State
 from parley_server.core.records import Finalisation, Finalised, Unfinished
 from parley_server.errors import ModelNotFound, ReplyNotFound, StorageUnavailable
@@ -20,6 +22,10 @@ from parley_server.errors import ModelNotFound, ReplyNotFound, StorageUnavailabl
 log = logging.getLogger("parley.recovery")
 
 BATCH = 100
+FIRST_EPOCH = 1
+RETRY_S = 0.5
+RECALL_LIMIT_S = 5.0
+"""More than the relay promises."""
 
 
 async def recover(engine: Engine) -> int:
@@ -27,29 +33,29 @@ async def recover(engine: Engine) -> int:
     count = 0
     while left := await engine.store.unfinished(BATCH):
         for unfinished in left:
-            stop = Stop(finish=unfinished.cancel, reason=unfinished.reply.cancel_reason)
-            await end_unfinished(engine, unfinished, ending_of_stop(stop, started=True))
+            await end_unfinished(engine, unfinished, _ending_of(unfinished))
         count += len(left)
     if count:
         log.warning("recovered", extra={"fields": {"replies": count}})
     return count
 
 
-async def reconcile(engine: Engine, unfinished_ids: Iterable[str] | None = None) -> None:
-    """End those of these unfinished replies (None: of all) that are this process's, but have no task, as INTERNAL: a
-    defect, but nobody waits for ever. The readers of one whose task has died are told how it is stored."""
-    for reply_id in await engine.store.unfinished_ids() if unfinished_ids is None else unfinished_ids:
+async def reconcile(engine: Engine, epochs: dict[str, int] | None = None) -> None:
+    """End those of these unfinished replies (None: of all) that are this process's, but have no task. The readers of
+    one whose task has died are told how it is stored. `epochs` holds the replies' epochs by their ids."""
+    if epochs is None:
+        epochs = dict.fromkeys(await engine.store.unfinished_ids(), FIRST_EPOCH)
+    for reply_id, epoch in epochs.items():
         generation = engine.shelf.running.get(reply_id)
-        if (generation is not None and not generation.dead) or reply_id in engine.ending:
+        at_work = generation is not None and not generation.dead and generation.log.reply.epoch == epoch
+        if at_work or reply_id in engine.ending:
             continue
-        for unfinished in await engine.store.unfinished(BATCH, reply_id):
-            if unfinished.reply.owner != engine.replica_id:
-                continue
-            log.error("reply_without_task", extra={"fields": {"reply_id": reply_id}})
-            cancelled = unfinished.cancel is not None
-            stop = Stop(finish=unfinished.cancel, reason=unfinished.reply.cancel_reason)
-            ending = ending_of_stop(stop, started=True) if cancelled else _defect(reply_id)
-            await end_unfinished(engine, unfinished, ending)
+        try:
+            await _end_without_task(engine, reply_id)
+        except StorageUnavailable:
+            raise
+        except Exception:  # one that cannot be ended must not keep the others from it
+            log.exception("reconcile_defect", extra={"fields": {"reply_id": reply_id}})
     for generation in [each for each in engine.shelf.running.values() if each.dead]:
         outcome = await _stored(engine, generation.log.reply)
         ended = outcome is None or outcome.reply.state.terminal
@@ -57,16 +63,77 @@ async def reconcile(engine: Engine, unfinished_ids: Iterable[str] | None = None)
             generation.announce(outcome)
 
 
+async def reconcile_once(engine: Engine, epochs: dict[str, int] | None = None) -> None:
+    """The same, for a task of its own."""
+    try:
+        await reconcile(engine, epochs)
+    except StorageUnavailable as error:
+        log.warning("reconcile_later", extra={"fields": {"problem": error.message}})
+    except Exception:  # the next one may do better, and nobody awaits this one
+        log.exception("reconcile_defect")
+
+
 async def reconcile_forever(engine: Engine) -> None:
     """Reconcile at each interval until cancelled."""
     while True:
         await engine.clock.sleep(engine.limits.reconcile_interval_s)
+        await reconcile_once(engine)
+
+
+async def _end_without_task(engine: Engine, reply_id: str) -> None:
+    """As INTERNAL, a defect, but nobody waits for ever; what was taken over, and its takeover was not heard of, as
+    that."""
+    for unfinished in await engine.store.unfinished(BATCH, reply_id):
+        if unfinished.reply.owner != engine.replica_id:
+            continue
+        if unfinished.reply.epoch > FIRST_EPOCH:
+            await end_taken_over(engine, unfinished)
+            continue
+        log.error("reply_without_task", extra={"fields": {"reply_id": reply_id}})
+        ending = _ending_of(unfinished) if unfinished.cancel is not None else _defect(reply_id)
+        await end_unfinished(engine, unfinished, ending)
+
+
+async def end_taken_over(engine: Engine, unfinished: Unfinished) -> None:
+    """End what a dead replica has left and this one has taken over, with the longest text that is durable. A store that
+    is away is waited for."""
+    reply = unfinished.reply
+    engine.ending.add(reply.id)
+    try:
+        published = await _published(engine, reply)
+        if len(published) > unfinished.durable_sequence:
+            unfinished = msgspec.structs.replace(unfinished, entries=published, durable_sequence=len(published))
+        outcome = await _persistently(engine, unfinished)
+    finally:
+        engine.ending.discard(reply.id)
+    if outcome is None or not outcome.reply.state.terminal:
+        return  # erased, or taken over once more
+    engine.relay.ended(Log.of_ended(outcome.reply))
+    if outcome.reply.epoch == reply.epoch:
+        log.warning("taken_over", extra={"fields": {"reply_id": reply.id, "sequence": unfinished.durable_sequence}})
+        engine.observer.reply_taken_over()
+
+
+async def _published(engine: Engine, reply: Reply) -> tuple[Entry, ...]:
+    """What the relay holds of a log. A relay that hangs, or has a defect, keeps no reply from its end."""
+    asking = engine.spawn(engine.relay.take_over(reply.id, reply.epoch), f"recall-{reply.id}")
+    if not await done_within(asking, RECALL_LIMIT_S, engine.clock):
+        asking.cancel()
+        log.error("recall_hangs", extra={"fields": {"reply_id": reply.id}})
+        return ()
+    error = None if asking.cancelled() else asking.exception()
+    if asking.cancelled() or error is not None:
+        log.error("recall_defect", exc_info=error, extra={"fields": {"reply_id": reply.id}})
+        return ()
+    return asking.result()
+
+
+async def _persistently(engine: Engine, unfinished: Unfinished) -> Finalised | None:
+    while True:
         try:
-            await reconcile(engine)
-        except StorageUnavailable as error:
-            log.warning("reconcile_later", extra={"fields": {"problem": error.message}})
-        except Exception:
-            log.exception("reconcile_defect")
+            return await end_unfinished(engine, unfinished, _ending_of(unfinished))
+        except StorageUnavailable:
+            await engine.clock.sleep(RETRY_S)
 
 
 async def _stored(engine: Engine, reply: Reply) -> Finalised | None:
@@ -104,6 +171,11 @@ async def end_unfinished(engine: Engine, unfinished: Unfinished, ending: Ending)
             text_length=answer.text_length,
         )
     )
+
+
+def _ending_of(unfinished: Unfinished) -> Ending:
+    """CANCELLED where that was asked for, else OWNER_LOST."""
+    return ending_of_stop(Stop(finish=unfinished.cancel, reason=unfinished.reply.cancel_reason), started=True)
 
 
 def _defect(reply_id: str) -> Ending:

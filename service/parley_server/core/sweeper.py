@@ -8,13 +8,9 @@ import asyncio
 import logging
 import random
 
-import msgspec
-
-from parley_server.core.endings import Stop, ending_of_stop
 from parley_server.core.engine import Engine
-from parley_server.core.log import Log
-from parley_server.core.records import Finalised, Unfinished
-from parley_server.core.recovery import end_unfinished
+from parley_server.core.records import Unfinished
+from parley_server.core.recovery import end_taken_over
 from parley_server.core.tenure import Tenure
 from parley_server.errors import StorageUnavailable
 
@@ -22,7 +18,6 @@ log = logging.getLogger("parley.sweeper")
 
 BATCH = 50
 JITTER = 0.2
-RETRY_S = 0.5
 
 
 class Sweeper:
@@ -50,34 +45,22 @@ class Sweeper:
         """Take over what dead replicas own, and end it; how many replies there were."""
         count = 0
         while self._tenure.settled and self._engine.lease.held:
-            taken = await self._engine.store.take_over(self._engine.replica_id, BATCH)
-            endings = [self._engine.spawn(self._end(each), f"take-over-{each.reply.id}") for each in taken]
-            self._engine.ending.update(each.reply.id for each in taken)
-            await asyncio.gather(*[asyncio.shield(ending) for ending in endings])
+            taken = await self._take()
+            endings = [self._engine.spawn(end_taken_over(self._engine, each), f"end-{each.reply.id}") for each in taken]
+            for error in await asyncio.gather(*map(asyncio.shield, endings), return_exceptions=True):
+                if error is not None:
+                    log.error("take_over_defect", exc_info=error)
             count += len(taken)
             if len(taken) < BATCH:
                 break
         return count
 
-    async def _end(self, unfinished: Unfinished) -> None:
-        """Owned by the process: a sweep that is cancelled leaves no reply half taken over."""
-        engine, reply = self._engine, unfinished.reply
+    async def _take(self) -> list[Unfinished]:
+        """What is taken belongs to the process from then on: a sweep that is cancelled leaves it to its tasks."""
+        self._tenure.taking_over = True
         try:
-            published = await engine.relay.take_over(reply.id, reply.epoch)
-            if len(published) > unfinished.durable_sequence:
-                unfinished = msgspec.structs.replace(unfinished, entries=published, durable_sequence=len(published))
-            outcome = await self._stored(unfinished)
+            taken = await self._engine.store.take_over(self._engine.replica_id, BATCH)
+            self._engine.ending.update(each.reply.id for each in taken)
+            return taken
         finally:
-            engine.ending.discard(reply.id)
-        log.warning("taken_over", extra={"fields": {"reply_id": reply.id, "sequence": unfinished.durable_sequence}})
-        engine.observer.reply_taken_over()
-        if outcome is not None and outcome.reply.state.terminal:
-            engine.relay.ended(Log.of_ended(outcome.reply))
-
-    async def _stored(self, unfinished: Unfinished) -> Finalised | None:
-        stop = Stop(finish=unfinished.cancel, reason=unfinished.reply.cancel_reason)
-        while True:
-            try:
-                return await end_unfinished(self._engine, unfinished, ending_of_stop(stop, started=True))
-            except StorageUnavailable:
-                await self._engine.clock.sleep(RETRY_S)
+            self._tenure.taking_over = False

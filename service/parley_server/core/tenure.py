@@ -5,6 +5,7 @@ A replica whose lease is about to run out shows no more text, and generates on: 
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import math
 
@@ -12,7 +13,7 @@ from parley_server.core.endings import Stop
 from parley_server.core.engine import Engine
 from parley_server.core.generation import Generation
 from parley_server.core.records import Standing
-from parley_server.core.recovery import reconcile
+from parley_server.core.recovery import reconcile_once
 from parley_server.errors import StorageUnavailable
 
 log = logging.getLogger("parley.tenure")
@@ -23,7 +24,8 @@ RENEWALS_PER_LEASE = 4
 class Tenure:
     """Holds the lease of `engine.replica_id` for `lease_s` at a time; renewed, and given up here, at each quarter.
 
-    It is the `Owned` of the relay: what that one hears is looked up in the store before it is believed.
+    It is the `Owned` of the relay: what that one hears is looked up in the store before it is believed. `taking_over`
+    is to be set while the store is making this replica the owner of replies that are not in `engine.ending` yet.
     """
 
     def __init__(self, engine: Engine, *, lease_s: float) -> None:
@@ -31,7 +33,10 @@ class Tenure:
         self._lease_s = lease_s
         self._quarter_s = lease_s / RENEWALS_PER_LEASE
         self._fenced = False
+        self._looking: set[str] = set()
+        self._reconciling: asyncio.Task[None] | None = None
         self.unbroken_since = math.inf
+        self.taking_over = False
 
     @property
     def settled(self) -> bool:
@@ -48,13 +53,15 @@ class Tenure:
         while True:
             await clock.sleep(self._quarter_s)
             try:
-                await self._renew()
+                owned = await self._renew()
             except StorageUnavailable as error:
                 self.unbroken_since = math.inf
                 log.warning("lease_not_renewed", extra={"fields": {"problem": error.message}})
             except Exception:  # a defect that ended this task would end the lease
                 self.unbroken_since = math.inf
                 log.exception("lease_defect")
+            else:
+                self._reconcile(owned)
             self._tell_fenced()
 
     async def end(self) -> None:
@@ -67,13 +74,11 @@ class Tenure:
 
     def cancel_wished(self, reply_id: str) -> None:
         """See `Owned`."""
-        if reply_id in self._engine.shelf.running:
-            self._engine.spawn(self._look(reply_id), f"wish-{reply_id}")
+        self._look_at(reply_id)
 
     def taken_over(self, reply_id: str) -> None:
         """See `Owned`."""
-        if reply_id in self._engine.shelf.running:
-            self._engine.spawn(self._look(reply_id), f"lost-{reply_id}")
+        self._look_at(reply_id)
 
     def seen(self, reply_id: str, age_s: float) -> None:
         """See `Owned`."""
@@ -81,58 +86,95 @@ class Tenure:
             generation.audience.seen(age_s)
 
     def erased(self, reply_ids: tuple[str, ...]) -> None:
-        """See `Owned`."""
+        """See `Owned`. One that is about to end here, or that another replica has ended, may still be running here."""
         self._engine.shelf.erase(reply_ids)
+        for reply_id in reply_ids:
+            self._look_at(reply_id)
 
-    async def _renew(self) -> None:
-        """The lease runs from before the database was asked, and is used up to a quarter before its end. What others
-        have taken over is known before anything is shown again."""
+    async def _renew(self) -> dict[str, Standing]:
+        """Renew the lease from before the database was asked, to be used up to a quarter before its end. What the
+        replica owns.
+
+        Where it had run out, what others have taken over is known before anything is shown again.
+        """
         engine = self._engine
         began = engine.clock.boottime()
-        running = [each for each in engine.shelf.running.values() if each.task is not None and not each.log.sealed]
-        standings = await engine.store.hold_lease(engine.replica_id, self._lease_s)
-        owned = {each.reply_id: each for each in standings}
-        await self._find_lost([each for each in running if each.log.reply.id not in owned])
-        for generation in running:
-            if (standing := owned.get(generation.log.reply.id)) is not None:
-                self._follow_standing(generation, standing)
-        lapsed = not engine.lease.held
-        if self.unbroken_since == math.inf or lapsed:
+        owned = {each.reply_id: each for each in await engine.store.hold_lease(engine.replica_id, self._lease_s)}
+        if engine.lease.held:
+            self._extend(began)
+            await self._follow(self._started(), owned)
+        else:
+            followed: set[Generation] = set()
+            while started := [each for each in self._started() if each not in followed]:
+                await self._follow(started, owned)
+                followed.update(started)
+            self._revive(began)
+        self._tell_fenced()
+        return owned
+
+    def _started(self) -> list[Generation]:
+        return [each for each in self._engine.shelf.running.values() if each.task is not None and not each.log.over]
+
+    def _extend(self, began: float) -> None:
+        if self.unbroken_since == math.inf:
             self.unbroken_since = began
-        engine.lease.until = began + self._lease_s - self._quarter_s
-        if lapsed and engine.lease.held:
-            for generation in list(engine.shelf.running.values()):
+        self._engine.lease.until = began + self._lease_s - self._quarter_s
+
+    def _revive(self, began: float) -> None:
+        """Show what was held back meanwhile."""
+        self.unbroken_since = math.inf
+        self._extend(began)
+        self._engine.lease.since = self._engine.clock.boottime()
+        if self._engine.lease.held:
+            for generation in list(self._engine.shelf.running.values()):
                 generation.log.release()
                 generation.log.wake()
-        self._tell_fenced()
-        await reconcile(engine, owned)
 
-    async def _find_lost(self, missing: list[Generation]) -> None:
-        if not missing:
-            return
-        reply_ids = [each.log.reply.id for each in missing]
-        standings = {each.reply_id: each for each in await self._engine.store.standings(reply_ids)}
-        for generation in missing:
+    async def _follow(self, running: list[Generation], owned: dict[str, Standing]) -> None:
+        """Do what the store says of these. One that is not owned may have ended, or been accepted, meanwhile."""
+        missing = [each.log.reply.id for each in running if each.log.reply.id not in owned]
+        others = await self._engine.store.standings(missing) if missing else []
+        standings = owned | {each.reply_id: each for each in others}
+        for generation in running:
             self._follow_standing(generation, standings.get(generation.log.reply.id))
 
     def _follow_standing(self, generation: Generation, standing: Standing | None) -> None:
         """None: it was erased."""
         reply = generation.log.reply
         if standing is None or (standing.owner, standing.epoch) != (reply.owner, reply.epoch):
-            if not generation.log.over:
+            if not generation.lost and not generation.log.over:
                 log.warning("reply_lost", extra={"fields": {"reply_id": reply.id}})
-            generation.lose()
+                generation.lose()
         elif standing.cancel is not None:
             generation.stop(Stop(finish=standing.cancel, reason=standing.cancel_reason))
 
+    def _look_at(self, reply_id: str) -> None:
+        """Ask the store how it stands, once at a time."""
+        if reply_id in self._engine.shelf.running and reply_id not in self._looking:
+            self._looking.add(reply_id)
+            self._engine.spawn(self._look(reply_id), f"look-{reply_id}")
+
     async def _look(self, reply_id: str) -> None:
+        engine = self._engine
         try:
-            standings = await self._engine.store.standings([reply_id])
+            standings = await engine.store.standings([reply_id])
         except StorageUnavailable:
             return  # the next renewal tells the same
-        generation = self._engine.shelf.running.get(reply_id)
-        if generation is not None:
+        finally:
+            self._looking.discard(reply_id)
+        generation = engine.shelf.running.get(reply_id)
+        if generation is None:
+            if not standings:
+                engine.shelf.erase((reply_id,))
+        elif standings or generation.task is not None:  # else it is being accepted
             self._follow_standing(generation, standings[0] if standings else None)
+
+    def _reconcile(self, owned: dict[str, Standing]) -> None:
+        """Beside the renewals, which wait for nothing else."""
+        if self.taking_over or (self._reconciling is not None and not self._reconciling.done()):
+            return
+        epochs = {each.reply_id: each.epoch for each in owned.values()}
+        self._reconciling = self._engine.spawn(reconcile_once(self._engine, epochs), "reconcile")
 
     def _tell_fenced(self) -> None:
         """Say it when the lease runs out, and when it is held again."""
