@@ -19,6 +19,7 @@ from parley_server.errors import ReplyNotFound, StorageUnavailable
 log = logging.getLogger("parley.followers")
 
 LOOK_INTERVAL_S = 1.0
+KEPT_S = 60.0
 UNREACHABLE_LIMIT_S = 10.0
 RECALL_WINDOW_US = 600 * 1_000_000
 
@@ -31,16 +32,25 @@ class Follower:
         self.since = clock.monotonic()
         self.audience = Audience(clock, ttl_s=0.0, max_readers=limits.max_readers_per_reply, on_orphaned=_nobody)
         self._clock = clock
-        self._polled_until = 0.0
+        self._polled_until = self._kept_until = 0.0
 
     @property
     def wanted(self) -> bool:
-        """Whether somebody reads, or polled not long ago."""
+        """Whether somebody reads, or polled not long ago: what its owner is told."""
         return self.audience.readers > 0 or self._clock.monotonic() < self._polled_until
+
+    @property
+    def kept(self) -> bool:
+        """Whether it is followed on, although perhaps nobody reads: somebody may be about to, or wait for its end."""
+        return self.wanted or self._clock.monotonic() < self._kept_until
 
     def touch(self) -> None:
         """Somebody polled."""
         self._polled_until = self._clock.monotonic() + POLL_COUNTS_S
+
+    def keep(self) -> None:
+        """Somebody has asked for its log."""
+        self._kept_until = self._clock.monotonic() + KEPT_S
 
 
 class Followers:
@@ -55,12 +65,14 @@ class Followers:
         self._news = asyncio.Event()
 
     def follow(self, reply: Reply) -> Log:
-        """The log of a reply that runs elsewhere; kept until it has ended, or nobody wants it."""
+        """The log of a reply that runs elsewhere; kept until it has ended, or nobody wants it.
+
+        To ask for a log is not to read it: see `Replies.reading`."""
         followed = self._shelf.followed.get(reply.id)
         if followed is None:
             followed = self._shelf.followed[reply.id] = Follower(reply, self._clock, self._limits)
             self._relay.follow(followed.log, wanted=lambda: followed.wanted, look=self._news.set)
-            followed.touch()
+        followed.keep()
         return followed.log
 
     async def ended(self, reply: Reply) -> Log:
@@ -130,7 +142,7 @@ class Followers:
         now = self._clock.monotonic()
         for follower in list(self._shelf.followed.values()):
             silent_s = min(self._relay.unreachable_s, now - follower.since)
-            if not follower.wanted:
+            if not follower.kept:
                 self._drop(follower)
                 follower.log.break_off(StorageUnavailable("nobody has read this reply here for a while"))
             elif silent_s >= UNREACHABLE_LIMIT_S:
