@@ -61,7 +61,7 @@ async def run_server(
     try:
         app = App(settings, share_port=share_port)
         await app.start()
-    except (StoreUnusable, StorageUnavailable, NotConfigured, OSError) as error:
+    except _refusals(settings) as error:
         raise CannotServe(str(error)) from error
     ready(app)
     await ending.asked.wait()
@@ -71,6 +71,16 @@ async def run_server(
     if not stopping.done():
         app.hurry()
     await stopping
+
+
+def _refusals(settings: Settings) -> tuple[type[Exception], ...]:
+    """What a start may be refused by."""
+    refusals = (StoreUnusable, StorageUnavailable, NotConfigured, OSError)
+    if settings.redis_url is None:
+        return refusals
+    from parley_server.relay.server import RelayUnusable  # with a client that a process alone need not load
+
+    return (*refusals, RelayUnusable)
 
 
 async def _serve_alone(settings: Settings) -> None:

@@ -109,7 +109,7 @@ class Supervisor:
                 self._status = self._status or int(ended.status != 0)
             elif ended.status == CANNOT_START and not self._announced:
                 self._status = CANNOT_START
-                _refuse(ended.problem)
+                _refuse(ended.problem or "a worker could not start")
                 self._stop()
             else:
                 if time.monotonic() - began_s > SETTLED_S:

@@ -38,13 +38,19 @@ class Workers(ServerProcess):
         toml = toml or draining(pause_s=0, grace_s=5)
         super().__init__(folder, toml=toml, **{"PARLEY_WORKERS": str(count), **places, **more})
         self.count = count
+        self._orphans: list[int] = []
 
     async def __aexit__(self, *details: object) -> None:
-        pids = list(self.pids().values())
         await super().__aexit__(*details)
-        for pid in pids:
+        for pid in self._orphans:
             with suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
+
+    def leave_alone(self) -> list[int]:
+        """Kill the supervisor and nobody else; its workers."""
+        self._orphans = list(self.pids().values())
+        os.kill(self.pid, signal.SIGKILL)
+        return self._orphans
 
     async def ready(self) -> None:
         """Wait until it has said that all serve."""
@@ -64,8 +70,8 @@ class Workers(ServerProcess):
                 found[int(Path(f"/proc/{pid}/cmdline").read_text().split("\0")[4])] = pid
         return found
 
-    def replicas(self) -> dict[int, list[str]]:
-        """The replicas that each worker has been."""
+    def incarnations(self) -> dict[int, list[str]]:
+        """The replicas that each worker has been, the last one last."""
         found: dict[int, list[str]] = {}
         for event in self.events("serving"):
             if "worker" in event:
@@ -121,14 +127,6 @@ def places(postgres_url: str, shared_redis: Any) -> dict[str, str]:
     return {"PARLEY_DATABASE_URL": postgres_url, "PARLEY_REDIS_URL": shared_redis.url()}
 
 
-@pytest.fixture
-def query(shared_postgres: Any, postgres_url: str) -> Any:
-    def ask(sql: str) -> list[tuple[Any, ...]]:
-        return shared_postgres.rows(sql, database=postgres_url.rpartition("/")[2])
-
-    return ask
-
-
 def port_is_free(port: int) -> bool:
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -140,21 +138,21 @@ def port_is_free(port: int) -> bool:
     return True
 
 
-async def test_two_workers_share_a_port(tmp_path, places, query) -> None:
+async def test_two_workers_share_a_port(tmp_path, places) -> None:
     async with Workers(tmp_path, places) as server, AsyncExitStack() as stack:
         channels = [await stack.enter_async_context(open_channel(server.address)) for _ in range(24)]
         asking = chat_pb2.ReplyRequest(text=script("Hello.", delay_s=0))
         replies = await asyncio.gather(*(chat_pb2_grpc.ChatStub(each).CreateReply(asking) for each in channels))
         assert {text_of(reply) for reply in replies} == {"Hello."}
-        replicas = server.replicas()
-        assert sorted(replicas) == [0, 1]
-        assert len({name for names in replicas.values() for name in names}) == 2
-        owners = Counter(owner for (owner,) in query("SELECT owner FROM reply"))
-        assert set(owners) == {replicas[0][0], replicas[1][0]}, "both have had connections"
+        incarnations = server.incarnations()
+        assert sorted(incarnations) == [0, 1]
+        assert len({name for names in incarnations.values() for name in names}) == 2
+        owners = Counter(owner for (owner,) in server.rows("SELECT owner FROM reply"))
+        assert set(owners) == {incarnations[0][0], incarnations[1][0]}, "both have had connections"
         now = await server.until_up(1, 1)
         for index in (0, 1):
             ended = f"parley_replies_total{{scripted,STOP,COMPLETED,{index}}}"
-            assert now[ended] == owners[replicas[index][0]]
+            assert now[ended] == owners[incarnations[index][0]]
             assert now[f"process_resident_memory_bytes{{{index}}}"] > 0
             assert now[f"parley_worker_restarts_total{{{index}}}"] == 0
         across = [
@@ -163,19 +161,19 @@ async def test_two_workers_share_a_port(tmp_path, places, query) -> None:
         ]
         assert {text_of(each) for each in await asyncio.gather(*across)} == {"Hello."}
         calls = Counter(event["worker"] for event in server.events("call") if "CreateReply" in event["method"])
-        assert calls == {index: owners[replicas[index][0]] for index in (0, 1)}
+        assert calls == {index: owners[incarnations[index][0]] for index in (0, 1)}
         assert await server.terminate() == 0
         assert server.events()[-1]["event"] == "all_stopped"
         assert port_is_free(server.port)
 
 
 @pytest.mark.timeout(120)
-async def test_one_that_is_killed_is_started_again_and_its_replies_end(tmp_path, places, query) -> None:
+async def test_one_that_is_killed_is_started_again_and_its_replies_end(tmp_path, places) -> None:
     async with Workers(tmp_path, places) as server:
         readers = Readers(server)
         await readers.start(12, words("w", 500), delay_s=0.02)
-        lost_replica = server.replicas()[0][0]
-        lost = {each for (each,) in query(f"SELECT id FROM reply WHERE owner = '{lost_replica}'")}
+        lost_replica = server.incarnations()[0][0]
+        lost = {each for (each,) in server.rows(f"SELECT id FROM reply WHERE owner = '{lost_replica}'")}
         assert 0 < len(lost) < 12
         os.kill(server.pids()[0], signal.SIGKILL)
         killed_s = time.monotonic()
@@ -204,12 +202,12 @@ async def test_one_that_is_killed_is_started_again_and_its_replies_end(tmp_path,
         assert now["parley_worker_restarts_total{1}"] == 0
         (ended,) = server.events("worker_ended")
         assert (ended["worker"], ended["status"], ended["restart_s"]) == (0, -signal.SIGKILL, 0.5)
-        assert len(set(server.replicas()[0])) == 2, "a new incarnation"
+        assert len(set(server.incarnations()[0])) == 2, "a new incarnation"
         assert await server.terminate() == 0
 
 
 @pytest.mark.parametrize("to_all", [False, True], ids=["the supervisor alone", "every process of the group"])
-async def test_they_drain_together_and_no_reply_is_lost(tmp_path, places, query, to_all: bool) -> None:
+async def test_they_drain_together_and_no_reply_is_lost(tmp_path, places, to_all: bool) -> None:
     text = words("s", 120)
     async with Workers(tmp_path, places, toml=draining(pause_s=0.2, grace_s=60)) as server:
         readers = Readers(server)
@@ -222,12 +220,12 @@ async def test_they_drain_together_and_no_reply_is_lost(tmp_path, places, query,
             assert watcher.status is grpc.StatusCode.OK
         assert await server.exited(limit_s=STOPPED_S) == 0
         assert server.events("worker_ended") == []
-        assert Counter(query("SELECT state, owner FROM reply")).total() == 10
-        assert query("SELECT DISTINCT state FROM reply") == [("COMPLETED",)]
-        assert query("SELECT count(*) FROM replica") == [(0,)], "no lease is left to run out"
+        assert Counter(server.rows("SELECT state, owner FROM reply")).total() == 10
+        assert server.rows("SELECT DISTINCT state FROM reply") == [("COMPLETED",)]
+        assert server.rows("SELECT count(*) FROM replica") == [(0,)], "no lease is left to run out"
 
 
-async def test_a_second_signal_hurries_all(tmp_path, places, query) -> None:
+async def test_a_second_signal_hurries_all(tmp_path, places) -> None:
     async with Workers(tmp_path, places, toml=draining(pause_s=0, grace_s=600)) as server:
         readers = Readers(server)
         await readers.start(6, LONG, delay_s=0.02)
@@ -236,7 +234,7 @@ async def test_a_second_signal_hurries_all(tmp_path, places, query) -> None:
             await asyncio.gather(*(each.was_sent_away.wait() for each in readers.watchers))
         server.send(signal.SIGINT)
         assert await server.exited(limit_s=STOPPED_S) == 0
-        assert query("SELECT DISTINCT state FROM reply") == [("FAILED",)]
+        assert server.rows("SELECT DISTINCT state FROM reply") == [("FAILED",)]
         for task in readers.tasks:
             task.cancel()
         await asyncio.gather(*readers.tasks, return_exceptions=True)
@@ -258,14 +256,13 @@ async def test_a_signal_to_one_worker_replaces_it(tmp_path, places) -> None:
         assert await server.terminate() == 0
 
 
-async def test_workers_whose_supervisor_is_killed_drain_and_end(tmp_path, places, query) -> None:
+async def test_workers_whose_supervisor_is_killed_drain_and_end(tmp_path, places) -> None:
     text = words("o", 100)
     async with Workers(tmp_path, places, toml=draining(pause_s=0, grace_s=60)) as server:
         readers = Readers(server)
         await readers.start(6, text, delay_s=0.02)
-        pids = list(server.pids().values())
+        pids = server.leave_alone()
         assert len(pids) == 2
-        os.kill(server.pid, signal.SIGKILL)
         for watcher in await readers.ended():
             assert (watcher.text, watcher.status) == (text, grpc.StatusCode.OK)
 
@@ -273,8 +270,8 @@ async def test_workers_whose_supervisor_is_killed_drain_and_end(tmp_path, places
             return all(watchdog.state(pid) in ("", "Z") for pid in pids)
 
         await until(gone, "the workers have ended", limit_s=STOPPED_S)
-        assert query("SELECT DISTINCT state FROM reply") == [("COMPLETED",)]
-        assert query("SELECT count(*) FROM replica") == [(0,)]
+        assert server.rows("SELECT DISTINCT state FROM reply") == [("COMPLETED",)]
+        assert server.rows("SELECT count(*) FROM replica") == [(0,)]
         assert port_is_free(server.port)
 
 
@@ -329,6 +326,15 @@ def test_a_schema_that_is_missing_ends_all(tmp_path, empty_postgres_url, shared_
     said = [line for line in told.splitlines() if not line.startswith("{")]
     assert len(said) == 1, "it is said once"
     assert re.match(r"parley serve: .*parley migrate", said[0])
+
+
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_a_relay_that_will_not_do(tmp_path, places, shared_redis, workers: str) -> None:
+    shared_redis.command("CONFIG", "SET", "maxmemory-policy", "allkeys-lru")
+    told = refusal(command(tmp_path, "serve", "--workers", workers, **places))
+    (said,) = [line for line in told.splitlines() if not line.startswith("{")]
+    assert said.startswith("parley serve: the relay")
+    assert "noeviction" in said
 
 
 async def test_a_signal_during_the_start_ends_it(tmp_path, places) -> None:

@@ -1,0 +1,137 @@
+"""When a worker that has died is started again, with real processes that end at once."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import signal
+import sys
+import textwrap
+from pathlib import Path
+from typing import Any
+
+import pytest
+from parley_server.settings import Address, load_settings
+from parley_server.workers import supervisor as module
+from parley_server.workers.supervisor import Supervisor
+
+SETTINGS = load_settings(
+    {
+        "PARLEY_DATABASE_URL": "postgresql+asyncpg://h/d",
+        "PARLEY_REDIS_URL": "redis://h",
+        "PARLEY_WORKERS": "2",
+        "PARLEY_METRICS_LISTEN": "",
+    }
+)
+
+
+@pytest.fixture
+def pauses(caplog: pytest.LogCaptureFixture) -> Any:
+    """The pauses that a worker was told to take."""
+    caplog.set_level(logging.INFO, "parley_server.workers")
+
+    def told(worker: int) -> list[float]:
+        fields = [getattr(record, "fields", {}) for record in caplog.records if record.message == "worker_ended"]
+        return [each["restart_s"] for each in fields if each["worker"] == worker]
+
+    return told
+
+
+PRELUDE = f"""#!{sys.executable} -IS
+import os, pathlib, sys, time
+index, line = int(sys.argv[4]), int(sys.argv[5])
+folder = pathlib.Path(sys.argv[0]).parent
+"""
+
+
+def supervisor_of(folder: Path, program: str, monkeypatch: pytest.MonkeyPatch) -> Supervisor:
+    """One whose workers are this program, which knows its `index`, its `line` and the `folder`."""
+    path = folder / "worker"
+    path.write_text(PRELUDE + textwrap.dedent(program))
+    path.chmod(0o700)
+    monkeypatch.setattr(sys, "executable", str(path))
+    return Supervisor(SETTINGS, Address(host="127.0.0.1", port=1), {})
+
+
+async def stop_after(count: int, pauses: Any) -> None:
+    async with asyncio.timeout(20):
+        while min(len(pauses(0)), len(pauses(1))) < count:
+            await asyncio.sleep(0.01)
+    signal.raise_signal(signal.SIGTERM)
+
+
+async def test_pauses_double_up_to_a_limit(tmp_path, monkeypatch, pauses) -> None:
+    monkeypatch.setattr(module, "FIRST_PAUSE_S", 0.02)
+    monkeypatch.setattr(module, "LONGEST_PAUSE_S", 0.1)
+    supervisor = supervisor_of(tmp_path, "sys.exit(3)", monkeypatch)
+    running = asyncio.create_task(supervisor.run())
+    await stop_after(5, pauses)
+    assert await running == 0, "none was left to end badly"
+    for worker in (0, 1):
+        assert pauses(worker)[:5] == [0.02, 0.04, 0.08, 0.1, 0.1]
+
+
+async def test_one_that_has_settled_begins_again_with_the_shortest_pause(tmp_path, monkeypatch, pauses) -> None:
+    monkeypatch.setattr(module, "FIRST_PAUSE_S", 0.01)
+    monkeypatch.setattr(module, "SETTLED_S", 0.0)
+    supervisor = supervisor_of(tmp_path, "sys.exit(3)", monkeypatch)
+    running = asyncio.create_task(supervisor.run())
+    await stop_after(4, pauses)
+    await running
+    assert set(pauses(0)) == {0.01}
+
+
+async def test_a_first_start_that_is_refused_ends_all(tmp_path, monkeypatch, capsys, pauses) -> None:
+    """Worker 0 says why; worker 1 ends once it is told to."""
+    program = """
+    if index == 0:
+        os.write(line, b'{"type":"Refused","problem":"no such thing"}\\n')
+        sys.exit(2)
+    os.read(line, 1)
+    """
+    supervisor = supervisor_of(tmp_path, program, monkeypatch)
+    async with asyncio.timeout(20):
+        assert await supervisor.run() == 2
+    assert capsys.readouterr().err == "parley serve: no such thing\n"
+    assert pauses(0) == pauses(1) == []
+
+
+async def test_one_that_is_refused_later_is_tried_again(tmp_path, monkeypatch, capsys, pauses) -> None:
+    monkeypatch.setattr(module, "FIRST_PAUSE_S", 0.02)
+    monkeypatch.setattr(module, "LONGEST_PAUSE_S", 0.02)
+    program = """
+    mark = folder / f"served.{index}"
+    if mark.exists():
+        os.write(line, b'{"type":"Refused","problem":"no such thing"}\\n')
+        sys.exit(2)
+    os.write(line, b'{"type":"Ready","metrics_port":0}\\n')
+    mark.touch()
+    while not (folder / "announced").exists():
+        time.sleep(0.01)
+    sys.exit(1)
+    """
+    supervisor = supervisor_of(tmp_path, program, monkeypatch)
+    running = asyncio.create_task(supervisor.run())
+    said = ""
+    async with asyncio.timeout(20):
+        while not (said := said + capsys.readouterr().err):
+            await asyncio.sleep(0.01)
+    (tmp_path / "announced").touch()
+    await stop_after(4, pauses)
+    assert await running == 0
+    assert said + capsys.readouterr().err == "Parley serves on 127.0.0.1:1 with 2 workers; Ctrl-C stops it\n"
+
+
+async def test_one_that_ends_badly_when_told_to_stop_is_told(tmp_path, monkeypatch) -> None:
+    program = """
+    (folder / f"up.{index}").touch()
+    os.read(line, 1)
+    sys.exit(index)
+    """
+    supervisor = supervisor_of(tmp_path, program, monkeypatch)
+    running = asyncio.create_task(supervisor.run())
+    async with asyncio.timeout(20):
+        while len(list(tmp_path.glob("up.*"))) < 2:
+            await asyncio.sleep(0.01)
+    signal.raise_signal(signal.SIGTERM)
+    assert await running == 1
