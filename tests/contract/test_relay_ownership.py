@@ -1,0 +1,296 @@
+"""Who may write, who wishes to cancel, who reads: what replicas tell one another of a reply beside its text."""
+
+from __future__ import annotations
+
+import asyncio
+
+import msgspec
+import pytest
+from parley_server.core.events import TextDelta
+from parley_server.core.lease import Lease
+from parley_server.relay import wire
+
+from tests.clock import until
+from tests.contract.relays import HEARTBEAT_S, Replicas, same, say, text_of, unique
+from tests.fakes import ended, reply
+
+
+@pytest.fixture
+async def replicas(shared_redis):
+    async with Replicas(shared_redis.url()) as made:
+        yield made
+
+
+async def published(owner, log) -> None:
+    """Redis has all of it."""
+    await until(lambda: owner.relay._publisher._publications[log.reply.id].sent == log.last_sequence)
+
+
+async def test_a_takeover_closes_the_log_to_its_writer_and_has_all_of_it(replicas, shared_redis):
+    zombie, other = await replicas.start(), await replicas.start()
+    log = zombie.begin()
+    copy = other.follow(log.reply)
+    for number in range(1200):
+        log.append(TextDelta(f"{number} "))
+    await published(zombie, log)
+    shown = log.content()
+    assert list(await other.relay.take_over(log.reply.id, 2)) == shown
+    say(log, "of a zombie")
+    await until(lambda: zombie.ears.lost == [log.reply.id])
+    await asyncio.sleep(2 * HEARTBEAT_S)
+    assert copy.entries == shown
+    assert list(await other.relay.recall(log.reply.id)) == shown
+    assert zombie.ears.lost == [log.reply.id]
+    assert zombie.problems() == {}
+
+
+async def test_a_silent_writer_learns_of_a_takeover_by_its_heartbeat(replicas):
+    zombie, other = await replicas.start(), await replicas.start()
+    spoken, mute = zombie.begin(), zombie.begin()
+    say(spoken, "a word")
+    await published(zombie, spoken)
+    assert text_of(await other.relay.take_over(spoken.reply.id, 2)) == "a word "
+    assert await other.relay.take_over(mute.reply.id, 2) == ()
+    await until(lambda: sorted(zombie.ears.lost) == sorted([spoken.reply.id, mute.reply.id]), 4 * HEARTBEAT_S)
+
+
+async def test_the_fence_never_falls(replicas):
+    owner, other = await replicas.start(), await replicas.start()
+    log = owner.begin(epoch=2)
+    say(log, "second")
+    await published(owner, log)
+    assert text_of(await other.relay.take_over(log.reply.id, 4)) == "second "
+    assert text_of(await other.relay.take_over(log.reply.id, 3)) == "second "
+    late = other.begin(reply_id=log.reply.id, epoch=3)
+    say(late, "third")
+    await until(lambda: other.ears.lost == [log.reply.id])
+    first = owner.begin(reply_id=log.reply.id, epoch=1)
+    say(first, "first")
+    await asyncio.sleep(2 * HEARTBEAT_S)
+    assert owner.ears.lost[-1:] == [log.reply.id]
+    assert text_of(await other.relay.recall(log.reply.id)) == "second "
+
+
+async def test_a_zombie_that_no_fence_stops_is_in_no_later_epoch_s_view(replicas, shared_redis):
+    zombie, other = await replicas.start(heartbeat_s=30.0), await replicas.start()
+    log = zombie.begin()
+    say(log, "one two")
+    await published(zombie, log)
+    await other.relay.take_over(log.reply.id, 2)
+    shared_redis.command("HDEL", wire.reply_key(log.reply.id), "fence")  # a failover has lost it
+    successor = other.begin(reply_id=log.reply.id, epoch=2)
+    copy = zombie.follow(successor.reply)
+    say(log, "of the zombie")
+    await published(zombie, log)
+    say(successor, "of the successor")
+    await same(copy, successor)
+    say(log, "again")
+    await until(lambda: zombie.ears.lost == [log.reply.id])
+    assert text_of(await other.relay.recall(log.reply.id)) == copy.text == "of the successor "
+
+
+async def test_an_erased_log_cannot_be_brought_back(replicas, shared_redis):
+    zombie, other = await replicas.start(), await replicas.start()
+    log, kept = zombie.begin(), zombie.begin()
+    say(log, "private")
+    say(kept, "kept")
+    await published(zombie, log)
+    await published(zombie, kept)
+    other.relay.erase((log.reply.id, "reply-unknown"))
+    await until(lambda: zombie.ears.erasures == other.ears.erasures == [log.reply.id, "reply-unknown"])
+    say(log, "a last append")
+    await until(lambda: zombie.ears.lost == [log.reply.id])
+    assert shared_redis.command("EXISTS", wire.stream_key(log.reply.id, 1)) == 0
+    assert await other.relay.recall(log.reply.id) == ()
+    assert 0 < shared_redis.command("PTTL", wire.reply_key(log.reply.id)) <= 600_000
+    assert text_of(await other.relay.recall(kept.reply.id)) == "kept "
+    log.erase()
+    zombie.relay.ended(log)
+    await asyncio.sleep(2 * HEARTBEAT_S)
+    assert shared_redis.command("KEYS", f"*{log.reply.id}*") == [wire.reply_key(log.reply.id).decode()]
+
+
+async def test_the_eraser_s_own_words_under_way_are_dropped(replicas, shared_redis):
+    owner = await replicas.start(flush_interval_s=0.3)
+    log = owner.begin()
+    say(log, "first")
+    await published(owner, log)
+    say(log, "private")
+    log.finish(ended(log.reply, last_sequence=log.closing_sequence))
+    owner.relay.ended(log)
+    owner.relay.erase((log.reply.id,))
+    await until(lambda: owner.ears.erasures == [log.reply.id])
+    await asyncio.sleep(0.5)
+    assert shared_redis.command("EXISTS", wire.stream_key(log.reply.id, 1)) == 0
+
+
+async def test_many_are_erased(replicas):
+    owner, other = await replicas.start(), await replicas.start()
+    ids = tuple(unique("reply") for _ in range(1200))
+    other.relay.erase(ids)
+    await until(lambda: len(owner.ears.erasures) == 1200)
+    assert tuple(owner.ears.erasures) == ids
+
+
+async def test_a_wish_to_cancel_rings_at_its_owner(replicas):
+    owner, other = await replicas.start(heartbeat_s=30.0), await replicas.start()
+    log = owner.begin()
+    say(log, "text")
+    await published(owner, log)
+    other.relay.wish_cancel(log.reply)
+    await until(lambda: owner.ears.wishes == [log.reply.id], 0.5)
+
+
+@pytest.mark.parametrize("writes", [True, False])
+async def test_a_wish_is_found_by_an_owner_who_hears_nothing(replicas, monkeypatch, writes):
+    heartbeat_s = 30.0 if writes else HEARTBEAT_S
+    owner, other = await replicas.start(heartbeat_s=heartbeat_s), await replicas.start()
+    log = owner.begin()
+    if writes:
+        say(log, "text")
+        await published(owner, log)
+    monkeypatch.setattr(owner.relay._subscription, "_on_message", lambda channel, data: None)
+    other.relay.wish_cancel(log.reply)
+    await asyncio.sleep(0.1)
+    if writes:
+        assert owner.ears.wishes == []
+        say(log, "more")
+    await until(lambda: log.reply.id in owner.ears.wishes, 2 * HEARTBEAT_S)
+
+
+async def test_a_wish_for_a_reply_that_has_written_nothing_expires(replicas, shared_redis):
+    other = await replicas.start(running_ttl_s=60.0)
+    wished = reply(unique("reply"), owner="nobody")
+    other.relay.wish_cancel(wished)
+    await until(lambda: 0 < shared_redis.command("PTTL", wire.reply_key(wished.id)) <= 60_000)
+
+
+async def test_readers_elsewhere_are_seen_until_they_leave(replicas):
+    owner, other = await replicas.start(), await replicas.start()
+    log, alone = owner.begin(), owner.begin()
+    say(log, "text")
+    say(alone, "text")
+    await published(owner, log)
+    await published(owner, alone)
+    copy = other.follow(log.reply)
+    await until(lambda: bool(owner.ears.sightings))
+    assert {reply_id for reply_id, _ in owner.ears.sightings} == {log.reply.id}
+    assert max(age_s for _, age_s in owner.ears.sightings) < 2 * HEARTBEAT_S
+    await asyncio.sleep(4 * HEARTBEAT_S)
+    assert await owner.relay.idle_s(log.reply.id) < 2 * HEARTBEAT_S
+    assert await owner.relay.idle_s(alone.reply.id) > 3 * HEARTBEAT_S
+    copy.wanted = False
+    before = len(owner.ears.sightings)
+    await asyncio.sleep(5 * HEARTBEAT_S)
+    assert await owner.relay.idle_s(log.reply.id) > 3 * HEARTBEAT_S
+    assert len(owner.ears.sightings) - before <= 1
+
+
+async def test_a_new_reader_is_seen_before_the_next_heartbeat(replicas):
+    owner, other = await replicas.start(), await replicas.start(heartbeat_s=30.0)
+    await asyncio.sleep(0.1)
+    log = owner.begin()
+    other.follow(log.reply)
+    await until(lambda: bool(owner.ears.sightings), 3 * HEARTBEAT_S)
+
+
+async def test_what_redis_does_not_know_of_is_not_nobody(replicas, shared_redis):
+    owner = await replicas.start(heartbeat_s=0.5)
+    assert await owner.relay.idle_s("reply-unknown") is None
+    log = owner.begin()
+    say(log, "text")
+    await published(owner, log)
+    await asyncio.sleep(1.2)
+    assert await owner.relay.idle_s(log.reply.id) > 1.0
+    shared_redis.command("DEL", wire.reply_key(log.reply.id))
+    assert await owner.relay.idle_s(log.reply.id) is None
+    await asyncio.sleep(0.8)
+    assert 0 < await owner.relay.idle_s(log.reply.id) < 0.8  # the owner has begun to count anew
+
+
+async def test_without_its_lease_an_owner_publishes_nothing_and_still_asks(replicas):
+    now = [0.0]
+    owner, other = await replicas.start(heartbeat_s=30.0), await replicas.start()
+    log = owner.begin(lease=Lease(lambda: now[0], until=10.0))
+    copy = other.follow(log.reply)
+    say(log, "shown")
+    await same(copy, log)
+    other.relay.wish_cancel(log.reply)
+    await until(lambda: owner.ears.wishes == [log.reply.id])
+    say(log, "numbered, not shown")
+    now[0] = 10.0
+    say(log, "held back")
+    await asyncio.sleep(0.3)
+    assert copy.text == "shown "
+    assert owner.ears.wishes == [log.reply.id] * 2  # by the answer to an append
+    log.lease.until = 20.0
+    log.release()
+    await same(copy, log, 2.0)
+    assert copy.text == "shown numbered, not shown held back "
+
+
+async def test_after_a_lapse_the_heartbeat_publishes_what_was_withheld(replicas):
+    now = [0.0]
+    owner, other = await replicas.start(), await replicas.start()
+    log = owner.begin(lease=Lease(lambda: now[0], until=10.0))
+    copy = other.follow(log.reply)
+    say(log, "shown")
+    await same(copy, log)
+    say(log, "withheld")
+    now[0] = 10.0
+    await asyncio.sleep(3 * HEARTBEAT_S)
+    assert copy.text == "shown "
+    log.lease.until = 20.0
+    await same(copy, log, 3 * HEARTBEAT_S)
+
+
+async def test_what_cannot_be_written_harms_nobody_else(replicas, caplog, monkeypatch):
+    encode = wire.encode
+
+    def broken(entry):
+        if entry == TextDelta("bad "):
+            raise ValueError("a defect")
+        return encode(entry)
+
+    monkeypatch.setattr(wire, "encode", broken)
+    owner, other = await replicas.start(), await replicas.start()
+    bad, good = owner.begin(), owner.begin()
+    copies = [other.follow(log.reply) for log in (bad, good)]
+    say(good, "before")
+    say(bad, "good bad good")
+    say(good, "after")
+    await same(copies[1], good)
+    bad.finish(ended(bad.reply, last_sequence=bad.closing_sequence))
+    owner.relay.ended(bad)
+    say(good, "all")
+    await same(copies[1], good)
+    assert copies[0].entries == []
+    assert "relay_defect" in caplog.messages
+    assert owner.problems() == {}
+
+
+async def test_a_key_that_is_not_parley_s_harms_nobody_else(replicas, shared_redis, caplog):
+    owner, other = await replicas.start(), await replicas.start()
+    bad, good = owner.begin(), owner.begin()
+    shared_redis.command("SET", wire.stream_key(bad.reply.id, 1), "somebody's")
+    copies = [other.follow(log.reply) for log in (bad, good)]
+    say(bad, "text")
+    say(good, "text")
+    await same(copies[1], good)
+    say(good, "more")
+    await same(copies[1], good)
+    await asyncio.sleep(1.5)
+    assert other.relay.unreachable_s == 0
+    assert owner.problems() == other.problems() == {}
+
+
+async def test_what_others_say_on_the_channels_is_not_believed(replicas, shared_redis):
+    owner = await replicas.start("the-owner")
+    log = owner.begin()
+    shared_redis.command("PUBLISH", wire.ERASED_CHANNEL, b"\xc1")
+    shared_redis.command("PUBLISH", wire.ERASED_CHANNEL, msgspec.msgpack.encode({"not": "ids"}))
+    shared_redis.command("PUBLISH", wire.replica_channel("the-owner"), b"\xff\xfe")
+    say(log, "text")
+    await published(owner, log)
+    assert owner.ears.erasures == []
+    assert owner.problems() == {}
