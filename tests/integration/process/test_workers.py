@@ -162,6 +162,8 @@ async def test_two_workers_share_a_port(tmp_path, places) -> None:
         assert {text_of(each) for each in await asyncio.gather(*across)} == {"Hello."}
         calls = Counter(event["worker"] for event in server.events("call") if "CreateReply" in event["method"])
         assert calls == {index: owners[incarnations[index][0]] for index in (0, 1)}
+        groups = {os.getpgid(pid) for pid in (server.pid, *server.pids().values())}
+        assert len(groups) == 3, "a terminal's Ctrl-C reaches the supervisor alone, which passes it on once"
         assert await server.terminate() == 0
         assert server.events()[-1]["event"] == "all_stopped"
         assert port_is_free(server.port)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import threading
 from concurrent.futures import ThreadPoolExecutor
 
 import grpc
@@ -86,6 +87,30 @@ def test_the_ended_connections_of_the_server_before_do_not_matter(share: bool) -
             assert client.recv(1) == b""
     with SharedPort(address):
         stop(served(address, share=True))
+
+
+def test_of_several_that_ask_at_once_one_at_most_gets_it() -> None:
+    """None is possible: then each has seen another that was about to."""
+    count = 4
+    together, outcomes = threading.Barrier(count), []
+
+    def ask(address: Address) -> bool:
+        together.wait(10)
+        try:
+            with SharedPort(address):
+                together.wait(10)
+                return True
+        except OSError:
+            together.wait(10)
+            return False
+
+    with ThreadPoolExecutor(count) as pool:
+        for _ in range(200):
+            with SharedPort(Address(host="127.0.0.1", port=0)) as free:
+                address = free.address
+            outcomes.append(sum(pool.map(ask, [address] * count)))
+    assert set(outcomes) <= {0, 1}
+    assert 1 in outcomes
 
 
 @pytest.mark.parametrize("host", ["192.0.2.1", "no-such-host.invalid"])

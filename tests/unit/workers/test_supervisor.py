@@ -13,7 +13,9 @@ from typing import Any
 import pytest
 from parley_server.settings import Address, load_settings
 from parley_server.workers import supervisor as module
+from parley_server.workers.line import STOP
 from parley_server.workers.supervisor import Supervisor
+from parley_server.workers.worker import Worker
 
 SETTINGS = load_settings(
     {
@@ -120,6 +122,20 @@ async def test_one_that_is_refused_later_is_tried_again(tmp_path, monkeypatch, c
     await stop_after(4, pauses)
     assert await running == 0
     assert said + capsys.readouterr().err == "Parley serves on 127.0.0.1:1 with 2 workers; Ctrl-C stops it\n"
+
+
+async def test_one_that_starts_while_all_stop_is_told_so(tmp_path, monkeypatch) -> None:
+    supervisor_of(tmp_path, "sys.exit(7 if os.read(line, 1) == b's' else 1)", monkeypatch)
+    worker = Worker(0)
+    worker.tell(STOP)
+    async with asyncio.timeout(20):
+        assert (await worker.live({})).status == 7
+
+
+async def test_one_that_cannot_be_started_at_all_is_one_that_has_died(monkeypatch) -> None:
+    monkeypatch.setattr(sys, "executable", "/no/such/program")
+    ended = await Worker(0).live({})
+    assert (ended.status, ended.problem) == (1, "cannot be started: No such file or directory")
 
 
 async def test_one_that_ends_badly_when_told_to_stop_is_told(tmp_path, monkeypatch) -> None:
