@@ -9,7 +9,10 @@ from urllib.parse import parse_qsl, unquote, urlsplit
 from parley_server.settings.faults import did_you_mean
 
 POSTGRESQL_FORM = '"postgresql+asyncpg://USER:PASSWORD@HOST:PORT/DATABASE"'
-REDIS_FORM = '"redis://[USER:PASSWORD@]HOST[:PORT][/NUMBER]" or, with TLS, "rediss://..."'
+REDIS_FORM = (
+    '"redis://[USER:PASSWORD@]HOST[:PORT][/NUMBER]" or, with TLS, "rediss://..."; '
+    "in a password, / ? # and @ are written %2F %3F %23 and %40"
+)
 
 _SQLITE = re.compile(r"sqlite\+aiosqlite:///[^?]+")
 # The grammar of SQLAlchemy's `make_url`, where a password ends at the first @.
@@ -70,7 +73,7 @@ def check_redis_url(url: str) -> str:
     except ValueError:
         raise ValueError(f"must be {REDIS_FORM}") from None
     if parts.scheme not in ("redis", "rediss") or not parts.hostname or port == 0 or parts.fragment:
-        raise ValueError(f"must be {REDIS_FORM}; in a password, / ? # and @ are written %2F %3F %23 and %40")
+        raise ValueError(f"must be {REDIS_FORM}")
     if not re.fullmatch(r"/?|/[0-9]{1,5}", parts.path):
         raise ValueError("what follows the host must be the number of a database, such as /0")
     options = _options(parts.query, _REDIS_OPTIONS)

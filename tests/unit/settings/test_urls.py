@@ -90,6 +90,7 @@ def test_a_redis_server(url: str) -> None:
         ("redis://h:70000", "must be "),
         ("redis://:sec#ret@h", "must be "),
         ("redis://:sec/ret@h", "must be "),
+        ("redis://:sec/re:t@h", "must be "),
         ("redis://h/d", "what follows the host must be the number of a database"),
         ("redis://h/0/1", "what follows the host must be the number of a database"),
         ("redis://h/0?socket_timeout=9", "has an option that is not known: ssl_ca_certs, "),
