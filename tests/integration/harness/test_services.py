@@ -21,12 +21,13 @@ STARTS_AND_DIES = """
 import os, sys
 from pathlib import Path
 from tests.services import PostgresServer, RedisServer
+from tests.watchdog import children
 folder = Path(sys.argv[1])
 postgres = PostgresServer(folder / "postgres", template=Path(sys.argv[2])).start()
 keeper = RedisServer(folder / "redis").start()
 postgres.pause()
 keeper.pause()
-print(postgres.pid, keeper.pid, postgres.data, flush=True)
+print(*children(postgres.pid), postgres.pid, keeper.pid, postgres.data, flush=True)
 os.kill(os.getpid(), 9)
 """
 
@@ -143,6 +144,7 @@ async def test_nothing_outlives_a_killed_run(tmp_path, postgres_template, own_re
     told, _ = await run.communicate()
     assert run.returncode == -signal.SIGKILL
     *pids, data = told.decode().split()
+    assert len(pids) > 5, "PostgreSQL's own, which are stopped"
     for pid in pids:
         await gone(int(pid))
     async with asyncio.timeout(10):
