@@ -30,6 +30,7 @@ class ManualClock:
         self._start_us = start_us
         self._start_s = start_s
         self._now_s = start_s
+        self._asleep_s = 0.0
         self._timers: list[tuple[float, int, ManualTimer]] = []
         self._made = 0
 
@@ -42,8 +43,17 @@ class ManualClock:
         return self._now_s
 
     def boottime(self) -> float:
-        """Seconds, the same."""
-        return self._now_s
+        """Seconds, the same, and those that the machine was asleep."""
+        return self._now_s + self._asleep_s
+
+    def suspend(self, seconds: float) -> None:
+        """The machine is asleep for so long."""
+        self._asleep_s += seconds
+        self._start_us += round(seconds * 1e6)
+
+    def correct(self, seconds: float) -> None:
+        """Somebody sets the wall clock."""
+        self._start_us += round(seconds * 1e6)
 
     def call_at(self, when: float, callback: Callable[[], None]) -> ManualTimer:
         """Run `callback` once the clock has been moved to `when`, or in the next `advance` where that is past."""
@@ -68,6 +78,11 @@ class ManualClock:
     def waiting(self) -> int:
         """Timers that are still to run."""
         return sum(timer.callback is not None for _, _, timer in self._timers)
+
+    @property
+    def next_due(self) -> float:
+        """When the next timer is to run, by `monotonic`."""
+        return min((when for when, _, timer in self._timers if timer.callback is not None), default=float("inf"))
 
     async def advance(self, seconds: float) -> None:
         """Move by `seconds`: every timer that falls due on the way runs at its moment, those it makes included."""

@@ -19,6 +19,7 @@ from parley_server.core.events import (
 )
 from parley_server.core.followers import Followers
 from parley_server.core.generation import Generation
+from parley_server.core.lease import FOR_EVER, Lease
 from parley_server.core.limits import Capacity, Limits
 from parley_server.core.log import Reader
 from parley_server.core.model import (
@@ -117,6 +118,27 @@ async def say_hello(prompt: Prompt, sink: Sink) -> Finish:
     return STOP
 
 
+class Typist:
+    """Says what the test puts in, and ends when it is told to."""
+
+    def __init__(self) -> None:
+        self.words: asyncio.Queue[str | None] = asyncio.Queue()
+
+    async def act(self, prompt, sink):
+        while (word := await self.words.get()) is not None:
+            if word.startswith("("):
+                sink.reasoning(word)
+            else:
+                sink.text(word)
+            sink.flush()
+        return STOP
+
+    async def say(self, *words: str | None) -> None:
+        for word in words:
+            self.words.put_nowait(word)
+        await settle()
+
+
 class Actor:
     """A provider that does what a test tells it, and remembers what it was asked and how its calls ended."""
 
@@ -204,13 +226,16 @@ class Notes:
 
 
 class Interference:
-    """A store in whose calls a test interferes: `before` and `after` hold, by method, what to await around a call."""
+    """A store in whose calls a test interferes: `before` and `after` hold, by method, what to await around a call. With
+    `away`, none is carried out; `under_way` are those that the store has not answered yet."""
 
     def __init__(self, store: SqlStore) -> None:
         self._store = store
         self.before: dict[str, Callable[..., Awaitable[None]]] = {}
         self.after: dict[str, Callable[..., Awaitable[None]]] = {}
         self.calls: list[str] = []
+        self.away = False
+        self.under_way = 0
 
     def __getattr__(self, name: str) -> Any:
         method = getattr(self._store, name)
@@ -219,7 +244,13 @@ class Interference:
             self.calls.append(name)
             if (hook := self.before.get(name)) is not None:
                 await hook(*given)
-            result = await method(*given, **named)
+            if self.away:
+                raise StorageUnavailable
+            self.under_way += 1
+            try:
+                result = await method(*given, **named)
+            finally:
+                self.under_way -= 1
             if (hook := self.after.get(name)) is not None:
                 await hook(*given)
             return result
@@ -242,12 +273,22 @@ class Interference:
 class World:
     """The core with its real parts, on a store, a clock that stands still and a provider that acts as told."""
 
-    def __init__(self, store: SqlStore, act: Act = say_hello, *, journal: bool = False, **limits: Any) -> None:
-        self.clock = ManualClock()
+    def __init__(
+        self,
+        store: SqlStore,
+        act: Act = say_hello,
+        *,
+        journal: bool = False,
+        clock: ManualClock | None = None,
+        replica_id: str = "",
+        make_relay: Callable[[Store, ManualClock], EmbeddedRelay] = EmbeddedRelay,
+        **limits: Any,
+    ) -> None:
+        self.clock = clock or ManualClock()
         self.store = Interference(store)
         self.actor = Actor(act)
         self.notes = Notes()
-        self.relay = EmbeddedRelay(cast(Store, self.store), self.clock)
+        self.relay = make_relay(cast(Store, self.store), self.clock)
         if journal:
             self.relay.start()
         bounds = Limits(**limits)
@@ -265,6 +306,8 @@ class World:
             followers=Followers(
                 store=cast(Store, self.store), relay=self.relay, clock=self.clock, limits=bounds, shelf=shelf
             ),
+            replica_id=replica_id,
+            lease=Lease(self.clock.boottime) if replica_id else FOR_EVER,
         )
         self.replies = Replies(self.engine)
 
@@ -291,6 +334,7 @@ class World:
         """End what still runs, with nothing in the store's way."""
         self.store.before.clear()
         self.store.after.clear()
+        self.store.away = False
         ending = asyncio.ensure_future(self._end())
         while not ending.done():
             await asyncio.sleep(0.001)

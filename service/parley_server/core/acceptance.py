@@ -292,9 +292,9 @@ class Acceptances:
         engine = self._engine
         if not reply.state.terminal:
             planned = generation.log.reply
-            generation.start(engine.clock.monotonic() - began)
             if (reply.owner, reply.epoch) != (planned.owner, planned.epoch):
                 generation.lose()
+            generation.start(engine.clock.monotonic() - began)
             return
         generation.close_provider()
         generation.log.replace(reply)

@@ -11,6 +11,7 @@ from parley_server.store import SqlStore, open_store
 from parley_server.store.migrate import migrate
 
 from tests.fakes import World
+from tests.replicas import Cluster
 
 
 @pytest.fixture(scope="session")
@@ -47,3 +48,10 @@ async def make_world(store: SqlStore) -> AsyncIterator[Callable[..., World]]:
 @pytest.fixture
 def world(make_world: Callable[..., World]) -> World:
     return make_world()
+
+
+@pytest.fixture
+async def cluster(store: SqlStore) -> AsyncIterator[Cluster]:
+    made = Cluster(store)
+    yield made
+    await made.aclose()

@@ -19,30 +19,9 @@ from parley_server.errors import (
 )
 
 from tests.clock import settle, until
-from tests.fakes import ALICE, STOP, World, asking, texts_of
+from tests.fakes import ALICE, Typist, World, asking, texts_of
 
 STRANGERS = (Identity(tenant="shop", end_user="bob"), Identity(tenant="bank", end_user="alice"))
-
-
-class Typist:
-    """Says what the test puts in, and ends when it is told to."""
-
-    def __init__(self) -> None:
-        self.words: asyncio.Queue[str | None] = asyncio.Queue()
-
-    async def act(self, prompt, sink):
-        while (word := await self.words.get()) is not None:
-            if word.startswith("("):
-                sink.reasoning(word)
-            else:
-                sink.text(word)
-            sink.flush()
-        return STOP
-
-    async def say(self, *words: str | None) -> None:
-        for word in words:
-            self.words.put_nowait(word)
-        await settle()
 
 
 @pytest.fixture
