@@ -14,27 +14,9 @@ from parley_server.errors import Reason, ReplyNotFound, StorageUnavailable
 from tests.clock import settle, until
 from tests.fakes import ALICE, Typist, asking, texts_of
 from tests.replicas import LEASE_S, Cluster, Replica
+from tests.unit.core.spoken import Spoken, drained, spoken, to_the_end
 
 QUARTER_S = LEASE_S / 4
-
-
-class Spoken:
-    """A running reply of replica `a`, and what writes it."""
-
-    def __init__(self, replica: Replica, typist: Typist, generation) -> None:
-        self.replica = replica
-        self.say = typist.say
-        self.generation = generation
-        self.log = generation.log
-        self.id = generation.log.reply.id
-        self.conversation_id = generation.log.reply.conversation_id
-
-
-async def spoken(replica: Replica, *words: str, **fields) -> Spoken:
-    typist = Typist()
-    made = Spoken(replica, typist, await replica.begin(typist.act, **fields))
-    await made.say(*words)
-    return made
 
 
 @pytest.fixture
@@ -45,21 +27,6 @@ async def a(cluster: Cluster) -> Replica:
 @pytest.fixture
 async def reply(a: Replica) -> Spoken:
     return await spoken(a, "one ")
-
-
-def seen_by(reader: Reader) -> list:
-    chunks = []
-    while reader.ready:
-        chunks += reader.take()
-    return chunks
-
-
-async def to_the_end(reader: Reader) -> list:
-    chunks = []
-    while not reader.done:
-        await reader.wait()
-        chunks += reader.take()
-    return chunks
 
 
 async def taken_over(cluster: Cluster, by: str, *owners: Replica) -> list:
@@ -154,11 +121,11 @@ async def test_giving_it_up_frees_what_is_still_owned(cluster, a, reply):
 
 async def test_a_database_that_is_away_for_long_fails_no_reply(cluster, a, reply):
     reader = Reader(reply.log, 0)
-    assert texts_of(seen_by(reader)) == "one "
+    assert texts_of(drained(reader)) == "one "
     a.store.away = True
     await cluster.advance(LEASE_S - QUARTER_S - 0.1)
     await reply.say("two ")
-    assert texts_of(seen_by(reader)) == "two "
+    assert texts_of(drained(reader)) == "two "
     await cluster.advance(QUARTER_S)
     assert a.notes.is_fenced
     await reply.say("three ")
@@ -172,12 +139,12 @@ async def test_a_database_that_is_away_for_long_fails_no_reply(cluster, a, reply
     await cluster.advance(QUARTER_S)
     assert not a.notes.is_fenced
     await waiting
-    assert texts_of(seen_by(reader)) == "three four "
+    assert texts_of(drained(reader)) == "three four "
     await reply.say("five", None)
     stored = await a.settled(reply.generation)
     assert (stored.state, stored.epoch) == (State.COMPLETED, 1)
     assert stored.message.parts == (TextPart(text="one two three four five"),)
-    assert texts_of(seen_by(reader)) == "five"
+    assert texts_of(drained(reader)) == "five"
     assert reader.done
 
 
@@ -193,7 +160,7 @@ async def test_a_reply_that_ends_while_the_database_is_away_is_stored_when_it_is
     await cluster.advance(QUARTER_S)
     stored = await a.stored(reply.id)
     assert (stored.state, stored.message.parts) == (State.COMPLETED, (TextPart(text="one two"),))
-    assert [type(chunk.entry) for chunk in seen_by(reader)][-1] is Finished
+    assert [type(chunk.entry) for chunk in drained(reader)][-1] is Finished
     assert len(a.notes.ended) == 1
 
 
@@ -212,7 +179,7 @@ async def test_a_wall_clock_that_is_set_changes_nothing(cluster, a, reply):
     for jump_s in (3600.0, -7200.0):
         cluster.clock.correct(jump_s)
         await reply.say("x")
-        assert texts_of(seen_by(reader)) == "x"
+        assert texts_of(drained(reader)) == "x"
         await cluster.advance(QUARTER_S)
         assert a.engine.lease.held
     a.store.away = True
@@ -246,7 +213,7 @@ async def test_a_reply_that_was_taken_over_shows_nothing_more_but_the_winner_s_e
     assert a.engine.lease.held
     assert reply.generation.lost
     assert a.actor.open_calls == 0
-    assert seen_by(Reader(reply.log, 0)) == []
+    assert drained(Reader(reply.log, 0)) == []
     await cluster.advance(30.0)
     assert not reply.log.over
     assert a.engine.capacity._replies == 1
@@ -287,14 +254,14 @@ async def test_what_is_ending_can_be_taken_over_too(cluster, a, reply):
     a.store.away = False
     await cluster.advance(QUARTER_S)
     assert a.engine.lease.held
-    assert seen_by(reader) == []
+    assert drained(reader) == []
     a.store.before.clear()
     await cluster.advance(QUARTER_S)
     assert not reply.log.over
-    assert seen_by(reader) == []
+    assert drained(reader) == []
     await finish_elsewhere(cluster, taken)
     await cluster.advance(QUARTER_S)
-    assert [type(chunk.entry) for chunk in seen_by(reader)] == [Snapshot, Failed]
+    assert [type(chunk.entry) for chunk in drained(reader)] == [Snapshot, Failed]
 
 
 async def refuse(*_):
@@ -319,12 +286,12 @@ async def test_a_reply_taken_over_while_its_end_is_being_stored_ends_as_the_winn
     await cluster.advance(1.0)
     assert not reply.log.over
     assert reply.generation.lost
-    assert seen_by(Reader(reply.log, 0)) == []
+    assert drained(Reader(reply.log, 0)) == []
     await finish_elsewhere(cluster, taken)
     await cluster.advance(3.0)
     stored = await a.stored(reply.id)
     assert (stored.state, stored.error.reason) == (State.FAILED, Reason.OWNER_LOST)
-    assert [type(chunk.entry) for chunk in seen_by(Reader(reply.log, 0))] == [Snapshot, Failed]
+    assert [type(chunk.entry) for chunk in drained(Reader(reply.log, 0))] == [Snapshot, Failed]
     assert len(a.notes.ended) == 1
 
 
@@ -448,10 +415,10 @@ async def test_an_acceptance_that_was_taken_over_before_its_answer_came_shows_no
     await cluster.rest()
     reader = Reader(started.log, 0)
     if not ended:
-        assert seen_by(reader) == []
+        assert drained(reader) == []
         await finish_elsewhere(cluster, taken)
         await cluster.advance(3.0)
-    assert [type(chunk.entry) for chunk in seen_by(reader)] == [Snapshot, Failed]
+    assert [type(chunk.entry) for chunk in drained(reader)] == [Snapshot, Failed]
     stored = await a.stored(started.log.reply.id)
     assert started.log.reply == stored
     assert reader.done
@@ -507,7 +474,7 @@ async def test_a_hint_of_a_takeover_that_is_true_stops_the_text_at_once(cluster,
     await cluster.rest()
     assert reply.generation.lost
     assert a.actor.open_calls == 0
-    assert seen_by(Reader(reply.log, 0)) == []
+    assert drained(Reader(reply.log, 0)) == []
 
 
 # --- rows without a task

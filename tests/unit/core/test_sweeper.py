@@ -1,0 +1,394 @@
+"""What a dead replica leaves is ended by another one, once, with the longest text that was durable."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+from parley_server.core import sweeper as sweeper_module
+from parley_server.core.events import Failed, Finished, Snapshot
+from parley_server.core.log import TAKEOVER_GAP, Reader
+from parley_server.core.model import FinishReason, State, TextPart, Usage
+from parley_server.core.records import CancelTarget
+from parley_server.core.recovery import RECALL_LIMIT_S
+from parley_server.errors import Reason, StorageUnavailable
+from parley_server.relay.embedded import INTERVAL_S
+
+from tests.clock import until
+from tests.fakes import ALICE, STOP
+from tests.replicas import LEASE_S, Cluster, Replica
+from tests.unit.core.spoken import Spoken, drained, spoken
+
+QUARTER_S = LEASE_S / 4
+SWEPT_S = 4.0
+
+
+@pytest.fixture
+async def a(cluster: Cluster) -> Replica:
+    return await cluster.join("a", journal=True, sweeps=False)
+
+
+@pytest.fixture
+async def b(cluster: Cluster) -> Replica:
+    """A replica that has been in touch with the database for long, but does not sweep by itself."""
+    replica = await cluster.join("b", sweeps=False)
+    replica.tenure.unbroken_since = cluster.clock.boottime() - LEASE_S
+    return replica
+
+
+async def dead(cluster: Cluster, a: Replica, *, durable: tuple[str, ...] = (), lost: tuple[str, ...] = ()) -> Spoken:
+    """A reply whose owner was killed; what of it was in its checkpoints, and what was not."""
+    reply = await spoken(a, *durable)
+    await cluster.advance(INTERVAL_S)
+    assert reply.log.durable_sequence == len(durable)
+    await reply.say(*lost)
+    await cluster.kill(a)
+    return reply
+
+
+async def test_it_ends_with_what_was_published_where_that_is_longer(cluster, a, b):
+    reply = await dead(cluster, a, durable=("one ",), lost=("two ", "three"))
+    assert await b.sweeper.sweep() == 1
+    stored = await b.stored(reply.id)
+    assert (stored.state, stored.error.reason, stored.error.retryable) == (State.FAILED, Reason.OWNER_LOST, True)
+    assert stored.message.parts == (TextPart(text="one two three"),)
+    assert (stored.message.partial, stored.message.failed) == (True, True)
+    assert (stored.owner, stored.epoch, stored.last_sequence) == ("b", 2, 3 + TAKEOVER_GAP + 1)
+    assert stored.usage == Usage(completion_tokens=4, cost_nano_usd=8, estimated=True)
+    assert b.notes.taken_over == 1
+    assert b.engine.ending == set()
+    log = await b.replies.attach(ALICE, reply.id)
+    assert [(chunk.sequence, type(chunk.entry)) for chunk in drained(Reader(log, 3))] == [
+        (3 + TAKEOVER_GAP, Snapshot),
+        (4 + TAKEOVER_GAP, Failed),
+    ]
+    again = await b.begin(conversation_id=reply.conversation_id)
+    assert (await b.settled(again)).state is State.COMPLETED
+
+
+@pytest.mark.parametrize("fault", ["down", "lost", "broken"])
+async def test_it_ends_with_its_checkpoints_where_nothing_longer_can_be_had(cluster, a, b, fault, caplog):
+    reply = await dead(cluster, a, durable=("one ", "two "), lost=("three",))
+    if fault == "down":
+        cluster.wire.cut()
+    elif fault == "lost":
+        cluster.wire.streams[reply.id][1] = cluster.wire.streams[reply.id][1][:1]
+    else:
+        cluster.wire.broken = True
+    await b.sweeper.sweep()
+    stored = await b.stored(reply.id)
+    assert stored.message.parts == (TextPart(text="one two "),)
+    assert stored.last_sequence == 2 + TAKEOVER_GAP + 1
+    assert ("recall_defect" in caplog.messages) == (fault == "broken")
+
+
+async def test_a_relay_that_hangs_keeps_no_reply_from_its_end(cluster, a, b):
+    reply = await dead(cluster, a, durable=("one ",), lost=("two",))
+    cluster.wire.hangs = True
+    sweeping = asyncio.ensure_future(b.sweeper.sweep())
+    await cluster.advance(RECALL_LIMIT_S - 0.1)
+    assert not sweeping.done()
+    await cluster.advance(0.2)
+    assert await sweeping == 1
+    assert (await b.stored(reply.id)).message.parts == (TextPart(text="one "),)
+
+
+async def test_the_old_epoch_is_closed_before_its_text_is_read(cluster, a, b):
+    reply = await dead(cluster, a, durable=("one ",))
+    await b.sweeper.sweep()
+    cluster.wire.relays["a"] = a.wire_relay
+    await reply.say("late")
+    assert cluster.wire.kept(reply.id) == tuple(reply.log.content()[:1])
+    assert (await b.stored(reply.id)).message.parts == (TextPart(text="one "),)
+
+
+@pytest.mark.parametrize("kind", [FinishReason.CANCELLED, FinishReason.INTERRUPTED])
+async def test_it_ends_as_cancelled_where_that_was_asked(cluster, a, b, kind):
+    reply = await dead(cluster, a, durable=("one ",))
+    await cluster.store.request_cancel(ALICE, CancelTarget(reply_id=reply.id), kind, "enough", 1)
+    await b.sweeper.sweep()
+    stored = await b.stored(reply.id)
+    assert (stored.state, stored.finish_reason, stored.cancel_reason) == (State.CANCELLED, kind, "enough")
+    assert stored.message.parts == (TextPart(text="one "),)
+    assert (stored.message.partial, stored.message.failed, stored.error) == (True, False, None)
+
+
+async def test_one_that_had_said_nothing_leaves_no_message(cluster, a, b):
+    reply = await dead(cluster, a)
+    await b.sweeper.sweep()
+    stored = await b.stored(reply.id)
+    assert (stored.state, stored.message, stored.last_sequence) == (State.FAILED, None, TAKEOVER_GAP + 1)
+    assert [type(chunk.entry) for chunk in drained(Reader(await b.replies.attach(ALICE, reply.id), 0))] == [
+        Snapshot,
+        Failed,
+    ]
+
+
+async def test_the_living_are_left_alone(cluster, a, b):
+    reply = await spoken(a, "one ")
+    mine = await spoken(b, "mine ")
+    assert await b.sweeper.sweep() == 0
+    await cluster.advance(60.0)
+    assert await b.sweeper.sweep() == 0
+    await reply.say("two", None)
+    await mine.say(None)
+    assert (await a.settled(reply.generation)).state is State.COMPLETED
+    assert (await b.settled(mine.generation)).state is State.COMPLETED
+
+
+async def test_nothing_is_taken_over_before_a_whole_lease_of_contact(cluster, a):
+    reply = await dead(cluster, a, durable=("one ",))
+    b = await cluster.join("b")
+    await cluster.advance(LEASE_S - 0.1)
+    assert "take_over" not in b.store.calls
+    await cluster.advance(SWEPT_S)
+    assert (await b.stored(reply.id)).state is State.FAILED
+
+
+async def test_nothing_is_taken_over_right_after_an_outage(cluster, a):
+    """Everybody was cut off, and everybody's lease has run out: the living first have the time to come back."""
+    reply = await spoken(a, "one ")
+    b = await cluster.join("b")
+    await cluster.advance(2 * LEASE_S)
+    a.store.away = b.store.away = True
+    await cluster.advance(60.0)
+    await cluster.expire(a)
+    calls = b.store.calls.count("take_over")
+    b.store.away = False
+    await cluster.advance(LEASE_S - 0.1)
+    assert b.store.calls.count("take_over") == calls
+    a.store.away = False
+    await cluster.advance(30.0)
+    assert b.store.calls.count("take_over") > calls
+    await reply.say("two", None)
+    assert (await a.settled(reply.generation)).state is State.COMPLETED
+
+
+async def test_nothing_is_taken_over_without_a_lease_of_one_s_own(cluster, a, b):
+    await dead(cluster, a)
+    b.engine.lease.until = cluster.clock.boottime()
+    assert await b.sweeper.sweep() == 0
+    assert "take_over" not in b.store.calls
+
+
+async def test_it_sweeps_by_itself_with_jitter(cluster, a):
+    b = await cluster.join("b")
+    await cluster.advance(LEASE_S)
+    calls = b.store.calls.count("take_over")
+    await cluster.advance(60.0)
+    assert 60.0 / 3.6 - 1 <= b.store.calls.count("take_over") - calls <= 60.0 / 2.4 + 1
+    reply = await dead(cluster, a, durable=("one ",))
+    await cluster.advance(SWEPT_S)
+    assert (await b.stored(reply.id)).state is State.FAILED
+
+
+async def test_more_than_a_batch_is_taken_over_at_once(cluster, a, b, monkeypatch):
+    monkeypatch.setattr(sweeper_module, "BATCH", 3)
+    replies = [await spoken(a, "x") for _ in range(7)]
+    await cluster.kill(a)
+    assert await b.sweeper.sweep() == 7
+    assert {(await b.stored(each.id)).state for each in replies} == {State.FAILED}
+    assert b.notes.taken_over == 7
+
+
+async def test_sweeping_outlives_a_store_that_is_away_and_a_defect(cluster, a, caplog):
+    b = await cluster.join("b")
+    await cluster.advance(LEASE_S)
+    reply = await dead(cluster, a, durable=("one ",))
+    failures = [StorageUnavailable(), RuntimeError("a defect")]
+
+    async def fail(*_):
+        if failures:
+            raise failures.pop(0)
+
+    b.store.before["take_over"] = fail
+    await cluster.advance(3 * SWEPT_S)
+    assert {"sweep_later", "sweep_defect"} <= set(caplog.messages)
+    assert (await b.stored(reply.id)).state is State.FAILED
+
+
+# --- faults in the middle
+
+
+async def test_a_store_that_goes_away_in_the_middle_is_waited_for(cluster, a, b):
+    """Meanwhile the reply is this replica's, and has no generation: that is no defect."""
+    reply = await dead(cluster, a, durable=("one ",), lost=("two",))
+    b.store.fail("finalise", times=10)
+    sweeping = asyncio.ensure_future(b.sweeper.sweep())
+    await cluster.advance(QUARTER_S)
+    assert b.engine.ending == {reply.id}
+    assert b.store.calls.count("hold_lease") >= 2
+    await cluster.advance(QUARTER_S)
+    assert await sweeping == 1
+    stored = await b.stored(reply.id)
+    assert stored.error.reason is Reason.OWNER_LOST
+    assert stored.message.parts == (TextPart(text="one two"),)
+
+
+async def test_a_sweep_that_is_cancelled_leaves_nothing_half_done(cluster, a, b):
+    reply = await dead(cluster, a, durable=("one ",))
+    b.store.fail("finalise", times=1)
+    sweeping = asyncio.ensure_future(b.sweeper.sweep())
+    await cluster.rest()
+    sweeping.cancel()
+    await cluster.advance(1.0)
+    assert sweeping.cancelled()
+    assert (await b.stored(reply.id)).error.reason is Reason.OWNER_LOST
+    assert b.engine.ending == set()
+
+
+async def test_a_renewal_beside_a_takeover_takes_its_replies_for_no_defect(cluster, a, b):
+    """The takeover is committed, and its answer is still on its way."""
+    reply = await dead(cluster, a, durable=("one ",), lost=("two",))
+    answered = asyncio.Event()
+
+    async def late(*_):
+        await answered.wait()
+
+    b.store.after["take_over"] = late
+    sweeping = asyncio.ensure_future(b.sweeper.sweep())
+    await cluster.rest()
+    assert b.tenure.taking_over
+    await cluster.advance(2 * QUARTER_S)
+    assert "finalise" not in b.store.calls
+    answered.set()
+    await cluster.rest()
+    assert await sweeping == 1
+    assert (await b.stored(reply.id)).error.reason is Reason.OWNER_LOST
+
+
+async def test_a_takeover_whose_answer_was_lost_is_finished_by_the_next_renewal(cluster, a, b):
+    reply = await dead(cluster, a, durable=("one ",), lost=("two",))
+    b.store.fail("take_over", times=1, after=True, unknown=True)
+    with pytest.raises(StorageUnavailable):
+        await b.sweeper.sweep()
+    assert not b.tenure.taking_over
+    await cluster.advance(QUARTER_S)
+    stored = await b.stored(reply.id)
+    assert (stored.error.reason, stored.last_sequence) == (Reason.OWNER_LOST, 2 + TAKEOVER_GAP + 1)
+    assert stored.message.parts == (TextPart(text="one two"),)
+    assert b.notes.taken_over == 1
+
+
+async def test_one_that_cannot_be_ended_keeps_no_other_from_it(cluster, a, b, caplog):
+    bad, good = await spoken(a, "bad "), await spoken(a, "good ")
+    await cluster.kill(a)
+
+    async def defect(finalisation):
+        if finalisation.reply_id == bad.id:
+            raise RuntimeError("a defect of this row")
+
+    b.store.before["finalise"] = defect
+    assert await b.sweeper.sweep() == 2
+    assert "take_over_defect" in caplog.messages
+    assert (await b.stored(good.id)).state is State.FAILED
+    b.store.before.clear()
+    await cluster.advance(QUARTER_S)
+    assert (await b.stored(bad.id)).error.reason is Reason.OWNER_LOST
+
+
+async def test_two_sweepers_end_a_reply_once(cluster, a, b):
+    c = await cluster.join("c", sweeps=False)
+    c.tenure.unbroken_since = cluster.clock.boottime() - LEASE_S
+    replies = [await spoken(a, f"{number}") for number in range(9)]
+    await cluster.kill(a)
+    counts = await asyncio.gather(b.sweeper.sweep(), c.sweeper.sweep())
+    assert sum(counts) == b.notes.taken_over + c.notes.taken_over == len(replies)
+    assert {(await b.stored(each.id)).epoch for each in replies} == {2}
+
+
+async def test_a_sweeper_that_dies_in_the_middle_is_swept_itself(cluster, a, b):
+    reply = await dead(cluster, a, durable=("one ",), lost=("two",))
+    b.store.fail("finalise", times=10_000)
+    sweeping = asyncio.ensure_future(b.sweeper.sweep())
+    await cluster.rest()
+    assert b.engine.ending == {reply.id}
+    await cluster.expire(b)
+    c = await cluster.join("c", sweeps=False)
+    c.tenure.unbroken_since = cluster.clock.boottime() - LEASE_S
+    assert await c.sweeper.sweep() == 1
+    stored = await c.stored(reply.id)
+    assert (stored.epoch, stored.owner) == (3, "c")
+    assert stored.message.parts == (TextPart(text="one two"),)
+    b.store.before.clear()
+    await cluster.advance(1.0)
+    assert await sweeping == 1
+    assert await c.stored(reply.id) == stored
+    assert (b.notes.taken_over, c.notes.taken_over) == (0, 1)
+
+
+# --- zombies
+
+
+async def test_a_zombie_that_completes_after_the_takeover_changes_nothing(cluster, b):
+    ended = asyncio.Event()
+
+    async def act(prompt, sink):
+        sink.text("one ")
+        sink.flush()
+        await ended.wait()
+        sink.text("two")
+        return STOP
+
+    a = await cluster.join("a", act, sweeps=False)
+    generation = await a.begin()
+    a.freeze()
+    await cluster.expire(a)
+    await b.sweeper.sweep()
+    stored = await b.stored(generation.log.reply.id)
+    cluster.clock.suspend(LEASE_S)
+    a.store.away = False
+    ended.set()
+    assert await a.settled(generation) == stored == generation.log.reply
+    messages = await b.conversations.messages(ALICE, _whole(stored.conversation_id), 0, "")
+    assert [message.reply_id for message in messages.messages] == [stored.id, ""]
+    assert [type(chunk.entry) for chunk in drained(Reader(generation.log, 1))] == [Snapshot, Failed]
+
+
+def _whole(conversation_id: str):
+    from parley_server.core.records import MessageFilter
+
+    return MessageFilter(conversation_id=conversation_id, all_branches=True)
+
+
+async def test_a_replica_that_loses_a_reply_and_takes_it_over_again_ends_it_as_the_new_epoch(cluster, a, b):
+    """Its old task is still there, with the old epoch: neither what that one writes nor how it ends counts."""
+    reply = await spoken(a, "one ")
+    a.store.away = True
+    await cluster.advance(LEASE_S)
+    await cluster.expire(a)
+    b.store.fail("finalise", times=10_000)
+    sweeping = asyncio.ensure_future(b.sweeper.sweep())
+    await cluster.rest()
+    await reply.say("zombie", None)
+    a.store.away = False
+    await cluster.advance(QUARTER_S)
+    assert reply.generation.lost
+    await cluster.kill(b)
+    a.tenure.unbroken_since = cluster.clock.boottime() - LEASE_S
+    a.store.fail("take_over", times=1, after=True, unknown=True)
+    with pytest.raises(StorageUnavailable):
+        await a.sweeper.sweep()
+    await cluster.advance(2 * QUARTER_S)
+    stored = await a.stored(reply.id)
+    assert (stored.epoch, stored.owner, stored.error.reason) == (3, "a", Reason.OWNER_LOST)
+    assert stored.message.parts == (TextPart(text="one "),)
+    assert [type(chunk.entry) for chunk in drained(Reader(reply.log, 1))] == [Snapshot, Failed]
+    assert a.engine.shelf.running == {}
+    b.store.away = False
+    b.store.before.clear()
+    await cluster.advance(1.0)
+    await until(sweeping.done)
+    assert await a.stored(reply.id) == stored
+
+
+async def test_a_cancel_of_a_dead_owner_s_reply_waits_for_the_sweep(cluster, a, b):
+    reply = await dead(cluster, a, durable=("one ",))
+    cancelling = asyncio.ensure_future(b.replies.cancel(ALICE, CancelTarget(reply_id=reply.id), "enough"))
+    await cluster.advance(2.0)
+    assert not cancelling.done()
+    await b.sweeper.sweep()
+    await cluster.rest()
+    cancelled = await cancelling
+    assert (cancelled.state, cancelled.cancel_reason) == (State.CANCELLED, "enough")
+    assert [type(chunk.entry) for chunk in drained(Reader(await b.replies.attach(ALICE, reply.id), 1))][-1] is Finished
