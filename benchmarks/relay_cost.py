@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import math
 import shutil
 import socket
 import subprocess
@@ -151,9 +150,9 @@ async def run(options: argparse.Namespace, url: str) -> None:
     await reader.stop()
     await owner.stop()
 
-    print(f"publishing costs {published[0] - alone[0]:.1f} us/token ({published[0] - base[0]:+.1f} to the embedded relay),")
-    print(f"following {both[0] - published[0]:.1f} us/token")
-    assert math.isfinite(both[0])
+    own, more = published[0] - alone[0], published[0] - base[0]
+    print(f"publishing costs {own:.1f} us/token ({more:+.1f} to the embedded relay)")
+    print(f"following costs {both[0] - published[0]:.1f} us/token")
 
 
 async def main() -> None:

@@ -10,7 +10,6 @@ from parley_server.relay.scripts import HEARTBEAT, command
 
 REPLIES_PER_CALL = 64
 FACTS = 3
-PING = command("PING")
 
 
 class Beat(NamedTuple):
@@ -24,8 +23,9 @@ class Beat(NamedTuple):
     age_s: float
 
 
-def questions(publications: Sequence[Publication], ttl_ms: int) -> list[bytes]:
-    """The commands that keep these replies and ask about them; one, where there are none."""
+def questions(publications: Sequence[Publication], ttl_ms: int, replica: bytes) -> list[bytes]:
+    """The commands that keep these replies and ask about them. Where there are none, one that shows that this replica
+    is there, and finds out whether Redis takes writes."""
     return [
         HEARTBEAT.call(
             [name for each in group for name in each.names],
@@ -33,7 +33,7 @@ def questions(publications: Sequence[Publication], ttl_ms: int) -> list[bytes]:
             *[each.log.reply.epoch for each in group],
         )
         for group in _groups(publications)
-    ] or [PING]
+    ] or [command("SET", replica, 1, "PX", ttl_ms)]
 
 
 def beats(publications: Sequence[Publication], answers: Sequence[Any]) -> Iterator[Beat]:

@@ -31,7 +31,7 @@ class Publisher:
     """Flushes what is new at most once in `flush_interval_s`, all replies together; a reply's first entry at once.
 
     One flush is under way at a time, and so at most one append of a reply. `on_growth` is told of each log that has
-    grown, whether or not Redis is there.
+    grown, whether or not Redis is there. `replica` is a key that is this process's own.
     """
 
     def __init__(
@@ -39,6 +39,7 @@ class Publisher:
         link: Link,
         clock: Clock,
         *,
+        replica: bytes,
         on_growth: Callable[[Log], None],
         flush_interval_s: float,
         heartbeat_s: float,
@@ -48,6 +49,7 @@ class Publisher:
         self.health = Health("publish", clock)
         self._link = link
         self._clock = clock
+        self._replica = replica
         self._on_growth = on_growth
         self._heartbeat_s = heartbeat_s
         self._retention_s = retention_s
@@ -130,7 +132,7 @@ class Publisher:
             return
         for publication in due:  # nothing is published now; but the journal counts on being told
             publication.log.since(publication.log.last_sequence)
-            self._on_growth(publication.log)
+            self._tell_journal(publication)
 
     async def _flush(self, due: list[Publication]) -> bool:
         """Publish what is new of these, as much as one call is to carry; whether Redis took it."""
@@ -155,7 +157,7 @@ class Publisher:
         return self._heard(said, answers)
 
     def _next_words(self, publication: Publication) -> bytes | None:
-        self._on_growth(publication.log)
+        self._tell_journal(publication)
         if self._publications.get(publication.log.reply.id) is not publication:
             return None
         try:
@@ -165,6 +167,10 @@ class Publisher:
         except Exception:  # noqa: BLE001 - what cannot be written must not keep the others from being published
             self._give_up(publication, "it cannot be written")
             return None
+
+    def _tell_journal(self, publication: Publication) -> None:
+        if publication.end is None:
+            self._on_growth(publication.log)
 
     def _heard(self, said: list[tuple[Publication, bool]], answers: list[Any]) -> bool:
         problem = ""
@@ -202,7 +208,7 @@ class Publisher:
         self._tidy()
         running = [each for each in self._publications.values() if each.running]
         try:
-            answers = await self._link.run(questions(running, self._running_ttl_ms))
+            answers = await self._link.run(questions(running, self._running_ttl_ms, self._replica))
         except RelayAway as away:
             self._judge(str(away))
             return

@@ -72,6 +72,7 @@ class RedisRelay:
         self._publisher = Publisher(
             self._publishing,
             clock,
+            replica=self._channel,
             on_growth=self._checkpoints.mark,
             flush_interval_s=flush_interval_s,
             heartbeat_s=heartbeat_s,

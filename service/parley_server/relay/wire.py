@@ -3,7 +3,8 @@
 `parley:{ID}` is a hash of what is known of a reply: `fence` (the lowest epoch that may append), `writer` (the last one
 that did), `cancel`, `ended`, `since` and `seen` (from when on nobody, and when somebody, was known to read elsewhere),
 `owner` (its last heartbeat). `parley:{ID}:log:EPOCH` is a stream with one entry for each of the log's, `NUMBER-0`. What
-is appended, and that a reply has ended, is published on the channel `parley:{ID}`.
+is appended, and that a reply has ended, is published on the channel `parley:{ID}`. `parley:replica:ID` is the channel
+of an owner, and a key that it sets while it writes nothing.
 """
 
 from __future__ import annotations
@@ -45,7 +46,7 @@ def stream_key(reply_id: str, epoch: int) -> bytes:
 
 
 def replica_channel(replica_id: str) -> bytes:
-    """Where an owner hears of wishes."""
+    """Where an owner hears of wishes; and a key of its own."""
     return b"parley:replica:%b" % replica_id.encode()
 
 

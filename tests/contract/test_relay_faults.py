@@ -1,0 +1,419 @@
+"""Redis away, broken, slow or empty: the writer notices nothing, and readers elsewhere have all of it in the end."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+
+import pytest
+from parley_server.core.events import TextDelta
+from parley_server.relay import wire
+from parley_server.relay.server import RelayUnusable
+
+from tests.clock import until
+from tests.contract.relays import HEARTBEAT_S, Replicas, same, say, text_of
+from tests.fakes import ended
+from tests.ports import free_port
+from tests.proxy import Proxy
+from tests.services import RedisServer
+
+
+@pytest.fixture
+async def replicas(own_redis):
+    async with Replicas(own_redis.url()) as made:
+        yield made
+
+
+class Talk:
+    """A log that somebody writes all the time, with a follower that is ahead; what it costs the writer is measured."""
+
+    def __init__(self, owner, other) -> None:
+        self.owner, self.other = owner, other
+        self.log = owner.begin()
+        self.copy = other.follow(self.log.reply)
+        self.longest_s = 0.0
+        self._task = asyncio.create_task(self._write())
+
+    async def _write(self) -> None:
+        number = 0
+        while True:
+            started = time.perf_counter()
+            self.log.append(TextDelta(f"{number} "))
+            self.longest_s = max(self.longest_s, time.perf_counter() - started)
+            number += 1
+            await asyncio.sleep(0.01)
+
+    async def flows(self) -> None:
+        """The follower gets what is written now."""
+        now = self.log.last_sequence
+        await until(lambda: self.copy.log.last_sequence > now)
+
+    async def exact(self) -> None:
+        """Once it is over, whoever was ahead and whoever comes late have the same."""
+        self._task.cancel()
+        await asyncio.gather(self._task, return_exceptions=True)
+        await same(self.copy, self.log)
+        late = self.other.follow(self.log.reply)
+        await same(late, self.log)
+        assert list(await self.other.relay.recall(self.log.reply.id)) == self.log.content()
+        assert self.longest_s < 0.05
+
+    async def sound(self) -> None:
+        await until(lambda: self.owner.sound and self.other.sound)
+
+
+@pytest.fixture
+async def talk(replicas):
+    made = Talk(await replicas.start(), await replicas.start())
+    await made.flows()
+    yield made
+    made._task.cancel()
+    await asyncio.gather(made._task, return_exceptions=True)
+
+
+def told(caplog, event: str, part: str) -> list[dict]:
+    """The fields of the lines of an event about a part."""
+    fields = [record.fields for record in caplog.records if record.message == event]
+    return [each for each in fields if each.get("part") == part]
+
+
+async def test_killed_and_started_empty(talk, own_redis, caplog):
+    caplog.set_level("INFO", "parley.relay")
+    await asyncio.to_thread(own_redis.kill9)
+    await until(lambda: talk.other.relay.unreachable_s > 0.3)
+    before = talk.log.last_sequence
+    await asyncio.sleep(0.5)
+    assert talk.log.last_sequence > before
+    await asyncio.to_thread(own_redis.start)
+    await talk.flows()
+    await talk.sound()
+    assert talk.other.relay.unreachable_s == 0
+    await talk.exact()
+    for event in ("relay_lost", "relay_back"):
+        for part in ("publish", "follow", "subscribe"):
+            assert len(told(caplog, event, part)) == 2  # one of each replica
+    assert all(each["lost_s"] > 0.5 for each in told(caplog, "relay_back", "publish"))
+
+
+async def test_flushed_while_nobody_writes(replicas, own_redis):
+    owner, other = await replicas.start(), await replicas.start()
+    log = owner.begin()
+    copy = other.follow(log.reply)
+    say(log, "one two three")
+    await same(copy, log)
+    await asyncio.to_thread(own_redis.command, "FLUSHALL")
+    await asyncio.sleep(3 * HEARTBEAT_S)
+    late = other.follow(log.reply)
+    await same(late, log)
+    say(log, "four")
+    await same(late, log)
+    assert copy.text == "one two three "  # replaced by the later one
+
+
+async def test_flushed_while_somebody_writes(talk, own_redis):
+    for _ in range(5):
+        await asyncio.to_thread(own_redis.command, "FLUSHALL")
+        await talk.flows()
+    await talk.exact()
+    assert talk.owner.problems() == talk.other.problems() == {}
+
+
+async def test_a_long_log_is_given_again(replicas, own_redis):
+    owner, other = await replicas.start(), await replicas.start()
+    log = owner.begin()
+    for number in range(20_000):
+        log.append(TextDelta(f"{number:060}"))
+    copy = other.follow(log.reply)
+    await same(copy, log)
+    await asyncio.to_thread(own_redis.command, "CONFIG", "RESETSTAT")
+    await asyncio.to_thread(own_redis.command, "FLUSHALL")
+    late = other.follow(log.reply)
+    await same(late, log)
+    slowest = await asyncio.to_thread(own_redis.command, "INFO", "commandstats")
+    calls = slowest["cmdstat_evalsha"]
+    assert calls["usec_per_call"] < 20_000, calls
+
+
+async def test_keys_deleted_under_a_follower(talk, own_redis):
+    await talk.flows()
+    looks = talk.copy.looks
+    for key in (wire.stream_key(talk.log.reply.id, 1), wire.reply_key(talk.log.reply.id)):
+        await asyncio.to_thread(own_redis.command, "DEL", key)
+    await talk.flows()
+    await talk.exact()
+    assert talk.copy.looks >= looks
+
+
+async def test_keys_of_a_dead_owner_that_are_gone_make_a_follower_look(replicas, own_redis):
+    owner, other = await replicas.start(), await replicas.start()
+    log = owner.begin()
+    copy = other.follow(log.reply)
+    say(log, "some text")
+    await same(copy, log)
+    await replicas.stop(owner)
+    await asyncio.to_thread(own_redis.command, "FLUSHALL")
+    await until(lambda: copy.looks > 0, 3.0)
+    assert copy.text == "some text "
+    assert not copy.log.over
+
+
+async def test_the_time_to_live_is_kept_up_in_silence(replicas, own_redis):
+    owner, other = await replicas.start(running_ttl_s=1.0), await replicas.start()
+    spoken, mute = owner.begin(), owner.begin()
+    say(spoken, "before the silence")
+    await asyncio.sleep(3.3)
+    assert text_of(await other.relay.recall(spoken.reply.id)) == "before the silence "
+    say(mute, "first")
+    say(spoken, "after")
+    copies = [other.follow(log.reply) for log in (spoken, mute)]
+    await same(copies[0], spoken)
+    await same(copies[1], mute)
+    assert own_redis.command("PTTL", wire.stream_key(mute.reply.id, 1)) <= 1000
+    assert owner.problems() == {}
+
+
+async def test_what_a_dead_owner_left_expires(replicas, own_redis):
+    owner = await replicas.start(running_ttl_s=0.6)
+    log = owner.begin()
+    say(log, "text")
+    await until(lambda: own_redis.command("EXISTS", wire.stream_key(log.reply.id, 1)) == 1)
+    await replicas.stop(owner)
+    await until(lambda: own_redis.command("DBSIZE") == 0, 3.0)
+
+
+@pytest.mark.parametrize("fault", ["memory", "read-only"])
+async def test_redis_that_takes_no_writes(talk, own_redis, caplog, fault):
+    def configure(*, broken: bool) -> None:
+        if fault == "memory":
+            own_redis.command("CONFIG", "SET", "maxmemory", "1" if broken else "0")
+        else:
+            own_redis.command("REPLICAOF", *(("127.0.0.1", free_port()) if broken else ("NO", "ONE")))
+
+    caplog.set_level("INFO", "parley.relay")
+    await talk.flows()
+    assert await talk.owner.relay.idle_s(talk.log.reply.id) is not None
+    await asyncio.to_thread(lambda: configure(broken=True))
+    await until(lambda: not talk.owner.sound)
+    assert await talk.owner.relay.idle_s(talk.log.reply.id) is None
+    await asyncio.sleep(4 * HEARTBEAT_S)
+    assert talk.other.relay.unreachable_s == 0  # it can still be read
+    await asyncio.to_thread(lambda: configure(broken=False))
+    await talk.flows()
+    await talk.sound()
+    await talk.exact()
+    lost, back = told(caplog, "relay_lost", "publish"), told(caplog, "relay_back", "publish")
+    assert len(lost) == len(back) == 2  # one of each replica
+    assert {"memory": "maxmemory", "read-only": "read only"}[fault] in lost[0]["problem"]
+    assert await talk.owner.relay.idle_s(talk.log.reply.id) < 4 * HEARTBEAT_S
+
+
+async def test_paused_for_three_seconds(talk, own_redis):
+    await asyncio.to_thread(own_redis.pause)
+    await until(lambda: talk.other.relay.unreachable_s > 0.5)
+    recalling = asyncio.create_task(talk.other.relay.recall(talk.log.reply.id))
+    started = time.monotonic()
+    assert await recalling == ()
+    assert time.monotonic() - started < 2.5
+    assert await talk.owner.relay.idle_s(talk.log.reply.id) is None
+    await asyncio.sleep(1.0)
+    await asyncio.to_thread(own_redis.resume)
+    await talk.flows()
+    await talk.sound()
+    await talk.exact()
+
+
+async def test_scripts_flushed(talk, own_redis):
+    for _ in range(3):
+        await asyncio.to_thread(own_redis.command, "SCRIPT", "FLUSH")
+        await talk.flows()
+    await talk.exact()
+    assert talk.owner.problems() == talk.other.problems() == {}
+
+
+@pytest.mark.parametrize("kind", ["normal", "pubsub"])
+async def test_connections_killed(talk, own_redis, kind):
+    for _ in range(3):
+        await asyncio.to_thread(own_redis.command, "CLIENT", "KILL", "TYPE", kind)
+        await talk.flows()
+    await talk.sound()
+    await talk.exact()
+
+
+async def test_an_append_whose_answer_is_lost_is_in_the_stream_once(replicas, own_redis):
+    async with Proxy(own_redis.port) as proxy:
+        owner, other = await replicas.start(url=own_redis.url(port=proxy.port)), await replicas.start()
+        log = owner.begin()
+        say(log, "first")
+        stream = wire.stream_key(log.reply.id, 1)
+
+        async def length(count: int) -> None:
+            while own_redis.command("XLEN", stream) < count:
+                await asyncio.sleep(0.005)
+
+        for number in range(2, 6):
+            await length(number - 1)
+            proxy.latency_s = 0.2
+            say(log, f"word{number}")
+            await length(number)  # it is there, and its answer is on the way
+            proxy.latency_s = 0.0
+            await proxy.reset()
+            assert owner.relay._publisher._publications[log.reply.id].sent < number
+            await until(lambda: owner.sound and not owner.relay._publisher._publications[log.reply.id].behind)
+        found = own_redis.command("XRANGE", stream, "-", "+")
+        assert [entry_id for entry_id, _ in found] == [f"{number}-0" for number in range(1, 6)]
+        assert await other.relay.recall(log.reply.id) == tuple(log.content())
+        await replicas.stop(owner)
+
+
+async def test_a_tail_that_a_failover_lost_is_given_again(talk, own_redis):
+    """The new primary lacks the newest entries, as one does to which they were not yet copied."""
+    stream = wire.stream_key(talk.log.reply.id, 1)
+    await talk.flows()
+
+    def lose_tail() -> None:
+        kept = own_redis.command("XRANGE", stream, "-", "+", "COUNT", 10)
+        own_redis.command("DEL", stream)
+        for entry_id, (field, value) in ((each, *fields.items()) for each, fields in kept):
+            own_redis.command("XADD", stream, entry_id, field, value)
+
+    await asyncio.to_thread(lose_tail)
+    await talk.flows()
+    await talk.exact()
+
+
+async def test_two_hundred_milliseconds_away(replicas, own_redis):
+    async with Proxy(own_redis.port, latency_s=0.1) as proxy:
+        far = own_redis.url(port=proxy.port)
+        owner, other = await replicas.start(url=far), await replicas.start(url=far)
+        talk = Talk(owner, other)
+        await talk.flows()
+        behind = []
+        for _ in range(50):
+            await asyncio.sleep(0.02)
+            behind.append(talk.log.last_sequence - talk.copy.log.last_sequence)
+        assert max(behind) < 100  # a word each 10 ms: less than a second
+        await talk.exact()
+        assert owner.problems() == other.problems() == {}
+        await replicas.stop(owner)
+        await replicas.stop(other)
+
+
+async def test_an_end_that_redis_missed_is_told_later(replicas, own_redis):
+    owner, other = await replicas.start(), await replicas.start()
+    log = owner.begin()
+    copy = other.follow(log.reply)
+    say(log, "seen")
+    await same(copy, log)
+    await asyncio.to_thread(own_redis.kill9)
+    say(log, "not seen")
+    log.finish(ended(log.reply, last_sequence=log.closing_sequence))
+    owner.relay.ended(log)
+    await until(lambda: not owner.sound)
+    looks = copy.looks
+    await asyncio.to_thread(own_redis.start)
+    await until(lambda: copy.looks > looks)
+    assert text_of(await other.relay.recall(log.reply.id)) == "seen not seen "
+    await until(lambda: owner.relay._publisher._publications == {})
+
+
+async def test_an_end_that_cannot_be_told_is_forgotten_in_time(replicas, own_redis):
+    owner = await replicas.start(retention_s=0.5)
+    log = owner.begin()
+    say(log, "text")
+    await asyncio.to_thread(own_redis.kill9)
+    log.finish(ended(log.reply, last_sequence=log.closing_sequence))
+    owner.relay.ended(log)
+    await asyncio.sleep(0.6)
+    await asyncio.to_thread(own_redis.start)
+    await until(lambda: owner.relay._publisher._publications == {})
+    assert own_redis.command("EXISTS", wire.stream_key(log.reply.id, 1)) == 0
+
+
+async def test_wishes_and_erasures_wait_for_redis(replicas, own_redis):
+    owner, other = await replicas.start(), await replicas.start()
+    log = owner.begin()
+    say(log, "text")
+    await asyncio.to_thread(own_redis.kill9)
+    other.relay.wish_cancel(log.reply)
+    other.relay.erase(("reply-gone",))
+    await until(lambda: "tell" in other.problems())
+    await asyncio.to_thread(own_redis.start)
+    await until(lambda: log.reply.id in owner.ears.wishes)
+    await until(lambda: own_redis.command("EXISTS", wire.reply_key("reply-gone")) == 1)
+
+
+async def test_stop_publishes_what_is_there(replicas):
+    owner, other = await replicas.start(flush_interval_s=30.0), await replicas.start()
+    log = owner.begin()
+    say(log, "one")
+    copy = other.follow(log.reply)
+    await same(copy, log)
+    say(log, "two three")
+    log.finish(ended(log.reply, last_sequence=log.closing_sequence))
+    owner.relay.ended(log)
+    other.relay.wish_cancel(log.reply)
+    await replicas.stop(other)
+    await replicas.stop(owner)
+    third = await replicas.start()
+    assert text_of(await third.relay.recall(log.reply.id)) == "one two three "
+
+
+@pytest.mark.parametrize("how", ["kill9", "pause"])
+async def test_stop_does_not_wait_for_redis(replicas, own_redis, how):
+    owner, other = await replicas.start(), await replicas.start()
+    log = owner.begin()
+    copy = other.follow(log.reply)
+    say(log, "text")
+    await same(copy, log)
+    await asyncio.to_thread(getattr(own_redis, how))
+    say(log, "more")
+    other.relay.wish_cancel(log.reply)
+    started = time.monotonic()
+    await asyncio.gather(replicas.stop(owner), replicas.stop(other))
+    assert time.monotonic() - started < 5.0
+
+
+async def test_redis_may_come_after_the_start(replicas, own_redis, caplog):
+    await asyncio.to_thread(own_redis.stop)
+    owner, other = await replicas.start(), await replicas.start()
+    assert "relay_away" in caplog.messages
+    log = owner.begin()
+    say(log, "early")
+    copy = other.follow(log.reply)
+    await until(lambda: other.relay.unreachable_s > 0)
+    assert await other.relay.take_over("reply-x", 2) == ()
+    await asyncio.to_thread(own_redis.start)
+    await same(copy, log)
+    await until(lambda: other.relay.unreachable_s == 0)
+
+
+async def test_redis_that_may_drop_keys_is_refused(replicas, own_redis, caplog):
+    own_redis.command("CONFIG", "SET", "maxmemory-policy", "allkeys-lru")
+    with pytest.raises(RelayUnusable, match="maxmemory-policy"):
+        await replicas.start()
+    await asyncio.to_thread(own_redis.stop)
+    await replicas.start()
+    own_redis._settings["maxmemory-policy"] = "volatile-ttl"
+    await asyncio.to_thread(own_redis.start)
+    await until(lambda: "relay_unusable" in caplog.messages)
+
+
+async def test_a_wrong_password_is_refused(tmp_path):
+    with RedisServer(tmp_path / "redis", password="right p@ss/word") as server:
+        for url in (server.url().replace("right", "wrong"), f"redis://127.0.0.1:{server.port}"):
+            async with Replicas(url) as replicas:
+                with pytest.raises(RelayUnusable):
+                    await replicas.start()
+
+
+async def test_tls_and_a_password(tmp_path):
+    with RedisServer(tmp_path / "redis", password="s3cret", tls=True) as server:
+        async with Replicas(server.url()) as replicas:
+            talk = Talk(await replicas.start(), await replicas.start())
+            await talk.flows()
+            await talk.exact()
+            assert talk.owner.problems() == talk.other.problems() == {}
+        without_authority = server.url().partition("?")[0]
+        async with Replicas(without_authority) as replicas:
+            stranger = await replicas.start()
+            assert await stranger.relay.recall("reply") == ()
