@@ -1,0 +1,83 @@
+"""What tests of several replicas do to the services behind them, and look at there."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import asyncpg
+
+from tests.cluster import Cluster
+from tests.integration.replicas.plays import Repertoire
+from tests.processes import until
+from tests.proxy import Proxy
+from tests.services import PostgresServer, RedisServer
+from tests.upstream import Upstream
+
+
+class Wired:
+    """Three replicas, the first of which has proxies on its wires to PostgreSQL and to Redis."""
+
+    def __init__(self, cluster: Cluster, *, postgres: Proxy, redis: Proxy) -> None:
+        self.cluster = cluster
+        self.postgres_wire = postgres
+        self.redis_wire = redis
+        self.repertoire = Repertoire()
+        cluster.upstream.reply_with(self.repertoire)
+
+
+@asynccontextmanager
+async def wired_cluster(folder: Path, postgres: PostgresServer, **options: Any) -> AsyncIterator[Wired]:
+    """Such replicas, on a Redis and with an upstream of their own."""
+    with RedisServer(folder / "redis") as redis:
+        async with Upstream() as upstream, Proxy(postgres.port) as first, Proxy(redis.port) as second:
+            wires = {"postgres_ports": {0: first.port}, "redis_ports": {0: second.port}}
+            async with Cluster(folder, postgres, redis, upstream, **wires, **options) as cluster:
+                yield Wired(cluster, postgres=first, redis=second)
+
+
+@asynccontextmanager
+async def locked(cluster: Cluster, table: str) -> AsyncIterator[None]:
+    """Nobody can write to a table meanwhile; whoever tries waits."""
+    url = cluster.postgres.url(cluster.database).replace("+asyncpg", "")
+    connection = await asyncpg.connect(url, ssl=False)
+    try:
+        await connection.execute(f"BEGIN; LOCK TABLE {table} IN SHARE ROW EXCLUSIVE MODE")
+        yield
+    finally:
+        connection.terminate()
+
+
+async def waiting_for_locks(cluster: Cluster, count: int) -> None:
+    """Return once so many of the replicas' statements wait for a lock."""
+
+    async def so_many() -> bool:
+        waiting = "SELECT count(*) FROM pg_stat_activity WHERE datname = $1 AND wait_event_type = 'Lock'"
+        ((found,),) = await cluster.rows(waiting, cluster.database)
+        return found >= count
+
+    await until(so_many, f"{count} wait for a lock")
+
+
+def streams_of(cluster: Cluster, reply_id: str) -> dict[str, Any]:
+    """All that Redis has of the text of a reply, by key."""
+    keys = cluster.redis.command("KEYS", f"parley:{{{reply_id}}}:log:*")
+    return {key: cluster.redis.command("XRANGE", key, "-", "+") for key in keys}
+
+
+async def seen(condition: Callable[[], object], what: str, *, limit_s: float = 20.0) -> None:
+    """Wait until something in this process is true."""
+
+    async def holds() -> bool:
+        return bool(condition())
+
+    await until(holds, what, limit_s=limit_s)
+
+
+async def within(limit_s: float, *work: Any) -> list[Any]:
+    """The results of all of these, in time."""
+    async with asyncio.timeout(limit_s):
+        return await asyncio.gather(*work)
