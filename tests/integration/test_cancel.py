@@ -211,6 +211,7 @@ async def test_a_cancel_races_the_end(server, upstream):
         watch = await server.stream().until_text("a")
         other = await server.resume(watch.reply_id).until_text("a")
         asyncio.get_running_loop().call_later(i * 0.0001, go.set)
+        await asyncio.sleep(0.003)
         reply = await server.cancel(watch.reply_id)
         await watch.end()
         await other.end()

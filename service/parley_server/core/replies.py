@@ -21,7 +21,7 @@ from parley_server.core.records import CancelTarget, Replayed
 from parley_server.core.recovery import reconcile
 from parley_server.core.requests import ReplyRequest
 from parley_server.core.validation import check_request
-from parley_server.errors import Draining, InvalidRequest, ParleyError, ReplyNotFound, StorageUnavailable
+from parley_server.errors import Draining, InvalidRequest, ParleyError, ReplyNotFound
 
 MAX_CANCEL_REASON = 1024
 
@@ -152,11 +152,8 @@ class Replies:
             raise InvalidRequest.field("target", "must name a reply, a request or a conversation")
         if len(reason) > MAX_CANCEL_REASON or "\x00" in reason:
             raise InvalidRequest.field("reason", f"must be at most {MAX_CANCEL_REASON} characters, without NUL")
-        try:
-            asked = await ask_to_stop(engine, identity, target, FinishReason.CANCELLED, reason)
-        except StorageUnavailable:
-            self._stop_local(identity, target, Stop(finish=FinishReason.CANCELLED, reason=reason))
-            raise
+        self._stop_local(identity, target, Stop(finish=FinishReason.CANCELLED, reason=reason))
+        asked = await ask_to_stop(engine, identity, target, FinishReason.CANCELLED, reason)
         if asked is None:
             raise ReplyNotFound
         reply, log = asked
@@ -205,8 +202,12 @@ class Replies:
         return log.reply if log.ended else as_it_stands(log, self._engine.clock.now_us())
 
     def _stop_local(self, identity: Identity, target: CancelTarget, stop: Stop) -> None:
-        """What runs here can be stopped although the database is away; it is stored once that is back."""
-        for generation in list(self._engine.shelf.running.values()):
+        """What runs here is stopped at once, also while the database is away; it is stored once that is back."""
+        running = self._engine.shelf.running
+        named_here = [running[target.reply_id]] if target.reply_id in running else []
+        for generation in named_here if target.reply_id else list(running.values()):
+            if generation.task is None:  # not accepted yet: only the store knows whether it comes before the wish
+                continue
             reply = generation.log.reply
             named = (reply.id, reply.request_id, reply.conversation_id)
             asked = (target.reply_id, target.request_id, target.conversation_id)
