@@ -1,14 +1,54 @@
-"""The documents name tests; each of them must be there."""
+"""The documents name tests, metrics, log events and settings; each of them must be there."""
+
+from __future__ import annotations
 
 import re
 from pathlib import Path
 
+import pytest
+from parley_server.settings import ServerSettings
+from parley_server.telemetry.metrics import Metrics
+
 ROOT = Path(__file__).parents[2]
 NAMED = re.compile(r"`(tests/[\w/]+\.py)::(test_\w+)`")
+OPERATIONS = (ROOT / "docs/operations.md").read_text()
 
 
-def test_every_test_that_the_guarantees_name_is_there():
-    named = NAMED.findall((ROOT / "docs/guarantees.md").read_text())
-    missing = [(path, test) for path, test in named if f"def {test}(" not in (ROOT / path).read_text()]
-    assert len(named) > 40
+@pytest.mark.parametrize(("document", "least"), [("guarantees", 40), ("operations", 35)])
+def test_every_test_that_a_document_names_is_there(document: str, least: int) -> None:
+    named = NAMED.findall((ROOT / f"docs/{document}.md").read_text())
+    assert len(named) > least
+    missing = [
+        (path, test)
+        for path, test in named
+        if not (ROOT / path).is_file() or f"def {test}(" not in (ROOT / path).read_text()
+    ]
     assert missing == []
+
+
+def test_operations_every_guarantee_has_its_row() -> None:
+    assert re.findall(r"^\| (G\d+) ", OPERATIONS, re.MULTILINE) == [f"G{number}" for number in range(1, 11)]
+
+
+def test_operations_every_metric_is_there() -> None:
+    families = list(Metrics().registry.collect())
+    known = {name for family in families for name in (family.name, *[sample.name for sample in family.samples])}
+    known |= {f"{family.name}_total" for family in families if family.type == "counter"}
+    named = set(re.findall(r"\bparley_[a-z_]+", OPERATIONS)) - {"parley_server"}
+    assert len(named) > 5
+    assert named <= known
+
+
+def test_operations_every_log_event_is_there() -> None:
+    (section,) = re.findall(r"^## What to watch\n(.*?)^## ", OPERATIONS, re.MULTILINE | re.DOTALL)
+    words = set(re.findall(r"`([a-z]+(?:_[a-z]+)*)`", section)) - set(ServerSettings.model_fields)
+    events = {word for word in words if not word.startswith("parley_")} - {"reason", "process", "loop", "maxmemory"}
+    assert {"fenced", "taken_over", "relay_lost", "journal_behind"} <= events
+    source = "\n".join(path.read_text() for path in (ROOT / "service").rglob("*.py"))
+    assert [event for event in sorted(events) if f'"{event}"' not in source] == []
+
+
+def test_operations_every_setting_and_its_default_is_the_codes() -> None:
+    named = set(re.findall(r"`(\w+_s|max_\w+)`", OPERATIONS)) - {"max_connections", "max_connection_age"}
+    assert {"drain_pause_s", "drain_grace_s", "max_replies"} <= named
+    assert named <= ServerSettings.model_fields.keys()
