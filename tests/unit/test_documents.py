@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from parley_server.settings import ServerSettings
+from parley_server.store.postgres import POOL_SIZE
 from parley_server.telemetry.metrics import Metrics
 
 ROOT = Path(__file__).parents[2]
@@ -48,7 +49,23 @@ def test_operations_every_log_event_is_there() -> None:
     assert [event for event in sorted(events) if f'"{event}"' not in source] == []
 
 
-def test_operations_every_setting_and_its_default_is_the_codes() -> None:
+def test_operations_every_setting_is_there() -> None:
     named = set(re.findall(r"`(\w+_s|max_\w+)`", OPERATIONS)) - {"max_connections", "max_connection_age"}
     assert {"drain_pause_s", "drain_grace_s", "max_replies"} <= named
     assert named <= ServerSettings.model_fields.keys()
+
+
+def test_operations_the_figures_are_the_codes() -> None:
+    server = ServerSettings()
+    for words in (
+        f"PostgreSQL   conversations, replies, leases: the truth: {POOL_SIZE + 1} connections each",
+        f"a pool of {POOL_SIZE}, and one for leases and health",
+        f"its lease ({server.lease_s:g} s) runs out",
+        f"a lease and a sweep every {server.sweep_interval_s:g} s",
+        f"`drain_pause_s` ({server.drain_pause_s:g} s by default)",
+        f"every {server.heartbeat_s:g} s (`heartbeat_s`)",
+        f"`max_replies`, {server.max_replies:,} a process",
+        f"its own time limit ({server.time_limit_s / 60:g} min)",
+        f"until {server.relay_retention_s / 60:g} minutes after its end",
+    ):
+        assert words in OPERATIONS
