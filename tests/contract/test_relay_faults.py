@@ -11,9 +11,8 @@ from parley_server.relay import wire
 from parley_server.relay.server import RelayUnusable
 
 from tests.clock import until
-from tests.contract.relays import HEARTBEAT_S, Replicas, same, say, text_of
+from tests.contract.relays import HEARTBEAT_S, Replica, Replicas, same, say, text_of
 from tests.fakes import ended
-from tests.ports import free_port
 from tests.proxy import Proxy
 from tests.services import RedisServer
 
@@ -181,29 +180,35 @@ async def test_what_a_dead_owner_left_expires(replicas, own_redis):
     await until(lambda: own_redis.command("DBSIZE") == 0, 3.0)
 
 
-@pytest.mark.parametrize("fault", ["memory", "read-only"])
-async def test_redis_that_takes_no_writes(talk, own_redis, caplog, fault):
-    def configure(*, broken: bool) -> None:
-        if fault == "memory":
-            own_redis.command("CONFIG", "SET", "maxmemory", "1" if broken else "0")
-        else:
-            own_redis.command("REPLICAOF", *(("127.0.0.1", free_port()) if broken else ("NO", "ONE")))
+REFUSALS = {  # how Redis is made to take no writes, how that is undone, and what it says of it
+    "memory": (("CONFIG", "SET", "maxmemory", "1"), ("CONFIG", "SET", "maxmemory", "0"), "maxmemory"),
+    "read-only": (("REPLICAOF", "127.0.0.1", "1"), ("REPLICAOF", "NO", "ONE"), "read only"),
+    "no-replicas": (
+        ("CONFIG", "SET", "min-replicas-to-write", "1"),
+        ("CONFIG", "SET", "min-replicas-to-write", "0"),
+        "replicas",
+    ),
+}
 
+
+@pytest.mark.parametrize("fault", REFUSALS)
+async def test_redis_that_takes_no_writes(talk, own_redis, caplog, fault):
+    broken, mended, words = REFUSALS[fault]
     caplog.set_level("INFO", "parley.relay")
     await talk.flows()
     assert await talk.owner.relay.idle_s(talk.log.reply.id) is not None
-    await asyncio.to_thread(lambda: configure(broken=True))
+    await asyncio.to_thread(own_redis.command, *broken)
     await until(lambda: not talk.owner.sound)
     assert await talk.owner.relay.idle_s(talk.log.reply.id) is None
     await asyncio.sleep(4 * HEARTBEAT_S)
     assert talk.other.relay.unreachable_s == 0  # it can still be read
-    await asyncio.to_thread(lambda: configure(broken=False))
+    await asyncio.to_thread(own_redis.command, *mended)
     await talk.flows()
     await talk.sound()
     await talk.exact()
     lost, back = told(caplog, "relay_lost", "publish"), told(caplog, "relay_back", "publish")
     assert len(lost) == len(back) == 2  # one of each replica
-    assert {"memory": "maxmemory", "read-only": "read only"}[fault] in lost[0]["problem"]
+    assert words in lost[0]["problem"]
     assert await talk.owner.relay.idle_s(talk.log.reply.id) < 4 * HEARTBEAT_S
 
 
@@ -389,8 +394,10 @@ async def test_redis_may_come_after_the_start(replicas, own_redis, caplog):
 
 async def test_redis_that_may_drop_keys_is_refused(replicas, own_redis, caplog):
     own_redis.command("CONFIG", "SET", "maxmemory-policy", "allkeys-lru")
+    refused = Replica(replicas.url, "refused", replicas.store)
     with pytest.raises(RelayUnusable, match="maxmemory-policy"):
-        await replicas.start()
+        await refused.relay.start(refused.ears)
+    await refused.relay.stop()
     await asyncio.to_thread(own_redis.stop)
     await replicas.start()
     own_redis._settings["maxmemory-policy"] = "volatile-ttl"

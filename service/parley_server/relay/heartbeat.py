@@ -37,8 +37,11 @@ def questions(publications: Sequence[Publication], ttl_ms: int, replica: bytes) 
 
 
 def beats(publications: Sequence[Publication], answers: Sequence[Any]) -> Iterator[Beat]:
-    """What the answers say."""
-    for group, (now_ms, *facts) in zip(_groups(publications), answers, strict=False):
+    """What the answers say; nothing of those that were refused."""
+    for group, answer in zip(_groups(publications), answers, strict=False):
+        if isinstance(answer, Exception):
+            continue
+        now_ms, *facts = answer
         for i, publication in enumerate(group):
             last, cancel, seen_ms = facts[FACTS * i : FACTS * (i + 1)]
             yield Beat(publication, last, bool(cancel), seen_ms, max(0.0, (now_ms - seen_ms) / 1000))

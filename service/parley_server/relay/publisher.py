@@ -212,11 +212,10 @@ class Publisher:
         except RelayAway as away:
             self._judge(str(away))
             return
-        refusals = [str(answer) for answer in answers if isinstance(answer, ResponseError)]
+        refusals = [str(each) for each in answers if isinstance(each, ResponseError) and not is_about_one(each)]
         self._judge(refusals[0] if refusals else "")
-        if not refusals and running:
-            for beat in beats(running, answers):
-                self._follow_beat(beat)
+        for beat in beats(running, answers):
+            self._follow_beat(beat)
 
     def _follow_beat(self, beat: Beat) -> None:
         publication, reply_id = beat.publication, beat.publication.log.reply.id

@@ -227,7 +227,9 @@ class RedisRelay:
         if channel == self._channel:
             self._owned.cancel_wished(data.decode(errors="replace"))
         elif channel == wire.ERASED_CHANNEL:
-            self._owned.erased(wire.unpack_replies(data))
+            erased = wire.unpack_replies(data)
+            self._publisher.forget(erased)
+            self._owned.erased(erased)
         else:
             self._followers.heard(channel, data)
 
