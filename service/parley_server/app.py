@@ -63,8 +63,8 @@ class App:
         self._lock = DatabaseLock(sqlite_path(settings.database_url)) if is_sqlite(settings.database_url) else None
         self.telemetry = Telemetry()
         self._monitor = LoopMonitor(self.telemetry, self._clock)
-        self._store = open_store(settings.database_url)
         self.replica_id = "" if self._lock else new_id(self._clock.now_us())
+        self._store = open_store(settings.database_url, replica_id=self.replica_id)
         self._relay = self._build_relay()
         self._registry = build_registry(settings, self._clock, self.telemetry)
         limits = _limits(settings)

@@ -5,6 +5,7 @@ wait in a circle.
 import asyncio
 import random
 
+import asyncpg
 import pytest
 from parley_server.core.model import FinishReason
 from parley_server.core.records import (
@@ -20,6 +21,7 @@ from parley_server.core.records import (
 )
 from parley_server.errors import ConversationNotFound, ReplyNotFound
 from parley_server.store import open_store
+from parley_server.store.replicas import connection_name
 from sqlalchemy import event
 from sqlalchemy.util import await_only
 
@@ -280,6 +282,47 @@ async def test_a_takeover_passes_over_a_reply_that_is_being_ended(stores):
     assert await stores[1].take_over("me", 10) == []
     go_on.set()
     assert (await ending).won
+
+
+@pytest.mark.parametrize("table", ["reply", "replica"])
+@pytest.mark.parametrize("parsing", [False, True])
+async def test_a_takeover_ends_what_a_dead_replica_has_left_locked(stores, empty_database, ask, table, parsing):
+    """Its process stands still in the midst of a transaction, perhaps between the Parse and the Bind of a statement."""
+    store = stores[0]
+    await store.hold_lease("dead", 0.3)
+    reply = await owned_by(store, "dead")
+    left = await named(empty_database, "dead")
+    await left.execute(f"BEGIN; SELECT id FROM {table} FOR UPDATE")
+    if parsing:
+        await left.prepare("SELECT 1")
+    assert await store.take_over("me", 10) == [], "it has its lease"
+    taken_over = await until(lambda: store.take_over("me", 10), "the reply is taken over")
+    assert [each.reply for each in taken_over] == [taken(reply, "me")]
+    await until(lambda: none_named(ask, "dead"), "its connection is ended")
+    left.terminate()
+
+
+async def test_a_takeover_leaves_transactions_of_the_living_alone(stores, empty_database, ask):
+    await stores[0].hold_lease("alive", LONG_S)
+    await stores[0].hold_lease("late", OVER_S)
+    reply = await owned_by(stores[0], "late")
+    others = [await named(empty_database, name) for name in ("alive", "late", "unknown")]
+    for each in others:
+        await each.execute("BEGIN")  # that of the late one comes after its lease, so it may be a renewal
+    assert [each.reply.id for each in await stores[0].take_over("me", 10)] == [reply.id]
+    for each in others:
+        assert await each.fetchval("SELECT 1") == 1
+        await each.close()
+
+
+async def named(url: str, replica_id: str) -> asyncpg.Connection:
+    """A connection as a replica's are."""
+    settings = {"application_name": connection_name(replica_id)}
+    return await asyncpg.connect(url.replace("+asyncpg", ""), ssl=False, server_settings=settings)
+
+
+async def none_named(ask, replica_id: str) -> bool:
+    return not await ask("SELECT 1 FROM pg_stat_activity WHERE application_name = $1", connection_name(replica_id))
 
 
 # --- all at once

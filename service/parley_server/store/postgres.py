@@ -47,9 +47,12 @@ class PostgresDatabase:
     times in all. After an outage the first call finds new connections by itself.
     """
 
-    def __init__(self, url: URL) -> None:
-        self._pool = open_engine(url, size=POOL_SIZE, statement_s=STATEMENT_S, connect_s=CONNECT_S, wait_s=POOL_WAIT_S)
-        self._lane = open_engine(url, size=1, statement_s=URGENT_S, connect_s=URGENT_S, wait_s=URGENT_S)
+    def __init__(self, url: URL, *, name: str = "parley") -> None:
+        """`name` is what the server shows of its connections."""
+        self._pool = open_engine(
+            url, name=name, size=POOL_SIZE, statement_s=STATEMENT_S, connect_s=CONNECT_S, wait_s=POOL_WAIT_S
+        )
+        self._lane = open_engine(url, name=name, size=1, statement_s=URGENT_S, connect_s=URGENT_S, wait_s=URGENT_S)
         self._one_state = self._pool.execution_options(isolation_level="REPEATABLE READ", postgresql_readonly=True)
         self._alone = self._pool.execution_options(isolation_level="AUTOCOMMIT")
         self._connections: WeakSet[Any] = WeakSet()
@@ -115,7 +118,7 @@ class PostgresDatabase:
             task.exception()  # a caller that was cancelled does not ask for it
 
 
-def open_engine(url: URL, *, size: int, statement_s: float, connect_s: float, wait_s: float) -> AsyncEngine:
+def open_engine(url: URL, *, name: str, size: int, statement_s: float, connect_s: float, wait_s: float) -> AsyncEngine:
     """A pool of at most `size` connections, which are never handed out once they are known to be lost.
 
     The server ends a statement at its limit; where no answer comes at all, the driver does half a second later."""
@@ -128,7 +131,7 @@ def open_engine(url: URL, *, size: int, statement_s: float, connect_s: float, wa
             "timeout": connect_s,
             "command_timeout": statement_s + 0.5,
             "server_settings": {
-                "application_name": "parley",
+                "application_name": name,
                 "default_transaction_isolation": "read committed",
                 "idle_in_transaction_session_timeout": f"{IDLE_IN_TRANSACTION_S}s",
                 "jit": "off",

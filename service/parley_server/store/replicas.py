@@ -6,6 +6,7 @@ any row of a reply.
 
 from __future__ import annotations
 
+import logging
 from functools import cache
 from typing import Any
 
@@ -22,6 +23,7 @@ from sqlalchemy import (
     exists,
     literal_column,
     select,
+    text,
     update,
 )
 
@@ -31,6 +33,9 @@ from parley_server.store.replies import UNFINISHED_COLUMNS, unfinished_of
 from parley_server.store.schema import replica, reply, reply_active
 from parley_server.store.statements import AnyRow, Insert, Sought, insert, listed, listed_values, now_us
 
+log = logging.getLogger("parley.store")
+
+_NAME = "parley "
 _THIS = replica.c.id == bindparam("of_replica", type_=Sought())
 _OTHERS = bindparam("of_replica", type_=Text)
 _NEVER = literal_column("0", BigInteger)
@@ -39,6 +44,21 @@ _STANDING = select(
 )
 _OWNED = _STANDING.where(reply.c.owner == bindparam("of_replica", type_=Sought()), reply_active)
 _RELEASE = delete(replica).where(_THIS)
+
+# A process that stands still in the midst of a transaction has rows locked for as long as its connection lives. The
+# server's limits do not end that: they do not count between the driver's Parse and its Bind. `pg_terminate_backend`
+# waits at most so many milliseconds.
+_FREE = text(
+    """
+    SELECT pg_terminate_backend(activity.pid, 500)
+    FROM pg_stat_activity AS activity JOIN replica ON activity.application_name = :name || replica.id
+    WHERE activity.datname = current_database() AND activity.usename = current_user
+        AND replica.id <> :of_replica AND to_timestamp(replica.lease_until_us / 1e6) <= clock_timestamp()
+        AND activity.xact_start < greatest(
+            to_timestamp(replica.lease_until_us / 1e6), clock_timestamp() - interval '10 seconds'
+        )
+    """
+)
 
 
 @cache
@@ -102,6 +122,11 @@ def _forget(dialect: str) -> Delete:
     return delete(replica).where(replica.c.id.in_(listed("dead", dialect)), ~owns)
 
 
+def connection_name(replica_id: str) -> str:
+    """What a replica's connections are called at the server."""
+    return f"{_NAME}{replica_id}".rstrip()
+
+
 def hold_lease(connection: Connection, replica_id: str, lease_s: float) -> list[Standing]:
     """Renew it, then tell what the replica owns: nothing of that can be taken over before the lease has run out."""
     lease_us = round(lease_s * 1_000_000)
@@ -121,8 +146,11 @@ def standings(connection: Connection, reply_ids: list[str]) -> list[Standing]:
 
 
 def take_over(connection: Connection, replica_id: str, limit: int) -> list[Unfinished]:
-    """Oldest first. The rows of dead replicas that own nothing any more are removed."""
+    """Oldest first. The rows of dead replicas that own nothing any more are removed, and what they have left locked is
+    freed."""
     dialect, me = connection.dialect.name, {"of_replica": replica_id}
+    if dialect == "postgresql":
+        _free(connection, replica_id)
     connection.execute(_note_unknown(dialect), me)
     dead = listed_values(connection.execute(_dead(dialect), me).scalars())
     if dead == "[]":
@@ -130,6 +158,13 @@ def take_over(connection: Connection, replica_id: str, limit: int) -> list[Unfin
     taken = connection.execute(_take(dialect), {"dead": dead, "rows": limit, "new_owner": replica_id}).all()
     connection.execute(_forget(dialect), {"dead": dead})
     return unfinished_of(connection, sorted(taken, key=lambda row: (row.create_time_us, row.id)))
+
+
+def _free(connection: Connection, replica_id: str) -> None:
+    """End the transactions that replicas without a lease had begun under it."""
+    ended = connection.execute(_FREE, {"of_replica": replica_id, "name": _NAME}).all()
+    if ended:
+        log.warning("transactions_ended", extra={"fields": {"connections": len(ended)}})
 
 
 def _standing(row: AnyRow) -> Standing:
