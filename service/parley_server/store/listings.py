@@ -65,9 +65,12 @@ def list_conversations(
     connection: Connection, identity: Identity, which: ConversationFilter, limit: int
 ) -> ConversationPage:
     """Newest activity first, by (update_time_us, id)."""
+    nothing = ConversationPage(conversations=(), more=False)
+    if not _answerable(identity, which):
+        return nothing
     words = [fold(word) for word in which.words]
-    if any(utf8_size(word) > LONGEST_WORD_BYTES for word in words) or not _answerable(which):
-        return ConversationPage(conversations=(), more=False)
+    if any(utf8_size(word) > LONGEST_WORD_BYTES for word in words):
+        return nothing
     query = _matching(identity, which, words).limit(limit + 1)
     rows, following = fill(connection.execute(query), limit, size_bytes=_conversation_bytes)
     return ConversationPage(conversations=tuple(map(conversation_of, rows)), more=following is not None)
@@ -88,9 +91,9 @@ def _matching(identity: Identity, which: ConversationFilter, words: list[str]) -
     return query
 
 
-def _answerable(which: ConversationFilter) -> bool:
+def _answerable(identity: Identity, which: ConversationFilter) -> bool:
     """Whether any row can match: callers may make up texts and numbers that no row can hold."""
-    texts = [*which.words, *which.labels, *which.labels.values()]
+    texts = [identity.tenant, identity.end_user, *which.words, *which.labels, *which.labels.values()]
     if which.before is not None:
         texts.append(which.before[1])
         if abs(which.before[0]) > LATEST_US:

@@ -1,0 +1,173 @@
+"""Texts and numbers that no row can hold, or that two databases could order differently."""
+
+import asyncio
+
+import msgspec
+import pytest
+from parley_server.core.model import FinishReason, Identity, Usage
+from parley_server.core.records import (
+    CancelTarget,
+    ConversationFilter,
+    ConversationGone,
+    ConversationUpdate,
+    ImageGone,
+    MessageFilter,
+    Position,
+)
+from parley_server.errors import (
+    ConversationNotFound,
+    ImageNotFound,
+    MessageNotFound,
+    ReplyNotFound,
+)
+from parley_server.store import open_store
+from parley_server.store.migrate import migrate
+
+from tests.contract.store_values import (
+    ANN,
+    NOW_US,
+    acceptance,
+    accepted,
+    answered,
+    chain,
+    checkpoint,
+    created,
+    finalisation,
+    new_conversation,
+)
+
+UNKNOWN = ["a\0b", "\0", "\ud800", "a\udfffb", "\\u0000", "'; --", "%", "x" * 100_000, ""]
+IMPOSSIBLE = UNKNOWN[:4]
+WISH = (FinishReason.CANCELLED, "stop", NOW_US)
+
+
+@pytest.mark.parametrize("text", UNKNOWN)
+async def test_what_is_only_looked_up_is_not_found(store, text):
+    mine = await created(store, ANN, *chain("one"))
+    branch = MessageFilter(conversation_id=mine.id)
+    wanted = {
+        ConversationNotFound: [
+            lambda: store.get_conversation(ANN, text),
+            lambda: store.read_turn(ANN, text, Position(), has_input=True),
+            lambda: store.update_conversation(ANN, ConversationUpdate(conversation_id=text), NOW_US),
+            lambda: store.delete_conversation(ANN, text, ""),
+            lambda: store.list_messages(ANN, MessageFilter(conversation_id=text), 5),
+        ],
+        ReplyNotFound: [lambda: store.get_reply(ANN, text)],
+        ImageNotFound: [lambda: store.get_image(ANN, text)],
+    }
+    if text:  # an empty one names the head, or nothing
+        wanted[MessageNotFound] = [
+            lambda: store.read_turn(ANN, mine.id, Position(after=text), has_input=True),
+            lambda: store.read_turn(ANN, mine.id, Position(replace=text), has_input=True),
+            lambda: store.list_messages(ANN, msgspec.structs.replace(branch, leaf=text), 5),
+            lambda: store.list_messages(ANN, msgspec.structs.replace(branch, cursor=text), 5),
+            lambda: store.update_conversation(
+                ANN, ConversationUpdate(conversation_id=mine.id, head_message_id=text), NOW_US
+            ),
+        ]
+        wanted[ReplyNotFound].append(lambda: store.request_cancel(ANN, CancelTarget(reply_id=text), *WISH))
+        wanted[ConversationNotFound].append(
+            lambda: store.request_cancel(ANN, CancelTarget(conversation_id=text), *WISH)
+        )
+    for error, operations in wanted.items():
+        for operation in operations:
+            with pytest.raises(error):
+                await operation()
+    assert await store.find_request(ANN, text, NOW_US) is None
+    assert await store.unfinished(5, text or "none") == []
+    assert await store.standings([text]) == []
+    assert await store.get_conversation(ANN, mine.id) == mine
+
+
+@pytest.mark.parametrize("text", IMPOSSIBLE)
+async def test_an_end_user_or_a_tenant_that_cannot_be_owns_nothing(store, text):
+    mine = await created(store)
+    for identity in (Identity(tenant="shop", end_user=text), Identity(tenant=text), Identity(tenant=text, end_user="")):
+        with pytest.raises(ConversationNotFound):
+            await store.get_conversation(identity, mine.id)
+        page = await store.list_conversations(identity, ConversationFilter(), 5)
+        assert page.conversations == ()
+
+
+@pytest.mark.parametrize("text", IMPOSSIBLE)
+async def test_an_acceptance_that_names_what_cannot_be_is_refused(store, text):
+    mine = await created(store)
+    assert await store.accept(acceptance(mine, shown_images=(text,))) == ImageGone(image_id=text)
+    gone = acceptance(msgspec.structs.replace(mine, head_message_id=""))
+    elsewhere = msgspec.structs.replace(gone, reply=msgspec.structs.replace(gone.reply, conversation_id="elsewhere"))
+    assert await store.accept(elsewhere) == ConversationGone()
+
+
+@pytest.mark.parametrize("text", IMPOSSIBLE)
+async def test_a_filter_that_nothing_can_match_finds_nothing(store, text):
+    await created(store, title="a b", labels={"a": "b"})
+    for which in (
+        ConversationFilter(words=(text,)),
+        ConversationFilter(labels={text: "b"}),
+        ConversationFilter(labels={"a": text}),
+        ConversationFilter(before=(NOW_US + 1, text)),
+        ConversationFilter(before=(2**70, "x")),
+        ConversationFilter(before=(-(2**70), "x")),
+    ):
+        page = await store.list_conversations(ANN, which, 5)
+        assert (page.conversations, page.more) == ((), False)
+
+
+@pytest.mark.parametrize("text", ["st\0op", "st\ud800op"])
+async def test_what_a_provider_said_is_stored_as_far_as_it_can_be(store, text):
+    """A finalisation that no database takes would be tried for ever."""
+    reply = await accepted(store, await created(store))
+    outcome = await store.finalise(finalisation(reply, provider_reason=text))
+    assert (outcome.won, outcome.reply.provider_reason) == (True, "st\ufffdop")
+    assert await store.get_reply(ANN, reply.id) == outcome.reply
+
+
+async def test_a_provider_may_count_more_tokens_than_a_column_holds(store, query):
+    counted = Usage(prompt_tokens=2**40, cached_prompt_tokens=-1, completion_tokens=2**31, reasoning_tokens=3)
+    reply = await accepted(store, await created(store))
+    outcome = await store.finalise(finalisation(reply, usage=counted))
+    assert (outcome.won, outcome.reply.usage) == (True, counted)
+    columns = "prompt_tokens, cached_prompt_tokens, completion_tokens, reasoning_tokens"
+    assert query(f"SELECT {columns} FROM usage") == [(2**31 - 1, 0, 2**31 - 1, 3)]
+
+
+async def test_a_mebibyte_of_checkpoints_in_one_statement(store):
+    replies = [await accepted(store, await created(store)) for _ in range(4)]
+    text = "\0\\\"'🦜 ﷽" * 30_000
+    await store.append_checkpoints([checkpoint(each, text) for each in replies])
+    assert {each.entries[0].text for each in await store.unfinished(10)} == {text}
+
+
+async def test_ids_are_ordered_by_their_bytes(store):
+    """So that a page token of one database means the same on another, whatever the server's language is."""
+    ids = ["B", "a", "_", "-", "Z9", "z", "a-b", "ab", "a_c", "A"]
+    for conversation_id in ids:
+        await created(store, id=conversation_id, title=conversation_id)
+    found: list[str] = []
+    before = None
+    while True:
+        page = await store.list_conversations(ANN, ConversationFilter(before=before), 3)
+        found += [each.id for each in page.conversations]
+        if not page.more:
+            break
+        before = (page.conversations[-1].update_time_us, page.conversations[-1].id)
+    assert found == sorted(ids, reverse=True)
+
+
+async def test_a_server_with_rules_of_its_own_for_sorting_changes_nothing(postgres):
+    """An ICU collation sorts "a" before "B", and ignores "-"."""
+    await postgres.query("CREATE DATABASE sorted LOCALE_PROVIDER icu ICU_LOCALE 'en-US' TEMPLATE template0")
+    url = postgres.url("sorted")
+    await asyncio.to_thread(migrate, url)
+    store = open_store(url)
+    await store.start()
+    (is_other,) = await postgres.query("SELECT 'a' < 'B'", database="sorted")
+    assert is_other == (True,)
+    await test_ids_are_ordered_by_their_bytes(store)
+    for title in ("Straße", "50% off"):
+        await store.create_conversation(new_conversation(title=title))
+    page = await store.list_conversations(ANN, ConversationFilter(words=("STRASSE",)), 5)
+    assert [each.title for each in page.conversations] == ["Straße"]
+    await answered(store, await created(store))
+    await store.close()
