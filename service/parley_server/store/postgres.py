@@ -9,14 +9,15 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Coroutine
-from contextlib import suppress
-from typing import Any, TypeVar
+from contextlib import aclosing, suppress
+from typing import Any, TypeVar, cast
 from weakref import WeakSet
 
 from sqlalchemy import URL, Connection, event
 from sqlalchemy.engine import ExceptionContext
 from sqlalchemy.exc import InvalidatePoolError
-from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
+from sqlalchemy.pool import QueuePool
 
 from parley_server.errors import ParleyError, StorageUnavailable
 from parley_server.store.database import ask
@@ -28,7 +29,8 @@ POOL_SIZE = 8
 STATEMENT_S = 5.0
 CONNECT_S = 3.0
 POOL_WAIT_S = 5.0
-"""For one of the pool's connections, while others have them all."""
+"""For one of the pool's connections, while others have them all, and to make it where there is none: a server that
+gives no answer is told within this, or within the limit of a statement."""
 URGENT_S = 2.0
 """For each of the three, on the connection that is kept for leases and health."""
 IDLE_IN_TRANSACTION_S = 10
@@ -156,7 +158,7 @@ async def _run(
         tries += 1
         connected = committing = False
         try:
-            async with engine.connect() as connection:
+            async with aclosing(await _connect(engine)) as connection:
                 connected = True
                 result = await connection.run_sync(work)
                 if prepared is not None:
@@ -176,6 +178,14 @@ async def _run(
             if told is error:
                 raise
             raise told from error
+
+
+async def _connect(engine: AsyncEngine) -> AsyncConnection:
+    """One of the pool's connections, waited for and, if need be, made within the limit of the wait alone."""
+    connection = engine.connect()
+    async with asyncio.timeout(cast("QueuePool", engine.pool).timeout()):
+        await connection.start()
+    return connection
 
 
 def _refuse_lost(connection: Any, *_: object) -> None:
