@@ -1,0 +1,206 @@
+"""Replicas are stopped by SIGTERM, one after the other, and started again: nobody who uses the library notices."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import signal
+import time
+from collections import Counter
+
+import grpc
+import parley
+import pytest
+import pytest_asyncio
+from parley.v1 import chat_pb2
+
+from tests.cluster import LIMIT_S, Cluster
+from tests.integration.process.watching import Watcher, reason_of, text_of
+from tests.integration.replicas.faults import seen, within
+from tests.integration.replicas.plays import Play, Repertoire, read_on
+from tests.integration.served import STREAMING, duration, refused
+from tests.processes import until
+from tests.services import RedisServer
+from tests.upstream import Upstream
+
+pytestmark = [pytest.mark.xdist_group("loaded"), pytest.mark.asyncio(loop_scope="module")]
+
+A, B, C = range(3)
+STREAMS = 100
+CLIENTS = 5
+GRACE_S = 8.0
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def cluster(tmp_path_factory, shared_postgres):
+    """Three replicas with a short grace."""
+    folder = tmp_path_factory.mktemp("rolling")
+    limits = {"drain_grace_s": GRACE_S, "drain_pause_s": 0.3}
+    with RedisServer(folder / "redis") as redis:
+        async with Upstream() as upstream, Cluster(folder, shared_postgres, redis, upstream, server=limits) as replicas:
+            yield replicas
+
+
+@pytest.fixture
+def repertoire(cluster):
+    """What the upstream answers."""
+    made = Repertoire()
+    cluster.upstream.reply_with(made)
+    return made
+
+
+class Crowd:
+    """Streams of the Python library that are always open: where one ends, the next begins, until told otherwise."""
+
+    def __init__(self, repertoire: Repertoire) -> None:
+        self.repertoire = repertoire
+        self.numbers = itertools.count()
+        self.stopping = False
+        self.open = 0
+        self.done = 0
+        self.cuts: Counter[str] = Counter()
+
+    async def run(self, client: parley.Client) -> None:
+        """One stream after the other."""
+        while not self.stopping:
+            number = next(self.numbers)
+            await self._read(client, self.repertoire.add(f"s{number}", 16, pace_s=0.15 + number % 10 * 0.01))
+
+    async def _read(self, client: parley.Client, play: Play) -> None:
+        stream = client.stream_reply(play.tag)
+        self.open += 1
+        texts, kinds = [], []
+        async for event in stream:
+            kinds.append(type(event))
+            if isinstance(event, parley.Text):
+                texts.append(event.text)
+            if isinstance(event, parley.Reconnecting):
+                assert isinstance(event.error, parley.Unavailable)
+                self.cuts[event.error.reason or "lost"] += 1
+        self.open -= 1
+        self.done += 1
+        assert "".join(texts) == play.whole == stream.text == stream.finished.text, "no character lost or repeated"
+        assert parley.Snapshot not in kinds
+        assert kinds.count(parley.Accepted) == 1
+        assert stream.finished.reason == "STOP"
+        assert play.asked == 1
+
+
+async def test_a_rolling_restart_under_a_hundred_streams_is_not_noticed(cluster, repertoire):
+    crowd, clients = Crowd(repertoire), [cluster.client() for _ in range(CLIENTS)]
+    watchers: list[Watcher] = []
+    began_s = time.monotonic()
+    async with asyncio.TaskGroup() as reading:
+        for client in clients:
+            for _ in range(STREAMS // CLIENTS):
+                reading.create_task(crowd.run(client))
+        for index in range(len(cluster)):
+            await seen(lambda: crowd.open == STREAMS, "all streams are open")
+            watchers.append(Watcher(repertoire.add(f"watched{index}", 10, pace_s=0.1).request()))
+            order = [index, *({A, B, C} - {index})]
+            reading.create_task(read_on(cluster, watchers[-1], order, accept=["DRAINING"]))
+            await within(LIMIT_S, watchers[-1].has_text.wait())
+            assert await cluster.drain(index) == 0
+            problems = cluster.problems
+            await cluster.start(index)
+            assert problems == []
+        crowd.stopping = True
+    for client in clients:
+        await client.close()
+    print(f"{crowd.done} streams in {time.monotonic() - began_s:.1f} s, cut by", dict(crowd.cuts))
+    for watcher in watchers:
+        assert watcher.text == repertoire.plays[watcher.request.text].whole
+        assert (len(watcher.went_away), watcher.snapshots) == (1, 0)
+    assert crowd.cuts["DRAINING"] > STREAMS // 2
+    rows = await cluster.rows("SELECT state, epoch, count(*) FROM reply GROUP BY 1, 2")
+    assert rows == [("COMPLETED", 1, crowd.done + len(watchers))]
+    assert cluster.calls == crowd.done + len(watchers)
+    assert await cluster.rows("SELECT count(*) FROM replica") == [(3,)]
+    assert cluster.problems == []
+
+
+async def test_a_draining_replica_takes_nothing_new_and_serves_what_there_is(cluster, repertoire):
+    kept = repertoire.add("kept", 20, pace_s=0.001, hold=10)
+    reader, late = Watcher(kept.request()), Watcher()
+    reading = asyncio.create_task(read_on(cluster, reader, [A, B], accept=["DRAINING"]))
+    await within(LIMIT_S, kept.held.wait())
+    waits = [
+        cluster.chat(A).CreateReply(reader.request, timeout=60),  # attaches to what the same request has started
+        cluster.chat(A).PollReply(
+            chat_pb2.PollReplyRequest(reply_id=reader.reply_id, after_sequence=60_000, wait=duration(50)), timeout=60
+        ),
+    ]
+    waiting = [asyncio.ensure_future(each) for each in waits]
+
+    async def all_read() -> bool:
+        return (await cluster[A].metrics())["parley_readers_active"] == 3
+
+    await until(all_read, "all of them wait")
+    cluster.begin_drain(A)
+    await within(LIMIT_S, reader.was_sent_away.wait())
+    assert 0 < reader.went_away[0] <= GRACE_S
+    standing, polled = await within(LIMIT_S, *waiting)
+    assert (standing.state, text_of(standing)) == (STREAMING, kept.held_text)
+    assert (polled.reply.state, list(polled.chunks)) == (STREAMING, [])
+
+    refusal = await refused(cluster.chat(A).CreateReply(repertoire.add("refused", 3).request(), timeout=10))
+    assert (refusal.code, refusal.reason) == (grpc.StatusCode.UNAVAILABLE, "DRAINING")
+    assert refusal.retry_after_s > 0
+    repertoire.add("anywhere", 3)
+    async with cluster.client(A, B) as client:
+        for _ in range(4):  # in turn: at least one of these asks the draining one first
+            answer = await client.create_reply("anywhere", request_id="anywhere")
+            assert text_of(answer) == repertoire.plays["anywhere"].whole
+            assert await cluster.owner_of(answer.id) == B
+    assert (repertoire.plays["anywhere"].asked, repertoire.plays["refused"].asked) == (1, 0)
+
+    late.reply_id = reader.reply_id
+    staying = asyncio.create_task(read_on(cluster, late, [A]))
+    await within(LIMIT_S, late.has_text.wait())
+    kept.gate.set()
+    assert await cluster[A].exited() == 0
+    await within(LIMIT_S, reading, staying)
+    stored = await cluster.stored(reader.reply_id)
+    for each in (reader, late):
+        assert (each.text, each.snapshots) == (kept.whole, 0)
+        assert each.terminal.sequence == stored.last_sequence
+    assert late.went_away == [], "who comes during the drain stays"
+    assert (stored.state, stored.epoch, kept.asked) == ("COMPLETED", 1, 1)
+    await cluster.start(A)
+
+
+@pytest.mark.parametrize("hurried", [False, True])
+async def test_what_is_longer_than_the_grace_ends_with_its_text(cluster, repertoire, hurried):
+    """A second signal ends the grace at once."""
+    if hurried:
+        plays = [repertoire.add(f"hurried{hold}", 20, pace_s=0.001, hold=hold) for hold in (0, 20)]
+    else:
+        plays = [repertoire.add("long", 2000, pace_s=0.02)]
+    readers = [Watcher(play.request()) for play in plays]
+    reading = [asyncio.create_task(read_on(cluster, each, [A, B, C], accept=["DRAINING"])) for each in readers]
+    await within(LIMIT_S, *(play.requested.wait() for play in plays), *(each.has_accepted.wait() for each in readers))
+    aborts, began_s = len(cluster.upstream.aborts), time.monotonic()
+    cluster.begin_drain(A)
+    if hurried:
+        await within(LIMIT_S, *(each.was_sent_away.wait() for each in readers))
+        cluster[A].send(signal.SIGTERM)
+    assert await cluster[A].exited() == 0
+    took_s = time.monotonic() - began_s
+    print(f"drained in {took_s:.1f} s")
+    assert (took_s < GRACE_S) is hurried
+    assert took_s < GRACE_S + 5
+    active = await cluster.rows("SELECT count(*) FROM reply WHERE state IN ('PENDING', 'STREAMING')")
+    assert active == [(0,)], "nothing waits for a takeover"
+    await within(LIMIT_S, *reading)
+    for play, each in zip(plays, readers, strict=True):
+        stored = await cluster.stored(each.reply_id)
+        assert (stored.state, stored.error, stored.epoch) == ("FAILED", "OWNER_LOST", 1)
+        assert each.text == stored.text
+        assert play.whole.startswith(stored.text)
+        assert bool(stored.text) or play.tag == "hurried0"
+        assert each.snapshots == 0
+        assert reason_of(each.terminal.failed.error) == "OWNER_LOST"
+        assert each.terminal.sequence == stored.last_sequence
+        assert (stored.messages, stored.usages, stored.checkpoints) == (bool(stored.text), 1, 0)
+    await seen(lambda: len(cluster.upstream.aborts) == aborts + len(plays), "the provider's calls are closed")
+    await cluster.start(A)
