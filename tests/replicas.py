@@ -13,6 +13,7 @@ from typing import Any
 
 from parley_server.core.conversations import Conversations
 from parley_server.core.events import Entry, Snapshot
+from parley_server.core.generation import Generation
 from parley_server.core.log import Log
 from parley_server.core.model import Reply
 from parley_server.core.ports import Owned, Store
@@ -37,6 +38,7 @@ class Wire:
         self.relays: dict[str, WireRelay] = {}
         self.streams: dict[str, dict[int, list[Entry]]] = defaultdict(dict)
         self.fences: dict[str, float] = defaultdict(float)
+        self.since: dict[str, float] = {}
         self.seen: dict[str, float] = {}
         self.down_since: float | None = None
         self.deaf = self.mute = self.hangs = self.broken = False
@@ -114,7 +116,7 @@ class WireRelay(EmbeddedRelay):
 
         log.on_append = grown
         self.opened[log.reply.id] = log
-        self.wire.seen.setdefault(log.reply.id, self.wire.clock.monotonic())
+        self.wire.since[log.reply.id] = self.wire.clock.monotonic()
         self.publish(log)
 
     def publish(self, log: Log, upto: float = math.inf) -> None:
@@ -179,9 +181,8 @@ class WireRelay(EmbeddedRelay):
         return await self.recall(reply_id)
 
     async def idle_s(self, reply_id: str) -> float | None:
-        if self.wire.down or reply_id not in self.wire.seen:
-            return None
-        return self.wire.clock.monotonic() - self.wire.seen[reply_id]
+        known = [times[reply_id] for times in (self.wire.since, self.wire.seen) if reply_id in times]
+        return self.wire.clock.monotonic() - max(known) if known and not self.wire.down else None
 
     def wish_cancel(self, reply: Reply) -> None:
         owner = self.wire.relays.get(reply.owner)
@@ -214,6 +215,7 @@ class Replica(World):
         self.sweeper = Sweeper(self.engine, self.tenure, interval_s=3.0)
         self.conversations = Conversations(self.engine)
         self.works: list[asyncio.Task[None]] = []
+        self.begun: list[Generation] = []
         self.wire_relay = cluster.wire.relays[name]
         self.wire_relay.owned = self.tenure
 
@@ -222,6 +224,12 @@ class Replica(World):
         await self.tenure.begin()
         works = [self.tenure.keep(), self.engine.followers.run(), *([self.sweeper.run()] if sweeps else [])]
         self.works += [asyncio.get_running_loop().create_task(work) for work in works]
+
+    async def begin(self, act: Act | None = None, **fields: Any) -> Generation:
+        """A new reply, running."""
+        begun = await super().begin(act, **fields)
+        self.begun.append(begun)
+        return begun
 
     def freeze(self) -> None:
         """As a process that gets no turn: its database and its timers are gone, its memory stays."""
@@ -239,6 +247,9 @@ class Replica(World):
         self.store.after.clear()
         self.store.away = False
         self.engine.lease.until = math.inf
+        for generation in self.begun:
+            if not generation.log.over:  # a test may have taken it off the shelf
+                self.engine.shelf.running[generation.log.reply.id] = generation
 
 
 class Cluster:

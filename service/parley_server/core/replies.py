@@ -111,7 +111,9 @@ class Replies:
                 read.audience.leave()
 
     async def wait(self, log: Log, wait_s: float) -> Reply:
-        """The reply once it has ended; as it stands after `wait_s`, or when the process starts to go away."""
+        """The reply once it has ended; as it stands after `wait_s`, or when the process starts to go away.
+
+        Raises `StorageUnavailable` where it runs elsewhere and cannot be followed."""
         reader = Reader(log, log.last_sequence)
 
         def over() -> bool:
@@ -120,6 +122,8 @@ class Replies:
 
         with self.reading(log, notice=reader.wake):
             await self._until(reader, wait_s, over)
+        if log.broken is not None:
+            raise log.broken
         return self.standing(log)
 
     async def poll(
@@ -152,7 +156,9 @@ class Replies:
             raise InvalidRequest.field("target", "must name a reply, a request or a conversation")
         if len(reason) > MAX_CANCEL_REASON or "\x00" in reason:
             raise InvalidRequest.field("reason", f"must be at most {MAX_CANCEL_REASON} characters, without NUL")
-        self._stop_local(identity, target, Stop(finish=FinishReason.CANCELLED, reason=reason))
+        stopped = self._stop_local(identity, target, Stop(finish=FinishReason.CANCELLED, reason=reason))
+        if stopped:
+            target = CancelTarget(reply_id=stopped)  # the conversation's it is only until it has ended
         asked = await ask_to_stop(engine, identity, target, FinishReason.CANCELLED, reason)
         if asked is None:
             raise ReplyNotFound
@@ -201,20 +207,17 @@ class Replies:
             raise ReplyNotFound
         return log.reply if log.ended else as_it_stands(log, self._engine.clock.now_us())
 
-    def _stop_local(self, identity: Identity, target: CancelTarget, stop: Stop) -> None:
-        """What runs here is stopped at once, also while the database is away; it is stored once that is back."""
+    def _stop_local(self, identity: Identity, target: CancelTarget, stop: Stop) -> str:
+        """What runs here is stopped at once, also while the database is away; it is stored once that is back. Its id,
+        or nothing."""
         running = self._engine.shelf.running
-        named_here = [running[target.reply_id]] if target.reply_id in running else []
-        for generation in named_here if target.reply_id else list(running.values()):
-            if generation.task is None:  # not accepted yet: only the store knows whether it comes before the wish
-                continue
-            reply = generation.log.reply
-            named = (reply.id, reply.request_id, reply.conversation_id)
-            asked = (target.reply_id, target.request_id, target.conversation_id)
-            if identity.owns(reply.tenant, reply.end_user) and any(
-                theirs and theirs == ours for theirs, ours in zip(asked, named, strict=True)
-            ):
+        by_id = [running[target.reply_id]] if target.reply_id in running else []
+        for generation in by_id if target.reply_id else list(running.values()):
+            # One that is not accepted yet is left to the store, which knows whether it comes before the wish.
+            if generation.task is not None and _is_named(generation.log.reply, identity, target):
                 generation.stop(stop)
+                return generation.log.reply.id
+        return ""
 
     async def _gathered(self, reader: Reader, wait_s: float, gather_s: float, *, reasoning: bool) -> list[Chunk]:
         wanted: list[Chunk] = []
@@ -245,6 +248,16 @@ class Replies:
 def shown(chunk: Chunk, *, reasoning: bool) -> bool:
     """Whether a reader is sent this chunk; its number counts in any case."""
     return not isinstance(chunk.entry, Unknown) and (reasoning or not isinstance(chunk.entry, ReasoningDelta))
+
+
+def _is_named(reply: Reply, identity: Identity, target: CancelTarget) -> bool:
+    if not identity.owns(reply.tenant, reply.end_user):
+        return False
+    if target.request_id:  # unique within an end user
+        return (reply.request_id, reply.end_user) == (target.request_id, identity.end_user)
+    return target.reply_id == reply.id or (
+        bool(target.conversation_id) and target.conversation_id == reply.conversation_id
+    )
 
 
 def _leave_at_once(accepting: asyncio.Task[Generation | Replayed]) -> None:

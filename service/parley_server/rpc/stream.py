@@ -53,17 +53,16 @@ class Stream:
         reader, write = self._reader, self._context.write
         while True:
             for chunk in reader.take():
-                if not shown(chunk, reasoning=self._reasoning):
-                    continue
-                if self._log.fenced:  # while an earlier chunk was written
-                    reader.position = self._position
-                    break
-                await write(token_chunk(chunk))
+                if shown(chunk, reasoning=self._reasoning):
+                    if self._log.fenced:  # while an earlier chunk was written
+                        reader.position = self._position
+                        break
+                    await write(token_chunk(chunk))
+                    self._last_write = self._clock.monotonic()
+                    if isinstance(chunk.entry, Failed):
+                        error = chunk.entry.error
+                        raise ReplyFailed(code_of(error.reason), error.message, trailers_of(error), error.reason)
                 self._position = chunk.sequence
-                self._last_write = self._clock.monotonic()
-                if isinstance(chunk.entry, Failed):
-                    error = chunk.entry.error
-                    raise ReplyFailed(code_of(error.reason), error.message, trailers_of(error), error.reason)
             if reader.done:
                 return
             if self._going_away and replies.going_away_at is not None:

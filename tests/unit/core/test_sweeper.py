@@ -218,6 +218,7 @@ async def test_a_store_that_goes_away_in_the_middle_is_waited_for(cluster, a, b)
     await cluster.advance(QUARTER_S)
     assert b.engine.ending == {reply.id}
     assert b.store.calls.count("hold_lease") >= 2
+    assert "unfinished" not in b.store.calls
     await cluster.advance(QUARTER_S)
     assert await sweeping == 1
     stored = await b.stored(reply.id)

@@ -481,12 +481,11 @@ async def test_a_hint_of_a_takeover_that_is_true_stops_the_text_at_once(cluster,
 
 
 async def test_a_row_without_a_task_ends_as_a_defect(cluster, a, reply, caplog):
-    generation = a.engine.shelf.running.pop(reply.id)
+    del a.engine.shelf.running[reply.id]
     await cluster.advance(QUARTER_S)
     stored = await a.stored(reply.id)
     assert (stored.state, stored.error.reason) == (State.FAILED, Reason.INTERNAL)
     assert "reply_without_task" in caplog.messages
-    a.engine.shelf.running[reply.id] = generation
 
 
 async def test_another_replica_s_row_is_not_reconciled(cluster, a, reply):
@@ -496,8 +495,20 @@ async def test_another_replica_s_row_is_not_reconciled(cluster, a, reply):
     assert not reply.log.sealed
 
 
+async def test_a_row_that_was_taken_over_meanwhile_is_left_to_its_owner(cluster, a, reply):
+    del a.engine.shelf.running[reply.id]
+
+    async def lose(*_):
+        await taken_over(cluster, "b", a)
+
+    a.store.before["unfinished"] = lose
+    await cluster.advance(QUARTER_S)
+    assert "unfinished" in a.store.calls
+    assert (await a.stored(reply.id)).state is State.PENDING
+
+
 async def test_a_reconciliation_that_hangs_keeps_no_lease_from_being_renewed(cluster, a, reply):
-    generation = a.engine.shelf.running.pop(reply.id)
+    del a.engine.shelf.running[reply.id]
     hanging = asyncio.get_running_loop().create_future()
 
     async def hang(*_):
@@ -511,12 +522,12 @@ async def test_a_reconciliation_that_hangs_keeps_no_lease_from_being_renewed(clu
     a.store.before.clear()
     await cluster.advance(QUARTER_S)
     assert (await a.stored(reply.id)).state is State.FAILED
-    a.engine.shelf.running[reply.id] = generation
 
 
 async def test_one_row_that_cannot_be_ended_keeps_no_other_from_it(cluster, a, reply, caplog):
     other = await spoken(a, "two ")
-    generations = [a.engine.shelf.running.pop(each.id) for each in (reply, other)]
+    for each in (reply, other):
+        del a.engine.shelf.running[each.id]
 
     async def defect(finalisation):
         if finalisation.reply_id == reply.id:
@@ -529,5 +540,3 @@ async def test_one_row_that_cannot_be_ended_keeps_no_other_from_it(cluster, a, r
     a.store.before.clear()
     await cluster.advance(QUARTER_S)
     assert (await a.stored(reply.id)).state is State.FAILED
-    for generation in generations:
-        a.engine.shelf.running[generation.log.reply.id] = generation

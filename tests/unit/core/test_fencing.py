@@ -1,0 +1,344 @@
+"""A writer without its lease: nothing of its text is numbered or shown, and nothing of it is lost."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from parley_server.core import log as log_module
+from parley_server.core.clock import SystemClock
+from parley_server.core.content import answer_of
+from parley_server.core.events import Entry, Finished, Snapshot, TextDelta
+from parley_server.core.lease import FOR_EVER, NEVER, Lease
+from parley_server.core.log import TAKEOVER_GAP, Log, Reader, terminal_of
+from parley_server.core.model import State, TextPart
+from parley_server.errors import StorageUnavailable
+
+from tests.clock import settle
+from tests.fakes import ALICE, ended, entries, reply, texts_of
+from tests.replicas import LEASE_S, Cluster, Replica
+from tests.unit.core.spoken import Spoken, drained, spoken
+
+QUARTER_S = LEASE_S / 4
+
+
+class Tenant:
+    """A log whose lease a test holds and loses."""
+
+    def __init__(self, *words: str) -> None:
+        self.now = 0.0
+        self.lease = Lease(lambda: self.now, 1.0)
+        self.log = Log(reply(), lease=self.lease)
+        self.noticed: list[int] = []
+        self.log.on_append = lambda: self.noticed.append(self.log.last_sequence)
+        self.say(*words)
+
+    def say(self, *words: str) -> None:
+        for word in words:
+            self.log.append(TextDelta(word))
+
+    def lapse(self) -> None:
+        """The lease runs out."""
+        self.now = self.lease.until
+
+    def revive(self) -> None:
+        """It is held again, and the reply is still this writer's."""
+        self.lease.until = self.now + 1.0
+        self.log.release()
+        self.log.wake()
+
+    def finish(self) -> None:
+        self.log.seal()
+        self.log.finish(ended(self.log.reply, last_sequence=self.log.closing_sequence))
+
+
+def held_back(*given: Entry) -> Log:
+    log = Log(reply(), lease=NEVER)
+    for entry in given:
+        log.append(entry)
+    return log
+
+
+# --- the lease
+
+
+def test_a_lease_is_held_until_its_end_and_not_at_it():
+    now = 10.0
+    lease = Lease(lambda: now)
+    assert not lease.held
+    lease.until = 11.0
+    assert lease.held
+    now = 11.0
+    assert not lease.held
+    assert FOR_EVER.held
+    assert not NEVER.held
+
+
+def test_the_clock_of_a_lease_counts_the_time_asleep(monkeypatch):
+    """The wall clock may be set, and the monotonic one stands still while the machine sleeps."""
+    asked = []
+    monkeypatch.setattr("time.clock_gettime", lambda which: asked.append(which) or 5.0)
+    assert SystemClock().boottime() == 5.0
+    assert asked == [time.CLOCK_BOOTTIME]
+
+
+# --- the log
+
+
+def test_what_is_written_without_the_lease_is_numbered_after_it_is_back_in_order():
+    tenant = Tenant("a", "b")
+    tenant.lapse()
+    tenant.say("c", "d")
+    assert (tenant.log.last_sequence, tenant.noticed) == (2, [1])
+    assert (tenant.log.closing_sequence, len(tenant.log.content()), len(tenant.log.numbered())) == (5, 4, 2)
+    assert tenant.log.since(0) == [TextDelta("a"), TextDelta("b")]
+    tenant.log.release()
+    assert tenant.log.last_sequence == 2
+    tenant.revive()
+    assert (tenant.log.last_sequence, tenant.noticed) == (4, [1, 4])
+    tenant.say("e")
+    assert texts_of(drained(Reader(tenant.log, 0))) == "abcde"
+
+
+def test_what_is_held_back_keeps_its_place_although_the_lease_is_back_unnoticed():
+    """Between a renewal and the release of what was held back, later text must not overtake it."""
+    tenant = Tenant("a")
+    tenant.lapse()
+    tenant.say("b")
+    tenant.lease.until += 1.0
+    tenant.say("c")
+    assert tenant.log.last_sequence == 1
+    tenant.revive()
+    assert texts_of(drained(Reader(tenant.log, 0))) == "abc"
+
+
+def test_a_reader_is_given_nothing_without_the_lease_of_what_is_numbered_either():
+    tenant = Tenant("a", "b")
+    reader = Reader(tenant.log, 1)
+    tenant.lapse()
+    assert tenant.log.fenced
+    assert not reader.ready
+    assert reader.take() == []
+    assert (reader.position, reader.done) == (1, False)
+    tenant.lease.until += 1.0
+    assert reader.ready
+    assert texts_of(reader.take()) == "b"
+
+
+async def test_a_reader_that_waits_is_woken_by_the_revival_although_nothing_was_held_back():
+    tenant = Tenant("a", "b")
+    reader = Reader(tenant.log, 1)
+    tenant.lapse()
+    waiting = asyncio.ensure_future(reader.wait())
+    await settle()
+    assert not waiting.done()
+    tenant.revive()
+    await waiting
+    assert texts_of(reader.take()) == "b"
+
+
+async def test_a_text_held_back_wakes_nobody():
+    tenant = Tenant("a")
+    waiting = asyncio.ensure_future(Reader(tenant.log, 1).wait())
+    await settle()
+    tenant.lapse()
+    tenant.say("b")
+    await settle()
+    assert not waiting.done()
+    tenant.revive()
+    await waiting
+
+
+def test_an_end_as_it_is_stored_is_shown_although_fenced():
+    tenant = Tenant("a")
+    before = Reader(tenant.log, 1)
+    tenant.lapse()
+    tenant.say("b")
+    tenant.finish()
+    assert not tenant.log.fenced
+    chunks = drained(before)
+    assert (texts_of(chunks), type(chunks[-1].entry)) == ("b", Finished)
+    assert [chunk.sequence for chunk in chunks] == [2, 3]
+    assert texts_of(drained(Reader(tenant.log, 0))) == "ab"
+
+
+def test_a_winner_s_end_is_shown_by_a_writer_that_lost_for_ever():
+    log = held_back(TextDelta("a"))
+    winner = ended(log.reply, last_sequence=TAKEOVER_GAP + 1, state=State.FAILED)
+    log.replace(winner)
+    assert [chunk.entry for chunk in drained(Reader(log, 0))] == [Snapshot(winner), terminal_of(winner)]
+    log.release()
+    assert log.last_sequence == winner.last_sequence
+
+
+async def test_an_erased_log_ends_its_readers_although_fenced():
+    log = held_back(TextDelta("a"))
+    waiting = asyncio.ensure_future(Reader(log, 0).until_ended())
+    await settle()
+    log.erase()
+    await waiting
+
+
+async def test_a_log_that_is_broken_off_shows_what_there_is_then_the_error():
+    log = Log.of_other(reply())
+    log.append(TextDelta("a"))
+    reader, late = Reader(log, 0), Reader(log, 1)
+    waiting = asyncio.ensure_future(late.wait())
+    ending = asyncio.ensure_future(Reader(log, 0).until_ended())
+    await settle()
+    log.break_off(StorageUnavailable("out of reach"))
+    assert texts_of(reader.take()) == "a"
+    for each in (reader, late):
+        assert each.ready
+        with pytest.raises(StorageUnavailable, match="out of reach"):
+            each.take()
+    await waiting
+    with pytest.raises(StorageUnavailable, match="out of reach"):
+        await ending
+    log.append(TextDelta("b"))
+    assert log.last_sequence == 1
+    assert (log.over, log.fenced, log.ended) == (True, False, False)
+
+
+def test_the_journal_s_limit_and_the_lease_hold_back_together(monkeypatch):
+    monkeypatch.setattr(log_module, "MAX_UNJOURNALED", 3)
+    tenant = Tenant(*"abcd")
+    assert tenant.log.last_sequence == 3
+    tenant.lapse()
+    tenant.say("e")
+    tenant.log.journaled(3)
+    assert tenant.log.last_sequence == 3
+    tenant.say(*"fgh")
+    tenant.revive()
+    assert tenant.log.last_sequence == 6
+    tenant.lapse()
+    tenant.log.journaled(6)
+    assert tenant.log.last_sequence == 6
+    tenant.revive()
+    assert tenant.log.last_sequence == 8
+    assert texts_of(drained(Reader(tenant.log, 0))) == "abcdefgh"
+
+
+def test_a_log_of_another_replica_waits_for_no_journal(monkeypatch):
+    monkeypatch.setattr(log_module, "MAX_UNJOURNALED", 3)
+    log = Log.of_other(reply())
+    for letter in "abcdefgh":
+        log.append(TextDelta(letter))
+    assert log.last_sequence == 8
+    log.journaled(4)
+    log.append(TextDelta("i"))
+    assert texts_of(drained(Reader(log, 0))) == "abcdefghi"
+
+
+@settings(deadline=None, max_examples=80)
+@given(given=st.lists(entries(), max_size=40), seed=st.integers(0, 10_000))
+def test_however_the_lease_comes_and_goes_every_reader_gets_every_entry_once(given, seed):
+    chance = random.Random(seed)
+    tenant = Tenant()
+    readers = [(Reader(tenant.log, 0), []) for _ in range(3)]
+    for entry in given:
+        tenant.log.append(entry)
+        act = chance.choice(("lapse", "revive", "read", "read", "journal", "nothing"))
+        if act == "lapse":
+            tenant.lapse()
+        elif act == "revive":
+            tenant.revive()
+        elif act == "journal":
+            tenant.log.journaled(tenant.log.last_sequence)
+        elif act == "read":
+            reader, seen = chance.choice(readers)
+            taken = reader.take()
+            assert not taken or tenant.lease.held
+            seen += taken
+    tenant.finish()
+    whole = tenant.log.numbered()
+    assert whole[:-1] == given
+    for reader, seen in readers:
+        seen += drained(reader)
+        assert answer_of(chunk.entry for chunk in seen) == answer_of(whole)
+        assert [chunk.sequence for chunk in seen] == sorted({chunk.sequence for chunk in seen})
+
+
+# --- a reply
+
+
+@pytest.fixture
+async def a(cluster: Cluster) -> Replica:
+    return await cluster.join("a", journal=True, sweeps=False)
+
+
+@pytest.fixture
+async def spoken_reply(a: Replica) -> Spoken:
+    return await spoken(a, "one ")
+
+
+async def test_views_of_a_fenced_reply_hold_nothing_that_is_held_back(cluster, a, spoken_reply):
+    said = spoken_reply
+    a.store.away = True
+    await cluster.advance(LEASE_S)
+    await said.say("two")
+    for view in (await a.replies.get(ALICE, said.id), await a.replies.wait(said.log, 0.0), said.generation.reply):
+        assert view.message.parts == (TextPart(text="one "),)
+        assert (view.state, view.last_sequence) == (State.STREAMING, 1)
+    polled = await a.replies.poll(ALICE, said.id, after=0, wait_s=0.0, gather_s=0.0, reasoning=False)
+    assert (polled.chunks, polled.after_sequence, polled.reply.message) == ((), 0, None)
+    a.store.away = False
+    await cluster.advance(QUARTER_S)
+    polled = await a.replies.poll(ALICE, said.id, after=0, wait_s=0.0, gather_s=0.0, reasoning=False)
+    assert texts_of(polled.chunks) == "one two"
+
+
+async def test_nothing_is_journaled_or_published_without_the_lease(cluster, a, spoken_reply):
+    said = spoken_reply
+    await cluster.advance(QUARTER_S)
+    assert said.log.durable_sequence == 1
+    cluster.clock.suspend(LEASE_S)
+    await said.say("two ")
+    calls = a.store.calls.count("append_checkpoints")
+    await cluster.advance(QUARTER_S - 0.1)
+    assert a.store.calls.count("append_checkpoints") == calls
+    assert cluster.wire.kept(said.id) == (TextDelta("one "),)
+    await cluster.advance(QUARTER_S)
+    assert said.log.durable_sequence == 2
+    assert cluster.wire.kept(said.id) == (TextDelta("one "), TextDelta("two "))
+
+
+async def test_a_fenced_reply_s_text_is_stored_whole(cluster, a, spoken_reply):
+    said = spoken_reply
+    cluster.clock.suspend(LEASE_S)
+    await said.say("two ", "three", None)
+    stored = await a.settled(said.generation)
+    assert stored.message.parts == (TextPart(text="one two three"),)
+    assert stored.last_sequence == said.log.last_sequence == 4
+    assert texts_of(drained(Reader(said.log, 0))) == "one two three"
+
+
+async def test_one_lease_fences_every_reply_of_the_replica_and_revives_all(cluster, a):
+    replies = [await spoken(a, f"{number} ") for number in range(5)]
+    readers = [Reader(each.log, 0) for each in replies]
+    cluster.clock.suspend(LEASE_S)
+    assert not any(reader.ready for reader in readers)
+    for each in replies:
+        await each.say("more")
+    await cluster.advance(QUARTER_S)
+    assert [texts_of(drained(reader)) for reader in readers] == [f"{number} more" for number in range(5)]
+
+
+async def test_a_reply_that_is_lost_stays_fenced_when_the_others_are_back(cluster, a):
+    lost = await spoken(a, "lost ")
+    await cluster.advance(0.01)
+    kept = await spoken(a, "kept ")
+    cluster.clock.suspend(LEASE_S)
+    await cluster.expire(a)
+    await cluster.store.hold_lease("b", 3600.0)
+    (taken,) = await cluster.store.take_over("b", 1)
+    assert taken.reply.id == lost.id
+    await lost.say("more")
+    await kept.say("more")
+    await cluster.advance(QUARTER_S)
+    assert drained(Reader(lost.log, 0)) == []
+    assert texts_of(drained(Reader(kept.log, 0))) == "kept more"

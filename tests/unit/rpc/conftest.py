@@ -1,0 +1,5 @@
+"""The core's replicas."""
+
+from tests.unit.core.conftest import cluster, store, template
+
+__all__ = ["cluster", "store", "template"]

@@ -1,0 +1,245 @@
+"""A stream of chunks stops where the lease ends, between two chunks too, then neither repeats nor skips anything."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+
+import pytest
+from parley_server.core.log import MAX_MESSAGE_BYTES
+from parley_server.core.recovery import end_taken_over
+from parley_server.core.replies import Replies
+from parley_server.errors import Draining, Reason
+from parley_server.rpc.calls import Edge, ReplyFailed
+from parley_server.rpc.identity import OpenAccess
+from parley_server.rpc.stream import Stream
+
+from tests.clock import settle
+from tests.fakes import Notes
+from tests.replicas import LEASE_S, Cluster, Replica
+from tests.unit.core.spoken import Spoken, spoken
+
+QUARTER_S = LEASE_S / 4
+HEARTBEAT_S = 5.0
+
+
+class Client:
+    """The other end of a call: what it was sent. `before` is called with each message before it is taken."""
+
+    def __init__(self) -> None:
+        self.sent: list = []
+        self.before: Callable[[object], None] = lambda _: None
+        self.blocked: asyncio.Event | None = None
+
+    async def write(self, message) -> None:
+        """See `grpc.aio.ServicerContext`."""
+        self.before(message)
+        if self.blocked is not None and message.WhichOneof("event") == "text":
+            await self.blocked.wait()
+        self.sent.append(message)
+
+    @property
+    def kinds(self) -> list[str]:
+        return [message.WhichOneof("event") for message in self.sent]
+
+    @property
+    def text(self) -> str:
+        return "".join(message.text for message in self.sent)
+
+    @property
+    def sequences(self) -> list[int]:
+        return [message.sequence for message in self.sent]
+
+
+class Edges(Notes):
+    """An observer of calls."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.away = 0
+
+    def went_away(self) -> None:
+        """See `CallObserver`."""
+        self.away += 1
+
+
+class Streams:
+    """Streams of one replica, each with its client."""
+
+    def __init__(self, replica: Replica, replies: Replies) -> None:
+        self.replies = replies
+        self.observer = Edges()
+        self._edge = Edge(identities=OpenAccess(), observer=self.observer, clock=replica.clock)
+        self.running: list[asyncio.Task[None]] = []
+
+    def open(self, log, *, after: int = 0, reasoning: bool = False) -> tuple[Client, asyncio.Task[None]]:
+        client = Client()
+        stream = Stream(client, log, self._edge, after=after, heartbeat_s=HEARTBEAT_S, reasoning=reasoning)
+        self.running.append(asyncio.ensure_future(stream.run(self.replies, replayed=False)))
+        return client, self.running[-1]
+
+    async def close(self) -> None:
+        for stream in self.running:
+            stream.cancel()
+        await asyncio.gather(*self.running, return_exceptions=True)
+
+
+@pytest.fixture
+async def a(cluster: Cluster) -> Replica:
+    return await cluster.join("a", sweeps=False)
+
+
+@pytest.fixture
+async def streams(a: Replica) -> AsyncIterator[Streams]:
+    made = Streams(a, a.replies)
+    yield made
+    await made.close()
+
+
+@pytest.fixture
+async def reply(a: Replica) -> Spoken:
+    return await spoken(a, "one ")
+
+
+async def test_it_stops_between_two_chunks_and_goes_on_there(cluster, a, streams):
+    """Chunks of one batch are of several kinds: the fence closes while the first of them is written."""
+    reply = await spoken(a)
+    client, _ = streams.open(reply.log, reasoning=True)
+    await settle()
+    client.blocked = asyncio.Event()
+    await reply.say("one ")
+    await reply.say("two ", "(hm)", "three ", "(well)", "four ")
+    assert client.kinds == ["accepted"]
+    cluster.clock.suspend(LEASE_S)
+    client.blocked.set()
+    await settle()
+    assert client.kinds == ["accepted", "text"]
+    await reply.say("five ")
+    await settle()
+    assert client.text == "one "
+    await cluster.advance(QUARTER_S)
+    await reply.say("six", None)
+    await a.settled(reply.generation)
+    await settle()
+    assert client.kinds == ["accepted", "text", "text", "reasoning", "text", "reasoning", "text", "text", "finished"]
+    assert client.text == "one two three four five six"
+    assert client.sequences == [0, 1, 2, 3, 4, 5, 7, 8, 9]
+
+
+async def test_a_batch_is_cut_at_the_chunk_that_the_fence_meets(cluster, a, streams):
+    big = "x" * (MAX_MESSAGE_BYTES // 4)
+    reply = await spoken(a, "one ", "(hm)", big, "(well)", "five")
+    client, _ = streams.open(reply.log, reasoning=False)
+    seen = 0
+
+    def fence_at_the_second_text(message) -> None:
+        nonlocal seen
+        seen += message.WhichOneof("event") == "text"
+        if seen == 2:
+            cluster.clock.suspend(LEASE_S)
+            client.before = lambda _: None
+
+    client.before = fence_at_the_second_text
+    await settle()
+    assert client.sequences == [0, 1, 3]
+    await cluster.advance(QUARTER_S)
+    assert client.sequences == [0, 1, 3, 5]
+    assert client.text == "one " + big + "five"
+
+
+async def test_while_fenced_there_are_heartbeats_and_nothing_else(cluster, a, streams, reply):
+    client, _ = streams.open(reply.log)
+    await settle()
+    a.store.away = True
+    await cluster.advance(LEASE_S)
+    await reply.say("two ", "(hm)")
+    before = len(client.sent)
+    await cluster.advance(3 * HEARTBEAT_S)
+    assert client.kinds[before:] == ["heartbeat"] * 3
+    assert client.sequences[before:] == [1, 1, 1]
+    a.store.away = False
+    await cluster.advance(QUARTER_S)
+    assert (client.kinds[-1], client.text) == ("text", "one two ")
+
+
+async def test_a_heartbeat_s_number_never_falls(cluster, a, streams):
+    """What a reader did not ask for has numbers too."""
+    reply = await spoken(a, "one ", "(hm)", "(hm)")
+    client, _ = streams.open(reply.log)
+    await cluster.advance(HEARTBEAT_S)
+    assert client.sequences == [0, 1, 3]
+
+    def fence(message) -> None:
+        if message.WhichOneof("event") == "text":
+            cluster.clock.suspend(LEASE_S)
+
+    client.before = fence
+    await reply.say("four ")
+    client.blocked = asyncio.Event()
+    await reply.say("five ", "(hm)", "seven ")
+    client.blocked.set()
+    await settle()
+    a.store.away = True
+    await cluster.advance(2 * HEARTBEAT_S)
+    assert client.sequences == sorted(client.sequences)
+
+
+async def test_a_reply_that_was_lost_ends_its_stream_as_it_is_stored(cluster, a, streams, reply):
+    client, stream = streams.open(reply.log)
+    await settle()
+    a.store.away = True
+    await cluster.advance(LEASE_S)
+    await reply.say("zombie")
+    await cluster.expire(a)
+    b = Replica(cluster, "b", a.actor.act)
+    cluster.replicas.append(b)
+    await cluster.store.hold_lease("b", 3600.0)
+    (taken,) = await cluster.store.take_over("b", 10)
+    a.store.away = False
+    await cluster.advance(QUARTER_S)
+    assert client.text == "one "
+    await end_taken_over(b.engine, taken)
+    await cluster.advance(3.0)
+    with pytest.raises(ReplyFailed) as failed:
+        await stream
+    assert failed.value.reason is Reason.OWNER_LOST
+    shown = [kind for kind in client.kinds if kind != "heartbeat"]
+    assert shown == ["accepted", "text", "snapshot", "failed"]
+    stored = await a.stored(reply.id)
+    assert client.sequences[-2:] == [stored.last_sequence - 1, stored.last_sequence]
+
+
+# --- drain
+
+
+async def test_a_drain_that_hands_over_sends_readers_elsewhere(cluster, a, reply):
+    streams = Streams(a, Replies(a.engine, hands_over=True))
+    before, leaving = streams.open(reply.log)
+    await settle()
+    draining = asyncio.ensure_future(streams.replies.drain(20.0))
+    await settle()
+    with pytest.raises(Draining) as away:
+        await leaving
+    assert away.value.retry_after_s == 0.0
+    assert before.kinds == ["accepted", "text", "go_away"]
+    assert before.sent[-1].go_away.time_left.ToTimedelta().total_seconds() == 20.0
+    assert before.sent[-1].sequence == 1
+    assert streams.observer.away == 1
+    during, staying = streams.open(reply.log, after=1)
+    await reply.say("two", None)
+    await asyncio.wait_for(staying, 5)
+    assert during.kinds == ["accepted", "text", "finished"]
+    await draining
+    await streams.close()
+
+
+async def test_a_drain_without_others_is_a_notice_alone(cluster, a, streams, reply):
+    client, stream = streams.open(reply.log)
+    await settle()
+    draining = asyncio.ensure_future(streams.replies.drain(20.0))
+    await settle()
+    assert client.kinds == ["accepted", "text", "go_away"]
+    await reply.say("two", None)
+    await asyncio.wait_for(stream, 5)
+    assert client.kinds == ["accepted", "text", "go_away", "text", "finished"]
+    await draining
