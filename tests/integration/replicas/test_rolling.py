@@ -64,7 +64,7 @@ class Crowd:
         """One stream after the other."""
         while not self.stopping:
             number = next(self.numbers)
-            await self._read(client, self.repertoire.add(f"s{number}", 16, pace_s=0.15 + number % 10 * 0.01))
+            await self._read(client, self.repertoire.add(f"s{number}", 12, pace_s=0.15 + number % 10 * 0.01))
 
     async def _read(self, client: parley.Client, play: Play) -> None:
         stream = client.stream_reply(play.tag)
