@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import json
 import signal
+import threading
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -37,6 +38,14 @@ SELECT r.state, r.epoch, r.owner, r.last_sequence, r.finish_reason, r.error, r.c
        (SELECT count(*) FROM checkpoint c WHERE c.reply_id = r.id)
 FROM reply r WHERE r.id = $1
 """
+
+_one_at_a_time = threading.Lock()
+
+
+def _migrate(url: str) -> None:
+    """Alembic knows of one migration in a process."""
+    with _one_at_a_time:
+        migrate(url)
 
 
 @dataclass(frozen=True)
@@ -115,7 +124,7 @@ class Cluster:
         return len(self._replicas)
 
     async def __aenter__(self) -> Self:
-        await asyncio.to_thread(migrate, self.postgres.url(self.database))
+        await asyncio.to_thread(_migrate, self.postgres.url(self.database))
         try:
             await asyncio.gather(*(self.start(index) for index in range(len(self))))
         except BaseException:
