@@ -62,6 +62,12 @@ async def waiting_for_locks(cluster: Cluster, count: int) -> None:
     await until(so_many, f"{count} wait for a lock")
 
 
+async def end_waiting(cluster: Cluster) -> None:
+    """Close the connections whose statements wait for a lock: their transactions are undone."""
+    end = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = $1 AND wait_event_type = 'Lock'"
+    await cluster.rows(end, cluster.database)
+
+
 def streams_of(cluster: Cluster, reply_id: str) -> dict[str, Any]:
     """All that Redis has of the text of a reply, by key."""
     keys = cluster.redis.command("KEYS", f"parley:{{{reply_id}}}:log:*")

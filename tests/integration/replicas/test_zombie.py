@@ -17,6 +17,7 @@ from tests.cluster import LIMIT_S, Cluster
 from tests.integration.process.watching import Watcher, error_of, reason_of, text_of
 from tests.integration.replicas.faults import (
     Wired,
+    end_waiting,
     locked,
     seen,
     streams_of,
@@ -149,21 +150,24 @@ async def test_an_owner_that_was_paused_comes_back_to_what_was_decided(wired):
 
 
 async def test_a_taker_that_was_paused_is_an_owner_as_any_other(wired):
-    """It is paused in the midst of its finalisation; the third takes over from it; both come back."""
+    """It is paused in the midst of its finalisation; the first owner wakes up with a complete answer, and does not get
+    in between; the third takes over from both."""
     cluster = wired.cluster
     seats = await Seats(cluster, wired.repertoire.add("passed", 20, pace_s=0.001, hold=20)).taken()
     await seats.have(seats.play.whole)
     async with locked(cluster, "usage"):
         cluster.pause(A)
+        seats.play.gate.set()
         await waiting_for_locks(cluster, 1)
         taker = await cluster.owner_of(seats.reply_id)
         assert taker in (B, C)
         cluster.pause(taker)
+        await end_waiting(cluster)
+    cluster.resume(A)
     stored = await cluster.ended(seats.reply_id, limit_s=TAKEN_S)
     assert (stored.state, stored.epoch, stored.text) == ("FAILED", 3, seats.play.whole)
     assert await cluster.owner_of(seats.reply_id) not in (A, taker)
     cluster.resume(taker)
-    cluster.resume(A)
     await seats.ended()
     for each in (A, taker):
         await serves_again(wired, each)
