@@ -160,7 +160,11 @@ async def test_the_time_to_live_is_kept_up_in_silence(replicas, own_redis):
     owner, other = await replicas.start(running_ttl_s=1.0), await replicas.start()
     spoken, mute = owner.begin(), owner.begin()
     say(spoken, "before the silence")
-    await asyncio.sleep(3.3)
+    stream = wire.stream_key(spoken.reply.id, 1)
+    await until(lambda: own_redis.command("EXISTS", stream) == 1)
+    for _ in range(33):
+        await asyncio.sleep(0.1)
+        assert own_redis.command("EXISTS", stream) == 1
     assert text_of(await other.relay.recall(spoken.reply.id)) == "before the silence "
     say(mute, "first")
     say(spoken, "after")
@@ -347,20 +351,56 @@ async def test_wishes_and_erasures_wait_for_redis(replicas, own_redis):
     await until(lambda: own_redis.command("EXISTS", wire.reply_key("reply-gone")) == 1)
 
 
-async def test_stop_publishes_what_is_there(replicas):
+@pytest.mark.parametrize("over", [False, True])
+async def test_stop_publishes_what_is_there(replicas, over):
     owner, other = await replicas.start(flush_interval_s=30.0), await replicas.start()
     log = owner.begin()
     say(log, "one")
+    await same(other.follow(log.reply), log)
     copy = other.follow(log.reply)
-    await same(copy, log)
     say(log, "two three")
-    log.finish(ended(log.reply, last_sequence=log.closing_sequence))
-    owner.relay.ended(log)
-    other.relay.wish_cancel(log.reply)
-    await replicas.stop(other)
+    if over:
+        log.finish(ended(log.reply, last_sequence=log.closing_sequence))
+        owner.relay.ended(log)
     await replicas.stop(owner)
-    third = await replicas.start()
-    assert text_of(await third.relay.recall(log.reply.id)) == "one two three "
+    assert text_of(await other.relay.recall(log.reply.id)) == "one two three "
+    if over:
+        await until(lambda: copy.looks > 0, 0.5)
+
+
+async def test_a_connection_that_was_lost_does_not_spoil_a_takeover(replicas, own_redis):
+    owner, other = await replicas.start(), await replicas.start(heartbeat_s=30.0)
+    log = owner.begin()
+    say(log, "text")
+    await same(other.follow(log.reply), log)
+    for epoch in (2, 3):
+        await asyncio.to_thread(own_redis.command, "CLIENT", "KILL", "TYPE", "normal")
+        assert text_of(await other.relay.take_over(log.reply.id, epoch)) == "text "
+
+
+async def test_an_outage_is_no_absence_of_readers(replicas, own_redis):
+    owner, other = await replicas.start(), await replicas.start()
+    log = owner.begin()
+    say(log, "text")
+    await same(other.follow(log.reply), log)
+    await replicas.stop(other)  # nobody tells any more that it is read
+    await asyncio.to_thread(own_redis.pause)
+    await asyncio.sleep(2.0)
+    await asyncio.to_thread(own_redis.resume)
+    await until(lambda: owner.sound)
+    assert await owner.relay.idle_s(log.reply.id) < 1.0
+    await asyncio.sleep(1.0)
+    assert 0.9 < await owner.relay.idle_s(log.reply.id) < 2.0
+
+
+async def test_without_redis_a_reply_of_many_bytes_is_journaled_soon(replicas, own_redis):
+    owner = await replicas.start(checkpoint_interval_s=30.0, checkpoint_bytes=8192)
+    log = owner.begin()
+    await asyncio.to_thread(own_redis.kill9)
+    for _ in range(40):
+        log.append(TextDelta("x" * 512))
+        await asyncio.sleep(0.02)
+    assert log.size - 512 * log.durable_sequence < 2 * 8192
 
 
 @pytest.mark.parametrize("how", ["kill9", "pause"])

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import random
+import statistics
+import time
 
 import msgspec
 import pytest
@@ -12,6 +14,7 @@ from parley_server.core.log import Log
 from parley_server.core.model import Usage
 from parley_server.relay import wire
 from parley_server.relay.followers import SILENCE_S
+from parley_server.relay.following import RANGE_ENTRIES
 
 from tests.clock import until
 from tests.contract.relays import Replicas, same, say, text_of, unique
@@ -46,17 +49,42 @@ async def test_what_one_writes_the_other_reads(replicas):
     assert owner.problems() == other.problems() == {}
 
 
+async def test_what_is_written_is_there_at_once(replicas):
+    owner, other = await replicas.start(flush_interval_s=0.005), await replicas.start()
+    log = owner.begin()
+    copy = other.follow(log.reply)
+    say(log, "first")
+    await same(copy, log)
+    took = []
+    for number in range(20):
+        started = time.perf_counter()
+        say(log, f"word{number}")
+        await same(copy, log)
+        took.append(time.perf_counter() - started)
+    print(f"median {statistics.median(took) * 1e3:.1f} ms")
+    assert statistics.median(took) < 0.1
+
+
+async def test_a_long_log_that_is_silent_is_read_at_once(replicas):
+    owner, other = await replicas.start(), await replicas.start()
+    log = owner.begin()
+    for number in range(4 * RANGE_ENTRIES + 1):
+        log.append(TextDelta(f"{number} "))
+    await same(other.follow(log.reply), log)
+    late = other.follow(log.reply)
+    await same(late, log, 0.8 * SILENCE_S)
+
+
 async def test_the_first_entry_does_not_wait_for_a_flush(replicas):
     owner, other = await replicas.start(flush_interval_s=30.0), await replicas.start()
-    first, second = owner.begin(), owner.begin()
-    copies = [other.follow(log.reply) for log in (first, second)]
-    say(first, "at once")
-    say(second, "at once")
-    for copy, log in zip(copies, (first, second), strict=True):
-        await same(copy, log, 2.0)
-    say(first, "later")
+    for _ in range(3):
+        log = owner.begin()
+        copy = other.follow(log.reply)
+        say(log, "at once")
+        await same(copy, log, 0.5 * SILENCE_S)
+    say(log, "later")
     await asyncio.sleep(0.2)
-    assert copies[0].text == "at once "
+    assert copy.text == "at once "
 
 
 @pytest.mark.parametrize("deaf", [False, True])
@@ -151,6 +179,7 @@ async def test_the_end_is_told_at_once_and_the_log_is_kept(replicas, shared_redi
     log = owner.begin()
     copy = other.follow(log.reply)
     say(log, "all of it")
+    await same(copy, log)
     log.finish(ended(log.reply, last_sequence=log.closing_sequence))
     owner.relay.ended(log)
     await until(lambda: copy.looks > 0, 0.5)
@@ -259,11 +288,13 @@ async def test_a_gap_in_what_is_heard_is_filled_at_once(replicas, shared_redis):
 
 
 async def test_an_older_epoch_s_words_are_not_read(replicas):
-    zombie, other = await replicas.start(), await replicas.start()
+    zombie, other, third = [await replicas.start() for _ in range(3)]
     log = zombie.begin()
-    say(log, "zombie")
     copy = other.follow(msgspec.structs.replace(log.reply, epoch=2))
+    witness = third.follow(log.reply)
+    await asyncio.sleep(0.1)
     for _ in range(10):
         say(log, "words")
         await asyncio.sleep(0.02)
+    await same(witness, log)
     assert copy.entries == []

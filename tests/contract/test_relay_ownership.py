@@ -9,6 +9,7 @@ import pytest
 from parley_server.core.events import TextDelta
 from parley_server.core.lease import Lease
 from parley_server.relay import wire
+from parley_server.relay.followers import TICK_S
 
 from tests.clock import until
 from tests.contract.relays import HEARTBEAT_S, Replicas, same, say, text_of, unique
@@ -87,6 +88,20 @@ async def test_a_zombie_that_no_fence_stops_is_in_no_later_epoch_s_view(replicas
     say(log, "again")
     await until(lambda: zombie.ears.lost == [log.reply.id])
     assert text_of(await other.relay.recall(log.reply.id)) == copy.text == "of the successor "
+
+
+async def test_an_ended_log_is_closed_to_everybody(replicas):
+    owner, other = await replicas.start(), await replicas.start()
+    log = owner.begin()
+    say(log, "the whole")
+    await published(owner, log)
+    log.finish(ended(log.reply, last_sequence=log.closing_sequence))
+    owner.relay.ended(log)
+    await until(lambda: owner.relay._publisher._publications == {})
+    zombie = other.begin(reply_id=log.reply.id)
+    say(zombie, "of a zombie with words of its own")
+    await until(lambda: other.ears.lost == [log.reply.id])
+    assert text_of(await other.relay.recall(log.reply.id)) == "the whole "
 
 
 @pytest.mark.parametrize("deaf", [False, True])
@@ -194,7 +209,7 @@ async def test_readers_elsewhere_are_seen_until_they_leave(replicas):
 
 async def test_a_new_reader_is_seen_before_the_next_heartbeat(replicas):
     owner, other = await replicas.start(), await replicas.start(heartbeat_s=30.0)
-    await asyncio.sleep(0.1)
+    await asyncio.sleep(2 * TICK_S)
     log = owner.begin()
     other.follow(log.reply)
     await until(lambda: bool(owner.ears.sightings), 3 * HEARTBEAT_S)

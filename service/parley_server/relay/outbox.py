@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 from collections.abc import Sequence
 
 from redis.exceptions import ResponseError
@@ -11,8 +10,6 @@ from redis.exceptions import ResponseError
 from parley_server.core.ports import Clock
 from parley_server.relay.health import Health
 from parley_server.relay.link import Link, RelayAway, is_about_one
-
-STOP_S = 1.0
 
 
 class Outbox:
@@ -36,15 +33,10 @@ class Outbox:
         self._posted.set()
 
     async def stop(self) -> None:
-        """Send what is left, if Redis takes it now, then end."""
-        if self._task is None:
-            return
-        self._task.cancel()
-        await asyncio.gather(self._task, return_exceptions=True)
-        if self._letters:
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(STOP_S):
-                    await self._send()
+        """Give up what Redis has not taken."""
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
 
     async def _run(self) -> None:
         while True:
@@ -63,9 +55,6 @@ class Outbox:
         except RelayAway as away:
             self._keep(letters, str(away))
             return
-        except asyncio.CancelledError:
-            self._letters = letters + self._letters
-            raise
         refused = [str(each) for each in answers if isinstance(each, ResponseError) and not is_about_one(each)]
         if refused:
             self._keep(letters, refused[0])

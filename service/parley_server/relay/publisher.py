@@ -258,5 +258,4 @@ class Publisher:
             self.health.failed(problem)
             self._next_beat = self.health.retry_at
         elif self.health.worked():
-            self._next_beat = 0.0  # what was lost meanwhile is found by asking
-            self._agenda.ring()
+            self._agenda.ring()  # for a heartbeat: what was lost meanwhile is found by asking
