@@ -138,6 +138,7 @@ class Drill:
         self.kills += 1
         await self.cluster.kill9(victim)
         await self.cluster.start(victim)
+        await self.cluster.caller(victim).channel.channel_ready()  # so that the next round's calls reach it
 
     async def _check(self, turn: Turn) -> None:
         stored = await self.cluster.stored(turn.first.reply_id)
