@@ -1,18 +1,24 @@
 """Migrations, and which schemas the code runs on."""
 
+import asyncio
 import re
 import sqlite3
 import subprocess
 import sys
 
 import pytest
+from alembic import command
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
+from parley_server.core.events import TextDelta
 from parley_server.store import open_store
 from parley_server.store.location import StoreUnusable
-from parley_server.store.migrate import SCHEMA_RELEASE, check_schema, migrate, schema_release
+from parley_server.store.migrate import SCHEMA_RELEASE, _configuration, check_schema, migrate, schema_release
+from parley_server.store.rows import json_text
 from parley_server.store.schema import metadata
 from parley_server.store.sqlite import open_engine
+
+from tests.contract.store_values import ANN, finalisation
 
 
 def test_an_empty_database_is_brought_up_to_the_newest_schema(path):
@@ -66,6 +72,104 @@ def test_a_migration_that_fails_leaves_nothing(path):
     with pytest.raises(StoreUnusable, match="usage"):
         migrate(f"sqlite:///{path}")
     assert list(_definitions(path)) == ["usage"]
+
+
+async def test_what_release_1_has_stored_is_kept_and_owned_by_nobody(path):
+    """Rows as the code of release 1 writes them: it names its columns, and knows of no owner."""
+    _migrate_to(path, "0001")
+    url = f"sqlite:///{path}"
+    assert schema_release(url) == 1
+    with sqlite3.connect(path) as connection:
+        for table, row in OLD_ROWS:
+            names = ", ".join(row)
+            connection.execute(f"INSERT INTO {table} ({names}) VALUES ({', '.join('?' * len(row))})", [*row.values()])
+    connection.close()
+    with pytest.raises(StoreUnusable, match="schema release 1, and this server needs 2: run `parley migrate`"):
+        await open_store(url).start()
+    await asyncio.to_thread(migrate, url)
+    assert schema_release(url) == SCHEMA_RELEASE
+
+    store = open_store(url)
+    await store.start()
+    (left,) = await store.unfinished(10)
+    assert (left.reply.id, left.reply.owner, left.entries) == ("r1", "", (TextDelta("old text"),))
+    assert (await store.finalise(finalisation(left.reply))).won
+    assert (await store.get_conversation(ANN, "c1")).head_message_id == "a1"
+    with sqlite3.connect(path) as connection:  # release 1 may go on with the new schema
+        connection.execute("UPDATE reply SET id = 'r0'")
+        connection.execute(
+            f"INSERT INTO reply ({', '.join(OLD_REPLY)}) VALUES ({', '.join('?' * len(OLD_REPLY))})",
+            [*OLD_REPLY.values()],
+        )
+    connection.close()
+    assert [each.reply.owner for each in await store.take_over("me", 10)] == ["me"]
+    await store.close()
+
+
+def _migrate_to(path, revision: str) -> None:
+    configuration = _configuration()
+    with open_engine(path, read_only=False).begin() as connection:
+        configuration.attributes["connection"] = connection
+        command.upgrade(configuration, revision)
+
+
+OLD_REPLY = {
+    "id": "r1",
+    "tenant": "shop",
+    "end_user": "ann",
+    "conversation_id": "c1",
+    "request_id": "q1",
+    "message_id": "a1",
+    "parent_message_id": "",
+    "input_message_ids": "[]",
+    "epoch": 1,
+    "state": "STREAMING",
+    "provider_reason": "",
+    "requested_model": "fast",
+    "model": "fast",
+    "provider": "scripted",
+    "last_sequence": 0,
+    "cancel_reason": "",
+    "create_time_us": 1,
+    "first_token_time_us": 2,
+    "end_time_us": 0,
+    "labels": "{}",
+}
+OLD_ROWS = [
+    (
+        "conversation",
+        {
+            "tenant": "shop",
+            "id": "c1",
+            "end_user": "ann",
+            "head_message_id": "",
+            "next_position": 1,
+            "version": 1,
+            "create_time_us": 1,
+            "update_time_us": 1,
+            "model": "",
+            "context": "{}",
+            "labels": "{}",
+            "title": "",
+            "title_folded": "",
+            "system": "[]",
+            "post_system": "",
+        },
+    ),
+    ("reply", OLD_REPLY),
+    (
+        "checkpoint",
+        {
+            "reply_id": "r1",
+            "epoch": 1,
+            "from_sequence": 1,
+            "to_sequence": 1,
+            "tenant": "shop",
+            "end_user": "ann",
+            "entries": json_text((TextDelta("old text"),)),
+        },
+    ),
+]
 
 
 @pytest.mark.parametrize("release", [SCHEMA_RELEASE, SCHEMA_RELEASE + 1])
