@@ -1,0 +1,113 @@
+"""A rolling upgrade: the code of release 1 runs on the schema of release 2, and what it leaves is this code's to go on
+with.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import subprocess
+import sys
+import uuid
+from pathlib import Path
+
+import pytest
+from parley.v1 import chat_pb2, chat_pb2_grpc, resources_pb2
+from parley_server.store.migrate import SCHEMA_RELEASE, migrate
+
+from tests.integration.process.watching import Watcher, reason_of, script, text_of, words
+from tests.processes import ServerProcess, clean_environment, open_channel, until
+
+RELEASE_1 = "dfee9f7dcca00d23005321e8bb6f2200579c8126"
+"""The last commit whose code knows schema release 1 and no later one."""
+REPOSITORY = Path(__file__).parents[3]
+
+
+@pytest.fixture(scope="module")
+def old_code(tmp_path_factory) -> str:
+    """The `PYTHONPATH` of release 1's code."""
+    folder = tmp_path_factory.mktemp("release-1")
+    packed = subprocess.run(
+        ["git", "archive", RELEASE_1, "service", "clients/python/src"], cwd=REPOSITORY, capture_output=True, check=False
+    )
+    if packed.returncode:
+        missing = f"commit {RELEASE_1[:7]} is missing, as in a shallow clone: git fetch --unshallow"
+        if os.environ.get("CI"):
+            pytest.fail(missing, pytrace=False)
+        pytest.skip(missing)
+    subprocess.run(["tar", "-x", "-C", str(folder)], input=packed.stdout, check=True)
+    return f"{folder / 'service'}{os.pathsep}{folder / 'clients' / 'python' / 'src'}"
+
+
+def release_of(code: str) -> int:
+    """The schema release that code of this `PYTHONPATH` makes."""
+    asked = "from parley_server.store.migrate import SCHEMA_RELEASE; print(SCHEMA_RELEASE)"
+    environment = clean_environment(PYTHONPATH=code)
+    return int(subprocess.run([sys.executable, "-c", asked], env=environment, check=True, capture_output=True).stdout)
+
+
+async def say(server: ServerProcess, text: str, *, conversation_id: str = "") -> Watcher:
+    """A whole turn."""
+    watcher = Watcher(request(text, conversation_id=conversation_id))
+    async with open_channel(server.address) as channel:
+        await watcher.start(chat_pb2_grpc.ChatStub(channel))
+    return watcher
+
+
+def request(text: str, *, conversation_id: str = "") -> chat_pb2.ReplyRequest:
+    return chat_pb2.ReplyRequest(request_id=str(uuid.uuid4()), conversation_id=conversation_id, text=text)
+
+
+async def begin(server: ServerProcess) -> Watcher:
+    """A reply under way, whose server is then killed."""
+    watcher = Watcher(request(script(words("late", 5000), delay_s=0.02)))
+    async with open_channel(server.address) as channel:
+        following = asyncio.create_task(watcher.start(chat_pb2_grpc.ChatStub(channel)))
+        await until(lambda: journaled(server), "some of its text is durable")
+        await server.kill9()
+        await following
+    return watcher
+
+
+async def journaled(server: ServerProcess) -> bool:
+    return server.rows("SELECT count(*) FROM checkpoint") != [(0,)]
+
+
+async def stored(server: ServerProcess, watcher: Watcher) -> resources_pb2.Reply:
+    async with open_channel(server.address) as channel:
+        return await chat_pb2_grpc.ChatStub(channel).GetReply(chat_pb2.GetReplyRequest(reply_id=watcher.reply_id))
+
+
+@pytest.mark.parametrize("migrated", [True, False], ids=["new schema first", "old schema first"])
+async def test_the_older_release_and_this_one_take_turns_on_one_file(tmp_path, old_code, migrated) -> None:
+    """The schema is migrated under the older code, as in a rolling upgrade, or by this code's own start."""
+    assert release_of(old_code) == 1
+    server = ServerProcess(tmp_path, PYTHONPATH=old_code)
+    if migrated:
+        await asyncio.to_thread(migrate, server.environment["PARLEY_DATABASE_URL"])
+    async with server:
+        assert server.rows("SELECT release FROM schema_release") == [(SCHEMA_RELEASE if migrated else 1,)]
+        first = await say(server, script("one two"))
+        assert (first.text, first.terminal is not None) == ("one two", True)
+        cut = await begin(server)
+
+    del server.environment["PYTHONPATH"]
+    async with server:
+        assert server.rows("SELECT release FROM schema_release") == [(SCHEMA_RELEASE,)]
+        assert text_of(await stored(server, first)) == "one two"
+        left = await stored(server, cut)
+        assert reason_of(left.error) == "OWNER_LOST"
+        assert text_of(left)
+        assert cut.text.startswith(text_of(left)) or text_of(left).startswith(cut.text)
+        second = await say(server, script("three"), conversation_id=first.conversation_id)
+        assert second.text == "three"
+        assert await server.terminate() == 0
+
+    if not migrated:
+        return
+    server.environment["PYTHONPATH"] = old_code
+    async with server:
+        assert text_of(await stored(server, second)) == "three"
+        third = await say(server, script("four"), conversation_id=first.conversation_id)
+        assert third.text == "four"
+        assert await server.terminate() == 0
