@@ -26,10 +26,12 @@ OPTIONS = [
 
 async def stream_reply(request: chat_pb2.ReplyRequest, context: Any) -> None:
     """Write the accepted chunk, each token in a message of its own at the pace of the model's name, and the end."""
-    tokens, pace_ms = shape(request.model)
+    tokens, pace_ms, first_ms = shape(request.model)
     chunk = chat_pb2.TokenChunk
     accepted = chat_pb2.Accepted(conversation_id="bare", message_id="bare", model=request.model)
     await context.write(chunk(reply_id="bare", accepted=accepted))
+    if first_ms:
+        await asyncio.sleep(first_ms / 1000)
     loop = asyncio.get_running_loop()
     due = loop.time()
     for number in range(tokens):

@@ -1,4 +1,4 @@
-"""Two ways to ask for a reply and read it: gRPC, and HTTP straight to the upstream. Both only fill a `Transcript`."""
+"""Two ways to ask for a reply and read it: Parley's gRPC, and OpenAI's HTTP. Both only fill a `Transcript`."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from benchmarks.tokens import Transcript
 TEXT = (
     "Explain in a few short paragraphs why the sky is blue at noon and red in the evening, for a curious child of ten."
 )
-METHOD = "/parley.v1.Chat/StreamReply"
+START, RESUME = "/parley.v1.Chat/StreamReply", "/parley.v1.Chat/ResumeReply"
 CHANNEL_OPTIONS = [
     ("grpc.use_local_subchannel_pool", 1),
     ("grpc.enable_retries", 0),
@@ -33,6 +33,9 @@ class Caller(Protocol):
 
     async def reply(self, model: str, transcript: Transcript) -> str:
         """Read one whole reply into `transcript`; the status as `CODE` or `CODE/REASON`."""
+
+    async def follow(self, reply_id: str, transcript: Transcript) -> str:
+        """Be a further reader of a reply, from its start, on the connection that the transcript names."""
 
     async def close(self) -> None:
         """Disconnect."""
@@ -56,14 +59,8 @@ class GrpcCaller:
     def __init__(self, address: str, *, channels: int, deadline_s: float) -> None:
         self._deadline_s = deadline_s
         self._channels = [grpc.aio.insecure_channel(address, options=CHANNEL_OPTIONS) for _ in range(channels)]
-        self._calls = [
-            channel.unary_stream(
-                METHOD,
-                request_serializer=chat_pb2.ReplyRequest.SerializeToString,
-                response_deserializer=chat_pb2.TokenChunk.FromString,
-            )
-            for channel in self._channels
-        ]
+        self._starts = [_method(channel, START, chat_pb2.ReplyRequest) for channel in self._channels]
+        self._resumes = [_method(channel, RESUME, chat_pb2.ResumeReplyRequest) for channel in self._channels]
         self._turn = 0
 
     async def open(self) -> None:
@@ -73,8 +70,17 @@ class GrpcCaller:
     async def reply(self, model: str, transcript: Transcript) -> str:
         """As `Caller.reply`; every call has a request id, a conversation and a deadline of its own."""
         self._turn += 1
+        transcript.channel = self._turn % len(self._channels)
         request = chat_pb2.ReplyRequest(request_id=str(uuid.uuid4()), text=TEXT, model=model)
-        call: Any = self._calls[self._turn % len(self._calls)](request, timeout=self._deadline_s)
+        return await self._read(self._starts[transcript.channel], request, transcript)
+
+    async def follow(self, reply_id: str, transcript: Transcript) -> str:
+        """As `Caller.follow`."""
+        resume = self._resumes[transcript.channel % len(self._channels)]
+        return await self._read(resume, chat_pb2.ResumeReplyRequest(reply_id=reply_id), transcript)
+
+    async def _read(self, method: Any, request: Any, transcript: Transcript) -> str:
+        call = method(request, timeout=self._deadline_s)
         try:
             while (chunk := await call.read()) is not grpc.aio.EOF:
                 note(chunk, transcript)
@@ -87,6 +93,14 @@ class GrpcCaller:
         await asyncio.gather(*(channel.close() for channel in self._channels))
 
 
+def _method(channel: grpc.aio.Channel, name: str, request: Any) -> Any:
+    return channel.unary_stream(
+        name,
+        request_serializer=request.SerializeToString,
+        response_deserializer=chat_pb2.TokenChunk.FromString,
+    )
+
+
 def note(chunk: chat_pb2.TokenChunk, transcript: Transcript) -> None:
     """Enter one chunk of the contract."""
     if transcript.ended:
@@ -94,24 +108,28 @@ def note(chunk: chat_pb2.TokenChunk, transcript: Transcript) -> None:
     kind = chunk.WhichOneof("event")
     if kind == "text":
         transcript.take(chunk.text)
+    elif kind == "accepted":
+        transcript.accept(chunk.reply_id)
     elif kind == "finished":
         transcript.end()
     elif kind in ("snapshot", "failed"):
         transcript.fault = transcript.fault or f"a {kind} chunk"
 
 
-class UpstreamConnection(asyncio.Protocol):
-    """One connection to the upstream that looks for tokens in the raw bytes and decodes nothing else."""
+class Connection(asyncio.Protocol):
+    """One HTTP/1.1 connection that looks for tokens in the raw bytes and decodes nothing else."""
 
     TOKEN = re.compile(rb'"content":"( [0-9a-z]{8})"')
     DONE = b"data: [DONE]"
     TAIL_BYTES = 64
 
     def __init__(self) -> None:
+        self.closed = False
         self._transport: asyncio.Transport | None = None
         self._transcript: Transcript | None = None
         self._over: asyncio.Future[str] | None = None
         self._tail = b""
+        self._begun = False
 
     def connection_made(self, transport: Any) -> None:
         """Keep the transport."""
@@ -120,16 +138,20 @@ class UpstreamConnection(asyncio.Protocol):
     def ask(self, request: bytes, transcript: Transcript) -> asyncio.Future[str]:
         """Send one request; the future is its status."""
         assert self._transport is not None
-        self._transcript, self._tail = transcript, b""
+        self._transcript, self._tail, self._begun = transcript, b"", False
         self._over = asyncio.get_running_loop().create_future()
         self._transport.write(request)
         return self._over
 
     def data_received(self, data: bytes) -> None:
         """Enter the tokens of one read."""
-        if self._transcript is None or self._over is None:
+        if self._transcript is None or self._over is None or self._over.done():
             return
         data = self._tail + data
+        if not self._begun and (refusal := self._refusal(data)):
+            self._over.set_result(refusal)
+            self.close()
+            return
         at = 0
         tokens = []
         for match in self.TOKEN.finditer(data):
@@ -139,30 +161,42 @@ class UpstreamConnection(asyncio.Protocol):
             self._transcript.take(b"".join(tokens).decode())
         done = data.find(self.DONE, at) >= 0
         self._tail = data[max(at, len(data) - self.TAIL_BYTES) :]
-        if done and not self._over.done():
+        if done:
             self._transcript.end()
             self._over.set_result("OK")
 
     def connection_lost(self, exc: Exception | None) -> None:
         """A reply that is not over was cut."""
+        self.closed = True
         if self._over is not None and not self._over.done():
             self._over.set_result(f"CUT {exc or ''}".strip())
 
     def close(self) -> None:
         """Disconnect."""
+        self.closed = True
         if self._transport is not None:
             self._transport.close()
 
+    def _refusal(self, data: bytes) -> str:
+        """The status where it is not 200. What is left of the answer before, such as its last chunk, is passed over."""
+        at = data.find(b"HTTP/1.1 ")
+        if at < 0 or len(data) < at + 12:
+            return ""
+        self._begun = True
+        status = data[at + 9 : at + 12].decode()
+        return "" if status == "200" else f"HTTP {status}"
+
 
 class HttpCaller:
-    """Calls the upstream itself, on connections that are kept alive: what a reply takes without any server between."""
+    """Calls a gateway, or the upstream itself, on connections that are kept alive."""
 
-    def __init__(self, address: str, *, channels: int, deadline_s: float) -> None:
+    def __init__(self, address: str, *, channels: int, deadline_s: float, headers: dict[str, str]) -> None:
         self._host, port = address.rsplit(":", 1)
         self._port = int(port)
         self._ready = channels
         self._deadline_s = deadline_s
-        self._idle: list[UpstreamConnection] = []
+        self._headers = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
+        self._idle: list[Connection] = []
 
     async def open(self) -> None:
         """Open as many connections as calls will be running."""
@@ -170,7 +204,7 @@ class HttpCaller:
 
     async def reply(self, model: str, transcript: Transcript) -> str:
         """As `Caller.reply`."""
-        connection = self._idle.pop() if self._idle else await self._connect()
+        connection = await self._free()
         over = connection.ask(self._request(model), transcript)
         try:
             status = await asyncio.wait_for(over, self._deadline_s)
@@ -180,18 +214,30 @@ class HttpCaller:
         self._idle.append(connection)
         return status
 
+    async def follow(self, reply_id: str, transcript: Transcript) -> str:
+        """A gateway has no second readers."""
+        raise NotImplementedError
+
     async def close(self) -> None:
         """Close what is idle."""
         for connection in self._idle:
             connection.close()
 
-    async def _connect(self) -> UpstreamConnection:
-        _, connection = await asyncio.get_running_loop().create_connection(UpstreamConnection, self._host, self._port)
+    async def _free(self) -> Connection:
+        """One that is open: a server closes those that are idle for long."""
+        while self._idle:
+            connection = self._idle.pop()
+            if not connection.closed:
+                return connection
+        return await self._connect()
+
+    async def _connect(self) -> Connection:
+        _, connection = await asyncio.get_running_loop().create_connection(Connection, self._host, self._port)
         return connection
 
     def _request(self, model: str) -> bytes:
         message = {"role": "user", "content": TEXT}
         request = {"model": model, "messages": [message], "stream": True, "stream_options": {"include_usage": True}}
         body = json.dumps(request).encode()
-        head = f"POST /v1/chat/completions HTTP/1.1\r\nhost: {self._host}\r\ncontent-length: {len(body)}\r\n\r\n"
-        return head.encode() + body
+        head = f"POST /v1/chat/completions HTTP/1.1\r\nhost: {self._host}\r\n{self._headers}"
+        return f"{head}content-type: application/json\r\ncontent-length: {len(body)}\r\n\r\n".encode() + body

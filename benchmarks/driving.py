@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import subprocess
 import sys
 import threading
@@ -16,11 +17,13 @@ from benchmarks.systems import RunningSystem, Upstream
 
 # Work that a server leaves for after the last answer is counted too.
 SETTLE_S = 0.3
+# Streams that are weighed have been open for this long, so that what their start took is freed.
+HELD_S = 1.0
 ROOT = Path(__file__).parent.parent
 
 
 class LoadProcess:
-    """One process of the load; it is killed where it outlives its limit."""
+    """One process of the load, for any number of loads on one address; it is killed where it outlives its limit."""
 
     def __init__(self, load: Load, limit_s: float) -> None:
         self._process = subprocess.Popen(
@@ -37,19 +40,26 @@ class LoadProcess:
         """Wait for the end of the warm-up."""
         self._line("ready")
 
-    def go(self) -> None:
-        """Start the measured part."""
+    def begin(self, load: Load) -> None:
+        """Start a measured load."""
         assert self._process.stdin is not None
-        self._process.stdin.write("go\n")
+        self._process.stdin.write(msgspec.json.encode(load).decode() + "\n")
         self._process.stdin.flush()
 
+    def expect_accepted(self) -> None:
+        """Wait until all replies of a load with `tell_accepted` are."""
+        self._line("accepted")
+
     def seen(self) -> Seen:
-        """Wait for its end and what it saw."""
+        """Wait for the load's end and what it saw."""
         return msgspec.json.decode(self._line("{"), type=Seen)
 
     def close(self) -> None:
         """End it."""
         self._timer.cancel()
+        assert self._process.stdin is not None
+        with contextlib.suppress(BrokenPipeError):
+            self._process.stdin.close()
         try:
             self._process.wait(5)
         except subprocess.TimeoutExpired:
@@ -66,11 +76,19 @@ class LoadProcess:
 
 
 class Window(msgspec.Struct, kw_only=True):
-    """One measured run: what the load saw, and what the processes used meanwhile."""
+    """One measured run: what the load saw, and what the processes used meanwhile, `wall_s` long.
+
+    `before` is the memory before it, `held` that of all streams open at once, `idle` the share of a core that the
+    server took without any load."""
 
     seen: Seen
+    wall_s: float = 0.0
     server_cpu_s: float = 0.0
+    services_cpu_s: float = 0.0
     upstream_cpu_s: float = 0.0
+    idle: float | None = None
+    before: gauges.Memory | None = None
+    held: gauges.Memory | None = None
     memory: gauges.Memory | None = None
     upstream: dict[str, object]
 
@@ -100,30 +118,75 @@ def merged(parts: list[Seen]) -> Seen:
     return whole
 
 
-def measure(load: Load, *, system: RunningSystem | None, upstream: Upstream, processes: int, limit_s: float) -> Window:
+def measure(
+    load: Load, *, system: RunningSystem | None, upstream: Upstream, processes: int, limit_s: float, idle_s: float = 0.0
+) -> Window:
     """Warm up, then measure one load. Without a system the load goes straight to the upstream."""
-    workers = [LoadProcess(part, limit_s) for part in split(load, processes)]
+    parts = split(load, processes)
+    workers = [LoadProcess(part, limit_s) for part in parts]
     try:
         for worker in workers:
             worker.expect_ready()
-        upstream.reset()
-        if system is not None:
-            system.reset_peak()
-        server_s, upstream_s = system.cpu_s() if system else 0.0, upstream.cpu_s()
-        for worker in workers:
-            worker.go()
-        seen = merged([worker.seen() for worker in workers])
-        time.sleep(SETTLE_S)
-        return Window(
-            seen=seen,
-            server_cpu_s=system.cpu_s() - server_s if system else 0.0,
-            upstream_cpu_s=upstream.cpu_s() - upstream_s,
-            memory=system.memory() if system else None,
-            upstream=upstream.stats(),
-        )
+        idle = idle_share(system, idle_s) if system and idle_s else None
+        return window(parts, workers, system=system, upstream=upstream, idle=idle)
     finally:
         for worker in workers:
             worker.close()
+
+
+def idle_share(system: RunningSystem, seconds: float) -> float:
+    """The share of a core that a system takes while nobody asks it for anything."""
+    time.sleep(SETTLE_S)
+    start, cpu_s = time.monotonic(), system.cpu_s()
+    time.sleep(seconds)
+    return (system.cpu_s() - cpu_s) / (time.monotonic() - start)
+
+
+def window(
+    parts: list[Load],
+    workers: list[LoadProcess],
+    *,
+    system: RunningSystem | None,
+    upstream: Upstream,
+    idle: float | None = None,
+    settle_s: float = SETTLE_S,
+) -> Window:
+    """Have workers that are warm run their parts, and read the clocks around it."""
+    upstream.reset()
+    before = held = None
+    if system is not None:
+        system.reset_peak()
+        before = system.memory()
+    start, server_s, services_s, upstream_s = time.monotonic(), *_clocks(system, upstream)
+    for worker, part in zip(workers, parts, strict=True):
+        worker.begin(part)
+    if system is not None and parts[0].tell_accepted:
+        for worker in workers:
+            worker.expect_accepted()
+        time.sleep(HELD_S)
+        held = system.memory()
+    seen = merged([worker.seen() for worker in workers])
+    time.sleep(settle_s)
+    after_s = _clocks(system, upstream)
+    return Window(
+        seen=seen,
+        wall_s=time.monotonic() - start,
+        server_cpu_s=after_s[0] - server_s,
+        services_cpu_s=after_s[1] - services_s,
+        upstream_cpu_s=after_s[2] - upstream_s,
+        idle=idle,
+        before=before,
+        held=held,
+        memory=system.memory() if system else None,
+        upstream=upstream.stats(),
+    )
+
+
+def _clocks(system: RunningSystem | None, upstream: Upstream) -> tuple[float, float, float]:
+    """CPU seconds of the server, of its services and of the upstream so far."""
+    if system is None:
+        return 0.0, 0.0, upstream.cpu_s()
+    return system.cpu_s(), system.services_cpu_s(), upstream.cpu_s()
 
 
 def quantile(values: list[int], share: float) -> float:
@@ -132,8 +195,9 @@ def quantile(values: list[int], share: float) -> float:
     return float(ordered[min(len(ordered) - 1, max(0, -(-int(share * 1000) * len(ordered) // 1000) - 1))])
 
 
-def metrics(window: Window, load: Load) -> dict[str, float]:
-    """One run as named figures; what cannot be known of it is left out."""
+def metrics(window: Window, load: Load, *, weighed: bool = False) -> dict[str, float]:
+    """One run as named figures; what cannot be known of it is left out. Memory per stream is known, or `weighed`, only
+    on a system that was just started: one that has run before has room from then."""
     seen = window.seen
     out = {
         "wall_s": seen.wall_s,
@@ -148,14 +212,7 @@ def metrics(window: Window, load: Load) -> dict[str, float]:
         "load_cpu_share": seen.load_cpu_s / seen.wall_s,
         "upstream_cpu_share": window.upstream_cpu_s / seen.wall_s,
     }
-    out |= _upstream_metrics(window)
-    if window.memory is not None and seen.tokens and seen.replies:
-        out["cpu_us_per_token"] = window.server_cpu_s * 1e6 / seen.tokens
-        out["cpu_ms_per_reply"] = window.server_cpu_s * 1e3 / seen.replies
-        out["cpu_share"] = window.server_cpu_s / seen.wall_s
-        out["messages_per_token"] = seen.messages / seen.tokens
-    if window.memory is not None:
-        out |= {name: float(value) for name, value in msgspec.to_builtins(window.memory).items()}
+    out |= _upstream_metrics(window) | _server_metrics(window) | _memory_metrics(window, load, weighed=weighed)
     times = {
         "first_token": seen.first_token_us,
         "reply": seen.reply_us,
@@ -170,6 +227,35 @@ def metrics(window: Window, load: Load) -> dict[str, float]:
 
 
 QUANTILES = {"50": 0.5, "99": 0.99, "999": 0.999}
+
+
+def _server_metrics(window: Window) -> dict[str, float]:
+    seen = window.seen
+    if window.memory is None or not seen.tokens or not seen.replies:
+        return {}
+    out = {
+        "cpu_us_per_token": window.server_cpu_s * 1e6 / seen.tokens,
+        "cpu_ms_per_reply": window.server_cpu_s * 1e3 / seen.replies,
+        "cpu_share": window.server_cpu_s / seen.wall_s,
+        "messages_per_token": seen.messages / seen.tokens,
+    }
+    if window.services_cpu_s:
+        out["services_cpu_us_per_token"] = window.services_cpu_s * 1e6 / seen.tokens
+        out["services_cpu_ms_per_reply"] = window.services_cpu_s * 1e3 / seen.replies
+    if window.idle is not None:
+        out["idle_share"] = window.idle
+        out["net_cpu_us_per_token"] = (window.server_cpu_s - window.idle * window.wall_s) * 1e6 / seen.tokens
+    return out
+
+
+def _memory_metrics(window: Window, load: Load, *, weighed: bool) -> dict[str, float]:
+    if window.memory is None or window.before is None:
+        return {}
+    out = {name: float(value) for name, value in msgspec.to_builtins(window.memory).items()}
+    if weighed:
+        most = window.held.rss_mib if window.held else window.memory.peak_mib
+        out["kib_per_stream"] = (most - window.before.rss_mib) * 1024 / (load.concurrency or load.replies)
+    return out
 
 
 def _upstream_metrics(window: Window) -> dict[str, float]:

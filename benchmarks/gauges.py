@@ -15,7 +15,10 @@ import msgspec
 
 PROBES = 100
 MEMORY_FILE_SYSTEMS = {"tmpfs", "ramfs", "devtmpfs"}
-DISTRIBUTIONS = ("grpcio", "protobuf", "uvloop", "openai", "httpx2", "httptools", "msgspec", "sqlalchemy", "aiosqlite")
+DISTRIBUTIONS = (
+    *("grpcio", "protobuf", "uvloop", "openai", "httpx2", "httptools", "msgspec", "sqlalchemy", "asyncpg"),
+    *("redis", "hiredis"),
+)
 
 
 class Memory(msgspec.Struct, frozen=True, kw_only=True):
@@ -135,7 +138,7 @@ def versions() -> dict[str, str]:
     found = {"Python": platform.python_version(), "Node": node.removeprefix("v"), "SQLite": sqlite3.sqlite_version}
     for name in DISTRIBUTIONS:
         try:
-            found[name] = metadata.version(name)
+            found["redis-py" if name == "redis" else name] = metadata.version(name)
         except metadata.PackageNotFoundError:
             continue
     return found

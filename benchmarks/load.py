@@ -1,6 +1,7 @@
-"""The load, in a process of its own: warms up, says "ready", waits for "go", and prints what it saw as JSON.
+"""The load, in a process of its own: warms up, says "ready", runs each Load that it is given, and prints what it saw.
 
-It measures at the reader; it must never share an event loop with what it measures.
+Loads and answers are lines of JSON on stdin and stdout. It measures at the reader; it must never share an event loop
+with what it measures.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import gc
 import resource
 import sys
 import time
+from collections.abc import Callable
 from typing import Literal
 
 import msgspec
@@ -22,24 +24,31 @@ from benchmarks.tokens import Transcript, shape
 
 
 class Load(msgspec.Struct, frozen=True, kw_only=True):
-    """What to ask for: `concurrency` callers with one reply after another, or where it is 0 all within `ramp_s`."""
+    """What to ask for: `concurrency` callers with one reply after another, or where it is 0 all within `ramp_s`.
+
+    `readers` follow each reply, the caller among them. `tell_accepted` prints "accepted" as soon as all replies are.
+    """
 
     transport: Literal["grpc", "http"] = "grpc"
     address: str
+    headers: dict[str, str] = {}
     model: str
     replies: int
     concurrency: int = 0
     ramp_s: float = 0.0
     channels: int = 4
+    readers: int = 1
     deadline_s: float = 60.0
     warmup_model: str = "t20-p0"
     warmup_replies: int = 100
     warmup_concurrency: int = 8
-    latencies: bool = True
+    tell_accepted: bool = False
 
 
 class Seen(msgspec.Struct, kw_only=True):
-    """What one process of the load saw. Times are in microseconds."""
+    """What one process of the load saw, replies in the order of their calls. Times are in microseconds.
+
+    `tokens` are those of the first readers alone; messages and lateness are those of all."""
 
     wall_s: float
     load_cpu_s: float
@@ -56,47 +65,84 @@ class Seen(msgspec.Struct, kw_only=True):
 
 
 class Call(msgspec.Struct):
-    """One reply that was asked for, and how its call ended."""
+    """One reply that was asked for, how its call ended, and what its further readers saw."""
 
     transcript: Transcript
     status: str
     end_us: int
+    others: list[Transcript]
 
 
-async def one(caller: Caller, model: str, expected: int) -> Call:
-    """Ask for one reply and check it."""
-    transcript = Transcript(expected)
-    status = await caller.reply(model, transcript)
-    if status == "OK" and not transcript.ended:
-        transcript.fault = transcript.fault or "OK without an end"
-    return Call(transcript, status, time.monotonic_ns() // 1000)
+class Replies:
+    """Asks for the replies of one load and checks each of them, for each of its readers."""
+
+    def __init__(self, load: Load, caller: Caller) -> None:
+        self._load = load
+        self._caller = caller
+        self._expected = shape(load.model).tokens
+        self._accepted = 0
+
+    async def run(self) -> list[Call]:
+        """All of them, in the order in which they were asked for."""
+        load = self._load
+        if load.concurrency:
+            return await self._closed_loop(load.replies, load.concurrency)
+        return await self._open_loop(load.replies, load.ramp_s)
+
+    async def _closed_loop(self, replies: int, concurrency: int) -> list[Call]:
+        """`concurrency` callers that ask again as soon as they have their reply."""
+        calls: dict[int, Call] = {}
+        left = iter(range(replies))
+
+        async def ask() -> None:
+            for index in left:
+                calls[index] = await self._one()
+
+        await asyncio.gather(*(ask() for _ in range(min(concurrency, replies))))
+        return [calls[index] for index in sorted(calls)]
+
+    async def _open_loop(self, replies: int, ramp_s: float) -> list[Call]:
+        """Calls that start evenly over `ramp_s`, whatever becomes of those before."""
+        loop = asyncio.get_running_loop()
+        start = loop.time()
+
+        async def ask(index: int) -> Call:
+            if ramp_s > 0:
+                await asyncio.sleep(start + ramp_s * index / replies - loop.time())
+            return await self._one()
+
+        return list(await asyncio.gather(*(ask(index) for index in range(replies))))
+
+    async def _one(self) -> Call:
+        others: list[tuple[Transcript, asyncio.Task[str]]] = []
+
+        def accepted(reply_id: str) -> None:
+            for away in range(1, self._load.readers):
+                other = Transcript(self._expected)
+                other.channel = transcript.channel + away
+                others.append((other, asyncio.create_task(self._caller.follow(reply_id, other))))
+            self._count_accepted()
+
+        transcript = Transcript(self._expected, accepted)
+        status = await self._caller.reply(self._load.model, transcript)
+        end_us = time.monotonic_ns() // 1000
+        transcript.fault = fault(transcript, status)
+        for other, reading in others:
+            ended = await reading
+            wrong = fault(other, ended) or (ended if ended != "OK" else "")
+            transcript.fault = transcript.fault or (wrong and f"another reader: {wrong}")
+        return Call(transcript, status, end_us, [other for other, _ in others])
+
+    def _count_accepted(self) -> None:
+        self._accepted += 1
+        if self._load.tell_accepted and self._accepted == self._load.replies:
+            print("accepted", flush=True)
 
 
-async def closed_loop(caller: Caller, model: str, *, replies: int, concurrency: int) -> list[Call]:
-    """`concurrency` callers that ask again as soon as they have their reply, until there are `replies`."""
-    expected, _ = shape(model)
-    calls: list[Call] = []
-    left = iter(range(replies))
-
-    async def ask() -> None:
-        calls.extend([await one(caller, model, expected) for _ in left])
-
-    await asyncio.gather(*(ask() for _ in range(min(concurrency, replies))))
-    return calls
-
-
-async def open_loop(caller: Caller, model: str, *, replies: int, ramp_s: float) -> list[Call]:
-    """`replies` calls that start evenly over `ramp_s`, whatever becomes of those before."""
-    expected, _ = shape(model)
-    loop = asyncio.get_running_loop()
-    start = loop.time()
-
-    async def ask(index: int) -> Call:
-        if ramp_s > 0:
-            await asyncio.sleep(start + ramp_s * index / replies - loop.time())
-        return await one(caller, model, expected)
-
-    return list(await asyncio.gather(*(ask(index) for index in range(replies))))
+def fault(transcript: Transcript, status: str) -> str:
+    """What is wrong with it, the end included."""
+    missing = "OK without an end" if status == "OK" and not transcript.ended else ""
+    return transcript.fault or missing
 
 
 def own_cpu_s() -> float:
@@ -108,14 +154,16 @@ def own_cpu_s() -> float:
 async def measure(load: Load, caller: Caller) -> Seen:
     """Run the load once."""
     before_s, cpu_s = time.monotonic(), own_cpu_s()
-    if load.concurrency:
-        calls = await closed_loop(caller, load.model, replies=load.replies, concurrency=load.concurrency)
-    else:
-        calls = await open_loop(caller, load.model, replies=load.replies, ramp_s=load.ramp_s)
+    calls = await Replies(load, caller).run()
     wall_s, cpu_s = time.monotonic() - before_s, own_cpu_s() - cpu_s
-    _, pace_ms = shape(load.model)
     good = [call for call in calls if call.status == "OK" and not call.transcript.fault]
-    paced = good if load.latencies and pace_ms else []
+    readers = (
+        [reader for call in good for reader in (call.transcript, *call.others)] if shape(load.model).pace_ms else []
+    )
+
+    def all_of(times: Callable[[Transcript], list[int]]) -> list[int]:
+        return [value for reader in readers for value in times(reader)]
+
     return Seen(
         wall_s=wall_s,
         load_cpu_s=cpu_s,
@@ -123,39 +171,45 @@ async def measure(load: Load, caller: Caller) -> Seen:
         faults=dict(collections.Counter(call.transcript.fault for call in calls if call.transcript.fault)),
         replies=len(good),
         tokens=sum(len(call.transcript.seen_us) for call in calls),
-        messages=sum(call.transcript.messages for call in calls),
+        messages=sum(reader.messages for call in calls for reader in (call.transcript, *call.others)),
         first_token_us=[call.transcript.first_token_us() for call in good],
         reply_us=[call.end_us - call.transcript.started_us for call in good],
-        late_us=[late for call in paced for late in call.transcript.late_us()],
-        gaps_us=[gap for call in paced for gap in call.transcript.gaps_us()],
-        gap_changes_us=[change for call in paced for change in call.transcript.gap_changes_us()],
+        late_us=all_of(Transcript.late_us),
+        gaps_us=all_of(Transcript.gaps_us),
+        gap_changes_us=all_of(Transcript.gap_changes_us),
     )
 
 
-def warm_connections(load: Load) -> int:
-    """Connections to open before the load; over HTTP/1.1 each running call needs its own."""
-    return load.channels if load.transport == "grpc" else min(load.concurrency or load.replies, 1000)
+def caller_of(load: Load) -> Caller:
+    """What asks for it; over HTTP/1.1 each running call needs a connection of its own."""
+    if load.transport == "grpc":
+        return GrpcCaller(load.address, channels=load.channels, deadline_s=load.deadline_s)
+    connections = min(load.concurrency or load.replies, 1000)
+    return HttpCaller(load.address, channels=connections, deadline_s=load.deadline_s, headers=load.headers)
+
+
+async def warm_up(load: Load, caller: Caller) -> None:
+    """Answer a few replies that nobody measures."""
+    if load.warmup_replies:
+        few = {"model": load.warmup_model, "replies": load.warmup_replies, "concurrency": load.warmup_concurrency}
+        await Replies(msgspec.structs.replace(load, **few, readers=1, tell_accepted=False), caller).run()
+    gc.collect()
+    gc.freeze()
 
 
 async def run(load: Load) -> None:
-    """Warm up, wait for the word, measure, print."""
-    kind = GrpcCaller if load.transport == "grpc" else HttpCaller
-    caller = kind(load.address, channels=warm_connections(load), deadline_s=load.deadline_s)
+    """Warm up, then measure what is asked for, until the end of stdin."""
+    caller = caller_of(load)
     await caller.open()
-    warm = load.warmup_replies
-    await closed_loop(caller, load.warmup_model, replies=warm, concurrency=load.warmup_concurrency)
-    gc.collect()
-    gc.freeze()
+    await warm_up(load, caller)
     print("ready", flush=True)
-    word = await asyncio.to_thread(sys.stdin.readline)
-    if word.strip() != "go":
-        raise SystemExit("not told to go")
-    seen = await measure(load, caller)
-    print(msgspec.json.encode(seen).decode(), flush=True)
+    while line := (await asyncio.to_thread(sys.stdin.readline)).strip():
+        seen = await measure(msgspec.json.decode(line, type=Load), caller)
+        print(msgspec.json.encode(seen).decode(), flush=True)
     await caller.close()
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("load", help="a Load as JSON")
+    parser.add_argument("load", help="a Load as JSON: where to connect, and how to warm up")
     uvloop.run(run(msgspec.json.decode(parser.parse_args().load, type=Load)))

@@ -1,4 +1,4 @@
-"""Results as tables: on the terminal, and between the markers of docs/benchmarks.md. Every figure comes from the JSON.
+"""Results as tables and charts: on the terminal, and between the markers of docs/benchmarks.md, from the JSON alone.
 
 Run as a module it writes the document anew from docs/benchmarks.json, without measuring.
 """
@@ -9,23 +9,28 @@ from pathlib import Path
 
 import msgspec
 
-from benchmarks.results import SUBJECT, Measured, Results, Spread, Verdict, of, spread, verdicts
-from benchmarks.scenarios import Target
+from benchmarks.charts import Bar, bars
+from benchmarks.results import Measured, Results, Spread, Verdict, of, spread, verdicts
+from benchmarks.roster import SYSTEMS
+from benchmarks.scenarios import DIRECT
 
 ROOT = Path(__file__).parent.parent
 DOCUMENT = ROOT / "docs" / "benchmarks.md"
 CANONICAL = ROOT / "docs" / "benchmarks.json"
-BEGIN = "<!-- results: written by `python -m benchmarks.run --write-docs`, not by hand -->"
-END = "<!-- end of results -->"
-NAMES = {"parley": "Parley", "bare": "bare grpc.aio", "litellm": "LiteLLM", "direct": "direct"}
+CHARTS = ROOT / "docs" / "benchmarks"
 DETAILS = {
     "CPU per token, us": "cpu_us_per_token",
+    "the same in its services": "services_cpu_us_per_token",
     "CPU per reply, ms": "cpu_ms_per_reply",
+    "the same in its services ": "services_cpu_ms_per_reply",
     "CPU of the server, cores": "cpu_share",
+    "the same before the load": "idle_share",
+    "CPU per token without that, us": "net_cpu_us_per_token",
     "tokens/s": "tokens_per_s",
     "messages per token": "messages_per_token",
     "first token p50, ms": "first_token_p50_ms",
     "first token p99, ms": "first_token_p99_ms",
+    "added first token p50, ms": "added_first_token_p50_ms",
     "added first token p99, ms": "added_first_token_p99_ms",
     "token late p50, ms": "late_p50_ms",
     "token late p99.9, ms": "late_p999_ms",
@@ -36,10 +41,12 @@ DETAILS = {
     "replies not complete": "incomplete",
     "refused by the application": "refused",
     "resident memory, peak MiB": "peak_mib",
+    "memory per stream, KiB": "kib_per_stream",
     "CPU of the load, cores": "load_cpu_share",
     "CPU of the upstream, cores": "upstream_cpu_share",
     "upstream's own lag p99.9, ms": "upstream_lag_p999_ms",
 }
+CHARTED = {"cpu_us_per_token": ("CPU per token", "us"), "cpu_ms_per_reply": ("CPU per reply", "ms")}
 
 
 def number(value: float) -> str:
@@ -49,13 +56,12 @@ def number(value: float) -> str:
     return f"{value:.3g}"
 
 
-def shown(value: Spread | None) -> str:
+def shown(value: Spread | None, *, unit: str = "") -> str:
     """A median with its spread."""
     if value is None:
         return ""
-    if value.low == value.high:
-        return number(value.median)
-    return f"{number(value.median)} ({number(value.low)}-{number(value.high)})"
+    figure = f"{number(value.median)} {unit}".strip()
+    return figure if value.low == value.high else f"{figure} ({number(value.low)}-{number(value.high)})"
 
 
 def table(head: list[str], rows: list[list[str]]) -> str:
@@ -68,13 +74,40 @@ def table(head: list[str], rows: list[list[str]]) -> str:
     )
 
 
-def wanted(target: Target, limit: float) -> str:
+def who(entry: str, measured: Measured) -> str:
+    """The title of an entry, or the name of one that took no part."""
+    return measured.entries.get(entry) or (SYSTEMS[entry].title if entry in SYSTEMS else entry)
+
+
+def wanted(verdict: Verdict, measured: Measured) -> str:
     """The figure to reach, in words."""
+    target = verdict.target
+    other = who(target.over, measured)
+    if target.more:
+        return f"<= {number(target.limit)} {target.unit} more than {other}"
+    if target.over and target.limit < 1:
+        return f"<= 1/{round(1 / target.limit)} of {other}"
     if target.over:
-        return f"<= 1/{round(1 / target.limit)} of {NAMES[target.over]}"
+        return f"<= {number(target.limit)} x {other}"
     if target.beyond_fsync:
-        return f"<= {number(limit)} {target.unit}: {number(target.limit)} beyond fsync"
-    return f"<= {number(limit)} {target.unit}"
+        return f"<= {number(verdict.limit)} {target.unit}: {number(target.limit)} beyond fsync"
+    return f"<= {number(verdict.limit)} {target.unit}"
+
+
+def result(verdict: Verdict) -> str:
+    """The figure that was found, a small ratio as a fraction."""
+    target, found = verdict.target, verdict.found
+    if found is None:
+        return ""
+    if not target.over:
+        return shown(found, unit=target.unit)
+    compared = f"{shown(verdict.own)} against {shown(verdict.other)}"
+    if target.more:
+        return f"{shown(found, unit=target.unit)}: {compared}"
+    if target.limit < 1:
+        parts = [number(1 / value) if value > 0 else "?" for value in (found.median, found.high, found.low)]
+        return f"1/{parts[0]} (1/{parts[1]}-1/{parts[2]}): {compared}"
+    return f"{shown(found)} x: {compared}"
 
 
 def word(verdict: Verdict) -> str:
@@ -83,49 +116,42 @@ def word(verdict: Verdict) -> str:
 
 
 def verdict_table(results: Results) -> str:
-    """The figures to reach."""
-    others = [name for name in results.systems if name != SUBJECT]
-    head = ["load", "figure", "target", NAMES[SUBJECT], "", *(NAMES[name] for name in others)]
-    rows = [
-        [
-            results.scenarios[found.target.scenario].title,
-            found.target.what,
-            wanted(found.target, found.limit),
-            shown(found.systems.get(SUBJECT)),
-            word(found),
-            *(shown(found.systems.get(name)) for name in others),
-        ]
-        for found in verdicts(results)
-    ]
-    return table(head, rows)
+    """The figures to reach, the missed ones first."""
+    rows = []
+    for found in sorted(verdicts(results), key=lambda one: {False: 0, None: 1, True: 2}[one.reached]):
+        measured = results.scenarios[found.target.scenario]
+        what = found.target.what
+        if found.target.subject != "parley":
+            what += f", {who(found.target.subject, measured)}"
+        rows.append([word(found), measured.title, what, wanted(found, measured), result(found)])
+    return table(["", "load", "figure", "target", "measured"], rows)
 
 
 def detail_table(measured: Measured) -> str:
     """What else one scenario showed, the direct run included."""
-    systems = list(measured.runs)
     rows = []
     for label, metric in DETAILS.items():
-        cells = [shown(spread(of(measured, system, metric))) for system in systems]
+        cells = [shown(spread(of(measured, entry, metric))) for entry in measured.entries]
         if any(cells):
-            rows.append([label, *cells])
-    return table(["", *(NAMES[system] for system in systems)], rows)
+            rows.append([label.strip(), *cells])
+    return table(["", *measured.entries.values()], rows)
 
 
 def misses(results: Results) -> str:
     """The missed and the unmeasured figures, to be read first."""
     missed, unmeasured = [], []
     for one in verdicts(results):
-        figure = f"{results.scenarios[one.target.scenario].title}: {one.target.what}"
-        target = wanted(one.target, one.limit)
+        measured = results.scenarios[one.target.scenario]
+        target = wanted(one, measured)
         if one.reached is None:
-            unmeasured.append(f"- Not measured: {figure} {target}.")
+            unmeasured.append(f"- Not measured: {measured.title}: {one.target.what} {target}.")
         elif not one.reached:
-            lost = sum(of(results.scenarios[one.target.scenario], SUBJECT, "incomplete"))
+            lost = sum(of(measured, one.target.subject, "incomplete"))
             after = f" ({number(lost)} replies of these runs were not complete)" if lost else ""
-            figure_now = shown(one.systems.get(SUBJECT)) or "unknown"
-            missed.append(f"- **Missed**: {figure} is {figure_now}, to be {target}{after}.")
-    lines = [*missed, *unmeasured]
-    return "\n".join(lines or ["None of the figures below is missed."])
+            figure = result(one) or "unknown"
+            missed.append(f"- **Missed**: {measured.title}: {one.target.what} is {figure}, to be {target}{after}.")
+    left_out = [f"- Left out: {title} ({reason})." for title, reason in results.left_out.items()]
+    return "\n".join([*(missed or ["- None of the figures that were measured is missed."]), *unmeasured, *left_out])
 
 
 def disk_line(results: Results) -> str:
@@ -133,6 +159,49 @@ def disk_line(results: Results) -> str:
     disks = [disk for measured in results.scenarios.values() for disk in measured.disk]
     fsync, commit = spread([disk.fsync_ms for disk in disks]), spread([disk.sqlite_commit_ms for disk in disks])
     return f"4 KiB append and fsync {shown(fsync)} ms; one-row SQLite commit (WAL, FULL) {shown(commit)} ms"
+
+
+def size(parameters: dict[str, str | int | float | bool]) -> str:
+    """The parameters of a load in words."""
+    return ", ".join(f"{name} {value}" for name, value in parameters.items())
+
+
+def scenario_part(name: str, measured: Measured) -> str:
+    """One load: its size, its chart and its table."""
+    runs: dict[int, list[str]] = {}
+    for entry, done in measured.runs.items():
+        runs.setdefault(len(done), []).append(measured.entries[entry])
+    counts = "; ".join(f"{count} run(s) of {', '.join(names)}" for count, names in sorted(runs.items(), reverse=True))
+    own = [f"{measured.entries[entry]}: {size(parameters)}" for entry, parameters in measured.sizes.items()]
+    sizes = "; ".join([size(measured.parameters), *own])
+    drawn = f"![{measured.title}](benchmarks/{name}.svg)\n\n" if measured.chart else ""
+    return f"### {name}: {measured.title}\n\n{drawn}{counts}.\n{sizes}.\n\n{detail_table(measured)}"
+
+
+def chart(measured: Measured) -> str:
+    """The chart of a scenario, systems from the cheapest on."""
+    what, unit = CHARTED[measured.chart]
+    found = {entry: spread(of(measured, entry, measured.chart)) for entry in measured.entries if entry != DIRECT}
+    rows = [
+        Bar(
+            measured.entries[entry],
+            value.median,
+            value.low,
+            value.high,
+            f"{number(value.median)} {unit}",
+            entry.startswith("parley"),
+        )
+        for entry, value in sorted(found.items(), key=lambda item: item[1].median if item[1] else 0)
+        if value is not None
+    ]
+    return bars(f"{what} of the server, {unit}: {measured.title}", rows)
+
+
+def summary(results: Results) -> str:
+    """All of it for the terminal."""
+    parts = [misses(results), verdict_table(results)]
+    parts += [f"{name}\n{detail_table(measured)}" for name, measured in results.scenarios.items()]
+    return "\n\n".join([*parts, f"took {number(results.took_s)} s"])
 
 
 def document_part(results: Results) -> str:
@@ -146,24 +215,30 @@ def document_part(results: Results) -> str:
     }
     parts = [
         misses(results),
-        "Medians of the runs, with the lowest and the highest in brackets.",
+        "Medians of the runs, with the lowest and the highest in brackets. A ratio is the median of the pairs' ratios.",
         verdict_table(results),
+        "\n".join(f"- {name}: {value}" for name, value in facts.items()),
     ]
-    parts.append("\n".join(f"- {name}: {value}" for name, value in facts.items()))
-    for name, measured in results.scenarios.items():
-        runs = max(len(runs) for runs in measured.runs.values())
-        size = ", ".join(f"{key} {value}" for key, value in measured.parameters.items())
-        parts.append(f"### {name}: {measured.title}\n\n{runs} run(s) of each; {size}.\n\n{detail_table(measured)}")
-    return "\n\n".join(parts)
+    return "\n\n".join([*parts, *(scenario_part(name, measured) for name, measured in results.scenarios.items())])
+
+
+def insert(name: str, part: str) -> None:
+    """Put a part between its markers in the document."""
+    text = DOCUMENT.read_text()
+    begin, end = f"<!-- {name}: written by its command, not by hand -->", f"<!-- end of {name} -->"
+    before, rest = text.split(begin)
+    _, after = rest.split(end)
+    DOCUMENT.write_text(f"{before}{begin}\n\n{part}\n\n{end}{after}")
 
 
 def write_document(results: Results) -> None:
-    """Put the results between the markers and keep their JSON beside the document."""
+    """Put the results between their markers, and keep their JSON and their charts beside the document."""
     CANONICAL.write_bytes(msgspec.json.format(msgspec.json.encode(results), indent=1) + b"\n")
-    text = DOCUMENT.read_text()
-    before, rest = text.split(BEGIN)
-    _, after = rest.split(END)
-    DOCUMENT.write_text(f"{before}{BEGIN}\n\n{document_part(results)}\n\n{END}{after}")
+    CHARTS.mkdir(exist_ok=True)
+    for name, measured in results.scenarios.items():
+        if measured.chart and any(measured.runs.values()):
+            (CHARTS / f"{name}.svg").write_text(chart(measured))
+    insert("results", document_part(results))
 
 
 if __name__ == "__main__":

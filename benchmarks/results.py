@@ -9,7 +9,6 @@ import msgspec
 from benchmarks.gauges import Disk
 from benchmarks.scenarios import SCENARIOS, TARGETS, Target
 
-SUBJECT = "parley"
 # Metrics that count what went wrong, and so are figures even of a run in which something did.
 COUNTS = {"incomplete", "shed", "faults"}
 
@@ -23,36 +22,45 @@ class Spread(msgspec.Struct, frozen=True):
 
 
 class Measured(msgspec.Struct, frozen=True, kw_only=True):
-    """One scenario: every run of every system, in pairs by their place in the lists."""
+    """One scenario: its parameters, and every run of every entry, in pairs by their place in the lists.
+
+    `entries` are titles by name, `sizes` the parameters that an entry has of its own, `chart` the metric to draw."""
 
     title: str
-    parameters: dict[str, str | int | float]
+    parameters: dict[str, str | int | float | bool]
+    entries: dict[str, str]
+    sizes: dict[str, dict[str, str | int | float | bool]]
     runs: dict[str, list[dict[str, float]]]
     statuses: dict[str, list[dict[str, int]]]
     faults: dict[str, list[dict[str, int]]]
     disk: list[Disk]
+    chart: str = ""
 
 
 class Results(msgspec.Struct, frozen=True, kw_only=True):
-    """Everything that one command measured."""
+    """Everything that one command measured; `left_out` are systems that were not, and why."""
 
     command: str
     form: str
     started: str
     took_s: float
     commit: str
-    systems: list[str]
+    left_out: dict[str, str]
     machine: dict[str, str]
     versions: dict[str, str]
     scenarios: dict[str, Measured]
 
 
 class Verdict(msgspec.Struct, frozen=True, kw_only=True):
-    """A figure to reach and what came of it; `reached` is None where it was not measured."""
+    """A figure to reach and what came of it; `reached` is None where it was not measured.
+
+    `found` is a ratio or a difference where the target compares; then `own` and `other` are what was compared."""
 
     target: Target
     limit: float
-    systems: dict[str, Spread]
+    found: Spread | None
+    own: Spread | None
+    other: Spread | None
     reached: bool | None
 
 
@@ -73,25 +81,36 @@ def verdicts(results: Results) -> list[Verdict]:
 
 
 def verdict(target: Target, measured: Measured) -> Verdict:
-    """Compare the median with the limit; a ratio is the median of the pairs' ratios."""
+    """Compare the median with the limit; a ratio or a difference is the median of those of the pairs."""
+    own, other = of(measured, target.subject, target.metric), of(measured, target.over, target.metric)
     limit = target.limit
     if target.beyond_fsync:
         limit += statistics.median(disk.fsync_ms for disk in measured.disk)
-    if target.over:
-        pairs = zip(of(measured, SUBJECT, target.metric), of(measured, target.over, target.metric), strict=False)
-        systems = {SUBJECT: spread([own / other for own, other in pairs if other])}
-    else:
-        systems = {name: spread(of(measured, name, target.metric)) for name in measured.runs}
-    known = {name: value for name, value in systems.items() if value is not None}
-    return Verdict(target=target, limit=limit, systems=known, reached=_reached(target, measured, limit, known))
+    found = spread(compared(target, own, other) if target.over else own)
+    return Verdict(
+        target=target,
+        limit=limit,
+        found=found,
+        own=spread(own),
+        other=spread(other),
+        reached=_reached(target, measured, limit, found),
+    )
 
 
-def _reached(target: Target, measured: Measured, limit: float, known: dict[str, Spread]) -> bool | None:
+def compared(target: Target, own: list[float], other: list[float]) -> list[float]:
+    """The pairs' differences or ratios; a pair whose other side has nothing to divide by has none."""
+    pairs = list(zip(own, other, strict=False))
+    if target.more:
+        return [mine - theirs for mine, theirs in pairs]
+    return [mine / theirs for mine, theirs in pairs if theirs > 0]
+
+
+def _reached(target: Target, measured: Measured, limit: float, found: Spread | None) -> bool | None:
     """A run that lost a reply has no figures to show, and where nothing may be lost the worst run counts."""
-    if SUBJECT not in measured.runs or (target.over and target.over not in measured.runs):
+    sides = (target.subject, target.over) if target.over else (target.subject,)
+    if not all(measured.runs.get(side) for side in sides):
         return None
-    whole = target.metric in COUNTS or not any(of(measured, SUBJECT, "incomplete"))
-    if SUBJECT not in known or not whole:
-        return False
-    own = known[SUBJECT]
-    return (own.high if target.metric in COUNTS else own.median) <= limit
+    if target.metric in COUNTS:
+        return found is not None and found.high <= limit
+    whole = not any(of(measured, target.subject, "incomplete"))
+    return whole and found is not None and found.median <= limit

@@ -1,7 +1,7 @@
 """Measures the systems against the figures to reach, in one run and in pairs, and writes what it found.
 
-python -m benchmarks.run            full form, at least 5 runs of each
-python -m benchmarks.run --short    the same loads, fewer runs: at most 4 minutes
+python -m benchmarks.run            full form, 5 runs of most: about half an hour
+python -m benchmarks.run --short    smaller loads, fewer runs: at most 5 minutes
 """
 
 from __future__ import annotations
@@ -16,33 +16,32 @@ from pathlib import Path
 
 import msgspec
 
-from benchmarks import gauges, report
+from benchmarks import gauges, report, roster
 from benchmarks.driving import added, measure, metrics
-from benchmarks.results import SUBJECT, Measured, Results, verdicts
-from benchmarks.scenarios import SCENARIOS, Scenario
-from benchmarks.systems import SYSTEMS, RunningSystem, Upstream, running
+from benchmarks.results import Measured, Results, verdicts
+from benchmarks.roster import SYSTEMS, Roster
+from benchmarks.scenarios import DIRECT, SCENARIOS, Entry, Scenario
+from benchmarks.systems import RunningSystem, Upstream
 
 HERE = Path(__file__).parent
 LATEST = HERE / "results" / "latest.json"
 WARMUP_MODEL = "t20-p0"
+PARAMETERS = ("model", "replies", "concurrency", "ramp_s", "channels", "readers")
 
 
 def arguments() -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--short", action="store_true", help="fewer and smaller runs")
-    parser.add_argument("--repeat", type=int, default=0, help="runs of each load; default 5, short 3 or 1")
+    parser.add_argument("--repeat", type=int, default=0, help="runs of each load; default as scenarios.py has it")
     parser.add_argument("--only", default="", help="loads, by name, separated by commas")
-    parser.add_argument("--systems", default=",".join(SYSTEMS), help="systems, by name, separated by commas")
+    parser.add_argument("--systems", default="", help="systems, by name, separated by commas; default all there are")
     parser.add_argument("--processes", type=int, default=1, help="processes of the load")
     parser.add_argument("--folder", type=Path, help="where the databases go: a folder on a real disk")
-    parser.add_argument("--write-docs", action="store_true", help="write docs/benchmarks.md and docs/benchmarks.json")
+    parser.add_argument("--write-docs", action="store_true", help="write docs/benchmarks.md, its charts and its JSON")
     options = parser.parse_args()
     if options.write_docs and options.only:
         parser.error("--write-docs needs all loads of one run, so not --only")
-    unknown = set(options.systems.split(",")) - set(SYSTEMS)
-    if unknown:
-        parser.error(f"no such system: {', '.join(sorted(unknown))}")
     return options
 
 
@@ -55,53 +54,100 @@ def chosen(only: str) -> list[Scenario]:
     return [scenario for scenario in SCENARIOS if scenario.name in names]
 
 
+def able(wished: str) -> tuple[list[str], dict[str, str]]:
+    """The systems that take part, and why the others do not."""
+    names = wished.split(",") if wished else list(SYSTEMS)
+    if unknown := set(names) - set(SYSTEMS):
+        raise SystemExit(f"no such system: {', '.join(sorted(unknown))}")
+    out = {name: "not asked for" for name in SYSTEMS if name not in names}
+    out |= {name: missing for name in names if (missing := SYSTEMS[name].missing())}
+    return [name for name in names if name not in out], out
+
+
 class Bench:
     """One scenario's runs beside one another, and what they gave."""
 
-    def __init__(self, scenario: Scenario, options: argparse.Namespace, upstream: Upstream) -> None:
+    def __init__(
+        self, scenario: Scenario, options: argparse.Namespace, upstream: Upstream, roster: Roster, names: list[str]
+    ) -> None:
         self._scenario = scenario
         self._options = options
         self._upstream = upstream
-        self._direct = scenario.short_direct and scenario.direct if options.short else scenario.direct
-        load = scenario.load("", transport="grpc", short=options.short)
-        names = [*(("direct",) if self._direct else ()), *options.systems.split(",")]
-        fields = ("model", "replies", "concurrency", "ramp_s", "channels")
+        self._roster = roster
+        self._entries = [
+            entry for entry in scenario.entries if entry.system in (DIRECT, *names) and self._repeats(entry) > 0
+        ]
+        common = self._parameters(Entry(system=DIRECT))
+        keys = [entry.key for entry in self._entries]
         self.measured = Measured(
             title=scenario.title,
-            parameters={name: getattr(load, name) for name in fields} | {"processes": options.processes},
-            runs={name: [] for name in names},
-            statuses={name: [] for name in names},
-            faults={name: [] for name in names},
+            parameters=common | {"processes": options.processes},
+            entries={entry.key: self._title(entry) for entry in self._entries},
+            sizes={
+                entry.key: own
+                for entry in self._entries
+                if (own := dict(self._parameters(entry).items() - common.items()))
+            },
+            runs={key: [] for key in keys},
+            statuses={key: [] for key in keys},
+            faults={key: [] for key in keys},
             disk=[],
+            chart=scenario.chart,
         )
 
     def run(self, folder: Path) -> None:
-        """Start the systems afresh, and run them in pairs whose order alternates."""
-        models = sorted({WARMUP_MODEL, *(scenario.model for scenario in SCENARIOS)})
-        names = self._options.systems.split(",")
-        repeats = self._scenario.repeats(short=self._options.short, wished=self._options.repeat)
-        with running(names, folder=folder, upstream=self._upstream, models=models) as systems:
-            for repeat in range(repeats):
+        """Run the entries in pairs whose order alternates, on systems that are started for it."""
+        shared = [] if self._scenario.fresh else self._systems(self._entries)
+        with self._roster.running(shared) as systems:
+            for repeat in range(max(map(self._repeats, self._entries), default=0)):
                 self.measured.disk.append(gauges.disk(folder))
-                direct = self._once(None) if self._direct else {}
-                for system in systems if repeat % 2 == 0 else systems[::-1]:
-                    own = self._once(system)
-                    own |= added(own, direct)
+                self._round([entry for entry in self._entries if repeat < self._repeats(entry)], systems, repeat)
 
-    def _once(self, system: RunningSystem | None) -> dict[str, float]:
-        scenario, name = self._scenario, system.name if system else "direct"
-        transport, address = ("grpc", system.address) if system else ("http", self._upstream.address)
-        load = scenario.load(address, transport=transport, short=self._options.short)
-        processes = self._options.processes
-        limit_s = scenario.limit_s
-        window = measure(load, system=system, upstream=self._upstream, processes=processes, limit_s=limit_s)
-        found = metrics(window, load)
-        self.measured.runs[name].append(found)
-        self.measured.statuses[name].append(window.seen.statuses)
-        self.measured.faults[name].append(window.seen.faults)
+    def _round(self, entries: list[Entry], systems: dict[str, RunningSystem], repeat: int) -> None:
+        direct: dict[str, float] = {}
+        for entry in entries:
+            if entry.system == DIRECT:
+                direct = self._once(entry, None)
+        others = [entry for entry in entries if entry.system != DIRECT]
+        for entry in others if repeat % 2 == 0 else others[::-1]:
+            with self._roster.running([entry.system] if self._scenario.fresh else []) as own:
+                found = self._once(entry, (own or systems)[entry.system])
+            found |= added(found, direct)
+
+    def _once(self, entry: Entry, system: RunningSystem | None) -> dict[str, float]:
+        scenario, options, key = self._scenario, self._options, entry.key
+        where = {"address": system.address if system else self._upstream.address, "transport": "grpc"}
+        if system is None or system.headers is not None:
+            where |= {"transport": "http", "headers": system.headers if system else {}}
+        load = scenario.load_of(entry, short=options.short, **where)
+        window = measure(
+            load,
+            system=system,
+            upstream=self._upstream,
+            processes=options.processes,
+            limit_s=scenario.limit_s,
+            idle_s=scenario.idle_s,
+        )
+        found = metrics(window, load, weighed=scenario.fresh)
+        self.measured.runs[key].append(found)
+        self.measured.statuses[key].append(window.seen.statuses)
+        self.measured.faults[key].append(window.seen.faults)
         brief = f"{found['tokens_per_s']:,.0f} tokens/s, {found.get('cpu_us_per_token', 0):.1f} us CPU per token"
-        print(f"  {name}: {brief}, {window.seen.statuses} {window.seen.faults or ''}", file=sys.stderr, flush=True)
+        print(f"  {key}: {brief}, {window.seen.statuses} {window.seen.faults or ''}", file=sys.stderr, flush=True)
         return found
+
+    def _repeats(self, entry: Entry) -> int:
+        return entry.repeats(short=self._options.short, wished=self._options.repeat)
+
+    def _parameters(self, entry: Entry) -> dict[str, str | int | float | bool]:
+        load = self._scenario.load_of(entry, short=self._options.short, address="")
+        return {name: getattr(load, name) for name in PARAMETERS}
+
+    def _systems(self, entries: list[Entry]) -> list[str]:
+        return list(dict.fromkeys(entry.system for entry in entries if entry.system != DIRECT))
+
+    def _title(self, entry: Entry) -> str:
+        return entry.title or (DIRECT if entry.system == DIRECT else SYSTEMS[entry.system].title)
 
 
 def commit() -> str:
@@ -110,19 +156,34 @@ def commit() -> str:
     return subprocess.run(command, cwd=HERE, check=True, capture_output=True, text=True).stdout.strip()
 
 
+def models() -> list[str]:
+    """All that the upstream is asked for."""
+    loads = [
+        scenario.load_of(entry, short=short, address="")
+        for scenario in SCENARIOS
+        for entry in scenario.entries
+        for short in (True, False)
+    ]
+    return sorted({WARMUP_MODEL, *(load.model for load in loads)})
+
+
 def run(options: argparse.Namespace, folder: Path) -> Results:
     """Measure everything that was asked for."""
     if gauges.file_system(folder) in gauges.MEMORY_FILE_SYSTEMS:
         raise SystemExit("the databases would lie in memory: name a folder on a real disk with --folder")
+    names, left_out = able(options.systems)
+    for name, reason in left_out.items():
+        print(f"left out: {SYSTEMS[name].title}: {reason}", file=sys.stderr, flush=True)
     started, start = datetime.now(UTC), time.monotonic()
     upstream = Upstream()
     scenarios: dict[str, Measured] = {}
     try:
-        for scenario in chosen(options.only):
-            print(f"{scenario.name}: {scenario.title}", file=sys.stderr, flush=True)
-            bench = Bench(scenario, options, upstream)
-            bench.run(folder / scenario.name)
-            scenarios[scenario.name] = bench.measured
+        with Roster(folder, upstream, models()) as everyone:
+            for scenario in chosen(options.only):
+                print(f"{scenario.name}: {scenario.title}", file=sys.stderr, flush=True)
+                bench = Bench(scenario, options, upstream, everyone, names)
+                bench.run(folder)
+                scenarios[scenario.name] = bench.measured
     finally:
         upstream.stop()
     return Results(
@@ -131,9 +192,9 @@ def run(options: argparse.Namespace, folder: Path) -> Results:
         started=f"{started:%Y-%m-%d %H:%M} UTC",
         took_s=time.monotonic() - start,
         commit=commit(),
-        systems=options.systems.split(","),
+        left_out={SYSTEMS[name].title: reason for name, reason in left_out.items()},
         machine=gauges.machine(folder),
-        versions=gauges.versions(),
+        versions=gauges.versions() | roster.versions(names),
         scenarios=scenarios,
     )
 
@@ -144,10 +205,8 @@ def main() -> int:
     with tempfile.TemporaryDirectory(prefix="parley-benchmark-", dir=options.folder) as folder:
         results = run(options, Path(folder))
     LATEST.write_bytes(msgspec.json.format(msgspec.json.encode(results), indent=1) + b"\n")
-    print(f"{report.misses(results)}\n\n{report.verdict_table(results)}")
-    for name, measured in results.scenarios.items():
-        print(f"\n{name}\n{report.detail_table(measured)}")
-    if options.write_docs and SUBJECT in results.systems:
+    print(report.summary(results))
+    if options.write_docs:
         report.write_document(results)
     return 1 if any(verdict.reached is False for verdict in verdicts(results)) else 0
 

@@ -1,46 +1,64 @@
-"""The systems under measurement, as real processes: started with their own files, watched, and always ended.
-
-A system is one function here that starts it; adding one to `SYSTEMS` is all that a comparison needs.
-"""
+"""Systems under measurement as real processes: started with their own files, watched, and always ended."""
 
 from __future__ import annotations
 
 import json
+import math
 import os
 import socket
 import subprocess
-import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 from urllib.request import Request, urlopen
-
-import grpc
-from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from benchmarks import gauges
 
 HERE = Path(__file__).parent
-START_LIMIT_S = 30.0
+ROOT = HERE.parent
+START_LIMIT_S = 60.0
 STOP_LIMIT_S = 15.0
 KEPT_ENVIRONMENT = ("PATH", "HOME", "LANG", "LC_ALL", "TZ", "VIRTUAL_ENV")
-UPSTREAM_KEY = "BENCHMARK_UPSTREAM_KEY"
 
 
 class RunningSystem:
-    """A process that serves at `address`; CPU and memory are those of the process and its descendants."""
+    """A process that serves at `address`. CPU and memory are those of the process and its descendants; what they take
+    in the services that it needs, such as a database, is counted apart.
 
-    def __init__(self, name: str, *, address: str, process: subprocess.Popen[bytes], log: Path) -> None:
+    `headers` make a system one of HTTP. `holding` is closed with it."""
+
+    def __init__(
+        self,
+        name: str,
+        *,
+        address: str,
+        process: subprocess.Popen[bytes],
+        log: Path,
+        headers: dict[str, str] | None = None,
+    ) -> None:
         self.name = name
         self.address = address
+        self.headers = headers
+        self.holding = ExitStack()
+        self.services: list[int] = []
+        self.metrics_address = ""
         self._process = process
         self._log = log
+
+    @property
+    def pid(self) -> int:
+        """Of its first process."""
+        return self._process.pid
 
     def cpu_s(self) -> float:
         """CPU time so far, user and system."""
         self.check()
         return gauges.cpu_s(self._process.pid)
+
+    def services_cpu_s(self) -> float:
+        """CPU time of its services so far."""
+        return sum(gauges.cpu_s(pid) for pid in self.services)
 
     def memory(self) -> gauges.Memory:
         """Memory now, and its peak since `reset_peak`."""
@@ -51,21 +69,22 @@ class RunningSystem:
         """Count the peak from now."""
         gauges.reset_peak(self._process.pid)
 
-    def check(self) -> None:
-        """Raise with the end of its log where the process has ended."""
-        if self._process.poll() is None:
+    def check(self, *, until: float = math.inf) -> None:
+        """Raise with the end of its log where the process has ended, or where it is later than this."""
+        if self._process.poll() is None and time.monotonic() < until:
             return
         tail = self._log.read_text(errors="replace")[-2000:]
-        raise RuntimeError(f"{self.name} ended with status {self._process.returncode}:\n{tail}")
+        raise RuntimeError(f"{self.name} has ended, or takes too long ({self._process.returncode}):\n{tail}")
 
     def stop(self) -> None:
-        """SIGTERM, and SIGKILL where that does not end it in time."""
+        """SIGTERM, and SIGKILL where that does not end it in time; then its services."""
         self._process.terminate()
         try:
             self._process.wait(STOP_LIMIT_S)
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()
+        self.holding.close()
 
 
 class Upstream:
@@ -107,7 +126,15 @@ def free_address() -> str:
         return f"127.0.0.1:{probe.getsockname()[1]}"
 
 
-def launch(name: str, command: list[str], *, address: str, folder: Path, env: dict[str, str]) -> RunningSystem:
+def launch(
+    name: str,
+    command: list[str],
+    *,
+    address: str,
+    folder: Path,
+    env: dict[str, str],
+    headers: dict[str, str] | None = None,
+) -> RunningSystem:
     """Start a process with an environment of its own (no proxy, no key from outside) and its output in a file."""
     log = folder / f"{name}.log"
     kept = {key: os.environ[key] for key in KEPT_ENVIRONMENT if key in os.environ}
@@ -115,29 +142,19 @@ def launch(name: str, command: list[str], *, address: str, folder: Path, env: di
         process = subprocess.Popen(
             command, cwd=folder, env=kept | env, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT
         )
-    return RunningSystem(name, address=address, process=process, log=log)
+    return RunningSystem(name, address=address, process=process, log=log, headers=headers)
 
 
 def wait_until(system: RunningSystem, ready: Callable[[], bool]) -> None:
-    """Poll until it is ready; a system that ends, or takes too long, is an error."""
+    """Poll until it is ready; one that ends, or takes too long, is stopped, and an error."""
     limit = time.monotonic() + START_LIMIT_S
-    while not ready():
-        system.check()
-        if time.monotonic() > limit:
-            raise RuntimeError(f"{system.name} was not ready within {START_LIMIT_S:.0f} s")
-        time.sleep(0.05)
-
-
-def is_serving(address: str) -> bool:
-    """Whether the standard health service says SERVING."""
-    with grpc.insecure_channel(address, options=[("grpc.use_local_subchannel_pool", 1)]) as channel:
-        try:
-            answer = health_pb2_grpc.HealthStub(channel).Check(
-                health_pb2.HealthCheckRequest(service="parley.v1.Chat"), timeout=2
-            )
-        except grpc.RpcError:
-            return False
-    return bool(answer.status == health_pb2.HealthCheckResponse.SERVING)
+    try:
+        while not ready():
+            system.check(until=limit)
+            time.sleep(0.05)
+    except BaseException:
+        system.stop()
+        raise
 
 
 def accepts(address: str) -> bool:
@@ -150,62 +167,10 @@ def accepts(address: str) -> bool:
     return True
 
 
-def parley_config(upstream: Upstream, models: list[str]) -> str:
-    """A configuration whose models are the upstream's, under the same names."""
-    provider = ["[providers.upstream]", 'kind = "openai"', f'base_url = "http://{upstream.address}/v1"']
-    lines = [*provider, f'api_key = "env:{UPSTREAM_KEY}"', "[server]", f'default_model = "{models[0]}"']
-    for model in models:
-        lines += [f'[models."{model}"]', 'provider = "upstream"', f'name = "{model}"']
-        lines += ["context_tokens = 128000", "max_output_tokens = 16384"]
-        lines.append("prices = { prompt = 0.25, cached_prompt = 0.025, completion = 2.00 }")
-    return "\n".join(lines) + "\n"
-
-
-def start_parley(folder: Path, upstream: Upstream, models: list[str]) -> RunningSystem:
-    """Parley embedded, everything on: SQLite file, durable acceptance, journal, metrics, JSON logs."""
-    config = folder / "parley.toml"
-    config.write_text(parley_config(upstream, models))
-    address = free_address()
-    env = {
-        "PARLEY_CONFIG": str(config),
-        "PARLEY_LISTEN": address,
-        "PARLEY_METRICS_LISTEN": free_address(),
-        "PARLEY_DATABASE_URL": f"sqlite+aiosqlite:///{folder / 'parley.db'}",
-        "PARLEY_LOG_LEVEL": "info",
-        "PARLEY_LOG_FORMAT": "json",
-        UPSTREAM_KEY: "sk-benchmark",
-    }
-    command = [str(Path(sys.executable).parent / "parley"), "serve"]
-    system = launch("parley", command, address=address, folder=folder, env=env)
-    wait_until(system, lambda: is_serving(address))
-    return system
-
-
-def start_bare(folder: Path, _upstream: Upstream, _models: list[str]) -> RunningSystem:
-    """The bare grpc.aio server."""
-    address = free_address()
-    command = [sys.executable, "-m", "benchmarks.bare_server", "--listen", address]
-    system = launch("bare", command, address=address, folder=folder, env={"PYTHONPATH": str(HERE.parent)})
-    wait_until(system, lambda: accepts(address))
-    return system
-
-
-SYSTEMS: dict[str, Callable[[Path, Upstream, list[str]], RunningSystem]] = {
-    "parley": start_parley,
-    "bare": start_bare,
-}
-
-
-@contextmanager
-def running(names: list[str], *, folder: Path, upstream: Upstream, models: list[str]) -> Iterator[list[RunningSystem]]:
-    """Start the named systems, each in a folder of its own, and stop them whatever happens."""
-    started: list[RunningSystem] = []
+def answers(url: str) -> bool:
+    """Whether a GET is answered with 200."""
     try:
-        for name in names:
-            own = folder / name
-            own.mkdir(parents=True)
-            started.append(SYSTEMS[name](own, upstream, models))
-        yield started
-    finally:
-        for system in started:
-            system.stop()
+        with urlopen(url, timeout=1) as answer:
+            return bool(answer.status == 200)
+    except OSError:
+        return False

@@ -5,12 +5,22 @@ from __future__ import annotations
 import itertools
 import re
 import time
+from collections.abc import Callable
+from typing import NamedTuple
 
 WIDTH = 9
 NUMBER_SPAN = 36**2
 STAMP_SPAN = 36**6
 DIGITS = "0123456789abcdefghijklmnopqrstuvwxyz"
-MODEL = re.compile(r"t(\d+)-p(\d+)")
+MODEL = re.compile(r"t(\d+)-p(\d+)(?:-f(\d+))?")
+
+
+class Shape(NamedTuple):
+    """What a model answers: how many tokens, their pace, and how long it thinks before the first."""
+
+    tokens: int
+    pace_ms: int
+    first_ms: int
 
 
 def now_us() -> int:
@@ -27,12 +37,12 @@ def base36(value: int, digits: int) -> str:
     return out
 
 
-def shape(model: str) -> tuple[int, int]:
-    """Tokens and pace in milliseconds that a model's name, such as `t100-p50`, stands for."""
+def shape(model: str) -> Shape:
+    """What a model's name, such as `t100-p50` or `t2-p0-f6000`, stands for."""
     match = MODEL.fullmatch(model)
     if match is None:
         raise ValueError(f"no shape in the model's name: {model}")
-    return int(match[1]), int(match[2])
+    return Shape(int(match[1]), int(match[2]), int(match[3] or 0))
 
 
 def token(number: int, stamp_us: int) -> str:
@@ -41,11 +51,15 @@ def token(number: int, stamp_us: int) -> str:
 
 
 class Transcript:
-    """One reply as its reader sees it: which tokens came, when each was sent, and when it was seen."""
+    """One reply as its reader sees it: which tokens came, when each was sent, and when it was seen.
 
-    __slots__ = ("ended", "expected", "fault", "messages", "seen_us", "sent", "started_us")
+    `accepted` is called once its id is known; `channel` is the connection on which it is read."""
 
-    def __init__(self, expected: int) -> None:
+    __slots__ = ("_accepted", "channel", "ended", "expected", "fault", "messages", "seen_us", "sent", "started_us")
+
+    def __init__(self, expected: int, accepted: Callable[[str], None] | None = None) -> None:
+        self._accepted = accepted
+        self.channel = 0
         self.expected = expected
         self.started_us = now_us()
         self.seen_us: list[int] = []
@@ -53,6 +67,11 @@ class Transcript:
         self.messages = 0
         self.ended = False
         self.fault = ""
+
+    def accept(self, reply_id: str) -> None:
+        """Note that the server has taken it on."""
+        if self._accepted is not None:
+            self._accepted(reply_id)
 
     def take(self, text: str) -> None:
         """Note a piece of the answer, which must follow the one before without a gap or a repetition."""

@@ -1,7 +1,8 @@
 'use strict';
 /*
  * An OpenAI chat-completions upstream that is never the limit: what it sends is chosen by the model's name,
- * "t<tokens>-p<pace in ms>"; pace 0 is as fast as the socket takes it. It thinks nothing and needs no package.
+ * "t<tokens>-p<pace in ms>"; pace 0 is as fast as the socket takes it. It needs no package, and thinks nothing, but for
+ * "t<tokens>-p<pace in ms>-f<ms>", where headers and the first token come only that much later.
  *
  * Each token is 9 characters: a space, its number in base 36 (2 digits), and the microsecond of CLOCK_MONOTONIC at which
  * it was written, modulo 36^6, in base 36 (6 digits; zeros where the pace is 0). GET /stats counts, POST /stats/reset
@@ -218,16 +219,19 @@ class Connection {
     } catch {
       return this.refuse(400, 'invalid_json');
     }
-    const shape = /^t(\d+)-p(\d+)$/.exec(request.model);
+    const shape = /^t(\d+)-p(\d+)(?:-f(\d+))?$/.exec(request.model);
     if (shape === null) return this.refuse(404, 'model_not_found');
-    const [tokens, paceMs] = [Number(shape[1]), Number(shape[2])];
+    const [tokens, paceMs, firstMs] = [Number(shape[1]), Number(shape[2]), Number(shape[3] ?? 0)];
     if (request.stream !== true || tokens < 1 || paceMs >= WHEEL_SLOTS / 2) return this.refuse(400, 'unsupported');
-    this.begin(request.model, { tokens, paceMs, includeUsage: request.stream_options?.include_usage === true });
+    const reply = { tokens, paceMs, includeUsage: request.stream_options?.include_usage === true };
+    stats.requests += 1;
+    this.busy = true;
+    if (firstMs > 0) setTimeout(() => this.begin(request.model, reply), firstMs);
+    else this.begin(request.model, reply);
   }
 
   begin(model, { tokens, paceMs, includeUsage }) {
-    stats.requests += 1;
-    this.busy = true;
+    if (!this.busy) return; // the client has gone meanwhile
     if (paceMs > 0) {
       serial += 1;
       const script = new Script(serial.toString(36).padStart(29, 'B'), model, tokens, includeUsage);

@@ -1,0 +1,76 @@
+"""Charts as SVG without any package: horizontal bars on a logarithmic scale, readable on light and on dark pages."""
+
+from __future__ import annotations
+
+import math
+from html import escape
+
+import msgspec
+
+WIDTH = 760
+LABELS = 230  # of the width, for the names
+VALUES = 130  # of the width, for the figures behind the bars
+TOP, ROW, BAR, BOTTOM = 46, 34, 18, 34
+# Greys and hues of middle lightness have contrast on white and on black; where the viewer says which, it gets more.
+STYLE = (
+    "text{font:13px system-ui,sans-serif;fill:#6e7681}.title{font-size:15px;font-weight:600}"
+    ".grid{stroke:#8b949e;stroke-opacity:.35}.spread{stroke:#6e7681;stroke-width:1.5}"
+    ".bar{fill:#8b949e}.own{fill:#2f81f7}"
+    "@media(prefers-color-scheme:dark){text{fill:#c9d1d9}.spread{stroke:#f0f6fc}}"
+    "@media(prefers-color-scheme:light){text{fill:#424a53}.spread{stroke:#1f2328}}"
+)
+
+
+class Bar(msgspec.Struct, frozen=True):
+    """One bar: what it is, the median and the lowest and highest run; `own` ones are emphasised."""
+
+    label: str
+    median: float
+    low: float
+    high: float
+    figure: str
+    own: bool
+
+
+def bars(title: str, rows: list[Bar]) -> str:
+    """A chart of rows with positive values, from the smallest to the largest as they come."""
+    lowest = 10 ** math.floor(math.log10(min(row.low for row in rows)))
+    highest = 10 ** math.ceil(math.log10(max(row.high for row in rows)))
+    if highest <= lowest:
+        highest = lowest * 10
+    room = WIDTH - LABELS - VALUES
+    height = TOP + ROW * len(rows) + BOTTOM
+
+    def x(value: float) -> float:
+        return LABELS + room * math.log10(value / lowest) / math.log10(highest / lowest)
+
+    parts = [
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {height}" width="{WIDTH}" role="img">',
+        f"<title>{escape(title)}</title><style>{STYLE}</style>",
+        f'<text class="title" x="8" y="22">{escape(title)}</text>',
+        *_grid(lowest, highest, x, height),
+    ]
+    for place, row in enumerate(rows):
+        parts += _row(row, TOP + ROW * place, x)
+    return "\n".join([*parts, "</svg>"]) + "\n"
+
+
+def _grid(lowest: float, highest: float, x: object, height: int) -> list[str]:
+    assert callable(x)
+    lines = []
+    for power in range(round(math.log10(lowest)), round(math.log10(highest)) + 1):
+        at, foot = x(10.0**power), height - BOTTOM + 4
+        lines.append(f'<line class="grid" x1="{at:.1f}" y1="{TOP - 8}" x2="{at:.1f}" y2="{foot}"/>')
+        lines.append(f'<text x="{at:.1f}" y="{foot + 18}" text-anchor="middle">{10.0**power:,g}</text>')
+    return lines
+
+
+def _row(row: Bar, top: int, x: object) -> list[str]:
+    assert callable(x)
+    kind, start, end, middle = "own" if row.own else "bar", LABELS, x(row.median), top + BAR / 2
+    return [
+        f'<text x="{LABELS - 10}" y="{middle + 4.5}" text-anchor="end">{escape(row.label)}</text>',
+        f'<rect class="{kind}" x="{start}" y="{top}" width="{max(end - start, 1):.1f}" height="{BAR}" rx="2"/>',
+        f'<line class="spread" x1="{x(row.low):.1f}" y1="{middle}" x2="{x(row.high):.1f}" y2="{middle}"/>',
+        f'<text x="{max(end, x(row.high)) + 8:.1f}" y="{middle + 4.5}">{escape(row.figure)}</text>',
+    ]
