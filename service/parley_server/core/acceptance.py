@@ -9,6 +9,7 @@ from __future__ import annotations
 import msgspec
 
 from parley_server.core.cancels import ask_to_stop
+from parley_server.core.commitment import Commitment
 from parley_server.core.context import build_messages, prompt_bytes
 from parley_server.core.engine import Engine
 from parley_server.core.generation import Generation
@@ -59,7 +60,6 @@ from parley_server.errors import (
 )
 
 MAX_TRIES = 3
-READ_BACK_S = 5.0
 
 
 class Plan(Value, frozen=True, kw_only=True):
@@ -105,9 +105,9 @@ class Acceptances:
                     return known
                 plan = self._plan(request, await self._turn(request), model)
             generation = self._generation(request.question, plan, provider)
-            outcome = await self._commit(generation, plan)
+            self._check_room(plan.prompt_size)
+            outcome = await Commitment(engine, generation, plan.acceptance, began=began).make()
             if isinstance(outcome, Accepted):
-                self._begin(generation, outcome.reply, began)
                 return generation
             if isinstance(outcome, Replayed):
                 return self._same(request, outcome)
@@ -243,66 +243,6 @@ class Acceptances:
             orphan_ttl_s=limits.disconnect_cancel_s if question.cancel_on_disconnect else ttl_s,
             time_limit_s=question.time_limit_s or limits.time_limit_s,
         )
-
-    async def _commit(self, generation: Generation, plan: Plan) -> AcceptOutcome:
-        """The transaction. The reply is on the shelf before it, so that a cancel finds it as soon as it is durable, and
-        a drain that begins now waits for it."""
-        engine, reply_id = self._engine, plan.acceptance.reply.id
-        self._check_room(plan.prompt_size)
-        engine.capacity.claim(plan.prompt_size)
-        engine.shelf.running[reply_id] = generation
-        began = engine.clock.boottime()
-        outcome: AcceptOutcome | None = None
-        try:
-            try:
-                outcome = await engine.store.accept(plan.acceptance, prepared=generation.prepare)
-            except StorageUnavailable as error:
-                if not error.outcome_unknown:
-                    raise
-                outcome = await self._read_back(plan.acceptance, error)
-            if isinstance(outcome, Accepted) and engine.lease.since > began:  # it may have been taken over meanwhile
-                outcome = None
-                outcome = await self._read_back(plan.acceptance, StorageUnavailable(outcome_unknown=True))
-        finally:
-            if not isinstance(outcome, Accepted):
-                engine.shelf.running.pop(reply_id, None)
-                engine.capacity.release(plan.prompt_size)
-                generation.abandon()
-        return outcome
-
-    async def _read_back(self, acceptance: Acceptance, error: StorageUnavailable) -> AcceptOutcome:
-        """Whether a commit happened whose answer was lost."""
-        clock = self._engine.clock
-        until = clock.monotonic() + READ_BACK_S
-        while True:
-            try:
-                reply = await self._engine.store.get_reply(acceptance.identity, acceptance.reply.id)
-            except ReplyNotFound:
-                raise error from None
-            except StorageUnavailable:
-                if clock.monotonic() >= until:
-                    raise
-                await clock.sleep(0.1)
-            else:
-                return Accepted(reply=reply)
-
-    def _begin(self, generation: Generation, reply: Reply, began: float) -> None:
-        """Start the accepted reply; one that a Cancel had met beforehand, or that was ended in the place of this
-        replica, is over without a call to a provider."""
-        engine = self._engine
-        if not reply.state.terminal:
-            planned = generation.log.reply
-            if (reply.owner, reply.epoch) != (planned.owner, planned.epoch):
-                generation.lose()
-            generation.start(engine.clock.monotonic() - began)
-            return
-        generation.close_provider()
-        generation.log.replace(reply)
-        generation.audience.close()
-        engine.shelf.end(generation.log)
-        engine.capacity.release(generation.prompt_size)
-        engine.observer.reply_started()
-        engine.observer.reply_ended(reply, overhead_s=engine.clock.monotonic() - began, text_length=0)
 
 
 async def ended_within(log: Log, wait_s: float, engine: Engine) -> bool:

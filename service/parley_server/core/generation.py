@@ -136,7 +136,7 @@ class Generation:
 
     def stop(self, stop: Stop) -> None:
         """End it, unless it is ending already: no later text is seen from now on."""
-        provider_done = self._producing is not None and self._producing.done()
+        provider_done = self.task is not None and self._producing is not None and self._producing.done()
         if self._stop is not None or self.log.sealed or provider_done:
             return
         self._stop = stop

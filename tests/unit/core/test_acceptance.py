@@ -8,7 +8,7 @@ import threading
 
 import msgspec
 import pytest
-from parley_server.core.acceptance import READ_BACK_S
+from parley_server.core.commitment import SURE_AFTER_S, TELL_WITHIN_S
 from parley_server.core.conversations import Conversations, Creation
 from parley_server.core.endings import Stop
 from parley_server.core.events import TextDelta
@@ -323,6 +323,18 @@ async def test_an_interrupt_waits_for_5_seconds(world):
         await world.clock.advance(1.0)
 
 
+async def test_an_interrupt_of_a_row_without_a_task_ends_it(world):
+    created = await _conversation(world)
+    first = await world.begin(hold, conversation_id=created.id)
+    del world.engine.shelf.running[first.log.reply.id]
+    async with asyncio.timeout(5):
+        second = await accept(world, conversation_id=created.id, interrupt=True)
+    stored = await world.stored(first.log.reply.id)
+    assert (stored.state, stored.finish_reason) == (State.CANCELLED, FinishReason.INTERRUPTED)
+    assert isinstance(second, Generation)
+    world.engine.shelf.running[first.log.reply.id] = first
+
+
 async def test_a_refused_interrupt_interrupts_nothing(make_world):
     world = make_world(hold, max_prompt_bytes=100)
     created = await _conversation(world)
@@ -401,9 +413,17 @@ async def test_a_commit_whose_answer_was_lost_is_found(world):
 
 
 async def test_a_commit_that_did_not_happen_is_told(world):
+    """Looked for twice: a server that stood still may not have come to it the first time."""
     world.store.fail("accept", times=1, unknown=True)
+    looks = []
+
+    async def look(*_) -> None:
+        looks.append(world.clock.monotonic())
+
+    world.store.before["get_reply"] = look
     with pytest.raises(StorageUnavailable):
-        await accept(world, request_id="r")
+        await in_time(world, accept(world, request_id="r"))
+    assert looks[-1] - looks[0] >= SURE_AFTER_S
     await nothing_left(world)
     assert isinstance(await accept(world, request_id="r"), Generation)
 
@@ -411,25 +431,50 @@ async def test_a_commit_that_did_not_happen_is_told(world):
 async def test_an_unknown_outcome_is_asked_for_while_the_store_is_away(world):
     world.store.fail("accept", times=1, after=True, unknown=True)
     world.store.fail("get_reply", times=3)
-    accepting = asyncio.ensure_future(accept(world))
-    while not accepting.done():
-        await asyncio.sleep(0.001)
-        await world.clock.advance(0.1)
-    assert (await world.settled(await accepting)).state is State.COMPLETED
+    generation = await in_time(world, accept(world))
+    assert (await world.settled(generation)).state is State.COMPLETED
 
 
-async def test_an_unknown_outcome_is_not_asked_for_for_ever(world):
+async def test_whoever_waits_for_an_unknown_outcome_is_told_and_the_reply_begins_all_the_same(world):
     world.store.fail("accept", times=1, after=True, unknown=True)
     world.store.fail("get_reply", times=10_000)
     began = world.clock.monotonic()
-    accepting = asyncio.ensure_future(accept(world))
-    while not accepting.done():
+    with pytest.raises(StorageUnavailable) as told:
+        await in_time(world, accept(world, request_id="r"))
+    assert told.value.outcome_unknown
+    assert TELL_WITHIN_S <= world.clock.monotonic() - began < TELL_WITHIN_S + 1
+    await in_time(world, world.clock.sleep(60))
+    [generation] = world.engine.shelf.running.values()
+    assert generation.task is None
+    world.store.fail("get_reply", times=0)
+    await in_time(world, until(lambda: generation.task is not None))
+    assert (await world.settled(generation)).state is State.COMPLETED
+    known = await accept(world, request_id="r")
+    assert isinstance(known, Replayed)
+    assert known.reply.id == generation.log.reply.id
+    assert len(world.actor.prompts) == 1
+    await nothing_left(world)
+
+
+async def test_an_unknown_outcome_of_a_process_that_stops_is_left_to_others(world):
+    world.store.fail("accept", times=1, after=True, unknown=True)
+    world.store.fail("get_reply", times=10_000)
+    with pytest.raises(StorageUnavailable):
+        await in_time(world, accept(world, request_id="r"))
+    [generation] = world.engine.shelf.running.values()
+    generation.stop(Stop(finish=None))
+    await in_time(world, until(lambda: not world.engine.shelf.running))
+    assert await world.engine.store.unfinished_ids() == [generation.log.reply.id]
+    assert world.actor.open_calls == 0
+
+
+async def in_time(world, work):
+    """The result of what waits by the clock."""
+    task = asyncio.ensure_future(work)
+    while not task.done():
         await asyncio.sleep(0.001)
         await world.clock.advance(0.5)
-    with pytest.raises(StorageUnavailable):
-        await accepting
-    assert world.clock.monotonic() - began >= READ_BACK_S
-    assert world.engine.shelf.running == {}
+    return await task
 
 
 async def test_a_cancel_before_the_acceptance_costs_no_call_to_the_provider(world):
@@ -574,7 +619,7 @@ async def test_a_commit_that_fails_closes_the_providers_call(world):
     await until(lambda: world.actor.open_calls == 1)
     commits.let.set()
     with pytest.raises(StorageUnavailable):
-        await accepting
+        await in_time(world, accepting)
     await until(lambda: world.actor.open_calls == 0)
     await nothing_left(world)
     commits.failing = False

@@ -6,6 +6,7 @@ import asyncio
 
 import pytest
 from parley_server.core import recovery
+from parley_server.core.endings import Stop
 from parley_server.core.events import Failed, Snapshot
 from parley_server.core.log import TAKEOVER_GAP, Reader
 from parley_server.core.model import FinishReason, ReplyError, State, TextPart, Usage
@@ -219,6 +220,11 @@ async def test_a_commit_that_nobody_knew_of_is_ended(world):
         await world.clock.advance(0.5)
     with pytest.raises(StorageUnavailable):
         await accepting
+    [generation] = world.engine.shelf.running.values()
+    generation.stop(Stop(finish=None))  # else it is asked for until it is known
+    while world.engine.shelf.running:
+        await asyncio.sleep(0.001)
+        await world.clock.advance(0.5)
     world.store.before.clear()
     await reconcile(world.engine)
     started = await world.replies.start(asking(request_id="r"))
