@@ -57,6 +57,11 @@ class Play:
         """What it says before it stands still."""
         return "".join(self.pieces[: self._hold])
 
+    @property
+    def sent(self) -> list[tuple[float, int]]:
+        """When each word left, and how long the text was with it."""
+        return self._sent
+
     def sent_at(self, length: int) -> float:
         """When it began to send what makes the text so long."""
         return next(at for at, had in self._sent if had >= length)
