@@ -66,6 +66,9 @@ async def test_all_readers_of_a_replica_share_one_log(cluster, a, b, reply):
     logs = await asyncio.gather(*[b.replies.attach(ALICE, reply.id) for _ in range(5)])
     assert len({id(log) for log in logs}) == 1
     assert list(b.wire_relay.following) == [reply.id]
+    asked = b.store.calls.count("get_reply")
+    assert await b.replies.attach(ALICE, reply.id) is logs[0]
+    assert b.store.calls.count("get_reply") == asked
 
 
 @pytest.mark.parametrize("seed_block", range(5))
@@ -198,7 +201,7 @@ async def test_where_the_tail_is_lost_the_snapshot_has_it(cluster, a, b, reply, 
     """Never a short text with an end."""
     reader = Reader(await b.replies.attach(ALICE, reply.id), 1)
     reading = asyncio.ensure_future(to_the_end(reader))
-    cluster.wire.deaf = True
+    cluster.wire.deaf = cluster.wire.mute = True
     await reply.say("two ", "three")
     end = asyncio.ensure_future(a.settled(reply.generation))
     if lost == "tail":

@@ -265,6 +265,19 @@ async def test_an_erasure_reaches_every_shelf(cluster, a, b, reply):
             Reader(kept, 0).take()
 
 
+async def test_an_erasure_ends_those_who_have_not_heard_of_the_end_at_once(cluster, a, b, reply):
+    waiting = asyncio.ensure_future(Reader(await b.replies.attach(ALICE, reply.id), 1).until_ended())
+    cluster.wire.mute = True
+    await reply.say(None)
+    await a.settled(reply.generation)
+    cluster.wire.mute = False
+    await a.conversations.delete(ALICE, reply.conversation_id, "")
+    await settle()
+    assert waiting.done()
+    with pytest.raises(ReplyNotFound):
+        await b.replies.attach(ALICE, reply.id)
+
+
 async def test_an_erasure_that_overtakes_the_end_on_its_owner_reaches_it_too(cluster, a, b, reply):
     """Its end is stored, and known to others, before its owner has heard of it."""
     told = asyncio.Event()
@@ -285,7 +298,8 @@ async def test_an_erasure_that_overtakes_the_end_on_its_owner_reaches_it_too(clu
 
     a.store.after["standings"] = look_late
     await b.conversations.delete(ALICE, reply.conversation_id, "")
-    await looked.wait()
+    async with asyncio.timeout(5):
+        await looked.wait()
     await cluster.rest()
     with pytest.raises(ReplyNotFound):
         await a.replies.get(ALICE, reply.id)
@@ -416,7 +430,7 @@ async def test_a_drain_hands_readers_over_while_their_replies_go_on(cluster, a, 
     followed = await replies.attach(ALICE, theirs.id)
     notices: list[str] = []
     waiting = asyncio.ensure_future(replies.wait(followed, 60.0))
-    polling = asyncio.ensure_future(replies.poll(ALICE, mine.id, after=1, wait_s=60.0, gather_s=0.0, reasoning=False))
+    polling = asyncio.ensure_future(replies.poll(ALICE, theirs.id, after=1, wait_s=60.0, gather_s=0.0, reasoning=False))
     await settle()
     with (
         replies.reading(mine.log, notice=lambda: notices.append("mine")),

@@ -153,6 +153,16 @@ async def test_a_cancel_of_what_has_ended_changes_nothing(world, typist, generat
         await world.replies.cancel(ALICE, CancelTarget(conversation_id=stored.conversation_id), "late")
 
 
+async def test_a_cancel_of_a_row_without_a_task_ends_it(world, typist, generation):
+    await typist.say("half")
+    del world.engine.shelf.running[generation.log.reply.id]
+    async with asyncio.timeout(5):
+        cancelled = await world.replies.cancel(ALICE, CancelTarget(reply_id=generation.log.reply.id), "enough")
+    assert (cancelled.state, cancelled.cancel_reason) == (State.CANCELLED, "enough")
+    assert world.engine.shelf.followed == {}
+    world.engine.shelf.running[generation.log.reply.id] = generation
+
+
 async def test_what_cannot_be_cancelled(world):
     for target, kind in (
         (CancelTarget(), InvalidRequest),
