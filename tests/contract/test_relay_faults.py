@@ -8,6 +8,7 @@ import time
 import pytest
 from parley_server.core.events import TextDelta
 from parley_server.relay import wire
+from parley_server.relay.followers import SILENCE_S
 from parley_server.relay.server import RelayUnusable
 
 from tests.clock import until
@@ -279,13 +280,12 @@ async def test_a_tail_that_a_failover_lost_is_given_again(talk, own_redis):
     stream = wire.stream_key(talk.log.reply.id, 1)
     await talk.flows()
 
-    def lose_tail() -> None:
-        kept = own_redis.command("XRANGE", stream, "-", "+", "COUNT", 10)
-        own_redis.command("DEL", stream)
-        for entry_id, (field, value) in ((each, *fields.items()) for each, fields in kept):
-            own_redis.command("XADD", stream, entry_id, field, value)
-
-    await asyncio.to_thread(lose_tail)
+    lose_tail = """
+        local kept = redis.call('XRANGE', KEYS[1], '-', '+', 'COUNT', 10)
+        redis.call('DEL', KEYS[1])
+        for _, entry in ipairs(kept) do redis.call('XADD', KEYS[1], entry[1], unpack(entry[2])) end
+    """
+    await asyncio.to_thread(own_redis.command, "EVAL", lose_tail, 1, stream)
     await talk.flows()
     await talk.exact()
 
@@ -376,6 +376,15 @@ async def test_a_connection_that_was_lost_does_not_spoil_a_takeover(replicas, ow
     for epoch in (2, 3):
         await asyncio.to_thread(own_redis.command, "CLIENT", "KILL", "TYPE", "normal")
         assert text_of(await other.relay.take_over(log.reply.id, epoch)) == "text "
+
+
+async def test_a_connection_that_was_lost_delays_no_new_reader(replicas, own_redis):
+    owner, other = await replicas.start(), await replicas.start(heartbeat_s=30.0)
+    log = owner.begin()
+    say(log, "text")
+    await same(other.follow(log.reply), log)
+    await asyncio.to_thread(own_redis.command, "CLIENT", "KILL", "TYPE", "normal")
+    await same(other.follow(log.reply), log, 0.5 * SILENCE_S)
 
 
 async def test_an_outage_is_no_absence_of_readers(replicas, own_redis):

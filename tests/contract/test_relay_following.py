@@ -76,12 +76,13 @@ async def test_a_long_log_that_is_silent_is_read_at_once(replicas):
 
 
 async def test_the_first_entry_does_not_wait_for_a_flush(replicas):
-    owner, other = await replicas.start(flush_interval_s=30.0), await replicas.start()
+    owner, other = await replicas.start(flush_interval_s=30.0, heartbeat_s=30.0), await replicas.start()
     for _ in range(3):
         log = owner.begin()
         copy = other.follow(log.reply)
         say(log, "at once")
         await same(copy, log, 0.5 * SILENCE_S)
+    await until(lambda: owner.relay._publisher._publications[log.reply.id].sent == log.last_sequence)
     say(log, "later")
     await asyncio.sleep(0.2)
     assert copy.text == "at once "
@@ -264,10 +265,10 @@ async def test_lost_words_are_read_again_after_a_silence(replicas, monkeypatch):
     copy = other.follow(log.reply)
     say(log, "heard")
     await same(copy, log)
-    monkeypatch.setattr(other.relay._subscription, "_on_message", lambda channel, data: None)
+    dropped = []
+    monkeypatch.setattr(other.relay._subscription, "_on_message", lambda channel, data: dropped.append(data))
     say(log, "dropped on the way")
-    await asyncio.sleep(0.2)
-    assert copy.text == "heard "
+    await until(lambda: bool(dropped))
     await same(copy, log, 2 * SILENCE_S)
     log.finish(ended(log.reply, last_sequence=log.closing_sequence))
     owner.relay.ended(log)

@@ -131,7 +131,6 @@ class Publisher:
             await self._flush(due)
             return
         for publication in due:  # nothing is published now; but the journal counts on being told
-            publication.log.since(publication.log.last_sequence)
             self._tell_journal(publication)
 
     async def _flush(self, due: list[Publication]) -> bool:
