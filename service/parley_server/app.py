@@ -107,7 +107,7 @@ class App:
             return EmbeddedRelay(self._store, self._clock, interval_s=server.checkpoint_interval_s)
         from parley_server.relay.redis import RedisRelay  # a client that a process alone need not load
 
-        return RedisRelay(
+        relay = RedisRelay(
             self._settings.redis_url,
             self._store,
             self._clock,
@@ -115,6 +115,10 @@ class App:
             heartbeat_s=server.relay_heartbeat_s,
             retention_s=server.relay_retention_s,
         )
+        self.telemetry.watch_relay(
+            lambda: max(part.lost_s for part in relay.parts), lambda: len(self.engine.shelf.followed)
+        )
+        return relay
 
     @property
     def metrics_port(self) -> int:

@@ -32,7 +32,9 @@ def test_operations_every_guarantee_has_its_row() -> None:
 
 
 def test_operations_every_metric_is_there() -> None:
-    families = list(Metrics().registry.collect())
+    metrics = Metrics()
+    metrics.watch_relay(lambda: 0.0, lambda: 0)
+    families = list(metrics.registry.collect())
     known = {name for family in families for name in (family.name, *[sample.name for sample in family.samples])}
     known |= {f"{family.name}_total" for family in families if family.type == "counter"}
     named = set(re.findall(r"\bparley_[a-z_]+", OPERATIONS)) - {"parley_server"}

@@ -182,6 +182,19 @@ class Metrics:
         """See `Observer`."""
         self._taken_over.inc()
 
+    def watch_relay(self, lost_s: Callable[[], float], followed: Callable[[], int]) -> None:
+        """Ask these two at each scrape: for how long the relay has not worked, and how many replies are followed."""
+        lost = Gauge(
+            "parley_relay_lost_seconds",
+            "For how long the relay has not worked; 0 while it does.",
+            registry=self.registry,
+        )
+        lost.set_function(lost_s)
+        replies = Gauge(
+            "parley_replies_followed", "Replies of other replicas that have readers here.", registry=self.registry
+        )
+        replies.set_function(followed)
+
     # --- the edge and the providers
 
     def call_ended(

@@ -119,3 +119,14 @@ def test_two_servers_in_a_process_do_not_share_counts() -> None:
     first, second = Metrics(), Metrics()
     first.reply_started()
     assert value(second, "parley_replies_active") == 0
+
+
+def test_the_relay_is_asked_at_each_scrape() -> None:
+    metrics = Metrics()
+    lost_s = [0.0]
+    metrics.watch_relay(lambda: lost_s[0], lambda: 7)
+    value = metrics.registry.get_sample_value
+    assert value("parley_relay_lost_seconds") == 0.0
+    lost_s[0] = 31.5
+    assert value("parley_relay_lost_seconds") == 31.5
+    assert value("parley_replies_followed") == 7
