@@ -1,0 +1,205 @@
+"""Replicas, their database and their relay fail in any order: every reader has the stored end, and no two texts."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from dataclasses import dataclass, field
+
+import pytest
+from parley_server.core.events import Chunk, Failed, Finished, Snapshot
+from parley_server.core.log import Reader
+from parley_server.core.model import Reply
+from parley_server.core.records import CancelTarget, MessageFilter
+from parley_server.errors import StorageUnavailable
+
+from tests.fakes import ALICE, texts_of
+from tests.replicas import LEASE_S, Cluster, Replica
+from tests.unit.core.spoken import Spoken, spoken
+
+SEEDS = 4
+LATE = "!"
+"""Said after a cancel has returned: nobody may ever see it."""
+
+
+@dataclass
+class Watcher:
+    """A reader that comes back wherever it can, at the number it has reached."""
+
+    replicas: list[Replica]
+    reply_id: str
+    chance: random.Random
+    chunks: list[Chunk] = field(default_factory=list)
+    position: int = 0
+    done: bool = False
+
+    async def watch(self, clock) -> None:
+        """Up to the terminal chunk, however many connections that takes."""
+        while not self.done:
+            replica = self.chance.choice(self.replicas)
+            try:
+                log = await replica.replies.attach(ALICE, self.reply_id)
+                with replica.replies.reading(log):
+                    await self._follow(Reader(log, self.position))
+            except StorageUnavailable:
+                await clock.sleep(0.5)
+
+    async def _follow(self, reader: Reader) -> None:
+        while not reader.done:
+            await reader.wait()
+            for chunk in reader.take():
+                assert chunk.sequence > self.position
+                self.position = chunk.sequence
+                self.chunks.append(chunk)
+            if self.chance.random() < 0.05 and not reader.done:
+                return  # the connection is lost
+        self.done = True
+
+    @property
+    def text(self) -> str:
+        """All there was before the first snapshot."""
+        kinds = [isinstance(chunk.entry, Snapshot) for chunk in self.chunks]
+        return texts_of(self.chunks[: kinds.index(True)] if True in kinds else self.chunks)
+
+
+class Chaos:
+    """A reply, its watchers, and what befalls them."""
+
+    def __init__(self, cluster: Cluster, owner: Replica, reply: Spoken, chance: random.Random) -> None:
+        self.cluster = cluster
+        self.owner = owner
+        self.reply = reply
+        self.chance = chance
+        self.said = 0
+        self.over = False
+        self.cancelled = False
+        self.cancels: list[asyncio.Task[None]] = []
+
+    async def happen(self) -> None:
+        """One thing."""
+        act = self.chance.choices(
+            [self.say, self.pass_time, self.cut_relay, self.lose_database, self.fall_asleep, self.cancel, self.end],
+            [10, 6, 2, 1, 1, 1, 1],
+        )[0]
+        await act()
+
+    async def say(self) -> None:
+        self.said += 1
+        await self.reply.say(f"{LATE if self.cancelled else ''}{self.said},")
+
+    async def pass_time(self) -> None:
+        await self.cluster.advance(self.chance.choice((0.05, 0.3, 1.0, 3.0)))
+
+    async def cut_relay(self) -> None:
+        wire = self.cluster.wire
+        if wire.down or wire.deaf or wire.mute:
+            wire.mute = False
+            wire.mend()
+        elif self.chance.random() < 0.5:
+            wire.cut()
+        else:
+            wire.deaf = wire.mute = True
+
+    async def lose_database(self) -> None:
+        """For less than a lease, or for so long that others find the lease run out."""
+        replica = self.chance.choice(self.cluster.replicas)
+        replica.store.away = True
+        if self.chance.random() < 0.5:
+            await self.cluster.advance(self.chance.uniform(0.5, LEASE_S - 1.0))
+        else:
+            await self.cluster.advance(LEASE_S)
+            await self.cluster.expire(replica)
+            await self.cluster.advance(self.chance.uniform(0.0, 5.0))
+        await self.say()
+        replica.store.away = False
+
+    async def fall_asleep(self) -> None:
+        """The owner's machine; the others are taken for awake, since they have one clock."""
+        await self.cluster.expire(self.owner)
+        self.cluster.clock.suspend(2 * LEASE_S)
+        others = [each for each in self.cluster.replicas if each is not self.owner]
+        for other in others:
+            await other.tenure.begin()
+            other.tenure.unbroken_since = -1e9
+        await others[0].sweeper.sweep()
+
+    async def cancel(self) -> None:
+        replica = self.chance.choice(self.cluster.replicas)
+
+        async def click() -> None:
+            try:
+                await replica.replies.cancel(ALICE, CancelTarget(reply_id=self.reply.id), "enough")
+            except StorageUnavailable:
+                return
+            self.cancelled = True
+
+        self.cancels.append(asyncio.ensure_future(click()))
+
+    async def end(self) -> None:
+        if not self.over:
+            self.over = True
+            await self.reply.say(None)
+
+    async def heal(self) -> Reply:
+        """Everything is back, and the reply ends within the promised time."""
+        self.cluster.wire.mute = False
+        self.cluster.wire.mend()
+        for replica in self.cluster.replicas:
+            replica.store.away = False
+        await self.end()
+        await self.cluster.advance(20.0)
+        return await self.cluster.store.get_reply(ALICE, self.reply.id)
+
+
+@pytest.mark.parametrize("seed", range(SEEDS))
+async def test_whatever_fails_all_readers_have_one_text_and_the_stored_end(cluster, seed):
+    chance = random.Random(seed)
+    replicas = [await cluster.join(name, journal=True) for name in "abc"]
+    await cluster.advance(LEASE_S + 1)
+    for _ in range(5):
+        await _one(cluster, replicas, chance)
+
+
+async def _one(cluster: Cluster, replicas: list[Replica], chance: random.Random) -> None:
+    owner = chance.choice(replicas)
+    reply = await spoken(owner)
+    calls = owner.actor.open_calls
+    watchers = [Watcher(replicas, reply.id, random.Random(chance.random())) for _ in range(4)]
+    watching = [asyncio.ensure_future(each.watch(cluster.clock)) for each in watchers]
+    chaos = Chaos(cluster, owner, reply, chance)
+    for _ in range(chance.randrange(5, 30)):
+        await chaos.happen()
+    stored = await chaos.heal()
+    assert stored.state.terminal
+    for each in watching:
+        if not each.done():
+            await cluster.advance(1.0)
+        await asyncio.wait_for(each, 5)
+    await asyncio.wait_for(asyncio.gather(*chaos.cancels), 5)
+    _check_readers(watchers, stored)
+    page = await owner.conversations.messages(
+        ALICE, MessageFilter(conversation_id=reply.conversation_id, all_branches=True), 0, ""
+    )
+    assert [message.reply_id for message in page.messages].count(stored.id) == (stored.message is not None)
+    assert owner.actor.open_calls == calls - 1
+    for replica in replicas:
+        assert (replica.engine.shelf.running, replica.engine.ending, replica.engine.capacity._replies) == ({}, set(), 0)
+        assert replica.notes.started == len(replica.notes.ended)
+
+
+def _check_readers(watchers: list[Watcher], stored: Reply) -> None:
+    text = "".join(part.text for part in stored.message.parts) if stored.message else ""
+    assert LATE not in text
+    longest = max((each.text for each in watchers), key=len)
+    for watcher in watchers:
+        chunks = watcher.chunks
+        assert LATE not in watcher.text
+        assert longest.startswith(watcher.text)
+        assert [isinstance(chunk.entry, Finished | Failed) for chunk in chunks].count(True) == 1
+        assert chunks[-1] == watchers[0].chunks[-1]
+        assert chunks[-1].sequence == stored.last_sequence
+        if isinstance(snapshot := chunks[-2].entry if len(chunks) > 1 else None, Snapshot):
+            assert snapshot.reply == stored
+            assert watcher.text.startswith(text) or text.startswith(watcher.text)
+        else:
+            assert watcher.text == text
