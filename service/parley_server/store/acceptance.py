@@ -70,12 +70,10 @@ _MOVE_ON_FROM_HEAD = _MOVE_ON.where(_AT_HEAD)
 def _claim(dialect: str, *, at_head: bool) -> Insert:
     """The reply's row, if the caller owns the conversation, and no other reply runs in it.
 
-    The conversation is locked as a foreign key would lock it, but before the claim: one that is being erased is waited
-    for and then not found, and whoever ends its reply need not wait for this."""
+    No lock is taken before it: this waits for whoever is ending a reply, who may be waiting for the conversation. So
+    its foreign key may find that the conversation was erased meanwhile; then all of it is run again."""
     values = select(*[bindparam(_NAMES[column.name], type_=column.type) for column in reply.c])
-    allowed = values.where(_THIS, owned(conversation), _AT_HEAD if at_head else _BELOW_PARENT).with_for_update(
-        key_share=True, read=True, of=conversation
-    )
+    allowed = values.where(_THIS, owned(conversation), _AT_HEAD if at_head else _BELOW_PARENT)
     return insert(reply, dialect).from_select(list(_NAMES), allowed).on_conflict_do_nothing()
 
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import unicodedata
 from functools import cache
+from typing import Any
 
 import msgspec
-from sqlalchemy import Connection, bindparam, delete, insert, select, update
+from sqlalchemy import Connection, Select, bindparam, delete, insert, select, update
 
 from parley_server.core.model import Conversation, Identity
 from parley_server.core.records import (
@@ -36,7 +37,8 @@ ACTIVE_REPLY = (
 
 _THIS = conversation.c.id == bindparam("conversation_id", type_=Sought())
 _GET = select(conversation, ACTIVE_REPLY).where(_THIS, owned(conversation))
-_LOCK = select(conversation.c.id).where(_THIS, owned(conversation)).with_for_update()
+_LOCK_TO_CHANGE = select(conversation.c.id).where(_THIS, owned(conversation)).with_for_update(key_share=True)
+_LOCK_TO_ERASE = select(conversation.c.id).where(_THIS, owned(conversation)).with_for_update()
 _REPLIES = select(reply.c.id).where(
     reply.c.tenant == bindparam("of_tenant"), reply.c.conversation_id == bindparam("of_conversation")
 )
@@ -137,7 +139,7 @@ def update_conversation(
     connection: Connection, identity: Identity, update_: ConversationUpdate, now_us: int
 ) -> Conversation:
     """Raises, before anything is written, ConversationNotFound, EtagMismatch, MessageNotFound (for the head)."""
-    row = _locked(connection, identity, update_.conversation_id, etag=update_.etag)
+    row = _locked(connection, identity, update_.conversation_id, etag=update_.etag, lock=_LOCK_TO_CHANGE)
     place = {"tenant": row.tenant, "conversation_id": row.id}
     if update_.head_message_id and not holds_message(connection, update_.head_message_id, **place):
         raise MessageNotFound
@@ -156,7 +158,7 @@ def delete_conversation(
     connection: Connection, identity: Identity, conversation_id: str, etag: str
 ) -> Busy | tuple[str, ...]:
     """Erase it with all it holds, and return the ids of its replies. Raises ConversationNotFound, EtagMismatch."""
-    row = _locked(connection, identity, conversation_id, etag=etag)
+    row = _locked(connection, identity, conversation_id, etag=etag, lock=_LOCK_TO_ERASE)
     if row.active_reply_id:
         return Busy(reply_id=row.active_reply_id)
     place = {"of_tenant": row.tenant, "of_conversation": row.id}
@@ -169,10 +171,12 @@ def _row(connection: Connection, identity: Identity, conversation_id: str) -> An
     return connection.execute(_GET, {"conversation_id": conversation_id, **owner(identity)}).first()
 
 
-def _locked(connection: Connection, identity: Identity, conversation_id: str, *, etag: str) -> AnyRow:
+def _locked(
+    connection: Connection, identity: Identity, conversation_id: str, *, etag: str, lock: Select[Any]
+) -> AnyRow:
     """The row once it is the caller's: read by a statement of its own, which sees all that the lock has waited for."""
-    connection.execute(_LOCK, {"conversation_id": conversation_id, **owner(identity)})
-    row = _row(connection, identity, conversation_id)
+    locked = connection.execute(lock, {"conversation_id": conversation_id, **owner(identity)}).first()
+    row = locked and _row(connection, identity, conversation_id)
     if row is None:
         raise ConversationNotFound
     if etag and etag != str(row.version):

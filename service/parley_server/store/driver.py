@@ -27,7 +27,11 @@ _AWAY = (
     "XX",  # an internal error, a broken file
 )
 _HUNG_UP = ("08", "25006", "25P03", "57P")
-_UNDONE = ("40001", "40P01")
+_UNDONE = (
+    "23503",  # what a new row refers to was erased after the unit had seen it: it will see that now
+    "40001",
+    "40P01",
+)
 
 
 def translate(error: Exception, *, outcome_unknown: bool = False) -> Exception:

@@ -49,8 +49,8 @@ def test_there_are_statements_to_check():
 def test_locks_and_conflicts_are_postgresqls():
     dialect = postgresql.dialect()
     assert "FOR UPDATE" in str(keys._LOCK.compile(dialect=dialect))
-    assert "FOR UPDATE" in str(conversations._LOCK.compile(dialect=dialect))
-    assert "FOR KEY SHARE OF conversation" in str(STATEMENTS["acceptance.claim"].compile(dialect=dialect))
+    assert "FOR UPDATE" in str(conversations._LOCK_TO_ERASE.compile(dialect=dialect))
+    assert "FOR NO KEY UPDATE" in str(conversations._LOCK_TO_CHANGE.compile(dialect=dialect))
     assert "FOR NO KEY UPDATE OF reply" in str(STATEMENTS["checkpoints.append"].compile(dialect=dialect))
     assert "FOR UPDATE SKIP LOCKED" in str(replicas._take("postgresql").compile(dialect=dialect))
     assert "ON CONFLICT DO NOTHING" in str(STATEMENTS["acceptance.claim"].compile(dialect=dialect))
