@@ -77,8 +77,9 @@ _EXPIRED = (
     .order_by(table.c.expire_time_us)
     .limit(SWEEP_ROWS)
     .with_for_update(skip_locked=True)
+    .cte("expired")
 )
-_SWEEP = delete(table).where(tuple_(table.c.tenant, table.c.end_user, table.c.kind, table.c.key).in_(_EXPIRED))
+_SWEEP = delete(table).where(tuple_(table.c.tenant, table.c.end_user, table.c.kind, table.c.key).in_(select(_EXPIRED)))
 
 
 @cache

@@ -107,10 +107,11 @@ def _take(dialect: str) -> Update:
         .order_by(reply.c.create_time_us, reply.c.id)
         .limit(bindparam("rows", type_=Integer))
         .with_for_update(skip_locked=True)
+        .cte("theirs")
     )
     return (
         update(reply)
-        .where(reply.c.id.in_(theirs))
+        .where(reply.c.id.in_(select(theirs.c.id)))
         .values(owner=bindparam("new_owner", type_=Text), epoch=reply.c.epoch + 1)
         .returning(*UNFINISHED_COLUMNS)
     )
