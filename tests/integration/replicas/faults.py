@@ -74,6 +74,16 @@ def streams_of(cluster: Cluster, reply_id: str) -> dict[str, Any]:
     return {key: cluster.redis.command("XRANGE", key, "-", "+") for key in keys}
 
 
+async def published(cluster: Cluster, reply_id: str, text: str) -> None:
+    """Wait until Redis has all of this text, of the first owner: from then on it outlives that one."""
+
+    def all_there() -> bool:
+        entries = streams_of(cluster, reply_id).get(f"parley:{{{reply_id}}}:log:1", [])
+        return "".join(fields["e"][1:] for _, fields in entries if fields["e"].startswith("t")) == text
+
+    await seen(all_there, f"{text!r} is published")
+
+
 async def seen(condition: Callable[[], object], what: str, *, limit_s: float = 20.0) -> None:
     """Wait until something in this process is true."""
 

@@ -15,7 +15,7 @@ from parley.v1 import resources_pb2
 
 from tests.cluster import LIMIT_S, QUICK, Cluster
 from tests.integration.process.watching import reason_of, script, text_of
-from tests.integration.replicas.faults import locked, seen, waiting_for_locks, within
+from tests.integration.replicas.faults import locked, published, seen, waiting_for_locks, within
 from tests.integration.replicas.plays import Play, Repertoire
 from tests.services import PostgresServer, RedisServer
 from tests.upstream import Upstream
@@ -173,7 +173,8 @@ async def test_a_kill_while_a_reply_is_waited_for_is_an_answer(cluster, repertoi
     async with client_of(cluster, A, B, C) as client:
         waiting = asyncio.create_task(client.create_reply(play.tag))
         await within(LIMIT_S, play.held.wait())
-        await asyncio.sleep(0.2)  # for the last words to be durable: what an owner alone had is lost
+        ((reply_id,),) = await cluster.rows("SELECT id FROM reply WHERE end_time_us = 0")
+        await published(cluster, reply_id, play.whole)
         await cluster.kill9(A)
         (reply,) = await within(LIMIT_S, waiting)
         assert reply.state == resources_pb2.Reply.STATE_FAILED

@@ -33,11 +33,14 @@ GRACE_S = 8.0
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def cluster(tmp_path_factory, shared_postgres):
-    """Three replicas with a short grace."""
+    """Three replicas with a short grace, and the lease that they have by default."""
     folder = tmp_path_factory.mktemp("rolling")
     limits = {"drain_grace_s": GRACE_S, "drain_pause_s": 0.3}
     with RedisServer(folder / "redis") as redis:
-        async with Upstream() as upstream, Cluster(folder, shared_postgres, redis, upstream, server=limits) as replicas:
+        async with (
+            Upstream() as upstream,
+            Cluster(folder, shared_postgres, redis, upstream, lease_s=12.0, server=limits) as replicas,
+        ):
             yield replicas
 
 
