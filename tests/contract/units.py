@@ -54,7 +54,7 @@ async def call(database, way: str) -> None:
     elif way == "urgent":
         await database.urgent(one)
     else:
-        await database.read(one, alone=way == "alone")
+        await database.read(one, one_state=way == "read")
 
 
 async def works(calling) -> bool:

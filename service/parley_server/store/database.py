@@ -34,8 +34,9 @@ class Database(Protocol):
     def start(self) -> None:
         """Be ready for calls, from the running event loop."""
 
-    async def read(self, work: Callable[[Connection], T], *, alone: bool = False) -> T:
-        """Run `work`, which changes nothing and sees one state of the database. `alone`: it is a single statement."""
+    async def read(self, work: Callable[[Connection], T], *, one_state: bool = True) -> T:
+        """Run `work`, which changes nothing, and sees one state of the database. Without `one_state`, each of its
+        statements sees a state of its own, which costs less."""
 
     async def write(
         self, work: Callable[[Connection], T], *, durable: bool, prepared: Callable[[T], None] | None = None

@@ -56,7 +56,7 @@ class PostgresDatabase:
         )
         self._lane = open_engine(url, name=name, size=1, statement_s=URGENT_S, connect_s=URGENT_S, wait_s=URGENT_S)
         self._one_state = self._pool.execution_options(isolation_level="REPEATABLE READ", postgresql_readonly=True)
-        self._alone = self._pool.execution_options(isolation_level="AUTOCOMMIT")
+        self._single = self._pool.execution_options(isolation_level="AUTOCOMMIT")
         self._connections: WeakSet[Any] = WeakSet()
         for engine in (self._pool, self._lane):
             event.listen(engine.sync_engine, "connect", self._connected)
@@ -67,9 +67,9 @@ class PostgresDatabase:
         """Be ready; connections are made as they are needed."""
         self._open = True
 
-    async def read(self, work: Callable[[Connection], T], *, alone: bool = False) -> T:
+    async def read(self, work: Callable[[Connection], T], *, one_state: bool = True) -> T:
         """See `Database`."""
-        return await self._own(_run(self._alone if alone else self._one_state, work, commit=False))
+        return await self._own(_run(self._one_state if one_state else self._single, work, commit=False))
 
     async def write(
         self,

@@ -55,7 +55,7 @@ class SqliteDatabase:
             thread.start()
         self._open = True
 
-    async def read(self, work: Callable[[Connection], T], *, alone: bool = False) -> T:  # noqa: ARG002 - costs the same
+    async def read(self, work: Callable[[Connection], T], *, one_state: bool = True) -> T:  # noqa: ARG002 - costs the same
         """See `Database`. It cannot change anything."""
         return await self._ask(self._reads, work, durable=False)
 

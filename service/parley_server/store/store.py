@@ -78,12 +78,15 @@ class SqlStore:
 
     async def find_request(self, identity: Identity, request_id: str, now_us: int) -> Replayed | None:
         """See the port."""
-        return await self._read(lambda connection: replies.find_request(connection, identity, request_id, now_us))
+        return await self._read(
+            lambda connection: replies.find_request(connection, identity, request_id, now_us), one_state=False
+        )
 
     async def read_turn(self, identity: Identity, conversation_id: str, position: Position, *, has_input: bool) -> Turn:
         """See the port."""
         return await self._read(
-            lambda connection: turns.read_turn(connection, identity, conversation_id, position, has_input=has_input)
+            lambda connection: turns.read_turn(connection, identity, conversation_id, position, has_input=has_input),
+            one_state=False,  # messages never change, and the acceptance looks whether all of this still holds
         )
 
     async def accept(self, acceptance: Acceptance, *, prepared: Callable[[], None] | None = None) -> AcceptOutcome:
@@ -120,7 +123,7 @@ class SqlStore:
 
     async def get_reply(self, identity: Identity, reply_id: str) -> Reply:
         """See the port."""
-        return await self._read(lambda connection: replies.get_reply(connection, identity, reply_id), alone=True)
+        return await self._read(lambda connection: replies.get_reply(connection, identity, reply_id), one_state=False)
 
     async def unfinished(self, limit: int, reply_id: str = "") -> list[Unfinished]:
         """See the port."""
@@ -128,11 +131,11 @@ class SqlStore:
 
     async def unfinished_ids(self) -> list[str]:
         """See the port."""
-        return await self._read(replies.unfinished_ids, alone=True)
+        return await self._read(replies.unfinished_ids, one_state=False)
 
     async def standings(self, reply_ids: list[str]) -> list[Standing]:
         """See the port."""
-        return await self._read(lambda connection: replicas.standings(connection, reply_ids), alone=True)
+        return await self._read(lambda connection: replicas.standings(connection, reply_ids), one_state=False)
 
     async def hold_lease(self, replica_id: str, lease_s: float) -> list[Standing]:
         """See the port."""
@@ -153,13 +156,13 @@ class SqlStore:
     async def get_conversation(self, identity: Identity, conversation_id: str) -> Conversation:
         """See the port."""
         return await self._read(
-            lambda connection: conversations.get_conversation(connection, identity, conversation_id), alone=True
+            lambda connection: conversations.get_conversation(connection, identity, conversation_id), one_state=False
         )
 
     async def list_conversations(self, identity: Identity, which: ConversationFilter, limit: int) -> ConversationPage:
         """See the port."""
         return await self._read(
-            lambda connection: listings.list_conversations(connection, identity, which, limit), alone=True
+            lambda connection: listings.list_conversations(connection, identity, which, limit), one_state=False
         )
 
     async def update_conversation(self, identity: Identity, update: ConversationUpdate, now_us: int) -> Conversation:
@@ -180,10 +183,10 @@ class SqlStore:
 
     async def get_image(self, identity: Identity, image_id: str) -> ImagePart:
         """See the port."""
-        return await self._read(lambda connection: images.get_image(connection, identity, image_id), alone=True)
+        return await self._read(lambda connection: images.get_image(connection, identity, image_id), one_state=False)
 
-    async def _read(self, work: Callable[[Connection], T], *, alone: bool = False) -> T:
-        return await self._database.read(work, alone=alone)
+    async def _read(self, work: Callable[[Connection], T], *, one_state: bool = True) -> T:
+        return await self._database.read(work, one_state=one_state)
 
     async def _write(self, work: Callable[[Connection], T], *, durable: bool = True) -> T:
         return await self._database.write(work, durable=durable)
