@@ -91,6 +91,8 @@ class Replica:
         copy = Copy(found)
         copy.wanted = wanted
         self.relay.follow(copy.log, wanted=lambda: copy.wanted, look=copy.look)
+        if wanted:
+            self.relay.read(copy.log)
         return copy
 
     def problems(self) -> dict[str, int]:

@@ -206,7 +206,7 @@ async def test_redis_that_takes_no_writes(talk, own_redis, caplog, fault):
     await until(lambda: not talk.owner.sound)
     assert await talk.owner.relay.idle_s(talk.log.reply.id) is None
     await asyncio.sleep(4 * HEARTBEAT_S)
-    assert talk.other.relay.unreachable_s == 0  # it can still be read
+    assert talk.other.relay.unreachable_s > 0  # it can still be read, but nothing new is to be found
     await asyncio.to_thread(own_redis.command, *mended)
     await talk.flows()
     await talk.sound()

@@ -10,10 +10,13 @@ from parley_server.core.events import TextDelta
 from parley_server.core.lease import Lease
 from parley_server.relay import wire
 from parley_server.relay.followers import TICK_S
+from parley_server.relay.redis import PRESENCE_LATE_S
 
 from tests.clock import until
 from tests.contract.relays import HEARTBEAT_S, Replicas, same, say, text_of, unique
 from tests.fakes import ended, reply
+
+UNTOLD_S = HEARTBEAT_S + PRESENCE_LATE_S
 
 
 @pytest.fixture
@@ -197,14 +200,55 @@ async def test_readers_elsewhere_are_seen_until_they_leave(replicas):
     await until(lambda: bool(owner.ears.sightings))
     assert {reply_id for reply_id, _ in owner.ears.sightings} == {log.reply.id}
     assert max(age_s for _, age_s in owner.ears.sightings) < 2 * HEARTBEAT_S
-    await asyncio.sleep(4 * HEARTBEAT_S)
-    assert await owner.relay.idle_s(log.reply.id) < 2 * HEARTBEAT_S
-    assert await owner.relay.idle_s(alone.reply.id) > 3 * HEARTBEAT_S
+    await asyncio.sleep(UNTOLD_S + 3 * HEARTBEAT_S)
+    assert await owner.relay.idle_s(log.reply.id) == 0
+    assert await owner.relay.idle_s(alone.reply.id) > 2 * HEARTBEAT_S
     copy.wanted = False
     before = len(owner.ears.sightings)
-    await asyncio.sleep(5 * HEARTBEAT_S)
-    assert await owner.relay.idle_s(log.reply.id) > 3 * HEARTBEAT_S
+    await asyncio.sleep(UNTOLD_S + 3 * HEARTBEAT_S)
+    assert await owner.relay.idle_s(log.reply.id) > HEARTBEAT_S
     assert len(owner.ears.sightings) - before <= 1
+
+
+async def test_between_two_heartbeats_of_a_follower_nobody_has_left(replicas):
+    """However short a time a reply may be without readers."""
+    owner, other = await replicas.start(heartbeat_s=2.0), await replicas.start(heartbeat_s=2.0)
+    log = owner.begin()
+    say(log, "text")
+    await published(owner, log)
+    other.follow(log.reply)
+    for _ in range(50):
+        assert await owner.relay.idle_s(log.reply.id) == 0
+        await asyncio.sleep(0.05)
+
+
+async def test_a_short_visit_of_a_log_that_is_kept_is_told(replicas, shared_redis):
+    owner, other = await replicas.start(), await replicas.start(heartbeat_s=30.0)
+    log = owner.begin()
+    say(log, "text")
+    await published(owner, log)
+    copy = other.follow(log.reply, wanted=False)
+    await same(copy, log)
+    await asyncio.sleep(2 * TICK_S)
+    key = wire.reply_key(log.reply.id)
+    assert shared_redis.command("HGET", key, "seen") is None
+    other.relay.read(copy.log)
+    await until(lambda: bool(shared_redis.command("HGET", key, "seen")), 1.0)
+
+
+async def test_a_visit_that_redis_missed_is_told_when_it_is_back(replicas, own_redis):
+    owner = await replicas.start(url=own_redis.url())
+    other = await replicas.start(url=own_redis.url(), heartbeat_s=30.0)
+    log = owner.begin()
+    say(log, "text")
+    await published(owner, log)
+    copy = other.follow(log.reply, wanted=False)
+    await same(copy, log)
+    await asyncio.to_thread(own_redis.stop, "immediate")
+    other.relay.read(copy.log)
+    await until(lambda: "follow" in other.problems(), 3.0)
+    await asyncio.to_thread(own_redis.start)
+    await until(lambda: bool(owner.ears.sightings), 5.0)
 
 
 async def test_a_new_reader_is_seen_before_the_next_heartbeat(replicas):
@@ -221,12 +265,12 @@ async def test_what_redis_does_not_know_of_is_not_nobody(replicas, shared_redis)
     log = owner.begin()
     say(log, "text")
     await published(owner, log)
-    await asyncio.sleep(1.2)
-    assert await owner.relay.idle_s(log.reply.id) > 1.0
+    await asyncio.sleep(0.5 + PRESENCE_LATE_S + 0.3)
+    assert await owner.relay.idle_s(log.reply.id) > 0.2
     shared_redis.command("DEL", wire.reply_key(log.reply.id))
     assert await owner.relay.idle_s(log.reply.id) is None
     await asyncio.sleep(0.8)
-    assert 0 < await owner.relay.idle_s(log.reply.id) < 0.8  # the owner has begun to count anew
+    assert await owner.relay.idle_s(log.reply.id) == 0  # the owner has begun to count anew
 
 
 async def test_without_its_lease_an_owner_publishes_nothing_and_still_asks(replicas):

@@ -142,8 +142,8 @@ class RedisRelay:
 
     @property
     def unreachable_s(self) -> float:
-        """See `Relay`."""
-        return self._followers.health.lost_s
+        """See `Relay`. Where Redis takes nothing, the owners cannot publish, though it may be read."""
+        return max(self._followers.health.lost_s, self._followers.presence.lost_s)
 
     def follow(self, log: Log, *, wanted: Callable[[], bool], look: Callable[[], None]) -> None:
         """See `Relay`."""
