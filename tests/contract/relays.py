@@ -12,12 +12,14 @@ from parley_server.core.log import Log
 from parley_server.core.model import Reply
 from parley_server.core.ports import Store
 from parley_server.core.records import Checkpoint
-from parley_server.relay.redis import RedisRelay
+from parley_server.relay.redis import PRESENCE_LATE_S, RedisRelay
 
 from tests.clock import until
 from tests.fakes import reply
 
 HEARTBEAT_S = 0.3
+UNTOLD_S = HEARTBEAT_S + PRESENCE_LATE_S
+"""For how long a reader elsewhere may be there without a word of it."""
 
 _numbers = itertools.count(1)
 

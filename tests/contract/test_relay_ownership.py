@@ -13,10 +13,8 @@ from parley_server.relay.followers import TICK_S
 from parley_server.relay.redis import PRESENCE_LATE_S
 
 from tests.clock import until
-from tests.contract.relays import HEARTBEAT_S, Replicas, same, say, text_of, unique
+from tests.contract.relays import HEARTBEAT_S, UNTOLD_S, Replicas, same, say, text_of, unique
 from tests.fakes import ended, reply
-
-UNTOLD_S = HEARTBEAT_S + PRESENCE_LATE_S
 
 
 @pytest.fixture

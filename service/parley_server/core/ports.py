@@ -143,6 +143,9 @@ class Relay(Protocol):
         While `wanted()`, the owner can tell that somebody reads. `look` is called when the reply may have ended.
         """
 
+    def read(self, log: Log) -> None:
+        """Somebody begins to read a log that is followed: its owner can tell at once, also where he soon leaves."""
+
     def unfollow(self, log: Log) -> None:
         """Follow it no further; harmless where it is not followed."""
 
@@ -154,8 +157,8 @@ class Relay(Protocol):
         """Close the log for good to writers of an epoch lower than this one, then recall what it holds."""
 
     async def idle_s(self, reply_id: str) -> float | None:
-        """For how long nobody has followed a reply of this replica through another one; None where that is not known,
-        which never means nobody."""
+        """For how long, at least, nobody has read a reply of this replica through another one; None where that is not
+        known, which never means nobody."""
 
     def wish_cancel(self, reply: Reply) -> None:
         """Tell the owner that the store holds a wish to cancel this reply."""

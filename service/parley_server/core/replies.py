@@ -98,6 +98,7 @@ class Replies:
         read = self._read(log.reply.id)
         if read is not None:
             read.audience.enter()
+            self._engine.relay.read(read.log)
         if notice is not None:
             self._listeners.add(notice)
         self._engine.observer.reader_joined()
@@ -196,6 +197,7 @@ class Replies:
             generation.audience.touch()
         elif (follower := shelf.followed.get(reply_id)) is not None:
             follower.touch()
+            self._engine.relay.read(follower.log)
 
     def _read(self, reply_id: str) -> Generation | Follower | None:
         shelf = self._engine.shelf

@@ -46,6 +46,9 @@ class EmbeddedRelay:
     def follow(self, log: Log, *, wanted: Callable[[], bool], look: Callable[[], None]) -> None:
         """Nothing will come."""
 
+    def read(self, log: Log) -> None:
+        """Nobody is told."""
+
     def unfollow(self, log: Log) -> None:
         """Nothing came."""
 

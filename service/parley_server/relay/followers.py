@@ -73,10 +73,16 @@ class Followers:
         """See `Relay`."""
         following = Following(log, wanted=wanted, look=look, now=self._clock.monotonic())
         self._followed[following.channel] = following
-        self._news = True
         if self._subscription.add(following.channel) or self._subscription.health.lost_s:
             self._behind[following] = None
         self._due.set()
+
+    def read(self, log: Log) -> None:
+        """See `Relay`."""
+        following = self._followed.get(wire.reply_key(log.reply.id))
+        if following is not None and following.visit():
+            self._news = True
+            self._due.set()
 
     def unfollow(self, log: Log) -> None:
         """See `Relay`."""
@@ -153,16 +159,20 @@ class Followers:
             self._due.set()
 
     async def _tell_presence(self, now: float) -> None:
-        """Somebody reads these. Of new ones that is told at once, of the others at each heartbeat."""
+        """Somebody reads these. Of who has just come that is told at once, of the others at each heartbeat."""
         everyone = now >= self._next_presence
         if everyone:
             self._next_presence = now + self._heartbeat_s
         self._news = False
-        read = [each for each in self._followed.values() if (everyone or not each.presence_told) and each.wanted()]
-        for each in read:
-            each.presence_told = True
+        read = [each for each in self._followed.values() if each.tells_presence(everyone=everyone)]
         calls = [SEEN.call([each.channel for each in group], self._running_ttl_ms) for group in _groups(read)]
-        answers = await self._link.run(calls or [PING])
+        try:
+            answers = await self._link.run(calls or [PING])
+        except BaseException:
+            self._news = bool(read)
+            for each in read:
+                each.visited = True
+            raise
         refused = [str(answer) for answer in answers if isinstance(answer, ResponseError)]
         if refused:
             self.presence.failed(refused[0])

@@ -36,7 +36,7 @@ def entries_of(found: Sequence[tuple[bytes, Sequence[bytes]]], first: int) -> li
 class Following(StreamReading):
     """A log that is filled up to `position` with what its owner has appended in its epoch."""
 
-    __slots__ = ("channel", "gone", "heard_at", "log", "look", "presence_told", "wanted")
+    __slots__ = ("channel", "gone", "heard_at", "log", "look", "told", "visited", "wanted")
 
     def __init__(self, log: Log, *, wanted: Callable[[], bool], look: Callable[[], None], now: float) -> None:
         super().__init__(log.reply.id, log.reply.epoch, position=log.last_sequence)
@@ -45,8 +45,20 @@ class Following(StreamReading):
         self.look = look
         self.channel = wire.reply_key(log.reply.id)
         self.heard_at = now
-        self.presence_told = False
         self.gone = False
+        self.visited = self.told = False
+
+    def visit(self) -> bool:
+        """Somebody begins to read; whether its owner, who is told at each heartbeat, is to be told at once."""
+        self.visited = self.visited or not self.told
+        return self.visited
+
+    def tells_presence(self, *, everyone: bool) -> bool:
+        """Whether its owner is to be told now that somebody reads; `everyone`: a heartbeat is due."""
+        tells = self.visited or (everyone and self.wanted())
+        self.told = tells or (self.told and not everyone)
+        self.visited = False
+        return tells
 
     def take(self, first: int, entries: Sequence[Entry]) -> bool:
         """Append what is new of a stretch; False where something is missing before it."""

@@ -33,6 +33,7 @@ log = logging.getLogger("parley.relay")
 RECALL_S = 2.0
 CHECK_AGAIN_S = 1.0
 WISH_FOR_S = 30.0
+PRESENCE_LATE_S = 1.0
 ERASED_PER_CALL = 500
 
 
@@ -63,6 +64,7 @@ class RedisRelay:
         self._clock = clock
         self._channel = wire.replica_channel(replica_id)
         self._running_ttl_ms = round(running_ttl_s * 1000)
+        self._untold_s = heartbeat_s + PRESENCE_LATE_S
         self._publishing = Link(connect, f"parley-publish-{replica_id}")
         self._asking = Link(connect, f"parley-ask-{replica_id}")
         self._subscription = Subscription(
@@ -149,6 +151,10 @@ class RedisRelay:
         """See `Relay`."""
         self._followers.follow(log, wanted=wanted, look=look)
 
+    def read(self, log: Log) -> None:
+        """See `Relay`."""
+        self._followers.read(log)
+
     def unfollow(self, log: Log) -> None:
         """See `Relay`."""
         self._followers.unfollow(log)
@@ -163,7 +169,8 @@ class RedisRelay:
         return await self._read_writer(reply_id, fence)
 
     async def idle_s(self, reply_id: str) -> float | None:
-        """See `Relay`: counted only while this replica and Redis were in touch without a break."""
+        """See `Relay`: counted while this replica and Redis were in touch without a break, and only beyond what a
+        follower takes to tell again that somebody reads."""
         try:
             async with asyncio.timeout(RECALL_S):
                 known, time = await self._asking.run(
@@ -178,7 +185,7 @@ class RedisRelay:
         if not last_ms:
             return None
         now_s = int(time[0]) + int(time[1]) / 1e6
-        return max(0.0, min(now_s - last_ms / 1000, health.works_s))
+        return max(0.0, min(now_s - last_ms / 1000, health.works_s) - self._untold_s)
 
     def wish_cancel(self, reply: Reply) -> None:
         """See `Relay`."""
