@@ -8,10 +8,10 @@ BUF    := .tools/node_modules/.bin/buf
 export PATH := $(CURDIR)/$(BIN):$(CURDIR)/.tools/bin:$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo run test check format lint types imports protos tree gen bench image constraints clean
+.PHONY: help setup demo run test check format lint types imports protos tree gen bench bench-full gateways guard image constraints clean
 
 help: ## List the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup: $(STAMP) ## Make .venv with everything pinned; nothing to do the second time
 
@@ -55,8 +55,17 @@ gen: setup $(BUF) ## Generate code from the protos
 $(BUF): tools/buf.sh
 	@tools/buf.sh
 
-bench: setup ## Run the benchmarks; docs/benchmarks.md says what they measure
+bench: setup ## Run the benchmarks in their short form, 5 minutes; docs/benchmarks.md says what they measure
 	@$(BIN)/python -m benchmarks.run $(if $(ARGS),$(ARGS),--short)
+
+bench-full: setup gateways ## Run them in full, with gateways of others: half an hour; ARGS=--write-docs keeps the results
+	@$(BIN)/python -m benchmarks.run $(ARGS)
+
+gateways: ## Install those gateways into .tools/
+	@tools/gateways.sh "$(PYTHON)"
+
+guard: setup ## Has the CPU per token or per reply risen, compared with a bare server? One minute
+	@$(BIN)/python -m benchmarks.guard
 
 image: ## Build the container image parley:latest
 	docker build --tag parley:latest .

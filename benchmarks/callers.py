@@ -41,16 +41,26 @@ class Caller(Protocol):
         """Disconnect."""
 
 
+def detail_of(error: grpc.aio.AioRpcError, detail: Any) -> Any:
+    """The first detail of this kind in a rich status, or None."""
+    for key, value in error.trailing_metadata() or ():
+        if key == "grpc-status-details-bin":
+            for packed in status_pb2.Status.FromString(value).details:
+                if packed.Unpack(detail):
+                    return detail
+    return None
+
+
 def status_of(error: grpc.aio.AioRpcError) -> str:
     """The code, and the reason where the application gave one: a transport that sheds a call gives none."""
-    for key, value in error.trailing_metadata() or ():
-        if key != "grpc-status-details-bin":
-            continue
-        for detail in status_pb2.Status.FromString(value).details:
-            info = error_details_pb2.ErrorInfo()
-            if detail.Unpack(info):
-                return f"{error.code().name}/{info.reason}"
-    return error.code().name
+    info = detail_of(error, error_details_pb2.ErrorInfo())
+    return f"{error.code().name}/{info.reason}" if info else error.code().name
+
+
+def retry_of(error: grpc.aio.AioRpcError) -> float | None:
+    """After how many seconds a new attempt is welcome, if the status says so."""
+    info = detail_of(error, error_details_pb2.RetryInfo())
+    return info.retry_delay.ToNanoseconds() / 1e9 if info else None
 
 
 class GrpcCaller:
@@ -85,6 +95,7 @@ class GrpcCaller:
             while (chunk := await call.read()) is not grpc.aio.EOF:
                 note(chunk, transcript)
         except grpc.aio.AioRpcError as error:
+            transcript.retry_s = retry_of(error)
             return status_of(error)
         return "OK"
 

@@ -254,7 +254,9 @@ def _memory_metrics(window: Window, load: Load, *, weighed: bool) -> dict[str, f
     out = {name: float(value) for name, value in msgspec.to_builtins(window.memory).items()}
     if weighed:
         most = window.held.rss_mib if window.held else window.memory.peak_mib
-        out["kib_per_stream"] = (most - window.before.rss_mib) * 1024 / (load.concurrency or load.replies)
+        # What the warm-up had open at once is part of the memory before.
+        streams = (load.concurrency or load.replies) - load.warmup_concurrency
+        out["kib_per_stream"] = (most - window.before.rss_mib) * 1024 / streams
     return out
 
 

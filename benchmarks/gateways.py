@@ -42,14 +42,14 @@ def litellm_config(upstream: Upstream, models: list[str]) -> str:
 
 
 def start_litellm(folder: Path, upstream: Upstream, models: list[str]) -> RunningSystem:
-    """LiteLLM's proxy as its production page has it: one Uvicorn worker, on uvloop, with its aiohttp transport; its log
-    and its access log show errors alone, and all its spending goes nowhere."""
+    """LiteLLM's proxy as its production page has it: one worker, its aiohttp transport, a log of errors alone, and no
+    database. Of its servers we take Granian, which costs 5 to 10 % less here than Uvicorn, the default."""
     config = folder / "litellm.yaml"
     config.write_text(litellm_config(upstream, models))
     address = free_address()
     host, port = address.split(":")
     command = [str(LITELLM / "bin" / "litellm"), "--config", str(config), "--host", host, "--port", port]
-    command += ["--num_workers", "1", "--keepalive_timeout", "600"]
+    command += ["--num_workers", "1", "--run_granian"]
     env = {
         "LITELLM_MODE": "PRODUCTION",
         "LITELLM_LOG": "ERROR",

@@ -77,13 +77,16 @@ def serve(
     command = [str(Path(sys.executable).parent / "parley"), "serve"]
     system = launch(name, command, address=address, folder=folder, env=env)
     system.metrics_address = env["PARLEY_METRICS_LISTEN"]
+    system.database_url, system.redis_url = env["PARLEY_DATABASE_URL"], redis
     wait_until(system, lambda: is_serving(address))
     return system
 
 
-def start_embedded(folder: Path, upstream: Upstream, models: list[str]) -> RunningSystem:
+def start_embedded(
+    folder: Path, upstream: Upstream, models: list[str], *, server: dict[str, object] | None = None
+) -> RunningSystem:
     """On a SQLite file, alone."""
-    return serve("parley", folder, upstream, models)
+    return serve("parley", folder, upstream, models, server=server)
 
 
 def start_postgres(folder: Path, upstream: Upstream, models: list[str]) -> RunningSystem:
@@ -91,9 +94,11 @@ def start_postgres(folder: Path, upstream: Upstream, models: list[str]) -> Runni
     return _with_services("parley-postgres", folder, upstream, models)
 
 
-def start_redis(folder: Path, upstream: Upstream, models: list[str]) -> RunningSystem:
+def start_redis(
+    folder: Path, upstream: Upstream, models: list[str], *, server: dict[str, object] | None = None
+) -> RunningSystem:
     """On PostgreSQL and Redis, as one of several replicas would be."""
-    return _with_services("parley-redis", folder, upstream, models, redis_s=0.0)
+    return _with_services("parley-redis", folder, upstream, models, redis_s=0.0, server=server)
 
 
 def start_far_redis(folder: Path, upstream: Upstream, models: list[str]) -> RunningSystem:

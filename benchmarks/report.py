@@ -12,7 +12,7 @@ import msgspec
 from benchmarks.charts import Bar, bars
 from benchmarks.results import Measured, Results, Spread, Verdict, of, spread, verdicts
 from benchmarks.roster import SYSTEMS
-from benchmarks.scenarios import DIRECT
+from benchmarks.scenarios import DIRECT, SCENARIOS
 
 ROOT = Path(__file__).parent.parent
 DOCUMENT = ROOT / "docs" / "benchmarks.md"
@@ -46,6 +46,9 @@ DETAILS = {
     "CPU of the upstream, cores": "upstream_cpu_share",
     "upstream's own lag p99.9, ms": "upstream_lag_p999_ms",
 }
+TITLES = {name: system.title for name, system in SYSTEMS.items()} | {
+    entry.name: entry.title for scenario in SCENARIOS for entry in scenario.entries if entry.name
+}
 CHARTED = {"cpu_us_per_token": ("CPU per token", "us"), "cpu_ms_per_reply": ("CPU per reply", "ms")}
 
 
@@ -75,8 +78,8 @@ def table(head: list[str], rows: list[list[str]]) -> str:
 
 
 def who(entry: str, measured: Measured) -> str:
-    """The title of an entry, or the name of one that took no part."""
-    return measured.entries.get(entry) or (SYSTEMS[entry].title if entry in SYSTEMS else entry)
+    """The title of an entry, also of one that took no part."""
+    return measured.entries.get(entry) or TITLES.get(entry, entry)
 
 
 def wanted(verdict: Verdict, measured: Measured) -> str:
@@ -138,20 +141,18 @@ def detail_table(measured: Measured) -> str:
 
 
 def misses(results: Results) -> str:
-    """The missed and the unmeasured figures, to be read first."""
-    missed, unmeasured = [], []
+    """The missed figures and the systems that took no part, to be read first."""
+    lines = []
     for one in verdicts(results):
+        if one.reached is not False:
+            continue
         measured = results.scenarios[one.target.scenario]
-        target = wanted(one, measured)
-        if one.reached is None:
-            unmeasured.append(f"- Not measured: {measured.title}: {one.target.what} {target}.")
-        elif not one.reached:
-            lost = sum(of(measured, one.target.subject, "incomplete"))
-            after = f" ({number(lost)} replies of these runs were not complete)" if lost else ""
-            figure = result(one) or "unknown"
-            missed.append(f"- **Missed**: {measured.title}: {one.target.what} is {figure}, to be {target}{after}.")
-    left_out = [f"- Left out: {title} ({reason})." for title, reason in results.left_out.items()]
-    return "\n".join([*(missed or ["- None of the figures that were measured is missed."]), *unmeasured, *left_out])
+        lost = sum(of(measured, one.target.subject, "incomplete"))
+        after = f" ({number(lost)} replies of these runs were not complete)" if lost else ""
+        figure, target = result(one) or "unknown", wanted(one, measured)
+        lines.append(f"- **Missed**: {measured.title}: {one.target.what} is {figure}, to be {target}{after}.")
+    lines = lines or ["- None of the figures that were measured is missed."]
+    return "\n".join([*lines, *(f"- Left out: {title} ({reason})." for title, reason in results.left_out.items())])
 
 
 def disk_line(results: Results) -> str:

@@ -141,7 +141,7 @@ SCENARIOS = (
     Scenario(
         name="many",
         title="1,000 streams at 5 tokens/s, started over 10 s",
-        load={"model": "t60-p200", "replies": 1000, "ramp_s": 10.0},
+        load={"model": "t60-p200", "replies": 1000, "ramp_s": 10.0, "warmup_concurrency": 1},
         entries=(
             Entry(system=DIRECT, full=1),
             Entry(system=PARLEY, short=1),
@@ -193,7 +193,13 @@ SCENARIOS = (
     Scenario(
         name="idle",
         title="1,000 streams that wait for the first token of their model",
-        load={"model": "t2-p0-f6000", "replies": 1000, "ramp_s": 4.0, "tell_accepted": True},
+        load={
+            "model": "t2-p0-f6000",
+            "replies": 1000,
+            "ramp_s": 4.0,
+            "warmup_concurrency": 1,
+            "tell_accepted": True,
+        },
         entries=(
             Entry(system=PARLEY, full=3, short=1),
             Entry(system=REDIS, full=2),

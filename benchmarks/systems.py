@@ -26,7 +26,7 @@ class RunningSystem:
     """A process that serves at `address`. CPU and memory are those of the process and its descendants; what they take
     in the services that it needs, such as a database, is counted apart.
 
-    `headers` make a system one of HTTP. `holding` is closed with it."""
+    `headers` make a system one of HTTP. `holding` is closed with it. The last three are Parley's."""
 
     def __init__(
         self,
@@ -42,7 +42,7 @@ class RunningSystem:
         self.headers = headers
         self.holding = ExitStack()
         self.services: list[int] = []
-        self.metrics_address = ""
+        self.metrics_address = self.database_url = self.redis_url = ""
         self._process = process
         self._log = log
 

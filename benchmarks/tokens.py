@@ -53,13 +53,18 @@ def token(number: int, stamp_us: int) -> str:
 class Transcript:
     """One reply as its reader sees it: which tokens came, when each was sent, and when it was seen.
 
-    `accepted` is called once its id is known; `channel` is the connection on which it is read."""
+    `accepted` is called once its id is known; `channel` is the connection on which it is read; `retry_s` is after what
+    time a refusal has asked to come back."""
 
-    __slots__ = ("_accepted", "channel", "ended", "expected", "fault", "messages", "seen_us", "sent", "started_us")
+    __slots__ = (
+        *("_accepted", "channel", "ended", "expected", "fault", "messages", "retry_s", "seen_us", "sent"),
+        "started_us",
+    )
 
     def __init__(self, expected: int, accepted: Callable[[str], None] | None = None) -> None:
         self._accepted = accepted
         self.channel = 0
+        self.retry_s: float | None = None
         self.expected = expected
         self.started_us = now_us()
         self.seen_us: list[int] = []

@@ -12,7 +12,9 @@ if ! cmp -s tools/litellm.txt "$litellm/installed.txt"; then
     "$litellm/bin/python" -m pip install --quiet --disable-pip-version-check --requirement tools/litellm.txt
     cp tools/litellm.txt "$litellm/installed.txt"
 fi
-if ! cmp -s tools/portkey.json "$portkey/package.json"; then
+if ! command -v npm >/dev/null; then
+    echo "npm is not here, and so Portkey's gateway is left out. Debian: apt-get install npm" >&2
+elif ! cmp -s tools/portkey.json "$portkey/package.json"; then
     echo "Installing Portkey's gateway into $portkey (once) ..."
     rm -rf "$portkey"
     mkdir -p "$portkey"
