@@ -63,6 +63,9 @@ class Followers:
         self._limits = limits
         self._shelf = shelf
         self._news = asyncio.Event()
+        self._hinted: set[str] = set()
+        self._next_look = 0.0
+        self._recalling: dict[str, asyncio.Task[Log]] = {}
 
     def follow(self, reply: Reply) -> Log:
         """The log of a reply that runs elsewhere; kept until it has ended, or nobody wants it.
@@ -71,21 +74,32 @@ class Followers:
         followed = self._shelf.followed.get(reply.id)
         if followed is None:
             followed = self._shelf.followed[reply.id] = Follower(reply, self._clock, self._limits)
-            self._relay.follow(followed.log, wanted=lambda: followed.wanted, look=self._news.set)
+            self._relay.follow(followed.log, wanted=lambda: followed.wanted, look=lambda: self._hint(reply.id))
         followed.keep()
         return followed.log
 
     async def ended(self, reply: Reply) -> Log:
-        """The log of a reply that has ended, whole where it is still kept between replicas."""
-        if self._relay.unreachable_s == 0 and self._clock.now_us() - reply.end_time_us < RECALL_WINDOW_US:
-            found = Log.of_other(reply)
-            for entry in await self._relay.recall(reply.id):
-                found.append(entry)
-            if found.last_sequence and found.last_sequence == reply.last_sequence - 1:
-                found.finish(reply)
-                self._shelf.end(found)
-                return found
-        return Log.of_ended(reply)
+        """The log of a reply that has ended, whole where it is still kept between replicas; read once for all who ask
+        for it at a time."""
+        expired = self._clock.now_us() - reply.end_time_us >= RECALL_WINDOW_US
+        if expired or self._relay.unreachable_s > 0:
+            return Log.of_ended(reply)
+        recalling = self._recalling.get(reply.id)
+        if recalling is None:
+            recalling = asyncio.get_running_loop().create_task(self._recall(reply), name=f"recall-{reply.id}")
+            self._recalling[reply.id] = recalling
+            recalling.add_done_callback(lambda _: self._recalling.pop(reply.id))
+        return await asyncio.shield(recalling)
+
+    async def _recall(self, reply: Reply) -> Log:
+        found = Log.of_other(reply)
+        for entry in await self._relay.recall(reply.id):
+            found.append(entry)
+        if not found.last_sequence or found.last_sequence != reply.last_sequence - 1:
+            return Log.of_ended(reply)
+        found.finish(reply)
+        self._shelf.end(found)
+        return found
 
     async def run(self) -> None:
         """Look for ends, at each interval and when the relay says so, until cancelled."""
@@ -99,8 +113,13 @@ class Followers:
                 log.exception("look_defect")
             self._let_go()
 
+    def _hint(self, reply_id: str) -> None:
+        """It may have ended."""
+        self._hinted.add(reply_id)
+        self._news.set()
+
     async def _pause(self) -> None:
-        timer = self._clock.call_at(self._clock.monotonic() + LOOK_INTERVAL_S, self._news.set)
+        timer = self._clock.call_at(self._next_look, self._news.set)
         try:
             await self._news.wait()
         finally:
@@ -108,7 +127,13 @@ class Followers:
             self._news.clear()
 
     async def _look(self) -> None:
-        followed = dict(self._shelf.followed)
+        """At all of them when it is time, meanwhile at those of which something was said."""
+        followed, now = dict(self._shelf.followed), self._clock.monotonic()
+        hinted, self._hinted = self._hinted, set()
+        if now >= self._next_look:
+            self._next_look = now + LOOK_INTERVAL_S
+        else:
+            followed = {reply_id: followed[reply_id] for reply_id in hinted if reply_id in followed}
         if not followed:
             return
         running = {each.reply_id for each in await self._store.standings(list(followed)) if not each.terminal}

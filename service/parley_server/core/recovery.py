@@ -24,7 +24,7 @@ log = logging.getLogger("parley.recovery")
 BATCH = 100
 FIRST_EPOCH = 1
 RETRY_S = 0.5
-RECALL_LIMIT_S = 5.0
+RECALL_LIMIT_S = 3.0
 """More than the relay promises."""
 
 

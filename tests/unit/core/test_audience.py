@@ -101,6 +101,48 @@ async def test_a_poll_while_somebody_reads_lasts_beyond_the_reader(room):
     assert room.orphaned_at == [POLL_COUNTS_S + TTL_S]
 
 
+async def test_a_reader_seen_elsewhere_starts_the_count_at_the_time_it_was_seen(room):
+    await room.clock.advance(50)
+    room.audience.seen(20.0)
+    await room.clock.advance(1000)
+    assert room.orphaned_at == [30 + TTL_S]
+
+
+async def test_an_older_sight_never_shortens_the_count(room):
+    room.audience.enter()
+    await room.clock.advance(50)
+    room.audience.leave()
+    room.audience.seen(40.0)
+    await room.clock.advance(1000)
+    assert room.orphaned_at == [50 + TTL_S]
+
+
+async def test_sights_that_go_on_keep_it(room):
+    for _ in range(400):
+        room.audience.seen(1.0)
+        await room.clock.advance(3)
+    assert room.orphaned_at == []
+    await room.clock.advance(1000)
+    assert room.orphaned_at == [pytest.approx(399 * 3 - 1 + TTL_S)]
+
+
+async def test_it_is_orphaned_while_nobody_has_come_back(room):
+    assert not room.audience.orphaned
+    room.audience.enter()
+    room.audience.leave()
+    await room.clock.advance(TTL_S)
+    assert room.audience.orphaned
+    room.audience.seen(0.0)
+    assert not room.audience.orphaned
+    await room.clock.advance(TTL_S)
+    room.audience.enter()
+    assert not room.audience.orphaned
+    room.audience.leave()
+    await room.clock.advance(TTL_S)
+    room.audience.paused = True
+    assert not room.audience.orphaned
+
+
 async def test_zero_is_never():
     room = Room(ttl_s=0.0)
     room.audience.enter()

@@ -301,6 +301,25 @@ async def test_the_store_is_asked_of_all_in_one_query(cluster, a, b):
     assert b.store.calls.count("standings") - calls == 10
 
 
+async def test_a_hint_asks_the_store_about_that_reply_alone(cluster, a, b):
+    """Where many are followed and end, each end must not ask about all of them."""
+    first, second = await spoken(a, "x"), await spoken(a, "y")
+    for each in (first, second):
+        await b.replies.attach(ALICE, each.id)
+    await cluster.advance(0.1)
+    asked = []
+
+    async def note(reply_ids):
+        asked.append(reply_ids)
+
+    b.store.before["standings"] = note
+    await first.say(None)
+    await cluster.rest()
+    assert asked == [[first.id]]
+    await cluster.advance(LOOK_INTERVAL_S)
+    assert asked[1:] == [[second.id]]
+
+
 # --- what has ended
 
 
@@ -312,6 +331,28 @@ async def test_a_reply_that_ended_elsewhere_is_whole_while_the_relay_keeps_it(cl
         whole, here = drained(Reader(reply.log, after)), drained(Reader(log, after))
         assert here == whole
     assert await b.replies.attach(ALICE, reply.id) is log
+
+
+async def test_many_who_come_back_at_once_have_it_recalled_once(cluster, a, b, reply, monkeypatch):
+    await reply.say("two", None)
+    await a.settled(reply.generation)
+    recalls = []
+    recall = b.wire_relay.recall
+
+    async def counted(reply_id):
+        recalls.append(reply_id)
+        await asyncio.sleep(0.01)
+        return await recall(reply_id)
+
+    monkeypatch.setattr(b.wire_relay, "recall", counted)
+    coming = [asyncio.ensure_future(b.replies.attach(ALICE, reply.id)) for _ in range(50)]
+    while not recalls:
+        await asyncio.sleep(0.001)
+    coming.pop().cancel()
+    logs = await asyncio.gather(*coming)
+    assert len({id(log) for log in logs}) == 1
+    assert texts_of(drained(Reader(logs[0], 0))) == "one two"
+    assert recalls == [reply.id]
 
 
 @pytest.mark.parametrize("why", ["down", "expired", "short", "taken over"])
