@@ -176,7 +176,7 @@ class Followers:
         refused = [str(answer) for answer in answers if isinstance(answer, ResponseError)]
         if refused:
             self.presence.failed(refused[0])
-        else:
+        elif calls or everyone:
             self.presence.worked()
         self.health.worked()
 

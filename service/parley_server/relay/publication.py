@@ -1,6 +1,8 @@
-"""How far one log is published, and what is next."""
+"""How far logs of this process are published, and what is next of each."""
 
 from __future__ import annotations
+
+from collections.abc import Iterable
 
 from parley_server.core.events import Snapshot
 from parley_server.core.log import Log
@@ -77,3 +79,51 @@ class Publication:
     def last_word(self, retention_ms: int) -> bytes:
         """The command that tells everybody that the reply has ended."""
         return ENDED.call(self.names[:1], self.log.reply.epoch, retention_ms, wire.NOBODY_PASSES)
+
+
+class Publications:
+    """Those of this process, by reply. One that is no longer current has nothing to say."""
+
+    def __init__(self) -> None:
+        self._current: dict[str, Publication] = {}
+
+    def __len__(self) -> int:
+        return len(self._current)
+
+    def __contains__(self, publication: Publication) -> bool:
+        return self._current.get(publication.log.reply.id) is publication
+
+    def __getitem__(self, reply_id: str) -> Publication:
+        return self._current[reply_id]
+
+    def open(self, log: Log) -> Publication:
+        """Publish this log from its start, in place of another of the same reply."""
+        publication = self._current[log.reply.id] = Publication(log)
+        return publication
+
+    def of(self, log: Log) -> Publication:
+        """The current one of this very log."""
+        found = self._current.get(log.reply.id)
+        return found if found is not None and found.log is log else self.open(log)
+
+    def running(self) -> list[Publication]:
+        """Those that this process writes."""
+        return [each for each in self._current.values() if each.running]
+
+    def drop(self, publication: Publication) -> None:
+        """It is over."""
+        if publication in self:
+            del self._current[publication.log.reply.id]
+
+    def forget(self, reply_ids: Iterable[str]) -> None:
+        """These replies exist no more."""
+        for reply_id in reply_ids:
+            self._current.pop(reply_id, None)
+
+    def tidy(self, now: float) -> None:
+        """Drop what exists no more, and ends that could not be told for as long as anything would be kept."""
+        for publication in list(self._current.values()):
+            log, end = publication.log, publication.end
+            dead = log.erased or log.broken is not None or (log.ended and end is None)
+            if dead or (end is not None and now >= publication.expires_at):
+                self.drop(publication)

@@ -6,7 +6,6 @@ Redis is never waited for by whoever writes a log. What it did not take, or has 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -19,7 +18,7 @@ from parley_server.relay.agenda import Agenda
 from parley_server.relay.health import Health
 from parley_server.relay.heartbeat import Beat, beats, questions
 from parley_server.relay.link import Link, RelayAway, is_about_one
-from parley_server.relay.publication import Publication
+from parley_server.relay.publication import Publication, Publications
 
 log = logging.getLogger("parley.relay")
 
@@ -55,7 +54,7 @@ class Publisher:
         self._retention_s = retention_s
         self._running_ttl_ms = round(running_ttl_s * 1000)
         self._retention_ms = round(retention_s * 1000)
-        self._publications: dict[str, Publication] = {}
+        self._publications = Publications()
         self._agenda = Agenda(clock, flush_interval_s)
         self._next_beat = 0.0
         self._beat_timer: Timer | None = None
@@ -70,7 +69,7 @@ class Publisher:
 
     def open(self, log: Log) -> None:
         """Publish this log from its start."""
-        publication = self._publications[log.reply.id] = Publication(log)
+        publication = self._publications.open(log)
         log.on_append = lambda: self._grown(publication)
         if log.last_sequence:
             self._grown(publication)
@@ -80,16 +79,13 @@ class Publisher:
         if log.erased:
             self.forget([log.reply.id])
             return
-        publication = self._publications.get(log.reply.id)
-        if publication is None or publication.log is not log:
-            publication = self._publications[log.reply.id] = Publication(log)
+        publication = self._publications.of(log)
         publication.finish(expires_at=self._clock.monotonic() + self._retention_s)
         self._agenda.add(publication, urgent=True)
 
     def forget(self, reply_ids: Iterable[str]) -> None:
         """They exist no more: publish nothing of them."""
-        for reply_id in reply_ids:
-            self._publications.pop(reply_id, None)
+        self._publications.forget(reply_ids)
 
     async def stop(self) -> None:
         """Publish what is there, if Redis takes it now, then end."""
@@ -117,10 +113,17 @@ class Publisher:
         self._agenda.close()
         if self._beat_timer is not None:
             self._beat_timer.cancel()
-        with contextlib.suppress(TimeoutError):
+        await self._say_last()
+
+    async def _say_last(self) -> None:
+        try:
             async with asyncio.timeout(STOP_S):
                 while self._agenda and await self._flush(self._agenda.all()):
                     pass
+        except TimeoutError:
+            pass
+        except Exception:  # the same; what else is to be stopped must be
+            log.exception("relay_defect")
 
     async def _turn(self) -> None:
         due, now = self._agenda.due(), self._clock.monotonic()
@@ -157,7 +160,7 @@ class Publisher:
 
     def _next_words(self, publication: Publication) -> bytes | None:
         self._tell_journal(publication)
-        if self._publications.get(publication.log.reply.id) is not publication:
+        if publication not in self._publications:
             return None
         try:
             if publication.behind:
@@ -180,7 +183,7 @@ class Publisher:
                 problem = problem or str(answer)
                 self._agenda.add(publication)
             elif ended:
-                self._drop(publication)
+                self._publications.drop(publication)
             else:
                 self._appended(publication, *answer)
         self._judge(problem)
@@ -204,8 +207,8 @@ class Publisher:
 
     async def _beat(self) -> None:
         """Keep what Redis has of running replies, and hear how they stand there."""
-        self._tidy()
-        running = [each for each in self._publications.values() if each.running]
+        self._publications.tidy(self._clock.monotonic())
+        running = self._publications.running()
         try:
             answers = await self._link.run(questions(running, self._running_ttl_ms, self._replica))
         except RelayAway as away:
@@ -232,24 +235,11 @@ class Publisher:
         if beat.cancel:
             self._owner.cancel_wished(reply_id)
 
-    def _tidy(self) -> None:
-        """Forget what exists no more, and ends that could not be told for as long as anything would be kept."""
-        now = self._clock.monotonic()
-        for publication in list(self._publications.values()):
-            found = publication.log
-            dead = found.erased or found.broken is not None or (found.ended and publication.end is None)
-            if dead or (publication.end is not None and now >= publication.expires_at):
-                self._drop(publication)
-
     def _give_up(self, publication: Publication, problem: str) -> None:
         """It is the reply's own trouble, not Redis': its readers elsewhere see its end alone."""
         fields = {"reply_id": publication.log.reply.id, "problem": problem}
         log.error("relay_defect", exc_info=True, extra={"fields": fields})
-        self._drop(publication)
-
-    def _drop(self, publication: Publication) -> None:
-        if self._publications.get(publication.log.reply.id) is publication:
-            del self._publications[publication.log.reply.id]
+        self._publications.drop(publication)
 
     def _judge(self, problem: str) -> None:
         """Redis has taken what it was given, or there was a problem with it."""
