@@ -83,10 +83,11 @@ class Replies:
         if (log := shelf.find(identity, reply_id)) is not None:
             return log
         reply = await store.get_reply(identity, reply_id)
+        log = shelf.find(identity, reply_id)  # meanwhile
+        if log is not None and (log.ended or not reply.state.terminal):
+            return log
         if reply.state.terminal:
             return reply
-        if (log := shelf.find(identity, reply_id)) is not None:
-            return log
         if not engine.replica_id:
             await reconcile(engine)
             return await store.get_reply(identity, reply_id)

@@ -348,7 +348,7 @@ async def test_many_who_come_back_at_once_have_it_recalled_once(cluster, a, b, r
     coming = [asyncio.ensure_future(b.replies.attach(ALICE, reply.id)) for _ in range(50)]
     while not recalls:
         await asyncio.sleep(0.001)
-    coming.pop().cancel()
+    coming.pop(0).cancel()
     logs = await asyncio.gather(*coming)
     assert len({id(log) for log in logs}) == 1
     assert texts_of(drained(Reader(logs[0], 0))) == "one two"
