@@ -266,6 +266,7 @@ class Weathering:
 async def test_replies_outlive_every_outage(tmp_path, upstream, postgres_template, shared_redis) -> None:
     repertoire = Repertoire()
     upstream.reply_with(repertoire)
+    one_at_a_time = asyncio.Lock()
     async with AsyncExitStack() as stack:
 
         async def weather(name: str, *kinds: Callable[[PostgresServer, Proxy], Outage]) -> None:
@@ -275,7 +276,8 @@ async def test_replies_outlive_every_outage(tmp_path, upstream, postgres_templat
             folder, ports = tmp_path / name, dict.fromkeys(REPLICAS, proxy.port)
             folder.mkdir()
             made = Cluster(folder, postgres, shared_redis, upstream, lease_s=LEASE_S, postgres_ports=ports)
-            cluster = await stack.enter_async_context(made)
+            async with one_at_a_time:
+                cluster = await stack.enter_async_context(made)
             for kind in kinds:
                 await Weathering(cluster, repertoire, kind(postgres, proxy)).run()
 
