@@ -176,6 +176,24 @@ async def _readers(cluster: Cluster, index: int, count: int) -> bool:
     return (await cluster[index].metrics())["parley_readers_active"] == count
 
 
+async def test_a_drain_while_redis_is_away_loses_nothing_either(cluster, repertoire):
+    """Readers who are sent away can follow it nowhere; they get the whole from the database once it has ended."""
+    play = repertoire.add("alone", 100, pace_s=0.02)
+    reader = Watcher(play.request())
+    reading = asyncio.create_task(read_on(cluster, reader, [A, B], accept=["DRAINING"]))
+    await within(LIMIT_S, reader.has_text.wait())
+    await asyncio.to_thread(cluster.redis.kill9)
+    began_s = time.monotonic()
+    assert await cluster.drain(A) == 0
+    await within(LIMIT_S, reading)
+    print(f"drained without Redis in {time.monotonic() - began_s:.1f} s")
+    assert reader.text == play.whole
+    stored = await cluster.stored(reader.reply_id)
+    assert (stored.state, stored.text, stored.last_sequence) == ("COMPLETED", play.whole, reader.terminal.sequence)
+    await asyncio.to_thread(cluster.redis.start)
+    await cluster.start(A)
+
+
 @pytest.mark.parametrize("hurried", [False, True])
 async def test_what_is_longer_than_the_grace_ends_with_its_text(cluster, repertoire, hurried):
     """A second signal ends the grace at once."""
