@@ -9,6 +9,7 @@ from parley_server.store import open_store
 from parley_server.store import postgres as limits
 from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError
+from sqlalchemy.util import await_only
 
 from tests.contract.units import COUNT, ITEM, ITEMS, ONE, call, count, insert, opened, refused, sleep, that
 from tests.processes import until
@@ -157,17 +158,20 @@ async def test_a_deadlock_is_run_again(database, caplog):
     await database.write(insert(1), durable=True)
     await database.write(insert(2), durable=True)
     update = text("UPDATE item SET body = coalesce(body, '') || :by WHERE id = :id")
+    arrived = {"a": asyncio.Event(), "b": asyncio.Event()}
 
-    def both(order: tuple[int, int], by: str):
+    def both(first: int, second: int, *, by: str, other: str):
         def work(connection) -> None:
-            connection.execute(update, {"id": order[0], "by": by})
-            connection.execute(text("SELECT pg_sleep(0.2)"))
-            connection.execute(update, {"id": order[1], "by": by})
+            connection.execute(update, {"id": first, "by": by})
+            arrived[by].set()
+            await_only(arrived[other].wait())
+            connection.execute(update, {"id": second, "by": by})
 
         return work
 
     await asyncio.gather(
-        database.write(both((1, 2), "a"), durable=True), database.write(both((2, 1), "b"), durable=True)
+        database.write(both(1, 2, by="a", other="b"), durable=True),
+        database.write(both(2, 1, by="b", other="a"), durable=True),
     )
     bodies = await database.read(lambda connection: connection.execute(text("SELECT body FROM item")).scalars().all())
     assert [sorted(body) for body in bodies] == [["a", "b"], ["a", "b"]]

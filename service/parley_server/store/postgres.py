@@ -195,10 +195,11 @@ def _refuse_lost(connection: Any, *_: object) -> None:
 
 
 def _give_up_lost(context: ExceptionContext) -> None:
-    """Drop a connection that gives no answer, or will not be of use, at once: a polite goodbye would wait again."""
+    """Drop a connection that gives no answer, or will not be of use, at once: a polite goodbye would wait again. Those
+    that were made before are no better."""
     if not gives_up(context.original_exception):
         return
-    context.is_disconnect = True
+    context.is_disconnect = context.invalidate_pool_on_disconnect = True
     connection = context.connection
     if connection is not None and not connection.invalidated:
         driver_connection: Any = connection.connection.driver_connection
