@@ -44,7 +44,7 @@ async def test_connections_do_not_grow_with_replies_or_readers(replicas, shared_
     for replica in (owner, other):
         names = [f"parley-{part}-{replica.name}" for part in ("ask", "publish", "subscribe")]
         assert connections(shared_redis, replica) == names
-    assert len(connections(shared_redis, other)) == CONNECTIONS
+    assert len(connections(shared_redis, other)) <= CONNECTIONS
     shared_redis.command("CLIENT", "KILL", "TYPE", "pubsub")
     shared_redis.command("CLIENT", "KILL", "TYPE", "normal")
     started = time.monotonic()
@@ -54,7 +54,7 @@ async def test_connections_do_not_grow_with_replies_or_readers(replicas, shared_
         await same(copy, log)
     assert time.monotonic() - started < 2.0
     await until(lambda: owner.sound and other.sound)
-    assert len(connections(shared_redis, other)) == CONNECTIONS
+    assert len(connections(shared_redis, other)) <= CONNECTIONS
 
 
 async def test_twelve_idle_seconds_break_nothing(replicas, shared_redis):
