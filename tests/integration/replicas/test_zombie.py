@@ -188,6 +188,20 @@ async def test_a_pause_within_the_lease_loses_nothing(wired):
     await unharmed(seats)
 
 
+async def test_a_pause_of_all_of_them_loses_nothing_however_long(wired):
+    """Whoever comes back first gives the others a whole lease in which to come back, too."""
+    seats = await Seats(wired.cluster, wired.repertoire.add("suspended", 100, pace_s=0.01)).taken()
+    await within(LIMIT_S, *(each.has_text.wait() for each in (seats.own, *seats.others)))
+    for index in (A, B, C):
+        wired.cluster.pause(index)
+    await asyncio.sleep(LEASE_S * 1.2)
+    for index in (C, B):
+        wired.cluster.resume(index)
+    await asyncio.sleep(LEASE_S * 0.4)
+    wired.cluster.resume(A)
+    await unharmed(seats)
+
+
 @pytest.mark.parametrize("fault", ["cut", "stall", "isolated"])
 async def test_an_owner_without_a_database_shows_nothing_beyond_its_lease(wired, fault):
     cluster = wired.cluster
