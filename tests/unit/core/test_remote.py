@@ -99,6 +99,16 @@ async def test_a_cancel_of_what_ended_elsewhere_changes_nothing(cluster, a, b, r
     assert b.engine.shelf.followed == {}
 
 
+async def test_a_cancel_returns_the_end_where_the_log_has_not_heard_of_it(cluster, a, b, reply):
+    reader = Reader(await b.replies.attach(ALICE, reply.id), 0)
+    assert texts_of(drained(reader)) == "one "
+    cluster.wire.cut()
+    await reply.say(None)
+    stored = await a.settled(reply.generation)
+    assert await cancel(b, target_of(reply, "reply_id")) == stored
+    assert not reader.log.ended
+
+
 async def test_a_stranger_s_cancel_stops_nothing_anywhere(cluster, a, b, reply):
     for replica in (a, b):
         for stranger in (Identity(tenant="shop", end_user="bob"), Identity(tenant="bank", end_user="alice")):
