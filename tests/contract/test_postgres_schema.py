@@ -154,13 +154,12 @@ def test_a_server_that_cannot_be_reached_is_named_without_its_password(postgres,
 
 
 async def test_no_query_reads_a_whole_table(postgres, cluster_files, database):
-    """As the server itself explains them, where it may use no sequential scan if there is another way."""
+    """As the server itself explains them. The store's connections use no sequential scan where there is another way."""
     await asyncio.to_thread(migrate, postgres.url(database))
     for setting in (
         "session_preload_libraries = 'auto_explain'",
         "auto_explain.log_min_duration = 0",
         "auto_explain.log_nested_statements = on",
-        "enable_seqscan = off",
     ):
         await postgres.query(f"ALTER DATABASE {database} SET {setting}")
     start = postgres.log.stat().st_size
@@ -171,7 +170,8 @@ async def test_no_query_reads_a_whole_table(postgres, cluster_files, database):
     told = postgres.log.read_bytes()[start:].decode()
     plans = told.count("Query Text:")
     assert plans > 40
-    assert set(re.findall(r"Seq Scan on (\w+)", told)) == {"schema_release", "replica"}
+    scanned = {table for table in re.findall(r"Seq Scan on (\w+)", told) if not table.startswith("pg_")}
+    assert scanned == {"schema_release", "replica"}
 
 
 async def everything(store) -> None:

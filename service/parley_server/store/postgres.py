@@ -123,7 +123,8 @@ class PostgresDatabase:
 def open_engine(url: URL, *, name: str, size: int, statement_s: float, connect_s: float, wait_s: float) -> AsyncEngine:
     """A pool of at most `size` connections, which are never handed out once they are known to be lost.
 
-    The server ends a statement at its limit; where no answer comes at all, the driver does half a second later."""
+    The server ends a statement at its limit; where no answer comes at all, the driver does half a second later. Every
+    statement has an index to find its rows by, from which statistics of another day must not lead the planner away."""
     engine = create_async_engine(
         url,
         pool_size=size,
@@ -135,6 +136,7 @@ def open_engine(url: URL, *, name: str, size: int, statement_s: float, connect_s
             "server_settings": {
                 "application_name": name,
                 "default_transaction_isolation": "read committed",
+                "enable_seqscan": "off",
                 "idle_in_transaction_session_timeout": f"{IDLE_IN_TRANSACTION_S}s",
                 "jit": "off",
                 "statement_timeout": f"{statement_s * 1000:.0f}",
