@@ -260,6 +260,7 @@ def _limits(settings: Settings) -> Limits:
         orphan_ttl_s=server.orphan_ttl_s,
         disconnect_cancel_s=server.disconnect_cancel_s,
         reconcile_interval_s=server.reconcile_interval_s,
+        relay_retention_s=server.relay_retention_s,
         ended_logs_ttl_s=server.ended_logs_ttl_s,
         ended_logs_max_bytes=server.ended_logs_max_bytes,
     )

@@ -21,7 +21,6 @@ log = logging.getLogger("parley.followers")
 LOOK_INTERVAL_S = 1.0
 KEPT_S = 60.0
 UNREACHABLE_LIMIT_S = 10.0
-RECALL_WINDOW_US = 600 * 1_000_000
 
 
 class Follower:
@@ -81,7 +80,7 @@ class Followers:
     async def ended(self, reply: Reply) -> Log:
         """The log of a reply that has ended, whole where it is still kept between replicas; read once for all who ask
         for it at a time."""
-        expired = self._clock.now_us() - reply.end_time_us >= RECALL_WINDOW_US
+        expired = self._clock.now_us() - reply.end_time_us >= self._limits.relay_retention_s * 1e6
         if expired or self._relay.unreachable_s > 0:
             return Log.of_ended(reply)
         recalling = self._recalling.get(reply.id)

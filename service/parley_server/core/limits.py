@@ -24,6 +24,7 @@ class Limits(Value, frozen=True, kw_only=True):
     interrupt_wait_s: float = 5.0
     provider_close_s: float = 5.0
     reconcile_interval_s: float = 3.0
+    relay_retention_s: float = 600.0
     ended_logs_ttl_s: float = 60.0
     ended_logs_max_bytes: int = 64 * MIB
 

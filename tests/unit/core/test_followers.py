@@ -333,6 +333,15 @@ async def test_a_reply_that_ended_elsewhere_is_whole_while_the_relay_keeps_it(cl
     assert await b.replies.attach(ALICE, reply.id) is log
 
 
+async def test_a_relay_that_keeps_logs_for_longer_is_asked_for_as_long(cluster, a, reply):
+    patient = await cluster.join("patient", relay_retention_s=900.0)
+    await reply.say("two", None)
+    await a.settled(reply.generation)
+    await cluster.advance(700.0)
+    log = await patient.replies.attach(ALICE, reply.id)
+    assert [type(chunk.entry) for chunk in drained(Reader(log, 0))] == [TextDelta, Finished]
+
+
 async def test_many_who_come_back_at_once_have_it_recalled_once(cluster, a, b, reply, monkeypatch):
     await reply.say("two", None)
     await a.settled(reply.generation)
