@@ -3,10 +3,15 @@
 Shared ones start at their first use; own ones are for tests that break them.
 """
 
+import signal
+
 import pytest
 from parley_server.store.migrate import migrate
 
 from tests.services import PostgresServer, RedisServer, initdb, require_postgres, require_redis
+
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:  # a shell's background jobs; what tests start would ignore it too
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")
