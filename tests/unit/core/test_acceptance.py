@@ -469,11 +469,14 @@ async def test_an_unknown_outcome_of_a_process_that_stops_is_left_to_others(worl
 
 
 async def in_time(world, work):
-    """The result of what waits by the clock."""
+    """The result of what waits by the clock, which stands still while the store is asked."""
     task = asyncio.ensure_future(work)
     while not task.done():
-        await asyncio.sleep(0.001)
-        await world.clock.advance(0.5)
+        await settle()
+        if world.store.under_way:
+            await asyncio.sleep(0.0005)
+        else:
+            await world.clock.advance(0.1)
     return await task
 
 
