@@ -43,7 +43,10 @@ class Guarded(msgspec.Struct, frozen=True, kw_only=True):
 
 GUARDED = {
     "saturated": Guarded(
-        metric="cpu_us_per_token", load={"model": "t500-p0", "concurrency": 32}, replies={"parley": 160, "bare": 32}
+        # Long ones, so that what a reply costs at its ends does not hide what a token costs.
+        metric="cpu_us_per_token",
+        load={"model": "t4000-p0", "concurrency": 8},
+        replies={"parley": 40, "bare": 8},
     ),
     "paced": Guarded(
         metric="cpu_us_per_token", load={"model": "t100-p10", "ramp_s": 0.1}, replies={"parley": 40, "bare": 40}
