@@ -22,6 +22,7 @@ from tests.upstream import Upstream
 pytestmark = [pytest.mark.xdist_group("orphans"), pytest.mark.asyncio(loop_scope="module")]
 
 A, B, C = range(3)
+LEASE_S = 12.0
 HEARTBEAT_S = 1.3
 TTL_S = 1.0
 BOUND_S = TTL_S + (HEARTBEAT_S + 1.0) + TTL_S
@@ -37,9 +38,12 @@ CANCEL = chat_pb2.DISCONNECT_POLICY_CANCEL
 async def cluster(tmp_path_factory, shared_postgres):
     """Three replicas on a Redis that a test may take away."""
     folder = tmp_path_factory.mktemp("orphans")
-    server = {"relay_heartbeat_s": HEARTBEAT_S, "disconnect_cancel_s": TTL_S}
+    settings = {"relay_heartbeat_s": HEARTBEAT_S, "disconnect_cancel_s": TTL_S}
     with RedisServer(folder / "redis") as redis:
-        async with Upstream() as upstream, Cluster(folder, shared_postgres, redis, upstream, server=server) as replicas:
+        async with (
+            Upstream() as upstream,
+            Cluster(folder, shared_postgres, redis, upstream, lease_s=LEASE_S, server=settings) as replicas,
+        ):
             yield replicas
 
 

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-import json
 import re
 import time
 from collections import Counter
 
-import msgspec
 import pytest
 import pytest_asyncio
 from parley.v1 import chat_pb2, chat_pb2_grpc
@@ -17,6 +15,7 @@ from parley.v1 import chat_pb2, chat_pb2_grpc
 from tests.cluster import LIMIT_S, Cluster
 from tests.integration.process.watching import Watcher, script, words
 from tests.integration.replicas.faults import seen, streams_of
+from tests.integration.replicas.newer import Newer
 from tests.integration.replicas.plays import Play, Repertoire
 from tests.integration.served import COMPLETED, Watch, ask, text_of
 from tests.processes import open_channel, until
@@ -339,53 +338,6 @@ async def test_a_slow_reader_elsewhere_holds_nobody_up(cluster):
 
 # --- a newer release
 
-
-class Newer:
-    """An owner of a newer release, as far as the others see one: a row with a lease, a reply, and what it publishes."""
-
-    def __init__(self, cluster: Cluster) -> None:
-        self.cluster = cluster
-        self.reply_id = ""
-        self._last = 0
-
-    async def own(self, model: str, request_id: str) -> None:
-        """A running reply: as a request's former one, which it replaces."""
-        self.reply_id = model[:-4] + "newr"
-        rows = self.cluster.rows
-        await rows("INSERT INTO replica VALUES ('newer', 4000000000000000, 1)")
-        running = {"id": self.reply_id, "owner": "newer", "state": "STREAMING", "finish_reason": None, "usage": None}
-        running |= {"message_id": f"m{self.reply_id[1:]}", "last_sequence": 0, "end_time_us": 0}
-        await rows(_COPY.format(table="reply", key="id"), model, json.dumps(running))
-        await rows("UPDATE idempotency_key SET resource_id = $1 WHERE key = $2", self.reply_id, request_id)
-
-    def say(self, *values: str, silently: bool = False) -> None:
-        """Entries as they are written."""
-        redis, key = self.cluster.redis, f"parley:{{{self.reply_id}}}"
-        for number, value in enumerate(values, start=self._last + 1):
-            redis.command("XADD", f"{key}:log:1", f"{number}-0", "e", value)
-        redis.command("HSET", key, "fence", 1, "writer", 1, "mood", "serene")
-        if not silently:
-            message = (1, self._last + 1, values, {"what": "is new"}, 7)
-            redis.command("PUBLISH", key, msgspec.msgpack.encode(message))
-        self._last += len(values)
-
-    async def end(self, model: str, whole: str) -> None:
-        """It has ended, as the former one did."""
-        rows, last = self.cluster.rows, self._last + 1
-        message = {"id": f"m{self.reply_id[1:]}", "reply_id": self.reply_id, "position": 99}
-        message["parts"] = json.dumps([{"type": "text", "text": whole}])
-        await rows(_COPY.format(table="message", key="reply_id"), model, json.dumps(message))
-        await rows(
-            "UPDATE reply r SET state = m.state, finish_reason = m.finish_reason, usage = m.usage, last_sequence = $3, "
-            "end_time_us = (extract(epoch FROM clock_timestamp()) * 1000000)::bigint "
-            "FROM reply m WHERE r.id = $1 AND m.id = $2",
-            *(self.reply_id, model, last),
-        )
-        self.cluster.redis.command("HSET", f"parley:{{{self.reply_id}}}", "ended", 1)
-        self.cluster.redis.command("PUBLISH", f"parley:{{{self.reply_id}}}", msgspec.msgpack.encode((1, self._last)))
-
-
-_COPY = "INSERT INTO {table} SELECT (jsonb_populate_record(m, $2::text::jsonb)).* FROM {table} m WHERE m.{key} = $1"
 STRANGE = ('{"type":"video","url":"x"}', "zcompressed", "")
 
 
@@ -393,8 +345,8 @@ async def test_what_a_newer_release_writes_is_skipped(cluster, repertoire):
     repertoire.add("an older one", 3)
     request = ask("an older one")
     former = (await Watch(cluster.caller(A).chat.StreamReply(request)).end()).reply_id
-    newer = Newer(cluster)
-    await newer.own(former, request.request_id)
+    newer = Newer(cluster, former)
+    await newer.own(request.request_id)
     newer.say("tOne ", "ttwo ")
     streamed = Watch(cluster.caller(B).chat.StreamReply(request))
     resumed = cluster.caller(C).resume(newer.reply_id)
@@ -418,7 +370,7 @@ async def test_what_a_newer_release_writes_is_skipped(cluster, repertoire):
     amid = cluster.caller(A).resume(newer.reply_id, after=5)
     await amid.until_text("three ")
     newer.say("tfour", *STRANGE)
-    await newer.end(former, "One two three four")
+    await newer.end("One two three four")
     for each, expected in ((streamed, "One two three four"), (resumed, "One two three four"), (amid, "three four")):
         await each.end()
         assert (each.text, "snapshot" in each.kinds, each.terminal.sequence) == (expected, False, 14)
