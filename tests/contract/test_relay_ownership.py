@@ -332,15 +332,17 @@ async def test_what_cannot_be_written_harms_nobody_else(replicas, caplog, monkey
     assert owner.problems() == {}
 
 
-async def test_a_key_that_is_not_parley_s_harms_nobody_else(replicas, shared_redis, caplog):
+@pytest.mark.parametrize("found", [("SET", "somebody's"), ("XADD", "1000-0", "e", "somebody's")])
+async def test_a_key_that_is_not_parley_s_harms_nobody_else(replicas, shared_redis, caplog, found):
     owner, other = await replicas.start(), await replicas.start()
     bad, good = owner.begin(), owner.begin()
-    shared_redis.command("SET", wire.stream_key(bad.reply.id, 1), "somebody's")
+    shared_redis.command(found[0], wire.stream_key(bad.reply.id, 1), *found[1:])
     await asyncio.sleep(2 * HEARTBEAT_S)
     copies = [other.follow(log.reply) for log in (bad, good)]
     say(bad, "text")
     say(good, "text")
     await same(copies[1], good)
+    say(bad, "more")
     say(good, "more")
     await same(copies[1], good)
     await asyncio.sleep(1.5)

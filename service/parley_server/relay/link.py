@@ -25,7 +25,8 @@ class RelayAway(Exception):
 
 def is_about_one(answer: object) -> bool:
     """Whether Redis refused because of one command and what it is about, and not because of its own state."""
-    return isinstance(answer, ResponseError) and str(answer).startswith(("ERR", "WRONGTYPE"))
+    # Of the codes that it knows, the client library takes the word away from the message.
+    return isinstance(answer, ResponseError) and (answer.status_code == "ERR" or str(answer).startswith("WRONGTYPE"))
 
 
 class Link:
