@@ -12,6 +12,7 @@ from parley_server.core.log import Log
 from parley_server.core.model import Reply
 from parley_server.core.ports import Store
 from parley_server.core.records import Checkpoint
+from parley_server.relay import wire
 from parley_server.relay.redis import PRESENCE_LATE_S, RedisRelay
 
 from tests.clock import until
@@ -97,6 +98,11 @@ class Replica:
             self.relay.read(copy.log)
         return copy
 
+    @property
+    def hears(self) -> bool:
+        """Whether it is told from now on what the others say."""
+        return {self.relay._channel, wire.ERASED_CHANNEL} <= self.relay._subscription._live
+
     def problems(self) -> dict[str, int]:
         """How often each part of its relay was lost, without those that never were."""
         return {part.part: part.losses for part in self.relay.parts if part.losses}
@@ -115,10 +121,13 @@ class Replicas:
         self.store = store or Shelves()
         self._started: list[Replica] = []
 
-    async def start(self, name: str = "", *, url: str = "", **settings: Any) -> Replica:
+    async def start(self, name: str = "", *, url: str = "", hears: bool = True, **settings: Any) -> Replica:
+        """Unless it cannot hear, it does so once it is returned: a word to one that is still connecting is lost."""
         replica = Replica(url or self.url, name or unique("replica"), self.store, **settings)
         await replica.relay.start(replica.ears)
         self._started.append(replica)
+        if hears:
+            await until(lambda: replica.hears)
         return replica
 
     async def stop(self, replica: Replica) -> None:

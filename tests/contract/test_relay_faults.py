@@ -429,7 +429,7 @@ async def test_stop_does_not_wait_for_redis(replicas, own_redis, how):
 
 async def test_redis_may_come_after_the_start(replicas, own_redis, caplog):
     await asyncio.to_thread(own_redis.stop)
-    owner, other = await replicas.start(), await replicas.start()
+    owner, other = await replicas.start(hears=False), await replicas.start(hears=False)
     assert "relay_away" in caplog.messages
     log = owner.begin()
     say(log, "early")
@@ -448,7 +448,7 @@ async def test_redis_that_may_drop_keys_is_refused(replicas, own_redis, caplog):
         await refused.relay.start(refused.ears)
     await refused.relay.stop()
     await asyncio.to_thread(own_redis.stop)
-    await replicas.start()
+    await replicas.start(hears=False)
     own_redis._settings["maxmemory-policy"] = "volatile-ttl"
     await asyncio.to_thread(own_redis.start)
     await until(lambda: "relay_unusable" in caplog.messages)
@@ -471,5 +471,5 @@ async def test_tls_and_a_password(tmp_path):
             assert talk.owner.problems() == talk.other.problems() == {}
         without_authority = server.url().partition("?")[0]
         async with Replicas(without_authority) as replicas:
-            stranger = await replicas.start()
+            stranger = await replicas.start(hears=False)
             assert await stranger.relay.recall("reply") == ()

@@ -244,7 +244,8 @@ async def test_a_log_that_is_not_followed_any_more_gets_nothing(replicas, shared
 async def test_without_any_published_word_all_is_read_and_the_end_is_noticed(replicas, shared_redis):
     shared_redis.command("ACL", "SETUSER", "deaf", "on", ">secret", "~*", "+@all", "resetchannels")
     owner = await replicas.start(heartbeat_s=0.2)
-    other = await replicas.start(url=shared_redis.url().replace("redis://", "redis://deaf:secret@"))
+    deaf_url = shared_redis.url().replace("redis://", "redis://deaf:secret@")
+    other = await replicas.start(url=deaf_url, hears=False)
     log = owner.begin()
     copy = other.follow(log.reply)
     for number in range(20):
