@@ -171,14 +171,14 @@ class WireRelay(EmbeddedRelay):
     async def recall(self, reply_id: str) -> tuple[Entry, ...]:
         return () if self.wire.down else self.wire.kept(reply_id)
 
-    async def take_over(self, reply_id: str, epoch: int) -> tuple[Entry, ...]:
+    async def take_over(self, reply_id: str, epoch: int, *, after: int = 0) -> tuple[Entry, ...]:
         if self.wire.hangs:
             await asyncio.get_running_loop().create_future()
         if self.wire.broken:
             raise RuntimeError("a defect of the relay")
         if not self.wire.down:
             self.wire.fences[reply_id] = max(self.wire.fences[reply_id], epoch)
-        return await self.recall(reply_id)
+        return (await self.recall(reply_id))[after:]
 
     async def idle_s(self, reply_id: str) -> float | None:
         known = [times[reply_id] for times in (self.wire.since, self.wire.seen) if reply_id in times]

@@ -104,7 +104,8 @@ class App:
     def _build_relay(self) -> EmbeddedRelay | RedisRelay:
         server = self._settings.server
         if self._settings.redis_url is None:
-            return EmbeddedRelay(self._store, self._clock, interval_s=server.checkpoint_interval_s)
+            tail = sqlite_path(self._settings.database_url) if self._lock is not None else None
+            return EmbeddedRelay(self._store, self._clock, interval_s=server.checkpoint_interval_s, tail=tail)
         from parley_server.relay.redis import RedisRelay  # a client that a process alone need not load
 
         relay = RedisRelay(
@@ -167,11 +168,12 @@ class App:
             await self._tenure.begin()
             self._keeping = asyncio.create_task(self._tenure.keep(), name="tenure")
         if isinstance(self._relay, EmbeddedRelay):
+            await self._relay.load()
+            if self._lock is not None:
+                await recover(self.engine)
             self._relay.start()
         else:
             await self._relay.start(self._tenure)
-        if self._lock is not None:
-            await recover(self.engine)
         if (address := self._settings.metrics_listen) is not None:
             self._metrics = serve_metrics(address.host, address.port, self.telemetry.registry)
         self.port = await self._server.listen(str(self._settings.listen), _credentials(self._settings))

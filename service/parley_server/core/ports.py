@@ -153,8 +153,9 @@ class Relay(Protocol):
         """The entries of a log from number 1 on, as far as they are kept without a gap; nothing where that cannot be
         asked within a moment."""
 
-    async def take_over(self, reply_id: str, epoch: int) -> tuple[Entry, ...]:
-        """Close the log for good to writers of an epoch lower than this one, then recall what it holds."""
+    async def take_over(self, reply_id: str, epoch: int, *, after: int = 0) -> tuple[Entry, ...]:
+        """Close the log for good to writers of an epoch lower than this one, then recall what it holds `after` this
+        number: what the store has not of it."""
 
     async def idle_s(self, reply_id: str) -> float | None:
         """For how long, at least, nobody has read a reply of this replica through another one; None where that is not

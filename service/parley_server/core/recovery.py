@@ -33,7 +33,8 @@ async def recover(engine: Engine) -> int:
     count = 0
     while left := await engine.store.unfinished(BATCH):
         for unfinished in left:
-            await end_unfinished(engine, unfinished, _ending_of(unfinished))
+            whole = await _with_published(engine, unfinished)
+            await end_unfinished(engine, whole, _ending_of(whole))
         count += len(left)
     if count:
         log.warning("recovered", extra={"fields": {"replies": count}})
@@ -100,9 +101,7 @@ async def end_taken_over(engine: Engine, unfinished: Unfinished) -> None:
     reply = unfinished.reply
     engine.ending.add(reply.id)
     try:
-        published = await _published(engine, reply)
-        if len(published) > unfinished.durable_sequence:
-            unfinished = msgspec.structs.replace(unfinished, entries=published, durable_sequence=len(published))
+        unfinished = await _with_published(engine, unfinished)
         outcome = await _persistently(engine, unfinished)
     finally:
         engine.ending.discard(reply.id)
@@ -114,9 +113,19 @@ async def end_taken_over(engine: Engine, unfinished: Unfinished) -> None:
         engine.observer.reply_taken_over()
 
 
-async def _published(engine: Engine, reply: Reply) -> tuple[Entry, ...]:
+async def _with_published(engine: Engine, unfinished: Unfinished) -> Unfinished:
+    """With what the relay has beyond what the store has."""
+    published = await _published(engine, unfinished.reply, after=unfinished.durable_sequence)
+    return msgspec.structs.replace(
+        unfinished,
+        entries=unfinished.entries + published,
+        durable_sequence=unfinished.durable_sequence + len(published),
+    )
+
+
+async def _published(engine: Engine, reply: Reply, *, after: int) -> tuple[Entry, ...]:
     """What the relay holds of a log. A relay that hangs, or has a defect, keeps no reply from its end."""
-    asking = engine.spawn(engine.relay.take_over(reply.id, reply.epoch), f"recall-{reply.id}")
+    asking = engine.spawn(engine.relay.take_over(reply.id, reply.epoch, after=after), f"recall-{reply.id}")
     if not await done_within(asking, RECALL_LIMIT_S, engine.clock):
         asking.cancel()
         log.error("recall_hangs", extra={"fields": {"reply_id": reply.id}})

@@ -163,10 +163,10 @@ class RedisRelay:
         """See `Relay`."""
         return await self._read_writer(reply_id, command("HGET", wire.reply_key(reply_id), "writer"))
 
-    async def take_over(self, reply_id: str, epoch: int) -> tuple[Entry, ...]:
+    async def take_over(self, reply_id: str, epoch: int, *, after: int = 0) -> tuple[Entry, ...]:
         """See `Relay`."""
         fence = TAKE_OVER.call([wire.reply_key(reply_id)], epoch, self._running_ttl_ms)
-        return await self._read_writer(reply_id, fence)
+        return (await self._read_writer(reply_id, fence))[after:]
 
     async def idle_s(self, reply_id: str) -> float | None:
         """See `Relay`: counted while this replica and Redis were in touch without a break, and only beyond what a
