@@ -182,6 +182,7 @@ class Notes:
     """An observer that writes down what it is told."""
 
     utilisation = 0.0
+    overloaded = False
 
     def __init__(self) -> None:
         self.started = 0

@@ -75,3 +75,7 @@ class LoopLoad(Protocol):
     @property
     def utilisation(self) -> float:
         """Share of the last moments in which the loop's thread was on the CPU, from 0 to 1."""
+
+    @property
+    def overloaded(self) -> bool:
+        """Whether it has been late for so long that new replies would harm those that run."""

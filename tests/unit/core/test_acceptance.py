@@ -190,6 +190,25 @@ async def test_an_overload_by_replies_and_by_bytes(make_world):
     await ended(world, await accept(world, "x" * 1000))
 
 
+async def test_a_loop_that_is_late_takes_nothing_new_and_keeps_what_it_has(make_world):
+    world = make_world(hold)
+    running = await world.begin(request_id="first")
+    world.notes.overloaded = True
+    with pytest.raises(Overloaded) as refused:
+        await accept(world)
+    assert refused.value.retry_after_s
+    assert world.notes.refusals == [Reason.OVERLOADED]
+    again = await accept(world, request_id="first")
+    assert isinstance(again, Replayed)
+    assert again.reply is not None
+    assert again.reply.id == running.log.reply.id
+    assert not running.log.sealed
+    world.notes.overloaded = False
+    await ended(world, await accept(world))
+    await ended(world, running)
+    await nothing_left(world)
+
+
 async def test_a_drain_refuses_what_is_new(world):
     await world.replies.drain(0.0)
     with pytest.raises(Draining):

@@ -68,5 +68,38 @@ async def test_a_saturated_loop_comes_to_one_and_never_beyond() -> None:
     assert monitor.utilisation <= 1.0
 
 
+async def lateness(*samples: float) -> bool:
+    """Whether a loop is overloaded after samples that came so late."""
+    monitor, _ = await measured(*[(0.1 + late_s, 0.1) for late_s in samples])
+    return monitor.overloaded
+
+
+@pytest.mark.parametrize("late_s", [0.15, 0.5, 2.0])
+async def test_a_lag_that_lasts_is_an_overload(late_s) -> None:
+    assert await lateness(*[late_s] * 30)
+
+
+async def test_a_busy_loop_that_is_in_time_is_none() -> None:
+    assert not await lateness(*[0.06] * 100)
+
+
+async def test_one_stall_is_none() -> None:
+    for stall_s in (0.5, 1.0, 3.0):
+        for after in range(30):
+            assert not await lateness(0.0, stall_s, *[0.0] * after)
+
+
+async def test_a_burst_that_is_over_within_a_second_is_none() -> None:
+    assert not await lateness(0.3, 0.3, 0.2, *[0.0] * 20)
+
+
+async def test_an_overload_is_over_once_there_is_room_again() -> None:
+    busy = [0.3] * 20
+    assert await lateness(*busy, 0.0)
+    assert await lateness(*busy, *[0.06] * 50)
+    assert not await lateness(*busy, *[0.0] * 10)
+    assert not await lateness(*busy, *[0.0] * 10, 0.3, 0.3)
+
+
 async def test_stop_before_start_is_nothing() -> None:
     await LoopMonitor(Metrics(), ScriptedClock()).stop()
