@@ -84,7 +84,7 @@ class Window(msgspec.Struct, kw_only=True):
     seen: Seen
     wall_s: float = 0.0
     server_cpu_s: float = 0.0
-    services_cpu_s: float = 0.0
+    services_cpu_s: dict[str, float] = {}
     upstream_cpu_s: float = 0.0
     idle: float | None = None
     before: gauges.Memory | None = None
@@ -172,7 +172,7 @@ def window(
         seen=seen,
         wall_s=time.monotonic() - start,
         server_cpu_s=after_s[0] - server_s,
-        services_cpu_s=after_s[1] - services_s,
+        services_cpu_s={name: after - services_s[name] for name, after in after_s[1].items()},
         upstream_cpu_s=after_s[2] - upstream_s,
         idle=idle,
         before=before,
@@ -182,10 +182,10 @@ def window(
     )
 
 
-def _clocks(system: RunningSystem | None, upstream: Upstream) -> tuple[float, float, float]:
-    """CPU seconds of the server, of its services and of the upstream so far."""
+def _clocks(system: RunningSystem | None, upstream: Upstream) -> tuple[float, dict[str, float], float]:
+    """CPU seconds of the server, of each of its services and of the upstream so far."""
     if system is None:
-        return 0.0, 0.0, upstream.cpu_s()
+        return 0.0, {}, upstream.cpu_s()
     return system.cpu_s(), system.services_cpu_s(), upstream.cpu_s()
 
 
@@ -239,9 +239,9 @@ def _server_metrics(window: Window) -> dict[str, float]:
         "cpu_share": window.server_cpu_s / seen.wall_s,
         "messages_per_token": seen.messages / seen.tokens,
     }
-    if window.services_cpu_s:
-        out["services_cpu_us_per_token"] = window.services_cpu_s * 1e6 / seen.tokens
-        out["services_cpu_ms_per_reply"] = window.services_cpu_s * 1e3 / seen.replies
+    for name, cpu_s in window.services_cpu_s.items():
+        out[f"{name}_cpu_us_per_token"] = cpu_s * 1e6 / seen.tokens
+        out[f"{name}_cpu_ms_per_reply"] = cpu_s * 1e3 / seen.replies
     if window.idle is not None:
         out["idle_share"] = window.idle
         out["net_cpu_us_per_token"] = (window.server_cpu_s - window.idle * window.wall_s) * 1e6 / seen.tokens

@@ -121,10 +121,10 @@ def _with_services(
         )
         if gauges.file_system(postgres.data) in gauges.MEMORY_FILE_SYSTEMS:
             raise SystemExit("PostgreSQL's files would lie in memory: set TMPDIR to a folder on a real disk")
-        services, relay = [postgres.pid], ""
+        services, relay = {"postgres": postgres.pid}, ""
         if redis_s is not None:
             redis = holding.enter_context(RedisServer(folder / "redis"))
-            services.append(redis.pid)
+            services["redis"] = redis.pid
             relay = redis.url(port=_far(holding, redis.port, redis_s) if redis_s else 0)
         database = postgres.url(postgres.create_database("parley"))
         migrate(database)

@@ -20,9 +20,11 @@ CANONICAL = ROOT / "docs" / "benchmarks.json"
 CHARTS = ROOT / "docs" / "benchmarks"
 DETAILS = {
     "CPU per token, us": "cpu_us_per_token",
-    "the same in its services": "services_cpu_us_per_token",
+    "the same in PostgreSQL": "postgres_cpu_us_per_token",
+    "the same in Redis": "redis_cpu_us_per_token",
     "CPU per reply, ms": "cpu_ms_per_reply",
-    "the same in its services ": "services_cpu_ms_per_reply",
+    "the same in PostgreSQL ": "postgres_cpu_ms_per_reply",
+    "the same in Redis ": "redis_cpu_ms_per_reply",
     "CPU of the server, cores": "cpu_share",
     "the same before the load": "idle_share",
     "CPU per token without that, us": "net_cpu_us_per_token",

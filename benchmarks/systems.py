@@ -41,7 +41,7 @@ class RunningSystem:
         self.address = address
         self.headers = headers
         self.holding = ExitStack()
-        self.services: list[int] = []
+        self.services: dict[str, int] = {}
         self.metrics_address = self.database_url = self.redis_url = ""
         self._process = process
         self._log = log
@@ -56,9 +56,9 @@ class RunningSystem:
         self.check()
         return gauges.cpu_s(self._process.pid)
 
-    def services_cpu_s(self) -> float:
-        """CPU time of its services so far."""
-        return sum(gauges.cpu_s(pid) for pid in self.services)
+    def services_cpu_s(self) -> dict[str, float]:
+        """CPU time of each of its services so far."""
+        return {name: gauges.cpu_s(pid) for name, pid in self.services.items()}
 
     def memory(self) -> gauges.Memory:
         """Memory now, and its peak since `reset_peak`."""

@@ -13,8 +13,8 @@ SAMPLE_INTERVAL_S = 0.1
 # An older sample's share falls to half within about two newer ones: it follows a burst in 0.2 s, and one pause does not
 # make it forget the burst.
 WEIGHT_OF_NEWEST = 0.3
-# A newcomer has its first token after some ten turns of the loop: beyond this lag, after a second. Overload is a lag that
-# lasts, not one stall or one burst, and it is over once there is room again.
+# A newcomer has its first token after some ten turns of the loop: beyond this lag, after a second. Overload is a lag
+# that lasts, not one stall or one burst, and it is over once there is room again.
 LATE_S = 0.1
 LATE_FOR_S = 1.0
 CALM_S = 0.05
