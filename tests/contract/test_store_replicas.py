@@ -145,6 +145,17 @@ async def test_the_living_and_oneself_are_left_alone(store):
     assert await store.take_over("other", 10) != []
 
 
+async def test_who_is_not_sure_of_its_own_lease_takes_nothing(store):
+    """It was stopped between its own look at the clock and this call, and so may all others have been."""
+    reply = await owned_by(store, "dead")
+    assert await store.take_over("me", 10, sure_s=0.0) == []
+    await store.hold_lease("me", OVER_S)
+    assert await store.take_over("me", 10, sure_s=0.0) == []
+    await store.hold_lease("me", LONG_S)
+    assert await store.take_over("me", 10, sure_s=LONG_S + 1) == []
+    assert [each.reply for each in await store.take_over("me", 10, sure_s=LONG_S / 2)] == [taken(reply, "me")]
+
+
 async def test_a_released_lease_frees_at_once_what_is_still_owned(store, query):
     await store.hold_lease("leaving", LONG_S)
     reply = await owned_by(store, "leaving")

@@ -237,8 +237,11 @@ class Store(Protocol):
     async def release_lease(self, replica_id: str) -> None:
         """The replica is gone: what it still owns may be taken over at once."""
 
-    async def take_over(self, replica_id: str, limit: int) -> list[Unfinished]:
-        """Make a replica the owner of at most `limit` replies whose owners hold no lease, each under its next epoch."""
+    async def take_over(self, replica_id: str, limit: int, *, sure_s: float | None = None) -> list[Unfinished]:
+        """Make a replica the owner of at most `limit` replies whose owners hold no lease, each under its next epoch.
+
+        `sure_s`: but only while its own lease lasts at least so much longer, by the database's clock. A process that
+        stood still since it decided to ask has not seen whether the others were there meanwhile."""
 
     # --- conversations
 

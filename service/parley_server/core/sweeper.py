@@ -59,7 +59,9 @@ class Sweeper:
         """What is taken belongs to the process from then on: a sweep that is cancelled leaves it to its tasks."""
         self._tenure.taking_over = True
         try:
-            taken = await self._engine.store.take_over(self._engine.replica_id, BATCH)
+            # By the process's clock this was so a moment ago; it may have been stopped since.
+            sure_s = self._tenure.quarter_s
+            taken = await self._engine.store.take_over(self._engine.replica_id, BATCH, sure_s=sure_s)
             self._engine.ending.update(each.reply.id for each in taken)
             return taken
         finally:

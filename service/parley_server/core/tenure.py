@@ -31,7 +31,7 @@ class Tenure:
     def __init__(self, engine: Engine, *, lease_s: float) -> None:
         self._engine = engine
         self._lease_s = lease_s
-        self._quarter_s = lease_s / RENEWALS_PER_LEASE
+        self.quarter_s = lease_s / RENEWALS_PER_LEASE
         self._fenced = False
         self._looking: set[str] = set()
         self._reconciling: asyncio.Task[None] | None = None
@@ -51,7 +51,7 @@ class Tenure:
         """Renew it, until cancelled."""
         clock = self._engine.clock
         while True:
-            await clock.sleep(self._quarter_s)
+            await clock.sleep(self.quarter_s)
             try:
                 owned = await self._renew()
             except StorageUnavailable as error:
@@ -118,7 +118,7 @@ class Tenure:
     def _extend(self, began: float) -> None:
         if self.unbroken_since == math.inf:
             self.unbroken_since = began
-        self._engine.lease.until = began + self._lease_s - self._quarter_s
+        self._engine.lease.until = began + self._lease_s - self.quarter_s
 
     def _revive(self, began: float) -> None:
         """Show what was held back meanwhile."""

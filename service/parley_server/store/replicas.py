@@ -89,14 +89,20 @@ def _note_unknown(dialect: str) -> Insert:
 
 
 @cache
-def _dead(dialect: str) -> Select[Any]:
+def _dead(dialect: str, *, sure: bool) -> Select[Any]:
     """One that is being renewed is locked, and passed over; one that was meanwhile is looked at as it is now."""
-    return (
+    dead = (
         select(replica.c.id)
         .where(replica.c.lease_until_us <= now_us(dialect), replica.c.id != _OTHERS)
         .order_by(replica.c.id)
-        .with_for_update(skip_locked=True)
+        .with_for_update(skip_locked=True, of=replica)
     )
+    if not sure:
+        return dead
+    mine = replica.alias("mine")
+    left_us = mine.c.lease_until_us - now_us(dialect)
+    lasts = left_us >= bindparam("sure_us", type_=BigInteger)
+    return dead.where(exists(select(mine.c.id).where(mine.c.id == _OTHERS, lasts)))
 
 
 @cache
@@ -146,14 +152,15 @@ def standings(connection: Connection, reply_ids: list[str]) -> list[Standing]:
     return [_standing(row) for row in found]
 
 
-def take_over(connection: Connection, replica_id: str, limit: int) -> list[Unfinished]:
+def take_over(connection: Connection, replica_id: str, limit: int, *, sure_s: float | None = None) -> list[Unfinished]:
     """Oldest first. The rows of dead replicas that own nothing any more are removed, and what they have left locked is
     freed."""
     dialect, me = connection.dialect.name, {"of_replica": replica_id}
+    sure = {} if sure_s is None else {"sure_us": round(sure_s * 1_000_000)}
     if dialect == "postgresql":
         _free(connection, replica_id)
     connection.execute(_note_unknown(dialect), me)
-    dead = listed_values(connection.execute(_dead(dialect), me).scalars())
+    dead = listed_values(connection.execute(_dead(dialect, sure=bool(sure)), me | sure).scalars())
     if dead == "[]":
         return []
     taken = connection.execute(_take(dialect), {"dead": dead, "rows": limit, "new_owner": replica_id}).all()

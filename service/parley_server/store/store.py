@@ -145,9 +145,9 @@ class SqlStore:
         """See the port."""
         await self._database.urgent(lambda connection: replicas.release_lease(connection, replica_id))
 
-    async def take_over(self, replica_id: str, limit: int) -> list[Unfinished]:
+    async def take_over(self, replica_id: str, limit: int, *, sure_s: float | None = None) -> list[Unfinished]:
         """See the port."""
-        return await self._write(lambda connection: replicas.take_over(connection, replica_id, limit))
+        return await self._write(lambda connection: replicas.take_over(connection, replica_id, limit, sure_s=sure_s))
 
     async def create_conversation(self, new: NewConversation) -> CreateOutcome:
         """See the port."""
