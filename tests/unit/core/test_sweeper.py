@@ -82,6 +82,16 @@ async def test_it_ends_with_its_checkpoints_where_nothing_longer_can_be_had(clus
     assert ("recall_defect" in caplog.messages) == (fault == "broken")
 
 
+async def test_one_that_was_stopped_since_it_looked_at_its_clock_takes_nothing(cluster, a, b):
+    reply = await dead(cluster, a, durable=("one ",))
+    await cluster.store.hold_lease("b", QUARTER_S / 2)  # the database's clock has gone on, and the process's has not
+    assert b.tenure.settled
+    assert await b.sweeper.sweep() == 0
+    await cluster.store.hold_lease("b", LEASE_S)
+    assert await b.sweeper.sweep() == 1
+    assert (await b.stored(reply.id)).owner == "b"
+
+
 async def test_a_relay_that_hangs_keeps_no_reply_from_its_end(cluster, a, b):
     reply = await dead(cluster, a, durable=("one ",), lost=("two",))
     cluster.wire.hangs = True
