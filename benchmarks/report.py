@@ -225,13 +225,13 @@ def document_part(results: Results) -> str:
     return "\n\n".join([*parts, *(scenario_part(name, measured) for name, measured in results.scenarios.items())])
 
 
-def insert(name: str, part: str) -> None:
-    """Put a part between its markers in the document."""
-    text = DOCUMENT.read_text()
+def insert(name: str, part: str, *, document: Path = DOCUMENT) -> None:
+    """Put a part between its markers in a document."""
+    text = document.read_text()
     begin, end = f"<!-- {name}: written by its command, not by hand -->", f"<!-- end of {name} -->"
     before, rest = text.split(begin)
     _, after = rest.split(end)
-    DOCUMENT.write_text(f"{before}{begin}\n\n{part}\n\n{end}{after}")
+    document.write_text(f"{before}{begin}\n\n{part}\n\n{end}{after}")
 
 
 def write_document(results: Results) -> None:
