@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from collections.abc import Callable
 
@@ -34,7 +35,8 @@ class SystemClock:
 
 
 class _LoopTimer:
-    """uvloop counts a delay from the start of its current turn, in milliseconds, and so may call early."""
+    """uvloop counts in whole milliseconds, from the start of its current turn, and rounds: a delay may end early, and
+    one of less than half a millisecond at once, again and again until its time has come."""
 
     __slots__ = ("_callback", "_handle", "_when")
 
@@ -47,8 +49,7 @@ class _LoopTimer:
         self._handle.cancel()
 
     def _arm(self) -> asyncio.TimerHandle:
-        delay_s = max(0.0, self._when - time.monotonic())
-        return asyncio.get_running_loop().call_later(delay_s, self._fire)
+        return asyncio.get_running_loop().call_at(math.ceil(self._when * 1000) / 1000, self._fire)
 
     def _fire(self) -> None:
         if time.monotonic() < self._when:

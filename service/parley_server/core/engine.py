@@ -14,6 +14,7 @@ from parley_server.core.model import Model
 from parley_server.core.observer import LoopLoad, Observer
 from parley_server.core.ports import Clock, Provider, Relay, Store
 from parley_server.core.shelf import Shelf
+from parley_server.core.sink import Window
 
 T = TypeVar("T")
 
@@ -47,6 +48,11 @@ class Engine:
     lease: Lease = FOR_EVER
     ending: set[str] = field(default_factory=set)
     tasks: set[asyncio.Task[Any]] = field(default_factory=set)
+    window: Window = field(init=False)
+
+    def __post_init__(self) -> None:
+        """Frozen from here on."""
+        object.__setattr__(self, "window", Window(self.clock, utilisation=lambda: self.load.utilisation))
 
     def spawn(self, work: Coroutine[Any, Any, T], name: str) -> asyncio.Task[T]:
         """Run `work` in a task that the process owns; a call that is cancelled does not end it."""

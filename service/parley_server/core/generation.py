@@ -71,7 +71,7 @@ class Generation:
         self._sink = LogSink(
             self.log,
             engine.clock,
-            utilisation=lambda: engine.load.utilisation,
+            window=engine.window,
             max_bytes=engine.limits.max_reply_bytes,
             on_full=lambda: self.stop(Stop(finish=FinishReason.MAX_TOKENS)),
         )

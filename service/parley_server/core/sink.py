@@ -37,6 +37,42 @@ def window_s(utilisation: float) -> float:
     return MAX_WINDOW_S * min(1.0, (utilisation - BUSY) / (1.0 - BUSY))
 
 
+class Window:
+    """The one window of a process, for all sinks that hold text open: a timer for each would cost more than it saves.
+
+    It begins when the first sink has something to hold, and all of them close with it."""
+
+    def __init__(self, clock: Clock, *, utilisation: Callable[[], float]) -> None:
+        self._clock = clock
+        self._utilisation = utilisation
+        self._held: dict[LogSink, None] = {}
+        self._timer: Timer | None = None
+
+    @property
+    def busy(self) -> bool:
+        """Whether the process is so busy that text should wait."""
+        return self._utilisation() > BUSY
+
+    def hold(self, sink: LogSink) -> None:
+        """Have a sink closed soon."""
+        self._held[sink] = None
+        if self._timer is None:
+            due = self._clock.monotonic() + window_s(self._utilisation())
+            self._timer = self._clock.call_at(due, self._close_all)
+
+    def let_go(self, sink: LogSink) -> None:
+        """A sink has closed by itself."""
+        if self._held.pop(sink, sink) is None and not self._held and self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _close_all(self) -> None:
+        self._timer = None
+        held, self._held = self._held, {}
+        for sink in held:
+            sink.close()
+
+
 class LogSink:
     """The sink of one reply. `on_full` is called once, when the reply reaches `max_bytes`; what is over is dropped."""
 
@@ -47,8 +83,7 @@ class LogSink:
         "_open_bytes",
         "_pending",
         "_room",
-        "_timer",
-        "_utilisation",
+        "_window",
         "last_usage",
     )
 
@@ -57,18 +92,17 @@ class LogSink:
         log: Log,
         clock: Clock,
         *,
-        utilisation: Callable[[], float],
+        window: Window,
         max_bytes: int,
         on_full: Callable[[], None],
     ) -> None:
         self._log = log
         self._clock = clock
-        self._utilisation = utilisation
+        self._window = window
         self._room = max_bytes
         self._on_full = on_full
         self._pending: list[Entry] = []
         self._open_bytes = 0
-        self._timer: Timer | None = None
         self.last_usage: Usage | None = None
 
     def text(self, text: str) -> None:
@@ -95,19 +129,16 @@ class LogSink:
         """The end of one read: number what it brought, or hold it open for a moment while the process is busy."""
         if not self._pending:
             return
-        utilisation = self._utilisation()
-        if utilisation <= BUSY or not self._may_wait():
+        if self._window.busy and self._may_wait():
+            self._window.hold(self)
+        else:
             self.close()
-        elif self._timer is None:
-            self._timer = self._clock.call_at(self._clock.monotonic() + window_s(utilisation), self.close)
 
     def close(self) -> None:
         """Number everything that is open, now."""
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
         if not self._pending:
             return
+        self._window.let_go(self)
         pending, self._pending, self._open_bytes = self._pending, [], 0
         if not self._log.first_token_time_us and any(not isinstance(entry, UsageUpdate) for entry in pending):
             self._log.first_token_time_us = self._clock.now_us()

@@ -6,7 +6,7 @@ import pytest
 from parley_server.core.events import ReasoningDelta, TextDelta, ToolCallDelta, UsageUpdate, size_of
 from parley_server.core.log import Log
 from parley_server.core.model import Usage
-from parley_server.core.sink import MAX_OPEN_BYTES, LogSink, window_s
+from parley_server.core.sink import MAX_OPEN_BYTES, LogSink, Window, window_s
 
 from tests.clock import ManualClock
 from tests.fakes import reply
@@ -22,9 +22,8 @@ class Desk:
         self.log = Log(reply())
         self.utilisation = 0.0
         self.full = 0
-        self.sink = LogSink(
-            self.log, self.clock, utilisation=lambda: self.utilisation, max_bytes=max_bytes, on_full=self._filled
-        )
+        self.window = Window(self.clock, utilisation=lambda: self.utilisation)
+        self.sink = LogSink(self.log, self.clock, window=self.window, max_bytes=max_bytes, on_full=self._filled)
 
     def _filled(self) -> None:
         self.full += 1
@@ -98,6 +97,30 @@ async def test_text_is_held_open_by_one_window_while_busy(desk):
     desk.read("d")
     assert desk.entries[2:] == [TextDelta("cd")]
     assert desk.clock.waiting == 0
+
+
+async def test_all_sinks_share_one_window(desk):
+    logs = [Log(reply(f"reply-{number}")) for number in range(3)]
+    sinks = [LogSink(log, desk.clock, window=desk.window, max_bytes=1000, on_full=lambda: None) for log in logs]
+    for sink in sinks:
+        sink.text("first")
+        sink.flush()
+    desk.utilisation = 1.0
+    for sink in sinks:
+        sink.text("held")
+        sink.flush()
+        assert desk.clock.waiting == 1
+        await desk.clock.advance(0.01)
+    sinks[0].seal()
+    assert [len(log.content()) for log in logs] == [2, 1, 1]
+    assert desk.clock.waiting == 1
+    await desk.clock.advance(0.021)
+    assert [log.content() for log in logs] == [[TextDelta("first"), TextDelta("held")]] * 3
+    assert desk.clock.waiting == 0
+    sinks[1].text("again")
+    sinks[1].flush()
+    await desk.clock.advance(0.051)
+    assert len(logs[1].content()) == 3
 
 
 async def test_held_text_is_at_most_4_kib(desk):
