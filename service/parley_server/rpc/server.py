@@ -20,6 +20,7 @@ from parley.v1 import (
 from parley_server.core.conversations import Conversations
 from parley_server.core.engine import Catalog
 from parley_server.core.replies import Replies
+from parley_server.rpc import accepting
 from parley_server.rpc.calls import Edge
 from parley_server.rpc.catalog import AdminServicer, CatalogServicer
 from parley_server.rpc.chat import ChatServicer
@@ -30,6 +31,7 @@ MIB = 1024 * 1024
 READINESS = ("", "parley.v1.Chat")
 LIVENESS = "liveness"
 HEALTH_LIMIT_S = 1.0
+BUSY = tuple(f"/parley.v1.Chat/{method}" for method in ("StreamReply", "CreateReply", "ResumeReply", "PollReply"))
 
 # Admission is the engine's, with a clear status: the transport sheds nothing and makes nobody queue.
 OPTIONS: tuple[tuple[str, int], ...] = (
@@ -62,7 +64,7 @@ class GrpcServer:
         heartbeat_s: float,
         share_port: bool = False,
     ) -> None:
-        self._server = grpc.aio.server(options=(*OPTIONS, ("grpc.so_reuseport", int(share_port))))
+        self._server = accepting.server((*OPTIONS, ("grpc.so_reuseport", int(share_port))), busy=BUSY)
         self._health = health.aio.HealthServicer()
         chat_pb2_grpc.add_ChatServicer_to_server(ChatServicer(edge, replies, heartbeat_s=heartbeat_s), self._server)
         conversations_pb2_grpc.add_ConversationsServicer_to_server(
