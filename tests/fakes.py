@@ -303,7 +303,7 @@ class World:
             load=self.notes,
             limits=bounds,
             shelf=shelf,
-            capacity=Capacity(bounds),
+            capacity=Capacity(bounds, self.clock),
             followers=Followers(
                 store=cast(Store, self.store), relay=self.relay, clock=self.clock, limits=bounds, shelf=shelf
             ),

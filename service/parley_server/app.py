@@ -79,7 +79,7 @@ class App:
             load=self._monitor,
             limits=limits,
             shelf=shelf,
-            capacity=Capacity(limits),
+            capacity=Capacity(limits, self._clock),
             followers=self._followers,
             replica_id=self.replica_id,
             lease=FOR_EVER if self._lock else Lease(self._clock.boottime),

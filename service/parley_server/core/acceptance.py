@@ -52,7 +52,6 @@ from parley_server.errors import (
     Draining,
     ImageNotFound,
     InvalidRequest,
-    Overloaded,
     ParleyError,
     ReplyInProgress,
     ReplyNotFound,
@@ -61,7 +60,6 @@ from parley_server.errors import (
 )
 
 MAX_TRIES = 3
-BUSY_S = 2.0
 
 
 class Plan(Value, frozen=True, kw_only=True):
@@ -97,7 +95,7 @@ class Acceptances:
         engine = self._engine
         self._check_room(0)
         if engine.load.overloaded:
-            raise Overloaded("the server is as busy as it can be without harm to what runs", retry_after_s=BUSY_S)
+            raise engine.capacity.overloaded("the server is as busy as it can be without harm to what runs")
         for tries_left in reversed(range(MAX_TRIES)):
             turn = await self._turn(request)
             model, provider = engine.catalog.resolve(request.question.model or turn.conversation.model)

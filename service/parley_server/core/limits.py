@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 from parley_server.core.model import Value
+from parley_server.core.ports import Clock
 from parley_server.errors import Overloaded
 
 KIB = 1024
 MIB = 1024 * KIB
+
+LEAST_AWAY_S, MOST_AWAY_S = 1.0, 15.0
+BACK_PER_S = 100
+"""So many refused callers are asked to be back in a second: each costs nearly as much as one that is let in."""
 
 
 class Limits(Value, frozen=True, kw_only=True):
@@ -30,10 +35,14 @@ class Limits(Value, frozen=True, kw_only=True):
 
 
 class Capacity:
-    """Replies and bytes of prompts in flight; what is over the bounds is refused as overloaded, never queued."""
+    """Replies and bytes of prompts in flight; what is over the bounds is refused as overloaded, never queued.
 
-    def __init__(self, limits: Limits) -> None:
+    Those who are refused at a time are asked to come back one after the other."""
+
+    def __init__(self, limits: Limits, clock: Clock) -> None:
         self._limits = limits
+        self._clock = clock
+        self._last_back = 0.0
         self._replies = 0
         self._prompt_bytes = 0
 
@@ -46,9 +55,15 @@ class Capacity:
     def check(self, prompt_bytes: int = 0) -> None:
         """Raises `Overloaded` where a reply with this prompt would not fit."""
         if self._replies >= self._limits.max_replies:
-            raise Overloaded("the server runs as many replies as it takes", retry_after_s=1.0)
+            raise self.overloaded("the server runs as many replies as it takes")
         if self._replies and self._prompt_bytes + prompt_bytes > self._limits.max_prompt_bytes:
-            raise Overloaded("the server holds as many bytes of prompts as it takes", retry_after_s=1.0)
+            raise self.overloaded("the server holds as many bytes of prompts as it takes")
+
+    def overloaded(self, message: str) -> Overloaded:
+        """The refusal, with the caller's own time to come back."""
+        now = self._clock.monotonic()
+        self._last_back = max(now + LEAST_AWAY_S, min(self._last_back + 1 / BACK_PER_S, now + MOST_AWAY_S))
+        return Overloaded(message, retry_after_s=round(self._last_back - now, 3))
 
     def release(self, prompt_bytes: int) -> None:
         """Count a reply out."""

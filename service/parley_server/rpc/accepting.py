@@ -19,7 +19,7 @@ from grpc.aio import _server as aio
 
 log = logging.getLogger("parley.server")
 
-ACCEPTORS = 16
+ACCEPTORS = 64
 _PARTS = ("_handle_rpc", "_schedule_rpc_coro", "_MethodResolver", "_RequestCallError")
 _METHODS = ("_make_request_call_future", "_request_registered_call", "add_registered_method_handlers", "is_running")
 

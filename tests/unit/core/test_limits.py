@@ -16,7 +16,7 @@ from tests.fakes import ALICE, ended, reply
 
 
 def test_replies_are_limited():
-    capacity = Capacity(Limits(max_replies=2))
+    capacity = Capacity(Limits(max_replies=2), ManualClock())
     capacity.claim(1)
     capacity.claim(1)
     with pytest.raises(Overloaded) as refused:
@@ -26,8 +26,24 @@ def test_replies_are_limited():
     capacity.claim(1)
 
 
+async def test_those_who_are_refused_come_back_one_after_the_other():
+    clock = ManualClock()
+    capacity = Capacity(Limits(), clock)
+
+    def away_s() -> float:
+        return capacity.overloaded("full").retry_after_s
+
+    assert [away_s() for _ in range(3)] == [1.0, 1.01, 1.02]
+    assert [away_s() for _ in range(5000)][-1] == 15.0
+    assert away_s() == 15.0
+    await clock.advance(10)
+    assert away_s() == pytest.approx(5.01)
+    await clock.advance(60)
+    assert away_s() == 1.0
+
+
 def test_bytes_of_prompts_are_limited_but_one_reply_always_fits():
-    capacity = Capacity(Limits(max_prompt_bytes=100))
+    capacity = Capacity(Limits(max_prompt_bytes=100), ManualClock())
     capacity.claim(1000)
     with pytest.raises(Overloaded):
         capacity.check(1)
