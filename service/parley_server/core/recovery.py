@@ -92,7 +92,7 @@ async def _end_without_task(engine: Engine, reply_id: str) -> None:
             continue
         log.error("reply_without_task", extra={"fields": {"reply_id": reply_id}})
         ending = _ending_of(unfinished) if unfinished.cancel is not None else _defect(reply_id)
-        await end_unfinished(engine, unfinished, ending)
+        await end_unfinished(engine, await _with_published(engine, unfinished), ending)
 
 
 async def end_taken_over(engine: Engine, unfinished: Unfinished) -> None:

@@ -59,7 +59,7 @@ class Segment:
             self.size = start + length
             try:
                 found += _unpack(frame)
-            except msgspec.MsgspecError:
+            except (msgspec.MsgspecError, UnicodeDecodeError):
                 continue
         return found
 

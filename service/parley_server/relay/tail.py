@@ -43,6 +43,7 @@ class Tail:
         self._current = 0
         self._turned_at = clock.monotonic()
         self._left: dict[str, dict[int, str]] = {}
+        self._open: dict[str, Log] = {}
         self._written: dict[str, int] = {}
         self._dirty: dict[str, Log] = {}
         self._unwritable: set[str] = set()
@@ -62,7 +63,9 @@ class Tail:
                 self._left.setdefault(stretch.reply_id, {}).update(numbered)
 
     def recall(self, reply_id: str, after: int) -> tuple[Entry, ...]:
-        """The entries that follow this number, without a gap, in what was left."""
+        """The entries that follow this number, without a gap, in what was left, or of a log that is open here."""
+        if (open_here := self._open.get(reply_id)) is not None:
+            return tuple(open_here.content()[after:])
         left, found, number = self._left.get(reply_id, {}), list[Entry](), after + 1
         while (entry := left.get(number)) is not None:
             found.append(wire.decode(entry))
@@ -78,6 +81,7 @@ class Tail:
 
     def open(self, log: Log) -> None:
         """Write this log from its start."""
+        self._open[log.reply.id] = log
         self._written[log.reply.id] = 0
         if log.last_sequence:
             self.mark(log)
@@ -91,6 +95,7 @@ class Tail:
 
     def ended(self, log: Log) -> None:
         """It is stored whole: write it no further."""
+        self._open.pop(log.reply.id, None)
         self._written.pop(log.reply.id, None)
         self._dirty.pop(log.reply.id, None)
         self._unwritable.discard(log.reply.id)

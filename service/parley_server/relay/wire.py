@@ -84,7 +84,7 @@ def unpack(data: bytes) -> Message | None:
     """What was published; None where this release does not understand it."""
     try:
         return _message(data)
-    except msgspec.MsgspecError:
+    except (msgspec.MsgspecError, UnicodeDecodeError):
         return None
 
 
@@ -97,5 +97,5 @@ def unpack_replies(data: bytes) -> tuple[str, ...]:
     """The same; none where this release does not understand it."""
     try:
         return _replies(data)
-    except msgspec.MsgspecError:
+    except (msgspec.MsgspecError, UnicodeDecodeError):
         return ()

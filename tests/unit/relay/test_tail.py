@@ -158,6 +158,15 @@ async def test_a_reply_that_is_being_stored_is_kept_until_it_is(desk):
     assert max(desk.sizes) == 0
 
 
+async def test_a_reply_that_is_to_be_ended_without_its_task_has_all_that_it_said(desk):
+    log = desk.open()
+    say(log, "said")
+    assert await desk.relay.take_over("a", 1, after=1) == tuple(log.content()[1:])
+    log.erase()
+    desk.relay.ended(log)
+    assert await desk.relay.take_over("a", 1, after=1) == ()
+
+
 async def test_the_text_of_an_erased_conversation_does_not_stay(desk):
     log, other = desk.open("a"), desk.open("b")
     say(log, "private")

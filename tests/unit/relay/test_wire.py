@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import msgspec
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from parley_server.core.events import TextDelta, ToolCallDelta, Unknown
 from parley_server.relay import wire
@@ -43,6 +43,8 @@ def test_a_newer_release_may_say_more():
 
 
 @given(st.binary(max_size=40))
+@example(b"\x93\x00\x00\x91\xa6\x00\x00\x00\x00\x00\x80")  # an entry that is no UTF-8
+@example(b"\x91\xa1\x80")
 def test_nothing_that_is_heard_raises(data):
     wire.unpack(data)
     assert all(isinstance(each, str) for each in wire.unpack_replies(data))
