@@ -18,6 +18,7 @@ WEIGHT_OF_NEWEST = 0.3
 LATE_S = 0.1
 LATE_FOR_S = 1.0
 CALM_S = 0.05
+STALL_S = 0.5  # a process that was stopped for long was late once, and no more than that
 
 
 class LoopMonitor:
@@ -64,7 +65,7 @@ class LoopMonitor:
             busy = min(1.0, (self._cpu_time() - cpu) / elapsed_s) if elapsed_s > 0 else 0.0
             self._utilisation += WEIGHT_OF_NEWEST * (busy - self._utilisation)
             lag_s = max(0.0, elapsed_s - SAMPLE_INTERVAL_S)
-            self._lag_s += WEIGHT_OF_NEWEST * (lag_s - self._lag_s)
+            self._lag_s += WEIGHT_OF_NEWEST * (min(lag_s, STALL_S) - self._lag_s)
             if self._lag_s >= LATE_S and self._late_since is None:
                 self._late_since = now
             elif self._lag_s < CALM_S:

@@ -84,9 +84,10 @@ async def test_a_busy_loop_that_is_in_time_is_none() -> None:
 
 
 async def test_one_stall_is_none() -> None:
-    for stall_s in (0.5, 1.0, 3.0):
+    for stall_s in (0.5, 1.0, 3.0, 60.0):
         for after in range(30):
             assert not await lateness(0.0, stall_s, *[0.0] * after)
+            assert not await lateness(0.0, stall_s, *[0.03] * after)
 
 
 async def test_a_burst_that_is_over_within_a_second_is_none() -> None:
