@@ -78,8 +78,8 @@ class Stream:
 
     async def _say_alive(self) -> None:
         beat = chat_pb2.Heartbeat(time=time_message(self._clock.now_us()))
+        self._last_write = self._clock.monotonic()  # not when gRPC says so: the reader may have had it for long by then
         await self._context.write(chat_pb2.TokenChunk(sequence=self._reader.position, heartbeat=beat))
-        self._last_write = self._clock.monotonic()
 
     async def _say_go_away(self, at: float) -> None:
         left_ms = max(0, round((at - self._clock.monotonic()) * 1000))
