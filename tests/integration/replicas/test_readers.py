@@ -20,7 +20,7 @@ from tests.integration.replicas.plays import Play, Repertoire
 from tests.integration.served import COMPLETED, Watch, ask, text_of
 from tests.processes import open_channel, until
 from tests.services import RedisServer
-from tests.upstream import Script, Upstream, Wait, done, finish, role, text
+from tests.upstream import Pause, Script, Upstream, Wait, done, finish, role, text
 
 pytestmark = [pytest.mark.xdist_group("readers"), pytest.mark.asyncio(loop_scope="module")]
 
@@ -306,9 +306,10 @@ async def test_resuming_after_redis_has_forgotten(cluster, repertoire):
 
 
 async def test_a_slow_reader_elsewhere_holds_nobody_up(cluster):
-    piece, count, start = "0123456789abcde " * 32, 3000, asyncio.Event()
-    whole = piece * count
-    cluster.upstream.reply_with(Script([role(), Wait(start), *[text(piece) for _ in range(count)], finish(), done()]))
+    piece, count, bursts, start = "0123456789abcde " * 32, 100, 30, asyncio.Event()
+    whole = piece * count * bursts
+    burst = [*[text(piece) for _ in range(count)], Pause(0.06)]  # longer than what is published together
+    cluster.upstream.reply_with(Script([role(), Wait(start), *burst * bursts, finish(), done()]))
     first = cluster.caller(A).stream("at length")
     reply_id = (await first.accepted()).reply_id
     async with open_channel(cluster[B].address, options=WINDOW) as channel:

@@ -55,11 +55,22 @@ class Seats:
     async def taken(self) -> Seats:
         """Once the reply is accepted, and all of them are there."""
         self.reading = [asyncio.create_task(read_on(self.cluster, self.own, [A]))]
-        await within(LIMIT_S, self.own.has_accepted.wait())
+        await self.now(self.own.has_accepted)
         for other, index in zip(self.others, (B, C), strict=True):
             other.reply_id = self.own.reply_id
             self.reading.append(asyncio.create_task(read_on(self.cluster, other, [index])))
         return self
+
+    async def now(self, *events: asyncio.Event) -> None:
+        """Wait for these. A reader whose call was refused, or is over, says why."""
+        waiting = asyncio.gather(*(event.wait() for event in events))
+        await within(LIMIT_S, asyncio.wait([waiting, *self.reading], return_when=asyncio.FIRST_COMPLETED))
+        if not waiting.done():
+            waiting.cancel()
+            for task in self.reading:
+                if task.done():
+                    task.result()
+        await waiting
 
     @property
     def reply_id(self) -> str:
@@ -168,11 +179,16 @@ async def test_a_taker_that_was_paused_is_an_owner_as_any_other(wired):
         assert taker in (B, C)
         cluster.pause(taker)
         await end_waiting(cluster)
-    cluster.resume(A)
-    stored = await cluster.ended(seats.reply_id, limit_s=TAKEN_S)
-    assert (stored.state, stored.epoch, stored.text) == ("FAILED", 3, seats.play.whole)
-    assert await cluster.owner_of(seats.reply_id) not in (A, taker)
-    cluster.resume(taker)
+    try:
+        # The taker's lease ends within a lease, and that is seen within a sweep. The first owner may take over itself
+        # once it has been back for a lease: it comes back so much later that it is the third that does.
+        await asyncio.sleep(LEASE_S / 2)
+        cluster.resume(A)
+        stored = await cluster.ended(seats.reply_id, limit_s=TAKEN_S)
+        assert (stored.state, stored.epoch, stored.text) == ("FAILED", 3, seats.play.whole)
+        assert await cluster.owner_of(seats.reply_id) not in (A, taker)
+    finally:
+        cluster.resume(taker)
     await seats.ended()
     for each in (A, taker):
         await serves_again(wired, each)
@@ -181,7 +197,7 @@ async def test_a_taker_that_was_paused_is_an_owner_as_any_other(wired):
 
 async def test_a_pause_within_the_lease_loses_nothing(wired):
     seats = await Seats(wired.cluster, wired.repertoire.add("dozed", 100, pace_s=0.01)).taken()
-    await within(LIMIT_S, *(each.has_text.wait() for each in (seats.own, *seats.others)))
+    await seats.now(*(each.has_text for each in (seats.own, *seats.others)))
     wired.cluster.pause(A)
     await asyncio.sleep(LEASE_S / 3)
     wired.cluster.resume(A)
@@ -191,7 +207,7 @@ async def test_a_pause_within_the_lease_loses_nothing(wired):
 async def test_a_pause_of_all_of_them_loses_nothing_however_long(wired):
     """Whoever comes back first gives the others a whole lease in which to come back, too."""
     seats = await Seats(wired.cluster, wired.repertoire.add("suspended", 100, pace_s=0.01)).taken()
-    await within(LIMIT_S, *(each.has_text.wait() for each in (seats.own, *seats.others)))
+    await seats.now(*(each.has_text for each in (seats.own, *seats.others)))
     for index in (A, B, C):
         wired.cluster.pause(index)
     await asyncio.sleep(LEASE_S * 1.2)
@@ -206,7 +222,7 @@ async def test_a_pause_of_all_of_them_loses_nothing_however_long(wired):
 async def test_an_owner_without_a_database_shows_nothing_beyond_its_lease(wired, fault):
     cluster = wired.cluster
     seats = await Seats(cluster, wired.repertoire.add(fault, 600, pace_s=0.02)).taken()
-    await within(LIMIT_S, *(each.has_text.wait() for each in (seats.own, *seats.others)))
+    await seats.now(*(each.has_text for each in (seats.own, *seats.others)))
     (incarnation,) = cluster[A].replicas
     aborts = len(cluster.upstream.aborts)
     if fault == "stall":
