@@ -10,9 +10,8 @@ import asyncio
 import gc
 import logging
 import resource
+import ssl
 from typing import TYPE_CHECKING
-
-import grpc
 
 from parley_server.core.clock import SystemClock
 from parley_server.core.conversations import Conversations
@@ -310,13 +309,18 @@ def _spec(name: str, provider: ProviderSettings) -> ProviderSpec:
     return ProviderSpec(name=name, kind="scripted", script=provider.script)
 
 
-def _credentials(settings: Settings) -> grpc.ServerCredentials | None:
+def _credentials(settings: Settings) -> ssl.SSLContext | None:
     tls = settings.tls
     if tls is None:
         return None
-    pair = (tls.key.read_bytes(), tls.certificate.read_bytes())
-    authority = tls.client_ca.read_bytes() if tls.client_ca else None
-    return grpc.ssl_server_credentials([pair], authority, require_client_auth=authority is not None)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context.set_alpn_protocols(["h2"])
+    context.load_cert_chain(tls.certificate, tls.key)
+    if tls.client_ca:
+        context.load_verify_locations(tls.client_ca)
+        context.verify_mode = ssl.CERT_REQUIRED
+    return context
 
 
 def _raise_open_files() -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import ssl
+from typing import cast
 
 import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
@@ -20,32 +22,17 @@ from parley.v1 import (
 from parley_server.core.conversations import Conversations
 from parley_server.core.engine import Catalog
 from parley_server.core.replies import Replies
-from parley_server.rpc import accepting
 from parley_server.rpc.calls import Edge
 from parley_server.rpc.catalog import AdminServicer, CatalogServicer
 from parley_server.rpc.chat import ChatServicer
 from parley_server.rpc.conversations import ConversationsServicer
+from parley_server.rpc.http2 import Http2Server
+from parley_server.rpc.http2.ports import bind
 from parley_server.rpc.reflection import serve_reflection
 
-MIB = 1024 * 1024
 READINESS = ("", "parley.v1.Chat")
 LIVENESS = "liveness"
 HEALTH_LIMIT_S = 1.0
-BUSY = tuple(f"/parley.v1.Chat/{method}" for method in ("StreamReply", "CreateReply", "ResumeReply", "PollReply"))
-
-# Admission is the engine's, with a clear status: the transport sheds nothing and makes nobody queue.
-OPTIONS: tuple[tuple[str, int], ...] = (
-    ("grpc.max_concurrent_streams", 10_000),
-    ("grpc.server.max_pending_requests", 20_000),
-    ("grpc.server.max_pending_requests_hard_limit", 50_000),
-    ("grpc.keepalive_time_ms", 30_000),
-    ("grpc.http2.ping_timeout_ms", 10_000),
-    ("grpc.keepalive_permit_without_calls", 1),
-    ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
-    ("grpc.max_connection_age_ms", 1_200_000),
-    ("grpc.max_connection_age_grace_ms", 900_000),
-    ("grpc.max_receive_message_length", 8 * MIB),
-)
 
 
 class GrpcServer:
@@ -64,32 +51,29 @@ class GrpcServer:
         heartbeat_s: float,
         share_port: bool = False,
     ) -> None:
-        self._server = accepting.server((*OPTIONS, ("grpc.so_reuseport", int(share_port))), busy=BUSY)
+        self._share_port = share_port
+        self._server = Http2Server()
+        methods = cast(grpc.aio.Server, self._server)  # as far as generated code uses one
         self._health = health.aio.HealthServicer()
-        chat_pb2_grpc.add_ChatServicer_to_server(ChatServicer(edge, replies, heartbeat_s=heartbeat_s), self._server)
-        conversations_pb2_grpc.add_ConversationsServicer_to_server(
-            ConversationsServicer(edge, conversations), self._server
-        )
-        catalog_pb2_grpc.add_CatalogServicer_to_server(CatalogServicer(edge, catalog), self._server)
-        admin_pb2_grpc.add_AdminServicer_to_server(AdminServicer(), self._server)
-        health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
+        chat_pb2_grpc.add_ChatServicer_to_server(ChatServicer(edge, replies, heartbeat_s=heartbeat_s), methods)
+        conversations_pb2_grpc.add_ConversationsServicer_to_server(ConversationsServicer(edge, conversations), methods)
+        catalog_pb2_grpc.add_CatalogServicer_to_server(CatalogServicer(edge, catalog), methods)
+        admin_pb2_grpc.add_AdminServicer_to_server(AdminServicer(), methods)
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, methods)
         files = {chat_pb2: "Chat", conversations_pb2: "Conversations", catalog_pb2: "Catalog", admin_pb2: "Admin"}
         names = [file.DESCRIPTOR.services_by_name[name].full_name for file, name in files.items()]
-        serve_reflection(self._server, [*names, health.SERVICE_NAME])
+        serve_reflection(methods, [*names, health.SERVICE_NAME])
 
-    async def listen(self, address: str, credentials: grpc.ServerCredentials | None = None) -> int:
+    async def listen(self, address: str, credentials: ssl.SSLContext | None = None) -> int:
         """Open the port and answer, not ready yet; the port's number. Raises `OSError` where it is not to be had."""
         try:
-            if credentials is None:
-                port = self._server.add_insecure_port(address)
-            else:
-                port = self._server.add_secure_port(address, credentials)
-        except RuntimeError as error:
+            sockets = bind(address, share=self._share_port)
+        except OSError as error:
             raise OSError(f"cannot listen on {address}: is the port in use?") from error
         await self.refuse()
         await self._health.set(LIVENESS, health_pb2.HealthCheckResponse.SERVING)
-        await self._server.start()
-        return int(port)
+        await self._server.listen(sockets, credentials)
+        return int(sockets[0].getsockname()[1])
 
     async def serve(self) -> None:
         """Readiness becomes SERVING."""

@@ -7,9 +7,8 @@ import socket
 from types import TracebackType
 from typing import Self
 
+from parley_server.addresses import WILDCARDS, resolve
 from parley_server.settings import Address
-
-_WILDCARDS = ("0.0.0.0", "::")  # noqa: S104 - what gRPC opens for both alike
 
 
 class SharedPort:
@@ -39,7 +38,7 @@ class SharedPort:
 
     def _hold(self) -> None:
         absent: OSError | None = None
-        for family, host in _resolve(self.address.host):
+        for family, host in resolve(self.address.host):
             try:
                 held = _hold(family, host, self.address.port)
             except OSError as error:
@@ -49,7 +48,7 @@ class SharedPort:
                 continue
             self._sockets.append(held)
             self.address = Address(host=self.address.host, port=int(held.getsockname()[1]))
-            if self.address.host in _WILDCARDS:
+            if self.address.host in WILDCARDS:
                 return
         if not self._sockets and absent is not None:
             raise absent
@@ -58,17 +57,6 @@ class SharedPort:
         for held in self._sockets:
             held.close()
         self._sockets.clear()
-
-
-def _resolve(host: str) -> list[tuple[socket.AddressFamily, str]]:
-    """What gRPC listens on for a host: for either wildcard one socket for both families, where there is IPv6, and for
-    localhost both loopbacks, whatever the machine's file of hosts says."""
-    if host in _WILDCARDS:
-        return [(socket.AF_INET6, "::"), (socket.AF_INET, _WILDCARDS[0])]
-    if host == "localhost":
-        return [(socket.AF_INET6, "::1"), (socket.AF_INET, "127.0.0.1")]
-    found = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)
-    return list(dict.fromkeys((family, str(address[0])) for family, _, _, _, address in found))
 
 
 def _hold(family: socket.AddressFamily, host: str, port: int) -> socket.socket:

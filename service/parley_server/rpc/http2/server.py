@@ -1,0 +1,132 @@
+"""The server: its ports, its methods and its end. `grpc.aio.Server`'s interface, as far as servicers need it."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+import ssl
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import grpc
+
+from parley_server.rpc.http2.call import Call
+from parley_server.rpc.http2.connection import Connection
+from parley_server.rpc.http2.headers import CONTENT_TYPE, ENCODINGS, Head
+from parley_server.rpc.http2.lifetime import Limits
+
+BACKLOG = 4096
+HANDSHAKE_S = 10.0
+FAREWELL_S = 0.5
+
+
+class Http2Server:
+    """Serves gRPC on any number of addresses. Made within a running event loop."""
+
+    def __init__(self, limits: Limits | None = None) -> None:
+        self.loop = asyncio.get_running_loop()
+        self.limits = limits or Limits()
+        self.connections: set[Connection] = set()
+        self.tasks: set[asyncio.Task[None]] = set()
+        self._handlers: dict[str, Any] = {}
+        self._generic: list[Any] = []
+        self._servers: list[asyncio.Server] = []
+        self._emptied: asyncio.Event | None = None
+
+    # --- what generated code and gRPC's own services call
+
+    def add_registered_method_handlers(self, service: str, handlers: Mapping[str, Any]) -> None:
+        """The methods of a service, by name."""
+        for method, handler in handlers.items():
+            self._handlers[f"/{service}/{method}"] = handler
+
+    def add_generic_rpc_handlers(self, handlers: Sequence[Any]) -> None:
+        """Handlers that are asked for each method that is not known otherwise."""
+        self._generic += handlers
+
+    # --- ports
+
+    async def listen(self, sockets: Sequence[socket.socket], tls: ssl.SSLContext | None = None) -> None:
+        """Take connections on sockets that are bound."""
+        for each in sockets:
+            self._servers.append(
+                await self.loop.create_server(
+                    lambda: Connection(self),
+                    sock=each,
+                    backlog=BACKLOG,
+                    ssl=tls,
+                    ssl_handshake_timeout=HANDSHAKE_S if tls else None,
+                )
+            )
+
+    async def stop(self, grace_s: float) -> None:
+        """Take no more calls; those that still run after `grace_s` are ended, with UNAVAILABLE."""
+        for server in self._servers:
+            server.close()
+        for connection in list(self.connections):
+            connection.go_away()
+        if self.tasks and grace_s > 0:
+            await asyncio.wait(list(self.tasks), timeout=grace_s)
+        for connection in list(self.connections):
+            for call in list(connection.calls.values()):
+                call.end(grpc.StatusCode.UNAVAILABLE, "the server has shut down")
+        tasks = list(self.tasks)
+        for task in tasks:
+            task.cancel()
+        if tasks:
+            await asyncio.wait(tasks)
+        for connection in list(self.connections):
+            connection.close()
+        await self._all_closed()
+        for connection in list(self.connections):
+            connection.abort()
+
+    def closed(self, connection: Connection) -> None:
+        """A connection has gone."""
+        self.connections.discard(connection)
+        if not self.connections and self._emptied is not None:
+            self._emptied.set()
+
+    async def _all_closed(self) -> None:
+        """Wait a moment for peers to take what was written."""
+        self._emptied = asyncio.Event()
+        if self.connections:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(FAREWELL_S):
+                    await self._emptied.wait()
+
+    # --- calls
+
+    def dispatch(self, call: Call, head: Head) -> None:
+        """Give a call to its method, or say why it has none."""
+        if head.method != "POST":
+            call.refuse(405, "gRPC calls are POST")
+            return
+        if not head.content_type.startswith(CONTENT_TYPE.decode()):
+            call.refuse(415, "gRPC calls have the content-type application/grpc")
+            return
+        handler = self._handlers.get(head.path) or self._ask(head)
+        if handler is None:
+            call.end(grpc.StatusCode.UNIMPLEMENTED, f"there is no method {head.path}")
+        elif head.encoding not in ENCODINGS:
+            accepted = (("grpc-accept-encoding", ",".join(ENCODINGS)),)
+            call.end(grpc.StatusCode.UNIMPLEMENTED, f"messages compressed by {head.encoding} are not read", accepted)
+        else:
+            call.begin(handler)
+
+    def _ask(self, head: Head) -> Any:
+        for generic in self._generic:
+            handler = generic.service(_Details(head.path, head.metadata))
+            if handler is not None:
+                return handler
+        return None
+
+
+@dataclass(frozen=True)
+class _Details:
+    """As grpc.HandlerCallDetails."""
+
+    method: str
+    invocation_metadata: Any
