@@ -28,10 +28,20 @@ SETTINGS: dict[str, object] = {"relay_retention_s": 60}
 WARM_UP_S = 120.0
 AT_REST_S = 45.0
 SLOPE_LIMIT_MIB_PER_H = 20.0
-STEADY = ("threads", "sockets", "active", "readers", "unfinished", "checkpoints", "keys")
+STEADY = ("threads", "tasks", "sockets", "active", "readers", "unfinished", "checkpoints", "keys")
 FEW = 20
 LEAST_SAMPLES = 5
-HEAD = ["", "resident MiB", "threads", "sockets", "replies active", "readers", "not terminal in SQL", "checkpoints"]
+HEAD = [
+    "",
+    "resident MiB",
+    "threads",
+    "tasks",
+    "sockets",
+    "replies active",
+    "readers",
+    "not terminal in SQL",
+    "checkpoints",
+]
 HEAD += ["replies stored", "Redis keys"]
 
 
@@ -58,6 +68,8 @@ class Found(msgspec.Struct, frozen=True, kw_only=True):
         }
         lines = [f"{count} x {what}" for what, count in self.faults.items()]
         lines += [f"{number(count)} {what} at rest" for what, count in left.items() if count]
+        if self.rest.tasks > self.before.tasks + FEW:
+            lines.append(f"{self.rest.tasks} tasks at rest, {self.before.tasks} before")
         if self.rest.threads > self.before.threads + FEW:
             lines.append(f"{self.rest.threads} threads at rest, {self.before.threads} before")
         # Connections to the provider are kept for the next request: as many as there were streams.

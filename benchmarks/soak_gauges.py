@@ -26,6 +26,7 @@ class Sample(msgspec.Struct, frozen=True, kw_only=True):
     at_s: float
     rss_mib: float
     threads: int
+    tasks: int
     sockets: int
     active: int
     readers: int
@@ -51,6 +52,7 @@ class Gauges:
             at_s=time.monotonic() - self._start,
             rss_mib=self._system.memory().rss_mib,
             threads=len(list((process / "task").iterdir())),
+            tasks=int(metrics["parley_loop_tasks"]),
             sockets=sum(_target(entry).startswith("socket:") for entry in (process / "fd").iterdir()),
             active=int(metrics["parley_replies_active"]),
             readers=int(metrics["parley_readers_active"]),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import time
 from collections.abc import Callable
 
@@ -10,6 +11,7 @@ from parley_server.core.ports import Clock
 from parley_server.telemetry.metrics import Metrics
 
 SAMPLE_INTERVAL_S = 0.1
+COUNT_EVERY = 10  # samples: counting the tasks takes time that grows with them
 # An older sample's share falls to half within about two newer ones: it follows a burst in 0.2 s, and one pause does not
 # make it forget the burst.
 WEIGHT_OF_NEWEST = 0.3
@@ -57,7 +59,9 @@ class LoopMonitor:
             await asyncio.gather(self._task, return_exceptions=True)
 
     async def _sample(self) -> None:
-        while True:
+        for number in itertools.count():
+            if number % COUNT_EVERY == 0:
+                self._metrics.tasks_counted(len(asyncio.all_tasks()))
             wall, cpu = self._clock.monotonic(), self._cpu_time()
             await self._clock.sleep(SAMPLE_INTERVAL_S)
             now = self._clock.monotonic()

@@ -68,6 +68,7 @@ class Metrics:
         self._utilisation = Gauge(
             "parley_loop_utilisation", "Share of time that the event loop is busy, 0 to 1.", registry=registry
         )
+        self._tasks = Gauge("parley_loop_tasks", "Tasks of the event loop that have not ended.", registry=registry)
 
     def _bind_replies(self, registry: CollectorRegistry) -> None:
         model = ("model",)
@@ -233,3 +234,7 @@ class Metrics:
         """A sample of the event loop."""
         self._lag.observe(lag_s)
         self._utilisation.set(utilisation)
+
+    def tasks_counted(self, tasks: int) -> None:
+        """How many tasks the event loop has."""
+        self._tasks.set(tasks)

@@ -54,6 +54,14 @@ async def test_an_idle_loop() -> None:
     assert metrics.registry.get_sample_value("parley_loop_lag_seconds_sum") == pytest.approx(0.0, abs=1e-9)
 
 
+async def test_tasks_are_counted() -> None:
+    more = [asyncio.ensure_future(asyncio.Event().wait()) for _ in range(3)]
+    _, metrics = await measured((0.1, 0.0))
+    assert metrics.registry.get_sample_value("parley_loop_tasks") == 3 + len(("this one", "the monitor"))
+    for each in more:
+        each.cancel()
+
+
 async def test_the_newest_sample_weighs_most() -> None:
     monitor, metrics = await measured((0.1, 0.1), (0.2, 0.05))
     expected = WEIGHT_OF_NEWEST + WEIGHT_OF_NEWEST * (0.25 - WEIGHT_OF_NEWEST)
