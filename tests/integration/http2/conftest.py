@@ -15,7 +15,7 @@ from parley_server.rpc.http2.ports import bind
 
 from tests.integration.http2.peer import Peer
 
-LIMIT_S = 20.0
+LIMIT_S = 6.0
 
 
 def pytest_asyncio_loop_factories(config, item):
@@ -138,15 +138,16 @@ class Running:
         for connection in self.server.connections:
             assert not connection.calls
             assert not connection.flow.waiting
+            assert not connection.held
 
 
 @pytest.fixture
 async def serve():
-    """Starts a server: `await serve(streams=2, ...)`, limits as in `Limits`; no test's peer is kept alive by pings."""
+    """Starts a server: `await serve(streams=2, ...)`, limits as in `Limits`. Pings may come as often as they like."""
     async with contextlib.AsyncExitStack() as stack:
 
         async def start(*, address="127.0.0.1:0", tls=None, share=False, **limits):
-            server, services = Http2Server(Limits(**limits)), Services()
+            server, services = Http2Server(Limits(**{"min_ping_interval_s": 0.0} | limits)), Services()
             server.add_registered_method_handlers("t.T", handlers(services))
             sockets = bind(address, share=share)
             port = sockets[0].getsockname()[1]

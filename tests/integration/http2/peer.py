@@ -13,7 +13,7 @@ from hpack import Decoder, Encoder
 from parley_server.rpc.http2 import frames
 from parley_server.rpc.http2.frames import Code
 
-LIMIT_S = 20.0
+LIMIT_S = 6.0
 HEAD = (
     (":method", "POST"),
     (":scheme", "http"),

@@ -147,17 +147,13 @@ class Call:
         """It is no gRPC, and gets this HTTP answer once the request is complete."""
         self._refusal = (status, text)
 
-    @property
-    def held(self) -> int:
-        """Bytes of the request that no servicer has taken yet."""
-        return len(self._body) + self.queued
-
     def receive(self, data: bytes, limit: int) -> None:
         """Bytes of the request; messages of more than `limit` bytes end the call."""
         if self._refusal is not None:
             return
         body = self._body
         body += data
+        self._connection.held += len(data)
         while not self.ended and len(body) >= PREFIX_BYTES:
             size = int.from_bytes(body[1:PREFIX_BYTES])
             if size > limit:
@@ -268,6 +264,10 @@ class Call:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
+        self._connection.held -= len(self._body) + self.queued
+        self._body.clear()
+        self._messages.clear()
+        self.queued = 0
         self._wake()
         self._tell()
         self._connection.forget(self)
@@ -301,6 +301,7 @@ class Call:
         """The next message; None once the call has ended because it is none."""
         compressed, message = self._messages.popleft()
         self.queued -= PREFIX_BYTES + len(message)
+        self._connection.held -= PREFIX_BYTES + len(message)
         plain = self._inflate(message) if compressed else message
         if plain is None:
             return None

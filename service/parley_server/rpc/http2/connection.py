@@ -65,7 +65,8 @@ PLAIN_ANSWER = (
 
 
 class Connection(asyncio.Protocol):
-    """The server's end of one connection. `flow` is what may go out; `closed` says that nothing more does."""
+    """The server's end of one connection. `flow` is what may go out; `closed` says that nothing more does.
+    `held` are the bytes of all requests that no servicer has taken yet."""
 
     def __init__(self, server: Http2Server) -> None:
         self.server = server
@@ -73,6 +74,7 @@ class Connection(asyncio.Protocol):
         self.flow = Flow()
         self.calls: dict[int, Call] = {}
         self.closed = False
+        self.held = 0
         self._transport: asyncio.Transport = cast(asyncio.Transport, None)
         self._lifetime: Lifetime = cast(Lifetime, None)
         self._budget = Budget(self.loop, server.limits)
@@ -300,12 +302,12 @@ class Connection(asyncio.Protocol):
         if self._unacknowledged >= CONNECTION_WINDOW // 4:
             self._transport.write(frames.window_update(0, self._unacknowledged))
             self._unacknowledged = 0
-            if call is not None and sum(each.held for each in self.calls.values()) > self.server.limits.held_bytes:
-                raise StreamFault(stream_id, Code.ENHANCE_YOUR_CALM)
         if call is None and stream_id in self._cut:
             return
         if call is None or call.remote_closed:
             raise StreamFault(stream_id, Code.STREAM_CLOSED)
+        if self.held > self.server.limits.held_bytes:
+            raise StreamFault(stream_id, Code.ENHANCE_YOUR_CALM)
         if call.remaining is not None:
             call.remaining -= len(content)
             if call.remaining < 0 or (flags & END_STREAM and call.remaining):
