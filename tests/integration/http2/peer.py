@@ -109,8 +109,9 @@ class Peer:
         return peer
 
     def send(self, *data: bytes) -> None:
-        """As it is."""
-        self.writer.write(b"".join(data))
+        """As it is; nothing once the connection has ended."""
+        if not self.writer.transport.is_closing():
+            self.writer.write(b"".join(data))
 
     def headers(self, stream_id: int, fields: Iterable[tuple[str, str]], *, end: bool = False) -> bytes:
         """A block of fields in one frame."""
@@ -161,6 +162,7 @@ class Peer:
             payload = await self.reader.readexactly(int.from_bytes(head[:3]))
         except (asyncio.IncompleteReadError, ConnectionError, ssl.SSLError):
             self.closed = True
+            self.writer.close()
             return False
         self._taken(head[3], head[4], int.from_bytes(head[5:]), payload)
         return True

@@ -55,6 +55,8 @@ REMEMBERED = 1_024
 YOUNG_S = 1.0
 """A call that is reset earlier was no call; an old one costs its peer next to nothing to reset."""
 CHEAP = 0.1
+LINGER_S = 1.0
+"""How long a peer that has broken the rules may take to read why its connection ends."""
 ALIVE, GOODBYE = b"\0\0\0\0\0\0\0\1", b"\0\0\0\0\0\0\0\2"
 METHODS = (b"GET ", b"POST ", b"HEAD ", b"PUT ", b"OPTIONS ", b"DELETE ")
 PLAIN_TEXT = b"This port speaks gRPC, over HTTP/2 from the first byte on.\n"
@@ -122,11 +124,13 @@ class Connection(asyncio.Protocol):
     def eof_received(self) -> bool:
         """A peer that has ended its half gets no answers any more; what is written is sent, then it closes."""
         self._end_calls()
-        self._lifetime.closing()
+        self._lifetime.closing(self.server.limits.ping_s)
         return False
 
     def data_received(self, data: bytes) -> None:
         """Take what has come, frame by frame."""
+        if self.closed:
+            return
         self._lifetime.heard_at = self.loop.time()
         if self._rest:
             data = self._rest + data
@@ -137,7 +141,7 @@ class Connection(asyncio.Protocol):
             return
         self._rest = data[at:]
         if self._transport.get_write_buffer_size() > UNREAD_BYTES:
-            self._transport.abort()
+            self.abort()
 
     # --- the calls' side
 
@@ -201,13 +205,21 @@ class Connection(asyncio.Protocol):
 
     def abort(self) -> None:
         """Close at once. Calls that run are cancelled."""
+        self._end_calls()
         self._transport.abort()
 
-    def close(self) -> None:
-        """Send what is written, then close. Calls that run are cancelled."""
-        if not self.closed:
-            self._end_calls()
-            self._lifetime.closing()
+    def close(self, linger_s: float | None = None) -> None:
+        """Send what is written, then close, after `linger_s` at the latest. Calls that run are cancelled.
+
+        What still comes is read and thrown away: closing a socket that has unread bytes would make the peer's kernel
+        throw away what we have sent."""
+        if self.closed:
+            return
+        self._end_calls()
+        self._lifetime.closing(self.server.limits.ping_s if linger_s is None else linger_s)
+        if self._transport.can_write_eof():
+            self._transport.write_eof()
+        else:
             self._transport.close()
 
     # --- frames
@@ -240,7 +252,7 @@ class Connection(asyncio.Protocol):
         if not data.startswith(PREFACE):
             if data.startswith(METHODS):
                 self._transport.write(PLAIN_ANSWER)
-            self.close()
+            self.close(LINGER_S)
             return len(data)
         self._greeted = True
         self._lifetime.greeted()
@@ -442,7 +454,7 @@ class Connection(asyncio.Protocol):
         log.info("connection_fault", extra={"fields": {"code": fault.code.name, "problem": str(fault)}})
         if not self.closed:
             self._transport.write(frames.go_away(self._last_id, fault.code, str(fault)))
-            self.close()
+            self.close(LINGER_S)
 
     def _end_calls(self) -> None:
         self.closed = True

@@ -70,10 +70,10 @@ class Lifetime:
         self._age = self._loop.call_later(self._limits.age_grace_s, self._abort)
         self._farewell = self._loop.call_later(self._limits.ping_s, refuse)
 
-    def closing(self) -> None:
-        """All is written: a peer that does not read it is not waited for longer than for the answer to a ping."""
+    def closing(self, limit_s: float) -> None:
+        """All is written: a peer that does not read it, or does not close, is not waited for longer."""
         self.end()
-        self._alive = self._loop.call_later(self._limits.ping_s, self._abort)
+        self._alive = self._loop.call_later(limit_s, self._abort)
 
     def end(self) -> None:
         """Nothing happens any more."""
