@@ -127,6 +127,35 @@ async def test_metadata_of_a_real_client(serve, channel):
     assert 9 < context.time_remaining() < 11
 
 
+async def test_trailers_of_many_frames(serve, channel):
+    running = await serve()
+    trailers = (("x-large", "y" * 100_000), ("z-bin", bytes(20_000)))
+
+    async def refuse(request, context):
+        await context.write(b"first")
+        await context.abort(grpc.StatusCode.DATA_LOSS, "m" * 20_000, trailers)
+
+    call = channel(running, ("grpc.max_metadata_size", MIB), ("grpc.absolute_max_metadata_size", MIB))
+    answer = call.unary_stream(running.add_stream(refuse))(b"", timeout=10)
+    assert await answer.read() == b"first"
+    assert await answer.code() is grpc.StatusCode.DATA_LOSS
+    assert await answer.details() == "m" * 20_000
+    assert tuple(await answer.trailing_metadata()) == trailers
+
+
+async def test_a_real_client_may_measure_its_bandwidth(serve, channel):
+    """Its pings while it downloads and uploads are no offence, however quickly they come."""
+    running = await serve(min_ping_interval_s=60.0)
+    opened = channel(running, *OPTIONS)
+    sizes = [len(each) async for each in opened.unary_stream("/t.T/Flood")(b"200 100000", timeout=20)]
+    assert sizes == [100_000] * 200
+    collect = opened.stream_unary("/t.T/Collect")
+    assert len(await collect(iter([bytes(MIB)] * 30), timeout=20)) == 30 * MIB + 29
+    for _ in range(200):
+        await opened.unary_unary("/t.T/Echo")(b"x" * 10_000, timeout=20)
+    assert len(running.server.connections) == 1
+
+
 @pytest.mark.parametrize("bad", [("Upper", "x"), ("x", "line\nbreak"), ("x", "ü"), ("x-bin", "text"), ("x", b"bytes")])
 async def test_metadata_that_no_client_would_take_is_a_defect(serve, connect, bad, caplog):
     running = await serve()

@@ -258,13 +258,16 @@ async def test_a_stop_lets_calls_end(serve, connect):
     peer, idle = await connect(running), await connect(running)
     silent = await Peer.connect(running.port)
     await running.until(lambda: len(running.server.connections) == 3)
+    peer.pongs = False  # so that its second farewell is the sign that only its call is waited for
     stream_id = peer.call("/t.T/Hang", b"last")
     await running.services.started.wait()
     stop = await stopping(running, 60.0)
     assert await silent.until_closed() == []  # to one who has not greeted nothing is said
     assert len(await idle.until_closed()) == 2
     await peer.until(lambda: len(peer.farewells) == 2)
+    await asyncio.sleep(0)
     assert not stop.done()
+    assert not peer.answers[stream_id].over
     with pytest.raises(ConnectionError):
         await Peer.connect(running.port)
     running.services.release.set()

@@ -389,7 +389,7 @@ class Connection(asyncio.Protocol):
             expect(not payload, Code.FRAME_SIZE_ERROR, "an acknowledgement with a payload")
             return
         expect(len(payload) % 6 == 0, Code.FRAME_SIZE_ERROR, "SETTINGS are cut off")
-        self._budget.spend(1 + len(self.calls) / 100)
+        self._budget.spend(1 + len(self.calls) / 1_000)
         window = self._stream_window
         for name, value in frames.parse_settings(payload):
             if name == frames.INITIAL_WINDOW_SIZE:
