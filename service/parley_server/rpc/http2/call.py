@@ -356,15 +356,12 @@ class Call:
         flow, rest = self._flow, memoryview(data)
         try:
             rest = self._write_frame(rest) if flow.is_free(self.window) else rest
-            lost_turn = False
             while rest and not self.ended:
                 self.room = self._loop.create_future()
                 if self.window <= 0:
                     await self.room
-                    lost_turn = False
-                elif await flow.turn(self.stream_id, self.room, min(len(rest), self.window), first=lost_turn):
-                    left = self._write_frame(rest)
-                    lost_turn, rest = len(left) == len(rest), left
+                elif await flow.turn(self.stream_id, self.room, min(len(rest), self.window)):
+                    rest = self._write_frame(rest)
                     flow.done()
         except asyncio.CancelledError:
             if len(rest) < len(data):  # a second message must not follow a half of one
@@ -377,7 +374,7 @@ class Call:
         """As much as there is room for, at most a frame; what is left."""
         flow = self._flow
         size = min(len(rest), self.window, flow.window, flow.max_frame)
-        if size <= 0 or self.ended or flow.paused:
+        if size <= 0 or self.ended:
             return rest
         self.window -= size
         flow.window -= size

@@ -19,15 +19,20 @@ class Flow:
     """`window` is what the peer takes in all, in bytes, `max_frame` what it takes in one frame. `busy` says that the
     socket is full or that others wait: who writes must take its turn."""
 
-    __slots__ = ("_granted", "_queue", "busy", "max_frame", "paused", "window")
+    __slots__ = ("_granted", "_paused", "_queue", "busy", "max_frame", "window")
 
     def __init__(self) -> None:
         self.window = DEFAULT_WINDOW
         self.max_frame = MAX_FRAME_BYTES
         self.busy = False
-        self.paused = False
+        self._paused = False
         self._queue: OrderedDict[int, tuple[asyncio.Future[None], int]] = OrderedDict()
         self._granted = 0
+
+    @property
+    def paused(self) -> bool:
+        """Whether the socket's buffer is full."""
+        return self._paused
 
     @property
     def waiting(self) -> int:
@@ -36,23 +41,21 @@ class Flow:
 
     def pause(self) -> None:
         """The socket's buffer is full."""
-        self.paused = self.busy = True
+        self._paused = self.busy = True
 
     def resume(self) -> None:
         """It has room again."""
-        self.paused = False
+        self._paused = False
         self.let_go()
 
     def is_free(self, size: int) -> bool:
         """Nobody is before a call that wants to write, and something of its `size` would go out."""
         return size > 0 and self.window > 0 and not self.busy
 
-    async def turn(self, stream_id: int, room: asyncio.Future[None], size: int, *, first: bool = False) -> bool:
-        """Wait at the queue's end, or `first`, to write `size` bytes. True: it is this call's turn to write one frame
+    async def turn(self, stream_id: int, room: asyncio.Future[None], size: int) -> bool:
+        """Wait at the queue's end to write `size` bytes. True: it is this call's turn to write one frame
         without awaiting anything, and then to call `done`. False: something else has set `room`."""
         self._queue[stream_id] = (room, size)
-        if first:
-            self._queue.move_to_end(stream_id, last=False)
         self.let_go()
         granted = False
         try:
@@ -72,7 +75,7 @@ class Flow:
 
     def let_go(self) -> None:
         """Give a turn to as many as there is room for, once those have had theirs that were given one before."""
-        if not (self._granted or self.paused):
+        if not (self._granted or self._paused):
             room = min(self.window, BATCH_BYTES)
             while self._queue and room > 0:
                 _, (waiter, size) = self._queue.popitem(last=False)
@@ -80,4 +83,4 @@ class Flow:
                     waiter.set_result(None)
                 self._granted += 1
                 room -= min(size, self.max_frame)
-        self.busy = self.paused or bool(self._queue) or self._granted > 0
+        self.busy = self._paused or bool(self._queue) or self._granted > 0

@@ -6,7 +6,8 @@ import asyncio
 import random
 
 import pytest
-from parley_server.rpc.http2.flow import Flow
+from parley_server.rpc.http2.flow import BATCH_BYTES, Flow
+from parley_server.rpc.http2.frames import MAX_FRAME_BYTES
 
 
 async def settle():
@@ -23,12 +24,12 @@ class Writers:
         self.rooms: dict[int, asyncio.Future[None]] = {}
         self.tasks: dict[int, asyncio.Task[bool]] = {}
 
-    def add(self, number: int, size: int, *, first: bool = False) -> None:
+    def add(self, number: int, size: int) -> None:
         self.rooms[number] = asyncio.get_running_loop().create_future()
-        self.tasks[number] = asyncio.create_task(self._write(number, size, first))
+        self.tasks[number] = asyncio.create_task(self._write(number, size))
 
-    async def _write(self, number: int, size: int, first: bool) -> bool:
-        granted = await self.flow.turn(number, self.rooms[number], size, first=first)
+    async def _write(self, number: int, size: int) -> bool:
+        granted = await self.flow.turn(number, self.rooms[number], size)
         if granted:
             self.wrote.append(number)
             self.flow.window -= min(size, self.flow.window)
@@ -58,12 +59,27 @@ async def test_turns_come_in_order_as_the_window_opens():
         flow.let_go()
         await settle()
         assert writers.wrote == list(range(number + 1))
-    writers.add(9, 10, first=True)
+    writers.add(9, 10)
     await settle()
     flow.window += 20
     flow.let_go()
     await settle()
-    assert (writers.wrote, flow.busy) == ([0, 1, 2, 9, 3], False)
+    assert (writers.wrote, flow.busy) == ([0, 1, 2, 3, 9], False)
+
+
+async def test_no_more_are_let_go_than_a_buffer_takes():
+    flow = Flow()
+    flow.pause()
+    writers = Writers(flow)
+    flow.window = 10 * BATCH_BYTES
+    for number in range(10):
+        writers.add(number, MAX_FRAME_BYTES)
+    await settle()
+    flow.resume()
+    assert flow.waiting == 10 - BATCH_BYTES // MAX_FRAME_BYTES
+    flow.pause()
+    await settle()
+    assert len(writers.wrote) == BATCH_BYTES // MAX_FRAME_BYTES
 
 
 async def test_nobody_goes_while_the_socket_is_full():
