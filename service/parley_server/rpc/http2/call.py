@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import zlib
 from collections import deque
@@ -15,15 +16,12 @@ from parley_server.rpc.http2 import headers
 from parley_server.rpc.http2.frames import (
     DATA,
     END_STREAM,
-    MAX_FRAME_BYTES,
     PREFIX_BYTES,
     Code,
     frame,
     header,
-    header_block,
     message_header,
     message_prefix,
-    reset,
 )
 
 if TYPE_CHECKING:
@@ -42,7 +40,8 @@ class Aborted(Exception):
 class Call:
     """The server's end of one stream of HTTP/2, of one writer. Its task belongs to it alone.
 
-    `window` is what the peer takes on this stream, in bytes; the connection owns what it takes in all.
+    `window` is what the peer takes on this stream, in bytes; what it takes in all is its connection's `flow`.
+    `queued` are the bytes of whole messages that the servicer has not taken yet, `began_at` is when the call came.
     """
 
     __slots__ = (
@@ -50,6 +49,7 @@ class Call:
         "_body",
         "_connection",
         "_deadline",
+        "_flow",
         "_handler",
         "_head",
         "_loop",
@@ -58,7 +58,9 @@ class Call:
         "_refusal",
         "_task",
         "_timer",
+        "began_at",
         "ended",
+        "queued",
         "remaining",
         "remote_closed",
         "room",
@@ -76,15 +78,18 @@ class Call:
         self.unacknowledged = 0
         self.remote_closed = False
         self.ended = False
+        self.queued = 0
+        self.began_at = connection.heard_at
         self.room: asyncio.Future[None] | None = None
         self._connection = connection
+        self._flow = connection.flow
         self._loop = connection.loop
         self._head = head
         self._handler: Handler = None
         self._refusal: tuple[int, str] | None = None
         self._accepted = False
         self._body = bytearray()
-        self._messages: deque[bytes] = deque()
+        self._messages: deque[tuple[bool, bytes]] = deque()
         self._news: asyncio.Future[None] | None = None
         self._task: asyncio.Task[None] | None = None
         self._timer: asyncio.TimerHandle | None = None
@@ -109,14 +114,14 @@ class Call:
         """Send a message; returns once the peer's windows and the socket have taken it."""
         payload = self._handler.response_serializer(message)
         size = len(payload) + PREFIX_BYTES
-        connection = self._connection
+        connection, flow = self._connection, self._flow
         if self.ended:
             return
-        if size > self.window or size > connection.window or size > connection.max_frame or connection.paused:
+        if size > self.window or size > flow.window or size > flow.max_frame or flow.busy:
             await self._write_slowly(payload)
             return
         self.window -= size
-        connection.window -= size
+        flow.window -= size
         if self._accepted:
             connection.send(message_header(self.stream_id, size - PREFIX_BYTES) + payload)
         else:
@@ -136,16 +141,11 @@ class Call:
             self._deadline = self._loop.time() + self._head.timeout_s
             self._timer = self._loop.call_at(self._deadline, self._expire)
         if handler.request_streaming:
-            self._start(self._requests())
+            self._run_as_task(self._run(self._requests()))
 
     def refuse(self, status: int, text: str) -> None:
         """It is no gRPC, and gets this HTTP answer once the request is complete."""
         self._refusal = (status, text)
-
-    @property
-    def held(self) -> int:
-        """Bytes of a request that is not complete."""
-        return len(self._body)
 
     def receive(self, data: bytes, limit: int) -> None:
         """Bytes of the request; messages of more than `limit` bytes end the call."""
@@ -153,6 +153,7 @@ class Call:
             return
         body = self._body
         body += data
+        self._connection.held += len(data)
         while not self.ended and len(body) >= PREFIX_BYTES:
             size = int.from_bytes(body[1:PREFIX_BYTES])
             if size > limit:
@@ -160,14 +161,12 @@ class Call:
                 return
             if len(body) < PREFIX_BYTES + size:
                 return
-            compressed, message = body[0], bytes(body[PREFIX_BYTES : PREFIX_BYTES + size])
+            if self._messages and not self._handler.request_streaming:
+                self.end(grpc.StatusCode.INTERNAL, "a request is one message, not several")
+                return
+            self._messages.append((body[0] != 0, bytes(body[PREFIX_BYTES : PREFIX_BYTES + size])))
+            self.queued += PREFIX_BYTES + size
             del body[: PREFIX_BYTES + size]
-            if compressed:
-                plain = self._inflate(message, limit)
-                if plain is None:
-                    return
-                message = plain
-            self._messages.append(message)
             self._tell()
 
     def receive_end(self) -> None:
@@ -181,10 +180,10 @@ class Call:
             self.end(grpc.StatusCode.INTERNAL, "the request ended within a message")
         elif self._handler.request_streaming:
             self._tell()
-        elif len(self._messages) == 1:
-            self._start_with(self._messages.popleft())
-        else:
-            self.end(grpc.StatusCode.INTERNAL, f"a request is one message, not {len(self._messages)}")
+        elif not self._messages:
+            self.end(grpc.StatusCode.INTERNAL, "a request is one message, not none")
+        elif (request := self._next()) is not None:
+            self._run_as_task(self._run(request))
 
     def leave(self) -> None:
         """The caller has gone, or the server goes: the servicer is cancelled, and nothing more is sent."""
@@ -193,34 +192,31 @@ class Call:
         if self._task is not None:
             self._task.cancel()
 
-    def wake(self) -> None:
-        """There may be room to write."""
+    def widen(self, size: int) -> None:
+        """The peer takes so much more, or less."""
+        was, self.window = self.window, self.window + size
+        if was <= 0 < self.window:
+            self._wake()
+
+    def _wake(self) -> None:
         room, self.room = self.room, None
         if room is not None and not room.done():
             room.set_result(None)
 
     def end(self, code: grpc.StatusCode, details: str = "", metadata: Trailing = ()) -> None:
-        """Send the status, once. Whatever of the request is still to come is not waited for."""
+        """Send the status, once. Whatever of the request is still to come is not waited for. Raises ValueError for
+        metadata that no client would take."""
         if self.ended:
             return
-        self.ended = True
+        connection = self._connection
         block = headers.trailers(code, details, metadata, alone=not self._accepted)
-        data = header_block(self.stream_id, block, end_stream=True, max_frame=self._connection.max_frame)
-        self._connection.send(data if self.remote_closed else data + reset(self.stream_id, Code.NO_ERROR))
+        self.ended = True
+        connection.send(connection.header_block(self.stream_id, block, end_stream=True))
+        if not self.remote_closed:
+            connection.reset(self.stream_id, Code.NO_ERROR)
         self._wind_up()
 
     # --- running
-
-    def _start_with(self, message: bytes) -> None:
-        try:
-            request = self._handler.request_deserializer(message)
-        except Exception:  # noqa: BLE001 - whatever the serialiser raises, the bytes are to blame
-            self.end(grpc.StatusCode.INTERNAL, "the request is not a message of its method's type")
-            return
-        self._start(request)
-
-    def _start(self, request: Any) -> None:
-        self._run_as_task(self._run(request))
 
     def _run_as_task(self, work: Coroutine[Any, Any, None]) -> None:
         self._task = self._loop.create_task(work)
@@ -235,8 +231,9 @@ class Call:
                 return
             responses = (handler.stream_stream or handler.unary_stream)(request, self)
             if hasattr(responses, "__aiter__"):
-                async for response in responses:
-                    await self.write(response)
+                async with contextlib.aclosing(responses):
+                    async for response in responses:
+                        await self.write(response)
             else:
                 await responses
         except Aborted:
@@ -254,18 +251,24 @@ class Call:
         self.end(grpc.StatusCode.OK)
 
     def _over(self, task: asyncio.Task[None]) -> None:
-        server, connection = self._connection.server, self._connection
-        server.tasks.discard(task)
-        if not self.ended:  # cancelled from within
+        self._connection.server.ended(task)
+        self._break_off()  # unless it has ended well, it was cancelled from within
+
+    def _break_off(self) -> None:
+        if not self.ended:
             self.ended = True
-            connection.send(reset(self.stream_id, Code.CANCEL))
+            self._connection.reset(self.stream_id, Code.CANCEL)
             self._wind_up()
 
     def _wind_up(self) -> None:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-        self.wake()
+        self._connection.held -= len(self._body) + self.queued
+        self._body.clear()
+        self._messages.clear()
+        self.queued = 0
+        self._wake()
         self._tell()
         self._connection.forget(self)
 
@@ -283,19 +286,55 @@ class Call:
 
     async def _requests(self) -> AsyncIterator[Any]:
         while True:
-            while self._messages:
-                yield self._handler.request_deserializer(self._messages.popleft())
+            while self._messages and not self.ended:
+                request = self._next()
+                if request is None:
+                    return
+                self._connection.acknowledge(self)
+                yield request
             if self.remote_closed or self.ended:
                 return
             self._news = self._loop.create_future()
             await self._news
 
+    def _next(self) -> Any:
+        """The next message; None once the call has ended because it is none."""
+        compressed, message = self._messages.popleft()
+        self.queued -= PREFIX_BYTES + len(message)
+        self._connection.held -= PREFIX_BYTES + len(message)
+        plain = self._inflate(message) if compressed else message
+        if plain is None:
+            return None
+        try:
+            return self._handler.request_deserializer(plain)
+        except Exception:  # noqa: BLE001 - whatever the serialiser raises, the bytes are to blame
+            self.end(grpc.StatusCode.INTERNAL, "the request is not a message of its method's type")
+            return None
+
+    def _inflate(self, message: bytes) -> bytes | None:
+        if self._head.encoding not in ("gzip", "deflate"):
+            self.end(grpc.StatusCode.INTERNAL, "a message is compressed, and the call does not say how")
+            return None
+        limit = self._connection.server.limits.message_bytes
+        inflater = zlib.decompressobj(31 if self._head.encoding == "gzip" else 15)
+        try:
+            plain = inflater.decompress(message, limit + 1)
+        except zlib.error:
+            plain = b""
+        if len(plain) > limit:
+            self._refuse_size(len(plain), limit)
+            return None
+        if not inflater.eof or inflater.unused_data:
+            self.end(grpc.StatusCode.INTERNAL, f"a message is not {self._head.encoding}")
+            return None
+        return plain
+
     # --- the slow ways
 
     def _opening(self, metadata: Trailing = ()) -> bytes:
-        self._accepted = True
         block = headers.response(metadata)
-        return header_block(self.stream_id, block, end_stream=False, max_frame=self._connection.max_frame)
+        self._accepted = True
+        return self._connection.header_block(self.stream_id, block, end_stream=False)
 
     async def _write_slowly(self, payload: bytes) -> None:
         """In pieces, as windows and socket take them."""
@@ -305,7 +344,7 @@ class Call:
 
     async def _answer_plainly(self, status: int, text: str) -> None:
         block = headers.http_answer(status)
-        self._connection.send(header_block(self.stream_id, block, end_stream=False, max_frame=MAX_FRAME_BYTES))
+        self._connection.send(self._connection.header_block(self.stream_id, block, end_stream=False))
         await self._write_data(text.encode())
         if not self.ended:
             self.ended = True
@@ -313,39 +352,34 @@ class Call:
             self._wind_up()
 
     async def _write_data(self, data: bytes) -> None:
-        connection, rest = self._connection, memoryview(data)
-        while rest and not self.ended:
-            size = min(len(rest), self.window, connection.window, connection.max_frame)
-            if size <= 0 or connection.paused:
-                await self._until_room()
-                continue
-            self.window -= size
-            connection.window -= size
-            connection.send(header(DATA, 0, self.stream_id, size) + rest[:size])
-            rest = rest[size:]
-
-    async def _until_room(self) -> None:
-        self.room = self._loop.create_future()
-        self._connection.waiting[self.stream_id] = self
+        """One frame after the other, each in its turn, so that a long message does not keep others waiting."""
+        flow, rest = self._flow, memoryview(data)
         try:
-            await self.room
+            rest = self._write_frame(rest) if flow.is_free(self.window) else rest
+            while rest and not self.ended:
+                self.room = self._loop.create_future()
+                if self.window <= 0:
+                    await self.room
+                elif await flow.turn(self.stream_id, self.room, min(len(rest), self.window)):
+                    rest = self._write_frame(rest)
+                    flow.done()
+        except asyncio.CancelledError:
+            if len(rest) < len(data):  # a second message must not follow a half of one
+                self._break_off()
+            raise
         finally:
             self.room = None
 
-    def _inflate(self, message: bytes, limit: int) -> bytes | None:
-        if self._head.encoding not in ("gzip", "deflate"):
-            self.end(grpc.StatusCode.INTERNAL, "a message is compressed, and the call does not say how")
-            return None
-        inflater = zlib.decompressobj(31 if self._head.encoding == "gzip" else 15)
-        try:
-            plain = inflater.decompress(message, limit + 1)
-        except zlib.error:
-            self.end(grpc.StatusCode.INTERNAL, f"a message is not {self._head.encoding}")
-            return None
-        if len(plain) > limit:
-            self._refuse_size(len(plain), limit)
-            return None
-        return plain
+    def _write_frame(self, rest: memoryview) -> memoryview:
+        """As much as there is room for, at most a frame; what is left."""
+        flow = self._flow
+        size = min(len(rest), self.window, flow.window, flow.max_frame)
+        if size <= 0 or self.ended:
+            return rest
+        self.window -= size
+        flow.window -= size
+        self._connection.send(header(DATA, 0, self.stream_id, size) + rest[:size])
+        return rest[size:]
 
     def _refuse_size(self, size: int, limit: int) -> None:
         self.end(grpc.StatusCode.RESOURCE_EXHAUSTED, f"received message larger than max ({size} vs. {limit})")

@@ -10,25 +10,21 @@ import logging
 import ssl
 from typing import TYPE_CHECKING, cast
 
-from hpack import Decoder
-from hpack.exceptions import HPACKError, OversizedHeaderListError
-
 from parley_server.rpc.http2 import frames, headers
+from parley_server.rpc.http2.blocks import LIST_BYTES, Blocks
 from parley_server.rpc.http2.call import Call
+from parley_server.rpc.http2.flow import Flow
 from parley_server.rpc.http2.frames import (
     ACK,
     CONTINUATION,
     DATA,
     DEFAULT_WINDOW,
-    END_HEADERS,
     END_STREAM,
     GOAWAY,
-    HAS_PRIORITY,
     HEADER_BYTES,
     HEADERS,
     MAX_FRAME_BYTES,
     MAX_WINDOW,
-    PADDED,
     PING,
     PREFACE,
     PRIORITY,
@@ -39,6 +35,7 @@ from parley_server.rpc.http2.frames import (
     Code,
     ConnectionFault,
     StreamFault,
+    expect,
 )
 from parley_server.rpc.http2.lifetime import Budget, Lifetime
 
@@ -49,12 +46,17 @@ log = logging.getLogger("parley.server")
 
 STREAM_WINDOW = 1024 * 1024
 CONNECTION_WINDOW = 4 * 1024 * 1024
-BLOCK_BYTES = 32 * 1024
-LIST_BYTES = 32 * 1024
 UNREAD_BYTES = 4 * 1024 * 1024
 """What may wait for a peer that does not read, before the connection ends."""
-HELD_BYTES = 256 * 1024 * 1024
-"""What a connection's requests may hold before they are complete."""
+FRAME_BYTES = 4 * MAX_FRAME_BYTES
+"""The largest frame that we send, whatever the peer takes: others wait while it goes out."""
+REMEMBERED = 1_024
+"""How many streams that we have reset are known as such; what their peer had sent by then is ignored."""
+YOUNG_S = 1.0
+"""A call that is reset earlier was no call; an old one costs its peer next to nothing to reset."""
+CHEAP = 0.1
+LINGER_S = 1.0
+"""How long a peer that has broken the rules may take to read why its connection ends."""
 ALIVE, GOODBYE = b"\0\0\0\0\0\0\0\1", b"\0\0\0\0\0\0\0\2"
 METHODS = (b"GET ", b"POST ", b"HEAD ", b"PUT ", b"OPTIONS ", b"DELETE ")
 PLAIN_TEXT = b"This port speaks gRPC, over HTTP/2 from the first byte on.\n"
@@ -65,72 +67,70 @@ PLAIN_ANSWER = (
 
 
 class Connection(asyncio.Protocol):
-    """The server's end of one connection.
-
-    `window` is what the peer takes in all, in bytes; `waiting` are the calls that wait for it, or for the socket, the
-    longest wait first; `paused` says that the socket takes no more for now.
-    """
+    """The server's end of one connection. `flow` is what may go out; `closed` says that nothing more does.
+    `held` are the bytes of all requests that no servicer has taken yet."""
 
     def __init__(self, server: Http2Server) -> None:
         self.server = server
         self.loop = server.loop
+        self.flow = Flow()
         self.calls: dict[int, Call] = {}
-        self.waiting: dict[int, Call] = {}
-        self.window = DEFAULT_WINDOW
-        self.max_frame = MAX_FRAME_BYTES
-        self.paused = False
         self.closed = False
+        self.held = 0
         self._transport: asyncio.Transport = cast(asyncio.Transport, None)
-        self._decoder = Decoder(max_header_list_size=LIST_BYTES)
+        self._lifetime: Lifetime = cast(Lifetime, None)
+        self._budget = Budget(self.loop, server.limits)
+        self._blocks = Blocks()
         self._rest = b""
         self._greeted = False
         self._introduced = False
         self._stream_window = DEFAULT_WINDOW
+        self._table_bytes = frames.DEFAULT_TABLE_BYTES
+        self._table_emptied = True
         self._unacknowledged = 0
         self._last_id = 0
-        self._block: tuple[int, int, bytearray] | None = None
+        self._cut: dict[int, None] = {}
         self._going_away = False
         self._refused_above = MAX_WINDOW
-        self._budget = Budget(self.loop, server.limits)
-        self._lifetime = Lifetime(
-            self.loop, server.limits, ping=self._ping_peer, go_away=self.go_away, abort=self.abort
-        )
 
     # --- the transport's side
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Wait for the peer to greet."""
         self._transport = cast(asyncio.Transport, transport)
+        self._lifetime = Lifetime(
+            self.loop, self.server.limits, ping=self._ping_peer, go_away=self.go_away, abort=self.abort
+        )
         tls: ssl.SSLObject | None = transport.get_extra_info("ssl_object")
         if tls is not None and tls.selected_alpn_protocol() != "h2":
-            self._transport.abort()
+            self.abort()
             return
-        self.server.connections.add(self)
+        self.server.opened(self)
 
     def connection_lost(self, error: Exception | None) -> None:
         """Its calls are over."""
-        self.closed = True
-        self.server.closed(self)
+        self._end_calls()
         self._lifetime.end()
-        for call in list(self.calls.values()):
-            call.leave()
-        self.waiting.clear()
+        self.server.closed(self)
 
     def pause_writing(self) -> None:
         """The socket's buffer is full."""
-        self.paused = True
+        self.flow.pause()
 
     def resume_writing(self) -> None:
         """It has room again."""
-        self.paused = False
-        self._wake_all()
+        self.flow.resume()
 
     def eof_received(self) -> bool:
-        """A peer that has ended its half gets no answers any more."""
+        """A peer that has ended its half gets no answers any more; what is written is sent, then it closes."""
+        self._end_calls()
+        self._lifetime.closing(self.server.limits.ping_s)
         return False
 
     def data_received(self, data: bytes) -> None:
         """Take what has come, frame by frame."""
+        if self.closed:
+            return
         self._lifetime.heard_at = self.loop.time()
         if self._rest:
             data = self._rest + data
@@ -141,9 +141,14 @@ class Connection(asyncio.Protocol):
             return
         self._rest = data[at:]
         if self._transport.get_write_buffer_size() > UNREAD_BYTES:
-            self._transport.abort()
+            self.abort()
 
     # --- the calls' side
+
+    @property
+    def heard_at(self) -> float:
+        """When the peer was last heard."""
+        return self._lifetime.heard_at
 
     def send(self, data: bytes) -> None:
         """Frames, as they are. The caller has seen to the windows."""
@@ -151,10 +156,28 @@ class Connection(asyncio.Protocol):
             self._budget.sent()
             self._transport.write(data)
 
+    def header_block(self, stream_id: int, block: bytes, *, end_stream: bool) -> bytes:
+        """The frames of a header block, which is to be sent at once."""
+        if not self._table_emptied:
+            self._table_emptied, block = True, frames.TABLE_EMPTIED + block
+        return frames.header_block(stream_id, block, end_stream=end_stream, max_frame=self.flow.max_frame)
+
+    def reset(self, stream_id: int, code: Code) -> None:
+        """Reset a stream; what its peer has sent by then is ignored."""
+        self._cut[stream_id] = None
+        if len(self._cut) > REMEMBERED:
+            del self._cut[next(iter(self._cut))]
+        self.send(frames.reset(stream_id, code))
+
+    def acknowledge(self, call: Call) -> None:
+        """Let the peer send more of a request, once half a window is used and its servicer keeps up."""
+        if call.unacknowledged >= STREAM_WINDOW // 2 > call.queued and not (call.remote_closed or call.ended):
+            self._transport.write(frames.window_update(call.stream_id, call.unacknowledged))
+            call.unacknowledged = 0
+
     def forget(self, call: Call) -> None:
         """The call has ended."""
         self.calls.pop(call.stream_id, None)
-        self.waiting.pop(call.stream_id, None)
         if self._going_away and not self.calls:
             self._close_soon()
 
@@ -165,17 +188,38 @@ class Connection(asyncio.Protocol):
         if self._going_away or self.closed:
             return
         self._going_away = True
+        if not self._greeted:
+            self.close()
+            return
         self._transport.write(frames.go_away(MAX_WINDOW, Code.NO_ERROR) + frames.frame(PING, 0, 0, GOODBYE))
-        self._lifetime.leaving(self._refuse_new)
+        self._lifetime.leaving(self.refuse_new)
+
+    def refuse_new(self) -> None:
+        """The peer has had time to see the farewell: what it opens from now on is refused, and safe to repeat."""
+        if self._refused_above < MAX_WINDOW or self.closed:
+            return
+        self._refused_above = self._last_id
+        self._transport.write(frames.go_away(self._last_id, Code.NO_ERROR))
+        if not self.calls:
+            self._close_soon()
 
     def abort(self) -> None:
         """Close at once. Calls that run are cancelled."""
-        if not self.closed:
-            self._transport.abort()
+        self._end_calls()
+        self._transport.abort()
 
-    def close(self) -> None:
-        """Send what is written, then close."""
-        if not self.closed:
+    def close(self, linger_s: float | None = None) -> None:
+        """Send what is written, then close, after `linger_s` at the latest. Calls that run are cancelled.
+
+        What still comes is read and thrown away: closing a socket that has unread bytes would make the peer's kernel
+        throw away what we have sent."""
+        if self.closed:
+            return
+        self._end_calls()
+        self._lifetime.closing(self.server.limits.ping_s if linger_s is None else linger_s)
+        if self._transport.can_write_eof():
+            self._transport.write_eof()
+        else:
             self._transport.close()
 
     # --- frames
@@ -208,8 +252,7 @@ class Connection(asyncio.Protocol):
         if not data.startswith(PREFACE):
             if data.startswith(METHODS):
                 self._transport.write(PLAIN_ANSWER)
-            self._transport.close()
-            self.closed = True
+            self.close(LINGER_S)
             return len(data)
         self._greeted = True
         self._lifetime.greeted()
@@ -228,14 +271,15 @@ class Connection(asyncio.Protocol):
             if kind != SETTINGS or flags & ACK:
                 raise ConnectionFault(Code.PROTOCOL_ERROR, "the first frame is not SETTINGS")
             self._introduced = True
-        if self._block is not None and kind != CONTINUATION:
+        if self._blocks.open and kind != CONTINUATION:
             raise ConnectionFault(Code.PROTOCOL_ERROR, "a header block is interrupted")
         if kind == DATA:
             self._data(flags, stream_id, payload)
         elif kind == WINDOW_UPDATE:
             self._window_update(stream_id, payload)
         elif kind == HEADERS:
-            self._headers(flags, stream_id, payload)
+            if self._blocks.begin(flags, stream_id, payload):
+                self._fields(*self._blocks.take())
         elif kind == PING:
             self._ping(flags, stream_id, payload)
         elif kind == RST_STREAM:
@@ -243,34 +287,39 @@ class Connection(asyncio.Protocol):
         elif kind == SETTINGS:
             self._settings(flags, stream_id, payload)
         elif kind == CONTINUATION:
-            self._continuation(flags, stream_id, payload)
+            self._budget.spend()
+            if self._blocks.go_on(flags, stream_id, payload):
+                self._fields(*self._blocks.take())
         elif kind == PRIORITY:
             self._priority(stream_id, payload)
         elif kind == GOAWAY:
-            _expect(stream_id == 0, Code.PROTOCOL_ERROR, "GOAWAY on a stream")
-            _expect(len(payload) >= 8, Code.FRAME_SIZE_ERROR, "GOAWAY is short")
+            expect(stream_id == 0, Code.PROTOCOL_ERROR, "GOAWAY on a stream")
+            expect(len(payload) >= 8, Code.FRAME_SIZE_ERROR, "GOAWAY is short")
+            self._budget.spend()
             self.go_away()
         elif kind == PUSH_PROMISE:
             raise ConnectionFault(Code.PROTOCOL_ERROR, "a client must not push")
+        else:
+            self._budget.spend()
 
     def _data(self, flags: int, stream_id: int, payload: bytes) -> None:
-        _expect(stream_id != 0, Code.PROTOCOL_ERROR, "DATA without a stream")
+        expect(stream_id != 0, Code.PROTOCOL_ERROR, "DATA without a stream")
         size = len(payload)
         if size == 0 and not flags & END_STREAM:
             self._budget.spend()
+        content = frames.unpadded(flags, payload)
+        call = self.calls.get(stream_id)
+        expect(call is not None or stream_id <= self._last_id, Code.PROTOCOL_ERROR, "DATA on an idle stream")
         self._unacknowledged += size
-        _expect(self._unacknowledged <= CONNECTION_WINDOW, Code.FLOW_CONTROL_ERROR, "more DATA than the window allows")
         if self._unacknowledged >= CONNECTION_WINDOW // 4:
             self._transport.write(frames.window_update(0, self._unacknowledged))
             self._unacknowledged = 0
-            if sum(call.held for call in self.calls.values()) > HELD_BYTES:
-                raise StreamFault(stream_id, Code.ENHANCE_YOUR_CALM)
-        call = self.calls.get(stream_id)
+        if call is None and stream_id in self._cut:
+            return
         if call is None or call.remote_closed:
-            _expect(stream_id <= self._last_id, Code.PROTOCOL_ERROR, "DATA on an idle stream")
-            self._budget.spend()
             raise StreamFault(stream_id, Code.STREAM_CLOSED)
-        content = _unpadded(flags, payload)
+        if self.held > self.server.limits.held_bytes:
+            raise StreamFault(stream_id, Code.ENHANCE_YOUR_CALM)
         if call.remaining is not None:
             call.remaining -= len(content)
             if call.remaining < 0 or (flags & END_STREAM and call.remaining):
@@ -282,44 +331,11 @@ class Connection(asyncio.Protocol):
             call.receive(content, self.server.limits.message_bytes)
             call.receive_end()
             return
-        if call.unacknowledged >= STREAM_WINDOW // 2:
-            self._transport.write(frames.window_update(stream_id, call.unacknowledged))
-            call.unacknowledged = 0
         call.receive(content, self.server.limits.message_bytes)
+        self.acknowledge(call)
 
-    def _headers(self, flags: int, stream_id: int, payload: bytes) -> None:
-        _expect(stream_id % 2 == 1, Code.PROTOCOL_ERROR, "HEADERS on a stream that is not a client's")
-        content = _unpadded(flags, payload)
-        if flags & HAS_PRIORITY:
-            _expect(len(content) >= 5, Code.FRAME_SIZE_ERROR, "HEADERS are short")
-            if int.from_bytes(content[:4]) & MAX_WINDOW == stream_id:
-                raise ConnectionFault(Code.PROTOCOL_ERROR, "a stream depends on itself")
-            content = content[5:]
-        if not flags & END_HEADERS:
-            self._block = (stream_id, flags, bytearray(content))
-            return
-        self._fields(flags, stream_id, content)
-
-    def _continuation(self, flags: int, stream_id: int, payload: bytes) -> None:
-        if self._block is None or self._block[0] != stream_id:
-            raise ConnectionFault(Code.PROTOCOL_ERROR, "CONTINUATION of nothing")
-        self._budget.spend()
-        block = self._block[2]
-        block += payload
-        _expect(len(block) <= BLOCK_BYTES, Code.ENHANCE_YOUR_CALM, "a header block is too large")
-        if flags & END_HEADERS:
-            first_flags = self._block[1]
-            self._block = None
-            self._fields(first_flags, stream_id, bytes(block))
-
-    def _fields(self, flags: int, stream_id: int, block: bytes) -> None:
+    def _fields(self, flags: int, stream_id: int, fields: list[headers.Field]) -> None:
         """A whole header block: a new call, or the trailers of a request."""
-        try:
-            fields = cast("list[headers.Field]", self._decoder.decode(block, raw=True))
-        except OversizedHeaderListError:
-            raise ConnectionFault(Code.ENHANCE_YOUR_CALM, "the header fields are too large") from None
-        except (HPACKError, IndexError, UnicodeDecodeError) as error:
-            raise ConnectionFault(Code.COMPRESSION_ERROR, "a header block makes no sense") from error
         call = self.calls.get(stream_id)
         if call is not None and not call.remote_closed:
             headers.check_trailers(stream_id, fields)
@@ -327,8 +343,9 @@ class Connection(asyncio.Protocol):
                 raise StreamFault(stream_id, Code.PROTOCOL_ERROR)
             call.receive_end()
             return
-        if stream_id <= self._last_id:
-            raise ConnectionFault(Code.STREAM_CLOSED, "HEADERS on a stream that has ended")
+        if stream_id in self._cut:
+            return
+        expect(stream_id > self._last_id, Code.STREAM_CLOSED, "HEADERS on a stream that has ended")
         self._last_id = stream_id
         if stream_id > self._refused_above or len(self.calls) >= self.server.limits.streams:
             raise StreamFault(stream_id, Code.REFUSED_STREAM)
@@ -347,63 +364,67 @@ class Connection(asyncio.Protocol):
             call.receive_end()
 
     def _window_update(self, stream_id: int, payload: bytes) -> None:
-        _expect(len(payload) == 4, Code.FRAME_SIZE_ERROR, "WINDOW_UPDATE is not four bytes")
+        expect(len(payload) == 4, Code.FRAME_SIZE_ERROR, "WINDOW_UPDATE is not four bytes")
         size = int.from_bytes(payload) & MAX_WINDOW
         if stream_id == 0:
-            self.window += size
-            _expect(size > 0, Code.PROTOCOL_ERROR, "WINDOW_UPDATE by nothing")
-            _expect(self.window <= MAX_WINDOW, Code.FLOW_CONTROL_ERROR, "the window is too large")
-            self._wake_all()
+            self.flow.window += size
+            expect(size > 0, Code.PROTOCOL_ERROR, "WINDOW_UPDATE by nothing")
+            expect(self.flow.window <= MAX_WINDOW, Code.FLOW_CONTROL_ERROR, "the window is too large")
+            if self.flow.busy:
+                self.flow.let_go()
             return
         call = self.calls.get(stream_id)
         if call is None:
-            _expect(stream_id <= self._last_id, Code.PROTOCOL_ERROR, "WINDOW_UPDATE on an idle stream")
+            expect(stream_id <= self._last_id, Code.PROTOCOL_ERROR, "WINDOW_UPDATE on an idle stream")
             return
         if size == 0:
             raise StreamFault(stream_id, Code.PROTOCOL_ERROR)
-        call.window += size
-        if call.window > MAX_WINDOW:
+        if call.window + size > MAX_WINDOW:
             raise StreamFault(stream_id, Code.FLOW_CONTROL_ERROR)
-        self.waiting.pop(stream_id, None)
-        call.wake()
+        call.widen(size)
 
     def _settings(self, flags: int, stream_id: int, payload: bytes) -> None:
-        _expect(stream_id == 0, Code.PROTOCOL_ERROR, "SETTINGS on a stream")
+        expect(stream_id == 0, Code.PROTOCOL_ERROR, "SETTINGS on a stream")
         if flags & ACK:
-            _expect(not payload, Code.FRAME_SIZE_ERROR, "an acknowledgement with a payload")
+            expect(not payload, Code.FRAME_SIZE_ERROR, "an acknowledgement with a payload")
             return
-        _expect(len(payload) % 6 == 0, Code.FRAME_SIZE_ERROR, "SETTINGS are cut off")
-        self._budget.spend()
+        expect(len(payload) % 6 == 0, Code.FRAME_SIZE_ERROR, "SETTINGS are cut off")
+        self._budget.spend(1 + len(self.calls) / 1_000)
+        window = self._stream_window
         for name, value in frames.parse_settings(payload):
             if name == frames.INITIAL_WINDOW_SIZE:
-                _expect(value <= MAX_WINDOW, Code.FLOW_CONTROL_ERROR, "the initial window is too large")
-                self._resize_windows(value - self._stream_window)
-                self._stream_window = value
+                expect(value <= MAX_WINDOW, Code.FLOW_CONTROL_ERROR, "the initial window is too large")
+                window = value
             elif name == frames.MAX_FRAME_SIZE:
-                _expect(MAX_FRAME_BYTES <= value < 2**24, Code.PROTOCOL_ERROR, "no such frame size")
-                self.max_frame = value
+                expect(MAX_FRAME_BYTES <= value < 2**24, Code.PROTOCOL_ERROR, "no such frame size")
+                self.flow.max_frame = min(value, FRAME_BYTES)
+            elif name == frames.HEADER_TABLE_SIZE:
+                self._table_emptied = self._table_emptied and value >= self._table_bytes
+                self._table_bytes = value
             elif name == frames.ENABLE_PUSH:
-                _expect(value <= 1, Code.PROTOCOL_ERROR, "ENABLE_PUSH is neither 0 nor 1")
+                expect(value <= 1, Code.PROTOCOL_ERROR, "ENABLE_PUSH is neither 0 nor 1")
+        self._resize_windows(window)
         self._transport.write(frames.SETTINGS_ACK)
 
-    def _resize_windows(self, by: int) -> None:
-        for call in self.calls.values():
-            call.window += by
-            _expect(call.window <= MAX_WINDOW, Code.FLOW_CONTROL_ERROR, "a window is too large")
-        self._wake_all()
+    def _resize_windows(self, size: int) -> None:
+        """Each of them by the same; the last of several sizes counts, so that one frame costs one round."""
+        by, self._stream_window = size - self._stream_window, size
+        for call in self.calls.values() if by else ():
+            expect(call.window + by <= MAX_WINDOW, Code.FLOW_CONTROL_ERROR, "a window is too large")
+            call.widen(by)
 
     def _ping(self, flags: int, stream_id: int, payload: bytes) -> None:
-        _expect(stream_id == 0, Code.PROTOCOL_ERROR, "PING on a stream")
-        _expect(len(payload) == 8, Code.FRAME_SIZE_ERROR, "PING is not eight bytes")
+        expect(stream_id == 0, Code.PROTOCOL_ERROR, "PING on a stream")
+        expect(len(payload) == 8, Code.FRAME_SIZE_ERROR, "PING is not eight bytes")
         if flags & ACK:
             if payload == GOODBYE and self._going_away:
-                self._refuse_new()
+                self.refuse_new()
             return
         self._budget.ping()
         self._transport.write(frames.frame(PING, ACK, 0, payload))
 
     def _priority(self, stream_id: int, payload: bytes) -> None:
-        _expect(stream_id != 0, Code.PROTOCOL_ERROR, "PRIORITY without a stream")
+        expect(stream_id != 0, Code.PROTOCOL_ERROR, "PRIORITY without a stream")
         self._budget.spend()
         if len(payload) != 5:
             raise StreamFault(stream_id, Code.FRAME_SIZE_ERROR)
@@ -411,11 +432,12 @@ class Connection(asyncio.Protocol):
             raise StreamFault(stream_id, Code.PROTOCOL_ERROR)
 
     def _reset_by_peer(self, stream_id: int, payload: bytes) -> None:
-        _expect(stream_id != 0, Code.PROTOCOL_ERROR, "RST_STREAM without a stream")
-        _expect(len(payload) == 4, Code.FRAME_SIZE_ERROR, "RST_STREAM is not four bytes")
-        _expect(stream_id <= self._last_id, Code.PROTOCOL_ERROR, "RST_STREAM of an idle stream")
-        self._budget.spend()
+        expect(stream_id != 0, Code.PROTOCOL_ERROR, "RST_STREAM without a stream")
+        expect(len(payload) == 4, Code.FRAME_SIZE_ERROR, "RST_STREAM is not four bytes")
+        expect(stream_id <= self._last_id, Code.PROTOCOL_ERROR, "RST_STREAM of an idle stream")
         call = self.calls.get(stream_id)
+        is_young = call is not None and self.heard_at - call.began_at < YOUNG_S
+        self._budget.spend(1 if is_young else CHEAP)
         if call is not None:
             call.leave()
 
@@ -426,27 +448,18 @@ class Connection(asyncio.Protocol):
         call = self.calls.get(fault.stream_id)
         if call is not None:
             call.leave()
-        if not self.closed:
-            self._transport.write(frames.reset(fault.stream_id, fault.code))
+        self.reset(fault.stream_id, fault.code)
 
     def _break(self, fault: ConnectionFault) -> None:
-        if self.closed:
-            return
         log.info("connection_fault", extra={"fields": {"code": fault.code.name, "problem": str(fault)}})
-        self._transport.write(frames.go_away(self._last_id, fault.code, str(fault)))
-        self._transport.close()
+        if not self.closed:
+            self._transport.write(frames.go_away(self._last_id, fault.code, str(fault)))
+            self.close(LINGER_S)
+
+    def _end_calls(self) -> None:
         self.closed = True
         for call in list(self.calls.values()):
             call.leave()
-
-    def _refuse_new(self) -> None:
-        """The peer has seen the farewell: what it opens from now on is refused, unread and safe to repeat."""
-        if self._refused_above < MAX_WINDOW:
-            return
-        self._refused_above = self._last_id
-        self._transport.write(frames.go_away(self._last_id, Code.NO_ERROR))
-        if not self.calls:
-            self._close_soon()
 
     def _close_soon(self) -> None:
         if self._refused_above < MAX_WINDOW:
@@ -454,21 +467,3 @@ class Connection(asyncio.Protocol):
 
     def _ping_peer(self) -> None:
         self._transport.write(frames.frame(PING, 0, 0, ALIVE))
-
-    def _wake_all(self) -> None:
-        waiting, self.waiting = self.waiting, {}
-        for call in waiting.values():
-            call.wake()
-
-
-def _unpadded(flags: int, payload: bytes) -> bytes:
-    if not flags & PADDED:
-        return payload
-    if not payload or payload[0] >= len(payload):
-        raise ConnectionFault(Code.PROTOCOL_ERROR, "more padding than payload")
-    return payload[1 : len(payload) - payload[0]]
-
-
-def _expect(fact: bool, code: Code, problem: str) -> None:
-    if not fact:
-        raise ConnectionFault(code, problem)

@@ -10,6 +10,7 @@ PREFACE: Final = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 HEADER_BYTES: Final = 9
 MAX_FRAME_BYTES: Final = 16_384
 DEFAULT_WINDOW: Final = 65_535
+DEFAULT_TABLE_BYTES: Final = 4_096
 MAX_WINDOW: Final = 2**31 - 1
 PREFIX_BYTES: Final = 5
 """Of a gRPC message within DATA: whether it is compressed, and its length."""
@@ -117,3 +118,20 @@ def go_away(last_stream_id: int, code: Code, problem: str = "") -> bytes:
 
 
 SETTINGS_ACK: Final = frame(SETTINGS, ACK, 0)
+TABLE_EMPTIED: Final = b"\x20"
+"""What a header block begins with once the peer's table has shrunk (RFC 7541, 4.2); ours is never used."""
+
+
+def unpadded(flags: int, payload: bytes) -> bytes:
+    """A payload without its padding. Raises `ConnectionFault` where that is longer than the frame."""
+    if not flags & PADDED:
+        return payload
+    if not payload or payload[0] >= len(payload):
+        raise ConnectionFault(Code.PROTOCOL_ERROR, "more padding than payload")
+    return payload[1 : len(payload) - payload[0]]
+
+
+def expect(fact: bool, code: Code, problem: str) -> None:
+    """Raises `ConnectionFault` where it is not so."""
+    if not fact:
+        raise ConnectionFault(code, problem)

@@ -25,6 +25,11 @@ ENCODINGS: Final = ("identity", "gzip", "deflate")
 _UNIT_S: Final = {"H": 3600.0, "M": 60.0, "S": 1.0, "m": 1e-3, "u": 1e-6, "n": 1e-9}
 _TIMEOUT: Final = re.compile(r"([0-9]{1,8})([HMSmun])")
 _NAME: Final = re.compile(rb"[!#$%&'*+\-.^_`|~0-9a-z]+")
+_FORBIDDEN: Final = re.compile(rb"[\0\r\n]")
+_GRPC: Final = re.compile(r"application/grpc([+;].*)?")
+_LENGTH: Final = re.compile(rb"[0-9]{1,18}")
+_OUR_NAME: Final = re.compile(r"[0-9a-z_.\-]+")
+_OUR_TEXT: Final = re.compile(r"[\x20-\x7e]*")
 _PSEUDO: Final = frozenset({b":method", b":path", b":scheme", b":authority"})
 _CONNECTION: Final = frozenset({b"connection", b"keep-alive", b"proxy-connection", b"transfer-encoding", b"upgrade"})
 _TRANSPORT: Final = frozenset({"te", "content-type", "grpc-timeout", "grpc-encoding", "grpc-accept-encoding"})
@@ -41,6 +46,11 @@ class Head:
     encoding: str
     metadata: Metadata
 
+    @property
+    def is_grpc(self) -> bool:
+        """Whether its content type is gRPC's; `application/grpc-web` is not."""
+        return _GRPC.fullmatch(self.content_type) is not None
+
 
 def read(stream_id: int, fields: Iterable[Field]) -> Head:
     """A request's header fields. Raises `StreamFault` for what HTTP/2 calls malformed (RFC 9113, 8.1.1)."""
@@ -48,6 +58,8 @@ def read(stream_id: int, fields: Iterable[Field]) -> Head:
     plain: dict[str, str] = {}
     metadata: list[tuple[str, str | bytes]] = []
     for name, value in fields:
+        if _FORBIDDEN.search(value):
+            raise StreamFault(stream_id, Code.PROTOCOL_ERROR)
         if name[:1] == b":":
             if metadata or plain or name in pseudo or name not in _PSEUDO:
                 raise StreamFault(stream_id, Code.PROTOCOL_ERROR)
@@ -58,8 +70,10 @@ def read(stream_id: int, fields: Iterable[Field]) -> Head:
         key = name.decode()
         if key in _TRANSPORT:
             plain[key] = _text(value)
+        elif key.endswith("-bin"):
+            metadata += ((key, _binary(each)) for each in value.split(b","))
         else:
-            metadata.append((key, _binary(value) if key.endswith("-bin") else _text(value)))
+            metadata.append((key, _text(value)))
     if not (pseudo.get(b":method") and pseudo.get(b":path") and pseudo.get(b":scheme")):
         raise StreamFault(stream_id, Code.PROTOCOL_ERROR)
     return Head(
@@ -83,7 +97,7 @@ def content_length(fields: Iterable[Field]) -> int | None:
     """What the request says of its length; None where it says nothing, -1 for nonsense."""
     for name, value in fields:
         if name == b"content-length":
-            return int(value) if value.isdigit() else -1
+            return int(value) if _LENGTH.fullmatch(value) else -1
     return None
 
 
@@ -93,11 +107,12 @@ def response(metadata: Sequence[tuple[str, str | bytes]] = ()) -> bytes:
 
 
 def trailers(code: grpc.StatusCode, message: str, metadata: Sequence[tuple[str, str | bytes]], *, alone: bool) -> bytes:
-    """The block that ends a call; `alone` where no header fields went before."""
+    """The block that ends a call; `alone` where no header fields went before. Raises ValueError for metadata that no
+    client would take."""
     block = [_OPENING] if alone else []
     block.append(_literal(b"grpc-status", str(code.value[0]).encode()))
     if message:
-        block.append(_literal(b"grpc-message", quote_from_bytes(message.encode(), _UNQUOTED).encode()))
+        block.append(_literal(b"grpc-message", quote_from_bytes(message.encode(errors="replace"), _UNQUOTED).encode()))
     return b"".join([*block, *_metadata(metadata)])
 
 
@@ -108,8 +123,14 @@ def http_answer(status: int) -> bytes:
 
 def _metadata(metadata: Iterable[tuple[str, str | bytes]]) -> Iterable[bytes]:
     for name, value in metadata:
-        raw = base64.b64encode(value).rstrip(b"=") if isinstance(value, bytes) else value.encode()
-        yield _literal(name.encode(), raw)
+        if not _OUR_NAME.fullmatch(name) or name.endswith("-bin") != isinstance(value, bytes):
+            raise ValueError(f"metadata cannot be named {name!r}, or not for a {type(value).__name__}")
+        if isinstance(value, bytes):
+            yield _literal(name.encode(), base64.b64encode(value).rstrip(b"="))
+        elif _OUR_TEXT.fullmatch(value):
+            yield _literal(name.encode(), value.encode())
+        else:
+            raise ValueError(f"metadata {name} is not of printable ASCII")
 
 
 def _literal(name: bytes, value: bytes) -> bytes:

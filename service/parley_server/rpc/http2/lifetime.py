@@ -10,7 +10,6 @@ from typing import Final
 
 from parley_server.rpc.http2.frames import Code, ConnectionFault
 
-PREFACE_S: Final = 10.0
 BURST: Final = 2_000
 """How many cheap frames (resets, pings, settings, empty data) a peer may send at once."""
 RATE: Final = 200.0
@@ -24,6 +23,9 @@ class Limits:
 
     streams: int = 10_000
     message_bytes: int = 8 * 1024 * 1024
+    held_bytes: int = 256 * 1024 * 1024
+    """What a connection's requests may hold that no servicer has taken yet."""
+    greeting_s: float = 10.0
     keepalive_s: float = 30.0
     ping_s: float = 10.0
     min_ping_interval_s: float = 9.0
@@ -53,7 +55,7 @@ class Lifetime:
         self._abort = abort
         self._pinged_at = 0.0
         age_s = limits.age_s * random.uniform(0.9, 1.1)  # noqa: S311 - so that they do not end all at once
-        self._alive = loop.call_later(PREFACE_S, abort)
+        self._alive = loop.call_later(limits.greeting_s, abort)
         self._age = loop.call_later(age_s, go_away)
         self._farewell: asyncio.TimerHandle | None = None
 
@@ -67,6 +69,11 @@ class Lifetime:
         self._age.cancel()
         self._age = self._loop.call_later(self._limits.age_grace_s, self._abort)
         self._farewell = self._loop.call_later(self._limits.ping_s, refuse)
+
+    def closing(self, limit_s: float) -> None:
+        """All is written: a peer that does not read it, or does not close, is not waited for longer."""
+        self.end()
+        self._alive = self._loop.call_later(limit_s, self._abort)
 
     def end(self) -> None:
         """Nothing happens any more."""
@@ -99,9 +106,9 @@ class Budget:
         self._pinged_at = -limits.min_ping_interval_s
         self._strikes = 0
 
-    def spend(self) -> None:
+    def spend(self, price: float = 1.0) -> None:
         """One frame that carries nothing."""
-        self._credit -= 1
+        self._credit -= price
         if self._credit >= 0:
             return
         now = self._loop.time()

@@ -38,7 +38,7 @@ def bind(address: str, *, share: bool) -> list[socket.socket]:
 
 
 def _bind(family: socket.AddressFamily, host: str, port: int, *, share: bool) -> socket.socket:
-    opened = socket.socket(family, socket.SOCK_STREAM)
+    opened = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)  # named, else asyncio leaves Nagle's wait on
     try:
         opened.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         if share:

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import socket
 import ssl
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,7 +14,7 @@ import grpc
 
 from parley_server.rpc.http2.call import Call
 from parley_server.rpc.http2.connection import Connection
-from parley_server.rpc.http2.headers import CONTENT_TYPE, ENCODINGS, Head
+from parley_server.rpc.http2.headers import ENCODINGS, Head
 from parley_server.rpc.http2.lifetime import Limits
 
 BACKLOG = 4096
@@ -33,7 +33,8 @@ class Http2Server:
         self._handlers: dict[str, Any] = {}
         self._generic: list[Any] = []
         self._servers: list[asyncio.Server] = []
-        self._emptied: asyncio.Event | None = None
+        self._changed = asyncio.Event()
+        self._stopping = False
 
     # --- what generated code and gRPC's own services call
 
@@ -63,12 +64,16 @@ class Http2Server:
 
     async def stop(self, grace_s: float) -> None:
         """Take no more calls; those that still run after `grace_s` are ended, with UNAVAILABLE."""
+        self._stopping = True
         for server in self._servers:
             server.close()
         for connection in list(self.connections):
             connection.go_away()
-        if self.tasks and grace_s > 0:
-            await asyncio.wait(list(self.tasks), timeout=grace_s)
+        ends_at = self.loop.time() + grace_s
+        await self._until(lambda: not self.connections, min(grace_s, FAREWELL_S))
+        for connection in list(self.connections):
+            connection.refuse_new()
+        await self._until(self._is_idle, ends_at - self.loop.time())
         for connection in list(self.connections):
             for call in list(connection.calls.values()):
                 call.end(grpc.StatusCode.UNAVAILABLE, "the server has shut down")
@@ -79,23 +84,36 @@ class Http2Server:
             await asyncio.wait(tasks)
         for connection in list(self.connections):
             connection.close()
-        await self._all_closed()
+        await self._until(lambda: not self.connections, FAREWELL_S)
         for connection in list(self.connections):
+            connection.abort()
+
+    def opened(self, connection: Connection) -> None:
+        """A connection has come; one that was on its way when the server stopped is not served."""
+        self.connections.add(connection)
+        if self._stopping:
             connection.abort()
 
     def closed(self, connection: Connection) -> None:
         """A connection has gone."""
         self.connections.discard(connection)
-        if not self.connections and self._emptied is not None:
-            self._emptied.set()
+        self._changed.set()
 
-    async def _all_closed(self) -> None:
-        """Wait a moment for peers to take what was written."""
-        self._emptied = asyncio.Event()
-        if self.connections:
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(FAREWELL_S):
-                    await self._emptied.wait()
+    def ended(self, task: asyncio.Task[None]) -> None:
+        """A call's task is over."""
+        self.tasks.discard(task)
+        if self._stopping:
+            self._changed.set()
+
+    def _is_idle(self) -> bool:
+        return not self.tasks and not any(connection.calls for connection in self.connections)
+
+    async def _until(self, condition: Callable[[], bool], limit_s: float) -> None:
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(max(0.0, limit_s)):
+                while not condition():
+                    self._changed.clear()
+                    await self._changed.wait()
 
     # --- calls
 
@@ -104,7 +122,7 @@ class Http2Server:
         if head.method != "POST":
             call.refuse(405, "gRPC calls are POST")
             return
-        if not head.content_type.startswith(CONTENT_TYPE.decode()):
+        if not head.is_grpc:
             call.refuse(415, "gRPC calls have the content-type application/grpc")
             return
         handler = self._handlers.get(head.path) or self._ask(head)
