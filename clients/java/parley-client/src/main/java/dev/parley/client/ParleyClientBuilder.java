@@ -1,0 +1,132 @@
+package dev.parley.client;
+
+import io.grpc.ChannelCredentials;
+import io.grpc.Grpc;
+import io.grpc.InsecureChannelCredentials;
+import io.grpc.ManagedChannelBuilder;
+import io.grpc.Metadata;
+import io.grpc.TlsChannelCredentials;
+import java.time.Duration;
+import java.util.Objects;
+import java.util.concurrent.Executor;
+import java.util.concurrent.TimeUnit;
+import java.util.function.Consumer;
+
+/** Settings of a {@link ParleyClient}; all but the address have a default. */
+public final class ParleyClientBuilder {
+    private static final int MAX_MESSAGE_BYTES = 16 * 1024 * 1024;
+    private static final Metadata.Key<String> AUTHORIZATION =
+            Metadata.Key.of("authorization", Metadata.ASCII_STRING_MARSHALLER);
+    private static final Metadata.Key<String> END_USER = Metadata.Key.of("x-end-user", Metadata.ASCII_STRING_MARSHALLER);
+
+    private final String address;
+    private final Metadata identity = new Metadata();
+    private ChannelCredentials credentials = InsecureChannelCredentials.create();
+    private Consumer<ManagedChannelBuilder<?>> customizer = channel -> {};
+    Backoff backoff = Backoff.DEFAULT;
+    Duration callTimeout = Duration.ofSeconds(30);
+    Duration silence = Duration.ofSeconds(90);
+    Duration attemptTimeout = Duration.ZERO;
+    Executor executor;
+    ParleyObserver observer = new ParleyObserver() {};
+
+    ParleyClientBuilder(String address) {
+        this.address = Objects.requireNonNull(address);
+    }
+
+    /** A static key or a JWT; null or empty is none. */
+    public ParleyClientBuilder apiKey(String apiKey) {
+        return identify(AUTHORIZATION, "Bearer ", apiKey);
+    }
+
+    /** Whom the client acts for; null or empty is nobody in particular. */
+    public ParleyClientBuilder endUser(String endUser) {
+        return identify(END_USER, "", endUser);
+    }
+
+    /** TLS with the system's roots. */
+    public ParleyClientBuilder tls() {
+        return tls(TlsChannelCredentials.create());
+    }
+
+    /** TLS with roots, or a certificate, of one's own: see {@link TlsChannelCredentials#newBuilder}. */
+    public ParleyClientBuilder tls(ChannelCredentials credentials) {
+        this.credentials = Objects.requireNonNull(credentials);
+        return this;
+    }
+
+    /** How streams and calls are tried again. */
+    public ParleyClientBuilder backoff(Backoff backoff) {
+        this.backoff = Objects.requireNonNull(backoff);
+        return this;
+    }
+
+    /** The time limit of one attempt of a call, by default 30 s. */
+    public ParleyClientBuilder callTimeout(Duration callTimeout) {
+        this.callTimeout = positive("callTimeout", callTimeout);
+        return this;
+    }
+
+    /** A stream that brings nothing for so long, not even a heartbeat, is attached anew; by default 90 s. */
+    public ParleyClientBuilder silence(Duration silence) {
+        this.silence = positive("silence", silence);
+        return this;
+    }
+
+    /** A stream whose call has lasted so long is attached anew; by default there is no limit. */
+    public ParleyClientBuilder attemptTimeout(Duration attemptTimeout) {
+        this.attemptTimeout = positive("attemptTimeout", attemptTimeout);
+        return this;
+    }
+
+    /** Runs listeners and subscribers; it stays the caller's to shut down. By default the client has one thread per core. */
+    public ParleyClientBuilder executor(Executor executor) {
+        this.executor = Objects.requireNonNull(executor);
+        return this;
+    }
+
+    /** Is told what happens to streams. */
+    public ParleyClientBuilder observer(ParleyObserver observer) {
+        this.observer = Objects.requireNonNull(observer);
+        return this;
+    }
+
+    /** Changes the gRPC channel before it is built, after what came before: interceptors, proxies, other limits. */
+    public ParleyClientBuilder channel(Consumer<ManagedChannelBuilder<?>> customizer) {
+        this.customizer = this.customizer.andThen(customizer);
+        return this;
+    }
+
+    /** A client, which need not be able to reach its server yet. */
+    public ParleyClient build() {
+        return new ParleyClient(new Connection(this, identity));
+    }
+
+    ManagedChannelBuilder<?> channelBuilder() {
+        ManagedChannelBuilder<?> channel = Grpc.newChannelBuilder(address, credentials)
+                .keepAliveTime(30, TimeUnit.SECONDS)
+                .keepAliveTimeout(10, TimeUnit.SECONDS)
+                .maxInboundMessageSize(MAX_MESSAGE_BYTES)
+                .disableRetry(); // gRPC would hide an attempt, and it cannot resume: this client tries again itself.
+        customizer.accept(channel);
+        return channel;
+    }
+
+    private ParleyClientBuilder identify(Metadata.Key<String> key, String prefix, String value) {
+        identity.removeAll(key);
+        if (value != null && !value.isEmpty()) {
+            if (!value.chars().allMatch(c -> c >= ' ' && c <= '~')) {
+                throw new IllegalArgumentException(key.name() + ": gRPC metadata takes printable ASCII alone");
+            }
+            identity.put(key, prefix + value);
+        }
+        return this;
+    }
+
+    private static Duration positive(String name, Duration value) {
+        if (value.isNegative() || value.isZero()) {
+            throw new IllegalArgumentException(name + " must be positive, not " + value);
+        }
+        return value;
+    }
+}

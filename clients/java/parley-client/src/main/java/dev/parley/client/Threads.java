@@ -1,0 +1,56 @@
+package dev.parley.client;
+
+import java.util.concurrent.Executor;
+import java.util.concurrent.LinkedBlockingQueue;
+import java.util.concurrent.ScheduledExecutorService;
+import java.util.concurrent.ScheduledThreadPoolExecutor;
+import java.util.concurrent.ThreadFactory;
+import java.util.concurrent.ThreadPoolExecutor;
+import java.util.concurrent.TimeUnit;
+import java.util.concurrent.atomic.AtomicInteger;
+
+/** The threads of one client, however many streams it has: one for timers, one per core for callbacks. All are daemons. */
+final class Threads {
+    private static final long IDLE_S = 30;
+
+    private final Executor callbacks;
+    private final ThreadPoolExecutor own;
+    private final ScheduledThreadPoolExecutor timers;
+
+    /** Callbacks run on the executor that is given, which stays its owner's, or else on threads of the client. */
+    Threads(Executor given) {
+        timers = new ScheduledThreadPoolExecutor(1, daemons("parley-timer-"));
+        timers.setRemoveOnCancelPolicy(true);
+        timers.setRejectedExecutionHandler(new ThreadPoolExecutor.DiscardPolicy()); // once the client is closed
+        int count = Math.max(2, Runtime.getRuntime().availableProcessors());
+        own = given != null
+                ? null
+                : new ThreadPoolExecutor(
+                        count, count, IDLE_S, TimeUnit.SECONDS, new LinkedBlockingQueue<>(), daemons("parley-callback-"));
+        if (own != null) {
+            own.allowCoreThreadTimeOut(true);
+        }
+        callbacks = given != null ? given : own;
+    }
+
+    Executor callbacks() { return callbacks; }
+
+    ScheduledExecutorService timers() { return timers; }
+
+    /** Lets callbacks that were begun end. */
+    void close() {
+        timers.shutdownNow();
+        if (own != null) {
+            own.shutdown();
+        }
+    }
+
+    private static ThreadFactory daemons(String prefix) {
+        AtomicInteger count = new AtomicInteger();
+        return task -> {
+            Thread thread = new Thread(task, prefix + count.incrementAndGet());
+            thread.setDaemon(true);
+            return thread;
+        };
+    }
+}

@@ -1,0 +1,89 @@
+package dev.parley.client.testing;
+
+import dev.parley.client.ParleyClient;
+import dev.parley.client.errors.ParleyException;
+import java.io.IOException;
+import java.io.UncheckedIOException;
+import java.net.InetAddress;
+import java.net.ServerSocket;
+import java.nio.file.Files;
+import java.nio.file.Path;
+import java.util.Comparator;
+import java.util.concurrent.TimeUnit;
+import java.util.stream.Stream;
+
+/** The real server, {@code parley serve}, in a process and a folder of its own. */
+public final class ParleyServer implements AutoCloseable {
+    private final Path folder;
+    private final int port;
+    private Process process;
+
+    private ParleyServer(Path folder, int port) {
+        this.folder = folder;
+        this.port = port;
+    }
+
+    /** A server that answers. */
+    public static ParleyServer start() {
+        try {
+            ParleyServer server = new ParleyServer(Files.createTempDirectory("parley"), freePort());
+            server.begin();
+            return server;
+        } catch (IOException e) {
+            throw new UncheckedIOException(e);
+        }
+    }
+
+    public int port() { return port; }
+
+    public String address() { return "127.0.0.1:" + port; }
+
+    /** Starts the process, again after a {@link #kill}, with the same port and database. */
+    public void begin() throws IOException {
+        String binary = System.getenv().getOrDefault("PARLEY_BIN", "../../../.venv/bin/parley");
+        var builder = new ProcessBuilder(Path.of(binary).toAbsolutePath().normalize().toString(), "serve");
+        builder.directory(folder.toFile());
+        builder.environment().put("PARLEY_LISTEN", address());
+        builder.environment().put("PARLEY_METRICS_LISTEN", "");
+        builder.environment().put("PARLEY_DATABASE_URL", "sqlite+aiosqlite:///" + folder.resolve("parley.db"));
+        builder.environment().remove("OPENAI_API_KEY");
+        builder.redirectErrorStream(true).redirectOutput(ProcessBuilder.Redirect.appendTo(log().toFile()));
+        process = builder.start();
+        try (ParleyClient client = ParleyClient.builder(address()).build()) {
+            client.models();
+        } catch (ParleyException e) {
+            throw new IllegalStateException(Files.readString(log()), e);
+        }
+    }
+
+    /** As a crash. */
+    public void kill() throws InterruptedException {
+        process.descendants().forEach(ProcessHandle::destroyForcibly);
+        process.destroyForcibly().waitFor();
+    }
+
+    @Override
+    public void close() {
+        process.destroy();
+        try {
+            if (!process.waitFor(10, TimeUnit.SECONDS)) {
+                kill();
+            }
+            try (Stream<Path> files = Files.walk(folder)) {
+                files.sorted(Comparator.reverseOrder()).forEach(path -> path.toFile().delete());
+            }
+        } catch (InterruptedException e) {
+            Thread.currentThread().interrupt();
+        } catch (IOException e) {
+            throw new UncheckedIOException(e);
+        }
+    }
+
+    private Path log() { return folder.resolve("server.log"); }
+
+    private static int freePort() throws IOException {
+        try (ServerSocket socket = new ServerSocket(0, 1, InetAddress.getLoopbackAddress())) {
+            return socket.getLocalPort();
+        }
+    }
+}
