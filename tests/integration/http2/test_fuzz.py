@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Iterator
 from typing import Any
 
 from hpack import Encoder
@@ -12,15 +13,14 @@ from parley_server.rpc.http2 import Http2Server, Limits, frames
 from parley_server.rpc.http2.connection import Connection
 
 from tests.integration.http2.conftest import Services, handlers
-from tests.integration.http2.peer import Peer, message, request_head
+from tests.integration.http2.peer import Peer, data, message, request_head
 
 EXAMPLES = 600
 PATHS = ("/t.T/Echo", "/t.T/Hang", "/t.T/Split", "/t.T/Flood", "/t.T/Chat", "/t.T/Collect", "/t.T/None")
 
 stream_ids = st.sampled_from([0, 1, 1, 1, 3, 3, 5, 5, 7, 2, 2**31 - 1])
-bodies = st.sampled_from(
-    [b"", message(b""), message(b"9 9000"), message(b"a") * 2, message(b"abc")[:-1], b"\1\0\0\0\1x"]
-)
+WHOLE = [message(b"9 9000"), message(b"3 50"), message(b""), message(b"1 70000")]
+bodies = st.sampled_from([*WHOLE, *WHOLE, b"", message(b"a") * 2, message(b"abc")[:-1], b"\1\0\0\0\1x"])
 payloads = st.one_of(bodies, bodies, st.binary(max_size=40))
 flags = st.sampled_from([0, 1, 4, 5, 5, 5, 8, 9, 0x20, 0x24, 0xFF])
 settings_payloads = st.lists(
@@ -42,40 +42,40 @@ more_fields = st.lists(
             (":path", "/again"),
         ]
     ),
-    max_size=2,
+    max_size=1,
 )
 
 
-@st.composite
-def requests(draw: Any) -> tuple[str, int, int, list[tuple[str, str]]]:
-    """A header block for the connection's one encoder."""
-    fields = request_head(draw(st.sampled_from(PATHS)), *draw(more_fields))
-    return ("request", draw(stream_ids), draw(st.sampled_from([0, 1, 4, 4, 4, 5, 5])), fields)
-
-
-def frame_of(kind: int, payload: st.SearchStrategy[bytes], ids: st.SearchStrategy[int] = stream_ids) -> Any:
-    return st.builds(frames.frame, st.just(kind), flags, ids, payload)
+def frame_of(kind: int, payload: Any, ids: Any, bits: Any) -> Any:
+    return st.builds(frames.frame, st.just(kind), bits, ids, payload)
 
 
 sizes = st.sampled_from([0, 1, 100, 65_535, 2**31 - 1]).map(lambda size: size.to_bytes(4))
-pieces = st.lists(
-    st.one_of(
-        requests(),
-        requests(),
-        frame_of(frames.DATA, payloads),
-        frame_of(frames.DATA, payloads, st.just(1)),
-        frame_of(frames.WINDOW_UPDATE, sizes),
-        frame_of(frames.RST_STREAM, sizes),
-        frame_of(frames.SETTINGS, settings_payloads, st.sampled_from([0, 0, 0, 1])),
-        frame_of(frames.PING, st.sampled_from([bytes(8), bytes(7) + b"\2", b"x"]), st.sampled_from([0, 0, 1])),
-        frame_of(frames.HEADERS, st.binary(max_size=20)),
-        frame_of(frames.CONTINUATION, st.binary(max_size=20)),
-        st.builds(frames.frame, st.integers(0, 12), st.integers(0, 255), stream_ids, st.binary(max_size=20)),
-        st.sampled_from(["turn", "turn", "pause", "resume", "go away"]),
-        st.binary(max_size=12),
-    ),
-    max_size=25,
+opened = st.sampled_from([1, 3, 5, 7])
+connections = st.just(0)
+some_fields = st.one_of(st.just([]), st.just([]), more_fields)
+calls = st.tuples(st.just("call"), st.sampled_from(PATHS), bodies, st.sampled_from([True, True, False]), some_fields)
+heads = st.tuples(st.just("head"), opened, st.sampled_from([0, 1, 4, 5]), st.sampled_from(PATHS), more_fields)
+proper = st.one_of(
+    calls,
+    calls,
+    frame_of(frames.DATA, payloads, opened, st.sampled_from([0, 0, 0, 1, 8])),
+    frame_of(frames.WINDOW_UPDATE, sizes, st.sampled_from([0, 1, 3, 5]), connections),
+    frame_of(frames.RST_STREAM, sizes, opened, connections),
+    frame_of(frames.SETTINGS, settings_payloads, connections, connections),
+    frame_of(frames.PING, st.sampled_from([bytes(8), bytes(7) + b"\2"]), connections, st.sampled_from([0, 1])),
+    st.sampled_from(["turn", "turn", "turn", "pause", "resume", "go away"]),
 )
+improper = st.one_of(
+    heads,
+    st.builds(frames.frame, st.integers(0, 12), flags, stream_ids, payloads),
+    st.binary(max_size=12),
+)
+pieces = st.tuples(
+    st.lists(calls, min_size=3, max_size=5),
+    st.lists(proper, min_size=5, max_size=20),
+    st.lists(st.one_of(improper, proper), max_size=5),
+).map(lambda parts: [piece for part in parts for piece in part])
 
 
 class Socket(asyncio.Transport):
@@ -104,10 +104,30 @@ class Socket(asyncio.Transport):
         return 0
 
 
-async def play(connection: Connection, script: list[Any]) -> None:
-    encoder = Encoder()
-    connection.data_received(frames.PREFACE + frames.settings())
+def bytes_of(script: list[Any]) -> Iterator[Any]:
+    """The pieces, with blocks encoded in their order and whole calls on the next stream of a client."""
+    encoder, stream_id = Encoder(), 1
+    yield frames.PREFACE + frames.settings()
     for piece in script:
+        if piece[:1] == ("call",):
+            _, path, body, end, more = piece
+            block = encoder.encode(encodable(path, more))
+            yield frames.frame(frames.HEADERS, frames.END_HEADERS, stream_id, block) + data(stream_id, body, end=end)
+            stream_id += 2
+        elif piece[:1] == ("head",):
+            _, chosen, bits, path, more = piece
+            yield frames.frame(frames.HEADERS, bits, chosen, encoder.encode(encodable(path, more)))
+        else:
+            yield piece
+
+
+def encodable(path: str, more: list[tuple[str, str]]) -> list[tuple[bytes, bytes]]:
+    fields = request_head(path, *more)
+    return [(name.encode(), value.encode("utf-8", "surrogateescape")) for name, value in fields]
+
+
+async def play(connection: Connection, script: list[Any]) -> None:
+    for piece in bytes_of(script):
         if piece == "turn":
             await asyncio.sleep(0)
         elif piece == "pause":
@@ -116,12 +136,8 @@ async def play(connection: Connection, script: list[Any]) -> None:
             connection.resume_writing()
         elif piece == "go away":
             connection.go_away()
-        elif isinstance(piece, bytes):
-            connection.data_received(piece)
         else:
-            _, stream_id, bits, fields = piece
-            raw = [(name.encode(), value.encode("utf-8", "surrogateescape")) for name, value in fields]
-            connection.data_received(frames.frame(frames.HEADERS, bits, stream_id, encoder.encode(raw)))
+            connection.data_received(piece)
 
 
 async def fuzzed(script: list[Any], cut: int) -> None:
@@ -167,14 +183,7 @@ async def test_the_same_server_answers_afterwards(serve, connect):
     good = await connect(running)
     for script in scripts:
         peer = await Peer.connect(running.port)
-        encoder = Encoder()
-        peer.send(frames.PREFACE, frames.settings())
-        for piece in script:
-            if isinstance(piece, bytes):
-                peer.send(piece)
-            elif isinstance(piece, tuple):
-                raw = [(name.encode(), value.encode("utf-8", "surrogateescape")) for name, value in piece[3]]
-                peer.send(frames.frame(frames.HEADERS, piece[2], piece[1], encoder.encode(raw)))
+        peer.send(*(piece for piece in bytes_of(script) if isinstance(piece, bytes)))
         assert (await good.ask("/t.T/Echo", b"me")).messages == [b"me"]
         await peer.close()
     await running.until(lambda: len(running.server.connections) == 1)
