@@ -1,0 +1,177 @@
+package dev.parley.conformance;
+
+import com.google.gson.JsonArray;
+import com.google.gson.JsonElement;
+import com.google.gson.JsonNull;
+import com.google.gson.JsonObject;
+import com.google.gson.JsonParser;
+import com.google.protobuf.Duration;
+import com.google.protobuf.InvalidProtocolBufferException;
+import com.google.protobuf.Message;
+import com.google.protobuf.MessageOrBuilder;
+import com.google.protobuf.util.JsonFormat;
+import dev.parley.client.ReplyEvent;
+import dev.parley.client.ReplyEvent.Accepted;
+import dev.parley.client.ReplyEvent.Finished;
+import dev.parley.client.ReplyEvent.Reasoning;
+import dev.parley.client.ReplyEvent.Reconnecting;
+import dev.parley.client.ReplyEvent.Snapshot;
+import dev.parley.client.ReplyEvent.Text;
+import dev.parley.client.ReplyEvent.ToolCall;
+import dev.parley.client.ReplyEvent.UsageUpdate;
+import dev.parley.client.ReplyStream;
+import dev.parley.client.errors.ConnectionLostException;
+import dev.parley.client.errors.ParleyException;
+import dev.parley.client.errors.ReplyFailedException;
+import java.util.List;
+
+/** Commands, events and messages as PLAYER.md writes them. */
+final class Json {
+    private static final JsonFormat.Printer PRINTER =
+            JsonFormat.printer().preservingProtoFieldNames().omittingInsignificantWhitespace();
+
+    private Json() {}
+
+    static JsonElement of(MessageOrBuilder message) {
+        try {
+            return JsonParser.parseString(PRINTER.print(message));
+        } catch (InvalidProtocolBufferException e) {
+            throw new IllegalArgumentException(e);
+        }
+    }
+
+    static JsonArray of(List<? extends MessageOrBuilder> messages) {
+        JsonArray array = new JsonArray();
+        messages.forEach(message -> array.add(of(message)));
+        return array;
+    }
+
+    /** The message that this object writes; an absent one is empty. */
+    static <B extends Message.Builder> B read(JsonElement object, B into) {
+        if (object != null) {
+            try {
+                JsonFormat.parser().merge(object.toString(), into);
+            } catch (InvalidProtocolBufferException e) {
+                throw new IllegalArgumentException(e);
+            }
+        }
+        return into;
+    }
+
+    static JsonObject event(String kind) {
+        JsonObject event = new JsonObject();
+        event.addProperty("event", kind);
+        return event;
+    }
+
+    static JsonObject result(JsonElement value) {
+        JsonObject event = event("result");
+        event.add("value", value);
+        return event;
+    }
+
+    static JsonObject of(ReplyEvent event) {
+        JsonObject shown;
+        if (event instanceof Accepted accepted) {
+            shown = event("accepted");
+            shown.addProperty("reply_id", accepted.replyId());
+            shown.addProperty("conversation_id", accepted.conversationId());
+            shown.addProperty("message_id", accepted.messageId());
+            JsonArray inputs = new JsonArray();
+            accepted.inputMessageIds().forEach(inputs::add);
+            shown.add("input_message_ids", inputs);
+            shown.addProperty("model", accepted.model());
+            shown.addProperty("replayed", accepted.replayed());
+        } else if (event instanceof Text text) {
+            shown = event("text");
+            shown.addProperty("text", text.text());
+        } else if (event instanceof Reasoning reasoning) {
+            shown = event("reasoning");
+            shown.addProperty("text", reasoning.text());
+        } else if (event instanceof ToolCall call) {
+            shown = of(call);
+            shown.addProperty("event", "tool_call");
+        } else if (event instanceof UsageUpdate update) {
+            shown = event("usage");
+            shown.add("usage", of(update.usage()));
+        } else if (event instanceof Snapshot snapshot) {
+            shown = event("snapshot");
+            shown.addProperty("text", snapshot.text());
+            shown.add("reply", of(snapshot.reply()));
+        } else if (event instanceof Reconnecting cut) {
+            shown = event("reconnecting");
+            shown.addProperty("attempt", cut.attempt());
+            shown.addProperty("delay_s", cut.delay().toNanos() / 1e9);
+            shown.add("error", of(cut.error()));
+        } else {
+            Finished finished = (Finished) event;
+            shown = event("finished");
+            shown.addProperty("reason", finished.reason());
+            shown.addProperty("text", finished.text());
+            shown.addProperty("model", finished.model());
+            shown.addProperty("cancel_reason", finished.cancelReason());
+            shown.add("usage", of(finished.usage()));
+        }
+        return shown;
+    }
+
+    /** What a stream object knows. */
+    static JsonObject known(ReplyStream stream) {
+        JsonObject known = new JsonObject();
+        known.addProperty("request_id", stream.requestId());
+        known.addProperty("reply_id", stream.replyId());
+        known.addProperty("conversation_id", stream.conversationId());
+        known.addProperty("message_id", stream.messageId());
+        known.addProperty("sequence", stream.sequence());
+        known.addProperty("text", stream.text());
+        JsonArray calls = new JsonArray();
+        stream.toolCalls().forEach(call -> calls.add(of(call)));
+        known.add("tool_calls", calls);
+        return known;
+    }
+
+    static JsonObject of(RuntimeException error) {
+        JsonObject told = new JsonObject();
+        if (!(error instanceof ParleyException failure)) {
+            told.addProperty("kind", "Usage");
+            told.addProperty("message", String.valueOf(error.getMessage()));
+            return told;
+        }
+        String name = error.getClass().getSimpleName().replaceFirst("Exception$", "");
+        told.addProperty("kind", name.equals("Parley") ? "ParleyError" : name);
+        told.addProperty("reason", failure.reason());
+        told.addProperty("code", failure.code().name());
+        told.addProperty("message", failure.failure().message());
+        told.addProperty("retryable", failure.retryable());
+        told.add("retry_after_s", JsonNull.INSTANCE);
+        failure.retryAfter().ifPresent(wait -> told.addProperty("retry_after_s", wait.toNanos() / 1e9));
+        JsonObject metadata = new JsonObject();
+        failure.metadata().forEach(metadata::addProperty);
+        told.add("metadata", metadata);
+        if (failure instanceof ReplyFailedException failed) {
+            told.addProperty("text", failed.text());
+            told.addProperty("reply_id", failed.replyId());
+            told.addProperty("message_id", failed.messageId());
+            told.add("usage", of(failed.usage()));
+        } else if (failure instanceof ConnectionLostException lost) {
+            told.addProperty("reply_id", lost.replyId());
+            told.addProperty("sequence", lost.sequence());
+            told.addProperty("text", lost.text());
+        }
+        return told;
+    }
+
+    static Duration duration(double seconds) {
+        long nanos = Math.round(seconds * 1e9);
+        return Duration.newBuilder().setSeconds(nanos / 1_000_000_000).setNanos((int) (nanos % 1_000_000_000)).build();
+    }
+
+    private static JsonObject of(ToolCall call) {
+        JsonObject shown = new JsonObject();
+        shown.addProperty("index", call.index());
+        shown.addProperty("call_id", call.id());
+        shown.addProperty("name", call.name());
+        shown.addProperty("arguments", call.arguments());
+        return shown;
+    }
+}
