@@ -1,0 +1,213 @@
+/** The client: one object for one server and one caller. */
+
+import type { ChannelOptions } from "@grpc/grpc-js";
+import { create } from "@bufbuild/protobuf";
+import { DEFAULT_BACKOFF, type Backoff } from "./backoff.js";
+import { Connection, type TlsOptions } from "./connection.js";
+import { Conversations } from "./conversations.js";
+import { Catalog } from "./gen/parley/v1/catalog_pb.js";
+import {
+  CancelRequestSchema,
+  Chat,
+  type CancelRequest,
+  type PollReplyResponse,
+  type ReplyRequest,
+  type StreamOptions,
+} from "./gen/parley/v1/chat_pb.js";
+import type { Model, Quota, Reply } from "./gen/parley/v1/resources_pb.js";
+import { buildRequest, duration, streamOptions, type ReplyFields } from "./request.js";
+import { ReplyStream } from "./stream.js";
+import { Transcript } from "./transcript.js";
+
+// What a call that waits on the server may take beyond that wait.
+const ANSWER_MS = 15_000;
+const POLL_WAIT_MS = 20_000;
+
+/** Times are in milliseconds. */
+export interface ClientOptions {
+  /** A static key or a JWT. */
+  apiKey?: string | undefined;
+  /** Whom an API key acts for. */
+  endUser?: string | undefined;
+  /** True for the roots that Node trusts, or certificates. */
+  tls?: boolean | TlsOptions | undefined;
+  /** For streams and calls alike; what it lacks is the default: 100, 5,000 and 60,000. */
+  backoff?: Partial<Backoff> | undefined;
+  /** Longest time of one attempt of a call that is not a stream; 30,000. */
+  callTimeoutMs?: number | undefined;
+  /** A stream that brings nothing for this long, not even a heartbeat, is attached anew; 90,000. */
+  silenceMs?: number | undefined;
+  /** So is one that has lasted this long; 0, the default, is no limit. */
+  attemptTimeoutMs?: number | undefined;
+  /** Further options of the grpc-js channel, which win over the client's own. */
+  channelOptions?: ChannelOptions | undefined;
+}
+
+export interface CallOptions {
+  /** Ends the call, which then rejects with the signal's reason. */
+  signal?: AbortSignal | undefined;
+}
+
+export interface ResumeOptions extends CallOptions {
+  /** The sequence of the last event that the caller has; 0 is from the start. */
+  afterSequence?: number | undefined;
+  reasoning?: boolean | undefined;
+  heartbeatMs?: number | undefined;
+}
+
+export interface PollOptions extends CallOptions {
+  afterSequence?: number | undefined;
+  /** Longest wait for something new; 20,000. */
+  waitMs?: number | undefined;
+  /** How long to gather more after it. */
+  gatherMs?: number | undefined;
+  reasoning?: boolean | undefined;
+}
+
+/** Which reply: exactly one of the three. */
+export type CancelTarget =
+  | { replyId: string; requestId?: undefined; conversationId?: undefined }
+  | { requestId: string; replyId?: undefined; conversationId?: undefined }
+  | { conversationId: string; replyId?: undefined; requestId?: undefined };
+
+/** Calls a Parley server. It connects at its first call; `close` it, or declare it with `using`. */
+export class Client implements Disposable {
+  readonly conversations: Conversations;
+  readonly #connection: Connection;
+  readonly #silenceMs: number;
+  readonly #attemptTimeoutMs: number;
+
+  constructor(address = "127.0.0.1:50051", options: ClientOptions = {}) {
+    this.#connection = new Connection(address, {
+      apiKey: options.apiKey ?? "",
+      endUser: options.endUser ?? "",
+      tls: options.tls ?? false,
+      channelOptions: options.channelOptions ?? {},
+      backoff: { ...DEFAULT_BACKOFF, ...options.backoff },
+      callTimeoutMs: options.callTimeoutMs ?? 30_000,
+    });
+    this.#silenceMs = options.silenceMs ?? 90_000;
+    this.#attemptTimeoutMs = options.attemptTimeoutMs ?? 0;
+    this.conversations = new Conversations(this.#connection);
+  }
+
+  /** Ends all calls, not the replies, and the connection. Who is waiting for one of them gets `Unavailable`. */
+  close(): void {
+    this.#connection.close();
+  }
+
+  [Symbol.dispose](): void {
+    this.close();
+  }
+
+  /**
+   * Starts a reply, at the first step of the stream that it returns. Without a `requestId` one is made; a repeated one
+   * attaches to the reply that it started before.
+   */
+  streamReply(message: string | ReplyFields | ReplyRequest, { signal }: CallOptions = {}): ReplyStream {
+    const request = buildRequest(message);
+    return this.#stream(new Transcript(), request, request.streamOptions ?? streamOptions({}), signal);
+  }
+
+  /**
+   * Follows a reply, running or ended, from after an event that the caller has. The `text` of the stream and of its
+   * events is what comes after `afterSequence`.
+   */
+  resume(replyId: string, { afterSequence = 0, signal, ...options }: ResumeOptions = {}): ReplyStream {
+    return this.#stream(new Transcript(replyId, afterSequence), undefined, streamOptions(options), signal);
+  }
+
+  /**
+   * Starts a reply and waits for its end, at most `waitMs` (0: not at all), then returns it as it stands. A reply that
+   * failed is returned, not thrown: see its `state` and `error`.
+   */
+  createReply(
+    message: string | ReplyFields | ReplyRequest,
+    { waitMs, signal }: CallOptions & { waitMs?: number | undefined } = {},
+  ): Promise<Reply> {
+    const request = buildRequest(message);
+    const wait = waitMs === undefined ? request.wait : duration(waitMs);
+    if (!wait) return this.#connection.unary(Chat.method.createReply, request, { timeoutMs: 0, signal });
+    const limitMs = waitMs ?? Number(wait.seconds) * 1_000 + wait.nanos / 1e6;
+    const endMs = performance.now() + limitMs;
+    // Each attempt waits for what is left, so that attempts do not add up. The key is compared without it.
+    const attempt = () => ({ ...request, wait: duration(Math.max(0, endMs - performance.now())) });
+    return this.#connection.unary(Chat.method.createReply, attempt, {
+      timeoutMs: limitMs + ANSWER_MS,
+      signal,
+    });
+  }
+
+  /** What came after an event, waiting up to `waitMs` for a first one. Its `afterSequence` is the next cursor. */
+  poll(replyId: string, options: PollOptions = {}): Promise<PollReplyResponse> {
+    const { afterSequence = 0, waitMs = POLL_WAIT_MS, gatherMs, reasoning = false, signal } = options;
+    const request = { replyId, afterSequence, wait: duration(waitMs), gather: duration(gatherMs), reasoning };
+    return this.#connection.unary(Chat.method.pollReply, request, { timeoutMs: waitMs + ANSWER_MS, signal });
+  }
+
+  /** Polls until the terminal chunk has come, and yields each answer, empty ones too. */
+  async *polls(
+    replyId: string,
+    options: PollOptions = {},
+  ): AsyncGenerator<PollReplyResponse, void, undefined> {
+    let afterSequence = options.afterSequence ?? 0;
+    for (;;) {
+      const answer = await this.poll(replyId, { ...options, afterSequence });
+      afterSequence = answer.afterSequence;
+      yield answer;
+      if (answer.chunks.some(({ event }) => event.case === "finished" || event.case === "failed")) return;
+    }
+  }
+
+  /** The reply as it stands now. */
+  getReply(replyId: string, { signal }: CallOptions = {}): Promise<Reply> {
+    return this.#connection.unary(Chat.method.getReply, { replyId }, { signal });
+  }
+
+  /**
+   * Stops a reply and returns it with what it had written. Throws `ReplyNotFound` for a `requestId` that the server does
+   * not know yet: it will be accepted as cancelled.
+   */
+  async cancel(
+    target: CancelTarget,
+    { reason = "", signal }: CallOptions & { reason?: string | undefined } = {},
+  ): Promise<Reply> {
+    const request = create(CancelRequestSchema, { reason, target: targetOf(target) });
+    return await this.#connection.unary(Chat.method.cancel, request, { signal });
+  }
+
+  /** The models that the caller may name. */
+  async models({ signal }: CallOptions = {}): Promise<Model[]> {
+    return (await this.#connection.unary(Catalog.method.listModels, {}, { signal })).models;
+  }
+
+  /** The caller's limits, and what is left of them. */
+  async quotas({ signal }: CallOptions = {}): Promise<Quota[]> {
+    return (await this.#connection.unary(Catalog.method.getQuota, {}, { signal })).quotas;
+  }
+
+  #stream(
+    transcript: Transcript,
+    request: ReplyRequest | undefined,
+    options: StreamOptions,
+    signal: AbortSignal | undefined,
+  ): ReplyStream {
+    return new ReplyStream(this.#connection, transcript, {
+      request,
+      options,
+      silenceMs: this.#silenceMs,
+      attemptTimeoutMs: this.#attemptTimeoutMs,
+      signal,
+    });
+  }
+}
+
+function targetOf({ replyId, requestId, conversationId }: CancelTarget): CancelRequest["target"] {
+  const named: CancelRequest["target"][] = [];
+  if (replyId) named.push({ case: "replyId", value: replyId });
+  if (requestId) named.push({ case: "requestId", value: requestId });
+  if (conversationId) named.push({ case: "conversationId", value: conversationId });
+  const [target, second] = named;
+  if (!target || second) throw new TypeError("name exactly one of replyId, requestId and conversationId");
+  return target;
+}

@@ -1,0 +1,160 @@
+/** One channel to a Parley server, with the caller's identity, and unary calls that try again by themselves. */
+
+import { Channel, Metadata, credentials, type ChannelCredentials, type ChannelOptions } from "@grpc/grpc-js";
+import type { DescMessage, MessageInitShape, MessageShape } from "@bufbuild/protobuf";
+import { Patience, type Backoff } from "./backoff.js";
+import { Call, type Method } from "./call.js";
+import { ParleyError, Unavailable } from "./errors.js";
+import { isCut } from "./status.js";
+
+const CHANNEL_OPTIONS: ChannelOptions = {
+  "grpc.keepalive_time_ms": 30_000,
+  "grpc.keepalive_timeout_ms": 10_000,
+  "grpc.max_receive_message_length": 16 * 1024 * 1024,
+  // gRPC would hide an attempt, and it cannot resume: this client tries again itself.
+  "grpc.enable_retries": 0,
+  // Else the channel itself waits up to 2 minutes after a lost connection, whatever the client's own backoff says.
+  "grpc.initial_reconnect_backoff_ms": 100,
+  "grpc.max_reconnect_backoff_ms": 5_000,
+  // Else clients of one process share connections, and none can close its own.
+  "grpc.use_local_subchannel_pool": 1,
+};
+
+/** Certificates in PEM. Without `ca`, the roots that Node trusts; `cert` and `key` are the client's own (mTLS). */
+export interface TlsOptions {
+  readonly ca?: Buffer | undefined;
+  readonly cert?: Buffer | undefined;
+  readonly key?: Buffer | undefined;
+}
+
+export interface ConnectionOptions {
+  readonly apiKey: string;
+  readonly endUser: string;
+  readonly tls: boolean | TlsOptions;
+  readonly channelOptions: ChannelOptions;
+  readonly backoff: Backoff;
+  readonly callTimeoutMs: number;
+}
+
+export interface UnaryOptions {
+  /** Of one attempt; 0 is no limit. */
+  readonly timeoutMs?: number | undefined;
+  readonly repeatable?: boolean | undefined;
+  readonly signal?: AbortSignal | undefined;
+}
+
+export class Connection {
+  readonly backoff: Backoff;
+  closed = false;
+  readonly #callTimeoutMs: number;
+  readonly #metadata: Metadata;
+  readonly #channel: Channel;
+  /** What must be told when the client is closed: calls under way, and pauses between them. */
+  readonly #open = new Set<() => void>();
+
+  constructor(address: string, options: ConnectionOptions) {
+    this.backoff = options.backoff;
+    this.#callTimeoutMs = options.callTimeoutMs;
+    this.#metadata = metadataOf(options);
+    this.#channel = new Channel(address, credentialsOf(options.tls), {
+      ...CHANNEL_OPTIONS,
+      ...options.channelOptions,
+    });
+  }
+
+  /** Ends every call, every pause, and the channel. */
+  close(): void {
+    if (this.closed) return;
+    this.closed = true;
+    for (const end of [...this.#open]) end();
+    this.#channel.close();
+  }
+
+  /** Throws where the client was closed. */
+  check(): void {
+    if (this.closed) throw new Unavailable("the client is closed", { code: "UNAVAILABLE" });
+  }
+
+  /** Starts a call. Whoever starts it reads it to its end, or cancels it. */
+  start<I extends DescMessage, O extends DescMessage>(
+    method: Method<I, O>,
+    request: MessageInitShape<I>,
+    timeoutMs: number,
+  ): Call<I, O> {
+    this.check();
+    const cancel = () => call.cancel();
+    const call = new Call(this.#channel, method, request, {
+      metadata: this.#metadata.clone(),
+      timeoutMs,
+      onEnd: () => this.#open.delete(cancel),
+    });
+    this.#open.add(cancel);
+    return call;
+  }
+
+  /**
+   * Calls once, or, where `repeatable`, again after each cut for as long as the backoff allows. A `request` that is a
+   * function is asked for each attempt's request. Throws a ParleyError, or the signal's reason.
+   */
+  async unary<I extends DescMessage, O extends DescMessage>(
+    method: Method<I, O>,
+    request: MessageInitShape<I> | (() => MessageInitShape<I>),
+    { timeoutMs = this.#callTimeoutMs, repeatable = true, signal }: UnaryOptions = {},
+  ): Promise<MessageShape<O>> {
+    const patience = new Patience(this.backoff);
+    for (;;) {
+      signal?.throwIfAborted();
+      const call = this.start(method, typeof request === "function" ? request() : request, timeoutMs);
+      const cancel = () => call.cancel();
+      signal?.addEventListener("abort", cancel);
+      let delayMs: number | undefined;
+      try {
+        return await call.answer();
+      } catch (error) {
+        signal?.throwIfAborted();
+        this.check();
+        if (!(error instanceof ParleyError && repeatable && isCut(error))) throw error;
+        delayMs = patience.failed(error.retryAfterMs);
+        if (delayMs === undefined) throw error;
+      } finally {
+        signal?.removeEventListener("abort", cancel);
+        call.cancel();
+      }
+      await this.pause(delayMs, signal);
+    }
+  }
+
+  /** Waits; less where the client is closed or the signal aborted, which is for the caller to look at. */
+  pause(ms: number, signal: AbortSignal | undefined): Promise<void> {
+    if (this.closed || signal?.aborted) return Promise.resolve();
+    return new Promise((resolve) => {
+      const end = () => {
+        clearTimeout(timer);
+        this.#open.delete(end);
+        signal?.removeEventListener("abort", end);
+        resolve();
+      };
+      const timer = setTimeout(end, ms);
+      this.#open.add(end);
+      signal?.addEventListener("abort", end);
+    });
+  }
+}
+
+function metadataOf({ apiKey, endUser }: ConnectionOptions): Metadata {
+  const metadata = new Metadata();
+  const pairs: Record<string, string> = {};
+  if (apiKey) pairs["authorization"] = `Bearer ${apiKey}`;
+  if (endUser) pairs["x-end-user"] = endUser;
+  for (const [key, value] of Object.entries(pairs)) {
+    if (!/^[ -~]*$/.test(value)) throw new TypeError(`${key}: gRPC metadata takes printable ASCII alone`);
+    metadata.set(key, value);
+  }
+  return metadata;
+}
+
+function credentialsOf(tls: boolean | TlsOptions): ChannelCredentials {
+  if (tls === false) return credentials.createInsecure();
+  const { ca, cert, key } = tls === true ? {} : tls;
+  return credentials.createSsl(ca ?? null, key ?? null, cert ?? null);
+}

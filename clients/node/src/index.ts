@@ -1,0 +1,29 @@
+/** Node client of Parley. What is not named here is private; `@parley/client/v1` has the messages of the contract. */
+
+export type { Backoff } from "./backoff.js";
+export {
+  Client,
+  type CallOptions,
+  type CancelTarget,
+  type ClientOptions,
+  type PollOptions,
+  type ResumeOptions,
+} from "./client.js";
+export type { TlsOptions } from "./connection.js";
+export type { ConversationField, Conversations } from "./conversations.js";
+export * from "./errors.js";
+export type {
+  Accepted,
+  FinishName,
+  Finished,
+  Reasoning,
+  Reconnecting,
+  ReplyEvent,
+  Snapshot,
+  Text,
+  ToolCall,
+  ToolCallDelta,
+  UsageUpdate,
+} from "./events.js";
+export type { ImageSource, ReplyFields } from "./request.js";
+export type { ReplyStream } from "./stream.js";
