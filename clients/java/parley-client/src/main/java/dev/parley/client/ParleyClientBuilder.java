@@ -1,11 +1,11 @@
 package dev.parley.client;
 
 import io.grpc.ChannelCredentials;
-import io.grpc.Grpc;
 import io.grpc.InsecureChannelCredentials;
 import io.grpc.ManagedChannelBuilder;
 import io.grpc.Metadata;
 import io.grpc.TlsChannelCredentials;
+import io.grpc.netty.shaded.io.grpc.netty.NettyChannelBuilder;
 import java.time.Duration;
 import java.util.Objects;
 import java.util.concurrent.Executor;
@@ -15,6 +15,8 @@ import java.util.function.Consumer;
 /** Settings of a {@link ParleyClient}; all but the address have a default. */
 public final class ParleyClientBuilder {
     private static final int MAX_MESSAGE_BYTES = 16 * 1024 * 1024;
+    /** What a stream may hold that nobody reads. Netty's own choice grows up to 8 MiB a stream. */
+    private static final int WINDOW_BYTES = 256 * 1024;
     private static final Metadata.Key<String> AUTHORIZATION =
             Metadata.Key.of("authorization", Metadata.ASCII_STRING_MARSHALLER);
     private static final Metadata.Key<String> END_USER = Metadata.Key.of("x-end-user", Metadata.ASCII_STRING_MARSHALLER);
@@ -103,7 +105,8 @@ public final class ParleyClientBuilder {
     }
 
     ManagedChannelBuilder<?> channelBuilder() {
-        ManagedChannelBuilder<?> channel = Grpc.newChannelBuilder(address, credentials)
+        ManagedChannelBuilder<?> channel = NettyChannelBuilder.forTarget(address, credentials)
+                .flowControlWindow(WINDOW_BYTES)
                 .keepAliveTime(30, TimeUnit.SECONDS)
                 .keepAliveTimeout(10, TimeUnit.SECONDS)
                 .maxInboundMessageSize(MAX_MESSAGE_BYTES)
