@@ -1,0 +1,56 @@
+#!/bin/sh
+# Builds or tests the clients of other languages, with their examples. Usage: tools/clients.sh build|test [node] [java]
+# A language whose tools are not here is passed over, but not where CI is set.
+set -eu
+what=$1
+shift
+root=$PWD
+export PARLEY_BIN="${PARLEY_BIN:-$root/.venv/bin/parley}"
+
+here() { # language, tool, how to get it
+    command -v "$2" >/dev/null && return
+    [ -z "${CI:-}" ] || {
+        echo "the $1 client needs $2, which is not here. $3" >&2
+        exit 1
+    }
+    echo "The $1 client is passed over: $2 is not here. $3"
+    return 1
+}
+
+packages() { # what package-lock.json names, once
+    if [ ! -e node_modules/.package-lock.json ] || [ package-lock.json -nt node_modules/.package-lock.json ]; then
+        npm ci --no-audit --no-fund --loglevel=error
+    fi
+}
+
+build_node() {
+    (cd clients/node && packages && npm run --silent build)
+    (cd examples/express && packages)
+}
+
+test_node() {
+    build_node
+    (cd clients/node && npm test --silent)
+    (cd examples/express && npm test --silent)
+}
+
+build_java() {
+    mvn -q -B -f clients/java install -DskipTests
+    mvn -q -B -f examples/spring-boot package -DskipTests
+}
+
+test_java() {
+    mvn -q -B -f clients/java install
+    mvn -q -B -f examples/spring-boot package
+}
+
+for language in "$@"; do
+    case $language in
+    node) if here Node npm 'Debian: apt-get install nodejs npm'; then "${what}_node"; fi ;;
+    java) if here Java mvn 'Debian: apt-get install maven'; then "${what}_java"; fi ;;
+    *)
+        echo "no client for $language" >&2
+        exit 2
+        ;;
+    esac
+done
