@@ -66,6 +66,7 @@ STEPS: dict[str, set[str]] = {
     "each_way": {"steps"},
     "times": {"steps"},
     "pause": set(),
+    "let": set(),
 }
 
 

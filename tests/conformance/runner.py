@@ -170,6 +170,9 @@ class Run:
     async def pause(self, step: Mapped) -> None:
         await asyncio.sleep(step["pause"])
 
+    async def let(self, step: Mapped) -> None:
+        self._names.update(self._names.fill(step["let"]))
+
     # --- the world's state
 
     async def calls(self, step: Mapped) -> None:
@@ -292,6 +295,7 @@ STEPS: dict[str, Step] = {
     "each_way": Run.each_way,
     "times": Run.times,
     "pause": Run.pause,
+    "let": Run.let,
 }
 
 
