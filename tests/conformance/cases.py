@@ -62,7 +62,7 @@ STEPS: dict[str, set[str]] = {
     "asked": set(),
     "remember": set(),
     "nothing_left": {"since"},
-    "memory": {"since", "grows_bytes"},
+    "memory": {"since"},
     "each_way": {"steps"},
     "times": {"steps"},
     "pause": set(),
@@ -207,7 +207,7 @@ def _filled(value: Any, names: Mapping[str, Any]) -> Any:
     if isinstance(value, str):
         whole = _NAME.fullmatch(value)
         if whole and (found := _looked_up(whole[1], names)) is not None:
-            return copy.deepcopy(found[0])
+            return _filled(copy.deepcopy(found[0]), names)
         return _NAME.sub(lambda match: _inserted(match, names), value)
     if isinstance(value, list):
         return [_filled(each, names) for each in value]

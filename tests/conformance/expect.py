@@ -94,6 +94,9 @@ def _mapping_differs(expected: dict[str, Any], actual: Any, names: Names, at: st
             return "" if len(actual) == operand else f"{at}: length {operand} expected, not {len(actual)}"
         if word == "$contains":
             return "" if names.fill(operand) in actual else f"{at}: {operand!r} expected within {short(actual, 600)}"
+        if word == "$has":
+            good = any(not differs(operand, each, Names(names)) for each in actual)
+            return "" if good else f"{at}: one like {short(operand, 600)} expected among {short(actual, 600)}"
         if word == "$begins":
             good = str(actual).startswith(names.fill(operand)) and len(actual) > 0
             return "" if good else f"{at}: a start of {operand!r} expected, not {short(actual, 600)}"
@@ -149,13 +152,20 @@ def check_events(expected: list[Any], events: list[Event], names: Names) -> None
 def _expected(each: Any) -> tuple[str, bool, Any]:
     """Kind, whether it may be missing, and what is said of it."""
     kind, fields = (each, {}) if isinstance(each, str) else next(iter(each.items()))
-    return kind.removeprefix("maybe "), kind.startswith("maybe "), fields
+    optional = kind.startswith("maybe ")
+    return kind.removeprefix("maybe "), optional, fields
 
 
 def _sequence_differs(wanted: list[tuple[str, bool, Any]], actual: list[Event], names: Names) -> str:
     if not wanted:
         return f"no further event expected: {short(actual[0], 800)}" if actual else ""
     (kind, optional, fields), *rest = wanted
+    if kind.startswith("many "):
+        kind = kind.removeprefix("many ")
+        count = next((i for i, event in enumerate(actual) if event["event"] != kind), len(actual))
+        problems = (_event_differs(kind, fields, event, names) for event in actual[:count])
+        none = "" if count else f"at least one {kind} expected"
+        return none or next((each for each in problems if each), "") or _sequence_differs(rest, actual[count:], names)
     if actual and actual[0]["event"] == kind:
         bound = Names(names)
         problem = _event_differs(kind, fields, actual[0], bound) or _sequence_differs(rest, actual[1:], bound)

@@ -124,6 +124,11 @@ class Playing:
         self._leaving = True
         self._permits.release()
 
+    def go_on(self) -> None:
+        """Let it ask once more, and see that the stream is closed."""
+        self._left += 1
+        self._permits.release()
+
     async def _read(self) -> None:
         assert self.stream is not None
         events = aiter(self.stream)
@@ -275,6 +280,7 @@ class Player:
             playing.leave()
         elif how == "aclose":
             await source.aclose()
+            playing.go_on()
         elif how == "cancel":
             known = playing.known()
             task.cancel()

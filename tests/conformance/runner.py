@@ -107,7 +107,7 @@ class Run:
             fields["stream"] = self._ids[fields["stream"]]
         name = await self._send(op, fields)
         if "as" in step:
-            self._ids[step["as"]] = name
+            self._ids[self._names.fill(step["as"])] = name
         if "expect" in step:
             await self._compare(name, step["expect"])
         elif op not in STREAMS and "as" not in step:
@@ -116,7 +116,7 @@ class Run:
             assert last["event"] != "error", f"{op}: {short(last)}"
 
     async def expect(self, step: Mapped) -> None:
-        await self._compare(self._ids[step["of"]], step["expect"])
+        await self._compare(self._ids[self._names.fill(step["of"])], step["expect"])
 
     async def _compare(self, name: str, expected: list[Any]) -> None:
         await self._player.until(name)
@@ -129,11 +129,11 @@ class Run:
             check_error({key: value for key, value in events[-1].items() if key not in ("id", "event")})
 
     async def wait(self, step: Mapped) -> None:
-        await self._player.until(self._ids[step["of"]], kind=step["await"], count=step.get("count", 1))
+        await self._player.until(self._ids[self._names.fill(step["of"])], kind=step["await"], count=step.get("count", 1))
 
     async def quiet(self, step: Mapped) -> None:
         """Nothing comes for so long."""
-        events = self._player.events[self._ids[step["of"]]]
+        events = self._player.events[self._ids[self._names.fill(step["of"])]]
         before = len(events)
         await asyncio.sleep(step["quiet"])
         assert len(events) == before, f"it is not quiet: {short(events[before:])}"
@@ -245,7 +245,7 @@ class Run:
 
     async def memory(self, step: Mapped) -> None:
         before, now = self._remembered[step["since"]], await self._stats()
-        limit = step["grows_bytes"]
+        limit = step["memory"]
         for what, bound in (("heap_bytes", limit), ("rss_bytes", limit + RSS_SLACK)):
             grown = now[what] - before[what]
             assert grown <= bound, f"{what} has grown by {grown}, more than {bound}"

@@ -8,7 +8,6 @@ from __future__ import annotations
 import asyncio
 import itertools
 import json
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -166,11 +165,20 @@ class World:
             await server.start()
         elif what == "drain":
             self._exits.append(asyncio.create_task(server.terminate()))
-            await asyncio.sleep(0)
+            await self._not_serving(server)
         elif what == "drained":
             assert await self._exits.pop() == 0, f"the drain did not end well: {server.told}"
         else:
             raise AssertionError(f"nothing that can be done to a server: {what}")
+
+    async def _not_serving(self, server: ServerProcess) -> None:
+        """Wait until it has noticed that it is to stop."""
+
+        async def gone() -> bool:
+            return not server.running or await server.health() != "SERVING"
+
+        await until(gone, "it drains")
+        await asyncio.sleep(0.05)  # from its health to its refusals
 
     async def storage(self, what: str) -> None:
         assert self._cluster is not None, "the database of a cluster alone can be taken away"
@@ -269,7 +277,7 @@ def _piece(said: Any) -> Step:
         "done": done,
         "error": error_event,
         "raw": lambda: Raw(value.encode()),
-        "garbage": lambda: b"data: {" + os.urandom(4).hex().encode() + b"\n\n",
+        "garbage": lambda: b"data: {not json\n\n",
         "reset": Reset,
         "close": Close,
         "hang": Hang,
