@@ -185,8 +185,8 @@ def _known(mapping: Any, keys: set[str], where: str) -> None:
 
 
 def _repeat(arguments: Any) -> str:
-    text, count = arguments
-    return str(text) * int(count)
+    text, count, *end = arguments
+    return str(text) * int(count) + "".join(end)
 
 
 def _png(size: Any) -> str:

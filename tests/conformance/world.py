@@ -119,11 +119,11 @@ class World:
 
     async def _start_cluster(self, settings: dict[str, Any]) -> Cluster:
         """Started by hand, and not by `async with`: it lives for as long as the session."""
+        self._folder.mkdir(exist_ok=True)
         postgres, redis = await asyncio.to_thread(self._services)
         cluster = Cluster(
             self._folder, postgres, redis, self.upstream, replicas=2, lease_s=1.0, server={"drain_pause_s": 0} | settings
         )
-        self._folder.mkdir(exist_ok=True)
         return await cluster.__aenter__()
 
     async def stop(self) -> None:
