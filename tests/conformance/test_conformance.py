@@ -1,0 +1,53 @@
+"""Every case, with every client: see README.md."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+
+from tests.conformance.cases import Case, load_cases
+from tests.conformance.players import PLAYERS, missing
+from tests.conformance.runner import Run
+
+CASES = load_cases()
+
+
+def _params() -> list[object]:
+    """A client's cases stay together, and so do those that share a cluster: a process each, where there are two."""
+    return [
+        pytest.param(case, client, id=f"{case.id}-{client}", marks=pytest.mark.xdist_group(_group(case, client)))
+        for client in PLAYERS
+        for case in CASES
+    ]
+
+
+def _group(case: Case, client: str) -> str:
+    return f"conformance-{client}-{'cluster' if case.server.get('kind') == 'cluster' else 'one'}"
+
+
+@pytest.mark.asyncio(loop_scope="session")
+@pytest.mark.parametrize(("case", "client"), _params())
+async def test_conformance(case: Case, client: str, players, worlds, need_services) -> None:
+    if lack := missing(client):
+        (pytest.fail if os.environ.get("CI") else pytest.skip)(lack)
+    need_services(case.server)
+    world = await worlds.of(case.server)
+    player = await players.of(client)
+    problem: str | None = "the runner failed"
+    try:
+        problem = await _problem(Run(case, player, world))
+    finally:
+        await players.give_back(player, well=problem is None)
+        await worlds.give_back(world, well=problem is None)
+    if problem is not None:
+        pytest.fail(f"{case.shows}\n{problem}", pytrace=False)
+
+
+async def _problem(run: Run) -> str | None:
+    """What the case found, for people: not where in the runner it was found."""
+    try:
+        await run.play()
+    except AssertionError as failure:
+        return str(failure)
+    return None

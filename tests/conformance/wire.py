@@ -1,0 +1,326 @@
+"""A wire between a client and a server that knows where in a call it is, so that a case can break it there.
+
+It reads HTTP/2 frames and gRPC messages as they pass, and forwards them unchanged until a `Break` or a `Rewrite` says
+otherwise. What one connection suffers, the others do not notice.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+import struct
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Self
+
+from hpack import Decoder
+from parley.v1 import chat_pb2
+
+from tests.ports import free_port
+
+HOST = "127.0.0.1"
+PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
+LINGER = struct.pack("ii", 1, 0)
+READ_BYTES = 64 * 1024
+REFRAMED_BYTES = 16_000  # a larger message passes as it comes: to hold it back would starve its flow control
+DATA, HEADERS, CONTINUATION = 0, 1, 9
+END_STREAM, END_HEADERS, PADDED, PRIORITY = 1, 4, 8, 0x20
+PLACES = ("request", "headers", "accepted", "text", "terminal", "message", "status")
+HOWS = ("reset", "close", "stall", "mute")
+
+Rewrite = Callable[[chat_pb2.TokenChunk], list[chat_pb2.TokenChunk]]
+
+
+@dataclass
+class Break:
+    """Break the connection before what comes at a place of a call is forwarded.
+
+    Places: `request` (the call's own headers), the response's `headers`, `accepted`, the `nth` `text`, the `terminal`
+    chunk, the `message` of a unary answer, the `status`. Ways: `reset` (RST), `close` (FIN), `stall` (the whole
+    connection falls silent, for `for_s` if that is set), `mute` (this one call falls silent).
+    """
+
+    how: str
+    before: str
+    call: str = ""
+    nth: int = 1
+    times: int = 1
+    for_s: float = 0.0
+    done: int = 0
+
+    def holds(self, place: str, call: str, count: int) -> bool:
+        """Whether this is the place; counts it."""
+        if self.done >= self.times or place != self.before or self.call not in ("", call) or count < self.nth:
+            return False
+        self.done += 1
+        return True
+
+
+class Wire:
+    """`async with Wire(port) as wire:` listens on `wire.address`, and leads new connections to `target_port`."""
+
+    def __init__(self, target_port: int) -> None:
+        self.target_port = target_port
+        self.port = free_port()
+        self.breaks: list[Break] = []
+        self.rewrite: Rewrite | None = None
+        self.accepted = 0
+        self._server: asyncio.Server | None = None
+        self._links: set[_Link] = set()
+
+    @property
+    def address(self) -> str:
+        return f"{HOST}:{self.port}"
+
+    async def __aenter__(self) -> Self:
+        await self.listen()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.refuse()
+        self.break_all("reset")
+        await asyncio.gather(*(link.ended.wait() for link in list(self._links)))
+
+    async def listen(self) -> None:
+        """Take connections."""
+        if self._server is None:
+            self._server = await asyncio.start_server(self._accept, HOST, self.port, backlog=1024)
+
+    async def refuse(self) -> None:
+        """Take no new connections; those that are open stay."""
+        if self._server is not None:
+            self._server.close()
+            self._server = None
+
+    def break_all(self, how: str, *, for_s: float = 0.0) -> None:
+        """Do it to every open connection, at once."""
+        for link in list(self._links):
+            link.break_now(how, for_s=for_s)
+
+    async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.accepted += 1
+        try:
+            there, back = await asyncio.open_connection(HOST, self.target_port)
+        except OSError:
+            _reset(writer)
+            return
+        link = _Link(self, client=writer, server=back)
+        self._links.add(link)
+        try:
+            await link.run(reader, there)
+        finally:
+            self._links.discard(link)
+
+
+@dataclass
+class _Call:
+    """What is known of one call of a connection."""
+
+    name: str
+    answered: bool = False
+    texts: int = 0
+    muted: bool = False
+    pending: bytearray = field(default_factory=bytearray)
+    passing: int = 0  # bytes left of a message that passes as it comes
+
+    @property
+    def streamed(self) -> bool:
+        return self.name in ("StreamReply", "ResumeReply")
+
+
+class _Broken(Exception):
+    """The connection is over."""
+
+
+class _Link:
+    """One connection."""
+
+    def __init__(self, wire: Wire, *, client: asyncio.StreamWriter, server: asyncio.StreamWriter) -> None:
+        self.ended = asyncio.Event()
+        self._wire = wire
+        self._client = client
+        self._server = server
+        self._calls: dict[int, _Call] = {}
+        self._flowing = asyncio.Event()
+        self._flowing.set()
+        self._decoder = Decoder()
+        self._decoder.max_allowed_table_size = 1 << 20
+        self._block = b""
+        self._tasks: list[asyncio.Task[None]] = []
+        for end in (client, server):
+            end.get_extra_info("socket").setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+
+    async def run(self, from_client: asyncio.StreamReader, from_server: asyncio.StreamReader) -> None:
+        ways = (
+            self._forward(from_client, self._server, self._request, skip=len(PREFACE)),
+            self._forward(from_server, self._client, self._response, skip=0),
+        )
+        self._tasks = [asyncio.create_task(way) for way in ways]
+        try:
+            await asyncio.wait(self._tasks, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for task in self._tasks:
+                task.cancel()
+            for outcome in await asyncio.gather(*self._tasks, return_exceptions=True):
+                if isinstance(outcome, Exception) and not isinstance(outcome, _Broken | OSError):
+                    raise outcome
+            for end in (self._client, self._server):
+                end.close()
+            self.ended.set()
+
+    def break_now(self, how: str, *, for_s: float = 0.0) -> None:
+        if how == "stall":
+            self._flowing.clear()
+            if for_s:
+                asyncio.get_running_loop().call_later(for_s, self._flowing.set)
+            return
+        for end in (self._client, self._server):
+            if how == "reset":
+                _reset(end)
+            else:
+                end.close()
+        for task in self._tasks:
+            task.cancel()
+
+    async def _forward(
+        self,
+        reader: asyncio.StreamReader,
+        writer: asyncio.StreamWriter,
+        look: Callable[[int, int, int, bytes], bytes],
+        *,
+        skip: int,
+    ) -> None:
+        if skip:
+            writer.write(await _exactly(reader, skip))
+        while True:
+            head = await _exactly(reader, 9)
+            length, kind, flags = int.from_bytes(head[:3], "big"), head[3], head[4]
+            stream = int.from_bytes(head[5:], "big") & 0x7FFFFFFF
+            payload = await _exactly(reader, length)
+            await self._flowing.wait()
+            out = look(kind, flags, stream, payload) if kind in (DATA, HEADERS, CONTINUATION) else None
+            await self._flowing.wait()
+            writer.write(out if out is not None else head + payload)
+            await writer.drain()
+
+    # --- what a client sends: only the names of its calls are of interest
+
+    def _request(self, kind: int, flags: int, stream: int, payload: bytes) -> bytes:
+        frame = _frame(kind, flags, stream, payload)
+        if kind == DATA:
+            return frame
+        block = payload
+        if kind == HEADERS:
+            if flags & PADDED:
+                block = block[1 : len(block) - block[0]]
+            block = block[5:] if flags & PRIORITY else block
+            self._block = b""
+        self._block += block
+        if not flags & END_HEADERS:
+            return frame
+        fields = dict(self._decoder.decode(self._block))
+        if ":path" in fields:
+            name = str(fields[":path"]).rpartition("/")[2]
+            self._calls[stream] = _Call(name)
+            self._at("request", self._calls[stream])
+        return frame
+
+    # --- what a server sends
+
+    def _response(self, kind: int, flags: int, stream: int, payload: bytes) -> bytes:
+        call = self._calls.get(stream)
+        if call is None:
+            return _frame(kind, flags, stream, payload)
+        out = b""
+        if kind == HEADERS:
+            place = "status" if flags & END_STREAM else "headers"
+            self._at(place, call)
+            out = _frame(kind, flags, stream, payload)
+            if flags & END_STREAM:
+                self._calls.pop(stream, None)
+        elif kind == DATA:
+            out = self._data(call, flags, stream, payload)
+        else:
+            out = _frame(kind, flags, stream, payload)
+        return b"" if call.muted and kind != DATA else out
+
+    def _data(self, call: _Call, flags: int, stream: int, payload: bytes) -> bytes:
+        """Whole messages, each in a frame of its own, so that one can be held back and the one before it not."""
+        if not call.streamed and not call.answered:
+            call.answered = True
+            self._at("message", call)
+        if not call.streamed:
+            return _frame(DATA, flags, stream, payload)
+        out = bytearray()
+        call.pending += payload
+        while call.pending:
+            if call.passing:
+                piece = bytes(call.pending[: call.passing])
+                del call.pending[: len(piece)]
+                call.passing -= len(piece)
+                out += _frame(DATA, 0, stream, piece)
+                continue
+            if len(call.pending) < 5:
+                break
+            length = int.from_bytes(call.pending[1:5], "big")
+            if length > REFRAMED_BYTES:
+                call.passing = length + 5
+                continue
+            if len(call.pending) < length + 5:
+                break
+            chunk = chat_pb2.TokenChunk.FromString(bytes(call.pending[5 : length + 5]))
+            del call.pending[: length + 5]
+            self._chunk(call, stream, chunk, out)
+        if flags & END_STREAM:
+            out += _frame(DATA, END_STREAM, stream, b"")
+        return bytes(out)
+
+    def _chunk(self, call: _Call, stream: int, chunk: chat_pb2.TokenChunk, out: bytearray) -> None:
+        kind = chunk.WhichOneof("event") or ""
+        if kind == "text":
+            call.texts += 1
+        place = "terminal" if kind in ("finished", "failed") else kind
+        self._at(place, call, count=call.texts if kind == "text" else 1, out=out)
+        if call.muted:
+            return
+        for each in self._wire.rewrite(chunk) if self._wire.rewrite is not None else [chunk]:
+            message = each.SerializeToString()
+            out += _frame(DATA, 0, stream, b"\0" + len(message).to_bytes(4, "big") + message)
+
+    def _at(self, place: str, call: _Call, *, count: int = 1, out: bytearray | None = None) -> None:
+        """Break here, if a break is due. What comes before it, `out`, is on its way first."""
+        for each in self._wire.breaks:
+            if not each.holds(place, call.name, count):
+                continue
+            if out:
+                self._client.write(bytes(out))
+                out.clear()
+            if each.how == "mute":
+                call.muted = True
+                continue
+            self.break_now(each.how, for_s=each.for_s)
+            if each.how != "stall":
+                raise _Broken
+
+
+def _frame(kind: int, flags: int, stream: int, payload: bytes) -> bytes:
+    """A frame; data that is too long for one is cut."""
+    if kind == DATA and len(payload) > 16_384:
+        first = _frame(DATA, 0, stream, payload[:16_384])
+        return first + _frame(kind, flags, stream, payload[16_384:])
+    return len(payload).to_bytes(3, "big") + bytes((kind, flags)) + stream.to_bytes(4, "big") + payload
+
+
+async def _exactly(reader: asyncio.StreamReader, count: int) -> bytes:
+    try:
+        return await reader.readexactly(count)
+    except asyncio.IncompleteReadError as gone:
+        raise _Broken from gone
+
+
+def _reset(writer: asyncio.StreamWriter) -> None:
+    """Close without a farewell: the peer sees a reset."""
+    with contextlib.suppress(OSError):
+        writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, LINGER)
+    writer.transport.abort()

@@ -1,0 +1,287 @@
+"""The servers that cases are played against, and what is done to them and asked of them.
+
+A world is shared by all cases that want the same server; a case that breaks one has it mended, or has one of its own.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from tests.cluster import Cluster
+from tests.conformance.wire import Wire
+from tests.processes import ServerProcess, until
+from tests.services import PostgresServer, RedisServer
+from tests.upstream import (
+    Close,
+    Hang,
+    Pause,
+    Raw,
+    Reset,
+    Script,
+    Step,
+    Upstream,
+    done,
+    error_event,
+    finish,
+    reasoning,
+    refusal,
+    role,
+    text,
+    tool_call,
+    usage,
+)
+
+KEY = "sk-of-nobody"
+CONFIG = """
+[providers.up]
+kind = "openai"
+base_url = "{url}"
+api_key = "env:UPSTREAM_KEY"
+[providers.up.timeouts]
+first_token = 1
+idle = 1
+
+[providers.gone]
+kind = "openai"
+base_url = "http://127.0.0.1:9/v1"
+
+[providers.typewriter]
+kind = "scripted"
+
+[models.scripted]
+provider = "typewriter"
+name = "scripted"
+images = true
+prices = {{ prompt = 2.0, completion = 8.0 }}
+
+[models.upstream]
+provider = "up"
+name = "vendor/test-1"
+
+[models.unreachable]
+provider = "gone"
+name = "vendor/test-1"
+
+[models.small]
+provider = "typewriter"
+name = "scripted"
+context_tokens = 100
+tools = false
+
+[server]
+default_model = "scripted"
+drain_pause_s = 0
+{server}
+"""
+QUERY = "SELECT state, finish_reason, error, last_sequence FROM reply WHERE id = '{id}'"
+PARTS = "SELECT parts FROM message WHERE reply_id = '{id}'"
+
+
+class World:
+    """A server or a cluster, the upstream that its models may ask, and a wire that may stand before it."""
+
+    def __init__(self, spec: dict[str, Any], folder: Path, services: Callable[[], tuple[PostgresServer, RedisServer]]):
+        self.spec = spec
+        self.upstream = Upstream()
+        self._folder = folder
+        self._services = services
+        self._cluster: Cluster | None = None
+        self._server: ServerProcess | None = None
+        self._exits: list[asyncio.Task[int]] = []
+        self.wire = Wire(0)
+
+    @property
+    def servers(self) -> list[ServerProcess]:
+        if self._cluster is not None:
+            return [self._cluster[index] for index in range(len(self._cluster))]
+        assert self._server is not None
+        return [self._server]
+
+    async def start(self) -> None:
+        await self.upstream.__aenter__()
+        settings = {name: value for name, value in self.spec.get("settings", {}).items()}
+        if self.spec.get("kind") == "cluster":
+            self._cluster = await self._start_cluster(settings)
+        else:
+            lines = "\n".join(f"{name} = {json.dumps(value)}" for name, value in settings.items())
+            lines = CONFIG.format(url=self.upstream.url, server=lines)
+            if "drain_pause_s" in settings:
+                lines = lines.replace("drain_pause_s = 0\n", "", 1)
+            self._server = ServerProcess(self._folder, toml=lines, UPSTREAM_KEY=KEY)
+            await self._server.start()
+        self.wire = Wire(self.servers[0].port)
+        await self.wire.__aenter__()
+
+    async def _start_cluster(self, settings: dict[str, Any]) -> Cluster:
+        """Started by hand, and not by `async with`: it lives for as long as the session."""
+        self._folder.mkdir(exist_ok=True)
+        postgres, redis = await asyncio.to_thread(self._services)
+        cluster = Cluster(
+            self._folder, postgres, redis, self.upstream, replicas=2, lease_s=1.0, server={"drain_pause_s": 0} | settings
+        )
+        return await cluster.__aenter__()
+
+    async def stop(self) -> None:
+        await self.wire.__aexit__()
+        for task in self._exits:
+            task.cancel()
+        await asyncio.gather(*self._exits, return_exceptions=True)
+        if self._cluster is not None:
+            await self._cluster.__aexit__()
+        if self._server is not None:
+            await self._server.__aexit__()
+        await self.upstream.__aexit__()
+
+    async def mend(self) -> None:
+        """As it was before a case: all servers run, the wire is whole and leads to the first."""
+        for task in self._exits:
+            await task
+        self._exits.clear()
+        for server in self.servers:
+            if not server.running:
+                await server.start()
+        self.wire.breaks.clear()
+        self.wire.rewrite = None
+        self.wire.target_port = self.servers[0].port
+        self.wire.break_all("reset")
+        await self.wire.listen()
+        self.upstream._next.clear()
+
+    # --- what happens to servers
+
+    async def act(self, what: str, index: int) -> None:
+        server = self.servers[index]
+        if what == "kill":
+            await server.kill9()
+        elif what == "start":
+            await server.start()
+        elif what == "restart":
+            await server.kill9()
+            await server.start()
+        elif what == "drain":
+            self._exits.append(asyncio.create_task(server.terminate()))
+            await self._not_serving(server)
+        elif what == "drained":
+            assert await self._exits.pop() == 0, f"the drain did not end well: {server.told}"
+        else:
+            raise AssertionError(f"nothing that can be done to a server: {what}")
+
+    async def _not_serving(self, server: ServerProcess) -> None:
+        """Wait until it has noticed that it is to stop."""
+
+        async def gone() -> bool:
+            return not server.running or await server.health() != "SERVING"
+
+        await until(gone, "it drains")
+        await asyncio.sleep(0.05)  # from its health to its refusals
+
+    async def storage(self, what: str) -> None:
+        assert self._cluster is not None, "the database of a cluster alone can be taken away"
+        postgres = self._cluster.postgres
+        if what == "down":
+            await asyncio.to_thread(postgres.kill9)
+        else:
+            await asyncio.to_thread(postgres.start)
+
+    # --- what they say
+
+    def marks(self) -> list[int]:
+        """Where the logs are now."""
+        return [len(server.lines) for server in self.servers]
+
+    def calls(self, marks: list[int]) -> list[dict[str, Any]]:
+        """The lines of calls since then; of a server that was started again, all of its lines."""
+        found = []
+        for server, mark in zip(self.servers, marks, strict=True):
+            lines = server.lines[mark:] if len(server.lines) >= mark else server.lines
+            told = [json.loads(line) for line in lines if line.startswith("{")]
+            found += [each for each in told if each["event"] == "call"]
+        return [{**each, "method": each["method"].rpartition("/")[2]} for each in found]
+
+    async def stored(self, reply_id: str) -> dict[str, Any]:
+        """What the database has of a reply."""
+        query, parts = QUERY.format(id=reply_id), PARTS.format(id=reply_id)
+        if self._cluster is not None:
+            found, messages = await self._cluster.rows(query), await self._cluster.rows(parts)
+        else:
+            found, messages = self.servers[0].rows(query), self.servers[0].rows(parts)
+        assert found, f"the database has no reply {reply_id}"
+        state, reason, error, sequence = found[0]
+        texts = [part["text"] for (each,) in messages for part in json.loads(each) if part["type"] == "text"]
+        return {
+            "state": state,
+            "finish_reason": reason,
+            "error": json.loads(error)["reason"] if error else None,
+            "last_sequence": sequence,
+            "messages": len(messages),
+            "text": "".join(texts),
+        }
+
+
+class Worlds:
+    """All worlds of a session, by what cases want. `close` stops them."""
+
+    def __init__(self, folder: Path, services: Callable[[], tuple[PostgresServer, RedisServer]]) -> None:
+        self._folder = folder
+        self._services = services
+        self._worlds: dict[str, World] = {}
+        self._numbers = itertools.count(1)
+
+    async def of(self, spec: dict[str, Any]) -> World:
+        key = json.dumps(spec, sort_keys=True)
+        world = self._worlds.pop(key, None)
+        if world is None:
+            world = World(spec, self._folder / f"world{next(self._numbers)}", self._services)
+            await world.start()
+        self._worlds[key] = world
+        await world.mend()
+        return world
+
+    async def give_back(self, world: World, *, well: bool) -> None:
+        """After a case. What may be broken is not used again."""
+        if well and not world.spec.get("own"):
+            return
+        self._worlds.pop(json.dumps(world.spec, sort_keys=True), None)
+        await world.stop()
+
+    async def close(self) -> None:
+        for world in self._worlds.values():
+            await world.stop()
+
+
+# --- what the upstream says
+
+
+def upstream_script(said: Any) -> Script:
+    """A response as a case writes it: a list of pieces, or a mapping with `status` for a refusal."""
+    if isinstance(said, dict):
+        headers = {name.replace("-", "_"): value for name, value in said.get("headers", {}).items()}
+        return refusal(said["status"], **headers)
+    return Script([_piece(each) for each in said])
+
+
+def _piece(said: Any) -> Step:
+    word, value = (said, None) if isinstance(said, str) else next(iter(said.items()))
+    pieces: dict[str, Callable[[], Step]] = {
+        "role": role,
+        "text": lambda: text(value),
+        "reasoning": lambda: reasoning(value),
+        "tool_call": lambda: tool_call(0, value.get("arguments", ""), call_id=value["id"], name=value["name"]),
+        "finish": lambda: finish(value or "stop"),
+        "usage": lambda: usage(*value),
+        "done": done,
+        "error": error_event,
+        "raw": lambda: Raw(value.encode()),
+        "garbage": lambda: b"data: {not json\n\n",
+        "reset": Reset,
+        "close": Close,
+        "hang": Hang,
+        "pause": lambda: Pause(value),
+    }
+    assert word in pieces, f"no piece of a response: {word}"
+    return pieces[word]()
