@@ -89,7 +89,7 @@ export class Call<I extends DescMessage, O extends DescMessage> {
   /** Ends the call, on the server too, and wakes its reader. What was not read is gone. Harmless once it has ended. */
   cancel(): void {
     this.#unread.length = 0;
-    this.#call.cancelWithStatus(status.CANCELLED, "the caller left");
+    if (!this.#status) this.#call.cancelWithStatus(status.CANCELLED, "the caller left");
   }
 
   #take(message: Buffer): void {

@@ -1,0 +1,62 @@
+import assert from "node:assert/strict";
+import { test } from "node:test";
+import { Patience } from "../src/backoff.js";
+
+const BACKOFF = { firstMs: 100, maxMs: 5_000, maxElapsedMs: 60_000 };
+
+for (const [chance, expected] of [
+  [0, [50, 100, 200, 400, 800, 1_600, 2_500, 2_500]],
+  [1, [100, 200, 400, 800, 1_600, 3_200, 5_000, 5_000]],
+] as const) {
+  test(`with chance ${chance} each delay is at its end of the step`, () => {
+    const patience = new Patience(
+      BACKOFF,
+      () => 0,
+      () => chance,
+    );
+    assert.deepEqual(
+      expected.map(() => patience.failed()),
+      expected,
+    );
+    assert.equal(patience.attempts, 8);
+  });
+}
+
+test("it stays finite after thousands of failures", () => {
+  const patience = new Patience(
+    { ...BACKOFF, maxElapsedMs: Infinity },
+    () => 0,
+    () => 1,
+  );
+  for (let i = 0; i < 5_000; i++) assert.ok(patience.failed()! <= 5_000);
+});
+
+test("it gives up after the time without progress", () => {
+  let now = 0;
+  const patience = new Patience(
+    { ...BACKOFF, maxElapsedMs: 1_000 },
+    () => now,
+    () => 1,
+  );
+  assert.equal(patience.failed(), 100);
+  now = 700;
+  assert.equal(patience.failed(), 200);
+  assert.equal(patience.failed(), undefined);
+  patience.progressed();
+  assert.equal(patience.failed(), 100);
+  assert.equal(patience.attempts, 1);
+});
+
+test("the server's wait is a lower bound", () => {
+  const patience = new Patience(
+    BACKOFF,
+    () => 0,
+    () => 1,
+  );
+  assert.equal(patience.failed(3_000), 3_000);
+  assert.equal(patience.failed(1), 200);
+});
+
+test("zero patience never tries again", () => {
+  assert.equal(new Patience({ ...BACKOFF, maxElapsedMs: 0 }).failed(), undefined);
+});

@@ -1,0 +1,81 @@
+import assert from "node:assert/strict";
+import { test } from "node:test";
+import { Metadata, status } from "@grpc/grpc-js";
+import { toBinary } from "@bufbuild/protobuf";
+import * as errors from "../src/errors.js";
+import type { Code } from "../src/errors.js";
+import { endsReply, errorOfProto, errorOfStatus, isCut } from "../src/status.js";
+import { ErrorReason, ReplyErrorSchema } from "../src/v1.js";
+import { replyError } from "./scripted.js";
+
+const REASONS = Object.keys(ErrorReason).filter((key) => Number.isNaN(Number(key)) && key !== "UNSPECIFIED");
+
+function ended(code: Code, trailer?: Buffer) {
+  const metadata = new Metadata();
+  if (trailer) metadata.set("parley-error-bin", trailer);
+  return errorOfStatus({ code: status[code], details: "bare", metadata });
+}
+
+test("every reason of the contract has a class of its own tree", () => {
+  assert.equal(REASONS.length, 32);
+  for (const reason of REASONS) {
+    const error = errorOfProto(replyError("UNKNOWN", reason as "INTERNAL"));
+    assert.equal(error.reason, reason);
+    assert.notEqual(error.constructor, errors.ParleyError, reason);
+    const exported: Partial<Record<string, unknown>> = errors;
+    assert.equal(error.constructor, exported[error.name], `${error.name} is not the name of its class`);
+  }
+});
+
+test("a refusal's trailer is read whole", () => {
+  const proto = replyError("RESOURCE_EXHAUSTED", "RATE_LIMITED", {
+    retryable: true,
+    retryAfterMs: 1_500,
+    metadata: { limit: "messages_per_minute" },
+  });
+  const error = ended("RESOURCE_EXHAUSTED", Buffer.from(toBinary(ReplyErrorSchema, proto)));
+  assert.ok(error instanceof errors.RateLimited && error instanceof errors.LimitExceeded);
+  const { code, message, retryable, retryAfterMs, metadata } = error;
+  assert.deepEqual(
+    { code, message, retryable, retryAfterMs, metadata },
+    {
+      code: "RESOURCE_EXHAUSTED",
+      message: "as scripted",
+      retryable: true,
+      retryAfterMs: 1_500,
+      metadata: { limit: "messages_per_minute" },
+    },
+  );
+});
+
+test("a reason newer than this client is read by its code", () => {
+  const error = errorOfProto({ ...replyError("NOT_FOUND", "INTERNAL"), reason: 99 as ErrorReason });
+  assert.equal(error.constructor, errors.NotFound);
+  assert.equal(error.reason, "UNKNOWN_99");
+});
+
+test("a trailer that makes no sense leaves the code", () => {
+  const error = ended("NOT_FOUND", Buffer.from([0xff, 0xff]));
+  assert.equal(error.constructor, errors.NotFound);
+  assert.deepEqual([error.reason, error.message], ["", "bare"]);
+});
+
+test("a reply in progress names the reply", () => {
+  const error = errorOfProto(replyError("ABORTED", "REPLY_IN_PROGRESS", { metadata: { reply_id: "r" } }));
+  assert.ok(error instanceof errors.ReplyInProgress);
+  assert.equal(error.replyId, "r");
+});
+
+test("what is a cut, and what ends a reply", () => {
+  const cuts = (["UNAVAILABLE", "CANCELLED", "INTERNAL", "UNKNOWN"] as const).map((code) => ended(code));
+  assert.ok(cuts.every(isCut));
+  assert.ok(isCut(errorOfProto(replyError("UNAVAILABLE", "DRAINING"))));
+  const verdicts = [
+    errorOfProto(replyError("INTERNAL", "INTERNAL")),
+    ended("DEADLINE_EXCEEDED"),
+    ended("RESOURCE_EXHAUSTED"),
+    errorOfProto(replyError("ABORTED", "OWNER_LOST")),
+  ];
+  assert.deepEqual(verdicts.map(isCut), [false, false, false, false]);
+  assert.deepEqual(verdicts.map(endsReply), [true, false, false, true]);
+});

@@ -1,0 +1,84 @@
+/** A real Parley server in a process of its own. */
+
+import { spawn, type ChildProcess } from "node:child_process";
+import { once } from "node:events";
+import { mkdtempSync, rmSync } from "node:fs";
+import { createServer, type AddressInfo } from "node:net";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { createInterface } from "node:readline";
+import { fileURLToPath } from "node:url";
+
+/** The root of the package, seen from build/test. */
+export const ROOT = fileURLToPath(new URL("../../", import.meta.url));
+const BIN = process.env["PARLEY_BIN"] ?? join(ROOT, "../../.venv/bin/parley");
+
+/** Its database outlives a `kill`, so that `start` again is the same server. */
+export class Parley implements AsyncDisposable {
+  #process: ChildProcess | undefined;
+  readonly #folder = mkdtempSync(join(tmpdir(), "parley-node-"));
+
+  private constructor(readonly port: number) {}
+
+  static async start(): Promise<Parley> {
+    const parley = new Parley(await freePort());
+    await parley.start();
+    return parley;
+  }
+
+  get address(): string {
+    return `127.0.0.1:${this.port}`;
+  }
+
+  async start(): Promise<void> {
+    const child = spawn(BIN, ["serve"], {
+      cwd: this.#folder,
+      env: {
+        ...process.env,
+        PARLEY_LISTEN: this.address,
+        PARLEY_METRICS_LISTEN: "",
+        PARLEY_DATABASE_URL: `sqlite+aiosqlite:///${this.#folder}/parley.db`,
+      },
+      stdio: ["ignore", "ignore", "pipe"],
+    });
+    this.#process = child;
+    const log: string[] = [];
+    const lines = createInterface({ input: child.stderr });
+    await new Promise<void>((resolve, reject) => {
+      lines.on("line", (line) => {
+        if (log.length < 100) log.push(line);
+        if (line.includes("Parley serves on")) resolve();
+      });
+      child.once("error", reject);
+      child.once("exit", () => reject(new Error(`the server did not start:\n${log.join("\n")}`)));
+    });
+  }
+
+  /** As a machine that loses its power. */
+  async kill(signal: NodeJS.Signals = "SIGKILL"): Promise<void> {
+    const child = this.#process;
+    this.#process = undefined;
+    if (!child || child.exitCode !== null || child.signalCode !== null) return;
+    child.kill(signal);
+    await once(child, "exit");
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    await this.kill();
+    rmSync(this.#folder, { recursive: true });
+  }
+}
+
+async function freePort(): Promise<number> {
+  const server = createServer().listen(0, "127.0.0.1");
+  await once(server, "listening");
+  const { port } = server.address() as AddressInfo;
+  server.close();
+  await once(server, "close");
+  return port;
+}
+
+/** What the scripted model is told to say. */
+export function script(fields: Record<string, unknown>): string {
+  return `/script ${JSON.stringify(fields)}`;
+}
