@@ -24,7 +24,7 @@ packages() { # what package-lock.json names, once
 }
 
 build_node() {
-    (cd clients/node && packages && npm run --silent build)
+    (cd clients/node && packages && npm run --silent build:all)
     (cd examples/express && packages)
 }
 
