@@ -60,6 +60,7 @@ tree: setup ## Look for addresses and paths that belong to one machine
 
 gen: setup $(BUF) ## Generate code from the protos
 	@$(BUF) generate
+	@if [ -d clients/node/node_modules ]; then npm --prefix clients/node run --silent generate; fi
 
 $(BUF): tools/buf.sh
 	@tools/buf.sh

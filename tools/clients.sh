@@ -28,10 +28,21 @@ build_node() {
     (cd examples/express && packages)
 }
 
+generated_node() { # is the committed code what the protos give?
+    fresh=$(mktemp -d)
+    (cd clients/node && node_modules/.bin/buf generate --output "$fresh")
+    diff --recursive --unified clients/node/src/gen "$fresh/src/gen" || {
+        echo "The Node client's generated code is not what the protos give: run \`make gen\` and commit it." >&2
+        exit 1
+    }
+    rm -r "$fresh"
+}
+
 test_node() {
-    build_node
+    (cd clients/node && packages)
+    generated_node
     (cd clients/node && npm test --silent)
-    (cd examples/express && npm test --silent)
+    (cd examples/express && packages && npm test --silent)
 }
 
 build_java() {
