@@ -1,20 +1,44 @@
 package dev.parley.client;
 
 import static org.junit.jupiter.api.Assertions.assertEquals;
+import static org.junit.jupiter.api.Assertions.assertInstanceOf;
+import static org.junit.jupiter.api.Assertions.assertThrows;
 import static org.junit.jupiter.api.Assertions.assertTrue;
 
+import dev.parley.client.ReplyEvent.Accepted;
 import dev.parley.client.ReplyEvent.Finished;
+import dev.parley.client.ReplyEvent.Reconnecting;
+import dev.parley.client.ReplyEvent.Text;
+import dev.parley.client.errors.ConversationNotFoundException;
+import dev.parley.client.errors.ReplyFailedException;
 import dev.parley.client.testing.ParleyServer;
+import dev.parley.client.testing.Proxy;
+import dev.parley.v1.Conversation;
+import dev.parley.v1.Message;
+import dev.parley.v1.PollReplyRequest;
+import dev.parley.v1.Reply;
+import dev.parley.v1.ReplyRequest;
+import dev.parley.v1.Role;
+import java.io.ByteArrayOutputStream;
+import java.io.PrintStream;
+import java.nio.charset.StandardCharsets;
+import java.time.Duration;
 import java.util.ArrayList;
 import java.util.List;
-import java.util.concurrent.CompletableFuture;
+import java.util.Set;
+import java.util.concurrent.ConcurrentLinkedQueue;
+import java.util.concurrent.CountDownLatch;
 import java.util.concurrent.TimeUnit;
+import java.util.stream.Collectors;
 import org.junit.jupiter.api.AfterAll;
 import org.junit.jupiter.api.BeforeAll;
 import org.junit.jupiter.api.Test;
+import org.junit.jupiter.api.Timeout;
 
 /** The client against the real server. */
+@Timeout(60)
 class ServerTest {
+    private static final String SLOW = "/script {\"text\": \"na \", \"repeat\": 1000, \"delay_s\": 0.02}";
     static ParleyServer server;
 
     @BeforeAll
@@ -23,22 +47,170 @@ class ServerTest {
     @AfterAll
     static void stop() { server.close(); }
 
+    private static ParleyClient client() { return ParleyClient.builder(server.address()).endUser("ann").build(); }
+
     @Test
-    void aReplyIsReadInEachForm() throws Exception {
-        try (ParleyClient client = ParleyClient.builder(server.address()).build()) {
-            List<ReplyEvent> events = new ArrayList<>();
-            try (ReplyStream stream = client.streamReply("/script {\"text\": \"one two three\", \"delay_s\": 0}")) {
-                stream.forEachRemaining(events::add);
-                assertEquals("one two three", stream.text());
-            }
-            assertTrue(events.get(events.size() - 1) instanceof Finished);
-            var text = new CompletableFuture<String>();
-            client.streamReply("/script {\"text\": \"one two three\", \"delay_s\": 0}").listen(event -> {
-                if (event instanceof Finished end) {
-                    text.complete(end.text());
-                }
-            });
-            assertEquals("one two three", text.get(5, TimeUnit.SECONDS));
+    void theExampleOfTheReadmeRuns() {
+        PrintStream console = System.out;
+        var shown = new ByteArrayOutputStream();
+        System.setOut(new PrintStream(shown, true, StandardCharsets.UTF_8));
+        try {
+            Quickstart.main(new String[] {server.address()});
+        } finally {
+            System.setOut(console);
         }
+        String said = shown.toString(StandardCharsets.UTF_8);
+        assertTrue(said.contains("Tell me a story.") && said.endsWith("\n[STOP]\n"), said);
+    }
+
+    @Test
+    void aDialogueIsKept() {
+        try (ParleyClient client = client()) {
+            Conversation conversation =
+                    client.conversations().create(Conversation.newBuilder().setTitle("Counting").build());
+            var request = ReplyRequest.newBuilder()
+                    .setConversationId(conversation.getId())
+                    .setText("/script {\"text\": \"one two three\", \"delay_s\": 0}")
+                    .build();
+            Reply reply = client.createReply(request);
+            assertEquals(Reply.State.STATE_COMPLETED, reply.getState());
+            assertEquals("one two three", reply.getMessage().getParts(0).getText());
+            assertEquals(
+                    List.of(Role.ROLE_ASSISTANT, Role.ROLE_USER),
+                    client.conversations().messages(conversation.getId()).map(Message::getRole).toList());
+            String polled = client.polls(PollReplyRequest.newBuilder().setReplyId(reply.getId()).build())
+                    .flatMap(answer -> answer.getChunksList().stream())
+                    .map(chunk -> chunk.getText())
+                    .collect(Collectors.joining());
+            assertEquals("one two three", polled);
+            assertEquals("scripted", client.models().get(0).getAlias());
+            assertEquals("Counting", client.conversations().list().findFirst().orElseThrow().getTitle());
+            client.conversations().delete(conversation.getId());
+            assertThrows(ConversationNotFoundException.class, () -> client.conversations().get(conversation.getId()));
+        }
+    }
+
+    @Test
+    void aReplyThatFailsKeepsItsText() {
+        try (ParleyClient client = client()) {
+            ReplyStream stream = client.streamReply(
+                    "/script {\"text\": \"one two three\", \"delay_s\": 0, \"fault\": {\"kind\": \"truncate\", \"after\": 2}}");
+            var failed = assertThrows(ReplyFailedException.class, () -> stream.forEachRemaining(event -> {}));
+            assertEquals("PROVIDER_TRUNCATED", failed.reason());
+            assertEquals(stream.text(), failed.text());
+            assertTrue(failed.text().startsWith("one"), failed.text());
+        }
+    }
+
+    @Test
+    void aReplyThatIsStoppedKeepsItsText() {
+        try (ParleyClient client = client(); ReplyStream stream = client.streamReply(SLOW)) {
+            stream.next();
+            assertInstanceOf(Text.class, stream.next());
+            assertEquals(Reply.State.STATE_CANCELLED, stream.cancel("enough").orElseThrow().getState());
+            stream.forEachRemaining(event -> {});
+            Finished end = stream.finished().orElseThrow();
+            assertEquals("CANCELLED", end.reason());
+            assertEquals("enough", end.cancelReason());
+            assertTrue(end.text().startsWith("na"), end.text());
+        }
+    }
+
+    @Test
+    void theTextIsExactThoughTheConnectionIsCutAgainAndAgain() throws Exception {
+        try (Proxy proxy = new Proxy(server.port());
+                ParleyClient client = ParleyClient.builder(proxy.address()).build()) {
+            int cuts = 0;
+            StringBuilder shown = new StringBuilder();
+            ReplyStream stream = client.streamReply("/script {\"text\": \"na \", \"repeat\": 200, \"delay_s\": 0.01}");
+            for (ReplyEvent event : stream) {
+                if (event instanceof Reconnecting) {
+                    cuts++;
+                } else if (event instanceof Text piece) {
+                    shown.append(piece.text());
+                    if (shown.length() > (cuts + 1) * 100) {
+                        proxy.cut();
+                    }
+                }
+            }
+            assertEquals("na ".repeat(200), shown.toString());
+            assertEquals(shown.toString(), stream.text());
+            assertTrue(cuts >= 3, "cuts: " + cuts);
+        }
+    }
+
+    @Test
+    void aServerThatComesBackIsFoundAtTheNextAttempt() throws Exception {
+        try (ParleyServer mortal = ParleyServer.start();
+                ParleyClient client = ParleyClient.builder(mortal.address())
+                        .backoff(new Backoff(Duration.ofMillis(100), Duration.ofMillis(200), Duration.ofMinutes(1)))
+                        .build();
+                ReplyStream stream = client.streamReply("/script {\"text\": \"na \", \"repeat\": 10, \"delay_s\": 0.2}")) {
+            assertInstanceOf(Accepted.class, stream.next());
+            assertInstanceOf(Text.class, stream.next());
+            mortal.kill();
+            for (int failures = 0; failures < 4; ) { // gRPC's own backoff would be at seconds by now
+                failures += stream.next() instanceof Reconnecting ? 1 : 0;
+            }
+            mortal.begin();
+            long back = System.nanoTime();
+            ReplyEvent event = stream.next();
+            while (event instanceof Reconnecting) {
+                event = stream.next();
+            }
+            Duration waited = Duration.ofNanos(System.nanoTime() - back);
+            assertTrue(waited.toMillis() < 1000, "waited " + waited);
+            assertThrows(ReplyFailedException.class, () -> stream.forEachRemaining(later -> {}));
+        }
+    }
+
+    @Test
+    void fiveHundredStreamsNeedNoThreadEachAndLeaveNone() throws Exception {
+        int count = 500;
+        Set<Thread> before = Thread.getAllStackTraces().keySet();
+        var texts = new ConcurrentLinkedQueue<String>();
+        var running = new CountDownLatch(count);
+        int threads;
+        try (ParleyClient client = client()) {
+            for (int i = 0; i < count; i++) {
+                ReplyStream stream = client.streamReply("/script {\"text\": \"na \", \"repeat\": 20, \"delay_s\": 0.05}");
+                stream.listen(new ReplyListener() {
+                    @Override
+                    public void onEvent(ReplyEvent event) {}
+
+                    @Override
+                    public void onEnd() {
+                        texts.add(stream.text());
+                        running.countDown();
+                    }
+
+                    @Override
+                    public void onError(RuntimeException failure) {
+                        texts.add(failure.toString());
+                        running.countDown();
+                    }
+                });
+            }
+            threads = since(before).size();
+            assertTrue(running.await(50, TimeUnit.SECONDS), "still running: " + running.getCount());
+        }
+        assertEquals(Set.of("na ".repeat(20)), Set.copyOf(texts));
+        assertEquals(count, texts.size());
+        assertTrue(threads <= 12, "threads: " + threads);
+        List<String> left = new ArrayList<>();
+        for (int i = 0; i < 100; i++) { // gRPC keeps its own shared threads for a second
+            left = since(before).stream().map(Thread::getName).toList();
+            if (left.isEmpty()) {
+                return;
+            }
+            TimeUnit.MILLISECONDS.sleep(50);
+        }
+        assertEquals(List.of(), left);
+    }
+
+    private static List<Thread> since(Set<Thread> before) {
+        return Thread.getAllStackTraces().keySet().stream()
+                .filter(thread -> !before.contains(thread) && thread.getName().matches("(parley|grpc|global).*"))
+                .toList();
     }
 }
