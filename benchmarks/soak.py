@@ -137,16 +137,17 @@ async def study(system: RunningSystem, options: argparse.Namespace) -> Found:
         faults=callers.faults,
         samples=samples,
         before=before,
-        rest=await at_rest(gauges),
+        rest=await at_rest(gauges, before),
     )
 
 
-async def at_rest(gauges: Gauges) -> Sample:
+async def at_rest(gauges: Gauges, before: Sample) -> Sample:
     """A sample once nothing runs any more; those who left for good are found out by the orphan rule."""
     end = time.monotonic() + SHORTEST_ORPHAN_S + AT_REST_S
     while True:
         sample = await gauges.sample()
         busy = sample.active or sample.readers or sample.unfinished or sample.checkpoints
+        busy = busy or sample.tasks > before.tasks + FEW  # they are counted once a second
         if not busy or time.monotonic() > end:
             return sample
         await asyncio.sleep(0.5)
