@@ -35,7 +35,9 @@ class Run:
         self._player = player
         self._world = world
         self._number = next(_numbers)
-        self._names = Names(server=world.servers[0].address, wire=world.wire.address, run=f"{os.getpid()}-{self._number}")
+        self._names = Names(
+            server=world.servers[0].address, wire=world.wire.address, run=f"{os.getpid()}-{self._number}"
+        )
         self._ids: dict[str, str] = {}
         self._ops: dict[str, str] = {}
         self._serial = itertools.count(1)
@@ -129,7 +131,9 @@ class Run:
             check_error({key: value for key, value in events[-1].items() if key not in ("id", "event")})
 
     async def wait(self, step: Mapped) -> None:
-        await self._player.until(self._ids[self._names.fill(step["of"])], kind=step["await"], count=step.get("count", 1))
+        await self._player.until(
+            self._ids[self._names.fill(step["of"])], kind=step["await"], count=step.get("count", 1)
+        )
 
     async def quiet(self, step: Mapped) -> None:
         """Nothing comes for so long."""

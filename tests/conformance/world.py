@@ -104,7 +104,7 @@ class World:
 
     async def start(self) -> None:
         await self.upstream.__aenter__()
-        settings = {name: value for name, value in self.spec.get("settings", {}).items()}
+        settings = dict(self.spec.get("settings", {}))
         if self.spec.get("kind") == "cluster":
             self._cluster = await self._start_cluster(settings)
         else:
@@ -122,7 +122,13 @@ class World:
         self._folder.mkdir(exist_ok=True)
         postgres, redis = await asyncio.to_thread(self._services)
         cluster = Cluster(
-            self._folder, postgres, redis, self.upstream, replicas=2, lease_s=1.0, server={"drain_pause_s": 0} | settings
+            self._folder,
+            postgres,
+            redis,
+            self.upstream,
+            replicas=2,
+            lease_s=1.0,
+            server={"drain_pause_s": 0} | settings,
         )
         return await cluster.__aenter__()
 
