@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import re
@@ -43,7 +44,8 @@ async def test_the_commands_work_when_pasted(tmp_path: Path) -> None:
     environment = clean_environment(CALLS=str(calls), GRPCURL=grpcurl(), no_proxy="127.0.0.1")
     environment["PATH"] = os.pathsep.join([str(recorder.parent), environment["PATH"]])
     async with ServerProcess(tmp_path / "server") as server:
-        done = subprocess.run(
+        done = await asyncio.to_thread(  # meanwhile, the server's lines are read
+            subprocess.run,
             ["bash", "-c", "set -eo pipefail\n" + COMMANDS.replace(ADDRESS, server.address)],
             env=environment,
             cwd=tmp_path,
