@@ -364,10 +364,15 @@ def _ending() -> Callable[[chat_pb2.TokenChunk], list[chat_pb2.TokenChunk]]:
     return rewrite
 
 
+def _twice() -> Callable[[chat_pb2.TokenChunk], list[chat_pb2.TokenChunk]]:
+    return lambda chunk: [chunk, chunk]
+
+
 REWRITES: dict[str, Callable[[], Callable[[chat_pb2.TokenChunk], list[chat_pb2.TokenChunk]]]] = {
     "unknown notices and fields": _news,
     "unknown second text": _hidden,
     "unknown ending": _ending,
+    "every chunk twice": _twice,
 }
 
 __all__ = ["LIMIT_S", "Run"]
