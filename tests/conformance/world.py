@@ -144,18 +144,17 @@ class World:
         await self.upstream.__aexit__()
 
     async def mend(self) -> None:
-        """As it was before a case: all servers run, the wire is whole and leads to the first."""
+        """As it was before a case: all servers run, and a new wire leads to the first."""
         for task in self._exits:
             await task
         self._exits.clear()
         for server in self.servers:
             if not server.running:
                 await server.start()
-        self.wire.breaks.clear()
-        self.wire.rewrite = None
-        self.wire.target_port = self.servers[0].port
-        self.wire.break_all("reset")
-        await self.wire.listen()
+        # At an address of its own: a gRPC library may remember that there was nobody at the last case's.
+        await self.wire.__aexit__()
+        self.wire = Wire(self.servers[0].port)
+        await self.wire.__aenter__()
         self.upstream._next.clear()
 
     # --- what happens to servers
