@@ -1,5 +1,5 @@
-"""Reads the cases: YAML, strictly, so that a slip of the pen is an error with its file and line, never a case that tests
-less than it says."""
+"""Reads the cases: YAML, strictly, so that a slip of the pen is an error with its file and line, and no case tests less
+than it says."""
 
 from __future__ import annotations
 

@@ -85,7 +85,9 @@ def need_services():
 def pytest_runtest_makereport(item, call):
     report = (yield).get_result()
     if hasattr(item, "callspec") and "client" in item.callspec.params and "case" in item.callspec.params:
-        report.user_properties.append(("conformance", (item.callspec.params["case"].id, item.callspec.params["client"])))
+        report.user_properties.append(
+            ("conformance", (item.callspec.params["case"].id, item.callspec.params["client"]))
+        )
 
 
 def pytest_runtest_logreport(report):
@@ -103,7 +105,9 @@ def pytest_terminal_summary(terminalreporter, config):
     from tests.conformance.cases import load_cases
 
     order = [case.id for case in load_cases() if case.id in _outcomes]
-    rows = [f"| {case} | {' | '.join(_outcomes[case].get(client, 'not run') for client in PLAYERS)} |" for case in order]
+    rows = [
+        f"| {case} | {' | '.join(_outcomes[case].get(client, 'not run') for client in PLAYERS)} |" for case in order
+    ]
     totals = [_total(client) for client in PLAYERS]
     head = [f"| case | {' | '.join(PLAYERS)} |", f"|---|{'---|' * len(PLAYERS)}"]
     REPORT.parent.mkdir(exist_ok=True)

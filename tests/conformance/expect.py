@@ -200,7 +200,9 @@ def check_stream(events: list[Event]) -> None:
         if kind in ("end", "error"):
             known = event if kind == "end" else event["stream"]
             # An application that let go may have had an event in its hands that it did not look at.
-            same = known["text"].startswith(text) if kind == "end" and "finished" not in kinds else known["text"] == text
+            same = (
+                known["text"].startswith(text) if kind == "end" and "finished" not in kinds else known["text"] == text
+            )
             assert same, f"{kind}: its text is not that of the events before: {short(event)}"
             if event.get("kind") in MORE_OF_ERRORS:
                 assert event["text"] == text, f"the error's text is not that of the events before: {short(event)}"

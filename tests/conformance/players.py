@@ -10,7 +10,7 @@ import shutil
 import sys
 from collections import defaultdict
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from tests import watchdog
 from tests.processes import clean_environment
@@ -63,7 +63,7 @@ class Player:
         self._process: asyncio.subprocess.Process | None = None
         self._reading: list[asyncio.Task[None]] = []
 
-    async def __aenter__(self) -> Player:
+    async def __aenter__(self) -> Self:
         self._process = await asyncio.create_subprocess_exec(
             *command_of(self.client),
             cwd=ROOT,

@@ -104,7 +104,7 @@ class World:
 
     async def start(self) -> None:
         await self.upstream.__aenter__()
-        settings = {name: value for name, value in self.spec.get("settings", {}).items()}
+        settings = dict(self.spec.get("settings", {}))
         if self.spec.get("kind") == "cluster":
             self._cluster = await self._start_cluster(settings)
         else:
@@ -122,7 +122,13 @@ class World:
         self._folder.mkdir(exist_ok=True)
         postgres, redis = await asyncio.to_thread(self._services)
         cluster = Cluster(
-            self._folder, postgres, redis, self.upstream, replicas=2, lease_s=1.0, server={"drain_pause_s": 0} | settings
+            self._folder,
+            postgres,
+            redis,
+            self.upstream,
+            replicas=2,
+            lease_s=1.0,
+            server={"drain_pause_s": 0} | settings,
         )
         return await cluster.__aenter__()
 
@@ -138,18 +144,17 @@ class World:
         await self.upstream.__aexit__()
 
     async def mend(self) -> None:
-        """As it was before a case: all servers run, the wire is whole and leads to the first."""
+        """As it was before a case: all servers run, and a new wire leads to the first."""
         for task in self._exits:
             await task
         self._exits.clear()
         for server in self.servers:
             if not server.running:
                 await server.start()
-        self.wire.breaks.clear()
-        self.wire.rewrite = None
-        self.wire.target_port = self.servers[0].port
-        self.wire.break_all("reset")
-        await self.wire.listen()
+        # At an address of its own: a gRPC library may remember that there was nobody at the last case's.
+        await self.wire.__aexit__()
+        self.wire = Wire(self.servers[0].port)
+        await self.wire.__aenter__()
         self.upstream._next.clear()
 
     # --- what happens to servers

@@ -1,0 +1,76 @@
+"""The loader and the comparison refuse what is not meant."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.conformance.cases import CaseError, load_cases
+from tests.conformance.expect import Names, check_events, check_stream
+
+HEAD = "- case: one\n  shows: something\n"
+
+
+def load(folder, text):
+    (folder / "x.yaml").write_text(text)
+    return load_cases(folder)
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        (f"{HEAD}  stpes: []\n", r"x\.yaml:1: unknown key 'stpes'"),
+        ("- case: one\n  steps: []\n", r"x\.yaml:1: a case needs 'shows'"),
+        (f"{HEAD}  steps:\n    - do: strem\n", r"x\.yaml:4: no command 'strem'"),
+        (f"{HEAD}  steps:\n    - do: poll\n      with:\n        reply: x\n", r"x\.yaml:6: unknown key 'reply'"),
+        (f"{HEAD}  steps:\n    - break: reset\n      befor: text\n", r"x\.yaml:4: unknown key 'befor'"),
+        (f"{HEAD}  steps:\n    - await: text\n      await: text\n", r"x\.yaml:4: 'await' stands twice"),
+        (f"{HEAD}  matrix: {{a: [{{name: b}}]}}\n  steps:\n    - pause: $a.c\n", "the matrix has no a.c for 'b'"),
+        (f"{HEAD}  steps: []\n{HEAD}  steps: []\n", r"x\.yaml:4: one stands in x\.yaml:1, too"),
+    ],
+)
+def test_a_slip_is_an_error_with_its_place(tmp_path, text, problem):
+    with pytest.raises(CaseError, match=problem):
+        load(tmp_path, text)
+
+
+def test_a_matrix_is_a_case_for_each_value(tmp_path):
+    text = f"{HEAD}  matrix: {{n: [1, 2], how: [reset]}}\n  steps:\n    - pause: $n\n    - wire: $how\n"
+    cases = load(tmp_path, text)
+    assert [case.id for case in cases] == ["one[1-reset]", "one[2-reset]"]
+    assert [case.steps[0]["pause"] for case in cases] == [1, 2]
+
+
+def text_event(text, sequence):
+    return {"id": "1", "event": "text", "text": text, "sequence": sequence}
+
+
+def known(text):
+    names = ("request_id", "reply_id", "conversation_id", "message_id")
+    return {**dict.fromkeys(names, "x"), "sequence": 9, "text": text, "tool_calls": []}
+
+
+def test_texts_are_joined_and_names_bound():
+    names = Names()
+    check_events(["maybe accepted", {"text": "$whole"}], [text_event("a", 1), text_event("b", 2)], names)
+    assert names == {"whole": "ab"}
+
+
+@pytest.mark.parametrize("expected", [["text", "text"], ["text", "usage"], [], [{"text": "a"}], ["accepted", "text"]])
+def test_an_expected_list_is_exact(expected):
+    with pytest.raises(AssertionError):
+        check_events(expected, [text_event("a", 1), text_event("b", 2)], Names())
+
+
+@pytest.mark.parametrize(
+    "events",
+    [
+        [text_event("a", 1), text_event("b", 1), {"id": "1", "event": "end", **known("ab")}],
+        [text_event("a", 1), {"id": "1", "event": "end", **known("b")}],
+        [{**text_event("a", 1), "more": 1}, {"id": "1", "event": "end", **known("a")}],
+        [text_event("a", 1)],
+    ],
+    ids=["a sequence twice", "another text", "a field too many", "no end"],
+)
+def test_a_stream_that_contradicts_itself_fails(events):
+    with pytest.raises(AssertionError):
+        check_stream(events)
