@@ -24,14 +24,14 @@ LAST = ("end", "error", "result", "ready", "closed", "taken", "abandoned")
 PLAYERS: dict[str, tuple[list[str], str, str]] = {
     "python": ([sys.executable, "tests/conformance/player.py"], "tests/conformance/player.py", ""),
     "node": (
-        ["node", "--expose-gc", "clients/node/dist-conformance/player.js"],
-        "clients/node/dist-conformance/player.js",
-        "see clients/node/README.md",
+        ["node", "--expose-gc", "clients/node/build/conformance/player.js"],
+        "clients/node/build/conformance/player.js",
+        "make clients",
     ),
     "java": (
         ["java", "-jar", "clients/java/conformance/target/player.jar"],
         "clients/java/conformance/target/player.jar",
-        "see clients/java/README.md",
+        "make clients",
     ),
 }
 
