@@ -20,7 +20,6 @@ import java.util.concurrent.CancellationException;
 import java.util.concurrent.ConcurrentHashMap;
 import java.util.concurrent.CountDownLatch;
 import java.util.concurrent.Future;
-import java.util.concurrent.ScheduledExecutorService;
 import java.util.concurrent.TimeUnit;
 import java.util.function.Supplier;
 
@@ -32,16 +31,30 @@ final class Connection {
     final Channel channel;
     final Threads threads;
     private final ManagedChannel transport;
-    private final ScheduledExecutorService timers;
-    private final Set<Follower> followers = ConcurrentHashMap.newKeySet();
-    private final CountDownLatch closed = new CountDownLatch(1);
+    private final Set<Follower> followers;
+    private final CountDownLatch closed;
 
-    Connection(ParleyClientBuilder settings, Metadata identity) {
+    Connection(ParleyClientBuilder settings) {
         this.settings = settings;
         threads = new Threads(settings.executor);
-        timers = threads.timers();
         transport = settings.channelBuilder().executor(threads.callbacks()).build();
-        channel = ClientInterceptors.intercept(transport, MetadataUtils.newAttachHeadersInterceptor(identity));
+        followers = ConcurrentHashMap.newKeySet();
+        closed = new CountDownLatch(1);
+        channel = identified(settings.identity);
+    }
+
+    /** The same connection, under another identity. */
+    Connection(Connection shared, Metadata identity) {
+        settings = shared.settings;
+        threads = shared.threads;
+        transport = shared.transport;
+        followers = shared.followers;
+        closed = shared.closed;
+        channel = identified(identity);
+    }
+
+    private Channel identified(Metadata identity) {
+        return ClientInterceptors.intercept(transport, MetadataUtils.newAttachHeadersInterceptor(identity));
     }
 
     boolean isClosed() {
@@ -83,7 +96,7 @@ final class Connection {
 
     /** Runs the task on a callback thread after the delay. */
     Future<?> later(Duration delay, Runnable task) {
-        return timers.schedule(() -> threads.callbacks().execute(task), delay.toNanos(), TimeUnit.NANOSECONDS);
+        return threads.timers().schedule(() -> threads.callbacks().execute(task), delay.toNanos(), TimeUnit.NANOSECONDS);
     }
 
     /**

@@ -147,6 +147,14 @@ public final class ParleyClient implements AutoCloseable {
     /** Calls on conversations. */
     public Conversations conversations() { return conversations; }
 
+    /**
+     * A client that acts for another end user over this one's connection: cheap enough for each request of a web
+     * application. They are closed together.
+     */
+    public ParleyClient actingFor(String endUser) {
+        return new ParleyClient(new Connection(connection, connection.settings.identityOf(endUser)));
+    }
+
     /** The channel with the caller's identity, for services of the server that this client does not wrap (Admin, Health). */
     public Channel channel() { return connection.channel; }
 

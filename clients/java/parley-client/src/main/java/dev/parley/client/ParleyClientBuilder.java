@@ -22,9 +22,9 @@ public final class ParleyClientBuilder {
     private static final Metadata.Key<String> END_USER = Metadata.Key.of("x-end-user", Metadata.ASCII_STRING_MARSHALLER);
 
     private final String address;
-    private final Metadata identity = new Metadata();
     private ChannelCredentials credentials = InsecureChannelCredentials.create();
     private Consumer<ManagedChannelBuilder<?>> customizer = channel -> {};
+    final Metadata identity = new Metadata();
     Backoff backoff = Backoff.DEFAULT;
     Duration callTimeout = Duration.ofSeconds(30);
     Duration silence = Duration.ofSeconds(90);
@@ -38,12 +38,22 @@ public final class ParleyClientBuilder {
 
     /** A static key or a JWT; null or empty is none. */
     public ParleyClientBuilder apiKey(String apiKey) {
-        return identify(AUTHORIZATION, "Bearer ", apiKey);
+        identify(identity, AUTHORIZATION, "Bearer ", apiKey);
+        return this;
     }
 
     /** Whom the client acts for; null or empty is nobody in particular. */
     public ParleyClientBuilder endUser(String endUser) {
-        return identify(END_USER, "", endUser);
+        identify(identity, END_USER, "", endUser);
+        return this;
+    }
+
+    /** The identity with another end user. */
+    Metadata identityOf(String endUser) {
+        Metadata other = new Metadata();
+        other.merge(identity);
+        identify(other, END_USER, "", endUser);
+        return other;
     }
 
     /** TLS with the system's roots. */
@@ -101,7 +111,7 @@ public final class ParleyClientBuilder {
 
     /** A client, which need not be able to reach its server yet. */
     public ParleyClient build() {
-        return new ParleyClient(new Connection(this, identity));
+        return new ParleyClient(new Connection(this));
     }
 
     ManagedChannelBuilder<?> channelBuilder() {
@@ -115,7 +125,7 @@ public final class ParleyClientBuilder {
         return channel;
     }
 
-    private ParleyClientBuilder identify(Metadata.Key<String> key, String prefix, String value) {
+    private static void identify(Metadata identity, Metadata.Key<String> key, String prefix, String value) {
         identity.removeAll(key);
         if (value != null && !value.isEmpty()) {
             if (!value.chars().allMatch(c -> c >= ' ' && c <= '~')) {
@@ -123,7 +133,6 @@ public final class ParleyClientBuilder {
             }
             identity.put(key, prefix + value);
         }
-        return this;
     }
 
     private static Duration positive(String name, Duration value) {

@@ -40,6 +40,7 @@ import dev.parley.v1.UpdateConversationRequest;
 import io.grpc.Metadata;
 import io.grpc.Status;
 import java.time.Duration;
+import java.util.ArrayList;
 import java.util.List;
 import java.util.Set;
 import java.util.concurrent.CancellationException;
@@ -89,6 +90,28 @@ class CallsTest {
             assertEquals("Bearer key", call.metadata.get(Metadata.Key.of("authorization", Metadata.ASCII_STRING_MARSHALLER)));
             assertEquals("ann", call.metadata.get(Metadata.Key.of("x-end-user", Metadata.ASCII_STRING_MARSHALLER)));
         }
+    }
+
+    @Test
+    void aClientThatActsForAnotherSharesTheConnection() {
+        server.answer("GetReply", REPLY);
+        ParleyClient other = client.actingFor("ben");
+        other.getReply("reply-1");
+        client.getReply("reply-1");
+        var user = Metadata.Key.of("x-end-user", Metadata.ASCII_STRING_MARSHALLER);
+        var key = Metadata.Key.of("authorization", Metadata.ASCII_STRING_MARSHALLER);
+        assertEquals(
+                List.of(List.of("ben"), List.of("ann")),
+                server.calls.stream().map(call -> toList(call.metadata.getAll(user))).toList());
+        assertEquals("Bearer key", server.calls.get(0).metadata.get(key));
+        client.close();
+        assertThrows(UnavailableException.class, () -> other.getReply("reply-1"));
+    }
+
+    private static List<String> toList(Iterable<String> values) {
+        List<String> list = new ArrayList<>();
+        values.forEach(list::add);
+        return list;
     }
 
     @Test

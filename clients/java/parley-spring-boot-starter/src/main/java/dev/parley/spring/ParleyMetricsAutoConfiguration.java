@@ -1,0 +1,35 @@
+package dev.parley.spring;
+
+import io.micrometer.core.instrument.MeterRegistry;
+import io.micrometer.core.instrument.binder.grpc.MetricCollectingClientInterceptor;
+import org.springframework.boot.autoconfigure.AutoConfiguration;
+import org.springframework.boot.autoconfigure.condition.ConditionalOnBean;
+import org.springframework.boot.autoconfigure.condition.ConditionalOnClass;
+import org.springframework.boot.autoconfigure.condition.ConditionalOnMissingBean;
+import org.springframework.boot.autoconfigure.condition.ConditionalOnProperty;
+import org.springframework.context.annotation.Bean;
+import org.springframework.core.Ordered;
+import org.springframework.core.annotation.Order;
+
+/**
+ * Meters of the client, where the application has a registry: of each attempt of a call Micrometer's own
+ * {@code grpc.client.*}, and of streams {@code parley.stream*}.
+ */
+@AutoConfiguration(
+        before = ParleyAutoConfiguration.class,
+        afterName = "org.springframework.boot.micrometer.metrics.autoconfigure.CompositeMeterRegistryAutoConfiguration")
+@ConditionalOnClass(MeterRegistry.class)
+@ConditionalOnBean(MeterRegistry.class)
+@ConditionalOnProperty(prefix = "parley", name = "enabled", matchIfMissing = true)
+public final class ParleyMetricsAutoConfiguration {
+
+    /** Comes first, so that a customizer of the application may set another observer. */
+    @Bean
+    @Order(Ordered.HIGHEST_PRECEDENCE)
+    @ConditionalOnMissingBean(name = "parleyMetricsCustomizer")
+    ParleyClientCustomizer parleyMetricsCustomizer(MeterRegistry registry) {
+        return builder -> builder
+                .observer(new ParleyMetrics(registry))
+                .channel(channel -> channel.intercept(new MetricCollectingClientInterceptor(registry)));
+    }
+}

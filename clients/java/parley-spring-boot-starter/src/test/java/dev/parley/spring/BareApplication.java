@@ -1,0 +1,28 @@
+package dev.parley.spring;
+
+import static org.assertj.core.api.Assertions.assertThat;
+import static org.assertj.core.api.Assertions.assertThatThrownBy;
+
+import dev.parley.client.ParleyClient;
+import org.junit.jupiter.api.Test;
+import org.springframework.boot.WebApplicationType;
+import org.springframework.boot.autoconfigure.EnableAutoConfiguration;
+import org.springframework.boot.builder.SpringApplicationBuilder;
+
+/** An application without Actuator and Micrometer. The build runs it with a class path that lacks them. */
+class BareApplication {
+    @EnableAutoConfiguration
+    static class Application {}
+
+    @Test
+    void hasAClientAndNothingElse() {
+        assertThatThrownBy(() -> Class.forName("org.springframework.boot.health.contributor.HealthIndicator"))
+                .isInstanceOf(ClassNotFoundException.class);
+        assertThatThrownBy(() -> Class.forName("io.micrometer.core.instrument.MeterRegistry"))
+                .isInstanceOf(ClassNotFoundException.class);
+        try (var context = new SpringApplicationBuilder(Application.class).web(WebApplicationType.NONE).run()) {
+            assertThat(context.getBeansOfType(ParleyClient.class)).hasSize(1);
+            assertThat(context.getBeansOfType(ParleyClientCustomizer.class)).isEmpty();
+        }
+    }
+}

@@ -1,0 +1,155 @@
+package dev.parley.spring;
+
+import static org.assertj.core.api.Assertions.assertThat;
+import static org.assertj.core.api.Assertions.assertThatThrownBy;
+
+import com.jayway.jsonpath.JsonPath;
+import dev.parley.client.Backoff;
+import dev.parley.client.ParleyClient;
+import dev.parley.client.ParleyClientBuilder;
+import dev.parley.client.errors.UnavailableException;
+import dev.parley.client.testing.ParleyServer;
+import io.micrometer.core.instrument.MeterRegistry;
+import io.micrometer.core.instrument.simple.SimpleMeterRegistry;
+import java.nio.charset.StandardCharsets;
+import java.time.Duration;
+import java.util.List;
+import java.util.concurrent.TimeUnit;
+import java.util.concurrent.atomic.AtomicReference;
+import org.junit.jupiter.api.AfterAll;
+import org.junit.jupiter.api.BeforeAll;
+import org.junit.jupiter.api.Test;
+import org.springframework.boot.autoconfigure.AutoConfigurations;
+import org.springframework.boot.health.contributor.Health;
+import org.springframework.boot.health.contributor.HealthIndicator;
+import org.springframework.boot.health.contributor.Status;
+import org.springframework.boot.test.context.runner.ApplicationContextRunner;
+
+/** The starter in small applications, against the real server. */
+class ParleyAutoConfigurationTest {
+    static ParleyServer server;
+
+    private final ApplicationContextRunner application = new ApplicationContextRunner()
+            .withConfiguration(AutoConfigurations.of(ParleyMetricsAutoConfiguration.class,
+                    ParleyAutoConfiguration.class, ParleyHealthAutoConfiguration.class))
+            .withPropertyValues("parley.address=" + server.address());
+
+    @BeforeAll
+    static void start() { server = ParleyServer.start(); }
+
+    @AfterAll
+    static void stop() { server.close(); }
+
+    @Test
+    void theClientIsThereAndClosedWithTheApplication() {
+        var kept = new AtomicReference<ParleyClient>();
+        application.run(context -> {
+            kept.set(context.getBean(ParleyClient.class));
+            assertThat(kept.get().models()).isNotEmpty();
+        });
+        assertThatThrownBy(() -> kept.get().models()).isInstanceOf(UnavailableException.class).hasMessage("the client is closed");
+    }
+
+    @Test
+    void everyPropertyHasItsEffect() {
+        application
+                .withPropertyValues("parley.api-key=secret", "parley.end-user=ann", "parley.call-timeout=3s",
+                        "parley.silence=4s", "parley.attempt-timeout=5s", "parley.backoff.first=6ms",
+                        "parley.backoff.max=7s", "parley.backoff.max-elapsed=8s")
+                .run(context -> {
+                    var properties = context.getBean(ParleyProperties.class);
+                    assertThat(properties.apiKey()).isEqualTo("secret");
+                    assertThat(properties.toString()).doesNotContain("secret");
+                    assertThat(properties.endUser()).isEqualTo("ann");
+                    assertThat(properties.callTimeout()).isEqualTo(Duration.ofSeconds(3));
+                    assertThat(properties.silence()).isEqualTo(Duration.ofSeconds(4));
+                    assertThat(properties.attemptTimeout()).isEqualTo(Duration.ofSeconds(5));
+                    assertThat(properties.backoff()).isEqualTo(new ParleyProperties.Backoff(
+                            Duration.ofMillis(6), Duration.ofSeconds(7), Duration.ofSeconds(8)));
+                });
+        application.withPropertyValues("parley.end-user=Zoë").run(context -> assertThat(context).hasFailed());
+        application.withPropertyValues("parley.silence=0s").run(context -> assertThat(context).hasFailed());
+        application.withPropertyValues("parley.backoff.first=9s").run(context -> assertThat(context).hasFailed());
+    }
+
+    @Test
+    void tlsIsTurnedOnByItsSwitch() {
+        application.withPropertyValues("parley.tls.enabled=true", "parley.backoff.max-elapsed=0s").run(context ->
+                assertThatThrownBy(() -> context.getBean(ParleyClient.class).models()).isInstanceOf(UnavailableException.class));
+    }
+
+    @Test
+    void itStepsBackForAClientOfTheApplication() {
+        ParleyClient own = ParleyClient.builder(server.address()).build();
+        application.withBean("own", ParleyClient.class, () -> own).run(context -> {
+            assertThat(context).hasSingleBean(ParleyClient.class);
+            assertThat(context.getBean(ParleyClient.class)).isSameAs(own);
+            assertThat(context).hasSingleBean(ParleyHealthIndicator.class);
+        });
+    }
+
+    @Test
+    void itCanBeTurnedOff() {
+        application.withBean(SimpleMeterRegistry.class).withPropertyValues("parley.enabled=false").run(context -> assertThat(context)
+                .doesNotHaveBean(ParleyClient.class)
+                .doesNotHaveBean(ParleyHealthIndicator.class)
+                .doesNotHaveBean(ParleyClientCustomizer.class));
+        application.withPropertyValues("management.health.parley.enabled=false").run(context -> assertThat(context)
+                .hasSingleBean(ParleyClient.class)
+                .doesNotHaveBean(ParleyHealthIndicator.class));
+    }
+
+    @Test
+    void customizersAreApplied() {
+        var seen = new AtomicReference<ParleyClientBuilder>();
+        application.withBean(ParleyClientCustomizer.class, () -> seen::set).run(context -> {
+            assertThat(context).hasSingleBean(ParleyClient.class);
+            assertThat(seen.get()).isNotNull();
+        });
+    }
+
+    @Test
+    void healthFollowsTheServer() throws Exception {
+        try (ParleyServer mortal = ParleyServer.start()) {
+            application.withPropertyValues("parley.address=" + mortal.address()).run(context -> {
+                HealthIndicator health = context.getBean(ParleyHealthIndicator.class);
+                assertThat(health.health()).isEqualTo(Health.up().withDetail("server", "SERVING").build());
+                mortal.kill();
+                assertThat(health.health().getStatus()).isEqualTo(Status.DOWN);
+            });
+        }
+    }
+
+    @Test
+    void metersTellOfCallsAndStreams() {
+        application.withBean(SimpleMeterRegistry.class).run(context -> {
+            ParleyClient client = context.getBean(ParleyClient.class);
+            MeterRegistry meters = context.getBean(MeterRegistry.class);
+            client.models();
+            client.streamReply("/script {\"text\": \"one two\", \"delay_s\": 0}").forEachRemaining(event -> {});
+            assertThat(meters.get("grpc.client.processing.duration").tag("method", "ListModels").timer().count()).isEqualTo(1);
+            assertThat(meters.get("parley.stream").tag("outcome", "STOP").timer().count()).isEqualTo(1);
+            assertThat(meters.get("parley.stream.first.text").timer().count()).isEqualTo(1);
+            assertThat(meters.get("parley.stream.first.text").timer().max(TimeUnit.NANOSECONDS)).isPositive();
+        });
+    }
+
+    @Test
+    void everyPropertyIsDescribedForEditors() throws Exception {
+        try (var metadata = getClass().getResourceAsStream("/META-INF/spring-configuration-metadata.json")) {
+            String text = new String(metadata.readAllBytes(), StandardCharsets.UTF_8);
+            List<String> named = JsonPath.read(text, "$.properties[*].name");
+            assertThat(named).contains("parley.address", "parley.backoff.max-elapsed", "parley.tls.bundle").hasSize(12);
+            List<String> undescribed = JsonPath.read(text, "$.properties[?(!@.description)].name");
+            assertThat(undescribed).isEmpty();
+        }
+    }
+
+    @Test
+    void theDefaultsAreThoseOfTheClient() {
+        new ApplicationContextRunner().withConfiguration(AutoConfigurations.of(ParleyAutoConfiguration.class)).run(context -> {
+            var backoff = context.getBean(ParleyProperties.class).backoff();
+            assertThat(new Backoff(backoff.first(), backoff.max(), backoff.maxElapsed())).isEqualTo(Backoff.DEFAULT);
+        });
+    }
+}
