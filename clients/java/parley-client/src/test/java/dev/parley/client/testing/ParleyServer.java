@@ -40,8 +40,7 @@ public final class ParleyServer implements AutoCloseable {
 
     /** Starts the process, again after a {@link #kill}, with the same port and database. */
     public void begin() throws IOException {
-        String binary = System.getenv().getOrDefault("PARLEY_BIN", "../../../.venv/bin/parley");
-        var builder = new ProcessBuilder(Path.of(binary).toAbsolutePath().normalize().toString(), "serve");
+        var builder = new ProcessBuilder(binary(), "serve");
         builder.directory(folder.toFile());
         builder.environment().put("PARLEY_LISTEN", address());
         builder.environment().put("PARLEY_METRICS_LISTEN", "");
@@ -77,6 +76,21 @@ public final class ParleyServer implements AutoCloseable {
         } catch (IOException e) {
             throw new UncheckedIOException(e);
         }
+    }
+
+    /** That of PARLEY_BIN, or else of the environment that `make setup` has made in a folder above this one. */
+    private static String binary() {
+        String named = System.getenv("PARLEY_BIN");
+        Path above = Path.of("").toAbsolutePath();
+        while (named == null && above != null) {
+            Path candidate = above.resolve(".venv/bin/parley");
+            named = Files.isExecutable(candidate) ? candidate.toString() : null;
+            above = above.getParent();
+        }
+        if (named == null) {
+            throw new IllegalStateException("no .venv/bin/parley above " + Path.of("").toAbsolutePath() + "; see PARLEY_BIN");
+        }
+        return named;
     }
 
     private Path log() { return folder.resolve("server.log"); }
