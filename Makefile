@@ -8,7 +8,7 @@ BUF    := .tools/node_modules/.bin/buf
 export PATH := $(CURDIR)/$(BIN):$(CURDIR)/.tools/bin:$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo run test clients test-clients conformance check format lint types imports protos tree gen bench bench-full gateways guard image constraints clean
+.PHONY: help setup demo run test clients conformance check format lint types imports protos tree gen bench bench-full gateways guard image constraints clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -25,14 +25,11 @@ demo: setup ## See a reply stream, break, resume and be cancelled, without any k
 run: setup ## Run the server on 127.0.0.1:50051
 	@$(BIN)/parley serve
 
-test: setup $(if $(ARGS),,test-clients) ## Run the tests; ARGS="tests/unit -k log" chooses some of Python's
+test: setup $(if $(ARGS),,clients) ## Run the tests, of all clients too; ARGS="tests/unit -k log" chooses some
 	@$(BIN)/python -m pytest -n 2 --dist loadgroup $(ARGS)
 
 clients: setup ## Build the Node and the Java client, where Node and Maven are found
 	@tools/clients.sh build node java
-
-test-clients: setup ## Build and test them
-	@tools/clients.sh test node java
 
 conformance: clients ## Play the conformance cases through all clients; CASE="resume" chooses
 	@$(BIN)/python -m pytest -n 2 --dist loadgroup tests/conformance $(if $(CASE),-k "$(CASE)")

@@ -38,21 +38,23 @@ generated_node() { # is the committed code what the protos give?
     rm -r "$fresh"
 }
 
-test_node() {
-    (cd clients/node && packages)
+test_node() { # what is built, so that nothing changes under a player that runs meanwhile
     generated_node
-    (cd clients/node && npm test --silent)
-    (cd examples/express && packages && npm test --silent)
+    (cd clients/node && npm test --silent --ignore-scripts)
+    (cd examples/express && npm test --silent --ignore-scripts)
 }
 
 build_java() {
+    built=examples/spring-boot/target/.built
+    [ ! -e "$built" ] || [ -n "$(find protos clients/java examples/spring-boot -newer "$built" -not -path '*/target*' -type f)" ] || return 0
     mvn -q -B -f clients/java install -DskipTests
     mvn -q -B -f examples/spring-boot package -DskipTests
+    touch "$built"
 }
 
 test_java() {
-    mvn -q -B -f clients/java install
-    mvn -q -B -f examples/spring-boot package
+    mvn -q -B -f clients/java test
+    mvn -q -B -f examples/spring-boot test
 }
 
 for language in "$@"; do

@@ -1,0 +1,35 @@
+"""The tests of the clients in other languages and of their examples, as one test each of this suite."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from tests.processes import PARLEY, clean_environment
+
+ROOT = Path(__file__).parents[2]
+LIMIT_S = 280
+
+
+@pytest.mark.timeout(LIMIT_S + 20)
+@pytest.mark.xdist_group("loaded")
+@pytest.mark.parametrize(("language", "tool"), [("node", "npm"), ("java", "mvn")])
+def test_client(language: str, tool: str) -> None:
+    if shutil.which(tool) is None:
+        (pytest.fail if os.environ.get("CI") else pytest.skip)(f"{tool} is not installed")
+    ran = subprocess.run(
+        ["tools/clients.sh", "test", language],
+        cwd=ROOT,
+        env=clean_environment(PARLEY_BIN=PARLEY),
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        timeout=LIMIT_S,
+        check=False,
+    )
+    print(ran.stdout.decode(errors="replace"))
+    assert ran.returncode == 0, f"`tools/clients.sh test {language}` ended with status {ran.returncode}"
