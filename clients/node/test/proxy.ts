@@ -38,7 +38,7 @@ export class Proxy implements AsyncDisposable {
 
   /** Resets every connection, as a dying machine or load balancer does; new ones are welcome. */
   cut(): void {
-    for (const socket of this.#sockets) socket.resetAndDestroy();
+    for (const socket of this.#sockets) reset(socket);
   }
 
   /** Goes on taking connections and data, and forwards nothing. What comes is lost, so end with `cut`. */
@@ -63,10 +63,16 @@ export class Proxy implements AsyncDisposable {
       to.once("drain", () => from.resume());
     });
     from.on("end", () => to.end());
-    from.on("error", () => to.resetAndDestroy());
+    from.on("error", () => reset(to));
     from.on("close", () => {
       this.#sockets.delete(from);
       if (!to.writableEnded) to.destroy();
     });
   }
+}
+
+/** A socket that is shutting down cannot be reset: Node 20 would leak it, and spin for ever as the process ends. */
+function reset(socket: Socket): void {
+  if (socket.writableEnded) socket.destroy();
+  else socket.resetAndDestroy();
 }
