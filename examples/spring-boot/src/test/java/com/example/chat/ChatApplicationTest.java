@@ -31,7 +31,7 @@ import org.springframework.test.context.DynamicPropertyRegistry;
 import org.springframework.test.context.DynamicPropertySource;
 
 /** The application as a browser has it, against a real Parley server. */
-@SpringBootTest(webEnvironment = WebEnvironment.RANDOM_PORT, properties = "chat.keep-alive=100ms")
+@SpringBootTest(webEnvironment = WebEnvironment.RANDOM_PORT, properties = {"chat.keep-alive=100ms", "spring.main.banner-mode=off"})
 @Timeout(30)
 class ChatApplicationTest {
     private static final ParleyServer PARLEY = ParleyServer.start();

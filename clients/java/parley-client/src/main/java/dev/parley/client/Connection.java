@@ -8,6 +8,7 @@ import io.grpc.Channel;
 import io.grpc.ClientInterceptors;
 import io.grpc.ConnectivityState;
 import io.grpc.ManagedChannel;
+import io.grpc.ManagedChannelBuilder;
 import io.grpc.Metadata;
 import io.grpc.MethodDescriptor;
 import io.grpc.StatusRuntimeException;
@@ -27,34 +28,34 @@ import java.util.function.Supplier;
 final class Connection {
     private static final long CLOSE_S = 5;
 
-    final ParleyClientBuilder settings;
+    final Settings settings;
     final Channel channel;
-    final Threads threads;
+    private final Identity identity;
+    private final Threads threads;
     private final ManagedChannel transport;
     private final Set<Follower> followers;
     private final CountDownLatch closed;
 
-    Connection(ParleyClientBuilder settings) {
+    Connection(Settings settings, Identity identity, ManagedChannelBuilder<?> channel, Threads threads) {
+        this(settings, identity, threads, channel.executor(threads.callbacks()).build(),
+                ConcurrentHashMap.newKeySet(), new CountDownLatch(1));
+    }
+
+    private Connection(Settings settings, Identity identity, Threads threads, ManagedChannel transport,
+            Set<Follower> followers, CountDownLatch closed) {
         this.settings = settings;
-        threads = new Threads(settings.executor);
-        transport = settings.channelBuilder().executor(threads.callbacks()).build();
-        followers = ConcurrentHashMap.newKeySet();
-        closed = new CountDownLatch(1);
-        channel = identified(settings.identity);
+        this.identity = identity;
+        this.threads = threads;
+        this.transport = transport;
+        this.followers = followers;
+        this.closed = closed;
+        channel = ClientInterceptors.intercept(
+                transport, MetadataUtils.newAttachHeadersInterceptor(identity.metadata()));
     }
 
-    /** The same connection, under another identity. */
-    Connection(Connection shared, Metadata identity) {
-        settings = shared.settings;
-        threads = shared.threads;
-        transport = shared.transport;
-        followers = shared.followers;
-        closed = shared.closed;
-        channel = identified(identity);
-    }
-
-    private Channel identified(Metadata identity) {
-        return ClientInterceptors.intercept(transport, MetadataUtils.newAttachHeadersInterceptor(identity));
+    /** The same connection, for another end user. */
+    Connection actingFor(String endUser) {
+        return new Connection(settings, identity.withEndUser(endUser), threads, transport, followers, closed);
     }
 
     boolean isClosed() {
@@ -110,12 +111,12 @@ final class Connection {
     }
 
     <Q, A> A call(MethodDescriptor<Q, A> method, Q request) {
-        return call(method, () -> request, settings.callTimeout, true);
+        return call(method, () -> request, settings.callTimeout(), true);
     }
 
     /** Calls once, or, where repeatable, again after each cut for as long as the backoff allows; a limit of zero is none. */
     <Q, A> A call(MethodDescriptor<Q, A> method, Supplier<Q> request, Duration limit, boolean repeatable) {
-        Patience patience = new Patience(settings.backoff);
+        Patience patience = new Patience(settings.backoff());
         while (true) {
             if (isClosed()) {
                 throw closedException();

@@ -69,7 +69,7 @@ public final class Conversations {
                 .setUpdateMask(FieldMask.newBuilder().addAllPaths(List.of(fields)))
                 .build();
         return connection.call(
-                ConversationsGrpc.getUpdateConversationMethod(), () -> request, connection.settings.callTimeout, false);
+                ConversationsGrpc.getUpdateConversationMethod(), () -> request, connection.settings.callTimeout(), false);
     }
 
     /** Erases the conversation with all that is in it; a running reply is cancelled first. */

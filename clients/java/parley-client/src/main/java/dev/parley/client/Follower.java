@@ -67,8 +67,8 @@ final class Follower {
         this.transcript = transcript;
         this.request = request;
         this.options = options;
-        this.patience = new Patience(connection.settings.backoff);
-        this.watch = new StreamWatch(connection.settings.observer);
+        this.patience = new Patience(connection.settings.backoff());
+        this.watch = new StreamWatch(connection.settings.observer());
     }
 
     /** Begins to feed the sink, with the task as the first turn. Nothing is called before the first demand. */
@@ -242,7 +242,7 @@ final class Follower {
 
         <Q> void start(MethodDescriptor<Q, TokenChunk> method, Q message) {
             ClientCall<Q, TokenChunk> made = connection.channel.newCall(
-                    method, Connection.options(connection.settings.attemptTimeout));
+                    method, Connection.options(connection.settings.attemptTimeout()));
             call = made;
             made.start(this, new Metadata());
             made.sendMessage(message);
@@ -260,7 +260,7 @@ final class Follower {
                 waitingSince = System.nanoTime();
             }
             if (silence == null) {
-                silence = connection.later(connection.settings.silence, () -> turns.execute(this::checkSilence));
+                silence = connection.later(connection.settings.silence(), () -> turns.execute(this::checkSilence));
             }
         }
 
@@ -299,7 +299,7 @@ final class Follower {
                 return;
             }
             silence = null;
-            Duration limit = connection.settings.silence;
+            Duration limit = connection.settings.silence();
             Duration left = waiting ? limit.minusNanos(System.nanoTime() - waitingSince) : limit;
             if (left.isNegative() || left.isZero()) {
                 cut(Failure.unavailable("nothing came for " + limit.toMillis() + " ms", true));

@@ -152,7 +152,7 @@ public final class ParleyClient implements AutoCloseable {
      * application. They are closed together.
      */
     public ParleyClient actingFor(String endUser) {
-        return new ParleyClient(new Connection(connection, connection.settings.identityOf(endUser)));
+        return new ParleyClient(connection.actingFor(endUser));
     }
 
     /** The channel with the caller's identity, for services of the server that this client does not wrap (Admin, Health). */

@@ -3,7 +3,6 @@ package dev.parley.client;
 import io.grpc.ChannelCredentials;
 import io.grpc.InsecureChannelCredentials;
 import io.grpc.ManagedChannelBuilder;
-import io.grpc.Metadata;
 import io.grpc.TlsChannelCredentials;
 import io.grpc.netty.shaded.io.grpc.netty.NettyChannelBuilder;
 import java.time.Duration;
@@ -17,20 +16,16 @@ public final class ParleyClientBuilder {
     private static final int MAX_MESSAGE_BYTES = 16 * 1024 * 1024;
     /** What a stream may hold that nobody reads. Netty's own choice grows up to 8 MiB a stream. */
     private static final int WINDOW_BYTES = 256 * 1024;
-    private static final Metadata.Key<String> AUTHORIZATION =
-            Metadata.Key.of("authorization", Metadata.ASCII_STRING_MARSHALLER);
-    private static final Metadata.Key<String> END_USER = Metadata.Key.of("x-end-user", Metadata.ASCII_STRING_MARSHALLER);
-
     private final String address;
     private ChannelCredentials credentials = InsecureChannelCredentials.create();
     private Consumer<ManagedChannelBuilder<?>> customizer = channel -> {};
-    final Metadata identity = new Metadata();
-    Backoff backoff = Backoff.DEFAULT;
-    Duration callTimeout = Duration.ofSeconds(30);
-    Duration silence = Duration.ofSeconds(90);
-    Duration attemptTimeout = Duration.ZERO;
-    Executor executor;
-    ParleyObserver observer = new ParleyObserver() {};
+    private Identity identity = Identity.NOBODY;
+    private Backoff backoff = Backoff.DEFAULT;
+    private Duration callTimeout = Duration.ofSeconds(30);
+    private Duration silence = Duration.ofSeconds(90);
+    private Duration attemptTimeout = Duration.ZERO;
+    private Executor executor;
+    private ParleyObserver observer = new ParleyObserver() {};
 
     ParleyClientBuilder(String address) {
         this.address = Objects.requireNonNull(address);
@@ -38,22 +33,14 @@ public final class ParleyClientBuilder {
 
     /** A static key or a JWT; null or empty is none. */
     public ParleyClientBuilder apiKey(String apiKey) {
-        identify(identity, AUTHORIZATION, "Bearer ", apiKey);
+        identity = identity.withApiKey(apiKey);
         return this;
     }
 
     /** Whom the client acts for; null or empty is nobody in particular. */
     public ParleyClientBuilder endUser(String endUser) {
-        identify(identity, END_USER, "", endUser);
+        identity = identity.withEndUser(endUser);
         return this;
-    }
-
-    /** The identity with another end user. */
-    Metadata identityOf(String endUser) {
-        Metadata other = new Metadata();
-        other.merge(identity);
-        identify(other, END_USER, "", endUser);
-        return other;
     }
 
     /** TLS with the system's roots. */
@@ -111,10 +98,11 @@ public final class ParleyClientBuilder {
 
     /** A client, which need not be able to reach its server yet. */
     public ParleyClient build() {
-        return new ParleyClient(new Connection(this));
+        var settings = new Settings(backoff, callTimeout, silence, attemptTimeout, observer);
+        return new ParleyClient(new Connection(settings, identity, channelBuilder(), new Threads(executor)));
     }
 
-    ManagedChannelBuilder<?> channelBuilder() {
+    private ManagedChannelBuilder<?> channelBuilder() {
         ManagedChannelBuilder<?> channel = NettyChannelBuilder.forTarget(address, credentials)
                 .flowControlWindow(WINDOW_BYTES)
                 .keepAliveTime(30, TimeUnit.SECONDS)
@@ -123,16 +111,6 @@ public final class ParleyClientBuilder {
                 .disableRetry(); // gRPC would hide an attempt, and it cannot resume: this client tries again itself.
         customizer.accept(channel);
         return channel;
-    }
-
-    private static void identify(Metadata identity, Metadata.Key<String> key, String prefix, String value) {
-        identity.removeAll(key);
-        if (value != null && !value.isEmpty()) {
-            if (!value.chars().allMatch(c -> c >= ' ' && c <= '~')) {
-                throw new IllegalArgumentException(key.name() + ": gRPC metadata takes printable ASCII alone");
-            }
-            identity.put(key, prefix + value);
-        }
     }
 
     private static Duration positive(String name, Duration value) {

@@ -108,6 +108,18 @@ class CallsTest {
         assertThrows(UnavailableException.class, () -> other.getReply("reply-1"));
     }
 
+    @Test
+    void aBuilderMakesClientsThatKeepTheirSettings() {
+        server.answer("GetReply", REPLY);
+        ParleyClientBuilder builder = builder().endUser("carl");
+        try (ParleyClient carls = builder.build(); ParleyClient doras = builder.endUser("dora").build()) {
+            carls.getReply("r");
+            doras.getReply("r");
+        }
+        var user = Metadata.Key.of("x-end-user", Metadata.ASCII_STRING_MARSHALLER);
+        assertEquals(List.of("carl", "dora"), server.calls.stream().map(call -> call.metadata.get(user)).toList());
+    }
+
     private static List<String> toList(Iterable<String> values) {
         List<String> list = new ArrayList<>();
         values.forEach(list::add);

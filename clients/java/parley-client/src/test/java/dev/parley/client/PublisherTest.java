@@ -68,6 +68,7 @@ class PublisherTest {
         TestNG tck = new TestNG(false);
         TestListenerAdapter told = new TestListenerAdapter();
         tck.addListener(told);
+        tck.setVerbose(0);
         tck.setTestClasses(new Class<?>[] {PublisherTck.class});
         tck.run();
         List<String> failed = told.getFailedTests().stream().map(PublisherTest::describe).toList();

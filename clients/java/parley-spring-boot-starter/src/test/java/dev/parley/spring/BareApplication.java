@@ -5,6 +5,7 @@ import static org.assertj.core.api.Assertions.assertThatThrownBy;
 
 import dev.parley.client.ParleyClient;
 import org.junit.jupiter.api.Test;
+import org.springframework.boot.Banner;
 import org.springframework.boot.WebApplicationType;
 import org.springframework.boot.autoconfigure.EnableAutoConfiguration;
 import org.springframework.boot.builder.SpringApplicationBuilder;
@@ -20,7 +21,8 @@ class BareApplication {
                 .isInstanceOf(ClassNotFoundException.class);
         assertThatThrownBy(() -> Class.forName("io.micrometer.core.instrument.MeterRegistry"))
                 .isInstanceOf(ClassNotFoundException.class);
-        try (var context = new SpringApplicationBuilder(Application.class).web(WebApplicationType.NONE).run()) {
+        try (var context = new SpringApplicationBuilder(Application.class)
+                .web(WebApplicationType.NONE).bannerMode(Banner.Mode.OFF).run()) {
             assertThat(context.getBeansOfType(ParleyClient.class)).hasSize(1);
             assertThat(context.getBeansOfType(ParleyClientCustomizer.class)).isEmpty();
         }

@@ -8,10 +8,15 @@ import dev.parley.client.Backoff;
 import dev.parley.client.ParleyClient;
 import dev.parley.client.ParleyClientBuilder;
 import dev.parley.client.errors.UnavailableException;
+import dev.parley.client.testing.Certificate;
 import dev.parley.client.testing.ParleyServer;
+import dev.parley.client.testing.ScriptedServer;
+import dev.parley.v1.Reply;
+import io.grpc.TlsServerCredentials;
 import io.micrometer.core.instrument.MeterRegistry;
 import io.micrometer.core.instrument.simple.SimpleMeterRegistry;
 import java.nio.charset.StandardCharsets;
+import java.nio.file.Path;
 import java.time.Duration;
 import java.util.List;
 import java.util.concurrent.TimeUnit;
@@ -19,7 +24,9 @@ import java.util.concurrent.atomic.AtomicReference;
 import org.junit.jupiter.api.AfterAll;
 import org.junit.jupiter.api.BeforeAll;
 import org.junit.jupiter.api.Test;
+import org.junit.jupiter.api.io.TempDir;
 import org.springframework.boot.autoconfigure.AutoConfigurations;
+import org.springframework.boot.autoconfigure.ssl.SslAutoConfiguration;
 import org.springframework.boot.health.contributor.Health;
 import org.springframework.boot.health.contributor.HealthIndicator;
 import org.springframework.boot.health.contributor.Status;
@@ -76,6 +83,21 @@ class ParleyAutoConfigurationTest {
     void tlsIsTurnedOnByItsSwitch() {
         application.withPropertyValues("parley.tls.enabled=true", "parley.backoff.max-elapsed=0s").run(context ->
                 assertThatThrownBy(() -> context.getBean(ParleyClient.class).models()).isInstanceOf(UnavailableException.class));
+    }
+
+    @Test
+    void anSslBundleOfTheApplicationIsTrusted(@TempDir Path folder) throws Exception {
+        Certificate certificate = Certificate.create(folder);
+        try (var tlsServer = new ScriptedServer(
+                TlsServerCredentials.newBuilder().keyManager(certificate.keyManagers()).build())) {
+            tlsServer.answer("GetReply", Reply.newBuilder().setId("r").build());
+            application
+                    .withConfiguration(AutoConfigurations.of(SslAutoConfiguration.class))
+                    .withPropertyValues("parley.address=" + tlsServer.address(), "parley.tls.bundle=parley",
+                            "spring.ssl.bundle.jks.parley.truststore.location=file:" + certificate.keyStore(),
+                            "spring.ssl.bundle.jks.parley.truststore.password=" + certificate.password())
+                    .run(context -> assertThat(context.getBean(ParleyClient.class).getReply("r").getId()).isEqualTo("r"));
+        }
     }
 
     @Test

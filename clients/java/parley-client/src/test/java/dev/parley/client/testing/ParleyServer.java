@@ -1,5 +1,6 @@
 package dev.parley.client.testing;
 
+import dev.parley.client.Backoff;
 import dev.parley.client.ParleyClient;
 import dev.parley.client.errors.ParleyException;
 import java.io.IOException;
@@ -8,12 +9,14 @@ import java.net.InetAddress;
 import java.net.ServerSocket;
 import java.nio.file.Files;
 import java.nio.file.Path;
+import java.time.Duration;
 import java.util.Comparator;
-import java.util.concurrent.TimeUnit;
 import java.util.stream.Stream;
 
 /** The real server, {@code parley serve}, in a process and a folder of its own. */
 public final class ParleyServer implements AutoCloseable {
+    private static final Backoff QUICK = new Backoff(Duration.ofMillis(20), Duration.ofMillis(50), Duration.ofSeconds(30));
+
     private final Path folder;
     private final int port;
     private Process process;
@@ -48,7 +51,7 @@ public final class ParleyServer implements AutoCloseable {
         builder.environment().remove("OPENAI_API_KEY");
         builder.redirectErrorStream(true).redirectOutput(ProcessBuilder.Redirect.appendTo(log().toFile()));
         process = builder.start();
-        try (ParleyClient client = ParleyClient.builder(address()).build()) {
+        try (ParleyClient client = ParleyClient.builder(address()).backoff(QUICK).build()) {
             client.models();
         } catch (ParleyException e) {
             throw new IllegalStateException(Files.readString(log()), e);
@@ -63,11 +66,8 @@ public final class ParleyServer implements AutoCloseable {
 
     @Override
     public void close() {
-        process.destroy();
         try {
-            if (!process.waitFor(10, TimeUnit.SECONDS)) {
-                kill();
-            }
+            kill(); // not drained: replies that a test left running would hold it up
             try (Stream<Path> files = Files.walk(folder)) {
                 files.sorted(Comparator.reverseOrder()).forEach(path -> path.toFile().delete());
             }

@@ -15,6 +15,7 @@ import io.grpc.MethodDescriptor;
 import io.grpc.Server;
 import io.grpc.ServerCall;
 import io.grpc.ServerCallHandler;
+import io.grpc.ServerCredentials;
 import io.grpc.ServerMethodDefinition;
 import io.grpc.ServerServiceDefinition;
 import io.grpc.ServiceDescriptor;
@@ -120,8 +121,10 @@ public final class ScriptedServer implements AutoCloseable {
     private final Server server;
     private volatile Function<ReplyRequest, List<TokenChunk>> chunks;
 
-    public ScriptedServer() {
-        var builder = Grpc.newServerBuilderForPort(0, InsecureServerCredentials.create()).executor(threads);
+    public ScriptedServer() { this(InsecureServerCredentials.create()); }
+
+    public ScriptedServer(ServerCredentials credentials) {
+        var builder = Grpc.newServerBuilderForPort(0, credentials).executor(threads);
         for (ServiceDescriptor service : List.of(ChatGrpc.getServiceDescriptor(),
                 ConversationsGrpc.getServiceDescriptor(), CatalogGrpc.getServiceDescriptor())) {
             var definition = ServerServiceDefinition.builder(service);
