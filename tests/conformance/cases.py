@@ -51,6 +51,7 @@ STEPS: dict[str, set[str]] = {
     "expect": {"of"},
     "await": {"of", "count"},
     "quiet": {"of"},
+    "taken": {"of"},
     "break": {"before", "call", "nth", "times", "for_s"},
     "wire": {"to", "for_s"},
     "server": {"replica"},

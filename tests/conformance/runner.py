@@ -135,6 +135,11 @@ class Run:
             self._ids[self._names.fill(step["of"])], kind=step["await"], count=step.get("count", 1)
         )
 
+    async def taken(self, step: Mapped) -> None:
+        """The first event that a command has caused so far is this."""
+        events = self._player.events[self._ids[self._names.fill(step["of"])]]
+        check_events([step["taken"]], events[:1], self._names)
+
     async def quiet(self, step: Mapped) -> None:
         """Nothing comes for so long."""
         events = self._player.events[self._ids[self._names.fill(step["of"])]]
@@ -284,6 +289,7 @@ STEPS: dict[str, Step] = {
     "expect": Run.expect,
     "await": Run.wait,
     "quiet": Run.quiet,
+    "taken": Run.taken,
     "break": Run.cut,
     "wire": Run.wire,
     "server": Run.server,

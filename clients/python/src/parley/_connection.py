@@ -20,7 +20,8 @@ CHANNEL_OPTIONS: tuple[tuple[str, Any], ...] = (
     # `keepalive_timeout_ms` has no effect in grpcio 1.85; this is what bounds the wait for a ping's answer.
     ("grpc.http2.ping_timeout_ms", 10_000),
     ("grpc.http2.max_pings_without_data", 0),
-    # Probing raises the window of each stream to megabytes, and a reader that does not read fills it: whole replies.
+    # Probing widens each stream's window until a reader that does not read holds whole replies here: 16 of 1.9 MiB took
+    # 40 to 46 MiB, and take 11 to 17 without it, of which the server's chunks of up to 1 MiB are most.
     ("grpc.http2.bdp_probe", 0),
     ("grpc.max_receive_message_length", 16 * 1024 * 1024),
     # gRPC would hide an attempt, and it cannot resume: this client tries again itself.
