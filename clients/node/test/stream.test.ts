@@ -414,7 +414,7 @@ scripted("closing the client fails its readers, and its connection ends", async 
     return /closed/.test(error.message);
   });
   client.close();
-  await waiting;
+  await within(1_000, "the reader's end", waiting);
   await within(1_000, "the server's notice", server.calls[0]!.cancelled);
   await within(
     1_000,
