@@ -4,8 +4,6 @@
 set -eu
 what=$1
 shift
-root=$PWD
-export PARLEY_BIN="${PARLEY_BIN:-$root/.venv/bin/parley}"
 
 here() { # language, tool, how to get it
     command -v "$2" >/dev/null && return

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.processes import PARLEY, clean_environment
+from tests.processes import clean_environment
 
 ROOT = Path(__file__).parents[2]
 LIMIT_S = 280
@@ -24,7 +24,7 @@ def test_client(language: str, tool: str) -> None:
     ran = subprocess.run(
         ["tools/clients.sh", "test", language],
         cwd=ROOT,
-        env=clean_environment(PARLEY_BIN=PARLEY),
+        env=clean_environment(),
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
