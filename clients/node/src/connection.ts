@@ -1,6 +1,13 @@
 /** One channel to a Parley server, with the caller's identity, and unary calls that try again by themselves. */
 
-import { Channel, Metadata, credentials, type ChannelCredentials, type ChannelOptions } from "@grpc/grpc-js";
+import {
+  Channel,
+  Metadata,
+  connectivityState,
+  credentials,
+  type ChannelCredentials,
+  type ChannelOptions,
+} from "@grpc/grpc-js";
 import type { DescMessage, MessageInitShape, MessageShape } from "@bufbuild/protobuf";
 import { Patience, type Backoff } from "./backoff.js";
 import { Call, type Method } from "./call.js";
@@ -19,6 +26,9 @@ const CHANNEL_OPTIONS: ChannelOptions = {
   // Else clients of one process share connections, and none can close its own.
   "grpc.use_local_subchannel_pool": 1,
 };
+
+// grpc-js itself waits for a peer that neither refuses nor answers for as long as the kernel does.
+const CONNECT_MS = 5_000;
 
 /** Certificates in PEM. Without `ca`, the roots that Node trusts; `cert` and `key` are the client's own (mTLS). */
 export interface TlsOptions {
@@ -48,7 +58,9 @@ export class Connection {
   closed = false;
   readonly #callTimeoutMs: number;
   readonly #metadata: Metadata;
-  readonly #channel: Channel;
+  readonly #newChannel: () => Channel;
+  #channel: Channel;
+  #connecting: NodeJS.Timeout | undefined;
   /** What must be told when the client is closed: calls under way, and pauses between them. */
   readonly #open = new Set<() => void>();
 
@@ -56,16 +68,16 @@ export class Connection {
     this.backoff = options.backoff;
     this.#callTimeoutMs = options.callTimeoutMs;
     this.#metadata = metadataOf(options);
-    this.#channel = new Channel(address, credentialsOf(options.tls), {
-      ...CHANNEL_OPTIONS,
-      ...options.channelOptions,
-    });
+    const channelOptions = { ...CHANNEL_OPTIONS, ...options.channelOptions };
+    this.#newChannel = () => new Channel(address, credentialsOf(options.tls), channelOptions);
+    this.#channel = this.#newChannel();
   }
 
   /** Ends every call, every pause, and the channel. */
   close(): void {
     if (this.closed) return;
     this.closed = true;
+    clearTimeout(this.#connecting);
     for (const end of [...this.#open]) end();
     this.#channel.close();
   }
@@ -89,6 +101,7 @@ export class Connection {
       onEnd: () => this.#open.delete(cancel),
     });
     this.#open.add(cancel);
+    this.#boundConnecting();
     return call;
   }
 
@@ -138,6 +151,17 @@ export class Connection {
       this.#open.add(end);
       signal?.addEventListener("abort", end);
     });
+  }
+
+  /** Calls that wait for a connection that does not come about get a new one, as after a cut. */
+  #boundConnecting(): void {
+    if (this.#connecting || this.#channel.getConnectivityState(false) === connectivityState.READY) return;
+    this.#connecting = setTimeout(() => {
+      this.#connecting = undefined;
+      if (this.#channel.getConnectivityState(false) !== connectivityState.CONNECTING) return;
+      this.#channel.close();
+      this.#channel = this.#newChannel();
+    }, CONNECT_MS).unref();
   }
 }
 

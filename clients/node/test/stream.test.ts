@@ -451,6 +451,16 @@ scripted(
   { attemptTimeoutMs: 200 },
 );
 
+scripted("a connection that is taken and never answered is given up for another", async (server, client) => {
+  server.proxy.stall();
+  const stream = client.streamReply("Hi");
+  const event = await within(8_000, "giving up", nextOf(stream));
+  assert.ok(event.type === "reconnecting");
+  assert.equal(event.error.code, "UNAVAILABLE");
+  server.proxy.stall(false);
+  assert.deepEqual(await within(1_000, "the rest", read(stream)), WHOLE);
+});
+
 scripted("cancel before and after acceptance", async (server, client) => {
   server.unary["Cancel"] = [
     refusal("NOT_FOUND", "REPLY_NOT_FOUND"),
