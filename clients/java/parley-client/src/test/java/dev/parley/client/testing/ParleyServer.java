@@ -30,7 +30,12 @@ public final class ParleyServer implements AutoCloseable {
     public static ParleyServer start() {
         try {
             ParleyServer server = new ParleyServer(Files.createTempDirectory("parley"), freePort());
-            server.begin();
+            try {
+                server.begin();
+            } catch (IOException | RuntimeException failed) {
+                server.close();
+                throw failed;
+            }
             return server;
         } catch (IOException e) {
             throw new UncheckedIOException(e);
@@ -45,6 +50,7 @@ public final class ParleyServer implements AutoCloseable {
     public void begin() throws IOException {
         var builder = new ProcessBuilder(binary(), "serve");
         builder.directory(folder.toFile());
+        builder.environment().keySet().removeIf(name -> name.startsWith("PARLEY_")); // it refuses those it does not know
         builder.environment().put("PARLEY_LISTEN", address());
         builder.environment().put("PARLEY_METRICS_LISTEN", "");
         builder.environment().put("PARLEY_DATABASE_URL", "sqlite+aiosqlite:///" + folder.resolve("parley.db"));
@@ -67,6 +73,9 @@ public final class ParleyServer implements AutoCloseable {
     @Override
     public void close() {
         try {
+            if (process == null) {
+                return;
+            }
             kill(); // not drained: replies that a test left running would hold it up
             try (Stream<Path> files = Files.walk(folder)) {
                 files.sorted(Comparator.reverseOrder()).forEach(path -> path.toFile().delete());
