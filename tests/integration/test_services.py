@@ -91,10 +91,14 @@ async def test_reflection_lists_all_services(server, version):
     requests = [
         reflection_pb2.ServerReflectionRequest(list_services=""),
         reflection_pb2.ServerReflectionRequest(file_containing_symbol="parley.v1.Chat"),
+        reflection_pb2.ServerReflectionRequest(file_containing_symbol="parley.v1.Chat.StreamReply"),
+        reflection_pb2.ServerReflectionRequest(file_containing_symbol="parley.v1.Chat.Nothing"),
     ]
     answers = [answer async for answer in reflect(iter(requests))]
     assert sorted(each.name for each in answers[0].list_services_response.service) == SERVICES
-    assert any(b"parley/v1/chat.proto" in file for file in answers[1].file_descriptor_response.file_descriptor_proto)
+    for answer in answers[1:3]:
+        assert any(b"parley/v1/chat.proto" in file for file in answer.file_descriptor_response.file_descriptor_proto)
+    assert answers[3].error_response.error_code == grpc.StatusCode.NOT_FOUND.value[0]
 
 
 async def scraped(server):

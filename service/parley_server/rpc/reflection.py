@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import grpc
 from google.protobuf import descriptor_pool
+from google.protobuf.descriptor import FileDescriptor
 from google.protobuf.descriptor_pb2 import FileDescriptorProto
 from grpc_reflection.v1alpha import reflection, reflection_pb2, reflection_pb2_grpc
 
@@ -14,7 +17,7 @@ SERVICE = f"{NEW}.ServerReflection"
 def serve_reflection(server: grpc.aio.Server, services: list[str]) -> None:
     """Tell callers of `services`, and of reflection itself."""
     _describe_v1()
-    servicer = reflection.aio.ReflectionServicer([*services, SERVICE, reflection.SERVICE_NAME])
+    servicer = reflection.aio.ReflectionServicer([*services, SERVICE, reflection.SERVICE_NAME], pool=_Symbols())
     reflection_pb2_grpc.add_ServerReflectionServicer_to_server(servicer, server)
     method = grpc.stream_stream_rpc_method_handler(
         servicer.ServerReflectionInfo,
@@ -22,6 +25,22 @@ def serve_reflection(server: grpc.aio.Server, services: list[str]) -> None:
         response_serializer=reflection_pb2.ServerReflectionResponse.SerializeToString,
     )
     server.add_generic_rpc_handlers([grpc.method_handlers_generic_handler(SERVICE, {"ServerReflectionInfo": method})])
+
+
+class _Symbols:
+    """The pool of all descriptors, which also finds the file of a method: protobuf's own knows services alone."""
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(descriptor_pool.Default(), name)
+
+    def FindFileContainingSymbol(self, symbol: str) -> FileDescriptor:
+        """Raises KeyError."""
+        pool = descriptor_pool.Default()
+        try:
+            return pool.FindFileContainingSymbol(symbol)
+        except KeyError:
+            service = pool.FindServiceByName(symbol.rpartition(".")[0])
+            return service.methods_by_name[symbol.rpartition(".")[2]].containing_service.file
 
 
 def _describe_v1() -> None:
