@@ -343,6 +343,28 @@ class StreamTest {
         }
     }
 
+    /** As a channel by itself does not: for up to two minutes it fails calls without another try. */
+    @Test
+    void eachAttemptTriesToConnect() {
+        var backoff = new Backoff(Duration.ofMillis(20), Duration.ofMillis(20), Duration.ofSeconds(10));
+        try (Proxy toNowhere = new Proxy(1);
+                ParleyClient alone = ParleyClient.builder(toNowhere.address()).backoff(backoff).build();
+                ReplyStream stream = alone.streamReply("Hi")) {
+            for (int attempt = 1; attempt <= 8; attempt++) {
+                assertInstanceOf(Reconnecting.class, stream.next());
+                assertTrue(toNowhere.taken() >= attempt, "connections: " + toNowhere.taken() + " after " + attempt);
+            }
+        }
+    }
+
+    @Test
+    void aStatusThatFollowsTheEndIsWaitedForButNotForEver() throws Exception {
+        server.script(accepted(0), text(1, "Hello world"), finished(2), new Await(never));
+        assertEquals(List.of(ACCEPTED, new Text("Hello world"), END), read(client.streamReply("Hi")));
+        assertFalse(server.calls.get(0).cancelled.await(500, TimeUnit.MILLISECONDS));
+        assertTrue(server.calls.get(0).cancelled.await(5, TimeUnit.SECONDS));
+    }
+
     static Stream<Way> ways() {
         return Stream.of(
                 new Way("close", (stream, reader) -> stream.close()),

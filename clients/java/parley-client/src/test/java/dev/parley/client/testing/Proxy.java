@@ -8,12 +8,14 @@ import java.net.ServerSocket;
 import java.net.Socket;
 import java.util.Set;
 import java.util.concurrent.ConcurrentHashMap;
+import java.util.concurrent.atomic.AtomicInteger;
 
 /** A TCP connection that a test can cut, between a client and a server on this machine. */
 public final class Proxy implements AutoCloseable {
     private final ServerSocket listening;
     private final int target;
     private final Set<Socket> open = ConcurrentHashMap.newKeySet();
+    private final AtomicInteger taken = new AtomicInteger();
 
     public Proxy(int target) {
         this.target = target;
@@ -26,6 +28,9 @@ public final class Proxy implements AutoCloseable {
     }
 
     public String address() { return "127.0.0.1:" + listening.getLocalPort(); }
+
+    /** How many connections it has been asked for. */
+    public int taken() { return taken.get(); }
 
     /** Resets every connection; new ones are taken. */
     public void cut() {
@@ -51,6 +56,7 @@ public final class Proxy implements AutoCloseable {
     private void accept() throws IOException {
         while (true) {
             Socket client = listening.accept();
+            taken.incrementAndGet();
             try {
                 Socket server = new Socket(InetAddress.getLoopbackAddress(), target);
                 run("proxy-up", () -> pump(client, server));
