@@ -98,6 +98,11 @@ class Case:
     def id(self) -> str:
         return f"{self.name}[{self.variant}]" if self.variant else self.name
 
+    @property
+    def lets_go(self) -> bool:
+        """Whether it is about the ways in which an application leaves a stream."""
+        return any("each_way" in step for step in self.steps)
+
 
 def load_cases(folder: Path = FOLDER) -> list[Case]:
     """All cases of a folder, in the order of its files. Raises `CaseError`."""

@@ -35,15 +35,31 @@ PLAYERS: dict[str, tuple[list[str], str, str]] = {
     ),
 }
 
+# Other forms in which a client reads a stream: whose they are, and the argument of its player. They play the cases of
+# letting go, since each has ways of its own, and stand in their client's column.
+FORMS: dict[str, tuple[str, str]] = {
+    "java-publisher": ("java", "publisher"),
+    "java-listener": ("java", "listener"),
+}
+
+
+def client_of(form: str) -> str:
+    """Whose form it is; a client is its own first form."""
+    return FORMS.get(form, (form, ""))[0]
+
 
 def command_of(client: str) -> list[str]:
     """How to start its player; the variable PARLEY_<CLIENT>_PLAYER holds another command."""
+    if client in FORMS:
+        whose, argument = FORMS[client]
+        return [*command_of(whose), argument]
     own = os.environ.get(f"PARLEY_{client.upper()}_PLAYER")
     return shlex.split(own) if own else PLAYERS[client][0]
 
 
 def missing(client: str) -> str:
     """What its player lacks on this machine; empty where it can run."""
+    client = client_of(client)
     command, built, how = PLAYERS[client]
     if os.environ.get(f"PARLEY_{client.upper()}_PLAYER"):
         return ""

@@ -7,7 +7,7 @@ import os
 import pytest
 
 from tests.conformance.cases import Case, load_cases
-from tests.conformance.players import PLAYERS, missing
+from tests.conformance.players import FORMS, PLAYERS, missing
 from tests.conformance.runner import Run
 
 CASES = load_cases()
@@ -17,8 +17,9 @@ def _params() -> list[object]:
     """A client's cases stay together, and so do those that share a cluster: a process each, where there are two."""
     return [
         pytest.param(case, client, id=f"{case.id}-{client}", marks=pytest.mark.xdist_group(_group(case, client)))
-        for client in PLAYERS
+        for client in (*PLAYERS, *FORMS)
         for case in CASES
+        if client in PLAYERS or case.lets_go
     ]
 
 
