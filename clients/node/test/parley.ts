@@ -35,6 +35,7 @@ export class Parley implements AsyncDisposable {
       cwd: this.#folder,
       env: {
         ...process.env,
+        PARLEY_BIN: undefined, // the server refuses variables that it does not know
         PARLEY_LISTEN: this.address,
         PARLEY_METRICS_LISTEN: "",
         PARLEY_DATABASE_URL: `sqlite+aiosqlite:///${this.#folder}/parley.db`,

@@ -56,7 +56,7 @@ async function start(
   ready: RegExp,
   env: Record<string, string>,
 ): Promise<string> {
-  const child = spawn(command, args, { cwd: folder, env: { ...process.env, ...env }, stdio: "pipe" });
+  const child = spawn(command, args, { cwd: folder, env: { ...process.env, PARLEY_BIN: undefined, ...env }, stdio: "pipe" });
   children.push(child);
   child[output === "stdout" ? "stderr" : "stdout"].pipe(process.stderr);
   return await new Promise((resolve, reject) => {
