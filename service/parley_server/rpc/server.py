@@ -38,8 +38,7 @@ HEALTH_LIMIT_S = 1.0
 class GrpcServer:
     """Serves the contract on one port. Readiness is NOT_SERVING until `serve`, and again from `refuse` on.
 
-    The port is its own, unless `share_port` says that others of this user may listen on it, too: gRPC's default would
-    let two servers share a port in silence."""
+    The port is its own, unless `share_port` says that others of this user may listen on it, too."""
 
     def __init__(
         self,
