@@ -9,6 +9,7 @@ import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import grpc
 from google.protobuf.duration_pb2 import Duration
@@ -180,6 +181,14 @@ class Watch:
 # --- refusals
 
 
+def _size_of_list(headers: dict[str, str | bytes]) -> int:
+    """The size of a header list as RFC 9113 counts it, as it is on the wire: binary values are base64 there."""
+    return sum(
+        32 + len(key) + (len(value) + 2) // 3 * 4 if isinstance(value, bytes) else 32 + len(key) + len(value)
+        for key, value in headers.items()
+    )
+
+
 class Refusal:
     """What a refused call tells."""
 
@@ -191,7 +200,7 @@ class Refusal:
         self.raw = trailers.get("grpc-status-details-bin", b"")
         self.plain = errors_pb2.ReplyError.FromString(trailers.get("parley-error-bin", b""))
         self.status = status_pb2.Status.FromString(self.raw)
-        self.trailer_bytes = sum(len(key) + len(value) for key, value in trailers.items())
+        self.trailer_bytes = _size_of_list({":status": "200", "grpc-message": quote(self.message, safe=""), **trailers})
 
     def detail(self, kind: type[Any]) -> Any:
         """The detail of this type; None where there is none."""

@@ -280,7 +280,7 @@ async def test_details_stay_small_whatever_was_sent(shared_server, request_):
     told = await refused(shared_server.chat.StreamReply(request_))
     assert told.reason
     assert len(told.raw) < 4096
-    assert told.trailer_bytes < 8000
+    assert told.trailer_bytes < 8192 - 256  # the least that clients take by default, and what a proxy adds
 
 
 @pytest.mark.parametrize("letter", ["x", "€", "😀"])
@@ -300,7 +300,7 @@ async def test_details_stay_small_whatever_the_engine_says(server, letter):
     told = await refused(server.chat.StreamReply(ask()))
     assert (told.reason, told.retry_after_s, len(told.fields)) == ("INVALID_REQUEST", 1.0, 4)
     assert len(told.raw) < 4096
-    assert told.trailer_bytes < 8000
+    assert told.trailer_bytes < 8192 - 256  # the least that clients take by default, and what a proxy adds
 
 
 async def test_giant_ids_elsewhere(shared_server):

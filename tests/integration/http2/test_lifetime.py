@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import socket
 import weakref
 
 import grpc
@@ -162,6 +163,18 @@ async def test_a_lost_connection_is_forgotten(serve, connect):
     running.services.contexts.clear()
     gc.collect()
     assert gone() is None
+
+
+async def test_a_farewell_to_a_peer_that_has_gone(serve):
+    running = await serve()
+    with socket.create_connection(("127.0.0.1", running.port)) as peer:
+        peer.sendall(frames.PREFACE + frames.settings())
+        await running.until(lambda: running.server.connections and running.connection._greeted)
+        running.connection.go_away()
+        peer.recv(65536)  # so that closing it sends no reset
+    # The loop has not heard of it yet, and what is written now makes the peer's kernel reset the connection at once.
+    running.connection.refuse_new()
+    await running.until(lambda: not running.server.connections)
 
 
 async def test_a_peer_that_ends_its_half(serve, connect):

@@ -217,10 +217,13 @@ class Connection(asyncio.Protocol):
             return
         self._end_calls()
         self._lifetime.closing(self.server.limits.ping_s if linger_s is None else linger_s)
-        if self._transport.can_write_eof():
-            self._transport.write_eof()
-        else:
+        if not self._transport.can_write_eof():
             self._transport.close()
+            return
+        try:
+            self._transport.write_eof()
+        except OSError:  # the peer has reset it, and the loop has yet to hear of that
+            self._transport.abort()
 
     # --- frames
 
