@@ -21,7 +21,17 @@ PNG = b"\x89PNG\r\n\x1a\n"
 CASE_KEYS = {"case", "shows", "server", "wire", "client", "clients", "matrix", "steps"}
 SERVER_KEYS = {"kind", "settings", "own", "toml"}
 OPS: dict[str, set[str]] = {
-    "client": {"name", "address", "end_user", "api_key", "backoff", "call_timeout_s", "silence_s", "attempt_timeout_s"},
+    "client": {
+        "name",
+        "address",
+        "of",
+        "end_user",
+        "api_key",
+        "backoff",
+        "call_timeout_s",
+        "silence_s",
+        "attempt_timeout_s",
+    },
     "close_client": {"name"},
     "stream": {"client", "request", "pull"},
     "resume": {"client", "reply_id", "after_sequence", "reasoning", "heartbeat_s", "pull"},

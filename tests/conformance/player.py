@@ -245,11 +245,14 @@ class Player:
     # --- clients
 
     async def do_client(
-        self, _: str, name: str, address: str, backoff: dict[str, float] | None = None, **fields: Any
+        self, _: str, name: str, of: str = "", backoff: dict[str, float] | None = None, **fields: Any
     ) -> dict[str, Any]:
+        if of:
+            self._clients[name] = self._clients[of].acting_for(**fields)
+            return {"event": "ready"}
         if backoff is not None:
             fields["backoff"] = parley.Backoff(**backoff)
-        self._clients[name] = parley.Client(address, **fields)
+        self._clients[name] = parley.Client(**fields)
         return {"event": "ready"}
 
     async def do_close_client(self, _: str, name: str) -> dict[str, Any]:

@@ -76,7 +76,10 @@ class Run:
     # --- commands
 
     async def _open(self, name: str, fields: dict[str, Any]) -> None:
-        known = {"address": self._names["wire" if self._case.wire else "server"], "backoff": BACKOFF}
+        if "of" in fields:
+            known = {"of": f"{self._number}.{fields.pop('of')}"}
+        else:
+            known = {"address": self._names["wire" if self._case.wire else "server"], "backoff": BACKOFF}
         own = f"{self._number}.{name}"
         await self._ask("client", {"name": own, **known, **self._names.fill(fields)})
         self._clients.append(own)

@@ -32,6 +32,7 @@ interface Command {
   name: string;
   address: string;
   api_key?: string;
+  of?: string;
   end_user?: string;
   backoff?: { first_s?: number; max_s?: number; max_elapsed_s?: number };
   call_timeout_s?: number;
@@ -147,21 +148,23 @@ const running = new Set<Promise<void>>();
 
 const HANDLERS: Partial<Record<string, Handler>> = {
   client: (command) => {
-    const { id, name, address, api_key: apiKey, end_user: endUser, backoff = {} } = command;
+    const { id, name, address, of, api_key: apiKey, end_user: endUser, backoff = {} } = command;
+    const shared = of === undefined ? undefined : clients.get(of)?.actingFor(endUser ?? "");
     clients.set(
       name,
-      new Client(address, {
-        apiKey,
-        endUser,
-        backoff: {
-          ...(backoff.first_s !== undefined && { firstMs: backoff.first_s * 1e3 }),
-          ...(backoff.max_s !== undefined && { maxMs: backoff.max_s * 1e3 }),
-          ...(backoff.max_elapsed_s !== undefined && { maxElapsedMs: backoff.max_elapsed_s * 1e3 }),
-        },
-        callTimeoutMs: ms(command.call_timeout_s),
-        silenceMs: ms(command.silence_s),
-        attemptTimeoutMs: ms(command.attempt_timeout_s),
-      }),
+      shared ??
+        new Client(address, {
+          apiKey,
+          endUser,
+          backoff: {
+            ...(backoff.first_s !== undefined && { firstMs: backoff.first_s * 1e3 }),
+            ...(backoff.max_s !== undefined && { maxMs: backoff.max_s * 1e3 }),
+            ...(backoff.max_elapsed_s !== undefined && { maxElapsedMs: backoff.max_elapsed_s * 1e3 }),
+          },
+          callTimeoutMs: ms(command.call_timeout_s),
+          silenceMs: ms(command.silence_s),
+          attemptTimeoutMs: ms(command.attempt_timeout_s),
+        }),
     );
     say({ id, event: "ready" });
   },

@@ -3,7 +3,7 @@
 import type { ChannelOptions } from "@grpc/grpc-js";
 import { create } from "@bufbuild/protobuf";
 import { DEFAULT_BACKOFF, type Backoff } from "./backoff.js";
-import { Connection, type TlsOptions } from "./connection.js";
+import { Connection } from "./connection.js";
 import { Conversations } from "./conversations.js";
 import { Catalog } from "./gen/parley/v1/catalog_pb.js";
 import {
@@ -18,6 +18,7 @@ import type { Model, Quota, Reply } from "./gen/parley/v1/resources_pb.js";
 import { buildRequest, duration, streamOptions, type ReplyFields } from "./request.js";
 import { ReplyStream } from "./stream.js";
 import { Transcript } from "./transcript.js";
+import { Wire, type TlsOptions } from "./wire.js";
 
 // What a call that waits on the server may take beyond that wait.
 const ANSWER_MS = 15_000;
@@ -73,27 +74,36 @@ export type CancelTarget =
 /** Calls a Parley server. It connects at its first call; `close` it, or declare it with `using`. */
 export class Client implements Disposable {
   readonly conversations: Conversations;
+  readonly #options: ClientOptions;
   readonly #connection: Connection;
-  readonly #silenceMs: number;
-  readonly #attemptTimeoutMs: number;
 
-  constructor(address = "127.0.0.1:50051", options: ClientOptions = {}) {
-    this.#connection = new Connection(address, {
-      apiKey: options.apiKey ?? "",
-      endUser: options.endUser ?? "",
-      tls: options.tls ?? false,
-      channelOptions: options.channelOptions ?? {},
-      backoff: { ...DEFAULT_BACKOFF, ...options.backoff },
-      callTimeoutMs: options.callTimeoutMs ?? 30_000,
-    });
-    this.#silenceMs = options.silenceMs ?? 90_000;
-    this.#attemptTimeoutMs = options.attemptTimeoutMs ?? 0;
-    this.conversations = new Conversations(this.#connection);
+  constructor(address?: string, options?: ClientOptions);
+  constructor(
+    address = "127.0.0.1:50051",
+    options: ClientOptions = {},
+    connection = connect(address, options),
+  ) {
+    this.#options = options;
+    this.#connection = connection;
+    this.conversations = new Conversations(connection);
+  }
+
+  /**
+   * A client that acts for another end user over this one's connection: cheap enough for each request of a web
+   * application. They are closed together.
+   */
+  actingFor(endUser: string): Client {
+    const Same = Client as new (
+      address: string | undefined,
+      options: ClientOptions,
+      connection: Connection,
+    ) => Client;
+    return new Same(undefined, this.#options, this.#connection.actingFor(endUser));
   }
 
   /** Ends all calls, not the replies, and the connection. Who is waiting for one of them gets `Unavailable`. */
   close(): void {
-    this.#connection.close();
+    this.#connection.wire.close();
   }
 
   [Symbol.dispose](): void {
@@ -195,11 +205,20 @@ export class Client implements Disposable {
     return new ReplyStream(this.#connection, transcript, {
       request,
       options,
-      silenceMs: this.#silenceMs,
-      attemptTimeoutMs: this.#attemptTimeoutMs,
+      silenceMs: this.#options.silenceMs ?? 90_000,
+      attemptTimeoutMs: this.#options.attemptTimeoutMs ?? 0,
       signal,
     });
   }
+}
+
+function connect(address: string, options: ClientOptions): Connection {
+  return new Connection(new Wire(address, options.tls ?? false, options.channelOptions ?? {}), {
+    apiKey: options.apiKey ?? "",
+    endUser: options.endUser ?? "",
+    backoff: { ...DEFAULT_BACKOFF, ...options.backoff },
+    callTimeoutMs: options.callTimeoutMs ?? 30_000,
+  });
 }
 
 function targetOf({ replyId, requestId, conversationId }: CancelTarget): CancelRequest["target"] {

@@ -1,47 +1,16 @@
-/** One channel to a Parley server, with the caller's identity, and unary calls that try again by themselves. */
+/** A wire with the identity of a caller, and unary calls over it that try again by themselves. */
 
-import {
-  Channel,
-  Metadata,
-  connectivityState,
-  credentials,
-  type ChannelCredentials,
-  type ChannelOptions,
-} from "@grpc/grpc-js";
+import { Metadata } from "@grpc/grpc-js";
 import type { DescMessage, MessageInitShape, MessageShape } from "@bufbuild/protobuf";
 import { Patience, type Backoff } from "./backoff.js";
-import { Call, type Method } from "./call.js";
-import { ParleyError, Unavailable } from "./errors.js";
+import type { Call, Method } from "./call.js";
+import { ParleyError } from "./errors.js";
 import { isCut } from "./status.js";
-
-const CHANNEL_OPTIONS: ChannelOptions = {
-  "grpc.keepalive_time_ms": 30_000,
-  "grpc.keepalive_timeout_ms": 10_000,
-  "grpc.max_receive_message_length": 16 * 1024 * 1024,
-  // gRPC would hide an attempt, and it cannot resume: this client tries again itself.
-  "grpc.enable_retries": 0,
-  // Else the channel itself waits up to 2 minutes after a lost connection, whatever the client's own backoff says.
-  "grpc.initial_reconnect_backoff_ms": 100,
-  "grpc.max_reconnect_backoff_ms": 5_000,
-  // Else clients of one process share connections, and none can close its own.
-  "grpc.use_local_subchannel_pool": 1,
-};
-
-// grpc-js itself waits for a peer that neither refuses nor answers for as long as the kernel does.
-const CONNECT_MS = 5_000;
-
-/** Certificates in PEM. Without `ca`, the roots that Node trusts; `cert` and `key` are the client's own (mTLS). */
-export interface TlsOptions {
-  readonly ca?: Buffer | undefined;
-  readonly cert?: Buffer | undefined;
-  readonly key?: Buffer | undefined;
-}
+import type { Wire } from "./wire.js";
 
 export interface ConnectionOptions {
   readonly apiKey: string;
   readonly endUser: string;
-  readonly tls: boolean | TlsOptions;
-  readonly channelOptions: ChannelOptions;
   readonly backoff: Backoff;
   readonly callTimeoutMs: number;
 }
@@ -54,37 +23,21 @@ export interface UnaryOptions {
 }
 
 export class Connection {
+  readonly wire: Wire;
   readonly backoff: Backoff;
-  closed = false;
-  readonly #callTimeoutMs: number;
+  readonly #options: ConnectionOptions;
   readonly #metadata: Metadata;
-  readonly #newChannel: () => Channel;
-  #channel: Channel;
-  #connecting: NodeJS.Timeout | undefined;
-  /** What must be told when the client is closed: calls under way, and pauses between them. */
-  readonly #open = new Set<() => void>();
 
-  constructor(address: string, options: ConnectionOptions) {
+  constructor(wire: Wire, options: ConnectionOptions) {
+    this.wire = wire;
     this.backoff = options.backoff;
-    this.#callTimeoutMs = options.callTimeoutMs;
+    this.#options = options;
     this.#metadata = metadataOf(options);
-    const channelOptions = { ...CHANNEL_OPTIONS, ...options.channelOptions };
-    this.#newChannel = () => new Channel(address, credentialsOf(options.tls), channelOptions);
-    this.#channel = this.#newChannel();
   }
 
-  /** Ends every call, every pause, and the channel. */
-  close(): void {
-    if (this.closed) return;
-    this.closed = true;
-    clearTimeout(this.#connecting);
-    for (const end of [...this.#open]) end();
-    this.#channel.close();
-  }
-
-  /** Throws where the client was closed. */
-  check(): void {
-    if (this.closed) throw new Unavailable("the client is closed", { code: "UNAVAILABLE" });
+  /** The same wire, for another end user. */
+  actingFor(endUser: string): Connection {
+    return new Connection(this.wire, { ...this.#options, endUser });
   }
 
   /** Starts a call. Whoever starts it reads it to its end, or cancels it. */
@@ -93,16 +46,7 @@ export class Connection {
     request: MessageInitShape<I>,
     timeoutMs: number,
   ): Call<I, O> {
-    this.check();
-    const cancel = () => call.cancel();
-    const call = new Call(this.#channel, method, request, {
-      metadata: this.#metadata.clone(),
-      timeoutMs,
-      onEnd: () => this.#open.delete(cancel),
-    });
-    this.#open.add(cancel);
-    this.#boundConnecting();
-    return call;
+    return this.wire.start(method, request, this.#metadata, timeoutMs);
   }
 
   /**
@@ -112,7 +56,7 @@ export class Connection {
   async unary<I extends DescMessage, O extends DescMessage>(
     method: Method<I, O>,
     request: MessageInitShape<I> | (() => MessageInitShape<I>),
-    { timeoutMs = this.#callTimeoutMs, repeatable = true, signal }: UnaryOptions = {},
+    { timeoutMs = this.#options.callTimeoutMs, repeatable = true, signal }: UnaryOptions = {},
   ): Promise<MessageShape<O>> {
     const patience = new Patience(this.backoff);
     for (;;) {
@@ -125,7 +69,7 @@ export class Connection {
         return await call.answer();
       } catch (error) {
         signal?.throwIfAborted();
-        this.check();
+        this.wire.check();
         if (!(error instanceof ParleyError && repeatable && isCut(error))) throw error;
         delayMs = patience.failed(error.retryAfterMs);
         if (delayMs === undefined) throw error;
@@ -133,35 +77,8 @@ export class Connection {
         signal?.removeEventListener("abort", cancel);
         call.cancel();
       }
-      await this.pause(delayMs, signal);
+      await this.wire.pause(delayMs, signal);
     }
-  }
-
-  /** Waits; less where the client is closed or the signal aborted, which is for the caller to look at. */
-  pause(ms: number, signal: AbortSignal | undefined): Promise<void> {
-    if (this.closed || signal?.aborted) return Promise.resolve();
-    return new Promise((resolve) => {
-      const end = () => {
-        clearTimeout(timer);
-        this.#open.delete(end);
-        signal?.removeEventListener("abort", end);
-        resolve();
-      };
-      const timer = setTimeout(end, ms);
-      this.#open.add(end);
-      signal?.addEventListener("abort", end);
-    });
-  }
-
-  /** Calls that wait for a connection that does not come about get a new one, as after a cut. */
-  #boundConnecting(): void {
-    if (this.#connecting || this.#channel.getConnectivityState(false) === connectivityState.READY) return;
-    this.#connecting = setTimeout(() => {
-      this.#connecting = undefined;
-      if (this.#channel.getConnectivityState(false) !== connectivityState.CONNECTING) return;
-      this.#channel.close();
-      this.#channel = this.#newChannel();
-    }, CONNECT_MS).unref();
   }
 }
 
@@ -175,10 +92,4 @@ function metadataOf({ apiKey, endUser }: ConnectionOptions): Metadata {
     metadata.set(key, value);
   }
   return metadata;
-}
-
-function credentialsOf(tls: boolean | TlsOptions): ChannelCredentials {
-  if (tls === false) return credentials.createInsecure();
-  const { ca, cert, key } = tls === true ? {} : tls;
-  return credentials.createSsl(ca ?? null, key ?? null, cert ?? null);
 }

@@ -9,7 +9,6 @@ export {
   type PollOptions,
   type ResumeOptions,
 } from "./client.js";
-export type { TlsOptions } from "./connection.js";
 export type { ConversationField, Conversations } from "./conversations.js";
 export * from "./errors.js";
 export type {
@@ -27,3 +26,4 @@ export type {
 } from "./events.js";
 export type { ImageSource, ReplyFields } from "./request.js";
 export type { ReplyStream } from "./stream.js";
+export type { TlsOptions } from "./wire.js";

@@ -171,7 +171,7 @@ export class ReplyStream implements AsyncIterableIterator<ReplyEvent, undefined>
 
   async #step(): Promise<ReplyEvent | undefined> {
     try {
-      if (this.#pauseMs > 0) await this.#connection.pause(this.#pauseMs, this.#left.signal);
+      if (this.#pauseMs > 0) await this.#connection.wire.pause(this.#pauseMs, this.#left.signal);
       this.#pauseMs = 0;
       if (this.#left.signal.aborted) return undefined;
       this.#call ??= this.#attach();
@@ -184,7 +184,7 @@ export class ReplyStream implements AsyncIterableIterator<ReplyEvent, undefined>
       });
     } catch (error) {
       if (this.#left.signal.aborted) return undefined;
-      this.#connection.check();
+      this.#connection.wire.check();
       if (error instanceof ParleyError) return this.#cut(error);
       throw error;
     }

@@ -66,8 +66,29 @@ scripted("every call carries the identity", async (server, client) => {
   }
 });
 
+scripted("a client that acts for another end user shares the connection", async (server, client) => {
+  server.unary["GetReply"] = [REPLY];
+  server.log = [text(1, "a"), finished(2)];
+  const other = client.actingFor("ben");
+  assert.deepEqual(await other.getReply("reply-1"), REPLY);
+  await all(other.streamReply("Hi"));
+  await client.getReply("reply-1");
+  assert.deepEqual(
+    server.calls.map(({ metadata }) => [metadata.get("authorization"), metadata.get("x-end-user")].flat()),
+    [
+      ["Bearer key", "ben"],
+      ["Bearer key", "ben"],
+      ["Bearer key", "ann"],
+    ],
+  );
+  other.close();
+  await assert.rejects(client.getReply("reply-1"), /the client is closed/);
+});
+
 test("an end user that metadata cannot carry is refused", () => {
   assert.throws(() => new Client("127.0.0.1:1", { endUser: "Zoë" }), /x-end-user/);
+  using client = new Client("127.0.0.1:1");
+  assert.throws(() => client.actingFor("Zoë"), /x-end-user/);
 });
 
 scripted("a cut call is repeated", async (server, client) => {

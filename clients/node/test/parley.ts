@@ -18,10 +18,13 @@ export class Parley implements AsyncDisposable {
   #process: ChildProcess | undefined;
   readonly #folder = mkdtempSync(join(tmpdir(), "parley-node-"));
 
-  private constructor(readonly port: number) {}
+  private constructor(
+    readonly port: number,
+    private readonly settings: Readonly<Record<string, string>>,
+  ) {}
 
-  static async start(): Promise<Parley> {
-    const parley = new Parley(await freePort());
+  static async start(settings: Readonly<Record<string, string>> = {}): Promise<Parley> {
+    const parley = new Parley(await freePort(), settings);
     await parley.start();
     return parley;
   }
@@ -39,6 +42,7 @@ export class Parley implements AsyncDisposable {
         PARLEY_LISTEN: this.address,
         PARLEY_METRICS_LISTEN: "",
         PARLEY_DATABASE_URL: `sqlite+aiosqlite:///${this.#folder}/parley.db`,
+        ...this.settings,
       },
       stdio: ["ignore", "ignore", "pipe"],
     });

@@ -36,9 +36,28 @@ async def test_every_call_carries_the_identity(server, client):
         assert (call.metadata["authorization"], call.metadata["x-end-user"]) == ("Bearer key", "ann")
 
 
+async def test_a_client_that_acts_for_another_end_user_shares_the_connection(server, client):
+    server.unary["GetReply"] = [REPLY]
+    server.unary["GetConversation"] = [resources_pb2.Conversation(id="c")]
+    server.log = [text(1, "a"), finished(2)]
+    other = client.acting_for("ben")
+    assert await other.get_reply("reply-1") == REPLY
+    assert [event async for event in other.stream_reply("Hi")]
+    await other.conversations.get("c")
+    await client.get_reply("reply-1")
+    callers = [(call.metadata["authorization"], call.metadata["x-end-user"]) for call in server.calls]
+    assert callers == [*[("Bearer key", "ben")] * 3, ("Bearer key", "ann")]
+    await other.close()
+    with pytest.raises(parley.Unavailable, match="the client is closed"):
+        await client.get_reply("reply-1")
+
+
 async def test_an_end_user_that_metadata_cannot_carry_is_refused():
     with pytest.raises(ValueError, match="x-end-user"):
         parley.Client("127.0.0.1:1", end_user="Zoë")
+    async with parley.Client("127.0.0.1:1") as client:
+        with pytest.raises(ValueError, match="x-end-user"):
+            client.acting_for("Zoë")
 
 
 async def test_a_cut_call_is_repeated(server, client):

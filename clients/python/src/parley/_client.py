@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from types import TracebackType
@@ -67,6 +68,16 @@ class Client:
     async def close(self) -> None:
         """Ends all calls, not the replies, and the channel."""
         await self._connection.close()
+
+    def acting_for(self, end_user: str) -> Self:
+        """A client that acts for another end user over this one's connection; they are closed together.
+
+        Cheap enough for each request of a web application.
+        """
+        other = copy.copy(self)
+        other._connection = self._connection.acting_for(end_user)
+        other.conversations = Conversations(other._connection)
+        return other
 
     def stream_reply(self, message: str | chat_pb2.ReplyRequest, **fields: Unpack[RequestFields]) -> ReplyStream:
         """Starts a reply, on the first step of the stream that it returns. See `ReplyStream` and `RequestFields`.

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import copy
 from collections.abc import Callable, Sequence
-from typing import Any, TypeVar
+from typing import Any, Self, TypeVar
 
 import grpc
 
@@ -50,16 +51,28 @@ class Connection:
         self.address = address
         self.backoff = backoff
         self.call_timeout_s = call_timeout_s
-        self.closed = False
+        self._ended = asyncio.Event()
+        self._api_key = api_key
         self.metadata = _metadata(api_key, end_user=end_user)
         self._channel = _channel(address, tls=tls, options=(*CHANNEL_OPTIONS, *options))
         self.chat = chat_pb2_grpc.ChatStub(self._channel)
         self.conversations = conversations_pb2_grpc.ConversationsStub(self._channel)
         self.catalog = catalog_pb2_grpc.CatalogStub(self._channel)
 
+    @property
+    def closed(self) -> bool:
+        """Whether it was closed, by whomever of those who share it."""
+        return self._ended.is_set()
+
+    def acting_for(self, end_user: str) -> Self:
+        """The same channel, for another end user."""
+        other = copy.copy(self)
+        other.metadata = _metadata(self._api_key, end_user=end_user)
+        return other
+
     async def close(self) -> None:
         """Ends every call and the channel. A stream that is being read fails with `Unavailable`."""
-        self.closed = True
+        self._ended.set()
         await self._channel.close()
 
     async def call(

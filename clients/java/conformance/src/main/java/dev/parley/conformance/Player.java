@@ -169,6 +169,11 @@ public final class Player {
     }
 
     private JsonObject client(String id, JsonObject fields) {
+        if (has(fields, "of")) {
+            ParleyClient other = clients.get(string(fields, "of")).actingFor(string(fields, "end_user"));
+            clients.put(string(fields, "name"), other);
+            return Json.event("ready");
+        }
         ParleyClientBuilder builder = ParleyClient.builder(string(fields, "address"))
                 .apiKey(string(fields, "api_key"))
                 .endUser(string(fields, "end_user"));

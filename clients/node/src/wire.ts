@@ -1,0 +1,117 @@
+/** One channel to a Parley server, and what is under way over it. */
+
+import {
+  Channel,
+  connectivityState,
+  credentials,
+  type ChannelCredentials,
+  type ChannelOptions,
+  type Metadata,
+} from "@grpc/grpc-js";
+import type { DescMessage, MessageInitShape } from "@bufbuild/protobuf";
+import { Call, type Method } from "./call.js";
+import { Unavailable } from "./errors.js";
+
+const CHANNEL_OPTIONS: ChannelOptions = {
+  "grpc.keepalive_time_ms": 30_000,
+  "grpc.keepalive_timeout_ms": 10_000,
+  "grpc.max_receive_message_length": 16 * 1024 * 1024,
+  // gRPC would hide an attempt, and it cannot resume: this client tries again itself.
+  "grpc.enable_retries": 0,
+  // Else the channel itself waits up to 2 minutes after a lost connection, whatever the client's own backoff says.
+  "grpc.initial_reconnect_backoff_ms": 100,
+  "grpc.max_reconnect_backoff_ms": 5_000,
+  // Else clients of one process share connections, and none can close its own.
+  "grpc.use_local_subchannel_pool": 1,
+};
+
+// grpc-js itself waits for a peer that neither refuses nor answers for as long as the kernel does.
+const CONNECT_MS = 5_000;
+
+/** Certificates in PEM. Without `ca`, the roots that Node trusts; `cert` and `key` are the client's own (mTLS). */
+export interface TlsOptions {
+  readonly ca?: Buffer | undefined;
+  readonly cert?: Buffer | undefined;
+  readonly key?: Buffer | undefined;
+}
+
+export class Wire {
+  #closed = false;
+  readonly #newChannel: () => Channel;
+  #channel: Channel;
+  #connecting: NodeJS.Timeout | undefined;
+  /** What must be told when the client is closed: calls under way, and pauses between them. */
+  readonly #open = new Set<() => void>();
+
+  constructor(address: string, tls: boolean | TlsOptions, options: ChannelOptions) {
+    const channelOptions = { ...CHANNEL_OPTIONS, ...options };
+    this.#newChannel = () => new Channel(address, credentialsOf(tls), channelOptions);
+    this.#channel = this.#newChannel();
+  }
+
+  /** Ends every call, every pause, and the channel. */
+  close(): void {
+    if (this.#closed) return;
+    this.#closed = true;
+    clearTimeout(this.#connecting);
+    for (const end of [...this.#open]) end();
+    this.#channel.close();
+  }
+
+  /** Throws where the client was closed. */
+  check(): void {
+    if (this.#closed) throw new Unavailable("the client is closed", { code: "UNAVAILABLE" });
+  }
+
+  /** Starts a call. Whoever starts it reads it to its end, or cancels it. */
+  start<I extends DescMessage, O extends DescMessage>(
+    method: Method<I, O>,
+    request: MessageInitShape<I>,
+    metadata: Metadata,
+    timeoutMs: number,
+  ): Call<I, O> {
+    this.check();
+    const cancel = () => call.cancel();
+    const call = new Call(this.#channel, method, request, {
+      metadata: metadata.clone(),
+      timeoutMs,
+      onEnd: () => this.#open.delete(cancel),
+    });
+    this.#open.add(cancel);
+    this.#boundConnecting();
+    return call;
+  }
+
+  /** Waits; less where the client is closed or the signal aborted, which is for the caller to look at. */
+  pause(ms: number, signal: AbortSignal | undefined): Promise<void> {
+    if (this.#closed || signal?.aborted) return Promise.resolve();
+    return new Promise((resolve) => {
+      const end = () => {
+        clearTimeout(timer);
+        this.#open.delete(end);
+        signal?.removeEventListener("abort", end);
+        resolve();
+      };
+      const timer = setTimeout(end, ms);
+      this.#open.add(end);
+      signal?.addEventListener("abort", end);
+    });
+  }
+
+  /** Calls that wait for a connection that does not come about get a new one, as after a cut. */
+  #boundConnecting(): void {
+    if (this.#connecting || this.#channel.getConnectivityState(false) === connectivityState.READY) return;
+    this.#connecting = setTimeout(() => {
+      this.#connecting = undefined;
+      if (this.#channel.getConnectivityState(false) !== connectivityState.CONNECTING) return;
+      this.#channel.close();
+      this.#channel = this.#newChannel();
+    }, CONNECT_MS).unref();
+  }
+}
+
+function credentialsOf(tls: boolean | TlsOptions): ChannelCredentials {
+  if (tls === false) return credentials.createInsecure();
+  const { ca, cert, key } = tls === true ? {} : tls;
+  return credentials.createSsl(ca ?? null, key ?? null, cert ?? null);
+}
