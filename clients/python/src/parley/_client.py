@@ -44,18 +44,19 @@ class Client:
         attempt_timeout_s: float | None = None,
         options: Sequence[tuple[str, Any]] = (),
     ) -> None:
-        self._connection = Connection(
-            address,
-            api_key=api_key,
-            end_user=end_user,
-            tls=tls,
-            options=options,
-            backoff=backoff or Backoff(),
-            call_timeout_s=call_timeout_s,
+        self._attach(
+            Connection(
+                address,
+                api_key=api_key,
+                end_user=end_user,
+                tls=tls,
+                options=options,
+                backoff=backoff or Backoff(),
+                call_timeout_s=call_timeout_s,
+            )
         )
         self._silence_s = silence_s
         self._attempt_timeout_s = attempt_timeout_s
-        self.conversations = Conversations(self._connection)
 
     async def __aenter__(self) -> Self:
         return self
@@ -75,8 +76,7 @@ class Client:
         Cheap enough for each request of a web application.
         """
         other = copy.copy(self)
-        other._connection = self._connection.acting_for(end_user)
-        other.conversations = Conversations(other._connection)
+        other._attach(self._connection.acting_for(end_user))  # noqa: SLF001 - of the same class
         return other
 
     def stream_reply(self, message: str | chat_pb2.ReplyRequest, **fields: Unpack[RequestFields]) -> ReplyStream:
@@ -189,6 +189,10 @@ class Client:
         """The caller's limits, and what is left of them."""
         answer = await self._connection.call(self._connection.catalog.GetQuota, catalog_pb2.GetQuotaRequest())
         return list(answer.quotas)
+
+    def _attach(self, connection: Connection) -> None:
+        self._connection = connection
+        self.conversations = Conversations(connection)
 
     def _stream(
         self, transcript: Transcript, *, request: chat_pb2.ReplyRequest | None, options: chat_pb2.StreamOptions
