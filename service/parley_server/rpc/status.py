@@ -17,8 +17,8 @@ from parley_server.core.model import ReplyError
 from parley_server.errors import ParleyError, Reason
 
 DOMAIN = "parley.v1"
-# Bytes and counts, so that all trailers stay under the 8 KiB that gRPC's clients take, whatever is in them: each byte of
-# the text is up to 3 in `grpc-message`, and 3 of the binary trailers are 4 on the wire.
+# Bytes and counts, so that all trailers stay under the 8 KiB that clients of gRPC take, whatever is in them: each byte
+# of the text is up to 3 in `grpc-message`, and 3 of the binary trailers are 4 on the wire.
 MAX_TEXT = 384
 MAX_NAME = 96
 MAX_VALUE = 160
