@@ -26,13 +26,13 @@ run: setup ## Run the server on 127.0.0.1:50051
 	@$(BIN)/parley serve
 
 test: setup $(if $(ARGS),,clients) ## Run the tests, of all clients too; ARGS="tests/unit -k log" chooses some
-	@$(BIN)/python -m pytest -n 2 --dist loadgroup $(ARGS)
+	@$(BIN)/python -m pytest -n 3 --dist loadgroup $(ARGS)
 
 clients: setup ## Build the Node and the Java client, where Node and Maven are found
 	@tools/clients.sh build node java
 
 conformance: clients ## Play the conformance cases through all clients; CASE="resume" chooses
-	@$(BIN)/python -m pytest -n 2 --dist loadgroup tests/conformance $(if $(CASE),-k "$(CASE)")
+	@$(BIN)/python -m pytest -n 3 --dist loadgroup tests/conformance $(if $(CASE),-k "$(CASE)")
 
 check: format lint types imports protos tree test ## Everything that must pass before a commit
 

@@ -16,7 +16,7 @@ LIMIT_S = 280
 
 
 @pytest.mark.timeout(LIMIT_S + 20)
-@pytest.mark.xdist_group("loaded")
+@pytest.mark.xdist_group("client-suites")
 @pytest.mark.parametrize(("language", "tool"), [("node", "npm"), ("java", "mvn")])
 def test_client(language: str, tool: str) -> None:
     if shutil.which(tool) is None:
