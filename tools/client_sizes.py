@@ -1,0 +1,83 @@
+"""How many hand-written lines each client has: code, without blank lines, comments and imports. docs/adr/0010 says why.
+
+Usage: python tools/client_sizes.py
+"""
+
+from __future__ import annotations
+
+import io
+import re
+import sys
+import tokenize
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+CLIENTS = {
+    "Python": "clients/python/src/parley/*.py",
+    "Node": "clients/node/src/*.ts",
+    "Java": "clients/java/parley-client/src/main/java/dev/parley/client/**/*.java",
+}
+CONCERNS = ("stream", "errors", "calls", "types")
+_CONCERN_OF = {
+    "errors": r"errors|status|Failure|.*Exception",
+    "stream": r"_?(stream|transcript|backoff|connection|wire|call)|Follower|ReplyStream|ReplySubscription|ReplyListener"
+    r"|Transcript|Backoff|Patience|Connection|Threads",
+    "calls": r"_?(client|conversations)|ParleyClient|ParleyClientBuilder|Conversations|Pages|Identity|Settings",
+}
+_IMPORTS = {
+    ".py": r"^(from|import) [^(\n]*(\([^)]*\))?\n",
+    ".ts": r"^(import|export) [^;]*? from [^;]*;\n|^export \* from [^;]*;\n",
+    ".java": r"^(import|package) [^;]*;\n",
+}
+
+
+def concern_of(path: Path) -> str:
+    """Which part of a client a file belongs to."""
+    for concern, names in _CONCERN_OF.items():
+        if re.fullmatch(names, path.stem):
+            return concern
+    return "types"
+
+
+def code_lines(path: Path) -> int:
+    """Lines of code in a file of one of the three languages."""
+    source = path.read_text()
+    plain = _without_docstrings(source) if path.suffix == ".py" else re.sub(r"/\*.*?\*/", "", source, flags=re.DOTALL)
+    plain = re.sub(_IMPORTS[path.suffix], "", plain, flags=re.MULTILINE)
+    comment = "#" if path.suffix == ".py" else "//"
+    return sum(1 for line in plain.splitlines() if line.strip() and not line.strip().startswith(comment))
+
+
+def sizes() -> dict[str, dict[str, int]]:
+    """Lines of each client, by concern."""
+    found = {}
+    for client, pattern in CLIENTS.items():
+        found[client] = dict.fromkeys(CONCERNS, 0)
+        for path in sorted(ROOT.glob(pattern)):
+            found[client][concern_of(path)] += code_lines(path)
+    return found
+
+
+def _without_docstrings(source: str) -> str:
+    lines = source.splitlines(keepends=True)
+    before = tokenize.NEWLINE
+    for token in tokenize.generate_tokens(io.StringIO(source).readline):
+        if token.type == tokenize.STRING and before in (tokenize.NEWLINE, tokenize.INDENT, tokenize.DEDENT):
+            for number in range(token.start[0] - 1, token.end[0]):
+                lines[number] = "\n"
+        if token.type not in (tokenize.NL, tokenize.COMMENT):
+            before = token.type
+    return "".join(lines)
+
+
+def main() -> int:
+    """Prints the table of docs/adr/0010."""
+    print("| client | " + " | ".join(CONCERNS) + " | in all |")
+    print("|---|" + "--:|" * (len(CONCERNS) + 1))
+    for client, found in sizes().items():
+        print(f"| {client} | " + " | ".join(str(found[each]) for each in CONCERNS) + f" | {sum(found.values())} |")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
