@@ -253,6 +253,7 @@ IDLE_S = 12.0
 LOCAL_S, REMOTE_S = 0.5, 1.5
 
 
+@pytest.mark.xdist_group("loaded")  # it compares times: nothing else that fills the machine runs beside it
 @pytest.mark.timeout(90)
 async def test_a_slow_redis_costs_the_owner_nothing_and_silence_costs_nobody_anything(start_cluster, own_redis) -> None:
     """P26: replies of a replica near to Redis and of one that is 200 ms away, in pairs. P29: 12 s without a token."""
@@ -287,8 +288,7 @@ async def _compare(cluster: Cluster, repertoire: Repertoire) -> None:
             first[owner].append(reader.time_of(length) - began)
             whole[owner].append(reader.time_of(len(play.whole)) - began)
     near_s, far_s = (statistics.median(first[owner]) for owner in (A, B))
-    # A machine that is busy with something else only adds to a time: the shortest of each are what the code takes.
-    near_whole_s, far_whole_s = (min(whole[owner]) for owner in (A, B))
+    near_whole_s, far_whole_s = (statistics.median(whole[owner]) for owner in (A, B))
     print(
         f"first token {near_s * 1000:.1f} ms near, {far_s * 1000:.1f} ms far; 1000 tokens {near_whole_s:.3f} s near,"
         f" {far_whole_s:.3f} s far"
