@@ -56,6 +56,7 @@ tree: setup ## Look for addresses and paths that belong to one machine
 	@$(BIN)/python tools/check_tree.py
 
 gen: setup $(BUF) ## Generate code from the protos
+	@rm -rf clients/java/parley-client/src/generated
 	@$(BUF) generate
 	@if [ -d clients/node/node_modules ]; then npm --prefix clients/node run --silent generate; fi
 

@@ -17,9 +17,10 @@ CLIENTS = {
     "Node": "clients/node/src/*.ts",
     "Java": "clients/java/parley-client/src/main/java/dev/parley/client/**/*.java",
 }
+GENERATED = re.compile(r"(#|//) Generated .*Do not edit")
 CONCERNS = ("stream", "errors", "calls", "types")
 _CONCERN_OF = {
-    "errors": r"errors|status|Failure|.*Exception",
+    "errors": r"_?(error|errors|status)|Failure|.*Exception",
     "stream": r"_?(stream|transcript|backoff|connection|wire|call)|Follower|ReplyStream|ReplySubscription|ReplyListener"
     r"|Transcript|Backoff|Patience|Connection|Threads",
     "calls": r"_?(client|conversations)|ParleyClient|ParleyClientBuilder|Conversations|Pages|Identity|Settings",
@@ -40,8 +41,10 @@ def concern_of(path: Path) -> str:
 
 
 def code_lines(path: Path) -> int:
-    """Lines of code in a file of one of the three languages."""
+    """Lines of code in a file of one of the three languages; none where it is generated."""
     source = path.read_text()
+    if GENERATED.match(source):
+        return 0
     plain = _without_docstrings(source) if path.suffix == ".py" else re.sub(r"/\*.*?\*/", "", source, flags=re.DOTALL)
     plain = re.sub(_IMPORTS[path.suffix], "", plain, flags=re.MULTILINE)
     comment = "#" if path.suffix == ".py" else "//"

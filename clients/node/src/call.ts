@@ -16,8 +16,8 @@ import {
   type MessageInitShape,
   type MessageShape,
 } from "@bufbuild/protobuf";
-import { ParleyError, Unavailable } from "./errors.js";
-import { errorOfStatus } from "./status.js";
+import { ParleyError } from "./errors.js";
+import { errorOfStatus, unavailable } from "./status.js";
 
 const READ_AHEAD_BYTES = 64 * 1024;
 const LONGEST_TIMER_MS = 2 ** 31 - 1;
@@ -108,17 +108,9 @@ export class Call<I extends DescMessage, O extends DescMessage> {
 
   #arrival(limitMs: number): Promise<void> {
     return new Promise((resolve, reject) => {
-      const timer =
-        limitMs <= LONGEST_TIMER_MS
-          ? setTimeout(() => {
-              this.#wake = undefined;
-              reject(
-                new Unavailable(`nothing came for ${limitMs} ms`, { code: "UNAVAILABLE", retryable: true }),
-              );
-            }, limitMs)
-          : undefined;
+      const late = () => reject(unavailable(`nothing came for ${limitMs} ms`));
+      const timer = limitMs <= LONGEST_TIMER_MS ? setTimeout(late, limitMs) : undefined;
       this.#wake = () => {
-        this.#wake = undefined;
         clearTimeout(timer);
         resolve();
       };

@@ -3,19 +3,18 @@
 import type { ChannelOptions } from "@grpc/grpc-js";
 import { create } from "@bufbuild/protobuf";
 import { DEFAULT_BACKOFF, type Backoff } from "./backoff.js";
-import { Connection } from "./connection.js";
-import { Conversations } from "./conversations.js";
-import { Catalog } from "./gen/parley/v1/catalog_pb.js";
+import { Connection, type CallOptions } from "./connection.js";
+import { duration, oneOf } from "./convert.js";
+import type { ReplyFields } from "./fields.js";
 import {
   CancelRequestSchema,
   Chat,
-  type CancelRequest,
   type PollReplyResponse,
   type ReplyRequest,
-  type StreamOptions,
 } from "./gen/parley/v1/chat_pb.js";
-import type { Model, Quota, Reply } from "./gen/parley/v1/resources_pb.js";
-import { buildRequest, duration, streamOptions, type ReplyFields } from "./request.js";
+import type { Reply } from "./gen/parley/v1/resources_pb.js";
+import { buildRequest, streamOptions } from "./request.js";
+import { Calls, Conversations } from "./services.js";
 import { ReplyStream } from "./stream.js";
 import { Transcript } from "./transcript.js";
 import { Wire, type TlsOptions } from "./wire.js";
@@ -44,11 +43,6 @@ export interface ClientOptions {
   channelOptions?: ChannelOptions | undefined;
 }
 
-export interface CallOptions {
-  /** Ends the call, which then rejects with the signal's reason. */
-  signal?: AbortSignal | undefined;
-}
-
 export interface ResumeOptions extends CallOptions {
   /** The sequence of the last event that the caller has; 0 is from the start. */
   afterSequence?: number | undefined;
@@ -72,20 +66,15 @@ export type CancelTarget =
   | { conversationId: string; replyId?: undefined; requestId?: undefined };
 
 /** Calls a Parley server. It connects at its first call; `close` it, or declare it with `using`. */
-export class Client implements Disposable {
+export class Client extends Calls implements Disposable {
   readonly conversations: Conversations;
-  readonly #options: ClientOptions;
-  readonly #connection: Connection;
 
   constructor(address?: string, options?: ClientOptions);
-  constructor(
-    address = "127.0.0.1:50051",
-    options: ClientOptions = {},
-    connection = connect(address, options),
-  ) {
-    this.#options = options;
-    this.#connection = connection;
-    this.conversations = new Conversations(connection);
+  /** @internal */
+  constructor(connection: Connection);
+  constructor(server: string | Connection = "127.0.0.1:50051", options: ClientOptions = {}) {
+    super(typeof server === "string" ? connect(server, options) : server);
+    this.conversations = new Conversations(this.connection);
   }
 
   /**
@@ -93,17 +82,12 @@ export class Client implements Disposable {
    * application. They are closed together.
    */
   actingFor(endUser: string): Client {
-    const Same = Client as new (
-      address: string | undefined,
-      options: ClientOptions,
-      connection: Connection,
-    ) => Client;
-    return new Same(undefined, this.#options, this.#connection.actingFor(endUser));
+    return new Client(this.connection.actingFor(endUser));
   }
 
   /** Ends all calls, not the replies, and the connection. Who is waiting for one of them gets `Unavailable`. */
   close(): void {
-    this.#connection.wire.close();
+    this.connection.wire.close();
   }
 
   [Symbol.dispose](): void {
@@ -116,7 +100,8 @@ export class Client implements Disposable {
    */
   streamReply(message: string | ReplyFields | ReplyRequest, { signal }: CallOptions = {}): ReplyStream {
     const request = buildRequest(message);
-    return this.#stream(new Transcript(), request, request.streamOptions ?? streamOptions({}), signal);
+    const { streamOptions: asked = streamOptions({}) } = request;
+    return new ReplyStream(this.connection, new Transcript(), request, asked, signal);
   }
 
   /**
@@ -124,7 +109,8 @@ export class Client implements Disposable {
    * events is what comes after `afterSequence`.
    */
   resume(replyId: string, { afterSequence = 0, signal, ...options }: ResumeOptions = {}): ReplyStream {
-    return this.#stream(new Transcript(replyId, afterSequence), undefined, streamOptions(options), signal);
+    const transcript = new Transcript(replyId, afterSequence);
+    return new ReplyStream(this.connection, transcript, undefined, streamOptions(options), signal);
   }
 
   /**
@@ -137,12 +123,12 @@ export class Client implements Disposable {
   ): Promise<Reply> {
     const request = buildRequest(message);
     const wait = waitMs === undefined ? request.wait : duration(waitMs);
-    if (!wait) return this.#connection.unary(Chat.method.createReply, request, { timeoutMs: 0, signal });
+    if (!wait) return this.connection.unary(Chat.method.createReply, request, { timeoutMs: 0, signal });
     const limitMs = waitMs ?? Number(wait.seconds) * 1_000 + wait.nanos / 1e6;
     const endMs = performance.now() + limitMs;
     // Each attempt waits for what is left, so that attempts do not add up. The key is compared without it.
     const attempt = () => ({ ...request, wait: duration(Math.max(0, endMs - performance.now())) });
-    return this.#connection.unary(Chat.method.createReply, attempt, {
+    return this.connection.unary(Chat.method.createReply, attempt, {
       timeoutMs: limitMs + ANSWER_MS,
       signal,
     });
@@ -152,7 +138,7 @@ export class Client implements Disposable {
   poll(replyId: string, options: PollOptions = {}): Promise<PollReplyResponse> {
     const { afterSequence = 0, waitMs = POLL_WAIT_MS, gatherMs, reasoning = false, signal } = options;
     const request = { replyId, afterSequence, wait: duration(waitMs), gather: duration(gatherMs), reasoning };
-    return this.#connection.unary(Chat.method.pollReply, request, { timeoutMs: waitMs + ANSWER_MS, signal });
+    return this.connection.unary(Chat.method.pollReply, request, { timeoutMs: waitMs + ANSWER_MS, signal });
   }
 
   /** Polls until the terminal chunk has come, and yields each answer, empty ones too. */
@@ -169,11 +155,6 @@ export class Client implements Disposable {
     }
   }
 
-  /** The reply as it stands now. */
-  getReply(replyId: string, { signal }: CallOptions = {}): Promise<Reply> {
-    return this.#connection.unary(Chat.method.getReply, { replyId }, { signal });
-  }
-
   /**
    * Stops a reply and returns it with what it had written. Throws `ReplyNotFound` for a `requestId` that the server does
    * not know yet: it will be accepted as cancelled.
@@ -182,51 +163,17 @@ export class Client implements Disposable {
     target: CancelTarget,
     { reason = "", signal }: CallOptions & { reason?: string | undefined } = {},
   ): Promise<Reply> {
-    const request = create(CancelRequestSchema, { reason, target: targetOf(target) });
-    return await this.#connection.unary(Chat.method.cancel, request, { signal });
-  }
-
-  /** The models that the caller may name. */
-  async models({ signal }: CallOptions = {}): Promise<Model[]> {
-    return (await this.#connection.unary(Catalog.method.listModels, {}, { signal })).models;
-  }
-
-  /** The caller's limits, and what is left of them. */
-  async quotas({ signal }: CallOptions = {}): Promise<Quota[]> {
-    return (await this.#connection.unary(Catalog.method.getQuota, {}, { signal })).quotas;
-  }
-
-  #stream(
-    transcript: Transcript,
-    request: ReplyRequest | undefined,
-    options: StreamOptions,
-    signal: AbortSignal | undefined,
-  ): ReplyStream {
-    return new ReplyStream(this.#connection, transcript, {
-      request,
-      options,
-      silenceMs: this.#options.silenceMs ?? 90_000,
-      attemptTimeoutMs: this.#options.attemptTimeoutMs ?? 0,
-      signal,
-    });
+    const named = oneOf(target);
+    if (!named.case) throw new TypeError("name one of replyId, requestId and conversationId");
+    const request = create(CancelRequestSchema, { reason, target: named });
+    return await this.connection.unary(Chat.method.cancel, request, { signal });
   }
 }
 
 function connect(address: string, options: ClientOptions): Connection {
-  return new Connection(new Wire(address, options.tls ?? false, options.channelOptions ?? {}), {
-    apiKey: options.apiKey ?? "",
-    endUser: options.endUser ?? "",
-    backoff: { ...DEFAULT_BACKOFF, ...options.backoff },
-    callTimeoutMs: options.callTimeoutMs ?? 30_000,
-  });
-}
-
-function targetOf({ replyId, requestId, conversationId }: CancelTarget): CancelRequest["target"] {
-  const named: CancelRequest["target"][] = [];
-  if (replyId) named.push({ case: "replyId", value: replyId });
-  if (requestId) named.push({ case: "requestId", value: requestId });
-  if (conversationId) named.push({ case: "conversationId", value: conversationId });
-  const [target, second] = named;
-  if (!target || second) throw new TypeError("name exactly one of replyId, requestId and conversationId");
-  return target;
+  const { tls = false, channelOptions = {}, apiKey = "", endUser = "", backoff, ...limits } = options;
+  const { callTimeoutMs = 30_000, silenceMs = 90_000, attemptTimeoutMs = 0 } = limits;
+  const times = { callTimeoutMs, silenceMs, attemptTimeoutMs };
+  const settings = { apiKey, endUser, backoff: { ...DEFAULT_BACKOFF, ...backoff }, ...times };
+  return new Connection(new Wire(address, tls, channelOptions), settings);
 }

@@ -8,36 +8,40 @@ import { ParleyError } from "./errors.js";
 import { isCut } from "./status.js";
 import type { Wire } from "./wire.js";
 
-export interface ConnectionOptions {
+/** Who calls, and how a client goes about its calls; see `ClientOptions`. */
+export interface Settings {
   readonly apiKey: string;
   readonly endUser: string;
   readonly backoff: Backoff;
   readonly callTimeoutMs: number;
+  readonly silenceMs: number;
+  readonly attemptTimeoutMs: number;
 }
 
-export interface UnaryOptions {
+export interface CallOptions {
+  /** Ends the call, which then rejects with the signal's reason. */
+  signal?: AbortSignal | undefined;
+}
+
+export interface UnaryOptions extends CallOptions {
   /** Of one attempt; 0 is no limit. */
   readonly timeoutMs?: number | undefined;
   readonly repeatable?: boolean | undefined;
-  readonly signal?: AbortSignal | undefined;
 }
 
 export class Connection {
-  readonly wire: Wire;
-  readonly backoff: Backoff;
-  readonly #options: ConnectionOptions;
   readonly #metadata: Metadata;
 
-  constructor(wire: Wire, options: ConnectionOptions) {
-    this.wire = wire;
-    this.backoff = options.backoff;
-    this.#options = options;
-    this.#metadata = metadataOf(options);
+  constructor(
+    readonly wire: Wire,
+    readonly settings: Settings,
+  ) {
+    this.#metadata = metadataOf(settings);
   }
 
   /** The same wire, for another end user. */
   actingFor(endUser: string): Connection {
-    return new Connection(this.wire, { ...this.#options, endUser });
+    return new Connection(this.wire, { ...this.settings, endUser });
   }
 
   /** Starts a call. Whoever starts it reads it to its end, or cancels it. */
@@ -56,9 +60,9 @@ export class Connection {
   async unary<I extends DescMessage, O extends DescMessage>(
     method: Method<I, O>,
     request: MessageInitShape<I> | (() => MessageInitShape<I>),
-    { timeoutMs = this.#options.callTimeoutMs, repeatable = true, signal }: UnaryOptions = {},
+    { timeoutMs = this.settings.callTimeoutMs, repeatable = true, signal }: UnaryOptions = {},
   ): Promise<MessageShape<O>> {
-    const patience = new Patience(this.backoff);
+    const patience = new Patience(this.settings.backoff);
     for (;;) {
       signal?.throwIfAborted();
       const call = this.start(method, typeof request === "function" ? request() : request, timeoutMs);
@@ -82,14 +86,12 @@ export class Connection {
   }
 }
 
-function metadataOf({ apiKey, endUser }: ConnectionOptions): Metadata {
+function metadataOf({ apiKey, endUser }: Settings): Metadata {
   const metadata = new Metadata();
-  const pairs: Record<string, string> = {};
-  if (apiKey) pairs["authorization"] = `Bearer ${apiKey}`;
-  if (endUser) pairs["x-end-user"] = endUser;
+  const pairs = { authorization: apiKey && `Bearer ${apiKey}`, "x-end-user": endUser };
   for (const [key, value] of Object.entries(pairs)) {
     if (!/^[ -~]*$/.test(value)) throw new TypeError(`${key}: gRPC metadata takes printable ASCII alone`);
-    metadata.set(key, value);
+    if (value) metadata.set(key, value);
   }
   return metadata;
 }

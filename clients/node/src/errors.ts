@@ -1,9 +1,10 @@
+// Generated from protos/parley/v1/errors.proto by tools/clients. Do not edit: `make gen`.
 /**
  * Every way in which a call or a reply can fail.
  *
  *     ParleyError                     reason, code, message, retryable, retryAfterMs, metadata
  *     ├── InvalidRequest              the request is wrong: fix it
- *     │   └── InputTooLarge, UnsupportedInput, ContextTooLarge
+ *     │   └── UnsupportedInput, ContextTooLarge, InputTooLarge
  *     ├── Unauthenticated, Forbidden
  *     ├── NotFound
  *     │   └── ConversationNotFound, MessageNotFound, ReplyNotFound, ModelNotFound, ProviderNotFound, ImageNotFound
@@ -24,55 +25,14 @@
  * What was aborted by an AbortSignal rejects with the signal's own reason instead.
  */
 
-import type { status } from "@grpc/grpc-js";
-import type { ErrorReason } from "./gen/parley/v1/errors_pb.js";
+import { ParleyError, type Code, type ErrorFields, type Reason } from "./error.js";
 import type { Usage } from "./gen/parley/v1/resources_pb.js";
 
-/** The name of a gRPC status code. */
-export type Code = keyof typeof status;
-
-/** The name of an `ErrorReason`; one newer than this client reads UNKNOWN_<number>. */
-export type Reason = Exclude<keyof typeof ErrorReason, "UNSPECIFIED"> | `UNKNOWN_${number}`;
-
-export interface ErrorFields {
-  readonly reason?: Reason | "" | undefined;
-  readonly code: Code;
-  readonly retryable?: boolean | undefined;
-  readonly retryAfterMs?: number | undefined;
-  readonly metadata?: Readonly<Record<string, string>> | undefined;
-  readonly cause?: unknown;
-}
-
-/** A failure with a reason. Its `message` is safe to show. */
-export class ParleyError extends Error {
-  override readonly name: string = "ParleyError";
-  /** Empty where the transport failed and no Parley server spoke. */
-  readonly reason: Reason | "";
-  readonly code: Code;
-  /** Whether a new attempt may succeed. */
-  readonly retryable: boolean;
-  /** How long the server asks to wait before it. */
-  readonly retryAfterMs: number | undefined;
-  readonly metadata: Readonly<Record<string, string>>;
-
-  constructor(message: string, fields: ErrorFields) {
-    super(message, fields.cause === undefined ? undefined : { cause: fields.cause });
-    this.reason = fields.reason ?? "";
-    this.code = fields.code;
-    this.retryable = fields.retryable ?? false;
-    this.retryAfterMs = fields.retryAfterMs;
-    this.metadata = fields.metadata ?? {};
-  }
-}
+export { ParleyError, type Code, type ErrorFields, type Reason };
 
 /** The request breaks the contract. */
 export class InvalidRequest extends ParleyError {
   override readonly name: string = "InvalidRequest";
-}
-
-/** Something in the request is over its limit; metadata `limit` names the limit. */
-export class InputTooLarge extends InvalidRequest {
-  override readonly name = "InputTooLarge";
 }
 
 /** The model cannot take this input, such as an image. */
@@ -85,12 +45,17 @@ export class ContextTooLarge extends InvalidRequest {
   override readonly name = "ContextTooLarge";
 }
 
+/** An image, a message or a label is over its limit; metadata `limit` says which. */
+export class InputTooLarge extends InvalidRequest {
+  override readonly name = "InputTooLarge";
+}
+
 /** The credential is missing or wrong. */
 export class Unauthenticated extends ParleyError {
   override readonly name = "Unauthenticated";
 }
 
-/** The credential does not allow this call. */
+/** The credential does not allow this call. What belongs to somebody else is NOT_FOUND instead. */
 export class Forbidden extends ParleyError {
   override readonly name = "Forbidden";
 }
@@ -100,26 +65,32 @@ export class NotFound extends ParleyError {
   override readonly name: string = "NotFound";
 }
 
+/** No such conversation, or somebody else's. */
 export class ConversationNotFound extends NotFound {
   override readonly name = "ConversationNotFound";
 }
 
+/** No such message in the conversation. */
 export class MessageNotFound extends NotFound {
   override readonly name = "MessageNotFound";
 }
 
+/** No such reply, or somebody else's. */
 export class ReplyNotFound extends NotFound {
   override readonly name = "ReplyNotFound";
 }
 
+/** The catalog has no model of this alias. */
 export class ModelNotFound extends NotFound {
   override readonly name = "ModelNotFound";
 }
 
+/** The server knows no such provider. */
 export class ProviderNotFound extends NotFound {
   override readonly name = "ProviderNotFound";
 }
 
+/** No such image, or somebody else's. */
 export class ImageNotFound extends NotFound {
   override readonly name = "ImageNotFound";
 }
@@ -134,21 +105,22 @@ export class RequestIdReused extends AlreadyExists {
   override readonly name = "RequestIdReused";
 }
 
+/** The chosen conversation id is taken. */
 export class ConversationExists extends AlreadyExists {
   override readonly name = "ConversationExists";
 }
 
-/** Another reply runs in the conversation. */
+/** Another reply runs in the conversation; metadata `reply_id` says which. */
 export class ReplyInProgress extends ParleyError {
   override readonly name = "ReplyInProgress";
 
-  /** The reply that runs, to resume or to cancel; empty where the server did not say. */
+  /** The reply that runs; empty where the server did not say. */
   get replyId(): string {
     return this.metadata["reply_id"] ?? "";
   }
 }
 
-/** The resource has changed since it was read. */
+/** The resource has changed since its etag was read. */
 export class EtagMismatch extends ParleyError {
   override readonly name = "EtagMismatch";
 }
@@ -158,10 +130,12 @@ export class LimitExceeded extends ParleyError {
   override readonly name: string = "LimitExceeded";
 }
 
+/** Too many messages for now. */
 export class RateLimited extends LimitExceeded {
   override readonly name = "RateLimited";
 }
 
+/** The quota of the period is used up. */
 export class QuotaExceeded extends LimitExceeded {
   override readonly name = "QuotaExceeded";
 }
@@ -191,27 +165,36 @@ export class Overloaded extends Unavailable {
   override readonly name = "Overloaded";
 }
 
-/** The server's database is down. */
+/** The database is down, or Redis where the call cannot do without it. */
 export class StorageUnavailable extends Unavailable {
   override readonly name = "StorageUnavailable";
 }
 
 /**
- * A reply could no longer be followed; it may still be running.
- *
- * `client.resume(error.replyId, { afterSequence: error.sequence })` goes on where `text` ends.
+ * A reply could no longer be followed; it may still be running. To resume it after `sequence` goes on where
+ * `text` ends.
  */
 export class ConnectionLost extends Unavailable {
   override readonly name = "ConnectionLost";
+  /** The reply, to resume. */
   readonly replyId: string;
+  /** The cursor, to resume after. */
   readonly sequence: number;
+  /** The answer as far as it was read. */
   readonly text: string;
 
-  constructor(cause: ParleyError, known: { replyId: string; sequence: number; text: string }) {
-    super(cause.message, { reason: cause.reason, code: cause.code, retryable: true, cause });
-    this.replyId = known.replyId;
-    this.sequence = known.sequence;
-    this.text = known.text;
+  constructor(
+    message: string,
+    fields: ErrorFields & {
+      readonly replyId?: string | undefined;
+      readonly sequence?: number | undefined;
+      readonly text?: string | undefined;
+    },
+  ) {
+    super(message, fields);
+    this.replyId = fields.replyId ?? "";
+    this.sequence = fields.sequence ?? 0;
+    this.text = fields.text ?? "";
   }
 }
 
@@ -220,32 +203,92 @@ export class DeadlineExceeded extends ParleyError {
   override readonly name = "DeadlineExceeded";
 }
 
-/** A defect of the server. */
-export class InternalError extends ParleyError {
-  override readonly name = "InternalError";
-}
-
 /**
- * The reply was accepted and then failed. Where `retryable`, a new request with `replaceMessageId: error.messageId` and
- * no text tries again without repeating the user's message.
+ * The reply was accepted and then failed. Where `retryable`, a new request with `replaceMessageId` set to
+ * `messageId` and no text tries again without repeating the user's message.
  */
 export class ReplyFailed extends ParleyError {
   override readonly name = "ReplyFailed";
   /** What it had written. */
   readonly text: string;
+  /** The reply. */
   readonly replyId: string;
+  /** The message that would have held the answer. */
   readonly messageId: string;
+  /** What the provider had counted, or an estimate. */
   readonly usage: Usage | undefined;
 
   constructor(
     message: string,
-    fields: ErrorFields,
-    known: { text?: string; replyId?: string; messageId?: string; usage?: Usage | undefined } = {},
+    fields: ErrorFields & {
+      readonly text?: string | undefined;
+      readonly replyId?: string | undefined;
+      readonly messageId?: string | undefined;
+      readonly usage?: Usage | undefined;
+    },
   ) {
     super(message, fields);
-    this.text = known.text ?? "";
-    this.replyId = known.replyId ?? "";
-    this.messageId = known.messageId ?? "";
-    this.usage = known.usage;
+    this.text = fields.text ?? "";
+    this.replyId = fields.replyId ?? "";
+    this.messageId = fields.messageId ?? "";
+    this.usage = fields.usage;
   }
 }
+
+/** A defect of the engine; metadata `call_id` finds it in the logs. */
+export class InternalError extends ParleyError {
+  override readonly name = "InternalError";
+}
+
+type ErrorClass = new (message: string, fields: ErrorFields) => ParleyError;
+
+/** The class of each reason. */
+export const BY_REASON: Readonly<Partial<Record<string, ErrorClass>>> = {
+  INVALID_REQUEST: InvalidRequest,
+  UNSUPPORTED_INPUT: UnsupportedInput,
+  CONTEXT_TOO_LARGE: ContextTooLarge,
+  INPUT_TOO_LARGE: InputTooLarge,
+  UNAUTHENTICATED: Unauthenticated,
+  FORBIDDEN: Forbidden,
+  CONVERSATION_NOT_FOUND: ConversationNotFound,
+  MESSAGE_NOT_FOUND: MessageNotFound,
+  REPLY_NOT_FOUND: ReplyNotFound,
+  MODEL_NOT_FOUND: ModelNotFound,
+  PROVIDER_NOT_FOUND: ProviderNotFound,
+  IMAGE_NOT_FOUND: ImageNotFound,
+  REQUEST_ID_REUSED: RequestIdReused,
+  CONVERSATION_EXISTS: ConversationExists,
+  REPLY_IN_PROGRESS: ReplyInProgress,
+  ETAG_MISMATCH: EtagMismatch,
+  RATE_LIMITED: RateLimited,
+  QUOTA_EXCEEDED: QuotaExceeded,
+  TOO_MANY_READERS: TooManyReaders,
+  NOT_CONFIGURED: NotConfigured,
+  DRAINING: Draining,
+  OVERLOADED: Overloaded,
+  STORAGE_UNAVAILABLE: StorageUnavailable,
+  PROVIDER_UNAVAILABLE: ReplyFailed,
+  PROVIDER_RATE_LIMITED: ReplyFailed,
+  PROVIDER_TIMEOUT: ReplyFailed,
+  PROVIDER_REJECTED: ReplyFailed,
+  PROVIDER_UNAUTHENTICATED: ReplyFailed,
+  PROVIDER_MALFORMED: ReplyFailed,
+  PROVIDER_TRUNCATED: ReplyFailed,
+  OWNER_LOST: ReplyFailed,
+  INTERNAL: InternalError,
+};
+
+/** The class of each status code that has one, for what comes without a reason, or with one that is newer. */
+export const BY_CODE: Readonly<Partial<Record<Code, ErrorClass>>> = {
+  INVALID_ARGUMENT: InvalidRequest,
+  UNAUTHENTICATED: Unauthenticated,
+  PERMISSION_DENIED: Forbidden,
+  NOT_FOUND: NotFound,
+  ALREADY_EXISTS: AlreadyExists,
+  RESOURCE_EXHAUSTED: LimitExceeded,
+  FAILED_PRECONDITION: NotConfigured,
+  UNAVAILABLE: Unavailable,
+  CANCELLED: Unavailable,
+  DEADLINE_EXCEEDED: DeadlineExceeded,
+  INTERNAL: InternalError,
+};

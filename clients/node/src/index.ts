@@ -3,13 +3,12 @@
 export type { Backoff } from "./backoff.js";
 export {
   Client,
-  type CallOptions,
   type CancelTarget,
   type ClientOptions,
   type PollOptions,
   type ResumeOptions,
 } from "./client.js";
-export type { ConversationField, Conversations } from "./conversations.js";
+export type { CallOptions } from "./connection.js";
 export * from "./errors.js";
 export type {
   Accepted,
@@ -24,6 +23,7 @@ export type {
   ToolCallDelta,
   UsageUpdate,
 } from "./events.js";
-export type { ImageSource, ReplyFields } from "./request.js";
+export type { ImageSource, ReplyFields } from "./fields.js";
+export type { ConversationField, Conversations } from "./services.js";
 export type { ReplyStream } from "./stream.js";
 export type { TlsOptions } from "./wire.js";

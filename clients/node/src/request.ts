@@ -2,63 +2,15 @@
 
 import { randomUUID } from "node:crypto";
 import { clone, create, isMessage, type MessageInitShape } from "@bufbuild/protobuf";
-import { durationFromMs, type Duration } from "@bufbuild/protobuf/wkt";
+import { duration, list } from "./convert.js";
+import { requestOf, type ImageSource, type ReplyFields } from "./fields.js";
 import {
-  ConcurrencyPolicy,
-  DisconnectPolicy,
   ReplyRequestSchema,
   StreamOptionsSchema,
   type ReplyRequest,
-  type SamplingSchema,
   type StreamOptions,
-  type ToolSchema,
 } from "./gen/parley/v1/chat_pb.js";
-import {
-  Role,
-  type ConversationSchema,
-  type ImageSchema,
-  type MessageSchema,
-} from "./gen/parley/v1/resources_pb.js";
-
-/** The bytes of an image (its kind is read off them), an https URL, or an `Image`. */
-export type ImageSource = Uint8Array | string | MessageInitShape<typeof ImageSchema>;
-
-/** What to answer, in which conversation, and how. Fields that are not explained are those of `ReplyRequest`. */
-export interface ReplyFields {
-  /** The user's message. */
-  text?: string | undefined;
-  /** They go with the text, as one message. */
-  images?: readonly ImageSource[] | undefined;
-  /** Whole messages, in place of text. */
-  input?: readonly MessageInitShape<typeof MessageSchema>[] | undefined;
-  /** Idempotency key; one is made where there is none. */
-  requestId?: string | undefined;
-  conversationId?: string | undefined;
-  newConversation?: MessageInitShape<typeof ConversationSchema> | undefined;
-  /** A fork: the new messages follow this one. Excludes `replaceMessageId`. */
-  afterMessageId?: string | undefined;
-  /** An edit, or, without text, a new attempt. */
-  replaceMessageId?: string | undefined;
-  model?: string | undefined;
-  fallbackModels?: readonly string[] | undefined;
-  system?: readonly string[] | undefined;
-  sampling?: MessageInitShape<typeof SamplingSchema> | undefined;
-  tools?: readonly MessageInitShape<typeof ToolSchema>[] | undefined;
-  toolChoice?: string | undefined;
-  jsonSchema?: string | undefined;
-  concurrency?: "reject" | "interrupt" | undefined;
-  onDisconnect?: "continue" | "cancel" | undefined;
-  orphanTtlMs?: number | undefined;
-  timeLimitMs?: number | undefined;
-  labels?: Readonly<Record<string, string>> | undefined;
-  /** A heartbeat after this much silence; without it, the server's default. */
-  heartbeatMs?: number | undefined;
-  /** Whether reasoning events are wanted. */
-  reasoning?: boolean | undefined;
-}
-
-const CONCURRENCY = { reject: ConcurrencyPolicy.REJECT, interrupt: ConcurrencyPolicy.INTERRUPT };
-const ON_DISCONNECT = { continue: DisconnectPolicy.CONTINUE, cancel: DisconnectPolicy.CANCEL };
+import { MessageSchema, Role, type ImageSchema } from "./gen/parley/v1/resources_pb.js";
 
 /** A request of its own, with a `requestId`, so that it may be sent any number of times. Throws TypeError. */
 export function buildRequest(message: string | ReplyFields | ReplyRequest): ReplyRequest {
@@ -69,68 +21,21 @@ export function buildRequest(message: string | ReplyFields | ReplyRequest): Repl
   return request;
 }
 
-export function streamOptions(fields: {
-  heartbeatMs?: number | undefined;
-  reasoning?: boolean | undefined;
-}): StreamOptions {
-  return create(StreamOptionsSchema, {
-    reasoning: fields.reasoning,
-    heartbeat: duration(fields.heartbeatMs),
-  });
-}
-
-export function duration(ms: number | undefined): Duration | undefined {
-  return ms === undefined ? undefined : durationFromMs(Math.round(ms));
+export function streamOptions(fields: Pick<ReplyFields, "heartbeatMs" | "reasoning">): StreamOptions {
+  const { heartbeatMs, reasoning } = fields;
+  return create(StreamOptionsSchema, { heartbeat: duration(heartbeatMs), reasoning });
 }
 
 function fromFields(fields: ReplyFields): ReplyRequest {
-  const { images, text, input, afterMessageId, replaceMessageId, concurrency, onDisconnect, ...same } =
-    fields;
-  const { orphanTtlMs, timeLimitMs, heartbeatMs, reasoning, system, fallbackModels, tools, ...plain } = same;
-  if (afterMessageId && replaceMessageId) {
-    throw new TypeError("afterMessageId and replaceMessageId exclude each other");
-  }
-  const pictures = list("images", images);
-  const messages = list("input", input);
-  return create(ReplyRequestSchema, {
-    ...plain,
-    ...(pictures.length > 0
-      ? { input: [...messages, illustrated(text, pictures)] }
-      : { text, input: messages }),
-    system: list("system", system),
-    fallbackModels: list("fallbackModels", fallbackModels),
-    tools: list("tools", tools),
-    position: afterMessageId
-      ? { case: "afterMessageId", value: afterMessageId }
-      : replaceMessageId
-        ? { case: "replaceMessageId", value: replaceMessageId }
-        : { case: undefined },
-    concurrency: concurrency && CONCURRENCY[concurrency],
-    onDisconnect: onDisconnect && ON_DISCONNECT[onDisconnect],
-    orphanTtl: duration(orphanTtlMs),
-    timeLimit: duration(timeLimitMs),
-    streamOptions:
-      heartbeatMs === undefined && reasoning === undefined
-        ? undefined
-        : streamOptions({ heartbeatMs, reasoning }),
-  });
-}
-
-/** JavaScript callers have no compiler: a string would be taken letter by letter. */
-function list<T>(name: string, values: readonly T[] | undefined): T[] {
-  if (values !== undefined && !Array.isArray(values)) throw new TypeError(`${name}: a list is meant`);
-  return values ? [...values] : [];
-}
-
-function illustrated(
-  text: string | undefined,
-  images: ImageSource[],
-): MessageInitShape<typeof MessageSchema> {
-  const parts = images.map((source) => ({ content: { case: "image" as const, value: image(source) } }));
-  return {
-    role: Role.USER,
-    parts: text ? [{ content: { case: "text", value: text } }, ...parts] : parts,
-  };
+  const request = create(ReplyRequestSchema, requestOf(fields));
+  const images = list("images", fields.images);
+  if (images.length === 0) return request;
+  const pictures = images.map((source) => ({ content: { case: "image" as const, value: image(source) } }));
+  const text = { content: { case: "text" as const, value: request.text } };
+  const parts = request.text ? [text, ...pictures] : pictures;
+  request.input.push(create(MessageSchema, { role: Role.USER, parts }));
+  request.text = "";
+  return request;
 }
 
 function image(source: ImageSource): MessageInitShape<typeof ImageSchema> {

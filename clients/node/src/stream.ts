@@ -8,7 +8,7 @@ import { create, type DescMessage } from "@bufbuild/protobuf";
 import { Patience } from "./backoff.js";
 import type { Call } from "./call.js";
 import type { Connection } from "./connection.js";
-import { ConnectionLost, NotFound, ParleyError, TooManyReaders, Unavailable } from "./errors.js";
+import { ConnectionLost, NotFound, ParleyError, TooManyReaders } from "./errors.js";
 import type { Finished, ReplyEvent, ToolCall } from "./events.js";
 import {
   CancelRequestSchema,
@@ -19,19 +19,11 @@ import {
   type TokenChunkSchema,
 } from "./gen/parley/v1/chat_pb.js";
 import type { Reply } from "./gen/parley/v1/resources_pb.js";
-import { endsReply, isCut } from "./status.js";
+import { endsReply, isCut, unavailable } from "./status.js";
 import type { Transcript } from "./transcript.js";
 
 // How long a call may take to say its status after its terminal chunk, before it is dropped.
 const FAREWELL_MS = 1_000;
-
-export interface StreamSettings {
-  readonly request: ReplyRequest | undefined;
-  readonly options: StreamOptions;
-  readonly silenceMs: number;
-  readonly attemptTimeoutMs: number;
-  readonly signal: AbortSignal | undefined;
-}
 
 /**
  * An async iterator over the events of one reply, for one reader.
@@ -45,9 +37,11 @@ export interface StreamSettings {
 export class ReplyStream implements AsyncIterableIterator<ReplyEvent, undefined>, AsyncDisposable {
   readonly #connection: Connection;
   readonly #transcript: Transcript;
-  readonly #settings: StreamSettings;
+  readonly #request: ReplyRequest | undefined;
+  readonly #options: StreamOptions;
+  readonly #signal: AbortSignal | undefined;
   readonly #patience: Patience;
-  readonly #events: AsyncGenerator<ReplyEvent, undefined, undefined>;
+  readonly #events = this.#run();
   readonly #left = new AbortController();
   /** Whether the reader left by its signal, and `next` owes it the signal's reason. */
   #aborted = false;
@@ -55,17 +49,24 @@ export class ReplyStream implements AsyncIterableIterator<ReplyEvent, undefined>
   #pauseMs = 0;
 
   /** @internal Use `client.streamReply` or `client.resume`. */
-  constructor(connection: Connection, transcript: Transcript, settings: StreamSettings) {
+  constructor(
+    connection: Connection,
+    transcript: Transcript,
+    request: ReplyRequest | undefined,
+    options: StreamOptions,
+    signal: AbortSignal | undefined,
+  ) {
     this.#connection = connection;
     this.#transcript = transcript;
-    this.#settings = settings;
-    this.#patience = new Patience(connection.backoff);
-    this.#events = this.#run();
+    this.#request = request;
+    this.#options = options;
+    this.#signal = signal;
+    this.#patience = new Patience(connection.settings.backoff);
   }
 
   /** The idempotency key of the request; empty for a stream made by `resume`. */
   get requestId(): string {
-    return this.#settings.request?.requestId ?? "";
+    return this.#request?.requestId ?? "";
   }
 
   /** Empty until the reply is accepted. */
@@ -75,7 +76,7 @@ export class ReplyStream implements AsyncIterableIterator<ReplyEvent, undefined>
 
   /** Where the reply is; of a new conversation, empty until the reply is accepted. */
   get conversationId(): string {
-    return this.#transcript.accepted?.conversationId ?? this.#settings.request?.conversationId ?? "";
+    return this.#transcript.accepted?.conversationId ?? this.#request?.conversationId ?? "";
   }
 
   /** The message that will hold the answer; empty until the reply is accepted. */
@@ -119,7 +120,7 @@ export class ReplyStream implements AsyncIterableIterator<ReplyEvent, undefined>
 
   /** Ends the call, not the reply. The iterator then ends without an error, for one who waits for it too. */
   close(): void {
-    this.#settings.signal?.removeEventListener("abort", this.#onAbort);
+    this.#signal?.removeEventListener("abort", this.#onAbort);
     this.#left.abort();
     this.#hangUp();
   }
@@ -152,7 +153,7 @@ export class ReplyStream implements AsyncIterableIterator<ReplyEvent, undefined>
   }
 
   async *#run(): AsyncGenerator<ReplyEvent, undefined, undefined> {
-    const { signal } = this.#settings;
+    const signal = this.#signal;
     if (signal?.aborted) this.#onAbort();
     else if (!this.#left.signal.aborted) signal?.addEventListener("abort", this.#onAbort);
     try {
@@ -175,13 +176,10 @@ export class ReplyStream implements AsyncIterableIterator<ReplyEvent, undefined>
       this.#pauseMs = 0;
       if (this.#left.signal.aborted) return undefined;
       this.#call ??= this.#attach();
-      const chunk = await this.#call.read(this.#settings.silenceMs);
+      const chunk = await this.#call.read(this.#connection.settings.silenceMs);
       if (this.#left.signal.aborted) return undefined;
       if (chunk) return this.#apply(chunk);
-      throw new Unavailable("the stream ended without the reply's end", {
-        code: "UNAVAILABLE",
-        retryable: true,
-      });
+      throw unavailable("the stream ended without the reply's end");
     } catch (error) {
       if (this.#left.signal.aborted) return undefined;
       this.#connection.wire.check();
@@ -191,11 +189,12 @@ export class ReplyStream implements AsyncIterableIterator<ReplyEvent, undefined>
   }
 
   #attach(): Call<DescMessage, typeof TokenChunkSchema> {
-    const { request, options, attemptTimeoutMs } = this.#settings;
-    if (request && !this.replyId) {
-      return this.#connection.start(Chat.method.streamReply, request, attemptTimeoutMs);
+    const { attemptTimeoutMs } = this.#connection.settings;
+    const { replyId, sequence: afterSequence } = this;
+    if (this.#request && !replyId) {
+      return this.#connection.start(Chat.method.streamReply, this.#request, attemptTimeoutMs);
     }
-    const resume = { replyId: this.replyId, afterSequence: this.sequence, streamOptions: options };
+    const resume = { replyId, afterSequence, streamOptions: this.#options };
     return this.#connection.start(Chat.method.resumeReply, resume, attemptTimeoutMs);
   }
 
@@ -217,8 +216,18 @@ export class ReplyStream implements AsyncIterableIterator<ReplyEvent, undefined>
       this.#pauseMs = delayMs;
       return { type: "reconnecting", attempt: this.#patience.attempts, delayMs, error };
     }
-    if (again && this.#transcript.accepted) throw new ConnectionLost(error, this);
-    throw error;
+    if (!again || !this.#transcript.accepted) throw error;
+    const { reason, code, message } = error;
+    const { replyId, sequence, text } = this;
+    throw new ConnectionLost(message, {
+      reason,
+      code,
+      retryable: true,
+      cause: error,
+      replyId,
+      sequence,
+      text,
+    });
   }
 
   #mayAttachAgain(error: ParleyError): boolean {

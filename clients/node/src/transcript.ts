@@ -6,17 +6,11 @@
 
 import { create } from "@bufbuild/protobuf";
 import { ReplyFailed } from "./errors.js";
-import { finishName, type Accepted, type Finished, type ReplyEvent, type ToolCall } from "./events.js";
-import type {
-  Accepted as AcceptedChunk,
-  Failed,
-  Finished as FinishedChunk,
-  TokenChunk,
-  ToolCallDelta,
-} from "./gen/parley/v1/chat_pb.js";
+import type { Accepted, Finished, FinishName, ReplyEvent, ToolCall } from "./events.js";
+import type * as chunks from "./gen/parley/v1/chat_pb.js";
 import { ReplyErrorSchema } from "./gen/parley/v1/errors_pb.js";
-import { UsageSchema, type Reply } from "./gen/parley/v1/resources_pb.js";
-import { failureFields } from "./status.js";
+import { FinishReason, UsageSchema, type Reply } from "./gen/parley/v1/resources_pb.js";
+import { fieldsOf } from "./status.js";
 
 /**
  * The text, the tool calls and the cursor of one reply.
@@ -47,28 +41,14 @@ export class Transcript {
   }
 
   /** The event that this chunk means; undefined where it brings nothing new. A failure is kept in `failure`. */
-  apply({ event, sequence, replyId }: TokenChunk): ReplyEvent | undefined {
-    if (this.ended) return undefined;
-    switch (event.case) {
-      case "accepted":
-        return this.#accept(event.value, replyId);
-      case "heartbeat":
-      case "goAway":
-        return undefined;
-      case "finished":
-        return this.#finish(event.value, sequence);
-      case "failed":
-        return this.#fail(event.value, sequence);
-      case "snapshot":
-        return sequence < this.sequence ? undefined : this.#replace(event.value, sequence);
-      default:
-        if (sequence <= this.sequence) return undefined;
-        this.sequence = sequence;
-        return this.#append(event);
-    }
-  }
-
-  #append(event: TokenChunk["event"]): ReplyEvent | undefined {
+  apply({ event, sequence, replyId }: chunks.TokenChunk): ReplyEvent | undefined {
+    if (this.ended || event.case === "heartbeat" || event.case === "goAway") return undefined;
+    if (event.case === "accepted") return this.#accept(event.value, replyId);
+    // A snapshot at the cursor may hold what a lost tail did not, and the terminal chunk may repeat its position.
+    const last = event.case === "finished" || event.case === "failed";
+    const again = last || (event.case === "snapshot" && sequence === this.sequence);
+    if (sequence <= this.sequence && !again) return undefined;
+    this.sequence = Math.max(this.sequence, sequence);
     switch (event.case) {
       case "text":
         this.text += event.value;
@@ -79,70 +59,61 @@ export class Transcript {
         return this.#toolCall(event.value);
       case "usage":
         return { type: "usage", usage: event.value };
+      case "snapshot":
+        return this.#replace(event.value);
+      case "finished":
+        return this.#finish(event.value);
+      case "failed":
+        return this.#fail(event.value);
       default:
         return undefined; // newer than this client
     }
   }
 
-  #accept(chunk: AcceptedChunk, replyId: string): Accepted | undefined {
+  #accept(chunk: chunks.Accepted, replyId: string): Accepted | undefined {
     if (this.accepted) return undefined;
     this.replyId = replyId || this.replyId;
     const { conversationId, messageId, inputMessageIds, model, replayed } = chunk;
-    return (this.accepted = {
-      type: "accepted",
-      replyId: this.replyId,
-      conversationId,
-      messageId,
-      inputMessageIds,
-      model,
-      replayed,
-    });
+    const known = { replyId: this.replyId, conversationId, messageId, inputMessageIds, model, replayed };
+    return (this.accepted = { type: "accepted", ...known });
   }
 
-  #toolCall({ index, id, name, arguments: piece }: ToolCallDelta): ReplyEvent {
-    const before = this.#toolCalls.get(index);
-    this.#toolCalls.set(index, {
+  #toolCall({ index, id, name, arguments: piece }: chunks.ToolCallDelta): ReplyEvent {
+    const before = this.#toolCalls.get(index) ?? { id: "", name: "", arguments: "" };
+    this.#keep({
       index,
-      id: before?.id || id,
-      name: before?.name || name,
-      arguments: (before?.arguments ?? "") + piece,
+      id: before.id || id,
+      name: before.name || name,
+      arguments: before.arguments + piece,
     });
     return { type: "toolCall", index, id, name, arguments: piece };
   }
 
-  #replace(reply: Reply, sequence: number): ReplyEvent {
-    this.sequence = sequence;
+  #keep(call: ToolCall): void {
+    this.#toolCalls.set(call.index, call);
+  }
+
+  #replace(reply: Reply): ReplyEvent {
     this.text = "";
     this.#toolCalls.clear();
     for (const { content } of reply.message?.parts ?? []) {
       if (content.case === "text") this.text += content.value;
       if (content.case !== "toolCall") continue;
       const { id, name, arguments: json } = content.value;
-      this.#toolCalls.set(this.#toolCalls.size, { index: this.#toolCalls.size, id, name, arguments: json });
+      this.#keep({ index: this.#toolCalls.size, id, name, arguments: json });
     }
     return { type: "snapshot", text: this.text, reply };
   }
 
-  #finish(chunk: FinishedChunk, sequence: number): Finished {
-    this.sequence = Math.max(this.sequence, sequence);
-    return (this.finished = {
-      type: "finished",
-      reason: finishName(chunk.reason),
-      text: this.text,
-      model: chunk.model,
-      cancelReason: chunk.cancelReason,
-      usage: chunk.usage ?? create(UsageSchema),
-    });
+  #finish({ reason, model, cancelReason, usage = create(UsageSchema) }: chunks.Finished): Finished {
+    // An enum is looked up by a number that may be newer than it.
+    const known = (FinishReason[reason] as FinishName | undefined) ?? "OTHER";
+    return (this.finished = { type: "finished", reason: known, text: this.text, model, cancelReason, usage });
   }
 
-  #fail(chunk: Failed, sequence: number): undefined {
-    this.sequence = Math.max(this.sequence, sequence);
-    const error = chunk.error ?? create(ReplyErrorSchema);
-    this.failure = new ReplyFailed(error.message, failureFields(error), {
-      text: this.text,
-      replyId: this.replyId,
-      messageId: this.accepted?.messageId ?? "",
-      usage: chunk.usage ?? create(UsageSchema),
-    });
+  #fail({ error = create(ReplyErrorSchema), usage = create(UsageSchema) }: chunks.Failed): undefined {
+    const { text, replyId, accepted } = this;
+    const known = { text, replyId, messageId: accepted?.messageId, usage };
+    this.failure = new ReplyFailed(error.message, { ...fieldsOf(error), ...known });
   }
 }

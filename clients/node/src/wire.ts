@@ -10,7 +10,7 @@ import {
 } from "@grpc/grpc-js";
 import type { DescMessage, MessageInitShape } from "@bufbuild/protobuf";
 import { Call, type Method } from "./call.js";
-import { Unavailable } from "./errors.js";
+import { unavailable } from "./status.js";
 
 const CHANNEL_OPTIONS: ChannelOptions = {
   "grpc.keepalive_time_ms": 30_000,
@@ -60,7 +60,7 @@ export class Wire {
 
   /** Throws where the client was closed. */
   check(): void {
-    if (this.#closed) throw new Unavailable("the client is closed", { code: "UNAVAILABLE" });
+    if (this.#closed) throw unavailable("the client is closed", false);
   }
 
   /** Starts a call. Whoever starts it reads it to its end, or cancels it. */

@@ -1,7 +1,8 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import { create, equals } from "@bufbuild/protobuf";
-import { buildRequest, type ReplyFields } from "../src/request.js";
+import type { ReplyFields } from "../src/fields.js";
+import { buildRequest } from "../src/request.js";
 import { ConcurrencyPolicy, DisconnectPolicy, ReplyRequestSchema, Role } from "../src/v1.js";
 
 const PNG = Buffer.from("\x89PNG\r\n\x1a\n....", "latin1");

@@ -3,6 +3,7 @@
 import grpc
 import pytest
 from parley import errors
+from parley._status import TRAILER, error_of_proto, error_of_status
 from parley.v1 import errors_pb2
 
 from tests.scripted_server import reply_error
@@ -51,25 +52,25 @@ def test_the_table_names_every_reason_of_the_contract():
 @pytest.mark.parametrize("reason", CLASSES)
 def test_reason_becomes_class(reason):
     proto = reply_error(grpc.StatusCode.ABORTED, reason, retryable=True, retry_after_s=1.5, metadata={"reply_id": "r"})
-    error = errors.error_of_proto(proto)
+    error = error_of_proto(proto)
     assert type(error) is CLASSES[reason]
     assert (error.reason, error.code, error.message) == (reason, grpc.StatusCode.ABORTED, "as scripted")
     assert (error.retryable, error.retry_after_s, error.metadata) == (True, 1.5, {"reply_id": "r"})
 
 
 def test_a_reason_newer_than_this_client_is_read_by_its_code():
-    error = errors.error_of_proto(errors_pb2.ReplyError(code=grpc.StatusCode.NOT_FOUND.value[0], reason=999))
+    error = error_of_proto(errors_pb2.ReplyError(code=grpc.StatusCode.NOT_FOUND.value[0], reason=999))
     assert type(error) is errors.NotFound
     assert error.reason == "UNKNOWN_999"
 
 
 def test_a_trailer_that_makes_no_sense_leaves_the_code():
-    trailers = grpc.aio.Metadata((errors.ERROR_TRAILER, b"\xff\xff\xff"))
+    trailers = grpc.aio.Metadata((TRAILER, b"\xff\xff\xff"))
     status = grpc.aio.AioRpcError(grpc.StatusCode.UNAVAILABLE, grpc.aio.Metadata(), trailers, details="gone")
-    error = errors.error_of_status(status)
+    error = error_of_status(status)
     assert (type(error), error.message, error.reason, error.retryable) == (errors.Unavailable, "gone", "", True)
 
 
 def test_a_reply_in_progress_names_the_reply():
     proto = reply_error(grpc.StatusCode.ABORTED, "REPLY_IN_PROGRESS", metadata={"reply_id": "r9"})
-    assert errors.error_of_proto(proto).reply_id == "r9"
+    assert error_of_proto(proto).reply_id == "r9"

@@ -4,25 +4,26 @@ from __future__ import annotations
 
 import copy
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Sequence
 from types import TracebackType
 from typing import Any, Self, Unpack
 
 import grpc
 
 from parley._backoff import Backoff
-from parley._connection import Connection
-from parley._conversations import Conversations
-from parley._request import RequestFields, build_request, duration, stream_options
+from parley._connection import Connection, Settings, open_channel
+from parley._fields import RequestFields
+from parley._request import build_request, duration, stream_options
+from parley._services import Calls, Conversations
 from parley._stream import ReplyStream
 from parley._transcript import Transcript
-from parley.v1 import catalog_pb2, chat_pb2, resources_pb2
+from parley.v1 import chat_pb2, resources_pb2
 
 # What a call that waits on the server may take beyond that wait.
 _ANSWER_S = 15.0
 
 
-class Client:
+class Client(Calls):
     """Calls a Parley server. Make it within a running event loop, and use it as a context manager or `close` it.
 
     `api_key` is a static key or a JWT; `end_user` is whom it acts for. `tls` is True for the system's roots, or
@@ -44,19 +45,15 @@ class Client:
         attempt_timeout_s: float | None = None,
         options: Sequence[tuple[str, Any]] = (),
     ) -> None:
-        self._attach(
-            Connection(
-                address,
-                api_key=api_key,
-                end_user=end_user,
-                tls=tls,
-                options=options,
-                backoff=backoff or Backoff(),
-                call_timeout_s=call_timeout_s,
-            )
+        settings = Settings(
+            api_key=api_key,
+            end_user=end_user,
+            backoff=backoff or Backoff(),
+            call_timeout_s=call_timeout_s,
+            silence_s=silence_s,
+            attempt_timeout_s=attempt_timeout_s,
         )
-        self._silence_s = silence_s
-        self._attempt_timeout_s = attempt_timeout_s
+        self._attach(Connection(open_channel(address, tls=tls, options=options), settings))
 
     async def __aenter__(self) -> Self:
         return self
@@ -85,7 +82,7 @@ class Client:
         Without a `request_id` one is made; a repeated one attaches to the reply that it started before.
         """
         request = build_request(message, fields)
-        return self._stream(Transcript(), request=request, options=request.stream_options)
+        return ReplyStream(self._connection, Transcript(), request, request.stream_options)
 
     def resume(
         self, reply_id: str, *, after_sequence: int = 0, reasoning: bool = False, heartbeat_s: float | None = None
@@ -94,11 +91,8 @@ class Client:
 
         The `text` of the stream and of its events is what comes after `after_sequence`.
         """
-        return self._stream(
-            Transcript(reply_id=reply_id, after_sequence=after_sequence),
-            request=None,
-            options=stream_options(reasoning=reasoning, heartbeat_s=heartbeat_s),
-        )
+        options = stream_options(reasoning=reasoning, heartbeat_s=heartbeat_s)
+        return ReplyStream(self._connection, Transcript(reply_id, after_sequence), None, options)
 
     async def create_reply(
         self,
@@ -114,12 +108,18 @@ class Client:
         request = build_request(message, fields)
         if wait_s is not None:
             request.wait.CopyFrom(duration(wait_s))
+        create = self._connection.chat.CreateReply
         if not request.HasField("wait"):
-            return await self._connection.call(self._connection.chat.CreateReply, request, timeout_s=0.0)
-        limit_s = request.wait.seconds + request.wait.nanos / 1e9
-        return await self._connection.call(
-            self._connection.chat.CreateReply, _with_rest_of_wait(request, limit_s), timeout_s=limit_s + _ANSWER_S
-        )
+            return await self._connection.call(create, request, timeout_s=0.0)
+        limit_s = request.wait.ToNanoseconds() / 1e9
+        deadline_s = time.monotonic() + limit_s
+
+        def attempt() -> chat_pb2.ReplyRequest:
+            # With what is left of the wait, so that attempts do not add up. The key is compared without it.
+            request.wait.CopyFrom(duration(max(0.0, deadline_s - time.monotonic())))
+            return request
+
+        return await self._connection.call(create, attempt, timeout_s=limit_s + _ANSWER_S)
 
     async def poll(
         self,
@@ -132,10 +132,12 @@ class Client:
     ) -> chat_pb2.PollReplyResponse:
         """What came after a chunk, waiting up to `wait_s` for a first one. Its `after_sequence` is the next cursor."""
         request = chat_pb2.PollReplyRequest(
-            reply_id=reply_id, after_sequence=after_sequence, wait=duration(wait_s), reasoning=reasoning
+            reply_id=reply_id,
+            after_sequence=after_sequence,
+            wait=duration(wait_s),
+            gather=None if gather_s is None else duration(gather_s),
+            reasoning=reasoning,
         )
-        if gather_s is not None:
-            request.gather.CopyFrom(duration(gather_s))
         return await self._connection.call(self._connection.chat.PollReply, request, timeout_s=wait_s + _ANSWER_S)
 
     async def polls(
@@ -157,11 +159,6 @@ class Client:
             if any(chunk.WhichOneof("event") in {"finished", "failed"} for chunk in answer.chunks):
                 return
 
-    async def get_reply(self, reply_id: str) -> resources_pb2.Reply:
-        """The reply as it stands now."""
-        request = chat_pb2.GetReplyRequest(reply_id=reply_id)
-        return await self._connection.call(self._connection.chat.GetReply, request)
-
     async def cancel(
         self, *, reply_id: str = "", request_id: str = "", conversation_id: str = "", reason: str = ""
     ) -> resources_pb2.Reply:
@@ -169,50 +166,13 @@ class Client:
 
         `ReplyNotFound` for a `request_id` that the server does not know yet: it will be accepted as cancelled.
         """
-        if sum(map(bool, (reply_id, request_id, conversation_id))) != 1:
+        target = {"reply_id": reply_id, "request_id": request_id, "conversation_id": conversation_id}
+        named = {name: value for name, value in target.items() if value}
+        if len(named) != 1:
             raise ValueError("name exactly one of reply_id, request_id and conversation_id")
-        request = chat_pb2.CancelRequest(reason=reason)
-        if reply_id:
-            request.reply_id = reply_id
-        elif request_id:
-            request.request_id = request_id
-        else:
-            request.conversation_id = conversation_id
+        request = chat_pb2.CancelRequest(reason=reason, **named)
         return await self._connection.call(self._connection.chat.Cancel, request)
-
-    async def models(self) -> list[resources_pb2.Model]:
-        """The models that the caller may name."""
-        answer = await self._connection.call(self._connection.catalog.ListModels, catalog_pb2.ListModelsRequest())
-        return list(answer.models)
-
-    async def quotas(self) -> list[resources_pb2.Quota]:
-        """The caller's limits, and what is left of them."""
-        answer = await self._connection.call(self._connection.catalog.GetQuota, catalog_pb2.GetQuotaRequest())
-        return list(answer.quotas)
 
     def _attach(self, connection: Connection) -> None:
         self._connection = connection
         self.conversations = Conversations(connection)
-
-    def _stream(
-        self, transcript: Transcript, *, request: chat_pb2.ReplyRequest | None, options: chat_pb2.StreamOptions
-    ) -> ReplyStream:
-        return ReplyStream(
-            self._connection,
-            transcript,
-            request=request,
-            options=options,
-            attempt_timeout_s=self._attempt_timeout_s,
-            silence_s=self._silence_s,
-        )
-
-
-def _with_rest_of_wait(request: chat_pb2.ReplyRequest, wait_s: float) -> Callable[[], chat_pb2.ReplyRequest]:
-    """The request with what is left of the wait, so that attempts do not add up. The key is compared without it."""
-    deadline_s = time.monotonic() + wait_s
-
-    def next_attempt() -> chat_pb2.ReplyRequest:
-        request.wait.CopyFrom(duration(max(0.0, deadline_s - time.monotonic())))
-        return request
-
-    return next_attempt

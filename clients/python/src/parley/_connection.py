@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-import copy
 from collections.abc import Callable, Sequence
-from typing import Any, Self, TypeVar
+from dataclasses import dataclass, replace
+from typing import Any, TypeVar
 
 import grpc
 
 from parley._backoff import Backoff, Patience
-from parley.errors import Unavailable, error_of_status, is_cut
+from parley._status import error_of_status, is_cut
+from parley.errors import Unavailable
 from parley.v1 import catalog_pb2_grpc, chat_pb2_grpc, conversations_pb2_grpc
 
 Request = TypeVar("Request")
@@ -34,46 +35,46 @@ CHANNEL_OPTIONS: tuple[tuple[str, Any], ...] = (
 )
 
 
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """Who calls, and how a client goes about its calls; see `Client`."""
+
+    api_key: str | None
+    end_user: str
+    backoff: Backoff
+    call_timeout_s: float
+    silence_s: float
+    attempt_timeout_s: float | None
+
+
 class Connection:
-    """The channel, its stubs, and what every call carries. Made within a running event loop; `close` ends it."""
+    """A channel, its stubs, and what every call carries. Made within a running event loop; `close` ends it."""
 
-    def __init__(
-        self,
-        address: str,
-        *,
-        api_key: str | None,
-        end_user: str,
-        tls: bool | grpc.ChannelCredentials,
-        options: Sequence[tuple[str, Any]],
-        backoff: Backoff,
-        call_timeout_s: float,
-    ) -> None:
-        self.address = address
-        self.backoff = backoff
-        self.call_timeout_s = call_timeout_s
-        self._ended = asyncio.Event()
-        self._api_key = api_key
-        self.metadata = _metadata(api_key, end_user=end_user)
-        self._channel = _channel(address, tls=tls, options=(*CHANNEL_OPTIONS, *options))
-        self.chat = chat_pb2_grpc.ChatStub(self._channel)
-        self.conversations = conversations_pb2_grpc.ConversationsStub(self._channel)
-        self.catalog = catalog_pb2_grpc.CatalogStub(self._channel)
+    def __init__(self, channel: grpc.aio.Channel, settings: Settings, ended: asyncio.Event | None = None) -> None:
+        self.settings = settings
+        self.metadata = _metadata(settings)
+        self._channel = channel
+        self._ended = ended or asyncio.Event()
+        self.chat = chat_pb2_grpc.ChatStub(channel)
+        self.conversations = conversations_pb2_grpc.ConversationsStub(channel)
+        self.catalog = catalog_pb2_grpc.CatalogStub(channel)
 
-    @property
-    def closed(self) -> bool:
-        """Whether it was closed, by whomever of those who share it."""
-        return self._ended.is_set()
-
-    def acting_for(self, end_user: str) -> Self:
+    def acting_for(self, end_user: str) -> Connection:
         """The same channel, for another end user."""
-        other = copy.copy(self)
-        other.metadata = _metadata(self._api_key, end_user=end_user)
-        return other
+        return Connection(self._channel, replace(self.settings, end_user=end_user), self._ended)
 
     async def close(self) -> None:
         """Ends every call and the channel. A stream that is being read fails with `Unavailable`."""
         self._ended.set()
         await self._channel.close()
+
+    def check(self) -> None:
+        """Raises `Unavailable` where the client was closed, unless the running task itself is being cancelled.
+
+        Closing a channel shows as a CancelledError in whoever waits for one of its calls.
+        """
+        if self._ended.is_set() and not is_cancelling():
+            raise Unavailable("the client is closed")
 
     async def call(
         self,
@@ -88,50 +89,53 @@ class Connection:
         A `request` that is a function is asked for each attempt's request. `timeout_s` bounds one attempt; None is the
         connection's default, and 0 is no limit. Raises a ParleyError.
         """
-        patience = Patience(self.backoff)
-        limit_s = self.call_timeout_s if timeout_s is None else timeout_s or None
+        patience = Patience(self.settings.backoff)
+        limit_s = self.settings.call_timeout_s if timeout_s is None else timeout_s or None
         while True:
-            raise_if_closed(self.closed)
+            self.check()
             message = request() if callable(request) else request
             try:
                 return await method(message, timeout=limit_s, metadata=self.metadata)
             except asyncio.CancelledError:
-                raise_if_closed(self.closed)
+                self.check()
                 raise
             except grpc.aio.AioRpcError as status:
                 error = error_of_status(status)
                 delay_s = patience.failed(retry_after_s=error.retry_after_s) if repeatable and is_cut(error) else None
                 if delay_s is None:
                     raise error from status
-            await self.backoff.sleep(delay_s)
+            await self.pause(delay_s)
+
+    async def pause(self, delay_s: float) -> None:
+        """Waits; less where the client is closed, which is for the caller to look at."""
+        waits = [asyncio.ensure_future(each) for each in (self.settings.backoff.sleep(delay_s), self._ended.wait())]
+        try:
+            await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for each in waits:
+                each.cancel()
 
 
-def raise_if_closed(closed: bool) -> None:
-    """Raises `Unavailable` where the client was closed, unless the running task itself is being cancelled.
+def open_channel(
+    address: str, *, tls: bool | grpc.ChannelCredentials, options: Sequence[tuple[str, Any]]
+) -> grpc.aio.Channel:
+    """A channel with the client's options, and further ones, which win."""
+    options = (*CHANNEL_OPTIONS, *options)
+    if tls is False:
+        return grpc.aio.insecure_channel(address, options=options)
+    return grpc.aio.secure_channel(address, grpc.ssl_channel_credentials() if tls is True else tls, options=options)
 
-    Closing a channel shows as a CancelledError in whoever waits for one of its calls.
-    """
+
+def is_cancelling() -> bool:
+    """Whether the running task itself is being cancelled."""
     task = asyncio.current_task()
-    if closed and not (task and task.cancelling()):
-        raise Unavailable("the client is closed")
+    return bool(task and task.cancelling())
 
 
-def _metadata(api_key: str | None, *, end_user: str) -> tuple[tuple[str, str], ...]:
-    pairs = []
-    if api_key:
-        pairs.append(("authorization", f"Bearer {api_key}"))
-    if end_user:
-        pairs.append(("x-end-user", end_user))
+def _metadata(settings: Settings) -> tuple[tuple[str, str], ...]:
+    bearer = f"Bearer {settings.api_key}" if settings.api_key else ""
+    pairs = tuple(pair for pair in (("authorization", bearer), ("x-end-user", settings.end_user)) if pair[1])
     for key, value in pairs:
         if not (value.isascii() and value.isprintable()):
             raise ValueError(f"{key}: gRPC metadata takes printable ASCII alone")
-    return tuple(pairs)
-
-
-def _channel(
-    address: str, *, tls: bool | grpc.ChannelCredentials, options: Sequence[tuple[str, Any]]
-) -> grpc.aio.Channel:
-    if tls is False:
-        return grpc.aio.insecure_channel(address, options=options)
-    credentials = grpc.ssl_channel_credentials() if tls is True else tls
-    return grpc.aio.secure_channel(address, credentials, options=options)
+    return pairs

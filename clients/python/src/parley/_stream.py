@@ -13,18 +13,10 @@ from typing import Self
 import grpc
 
 from parley._backoff import Patience
-from parley._connection import Connection, raise_if_closed
+from parley._connection import Connection, is_cancelling
+from parley._status import ends_reply, error_of_status, is_cut
 from parley._transcript import Transcript
-from parley.errors import (
-    ConnectionLost,
-    NotFound,
-    ParleyError,
-    TooManyReaders,
-    Unavailable,
-    ends_reply,
-    error_of_status,
-    is_cut,
-)
+from parley.errors import ConnectionLost, NotFound, ParleyError, TooManyReaders, Unavailable
 from parley.events import Accepted, Event, Finished, Reconnecting, ToolCall
 from parley.v1 import chat_pb2, resources_pb2
 
@@ -51,20 +43,15 @@ class ReplyStream:
         self,
         connection: Connection,
         transcript: Transcript,
-        *,
         request: chat_pb2.ReplyRequest | None,
         options: chat_pb2.StreamOptions,
-        attempt_timeout_s: float | None,
-        silence_s: float,
     ) -> None:
         self._call: _Call | None = None
         self._connection = connection
         self._transcript = transcript
         self._request = request
         self._options = options
-        self._attempt_timeout_s = attempt_timeout_s
-        self._silence_s = silence_s
-        self._patience = Patience(connection.backoff)
+        self._patience = Patience(connection.settings.backoff)
         self._pause_s = 0.0
         self._closed = False
         self._failure_raised = False
@@ -82,10 +69,8 @@ class ReplyStream:
     @property
     def conversation_id(self) -> str:
         """Where the reply is; of a new conversation, empty until the reply is accepted."""
-        accepted = self._transcript.accepted
-        if accepted is not None:
-            return accepted.conversation_id
-        return self._request.conversation_id if self._request else ""
+        known = self._transcript.accepted or self._request
+        return known.conversation_id if known else ""
 
     @property
     def message_id(self) -> str:
@@ -145,15 +130,14 @@ class ReplyStream:
         Returns the reply as it was stopped. None: the server has not seen the request yet, and will accept it as
         already cancelled. Raises a ParleyError.
         """
-        target = chat_pb2.CancelRequest(reason=reason)
-        if self.reply_id:
-            target.reply_id = self.reply_id
-        else:
-            target.request_id = self.request_id
+        reply_id = self.reply_id
+        target = {"reply_id": reply_id} if reply_id else {"request_id": self.request_id}
         try:
-            return await self._connection.call(self._connection.chat.Cancel, target)
+            return await self._connection.call(
+                self._connection.chat.Cancel, chat_pb2.CancelRequest(reason=reason, **target)
+            )
         except NotFound:
-            if target.reply_id:
+            if reply_id:
                 raise
             return None
 
@@ -164,20 +148,21 @@ class ReplyStream:
             self._drop_call()
 
     async def _step(self) -> Event | None:
-        if self._pause_s:
-            await self._connection.backoff.sleep(self._pause_s)
-            self._pause_s = 0.0
         try:
+            if self._pause_s:
+                await self._connection.pause(self._pause_s)
+                self._pause_s = 0.0
             chunk = await self._read()
         except grpc.aio.AioRpcError as status:
             return self._cut(error_of_status(status), cause=status)
         except TimeoutError as silence:
-            return self._cut(Unavailable(f"nothing came for {self._silence_s:g} s", retryable=True), cause=silence)
+            limit_s = self._connection.settings.silence_s
+            return self._cut(Unavailable(f"nothing came for {limit_s:g} s", retryable=True), cause=silence)
         except asyncio.CancelledError:
             self._drop_call()
-            if self._closed and not _is_cancelling():
+            if self._closed and not is_cancelling():
                 return None
-            raise_if_closed(self._connection.closed)
+            self._connection.check()
             raise
         if chunk is None:
             return self._cut(Unavailable("the stream ended without the reply's end", retryable=True), cause=None)
@@ -185,20 +170,21 @@ class ReplyStream:
 
     async def _read(self) -> chat_pb2.TokenChunk | None:
         if self._call is None:
-            raise_if_closed(self._connection.closed)
+            self._connection.check()
             self._call = self._attach()
-        async with asyncio.timeout(self._silence_s):
+        async with asyncio.timeout(self._connection.settings.silence_s):
             chunk = await self._call.read()
         return chunk if isinstance(chunk, chat_pb2.TokenChunk) else None
 
     def _attach(self) -> _Call:
         chat, metadata = self._connection.chat, self._connection.metadata
+        limit_s = self._connection.settings.attempt_timeout_s
         if self._request is not None and not self.reply_id:
-            return chat.StreamReply(self._request, timeout=self._attempt_timeout_s, metadata=metadata)
+            return chat.StreamReply(self._request, timeout=limit_s, metadata=metadata)
         resume = chat_pb2.ResumeReplyRequest(
             reply_id=self.reply_id, after_sequence=self.sequence, stream_options=self._options
         )
-        return chat.ResumeReply(resume, timeout=self._attempt_timeout_s, metadata=metadata)
+        return chat.ResumeReply(resume, timeout=limit_s, metadata=metadata)
 
     def _apply(self, chunk: chat_pb2.TokenChunk) -> Event | None:
         before = self.sequence
@@ -212,12 +198,15 @@ class ReplyStream:
         self._drop_call()
         if self._closed:
             return None
-        delay_s = self._patience.failed(retry_after_s=error.retry_after_s) if self._may_attach_again(error) else None
+        again = self._may_attach_again(error)
+        delay_s = self._patience.failed(retry_after_s=error.retry_after_s) if again else None
         if delay_s is not None:
             self._pause_s = delay_s
             return Reconnecting(self._patience.attempts, delay_s, error)
-        if self._transcript.accepted is not None and self._may_attach_again(error):
-            raise ConnectionLost(error, reply_id=self.reply_id, sequence=self.sequence, text=self.text) from cause
+        if again and self._transcript.accepted is not None:
+            lost = ConnectionLost(error.message, reason=error.reason, code=error.code, retryable=True)
+            lost.reply_id, lost.sequence, lost.text = self.reply_id, self.sequence, self.text
+            raise lost from cause
         raise error from cause
 
     def _may_attach_again(self, error: ParleyError) -> bool:
@@ -242,8 +231,3 @@ class ReplyStream:
         call, self._call = self._call, None
         if call is not None:
             call.cancel()
-
-
-def _is_cancelling() -> bool:
-    task = asyncio.current_task()
-    return bool(task and task.cancelling())

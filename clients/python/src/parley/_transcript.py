@@ -5,21 +5,10 @@ Pure: no I/O, no clock. It never raises for a chunk that it does not know.
 
 from __future__ import annotations
 
-from parley.errors import ReplyFailed, reply_failed
-from parley.events import (
-    Accepted,
-    Event,
-    Finished,
-    Reasoning,
-    Snapshot,
-    Text,
-    ToolCall,
-    UsageUpdate,
-    finish_name,
-)
+from parley._status import error_of_kind
+from parley.errors import ReplyFailed
+from parley.events import Accepted, Event, Finished, Reasoning, Snapshot, Text, ToolCall, UsageUpdate
 from parley.v1 import chat_pb2, resources_pb2
-
-_NOTICES = frozenset({"accepted", "heartbeat", "go_away"})
 
 
 class Transcript:
@@ -29,7 +18,7 @@ class Transcript:
     first terminal chunk ends it, and nothing after that counts.
     """
 
-    def __init__(self, *, reply_id: str = "", after_sequence: int = 0) -> None:
+    def __init__(self, reply_id: str = "", after_sequence: int = 0) -> None:
         self.reply_id = reply_id
         self.sequence = after_sequence
         self.accepted: Accepted | None = None
@@ -57,36 +46,36 @@ class Transcript:
 
     def apply(self, chunk: chat_pb2.TokenChunk) -> Event | None:
         """The event that this chunk means, or None where it brings nothing new. A failure is kept in `failure`."""
-        if self.ended:
-            return None
         kind = chunk.WhichOneof("event")
+        if self.ended or kind in {"heartbeat", "go_away"}:
+            return None
         if kind == "accepted":
             return self._accept(chunk)
-        if kind in _NOTICES:
+        # A snapshot at the cursor may hold what a lost tail did not, and the terminal chunk may repeat its position.
+        again = kind in {"finished", "failed"} or (kind == "snapshot" and chunk.sequence == self.sequence)
+        if chunk.sequence <= self.sequence and not again:
             return None
-        if kind == "finished":
-            return self._finish(chunk)
-        if kind == "failed":
-            self._fail(chunk)
-            return None
-        if kind == "snapshot":
-            return self._replace(chunk)
-        if chunk.sequence <= self.sequence:
-            return None
-        self.sequence = chunk.sequence
+        self.sequence = max(self.sequence, chunk.sequence)
         return self._content(kind, chunk)
 
     def _content(self, kind: str | None, chunk: chat_pb2.TokenChunk) -> Event | None:
-        if kind == "text":
-            self._texts.append(chunk.text)
-            return Text(chunk.text)
-        if kind == "reasoning":
-            return Reasoning(chunk.reasoning.text)
-        if kind == "tool_call":
-            return self._tool_call(chunk.tool_call)
-        if kind == "usage":
-            return UsageUpdate(chunk.usage)
-        return None
+        match kind:
+            case "text":
+                self._texts.append(chunk.text)
+                return Text(chunk.text)
+            case "reasoning":
+                return Reasoning(chunk.reasoning.text)
+            case "tool_call":
+                return self._tool_call(chunk.tool_call)
+            case "usage":
+                return UsageUpdate(chunk.usage)
+            case "snapshot":
+                return self._replace(chunk.snapshot)
+            case "finished":
+                return self._finish(chunk.finished)
+            case "failed":
+                self._fail(chunk.failed)
+        return None  # or newer than this client
 
     def _accept(self, chunk: chat_pb2.TokenChunk) -> Accepted | None:
         if self.accepted is not None:
@@ -110,32 +99,20 @@ class Transcript:
         )
         return ToolCall(delta.index, delta.id, delta.name, delta.arguments)
 
-    def _replace(self, chunk: chat_pb2.TokenChunk) -> Snapshot | None:
-        if chunk.sequence < self.sequence:
-            return None
-        self.sequence = chunk.sequence
-        parts = chunk.snapshot.message.parts
-        self._texts = [part.text for part in parts if part.WhichOneof("content") == "text"]
-        calls = [part.tool_call for part in parts if part.WhichOneof("content") == "tool_call"]
+    def _replace(self, reply: resources_pb2.Reply) -> Snapshot:
+        self._texts = [part.text for part in reply.message.parts if part.HasField("text")]
+        calls = [part.tool_call for part in reply.message.parts if part.HasField("tool_call")]
         self._tool_calls = {i: ToolCall(i, call.id, call.name, call.arguments) for i, call in enumerate(calls)}
-        return Snapshot(self.text, chunk.snapshot)
+        return Snapshot(self.text, reply)
 
-    def _finish(self, chunk: chat_pb2.TokenChunk) -> Finished:
-        finished = chunk.finished
-        self.sequence = max(self.sequence, chunk.sequence)
-        self.finished = Finished(
-            reason=finish_name(finished.reason),
-            text=self.text,
-            model=finished.model,
-            cancel_reason=finished.cancel_reason,
-            usage=finished.usage,
-        )
+    def _finish(self, said: chat_pb2.Finished) -> Finished:
+        names = resources_pb2.FinishReason
+        reason = names.Name(said.reason).removeprefix("FINISH_REASON_") if said.reason in names.values() else "OTHER"
+        self.finished = Finished(reason, self.text, said.model, said.cancel_reason, said.usage)
         return self.finished
 
-    def _fail(self, chunk: chat_pb2.TokenChunk) -> None:
-        self.sequence = max(self.sequence, chunk.sequence)
-        failure = reply_failed(chunk.failed.error)
-        failure.text, failure.reply_id = self.text, self.reply_id
-        failure.message_id = self.accepted.message_id if self.accepted else ""
-        failure.usage = chunk.failed.usage if chunk.failed.HasField("usage") else resources_pb2.Usage()
-        self.failure = failure
+    def _fail(self, said: chat_pb2.Failed) -> None:
+        self.failure = error_of_kind(ReplyFailed, said.error)
+        self.failure.text, self.failure.reply_id = self.text, self.reply_id
+        self.failure.message_id = self.accepted.message_id if self.accepted else ""
+        self.failure.usage = said.usage

@@ -1,8 +1,9 @@
+# Generated from protos/parley/v1/errors.proto by tools/clients. Do not edit: `make gen`.
 """Every way in which a call or a reply can fail.
 
 ParleyError                     reason, code, message, retryable, retry_after_s, metadata
 ├── InvalidRequest              the request is wrong: fix it
-│   └── InputTooLarge, UnsupportedInput, ContextTooLarge
+│   └── UnsupportedInput, ContextTooLarge, InputTooLarge
 ├── Unauthenticated, Forbidden
 ├── NotFound
 │   └── ConversationNotFound, MessageNotFound, ReplyNotFound, ModelNotFound, ProviderNotFound, ImageNotFound
@@ -23,48 +24,17 @@ ParleyError                     reason, code, message, retryable, retry_after_s,
 
 from __future__ import annotations
 
-from typing import Any, Final
+from collections.abc import Mapping
+from typing import Final
 
 import grpc
-from google.protobuf.message import DecodeError
 
-from parley.v1 import errors_pb2, resources_pb2
-
-ERROR_TRAILER: Final = "parley-error-bin"
-
-
-class ParleyError(Exception):
-    """A failure with a reason.
-
-    `reason` is the name of a `parley.v1.ErrorReason` without its prefix, or empty where the transport failed and no
-    Parley server spoke. `message` is safe to show. `retryable` says whether a new attempt may succeed.
-    """
-
-    def __init__(
-        self,
-        message: str,
-        *,
-        reason: str = "",
-        code: grpc.StatusCode = grpc.StatusCode.UNKNOWN,
-        retryable: bool = False,
-        retry_after_s: float | None = None,
-        metadata: dict[str, str] | None = None,
-    ) -> None:
-        super().__init__(f"{reason}: {message}" if reason else message)
-        self.message = message
-        self.reason = reason
-        self.code = code
-        self.retryable = retryable
-        self.retry_after_s = retry_after_s
-        self.metadata = metadata or {}
+from parley._error import ParleyError as ParleyError
+from parley.v1 import resources_pb2
 
 
 class InvalidRequest(ParleyError):
     """The request breaks the contract."""
-
-
-class InputTooLarge(InvalidRequest):
-    """Something in the request is over its limit; metadata `limit` names the limit."""
 
 
 class UnsupportedInput(InvalidRequest):
@@ -75,12 +45,16 @@ class ContextTooLarge(InvalidRequest):
     """The input alone is larger than the model's context."""
 
 
+class InputTooLarge(InvalidRequest):
+    """An image, a message or a label is over its limit; metadata `limit` says which."""
+
+
 class Unauthenticated(ParleyError):
     """The credential is missing or wrong."""
 
 
 class Forbidden(ParleyError):
-    """The credential does not allow this call."""
+    """The credential does not allow this call. What belongs to somebody else is NOT_FOUND instead."""
 
 
 class NotFound(ParleyError):
@@ -88,7 +62,7 @@ class NotFound(ParleyError):
 
 
 class ConversationNotFound(NotFound):
-    """No such conversation."""
+    """No such conversation, or somebody else's."""
 
 
 class MessageNotFound(NotFound):
@@ -96,7 +70,7 @@ class MessageNotFound(NotFound):
 
 
 class ReplyNotFound(NotFound):
-    """No such reply."""
+    """No such reply, or somebody else's."""
 
 
 class ModelNotFound(NotFound):
@@ -108,7 +82,7 @@ class ProviderNotFound(NotFound):
 
 
 class ImageNotFound(NotFound):
-    """No such image."""
+    """No such image, or somebody else's."""
 
 
 class AlreadyExists(ParleyError):
@@ -116,7 +90,7 @@ class AlreadyExists(ParleyError):
 
 
 class RequestIdReused(AlreadyExists):
-    """The request_id came before, with another payload."""
+    """The `request_id` came before, with another payload."""
 
 
 class ConversationExists(AlreadyExists):
@@ -124,16 +98,16 @@ class ConversationExists(AlreadyExists):
 
 
 class ReplyInProgress(ParleyError):
-    """Another reply runs in the conversation."""
+    """Another reply runs in the conversation; metadata `reply_id` says which."""
 
     @property
     def reply_id(self) -> str:
-        """The reply that runs, to resume or to cancel; empty where the server did not say."""
+        """The reply that runs; empty where the server did not say."""
         return self.metadata.get("reply_id", "")
 
 
 class EtagMismatch(ParleyError):
-    """The resource has changed since it was read."""
+    """The resource has changed since its etag was read."""
 
 
 class LimitExceeded(ParleyError):
@@ -169,44 +143,51 @@ class Overloaded(Unavailable):
 
 
 class StorageUnavailable(Unavailable):
-    """The server's database is down."""
+    """The database is down, or Redis where the call cannot do without it."""
 
 
 class ConnectionLost(Unavailable):
-    """A reply could no longer be followed; it may still be running.
-
-    `client.resume(error.reply_id, after_sequence=error.sequence)` goes on where `text` ends.
+    """A reply could no longer be followed; it may still be running. To resume it after `sequence` goes on where `text`
+    ends.
     """
 
-    def __init__(self, cause: ParleyError, *, reply_id: str, sequence: int, text: str) -> None:
-        super().__init__(cause.message, reason=cause.reason, code=cause.code, retryable=True)
-        self.reply_id = reply_id
-        self.sequence = sequence
-        self.text = text
+    reply_id: str = ""
+    """The reply, to resume."""
+
+    sequence: int = 0
+    """The cursor, to resume after."""
+
+    text: str = ""
+    """The answer as far as it was read."""
 
 
 class DeadlineExceeded(ParleyError):
     """The call took longer than its time limit."""
 
 
-class InternalError(ParleyError):
-    """A defect of the server."""
-
-
 class ReplyFailed(ParleyError):
-    """The reply was accepted and then failed.
-
-    Where `retryable`, a new request with `replace_message_id=error.message_id` and no text tries again without
-    repeating the user's message.
+    """The reply was accepted and then failed. Where `retryable`, a new request with `replace_message_id` set to
+    `message_id` and no text tries again without repeating the user's message.
     """
 
     text: str = ""
+    """What it had written."""
+
     reply_id: str = ""
+    """The reply."""
+
     message_id: str = ""
+    """The message that would have held the answer."""
+
     usage: resources_pb2.Usage | None = None
+    """What the provider had counted, or an estimate."""
 
 
-_BY_REASON: Final[dict[str, type[ParleyError]]] = {
+class InternalError(ParleyError):
+    """A defect of the engine; metadata `call_id` finds it in the logs."""
+
+
+BY_REASON: Final[Mapping[str, type[ParleyError]]] = {
     "INVALID_REQUEST": InvalidRequest,
     "UNSUPPORTED_INPUT": UnsupportedInput,
     "CONTEXT_TOO_LARGE": ContextTooLarge,
@@ -241,7 +222,7 @@ _BY_REASON: Final[dict[str, type[ParleyError]]] = {
     "INTERNAL": InternalError,
 }
 
-_BY_CODE: Final[dict[grpc.StatusCode, type[ParleyError]]] = {
+BY_CODE: Final[Mapping[grpc.StatusCode, type[ParleyError]]] = {
     grpc.StatusCode.INVALID_ARGUMENT: InvalidRequest,
     grpc.StatusCode.UNAUTHENTICATED: Unauthenticated,
     grpc.StatusCode.PERMISSION_DENIED: Forbidden,
@@ -254,82 +235,3 @@ _BY_CODE: Final[dict[grpc.StatusCode, type[ParleyError]]] = {
     grpc.StatusCode.DEADLINE_EXCEEDED: DeadlineExceeded,
     grpc.StatusCode.INTERNAL: InternalError,
 }
-
-_CODES: Final = {code.value[0]: code for code in grpc.StatusCode}
-_RETRYABLE_CODES: Final = {
-    grpc.StatusCode.UNAVAILABLE,
-    grpc.StatusCode.CANCELLED,
-    grpc.StatusCode.DEADLINE_EXCEEDED,
-}
-
-
-def reason_name(reason: int) -> str:
-    """The name of an `ErrorReason` without its prefix; `UNKNOWN_<n>` for a value newer than this client, "" for 0."""
-    if reason == 0:
-        return ""
-    if reason not in errors_pb2.ErrorReason.values():
-        return f"UNKNOWN_{reason}"
-    return errors_pb2.ErrorReason.Name(errors_pb2.ErrorReason.ValueType(reason)).removeprefix("ERROR_REASON_")
-
-
-def error_of_status(status: grpc.aio.AioRpcError) -> ParleyError:
-    """The typed error of a call that ended with a status other than OK."""
-    proto = _trailer(status)
-    if proto is not None:
-        return error_of_proto(proto)
-    code = status.code()
-    kind = _BY_CODE.get(code, ParleyError)
-    return kind(status.details() or code.name, code=code, retryable=code in _RETRYABLE_CODES)
-
-
-def error_of_proto(proto: errors_pb2.ReplyError) -> ParleyError:
-    """The typed error that a `ReplyError` stands for; a reason that is not known is read by its code."""
-    reason = reason_name(proto.reason)
-    code = _CODES.get(proto.code, grpc.StatusCode.UNKNOWN)
-    kind = _BY_REASON.get(reason) or _BY_CODE.get(code, ParleyError)
-    return kind(proto.message, **_fields(proto, reason=reason, code=code))
-
-
-def reply_failed(proto: errors_pb2.ReplyError) -> ReplyFailed:
-    """The error of a `failed` chunk, whatever its reason; the caller adds the partial text."""
-    reason = reason_name(proto.reason)
-    return ReplyFailed(
-        proto.message, **_fields(proto, reason=reason, code=_CODES.get(proto.code, grpc.StatusCode.ABORTED))
-    )
-
-
-def is_cut(error: ParleyError) -> bool:
-    """Whether the call, and not what was asked for, has failed: the same call may be made again."""
-    if error.code is grpc.StatusCode.UNAVAILABLE:
-        return True
-    return not error.reason and error.code in _CUT_CODES
-
-
-def ends_reply(error: ParleyError) -> bool:
-    """Whether a status says what a lost terminal chunk would have said."""
-    return bool(error.reason) and isinstance(error, ReplyFailed | InternalError)
-
-
-# What proxies, a stopping server and RST_STREAM are seen to produce, beside UNAVAILABLE.
-_CUT_CODES: Final = {grpc.StatusCode.CANCELLED, grpc.StatusCode.INTERNAL, grpc.StatusCode.UNKNOWN}
-
-
-def _trailer(status: grpc.aio.AioRpcError) -> errors_pb2.ReplyError | None:
-    value = dict(status.trailing_metadata() or ()).get(ERROR_TRAILER)
-    if not isinstance(value, bytes):
-        return None
-    try:
-        return errors_pb2.ReplyError.FromString(value)
-    except DecodeError:
-        return None
-
-
-def _fields(proto: errors_pb2.ReplyError, *, reason: str, code: grpc.StatusCode) -> dict[str, Any]:
-    wait_s = proto.retry_after.seconds + proto.retry_after.nanos / 1e9
-    return {
-        "reason": reason,
-        "code": code,
-        "retryable": proto.retryable,
-        "retry_after_s": wait_s if proto.HasField("retry_after") else None,
-        "metadata": dict(proto.metadata),
-    }

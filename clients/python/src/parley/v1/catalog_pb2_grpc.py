@@ -52,7 +52,8 @@ class CatalogServicer:
     """
 
     def ListModels(self, request, context):
-        """Missing associated documentation comment in .proto file."""
+        """The models that the caller may name.
+        """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')

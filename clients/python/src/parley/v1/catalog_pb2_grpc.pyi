@@ -34,6 +34,7 @@ class CatalogStub:
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> CatalogAsyncStub: ...
     ListModels: _grpc.UnaryUnaryMultiCallable[_catalog_pb2.ListModelsRequest, _catalog_pb2.ListModelsResponse]
+    """The models that the caller may name."""
     GetQuota: _grpc.UnaryUnaryMultiCallable[_catalog_pb2.GetQuotaRequest, _catalog_pb2.GetQuotaResponse]
     """The caller's limits and what is left of them."""
 
@@ -43,6 +44,7 @@ class CatalogAsyncStub(CatalogStub):
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     ListModels: _aio.UnaryUnaryMultiCallable[_catalog_pb2.ListModelsRequest, _catalog_pb2.ListModelsResponse]  # type: ignore[assignment]
+    """The models that the caller may name."""
     GetQuota: _aio.UnaryUnaryMultiCallable[_catalog_pb2.GetQuotaRequest, _catalog_pb2.GetQuotaResponse]  # type: ignore[assignment]
     """The caller's limits and what is left of them."""
 
@@ -54,7 +56,8 @@ class CatalogServicer(metaclass=_abc_1.ABCMeta):
         self,
         request: _catalog_pb2.ListModelsRequest,
         context: _ServicerContext,
-    ) -> _typing.Union[_catalog_pb2.ListModelsResponse, _abc.Awaitable[_catalog_pb2.ListModelsResponse]]: ...
+    ) -> _typing.Union[_catalog_pb2.ListModelsResponse, _abc.Awaitable[_catalog_pb2.ListModelsResponse]]:
+        """The models that the caller may name."""
 
     @_abc_1.abstractmethod
     def GetQuota(

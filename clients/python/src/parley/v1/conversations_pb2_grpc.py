@@ -80,40 +80,44 @@ class ConversationsServicer:
     """
 
     def CreateConversation(self, request, context):
-        """Missing associated documentation comment in .proto file."""
+        """Creates a conversation, which may begin with messages; its id may be chosen. A repeated `request_id` returns it.
+        """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def GetConversation(self, request, context):
-        """Missing associated documentation comment in .proto file."""
+        """The conversation; its `active_reply_id` is a reply to resume.
+        """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ListConversations(self, request, context):
-        """Newest activity first, without `system` and `post_system`.
+        """Conversations that match, newest activity first, without `system` and `post_system`.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def UpdateConversation(self, request, context):
-        """Missing associated documentation comment in .proto file."""
+        """Changes the fields of a conversation that are named, or those that are set. Its `etag`, where set, must be the newest.
+        Not safe to repeat after a cut: that may overwrite what another caller has written meanwhile.
+        """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def DeleteConversation(self, request, context):
-        """Erases the conversation with its messages, images and replies; a running reply is cancelled first. What it cost
-        stays counted.
+        """Erases a conversation, where its etag still is the one given, with its messages, images and replies; a running reply
+        is cancelled first. What it cost stays counted.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ListMessages(self, request, context):
-        """Newest first, from the leaf up.
+        """The messages of a branch, by default of the one that is shown, newest first.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

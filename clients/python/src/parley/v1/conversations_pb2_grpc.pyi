@@ -37,16 +37,21 @@ class ConversationsStub:
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> ConversationsAsyncStub: ...
     CreateConversation: _grpc.UnaryUnaryMultiCallable[_conversations_pb2.CreateConversationRequest, _resources_pb2.Conversation]
+    """Creates a conversation, which may begin with messages; its id may be chosen. A repeated `request_id` returns it."""
     GetConversation: _grpc.UnaryUnaryMultiCallable[_conversations_pb2.GetConversationRequest, _resources_pb2.Conversation]
+    """The conversation; its `active_reply_id` is a reply to resume."""
     ListConversations: _grpc.UnaryUnaryMultiCallable[_conversations_pb2.ListConversationsRequest, _conversations_pb2.ListConversationsResponse]
-    """Newest activity first, without `system` and `post_system`."""
+    """Conversations that match, newest activity first, without `system` and `post_system`."""
     UpdateConversation: _grpc.UnaryUnaryMultiCallable[_conversations_pb2.UpdateConversationRequest, _resources_pb2.Conversation]
+    """Changes the fields of a conversation that are named, or those that are set. Its `etag`, where set, must be the newest.
+    Not safe to repeat after a cut: that may overwrite what another caller has written meanwhile.
+    """
     DeleteConversation: _grpc.UnaryUnaryMultiCallable[_conversations_pb2.DeleteConversationRequest, _conversations_pb2.DeleteConversationResponse]
-    """Erases the conversation with its messages, images and replies; a running reply is cancelled first. What it cost
-    stays counted.
+    """Erases a conversation, where its etag still is the one given, with its messages, images and replies; a running reply
+    is cancelled first. What it cost stays counted.
     """
     ListMessages: _grpc.UnaryUnaryMultiCallable[_conversations_pb2.ListMessagesRequest, _conversations_pb2.ListMessagesResponse]
-    """Newest first, from the leaf up."""
+    """The messages of a branch, by default of the one that is shown, newest first."""
     GetImage: _grpc.UnaryUnaryMultiCallable[_conversations_pb2.GetImageRequest, _resources_pb2.Image]
     """An image of one of the caller's conversations, with its bytes."""
 
@@ -58,16 +63,21 @@ class ConversationsAsyncStub(ConversationsStub):
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     CreateConversation: _aio.UnaryUnaryMultiCallable[_conversations_pb2.CreateConversationRequest, _resources_pb2.Conversation]  # type: ignore[assignment]
+    """Creates a conversation, which may begin with messages; its id may be chosen. A repeated `request_id` returns it."""
     GetConversation: _aio.UnaryUnaryMultiCallable[_conversations_pb2.GetConversationRequest, _resources_pb2.Conversation]  # type: ignore[assignment]
+    """The conversation; its `active_reply_id` is a reply to resume."""
     ListConversations: _aio.UnaryUnaryMultiCallable[_conversations_pb2.ListConversationsRequest, _conversations_pb2.ListConversationsResponse]  # type: ignore[assignment]
-    """Newest activity first, without `system` and `post_system`."""
+    """Conversations that match, newest activity first, without `system` and `post_system`."""
     UpdateConversation: _aio.UnaryUnaryMultiCallable[_conversations_pb2.UpdateConversationRequest, _resources_pb2.Conversation]  # type: ignore[assignment]
+    """Changes the fields of a conversation that are named, or those that are set. Its `etag`, where set, must be the newest.
+    Not safe to repeat after a cut: that may overwrite what another caller has written meanwhile.
+    """
     DeleteConversation: _aio.UnaryUnaryMultiCallable[_conversations_pb2.DeleteConversationRequest, _conversations_pb2.DeleteConversationResponse]  # type: ignore[assignment]
-    """Erases the conversation with its messages, images and replies; a running reply is cancelled first. What it cost
-    stays counted.
+    """Erases a conversation, where its etag still is the one given, with its messages, images and replies; a running reply
+    is cancelled first. What it cost stays counted.
     """
     ListMessages: _aio.UnaryUnaryMultiCallable[_conversations_pb2.ListMessagesRequest, _conversations_pb2.ListMessagesResponse]  # type: ignore[assignment]
-    """Newest first, from the leaf up."""
+    """The messages of a branch, by default of the one that is shown, newest first."""
     GetImage: _aio.UnaryUnaryMultiCallable[_conversations_pb2.GetImageRequest, _resources_pb2.Image]  # type: ignore[assignment]
     """An image of one of the caller's conversations, with its bytes."""
 
@@ -81,14 +91,16 @@ class ConversationsServicer(metaclass=_abc_1.ABCMeta):
         self,
         request: _conversations_pb2.CreateConversationRequest,
         context: _ServicerContext,
-    ) -> _typing.Union[_resources_pb2.Conversation, _abc.Awaitable[_resources_pb2.Conversation]]: ...
+    ) -> _typing.Union[_resources_pb2.Conversation, _abc.Awaitable[_resources_pb2.Conversation]]:
+        """Creates a conversation, which may begin with messages; its id may be chosen. A repeated `request_id` returns it."""
 
     @_abc_1.abstractmethod
     def GetConversation(
         self,
         request: _conversations_pb2.GetConversationRequest,
         context: _ServicerContext,
-    ) -> _typing.Union[_resources_pb2.Conversation, _abc.Awaitable[_resources_pb2.Conversation]]: ...
+    ) -> _typing.Union[_resources_pb2.Conversation, _abc.Awaitable[_resources_pb2.Conversation]]:
+        """The conversation; its `active_reply_id` is a reply to resume."""
 
     @_abc_1.abstractmethod
     def ListConversations(
@@ -96,14 +108,17 @@ class ConversationsServicer(metaclass=_abc_1.ABCMeta):
         request: _conversations_pb2.ListConversationsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_conversations_pb2.ListConversationsResponse, _abc.Awaitable[_conversations_pb2.ListConversationsResponse]]:
-        """Newest activity first, without `system` and `post_system`."""
+        """Conversations that match, newest activity first, without `system` and `post_system`."""
 
     @_abc_1.abstractmethod
     def UpdateConversation(
         self,
         request: _conversations_pb2.UpdateConversationRequest,
         context: _ServicerContext,
-    ) -> _typing.Union[_resources_pb2.Conversation, _abc.Awaitable[_resources_pb2.Conversation]]: ...
+    ) -> _typing.Union[_resources_pb2.Conversation, _abc.Awaitable[_resources_pb2.Conversation]]:
+        """Changes the fields of a conversation that are named, or those that are set. Its `etag`, where set, must be the newest.
+        Not safe to repeat after a cut: that may overwrite what another caller has written meanwhile.
+        """
 
     @_abc_1.abstractmethod
     def DeleteConversation(
@@ -111,8 +126,8 @@ class ConversationsServicer(metaclass=_abc_1.ABCMeta):
         request: _conversations_pb2.DeleteConversationRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_conversations_pb2.DeleteConversationResponse, _abc.Awaitable[_conversations_pb2.DeleteConversationResponse]]:
-        """Erases the conversation with its messages, images and replies; a running reply is cancelled first. What it cost
-        stays counted.
+        """Erases a conversation, where its etag still is the one given, with its messages, images and replies; a running reply
+        is cancelled first. What it cost stays counted.
         """
 
     @_abc_1.abstractmethod
@@ -121,7 +136,7 @@ class ConversationsServicer(metaclass=_abc_1.ABCMeta):
         request: _conversations_pb2.ListMessagesRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_conversations_pb2.ListMessagesResponse, _abc.Awaitable[_conversations_pb2.ListMessagesResponse]]:
-        """Newest first, from the leaf up."""
+        """The messages of a branch, by default of the one that is shown, newest first."""
 
     @_abc_1.abstractmethod
     def GetImage(

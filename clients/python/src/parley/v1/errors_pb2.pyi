@@ -30,44 +30,44 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     ERROR_REASON_INVALID_REQUEST: _ErrorReason.ValueType  # 1
     """Before headers: the call was not accepted.
 
-    INVALID_ARGUMENT, with google.rpc.BadRequest.
+    INVALID_ARGUMENT, with google.rpc.BadRequest: the request breaks the contract.
     """
     ERROR_REASON_UNSUPPORTED_INPUT: _ErrorReason.ValueType  # 2
     """INVALID_ARGUMENT: the model cannot take this input, such as an image."""
     ERROR_REASON_CONTEXT_TOO_LARGE: _ErrorReason.ValueType  # 3
     """INVALID_ARGUMENT: the input alone is larger than the model's context."""
     ERROR_REASON_UNAUTHENTICATED: _ErrorReason.ValueType  # 4
-    """UNAUTHENTICATED."""
+    """UNAUTHENTICATED: the credential is missing or wrong."""
     ERROR_REASON_FORBIDDEN: _ErrorReason.ValueType  # 5
-    """PERMISSION_DENIED. What belongs to somebody else is NOT_FOUND instead."""
+    """PERMISSION_DENIED: the credential does not allow this call. What belongs to somebody else is NOT_FOUND instead."""
     ERROR_REASON_CONVERSATION_NOT_FOUND: _ErrorReason.ValueType  # 6
-    """NOT_FOUND."""
+    """NOT_FOUND: no such conversation, or somebody else's."""
     ERROR_REASON_MESSAGE_NOT_FOUND: _ErrorReason.ValueType  # 7
-    """NOT_FOUND."""
+    """NOT_FOUND: no such message in the conversation."""
     ERROR_REASON_REPLY_NOT_FOUND: _ErrorReason.ValueType  # 8
-    """NOT_FOUND."""
+    """NOT_FOUND: no such reply, or somebody else's."""
     ERROR_REASON_MODEL_NOT_FOUND: _ErrorReason.ValueType  # 9
-    """NOT_FOUND."""
+    """NOT_FOUND: the catalog has no model of this alias."""
     ERROR_REASON_PROVIDER_NOT_FOUND: _ErrorReason.ValueType  # 10
-    """NOT_FOUND."""
+    """NOT_FOUND: the server knows no such provider."""
     ERROR_REASON_IMAGE_NOT_FOUND: _ErrorReason.ValueType  # 11
-    """NOT_FOUND."""
+    """NOT_FOUND: no such image, or somebody else's."""
     ERROR_REASON_REQUEST_ID_REUSED: _ErrorReason.ValueType  # 12
-    """ALREADY_EXISTS: the key came with another payload."""
+    """ALREADY_EXISTS: the `request_id` came before, with another payload."""
     ERROR_REASON_CONVERSATION_EXISTS: _ErrorReason.ValueType  # 13
-    """ALREADY_EXISTS."""
+    """ALREADY_EXISTS: the chosen conversation id is taken."""
     ERROR_REASON_REPLY_IN_PROGRESS: _ErrorReason.ValueType  # 14
-    """ABORTED; metadata `reply_id` says which reply runs."""
+    """ABORTED: another reply runs in the conversation; metadata `reply_id` says which."""
     ERROR_REASON_ETAG_MISMATCH: _ErrorReason.ValueType  # 15
-    """ABORTED: the etag is stale."""
+    """ABORTED: the resource has changed since its etag was read."""
     ERROR_REASON_INPUT_TOO_LARGE: _ErrorReason.ValueType  # 16
     """INVALID_ARGUMENT: an image, a message or a label is over its limit; metadata `limit` says which."""
     ERROR_REASON_RATE_LIMITED: _ErrorReason.ValueType  # 17
-    """RESOURCE_EXHAUSTED, with google.rpc.QuotaFailure and RetryInfo."""
+    """RESOURCE_EXHAUSTED, with google.rpc.QuotaFailure and RetryInfo: too many messages for now."""
     ERROR_REASON_QUOTA_EXCEEDED: _ErrorReason.ValueType  # 18
-    """RESOURCE_EXHAUSTED, with google.rpc.QuotaFailure and RetryInfo."""
+    """RESOURCE_EXHAUSTED, with google.rpc.QuotaFailure and RetryInfo: the quota of the period is used up."""
     ERROR_REASON_TOO_MANY_READERS: _ErrorReason.ValueType  # 19
-    """RESOURCE_EXHAUSTED: as many readers as a reply may have."""
+    """RESOURCE_EXHAUSTED: the reply has as many readers as it may have."""
     ERROR_REASON_NOT_CONFIGURED: _ErrorReason.ValueType  # 20
     """FAILED_PRECONDITION: the server lacks what the call needs, such as an encryption key."""
     ERROR_REASON_DRAINING: _ErrorReason.ValueType  # 21
@@ -101,50 +101,52 @@ class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """Why a call or a reply failed. The set grows: read a value you do not know by the status code beside it. On a status it
     is the `reason` of a google.rpc.ErrorInfo, without the prefix, with the domain "parley.v1"; the trailer
     `parley-error-bin` carries the same as a ReplyError, for languages without a decoder of rich statuses.
+
+    A comment begins with the status code that comes with the reason, and the details beside it.
     """
 
 ERROR_REASON_UNSPECIFIED: ErrorReason.ValueType  # 0
 ERROR_REASON_INVALID_REQUEST: ErrorReason.ValueType  # 1
 """Before headers: the call was not accepted.
 
-INVALID_ARGUMENT, with google.rpc.BadRequest.
+INVALID_ARGUMENT, with google.rpc.BadRequest: the request breaks the contract.
 """
 ERROR_REASON_UNSUPPORTED_INPUT: ErrorReason.ValueType  # 2
 """INVALID_ARGUMENT: the model cannot take this input, such as an image."""
 ERROR_REASON_CONTEXT_TOO_LARGE: ErrorReason.ValueType  # 3
 """INVALID_ARGUMENT: the input alone is larger than the model's context."""
 ERROR_REASON_UNAUTHENTICATED: ErrorReason.ValueType  # 4
-"""UNAUTHENTICATED."""
+"""UNAUTHENTICATED: the credential is missing or wrong."""
 ERROR_REASON_FORBIDDEN: ErrorReason.ValueType  # 5
-"""PERMISSION_DENIED. What belongs to somebody else is NOT_FOUND instead."""
+"""PERMISSION_DENIED: the credential does not allow this call. What belongs to somebody else is NOT_FOUND instead."""
 ERROR_REASON_CONVERSATION_NOT_FOUND: ErrorReason.ValueType  # 6
-"""NOT_FOUND."""
+"""NOT_FOUND: no such conversation, or somebody else's."""
 ERROR_REASON_MESSAGE_NOT_FOUND: ErrorReason.ValueType  # 7
-"""NOT_FOUND."""
+"""NOT_FOUND: no such message in the conversation."""
 ERROR_REASON_REPLY_NOT_FOUND: ErrorReason.ValueType  # 8
-"""NOT_FOUND."""
+"""NOT_FOUND: no such reply, or somebody else's."""
 ERROR_REASON_MODEL_NOT_FOUND: ErrorReason.ValueType  # 9
-"""NOT_FOUND."""
+"""NOT_FOUND: the catalog has no model of this alias."""
 ERROR_REASON_PROVIDER_NOT_FOUND: ErrorReason.ValueType  # 10
-"""NOT_FOUND."""
+"""NOT_FOUND: the server knows no such provider."""
 ERROR_REASON_IMAGE_NOT_FOUND: ErrorReason.ValueType  # 11
-"""NOT_FOUND."""
+"""NOT_FOUND: no such image, or somebody else's."""
 ERROR_REASON_REQUEST_ID_REUSED: ErrorReason.ValueType  # 12
-"""ALREADY_EXISTS: the key came with another payload."""
+"""ALREADY_EXISTS: the `request_id` came before, with another payload."""
 ERROR_REASON_CONVERSATION_EXISTS: ErrorReason.ValueType  # 13
-"""ALREADY_EXISTS."""
+"""ALREADY_EXISTS: the chosen conversation id is taken."""
 ERROR_REASON_REPLY_IN_PROGRESS: ErrorReason.ValueType  # 14
-"""ABORTED; metadata `reply_id` says which reply runs."""
+"""ABORTED: another reply runs in the conversation; metadata `reply_id` says which."""
 ERROR_REASON_ETAG_MISMATCH: ErrorReason.ValueType  # 15
-"""ABORTED: the etag is stale."""
+"""ABORTED: the resource has changed since its etag was read."""
 ERROR_REASON_INPUT_TOO_LARGE: ErrorReason.ValueType  # 16
 """INVALID_ARGUMENT: an image, a message or a label is over its limit; metadata `limit` says which."""
 ERROR_REASON_RATE_LIMITED: ErrorReason.ValueType  # 17
-"""RESOURCE_EXHAUSTED, with google.rpc.QuotaFailure and RetryInfo."""
+"""RESOURCE_EXHAUSTED, with google.rpc.QuotaFailure and RetryInfo: too many messages for now."""
 ERROR_REASON_QUOTA_EXCEEDED: ErrorReason.ValueType  # 18
-"""RESOURCE_EXHAUSTED, with google.rpc.QuotaFailure and RetryInfo."""
+"""RESOURCE_EXHAUSTED, with google.rpc.QuotaFailure and RetryInfo: the quota of the period is used up."""
 ERROR_REASON_TOO_MANY_READERS: ErrorReason.ValueType  # 19
-"""RESOURCE_EXHAUSTED: as many readers as a reply may have."""
+"""RESOURCE_EXHAUSTED: the reply has as many readers as it may have."""
 ERROR_REASON_NOT_CONFIGURED: ErrorReason.ValueType  # 20
 """FAILED_PRECONDITION: the server lacks what the call needs, such as an encryption key."""
 ERROR_REASON_DRAINING: ErrorReason.ValueType  # 21

@@ -81,6 +81,8 @@ export const GetQuotaResponseSchema: GenMessage<GetQuotaResponse> = /*@__PURE__*
  */
 export const Catalog: GenService<{
   /**
+   * The models that the caller may name.
+   *
    * @generated from rpc parley.v1.Catalog.ListModels
    */
   listModels: {

@@ -282,6 +282,8 @@ export const GetImageRequestSchema: GenMessage<GetImageRequest> = /*@__PURE__*/
  */
 export const Conversations: GenService<{
   /**
+   * Creates a conversation, which may begin with messages; its id may be chosen. A repeated `request_id` returns it.
+   *
    * @generated from rpc parley.v1.Conversations.CreateConversation
    */
   createConversation: {
@@ -290,6 +292,8 @@ export const Conversations: GenService<{
     output: typeof ConversationSchema;
   },
   /**
+   * The conversation; its `active_reply_id` is a reply to resume.
+   *
    * @generated from rpc parley.v1.Conversations.GetConversation
    */
   getConversation: {
@@ -298,7 +302,7 @@ export const Conversations: GenService<{
     output: typeof ConversationSchema;
   },
   /**
-   * Newest activity first, without `system` and `post_system`.
+   * Conversations that match, newest activity first, without `system` and `post_system`.
    *
    * @generated from rpc parley.v1.Conversations.ListConversations
    */
@@ -308,6 +312,9 @@ export const Conversations: GenService<{
     output: typeof ListConversationsResponseSchema;
   },
   /**
+   * Changes the fields of a conversation that are named, or those that are set. Its `etag`, where set, must be the newest.
+   * Not safe to repeat after a cut: that may overwrite what another caller has written meanwhile.
+   *
    * @generated from rpc parley.v1.Conversations.UpdateConversation
    */
   updateConversation: {
@@ -316,8 +323,8 @@ export const Conversations: GenService<{
     output: typeof ConversationSchema;
   },
   /**
-   * Erases the conversation with its messages, images and replies; a running reply is cancelled first. What it cost
-   * stays counted.
+   * Erases a conversation, where its etag still is the one given, with its messages, images and replies; a running reply
+   * is cancelled first. What it cost stays counted.
    *
    * @generated from rpc parley.v1.Conversations.DeleteConversation
    */
@@ -327,7 +334,7 @@ export const Conversations: GenService<{
     output: typeof DeleteConversationResponseSchema;
   },
   /**
-   * Newest first, from the leaf up.
+   * The messages of a branch, by default of the one that is shown, newest first.
    *
    * @generated from rpc parley.v1.Conversations.ListMessages
    */

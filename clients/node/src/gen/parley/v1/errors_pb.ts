@@ -70,6 +70,8 @@ export const ReplyErrorSchema: GenMessage<ReplyError> = /*@__PURE__*/
  * is the `reason` of a google.rpc.ErrorInfo, without the prefix, with the domain "parley.v1"; the trailer
  * `parley-error-bin` carries the same as a ReplyError, for languages without a decoder of rich statuses.
  *
+ * A comment begins with the status code that comes with the reason, and the details beside it.
+ *
  * @generated from enum parley.v1.ErrorReason
  */
 export enum ErrorReason {
@@ -79,7 +81,7 @@ export enum ErrorReason {
   UNSPECIFIED = 0,
 
   /**
-   * INVALID_ARGUMENT, with google.rpc.BadRequest.
+   * INVALID_ARGUMENT, with google.rpc.BadRequest: the request breaks the contract.
    *
    * @generated from enum value: ERROR_REASON_INVALID_REQUEST = 1;
    */
@@ -100,84 +102,84 @@ export enum ErrorReason {
   CONTEXT_TOO_LARGE = 3,
 
   /**
-   * UNAUTHENTICATED.
+   * UNAUTHENTICATED: the credential is missing or wrong.
    *
    * @generated from enum value: ERROR_REASON_UNAUTHENTICATED = 4;
    */
   UNAUTHENTICATED = 4,
 
   /**
-   * PERMISSION_DENIED. What belongs to somebody else is NOT_FOUND instead.
+   * PERMISSION_DENIED: the credential does not allow this call. What belongs to somebody else is NOT_FOUND instead.
    *
    * @generated from enum value: ERROR_REASON_FORBIDDEN = 5;
    */
   FORBIDDEN = 5,
 
   /**
-   * NOT_FOUND.
+   * NOT_FOUND: no such conversation, or somebody else's.
    *
    * @generated from enum value: ERROR_REASON_CONVERSATION_NOT_FOUND = 6;
    */
   CONVERSATION_NOT_FOUND = 6,
 
   /**
-   * NOT_FOUND.
+   * NOT_FOUND: no such message in the conversation.
    *
    * @generated from enum value: ERROR_REASON_MESSAGE_NOT_FOUND = 7;
    */
   MESSAGE_NOT_FOUND = 7,
 
   /**
-   * NOT_FOUND.
+   * NOT_FOUND: no such reply, or somebody else's.
    *
    * @generated from enum value: ERROR_REASON_REPLY_NOT_FOUND = 8;
    */
   REPLY_NOT_FOUND = 8,
 
   /**
-   * NOT_FOUND.
+   * NOT_FOUND: the catalog has no model of this alias.
    *
    * @generated from enum value: ERROR_REASON_MODEL_NOT_FOUND = 9;
    */
   MODEL_NOT_FOUND = 9,
 
   /**
-   * NOT_FOUND.
+   * NOT_FOUND: the server knows no such provider.
    *
    * @generated from enum value: ERROR_REASON_PROVIDER_NOT_FOUND = 10;
    */
   PROVIDER_NOT_FOUND = 10,
 
   /**
-   * NOT_FOUND.
+   * NOT_FOUND: no such image, or somebody else's.
    *
    * @generated from enum value: ERROR_REASON_IMAGE_NOT_FOUND = 11;
    */
   IMAGE_NOT_FOUND = 11,
 
   /**
-   * ALREADY_EXISTS: the key came with another payload.
+   * ALREADY_EXISTS: the `request_id` came before, with another payload.
    *
    * @generated from enum value: ERROR_REASON_REQUEST_ID_REUSED = 12;
    */
   REQUEST_ID_REUSED = 12,
 
   /**
-   * ALREADY_EXISTS.
+   * ALREADY_EXISTS: the chosen conversation id is taken.
    *
    * @generated from enum value: ERROR_REASON_CONVERSATION_EXISTS = 13;
    */
   CONVERSATION_EXISTS = 13,
 
   /**
-   * ABORTED; metadata `reply_id` says which reply runs.
+   * ABORTED: another reply runs in the conversation; metadata `reply_id` says which.
    *
    * @generated from enum value: ERROR_REASON_REPLY_IN_PROGRESS = 14;
    */
   REPLY_IN_PROGRESS = 14,
 
   /**
-   * ABORTED: the etag is stale.
+   * ABORTED: the resource has changed since its etag was read.
    *
    * @generated from enum value: ERROR_REASON_ETAG_MISMATCH = 15;
    */
@@ -191,21 +193,21 @@ export enum ErrorReason {
   INPUT_TOO_LARGE = 16,
 
   /**
-   * RESOURCE_EXHAUSTED, with google.rpc.QuotaFailure and RetryInfo.
+   * RESOURCE_EXHAUSTED, with google.rpc.QuotaFailure and RetryInfo: too many messages for now.
    *
    * @generated from enum value: ERROR_REASON_RATE_LIMITED = 17;
    */
   RATE_LIMITED = 17,
 
   /**
-   * RESOURCE_EXHAUSTED, with google.rpc.QuotaFailure and RetryInfo.
+   * RESOURCE_EXHAUSTED, with google.rpc.QuotaFailure and RetryInfo: the quota of the period is used up.
    *
    * @generated from enum value: ERROR_REASON_QUOTA_EXCEEDED = 18;
    */
   QUOTA_EXCEEDED = 18,
 
   /**
-   * RESOURCE_EXHAUSTED: as many readers as a reply may have.
+   * RESOURCE_EXHAUSTED: the reply has as many readers as it may have.
    *
    * @generated from enum value: ERROR_REASON_TOO_MANY_READERS = 19;
    */

@@ -30,37 +30,31 @@ final class Connection {
 
     final Settings settings;
     final Channel channel;
-    private final Identity identity;
     private final Threads threads;
     private final ManagedChannel transport;
     private final Set<Follower> followers;
     private final CountDownLatch closed;
 
-    Connection(Settings settings, Identity identity, ManagedChannelBuilder<?> channel, Threads threads) {
-        this(settings, identity, threads, channel.executor(threads.callbacks()).build(),
-                ConcurrentHashMap.newKeySet(), new CountDownLatch(1));
+    Connection(Settings settings, ManagedChannelBuilder<?> channel, Threads threads) {
+        this(settings, threads, channel.executor(threads.callbacks).build(), ConcurrentHashMap.newKeySet(), new CountDownLatch(1));
     }
 
-    private Connection(Settings settings, Identity identity, Threads threads, ManagedChannel transport,
-            Set<Follower> followers, CountDownLatch closed) {
+    private Connection(Settings settings, Threads threads, ManagedChannel transport, Set<Follower> followers, CountDownLatch closed) {
         this.settings = settings;
-        this.identity = identity;
         this.threads = threads;
         this.transport = transport;
         this.followers = followers;
         this.closed = closed;
-        channel = ClientInterceptors.intercept(
-                transport, MetadataUtils.newAttachHeadersInterceptor(identity.metadata()));
+        var identity = MetadataUtils.newAttachHeadersInterceptor(settings.metadata());
+        channel = ClientInterceptors.intercept(transport, identity);
     }
 
     /** The same connection, for another end user. */
     Connection actingFor(String endUser) {
-        return new Connection(settings, identity.withEndUser(endUser), threads, transport, followers, closed);
+        return new Connection(settings.actingFor(endUser), threads, transport, followers, closed);
     }
 
-    boolean isClosed() {
-        return closed.getCount() == 0;
-    }
+    private boolean isClosed() { return closed.getCount() == 0; }
 
     /** What every call fails with once the client is closed. */
     static UnavailableException closedException() {
@@ -91,13 +85,11 @@ final class Connection {
         return !isClosed();
     }
 
-    void leave(Follower follower) {
-        followers.remove(follower);
-    }
+    void leave(Follower follower) { followers.remove(follower); }
 
     /** Runs the task on a callback thread after the delay. */
     Future<?> later(Duration delay, Runnable task) {
-        return threads.timers().schedule(() -> threads.callbacks().execute(task), delay.toNanos(), TimeUnit.NANOSECONDS);
+        return threads.timers.schedule(() -> threads.callbacks.execute(task), delay.toNanos(), TimeUnit.NANOSECONDS);
     }
 
     /**
@@ -114,6 +106,11 @@ final class Connection {
         return call(method, () -> request, settings.callTimeout(), true);
     }
 
+    /** A call that is not tried again. */
+    <Q, A> A callOnce(MethodDescriptor<Q, A> method, Q request) {
+        return call(method, () -> request, settings.callTimeout(), false);
+    }
+
     /** Calls once, or, where repeatable, again after each cut for as long as the backoff allows; a limit of zero is none. */
     <Q, A> A call(MethodDescriptor<Q, A> method, Supplier<Q> request, Duration limit, boolean repeatable) {
         Patience patience = new Patience(settings.backoff());
@@ -125,7 +122,9 @@ final class Connection {
             try {
                 return ClientCalls.blockingUnaryCall(channel, method, options(limit), request.get());
             } catch (StatusRuntimeException status) {
-                pause(patience, failed(status), repeatable);
+                ParleyException error = errorOf(status);
+                boolean again = repeatable && error.failure().isCut() && !isClosed();
+                pause((again ? patience.failed(error.retryAfter()) : Optional.<Duration>empty()).orElseThrow(() -> error));
             }
         }
     }
@@ -137,7 +136,7 @@ final class Connection {
                 : CallOptions.DEFAULT.withDeadlineAfter(limit.toNanos(), TimeUnit.NANOSECONDS);
     }
 
-    private ParleyException failed(StatusRuntimeException status) {
+    private ParleyException errorOf(StatusRuntimeException status) {
         if (Thread.currentThread().isInterrupted()) {
             throw interrupted(status);
         }
@@ -147,22 +146,17 @@ final class Connection {
         return error;
     }
 
-    private void pause(Patience patience, ParleyException error, boolean repeatable) {
-        boolean again = repeatable && error.failure().isCut() && !isClosed();
-        Optional<Duration> delay = again ? patience.failed(error.retryAfter()) : Optional.empty();
-        if (delay.isEmpty()) {
-            throw error;
-        }
+    private void pause(Duration delay) {
         try {
-            closed.await(delay.get().toNanos(), TimeUnit.NANOSECONDS);
+            closed.await(delay.toNanos(), TimeUnit.NANOSECONDS);
         } catch (InterruptedException e) {
-            Thread.currentThread().interrupt();
             throw interrupted(e);
         }
     }
 
     /** A thread that is interrupted keeps its flag, and learns why the call ended. */
     static CancellationException interrupted(Exception cause) {
+        Thread.currentThread().interrupt();
         var cancelled = new CancellationException("the thread was interrupted");
         cancelled.initCause(cause);
         return cancelled;

@@ -3,9 +3,7 @@ package dev.parley.client;
 import dev.parley.client.ReplyEvent.Accepted;
 import dev.parley.client.errors.ConnectionLostException;
 import dev.parley.client.errors.Failure;
-import dev.parley.client.errors.InternalErrorException;
 import dev.parley.client.errors.ParleyException;
-import dev.parley.client.errors.ReplyFailedException;
 import dev.parley.client.errors.TooManyReadersException;
 import dev.parley.v1.ChatGrpc;
 import dev.parley.v1.ReplyRequest;
@@ -21,25 +19,18 @@ import java.time.Duration;
 import java.util.ArrayDeque;
 import java.util.Optional;
 import java.util.Queue;
+import java.util.concurrent.Flow;
 import java.util.concurrent.Future;
 
 /**
- * Follows one reply over as many calls as it takes, and gives its events to a sink as the sink asks for them. The one
+ * Follows one reply over as many calls as it takes, and gives its events to a subscriber as that asks for them. The one
  * engine below the iterator, the listener and the publisher.
  *
  * <p>All its state is touched in {@code turns} alone, one task at a time, on whatever thread brought the task: that makes
- * signals serial and keeps a sink that asks for more within a signal from recursing. It reads at most {@link #AHEAD} chunks
- * ahead of its sink; beyond them HTTP/2's flow control holds the server back.
+ * signals serial and keeps a subscriber that asks for more within a signal from recursing. It reads at most {@link #AHEAD}
+ * chunks ahead of its subscriber; beyond them HTTP/2's flow control holds the server back.
  */
-final class Follower {
-    /** Where events go; called serially, {@code ended} once and last. */
-    interface Sink {
-        void event(ReplyEvent event);
-
-        /** The failure is null where the reply finished or the stream was closed. */
-        void ended(RuntimeException failure);
-    }
-
+final class Follower implements Flow.Subscription {
     private static final int AHEAD = 16;
     /** How long a call may take to say its status after its terminal chunk, before it is dropped. */
     private static final Duration FAREWELL = Duration.ofSeconds(1);
@@ -54,12 +45,14 @@ final class Follower {
     /** Nothing more is wanted: seen at once by a turn that is running on another thread. */
     private volatile boolean closed;
     /** Null before the start and after the end, and once it is forgotten. */
-    private volatile Sink sink;
+    private volatile Flow.Subscriber<? super ReplyEvent> subscriber;
 
     private long demand;
+    private long waitingSince;
     private Attempt attempt;
     private Future<?> pause;
     private boolean done;
+    private RuntimeException failure;
 
     /** A request that is null is a reply to resume. */
     Follower(Connection connection, Transcript transcript, ReplyRequest request, StreamOptions options) {
@@ -71,72 +64,72 @@ final class Follower {
         this.watch = new StreamWatch(connection.settings.observer());
     }
 
-    /** Begins to feed the sink, with the task as the first turn. Nothing is called before the first demand. */
-    void start(Sink to, Runnable first) {
+    /** Begins to feed the subscriber. Nothing is called before its first demand. */
+    void start(Flow.Subscriber<? super ReplyEvent> to) {
         turns.execute(() -> {
-            sink = to;
+            subscriber = to;
             watch.started();
-            first.run();
+            to.onSubscribe(this);
             if (done) {
-                tell(null);
+                tell();
             } else if (!connection.enter(this)) {
                 end(Connection.closedException());
             }
         });
     }
 
-    /** So many more events are wanted. */
-    void request(long count) {
+    @Override
+    public void request(long count) {
         turns.execute(() -> {
+            if (count <= 0) {
+                end(new IllegalArgumentException("§3.9: at least one event must be requested, not " + count));
+            }
+            waitingSince = demand == 0 ? System.nanoTime() : waitingSince;
             demand = demand + count < 0 ? Long.MAX_VALUE : demand + count;
             drain();
         });
     }
 
-    /** Ends the call, not the reply, and tells the sink. */
-    void close() {
-        closed = true;
-        turns.execute(() -> end(null));
-    }
-
-    /** Ends the call, and lets go of the sink without a word. */
-    void forget() {
-        sink = null;
+    /** Ends the call, and lets go of the subscriber without a word. */
+    @Override
+    public void cancel() {
+        subscriber = null;
         close();
     }
 
-    /** Ends the call with a failure of the reader's or the client's own. */
-    void fail(RuntimeException failure) {
-        turns.execute(() -> end(failure));
+    /** Ends the call, not the reply, and tells the subscriber. */
+    void close() {
+        closed = true;
+        fail(null);
     }
+
+    /** Ends the call with a failure of the reader's or the client's own. */
+    void fail(RuntimeException why) { turns.execute(() -> end(why)); }
 
     private void drain() {
         while (demand > 0 && pause == null && !done && !closed) {
             if (attempt == null) {
-                attach();
+                attempt = attach();
             }
             Object next = attempt.inbox.poll();
-            if (next == null) {
-                attempt.await();
-                return;
-            }
             if (next instanceof TokenChunk chunk) {
                 take(chunk);
+            } else if (next instanceof Failure cut) {
+                cut(cut);
             } else {
-                cut((Failure) next);
+                attempt.askForMore();
+                return;
             }
         }
     }
 
-    private void attach() {
+    private Attempt attach() {
         connection.wake();
+        waitingSince = System.nanoTime();
         if (request != null && transcript.replyId().isEmpty()) {
-            attempt = new Attempt();
-            attempt.start(ChatGrpc.getStreamReplyMethod(), request);
-            return;
+            return new Attempt(ChatGrpc.getStreamReplyMethod(), request);
         }
-        attempt = new Attempt();
-        attempt.start(ChatGrpc.getResumeReplyMethod(), ResumeReplyRequest.newBuilder()
+        return new Attempt(ChatGrpc.getResumeReplyMethod(), ResumeReplyRequest.newBuilder()
                 .setReplyId(transcript.replyId())
                 .setAfterSequence(transcript.sequence())
                 .setStreamOptions(options)
@@ -161,106 +154,105 @@ final class Follower {
     }
 
     private void emit(ReplyEvent event) {
-        demand = demand == Long.MAX_VALUE ? demand : demand - 1;
+        demand -= demand == Long.MAX_VALUE ? 0 : 1;
         watch.event(event);
-        Sink to = sink;
+        var to = subscriber;
         if (to != null) {
-            to.event(event);
+            to.onNext(event);
         }
     }
 
-    private void cut(Failure failure) {
-        attempt.drop("cut");
-        attempt = null;
-        ParleyException error = failure.toException();
+    private void cut(Failure cause) {
+        drop();
+        ParleyException error = cause.toException();
         boolean again = mayAttachAgain(error);
         Optional<Duration> delay = again ? patience.failed(error.retryAfter()) : Optional.empty();
         if (delay.isPresent()) {
-            pause = connection.later(delay.get(), () -> turns.execute(() -> {
+            pause = later(delay.get(), () -> {
                 pause = null;
                 drain();
-            }));
+            });
             emit(new ReplyEvent.Reconnecting(patience.attempts(), delay.get(), error));
         } else if (again && transcript.accepted() != null) {
-            end(new ConnectionLostException(failure, transcript.replyId(), transcript.sequence(), transcript.text()));
+            end(new ConnectionLostException(
+                    cause.worthAnotherAttempt(), transcript.replyId(), transcript.sequence(), transcript.text()));
         } else {
             end(error);
         }
     }
 
     private boolean mayAttachAgain(ParleyException error) {
-        boolean spoken = !error.reason().isEmpty();
-        if (error.failure().isCut() || (error.code() == Status.Code.DEADLINE_EXCEEDED && !spoken)) {
+        if (error.failure().isCut() || (error.code() == Status.Code.DEADLINE_EXCEEDED && error.reason().isEmpty())) {
             return true;
         }
         // After acceptance, what says that the reply failed is not its end: that is the terminal chunk, still to be had. And
         // the reader that was cut off may count as one of the reply's readers until its server has noticed.
-        boolean endsReply = spoken && (error instanceof ReplyFailedException || error instanceof InternalErrorException);
-        return transcript.accepted() != null && (endsReply || error instanceof TooManyReadersException);
+        return transcript.accepted() != null && (error.endsReply() || error instanceof TooManyReadersException);
     }
 
-    private void end(RuntimeException failure) {
+    private void end(RuntimeException why) {
         if (done) {
             return;
         }
         done = true;
-        if (attempt != null) {
-            attempt.drop("the reader has left");
-            attempt = null;
-        }
+        failure = why;
+        drop();
         if (pause != null) {
             pause.cancel(false);
         }
         connection.leave(this);
-        watch.ended(transcript, failure);
-        tell(failure);
+        watch.ended(transcript, why);
+        tell();
     }
 
-    private void tell(RuntimeException failure) {
-        Sink last = sink;
-        sink = null;
-        if (last != null) {
-            last.ended(failure);
+    private void tell() {
+        var last = subscriber;
+        subscriber = null;
+        if (last != null && failure == null) {
+            last.onComplete();
+        } else if (last != null) {
+            last.onError(failure);
         }
     }
 
-    /** A sink has thrown: it gets nothing more, and its thread's handler gets what it threw. */
+    /** A subscriber has thrown: it gets nothing more, and its thread's handler gets what it threw. */
     private void broke(Thread thread, Throwable error) {
-        forget();
+        cancel();
         thread.getUncaughtExceptionHandler().uncaughtException(thread, error);
+    }
+
+    private void drop() {
+        if (attempt != null) {
+            attempt.end("the reader has left, or the call was cut");
+            attempt = null;
+        }
+    }
+
+    private Future<?> later(Duration delay, Runnable task) {
+        return connection.later(delay, () -> turns.execute(task));
     }
 
     /** One call, and what it has brought that nobody has taken yet: chunks, then the failure that ended it. */
     private final class Attempt extends ClientCall.Listener<TokenChunk> {
         final Queue<Object> inbox = new ArrayDeque<>();
-        private ClientCall<?, TokenChunk> call;
+        private final ClientCall<?, TokenChunk> call;
         private int asked;
-        private boolean waiting;
-        private long waitingSince;
         private Future<?> silence;
-        private Future<?> farewell;
 
-        <Q> void start(MethodDescriptor<Q, TokenChunk> method, Q message) {
-            ClientCall<Q, TokenChunk> made = connection.channel.newCall(
-                    method, Connection.options(connection.settings.attemptTimeout()));
+        <Q> Attempt(MethodDescriptor<Q, TokenChunk> method, Q message) {
+            var limit = Connection.options(connection.settings.attemptTimeout());
+            ClientCall<Q, TokenChunk> made = connection.channel.newCall(method, limit);
             call = made;
             made.start(this, new Metadata());
             made.sendMessage(message);
             made.halfClose();
+            silence = later(connection.settings.silence(), this::checkSilence);
         }
 
-        /** The sink waits: asks for more, and bounds the wait. */
-        void await() {
+        void askForMore() {
             if (asked == 0) {
                 asked = AHEAD;
                 call.request(AHEAD);
-            }
-            if (!waiting) {
-                waiting = true;
-                waitingSince = System.nanoTime();
-            }
-            if (silence == null) {
-                silence = connection.later(connection.settings.silence(), () -> turns.execute(this::checkSilence));
             }
         }
 
@@ -274,20 +266,15 @@ final class Follower {
 
         @Override
         public void onClose(Status status, Metadata trailers) {
-            Failure failure = status.isOk()
+            var ended = status.isOk()
                     ? Failure.unavailable("the stream ended without the reply's end", true)
                     : Failure.of(status, trailers);
-            turns.execute(() -> {
-                if (farewell != null) {
-                    farewell.cancel(false);
-                }
-                receive(failure);
-            });
+            turns.execute(() -> receive(ended));
         }
 
         private void receive(Object received) {
             if (attempt == this) {
-                waiting = false;
+                waitingSince = System.nanoTime();
                 inbox.add(received);
                 drain();
             }
@@ -295,35 +282,26 @@ final class Follower {
 
         /** One timer a call, armed again only when it fires: nothing is set per chunk. */
         private void checkSilence() {
-            if (attempt != this) {
-                return;
-            }
-            silence = null;
             Duration limit = connection.settings.silence();
-            Duration left = waiting ? limit.minusNanos(System.nanoTime() - waitingSince) : limit;
-            if (left.isNegative() || left.isZero()) {
+            // Who wants more has been given all that came.
+            Duration left = demand > 0 ? limit.minusNanos(System.nanoTime() - waitingSince) : limit;
+            if (attempt == this && left.compareTo(Duration.ZERO) <= 0) {
                 cut(Failure.unavailable("nothing came for " + limit.toMillis() + " ms", true));
-            } else if (waiting) {
-                silence = connection.later(left, () -> turns.execute(this::checkSilence));
+            } else if (attempt == this) {
+                silence = later(left, this::checkSilence);
             }
         }
 
-        void drop(String why) {
-            stopWatching();
+        void end(String why) {
+            silence.cancel(false);
             call.cancel(why, null);
         }
 
         /** The status repeats what the terminal chunk said; waiting for it spares the server a cancellation. */
         void sayFarewell() {
-            stopWatching();
+            silence.cancel(false);
             call.request(AHEAD);
-            farewell = connection.later(FAREWELL, () -> call.cancel("no status after the reply's end", null));
-        }
-
-        private void stopWatching() {
-            if (silence != null) {
-                silence.cancel(false);
-            }
+            connection.later(FAREWELL, () -> call.cancel("no status after the reply's end", null));
         }
     }
 }

@@ -1,22 +1,15 @@
 package dev.parley.client;
 
 import dev.parley.v1.CancelRequest;
-import dev.parley.v1.CatalogGrpc;
 import dev.parley.v1.ChatGrpc;
-import dev.parley.v1.GetQuotaRequest;
-import dev.parley.v1.GetReplyRequest;
-import dev.parley.v1.ListModelsRequest;
-import dev.parley.v1.Model;
 import dev.parley.v1.PollReplyRequest;
 import dev.parley.v1.PollReplyResponse;
-import dev.parley.v1.Quota;
 import dev.parley.v1.Reply;
 import dev.parley.v1.ReplyRequest;
 import dev.parley.v1.ResumeReplyRequest;
 import dev.parley.v1.TokenChunk;
 import io.grpc.Channel;
 import java.time.Duration;
-import java.util.List;
 import java.util.UUID;
 import java.util.stream.Stream;
 
@@ -28,16 +21,15 @@ import java.util.stream.Stream;
  * {@link dev.parley.client.errors.ParleyException}s. A call, but not a stream, blocks its thread; an interrupt ends it with
  * a {@link java.util.concurrent.CancellationException}.
  */
-public final class ParleyClient implements AutoCloseable {
+public final class ParleyClient extends Calls implements AutoCloseable {
     /** What a call that waits on the server may take beyond that wait. */
     private static final Duration ANSWER = Duration.ofSeconds(15);
     private static final Duration POLL_WAIT = Duration.ofSeconds(20);
 
-    private final Connection connection;
     private final Conversations conversations;
 
     ParleyClient(Connection connection) {
-        this.connection = connection;
+        super(connection);
         this.conversations = new Conversations(connection);
     }
 
@@ -105,16 +97,11 @@ public final class ParleyClient implements AutoCloseable {
     /** Polls until the terminal chunk has come, as the elements are taken, each from where the last one ended. */
     public Stream<PollReplyResponse> polls(PollReplyRequest request) {
         return Pages.stream(
-                (Integer cursor) -> poll(cursor == null ? request : request.toBuilder().setAfterSequence(cursor).build()),
+                cursor -> poll(request.toBuilder().setAfterSequence(cursor).build()),
+                request.getAfterSequence(),
                 answer -> answer.getChunksList().stream().anyMatch(ParleyClient::isTerminal)
                         ? null
                         : answer.getAfterSequence());
-    }
-
-    /** The reply as it stands now. */
-    public Reply getReply(String replyId) {
-        return connection.call(
-                ChatGrpc.getGetReplyMethod(), GetReplyRequest.newBuilder().setReplyId(replyId).build());
     }
 
     /** As {@link #cancel(CancelRequest)}, by the reply's id and without a reason. */
@@ -132,16 +119,6 @@ public final class ParleyClient implements AutoCloseable {
             throw new IllegalArgumentException("name a reply_id, a request_id or a conversation_id");
         }
         return connection.call(ChatGrpc.getCancelMethod(), request);
-    }
-
-    /** The models that the caller may name. */
-    public List<Model> models() {
-        return connection.call(CatalogGrpc.getListModelsMethod(), ListModelsRequest.getDefaultInstance()).getModelsList();
-    }
-
-    /** The caller's limits, and what is left of them. */
-    public List<Quota> quotas() {
-        return connection.call(CatalogGrpc.getGetQuotaMethod(), GetQuotaRequest.getDefaultInstance()).getQuotasList();
     }
 
     /** Calls on conversations. */

@@ -19,7 +19,8 @@ public final class ParleyClientBuilder {
     private final String address;
     private ChannelCredentials credentials = InsecureChannelCredentials.create();
     private Consumer<ManagedChannelBuilder<?>> customizer = channel -> {};
-    private Identity identity = Identity.NOBODY;
+    private String apiKey = "";
+    private String endUser = "";
     private Backoff backoff = Backoff.DEFAULT;
     private Duration callTimeout = Duration.ofSeconds(30);
     private Duration silence = Duration.ofSeconds(90);
@@ -33,13 +34,13 @@ public final class ParleyClientBuilder {
 
     /** A static key or a JWT; null or empty is none. */
     public ParleyClientBuilder apiKey(String apiKey) {
-        identity = identity.withApiKey(apiKey);
+        this.apiKey = Settings.checked("authorization", apiKey);
         return this;
     }
 
     /** Whom the client acts for; null or empty is nobody in particular. */
     public ParleyClientBuilder endUser(String endUser) {
-        identity = identity.withEndUser(endUser);
+        this.endUser = Settings.checked("x-end-user", endUser);
         return this;
     }
 
@@ -98,11 +99,7 @@ public final class ParleyClientBuilder {
 
     /** A client, which need not be able to reach its server yet. */
     public ParleyClient build() {
-        var settings = new Settings(backoff, callTimeout, silence, attemptTimeout, observer);
-        return new ParleyClient(new Connection(settings, identity, channelBuilder(), new Threads(executor)));
-    }
-
-    private ManagedChannelBuilder<?> channelBuilder() {
+        var settings = new Settings(apiKey, endUser, backoff, callTimeout, silence, attemptTimeout, observer);
         ManagedChannelBuilder<?> channel = NettyChannelBuilder.forTarget(address, credentials)
                 .flowControlWindow(WINDOW_BYTES)
                 .keepAliveTime(30, TimeUnit.SECONDS)
@@ -110,7 +107,7 @@ public final class ParleyClientBuilder {
                 .maxInboundMessageSize(MAX_MESSAGE_BYTES)
                 .disableRetry(); // gRPC would hide an attempt, and it cannot resume: this client tries again itself.
         customizer.accept(channel);
-        return channel;
+        return new ParleyClient(new Connection(settings, channel, new Threads(executor)));
     }
 
     private static Duration positive(String name, Duration value) {

@@ -39,9 +39,10 @@ public final class ReplyStream
     private final Connection connection;
     private final Transcript transcript;
     private final ReplyRequest request;
+    private final StreamOptions options;
     private final Follower follower;
     private final AtomicBoolean taken = new AtomicBoolean();
-    private BlockingQueue<Object> box;
+    private Box box;
     private ReplyEvent next;
     private boolean over;
 
@@ -49,6 +50,7 @@ public final class ReplyStream
         this.connection = connection;
         this.transcript = transcript;
         this.request = request;
+        this.options = options;
         this.follower = new Follower(connection, transcript, request, options);
     }
 
@@ -60,18 +62,12 @@ public final class ReplyStream
 
     /** Where the reply is; of a new conversation, empty until the reply is accepted. */
     public String conversationId() {
-        Accepted accepted = transcript.accepted();
-        if (accepted != null) {
-            return accepted.conversationId();
-        }
-        return request == null ? "" : request.getConversationId();
+        String asked = request == null ? "" : request.getConversationId();
+        return accepted().map(Accepted::conversationId).orElse(asked);
     }
 
     /** The message that will hold the answer; empty until the reply is accepted. */
-    public String messageId() {
-        Accepted accepted = transcript.accepted();
-        return accepted == null ? "" : accepted.messageId();
-    }
+    public String messageId() { return accepted().map(Accepted::messageId).orElse(""); }
 
     /** The cursor: {@code client.resume(replyId(), sequence())} goes on from here. */
     public int sequence() { return transcript.sequence(); }
@@ -100,28 +96,17 @@ public final class ReplyStream
         }
         if (box == null) {
             take();
-            box = new LinkedBlockingQueue<>();
-            follower.start(new Box(box), () -> {});
+            box = new Box(new LinkedBlockingQueue<>());
+            follower.start(box);
         }
         follower.request(1);
-        Object signal;
-        try {
-            signal = box.take();
-        } catch (InterruptedException e) {
-            close();
-            over = true;
-            Thread.currentThread().interrupt();
-            throw Connection.interrupted(e);
-        }
-        if (signal instanceof ReplyEvent event) {
-            next = event;
-            return true;
-        }
-        over = true;
+        Object signal = box.take(this);
+        next = signal instanceof ReplyEvent event ? event : null;
+        over = next == null;
         if (signal instanceof RuntimeException failure) {
             throw failure;
         }
-        return false;
+        return !over;
     }
 
     @Override
@@ -138,8 +123,7 @@ public final class ReplyStream
     public void listen(ReplyListener listener) {
         Objects.requireNonNull(listener);
         take();
-        follower.start(new Listening(listener), () -> {});
-        follower.request(Long.MAX_VALUE);
+        follower.start(new Listening(listener));
     }
 
     /**
@@ -150,11 +134,11 @@ public final class ReplyStream
     public void subscribe(Flow.Subscriber<? super ReplyEvent> subscriber) {
         Objects.requireNonNull(subscriber);
         if (taken.compareAndSet(false, true)) {
-            var subscription = new ReplySubscription(follower, subscriber);
-            follower.start(subscription, () -> subscriber.onSubscribe(subscription));
+            follower.start(subscriber);
         } else {
-            subscriber.onSubscribe(ReplySubscription.NONE);
-            subscriber.onError(alreadyTaken());
+            var refused = new Follower(connection, transcript, request, options);
+            refused.fail(alreadyTaken());
+            refused.start(subscriber);
         }
     }
 
@@ -174,11 +158,7 @@ public final class ReplyStream
     public Optional<Reply> cancel(String reason) {
         String replyId = replyId();
         var target = CancelRequest.newBuilder().setReason(reason);
-        if (replyId.isEmpty()) {
-            target.setRequestId(requestId());
-        } else {
-            target.setReplyId(replyId);
-        }
+        target = replyId.isEmpty() ? target.setRequestId(requestId()) : target.setReplyId(replyId);
         try {
             return Optional.of(connection.call(ChatGrpc.getCancelMethod(), target.build()));
         } catch (NotFoundException unknown) {
@@ -188,6 +168,8 @@ public final class ReplyStream
             throw unknown;
         }
     }
+
+    private Optional<Accepted> accepted() { return Optional.ofNullable(transcript.accepted()); }
 
     private void take() {
         if (!taken.compareAndSet(false, true)) {
@@ -199,25 +181,41 @@ public final class ReplyStream
         return new IllegalStateException("the stream has a reader already: make another by resume");
     }
 
-    private record Box(BlockingQueue<Object> signals) implements Follower.Sink {
-        @Override
-        public void event(ReplyEvent event) { signals.add(event); }
-
-        @Override
-        public void ended(RuntimeException failure) { signals.add(failure == null ? END : failure); }
-    }
-
-    private record Listening(ReplyListener listener) implements Follower.Sink {
-        @Override
-        public void event(ReplyEvent event) { listener.onEvent(event); }
-
-        @Override
-        public void ended(RuntimeException failure) {
-            if (failure == null) {
-                listener.onEnd();
-            } else {
-                listener.onError(failure);
+    /** What the thread that iterates waits for. */
+    private record Box(BlockingQueue<Object> signals) implements Flow.Subscriber<ReplyEvent> {
+        Object take(ReplyStream stream) {
+            try {
+                return signals.take();
+            } catch (InterruptedException e) {
+                stream.close();
+                return Connection.interrupted(e);
             }
         }
+
+        @Override
+        public void onSubscribe(Flow.Subscription subscription) {}
+
+        @Override
+        public void onNext(ReplyEvent event) { signals.add(event); }
+
+        @Override
+        public void onError(Throwable failure) { signals.add(failure); }
+
+        @Override
+        public void onComplete() { signals.add(END); }
+    }
+
+    private record Listening(ReplyListener listener) implements Flow.Subscriber<ReplyEvent> {
+        @Override
+        public void onSubscribe(Flow.Subscription subscription) { subscription.request(Long.MAX_VALUE); }
+
+        @Override
+        public void onNext(ReplyEvent event) { listener.onEvent(event); }
+
+        @Override
+        public void onError(Throwable failure) { listener.onError((RuntimeException) failure); }
+
+        @Override
+        public void onComplete() { listener.onEnd(); }
     }
 }

@@ -1,7 +1,42 @@
 package dev.parley.client;
 
+import io.grpc.Metadata;
 import java.time.Duration;
 
-/** How a client goes about its calls; a time limit of zero is none. */
+/** Who calls, and how a client goes about its calls; an empty name is none, and so is a time limit of zero. */
 record Settings(
-        Backoff backoff, Duration callTimeout, Duration silence, Duration attemptTimeout, ParleyObserver observer) {}
+        String apiKey,
+        String endUser,
+        Backoff backoff,
+        Duration callTimeout,
+        Duration silence,
+        Duration attemptTimeout,
+        ParleyObserver observer) {
+
+    Settings actingFor(String other) {
+        String user = checked("x-end-user", other);
+        return new Settings(apiKey, user, backoff, callTimeout, silence, attemptTimeout, observer);
+    }
+
+    /** What each call carries. */
+    Metadata metadata() {
+        Metadata metadata = new Metadata();
+        put(metadata, "authorization", apiKey.isEmpty() ? "" : "Bearer " + apiKey);
+        put(metadata, "x-end-user", endUser);
+        return metadata;
+    }
+
+    /** A value that metadata can carry; null is none. */
+    static String checked(String name, String value) {
+        if (value != null && !value.chars().allMatch(c -> c >= ' ' && c <= '~')) {
+            throw new IllegalArgumentException(name + ": gRPC metadata takes printable ASCII alone");
+        }
+        return value == null ? "" : value;
+    }
+
+    private static void put(Metadata metadata, String name, String value) {
+        if (!value.isEmpty()) {
+            metadata.put(Metadata.Key.of(name, Metadata.ASCII_STRING_MARSHALLER), value);
+        }
+    }
+}

@@ -31,19 +31,20 @@ final class StreamWatch {
     }
 
     void ended(Transcript transcript, RuntimeException failure) {
-        if (!started) {
-            return;
+        if (started) {
+            observer.streamEnded(outcome(transcript, failure), elapsed());
         }
-        String outcome = "LEFT";
-        if (transcript.finished() != null) {
-            outcome = transcript.finished().reason();
-        } else if (failure instanceof ParleyException error) {
-            outcome = error.reason().isEmpty() ? error.code().name() : error.reason();
-        }
-        observer.streamEnded(outcome, elapsed());
     }
 
-    private Duration elapsed() {
-        return Duration.ofNanos(System.nanoTime() - startedNanos);
+    private static String outcome(Transcript transcript, RuntimeException failure) {
+        if (transcript.finished() != null) {
+            return transcript.finished().reason();
+        }
+        if (failure instanceof ParleyException error) {
+            return error.reason().isEmpty() ? error.code().name() : error.reason();
+        }
+        return "LEFT";
     }
+
+    private Duration elapsed() { return Duration.ofNanos(System.nanoTime() - startedNanos); }
 }

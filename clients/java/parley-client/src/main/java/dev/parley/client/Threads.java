@@ -2,7 +2,6 @@ package dev.parley.client;
 
 import java.util.concurrent.Executor;
 import java.util.concurrent.LinkedBlockingQueue;
-import java.util.concurrent.ScheduledExecutorService;
 import java.util.concurrent.ScheduledThreadPoolExecutor;
 import java.util.concurrent.ThreadFactory;
 import java.util.concurrent.ThreadPoolExecutor;
@@ -13,36 +12,25 @@ import java.util.concurrent.atomic.AtomicInteger;
 final class Threads {
     private static final long IDLE_S = 30;
 
-    private final Executor callbacks;
+    final ScheduledThreadPoolExecutor timers = new ScheduledThreadPoolExecutor(1, daemons("parley-timer-"));
+    final Executor callbacks;
     private final ThreadPoolExecutor own;
-    private final ScheduledThreadPoolExecutor timers;
 
     /** Callbacks run on the executor that is given, which stays its owner's, or else on threads of the client. */
     Threads(Executor given) {
-        timers = new ScheduledThreadPoolExecutor(1, daemons("parley-timer-"));
         timers.setRemoveOnCancelPolicy(true);
         timers.setRejectedExecutionHandler(new ThreadPoolExecutor.DiscardPolicy()); // once the client is closed
         int count = Math.max(2, Runtime.getRuntime().availableProcessors());
-        own = given != null
-                ? null
-                : new ThreadPoolExecutor(
-                        count, count, IDLE_S, TimeUnit.SECONDS, new LinkedBlockingQueue<>(), daemons("parley-callback-"));
-        if (own != null) {
-            own.allowCoreThreadTimeOut(true);
-        }
-        callbacks = given != null ? given : own;
+        var tasks = new LinkedBlockingQueue<Runnable>();
+        own = new ThreadPoolExecutor(count, count, IDLE_S, TimeUnit.SECONDS, tasks, daemons("parley-callback-"));
+        own.allowCoreThreadTimeOut(true);
+        callbacks = given == null ? own : given;
     }
-
-    Executor callbacks() { return callbacks; }
-
-    ScheduledExecutorService timers() { return timers; }
 
     /** Lets callbacks that were begun end. */
     void close() {
         timers.shutdownNow();
-        if (own != null) {
-            own.shutdown();
-        }
+        own.shutdown();
     }
 
     private static ThreadFactory daemons(String prefix) {

@@ -6,29 +6,8 @@ import java.util.Map;
 import java.util.Optional;
 
 /**
- * A call or a reply has failed. Every failure that a server or the network causes is one of these:
- *
- * <pre>
- * ParleyException
- * ├── InvalidRequest              the request is wrong: fix it
- * │   └── InputTooLarge, UnsupportedInput, ContextTooLarge
- * ├── Unauthenticated, Forbidden
- * ├── NotFound
- * │   └── ConversationNotFound, MessageNotFound, ReplyNotFound, ModelNotFound, ProviderNotFound, ImageNotFound
- * ├── AlreadyExists
- * │   └── RequestIdReused, ConversationExists
- * ├── ReplyInProgress             replyId() is the one that runs
- * ├── EtagMismatch                read again, then change
- * ├── LimitExceeded               wait retryAfter()
- * │   └── RateLimited, QuotaExceeded, TooManyReaders
- * ├── NotConfigured               the server lacks what the call needs
- * ├── Unavailable                 no answer from a server, though the client tried again
- * │   ├── Draining, Overloaded, StorageUnavailable
- * │   └── ConnectionLost          the reply was accepted, then could not be followed: resume it later
- * ├── DeadlineExceeded            the call's own time limit
- * ├── ReplyFailed                 the reply was accepted, then failed: text() is what it had written
- * └── InternalError               a defect of the server; metadata "call_id" finds it in its logs
- * </pre>
+ * A call or a reply has failed. Every failure that a server or the network causes is one of these: the package's own
+ * description draws them.
  */
 public class ParleyException extends RuntimeException {
     private final transient Failure failure;
@@ -58,4 +37,9 @@ public class ParleyException extends RuntimeException {
 
     /** Further facts of the reason, such as {@code limit} or {@code call_id}. */
     public Map<String, String> metadata() { return failure.metadata(); }
+
+    /** Whether a status says what a lost terminal chunk would have said. */
+    public boolean endsReply() {
+        return !reason().isEmpty() && (this instanceof ReplyFailedException || this instanceof InternalErrorException);
+    }
 }

@@ -1,6 +1,0 @@
-package dev.parley.client.errors;
-
-/** The {@code request_id} came before, with another payload. */
-public final class RequestIdReusedException extends AlreadyExistsException {
-    public RequestIdReusedException(Failure failure) { super(failure); }
-}

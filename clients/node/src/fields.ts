@@ -1,0 +1,133 @@
+// Generated from protos/parley/v1/chat.proto by tools/clients. Do not edit: `make gen`.
+/** What to answer, in which conversation, and how. */
+
+import type { MessageInitShape } from "@bufbuild/protobuf";
+import { choice, duration, list, oneOf, whole } from "./convert.js";
+import {
+  ConcurrencyPolicy,
+  DisconnectPolicy,
+  type ReplyRequestSchema,
+  type SamplingSchema,
+  type ToolSchema,
+} from "./gen/parley/v1/chat_pb.js";
+import type { ConversationSchema, ImageSchema, MessageSchema } from "./gen/parley/v1/resources_pb.js";
+
+export type ImageSource = Uint8Array | string | MessageInitShape<typeof ImageSchema>;
+
+/** The fields of a `ReplyRequest`, flat; `Ms` is in milliseconds. */
+export interface ReplyFields {
+  /**
+   * Idempotency key, unique within tenant and end user for 24 hours, at most 128 characters. The same key
+   * with another payload is REQUEST_ID_REUSED. Empty: the client makes one.
+   */
+  requestId?: string | undefined;
+  /** The conversation to continue. Empty: `newConversation` is started, and `accepted` tells its id. */
+  conversationId?: string | undefined;
+  /** Used when `conversationId` is empty: system sections, title, labels, context and so on for all its turns. */
+  newConversation?: MessageInitShape<typeof ConversationSchema> | undefined;
+  /**
+   * The user's message: short for one `input` message of role USER with one text part. Exclusive with
+   * `input`.
+   */
+  text?: string | undefined;
+  /**
+   * New messages (USER, ASSISTANT or TOOL) to append before the reply is generated. It may be empty only with
+   * `replaceMessageId`.
+   */
+  input?: readonly MessageInitShape<typeof MessageSchema>[] | undefined;
+  /** Images that go with `text` as one message: bytes, whose kind is read off them, https URLs, or messages. */
+  images?: readonly ImageSource[] | undefined;
+  /** After this message: a fork. */
+  afterMessageId?: string | undefined;
+  /**
+   * Beside this message, under the same parent: with input an edit, without input a regeneration or a new
+   * attempt. The `messageId` of any reply of the conversation may be named, even of one that runs (with
+   * INTERRUPT) or that left no message. Without input, a USER or TOOL message gets a new answer below it.
+   */
+  replaceMessageId?: string | undefined;
+  /** Model alias of the catalog. Empty: the conversation's, else the server's default. */
+  model?: string | undefined;
+  /** Aliases tried in order when the model fails before its first token. Empty: the catalog's own list. */
+  fallbackModels?: readonly string[] | undefined;
+  /** System prompt sections for this reply alone, joined by "\n---\n". Empty: the conversation's. */
+  system?: readonly string[] | undefined;
+  /** Every setting is optional, since zero is a legal temperature; what is unset is left to the model. */
+  sampling?: MessageInitShape<typeof SamplingSchema> | undefined;
+  /**
+   * A function that the model may call. The engine relays calls; the caller runs them and sends the results
+   * as `input`.
+   */
+  tools?: readonly MessageInitShape<typeof ToolSchema>[] | undefined;
+  /** "auto" (default), "none", "required", or the name of a tool. */
+  toolChoice?: string | undefined;
+  /**
+   * JSON Schema that the provider is asked to keep to; the engine passes it on and does not validate the
+   * answer.
+   */
+  jsonSchema?: string | undefined;
+  /** What happens when another reply already runs in the conversation. */
+  concurrency?: "reject" | "interrupt" | undefined;
+  /** What happens to the generation when its last reader leaves. */
+  onDisconnect?: "continue" | "cancel" | undefined;
+  /**
+   * With CONTINUE: the generation is cancelled this long after its last reader left; the count starts when a
+   * first reader leaves, and a PollReply or GetReply counts as a reader for a minute. Default 5 minutes; zero
+   * is never.
+   */
+  orphanTtlMs?: number | undefined;
+  /**
+   * Longest time the generation may take, whatever the call's deadline. Default and ceiling: the server's (10
+   * minutes).
+   */
+  timeLimitMs?: number | undefined;
+  /**
+   * A heartbeat chunk after this much silence, since some load balancers ignore HTTP/2 pings. Default 15 s, 1
+   * s to 60 s.
+   */
+  heartbeatMs?: number | undefined;
+  /** Whether reasoning chunks are sent. */
+  reasoning?: boolean | undefined;
+  /** The caller's own labels, kept with the reply. At most 16, of 64 characters each side. */
+  labels?: Readonly<Record<string, string>> | undefined;
+}
+
+const CONCURRENCY = {
+  reject: ConcurrencyPolicy.REJECT,
+  interrupt: ConcurrencyPolicy.INTERRUPT,
+};
+
+const ON_DISCONNECT = {
+  continue: DisconnectPolicy.CONTINUE,
+  cancel: DisconnectPolicy.CANCEL,
+};
+
+/** The request that they stand for, but for its images. Throws TypeError. */
+export function requestOf(fields: ReplyFields): MessageInitShape<typeof ReplyRequestSchema> {
+  return {
+    requestId: fields.requestId,
+    conversationId: fields.conversationId,
+    newConversation: fields.newConversation,
+    text: fields.text,
+    input: list("input", fields.input),
+    model: fields.model,
+    fallbackModels: list("fallbackModels", fields.fallbackModels),
+    system: list("system", fields.system),
+    sampling: fields.sampling,
+    tools: list("tools", fields.tools),
+    toolChoice: fields.toolChoice,
+    jsonSchema: fields.jsonSchema,
+    concurrency: choice("concurrency", fields.concurrency, CONCURRENCY),
+    onDisconnect: choice("onDisconnect", fields.onDisconnect, ON_DISCONNECT),
+    orphanTtl: duration(fields.orphanTtlMs),
+    timeLimit: duration(fields.timeLimitMs),
+    labels: fields.labels,
+    position: oneOf({
+      afterMessageId: fields.afterMessageId,
+      replaceMessageId: fields.replaceMessageId,
+    }),
+    streamOptions: whole({
+      heartbeat: duration(fields.heartbeatMs),
+      reasoning: fields.reasoning,
+    }),
+  };
+}
