@@ -1,4 +1,4 @@
-"""How many hand-written lines each client has: code, without blank lines, comments and imports. docs/adr/0010 says why.
+"""How much code each client has that was written by hand, without comments and imports. docs/adr/0010 says why.
 
 Usage: python tools/client_sizes.py
 """
@@ -9,6 +9,7 @@ import io
 import re
 import sys
 import tokenize
+from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
@@ -40,24 +41,36 @@ def concern_of(path: Path) -> str:
     return "types"
 
 
-def code_lines(path: Path) -> int:
-    """Lines of code in a file of one of the three languages; none where it is generated."""
+@dataclass(frozen=True)
+class Size:
+    """Lines that say something, and lines that only close or open a bracket."""
+
+    saying: int = 0
+    brackets: int = 0
+
+    def __add__(self, other: Size) -> Size:
+        return Size(self.saying + other.saying, self.brackets + other.brackets)
+
+
+def size_of(path: Path) -> Size:
+    """The code in a file of one of the three languages; none where it is generated."""
     source = path.read_text()
     if GENERATED.match(source):
-        return 0
+        return Size()
     plain = _without_docstrings(source) if path.suffix == ".py" else re.sub(r"/\*.*?\*/", "", source, flags=re.DOTALL)
     plain = re.sub(_IMPORTS[path.suffix], "", plain, flags=re.MULTILINE)
     comment = "#" if path.suffix == ".py" else "//"
-    return sum(1 for line in plain.splitlines() if line.strip() and not line.strip().startswith(comment))
+    code = [line for line in plain.splitlines() if line.strip() and not line.strip().startswith(comment)]
+    saying = sum(1 for line in code if re.search(r"\w", line))
+    return Size(saying, len(code) - saying)
 
 
-def sizes() -> dict[str, dict[str, int]]:
-    """Lines of each client, by concern."""
-    found = {}
+def sizes() -> dict[str, dict[str, Size]]:
+    """The code of each client, by concern."""
+    found = {client: dict.fromkeys(CONCERNS, Size()) for client in CLIENTS}
     for client, pattern in CLIENTS.items():
-        found[client] = dict.fromkeys(CONCERNS, 0)
         for path in sorted(ROOT.glob(pattern)):
-            found[client][concern_of(path)] += code_lines(path)
+            found[client][concern_of(path)] += size_of(path)
     return found
 
 
@@ -75,10 +88,12 @@ def _without_docstrings(source: str) -> str:
 
 def main() -> int:
     """Prints the table of docs/adr/0010."""
-    print("| client | " + " | ".join(CONCERNS) + " | in all |")
-    print("|---|" + "--:|" * (len(CONCERNS) + 1))
+    print("| client | " + " | ".join(CONCERNS) + " | in all | and brackets alone |")
+    print("|---|" + "--:|" * (len(CONCERNS) + 2))
     for client, found in sizes().items():
-        print(f"| {client} | " + " | ".join(str(found[each]) for each in CONCERNS) + f" | {sum(found.values())} |")
+        whole = sum(found.values(), Size())
+        parts = " | ".join(str(found[each].saying) for each in CONCERNS)
+        print(f"| {client} | {parts} | {whole.saying} | {whole.brackets} |")
     return 0
 
 

@@ -25,6 +25,8 @@ TYPES = {
         "error": "ParleyError",
         "finish": "str",
         "map": "Mapping[str, str]",
+        "tool calls": "tuple[ToolCall, ...]",
+        "end": "Finished | None",
     },
     "node": {
         "string": "string",
@@ -35,6 +37,8 @@ TYPES = {
         "error": "ParleyError",
         "finish": "FinishName",
         "map": "Readonly<Record<string, string>>",
+        "tool calls": "readonly ToolCall[]",
+        "end": "Finished | undefined",
     },
     "java": {
         "string": "String",
@@ -44,6 +48,9 @@ TYPES = {
         "duration": "Duration",
         "error": "ParleyException",
         "finish": "String",
+        "backoff": "Backoff",
+        "tool calls": "List<ReplyEvent.ToolCall>",
+        "end": "Optional<ReplyEvent.Finished>",
     },
 }
 # What a field is where nobody has set it.

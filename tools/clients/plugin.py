@@ -23,6 +23,7 @@ from tools.clients.errors import read_errors, tree
 from tools.clients.events import EVENTS
 from tools.clients.requests import RequestFields
 from tools.clients.services import Contract
+from tools.clients.view import OPTIONS, VIEW
 
 TEMPLATES = Path(__file__).parent / "templates"
 
@@ -30,6 +31,12 @@ TEMPLATES = Path(__file__).parent / "templates"
 def main(language: str) -> int:
     """Reads a request of protoc from standard input, and writes its answer."""
     request = plugin_pb2.CodeGeneratorRequest.FromString(sys.stdin.buffer.read())
+    sys.stdout.buffer.write(answer(request, language).SerializeToString())
+    return 0
+
+
+def answer(request: plugin_pb2.CodeGeneratorRequest, language: str) -> plugin_pb2.CodeGeneratorResponse:
+    """The files of one language. Raises ValueError for a contract that does not say what it must."""
     response = plugin_pb2.CodeGeneratorResponse(
         supported_features=plugin_pb2.CodeGeneratorResponse.FEATURE_PROTO3_OPTIONAL
     )
@@ -40,22 +47,26 @@ def main(language: str) -> int:
         "errors": errors,
         "tree": tree(errors),
         "events": EVENTS,
+        "view": VIEW,
+        "options": OPTIONS,
         "fields": list(RequestFields(_file(ours, "chat")).of("ReplyRequest")),
         "client": contract.calls(),
         "conversations": contract.service("Conversations"),
     }
     for name, content in WRITERS[language](_environment(language), facts):
         response.file.add(name=name, content=content)
-    sys.stdout.buffer.write(response.SerializeToString())
-    return 0
+    return response
 
 
 def _file(files: list[FileDescriptorProto], name: str) -> FileDescriptorProto:
-    return next(each for each in files if each.name.endswith(f"/{name}.proto"))
+    for each in files:
+        if each.name.endswith(f"/{name}.proto"):
+            return each
+    raise ValueError(f"{name}.proto is not among the files")
 
 
 def _python(templates: Environment, facts: dict[str, Any]) -> Iterator[tuple[str, str]]:
-    for name in ("errors.py", "events.py", "_fields.py", "_services.py"):
+    for name in ("errors.py", "events.py", "_fields.py", "_services.py", "_view.py"):
         text = templates.get_template(f"{name}.j2").render(facts)
         ruff = [str(Path(sys.executable).with_name("ruff")), "format", "--line-length=120", "-"]
         done = subprocess.run(ruff, input=text, capture_output=True, text=True, check=True)
@@ -63,7 +74,7 @@ def _python(templates: Environment, facts: dict[str, Any]) -> Iterator[tuple[str
 
 
 def _node(templates: Environment, facts: dict[str, Any]) -> Iterator[tuple[str, str]]:
-    for name in ("errors.ts", "events.ts", "fields.ts", "services.ts"):
+    for name in ("errors.ts", "events.ts", "fields.ts", "services.ts", "settings.ts", "view.ts"):
         yield name, templates.get_template(f"{name}.j2").render(facts)
 
 
@@ -74,7 +85,8 @@ def _java(templates: Environment, facts: dict[str, Any]) -> Iterator[tuple[str, 
     for error in facts["errors"]:
         text = templates.get_template("Exception.java.j2").render(error=error)
         yield f"{home}/errors/{error.name}Exception.java", text
-    yield f"{home}/ReplyEvent.java", templates.get_template("ReplyEvent.java.j2").render(facts)
+    for name in ("ReplyEvent.java", "ReplyView.java", "Options.java", "Settings.java"):
+        yield f"{home}/{name}", templates.get_template(f"{name}.j2").render(facts)
     service = facts["conversations"]
     for name, doc, methods, modifiers in (
         ("Calls", "What a client offers beside its streams.", facts["client"], "abstract"),

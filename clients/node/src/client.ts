@@ -2,7 +2,6 @@
 
 import type { ChannelOptions } from "@grpc/grpc-js";
 import { create } from "@bufbuild/protobuf";
-import { DEFAULT_BACKOFF, type Backoff } from "./backoff.js";
 import { Connection, type CallOptions } from "./connection.js";
 import { duration, oneOf } from "./convert.js";
 import type { ReplyFields } from "./fields.js";
@@ -15,6 +14,7 @@ import {
 import type { Reply } from "./gen/parley/v1/resources_pb.js";
 import { buildRequest, streamOptions } from "./request.js";
 import { Calls, Conversations } from "./services.js";
+import { settingsOf, type CommonOptions } from "./settings.js";
 import { ReplyStream } from "./stream.js";
 import { Transcript } from "./transcript.js";
 import { Wire, type TlsOptions } from "./wire.js";
@@ -23,22 +23,9 @@ import { Wire, type TlsOptions } from "./wire.js";
 const ANSWER_MS = 15_000;
 const POLL_WAIT_MS = 20_000;
 
-/** Times are in milliseconds. */
-export interface ClientOptions {
-  /** A static key or a JWT. */
-  apiKey?: string | undefined;
-  /** Whom an API key acts for. */
-  endUser?: string | undefined;
+export interface ClientOptions extends CommonOptions {
   /** True for the roots that Node trusts, or certificates. */
   tls?: boolean | TlsOptions | undefined;
-  /** For streams and calls alike; what it lacks is the default: 100, 5,000 and 60,000. */
-  backoff?: Partial<Backoff> | undefined;
-  /** Longest time of one attempt of a call that is not a stream; 30,000. */
-  callTimeoutMs?: number | undefined;
-  /** A stream that brings nothing for this long, not even a heartbeat, is attached anew; 90,000. */
-  silenceMs?: number | undefined;
-  /** So is one that has lasted this long; 0, the default, is no limit. */
-  attemptTimeoutMs?: number | undefined;
   /** Further options of the grpc-js channel, which win over the client's own. */
   channelOptions?: ChannelOptions | undefined;
 }
@@ -171,9 +158,6 @@ export class Client extends Calls implements Disposable {
 }
 
 function connect(address: string, options: ClientOptions): Connection {
-  const { tls = false, channelOptions = {}, apiKey = "", endUser = "", backoff, ...limits } = options;
-  const { callTimeoutMs = 30_000, silenceMs = 90_000, attemptTimeoutMs = 0 } = limits;
-  const times = { callTimeoutMs, silenceMs, attemptTimeoutMs };
-  const settings = { apiKey, endUser, backoff: { ...DEFAULT_BACKOFF, ...backoff }, ...times };
-  return new Connection(new Wire(address, tls, channelOptions), settings);
+  const wire = new Wire(address, options.tls ?? false, options.channelOptions ?? {});
+  return new Connection(wire, settingsOf(options));
 }

@@ -2,21 +2,12 @@
 
 import { Metadata } from "@grpc/grpc-js";
 import type { DescMessage, MessageInitShape, MessageShape } from "@bufbuild/protobuf";
-import { Patience, type Backoff } from "./backoff.js";
+import { Patience } from "./backoff.js";
 import type { Call, Method } from "./call.js";
 import { ParleyError } from "./errors.js";
+import { headersOf, type Settings } from "./settings.js";
 import { isCut } from "./status.js";
 import type { Wire } from "./wire.js";
-
-/** Who calls, and how a client goes about its calls; see `ClientOptions`. */
-export interface Settings {
-  readonly apiKey: string;
-  readonly endUser: string;
-  readonly backoff: Backoff;
-  readonly callTimeoutMs: number;
-  readonly silenceMs: number;
-  readonly attemptTimeoutMs: number;
-}
 
 export interface CallOptions {
   /** Ends the call, which then rejects with the signal's reason. */
@@ -30,13 +21,13 @@ export interface UnaryOptions extends CallOptions {
 }
 
 export class Connection {
-  readonly #metadata: Metadata;
+  readonly #metadata = new Metadata();
 
   constructor(
     readonly wire: Wire,
     readonly settings: Settings,
   ) {
-    this.#metadata = metadataOf(settings);
+    for (const [key, value] of Object.entries(headersOf(settings))) this.#metadata.set(key, value);
   }
 
   /** The same wire, for another end user. */
@@ -84,14 +75,4 @@ export class Connection {
       await this.wire.pause(delayMs, signal);
     }
   }
-}
-
-function metadataOf({ apiKey, endUser }: Settings): Metadata {
-  const metadata = new Metadata();
-  const pairs = { authorization: apiKey && `Bearer ${apiKey}`, "x-end-user": endUser };
-  for (const [key, value] of Object.entries(pairs)) {
-    if (!/^[ -~]*$/.test(value)) throw new TypeError(`${key}: gRPC metadata takes printable ASCII alone`);
-    if (value) metadata.set(key, value);
-  }
-  return metadata;
 }

@@ -11,6 +11,7 @@ import dev.parley.v1.TokenChunk;
 import io.grpc.Channel;
 import java.time.Duration;
 import java.util.UUID;
+import java.util.function.Supplier;
 import java.util.stream.Stream;
 
 /**
@@ -77,12 +78,10 @@ public final class ParleyClient extends Calls implements AutoCloseable {
         }
         Duration wait = Durations.of(keyed.getWait());
         long deadline = System.nanoTime() + wait.toNanos();
-        return connection.call(
-                ChatGrpc.getCreateReplyMethod(),
-                // Each attempt waits for what is left, so that attempts do not add up. The key is compared without it.
-                () -> keyed.toBuilder().setWait(Durations.nanos(Math.max(0, deadline - System.nanoTime()))).build(),
-                wait.plus(ANSWER),
-                true);
+        // Each attempt waits for what is left, so that attempts do not add up. The key is compared without it.
+        Supplier<ReplyRequest> attempt = () ->
+                keyed.toBuilder().setWait(Durations.nanos(Math.max(0, deadline - System.nanoTime()))).build();
+        return connection.call(ChatGrpc.getCreateReplyMethod(), attempt, wait.plus(ANSWER), true);
     }
 
     /** What came after a chunk, waiting 20 s for a first one where the request does not say how long. */
@@ -90,8 +89,8 @@ public final class ParleyClient extends Calls implements AutoCloseable {
         PollReplyRequest whole = request.hasWait()
                 ? request
                 : request.toBuilder().setWait(Durations.nanos(POLL_WAIT.toNanos())).build();
-        return connection.call(
-                ChatGrpc.getPollReplyMethod(), () -> whole, Durations.of(whole.getWait()).plus(ANSWER), true);
+        Duration limit = Durations.of(whole.getWait()).plus(ANSWER);
+        return connection.call(ChatGrpc.getPollReplyMethod(), () -> whole, limit, true);
     }
 
     /** Polls until the terminal chunk has come, as the elements are taken, each from where the last one ended. */

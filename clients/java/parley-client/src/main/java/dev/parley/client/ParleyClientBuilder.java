@@ -5,26 +5,19 @@ import io.grpc.InsecureChannelCredentials;
 import io.grpc.ManagedChannelBuilder;
 import io.grpc.TlsChannelCredentials;
 import io.grpc.netty.shaded.io.grpc.netty.NettyChannelBuilder;
-import java.time.Duration;
 import java.util.Objects;
 import java.util.concurrent.Executor;
 import java.util.concurrent.TimeUnit;
 import java.util.function.Consumer;
 
 /** Settings of a {@link ParleyClient}; all but the address have a default. */
-public final class ParleyClientBuilder {
+public final class ParleyClientBuilder extends Options {
     private static final int MAX_MESSAGE_BYTES = 16 * 1024 * 1024;
     /** What a stream may hold that nobody reads. Netty's own choice grows up to 8 MiB a stream. */
     private static final int WINDOW_BYTES = 256 * 1024;
     private final String address;
     private ChannelCredentials credentials = InsecureChannelCredentials.create();
     private Consumer<ManagedChannelBuilder<?>> customizer = channel -> {};
-    private String apiKey = "";
-    private String endUser = "";
-    private Backoff backoff = Backoff.DEFAULT;
-    private Duration callTimeout = Duration.ofSeconds(30);
-    private Duration silence = Duration.ofSeconds(90);
-    private Duration attemptTimeout = Duration.ZERO;
     private Executor executor;
     private ParleyObserver observer = new ParleyObserver() {};
 
@@ -32,17 +25,8 @@ public final class ParleyClientBuilder {
         this.address = Objects.requireNonNull(address);
     }
 
-    /** A static key or a JWT; null or empty is none. */
-    public ParleyClientBuilder apiKey(String apiKey) {
-        this.apiKey = Settings.checked("authorization", apiKey);
-        return this;
-    }
-
-    /** Whom the client acts for; null or empty is nobody in particular. */
-    public ParleyClientBuilder endUser(String endUser) {
-        this.endUser = Settings.checked("x-end-user", endUser);
-        return this;
-    }
+    @Override
+    ParleyClientBuilder self() { return this; }
 
     /** TLS with the system's roots. */
     public ParleyClientBuilder tls() {
@@ -52,30 +36,6 @@ public final class ParleyClientBuilder {
     /** TLS with roots, or a certificate, of one's own: see {@link TlsChannelCredentials#newBuilder}. */
     public ParleyClientBuilder tls(ChannelCredentials credentials) {
         this.credentials = Objects.requireNonNull(credentials);
-        return this;
-    }
-
-    /** How streams and calls are tried again. */
-    public ParleyClientBuilder backoff(Backoff backoff) {
-        this.backoff = Objects.requireNonNull(backoff);
-        return this;
-    }
-
-    /** The time limit of one attempt of a call, by default 30 s. */
-    public ParleyClientBuilder callTimeout(Duration callTimeout) {
-        this.callTimeout = positive("callTimeout", callTimeout);
-        return this;
-    }
-
-    /** A stream that brings nothing for so long, not even a heartbeat, is attached anew; by default 90 s. */
-    public ParleyClientBuilder silence(Duration silence) {
-        this.silence = positive("silence", silence);
-        return this;
-    }
-
-    /** A stream whose call has lasted so long is attached anew; by default there is no limit. */
-    public ParleyClientBuilder attemptTimeout(Duration attemptTimeout) {
-        this.attemptTimeout = positive("attemptTimeout", attemptTimeout);
         return this;
     }
 
@@ -99,7 +59,6 @@ public final class ParleyClientBuilder {
 
     /** A client, which need not be able to reach its server yet. */
     public ParleyClient build() {
-        var settings = new Settings(apiKey, endUser, backoff, callTimeout, silence, attemptTimeout, observer);
         ManagedChannelBuilder<?> channel = NettyChannelBuilder.forTarget(address, credentials)
                 .flowControlWindow(WINDOW_BYTES)
                 .keepAliveTime(30, TimeUnit.SECONDS)
@@ -107,13 +66,6 @@ public final class ParleyClientBuilder {
                 .maxInboundMessageSize(MAX_MESSAGE_BYTES)
                 .disableRetry(); // gRPC would hide an attempt, and it cannot resume: this client tries again itself.
         customizer.accept(channel);
-        return new ParleyClient(new Connection(settings, channel, new Threads(executor)));
-    }
-
-    private static Duration positive(String name, Duration value) {
-        if (value.isNegative() || value.isZero()) {
-            throw new IllegalArgumentException(name + " must be positive, not " + value);
-        }
-        return value;
+        return new ParleyClient(new Connection(settings(observer), channel, new Threads(executor)));
     }
 }

@@ -11,8 +11,8 @@ final class Patience {
     private final Backoff backoff;
     private final LongSupplier nanoClock;
     private final DoubleSupplier random;
-    private boolean failing;
-    private long failingSince;
+    /** Null while nothing has failed. */
+    private Long failingSince;
     private int attempts;
 
     Patience(Backoff backoff) {
@@ -30,30 +30,21 @@ final class Patience {
 
     /** Something new has come: the count starts afresh. */
     void progressed() {
-        failing = false;
+        failingSince = null;
         attempts = 0;
     }
 
     /** How long to wait before the next attempt; empty means give up. */
     Optional<Duration> failed(Optional<Duration> retryAfter) {
         long now = nanoClock.getAsLong();
-        if (!failing) {
-            failing = true;
-            failingSince = now;
-        }
-        Duration delay = delay();
-        if (retryAfter.isPresent() && retryAfter.get().compareTo(delay) > 0) {
-            delay = retryAfter.get();
-        }
+        failingSince = failingSince == null ? now : failingSince;
+        double whole = Math.min(backoff.first().toNanos() * Math.pow(2, attempts), backoff.max().toNanos());
+        var jittered = Duration.ofNanos((long) (whole * (0.5 + 0.5 * random.getAsDouble())));
+        Duration delay = retryAfter.filter(asked -> asked.compareTo(jittered) > 0).orElse(jittered);
         if (delay.plusNanos(now - failingSince).compareTo(backoff.maxElapsed()) > 0) {
             return Optional.empty();
         }
         attempts++;
         return Optional.of(delay);
-    }
-
-    private Duration delay() {
-        double whole = Math.min(backoff.first().toNanos() * Math.pow(2, attempts), backoff.max().toNanos());
-        return Duration.ofNanos((long) (whole * (0.5 + 0.5 * random.getAsDouble())));
     }
 }

@@ -1,8 +1,6 @@
 package dev.parley.client;
 
-import dev.parley.client.ReplyEvent.Accepted;
 import dev.parley.client.ReplyEvent.Finished;
-import dev.parley.client.ReplyEvent.ToolCall;
 import dev.parley.client.errors.NotFoundException;
 import dev.parley.v1.CancelRequest;
 import dev.parley.v1.ChatGrpc;
@@ -10,7 +8,6 @@ import dev.parley.v1.Reply;
 import dev.parley.v1.ReplyRequest;
 import dev.parley.v1.StreamOptions;
 import java.util.Iterator;
-import java.util.List;
 import java.util.NoSuchElementException;
 import java.util.Objects;
 import java.util.Optional;
@@ -32,13 +29,11 @@ import java.util.concurrent.atomic.AtomicBoolean;
  * once, and leaves the reply to its {@code on_disconnect}. Close an iterator that is not read to its end: use
  * try-with-resources.
  */
-public final class ReplyStream
+public final class ReplyStream extends ReplyView
         implements Iterator<ReplyEvent>, Iterable<ReplyEvent>, Flow.Publisher<ReplyEvent>, AutoCloseable {
     private static final Object END = new Object();
 
     private final Connection connection;
-    private final Transcript transcript;
-    private final ReplyRequest request;
     private final StreamOptions options;
     private final Follower follower;
     private final AtomicBoolean taken = new AtomicBoolean();
@@ -47,39 +42,11 @@ public final class ReplyStream
     private boolean over;
 
     ReplyStream(Connection connection, Transcript transcript, ReplyRequest request, StreamOptions options) {
+        super(transcript, request);
         this.connection = connection;
-        this.transcript = transcript;
-        this.request = request;
         this.options = options;
         this.follower = new Follower(connection, transcript, request, options);
     }
-
-    /** The idempotency key of the request; empty for a stream made by {@code resume}. */
-    public String requestId() { return request == null ? "" : request.getRequestId(); }
-
-    /** Empty until the reply is accepted. */
-    public String replyId() { return transcript.replyId(); }
-
-    /** Where the reply is; of a new conversation, empty until the reply is accepted. */
-    public String conversationId() {
-        String asked = request == null ? "" : request.getConversationId();
-        return accepted().map(Accepted::conversationId).orElse(asked);
-    }
-
-    /** The message that will hold the answer; empty until the reply is accepted. */
-    public String messageId() { return accepted().map(Accepted::messageId).orElse(""); }
-
-    /** The cursor: {@code client.resume(replyId(), sequence())} goes on from here. */
-    public int sequence() { return transcript.sequence(); }
-
-    /** The answer as far as it has been read. */
-    public String text() { return transcript.text(); }
-
-    /** The tool calls as far as they have been read, each with its arguments joined. */
-    public List<ToolCall> toolCalls() { return transcript.toolCalls(); }
-
-    /** The end, once it has been read. */
-    public Optional<Finished> finished() { return Optional.ofNullable(transcript.finished()); }
 
     /** Itself: it can be iterated once. */
     @Override
@@ -168,8 +135,6 @@ public final class ReplyStream
             throw unknown;
         }
     }
-
-    private Optional<Accepted> accepted() { return Optional.ofNullable(transcript.accepted()); }
 
     private void take() {
         if (!taken.compareAndSet(false, true)) {

@@ -9,9 +9,12 @@ import dev.parley.client.ReplyEvent.ToolCall;
 import dev.parley.client.ReplyEvent.UsageUpdate;
 import dev.parley.client.errors.Failure;
 import dev.parley.client.errors.ReplyFailedException;
+import dev.parley.v1.Failed;
 import dev.parley.v1.FinishReason;
 import dev.parley.v1.Part;
+import dev.parley.v1.Reply;
 import dev.parley.v1.TokenChunk;
+import dev.parley.v1.TokenChunk.EventCase;
 import dev.parley.v1.ToolCallDelta;
 import java.util.List;
 import java.util.SortedMap;
@@ -54,47 +57,46 @@ final class Transcript {
 
     /** The event that this chunk means, or null where it brings nothing new. A failure is kept in {@link #failure}. */
     synchronized ReplyEvent apply(TokenChunk chunk) {
-        if (ended()) {
+        var kind = chunk.getEventCase();
+        if (ended() || kind == EventCase.HEARTBEAT || kind == EventCase.GO_AWAY) {
             return null;
         }
-        return switch (chunk.getEventCase()) {
-            case ACCEPTED -> accept(chunk);
-            case HEARTBEAT, GO_AWAY -> null;
-            case FINISHED -> finish(chunk);
-            case FAILED -> fail(chunk);
-            case SNAPSHOT -> replace(chunk);
-            default -> content(chunk);
-        };
-    }
-
-    private ReplyEvent content(TokenChunk chunk) {
-        if (chunk.getSequence() <= sequence) {
+        if (kind == EventCase.ACCEPTED) {
+            return accept(chunk.getAccepted(), chunk.getReplyId());
+        }
+        // A snapshot at the cursor may hold what a lost tail did not, and the terminal chunk may repeat its position.
+        boolean last = kind == EventCase.FINISHED || kind == EventCase.FAILED;
+        boolean again = last || (kind == EventCase.SNAPSHOT && chunk.getSequence() == sequence);
+        if (chunk.getSequence() <= sequence && !again) {
             return null;
         }
-        sequence = chunk.getSequence();
-        return switch (chunk.getEventCase()) {
-            case TEXT -> {
-                text.append(chunk.getText());
-                yield new Text(chunk.getText());
-            }
+        sequence = Math.max(sequence, chunk.getSequence());
+        return switch (kind) {
+            case TEXT -> text(chunk.getText());
             case REASONING -> new Reasoning(chunk.getReasoning().getText());
             case TOOL_CALL -> toolCall(chunk.getToolCall());
             case USAGE -> new UsageUpdate(chunk.getUsage());
-            default -> null;
+            case SNAPSHOT -> replace(chunk.getSnapshot());
+            case FINISHED -> finish(chunk.getFinished());
+            case FAILED -> fail(chunk.getFailed());
+            default -> null; // newer than this client
         };
     }
 
-    private ReplyEvent accept(TokenChunk chunk) {
+    private ReplyEvent accept(dev.parley.v1.Accepted said, String id) {
         if (accepted != null) {
             return null;
         }
-        if (!chunk.getReplyId().isEmpty()) {
-            replyId = chunk.getReplyId();
-        }
-        var said = chunk.getAccepted();
-        accepted = new Accepted(replyId, said.getConversationId(), said.getMessageId(),
-                List.copyOf(said.getInputMessageIdsList()), said.getModel(), said.getReplayed());
+        replyId = id.isEmpty() ? replyId : id;
+        var messages = List.copyOf(said.getInputMessageIdsList());
+        accepted = new Accepted(
+                replyId, said.getConversationId(), said.getMessageId(), messages, said.getModel(), said.getReplayed());
         return accepted;
+    }
+
+    private ReplyEvent text(String piece) {
+        text.append(piece);
+        return new Text(piece);
     }
 
     private ReplyEvent toolCall(ToolCallDelta delta) {
@@ -107,14 +109,10 @@ final class Transcript {
         return piece;
     }
 
-    private ReplyEvent replace(TokenChunk chunk) {
-        if (chunk.getSequence() < sequence) {
-            return null;
-        }
-        sequence = chunk.getSequence();
+    private ReplyEvent replace(Reply reply) {
         text.setLength(0);
         toolCalls.clear();
-        for (Part part : chunk.getSnapshot().getMessage().getPartsList()) {
+        for (Part part : reply.getMessage().getPartsList()) {
             text.append(part.getText());
             if (part.hasToolCall()) {
                 var call = part.getToolCall();
@@ -122,24 +120,20 @@ final class Transcript {
                 toolCalls.put(index, new ToolCall(index, call.getId(), call.getName(), call.getArguments()));
             }
         }
-        return new Snapshot(text.toString(), chunk.getSnapshot());
+        return new Snapshot(text.toString(), reply);
     }
 
-    private ReplyEvent finish(TokenChunk chunk) {
-        sequence = Math.max(sequence, chunk.getSequence());
-        var said = chunk.getFinished();
-        String reason = said.getReason() == FinishReason.UNRECOGNIZED
-                ? "OTHER"
-                : said.getReason().name().substring("FINISH_REASON_".length());
+    private ReplyEvent finish(dev.parley.v1.Finished said) {
+        boolean known = said.getReason() != FinishReason.UNRECOGNIZED;
+        String reason = known ? said.getReason().name().substring("FINISH_REASON_".length()) : "OTHER";
         finished = new Finished(reason, text.toString(), said.getModel(), said.getCancelReason(), said.getUsage());
         return finished;
     }
 
-    private ReplyEvent fail(TokenChunk chunk) {
-        sequence = Math.max(sequence, chunk.getSequence());
-        var failed = chunk.getFailed();
-        failure = new ReplyFailedException(Failure.of(failed.getError()), text.toString(), replyId,
-                accepted == null ? "" : accepted.messageId(), failed.getUsage());
+    private ReplyEvent fail(Failed said) {
+        String messageId = accepted == null ? "" : accepted.messageId();
+        failure = new ReplyFailedException(
+                Failure.of(said.getError()), text.toString(), replyId, messageId, said.getUsage());
         return null;
     }
 }
