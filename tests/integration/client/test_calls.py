@@ -174,6 +174,22 @@ async def test_cancel_names_one_target(server, client):
         await client.cancel(conversation_id="c", reply_id="r")
 
 
+async def test_closing_the_client_wakes_a_call_between_two_attempts(server):
+    server.unary["GetReply"] = [BARE]
+    pausing = asyncio.Event()
+
+    async def sleep(delay_s):
+        pausing.set()
+        await asyncio.Event().wait()
+
+    client = parley.Client(server.address, backoff=parley.Backoff(sleep=sleep))
+    task = asyncio.create_task(client.acting_for("ben").get_reply("r"))
+    await pausing.wait()
+    await client.close()
+    with pytest.raises(parley.Unavailable, match="closed"):
+        await asyncio.wait_for(task, 5.0)
+
+
 async def test_closing_the_client_fails_a_waiting_call(server):
     hanging = asyncio.Event()
     server.unary["GetReply"] = lambda request: hanging.set() or BARE

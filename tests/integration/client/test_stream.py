@@ -31,6 +31,7 @@ from tests.scripted_server import (
 
 UNAVAILABLE = Abort(grpc.StatusCode.UNAVAILABLE)
 QUICK = parley.Backoff(first_s=0.001, max_s=0.01, max_elapsed_s=10.0)
+FOR_EVER = parley.Backoff(first_s=30.0, max_s=30.0, max_elapsed_s=600.0)
 USAGE = resources_pb2.Usage(prompt_tokens=3, completion_tokens=5)
 ACCEPTED = Accepted("reply-1", "conversation-1", "message-2", ("message-1",), "scripted", replayed=False)
 LOG = [*texts("Hel", "lo ", "wor", "ld"), finished(5)]
@@ -267,6 +268,29 @@ async def test_closing_ends_a_reader_in_another_task_without_an_error(server, cl
     await settle()
     await stream.aclose()
     assert await reader == []
+
+
+async def test_closing_wakes_a_reader_between_two_attempts(server):
+    server.scripts.append([accepted(), UNAVAILABLE])
+    async with parley.Client(server.address, backoff=FOR_EVER) as client:
+        stream = client.stream_reply("Hi")
+        assert isinstance([await anext(stream), await anext(stream)][1], Reconnecting)
+        reader = asyncio.create_task(read(stream))
+        await settle()
+        await stream.aclose()
+        assert await asyncio.wait_for(reader, 5.0) == []
+
+
+async def test_closing_the_client_wakes_a_reader_between_two_attempts(server):
+    server.scripts.append([accepted(), UNAVAILABLE])
+    client = parley.Client(server.address, backoff=FOR_EVER)
+    stream = client.acting_for("ben").stream_reply("Hi")
+    assert isinstance([await anext(stream), await anext(stream)][1], Reconnecting)
+    reader = asyncio.create_task(read(stream))
+    await settle()
+    await client.close()
+    with pytest.raises(parley.Unavailable, match="closed"):
+        await asyncio.wait_for(reader, 5.0)
 
 
 async def test_closing_the_client_fails_its_readers(server):

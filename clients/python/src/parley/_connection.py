@@ -106,9 +106,10 @@ class Connection:
                     raise error from status
             await self.pause(delay_s)
 
-    async def pause(self, delay_s: float) -> None:
-        """Waits; less where the client is closed, which is for the caller to look at."""
-        waits = [asyncio.ensure_future(each) for each in (self.settings.backoff.sleep(delay_s), self._ended.wait())]
+    async def pause(self, delay_s: float, *left: asyncio.Event) -> None:
+        """Waits; less where the client is closed, or one of these events set, which is for the caller to look at."""
+        ends = [each.wait() for each in (self._ended, *left)]
+        waits = [asyncio.ensure_future(each) for each in (self.settings.backoff.sleep(delay_s), *ends)]
         try:
             await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
         finally:

@@ -53,14 +53,14 @@ class ReplyStream(ReplyView):
         self._options = options
         self._patience = Patience(connection.settings.backoff)
         self._pause_s = 0.0
-        self._closed = False
+        self._left = asyncio.Event()
         self._failure_raised = False
 
     def __aiter__(self) -> Self:
         return self
 
     async def __anext__(self) -> Event:
-        while not (self._closed or self._transcript.ended):
+        while not (self._left.is_set() or self._transcript.ended):
             event = await self._step()
             if event is not None:
                 return event
@@ -80,7 +80,7 @@ class ReplyStream(ReplyView):
 
     async def aclose(self) -> None:
         """Ends the call, not the reply. The iterator then ends without an error, in another task too."""
-        self._closed = True
+        self._left.set()
         self._drop_call()
 
     async def cancel(self, reason: str = "") -> resources_pb2.Reply | None:
@@ -109,7 +109,7 @@ class ReplyStream(ReplyView):
     async def _step(self) -> Event | None:
         try:
             if self._pause_s:
-                await self._connection.pause(self._pause_s)
+                await self._connection.pause(self._pause_s, self._left)
                 self._pause_s = 0.0
             chunk = await self._read()
         except grpc.aio.AioRpcError as status:
@@ -119,7 +119,7 @@ class ReplyStream(ReplyView):
             return self._cut(Unavailable(f"nothing came for {limit_s:g} s", retryable=True), cause=silence)
         except asyncio.CancelledError:
             self._drop_call()
-            if self._closed and not is_cancelling():
+            if self._left.is_set() and not is_cancelling():
                 return None
             self._connection.check()
             raise
@@ -155,7 +155,7 @@ class ReplyStream(ReplyView):
 
     def _cut(self, error: ParleyError, *, cause: BaseException | None) -> Event | None:
         self._drop_call()
-        if self._closed:
+        if self._left.is_set():
             return None
         again = self._may_attach_again(error)
         delay_s = self._patience.failed(retry_after_s=error.retry_after_s) if again else None
