@@ -474,7 +474,8 @@ function parse(line: string): Command {
   }
 }
 
-const lines = createInterface({ input: process.stdin });
+// Listens from now on: a line that comes before the first turn of the loop below is not lost.
+const lines = createInterface({ input: process.stdin })[Symbol.asyncIterator]();
 process.stdout.write(""); // it is opened at its first use, which must not count as the client's
 await setImmediate();
 const IDLE = openNow();
