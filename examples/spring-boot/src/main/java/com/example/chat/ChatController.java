@@ -3,6 +3,7 @@ package com.example.chat;
 import dev.parley.client.ParleyClient;
 import dev.parley.client.ReplyStream;
 import dev.parley.client.errors.ParleyException;
+import dev.parley.client.errors.ReplyNotFoundException;
 import dev.parley.v1.CancelRequest;
 import dev.parley.v1.Reply;
 import dev.parley.v1.ReplyRequest;
@@ -25,7 +26,13 @@ class ChatController {
     /** The requestId is the page's own, so that a repeated request does not ask the model twice. */
     record Question(String requestId, String conversationId, String text) {}
 
-    record Stop(String replyId) {}
+    /** One of the two: a page that has not yet been told the reply knows its own request. */
+    record Stop(String replyId, String requestId) {
+        CancelRequest toRequest() {
+            var request = CancelRequest.newBuilder().setReason("user pressed stop");
+            return (replyId == null ? request.setRequestId(requestId) : request.setReplyId(replyId)).build();
+        }
+    }
 
     private final ParleyClient client;
     private final Browsers browsers;
@@ -63,10 +70,20 @@ class ChatController {
     }
 
     @PostMapping("/stop")
-    Map<String, Object> stop(@RequestBody Stop stop, @CookieValue(name = "user", defaultValue = "guest") String user) {
-        var request = CancelRequest.newBuilder().setReplyId(stop.replyId()).setReason("user pressed stop").build();
-        Reply reply = client.actingFor(user).cancel(request);
-        return Map.of("state", reply.getState().name(), "replyId", reply.getId());
+    ResponseEntity<Map<String, String>> stop(
+            @RequestBody Stop stop, @CookieValue(name = "user", defaultValue = "guest") String user) {
+        if (stop.replyId() == null && stop.requestId() == null) {
+            return ResponseEntity.badRequest().build();
+        }
+        try {
+            Reply reply = client.actingFor(user).cancel(stop.toRequest());
+            return ResponseEntity.ok(Map.of("state", reply.getState().name(), "replyId", reply.getId()));
+        } catch (ReplyNotFoundException early) {
+            if (stop.replyId() != null) {
+                throw early;
+            }
+            return ResponseEntity.accepted().build(); // it will start as cancelled
+        }
     }
 
     @ExceptionHandler

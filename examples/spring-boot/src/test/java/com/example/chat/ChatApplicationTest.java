@@ -178,6 +178,18 @@ class ChatApplicationTest {
     }
 
     @Test
+    void aReplyIsStoppedBeforeItHasBegun() throws Exception {
+        var early = http.send(post("/stop", "{\"requestId\": \"second-thought\"}").build(), HttpResponse.BodyHandlers.discarding());
+        assertThat(early.statusCode()).isEqualTo(202);
+        try (Events events = open(post("/chat", "{\"requestId\": \"second-thought\", \"text\": \"Hi\"}"))) {
+            List<Event> all = events.rest();
+            assertThat(all.get(all.size() - 1).get("reason")).isEqualTo("CANCELLED");
+        }
+        var nothing = http.send(post("/stop", "{}").build(), HttpResponse.BodyHandlers.discarding());
+        assertThat(nothing.statusCode()).isEqualTo(400);
+    }
+
+    @Test
     void aFailureIsTold() throws Exception {
         String script = "/script {\"text\": \"one two\", \"delay_s\": 0, \"fault\": {\"kind\": \"error\", \"after\": 1}}";
         try (Events events = open(question(script))) {
