@@ -10,7 +10,6 @@ import asyncio
 import gc
 import logging
 import resource
-import ssl
 from typing import TYPE_CHECKING
 
 from parley_server.core.clock import SystemClock
@@ -33,6 +32,7 @@ from parley_server.relay.embedded import EmbeddedRelay
 from parley_server.rpc.calls import Edge
 from parley_server.rpc.identity import OpenAccess
 from parley_server.rpc.server import GrpcServer
+from parley_server.rpc.tls import Certificates
 from parley_server.settings import OpenAISettings, ProviderSettings, Settings
 from parley_server.store import open_store
 from parley_server.store.location import is_sqlite, sqlite_path
@@ -93,6 +93,7 @@ class App:
             heartbeat_s=settings.server.heartbeat_s,
             share_port=share_port,
         )
+        self.certificates: Certificates | None = None
         self._metrics: MetricsEndpoint | None = None
         self._background: list[asyncio.Task[None]] = []
         self._keeping: asyncio.Task[None] | None = None
@@ -175,10 +176,15 @@ class App:
             await self._relay.start(self._tenure)
         if (address := self._settings.metrics_listen) is not None:
             self._metrics = serve_metrics(address.host, address.port, self.telemetry.registry)
-        self.port = await self._server.listen(str(self._settings.listen), _credentials(self._settings))
+        if (tls := self._settings.tls) is not None:
+            self.certificates = Certificates(tls.certificate, tls.key, tls.client_ca)
+        credentials = self.certificates.context if self.certificates else None
+        self.port = await self._server.listen(str(self._settings.listen), credentials)
         self._monitor.start()
         sweeper = Sweeper(self.engine, self._tenure, interval_s=self._settings.server.sweep_interval_s)
         works = [reconcile_forever(self.engine)] if self._lock else [sweeper.run(), self._followers.run()]
+        if self.certificates is not None:
+            works.append(self.certificates.keep(self._clock, self._server.take))
         self._background = [asyncio.create_task(work) for work in (*works, self._watch_database())]
         gc.collect()
         gc.freeze()  # what was loaded at start is never garbage: later collections need not look at it
@@ -307,20 +313,6 @@ def _spec(name: str, provider: ProviderSettings) -> ProviderSpec:
             idle_s=timeouts.idle,
         )
     return ProviderSpec(name=name, kind="scripted", script=provider.script)
-
-
-def _credentials(settings: Settings) -> ssl.SSLContext | None:
-    tls = settings.tls
-    if tls is None:
-        return None
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.minimum_version = ssl.TLSVersion.TLSv1_2
-    context.set_alpn_protocols(["h2"])
-    context.load_cert_chain(tls.certificate, tls.key)
-    if tls.client_ca:
-        context.load_verify_locations(tls.client_ca)
-        context.verify_mode = ssl.CERT_REQUIRED
-    return context
 
 
 def _raise_open_files() -> None:

@@ -1,14 +1,22 @@
 """TLS and mTLS by certificate files, over real sockets."""
 
+import asyncio
+import contextlib
+import errno
 import os
 import shutil
+import socket
+import ssl
 import subprocess
 
 import grpc
 import parley
 import pytest
 from parley_server.app import App
+from parley_server.rpc.tls import Certificates
 from parley_server.settings import load_settings
+
+from tests.clock import ManualClock, settle
 
 KEY = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "2"]
 
@@ -29,16 +37,26 @@ def openssl(tmp_path):
 
 
 @pytest.fixture
-def pki(openssl, tmp_path):
-    """An authority, and certificates that it has signed for a server of this machine and for a client."""
-    openssl("req", "-x509", *KEY, "-keyout", "ca.key", "-out", "ca.pem", "-subj", "/CN=test authority")
-    (tmp_path / "server.ext").write_text("subjectAltName=DNS:localhost,IP:127.0.0.1\n")
-    (tmp_path / "client.ext").write_text("extendedKeyUsage=clientAuth\n")
-    for name in ("server", "client"):
-        openssl("req", *KEY[:-2], "-keyout", f"{name}.key", "-out", f"{name}.csr", "-subj", f"/CN={name}")
-        signing = ["-CA", "ca.pem", "-CAkey", "ca.key", "-CAcreateserial", "-days", "2", "-extfile", f"{name}.ext"]
-        openssl("x509", "-req", "-in", f"{name}.csr", "-out", f"{name}.pem", *signing)
-    return {path.name: path.read_bytes() for path in tmp_path.iterdir() if path.suffix in (".pem", ".key")}
+def sign(openssl, tmp_path):
+    """Makes an authority, and certificates that it has signed for a server of this machine and for a client."""
+
+    def make():
+        openssl("req", "-x509", *KEY, "-keyout", "ca.key", "-out", "ca.pem", "-subj", "/CN=test authority")
+        (tmp_path / "server.ext").write_text("subjectAltName=DNS:localhost,IP:127.0.0.1\n")
+        (tmp_path / "client.ext").write_text("extendedKeyUsage=clientAuth\n")
+        for name in ("server", "client"):
+            openssl("req", *KEY[:-2], "-keyout", f"{name}.key", "-out", f"{name}.csr", "-subj", f"/CN={name}")
+            signing = ["-CA", "ca.pem", "-CAkey", "ca.key", "-CAcreateserial", "-days", "2", "-extfile", f"{name}.ext"]
+            openssl("x509", "-req", "-in", f"{name}.csr", "-out", f"{name}.pem", *signing)
+        return {path.name: path.read_bytes() for path in tmp_path.iterdir() if path.suffix in (".pem", ".key")}
+
+    return make
+
+
+@pytest.fixture
+def pki(sign):
+    """Such an authority with its certificates."""
+    return sign()
 
 
 @pytest.fixture
@@ -59,7 +77,7 @@ async def serve(tmp_path):
         )
         apps.append(App(settings))
         await apps[-1].start()
-        return apps[-1].port
+        return apps[-1]
 
     yield start
     for app in apps:
@@ -73,7 +91,7 @@ async def answer(port, credentials, host="localhost"):
 
 
 async def test_a_server_with_a_certificate(pki, serve):
-    port = await serve(certificate="server.pem", key="server.key")
+    port = (await serve(certificate="server.pem", key="server.key")).port
     trusting = grpc.ssl_channel_credentials(pki["ca.pem"])
     reply = await answer(port, trusting)
     assert reply.message.parts[0].text == "sealed"
@@ -84,9 +102,136 @@ async def test_a_server_with_a_certificate(pki, serve):
 
 
 async def test_a_server_that_asks_for_a_clients_certificate(pki, serve):
-    port = await serve(certificate="server.pem", key="server.key", client_ca="ca.pem")
+    port = (await serve(certificate="server.pem", key="server.key", client_ca="ca.pem")).port
     known = grpc.ssl_channel_credentials(pki["ca.pem"], pki["client.key"], pki["client.pem"])
     assert (await answer(port, known)).message.parts[0].text == "sealed"
     with pytest.raises(parley.ParleyError) as failed:
         await answer(port, grpc.ssl_channel_credentials(pki["ca.pem"]))
     assert failed.value.code is grpc.StatusCode.UNAVAILABLE
+
+
+async def renew(app):
+    """As the app does by itself once a minute: whether there was anything new."""
+    renewed = app.certificates.renew()
+    if renewed:
+        await app._server.take(app.certificates.context)
+    return renewed
+
+
+async def refuses(port, credentials):
+    with pytest.raises(parley.ParleyError) as failed:
+        await answer(port, credentials)
+    assert failed.value.code is grpc.StatusCode.UNAVAILABLE
+    return True
+
+
+def as_client(files):
+    return grpc.ssl_channel_credentials(files["ca.pem"], files["client.key"], files["client.pem"])
+
+
+async def test_new_files_are_taken_while_the_server_runs(pki, sign, serve):
+    app = await serve(certificate="server.pem", key="server.key", client_ca="ca.pem")
+    assert await renew(app) is False  # nothing is new
+    async with parley.Client(f"localhost:{app.port}", tls=as_client(pki)) as before:
+        stream = before.stream_reply('/script {"text":"a ","repeat":4,"delay_s":0.02}')
+        async with contextlib.aclosing(stream):
+            await anext(stream)
+            renewed = sign()
+            assert await renew(app)
+            assert await refuses(app.port, as_client(pki))
+            assert (await answer(app.port, as_client(renewed))).message.parts[0].text == "sealed"
+            # What was connected stays.
+            async for _ in stream:
+                pass
+        assert stream.text == "a a a a "
+        # The caller's own certificate is by an authority that has gone.
+        old = grpc.ssl_channel_credentials(renewed["ca.pem"], pki["client.key"], pki["client.pem"])
+        assert await refuses(app.port, old)
+
+
+@pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3], ids=str)
+async def test_a_session_that_a_caller_has_kept_spares_it_no_check(pki, sign, tmp_path, serve, version):
+    app = await serve(certificate="server.pem", key="server.key", client_ca="ca.pem")
+    caller = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    caller.check_hostname, caller.verify_mode = False, ssl.CERT_NONE
+    caller.set_alpn_protocols(["h2"])
+    caller.minimum_version = caller.maximum_version = version
+    caller.load_cert_chain(tmp_path / "client.pem", tmp_path / "client.key")
+
+    def handshake(session=None):
+        with (
+            socket.create_connection(("127.0.0.1", app.port)) as plain,
+            caller.wrap_socket(plain, session=session) as wire,
+        ):
+            wire.sendall(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes([0, 0, 0, 4, 0, 0, 0, 0, 0]))
+            if not wire.recv(1):  # of the server's SETTINGS, with which it has accepted the certificate
+                raise ConnectionResetError
+            return wire.session
+
+    kept = await asyncio.to_thread(handshake)
+    sign()
+    assert await renew(app)
+    with pytest.raises(OSError):  # noqa: PT011 - an alert or an end, as the version has it
+        await asyncio.to_thread(handshake, kept)
+
+
+async def test_a_caller_that_names_no_host_gets_the_new_ones_too(pki, sign, serve):
+    app = await serve(certificate="server.pem", key="server.key")
+    renewed = sign()
+    assert await renew(app)
+    assert (await answer(app.port, grpc.ssl_channel_credentials(renewed["ca.pem"]), host="127.0.0.1")).id
+
+
+async def test_files_that_do_not_fit_change_nothing(pki, openssl, tmp_path, serve, caplog):
+    app = await serve(certificate="server.pem", key="server.key")
+    whole = (tmp_path / "server.key").read_bytes()
+    (tmp_path / "server.key").write_bytes((tmp_path / "client.key").read_bytes())
+    assert [await renew(app) for _ in range(2)] == [False, False]
+    (tmp_path / "server.key").unlink()
+    assert [await renew(app) for _ in range(2)] == [False, False]
+    assert (await answer(app.port, grpc.ssl_channel_credentials(pki["ca.pem"]))).id
+    told = [record for record in caplog.records if record.message == "certificate_not_renewed"]
+    assert len(told) == 2  # once for each kind of fault, not for each look
+    (tmp_path / "server.key").write_bytes(whole)
+    assert await renew(app)
+    assert (await answer(app.port, grpc.ssl_channel_credentials(pki["ca.pem"]))).id
+
+
+async def test_a_server_looks_by_itself(pki, sign, tmp_path):
+    clock = ManualClock()
+    certificates = Certificates(tmp_path / "server.pem", tmp_path / "server.key")
+    taken = asyncio.Queue()
+    answers = [OSError("no file descriptors"), None]
+
+    async def take(context):
+        await taken.put(context)
+        if fault := answers.pop(0):
+            raise fault
+
+    keeping = asyncio.create_task(certificates.keep(clock, take))
+    sign()
+    await clock.advance(59.0)
+    assert taken.empty()
+    await clock.advance(1.0)
+    assert await asyncio.wait_for(taken.get(), 10.0) is certificates.context
+    await settle()
+    await clock.advance(60.0)  # what was not taken is offered again
+    assert await asyncio.wait_for(taken.get(), 10.0) is certificates.context
+    assert answers == []
+    keeping.cancel()
+
+
+async def test_without_file_descriptors_all_stays_as_it_was(pki, sign, serve, monkeypatch):
+    app = await serve(certificate="server.pem", key="server.key")
+    renewed = sign()
+
+    def refuse(self):
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(socket.socket, "dup", refuse)
+        with pytest.raises(OSError, match="Too many"):
+            await renew(app)
+    assert (await answer(app.port, grpc.ssl_channel_credentials(pki["ca.pem"]))).id
+    await app._server.take(app.certificates.context)
+    assert (await answer(app.port, grpc.ssl_channel_credentials(renewed["ca.pem"]))).id

@@ -74,6 +74,10 @@ class GrpcServer:
         await self._server.listen(sockets, credentials)
         return int(sockets[0].getsockname()[1])
 
+    async def take(self, credentials: ssl.SSLContext) -> None:
+        """Connections that come from now on are made with these."""
+        await self._server.take(credentials)
+
     async def serve(self) -> None:
         """Readiness becomes SERVING."""
         await self._set(health_pb2.HealthCheckResponse.SERVING)

@@ -32,7 +32,7 @@ class Http2Server:
         self.tasks: set[asyncio.Task[None]] = set()
         self._handlers: dict[str, Any] = {}
         self._generic: list[Any] = []
-        self._servers: list[asyncio.Server] = []
+        self._ports: list[tuple[socket.socket, asyncio.Server]] = []
         self._changed = asyncio.Event()
         self._stopping = False
 
@@ -52,20 +52,40 @@ class Http2Server:
     async def listen(self, sockets: Sequence[socket.socket], tls: ssl.SSLContext | None = None) -> None:
         """Take connections on sockets that are bound."""
         for each in sockets:
-            self._servers.append(
-                await self.loop.create_server(
-                    lambda: Connection(self),
-                    sock=each,
-                    backlog=BACKLOG,
-                    ssl=tls,
-                    ssl_handshake_timeout=HANDSHAKE_S if tls else None,
-                )
+            server = await self.loop.create_server(
+                lambda: Connection(self),
+                sock=each,
+                backlog=BACKLOG,
+                ssl=tls,
+                ssl_handshake_timeout=HANDSHAKE_S if tls else None,
             )
+            self._ports.append((each, server))
+            if self._stopping:
+                server.close()
+
+    async def take(self, tls: ssl.SSLContext) -> None:
+        """Connections that come from now on are made with this. None is missed in between, and those that stand stay.
+
+        Raises OSError where there is no file descriptor for it; all is then as before.
+        """
+        before = list(self._ports)
+        copies: list[socket.socket] = []
+        try:
+            # A copy of a socket has the same queue of callers.
+            copies += (each.dup() for each, _ in before)
+            await self.listen(copies, tls)
+        except OSError:
+            for copy in copies:
+                copy.close()
+            raise
+        self._ports = self._ports[len(before) :]
+        for _, server in before:
+            server.close()
 
     async def stop(self, grace_s: float) -> None:
         """Take no more calls; those that still run after `grace_s` are ended, with UNAVAILABLE."""
         self._stopping = True
-        for server in self._servers:
+        for _, server in self._ports:
             server.close()
         for connection in list(self.connections):
             connection.go_away()
