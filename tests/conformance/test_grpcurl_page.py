@@ -2,23 +2,18 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
-import os
 import re
-import stat
-import subprocess
 from pathlib import Path
 from typing import Any
 
 import pytest
 from parley.v1 import catalog_pb2, chat_pb2, conversations_pb2
 
-from tests.integration.process.test_readme import ADDRESS, RECORDER, ROOT, grpcurl, messages
-from tests.processes import ServerProcess, clean_environment
+from tests.commands import ROOT, Called, blocks, run
+from tests.processes import ServerProcess
 
-PAGE = (ROOT / "examples/grpcurl/README.md").read_text()
-COMMANDS = "\n".join(re.findall(r"^```sh\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL))
+COMMANDS = "\n".join(blocks((ROOT / "examples/grpcurl/README.md").read_text(), "sh"))
 NOT_SERVED = {"Catalog/GetQuota"}
 
 pytestmark = pytest.mark.xdist_group("grpcurl-page")
@@ -35,49 +30,21 @@ def test_the_page_calls_everything_that_is_served() -> None:
 
 
 async def test_the_commands_work_when_pasted(tmp_path: Path) -> None:
-    calls = tmp_path / "calls"
-    calls.mkdir()
-    recorder = tmp_path / "bin" / "grpcurl"
-    recorder.parent.mkdir()
-    recorder.write_text(RECORDER)
-    recorder.chmod(recorder.stat().st_mode | stat.S_IXUSR)
-    environment = clean_environment(CALLS=str(calls), GRPCURL=grpcurl(), no_proxy="127.0.0.1")
-    environment["PATH"] = os.pathsep.join([str(recorder.parent), environment["PATH"]])
     async with ServerProcess(tmp_path / "server") as server:
-        done = await asyncio.to_thread(  # meanwhile, the server's lines are read
-            subprocess.run,
-            ["bash", "-c", "set -eo pipefail\n" + COMMANDS.replace(ADDRESS, server.address)],
-            env=environment,
-            cwd=tmp_path,
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            timeout=60,
-        )
-        assert done.returncode == 0, done.stderr
+        ran = await run(COMMANDS, server, tmp_path)
+        assert ran.status == 0, ran.stderr
         codes = {(line["method"].rpartition("/")[2], line["code"]) for line in server.events("call")}
     assert {code for method, code in codes if method != "StreamReply"} == {"OK"}
     assert {code for method, code in codes if method == "StreamReply"} == {"OK", "ABORTED"}
-    answers = _answers(calls)
-    assert len(answers) == len(re.findall(r"^.*\bgrpcurl -plaintext", COMMANDS, re.MULTILINE))
-    _check(answers)
+    assert len(ran.calls) == len(re.findall(r"^.*\bgrpcurl -plaintext", COMMANDS, re.MULTILINE))
+    _check(ran.calls)
 
 
-def _answers(calls: Path) -> list[tuple[str, list[Any]]]:
-    """What was called, in order, with what it answered; of what is no call, nothing."""
-    made = []
-    for call in sorted(calls.iterdir()):
-        method = (call / "arguments").read_text().splitlines()[-1]
-        text = (call / "answer").read_text()
-        made.append((method.removeprefix("parley.v1."), list(messages(text)) if "/" in method else [text]))
-    return made
-
-
-def _check(answers: list[tuple[str, list[Any]]]) -> None:
+def _check(calls: list[Called]) -> None:
     by_method: dict[str, list[list[Any]]] = {}
-    for method, answer in answers:
-        by_method.setdefault(method, []).append(answer)
-        assert answer, f"{method} has not answered"
+    for call in calls:
+        by_method.setdefault(call.method, []).append(call.answers)
+        assert call.answers, f"{call.method} has not answered"
     assert "parley.v1.Chat" in by_method["list"][0][0]
     assert by_method["grpc.health.v1.Health/Check"] == [[{"status": "SERVING"}]]
     streamed, failed = by_method["Chat/StreamReply"]

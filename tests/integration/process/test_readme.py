@@ -2,82 +2,20 @@
 
 from __future__ import annotations
 
-import json
-import os
 import re
-import shutil
-import stat
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 import pytest_asyncio
 
+from tests.commands import ADDRESS, ROOT, Called, blocks, run
 from tests.processes import PARLEY, ServerProcess, clean_environment
 
-ROOT = Path(__file__).parents[3]
 README = (ROOT / "README.md").read_text()
-ADDRESS = "127.0.0.1:50051"
-RECORDER = """#!/usr/bin/env bash
-# Stands before grpcurl: keeps what it was asked and what it answered, and is otherwise not to be noticed.
-set -o pipefail
-call=$(mktemp -d "$CALLS/$(date +%s%N).XXXX")
-printf '%s\\n' "$@" >"$call/arguments"
-"$GRPCURL" "$@" | tee "$call/answer"
-"""
-
-
-def blocks(language: str) -> list[str]:
-    """The fenced blocks of a language, in order."""
-    return re.findall(rf"^```{language}\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
-
-
-def grpcurl() -> str:
-    """Where grpcurl is; without it the test is skipped, but on CI it fails."""
-    places = os.pathsep.join([os.environ.get("PATH", ""), str(ROOT / ".tools/bin"), str(Path.home() / "go/bin")])
-    found = shutil.which("grpcurl", path=places)
-    if found is None:
-        (pytest.fail if os.environ.get("CI") else pytest.skip)("grpcurl is not installed")
-    return found
-
-
-@dataclass(frozen=True)
-class Called:
-    """One call of grpcurl: the method, what was asked, and the messages that came."""
-
-    method: str
-    request: dict[str, Any]
-    answers: list[dict[str, Any]]
-
-    @property
-    def text(self) -> str:
-        """All text of a stream or a poll."""
-        chunks = self.answers[0].get("chunks", []) if self.method == "Chat/PollReply" else self.answers
-        return "".join(chunk.get("text", "") for chunk in chunks)
-
-
-def messages(text: str) -> Iterator[dict[str, Any]]:
-    """The JSON documents of a text, one after the other."""
-    decoder = json.JSONDecoder()
-    while text := text.strip():
-        message, end = decoder.raw_decode(text)
-        yield message
-        text = text[end:]
-
-
-def recorded(folder: Path) -> list[Called]:
-    """The calls, in their order."""
-    calls = []
-    for call in sorted(folder.iterdir()):
-        arguments = (call / "arguments").read_text().splitlines()
-        request = json.loads(arguments[arguments.index("-d") + 1]) if "-d" in arguments else {}
-        method = arguments[-1].removeprefix("parley.v1.")
-        calls.append(Called(method, request, list(messages((call / "answer").read_text()))))
-    return calls
+COMMANDS = "\n".join(block for block in blocks(README, "sh") if "grpcurl" in block)
 
 
 def is_streamed(call: Called) -> None:
@@ -162,40 +100,21 @@ async def server(tmp_path: Path) -> AsyncIterator[ServerProcess]:
 
 
 def test_the_readme_calls_every_rpc_that_moves_a_reply() -> None:
-    commands = [block for block in blocks("sh") if "grpcurl" in block]
-    called = set(re.findall(r"parley\.v1\.(\w+/\w+)", "".join(commands)))
+    called = set(re.findall(r"parley\.v1\.(\w+/\w+)", COMMANDS))
     assert called <= PROMISES.keys(), "a command without a check of its answer"
     assert {"Chat/StreamReply", "Chat/ResumeReply", "Chat/PollReply", "Chat/Cancel"} <= called
 
 
 async def test_the_commands_do_what_the_readme_says(tmp_path: Path, server: ServerProcess) -> None:
-    commands = [block for block in blocks("sh") if "grpcurl" in block]
-    calls = tmp_path / "calls"
-    calls.mkdir()
-    recorder = tmp_path / "bin" / "grpcurl"
-    recorder.parent.mkdir()
-    recorder.write_text(RECORDER)
-    recorder.chmod(recorder.stat().st_mode | stat.S_IXUSR)
-    environment = clean_environment(CALLS=str(calls), GRPCURL=grpcurl(), no_proxy="127.0.0.1")
-    environment["PATH"] = os.pathsep.join([str(recorder.parent), environment["PATH"]])
-    done = subprocess.run(
-        ["bash", "-c", "set -eo pipefail\n" + "\n".join(commands).replace(ADDRESS, server.address)],
-        env=environment,
-        cwd=tmp_path,
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        timeout=90,
-    )
-    assert (done.returncode, done.stderr) == (0, "")
-    made = recorded(calls)
-    assert len(made) == len(re.findall(r"parley\.v1\.\w+/\w+", "".join(commands)))
-    for call in made:
+    ran = await run(COMMANDS, server, tmp_path)
+    assert (ran.status, ran.stderr) == (0, "")
+    assert len(ran.calls) == len(re.findall(r"parley\.v1\.\w+/\w+", COMMANDS))
+    for call in ran.calls:
         PROMISES[call.method](call)
     assert len([line for line in server.events("reply") if line["state"] == "FAILED"]) == 0
 
 
-@pytest.mark.parametrize("program", blocks("python"))
+@pytest.mark.parametrize("program", blocks(README, "python"))
 async def test_the_programs_run(tmp_path: Path, server: ServerProcess, program: str) -> None:
     path = tmp_path / "program.py"
     path.write_text(program.replace(ADDRESS, server.address))
@@ -211,7 +130,7 @@ async def test_the_programs_run(tmp_path: Path, server: ServerProcess, program: 
         assert asked in done.stdout, "the scripted model quotes its user"
 
 
-@pytest.mark.parametrize("configuration", blocks("toml"))
+@pytest.mark.parametrize("configuration", blocks(README, "toml"))
 def test_the_configurations_are_valid(tmp_path: Path, configuration: str) -> None:
     path = tmp_path / "parley.toml"
     path.write_text(configuration)

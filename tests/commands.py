@@ -1,0 +1,107 @@
+"""The commands of a document, run as they stand there, and what grpcurl was asked and answered meanwhile."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import re
+import shutil
+import stat
+import subprocess
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.processes import ServerProcess, clean_environment
+
+ROOT = Path(__file__).parents[1]
+ADDRESS = "127.0.0.1:50051"
+RECORDER = """#!/usr/bin/env bash
+# Stands before grpcurl: keeps what it was asked and what it answered, and is otherwise not to be noticed.
+set -o pipefail
+call=$(mktemp -d "$CALLS/$(date +%s%N).XXXX")
+printf '%s\\n' "$@" >"$call/arguments"
+"$GRPCURL" "$@" | tee "$call/answer"
+"""
+
+
+@dataclass(frozen=True)
+class Called:
+    """One use of grpcurl: the method (or what else was asked), the request, and what came: messages, or else a text."""
+
+    method: str
+    request: dict[str, Any]
+    answers: list[Any]
+
+    @property
+    def text(self) -> str:
+        """All text of a stream or a poll."""
+        chunks = self.answers[0].get("chunks", []) if self.method == "Chat/PollReply" else self.answers
+        return "".join(chunk.get("text", "") for chunk in chunks)
+
+
+@dataclass(frozen=True)
+class Ran:
+    """How commands ended, and the calls that they made, in order."""
+
+    status: int
+    stderr: str
+    calls: list[Called]
+
+
+def blocks(document: str, language: str) -> list[str]:
+    """The fenced blocks of a language, in order."""
+    return re.findall(rf"^```{language}\n(.*?)^```$", document, re.MULTILINE | re.DOTALL)
+
+
+async def run(commands: str, server: ServerProcess, folder: Path) -> Ran:
+    """Runs them as if pasted into a shell, up to the first that fails; only the address is the server's.
+
+    Without grpcurl the test is skipped, but on CI it fails.
+    """
+    calls = folder / "calls"
+    calls.mkdir()
+    recorder = folder / "bin" / "grpcurl"
+    recorder.parent.mkdir()
+    recorder.write_text(RECORDER)
+    recorder.chmod(recorder.stat().st_mode | stat.S_IXUSR)
+    environment = clean_environment(CALLS=str(calls), GRPCURL=_grpcurl(), no_proxy="127.0.0.1")
+    environment["PATH"] = os.pathsep.join([str(recorder.parent), environment["PATH"]])
+    done = await asyncio.to_thread(  # meanwhile, the server's lines are read
+        subprocess.run,
+        ["bash", "-c", "set -eo pipefail\n" + commands.replace(ADDRESS, server.address)],
+        env=environment,
+        cwd=folder,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=90,
+    )
+    return Ran(done.returncode, done.stderr, [_called(call) for call in sorted(calls.iterdir())])
+
+
+def _called(folder: Path) -> Called:
+    arguments = (folder / "arguments").read_text().splitlines()
+    request = json.loads(arguments[arguments.index("-d") + 1]) if "-d" in arguments else {}
+    method, answer = arguments[-1].removeprefix("parley.v1."), (folder / "answer").read_text()
+    return Called(method, request, list(_messages(answer)) if "/" in method else [answer])
+
+
+def _messages(text: str) -> Iterator[dict[str, Any]]:
+    decoder = json.JSONDecoder()
+    while text := text.strip():
+        message, end = decoder.raw_decode(text)
+        yield message
+        text = text[end:]
+
+
+def _grpcurl() -> str:
+    places = os.pathsep.join([os.environ.get("PATH", ""), str(ROOT / ".tools/bin"), str(Path.home() / "go/bin")])
+    found = shutil.which("grpcurl", path=places)
+    if found is None:
+        (pytest.fail if os.environ.get("CI") else pytest.skip)("grpcurl is not installed")
+    return found
