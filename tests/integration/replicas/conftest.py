@@ -6,6 +6,16 @@ import pytest
 
 from tests.cluster import Cluster
 
+LANE = "clusters"
+
+
+def pytest_collection_modifyitems(items):
+    """Two clusters at a time are what two cores bear: a test that is marked "loaded", and one of the others."""
+    for item in items:
+        group = item.get_closest_marker("xdist_group")
+        if "integration/replicas" in item.nodeid and (group is None or group.args != ("loaded",)):
+            item.add_marker(pytest.mark.xdist_group(LANE), append=False)
+
 
 @pytest.fixture
 async def start_cluster(tmp_path, upstream, request):

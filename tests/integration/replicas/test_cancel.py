@@ -22,7 +22,7 @@ from tests.proxy import Proxy
 from tests.services import RedisServer
 from tests.upstream import Hang, Script, Upstream, answer
 
-pytestmark = [pytest.mark.xdist_group("cancels"), pytest.mark.asyncio(loop_scope="module")]
+pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 A, B, C = range(3)
 LEASE_S = 2.0

@@ -20,7 +20,7 @@ from tests.integration.replicas.plays import Play, Repertoire
 from tests.services import PostgresServer, RedisServer
 from tests.upstream import Upstream
 
-pytestmark = [pytest.mark.xdist_group("client-faults"), pytest.mark.asyncio(loop_scope="module")]
+pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 A, B, C = range(3)
 ENDED_S = 2.0 + 0.5 + 5.0

@@ -19,7 +19,7 @@ from tests.integration.served import COMPLETED, Watch, ask, reason, text_of
 from tests.services import RedisServer
 from tests.upstream import Upstream
 
-pytestmark = [pytest.mark.xdist_group("orphans"), pytest.mark.asyncio(loop_scope="module")]
+pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 A, B, C = range(3)
 LEASE_S = 12.0

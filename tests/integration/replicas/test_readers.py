@@ -22,7 +22,7 @@ from tests.processes import open_channel, until
 from tests.services import RedisServer
 from tests.upstream import Pause, Script, Upstream, Wait, done, finish, role, text
 
-pytestmark = [pytest.mark.xdist_group("readers"), pytest.mark.asyncio(loop_scope="module")]
+pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 A, B, C = ALL = range(3)
 LEASE_S = 12.0

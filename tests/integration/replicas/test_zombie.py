@@ -29,7 +29,7 @@ from tests.integration.replicas.plays import Play, read_on
 from tests.integration.served import reason
 from tests.processes import until
 
-pytestmark = [pytest.mark.xdist_group("zombies"), pytest.mark.asyncio(loop_scope="module")]
+pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 A, B, C = range(3)
 LEASE_S = 2.0
