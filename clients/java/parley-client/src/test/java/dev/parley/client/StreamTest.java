@@ -498,6 +498,50 @@ class StreamTest {
     }
 
     @Test
+    void silenceCountsFromWhenTheReaderAsks() throws Exception {
+        var asked = new CountDownLatch(1);
+        server.script(accepted(0), text(1, "Hello "), new Await(asked), after(700), text(2, "world"), finished(3));
+        try (ParleyClient attentive = builder().silence(Duration.ofSeconds(1)).build()) {
+            ReplyStream stream = attentive.streamReply("Hi");
+            stream.next();
+            stream.next();
+            assertFalse(never.await(1500, TimeUnit.MILLISECONDS));
+            asked.countDown();
+            assertEquals(new ReplyEvent.Text("world"), stream.next());
+        }
+        assertEquals(List.of("StreamReply"), server.methods());
+    }
+
+    @Test
+    void silenceCountsFromWhatCameLast() throws Exception {
+        server.script(accepted(0), after(600), text(1, "Hello "), after(600), text(2, "world"), after(600), finished(3));
+        try (ParleyClient attentive = builder().silence(Duration.ofSeconds(1)).build()) {
+            ReplyStream stream = attentive.streamReply("Hi");
+            var ended = new CompletableFuture<String>();
+            stream.listen(new ReplyListener() {
+                @Override
+                public void onEvent(ReplyEvent event) {}
+
+                @Override
+                public void onEnd() { ended.complete(stream.text()); }
+            });
+            assertEquals("Hello world", ended.get(10, TimeUnit.SECONDS));
+        }
+        assertEquals(List.of("StreamReply"), server.methods());
+    }
+
+    /** The provider thinks. */
+    private Do after(int millis) {
+        return new Do(() -> {
+            try {
+                never.await(millis, TimeUnit.MILLISECONDS);
+            } catch (InterruptedException e) {
+                Thread.currentThread().interrupt();
+            }
+        });
+    }
+
+    @Test
     void cancelBeforeAndAfterAcceptance() {
         Reply stopped = Reply.newBuilder().setId("reply-1").setState(Reply.State.STATE_CANCELLED).build();
         server.answer("Cancel", refusal(Status.Code.NOT_FOUND, "REPLY_NOT_FOUND"), stopped);
