@@ -133,6 +133,12 @@ test("an old snapshot does not undo newer text", () => {
   assert.equal(transcript.text, "abc");
 });
 
+test("a snapshot where the reader stands replaces what it has", () => {
+  const transcript = new Transcript();
+  for (const sent of [text(1, "a"), text(2, "lost"), snapshot(2, "kept")]) transcript.apply(sent);
+  assert.deepEqual([transcript.text, transcript.sequence], ["kept", 2]);
+});
+
 test("a failure keeps the partial text", () => {
   const transcript = new Transcript();
   const error = replyError("ABORTED", "PROVIDER_TIMEOUT", { retryable: true });

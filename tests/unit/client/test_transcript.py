@@ -125,6 +125,13 @@ def test_an_old_snapshot_does_not_undo_newer_text():
     assert transcript.text == "abc"
 
 
+def test_a_snapshot_where_the_reader_stands_replaces_what_it_has():
+    transcript = Transcript()
+    for chunk in (text(1, "a"), text(2, "lost"), snapshot(2, "kept")):
+        transcript.apply(chunk)
+    assert (transcript.text, transcript.sequence) == ("kept", 2)
+
+
 def test_a_failure_keeps_the_partial_text():
     transcript = Transcript()
     error = reply_error(grpc.StatusCode.ABORTED, "PROVIDER_TIMEOUT", retryable=True)

@@ -164,6 +164,13 @@ class TranscriptTest {
     }
 
     @Test
+    void aSnapshotWhereTheReaderStandsReplacesWhatItHas() {
+        Stream.of(text(1, "a"), text(2, "lost"), snapshot(2, "kept")).forEach(transcript::apply);
+        assertEquals("kept", transcript.text());
+        assertEquals(2, transcript.sequence());
+    }
+
+    @Test
     void aFailureKeepsThePartialText() {
         var error = error(Status.Code.ABORTED, "PROVIDER_TIMEOUT").setRetryable(true).build();
         Stream.of(accepted(0), text(1, "half"), failed(2, error), failed(2, error), finished(3)).forEach(transcript::apply);
