@@ -190,6 +190,17 @@ async def test_closing_the_client_wakes_a_call_between_two_attempts(server):
         await asyncio.wait_for(task, 5.0)
 
 
+async def test_a_sleep_that_fails_is_told(server):
+    server.unary["GetReply"] = [BARE]
+
+    async def sleep(delay_s):
+        raise LookupError("of the caller's own")
+
+    async with parley.Client(server.address, backoff=parley.Backoff(sleep=sleep)) as client:
+        with pytest.raises(LookupError, match="own"):
+            await client.get_reply("r")
+
+
 async def test_closing_the_client_fails_a_waiting_call(server):
     hanging = asyncio.Event()
     server.unary["GetReply"] = lambda request: hanging.set() or BARE

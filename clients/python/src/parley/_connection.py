@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import copy
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, TypeVar
+from typing import Any, Self, TypeVar
 
 import grpc
 
@@ -50,18 +51,21 @@ class Settings:
 class Connection:
     """A channel, its stubs, and what every call carries. Made within a running event loop; `close` ends it."""
 
-    def __init__(self, channel: grpc.aio.Channel, settings: Settings, ended: asyncio.Event | None = None) -> None:
+    def __init__(self, channel: grpc.aio.Channel, settings: Settings) -> None:
         self.settings = settings
         self.metadata = _metadata(settings)
         self._channel = channel
-        self._ended = ended or asyncio.Event()
+        self._ended = asyncio.Event()
         self.chat = chat_pb2_grpc.ChatStub(channel)
         self.conversations = conversations_pb2_grpc.ConversationsStub(channel)
         self.catalog = catalog_pb2_grpc.CatalogStub(channel)
 
-    def acting_for(self, end_user: str) -> Connection:
-        """The same channel, for another end user."""
-        return Connection(self._channel, replace(self.settings, end_user=end_user), self._ended)
+    def acting_for(self, end_user: str) -> Self:
+        """The same channel and stubs, for another end user."""
+        other = copy.copy(self)
+        other.settings = replace(self.settings, end_user=end_user)
+        other.metadata = _metadata(other.settings)
+        return other
 
     async def close(self) -> None:
         """Ends every call and the channel. A stream that is being read fails with `Unavailable`."""
@@ -111,7 +115,9 @@ class Connection:
         ends = [each.wait() for each in (self._ended, *left)]
         waits = [asyncio.ensure_future(each) for each in (self.settings.backoff.sleep(delay_s), *ends)]
         try:
-            await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+            done, _ = await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+            for each in done:
+                each.result()  # a sleep of the caller's own may have failed
         finally:
             for each in waits:
                 each.cancel()
