@@ -3,8 +3,6 @@
 import asyncio
 import contextlib
 import errno
-import os
-import shutil
 import socket
 import ssl
 import subprocess
@@ -13,10 +11,13 @@ import grpc
 import parley
 import pytest
 from parley_server.app import App
+from parley_server.rpc.http2 import Http2Server
+from parley_server.rpc.http2.ports import bind
 from parley_server.rpc.tls import Certificates
 from parley_server.settings import load_settings
 
 from tests.clock import ManualClock, settle
+from tests.tools import tool
 
 KEY = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "2"]
 
@@ -24,11 +25,7 @@ KEY = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-
 @pytest.fixture
 def openssl(tmp_path):
     """Runs openssl in the test's folder."""
-    command = shutil.which("openssl")
-    if command is None and os.environ.get("CI"):
-        pytest.fail("openssl is not installed")
-    if command is None:
-        pytest.skip("openssl is not installed")
+    command = tool("openssl")
 
     def run(*arguments):
         subprocess.run([command, *arguments], cwd=tmp_path, check=True, capture_output=True)
@@ -235,3 +232,31 @@ async def test_without_file_descriptors_all_stays_as_it_was(pki, sign, serve, mo
     assert (await answer(app.port, grpc.ssl_channel_credentials(pki["ca.pem"]))).id
     await app._server.take(app.certificates.context)
     assert (await answer(app.port, grpc.ssl_channel_credentials(renewed["ca.pem"]))).id
+
+
+async def test_of_several_ports_all_or_none_are_renewed(pki, tmp_path, monkeypatch):
+    certificates = Certificates(tmp_path / "server.pem", tmp_path / "server.key")
+    server = Http2Server()
+    bound = [each for _ in range(2) for each in bind("127.0.0.1:0", share=False)]
+    ports = [each.getsockname()[1] for each in bound]
+    await server.listen(bound, certificates.context)
+    create, answers = server.loop.create_server, [None, OSError(errno.EMFILE, "Too many open files")]
+
+    async def refuse_the_second(*arguments, **options):
+        if fault := answers.pop(0):
+            raise fault
+        return await create(*arguments, **options)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(server.loop, "create_server", refuse_the_second)
+        with pytest.raises(OSError, match="Too many"):
+            await server.take(certificates.context)
+    await server.take(certificates.context)
+    for port in ports:
+        trusting = ssl.create_default_context(cadata=pki["ca.pem"].decode())
+        _, writer = await asyncio.open_connection("127.0.0.1", port, ssl=trusting, server_hostname="localhost")
+        writer.transport.abort()
+    await server.stop(0.0)
+    for port in ports:
+        with pytest.raises(ConnectionRefusedError):
+            await asyncio.open_connection("127.0.0.1", port)

@@ -75,6 +75,9 @@ class Http2Server:
             copies += (each.dup() for each, _ in before)
             await self.listen(copies, tls)
         except OSError:
+            for _, server in self._ports[len(before) :]:
+                server.close()
+            del self._ports[len(before) :]
             for copy in copies:
                 copy.close()
             raise
