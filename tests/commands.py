@@ -6,7 +6,6 @@ import asyncio
 import json
 import os
 import re
-import shutil
 import stat
 import subprocess
 from collections.abc import Iterator
@@ -14,11 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import pytest
-
 from tests.processes import ServerProcess, clean_environment
+from tests.tools import tool
 
-ROOT = Path(__file__).parents[1]
 ADDRESS = "127.0.0.1:50051"
 RECORDER = """#!/usr/bin/env bash
 # Stands before grpcurl: keeps what it was asked and what it answered, and is otherwise not to be noticed.
@@ -69,7 +66,7 @@ async def run(commands: str, server: ServerProcess, folder: Path) -> Ran:
     recorder.parent.mkdir()
     recorder.write_text(RECORDER)
     recorder.chmod(recorder.stat().st_mode | stat.S_IXUSR)
-    environment = clean_environment(CALLS=str(calls), GRPCURL=_grpcurl(), no_proxy="127.0.0.1")
+    environment = clean_environment(CALLS=str(calls), GRPCURL=tool("grpcurl"), no_proxy="127.0.0.1")
     environment["PATH"] = os.pathsep.join([str(recorder.parent), environment["PATH"]])
     done = await asyncio.to_thread(  # meanwhile, the server's lines are read
         subprocess.run,
@@ -97,11 +94,3 @@ def _messages(text: str) -> Iterator[dict[str, Any]]:
         message, end = decoder.raw_decode(text)
         yield message
         text = text[end:]
-
-
-def _grpcurl() -> str:
-    places = os.pathsep.join([os.environ.get("PATH", ""), str(ROOT / ".tools/bin"), str(Path.home() / "go/bin")])
-    found = shutil.which("grpcurl", path=places)
-    if found is None:
-        (pytest.fail if os.environ.get("CI") else pytest.skip)("grpcurl is not installed")
-    return found

@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 from parley.v1 import catalog_pb2, chat_pb2, conversations_pb2
 
-from tests.commands import ROOT, Called, blocks, run
+from tests.commands import Called, blocks, run
 from tests.processes import ServerProcess
+from tests.tools import ROOT
 
 COMMANDS = "\n".join(blocks((ROOT / "examples/grpcurl/README.md").read_text(), "sh"))
 NOT_SERVED = {"Catalog/GetQuota"}

@@ -11,8 +11,9 @@ from pathlib import Path
 import pytest
 import pytest_asyncio
 
-from tests.commands import ADDRESS, ROOT, Called, blocks, run
+from tests.commands import ADDRESS, Called, blocks, run
 from tests.processes import PARLEY, ServerProcess, clean_environment
+from tests.tools import ROOT
 
 README = (ROOT / "README.md").read_text()
 COMMANDS = "\n".join(block for block in blocks(README, "sh") if "grpcurl" in block)

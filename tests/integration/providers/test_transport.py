@@ -2,8 +2,6 @@
 
 import asyncio
 import contextlib
-import os
-import shutil
 import ssl
 import subprocess
 import time
@@ -17,6 +15,7 @@ from parley_server.providers.transport import PushTransport, body_of, proxied
 
 from tests.clock import until
 from tests.integration.providers.recording import RecordingSink, prompt, provider_at
+from tests.tools import tool
 from tests.upstream import Close, Hang, Pause, Raw, Reset, Script, Upstream, answer, done, finish, text
 
 
@@ -270,15 +269,10 @@ async def test_close_ends_busy_connections(upstream):
 
 @pytest.fixture(scope="module")
 def certificate(tmp_path_factory):
-    openssl = shutil.which("openssl")
-    if openssl is None and os.environ.get("CI"):
-        pytest.fail("openssl is not installed")
-    if openssl is None:
-        pytest.skip("openssl is not installed")
     folder = tmp_path_factory.mktemp("tls")
     command = "req -x509 -newkey rsa:2048 -nodes -days 2 -subj /CN=test -addext subjectAltName=IP:127.0.0.1"
     files = ["-keyout", str(folder / "key.pem"), "-out", str(folder / "cert.pem")]
-    subprocess.run([openssl, *command.split(), *files], check=True, capture_output=True)
+    subprocess.run([tool("openssl"), *command.split(), *files], check=True, capture_output=True)
     return folder
 
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import subprocess
 import sys
 from pathlib import Path
 
 import pytest
-from google.protobuf.compiler.plugin_pb2 import CodeGeneratorRequest
+from google.protobuf.compiler.plugin_pb2 import CodeGeneratorRequest, CodeGeneratorResponse
 from google.protobuf.descriptor_pb2 import FileDescriptorProto, FileDescriptorSet
 from grpc_tools import protoc
 
@@ -68,12 +69,12 @@ def test_a_reason_says_its_status_code(errors_file):
 
 
 def test_a_new_reason_becomes_a_class_below_that_of_its_code(errors_file):
-    value = errors_file.enum_type[0].value.add(name="ERROR_REASON_TOOL_NOT_FOUND", number=60)
+    errors_file.enum_type[0].value.add(name="ERROR_REASON_TOOL_NOT_FOUND", number=60)
     place = errors_file.source_code_info.location.add(path=(5, 0, 2, len(errors_file.enum_type[0].value) - 1))
     place.leading_comments = " NOT_FOUND: no such tool, or\n somebody else's.\n"
     made = next(each for each in read_errors(errors_file) if each.reasons == ("TOOL_NOT_FOUND",))
     assert (made.name, made.parent, made.doc) == ("ToolNotFound", "NotFound", "No such tool, or somebody else's.")
-    assert value.number == 60
+    assert any("ImageNotFound, ToolNotFound" in names for names, _ in tree(read_errors(errors_file)))
 
 
 def test_a_new_reason_after_headers_is_a_failed_reply(errors_file):
@@ -90,11 +91,15 @@ def test_the_tree_is_drawn_whole(errors_file):
     )
 
 
-def test_a_plugin_answers_on_standard_output(files, monkeypatch, capfdbinary, tmp_path):
+def test_a_contract_that_lacks_a_file_is_refused(files):
     request = CodeGeneratorRequest(file_to_generate=["parley/v1/errors.proto"], proto_file=files.file)
-    path = tmp_path / "request"
-    path.write_bytes(request.SerializeToString())
-    with path.open() as stdin:
-        monkeypatch.setattr(sys, "stdin", stdin)
-        with pytest.raises(ValueError, match=r"chat\.proto is not among the files"):
-            plugin.main("python")
+    with pytest.raises(ValueError, match=r"chat\.proto is not among the files"):
+        plugin.answer(request, "python")
+
+
+def test_it_is_a_plugin_of_protoc(files):
+    names = [each.name for each in files.file if each.name.startswith("parley/")]
+    request = CodeGeneratorRequest(file_to_generate=names, proto_file=files.file)
+    command = [sys.executable, plugin.__file__, "node"]
+    done = subprocess.run(command, input=request.SerializeToString(), capture_output=True, check=True)
+    assert CodeGeneratorResponse.FromString(done.stdout) == plugin.answer(request, "node")
