@@ -298,6 +298,16 @@ async def test_a_takeover_ends_what_a_dead_replica_has_left_locked(stores, empty
     left.terminate()
 
 
+async def test_a_takeover_ends_what_is_left_locked_by_a_lease_that_runs_out_meanwhile(stores, empty_database, between):
+    await stores[0].hold_lease("dead", LONG_S)
+    locked, free = [await owned_by(stores[0], "dead") for _ in range(2)]
+    left = await named(empty_database, "dead")
+    await left.execute(f"BEGIN; SELECT id FROM reply WHERE id = '{locked.id}' FOR UPDATE")
+    between("SELECT replica.id", lambda store: store.hold_lease("dead", 0.0))
+    assert {each.reply.id for each in await stores[0].take_over("me", 10)} == {locked.id, free.id}
+    left.terminate()
+
+
 async def test_a_takeover_leaves_transactions_of_the_living_alone(stores, empty_database, ask):
     await stores[0].hold_lease("alive", LONG_S)
     await stores[0].hold_lease("late", OVER_S)

@@ -163,6 +163,8 @@ def take_over(connection: Connection, replica_id: str, limit: int, *, sure_s: fl
     dead = listed_values(connection.execute(_dead(dialect, sure=bool(sure)), me | sure).scalars())
     if dead == "[]":
         return []
+    if dialect == "postgresql":
+        _free(connection, replica_id)  # also what those have locked whose lease ran out since
     taken = connection.execute(_take(dialect), {"dead": dead, "rows": limit, "new_owner": replica_id}).all()
     connection.execute(_forget(dialect), {"dead": dead})
     return unfinished_of(connection, sorted(taken, key=lambda row: (row.create_time_us, row.id)))
