@@ -8,10 +8,17 @@ import signal
 import pytest
 from parley_server.store.migrate import migrate
 
+from tests.lanes import lanes_of
 from tests.services import PostgresServer, RedisServer, initdb, require_postgres, require_redis
 
 if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:  # a shell's background jobs; what tests start would ignore it too
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def pytest_configure(config):
+    """Where tests run in several processes, not all of them run beside all."""
+    if lanes := lanes_of(config):
+        config.pluginmanager.register(lanes, "parley-lanes")
 
 
 @pytest.fixture(scope="session")

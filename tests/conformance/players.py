@@ -29,7 +29,7 @@ PLAYERS: dict[str, tuple[list[str], str, str]] = {
         "make clients",
     ),
     "java": (
-        ["java", "-jar", "clients/java/conformance/target/player.jar"],
+        ["java", "-XX:TieredStopAtLevel=1", "-jar", "clients/java/conformance/target/player.jar"],
         "clients/java/conformance/target/player.jar",
         "make clients",
     ),

@@ -9,12 +9,13 @@ import pytest
 from tests.conformance.cases import Case, load_cases
 from tests.conformance.players import FORMS, PLAYERS, missing
 from tests.conformance.runner import Run
+from tests.lanes import LOADED
 
 CASES = load_cases()
 
 
 def _params() -> list[object]:
-    """A client's cases stay together, and so do those that share a cluster: a process each, where there are two."""
+    """A client's cases stay together, and so do those that need several servers."""
     return [
         pytest.param(case, client, id=f"{case.id}-{client}", marks=pytest.mark.xdist_group(_group(case, client)))
         for client in (*PLAYERS, *FORMS)
@@ -24,7 +25,7 @@ def _params() -> list[object]:
 
 
 def _group(case: Case, client: str) -> str:
-    return f"conformance-{client}-{'cluster' if case.server.get('kind') == 'cluster' else 'one'}"
+    return LOADED if case.server.get("kind") == "cluster" else f"conformance-{client}"
 
 
 @pytest.mark.asyncio(loop_scope="session")

@@ -2,11 +2,16 @@
 
 import asyncio
 
+import pytest
+
 from tests.cluster import Cluster
 from tests.integration.process.watching import Watcher
 from tests.integration.served import ask
+from tests.lanes import LOADED
 from tests.proxy import Proxy
 from tests.upstream import Script, Wait, answer, text
+
+pytestmark = pytest.mark.xdist_group(LOADED)
 
 
 async def test_one_replica_goes_through_proxies(tmp_path, upstream, shared_postgres, shared_redis):

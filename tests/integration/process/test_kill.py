@@ -17,6 +17,7 @@ import pytest
 from parley.v1 import chat_pb2, chat_pb2_grpc, errors_pb2, resources_pb2
 
 from tests.integration.process.watching import Watcher, error_of, reason_of, script, text_of, words
+from tests.lanes import LOADED
 from tests.processes import ServerProcess, open_channel
 from tests.upstream import Pause, Request, Script, Upstream, done, finish, text
 
@@ -257,7 +258,7 @@ class Drill:
         await self._check_retry(chat, turn, ended)
 
 
-@pytest.mark.xdist_group("loaded")
+@pytest.mark.xdist_group(LOADED)
 @pytest.mark.timeout(240)
 async def test_whatever_the_moment_of_the_kill_readers_and_database_agree(tmp_path) -> None:
     chance = random.Random(SEED)

@@ -13,9 +13,10 @@ import pytest
 from parley.v1 import chat_pb2, chat_pb2_grpc
 
 from tests.integration.process.watching import Watcher, reason_of, script, words
+from tests.lanes import LOADED
 from tests.processes import MIB, ServerProcess, clean_environment, open_channel, until
 
-pytestmark = pytest.mark.xdist_group("loaded")
+pytestmark = pytest.mark.xdist_group(LOADED)
 CHANNELS = 4
 RSS_LIMIT_BYTES = 600 * MIB  # the target is 300 MiB; this is what only a leak reaches
 

@@ -5,16 +5,15 @@ import contextlib
 import pytest
 
 from tests.cluster import Cluster
+from tests.lanes import LOADED, is_loaded
 
-LANE = "clusters"
 
-
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items):
-    """Two clusters at a time are what two cores bear: a test that is marked "loaded", and one of the others."""
+    """Three servers at a time are what two cores bear."""
     for item in items:
-        group = item.get_closest_marker("xdist_group")
-        if "integration/replicas" in item.nodeid and (group is None or group.args != ("loaded",)):
-            item.add_marker(pytest.mark.xdist_group(LANE), append=False)
+        if "integration/replicas" in item.nodeid and not is_loaded(item):
+            item.add_marker(pytest.mark.xdist_group(LOADED))
 
 
 @pytest.fixture

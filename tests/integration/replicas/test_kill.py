@@ -30,7 +30,6 @@ from tests.integration.served import ask
 from tests.processes import until
 
 pytestmark = pytest.mark.timeout(240)
-loaded = pytest.mark.xdist_group("loaded")
 
 A, B, C = range(3)
 ALL = (A, B, C)
@@ -208,7 +207,6 @@ def _shuffled(chance: random.Random, among: Iterable[int]) -> list[int]:
     return order
 
 
-@loaded
 async def test_whoever_dies_whenever_all_readers_end_alike(start_cluster):
     print(f"PARLEY_TEST_SEED={SEED}")
     cluster = await start_cluster(lease_s=LEASE_S)
@@ -242,7 +240,6 @@ async def wired(tmp_path_factory, shared_postgres):
         yield replicas
 
 
-@loaded
 @pytest.mark.asyncio(loop_scope="module")
 async def test_a_reader_who_has_seen_lost_text_gets_the_whole_anew(wired):
     """Redis takes nothing from the owner for a while, so that its own reader is ahead of all that is durable."""
@@ -280,7 +277,6 @@ async def test_a_reader_who_has_seen_lost_text_gets_the_whole_anew(wired):
     await cluster.start(A)
 
 
-@loaded
 @pytest.mark.asyncio(loop_scope="module")
 async def test_without_redis_no_more_is_lost_than_a_checkpoint_holds(wired):
     """It dies together with the owner, and has kept nothing when it is back."""
@@ -310,7 +306,6 @@ async def test_without_redis_no_more_is_lost_than_a_checkpoint_holds(wired):
     await cluster.start(A)
 
 
-@loaded
 @pytest.mark.asyncio(loop_scope="module")
 async def test_who_takes_over_and_dies_is_replaced(wired):
     """Nobody can finalise for a while: the owner dies in the midst of that, and so does whoever takes over first."""

@@ -274,7 +274,6 @@ class Weathering:
         figures[name] = max(figures.get(name, 0.0), round(seconds, 2))
 
 
-@pytest.mark.xdist_group("loaded")
 @pytest.mark.timeout(180)
 async def test_replies_outlive_every_outage(tmp_path, upstream, postgres_template, shared_redis) -> None:
     repertoire = Repertoire()

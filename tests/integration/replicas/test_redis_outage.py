@@ -253,7 +253,6 @@ IDLE_S = 12.0
 LOCAL_S, REMOTE_S = 0.5, 1.5
 
 
-@pytest.mark.xdist_group("loaded")  # it compares times: nothing else that fills the machine runs beside it
 @pytest.mark.timeout(90)
 async def test_a_slow_redis_costs_the_owner_nothing_and_silence_costs_nobody_anything(start_cluster, own_redis) -> None:
     """P26: replies of a replica near to Redis and of one that is 200 ms away, in pairs. P29: 12 s without a token."""

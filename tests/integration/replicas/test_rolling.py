@@ -23,7 +23,7 @@ from tests.processes import until
 from tests.services import RedisServer
 from tests.upstream import Upstream
 
-pytestmark = [pytest.mark.xdist_group("loaded"), pytest.mark.asyncio(loop_scope="module")]
+pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 A, B, C = range(3)
 STREAMS = 100

@@ -67,6 +67,7 @@ class Seats:
         await within(LIMIT_S, asyncio.wait([waiting, *self.reading], return_when=asyncio.FIRST_COMPLETED))
         if not waiting.done():
             waiting.cancel()
+            await asyncio.wait([waiting])
             for task in self.reading:
                 if task.done():
                     task.result()

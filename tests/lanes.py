@@ -1,0 +1,100 @@
+"""Which tests of a run in several processes (pytest-xdist) may run beside which, so that two cores bear it.
+
+A test that loads the machine, measures it, or has several servers is marked `xdist_group("loaded")`. Those run first,
+one at a time, in one process; for as long as they do, the other processes together run one test at a time beside them.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import shutil
+import tempfile
+from collections.abc import Generator, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+LOADED = "loaded"
+"""The group's name."""
+
+
+class Lanes:
+    """A pytest plugin. One file is locked while loaded tests run, another by whoever runs beside them."""
+
+    def __init__(self, folder: Path) -> None:
+        folder.mkdir(exist_ok=True)
+        self._folder = folder
+        self._loaded = _Lock(folder / "loaded")
+        self._beside = _Lock(folder / "beside")
+
+    def pytest_unconfigure(self) -> None:
+        """Who comes first removes the files, which the others have open."""
+        self._loaded.close()
+        self._beside.close()
+        shutil.rmtree(self._folder, ignore_errors=True)
+
+    def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:
+        """Loaded tests come first: all else fits beside them."""
+        items.sort(key=lambda item: not is_loaded(item))
+
+    @pytest.hookimpl(wrapper=True, tryfirst=True)  # the time limits of tests begin once they may run
+    def pytest_runtest_protocol(
+        self, item: pytest.Item, nextitem: pytest.Item | None
+    ) -> Generator[None, object, object]:
+        """Wait until the test may run. From one loaded test to the next, nobody else slips in."""
+        if not is_loaded(item):
+            with self._beside_loaded():
+                return (yield)
+        self._loaded.take()
+        try:
+            return (yield)
+        finally:
+            if nextitem is None or not is_loaded(nextitem):
+                self._loaded.free()
+
+    @contextmanager
+    def _beside_loaded(self) -> Iterator[None]:
+        if self._loaded.take(wait=False):
+            self._loaded.free()
+            yield
+            return
+        self._beside.take()
+        try:
+            yield
+        finally:
+            self._beside.free()
+
+
+class _Lock:
+    """A lock that other processes see, and that ends with its own."""
+
+    def __init__(self, path: Path) -> None:
+        self._file = path.open("a")
+
+    def take(self, *, wait: bool = True) -> bool:
+        """False: another process has it, and it was not to be waited for."""
+        try:
+            fcntl.flock(self._file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        except BlockingIOError:
+            return False
+        return True
+
+    def free(self) -> None:
+        """May be taken again."""
+        fcntl.flock(self._file, fcntl.LOCK_UN)
+
+    def close(self) -> None:
+        """Free it for good."""
+        self._file.close()
+
+
+def is_loaded(item: pytest.Item) -> bool:
+    """Whether the test belongs to the group."""
+    return any(mark.args == (LOADED,) for mark in item.iter_markers("xdist_group"))
+
+
+def lanes_of(config: pytest.Config) -> Lanes | None:
+    """Those of the run that this process belongs to; None where it is the only one."""
+    run = getattr(config, "workerinput", {}).get("testrunuid")
+    return None if run is None else Lanes(Path(tempfile.gettempdir(), f"parley-tests-{run}"))
