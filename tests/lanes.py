@@ -1,7 +1,8 @@
 """Which tests of a run in several processes (pytest-xdist) may run beside which, so that two cores bear it.
 
 A test that loads the machine, measures it, or has several servers is marked `xdist_group("loaded")`. Those run first,
-one at a time, in one process; for as long as they do, the other processes together run one test at a time beside them.
+one at a time, in one process; for as long as they do, the other processes together run one test at a time beside them,
+and any that wait for the most part.
 """
 
 from __future__ import annotations
@@ -17,6 +18,8 @@ import pytest
 
 LOADED = "loaded"
 """The group's name."""
+WAITING = ("tests/contract/",)
+"""Where tests take a quarter of a core: they wait for services that are paused, cut off or far away."""
 
 
 class Lanes:
@@ -43,6 +46,8 @@ class Lanes:
         self, item: pytest.Item, nextitem: pytest.Item | None
     ) -> Generator[None, object, object]:
         """Wait until the test may run. From one loaded test to the next, nobody else slips in."""
+        if item.nodeid.startswith(WAITING):
+            return (yield)
         if not is_loaded(item):
             with self._beside_loaded():
                 return (yield)

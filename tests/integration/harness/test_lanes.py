@@ -9,7 +9,23 @@ from tests.processes import clean_environment
 
 ROOT = Path(__file__).parents[3]
 CONFTEST = """
-from tests.conftest import pytest_configure
+import time
+
+import pytest
+
+from tests.conftest import pytest_configure as configure
+
+class Gaps:
+    @pytest.hookimpl(wrapper=True, tryfirst=True)
+    def pytest_runtest_protocol(self, item):
+        yield
+        if "loaded" in item.name:
+            time.sleep(0.15)  # time for others to begin, if they may
+        return True
+
+def pytest_configure(config):
+    configure(config)
+    config.pluginmanager.register(Gaps())
 """
 TESTS = """
 import time
