@@ -3,6 +3,7 @@ package dev.parley.client;
 
 import java.time.Duration;
 import java.util.Objects;
+import java.util.function.Supplier;
 
 /** What a client of any language may be told. */
 abstract class Options {
@@ -60,7 +61,7 @@ abstract class Options {
         return self();
     }
 
-    Settings settings(ParleyObserver observer) {
+    Settings settings(Supplier<? extends ReplyListener> observer) {
         return new Settings(apiKey, endUser, backoff, callTimeout, silence, attemptTimeout, observer);
     }
 }

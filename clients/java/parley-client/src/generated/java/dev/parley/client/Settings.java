@@ -3,6 +3,7 @@ package dev.parley.client;
 
 import io.grpc.Metadata;
 import java.time.Duration;
+import java.util.function.Supplier;
 
 /** Who calls, and how a client goes about its calls; an empty name is none, and so is a time limit of zero. */
 record Settings(
@@ -12,7 +13,7 @@ record Settings(
         Duration callTimeout,
         Duration silence,
         Duration attemptTimeout,
-        ParleyObserver observer) {
+        Supplier<? extends ReplyListener> observer) {
 
     Settings actingFor(String other) {
         return new Settings(

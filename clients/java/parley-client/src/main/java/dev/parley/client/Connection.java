@@ -30,49 +30,47 @@ final class Connection {
 
     final Settings settings;
     final Channel channel;
-    private final Threads threads;
-    private final ManagedChannel transport;
-    private final Set<Follower> followers;
-    private final CountDownLatch closed;
+    private final Shared shared;
 
     Connection(Settings settings, ManagedChannelBuilder<?> channel, Threads threads) {
-        this(settings, threads, channel.executor(threads.callbacks).build(), ConcurrentHashMap.newKeySet(), new CountDownLatch(1));
+        this(settings, new Shared(
+                threads, channel.executor(threads.callbacks).build(), ConcurrentHashMap.newKeySet(), new CountDownLatch(1)));
     }
 
-    private Connection(Settings settings, Threads threads, ManagedChannel transport, Set<Follower> followers, CountDownLatch closed) {
+    private Connection(Settings settings, Shared shared) {
         this.settings = settings;
-        this.threads = threads;
-        this.transport = transport;
-        this.followers = followers;
-        this.closed = closed;
+        this.shared = shared;
         var identity = MetadataUtils.newAttachHeadersInterceptor(settings.metadata());
-        channel = ClientInterceptors.intercept(transport, identity);
+        channel = ClientInterceptors.intercept(shared.transport, identity);
     }
+
+    /** What clients for several end users have in common. */
+    private record Shared(Threads threads, ManagedChannel transport, Set<Follower> followers, CountDownLatch closed) {}
 
     /** The same connection, for another end user. */
     Connection actingFor(String endUser) {
-        return new Connection(settings.actingFor(endUser), threads, transport, followers, closed);
+        return new Connection(settings.actingFor(endUser), shared);
     }
 
-    private boolean isClosed() { return closed.getCount() == 0; }
+    private boolean isClosed() { return shared.closed.getCount() == 0; }
 
-    /** What every call fails with once the client is closed. */
+    /** What every call fails with once the client is shared.closed. */
     static UnavailableException closedException() {
         return new UnavailableException(Failure.unavailable("the client is closed", false));
     }
 
-    /** Ends every call, then the threads. */
+    /** Ends every call, then the shared.threads. */
     void close() {
-        closed.countDown();
-        followers.forEach(follower -> follower.fail(closedException()));
-        transport.shutdownNow();
+        shared.closed.countDown();
+        shared.followers.forEach(follower -> follower.fail(closedException()));
+        shared.transport.shutdownNow();
         boolean interrupted = Thread.interrupted();
         try {
-            transport.awaitTermination(CLOSE_S, TimeUnit.SECONDS);
+            shared.transport.awaitTermination(CLOSE_S, TimeUnit.SECONDS);
         } catch (InterruptedException e) {
             interrupted = true;
         } finally {
-            threads.close();
+            shared.threads.close();
             if (interrupted) {
                 Thread.currentThread().interrupt();
             }
@@ -81,15 +79,15 @@ final class Connection {
 
     /** Whoever follows a reply says so, to be told of the end of the client. False: it has ended. */
     boolean enter(Follower follower) {
-        followers.add(follower);
+        shared.followers.add(follower);
         return !isClosed();
     }
 
-    void leave(Follower follower) { followers.remove(follower); }
+    void leave(Follower follower) { shared.followers.remove(follower); }
 
     /** Runs the task on a callback thread after the delay. */
     Future<?> later(Duration delay, Runnable task) {
-        return threads.timers.schedule(() -> threads.callbacks.execute(task), delay.toNanos(), TimeUnit.NANOSECONDS);
+        return shared.threads.timers.schedule(() -> shared.threads.callbacks.execute(task), delay.toNanos(), TimeUnit.NANOSECONDS);
     }
 
     /**
@@ -97,8 +95,8 @@ final class Connection {
      * of up to two minutes, has passed; one that is idle connects for the next call, which waits for the outcome.
      */
     void wake() {
-        if (transport.getState(false) == ConnectivityState.TRANSIENT_FAILURE) {
-            transport.enterIdle();
+        if (shared.transport.getState(false) == ConnectivityState.TRANSIENT_FAILURE) {
+            shared.transport.enterIdle();
         }
     }
 
@@ -148,7 +146,7 @@ final class Connection {
 
     private void pause(Duration delay) {
         try {
-            closed.await(delay.toNanos(), TimeUnit.NANOSECONDS);
+            shared.closed.await(delay.toNanos(), TimeUnit.NANOSECONDS);
         } catch (InterruptedException e) {
             throw interrupted(e);
         }

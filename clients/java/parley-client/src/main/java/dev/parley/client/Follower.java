@@ -41,12 +41,12 @@ final class Follower implements Flow.Subscription {
     private final ReplyRequest request;
     private final StreamOptions options;
     private final Patience patience;
-    private final StreamWatch watch;
     /** Nothing more is wanted: seen at once by a turn that is running on another thread. */
     private volatile boolean closed;
     /** Null before the start and after the end, and once it is forgotten. */
     private volatile Flow.Subscriber<? super ReplyEvent> subscriber;
 
+    private ReplyListener observer = event -> {};
     private long demand;
     private long waitingSince;
     private Attempt attempt;
@@ -61,14 +61,15 @@ final class Follower implements Flow.Subscription {
         this.request = request;
         this.options = options;
         this.patience = new Patience(connection.settings.backoff());
-        this.watch = new StreamWatch(connection.settings.observer());
     }
 
     /** Begins to feed the subscriber. Nothing is called before its first demand. */
     void start(Flow.Subscriber<? super ReplyEvent> to) {
         turns.execute(() -> {
             subscriber = to;
-            watch.started();
+            if (!done) {
+                watch(() -> observer = connection.settings.observer().get());
+            }
             to.onSubscribe(this);
             if (done) {
                 tell();
@@ -155,7 +156,7 @@ final class Follower implements Flow.Subscription {
 
     private void emit(ReplyEvent event) {
         demand -= demand == Long.MAX_VALUE ? 0 : 1;
-        watch.event(event);
+        watch(() -> observer.onEvent(event));
         var to = subscriber;
         if (to != null) {
             to.onNext(event);
@@ -201,7 +202,7 @@ final class Follower implements Flow.Subscription {
             pause.cancel(false);
         }
         connection.leave(this);
-        watch.ended(transcript, why);
+        watch(why == null ? observer::onEnd : () -> observer.onError(why));
         tell();
     }
 
@@ -219,6 +220,15 @@ final class Follower implements Flow.Subscription {
     private void broke(Thread thread, Throwable error) {
         cancel();
         thread.getUncaughtExceptionHandler().uncaughtException(thread, error);
+    }
+
+    /** What an observer throws is its thread's handler's as well, and harms no reader. */
+    private static void watch(Runnable signal) {
+        try {
+            signal.run();
+        } catch (RuntimeException e) {
+            Thread.currentThread().getUncaughtExceptionHandler().uncaughtException(Thread.currentThread(), e);
+        }
     }
 
     private void drop() {

@@ -1,11 +1,9 @@
 package dev.parley.client;
 
-import java.util.Spliterator;
-import java.util.Spliterators.AbstractSpliterator;
-import java.util.function.Consumer;
+import java.util.Objects;
 import java.util.function.Function;
+import java.util.function.UnaryOperator;
 import java.util.stream.Stream;
-import java.util.stream.StreamSupport;
 
 /** Pages that are fetched as they are taken, each from the cursor that the one before it gave. */
 final class Pages {
@@ -13,20 +11,12 @@ final class Pages {
 
     /** A page without a cursor after it is the last. */
     static <P, C> Stream<P> stream(Function<C, P> fetch, C first, Function<P, C> cursorAfter) {
-        var pages = new AbstractSpliterator<P>(Long.MAX_VALUE, Spliterator.ORDERED) {
-            private C cursor = first;
-
-            @Override
-            public boolean tryAdvance(Consumer<? super P> taker) {
-                if (cursor == null) {
-                    return false;
-                }
-                P page = fetch.apply(cursor);
-                cursor = cursorAfter.apply(page);
-                taker.accept(page);
-                return true;
-            }
+        UnaryOperator<Turn<P, C>> next = before -> {
+            P page = before.cursor == null ? null : fetch.apply(before.cursor);
+            return page == null ? null : new Turn<>(page, cursorAfter.apply(page));
         };
-        return StreamSupport.stream(pages, false);
+        return Stream.iterate(new Turn<P, C>(null, first), Objects::nonNull, next).skip(1).map(Turn::page);
     }
+
+    private record Turn<P, C>(P page, C cursor) {}
 }

@@ -9,6 +9,7 @@ import java.util.Objects;
 import java.util.concurrent.Executor;
 import java.util.concurrent.TimeUnit;
 import java.util.function.Consumer;
+import java.util.function.Supplier;
 
 /** Settings of a {@link ParleyClient}; all but the address have a default. */
 public final class ParleyClientBuilder extends Options {
@@ -19,7 +20,7 @@ public final class ParleyClientBuilder extends Options {
     private ChannelCredentials credentials = InsecureChannelCredentials.create();
     private Consumer<ManagedChannelBuilder<?>> customizer = channel -> {};
     private Executor executor;
-    private ParleyObserver observer = new ParleyObserver() {};
+    private Supplier<? extends ReplyListener> observer = () -> event -> {};
 
     ParleyClientBuilder(String address) {
         this.address = Objects.requireNonNull(address);
@@ -45,8 +46,12 @@ public final class ParleyClientBuilder extends Options {
         return this;
     }
 
-    /** Is told what happens to streams. */
-    public ParleyClientBuilder observer(ParleyObserver observer) {
+    /**
+     * Makes, for each stream that is started, a listener for metrics or traces: it is told the same as the stream's reader,
+     * just before it, and of its end in any case: {@code onEnd} without a {@link ReplyEvent.Finished} before it is a reader
+     * that has left. It must be quick; what it throws goes to the thread's handler of uncaught exceptions.
+     */
+    public ParleyClientBuilder observer(Supplier<? extends ReplyListener> observer) {
         this.observer = Objects.requireNonNull(observer);
         return this;
     }

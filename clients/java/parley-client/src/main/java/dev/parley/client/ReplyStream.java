@@ -64,9 +64,10 @@ public final class ReplyStream extends ReplyView
         if (box == null) {
             take();
             box = new Box(new LinkedBlockingQueue<>());
-            follower.start(box);
+            follower.start(new Listening(box, 1));
+        } else {
+            follower.request(1);
         }
-        follower.request(1);
         Object signal = box.take(this);
         next = signal instanceof ReplyEvent event ? event : null;
         over = next == null;
@@ -90,7 +91,7 @@ public final class ReplyStream extends ReplyView
     public void listen(ReplyListener listener) {
         Objects.requireNonNull(listener);
         take();
-        follower.start(new Listening(listener));
+        follower.start(new Listening(listener, Long.MAX_VALUE));
     }
 
     /**
@@ -147,7 +148,7 @@ public final class ReplyStream extends ReplyView
     }
 
     /** What the thread that iterates waits for. */
-    private record Box(BlockingQueue<Object> signals) implements Flow.Subscriber<ReplyEvent> {
+    private record Box(BlockingQueue<Object> signals) implements ReplyListener {
         Object take(ReplyStream stream) {
             try {
                 return signals.take();
@@ -158,21 +159,19 @@ public final class ReplyStream extends ReplyView
         }
 
         @Override
-        public void onSubscribe(Flow.Subscription subscription) {}
+        public void onEvent(ReplyEvent event) { signals.add(event); }
 
         @Override
-        public void onNext(ReplyEvent event) { signals.add(event); }
+        public void onError(RuntimeException failure) { signals.add(failure); }
 
         @Override
-        public void onError(Throwable failure) { signals.add(failure); }
-
-        @Override
-        public void onComplete() { signals.add(END); }
+        public void onEnd() { signals.add(END); }
     }
 
-    private record Listening(ReplyListener listener) implements Flow.Subscriber<ReplyEvent> {
+    /** Asks for so many events at once. */
+    private record Listening(ReplyListener listener, long demand) implements Flow.Subscriber<ReplyEvent> {
         @Override
-        public void onSubscribe(Flow.Subscription subscription) { subscription.request(Long.MAX_VALUE); }
+        public void onSubscribe(Flow.Subscription subscription) { subscription.request(demand); }
 
         @Override
         public void onNext(ReplyEvent event) { listener.onEvent(event); }

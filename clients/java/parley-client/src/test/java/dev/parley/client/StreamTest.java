@@ -58,6 +58,7 @@ import java.util.concurrent.CompletableFuture;
 import java.util.concurrent.CountDownLatch;
 import java.util.concurrent.LinkedBlockingQueue;
 import java.util.concurrent.TimeUnit;
+import java.util.function.Supplier;
 import java.util.stream.IntStream;
 import java.util.stream.Stream;
 import org.junit.jupiter.api.AfterEach;
@@ -564,31 +565,55 @@ class StreamTest {
     }
 
     @Test
-    void anObserverIsToldOfCutsFirstTextAndEnd() throws InterruptedException {
+    void anObserverIsToldWhatTheReaderIsToldAndOfTheEnd() throws InterruptedException {
         BlockingQueue<String> told = new LinkedBlockingQueue<>();
-        ParleyObserver observer = new ParleyObserver() {
-            @Override
-            public void firstText(Duration sinceStart) { told.add("first text"); }
+        Supplier<ReplyListener> observer = () -> {
+            told.add("started");
+            return new ReplyListener() {
+                @Override
+                public void onEvent(ReplyEvent event) { told.add(event.getClass().getSimpleName()); }
 
-            @Override
-            public void reconnecting(ParleyException error) { told.add("cut " + error.code()); }
+                @Override
+                public void onEnd() { told.add("end"); }
 
-            @Override
-            public void streamEnded(String outcome, Duration sinceStart) { told.add("end " + outcome); }
+                @Override
+                public void onError(RuntimeException failure) { told.add(failure.getClass().getSimpleName()); }
+            };
         };
         try (ParleyClient watched = builder().observer(observer).build()) {
             server.cut(3, abort(Status.Code.UNAVAILABLE));
-            read(watched.streamReply("Hi"));
+            List<String> expected = new ArrayList<>(List.of("started"));
+            watched.streamReply("Hi").forEachRemaining(event -> expected.add(event.getClass().getSimpleName()));
+            assertTrue(expected.contains("Reconnecting"), expected.toString());
+            expected.add("end");
+            assertNext(expected, told);
             server.script(refusal(Status.Code.NOT_FOUND, "MODEL_NOT_FOUND"));
             assertThrows(ModelNotFoundException.class, () -> read(watched.streamReply("Hi")));
+            assertNext(List.of("started", "ModelNotFoundException"), told);
             try (ReplyStream left = watched.streamReply("Hi")) {
                 left.next();
             }
+            assertNext(List.of("started", "Accepted", "end"), told);
             watched.streamReply("Hi").close();
         }
-        for (String expected : List.of("first text", "cut UNAVAILABLE", "end STOP", "end MODEL_NOT_FOUND", "end LEFT")) {
-            assertEquals(expected, told.poll(5, TimeUnit.SECONDS));
-        }
         assertTrue(told.isEmpty(), told.toString());
+    }
+
+    @Test
+    void anObserverThatThrowsHarmsNoReader() {
+        List<Supplier<ReplyListener>> observers = List.of(
+                () -> { throw new IllegalStateException("no observer"); },
+                () -> event -> { throw new IllegalStateException("no event"); });
+        for (var observer : observers) {
+            try (ParleyClient watched = builder().observer(observer).build()) {
+                assertEquals(WHOLE, read(watched.streamReply("Hi")));
+            }
+        }
+    }
+
+    private static void assertNext(List<String> expected, BlockingQueue<String> told) throws InterruptedException {
+        for (String each : expected) {
+            assertEquals(each, told.poll(5, TimeUnit.SECONDS));
+        }
     }
 }

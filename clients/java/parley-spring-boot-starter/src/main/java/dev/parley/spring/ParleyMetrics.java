@@ -1,13 +1,17 @@
 package dev.parley.spring;
 
-import dev.parley.client.ParleyObserver;
+import dev.parley.client.ReplyEvent;
+import dev.parley.client.ReplyEvent.Finished;
+import dev.parley.client.ReplyEvent.Reconnecting;
+import dev.parley.client.ReplyEvent.Text;
+import dev.parley.client.ReplyListener;
 import dev.parley.client.errors.ParleyException;
 import io.micrometer.core.instrument.MeterRegistry;
 import io.micrometer.core.instrument.Timer;
-import java.time.Duration;
+import java.util.function.Supplier;
 
 /** Meters of streams: {@code parley.stream}, {@code parley.stream.first.text} and {@code parley.stream.reconnects}. */
-final class ParleyMetrics implements ParleyObserver {
+final class ParleyMetrics implements Supplier<ReplyListener> {
     private final MeterRegistry registry;
     private final Timer firstText;
 
@@ -20,15 +24,37 @@ final class ParleyMetrics implements ParleyObserver {
     }
 
     @Override
-    public void firstText(Duration sinceStart) { firstText.record(sinceStart); }
+    public ReplyListener get() { return new OneStream(); }
 
-    @Override
-    public void reconnecting(ParleyException error) {
-        registry.counter("parley.stream.reconnects", "code", error.code().name(), "reason", error.reason()).increment();
-    }
+    private final class OneStream implements ReplyListener {
+        private final Timer.Sample sample = Timer.start(registry);
+        private String outcome = "LEFT";
+        private boolean spoke;
 
-    @Override
-    public void streamEnded(String outcome, Duration sinceStart) {
-        registry.timer("parley.stream", "outcome", outcome).record(sinceStart);
+        @Override
+        public void onEvent(ReplyEvent event) {
+            if (event instanceof Reconnecting cut) {
+                var error = cut.error();
+                registry.counter("parley.stream.reconnects", "code", error.code().name(), "reason", error.reason())
+                        .increment();
+            } else if (event instanceof Text && !spoke) {
+                spoke = true;
+                sample.stop(firstText);
+            } else if (event instanceof Finished end) {
+                outcome = end.reason();
+            }
+        }
+
+        @Override
+        public void onError(RuntimeException failure) {
+            if (failure instanceof ParleyException error) {
+                outcome = error.reason().isEmpty() ? error.code().name() : error.reason();
+            }
+            onEnd();
+        }
+
+        /** A reader that has left before the end brings no other outcome. */
+        @Override
+        public void onEnd() { sample.stop(registry.timer("parley.stream", "outcome", outcome)); }
     }
 }
