@@ -27,11 +27,11 @@ import java.util.concurrent.Future;
  * engine below the iterator, the listener and the publisher.
  *
  * <p>All its state is touched in {@code turns} alone, one task at a time, on whatever thread brought the task: that makes
- * signals serial and keeps a subscriber that asks for more within a signal from recursing. It reads at most {@link #AHEAD}
- * chunks ahead of its subscriber; beyond them HTTP/2's flow control holds the server back.
+ * signals serial and keeps a subscriber that asks for more within a signal from recursing. At most {@link #AHEAD_BYTES} and
+ * one chunk wait for the subscriber; beyond them HTTP/2's flow control holds the server back.
  */
 final class Follower implements Flow.Subscription {
-    private static final int AHEAD = 16;
+    private static final int AHEAD_BYTES = 64 * 1024;
     /** How long a call may take to say its status after its terminal chunk, before it is dropped. */
     private static final Duration FAREWELL = Duration.ofSeconds(1);
 
@@ -112,14 +112,13 @@ final class Follower implements Flow.Subscription {
             if (attempt == null) {
                 attempt = attach();
             }
-            Object next = attempt.inbox.poll();
-            if (next instanceof TokenChunk chunk) {
-                take(chunk);
-            } else if (next instanceof Failure cut) {
-                cut(cut);
-            } else {
-                attempt.askForMore();
+            Object next = attempt.poll();
+            if (next == null) {
                 return;
+            } else if (next instanceof TokenChunk chunk) {
+                take(chunk);
+            } else {
+                cut((Failure) next);
             }
         }
     }
@@ -244,9 +243,10 @@ final class Follower implements Flow.Subscription {
 
     /** One call, and what it has brought that nobody has taken yet: chunks, then the failure that ended it. */
     private final class Attempt extends ClientCall.Listener<TokenChunk> {
-        final Queue<Object> inbox = new ArrayDeque<>();
+        private final Queue<Object> inbox = new ArrayDeque<>();
         private final ClientCall<?, TokenChunk> call;
-        private int asked;
+        private long bytes;
+        private boolean asked;
         private Future<?> silence;
 
         <Q> Attempt(MethodDescriptor<Q, TokenChunk> method, Q message) {
@@ -259,20 +259,22 @@ final class Follower implements Flow.Subscription {
             silence = later(connection.settings.silence(), this::checkSilence);
         }
 
-        void askForMore() {
-            if (asked == 0) {
-                asked = AHEAD;
-                call.request(AHEAD);
+        Object poll() {
+            Object next = inbox.poll();
+            bytes -= next instanceof TokenChunk chunk ? chunk.getSerializedSize() : 0;
+            askForMore();
+            return next;
+        }
+
+        private void askForMore() {
+            if (!asked && bytes < AHEAD_BYTES) {
+                asked = true;
+                call.request(1);
             }
         }
 
         @Override
-        public void onMessage(TokenChunk chunk) {
-            turns.execute(() -> {
-                asked--;
-                receive(chunk);
-            });
-        }
+        public void onMessage(TokenChunk chunk) { turns.execute(() -> receive(chunk)); }
 
         @Override
         public void onClose(Status status, Metadata trailers) {
@@ -286,6 +288,11 @@ final class Follower implements Flow.Subscription {
             if (attempt == this) {
                 waitingSince = System.nanoTime();
                 inbox.add(received);
+                if (received instanceof TokenChunk chunk) {
+                    asked = false;
+                    bytes += chunk.getSerializedSize();
+                    askForMore();
+                }
                 drain();
             }
         }
@@ -310,7 +317,6 @@ final class Follower implements Flow.Subscription {
         /** The status repeats what the terminal chunk said; waiting for it spares the server a cancellation. */
         void sayFarewell() {
             silence.cancel(false);
-            call.request(AHEAD);
             connection.later(FAREWELL, () -> call.cancel("no status after the reply's end", null));
         }
     }

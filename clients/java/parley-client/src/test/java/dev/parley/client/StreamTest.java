@@ -14,6 +14,7 @@ import static dev.parley.client.testing.ScriptedServer.refusal;
 import static org.junit.jupiter.api.Assertions.assertEquals;
 import static org.junit.jupiter.api.Assertions.assertFalse;
 import static org.junit.jupiter.api.Assertions.assertInstanceOf;
+import static org.junit.jupiter.api.Assertions.assertNotNull;
 import static org.junit.jupiter.api.Assertions.assertSame;
 import static org.junit.jupiter.api.Assertions.assertThrows;
 import static org.junit.jupiter.api.Assertions.assertTrue;
@@ -47,6 +48,14 @@ import dev.parley.v1.ReplyRequest;
 import dev.parley.v1.ResumeReplyRequest;
 import dev.parley.v1.StreamOptions;
 import dev.parley.v1.TokenChunk;
+import io.grpc.CallOptions;
+import io.grpc.Channel;
+import io.grpc.ClientCall;
+import io.grpc.ClientInterceptor;
+import io.grpc.ForwardingClientCall.SimpleForwardingClientCall;
+import io.grpc.ForwardingClientCallListener.SimpleForwardingClientCallListener;
+import io.grpc.Metadata;
+import io.grpc.MethodDescriptor;
 import io.grpc.Status;
 import java.time.Duration;
 import java.util.ArrayList;
@@ -58,6 +67,7 @@ import java.util.concurrent.CompletableFuture;
 import java.util.concurrent.CountDownLatch;
 import java.util.concurrent.LinkedBlockingQueue;
 import java.util.concurrent.TimeUnit;
+import java.util.concurrent.atomic.AtomicInteger;
 import java.util.function.Supplier;
 import java.util.stream.IntStream;
 import java.util.stream.Stream;
@@ -562,6 +572,60 @@ class StreamTest {
                         CancelRequest.newBuilder().setRequestId("r1").setReason("early").build(),
                         CancelRequest.newBuilder().setReplyId("reply-1").setReason("enough").build()),
                 server.calls.stream().filter(call -> call.method.equals("Cancel")).map(call -> call.request).toList());
+    }
+
+    @Test
+    void aServerThatIsNotThereIsNamed() {
+        var never = new Backoff(Duration.ofMillis(1), Duration.ofMillis(1), Duration.ZERO);
+        try (ParleyClient lost = ParleyClient.builder("127.0.0.1:1").backoff(never).build()) {
+            var told = assertThrows(UnavailableException.class, () -> read(lost.streamReply("Hi")));
+            assertTrue(told.getMessage().contains("Connection refused: /127.0.0.1:1"), told.getMessage());
+        }
+    }
+
+    @Test
+    void largeChunksAreReadAheadOneAtATime() throws InterruptedException {
+        String large = "x".repeat(100_000);
+        server.chunks(request -> List.of(accepted(0), text(1, large), text(2, large), text(3, large), finished(4)));
+        var asked = new AtomicInteger();
+        var came = new LinkedBlockingQueue<Object>();
+        try (ParleyClient slow = builder().channel(channel -> channel.intercept(counting(asked, came))).build();
+                ReplyStream stream = slow.streamReply("Hi")) {
+            assertInstanceOf(Accepted.class, stream.next());
+            for (int count = 1; count <= 2; count++) {
+                assertNotNull(came.poll(5, TimeUnit.SECONDS));
+            }
+            assertEquals(2, asked.get(), "not for what comes after a large one");
+            stream.next();
+            assertNotNull(came.poll(5, TimeUnit.SECONDS));
+            assertEquals(3, asked.get());
+        }
+    }
+
+    private static ClientInterceptor counting(AtomicInteger asked, BlockingQueue<Object> came) {
+        return new ClientInterceptor() {
+            @Override
+            public <Q, A> ClientCall<Q, A> interceptCall(MethodDescriptor<Q, A> method, CallOptions options, Channel next) {
+                return new SimpleForwardingClientCall<>(next.newCall(method, options)) {
+                    @Override
+                    public void request(int count) {
+                        asked.addAndGet(count);
+                        super.request(count);
+                    }
+
+                    @Override
+                    public void start(Listener<A> listener, Metadata headers) {
+                        super.start(new SimpleForwardingClientCallListener<>(listener) {
+                            @Override
+                            public void onMessage(A message) {
+                                super.onMessage(message);
+                                came.add(message);
+                            }
+                        }, headers);
+                    }
+                };
+            }
+        };
     }
 
     @Test

@@ -9,6 +9,8 @@ import java.util.EnumSet;
 import java.util.Map;
 import java.util.Optional;
 import java.util.Set;
+import java.util.stream.Collectors;
+import java.util.stream.Stream;
 
 /** What is known of a failed call or reply, and {@linkplain #toException which exception} it is. */
 public record Failure(
@@ -38,7 +40,11 @@ public record Failure(
             }
         }
         Status.Code code = status.getCode();
-        String message = status.getDescription() == null ? code.name() : status.getDescription();
+        // gRPC says "io exception" alone, and its cause which one.
+        var cause = Optional.ofNullable(status.getCause()).map(Throwable::getMessage);
+        String message = Stream.of(Optional.ofNullable(status.getDescription()), cause)
+                .flatMap(Optional::stream).distinct().collect(Collectors.joining(": "));
+        message = message.isEmpty() ? code.name() : message;
         return new Failure(message, "", code, RETRYABLE.contains(code), Optional.empty(), Map.of());
     }
 
