@@ -304,8 +304,10 @@ async def test_a_takeover_ends_what_is_left_locked_by_a_lease_that_runs_out_mean
     left = await named(empty_database, "dead")
     await left.execute(f"BEGIN; SELECT id FROM reply WHERE id = '{locked.id}' FOR UPDATE")
     between("SELECT replica.id", lambda store: store.hold_lease("dead", 0.0))
-    assert {each.reply.id for each in await stores[0].take_over("me", 10)} == {locked.id, free.id}
-    left.terminate()
+    try:
+        assert {each.reply.id for each in await stores[0].take_over("me", 10)} == {locked.id, free.id}
+    finally:
+        left.terminate()  # so that a failure lets the database go
 
 
 async def test_a_takeover_leaves_transactions_of_the_living_alone(stores, empty_database, ask):
