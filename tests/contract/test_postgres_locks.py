@@ -63,6 +63,22 @@ def ask(postgres):
     return ask
 
 
+@pytest.fixture
+async def named(empty_database):
+    """Opens connections as a replica's are. A test that fails lets the database go: they end with it."""
+    made: list[asyncpg.Connection] = []
+
+    async def connect(replica_id: str) -> asyncpg.Connection:
+        settings = {"application_name": connection_name(replica_id)}
+        url = empty_database.replace("+asyncpg", "")
+        made.append(await asyncpg.connect(url, ssl=False, server_settings=settings))
+        return made[-1]
+
+    yield connect
+    for each in made:
+        each.terminate()
+
+
 @asynccontextmanager
 async def before_commit(store, calling, *, lane: bool = False):
     """A call that has done all but its commit, which it does at the end of the `with`."""
@@ -282,12 +298,12 @@ async def test_a_takeover_passes_over_a_reply_that_is_being_ended(stores):
 
 @pytest.mark.parametrize("table", ["reply", "replica"])
 @pytest.mark.parametrize("parsing", [False, True])
-async def test_a_takeover_ends_what_a_dead_replica_has_left_locked(stores, empty_database, ask, table, parsing):
+async def test_a_takeover_ends_what_a_dead_replica_has_left_locked(stores, ask, named, table, parsing):
     """Its process stands still in the midst of a transaction, perhaps between the Parse and the Bind of a statement."""
     store = stores[0]
     await store.hold_lease("dead", 0.3)
     reply = await owned_by(store, "dead")
-    left = await named(empty_database, "dead")
+    left = await named("dead")
     await left.execute(f"BEGIN; SELECT id FROM {table} FOR UPDATE")
     if parsing:
         await left.prepare("SELECT 1")
@@ -295,38 +311,27 @@ async def test_a_takeover_ends_what_a_dead_replica_has_left_locked(stores, empty
     taken_over = await until(lambda: store.take_over("me", 10), "the reply is taken over")
     assert [each.reply for each in taken_over] == [taken(reply, "me")]
     await until(lambda: none_named(ask, "dead"), "its connection is ended")
-    left.terminate()
 
 
-async def test_a_takeover_ends_what_is_left_locked_by_a_lease_that_runs_out_meanwhile(stores, empty_database, between):
+async def test_a_takeover_ends_what_is_left_locked_by_a_lease_that_runs_out_meanwhile(stores, between, named):
     await stores[0].hold_lease("dead", LONG_S)
     locked, free = [await owned_by(stores[0], "dead") for _ in range(2)]
-    left = await named(empty_database, "dead")
+    left = await named("dead")
     await left.execute(f"BEGIN; SELECT id FROM reply WHERE id = '{locked.id}' FOR UPDATE")
     between("SELECT replica.id", lambda store: store.hold_lease("dead", 0.0))
-    try:
-        assert {each.reply.id for each in await stores[0].take_over("me", 10)} == {locked.id, free.id}
-    finally:
-        left.terminate()  # so that a failure lets the database go
+    assert {each.reply.id for each in await stores[0].take_over("me", 10)} == {locked.id, free.id}
 
 
-async def test_a_takeover_leaves_transactions_of_the_living_alone(stores, empty_database, ask):
+async def test_a_takeover_leaves_transactions_of_the_living_alone(stores, named):
     await stores[0].hold_lease("alive", LONG_S)
     await stores[0].hold_lease("late", OVER_S)
     reply = await owned_by(stores[0], "late")
-    others = [await named(empty_database, name) for name in ("alive", "late", "unknown")]
+    others = [await named(name) for name in ("alive", "late", "unknown")]
     for each in others:
         await each.execute("BEGIN")  # that of the late one comes after its lease, so it may be a renewal
     assert [each.reply.id for each in await stores[0].take_over("me", 10)] == [reply.id]
     for each in others:
         assert await each.fetchval("SELECT 1") == 1
-        await each.close()
-
-
-async def named(url: str, replica_id: str) -> asyncpg.Connection:
-    """A connection as a replica's are."""
-    settings = {"application_name": connection_name(replica_id)}
-    return await asyncpg.connect(url.replace("+asyncpg", ""), ssl=False, server_settings=settings)
 
 
 async def none_named(ask, replica_id: str) -> bool:

@@ -54,12 +54,12 @@ final class Connection {
 
     private boolean isClosed() { return shared.closed.getCount() == 0; }
 
-    /** What every call fails with once the client is shared.closed. */
+    /** What every call fails with once the client is closed. */
     static UnavailableException closedException() {
         return new UnavailableException(Failure.unavailable("the client is closed", false));
     }
 
-    /** Ends every call, then the shared.threads. */
+    /** Ends every call, then the threads. */
     void close() {
         shared.closed.countDown();
         shared.followers.forEach(follower -> follower.fail(closedException()));
