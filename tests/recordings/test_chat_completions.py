@@ -1,0 +1,148 @@
+"""Recorded streams of real vendors, read by the shipped provider: what they say, however their bytes were cut.
+
+`PARLEY_RECORDINGS` names their folder; `tests/recordings/folder.py` says what it must hold.
+"""
+
+import pytest
+from parley_server.errors import ProviderError
+from parley_server.providers.openai_wire import ChunkReader
+
+from tests.integration.providers.recording import RecordingSink, prompt, provider_at
+from tests.recordings.cuts import ends_of_events, escaped, ways_to_cut, with_crlf
+from tests.recordings.folder import VARIABLE, chat_completions, differences, recordings
+from tests.recordings.plain import Outcome, PlainReading, events_of, plain_reading
+from tests.upstream import Close, Raw, Script, Upstream
+
+FOLDER = recordings()
+if FOLDER is None:
+    pytest.skip(f"{VARIABLE} names no folder of recorded answers", allow_module_level=True)
+
+STREAMS = chat_completions(FOLDER)
+HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nConnection: close\r\nTransfer-Encoding: chunked\r\n\r\n"
+
+each_stream = pytest.mark.parametrize("name", STREAMS)
+
+
+def test_the_folder_holds_what_is_expected():
+    assert differences(FOLDER) == []
+
+
+@each_stream
+async def test_read_whole_over_a_socket(name):
+    """As chunks behind the head, and with the head and the end in one write."""
+    body = STREAMS[name].read_bytes()
+    one_write = HEAD + b"%x\r\n%s\r\n0\r\n\r\n" % (len(body), body)
+    for script in (Script([body]), Script(before_head=[Raw(one_write), Close()])):
+        assert await _over_a_socket(script) == plain_reading(body)
+
+
+@each_stream
+async def test_a_connection_that_breaks_before_the_terminator_is_a_failure(name):
+    body = STREAMS[name].read_bytes()
+    readings = _readings(body)
+    incomplete = [place for place, reading in readings if reading.end == "PROVIDER_TRUNCATED"]
+    cut = body[: incomplete[-1]]
+    read = await _over_a_socket(Script([cut, Close()]))
+    assert (read.end, read.text, read.reasoning) == ("PROVIDER_TRUNCATED", *_said(plain_reading(cut)))
+
+
+@each_stream
+def test_the_same_however_it_is_cut(name):
+    body = STREAMS[name].read_bytes()
+    expected = plain_reading(body)
+    for form, same in (("", body), ("CR LF, ", with_crlf(body)), ("escaped, ", escaped(body))):
+        if form and same == body:
+            continue
+        whole, runs = _fed([same])
+        assert whole == expected, f"{form}whole"
+        for way, reads in ways_to_cut(same, seed=name):
+            assert _fed(reads) == (expected, runs), form + way
+
+
+@each_stream
+def test_never_complete_before_its_terminator(name):
+    """Of the thousands of events of two streams, each of the last hundred and every fourth one before."""
+    body = STREAMS[name].read_bytes()
+    readings = list(_readings(body))
+    if len(readings) > 1000:
+        readings = readings[:-100:4] + readings[-100:]
+    for place, expected in readings:
+        read, _ = _fed([body[:place]])
+        assert (read.end, *_said(read)) == (expected.end, *_said(expected)), f"ended after {place} bytes"
+
+
+def _readings(body):
+    """The plain reading of every beginning of the body that ends with an event."""
+    reading = PlainReading()
+    start = 0
+    for end in ends_of_events(body):
+        for data in events_of(body[start:end]):
+            reading.add(data)
+        start = end
+        yield end, reading.outcome()
+
+
+async def _over_a_socket(script):
+    """What the shipped provider makes of the script."""
+    sink = RecordingSink()
+    async with Upstream() as upstream:
+        upstream.reply_with(script)
+        provider = provider_at(upstream.url)
+        try:
+            finish = await provider.generate(prompt(), sink)
+        except ProviderError as error:
+            return _outcome(sink, error.reason)
+        finally:
+            await provider.close()
+    return _outcome(sink, finish.reason, finish.provider_reason)
+
+
+def _fed(reads):
+    """What the reader makes of a body that comes in these reads, and what it pushed, neighbours of a kind joined."""
+    sink = RecordingSink()
+    done = []
+    reader = ChunkReader("acme", sink, on_finish=lambda: None, on_done=lambda: done.append(True))
+    try:
+        for read in reads:
+            if not done:
+                reader.feed(read)
+        finish = reader.end()
+    except ProviderError as error:
+        return _outcome(sink, error.reason), _runs(sink)
+    return _outcome(sink, finish.reason, finish.provider_reason), _runs(sink)
+
+
+def _said(outcome):
+    return outcome.text, outcome.reasoning
+
+
+def _runs(sink):
+    """What was pushed, in order: texts, reasoning and arguments of a call that follow one another are one."""
+    runs = []
+    for kind, *pushed in sink.events:
+        key = (kind, pushed[0]) if kind == "tool_call" else (kind,)
+        piece = pushed[-1]
+        if kind == "usage" or not piece:
+            continue
+        if runs and runs[-1][0] == key:
+            runs[-1][1] += piece
+        else:
+            runs.append([key, piece])
+    return runs
+
+
+def _outcome(sink, end, word=""):
+    calls = {}
+    for kind, *pushed in sink.events:
+        if kind == "tool_call":
+            index, call_id, name, arguments = pushed
+            known = calls.setdefault(index, (call_id, name, ""))
+            calls[index] = (*known[:2], known[2] + arguments)
+    counted = sink.counted[-1] if sink.counted else None
+    counts = counted and (
+        counted.prompt_tokens,
+        counted.cached_prompt_tokens,
+        counted.completion_tokens,
+        counted.reasoning_tokens,
+    )
+    return Outcome(sink.content, sink.reasoning_content, tuple(calls.values()), end=str(end), word=word, counts=counts)
