@@ -11,19 +11,12 @@ from dataclasses import dataclass, field
 from typing import Any
 
 WORDS = {
-    "STOP": {"stop", "eos", "end_turn", "stop_sequence", "completed"},
-    "MAX_TOKENS": {
-        "length",
-        "max_tokens",
-        "model_length",
-        "max_output_tokens",
-        "continuation",
-        "model_context_window_exceeded",
-    },
-    "TOOL_CALLS": {"tool_calls", "function_call", "tool_use"},
-    "CONTENT_FILTER": {"content_filter", "sensitive", "refusal", "safety"},
-    "PROVIDER_UNAVAILABLE": {"error", "network_error", "insufficient_system_resource"},
-    "PROVIDER_TRUNCATED": {"abort"},
+    "STOP": "stop eos end_turn stop_sequence completed",
+    "MAX_TOKENS": "length max_tokens model_length max_output_tokens continuation model_context_window_exceeded",
+    "TOOL_CALLS": "tool_calls function_call tool_use",
+    "CONTENT_FILTER": "content_filter sensitive refusal safety",
+    "PROVIDER_UNAVAILABLE": "error network_error insufficient_system_resource",
+    "PROVIDER_TRUNCATED": "abort",
 }
 """What finish words mean, in lower case: a reason to finish, or a failure."""
 COUNT_LIMIT = 10**8
@@ -68,9 +61,18 @@ class PlainReading:
     failure: str = ""
     usage: dict[str, int] = field(default_factory=dict)
     by_index: dict[Any, Call] = field(default_factory=dict)
+    events: int = 0
+    garbage: bool = False
+
+    def add_all(self, part: bytes) -> None:
+        """Take whole events as they stand in the body."""
+        self.garbage = self.garbage or has_garbage(part)
+        for data in events_of(part):
+            self.add(data)
 
     def add(self, data: str) -> None:
         """Take the data of the next event."""
+        self.events += 1
         if self.done or self.failure:
             return
         if data.strip() == "[DONE]":
@@ -101,8 +103,9 @@ class PlainReading:
             return self.failure, ""
         word = self.word or ("[DONE]" if self.done and has_counts else "")
         if not word:
-            return "PROVIDER_TRUNCATED", ""
-        end = next((end for end, words in WORDS.items() if word.lower() in words), "OTHER")
+            understood = self.events or not self.garbage
+            return ("PROVIDER_TRUNCATED" if understood else "PROVIDER_MALFORMED"), ""
+        end = next((end for end, words in WORDS.items() if word.lower() in words.split()), "OTHER")
         if word == "[DONE]":
             end = "STOP"
         if end in {"STOP", "OTHER"} and calls:
@@ -177,20 +180,28 @@ class PlainReading:
 def plain_reading(body: bytes) -> Outcome:
     """What a whole body says."""
     reading = PlainReading()
-    for data in events_of(body):
-        reading.add(data)
+    reading.add_all(body)
     return reading.outcome()
 
 
 def events_of(body: bytes) -> list[str]:
     """The data of each event of a body, by the rules of server-sent events; an event without data is left out."""
-    lines = body.decode().replace("\r\n", "\n").replace("\r", "\n")
     events = []
-    for block in lines.split("\n\n"):
+    for block in _with_lf(body).split("\n\n"):
         data = [line[5:].removeprefix(" ") for line in block.split("\n") if line.startswith("data:")]
         if data:
             events.append("\n".join(data))
     return events
+
+
+def has_garbage(body: bytes) -> bool:
+    """Whether there are lines that are no comment and no field of an event."""
+    known = {"", "data", "event", "id", "retry"}  # a comment begins with a colon
+    return any(line.partition(":")[0] not in known for line in _with_lf(body).split("\n"))
+
+
+def _with_lf(body: bytes) -> str:
+    return body.decode().replace("\r\n", "\n").replace("\r", "\n")
 
 
 def _reasoning_of(delta: dict[str, Any], parts: list[dict[str, Any]]) -> str:

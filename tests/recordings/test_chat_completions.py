@@ -10,7 +10,7 @@ from parley_server.providers.openai_wire import ChunkReader
 from tests.integration.providers.recording import RecordingSink, prompt, provider_at
 from tests.recordings.cuts import ends_of_events, escaped, ways_to_cut, with_crlf
 from tests.recordings.folder import VARIABLE, chat_completions, differences, recordings
-from tests.recordings.plain import Outcome, PlainReading, events_of, plain_reading
+from tests.recordings.plain import Outcome, PlainReading, plain_reading
 from tests.upstream import Close, Raw, Script, Upstream
 
 FOLDER = recordings()
@@ -76,8 +76,7 @@ def _readings(body):
     reading = PlainReading()
     start = 0
     for end in ends_of_events(body):
-        for data in events_of(body[start:end]):
-            reading.add(data)
+        reading.add_all(body[start:end])
         start = end
         yield end, reading.outcome()
 
