@@ -65,7 +65,10 @@ def _replies_of(dialect: str) -> Select[Any]:
 
 @cache
 def _unanswered(dialect: str) -> Select[Any]:
-    """Replies below these messages that ended without a message, newest first. Reads all replies of the conversation."""
+    """Replies that follow these messages and ended without a message of their own, newest first.
+
+    Reads all replies of the conversation (3 ms for 1,000 of them): no index has the message that a reply follows.
+    """
     return (
         select(reply.c.id, reply.c.parent_message_id, reply.c.create_time_us)
         .where(
@@ -180,7 +183,7 @@ def _message_bytes(row: AnyRow) -> int:
 
 
 class _Gap(Value, frozen=True):
-    """A place below a message (empty: the root) where a reply may have ended without a message, accepted before then."""
+    """Where a reply may have ended without a message: after its parent (empty: first), accepted before this time."""
 
     parent_id: str
     before_us: int = LATEST_US
@@ -189,8 +192,8 @@ class _Gap(Value, frozen=True):
 def _places_of_branch(messages: Iterable[Message], leaf: str | None) -> Iterator[str | _Gap]:
     """From the newest on: the id of the reply that wrote a message, or a gap. `leaf` is None on later pages.
 
-    A gap lies below the leaf, and above each message that its caller wrote: above an answer there is none, since a reply
-    that failed in that place is another branch.
+    A gap lies after the leaf, and before each message that is no answer. Before an answer there is none, since a reply
+    that failed there belongs to a branch of its own.
     """
     if leaf is not None:
         yield _Gap(leaf)
