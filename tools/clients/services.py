@@ -55,7 +55,7 @@ class Method:
     """A call. `returns` is a message's name, or empty; `item` the field of the answer that is returned in its place.
 
     `key` says whether a request has an idempotency key, `mask` which fields of a message it may name, `paged` that the
-    items come in pages; without an `item` the pages are returned. What is not `repeatable` is not tried again after a cut.
+    items come in pages; without an `item` the pages are returned. What is not `repeatable` is called once, cut or not.
     """
 
     service: str
