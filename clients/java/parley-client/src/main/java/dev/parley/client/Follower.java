@@ -166,7 +166,8 @@ final class Follower implements Flow.Subscription {
         drop();
         ParleyException error = cause.toException();
         boolean again = mayAttachAgain(error);
-        Optional<Duration> delay = again ? patience.failed(error.retryAfter()) : Optional.empty();
+        boolean reached = connection.reach().reached();
+        Optional<Duration> delay = again ? patience.failed(error.retryAfter(), reached) : Optional.empty();
         if (delay.isPresent()) {
             pause = later(delay.get(), () -> {
                 pause = null;
@@ -256,7 +257,9 @@ final class Follower implements Flow.Subscription {
             made.start(this, new Metadata());
             made.sendMessage(message);
             made.halfClose();
-            silence = later(connection.settings.silence(), this::checkSilence);
+            silence = connection.reach().reached()
+                    ? later(connection.settings.silence(), this::checkSilence)
+                    : later(patience.unreached(), this::checkReached);
         }
 
         Object poll() {
@@ -280,7 +283,7 @@ final class Follower implements Flow.Subscription {
         public void onClose(Status status, Metadata trailers) {
             var ended = status.isOk()
                     ? Failure.unavailable("the stream ended without the reply's end", true)
-                    : Failure.of(status, trailers);
+                    : connection.failureOf(status, trailers);
             turns.execute(() -> receive(ended));
         }
 
@@ -294,6 +297,17 @@ final class Follower implements Flow.Subscription {
                     askForMore();
                 }
                 drain();
+            }
+        }
+
+        private void checkReached() {
+            if (attempt != this) {
+                return;
+            }
+            if (connection.reach().reached()) {
+                checkSilence();
+            } else {
+                cut(connection.reach().unavailable());
             }
         }
 
