@@ -163,8 +163,9 @@ final class Follower implements Flow.Subscription {
     }
 
     private void cut(Failure cause) {
-        drop();
         ParleyException error = cause.toException();
+        error.initCause(attempt.origin);
+        drop();
         boolean again = mayAttachAgain(error);
         boolean reached = connection.reach().reached();
         Optional<Duration> delay = again ? patience.failed(error.retryAfter(), reached) : Optional.empty();
@@ -175,8 +176,10 @@ final class Follower implements Flow.Subscription {
             });
             emit(new ReplyEvent.Reconnecting(patience.attempts(), delay.get(), error));
         } else if (again && transcript.accepted() != null) {
-            end(new ConnectionLostException(
-                    cause.worthAnotherAttempt(), transcript.replyId(), transcript.sequence(), transcript.text()));
+            var lost = new ConnectionLostException(
+                    cause.worthAnotherAttempt(), transcript.replyId(), transcript.sequence(), transcript.text());
+            lost.initCause(error);
+            end(lost);
         } else {
             end(error);
         }
@@ -249,6 +252,8 @@ final class Follower implements Flow.Subscription {
         private long bytes;
         private boolean asked;
         private Future<?> silence;
+        /** What the transport says of the end of the call; null before, and after a good end. */
+        private Throwable origin;
 
         <Q> Attempt(MethodDescriptor<Q, TokenChunk> method, Q message) {
             var limit = Connection.options(connection.settings.attemptTimeout());
@@ -284,7 +289,10 @@ final class Follower implements Flow.Subscription {
             var ended = status.isOk()
                     ? Failure.unavailable("the stream ended without the reply's end", true)
                     : connection.failureOf(status, trailers);
-            turns.execute(() -> receive(ended));
+            turns.execute(() -> {
+                origin = status.isOk() ? null : status.asRuntimeException(trailers);
+                receive(ended);
+            });
         }
 
         private void receive(Object received) {

@@ -61,6 +61,7 @@ class NoServerTest {
             for (ReplyEvent event : events) {
                 var cut = (Reconnecting) event;
                 assertEquals(sentence(address), cut.error().getMessage());
+                assertTrue(cut.error().getCause().getCause().getMessage().contains("Connection refused"), "the cause has it");
                 assertEquals(0, cut.delay().toNanos() % 1_000_000, "whole milliseconds");
             }
         }
