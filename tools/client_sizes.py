@@ -22,8 +22,8 @@ GENERATED = re.compile(r"(#|//) Generated .*Do not edit")
 CONCERNS = ("stream", "errors", "calls", "types")
 _CONCERN_OF = {
     "errors": r"_?(error|errors|status)|Failure|.*Exception",
-    "stream": r"_?(stream|transcript|backoff|connection|wire|call)|Follower|ReplyStream|ReplySubscription|ReplyListener"
-    r"|Transcript|Backoff|Patience|Connection|Threads",
+    "stream": r"_?(stream|transcript|backoff|connection|reach|wire|call)|Follower|ReplyStream|ReplySubscription"
+    r"|ReplyListener|Transcript|Backoff|Patience|Connection|Reach|Threads",
     "calls": r"_?(client|conversations)|ParleyClient|ParleyClientBuilder|Conversations|Pages|Identity|Settings",
 }
 _IMPORTS = {

@@ -97,7 +97,9 @@ def _check(options: argparse.Namespace) -> int:
     except NotConfigured as error:
         print(f"parley check: {error}", file=sys.stderr)
         return WRONG_CONFIGURATION
-    print(f"the configuration is valid: {len(settings.models)} models, {settings.server.default_model} by default")
+    count = len(settings.models)
+    models = "1 model" if count == 1 else f"{count} models"
+    print(f"the configuration is valid: {models}, {settings.server.default_model} by default")
     kind = "SQLite" if is_sqlite(settings.database_url) else "PostgreSQL"
     relay = f"Redis at {without_secrets(settings.redis_url)}" if settings.redis_url else "in process"
     print(f"database: {kind} at {without_secrets(settings.database_url)}; relay: {relay}; workers: {settings.workers}")

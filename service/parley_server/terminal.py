@@ -16,6 +16,7 @@ from parley import Backoff, Client, ParleyError, ReplyStream, RequestFields
 from parley.errors import DeadlineExceeded, Unavailable
 from parley.v1 import resources_pb2
 
+from parley_server.terminal_input import read_message
 from parley_server.terminal_screen import Answer, Outcome, Screen
 
 HELP: Final = """\
@@ -26,13 +27,17 @@ HELP: Final = """\
 /models         the models there are
 /retry          answer the last message anew
 /help           this text
+/script {...}   tell the scripted model what to answer, where that is the model in use
 /quit           leave (so do Ctrl-C and Ctrl-D at the prompt)
+A line that ends with \\ goes on in the next one; a line of \"""
+begins a message of several lines, and another one ends it.
 Ctrl-C while an answer is written stops it; what was written is kept."""
 
 _LISTED = 20
 _SHOWN_MESSAGES = 6
 _TITLE_CHARS = 60
 _PROBE_S = 5.0
+_NAMED_MODELS = 10
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,12 +99,18 @@ _STATUS: Final = {Outcome.COMPLETED: 0, Outcome.FAILED: 1, Outcome.STOPPED: 130,
 
 
 async def _probe(options: ChatOptions, key: str | None) -> list[resources_pb2.Model]:
-    """The server's models, or an error at once: whoever starts a chat must not wait for a server that is not there."""
+    """The server's models, or an error at once: whoever starts a chat must not wait for a server that is not there.
+
+    ValueError: the server has no model of the name that was asked for.
+    """
     backoff = Backoff(max_elapsed_s=0.0)
     async with Client(
         options.address, api_key=key, end_user=options.end_user, backoff=backoff, call_timeout_s=_PROBE_S
     ) as client:
-        return await client.models()
+        models = await client.models()
+    if options.model and (unknown := _unknown_model(options.model, models)):
+        raise ValueError(unknown)
+    return models
 
 
 async def _start(options: ChatOptions, key: str | None, *, screen: Screen) -> Session:
@@ -113,6 +124,19 @@ def _unreachable(error: ParleyError, address: str) -> str:
     return f"error: {error}"
 
 
+def _unknown_model(name: str, models: list[resources_pb2.Model]) -> str:
+    """Why a model of this name cannot be used; empty where it can."""
+    known = [model.alias for model in models]
+    if name in known:
+        return ""
+    more = ", ..." if len(known) > _NAMED_MODELS else ""
+    return f"there is no model {name!r}; there {_plural(len(known))}: {', '.join(known[:_NAMED_MODELS])}{more}"
+
+
+def _plural(count: int) -> str:
+    return "is 1" if count == 1 else f"are {count}"
+
+
 def _greet(screen: Screen, options: ChatOptions, models: list[resources_pb2.Model]) -> None:
     model = options.model or next((model.alias for model in models if model.is_default), "")
     screen.note(f"Parley at {options.address}{', model ' + model if model else ''}. /help lists the commands.")
@@ -122,20 +146,21 @@ def _converse(runner: asyncio.Runner, session: Session, *, screen: Screen) -> in
     is_typed = sys.stdin.isatty()
     if is_typed:
         with contextlib.suppress(ImportError):
-            importlib.import_module("readline")  # editing and history for input(), where the platform has it
+            # Editing and history for input(), where the platform has it; what is pasted is one message.
+            importlib.import_module("readline").parse_and_bind("set enable-bracketed-paste on")
     if session.conversation_id:
         _attempt(runner, session.open_conversation(session.conversation_id), screen=screen)
     while True:
         try:
-            line = input("> ") if is_typed else input()
+            message = read_message(input if is_typed else lambda _: input())
         except (EOFError, KeyboardInterrupt):
             if is_typed:
                 screen.line()
             break
-        if line.strip() == "/quit":
+        if message == "/quit":
             break
-        if line.strip():
-            _attempt(runner, session.take(line.strip()), screen=screen)
+        if message.strip():
+            _attempt(runner, session.take(message), screen=screen)
     return 1 if session.failures and not is_typed else 0
 
 
@@ -160,6 +185,7 @@ class Session:
         self.failures = 0
         self._screen = screen
         self._model = options.model
+        self._conversation_model = ""
         self._reasoning = options.reasoning
         self._last_message_id = ""
         self._listed: list[str] = []
@@ -173,11 +199,11 @@ class Session:
             "/help": self._help,
         }
 
-    async def take(self, line: str) -> None:
-        """Does what a line says: a command, or a message to the model. Raises a ParleyError of a command."""
-        name, _, argument = line.partition(" ")
-        if not name.startswith("/"):
-            await self.say(line)
+    async def take(self, message: str) -> None:
+        """Does what the user says: a command, or a message to the model. Raises a ParleyError of a command."""
+        name, argument = (*message.split(maxsplit=1), "")[:2]
+        if not name.startswith("/") or (name == "/script" and await self._is_scripted()):
+            await self.say(message)
         elif name in self._commands:
             await self._commands[name](argument.strip())
         else:
@@ -221,6 +247,7 @@ class Session:
         is_listed = which.isdecimal() and 1 <= int(which) <= len(self._listed)
         conversation = await self.client.conversations.get(self._listed[int(which) - 1] if is_listed else which)
         self.conversation_id = conversation.id
+        self._conversation_model = conversation.model
         self._screen.note(_words(conversation.title) or conversation.id)
         await self._show_messages(conversation.id)
         if conversation.active_reply_id:
@@ -258,10 +285,13 @@ class Session:
         return conversation_id
 
     async def _new(self, _: str) -> None:
-        self.conversation_id = self._last_message_id = ""
+        self.conversation_id = self._last_message_id = self._conversation_model = ""
         self._screen.note("a new conversation")
 
     async def _use_model(self, name: str) -> None:
+        if name and (unknown := _unknown_model(name, await self.client.models())):
+            self._screen.note(unknown)
+            return
         self._model = name
         self._screen.note(f"model: {name}" if name else "model: the conversation's own")
 
@@ -269,6 +299,16 @@ class Session:
         for model in await self.client.models():
             mark = "*" if model.alias == self._model or (model.is_default and not self._model) else " "
             self._screen.line(f"{mark} {model.alias}  ({model.provider} {model.provider_model})")
+
+    async def _is_scripted(self) -> bool:
+        """Whether the model in use is the scripted one, which reads what to answer from a message."""
+        used = self._model or self._conversation_model
+        models = await self.client.models()
+        return any(
+            "scripted" in (model.alias, model.provider, model.provider_model)
+            for model in models
+            if (model.alias == used if used else model.is_default)
+        )
 
     async def _help(self, _: str) -> None:
         self._screen.line(HELP)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import enum
+import os
 import re
 import signal
 from collections.abc import Callable, Iterator
@@ -26,8 +27,12 @@ from parley import (
     Text,
 )
 
+from parley_server.terminal_wrap import WordWrap
+
 # C0 and C1 controls but for tab and newline, and the marks that reverse the direction of text.
 _CONTROLS: Final = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
+
+_COLUMNS: Final = 80
 
 
 class Outcome(enum.Enum):
@@ -48,6 +53,7 @@ class Screen:
         self._is_terminal = out.isatty()
         self._notes = out if self._is_terminal else err
         self._at_line_start = True
+        self._wrap = WordWrap(self._columns)
 
     def text(self, piece: str) -> None:
         """A piece of an answer, shown at once."""
@@ -90,8 +96,14 @@ class Screen:
         if not piece:
             return
         self._at_line_start = piece.endswith("\n")
+        if self._is_terminal:
+            piece = self._wrap.wrap(piece)
         self._out.write(f"{style}{piece}\x1b[0m" if style and self._is_terminal else piece)
         self._out.flush()
+
+    def _columns(self) -> int:
+        """The width of the terminal; of one that does not know it, 80."""
+        return os.get_terminal_size(self._out.fileno()).columns or _COLUMNS
 
 
 def clean(text: str) -> str:

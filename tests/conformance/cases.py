@@ -51,6 +51,7 @@ OPS: dict[str, set[str]] = {
     "conversations.update": {"client", "conversation", "fields"},
     "conversations.delete": {"client", "conversation_id", "etag"},
     "conversations.messages": {"client", "conversation_id", "leaf_message_id", "all_branches", "page_size"},
+    "conversations.message_pages": {"client", "conversation_id", "leaf_message_id", "all_branches", "page_size"},
     "conversations.image": {"client", "image_id"},
     "many": {"client", "count", "request"},
     "stats": set(),

@@ -370,6 +370,11 @@ class Player:
     ) -> dict[str, Any]:
         return await self._items(name, self._clients[client].conversations.messages(conversation_id, **fields))
 
+    async def do_conversations_message_pages(
+        self, name: str, client: str, conversation_id: str, **fields: Any
+    ) -> dict[str, Any]:
+        return await self._items(name, self._clients[client].conversations.message_pages(conversation_id, **fields))
+
     async def do_conversations_image(self, _: str, client: str, image_id: str) -> dict[str, Any]:
         return result(await self._clients[client].conversations.image(image_id))
 

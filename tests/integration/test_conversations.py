@@ -9,7 +9,7 @@ from parley.v1 import chat_pb2, conversations_pb2, resources_pb2
 
 from tests.clock import until
 from tests.integration.served import CANCELLED, ask, error_reason, refused, said, text_of
-from tests.upstream import Hang, Script, role, text
+from tests.upstream import Hang, Script, refusal, role, text
 
 Conversation = resources_pb2.Conversation
 HANGING = Script([role(), text("on and"), Hang()])
@@ -326,6 +326,24 @@ async def test_replies_are_listed_with_what_went_wrong(server, upstream):
     reply.ClearField("message")
     assert list(page.replies) == [reply]
     assert reply.error.reason == error_reason("PROVIDER_TRUNCATED")
+
+
+async def test_a_reply_that_failed_before_its_first_token_is_listed_until_an_attempt_goes_well(server, upstream):
+    upstream.reply_next(refusal(400))
+    failed = await server.stream("Ask").end()
+    page = await server.messages(failed.conversation_id)
+    (reply,) = page.replies
+    assert [text_of(message) for message in page.messages] == ["Ask"]
+    assert reply == await server.get(failed.reply_id)
+    assert reply.error.reason == error_reason("PROVIDER_REJECTED")
+    assert (reply.HasField("message"), reply.parent_message_id) == (False, page.messages[0].id)
+
+    again = await server.stream("", conversation_id=failed.conversation_id, replace_message_id=reply.message_id).end()
+    page = await server.messages(failed.conversation_id)
+    assert [each.id for each in page.replies] == [again.reply_id]
+    assert [each.reply_id for each in page.messages] == [again.reply_id, ""]
+    tree = await server.messages(failed.conversation_id, all_branches=True)
+    assert [each.id for each in tree.replies] == [again.reply_id, failed.reply_id]
 
 
 async def test_a_conversation_of_a_request_keeps_its_settings(server):

@@ -82,6 +82,8 @@ async def test_a_reply_is_the_same_wherever_it_is_seen(server, upstream):
         first_token_time=reply.first_token_time,
         end_time=reply.end_time,
         labels={"page": "home"},
+        message_id=ids.message_id,
+        parent_message_id=ids.input_message_ids[0],
     )
     times = [reply.create_time, reply.first_token_time, reply.message.create_time]
     assert [each.ToNanoseconds() for each in times] == sorted(each.ToNanoseconds() for each in times)

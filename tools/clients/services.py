@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from google.protobuf.descriptor_pb2 import (
     DescriptorProto,
@@ -29,6 +29,8 @@ _METHODS: dict[str, dict[str, tuple[str, tuple[str, ...]]]] = {
     "Chat": {"GetReply": ("get_reply", ("reply_id",))},
     "Catalog": {"ListModels": ("models", ()), "GetQuota": ("quotas", ())},
 }
+# A call whose answer has more than its items is offered twice: item by item, and by this name page by page.
+_PAGES = {"ListMessages": ("message_pages", "The same messages page by page, with the replies that belong to them.")}
 _TYPES = {
     FieldDescriptorProto.TYPE_STRING: "string",
     FieldDescriptorProto.TYPE_INT32: "int",
@@ -53,7 +55,7 @@ class Method:
     """A call. `returns` is a message's name, or empty; `item` the field of the answer that is returned in its place.
 
     `key` says whether a request has an idempotency key, `mask` which fields of a message it may name, `paged` that the
-    items come in pages. What is not `repeatable` is not tried again after a cut.
+    items come in pages; without an `item` the pages are returned. What is not `repeatable` is called once, cut or not.
     """
 
     service: str
@@ -117,8 +119,13 @@ class Contract:
     ) -> Iterator[Method]:
         for number, method in enumerate(methods):
             known = _METHODS.get(service, {}).get(method.name)
-            if known is not None:
-                yield self._method(service, method, known, comments.of((6, index, 2, number)))
+            if known is None:
+                continue
+            found = self._method(service, method, known, comments.of((6, index, 2, number)))
+            yield found
+            if method.name in _PAGES:
+                name, doc = _PAGES[method.name]
+                yield replace(found, name=name, doc=doc, returns=method.output_type.rpartition(".")[2], item="")
 
     def _method(
         self, service: str, method: MethodDescriptorProto, known: tuple[str, tuple[str, ...]], doc: str

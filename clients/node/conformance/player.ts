@@ -17,6 +17,7 @@ import {
 import {
   ConversationSchema,
   ImageSchema,
+  ListMessagesResponseSchema,
   MessageSchema,
   ModelSchema,
   PollReplyResponseSchema,
@@ -271,6 +272,14 @@ const HANDLERS: Partial<Record<string, Handler>> = {
       pageSize: command.page_size,
     });
     return items(command.id, MessageSchema, found);
+  },
+  "conversations.message_pages": (command) => {
+    const found = clientOf(command).conversations.messagePages(command.conversation_id, {
+      leafMessageId: command.leaf_message_id,
+      allBranches: command.all_branches,
+      pageSize: command.page_size,
+    });
+    return items(command.id, ListMessagesResponseSchema, found);
   },
   "conversations.image": async (command) => {
     result(command.id, json(ImageSchema, await clientOf(command).conversations.image(command.image_id)));

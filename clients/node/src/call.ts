@@ -17,6 +17,7 @@ import {
   type MessageShape,
 } from "@bufbuild/protobuf";
 import { ParleyError } from "./errors.js";
+import type { Reach } from "./reach.js";
 import { errorOfStatus, unavailable } from "./status.js";
 
 const READ_AHEAD_BYTES = 64 * 1024;
@@ -30,19 +31,23 @@ export interface CallOptions {
   timeoutMs: number;
   /** Runs once, when the call's status is known. */
   onEnd: () => void;
+  reach: Reach;
 }
 
 export class Call<I extends DescMessage, O extends DescMessage> {
   readonly #method: Method<I, O>;
   readonly #call: ReturnType<Channel["createCall"]>;
+  readonly #reach: Reach;
   readonly #unread: Uint8Array[] = [];
   #unreadBytes = 0;
   #asked = false;
   #status: StatusObject | undefined;
+  #error: ParleyError | undefined;
   #wake: (() => void) | undefined;
 
   constructor(channel: Channel, method: Method<I, O>, request: MessageInitShape<I>, options: CallOptions) {
     this.#method = method;
+    this.#reach = options.reach;
     const deadline = options.timeoutMs > 0 ? Date.now() + options.timeoutMs : Infinity;
     const path = `/${method.parent.typeName}/${method.name}`;
     this.#call = channel.createCall(path, deadline, null, null, propagate.DEFAULTS);
@@ -50,6 +55,8 @@ export class Call<I extends DescMessage, O extends DescMessage> {
       onReceiveMetadata: () => {},
       onReceiveMessage: (message: Buffer) => this.#take(message),
       onReceiveStatus: (ended) => {
+        if (ended.code === status.OK) this.#reach.reached = true;
+        else this.#error ??= this.#reach.explain(errorOfStatus(ended), channel);
         this.#status ??= ended;
         options.onEnd();
         this.#wake?.();
@@ -73,8 +80,8 @@ export class Call<I extends DescMessage, O extends DescMessage> {
         this.#ask();
         return this.#decode(message);
       }
-      if (this.#status?.code === status.OK) return undefined;
-      if (this.#status) throw errorOfStatus(this.#status);
+      if (this.#error) throw this.#error;
+      if (this.#status) return undefined;
       await this.#arrival(silenceMs);
     }
   }
@@ -93,6 +100,7 @@ export class Call<I extends DescMessage, O extends DescMessage> {
   }
 
   #take(message: Buffer): void {
+    this.#reach.reached = true;
     this.#asked = false;
     this.#unread.push(message);
     this.#unreadBytes += message.length;

@@ -56,6 +56,7 @@ export class Connection {
     const patience = new Patience(this.settings.backoff);
     for (;;) {
       signal?.throwIfAborted();
+      patience.tries();
       const call = this.start(method, typeof request === "function" ? request() : request, timeoutMs);
       const cancel = () => call.cancel();
       signal?.addEventListener("abort", cancel);
@@ -66,7 +67,7 @@ export class Connection {
         signal?.throwIfAborted();
         this.wire.check();
         if (!(error instanceof ParleyError && repeatable && isCut(error))) throw error;
-        delayMs = patience.failed(error.retryAfterMs);
+        delayMs = patience.failed(error.retryAfterMs, this.wire.reach.reached);
         if (delayMs === undefined) throw error;
       } finally {
         signal?.removeEventListener("abort", cancel);

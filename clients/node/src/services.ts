@@ -10,6 +10,7 @@ import {
   Conversations as ConversationsService,
   ListConversationsRequestSchema,
   ListMessagesRequestSchema,
+  type ListMessagesResponse,
 } from "./gen/parley/v1/conversations_pb.js";
 import type {
   Conversation,
@@ -158,6 +159,23 @@ export class Conversations {
     do {
       const page = await this.connection.unary(ConversationsService.method.listMessages, request, { signal });
       yield* page.messages;
+      request.pageToken = page.nextPageToken;
+    } while (request.pageToken);
+  }
+
+  /** The same messages page by page, with the replies that belong to them. */
+  async *messagePages(
+    conversationId: string,
+    { signal, ...options }: CallOptions & {
+      pageSize?: number | undefined;
+      leafMessageId?: string | undefined;
+      allBranches?: boolean | undefined;
+    } = {},
+  ): AsyncGenerator<ListMessagesResponse, void, undefined> {
+    const request = create(ListMessagesRequestSchema, { conversationId, ...options });
+    do {
+      const page = await this.connection.unary(ConversationsService.method.listMessages, request, { signal });
+      yield page;
       request.pageToken = page.nextPageToken;
     } while (request.pageToken);
   }

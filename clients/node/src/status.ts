@@ -53,8 +53,8 @@ export function endsReply(error: ParleyError): boolean {
 }
 
 /** For a client that gives a call up by itself. */
-export function unavailable(message: string, retryable = true): ParleyError {
-  return new Unavailable(message, { code: "UNAVAILABLE", retryable });
+export function unavailable(message: string, retryable = true, cause?: unknown): ParleyError {
+  return new Unavailable(message, { code: "UNAVAILABLE", retryable, cause });
 }
 
 function codeName(code: number): Code {

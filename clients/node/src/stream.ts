@@ -152,6 +152,7 @@ export class ReplyStream
   #attach(): Call<DescMessage, typeof TokenChunkSchema> {
     const { attemptTimeoutMs } = this.#connection.settings;
     const { replyId, sequence: afterSequence } = this;
+    this.#patience.tries();
     if (this.request && !replyId) {
       return this.#connection.start(Chat.method.streamReply, this.request, attemptTimeoutMs);
     }
@@ -172,7 +173,8 @@ export class ReplyStream
   #cut(error: ParleyError): ReplyEvent {
     this.#hangUp();
     const again = this.#mayAttachAgain(error);
-    const delayMs = again ? this.#patience.failed(error.retryAfterMs) : undefined;
+    const { reached } = this.#connection.wire.reach;
+    const delayMs = again ? this.#patience.failed(error.retryAfterMs, reached) : undefined;
     if (delayMs !== undefined) {
       this.#pauseMs = delayMs;
       return { type: "reconnecting", attempt: this.#patience.attempts, delayMs, error };

@@ -10,6 +10,7 @@ import {
 } from "@grpc/grpc-js";
 import type { DescMessage, MessageInitShape } from "@bufbuild/protobuf";
 import { Call, type Method } from "./call.js";
+import { Reach } from "./reach.js";
 import { unavailable } from "./status.js";
 
 const CHANNEL_OPTIONS: ChannelOptions = {
@@ -36,6 +37,7 @@ export interface TlsOptions {
 }
 
 export class Wire {
+  readonly reach: Reach;
   #closed = false;
   readonly #newChannel: () => Channel;
   #channel: Channel;
@@ -44,6 +46,7 @@ export class Wire {
   readonly #open = new Set<() => void>();
 
   constructor(address: string, tls: boolean | TlsOptions, options: ChannelOptions) {
+    this.reach = new Reach(address, tls !== false);
     const channelOptions = { ...CHANNEL_OPTIONS, ...options };
     this.#newChannel = () => new Channel(address, credentialsOf(tls), channelOptions);
     this.#channel = this.#newChannel();
@@ -76,6 +79,7 @@ export class Wire {
       metadata: metadata.clone(),
       timeoutMs,
       onEnd: () => this.#open.delete(cancel),
+      reach: this.reach,
     });
     this.#open.add(cancel);
     this.#boundConnecting();

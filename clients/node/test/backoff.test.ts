@@ -57,6 +57,21 @@ test("the server's wait is a lower bound", () => {
   assert.equal(patience.failed(1), 200);
 });
 
+test("without a server that was ever reached it gives up after 5 seconds", () => {
+  let now = 0;
+  const patience = new Patience(
+    { ...BACKOFF, maxElapsedMs: Infinity },
+    () => now,
+    () => 1,
+  );
+  patience.tries();
+  now = 4_900;
+  assert.equal(patience.failed(0, false), 100);
+  patience.tries();
+  assert.equal(patience.failed(0, false), undefined);
+  assert.equal(patience.failed(0, true), 200);
+});
+
 test("zero patience never tries again", () => {
   assert.equal(new Patience({ ...BACKOFF, maxElapsedMs: 0 }).failed(), undefined);
 });

@@ -452,9 +452,14 @@ scripted(
 );
 
 scripted("a connection that is taken and never answered is given up for another", async (server, client) => {
+  await read(client.streamReply("Hi"));
+  server.proxy.cut();
   server.proxy.stall();
   const stream = client.streamReply("Hi");
-  const event = await within(8_000, "giving up", nextOf(stream));
+  let event = await within(8_000, "giving up", nextOf(stream));
+  if (event.type === "reconnecting" && server.proxy.accepted < 2) {
+    event = await within(8_000, "giving up", nextOf(stream)); // the first one was the cut
+  }
   assert.ok(event.type === "reconnecting");
   assert.equal(event.error.code, "UNAVAILABLE");
   server.proxy.stall(false);

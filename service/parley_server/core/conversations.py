@@ -62,7 +62,7 @@ class Page(Value, frozen=True, kw_only=True):
 
 
 class Messages(Value, frozen=True, kw_only=True):
-    """A page of messages, newest first, with the replies that wrote them; the token is empty on the last."""
+    """A page of messages, newest first, with its replies as in `MessagePage`; the token is empty on the last."""
 
     messages: tuple[Message, ...]
     replies: tuple[Reply, ...]

@@ -241,7 +241,10 @@ class MessageFilter(Value, frozen=True, kw_only=True):
 
 
 class MessagePage(Value, frozen=True, kw_only=True):
-    """A page of messages, the replies that wrote them (without their messages), and the cursor (empty: the end)."""
+    """A page of messages, its replies (without their messages), and the cursor (empty: the end).
+
+    The replies wrote the messages, or ended without a message: see `ListMessagesResponse.replies` in the contract.
+    """
 
     messages: tuple[Message, ...]
     replies: tuple[Reply, ...]

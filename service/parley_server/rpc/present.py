@@ -68,6 +68,8 @@ def reply_message(reply: Reply) -> resources_pb2.Reply:
         last_sequence=reply.last_sequence,
         cancel_reason=reply.cancel_reason,
         labels=reply.labels,
+        message_id=reply.message_id,
+        parent_message_id=reply.parent_message_id,
     )
     if reply.message is not None:
         presented.message.CopyFrom(message(reply.message))

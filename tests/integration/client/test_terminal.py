@@ -40,7 +40,7 @@ class Terminal:
     """The other side of a pseudo-terminal: what is typed, and all that was shown."""
 
     def __init__(self, screen_fd, process):
-        self._fd = screen_fd
+        self.fd = screen_fd
         self.process = process
         self.shown = ""
         self._changed = asyncio.Event()
@@ -48,16 +48,16 @@ class Terminal:
 
     def _read(self):
         try:
-            block = os.read(self._fd, 65536)
+            block = os.read(self.fd, 65536)
         except OSError:
             block = b""
         if not block:
-            asyncio.get_running_loop().remove_reader(self._fd)
+            asyncio.get_running_loop().remove_reader(self.fd)
         self.shown += block.decode(errors="replace").replace("\r\n", "\n")
         self._changed.set()
 
     def type(self, keys):
-        os.write(self._fd, keys.encode())
+        os.write(self.fd, keys.encode())
 
     async def expect(self, wanted, *, after=0):
         """Waits until something is shown, and returns where what follows it begins."""
@@ -79,17 +79,19 @@ class Terminal:
 async def server():
     async with running() as scripted:
         scripted.unary["ListModels"] = [
-            catalog_pb2.ListModelsResponse(models=[resources_pb2.Model(alias="scripted", is_default=True)])
-        ]
+            catalog_pb2.ListModelsResponse(
+                models=[resources_pb2.Model(alias="scripted", is_default=True), resources_pb2.Model(alias="fast")]
+            )
+        ] * 20
         yield scripted
 
 
 @pytest.fixture
-async def terminal(server):
+async def terminal(server, request):
     screen_fd, inner_fd = pty.openpty()
     attributes = termios.tcgetattr(inner_fd)
     options = repr({"address": server.address})
-    environment = {**os.environ, "TERM": "dumb", "INPUTRC": "/dev/null"}
+    environment = {**os.environ, "TERM": getattr(request, "param", "dumb"), "INPUTRC": "/dev/null"}
     process = await asyncio.create_subprocess_exec(
         sys.executable, "-c", IN_TERMINAL, os.ttyname(inner_fd), RUN, options, start_new_session=True, env=environment
     )
@@ -228,7 +230,9 @@ async def test_commands_that_only_change_the_chat(server, terminal):
     at = await terminal.expect("> ")
     for typed, shown in [
         ("/models", "* scripted"),
+        ("/model slow", "there is no model 'slow'; there are 2: scripted, fast"),
         ("/model fast", "model: fast"),
+        ("/script {}", "/script: no such command"),
         ("/retry", "nothing to retry yet"),
         ("/nonsense", "/nonsense: no such command"),
         ("/help", "/open N|ID"),
@@ -239,6 +243,50 @@ async def test_commands_that_only_change_the_chat(server, terminal):
         terminal.type(typed + "\n")
         at = await terminal.expect("> ", after=await terminal.expect(shown, after=at + len(typed)))
     assert (await server.seen(1, "StreamReply")).request.model == "fast"
+
+
+async def test_a_script_goes_to_the_scripted_model(server, terminal):
+    server.log = [text(1, "ok"), finished(2)]
+    await terminal.expect("> ")
+    terminal.type('/script {"text": "Hi"}\n')
+    await terminal.expect("ok\n")
+    assert (await server.seen(1, "StreamReply")).request.text == '/script {"text": "Hi"}'
+
+
+async def test_a_message_of_several_lines(server, terminal):
+    server.log = [text(1, "ok"), finished(2)]
+    at = await terminal.expect("> ")
+    for line in ("one\\", "two\\", "three"):
+        terminal.type(line + "\n")
+        at = await terminal.expect(line, after=at)
+    at = await terminal.expect("> ", after=await terminal.expect("ok\n", after=at))
+    for line in ('"""', "four", "", "five", '"""'):
+        terminal.type(line + "\n")
+    await terminal.expect("ok\n", after=at)
+    requests = [call.request for call in server.calls if call.method == "StreamReply"]
+    assert [request.text for request in requests] == ["one\ntwo\nthree", "four\n\nfive"]
+
+
+@pytest.mark.parametrize("terminal", ["xterm"], indirect=True)
+async def test_what_is_pasted_is_one_message(server, terminal):
+    server.log = [text(1, "ok"), finished(2)]
+    await terminal.expect("> ")
+    terminal.type("\x1b[200~one\ntwo\x1b[201~\n")
+    await terminal.expect("ok\n")
+    assert (await server.seen(1, "StreamReply")).request.text == "one\ntwo"
+
+
+async def test_words_are_wrapped_at_the_width_of_the_terminal(server, terminal):
+    termios.tcsetwinsize(terminal.fd, (24, 18))
+    server.log = [text(1, "The quick brown f"), text(2, "ox jumps over it"), finished(3)]
+    await terminal.expect("> ")
+    terminal.type("Hi\n")
+    await terminal.expect("\nfox jumps over it\n", after=await terminal.expect("The quick brown f"))
+
+
+async def test_a_model_that_is_not_there_is_refused_at_the_start(server):
+    refused = "error: there is no model 'slow'; there are 2: scripted, fast\n"
+    assert await piped(server, text="Hi", model="slow") == (1, "", refused)
 
 
 async def test_a_failed_answer_keeps_its_text_and_the_chat(server, terminal):
@@ -253,8 +301,8 @@ async def test_a_failed_answer_keeps_its_text_and_the_chat(server, terminal):
 
 async def test_one_answer_and_out(server):
     server.log = [text(1, "Hello"), finished(2)]
-    assert await piped(server, text="Hi", model="m") == (0, "Hello\n", "")
-    assert (await server.seen(1, "StreamReply")).request.model == "m"
+    assert await piped(server, text="Hi", model="fast") == (0, "Hello\n", "")
+    assert (await server.seen(1, "StreamReply")).request.model == "fast"
 
 
 async def test_one_answer_that_fails(server):

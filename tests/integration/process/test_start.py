@@ -170,7 +170,7 @@ def test_the_commands_say_what_they_are(tmp_path) -> None:
     assert (checked.returncode, checked.stdout.splitlines()) == (
         0,
         [
-            "the configuration is valid: 1 models, scripted by default",
+            "the configuration is valid: 1 model, scripted by default",
             "database: SQLite at sqlite+aiosqlite:///parley.db; relay: in process; workers: 1",
         ],
     )

@@ -13,6 +13,7 @@ import grpc
 from parley._backoff import Backoff
 from parley._connection import Connection, Settings, open_channel
 from parley._fields import RequestFields
+from parley._reach import Reach
 from parley._request import build_request, duration, stream_options
 from parley._services import Calls, Conversations
 from parley._stream import ReplyStream
@@ -53,7 +54,8 @@ class Client(Calls):
             silence_s=silence_s,
             attempt_timeout_s=attempt_timeout_s,
         )
-        self._attach(Connection(open_channel(address, tls=tls, options=options), settings))
+        channel = open_channel(address, tls=tls, options=options)
+        self._attach(Connection(channel, settings, Reach(channel, address, tls=tls is not False)))
 
     async def __aenter__(self) -> Self:
         return self

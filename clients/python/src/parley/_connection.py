@@ -11,8 +11,9 @@ from typing import Any, Self, TypeVar
 import grpc
 
 from parley._backoff import Backoff, Patience
+from parley._reach import Reach
 from parley._status import error_of_status, is_cut
-from parley.errors import Unavailable
+from parley.errors import ParleyError, Unavailable
 from parley.v1 import catalog_pb2_grpc, chat_pb2_grpc, conversations_pb2_grpc
 
 Request = TypeVar("Request")
@@ -51,9 +52,10 @@ class Settings:
 class Connection:
     """A channel, its stubs, and what every call carries. Made within a running event loop; `close` ends it."""
 
-    def __init__(self, channel: grpc.aio.Channel, settings: Settings) -> None:
+    def __init__(self, channel: grpc.aio.Channel, settings: Settings, reach: Reach) -> None:
         self.settings = settings
         self.metadata = _metadata(settings)
+        self.reach = reach
         self._channel = channel
         self._ended = asyncio.Event()
         self.chat = chat_pb2_grpc.ChatStub(channel)
@@ -99,16 +101,38 @@ class Connection:
             self.check()
             message = request() if callable(request) else request
             try:
-                return await method(message, timeout=limit_s, metadata=self.metadata)
+                async with asyncio.timeout(None) as scope:
+                    return await self._once(method(message, timeout=limit_s, metadata=self.metadata), scope, patience)
             except asyncio.CancelledError:
                 self.check()
                 raise
-            except grpc.aio.AioRpcError as status:
-                error = error_of_status(status)
-                delay_s = patience.failed(retry_after_s=error.retry_after_s) if repeatable and is_cut(error) else None
+            except (grpc.aio.AioRpcError, TimeoutError) as failure:
+                error = self.error_of(failure)
+                delay_s = None
+                if repeatable and is_cut(error):
+                    delay_s = patience.failed(retry_after_s=error.retry_after_s, reached=self.reach.reached)
                 if delay_s is None:
-                    raise error from status
+                    raise error from failure
             await self.pause(delay_s)
+
+    async def _once(
+        self, call: grpc.aio.UnaryUnaryCall[Request, Response], scope: asyncio.Timeout, patience: Patience
+    ) -> Response:
+        if self.reach.reached:
+            return await call
+        timer = self.reach.bound(scope, patience.unreached_s())
+        try:
+            response = await call
+        finally:
+            timer.cancel()
+        self.reach.reached = True
+        return response
+
+    def error_of(self, failure: grpc.aio.AioRpcError | TimeoutError) -> ParleyError:
+        """The error of a call that has failed, or of one that has not reached a server in time."""
+        if isinstance(failure, TimeoutError):
+            return self.reach.unavailable()
+        return self.reach.explain(error_of_status(failure))
 
     async def pause(self, delay_s: float, *left: asyncio.Event) -> None:
         """Waits; less where the client is closed, or one of these events set, which is for the caller to look at."""

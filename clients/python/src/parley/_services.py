@@ -111,6 +111,23 @@ class Conversations:
                 return
             request.page_token = page.next_page_token
 
+    async def message_pages(
+        self, conversation_id: str, *, page_size: int = 0, leaf_message_id: str = "", all_branches: bool = False
+    ) -> AsyncIterator[conversations_pb2.ListMessagesResponse]:
+        """The same messages page by page, with the replies that belong to them."""
+        request = conversations_pb2.ListMessagesRequest(
+            conversation_id=conversation_id,
+            page_size=page_size,
+            leaf_message_id=leaf_message_id,
+            all_branches=all_branches,
+        )
+        while True:
+            page = await self._connection.call(self._connection.conversations.ListMessages, request)
+            yield page
+            if not page.next_page_token:
+                return
+            request.page_token = page.next_page_token
+
     async def image(self, image_id: str) -> resources_pb2.Image:
         """An image of one of the caller's conversations, with its bytes."""
         request = conversations_pb2.GetImageRequest(image_id=image_id)

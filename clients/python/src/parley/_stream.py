@@ -14,7 +14,7 @@ import grpc
 
 from parley._backoff import Patience
 from parley._connection import Connection, is_cancelling
-from parley._status import ends_reply, error_of_status, is_cut
+from parley._status import ends_reply, is_cut
 from parley._transcript import Transcript
 from parley._view import ReplyView
 from parley.errors import ConnectionLost, NotFound, ParleyError, TooManyReaders, Unavailable
@@ -113,10 +113,9 @@ class ReplyStream(ReplyView):
                 self._pause_s = 0.0
             chunk = await self._read()
         except grpc.aio.AioRpcError as status:
-            return self._cut(error_of_status(status), cause=status)
+            return self._cut(self._connection.error_of(status), cause=status)
         except TimeoutError as silence:
-            limit_s = self._connection.settings.silence_s
-            return self._cut(Unavailable(f"nothing came for {limit_s:g} s", retryable=True), cause=silence)
+            return self._cut(self._silent(), cause=silence)
         except asyncio.CancelledError:
             self._drop_call()
             if self._left.is_set() and not is_cancelling():
@@ -131,9 +130,29 @@ class ReplyStream(ReplyView):
         if self._call is None:
             self._connection.check()
             self._call = self._attach()
-        async with asyncio.timeout(self._connection.settings.silence_s):
-            chunk = await self._call.read()
+        async with asyncio.timeout(self._connection.settings.silence_s) as scope:
+            if self._connection.reach.reached:
+                chunk = await self._call.read()
+            else:
+                chunk = await self._first(self._call, scope)
         return chunk if isinstance(chunk, chat_pb2.TokenChunk) else None
+
+    async def _first(self, call: _Call, scope: asyncio.Timeout) -> object:
+        """What the first call of a client reads, which may not reach a server."""
+        reach = self._connection.reach
+        timer = reach.bound(scope, self._patience.unreached_s())
+        try:
+            chunk = await call.read()
+        finally:
+            timer.cancel()
+        if chunk is not grpc.aio.EOF:
+            reach.reached = True
+        return chunk
+
+    def _silent(self) -> Unavailable:
+        if not self._connection.reach.reached:
+            return self._connection.reach.unavailable()
+        return Unavailable(f"nothing came for {self._connection.settings.silence_s:g} s", retryable=True)
 
     def _attach(self) -> _Call:
         chat, metadata = self._connection.chat, self._connection.metadata
@@ -158,7 +177,8 @@ class ReplyStream(ReplyView):
         if self._left.is_set():
             return None
         again = self._may_attach_again(error)
-        delay_s = self._patience.failed(retry_after_s=error.retry_after_s) if again else None
+        reached = self._connection.reach.reached
+        delay_s = self._patience.failed(retry_after_s=error.retry_after_s, reached=reached) if again else None
         if delay_s is not None:
             self._pause_s = delay_s
             return Reconnecting(self._patience.attempts, delay_s, error)

@@ -255,7 +255,12 @@ class ListMessagesResponse(_message.Message):
     def messages(self) -> _containers.RepeatedCompositeFieldContainer[_resources_pb2.Message]: ...
     @_builtins.property
     def replies(self) -> _containers.RepeatedCompositeFieldContainer[_resources_pb2.Reply]:
-        """The replies that wrote them, without their messages: state, error, model, usage."""
+        """The replies that wrote them, without their messages: state, error, model, usage. Also replies that ended without a
+        message, such as one that failed before its first token; `parent_message_id` says which message such a reply
+        follows, and `replace_message_id` set to its `message_id` tries again. A branch has one where it ends, and where its
+        next message is no answer; with `all_branches` each message may have one below it. Of several in one place it is
+        the newest. Newest first, as the messages.
+        """
 
     def __init__(
         self,

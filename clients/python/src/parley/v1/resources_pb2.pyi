@@ -496,6 +496,8 @@ class Reply(_message.Message):
     FIRST_TOKEN_TIME_FIELD_NUMBER: _builtins.int
     END_TIME_FIELD_NUMBER: _builtins.int
     LABELS_FIELD_NUMBER: _builtins.int
+    MESSAGE_ID_FIELD_NUMBER: _builtins.int
+    PARENT_MESSAGE_ID_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     conversation_id: _builtins.str
     request_id: _builtins.str
@@ -507,6 +509,10 @@ class Reply(_message.Message):
     """The provider that served it, once known."""
     last_sequence: _builtins.int
     cancel_reason: _builtins.str
+    message_id: _builtins.str
+    """The id of the answer's message, also where the reply left no message: `replace_message_id` takes it."""
+    parent_message_id: _builtins.str
+    """The message that the answer follows. Empty: the answer begins the conversation."""
     @_builtins.property
     def message(self) -> Global___Message:
         """The answer as far as it has come. A reply that ended without text or a complete tool call has no message in the
@@ -546,10 +552,12 @@ class Reply(_message.Message):
         first_token_time: _timestamp_pb2.Timestamp | None = ...,
         end_time: _timestamp_pb2.Timestamp | None = ...,
         labels: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+        message_id: _builtins.str = ...,
+        parent_message_id: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "end_time", b"end_time", "error", b"error", "first_token_time", b"first_token_time", "message", b"message", "usage", b"usage"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cancel_reason", b"cancel_reason", "conversation_id", b"conversation_id", "create_time", b"create_time", "end_time", b"end_time", "error", b"error", "finish_reason", b"finish_reason", "first_token_time", b"first_token_time", "id", b"id", "labels", b"labels", "last_sequence", b"last_sequence", "message", b"message", "model", b"model", "provider", b"provider", "request_id", b"request_id", "state", b"state", "usage", b"usage"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cancel_reason", b"cancel_reason", "conversation_id", b"conversation_id", "create_time", b"create_time", "end_time", b"end_time", "error", b"error", "finish_reason", b"finish_reason", "first_token_time", b"first_token_time", "id", b"id", "labels", b"labels", "last_sequence", b"last_sequence", "message", b"message", "message_id", b"message_id", "model", b"model", "parent_message_id", b"parent_message_id", "provider", b"provider", "request_id", b"request_id", "state", b"state", "usage", b"usage"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -243,7 +243,11 @@ export type ListMessagesResponse = Message<"parley.v1.ListMessagesResponse"> & {
   nextPageToken: string;
 
   /**
-   * The replies that wrote them, without their messages: state, error, model, usage.
+   * The replies that wrote them, without their messages: state, error, model, usage. Also replies that ended without a
+   * message, such as one that failed before its first token; `parent_message_id` says which message such a reply
+   * follows, and `replace_message_id` set to its `message_id` tries again. A branch has one where it ends, and where its
+   * next message is no answer; with `all_branches` each message may have one below it. Of several in one place it is
+   * the newest. Newest first, as the messages.
    *
    * @generated from field: repeated parley.v1.Reply replies = 3;
    */

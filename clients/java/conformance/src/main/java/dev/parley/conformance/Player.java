@@ -88,6 +88,8 @@ public final class Player {
             Map.entry("conversations.delete", this::deleteConversation),
             Map.entry("conversations.messages", (id, fields) -> items(
                     id, of(fields).conversations().messages(message(fields, ListMessagesRequest.newBuilder()).build()))),
+            Map.entry("conversations.message_pages", (id, fields) -> items(
+                    id, of(fields).conversations().messagePages(message(fields, ListMessagesRequest.newBuilder()).build()))),
             Map.entry("conversations.image", (id, fields) -> result(
                     of(fields).conversations().image(string(fields, "image_id")))),
             Map.entry("many", this::many),

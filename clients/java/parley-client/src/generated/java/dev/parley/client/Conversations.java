@@ -123,6 +123,22 @@ public final class Conversations {
         return pages.flatMap(page -> page.getMessagesList().stream());
     }
 
+    /** As {@link #messagePages(ListMessagesRequest)}, with nothing else. */
+    public Stream<ListMessagesResponse> messagePages(String conversationId) {
+        return messagePages(ListMessagesRequest.newBuilder()
+                .setConversationId(conversationId)
+                .build());
+    }
+
+    /** The same messages page by page, with the replies that belong to them. Pages are fetched as they are needed. */
+    public Stream<ListMessagesResponse> messagePages(ListMessagesRequest request) {
+        return Pages.<ListMessagesResponse, String>stream(
+                token -> connection.call(
+                        ConversationsGrpc.getListMessagesMethod(), request.toBuilder().setPageToken(token).build()),
+                request.getPageToken(),
+                page -> page.getNextPageToken().isEmpty() ? null : page.getNextPageToken());
+    }
+
     /** An image of one of the caller's conversations, with its bytes. */
     public Image image(String imageId) {
         var request = GetImageRequest.newBuilder()

@@ -11,6 +11,7 @@ import io.grpc.ManagedChannel;
 import io.grpc.ManagedChannelBuilder;
 import io.grpc.Metadata;
 import io.grpc.MethodDescriptor;
+import io.grpc.Status;
 import io.grpc.StatusRuntimeException;
 import io.grpc.stub.ClientCalls;
 import io.grpc.stub.MetadataUtils;
@@ -20,8 +21,10 @@ import java.util.Set;
 import java.util.concurrent.CancellationException;
 import java.util.concurrent.ConcurrentHashMap;
 import java.util.concurrent.CountDownLatch;
+import java.util.concurrent.ExecutionException;
 import java.util.concurrent.Future;
 import java.util.concurrent.TimeUnit;
+import java.util.concurrent.TimeoutException;
 import java.util.function.Supplier;
 
 /** One channel to a server with the caller's identity, its timers, and unary calls that try again by themselves. */
@@ -32,9 +35,13 @@ final class Connection {
     final Channel channel;
     private final Shared shared;
 
-    Connection(Settings settings, ManagedChannelBuilder<?> channel, Threads threads) {
+    Connection(Settings settings, ManagedChannelBuilder<?> channel, Threads threads, Reach reach) {
         this(settings, new Shared(
-                threads, channel.executor(threads.callbacks).build(), ConcurrentHashMap.newKeySet(), new CountDownLatch(1)));
+                threads,
+                channel.executor(threads.callbacks).addTransportFilter(reach).build(),
+                reach,
+                ConcurrentHashMap.newKeySet(),
+                new CountDownLatch(1)));
     }
 
     private Connection(Settings settings, Shared shared) {
@@ -45,12 +52,15 @@ final class Connection {
     }
 
     /** What clients for several end users have in common. */
-    private record Shared(Threads threads, ManagedChannel transport, Set<Follower> followers, CountDownLatch closed) {}
+    private record Shared(
+            Threads threads, ManagedChannel transport, Reach reach, Set<Follower> followers, CountDownLatch closed) {}
 
     /** The same connection, for another end user. */
     Connection actingFor(String endUser) {
         return new Connection(settings.actingFor(endUser), shared);
     }
+
+    Reach reach() { return shared.reach; }
 
     private boolean isClosed() { return shared.closed.getCount() == 0; }
 
@@ -118,12 +128,42 @@ final class Connection {
             }
             wake();
             try {
-                return ClientCalls.blockingUnaryCall(channel, method, options(limit), request.get());
+                return once(method, options(limit), request.get(), patience);
             } catch (StatusRuntimeException status) {
                 ParleyException error = errorOf(status);
                 boolean again = repeatable && error.failure().isCut() && !isClosed();
-                pause((again ? patience.failed(error.retryAfter()) : Optional.<Duration>empty()).orElseThrow(() -> error));
+                var delay = again ? patience.failed(error.retryAfter(), reach().reached()) : Optional.<Duration>empty();
+                pause(delay.orElseThrow(() -> error));
             }
+        }
+    }
+
+    private <Q, A> A once(MethodDescriptor<Q, A> method, CallOptions options, Q request, Patience patience) {
+        if (reach().reached()) {
+            return ClientCalls.blockingUnaryCall(channel, method, options, request);
+        }
+        // The executor's threads may all be the application's, and wait in calls such as this one.
+        var answer = ClientCalls.futureUnaryCall(channel.newCall(method, options.withExecutor(Runnable::run)), request);
+        try {
+            return untilReached(answer, patience.unreached());
+        } catch (ExecutionException failed) {
+            throw Status.fromThrowable(failed.getCause()).asRuntimeException(Status.trailersFromThrowable(failed.getCause()));
+        } catch (InterruptedException e) {
+            throw interrupted(e);
+        } finally {
+            answer.cancel(true);
+        }
+    }
+
+    /** Waits for the answer, but for no longer than this where no server is reached by then. */
+    private <A> A untilReached(Future<A> answer, Duration left) throws ExecutionException, InterruptedException {
+        try {
+            return answer.get(left.toNanos(), TimeUnit.NANOSECONDS);
+        } catch (TimeoutException late) {
+            if (reach().reached()) {
+                return answer.get();
+            }
+            throw Status.UNAVAILABLE.withCause(late).asRuntimeException();
         }
     }
 
@@ -134,12 +174,15 @@ final class Connection {
                 : CallOptions.DEFAULT.withDeadlineAfter(limit.toNanos(), TimeUnit.NANOSECONDS);
     }
 
+    /** The failure of a call that ended with a status other than OK. */
+    Failure failureOf(Status status, Metadata trailers) { return reach().explain(Failure.of(status, trailers)); }
+
     private ParleyException errorOf(StatusRuntimeException status) {
         if (Thread.currentThread().isInterrupted()) {
             throw interrupted(status);
         }
         ParleyException error =
-                isClosed() ? closedException() : Failure.of(status.getStatus(), status.getTrailers()).toException();
+                isClosed() ? closedException() : failureOf(status.getStatus(), status.getTrailers()).toException();
         error.initCause(status);
         return error;
     }

@@ -163,10 +163,12 @@ final class Follower implements Flow.Subscription {
     }
 
     private void cut(Failure cause) {
-        drop();
         ParleyException error = cause.toException();
+        error.initCause(attempt.origin);
+        drop();
         boolean again = mayAttachAgain(error);
-        Optional<Duration> delay = again ? patience.failed(error.retryAfter()) : Optional.empty();
+        boolean reached = connection.reach().reached();
+        Optional<Duration> delay = again ? patience.failed(error.retryAfter(), reached) : Optional.empty();
         if (delay.isPresent()) {
             pause = later(delay.get(), () -> {
                 pause = null;
@@ -174,8 +176,10 @@ final class Follower implements Flow.Subscription {
             });
             emit(new ReplyEvent.Reconnecting(patience.attempts(), delay.get(), error));
         } else if (again && transcript.accepted() != null) {
-            end(new ConnectionLostException(
-                    cause.worthAnotherAttempt(), transcript.replyId(), transcript.sequence(), transcript.text()));
+            var lost = new ConnectionLostException(
+                    cause.worthAnotherAttempt(), transcript.replyId(), transcript.sequence(), transcript.text());
+            lost.initCause(error);
+            end(lost);
         } else {
             end(error);
         }
@@ -248,6 +252,8 @@ final class Follower implements Flow.Subscription {
         private long bytes;
         private boolean asked;
         private Future<?> silence;
+        /** What the transport says of the end of the call; null before, and after a good end. */
+        private Throwable origin;
 
         <Q> Attempt(MethodDescriptor<Q, TokenChunk> method, Q message) {
             var limit = Connection.options(connection.settings.attemptTimeout());
@@ -256,7 +262,9 @@ final class Follower implements Flow.Subscription {
             made.start(this, new Metadata());
             made.sendMessage(message);
             made.halfClose();
-            silence = later(connection.settings.silence(), this::checkSilence);
+            silence = connection.reach().reached()
+                    ? later(connection.settings.silence(), this::checkSilence)
+                    : later(patience.unreached(), this::checkReached);
         }
 
         Object poll() {
@@ -280,8 +288,11 @@ final class Follower implements Flow.Subscription {
         public void onClose(Status status, Metadata trailers) {
             var ended = status.isOk()
                     ? Failure.unavailable("the stream ended without the reply's end", true)
-                    : Failure.of(status, trailers);
-            turns.execute(() -> receive(ended));
+                    : connection.failureOf(status, trailers);
+            turns.execute(() -> {
+                origin = status.isOk() ? null : status.asRuntimeException(trailers);
+                receive(ended);
+            });
         }
 
         private void receive(Object received) {
@@ -294,6 +305,17 @@ final class Follower implements Flow.Subscription {
                     askForMore();
                 }
                 drain();
+            }
+        }
+
+        private void checkReached() {
+            if (attempt != this) {
+                return;
+            }
+            if (connection.reach().reached()) {
+                checkSilence();
+            } else {
+                cut(connection.reach().unavailable());
             }
         }
 

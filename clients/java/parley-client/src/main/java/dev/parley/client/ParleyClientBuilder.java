@@ -5,6 +5,7 @@ import io.grpc.InsecureChannelCredentials;
 import io.grpc.ManagedChannelBuilder;
 import io.grpc.TlsChannelCredentials;
 import io.grpc.netty.shaded.io.grpc.netty.NettyChannelBuilder;
+import io.grpc.netty.shaded.io.netty.channel.ChannelOption;
 import java.util.Objects;
 import java.util.concurrent.Executor;
 import java.util.concurrent.TimeUnit;
@@ -17,6 +18,8 @@ public final class ParleyClientBuilder extends Options {
     /** What a stream may hold that nobody reads. Netty's own choice grows up to 8 MiB a stream. */
     private static final int WINDOW_BYTES = 256 * 1024;
     private final String address;
+    /** For one address. Netty itself waits for half a minute. */
+    private static final int CONNECT_MS = 5_000;
     private ChannelCredentials credentials = InsecureChannelCredentials.create();
     private Consumer<ManagedChannelBuilder<?>> customizer = channel -> {};
     private Executor executor;
@@ -65,12 +68,14 @@ public final class ParleyClientBuilder extends Options {
     /** A client, which need not be able to reach its server yet. */
     public ParleyClient build() {
         ManagedChannelBuilder<?> channel = NettyChannelBuilder.forTarget(address, credentials)
+                .withOption(ChannelOption.CONNECT_TIMEOUT_MILLIS, CONNECT_MS)
                 .flowControlWindow(WINDOW_BYTES)
                 .keepAliveTime(30, TimeUnit.SECONDS)
                 .keepAliveTimeout(10, TimeUnit.SECONDS)
                 .maxInboundMessageSize(MAX_MESSAGE_BYTES)
                 .disableRetry(); // gRPC would hide an attempt, and it cannot resume: this client tries again itself.
         customizer.accept(channel);
-        return new ParleyClient(new Connection(settings(observer), channel, new Threads(executor)));
+        Reach reach = new Reach(address, !(credentials instanceof InsecureChannelCredentials));
+        return new ParleyClient(new Connection(settings(observer), channel, new Threads(executor), reach));
     }
 }

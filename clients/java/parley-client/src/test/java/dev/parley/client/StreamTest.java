@@ -575,15 +575,6 @@ class StreamTest {
     }
 
     @Test
-    void aServerThatIsNotThereIsNamed() {
-        var never = new Backoff(Duration.ofMillis(1), Duration.ofMillis(1), Duration.ZERO);
-        try (ParleyClient lost = ParleyClient.builder("127.0.0.1:1").backoff(never).build()) {
-            var told = assertThrows(UnavailableException.class, () -> read(lost.streamReply("Hi")));
-            assertTrue(told.getMessage().contains("Connection refused: /127.0.0.1:1"), told.getMessage());
-        }
-    }
-
-    @Test
     void largeChunksAreReadAheadOneAtATime() throws InterruptedException {
         String large = "x".repeat(100_000);
         server.chunks(request -> List.of(accepted(0), text(1, large), text(2, large), text(3, large), finished(4)));

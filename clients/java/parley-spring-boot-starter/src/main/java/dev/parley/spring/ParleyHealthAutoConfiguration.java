@@ -6,12 +6,15 @@ import org.springframework.boot.autoconfigure.condition.ConditionalOnBean;
 import org.springframework.boot.autoconfigure.condition.ConditionalOnClass;
 import org.springframework.boot.autoconfigure.condition.ConditionalOnMissingBean;
 import org.springframework.boot.health.autoconfigure.contributor.ConditionalOnEnabledHealthIndicator;
-import org.springframework.boot.health.contributor.HealthIndicator;
 import org.springframework.context.annotation.Bean;
 
-/** Shows the server's health as {@code parley}, where the application has health. */
+/** Shows the server's health as {@code parley}, where the application has the health of Spring Boot 4; 3.5 has another. */
 @AutoConfiguration(after = ParleyAutoConfiguration.class)
-@ConditionalOnClass({HealthIndicator.class, ConditionalOnEnabledHealthIndicator.class})
+@ConditionalOnClass(
+        name = {
+            "org.springframework.boot.health.contributor.HealthIndicator",
+            "org.springframework.boot.health.autoconfigure.contributor.ConditionalOnEnabledHealthIndicator"
+        })
 @ConditionalOnBean(ParleyClient.class)
 @ConditionalOnEnabledHealthIndicator("parley")
 public final class ParleyHealthAutoConfiguration {

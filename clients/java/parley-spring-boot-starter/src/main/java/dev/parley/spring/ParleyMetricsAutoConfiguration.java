@@ -17,8 +17,11 @@ import org.springframework.core.annotation.Order;
  */
 @AutoConfiguration(
         before = ParleyAutoConfiguration.class,
-        afterName = "org.springframework.boot.micrometer.metrics.autoconfigure.CompositeMeterRegistryAutoConfiguration")
-@ConditionalOnClass(MeterRegistry.class)
+        afterName = {
+            "org.springframework.boot.micrometer.metrics.autoconfigure.CompositeMeterRegistryAutoConfiguration", // Spring Boot 4
+            "org.springframework.boot.actuate.autoconfigure.metrics.CompositeMeterRegistryAutoConfiguration" // 3.5
+        })
+@ConditionalOnClass(name = "io.micrometer.core.instrument.MeterRegistry")
 @ConditionalOnBean(MeterRegistry.class)
 @ConditionalOnProperty(prefix = "parley", name = "enabled", matchIfMissing = true)
 public final class ParleyMetricsAutoConfiguration {

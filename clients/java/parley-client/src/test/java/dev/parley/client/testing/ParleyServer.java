@@ -17,6 +17,8 @@ import java.util.stream.Stream;
 public final class ParleyServer implements AutoCloseable {
     private static final Backoff QUICK = new Backoff(Duration.ofMillis(20), Duration.ofMillis(50), Duration.ofSeconds(30));
 
+    private static final Duration START = Duration.ofSeconds(30);
+
     private final Path folder;
     private final int port;
     private Process process;
@@ -57,10 +59,20 @@ public final class ParleyServer implements AutoCloseable {
         builder.environment().remove("OPENAI_API_KEY");
         builder.redirectErrorStream(true).redirectOutput(ProcessBuilder.Redirect.appendTo(log().toFile()));
         process = builder.start();
+        long deadline = System.nanoTime() + START.toNanos();
+        while (!answers()) {
+            if (System.nanoTime() > deadline || !process.isAlive()) {
+                throw new IllegalStateException(Files.readString(log()));
+            }
+        }
+    }
+
+    /** Whether the server answers within the five seconds that a new client gives it. */
+    private boolean answers() {
         try (ParleyClient client = ParleyClient.builder(address()).backoff(QUICK).build()) {
-            client.models();
+            return !client.models().isEmpty();
         } catch (ParleyException e) {
-            throw new IllegalStateException(Files.readString(log()), e);
+            return false;
         }
     }
 

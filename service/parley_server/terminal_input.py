@@ -1,0 +1,44 @@
+"""One message of the user, which may have several lines."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Final
+
+BLOCK: Final = '"""'
+
+
+def read_message(read: Callable[[str], str]) -> str:
+    r"""A message. `read` returns a line for a prompt, without its newline, and raises EOFError at the end of the input.
+
+    A line that ends with a backslash goes on in the next one. A line that begins with three double quotes begins a
+    block, which ends with a line that ends with them; the end of the input ends a block as well.
+    """
+    first = read("> ")
+    if first.lstrip().startswith(BLOCK):
+        return _block(first.lstrip()[len(BLOCK) :], read)
+    lines = [first]
+    while lines[-1].endswith("\\"):
+        lines[-1] = lines[-1][:-1]
+        line = _next(read)
+        if line is None:
+            break
+        lines.append(line)
+    return "\n".join(lines).strip()
+
+
+def _block(begun: str, read: Callable[[str], str]) -> str:
+    lines = [begun] if begun.strip() else []
+    while not (lines and lines[-1].rstrip().endswith(BLOCK)):
+        line = _next(read)
+        if line is None:
+            break
+        lines.append(line)
+    return "\n".join(lines).rstrip().removesuffix(BLOCK).strip("\n")
+
+
+def _next(read: Callable[[str], str]) -> str | None:
+    try:
+        return read(". ")
+    except EOFError:
+        return None
