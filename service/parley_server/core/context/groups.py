@@ -31,13 +31,20 @@ def paired(messages: Iterable[Message]) -> list[Message]:
     names: dict[str, str] = {}
     kept: list[Message] = []
     for group in _groups(messages):
-        kept += _paired_group(group, names)
+        first = group[0]
+        if len(group) == 1 and first.role is not Role.TOOL and not _calls(first):
+            kept += _with_parts(first, first.parts)
+        else:
+            kept += _paired_group(group, names)
     return kept
 
 
 def unknown_results(path: Iterable[Message], new: Iterable[Message]) -> list[str]:
     """The ids of those results among the new messages that no call above them has, oldest first."""
-    called = {part.id for message in path for part in message.parts if isinstance(part, ToolCallPart)}
+    new = list(new)
+    if not any(message.role is Role.TOOL for message in new):
+        return []
+    called = {call.id for message in path for call in _calls(message)}
     unknown = []
     for message in new:
         for part in message.parts:
@@ -46,6 +53,10 @@ def unknown_results(path: Iterable[Message], new: Iterable[Message]) -> list[str
             elif isinstance(part, ToolResultPart) and part.tool_call_id not in called:
                 unknown.append(part.tool_call_id)
     return unknown
+
+
+def _calls(message: Message) -> list[ToolCallPart]:
+    return [part for part in message.parts if isinstance(part, ToolCallPart)]
 
 
 def _groups(messages: Iterable[Message]) -> Iterator[list[Message]]:
@@ -63,7 +74,7 @@ def _groups(messages: Iterable[Message]) -> Iterator[list[Message]]:
 def _paired_group(group: list[Message], names: dict[str, str]) -> list[Message]:
     """One group. `names` has the functions of all calls so far by their ids, and is added to."""
     head, results = (None, group) if group[0].role is Role.TOOL else (group[0], group[1:])
-    calls = [part for part in head.parts if isinstance(part, ToolCallPart) and complete(part)] if head else []
+    calls = [call for call in _calls(head) if complete(call)] if head else []
     names |= {call.id: call.name for call in calls}
     wanted = _counted([call.id for call in calls])
     answering = _newest(results, wanted)
