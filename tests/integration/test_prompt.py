@@ -2,7 +2,7 @@
 
 import asyncio
 
-from parley.v1 import chat_pb2, errors_pb2, resources_pb2
+from parley.v1 import chat_pb2, conversations_pb2, errors_pb2, resources_pb2
 
 from tests.clock import until
 from tests.integration.served import KEY, ask, refused, said, text_of
@@ -220,13 +220,17 @@ async def test_a_tool_call_without_its_result_is_left_out(server, upstream):
 async def test_a_result_whose_call_the_conversation_does_not_have_is_refused_by_its_id(server, upstream):
     result = said("tool", tool_result=resources_pb2.ToolResult(tool_call_id="call_x", content="x"))
     first = await server.stream("Hi").end()
-    for request in (
-        ask("", input=[result]),
-        ask("", input=[said("user", "Hi"), result]),
-        ask("", input=[result], conversation_id=first.conversation_id),
+    message = "{}.parts[0].tool_result.tool_call_id: no tool call above it has the id 'call_x'"
+    for request, place in (
+        (ask("", input=[result]), "input[0]"),
+        (ask("", input=[said("user", "Hi"), result]), "input[1]"),
+        (ask("", input=[result], conversation_id=first.conversation_id), "input[0]"),
     ):
         told = await refused(server.chat.StreamReply(request))
-        assert (told.reason, "'call_x'" in told.message) == ("INVALID_REQUEST", True)
+        assert (told.reason, told.message) == ("INVALID_REQUEST", message.format(place))
+    creation = conversations_pb2.CreateConversationRequest(messages=[said("user", "Hi"), result])
+    told = await refused(server.conversations.CreateConversation(creation))
+    assert (told.reason, told.message) == ("INVALID_REQUEST", message.format("messages[1]"))
     assert len(upstream.requests) == 1
 
 

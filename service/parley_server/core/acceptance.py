@@ -49,7 +49,7 @@ from parley_server.core.records import (
     Turn,
 )
 from parley_server.core.requests import Question, ReplyRequest
-from parley_server.core.validation import check_model, check_shown
+from parley_server.core.validation import check_model, check_shown, refuse_unknown
 from parley_server.errors import (
     ConversationExists,
     ConversationNotFound,
@@ -64,7 +64,6 @@ from parley_server.errors import (
 )
 
 MAX_TRIES = 3
-MAX_SHOWN_ID = 64
 
 
 class Plan(Value, frozen=True, kw_only=True):
@@ -182,9 +181,7 @@ class Acceptances:
                 request.identity, question.conversation_id, question.position, has_input=True, whole=True
             )
             unknown = unknown_results((*whole.path, *path), question.messages)
-        if unknown:
-            problem = f"no tool call above it has the id {unknown[0][:MAX_SHOWN_ID]!r}"
-            raise InvalidRequest.field("input.tool_result.tool_call_id", problem)
+        refuse_unknown("input", unknown)
 
     async def _with_images(self, request: ReplyRequest, turn: Turn) -> Turn:
         """The turn with those stored images that the input shows, but the branch does not."""

@@ -39,19 +39,19 @@ def paired(messages: Iterable[Message]) -> list[Message]:
     return kept
 
 
-def unknown_results(path: Iterable[Message], new: Iterable[Message]) -> list[str]:
-    """The ids of those results among the new messages that no call above them has, oldest first."""
+def unknown_results(path: Iterable[Message], new: Iterable[Message]) -> list[tuple[str, str]]:
+    """Those results among the new messages that answer no call above them, oldest first: each one's place, as in
+    `[0].parts[1]`, and its id."""
     new = list(new)
     if not any(message.role is Role.TOOL for message in new):
         return []
     called = {call.id for message in path for call in _calls(message)}
     unknown = []
-    for message in new:
-        for part in message.parts:
-            if isinstance(part, ToolCallPart):
-                called.add(part.id)
-            elif isinstance(part, ToolResultPart) and part.tool_call_id not in called:
-                unknown.append(part.tool_call_id)
+    for i, message in enumerate(new):
+        called |= {call.id for call in _calls(message)}
+        for j, part in enumerate(message.parts):
+            if isinstance(part, ToolResultPart) and part.tool_call_id not in called:
+                unknown.append((f"[{i}].parts[{j}]", part.tool_call_id))
     return unknown
 
 
