@@ -10,6 +10,7 @@ import msgspec
 
 from parley_server.core.acceptance import new_conversation, store_messages
 from parley_server.core.cancels import ask_to_stop
+from parley_server.core.context.groups import unknown_results
 from parley_server.core.engine import Engine
 from parley_server.core.log import Reader
 from parley_server.core.model import Conversation, FinishReason, Identity, ImagePart, Message, Reply, Value
@@ -30,6 +31,7 @@ from parley_server.core.validation import (
     check_labels,
     check_messages,
     check_texts,
+    refuse_unknown,
 )
 from parley_server.errors import (
     ConversationExists,
@@ -82,6 +84,7 @@ class Conversations:
         check_key("x-end-user", identity.end_user)
         check_conversation(creation.conversation, "conversation", limits)
         messages = check_messages("messages", creation.messages, limits)
+        refuse_unknown("messages", unknown_results((), messages))
         if any(isinstance(part, ImagePart) and part.image_id for message in messages for part in message.parts):
             raise InvalidRequest.field("messages", "a new conversation holds no images to name by image_id")
         conversation = new_conversation(creation.conversation, identity, now_us)

@@ -157,25 +157,41 @@ class Usage(Value, frozen=True, kw_only=True):
     estimated: bool = False
 
 
+_READABLE_AS = {Reason.PROVIDER_CONTEXT_TOO_LARGE: Reason.PROVIDER_REJECTED}
+"""Reasons that releases before this one cannot read, and the reason that those read in their place."""
+
+
 class ReplyError(Value, frozen=True, kw_only=True):
-    """Why a reply failed, as stored and shown."""
+    """Why a reply failed, as stored and shown.
+
+    `reason` is one that every release reads. `shown` is the name of the reason that callers get, where that one is
+    newer than the set that a release can read; a reader that does not know the name goes by `reason`.
+    """
 
     reason: Reason
     message: str
     retryable: bool = False
     retry_after_s: float | None = None
     metadata: dict[str, str] = {}
+    shown: str = ""
 
     @classmethod
     def of(cls, error: ParleyError) -> ReplyError:
         """The value that is kept of an error."""
+        readable = _READABLE_AS.get(error.reason)
         return cls(
-            reason=error.reason,
+            reason=readable or error.reason,
             message=error.message,
             retryable=error.retryable,
             retry_after_s=error.retry_after_s,
             metadata=error.metadata,
+            shown=error.reason.value if readable else "",
         )
+
+    @property
+    def shown_reason(self) -> Reason:
+        """The reason as callers, logs and metrics get it."""
+        return Reason.__members__.get(self.shown, self.reason)
 
 
 class Reply(Value, frozen=True, kw_only=True):
@@ -241,13 +257,16 @@ class Prices(Value, frozen=True, kw_only=True):
 
 
 class Model(Value, frozen=True, kw_only=True):
-    """An entry of the catalog: an alias, and what it stands for."""
+    """An entry of the catalog: an alias, and what it stands for. Counts are tokens, 0 where they are not known.
+
+    `max_output_tokens` bounds what a request may ask for; `output_tokens` is asked for where a request sets nothing."""
 
     alias: str
     provider: str
     name: str
     context_tokens: int = 0
     max_output_tokens: int = 0
+    output_tokens: int = 0
     images: bool = False
     tools: bool = True
     reasoning: bool = False
@@ -264,7 +283,9 @@ class PromptMessage(Value, frozen=True, kw_only=True):
 
 
 class Prompt(Value, frozen=True, kw_only=True):
-    """All that a provider is told. `max_output_tokens` of the sampling is already bounded by the model's."""
+    """All that a provider is told. `max_output_tokens` of the sampling is already bounded by the model's.
+
+    `cache_key` is the same for all prompts of a conversation, and does not tell which one it is."""
 
     model: Model
     messages: tuple[PromptMessage, ...]
@@ -273,6 +294,7 @@ class Prompt(Value, frozen=True, kw_only=True):
     tool_choice: str = ""
     json_schema: str = ""
     traceparent: str = ""
+    cache_key: str = ""
 
 
 class Finish(Value, frozen=True, kw_only=True):

@@ -78,10 +78,12 @@ class Sink(Protocol):
         """Reasoning text, with the provider's signature of it where there is one."""
 
     def tool_call(self, index: int, call_id: str, name: str, arguments: str) -> None:
-        """A piece of the tool call `index`; id and name are set on its first piece alone."""
+        """A piece of the tool call `index`; id and name are set on its first piece alone.
+
+        Raises `ProviderMalformed` for an index outside of 0 to 2^31 - 1."""
 
     def usage(self, usage: Usage) -> None:
-        """What the provider has counted: cumulative, without cost."""
+        """What the provider has counted: cumulative, without cost. Ignored where a count cannot be true (`counts`)."""
 
     def flush(self) -> None:
         """All that one read from the socket held has been pushed."""
@@ -183,8 +185,11 @@ class Store(Protocol):
     async def find_request(self, identity: Identity, request_id: str, now_us: int) -> Replayed | None:
         """What an idempotency key has started; None where the key is unknown, expired or only marked by a Cancel."""
 
-    async def read_turn(self, identity: Identity, conversation_id: str, position: Position, *, has_input: bool) -> Turn:
-        """The conversation and the branch that new messages at `position` follow.
+    async def read_turn(
+        self, identity: Identity, conversation_id: str, position: Position, *, has_input: bool, whole: bool = False
+    ) -> Turn:
+        """The conversation and the branch that new messages at `position` follow; with `whole`, also what its policy
+        keeps from prompts.
 
         With `replace`: the parent of the named message (any reply's `message_id` counts, also of one that left none),
         or without input the named USER or TOOL message itself. Raises ConversationNotFound, MessageNotFound.

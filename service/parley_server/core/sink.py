@@ -10,6 +10,7 @@ from collections.abc import Callable
 
 import msgspec
 
+from parley_server.core.counts import INT32_MAX, credible
 from parley_server.core.events import (
     Entry,
     ReasoningDelta,
@@ -24,6 +25,7 @@ from parley_server.core.events import (
 from parley_server.core.log import Log
 from parley_server.core.model import Usage
 from parley_server.core.ports import Clock, Timer
+from parley_server.errors import ProviderMalformed
 
 MAX_WINDOW_S = 0.05
 MAX_OPEN_BYTES = 4096
@@ -116,12 +118,14 @@ class LogSink:
             self._push(ReasoningDelta(text, signature))
 
     def tool_call(self, index: int, call_id: str, name: str, arguments: str) -> None:
-        """A piece of a tool call."""
+        """A piece of a tool call. Raises `ProviderMalformed` for an index that the contract cannot hold."""
+        if not 0 <= index <= INT32_MAX:
+            raise ProviderMalformed("the provider numbered a tool call outside of 0 to 2147483647")
         self._push(ToolCallDelta(index, call_id, name, arguments))
 
     def usage(self, usage: Usage) -> None:
-        """What the provider has counted so far."""
-        if not self._log.sealed:
+        """What the provider has counted so far; not counted where a count cannot be true."""
+        if not self._log.sealed and credible(usage):
             self.last_usage = usage
             self._pending.append(UsageUpdate(usage))
 

@@ -187,6 +187,13 @@ def _checked_image(image: ImagePart, path: str) -> ImagePart:
     return msgspec.structs.replace(image, mime_type=found, size_bytes=len(image.data))
 
 
+def refuse_unknown(path: str, unknown: list[tuple[str, str]]) -> None:
+    """Raises `InvalidRequest` for the first of these tool results, by place and id, whose call is nowhere above it."""
+    for place, call_id in unknown[:1]:
+        problem = f"no tool call above it has the id {call_id[:MAX_LABEL]!r}"
+        raise InvalidRequest.field(f"{path}{place}.tool_result.tool_call_id", problem)
+
+
 def check_json(path: str, text: str) -> None:
     """A text that must be JSON where it is set."""
     if not text:

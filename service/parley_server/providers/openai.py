@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, TypeAlias
 
 import httpx2
+import msgspec
 import openai
 from openai.types.chat import ChatCompletionChunk
 
@@ -25,7 +26,8 @@ from parley_server.errors import (
     ProviderUnavailable,
 )
 from parley_server.providers.openai_errors import error_in_body, error_of_status
-from parley_server.providers.openai_prompt import messages_of, options_of
+from parley_server.providers.openai_profile import Switches, switches_of
+from parley_server.providers.openai_prompt import messages_of, options_of, stream_options_of
 from parley_server.providers.openai_wire import ChunkReader
 from parley_server.providers.transport import Body, PushTransport, body_of, proxied
 
@@ -42,6 +44,7 @@ _KEY = re.compile(r"[\x21-\x7e]+")
 
 class OpenAIProvider:
     """One endpoint. `api_key` is asked at each call; without one no `Authorization` is sent, and OpenAI is not asked.
+    `switches` None: those of the profile of the host.
 
     Limits of time but the connect limit are the caller's. Nothing is retried, except on a kept connection that turns
     out to have been closed before, and no redirect is followed with a prompt. Proxies named by the environment are
@@ -57,8 +60,10 @@ class OpenAIProvider:
         connect_s: float = CONNECT_S,
         after_finish_s: float = AFTER_FINISH_S,
         ssl_context: ssl.SSLContext | None = None,
+        switches: Switches | None = None,
     ) -> None:
         self._name = name
+        self._switches = switches or switches_of(httpx2.URL(base_url).host)
         self._api_key = api_key
         self._after_finish_s = after_finish_s
         self._is_openai = httpx2.URL(base_url).host == "api.openai.com"
@@ -81,14 +86,7 @@ class OpenAIProvider:
         """See `Provider`. Raises a `ProviderError` of any kind but ProviderTimeout."""
         body, headers = self._request(prompt)
         try:
-            stream = await self._client.post(
-                self._url,
-                cast_to=ChatCompletionChunk,
-                body=body,
-                options={"headers": headers},
-                stream=True,
-                stream_cls=openai.AsyncStream[ChatCompletionChunk],
-            )
+            stream = await self._ask(body, headers)
             try:
                 return await self._read(stream.response, sink)
             finally:
@@ -110,29 +108,54 @@ class OpenAIProvider:
 
     # --- asking
 
+    async def _ask(self, body: dict[str, Any], headers: Headers) -> openai.AsyncStream[ChatCompletionChunk]:
+        """Post the request. A server that refuses `stream_options` by name is asked without, now and from then on."""
+        try:
+            return await self._post(body, headers)
+        except openai.APIStatusError as error:
+            if "stream_options" not in body or not _refuses_stream_options(error):
+                raise
+        body = {name: value for name, value in body.items() if name != "stream_options"}
+        stream = await self._post(body, headers)
+        self._switches = msgspec.structs.replace(self._switches, ask_usage=False, no_obfuscation=False)
+        return stream
+
+    async def _post(self, body: dict[str, Any], headers: Headers) -> openai.AsyncStream[ChatCompletionChunk]:
+        return await self._client.post(
+            self._url,
+            cast_to=ChatCompletionChunk,
+            body=body,
+            options={"headers": headers},
+            stream=True,
+            stream_cls=openai.AsyncStream[ChatCompletionChunk],
+        )
+
     def _request(self, prompt: Prompt) -> tuple[dict[str, Any], Headers]:
         """Body and headers. The SDK's typed `create` would walk through every field: 150 us of CPU for the request, and
         160 us more for each message."""
-        headers: dict[str, str | openai.Omit] = {"Authorization": self._authorization()}
+        headers = self._authentication()
         if _TRACEPARENT.fullmatch(prompt.traceparent):
             headers["traceparent"] = prompt.traceparent
         body = {
             "model": prompt.model.name,
-            "messages": messages_of(prompt),
+            "messages": messages_of(prompt, self._switches),
             "stream": True,
-            "stream_options": {"include_usage": True},
-            **options_of(prompt),
+            **options_of(prompt, self._switches),
         }
+        if stream_options := stream_options_of(self._switches):
+            body["stream_options"] = stream_options
         return body, headers
 
-    def _authorization(self) -> str | openai.Omit:
+    def _authentication(self) -> dict[str, str | openai.Omit]:
         key = self._api_key() if callable(self._api_key) else self._api_key
         key = (key or "").strip()
         if not key and not self._is_openai:
-            return openai.Omit()
+            return {"Authorization": openai.Omit()}
         if not _KEY.fullmatch(key):
             raise ProviderUnauthenticated(f"no usable API key is configured for the provider {self._name}")
-        return f"Bearer {key}"
+        if self._switches.auth == "api-key":
+            return {"Authorization": openai.Omit(), "api-key": key}
+        return {"Authorization": f"Bearer {key}"}
 
     # --- reading
 
@@ -181,6 +204,10 @@ class OpenAIProvider:
         if isinstance(error, httpx2.ConnectError):
             what = "could not be connected to"
         return ProviderUnavailable(f"{self._name} {what or 'broke the connection'}")
+
+
+def _refuses_stream_options(error: openai.APIStatusError) -> bool:
+    return error.status_code in (400, 422) and "stream_options" in error.response.text
 
 
 _WITHOUT_ACCOUNT: Mapping[str, Any] = {"OpenAI-Organization": openai.Omit(), "OpenAI-Project": openai.Omit()}

@@ -24,6 +24,7 @@ MAX_NAME = 96
 MAX_VALUE = 160
 MAX_METADATA = 4
 MAX_VIOLATIONS = 4
+MAX_WAIT_S = 365 * 86_400.0
 
 Trailers = tuple[tuple[str, str | bytes], ...]
 
@@ -63,8 +64,8 @@ def code_of(reason: Reason) -> grpc.StatusCode:
 def error_message(error: ReplyError) -> errors_pb2.ReplyError:
     """An error as it stands in a reply, a chunk or the trailer."""
     message = errors_pb2.ReplyError(
-        code=_number(code_of(error.reason)),
-        reason=errors_pb2.ErrorReason.Value(f"ERROR_REASON_{error.reason}"),
+        code=_number(code_of(error.shown_reason)),
+        reason=errors_pb2.ErrorReason.Value(f"ERROR_REASON_{error.shown_reason}"),
         message=utf8_prefix(error.message, MAX_TEXT),
         retryable=error.retryable,
         metadata={
@@ -72,8 +73,8 @@ def error_message(error: ReplyError) -> errors_pb2.ReplyError:
             for key, value in islice(error.metadata.items(), MAX_METADATA)
         },
     )
-    if error.retry_after_s is not None:
-        message.retry_after.CopyFrom(_duration(error.retry_after_s))
+    if (wait := _wait(error)) is not None:
+        message.retry_after.CopyFrom(wait)
     return message
 
 
@@ -82,10 +83,10 @@ def trailers_of(error: ReplyError, violations: tuple[tuple[str, str], ...] = ())
     as a `ReplyError` in `parley-error-bin`."""
     plain = error_message(error)
     details: list[ProtoMessage] = [
-        error_details_pb2.ErrorInfo(reason=error.reason.value, domain=DOMAIN, metadata=dict(plain.metadata))
+        error_details_pb2.ErrorInfo(reason=error.shown_reason.value, domain=DOMAIN, metadata=dict(plain.metadata))
     ]
-    if error.retry_after_s is not None:
-        details.append(error_details_pb2.RetryInfo(retry_delay=_duration(error.retry_after_s)))
+    if (wait := _wait(error)) is not None:
+        details.append(error_details_pb2.RetryInfo(retry_delay=wait))
     if violations:
         details.append(
             error_details_pb2.BadRequest(
@@ -118,7 +119,12 @@ def _packed(detail: ProtoMessage) -> AnyMessage:
     return packed
 
 
-def _duration(seconds: float) -> Duration:
+def _wait(error: ReplyError) -> Duration | None:
+    """The wait that the error asks for, at most a year; None where it asks for none, or for one that makes no sense."""
+    seconds = error.retry_after_s
+    if seconds is None or not 0 <= seconds < math.inf:
+        return None
+    seconds = min(seconds, MAX_WAIT_S)
     whole = math.floor(seconds)
     return Duration(seconds=whole, nanos=int((seconds - whole) * 1e9))
 
