@@ -30,15 +30,17 @@ def test_the_page_calls_everything_that_is_served() -> None:
     assert set(re.findall(r"parley\.v1\.(\w+/\w+)", COMMANDS)) == served
 
 
-async def test_the_commands_work_when_pasted(tmp_path: Path) -> None:
+async def test_the_commands_work_when_pasted_and_when_pasted_again(tmp_path: Path) -> None:
     async with ServerProcess(tmp_path / "server") as server:
-        ran = await run(COMMANDS, server, tmp_path)
+        ran = await run(f"{COMMANDS}\n{COMMANDS}", server, tmp_path)
         assert ran.status == 0, ran.stderr
         codes = {(line["method"].rpartition("/")[2], line["code"]) for line in server.events("call")}
     assert {code for method, code in codes if method != "StreamReply"} == {"OK"}
     assert {code for method, code in codes if method == "StreamReply"} == {"OK", "ABORTED"}
-    assert len(ran.calls) == len(re.findall(r"^.*\bgrpcurl -plaintext", COMMANDS, re.MULTILINE))
-    _check(ran.calls)
+    count = len(re.findall(r"^.*\bgrpcurl -plaintext", COMMANDS, re.MULTILINE))
+    assert len(ran.calls) == 2 * count
+    _check(ran.calls[:count])
+    _check(ran.calls[count:])
 
 
 def _check(calls: list[Called]) -> None:

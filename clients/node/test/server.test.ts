@@ -228,7 +228,7 @@ test("a server that is killed and started again is found, and says what became o
   }
 });
 
-test("the README's program compiles, runs and ends by itself", async () => {
+test("the example compiles, runs and ends by itself", async () => {
   const child = spawn(process.execPath, [join(ROOT, "build/examples/readme.js")], {
     env: { ...process.env, PARLEY_ADDRESS: parley.address },
     stdio: ["ignore", "pipe", "pipe"],

@@ -334,6 +334,7 @@ async def test_the_client_rides_through_a_kill_by_itself(tmp_path, texts: int, f
 
 async def test_the_client_starts_a_reply_on_a_server_that_comes_back(tmp_path) -> None:
     async with ServerProcess(tmp_path) as server, parley.Client(server.address) as client:
+        await client.models()  # it waits for long only for a server that it has reached before
         await server.kill9()
         stream = client.stream_reply(script("Late.", delay_s=0))
         reconnecting = await anext(stream)

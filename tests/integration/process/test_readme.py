@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import os
 import re
 import subprocess
 import sys
@@ -13,7 +15,7 @@ import pytest_asyncio
 
 from tests.commands import ADDRESS, Called, blocks, run
 from tests.processes import PARLEY, ServerProcess, clean_environment
-from tests.tools import ROOT
+from tests.tools import ROOT, tool
 
 README = (ROOT / "README.md").read_text()
 COMMANDS = "\n".join(block for block in blocks(README, "sh") if "grpcurl" in block)
@@ -129,6 +131,63 @@ async def test_the_programs_run(tmp_path: Path, server: ServerProcess, program: 
     assert (done.returncode, done.stderr) == (0, "")
     for asked in re.findall(r'(?:stream_reply|create_reply)\("([^"]+)"', program):
         assert asked in done.stdout, "the scripted model quotes its user"
+
+
+async def test_the_commands_may_be_pasted_twice(tmp_path: Path, server: ServerProcess) -> None:
+    ran = await run(f"{COMMANDS}\n{COMMANDS}", server, tmp_path)
+    assert (ran.status, ran.stderr) == (0, "")
+
+
+@pytest.mark.parametrize("page", ["README.md", "clients/node/README.md"])
+async def test_the_node_program_runs_as_pasted(tmp_path: Path, server: ServerProcess, page: str) -> None:
+    package = _built("clients/node", "dist/index.js")
+    modules = tmp_path / "node_modules/@parley"
+    modules.mkdir(parents=True)
+    (modules / "client").symlink_to(package)
+    (program,) = blocks((ROOT / page).read_text(), "js")
+    path = tmp_path / "story.mjs"
+    path.write_text(program.replace(ADDRESS, server.address))
+    await _tells_a_story(tool("node"), "--preserve-symlinks", str(path))
+
+
+@pytest.mark.parametrize("page", ["README.md", "clients/java/README.md"])
+async def test_the_java_program_runs_as_pasted(tmp_path: Path, server: ServerProcess, page: str) -> None:
+    jar = _built("clients/java/conformance/target/player.jar")  # the client with all that it depends on
+    program = blocks((ROOT / page).read_text(), "java")[0]
+    path = tmp_path / "Story.java"
+    path.write_text(program.replace(ADDRESS, server.address))
+    await _tells_a_story(tool("java"), "-cp", str(jar), str(path))
+
+
+@pytest.mark.parametrize("page", ["README.md", "clients/java/README.md"])
+def test_the_java_dependency_is_what_the_build_installs(page: str) -> None:
+    (dependency,) = blocks((ROOT / page).read_text(), "xml")
+    pom = (ROOT / "clients/java/parley-client/pom.xml").read_text()
+    for name in ("groupId", "version"):
+        assert _element(dependency, name) == _element(pom[pom.index("<parent>") :], name)
+    assert _element(dependency, "artifactId") == _element(pom[pom.index("</parent>") :], "artifactId")
+
+
+def _element(xml: str, name: str) -> str:
+    found = re.search(rf"<{name}>(.*?)</{name}>", xml)
+    assert found, name
+    return found[1]
+
+
+def _built(place: str, *made: str) -> Path:
+    """A client that `make clients` builds; without it the test is skipped, but on CI it fails."""
+    path = ROOT / place
+    if not path.joinpath(*made).exists():
+        (pytest.fail if os.environ.get("CI") else pytest.skip)(f"{place} is not built: make clients")
+    return path
+
+
+async def _tells_a_story(*command: str) -> None:
+    done = await asyncio.to_thread(
+        subprocess.run, command, env=clean_environment(), capture_output=True, text=True, timeout=90
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "Tell me a story." in done.stdout, "the scripted model quotes its user"
 
 
 @pytest.mark.parametrize("configuration", blocks(README, "toml"))

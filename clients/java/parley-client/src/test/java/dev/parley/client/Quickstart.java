@@ -5,7 +5,7 @@ import dev.parley.client.ReplyEvent.Text;
 import dev.parley.client.errors.ReplyFailedException;
 import dev.parley.v1.ReplyRequest;
 
-/** The example of the README files, which {@link ServerTest} runs. */
+/** An example of a whole program, which {@link ServerTest} runs. */
 final class Quickstart {
     public static void main(String[] arguments) {
         try (ParleyClient client = ParleyClient.builder(arguments[0]).endUser("ann").build()) {
