@@ -36,7 +36,7 @@ from parley_server.settings import Address
 READINESS = ("", "parley.v1.Chat")
 LIVENESS = "liveness"
 HEALTH_LIMIT_S = 1.0
-SERVERS: Final = 16
+SERVERS: Final = 64
 
 
 class GrpcServer:
