@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import time
 
 import grpc
 import pytest
@@ -143,6 +144,35 @@ async def test_all_servers_of_the_port_say_the_same_of_readiness(server):
     assert all([await caller.ready() for caller in callers])
     await server.app._server.refuse()
     assert not any([await caller.ready() for caller in callers])
+
+
+CALLS = 48
+TURN_S = 0.01  # gRPC's own threads do their part of a turn in it
+
+
+async def turns(server, connections):
+    """Of the event loop, each made long, until calls that came together over so many connections are answered."""
+    options = [("grpc.use_local_subchannel_pool", 1)]
+    channels = [grpc.insecure_channel(f"127.0.0.1:{server.app.port}", options=options) for _ in range(connections)]
+    calls = [channel.unary_unary(GET) for channel in channels]
+    for call in calls:
+        answer = call.future(b"")
+        await asyncio.to_thread(answer.exception)
+    answers = [call.future(b"") for call in calls for _ in range(CALLS // connections)]
+    needed = 0
+    while not all(answer.done() for answer in answers):
+        await asyncio.sleep(0)
+        time.sleep(TURN_S)
+        needed += 1
+    for channel in channels:
+        channel.close()
+    return needed
+
+
+async def test_calls_over_several_connections_do_not_wait_for_one_another(server):
+    together, spread = await turns(server, 1), await turns(server, 16)
+    print(f"{CALLS} calls: {together} turns of the loop over one connection, {spread} over 16")
+    assert spread < together / 2
 
 
 def farewell(server, sent):
