@@ -199,6 +199,25 @@ async def test_pings_more_often_than_the_setting_allows_end_the_connection(serve
     assert told == (ENHANCE_YOUR_CALM, b"too_many_pings")
 
 
+async def test_pings_as_often_as_the_setting_allows_are_answered(serve):
+    server = await serve(least_ping_interval_s=0.1)
+
+    def ping():
+        with socket.create_connection(("127.0.0.1", server.app.port), timeout=LIMIT_S) as connection:
+            connection.sendall(PREFACE)
+            for number in range(8):
+                payload = bytes([*b"number ", number])
+                connection.sendall(PING[:9] + payload)
+                received = b""
+                while payload not in received:
+                    data = connection.recv(65536)
+                    assert data, "the connection was closed"
+                    received += data
+                time.sleep(0.15)
+
+    await asyncio.to_thread(ping)
+
+
 async def test_an_old_connection_is_ended_and_its_streams_go_on(serve, upstream):
     upstream.reply_with(HANGING)
     server = await serve(connection_age_s=10.0)
