@@ -57,6 +57,7 @@ class Reason(enum.StrEnum):
     PROVIDER_TRUNCATED = "PROVIDER_TRUNCATED"
     OWNER_LOST = "OWNER_LOST"
     INTERNAL = "INTERNAL"
+    PROVIDER_CONTEXT_TOO_LARGE = "PROVIDER_CONTEXT_TOO_LARGE"
 
 
 class ParleyError(Exception):
@@ -264,6 +265,12 @@ class ProviderRejected(ProviderError):
     """The provider refused the request itself."""
 
     reason = Reason.PROVIDER_REJECTED
+
+
+class ProviderContextTooLarge(ProviderError):
+    """The provider refused the prompt because it is longer than the context of its model."""
+
+    reason = Reason.PROVIDER_CONTEXT_TOO_LARGE
 
 
 class ProviderUnauthenticated(ProviderError):

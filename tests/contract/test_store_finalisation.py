@@ -15,7 +15,7 @@ from parley_server.core.records import (
     Position,
     Unfinished,
 )
-from parley_server.errors import ConversationNotFound, Reason, ReplyNotFound
+from parley_server.errors import ConversationNotFound, ProviderContextTooLarge, Reason, ReplyNotFound
 
 from tests.contract.store_values import (
     ANN,
@@ -306,3 +306,20 @@ async def test_turns_and_refusals_at_once_leave_dense_positions(store, query):
         positions = query("SELECT position FROM message WHERE conversation_id = ? ORDER BY position", conversation.id)
         assert positions == [(number,) for number in range(1, 21)]
         assert (await store.get_conversation(ANN, conversation.id)).etag == "21"
+
+
+async def test_a_context_overflow_is_stored_so_that_an_older_release_can_read_it(store, query):
+    conversation = await created(store)
+    asked = await accepted(store, conversation)
+    error = ReplyError.of(ProviderContextTooLarge("too long"))
+
+    ended = await store.finalise(
+        finalisation(asked, "", state=State.FAILED, finish_reason=None, error=error, provider_reason="")
+    )
+
+    assert ended.reply.error == error == (await store.get_reply(ANN, asked.id)).error
+    [(kept, counted)] = query(
+        "SELECT reply.error, usage.error_reason FROM reply JOIN usage ON usage.reply_id = reply.id"
+    )
+    assert '"reason":"PROVIDER_REJECTED"' in kept
+    assert counted == "PROVIDER_CONTEXT_TOO_LARGE"

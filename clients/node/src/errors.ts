@@ -275,6 +275,7 @@ export const BY_REASON: Readonly<Partial<Record<string, ErrorClass>>> = {
   PROVIDER_MALFORMED: ReplyFailed,
   PROVIDER_TRUNCATED: ReplyFailed,
   OWNER_LOST: ReplyFailed,
+  PROVIDER_CONTEXT_TOO_LARGE: ReplyFailed,
   INTERNAL: InternalError,
 };
 

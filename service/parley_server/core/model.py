@@ -157,25 +157,41 @@ class Usage(Value, frozen=True, kw_only=True):
     estimated: bool = False
 
 
+_READABLE_AS = {Reason.PROVIDER_CONTEXT_TOO_LARGE: Reason.PROVIDER_REJECTED}
+"""Reasons that releases before this one cannot read, and the reason that those read in their place."""
+
+
 class ReplyError(Value, frozen=True, kw_only=True):
-    """Why a reply failed, as stored and shown."""
+    """Why a reply failed, as stored and shown.
+
+    `reason` is one that every release reads. `shown` is the name of the reason that callers get, where that one is
+    newer than the set that a release can read; a reader that does not know the name goes by `reason`.
+    """
 
     reason: Reason
     message: str
     retryable: bool = False
     retry_after_s: float | None = None
     metadata: dict[str, str] = {}
+    shown: str = ""
 
     @classmethod
     def of(cls, error: ParleyError) -> ReplyError:
         """The value that is kept of an error."""
+        readable = _READABLE_AS.get(error.reason)
         return cls(
-            reason=error.reason,
+            reason=readable or error.reason,
             message=error.message,
             retryable=error.retryable,
             retry_after_s=error.retry_after_s,
             metadata=error.metadata,
+            shown=error.reason.value if readable else "",
         )
+
+    @property
+    def shown_reason(self) -> Reason:
+        """The reason as callers, logs and metrics get it."""
+        return Reason.__members__.get(self.shown, self.reason)
 
 
 class Reply(Value, frozen=True, kw_only=True):

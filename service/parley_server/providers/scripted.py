@@ -12,6 +12,7 @@ import msgspec
 from parley_server.core.model import Finish, FinishReason, Prompt, PromptMessage, TextPart, ToolResultPart, Usage
 from parley_server.core.ports import Clock, Sink
 from parley_server.errors import (
+    ProviderContextTooLarge,
     ProviderError,
     ProviderMalformed,
     ProviderRateLimited,
@@ -34,6 +35,7 @@ ERRORS: dict[str, type[ProviderError]] = {
         ProviderUnauthenticated,
         ProviderMalformed,
         ProviderTruncated,
+        ProviderContextTooLarge,
     )
 }
 WORDS = {

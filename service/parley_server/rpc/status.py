@@ -63,8 +63,8 @@ def code_of(reason: Reason) -> grpc.StatusCode:
 def error_message(error: ReplyError) -> errors_pb2.ReplyError:
     """An error as it stands in a reply, a chunk or the trailer."""
     message = errors_pb2.ReplyError(
-        code=_number(code_of(error.reason)),
-        reason=errors_pb2.ErrorReason.Value(f"ERROR_REASON_{error.reason}"),
+        code=_number(code_of(error.shown_reason)),
+        reason=errors_pb2.ErrorReason.Value(f"ERROR_REASON_{error.shown_reason}"),
         message=utf8_prefix(error.message, MAX_TEXT),
         retryable=error.retryable,
         metadata={
@@ -82,7 +82,7 @@ def trailers_of(error: ReplyError, violations: tuple[tuple[str, str], ...] = ())
     as a `ReplyError` in `parley-error-bin`."""
     plain = error_message(error)
     details: list[ProtoMessage] = [
-        error_details_pb2.ErrorInfo(reason=error.reason.value, domain=DOMAIN, metadata=dict(plain.metadata))
+        error_details_pb2.ErrorInfo(reason=error.shown_reason.value, domain=DOMAIN, metadata=dict(plain.metadata))
     ]
     if error.retry_after_s is not None:
         details.append(error_details_pb2.RetryInfo(retry_delay=_duration(error.retry_after_s)))

@@ -61,7 +61,8 @@ class Stream:
                     self._last_write = self._clock.monotonic()
                     if isinstance(chunk.entry, Failed):
                         error = chunk.entry.error
-                        raise ReplyFailed(code_of(error.reason), error.message, trailers_of(error), error.reason)
+                        reason = error.shown_reason
+                        raise ReplyFailed(code_of(reason), error.message, trailers_of(error), reason)
                 self._position = chunk.sequence
             if reader.done:
                 return

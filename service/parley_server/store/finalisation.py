@@ -126,7 +126,7 @@ def _usage_values(ended: Reply, finalisation: Finalisation) -> dict[str, object]
         "provider": ended.provider,
         "state": ended.state.value,
         "finish_reason": ended.finish_reason,
-        "error_reason": None if ended.error is None else ended.error.reason.value,
+        "error_reason": None if ended.error is None else ended.error.shown_reason.value,
         "prompt_tokens": _counted(counted.prompt_tokens),
         "cached_prompt_tokens": _counted(counted.cached_prompt_tokens),
         "completion_tokens": _counted(counted.completion_tokens),

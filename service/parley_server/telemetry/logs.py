@@ -115,7 +115,7 @@ def log_reply(reply: Reply, *, overhead_s: float, text_length: int) -> None:
 def end_reason(reply: Reply) -> str:
     """Why it ended: the error's reason, or else the finish reason."""
     if reply.error is not None:
-        return reply.error.reason.value
+        return reply.error.shown_reason.value
     return reply.finish_reason.value if reply.finish_reason is not None else "OTHER"
 
 

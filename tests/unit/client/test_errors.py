@@ -39,6 +39,7 @@ CLASSES = {
     "PROVIDER_UNAUTHENTICATED": errors.ReplyFailed,
     "PROVIDER_MALFORMED": errors.ReplyFailed,
     "PROVIDER_TRUNCATED": errors.ReplyFailed,
+    "PROVIDER_CONTEXT_TOO_LARGE": errors.ReplyFailed,
     "OWNER_LOST": errors.ReplyFailed,
     "INTERNAL": errors.InternalError,
 }

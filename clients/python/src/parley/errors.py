@@ -219,6 +219,7 @@ BY_REASON: Final[Mapping[str, type[ParleyError]]] = {
     "PROVIDER_MALFORMED": ReplyFailed,
     "PROVIDER_TRUNCATED": ReplyFailed,
     "OWNER_LOST": ReplyFailed,
+    "PROVIDER_CONTEXT_TOO_LARGE": ReplyFailed,
     "INTERNAL": InternalError,
 }
 

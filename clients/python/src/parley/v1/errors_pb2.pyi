@@ -96,6 +96,10 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """The replica that generated the reply died or was stopped; the text that was durable is kept."""
     ERROR_REASON_INTERNAL: _ErrorReason.ValueType  # 48
     """INTERNAL: a defect of the engine; metadata `call_id` finds it in the logs."""
+    ERROR_REASON_PROVIDER_CONTEXT_TOO_LARGE: _ErrorReason.ValueType  # 49
+    """The provider refused the prompt because it is longer than the context of its model. The same prompt is refused again:
+    shorten the conversation or the input, or take a model with a larger context.
+    """
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """Why a call or a reply failed. The set grows: read a value you do not know by the status code beside it. On a status it
@@ -175,6 +179,10 @@ ERROR_REASON_OWNER_LOST: ErrorReason.ValueType  # 47
 """The replica that generated the reply died or was stopped; the text that was durable is kept."""
 ERROR_REASON_INTERNAL: ErrorReason.ValueType  # 48
 """INTERNAL: a defect of the engine; metadata `call_id` finds it in the logs."""
+ERROR_REASON_PROVIDER_CONTEXT_TOO_LARGE: ErrorReason.ValueType  # 49
+"""The provider refused the prompt because it is longer than the context of its model. The same prompt is refused again:
+shorten the conversation or the input, or take a model with a larger context.
+"""
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015
 
 @_typing.final

@@ -38,7 +38,8 @@ final class Exceptions {
                     "PROVIDER_UNAUTHENTICATED",
                     "PROVIDER_MALFORMED",
                     "PROVIDER_TRUNCATED",
-                    "OWNER_LOST" -> new ReplyFailedException(failure);
+                    "OWNER_LOST",
+                    "PROVIDER_CONTEXT_TOO_LARGE" -> new ReplyFailedException(failure);
             case "INTERNAL" -> new InternalErrorException(failure);
             default -> switch (failure.code()) {
                 case INVALID_ARGUMENT -> new InvalidRequestException(failure);
