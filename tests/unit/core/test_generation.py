@@ -476,5 +476,5 @@ async def _race(world: World, chance: random.Random) -> None:
 
 
 def test_every_provider_error_is_covered():
-    assert len(PROVIDER_ERRORS) == 7
+    assert len(PROVIDER_ERRORS) == 8
     assert all(issubclass(kind, ParleyError) for kind in PROVIDER_ERRORS)
