@@ -4,7 +4,8 @@ import asyncio
 
 import msgspec
 import pytest
-from parley_server.core.model import FinishReason, Identity, Usage
+from parley_server.core.events import TextDelta
+from parley_server.core.model import FinishReason, Identity, ReplyError, State, Usage
 from parley_server.core.records import (
     CancelTarget,
     ConversationFilter,
@@ -18,6 +19,7 @@ from parley_server.errors import (
     ConversationNotFound,
     ImageNotFound,
     MessageNotFound,
+    Reason,
     ReplyNotFound,
 )
 from parley_server.store import open_store
@@ -123,13 +125,44 @@ async def test_what_a_provider_said_is_stored_as_far_as_it_can_be(store, text):
     assert await store.get_reply(ANN, reply.id) == outcome.reply
 
 
-async def test_a_provider_may_count_more_tokens_than_a_column_holds(store, query):
-    counted = Usage(prompt_tokens=2**40, cached_prompt_tokens=-1, completion_tokens=2**31, reasoning_tokens=3)
+async def test_counts_and_costs_that_no_column_holds_are_clamped(store, query):
+    counted = Usage(prompt_tokens=2**70, cached_prompt_tokens=-1, completion_tokens=2**31, cost_nano_usd=2**64)
     reply = await accepted(store, await created(store))
     outcome = await store.finalise(finalisation(reply, usage=counted))
-    assert (outcome.won, outcome.reply.usage) == (True, counted)
-    columns = "prompt_tokens, cached_prompt_tokens, completion_tokens, reasoning_tokens"
-    assert query(f"SELECT {columns} FROM usage") == [(2**31 - 1, 0, 2**31 - 1, 3)]
+    most = Usage(prompt_tokens=2**31 - 1, completion_tokens=2**31 - 1, cost_nano_usd=2**63 - 1)
+    assert (outcome.won, outcome.reply.usage) == (True, most)
+    assert await store.get_reply(ANN, reply.id) == outcome.reply
+    columns = "prompt_tokens, cached_prompt_tokens, completion_tokens, reasoning_tokens, cost_nano_usd"
+    assert query(f"SELECT {columns} FROM usage") == [(2**31 - 1, 0, 2**31 - 1, 0, 2**63 - 1)]
+
+
+@pytest.mark.parametrize("text", ["no\0t", "no\ud800t"])
+async def test_an_error_s_texts_are_stored_as_far_as_they_can_be(store, text):
+    reply = await accepted(store, await created(store))
+    error = ReplyError(reason=Reason.PROVIDER_REJECTED, message=text, metadata={text: text})
+    outcome = await store.finalise(finalisation(reply, "", state=State.FAILED, finish_reason=None, error=error))
+    assert outcome.reply.error.message == "no\ufffdt"
+    assert outcome.reply.error.metadata == {"no\ufffdt": "no\ufffdt"}
+    assert await store.get_reply(ANN, reply.id) == outcome.reply
+
+
+async def test_a_row_with_counts_that_an_older_release_has_stored_is_read_in_range(store, query):
+    reply = await answered(store, await created(store))
+    query("UPDATE reply SET usage = ?", '{"prompt_tokens":18446744073709551616,"completion_tokens":-1}')
+    read = await store.get_reply(ANN, reply.id)
+    assert read.usage == Usage(prompt_tokens=2**31 - 1)
+
+
+@pytest.mark.parametrize("entries", ["{oops", '[{"type":"song"}]', '[{"type":"usage","usage":{"prompt_tokens":9.5}}]'])
+async def test_a_checkpoint_that_cannot_be_read_keeps_the_text_before_it(store, query, entries, caplog):
+    reply = await accepted(store, await created(store))
+    for start in (1, 2, 3):
+        await store.append_checkpoints([checkpoint(reply, f"{start} ", start=start)])
+    query("UPDATE checkpoint SET entries = ? WHERE from_sequence = 2", entries)
+    (left,) = await store.unfinished(5)
+    assert left.entries == (TextDelta("1 "),)
+    assert left.durable_sequence == 3
+    assert "checkpoint_unreadable" in caplog.messages
 
 
 async def test_a_mebibyte_of_checkpoints_in_one_statement(store):

@@ -6,12 +6,13 @@ from collections.abc import Iterable
 
 import msgspec
 
+from parley_server.core.counts import credible
 from parley_server.core.events import Entry, ReasoningDelta, Snapshot, TextDelta, ToolCallDelta, UsageUpdate
 from parley_server.core.model import Part, ReasoningPart, TextPart, ToolCallPart, Usage
 
 
 class Answer(msgspec.Struct, frozen=True):
-    """The parts in the order in which they began, and the last usage that the provider told."""
+    """The parts in the order in which they began, and the last credible usage that the provider told."""
 
     parts: tuple[Part, ...]
     usage: Usage | None = None
@@ -51,7 +52,7 @@ def answer_of(entries: Iterable[Entry]) -> Answer:
     usage: Usage | None = None
     for entry in entries:
         if isinstance(entry, UsageUpdate):
-            usage = entry.usage
+            usage = entry.usage if credible(entry.usage) else usage
         elif isinstance(entry, Snapshot):
             before = entry.reply.message.parts if entry.reply.message else ()
             runs, calls = [], {}

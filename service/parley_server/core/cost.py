@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from parley_server.core.counts import INT64_MAX
 from parley_server.core.events import utf8_size
 from parley_server.core.model import Prices, Usage
 
@@ -10,7 +11,7 @@ BYTES_PER_TOKEN = 4
 
 
 def cost_nano_usd(usage: Usage, prices: Prices) -> int | None:
-    """Billionths of a US dollar, rounded half up; None where a price that is needed is not known.
+    """Billionths of a US dollar, rounded half up and at most 2^63 - 1; None where a price that is needed is not known.
 
     Cached prompt tokens without a price of their own cost what other prompt tokens do.
     """
@@ -28,7 +29,7 @@ def cost_nano_usd(usage: Usage, prices: Prices) -> int | None:
         if price is None:
             return None
         total += tokens * price
-    return (total + PRICED_TOKENS // 2) // PRICED_TOKENS
+    return min((total + PRICED_TOKENS // 2) // PRICED_TOKENS, INT64_MAX)
 
 
 def estimate_tokens(text: str) -> int:

@@ -22,8 +22,9 @@ from parley_server.core.endings import (
     ending_of_stop,
 )
 from parley_server.core.engine import Engine, done_within, unbroken
+from parley_server.core.finalising import finalise
 from parley_server.core.lease import NEVER
-from parley_server.core.log import Log
+from parley_server.core.log import Log, Reader
 from parley_server.core.model import Finish, FinishReason, Message, Part, Prompt, Reply, ReplyError, State, Usage
 from parley_server.core.ports import Provider, Timer
 from parley_server.core.records import Finalisation, Finalised
@@ -177,10 +178,19 @@ class Generation:
             self._sink.seal()
             self.close_provider()
             self._begin_end(self._stopped())
+        self.log.wake()
 
     def _begin_end(self, ending: Ending) -> asyncio.Task[None]:
         self._concluding = self._engine.spawn(self._conclude(ending), f"end-{self._reply.id}")
+        self._concluding.add_done_callback(lambda _: self.log.wake())
         return self._concluding
+
+    async def until_over(self) -> None:
+        """Return once it has ended, or once it is `dead`."""
+        reader = Reader(self.log, self.log.last_sequence)
+        while not self.log.over and not self.dead:
+            await reader.wait()
+            reader.position = self.log.last_sequence
 
     async def _produce(self) -> Ending:
         """Have the provider write until it ends or is stopped. Its call is closed when this returns or raises."""
@@ -267,7 +277,7 @@ class Generation:
         delay_s = 0.1
         while True:
             try:
-                outcome = await self._engine.store.finalise(finalisation)
+                outcome = await finalise(self._engine.store, finalisation)
             except StorageUnavailable as error:
                 log.warning("finalise_retry", extra={"fields": {"reply_id": self._reply.id, "problem": error.message}})
             else:
@@ -301,10 +311,10 @@ class Generation:
         observer.reply_ended(self.log.reply, overhead_s=self._overhead_s, text_length=text_length)
 
     def _is_own(self, stored: Reply) -> bool:
-        """Whether a race was lost to this very task: its commit had happened, and only the answer was lost."""
+        """Whether a race was lost to this very task: its commit had happened, and only the answer was lost. The number
+        of a takeover's end is another one."""
         written = self._written
-        return written is not None and (written.state, written.end_time_us, written.last_sequence) == (
-            stored.state,
+        return written is not None and (written.end_time_us, written.last_sequence) == (
             stored.end_time_us,
             stored.last_sequence,
         )

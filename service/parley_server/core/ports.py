@@ -78,10 +78,12 @@ class Sink(Protocol):
         """Reasoning text, with the provider's signature of it where there is one."""
 
     def tool_call(self, index: int, call_id: str, name: str, arguments: str) -> None:
-        """A piece of the tool call `index`; id and name are set on its first piece alone."""
+        """A piece of the tool call `index`; id and name are set on its first piece alone.
+
+        Raises `ProviderMalformed` for an index outside of 0 to 2^31 - 1."""
 
     def usage(self, usage: Usage) -> None:
-        """What the provider has counted: cumulative, without cost."""
+        """What the provider has counted: cumulative, without cost. Ignored where a count cannot be true (`counts`)."""
 
     def flush(self) -> None:
         """All that one read from the socket held has been pushed."""

@@ -21,6 +21,7 @@ from parley_server.core.endings import (
 )
 from parley_server.core.engine import Engine, done_within
 from parley_server.core.events import Entry
+from parley_server.core.finalising import finalise
 from parley_server.core.log import TAKEOVER_GAP, Log
 from parley_server.core.model import Identity, Reply, State
 from parley_server.core.records import Finalisation, Finalised, Unfinished
@@ -28,7 +29,6 @@ from parley_server.errors import ModelNotFound, ReplyNotFound, StorageUnavailabl
 
 log = logging.getLogger("parley.recovery")
 
-BATCH = 100
 FIRST_EPOCH = 1
 RETRY_S = 0.5
 RECALL_LIMIT_S = 3.0
@@ -36,16 +36,27 @@ RECALL_LIMIT_S = 3.0
 
 
 async def recover(engine: Engine) -> int:
-    """End every reply that a dead process has left, with its durable text; how many there were. Before SERVING."""
-    count = 0
-    while left := await engine.store.unfinished(BATCH):
-        for unfinished in left:
-            whole = await _with_published(engine, unfinished)
-            await end_unfinished(engine, whole, _ending_of(whole))
-        count += len(left)
-    if count:
-        log.warning("recovered", extra={"fields": {"replies": count}})
-    return count
+    """End every reply that a dead process has left, with its durable text; how many there were. Before SERVING.
+
+    One that cannot be ended is logged and left to the reconciliation, so that it does not keep the server from
+    starting. Raises `StorageUnavailable`."""
+    reply_ids = await engine.store.unfinished_ids()
+    for reply_id in reply_ids:
+        try:
+            await _recover_one(engine, reply_id)
+        except StorageUnavailable:
+            raise
+        except Exception:  # a defect of one reply's end; the others have to end, and the server to start
+            log.exception("recover_defect", extra={"fields": {"reply_id": reply_id}})
+    if reply_ids:
+        log.warning("recovered", extra={"fields": {"replies": len(reply_ids)}})
+    return len(reply_ids)
+
+
+async def _recover_one(engine: Engine, reply_id: str) -> None:
+    for unfinished in await engine.store.unfinished(1, reply_id):
+        whole = await _with_published(engine, unfinished)
+        await end_unfinished(engine, whole, _ending_of(whole))
 
 
 async def reconcile(engine: Engine, epochs: dict[str, int] | None = None) -> None:
@@ -91,7 +102,7 @@ async def reconcile_forever(engine: Engine) -> None:
 async def _end_without_task(engine: Engine, reply_id: str) -> None:
     """As INTERNAL, a defect, but nobody waits for ever; what was taken over, and its takeover was not heard of, as
     that."""
-    for unfinished in await engine.store.unfinished(BATCH, reply_id):
+    for unfinished in await engine.store.unfinished(1, reply_id):
         if unfinished.reply.owner != engine.replica_id:
             continue
         if unfinished.reply.epoch > FIRST_EPOCH:
@@ -169,7 +180,8 @@ async def end_unfinished(engine: Engine, unfinished: Unfinished, ending: Ending)
     with contextlib.suppress(ModelNotFound):
         prices = engine.catalog.resolve(reply.model)[0].prices
         usage = msgspec.structs.replace(usage, cost_nano_usd=cost_nano_usd(usage, prices))
-    return await engine.store.finalise(
+    return await finalise(
+        engine.store,
         Finalisation(
             reply_id=reply.id,
             epoch=reply.epoch,
@@ -185,7 +197,7 @@ async def end_unfinished(engine: Engine, unfinished: Unfinished, ending: Ending)
             first_token_time_us=reply.first_token_time_us,
             end_time_us=now_us,
             text_length=answer.text_length,
-        )
+        ),
     )
 
 

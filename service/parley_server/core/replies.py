@@ -172,7 +172,7 @@ class Replies:
 
     async def drain(self, grace_s: float) -> None:
         """Refuse new replies, tell the readers, let running replies end for `grace_s`, then end the rest with the text
-        they have."""
+        they have. One that a defect of the store keeps from its end is left to the next start."""
         engine = self._engine
         self._acceptances.draining = Draining("the server is shutting down", retry_after_s=1.0)
         self.going_away_at = engine.clock.monotonic() + grace_s
@@ -186,7 +186,7 @@ class Replies:
                 break
         self.hurry()
         for generation in list(engine.shelf.running.values()):
-            await Reader(generation.log, 0).until_ended()
+            await generation.until_over()
 
     def hurry(self) -> None:
         """End every running reply now, with the text it has."""

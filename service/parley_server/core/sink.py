@@ -11,6 +11,7 @@ from collections.abc import Callable
 
 import msgspec
 
+from parley_server.core.counts import INT32_MAX, credible
 from parley_server.core.events import (
     Entry,
     ReasoningDelta,
@@ -25,6 +26,7 @@ from parley_server.core.events import (
 from parley_server.core.log import Log
 from parley_server.core.model import Usage
 from parley_server.core.ports import Clock, Timer
+from parley_server.errors import ProviderMalformed
 
 USAGE_INTERVAL_S = 1.0
 """Usage is numbered with the first content, then at most this often, and at the end: some providers send it with every
@@ -124,12 +126,15 @@ class LogSink:
             self._push(ReasoningDelta(text, signature))
 
     def tool_call(self, index: int, call_id: str, name: str, arguments: str) -> None:
-        """A piece of a tool call."""
+        """A piece of a tool call. Raises `ProviderMalformed` for an index that the contract cannot hold."""
+        if not 0 <= index <= INT32_MAX:
+            raise ProviderMalformed("the provider numbered a tool call outside of 0 to 2147483647")
         self._push(ToolCallDelta(index, call_id, name, arguments))
 
     def usage(self, usage: Usage) -> None:
-        """What the provider has counted so far: the newest is kept, and numbered from time to time."""
-        if not self._log.sealed and usage != self.last_usage:
+        """What the provider has counted so far; not counted where a count cannot be true. The newest is kept, and numbered
+        from time to time."""
+        if not self._log.sealed and usage != self.last_usage and credible(usage):
             self.last_usage = usage
             self._usage_waits = True
 

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
+from parley_server.core.counts import MOST_TOKENS
 from parley_server.core.events import utf8_prefix
 from parley_server.core.model import FinishReason
 from parley_server.errors import ProviderError, ProviderMalformed, ProviderTruncated, ProviderUnavailable
 
-MAX_COUNT = 10**8
-"""The largest count of tokens that can be true."""
 MAX_WORD_BYTES = 64
 """Bytes of UTF-8 of a finish word that are kept and shown."""
 
@@ -70,13 +69,13 @@ def failure_of(word: str) -> type[ProviderError] | None:
 
 
 def count(value: object) -> int | None:
-    """A count of tokens: an integer, a float or decimal digits, 0 to `MAX_COUNT`. None for anything else, which
+    """A count of tokens: an integer, a float or decimal digits, 0 to `MOST_TOKENS`. None for anything else, which
     includes a count that cannot be true: it must be neither stored nor charged, not even clamped."""
-    if isinstance(value, str) and value.isascii() and value.isdecimal() and len(value) <= len(str(MAX_COUNT)):
+    if isinstance(value, str) and value.isascii() and value.isdecimal() and len(value) <= len(str(MOST_TOKENS)):
         value = int(value)
     if isinstance(value, bool) or not isinstance(value, int | float):
         return None
-    return int(value) if 0 <= value <= MAX_COUNT else None  # NaN fails the comparison
+    return int(value) if 0 <= value <= MOST_TOKENS else None  # NaN fails the comparison
 
 
 def clean(text: str) -> str:

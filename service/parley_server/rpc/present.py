@@ -5,6 +5,7 @@ from __future__ import annotations
 from google.protobuf.timestamp_pb2 import Timestamp
 from parley.v1 import chat_pb2, resources_pb2
 
+from parley_server.core.counts import clamped, holdable_usage
 from parley_server.core.events import (
     Chunk,
     Entry,
@@ -154,7 +155,8 @@ def finish_reason(reason: FinishReason | None) -> resources_pb2.FinishReason.Val
 
 
 def usage_message(usage: Usage) -> resources_pb2.Usage:
-    """Tokens and money."""
+    """Tokens and money, in the range of the contract: an older release has stored what it was told."""
+    usage = holdable_usage(usage)
     return resources_pb2.Usage(
         prompt_tokens=usage.prompt_tokens,
         cached_prompt_tokens=usage.cached_prompt_tokens,
@@ -177,7 +179,7 @@ def _other_chunk(sequence: int, entry: Entry) -> chat_pb2.TokenChunk:
         chunk.reasoning.signature = entry.signature
     elif isinstance(entry, ToolCallDelta):
         chunk.tool_call.CopyFrom(
-            chat_pb2.ToolCallDelta(index=entry.index, id=entry.id, name=entry.name, arguments=entry.arguments)
+            chat_pb2.ToolCallDelta(index=clamped(entry.index), id=entry.id, name=entry.name, arguments=entry.arguments)
         )
     elif isinstance(entry, UsageUpdate):
         chunk.usage.CopyFrom(usage_message(entry.usage))

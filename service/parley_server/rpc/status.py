@@ -24,6 +24,7 @@ MAX_NAME = 96
 MAX_VALUE = 160
 MAX_METADATA = 4
 MAX_VIOLATIONS = 4
+MAX_WAIT_S = 365 * 86_400.0
 
 Trailers = tuple[tuple[str, str | bytes], ...]
 
@@ -72,8 +73,8 @@ def error_message(error: ReplyError) -> errors_pb2.ReplyError:
             for key, value in islice(error.metadata.items(), MAX_METADATA)
         },
     )
-    if error.retry_after_s is not None:
-        message.retry_after.CopyFrom(_duration(error.retry_after_s))
+    if (wait := _wait(error)) is not None:
+        message.retry_after.CopyFrom(wait)
     return message
 
 
@@ -84,8 +85,8 @@ def trailers_of(error: ReplyError, violations: tuple[tuple[str, str], ...] = ())
     details: list[ProtoMessage] = [
         error_details_pb2.ErrorInfo(reason=error.shown_reason.value, domain=DOMAIN, metadata=dict(plain.metadata))
     ]
-    if error.retry_after_s is not None:
-        details.append(error_details_pb2.RetryInfo(retry_delay=_duration(error.retry_after_s)))
+    if (wait := _wait(error)) is not None:
+        details.append(error_details_pb2.RetryInfo(retry_delay=wait))
     if violations:
         details.append(
             error_details_pb2.BadRequest(
@@ -118,7 +119,12 @@ def _packed(detail: ProtoMessage) -> AnyMessage:
     return packed
 
 
-def _duration(seconds: float) -> Duration:
+def _wait(error: ReplyError) -> Duration | None:
+    """The wait that the error asks for, at most a year; None where it asks for none, or for one that makes no sense."""
+    seconds = error.retry_after_s
+    if seconds is None or not 0 <= seconds < math.inf:
+        return None
+    seconds = min(seconds, MAX_WAIT_S)
     whole = math.floor(seconds)
     return Duration(seconds=whole, nanos=int((seconds - whole) * 1e9))
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import msgspec
 from sqlalchemy import BigInteger, Connection, Integer, Text, bindparam, case, delete, insert, update
 
-from parley_server.core.model import Message, Reply
+from parley_server.core.counts import holdable_usage
+from parley_server.core.model import Message, Reply, ReplyError
 from parley_server.core.records import Finalisation, Finalised
 from parley_server.store.messages import insert_messages
 from parley_server.store.replies import load_reply
@@ -33,7 +34,6 @@ _END = (
     .returning(*REPLY_COLUMNS)
 )
 _USAGE = insert(usage)
-_MOST = 2**31 - 1
 _at_parent = conversation.c.head_message_id == bindparam("of_parent", type_=Text)
 _MOVE_ON = (
     update(conversation)
@@ -105,8 +105,8 @@ def _values(finalisation: Finalisation) -> dict[str, object]:
         "new_state": finalisation.state.value,
         "new_finish_reason": finalisation.finish_reason,
         "new_provider_reason": held(finalisation.provider_reason),
-        "new_error": None if error is None else json_text(error),
-        "new_usage": json_text(finalisation.usage),
+        "new_error": None if error is None else _error_text(error),
+        "new_usage": json_text(holdable_usage(finalisation.usage)),
         "new_model": finalisation.model,
         "new_provider": finalisation.provider,
         "new_cancel_reason": finalisation.cancel_reason,
@@ -117,7 +117,7 @@ def _values(finalisation: Finalisation) -> dict[str, object]:
 
 
 def _usage_values(ended: Reply, finalisation: Finalisation) -> dict[str, object]:
-    counted = finalisation.usage
+    counted = holdable_usage(finalisation.usage)
     return {
         "reply_id": ended.id,
         "tenant": ended.tenant,
@@ -127,10 +127,10 @@ def _usage_values(ended: Reply, finalisation: Finalisation) -> dict[str, object]
         "state": ended.state.value,
         "finish_reason": ended.finish_reason,
         "error_reason": None if ended.error is None else ended.error.shown_reason.value,
-        "prompt_tokens": _counted(counted.prompt_tokens),
-        "cached_prompt_tokens": _counted(counted.cached_prompt_tokens),
-        "completion_tokens": _counted(counted.completion_tokens),
-        "reasoning_tokens": _counted(counted.reasoning_tokens),
+        "prompt_tokens": counted.prompt_tokens,
+        "cached_prompt_tokens": counted.cached_prompt_tokens,
+        "completion_tokens": counted.completion_tokens,
+        "reasoning_tokens": counted.reasoning_tokens,
         "cost_nano_usd": counted.cost_nano_usd,
         "estimated": counted.estimated,
         "create_time_us": ended.create_time_us,
@@ -140,6 +140,7 @@ def _usage_values(ended: Reply, finalisation: Finalisation) -> dict[str, object]
     }
 
 
-def _counted(tokens: int) -> int:
-    """As a column can hold it: a provider may count anything."""
-    return max(0, min(tokens, _MOST))
+def _error_text(error: ReplyError) -> str:
+    """As JSON, with texts that JSON and both databases can hold."""
+    metadata = {held(name): held(value) for name, value in error.metadata.items()}
+    return json_text(msgspec.structs.replace(error, message=held(error.message), metadata=metadata))

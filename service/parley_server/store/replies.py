@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import logging
+from collections.abc import Iterator, Sequence
 from functools import cache
 from typing import Any
 
+import msgspec
 from sqlalchemy import ColumnElement, Connection, Integer, Select, Text, bindparam, case, func, select, update
 
 from parley_server.core.model import FinishReason, Identity, Reply
@@ -14,9 +16,11 @@ from parley_server.errors import ReplyNotFound
 from parley_server.store import keys
 from parley_server.store.conversations import get_conversation
 from parley_server.store.ownership import owned, owner
-from parley_server.store.rows import MESSAGE_COLUMNS, REPLY_COLUMNS, entries_of, message_of, reply_of
+from parley_server.store.rows import MESSAGE_COLUMNS, REPLY_COLUMNS, StoredEntry, entries_of, message_of, reply_of
 from parley_server.store.schema import checkpoint, message, reply, reply_active
 from parley_server.store.statements import AnyRow, Sought, listed, listed_values
+
+log = logging.getLogger("parley.store")
 
 UNFINISHED_COLUMNS = [*REPLY_COLUMNS, reply.c.cancel_requested]
 
@@ -136,9 +140,22 @@ def _unfinished(row: AnyRow, stretches: list[AnyRow]) -> Unfinished:
     return Unfinished(
         reply=reply_of(row),
         cancel=FinishReason(row.cancel_requested) if row.cancel_requested else None,
-        entries=tuple(entry for stretch in stretches for entry in entries_of(stretch.entries)),
+        entries=tuple(_readable(row.id, stretches)),
         durable_sequence=max((stretch.to_sequence for stretch in stretches), default=0),
     )
+
+
+def _readable(reply_id: str, stretches: list[AnyRow]) -> Iterator[StoredEntry]:
+    """The entries up to the first stretch that this release cannot read. A reply must end whatever its log holds, and
+    text after a gap would be wrong."""
+    for stretch in stretches:
+        try:
+            entries = entries_of(stretch.entries)
+        except msgspec.MsgspecError as error:
+            fields = {"reply_id": reply_id, "to_sequence": stretch.to_sequence, "problem": str(error)}
+            log.error("checkpoint_unreadable", extra={"fields": fields})  # noqa: TRY400 - the row is wrong, not the code
+            return
+        yield from entries
 
 
 def _reply(row: AnyRow | None) -> Reply | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
+from parley_server.core.counts import holdable_usage
 from parley_server.core.events import (
     Failed,
     Finished,
@@ -113,7 +114,7 @@ def reply_of(row: AnyRow, stored_message: Message | None = None) -> Reply:
         state=State(row[9]),
         finish_reason=FinishReason(row[10]) if row[10] else None,
         provider_reason=row[11],
-        usage=_usage.decode(row[12]) if row[12] else None,
+        usage=holdable_usage(_usage.decode(row[12])) if row[12] else None,
         error=_error.decode(row[13]) if row[13] else None,
         requested_model=row[14],
         model=row[15],

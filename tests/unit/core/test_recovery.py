@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 
 import pytest
-from parley_server.core import recovery
 from parley_server.core.endings import Stop
 from parley_server.core.events import Failed, Snapshot
 from parley_server.core.log import TAKEOVER_GAP, Reader
@@ -109,8 +108,7 @@ async def test_the_provider_s_count_is_kept_when_it_was_durable(dying, make_worl
     assert stored.usage == Usage(prompt_tokens=10, completion_tokens=2, cost_nano_usd=14)
 
 
-async def test_more_than_a_batch_is_recovered(dying, make_world, monkeypatch):
-    monkeypatch.setattr(recovery, "BATCH", 2)
+async def test_all_that_a_dead_process_has_left_is_recovered(dying, make_world):
     generations = [await dying.begin(hold) for _ in range(5)]
     born = killed(dying, make_world)
     assert await recover(born.engine) == 5
@@ -159,13 +157,14 @@ async def test_a_task_that_died_of_a_defect_is_mended(make_world, after):
     world = make_world(journal=True)
 
     async def defect(*_):
-        (world.store.after if after else world.store.before).clear()
         raise RuntimeError("a defect of the store")
 
-    (world.store.after if after else world.store.before)["finalise"] = defect
+    hooks = world.store.after if after else world.store.before
+    hooks["finalise"] = defect
     generation = await world.begin()
     waiting = asyncio.ensure_future(Reader(generation.log, 0).until_ended())
     await until(lambda: generation.dead)
+    hooks.clear()
     mending = asyncio.ensure_future(reconcile_forever(world.engine))
     await settle()
     assert not waiting.done()
@@ -186,12 +185,12 @@ async def test_the_readers_of_a_dead_task_s_erased_reply_are_told(make_world):
     world = make_world(journal=True)
 
     async def defect(*_):
-        world.store.after.clear()
         raise RuntimeError("a defect")
 
     world.store.after["finalise"] = defect
     generation = await world.begin()
     await until(lambda: generation.dead)
+    world.store.after.clear()
     await world.engine.store.delete_conversation(ALICE, generation.log.reply.conversation_id, "")
     await asyncio.gather(reconcile(world.engine), reconcile(world.engine))
     assert generation.log.erased

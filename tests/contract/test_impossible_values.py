@@ -1,0 +1,273 @@
+"""What a provider pushes may be a value that the store or the contract cannot hold: the reply ends all the same, its
+conversation goes on, and a restart ends what was left."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import math
+
+import msgspec
+import pytest
+from parley_server.core.events import TextDelta, UsageUpdate
+from parley_server.core.log import Reader
+from parley_server.core.model import Finish, FinishReason, Prices, State, TextPart, Usage
+from parley_server.core.records import Checkpoint, MessageFilter
+from parley_server.core.recovery import reconcile, recover
+from parley_server.errors import ProviderError, ProviderRateLimited, ProviderRejected, Reason
+from parley_server.rpc.present import message, reply_message, token_chunk
+from parley_server.rpc.status import trailers_of
+
+from tests.fakes import ALICE, FAST, STOP, World, say_hello
+
+IMPOSSIBLE_COUNTS = [2**31, 2**63, 2**64 - 1, 2**64, 10**30, -1, 10**8 + 1]
+DEAR = msgspec.structs.replace(FAST, prices=Prices(prompt=10**18, completion=10**18))
+
+
+def telling(usage: Usage):
+    async def act(prompt, sink):
+        sink.text("said")
+        sink.usage(usage)
+        sink.flush()
+        return STOP
+
+    return act
+
+
+def calling(index: int, call_id: str = "call_1"):
+    async def act(prompt, sink):
+        sink.text("said")
+        sink.tool_call(index, call_id, "look", "{}")
+        sink.flush()
+        return STOP
+
+    return act
+
+
+def writing(text: str):
+    async def act(prompt, sink):
+        sink.text("said")
+        sink.flush()
+        sink.text(text)
+        sink.flush()
+        return STOP
+
+    return act
+
+
+def ending(word: str):
+    async def act(prompt, sink):
+        sink.text("said")
+        sink.flush()
+        return Finish(reason=FinishReason.STOP, provider_reason=word)
+
+    return act
+
+
+def failing(error: ProviderError):
+    async def act(prompt, sink):
+        sink.text("said")
+        sink.flush()
+        raise error
+
+    return act
+
+
+@pytest.fixture
+async def world(store):
+    made = World(store, journal=True)
+    made.engine.catalog.model = DEAR
+    yield made
+    await made.aclose()
+
+
+async def ended_and_shown(world: World, act):
+    """The stored reply, once it has ended as every reader and every call can be shown it, and the conversation has
+    taken another message."""
+    generation = await world.begin(act)
+    reader = Reader(generation.log, 0)
+    stored = await world.settled(generation)
+    chunks = [token_chunk(chunk) for chunk in reader.take()]
+    assert chunks[-1].WhichOneof("event") in ("finished", "failed")
+    assert reply_message(stored).state == reply_message(generation.log.reply).state
+    page = await world.engine.store.list_messages(ALICE, MessageFilter(conversation_id=stored.conversation_id), 9)
+    assert [message(each).id for each in page.messages]
+    again = await world.settled(await world.begin(say_hello, conversation_id=stored.conversation_id))
+    assert again.state is State.COMPLETED
+    return stored
+
+
+@pytest.mark.parametrize("count", IMPOSSIBLE_COUNTS)
+@pytest.mark.parametrize("field", ["prompt_tokens", "cached_prompt_tokens", "completion_tokens", "reasoning_tokens"])
+async def test_a_count_that_cannot_be_true_is_estimated_instead_and_not_charged(world, count, field):
+    stored = await ended_and_shown(world, telling(Usage(**{field: count})))
+    assert (stored.state, stored.usage.estimated) == (State.COMPLETED, True)
+    assert 0 < stored.usage.completion_tokens < 10
+
+
+async def test_a_count_that_cannot_be_true_does_not_replace_one_that_can(world):
+    async def act(prompt, sink):
+        sink.text("said")
+        sink.usage(Usage(prompt_tokens=3, completion_tokens=1))
+        sink.flush()
+        sink.usage(Usage(prompt_tokens=2**64 - 1))
+        sink.flush()
+        return STOP
+
+    stored = await ended_and_shown(world, act)
+    assert (stored.usage.prompt_tokens, stored.usage.completion_tokens, stored.usage.estimated) == (3, 1, False)
+
+
+async def test_a_cost_above_what_a_column_holds_is_clamped(world):
+    stored = await ended_and_shown(world, telling(Usage(prompt_tokens=10**8, completion_tokens=10**8)))
+    assert (stored.state, stored.usage.cost_nano_usd) == (State.COMPLETED, 2**63 - 1)
+
+
+@pytest.mark.parametrize("index", [2**31, 2**63, 2**64, -1])
+async def test_a_tool_call_index_out_of_range_fails_the_reply_as_malformed(world, index):
+    stored = await ended_and_shown(world, calling(index))
+    assert (stored.state, stored.error.reason) == (State.FAILED, Reason.PROVIDER_MALFORMED)
+    assert stored.message.parts == (TextPart(text="said"),)
+
+
+@pytest.mark.parametrize("word", ["st\0op", "st\ud800op", "\udc00", "\0"])
+async def test_a_finish_word_that_no_row_holds_is_stored_with_replacements(world, word):
+    stored = await ended_and_shown(world, ending(word))
+    assert stored.state is State.COMPLETED
+    assert "\ufffd" in stored.provider_reason
+
+
+async def test_text_with_a_nul_is_kept(world):
+    stored = await ended_and_shown(world, writing(" a\0b"))
+    assert (stored.state, stored.message.parts) == (State.COMPLETED, (TextPart(text="said a\0b"),))
+
+
+@pytest.mark.parametrize("act", [writing("\ud800"), calling(0, "call\ud800")])
+async def test_half_a_surrogate_pair_fails_the_reply_and_keeps_the_text_before_it(world, act):
+    stored = await ended_and_shown(world, act)
+    assert (stored.state, stored.error.reason) == (State.FAILED, Reason.INTERNAL)
+    assert all(part == TextPart(text="said") for part in (stored.message.parts if stored.message else ()))
+
+
+@pytest.mark.parametrize("text", ["no\0", "no\ud800"])
+async def test_an_error_with_texts_that_no_row_holds_ends_the_reply(world, text):
+    stored = await ended_and_shown(world, failing(ProviderRejected(text, metadata={"provider_code": text})))
+    assert (stored.state, stored.error.reason) == (State.FAILED, Reason.PROVIDER_REJECTED)
+    assert stored.error.message == "no\ufffd"
+
+
+@pytest.mark.parametrize("wait_s", [math.inf, math.nan, -1.0, 1e300])
+async def test_a_wait_that_makes_no_sense_does_not_keep_the_error_from_being_shown(world, wait_s):
+    stored = await ended_and_shown(world, failing(ProviderRateLimited("later", retry_after_s=wait_s)))
+    assert (stored.state, stored.error.reason) == (State.FAILED, Reason.PROVIDER_RATE_LIMITED)
+    assert trailers_of(stored.error)
+
+
+async def test_an_end_that_the_store_cannot_hold_is_stored_as_internal_with_the_text(world, caplog):
+    async def refuse(finalisation):
+        if finalisation.state is State.COMPLETED:
+            raise OverflowError("a value that nothing has bounded")
+
+    world.store.before["finalise"] = refuse
+    stored = await ended_and_shown_once(world)
+    assert (stored.state, stored.error.reason) == (State.FAILED, Reason.INTERNAL)
+    assert stored.message.parts == (TextPart(text="Hello"),)
+    assert (stored.message.partial, stored.message.failed) == (True, True)
+    assert "finalise_defect" in caplog.messages
+
+
+async def test_an_end_whose_text_the_store_cannot_hold_is_stored_without_it(world):
+    async def refuse(finalisation):
+        if finalisation.message is not None:
+            raise OverflowError("a value that nothing has bounded")
+
+    world.store.before["finalise"] = refuse
+    stored = await ended_and_shown_once(world)
+    assert (stored.state, stored.error.reason, stored.message) == (State.FAILED, Reason.INTERNAL, None)
+
+
+async def ended_and_shown_once(world: World):
+    generation = await world.begin(say_hello)
+    stored = await world.settled(generation)
+    world.store.before.clear()
+    assert reply_message(stored).state == reply_message(generation.log.reply).state
+    return stored
+
+
+async def test_a_drain_does_not_wait_for_a_reply_that_the_store_cannot_end(world):
+    async def refuse(_):
+        raise RuntimeError("a defect of the store")
+
+    world.store.before["finalise"] = refuse
+    generation = await world.begin(say_hello)
+    async with asyncio.timeout(10):
+        await world.replies.drain(0.0)
+    assert generation.dead
+    world.store.before.clear()
+    await reconcile(world.engine)
+    assert (await world.settled(generation)).state is State.FAILED
+
+
+# --- after a crash
+
+
+@pytest.fixture
+async def abandoned(store):
+    """Begins a reply that a process leaves with the text "said" and a usage in its checkpoint, and returns it."""
+    worlds = []
+
+    async def hold(prompt, sink):
+        await asyncio.get_running_loop().create_future()
+
+    async def begin():
+        worlds.append(World(store, hold))
+        reply = (await worlds[-1].begin()).log.reply
+        left = Checkpoint(
+            reply_id=reply.id,
+            epoch=reply.epoch,
+            from_sequence=1,
+            to_sequence=2,
+            entries=(TextDelta("said"), UsageUpdate(Usage(prompt_tokens=1))),
+            first_token_time_us=1,
+        )
+        await store.append_checkpoints([left])
+        return reply
+
+    yield begin
+    for world in worlds:
+        await world.aclose()
+
+
+@pytest.mark.parametrize("count", [2**64 - 1, 2**31, -5, 10**30])
+async def test_recovery_ends_a_reply_whose_log_holds_a_count_that_cannot_be_true(store, query, abandoned, count):
+    left = await abandoned()
+    usage = {"type": "usage", "usage": {"prompt_tokens": count}}
+    entries = json.dumps([{"type": "text", "text": "said"}, usage])
+    query("UPDATE checkpoint SET entries = ?", entries)
+    born = World(store)
+    born.engine.catalog.model = DEAR
+
+    assert await recover(born.engine) == 1
+
+    stored = await store.get_reply(ALICE, left.id)
+    assert (stored.state, stored.error.reason) == (State.FAILED, Reason.OWNER_LOST)
+    assert (stored.message.parts, stored.usage.estimated) == ((TextPart(text="said"),), True)
+    assert reply_message(stored).usage.prompt_tokens == 0
+    await born.aclose()
+
+
+async def test_recovery_goes_on_past_a_reply_that_cannot_be_ended(store, abandoned, caplog):
+    first = await abandoned()
+    second = await abandoned()
+    born = World(store)
+
+    async def refuse(finalisation):
+        if finalisation.reply_id == first.id:
+            raise RuntimeError("a defect of this one reply")
+
+    born.store.before["finalise"] = refuse
+    assert await recover(born.engine) == 2
+    assert "recover_defect" in caplog.messages
+    assert (await store.get_reply(ALICE, second.id)).state is State.FAILED
+    assert await store.unfinished_ids() == [first.id]
+    await born.aclose()
