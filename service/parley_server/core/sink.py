@@ -132,8 +132,8 @@ class LogSink:
         self._push(ToolCallDelta(index, call_id, name, arguments))
 
     def usage(self, usage: Usage) -> None:
-        """What the provider has counted so far; not counted where a count cannot be true. The newest is kept, and numbered
-        from time to time."""
+        """What the provider has counted so far; not counted where a count cannot be true. The newest is kept, and
+        numbered from time to time."""
         if not self._log.sealed and usage != self.last_usage and credible(usage):
             self.last_usage = usage
             self._usage_waits = True

@@ -152,8 +152,10 @@ _QUIET = {
     "content_filter_result",
     "content_filter_results",
     "delta",
+    "error",
     "finish_details",
     "finish_reason",
+    "function_call",
     "index",
     "logprobs",
     "matched_stop",
@@ -162,12 +164,16 @@ _QUIET = {
     "native_finish_reason",
     "obfuscation",
     "provider_specific_fields",
+    "reasoning",
+    "reasoning_content",
+    "reasoning_details",
+    "refusal",
     "role",
     "stop_reason",
     "tool_calls",
     "usage",
 }
-"""Fields of a choice or a delta that hold no content."""
+"""Fields of a choice or a delta that hold no content, or are read."""
 
 
 def _may_be_content(name: str, value: object) -> bool:

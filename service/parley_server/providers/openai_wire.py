@@ -161,6 +161,7 @@ class ChunkReader:
                     return
                 chunk = self._repaired(event)
             if chunk.error is not None and is_error(chunk.error):
+                self._count(chunk)
                 raise error_in_body(self._provider, chunk.error)
             if chunk.choices:
                 for choice in chunk.choices:
