@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from tests.upstream import chunk, comment, done, error_event, event, finish, reasoning, role, text, tool_call, usage
+from tests.upstream import chunk, comment, done, error_event, event, finish, reasoning, role, text, usage
 
 HIGH, LOW = rb"\ud83d", rb"\ude00"
 
@@ -357,8 +357,8 @@ CONTENT = [
     Shape("events under application/json", text("a") + END, "a", content_type="application/json"),
     Shape(
         "one JSON completion",
-        b'{"choices": [{"index": 0, "message": {"content": "a"}, "finish_reason": "stop"}],\n "usage": {"prompt_tokens": 5,'
-        b' "completion_tokens": 7}\n}',
+        b'{"choices": [{"index": 0, "message": {"content": "a"}, "finish_reason": "stop"}],\n'
+        b' "usage": {"prompt_tokens": 5, "completion_tokens": 7}\n}',
         "a",
         counts=(5, 0, 7, 0),
         content_type="application/json",
