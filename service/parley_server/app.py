@@ -33,7 +33,7 @@ from parley_server.rpc.calls import Edge
 from parley_server.rpc.identity import OpenAccess
 from parley_server.rpc.server import GrpcServer
 from parley_server.rpc.tls import Certificates
-from parley_server.settings import OpenAISettings, ProviderSettings, Settings
+from parley_server.settings import BuiltInModel, OpenAISettings, ProviderSettings, Settings
 from parley_server.store import open_store
 from parley_server.store.location import is_sqlite, sqlite_path
 from parley_server.store.lock import DatabaseLock
@@ -282,6 +282,7 @@ def build_registry(settings: Settings, clock: Clock, telemetry: Telemetry | None
             name=model.name,
             context_tokens=model.context_tokens,
             max_output_tokens=model.max_output_tokens,
+            output_tokens=0 if isinstance(model, BuiltInModel) else model.max_output_tokens,
             images=model.images,
             tools=model.tools,
             reasoning=model.reasoning,
@@ -311,6 +312,8 @@ def _spec(name: str, provider: ProviderSettings) -> ProviderSpec:
             connect_s=timeouts.connect,
             first_token_s=timeouts.first_token,
             idle_s=timeouts.idle,
+            profile=provider.profile,
+            switches=provider.switches.model_dump(exclude_none=True),
         )
     return ProviderSpec(name=name, kind="scripted", script=provider.script)
 

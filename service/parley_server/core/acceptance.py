@@ -6,13 +6,16 @@ without a task. A refusal first asks whether the request is the retry of one tha
 
 from __future__ import annotations
 
+import hashlib
+
 import msgspec
 
 from parley_server.core.cancels import ask_to_stop
 from parley_server.core.commitment import Commitment
-from parley_server.core.context import build_messages, prompt_bytes
+from parley_server.core.context.build import build_messages, prompt_bytes
+from parley_server.core.context.groups import unknown_results
 from parley_server.core.engine import Engine
-from parley_server.core.generation import Generation
+from parley_server.core.generation import Generation, as_it_stands
 from parley_server.core.ids import new_id
 from parley_server.core.log import Log, Reader
 from parley_server.core.model import (
@@ -26,6 +29,7 @@ from parley_server.core.model import (
     Prompt,
     PromptMessage,
     Reply,
+    Sampling,
     Value,
 )
 from parley_server.core.ports import Provider
@@ -60,6 +64,7 @@ from parley_server.errors import (
 )
 
 MAX_TRIES = 3
+MAX_SHOWN_ID = 64
 
 
 class Plan(Value, frozen=True, kw_only=True):
@@ -100,12 +105,15 @@ class Acceptances:
             turn = await self._turn(request)
             model, provider = engine.catalog.resolve(request.question.model or turn.conversation.model)
             check_model(model, request.question)
+            await self._check_results(request, turn)
             plan = self._plan(request, turn, model)
             if running := turn.conversation.active_reply_id:
                 self._check_room(plan.prompt_size)
                 if (known := await self._make_way(request, running)) is not None:
                     return known
-                plan = self._plan(request, await self._turn(request), model)
+                turn = await self._turn(request)
+                await self._check_results(request, turn)
+                plan = self._plan(request, turn, model)
             generation = self._generation(request.question, plan, provider)
             self._check_room(plan.prompt_size)
             outcome = await Commitment(engine, generation, plan.acceptance, began=began).make()
@@ -156,6 +164,28 @@ class Acceptances:
         given = question.new_conversation or Conversation()
         return Turn(conversation=new_conversation(given, request.identity, self._engine.clock.now_us()))
 
+    async def _check_results(self, request: ReplyRequest, turn: Turn) -> None:
+        """Refuse a tool result whose call is nowhere above it: no prompt could show it as a result.
+
+        The call may be that of an answer which is about to be interrupted."""
+        question, shelf = request.question, self._engine.shelf
+        path = turn.path
+        if running := turn.conversation.active_reply_id:
+            writer = shelf.running.get(running) or shelf.followed.get(running)
+            if writer is None:  # written elsewhere: its calls are known once it has ended
+                return
+            written = as_it_stands(writer.log, self._engine.clock.now_us()).message
+            path = (*path, written) if written else path
+        unknown = unknown_results(path, question.messages)
+        if unknown and turn.conversation.context.max_messages and question.conversation_id:
+            whole = await self._engine.store.read_turn(
+                request.identity, question.conversation_id, question.position, has_input=True, whole=True
+            )
+            unknown = unknown_results((*whole.path, *path), question.messages)
+        if unknown:
+            problem = f"no tool call above it has the id {unknown[0][:MAX_SHOWN_ID]!r}"
+            raise InvalidRequest.field("input.tool_result.tool_call_id", problem)
+
     async def _with_images(self, request: ReplyRequest, turn: Turn) -> Turn:
         """The turn with those stored images that the input shows, but the branch does not."""
         held = {image.id for image in turn.images}
@@ -199,6 +229,7 @@ class Acceptances:
             post_system=conversation.post_system,
             max_messages=conversation.context.max_messages,
             images=turn.images,
+            refused=turn.refused,
         )
         if not any(message.role != "system" for message in shown):
             raise InvalidRequest("there is no message to answer")
@@ -226,12 +257,14 @@ class Acceptances:
             reply=reply,
             new_conversation=None if question.conversation_id else conversation,
             head=turn.parent_id if question.conversation_id and question.position == Position() else None,
+            continued=question.position.after,
             messages=stored,
             images=images,
             shown_images=_shown_images(question.messages),
             now_us=now_us,
         )
-        return Plan(acceptance=acceptance, prompt=_prompt(request, model, shown), prompt_size=prompt_bytes(shown))
+        prompt = _prompt(request, model, shown, _cache_key(conversation))
+        return Plan(acceptance=acceptance, prompt=prompt, prompt_size=prompt_bytes(shown))
 
     def _generation(self, question: Question, plan: Plan, provider: Provider) -> Generation:
         limits = self._engine.limits
@@ -300,21 +333,33 @@ def store_messages(
     return tuple(stored), tuple(shown), tuple(images)
 
 
-def _prompt(request: ReplyRequest, model: Model, shown: tuple[PromptMessage, ...]) -> Prompt:
+def _prompt(request: ReplyRequest, model: Model, shown: tuple[PromptMessage, ...], cache_key: str) -> Prompt:
     question = request.question
-    sampling = question.sampling
-    ceiling = model.max_output_tokens
-    if ceiling and sampling.max_output_tokens is not None and sampling.max_output_tokens > ceiling:
-        sampling = msgspec.structs.replace(sampling, max_output_tokens=ceiling)
     return Prompt(
         model=model,
         messages=shown,
-        sampling=sampling,
+        sampling=_sampling(question.sampling, model),
         tools=question.tools,
         tool_choice=question.tool_choice,
         json_schema=question.json_schema,
         traceparent=request.traceparent,
+        cache_key=cache_key,
     )
+
+
+def _sampling(asked: Sampling, model: Model) -> Sampling:
+    """With the output limit of the request, bounded by the model's; else the one that is configured to be sent."""
+    wanted = asked.max_output_tokens
+    if wanted is None:
+        wanted = model.output_tokens or None
+    elif model.max_output_tokens:
+        wanted = min(wanted, model.max_output_tokens)
+    return msgspec.structs.replace(asked, max_output_tokens=wanted)
+
+
+def _cache_key(conversation: Conversation) -> str:
+    """Tells a provider which prompts begin alike, and nothing else."""
+    return hashlib.sha256(f"{conversation.tenant}\0{conversation.id}".encode()).hexdigest()[:32]
 
 
 def _shown_images(messages: tuple[Message, ...]) -> tuple[str, ...]:

@@ -257,13 +257,16 @@ class Prices(Value, frozen=True, kw_only=True):
 
 
 class Model(Value, frozen=True, kw_only=True):
-    """An entry of the catalog: an alias, and what it stands for."""
+    """An entry of the catalog: an alias, and what it stands for. Counts are tokens, 0 where they are not known.
+
+    `max_output_tokens` bounds what a request may ask for; `output_tokens` is asked for where a request sets nothing."""
 
     alias: str
     provider: str
     name: str
     context_tokens: int = 0
     max_output_tokens: int = 0
+    output_tokens: int = 0
     images: bool = False
     tools: bool = True
     reasoning: bool = False
@@ -280,7 +283,9 @@ class PromptMessage(Value, frozen=True, kw_only=True):
 
 
 class Prompt(Value, frozen=True, kw_only=True):
-    """All that a provider is told. `max_output_tokens` of the sampling is already bounded by the model's."""
+    """All that a provider is told. `max_output_tokens` of the sampling is already bounded by the model's.
+
+    `cache_key` is the same for all prompts of a conversation, and does not tell which one it is."""
 
     model: Model
     messages: tuple[PromptMessage, ...]
@@ -289,6 +294,7 @@ class Prompt(Value, frozen=True, kw_only=True):
     tool_choice: str = ""
     json_schema: str = ""
     traceparent: str = ""
+    cache_key: str = ""
 
 
 class Finish(Value, frozen=True, kw_only=True):

@@ -185,8 +185,11 @@ class Store(Protocol):
     async def find_request(self, identity: Identity, request_id: str, now_us: int) -> Replayed | None:
         """What an idempotency key has started; None where the key is unknown, expired or only marked by a Cancel."""
 
-    async def read_turn(self, identity: Identity, conversation_id: str, position: Position, *, has_input: bool) -> Turn:
-        """The conversation and the branch that new messages at `position` follow.
+    async def read_turn(
+        self, identity: Identity, conversation_id: str, position: Position, *, has_input: bool, whole: bool = False
+    ) -> Turn:
+        """The conversation and the branch that new messages at `position` follow; with `whole`, also what its policy
+        keeps from prompts.
 
         With `replace`: the parent of the named message (any reply's `message_id` counts, also of one that left none),
         or without input the named USER or TOOL message itself. Raises ConversationNotFound, MessageNotFound.

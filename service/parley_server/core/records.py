@@ -39,13 +39,16 @@ class StoredImage(Value, frozen=True, kw_only=True):
 
 class Turn(Value, frozen=True, kw_only=True):
     """What a prompt is built from. `path` runs from the oldest message to `parent_id`, which the new messages follow;
-    it leaves out partial texts of failed replies, and holds at most `context.max_messages` where that is set. `images`
-    holds every stored image that the path shows."""
+    it leaves out partial texts of failed replies, but for the one that the position names, and holds at most
+    `context.max_messages` where that is set. `images` holds every stored image that the path shows. `refused` has those
+    messages that were input of a reply which the provider refused as larger than its model's context: by their ids, the
+    id of the newest input of that request."""
 
     conversation: Conversation
     parent_id: str = ""
     path: tuple[Message, ...] = ()
     images: tuple[StoredImage, ...] = ()
+    refused: dict[str, str] = msgspec.field(default_factory=dict)
 
 
 class Acceptance(Value, frozen=True, kw_only=True):
@@ -53,7 +56,8 @@ class Acceptance(Value, frozen=True, kw_only=True):
     input messages, the reply (PENDING) with its claim on the conversation.
 
     `head` is what the conversation's head must still be; None where the caller named a position. `shown_images` are
-    stored images that the input shows and that the conversation must hold.
+    stored images that the input shows and that the conversation must hold. `continued` is the message that the caller
+    writes on from (empty: none was named): the partial text of a failed reply is part of later prompts from then on.
     """
 
     identity: Identity
@@ -61,6 +65,7 @@ class Acceptance(Value, frozen=True, kw_only=True):
     reply: Reply
     new_conversation: Conversation | None = None
     head: str | None = None
+    continued: str = ""
     messages: tuple[Message, ...] = ()
     images: tuple[StoredImage, ...] = ()
     shown_images: tuple[str, ...] = ()

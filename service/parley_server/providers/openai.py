@@ -12,13 +12,14 @@ from collections.abc import Callable, Mapping
 from typing import Any, TypeAlias
 
 import httpx2
+import msgspec
 import openai
 from openai.types.chat import ChatCompletionChunk
 
 from parley_server.core.clock import SystemClock
 from parley_server.core.model import Finish, FinishReason, Prompt
 from parley_server.core.observer import AttemptObserver
-from parley_server.core.ports import Clock, Sink, Timer
+from parley_server.core.ports import Clock, Sink
 from parley_server.errors import (
     ProviderError,
     ProviderMalformed,
@@ -26,12 +27,14 @@ from parley_server.errors import (
     ProviderUnauthenticated,
     ProviderUnavailable,
 )
+from parley_server.providers.after_finish import AfterFinish
 from parley_server.providers.encoding import decoded
 from parley_server.providers.openai_errors import Filtered, error_of_status
-from parley_server.providers.openai_prompt import messages_of, options_of
+from parley_server.providers.openai_profile import Switches, switches_of
+from parley_server.providers.openai_prompt import messages_of, options_of, stream_options_of
 from parley_server.providers.openai_wire import ChunkReader
 from parley_server.providers.refusals import RefusalReader
-from parley_server.providers.transport import Body, PushTransport, body_of, proxied
+from parley_server.providers.transport import PushTransport, body_of, proxied
 
 Headers: TypeAlias = Mapping[str, str | openai.Omit]
 
@@ -46,12 +49,12 @@ _KEY = re.compile(r"[\x21-\x7e]+")
 
 class OpenAIProvider:
     """One endpoint. `api_key` is asked at each call; without one no `Authorization` is sent, and OpenAI is not asked.
+    `switches` None: those of the profile of the host.
 
     Limits of time but the connect limit are the caller's; `first_token_s` and `idle_s` are told so that usage is not
     waited for beyond them. Nothing is retried, except on a kept connection that turns out to have been closed before,
     and no redirect is followed with a prompt. Proxies named by the environment are used, at more CPU per token.
-    `done_is_finish`: a `[DONE]` without a finish word and without usage completes an answer, too. `observer` hears what
-    is left out of answers.
+    `observer` hears what is left out of answers.
     """
 
     def __init__(
@@ -64,17 +67,17 @@ class OpenAIProvider:
         first_token_s: float = math.inf,
         idle_s: float = math.inf,
         after_finish_s: float = AFTER_FINISH_S,
-        done_is_finish: bool = False,
         clock: Clock | None = None,
         observer: AttemptObserver | None = None,
         ssl_context: ssl.SSLContext | None = None,
+        switches: Switches | None = None,
     ) -> None:
         self._name = name
+        self._switches = switches or switches_of(httpx2.URL(base_url).host)
         self._api_key = api_key
         self._first_token_s = first_token_s
         self._idle_s = idle_s
         self._after_finish_s = after_finish_s
-        self._done_is_finish = done_is_finish
         self._clock = clock or SystemClock()
         self._observer = observer
         self._is_openai = httpx2.URL(base_url).host == "api.openai.com"
@@ -98,14 +101,7 @@ class OpenAIProvider:
         started_s = self._clock.monotonic()
         body, headers = self._request(prompt)
         try:
-            stream = await self._client.post(
-                self._url,
-                cast_to=ChatCompletionChunk,
-                body=body,
-                options={"headers": headers},
-                stream=True,
-                stream_cls=openai.AsyncStream[ChatCompletionChunk],
-            )
+            stream = await self._ask(body, headers)
             try:
                 return await self._read(stream.response, sink, started_s)
             finally:
@@ -129,35 +125,60 @@ class OpenAIProvider:
 
     # --- asking
 
+    async def _ask(self, body: dict[str, Any], headers: Headers) -> openai.AsyncStream[ChatCompletionChunk]:
+        """Post the request. A server that refuses `stream_options` by name is asked without, now and from then on."""
+        try:
+            return await self._post(body, headers)
+        except openai.APIStatusError as error:
+            if "stream_options" not in body or not _refuses_stream_options(error):
+                raise
+        body = {name: value for name, value in body.items() if name != "stream_options"}
+        stream = await self._post(body, headers)
+        self._switches = msgspec.structs.replace(self._switches, ask_usage=False, no_obfuscation=False)
+        return stream
+
+    async def _post(self, body: dict[str, Any], headers: Headers) -> openai.AsyncStream[ChatCompletionChunk]:
+        return await self._client.post(
+            self._url,
+            cast_to=ChatCompletionChunk,
+            body=body,
+            options={"headers": headers},
+            stream=True,
+            stream_cls=openai.AsyncStream[ChatCompletionChunk],
+        )
+
     def _request(self, prompt: Prompt) -> tuple[dict[str, Any], Headers]:
         """Body and headers. The SDK's typed `create` would walk through every field: 150 us of CPU for the request, and
         160 us more for each message."""
-        headers: dict[str, str | openai.Omit] = {"Authorization": self._authorization()}
+        headers = self._authentication()
         if _TRACEPARENT.fullmatch(prompt.traceparent):
             headers["traceparent"] = prompt.traceparent
         body = {
             "model": prompt.model.name,
-            "messages": messages_of(prompt),
+            "messages": messages_of(prompt, self._switches),
             "stream": True,
-            "stream_options": {"include_usage": True},
-            **options_of(prompt),
+            **options_of(prompt, self._switches),
         }
+        if stream_options := stream_options_of(self._switches):
+            body["stream_options"] = stream_options
         return body, headers
 
-    def _authorization(self) -> str | openai.Omit:
+    def _authentication(self) -> dict[str, str | openai.Omit]:
         key = self._api_key() if callable(self._api_key) else self._api_key
         key = (key or "").strip()
         if not key and not self._is_openai:
-            return openai.Omit()
+            return {"Authorization": openai.Omit()}
         if not _KEY.fullmatch(key):
             raise ProviderUnauthenticated(f"no usable API key is configured for the provider {self._name}")
-        return f"Bearer {key}"
+        if self._switches.auth == "api-key":
+            return {"Authorization": openai.Omit(), "api-key": key}
+        return {"Authorization": f"Bearer {key}"}
 
     # --- reading
 
     async def _read(self, response: httpx2.Response, sink: Sink, started_s: float) -> Finish:
         body = body_of(response)
-        limit = _AfterFinish(body, self._clock, first_token_at_s=started_s + self._first_token_s, idle_s=self._idle_s)
+        limit = AfterFinish(body, self._clock, first_token_at_s=started_s + self._first_token_s, idle_s=self._idle_s)
         reader = ChunkReader(
             self._name,
             sink,
@@ -166,7 +187,7 @@ class OpenAIProvider:
             on_done=body.stop,
             now_s=self._clock.monotonic,
             notice=self._notice,
-            done_is_finish=self._done_is_finish,
+            done_is_finish=self._switches.done_is_finish,
             document=response.headers.get("content-type", "").lower().startswith("application/json"),
         )
         feed = decoded(response.headers.get("content-encoding", ""), reader.feed, provider=self._name)
@@ -207,36 +228,14 @@ class OpenAIProvider:
         return ProviderUnavailable(f"{self._name} {what or 'broke the connection'}")
 
 
-class _AfterFinish:
-    """Stops a body some time after the finish word, and always before the limits of time of the reply.
-
-    The limits count from the call to the first token, and then from the last token on.
-    """
-
-    def __init__(self, body: Body, clock: Clock, *, first_token_at_s: float, idle_s: float) -> None:
-        self._body = body
-        self._clock = clock
-        self._first_token_at_s = first_token_at_s
-        self._idle_s = idle_s
-        self._timer: Timer | None = None
-
-    def start(self, wait_s: float, token_s: float | None) -> None:
-        """Begin to wait; the last token came at `token_s`, None where there was none."""
-        now_s = self._clock.monotonic()
-        limit_s = self._first_token_at_s if token_s is None else token_s + self._idle_s
-        self._timer = self._clock.call_at(now_s + min(wait_s, max(0.0, limit_s - now_s) / 2), self._body.stop)
-
-    def stop(self) -> None:
-        """Wait no longer for an end."""
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
-
-
 def _filtered(refusal: Filtered) -> Finish:
     """How an answer ends that a filter refused before its first token."""
     code = refusal.metadata.get("provider_code", "")
     return Finish(reason=FinishReason.CONTENT_FILTER, provider_reason=code or "content_filter")
+
+
+def _refuses_stream_options(error: openai.APIStatusError) -> bool:
+    return error.status_code in (400, 422) and "stream_options" in error.response.text
 
 
 _WITHOUT_ACCOUNT: Mapping[str, Any] = {"OpenAI-Organization": openai.Omit(), "OpenAI-Project": openai.Omit()}

@@ -17,6 +17,7 @@ from parley_server.errors import ModelNotFound, NotConfigured
 from parley_server.providers.keys import Key, key_of
 from parley_server.providers.observed import ObservedProvider
 from parley_server.providers.openai import OPENAI_URL, OpenAIProvider
+from parley_server.providers.openai_profile import switches_of
 from parley_server.providers.script import read_script
 from parley_server.providers.scripted import ScriptedProvider
 from parley_server.providers.time_limits import TimeLimits
@@ -30,7 +31,8 @@ class ProviderSpec(Value, frozen=True, kw_only=True):
 
     `api_key` is "env:NAME", "file:PATH", or a function that returns the key; without it there is none, but for OpenAI
     itself, where it is the environment's OPENAI_API_KEY. Limits are seconds: to connect, to the first token (None: 30,
-    or 120 where the model reasons), and between two tokens. `script` holds a scripted provider's own fields.
+    or 120 where the model reasons), and between two tokens. `profile` (None: the host's) and `switches` say what an
+    OpenAI-dialect endpoint takes (`openai_profile`). `script` holds a scripted provider's own fields.
     """
 
     name: str
@@ -40,6 +42,8 @@ class ProviderSpec(Value, frozen=True, kw_only=True):
     connect_s: float = 5.0
     first_token_s: float | None = None
     idle_s: float = 60.0
+    profile: str | None = None
+    switches: dict[str, Any] = msgspec.field(default_factory=dict)
     script: Mapping[str, Any] = {}
 
 
@@ -108,6 +112,7 @@ def _build(
             idle_s=spec.idle_s,
             clock=clock,
             observer=observer,
+            switches=switches_of(httpx2.URL(url).host, spec.profile, spec.switches),
         )
     raise NotConfigured(f'the provider {spec.name} is of no known kind: "openai" or "scripted"')
 

@@ -4,6 +4,7 @@ from parley_server.settings.faults import SettingsError
 from parley_server.settings.load import load_settings
 from parley_server.settings.shape import (
     Address,
+    BuiltInModel,
     ModelSettings,
     OpenAISettings,
     PriceSettings,
@@ -11,6 +12,7 @@ from parley_server.settings.shape import (
     ScriptedSettings,
     ServerSettings,
     Settings,
+    SwitchSettings,
     Timeouts,
     TlsSettings,
 )
@@ -18,6 +20,7 @@ from parley_server.settings.urls import is_sqlite, without_secrets
 
 __all__ = [
     "Address",
+    "BuiltInModel",
     "ModelSettings",
     "OpenAISettings",
     "PriceSettings",
@@ -26,6 +29,7 @@ __all__ = [
     "ServerSettings",
     "Settings",
     "SettingsError",
+    "SwitchSettings",
     "Timeouts",
     "TlsSettings",
     "is_sqlite",

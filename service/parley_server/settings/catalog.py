@@ -12,6 +12,7 @@ from pydantic import BaseModel, SecretStr, ValidationError
 
 from parley_server.settings.faults import did_you_mean, lines_of
 from parley_server.settings.shape import (
+    BuiltInModel,
     ModelSettings,
     OpenAISettings,
     PriceSettings,
@@ -25,7 +26,8 @@ _KINDS: dict[str, type[OpenAISettings | ScriptedSettings]] = {
     "openai": OpenAISettings,
     "scripted": ScriptedSettings,
 }
-_OPENAI_MODEL = ModelSettings(
+_ENDPOINTS = ("/chat/completions", "/completions", "/responses", "/embeddings", "/messages")
+_OPENAI_MODEL = BuiltInModel(
     provider="openai",
     name="gpt-5-mini",
     context_tokens=400_000,
@@ -56,6 +58,12 @@ def built_in_providers(environment: Mapping[str, str]) -> dict[str, ProviderSett
     return providers
 
 
+def built_in_url_fault(providers: Mapping[str, ProviderSettings | None]) -> str | None:
+    """What is wrong with the base URL that the environment has given; None where nothing is."""
+    openai = providers.get("openai")
+    return base_url_fault(openai.base_url) if isinstance(openai, OpenAISettings) else None
+
+
 def built_in_models(providers: Mapping[str, ProviderSettings]) -> dict[str, ModelSettings]:
     """What there is without `[models]`: the default comes first."""
     models = {"scripted": ModelSettings(provider="scripted", name="scripted")}
@@ -76,8 +84,8 @@ def read_providers(
             continue
         table = _with_key(table, environment, path=path, folder=folder, faults=faults)
         provider = read_table(_KINDS[kind], table, path=path, faults=faults)
-        if isinstance(provider, OpenAISettings):
-            _check_base_url(provider.base_url, path, faults)
+        if isinstance(provider, OpenAISettings) and (fault := base_url_fault(provider.base_url)) is not None:
+            faults.append(f"{path}.base_url: {fault}")
         providers[name] = provider
     return providers
 
@@ -151,11 +159,20 @@ def _look_up(reference: Any, environment: Mapping[str, str], folder: Path) -> st
     return key
 
 
-def _check_base_url(base_url: str, path: str, faults: list[str]) -> None:
+def base_url_fault(base_url: str) -> str | None:
+    """What is wrong with the base URL of a provider, without showing it; None where nothing is."""
     try:
         parts = urlsplit(base_url)
-        valid = parts.scheme in ("http", "https") and bool(parts.hostname) and not parts.query
+        valid = parts.scheme in ("http", "https") and bool(parts.hostname) and (parts.port is None or parts.port > 0)
     except ValueError:
         valid = False
     if not valid:
-        faults.append(f"{path}.base_url: must be an http or https URL without a query")
+        return "must be an http or https URL with a host"
+    if "@" in parts.netloc:
+        return "must not hold a user or a password; the key belongs into api_key"
+    if "?" in base_url or "#" in base_url:
+        return "must not have a query or a fragment"
+    path = parts.path.rstrip("/").lower()
+    if named := next((each for each in _ENDPOINTS if path.endswith(each)), None):
+        return f"must end before {named}, which is added to it"
+    return None

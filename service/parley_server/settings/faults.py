@@ -13,7 +13,19 @@ if TYPE_CHECKING:
     from pydantic_core import ErrorDetails
 
 # Strings are shown only for these keys: anything else may hold, or be mistaken for, a password.
-SHOWN_STRINGS = frozenset({"kind", "provider", "log_level", "log_format", "default_model"})
+SHOWN_STRINGS = frozenset(
+    {
+        "kind",
+        "provider",
+        "profile",
+        "max_tokens_field",
+        "tool_id",
+        "auth",
+        "log_level",
+        "log_format",
+        "default_model",
+    }
+)
 
 _SENTENCES = {
     "missing": "is required",

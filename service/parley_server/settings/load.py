@@ -10,6 +10,7 @@ from typing import Any
 from parley_server.settings.catalog import (
     built_in_models,
     built_in_providers,
+    built_in_url_fault,
     read_models,
     read_providers,
     read_table,
@@ -79,6 +80,8 @@ def _read_catalog(
     providers: dict[str, ProviderSettings | None] = {**built_in_providers(environment)}
     if "providers" in document:
         providers = read_providers(document["providers"], environment, folder=folder, faults=faults)
+    elif (fault := built_in_url_fault(providers)) is not None:
+        faults.append(f"OPENAI_BASE_URL: {fault}")
     sound = {name: provider for name, provider in providers.items() if provider is not None}
     models: dict[str, ModelSettings | None] = {}
     if "models" in document:

@@ -52,9 +52,11 @@ def _nano_usd(value: Any) -> Any:
     return int(nano_usd)
 
 
+Profile = Literal["openai", "azure", "openrouter", "mistral", "deepseek", "xai", "groq", "generic"]
 Seconds = Annotated[float, BeforeValidator(_number), Field(gt=0, le=86_400)]
-NanoUsd = Annotated[int, BeforeValidator(_nano_usd), Field(le=10**18)]
+NanoUsd = Annotated[int, BeforeValidator(_nano_usd), Field(le=10**15)]
 Count = Annotated[int, Field(gt=0)]
+Tokens = Annotated[int, Field(ge=0, le=2**31 - 1)]
 
 
 class Address(_Shape):
@@ -102,12 +104,31 @@ class Timeouts(_Shape):
     idle: Seconds = 60.0
 
 
+class SwitchSettings(_Shape):
+    """What an endpoint takes that differs from its profile; None is as in the profile (`providers.openai_profile`)."""
+
+    max_tokens_field: Literal["max_tokens", "max_completion_tokens"] | None = None
+    ask_usage: bool | None = None
+    no_store: bool | None = None
+    no_obfuscation: bool | None = None
+    cache_key: bool | None = None
+    system_anywhere: bool | None = None
+    alternate: bool | None = None
+    prefill: bool | None = None
+    tool_id: Literal["long", "short"] | None = None
+    done_is_finish: bool | None = None
+    auth: Literal["bearer", "api-key"] | None = None
+
+
 class OpenAISettings(_Shape):
-    """An endpoint that speaks OpenAI's chat completions. `api_key` is the key itself, already looked up."""
+    """An endpoint that speaks OpenAI's chat completions. `api_key` is the key itself, already looked up; `profile` None
+    is that of the host."""
 
     kind: Literal["openai"] = "openai"
     base_url: str = "https://api.openai.com/v1"
     api_key: SecretStr | None = None
+    profile: Profile | None = None
+    switches: SwitchSettings = SwitchSettings()
     timeouts: Timeouts = Timeouts()
 
 
@@ -134,12 +155,17 @@ class ModelSettings(_Shape):
 
     provider: str
     name: Annotated[str, Field(min_length=1, max_length=256)]
-    context_tokens: Annotated[int, Field(ge=0)] = 0
-    max_output_tokens: Annotated[int, Field(ge=0)] = 0
+    context_tokens: Tokens = 0
+    max_output_tokens: Tokens = 0
     images: bool = False
     tools: bool = True
     reasoning: bool = False
     prices: PriceSettings = PriceSettings()
+
+
+class BuiltInModel(ModelSettings):
+    """A model that is there without a configuration. Its `max_output_tokens` bounds requests, and is not sent where a
+    request sets nothing: nobody has chosen it, and vendors count what is asked for against a rate limit."""
 
 
 class ServerSettings(_Shape):

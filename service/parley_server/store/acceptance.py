@@ -32,7 +32,7 @@ from parley_server.store.ownership import owned, owner
 from parley_server.store.replies import load_reply, request_key
 from parley_server.store.rows import reply_values
 from parley_server.store.schema import conversation, message, reply
-from parley_server.store.statements import Insert, insert
+from parley_server.store.statements import Insert, Sought, insert
 
 CLAIM_TRIES = 5
 
@@ -50,6 +50,16 @@ _BELOW_PARENT = or_(
         message.c.tenant == conversation.c.tenant,
         message.c.conversation_id == conversation.c.id,
     ),
+)
+_CONTINUE = (
+    update(message)
+    .where(
+        message.c.id == bindparam("of_message", type_=Sought()),
+        message.c.tenant == bindparam("of_tenant"),
+        message.c.conversation_id == bindparam("of_conversation"),
+        message.c.failed.is_(True),
+    )
+    .values(failed=False)
 )
 _WITHDRAW = delete(reply).where(reply.c.id == bindparam("of_reply"))
 _MOVE_ON = (
@@ -131,6 +141,9 @@ def _write(connection: Connection, acceptance: Acceptance) -> Refusal | None:
         connection.execute(_WITHDRAW, {"of_reply": asked.id})
         return HeadMoved()
     _insert_input(connection, acceptance, first_position=moved.next_position - added)
+    if acceptance.continued:
+        place = {"of_tenant": asked.tenant, "of_conversation": asked.conversation_id}
+        connection.execute(_CONTINUE, place | {"of_message": acceptance.continued})
     return None
 
 

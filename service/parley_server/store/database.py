@@ -7,7 +7,7 @@ Where units run side by side, they lock rows in one order, so that they wait for
 2. the row of a replica (renewal, takeover);
 3. rows of running replies: the claim on a conversation, which is an entry of a unique index (accept), or the row itself
    (finalise, cancel, checkpoints: by their ids; takeover: those that nobody has locked);
-4. the row of a conversation (accept, finalise, update).
+4. the row of a conversation (accept, finalise, update), then those of its messages (accept).
 
 An erasure begins with the last, FOR UPDATE, then finds no reply running, and takes what is below: rows of replies that
 have ended, which nobody keeps locked while waiting for a conversation.

@@ -68,6 +68,16 @@ def context_of(text: str) -> ContextPolicy:
     return _context.decode(text)
 
 
+def error_of(text: str | None) -> ReplyError | None:
+    """The error of a reply's row; None where it has none."""
+    return _error.decode(text) if text else None
+
+
+def input_ids_of(text: str) -> tuple[str, ...]:
+    """The ids of the input messages of a reply's row."""
+    return _strings.decode(text)
+
+
 def reply_values(value: Reply) -> dict[str, object]:
     """The row of a reply, by column; its message is a row of its own."""
     return {
@@ -109,13 +119,13 @@ def reply_of(row: AnyRow, stored_message: Message | None = None) -> Reply:
         request_id=row[4],
         message_id=row[5],
         parent_message_id=row[6],
-        input_message_ids=_strings.decode(row[7]),
+        input_message_ids=input_ids_of(row[7]),
         epoch=row[8],
         state=State(row[9]),
         finish_reason=FinishReason(row[10]) if row[10] else None,
         provider_reason=row[11],
         usage=holdable_usage(_usage.decode(row[12])) if row[12] else None,
-        error=_error.decode(row[13]) if row[13] else None,
+        error=error_of(row[13]),
         requested_model=row[14],
         model=row[15],
         provider=row[16],

@@ -82,10 +82,14 @@ class SqlStore:
             lambda connection: replies.find_request(connection, identity, request_id, now_us), one_state=False
         )
 
-    async def read_turn(self, identity: Identity, conversation_id: str, position: Position, *, has_input: bool) -> Turn:
+    async def read_turn(
+        self, identity: Identity, conversation_id: str, position: Position, *, has_input: bool, whole: bool = False
+    ) -> Turn:
         """See the port."""
         return await self._read(
-            lambda connection: turns.read_turn(connection, identity, conversation_id, position, has_input=has_input),
+            lambda connection: turns.read_turn(
+                connection, identity, conversation_id, position, has_input=has_input, whole=whole
+            ),
             one_state=False,  # messages never change, and the acceptance looks whether all of this still holds
         )
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from parley_server.core.context import build_messages, prompt_bytes, prompt_characters
+from parley_server.core.context.build import build_messages, prompt_bytes, prompt_characters
 from parley_server.core.model import (
     ImagePart,
     Message,
@@ -41,9 +41,15 @@ def call(call_id: str, arguments: str = "{}") -> ToolCallPart:
     return ToolCallPart(id=call_id, name="f", arguments=arguments)
 
 
-def build(path=(), new=(), *, system=(), post_system="", max_messages=0, images=()):
+def build(path=(), new=(), *, system=(), post_system="", max_messages=0, images=(), refused=None):
     return build_messages(
-        path, tuple(new), system=system, post_system=post_system, max_messages=max_messages, images=images
+        path,
+        tuple(new),
+        system=system,
+        post_system=post_system,
+        max_messages=max_messages,
+        images=images,
+        refused=refused or {},
     )
 
 
@@ -100,15 +106,13 @@ def test_a_failed_partial_is_left_out_and_a_cancelled_one_kept():
     assert [text for _, text in shown(build(path, [user("c")], max_messages=4))] == ["a", "b", "cut", "c"]
 
 
-def test_tool_calls_and_results_that_have_lost_each_other_are_left_out():
+def test_calls_without_a_result_and_messages_of_nothing_else_are_left_out():
     path = [
         user("q"),
         assistant("thinking", call("answered"), call("unanswered")),
         result("answered"),
-        result("stranger"),
         assistant(ReasoningPart(text="why"), call("never")),
         assistant("cut", call("half", '{"x')),
-        result("half"),
     ]
     assert shown(build(path, [user("next")])) == [
         ("user", "q"),
@@ -119,8 +123,80 @@ def test_tool_calls_and_results_that_have_lost_each_other_are_left_out():
     ]
 
 
-def test_a_result_before_its_call_does_not_count():
-    assert shown(build([user("q"), result("a"), assistant(call("a"))], [user("n")])) == [("user", "q"), ("user", "n")]
+def test_a_result_whose_call_is_elsewhere_is_user_text_in_its_place():
+    path = [user("q"), assistant(call("a"), call("b")), result("a"), assistant("so")]
+    assert shown(build(path, [result("b")])) == [
+        ("user", "q"),
+        ("assistant", "a"),
+        ("tool", "=a"),
+        ("assistant", "so"),
+        ("user", "[result of f] 42"),
+    ]
+
+
+def test_nothing_moves_when_a_result_comes_later():
+    path = [user("q"), assistant(call("a"), call("b")), result("a"), assistant("so")]
+    before = shown(build(path, [user("next")]))
+    assert shown(build(path, [result("b")]))[:4] == before[:4]
+
+
+def test_a_result_of_no_call_at_all_is_shown_by_its_id():
+    path = [user("q"), assistant("cut", call("half", '{"x')), result("half"), assistant("so"), result("stranger")]
+    assert shown(build(path, [user("n")])) == [
+        ("user", "q"),
+        ("assistant", "cut"),
+        ("user", "[result of half] 42"),
+        ("assistant", "so"),
+        ("user", "[result of stranger] 42"),
+        ("user", "n"),
+    ]
+
+
+def test_a_result_before_its_call_does_not_answer_it():
+    assert shown(build([user("q"), result("a"), assistant(call("a"))], [user("n")])) == [
+        ("user", "q"),
+        ("user", "[result of a] 42"),
+        ("user", "n"),
+    ]
+
+
+def test_an_id_that_a_provider_uses_again_belongs_to_its_own_turn():
+    path = [user("q"), assistant(call("a")), result("a"), assistant(call("a")), user("never mind")]
+    assert shown(build(path, [user("n")])) == [
+        ("user", "q"),
+        ("assistant", "a"),
+        ("tool", "=a"),
+        ("user", "never mind"),
+        ("user", "n"),
+    ]
+
+
+def test_results_that_come_in_two_requests_answer_their_calls():
+    path = [user("q"), assistant(call("a"), call("b")), result("a"), assistant("cut", partial=True, failed=True)]
+    assert shown(build(path, [result("b")])) == [
+        ("user", "q"),
+        ("assistant", "a+b"),
+        ("tool", "=a"),
+        ("tool", "=b"),
+    ]
+
+
+def test_a_result_that_is_sent_again_takes_the_place_of_the_one_before():
+    again = said(Role.TOOL, ToolResultPart(tool_call_id="a", content="43"))
+    prompt = build([user("q"), assistant(call("a"), call("b")), result("a")], [again, result("b")])
+    assert shown(prompt) == [("user", "q"), ("assistant", "a+b"), ("tool", "=a"), ("tool", "=b")]
+    assert prompt[2].parts[0].content == "43"
+
+
+def test_two_calls_of_one_id_have_a_result_each():
+    path = [user("q"), assistant(call("a"), call("a")), result("a"), result("a")]
+    assert shown(build(path, [user("n")]))[1:4] == [("assistant", "a+a"), ("tool", "=a"), ("tool", "=a")]
+    assert shown(build(path[:3], [user("n")]))[1:3] == [("assistant", "a"), ("tool", "=a")]
+
+
+def test_a_new_result_whose_call_is_cut_off_is_shown_as_text():
+    path = [user("q"), assistant(call("a"))]
+    assert shown(build(path, [result("a")], max_messages=1)) == [("user", "[result of a] 42")]
 
 
 def test_new_results_answer_calls_of_the_history():
@@ -167,3 +243,38 @@ def test_an_image_that_is_gone_is_left_out_with_the_message_that_held_nothing_el
 def test_sizes_count_every_kind_of_part():
     prompt = build([user("ab"), assistant(call("a")), result("a")], [user("c")])
     assert prompt_bytes(prompt) == prompt_characters(prompt) == 2 + 3 + 2 + 1
+
+
+def refusing(*inputs: str) -> dict[str, str]:
+    """Input of one request that was refused as too large."""
+    return dict.fromkeys(inputs, inputs[-1])
+
+
+def named(*words: str) -> list[Message]:
+    """Messages of the user with their words as ids; in upper case: of the assistant."""
+    return [said(Role.ASSISTANT if word.isupper() else Role.USER, word, id=word) for word in words]
+
+
+@pytest.mark.parametrize(
+    ("path", "new", "refused", "expected"),
+    [
+        ("aAb", "c", refusing("b"), "aAc"),
+        ("aAbc", "d", refusing("b") | refusing("c"), "aAd"),
+        ("aAbc", "d", refusing("b", "c"), "aAd"),
+        ("aAbc", "", refusing("b", "c"), "aAbc"),
+        ("aAb", "", refusing("b"), "aAb"),
+        ("aAbBc", "d", refusing("b"), "aAbBcd"),
+        ("abB", "c", refusing("a"), "bBc"),
+        ("aAb", "C", refusing("b"), "aAbC"),
+        ("aAb", "cd", {}, "aAbcd"),
+    ],
+)
+def test_input_that_was_refused_as_too_large_is_left_out_once_other_input_follows(path, new, refused, expected):
+    prompt = build(named(*path), named(*new), refused=refused)
+    assert "".join(text for _, text in shown(prompt)) == expected
+
+
+def test_a_tool_result_that_was_refused_as_too_large_is_left_out_with_its_call():
+    huge = said(Role.TOOL, ToolResultPart(tool_call_id="a", content="x" * 9), id="huge")
+    prompt = build([user("q"), assistant(call("a")), huge], [user("never mind")], refused=refusing("huge"))
+    assert shown(prompt) == [("user", "q"), ("user", "never mind")]

@@ -1,5 +1,7 @@
 """A prompt in the words of the dialect."""
 
+import re
+
 import pytest
 from parley_server.core.model import (
     ImagePart,
@@ -14,7 +16,10 @@ from parley_server.core.model import (
     ToolResultPart,
 )
 from parley_server.errors import ProviderRejected
-from parley_server.providers.openai_prompt import messages_of, options_of
+from parley_server.providers.openai_profile import PROFILES
+from parley_server.providers.openai_prompt import messages_of, options_of, stream_options_of
+
+OPENAI, GENERIC = PROFILES["openai"], PROFILES["generic"]
 
 
 def prompt(*messages, **fields):
@@ -42,7 +47,7 @@ def test_messages():
         ("assistant", ToolCallPart(id="c3", name="g")),
         ("assistant", words("done")),
     )
-    assert messages_of(asked) == [
+    assert messages_of(asked, OPENAI) == [
         {"role": "system", "content": "one"},
         {"role": "system", "content": "two"},
         {"role": "user", "content": "see this"},
@@ -71,20 +76,21 @@ def test_messages():
 
 
 def test_an_answer_of_reasoning_alone_is_not_sent():
-    assert messages_of(prompt(("assistant", ReasoningPart(text="hm")), ("user", words("hi")))) == [
+    assert messages_of(prompt(("assistant", ReasoningPart(text="hm")), ("user", words("hi"))), OPENAI) == [
         {"role": "user", "content": "hi"}
     ]
 
 
 def test_nothing_set_is_nothing_sent():
-    assert options_of(prompt()) == {}
+    assert options_of(prompt(), GENERIC) == {}
 
 
 def test_sampling():
     sampling = Sampling(
         temperature=0.0, top_p=0.5, max_output_tokens=9, seed=0, stop=("a", "b"), reasoning_effort="low"
     )
-    assert options_of(prompt(sampling=sampling)) == {
+    assert options_of(prompt(sampling=sampling), OPENAI) == {
+        "store": False,
         "temperature": 0.0,
         "top_p": 0.5,
         "max_completion_tokens": 9,
@@ -105,7 +111,7 @@ def test_sampling():
 )
 def test_tools(choice, sent):
     tools = (Tool(name="f", description="does f", parameters='{"type":"object"}'), Tool(name="g"))
-    assert options_of(prompt(tools=tools, tool_choice=choice)) == {
+    assert options_of(prompt(tools=tools, tool_choice=choice), GENERIC) == {
         "tools": [
             {"type": "function", "function": {"name": "f", "description": "does f", "parameters": {"type": "object"}}},
             {"type": "function", "function": {"name": "g"}},
@@ -115,7 +121,7 @@ def test_tools(choice, sent):
 
 
 def test_a_schema_of_the_answer():
-    assert options_of(prompt(json_schema='{"type":"object"}'))["response_format"] == {
+    assert options_of(prompt(json_schema='{"type":"object"}'), GENERIC)["response_format"] == {
         "type": "json_schema",
         "json_schema": {"name": "answer", "schema": {"type": "object"}},
     }
@@ -124,6 +130,125 @@ def test_a_schema_of_the_answer():
 @pytest.mark.parametrize("schema", ["{", "[]", "7"])
 def test_a_schema_that_is_no_object_is_refused(schema):
     with pytest.raises(ProviderRejected):
-        options_of(prompt(json_schema=schema))
+        options_of(prompt(json_schema=schema), GENERIC)
     with pytest.raises(ProviderRejected, match="tool f"):
-        options_of(prompt(tools=(Tool(name="f", parameters=schema),)))
+        options_of(prompt(tools=(Tool(name="f", parameters=schema),)), GENERIC)
+
+
+@pytest.mark.parametrize(
+    ("profile", "field"),
+    [(name, "max_completion_tokens" if name in ("openai", "azure") else "max_tokens") for name in PROFILES],
+)
+def test_the_output_limit_has_the_field_of_the_profile(profile, field):
+    options = options_of(prompt(sampling=Sampling(max_output_tokens=9)), PROFILES[profile])
+    assert {name: value for name, value in options.items() if name.startswith("max")} == {field: 9}
+
+
+@pytest.mark.parametrize(
+    ("profile", "options"),
+    [
+        ("openai", {"include_usage": True, "include_obfuscation": False}),
+        ("azure", {"include_usage": True}),
+        ("openrouter", {}),
+        ("mistral", {}),
+        ("deepseek", {"include_usage": True}),
+        ("generic", {"include_usage": True}),
+    ],
+)
+def test_stream_options_are_those_that_the_profile_takes(profile, options):
+    assert stream_options_of(PROFILES[profile]) == options
+
+
+def test_a_cache_key_and_store_are_sent_where_they_are_known():
+    asked = prompt(cache_key="k")
+    assert options_of(asked, OPENAI) == {"store": False, "prompt_cache_key": "k"}
+    assert options_of(asked, PROFILES["azure"]) == {"prompt_cache_key": "k"}
+    assert options_of(asked, GENERIC) == {}
+
+
+def turns(asked, profile):
+    return [(entry["role"], entry.get("content")) for entry in messages_of(asked, PROFILES[profile])]
+
+
+def test_neighbours_of_the_user_are_one_message_where_turns_must_alternate():
+    asked = prompt(("user", words("one")), ("user", words("two")))
+    assert turns(asked, "generic") == [("user", "one\n\ntwo")]
+    assert turns(asked, "openai") == [("user", "one"), ("user", "two")]
+
+
+def test_an_image_stays_a_part_of_the_joined_message():
+    asked = prompt(("user", words("one")), ("user", ImagePart(url="https://a.example/b"), words("two")))
+    [(role, content)] = turns(asked, "generic")
+    assert (role, [part["type"] for part in content]) == ("user", ["text", "image_url", "text"])
+
+
+def test_a_later_system_message_is_text_in_front_of_the_next_user_message():
+    asked = prompt(("system", words("s")), ("user", words("one")), ("assistant", words("two")), ("system", words("p")))
+    followed = prompt(*[("system", words("s")), ("user", words("one"))], ("assistant", words("two")))
+    assert turns(asked, "generic")[-1] == ("user", "p")
+    assert turns(followed, "generic")[-1] == ("assistant", "two")
+    asked = prompt(("user", words("one")), ("assistant", words("two")), ("system", words("p")), ("user", words("3")))
+    assert turns(asked, "generic") == [("user", "one"), ("assistant", "two"), ("user", "p\n\n3")]
+    assert turns(asked, "mistral")[2:] == [("system", "p"), ("user", "3")]
+
+
+def test_an_empty_message_does_not_separate_its_neighbours():
+    asked = prompt(("user", words("one")), ("assistant", words("")), ("user", words("two")))
+    assert turns(asked, "generic") == [("user", "one\n\ntwo")]
+
+
+def test_what_lacks_between_turns_is_filled_in():
+    asked = prompt(("assistant", words("a")), ("assistant", words("b")))
+    assert turns(asked, "generic") == [
+        ("user", "(start)"),
+        ("assistant", "a"),
+        ("user", "(continue)"),
+        ("assistant", "b"),
+    ]
+    assert turns(asked, "mistral")[-1] == ("user", "(continue)")
+    assert turns(asked, "openrouter") == [("assistant", "a"), ("assistant", "b"), ("user", "(continue)")]
+
+
+def test_a_user_message_after_a_result_follows_an_assistant_message():
+    asked = prompt(
+        ("user", words("q")),
+        ("assistant", ToolCallPart(id="c", name="f")),
+        ("tool", ToolResultPart(tool_call_id="c", content="42")),
+        ("user", words("next")),
+    )
+    assert turns(asked, "generic")[2:] == [("tool", "42"), ("assistant", "(no answer)"), ("user", "next")]
+    assert turns(asked, "openai")[2:] == [("tool", "42"), ("user", "next")]
+
+
+def ids(asked, profile):
+    entries = messages_of(asked, PROFILES[profile])
+    calls = [call["id"] for entry in entries for call in entry.get("tool_calls", ())]
+    return calls, [entry["tool_call_id"] for entry in entries if entry["role"] == "tool"]
+
+
+def called(*call_ids):
+    return [
+        ("user", words("q")),
+        ("assistant", *[ToolCallPart(id=each, name="f") for each in call_ids]),
+        ("tool", *[ToolResultPart(tool_call_id=each, content="42") for each in call_ids]),
+    ]
+
+
+@pytest.mark.parametrize("call_id", ["fc_" + "a" * 50, "call_1", "a b", "é23456789", "x"])
+def test_an_id_that_a_provider_refuses_becomes_nine_letters_and_digits(call_id):
+    asked = prompt(*called(call_id))
+    (call,), (result,) = ids(asked, "mistral")
+    assert call == result
+    assert re.fullmatch(r"[A-Za-z0-9]{9}", call)
+    assert ids(asked, "mistral") == ids(prompt(*called(call_id)), "mistral")
+
+
+def test_an_id_that_a_provider_takes_is_sent_as_it_is():
+    assert ids(prompt(*called("a1B2c3D4e")), "mistral") == (["a1B2c3D4e"], ["a1B2c3D4e"])
+    assert ids(prompt(*called("call_1-x")), "openai") == (["call_1-x"], ["call_1-x"])
+
+
+def test_an_id_that_occurs_twice_in_a_prompt_is_sent_once():
+    calls, results = ids(prompt(*called("call_1", "call_1"), ("assistant", words("so")), *called("call_1")), "openai")
+    assert calls == results
+    assert (calls[0], len(set(calls))) == ("call_1", 3)

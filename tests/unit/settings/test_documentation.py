@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
+from parley_server.providers.openai_profile import PROFILES, Switches
 from parley_server.providers.script import Script
 from parley_server.settings import (
     ModelSettings,
@@ -15,6 +16,7 @@ from parley_server.settings import (
     ScriptedSettings,
     ServerSettings,
     Settings,
+    SwitchSettings,
     Timeouts,
     TlsSettings,
     load_settings,
@@ -23,7 +25,7 @@ from parley_server.telemetry.metrics import Metrics
 from pydantic import BaseModel
 
 PAGE = (Path(__file__).parents[3] / "docs" / "configuration.md").read_text()
-TABLES = {"timeouts", "prices", "server", "tls", "providers", "models"}
+TABLES = {"timeouts", "switches", "prices", "server", "tls", "providers", "models"}
 
 
 def row(key: str) -> list[str]:
@@ -39,6 +41,7 @@ def keys() -> list[str]:
         ModelSettings: "",
         PriceSettings: "prices.",
         Timeouts: "timeouts.",
+        SwitchSettings: "switches.",
         OpenAISettings: "",
         ScriptedSettings: "",
     }
@@ -69,6 +72,17 @@ def test_the_defaults_of_models_are_the_codes(name: str) -> None:
 @pytest.mark.parametrize("key", ["listen", "metrics_listen", "database_url", "log_level", "log_format"])
 def test_the_defaults_of_scalars_are_the_codes(key: str) -> None:
     assert row(f"PARLEY_{key.upper()}")[2] == f"`{getattr(load_settings({}), key)}`"
+
+
+def test_the_switches_of_the_profiles_are_the_codes() -> None:
+    for name in Switches.__struct_fields__:
+        values = [cell.strip("`") for cell in row(f"switches.{name}")[1:]]
+        assert values == [str(getattr(each, name)).lower() for each in PROFILES.values()], name
+
+
+def test_every_switch_and_profile_can_be_set() -> None:
+    assert list(SwitchSettings.model_fields) == list(Switches.__struct_fields__)
+    assert OpenAISettings.model_fields["profile"].annotation == Literal[*PROFILES] | None
 
 
 def test_the_example_loads(tmp_path: Path) -> None:

@@ -63,6 +63,9 @@ heartbeat_s = 90
     ]
 
 
+OPENAI = '[providers.p]\nkind = "openai"\n'
+
+
 @pytest.mark.parametrize(
     ("text", "fault"),
     [
@@ -84,6 +87,20 @@ heartbeat_s = 90
         ("[providers]\np = 5", "providers.p: must be a table"),
         ("[providers.p]\nbase_url = 5", "providers.p.kind: is required"),
         ('[providers.p]\nkind = "openai"\nbase_url = "ftp://u:secret@x"', "providers.p.base_url: must be an http or"),
+        (OPENAI + 'base_url = "https://u:secret@x/v1"', "providers.p.base_url: must not hold a user or a password"),
+        (OPENAI + 'base_url = "https://secret@x/v1"', "providers.p.base_url: must not hold a user or a password"),
+        (OPENAI + 'base_url = "https://x/v1?key=secret"', "providers.p.base_url: must not have a query or a frag"),
+        (OPENAI + 'base_url = "https://x/v1?"', "providers.p.base_url: must not have a query or a fragment"),
+        (OPENAI + 'base_url = "https://x/v1#secret"', "providers.p.base_url: must not have a query or a fragment"),
+        (OPENAI + 'base_url = "https://x/v1/chat/completions"', "providers.p.base_url: must end before /chat/comp"),
+        (OPENAI + 'base_url = "https://x/v1/responses/"', "providers.p.base_url: must end before /responses"),
+        (OPENAI + 'base_url = "https://x:70000/v1"', "providers.p.base_url: must be an http or https URL with a host"),
+        (OPENAI + 'profile = "opnai"', "providers.p.profile: must be 'openai', 'azure'"),
+        (OPENAI + "switches = { alternat = true }", "providers.p.switches.alternat: unknown key; did you mean alter"),
+        (OPENAI + "switches = { alternate = 1 }", "providers.p.switches.alternate: must be true or false (got 1)"),
+        (OPENAI + 'switches = { tool_id = "9" }', "providers.p.switches.tool_id: must be 'long' or 'short' (got \"9"),
+        (MODEL + "max_output_tokens = 2147483648", "models.m.max_output_tokens: must be at most 2147483647"),
+        (MODEL + "prices = { prompt = 1000000.1 }", "models.m.prices.prompt: must be at most 1000000000000000"),
         ('[providers.p]\nkind = "openai"\nbase_url = 5', "providers.p.base_url: must be a string (got 5)"),
         ('[providers.p]\nkind = "openai"\napi_key = "sk-secret"', 'providers.p.api_key: must be "env:NAME" or "file'),
         ('[providers.p]\nkind = "openai"\napi_key = "stored"', 'providers.p.api_key: "stored" is not supported by'),
@@ -150,6 +167,10 @@ def test_one_fault(tmp_path: Path, text: str, fault: str) -> None:
         ),
         ({"PARLEY_WORKERS": "2", "PARLEY_REDIS_URL": "http://secret"}, "PARLEY_REDIS_URL: must be "),
         ({"PARLEY_REDIS_URL": "redis://h", "PARLEY_DATABASE_URL": "mysql://secret"}, "PARLEY_DATABASE_URL: must be "),
+        (
+            {"OPENAI_API_KEY": "k", "OPENAI_BASE_URL": "https://u:secret@x/v1"},
+            "OPENAI_BASE_URL: must not hold a user or a password",
+        ),
         ({"PARLEY_FOO_BAR_BAZ": "secret"}, "PARLEY_FOO_BAR_BAZ: unknown variable"),
     ],
 )

@@ -5,11 +5,9 @@ Order: system sections, history, post-system text right before the newest user m
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
-import msgspec
-
-from parley_server.core.content import complete
+from parley_server.core.context.groups import paired
 from parley_server.core.model import (
     ImagePart,
     Message,
@@ -19,7 +17,6 @@ from parley_server.core.model import (
     Role,
     TextPart,
     ToolCallPart,
-    ToolResultPart,
 )
 from parley_server.core.records import StoredImage
 
@@ -34,14 +31,17 @@ def build_messages(
     post_system: str,
     max_messages: int,
     images: tuple[StoredImage, ...],
+    refused: Mapping[str, str],
 ) -> tuple[PromptMessage, ...]:
     """The prompt's messages. `max_messages` counts the newest of history and new ones together (0: all), but a new
-    message is never left out. Tool calls without a result, and results without their call, are."""
-    history = [message for message in path if not message.failed]
+    message is never left out. `refused` is that of the `Turn`."""
+    history = _without_refused([message for message in path if not message.failed], new, refused)
     if max_messages:
         room = max(0, max_messages - len(new))
         history = history[len(history) - room :] if room < len(history) else history
-    kept = _paired([*history, *new])
+    while history and history[0].role is Role.TOOL:  # the bound has cut off its call
+        history = history[1:]
+    kept = paired([*history, *new])
     stored = {image.id: image for image in images}
     shown = [PromptMessage(role=message.role.lower(), parts=_shown(message.parts, stored)) for message in kept]
     prompt = [message for message in shown if message.parts]
@@ -67,35 +67,24 @@ def _system_message(text: str) -> PromptMessage:
     return PromptMessage(role="system", parts=(TextPart(text=text),))
 
 
-def _paired(messages: list[Message]) -> list[Message]:
-    """Drop calls and results that have lost each other, and messages that are left empty by it."""
-    if not any(isinstance(part, ToolCallPart | ToolResultPart) for message in messages for part in message.parts):
-        return [message for message in messages if message.parts]
-    answered = _results(messages)
-    called: set[str] = set()
-    kept = []
-    for index, message in enumerate(messages):
-        parts: list[Part] = []
-        for part in message.parts:
-            if isinstance(part, ToolCallPart):
-                if not complete(part) or answered.get(part.id, -1) < index:
-                    continue
-                called.add(part.id)
-            elif isinstance(part, ToolResultPart) and part.tool_call_id not in called:
-                continue
-            parts.append(part)
-        if any(not isinstance(part, ReasoningPart) for part in parts):
-            kept.append(msgspec.structs.replace(message, parts=tuple(parts)))
-    return kept
-
-
-def _results(messages: list[Message]) -> dict[str, int]:
-    return {
-        part.tool_call_id: index
-        for index, message in enumerate(messages)
-        for part in message.parts
-        if isinstance(part, ToolResultPart) and message.role is Role.TOOL
-    }
+def _without_refused(history: list[Message], new: tuple[Message, ...], refused: Mapping[str, str]) -> list[Message]:
+    """The history without input that a provider refused as too large, once there is other input after it: with it, the
+    provider would refuse each later prompt, too. Input that was answered after all stays."""
+    if not refused:
+        return history
+    kept: list[Message] = []
+    follows: set[str] = set()  # of which requests there is input below, up to the next answer
+    for message in reversed([*history, *new]):
+        if message.role is Role.ASSISTANT:
+            follows = set()
+            kept.append(message)
+            continue
+        request = refused.get(message.id, "")
+        if not request or not follows - {request}:
+            kept.append(message)
+        follows.add(request)
+    kept.reverse()
+    return kept[: len(kept) - len(new)]
 
 
 def _shown(parts: tuple[Part, ...], stored: dict[str, StoredImage]) -> tuple[Part, ...]:

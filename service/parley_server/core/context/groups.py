@@ -1,0 +1,126 @@
+"""Pairs tool calls with their results, so that each prompt is one that strict providers take.
+
+A group is an assistant message with tool calls and the TOOL messages right after it. Ids are matched within a group
+alone, since providers use an id again in later turns.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+
+import msgspec
+
+from parley_server.core.content import complete
+from parley_server.core.model import (
+    Message,
+    Part,
+    ReasoningPart,
+    Role,
+    TextPart,
+    ToolCallPart,
+    ToolResultPart,
+)
+
+
+def paired(messages: Iterable[Message]) -> list[Message]:
+    """The messages with each result below its call. Nothing moves, so that prompts of later turns begin as this one.
+
+    Calls without a result are left out, and so is what has no content after that. Of several results for one call the
+    newest counts: it was sent again. A result whose call is elsewhere becomes user text in its place.
+    """
+    names: dict[str, str] = {}
+    kept: list[Message] = []
+    for group in _groups(messages):
+        kept += _paired_group(group, names)
+    return kept
+
+
+def unknown_results(path: Iterable[Message], new: Iterable[Message]) -> list[str]:
+    """The ids of those results among the new messages that no call above them has, oldest first."""
+    called = {part.id for message in path for part in message.parts if isinstance(part, ToolCallPart)}
+    unknown = []
+    for message in new:
+        for part in message.parts:
+            if isinstance(part, ToolCallPart):
+                called.add(part.id)
+            elif isinstance(part, ToolResultPart) and part.tool_call_id not in called:
+                unknown.append(part.tool_call_id)
+    return unknown
+
+
+def _groups(messages: Iterable[Message]) -> Iterator[list[Message]]:
+    """Each message with the TOOL messages right after it."""
+    group: list[Message] = []
+    for message in messages:
+        if group and message.role is not Role.TOOL:
+            yield group
+            group = []
+        group.append(message)
+    if group:
+        yield group
+
+
+def _paired_group(group: list[Message], names: dict[str, str]) -> list[Message]:
+    """One group. `names` has the functions of all calls so far by their ids, and is added to."""
+    head, results = (None, group) if group[0].role is Role.TOOL else (group[0], group[1:])
+    calls = [part for part in head.parts if isinstance(part, ToolCallPart) and complete(part)] if head else []
+    names |= {call.id: call.name for call in calls}
+    wanted = _counted([call.id for call in calls])
+    answering = _newest(results, wanted)
+    answered = _counted([part.tool_call_id for part in answering.values()])
+    kept = [] if head is None else _with_parts(head, _answered_calls(head.parts, answered))
+    strays: list[Message] = []
+    for index, message in enumerate(results):
+        mine = tuple(part for at, part in answering.items() if at[0] == index)
+        kept += _with_parts(message, mine)
+        stray = tuple(
+            _as_text(part, names)
+            for part in message.parts
+            if isinstance(part, ToolResultPart) and part.tool_call_id not in wanted
+        )
+        strays += _with_parts(msgspec.structs.replace(message, role=Role.USER), stray)
+    return kept + strays
+
+
+def _newest(results: list[Message], wanted: dict[str, int]) -> dict[tuple[int, int], ToolResultPart]:
+    """By their places, oldest first: as many results for each id as there are calls of it, the newest ones."""
+    room = dict(wanted)
+    chosen: dict[tuple[int, int], ToolResultPart] = {}
+    for index in reversed(range(len(results))):
+        for number in reversed(range(len(results[index].parts))):
+            part = results[index].parts[number]
+            if isinstance(part, ToolResultPart) and room.get(part.tool_call_id, 0):
+                room[part.tool_call_id] -= 1
+                chosen[index, number] = part
+    return dict(sorted(chosen.items()))
+
+
+def _answered_calls(parts: tuple[Part, ...], answered: dict[str, int]) -> tuple[Part, ...]:
+    room = dict(answered)
+    kept: list[Part] = []
+    for part in parts:
+        if isinstance(part, ToolCallPart):
+            if not complete(part) or not room.get(part.id, 0):
+                continue
+            room[part.id] -= 1
+        kept.append(part)
+    return tuple(kept)
+
+
+def _with_parts(message: Message, parts: tuple[Part, ...]) -> list[Message]:
+    """The message with these parts; nothing where they show nothing."""
+    if all(isinstance(part, ReasoningPart) for part in parts):
+        return []
+    return [message if parts == message.parts else msgspec.structs.replace(message, parts=parts)]
+
+
+def _as_text(result: ToolResultPart, names: dict[str, str]) -> TextPart:
+    name = names.get(result.tool_call_id) or result.tool_call_id
+    return TextPart(text=f"[result of {name}] {result.content}")
+
+
+def _counted(ids: Iterable[str]) -> dict[str, int]:
+    counts: dict[str, int] = {}
+    for each in ids:
+        counts[each] = counts.get(each, 0) + 1
+    return counts

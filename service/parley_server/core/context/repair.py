@@ -1,0 +1,77 @@
+"""Makes a prompt's messages fit dialects that demand strict turns: user and assistant in alternation, the user first.
+
+Such a provider answers anything else with HTTP 400, and so each later message of the conversation, too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from parley_server.core.model import Part, PromptMessage, TextPart
+
+BREAK = "\n\n"
+START = "(start)"
+CONTINUE = "(continue)"
+NO_ANSWER = "(no answer)"
+
+Messages = tuple[PromptMessage, ...]
+
+
+def fold_system(messages: Iterable[PromptMessage]) -> Messages:
+    """System messages after the first message become text in front of the next user message, or a user message of
+    their own at the end."""
+    folded: list[PromptMessage] = []
+    waiting: tuple[Part, ...] = ()
+    for message in messages:
+        if message.role == "system" and folded:
+            waiting = joined(waiting, message.parts)
+        elif message.role == "user" and waiting:
+            folded.append(PromptMessage(role="user", parts=joined(waiting, message.parts)))
+            waiting = ()
+        else:
+            folded.append(message)
+    if waiting:
+        folded.append(PromptMessage(role="user", parts=waiting))
+    return tuple(folded)
+
+
+def alternate(messages: Iterable[PromptMessage]) -> Messages:
+    """Strict turns: neighbours of role user become one message, and what lacks between or before others is filled in.
+
+    System messages between two user messages become text of the one that both are joined to.
+    """
+    strict: list[PromptMessage] = []
+    for message in messages:
+        at = next((i for i in reversed(range(len(strict))) if strict[i].role != "system"), -1)
+        before = strict[at].role if at >= 0 else ""
+        if message.role == "user" and before == "user":
+            parts: tuple[Part, ...] = ()
+            for each in (*strict[at:], message):
+                parts = joined(parts, each.parts)
+            strict[at:] = [PromptMessage(role="user", parts=parts)]
+            continue
+        if message.role == "user" and before == "tool":
+            strict.insert(at + 1, _said("assistant", NO_ANSWER))
+        elif message.role == "assistant" and before in ("", "assistant"):
+            strict.append(_said("user", CONTINUE if before else START))
+        strict.append(message)
+    return tuple(strict)
+
+
+def ask_at_end(messages: Messages) -> Messages:
+    """With a user message at the end, where the last message is the assistant's."""
+    if messages and messages[-1].role == "assistant":
+        return (*messages, _said("user", CONTINUE))
+    return messages
+
+
+def joined(first: tuple[Part, ...], second: tuple[Part, ...]) -> tuple[Part, ...]:
+    """The parts of two messages as those of one, with a blank line between text and text."""
+    if first and second and isinstance(first[-1], TextPart) and isinstance(second[0], TextPart):
+        text = TextPart(text=f"{first[-1].text}{BREAK}{second[0].text}")
+        return (*first[:-1], text, *second[1:])
+    return first + second
+
+
+def _said(role: str, text: str) -> PromptMessage:
+    return PromptMessage(role=role, parts=(TextPart(text=text),))

@@ -1,0 +1,130 @@
+"""Any path of a conversation becomes a prompt that providers with strict rules take."""
+
+from __future__ import annotations
+
+import itertools
+import re
+
+import msgspec
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from parley_server.core.context.build import build_messages
+from parley_server.core.model import (
+    Message,
+    Model,
+    Prompt,
+    Role,
+    TextPart,
+    ToolCallPart,
+    ToolResultPart,
+)
+from parley_server.providers.openai_profile import PROFILES
+from parley_server.providers.openai_prompt import messages_of
+
+CALL_IDS = st.sampled_from(["a", "b", "call_1", "A1b2C3d4E", "x" * 50])
+TEXTS = st.sampled_from(["", "one", "two"])
+ARGUMENTS = st.sampled_from(["", "{}", '{"cut'])
+
+
+def texts() -> st.SearchStrategy[TextPart]:
+    return st.builds(TextPart, text=TEXTS)
+
+
+def calls() -> st.SearchStrategy[ToolCallPart]:
+    return st.builds(ToolCallPart, id=CALL_IDS, name=st.just("f"), arguments=ARGUMENTS)
+
+
+def results() -> st.SearchStrategy[ToolResultPart]:
+    return st.builds(ToolResultPart, tool_call_id=CALL_IDS, content=TEXTS)
+
+
+def messages() -> st.SearchStrategy[Message]:
+    def of(role: Role, parts: st.SearchStrategy) -> st.SearchStrategy[Message]:
+        parts = st.lists(parts, min_size=1, max_size=3).map(tuple)
+        failed = st.booleans() if role is Role.ASSISTANT else st.just(False)
+        return st.builds(Message, role=st.just(role), parts=parts, failed=failed)
+
+    return st.one_of(
+        of(Role.USER, texts()),
+        of(Role.ASSISTANT, st.one_of(texts(), calls())),
+        of(Role.TOOL, results()),
+    )
+
+
+@st.composite
+def conversations(draw):
+    """A path and new messages, with ids, of which some were refused as too large."""
+    drawn = draw(st.lists(messages(), max_size=12))
+    path = [named(message, f"m{i}") for i, message in enumerate(drawn)]
+    refused = {message.id: message.id for message in path if draw(st.booleans())}
+    question = Message(role=Role.USER, parts=(TextPart(text="question"),), id="new")
+    new = draw(st.sampled_from([(question,), (), (Message(role=Role.TOOL, parts=(draw(results()),), id="new"),)]))
+    return path, new, refused
+
+
+def named(message: Message, message_id: str) -> Message:
+    return msgspec.structs.replace(message, id=message_id)
+
+
+def check_ids(entries, pattern):
+    """Each call has one result, right below it, and each result a call."""
+    seen: set[str] = set()
+    waiting: list[str] = []
+    for entry in entries:
+        if entry["role"] == "tool":
+            assert entry["tool_call_id"] in waiting, "a result without its call"
+            waiting.remove(entry["tool_call_id"])
+            continue
+        assert not waiting, "a call without its result"
+        for call in entry.get("tool_calls", ()):
+            assert re.fullmatch(pattern, call["id"])
+            assert call["id"] not in seen, "an id twice"
+            seen.add(call["id"])
+            waiting.append(call["id"])
+    assert not waiting, "a call without its result at the end"
+
+
+def check_turns(entries):
+    """The rule of the templates: at most one system message at the start, then user and assistant in alternation, where
+    an assistant message with calls and its results are within the assistant's turn."""
+    roles = [entry["role"] for entry in entries]
+    if roles[:1] == ["system"]:
+        roles = roles[1:]
+    assert roles[:1] in ([], ["user"])
+    for before, role in itertools.pairwise(roles):
+        allowed = {"user": ["assistant"], "assistant": ["user", "tool"], "tool": ["tool", "assistant"]}
+        assert role in allowed[before], (before, role)
+
+
+def body(conversation, profile: str, *, post_system: str = "", max_messages: int = 0):
+    path, new, refused = conversation
+    shown = build_messages(
+        path, new, system=("s",), post_system=post_system, max_messages=max_messages, images=(), refused=refused
+    )
+    prompt = Prompt(model=Model(alias="a", provider="p", name="n"), messages=shown)
+    return messages_of(prompt, PROFILES[profile])
+
+
+@pytest.mark.parametrize("profile", ["generic", "mistral", "openai", "deepseek"])
+@given(conversation=conversations(), max_messages=st.integers(0, 6), post_system=st.sampled_from(["", "post"]))
+@settings(deadline=None, max_examples=300)
+def test_any_path_is_a_prompt_that_the_provider_takes(profile, conversation, max_messages, post_system):
+    entries = body(conversation, profile, post_system=post_system, max_messages=max_messages)
+    check_ids(entries, "[A-Za-z0-9]{9}" if PROFILES[profile].tool_id == "short" else "[A-Za-z0-9_-]{1,40}")
+    if profile == "generic":
+        check_turns(entries)
+    if profile == "mistral":
+        check_turns([entries[0], *[entry for entry in entries[1:] if entry["role"] != "system"]])
+    if not PROFILES[profile].prefill:
+        assert entries[-1]["role"] != "assistant"
+
+
+@given(conversation=conversations(), max_messages=st.integers(0, 6))
+@settings(deadline=None, max_examples=200)
+def test_the_newest_input_is_always_shown(conversation, max_messages):
+    _, new, _ = conversation
+    entries = body(conversation, "generic", max_messages=max_messages)
+    for part in (part for message in new for part in message.parts):
+        said = part.text if isinstance(part, TextPart) else part.content
+        assert any(said in (entry.get("content") or "") for entry in entries)

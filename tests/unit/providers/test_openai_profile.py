@@ -1,0 +1,39 @@
+"""Which server an endpoint is, by its host."""
+
+import pytest
+from parley_server.providers.openai_profile import PROFILES, profile_of, switches_of
+
+
+@pytest.mark.parametrize(
+    ("host", "profile"),
+    [
+        ("api.openai.com", "openai"),
+        ("API.OpenAI.com.", "openai"),
+        ("r.openai.azure.com", "azure"),
+        ("r.services.ai.azure.com", "azure"),
+        ("openrouter.ai", "openrouter"),
+        ("api.mistral.ai", "mistral"),
+        ("api.deepseek.com", "deepseek"),
+        ("api.x.ai", "xai"),
+        ("api.groq.com", "groq"),
+        ("127.0.0.1", "generic"),
+        ("eu.api.openai.com.example.org", "generic"),
+        ("openai.azure.com.example.org", "generic"),
+        ("", "generic"),
+    ],
+)
+def test_the_profile_follows_from_the_host(host, profile):
+    assert profile_of(host) == profile
+    assert switches_of(host) == PROFILES[profile]
+
+
+def test_a_profile_and_switches_that_are_set_go_before_the_host():
+    assert switches_of("api.openai.com", "mistral") == PROFILES["mistral"]
+    changed = switches_of("api.openai.com", None, {"alternate": True})
+    assert (changed.alternate, changed.max_tokens_field) == (True, "max_completion_tokens")
+
+
+def test_an_unknown_endpoint_gets_what_all_servers_take():
+    generic = PROFILES["generic"]
+    assert (generic.max_tokens_field, generic.alternate, generic.tool_id) == ("max_tokens", True, "short")
+    assert (generic.no_store, generic.no_obfuscation, generic.cache_key) == (False, False, False)
