@@ -55,17 +55,21 @@ class Content:
                 self.texts.append(self.text_join.add(text))
 
     def add_rare(self, delta: Delta) -> None:
-        """All of a delta but its content."""
+        """Reasoning, a refusal and tool calls."""
         for field in _REASONING:
             if text := text_of(getattr(delta, field)):
                 self._reason(field, text)
         if delta.refusal:
             self.add_odd(delta.refusal)
-        if delta.tool_calls or delta.function_call:
-            self.push_text()
-            for piece in pieces_of(delta.tool_calls, delta.function_call):
-                self.tools.add(piece)
-                self._note_piece()
+        if delta.tool_calls:
+            self.add_calls(delta)
+
+    def add_calls(self, delta: Delta) -> None:
+        """The pieces of tool calls in a delta."""
+        self.push_text()
+        for piece in pieces_of(delta.tool_calls, delta.function_call):
+            self.tools.add(piece)
+            self._note_piece()
 
     def add_in_place_of_delta(self, choice: Choice) -> None:
         """A `message` or `text` in the place of a delta. After deltas, a message repeats them all."""
@@ -78,6 +82,8 @@ class Content:
             if delta.content:
                 self.add_odd(delta.content)
             self.add_rare(delta)
+            if delta.function_call and not delta.tool_calls:
+                self.add_calls(delta)
 
     def push_text(self) -> None:
         """Push the texts so far as one."""

@@ -94,17 +94,29 @@ class ChunkReader:
         """Take one read. Raises a `ProviderError`."""
         if self._done:
             return
+        content = self._content
         try:
-            self._take_all(self._split(data))
+            events = self._splitter.feed(data)
+            rest = iter(events)
+            if not self._word:
+                self._take(rest)
+            if self._word:
+                self._take_late(rest)
+            if content.last_s is None:
+                self._look_at_silence(events)
+        except ProviderMalformed as error:
+            if not self.finished:
+                raise
+            self._excuse(error)
+            self._say_done()  # the splitter has lost its place
         finally:
-            self._content.push_text()
+            if content.texts:
+                content.push_text()
             if self._meter.changed:
                 self._sink.usage(self._meter.usage())
             self._sink.flush()
-            if self._word and not self._finish_told:
-                self._finish_told = True
-                if not self._unreliable:
-                    self._on_finish()
+            if self._word:
+                self._tell_finish()
 
     def end(self) -> Finish:
         """The body has ended. Raises a `ProviderError` where the answer is not complete, or made no sense."""
@@ -125,28 +137,10 @@ class ChunkReader:
 
     # --- events
 
-    def _split(self, data: bytes) -> list[bytes]:
-        try:
-            return self._splitter.feed(data)
-        except ProviderMalformed as error:
-            if not self.finished:
-                raise
-            self._excuse(error)
-            self._say_done()  # the splitter has lost its place
-            return []
-
-    def _take_all(self, events: list[bytes]) -> None:
-        rest = iter(events)
-        if not self._word:
-            self._take(rest)
-        for event in rest:
-            if self._done:
-                return
-            self._take_late(event)
+    def _look_at_silence(self, events: list[bytes]) -> None:
+        self._content.push_text()
         if not self.begun:
-            self._content.push_text()
-            if not self.begun:
-                self._silence.look_at(events)
+            self._silence.look_at(events)
 
     def _take(self, events: Iterator[bytes]) -> None:
         """Take events until one holds a finish word."""
@@ -161,13 +155,15 @@ class ChunkReader:
                     return
                 chunk = self._repaired(event)
             if chunk.error is not None and is_error(chunk.error):
-                self._count(chunk)
+                self._meter.add(chunk.usage)
                 raise error_in_body(self._provider, chunk.error)
+            said = False
             if chunk.choices:
                 for choice in chunk.choices:
                     if choice.index and not is_first(choice.index):
                         continue
                     delta = choice.delta
+                    text = None
                     if delta is not None:
                         text = delta.content
                         if type(text) is str and not join.held:
@@ -180,25 +176,42 @@ class ChunkReader:
                             or delta.reasoning
                             or delta.reasoning_details
                             or delta.refusal
-                            or delta.function_call
                         ):
                             content.add_rare(delta)
-                    elif choice.message is not None or choice.text is not None:
-                        content.add_in_place_of_delta(choice)
-                    if choice.error is not None or choice.usage is not None:
-                        self._beside_delta(choice)
-                    if choice.finish_reason is not None:
-                        self._say(choice.finish_reason)
+                    if not text or choice.finish_reason is not None:
+                        said = True
+                        self._take_rest(chunk, choice)
             elif chunk.usage is None:
                 self._look_for_error(event)
-            if chunk.usage is not None or chunk.x_groq is not None:
-                self._count(chunk)
-            if self._word is not word:
+            if chunk.usage is not None:
+                self._meter.add(chunk.usage)
+            if said and self._word is not word:
                 return
 
-    def _take_late(self, event: bytes) -> None:
-        """An event after a finish word. It is read, and can make no complete answer fail; but content that follows the
+    def _take_rest(self, chunk: WireChunk, choice: Choice) -> None:
+        """What comes in chunks that have no text, or that end the answer."""
+        delta = choice.delta
+        if delta is None:
+            self._content.add_in_place_of_delta(choice)
+        elif delta.function_call and not delta.tool_calls:
+            self._content.add_calls(delta)
+        if choice.error is not None and is_error(choice.error):
+            raise error_in_body(self._provider, choice.error)
+        self._meter.add(choice.usage)
+        if isinstance(chunk.x_groq, dict):
+            self._meter.add(chunk.x_groq.get("usage"))
+        if choice.finish_reason is not None:
+            self._say(choice.finish_reason)
+
+    def _take_late(self, events: Iterator[bytes]) -> None:
+        """Events after a finish word. They are read, and can make no complete answer fail; but content that follows the
         word makes the word unreliable, and from then on only `[DONE]` or the end of the body completes the answer."""
+        for event in events:
+            if self._done:
+                return
+            self._take_one_late(event)
+
+    def _take_one_late(self, event: bytes) -> None:
         self._content.push_text()
         before = self._content.odd_pieces
         try:
@@ -220,7 +233,12 @@ class ChunkReader:
         except ProviderMalformed:
             return False
         try:
-            self._take_all(events)
+            rest = iter(events)
+            if not self._word:
+                self._take(rest)
+            if self._word:
+                self._take_late(rest)
+            self._look_at_silence(events)
         except ProviderMalformed:
             return False  # the stream was cut within an event: truncated, not malformed
         return True
@@ -236,18 +254,6 @@ class ChunkReader:
         if stands_for_error(value):
             raise error_in_body(self._provider, value)
 
-    # --- counts
-
-    def _beside_delta(self, choice: Choice) -> None:
-        if is_error(choice.error):
-            raise error_in_body(self._provider, choice.error)
-        self._meter.add(choice.usage)
-
-    def _count(self, chunk: WireChunk) -> None:
-        self._meter.add(chunk.usage)
-        if isinstance(chunk.x_groq, dict):
-            self._meter.add(chunk.x_groq.get("usage"))
-
     # --- ends
 
     def _say(self, value: object) -> None:
@@ -260,6 +266,12 @@ class ChunkReader:
             error.billed = True
             raise error
         self._word = word
+
+    def _tell_finish(self) -> None:
+        if not self._finish_told:
+            self._finish_told = True
+            if not self._unreliable:
+                self._on_finish()
 
     def _say_done(self) -> None:
         self._done = True
