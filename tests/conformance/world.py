@@ -221,7 +221,7 @@ class World:
         return {
             "state": state,
             "finish_reason": reason,
-            "error": json.loads(error)["reason"] if error else None,
+            "error": _shown_reason(json.loads(error)) if error else None,
             "last_sequence": sequence,
             "messages": len(messages),
             "text": "".join(texts),
@@ -290,3 +290,8 @@ def _piece(said: Any) -> Step:
     }
     assert word in pieces, f"no piece of a response: {word}"
     return pieces[word]()
+
+
+def _shown_reason(error: dict[str, Any]) -> str:
+    """The reason that callers get: one that is newer than what all releases read stands beside an older one."""
+    return str(error.get("shown") or error["reason"])

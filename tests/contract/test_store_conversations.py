@@ -5,7 +5,16 @@ import time
 
 import msgspec
 import pytest
-from parley_server.core.model import ContextPolicy, Conversation, ImagePart, Message, Role, TextPart
+from parley_server.core.model import (
+    ContextPolicy,
+    Conversation,
+    ImagePart,
+    Message,
+    ReplyError,
+    Role,
+    State,
+    TextPart,
+)
 from parley_server.core.records import (
     Busy,
     ConversationFilter,
@@ -21,6 +30,8 @@ from parley_server.errors import (
     EtagMismatch,
     ImageNotFound,
     MessageNotFound,
+    ProviderContextTooLarge,
+    ProviderRejected,
     ReplyNotFound,
 )
 
@@ -31,11 +42,13 @@ from tests.contract.store_values import (
     RIVAL,
     SECOND_US,
     SHOP,
+    acceptance,
     accepted,
     answered,
     chain,
     checkpoint,
     created,
+    finalisation,
     new_conversation,
     unique,
     user_message,
@@ -430,6 +443,57 @@ async def test_a_turn_holds_the_newest_messages_that_did_not_fail(store):
     conversation = await created(store, ANN, *made, context=ContextPolicy(max_messages=4))
     turn = await store.read_turn(ANN, conversation.id, Position(), has_input=True)
     assert turn.path == (made[4], made[5], made[7], made[8])
+
+
+def failed(kind):
+    error = ReplyError.of(kind("no"))
+    return {"state": State.FAILED, "finish_reason": None, "provider_reason": "", "error": error}
+
+
+async def test_a_turn_tells_which_input_was_refused_as_too_large(store):
+    conversation = await created(store)
+    answer = await answered(store, conversation)
+    reply = await accepted(store, conversation, parent=answer.message_id)
+    await store.finalise(finalisation(reply, "", **failed(ProviderContextTooLarge)))
+    (huge,) = reply.input_message_ids
+    turn = await store.read_turn(ANN, conversation.id, Position(), has_input=True)
+    assert (turn.path[-1].id, turn.refused) == (huge, {huge: huge})
+    # an attempt again, without input, asks for nothing else
+    again = await store.read_turn(ANN, conversation.id, Position(replace=reply.message_id), has_input=False)
+    assert (again.path[-1].id, again.refused) == (huge, {})
+    # in the place of it, and after another message that failed for another reason
+    instead = await store.read_turn(ANN, conversation.id, Position(replace=huge), has_input=True)
+    assert instead.refused == {}
+    other = await accepted(store, conversation, parent=huge)
+    await store.finalise(finalisation(other, "", **failed(ProviderRejected)))
+    later = await store.read_turn(ANN, conversation.id, Position(), has_input=True)
+    assert later.refused == {huge: huge}
+
+
+async def test_a_failed_partial_text_that_is_written_on_from_is_part_of_the_turn_from_then_on(store):
+    conversation = await created(store)
+    reply = await accepted(store, conversation)
+    partial = Message(role=Role.ASSISTANT, parts=(TextPart(text="half"),), partial=True, failed=True)
+    await store.finalise(finalisation(reply, message=partial, **failed(ProviderRejected)))
+    on_path = await store.read_turn(ANN, conversation.id, Position(), has_input=True)
+    assert [message.id for message in on_path.path] == list(reply.input_message_ids)
+
+    named = await store.read_turn(ANN, conversation.id, Position(after=reply.message_id), has_input=True)
+    assert [message.id for message in named.path] == [*reply.input_message_ids, reply.message_id]
+    assert not named.path[-1].failed
+
+    going_on = acceptance(conversation, parent=reply.message_id)
+    await store.accept(msgspec.structs.replace(going_on, continued=reply.message_id))
+    later = await store.read_turn(ANN, conversation.id, Position(), has_input=True)
+    assert [message.id for message in later.path][:2] == [*reply.input_message_ids, reply.message_id]
+    assert (later.path[1].failed, later.path[1].partial) == (False, True)
+
+
+async def test_a_whole_turn_is_not_bounded_by_the_policy(store):
+    made = chain(*map(str, range(9)))
+    conversation = await created(store, ANN, *made, context=ContextPolicy(max_messages=2))
+    turn = await store.read_turn(ANN, conversation.id, Position(), has_input=True, whole=True)
+    assert turn.path == made
 
 
 async def test_a_turn_holds_the_images_of_its_path_alone(store):

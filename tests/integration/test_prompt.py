@@ -2,13 +2,18 @@
 
 import asyncio
 
-from parley.v1 import chat_pb2, resources_pb2
+from parley.v1 import chat_pb2, errors_pb2, resources_pb2
 
 from tests.clock import until
 from tests.integration.served import KEY, ask, refused, said, text_of
 from tests.upstream import Close, Hang, Script, Wait, answer, done, finish, reasoning, role, text, tool_call
 
 POLICY = resources_pb2.ContextPolicy
+TOOL, TIME = (chat_pb2.Tool(name=name, parameters="{}") for name in ("weather", "time"))
+
+
+def answered(call_id: str, content: str) -> resources_pb2.Message:
+    return said("tool", tool_result=resources_pb2.ToolResult(tool_call_id=call_id, content=content))
 
 
 def prompt(upstream, number=-1):
@@ -27,8 +32,7 @@ async def test_the_order_of_a_prompt(server, upstream):
         ("system", "Pre\n---\nSystem\n---\nCharacter\n---\nProfile"),
         ("user", "Old question"),
         ("assistant", "Old answer"),
-        ("system", "Post"),
-        ("user", "New question"),
+        ("user", "Post\n\nNew question"),
     ]
     await server.stream("Next", conversation_id=made.id, system=["Only now"]).end()
     assert prompt(upstream) == [
@@ -37,8 +41,7 @@ async def test_the_order_of_a_prompt(server, upstream):
         ("assistant", "Old answer"),
         ("user", "New question"),
         ("assistant", "Hello, world"),
-        ("system", "Post"),
-        ("user", "Next"),
+        ("user", "Post\n\nNext"),
     ]
 
 
@@ -50,6 +53,7 @@ async def test_the_request_of_a_plain_question(server, upstream):
     assert request.json == {
         "model": "vendor/test-1",
         "messages": [{"role": "user", "content": "Hi"}],
+        "max_tokens": 1000,
         "stream": True,
         "stream_options": {"include_usage": True},
     }
@@ -66,7 +70,7 @@ async def test_every_setting_is_passed_on(server, upstream):
     assert {name: body[name] for name in body if name not in ("messages", "model", "stream", "stream_options")} == {
         "temperature": 0,
         "top_p": 0.5,
-        "max_completion_tokens": 50,
+        "max_tokens": 50,
         "seed": 0,
         "stop": ["END", "."],
         "reasoning_effort": "low",
@@ -89,7 +93,14 @@ async def test_every_setting_is_passed_on(server, upstream):
 
 async def test_more_tokens_than_the_model_gives_are_not_asked_for(server, upstream):
     await server.stream(sampling=chat_pb2.Sampling(max_output_tokens=5000)).end()
-    assert upstream.requests[0].json["max_completion_tokens"] == 1000
+    assert upstream.requests[0].json["max_tokens"] == 1000
+
+
+async def test_the_longest_answer_of_the_model_is_asked_for_where_the_caller_sets_none(server, upstream):
+    await server.stream().end()
+    await server.stream(sampling=chat_pb2.Sampling(max_output_tokens=7)).end()
+    await server.stream(model="plain").end()
+    assert [request.json.get("max_tokens") for request in upstream.requests] == [1000, 7, None]
 
 
 async def test_the_model_of_a_request_of_the_conversation_and_the_default(server, upstream):
@@ -108,10 +119,17 @@ async def test_the_newest_messages_alone(server, upstream):
     history = [said("user" if n % 2 == 0 else "assistant", str(n)) for n in range(10)]
     made = await server.new_conversation(history, context=POLICY(max_messages=4), system=["S"])
     await server.stream("new", conversation_id=made.id).end()
-    assert prompt(upstream) == [("system", "S"), ("assistant", "7"), ("user", "8"), ("assistant", "9"), ("user", "new")]
+    assert prompt(upstream) == [
+        ("system", "S"),
+        ("user", "(start)"),
+        ("assistant", "7"),
+        ("user", "8"),
+        ("assistant", "9"),
+        ("user", "new"),
+    ]
     many = [said("user", f"new {n}") for n in range(6)]
     await server.stream("", input=many, conversation_id=made.id).end()
-    assert [content for _, content in prompt(upstream)] == ["S", *[f"new {n}" for n in range(6)]]
+    assert prompt(upstream) == [("system", "S"), ("user", "\n\n".join(f"new {n}" for n in range(6)))]
 
 
 async def test_a_cancelled_answer_is_part_of_the_next_prompt_and_a_failed_one_is_not(server, upstream):
@@ -125,8 +143,7 @@ async def test_a_cancelled_answer_is_part_of_the_next_prompt_and_a_failed_one_is
     assert prompt(upstream) == [
         ("user", "One"),
         ("assistant", "cancelled"),
-        ("user", "Two"),
-        ("user", "Three"),
+        ("user", "Two\n\nThree"),
     ]
     page = await server.messages(made.id)
     shown = [(text_of(message), message.partial) for message in reversed(page.messages)]
@@ -146,7 +163,7 @@ async def test_a_failed_answer_does_not_count_among_the_newest(server, upstream)
     upstream.reply_next(answer("a1"), failing, failing, answer("a4"))
     for question in ("q1", "q2", "q3", "q4"):
         await server.stream(question, conversation_id=made.id).end()
-    assert [content for _, content in prompt(upstream)] == ["q2", "q3", "q4"]
+    assert prompt(upstream) == [("user", "q2\n\nq3\n\nq4")]
 
 
 async def test_a_tool_call_makes_its_round(server, upstream):
@@ -156,8 +173,8 @@ async def test_a_tool_call_makes_its_round(server, upstream):
             [
                 role(),
                 text("Let me look. "),
-                tool_call(0, '{"city":"Oslo"}', call_id="c1", name="weather"),
-                tool_call(1, "", call_id="c2", name="weather"),
+                tool_call(0, '{"city":"Oslo"}', call_id="c1c1c1c1c", name="weather"),
+                tool_call(1, "", call_id="c2c2c2c2c", name="weather"),
                 finish("tool_calls"),
                 done(),
             ]
@@ -166,8 +183,8 @@ async def test_a_tool_call_makes_its_round(server, upstream):
     )
     first = await server.stream("Weather?", tools=tools).end()
     results = [
-        said("tool", tool_result=resources_pb2.ToolResult(tool_call_id="c1", content="rain")),
-        said("tool", tool_result=resources_pb2.ToolResult(tool_call_id="c2", content="sun")),
+        said("tool", tool_result=resources_pb2.ToolResult(tool_call_id="c1c1c1c1c", content="rain")),
+        said("tool", tool_result=resources_pb2.ToolResult(tool_call_id="c2c2c2c2c", content="sun")),
     ]
     second = await server.stream("", input=results, tools=tools, conversation_id=first.conversation_id).end()
     assert second.text == "It rains."
@@ -177,12 +194,16 @@ async def test_a_tool_call_makes_its_round(server, upstream):
             "role": "assistant",
             "content": "Let me look. ",
             "tool_calls": [
-                {"id": "c1", "type": "function", "function": {"name": "weather", "arguments": '{"city":"Oslo"}'}},
-                {"id": "c2", "type": "function", "function": {"name": "weather", "arguments": "{}"}},
+                {
+                    "id": "c1c1c1c1c",
+                    "type": "function",
+                    "function": {"name": "weather", "arguments": '{"city":"Oslo"}'},
+                },
+                {"id": "c2c2c2c2c", "type": "function", "function": {"name": "weather", "arguments": "{}"}},
             ],
         },
-        {"role": "tool", "tool_call_id": "c1", "content": "rain"},
-        {"role": "tool", "tool_call_id": "c2", "content": "sun"},
+        {"role": "tool", "tool_call_id": "c1c1c1c1c", "content": "rain"},
+        {"role": "tool", "tool_call_id": "c2c2c2c2c", "content": "sun"},
     ]
 
 
@@ -193,15 +214,64 @@ async def test_a_tool_call_without_its_result_is_left_out(server, upstream):
     )
     first = await server.stream("Weather?", tools=tools).end()
     await server.stream("Never mind", tools=tools, conversation_id=first.conversation_id).end()
-    assert prompt(upstream) == [("user", "Weather?"), ("user", "Never mind")]
+    assert prompt(upstream) == [("user", "Weather?\n\nNever mind")]
 
 
-async def test_a_result_for_no_call_is_left_out(server, upstream):
-    result = said("tool", tool_result=resources_pb2.ToolResult(tool_call_id="unknown", content="x"))
-    await server.stream("", input=[said("user", "Hi"), result]).end()
-    assert prompt(upstream) == [("user", "Hi")]
-    told = await refused(server.chat.StreamReply(ask("", input=[result])))
-    assert told.reason == "INVALID_REQUEST"
+async def test_a_result_whose_call_the_conversation_does_not_have_is_refused_by_its_id(server, upstream):
+    result = said("tool", tool_result=resources_pb2.ToolResult(tool_call_id="call_x", content="x"))
+    first = await server.stream("Hi").end()
+    for request in (
+        ask("", input=[result]),
+        ask("", input=[said("user", "Hi"), result]),
+        ask("", input=[result], conversation_id=first.conversation_id),
+    ):
+        told = await refused(server.chat.StreamReply(request))
+        assert (told.reason, "'call_x'" in told.message) == ("INVALID_REQUEST", True)
+    assert len(upstream.requests) == 1
+
+
+async def test_results_that_come_in_two_requests_leave_the_conversation_alive(server, upstream):
+    made = await server.new_conversation()
+    calls = [tool_call(0, "{}", call_id="c1", name="weather"), tool_call(1, "{}", call_id="c2", name="time")]
+    upstream.reply_next(Script([role(), *calls, finish("tool_calls"), done()]))
+    await server.stream("Both?", tools=[TOOL, TIME], conversation_id=made.id).end()
+    await server.stream("", input=[answered("c1", "rain")], tools=[TOOL, TIME], conversation_id=made.id).end()
+    await server.stream("", input=[answered("c2", "noon")], tools=[TOOL, TIME], conversation_id=made.id).end()
+    await server.stream("Thanks", conversation_id=made.id).end()
+    assert prompt(upstream) == [
+        ("user", "Both?"),
+        ("assistant", None),
+        ("tool", "rain"),
+        ("assistant", "Hello, world"),
+        ("user", "[result of time] noon"),
+        ("assistant", "Hello, world"),
+        ("user", "Thanks"),
+    ]
+    assert [call["function"]["name"] for call in upstream.requests[-1].json["messages"][1]["tool_calls"]] == ["weather"]
+
+
+async def test_input_that_the_provider_refused_as_too_large_is_left_out_of_later_prompts(server, upstream):
+    made = await server.new_conversation()
+    await server.stream("One", conversation_id=made.id).end()
+    overflow = '/script {"text": "", "fault": {"kind": "error", "reason": "PROVIDER_CONTEXT_TOO_LARGE"}} Far too long'
+    failed = await server.stream(overflow, conversation_id=made.id, model="scripted").end()
+    assert failed.terminal.failed.error.reason == errors_pb2.ERROR_REASON_PROVIDER_CONTEXT_TOO_LARGE
+    await server.stream("Shorter", conversation_id=made.id).end()
+    assert prompt(upstream) == [("user", "One"), ("assistant", "Hello, world"), ("user", "Shorter")]
+    page = await server.messages(made.id)
+    assert overflow in [text_of(message) for message in page.messages]
+
+
+async def test_a_failed_answer_that_the_caller_writes_on_from_is_part_of_later_prompts(server, upstream):
+    made = await server.new_conversation()
+    upstream.reply_next(Script([role(), text("half"), Close()]))
+    failed = await server.stream("One", conversation_id=made.id).end()
+    partial = failed.chunks[0].accepted.message_id
+    await server.stream("Go on", conversation_id=made.id, after_message_id=partial).end()
+    expected = [("user", "One"), ("assistant", "half"), ("user", "Go on")]
+    assert prompt(upstream) == expected
+    await server.stream("And then?", conversation_id=made.id).end()
+    assert prompt(upstream) == [*expected, ("assistant", "Hello, world"), ("user", "And then?")]
 
 
 async def test_reasoning_text_does_not_go_back(server, upstream):

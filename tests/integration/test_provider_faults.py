@@ -49,6 +49,19 @@ async def failed(server, script):
     return error, watch.text, reply
 
 
+@pytest.mark.parametrize("count", [2**31, 2**64 - 1, 10**30, -1])
+async def test_a_count_that_cannot_be_true_keeps_nobody_from_the_conversation(server, upstream, count):
+    made = await server.new_conversation()
+    upstream.reply_next(Script([role(), text("said"), finish(), usage(count, 7), done()]))
+    watch = await server.stream("Ask", conversation_id=made.id).end()
+    reply = await server.get(watch.reply_id)
+    assert (reply.state, reply.usage.estimated, watch.terminal.finished.usage) == (COMPLETED, True, reply.usage)
+    assert 0 <= reply.usage.cost_nano_usd < 1_000_000
+    assert (await server.resume(watch.reply_id).end()).text == "said"
+    assert len((await server.messages(made.id)).messages) == 2
+    assert (await server.stream("Again", conversation_id=made.id).end()).text == "Hello, world"
+
+
 @pytest.mark.parametrize(
     ("script", "why", "retryable"),
     [

@@ -37,7 +37,7 @@ export interface ReplyFields {
   input?: readonly MessageInitShape<typeof MessageSchema>[] | undefined;
   /** Images that go with `text` as one message: bytes, whose kind is read off them, https URLs, or messages. */
   images?: readonly ImageSource[] | undefined;
-  /** After this message: a fork. */
+  /** After this message: a fork. The partial text of a failed reply is part of prompts once it is named here. */
   afterMessageId?: string | undefined;
   /**
    * Beside this message, under the same parent: with input an edit, without input a regeneration or a new

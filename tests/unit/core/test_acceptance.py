@@ -13,7 +13,20 @@ from parley_server.core.conversations import Conversations, Creation
 from parley_server.core.endings import Stop
 from parley_server.core.events import TextDelta
 from parley_server.core.generation import Generation
-from parley_server.core.model import Conversation, FinishReason, Identity, Message, Role, Sampling, State, TextPart
+from parley_server.core.model import (
+    ContextPolicy,
+    Conversation,
+    Finish,
+    FinishReason,
+    Identity,
+    Message,
+    Role,
+    Sampling,
+    State,
+    TextPart,
+    ToolCallPart,
+    ToolResultPart,
+)
 from parley_server.core.records import CancelTarget, ConversationUpdate, Position, Replayed
 from parley_server.core.replies import Started
 from parley_server.errors import (
@@ -35,7 +48,7 @@ from sqlalchemy import event
 from sqlalchemy.exc import OperationalError
 
 from tests.clock import settle, until
-from tests.fakes import ALICE, World, asking
+from tests.fakes import ALICE, World, asking, say_hello
 
 
 async def hold(prompt, sink):
@@ -583,6 +596,92 @@ async def test_what_the_provider_is_told(world):
         ("system", "now"),
         ("user", "hi"),
     ]
+
+
+async def test_the_longest_answer_is_asked_for_where_it_is_configured_and_the_caller_sets_none(world):
+    catalog = world.engine.catalog
+    catalog.model = msgspec.structs.replace(catalog.model, output_tokens=100)
+    await world.settled(await world.begin())
+    await world.settled(await world.begin(sampling=Sampling(max_output_tokens=7)))
+    assert [prompt.sampling.max_output_tokens for prompt in world.actor.prompts] == [100, 7]
+
+
+async def test_the_cache_key_is_one_for_each_conversation_and_does_not_tell_its_id(world):
+    one, two = await _conversation(world), await _conversation(world)
+    for created in (one, one, two):
+        await world.settled(await world.begin(conversation_id=created.id))
+    first, second, third = [prompt.cache_key for prompt in world.actor.prompts]
+    assert first == second != third
+    assert (one.id in first, len(first)) == (False, 32)
+
+
+# --- tool results
+
+
+def result(call_id: str) -> Message:
+    return Message(role=Role.TOOL, parts=(ToolResultPart(tool_call_id=call_id, content="42"),))
+
+
+async def call_twice(prompt, sink):
+    sink.tool_call(0, "a", "f", "{}")
+    sink.tool_call(1, "b", "f", "{}")
+    sink.flush()
+    return Finish(reason=FinishReason.TOOL_CALLS)
+
+
+async def test_a_result_of_an_unknown_call_is_refused_by_its_id_and_leaves_nothing(world):
+    created = await _conversation(world)
+    await world.settled(await world.begin(call_twice, conversation_id=created.id))
+    with pytest.raises(InvalidRequest, match="'c'"):
+        await world.begin(conversation_id=created.id, messages=(result("a"), result("c")))
+    await nothing_left(world)
+    assert len(world.actor.prompts) == 1
+
+
+async def test_a_request_may_bring_some_results_only_and_the_rest_later(world):
+    created = await _conversation(world)
+    await world.settled(await world.begin(call_twice, conversation_id=created.id))
+    for messages in ((result("a"),), (result("a"), result("b"))):  # the one that is sent again is known, too
+        stored = await world.settled(await world.begin(say_hello, conversation_id=created.id, messages=messages))
+        assert stored.state is State.COMPLETED
+
+
+async def test_a_result_of_a_call_that_the_context_policy_has_cut_off_is_known(world):
+    created = await _conversation(world, context=ContextPolicy(max_messages=1))
+    await world.settled(await world.begin(call_twice, conversation_id=created.id))
+    for _ in range(3):
+        await world.settled(await world.begin(say_hello, conversation_id=created.id))
+    await world.settled(await world.begin(conversation_id=created.id, messages=(result("a"),)))
+    assert [_said(message) for message in world.actor.prompts[-1].messages] == [("user", "[result of a] 42")]
+    with pytest.raises(InvalidRequest, match="'c'"):
+        await world.begin(conversation_id=created.id, messages=(result("c"),))
+
+
+async def test_a_result_may_answer_a_call_of_its_own_request(world):
+    call = Message(role=Role.ASSISTANT, parts=(ToolCallPart(id="x", name="f"),))
+    question = Message(role=Role.USER, parts=(TextPart(text="q"),))
+    stored = await world.settled(await world.begin(messages=(question, call, result("x"))))
+    assert stored.state is State.COMPLETED
+    with pytest.raises(InvalidRequest, match="'x'"):
+        await world.begin(messages=(question, result("x"), call))
+
+
+async def test_an_interrupt_may_bring_the_result_of_the_answer_that_it_interrupts(world):
+    async def call_and_hold(prompt, sink):
+        sink.tool_call(0, "a", "f", "{}")
+        sink.flush()
+        await asyncio.get_running_loop().create_future()
+
+    running = await world.begin(call_and_hold)
+    await settle()
+    where = {"conversation_id": running.log.reply.conversation_id, "interrupt": True}
+    with pytest.raises(InvalidRequest, match="'b'"):
+        await world.begin(messages=(result("b"),), **where)
+    assert not running.log.sealed
+    await world.settled(await world.begin(say_hello, messages=(result("a"),), **where))
+    assert running.log.reply.finish_reason is FinishReason.INTERRUPTED
+    roles = [message.role for message in world.actor.prompts[-1].messages]
+    assert roles == ["user", "assistant", "tool"]
 
 
 # --- beside the commit

@@ -34,7 +34,7 @@ class RequestFields(TypedDict, total=False):
     """Images that go with `text` as one message: bytes, whose kind is read off them, https URLs, or messages."""
 
     after_message_id: str
-    """After this message: a fork."""
+    """After this message: a fork. The partial text of a failed reply is part of prompts once it is named here."""
 
     replace_message_id: str
     """Beside this message, under the same parent: with input an edit, without input a regeneration or a new attempt.

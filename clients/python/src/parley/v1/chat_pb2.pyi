@@ -133,7 +133,7 @@ class ReplyRequest(_message.Message):
     text: _builtins.str
     """The user's message: short for one `input` message of role USER with one text part. Exclusive with `input`."""
     after_message_id: _builtins.str
-    """After this message: a fork."""
+    """After this message: a fork. The partial text of a failed reply is part of prompts once it is named here."""
     replace_message_id: _builtins.str
     """Beside this message, under the same parent: with input an edit, without input a regeneration or a new attempt.
     The `message_id` of any reply of the conversation may be named, even of one that runs (with INTERRUPT) or that left
@@ -419,6 +419,7 @@ class Sampling(_message.Message):
     temperature: _builtins.float
     top_p: _builtins.float
     max_output_tokens: _builtins.int
+    """At most the model's own limit, which counts where this is unset and the configuration has one."""
     seed: _builtins.int
     reasoning_effort: _builtins.str
     """A string, not an enum: the set moves faster than this API."""

@@ -253,8 +253,8 @@ class Message(_message.Message):
     """Set by the server: the reply that wrote this message, if one did."""
     partial: _builtins.bool
     """Set by the server: the reply was cancelled or failed, and this is what it had written. A cancelled one is part of
-    the next prompt, since the user saw it and went on; a failed one is not. Tool calls that are incomplete or have no
-    result never are.
+    the next prompt, since the user saw it and went on; a failed one is not, unless `after_message_id` names it. Tool
+    calls that are incomplete or have no result never are.
     """
     @_builtins.property
     def parts(self) -> _containers.RepeatedCompositeFieldContainer[Global___Part]: ...
@@ -384,11 +384,16 @@ Global___ToolCall: _TypeAlias = ToolCall  # noqa: Y015
 
 @_typing.final
 class ToolResult(_message.Message):
+    """A result may come in a later request than those of other calls of the same answer; a second one for a call takes the
+    place of the first. Once the model has written on, it is shown to it as text of the user.
+    """
+
     DESCRIPTOR: _descriptor.Descriptor
 
     TOOL_CALL_ID_FIELD_NUMBER: _builtins.int
     CONTENT_FIELD_NUMBER: _builtins.int
     tool_call_id: _builtins.str
+    """The id of a tool call further up in the conversation or in `input`; any other id is INVALID_REQUEST."""
     content: _builtins.str
     def __init__(
         self,

@@ -70,7 +70,7 @@ export type ReplyRequest = Message<"parley.v1.ReplyRequest"> & {
    */
   position: {
     /**
-     * After this message: a fork.
+     * After this message: a fork. The partial text of a failed reply is part of prompts once it is named here.
      *
      * @generated from field: string after_message_id = 6;
      */
@@ -400,6 +400,8 @@ export type Sampling = Message<"parley.v1.Sampling"> & {
   topP?: number | undefined;
 
   /**
+   * At most the model's own limit, which counts where this is unset and the configuration has one.
+   *
    * @generated from field: optional int32 max_output_tokens = 3;
    */
   maxOutputTokens?: number | undefined;

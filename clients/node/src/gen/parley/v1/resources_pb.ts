@@ -231,8 +231,8 @@ export type Message = Message$1<"parley.v1.Message"> & {
 
   /**
    * Set by the server: the reply was cancelled or failed, and this is what it had written. A cancelled one is part of
-   * the next prompt, since the user saw it and went on; a failed one is not. Tool calls that are incomplete or have no
-   * result never are.
+   * the next prompt, since the user saw it and went on; a failed one is not, unless `after_message_id` names it. Tool
+   * calls that are incomplete or have no result never are.
    *
    * @generated from field: bool partial = 6;
    */
@@ -385,10 +385,15 @@ export const ToolCallSchema: GenMessage<ToolCall> = /*@__PURE__*/
   messageDesc(file_parley_v1_resources, 5);
 
 /**
+ * A result may come in a later request than those of other calls of the same answer; a second one for a call takes the
+ * place of the first. Once the model has written on, it is shown to it as text of the user.
+ *
  * @generated from message parley.v1.ToolResult
  */
 export type ToolResult = Message$1<"parley.v1.ToolResult"> & {
   /**
+   * The id of a tool call further up in the conversation or in `input`; any other id is INVALID_REQUEST.
+   *
    * @generated from field: string tool_call_id = 1;
    */
   toolCallId: string;

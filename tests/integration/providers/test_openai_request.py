@@ -1,0 +1,87 @@
+"""What is sent to an endpoint, and what an endpoint that takes less of it makes of it, over a socket."""
+
+import json
+
+import pytest
+from parley_server.errors import ProviderRejected
+from parley_server.providers.openai_profile import PROFILES
+
+from tests.integration.providers.recording import RecordingSink, prompt, provider_at
+from tests.upstream import Script, answer, refusal
+
+UNKNOWN = {"detail": [{"loc": ["body", "stream_options"], "msg": "Extra inputs are not permitted"}]}
+BARE = Script([b"Unrecognized field: stream_options"], status=400, headers={"Content-Type": "text/plain"})
+
+
+def without_stream_options(refused: Script):
+    """Refuses each request that has `stream_options`."""
+    return lambda request: refused if "stream_options" in request.json else answer("Hi", tokens=None)
+
+
+async def asked(provider):
+    sink = RecordingSink()
+    await provider.generate(prompt(), sink)
+    return sink.content
+
+
+@pytest.fixture
+async def provider(upstream):
+    made = provider_at(upstream.url)
+    yield made
+    await made.close()
+
+
+@pytest.mark.parametrize("refused", [refusal(400, UNKNOWN), refusal(422, UNKNOWN), BARE])
+async def test_an_endpoint_that_refuses_stream_options_by_name_is_asked_without_from_then_on(
+    upstream, provider, refused
+):
+    upstream.reply_with(without_stream_options(refused))
+    assert [await asked(provider) for _ in range(3)] == ["Hi"] * 3
+    sent = ["stream_options" in request.json for request in upstream.requests]
+    assert sent == [True, False, False, False]
+
+
+async def test_another_refusal_is_raised_at_once_and_stream_options_are_sent_again(upstream, provider):
+    upstream.reply_next(refusal(400, {"error": {"message": "no", "code": "invalid_prompt"}}))
+    with pytest.raises(ProviderRejected):
+        await asked(provider)
+    assert await asked(provider) == "Hello, world"
+    assert ["stream_options" in request.json for request in upstream.requests] == [True, True]
+
+
+async def test_a_refusal_of_the_request_without_stream_options_is_raised_and_not_remembered(upstream, provider):
+    upstream.reply_next(refusal(400, UNKNOWN), refusal(400))
+    with pytest.raises(ProviderRejected):
+        await asked(provider)
+    await asked(provider)
+    assert ["stream_options" in request.json for request in upstream.requests] == [True, False, True]
+
+
+@pytest.mark.parametrize(
+    ("profile", "headers"),
+    [
+        ("generic", {"authorization": "Bearer sk-secret", "api-key": None}),
+        ("azure", {"authorization": None, "api-key": "sk-secret"}),
+    ],
+)
+async def test_the_key_goes_where_the_endpoint_wants_it(upstream, profile, headers):
+    provider = provider_at(upstream.url, switches=PROFILES[profile])
+    await asked(provider)
+    await provider.close()
+    (request,) = upstream.requests
+    assert {name: request.headers.get(name) for name in headers} == headers
+
+
+async def test_the_body_for_openai(upstream):
+    provider = provider_at(upstream.url, switches=PROFILES["openai"])
+    await provider.generate(prompt(cache_key="k"), RecordingSink())
+    await provider.close()
+    (request,) = upstream.requests
+    assert json.loads(request.body) == {
+        "model": "acme-1",
+        "messages": [{"role": "user", "content": "Hi"}],
+        "stream": True,
+        "stream_options": {"include_usage": True, "include_obfuscation": False},
+        "store": False,
+        "prompt_cache_key": "k",
+    }
