@@ -34,7 +34,7 @@ from parley_server.providers.openai_profile import Switches, switches_of
 from parley_server.providers.openai_prompt import messages_of, options_of, stream_options_of
 from parley_server.providers.openai_wire import ChunkReader
 from parley_server.providers.refusals import RefusalReader
-from parley_server.providers.transport import PushTransport, body_of, proxied
+from parley_server.providers.transport import Body, PushTransport, body_of, proxied
 
 Headers: TypeAlias = Mapping[str, str | openai.Omit]
 
@@ -51,10 +51,10 @@ class OpenAIProvider:
     """One endpoint. `api_key` is asked at each call; without one no `Authorization` is sent, and OpenAI is not asked.
     `switches` None: those of the profile of the host.
 
-    Limits of time but the connect limit are the caller's; `first_token_s` and `idle_s` are told so that usage is not
-    waited for beyond them. Nothing is retried, except on a kept connection that turns out to have been closed before,
+    Limits of time but the connect limit are the caller's: `first_token_s` and `idle_s` are their values, within which
+    usage is waited for. Nothing is retried, except on a kept connection that turns out to have been closed before,
     and no redirect is followed with a prompt. Proxies named by the environment are used, at more CPU per token.
-    `observer` hears what is left out of answers.
+    What is left out of answers is reported to `observer`.
     """
 
     def __init__(
@@ -190,6 +190,14 @@ class OpenAIProvider:
             done_is_finish=self._switches.done_is_finish,
             document=response.headers.get("content-type", "").lower().startswith("application/json"),
         )
+        try:
+            return await self._push(response, body, reader, limit)
+        except Filtered as refusal:
+            if reader.begun:
+                raise
+            return _filtered(refusal)
+
+    async def _push(self, response: httpx2.Response, body: Body, reader: ChunkReader, limit: AfterFinish) -> Finish:
         feed = decoded(response.headers.get("content-encoding", ""), reader.feed, provider=self._name)
         try:
             await body.push_to(feed)
@@ -200,10 +208,6 @@ class OpenAIProvider:
             if not reader.finished:
                 raise
             self._notice("after_finish")
-        except Filtered as refusal:
-            if reader.begun:
-                raise
-            return _filtered(refusal)
         finally:
             limit.stop()
         return reader.end()

@@ -73,7 +73,7 @@ class ChunkReader:
         self._unreliable = False
         self._excused: ProviderError | None = None
         self._done = False
-        self._finish_told = False
+        self._finish_reported = False
 
     @property
     def begun(self) -> bool:
@@ -108,7 +108,7 @@ class ChunkReader:
             if not self.finished:
                 raise
             self._excuse(error)
-            self._say_done()  # the splitter has lost its place
+            self._say_done()  # where the next event begins is not known
         finally:
             if content.texts:
                 content.push_text()
@@ -116,7 +116,7 @@ class ChunkReader:
                 self._sink.usage(self._meter.usage())
             self._sink.flush()
             if self._word:
-                self._tell_finish()
+                self._report_finish()
 
     def end(self) -> Finish:
         """The body has ended. Raises a `ProviderError` where the answer is not complete, or made no sense."""
@@ -267,9 +267,9 @@ class ChunkReader:
             raise error
         self._word = word
 
-    def _tell_finish(self) -> None:
-        if not self._finish_told:
-            self._finish_told = True
+    def _report_finish(self) -> None:
+        if not self._finish_reported:
+            self._finish_reported = True
             if not self._unreliable:
                 self._on_finish()
 

@@ -45,7 +45,7 @@ async def test_a_cut_after_content_that_followed_a_finish_word_is_a_failure(upst
     assert sink.content == "ab"
 
 
-async def test_what_is_left_out_is_told_to_the_observer(upstream):
+async def test_what_is_left_out_is_reported_to_the_observer(upstream):
     oddities = Oddities()
     provider = provider_at(upstream.url, observer=oddities)
     odd = chunk({"content": [{"type": "image_url"}]})

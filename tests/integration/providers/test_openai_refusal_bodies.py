@@ -107,8 +107,8 @@ async def test_a_filter_s_refusal_before_any_token_is_a_finish(upstream, status,
 
 
 async def test_a_filter_s_refusal_in_the_stream_before_any_token_is_a_finish(upstream):
-    for at_once in (True, False):
-        script = Script([error_event("secret", code="content_filter")], at_once=at_once)
+    event = error_event("secret", code="content_filter")
+    for script in (Script([event]), Script([event], at_once=True), Script([event.rstrip()])):
         finish = await outcome_of(upstream, script)
         assert finish == Finish(reason=FinishReason.CONTENT_FILTER, provider_reason="content_filter")
 
