@@ -104,6 +104,12 @@ class Content:
             self.texts.append(text)
         self.push_text()
 
+    def end_calls(self, *, complete: bool) -> None:
+        """No piece of a call follows. Where the answer is `complete`, a call without arguments is whole."""
+        self.tools.end(complete=complete)
+        if self.tools.dropped:
+            self._notice("tool_call")
+
     def _reason(self, source: str, text: str) -> None:
         self._reasoning_source = self._reasoning_source or (source if text else "")
         if not text or source != self._reasoning_source:

@@ -9,11 +9,11 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 
-from parley_server.core.model import Finish, FinishReason
+from parley_server.core.model import Finish
 from parley_server.core.ports import Sink
-from parley_server.errors import ProviderError, ProviderMalformed, ProviderTruncated
+from parley_server.errors import ProviderError, ProviderMalformed
 from parley_server.providers.error_report import is_error, stands_for_error
-from parley_server.providers.events import failure_of, reason_of, word_of
+from parley_server.providers.events import failure_of, word_of
 from parley_server.providers.openai_chunk import (
     Choice,
     Silence,
@@ -24,11 +24,10 @@ from parley_server.providers.openai_chunk import (
     json_of,
 )
 from parley_server.providers.openai_content import Content, Notice
+from parley_server.providers.openai_ending import Evidence, finish_of
 from parley_server.providers.openai_errors import error_in_body
 from parley_server.providers.openai_usage import UsageMeter
 from parley_server.providers.sse import EventSplitter
-
-DONE = "[DONE]"
 
 
 def _nothing(*_: object) -> None:
@@ -122,7 +121,7 @@ class ChunkReader:
         """The body has ended. Raises a `ProviderError` where the answer is not complete, or made no sense."""
         whole = self._done or self._take_last()
         try:
-            finish = self._ending(whole=whole)
+            finish = finish_of(self._provider, self._content, self._evidence(whole=whole))
         finally:
             self._content.push_rest()
             if self._meter.changed:
@@ -282,40 +281,16 @@ class ChunkReader:
             self._excused = error
             self._notice("after_finish")
 
-    def _ending(self, *, whole: bool) -> Finish:
-        done = self._done or (self._document and self._splitter.documents == 1)
-        if not self._word and not (done and (self._meter.known or self._done_is_finish)):
-            raise self._incomplete()
-        if not whole and not self.finished:
-            raise self._truncated()
-        word = self._word or DONE
-        reason = reason_of(word) if self._word else FinishReason.STOP
-        goes_on = reason in (FinishReason.STOP, FinishReason.OTHER, FinishReason.TOOL_CALLS)
-        self._content.push_rest()
-        self._content.tools.end(complete=goes_on)
-        if self._content.tools.dropped:
-            self._notice("tool_call")
-        if goes_on:
-            reason = self._with_calls(reason)
-        if not self.begun and (not self._word or reason is FinishReason.OTHER or self._silence.unread):
-            raise self._malformed()
-        return Finish(reason=reason, provider_reason=word)
-
-    def _incomplete(self) -> ProviderError:
-        """The body ended, and nothing has completed the answer."""
-        odd = self._silence.unread or self._silence.foreign or self._splitter.documents or self._splitter.ignored
-        return self._malformed() if odd and not self.begun else self._truncated()
-
-    def _malformed(self) -> ProviderError:
-        return ProviderMalformed(f"{self._provider} sent nothing that can be read as an answer")
-
-    def _truncated(self) -> ProviderError:
-        return ProviderTruncated(f"{self._provider} ended its answer without saying that it was complete")
-
-    def _with_calls(self, reason: FinishReason) -> FinishReason:
-        """A turn of calls is one whatever its word, and none where no call is whole."""
-        if self._content.tools.whole:
-            return FinishReason.TOOL_CALLS
-        if reason is FinishReason.TOOL_CALLS or (self._content.tools.any and not self._content.has_text):
-            raise ProviderMalformed(f"{self._provider} ended its answer with tool calls, none of which is whole")
-        return reason
+    def _evidence(self, *, whole: bool) -> Evidence:
+        splitter, silence = self._splitter, self._silence
+        done = self._done or (self._document and splitter.documents == 1)
+        if self._word:
+            completed = self.finished or whole
+        else:
+            completed = whole and done and (self._meter.known or self._done_is_finish)
+        return Evidence(
+            word=self._word,
+            completed=completed,
+            odd=bool(silence.foreign or splitter.documents or splitter.ignored),
+            unread=silence.unread,
+        )
