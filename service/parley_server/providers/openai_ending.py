@@ -45,7 +45,7 @@ def finish_of(provider: str, content: Content, evidence: Evidence) -> Finish:
 
 
 def _with_calls(provider: str, content: Content, reason: FinishReason) -> FinishReason:
-    """A turn of calls is TOOL_CALLS whatever its word. It is an error where no call is whole, so that no turn vanishes."""
+    """A turn of calls is TOOL_CALLS whatever its word. Without a whole call it is an error: no turn may vanish."""
     if content.tools.whole:
         return FinishReason.TOOL_CALLS
     if reason is FinishReason.TOOL_CALLS or (content.tools.any and not content.has_text):
