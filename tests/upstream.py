@@ -68,7 +68,7 @@ class Script:
 
     `framing`: "chunked", "length" (Content-Length), "close" (HTTP/1.0, ended by closing), or "raw" (the script's own
     headers and bytes). `before_head` happens before the status line; `keep_alive` False closes after the response, and
-    says so.
+    says so. `at_once` sends head, pieces of bytes and end in one write.
     """
 
     steps: Sequence[Step] = ()
@@ -77,6 +77,7 @@ class Script:
     framing: str = "chunked"
     before_head: Sequence[Step] = ()
     keep_alive: bool = True
+    at_once: bool = False
 
 
 @dataclass(frozen=True)
@@ -322,6 +323,9 @@ class Upstream:
             await _cancelled(sending, leaving)
 
     async def _send(self, script: Script, writer: asyncio.StreamWriter) -> bool:
+        if script.at_once:
+            writer.write(_whole(script))
+            return await _ended(script, writer)
         for step in (*script.before_head, Raw(_head(script))):
             if not await _play(step, writer, chunked=False):
                 return False
@@ -333,15 +337,20 @@ class Upstream:
                 return False
         if script.framing == "chunked":
             writer.write(b"0\r\n\r\n")
-        await writer.drain()
-        if script.framing == "close" or not script.keep_alive:
-            writer.close()
-            return False
-        return True
+        return await _ended(script, writer)
 
     def _note_abort(self, request: Request | None) -> None:
         self.aborts.append(Abort(request, time.monotonic()))
         self.aborted.set()
+
+
+async def _ended(script: Script, writer: asyncio.StreamWriter) -> bool:
+    """Whether the connection can take another request."""
+    await writer.drain()
+    if script.framing == "close" or not script.keep_alive:
+        writer.close()
+        return False
+    return True
 
 
 async def _play(step: Step, writer: asyncio.StreamWriter, *, chunked: bool) -> bool:
@@ -362,8 +371,7 @@ async def _play(step: Step, writer: asyncio.StreamWriter, *, chunked: bool) -> b
             writer.close()
             return False
         case Raw(data=data) | (bytes() as data):
-            framed = b"%x\r\n%s\r\n" % (len(data), data) if chunked and not isinstance(step, Raw) else data
-            writer.write(framed)
+            writer.write(_framed(step, data, chunked=chunked))
             await writer.drain()
     return True
 
@@ -384,6 +392,20 @@ def _head(script: Script) -> bytes:
     if not script.keep_alive:
         lines.append("Connection: close")
     return "\r\n".join([*lines, "", ""]).encode("latin-1")
+
+
+def _framed(step: Step, data: bytes, *, chunked: bool) -> bytes:
+    return b"%x\r\n%s\r\n" % (len(data), data) if chunked and not isinstance(step, Raw) else data
+
+
+def _whole(script: Script) -> bytes:
+    chunked = script.framing == "chunked"
+    pieces = [
+        _framed(step, step.data if isinstance(step, Raw) else step, chunked=chunked)
+        for step in script.steps
+        if isinstance(step, bytes | Raw)
+    ]
+    return b"".join([_head(script), *pieces, b"0\r\n\r\n" if chunked else b""])
 
 
 def _pieces(steps: Iterable[Step]) -> list[bytes]:

@@ -29,6 +29,13 @@ def test_every_test_that_a_document_names_is_there(document: str, least: int) ->
     assert missing == []
 
 
+def test_upstreams_every_test_is_there() -> None:
+    named = set(re.findall(r"`(test_\w+)`", (ROOT / "docs/upstreams.md").read_text()))
+    written = "\n".join([path.read_text() for path in (ROOT / "tests").rglob("test_*.py")])
+    assert len(named) > 20
+    assert [test for test in sorted(named) if f"def {test}(" not in written] == []
+
+
 def test_operations_every_guarantee_has_its_row() -> None:
     assert re.findall(r"^\| (G\d+) ", OPERATIONS, re.MULTILINE) == [f"G{number}" for number in range(1, 11)]
 

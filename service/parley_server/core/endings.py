@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import msgspec
+
 from parley_server.core.content import Answer
 from parley_server.core.cost import estimate_tokens
 from parley_server.core.model import (
@@ -85,6 +87,23 @@ def estimated_usage(prompt: tuple[PromptMessage, ...], answer: Answer) -> Usage:
         reasoning_tokens=reasoning,
         estimated=True,
     )
+
+
+def completed_usage(counted: Usage | None, prompt: tuple[PromptMessage, ...], answer: Answer) -> Usage:
+    """What the provider has counted, with an estimate in place of what it has not: the prompt, or content that came."""
+    if counted is None:
+        return estimated_usage(prompt, answer)
+    if counted.prompt_tokens and (counted.completion_tokens or not answer.parts):
+        return counted
+    estimate = estimated_usage(prompt, answer)
+    known = bool(counted.completion_tokens)
+    completed = msgspec.structs.replace(
+        counted,
+        prompt_tokens=counted.prompt_tokens or estimate.prompt_tokens,
+        completion_tokens=counted.completion_tokens if known else estimate.completion_tokens,
+        reasoning_tokens=counted.reasoning_tokens if known else estimate.reasoning_tokens,
+    )
+    return completed if completed == counted else msgspec.structs.replace(completed, estimated=True)
 
 
 def _tokens(part: Part) -> int:

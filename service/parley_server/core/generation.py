@@ -13,7 +13,14 @@ import msgspec
 from parley_server.core.audience import Audience
 from parley_server.core.content import Answer, answer_of
 from parley_server.core.cost import cost_nano_usd
-from parley_server.core.endings import Ending, Stop, answer_message, defect, ending_of_stop, estimated_usage
+from parley_server.core.endings import (
+    Ending,
+    Stop,
+    answer_message,
+    completed_usage,
+    defect,
+    ending_of_stop,
+)
 from parley_server.core.engine import Engine, done_within, unbroken
 from parley_server.core.finalising import finalise
 from parley_server.core.lease import NEVER
@@ -241,7 +248,13 @@ class Generation:
         error = asyncio.CancelledError() if producing.cancelled() else producing.exception()
         if error is None:
             finish = producing.result()
-            return Ending(state=State.COMPLETED, finish=finish.reason, provider_reason=finish.provider_reason)
+            filtered = finish.reason is FinishReason.CONTENT_FILTER  # which is free where it came before any token
+            return Ending(
+                state=State.COMPLETED,
+                finish=finish.reason,
+                provider_reason=finish.provider_reason,
+                billed=not filtered,
+            )
         if isinstance(error, ParleyError):
             billed = isinstance(error, ProviderError) and error.billed
             return Ending(state=State.FAILED, error=ReplyError.of(error), billed=billed)
@@ -331,8 +344,9 @@ class Generation:
 
     def _usage(self, ending: Ending, answer: Answer) -> Usage:
         """What the provider has counted; else an estimate, where it was asked and may have charged."""
-        usage = answer.usage or self._sink.last_usage
-        if usage is None:
-            asked = self._asked and (ending.billed or bool(answer.parts))
-            usage = estimated_usage(self._prompt.messages, answer) if asked else Usage()
+        usage = self._sink.last_usage or answer.usage
+        if usage is not None or (self._asked and (ending.billed or answer.parts)):
+            usage = completed_usage(usage, self._prompt.messages, answer)
+        else:
+            usage = Usage()
         return msgspec.structs.replace(usage, cost_nano_usd=cost_nano_usd(usage, self._prompt.model.prices))

@@ -68,6 +68,10 @@ class AttemptObserver(Protocol):
     def provider_attempt(self, provider: str, outcome: str) -> None:
         """One request to a provider is over: `outcome` is "OK" or the name of the error's reason."""
 
+    def provider_oddity(self, provider: str, kind: str) -> None:
+        """Something in a provider's answer was left out: "after_finish" (what followed a complete answer), "count" (a
+        count that cannot be true), "content" (of a kind that is not kept), "tool_call" (without a name)."""
+
 
 class LoopLoad(Protocol):
     """How busy the event loop is."""

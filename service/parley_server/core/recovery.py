@@ -11,7 +11,14 @@ import msgspec
 
 from parley_server.core.content import answer_of
 from parley_server.core.cost import cost_nano_usd
-from parley_server.core.endings import Ending, Stop, answer_message, defect, ending_of_stop, estimated_usage
+from parley_server.core.endings import (
+    Ending,
+    Stop,
+    answer_message,
+    completed_usage,
+    defect,
+    ending_of_stop,
+)
 from parley_server.core.engine import Engine, done_within
 from parley_server.core.events import Entry
 from parley_server.core.finalising import finalise
@@ -169,7 +176,7 @@ async def end_unfinished(engine: Engine, unfinished: Unfinished, ending: Ending)
     reply = unfinished.reply
     now_us = engine.clock.now_us()
     answer = answer_of(unfinished.entries)
-    usage = answer.usage or estimated_usage((), answer)
+    usage = completed_usage(answer.usage, (), answer)
     with contextlib.suppress(ModelNotFound):
         prices = engine.catalog.resolve(reply.model)[0].prices
         usage = msgspec.structs.replace(usage, cost_nano_usd=cost_nano_usd(usage, prices))

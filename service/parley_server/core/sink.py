@@ -6,6 +6,7 @@ that is not text. Nothing here awaits.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import msgspec
@@ -27,6 +28,9 @@ from parley_server.core.model import Usage
 from parley_server.core.ports import Clock, Timer
 from parley_server.errors import ProviderMalformed
 
+USAGE_INTERVAL_S = 1.0
+"""Usage is numbered with the first content, then at most this often, and at the end: some providers send it with every
+token."""
 MAX_WINDOW_S = 0.05
 MAX_OPEN_BYTES = 4096
 BUSY = 0.7
@@ -85,6 +89,8 @@ class LogSink:
         "_open_bytes",
         "_pending",
         "_room",
+        "_usage_due_s",
+        "_usage_waits",
         "_window",
         "last_usage",
     )
@@ -105,6 +111,8 @@ class LogSink:
         self._on_full = on_full
         self._pending: list[Entry] = []
         self._open_bytes = 0
+        self._usage_waits = False
+        self._usage_due_s = -math.inf
         self.last_usage: Usage | None = None
 
     def text(self, text: str) -> None:
@@ -124,13 +132,16 @@ class LogSink:
         self._push(ToolCallDelta(index, call_id, name, arguments))
 
     def usage(self, usage: Usage) -> None:
-        """What the provider has counted so far; not counted where a count cannot be true."""
-        if not self._log.sealed and credible(usage):
+        """What the provider has counted so far; not counted where a count cannot be true. The newest is kept, and
+        numbered from time to time."""
+        if not self._log.sealed and usage != self.last_usage and credible(usage):
             self.last_usage = usage
-            self._pending.append(UsageUpdate(usage))
+            self._usage_waits = True
 
     def flush(self) -> None:
         """The end of one read: number what it brought, or hold it open for a moment while the process is busy."""
+        if self._usage_waits:
+            self._number_usage()
         if not self._pending:
             return
         if self._window.busy and self._may_wait():
@@ -154,8 +165,22 @@ class LogSink:
 
     def seal(self) -> None:
         """Number what is open, and take no more."""
+        if self._usage_waits and not self._log.sealed:
+            self._add_usage()
         self.close()
         self._log.seal()
+
+    def _number_usage(self) -> None:
+        begun = self._log.first_token_time_us or self._pending
+        now_s = self._clock.monotonic()
+        if begun and now_s >= self._usage_due_s:
+            self._usage_due_s = now_s + USAGE_INTERVAL_S
+            self._add_usage()
+
+    def _add_usage(self) -> None:
+        assert self.last_usage is not None
+        self._usage_waits = False
+        self._pending.append(UsageUpdate(self.last_usage))
 
     def _push(self, entry: Entry) -> None:
         if self._log.sealed or self._room <= 0:

@@ -32,12 +32,16 @@ class Connection(asyncio.Protocol):
         self._pieces: list[bytes] = []
         self.on_body = self._pieces.append  # what the parser calls for each piece: nothing is cheaper
         self._parser = httptools.HttpResponseParser(self)
+        # RFC 9112 6.3: chunks win over a Content-Length beside them. Such a connection is not used again.
+        self._parser.set_dangerous_leniencies(lenient_chunked_length=True)
         self._headers: Headers = []
         self._reason = b""
         self._head: Head | None = None
         self._overhead_bytes = 0
         self._complete = False
+        self._body_pieces = 0
         self._reusable = False
+        self._framed_twice = False
         self._paused = False
         self.closed = False
         self.used = False
@@ -61,7 +65,7 @@ class Connection(asyncio.Protocol):
     def _begin(self) -> Exchange:
         self._headers, self._reason, self._head = [], b"", None
         self._overhead_bytes = 0
-        self._complete = self._reusable = False
+        self._complete = self._reusable = self._framed_twice = False
         self._exchange = Exchange(abort=self.abort, resume=self._resume)
         return self._exchange
 
@@ -83,12 +87,23 @@ class Connection(asyncio.Protocol):
         if exchange is None:
             self.abort()  # a server that speaks unasked: its words would be taken for the next answer
             return
+        broken = False
         try:
             self._parser.feed_data(data)
         except (httptools.HttpParserError, httptools.HttpParserUpgrade):
+            broken = True
+        self._deliver(exchange, len(data))
+        if self._complete:
+            self._end(exchange, broken=broken)
+        elif broken:
             self._fail(httpx2.RemoteProtocolError("the answer is not HTTP/1.1"))
-            return
+
+    def _deliver(self, exchange: Exchange, read_bytes: int) -> None:
+        """Hand on what one read held of the body, also where the rest of the read is not HTTP, so that the result does
+        not depend on where the bytes were cut."""
         pieces = self._pieces
+        if self._complete:
+            del pieces[self._body_pieces :]  # of a second response that nobody asked for
         if pieces:
             body = pieces[0] if len(pieces) == 1 else b"".join(pieces)
             pieces.clear()
@@ -97,11 +112,9 @@ class Connection(asyncio.Protocol):
             if exchange.untaken_bytes > MAX_UNTAKEN_BYTES:
                 self._pause()
         else:
-            self._overhead_bytes += len(data)
+            self._overhead_bytes += read_bytes
             if self._overhead_bytes > MAX_OVERHEAD_BYTES:
                 self._fail(httpx2.RemoteProtocolError("the answer's headers are too large"))
-        if self._complete:
-            self._end(exchange)
 
     def connection_lost(self, exc: Exception | None) -> None:
         """The connection is gone: the end of a body without a length, a failure of any other."""
@@ -148,7 +161,9 @@ class Connection(asyncio.Protocol):
             self._headers, self._reason = [], b""
             return
         names = {name.lower(): value.lower() for name, value in self._headers}
-        has_length = b"content-length" in names or b"chunked" in names.get(b"transfer-encoding", b"")
+        chunked = b"chunked" in names.get(b"transfer-encoding", b"")
+        has_length = chunked or b"content-length" in names
+        self._framed_twice = chunked and b"content-length" in names
         self._head = Head(
             status,
             self._reason,
@@ -163,7 +178,8 @@ class Connection(asyncio.Protocol):
         """The body is whole."""
         if self._head is not None and not self._complete:
             self._complete = True
-            self._reusable = self._parser.should_keep_alive()
+            self._body_pieces = len(self._pieces)
+            self._reusable = self._parser.should_keep_alive() and not self._framed_twice
 
     # --- inside
 
@@ -172,11 +188,11 @@ class Connection(asyncio.Protocol):
             self._exchange.fail(error)
         self.abort()
 
-    def _end(self, exchange: Exchange) -> None:
+    def _end(self, exchange: Exchange, *, broken: bool) -> None:
         exchange.complete()
         self._exchange = None
         unsent = self._transport is None or self._transport.get_write_buffer_size() > 0
-        if not self._reusable or unsent or self.closed:
+        if broken or not self._reusable or unsent or self.closed:
             self.abort()
             return
         self._resume()

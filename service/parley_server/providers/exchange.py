@@ -97,7 +97,16 @@ class Exchange:
         try:
             feed(body)
         except Exception as error:  # noqa: BLE001 - raised again in push_to, which the reply's task awaits
-            self.fail(error)
+            self._refuse(error)
+
+    def _refuse(self, error: Exception) -> None:
+        """The feed takes no more of the body. Its error counts also where the body has ended by now: the end may have
+        come in the same read."""
+        self._feed = drop
+        if self._end is not None and not self._end.done():
+            self._end.set_exception(error)
+        if not self.over:
+            self.over = True
             self._abort()
 
     def fail(self, error: Exception) -> None:

@@ -5,7 +5,7 @@ The SDK builds the request and sorts out refusals; the body's bytes go past it. 
 
 from __future__ import annotations
 
-import asyncio
+import math
 import re
 import ssl
 from collections.abc import Callable, Mapping
@@ -16,8 +16,10 @@ import msgspec
 import openai
 from openai.types.chat import ChatCompletionChunk
 
-from parley_server.core.model import Finish, Prompt
-from parley_server.core.ports import Sink
+from parley_server.core.clock import SystemClock
+from parley_server.core.model import Finish, FinishReason, Prompt
+from parley_server.core.observer import AttemptObserver
+from parley_server.core.ports import Clock, Sink
 from parley_server.errors import (
     ProviderError,
     ProviderMalformed,
@@ -25,10 +27,13 @@ from parley_server.errors import (
     ProviderUnauthenticated,
     ProviderUnavailable,
 )
-from parley_server.providers.openai_errors import error_in_body, error_of_status
+from parley_server.providers.after_finish import AfterFinish
+from parley_server.providers.encoding import decoded
+from parley_server.providers.openai_errors import Filtered, error_of_status
 from parley_server.providers.openai_profile import Switches, switches_of
 from parley_server.providers.openai_prompt import messages_of, options_of, stream_options_of
 from parley_server.providers.openai_wire import ChunkReader
+from parley_server.providers.refusals import RefusalReader
 from parley_server.providers.transport import Body, PushTransport, body_of, proxied
 
 Headers: TypeAlias = Mapping[str, str | openai.Omit]
@@ -46,9 +51,10 @@ class OpenAIProvider:
     """One endpoint. `api_key` is asked at each call; without one no `Authorization` is sent, and OpenAI is not asked.
     `switches` None: those of the profile of the host.
 
-    Limits of time but the connect limit are the caller's. Nothing is retried, except on a kept connection that turns
-    out to have been closed before, and no redirect is followed with a prompt. Proxies named by the environment are
-    used, at more CPU per token.
+    Limits of time but the connect limit are the caller's: `first_token_s` and `idle_s` are their values, within which
+    usage is waited for. Nothing is retried, except on a kept connection that turns out to have been closed before,
+    and no redirect is followed with a prompt. Proxies named by the environment are used, at more CPU per token.
+    What is left out of answers is reported to `observer`.
     """
 
     def __init__(
@@ -58,14 +64,22 @@ class OpenAIProvider:
         *,
         api_key: str | Callable[[], str | None] | None = None,
         connect_s: float = CONNECT_S,
+        first_token_s: float = math.inf,
+        idle_s: float = math.inf,
         after_finish_s: float = AFTER_FINISH_S,
+        clock: Clock | None = None,
+        observer: AttemptObserver | None = None,
         ssl_context: ssl.SSLContext | None = None,
         switches: Switches | None = None,
     ) -> None:
         self._name = name
         self._switches = switches or switches_of(httpx2.URL(base_url).host)
         self._api_key = api_key
+        self._first_token_s = first_token_s
+        self._idle_s = idle_s
         self._after_finish_s = after_finish_s
+        self._clock = clock or SystemClock()
+        self._observer = observer
         self._is_openai = httpx2.URL(base_url).host == "api.openai.com"
         self.transport = None if proxied(httpx2.URL(base_url)) else PushTransport(ssl_context=ssl_context)
         limits = httpx2.Timeout(None, connect=connect_s)
@@ -84,17 +98,20 @@ class OpenAIProvider:
 
     async def generate(self, prompt: Prompt, sink: Sink) -> Finish:
         """See `Provider`. Raises a `ProviderError` of any kind but ProviderTimeout."""
+        started_s = self._clock.monotonic()
         body, headers = self._request(prompt)
         try:
             stream = await self._ask(body, headers)
             try:
-                return await self._read(stream.response, sink)
+                return await self._read(stream.response, sink, started_s)
             finally:
                 await stream.response.aclose()
         except openai.APIStatusError as error:
-            raise error_of_status(
-                self._name, error.status_code, headers=error.response.headers, body={"error": error.body}
-            ) from None
+            response = error.response
+            refusal = error_of_status(self._name, error.status_code, headers=response.headers, body=response.content)
+            if isinstance(refusal, Filtered):
+                return _filtered(refusal)
+            raise refusal from None
         except openai.APITimeoutError:
             raise ProviderUnavailable(f"{self._name} could not be connected to in time") from None
         except openai.APIConnectionError as error:
@@ -159,36 +176,45 @@ class OpenAIProvider:
 
     # --- reading
 
-    async def _read(self, response: httpx2.Response, sink: Sink) -> Finish:
-        if response.headers.get("content-type", "").lower().startswith("application/json"):
-            raise await self._json_instead_of_stream(response)
+    async def _read(self, response: httpx2.Response, sink: Sink, started_s: float) -> Finish:
         body = body_of(response)
-        timers: list[asyncio.TimerHandle] = []
+        limit = AfterFinish(body, self._clock, first_token_at_s=started_s + self._first_token_s, idle_s=self._idle_s)
         reader = ChunkReader(
-            self._name, sink, on_finish=lambda: timers.append(self._stop_soon(body)), on_done=body.stop
+            self._name,
+            sink,
+            on_finish=lambda: limit.start(self._after_finish_s, reader.content_s),
+            on_resume=limit.stop,
+            on_done=body.stop,
+            now_s=self._clock.monotonic,
+            notice=self._notice,
+            done_is_finish=self._switches.done_is_finish,
+            document=response.headers.get("content-type", "").lower().startswith("application/json"),
         )
         try:
-            await body.push_to(reader.feed)
+            return await self._push(response, body, reader, limit)
+        except Filtered as refusal:
+            if reader.begun:
+                raise
+            return _filtered(refusal)
+
+    async def _push(self, response: httpx2.Response, body: Body, reader: ChunkReader, limit: AfterFinish) -> Finish:
+        feed = decoded(response.headers.get("content-encoding", ""), reader.feed, provider=self._name)
+        try:
+            await body.push_to(feed)
         except httpx2.HTTPError as error:
             if not reader.finished:
                 raise self._broken(error, reader) from None
+        except ProviderMalformed:
+            if not reader.finished:
+                raise
+            self._notice("after_finish")
         finally:
-            for timer in timers:
-                timer.cancel()
+            limit.stop()
         return reader.end()
 
-    def _stop_soon(self, body: Body) -> asyncio.TimerHandle:
-        return asyncio.get_running_loop().call_later(self._after_finish_s, body.stop)
-
-    async def _json_instead_of_stream(self, response: httpx2.Response) -> ProviderError:
-        await response.aread()
-        try:
-            answer = response.json()
-        except ValueError:
-            answer = None
-        if isinstance(answer, dict) and answer.get("error"):
-            return error_in_body(self._name, answer["error"])
-        return ProviderMalformed(f"{self._name} answered with one JSON document instead of a stream")
+    def _notice(self, kind: str) -> None:
+        if self._observer is not None:
+            self._observer.provider_oddity(self._name, kind)
 
     def _broken(self, error: httpx2.HTTPError, reader: ChunkReader) -> ProviderError:
         """A connection that broke within the body: a cut answer where there was some of it, else a failed attempt."""
@@ -206,6 +232,12 @@ class OpenAIProvider:
         return ProviderUnavailable(f"{self._name} {what or 'broke the connection'}")
 
 
+def _filtered(refusal: Filtered) -> Finish:
+    """How an answer ends that a filter refused before its first token."""
+    code = refusal.metadata.get("provider_code", "")
+    return Finish(reason=FinishReason.CONTENT_FILTER, provider_reason=code or "content_filter")
+
+
 def _refuses_stream_options(error: openai.APIStatusError) -> bool:
     return error.status_code in (400, 422) and "stream_options" in error.response.text
 
@@ -217,9 +249,9 @@ def _http_client(
     transport: PushTransport | None, limits: httpx2.Timeout, ssl_context: ssl.SSLContext | None
 ) -> httpx2.AsyncClient:
     if transport is not None:
-        return openai.DefaultAsyncHttpxClient(transport=transport, timeout=limits, follow_redirects=False)
+        return RefusalReader(transport=transport, timeout=limits, follow_redirects=False)
     unlimited = httpx2.Limits(max_connections=None, max_keepalive_connections=None, keepalive_expiry=60.0)
-    return openai.DefaultAsyncHttpxClient(
+    return RefusalReader(
         timeout=limits,
         limits=unlimited,
         follow_redirects=False,

@@ -1,284 +1,296 @@
-"""Decodes the chunks of an OpenAI-dialect stream and pushes what they say into a sink.
+"""Reads an OpenAI-dialect stream of chat completion chunks and pushes what they say into a sink.
 
-It names only the fields in use, and must never push half a code point, or show a provider's raw words in an error.
+It must never push half a code point, show a provider's raw words in an error, or let the result depend on how the bytes
+were cut. What is odd but clear is understood (docs/upstreams.md).
 """
 
 from __future__ import annotations
 
-import json
-import secrets
-from collections.abc import Callable
-from typing import Any
+import time
+from collections.abc import Callable, Iterator
 
-import msgspec
-
-from parley_server.core.model import Finish, FinishReason, Usage
+from parley_server.core.model import Finish
 from parley_server.core.ports import Sink
-from parley_server.errors import ProviderMalformed, ProviderTruncated
+from parley_server.errors import ProviderError, ProviderMalformed
+from parley_server.providers.error_report import is_error, stands_for_error
+from parley_server.providers.events import failure_of, word_of
+from parley_server.providers.openai_chunk import (
+    Choice,
+    Silence,
+    WireChunk,
+    decode,
+    decode_loosely,
+    is_first,
+    json_of,
+)
+from parley_server.providers.openai_content import Content, Notice
+from parley_server.providers.openai_ending import Evidence, finish_of
 from parley_server.providers.openai_errors import error_in_body
+from parley_server.providers.openai_usage import UsageMeter
 from parley_server.providers.sse import EventSplitter
-from parley_server.providers.surrogates import SurrogateJoin
-
-FINISH_REASONS = {
-    "stop": FinishReason.STOP,
-    "length": FinishReason.MAX_TOKENS,
-    "tool_calls": FinishReason.TOOL_CALLS,
-    "function_call": FinishReason.TOOL_CALLS,
-    "content_filter": FinishReason.CONTENT_FILTER,
-}
 
 
-class ContentPart(msgspec.Struct, gc=False):
-    """A part of a delta, at servers that send lists."""
-
-    text: str | None = None
-
-
-class FunctionDelta(msgspec.Struct, gc=False):
-    """A piece of a function's name or arguments."""
-
-    name: str | None = None
-    arguments: str | None = None
-
-
-class ToolDelta(msgspec.Struct, gc=False):
-    """A piece of a tool call; some servers leave out the index."""
-
-    index: int | None = None
-    id: str | None = None
-    function: FunctionDelta | None = None
-
-
-class Delta(msgspec.Struct, gc=False):
-    """What a chunk adds to the answer."""
-
-    content: str | list[ContentPart] | None = None
-    refusal: str | None = None
-    reasoning_content: str | None = None
-    reasoning: str | None = None
-    tool_calls: list[ToolDelta] | None = None
-
-
-class Choice(msgspec.Struct, gc=False):
-    """One of the answers."""
-
-    delta: Delta | None = None
-    finish_reason: str | None = None
-    index: int | None = 0
-
-
-class PromptDetails(msgspec.Struct, gc=False):
-    """What the prompt tokens were."""
-
-    cached_tokens: int | None = None
-
-
-class CompletionDetails(msgspec.Struct, gc=False):
-    """What the completion tokens were."""
-
-    reasoning_tokens: int | None = None
-
-
-class WireUsage(msgspec.Struct, gc=False):
-    """The provider's count."""
-
-    prompt_tokens: int | None = None
-    completion_tokens: int | None = None
-    prompt_tokens_details: PromptDetails | None = None
-    completion_tokens_details: CompletionDetails | None = None
-
-
-class WireChunk(msgspec.Struct, gc=False):
-    """One event of the stream."""
-
-    choices: list[Choice] | None = None
-    usage: WireUsage | None = None
-    error: Any = None
-
-
-_decode: Callable[[bytes], WireChunk] = msgspec.json.Decoder(WireChunk).decode
+def _nothing(*_: object) -> None:
+    pass
 
 
 class ChunkReader:
     """Fed with a body's bytes, pushes into the sink, flushing once per feed; knows how the stream ended.
 
-    `on_finish` is called when the provider has said why it ended, `on_done` at its `[DONE]`.
+    `on_finish` is called when the provider has said why it ended, `on_resume` when content followed nonetheless, and
+    `on_done` at its `[DONE]`. `now_s` is a monotonic time. `notice` is called with what was left out: "after_finish",
+    "count", "content" or "tool_call". With `done_is_finish`, a `[DONE]` alone completes an answer. `document`: the body
+    is said to be JSON.
     """
 
     def __init__(
-        self, provider: str, sink: Sink, *, on_finish: Callable[[], None], on_done: Callable[[], None]
+        self,
+        provider: str,
+        sink: Sink,
+        *,
+        on_finish: Callable[[], None],
+        on_done: Callable[[], None],
+        on_resume: Callable[[], None] = _nothing,
+        now_s: Callable[[], float] = time.monotonic,
+        notice: Notice = _nothing,
+        done_is_finish: bool = False,
+        document: bool = False,
     ) -> None:
         self._provider = provider
         self._sink = sink
         self._on_finish = on_finish
         self._on_done = on_done
-        self._splitter = EventSplitter()
-        self._texts: list[str] = []
-        self._text_join = SurrogateJoin()
-        self._reasoning_join = SurrogateJoin()
-        self._tools = ToolCalls(sink)
-        self._finish_reason = ""
+        self._on_resume = on_resume
+        self._notice = notice
+        self._done_is_finish = done_is_finish
+        self._splitter = EventSplitter(document=document)
+        self._document = document
+        self._content = Content(sink, now_s=now_s, notice=notice)
+        self._meter = UsageMeter(on_ignored=lambda: notice("count"))
+        self._silence = Silence()
+        self._word = ""
+        self._unreliable = False
+        self._excused: ProviderError | None = None
         self._done = False
+        self._finish_reported = False
+
+    @property
+    def begun(self) -> bool:
+        """Whether any text, reasoning or tool call has come."""
+        return self._content.begun
+
+    @property
+    def content_s(self) -> float | None:
+        """When the last text, reasoning or piece of a tool call came, by `now_s`; None before the first."""
+        return self._content.last_s
 
     @property
     def finished(self) -> bool:
-        """Whether the provider has said why it ended."""
-        return bool(self._finish_reason)
+        """Whether the answer is complete, whatever follows."""
+        return self._done or (bool(self._word) and not self._unreliable)
 
     def feed(self, data: bytes) -> None:
         """Take one read. Raises a `ProviderError`."""
         if self._done:
             return
+        content = self._content
         try:
-            self._take(self._splitter.feed(data))
+            events = self._splitter.feed(data)
+            rest = iter(events)
+            if not self._word:
+                self._take(rest)
+            if self._word:
+                self._take_late(rest)
+            if content.last_s is None:
+                self._look_at_silence(events)
+        except ProviderMalformed as error:
+            if not self.finished:
+                raise
+            self._excuse(error)
+            self._say_done()  # where the next event begins is not known
         finally:
-            self._push_text()
+            if content.texts:
+                content.push_text()
+            if self._meter.changed:
+                self._sink.usage(self._meter.usage())
             self._sink.flush()
+            if self._word:
+                self._report_finish()
 
     def end(self) -> Finish:
-        """The body has ended. Raises `ProviderTruncated` where the provider had not said that it was done."""
-        if not self.finished:
-            self._take_last()
-        self._push_rest()
-        self._sink.flush()
-        if not self._finish_reason:
-            raise ProviderTruncated(f"{self._provider} ended its answer without saying that it was complete")
-        reason = FINISH_REASONS.get(self._finish_reason, FinishReason.OTHER)
-        return Finish(reason=reason, provider_reason=self._finish_reason)
+        """The body has ended. Raises a `ProviderError` where the answer is not complete, or made no sense."""
+        whole = self._done or self._take_last()
+        try:
+            finish = finish_of(self._provider, self._content, self._evidence(whole=whole))
+        finally:
+            self._content.push_rest()
+            if self._meter.changed:
+                self._sink.usage(self._meter.usage())
+            self._sink.flush()
+        return finish
 
     def cut(self) -> None:
         """The body broke off: push what was held back."""
-        self._push_rest()
+        self._content.push_rest()
         self._sink.flush()
 
-    def _take_last(self) -> None:
-        try:
-            self._take(self._splitter.end())
-        except ProviderMalformed:
-            return  # the stream was cut within an event: truncated, not malformed
+    # --- events
 
-    def _take(self, events: list[bytes]) -> None:
-        texts = self._texts
+    def _look_at_silence(self, events: list[bytes]) -> None:
+        self._content.push_text()
+        if not self.begun:
+            self._silence.look_at(events)
+
+    def _take(self, events: Iterator[bytes]) -> None:
+        """Take events until one holds a finish word."""
+        content, word = self._content, self._word
+        texts, join = content.texts, content.text_join
         for event in events:
             try:
-                chunk = _decode(event)
+                chunk = decode(event)
             except ValueError:
-                if event.strip() == b"[DONE]":
-                    self._done = True
-                    self._on_done()
+                if event.strip(b' "') == b"[DONE]":
+                    self._say_done()
                     return
-                chunk = self._repair(event)
-            if chunk.error is not None:
+                chunk = self._repaired(event)
+            if chunk.error is not None and is_error(chunk.error):
+                self._meter.add(chunk.usage)
                 raise error_in_body(self._provider, chunk.error)
+            said = False
             if chunk.choices:
                 for choice in chunk.choices:
-                    delta = choice.delta
-                    if choice.index:
+                    if choice.index and not is_first(choice.index):
                         continue
+                    delta = choice.delta
+                    text = None
                     if delta is not None:
-                        content = delta.content
-                        if type(content) is str and not self._text_join.held:
-                            texts.append(content)
-                        elif content:
-                            self._odd_content(content)
-                        if delta.tool_calls or delta.reasoning_content or delta.reasoning or delta.refusal:
-                            self._rare(delta)
-                    if choice.finish_reason:
-                        self._finish(choice.finish_reason)
+                        text = delta.content
+                        if type(text) is str and not join.held:
+                            texts.append(text)
+                        elif text:
+                            content.add_odd(text)
+                        if (
+                            delta.tool_calls
+                            or delta.reasoning_content
+                            or delta.reasoning
+                            or delta.reasoning_details
+                            or delta.refusal
+                        ):
+                            content.add_rare(delta)
+                    if not text or choice.finish_reason is not None:
+                        said = True
+                        self._take_rest(chunk, choice)
+            elif chunk.usage is None:
+                self._look_for_error(event)
             if chunk.usage is not None:
-                self._push_text()
-                self._sink.usage(_usage(chunk.usage))
+                self._meter.add(chunk.usage)
+            if said and self._word is not word:
+                return
 
-    def _rare(self, delta: Delta) -> None:
-        reasoning = delta.reasoning_content or delta.reasoning
-        if reasoning:
-            self._push_text()
-            whole = self._reasoning_join.add(reasoning)
-            if whole:
-                self._sink.reasoning(whole)
-        if delta.refusal:
-            self._odd_content(delta.refusal)
-        if delta.tool_calls:
-            self._push_text()
-            for tool in delta.tool_calls:
-                self._tools.add(tool)
+    def _take_rest(self, chunk: WireChunk, choice: Choice) -> None:
+        """What comes in chunks that have no text, or that end the answer."""
+        delta = choice.delta
+        if delta is None:
+            self._content.add_in_place_of_delta(choice)
+        elif delta.function_call and not delta.tool_calls:
+            self._content.add_calls(delta)
+        if choice.error is not None and is_error(choice.error):
+            raise error_in_body(self._provider, choice.error)
+        self._meter.add(choice.usage)
+        if isinstance(chunk.x_groq, dict):
+            self._meter.add(chunk.x_groq.get("usage"))
+        if choice.finish_reason is not None:
+            self._say(choice.finish_reason)
 
-    def _odd_content(self, content: str | list[ContentPart]) -> None:
-        text = content if isinstance(content, str) else "".join([part.text or "" for part in content])
-        whole = self._text_join.add(text)
-        if whole:
-            self._texts.append(whole)
+    def _take_late(self, events: Iterator[bytes]) -> None:
+        """Events after a finish word. They are read, and can make no complete answer fail; but content that follows the
+        word makes the word unreliable, and from then on only `[DONE]` or the end of the body completes the answer."""
+        for event in events:
+            if self._done:
+                return
+            self._take_one_late(event)
 
-    def _push_text(self) -> None:
-        texts = self._texts
-        if texts:
-            text = "".join(texts)
-            texts.clear()
-            if text:
-                self._sink.text(text)
-
-    def _push_rest(self) -> None:
-        if reasoning := self._reasoning_join.rest():
-            self._sink.reasoning(reasoning)
-        if text := self._text_join.rest():
-            self._texts.append(text)
-        self._push_text()
-
-    def _finish(self, word: str) -> None:
-        if word == "error":  # OpenRouter's word for a provider of its own that failed
-            raise error_in_body(self._provider, None)
-        if not self._finish_reason:
-            self._finish_reason = word
-            self._on_finish()
-
-    def _repair(self, event: bytes) -> WireChunk:
-        """JSON that the strict decoder refuses, but a lenient one reads: halves of surrogate pairs, broken UTF-8."""
+    def _take_one_late(self, event: bytes) -> None:
+        self._content.push_text()
+        before = self._content.odd_pieces
         try:
-            loose = json.loads(event.decode("utf-8", "replace"))
-            chunk = msgspec.convert(loose, WireChunk)
-        except (ValueError, RecursionError):
-            raise ProviderMalformed(f"{self._provider} sent an event that cannot be read") from None
-        for choice in chunk.choices or ():
-            if choice.delta is not None and isinstance(choice.delta.content, str):
-                choice.delta.content = [ContentPart(choice.delta.content)]  # lists are joined with care
+            self._take(iter((event,)))
+        except ProviderError as error:
+            if self._unreliable:
+                raise
+            self._excuse(error)
+        if not self._unreliable and (self._content.odd_pieces != before or any(self._content.texts)):
+            self._unreliable = True
+            self._on_resume()
+            if self._excused is not None:
+                raise self._excused
+
+    def _take_last(self) -> bool:
+        """Take what the end of the body has completed; whether it was whole."""
+        try:
+            events = self._splitter.end()
+        except ProviderMalformed:
+            return False
+        try:
+            rest = iter(events)
+            if not self._word:
+                self._take(rest)
+            if self._word:
+                self._take_late(rest)
+            self._look_at_silence(events)
+        except ProviderMalformed:
+            return False  # the stream was cut within an event: truncated, not malformed
+        return True
+
+    def _repaired(self, event: bytes) -> WireChunk:
+        chunk = decode_loosely(event)
+        if chunk is None:
+            raise ProviderMalformed(f"{self._provider} sent an event that cannot be read")
         return chunk
 
+    def _look_for_error(self, event: bytes) -> None:
+        value = json_of(event)
+        if stands_for_error(value):
+            raise error_in_body(self._provider, value)
 
-class ToolCalls:
-    """The pieces of tool calls, with ids and names where the contract wants them: on the first piece alone."""
+    # --- ends
 
-    def __init__(self, sink: Sink) -> None:
-        self._sink = sink
-        self._joins: dict[int, SurrogateJoin] = {}
-        self._last = -1
+    def _say(self, value: object) -> None:
+        word = word_of(value)
+        if not word:
+            return
+        failure = failure_of(word)
+        if failure is not None:
+            error = failure(f"{self._provider} ended its answer with a failure")
+            error.billed = True
+            raise error
+        self._word = word
 
-    def add(self, tool: ToolDelta) -> None:
-        """Push a piece."""
-        index = self._index(tool)
-        function = tool.function or FunctionDelta()
-        first = index not in self._joins
-        join = self._joins.setdefault(index, SurrogateJoin())
-        arguments = join.add(function.arguments or "")
-        if first:
-            call_id = tool.id or f"call_{secrets.token_hex(12)}"
-            self._sink.tool_call(index, call_id, function.name or "", arguments)
-        elif arguments:
-            self._sink.tool_call(index, "", "", arguments)
+    def _report_finish(self) -> None:
+        if not self._finish_reported:
+            self._finish_reported = True
+            if not self._unreliable:
+                self._on_finish()
 
-    def _index(self, tool: ToolDelta) -> int:
-        if tool.index is None:
-            self._last = self._last + 1 if tool.id or self._last < 0 else self._last
+    def _say_done(self) -> None:
+        self._done = True
+        self._on_done()
+
+    def _excuse(self, error: ProviderError) -> None:
+        if self._excused is None:
+            self._excused = error
+            self._notice("after_finish")
+
+    def _evidence(self, *, whole: bool) -> Evidence:
+        splitter, silence = self._splitter, self._silence
+        done = self._done or (self._document and splitter.documents == 1)
+        if self._word:
+            completed = self.finished or whole
         else:
-            self._last = tool.index
-        return self._last
-
-
-def _usage(usage: WireUsage) -> Usage:
-    prompt = usage.prompt_tokens_details or PromptDetails()
-    completion = usage.completion_tokens_details or CompletionDetails()
-    return Usage(
-        prompt_tokens=usage.prompt_tokens or 0,
-        cached_prompt_tokens=prompt.cached_tokens or 0,
-        completion_tokens=usage.completion_tokens or 0,
-        reasoning_tokens=completion.reasoning_tokens or 0,
-    )
+            completed = whole and done and (self._meter.known or self._done_is_finish)
+        return Evidence(
+            word=self._word,
+            completed=completed,
+            odd=bool(silence.foreign or splitter.documents or splitter.ignored),
+            unread=silence.unread,
+        )

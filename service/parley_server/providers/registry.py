@@ -65,7 +65,7 @@ class Registry:
         self._providers: dict[str, Provider] = {}
         for spec in providers:
             try:
-                self._providers[spec.name] = _build(spec, clock=clock, environment=environment)
+                self._providers[spec.name] = _build(spec, clock=clock, environment=environment, observer=observer)
             except NotConfigured as error:
                 faults.append(error.message)
         if faults:
@@ -96,7 +96,9 @@ class Registry:
         await asyncio.gather(*(provider.close() for provider in self._providers.values()))
 
 
-def _build(spec: ProviderSpec, *, clock: Clock, environment: Mapping[str, str]) -> Provider:
+def _build(
+    spec: ProviderSpec, *, clock: Clock, environment: Mapping[str, str], observer: AttemptObserver | None
+) -> Provider:
     if spec.kind == "scripted":
         return ScriptedProvider(clock=clock, script=_script(spec))
     if spec.kind == "openai":
@@ -106,6 +108,10 @@ def _build(spec: ProviderSpec, *, clock: Clock, environment: Mapping[str, str]) 
             url,
             api_key=_key(spec, environment),
             connect_s=spec.connect_s,
+            first_token_s=FIRST_TOKEN_S if spec.first_token_s is None else spec.first_token_s,
+            idle_s=spec.idle_s,
+            clock=clock,
+            observer=observer,
             switches=switches_of(httpx2.URL(url).host, spec.profile, spec.switches),
         )
     raise NotConfigured(f'the provider {spec.name} is of no known kind: "openai" or "scripted"')

@@ -5,21 +5,40 @@ It must take time linear in the bytes, and hold no more of them than one event m
 
 from __future__ import annotations
 
+import msgspec
+
 from parley_server.errors import ProviderMalformed
 
-MAX_EVENT_BYTES = 4 * 1024 * 1024
+MAX_EVENT_BYTES = 6 * 2 * 1024 * 1024 + 64 * 1024
+"""The largest text that a reply may have, each byte of it written as an escape of six, and what surrounds it."""
+MAX_STRAY_BYTES = 64 * 1024
+"""Bytes of JSON outside of any field that are collected in a stream of events."""
 BOM = b"\xef\xbb\xbf"
+
+_FIELDS = (b"", b"data", b"event", b"id", b"retry")  # empty: a comment
+_CLOSING = (b"}", b"]")
+_MAX_DECODINGS = 16
 
 
 class EventSplitter:
-    """Takes bytes as they come and returns the `data` of every event that they complete and that has any; the
-    rest is ignored.
+    """Takes bytes as they come and returns the `data` of every event that they complete and that has any.
 
-    Raises `ProviderMalformed` for an event of more than `max_event_bytes`.
+    JSON in lines that are no field is an event, too, and so is what follows `error:`, as an object with the field
+    `error`: servers send errors that way. Where the body is said to be one JSON `document`, it may be as large as an
+    event. The rest is ignored. Raises `ProviderMalformed` for an event of more than `max_event_bytes`, and at the end
+    for JSON that is not whole.
     """
 
-    def __init__(self, max_event_bytes: int = MAX_EVENT_BYTES) -> None:
+    def __init__(self, max_event_bytes: int = MAX_EVENT_BYTES, *, document: bool = False) -> None:
         self._max_event_bytes = max_event_bytes
+        self._max_stray_bytes = max_event_bytes if document else MAX_STRAY_BYTES
+        self._strays: list[bytes] = []  # lines of JSON that is not whole
+        self._stray_bytes = 0
+        self._decodings = 0
+        self.documents = 0
+        """How many events were JSON outside of any field."""
+        self.ignored = False
+        """Whether there were lines that are neither fields nor JSON."""
         self._pending: list[bytes] = []  # of a line that has not ended
         self._pending_bytes = 0
         self._data: list[bytes] = []  # of an event that has not ended
@@ -45,7 +64,10 @@ class EventSplitter:
 
     def end(self) -> list[bytes]:
         """The data of an event that the end of the stream has cut off before its empty line."""
-        return self._lines(b"\n\n") if self._pending or self._data else []
+        events = self._lines(b"\n\n") if self._pending or self._data else []
+        if self._strays and not self._document(events):
+            raise ProviderMalformed("the provider sent JSON that is not whole")
+        return events
 
     def _plain(self, data: bytes) -> list[bytes]:
         """What nearly every read holds: events of one `data: ` line each, ended by LF LF."""
@@ -86,12 +108,42 @@ class EventSplitter:
                 events.append(data)
             self._data, self._data_bytes = [], 0
             return
-        if not line.startswith(b"data"):
-            return
-        if line[4:5] == b":":
+        if line.startswith(b"data:"):
             self._add(line[6:] if line[5:6] == b" " else line[5:])
-        elif len(line) == 4:
+        elif line == b"data":
             self._add(b"")
+        elif line.startswith(b"error:"):
+            events.append(_error_event(line[6:].strip()))
+        elif line.partition(b":")[0] not in _FIELDS:
+            self._stray(line, events)
+
+    def _stray(self, line: bytes, events: list[bytes]) -> None:
+        """A line that is no field: JSON of one line, or a part of JSON over several."""
+        line = line.strip() if not self._strays else line
+        if not self._strays and line[:1] not in (b"{", b"["):
+            self.ignored = True
+            return
+        self._strays.append(line)
+        self._stray_bytes += len(line) + 1
+        if self._stray_bytes > self._max_stray_bytes:
+            self._drop_strays()
+            self.ignored = True
+        elif len(self._strays) == 1 or (line in _CLOSING and self._decodings < _MAX_DECODINGS):
+            self._document(events)
+
+    def _document(self, events: list[bytes]) -> bool:
+        """Whether the lines collected are whole JSON, which then is an event."""
+        self._decodings += 1
+        text = b"\n".join(self._strays)
+        if not _is_json(text):
+            return False
+        events.append(text)
+        self.documents += 1
+        self._drop_strays()
+        return True
+
+    def _drop_strays(self) -> None:
+        self._strays, self._stray_bytes, self._decodings = [], 0, 0
 
     def _add(self, value: bytes) -> None:
         self._data.append(value)
@@ -106,3 +158,18 @@ class EventSplitter:
     def _check(self, size: int) -> None:
         if size > self._max_event_bytes:
             raise ProviderMalformed("the provider sent an event that is too large")
+
+
+def _error_event(value: bytes) -> bytes:
+    """An event with the error that a line `error: ...` holds: JSON or text."""
+    if not _is_json(value):
+        value = msgspec.json.encode(value.decode("utf-8", "replace"))
+    return b'{"error":%s}' % value
+
+
+def _is_json(text: bytes) -> bool:
+    try:
+        msgspec.json.decode(text)
+    except ValueError:
+        return False
+    return True

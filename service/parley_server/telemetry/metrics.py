@@ -126,6 +126,13 @@ class Metrics:
             "parley_provider_attempts_total", "Requests to providers.", ("provider", "outcome"), registry=registry
         )
         self._attempts = _Labelled(attempts.labels)
+        oddities = Counter(
+            "parley_provider_oddities_total",
+            "What was left out of providers' answers.",
+            ("provider", "kind"),
+            registry=registry,
+        )
+        self._oddities = _Labelled(oddities.labels)
 
     # --- replies
 
@@ -227,6 +234,10 @@ class Metrics:
     def provider_attempt(self, provider: str, outcome: str) -> None:
         """See `AttemptObserver`."""
         self._attempts.of(provider, outcome).inc()
+
+    def provider_oddity(self, provider: str, kind: str) -> None:
+        """See `AttemptObserver`."""
+        self._oddities.of(provider, kind).inc()
 
     # --- the loop
 

@@ -10,7 +10,7 @@ from parley_server import errors
 from parley_server.core.endings import Stop
 from parley_server.core.events import Finished, Snapshot
 from parley_server.core.log import TAKEOVER_GAP, Reader, terminal_of
-from parley_server.core.model import FinishReason, ReplyError, State, TextPart, Usage
+from parley_server.core.model import Finish, FinishReason, ReplyError, State, TextPart, Usage
 from parley_server.core.records import CancelTarget, Finalisation
 from parley_server.errors import ParleyError, ProviderError, Reason
 
@@ -85,6 +85,48 @@ async def test_the_provider_s_own_count_is_kept(world):
 
     stored = await check_end(world, await world.begin(act))
     assert stored.usage == Usage(prompt_tokens=10, completion_tokens=3, cost_nano_usd=16)
+
+
+@pytest.mark.parametrize(
+    ("counted", "expected"),
+    [
+        (Usage(prompt_tokens=10), Usage(prompt_tokens=10, completion_tokens=2, cost_nano_usd=14, estimated=True)),
+        (Usage(completion_tokens=9), Usage(prompt_tokens=1, completion_tokens=9, cost_nano_usd=19, estimated=True)),
+        (Usage(prompt_tokens=10, completion_tokens=9), Usage(prompt_tokens=10, completion_tokens=9, cost_nano_usd=28)),
+    ],
+)
+async def test_what_the_provider_has_not_counted_is_estimated(world, counted, expected):
+    async def act(prompt, sink):
+        sink.text("Hello")
+        sink.usage(counted)
+        sink.flush()
+        return STOP
+
+    stored = await check_end(world, await world.begin(act))
+    assert stored.usage == expected
+
+
+async def test_the_newest_usage_wins_though_it_was_not_numbered(world):
+    async def act(prompt, sink):
+        for number in range(1, 100):
+            sink.text("x")
+            sink.usage(Usage(prompt_tokens=5, completion_tokens=number))
+            sink.flush()
+        return STOP
+
+    generation = await world.begin(act)
+    stored = await check_end(world, generation)
+    assert stored.usage.completion_tokens == 99
+    assert stored.last_sequence <= 99 + 3
+
+
+async def test_a_filter_s_refusal_before_the_first_token_costs_nothing(world):
+    async def act(_prompt, _sink):
+        return Finish(reason=FinishReason.CONTENT_FILTER, provider_reason="content_filter")
+
+    stored = await check_end(world, await world.begin(act))
+    assert (stored.state, stored.finish_reason) == (State.COMPLETED, FinishReason.CONTENT_FILTER)
+    assert (stored.message, stored.usage) == (None, Usage(cost_nano_usd=0))
 
 
 @pytest.mark.parametrize("kind", PROVIDER_ERRORS)

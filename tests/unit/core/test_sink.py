@@ -77,7 +77,7 @@ async def test_the_first_token_never_waits(desk):
     desk.sink.flush()
     assert desk.log.first_token_time_us == 0
     desk.read("first")
-    assert desk.entries == [UsageUpdate(USAGE), TextDelta("first")]
+    assert desk.entries == [TextDelta("first"), UsageUpdate(USAGE)]
     assert desk.log.first_token_time_us == desk.clock.now_us()
 
 
@@ -136,7 +136,6 @@ async def test_held_text_is_at_most_4_kib(desk):
     ("push", "entry"),
     [
         (lambda sink: sink.tool_call(0, "id", "name", "{"), ToolCallDelta(0, "id", "name", "{")),
-        (lambda sink: sink.usage(USAGE), UsageUpdate(USAGE)),
         (lambda sink: sink.reasoning("why"), ReasoningDelta("why")),
     ],
 )
@@ -174,7 +173,40 @@ def test_the_last_usage_is_remembered(desk):
     desk.sink.usage(USAGE)
     assert desk.sink.last_usage == USAGE
     desk.sink.flush()
+    assert desk.entries == []  # a usage is no token: it is numbered with the first one, or at the end
+    desk.sink.seal()
     assert desk.entries == [UsageUpdate(USAGE)]
+
+
+async def test_text_is_never_held_across_usage(desk):
+    desk.read("first")
+    desk.utilisation = 1.0
+    desk.read("held")
+    desk.sink.usage(USAGE)
+    desk.sink.flush()
+    assert desk.entries == [TextDelta("first"), TextDelta("held"), UsageUpdate(USAGE)]
+    assert desk.clock.waiting == 0
+
+
+async def test_usage_with_every_token_is_numbered_once_a_second_and_at_the_end(desk):
+    for number in range(1, 26):
+        desk.sink.text("x")
+        desk.sink.usage(Usage(prompt_tokens=7, completion_tokens=number))
+        desk.sink.flush()
+        await desk.clock.advance(0.1)
+    desk.sink.seal()
+    counted = [entry.usage.completion_tokens for entry in desk.entries if isinstance(entry, UsageUpdate)]
+    assert counted == [1, 11, 21, 25]
+    assert len(desk.entries) == 25 + len(counted)
+
+
+def test_a_usage_that_did_not_change_is_not_numbered_again(desk):
+    desk.read("first")
+    for _ in range(3):
+        desk.sink.usage(USAGE)
+        desk.sink.flush()
+    desk.sink.seal()
+    assert desk.entries == [TextDelta("first"), UsageUpdate(USAGE)]
 
 
 def test_the_limit_cuts_at_a_code_point_and_is_told_once():

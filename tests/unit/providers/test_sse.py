@@ -83,6 +83,43 @@ def test_several_data_lines_are_one_event():
     assert split(b"data: a\n", b"data: b\n\n", end=False) == [b"a\nb"]
 
 
+@pytest.mark.parametrize("piece_bytes", [1, 3, 1000])
+@pytest.mark.parametrize(
+    ("stream", "events"),
+    [
+        (b'{"error": 1}\ndata: a\n\n', [b'{"error": 1}', b"a"]),
+        (b'data: a\n\n[{\n  "error": {\n}\n}\n]\n', [b"a", b'[{\n  "error": {\n}\n}\n]']),
+        (b'error: {"code": 500}\n', [b'{"error":{"code": 500}}']),
+        (b'error: it broke: "x"\n', [b'{"error":"it broke: \\"x\\""}']),
+        (b'{"a": 1}', [b'{"a": 1}']),
+        (b"<html>\n{oops\n", None),
+    ],
+)
+def test_json_outside_of_fields_is_an_event(stream, events, piece_bytes):
+    pieces = [stream[start : start + piece_bytes] for start in range(0, len(stream), piece_bytes)]
+    if events is None:
+        with pytest.raises(ProviderMalformed, match="whole"):
+            split(*pieces)
+    else:
+        assert split(*pieces) == events
+
+
+def test_json_outside_of_fields_is_bounded():
+    splitter = EventSplitter()
+    for _ in range(1000):
+        splitter.feed(b"[\n" + b" " * 1000 + b"1,\n")
+    assert splitter.ignored
+    assert splitter._stray_bytes <= 64 * 1024
+
+
+def test_a_document_may_be_as_large_as_an_event():
+    body = b'{"text":\n"' + b"x" * 500_000 + b'"}'
+    assert EventSplitter().feed(body) == []
+    splitter = EventSplitter(document=True)
+    assert [*splitter.feed(body), *splitter.end()] == [body]
+    assert splitter.documents == 1
+
+
 def test_what_follows_whole_events_waits_for_its_end():
     assert split(b"data: a\n\ndata: b", end=False) == [b"a"]
     assert split(b"data: a\n\ndata: b", b"c\n\n", end=False) == [b"a", b"bc"]
@@ -115,6 +152,8 @@ def test_time_is_linear(end, piece_bytes):
             splitter.feed(stream[start : start + piece_bytes])
         return time.process_time() - before
 
+    strays = (b"{" + end + b"}" + end + b"[" + end + b"x" * 50 + end) * 5000
+    assert seconds(strays) < 1.0
     one_event = b"data: " + b"x" * 300_000 + end + end
     many_events = (b"data: xyz" + end + end) * 25_000
     assert seconds(one_event) < 1.0

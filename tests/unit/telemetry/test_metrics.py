@@ -69,6 +69,7 @@ def test_readers_refusals_calls_and_attempts() -> None:
     metrics.resumed()
     metrics.went_away()
     metrics.provider_attempt("openai", "PROVIDER_TIMEOUT")
+    metrics.provider_oddity("openai", "count")
     metrics.loop_sampled(lag_s=0.02, utilisation=0.4)
     assert value(metrics, "parley_readers_active") == 1
     assert value(metrics, "parley_refusals_total", reason="DRAINING") == 1
@@ -77,6 +78,7 @@ def test_readers_refusals_calls_and_attempts() -> None:
     assert value(metrics, "parley_resumes_total") == 1
     assert value(metrics, "parley_go_away_total") == 1
     assert value(metrics, "parley_provider_attempts_total", provider="openai", outcome="PROVIDER_TIMEOUT") == 1
+    assert value(metrics, "parley_provider_oddities_total", provider="openai", kind="count") == 1
     assert value(metrics, "parley_loop_lag_seconds_sum") == 0.02
     assert value(metrics, "parley_loop_utilisation") == 0.4
 

@@ -1,0 +1,158 @@
+"""What refusals become by their status and their body, in all the forms that servers give it."""
+
+import asyncio
+import gzip
+import json
+import time
+
+import pytest
+from parley_server.core.model import Finish, FinishReason
+from parley_server.errors import ProviderError
+
+from tests.integration.providers.recording import RecordingSink, prompt, provider_at
+from tests.upstream import Hang, Pause, Script, error_event, refusal
+
+AZURE_FILTER = {
+    "error": {
+        "message": "secret",
+        "type": None,
+        "code": "content_filter",
+        "status": 400,
+        "innererror": {
+            "code": "ResponsibleAIPolicyViolation",
+            "content_filter_result": {"jailbreak": {"filtered": True}},
+        },
+    }
+}
+OPENROUTER_FILTER = {
+    "error": {"code": 403, "message": "secret", "metadata": {"reasons": ["violence"], "flagged_input": "secret"}}
+}
+OPENROUTER_RAW = {"error": {"code": 400, "message": "x", "metadata": {"raw": '{"code":"context_length_exceeded"}'}}}
+
+
+def error(**fields):
+    return {"error": {"message": "secret"} | fields}
+
+
+def body_script(status, content, **headers):
+    return Script([content], status=status, headers=headers, framing="length")
+
+
+async def outcome_of(upstream, script):
+    """The finish, or the error, which quotes nothing."""
+    upstream.reply_with(script)
+    provider = provider_at(upstream.url)
+    try:
+        outcome = await provider.generate(prompt(), RecordingSink())
+    except ProviderError as failure:
+        outcome = failure
+    await provider.close()
+    assert "secret" not in str(getattr(outcome, "__dict__", ""))
+    return outcome
+
+
+OVERFLOWS = [
+    (400, error(code="context_length_exceeded")),
+    (400, error(type="exceed_context_size_error", n_ctx=4096)),
+    (500, error(message="the request exceeds the available context size, try increasing it")),
+    (
+        400,
+        {"object": "error", "message": "This model's maximum context length is 2048 tokens. However, you", "code": 400},
+    ),
+    (422, {"detail": "Input validation error: `inputs` must have less than 1024 tokens. Given: 2000"}),
+    (400, error(message="prompt is too long: 210000 tokens > 200000 maximum")),
+    (400, error(message="This model's maximum prompt length is 131072 but the request contains 140000 tokens.")),
+    (413, {"message": "Please reduce the length of the messages or completion."}),
+    (400, OPENROUTER_RAW),
+]
+TABLE = [
+    (429, error(code="insufficient_quota"), "PROVIDER_RATE_LIMITED", False),
+    (429, error(code="rate_limit_exceeded"), "PROVIDER_RATE_LIMITED", True),
+    (402, error(code=402), "PROVIDER_RATE_LIMITED", False),
+    (409, error(), "PROVIDER_UNAVAILABLE", True),
+    (425, error(), "PROVIDER_UNAVAILABLE", True),
+    (529, error(type="overloaded_error"), "PROVIDER_UNAVAILABLE", True),
+    (400, [{"error": {"code": 400, "status": "INVALID_ARGUMENT", "details": []}}], "PROVIDER_REJECTED", False),
+    (400, error(code="API_KEY_INVALID"), "PROVIDER_UNAUTHENTICATED", False),
+    (403, error(), "PROVIDER_UNAUTHENTICATED", False),
+    (403, error(code="unsupported_country_region_territory"), "PROVIDER_REJECTED", False),
+    (403, error(message="Country, region, or territory not supported"), "PROVIDER_REJECTED", False),
+    (403, {"detail": "not available in your region"}, "PROVIDER_REJECTED", False),
+    (404, error(code="DeploymentNotFound"), "PROVIDER_REJECTED", False),
+    *[(status, body, "PROVIDER_CONTEXT_TOO_LARGE", False) for status, body in OVERFLOWS],
+]
+
+
+@pytest.mark.parametrize(("status", "body", "reason", "retryable"), TABLE)
+async def test_refusals(upstream, status, body, reason, retryable):
+    failure = await outcome_of(upstream, refusal(status, body))
+    assert (failure.reason, failure.retryable) == (reason, retryable)
+    assert failure.metadata["http_status"] == str(status)
+
+
+@pytest.mark.parametrize(
+    ("status", "body"),
+    [
+        (400, AZURE_FILTER),
+        (403, OPENROUTER_FILTER),
+        (400, error(code="content_policy_violation")),
+        (400, error(code="data_inspection_failed")),
+        (400, error(message="Content Exists Risk")),
+    ],
+)
+async def test_a_filter_s_refusal_before_any_token_is_a_finish(upstream, status, body):
+    finish = await outcome_of(upstream, refusal(status, body))
+    assert isinstance(finish, Finish)
+    assert finish.reason is FinishReason.CONTENT_FILTER
+
+
+async def test_a_filter_s_refusal_in_the_stream_before_any_token_is_a_finish(upstream):
+    event = error_event("secret", code="content_filter")
+    for script in (Script([event]), Script([event], at_once=True), Script([event.rstrip()])):
+        finish = await outcome_of(upstream, script)
+        assert finish == Finish(reason=FinishReason.CONTENT_FILTER, provider_reason="content_filter")
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        json.dumps({"detail": {"code": "context_length_exceeded", "message": "secret"}}).encode(),
+        json.dumps({"message": "secret", "code": "context_length_exceeded"}).encode(),
+        json.dumps({"object": "error", "message": "secret", "type": "context_length_exceeded"}).encode(),
+        json.dumps({"error": "secret", "code": "context_length_exceeded"}).encode(),
+        json.dumps([error(code="context_length_exceeded")]).encode(),
+        b'error: {"code": "context_length_exceeded", "message": "secret"}\n\n',
+        b"event: error\n" + error_event("secret", code="context_length_exceeded"),
+        b"secret, since the maximum context length is 4096",
+    ],
+)
+async def test_error_bodies_of_all_forms_give_their_reason(upstream, content):
+    failure = await outcome_of(upstream, body_script(400, content))
+    assert failure.reason == "PROVIDER_CONTEXT_TOO_LARGE"
+
+
+async def test_a_compressed_refusal_gives_its_reason(upstream):
+    content = gzip.compress(json.dumps(error(code="insufficient_quota")).encode())
+    failure = await outcome_of(upstream, body_script(429, content, **{"Content-Encoding": "gzip"}))
+    assert failure.metadata["provider_code"] == "insufficient_quota"
+    failure = await outcome_of(upstream, body_script(429, b"\x1f\x8bno", **{"Content-Encoding": "br"}))
+    assert failure.reason == "PROVIDER_RATE_LIMITED"
+
+
+async def test_a_refusal_whose_body_hangs_is_known_by_its_status_after_a_second(upstream):
+    begun = time.monotonic()
+    failure = await asyncio.wait_for(outcome_of(upstream, Script([Hang()], status=429)), 10)
+    assert (failure.reason, failure.retryable) == ("PROVIDER_RATE_LIMITED", True)
+    assert time.monotonic() - begun >= 0.9
+
+
+async def test_what_came_of_a_body_that_hangs_counts(upstream):
+    content = json.dumps(error(code="insufficient_quota")).encode()
+    failure = await asyncio.wait_for(outcome_of(upstream, Script([content, Pause(30)], status=429)), 10)
+    assert (failure.reason, failure.retryable) == ("PROVIDER_RATE_LIMITED", False)
+
+
+async def test_a_refusal_that_trickles_is_not_read_for_ever(upstream):
+    steps = [step for _ in range(1000) for step in (b" ", Pause(0.05))]
+    failure = await asyncio.wait_for(outcome_of(upstream, Script(steps, status=503)), 10)
+    assert failure.reason == "PROVIDER_UNAVAILABLE"

@@ -1,0 +1,91 @@
+"""What is waited for after a finish word, on a clock that the test moves, and always within the limits of time."""
+
+import asyncio
+
+import pytest
+from parley_server.core.model import FinishReason
+from parley_server.errors import ProviderTimeout
+from parley_server.providers.time_limits import TimeLimits
+
+from tests.clock import ManualClock, until
+from tests.integration.providers.recording import RecordingSink, prompt, provider_at
+from tests.upstream import Hang, Script, Upstream, Wait, chunk, finish, role, text, usage
+
+
+@pytest.fixture
+async def upstream():
+    async with Upstream() as server:
+        yield server
+
+
+class Limited:
+    """A reply within limits of time, on a clock that the test moves."""
+
+    def __init__(self, upstream, steps, *, first_token_s=30.0, idle_s=30.0):
+        self.clock = ManualClock()
+        self.sink = RecordingSink()
+        limits = {"first_token_s": first_token_s, "idle_s": idle_s}
+        self.provider = TimeLimits(provider_at(upstream.url, clock=self.clock, **limits), clock=self.clock, **limits)
+        upstream.reply_with(Script(steps))
+        self.reply = asyncio.ensure_future(self.provider.generate(prompt(), self.sink))
+
+    async def finish_word(self):
+        """Wait until the finish word was read: its timer runs beside that of the limits."""
+        await until(lambda: self.clock.waiting == 2)
+
+    async def end(self):
+        """The reply, without another move of the clock."""
+        try:
+            return await asyncio.wait_for(self.reply, 10)
+        finally:
+            await self.provider.close()
+
+
+async def test_an_idle_limit_below_the_wait_for_usage_fails_no_finished_reply(upstream):
+    limited = Limited(upstream, [text("a"), finish(), Hang()], idle_s=4.0)
+    await limited.finish_word()
+    await limited.clock.advance(1.9)
+    assert not limited.reply.done()  # half of the limit is waited
+    await limited.clock.advance(0.2)
+    assert (await limited.end()).reason is FinishReason.STOP
+
+
+async def test_a_finish_word_late_within_the_idle_limit_is_in_time(upstream):
+    late = asyncio.Event()
+    limited = Limited(upstream, [text("a"), Wait(late), finish(), Hang()], idle_s=4.0)
+    await limited.sink.flushed.wait()
+    await limited.clock.advance(3.9)
+    late.set()
+    await limited.finish_word()
+    await limited.clock.advance(0.06)
+    assert (await limited.end()).reason is FinishReason.STOP
+
+
+async def test_a_finish_without_a_token_ends_before_the_first_token_limit(upstream):
+    limited = Limited(upstream, [role(), finish(), Hang()], first_token_s=4.0)
+    await limited.finish_word()
+    await limited.clock.advance(2.1)
+    assert (await limited.end()).reason is FinishReason.STOP
+
+
+async def test_usage_is_waited_for_at_most_five_seconds(upstream):
+    late = asyncio.Event()
+    limited = Limited(upstream, [text("a"), finish(), Wait(late), usage(), Hang()])
+    await limited.finish_word()
+    await limited.clock.advance(4.9)
+    late.set()
+    await until(lambda: bool(limited.sink.counted))
+    await limited.clock.advance(0.2)
+    assert (await limited.end()).reason is FinishReason.STOP
+
+
+async def test_the_idle_limit_holds_after_content_that_followed_a_finish_word(upstream):
+    more = asyncio.Event()
+    limited = Limited(upstream, [chunk({"content": "a"}, "stop"), Wait(more), text("b"), Hang()], idle_s=4.0)
+    await limited.finish_word()
+    more.set()
+    await until(lambda: limited.sink.content == "ab")
+    assert limited.clock.waiting == 1  # the limit's own timer
+    await limited.clock.advance(4.1)
+    with pytest.raises(ProviderTimeout):
+        await limited.end()
