@@ -185,6 +185,17 @@ def test_envoy_has_room_for_what_the_server_takes() -> None:
         assert side["max_concurrent_streams"] == streams
 
 
+def test_envoy_readers_that_do_not_read_leave_room_for_all_others() -> None:
+    upstream = UPSTREAM["http2_protocol_options"]
+    unread = of_compose("parley-a").server.max_replies * upstream["initial_stream_window_size"]
+    assert upstream["initial_connection_window_size"] >= unread
+
+
+def test_envoy_of_the_tests_is_the_one_of_compose() -> None:
+    (tested,) = re.findall(r"^ENVOY=(\S+)", (ROOT / ".ci/run").read_text(), re.MULTILINE)
+    assert SERVICES["envoy"]["image"] == f"envoyproxy/envoy:v{tested}"
+
+
 def test_envoy_pings_no_more_often_than_the_server_allows() -> None:
     interval_s = seconds(UPSTREAM["http2_protocol_options"]["connection_keepalive"]["interval"])
     assert interval_s > LIMITS.min_ping_interval_s
