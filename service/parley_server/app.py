@@ -33,6 +33,7 @@ from parley_server.rpc.calls import Edge
 from parley_server.rpc.identity import OpenAccess
 from parley_server.rpc.server import GrpcServer
 from parley_server.rpc.tls import Certificates
+from parley_server.rpc.transport import options
 from parley_server.settings import OpenAISettings, ProviderSettings, Settings
 from parley_server.store import open_store
 from parley_server.store.location import is_sqlite, sqlite_path
@@ -91,6 +92,7 @@ class App:
             catalog=self._registry,
             edge=Edge(identities=OpenAccess(), observer=self.telemetry, clock=self._clock),
             heartbeat_s=settings.server.heartbeat_s,
+            options=options(settings.server),
             share_port=share_port,
         )
         self.certificates: Certificates | None = None
@@ -178,13 +180,12 @@ class App:
             self._metrics = serve_metrics(address.host, address.port, self.telemetry.registry)
         if (tls := self._settings.tls) is not None:
             self.certificates = Certificates(tls.certificate, tls.key, tls.client_ca)
-        credentials = self.certificates.context if self.certificates else None
-        self.port = await self._server.listen(str(self._settings.listen), credentials)
+        self.port = await self._server.listen(self._settings.listen, self.certificates)
         self._monitor.start()
         sweeper = Sweeper(self.engine, self._tenure, interval_s=self._settings.server.sweep_interval_s)
         works = [reconcile_forever(self.engine)] if self._lock else [sweeper.run(), self._followers.run()]
         if self.certificates is not None:
-            works.append(self.certificates.keep(self._clock, self._server.take))
+            works.append(self.certificates.keep(self._clock))
         self._background = [asyncio.create_task(work) for work in (*works, self._watch_database())]
         gc.collect()
         gc.freeze()  # what was loaded at start is never garbage: later collections need not look at it

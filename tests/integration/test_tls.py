@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-import errno
 import socket
 import ssl
 import subprocess
@@ -11,12 +10,10 @@ import grpc
 import parley
 import pytest
 from parley_server.app import App
-from parley_server.rpc.http2 import Http2Server
-from parley_server.rpc.http2.ports import bind
 from parley_server.rpc.tls import Certificates
 from parley_server.settings import load_settings
 
-from tests.clock import ManualClock, settle
+from tests.clock import ManualClock, until
 from tests.tools import tool
 
 KEY = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "2"]
@@ -61,13 +58,13 @@ async def serve(tmp_path):
     """Starts a server with a [tls] table; its port."""
     apps = []
 
-    async def start(**tls):
+    async def start(*, listen="127.0.0.1:0", **tls):
         lines = [f'{name} = "{tmp_path / file}"' for name, file in tls.items()]
         (tmp_path / "parley.toml").write_text("\n".join(["[tls]", *lines]))
         settings = load_settings(
             {
                 "PARLEY_CONFIG": str(tmp_path / "parley.toml"),
-                "PARLEY_LISTEN": "127.0.0.1:0",
+                "PARLEY_LISTEN": listen,
                 "PARLEY_METRICS_LISTEN": "",
                 "PARLEY_DATABASE_URL": f"sqlite+aiosqlite:///{tmp_path / 'parley.db'}",
             }
@@ -109,10 +106,7 @@ async def test_a_server_that_asks_for_a_clients_certificate(pki, serve):
 
 async def renew(app):
     """As the app does by itself once a minute: whether there was anything new."""
-    renewed = app.certificates.renew()
-    if renewed:
-        await app._server.take(app.certificates.context)
-    return renewed
+    return await asyncio.to_thread(app.certificates.renew)
 
 
 async def refuses(port, credentials):
@@ -197,66 +191,26 @@ async def test_files_that_do_not_fit_change_nothing(pki, openssl, tmp_path, serv
 async def test_a_server_looks_by_itself(pki, sign, tmp_path):
     clock = ManualClock()
     certificates = Certificates(tmp_path / "server.pem", tmp_path / "server.key")
-    taken = asyncio.Queue()
-    answers = [OSError("no file descriptors"), None]
-
-    async def take(context):
-        await taken.put(context)
-        if fault := answers.pop(0):
-            raise fault
-
-    keeping = asyncio.create_task(certificates.keep(clock, take))
+    before = certificates.configuration
+    keeping = asyncio.create_task(certificates.keep(clock))
     sign()
     await clock.advance(59.0)
-    assert taken.empty()
+    assert certificates.configuration is before
     await clock.advance(1.0)
-    assert await asyncio.wait_for(taken.get(), 10.0) is certificates.context
-    await settle()
-    await clock.advance(60.0)  # what was not taken is offered again
-    assert await asyncio.wait_for(taken.get(), 10.0) is certificates.context
-    assert answers == []
+    await until(lambda: certificates.configuration is not before)
     keeping.cancel()
 
 
-async def test_without_file_descriptors_all_stays_as_it_was(pki, sign, serve, monkeypatch):
-    app = await serve(certificate="server.pem", key="server.key")
+async def test_every_address_of_a_server_gets_the_new_files(pki, sign, serve, tmp_path):
+    """Each of the servers behind a port, on both loopbacks: one that was left out would show the old certificate."""
+    app = await serve(listen="localhost:0", certificate="server.pem", key="server.key")
     renewed = sign()
-
-    def refuse(self):
-        raise OSError(errno.EMFILE, "Too many open files")
-
-    with monkeypatch.context() as patched:
-        patched.setattr(socket.socket, "dup", refuse)
-        with pytest.raises(OSError, match="Too many"):
-            await renew(app)
-    assert (await answer(app.port, grpc.ssl_channel_credentials(pki["ca.pem"]))).id
-    await app._server.take(app.certificates.context)
-    assert (await answer(app.port, grpc.ssl_channel_credentials(renewed["ca.pem"]))).id
-
-
-async def test_of_several_ports_all_or_none_are_renewed(pki, tmp_path, monkeypatch):
-    certificates = Certificates(tmp_path / "server.pem", tmp_path / "server.key")
-    server = Http2Server()
-    bound = [each for _ in range(2) for each in bind("127.0.0.1:0", share=False)]
-    ports = [each.getsockname()[1] for each in bound]
-    await server.listen(bound, certificates.context)
-    create, answers = server.loop.create_server, [None, OSError(errno.EMFILE, "Too many open files")]
-
-    async def refuse_the_second(*arguments, **options):
-        if fault := answers.pop(0):
-            raise fault
-        return await create(*arguments, **options)
-
-    with monkeypatch.context() as patched:
-        patched.setattr(server.loop, "create_server", refuse_the_second)
-        with pytest.raises(OSError, match="Too many"):
-            await server.take(certificates.context)
-    await server.take(certificates.context)
-    for port in ports:
-        trusting = ssl.create_default_context(cadata=pki["ca.pem"].decode())
-        _, writer = await asyncio.open_connection("127.0.0.1", port, ssl=trusting, server_hostname="localhost")
-        writer.transport.abort()
-    await server.stop(0.0)
-    for port in ports:
-        with pytest.raises(ConnectionRefusedError):
-            await asyncio.open_connection("127.0.0.1", port)
+    assert await renew(app)
+    expected = ssl.PEM_cert_to_DER_cert(renewed["server.pem"].decode())
+    context = ssl.create_default_context(cadata=renewed["ca.pem"].decode())
+    context.set_alpn_protocols(["h2"])
+    for address in ("127.0.0.1", "::1"):
+        for _ in range(100):  # the kernel spreads connections over the servers
+            _, writer = await asyncio.open_connection(address, app.port, ssl=context, server_hostname="localhost")
+            assert writer.get_extra_info("ssl_object").getpeercert(binary_form=True) == expected
+            writer.transport.abort()

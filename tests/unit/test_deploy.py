@@ -12,15 +12,14 @@ from typing import Any
 import pytest
 import yaml
 from parley_server.app import LAST_CALLS_S
-from parley_server.rpc.http2 import Limits
 from parley_server.rpc.server import LIVENESS, READINESS
-from parley_server.settings import Settings, is_sqlite, load_settings
+from parley_server.settings import ServerSettings, Settings, is_sqlite, load_settings
 from parley_server.telemetry.metrics import Metrics
 
 ROOT = Path(__file__).parents[2]
 KUBERNETES = ROOT / "deploy/kubernetes"
 DOCKERFILE = (ROOT / "Dockerfile").read_text()
-LIMITS = Limits()
+SERVER_DEFAULTS = ServerSettings()
 # What is refused before any replica has begun to read it: repeating anything else could start a second reply.
 SAFE_TO_REPEAT = {"connect-failure", "refused-stream", "reset-before-request"}
 
@@ -180,7 +179,7 @@ def test_envoy_has_room_for_what_the_server_takes() -> None:
     (threshold,) = CLUSTER["circuit_breakers"]["thresholds"]
     wanted = len(REPLICAS) * of_compose("parley-a").server.max_replies
     assert min(threshold["max_requests"], threshold["max_pending_requests"]) >= wanted
-    streams = LIMITS.streams
+    streams = SERVER_DEFAULTS.streams_per_connection
     for side in (HTTP["http2_protocol_options"], UPSTREAM["http2_protocol_options"]):
         assert side["max_concurrent_streams"] == streams
 
@@ -198,7 +197,7 @@ def test_envoy_of_the_tests_is_the_one_of_compose() -> None:
 
 def test_envoy_pings_no_more_often_than_the_server_allows() -> None:
     interval_s = seconds(UPSTREAM["http2_protocol_options"]["connection_keepalive"]["interval"])
-    assert interval_s > LIMITS.min_ping_interval_s
+    assert interval_s > SERVER_DEFAULTS.least_ping_interval_s
 
 
 # --- Kubernetes

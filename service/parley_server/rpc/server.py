@@ -1,10 +1,10 @@
-"""The gRPC server: its options, its services, health and reflection."""
+"""The gRPC servers of a process: their port, their services, health and reflection."""
 
 from __future__ import annotations
 
 import asyncio
-import ssl
-from typing import cast
+from contextlib import ExitStack
+from typing import Final
 
 import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
@@ -22,23 +22,29 @@ from parley.v1 import (
 from parley_server.core.conversations import Conversations
 from parley_server.core.engine import Catalog
 from parley_server.core.replies import Replies
+from parley_server.port import SharedPort
 from parley_server.rpc.calls import Edge
 from parley_server.rpc.catalog import AdminServicer, CatalogServicer
 from parley_server.rpc.chat import ChatServicer
 from parley_server.rpc.conversations import ConversationsServicer
-from parley_server.rpc.http2 import Http2Server
-from parley_server.rpc.http2.ports import bind
 from parley_server.rpc.reflection import serve_reflection
+from parley_server.rpc.tls import Certificates
+from parley_server.rpc.transport import Options
+from parley_server.settings import Address
 
 READINESS = ("", "parley.v1.Chat")
 LIVENESS = "liveness"
 HEALTH_LIMIT_S = 1.0
+SERVERS: Final = 16
 
 
 class GrpcServer:
     """Serves the contract on one port. Readiness is NOT_SERVING until `serve`, and again from `refuse` on.
 
-    The port is its own, unless `share_port` says that others of this user may listen on it, too."""
+    It runs several servers of grpc.aio, among which the kernel spreads the connections, since each of them takes one
+    call of a method at a time (docs/adr/0011). All have the same servicers, so that a caller cannot tell them apart.
+
+    The port is this object's alone, unless `share_port` says that other processes of this user listen on it, too."""
 
     def __init__(
         self,
@@ -48,35 +54,46 @@ class GrpcServer:
         catalog: Catalog,
         edge: Edge,
         heartbeat_s: float,
+        options: Options,
         share_port: bool = False,
+        servers: int = SERVERS,
     ) -> None:
+        self._options = options
         self._share_port = share_port
-        self._server = Http2Server()
-        methods = cast(grpc.aio.Server, self._server)  # as far as generated code uses one
+        self._count = servers
+        self._port = ExitStack()
+        self._servers: list[grpc.aio.Server] = []
+        self._chat = ChatServicer(edge, replies, heartbeat_s=heartbeat_s)
+        self._conversations = ConversationsServicer(edge, conversations)
+        self._catalog = CatalogServicer(edge, catalog)
         self._health = health.aio.HealthServicer()
-        chat_pb2_grpc.add_ChatServicer_to_server(ChatServicer(edge, replies, heartbeat_s=heartbeat_s), methods)
-        conversations_pb2_grpc.add_ConversationsServicer_to_server(ConversationsServicer(edge, conversations), methods)
-        catalog_pb2_grpc.add_CatalogServicer_to_server(CatalogServicer(edge, catalog), methods)
-        admin_pb2_grpc.add_AdminServicer_to_server(AdminServicer(), methods)
-        health_pb2_grpc.add_HealthServicer_to_server(self._health, methods)
-        files = {chat_pb2: "Chat", conversations_pb2: "Conversations", catalog_pb2: "Catalog", admin_pb2: "Admin"}
-        names = [file.DESCRIPTOR.services_by_name[name].full_name for file, name in files.items()]
-        serve_reflection(methods, [*names, health.SERVICE_NAME])
 
-    async def listen(self, address: str, credentials: ssl.SSLContext | None = None) -> int:
+    async def listen(self, address: Address, certificates: Certificates | None = None) -> int:
         """Open the port and answer, not ready yet; the port's number. Raises `OSError` where it is not to be had."""
+        held = self._port.enter_context(SharedPort(address, join=self._share_port))
+        self._servers = [self._build() for _ in range(self._count)]
         try:
-            sockets = bind(address, share=self._share_port)
-        except OSError as error:
-            raise OSError(f"cannot listen on {address}: is the port in use?") from error
+            for server in self._servers:
+                for target in held.targets:
+                    _open(server, target, certificates)
+        except RuntimeError as error:
+            self._port.close()
+            raise OSError(f"cannot listen on {address}: {error}") from error
         await self.refuse()
         await self._health.set(LIVENESS, health_pb2.HealthCheckResponse.SERVING)
-        await self._server.listen(sockets, credentials)
-        return int(sockets[0].getsockname()[1])
+        for server in self._servers:
+            await server.start()
+        return held.address.port
 
-    async def take(self, credentials: ssl.SSLContext) -> None:
-        """Connections that come from now on are made with these."""
-        await self._server.take(credentials)
+    def _build(self) -> grpc.aio.Server:
+        server = grpc.aio.server(options=self._options)
+        chat_pb2_grpc.add_ChatServicer_to_server(self._chat, server)
+        conversations_pb2_grpc.add_ConversationsServicer_to_server(self._conversations, server)
+        catalog_pb2_grpc.add_CatalogServicer_to_server(self._catalog, server)
+        admin_pb2_grpc.add_AdminServicer_to_server(AdminServicer(), server)
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
+        serve_reflection(server, _services())
+        return server
 
     async def serve(self) -> None:
         """Readiness becomes SERVING."""
@@ -88,7 +105,8 @@ class GrpcServer:
 
     async def stop(self, grace_s: float) -> None:
         """Take no more calls; end those that are left after `grace_s`."""
-        await self._server.stop(grace_s)
+        await asyncio.gather(*(server.stop(grace_s) for server in self._servers))
+        self._port.close()
 
     async def _set(self, status: health_pb2.HealthCheckResponse.ServingStatus.ValueType) -> None:
         """Set readiness. A watcher that does not read holds a lock, so nobody waits for it longer than a moment."""
@@ -98,3 +116,17 @@ class GrpcServer:
                     await self._health.set(service, status)
             except TimeoutError:
                 continue
+
+
+def _services() -> list[str]:
+    files = {chat_pb2: "Chat", conversations_pb2: "Conversations", catalog_pb2: "Catalog", admin_pb2: "Admin"}
+    names = [file.DESCRIPTOR.services_by_name[name].full_name for file, name in files.items()]
+    return [*names, health.SERVICE_NAME]
+
+
+def _open(server: grpc.aio.Server, target: str, certificates: Certificates | None) -> None:
+    """Raises RuntimeError where gRPC cannot listen there."""
+    if certificates is None:
+        server.add_insecure_port(target)
+    else:
+        server.add_secure_port(target, certificates.credentials())

@@ -163,6 +163,12 @@ class ServerSettings(_Shape):
     drain_grace_s: Annotated[float, BeforeValidator(_number), Field(ge=0, le=3600)] = 30.0
     ended_logs_ttl_s: Annotated[float, BeforeValidator(_number), Field(ge=0, le=60)] = 60.0
     ended_logs_max_bytes: Annotated[int, Field(ge=0, le=64 * MIB)] = 64 * MIB
+    connection_age_s: Annotated[float, BeforeValidator(_number), Field(ge=10, le=86_400)] = 1200.0
+    connection_grace_s: Annotated[float, BeforeValidator(_number), Field(ge=1, le=86_400)] = 900.0
+    keepalive_s: Annotated[float, BeforeValidator(_number), Field(ge=5, le=7200)] = 30.0
+    least_ping_interval_s: Annotated[float, BeforeValidator(_number), Field(ge=0.1, le=300)] = 10.0
+    streams_per_connection: Annotated[int, Field(ge=1, le=100_000)] = 10_000
+    metadata_bytes: Annotated[int, Field(ge=8 * KIB, le=MIB)] = 16 * KIB
     max_input_text_bytes: Annotated[int, Field(ge=KIB, le=2 * MIB)] = 2 * MIB
     max_images_bytes: Annotated[int, Field(ge=0, le=3 * MIB)] = 3 * MIB
     max_reply_bytes: Annotated[int, Field(ge=KIB, le=2 * MIB)] = 2 * MIB

@@ -19,7 +19,7 @@ from parley_server.core.model import Reply, State
 from parley_server.errors import Reason
 
 # Their lines repeat what they send and receive.
-_TALKATIVE = ("openai", "httpx2", "httpcore2", "hpack", "sqlalchemy", "alembic", "asyncio", "grpc")
+_TALKATIVE = ("openai", "httpx2", "httpcore2", "sqlalchemy", "alembic", "asyncio", "grpc")
 _EXCEPTION_CHARACTERS = 16_384
 _SECRETS = re.compile(r"(?i)\b(?:sk-[\w-]{6,}|bearer\s+[\w.~+/=-]+)")
 # SQLAlchemy and pydantic quote the values they were given.

@@ -16,12 +16,12 @@ from contextlib import ExitStack
 
 from prometheus_client import CollectorRegistry
 
+from parley_server.port import SharedPort
 from parley_server.settings import Address, Settings
 from parley_server.telemetry.endpoint import MetricsEndpoint, serve_metrics
 from parley_server.telemetry.logs import configure_logging
 from parley_server.workers.line import HURRY, STOP
 from parley_server.workers.metrics import WorkersCollector
-from parley_server.workers.port import SharedPort
 from parley_server.workers.worker import Ended, Worker
 
 log = logging.getLogger("parley_server.workers")

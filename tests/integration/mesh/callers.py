@@ -51,9 +51,13 @@ class Mesh:
         return f"127.0.0.1:{self.port}"
 
     @asynccontextmanager
-    async def streams(self, count: int = STREAMS, connections: int = CONNECTIONS) -> AsyncIterator[list[Watcher]]:
-        """So many streams of other callers, each of which has text. On leaving they are let end; then each must have
-        all of its text in order, and a good end."""
+    async def streams(
+        self, count: int = STREAMS, connections: int = CONNECTIONS, *, limit_s: float = LIMIT_S
+    ) -> AsyncIterator[list[Watcher]]:
+        """So many streams of other callers, each of which has text within `limit_s`.
+
+        On leaving they are let end; then each must have all of its text in order, and a good end.
+        """
         async with AsyncExitStack() as stack:
             channels = [await stack.enter_async_context(open_channel(self.address)) for _ in range(connections)]
             watchers = [Watcher(chat_pb2.ReplyRequest(text=f"stream {number}")) for number in range(count)]
@@ -61,7 +65,7 @@ class Mesh:
                 for number, watcher in enumerate(watchers):
                     stub = chat_pb2_grpc.ChatStub(channels[number % connections])
                     calls.create_task(watcher.start(stub))
-                await self._all_have_text(watchers)
+                await _all_have_text(watchers, limit_s)
                 try:
                     yield watchers
                     cut = Counter(watcher.status for watcher in watchers if watcher.status is not None)
@@ -89,10 +93,6 @@ class Mesh:
         asked = str(request.json["messages"][-1]["content"])
         return answer(*LONG_PIECES) if asked == LONG else _script(asked, self.gate)
 
-    async def _all_have_text(self, watchers: list[Watcher]) -> None:
-        async with asyncio.timeout(LIMIT_S):
-            await asyncio.gather(*(watcher.has_text.wait() for watcher in watchers))
-
 
 def whole_text(name: str) -> str:
     """All of the answer to `name`."""
@@ -109,6 +109,15 @@ def _script(name: str, gate: asyncio.Event) -> Script:
     for number, piece in enumerate(pieces):
         paced += [Wait(gate), piece] if number == PIECES else [piece, Pause(PIECE_S)]
     return Script([role(), *paced, finish(), usage(), done()])
+
+
+async def _all_have_text(watchers: list[Watcher], limit_s: float) -> None:
+    try:
+        async with asyncio.timeout(limit_s):
+            await asyncio.gather(*(watcher.has_text.wait() for watcher in watchers))
+    except TimeoutError:
+        without = Counter((each.has_accepted.is_set(), each.status) for each in watchers if not each.text)
+        raise AssertionError(f"no text within {limit_s:g} s, as (accepted, status): {without}") from None
 
 
 def _complete(watchers: list[Watcher]) -> None:

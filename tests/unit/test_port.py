@@ -8,8 +8,8 @@ from concurrent.futures import ThreadPoolExecutor
 
 import grpc
 import pytest
+from parley_server.port import SharedPort
 from parley_server.settings import Address
-from parley_server.workers.port import SharedPort
 
 
 def served(address: Address, *, share: bool) -> grpc.Server:

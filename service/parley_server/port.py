@@ -1,4 +1,4 @@
-"""A port that several processes of one service share, and nobody else."""
+"""A port that several gRPC servers of one service share, in one process or in several, and nobody else."""
 
 from __future__ import annotations
 
@@ -12,15 +12,18 @@ from parley_server.settings import Address
 
 
 class SharedPort:
-    """Holds the address without listening, from the `with` on to its end: processes of this user may listen there with
+    """Holds the address without listening, from the `with` on to its end: servers of this user may listen there with
     SO_REUSEPORT, and everybody else is refused, also before the first of them listens and after the last.
 
-    `address` has the port that the system chose where none was given. Raises OSError, with a message for the operator,
-    where somebody has the port already.
+    `address` has the port that the system chose where none was given; `targets` are the addresses that it stands for,
+    as gRPC writes them. With `join`, somebody else of this user holds the port already. Raises OSError, with a message
+    for the operator, where somebody else has it.
     """
 
-    def __init__(self, address: Address) -> None:
+    def __init__(self, address: Address, *, join: bool = False) -> None:
         self.address = address
+        self.targets: list[str] = []
+        self._join = join
         self._sockets: list[socket.socket] = []
 
     def __enter__(self) -> Self:
@@ -40,7 +43,7 @@ class SharedPort:
         absent: OSError | None = None
         for family, host in resolve(self.address.host):
             try:
-                held = _hold(family, host, self.address.port)
+                held = _hold(family, host, self.address.port, join=self._join)
             except OSError as error:
                 if error.errno not in (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT):
                     raise
@@ -48,6 +51,7 @@ class SharedPort:
                 continue
             self._sockets.append(held)
             self.address = Address(host=self.address.host, port=int(held.getsockname()[1]))
+            self.targets.append(str(Address(host=host, port=self.address.port)))
             if self.address.host in WILDCARDS:
                 return
         if not self._sockets and absent is not None:
@@ -57,15 +61,21 @@ class SharedPort:
         for held in self._sockets:
             held.close()
         self._sockets.clear()
+        self.targets.clear()
 
 
-def _hold(family: socket.AddressFamily, host: str, port: int) -> socket.socket:
-    """A socket that is bound to the port alone, and then lets others of this user in that ask for the same."""
+def _hold(family: socket.AddressFamily, host: str, port: int, *, join: bool) -> socket.socket:
+    """A socket that is bound to the port, alone unless it joins others, and then lets others of this user in that ask
+    for the same."""
     held = socket.socket(family, socket.SOCK_STREAM)
     try:
         if family == socket.AF_INET6:
             held.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, int(host != "::"))
-        if port:
+        if join:
+            held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+            held.bind((host, port))
+        elif port:
             _bind_alone(held, host, port)
         else:
             held.bind((host, 0))  # a port that nobody else has

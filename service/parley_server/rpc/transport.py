@@ -1,0 +1,45 @@
+"""The options of the gRPC servers: what a connection, a call and a message may take."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from parley_server.settings import ServerSettings
+
+KIB: Final = 1024
+MIB: Final = 1024 * KIB
+
+MAX_MESSAGE_BYTES: Final = 8 * MIB
+PING_ANSWER_S: Final = 10.0
+HANDSHAKE_S: Final = 10.0
+
+# Admission is the engine's, which refuses with a reason; below these counts the transport sheds no call.
+PENDING_CALLS: Final = 20_000
+PENDING_CALLS_HARD: Final = 50_000
+
+Options = tuple[tuple[str, int], ...]
+
+
+def options(server: ServerSettings) -> Options:
+    """As gRPC takes them. They have `grpc.so_reuseport`, so the port must be held by a `SharedPort`."""
+    return (
+        ("grpc.so_reuseport", 1),
+        ("grpc.max_concurrent_streams", server.streams_per_connection),
+        ("grpc.server.max_pending_requests", PENDING_CALLS),
+        ("grpc.server.max_pending_requests_hard_limit", PENDING_CALLS_HARD),
+        ("grpc.server_handshake_timeout_ms", _ms(HANDSHAKE_S)),
+        ("grpc.keepalive_time_ms", _ms(server.keepalive_s)),
+        ("grpc.http2.ping_timeout_ms", _ms(PING_ANSWER_S)),
+        ("grpc.keepalive_permit_without_calls", 1),
+        ("grpc.http2.min_ping_interval_without_data_ms", _ms(server.least_ping_interval_s)),
+        ("grpc.max_connection_age_ms", _ms(server.connection_age_s)),
+        ("grpc.max_connection_age_grace_ms", _ms(server.connection_grace_s)),
+        ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
+        # Over the first limit a share of calls would be refused by chance: with both alike, all or none are.
+        ("grpc.max_metadata_size", server.metadata_bytes),
+        ("grpc.absolute_max_metadata_size", server.metadata_bytes),
+    )
+
+
+def _ms(seconds: float) -> int:
+    return round(seconds * 1000)
