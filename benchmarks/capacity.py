@@ -1,9 +1,11 @@
 """How many streams one process holds before a newcomer's first token takes over a second, and what gives way first.
 
 python -m benchmarks.capacity [--paces 5,20,50] [--system parley] [--budget-s 180] [--write-docs]
+python -m benchmarks.capacity --paces 20 --streams 900 [--connections 16]
 
 Each trial starts a server anew, opens N streams over a ramp, and while all of them run has further calls ask for a
-short reply. N is doubled until that goes wrong, then the interval is halved as long as there is time.
+short reply. N is doubled until that goes wrong, then the interval is halved as long as there is time; with `--streams`
+that size alone is tried. Half of the connections are the streams', the other half the newcomers'.
 """
 
 from __future__ import annotations
@@ -29,6 +31,7 @@ PROBES, PROBES_S = 100, 4.0
 AFTER_S = 2.0
 FIRST_TOKEN_LIMIT_S = 1.0
 MOST = 12_000
+CONNECTIONS = 16
 NARROW = 1.15
 FULL_CORE = 0.93
 
@@ -61,14 +64,14 @@ def model(pace: int, seconds: float) -> str:
     return f"t{max(2, round(pace * seconds))}-p{round(1000 / pace)}"
 
 
-def trial(kind: str, upstream: Upstream, pace: int, streams: int) -> Trial:
+def trial(kind: str, upstream: Upstream, pace: int, streams: int, *, connections: int = CONNECTIONS) -> Trial:
     """Try one size on a fresh server."""
     ramp_s = max(LEAST_RAMP_S, streams / STARTS_PER_S)
     long, short = model(pace, ramp_s + PROBES_S + AFTER_S), model(pace, 0.5)
     settings = {"max_replies": 4 * MOST}
     with serving(kind, ["t20-p0", long, short], upstream, server=settings) as system:
         limit_s = 3 * (ramp_s + PROBES_S + AFTER_S) + 60
-        common = {"address": system.address, "deadline_s": limit_s / 2}
+        common = {"address": system.address, "deadline_s": limit_s / 2, "channels": max(1, connections // 2)}
         filling = Load(model=long, replies=streams, ramp_s=ramp_s, **common)
         probing = Load(model=short, replies=PROBES, ramp_s=PROBES_S, **common)
         filler, prober = LoadProcess(filling, limit_s), LoadProcess(probing, limit_s)
@@ -132,7 +135,15 @@ def bad(seen: Seen) -> str:
     return ", ".join(f"{count} {end}" for end, count in sorted(ends.items(), key=lambda item: -item[1]))
 
 
-def search(kind: str, upstream: Upstream, pace: int, *, budget_s: float, start: int) -> Capacity:
+def fixed(kind: str, upstream: Upstream, pace: int, *, streams: int, connections: int) -> Capacity:
+    """Try one size alone."""
+    tried = trial(kind, upstream, pace, streams, connections=connections)
+    return Capacity(
+        pace=pace, holds=None if tried.broke else tried, breaks=tried if tried.broke else None, trials=[tried]
+    )
+
+
+def search(kind: str, upstream: Upstream, pace: int, *, budget_s: float, start: int, connections: int) -> Capacity:
     """Double until it breaks, then halve the interval; at least until one size has held and one has broken."""
     end = time.monotonic() + budget_s
     holds: Trial | None = None
@@ -140,7 +151,7 @@ def search(kind: str, upstream: Upstream, pace: int, *, budget_s: float, start: 
     trials: list[Trial] = []
     streams = start
     while streams <= MOST and (time.monotonic() < end or not trials):
-        tried = trial(kind, upstream, pace, streams)
+        tried = trial(kind, upstream, pace, streams, connections=connections)
         trials.append(tried)
         print(f"  {pace} tokens/s, {streams} streams: {tried.broke or 'held'}", file=sys.stderr, flush=True)
         holds, breaks = (holds, tried) if tried.broke else (tried, breaks)
@@ -182,11 +193,27 @@ def part(found: list[Capacity], kind: str, told: str) -> str:
     return f"{note} System: {kind}.\n\n{table(head, rows)}\n\n{told}"
 
 
+def searched(options: argparse.Namespace, upstream: Upstream, pace: int) -> Capacity:
+    """What the command's arguments ask for, at one pace."""
+    if options.streams:
+        return fixed(options.system, upstream, pace, streams=options.streams, connections=options.connections)
+    return search(
+        options.system,
+        upstream,
+        pace,
+        budget_s=options.budget_s,
+        start=options.start or START.get(pace, 100),
+        connections=options.connections,
+    )
+
+
 def main() -> int:
     """Search for each pace, and keep what was found."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--paces", default="5,20,50", help="tokens per second and stream, separated by commas")
     parser.add_argument("--start", type=int, default=0, help="streams to begin with")
+    parser.add_argument("--streams", type=int, default=0, help="try this size alone")
+    parser.add_argument("--connections", type=int, default=CONNECTIONS, help="of streams and newcomers together")
     parser.add_argument("--budget-s", type=float, default=180.0, help="time for each pace, a little more is taken")
     parser.add_argument("--system", default="parley", choices=sorted(STARTS))
     parser.add_argument("--write-docs", action="store_true", help="write the part of docs/benchmarks.md")
@@ -194,12 +221,7 @@ def main() -> int:
     when = f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC"
     upstream = Upstream()
     try:
-        found = [
-            search(
-                options.system, upstream, pace, budget_s=options.budget_s, start=options.start or START.get(pace, 100)
-            )
-            for pace in map(int, options.paces.split(","))
-        ]
+        found = [searched(options, upstream, pace) for pace in map(int, options.paces.split(","))]
     finally:
         upstream.stop()
     told = facts(when, f"python -m benchmarks.capacity {' '.join(sys.argv[1:])}".strip())

@@ -12,7 +12,7 @@ import msgspec
 from benchmarks.charts import Bar, bars
 from benchmarks.results import Measured, Results, Spread, Verdict, of, spread, verdicts
 from benchmarks.roster import SYSTEMS
-from benchmarks.scenarios import DIRECT, SCENARIOS
+from benchmarks.scenarios import DIRECT, SCENARIOS, Target
 
 ROOT = Path(__file__).parent.parent
 DOCUMENT = ROOT / "docs" / "benchmarks.md"
@@ -84,13 +84,23 @@ def who(entry: str, measured: Measured) -> str:
     return measured.entries.get(entry) or TITLES.get(entry, entry)
 
 
+def is_fraction(target: Target) -> bool:
+    """Whether its ratio is said as one over a whole number."""
+    return bool(target.over) and not target.more and 0 < target.limit < 1 and is_whole(1 / target.limit)
+
+
+def is_whole(value: float) -> bool:
+    """Whether it is a whole number, but for rounding."""
+    return abs(value - round(value)) < 1e-6
+
+
 def wanted(verdict: Verdict, measured: Measured) -> str:
     """The figure to reach, in words."""
     target = verdict.target
     other = who(target.over, measured)
     if target.more:
         return f"<= {number(target.limit)} {target.unit} more than {other}"
-    if target.over and target.limit < 1:
+    if is_fraction(target):
         return f"<= 1/{round(1 / target.limit)} of {other}"
     if target.over:
         return f"<= {number(target.limit)} x {other}"
@@ -109,7 +119,7 @@ def result(verdict: Verdict) -> str:
     compared = f"{shown(verdict.own)} against {shown(verdict.other)}"
     if target.more:
         return f"{shown(found, unit=target.unit)}: {compared}"
-    if target.limit < 1:
+    if is_fraction(target):
         parts = [number(1 / value) if value > 0 else "?" for value in (found.median, found.high, found.low)]
         return f"1/{parts[0]} (1/{parts[1]}-1/{parts[2]}): {compared}"
     return f"{shown(found)} x: {compared}"

@@ -33,7 +33,7 @@ class SharedPort:
             self._close()
             in_use = error.errno == errno.EADDRINUSE
             problem = "the port is in use" if in_use else (error.strerror or "no such address")
-            raise OSError(error.errno, f"cannot listen on {self.address}: {problem}") from error
+            raise OSError(f"cannot listen on {self.address}: {problem}") from error
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:

@@ -10,6 +10,9 @@ import grpc
 import parley
 import pytest
 from parley_server.app import App
+from parley_server.rpc import calls
+from parley_server.rpc.calls import Caller
+from parley_server.rpc.peer import Peer
 from parley_server.rpc.tls import Certificates
 from parley_server.settings import load_settings
 
@@ -17,6 +20,8 @@ from tests.clock import ManualClock, until
 from tests.tools import tool
 
 KEY = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "2"]
+
+NAMES = ["DNS:shop.internal", "URI:spiffe://cluster.local/ns/shop/sa/backend"]
 
 
 @pytest.fixture
@@ -37,7 +42,7 @@ def sign(openssl, tmp_path):
     def make():
         openssl("req", "-x509", *KEY, "-keyout", "ca.key", "-out", "ca.pem", "-subj", "/CN=test authority")
         (tmp_path / "server.ext").write_text("subjectAltName=DNS:localhost,IP:127.0.0.1\n")
-        (tmp_path / "client.ext").write_text("extendedKeyUsage=clientAuth\n")
+        (tmp_path / "client.ext").write_text(f"extendedKeyUsage=clientAuth\nsubjectAltName={','.join(NAMES)}\n")
         for name in ("server", "client"):
             openssl("req", *KEY[:-2], "-keyout", f"{name}.key", "-out", f"{name}.csr", "-subj", f"/CN={name}")
             signing = ["-CA", "ca.pem", "-CAkey", "ca.key", "-CAcreateserial", "-days", "2", "-extfile", f"{name}.ext"]
@@ -102,6 +107,22 @@ async def test_a_server_that_asks_for_a_clients_certificate(pki, serve):
     with pytest.raises(parley.ParleyError) as failed:
         await answer(port, grpc.ssl_channel_credentials(pki["ca.pem"]))
     assert failed.value.code is grpc.StatusCode.UNAVAILABLE
+
+
+@pytest.mark.parametrize("client_ca", [{}, {"client_ca": "ca.pem"}], ids=["TLS", "mTLS"])
+async def test_a_call_knows_its_callers_certificate(pki, serve, client_ca, monkeypatch):
+    seen = []
+
+    class Watched(Caller):
+        def __init__(self, *arguments, **named):
+            super().__init__(*arguments, **named)
+            seen.append(self.peer)
+
+    monkeypatch.setattr(calls, "Caller", Watched)
+    app = await serve(certificate="server.pem", key="server.key", **client_ca)
+    assert (await answer(app.port, as_client(pki))).id
+    expected = Peer("CN=client", tuple(name.partition(":")[2] for name in NAMES)) if client_ca else None
+    assert set(seen) == {expected}
 
 
 async def renew(app):

@@ -6,6 +6,8 @@ import re
 from pathlib import Path
 
 import pytest
+from parley_server.rpc.server import SERVERS
+from parley_server.rpc.transport import PING_ANSWER_S
 from parley_server.settings import ServerSettings
 from parley_server.store.postgres import POOL_SIZE
 from parley_server.telemetry.metrics import Metrics
@@ -52,7 +54,7 @@ def test_operations_every_log_event_is_there() -> None:
 
 
 def test_operations_every_setting_is_there() -> None:
-    named = set(re.findall(r"`(\w+_s|max_\w+)`", OPERATIONS)) - {"max_connections", "max_connection_age"}
+    named = set(re.findall(r"`(\w+_s|max_\w+)`", OPERATIONS)) - {"max_connections", "max_concurrent_streams"}
     assert {"drain_pause_s", "drain_grace_s", "max_replies"} <= named
     assert named <= ServerSettings.model_fields.keys()
 
@@ -68,6 +70,14 @@ def test_operations_the_figures_are_the_codes() -> None:
         f"every {server.heartbeat_s:g} s (`heartbeat_s`)",
         f"`max_replies`, {server.max_replies:,} a process",
         f"its own time limit ({server.time_limit_s / 60:g} min)",
+        f"`connection_age_s` ({server.connection_age_s / 60:g} min)",
+        f"`connection_grace_s` ({server.connection_grace_s / 60:g} min)",
+        f"`keepalive_s` ({server.keepalive_s:g} s)",
+        f"no answer comes within {PING_ANSWER_S:g} s",
+        f"`least_ping_interval_s` ({server.least_ping_interval_s:g} s)",
+        f"`streams_per_connection` ({server.streams_per_connection:,})",
+        f"`metadata_bytes` ({server.metadata_bytes // 1024} KiB)",
+        f"has {SERVERS} gRPC servers behind its port",
         f"until {server.relay_retention_s / 60:g} minutes after its end",
     ):
         assert words in OPERATIONS

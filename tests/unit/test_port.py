@@ -117,3 +117,18 @@ def test_of_several_that_ask_at_once_one_at_most_gets_it() -> None:
 def test_a_host_that_is_not_ours_is_said_so(host: str) -> None:
     with pytest.raises(OSError, match=rf"cannot listen on {host}:5: "), SharedPort(Address(host=host, port=5)):
         pass
+
+
+def test_who_joins_a_port_gets_its_addresses_as_grpc_writes_them() -> None:
+    with SharedPort(Address(host="localhost", port=0)) as port:
+        with SharedPort(port.address, join=True) as joined:
+            assert joined.targets == port.targets
+            assert f"127.0.0.1:{port.address.port}" in joined.targets
+        refuse_all_others(port.address, "127.0.0.1")
+
+
+def test_nobody_joins_a_port_that_is_not_shared() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        address = Address(host="127.0.0.1", port=taken.getsockname()[1])
+        with pytest.raises(OSError, match="the port is in use"), SharedPort(address, join=True):
+            pass

@@ -22,6 +22,7 @@ from parley_server.core.ports import Clock
 from parley_server.core.validation import check_key
 from parley_server.errors import ParleyError, Reason
 from parley_server.rpc.identity import END_USER, Identities, text_metadata
+from parley_server.rpc.peer import Peer, peer_of
 from parley_server.rpc.status import Trailers, code_of, status_of, trailers_of
 
 log = logging.getLogger("parley.call")
@@ -33,6 +34,10 @@ Response = TypeVar("Response")
 
 
 NOBODY = Identity(tenant="")
+# A caller whose deadline passes ends its call itself, a little before this server's clock says so: by the time that a
+# packet takes, and by up to a hundredth of the whole, to which gRPC rounds deadlines up on the wire.
+DEADLINE_SLACK_S = 0.05
+DEADLINE_ROUNDING = 0.01
 
 
 @dataclass
@@ -41,6 +46,10 @@ class Caller:
 
     call_id: str
     metadata: dict[str, str]
+    peer: Peer | None = None
+    """Whose TLS certificate the connection showed, where the server asks for one."""
+    allowed_s: float = 0.0
+    """Seconds from its start to its deadline; 0 without one."""
     identity: Identity = NOBODY
     reply_id: str = ""
     code: str = "OK"
@@ -92,13 +101,21 @@ def rpc(
         @functools.wraps(body)
         async def handle(self: S, request: Request, context: Context) -> Response:
             began = self.edge.clock.monotonic()
-            caller = Caller(new_id(self.edge.clock.now_us()), text_metadata(context.invocation_metadata()))
+            caller = Caller(
+                new_id(self.edge.clock.now_us()),
+                text_metadata(context.invocation_metadata()),
+                peer=peer_of(context.auth_context()),
+                allowed_s=allowed_s(context),
+            )
             try:
                 caller.identity = self.edge.identities.identify(caller.metadata)
                 check_key(END_USER, caller.identity.end_user)
                 return await body(self, request, context, caller)
             except asyncio.CancelledError:
                 await _cancelled(context, caller)
+                raise
+            except grpc.aio.InternalError:  # of a write, before grpc.aio cancels the handler
+                caller.code = ended_by(context, caller.allowed_s)
                 raise
             except ReplyFailed as failed:
                 caller.code, caller.reason = failed.code.name, failed.reason.value
@@ -129,12 +146,29 @@ def rpc(
     return decorate
 
 
+def allowed_s(context: Context) -> float:
+    """Seconds until the call's deadline; 0 where it has none."""
+    return _left_s(context) or 0.0
+
+
+def ended_by(context: Context, allowed_s: float) -> str:
+    """What to count a call as that has ended under its handler: its deadline passed, or its caller gave it up."""
+    left = _left_s(context)
+    if left is not None and left <= DEADLINE_SLACK_S + DEADLINE_ROUNDING * allowed_s:
+        return grpc.StatusCode.DEADLINE_EXCEEDED.name
+    return grpc.StatusCode.CANCELLED.name
+
+
+def _left_s(context: Context) -> float | None:
+    return context.time_remaining()  # whose type leaves out None, which stands for no deadline
+
+
 async def _cancelled(context: Context, caller: Caller) -> None:
     """A real cancel of the call is passed on; one that leaked from an inner task would leave the client without any
     status until its deadline, so it is a defect."""
     task = asyncio.current_task()
     if task is not None and task.cancelling():
-        caller.code = grpc.StatusCode.CANCELLED.name
+        caller.code = ended_by(context, caller.allowed_s)
         return
     log.error("cancel_leaked", extra={"fields": {"call_id": caller.call_id}})
     await _abort_defect(context, caller)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import ExitStack
-from typing import Final
+from typing import Final, cast
 
 import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
@@ -27,6 +27,7 @@ from parley_server.rpc.calls import Edge
 from parley_server.rpc.catalog import AdminServicer, CatalogServicer
 from parley_server.rpc.chat import ChatServicer
 from parley_server.rpc.conversations import ConversationsServicer
+from parley_server.rpc.entry import Entry
 from parley_server.rpc.reflection import serve_reflection
 from parley_server.rpc.tls import Certificates
 from parley_server.rpc.transport import Options
@@ -35,7 +36,7 @@ from parley_server.settings import Address
 READINESS = ("", "parley.v1.Chat")
 LIVENESS = "liveness"
 HEALTH_LIMIT_S = 1.0
-SERVERS: Final = 16
+SERVERS: Final = 64
 
 
 class GrpcServer:
@@ -61,6 +62,7 @@ class GrpcServer:
         self._options = options
         self._share_port = share_port
         self._count = servers
+        self._edge = edge
         self._port = ExitStack()
         self._servers: list[grpc.aio.Server] = []
         self._chat = ChatServicer(edge, replies, heartbeat_s=heartbeat_s)
@@ -87,12 +89,15 @@ class GrpcServer:
 
     def _build(self) -> grpc.aio.Server:
         server = grpc.aio.server(options=self._options)
-        chat_pb2_grpc.add_ChatServicer_to_server(self._chat, server)
-        conversations_pb2_grpc.add_ConversationsServicer_to_server(self._conversations, server)
-        catalog_pb2_grpc.add_CatalogServicer_to_server(self._catalog, server)
-        admin_pb2_grpc.add_AdminServicer_to_server(AdminServicer(), server)
+        entry = Entry(server, self._edge)
+        methods = cast(grpc.aio.Server, entry)  # as far as generated code uses one
+        chat_pb2_grpc.add_ChatServicer_to_server(self._chat, methods)
+        conversations_pb2_grpc.add_ConversationsServicer_to_server(self._conversations, methods)
+        catalog_pb2_grpc.add_CatalogServicer_to_server(self._catalog, methods)
+        admin_pb2_grpc.add_AdminServicer_to_server(AdminServicer(), methods)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
         serve_reflection(server, _services())
+        entry.refuse_unknown_methods()
         return server
 
     async def serve(self) -> None:

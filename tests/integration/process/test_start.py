@@ -110,7 +110,7 @@ def test_a_port_in_use(tmp_path) -> None:
         address = f"127.0.0.1:{taken.getsockname()[1]}"
         told = refusal(command(tmp_path, "serve", "--listen", address))
         last = told.splitlines()[-1]
-        assert last == f"parley serve: cannot listen on {address}: is the port in use?"
+        assert last == f"parley serve: cannot listen on {address}: the port is in use"
         told = refusal(command(tmp_path, "serve", PARLEY_METRICS_LISTEN=address))
         last = told.splitlines()[-1]
         assert f"metrics on {address}: the address is in use" in last
@@ -122,7 +122,7 @@ async def test_two_servers_do_not_share_a_port(tmp_path) -> None:
     other = {"PARLEY_DATABASE_URL": "sqlite+aiosqlite:///other.db"}
     async with ServerProcess(tmp_path) as first:
         told = refusal(command(tmp_path, "serve", "--listen", first.address, **other))
-        assert told.splitlines()[-1] == f"parley serve: cannot listen on {first.address}: is the port in use?"
+        assert told.splitlines()[-1] == f"parley serve: cannot listen on {first.address}: the port is in use"
         assert await first.health() == "SERVING"
 
 

@@ -1,0 +1,121 @@
+"""Reads the request of each call and gives it to the servicer, so that calls which end before that are counted, too."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import Any
+
+import grpc
+from google.protobuf.message import DecodeError
+
+from parley_server.errors import InvalidRequest, ParleyError
+from parley_server.rpc.calls import Context, Edge, allowed_s, ended_by
+from parley_server.rpc.status import status_of
+
+UNKNOWN_METHOD = "unknown"
+"""What calls of methods that do not exist are counted as: their names are the caller's, and without number."""
+
+Handler = Any  # grpc.RpcMethodHandler, whose types leave out its fields
+
+
+class Entry:
+    """Takes the handlers of generated code, as a `grpc.aio.Server` does, and registers them with one.
+
+    grpc.aio reads the one request of a call by itself, and drops a call that has ended before, or whose request is too
+    large, without running any code of ours. So each method is registered as one that reads a stream of requests, which
+    is the same on the wire, and `_enter` reads the one request.
+    """
+
+    def __init__(self, server: grpc.aio.Server, edge: Edge) -> None:
+        self._server = server
+        self._edge = edge
+
+    def add_generic_rpc_handlers(self, handlers: Sequence[Handler]) -> None:
+        """Generated code gives each handler twice; the other way has their names."""
+
+    def add_registered_method_handlers(self, service: str, handlers: Mapping[str, Handler]) -> None:
+        """The methods of a service, by name; each has one request."""
+        entered = {name: self._entered(f"/{service}/{name}", handler) for name, handler in handlers.items()}
+        self._server.add_registered_method_handlers(service, entered)
+
+    def refuse_unknown_methods(self) -> None:
+        """Count and refuse calls of any other method. To be called last."""
+        self._server.add_generic_rpc_handlers((_Unknown(self._edge),))
+
+    def _entered(self, method: str, handler: Handler) -> Handler:
+        body = handler.unary_stream if handler.response_streaming else handler.unary_unary
+        wrap = (
+            grpc.stream_stream_rpc_method_handler
+            if handler.response_streaming
+            else grpc.stream_unary_rpc_method_handler
+        )
+        enter = _enter(self._edge, method, body, handler.request_deserializer)
+        return wrap(enter, response_serializer=handler.response_serializer)
+
+
+def _enter(
+    edge: Edge, method: str, body: Callable[[Any, Context], Awaitable[Any]], parse: Callable[[bytes], Any]
+) -> Callable[[Any, Context], Awaitable[Any]]:
+    async def handle(_: Any, context: Context) -> Any:
+        began, allowed = edge.clock.monotonic(), allowed_s(context)
+        try:
+            request = _parsed(await context.read(), parse)
+        except asyncio.CancelledError:
+            _count(edge, method, ended_by(context, allowed), began)
+            raise
+        except ParleyError as error:
+            await _refuse(edge, method, context, error, began=began, allowed=allowed)
+            return None
+        return await body(request, context)
+
+    return handle
+
+
+def _parsed(received: Any, parse: Callable[[bytes], Any]) -> Any:
+    if received is grpc.aio.EOF:
+        raise InvalidRequest("the call has no request")
+    try:
+        return parse(received)
+    except DecodeError:
+        raise InvalidRequest("the request is not a message of its method's type") from None
+
+
+async def _refuse(
+    edge: Edge, method: str, context: Context, error: ParleyError, *, began: float, allowed: float
+) -> None:
+    code, message, trailers = status_of(error)
+    ended = ""
+    try:
+        await context.abort(code, message, trailers)
+    except (grpc.aio.InternalError, asyncio.CancelledError) as gone:
+        # The call had ended: its caller gave up, or the transport refused a request that was too large.
+        ended = ended_by(context, allowed)
+        if isinstance(gone, asyncio.CancelledError):
+            raise
+    finally:
+        _count(edge, method, ended or code.name, began, reason="" if ended else error.reason.value)
+
+
+def _count(edge: Edge, method: str, code: str, began: float, *, reason: str = "") -> None:
+    edge.observer.call_ended(method=method, code=code, duration_s=edge.clock.monotonic() - began, reason=reason)
+
+
+class _Unknown(grpc.GenericRpcHandler):
+    """The handler of all methods that no other handler knows."""
+
+    def __init__(self, edge: Edge) -> None:
+        self._edge = edge
+
+    def service(self, handler_call_details: grpc.HandlerCallDetails) -> Handler:
+        """See grpc.GenericRpcHandler."""
+        edge, method = self._edge, handler_call_details.method
+
+        async def refuse(_: Any, context: Context) -> None:
+            began = edge.clock.monotonic()
+            try:
+                await context.abort(grpc.StatusCode.UNIMPLEMENTED, f"there is no method {method[:256]}")
+            finally:
+                _count(edge, UNKNOWN_METHOD, grpc.StatusCode.UNIMPLEMENTED.name, began)
+
+        return grpc.stream_stream_rpc_method_handler(refuse)
