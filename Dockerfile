@@ -1,20 +1,34 @@
 # The server's image: `make image`. Nothing is built or downloaded in the last stage.
+#
+# Packages come from PyPI. Where a company has an index or an authority of its own, give pip's configuration and the
+# authorities' certificates to the build alone; neither is in the image:
+#   docker build --secret id=pip,src=pip.conf --secret id=ca,src=ca.pem --tag parley:latest .
+# or, where the address of the index holds no password: --build-arg PIP_INDEX_URL=...
 FROM python:3.11-slim AS build
+ARG PIP_INDEX_URL
 WORKDIR /source
+# Where there is no such secret, pip passes over a configuration file that does not exist; a bundle that does not exist
+# would be an error.
+ENV PIP_CONFIG_FILE=/run/secrets/pip
 COPY constraints.txt ./
-RUN python -m pip install --no-cache-dir --constraint constraints.txt setuptools
+RUN --mount=type=secret,id=pip --mount=type=secret,id=ca \
+    if [ -e /run/secrets/ca ]; then export PIP_CERT=/run/secrets/ca; fi \
+    && python -m pip install --no-cache-dir --constraint constraints.txt setuptools
 COPY pyproject.toml README.md LICENSE ./
 COPY clients/python clients/python
 COPY service service
-RUN python -m pip wheel --no-cache-dir --no-build-isolation --constraint constraints.txt --wheel-dir /wheels \
+RUN --mount=type=secret,id=pip --mount=type=secret,id=ca \
+    if [ -e /run/secrets/ca ]; then export PIP_CERT=/run/secrets/ca; fi \
+    && python -m pip wheel --no-cache-dir --no-build-isolation --constraint constraints.txt --wheel-dir /wheels \
         ./clients/python . \
     && python -m venv --without-pip /opt/parley \
     && python -m pip --python /opt/parley/bin/python install --no-cache-dir --no-index --find-links /wheels parley-server
 
 FROM python:3.11-slim
 RUN python -m pip uninstall --yes --quiet --root-user-action=ignore setuptools wheel pip \
-    && useradd --system --uid 10001 --home-dir /data --shell /usr/sbin/nologin parley \
-    && install --directory --owner=parley --group=parley /data
+    && groupadd --system --gid 10001 parley \
+    && useradd --system --uid 10001 --gid 10001 --home-dir /data --shell /usr/sbin/nologin parley \
+    && install --directory --mode=0700 --owner=10001 --group=10001 /data
 COPY --from=build /opt/parley /opt/parley
 
 # The configuration of a container, to be overridden by `--env` or by a TOML file that PARLEY_CONFIG names. There are no
@@ -27,7 +41,8 @@ ENV PATH=/opt/parley/bin:$PATH \
     PARLEY_METRICS_LISTEN=0.0.0.0:9464 \
     PARLEY_DATABASE_URL=sqlite+aiosqlite:////data/parley.db
 
-USER parley
+# By number, so that Kubernetes can see that it is not root. A new volume at /data is this user's, as the folder is.
+USER 10001:10001
 WORKDIR /data
 VOLUME /data
 EXPOSE 50051 9464

@@ -5,7 +5,9 @@ from __future__ import annotations
 import importlib.util
 import json
 import re
+import shlex
 from collections.abc import Iterator, Mapping
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,7 @@ import yaml
 from parley_server.app import LAST_CALLS_S
 from parley_server.rpc.server import LIVENESS, READINESS
 from parley_server.settings import ServerSettings, Settings, is_sqlite, load_settings
+from parley_server.store.location import sqlite_path
 from parley_server.telemetry.metrics import Metrics
 
 ROOT = Path(__file__).parents[2]
@@ -58,6 +61,43 @@ def metric_names() -> set[str]:
     return {sample.name for family in Metrics().registry.collect() for sample in family.samples} | {
         family.name for family in Metrics().registry.collect()
     }
+
+
+# --- the image
+
+
+IMAGE_USER = re.findall(r"^USER (\d+):(\d+)$", DOCKERFILE, re.MULTILINE)[0]
+(IMAGE_VOLUME,) = re.findall(r"^VOLUME (\S+)$", DOCKERFILE, re.MULTILINE)
+BUILD, LAST = re.split(r"^FROM .*\n", DOCKERFILE, flags=re.MULTILINE)[1:]
+
+
+def test_image_its_user_is_a_number_and_owns_the_folder_of_the_database() -> None:
+    user, group = IMAGE_USER
+    assert f"useradd --system --uid {user} --gid {group} " in LAST
+    assert f"install --directory --mode=0700 --owner={user} --group={group} {IMAGE_VOLUME}\n" in LAST
+    database = sqlite_path(load_settings(image_environment() | {"PARLEY_INSECURE": "1"}).database_url)
+    assert database.parent == Path(IMAGE_VOLUME)
+
+
+def test_image_an_index_and_an_authority_are_given_to_the_build_alone() -> None:
+    downloads = [step for step in re.split(r"^(?=[A-Z]+ )", BUILD, flags=re.MULTILINE) if step.startswith("RUN")]
+    assert len(downloads) == 2
+    for step in downloads:
+        assert step.startswith("RUN --mount=type=secret,id=pip --mount=type=secret,id=ca ")
+        assert "export PIP_CERT=/run/secrets/ca" in step
+    assert "ARG PIP_INDEX_URL\n" in BUILD
+    assert "ENV PIP_CONFIG_FILE=/run/secrets/pip\n" in BUILD
+    assert [word for word in ("PIP_", "secret", "pip install", "pip wheel") if word in LAST] == []
+
+
+def test_image_the_line_of_the_readme_runs_it() -> None:
+    (line,) = re.findall(r"^docker run .*$", (ROOT / "README.md").read_text(), re.MULTILINE)
+    words = shlex.split(line)
+    given = dict(pairwise(words))
+    assert given["--volume"].endswith(f":{IMAGE_VOLUME}")
+    settings = load(image_environment() | dict([given["--env"].split("=", 1)]), "")
+    assert given["--publish"] == f"127.0.0.1:50051:{settings.listen.port}"
+    assert words[-1] in (ROOT / "Makefile").read_text()
 
 
 # --- compose
@@ -184,6 +224,17 @@ def test_envoy_has_room_for_what_the_server_takes() -> None:
         assert side["max_concurrent_streams"] == streams
 
 
+def test_envoy_readers_that_do_not_read_leave_room_for_all_others() -> None:
+    upstream = UPSTREAM["http2_protocol_options"]
+    unread = of_compose("parley-a").server.max_replies * upstream["initial_stream_window_size"]
+    assert upstream["initial_connection_window_size"] >= unread
+
+
+def test_envoy_of_the_tests_is_the_one_of_compose() -> None:
+    (tested,) = re.findall(r"^ENVOY=(\S+)", (ROOT / ".ci/run").read_text(), re.MULTILINE)
+    assert SERVICES["envoy"]["image"] == f"envoyproxy/envoy:v{tested}"
+
+
 def test_envoy_pings_no_more_often_than_the_server_allows() -> None:
     interval_s = seconds(UPSTREAM["http2_protocol_options"]["connection_keepalive"]["interval"])
     assert interval_s > SERVER_DEFAULTS.least_ping_interval_s
@@ -283,7 +334,7 @@ def test_one_image_by_one_name() -> None:
         (image,) = document(f"deploy/kubernetes/{folder}/kustomization.yaml")["images"]
         assert image["name"] == container["image"]
         assert f"{image['name']}:{image['newTag']}" == tag
-    user = int(re.search(r"--uid (\d+)", DOCKERFILE)[1])
+    user = int(IMAGE_USER[0])
     assert {pod["securityContext"]["runAsUser"] for pod in (POD, JOB["spec"]["template"]["spec"])} == {user}
 
 

@@ -13,6 +13,8 @@ from pathlib import Path
 
 import msgspec
 
+from parley_server.private_files import close_to_others, open_private
+
 _HEADER = struct.Struct("<II")
 
 
@@ -46,6 +48,7 @@ class Segment:
         release does not understand is passed over. Raises OSError."""
         try:
             held = self._path.read_bytes()
+            close_to_others(self._path)
         except FileNotFoundError:
             return []
         self.size = 0
@@ -68,7 +71,7 @@ class Segment:
         frame = _pack(stretches)
         data = memoryview(_HEADER.pack(len(frame), zlib.crc32(frame)) + frame)
         if self._file is None:
-            self._file = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            self._file = open_private(self._path)
         written = 0
         while written < len(data):
             written += os.pwrite(self._file, data[written:], self.size + written)

@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Self
 
+from parley_server.private_files import open_private
 from parley_server.store.location import StoreUnusable
 
 
@@ -52,6 +53,6 @@ class DatabaseLock:
 
     def _open(self) -> int:
         try:
-            return os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            return open_private(self._path)
         except OSError as error:
             raise StoreUnusable(f"{self._path} cannot be opened: {error.strerror}") from error

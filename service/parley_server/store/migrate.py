@@ -6,6 +6,8 @@ A migration only adds to what the release before it needs, so the code of one re
 from __future__ import annotations
 
 import asyncio
+import logging
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
@@ -13,6 +15,7 @@ from typing import TYPE_CHECKING, TypeVar
 from sqlalchemy import URL, Connection, func, inspect, select, text
 from sqlalchemy.exc import DBAPIError
 
+from parley_server.private_files import close_to_others, open_private
 from parley_server.store.location import StoreUnusable, is_sqlite, postgresql_url, sqlite_path
 from parley_server.store.schema import schema_release as release_table
 from parley_server.store.sqlite import open_engine
@@ -20,7 +23,11 @@ from parley_server.store.sqlite import open_engine
 if TYPE_CHECKING:
     from alembic.config import Config
 
+log = logging.getLogger("parley.store")
+
 SCHEMA_RELEASE = 2
+SQLITE_SUFFIXES = ("-wal", "-shm", "-journal")
+"""Of the files that SQLite makes beside a database."""
 OLDEST_POSTGRESQL = 14
 CONNECT_S = 5.0
 MIGRATION_LOCK = 0x5061726C6579
@@ -65,17 +72,33 @@ def migrate(url: str) -> None:
     if not is_sqlite(url):
         _on_postgresql(postgresql_url(url), _upgrade_alone)
         return
-    release = schema_release(url)
-    if release is not None and release >= SCHEMA_RELEASE:
-        return
     path = sqlite_path(url)
     if not path.parent.is_dir():
         raise StoreUnusable(f"the folder {path.parent} of the database does not exist")
+    make_private(path)
+    release = schema_release(url)
+    if release is not None and release >= SCHEMA_RELEASE:
+        return
     try:
         with open_engine(path, read_only=False).begin() as connection:
             upgrade(connection)
     except DBAPIError as error:
         raise _unusable(str(path), error) from error
+
+
+def make_private(path: Path) -> None:
+    """Make a SQLite file where there is none, and close it and the files beside it to other users.
+
+    SQLite gives the files that it makes itself (`-wal`, `-shm`) the permissions of the database. Not while this process
+    has the database open. Raises StoreUnusable."""
+    try:
+        os.close(open_private(path))
+        beside = (path.with_name(path.name + suffix) for suffix in SQLITE_SUFFIXES)
+        shared = [str(each) for each in (path, *beside) if each.exists() and not close_to_others(each)]
+    except OSError as error:
+        raise _unusable(str(path), error) from error
+    if shared:
+        log.warning("database_of_another_user", extra={"fields": {"paths": shared}})
 
 
 def upgrade(connection: Connection) -> None:

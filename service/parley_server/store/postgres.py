@@ -10,9 +10,11 @@ import asyncio
 import logging
 from collections.abc import Callable, Coroutine
 from contextlib import aclosing, suppress
+from contextvars import ContextVar
 from typing import Any, TypeVar, cast
 from weakref import WeakSet
 
+import asyncpg
 from sqlalchemy import URL, Connection, event
 from sqlalchemy.engine import ExceptionContext
 from sqlalchemy.exc import InvalidatePoolError
@@ -39,6 +41,9 @@ CLOSE_S = 2.0
 TRIES = 3
 
 T = TypeVar("T")
+
+_made: ContextVar[list[asyncpg.Connection]] = ContextVar("_made")
+"""The connections that the task's `_connect` has made."""
 
 
 class PostgresDatabase:
@@ -100,6 +105,7 @@ class PostgresDatabase:
                 await self._lane.dispose()
         for connection in self._connections:
             connection.terminate()  # harmless where the server has heard the goodbye
+        await asyncio.sleep(0)  # the event loop closes a socket one turn after it was told to
 
     async def _own(self, unit: Coroutine[Any, Any, T]) -> T:
         """Run it in a task of the database's own, which a caller that is cancelled leaves alone."""
@@ -131,6 +137,7 @@ def open_engine(url: URL, *, name: str, size: int, statement_s: float, connect_s
         max_overflow=0,
         pool_timeout=wait_s,
         connect_args={
+            "async_creator_fn": _make,
             "timeout": connect_s,
             "command_timeout": statement_s + 0.5,
             "server_settings": {
@@ -183,10 +190,45 @@ async def _run(
 
 
 async def _connect(engine: AsyncEngine) -> AsyncConnection:
-    """One of the pool's connections, waited for and, if need be, made within the limit of the wait alone."""
+    """One of the pool's connections, waited for and, if need be, made within the limit of the wait alone.
+
+    Raises TimeoutError; by then a connection that was being made is closed.
+
+    A connection that has passed the handshake is terminated, which fails what it waits for at once. A cancellation
+    would make the driver ask the server to cancel the query, by another connection, and wait for the answer."""
     connection = engine.connect()
-    async with asyncio.timeout(cast("QueuePool", engine.pool).timeout()):
-        await connection.start()
+    made: list[asyncpg.Connection] = []
+    token = _made.set(made)
+    late = False
+
+    def end_wait() -> None:
+        nonlocal late
+        late = True
+        for each in made:
+            each.terminate()
+        if not made:
+            cancellation.reschedule(loop.time())
+
+    loop = asyncio.get_running_loop()
+    timer = loop.call_later(cast("QueuePool", engine.pool).timeout(), end_wait)
+    try:
+        async with asyncio.timeout(None) as cancellation:
+            await connection.start()
+    except Exception as error:
+        if late:
+            raise TimeoutError from error
+        raise
+    finally:
+        timer.cancel()
+        _made.reset(token)
+    return connection
+
+
+async def _make(*arguments: Any, **options: Any) -> asyncpg.Connection:
+    """A connection, which `_connect` can terminate where it is what wants it."""
+    connection = await asyncpg.connect(*arguments, **options)
+    if (made := _made.get(None)) is not None:
+        made.append(connection)
     return connection
 
 

@@ -1,0 +1,92 @@
+"""A wait for a connection to PostgreSQL that ends before there is one leaves nothing behind."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+from asyncio.selector_events import _SelectorTransport
+from itertools import count
+
+from parley_server.store.postgres import _connect, open_engine
+from sqlalchemy import make_url
+
+from tests.proxy import Proxy, _Line
+
+WAIT_S = 1.0
+FAR_S = 60.0
+"""No other limit than that of the wait."""
+LIMIT_S = 30.0
+AT_ONCE = 8
+
+
+class Stalling(Proxy):
+    """Stalls once it has forwarded so many pieces of data to the client."""
+
+    def __init__(self, target_port: int, pieces: int) -> None:
+        super().__init__(target_port)
+        self._left = pieces
+
+    async def flow(self) -> None:
+        """Stall no more."""
+        self._left = -1
+        await self.restore()
+
+    async def _deliver(self, line: _Line, writer: asyncio.StreamWriter, counter: str) -> None:
+        if counter == "to_client":
+            get = line.get
+
+            async def counted() -> tuple[float, bytes]:
+                piece = await get()
+                if not self._left:
+                    self.stall()
+                self._left -= 1
+                return piece
+
+            line.get = counted
+        await super()._deliver(line, writer, counter)
+
+
+def open_sockets(port: int) -> list[str]:
+    """The transports of this process whose sockets lead to a port of loopback."""
+    transports = [each for each in gc.get_objects() if isinstance(each, _SelectorTransport)]
+    return [
+        repr(each)
+        for each in transports
+        if each._sock is not None and (each.get_extra_info("peername") or ("", 0))[1] == port
+    ]
+
+
+async def connects(server_port: int, url: str, pieces: int) -> bool:
+    """Whether a connection is had from a server that stops answering after so many pieces of data."""
+    async with Stalling(server_port, pieces) as proxy:
+        to_proxy = make_url(url).set(port=proxy.port)
+        engine = open_engine(to_proxy, name="tests", size=1, statement_s=FAR_S, connect_s=FAR_S, wait_s=WAIT_S)
+        try:
+            async with asyncio.timeout(LIMIT_S) as limit:
+                connection = await _connect(engine)
+        except TimeoutError:
+            assert not limit.expired(), f"the wait went on, after {pieces} pieces"
+            await asyncio.sleep(0)  # the loop closes a transport's socket in the turn after it was asked to
+            assert open_sockets(proxy.port) == [], pieces
+            assert proxy.accepted == 1, f"the driver opened another one to cancel a query, after {pieces} pieces"
+            assert engine.pool.checkedout() == 0
+            return False
+        await proxy.flow()
+        await connection.close()
+        await engine.dispose()
+        return True
+
+
+def tasks_of_the_driver() -> list[str]:
+    return [repr(each) for each in asyncio.all_tasks() if "asyncpg" in repr(each)]
+
+
+async def test_a_wait_that_ends_at_any_point_of_the_handshake_leaves_no_connection_and_no_task(shared_postgres) -> None:
+    url = shared_postgres.url()
+    for first in count(0, AT_ONCE):
+        stages = [connects(shared_postgres.port, url, pieces) for pieces in range(first, first + AT_ONCE)]
+        outcomes = await asyncio.gather(*stages)
+        assert tasks_of_the_driver() == []
+        if all(outcomes):
+            break
+    assert first >= AT_ONCE, "the handshake and the driver's set-up take more than one piece"
