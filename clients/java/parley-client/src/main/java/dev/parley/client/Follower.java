@@ -252,6 +252,8 @@ final class Follower implements Flow.Subscription {
         private long bytes;
         private boolean asked;
         private Future<?> silence;
+        /** Fires once; that of the silence where a server has been reached before. */
+        private final Future<?> reaching;
         /** What the transport says of the end of the call; null before, and after a good end. */
         private Throwable origin;
 
@@ -262,9 +264,8 @@ final class Follower implements Flow.Subscription {
             made.start(this, new Metadata());
             made.sendMessage(message);
             made.halfClose();
-            silence = connection.reach().reached()
-                    ? later(connection.settings.silence(), this::checkSilence)
-                    : later(patience.unreached(), this::checkReached);
+            silence = later(connection.settings.silence(), this::checkSilence);
+            reaching = connection.reach().reached() ? silence : later(patience.unreached(), this::checkReached);
         }
 
         Object poll() {
@@ -309,12 +310,7 @@ final class Follower implements Flow.Subscription {
         }
 
         private void checkReached() {
-            if (attempt != this) {
-                return;
-            }
-            if (connection.reach().reached()) {
-                checkSilence();
-            } else {
+            if (attempt == this && !connection.reach().reached()) {
                 cut(connection.reach().unavailable());
             }
         }
@@ -325,7 +321,9 @@ final class Follower implements Flow.Subscription {
             // Who wants more has been given all that came.
             Duration left = demand > 0 ? limit.minusNanos(System.nanoTime() - waitingSince) : limit;
             if (attempt == this && left.compareTo(Duration.ZERO) <= 0) {
-                cut(Failure.unavailable("nothing came for " + limit.toMillis() + " ms", true));
+                cut(connection.reach().reached()
+                        ? Failure.unavailable("nothing came for " + limit.toMillis() + " ms", true)
+                        : connection.reach().unavailable());
             } else if (attempt == this) {
                 silence = later(left, this::checkSilence);
             }
@@ -333,12 +331,14 @@ final class Follower implements Flow.Subscription {
 
         void end(String why) {
             silence.cancel(false);
+            reaching.cancel(false);
             call.cancel(why, null);
         }
 
         /** The status repeats what the terminal chunk said; waiting for it spares the server a cancellation. */
         void sayFarewell() {
             silence.cancel(false);
+            reaching.cancel(false);
             connection.later(FAREWELL, () -> call.cancel("no status after the reply's end", null));
         }
     }
