@@ -88,20 +88,3 @@ def test_operations_the_figures_are_the_codes() -> None:
         f"until {server.relay_retention_s / 60:g} minutes after its end",
     ):
         assert words in OPERATIONS
-
-
-@pytest.mark.parametrize(
-    ("language", "program"),
-    [
-        ("ts", "clients/node/examples/readme.ts"),
-        ("java", "clients/java/parley-client/src/test/java/dev/parley/client/Quickstart.java"),
-    ],
-)
-def test_readme_shows_programs_that_the_clients_tests_run(language: str, program: str) -> None:
-    (shown,) = re.findall(rf"^```{language}\n(.*?)^```$", (ROOT / "README.md").read_text(), re.MULTILINE | re.DOTALL)
-    assert _lines(shown) in _lines((ROOT / program).read_text())
-
-
-def _lines(code: str) -> str:
-    """Its lines, without their indentation and without empty ones."""
-    return "\n".join(line.strip() for line in code.splitlines() if line.strip())
