@@ -54,7 +54,7 @@ PROFILES: dict[str, Switches] = {
     ),
     "azure": _like_openai(max_tokens_field="max_completion_tokens", cache_key=True, auth="api-key"),
     "openrouter": _like_openai(ask_usage=False, prefill=False),
-    "mistral": Switches(ask_usage=False, system_anywhere=True, prefill=False),
+    "mistral": Switches(ask_usage=False, prefill=False),
     "deepseek": _like_openai(prefill=False),
     "xai": _like_openai(prefill=False),
     "groq": _like_openai(prefill=False),
