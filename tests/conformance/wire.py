@@ -14,7 +14,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Self
 
-from hpack import Decoder
+from hpack import Decoder, Encoder, NeverIndexedHeaderTuple
 from parley.v1 import chat_pb2
 
 from tests.ports import free_port
@@ -144,9 +144,12 @@ class _Link:
         self._calls: dict[int, _Call] = {}
         self._flowing = asyncio.Event()
         self._flowing.set()
-        self._decoder = Decoder()
-        self._decoder.max_allowed_table_size = 1 << 20
-        self._block = b""
+        self._requests = _decoder()
+        self._answers = _decoder()
+        self._encoder = Encoder()
+        self._request_block = b""
+        self._answer_block = b""
+        self._answer_ends = False
         self._tasks: list[asyncio.Task[None]] = []
         for end in (client, server):
             end.get_extra_info("socket").setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -210,16 +213,10 @@ class _Link:
         frame = _frame(kind, flags, stream, payload)
         if kind == DATA:
             return frame
-        block = payload
-        if kind == HEADERS:
-            if flags & PADDED:
-                block = block[1 : len(block) - block[0]]
-            block = block[5:] if flags & PRIORITY else block
-            self._block = b""
-        self._block += block
+        self._request_block = _joined(self._request_block, kind, flags, payload)
         if not flags & END_HEADERS:
             return frame
-        fields = dict(self._decoder.decode(self._block))
+        fields = dict(self._requests.decode(self._request_block))
         if ":path" in fields:
             name = str(fields[":path"]).rpartition("/")[2]
             self._calls[stream] = _Call(name)
@@ -230,20 +227,26 @@ class _Link:
 
     def _response(self, kind: int, flags: int, stream: int, payload: bytes) -> bytes:
         call = self._calls.get(stream)
-        if call is None:
-            return _frame(kind, flags, stream, payload)
-        out = b""
+        if kind == DATA:
+            return _frame(kind, flags, stream, payload) if call is None else self._data(call, flags, stream, payload)
         if kind == HEADERS:
-            place = "status" if flags & END_STREAM else "headers"
-            self._at(place, call)
-            out = _frame(kind, flags, stream, payload)
-            if flags & END_STREAM:
+            self._answer_ends = bool(flags & END_STREAM)
+        self._answer_block = _joined(self._answer_block, kind, flags, payload)
+        if not flags & END_HEADERS:
+            return b""
+        out = self._fields(stream)
+        if call is not None:
+            self._at("status" if self._answer_ends else "headers", call)
+            if self._answer_ends:
                 self._calls.pop(stream, None)
-        elif kind == DATA:
-            out = self._data(call, flags, stream, payload)
-        else:
-            out = _frame(kind, flags, stream, payload)
-        return b"" if call.muted and kind != DATA else out
+        return b"" if call is not None and call.muted else out
+
+    def _fields(self, stream: int) -> bytes:
+        """The header fields that the server has sent, written anew without a table: the client must be able to read
+        those that follow, whether it gets these or not."""
+        decoded = self._answers.decode(self._answer_block, raw=True)
+        block = self._encoder.encode([NeverIndexedHeaderTuple(name, value) for name, value in decoded], huffman=False)
+        return _frame(HEADERS, END_HEADERS | (END_STREAM if self._answer_ends else 0), stream, block)
 
     def _data(self, call: _Call, flags: int, stream: int, payload: bytes) -> bytes:
         """Whole messages, each in a frame of its own, so that one can be held back and the one before it not."""
@@ -302,6 +305,21 @@ class _Link:
             self.break_now(each.how, for_s=each.for_s)
             if each.how != "stall":
                 raise _Broken
+
+
+def _decoder() -> Decoder:
+    decoder = Decoder()
+    decoder.max_allowed_table_size = 1 << 20
+    return decoder
+
+
+def _joined(block: bytes, kind: int, flags: int, payload: bytes) -> bytes:
+    """The header block so far, without what HEADERS has around it."""
+    if kind == CONTINUATION:
+        return block + payload
+    if flags & PADDED:
+        payload = payload[1 : len(payload) - payload[0]]
+    return payload[5:] if flags & PRIORITY else payload
 
 
 def _frame(kind: int, flags: int, stream: int, payload: bytes) -> bytes:

@@ -17,7 +17,7 @@ function ended(code: Code, trailer?: Buffer) {
 }
 
 test("every reason of the contract has a class of its own tree", () => {
-  assert.equal(REASONS.length, 32);
+  assert.equal(REASONS.length, 33);
   for (const reason of REASONS) {
     const error = errorOfProto(replyError("UNKNOWN", reason as "INTERNAL"));
     assert.equal(error.reason, reason);

@@ -30,6 +30,7 @@ FAR = """
 kind = "scripted"
 [providers.far]
 kind = "openai"
+profile = "openai"  # sends each message as it is
 base_url = "{url}"
 [models.near]
 provider = "near"

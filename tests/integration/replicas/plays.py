@@ -99,7 +99,8 @@ class Repertoire:
         self.plays: dict[str, Play] = {}
 
     def __call__(self, request: Request) -> Script:
-        return self.plays[request.json["messages"][-1]["content"]].script()
+        newest = request.json["messages"][-1]["content"].rpartition("\n\n")[2]  # after what was not answered
+        return self.plays[newest].script()
 
     def add(self, tag: str, count: int, **fields: float | None) -> Play:
         """A new play."""
