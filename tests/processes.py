@@ -127,6 +127,8 @@ class ServerProcess:
     async def __aexit__(self, *_: object) -> None:
         if self.running:
             await self.kill9()
+        elif self._reading is not None and not self._reading.done():
+            await self.exited()  # it ended by itself, or by somebody else: its pipe is read to the end and closed
 
     async def start(self) -> None:
         """Start it and wait until it is ready."""
