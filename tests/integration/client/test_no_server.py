@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator
 import grpc
 import parley
 import pytest
+from parley._reach import Reach
 from parley.events import Reconnecting
 
 from tests.ports import free_port
@@ -121,3 +122,12 @@ async def test_a_server_that_takes_no_calls_has_been_reached(last):
             await client.get_reply("reply-1")
     assert "no Parley server" not in caught.value.message
     assert now[0] >= 20.0
+
+
+async def test_a_time_limit_that_passes_before_the_channel_connects_is_no_server_too():
+    """A channel is idle both before its first attempt to connect and after it has lost a connection."""
+    late = parley.Unavailable("late", code=grpc.StatusCode.DEADLINE_EXCEEDED)
+    async with grpc.aio.insecure_channel("127.0.0.1:1") as channel:
+        assert channel.get_state() is grpc.ChannelConnectivity.IDLE
+        explained = Reach(channel, "127.0.0.1:1", tls=False).explain(late)
+    assert explained.message == sentence("127.0.0.1:1")

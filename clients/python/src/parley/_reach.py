@@ -46,14 +46,17 @@ class Reach:
             return error
         if error.code is grpc.StatusCode.UNAVAILABLE:
             return self.unavailable()
-        # A short time limit may have passed before the channel has tried to connect.
+        # A short time limit may pass while the channel is idle because it has not tried to connect: only READY counts.
         self.reached = self.reached or self._channel.get_state() is _READY
-        return error if self.reached else self.unavailable()
+        return error if self.reached else self._no_server()
 
     def unavailable(self) -> Unavailable:
-        """What is raised where no server can be asked."""
+        """The error of a call that cannot reach a server. Call it only after an attempt to connect."""
         if self.look():
             return _unavailable(f"the Parley server at {self._address} cannot be reached")
+        return self._no_server()
+
+    def _no_server(self) -> Unavailable:
         with_tls = "; with TLS, the client must trust its certificate" if self._tls else ""
         return _unavailable(f"no Parley server at {self._address}; start one with `parley serve`{with_tls}")
 
