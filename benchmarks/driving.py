@@ -75,7 +75,7 @@ class LoadProcess:
         return line
 
 
-class Window(msgspec.Struct, kw_only=True):
+class FlushWindow(msgspec.Struct, kw_only=True):
     """One measured run: what the load saw, and what the processes used meanwhile, `wall_s` long.
 
     `before` is the memory before it, `held` that of all streams open at once, `idle` the share of a core that the
@@ -120,7 +120,7 @@ def merged(parts: list[Seen]) -> Seen:
 
 def measure(
     load: Load, *, system: RunningSystem | None, upstream: Upstream, processes: int, limit_s: float, idle_s: float = 0.0
-) -> Window:
+) -> FlushWindow:
     """Warm up, then measure one load. Without a system the load goes straight to the upstream."""
     parts = split(load, processes)
     workers = [LoadProcess(part, limit_s) for part in parts]
@@ -150,7 +150,7 @@ def window(
     upstream: Upstream,
     idle: float | None = None,
     settle_s: float = SETTLE_S,
-) -> Window:
+) -> FlushWindow:
     """Have workers that are warm run their parts, and read the clocks around it."""
     upstream.reset()
     before = held = None
@@ -168,7 +168,7 @@ def window(
     seen = merged([worker.seen() for worker in workers])
     time.sleep(settle_s)
     after_s = _clocks(system, upstream)
-    return Window(
+    return FlushWindow(
         seen=seen,
         wall_s=time.monotonic() - start,
         server_cpu_s=after_s[0] - server_s,
@@ -195,7 +195,7 @@ def quantile(values: list[int], share: float) -> float:
     return float(ordered[min(len(ordered) - 1, max(0, -(-int(share * 1000) * len(ordered) // 1000) - 1))])
 
 
-def metrics(window: Window, load: Load, *, weighed: bool = False) -> dict[str, float]:
+def metrics(window: FlushWindow, load: Load, *, weighed: bool = False) -> dict[str, float]:
     """One run as named figures; what cannot be known of it is left out. Memory per stream is known, or `weighed`, only
     on a system that was just started: one that has run before has room from then."""
     seen = window.seen
@@ -229,7 +229,7 @@ def metrics(window: Window, load: Load, *, weighed: bool = False) -> dict[str, f
 QUANTILES = {"50": 0.5, "99": 0.99, "999": 0.999}
 
 
-def _server_metrics(window: Window) -> dict[str, float]:
+def _server_metrics(window: FlushWindow) -> dict[str, float]:
     seen = window.seen
     if window.memory is None or not seen.tokens or not seen.replies:
         return {}
@@ -248,7 +248,7 @@ def _server_metrics(window: Window) -> dict[str, float]:
     return out
 
 
-def _memory_metrics(window: Window, load: Load, *, weighed: bool) -> dict[str, float]:
+def _memory_metrics(window: FlushWindow, load: Load, *, weighed: bool) -> dict[str, float]:
     if window.memory is None or window.before is None:
         return {}
     out = {name: float(value) for name, value in msgspec.to_builtins(window.memory).items()}
@@ -260,7 +260,7 @@ def _memory_metrics(window: Window, load: Load, *, weighed: bool) -> dict[str, f
     return out
 
 
-def _upstream_metrics(window: Window) -> dict[str, float]:
+def _upstream_metrics(window: FlushWindow) -> dict[str, float]:
     lag = window.upstream["lag_ms"]
     assert isinstance(lag, dict)
     counts = {f"upstream_{name}": window.upstream[name] for name in ("requests", "aborted", "refused")}

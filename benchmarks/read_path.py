@@ -16,8 +16,8 @@ from pathlib import Path
 import uvloop
 from parley_server.core.clock import SystemClock
 from parley_server.core.model import Model, Prompt, PromptMessage, TextPart, Usage
-from parley_server.providers.openai import OpenAIProvider
-from parley_server.providers.time_limits import TimeLimits
+from parley_server.providers.openai.provider import OpenAIProvider
+from parley_server.providers.policies.time_limits import TimeLimits
 
 UPSTREAM = Path(__file__).with_name("upstream.js")
 CHARACTERS_PER_TOKEN = 9

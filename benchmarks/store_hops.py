@@ -21,12 +21,12 @@ from pathlib import Path
 import sqlalchemy
 import uvloop
 from parley_server.core.model import Conversation, Identity, Message, Reply, Role, State, TextPart
-from parley_server.core.records import NewConversation
+from parley_server.core.store_types import NewConversation
 from parley_server.store.conversations import create_conversation
+from parley_server.store.engine.sqlite import SqliteDatabase
 from parley_server.store.migrate import migrate
 from parley_server.store.rows import message_values, reply_values
 from parley_server.store.schema import conversation, idempotency_key, message, reply
-from parley_server.store.sqlite import SqliteDatabase
 from sqlalchemy import Connection, bindparam, event, insert, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection, create_async_engine
 

@@ -8,20 +8,10 @@ from typing import Any, cast
 
 import msgspec
 from hypothesis import strategies as st
+from parley_server.core.cluster.lease import FOR_EVER, Lease
+from parley_server.core.cluster.remote_replies import RemoteReplies
 from parley_server.core.engine import Engine
-from parley_server.core.events import (
-    Chunk,
-    Entry,
-    ReasoningDelta,
-    TextDelta,
-    ToolCallDelta,
-    UsageUpdate,
-)
-from parley_server.core.followers import Followers
-from parley_server.core.generation import Generation
-from parley_server.core.lease import FOR_EVER, Lease
 from parley_server.core.limits import Capacity, Limits
-from parley_server.core.log import Reader
 from parley_server.core.model import (
     Finish,
     FinishReason,
@@ -38,11 +28,21 @@ from parley_server.core.model import (
     Usage,
 )
 from parley_server.core.ports import Provider, Sink, Store
-from parley_server.core.replies import Replies
-from parley_server.core.requests import Question, ReplyRequest
-from parley_server.core.shelf import Shelf
+from parley_server.core.replies.events import (
+    Chunk,
+    Entry,
+    ReasoningDelta,
+    TextDelta,
+    ToolCallDelta,
+    UsageUpdate,
+)
+from parley_server.core.replies.generate import Generation
+from parley_server.core.replies.live import LiveReplies
+from parley_server.core.replies.log import Reader
+from parley_server.core.replies.service import Replies
+from parley_server.core.requests import ReplyPayload, ReplyRequest
 from parley_server.errors import ModelNotFound, Reason, StorageUnavailable
-from parley_server.relay.embedded import EmbeddedRelay
+from parley_server.journal.embedded import EmbeddedRelay
 from parley_server.store import SqlStore
 
 from tests.clock import START_US, ManualClock, settle
@@ -293,7 +293,7 @@ class World:
         if journal:
             self.relay.start()
         bounds = Limits(**limits)
-        shelf = Shelf(self.clock, bounds)
+        live_replies = LiveReplies(self.clock, bounds)
         self.engine = Engine(
             store=cast(Store, self.store),
             relay=self.relay,
@@ -302,10 +302,14 @@ class World:
             observer=self.notes,
             load=self.notes,
             limits=bounds,
-            shelf=shelf,
+            live_replies=live_replies,
             capacity=Capacity(bounds, self.clock),
-            followers=Followers(
-                store=cast(Store, self.store), relay=self.relay, clock=self.clock, limits=bounds, shelf=shelf
+            remote_replies=RemoteReplies(
+                store=cast(Store, self.store),
+                relay=self.relay,
+                clock=self.clock,
+                limits=bounds,
+                live_replies=live_replies,
             ),
             replica_id=replica_id,
             lease=Lease(self.clock.boottime) if replica_id else FOR_EVER,
@@ -344,7 +348,7 @@ class World:
 
     async def _end(self) -> None:
         self.replies.hurry()
-        for generation in list(self.engine.shelf.running.values()):
+        for generation in list(self.engine.live_replies.running.values()):
             await Reader(generation.log, 0).until_ended()
         await self.relay.stop()
 
@@ -352,5 +356,5 @@ class World:
 def asking(text: str = "hi", *, request_id: str = "", identity: Identity = ALICE, **fields: Any) -> ReplyRequest:
     """A request with one user message."""
     message = Message(role=Role.USER, parts=(TextPart(text=text),))
-    question = Question(**({"messages": (message,)} | fields))
-    return ReplyRequest(identity=identity, request_id=request_id, question=question)
+    payload = ReplyPayload(**({"messages": (message,)} | fields))
+    return ReplyRequest(identity=identity, request_id=request_id, payload=payload)

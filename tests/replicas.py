@@ -11,16 +11,16 @@ from collections import defaultdict
 from collections.abc import Callable
 from typing import Any
 
-from parley_server.core.conversations import Conversations
-from parley_server.core.events import Entry, Snapshot
-from parley_server.core.generation import Generation
-from parley_server.core.log import Log
+from parley_server.core.cluster.lease_keeper import LeaseKeeper
+from parley_server.core.cluster.recovery import recover
+from parley_server.core.cluster.takeover import Sweeper
+from parley_server.core.conversations.service import Conversations
 from parley_server.core.model import Reply
-from parley_server.core.ports import Owned, Store
-from parley_server.core.recovery import recover
-from parley_server.core.sweeper import Sweeper
-from parley_server.core.tenure import Tenure
-from parley_server.relay.embedded import EmbeddedRelay
+from parley_server.core.ports import ReplyOwner, Store
+from parley_server.core.replies.events import Entry, Snapshot
+from parley_server.core.replies.generate import Generation
+from parley_server.core.replies.log import Log
+from parley_server.journal.embedded import EmbeddedRelay
 from parley_server.store import SqlStore
 
 from tests.clock import ManualClock, settle
@@ -84,7 +84,7 @@ class Wire:
         return tuple(streams[max(streams)]) if streams else ()
 
 
-class Following:
+class RemoteLogCursor:
     """A log that a relay fills."""
 
     def __init__(self, log: Log, wanted: Callable[[], bool], look: Callable[[], None]) -> None:
@@ -100,9 +100,9 @@ class WireRelay(EmbeddedRelay):
         super().__init__(store, clock)
         self.wire = wire
         self.replica_id = replica_id
-        self.owned: Owned
+        self.owned: ReplyOwner
         self.opened: dict[str, Log] = {}
-        self.following: dict[str, Following] = {}
+        self.following: dict[str, RemoteLogCursor] = {}
         self.erased_here: list[str] = []
         wire.relays[replica_id] = self
 
@@ -154,7 +154,7 @@ class WireRelay(EmbeddedRelay):
         return 0.0 if down_since is None else self.wire.clock.monotonic() - down_since
 
     def follow(self, log: Log, *, wanted: Callable[[], bool], look: Callable[[], None]) -> None:
-        self.following[log.reply.id] = Following(log, wanted, look)
+        self.following[log.reply.id] = RemoteLogCursor(log, wanted, look)
         if not self.wire.deaf:
             self.read(log)
 
@@ -184,10 +184,10 @@ class WireRelay(EmbeddedRelay):
         known = [times[reply_id] for times in (self.wire.since, self.wire.seen) if reply_id in times]
         return self.wire.clock.monotonic() - max(known) if known and not self.wire.down else None
 
-    def wish_cancel(self, reply: Reply) -> None:
+    def publish_cancel(self, reply: Reply) -> None:
         owner = self.wire.relays.get(reply.owner)
         if owner is not None and not self.wire.down and not self.wire.mute:
-            owner.owned.cancel_wished(reply.id)
+            owner.owned.cancel_requested(reply.id)
 
     def erase(self, reply_ids: tuple[str, ...]) -> None:
         for reply_id in reply_ids:
@@ -211,18 +211,18 @@ class Replica(World):
             **limits,
         )
         self.name = name
-        self.tenure = Tenure(self.engine, lease_s=LEASE_S)
-        self.sweeper = Sweeper(self.engine, self.tenure, interval_s=3.0)
+        self.lease_keeper = LeaseKeeper(self.engine, lease_s=LEASE_S)
+        self.sweeper = Sweeper(self.engine, self.lease_keeper, interval_s=3.0)
         self.conversations = Conversations(self.engine)
         self.works: list[asyncio.Task[None]] = []
         self.begun: list[Generation] = []
         self.wire_relay = cluster.wire.relays[name]
-        self.wire_relay.owned = self.tenure
+        self.wire_relay.owned = self.lease_keeper
 
     async def serve(self, *, sweeps: bool = True) -> None:
         """Hold the lease, follow, and sweep."""
-        await self.tenure.begin()
-        works = [self.tenure.keep(), self.engine.followers.run(), *([self.sweeper.run()] if sweeps else [])]
+        await self.lease_keeper.begin()
+        works = [self.lease_keeper.keep(), self.engine.remote_replies.run(), *([self.sweeper.run()] if sweeps else [])]
         self.works += [asyncio.get_running_loop().create_task(work) for work in works]
 
     async def begin(self, act: Act | None = None, **fields: Any) -> Generation:
@@ -249,7 +249,7 @@ class Replica(World):
         self.engine.lease.until = math.inf
         for generation in self.begun:
             if not generation.log.over:  # a test may have taken it off the shelf
-                self.engine.shelf.running[generation.log.reply.id] = generation
+                self.engine.live_replies.running[generation.log.reply.id] = generation
 
 
 class Cluster:

@@ -13,31 +13,31 @@ import resource
 from typing import TYPE_CHECKING
 
 from parley_server.core.clock import SystemClock
-from parley_server.core.conversations import Conversations
+from parley_server.core.cluster.lease import FOR_EVER, Lease
+from parley_server.core.cluster.lease_keeper import LeaseKeeper
+from parley_server.core.cluster.recovery import reconcile_forever, recover
+from parley_server.core.cluster.remote_replies import RemoteReplies
+from parley_server.core.cluster.takeover import Sweeper
+from parley_server.core.conversations.service import Conversations
 from parley_server.core.engine import Engine
-from parley_server.core.followers import Followers
 from parley_server.core.ids import new_id
-from parley_server.core.lease import FOR_EVER, Lease
 from parley_server.core.limits import Capacity, Limits
 from parley_server.core.model import Model, Prices
 from parley_server.core.ports import Clock
-from parley_server.core.recovery import reconcile_forever, recover
-from parley_server.core.replies import Replies
-from parley_server.core.shelf import Shelf
-from parley_server.core.sweeper import Sweeper
-from parley_server.core.tenure import Tenure
+from parley_server.core.replies.live import LiveReplies
+from parley_server.core.replies.service import Replies
 from parley_server.errors import StorageUnavailable
+from parley_server.journal.embedded import EmbeddedRelay
 from parley_server.providers.registry import ProviderSpec, Registry
-from parley_server.relay.embedded import EmbeddedRelay
-from parley_server.rpc.calls import Edge
+from parley_server.rpc.call import CallEnvironment
 from parley_server.rpc.identity import OpenAccess
 from parley_server.rpc.server import GrpcServer
 from parley_server.rpc.tls import Certificates
 from parley_server.rpc.transport import options
 from parley_server.settings import BuiltInModel, OpenAISettings, ProviderSettings, Settings
 from parley_server.store import open_store
-from parley_server.store.location import is_sqlite, sqlite_path
-from parley_server.store.lock import DatabaseLock
+from parley_server.store.engine.location import is_sqlite, sqlite_path
+from parley_server.store.engine.lock import DatabaseLock
 from parley_server.store.migrate import migrate
 from parley_server.telemetry.endpoint import MetricsEndpoint, serve_metrics
 from parley_server.telemetry.loop import LoopMonitor
@@ -46,7 +46,7 @@ from parley_server.telemetry.observer import Telemetry
 if TYPE_CHECKING:
     from parley_server.relay.redis import RedisRelay
 
-log = logging.getLogger("parley_server.app")
+logger = logging.getLogger("parley_server.app")
 
 HEALTH_INTERVAL_S = 1.0
 LAST_CALLS_S = 5.0
@@ -69,8 +69,10 @@ class App:
         self._relay = self._build_relay()
         self._registry = build_registry(settings, self._clock, self.telemetry)
         limits = _limits(settings)
-        shelf = Shelf(self._clock, limits)
-        self._followers = Followers(store=self._store, relay=self._relay, clock=self._clock, limits=limits, shelf=shelf)
+        live_replies = LiveReplies(self._clock, limits)
+        self._remote_replies = RemoteReplies(
+            store=self._store, relay=self._relay, clock=self._clock, limits=limits, live_replies=live_replies
+        )
         self.engine = Engine(
             store=self._store,
             relay=self._relay,
@@ -79,19 +81,19 @@ class App:
             observer=self.telemetry,
             load=self._monitor,
             limits=limits,
-            shelf=shelf,
+            live_replies=live_replies,
             capacity=Capacity(limits, self._clock),
-            followers=self._followers,
+            remote_replies=self._remote_replies,
             replica_id=self.replica_id,
             lease=FOR_EVER if self._lock else Lease(self._clock.boottime),
         )
-        self._tenure = Tenure(self.engine, lease_s=settings.server.lease_s)
+        self._lease_keeper = LeaseKeeper(self.engine, lease_s=settings.server.lease_s)
         self.replies = Replies(self.engine, hands_over=settings.redis_url is not None)
         self._server = GrpcServer(
             replies=self.replies,
             conversations=Conversations(self.engine),
             catalog=self._registry,
-            edge=Edge(identities=OpenAccess(), observer=self.telemetry, clock=self._clock),
+            environment=CallEnvironment(identities=OpenAccess(), observer=self.telemetry, clock=self._clock),
             heartbeat_s=settings.server.heartbeat_s,
             options=options(settings.server),
             share_port=share_port,
@@ -120,7 +122,7 @@ class App:
             retention_s=server.relay_retention_s,
         )
         self.telemetry.watch_relay(
-            lambda: max(part.lost_s for part in relay.parts), lambda: len(self.engine.shelf.followed)
+            lambda: max(part.lost_s for part in relay.parts), lambda: len(self.engine.live_replies.followed)
         )
         return relay
 
@@ -168,23 +170,23 @@ class App:
             await asyncio.to_thread(migrate, self._settings.database_url)
         await self._store.start()
         if self._lock is None:
-            await self._tenure.begin()
-            self._keeping = asyncio.create_task(self._tenure.keep(), name="tenure")
+            await self._lease_keeper.begin()
+            self._keeping = asyncio.create_task(self._lease_keeper.keep(), name="tenure")
         if isinstance(self._relay, EmbeddedRelay):
             await self._relay.load()
             if self._lock is not None:
                 await recover(self.engine)
             self._relay.start()
         else:
-            await self._relay.start(self._tenure)
+            await self._relay.start(self._lease_keeper)
         if (address := self._settings.metrics_listen) is not None:
             self._metrics = serve_metrics(address.host, address.port, self.telemetry.registry)
         if (tls := self._settings.tls) is not None:
             self.certificates = Certificates(tls.certificate, tls.key, tls.client_ca)
         self.port = await self._server.listen(self._settings.listen, self.certificates)
         self._monitor.start()
-        sweeper = Sweeper(self.engine, self._tenure, interval_s=self._settings.server.sweep_interval_s)
-        works = [reconcile_forever(self.engine)] if self._lock else [sweeper.run(), self._followers.run()]
+        sweeper = Sweeper(self.engine, self._lease_keeper, interval_s=self._settings.server.sweep_interval_s)
+        works = [reconcile_forever(self.engine)] if self._lock else [sweeper.run(), self._remote_replies.run()]
         if self.certificates is not None:
             works.append(self.certificates.keep(self._clock))
         self._background = [asyncio.create_task(work) for work in (*works, self._watch_database())]
@@ -194,7 +196,7 @@ class App:
         # dozens of collections a second, 9 % of the CPU. What ended calls leave in cycles stays some seconds longer.
         gc.set_threshold(*GC_THRESHOLDS)
         await self._server.serve()
-        log.info("serving", extra={"fields": self._addresses()})
+        logger.info("serving", extra={"fields": self._addresses()})
 
     async def _pause(self, pause_s: float) -> None:
         """Return after this long, or when there is a hurry."""
@@ -228,7 +230,7 @@ class App:
             await asyncio.to_thread(self._metrics.close)
         if self._lock is not None:
             self._lock.release()
-        log.info("stopped")
+        logger.info("stopped")
 
     async def _give_up_lease(self) -> None:
         """Only once nothing is left that this replica owns."""
@@ -236,7 +238,7 @@ class App:
             return
         self._keeping.cancel()
         await asyncio.gather(self._keeping, return_exceptions=True)
-        await self._tenure.end()
+        await self._lease_keeper.end()
 
     async def _watch_database(self) -> None:
         """Not ready while the database cannot be asked."""
@@ -247,14 +249,14 @@ class App:
                 await self._store.ping()
             except StorageUnavailable as error:
                 if ready:
-                    log.error(  # noqa: TRY400 - expected while a database is away
+                    logger.error(  # noqa: TRY400 - expected while a database is away
                         "database_lost", extra={"fields": {"problem": error.message}}
                     )
                     await self._server.refuse()
                 ready = False
             else:
                 if not ready and not self._stopping:
-                    log.info("database_back")
+                    logger.info("database_back")
                     await self._server.serve()
                 ready = True
 

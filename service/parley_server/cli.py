@@ -73,8 +73,8 @@ def _serve(options: argparse.Namespace) -> int:
 def _migrate(options: argparse.Namespace) -> int:
     settings = _settings(options)
     from parley_server.errors import StorageUnavailable
-    from parley_server.store.location import StoreUnusable, sqlite_path
-    from parley_server.store.lock import DatabaseLock
+    from parley_server.store.engine.location import StoreUnusable, sqlite_path
+    from parley_server.store.engine.lock import DatabaseLock
     from parley_server.store.migrate import SCHEMA_RELEASE, migrate
 
     url = settings.database_url

@@ -12,7 +12,7 @@ import uvloop
 from parley_server.app import App
 from parley_server.errors import NotConfigured, StorageUnavailable
 from parley_server.settings import Settings
-from parley_server.store.location import StoreUnusable
+from parley_server.store.engine.location import StoreUnusable
 from parley_server.telemetry.logs import configure_logging
 
 WRONG_CONFIGURATION = 2
@@ -78,7 +78,7 @@ def _refusals(settings: Settings) -> tuple[type[Exception], ...]:
     refusals = (StoreUnusable, StorageUnavailable, NotConfigured, OSError)
     if settings.redis_url is None:
         return refusals
-    from parley_server.relay.server import RelayUnusable  # with a client that a process alone need not load
+    from parley_server.relay.redis_check import RelayUnusable  # with a client that a process alone need not load
 
     return (*refusals, RelayUnusable)
 

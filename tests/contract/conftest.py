@@ -8,7 +8,7 @@ import sqlite3
 
 import pytest
 from parley_server.store import open_store
-from parley_server.store.location import is_sqlite
+from parley_server.store.engine.location import is_sqlite
 from parley_server.store.migrate import migrate
 from parley_server.store.schema import metadata
 

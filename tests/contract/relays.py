@@ -6,13 +6,13 @@ import itertools
 from typing import Any, Self
 
 from parley_server.core.clock import SystemClock
-from parley_server.core.events import Entry, TextDelta
-from parley_server.core.lease import FOR_EVER, Lease
-from parley_server.core.log import Log
+from parley_server.core.cluster.lease import FOR_EVER, Lease
 from parley_server.core.model import Reply
 from parley_server.core.ports import Store
-from parley_server.core.records import Checkpoint
-from parley_server.relay import wire
+from parley_server.core.replies.events import Entry, TextDelta
+from parley_server.core.replies.log import Log
+from parley_server.core.store_types import Checkpoint
+from parley_server.journal import wire
 from parley_server.relay.redis import PRESENCE_LATE_S, RedisRelay
 
 from tests.clock import until
@@ -34,7 +34,7 @@ class Ears:
         self.sightings: list[tuple[str, float]] = []
         self.erasures: list[str] = []
 
-    def cancel_wished(self, reply_id: str) -> None:
+    def cancel_requested(self, reply_id: str) -> None:
         self.wishes.append(reply_id)
 
     def taken_over(self, reply_id: str) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 
-from parley_server.core.events import TextDelta
 from parley_server.core.model import (
     Conversation,
     FinishReason,
@@ -16,7 +15,8 @@ from parley_server.core.model import (
     TextPart,
     Usage,
 )
-from parley_server.core.records import (
+from parley_server.core.replies.events import TextDelta
+from parley_server.core.store_types import (
     Acceptance,
     Accepted,
     Checkpoint,

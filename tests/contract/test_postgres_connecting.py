@@ -7,7 +7,7 @@ import gc
 from asyncio.selector_events import _SelectorTransport
 from itertools import count
 
-from parley_server.store.postgres import _connect, open_engine
+from parley_server.store.engine.postgres import _connect, open_engine
 from sqlalchemy import make_url
 
 from tests.proxy import Proxy, _Line

@@ -9,7 +9,7 @@ from contextlib import asynccontextmanager
 import asyncpg
 import pytest
 from parley_server.core.model import FinishReason
-from parley_server.core.records import (
+from parley_server.core.store_types import (
     Accepted,
     Busy,
     CancelTarget,

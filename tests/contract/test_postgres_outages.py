@@ -7,10 +7,11 @@ import time
 
 import asyncpg
 import pytest
-from parley_server.core.records import Accepted, ConversationFilter
+from parley_server.core.store_types import Accepted, ConversationFilter
 from parley_server.errors import ReplyNotFound, StorageUnavailable
-from parley_server.store import open_store, postgres
-from parley_server.store.location import StoreUnusable
+from parley_server.store import open_store
+from parley_server.store.engine import postgres
+from parley_server.store.engine.location import StoreUnusable
 from sqlalchemy import event, text
 
 from tests.contract.conftest import DATABASE

@@ -8,9 +8,9 @@ import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from parley_server.core.model import FinishReason
-from parley_server.core.records import CancelTarget, ConversationFilter, ConversationUpdate, MessageFilter, Position
+from parley_server.core.store_types import CancelTarget, ConversationFilter, ConversationUpdate, MessageFilter, Position
 from parley_server.store import open_store
-from parley_server.store.location import StoreUnusable
+from parley_server.store.engine.location import StoreUnusable
 from parley_server.store.migrate import MIGRATION_LOCK, SCHEMA_RELEASE, migrate, schema_release
 from parley_server.store.schema import metadata
 from sqlalchemy.ext.asyncio import create_async_engine

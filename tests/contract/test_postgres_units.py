@@ -6,7 +6,7 @@ import asyncpg
 import pytest
 from parley_server.errors import StorageUnavailable
 from parley_server.store import open_store
-from parley_server.store import postgres as limits
+from parley_server.store.engine import postgres as limits
 from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.util import await_only

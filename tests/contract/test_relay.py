@@ -9,11 +9,11 @@ from typing import cast
 
 import pytest
 from parley_server.core.clock import SystemClock
-from parley_server.core.events import ReasoningDelta, TextDelta, ToolCallDelta, UsageUpdate
-from parley_server.core.log import Log
 from parley_server.core.model import State, Usage
 from parley_server.core.ports import Store
-from parley_server.relay.embedded import EmbeddedRelay
+from parley_server.core.replies.events import ReasoningDelta, TextDelta, ToolCallDelta, UsageUpdate
+from parley_server.core.replies.log import Log
+from parley_server.journal.embedded import EmbeddedRelay
 from parley_server.relay.redis import RedisRelay
 
 from tests.clock import until
@@ -117,7 +117,7 @@ async def test_a_closed_log_is_made_durable_no_further(desk):
 
 
 async def test_what_may_not_be_numbered_yet_waits_for_the_journal(desk, monkeypatch):
-    monkeypatch.setattr("parley_server.core.log.MAX_UNJOURNALED", 50)
+    monkeypatch.setattr("parley_server.core.replies.log.MAX_UNJOURNALED", 50)
     log = await desk.begin()
     for number in range(175):
         log.append(TextDelta(f"{number} "))
@@ -192,7 +192,7 @@ async def test_nothing_is_known_of_what_is_elsewhere_and_nothing_raises(desk):
     assert await desk.relay.take_over("reply-unknown", 2) == ()
     assert await desk.relay.idle_s("reply-unknown") in (None, math.inf)
     assert desk.relay.unreachable_s >= 0
-    desk.relay.wish_cancel(log.reply)
+    desk.relay.publish_cancel(log.reply)
     desk.relay.erase(("reply-unknown",))
     desk.relay.erase(())
     desk.relay.ended(Log.of_ended(ended(log.reply, last_sequence=70_000)))

@@ -6,10 +6,10 @@ import asyncio
 import time
 
 import pytest
-from parley_server.core.events import TextDelta
-from parley_server.relay import wire
-from parley_server.relay.followers import SILENCE_S
-from parley_server.relay.server import RelayUnusable
+from parley_server.core.replies.events import TextDelta
+from parley_server.journal import wire
+from parley_server.relay.redis_check import RelayUnusable
+from parley_server.relay.remote_log_reader import SILENCE_S
 
 from tests.clock import until
 from tests.contract.relays import HEARTBEAT_S, UNTOLD_S, Replica, Replicas, same, say, text_of
@@ -343,7 +343,7 @@ async def test_wishes_and_erasures_wait_for_redis(replicas, own_redis):
     log = owner.begin()
     say(log, "text")
     await asyncio.to_thread(own_redis.kill9)
-    other.relay.wish_cancel(log.reply)
+    other.relay.publish_cancel(log.reply)
     other.relay.erase(("reply-gone",))
     await until(lambda: "tell" in other.problems())
     await asyncio.to_thread(own_redis.start)
@@ -421,7 +421,7 @@ async def test_stop_does_not_wait_for_redis(replicas, own_redis, how):
     await same(copy, log)
     await asyncio.to_thread(getattr(own_redis, how))
     say(log, "more")
-    other.relay.wish_cancel(log.reply)
+    other.relay.publish_cancel(log.reply)
     started = time.monotonic()
     await asyncio.gather(replicas.stop(owner), replicas.stop(other))
     assert time.monotonic() - started < 5.0

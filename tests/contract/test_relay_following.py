@@ -9,12 +9,12 @@ import time
 
 import msgspec
 import pytest
-from parley_server.core.events import ReasoningDelta, TextDelta, ToolCallDelta, Unknown, UsageUpdate
-from parley_server.core.log import Log
 from parley_server.core.model import Usage
-from parley_server.relay import wire
-from parley_server.relay.followers import SILENCE_S
-from parley_server.relay.following import RANGE_ENTRIES
+from parley_server.core.replies.events import ReasoningDelta, TextDelta, ToolCallDelta, Unknown, UsageUpdate
+from parley_server.core.replies.log import Log
+from parley_server.journal import wire
+from parley_server.relay.remote_log_cursor import RANGE_ENTRIES
+from parley_server.relay.remote_log_reader import SILENCE_S
 
 from tests.clock import until
 from tests.contract.relays import Replicas, same, say, text_of, unique
@@ -141,7 +141,7 @@ async def test_a_long_log_is_read_while_it_goes_on(replicas):
 
 
 async def test_more_than_an_owner_may_hold_back_is_followed(replicas, monkeypatch):
-    monkeypatch.setattr("parley_server.core.log.MAX_UNJOURNALED", 100)
+    monkeypatch.setattr("parley_server.core.replies.log.MAX_UNJOURNALED", 100)
     owner, other = await replicas.start(checkpoint_interval_s=0.1), await replicas.start()
     log = owner.begin()
     copy = other.follow(log.reply)

@@ -7,8 +7,8 @@ import re
 import time
 
 import pytest
-from parley_server.core.events import TextDelta
-from parley_server.relay import wire
+from parley_server.core.replies.events import TextDelta
+from parley_server.journal import wire
 
 from tests.clock import until
 from tests.contract.relays import Replicas, same, say
@@ -64,7 +64,7 @@ async def test_twelve_idle_seconds_break_nothing(replicas, shared_redis):
     await asyncio.sleep(12.0)
     say(log, "the first token")
     await same(copy, log, 0.5)
-    other.relay.wish_cancel(log.reply)
+    other.relay.publish_cancel(log.reply)
     await until(lambda: bool(owner.ears.wishes), 0.5)
     assert owner.problems() == other.problems() == {}
 

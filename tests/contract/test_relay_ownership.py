@@ -6,11 +6,11 @@ import asyncio
 
 import msgspec
 import pytest
-from parley_server.core.events import TextDelta
-from parley_server.core.lease import Lease
-from parley_server.relay import wire
-from parley_server.relay.followers import TICK_S
+from parley_server.core.cluster.lease import Lease
+from parley_server.core.replies.events import TextDelta
+from parley_server.journal import wire
 from parley_server.relay.redis import PRESENCE_LATE_S
+from parley_server.relay.remote_log_reader import TICK_S
 
 from tests.clock import until
 from tests.contract.relays import HEARTBEAT_S, UNTOLD_S, Replicas, same, say, text_of, unique
@@ -159,7 +159,7 @@ async def test_a_wish_to_cancel_rings_at_its_owner(replicas):
     log = owner.begin()
     say(log, "text")
     await published(owner, log)
-    other.relay.wish_cancel(log.reply)
+    other.relay.publish_cancel(log.reply)
     await until(lambda: owner.ears.wishes == [log.reply.id], 0.5)
 
 
@@ -172,7 +172,7 @@ async def test_a_wish_is_found_by_an_owner_who_hears_nothing(replicas, monkeypat
         say(log, "text")
         await published(owner, log)
     monkeypatch.setattr(owner.relay._subscription, "_on_message", lambda channel, data: None)
-    other.relay.wish_cancel(log.reply)
+    other.relay.publish_cancel(log.reply)
     await asyncio.sleep(0.1)
     if writes:
         assert owner.ears.wishes == []
@@ -183,7 +183,7 @@ async def test_a_wish_is_found_by_an_owner_who_hears_nothing(replicas, monkeypat
 async def test_a_wish_for_a_reply_that_has_written_nothing_expires(replicas, shared_redis):
     other = await replicas.start(running_ttl_s=60.0)
     wished = reply(unique("reply"), owner="nobody")
-    other.relay.wish_cancel(wished)
+    other.relay.publish_cancel(wished)
     await until(lambda: 0 < shared_redis.command("PTTL", wire.reply_key(wished.id)) <= 60_000)
 
 
@@ -278,7 +278,7 @@ async def test_without_its_lease_an_owner_publishes_nothing_and_still_asks(repli
     copy = other.follow(log.reply)
     say(log, "shown")
     await same(copy, log)
-    other.relay.wish_cancel(log.reply)
+    other.relay.publish_cancel(log.reply)
     await until(lambda: owner.ears.wishes == [log.reply.id])
     say(log, "numbered, not shown")
     now[0] = 10.0

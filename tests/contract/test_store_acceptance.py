@@ -5,7 +5,7 @@ import asyncio
 import msgspec
 import pytest
 from parley_server.core.model import FinishReason, ImagePart, Message, Role, State, Usage
-from parley_server.core.records import (
+from parley_server.core.store_types import (
     Accepted,
     Busy,
     CancelTarget,

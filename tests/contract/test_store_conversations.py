@@ -15,7 +15,7 @@ from parley_server.core.model import (
     State,
     TextPart,
 )
-from parley_server.core.records import (
+from parley_server.core.store_types import (
     Busy,
     ConversationFilter,
     ConversationReplayed,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import msgspec
 import pytest
 from parley_server.core.model import FinishReason, ReplyError, State
-from parley_server.core.records import MessageFilter
+from parley_server.core.store_types import MessageFilter
 from parley_server.errors import Reason
 
 from tests.contract.store_values import (

@@ -4,9 +4,9 @@ import asyncio
 
 import msgspec
 import pytest
-from parley_server.core.events import ReasoningDelta, TextDelta, ToolCallDelta, UsageUpdate
 from parley_server.core.model import FinishReason, Message, ReplyError, Role, State, TextPart, Usage
-from parley_server.core.records import (
+from parley_server.core.replies.events import ReasoningDelta, TextDelta, ToolCallDelta, UsageUpdate
+from parley_server.core.store_types import (
     Busy,
     CancelTarget,
     ConversationUpdate,

@@ -4,9 +4,9 @@ import asyncio
 
 import msgspec
 import pytest
-from parley_server.core.events import TextDelta
 from parley_server.core.model import FinishReason, State
-from parley_server.core.records import Accepted, CancelTarget, Standing, Unfinished
+from parley_server.core.replies.events import TextDelta
+from parley_server.core.store_types import Accepted, CancelTarget, Standing, Unfinished
 
 from tests.contract.store_values import (
     ANN,

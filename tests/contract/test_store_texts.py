@@ -4,9 +4,9 @@ import asyncio
 
 import msgspec
 import pytest
-from parley_server.core.events import TextDelta
 from parley_server.core.model import FinishReason, Identity, ReplyError, State, Usage
-from parley_server.core.records import (
+from parley_server.core.replies.events import TextDelta
+from parley_server.core.store_types import (
     CancelTarget,
     ConversationFilter,
     ConversationGone,

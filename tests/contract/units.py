@@ -6,8 +6,8 @@ import time
 
 import pytest
 from parley_server.errors import StorageUnavailable
-from parley_server.store.location import postgresql_url
-from parley_server.store.postgres import PostgresDatabase
+from parley_server.store.engine.location import postgresql_url
+from parley_server.store.engine.postgres import PostgresDatabase
 from sqlalchemy import text
 
 ONE = text("SELECT 1")

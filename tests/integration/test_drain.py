@@ -95,7 +95,7 @@ async def test_waiting_calls_return_what_there_is(server, upstream):
     await until(lambda: any(one.log.last_sequence for one in server.running.values()))
     (reply_id,) = server.running
     polling = asyncio.create_task(server.poll(reply_id, 1, wait=60))
-    await until(lambda: server.running[reply_id].audience.readers == 2)
+    await until(lambda: server.running[reply_id].reader_count.readers == 2)
     stopping = server.begin_stop(10.0)
     reply, page = await asyncio.wait_for(creating, 3.0), await asyncio.wait_for(polling, 3.0)
     assert (reply.state, text_of(reply)) == (STREAMING, "so far")
@@ -127,7 +127,7 @@ async def test_nobody_is_orphaned_by_a_go_away(serve, clock, upstream):
     server.begin_stop(50.0)
     await watch.until(lambda watch: "go_away" in watch.kinds)
     watch.call.cancel()
-    await until(lambda: server.running[watch.reply_id].audience.readers == 0)
+    await until(lambda: server.running[watch.reply_id].reader_count.readers == 0)
     await clock.advance(30)
     assert watch.reply_id in server.running
 

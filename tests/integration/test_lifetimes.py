@@ -40,7 +40,7 @@ async def left(server, watch):
     """The reader goes, and the server notices."""
     watch.call.cancel()
     await watch.end()
-    await until(lambda: server.running[watch.reply_id].audience.readers == 0)
+    await until(lambda: server.running[watch.reply_id].reader_count.readers == 0)
 
 
 async def ended(server, reply_id):
@@ -102,7 +102,7 @@ async def test_one_of_two_readers_that_leaves_is_none(server, clock, upstream):
     other = await server.resume(watch.reply_id).until_text("on and")
     watch.call.cancel()
     await watch.end()
-    await until(lambda: server.running[watch.reply_id].audience.readers == 1)
+    await until(lambda: server.running[watch.reply_id].reader_count.readers == 1)
     await clock.advance(60)
     assert watch.reply_id in server.running
     await left(server, other)
@@ -156,7 +156,7 @@ async def test_a_caller_that_left_before_the_acceptance_was_a_reader(server, clo
     cancelled = {"method": "/parley.v1.Chat/StreamReply", "code": "CANCELLED"}
     await until(lambda: server.app.telemetry.registry.get_sample_value("parley_calls_total", cancelled) == 1.0)
     go.set()
-    await until(lambda: any(one.audience._left_at is not None for one in server.running.values()))
+    await until(lambda: any(one.reader_count._left_at is not None for one in server.running.values()))
     (reply_id,) = server.running
     await clock.advance(9)
     assert reply_id in server.running
@@ -167,12 +167,12 @@ async def test_a_caller_that_left_before_the_acceptance_was_a_reader(server, clo
 async def test_a_waiting_create_reply_is_a_reader(server, clock, upstream):
     upstream.reply_with(HANGING)
     call = server.chat.CreateReply(ask(on_disconnect=CANCEL))
-    await until(lambda: any(one.audience.readers for one in server.running.values()))
+    await until(lambda: any(one.reader_count.readers for one in server.running.values()))
     (reply_id,) = server.running
     await clock.advance(100)
     assert reply_id in server.running
     call.cancel()
-    await until(lambda: server.running[reply_id].audience.readers == 0)
+    await until(lambda: server.running[reply_id].reader_count.readers == 0)
     await clock.advance(11)
     assert (await ended(server, reply_id)).finish_reason == reason("ORPHANED")
 
@@ -345,7 +345,7 @@ async def test_a_caller_that_is_refused_for_readers_does_not_count(serve, clock,
     watch = await server.stream(on_disconnect=CANCEL).until_text("on and")
     other = await server.resume(watch.reply_id).end()
     assert await other.code() == grpc.StatusCode.RESOURCE_EXHAUSTED
-    assert server.running[watch.reply_id].audience.readers == 1
+    assert server.running[watch.reply_id].reader_count.readers == 1
     await clock.advance(30)
     assert watch.reply_id in server.running
 

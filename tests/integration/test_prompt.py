@@ -161,8 +161,8 @@ async def test_a_failed_answer_does_not_count_among_the_newest(server, upstream)
     made = await server.new_conversation(context=POLICY(max_messages=3))
     failing = Script([role(), text("failed"), Close()])
     upstream.reply_next(answer("a1"), failing, failing, answer("a4"))
-    for question in ("q1", "q2", "q3", "q4"):
-        await server.stream(question, conversation_id=made.id).end()
+    for payload in ("q1", "q2", "q3", "q4"):
+        await server.stream(payload, conversation_id=made.id).end()
     assert prompt(upstream) == [("user", "q2\n\nq3\n\nq4")]
 
 

@@ -238,7 +238,7 @@ async def test_too_many_readers(serve, upstream):
     )
     second.call.cancel()
     async with asyncio.timeout(LIMIT_S):
-        while server.running[first.reply_id].audience.readers == 2:
+        while server.running[first.reply_id].reader_count.readers == 2:
             await asyncio.sleep(0.001)
     await server.resume(first.reply_id).until_text("on and")
 

@@ -203,7 +203,7 @@ async def test_many_readers_have_prefixes_of_one_text(server, upstream):
     whole = "".join(f"{n} " for n in range(50))
     for watch in readers:
         await watch.until_text(whole)
-    assert server.running[reply_id].audience.readers == 31
+    assert server.running[reply_id].reader_count.readers == 31
     go.set()
     for watch in [first, *readers]:
         await watch.end()
@@ -224,7 +224,7 @@ async def test_a_reader_that_does_not_read_holds_nobody_up(server, upstream):
     hold.set()
     await quick.end()
     assert quick.text == word * count
-    assert server.app.engine.shelf.running == {}
+    assert server.app.engine.live_replies.running == {}
     chunks = []
     while not chunks or not chunks[-1].HasField("finished"):
         chunks.append(await asyncio.wait_for(slow.read(), LIMIT_S))
@@ -242,7 +242,7 @@ async def test_a_reader_that_leaves_is_forgotten(server, upstream):
         watch = await server.resume(first.reply_id).until_text("on and")
         watch.call.cancel()
         await watch.end()
-    await until(lambda: server.running[first.reply_id].audience.readers == 1)
+    await until(lambda: server.running[first.reply_id].reader_count.readers == 1)
     assert len(log._waiting) == 1
     assert (await server.cancel(first.reply_id)).state == CANCELLED
 

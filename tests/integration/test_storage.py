@@ -6,7 +6,7 @@ import sqlite3
 import grpc
 import pytest
 from parley.v1 import chat_pb2
-from parley_server.store.lock import StoreUnusable
+from parley_server.store.engine.lock import StoreUnusable
 from sqlalchemy import event
 from sqlalchemy.exc import OperationalError
 

@@ -44,8 +44,8 @@ async def test_after_a_turn_that_was_stopped_before_its_first_token(server, upst
     await first.accepted()
     await until(lambda: len(upstream.requests) == 1)
     await server.cancel(first.reply_id)
-    for question in ("Two", "Three"):
-        assert (await server.stream(question, conversation_id=made.id).end()).text == "Hello"
+    for payload in ("Two", "Three"):
+        assert (await server.stream(payload, conversation_id=made.id).end()).text == "Hello"
 
 
 async def test_after_tool_results_whose_turn_failed(server, upstream):
@@ -56,5 +56,5 @@ async def test_after_tool_results_whose_turn_failed(server, upstream):
     result = said("tool", tool_result=resources_pb2.ToolResult(tool_call_id="c1", content="rain"))
     failed = await server.stream("", input=[result], tools=[TOOL], conversation_id=made.id).end()
     assert failed.terminal.HasField("failed")
-    for question in ("And now?", "Thanks"):
-        assert (await server.stream(question, conversation_id=made.id).end()).text == "Hello"
+    for payload in ("And now?", "Thanks"):
+        assert (await server.stream(payload, conversation_id=made.id).end()).text == "Hello"

@@ -10,8 +10,8 @@ import grpc
 import parley
 import pytest
 from parley_server.app import App
-from parley_server.rpc import calls
-from parley_server.rpc.calls import Caller
+from parley_server.rpc import call
+from parley_server.rpc.call import Caller
 from parley_server.rpc.peer import Peer
 from parley_server.rpc.tls import Certificates
 from parley_server.settings import load_settings
@@ -118,7 +118,7 @@ async def test_a_call_knows_its_callers_certificate(pki, serve, client_ca, monke
             super().__init__(*arguments, **named)
             seen.append(self.peer)
 
-    monkeypatch.setattr(calls, "Caller", Watched)
+    monkeypatch.setattr(call, "Caller", Watched)
     app = await serve(certificate="server.pem", key="server.key", **client_ca)
     assert (await answer(app.port, as_client(pki))).id
     expected = Peer("CN=client", tuple(name.partition(":")[2] for name in NAMES)) if client_ca else None

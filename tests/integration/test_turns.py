@@ -99,10 +99,10 @@ async def test_an_interrupt_regenerates_what_runs(server, upstream):
     ).end()
     assert again.text == "Hello, world"
     tree = await server.messages(first.conversation_id, all_branches=True)
-    question = first.chunks[0].accepted.input_message_ids[0]
+    payload = first.chunks[0].accepted.input_message_ids[0]
     assert [(text_of(message), message.parent_id) for message in tree.messages] == [
-        ("Hello, world", question),
-        ("on and", question),
+        ("Hello, world", payload),
+        ("on and", payload),
         ("One", ""),
     ]
     assert [message["content"] for message in upstream.requests[1].json["messages"]] == ["One"]

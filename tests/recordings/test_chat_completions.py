@@ -5,7 +5,7 @@
 
 import pytest
 from parley_server.errors import ProviderError
-from parley_server.providers.openai_wire import ChunkReader
+from parley_server.providers.openai.reader import ChunkReader
 
 from tests.integration.providers.recording import RecordingSink, prompt, provider_at
 from tests.recordings.cuts import ends_of_events, escaped, ways_to_cut, with_crlf

@@ -16,7 +16,7 @@ import yaml
 from parley_server.app import LAST_CALLS_S
 from parley_server.rpc.server import LIVENESS, READINESS
 from parley_server.settings import ServerSettings, Settings, is_sqlite, load_settings
-from parley_server.store.location import sqlite_path
+from parley_server.store.engine.location import sqlite_path
 from parley_server.telemetry.metrics import Metrics
 
 ROOT = Path(__file__).parents[2]

@@ -9,7 +9,7 @@ import pytest
 from parley_server.rpc.server import SERVERS
 from parley_server.rpc.transport import PING_ANSWER_S
 from parley_server.settings import ServerSettings
-from parley_server.store.postgres import POOL_SIZE
+from parley_server.store.engine.postgres import POOL_SIZE
 from parley_server.telemetry.metrics import Metrics
 
 ROOT = Path(__file__).parents[2]

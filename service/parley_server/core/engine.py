@@ -7,14 +7,14 @@ from collections.abc import Coroutine
 from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeVar
 
-from parley_server.core.followers import Followers
-from parley_server.core.lease import FOR_EVER, Lease
+from parley_server.core.cluster.lease import FOR_EVER, Lease
+from parley_server.core.cluster.remote_replies import RemoteReplies
 from parley_server.core.limits import Capacity, Limits
 from parley_server.core.model import Model
 from parley_server.core.observer import LoopLoad, Observer
 from parley_server.core.ports import Clock, Provider, Relay, Store
-from parley_server.core.shelf import Shelf
-from parley_server.core.sink import Window
+from parley_server.core.replies.live import LiveReplies
+from parley_server.core.replies.sink import FlushWindow
 
 T = TypeVar("T")
 
@@ -41,18 +41,18 @@ class Engine:
     observer: Observer
     load: LoopLoad
     limits: Limits
-    shelf: Shelf
+    live_replies: LiveReplies
     capacity: Capacity
-    followers: Followers
+    remote_replies: RemoteReplies
     replica_id: str = ""
     lease: Lease = FOR_EVER
     ending: set[str] = field(default_factory=set)
     tasks: set[asyncio.Task[Any]] = field(default_factory=set)
-    window: Window = field(init=False)
+    window: FlushWindow = field(init=False)
 
     def __post_init__(self) -> None:
         """Frozen from here on."""
-        object.__setattr__(self, "window", Window(self.clock, utilisation=lambda: self.load.utilisation))
+        object.__setattr__(self, "window", FlushWindow(self.clock, utilisation=lambda: self.load.utilisation))
 
     def spawn(self, work: Coroutine[Any, Any, T], name: str) -> asyncio.Task[T]:
         """Run `work` in a task that the process owns; a call that is cancelled does not end it."""

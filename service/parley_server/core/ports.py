@@ -15,7 +15,7 @@ from parley_server.core.model import (
     Reply,
     Usage,
 )
-from parley_server.core.records import (
+from parley_server.core.store_types import (
     Acceptance,
     AcceptOutcome,
     Busy,
@@ -31,15 +31,15 @@ from parley_server.core.records import (
     MessagePage,
     NewConversation,
     Position,
+    PromptSource,
     Replayed,
     Standing,
-    Turn,
     Unfinished,
 )
 
 if TYPE_CHECKING:
-    from parley_server.core.events import Entry
-    from parley_server.core.log import Log
+    from parley_server.core.replies.events import Entry
+    from parley_server.core.replies.log import Log
 
 
 class Timer(Protocol):
@@ -102,10 +102,10 @@ class Provider(Protocol):
         """Close what is kept between calls."""
 
 
-class Owned(Protocol):
+class ReplyOwner(Protocol):
     """What a relay tells the owner of replies. Called in the event loop; none of it is needed for correctness alone."""
 
-    def cancel_wished(self, reply_id: str) -> None:
+    def cancel_requested(self, reply_id: str) -> None:
         """Somebody has asked to cancel the reply: the store knows more."""
 
     def taken_over(self, reply_id: str) -> None:
@@ -163,7 +163,7 @@ class Relay(Protocol):
         """For how long, at least, nobody has read a reply of this replica through another one; None where that is not
         known, which never means nobody."""
 
-    def wish_cancel(self, reply: Reply) -> None:
+    def publish_cancel(self, reply: Reply) -> None:
         """Tell the owner that the store holds a wish to cancel this reply."""
 
     def erase(self, reply_ids: tuple[str, ...]) -> None:
@@ -187,7 +187,7 @@ class Store(Protocol):
 
     async def read_turn(
         self, identity: Identity, conversation_id: str, position: Position, *, has_input: bool, whole: bool = False
-    ) -> Turn:
+    ) -> PromptSource:
         """The conversation and the branch that new messages at `position` follow; with `whole`, also what its policy
         keeps from prompts.
 

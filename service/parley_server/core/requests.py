@@ -7,12 +7,12 @@ import hashlib
 import msgspec
 
 from parley_server.core.model import Conversation, Identity, Message, Sampling, Tool, Value
-from parley_server.core.records import Position
+from parley_server.core.store_types import Position
 
 HASH_VERSION = "1"
 
 
-class Question(Value, frozen=True, kw_only=True):
+class ReplyPayload(Value, frozen=True, kw_only=True):
     """The payload of a request: what two calls with one `request_id` must agree on.
 
     `new_conversation` counts where `conversation_id` is empty. `orphan_ttl_s` and `time_limit_s` None: the server's.
@@ -45,12 +45,12 @@ class ReplyRequest(Value, frozen=True, kw_only=True):
 
     identity: Identity
     request_id: str = ""
-    question: Question
+    payload: ReplyPayload
     background: bool = False
     traceparent: str = ""
 
 
 def payload_hash(value: msgspec.Struct) -> str:
-    """See `Question.payload_hash`."""
+    """See `ReplyPayload.payload_hash`."""
     canonical = msgspec.json.encode(value, order="sorted")
     return f"{HASH_VERSION}:{hashlib.sha256(canonical).hexdigest()}"

@@ -7,7 +7,6 @@ from collections.abc import Callable
 
 import msgspec
 
-from parley_server.core.events import utf8_size
 from parley_server.core.limits import Limits
 from parley_server.core.model import (
     Conversation,
@@ -23,7 +22,8 @@ from parley_server.core.model import (
     ToolCallPart,
     ToolResultPart,
 )
-from parley_server.core.requests import Question, ReplyRequest
+from parley_server.core.replies.events import utf8_size
+from parley_server.core.requests import ReplyPayload, ReplyRequest
 from parley_server.errors import ContextTooLarge, InputTooLarge, InvalidRequest, UnsupportedInput
 
 MAX_KEY = 128
@@ -50,25 +50,25 @@ PARTS: dict[Role, tuple[type[Part], ...]] = {
 
 def check_request(request: ReplyRequest, limits: Limits) -> ReplyRequest:
     """The request with its images' types filled in. Raises `InvalidRequest` and its kinds."""
-    question = request.question
+    payload = request.payload
     check_key("request_id", request.request_id)
     check_key("x-end-user", request.identity.end_user)
-    if question.conversation_id and question.new_conversation is not None:
+    if payload.conversation_id and payload.new_conversation is not None:
         raise InvalidRequest.field("new_conversation", "must not be set together with conversation_id")
-    _check_position(question)
-    if question.new_conversation is not None:
-        check_conversation(question.new_conversation, "new_conversation", limits)
-    if question.fallback_models:
+    _check_position(payload)
+    if payload.new_conversation is not None:
+        check_conversation(payload.new_conversation, "new_conversation", limits)
+    if payload.fallback_models:
         raise InvalidRequest.field("fallback_models", "failover is not supported by this release")
-    if request.background and question.cancel_on_disconnect:
+    if request.background and payload.cancel_on_disconnect:
         raise InvalidRequest.field("on_disconnect", "CANCEL cannot be combined with a wait of zero")
-    check_texts("system", question.system, limits)
-    check_labels("labels", question.labels)
-    _check_sampling(question)
-    _check_tools(question)
-    _check_times(question, limits)
-    messages = check_messages("input", question.messages, limits)
-    return msgspec.structs.replace(request, question=msgspec.structs.replace(question, messages=messages))
+    check_texts("system", payload.system, limits)
+    check_labels("labels", payload.labels)
+    _check_sampling(payload)
+    _check_tools(payload)
+    _check_times(payload, limits)
+    messages = check_messages("input", payload.messages, limits)
+    return msgspec.structs.replace(request, payload=msgspec.structs.replace(payload, messages=messages))
 
 
 def check_key(path: str, value: str) -> None:
@@ -124,14 +124,14 @@ def check_messages(path: str, messages: tuple[Message, ...], limits: Limits) -> 
     return tuple(_checked(message, f"{path}[{i}]", limits) for i, message in enumerate(messages))
 
 
-def check_model(model: Model, question: Question) -> None:
+def check_model(model: Model, payload: ReplyPayload) -> None:
     """Whether the model can take this input at all."""
-    shows_images = any(isinstance(part, ImagePart) for message in question.messages for part in message.parts)
+    shows_images = any(isinstance(part, ImagePart) for message in payload.messages for part in message.parts)
     if shows_images and not model.images:
         raise UnsupportedInput(f"model {model.alias!r} takes no images", violations=(("input", "holds an image"),))
-    if question.tools and not model.tools:
+    if payload.tools and not model.tools:
         raise UnsupportedInput(f"model {model.alias!r} takes no tools", violations=(("tools", "must be empty"),))
-    size = sum(len(text) for message in question.messages for text in _texts(message))
+    size = sum(len(text) for message in payload.messages for text in _texts(message))
     if model.context_tokens and size > model.context_tokens * CHARACTERS_PER_TOKEN:
         raise ContextTooLarge(
             f"the input alone is larger than the {model.context_tokens} tokens of model {model.alias!r}",
@@ -204,16 +204,16 @@ def check_json(path: str, text: str) -> None:
         raise InvalidRequest.field(path, "is not valid JSON") from error
 
 
-def _check_position(question: Question) -> None:
-    position = question.position
-    if (position.after or position.replace) and not question.conversation_id:
+def _check_position(payload: ReplyPayload) -> None:
+    position = payload.position
+    if (position.after or position.replace) and not payload.conversation_id:
         raise InvalidRequest.field("position", "needs a conversation_id")
-    if not question.messages and not position.replace:
+    if not payload.messages and not position.replace:
         raise InvalidRequest.field("input", "must not be empty without replace_message_id")
 
 
-def _check_sampling(question: Question) -> None:
-    sampling = question.sampling
+def _check_sampling(payload: ReplyPayload) -> None:
+    sampling = payload.sampling
     if sampling.temperature is not None and not 0 <= sampling.temperature <= 2:
         raise InvalidRequest.field("sampling.temperature", "must be from 0 to 2")
     if sampling.top_p is not None and not 0 < sampling.top_p <= 1:
@@ -224,17 +224,17 @@ def _check_sampling(question: Question) -> None:
         raise InvalidRequest.field("sampling.stop", "must not hold an empty text")
 
 
-def _check_tools(question: Question) -> None:
-    names = [tool.name for tool in question.tools]
-    for i, tool in enumerate(question.tools):
+def _check_tools(payload: ReplyPayload) -> None:
+    names = [tool.name for tool in payload.tools]
+    for i, tool in enumerate(payload.tools):
         _check_tool(tool, f"tools[{i}]")
     if len(set(names)) != len(names):
         raise InvalidRequest.field("tools", "must not hold two functions of one name")
-    if question.tool_choice not in ("", "auto", "none", "required", *names):
+    if payload.tool_choice not in ("", "auto", "none", "required", *names):
         raise InvalidRequest.field("tool_choice", "must be auto, none, required or the name of a tool")
-    if question.tool_choice not in ("", "auto", "none") and not names:
+    if payload.tool_choice not in ("", "auto", "none") and not names:
         raise InvalidRequest.field("tool_choice", "needs tools")
-    check_json("json_schema", question.json_schema)
+    check_json("json_schema", payload.json_schema)
 
 
 def _check_tool(tool: Tool, path: str) -> None:
@@ -243,10 +243,10 @@ def _check_tool(tool: Tool, path: str) -> None:
     check_json(f"{path}.parameters", tool.parameters)
 
 
-def _check_times(question: Question, limits: Limits) -> None:
-    if question.orphan_ttl_s is not None and question.orphan_ttl_s < 0:
+def _check_times(payload: ReplyPayload, limits: Limits) -> None:
+    if payload.orphan_ttl_s is not None and payload.orphan_ttl_s < 0:
         raise InvalidRequest.field("orphan_ttl", "must not be negative")
-    if question.time_limit_s is not None and not 0 < question.time_limit_s <= limits.time_limit_s:
+    if payload.time_limit_s is not None and not 0 < payload.time_limit_s <= limits.time_limit_s:
         raise InvalidRequest.field("time_limit", f"must be above 0 and at most {limits.time_limit_s:g} s")
 
 

@@ -15,12 +15,12 @@ from parley_server.core.observer import AttemptObserver
 from parley_server.core.ports import Clock, Provider
 from parley_server.errors import ModelNotFound, NotConfigured
 from parley_server.providers.keys import Key, key_of
-from parley_server.providers.observed import ObservedProvider
-from parley_server.providers.openai import OPENAI_URL, OpenAIProvider
-from parley_server.providers.openai_profile import switches_of
-from parley_server.providers.script import read_script
-from parley_server.providers.scripted import ScriptedProvider
-from parley_server.providers.time_limits import TimeLimits
+from parley_server.providers.openai.profile import switches_of
+from parley_server.providers.openai.provider import OPENAI_URL, OpenAIProvider
+from parley_server.providers.policies.observed import ObservedProvider
+from parley_server.providers.policies.time_limits import TimeLimits
+from parley_server.providers.scripted.provider import ScriptedProvider
+from parley_server.providers.scripted.script import read_script
 
 FIRST_TOKEN_S = 30.0
 REASONING_FIRST_TOKEN_S = 120.0

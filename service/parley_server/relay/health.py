@@ -7,7 +7,7 @@ import random
 
 from parley_server.core.ports import Clock
 
-log = logging.getLogger("parley.relay")
+logger = logging.getLogger("parley.relay")
 
 MIN_RETRY_S, MAX_RETRY_S = 0.05, 1.0
 
@@ -42,14 +42,14 @@ class Health:
         if self._lost_at is None:
             self.losses += 1
             self._lost_at = now
-            log.warning("relay_lost", extra={"fields": {"part": self.part, "problem": problem}})
+            logger.warning("relay_lost", extra={"fields": {"part": self.part, "problem": problem}})
 
     def worked(self) -> bool:
         """Something worked; whether it did not before."""
         if self._lost_at is None:
             return False
         now = self._clock.monotonic()
-        log.info("relay_back", extra={"fields": {"part": self.part, "lost_s": round(now - self._lost_at, 3)}})
+        logger.info("relay_back", extra={"fields": {"part": self.part, "lost_s": round(now - self._lost_at, 3)}})
         self._lost_at = None
         self._works_since = now
         self._retry_s = MIN_RETRY_S

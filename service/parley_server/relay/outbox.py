@@ -9,15 +9,15 @@ from redis.exceptions import ResponseError
 
 from parley_server.core.ports import Clock
 from parley_server.relay.health import Health
-from parley_server.relay.link import Link, RelayAway, is_about_one
+from parley_server.relay.redis_pipeline import RedisPipeline, RelayAway, is_about_one
 
 
 class Outbox:
     """Commands that may be repeated, each for so many seconds. None waits for another that Redis does not take."""
 
-    def __init__(self, link: Link, clock: Clock) -> None:
+    def __init__(self, pipeline: RedisPipeline, clock: Clock) -> None:
         self.health = Health("tell", clock)
-        self._link = link
+        self._pipeline = pipeline
         self._clock = clock
         self._letters: list[tuple[float, Sequence[bytes]]] = []
         self._posted = asyncio.Event()
@@ -51,7 +51,7 @@ class Outbox:
         letters, self._letters = self._letters, []
         commands = [command for _, letter in letters for command in letter]
         try:
-            answers = await self._link.run(commands)
+            answers = await self._pipeline.run(commands)
         except RelayAway as away:
             self._keep(letters, str(away))
             return

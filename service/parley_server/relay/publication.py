@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from parley_server.core.events import Snapshot
-from parley_server.core.log import Log
-from parley_server.relay import wire
+from parley_server.core.replies.events import Snapshot
+from parley_server.core.replies.log import Log
+from parley_server.journal import wire
 from parley_server.relay.scripts import APPEND, ENDED
 
 MAX_ENTRIES = 500

@@ -12,15 +12,15 @@ from typing import Any
 
 from redis.exceptions import ResponseError
 
-from parley_server.core.log import Log
-from parley_server.core.ports import Clock, Owned, Timer
-from parley_server.relay.agenda import Agenda
+from parley_server.core.ports import Clock, ReplyOwner, Timer
+from parley_server.core.replies.log import Log
+from parley_server.relay.flush_schedule import FlushSchedule
 from parley_server.relay.health import Health
 from parley_server.relay.heartbeat import Beat, beats, questions
-from parley_server.relay.link import Link, RelayAway, is_about_one
 from parley_server.relay.publication import Publication, Publications
+from parley_server.relay.redis_pipeline import RedisPipeline, RelayAway, is_about_one
 
-log = logging.getLogger("parley.relay")
+logger = logging.getLogger("parley.relay")
 
 MAX_FLUSH_BYTES = 1024 * 1024
 STOP_S = 2.0
@@ -35,7 +35,7 @@ class Publisher:
 
     def __init__(
         self,
-        link: Link,
+        pipeline: RedisPipeline,
         clock: Clock,
         *,
         replica: bytes,
@@ -46,7 +46,7 @@ class Publisher:
         running_ttl_s: float,
     ) -> None:
         self.health = Health("publish", clock)
-        self._link = link
+        self._pipeline = pipeline
         self._clock = clock
         self._replica = replica
         self._on_growth = on_growth
@@ -55,14 +55,14 @@ class Publisher:
         self._running_ttl_ms = round(running_ttl_s * 1000)
         self._retention_ms = round(retention_s * 1000)
         self._publications = Publications()
-        self._agenda = Agenda(clock, flush_interval_s)
+        self._flush_schedule = FlushSchedule(clock, flush_interval_s)
         self._next_beat = 0.0
         self._beat_timer: Timer | None = None
-        self._owner: Owned
+        self._owner: ReplyOwner
         self._task: asyncio.Task[None] | None = None
         self._stopping = False
 
-    def start(self, owned: Owned) -> None:
+    def start(self, owned: ReplyOwner) -> None:
         """Begin to flush; `owned` is told what Redis says of the replies."""
         self._owner = owned
         self._task = asyncio.get_running_loop().create_task(self._run(), name="relay-publish")
@@ -81,7 +81,7 @@ class Publisher:
             return
         publication = self._publications.of(log)
         publication.finish(expires_at=self._clock.monotonic() + self._retention_s)
-        self._agenda.add(publication, urgent=True)
+        self._flush_schedule.add(publication, urgent=True)
 
     def forget(self, reply_ids: Iterable[str]) -> None:
         """They exist no more: publish nothing of them."""
@@ -90,27 +90,27 @@ class Publisher:
     async def stop(self) -> None:
         """Publish what is there, if Redis takes it now, then end."""
         self._stopping = True
-        self._agenda.ring()
+        self._flush_schedule.ring()
         if self._task is not None:
             await self._task
 
     def _grown(self, publication: Publication) -> None:
-        self._agenda.add(publication, urgent=not publication.sent)
+        self._flush_schedule.add(publication, urgent=not publication.sent)
 
     def _ring_beat(self) -> None:
-        self._agenda.ring()
+        self._flush_schedule.ring()
         self._beat_timer = self._clock.call_at(self._clock.monotonic() + self._heartbeat_s, self._ring_beat)
 
     async def _run(self) -> None:
         self._ring_beat()
         while not self._stopping:
-            await self._agenda.wait()
+            await self._flush_schedule.wait()
             try:
                 await self._turn()
             except Exception:  # a defect that ended this task would cut off every reader elsewhere
-                log.exception("relay_defect")
+                logger.exception("relay_defect")
                 self._judge("a defect")
-        self._agenda.close()
+        self._flush_schedule.close()
         if self._beat_timer is not None:
             self._beat_timer.cancel()
         await self._say_last()
@@ -118,15 +118,15 @@ class Publisher:
     async def _say_last(self) -> None:
         try:
             async with asyncio.timeout(STOP_S):
-                while self._agenda and await self._flush(self._agenda.all()):
+                while self._flush_schedule and await self._flush(self._flush_schedule.all()):
                     pass
         except TimeoutError:
             pass
         except Exception:  # the same; what else is to be stopped must be
-            log.exception("relay_defect")
+            logger.exception("relay_defect")
 
     async def _turn(self) -> None:
-        due, now = self._agenda.due(), self._clock.monotonic()
+        due, now = self._flush_schedule.due(), self._clock.monotonic()
         if now >= max(self._next_beat, self.health.retry_at):
             self._next_beat = now + self._heartbeat_s
             await self._beat()
@@ -143,9 +143,9 @@ class Publisher:
         room = MAX_FLUSH_BYTES
         for publication in due:
             if room <= 0:
-                self._agenda.hurry()
+                self._flush_schedule.hurry()
                 break
-            self._agenda.remove(publication)
+            self._flush_schedule.remove(publication)
             if (words := self._next_words(publication)) is not None:
                 said.append((publication, publication.end is not None and not publication.behind))
                 commands.append(words)
@@ -153,7 +153,7 @@ class Publisher:
         if not commands:
             return True
         try:
-            answers = await self._link.run(commands)
+            answers = await self._pipeline.run(commands)
         except RelayAway as away:
             answers = [away] * len(commands)
         return self._heard(said, answers)
@@ -181,7 +181,7 @@ class Publisher:
                 self._give_up(publication, str(answer))
             elif isinstance(answer, Exception):
                 problem = problem or str(answer)
-                self._agenda.add(publication)
+                self._flush_schedule.add(publication)
             elif ended:
                 self._publications.drop(publication)
             else:
@@ -193,15 +193,15 @@ class Publisher:
         if last < 0:
             self._refused(publication)
         elif publication.appended(last):
-            self._agenda.add(publication, urgent=True)
+            self._flush_schedule.add(publication, urgent=True)
         if cancel and not publication.cancel_told and publication.end is None:
             publication.cancel_told = True
-            self._owner.cancel_wished(publication.log.reply.id)
+            self._owner.cancel_requested(publication.log.reply.id)
 
     def _refused(self, publication: Publication) -> None:
         publication.refused = True
         if publication.end is not None:
-            self._agenda.add(publication, urgent=True)
+            self._flush_schedule.add(publication, urgent=True)
         else:
             self._owner.taken_over(publication.log.reply.id)
 
@@ -210,7 +210,7 @@ class Publisher:
         self._publications.tidy(self._clock.monotonic())
         running = self._publications.running()
         try:
-            answers = await self._link.run(questions(running, self._running_ttl_ms, self._replica))
+            answers = await self._pipeline.run(questions(running, self._running_ttl_ms, self._replica))
         except RelayAway as away:
             self._judge(str(away))
             return
@@ -228,17 +228,17 @@ class Publisher:
             return
         publication.sent = min(publication.sent, beat.last)
         if publication.behind and publication.log.lease.held:
-            self._agenda.add(publication, urgent=True)
+            self._flush_schedule.add(publication, urgent=True)
         if beat.seen_ms > publication.seen_ms:
             publication.seen_ms = beat.seen_ms
             self._owner.seen(reply_id, beat.age_s)
         if beat.cancel:
-            self._owner.cancel_wished(reply_id)
+            self._owner.cancel_requested(reply_id)
 
     def _give_up(self, publication: Publication, problem: str) -> None:
         """It is the reply's own trouble, not Redis': its readers elsewhere see its end alone."""
         fields = {"reply_id": publication.log.reply.id, "problem": problem}
-        log.error("relay_defect", exc_info=True, extra={"fields": fields})
+        logger.error("relay_defect", exc_info=True, extra={"fields": fields})
         self._publications.drop(publication)
 
     def _judge(self, problem: str) -> None:
@@ -247,4 +247,4 @@ class Publisher:
             self.health.failed(problem)
             self._next_beat = self.health.retry_at
         elif self.health.worked():
-            self._agenda.ring()  # for a heartbeat: what was lost meanwhile is found by asking
+            self._flush_schedule.ring()  # for a heartbeat: what was lost meanwhile is found by asking

@@ -12,23 +12,23 @@ from collections.abc import Callable
 
 from redis.exceptions import AuthenticationError, ResponseError
 
-from parley_server.core.events import Entry
-from parley_server.core.log import Log
 from parley_server.core.model import Reply
-from parley_server.core.ports import Clock, Owned, Store
-from parley_server.relay import wire
-from parley_server.relay.checkpoints import Checkpoints
-from parley_server.relay.followers import Followers
-from parley_server.relay.following import RANGE_ENTRIES, StreamReading, entries_of
+from parley_server.core.ports import Clock, ReplyOwner, Store
+from parley_server.core.replies.events import Entry
+from parley_server.core.replies.log import Log
+from parley_server.journal import wire
+from parley_server.journal.checkpoints import Checkpoints
 from parley_server.relay.health import Health
-from parley_server.relay.link import Link, RelayAway
 from parley_server.relay.outbox import Outbox
 from parley_server.relay.publisher import Publisher
+from parley_server.relay.redis_check import RelayUnusable, check_server, connector
+from parley_server.relay.redis_pipeline import RedisPipeline, RelayAway
+from parley_server.relay.remote_log_cursor import RANGE_ENTRIES, StreamReading, entries_of
+from parley_server.relay.remote_log_reader import RemoteLogReader
 from parley_server.relay.scripts import ERASE, TAKE_OVER, WISH, command
-from parley_server.relay.server import RelayUnusable, check_server, connector
 from parley_server.relay.subscription import Subscription
 
-log = logging.getLogger("parley.relay")
+logger = logging.getLogger("parley.relay")
 
 RECALL_S = 2.0
 CHECK_AGAIN_S = 1.0
@@ -65,8 +65,8 @@ class RedisRelay:
         self._channel = wire.replica_channel(replica_id)
         self._running_ttl_ms = round(running_ttl_s * 1000)
         self._untold_s = heartbeat_s + PRESENCE_LATE_S
-        self._publishing = Link(connect, f"parley-publish-{replica_id}")
-        self._asking = Link(connect, f"parley-ask-{replica_id}")
+        self._publishing = RedisPipeline(connect, f"parley-publish-{replica_id}")
+        self._asking = RedisPipeline(connect, f"parley-ask-{replica_id}")
         self._subscription = Subscription(
             connect, f"parley-subscribe-{replica_id}", clock, on_message=self._heard, on_live=self._live
         )
@@ -81,33 +81,33 @@ class RedisRelay:
             retention_s=retention_s,
             running_ttl_s=running_ttl_s,
         )
-        self._followers = Followers(
+        self._remote_log_reader = RemoteLogReader(
             self._asking, self._subscription, clock, heartbeat_s=heartbeat_s, running_ttl_s=running_ttl_s
         )
         self._outbox = Outbox(self._asking, clock)
-        self._owned: Owned
+        self._owned: ReplyOwner
         self._checking: asyncio.Task[None] | None = None
 
     @property
     def parts(self) -> tuple[Health, ...]:
         """How each part of it does, by name."""
-        followers = self._followers
+        remote_log_reader = self._remote_log_reader
         return (
             self._publisher.health,
-            followers.health,
-            followers.presence,
+            remote_log_reader.health,
+            remote_log_reader.presence,
             self._subscription.health,
             self._outbox.health,
         )
 
-    async def start(self, owned: Owned) -> None:
+    async def start(self, owned: ReplyOwner) -> None:
         """Begin; `owned` is told what Redis says of this replica's replies. Raises RelayUnusable where Redis is there
         and will not do; one that is away is waited for in the background."""
         self._owned = owned
         try:
             await self._check()
         except RelayAway as away:
-            log.warning("relay_away", extra={"fields": {"problem": str(away)}})
+            logger.warning("relay_away", extra={"fields": {"problem": str(away)}})
             self._checking = asyncio.get_running_loop().create_task(self._check_later(), name="relay-check")
         except RelayUnusable:
             await self._asking.close()
@@ -116,7 +116,7 @@ class RedisRelay:
         self._subscription.add(wire.ERASED_CHANNEL)
         self._checkpoints.start()
         self._publisher.start(owned)
-        self._followers.start()
+        self._remote_log_reader.start()
         self._subscription.start()
         self._outbox.start()
 
@@ -125,7 +125,7 @@ class RedisRelay:
         if self._checking is not None:
             self._checking.cancel()
             await asyncio.gather(self._checking, return_exceptions=True)
-        await asyncio.gather(self._followers.stop(), self._subscription.stop())
+        await asyncio.gather(self._remote_log_reader.stop(), self._subscription.stop())
         await asyncio.gather(self._publisher.stop(), self._outbox.stop(), self._checkpoints.stop())
         await asyncio.gather(self._publishing.close(), self._asking.close())
 
@@ -145,19 +145,19 @@ class RedisRelay:
     @property
     def unreachable_s(self) -> float:
         """See `Relay`. Where Redis takes nothing, the owners cannot publish, though it may be read."""
-        return max(self._followers.health.lost_s, self._followers.presence.lost_s)
+        return max(self._remote_log_reader.health.lost_s, self._remote_log_reader.presence.lost_s)
 
     def follow(self, log: Log, *, wanted: Callable[[], bool], look: Callable[[], None]) -> None:
         """See `Relay`."""
-        self._followers.follow(log, wanted=wanted, look=look)
+        self._remote_log_reader.follow(log, wanted=wanted, look=look)
 
     def read(self, log: Log) -> None:
         """See `Relay`."""
-        self._followers.read(log)
+        self._remote_log_reader.read(log)
 
     def unfollow(self, log: Log) -> None:
         """See `Relay`."""
-        self._followers.unfollow(log)
+        self._remote_log_reader.unfollow(log)
 
     async def recall(self, reply_id: str) -> tuple[Entry, ...]:
         """See `Relay`."""
@@ -187,7 +187,7 @@ class RedisRelay:
         now_s = int(time[0]) + int(time[1]) / 1e6
         return max(0.0, min(now_s - last_ms / 1000, health.works_s) - self._untold_s)
 
-    def wish_cancel(self, reply: Reply) -> None:
+    def publish_cancel(self, reply: Reply) -> None:
         """See `Relay`."""
         call = WISH.call([wire.reply_key(reply.id)], self._running_ttl_ms, wire.replica_channel(reply.owner), reply.id)
         self._outbox.post([call], for_s=WISH_FOR_S)
@@ -232,16 +232,16 @@ class RedisRelay:
 
     def _heard(self, channel: bytes, data: bytes) -> None:
         if channel == self._channel:
-            self._owned.cancel_wished(data.decode(errors="replace"))
+            self._owned.cancel_requested(data.decode(errors="replace"))
         elif channel == wire.ERASED_CHANNEL:
             erased = wire.unpack_replies(data)
             self._publisher.forget(erased)
             self._owned.erased(erased)
         else:
-            self._followers.heard(channel, data)
+            self._remote_log_reader.heard(channel, data)
 
     def _live(self, channel: bytes) -> None:
-        self._followers.live(channel)
+        self._remote_log_reader.live(channel)
 
     async def _check(self) -> None:
         """Raises RelayUnusable or RelayAway."""
@@ -263,5 +263,5 @@ class RedisRelay:
             except RelayAway:
                 continue
             except RelayUnusable as unusable:
-                log.error("relay_unusable", extra={"fields": {"problem": str(unusable)}})  # noqa: TRY400 - told, not a defect
+                logger.error("relay_unusable", extra={"fields": {"problem": str(unusable)}})  # noqa: TRY400 - told, not a defect
             return

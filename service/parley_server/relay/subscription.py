@@ -12,11 +12,11 @@ from redis.exceptions import RedisError
 
 from parley_server.core.ports import Clock
 from parley_server.relay.health import Health
-from parley_server.relay.link import HANDSHAKE_S
+from parley_server.relay.redis_check import Connect
+from parley_server.relay.redis_pipeline import HANDSHAKE_S
 from parley_server.relay.scripts import command
-from parley_server.relay.server import Connect
 
-log = logging.getLogger("parley.relay")
+logger = logging.getLogger("parley.relay")
 
 PING_S = 5.0
 CHANNELS_PER_COMMAND = 500
@@ -83,7 +83,7 @@ class Subscription:
             except (RedisError, OSError, TimeoutError) as error:
                 self.health.failed(str(error) or "no connection in time")
             except Exception:  # a defect that ended this task would leave every reader to the slower ways
-                log.exception("relay_defect")
+                logger.exception("relay_defect")
                 self.health.failed("a defect")
             finally:
                 self._asked.clear()

@@ -6,8 +6,8 @@ import grpc
 from parley.v1 import admin_pb2_grpc, catalog_pb2, catalog_pb2_grpc
 
 from parley_server.core.engine import Catalog
-from parley_server.rpc.calls import Caller, Context, Edge, Servicer, rpc
-from parley_server.rpc.present import model
+from parley_server.rpc.call import CallEnvironment, Caller, Context, Servicer, rpc
+from parley_server.rpc.to_proto import model
 
 SERVICE = "/parley.v1.Catalog"
 
@@ -15,8 +15,8 @@ SERVICE = "/parley.v1.Catalog"
 class CatalogServicer(Servicer, catalog_pb2_grpc.CatalogServicer):
     """What a caller may use."""
 
-    def __init__(self, edge: Edge, catalog: Catalog) -> None:
-        super().__init__(edge)
+    def __init__(self, environment: CallEnvironment, catalog: Catalog) -> None:
+        super().__init__(environment)
         self._catalog = catalog
 
     @rpc(f"{SERVICE}/ListModels")

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from parley.v1 import chat_pb2, chat_pb2_grpc, resources_pb2
 
-from parley_server.core.log import Log
-from parley_server.core.replies import Replies
+from parley_server.core.replies.log import Log
+from parley_server.core.replies.service import Replies
 from parley_server.core.requests import ReplyRequest
 from parley_server.errors import InvalidRequest
-from parley_server.rpc import convert
-from parley_server.rpc.calls import Caller, Context, Edge, Servicer, rpc
-from parley_server.rpc.present import reply_message, token_chunk
+from parley_server.rpc import from_proto
+from parley_server.rpc.call import CallEnvironment, Caller, Context, Servicer, rpc
 from parley_server.rpc.stream import Stream
+from parley_server.rpc.to_proto import reply_message, token_chunk
 
 SERVICE = "/parley.v1.Chat"
 DEADLINE_MARGIN_S = 0.5
@@ -21,8 +21,8 @@ FOREVER_S = 86_400.0
 class ChatServicer(Servicer, chat_pb2_grpc.ChatServicer):
     """The six calls of the contract. `heartbeat_s` is the default of streams."""
 
-    def __init__(self, edge: Edge, replies: Replies, *, heartbeat_s: float) -> None:
-        super().__init__(edge)
+    def __init__(self, environment: CallEnvironment, replies: Replies, *, heartbeat_s: float) -> None:
+        super().__init__(environment)
         self._replies = replies
         self._heartbeat_s = heartbeat_s
 
@@ -31,12 +31,12 @@ class ChatServicer(Servicer, chat_pb2_grpc.ChatServicer):
         self, request: chat_pb2.ReplyRequest, context: Context, caller: Caller
     ) -> None:
         """Accept, then stream."""
-        heartbeat_s = convert.heartbeat_s(request.stream_options, self._heartbeat_s)
+        heartbeat_s = from_proto.heartbeat_s(request.stream_options, self._heartbeat_s)
         started = await self._replies.start(
             ReplyRequest(
                 identity=caller.identity,
                 request_id=request.request_id,
-                question=convert.question(request),
+                payload=from_proto.payload(request),
                 traceparent=caller.traceparent,
             )
         )
@@ -51,10 +51,10 @@ class ChatServicer(Servicer, chat_pb2_grpc.ChatServicer):
         """Find the log, then stream from the cursor."""
         if request.after_sequence < 0:
             raise InvalidRequest.field("after_sequence", "must not be negative")
-        heartbeat_s = convert.heartbeat_s(request.stream_options, self._heartbeat_s)
+        heartbeat_s = from_proto.heartbeat_s(request.stream_options, self._heartbeat_s)
         log = await self._replies.attach(caller.identity, request.reply_id)
         caller.reply_id = log.reply.id
-        self.edge.observer.resumed()
+        self.environment.observer.resumed()
         after = request.after_sequence
         stream = self._stream(context, log, request.stream_options, after=after, heartbeat_s=heartbeat_s)
         await stream.run(self._replies, replayed=False)
@@ -64,12 +64,12 @@ class ChatServicer(Servicer, chat_pb2_grpc.ChatServicer):
         self, request: chat_pb2.ReplyRequest, context: Context, caller: Caller
     ) -> resources_pb2.Reply:
         """Accept, say so with the headers, then wait for the end."""
-        wait_s = convert.seconds(request.wait, "wait") if request.HasField("wait") else FOREVER_S
+        wait_s = from_proto.seconds(request.wait, "wait") if request.HasField("wait") else FOREVER_S
         started = await self._replies.start(
             ReplyRequest(
                 identity=caller.identity,
                 request_id=request.request_id,
-                question=convert.question(request),
+                payload=from_proto.payload(request),
                 background=wait_s == 0,
                 traceparent=caller.traceparent,
             )
@@ -86,7 +86,7 @@ class ChatServicer(Servicer, chat_pb2_grpc.ChatServicer):
     ) -> chat_pb2.PollReplyResponse:
         """What is new after the cursor."""
         caller.reply_id = request.reply_id[:64]
-        wait_s, gather_s = convert.wait_s(request), convert.gather_s(request)
+        wait_s, gather_s = from_proto.wait_s(request), from_proto.gather_s(request)
         poll = await self._replies.poll(
             caller.identity,
             request.reply_id,
@@ -112,14 +112,14 @@ class ChatServicer(Servicer, chat_pb2_grpc.ChatServicer):
     @rpc(f"{SERVICE}/Cancel")
     async def Cancel(self, request: chat_pb2.CancelRequest, context: Context, caller: Caller) -> resources_pb2.Reply:
         """Stop a reply, by any of its names."""
-        reply = await self._replies.cancel(caller.identity, convert.cancel_target(request), request.reason)
+        reply = await self._replies.cancel(caller.identity, from_proto.cancel_target(request), request.reason)
         caller.reply_id = reply.id
         return reply_message(reply)
 
     def _stream(
         self, context: Context, log: Log, options: chat_pb2.StreamOptions, *, after: int, heartbeat_s: float
     ) -> Stream:
-        return Stream(context, log, self.edge, after=after, heartbeat_s=heartbeat_s, reasoning=options.reasoning)
+        return Stream(context, log, self.environment, after=after, heartbeat_s=heartbeat_s, reasoning=options.reasoning)
 
 
 def _within_deadline(context: Context, wait_s: float) -> float:

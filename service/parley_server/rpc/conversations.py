@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from parley.v1 import conversations_pb2, conversations_pb2_grpc, resources_pb2
 
-from parley_server.core.conversations import Conversations
-from parley_server.rpc import convert, present
-from parley_server.rpc.calls import Caller, Context, Edge, Servicer, rpc
+from parley_server.core.conversations.service import Conversations
+from parley_server.rpc import from_proto, to_proto
+from parley_server.rpc.call import CallEnvironment, Caller, Context, Servicer, rpc
 
 SERVICE = "/parley.v1.Conversations"
 
@@ -14,8 +14,8 @@ SERVICE = "/parley.v1.Conversations"
 class ConversationsServicer(Servicer, conversations_pb2_grpc.ConversationsServicer):
     """The seven calls of the contract."""
 
-    def __init__(self, edge: Edge, conversations: Conversations) -> None:
-        super().__init__(edge)
+    def __init__(self, environment: CallEnvironment, conversations: Conversations) -> None:
+        super().__init__(environment)
         self._conversations = conversations
 
     @rpc(f"{SERVICE}/CreateConversation")
@@ -23,15 +23,15 @@ class ConversationsServicer(Servicer, conversations_pb2_grpc.ConversationsServic
         self, request: conversations_pb2.CreateConversationRequest, context: Context, caller: Caller
     ) -> resources_pb2.Conversation:
         """Create a conversation with its first messages."""
-        made = await self._conversations.create(caller.identity, convert.creation(request), request.request_id)
-        return present.conversation(made)
+        made = await self._conversations.create(caller.identity, from_proto.creation(request), request.request_id)
+        return to_proto.conversation(made)
 
     @rpc(f"{SERVICE}/GetConversation")
     async def GetConversation(
         self, request: conversations_pb2.GetConversationRequest, context: Context, caller: Caller
     ) -> resources_pb2.Conversation:
         """One conversation."""
-        return present.conversation(await self._conversations.get(caller.identity, request.conversation_id))
+        return to_proto.conversation(await self._conversations.get(caller.identity, request.conversation_id))
 
     @rpc(f"{SERVICE}/ListConversations")
     async def ListConversations(
@@ -46,7 +46,7 @@ class ConversationsServicer(Servicer, conversations_pb2_grpc.ConversationsServic
             page_token=request.page_token,
         )
         return conversations_pb2.ListConversationsResponse(
-            conversations=[present.conversation(one) for one in page.conversations],
+            conversations=[to_proto.conversation(one) for one in page.conversations],
             next_page_token=page.next_page_token,
         )
 
@@ -55,8 +55,8 @@ class ConversationsServicer(Servicer, conversations_pb2_grpc.ConversationsServic
         self, request: conversations_pb2.UpdateConversationRequest, context: Context, caller: Caller
     ) -> resources_pb2.Conversation:
         """Change fields of a conversation."""
-        update = convert.conversation_update(request)
-        return present.conversation(await self._conversations.update(caller.identity, update))
+        update = from_proto.conversation_update(request)
+        return to_proto.conversation(await self._conversations.update(caller.identity, update))
 
     @rpc(f"{SERVICE}/DeleteConversation")
     async def DeleteConversation(
@@ -72,12 +72,12 @@ class ConversationsServicer(Servicer, conversations_pb2_grpc.ConversationsServic
     ) -> conversations_pb2.ListMessagesResponse:
         """A page of a branch, or of the whole tree."""
         page = await self._conversations.messages(
-            caller.identity, convert.message_filter(request), request.page_size, request.page_token
+            caller.identity, from_proto.message_filter(request), request.page_size, request.page_token
         )
         return conversations_pb2.ListMessagesResponse(
-            messages=[present.message(message) for message in page.messages],
+            messages=[to_proto.message(message) for message in page.messages],
             next_page_token=page.next_page_token,
-            replies=[present.reply_message(reply) for reply in page.replies],
+            replies=[to_proto.reply_message(reply) for reply in page.replies],
         )
 
     @rpc(f"{SERVICE}/GetImage")
@@ -85,4 +85,4 @@ class ConversationsServicer(Servicer, conversations_pb2_grpc.ConversationsServic
         self, request: conversations_pb2.GetImageRequest, context: Context, caller: Caller
     ) -> resources_pb2.Image:
         """An image with its bytes."""
-        return present.image(await self._conversations.image(caller.identity, request.image_id))
+        return to_proto.image(await self._conversations.image(caller.identity, request.image_id))

@@ -10,7 +10,7 @@ import grpc
 from google.protobuf.message import DecodeError
 
 from parley_server.errors import InvalidRequest, ParleyError
-from parley_server.rpc.calls import Context, Edge, allowed_s, ended_by
+from parley_server.rpc.call import CallEnvironment, Context, allowed_s, ended_by
 from parley_server.rpc.status import status_of
 
 UNKNOWN_METHOD = "unknown"
@@ -27,9 +27,9 @@ class Entry:
     is the same on the wire, and `_enter` reads the one request.
     """
 
-    def __init__(self, server: grpc.aio.Server, edge: Edge) -> None:
+    def __init__(self, server: grpc.aio.Server, environment: CallEnvironment) -> None:
         self._server = server
-        self._edge = edge
+        self._environment = environment
 
     def add_generic_rpc_handlers(self, handlers: Sequence[Handler]) -> None:
         """Generated code gives each handler twice; the other way has their names."""
@@ -41,7 +41,7 @@ class Entry:
 
     def refuse_unknown_methods(self) -> None:
         """Count and refuse calls of any other method. To be called last."""
-        self._server.add_generic_rpc_handlers((_Unknown(self._edge),))
+        self._server.add_generic_rpc_handlers((_Unknown(self._environment),))
 
     def _entered(self, method: str, handler: Handler) -> Handler:
         body = handler.unary_stream if handler.response_streaming else handler.unary_unary
@@ -50,22 +50,25 @@ class Entry:
             if handler.response_streaming
             else grpc.stream_unary_rpc_method_handler
         )
-        enter = _enter(self._edge, method, body, handler.request_deserializer)
+        enter = _enter(self._environment, method, body, handler.request_deserializer)
         return wrap(enter, response_serializer=handler.response_serializer)
 
 
 def _enter(
-    edge: Edge, method: str, body: Callable[[Any, Context], Awaitable[Any]], parse: Callable[[bytes], Any]
+    environment: CallEnvironment,
+    method: str,
+    body: Callable[[Any, Context], Awaitable[Any]],
+    parse: Callable[[bytes], Any],
 ) -> Callable[[Any, Context], Awaitable[Any]]:
     async def handle(_: Any, context: Context) -> Any:
-        began, allowed = edge.clock.monotonic(), allowed_s(context)
+        began, allowed = environment.clock.monotonic(), allowed_s(context)
         try:
             request = _parsed(await context.read(), parse)
         except asyncio.CancelledError:
-            _count(edge, method, ended_by(context, allowed), began)
+            _count(environment, method, ended_by(context, allowed), began)
             raise
         except ParleyError as error:
-            await _refuse(edge, method, context, error, began=began, allowed=allowed)
+            await _refuse(environment, method, context, error, began=began, allowed=allowed)
             return None
         return await body(request, context)
 
@@ -82,7 +85,7 @@ def _parsed(received: Any, parse: Callable[[bytes], Any]) -> Any:
 
 
 async def _refuse(
-    edge: Edge, method: str, context: Context, error: ParleyError, *, began: float, allowed: float
+    environment: CallEnvironment, method: str, context: Context, error: ParleyError, *, began: float, allowed: float
 ) -> None:
     code, message, trailers = status_of(error)
     ended = ""
@@ -94,28 +97,30 @@ async def _refuse(
         if isinstance(gone, asyncio.CancelledError):
             raise
     finally:
-        _count(edge, method, ended or code.name, began, reason="" if ended else error.reason.value)
+        _count(environment, method, ended or code.name, began, reason="" if ended else error.reason.value)
 
 
-def _count(edge: Edge, method: str, code: str, began: float, *, reason: str = "") -> None:
-    edge.observer.call_ended(method=method, code=code, duration_s=edge.clock.monotonic() - began, reason=reason)
+def _count(environment: CallEnvironment, method: str, code: str, began: float, *, reason: str = "") -> None:
+    environment.observer.call_ended(
+        method=method, code=code, duration_s=environment.clock.monotonic() - began, reason=reason
+    )
 
 
 class _Unknown(grpc.GenericRpcHandler):
     """The handler of all methods that no other handler knows."""
 
-    def __init__(self, edge: Edge) -> None:
-        self._edge = edge
+    def __init__(self, environment: CallEnvironment) -> None:
+        self._environment = environment
 
     def service(self, handler_call_details: grpc.HandlerCallDetails) -> Handler:
         """See grpc.GenericRpcHandler."""
-        edge, method = self._edge, handler_call_details.method
+        environment, method = self._environment, handler_call_details.method
 
         async def refuse(_: Any, context: Context) -> None:
-            began = edge.clock.monotonic()
+            began = environment.clock.monotonic()
             try:
                 await context.abort(grpc.StatusCode.UNIMPLEMENTED, f"there is no method {method[:256]}")
             finally:
-                _count(edge, UNKNOWN_METHOD, grpc.StatusCode.UNIMPLEMENTED.name, began)
+                _count(environment, UNKNOWN_METHOD, grpc.StatusCode.UNIMPLEMENTED.name, began)
 
         return grpc.stream_stream_rpc_method_handler(refuse)

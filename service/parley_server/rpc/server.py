@@ -19,11 +19,11 @@ from parley.v1 import (
     conversations_pb2_grpc,
 )
 
-from parley_server.core.conversations import Conversations
+from parley_server.core.conversations.service import Conversations
 from parley_server.core.engine import Catalog
-from parley_server.core.replies import Replies
+from parley_server.core.replies.service import Replies
 from parley_server.port import SharedPort
-from parley_server.rpc.calls import Edge
+from parley_server.rpc.call import CallEnvironment
 from parley_server.rpc.catalog import AdminServicer, CatalogServicer
 from parley_server.rpc.chat import ChatServicer
 from parley_server.rpc.conversations import ConversationsServicer
@@ -53,7 +53,7 @@ class GrpcServer:
         replies: Replies,
         conversations: Conversations,
         catalog: Catalog,
-        edge: Edge,
+        environment: CallEnvironment,
         heartbeat_s: float,
         options: Options,
         share_port: bool = False,
@@ -62,12 +62,12 @@ class GrpcServer:
         self._options = options
         self._share_port = share_port
         self._count = servers
-        self._edge = edge
+        self._environment = environment
         self._port = ExitStack()
         self._servers: list[grpc.aio.Server] = []
-        self._chat = ChatServicer(edge, replies, heartbeat_s=heartbeat_s)
-        self._conversations = ConversationsServicer(edge, conversations)
-        self._catalog = CatalogServicer(edge, catalog)
+        self._chat = ChatServicer(environment, replies, heartbeat_s=heartbeat_s)
+        self._conversations = ConversationsServicer(environment, conversations)
+        self._catalog = CatalogServicer(environment, catalog)
         self._health = health.aio.HealthServicer()
 
     async def listen(self, address: Address, certificates: Certificates | None = None) -> int:
@@ -89,7 +89,7 @@ class GrpcServer:
 
     def _build(self) -> grpc.aio.Server:
         server = grpc.aio.server(options=self._options)
-        entry = Entry(server, self._edge)
+        entry = Entry(server, self._environment)
         methods = cast(grpc.aio.Server, entry)  # as far as generated code uses one
         chat_pb2_grpc.add_ChatServicer_to_server(self._chat, methods)
         conversations_pb2_grpc.add_ConversationsServicer_to_server(self._conversations, methods)

@@ -8,14 +8,14 @@ from __future__ import annotations
 from google.protobuf.duration_pb2 import Duration
 from parley.v1 import chat_pb2
 
-from parley_server.core.events import Failed
-from parley_server.core.log import Log, Reader
 from parley_server.core.ports import Timer
-from parley_server.core.replies import Replies, shown
+from parley_server.core.replies.events import Failed
+from parley_server.core.replies.log import Log, Reader
+from parley_server.core.replies.service import Replies, shown
 from parley_server.errors import Draining
-from parley_server.rpc.calls import Context, Edge, ReplyFailed
-from parley_server.rpc.present import accepted, time_message, token_chunk
+from parley_server.rpc.call import CallEnvironment, Context, ReplyFailed
 from parley_server.rpc.status import code_of, trailers_of
+from parley_server.rpc.to_proto import accepted, time_message, token_chunk
 
 
 class Stream:
@@ -23,16 +23,23 @@ class Stream:
     one."""
 
     def __init__(
-        self, context: Context, log: Log, edge: Edge, *, after: int, heartbeat_s: float, reasoning: bool
+        self,
+        context: Context,
+        log: Log,
+        environment: CallEnvironment,
+        *,
+        after: int,
+        heartbeat_s: float,
+        reasoning: bool,
     ) -> None:
         self._context = context
         self._log = log
-        self._clock = edge.clock
-        self._observer = edge.observer
+        self._clock = environment.clock
+        self._observer = environment.observer
         self._reader = Reader(log, after)
         self._heartbeat_s = heartbeat_s
         self._reasoning = reasoning
-        self._last_write = edge.clock.monotonic()
+        self._last_write = environment.clock.monotonic()
         self._timer: Timer | None = None
         self._position = after
         self._going_away = False

@@ -12,7 +12,7 @@ import grpc
 
 from parley_server.core.ports import Clock
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 LOOK_EVERY_S: Final = 60.0
 
@@ -67,11 +67,11 @@ class Certificates:
             self.configuration = self._read()
         except (OSError, ValueError) as error:
             if signature != self._failed:
-                log.warning("certificate_not_renewed", extra={"fields": {"problem": str(error)}})
+                logger.warning("certificate_not_renewed", extra={"fields": {"problem": str(error)}})
             self._failed = signature
             return False
         self._signature = signature
-        log.info("certificate_renewed", extra={"fields": {"file": self._files[0].name}})
+        logger.info("certificate_renewed", extra={"fields": {"file": self._files[0].name}})
         return True
 
     def _look(self) -> Signature:

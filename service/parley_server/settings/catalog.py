@@ -102,8 +102,8 @@ def read_models(
         models[alias] = read_table(ModelSettings, table, path=f"models.{alias}", faults=faults)
         provider = table.get("provider")
         if isinstance(provider, str) and provider not in providers:
-            question = did_you_mean(provider, providers)
-            faults.append(f'models.{alias}.provider: no provider has the name "{provider}"{question}')
+            payload = did_you_mean(provider, providers)
+            faults.append(f'models.{alias}.provider: no provider has the name "{provider}"{payload}')
     return models
 
 

@@ -111,7 +111,7 @@ def _options(query: str, known: Collection[str]) -> dict[str, str]:
     options = dict(parse_qsl(query, keep_blank_values=True))
     for name in options:
         if name not in known:
-            question = "ssl" if name == "sslmode" and "ssl" in known else ""
-            near = f"; did you mean {question}?" if question else did_you_mean(name, known)
+            payload = "ssl" if name == "sslmode" and "ssl" in known else ""
+            near = f"; did you mean {payload}?" if payload else did_you_mean(name, known)
             raise ValueError(f"has an option that is not known{near or ': ' + ', '.join(known)}")
     return options

@@ -6,9 +6,9 @@ the lock. On PostgreSQL: `migrate.migrate` once, by whoever deploys; then `open_
 
 from __future__ import annotations
 
-from parley_server.store.location import is_sqlite, postgresql_url, sqlite_path
+from parley_server.store.engine.location import is_sqlite, postgresql_url, sqlite_path
+from parley_server.store.engine.sqlite import SqliteDatabase
 from parley_server.store.replicas import connection_name
-from parley_server.store.sqlite import SqliteDatabase
 from parley_server.store.store import SqlStore
 
 __all__ = ["SqlStore", "open_store"]
@@ -20,6 +20,8 @@ def open_store(url: str, *, replica_id: str = "") -> SqlStore:
     A replica's connections bear its name, so that who takes over from it can end what it has left locked."""
     if is_sqlite(url):
         return SqlStore(url, SqliteDatabase(sqlite_path(url)))
-    from parley_server.store.postgres import PostgresDatabase  # a driver that a process with a file need not load
+    from parley_server.store.engine.postgres import (
+        PostgresDatabase,  # a driver that a process with a file need not load
+    )
 
     return SqlStore(url, PostgresDatabase(postgresql_url(url), name=connection_name(replica_id)))

@@ -10,7 +10,7 @@ from functools import cache
 from sqlalchemy import Connection, Integer, Text, bindparam, delete, exists, literal_column, or_, select, update
 
 from parley_server.core.model import FinishReason, Reply, State, Usage
-from parley_server.core.records import (
+from parley_server.core.store_types import (
     Acceptance,
     Accepted,
     AcceptOutcome,
@@ -23,8 +23,9 @@ from parley_server.core.records import (
     Replayed,
 )
 from parley_server.errors import StorageUnavailable
-from parley_server.store import keys
+from parley_server.store import request_ids
 from parley_server.store.conversations import find_conversation, insert_conversation
+from parley_server.store.engine.dialect import Insert, Sought, insert
 from parley_server.store.finalisation import finalise
 from parley_server.store.images import first_missing, insert_images
 from parley_server.store.messages import holds_message, insert_messages
@@ -32,7 +33,6 @@ from parley_server.store.ownership import owned, owner
 from parley_server.store.replies import load_reply, request_key
 from parley_server.store.rows import reply_values
 from parley_server.store.schema import conversation, message, reply
-from parley_server.store.statements import Insert, Sought, insert
 
 CLAIM_TRIES = 5
 
@@ -91,18 +91,18 @@ def accept(connection: Connection, acceptance: Acceptance) -> AcceptOutcome:
     """Write all of it, or nothing; an acceptance that is run again finds what it wrote."""
     asked = acceptance.reply
     key = request_key(acceptance.identity, asked.request_id or asked.id)
-    made = keys.Made(payload_hash=acceptance.payload_hash, resource_id=asked.id, now_us=acceptance.now_us)
-    claimed = keys.claim(connection, key, made)
-    if isinstance(claimed, keys.Known):
+    made = request_ids.Made(payload_hash=acceptance.payload_hash, resource_id=asked.id, now_us=acceptance.now_us)
+    claimed = request_ids.claim(connection, key, made)
+    if isinstance(claimed, request_ids.Known):
         stored = load_reply(connection, claimed.resource_id)
         if stored is not None and stored.id == asked.id:
             return Accepted(reply=stored)
         return Replayed(payload_hash=claimed.payload_hash, reply=stored)
     refusal = _write_new(connection, acceptance) if acceptance.new_conversation else _write(connection, acceptance)
     if refusal is not None:
-        keys.release(connection, key, claimed)
+        request_ids.release(connection, key, claimed)
         return refusal
-    keys.keep(connection, key, made, claimed)
+    request_ids.keep(connection, key, made, claimed)
     if claimed.mark is None:
         return Accepted(reply=asked)
     return Accepted(reply=_cancelled(connection, acceptance, claimed.mark))

@@ -8,10 +8,10 @@ from operator import itemgetter
 from sqlalchemy import Connection, Integer, Text, bindparam, select, update
 
 from parley_server.core.model import State
-from parley_server.core.records import Checkpoint
+from parley_server.core.store_types import Checkpoint
+from parley_server.store.engine.dialect import Insert, insert, json_rows
 from parley_server.store.rows import json_text
 from parley_server.store.schema import checkpoint, reply, reply_active, reply_pending
-from parley_server.store.statements import Insert, insert, json_rows
 
 _STREAM = (
     update(reply)

@@ -10,7 +10,7 @@ import msgspec
 from sqlalchemy import Connection, Select, bindparam, delete, insert, select, update
 
 from parley_server.core.model import Conversation, Identity
-from parley_server.core.records import (
+from parley_server.core.store_types import (
     Busy,
     ConversationReplayed,
     ConversationTaken,
@@ -19,14 +19,14 @@ from parley_server.core.records import (
     NewConversation,
 )
 from parley_server.errors import ConversationNotFound, EtagMismatch, MessageNotFound
-from parley_server.store import keys
+from parley_server.store import request_ids
+from parley_server.store.engine.dialect import AnyRow, Insert, Sought
+from parley_server.store.engine.dialect import insert as insert_for
 from parley_server.store.images import insert_images
 from parley_server.store.messages import holds_message, insert_messages
 from parley_server.store.ownership import owned, owner
 from parley_server.store.rows import context_of, conversation_of, json_text
 from parley_server.store.schema import conversation, conversation_label, reply, reply_active
-from parley_server.store.statements import AnyRow, Insert, Sought
-from parley_server.store.statements import insert as insert_for
 
 ACTIVE_REPLY = (
     select(reply.c.id)
@@ -105,17 +105,19 @@ def create_conversation(connection: Connection, new: NewConversation) -> CreateO
     if not new.request_id:
         return _create(connection, new)
     identity = new.identity
-    key = keys.Key(tenant=identity.tenant, end_user=identity.end_user, kind=keys.CONVERSATION, key=new.request_id)
-    made = keys.Made(payload_hash=new.payload_hash, resource_id=new.conversation.id, now_us=new.now_us)
-    claimed = keys.claim(connection, key, made)
-    if isinstance(claimed, keys.Known):
+    key = request_ids.Key(
+        tenant=identity.tenant, end_user=identity.end_user, kind=request_ids.CONVERSATION, key=new.request_id
+    )
+    made = request_ids.Made(payload_hash=new.payload_hash, resource_id=new.conversation.id, now_us=new.now_us)
+    claimed = request_ids.claim(connection, key, made)
+    if isinstance(claimed, request_ids.Known):
         found = find_conversation(connection, identity, claimed.resource_id)
         return ConversationReplayed(payload_hash=claimed.payload_hash, conversation=found)
     outcome = _create(connection, new)
     if isinstance(outcome, ConversationTaken):
-        keys.release(connection, key, claimed)
+        request_ids.release(connection, key, claimed)
     else:
-        keys.keep(connection, key, made, claimed)
+        request_ids.keep(connection, key, made, claimed)
     return outcome
 
 

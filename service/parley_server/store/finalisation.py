@@ -7,12 +7,12 @@ from sqlalchemy import BigInteger, Connection, Integer, Text, bindparam, case, d
 
 from parley_server.core.counts import holdable_usage
 from parley_server.core.model import Message, Reply, ReplyError
-from parley_server.core.records import Finalisation, Finalised
+from parley_server.core.store_types import Finalisation, Finalised
+from parley_server.store.engine.dialect import held
 from parley_server.store.messages import insert_messages
 from parley_server.store.replies import load_reply
 from parley_server.store.rows import REPLY_COLUMNS, json_text, reply_of
 from parley_server.store.schema import checkpoint, conversation, reply, reply_active, usage
-from parley_server.store.statements import held
 
 _first_token = bindparam("new_first_token_time_us", type_=BigInteger)
 _END = (

@@ -9,11 +9,11 @@ from typing import Any
 from sqlalchemy import Connection, Select, bindparam, insert, select
 
 from parley_server.core.model import Identity, ImagePart
-from parley_server.core.records import StoredImage
+from parley_server.core.store_types import StoredImage
 from parley_server.errors import ImageNotFound
+from parley_server.store.engine.dialect import Sought, listed, listed_values
 from parley_server.store.ownership import owned, owner
 from parley_server.store.schema import image
-from parley_server.store.statements import Sought, listed, listed_values
 
 _INSERT = insert(image)
 _GET = select(image.c.mime_type, image.c.data, image.c.size_bytes).where(

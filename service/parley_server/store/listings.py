@@ -20,16 +20,16 @@ from sqlalchemy import (
     tuple_,
 )
 
-from parley_server.core.events import utf8_size
 from parley_server.core.model import Identity, Message, Reply, Role, Value
-from parley_server.core.records import ConversationFilter, ConversationPage, MessageFilter, MessagePage
+from parley_server.core.replies.events import utf8_size
+from parley_server.core.store_types import ConversationFilter, ConversationPage, MessageFilter, MessagePage
 from parley_server.errors import MessageNotFound
 from parley_server.store.conversations import ACTIVE_REPLY, fold, get_conversation
+from parley_server.store.engine.dialect import AnyRow, holdable, listed, listed_values
 from parley_server.store.messages import NO_LIMIT, branch, branch_from, load_messages
 from parley_server.store.pages import fill
 from parley_server.store.rows import REPLY_COLUMNS, conversation_of, reply_of
 from parley_server.store.schema import conversation, conversation_label, message, reply, reply_active
-from parley_server.store.statements import AnyRow, holdable, listed, listed_values
 
 # SQLite refuses LIKE patterns of over 50,000 bytes, as if the database were broken.
 LONGEST_WORD_BYTES = 10_000

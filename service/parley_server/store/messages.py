@@ -21,9 +21,9 @@ from sqlalchemy import (
 )
 
 from parley_server.core.model import Message
+from parley_server.store.engine.dialect import AnyRow, Sought, listed, listed_values
 from parley_server.store.rows import MESSAGE_COLUMNS, message_of, message_values
 from parley_server.store.schema import message
-from parley_server.store.statements import AnyRow, Sought, listed, listed_values
 
 NO_LIMIT = 2**31 - 1
 

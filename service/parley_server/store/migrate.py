@@ -16,14 +16,14 @@ from sqlalchemy import URL, Connection, func, inspect, select, text
 from sqlalchemy.exc import DBAPIError
 
 from parley_server.private_files import close_to_others, open_private
-from parley_server.store.location import StoreUnusable, is_sqlite, postgresql_url, sqlite_path
+from parley_server.store.engine.location import StoreUnusable, is_sqlite, postgresql_url, sqlite_path
+from parley_server.store.engine.sqlite import open_engine
 from parley_server.store.schema import schema_release as release_table
-from parley_server.store.sqlite import open_engine
 
 if TYPE_CHECKING:
     from alembic.config import Config
 
-log = logging.getLogger("parley.store")
+logger = logging.getLogger("parley.store")
 
 SCHEMA_RELEASE = 2
 SQLITE_SUFFIXES = ("-wal", "-shm", "-journal")
@@ -98,7 +98,7 @@ def make_private(path: Path) -> None:
     except OSError as error:
         raise _unusable(str(path), error) from error
     if shared:
-        log.warning("database_of_another_user", extra={"fields": {"paths": shared}})
+        logger.warning("database_of_another_user", extra={"fields": {"paths": shared}})
 
 
 def upgrade(connection: Connection) -> None:

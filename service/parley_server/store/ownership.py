@@ -5,7 +5,7 @@ from __future__ import annotations
 from sqlalchemy import ColumnElement, Table, Text, and_, bindparam, literal_column, or_
 
 from parley_server.core.model import Identity
-from parley_server.store.statements import Sought
+from parley_server.store.engine.dialect import Sought
 
 _EVERYBODY = literal_column("''", Text)
 

@@ -28,12 +28,12 @@ from sqlalchemy import (
 )
 
 from parley_server.core.model import FinishReason, State
-from parley_server.core.records import Standing, Unfinished
+from parley_server.core.store_types import Standing, Unfinished
+from parley_server.store.engine.dialect import AnyRow, Insert, Sought, insert, listed, listed_values, now_us
 from parley_server.store.replies import UNFINISHED_COLUMNS, unfinished_of
 from parley_server.store.schema import replica, reply, reply_active
-from parley_server.store.statements import AnyRow, Insert, Sought, insert, listed, listed_values, now_us
 
-log = logging.getLogger("parley.store")
+logger = logging.getLogger("parley.store")
 
 _NAME = "parley "
 _THIS = replica.c.id == bindparam("of_replica", type_=Sought())
@@ -174,7 +174,7 @@ def _free(connection: Connection, replica_id: str) -> None:
     """End the transactions that replicas without a lease had begun under it."""
     ended = connection.execute(_FREE, {"of_replica": replica_id, "name": _NAME}).all()
     if ended:
-        log.warning("transactions_ended", extra={"fields": {"connections": len(ended)}})
+        logger.warning("transactions_ended", extra={"fields": {"connections": len(ended)}})
 
 
 def _standing(row: AnyRow) -> Standing:

@@ -11,16 +11,16 @@ import msgspec
 from sqlalchemy import ColumnElement, Connection, Integer, Select, Text, bindparam, case, func, select, update
 
 from parley_server.core.model import FinishReason, Identity, Reply
-from parley_server.core.records import CancelTarget, Replayed, Unfinished
+from parley_server.core.store_types import CancelTarget, Replayed, Unfinished
 from parley_server.errors import ReplyNotFound
-from parley_server.store import keys
+from parley_server.store import request_ids
 from parley_server.store.conversations import get_conversation
+from parley_server.store.engine.dialect import AnyRow, Sought, listed, listed_values
 from parley_server.store.ownership import owned, owner
 from parley_server.store.rows import MESSAGE_COLUMNS, REPLY_COLUMNS, StoredEntry, entries_of, message_of, reply_of
 from parley_server.store.schema import checkpoint, message, reply, reply_active
-from parley_server.store.statements import AnyRow, Sought, listed, listed_values
 
-log = logging.getLogger("parley.store")
+logger = logging.getLogger("parley.store")
 
 UNFINISHED_COLUMNS = [*REPLY_COLUMNS, reply.c.cancel_requested]
 
@@ -79,14 +79,14 @@ def get_reply(connection: Connection, identity: Identity, reply_id: str) -> Repl
     return found
 
 
-def request_key(identity: Identity, request_id: str) -> keys.Key:
+def request_key(identity: Identity, request_id: str) -> request_ids.Key:
     """The idempotency key of a request for a reply."""
-    return keys.Key(tenant=identity.tenant, end_user=identity.end_user, kind=keys.REPLY, key=request_id)
+    return request_ids.Key(tenant=identity.tenant, end_user=identity.end_user, kind=request_ids.REPLY, key=request_id)
 
 
 def find_request(connection: Connection, identity: Identity, request_id: str, now_us: int) -> Replayed | None:
     """What an idempotency key has started; None where it is unknown, expired or a mark."""
-    known = keys.find(connection, request_key(identity, request_id), now_us)
+    known = request_ids.find(connection, request_key(identity, request_id), now_us)
     if known is None:
         return None
     return Replayed(payload_hash=known.payload_hash, reply=load_reply(connection, known.resource_id))
@@ -105,7 +105,7 @@ def request_cancel(
         return reply_of(row)
     reply_id = target.reply_id
     if not reply_id:
-        known = keys.mark(connection, request_key(identity, target.request_id), reason, now_us)
+        known = request_ids.mark(connection, request_key(identity, target.request_id), reason, now_us)
         if known is None:
             return None
         reply_id = known.resource_id
@@ -153,7 +153,7 @@ def _readable(reply_id: str, stretches: list[AnyRow]) -> Iterator[StoredEntry]:
             entries = entries_of(stretch.entries)
         except msgspec.MsgspecError as error:
             fields = {"reply_id": reply_id, "to_sequence": stretch.to_sequence, "problem": str(error)}
-            log.error("checkpoint_unreadable", extra={"fields": fields})  # noqa: TRY400 - the row is wrong, not the code
+            logger.error("checkpoint_unreadable", extra={"fields": fields})  # noqa: TRY400 - the row is wrong, not the code
             return
         yield from entries
 

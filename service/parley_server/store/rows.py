@@ -5,15 +5,6 @@ from __future__ import annotations
 import msgspec
 
 from parley_server.core.counts import holdable_usage
-from parley_server.core.events import (
-    Failed,
-    Finished,
-    ReasoningDelta,
-    Snapshot,
-    TextDelta,
-    ToolCallDelta,
-    UsageUpdate,
-)
 from parley_server.core.model import (
     ContextPolicy,
     Conversation,
@@ -26,8 +17,17 @@ from parley_server.core.model import (
     State,
     Usage,
 )
+from parley_server.core.replies.events import (
+    Failed,
+    Finished,
+    ReasoningDelta,
+    Snapshot,
+    TextDelta,
+    ToolCallDelta,
+    UsageUpdate,
+)
+from parley_server.store.engine.dialect import AnyRow
 from parley_server.store.schema import message, reply
-from parley_server.store.statements import AnyRow
 
 StoredEntry = TextDelta | ReasoningDelta | ToolCallDelta | UsageUpdate | Snapshot | Finished | Failed
 

@@ -13,7 +13,7 @@ from typing import TypeVar
 from sqlalchemy import Connection
 
 from parley_server.core.model import Conversation, FinishReason, Identity, ImagePart, Reply
-from parley_server.core.records import (
+from parley_server.core.store_types import (
     Acceptance,
     Accepted,
     AcceptOutcome,
@@ -30,16 +30,16 @@ from parley_server.core.records import (
     MessagePage,
     NewConversation,
     Position,
+    PromptSource,
     Replayed,
     Standing,
-    Turn,
     Unfinished,
 )
 from parley_server.errors import StorageUnavailable
-from parley_server.store import conversations, images, keys, listings, replicas, replies, turns
+from parley_server.store import conversations, history, images, listings, replicas, replies, request_ids
 from parley_server.store.acceptance import accept
 from parley_server.store.checkpoints import append_checkpoints
-from parley_server.store.database import Database
+from parley_server.store.engine.database import Database
 from parley_server.store.finalisation import finalise
 from parley_server.store.migrate import check_schema, schema_release
 
@@ -84,10 +84,10 @@ class SqlStore:
 
     async def read_turn(
         self, identity: Identity, conversation_id: str, position: Position, *, has_input: bool, whole: bool = False
-    ) -> Turn:
+    ) -> PromptSource:
         """See the port."""
         return await self._read(
-            lambda connection: turns.read_turn(
+            lambda connection: history.read_turn(
                 connection, identity, conversation_id, position, has_input=has_input, whole=whole
             ),
             one_state=False,  # messages never change, and the acceptance looks whether all of this still holds
@@ -203,5 +203,8 @@ class SqlStore:
 
     async def _sweep_some(self, now_us: int) -> None:
         with suppress(StorageUnavailable):
-            if await self._write(lambda connection: keys.sweep(connection, now_us), durable=False) == keys.SWEEP_ROWS:
+            if (
+                await self._write(lambda connection: request_ids.sweep(connection, now_us), durable=False)
+                == request_ids.SWEEP_ROWS
+            ):
                 self._next_sweep_us = 0

@@ -18,7 +18,7 @@ from parley_server.app import App
 from parley_server.serving import WRONG_CONFIGURATION, CannotServe, Ending, run_server
 from parley_server.settings import Settings, SettingsError, load_settings
 from parley_server.telemetry.logs import configure_logging
-from parley_server.workers.line import HURRY, News, Ready, Refused, encode
+from parley_server.workers.supervisor_protocol import HURRY, News, Ready, Refused, encode
 
 
 def main(index: int, supervisor: socket.socket) -> int:

@@ -20,11 +20,11 @@ from parley_server.port import SharedPort
 from parley_server.settings import Address, Settings
 from parley_server.telemetry.endpoint import MetricsEndpoint, serve_metrics
 from parley_server.telemetry.logs import configure_logging
-from parley_server.workers.line import HURRY, STOP
 from parley_server.workers.metrics import WorkersCollector
+from parley_server.workers.supervisor_protocol import HURRY, STOP
 from parley_server.workers.worker import Ended, Worker
 
-log = logging.getLogger("parley_server.workers")
+logger = logging.getLogger("parley_server.workers")
 
 CANNOT_START = 2
 FIRST_PAUSE_S = 0.5
@@ -81,7 +81,7 @@ class Supervisor:
             await asyncio.gather(*(self._keep(worker) for worker in self._workers))
         finally:
             announcing.cancel()
-        log.info("all_stopped", extra={"fields": {"status": self._status}})
+        logger.info("all_stopped", extra={"fields": {"status": self._status}})
         return self._status
 
     def _stop(self) -> None:
@@ -94,7 +94,7 @@ class Supervisor:
         for worker in self._workers:
             await worker.has_served.wait()
         self._announced = True
-        log.info("serving", extra={"fields": self._addresses})
+        logger.info("serving", extra={"fields": self._addresses})
         sys.stderr.write(f"Parley serves on {self._address} with {len(self._workers)} workers; Ctrl-C stops it\n")
         sys.stderr.flush()
 
@@ -120,7 +120,7 @@ class Supervisor:
     async def _pause_after(self, worker: Worker, ended: Ended, pause_s: float) -> None:
         fields = {"worker": worker.index, "pid": ended.pid, "status": ended.status, "restart_s": pause_s}
         level = logging.ERROR if ended.status else logging.INFO
-        log.log(level, "worker_ended", extra={"fields": {**fields, "problem": ended.problem}})
+        logger.log(level, "worker_ended", extra={"fields": {**fields, "problem": ended.problem}})
         try:
             async with asyncio.timeout(pause_s):
                 await self._stopping.wait()

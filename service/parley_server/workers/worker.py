@@ -9,9 +9,9 @@ import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from parley_server.workers.line import Ready, decode
+from parley_server.workers.supervisor_protocol import Ready, decode
 
-log = logging.getLogger("parley_server.workers")
+logger = logging.getLogger("parley_server.workers")
 
 
 @dataclass(frozen=True)

@@ -50,7 +50,7 @@ def paced_answer(request: Request) -> Script:
     return Script([*itertools.chain.from_iterable((piece, Pause(float(pace_s))) for piece in pieces), finish(), done()])
 
 
-class Turn:
+class PromptSource:
     """One message of one conversation, its readers, and sometimes somebody who cancels it."""
 
     def __init__(self, chance: random.Random, number: int, conversation_id: str) -> None:
@@ -58,11 +58,11 @@ class Turn:
         tag = f"t{number}"
         count, pace_s = chance.choice([(3, 0.005), (40, 0.01), (400, 0.003), (400, 0.02)])
         self.whole = words(tag, count)
-        question = script(self.whole, delay_s=pace_s) if self.model == "near" else f"{tag} {count} {pace_s}"
+        payload = script(self.whole, delay_s=pace_s) if self.model == "near" else f"{tag} {count} {pace_s}"
         self.request = chat_pb2.ReplyRequest(
             request_id=str(uuid.UUID(int=chance.getrandbits(128))),
             conversation_id=conversation_id,
-            text=question,
+            text=payload,
             model=self.model,
         )
         self.watcher = Watcher(self.request)
@@ -113,7 +113,7 @@ class Drill:
         self.server = server
         self.chance = chance
         self.conversations: list[str] = []
-        self.turns: list[Turn] = []
+        self.turns: list[PromptSource] = []
         self.numbers = itertools.count()
         self.seen: Counter[str] = Counter()
         self.kills = 0
@@ -131,7 +131,7 @@ class Drill:
 
     async def stream_and_kill(self) -> None:
         """Every conversation gets its next message; somewhere in between the server dies."""
-        self.turns = [Turn(self.chance, next(self.numbers), each) for each in self.conversations]
+        self.turns = [PromptSource(self.chance, next(self.numbers), each) for each in self.conversations]
         async with open_channel(self.server.address) as channel:
             chat = chat_pb2_grpc.ChatStub(channel)
             running = [asyncio.create_task(turn.run(chat)) for turn in self.turns]
@@ -161,7 +161,7 @@ class Drill:
             chat = chat_pb2_grpc.ChatStub(channel)
             await asyncio.gather(*(self._check_turn(chat, turn) for turn in self.turns))
 
-    async def _check_turn(self, chat: chat_pb2_grpc.ChatStub, turn: Turn) -> None:
+    async def _check_turn(self, chat: chat_pb2_grpc.ChatStub, turn: PromptSource) -> None:
         assert not [each.error for each in turn.readers if each.terminal is None and each.error is not None]
         if not turn.readers:
             assert turn.watcher.error is None, "the conversation takes the next message: nothing refuses it"
@@ -175,7 +175,7 @@ class Drill:
             await self._check_resumed(chat, reader, reply)
         await self._check_retry(chat, turn, reply)
 
-    def _check_state(self, turn: Turn, reply: resources_pb2.Reply) -> None:
+    def _check_state(self, turn: PromptSource, reply: resources_pb2.Reply) -> None:
         states = resources_pb2.Reply.State
         assert turn.cancel_refusal is None, "the connection breaks, nothing else"
         known_end = any(each.terminal is not None for each in turn.readers)
@@ -193,7 +193,7 @@ class Drill:
             assert text_of(reply) == turn.whole
         self.seen[f"{states.Name(reply.state)}, {'seen' if known_end else 'not seen'} before the kill"] += 1
 
-    def _check_text(self, turn: Turn, reader: Watcher, stored: str) -> None:
+    def _check_text(self, turn: PromptSource, reader: Watcher, stored: str) -> None:
         assert turn.whole.startswith(reader.text)
         assert turn.whole.startswith(stored), "nothing of another reply, nothing twice, no gap"
         must_be_stored = reader.length_at(self.killed_s - LOSS_S)
@@ -235,14 +235,14 @@ class Drill:
             assert watcher.terminal.finished.usage == reply.usage
             assert watcher.status is grpc.StatusCode.OK
 
-    async def _check_retry(self, chat: chat_pb2_grpc.ChatStub, turn: Turn, reply: resources_pb2.Reply) -> None:
+    async def _check_retry(self, chat: chat_pb2_grpc.ChatStub, turn: PromptSource, reply: resources_pb2.Reply) -> None:
         retry = Watcher(turn.request)
         await retry.start(chat)
         assert (retry.reply_id, retry.replayed) == (reply.id, True)
         assert retry.text == text_of(reply)
         self._check_terminal(retry, reply)
 
-    async def _check_unknown(self, chat: chat_pb2_grpc.ChatStub, turn: Turn) -> None:
+    async def _check_unknown(self, chat: chat_pb2_grpc.ChatStub, turn: PromptSource) -> None:
         """Accepted or not, the caller cannot know. A retry finds the reply, or starts the only one; it is stopped."""
         request = chat_pb2.ReplyRequest()
         request.CopyFrom(turn.request)

@@ -6,7 +6,7 @@ import asyncio
 from typing import Any
 
 from parley_server.core.model import Model, Prompt, PromptMessage, TextPart, Usage
-from parley_server.providers.openai import OpenAIProvider
+from parley_server.providers.openai.provider import OpenAIProvider
 
 
 class RecordingSink:

@@ -4,7 +4,7 @@ import json
 
 import pytest
 from parley_server.errors import ProviderRejected
-from parley_server.providers.openai_profile import PROFILES
+from parley_server.providers.openai.profile import PROFILES
 
 from tests.integration.providers.recording import RecordingSink, prompt, provider_at
 from tests.upstream import Script, answer, refusal

@@ -4,7 +4,7 @@ import re
 
 import pytest
 from parley_server.errors import ParleyError
-from parley_server.providers.openai_profile import Switches
+from parley_server.providers.openai.profile import Switches
 
 from tests.integration.providers.recording import RecordingSink, prompt, provider_at
 from tests.shapes import SHAPES

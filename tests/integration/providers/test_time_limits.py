@@ -5,7 +5,7 @@ import asyncio
 import pytest
 from parley_server.core.clock import SystemClock
 from parley_server.errors import ProviderTimeout
-from parley_server.providers.time_limits import TimeLimits
+from parley_server.providers.policies.time_limits import TimeLimits
 
 from tests.integration.providers.recording import RecordingSink, prompt, provider_at
 from tests.upstream import Hang, Pause, Script, comment, done, finish, role, text

@@ -10,8 +10,8 @@ from pathlib import Path
 import httpx2
 import pytest
 from parley_server.errors import ProviderError, ProviderUnavailable
-from parley_server.providers import transport
-from parley_server.providers.transport import PushTransport, body_of, proxied
+from parley_server.providers.http import transport
+from parley_server.providers.http.transport import PushTransport, body_of, proxied
 
 from tests.clock import until
 from tests.integration.providers.recording import RecordingSink, prompt, provider_at

@@ -86,7 +86,7 @@ async def counts_readers(cluster: Cluster, count: int) -> bool:
     return sum([(await cluster[index].metrics())["parley_readers_active"] for index in ALL]) == count
 
 
-class Follower(Watcher):
+class RemoteReply(Watcher):
     """Reads a reply in the background, from where another has come to; when it had all that was said by then."""
 
     def __init__(self, play: Play, reply_id: str, chat: chat_pb2_grpc.ChatStub, *, at: Watcher | None = None) -> None:
@@ -110,11 +110,11 @@ async def test_five_hundred_readers_of_what_is_written_elsewhere(cluster, repert
     before = redis_connections(cluster)
     assert sorted(before.values()) == [1] * len(ALL) * len(PARTS), before
 
-    def everybody(away: int, former: list[Follower]) -> list[Follower]:
+    def everybody(away: int, former: list[RemoteReply]) -> list[RemoteReply]:
         """So many readers of each reply, at the next replica but so many."""
         seats = itertools.product(range(REPLIES), range(READERS))
         return [
-            Follower(
+            RemoteReply(
                 plays[number],
                 created[number].id,
                 channels[(number + away) % 3][reader % CHANNELS],

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from parley_server.core.events import Chunk
-from parley_server.core.generation import Generation
-from parley_server.core.log import Reader
+from parley_server.core.replies.events import Chunk
+from parley_server.core.replies.generate import Generation
+from parley_server.core.replies.log import Reader
 
 from tests.fakes import Typist, World
 

@@ -8,11 +8,7 @@ import threading
 
 import msgspec
 import pytest
-from parley_server.core.commitment import SURE_AFTER_S, TELL_WITHIN_S
-from parley_server.core.conversations import Conversations, Creation
-from parley_server.core.endings import Stop
-from parley_server.core.events import TextDelta
-from parley_server.core.generation import Generation
+from parley_server.core.conversations.service import Conversations, Creation
 from parley_server.core.model import (
     ContextPolicy,
     Conversation,
@@ -27,8 +23,12 @@ from parley_server.core.model import (
     ToolCallPart,
     ToolResultPart,
 )
-from parley_server.core.records import CancelTarget, ConversationUpdate, Position, Replayed
-from parley_server.core.replies import Started
+from parley_server.core.replies.commit import SURE_AFTER_S, TELL_WITHIN_S
+from parley_server.core.replies.endings import Stop
+from parley_server.core.replies.events import TextDelta
+from parley_server.core.replies.generate import Generation
+from parley_server.core.replies.service import Started
+from parley_server.core.store_types import CancelTarget, ConversationUpdate, Position, Replayed
 from parley_server.errors import (
     ConversationExists,
     ConversationNotFound,
@@ -68,7 +68,7 @@ async def ended(world: World, generation: Generation):
 
 
 async def nothing_left(world: World) -> None:
-    assert world.engine.shelf.running == {}
+    assert world.engine.live_replies.running == {}
     assert (world.engine.capacity._replies, world.engine.capacity._prompt_bytes) == (0, 0)
     assert await world.engine.store.unfinished_ids() == []
 
@@ -350,7 +350,7 @@ async def test_an_interrupt_waits_for_5_seconds(world):
         await second
     assert refused.value.retry_after_s
     assert world.clock.monotonic() - began >= world.engine.limits.interrupt_wait_s
-    while world.engine.shelf.running:
+    while world.engine.live_replies.running:
         await asyncio.sleep(0.001)
         await world.clock.advance(1.0)
 
@@ -358,13 +358,13 @@ async def test_an_interrupt_waits_for_5_seconds(world):
 async def test_an_interrupt_of_a_row_without_a_task_ends_it(world):
     created = await _conversation(world)
     first = await world.begin(hold, conversation_id=created.id)
-    del world.engine.shelf.running[first.log.reply.id]
+    del world.engine.live_replies.running[first.log.reply.id]
     async with asyncio.timeout(5):
         second = await accept(world, conversation_id=created.id, interrupt=True)
     stored = await world.stored(first.log.reply.id)
     assert (stored.state, stored.finish_reason) == (State.CANCELLED, FinishReason.INTERRUPTED)
     assert isinstance(second, Generation)
-    world.engine.shelf.running[first.log.reply.id] = first
+    world.engine.live_replies.running[first.log.reply.id] = first
 
 
 async def test_a_refused_interrupt_interrupts_nothing(make_world):
@@ -476,7 +476,7 @@ async def test_whoever_waits_for_an_unknown_outcome_is_told_and_the_reply_begins
     assert told.value.outcome_unknown
     assert TELL_WITHIN_S <= world.clock.monotonic() - began < TELL_WITHIN_S + 1
     await in_time(world, world.clock.sleep(60))
-    [generation] = world.engine.shelf.running.values()
+    [generation] = world.engine.live_replies.running.values()
     assert generation.task is None
     world.store.fail("get_reply", times=0)
     await in_time(world, until(lambda: generation.task is not None))
@@ -493,9 +493,9 @@ async def test_an_unknown_outcome_of_a_process_that_stops_is_left_to_others(worl
     world.store.fail("get_reply", times=10_000)
     with pytest.raises(StorageUnavailable):
         await in_time(world, accept(world, request_id="r"))
-    [generation] = world.engine.shelf.running.values()
+    [generation] = world.engine.live_replies.running.values()
     generation.stop(Stop(finish=None))
-    await in_time(world, until(lambda: not world.engine.shelf.running))
+    await in_time(world, until(lambda: not world.engine.live_replies.running))
     assert await world.engine.store.unfinished_ids() == [generation.log.reply.id]
     assert world.actor.open_calls == 0
 
@@ -550,7 +550,7 @@ async def test_a_caller_that_leaves_at_any_await_leaves_nothing_or_a_running_rep
         assert isinstance(results[0], asyncio.CancelledError) is left
         await until(lambda: not _accepting(world))
         rows = set(await world.engine.store.unfinished_ids())
-        running = world.engine.shelf.running
+        running = world.engine.live_replies.running
         assert rows == set(running)
         assert all(generation.task is not None and not generation.dead for generation in running.values())
         outcomes.add(len(rows))
@@ -566,10 +566,12 @@ async def test_a_caller_that_left_before_the_acceptance_was_the_first_reader(wor
     await settle()
     calling.cancel()
     await until(
-        lambda: bool(world.engine.shelf.running) and not any(t.get_name() == "accept" for t in world.engine.tasks)
+        lambda: (
+            bool(world.engine.live_replies.running) and not any(t.get_name() == "accept" for t in world.engine.tasks)
+        )
     )
     await settle()
-    (generation,) = world.engine.shelf.running.values()
+    (generation,) = world.engine.live_replies.running.values()
     await world.clock.advance(29.9)
     assert not generation.log.sealed
     await world.clock.advance(0.2)
@@ -659,11 +661,11 @@ async def test_a_result_of_a_call_that_the_context_policy_has_cut_off_is_known(w
 
 async def test_a_result_may_answer_a_call_of_its_own_request(world):
     call = Message(role=Role.ASSISTANT, parts=(ToolCallPart(id="x", name="f"),))
-    question = Message(role=Role.USER, parts=(TextPart(text="q"),))
-    stored = await world.settled(await world.begin(messages=(question, call, result("x"))))
+    payload = Message(role=Role.USER, parts=(TextPart(text="q"),))
+    stored = await world.settled(await world.begin(messages=(payload, call, result("x"))))
     assert stored.state is State.COMPLETED
     with pytest.raises(InvalidRequest, match="'x'"):
-        await world.begin(messages=(question, result("x"), call))
+        await world.begin(messages=(payload, result("x"), call))
 
 
 async def test_an_interrupt_may_bring_the_result_of_the_answer_that_it_interrupts(world):
@@ -755,7 +757,7 @@ async def test_a_stop_during_the_commit_ends_the_reply_and_the_providers_call(wo
     world.actor.act = hold
     accepting = asyncio.ensure_future(accept(world))
     await until(lambda: world.actor.open_calls == 1)
-    [running] = world.engine.shelf.running.values()
+    [running] = world.engine.live_replies.running.values()
     running.stop(Stop(finish=FinishReason.CANCELLED, reason="too late"))
     commits.let.set()
     generation = await accepting

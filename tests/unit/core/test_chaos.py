@@ -7,10 +7,10 @@ import random
 from dataclasses import dataclass, field
 
 import pytest
-from parley_server.core.events import Chunk, Failed, Finished, Snapshot
-from parley_server.core.log import Reader
 from parley_server.core.model import Reply
-from parley_server.core.records import CancelTarget, MessageFilter
+from parley_server.core.replies.events import Chunk, Failed, Finished, Snapshot
+from parley_server.core.replies.log import Reader
+from parley_server.core.store_types import CancelTarget, MessageFilter
 from parley_server.errors import StorageUnavailable
 
 from tests.fakes import ALICE, texts_of
@@ -123,8 +123,8 @@ class Chaos:
         self.cluster.clock.suspend(2 * LEASE_S)
         others = [each for each in self.cluster.replicas if each is not self.owner]
         for other in others:
-            await other.tenure.begin()
-            other.tenure.unbroken_since = -1e9
+            await other.lease_keeper.begin()
+            other.lease_keeper.unbroken_since = -1e9
         await others[0].sweeper.sweep()
         await self.cluster.rest()
         await self.say()
@@ -189,7 +189,11 @@ async def _one(cluster: Cluster, replicas: list[Replica], chance: random.Random)
     assert [message.reply_id for message in page.messages].count(stored.id) == (stored.message is not None)
     assert owner.actor.open_calls == calls - 1
     for replica in replicas:
-        assert (replica.engine.shelf.running, replica.engine.ending, replica.engine.capacity._replies) == ({}, set(), 0)
+        assert (replica.engine.live_replies.running, replica.engine.ending, replica.engine.capacity._replies) == (
+            {},
+            set(),
+            0,
+        )
         assert replica.notes.started == len(replica.notes.ended)
 
 

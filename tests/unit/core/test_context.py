@@ -14,7 +14,7 @@ from parley_server.core.model import (
     ToolCallPart,
     ToolResultPart,
 )
-from parley_server.core.records import StoredImage
+from parley_server.core.store_types import StoredImage
 
 IMAGE = StoredImage(id="image-1", mime_type="image/png", data=b"bytes")
 

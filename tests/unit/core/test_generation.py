@@ -7,11 +7,11 @@ import random
 
 import pytest
 from parley_server import errors
-from parley_server.core.endings import Stop
-from parley_server.core.events import Finished, Snapshot
-from parley_server.core.log import TAKEOVER_GAP, Reader, terminal_of
 from parley_server.core.model import Finish, FinishReason, ReplyError, State, TextPart, Usage
-from parley_server.core.records import CancelTarget, Finalisation
+from parley_server.core.replies.endings import Stop
+from parley_server.core.replies.events import Finished, Snapshot
+from parley_server.core.replies.log import TAKEOVER_GAP, Reader, terminal_of
+from parley_server.core.store_types import CancelTarget, Finalisation
 from parley_server.errors import ParleyError, ProviderError, Reason
 
 from tests.clock import settle, until
@@ -56,7 +56,7 @@ async def check_end(world: World, generation, stored=None):
     assert chunks[-1].sequence == stored.last_sequence == generation.log.last_sequence
     assert texts_of(chunks) == text_of(stored)
     assert generation.reply == generation.log.reply == stored
-    assert world.engine.shelf.running == {}
+    assert world.engine.live_replies.running == {}
     assert (world.engine.capacity._replies, world.engine.capacity._prompt_bytes) == (0, 0)
     assert world.notes.started == len(world.notes.ended)
     assert world.notes.ended[-1][0] == stored
@@ -166,7 +166,7 @@ async def test_a_defect_is_told_without_its_text(world, act, caplog):
 @pytest.mark.parametrize("moment", ["before the provider", "before a token", "later"])
 async def test_a_stop_ends_it_at_once(world, finish, moment):
     async def stop_early(_):
-        [accepting] = world.engine.shelf.running.values()
+        [accepting] = world.engine.live_replies.running.values()
         accepting.stop(Stop(finish=finish, reason="because"))
 
     if moment == "before the provider":
@@ -317,7 +317,7 @@ async def test_who_loses_the_race_announces_the_winner(world):
         (TAKEOVER_GAP, Snapshot(stored)),
         (TAKEOVER_GAP + 1, terminal_of(stored)),
     ]
-    assert world.engine.shelf.running == {}
+    assert world.engine.live_replies.running == {}
 
 
 async def test_the_readers_of_an_erased_reply_are_told(world):
@@ -513,7 +513,7 @@ async def _race(world: World, chance: random.Random) -> None:
     snapshots = [chunk for chunk in seen if isinstance(chunk.entry, Snapshot)]
     assert snapshots or texts_of(seen) == text_of(stored)
     assert text_of(stored).startswith(texts_of(seen))
-    assert world.engine.shelf.running == {}
+    assert world.engine.live_replies.running == {}
     assert world.actor.open_calls == 0
 
 

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import pytest
-from parley_server.core.events import TextDelta
 from parley_server.core.ids import new_id
 from parley_server.core.limits import Capacity, Limits
-from parley_server.core.log import Log
 from parley_server.core.model import Identity
-from parley_server.core.shelf import Shelf
+from parley_server.core.replies.events import TextDelta
+from parley_server.core.replies.live import LiveReplies
+from parley_server.core.replies.log import Log
 from parley_server.errors import Overloaded
 
 from tests.clock import START_US, ManualClock
@@ -63,13 +63,13 @@ class Kept:
 
     def __init__(self, **limits) -> None:
         self.clock = ManualClock()
-        self.shelf = Shelf(self.clock, Limits(**limits))
+        self.live_replies = LiveReplies(self.clock, Limits(**limits))
 
     def end(self, reply_id: str, size: int = 10) -> Log:
         log = Log(reply(reply_id))
         log.append(TextDelta("x" * size))
         log.finish(ended(log.reply, last_sequence=2))
-        self.shelf.end(log)
+        self.live_replies.end(log)
         return log
 
 
@@ -78,13 +78,13 @@ async def test_ended_logs_are_kept_for_their_time():
     first = kept.end("a")
     await kept.clock.advance(59.9)
     second = kept.end("b")
-    assert kept.shelf.find(ALICE, "a") is first
+    assert kept.live_replies.find(ALICE, "a") is first
     await kept.clock.advance(0.1)
-    assert kept.shelf.find(ALICE, "a") is None
-    assert kept.shelf.find(ALICE, "b") is second
+    assert kept.live_replies.find(ALICE, "a") is None
+    assert kept.live_replies.find(ALICE, "b") is second
     await kept.clock.advance(60)
-    assert kept.shelf.find(ALICE, "b") is None
-    assert kept.shelf._ended_bytes == 0
+    assert kept.live_replies.find(ALICE, "b") is None
+    assert kept.live_replies._ended_bytes == 0
 
 
 def test_the_oldest_go_first_when_there_are_too_many_bytes():
@@ -94,35 +94,35 @@ def test_the_oldest_go_first_when_there_are_too_many_bytes():
     kept.end("a", 50)
     b = kept.end("b", 50)
     c = kept.end("c", 50)
-    assert [kept.shelf.find(ALICE, name) for name in "abc"] == [None, b, c]
+    assert [kept.live_replies.find(ALICE, name) for name in "abc"] == [None, b, c]
     kept.end("d", 2 * each + 1)
-    assert [kept.shelf.find(ALICE, name) for name in "abcd"] == [None] * 4
-    assert kept.shelf._ended_bytes == 0
+    assert [kept.live_replies.find(ALICE, name) for name in "abcd"] == [None] * 4
+    assert kept.live_replies._ended_bytes == 0
 
 
 def test_what_is_somebody_elses_is_looked_for_elsewhere_as_an_unknown_id_is():
     kept = Kept()
     log = kept.end("a")
-    assert kept.shelf.find(Identity(tenant="shop"), "a") is log
+    assert kept.live_replies.find(Identity(tenant="shop"), "a") is log
     for stranger in (
         Identity(tenant="shop", end_user="bob"),
         Identity(tenant="bank"),
         Identity(tenant="bank", end_user="alice"),
     ):
-        assert kept.shelf.find(stranger, "a") is None
+        assert kept.live_replies.find(stranger, "a") is None
 
 
 def test_erased_logs_are_gone_and_end_their_readers():
     kept = Kept()
     a, b = kept.end("a", 30), kept.end("b", 40)
-    kept.shelf.erase(("a", "unknown"))
+    kept.live_replies.erase(("a", "unknown"))
     assert (a.erased, b.erased) == (True, False)
-    assert kept.shelf.find(ALICE, "a") is None
-    assert kept.shelf._ended_bytes == b.footprint
+    assert kept.live_replies.find(ALICE, "a") is None
+    assert kept.live_replies._ended_bytes == b.footprint
     gone = Log(reply("c"))
     gone.erase()
-    kept.shelf.end(gone)
-    assert kept.shelf.find(ALICE, "c") is None
+    kept.live_replies.end(gone)
+    assert kept.live_replies.find(ALICE, "c") is None
 
 
 def test_ids_are_unique_within_a_moment_and_sort_by_time():

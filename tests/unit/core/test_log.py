@@ -9,9 +9,10 @@ import tracemalloc
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from parley_server.core import log as log_module
-from parley_server.core.content import answer_of
-from parley_server.core.events import (
+from parley_server.core.model import FinishReason, Message, ReplyError, Role, State, TextPart, Usage
+from parley_server.core.replies import log as log_module
+from parley_server.core.replies.content import answer_of
+from parley_server.core.replies.events import (
     Chunk,
     Entry,
     Failed,
@@ -24,8 +25,7 @@ from parley_server.core.events import (
     merge,
     size_of,
 )
-from parley_server.core.log import MAX_MESSAGE_BYTES, MAX_UNJOURNALED, TAKEOVER_GAP, Log, Reader, terminal_of
-from parley_server.core.model import FinishReason, Message, ReplyError, Role, State, TextPart, Usage
+from parley_server.core.replies.log import MAX_MESSAGE_BYTES, MAX_UNJOURNALED, TAKEOVER_GAP, Log, Reader, terminal_of
 from parley_server.errors import InternalError, Reason, ReplyNotFound
 
 from tests.clock import settle
@@ -70,16 +70,16 @@ def finish(log: Log) -> None:
 )
 def test_readers_of_any_start_and_lag_get_every_later_entry_once_in_order(given, readers):
     log = Log(reply())
-    followers = [(Reader(log, start), start, lag, []) for start, lag in readers]
+    remote_replies = [(Reader(log, start), start, lag, []) for start, lag in readers]
     for entry in given:
         log.append(entry)
-        for reader, _, lag, seen in followers:
+        for reader, _, lag, seen in remote_replies:
             if lag.random() < 0.5 and reader.ready:
                 seen += reader.take()
     finish(log)
     everything = whole(log)
     assert [chunk.sequence for chunk in everything] == list(range(1, len(given) + 2))
-    for reader, start, _, seen in followers:
+    for reader, start, _, seen in remote_replies:
         seen += drained(reader)
         sequences = [chunk.sequence for chunk in seen]
         if start <= len(given):

@@ -19,8 +19,8 @@ from parley_server.core.model import (
     ToolCallPart,
     ToolResultPart,
 )
-from parley_server.providers.openai_profile import PROFILES
-from parley_server.providers.openai_prompt import messages_of
+from parley_server.providers.openai.profile import PROFILES
+from parley_server.providers.openai.prompt import messages_of
 
 CALL_IDS = st.sampled_from(["a", "b", "call_1", "A1b2C3d4E", "x" * 50])
 TEXTS = st.sampled_from(["", "one", "two"])
@@ -74,8 +74,8 @@ def conversations(draw):
     path = [named(message, f"m{i}") for i, message in enumerate(drawn)]
     chosen = draw(st.sets(st.integers(0, 11), max_size=4))
     refused = {f"m{i}": f"m{i}" for i in chosen}
-    question = Message(role=Role.USER, parts=(TextPart(text="question"),), id="new")
-    new = draw(st.sampled_from([(question,), (), (Message(role=Role.TOOL, parts=(draw(results()),), id="new"),)]))
+    payload = Message(role=Role.USER, parts=(TextPart(text="question"),), id="new")
+    new = draw(st.sampled_from([(payload,), (), (Message(role=Role.TOOL, parts=(draw(results()),), id="new"),)]))
     return path, new, refused
 
 

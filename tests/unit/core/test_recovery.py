@@ -5,14 +5,14 @@ from __future__ import annotations
 import asyncio
 
 import pytest
-from parley_server.core.endings import Stop
-from parley_server.core.events import Failed, Snapshot
-from parley_server.core.log import TAKEOVER_GAP, Reader
+from parley_server.core.cluster.recovery import reconcile, reconcile_forever, recover
 from parley_server.core.model import FinishReason, ReplyError, State, TextPart, Usage
-from parley_server.core.records import CancelTarget
-from parley_server.core.recovery import reconcile, reconcile_forever, recover
+from parley_server.core.replies.endings import Stop
+from parley_server.core.replies.events import Failed, Snapshot
+from parley_server.core.replies.log import TAKEOVER_GAP, Reader
+from parley_server.core.store_types import CancelTarget
 from parley_server.errors import Reason, StorageUnavailable
-from parley_server.relay.embedded import INTERVAL_S
+from parley_server.journal.embedded import INTERVAL_S
 
 from tests.clock import settle, until
 from tests.fakes import ALICE, World, asking
@@ -129,7 +129,7 @@ async def test_a_row_without_a_task_ends_as_a_defect(make_world, caplog):
     world = make_world(hold, journal=True)
     generation = await written(world)
     reply_id = generation.log.reply.id
-    del world.engine.shelf.running[reply_id]
+    del world.engine.live_replies.running[reply_id]
     await reconcile(world.engine)
     stored = await world.stored(reply_id)
     assert (stored.state, stored.error) == (
@@ -138,17 +138,17 @@ async def test_a_row_without_a_task_ends_as_a_defect(make_world, caplog):
     )
     assert stored.message.parts == (TextPart(text="durable "),)
     assert "reply_without_task" in caplog.messages
-    world.engine.shelf.running[reply_id] = generation
+    world.engine.live_replies.running[reply_id] = generation
 
 
 async def test_whoever_attaches_to_a_row_without_a_task_is_told_its_end(make_world):
     world = make_world(hold, journal=True)
     generation = await written(world)
     reply_id = generation.log.reply.id
-    del world.engine.shelf.running[reply_id]
+    del world.engine.live_replies.running[reply_id]
     stored = await world.replies.get(ALICE, reply_id)
     assert (stored.state, stored.error.reason) == (State.FAILED, Reason.INTERNAL)
-    world.engine.shelf.running[reply_id] = generation
+    world.engine.live_replies.running[reply_id] = generation
 
 
 @pytest.mark.parametrize("after", [False, True])
@@ -175,7 +175,7 @@ async def test_a_task_that_died_of_a_defect_is_mended(make_world, after):
     stored = await world.stored(generation.log.reply.id)
     assert generation.log.reply == stored
     assert stored.state is (State.COMPLETED if after else State.FAILED)
-    assert (world.engine.shelf.running, world.engine.capacity._replies) == ({}, 0)
+    assert (world.engine.live_replies.running, world.engine.capacity._replies) == ({}, 0)
     assert world.notes.started == len(world.notes.ended) == 1
     await reconcile(world.engine)
     assert len(world.notes.ended) == 1
@@ -219,9 +219,9 @@ async def test_a_commit_that_nobody_knew_of_is_ended(world):
         await world.clock.advance(0.5)
     with pytest.raises(StorageUnavailable):
         await accepting
-    [generation] = world.engine.shelf.running.values()
+    [generation] = world.engine.live_replies.running.values()
     generation.stop(Stop(finish=None))  # else it is asked for until it is known
-    while world.engine.shelf.running:
+    while world.engine.live_replies.running:
         await asyncio.sleep(0.001)
         await world.clock.advance(0.5)
     world.store.before.clear()

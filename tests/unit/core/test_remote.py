@@ -5,12 +5,12 @@ from __future__ import annotations
 import asyncio
 
 import pytest
-from parley_server.core.audience import POLL_COUNTS_S
-from parley_server.core.events import Finished, TextDelta
-from parley_server.core.log import Reader
 from parley_server.core.model import FinishReason, Identity, State, TextPart
-from parley_server.core.records import CancelTarget
-from parley_server.core.replies import Replies
+from parley_server.core.replies.events import Finished, TextDelta
+from parley_server.core.replies.log import Reader
+from parley_server.core.replies.readers import POLL_COUNTS_S
+from parley_server.core.replies.service import Replies
+from parley_server.core.store_types import CancelTarget
 from parley_server.errors import Draining, ReplyInProgress, ReplyNotFound, StorageUnavailable
 
 from tests.clock import settle
@@ -96,7 +96,7 @@ async def test_a_cancel_of_what_ended_elsewhere_changes_nothing(cluster, a, b, r
     assert await cancel(b, target_of(reply, "request_id")) == stored
     with pytest.raises(ReplyNotFound):
         await cancel(b, target_of(reply, "conversation_id"))
-    assert b.engine.shelf.followed == {}
+    assert b.engine.live_replies.followed == {}
 
 
 async def test_a_cancel_returns_the_end_where_the_log_has_not_heard_of_it(cluster, a, b, reply):
@@ -145,16 +145,16 @@ async def test_a_cancel_that_meets_the_end_does_not_wait_for_another_look(cluste
         wished.set()
         await told.wait()
 
-    del a.engine.shelf.running[reply.id]
+    del a.engine.live_replies.running[reply.id]
     a.store.after["request_cancel"] = tell_late
     cancelling = cancel(a, target_of(reply, "reply_id"))
     await wished.wait()
-    a.engine.shelf.running[reply.id] = reply.generation
+    a.engine.live_replies.running[reply.id] = reply.generation
     await reply.say(None)
     stored = await a.settled(reply.generation)
     told.set()
     assert await cancelling == stored
-    assert a.engine.shelf.followed == {}
+    assert a.engine.live_replies.followed == {}
 
 
 async def test_a_cancel_of_an_owner_without_a_turn_ends_once_when_that_is_back(cluster, a, reply):
@@ -252,7 +252,7 @@ async def test_a_conversation_with_a_reply_elsewhere_is_erased_once_that_has_end
     for replica in (a, b):
         with pytest.raises(ReplyNotFound):
             await replica.replies.get(ALICE, reply.id)
-        assert replica.engine.shelf.find(ALICE, reply.id) is None
+        assert replica.engine.live_replies.find(ALICE, reply.id) is None
     assert cluster.wire.kept(reply.id) == ()
 
 
@@ -269,7 +269,7 @@ async def test_an_erasure_reaches_every_shelf(cluster, a, b, reply):
         assert texts_of(drained(Reader(kept, 0))) == "one two"
     await c.conversations.delete(ALICE, reply.conversation_id, "")
     for replica in (a, b, c):
-        assert replica.engine.shelf.find(ALICE, reply.id) is None
+        assert replica.engine.live_replies.find(ALICE, reply.id) is None
     for kept in (reply.log, log, late):
         with pytest.raises(ReplyNotFound):
             Reader(kept, 0).take()
@@ -302,7 +302,7 @@ async def test_an_erasure_that_overtakes_the_end_on_its_owner_reaches_it_too(clu
 
     async def look_late(*_):
         told.set()
-        while reply.id in a.engine.shelf.running:
+        while reply.id in a.engine.live_replies.running:
             await asyncio.sleep(0)
         looked.set()
 
@@ -313,7 +313,7 @@ async def test_an_erasure_that_overtakes_the_end_on_its_owner_reaches_it_too(clu
     await cluster.rest()
     with pytest.raises(ReplyNotFound):
         await a.replies.get(ALICE, reply.id)
-    assert a.engine.shelf.find(ALICE, reply.id) is None
+    assert a.engine.live_replies.find(ALICE, reply.id) is None
 
 
 # --- who reads
@@ -411,7 +411,7 @@ async def test_whoever_comes_while_the_others_are_asked_keeps_it(cluster, a, b, 
         with a.replies.reading(watched.log):
             pass
     else:
-        watched.generation.audience.paused = True
+        watched.generation.reader_count.paused = True
     answer.set()
     await cluster.rest()
     assert not watched.log.sealed

@@ -5,10 +5,10 @@ from __future__ import annotations
 import asyncio
 
 import pytest
-from parley_server.core.events import Failed, Finished, ReasoningDelta, TextDelta
-from parley_server.core.log import Reader
 from parley_server.core.model import FinishReason, Identity, State, TextPart
-from parley_server.core.records import CancelTarget
+from parley_server.core.replies.events import Failed, Finished, ReasoningDelta, TextDelta
+from parley_server.core.replies.log import Reader
+from parley_server.core.store_types import CancelTarget
 from parley_server.errors import (
     ConversationNotFound,
     InvalidRequest,
@@ -155,12 +155,12 @@ async def test_a_cancel_of_what_has_ended_changes_nothing(world, typist, generat
 
 async def test_a_cancel_of_a_row_without_a_task_ends_it(world, typist, generation):
     await typist.say("half")
-    del world.engine.shelf.running[generation.log.reply.id]
+    del world.engine.live_replies.running[generation.log.reply.id]
     async with asyncio.timeout(5):
         cancelled = await world.replies.cancel(ALICE, CancelTarget(reply_id=generation.log.reply.id), "enough")
     assert (cancelled.state, cancelled.cancel_reason) == (State.CANCELLED, "enough")
-    assert world.engine.shelf.followed == {}
-    world.engine.shelf.running[generation.log.reply.id] = generation
+    assert world.engine.live_replies.followed == {}
+    world.engine.live_replies.running[generation.log.reply.id] = generation
 
 
 async def test_what_cannot_be_cancelled(world):
@@ -196,11 +196,11 @@ async def test_readers_are_counted_and_limited(make_world, typist):
     world = make_world(max_readers_per_reply=2)
     generation = await world.begin(typist.act, orphan_ttl_s=60.0)
     with world.replies.reading(generation.log), world.replies.reading(generation.log):
-        assert generation.audience.readers == world.notes.readers == 2
+        assert generation.reader_count.readers == world.notes.readers == 2
         with pytest.raises(TooManyReaders), world.replies.reading(generation.log):
             pass
         assert world.notes.readers == 2
-    assert generation.audience.readers == world.notes.readers == 0
+    assert generation.reader_count.readers == world.notes.readers == 0
     await world.clock.advance(59.9)
     assert not generation.log.sealed
     await world.clock.advance(0.2)

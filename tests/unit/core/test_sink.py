@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import pytest
-from parley_server.core.events import ReasoningDelta, TextDelta, ToolCallDelta, UsageUpdate, size_of
-from parley_server.core.log import Log
 from parley_server.core.model import Usage
-from parley_server.core.sink import MAX_OPEN_BYTES, LogSink, Window, window_s
+from parley_server.core.replies.events import ReasoningDelta, TextDelta, ToolCallDelta, UsageUpdate, size_of
+from parley_server.core.replies.log import Log
+from parley_server.core.replies.sink import MAX_OPEN_BYTES, FlushWindow, LogSink, window_s
 
 from tests.clock import ManualClock
 from tests.fakes import reply
@@ -22,7 +22,7 @@ class Desk:
         self.log = Log(reply())
         self.utilisation = 0.0
         self.full = 0
-        self.window = Window(self.clock, utilisation=lambda: self.utilisation)
+        self.window = FlushWindow(self.clock, utilisation=lambda: self.utilisation)
         self.sink = LogSink(self.log, self.clock, window=self.window, max_bytes=max_bytes, on_full=self._filled)
 
     def _filled(self) -> None:

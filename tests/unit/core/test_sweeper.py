@@ -5,14 +5,14 @@ from __future__ import annotations
 import asyncio
 
 import pytest
-from parley_server.core import sweeper as sweeper_module
-from parley_server.core.events import Failed, Finished, Snapshot
-from parley_server.core.log import TAKEOVER_GAP, Reader
+from parley_server.core.cluster import takeover as sweeper_module
+from parley_server.core.cluster.recovery import RECALL_LIMIT_S
 from parley_server.core.model import FinishReason, State, TextPart, Usage
-from parley_server.core.records import CancelTarget
-from parley_server.core.recovery import RECALL_LIMIT_S
+from parley_server.core.replies.events import Failed, Finished, Snapshot
+from parley_server.core.replies.log import TAKEOVER_GAP, Reader
+from parley_server.core.store_types import CancelTarget
 from parley_server.errors import Reason, StorageUnavailable
-from parley_server.relay.embedded import INTERVAL_S
+from parley_server.journal.embedded import INTERVAL_S
 
 from tests.clock import until
 from tests.fakes import ALICE, STOP
@@ -32,7 +32,7 @@ async def a(cluster: Cluster) -> Replica:
 async def b(cluster: Cluster) -> Replica:
     """A replica that has been in touch with the database for long, but does not sweep by itself."""
     replica = await cluster.join("b", sweeps=False)
-    replica.tenure.unbroken_since = cluster.clock.boottime() - LEASE_S
+    replica.lease_keeper.unbroken_since = cluster.clock.boottime() - LEASE_S
     return replica
 
 
@@ -85,7 +85,7 @@ async def test_it_ends_with_its_checkpoints_where_nothing_longer_can_be_had(clus
 async def test_one_that_was_stopped_since_it_looked_at_its_clock_takes_nothing(cluster, a, b):
     reply = await dead(cluster, a, durable=("one ",))
     await cluster.store.hold_lease("b", QUARTER_S / 2)  # the database's clock has gone on, and the process's has not
-    assert b.tenure.settled
+    assert b.lease_keeper.settled
     assert await b.sweeper.sweep() == 0
     await cluster.store.hold_lease("b", LEASE_S)
     assert await b.sweeper.sweep() == 1
@@ -259,7 +259,7 @@ async def test_a_renewal_beside_a_takeover_takes_its_replies_for_no_defect(clust
     b.store.after["take_over"] = late
     sweeping = asyncio.ensure_future(b.sweeper.sweep())
     await cluster.rest()
-    assert b.tenure.taking_over
+    assert b.lease_keeper.taking_over
     await cluster.advance(2 * QUARTER_S)
     assert "finalise" not in b.store.calls
     answered.set()
@@ -273,7 +273,7 @@ async def test_a_takeover_whose_answer_was_lost_is_finished_by_the_next_renewal(
     b.store.fail("take_over", times=1, after=True, unknown=True)
     with pytest.raises(StorageUnavailable):
         await b.sweeper.sweep()
-    assert not b.tenure.taking_over
+    assert not b.lease_keeper.taking_over
     await cluster.advance(QUARTER_S)
     stored = await b.stored(reply.id)
     assert (stored.error.reason, stored.last_sequence) == (Reason.OWNER_LOST, 2 + TAKEOVER_GAP + 1)
@@ -300,7 +300,7 @@ async def test_one_that_cannot_be_ended_keeps_no_other_from_it(cluster, a, b, ca
 
 async def test_two_sweepers_end_a_reply_once(cluster, a, b):
     c = await cluster.join("c", sweeps=False)
-    c.tenure.unbroken_since = cluster.clock.boottime() - LEASE_S
+    c.lease_keeper.unbroken_since = cluster.clock.boottime() - LEASE_S
     replies = [await spoken(a, f"{number}") for number in range(9)]
     await cluster.kill(a)
     counts = await asyncio.gather(b.sweeper.sweep(), c.sweeper.sweep())
@@ -316,7 +316,7 @@ async def test_a_sweeper_that_dies_in_the_middle_is_swept_itself(cluster, a, b):
     assert b.engine.ending == {reply.id}
     await cluster.expire(b)
     c = await cluster.join("c", sweeps=False)
-    c.tenure.unbroken_since = cluster.clock.boottime() - LEASE_S
+    c.lease_keeper.unbroken_since = cluster.clock.boottime() - LEASE_S
     assert await c.sweeper.sweep() == 1
     stored = await c.stored(reply.id)
     assert (stored.epoch, stored.owner) == (3, "c")
@@ -357,7 +357,7 @@ async def test_a_zombie_that_completes_after_the_takeover_changes_nothing(cluste
 
 
 def _whole(conversation_id: str):
-    from parley_server.core.records import MessageFilter
+    from parley_server.core.store_types import MessageFilter
 
     return MessageFilter(conversation_id=conversation_id, all_branches=True)
 
@@ -376,7 +376,7 @@ async def test_a_replica_that_loses_a_reply_and_takes_it_over_again_ends_it_as_t
     await cluster.advance(QUARTER_S)
     assert reply.generation.lost
     await cluster.kill(b)
-    a.tenure.unbroken_since = cluster.clock.boottime() - LEASE_S
+    a.lease_keeper.unbroken_since = cluster.clock.boottime() - LEASE_S
     a.store.fail("take_over", times=1, after=True, unknown=True)
     with pytest.raises(StorageUnavailable):
         await a.sweeper.sweep()
@@ -385,7 +385,7 @@ async def test_a_replica_that_loses_a_reply_and_takes_it_over_again_ends_it_as_t
     assert (stored.epoch, stored.owner, stored.error.reason) == (3, "a", Reason.OWNER_LOST)
     assert stored.message.parts == (TextPart(text="one "),)
     assert [type(chunk.entry) for chunk in drained(Reader(reply.log, 1))] == [Snapshot, Failed]
-    assert a.engine.shelf.running == {}
+    assert a.engine.live_replies.running == {}
     b.store.away = False
     b.store.before.clear()
     await cluster.advance(1.0)

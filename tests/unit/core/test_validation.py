@@ -19,8 +19,8 @@ from parley_server.core.model import (
     ToolCallPart,
     ToolResultPart,
 )
-from parley_server.core.records import Position
-from parley_server.core.requests import Question, ReplyRequest
+from parley_server.core.requests import ReplyPayload, ReplyRequest
+from parley_server.core.store_types import Position
 from parley_server.core.validation import check_model, check_request
 from parley_server.errors import InvalidRequest, Reason
 
@@ -41,12 +41,12 @@ def user(*parts) -> tuple[Message, ...]:
     return (Message(role=Role.USER, parts=parts),)
 
 
-def question(**fields) -> Question:
-    return Question(**({"messages": (HELLO,)} | fields))
+def payload(**fields) -> ReplyPayload:
+    return ReplyPayload(**({"messages": (HELLO,)} | fields))
 
 
-def check(asked: Question, **fields) -> ReplyRequest:
-    return check_request(ReplyRequest(**({"identity": ALICE, "question": asked} | fields)), LIMITS)
+def check(asked: ReplyPayload, **fields) -> ReplyRequest:
+    return check_request(ReplyRequest(**({"identity": ALICE, "payload": asked} | fields)), LIMITS)
 
 
 def conversation(**fields) -> dict:
@@ -118,7 +118,7 @@ INVALID = {
 def test_an_invalid_request_is_refused_by_field(case):
     fields, path = INVALID[case]
     with pytest.raises(InvalidRequest) as refused:
-        check(question(**fields))
+        check(payload(**fields))
     assert refused.value.reason is Reason.INVALID_REQUEST
     assert [violation[0] for violation in refused.value.violations] == [path]
     assert refused.value.message.startswith(f"{path}: ")
@@ -144,7 +144,7 @@ TOO_LARGE = {
 def test_what_is_too_large_names_its_limit(case):
     fields, path, limit = TOO_LARGE[case]
     with pytest.raises(InvalidRequest) as refused:
-        check(question(**fields))
+        check(payload(**fields))
     assert refused.value.reason is Reason.INPUT_TOO_LARGE
     assert refused.value.metadata == {"limit": limit}
     assert refused.value.violations == ((path, f"is over the limit of {limit}"),)
@@ -157,7 +157,7 @@ def test_what_is_too_large_names_its_limit(case):
         ({"request_id": "x\0"}, "request_id", Reason.INVALID_REQUEST),
         ({"identity": msgspec.structs.replace(ALICE, end_user="x" * 129)}, "x-end-user", Reason.INPUT_TOO_LARGE),
         (
-            {"background": True, "question": question(cancel_on_disconnect=True)},
+            {"background": True, "payload": payload(cancel_on_disconnect=True)},
             "on_disconnect",
             Reason.INVALID_REQUEST,
         ),
@@ -165,7 +165,7 @@ def test_what_is_too_large_names_its_limit(case):
 )
 def test_the_call_itself_is_checked(fields, path, reason):
     with pytest.raises(InvalidRequest) as refused:
-        check(question(), **fields)
+        check(payload(), **fields)
     assert refused.value.reason is reason
     assert refused.value.violations[0][0] == path
 
@@ -174,12 +174,12 @@ def test_the_call_itself_is_checked(fields, path, reason):
 def test_an_images_type_is_read_from_its_bytes(mime_type):
     data = IMAGES[mime_type]
     for told in ("", mime_type):
-        checked = check(question(messages=user(ImagePart(data=data, mime_type=told))))
-        assert checked.question.messages[0].parts == (ImagePart(data=data, mime_type=mime_type, size_bytes=len(data)),)
+        checked = check(payload(messages=user(ImagePart(data=data, mime_type=told))))
+        assert checked.payload.messages[0].parts == (ImagePart(data=data, mime_type=mime_type, size_bytes=len(data)),)
 
 
 def test_what_is_allowed_passes_unchanged():
-    asked = question(
+    asked = payload(
         conversation_id="c",
         position=Position(replace="m"),
         messages=(
@@ -199,20 +199,20 @@ def test_what_is_allowed_passes_unchanged():
         orphan_ttl_s=0.0,
         time_limit_s=60.0,
     )
-    request = ReplyRequest(identity=ALICE, question=asked, request_id="x" * 128)
+    request = ReplyRequest(identity=ALICE, payload=asked, request_id="x" * 128)
     assert check_request(request, LIMITS) == request
-    again = question(messages=(), conversation_id="c", position=Position(replace="m"))
-    assert check(again).question == again
+    again = payload(messages=(), conversation_id="c", position=Position(replace="m"))
+    assert check(again).payload == again
 
 
 def test_a_model_is_not_asked_for_what_it_cannot_take():
     small = Model(alias="small", provider="p", name="n", context_tokens=10, tools=False)
     large = Model(alias="large", provider="p", name="n", context_tokens=10_000, images=True)
-    seen = question(messages=user(ImagePart(image_id="i")))
-    long = question(messages=user(TextPart(text="x" * 161)))
+    seen = payload(messages=user(ImagePart(image_id="i")))
+    long = payload(messages=user(TextPart(text="x" * 161)))
     for asked, reason in (
         (seen, Reason.UNSUPPORTED_INPUT),
-        (question(**tool()), Reason.UNSUPPORTED_INPUT),
+        (payload(**tool()), Reason.UNSUPPORTED_INPUT),
         (long, Reason.CONTEXT_TOO_LARGE),
     ):
         with pytest.raises(InvalidRequest) as refused:
@@ -222,11 +222,11 @@ def test_a_model_is_not_asked_for_what_it_cannot_take():
 
 
 def test_the_hash_is_of_the_meaning():
-    base = question(labels={"a": "1", "b": "2"}, sampling=Sampling(seed=1))
-    turned = question(labels={"b": "2", "a": "1"}, sampling=Sampling(seed=1, temperature=None), model="")
+    base = payload(labels={"a": "1", "b": "2"}, sampling=Sampling(seed=1))
+    turned = payload(labels={"b": "2", "a": "1"}, sampling=Sampling(seed=1, temperature=None), model="")
     assert base.payload_hash() == turned.payload_hash()
     assert base.payload_hash().startswith("1:")
     for change in ({"model": "m"}, {"labels": {"a": "2", "b": "1"}}, {"time_limit_s": 1.0}, {"messages": ()}):
         assert msgspec.structs.replace(base, **change).payload_hash() != base.payload_hash()
-    signed = [question(messages=user(ImagePart(data=data))).payload_hash() for data in (b"a", b"b")]
+    signed = [payload(messages=user(ImagePart(data=data))).payload_hash() for data in (b"a", b"b")]
     assert signed[0] != signed[1]

@@ -8,7 +8,7 @@ import zlib
 
 import pytest
 from parley_server.errors import ProviderMalformed
-from parley_server.providers.encoding import MAX_PIECE_BYTES, Inflater, decoded
+from parley_server.providers.http.encoding import MAX_PIECE_BYTES, Inflater, decoded
 
 BODY = b"".join(b"data: %d\n\n" % number for number in range(50_000))
 

@@ -4,8 +4,8 @@ import math
 
 import pytest
 from parley_server.core.model import FinishReason, Usage
-from parley_server.providers.events import MAX_WORD_BYTES, count, reason_of, word_of
-from parley_server.providers.openai_usage import UsageMeter
+from parley_server.providers.openai.usage import UsageMeter
+from parley_server.providers.reading.events import MAX_WORD_BYTES, count, reason_of, word_of
 
 
 @pytest.mark.parametrize(

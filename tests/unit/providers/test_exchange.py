@@ -1,7 +1,7 @@
 """What an exchange hands on does not depend on whether the body's end came in the same read."""
 
 import pytest
-from parley_server.providers.exchange import Exchange, Head
+from parley_server.providers.http.exchange import Exchange, Head
 
 
 class Refused(Exception):

@@ -1,7 +1,7 @@
 """Which server an endpoint is, by its host."""
 
 import pytest
-from parley_server.providers.openai_profile import PROFILES, profile_of, switches_of
+from parley_server.providers.openai.profile import PROFILES, profile_of, switches_of
 
 
 @pytest.mark.parametrize(

@@ -16,8 +16,8 @@ from parley_server.core.model import (
     ToolResultPart,
 )
 from parley_server.errors import ProviderRejected
-from parley_server.providers.openai_profile import PROFILES
-from parley_server.providers.openai_prompt import messages_of, options_of, stream_options_of
+from parley_server.providers.openai.profile import PROFILES
+from parley_server.providers.openai.prompt import messages_of, options_of, stream_options_of
 
 OPENAI, GENERIC = PROFILES["openai"], PROFILES["generic"]
 

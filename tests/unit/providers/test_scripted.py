@@ -15,8 +15,8 @@ from parley_server.core.model import (
     Usage,
 )
 from parley_server.errors import ProviderError, ProviderRejected, Reason
-from parley_server.providers.script import ErrorFault, PauseStep, Script, TruncateFault, read_script
-from parley_server.providers.scripted import ERRORS, ScriptedProvider
+from parley_server.providers.scripted.provider import ERRORS, ScriptedProvider
+from parley_server.providers.scripted.script import ErrorFault, PauseStep, Script, TruncateFault, read_script
 
 from tests.unit.providers.moving import MovingClock, Recorder, settle
 

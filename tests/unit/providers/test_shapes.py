@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 from parley_server.errors import ParleyError
-from parley_server.providers.exchange import Exchange, Head
-from parley_server.providers.openai_wire import ChunkReader
+from parley_server.providers.http.exchange import Exchange, Head
+from parley_server.providers.openai.reader import ChunkReader
 
 from tests.integration.providers.recording import RecordingSink
 from tests.shapes import SHAPES

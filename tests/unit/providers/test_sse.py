@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from parley_server.errors import ProviderMalformed
-from parley_server.providers.sse import EventSplitter
+from parley_server.providers.http.sse import EventSplitter
 
 LINES = [
     b"data: a",

@@ -4,7 +4,7 @@ import itertools
 
 from hypothesis import given
 from hypothesis import strategies as st
-from parley_server.providers.surrogates import SurrogateJoin
+from parley_server.providers.reading.surrogates import SurrogateJoin
 
 texts = st.text(st.characters(codec="utf-8") | st.sampled_from("😀🏳𝄞é日"))
 

@@ -5,7 +5,7 @@ import asyncio
 import pytest
 from parley_server.core.model import Finish, FinishReason, Model, Prompt, Usage
 from parley_server.errors import ProviderTimeout, ProviderTruncated
-from parley_server.providers.time_limits import TimeLimits
+from parley_server.providers.policies.time_limits import TimeLimits
 
 from tests.unit.providers.moving import MovingClock, Recorder, settle
 

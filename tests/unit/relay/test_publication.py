@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import pytest
-from parley_server.core.events import TextDelta, ToolCallDelta
-from parley_server.core.lease import Lease
-from parley_server.core.log import Log
+from parley_server.core.cluster.lease import Lease
+from parley_server.core.replies.events import TextDelta, ToolCallDelta
+from parley_server.core.replies.log import Log
+from parley_server.journal import wire
 from parley_server.relay import publication as publication_module
-from parley_server.relay import wire
 from parley_server.relay.publication import MAX_CHARACTERS, MAX_ENTRIES, Publication
 
 from tests.fakes import ended, reply

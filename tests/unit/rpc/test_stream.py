@@ -6,11 +6,11 @@ import asyncio
 from collections.abc import AsyncIterator, Callable
 
 import pytest
-from parley_server.core.log import MAX_MESSAGE_BYTES
-from parley_server.core.recovery import end_taken_over
-from parley_server.core.replies import Replies
+from parley_server.core.cluster.recovery import end_taken_over
+from parley_server.core.replies.log import MAX_MESSAGE_BYTES
+from parley_server.core.replies.service import Replies
 from parley_server.errors import Draining, Reason
-from parley_server.rpc.calls import Edge, ReplyFailed
+from parley_server.rpc.call import CallEnvironment, ReplyFailed
 from parley_server.rpc.identity import OpenAccess
 from parley_server.rpc.stream import Stream
 
@@ -69,12 +69,12 @@ class Streams:
     def __init__(self, replica: Replica, replies: Replies) -> None:
         self.replies = replies
         self.observer = Edges()
-        self._edge = Edge(identities=OpenAccess(), observer=self.observer, clock=replica.clock)
+        self._environment = CallEnvironment(identities=OpenAccess(), observer=self.observer, clock=replica.clock)
         self.running: list[asyncio.Task[None]] = []
 
     def open(self, log, *, after: int = 0, reasoning: bool = False) -> tuple[Client, asyncio.Task[None]]:
         client = Client()
-        stream = Stream(client, log, self._edge, after=after, heartbeat_s=HEARTBEAT_S, reasoning=reasoning)
+        stream = Stream(client, log, self._environment, after=after, heartbeat_s=HEARTBEAT_S, reasoning=reasoning)
         self.running.append(asyncio.ensure_future(stream.run(self.replies, replayed=False)))
         return client, self.running[-1]
 

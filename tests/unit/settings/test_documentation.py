@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 import pytest
-from parley_server.providers.openai_profile import PROFILES, Switches
-from parley_server.providers.script import Script
+from parley_server.providers.openai.profile import PROFILES, Switches
+from parley_server.providers.scripted.script import Script
 from parley_server.settings import (
     ModelSettings,
     OpenAISettings,

@@ -5,8 +5,8 @@ import pkgutil
 
 import parley_server.store
 import pytest
-from parley_server.core.records import ConversationFilter
-from parley_server.store import acceptance, checkpoints, conversations, keys, listings, replicas
+from parley_server.core.store_types import ConversationFilter
+from parley_server.store import acceptance, checkpoints, conversations, listings, replicas, request_ids
 from parley_server.store.schema import metadata
 from sqlalchemy.dialects import postgresql
 from sqlalchemy.schema import CreateIndex, CreateTable
@@ -30,7 +30,7 @@ STATEMENTS |= {
     "acceptance.claim_below": acceptance._claim("postgresql", at_head=False),
     "checkpoints.append": checkpoints._append("postgresql"),
     "conversations.insert": conversations._insert("postgresql"),
-    "keys.claim": keys._claim("postgresql"),
+    "keys.claim": request_ids._claim("postgresql"),
     "listings.matching": listings._matching(
         ANN, ConversationFilter(words=("a",), labels={"a": "b"}, before=(1, "x")), ["a"]
     ),
@@ -48,7 +48,7 @@ def test_there_are_statements_to_check():
 
 def test_locks_and_conflicts_are_postgresqls():
     dialect = postgresql.dialect()
-    assert "FOR UPDATE" in str(keys._LOCK.compile(dialect=dialect))
+    assert "FOR UPDATE" in str(request_ids._LOCK.compile(dialect=dialect))
     assert "FOR UPDATE" in str(conversations._LOCK_TO_ERASE.compile(dialect=dialect))
     assert "FOR NO KEY UPDATE" in str(conversations._LOCK_TO_CHANGE.compile(dialect=dialect))
     assert "FOR NO KEY UPDATE OF reply" in str(STATEMENTS["checkpoints.append"].compile(dialect=dialect))

@@ -9,7 +9,7 @@ import sys
 
 import pytest
 from parley_server.core.model import State
-from parley_server.core.records import ConversationFilter, MessageFilter, Position
+from parley_server.core.store_types import ConversationFilter, MessageFilter, Position
 from parley_server.store import open_store
 from sqlalchemy import event
 

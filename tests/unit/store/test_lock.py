@@ -7,13 +7,13 @@ import subprocess
 import sys
 
 import pytest
-from parley_server.store.location import StoreUnusable
-from parley_server.store.lock import DatabaseLock
+from parley_server.store.engine.location import StoreUnusable
+from parley_server.store.engine.lock import DatabaseLock
 
 HOLD = """
 import sys
 from pathlib import Path
-from parley_server.store.lock import DatabaseLock
+from parley_server.store.engine.lock import DatabaseLock
 DatabaseLock(Path(sys.argv[1])).acquire()
 print("held", flush=True)
 sys.stdin.read()

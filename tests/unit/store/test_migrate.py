@@ -10,13 +10,13 @@ import pytest
 from alembic import command
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
-from parley_server.core.events import TextDelta
+from parley_server.core.replies.events import TextDelta
 from parley_server.store import open_store
-from parley_server.store.location import StoreUnusable
+from parley_server.store.engine.location import StoreUnusable
+from parley_server.store.engine.sqlite import open_engine
 from parley_server.store.migrate import SCHEMA_RELEASE, _configuration, check_schema, migrate, schema_release
 from parley_server.store.rows import json_text
 from parley_server.store.schema import metadata
-from parley_server.store.sqlite import open_engine
 
 from tests.contract.store_values import ANN, finalisation
 

@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 from parley_server.settings import Address, load_settings
 from parley_server.workers import supervisor as module
-from parley_server.workers.line import STOP
 from parley_server.workers.supervisor import Supervisor
+from parley_server.workers.supervisor_protocol import STOP
 from parley_server.workers.worker import Worker
 
 SETTINGS = load_settings(

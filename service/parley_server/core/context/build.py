@@ -18,7 +18,7 @@ from parley_server.core.model import (
     TextPart,
     ToolCallPart,
 )
-from parley_server.core.records import StoredImage
+from parley_server.core.store_types import StoredImage
 
 SECTION_BREAK = "\n---\n"
 
@@ -34,7 +34,7 @@ def build_messages(
     refused: Mapping[str, str],
 ) -> tuple[PromptMessage, ...]:
     """The prompt's messages. `max_messages` counts the newest of history and new ones together (0: all), but a new
-    message is never left out. `refused` is that of the `Turn`."""
+    message is never left out. `refused` is that of the `PromptSource`."""
     history = _without_refused([message for message in path if not message.failed], new, refused)
     if max_messages:
         room = max(0, max_messages - len(new))

@@ -10,7 +10,6 @@ from collections.abc import Iterable, Iterator
 
 import msgspec
 
-from parley_server.core.content import complete
 from parley_server.core.model import (
     Message,
     Part,
@@ -20,6 +19,7 @@ from parley_server.core.model import (
     ToolCallPart,
     ToolResultPart,
 )
+from parley_server.core.replies.content import complete
 
 
 def paired(messages: Iterable[Message]) -> list[Message]:

@@ -1,0 +1,185 @@
+"""Replies that other replicas generate, as readers of this one see them: one log each, whatever the number of readers.
+
+What the owner publishes comes through the relay; that a reply has ended is believed of the store alone.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+
+from parley_server.core.limits import Limits
+from parley_server.core.model import Identity, Reply
+from parley_server.core.ports import Clock, Relay, Store
+from parley_server.core.replies.live import LiveReplies
+from parley_server.core.replies.log import Log
+from parley_server.core.replies.readers import POLL_COUNTS_S, ReaderCount
+from parley_server.errors import ReplyNotFound, StorageUnavailable
+
+logger = logging.getLogger("parley.followers")
+
+LOOK_INTERVAL_S = 1.0
+KEPT_S = 60.0
+UNREACHABLE_LIMIT_S = 10.0
+
+
+class RemoteReply:
+    """A reply that runs elsewhere: its log here, and who reads it."""
+
+    def __init__(self, reply: Reply, clock: Clock, limits: Limits) -> None:
+        self.log = Log.of_other(reply)
+        self.since = clock.monotonic()
+        self.reader_count = ReaderCount(clock, ttl_s=0.0, max_readers=limits.max_readers_per_reply, on_orphaned=_nobody)
+        self._clock = clock
+        self._polled_until = self._kept_until = 0.0
+
+    @property
+    def wanted(self) -> bool:
+        """Whether somebody reads, or polled not long ago: what its owner is told."""
+        return self.reader_count.readers > 0 or self._clock.monotonic() < self._polled_until
+
+    @property
+    def kept(self) -> bool:
+        """Whether it is followed on, although perhaps nobody reads: somebody may be about to, or wait for its end."""
+        return self.wanted or self._clock.monotonic() < self._kept_until
+
+    def touch(self) -> None:
+        """Somebody polled."""
+        self._polled_until = self._clock.monotonic() + POLL_COUNTS_S
+
+    def keep(self) -> None:
+        """Somebody has asked for its log."""
+        self._kept_until = self._clock.monotonic() + KEPT_S
+
+
+class RemoteReplies:
+    """All that this replica follows. `run` is to be running; it asks the store about all of them in one query."""
+
+    def __init__(self, *, store: Store, relay: Relay, clock: Clock, limits: Limits, live_replies: LiveReplies) -> None:
+        self._store = store
+        self._relay = relay
+        self._clock = clock
+        self._limits = limits
+        self._live_replies = live_replies
+        self._news = asyncio.Event()
+        self._hinted: set[str] = set()
+        self._next_look = 0.0
+        self._recalling: dict[str, asyncio.Task[Log]] = {}
+
+    def follow(self, reply: Reply) -> Log:
+        """The log of a reply that runs elsewhere; kept until it has ended, or nobody wants it.
+
+        To ask for a log is not to read it: see `Replies.reading`."""
+        followed = self._live_replies.followed.get(reply.id)
+        if followed is None:
+            followed = self._live_replies.followed[reply.id] = RemoteReply(reply, self._clock, self._limits)
+            self._relay.follow(followed.log, wanted=lambda: followed.wanted, look=lambda: self._hint(reply.id))
+        followed.keep()
+        return followed.log
+
+    async def ended(self, reply: Reply) -> Log:
+        """The log of a reply that has ended, whole where it is still kept between replicas; read once for all who ask
+        for it at a time."""
+        expired = self._clock.now_us() - reply.end_time_us >= self._limits.relay_retention_s * 1e6
+        if expired or self._relay.unreachable_s > 0:
+            return Log.of_ended(reply)
+        recalling = self._recalling.get(reply.id)
+        if recalling is None:
+            recalling = asyncio.get_running_loop().create_task(self._recall(reply), name=f"recall-{reply.id}")
+            self._recalling[reply.id] = recalling
+            recalling.add_done_callback(lambda _: self._recalling.pop(reply.id))
+        return await asyncio.shield(recalling)
+
+    async def _recall(self, reply: Reply) -> Log:
+        found = Log.of_other(reply)
+        for entry in await self._relay.recall(reply.id):
+            found.append(entry)
+        if not found.last_sequence or found.last_sequence != reply.last_sequence - 1:
+            return Log.of_ended(reply)
+        found.finish(reply)
+        self._live_replies.end(found)
+        return found
+
+    async def run(self) -> None:
+        """Look for ends, at each interval and when the relay says so, until cancelled."""
+        while True:
+            await self._pause()
+            try:
+                await self._look()
+            except StorageUnavailable as error:
+                logger.warning("look_later", extra={"fields": {"problem": error.message}})
+            except Exception:  # a defect that ended this task would leave every reader waiting
+                logger.exception("look_defect")
+            self._let_go()
+
+    def _hint(self, reply_id: str) -> None:
+        """It may have ended."""
+        self._hinted.add(reply_id)
+        self._news.set()
+
+    async def _pause(self) -> None:
+        timer = self._clock.call_at(self._next_look, self._news.set)
+        try:
+            await self._news.wait()
+        finally:
+            timer.cancel()
+            self._news.clear()
+
+    async def _look(self) -> None:
+        """At all of them when it is time, meanwhile at those of which something was said."""
+        followed, now = dict(self._live_replies.followed), self._clock.monotonic()
+        hinted, self._hinted = self._hinted, set()
+        if now >= self._next_look:
+            self._next_look = now + LOOK_INTERVAL_S
+        else:
+            followed = {reply_id: followed[reply_id] for reply_id in hinted if reply_id in followed}
+        if not followed:
+            return
+        running = {each.reply_id for each in await self._store.standings(list(followed)) if not each.terminal}
+        ended = [follower for reply_id, follower in followed.items() if reply_id not in running]
+        results = await asyncio.gather(*[self._finish(follower) for follower in ended], return_exceptions=True)
+        for error in results:
+            if error is not None:
+                raise error
+
+    async def _finish(self, follower: RemoteReply) -> None:
+        """End the log as it is stored, with all the text where that can still be had."""
+        found = follower.log
+        try:
+            reply = await self._store.get_reply(Identity(tenant=found.reply.tenant), found.reply.id)
+        except ReplyNotFound:
+            self._drop(follower)
+            found.erase()
+            return
+        kept = await self._relay.recall(reply.id) if found.last_sequence < reply.last_sequence - 1 else ()
+        self._drop(follower)
+        for entry in kept[found.last_sequence :]:
+            found.append(entry)
+        if found.last_sequence == reply.last_sequence - 1:
+            found.finish(reply)
+        else:
+            found.replace(reply)
+        self._live_replies.end(found)
+
+    def _let_go(self) -> None:
+        """Of what nobody wants, and of what could not be followed for too long."""
+        now = self._clock.monotonic()
+        for follower in list(self._live_replies.followed.values()):
+            silent_s = min(self._relay.unreachable_s, now - follower.since)
+            if not follower.kept:
+                self._drop(follower)
+                follower.log.break_off(StorageUnavailable("nobody has read this reply here for a while"))
+            elif silent_s >= UNREACHABLE_LIMIT_S:
+                self._drop(follower)
+                follower.log.break_off(
+                    StorageUnavailable("the reply runs on another replica, which cannot be followed at the moment")
+                )
+
+    def _drop(self, follower: RemoteReply) -> None:
+        self._relay.unfollow(follower.log)
+        if self._live_replies.followed.get(follower.log.reply.id) is follower:
+            del self._live_replies.followed[follower.log.reply.id]
+
+
+def _nobody() -> None:
+    """A reply is ended by its owner, never by who follows it."""

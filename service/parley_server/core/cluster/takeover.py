@@ -1,0 +1,68 @@
+"""Ends the replies of replicas that are dead, with the text they had made durable. It never generates one again: a new
+attempt is a new reply, and the client's to choose.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+
+from parley_server.core.cluster.lease_keeper import LeaseKeeper
+from parley_server.core.cluster.recovery import end_taken_over
+from parley_server.core.engine import Engine
+from parley_server.core.store_types import Unfinished
+from parley_server.errors import StorageUnavailable
+
+logger = logging.getLogger("parley.sweeper")
+
+BATCH = 50
+JITTER = 0.2
+
+
+class Sweeper:
+    """Sweeps every `interval_s`, with jitter, while the tenure is settled: after an outage of the database everybody
+    first has one whole lease in which to come back."""
+
+    def __init__(self, engine: Engine, lease_keeper: LeaseKeeper, *, interval_s: float) -> None:
+        self._engine = engine
+        self._lease_keeper = lease_keeper
+        self._interval_s = interval_s
+
+    async def run(self) -> None:
+        """Sweep until cancelled."""
+        while True:
+            jitter = random.uniform(1 - JITTER, 1 + JITTER)  # noqa: S311 - spreads load, guards nothing
+            await self._engine.clock.sleep(self._interval_s * jitter)
+            try:
+                await self.sweep()
+            except StorageUnavailable as error:
+                logger.warning("sweep_later", extra={"fields": {"problem": error.message}})
+            except Exception:  # a defect that ended this task would leave the dead unburied
+                logger.exception("sweep_defect")
+
+    async def sweep(self) -> int:
+        """Take over what dead replicas own, and end it; how many replies there were."""
+        count = 0
+        while self._lease_keeper.settled and self._engine.lease.held:
+            taken = await self._take()
+            endings = [self._engine.spawn(end_taken_over(self._engine, each), f"end-{each.reply.id}") for each in taken]
+            for error in await asyncio.gather(*map(asyncio.shield, endings), return_exceptions=True):
+                if error is not None:
+                    logger.error("take_over_defect", exc_info=error)
+            count += len(taken)
+            if len(taken) < BATCH:
+                break
+        return count
+
+    async def _take(self) -> list[Unfinished]:
+        """What is taken belongs to the process from then on: a sweep that is cancelled leaves it to its tasks."""
+        self._lease_keeper.taking_over = True
+        try:
+            # By the process's clock this was so a moment ago; it may have been stopped since.
+            sure_s = self._lease_keeper.quarter_s
+            taken = await self._engine.store.take_over(self._engine.replica_id, BATCH, sure_s=sure_s)
+            self._engine.ending.update(each.reply.id for each in taken)
+            return taken
+        finally:
+            self._lease_keeper.taking_over = False

@@ -1,0 +1,208 @@
+"""The commands and views of conversations. Page tokens are opaque to callers, and bound to the query they came from."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+from typing import TypeVar
+
+import msgspec
+
+from parley_server.core.context.groups import unknown_results
+from parley_server.core.engine import Engine
+from parley_server.core.model import Conversation, FinishReason, Identity, ImagePart, Message, Reply, Value
+from parley_server.core.replies.accept import new_conversation, store_messages
+from parley_server.core.replies.cancel import ask_to_stop
+from parley_server.core.replies.log import Reader
+from parley_server.core.requests import payload_hash
+from parley_server.core.store_types import (
+    Busy,
+    CancelTarget,
+    ConversationFilter,
+    ConversationReplayed,
+    ConversationUpdate,
+    MessageFilter,
+    NewConversation,
+)
+from parley_server.core.validation import (
+    MAX_TITLE,
+    check_conversation,
+    check_key,
+    check_labels,
+    check_messages,
+    check_texts,
+    refuse_unknown,
+)
+from parley_server.errors import (
+    ConversationExists,
+    ConversationNotFound,
+    InvalidRequest,
+    ReplyInProgress,
+    ReplyNotFound,
+    RequestIdReused,
+)
+
+DEFAULT_PAGE = 50
+MAX_PAGE = 200
+MAX_DELETE_TRIES = 5
+
+C = TypeVar("C")
+
+
+class Creation(Value, frozen=True, kw_only=True):
+    """What two creations with one `request_id` must agree on."""
+
+    conversation: Conversation
+    messages: tuple[Message, ...] = ()
+
+
+class Page(Value, frozen=True, kw_only=True):
+    """A page of conversations, newest activity first; the token is empty on the last."""
+
+    conversations: tuple[Conversation, ...]
+    next_page_token: str
+
+
+class Messages(Value, frozen=True, kw_only=True):
+    """A page of messages, newest first, with its replies as in `MessagePage`; the token is empty on the last."""
+
+    messages: tuple[Message, ...]
+    replies: tuple[Reply, ...]
+    next_page_token: str
+
+
+class Conversations:
+    """All that can be done with conversations."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+
+    async def create(self, identity: Identity, creation: Creation, request_id: str) -> Conversation:
+        """Create a conversation with its first messages; the same `request_id` returns what it made."""
+        limits, now_us = self._engine.limits, self._engine.clock.now_us()
+        check_key("request_id", request_id)
+        check_key("x-end-user", identity.end_user)
+        check_conversation(creation.conversation, "conversation", limits)
+        messages = check_messages("messages", creation.messages, limits)
+        refuse_unknown("messages", unknown_results((), messages))
+        if any(isinstance(part, ImagePart) and part.image_id for message in messages for part in message.parts):
+            raise InvalidRequest.field("messages", "a new conversation holds no images to name by image_id")
+        conversation = new_conversation(creation.conversation, identity, now_us)
+        self._check_model(conversation.model)
+        stored, _, images = store_messages(messages, "", now_us)
+        digest = payload_hash(creation)
+        new = NewConversation(
+            identity=identity,
+            request_id=request_id,
+            payload_hash=digest,
+            conversation=conversation,
+            messages=stored,
+            images=images,
+            now_us=now_us,
+        )
+        outcome = await self._engine.store.create_conversation(new)
+        if isinstance(outcome, Conversation):
+            return outcome
+        if not isinstance(outcome, ConversationReplayed):
+            raise ConversationExists("a conversation of this id exists already")
+        if outcome.payload_hash != digest:
+            raise RequestIdReused("this request_id came before, with another payload")
+        if outcome.conversation is None:
+            raise ConversationNotFound
+        return outcome.conversation
+
+    async def get(self, identity: Identity, conversation_id: str) -> Conversation:
+        """Raises `ConversationNotFound`."""
+        return await self._engine.store.get_conversation(identity, conversation_id)
+
+    async def list(
+        self, identity: Identity, *, query: str, labels: dict[str, str], page_size: int, page_token: str
+    ) -> Page:
+        """Conversations whose title holds every word of `query` and whose labels match."""
+        check_labels("labels", labels)
+        if len(query) > MAX_TITLE or "\x00" in query:
+            raise InvalidRequest.field("query", f"must be at most {MAX_TITLE} characters, without NUL")
+        which = ConversationFilter(words=tuple(query.split()), labels=labels)
+        before = _decode(page_token, which, tuple[int, str])
+        asked = msgspec.structs.replace(which, before=before)
+        page = await self._engine.store.list_conversations(identity, asked, _page_size(page_size))
+        last = page.conversations[-1] if page.more else None
+        token = _encode((last.update_time_us, last.id), which) if last else ""
+        return Page(conversations=page.conversations, next_page_token=token)
+
+    async def update(self, identity: Identity, update: ConversationUpdate) -> Conversation:
+        """Change the fields that are set. Raises `EtagMismatch`, `MessageNotFound` (for the head)."""
+        limits = self._engine.limits
+        if update.title is not None and len(update.title) > MAX_TITLE:
+            raise InvalidRequest.field("conversation.title", f"must be at most {MAX_TITLE} characters")
+        texts = (update.title or "", *(update.system or ()), update.post_system or "")
+        check_texts("conversation", texts, limits)
+        check_labels("conversation.labels", update.labels or {})
+        if update.max_messages is not None and update.max_messages < 0:
+            raise InvalidRequest.field("conversation.context.max_messages", "must not be negative")
+        self._check_model(update.model or "")
+        return await self._engine.store.update_conversation(identity, update, self._engine.clock.now_us())
+
+    async def delete(self, identity: Identity, conversation_id: str, etag: str) -> None:
+        """Cancel what runs in it, then erase it with all it holds."""
+        engine = self._engine
+        for _ in range(MAX_DELETE_TRIES):
+            outcome = await engine.store.delete_conversation(identity, conversation_id, etag)
+            if not isinstance(outcome, Busy):
+                engine.live_replies.erase(outcome)
+                engine.relay.erase(outcome)
+                return
+            etag = ""  # it has matched; the end of the reply changes it
+            await self._cancel(identity, outcome.reply_id)
+        raise ReplyInProgress("new replies keep starting in this conversation", retry_after_s=1.0)
+
+    async def messages(self, identity: Identity, which: MessageFilter, page_size: int, page_token: str) -> Messages:
+        """The branch that ends in a leaf, or the whole tree. Raises `ConversationNotFound`, `MessageNotFound`."""
+        cursor = _decode(page_token, which, str)
+        asked = msgspec.structs.replace(which, cursor=cursor or "")
+        page = await self._engine.store.list_messages(identity, asked, _page_size(page_size))
+        token = _encode(page.next_cursor, which) if page.next_cursor else ""
+        return Messages(messages=page.messages, replies=page.replies, next_page_token=token)
+
+    async def image(self, identity: Identity, image_id: str) -> ImagePart:
+        """With its bytes. Raises `ImageNotFound`."""
+        return await self._engine.store.get_image(identity, image_id)
+
+    async def _cancel(self, identity: Identity, reply_id: str) -> None:
+        target, reason = CancelTarget(reply_id=reply_id), "conversation deleted"
+        try:
+            asked = await ask_to_stop(self._engine, identity, target, FinishReason.CANCELLED, reason)
+        except ReplyNotFound:
+            return
+        if asked is not None and asked[1] is not None:
+            await Reader(asked[1], 0).until_ended()
+
+    def _check_model(self, alias: str) -> None:
+        if alias:
+            self._engine.catalog.resolve(alias)
+
+
+def _page_size(asked: int) -> int:
+    if asked < 0:
+        raise InvalidRequest.field("page_size", "must not be negative")
+    return min(asked or DEFAULT_PAGE, MAX_PAGE)
+
+
+def _encode(cursor: object, query: msgspec.Struct) -> str:
+    return base64.urlsafe_b64encode(msgspec.json.encode((_digest(query), cursor))).decode()
+
+
+def _decode(token: str, query: msgspec.Struct, kind: type[C]) -> C | None:
+    if not token:
+        return None
+    try:
+        digest, cursor = msgspec.json.decode(base64.urlsafe_b64decode(token), type=tuple[str, kind])  # type: ignore[valid-type]  # a type made at run time
+    except (ValueError, msgspec.MsgspecError) as error:
+        raise InvalidRequest.field("page_token", "is not a token that a page has returned") from error
+    if digest != _digest(query):
+        raise InvalidRequest.field("page_token", "belongs to another query")
+    return cursor
+
+
+def _digest(query: msgspec.Struct) -> str:
+    return hashlib.sha256(msgspec.json.encode(query, order="sorted")).hexdigest()[:16]

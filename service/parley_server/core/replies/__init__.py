@@ -1,0 +1,1 @@
+"""Replies: acceptance, generation, the log and its readers, the end."""

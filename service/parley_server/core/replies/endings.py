@@ -1,0 +1,117 @@
+"""How a reply ends: from what happened to what is stored. Pure functions, shared by generation and recovery."""
+
+from __future__ import annotations
+
+import msgspec
+
+from parley_server.core.cost import estimate_tokens
+from parley_server.core.model import (
+    FinishReason,
+    ImagePart,
+    Message,
+    Part,
+    PromptMessage,
+    ReasoningPart,
+    Reply,
+    ReplyError,
+    Role,
+    State,
+    TextPart,
+    ToolCallPart,
+    ToolResultPart,
+    Usage,
+    Value,
+)
+from parley_server.core.replies.content import Answer
+from parley_server.errors import InternalError, OwnerLost, ProviderTimeout
+
+IMAGE_TOKENS = 800  # about what the large vendors count for a middle-sized image
+
+
+class Stop(Value, frozen=True, kw_only=True):
+    """Why a generation is to end before its provider does. `finish` None: the process is leaving it (OWNER_LOST)."""
+
+    finish: FinishReason | None
+    reason: str = ""
+
+
+class Ending(Value, frozen=True, kw_only=True):
+    """How a generation ended. `billed` says whether the provider may have charged for it without saying so."""
+
+    state: State
+    finish: FinishReason | None = None
+    provider_reason: str = ""
+    cancel_reason: str = ""
+    error: ReplyError | None = None
+    billed: bool = True
+
+
+def ending_of_stop(stop: Stop, *, started: bool) -> Ending:
+    """What a stop makes of a reply that has (or has not) shown its first token."""
+    if stop.finish is None:
+        lost = OwnerLost("the server stopped before the reply was complete; the text so far is kept")
+        return Ending(state=State.FAILED, error=ReplyError.of(lost))
+    if stop.finish is FinishReason.TIME_LIMIT and not started:
+        late = ProviderTimeout("the provider sent nothing within the reply's time limit")
+        return Ending(state=State.FAILED, error=ReplyError.of(late))
+    if stop.finish in (FinishReason.TIME_LIMIT, FinishReason.MAX_TOKENS):
+        return Ending(state=State.COMPLETED, finish=stop.finish)
+    return Ending(state=State.CANCELLED, finish=stop.finish, cancel_reason=stop.reason)
+
+
+def defect(call_id: str) -> ReplyError:
+    """The error of a reply that the engine itself has failed; the log has the rest under `call_id`."""
+    return ReplyError.of(InternalError("internal error", metadata={"call_id": call_id}))
+
+
+def answer_message(reply: Reply, parts: tuple[Part, ...], state: State, now_us: int) -> Message:
+    """The message that holds (what there is of) the answer."""
+    return Message(
+        id=reply.message_id,
+        role=Role.ASSISTANT,
+        parts=parts,
+        parent_id=reply.parent_message_id,
+        reply_id=reply.id,
+        partial=state is not State.COMPLETED,
+        failed=state is State.FAILED,
+        create_time_us=now_us,
+    )
+
+
+def estimated_usage(prompt: tuple[PromptMessage, ...], answer: Answer) -> Usage:
+    """About what the provider must have counted."""
+    reasoning = sum(estimate_tokens(part.text) for part in answer.parts if isinstance(part, ReasoningPart))
+    return Usage(
+        prompt_tokens=sum(_tokens(part) for message in prompt for part in message.parts),
+        completion_tokens=sum(_tokens(part) for part in answer.parts),
+        reasoning_tokens=reasoning,
+        estimated=True,
+    )
+
+
+def completed_usage(counted: Usage | None, prompt: tuple[PromptMessage, ...], answer: Answer) -> Usage:
+    """What the provider has counted, with an estimate in place of what it has not: the prompt, or content that came."""
+    if counted is None:
+        return estimated_usage(prompt, answer)
+    if counted.prompt_tokens and (counted.completion_tokens or not answer.parts):
+        return counted
+    estimate = estimated_usage(prompt, answer)
+    known = bool(counted.completion_tokens)
+    completed = msgspec.structs.replace(
+        counted,
+        prompt_tokens=counted.prompt_tokens or estimate.prompt_tokens,
+        completion_tokens=counted.completion_tokens if known else estimate.completion_tokens,
+        reasoning_tokens=counted.reasoning_tokens if known else estimate.reasoning_tokens,
+    )
+    return completed if completed == counted else msgspec.structs.replace(completed, estimated=True)
+
+
+def _tokens(part: Part) -> int:
+    if isinstance(part, TextPart | ReasoningPart):
+        return estimate_tokens(part.text)
+    if isinstance(part, ImagePart):
+        return IMAGE_TOKENS
+    if isinstance(part, ToolCallPart):
+        return estimate_tokens(part.name) + estimate_tokens(part.arguments)
+    assert isinstance(part, ToolResultPart)
+    return estimate_tokens(part.content)

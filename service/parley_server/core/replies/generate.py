@@ -1,0 +1,354 @@
+"""One reply's own task: has the provider write into the log, then ends the reply exactly once, whatever happens.
+
+It belongs to the process, never to a call. Nothing here is awaited per token.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+
+import msgspec
+
+from parley_server.core.cluster.lease import NEVER
+from parley_server.core.cost import cost_nano_usd
+from parley_server.core.engine import Engine, done_within, unbroken
+from parley_server.core.model import Finish, FinishReason, Message, Part, Prompt, Reply, ReplyError, State, Usage
+from parley_server.core.ports import Provider, Timer
+from parley_server.core.replies.content import Answer, answer_of
+from parley_server.core.replies.endings import (
+    Ending,
+    Stop,
+    answer_message,
+    completed_usage,
+    defect,
+    ending_of_stop,
+)
+from parley_server.core.replies.finalise import finalise
+from parley_server.core.replies.log import Log, Reader
+from parley_server.core.replies.readers import ReaderCount
+from parley_server.core.replies.sink import LogSink
+from parley_server.core.store_types import Finalisation, Finalised
+from parley_server.errors import ParleyError, ProviderError, StorageUnavailable
+
+logger = logging.getLogger("parley.reply")
+
+MAX_RETRY_S = 2.0
+
+
+def as_it_stands(log: Log, now_us: int) -> Reply:
+    """The reply of a log that is not over: its message as far as readers may have it."""
+    reply, first = log.reply, log.first_token_time_us or log.reply.first_token_time_us
+    parts = answer_of(log.numbered()).parts
+    return msgspec.structs.replace(
+        reply,
+        state=State.STREAMING if first or log.last_sequence else State.PENDING,
+        message=answer_message(reply, parts, State.STREAMING, now_us) if parts else None,
+        last_sequence=log.last_sequence,
+        first_token_time_us=first,
+    )
+
+
+class Generation:
+    """Generates one accepted reply: `start` it once it is committed, `stop` it at any time; its log tells the end."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        *,
+        reply: Reply,
+        prompt: Prompt,
+        provider: Provider,
+        prompt_size: int,
+        orphan_ttl_s: float,
+        time_limit_s: float,
+    ) -> None:
+        self.log = Log(reply, lease=engine.lease)
+        self.reader_count = ReaderCount(
+            engine.clock,
+            ttl_s=orphan_ttl_s,
+            max_readers=engine.limits.max_readers_per_reply,
+            on_orphaned=lambda: self._leave_orphaned(orphan_ttl_s),
+        )
+        self._engine = engine
+        self._reply = reply
+        self._prompt = prompt
+        self._provider = provider
+        self.prompt_size = prompt_size
+        self._time_limit_s = time_limit_s
+        self._sink = LogSink(
+            self.log,
+            engine.clock,
+            window=engine.window,
+            max_bytes=engine.limits.max_reply_bytes,
+            on_full=lambda: self.stop(Stop(finish=FinishReason.MAX_TOKENS)),
+        )
+        self.task: asyncio.Task[None] | None = None
+        self._producing: asyncio.Task[Finish] | None = None
+        self._concluding: asyncio.Task[None] | None = None
+        self._stop: Stop | None = None
+        self._turn: asyncio.Future[None] | None = None
+        self._asked = False
+        self._written: Finalisation | None = None
+        self._overhead_s = 0.0
+        self._ended_s = 0.0
+
+    @property
+    def reply(self) -> Reply:
+        """The reply as it stands: its message as far as it has come."""
+        if self.log.ended:
+            return self.log.reply
+        return as_it_stands(self.log, self._engine.clock.now_us())
+
+    @property
+    def dead(self) -> bool:
+        """Whether its task is over without having ended the reply: a defect, which the reconciliation mends."""
+        tasks = (self.task, self._concluding)
+        return self.task is not None and not self.log.over and all(task is None or task.done() for task in tasks)
+
+    def prepare(self) -> None:
+        """Ask the provider while the acceptance commits. What it writes is seen, journaled and stored only from `start`
+        on; `abandon` ends it without a trace."""
+        if self._producing is None and not self.log.sealed:
+            self._ask_provider()
+
+    def abandon(self) -> None:
+        """It was not accepted: nothing of it remains."""
+        self._sink.seal()
+        self.close_provider()
+        self.log.erase()
+
+    def close_provider(self) -> None:
+        """Close the provider's call, if there is one, without waiting for that."""
+        if self._producing is not None:
+            self._engine.spawn(self._close(self._producing), f"close-{self._reply.id}")
+
+    def start(self, overhead_s: float) -> None:
+        """Begin; `overhead_s` is what the acceptance took."""
+        self._overhead_s = overhead_s
+        self._engine.observer.reply_started()
+        self._engine.relay.open(self.log)
+        self.task = self._engine.spawn(self._run(), f"reply-{self._reply.id}")
+        self.task.add_done_callback(self._mend)
+
+    @property
+    def lost(self) -> bool:
+        """Whether another replica has taken it over."""
+        return self.log.lease is NEVER
+
+    def lose(self) -> None:
+        """Another replica has taken the reply over: nothing more of it is shown here but the end, as that one stores
+        it."""
+        self.log.lease = NEVER
+        self.stop(Stop(finish=None))
+
+    def stop(self, stop: Stop) -> None:
+        """End it, unless it is ending already: no later text is seen from now on."""
+        provider_done = self.task is not None and self._producing is not None and self._producing.done()
+        if self._stop is not None or self.log.sealed or provider_done:
+            return
+        self._stop = stop
+        self._sink.seal()
+        self._next_turn()
+
+    def _leave_orphaned(self, ttl_s: float) -> None:
+        """Nobody has read it here for `ttl_s`; it ends if nobody has elsewhere."""
+        self._engine.spawn(self._end_unread(ttl_s), f"orphan-{self._reply.id}")
+
+    async def _end_unread(self, ttl_s: float) -> None:
+        idle_s = await self._engine.relay.idle_s(self._reply.id)
+        if idle_s is None or idle_s < ttl_s:
+            self.reader_count.seen(idle_s or 0.0)
+        elif self.reader_count.orphaned:
+            self.stop(Stop(finish=FinishReason.ORPHANED, reason="nobody was reading"))
+
+    async def _run(self) -> None:
+        try:
+            ending = await self._produce()
+        except asyncio.CancelledError:
+            await unbroken(self._begin_end(self._stopped()))
+            raise
+        except Exception as error:  # noqa: BLE001 - this task owns the reply: whatever happens, the reply ends
+            ending = self._defect(error)
+        await unbroken(self._begin_end(ending))
+
+    def _mend(self, _: asyncio.Task[None]) -> None:
+        """A task that is cancelled before its first step has not even begun to end the reply."""
+        if self._concluding is None:
+            self._sink.seal()
+            self.close_provider()
+            self._begin_end(self._stopped())
+        self.log.wake()
+
+    def _begin_end(self, ending: Ending) -> asyncio.Task[None]:
+        self._concluding = self._engine.spawn(self._conclude(ending), f"end-{self._reply.id}")
+        self._concluding.add_done_callback(lambda _: self.log.wake())
+        return self._concluding
+
+    async def until_over(self) -> None:
+        """Return once it has ended, or once it is `dead`."""
+        reader = Reader(self.log, self.log.last_sequence)
+        while not self.log.over and not self.dead:
+            await reader.wait()
+            reader.position = self.log.last_sequence
+
+    async def _produce(self) -> Ending:
+        """Have the provider write until it ends or is stopped. Its call is closed when this returns or raises."""
+        if self._stop is not None and self._producing is None:
+            return self._stopped()
+        turn = self._turn = asyncio.get_running_loop().create_future()
+        producing = self._producing or self._ask_provider()
+        if self._stop is not None or producing.done():
+            self._next_turn()
+        limit = self._limit_time()
+        try:
+            await turn
+        finally:
+            limit.cancel()
+            self._sink.seal()
+            ended_s = self._engine.clock.monotonic()
+            await self._close(producing)
+            self._ended_s = ended_s
+        return self._result(producing)
+
+    def _ask_provider(self) -> asyncio.Task[Finish]:
+        self._asked = True
+        asking = self._provider.generate(self._prompt, self._sink)
+        self._producing = asyncio.get_running_loop().create_task(asking, name=f"provider-{self._reply.id}")
+        self._producing.add_done_callback(self._provider_done)
+        return self._producing
+
+    def _provider_done(self, producing: asyncio.Task[Finish]) -> None:
+        if not producing.cancelled():
+            producing.exception()  # of a provider that outlives its reply, nobody asks for the error
+        self._next_turn()
+
+    def _limit_time(self) -> Timer:
+        clock = self._engine.clock
+        return clock.call_at(
+            clock.monotonic() + self._time_limit_s, lambda: self.stop(Stop(finish=FinishReason.TIME_LIMIT))
+        )
+
+    def _next_turn(self) -> None:
+        if self._turn is not None and not self._turn.done():
+            self._turn.set_result(None)
+
+    async def _close(self, producing: asyncio.Task[Finish]) -> None:
+        """Have the provider close its call, and wait for that as long as it may take."""
+        if producing.done():
+            return
+        producing.cancel()
+        if not await done_within(producing, self._engine.limits.provider_close_s, self._engine.clock):
+            logger.error("provider_hangs", extra={"fields": {"reply_id": self._reply.id}})
+
+    def _result(self, producing: asyncio.Task[Finish]) -> Ending:
+        """How it ended, where nothing stopped it: a cancel that nobody has asked for is a defect of the provider's."""
+        if self._stop is not None:
+            return self._stopped()
+        error = asyncio.CancelledError() if producing.cancelled() else producing.exception()
+        if error is None:
+            finish = producing.result()
+            filtered = finish.reason is FinishReason.CONTENT_FILTER  # which is free where it came before any token
+            return Ending(
+                state=State.COMPLETED,
+                finish=finish.reason,
+                provider_reason=finish.provider_reason,
+                billed=not filtered,
+            )
+        if isinstance(error, ParleyError):
+            billed = isinstance(error, ProviderError) and error.billed
+            return Ending(state=State.FAILED, error=ReplyError.of(error), billed=billed)
+        return self._defect(error)
+
+    def _defect(self, error: BaseException) -> Ending:
+        logger.error("reply_defect", exc_info=error, extra={"fields": {"reply_id": self._reply.id}})
+        return Ending(state=State.FAILED, error=defect(self._reply.id))
+
+    def _stopped(self) -> Ending:
+        stop = self._stop or Stop(finish=None)
+        return ending_of_stop(stop, started=bool(self.log.first_token_time_us))
+
+    async def _conclude(self, ending: Ending) -> None:
+        """One transaction decides; then the terminal entry; then everybody is told."""
+        self._sink.seal()
+        clock = self._engine.clock
+        self._engine.relay.close(self.log)
+        finalisation = self._written = self._finalisation(ending, answer_of(self.log.content()))
+        delay_s = 0.1
+        while True:
+            try:
+                outcome = await finalise(self._engine.store, finalisation)
+            except StorageUnavailable as error:
+                logger.warning(
+                    "finalise_retry", extra={"fields": {"reply_id": self._reply.id, "problem": error.message}}
+                )
+            else:
+                if outcome is None or outcome.reply.state.terminal:
+                    break
+                self.log.lease = NEVER  # taken over, and not ended there yet
+            await clock.sleep(delay_s)
+            delay_s = min(delay_s * 2, MAX_RETRY_S)
+        self.announce(outcome)
+
+    def announce(self, outcome: Finalised | None) -> None:
+        """The reply has ended as it is stored (None: it was erased). To be called once, last."""
+        clock, observer = self._engine.clock, self._engine.observer
+        if outcome is None:
+            self.log.erase()
+        elif outcome.won or self._is_own(outcome.reply):
+            self.log.finish(outcome.reply)
+        else:
+            self.log.replace(outcome.reply)
+        self.reader_count.close()
+        self._engine.relay.ended(self.log)
+        self._engine.live_replies.end(self.log)
+        self._engine.capacity.release(self.prompt_size)
+        if self._ended_s:
+            self._overhead_s += clock.monotonic() - self._ended_s
+        if first := self.log.first_token_time_us:
+            waited_s = (first - self._reply.create_time_us) / 1e6
+            observer.first_token(max(0.0, waited_s), self._prompt.model.alias)
+        message = self.log.reply.message
+        text_length = Answer(message.parts).text_length if message else 0
+        observer.reply_ended(self.log.reply, overhead_s=self._overhead_s, text_length=text_length)
+
+    def _is_own(self, stored: Reply) -> bool:
+        """Whether a race was lost to this very task: its commit had happened, and only the answer was lost. The number
+        of a takeover's end is another one."""
+        written = self._written
+        return written is not None and (written.end_time_us, written.last_sequence) == (
+            stored.end_time_us,
+            stored.last_sequence,
+        )
+
+    def _finalisation(self, ending: Ending, answer: Answer) -> Finalisation:
+        first = self.log.first_token_time_us
+        return Finalisation(
+            reply_id=self._reply.id,
+            epoch=self._reply.epoch,
+            state=ending.state,
+            finish_reason=ending.finish,
+            provider_reason=ending.provider_reason,
+            error=ending.error,
+            usage=self._usage(ending, answer),
+            message=self._message(answer.parts, ending.state) if answer.is_message else None,
+            model=self._prompt.model.alias,
+            provider=self._prompt.model.provider,
+            cancel_reason=ending.cancel_reason,
+            last_sequence=self.log.closing_sequence,
+            first_token_time_us=first,
+            end_time_us=self._engine.clock.now_us(),
+            text_length=answer.text_length,
+        )
+
+    def _message(self, parts: tuple[Part, ...], state: State) -> Message:
+        return answer_message(self._reply, parts, state, self._engine.clock.now_us())
+
+    def _usage(self, ending: Ending, answer: Answer) -> Usage:
+        """What the provider has counted; else an estimate, where it was asked and may have charged."""
+        usage = self._sink.last_usage or answer.usage
+        if usage is not None or (self._asked and (ending.billed or answer.parts)):
+            usage = completed_usage(usage, self._prompt.messages, answer)
+        else:
+            usage = Usage()
+        return msgspec.structs.replace(usage, cost_nano_usd=cost_nano_usd(usage, self._prompt.model.prices))

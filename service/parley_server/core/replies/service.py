@@ -1,0 +1,274 @@
+"""The commands and views of replies: start, attach, poll, get, cancel, drain."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import msgspec
+
+from parley_server.core.cluster.recovery import reconcile
+from parley_server.core.cluster.remote_replies import RemoteReply
+from parley_server.core.engine import Engine
+from parley_server.core.model import FinishReason, Identity, Reply, Value
+from parley_server.core.replies.accept import Acceptances, ended_within
+from parley_server.core.replies.cancel import ask_to_stop
+from parley_server.core.replies.endings import Stop
+from parley_server.core.replies.events import Chunk, ReasoningDelta, Unknown
+from parley_server.core.replies.generate import Generation, as_it_stands
+from parley_server.core.replies.log import Log, Reader
+from parley_server.core.requests import ReplyRequest
+from parley_server.core.store_types import CancelTarget, Replayed
+from parley_server.core.validation import check_request
+from parley_server.errors import Draining, InvalidRequest, ParleyError, ReplyNotFound
+
+MAX_CANCEL_REASON = 1024
+
+
+class Started(msgspec.Struct, frozen=True):
+    """An accepted reply; `replayed` where an earlier call had started it."""
+
+    log: Log
+    replayed: bool
+
+
+class Poll(Value, frozen=True, kw_only=True):
+    """What is new after a cursor, the cursor for the next poll, and the reply as it stands."""
+
+    chunks: tuple[Chunk, ...]
+    after_sequence: int
+    reply: Reply
+
+
+class Replies:
+    """All that can be done with replies in this process. With `hands_over`, a drain sends readers elsewhere."""
+
+    def __init__(self, engine: Engine, *, hands_over: bool = False) -> None:
+        self._engine = engine
+        self.hands_over = hands_over
+        self._acceptances = Acceptances(engine)
+        self._listeners: set[Callable[[], None]] = set()
+        self.going_away_at: float | None = None
+
+    async def start(self, request: ReplyRequest) -> Started:
+        """Accept a request and have its reply generated, or attach to what the same request has started.
+
+        Accepting goes on when the caller is cancelled meanwhile. Raises every refusal of the contract.
+        """
+        try:
+            request = check_request(request, self._engine.limits)
+        except ParleyError as refusal:
+            self._engine.observer.refused(refusal.reason)
+            raise
+        accepting = self._engine.spawn(self._acceptances.accept(request), "accept")
+        try:
+            accepted = await asyncio.shield(accepting)
+        except asyncio.CancelledError:
+            accepting.add_done_callback(_leave_at_once)
+            raise
+        if isinstance(accepted, Replayed):
+            assert accepted.reply is not None
+            return Started(await self.attach(request.identity, accepted.reply.id), replayed=True)
+        return Started(accepted.log, replayed=False)
+
+    async def attach(self, identity: Identity, reply_id: str) -> Log:
+        """The log of a reply, running here or elsewhere, or ended. Raises `ReplyNotFound`."""
+        found = await self._find(identity, reply_id)
+        return await self._engine.remote_replies.ended(found) if isinstance(found, Reply) else found
+
+    async def _find(self, identity: Identity, reply_id: str) -> Log | Reply:
+        """The log, or the reply itself where it has ended and nothing else of it is in memory."""
+        engine, live_replies, store = self._engine, self._engine.live_replies, self._engine.store
+        if (log := live_replies.find(identity, reply_id)) is not None:
+            return log
+        reply = await store.get_reply(identity, reply_id)
+        log = live_replies.find(identity, reply_id)  # meanwhile
+        if log is not None and (log.ended or not reply.state.terminal):
+            return log
+        if reply.state.terminal:
+            return reply
+        if not engine.replica_id:
+            await reconcile(engine)
+            return await store.get_reply(identity, reply_id)
+        return engine.remote_replies.follow(reply)
+
+    @contextmanager
+    def reading(self, log: Log, *, notice: Callable[[], None] | None = None) -> Iterator[None]:
+        """Count as a reader meanwhile; `notice` is called when the process starts to go away."""
+        read = self._read(log.reply.id)
+        if read is not None:
+            read.reader_count.enter()
+            self._engine.relay.read(read.log)
+        if notice is not None:
+            self._listeners.add(notice)
+        self._engine.observer.reader_joined()
+        try:
+            yield
+        finally:
+            self._engine.observer.reader_left()
+            if notice is not None:
+                self._listeners.discard(notice)
+            if read is not None:
+                read.reader_count.leave()
+
+    async def wait(self, log: Log, wait_s: float) -> Reply:
+        """The reply once it has ended; as it stands after `wait_s`, or when the process starts to go away.
+
+        Raises `StorageUnavailable` where it runs elsewhere and cannot be followed."""
+        reader = Reader(log, log.last_sequence)
+
+        def over() -> bool:
+            reader.position = log.last_sequence  # only the end is waited for
+            return log.over
+
+        with self.reading(log, notice=reader.wake):
+            await self._until(reader, wait_s, over)
+        if log.broken is not None:
+            raise log.broken
+        return self.standing(log)
+
+    async def poll(
+        self, identity: Identity, reply_id: str, *, after: int, wait_s: float, gather_s: float, reasoning: bool
+    ) -> Poll:
+        """Wait for something new after the cursor, then gather a little more of it."""
+        if after < 0:
+            raise InvalidRequest.field("after_sequence", "must not be negative")
+        log = await self.attach(identity, reply_id)
+        self._touch(reply_id)
+        reader = Reader(log, after)
+        with self.reading(log, notice=reader.wake):
+            chunks = await self._gathered(reader, wait_s, gather_s, reasoning=reasoning)
+        reply = self.standing(log)
+        shown = reply if reader.done else msgspec.structs.replace(reply, message=None)
+        return Poll(chunks=tuple(chunks), after_sequence=reader.position, reply=shown)
+
+    async def get(self, identity: Identity, reply_id: str) -> Reply:
+        """The reply as it stands now. Raises `ReplyNotFound`."""
+        found = await self._find(identity, reply_id)
+        if isinstance(found, Reply):
+            return found
+        self._touch(reply_id)
+        return self.standing(found)
+
+    async def cancel(self, identity: Identity, target: CancelTarget, reason: str) -> Reply:
+        """Stop a reply and return it once its log has its terminal chunk; one that has ended is returned unchanged."""
+        engine = self._engine
+        if not (target.reply_id or target.request_id or target.conversation_id):
+            raise InvalidRequest.field("target", "must name a reply, a request or a conversation")
+        if len(reason) > MAX_CANCEL_REASON or "\x00" in reason:
+            raise InvalidRequest.field("reason", f"must be at most {MAX_CANCEL_REASON} characters, without NUL")
+        stopped = self._stop_local(identity, target, Stop(finish=FinishReason.CANCELLED, reason=reason))
+        if stopped:
+            target = CancelTarget(reply_id=stopped)  # the conversation's it is only until it has ended
+        asked = await ask_to_stop(engine, identity, target, FinishReason.CANCELLED, reason)
+        if asked is None:
+            raise ReplyNotFound
+        reply, log = asked
+        if log is None:  # a log that is followed here may not have heard of the end
+            return await engine.store.get_reply(identity, reply.id)
+        await Reader(log, 0).until_ended()
+        return await self.get(identity, reply.id)
+
+    async def drain(self, grace_s: float) -> None:
+        """Refuse new replies, tell the readers, let running replies end for `grace_s`, then end the rest with the text
+        they have. One that a defect of the store keeps from its end is left to the next start."""
+        engine = self._engine
+        self._acceptances.draining = Draining("the server is shutting down", retry_after_s=1.0)
+        self.going_away_at = engine.clock.monotonic() + grace_s
+        for generation in engine.live_replies.running.values():
+            generation.reader_count.paused = True
+        for notice in list(self._listeners):
+            notice()
+        for generation in list(engine.live_replies.running.values()):
+            left = self.going_away_at - engine.clock.monotonic()
+            if not await ended_within(generation.log, left, engine):
+                break
+        self.hurry()
+        for generation in list(engine.live_replies.running.values()):
+            await generation.until_over()
+
+    def hurry(self) -> None:
+        """End every running reply now, with the text it has."""
+        for generation in list(self._engine.live_replies.running.values()):
+            generation.stop(Stop(finish=None))
+
+    def _touch(self, reply_id: str) -> None:
+        live_replies = self._engine.live_replies
+        if (generation := live_replies.running.get(reply_id)) is not None:
+            generation.reader_count.touch()
+        elif (follower := live_replies.followed.get(reply_id)) is not None:
+            follower.touch()
+            self._engine.relay.read(follower.log)
+
+    def _read(self, reply_id: str) -> Generation | RemoteReply | None:
+        live_replies = self._engine.live_replies
+        return live_replies.running.get(reply_id) or live_replies.followed.get(reply_id)
+
+    def standing(self, log: Log) -> Reply:
+        """The reply of a log as it stands now. Raises `ReplyNotFound` where it was erased."""
+        if log.erased:
+            raise ReplyNotFound
+        return log.reply if log.ended else as_it_stands(log, self._engine.clock.now_us())
+
+    def _stop_local(self, identity: Identity, target: CancelTarget, stop: Stop) -> str:
+        """What runs here is stopped at once, also while the database is away; it is stored once that is back. Its id,
+        or nothing."""
+        running = self._engine.live_replies.running
+        by_id = [running[target.reply_id]] if target.reply_id in running else []
+        for generation in by_id if target.reply_id else list(running.values()):
+            # One that is not accepted yet is left to the store, which knows whether it comes before the wish.
+            if generation.task is not None and _is_named(generation.log.reply, identity, target):
+                generation.stop(stop)
+                return generation.log.reply.id
+        return ""
+
+    async def _gathered(self, reader: Reader, wait_s: float, gather_s: float, *, reasoning: bool) -> list[Chunk]:
+        wanted: list[Chunk] = []
+
+        def take() -> bool:
+            wanted.extend(chunk for chunk in reader.take() if shown(chunk, reasoning=reasoning))
+            return bool(wanted) or reader.done
+
+        await self._until(reader, wait_s, take)
+        if wanted and not reader.done and gather_s > 0 and self.going_away_at is None:
+            await self._until(reader, gather_s, lambda: take() and reader.done)
+        return wanted
+
+    async def _until(self, reader: Reader, wait_s: float, satisfied: Callable[[], bool]) -> None:
+        """Wait for what `satisfied` looks for, at most `wait_s`, and not beyond the start of a drain."""
+        clock = self._engine.clock
+        deadline = clock.monotonic() + wait_s
+        timer = None
+        try:
+            while not satisfied() and clock.monotonic() < deadline and self.going_away_at is None:
+                timer = timer or clock.call_at(deadline, reader.wake)
+                await reader.wait()
+        finally:
+            if timer is not None:
+                timer.cancel()
+
+
+def shown(chunk: Chunk, *, reasoning: bool) -> bool:
+    """Whether a reader is sent this chunk; its number counts in any case."""
+    return not isinstance(chunk.entry, Unknown) and (reasoning or not isinstance(chunk.entry, ReasoningDelta))
+
+
+def _is_named(reply: Reply, identity: Identity, target: CancelTarget) -> bool:
+    if not identity.owns(reply.tenant, reply.end_user):
+        return False
+    if target.request_id:  # unique within an end user
+        return (reply.request_id, reply.end_user) == (target.request_id, identity.end_user)
+    return target.reply_id == reply.id or (
+        bool(target.conversation_id) and target.conversation_id == reply.conversation_id
+    )
+
+
+def _leave_at_once(accepting: asyncio.Task[Generation | Replayed]) -> None:
+    """The caller has gone before its reply was accepted: that was the first reader, and it has left."""
+    if accepting.cancelled() or accepting.exception() is not None:
+        return
+    accepted = accepting.result()
+    if isinstance(accepted, Generation):
+        accepted.reader_count.enter()
+        accepted.reader_count.leave()

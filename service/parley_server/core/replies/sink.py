@@ -1,0 +1,214 @@
+"""Between the provider and the log: coalesces what one socket read delivers, then has it numbered.
+
+Text may be held open while the process is busy, by a short window; never the first token, and never across anything
+that is not text. Nothing here awaits.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import msgspec
+
+from parley_server.core.counts import INT32_MAX, credible
+from parley_server.core.model import Usage
+from parley_server.core.ports import Clock, Timer
+from parley_server.core.replies.events import (
+    Entry,
+    ReasoningDelta,
+    TextDelta,
+    ToolCallDelta,
+    UsageUpdate,
+    merge,
+    size_of,
+    utf8_prefix,
+    utf8_size,
+)
+from parley_server.core.replies.log import Log
+from parley_server.errors import ProviderMalformed
+
+USAGE_INTERVAL_S = 1.0
+"""Usage is numbered with the first content, then at most this often, and at the end: some providers send it with every
+token."""
+MAX_WINDOW_S = 0.05
+MAX_OPEN_BYTES = 4096
+BUSY = 0.7
+
+
+def window_s(utilisation: float) -> float:
+    """How long text may be held open at this utilisation (0 to 1) of the event loop, in seconds."""
+    if utilisation <= BUSY:
+        return 0.0
+    return MAX_WINDOW_S * min(1.0, (utilisation - BUSY) / (1.0 - BUSY))
+
+
+class FlushWindow:
+    """The one window of a process, for all sinks that hold text open: a timer for each would cost more than it saves.
+
+    It begins when the first sink has something to hold, and all of them close with it."""
+
+    def __init__(self, clock: Clock, *, utilisation: Callable[[], float]) -> None:
+        self._clock = clock
+        self._utilisation = utilisation
+        self._held: dict[LogSink, None] = {}
+        self._timer: Timer | None = None
+
+    @property
+    def busy(self) -> bool:
+        """Whether the process is so busy that text should wait."""
+        return self._utilisation() > BUSY
+
+    def hold(self, sink: LogSink) -> None:
+        """Have a sink closed soon."""
+        self._held[sink] = None
+        if self._timer is None:
+            due = self._clock.monotonic() + window_s(self._utilisation())
+            self._timer = self._clock.call_at(due, self._close_all)
+
+    def let_go(self, sink: LogSink) -> None:
+        """A sink has closed by itself."""
+        if self._held.pop(sink, sink) is None and not self._held and self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _close_all(self) -> None:
+        self._timer = None
+        held, self._held = self._held, {}
+        for sink in held:
+            sink.close()
+
+
+class LogSink:
+    """The sink of one reply. `on_full` is called once, when the reply reaches `max_bytes`; what is over is dropped."""
+
+    __slots__ = (
+        "_clock",
+        "_log",
+        "_on_full",
+        "_open_bytes",
+        "_pending",
+        "_room",
+        "_usage_due_s",
+        "_usage_waits",
+        "_window",
+        "last_usage",
+    )
+
+    def __init__(
+        self,
+        log: Log,
+        clock: Clock,
+        *,
+        window: FlushWindow,
+        max_bytes: int,
+        on_full: Callable[[], None],
+    ) -> None:
+        self._log = log
+        self._clock = clock
+        self._window = window
+        self._room = max_bytes
+        self._on_full = on_full
+        self._pending: list[Entry] = []
+        self._open_bytes = 0
+        self._usage_waits = False
+        self._usage_due_s = -math.inf
+        self.last_usage: Usage | None = None
+
+    def text(self, text: str) -> None:
+        """Text of the answer."""
+        if text:
+            self._push(TextDelta(text))
+
+    def reasoning(self, text: str, signature: bytes = b"") -> None:
+        """Reasoning text."""
+        if text or signature:
+            self._push(ReasoningDelta(text, signature))
+
+    def tool_call(self, index: int, call_id: str, name: str, arguments: str) -> None:
+        """A piece of a tool call. Raises `ProviderMalformed` for an index that the contract cannot hold."""
+        if not 0 <= index <= INT32_MAX:
+            raise ProviderMalformed("the provider numbered a tool call outside of 0 to 2147483647")
+        self._push(ToolCallDelta(index, call_id, name, arguments))
+
+    def usage(self, usage: Usage) -> None:
+        """What the provider has counted so far; not counted where a count cannot be true. The newest is kept, and
+        numbered from time to time."""
+        if not self._log.sealed and usage != self.last_usage and credible(usage):
+            self.last_usage = usage
+            self._usage_waits = True
+
+    def flush(self) -> None:
+        """The end of one read: number what it brought, or hold it open for a moment while the process is busy."""
+        if self._usage_waits:
+            self._number_usage()
+        if not self._pending:
+            return
+        if self._window.busy and self._may_wait():
+            self._window.hold(self)
+        else:
+            self.close()
+
+    def close(self) -> None:
+        """Number everything that is open, now."""
+        if not self._pending:
+            return
+        self._window.let_go(self)
+        pending, self._pending, self._open_bytes = self._pending, [], 0
+        if not self._log.first_token_time_us and any(not isinstance(entry, UsageUpdate) for entry in pending):
+            self._log.first_token_time_us = self._clock.now_us()
+        if len(pending) == 1:
+            self._log.append(pending[0])
+            return
+        for _, entry in merge(pending):
+            self._log.append(entry)
+
+    def seal(self) -> None:
+        """Number what is open, and take no more."""
+        if self._usage_waits and not self._log.sealed:
+            self._add_usage()
+        self.close()
+        self._log.seal()
+
+    def _number_usage(self) -> None:
+        begun = self._log.first_token_time_us or self._pending
+        now_s = self._clock.monotonic()
+        if begun and now_s >= self._usage_due_s:
+            self._usage_due_s = now_s + USAGE_INTERVAL_S
+            self._add_usage()
+
+    def _add_usage(self) -> None:
+        assert self.last_usage is not None
+        self._usage_waits = False
+        self._pending.append(UsageUpdate(self.last_usage))
+
+    def _push(self, entry: Entry) -> None:
+        if self._log.sealed or self._room <= 0:
+            return
+        size = size_of(entry)
+        fitting = entry if size <= self._room else _cut(entry, self._room)
+        self._room -= size
+        self._open_bytes += size
+        if fitting is not None:
+            self._pending.append(fitting)
+        if self._room <= 0:
+            self.close()
+            self._on_full()
+
+    def _may_wait(self) -> bool:
+        if not self._log.first_token_time_us or self._open_bytes >= MAX_OPEN_BYTES:
+            return False
+        return all(isinstance(entry, TextDelta) for entry in self._pending)
+
+
+def _cut(entry: Entry, size: int) -> Entry | None:
+    """What of an entry takes at most `size` bytes; a signature does not hold for a part of what it signs."""
+    if isinstance(entry, TextDelta):
+        text = utf8_prefix(entry.text, size)
+        return TextDelta(text) if text else None
+    if isinstance(entry, ReasoningDelta):
+        text = utf8_prefix(entry.text, size)
+        return ReasoningDelta(text) if text else None
+    assert isinstance(entry, ToolCallDelta)
+    left = size - utf8_size(entry.name) - utf8_size(entry.id)
+    return None if left < 0 else msgspec.structs.replace(entry, arguments=utf8_prefix(entry.arguments, left))

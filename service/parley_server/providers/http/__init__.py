@@ -1,0 +1,1 @@
+"""HTTP to model vendors: transport, connections, encodings, server-sent events."""

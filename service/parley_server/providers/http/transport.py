@@ -1,0 +1,266 @@
+"""An httpx2 transport that pushes response bodies from the socket into a function, with nothing awaited in between.
+
+HTTP/1.1 without proxies, for requests whose body is in memory. It must never retry what a server may have acted upon.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+from collections.abc import AsyncIterator, Mapping
+from typing import Protocol, cast
+from urllib.request import getproxies, proxy_bypass
+
+import httpx2
+
+from parley_server.providers.http.connection import Connection
+from parley_server.providers.http.exchange import Exchange, Feed, Head, StaleConnection
+
+IDLE_LIMIT_S = 60.0
+REPEAT_WITHIN_S = 2.0
+"""A kept connection that was dead shows it within a round trip; one that closes later may have begun to work."""
+MAX_ITERATED_BYTES = 1024 * 1024
+"""What iteration yields of a body at most: it is for errors."""
+BODY = "parley.body"
+"""The response extension that holds the body."""
+
+Origin = tuple[str, str, int]
+
+
+class Body(Protocol):
+    """The body of a response, to be pushed."""
+
+    async def push_to(self, feed: Feed) -> None:
+        """Call `feed` with each read's bytes until the body ends or `stop` is called.
+
+        Raises what `feed` raised, or an `httpx2.TransportError` where the body broke off.
+        """
+
+    def stop(self) -> None:
+        """Let `push_to` return: what follows is not wanted."""
+
+
+def body_of(response: httpx2.Response) -> Body:
+    """The body of a response of any transport."""
+    pushed = response.extensions.get(BODY)
+    return cast(Body, pushed) if pushed is not None else IteratedBody(response)
+
+
+def proxied(url: httpx2.URL) -> bool:
+    """Whether the process's environment names a proxy for this address."""
+    proxies = getproxies()
+    if not (proxies.get(url.scheme) or proxies.get("all")):
+        return False
+    return not proxy_bypass(f"{url.host}:{_port(url)}")
+
+
+class IteratedBody:
+    """The body of another transport's response, read in the caller's task."""
+
+    def __init__(self, response: httpx2.Response) -> None:
+        self._response = response
+        self._limit = asyncio.timeout(None)
+        self._stopped = False
+
+    async def push_to(self, feed: Feed) -> None:
+        """See `Body`."""
+        try:
+            async with self._limit:
+                async for data in self._response.aiter_raw():
+                    feed(data)
+        except TimeoutError:
+            if not self._stopped:
+                raise
+
+    def stop(self) -> None:
+        """See `Body`."""
+        self._stopped = True
+        self._limit.reschedule(asyncio.get_running_loop().time())
+
+
+class PushedBody(httpx2.AsyncByteStream):
+    """The body of a `PushTransport`'s response."""
+
+    def __init__(self, exchange: Exchange, linger_s: float) -> None:
+        self._exchange = exchange
+        self._linger_s = linger_s
+        self._stopped = False
+
+    async def push_to(self, feed: Feed) -> None:
+        """See `Body`. A cancel leaves the connection to `aclose`."""
+        await self._exchange.push_to(feed)
+
+    def stop(self) -> None:
+        """See `Body`. A body that then ends soon leaves its connection usable."""
+        self._stopped = True
+        self._exchange.stop()
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        pieces: list[bytes] = []
+        size = 0
+
+        def take(data: bytes) -> None:
+            nonlocal size
+            size += len(data)
+            pieces.append(data)
+            if size > MAX_ITERATED_BYTES:
+                self._exchange.stop()
+
+        await self.push_to(take)
+        yield b"".join(pieces)[:MAX_ITERATED_BYTES]
+
+    async def aclose(self) -> None:
+        """Close the connection, unless the body has ended, or is about to end after a `stop`."""
+        self._exchange.close(self._linger_s if self._stopped else 0.0)
+
+
+class PushTransport(httpx2.AsyncBaseTransport):
+    """Keeps connections per origin for `idle_limit_s`; their number is not limited here.
+
+    Of a request's time limits only `connect` is heeded, name resolution and TLS included: the others are the caller's.
+    A cancel before the response closes the connection, and so does closing the response before its end. Responses carry
+    their `Body` in the extension `BODY`.
+    """
+
+    def __init__(
+        self, *, ssl_context: ssl.SSLContext | None = None, idle_limit_s: float = IDLE_LIMIT_S, linger_s: float = 1.0
+    ) -> None:
+        self._ssl_context = ssl_context
+        self._idle_limit_s = idle_limit_s
+        self._linger_s = linger_s
+        self._idle: dict[Origin, list[Connection]] = {}
+        self._open: set[Connection] = set()
+        self._reaper: asyncio.TimerHandle | None = None
+
+    async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
+        """Send a request. Raises an `httpx2.TransportError`."""
+        content = await request.aread()
+        target = _head_of(request, len(content))
+        origin = (request.url.scheme, request.url.host, _port(request.url))
+        head, exchange = await self._send(origin, target, body=content, connect_s=_connect_limit_s(request))
+        body = PushedBody(exchange, self._linger_s)
+        extensions = {"http_version": head.http_version.encode(), "reason_phrase": head.reason, BODY: body}
+        return httpx2.Response(head.status, headers=head.headers, stream=body, extensions=extensions)
+
+    async def aclose(self) -> None:
+        """Close every connection, busy ones too."""
+        if self._reaper is not None:
+            self._reaper.cancel()
+            self._reaper = None
+        for connection in list(self._open):
+            connection.abort()
+        self._idle.clear()
+
+    @property
+    def open_connections(self) -> int:
+        """Connections that are open, busy or idle."""
+        return len(self._open)
+
+    # --- sending
+
+    async def _send(
+        self, origin: Origin, head: bytes, *, body: bytes, connect_s: float | None
+    ) -> tuple[Head, Exchange]:
+        loop = asyncio.get_running_loop()
+        while (connection := self._take(origin)) is not None:
+            sent_s = loop.time()
+            try:
+                return await connection.send(head, body)
+            except StaleConnection:
+                if loop.time() - sent_s > REPEAT_WITHIN_S:
+                    raise
+        connection = await self._connect(origin, connect_s)
+        return await connection.send(head, body)
+
+    async def _connect(self, origin: Origin, connect_s: float | None) -> Connection:
+        scheme, host, port = origin
+        if scheme not in {"http", "https"}:
+            raise httpx2.UnsupportedProtocol(f"{scheme!r} is not http or https")
+        context = self._tls() if scheme == "https" else None
+        loop = asyncio.get_running_loop()
+        try:
+            async with asyncio.timeout(connect_s):
+                _, connection = await loop.create_connection(lambda: self._connection(origin), host, port, ssl=context)
+        except TimeoutError as error:
+            raise httpx2.ConnectTimeout(f"no connection within {connect_s} s") from error
+        except ssl.SSLError as error:
+            raise httpx2.ConnectError("TLS handshake failed") from error
+        except OSError as error:
+            raise httpx2.ConnectError("connection failed") from error
+        self._open.add(connection)
+        if connection.closed:
+            self._open.discard(connection)
+        return connection
+
+    def _connection(self, origin: Origin) -> Connection:
+        return Connection(
+            released=lambda connection: self._release(origin, connection),
+            lost=lambda connection: self._forget(origin, connection),
+        )
+
+    def _tls(self) -> ssl.SSLContext:
+        if self._ssl_context is None:
+            self._ssl_context = httpx2.create_ssl_context()
+            self._ssl_context.set_alpn_protocols(["http/1.1"])
+        return self._ssl_context
+
+    # --- keeping
+
+    def _take(self, origin: Origin) -> Connection | None:
+        idle = self._idle.get(origin)
+        while idle:
+            connection = idle.pop()
+            if not connection.closed:
+                return connection
+        return None
+
+    def _release(self, origin: Origin, connection: Connection) -> None:
+        loop = asyncio.get_running_loop()
+        connection.idle_since_s = loop.time()
+        self._idle.setdefault(origin, []).append(connection)
+        if self._reaper is None:
+            self._reaper = loop.call_later(self._idle_limit_s, self._reap)
+
+    def _forget(self, origin: Origin, connection: Connection) -> None:
+        self._open.discard(connection)
+        idle = self._idle.get(origin, [])
+        if connection in idle:
+            idle.remove(connection)
+
+    def _reap(self) -> None:
+        loop = asyncio.get_running_loop()
+        oldest_s = loop.time() - self._idle_limit_s
+        for connection in [kept for idle in self._idle.values() for kept in idle]:
+            if connection.idle_since_s <= oldest_s:
+                connection.abort()
+        kept_since = [kept.idle_since_s for idle in self._idle.values() for kept in idle if not kept.closed]
+        self._reaper = None
+        if kept_since:
+            self._reaper = loop.call_at(min(kept_since) + self._idle_limit_s, self._reap)
+
+
+def _head_of(request: httpx2.Request, length: int) -> bytes:
+    """The request line and headers. Raises `httpx2.LocalProtocolError` for a header with a line break."""
+    lines = [b"%s %s HTTP/1.1" % (request.method.encode("ascii"), request.url.raw_path)]
+    names = set()
+    for name, value in request.headers.raw:
+        key = name.lower()
+        if key in {b"accept-encoding", b"connection", b"transfer-encoding", b"content-length"}:
+            continue
+        names.add(key)
+        lines.append(b"%s: %s" % (name, value))
+    if b"host" not in names:
+        lines.append(b"Host: " + request.url.netloc)
+    lines += [b"Accept-Encoding: identity", b"Content-Length: %d" % length]
+    if any(b"\r" in line or b"\n" in line or b"\0" in line for line in lines):
+        raise httpx2.LocalProtocolError("a header holds a line break")
+    return b"\r\n".join(lines) + b"\r\n\r\n"
+
+
+def _port(url: httpx2.URL) -> int:
+    return url.port or (443 if url.scheme == "https" else 80)
+
+
+def _connect_limit_s(request: httpx2.Request) -> float | None:
+    limits: Mapping[str, float | None] = request.extensions.get("timeout", {})
+    return limits.get("connect")

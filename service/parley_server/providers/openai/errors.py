@@ -1,0 +1,157 @@
+"""Turns refusals and failures of an OpenAI-dialect provider into provider errors.
+
+It must never pass on a provider's own words, which may quote the prompt or the key: only status codes and known codes.
+"""
+
+from __future__ import annotations
+
+import email.utils
+import math
+import time
+from collections.abc import Mapping
+
+from parley_server.errors import (
+    ProviderContextTooLarge,
+    ProviderError,
+    ProviderRateLimited,
+    ProviderRejected,
+    ProviderUnauthenticated,
+    ProviderUnavailable,
+)
+from parley_server.providers.reading.error_report import Report, report_of
+
+MAX_RETRY_AFTER_S = 24 * 3600.0
+
+
+class Filtered(ProviderRejected):
+    """A content filter refused the prompt. Before any token this ends the answer as CONTENT_FILTER."""
+
+
+class OutOfCredit(ProviderRateLimited):
+    """The account has no credit, or its quota of the day is used up: a retry cannot help soon."""
+
+    retryable = False
+
+
+_CODES_OF: dict[type[ProviderError], tuple[str, ...]] = {
+    ProviderContextTooLarge: ("context_length_exceeded", "exceed_context_size_error"),
+    Filtered: (
+        "content_filter",
+        "content_policy_violation",
+        "data_inspection_failed",
+        "datainspectionfailed",
+        "responsibleaipolicyviolation",
+    ),
+    OutOfCredit: ("billing_error", "billing_hard_limit_reached", "insufficient_balance", "insufficient_quota"),
+    ProviderRateLimited: ("rate_limit_error", "rate_limit_exceeded", "requests", "resource_exhausted", "tokens"),
+    ProviderUnauthenticated: ("api_key_invalid", "authentication_error", "invalid_api_key", "permission_error"),
+    ProviderUnavailable: ("overloaded", "overloaded_error", "server_error", "service_unavailable"),
+    ProviderRejected: (
+        "bad_request",
+        "deploymentnotfound",
+        "invalid_argument",
+        "invalid_prompt",
+        "invalid_request_error",
+        "model_not_found",
+        "not_found_error",
+        "string_above_max_length",
+        "unsupported_country_region_territory",
+        "unsupported_parameter",
+        "unsupported_value",
+    ),
+}
+KNOWN_CODES = {code: kind for kind, codes in _CODES_OF.items() for code in codes}
+_REGION = "unsupported_country_region_territory"
+_BEFORE_STATUS: dict[type[ProviderError], frozenset[int]] = {
+    ProviderContextTooLarge: frozenset({400, 413, 422, 500}),
+    Filtered: frozenset({400, 403, 422, 451}),
+    OutOfCredit: frozenset({400, 402, 403, 429}),
+    ProviderUnauthenticated: frozenset({400}),
+}
+"""Codes that say more than these statuses do."""
+
+
+def error_of_status(provider: str, status: int, *, headers: Mapping[str, str], body: bytes) -> ProviderError:
+    """The error that an HTTP status other than 200 stands for, with the wait that its headers ask for."""
+    report = report_of(body)
+    code = _known_code(report)
+    message = f"{provider} answered HTTP {status}" + (f" ({code})" if code else "")
+    metadata = {"http_status": str(status)} | ({"provider_code": code} if code else {})
+    kind = _class_of_refusal(status, report)
+    return kind(message, retry_after_s=retry_after_s(headers), metadata=metadata)
+
+
+def error_in_body(provider: str, error: object) -> ProviderError:
+    """The error that an error object stands for which came under HTTP 200."""
+    report = report_of(error)
+    code = _known_code(report)
+    kind = _class_of_report(report) or (KNOWN_CODES[code] if code else None)
+    if kind is None:
+        kind = _class_of_status(report.status) if report.status else ProviderUnavailable
+    named = code or (str(report.status) if report.status else "")
+    message = f"{provider} reported an error within its answer" + (f" ({named})" if named else "")
+    failure = kind(message, metadata={"provider_code": code} if code else {})
+    failure.billed = True
+    return failure
+
+
+def retry_after_s(headers: Mapping[str, str]) -> float | None:
+    """The wait that `retry-after-ms` or `Retry-After` (seconds or an HTTP date) asks for; None where none does."""
+    for text, scale in ((headers.get("retry-after-ms"), 0.001), (headers.get("retry-after"), 1.0)):
+        wait_s = _number(text)
+        if wait_s is not None:
+            return min(max(wait_s * scale, 0.0), MAX_RETRY_AFTER_S)
+    date = email.utils.parsedate_tz(headers.get("retry-after", ""))
+    if date is None:
+        return None
+    try:
+        at_s = email.utils.mktime_tz(date)
+    except (OverflowError, ValueError):
+        return None
+    return min(max(at_s - time.time(), 0.0), MAX_RETRY_AFTER_S)
+
+
+def _class_of_refusal(status: int, report: Report) -> type[ProviderError]:
+    kinds = [_class_of_report(report), *[KNOWN_CODES.get(code) for code in report.codes]]
+    telling = [kind for kind in kinds if kind is not None and status in _BEFORE_STATUS.get(kind, ())]
+    if telling:
+        return telling[0]
+    if status == 403 and (report.region or _REGION in report.codes):
+        return ProviderRejected
+    return _class_of_status(status)
+
+
+def _class_of_report(report: Report) -> type[ProviderError] | None:
+    """What the words of a report say, where its codes may be too general."""
+    if report.overflow:
+        return ProviderContextTooLarge
+    return Filtered if report.moderated else None
+
+
+def _class_of_status(status: int) -> type[ProviderError]:
+    if status in {401, 403}:
+        return ProviderUnauthenticated
+    if status == 402:
+        return OutOfCredit
+    if status == 429:
+        return ProviderRateLimited
+    if status in {408, 409, 425} or status >= 500:
+        return ProviderUnavailable
+    return ProviderRejected
+
+
+def _known_code(report: Report) -> str:
+    """The code that is shown: the one that tells most, as `KNOWN_CODES` is ordered."""
+    known = [code for code in report.codes if code in KNOWN_CODES]
+    return min(known, key=_ORDER.index) if known else ""
+
+
+_ORDER = list(KNOWN_CODES)
+
+
+def _number(text: str | None) -> float | None:
+    try:
+        value = float(text or "")
+    except ValueError:
+        return None
+    return value if math.isfinite(value) else None

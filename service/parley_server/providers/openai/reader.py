@@ -1,0 +1,296 @@
+"""Reads an OpenAI-dialect stream of chat completion chunks and pushes what they say into a sink.
+
+It must never push half a code point, show a provider's raw words in an error, or let the result depend on how the bytes
+were cut. What is odd but clear is understood (docs/upstreams.md).
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+
+from parley_server.core.model import Finish
+from parley_server.core.ports import Sink
+from parley_server.errors import ProviderError, ProviderMalformed
+from parley_server.providers.http.sse import EventSplitter
+from parley_server.providers.openai.chunk import (
+    Choice,
+    Silence,
+    WireChunk,
+    decode,
+    decode_loosely,
+    is_first,
+    json_of,
+)
+from parley_server.providers.openai.content import Content, Notice
+from parley_server.providers.openai.ending import Evidence, finish_of
+from parley_server.providers.openai.errors import error_in_body
+from parley_server.providers.openai.usage import UsageMeter
+from parley_server.providers.reading.error_report import is_error, stands_for_error
+from parley_server.providers.reading.events import failure_of, word_of
+
+
+def _nothing(*_: object) -> None:
+    pass
+
+
+class ChunkReader:
+    """Fed with a body's bytes, pushes into the sink, flushing once per feed; knows how the stream ended.
+
+    `on_finish` is called when the provider has said why it ended, `on_resume` when content followed nonetheless, and
+    `on_done` at its `[DONE]`. `now_s` is a monotonic time. `notice` is called with what was left out: "after_finish",
+    "count", "content" or "tool_call". With `done_is_finish`, a `[DONE]` alone completes an answer. `document`: the body
+    is said to be JSON.
+    """
+
+    def __init__(
+        self,
+        provider: str,
+        sink: Sink,
+        *,
+        on_finish: Callable[[], None],
+        on_done: Callable[[], None],
+        on_resume: Callable[[], None] = _nothing,
+        now_s: Callable[[], float] = time.monotonic,
+        notice: Notice = _nothing,
+        done_is_finish: bool = False,
+        document: bool = False,
+    ) -> None:
+        self._provider = provider
+        self._sink = sink
+        self._on_finish = on_finish
+        self._on_done = on_done
+        self._on_resume = on_resume
+        self._notice = notice
+        self._done_is_finish = done_is_finish
+        self._splitter = EventSplitter(document=document)
+        self._document = document
+        self._content = Content(sink, now_s=now_s, notice=notice)
+        self._meter = UsageMeter(on_ignored=lambda: notice("count"))
+        self._silence = Silence()
+        self._word = ""
+        self._unreliable = False
+        self._excused: ProviderError | None = None
+        self._done = False
+        self._finish_reported = False
+
+    @property
+    def begun(self) -> bool:
+        """Whether any text, reasoning or tool call has come."""
+        return self._content.begun
+
+    @property
+    def content_s(self) -> float | None:
+        """When the last text, reasoning or piece of a tool call came, by `now_s`; None before the first."""
+        return self._content.last_s
+
+    @property
+    def finished(self) -> bool:
+        """Whether the answer is complete, whatever follows."""
+        return self._done or (bool(self._word) and not self._unreliable)
+
+    def feed(self, data: bytes) -> None:
+        """Take one read. Raises a `ProviderError`."""
+        if self._done:
+            return
+        content = self._content
+        try:
+            events = self._splitter.feed(data)
+            rest = iter(events)
+            if not self._word:
+                self._take(rest)
+            if self._word:
+                self._take_late(rest)
+            if content.last_s is None:
+                self._look_at_silence(events)
+        except ProviderMalformed as error:
+            if not self.finished:
+                raise
+            self._excuse(error)
+            self._say_done()  # where the next event begins is not known
+        finally:
+            if content.texts:
+                content.push_text()
+            if self._meter.changed:
+                self._sink.usage(self._meter.usage())
+            self._sink.flush()
+            if self._word:
+                self._report_finish()
+
+    def end(self) -> Finish:
+        """The body has ended. Raises a `ProviderError` where the answer is not complete, or made no sense."""
+        whole = self._done or self._take_last()
+        try:
+            finish = finish_of(self._provider, self._content, self._evidence(whole=whole))
+        finally:
+            self._content.push_rest()
+            if self._meter.changed:
+                self._sink.usage(self._meter.usage())
+            self._sink.flush()
+        return finish
+
+    def cut(self) -> None:
+        """The body broke off: push what was held back."""
+        self._content.push_rest()
+        self._sink.flush()
+
+    # --- events
+
+    def _look_at_silence(self, events: list[bytes]) -> None:
+        self._content.push_text()
+        if not self.begun:
+            self._silence.look_at(events)
+
+    def _take(self, events: Iterator[bytes]) -> None:
+        """Take events until one holds a finish word."""
+        content, word = self._content, self._word
+        texts, join = content.texts, content.text_join
+        for event in events:
+            try:
+                chunk = decode(event)
+            except ValueError:
+                if event.strip(b' "') == b"[DONE]":
+                    self._say_done()
+                    return
+                chunk = self._repaired(event)
+            if chunk.error is not None and is_error(chunk.error):
+                self._meter.add(chunk.usage)
+                raise error_in_body(self._provider, chunk.error)
+            said = False
+            if chunk.choices:
+                for choice in chunk.choices:
+                    if choice.index and not is_first(choice.index):
+                        continue
+                    delta = choice.delta
+                    text = None
+                    if delta is not None:
+                        text = delta.content
+                        if type(text) is str and not join.held:
+                            texts.append(text)
+                        elif text:
+                            content.add_odd(text)
+                        if (
+                            delta.tool_calls
+                            or delta.reasoning_content
+                            or delta.reasoning
+                            or delta.reasoning_details
+                            or delta.refusal
+                        ):
+                            content.add_rare(delta)
+                    if not text or choice.finish_reason is not None:
+                        said = True
+                        self._take_rest(chunk, choice)
+            elif chunk.usage is None:
+                self._look_for_error(event)
+            if chunk.usage is not None:
+                self._meter.add(chunk.usage)
+            if said and self._word is not word:
+                return
+
+    def _take_rest(self, chunk: WireChunk, choice: Choice) -> None:
+        """What comes in chunks that have no text, or that end the answer."""
+        delta = choice.delta
+        if delta is None:
+            self._content.add_in_place_of_delta(choice)
+        elif delta.function_call and not delta.tool_calls:
+            self._content.add_calls(delta)
+        if choice.error is not None and is_error(choice.error):
+            raise error_in_body(self._provider, choice.error)
+        self._meter.add(choice.usage)
+        if isinstance(chunk.x_groq, dict):
+            self._meter.add(chunk.x_groq.get("usage"))
+        if choice.finish_reason is not None:
+            self._say(choice.finish_reason)
+
+    def _take_late(self, events: Iterator[bytes]) -> None:
+        """Events after a finish word. They are read, and can make no complete answer fail; but content that follows the
+        word makes the word unreliable, and from then on only `[DONE]` or the end of the body completes the answer."""
+        for event in events:
+            if self._done:
+                return
+            self._take_one_late(event)
+
+    def _take_one_late(self, event: bytes) -> None:
+        self._content.push_text()
+        before = self._content.odd_pieces
+        try:
+            self._take(iter((event,)))
+        except ProviderError as error:
+            if self._unreliable:
+                raise
+            self._excuse(error)
+        if not self._unreliable and (self._content.odd_pieces != before or any(self._content.texts)):
+            self._unreliable = True
+            self._on_resume()
+            if self._excused is not None:
+                raise self._excused
+
+    def _take_last(self) -> bool:
+        """Take what the end of the body has completed; whether it was whole."""
+        try:
+            events = self._splitter.end()
+        except ProviderMalformed:
+            return False
+        try:
+            rest = iter(events)
+            if not self._word:
+                self._take(rest)
+            if self._word:
+                self._take_late(rest)
+            self._look_at_silence(events)
+        except ProviderMalformed:
+            return False  # the stream was cut within an event: truncated, not malformed
+        return True
+
+    def _repaired(self, event: bytes) -> WireChunk:
+        chunk = decode_loosely(event)
+        if chunk is None:
+            raise ProviderMalformed(f"{self._provider} sent an event that cannot be read")
+        return chunk
+
+    def _look_for_error(self, event: bytes) -> None:
+        value = json_of(event)
+        if stands_for_error(value):
+            raise error_in_body(self._provider, value)
+
+    # --- ends
+
+    def _say(self, value: object) -> None:
+        word = word_of(value)
+        if not word:
+            return
+        failure = failure_of(word)
+        if failure is not None:
+            error = failure(f"{self._provider} ended its answer with a failure")
+            error.billed = True
+            raise error
+        self._word = word
+
+    def _report_finish(self) -> None:
+        if not self._finish_reported:
+            self._finish_reported = True
+            if not self._unreliable:
+                self._on_finish()
+
+    def _say_done(self) -> None:
+        self._done = True
+        self._on_done()
+
+    def _excuse(self, error: ProviderError) -> None:
+        if self._excused is None:
+            self._excused = error
+            self._notice("after_finish")
+
+    def _evidence(self, *, whole: bool) -> Evidence:
+        splitter, silence = self._splitter, self._silence
+        done = self._done or (self._document and splitter.documents == 1)
+        if self._word:
+            completed = self.finished or whole
+        else:
+            completed = whole and done and (self._meter.known or self._done_is_finish)
+        return Evidence(
+            word=self._word,
+            completed=completed,
+            odd=bool(silence.foreign or splitter.documents or splitter.ignored),
+            unread=silence.unread,
+        )

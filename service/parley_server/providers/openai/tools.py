@@ -1,0 +1,235 @@
+"""Puts the pieces of tool calls together: which piece belongs to which call, and what each call is named.
+
+Servers leave out indexes and ids, repeat them, or send several calls under one index; two calls must never become one.
+"""
+
+from __future__ import annotations
+
+import re
+import secrets
+from collections.abc import Hashable
+from typing import Any
+
+import msgspec
+
+from parley_server.core.ports import Sink
+from parley_server.errors import ProviderMalformed
+from parley_server.providers.reading.events import clean
+from parley_server.providers.reading.surrogates import SurrogateJoin
+
+MAX_INDEX = 256
+"""The highest index of a tool call in one reply."""
+
+_STRUCTURE = re.compile(r'[{}\[\]"]')
+_IN_STRING = re.compile(r'\\.|"', re.DOTALL)
+
+
+class Piece(msgspec.Struct, gc=False):
+    """A piece of a call. `key` is the server's index, None where it sent none; what is absent is empty."""
+
+    key: Hashable = None
+    id: str = ""
+    name: str = ""
+    arguments: str = ""
+
+
+def pieces_of(tool_calls: object, function_call: object = None) -> list[Piece]:
+    """The pieces in a delta's `tool_calls` and in the legacy `function_call`, which is a call with index 0."""
+    calls = tool_calls if isinstance(tool_calls, list) else [tool_calls]
+    pieces = [_piece(call) for call in calls if isinstance(call, dict)]
+    if not pieces and isinstance(function_call, dict):
+        pieces = [_piece({"index": 0, "function": function_call})]
+    return pieces
+
+
+class Call:
+    """One tool call, as far as it has come. `index` is its number in the reply, None before its first delta."""
+
+    def __init__(self, piece: Piece) -> None:
+        self.id = piece.id
+        self.name = ""
+        self.index: int | None = None
+        self.arguments = Arguments()
+        self.join = SurrogateJoin()
+        self.unsent = ""
+
+
+class ToolCalls:
+    """Pushes each call's first delta when it has a name and arguments, when the next call begins, or at the end."""
+
+    def __init__(self, sink: Sink) -> None:
+        self._sink = sink
+        self._calls: list[Call] = []
+        self._by_key: dict[Hashable, Call] = {}
+        self._ids: set[str] = set()
+        self._pushed = 0
+
+    @property
+    def any(self) -> bool:
+        """Whether a call with a name has been seen."""
+        return any(call.name for call in self._calls)
+
+    @property
+    def whole(self) -> bool:
+        """Whether there is a call with a name and whole arguments."""
+        return any(call.name and call.arguments.whole for call in self._calls)
+
+    def add(self, piece: Piece) -> None:
+        """Take a piece. Raises `ProviderMalformed` for too many calls."""
+        call = self._call_of(piece)
+        if call is None:
+            call = self._begin(piece)
+        if piece.key is not None:
+            self._by_key[piece.key] = call
+        call.id = call.id or piece.id
+        if call.index is None and piece.name != call.name:
+            call.name += piece.name
+        call.arguments.add(piece.arguments)
+        call.unsent += call.join.add(piece.arguments)
+        if call.name and call.unsent:
+            self._push(call)
+
+    def end(self, *, complete: bool) -> None:
+        """The answer is over. Where it is `complete`, a call without arguments is whole: it gets `{}`."""
+        for call in self._calls:
+            call.unsent += call.join.rest()
+            if complete and call.arguments.empty:
+                call.arguments.add("{}")
+                call.unsent = "{}"
+            if call.name and call.unsent:
+                self._push(call)
+
+    @property
+    def dropped(self) -> bool:
+        """Whether there is a call without a name, which cannot be made."""
+        return any(not call.name for call in self._calls)
+
+    def _call_of(self, piece: Piece) -> Call | None:
+        """The call that a piece belongs to; None where it begins a new one."""
+        if piece.key is not None:
+            call = self._by_key.get(piece.key)
+            return None if call is None or _begins_another(piece, call) else call
+        newest = self._calls[-1] if self._calls else None
+        if piece.id:
+            same = next((call for call in reversed(self._calls) if call.id == piece.id), None)
+            adopts = newest is not None and not newest.id and not piece.name
+            return same or (newest if adopts else None)
+        if newest is None or (piece.name and newest.name and (piece.name != newest.name or newest.arguments.whole)):
+            return None
+        return newest
+
+    def _begin(self, piece: Piece) -> Call:
+        if self._calls and self._calls[-1].name and self._calls[-1].index is None:
+            self._push(self._calls[-1])
+        call = Call(piece)
+        self._calls.append(call)
+        if len(self._calls) > MAX_INDEX + 1:
+            raise ProviderMalformed(f"the provider sent more than {MAX_INDEX + 1} tool calls")
+        return call
+
+    def _push(self, call: Call) -> None:
+        arguments, call.unsent = call.unsent, ""
+        if call.index is not None:
+            self._sink.tool_call(call.index, "", "", arguments)
+            return
+        call.index = self._pushed
+        self._pushed += 1
+        call_id = call.id if call.id and call.id not in self._ids else f"call_{secrets.token_hex(12)}"
+        self._ids.add(call_id)
+        self._sink.tool_call(call.index, call_id, call.name, arguments)
+
+
+class Arguments:
+    """The arguments of a call. It tells in linear time whether they are a whole JSON object."""
+
+    def __init__(self) -> None:
+        self._pieces: list[str] = []
+        self._unscanned: list[str] = []
+        self._depth = 0
+        self._broken = False
+        self._in_string = False
+        self._escape = ""
+
+    @property
+    def empty(self) -> bool:
+        """Whether there is nothing but white space."""
+        return not any(piece.strip() for piece in self._pieces)
+
+    def add(self, text: str) -> None:
+        """Append."""
+        if text:
+            self._pieces.append(text)
+            self._unscanned.append(text)
+
+    @property
+    def whole(self) -> bool:
+        """Whether they are a whole JSON object."""
+        if self._unscanned:
+            self._scan("".join([self._escape, *self._unscanned]))
+            self._unscanned = []
+        if self._depth or self._in_string or self._broken or self.empty:
+            return False
+        try:
+            self._broken = not isinstance(msgspec.json.decode(clean("".join(self._pieces))), dict)
+        except ValueError:
+            self._broken = True  # all brackets are closed: nothing that follows can mend it
+        return not self._broken
+
+    def _scan(self, text: str) -> None:
+        """Follow strings and brackets, which decides cheaply when a decoder has to be asked."""
+        self._escape = ""
+        place = 0
+        while True:
+            found = (_IN_STRING if self._in_string else _STRUCTURE).search(text, place)
+            if found is None:
+                break
+            place = found.end()
+            mark = found.group()
+            if mark == '"':
+                self._in_string = not self._in_string
+            elif mark in "{[":
+                self._depth += 1
+            elif mark in "}]":
+                self._depth -= 1
+        if self._in_string and text.endswith("\\") and place < len(text):
+            self._escape = "\\"  # what it escapes comes with the next piece
+
+
+def _begins_another(piece: Piece, call: Call) -> bool:
+    """Whether a piece under the index of `call` belongs to a new call."""
+    if piece.id and call.id:
+        return piece.id != call.id
+    return bool(piece.name and call.name and call.arguments.whole)
+
+
+def _piece(call: dict[str, Any]) -> Piece:
+    function = call.get("function")
+    function = function if isinstance(function, dict) else call
+    return Piece(
+        key=_key(call.get("index")),
+        id=_text(call.get("id")),
+        name=_text(function.get("name")),
+        arguments=_arguments(function.get("arguments")),
+    )
+
+
+def _key(index: object) -> Hashable:
+    """An index as a key: 0, 0.0 and "0" are one; none for what cannot be one."""
+    if isinstance(index, str) and index.isascii() and index.isdecimal():
+        return index.lstrip("0") or "0"
+    if isinstance(index, float) and index.is_integer():
+        index = int(index)
+    return str(index) if isinstance(index, int | float | str) and index != "" else None
+
+
+def _text(value: object) -> str:
+    if isinstance(value, bool) or not isinstance(value, str | int | float):
+        return ""
+    return clean(str(value))
+
+
+def _arguments(value: object) -> str:
+    """A string as it is (it may end within a surrogate pair), anything else as JSON."""
+    if value is None or isinstance(value, str):
+        return value or ""
+    return msgspec.json.encode(value).decode()

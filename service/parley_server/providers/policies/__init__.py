@@ -1,0 +1,1 @@
+"""Wrappers that add a rule to any provider."""

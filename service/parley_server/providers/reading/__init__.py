@@ -1,0 +1,1 @@
+"""Rules for reading answers that hold for every vendor."""

@@ -1,0 +1,132 @@
+"""Finds the error in whatever a provider sends in place of an answer: codes, a status, and what its words are about.
+
+The words themselves never leave this module.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from typing import Any
+
+import msgspec
+
+from parley_server.errors import ProviderMalformed
+from parley_server.providers.http.sse import EventSplitter
+
+MAX_WORDS = 8192
+"""Characters of a provider's words that are searched."""
+
+_OVERFLOW = re.compile(
+    r"(?i)context_length_exceeded|exceed_context_size_error|maximum context length|maximum prompt length"
+    r"|prompt is too long|input is too long|too long to fit into the model|exceeds the maximum number of tokens"
+    r"|exceeds? the (available |model'?s? )?context (size|window|length)|exceeds the context window"
+    r"|exceeded model token limit|reduce the length of the messages|range of input length should be"
+    r"|`inputs` (must have less than|tokens \+)|input length .{0,60} exceed"
+)
+_REGION = re.compile(
+    r"(?i)(country|region|territory|location).{0,40}\b(not|un) ?(supported|available|allowed)"
+    r"|not (available|supported|allowed) in (your|this) (country|region|territory|location)"
+)
+_MODERATED = re.compile(r"(?i)content exists risk|\bDataInspectionFailed\b|ResponsibleAIPolicyViolation")
+_CODE_FIELDS = ("code", "type", "status", "error_code", "err_code", "status_code")
+_WORD_FIELDS = ("message", "msg", "error_msg", "status_msg", "detail", "title")
+
+
+class Report(msgspec.Struct, frozen=True):
+    """What an error says: its codes in lower case, a status of 400 to 599 (0: none), and what its words are about."""
+
+    codes: tuple[str, ...] = ()
+    status: int = 0
+    overflow: bool = False
+    region: bool = False
+    moderated: bool = False
+
+
+def report_of(error: object) -> Report:
+    """The report in an error: bytes of a body (JSON, server-sent events, text), or decoded JSON of any form."""
+    if isinstance(error, bytes):
+        error = _parsed(error)
+    places = list(_places(error))
+    values = [place.get(field) for place in places for field in _CODE_FIELDS]
+    codes = [str(value).lower() for value in values if isinstance(value, str | int) and not isinstance(value, bool)]
+    statuses = [int(code) for code in codes if code.isascii() and code.isdecimal() and len(code) == 3]
+    words = "\n".join(_words(error, places))[:MAX_WORDS]
+    return Report(
+        codes=tuple(codes),
+        status=next((status for status in statuses if 400 <= status < 600), 0),
+        overflow=bool(_OVERFLOW.search(words)),
+        region=bool(_REGION.search(words)),
+        moderated=bool(_MODERATED.search(words)) or any(_flagged(place.get("metadata")) for place in places),
+    )
+
+
+def is_error(value: object) -> bool:
+    """Whether the value of an `error` field is one: some servers send an empty one with every chunk."""
+    if isinstance(value, list):
+        return any(is_error(item) for item in value)
+    if isinstance(value, dict):
+        return any(value.get(field) for field in (*_CODE_FIELDS, *_WORD_FIELDS, "error"))
+    return bool(value)
+
+
+def stands_for_error(value: object) -> bool:
+    """Whether an event without choices is an error that is not in a field `error`."""
+    if not isinstance(value, dict):
+        return False
+    base = value.get("base_resp")
+    if isinstance(base, dict) and base.get("status_code"):
+        return True
+    if value.get("object") == "error" or value.get("type") == "error" or value.get("detail"):
+        return True
+    return isinstance(value.get("message"), str) and bool(value.get("code") or value.get("status"))
+
+
+def _parsed(body: bytes) -> Any:
+    text = body.decode("utf-8", "replace")
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        pass
+    splitter = EventSplitter()
+    try:
+        events = [*splitter.feed(body), *splitter.end()]
+    except ProviderMalformed:
+        events = []
+    for event in events:
+        try:
+            return json.loads(event.decode("utf-8", "replace"))
+        except (ValueError, RecursionError):
+            continue
+    return text
+
+
+def _places(value: object, depth: int = 0) -> Iterator[dict[str, Any]]:
+    """The objects that may hold codes: the error, what it wraps, and what it is wrapped in."""
+    if depth > 4:
+        return
+    if isinstance(value, list):
+        for item in value[:4]:
+            yield from _places(item, depth + 1)
+    elif isinstance(value, dict):
+        yield value
+        for field in ("error", "innererror", "base_resp", "detail"):
+            yield from _places(value.get(field), depth + 1)
+
+
+def _words(error: object, places: list[dict[str, Any]]) -> Iterator[str]:
+    if isinstance(error, str):
+        yield error
+    for place in places:
+        for field in (*_WORD_FIELDS, *_CODE_FIELDS, "error"):
+            if isinstance(place.get(field), str):
+                yield place[field]
+        metadata = place.get("metadata")
+        if isinstance(metadata, dict) and isinstance(metadata.get("raw"), str):
+            yield metadata["raw"]  # OpenRouter passes on what its own provider said
+
+
+def _flagged(metadata: object) -> bool:
+    """Whether OpenRouter's moderation refused the prompt."""
+    return isinstance(metadata, dict) and bool(metadata.get("reasons") or metadata.get("flagged_input"))

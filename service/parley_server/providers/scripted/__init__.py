@@ -1,0 +1,1 @@
+"""A provider that plays scripts, for demos and tests."""

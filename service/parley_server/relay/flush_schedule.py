@@ -1,0 +1,75 @@
+"""Which publications have something to say, and when they are heard."""
+
+from __future__ import annotations
+
+import asyncio
+
+from parley_server.core.ports import Clock, Timer
+from parley_server.relay.publication import Publication
+
+
+class FlushSchedule:
+    """What is urgent is due at once; everything else together, at most once in `interval_s`."""
+
+    def __init__(self, clock: Clock, interval_s: float) -> None:
+        self._clock = clock
+        self._interval_s = interval_s
+        self._all: dict[Publication, None] = {}
+        self._urgent: dict[Publication, None] = {}
+        self._next = 0.0
+        self._timer: Timer | None = None
+        self._due = asyncio.Event()
+
+    def __len__(self) -> int:
+        return len(self._all)
+
+    def add(self, publication: Publication, *, urgent: bool = False) -> None:
+        """It has something to say."""
+        self._all[publication] = None
+        if urgent:
+            self._urgent[publication] = None
+            self._due.set()
+        elif self._timer is None:
+            self._timer = self._clock.call_at(self._next, self._ring)
+
+    def remove(self, publication: Publication) -> None:
+        """It is heard now."""
+        self._all.pop(publication, None)
+        self._urgent.pop(publication, None)
+
+    def ring(self) -> None:
+        """Have `wait` return."""
+        self._due.set()
+
+    def hurry(self) -> None:
+        """What is left of those that are due is due again at once."""
+        self._next = 0.0
+        self._due.set()
+
+    async def wait(self) -> None:
+        """Return when something is due."""
+        if self._all and self._timer is None:
+            self._timer = self._clock.call_at(self._next, self._ring)
+        await self._due.wait()
+        self._due.clear()
+
+    def due(self) -> list[Publication]:
+        """Those that may speak now."""
+        now = self._clock.monotonic()
+        if now < self._next:
+            return list(self._urgent)
+        self._next = now + self._interval_s
+        return list(self._all)
+
+    def all(self) -> list[Publication]:
+        """Those that have something to say."""
+        return list(self._all)
+
+    def close(self) -> None:
+        """Ring no more."""
+        if self._timer is not None:
+            self._timer.cancel()
+
+    def _ring(self) -> None:
+        self._timer = None
+        self._due.set()

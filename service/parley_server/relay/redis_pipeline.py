@@ -1,0 +1,130 @@
+"""Commands to Redis over one connection: many at a time, in order, within a limit, never repeated by themselves."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from typing import Any, TypeAlias
+
+from redis.asyncio.connection import Connection
+from redis.exceptions import NoScriptError, RedisError, ResponseError
+
+from parley_server.relay.redis_check import Connect
+from parley_server.relay.scripts import LOAD_ALL
+
+ANSWER_S = 1.0
+HANDSHAKE_S = 3.0
+ANSWERS_PER_LIMIT = 64
+
+_Batches: TypeAlias = "list[tuple[Sequence[bytes], asyncio.Future[list[Any]]]]"
+
+
+class RelayAway(Exception):
+    """Redis did not take commands, or gave no answer to them: they may have been carried out."""
+
+
+def is_about_one(answer: object) -> bool:
+    """Whether Redis refused because of one command and what it is about, and not because of its own state."""
+    # Of the codes that it knows, the client library takes the word away from the message.
+    return isinstance(answer, ResponseError) and (answer.status_code == "ERR" or str(answer).startswith("WRONGTYPE"))
+
+
+class RedisPipeline:
+    """A connection that is made when it is first needed, and anew after a fault.
+
+    What is asked while other commands are under way goes out together, once they are answered. Whoever waits may be
+    cancelled: that leaves the connection, and others' commands, as they are.
+    """
+
+    def __init__(self, connect: Connect, name: str) -> None:
+        self._connect = connect
+        self._name = name
+        self._connection: Connection | None = None
+        self._waiting: _Batches = []
+        self._worker: asyncio.Task[None] | None = None
+
+    async def run(self, commands: Sequence[bytes]) -> list[Any]:
+        """The answers, in order; one that Redis refused is a `ResponseError` in its place. Raises RelayAway."""
+        loop = asyncio.get_running_loop()
+        answers: asyncio.Future[list[Any]] = loop.create_future()
+        self._waiting.append((commands, answers))
+        if self._worker is None:
+            self._worker = loop.create_task(self._work(), name=self._name)
+        return await answers
+
+    async def close(self) -> None:
+        """Once nothing runs any more."""
+        if self._worker is not None:
+            await asyncio.wait([self._worker])
+        await self._disconnect()
+
+    async def _work(self) -> None:
+        try:
+            while self._waiting:
+                batches, self._waiting = self._waiting, []
+                try:
+                    answers = await self._exchange([command for commands, _ in batches for command in commands])
+                except (RedisError, OSError, TimeoutError) as error:
+                    await self._disconnect()
+                    self._fail(batches, error)
+                except BaseException as error:
+                    self._fail(batches, error)
+                    raise
+                else:
+                    self._answer(batches, answers)
+        finally:
+            self._worker = None
+
+    def _answer(self, batches: _Batches, answers: list[Any]) -> None:
+        start = 0
+        for commands, waiting in batches:
+            if not waiting.done():
+                waiting.set_result(answers[start : start + len(commands)])
+            start += len(commands)
+
+    def _fail(self, batches: _Batches, error: BaseException) -> None:
+        for _, waiting in batches:
+            if not waiting.done():
+                away = RelayAway(str(error) or f"no answer within {ANSWER_S:g} s")
+                away.__cause__ = error
+                waiting.set_exception(away)
+
+    async def _exchange(self, commands: list[bytes]) -> list[Any]:
+        connection = await self._connected()
+        answers = await _exchange(connection, commands)
+        unknown = [i for i, answer in enumerate(answers) if isinstance(answer, NoScriptError)]
+        if unknown:
+            await _exchange(connection, LOAD_ALL)
+            again = await _exchange(connection, [commands[i] for i in unknown])
+            for i, answer in zip(unknown, again, strict=True):
+                answers[i] = answer
+        return answers
+
+    async def _connected(self) -> Connection:
+        if self._connection is None:
+            self._connection = self._connect(self._name)
+        if not self._connection.is_connected:
+            async with asyncio.timeout(HANDSHAKE_S):
+                await self._connection.connect()  # type: ignore[no-untyped-call] # redis-py's own
+        return self._connection
+
+    async def _disconnect(self) -> None:
+        if self._connection is not None:
+            await self._connection.disconnect(nowait=True)
+            self._connection = None
+
+
+async def _exchange(connection: Connection, commands: list[bytes]) -> list[Any]:
+    """A limit for each so many answers, not for all: a long list of commands may take its time."""
+    answers: list[Any] = []
+    loop = asyncio.get_running_loop()
+    async with asyncio.timeout(ANSWER_S) as limit:
+        await connection.send_packed_command(commands, check_health=False)
+        for _ in commands:
+            try:
+                answers.append(await connection.read_response())
+            except ResponseError as refused:
+                answers.append(refused)
+            if len(answers) % ANSWERS_PER_LIMIT == 0:
+                limit.reschedule(loop.time() + ANSWER_S)
+    return answers

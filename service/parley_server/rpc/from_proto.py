@@ -1,0 +1,234 @@
+"""From the messages of the contract to the core's values. What the contract does not allow is refused by its field."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from google.protobuf.duration_pb2 import Duration
+from parley.v1 import chat_pb2, conversations_pb2, resources_pb2
+
+from parley_server.core.conversations.service import Creation
+from parley_server.core.model import (
+    ContextPolicy,
+    Conversation,
+    ImagePart,
+    Message,
+    Part,
+    ReasoningPart,
+    Role,
+    Sampling,
+    TextPart,
+    Tool,
+    ToolCallPart,
+    ToolResultPart,
+)
+from parley_server.core.requests import ReplyPayload
+from parley_server.core.store_types import CancelTarget, ConversationUpdate, MessageFilter, Position
+from parley_server.errors import InvalidRequest
+
+DEFAULT_HEARTBEAT_S = 15.0
+DEFAULT_POLL_S = 20.0
+MAX_POLL_S = 60.0
+DEFAULT_GATHER_S = 0.2
+
+_ROLES = {
+    resources_pb2.ROLE_USER: Role.USER,
+    resources_pb2.ROLE_ASSISTANT: Role.ASSISTANT,
+    resources_pb2.ROLE_TOOL: Role.TOOL,
+}
+_MASKABLE = frozenset(
+    {"title", "system", "post_system", "model", "context", "context.max_messages", "labels", "head_message_id"}
+)
+_POLICIES = {
+    chat_pb2.CONCURRENCY_POLICY_UNSPECIFIED: False,
+    chat_pb2.CONCURRENCY_POLICY_REJECT: False,
+    chat_pb2.CONCURRENCY_POLICY_INTERRUPT: True,
+}
+_DISCONNECTS = {
+    chat_pb2.DISCONNECT_POLICY_UNSPECIFIED: False,
+    chat_pb2.DISCONNECT_POLICY_CONTINUE: False,
+    chat_pb2.DISCONNECT_POLICY_CANCEL: True,
+}
+
+
+def payload(request: chat_pb2.ReplyRequest) -> ReplyPayload:
+    """The payload of a request."""
+    if request.text and request.input:
+        raise InvalidRequest.field("text", "must not be set together with input")
+    if request.concurrency not in _POLICIES:
+        raise InvalidRequest.field("concurrency", "is not a policy that this server knows")
+    if request.on_disconnect not in _DISCONNECTS:
+        raise InvalidRequest.field("on_disconnect", "is not a policy that this server knows")
+    return ReplyPayload(
+        conversation_id=request.conversation_id,
+        new_conversation=conversation(request.new_conversation, "new_conversation")
+        if request.HasField("new_conversation")
+        else None,
+        messages=_input(request),
+        position=Position(after=request.after_message_id, replace=request.replace_message_id),
+        model=request.model,
+        fallback_models=tuple(request.fallback_models),
+        system=tuple(request.system),
+        sampling=_sampling(request.sampling),
+        tools=tuple(
+            Tool(name=tool.name, description=tool.description, parameters=tool.parameters) for tool in request.tools
+        ),
+        tool_choice=request.tool_choice,
+        json_schema=request.json_schema,
+        interrupt=_POLICIES[request.concurrency],
+        cancel_on_disconnect=_DISCONNECTS[request.on_disconnect],
+        orphan_ttl_s=seconds(request.orphan_ttl, "orphan_ttl") if request.HasField("orphan_ttl") else None,
+        time_limit_s=seconds(request.time_limit, "time_limit") if request.HasField("time_limit") else None,
+        labels=dict(request.labels),
+    )
+
+
+def conversation(given: resources_pb2.Conversation, path: str) -> Conversation:
+    """Those fields of a conversation that a caller sets on creation; what the server sets is not looked at."""
+    if given.head_message_id:
+        raise InvalidRequest.field(f"{path}.head_message_id", "must not be set on creation")
+    return Conversation(
+        id=given.id,
+        title=given.title,
+        system=tuple(given.system),
+        post_system=given.post_system,
+        model=given.model,
+        context=_context(given.context, f"{path}.context"),
+        labels=dict(given.labels),
+    )
+
+
+def creation(request: conversations_pb2.CreateConversationRequest) -> Creation:
+    """A conversation to create, with its first messages."""
+    return Creation(
+        conversation=conversation(request.conversation, "conversation"),
+        messages=messages(request.messages, "messages"),
+    )
+
+
+def conversation_update(request: conversations_pb2.UpdateConversationRequest) -> ConversationUpdate:
+    """The changes that the mask names; without a mask, those fields that are set."""
+    given = request.conversation
+    if not given.id:
+        raise InvalidRequest.field("conversation.id", "must not be empty")
+    paths = set(request.update_mask.paths) or {field.name for field, _ in given.ListFields()} & _MASKABLE
+    if unknown := sorted(paths - _MASKABLE):
+        raise InvalidRequest.field("update_mask", f"{unknown[0][:64]!r} is not a field that can be updated")
+    context = _context(given.context, "conversation.context")
+    return ConversationUpdate(
+        conversation_id=given.id,
+        etag=given.etag,
+        title=given.title if "title" in paths else None,
+        system=tuple(given.system) if "system" in paths else None,
+        post_system=given.post_system if "post_system" in paths else None,
+        model=given.model if "model" in paths else None,
+        max_messages=context.max_messages if paths & {"context", "context.max_messages"} else None,
+        labels=dict(given.labels) if "labels" in paths else None,
+        head_message_id=given.head_message_id if "head_message_id" in paths else None,
+    )
+
+
+def message_filter(request: conversations_pb2.ListMessagesRequest) -> MessageFilter:
+    """Which messages to list."""
+    return MessageFilter(
+        conversation_id=request.conversation_id,
+        leaf="" if request.all_branches else request.leaf_message_id,
+        all_branches=request.all_branches,
+    )
+
+
+def messages(given: Iterable[resources_pb2.Message], path: str) -> tuple[Message, ...]:
+    """Messages as a caller sends them; ids and times are the server's."""
+    return tuple(_message(message, f"{path}[{i}]") for i, message in enumerate(given))
+
+
+def cancel_target(request: chat_pb2.CancelRequest) -> CancelTarget:
+    """What to cancel."""
+    return CancelTarget(
+        reply_id=request.reply_id, request_id=request.request_id, conversation_id=request.conversation_id
+    )
+
+
+def heartbeat_s(options: chat_pb2.StreamOptions, default_s: float) -> float:
+    """The silence after which a stream says that it lives."""
+    if not options.HasField("heartbeat"):
+        return default_s
+    value = seconds(options.heartbeat, "stream_options.heartbeat")
+    if not 1 <= value <= 60:
+        raise InvalidRequest.field("stream_options.heartbeat", "must be from 1 s to 60 s")
+    return value
+
+
+def wait_s(request: chat_pb2.PollReplyRequest) -> float:
+    """How long a poll waits for something new."""
+    if not request.HasField("wait"):
+        return DEFAULT_POLL_S
+    value = seconds(request.wait, "wait")
+    if not 0 <= value <= MAX_POLL_S:
+        raise InvalidRequest.field("wait", f"must be from 0 to {MAX_POLL_S:g} s")
+    return value
+
+
+def gather_s(request: chat_pb2.PollReplyRequest) -> float:
+    """How long a poll gathers more."""
+    if not request.HasField("gather"):
+        return DEFAULT_GATHER_S
+    value = seconds(request.gather, "gather")
+    if not 0 <= value <= MAX_POLL_S:
+        raise InvalidRequest.field("gather", f"must be from 0 to {MAX_POLL_S:g} s")
+    return value
+
+
+def seconds(duration: Duration, path: str) -> float:
+    """A duration in seconds."""
+    if duration.seconds < 0 or duration.nanos < 0:
+        raise InvalidRequest.field(path, "must not be negative")
+    return float(duration.seconds) + duration.nanos / 1e9
+
+
+def _input(request: chat_pb2.ReplyRequest) -> tuple[Message, ...]:
+    if request.text:
+        return (Message(role=Role.USER, parts=(TextPart(text=request.text),)),)
+    return messages(request.input, "input")
+
+
+def _message(given: resources_pb2.Message, path: str) -> Message:
+    role = _ROLES.get(given.role)
+    if role is None:
+        raise InvalidRequest.field(f"{path}.role", "must be USER, ASSISTANT or TOOL")
+    return Message(role=role, parts=tuple(_part(part, f"{path}.parts[{i}]") for i, part in enumerate(given.parts)))
+
+
+def _part(given: resources_pb2.Part, path: str) -> Part:
+    kind = given.WhichOneof("content")
+    if kind == "text":
+        return TextPart(text=given.text)
+    if kind == "image":
+        image = given.image
+        return ImagePart(mime_type=image.mime_type, data=image.data, url=image.url, image_id=image.image_id)
+    if kind == "tool_call":
+        call = given.tool_call
+        return ToolCallPart(id=call.id, name=call.name, arguments=call.arguments)
+    if kind == "tool_result":
+        return ToolResultPart(tool_call_id=given.tool_result.tool_call_id, content=given.tool_result.content)
+    if kind == "reasoning":
+        return ReasoningPart(text=given.reasoning.text, signature=given.reasoning.signature)
+    raise InvalidRequest.field(path, "must have content")
+
+
+def _sampling(given: chat_pb2.Sampling) -> Sampling:
+    return Sampling(
+        temperature=given.temperature if given.HasField("temperature") else None,
+        top_p=given.top_p if given.HasField("top_p") else None,
+        max_output_tokens=given.max_output_tokens if given.HasField("max_output_tokens") else None,
+        seed=given.seed if given.HasField("seed") else None,
+        stop=tuple(given.stop),
+        reasoning_effort=given.reasoning_effort,
+    )
+
+
+def _context(given: resources_pb2.ContextPolicy, path: str) -> ContextPolicy:
+    for name in ("max_tokens", "overflow", "reminder", "reminder_interval"):
+        if getattr(given, name):
+            raise InvalidRequest.field(f"{path}.{name}", "is not supported by this release")
+    return ContextPolicy(max_messages=given.max_messages)

@@ -1,0 +1,223 @@
+"""From the core's values to the messages of the contract."""
+
+from __future__ import annotations
+
+from google.protobuf.timestamp_pb2 import Timestamp
+from parley.v1 import chat_pb2, resources_pb2
+
+from parley_server.core.counts import clamped, holdable_usage
+from parley_server.core.model import (
+    Conversation,
+    FinishReason,
+    ImagePart,
+    Message,
+    Model,
+    Part,
+    ReasoningPart,
+    Reply,
+    TextPart,
+    ToolCallPart,
+    Usage,
+)
+from parley_server.core.replies.events import (
+    Chunk,
+    Entry,
+    Failed,
+    Finished,
+    ReasoningDelta,
+    Snapshot,
+    TextDelta,
+    ToolCallDelta,
+    UsageUpdate,
+)
+from parley_server.rpc.status import error_message
+
+
+def token_chunk(chunk: Chunk) -> chat_pb2.TokenChunk:
+    """A chunk of a log."""
+    entry = chunk.entry
+    if isinstance(entry, TextDelta):
+        return chat_pb2.TokenChunk(sequence=chunk.sequence, text=entry.text)
+    return _other_chunk(chunk.sequence, entry)
+
+
+def accepted(reply: Reply, *, position: int, replayed: bool) -> chat_pb2.TokenChunk:
+    """The first chunk of every stream."""
+    return chat_pb2.TokenChunk(
+        reply_id=reply.id,
+        sequence=position,
+        accepted=chat_pb2.Accepted(
+            conversation_id=reply.conversation_id,
+            input_message_ids=reply.input_message_ids,
+            message_id=reply.message_id,
+            model=reply.requested_model or reply.model,
+            replayed=replayed,
+        ),
+    )
+
+
+def reply_message(reply: Reply) -> resources_pb2.Reply:
+    """A reply."""
+    presented = resources_pb2.Reply(
+        id=reply.id,
+        conversation_id=reply.conversation_id,
+        request_id=reply.request_id,
+        state=resources_pb2.Reply.State.Value(f"STATE_{reply.state}"),
+        finish_reason=finish_reason(reply.finish_reason),
+        model=reply.model,
+        provider=reply.provider,
+        last_sequence=reply.last_sequence,
+        cancel_reason=reply.cancel_reason,
+        labels=reply.labels,
+        message_id=reply.message_id,
+        parent_message_id=reply.parent_message_id,
+    )
+    if reply.message is not None:
+        presented.message.CopyFrom(message(reply.message))
+    if reply.usage is not None:
+        presented.usage.CopyFrom(usage_message(reply.usage))
+    if reply.error is not None:
+        presented.error.CopyFrom(error_message(reply.error))
+    _set_time(presented.create_time, reply.create_time_us)
+    _set_time(presented.first_token_time, reply.first_token_time_us)
+    _set_time(presented.end_time, reply.end_time_us)
+    return presented
+
+
+def message(given: Message) -> resources_pb2.Message:
+    """A message of a conversation."""
+    presented = resources_pb2.Message(
+        id=given.id,
+        role=resources_pb2.Role.Value(f"ROLE_{given.role}"),
+        parts=[_part(part) for part in given.parts],
+        parent_id=given.parent_id,
+        reply_id=given.reply_id,
+        partial=given.partial,
+    )
+    _set_time(presented.create_time, given.create_time_us)
+    return presented
+
+
+def conversation(given: Conversation) -> resources_pb2.Conversation:
+    """A conversation."""
+    presented = resources_pb2.Conversation(
+        id=given.id,
+        title=given.title,
+        system=given.system,
+        post_system=given.post_system,
+        model=given.model,
+        labels=given.labels,
+        head_message_id=given.head_message_id,
+        active_reply_id=given.active_reply_id,
+        etag=given.etag,
+        end_user=given.end_user,
+    )
+    if given.context.max_messages:
+        presented.context.max_messages = given.context.max_messages
+    _set_time(presented.create_time, given.create_time_us)
+    _set_time(presented.update_time, given.update_time_us)
+    return presented
+
+
+def image(given: ImagePart) -> resources_pb2.Image:
+    """An image: with its bytes where it has them, else by id or URL."""
+    presented = resources_pb2.Image(mime_type=given.mime_type, size_bytes=given.size_bytes)
+    if given.data:
+        presented.data = given.data
+    elif given.image_id:
+        presented.image_id = given.image_id
+    else:
+        presented.url = given.url
+    return presented
+
+
+def model(given: Model) -> resources_pb2.Model:
+    """An entry of the catalog."""
+    return resources_pb2.Model(
+        alias=given.alias,
+        provider=given.provider,
+        provider_model=given.name,
+        context_tokens=given.context_tokens,
+        max_output_tokens=given.max_output_tokens,
+        images=given.images,
+        tools=given.tools,
+        prompt_nano_usd_per_million=given.prices.prompt,
+        cached_prompt_nano_usd_per_million=given.prices.cached_prompt,
+        completion_nano_usd_per_million=given.prices.completion,
+        fallback_models=given.fallback,
+        is_default=given.is_default,
+    )
+
+
+def finish_reason(reason: FinishReason | None) -> resources_pb2.FinishReason.ValueType:
+    """A finish reason; unspecified where there is none."""
+    if reason is None:
+        return resources_pb2.FINISH_REASON_UNSPECIFIED
+    return resources_pb2.FinishReason.Value(f"FINISH_REASON_{reason}")
+
+
+def usage_message(usage: Usage) -> resources_pb2.Usage:
+    """Tokens and money, in the range of the contract: an older release has stored what it was told."""
+    usage = holdable_usage(usage)
+    return resources_pb2.Usage(
+        prompt_tokens=usage.prompt_tokens,
+        cached_prompt_tokens=usage.cached_prompt_tokens,
+        completion_tokens=usage.completion_tokens,
+        reasoning_tokens=usage.reasoning_tokens,
+        cost_nano_usd=usage.cost_nano_usd,
+        estimated=usage.estimated,
+    )
+
+
+def time_message(time_us: int) -> Timestamp:
+    """A point in time."""
+    return Timestamp(seconds=time_us // 1_000_000, nanos=time_us % 1_000_000 * 1000)
+
+
+def _other_chunk(sequence: int, entry: Entry) -> chat_pb2.TokenChunk:
+    chunk = chat_pb2.TokenChunk(sequence=sequence)
+    if isinstance(entry, ReasoningDelta):
+        chunk.reasoning.text = entry.text
+        chunk.reasoning.signature = entry.signature
+    elif isinstance(entry, ToolCallDelta):
+        chunk.tool_call.CopyFrom(
+            chat_pb2.ToolCallDelta(index=clamped(entry.index), id=entry.id, name=entry.name, arguments=entry.arguments)
+        )
+    elif isinstance(entry, UsageUpdate):
+        chunk.usage.CopyFrom(usage_message(entry.usage))
+    elif isinstance(entry, Snapshot):
+        chunk.snapshot.CopyFrom(reply_message(entry.reply))
+    elif isinstance(entry, Finished):
+        chunk.finished.CopyFrom(_finished(entry))
+    elif isinstance(entry, Failed):
+        chunk.failed.CopyFrom(chat_pb2.Failed(error=error_message(entry.error), usage=usage_message(entry.usage)))
+    return chunk
+
+
+def _finished(entry: Finished) -> chat_pb2.Finished:
+    return chat_pb2.Finished(
+        reason=finish_reason(entry.reason),
+        provider_reason=entry.provider_reason,
+        usage=usage_message(entry.usage),
+        model=entry.model,
+        cancel_reason=entry.cancel_reason,
+    )
+
+
+def _part(part: Part) -> resources_pb2.Part:
+    if isinstance(part, TextPart):
+        return resources_pb2.Part(text=part.text)
+    if isinstance(part, ImagePart):
+        return resources_pb2.Part(image=image(part))
+    if isinstance(part, ToolCallPart):
+        call = resources_pb2.ToolCall(id=part.id, name=part.name, arguments=part.arguments)
+        return resources_pb2.Part(tool_call=call)
+    if isinstance(part, ReasoningPart):
+        return resources_pb2.Part(reasoning=resources_pb2.Reasoning(text=part.text, signature=part.signature))
+    result = resources_pb2.ToolResult(tool_call_id=part.tool_call_id, content=part.content)
+    return resources_pb2.Part(tool_result=result)
+
+
+def _set_time(field: Timestamp, time_us: int) -> None:
+    if time_us:
+        field.CopyFrom(time_message(time_us))

@@ -1,0 +1,167 @@
+"""A SQLite file behind threads of its own: one that writes, in groups, and two that read.
+
+A unit of work is a plain function of a connection, and runs whole in one thread: one hop to it and one back for each
+transaction, or each group of them. Nothing here knows what the work is.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from pathlib import Path
+from queue import SimpleQueue
+from threading import Thread
+from typing import TypeVar
+
+from sqlalchemy import URL, Connection, Engine, create_engine, event
+from sqlalchemy.engine.interfaces import DBAPIConnection
+from sqlalchemy.pool import ConnectionPoolEntry, NullPool
+
+from parley_server.errors import StorageUnavailable
+from parley_server.store.engine.database import ask
+from parley_server.store.engine.driver_errors import translate
+from parley_server.store.engine.sqlite_writer import SYNCHRONOUS, Member, Outcome, Writer, deliver
+
+BUSY_TIMEOUT_MS = 5_000
+READERS = 2
+
+T = TypeVar("T")
+
+
+class SqliteDatabase:
+    """Runs reads at once, and writes in the order in which they were asked for.
+
+    A write is atomic, and survives a killed process; with `durable`, a loss of power. A caller that is cancelled while
+    it waits does not stop it. Errors of the driver come as `StorageUnavailable`.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.writer = open_engine(path, read_only=False)
+        self.reader = open_engine(path, read_only=True)
+        self._writes: SimpleQueue[Member | None] = SimpleQueue()
+        self._reads: SimpleQueue[Member | None] = SimpleQueue()
+        self._threads: list[Thread] = []
+        self._open = False
+
+    def start(self) -> None:
+        """Start the threads; they answer to the running event loop."""
+        loop = asyncio.get_running_loop()
+        readers = [Reader(self.reader, self._reads, loop) for _ in range(READERS)]
+        self._threads = [
+            Thread(target=Writer(self.writer, self._writes, loop).serve, name="store-writer", daemon=True),
+            *[Thread(target=reader.serve, name="store-reader", daemon=True) for reader in readers],
+        ]
+        for thread in self._threads:
+            thread.start()
+        self._open = True
+
+    async def read(self, work: Callable[[Connection], T], *, one_state: bool = True) -> T:  # noqa: ARG002 - costs the same
+        """See `Database`. It cannot change anything."""
+        return await self._ask(self._reads, work, durable=False)
+
+    async def write(
+        self, work: Callable[[Connection], T], *, durable: bool, prepared: Callable[[T], None] | None = None
+    ) -> T:
+        """See `Database`. The transaction may be shared with others; see `group` for what `work` must keep to."""
+        return await self._ask(self._writes, work, durable=durable, prepared=prepared)
+
+    async def urgent(self, work: Callable[[Connection], T]) -> T:
+        """See `Database`. There is one writer, whose commits are quick."""
+        return await self.write(work, durable=False)
+
+    async def ping(self) -> None:
+        """See `Database`."""
+        await self.read(ask)
+
+    async def close(self) -> None:
+        """See `Database`. Ends the threads."""
+        if not self._open:
+            return
+        self._open = False
+        writer, *readers = self._threads
+        for _ in readers:
+            self._reads.put(None)
+        for reader in readers:
+            await asyncio.to_thread(reader.join)
+        self._writes.put(None)
+        await asyncio.to_thread(writer.join)
+
+    async def _ask(
+        self,
+        queue: SimpleQueue[Member | None],
+        work: Callable[[Connection], T],
+        *,
+        durable: bool,
+        prepared: Callable[[T], None] | None = None,
+    ) -> T:
+        if not self._open:
+            raise StorageUnavailable("the database is closed")
+        answer: asyncio.Future[T] = asyncio.get_running_loop().create_future()
+        queue.put(Member(work, durable, answer, prepared))
+        return await answer
+
+
+def open_engine(path: Path, *, read_only: bool) -> Engine:
+    """An engine whose transactions are the database's own: BEGIN IMMEDIATE for the writer, BEGIN for readers."""
+    engine = create_engine(URL.create("sqlite", database=str(path)), poolclass=NullPool)
+
+    @event.listens_for(engine, "connect")
+    def _connected(connection: DBAPIConnection, _: ConnectionPoolEntry) -> None:
+        connection.isolation_level = None
+        cursor = connection.cursor()
+        cursor.execute(f"PRAGMA busy_timeout = {BUSY_TIMEOUT_MS}")
+        cursor.execute("PRAGMA foreign_keys = ON")
+        cursor.execute("PRAGMA query_only = ON" if read_only else "PRAGMA journal_mode = WAL")
+        cursor.close()
+
+    @event.listens_for(engine, "begin")
+    def _begin(connection: Connection) -> None:
+        if read_only:
+            connection.exec_driver_sql("BEGIN")
+            return
+        _set_synchronous(connection)
+        connection.exec_driver_sql("BEGIN IMMEDIATE")
+
+    return engine
+
+
+def _set_synchronous(connection: Connection) -> None:
+    """Before BEGIN, since SQLite ignores a change inside a transaction."""
+    level = connection.info.get(SYNCHRONOUS, "FULL")
+    if connection.info.get("synchronous_is") != level:
+        connection.exec_driver_sql(f"PRAGMA synchronous = {level}")
+        connection.info["synchronous_is"] = level
+
+
+class Reader:
+    """Answers reads in a thread of its own, until it finds None in the queue."""
+
+    def __init__(self, engine: Engine, queue: SimpleQueue[Member | None], loop: asyncio.AbstractEventLoop) -> None:
+        self._engine = engine
+        self._queue = queue
+        self._loop = loop
+        self._connection: Connection | None = None
+
+    def serve(self) -> None:
+        """Run in a thread of its own."""
+        while (member := self._queue.get()) is not None:
+            deliver(self._loop, [self._outcome(member)])
+        self._drop()
+
+    def _outcome(self, member: Member) -> Outcome:
+        try:
+            if self._connection is None:
+                self._connection = self._engine.connect()
+            with self._connection.begin():
+                return Outcome(member.answer, member.work(self._connection), failed=False)
+        except Exception as error:  # noqa: BLE001 - it belongs to the caller, who is in another thread
+            told = translate(error)
+            if told is not error:
+                self._drop()
+            return Outcome(member.answer, told, failed=True)
+
+    def _drop(self) -> None:
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            connection.invalidate()
+            connection.close()

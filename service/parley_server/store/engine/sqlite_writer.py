@@ -1,0 +1,199 @@
+"""Group commit: the writes that wait while one commits share the next commit, and so its fsync.
+
+A member must be fit to run again, since a group that fails is run again one by one. It refuses by returning an outcome
+or by raising a `ParleyError`, in either case before it has written anything; whatever else it raises fails its group.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from queue import Empty, SimpleQueue
+from typing import Any, NamedTuple
+
+from sqlalchemy import Connection, Engine
+from sqlalchemy.exc import DBAPIError
+
+from parley_server.errors import ParleyError
+from parley_server.store.engine.driver_errors import translate
+
+GROUP_SIZE = 256
+SYNCHRONOUS = "synchronous"
+"""Key of `Connection.info`: what the transaction to come needs of `PRAGMA synchronous`."""
+
+
+class Member(NamedTuple):
+    """A unit of work, and who waits for it. `prepared` is told the result in the event loop, just before the commit."""
+
+    work: Callable[[Connection], Any]
+    durable: bool
+    answer: asyncio.Future[Any]
+    prepared: Callable[[Any], None] | None = None
+
+
+class Outcome(NamedTuple):
+    """What a member's waiter is told: a result, or with `failed` an exception to raise."""
+
+    answer: asyncio.Future[Any]
+    value: Any
+    failed: bool
+
+
+class Failed(Exception):
+    """A group was rolled back, in its phase "begin", "work" or "commit"; after the last, its outcome is unknown."""
+
+    def __init__(self, phase: str, error: Exception) -> None:
+        super().__init__(phase)
+        self.phase = phase
+        self.error = error
+
+
+def announce(loop: asyncio.AbstractEventLoop, group: Sequence[Member], outcomes: Sequence[Outcome]) -> None:
+    """Tell the members that wait for it that their commit is next, all in one step."""
+    told = [
+        (member.prepared, outcome.value)
+        for member, outcome in zip(group, outcomes, strict=True)
+        if member.prepared is not None and not outcome.failed
+    ]
+    if told:
+        with suppress(RuntimeError):  # the loop is closed: nobody is left to tell
+            loop.call_soon_threadsafe(_tell, told)
+
+
+def _tell(told: Sequence[tuple[Callable[[Any], None], Any]]) -> None:
+    for prepared, value in told:
+        prepared(value)
+
+
+def deliver(loop: asyncio.AbstractEventLoop, outcomes: Sequence[Outcome]) -> None:
+    """Hand results to the event loop, all in one step; a waiter that was cancelled is passed over."""
+    try:
+        loop.call_soon_threadsafe(_settle, outcomes)
+    except RuntimeError:
+        if not loop.is_closed():
+            raise
+
+
+def _settle(outcomes: Sequence[Outcome]) -> None:
+    for answer, value, failed in outcomes:
+        if answer.done():
+            continue
+        if failed:
+            answer.set_exception(value)
+        else:
+            answer.set_result(value)
+
+
+class Writer:
+    """The only one who writes: takes members from the queue in order, until it finds None there."""
+
+    def __init__(self, engine: Engine, queue: SimpleQueue[Member | None], loop: asyncio.AbstractEventLoop) -> None:
+        self._engine = engine
+        self._queue = queue
+        self._loop = loop
+        self._connection: Connection | None = None
+
+    def serve(self) -> None:
+        """Run in a thread of its own."""
+        stopped = False
+        while not stopped:
+            group, stopped = self._next_group()
+            if group:
+                deliver(self._loop, self._run(group))
+        self._checkpoint()
+        self._drop()
+
+    def _next_group(self) -> tuple[list[Member], bool]:
+        group: list[Member] = []
+        member = self._queue.get()
+        while member is not None:
+            group.append(member)
+            if len(group) == GROUP_SIZE:
+                return group, False
+            try:
+                member = self._queue.get_nowait()
+            except Empty:
+                return group, False
+        return group, True
+
+    def _run(self, group: list[Member]) -> list[Outcome]:
+        try:
+            return self._transaction(group)
+        except Failed as failed:
+            if failed.phase == "begin" or (failed.phase == "work" and len(group) == 1):
+                return [_told(member, failed.error) for member in group]
+            return self._run_one_by_one(group, may_be_committed=failed.phase == "commit")
+
+    def _run_one_by_one(self, group: list[Member], *, may_be_committed: bool) -> list[Outcome]:
+        """Once no transaction can be begun, the rest is given up: each attempt may wait for a lock for seconds."""
+        outcomes: list[Outcome] = []
+        while len(outcomes) < len(group):
+            member = group[len(outcomes)]
+            try:
+                outcomes += self._transaction([member])
+            except Failed as failed:
+                unknown = may_be_committed or failed.phase == "commit"
+                given_up = group[len(outcomes) :] if failed.phase == "begin" else [member]
+                outcomes += [_told(each, failed.error, outcome_unknown=unknown) for each in given_up]
+        return outcomes
+
+    def _transaction(self, group: list[Member]) -> list[Outcome]:
+        connection = self._begin(durable=any(member.durable for member in group))
+        phase = "work"
+        try:
+            outcomes = [_outcome(connection, member) for member in group]
+            announce(self._loop, group, outcomes)
+            phase = "commit"
+            connection.commit()
+        except Exception as error:  # a member's defect is its caller's to hear of
+            self._roll_back(connection, keep=phase == "work")
+            raise Failed(phase, error) from error
+        return outcomes
+
+    def _begin(self, *, durable: bool) -> Connection:
+        try:
+            if self._connection is None:
+                self._connection = self._engine.connect()
+            connection = self._connection
+            connection.info[SYNCHRONOUS] = "FULL" if durable else "NORMAL"
+            connection.begin()
+        except Exception as error:
+            self._drop()
+            raise Failed("begin", error) from error
+        return connection
+
+    def _roll_back(self, connection: Connection, *, keep: bool) -> None:
+        try:
+            connection.rollback()
+        except DBAPIError:
+            keep = False
+        if not keep:
+            self._drop()
+
+    def _drop(self) -> None:
+        """Close the connection, and with it whatever transaction it holds; the next group opens another."""
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            connection.invalidate()
+            connection.close()
+
+    def _checkpoint(self) -> None:
+        """Move the log into the database file, so that it can be copied alone. A log that stays loses nothing."""
+        if self._connection is None:
+            return
+        with suppress(self._engine.dialect.loaded_dbapi.Error):
+            cursor = self._connection.connection.cursor()
+            cursor.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+            cursor.close()
+
+
+def _told(member: Member, error: Exception, *, outcome_unknown: bool = False) -> Outcome:
+    return Outcome(member.answer, translate(error, outcome_unknown=outcome_unknown), failed=True)
+
+
+def _outcome(connection: Connection, member: Member) -> Outcome:
+    try:
+        return Outcome(member.answer, member.work(connection), failed=False)
+    except ParleyError as refusal:
+        return Outcome(member.answer, refusal, failed=True)

@@ -1,0 +1,255 @@
+"""The newest text of running replies: what is found again after a kill, and what is forgotten."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from typing import cast
+
+import pytest
+from parley_server.core.model import Usage
+from parley_server.core.ports import Store
+from parley_server.core.replies.events import TextDelta, ToolCallDelta, UsageUpdate
+from parley_server.core.replies.log import Log
+from parley_server.errors import StorageUnavailable
+from parley_server.journal import wire
+from parley_server.journal.embedded import CHECKPOINT_S, INTERVAL_S, EmbeddedRelay
+from parley_server.journal.segments import Segment
+
+from tests.clock import ManualClock, settle
+from tests.fakes import ended, reply
+
+
+class Shelves:
+    """Takes checkpoints, or is away."""
+
+    def __init__(self) -> None:
+        self.kept: list[tuple[str, int, int]] = []
+        self.away = False
+
+    async def append_checkpoints(self, checkpoints) -> None:
+        if self.away:
+            raise StorageUnavailable
+        self.kept += [(each.reply_id, each.from_sequence, each.to_sequence) for each in checkpoints]
+
+
+class Desk:
+    """A relay with a tail, on a clock that a test moves."""
+
+    def __init__(self, folder, *, start: bool = True) -> None:
+        self.path = folder / "parley.db"
+        self.clock = ManualClock()
+        self.store = Shelves()
+        self.relay = EmbeddedRelay(cast(Store, self.store), self.clock, tail=self.path)
+        if start:
+            self.relay.start()
+
+    def open(self, reply_id: str = "a") -> Log:
+        log = Log(reply(reply_id))
+        self.relay.open(log)
+        return log
+
+    async def passes(self, seconds: float) -> None:
+        """Time goes by, and what the thread was given is done."""
+        end = self.clock.monotonic() + seconds
+        while self.clock.monotonic() < end:
+            await self.clock.advance(min(INTERVAL_S / 4, end - self.clock.monotonic()))
+            await asyncio.get_running_loop().run_in_executor(self.relay._tail._thread, lambda: None)
+            await settle()
+
+    async def left(self, reply_id: str, after: int = 0) -> list:
+        """What the next process would find, were this one killed now."""
+        next_one = EmbeddedRelay(cast(Store, self.store), self.clock, tail=self.path)
+        await next_one.load()
+        return list(await next_one.take_over(reply_id, 2, after=after))
+
+    @property
+    def sizes(self) -> list[int]:
+        return sorted(path.stat().st_size for path in self.path.parent.glob("parley.db.tail*"))
+
+
+@pytest.fixture
+async def desk(tmp_path):
+    made = Desk(tmp_path)
+    yield made
+    made.store.away = False
+    await stopped(made)
+
+
+async def stopped(desk: Desk) -> None:
+    """Its end takes no time of the clock's, but a thread's."""
+    stopping = asyncio.ensure_future(desk.relay.stop())
+    while not stopping.done():
+        await desk.clock.advance(1)
+        await asyncio.sleep(0.001)
+    await stopping
+
+
+def say(log: Log, text: str) -> None:
+    for character in text:
+        log.append(TextDelta(character))
+
+
+async def test_all_that_is_new_is_there_an_interval_after_its_first_entry(desk):
+    log, other = desk.open("a"), desk.open("b")
+    say(log, "one")
+    say(other, "another")
+    await desk.passes(INTERVAL_S * 0.9)
+    assert await desk.left("a") == []
+    say(log, "!")
+    await desk.passes(INTERVAL_S * 0.2)
+    assert await desk.left("a") == log.content()
+    assert await desk.left("b") == other.content()
+    assert desk.store.kept == []
+
+
+async def test_everything_that_a_log_can_hold_comes_back(desk):
+    log = desk.open()
+    entries = [TextDelta("\u00e4 {"), ToolCallDelta(0, "id", "name", "{}"), UsageUpdate(Usage(prompt_tokens=3))]
+    for entry in entries:
+        log.append(entry)
+    await desk.passes(2 * INTERVAL_S)
+    assert await desk.left("a") == entries
+    assert await desk.left("a", after=2) == entries[2:]
+    assert await desk.left("a", after=3) == []
+    assert await desk.left("unknown") == []
+
+
+async def test_the_store_has_it_later_and_then_the_files_are_empty(desk):
+    log = desk.open()
+    for _ in range(100):
+        say(log, "x")
+        await desk.passes(INTERVAL_S)
+    kept = [(first, last) for _, first, last in desk.store.kept]
+    assert 4 <= len(kept) <= 100 * INTERVAL_S / CHECKPOINT_S + 1
+    assert [first for first, _ in kept] == [1, *(last + 1 for _, last in kept[:-1])]
+    durable = kept[-1][1]
+    assert await desk.left("a", after=durable) == log.content()[durable:]
+    assert max(desk.sizes) < 3 * CHECKPOINT_S / INTERVAL_S * 30, "what the store has is not kept"
+    await desk.passes(CHECKPOINT_S + 3)
+    assert desk.store.kept[-1][2] == 100
+    assert max(desk.sizes) == 0
+
+
+async def test_a_store_that_is_away_is_made_up_for(desk):
+    desk.store.away = True
+    log = desk.open()
+    for _ in range(200):
+        say(log, "x")
+        await desk.passes(INTERVAL_S)
+    assert desk.store.kept == []
+    assert len(await desk.left("a")) >= 199
+    desk.store.away = False
+    await desk.passes(CHECKPOINT_S + 5)
+    assert max(desk.sizes) == 0
+
+
+async def test_a_reply_that_is_being_stored_is_kept_until_it_is(desk):
+    log = desk.open()
+    say(log, "last words")
+    log.seal()
+    desk.relay.close(log)
+    await desk.passes(10)
+    assert await desk.left("a") == log.content()
+    assert desk.store.kept == []
+    log.finish(ended(log.reply, last_sequence=log.closing_sequence))
+    desk.relay.ended(log)
+    await desk.passes(3)
+    assert max(desk.sizes) == 0
+
+
+async def test_a_reply_that_is_to_be_ended_without_its_task_has_all_that_it_said(desk):
+    log = desk.open()
+    say(log, "said")
+    assert await desk.relay.take_over("a", 1, after=1) == tuple(log.content()[1:])
+    log.erase()
+    desk.relay.ended(log)
+    assert await desk.relay.take_over("a", 1, after=1) == ()
+
+
+async def test_the_text_of_an_erased_conversation_does_not_stay(desk):
+    log, other = desk.open("a"), desk.open("b")
+    say(log, "private")
+    await desk.passes(2 * INTERVAL_S)
+    log.erase()
+    desk.relay.ended(log)
+    desk.relay.erase(("a",))
+    for _ in range(60):
+        say(other, "x")
+        await desk.passes(INTERVAL_S)
+    files = b"".join(path.read_bytes() for path in desk.path.parent.glob("parley.db.tail*"))
+    assert b"private" not in files
+    assert await desk.left("a") == []
+
+
+async def test_what_an_earlier_process_has_left_is_gone_once_this_one_works(tmp_path):
+    left = Segment(tmp_path / "parley.db.tail1")
+    left.append([])
+    left.close()
+    desk = Desk(tmp_path, start=False)
+    assert max(desk.sizes) > 0
+    await desk.relay.load()
+    desk.relay.start()
+    await desk.passes(2)
+    assert max(desk.sizes) == 0
+    log = desk.open()
+    say(log, "new")
+    await desk.passes(2 * INTERVAL_S)
+    assert await desk.left("a") == log.content()
+    await stopped(desk)
+
+
+async def test_a_file_that_cannot_be_written_is_told_once_and_tried_again(desk, monkeypatch, caplog):
+    caplog.set_level(logging.INFO, "parley.relay")
+    log = desk.open()
+
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Segment, "append", full)
+        for _ in range(30):
+            say(log, "x")
+            await desk.passes(INTERVAL_S)
+        assert desk.store.kept[-1][2] > 5, "the store has it all the same"
+    say(log, "y")
+    await desk.passes(2)
+    durable = desk.store.kept[-1][2]
+    assert await desk.left("a", after=durable) == log.content()[durable:]
+    assert [record.message for record in caplog.records] == ["tail_lost", "tail_back"]
+
+
+async def test_one_that_cannot_be_written_is_left_to_the_store_and_spoils_no_other(desk, monkeypatch, caplog):
+    encode = wire.encode
+    monkeypatch.setattr(wire, "encode", lambda entry: 1 / 0 if entry == TextDelta("bad") else encode(entry))
+    bad, good = desk.open("bad"), desk.open("good")
+    for _ in range(5):
+        bad.append(TextDelta("bad"))
+        say(good, "x")
+        await desk.passes(2 * INTERVAL_S)
+    assert await desk.left("good") == good.content()
+    assert await desk.left("bad") == []
+    await desk.passes(CHECKPOINT_S + 1)
+    assert {reply_id for reply_id, _, _ in desk.store.kept} == {"bad", "good"}
+    assert caplog.messages.count("tail_defect") == 1
+
+
+async def test_a_stop_writes_what_is_open(tmp_path):
+    desk = Desk(tmp_path)
+    desk.store.away = True
+    log = desk.open()
+    say(log, "unfinished")
+    await stopped(desk)
+    assert await desk.left("a") == log.content()
+
+
+async def test_a_stop_with_nothing_open_leaves_no_file(tmp_path):
+    desk = Desk(tmp_path)
+    log = desk.open()
+    say(log, "whole")
+    await desk.passes(2 * INTERVAL_S)
+    assert len(desk.sizes) == 1
+    log.finish(ended(log.reply, last_sequence=log.closing_sequence))
+    desk.relay.ended(log)
+    await stopped(desk)
+    assert desk.sizes == []
