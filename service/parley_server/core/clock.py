@@ -18,25 +18,27 @@ class SystemClock:
         return time.time_ns() // 1000
 
     def monotonic(self) -> float:
-        """Seconds that never run back."""
+        """Monotonic time in seconds."""
         return time.monotonic()
 
     def boottime(self) -> float:
-        """The same, counted on while the machine is suspended."""
+        """Monotonic time in seconds that includes time in which the machine was suspended."""
         return time.clock_gettime(time.CLOCK_BOOTTIME)
 
     def call_at(self, when: float, callback: Callable[[], None]) -> Timer:
-        """Run `callback` in the event loop at `when`, never before."""
+        """Run `callback` in the event loop at `when` (by `monotonic`) or later."""
         return _LoopTimer(when, callback)
 
     async def sleep(self, delay_s: float) -> None:
-        """Wait."""
+        """Wait for `delay_s` seconds."""
         await asyncio.sleep(delay_s)
 
 
 class _LoopTimer:
-    """uvloop counts in whole milliseconds, from the start of its current turn, and rounds: a delay may end early, and
-    one of less than half a millisecond at once, again and again until its time has come."""
+    """A timer that does not fire early.
+
+    uvloop rounds delays to whole milliseconds, measured from the start of the current loop iteration, so that its own
+    timers may fire early. This one rounds up, and starts again if it still fires early."""
 
     __slots__ = ("_callback", "_handle", "_when")
 

@@ -1,4 +1,4 @@
-"""What a reply costs, and about how many tokens a text has. Integers only: money must never be a float."""
+"""Calculates the cost of a reply and estimates tokens of a text. Integers only, so that no money is lost to rounding."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ BYTES_PER_TOKEN = 4
 
 
 def cost_nano_usd(usage: Usage, prices: Prices) -> int | None:
-    """Billionths of a US dollar, rounded half up and at most 2^63 - 1; None where a price that is needed is not known.
+    """The cost in billionths of a US dollar, rounded half up, at most 2^63 - 1. None if a required price is unknown.
 
-    Cached prompt tokens without a price of their own cost what other prompt tokens do.
+    If the model has no price for cached prompt tokens, they cost as much as other prompt tokens.
     """
     cached = min(usage.cached_prompt_tokens, usage.prompt_tokens)
     cached_price = prices.prompt if prices.cached_prompt is None else prices.cached_prompt
@@ -33,5 +33,5 @@ def cost_nano_usd(usage: Usage, prices: Prices) -> int | None:
 
 
 def estimate_tokens(text: str) -> int:
-    """About how many tokens a text has, never less than one for any text: four bytes of UTF-8 to the token."""
+    """Estimates the tokens of a text: one per four bytes of UTF-8, rounded up."""
     return -(-utf8_size(text) // BYTES_PER_TOKEN)

@@ -1,7 +1,7 @@
-"""Which counts of a provider can be true, and the range of numbers that the contract and the store can hold.
+"""Checks token counts of providers, and clamps numbers to the range of the contract and the store.
 
-A count that cannot be true is not counted, so that it is never billed. Clamping comes after that, where values are
-stored and shown, so that a number from elsewhere (an older release, another replica) can be read as well.
+An implausible count is dropped, so that it is not billed. Values are also clamped when they are stored and shown,
+because they may come from an older release or another replica.
 """
 
 from __future__ import annotations
@@ -9,20 +9,20 @@ from __future__ import annotations
 from parley_server.core.model import Usage
 
 MOST_TOKENS = 100_000_000
-"""More than any reply has. A count above it is an error of the provider."""
+"""The upper bound of a plausible token count."""
 INT32_MAX = 2**31 - 1
 INT64_MAX = 2**63 - 1
 
 
 def credible(usage: Usage) -> bool:
-    """Whether each count is from 0 to `MOST_TOKENS`."""
+    """Whether each token count is from 0 to `MOST_TOKENS`."""
     counts = (usage.prompt_tokens, usage.cached_prompt_tokens, usage.completion_tokens, usage.reasoning_tokens)
     return all(0 <= count <= MOST_TOKENS for count in counts)
 
 
 def holdable_usage(usage: Usage) -> Usage:
-    """The usage with its counts clamped to 0 .. 2^31 - 1, and its cost in billionths of a US dollar to 0 .. 2^63 - 1:
-    what the fields of the contract and the columns of the store hold."""
+    """The usage with token counts clamped to 0 .. 2^31 - 1 and cost to 0 .. 2^63 - 1 billionths of a US dollar, the
+    ranges of the contract's fields and the store's columns."""
     if credible(usage) and (usage.cost_nano_usd is None or 0 <= usage.cost_nano_usd <= INT64_MAX):
         return usage
     return Usage(

@@ -1,4 +1,4 @@
-"""Ids that sort by time and cannot be guessed."""
+"""Creates ids that sort by creation time and cannot be guessed."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ RANDOM_BYTES = 10
 
 
 class _Entropy:
-    """Random bytes from the operating system, fetched for many ids at once: each fetch is a system call."""
+    """Random bytes of the operating system, read for 256 ids at a time to save system calls."""
 
     def __init__(self) -> None:
         self._bytes = b""
@@ -26,10 +26,10 @@ class _Entropy:
 
 
 _entropy = _Entropy()
-os.register_at_fork(after_in_child=_entropy.forget)  # two processes must never hand out the same bytes
+os.register_at_fork(after_in_child=_entropy.forget)  # so that a forked process does not create the same ids
 
 
 def new_id(now_us: int) -> str:
-    """26 characters of 0-9 and a-v: 48 bits of milliseconds, then 80 random bits. For the event loop's thread."""
+    """An id of 26 characters (0-9, a-v): 48 bits of milliseconds, then 80 random bits. Not thread-safe."""
     raw = (now_us // 1000).to_bytes(6, "big") + _entropy.take()
     return base64.b32hexencode(raw)[:26].decode().lower()

@@ -1,4 +1,4 @@
-"""The nouns of a chat, as immutable values. Times are microseconds since the epoch, money is billionths of a US dollar.
+"""The domain model, as immutable values. Times are microseconds since the epoch, money is billionths of a US dollar.
 
 Enum members are named as in the public contract, without the prefix. Nothing here does I/O.
 """
@@ -21,7 +21,7 @@ class Role(enum.StrEnum):
 
 
 class State(enum.StrEnum):
-    """Where a reply stands; COMPLETED, CANCELLED and FAILED absorb."""
+    """The state of a reply. COMPLETED, CANCELLED and FAILED are final."""
 
     PENDING = "PENDING"
     STREAMING = "STREAMING"
@@ -31,7 +31,7 @@ class State(enum.StrEnum):
 
     @property
     def terminal(self) -> bool:
-        """Whether nothing can follow."""
+        """Whether the state is final."""
         return self not in ACTIVE_STATES
 
 
@@ -39,7 +39,7 @@ ACTIVE_STATES = (State.PENDING, State.STREAMING)
 
 
 class FinishReason(enum.StrEnum):
-    """Why a reply that did not fail ended."""
+    """Why a COMPLETED or CANCELLED reply ended."""
 
     STOP = "STOP"
     MAX_TOKENS = "MAX_TOKENS"
@@ -53,17 +53,17 @@ class FinishReason(enum.StrEnum):
 
 
 class Value(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """An immutable value; its JSON leaves out defaults, so that new fields do not change old encodings."""
+    """An immutable value. Its JSON omits defaults, so that new fields do not change the encoding of older values."""
 
 
 class Identity(Value, frozen=True, kw_only=True):
-    """Who calls: a tenant, and the end user it acts for (empty: the tenant itself, which sees all of its own)."""
+    """The caller: a tenant, and its end user. Without an end user, the caller sees all data of the tenant."""
 
     tenant: str
     end_user: str = ""
 
     def owns(self, tenant: str, end_user: str) -> bool:
-        """Whether this caller may see what belongs to `tenant` and `end_user`."""
+        """Whether this caller may see data of `tenant` and `end_user`."""
         return self.tenant == tenant and (not self.end_user or self.end_user == end_user)
 
 
@@ -74,7 +74,7 @@ class TextPart(Value, frozen=True, kw_only=True, tag="text"):
 
 
 class ImagePart(Value, frozen=True, kw_only=True, tag="image"):
-    """An image: `data` on the way in and in a prompt, else `image_id` of a stored one or an https `url`."""
+    """An image: `data` in a request and in a prompt; otherwise the `image_id` of a stored image, or an https `url`."""
 
     mime_type: str = ""
     data: bytes = b""
@@ -84,7 +84,7 @@ class ImagePart(Value, frozen=True, kw_only=True, tag="image"):
 
 
 class ToolCallPart(Value, frozen=True, kw_only=True, tag="tool_call"):
-    """A call of a function that the model asked for; `arguments` is JSON."""
+    """A function call that the model requested; `arguments` is JSON."""
 
     id: str
     name: str
@@ -92,14 +92,14 @@ class ToolCallPart(Value, frozen=True, kw_only=True, tag="tool_call"):
 
 
 class ToolResultPart(Value, frozen=True, kw_only=True, tag="tool_result"):
-    """What the caller's function returned."""
+    """The result of a tool call, from the caller."""
 
     tool_call_id: str
     content: str = ""
 
 
 class ReasoningPart(Value, frozen=True, kw_only=True, tag="reasoning"):
-    """The model's reasoning text, with the provider's signature of it."""
+    """Reasoning text of the model, with the provider's signature of it."""
 
     text: str = ""
     signature: bytes = b""
@@ -109,7 +109,7 @@ Part = TextPart | ImagePart | ToolCallPart | ToolResultPart | ReasoningPart
 
 
 class Message(Value, frozen=True, kw_only=True):
-    """A message of a conversation. `failed` marks the partial text of a failed reply, which no prompt contains."""
+    """A message of a conversation. `failed` marks the partial text of a failed reply; prompts omit it."""
 
     id: str = ""
     role: Role
@@ -122,13 +122,13 @@ class Message(Value, frozen=True, kw_only=True):
 
 
 class ContextPolicy(Value, frozen=True, kw_only=True):
-    """How much of the history goes to the model; 0 is all."""
+    """How much of the history a prompt contains. `max_messages` 0: all of it."""
 
     max_messages: int = 0
 
 
 class Conversation(Value, frozen=True, kw_only=True):
-    """A dialogue of one end user: a tree of messages, of which the branch that ends in the head is shown."""
+    """A tree of messages of one end user. Prompts and listings use the branch that ends in the head by default."""
 
     id: str = ""
     tenant: str = ""
@@ -147,7 +147,7 @@ class Conversation(Value, frozen=True, kw_only=True):
 
 
 class Usage(Value, frozen=True, kw_only=True):
-    """Tokens and money of one reply. Prompt counts include cached tokens, completion counts include reasoning."""
+    """Tokens and cost of one reply. Prompt counts include cached tokens; completion counts include reasoning tokens."""
 
     prompt_tokens: int = 0
     cached_prompt_tokens: int = 0
@@ -158,14 +158,14 @@ class Usage(Value, frozen=True, kw_only=True):
 
 
 _READABLE_AS = {Reason.PROVIDER_CONTEXT_TOO_LARGE: Reason.PROVIDER_REJECTED}
-"""Reasons that releases before this one cannot read, and the reason that those read in their place."""
+"""Maps reasons that older releases cannot read to the reason stored in their place."""
 
 
 class ReplyError(Value, frozen=True, kw_only=True):
     """Why a reply failed, as stored and shown.
 
-    `reason` is one that every release reads. `shown` is the name of the reason that callers get, where that one is
-    newer than the set that a release can read; a reader that does not know the name goes by `reason`.
+    Every release can read `reason`. Where callers get a newer reason, `shown` holds its name; a release that does not
+    know that name uses `reason`.
     """
 
     reason: Reason
@@ -177,7 +177,7 @@ class ReplyError(Value, frozen=True, kw_only=True):
 
     @classmethod
     def of(cls, error: ParleyError) -> ReplyError:
-        """The value that is kept of an error."""
+        """The stored form of an error."""
         readable = _READABLE_AS.get(error.reason)
         return cls(
             reason=readable or error.reason,
@@ -190,16 +190,16 @@ class ReplyError(Value, frozen=True, kw_only=True):
 
     @property
     def shown_reason(self) -> Reason:
-        """The reason as callers, logs and metrics get it."""
+        """The reason that callers, logs and metrics get."""
         return Reason.__members__.get(self.shown, self.reason)
 
 
 class Reply(Value, frozen=True, kw_only=True):
-    """One generation in one conversation, and the message that it produced.
+    """One generation in one conversation, and the message that it produces.
 
-    `message_id` is given at acceptance; `message` holds the answer as far as it has come, and stays None where a reply
-    ended without text or a complete tool call. `parent_message_id` is what the answer follows (empty: the root).
-    `owner` is the replica that generates it, or ends it in the place of a dead one (empty: the only one there is).
+    `message_id` is assigned at acceptance. `message` holds the answer so far; it stays None if the reply ends without
+    text or a complete tool call. `parent_message_id` is the message that the answer follows (empty: the root).
+    `owner` is the id of the replica that generates the reply, or that took it over (empty in standalone mode).
     """
 
     id: str
@@ -230,7 +230,7 @@ class Reply(Value, frozen=True, kw_only=True):
 
 
 class Sampling(Value, frozen=True, kw_only=True):
-    """Sampling settings; None is left to the model."""
+    """Sampling settings. None: the default of the model."""
 
     temperature: float | None = None
     top_p: float | None = None
@@ -249,7 +249,7 @@ class Tool(Value, frozen=True, kw_only=True):
 
 
 class Prices(Value, frozen=True, kw_only=True):
-    """Prices of a model in billionths of a US dollar for a million tokens; None is not known."""
+    """Prices of a model in billionths of a US dollar per million tokens. None: unknown."""
 
     prompt: int | None = None
     cached_prompt: int | None = None
@@ -257,9 +257,9 @@ class Prices(Value, frozen=True, kw_only=True):
 
 
 class Model(Value, frozen=True, kw_only=True):
-    """An entry of the catalog: an alias, and what it stands for. Counts are tokens, 0 where they are not known.
+    """An entry of the model catalog. Counts are tokens; 0 means unknown.
 
-    `max_output_tokens` bounds what a request may ask for; `output_tokens` is asked for where a request sets nothing."""
+    `max_output_tokens` is the upper bound for a request; `output_tokens` is sent if a request sets none."""
 
     alias: str
     provider: str
@@ -283,9 +283,9 @@ class PromptMessage(Value, frozen=True, kw_only=True):
 
 
 class Prompt(Value, frozen=True, kw_only=True):
-    """All that a provider is told. `max_output_tokens` of the sampling is already bounded by the model's.
+    """The input of one provider request. `sampling.max_output_tokens` is already limited to the model's maximum.
 
-    `cache_key` is the same for all prompts of a conversation, and does not tell which one it is."""
+    `cache_key` is the same for all prompts of a conversation; it does not reveal the conversation id."""
 
     model: Model
     messages: tuple[PromptMessage, ...]
@@ -298,7 +298,7 @@ class Prompt(Value, frozen=True, kw_only=True):
 
 
 class Finish(Value, frozen=True, kw_only=True):
-    """How a provider said that it was done: the reason, and the provider's own word for it."""
+    """How a provider ended its answer: the reason, and the provider's own name for it."""
 
     reason: FinishReason
     provider_reason: str = ""

@@ -1,4 +1,4 @@
-"""What the engine tells about itself while it works. Implementations count and log; they never raise and never wait."""
+"""Ports for metrics and logs of the engine. Implementations must neither raise nor block."""
 
 from __future__ import annotations
 
@@ -9,36 +9,36 @@ from parley_server.errors import Reason
 
 
 class Observer(Protocol):
-    """Is told what happens to replies and readers. Called in the event loop, once per event, never per token."""
+    """Receives events of replies and readers. Called in the event loop, once per event, never per token."""
 
     def reply_started(self) -> None:
-        """A reply has been accepted and its task runs. Every start is followed by one `reply_ended`."""
+        """A reply was accepted and its task started. Exactly one `reply_ended` follows."""
 
     def reply_ended(self, reply: Reply, *, overhead_s: float, text_length: int) -> None:
-        """A reply is terminal and stored. `overhead_s` is the engine's own time, without the waits for the provider;
+        """A reply is terminal and stored. `overhead_s` is the time spent in the engine, without waits for the provider;
         `text_length` is in characters."""
 
     def reader_joined(self) -> None:
-        """Somebody follows a log. Every join is followed by one `reader_left`."""
+        """A reader started to read a log. Exactly one `reader_left` follows."""
 
     def reader_left(self) -> None:
-        """Somebody has stopped following a log."""
+        """A reader stopped reading a log."""
 
     def first_token(self, seconds: float, model: str) -> None:
-        """The first content of a reply came this long after its acceptance."""
+        """The first content of a reply arrived this many seconds after acceptance."""
 
     def refused(self, reason: Reason) -> None:
-        """A request was refused before it left a trace."""
+        """A request was refused before anything was stored."""
 
     def fenced(self, fenced: bool) -> None:
-        """This replica's lease has run out (or is held again): its replies show no text meanwhile."""
+        """The lease of this replica expired (or is held again). Without a lease, its replies show no new text."""
 
     def reply_taken_over(self) -> None:
-        """A reply of a dead replica was ended by this one."""
+        """This replica ended a reply of a dead replica."""
 
 
 class CallObserver(Protocol):
-    """Is told what happens at the edge."""
+    """Receives events of RPCs."""
 
     def call_ended(
         self,
@@ -56,30 +56,30 @@ class CallObserver(Protocol):
         """A call has its status: the full method name, the status code's name ("OK"), the error's reason or nothing."""
 
     def resumed(self) -> None:
-        """A reader came back to a reply with ResumeReply."""
+        """A client resumed a reply with ResumeReply."""
 
     def went_away(self) -> None:
-        """A reader was told to go to another replica."""
+        """A client was asked to reconnect to another replica."""
 
 
 class AttemptObserver(Protocol):
-    """Is told what happens at the providers."""
+    """Receives events of provider requests."""
 
     def provider_attempt(self, provider: str, outcome: str) -> None:
-        """One request to a provider is over: `outcome` is "OK" or the name of the error's reason."""
+        """A request to a provider ended. `outcome` is "OK" or the name of the error's reason."""
 
     def provider_oddity(self, provider: str, kind: str) -> None:
-        """Something in a provider's answer was left out: "after_finish" (what followed a complete answer), "count" (a
-        count that cannot be true), "content" (of a kind that is not kept), "tool_call" (without a name)."""
+        """Part of a provider's answer was dropped. `kind`: "after_finish" (data after a complete answer), "count" (an
+        implausible count), "content" (unsupported content), "tool_call" (a tool call without a name)."""
 
 
 class LoopLoad(Protocol):
-    """How busy the event loop is."""
+    """The load of the event loop."""
 
     @property
     def utilisation(self) -> float:
-        """Share of the last moments in which the loop's thread was on the CPU, from 0 to 1."""
+        """The recent CPU share of the event loop's thread, from 0 to 1."""
 
     @property
     def overloaded(self) -> bool:
-        """Whether it has been late for so long that new replies would harm those that run."""
+        """Whether the loop has been late for so long that new replies would slow down running ones."""

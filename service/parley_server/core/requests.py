@@ -1,4 +1,4 @@
-"""What a caller asks for, in the core's words, and the parts of a plan that follow from it."""
+"""A request for a reply, independent of the wire format, and the hash that identifies its payload."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ HASH_VERSION = "1"
 
 
 class ReplyPayload(Value, frozen=True, kw_only=True):
-    """The payload of a request: what two calls with one `request_id` must agree on.
+    """The payload of a request. Two calls with the same `request_id` must have equal payloads.
 
-    `new_conversation` counts where `conversation_id` is empty. `orphan_ttl_s` and `time_limit_s` None: the server's.
+    `new_conversation` is used only if `conversation_id` is empty. `orphan_ttl_s`, `time_limit_s` None: server defaults.
     """
 
     conversation_id: str = ""
@@ -36,12 +36,12 @@ class ReplyPayload(Value, frozen=True, kw_only=True):
     labels: dict[str, str] = msgspec.field(default_factory=dict)
 
     def payload_hash(self) -> str:
-        """A versioned hash of the canonical form: equal for equal payloads, whatever the order of their maps."""
+        """A versioned hash of the canonical form. The order of map entries does not change it."""
         return payload_hash(self)
 
 
 class ReplyRequest(Value, frozen=True, kw_only=True):
-    """A question, and who asks it. An empty `request_id` is replaced by one of the server's own."""
+    """A payload, its caller and its options. If `request_id` is empty, the server creates one."""
 
     identity: Identity
     request_id: str = ""
@@ -51,6 +51,6 @@ class ReplyRequest(Value, frozen=True, kw_only=True):
 
 
 def payload_hash(value: msgspec.Struct) -> str:
-    """See `ReplyPayload.payload_hash`."""
+    """A versioned SHA-256 hash of the canonical JSON of `value`; the order of map entries does not change it."""
     canonical = msgspec.json.encode(value, order="sorted")
     return f"{HASH_VERSION}:{hashlib.sha256(canonical).hexdigest()}"

@@ -1,4 +1,4 @@
-"""What the core and the store hand each other: whole values, one per question or command.
+"""The values that the core and the store exchange: one per query or command.
 
 A refusal that a transaction can meet is an outcome, returned and not raised, because transactions of several callers
 may share one commit.
@@ -23,14 +23,14 @@ from parley_server.core.replies.events import Entry
 
 
 class Position(Value, frozen=True, kw_only=True):
-    """Where new messages go: after the head (both empty), after a message, or in the place of one."""
+    """Where new messages go: after the head (both fields empty), after a message, or in place of a message."""
 
     after: str = ""
     replace: str = ""
 
 
 class StoredImage(Value, frozen=True, kw_only=True):
-    """An image with its bytes, kept apart from the message that shows it."""
+    """An image with its bytes. It is stored separately from the messages that contain it."""
 
     id: str
     mime_type: str
@@ -38,11 +38,12 @@ class StoredImage(Value, frozen=True, kw_only=True):
 
 
 class PromptSource(Value, frozen=True, kw_only=True):
-    """What a prompt is built from. `path` runs from the oldest message to `parent_id`, which the new messages follow;
-    it leaves out partial texts of failed replies, but for the one that the position names, and holds at most
-    `context.max_messages` where that is set. `images` holds every stored image that the path shows. `refused` has those
-    messages that were input of a reply which the provider refused as larger than its model's context: by their ids, the
-    id of the newest input of that request."""
+    """The stored input of a prompt.
+
+    `path` runs from the oldest message to `parent_id`, which the new messages follow. It omits partial texts of failed
+    replies (except the one that the position names), and has at most `context.max_messages` messages if that is set.
+    `images` has every stored image of the path. `refused` has the messages whose reply failed because the provider
+    refused the prompt as larger than the model's context: message id to the id of that request's newest input."""
 
     conversation: Conversation
     parent_id: str = ""
@@ -52,12 +53,12 @@ class PromptSource(Value, frozen=True, kw_only=True):
 
 
 class Acceptance(Value, frozen=True, kw_only=True):
-    """The one transaction that makes a request durable: the idempotency key, the conversation where it is new, the
-    input messages, the reply (PENDING) with its claim on the conversation.
+    """The content of the transaction that makes a request durable: the idempotency key, the conversation if it is new,
+    the input messages, and the reply (PENDING), which becomes the active reply of the conversation.
 
-    `head` is what the conversation's head must still be; None where the caller named a position. `shown_images` are
-    stored images that the input shows and that the conversation must hold. `continued` is the message that the caller
-    writes on from (empty: none was named): the partial text of a failed reply is part of later prompts from then on.
+    `head` is the expected head of the conversation; None if the caller named a position. `shown_images` are stored
+    images that the input contains and that must belong to the conversation. `continued` is the message that the caller
+    named to continue from (or empty); if it is the partial text of a failed reply, later prompts contain it.
     """
 
     identity: Identity
@@ -73,38 +74,38 @@ class Acceptance(Value, frozen=True, kw_only=True):
 
 
 class Accepted(Value, frozen=True, kw_only=True):
-    """Committed. The reply is CANCELLED already (last_sequence 1) where a Cancel by request_id came before it."""
+    """Committed. If a Cancel by request_id came first, the reply is already CANCELLED (last_sequence 1)."""
 
     reply: Reply
 
 
 class Replayed(Value, frozen=True, kw_only=True):
-    """The idempotency key is known: `reply` is what it started, None where that has been erased."""
+    """The idempotency key is known. `reply` is the reply that it started; None if that was erased."""
 
     payload_hash: str
     reply: Reply | None
 
 
 class Busy(Value, frozen=True, kw_only=True):
-    """Another reply runs in the conversation."""
+    """Another reply is running in the conversation."""
 
     reply_id: str
 
 
 class HeadMoved(Value, frozen=True, kw_only=True):
-    """The head is no longer the one the prompt was built from."""
+    """The head has changed since the prompt was built."""
 
 
 class ConversationTaken(Value, frozen=True, kw_only=True):
-    """The chosen conversation id exists."""
+    """A conversation with the requested id exists."""
 
 
 class ConversationGone(Value, frozen=True, kw_only=True):
-    """The conversation was erased in between."""
+    """The conversation was erased since the prompt was built."""
 
 
 class ImageGone(Value, frozen=True, kw_only=True):
-    """An image that the input shows is not one of the conversation's."""
+    """An image of the input does not belong to the conversation."""
 
     image_id: str
 
@@ -113,7 +114,7 @@ AcceptOutcome = Accepted | Replayed | Busy | HeadMoved | ConversationTaken | Con
 
 
 class Checkpoint(Value, frozen=True, kw_only=True):
-    """A stretch of a reply's log, to be made durable. The first one also turns the reply from PENDING to STREAMING."""
+    """A range of a reply's log, to be made durable. The first one also changes the reply from PENDING to STREAMING."""
 
     reply_id: str
     epoch: int
@@ -124,9 +125,9 @@ class Checkpoint(Value, frozen=True, kw_only=True):
 
 
 class Finalisation(Value, frozen=True, kw_only=True):
-    """How a reply ended: state, message, usage and settlement commit together, guarded by epoch and state.
+    """The end of a reply. State, message and usage commit together, only if the epoch matches and the state is active.
 
-    `message` is None where the reply left none. `journaled` says whether checkpoints may exist.
+    `message` is None if the reply left no message.
     """
 
     reply_id: str
@@ -148,14 +149,14 @@ class Finalisation(Value, frozen=True, kw_only=True):
 
 
 class Finalised(Value, frozen=True, kw_only=True):
-    """The reply as it is stored now; `won` says whether by this finalisation or by an earlier one."""
+    """The reply as stored now. `won`: by this finalisation, not by an earlier one."""
 
     reply: Reply
     won: bool
 
 
 class Standing(Value, frozen=True, kw_only=True):
-    """How a reply stands in the store: who may write and end it, whether it has ended, and the wish to cancel it."""
+    """The stored status of a reply: its owner and epoch, whether it has ended, and a request to cancel it."""
 
     reply_id: str
     owner: str
@@ -166,8 +167,9 @@ class Standing(Value, frozen=True, kw_only=True):
 
 
 class Unfinished(Value, frozen=True, kw_only=True):
-    """A reply that a dead process left: what of its log was durable, and whether somebody had asked to cancel it.
-    `reply` has the owner and the epoch under which it may be ended; entries may be merged."""
+    """A reply of a dead process, with the durable part of its log (entries may be merged) and a requested cancel.
+
+    `reply` has the owner and the epoch under which it may be ended."""
 
     reply: Reply
     cancel: FinishReason | None = None
@@ -176,7 +178,7 @@ class Unfinished(Value, frozen=True, kw_only=True):
 
 
 class CancelTarget(Value, frozen=True, kw_only=True):
-    """Exactly one is set."""
+    """The reply to cancel. Exactly one field is set."""
 
     reply_id: str = ""
     request_id: str = ""
@@ -184,7 +186,7 @@ class CancelTarget(Value, frozen=True, kw_only=True):
 
 
 class NewConversation(Value, frozen=True, kw_only=True):
-    """A conversation to create, with the messages and images it begins with."""
+    """A conversation to create, with its first messages and images."""
 
     identity: Identity
     request_id: str = ""
@@ -196,7 +198,7 @@ class NewConversation(Value, frozen=True, kw_only=True):
 
 
 class ConversationReplayed(Value, frozen=True, kw_only=True):
-    """The creation's idempotency key is known: what it made, None where that has been erased."""
+    """The idempotency key is known. The conversation that it created; None if that was erased."""
 
     payload_hash: str
     conversation: Conversation | None
@@ -206,8 +208,8 @@ CreateOutcome = Conversation | ConversationReplayed | ConversationTaken
 
 
 class ConversationFilter(Value, frozen=True, kw_only=True):
-    """Which conversations to list: words that the title contains, labels that match. `before` is the last row of the
-    page before: (update_time_us, id)."""
+    """Selects conversations by words of the title and by labels. `before` is the last row of the previous page:
+    (update_time_us, id)."""
 
     words: tuple[str, ...] = ()
     labels: dict[str, str] = msgspec.field(default_factory=dict)
@@ -215,14 +217,14 @@ class ConversationFilter(Value, frozen=True, kw_only=True):
 
 
 class ConversationPage(Value, frozen=True, kw_only=True):
-    """Newest activity first, without `system` and `post_system`; `more` where rows follow."""
+    """A page of conversations, newest activity first, without `system` and `post_system`. `more`: rows follow."""
 
     conversations: tuple[Conversation, ...]
     more: bool
 
 
 class ConversationUpdate(Value, frozen=True, kw_only=True):
-    """New values; None leaves a field as it is. `etag` empty: not checked."""
+    """New values of fields; None: unchanged. An empty `etag` is not checked."""
 
     conversation_id: str
     etag: str = ""
@@ -236,8 +238,8 @@ class ConversationUpdate(Value, frozen=True, kw_only=True):
 
 
 class MessageFilter(Value, frozen=True, kw_only=True):
-    """Which messages to list, newest first: the branch that ends in `leaf` (empty: the head), or with `all_branches`
-    the whole tree. `cursor` is `MessagePage.next_cursor` of the page before."""
+    """Selects messages, newest first: the branch that ends in `leaf` (empty: the head), or with `all_branches` the
+    whole tree. `cursor` is `MessagePage.next_cursor` of the previous page."""
 
     conversation_id: str
     leaf: str = ""

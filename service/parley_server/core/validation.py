@@ -1,4 +1,4 @@
-"""What a request must be before anything is looked up. Every fault names its field and its limit."""
+"""Validates requests before anything is read from the store. Every error names the field and its limit."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ MAX_LABELS = 16
 MAX_LABEL = 64
 MAX_TITLE = 1024
 MAX_MESSAGES = 10_000
-CHARACTERS_PER_TOKEN = 16  # more than any prose has: only what surely does not fit is refused
+CHARACTERS_PER_TOKEN = 16  # above that of any prose, so that only input that certainly does not fit is refused
 
 CONVERSATION_ID = re.compile(r"[A-Za-z0-9_-]{1,64}", re.ASCII)
 TOOL_NAME = re.compile(r"[A-Za-z0-9_.-]{1,64}", re.ASCII)
@@ -49,7 +49,7 @@ PARTS: dict[Role, tuple[type[Part], ...]] = {
 
 
 def check_request(request: ReplyRequest, limits: Limits) -> ReplyRequest:
-    """The request with its images' types filled in. Raises `InvalidRequest` and its kinds."""
+    """The request with the types of its images set. Raises `InvalidRequest` and its subclasses."""
     payload = request.payload
     check_key("request_id", request.request_id)
     check_key("x-end-user", request.identity.end_user)
@@ -72,7 +72,7 @@ def check_request(request: ReplyRequest, limits: Limits) -> ReplyRequest:
 
 
 def check_key(path: str, value: str) -> None:
-    """An idempotency key or an end user's id."""
+    """Checks an idempotency key or the id of an end user."""
     if len(value) > MAX_KEY:
         raise _too_large(path, f"{MAX_KEY} characters")
     if "\x00" in value:
@@ -80,7 +80,7 @@ def check_key(path: str, value: str) -> None:
 
 
 def check_conversation(conversation: Conversation, path: str, limits: Limits) -> None:
-    """The fields of a conversation that a caller sets."""
+    """Checks the fields of a conversation that a caller sets."""
     if conversation.id and not CONVERSATION_ID.fullmatch(conversation.id):
         raise InvalidRequest.field(f"{path}.id", "must be 1 to 64 of A-Z, a-z, 0-9, '_' and '-'")
     if len(conversation.title) > MAX_TITLE:
@@ -94,7 +94,7 @@ def check_conversation(conversation: Conversation, path: str, limits: Limits) ->
 
 
 def check_labels(path: str, labels: dict[str, str]) -> None:
-    """The caller's own labels."""
+    """Checks labels: their number, lengths and characters."""
     if len(labels) > MAX_LABELS:
         raise _too_large(path, f"{MAX_LABELS} labels")
     for key, value in labels.items():
@@ -107,7 +107,7 @@ def check_labels(path: str, labels: dict[str, str]) -> None:
 
 
 def check_texts(path: str, texts: tuple[str, ...], limits: Limits) -> None:
-    """Texts that are stored: bounded together, and without NUL, which PostgreSQL cannot hold."""
+    """Checks the total size of texts, and that none contains NUL, which PostgreSQL cannot store."""
     if sum(utf8_size(text) for text in texts) > limits.max_input_text_bytes:
         raise _too_large(path, f"{limits.max_input_text_bytes} bytes of text")
     if any("\x00" in text for text in texts):
@@ -115,7 +115,7 @@ def check_texts(path: str, texts: tuple[str, ...], limits: Limits) -> None:
 
 
 def check_messages(path: str, messages: tuple[Message, ...], limits: Limits) -> tuple[Message, ...]:
-    """Messages as they came in, with the types of their images filled in."""
+    """The messages with the types of their images set. Raises `InvalidRequest` and its subclasses."""
     if len(messages) > MAX_MESSAGES:
         raise _too_large(path, f"{MAX_MESSAGES} messages")
     images = sum(len(part.data) for message in messages for part in message.parts if isinstance(part, ImagePart))
@@ -125,7 +125,7 @@ def check_messages(path: str, messages: tuple[Message, ...], limits: Limits) -> 
 
 
 def check_model(model: Model, payload: ReplyPayload) -> None:
-    """Whether the model can take this input at all."""
+    """Raises `UnsupportedInput` or `ContextTooLarge` if the model cannot accept this input."""
     shows_images = any(isinstance(part, ImagePart) for message in payload.messages for part in message.parts)
     if shows_images and not model.images:
         raise UnsupportedInput(f"model {model.alias!r} takes no images", violations=(("input", "holds an image"),))
@@ -140,7 +140,7 @@ def check_model(model: Model, payload: ReplyPayload) -> None:
 
 
 def check_shown(model: Model, shown: tuple[PromptMessage, ...]) -> None:
-    """Whether the model can take what the prompt shows of the history."""
+    """Raises `UnsupportedInput` if the history contains images and the model does not support images."""
     if not model.images and any(isinstance(part, ImagePart) for message in shown for part in message.parts):
         problem = "takes no images, and the conversation shows one"
         raise UnsupportedInput(f"model {model.alias!r} {problem}", violations=(("model", problem),))
@@ -188,14 +188,14 @@ def _checked_image(image: ImagePart, path: str) -> ImagePart:
 
 
 def refuse_unknown(path: str, unknown: list[tuple[str, str]]) -> None:
-    """Raises `InvalidRequest` for the first of these tool results, by place and id, whose call is nowhere above it."""
+    """Raises `InvalidRequest` for the first of these tool results (path, id), if there is one."""
     for place, call_id in unknown[:1]:
         problem = f"no tool call above it has the id {call_id[:MAX_LABEL]!r}"
         raise InvalidRequest.field(f"{path}{place}.tool_result.tool_call_id", problem)
 
 
 def check_json(path: str, text: str) -> None:
-    """A text that must be JSON where it is set."""
+    """Raises `InvalidRequest` if the text is neither empty nor valid JSON."""
     if not text:
         return
     try:

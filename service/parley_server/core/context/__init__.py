@@ -1,5 +1,5 @@
-"""From a conversation's branch to the prompt that a provider gets: pure steps, in the order of the module names below.
+"""Builds the prompt for a provider from a branch of a conversation, with pure functions.
 
-`groups` pairs tool calls with their results, `build` selects and orders the messages, `repair` makes them fit dialects
-that demand strict turns.
+`groups` pairs tool calls with their results, `build` selects and orders messages, `repair` adapts them to providers
+that require strict alternation of roles.
 """

@@ -1,6 +1,6 @@
-"""From a conversation's branch and the new messages to the prompt that a provider is told.
+"""Builds the messages of a prompt from a branch of a conversation and the new messages.
 
-Order: system sections, history, post-system text right before the newest user message, new messages.
+Order: system sections, history, new messages. The post-system text comes directly before the newest user message.
 """
 
 from __future__ import annotations
@@ -33,13 +33,15 @@ def build_messages(
     images: tuple[StoredImage, ...],
     refused: Mapping[str, str],
 ) -> tuple[PromptMessage, ...]:
-    """The prompt's messages. `max_messages` counts the newest of history and new ones together (0: all), but a new
-    message is never left out. `refused` is that of the `PromptSource`."""
+    """The messages of the prompt.
+
+    `max_messages` limits history and new messages together to the newest ones (0: no limit); new messages are always
+    kept. `refused` is `PromptSource.refused`."""
     history = _without_refused([message for message in path if not message.failed], new, refused)
     if max_messages:
         room = max(0, max_messages - len(new))
         history = history[len(history) - room :] if room < len(history) else history
-    while history and history[0].role is Role.TOOL:  # the bound has cut off its call
+    while history and history[0].role is Role.TOOL:  # the limit has removed its tool call
         history = history[1:]
     kept = paired([*history, *new])
     stored = {image.id: image for image in images}
@@ -54,13 +56,8 @@ def build_messages(
 
 
 def prompt_bytes(messages: tuple[PromptMessage, ...]) -> int:
-    """About how much memory the content of a prompt takes."""
+    """The approximate size of the prompt's content in bytes."""
     return sum(_part_bytes(part) for message in messages for part in message.parts)
-
-
-def prompt_characters(messages: tuple[PromptMessage, ...]) -> int:
-    """Characters of text in a prompt, images left out."""
-    return sum(_part_bytes(part) for message in messages for part in message.parts if not isinstance(part, ImagePart))
 
 
 def _system_message(text: str) -> PromptMessage:
@@ -68,12 +65,13 @@ def _system_message(text: str) -> PromptMessage:
 
 
 def _without_refused(history: list[Message], new: tuple[Message, ...], refused: Mapping[str, str]) -> list[Message]:
-    """The history without input that a provider refused as too large, once there is other input after it: with it, the
-    provider would refuse each later prompt, too. Input that was answered after all stays."""
+    """The history without input that a provider refused as too large, if other input follows it.
+
+    With that input, the provider would refuse every later prompt. Input that was answered by a later reply stays."""
     if not refused:
         return history
     kept: list[Message] = []
-    follows: set[str] = set()  # of which requests there is input below, up to the next answer
+    follows: set[str] = set()  # requests whose input follows, up to the next answer
     for message in reversed([*history, *new]):
         if message.role is Role.ASSISTANT:
             follows = set()

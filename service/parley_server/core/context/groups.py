@@ -1,7 +1,7 @@
-"""Pairs tool calls with their results, so that each prompt is one that strict providers take.
+"""Pairs tool calls with their results, so that strict providers accept the prompt.
 
-A group is an assistant message with tool calls and the TOOL messages right after it. Ids are matched within a group
-alone, since providers use an id again in later turns.
+A group is an assistant message with tool calls and the TOOL messages directly after it. Ids are matched only within
+a group, because providers reuse ids in later turns.
 """
 
 from __future__ import annotations
@@ -23,10 +23,11 @@ from parley_server.core.replies.content import complete
 
 
 def paired(messages: Iterable[Message]) -> list[Message]:
-    """The messages with each result below its call. Nothing moves, so that prompts of later turns begin as this one.
+    """The messages with every tool result directly after its call.
 
-    Calls without a result are left out, and so is what has no content after that. Of several results for one call the
-    newest counts: it was sent again. A result whose call is elsewhere becomes user text in its place.
+    Message order does not change, so that prompts of later turns start with the same messages (providers cache them).
+    Calls without a result are omitted, and so are messages left without content. If a call has several results, the
+    newest is used. A result whose call is in another group becomes user text at the same place.
     """
     names: dict[str, str] = {}
     kept: list[Message] = []
@@ -40,8 +41,9 @@ def paired(messages: Iterable[Message]) -> list[Message]:
 
 
 def unknown_results(path: Iterable[Message], new: Iterable[Message]) -> list[tuple[str, str]]:
-    """Those results among the new messages that answer no call above them, oldest first: each one's place, as in
-    `[0].parts[1]`, and its id."""
+    """The tool results among the new messages whose call does not precede them, oldest first.
+
+    Each is a path such as `[0].parts[1]`, and the tool call id."""
     new = list(new)
     if not any(message.role is Role.TOOL for message in new):
         return []
@@ -60,7 +62,7 @@ def _calls(message: Message) -> list[ToolCallPart]:
 
 
 def _groups(messages: Iterable[Message]) -> Iterator[list[Message]]:
-    """Each message with the TOOL messages right after it."""
+    """Each message with the TOOL messages directly after it."""
     group: list[Message] = []
     for message in messages:
         if group and message.role is not Role.TOOL:
@@ -72,7 +74,7 @@ def _groups(messages: Iterable[Message]) -> Iterator[list[Message]]:
 
 
 def _paired_group(group: list[Message], names: dict[str, str]) -> list[Message]:
-    """One group. `names` has the functions of all calls so far by their ids, and is added to."""
+    """Pairs one group. `names` maps call ids to function names; the group's calls are added to it."""
     head, results = (None, group) if group[0].role is Role.TOOL else (group[0], group[1:])
     calls = [call for call in _calls(head) if complete(call)] if head else []
     names |= {call.id: call.name for call in calls}
@@ -94,7 +96,7 @@ def _paired_group(group: list[Message], names: dict[str, str]) -> list[Message]:
 
 
 def _newest(results: list[Message], wanted: dict[str, int]) -> dict[tuple[int, int], ToolResultPart]:
-    """By their places, oldest first: as many results for each id as there are calls of it, the newest ones."""
+    """The newest results of each id, as many as the id has calls, by (message index, part index), oldest first."""
     room = dict(wanted)
     chosen: dict[tuple[int, int], ToolResultPart] = {}
     for index in reversed(range(len(results))):
@@ -119,7 +121,7 @@ def _answered_calls(parts: tuple[Part, ...], answered: dict[str, int]) -> tuple[
 
 
 def _with_parts(message: Message, parts: tuple[Part, ...]) -> list[Message]:
-    """The message with these parts; nothing where they show nothing."""
+    """The message with these parts; an empty list if they have no content."""
     if all(isinstance(part, ReasoningPart) for part in parts):
         return []
     return [message if parts == message.parts else msgspec.structs.replace(message, parts=parts)]

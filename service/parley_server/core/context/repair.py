@@ -1,6 +1,6 @@
-"""Makes a prompt's messages fit dialects that demand strict turns: user and assistant in alternation, the user first.
+"""Adapts the messages of a prompt to providers that require strict alternation of user and assistant, user first.
 
-Such a provider answers anything else with HTTP 400, and so each later message of the conversation, too.
+Such a provider answers any other order with HTTP 400, for this message and every later one of the conversation.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ Messages = tuple[PromptMessage, ...]
 
 
 def fold_system(messages: Iterable[PromptMessage]) -> Messages:
-    """System messages after the first message become text in front of the next user message, or a user message of
-    their own at the end."""
+    """System messages after the first message become text before the next user message, or a user message at the
+    end."""
     folded: list[PromptMessage] = []
     waiting: tuple[Part, ...] = ()
     for message in messages:
@@ -36,9 +36,9 @@ def fold_system(messages: Iterable[PromptMessage]) -> Messages:
 
 
 def alternate(messages: Iterable[PromptMessage]) -> Messages:
-    """Strict turns: neighbours of role user become one message, and what lacks between or before others is filled in.
+    """Messages in strict alternation: adjacent user messages are joined, and missing turns are filled in.
 
-    System messages between two user messages become text of the one that both are joined to.
+    System messages between two user messages become part of the joined message.
     """
     strict: list[PromptMessage] = []
     for message in messages:
@@ -59,14 +59,14 @@ def alternate(messages: Iterable[PromptMessage]) -> Messages:
 
 
 def ask_at_end(messages: Messages) -> Messages:
-    """With a user message at the end, where the last message is the assistant's."""
+    """Adds a user message if the last message is an assistant message."""
     if messages and messages[-1].role == "assistant":
         return (*messages, _said("user", CONTINUE))
     return messages
 
 
 def joined(first: tuple[Part, ...], second: tuple[Part, ...]) -> tuple[Part, ...]:
-    """The parts of two messages as those of one, with a blank line between text and text."""
+    """The parts of two messages joined, with a blank line between adjacent texts."""
     if first and second and isinstance(first[-1], TextPart) and isinstance(second[0], TextPart):
         text = TextPart(text=f"{first[-1].text}{BREAK}{second[0].text}")
         return (*first[:-1], text, *second[1:])

@@ -1,4 +1,4 @@
-"""The commands and views of conversations. Page tokens are opaque to callers, and bound to the query they came from."""
+"""Operations on conversations. Page tokens are opaque to callers, and valid only for the query that returned them."""
 
 from __future__ import annotations
 
@@ -50,21 +50,21 @@ C = TypeVar("C")
 
 
 class Creation(Value, frozen=True, kw_only=True):
-    """What two creations with one `request_id` must agree on."""
+    """The payload of a creation. Two creations with the same `request_id` must have equal payloads."""
 
     conversation: Conversation
     messages: tuple[Message, ...] = ()
 
 
 class Page(Value, frozen=True, kw_only=True):
-    """A page of conversations, newest activity first; the token is empty on the last."""
+    """A page of conversations, newest activity first. The token is empty on the last page."""
 
     conversations: tuple[Conversation, ...]
     next_page_token: str
 
 
 class Messages(Value, frozen=True, kw_only=True):
-    """A page of messages, newest first, with its replies as in `MessagePage`; the token is empty on the last."""
+    """A page of messages, newest first, with replies as in `MessagePage`. The token is empty on the last page."""
 
     messages: tuple[Message, ...]
     replies: tuple[Reply, ...]
@@ -72,13 +72,13 @@ class Messages(Value, frozen=True, kw_only=True):
 
 
 class Conversations:
-    """All that can be done with conversations."""
+    """Creates, reads, lists, updates and deletes conversations of the caller."""
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
 
     async def create(self, identity: Identity, creation: Creation, request_id: str) -> Conversation:
-        """Create a conversation with its first messages; the same `request_id` returns what it made."""
+        """Create a conversation with its first messages. The same `request_id` returns the same conversation."""
         limits, now_us = self._engine.limits, self._engine.clock.now_us()
         check_key("request_id", request_id)
         check_key("x-end-user", identity.end_user)
@@ -118,7 +118,7 @@ class Conversations:
     async def list(
         self, identity: Identity, *, query: str, labels: dict[str, str], page_size: int, page_token: str
     ) -> Page:
-        """Conversations whose title holds every word of `query` and whose labels match."""
+        """List conversations whose title contains every word of `query` and whose labels match."""
         check_labels("labels", labels)
         if len(query) > MAX_TITLE or "\x00" in query:
             raise InvalidRequest.field("query", f"must be at most {MAX_TITLE} characters, without NUL")
@@ -131,7 +131,7 @@ class Conversations:
         return Page(conversations=page.conversations, next_page_token=token)
 
     async def update(self, identity: Identity, update: ConversationUpdate) -> Conversation:
-        """Change the fields that are set. Raises `EtagMismatch`, `MessageNotFound` (for the head)."""
+        """Change the fields that are set. Raises `ConversationNotFound`, `EtagMismatch`, `MessageNotFound` (head)."""
         limits = self._engine.limits
         if update.title is not None and len(update.title) > MAX_TITLE:
             raise InvalidRequest.field("conversation.title", f"must be at most {MAX_TITLE} characters")
@@ -144,7 +144,7 @@ class Conversations:
         return await self._engine.store.update_conversation(identity, update, self._engine.clock.now_us())
 
     async def delete(self, identity: Identity, conversation_id: str, etag: str) -> None:
-        """Cancel what runs in it, then erase it with all it holds."""
+        """Cancel the running reply, then erase the conversation and everything that belongs to it."""
         engine = self._engine
         for _ in range(MAX_DELETE_TRIES):
             outcome = await engine.store.delete_conversation(identity, conversation_id, etag)
@@ -152,12 +152,12 @@ class Conversations:
                 engine.live_replies.erase(outcome)
                 engine.relay.erase(outcome)
                 return
-            etag = ""  # it has matched; the end of the reply changes it
+            etag = ""  # it matched the first time; the end of the reply changes it
             await self._cancel(identity, outcome.reply_id)
         raise ReplyInProgress("new replies keep starting in this conversation", retry_after_s=1.0)
 
     async def messages(self, identity: Identity, which: MessageFilter, page_size: int, page_token: str) -> Messages:
-        """The branch that ends in a leaf, or the whole tree. Raises `ConversationNotFound`, `MessageNotFound`."""
+        """List the branch that ends in a leaf, or the whole tree. Raises `ConversationNotFound`, `MessageNotFound`."""
         cursor = _decode(page_token, which, str)
         asked = msgspec.structs.replace(which, cursor=cursor or "")
         page = await self._engine.store.list_messages(identity, asked, _page_size(page_size))
@@ -165,7 +165,7 @@ class Conversations:
         return Messages(messages=page.messages, replies=page.replies, next_page_token=token)
 
     async def image(self, identity: Identity, image_id: str) -> ImagePart:
-        """With its bytes. Raises `ImageNotFound`."""
+        """The image with its bytes. Raises `ImageNotFound`."""
         return await self._engine.store.get_image(identity, image_id)
 
     async def _cancel(self, identity: Identity, reply_id: str) -> None:

@@ -1,4 +1,4 @@
-"""The answer that a run of log entries adds up to, and what of it counts as a message."""
+"""Builds an answer from log entries, and decides whether it counts as a message."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ from parley_server.core.replies.events import Entry, ReasoningDelta, Snapshot, T
 
 
 class Answer(msgspec.Struct, frozen=True):
-    """The parts in the order in which they began, and the last credible usage that the provider told."""
+    """The parts in the order in which they started, and the provider's last plausible usage."""
 
     parts: tuple[Part, ...]
     usage: Usage | None = None
 
     @property
     def text_length(self) -> int:
-        """Characters of its text, without reasoning and tool calls."""
+        """The length of the text in characters, without reasoning and tool calls."""
         return sum(len(part.text) for part in self.parts if isinstance(part, TextPart))
 
     @property
     def is_message(self) -> bool:
-        """Whether it holds text or a complete tool call, without which it leaves no message in the conversation."""
+        """Whether it has text or a complete tool call. Otherwise no message is stored."""
         return any(
             (isinstance(part, TextPart) and part.text) or (isinstance(part, ToolCallPart) and complete(part))
             for part in self.parts
@@ -32,7 +32,7 @@ class Answer(msgspec.Struct, frozen=True):
 
 
 def complete(call: ToolCallPart) -> bool:
-    """Whether a tool call has its name and whole JSON arguments (an empty string stands for none)."""
+    """Whether a tool call has an id, a name, and valid JSON arguments (or none)."""
     if not call.id or not call.name:
         return False
     if not call.arguments:
@@ -45,7 +45,7 @@ def complete(call: ToolCallPart) -> bool:
 
 
 def answer_of(entries: Iterable[Entry]) -> Answer:
-    """Fold log entries into the answer."""
+    """The answer that these log entries form."""
     runs: list[list[Entry]] = []
     calls: dict[int, list[Entry]] = {}
     before: tuple[Part, ...] = ()

@@ -1,4 +1,4 @@
-"""Entries of a reply's log, and how they merge. Entries are immutable once numbered."""
+"""Entries of a reply's log, and how adjacent entries merge. A numbered entry does not change."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from parley_server.core.model import FinishReason, Reply, ReplyError, Usage
 
 
 class Entry(msgspec.Struct, frozen=True):
-    """One thing that happened in a reply."""
+    """Base of all log entries."""
 
 
 class TextDelta(Entry, frozen=True, tag="text"):
-    """Text to append, whole code points."""
+    """Text to append, in whole code points."""
 
     text: str
 
 
 class ReasoningDelta(Entry, frozen=True, tag="reasoning"):
-    """Reasoning to append; a signature belongs to all the reasoning before it."""
+    """Reasoning text to append. A signature covers all reasoning before it."""
 
     text: str
     signature: bytes = b""
@@ -36,13 +36,13 @@ class ToolCallDelta(Entry, frozen=True, tag="tool_call"):
 
 
 class UsageUpdate(Entry, frozen=True, tag="usage"):
-    """What the provider has counted so far: cumulative."""
+    """The provider's token counts so far (cumulative)."""
 
     usage: Usage
 
 
 class Unknown(Entry, frozen=True, tag="unknown"):
-    """Something that a replica of a newer release has written: it takes a number, and is not shown."""
+    """An entry written by a replica of a newer release. It has a number, but readers do not get it."""
 
 
 class Snapshot(Entry, frozen=True, tag="snapshot"):
@@ -73,14 +73,14 @@ Content = TextDelta | ReasoningDelta | ToolCallDelta | UsageUpdate | Unknown
 
 
 class Chunk(msgspec.Struct, frozen=True):
-    """What a reader is sent: an entry, or several merged, and the log's position after it."""
+    """What a reader gets: one entry, possibly merged from several, and the sequence number of the last of them."""
 
     sequence: int
     entry: Entry
 
 
 def size_of(entry: Entry) -> int:
-    """Bytes of UTF-8 that the entry's content takes."""
+    """The size of the entry's content in bytes of UTF-8."""
     if isinstance(entry, TextDelta):
         return utf8_size(entry.text)
     if isinstance(entry, ReasoningDelta):
@@ -91,17 +91,17 @@ def size_of(entry: Entry) -> int:
 
 
 def utf8_size(text: str) -> int:
-    """Bytes of `text` in UTF-8."""
+    """The size of `text` in bytes of UTF-8."""
     return len(text) if text.isascii() else len(text.encode())
 
 
 def utf8_prefix(text: str, size: int) -> str:
-    """The longest beginning of `text` that takes at most `size` bytes in UTF-8, in whole code points."""
+    """The longest prefix of `text` in whole code points that has at most `size` bytes in UTF-8."""
     return text.encode()[:size].decode(errors="ignore")
 
 
 def merge(entries: Iterable[Entry]) -> list[tuple[int, Entry]]:
-    """Neighbours of a kind become one. Each result comes with how many of the entries it and those before it took."""
+    """Merges adjacent entries of the same kind. Each result has the number of entries consumed so far."""
     merged: list[tuple[int, Entry]] = []
     run: list[Entry] = []
     taken = 0
