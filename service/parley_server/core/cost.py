@@ -1,4 +1,4 @@
-"""Calculates the cost of a reply and estimates tokens of a text. Integers only, so that no money is lost to rounding."""
+"""Calculates the cost of a reply, and estimates tokens. Uses integers only, so that no money is lost to rounding."""
 
 from __future__ import annotations
 
