@@ -1,11 +1,10 @@
-"""The page of grpcurl: all of its commands work, in its order, on a new server, and it leaves out no call."""
+"""Runs all commands of examples/grpcurl/README.md on a new server, in order, and checks that every served RPC is there."""
 
 from __future__ import annotations
 
 import json
 import re
 from pathlib import Path
-from typing import Any
 
 import pytest
 from parley.v1 import catalog_pb2, chat_pb2, conversations_pb2
@@ -44,23 +43,50 @@ async def test_the_commands_work_when_pasted_and_when_pasted_again(tmp_path: Pat
 
 
 def _check(calls: list[Called]) -> None:
-    by_method: dict[str, list[list[Any]]] = {}
+    by_method: dict[str, list[Called]] = {}
     for call in calls:
-        by_method.setdefault(call.method, []).append(call.answers)
+        by_method.setdefault(call.method, []).append(call)
         assert call.answers, f"{call.method} has not answered"
-    assert "parley.v1.Chat" in by_method["list"][0][0]
-    assert by_method["grpc.health.v1.Health/Check"] == [[{"status": "SERVING"}]]
+    assert "parley.v1.Chat" in by_method["list"][0].answers[0]
+    assert by_method["grpc.health.v1.Health/Check"][0].answers == [{"status": "SERVING"}]
+    _check_replies(by_method)
+    _check_conversations(by_method)
+
+
+def _check_replies(by_method: dict[str, list[Called]]) -> None:
     streamed, failed = by_method["Chat/StreamReply"]
-    assert streamed[-1]["finished"]["reason"] == "FINISH_REASON_STOP"
-    assert failed[-1]["failed"]["error"]["reason"] == "ERROR_REASON_PROVIDER_UNAVAILABLE"
-    first, again, whole, _ = (answer for (answer,) in by_method["Chat/CreateReply"])
+    assert streamed.answers[0]["accepted"]["messageId"]
+    assert streamed.answers[-1]["finished"]["reason"] == "FINISH_REASON_STOP"
+    assert streamed.request["text"] in streamed.text
+    sequences = [chunk.get("sequence", 0) for chunk in streamed.answers]
+    assert sequences == sorted(sequences)
+    assert failed.answers[-1]["failed"]["error"]["reason"] == "ERROR_REASON_PROVIDER_UNAVAILABLE"
+    first, again, whole, _ = (call.answers[0] for call in by_method["Chat/CreateReply"])
     assert first["id"] == again["id"]
+    assert first["state"] in ("STATE_PENDING", "STATE_STREAMING")
     assert whole["state"] == "STATE_COMPLETED"
     (resumed,) = by_method["Chat/ResumeReply"]
-    assert all(chunk["sequence"] > 3 for chunk in resumed[1:])
-    assert by_method["Chat/Cancel"][0][0]["state"] == "STATE_CANCELLED"
+    assert all(chunk["sequence"] > 3 for chunk in resumed.answers[1:])
+    assert resumed.answers[-1]["finished"]["reason"] == "FINISH_REASON_STOP"
+    (polled,) = by_method["Chat/PollReply"]
+    assert polled.answers[0]["afterSequence"] > polled.request["after_sequence"]
+    assert polled.answers[0]["reply"]["id"] == first["id"]
+    assert polled.text
+    (cancelled,) = by_method["Chat/Cancel"]
+    assert cancelled.answers[0]["state"] == "STATE_CANCELLED"
+    assert cancelled.answers[0]["cancelReason"] == cancelled.request["reason"]
+
+
+def _check_conversations(by_method: dict[str, list[Called]]) -> None:
+    created = by_method["Conversations/CreateConversation"][0]
+    given = created.request["conversation"]
+    assert {name: created.answers[0][name] for name in given} == given
+    assert created.answers[0]["etag"]
     (listed,) = by_method["Conversations/ListConversations"]
-    assert [each["title"] for each in listed[0]["conversations"]] == ["Tea and cake"]
+    assert [each["title"] for each in listed.answers[0]["conversations"]] == ["Tea and cake"]
+    assert {each["endUser"] for each in listed.answers[0]["conversations"]} == {"ada"}
+    (messages,) = by_method["Conversations/ListMessages"]
+    assert [message["role"] for message in messages.answers[0]["messages"]] == ["ROLE_USER"]
     (image,) = by_method["Conversations/GetImage"]
-    assert image[0]["data"] in json.dumps(COMMANDS)
-    assert by_method["Conversations/DeleteConversation"] == [[{}]] * 3
+    assert image.answers[0]["data"] in json.dumps(COMMANDS)
+    assert [call.answers for call in by_method["Conversations/DeleteConversation"]] == [[{}]] * 3

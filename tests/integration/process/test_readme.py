@@ -1,99 +1,29 @@
-"""Every command and program of the README, run as it stands there against a server; only the address is the test's."""
+"""Runs the grpcurl command and the programs of the README as pasted; only the server's address is replaced."""
 
 from __future__ import annotations
 
 import asyncio
+import http.client
 import os
 import re
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Callable
+import time
+import zipfile
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
 import pytest_asyncio
 
-from tests.commands import ADDRESS, Called, blocks, run
+from tests.commands import ADDRESS, blocks, run
+from tests.ports import free_port
 from tests.processes import PARLEY, ServerProcess, clean_environment
 from tests.tools import ROOT, tool
 
 README = (ROOT / "README.md").read_text()
+JAVA_PAGE = (ROOT / "clients/java/README.md").read_text()
 COMMANDS = "\n".join(block for block in blocks(README, "sh") if "grpcurl" in block)
-
-
-def is_streamed(call: Called) -> None:
-    first, *_, last = call.answers
-    assert first["accepted"]["messageId"]
-    assert first["replyId"]
-    assert last["finished"]["reason"] == "FINISH_REASON_STOP"
-    sequences = [chunk.get("sequence", 0) for chunk in call.answers]
-    assert sequences == sorted(sequences)
-    assert call.request.get("text", "") in call.text
-    assert len(call.text) > 50
-
-
-def is_resumed(call: Called) -> None:
-    after = call.request["after_sequence"]
-    assert all(chunk.get("sequence", 0) > after for chunk in call.answers[1:])
-    assert call.answers[-1]["finished"]["reason"] == "FINISH_REASON_STOP"
-    assert len(call.text) > 50
-
-
-def is_polled(call: Called) -> None:
-    (answer,) = call.answers
-    assert answer["afterSequence"] > call.request["after_sequence"]
-    assert answer["reply"]["id"] == call.request["reply_id"]
-    assert call.text
-
-
-def is_created(call: Called) -> None:
-    (reply,) = call.answers
-    assert reply["id"]
-    if call.request.get("wait") == "0s":
-        assert reply["state"] in ("STATE_PENDING", "STATE_STREAMING")
-    else:
-        assert reply["state"] == "STATE_COMPLETED"
-        assert call.request["text"] in reply["message"]["parts"][0]["text"]
-
-
-def is_cancelled(call: Called) -> None:
-    (reply,) = call.answers
-    assert (reply["state"], reply["finishReason"]) == ("STATE_CANCELLED", "FINISH_REASON_CANCELLED")
-    assert reply["cancelReason"] == call.request["reason"]
-
-
-def is_conversation(call: Called) -> None:
-    (conversation,) = call.answers
-    given = call.request["conversation"]
-    assert {name: conversation[name] for name in given} == given
-    assert conversation["etag"]
-
-
-def are_messages(call: Called) -> None:
-    (answer,) = call.answers
-    assert {"ROLE_USER", "ROLE_ASSISTANT"} == {message["role"] for message in answer["messages"]}
-
-
-def are_conversations(call: Called) -> None:
-    (answer,) = call.answers
-    assert all(conversation["endUser"] == "ada" for conversation in answer["conversations"])
-
-
-def is_done(call: Called) -> None:
-    assert call.answers == [{}]
-
-
-PROMISES: dict[str, Callable[[Called], None]] = {
-    "Chat/StreamReply": is_streamed,
-    "Chat/ResumeReply": is_resumed,
-    "Chat/PollReply": is_polled,
-    "Chat/CreateReply": is_created,
-    "Chat/Cancel": is_cancelled,
-    "Conversations/CreateConversation": is_conversation,
-    "Conversations/ListMessages": are_messages,
-    "Conversations/ListConversations": are_conversations,
-    "Conversations/DeleteConversation": is_done,
-}
 
 
 @pytest_asyncio.fixture
@@ -102,19 +32,15 @@ async def server(tmp_path: Path) -> AsyncIterator[ServerProcess]:
         yield running
 
 
-def test_the_readme_calls_every_rpc_that_moves_a_reply() -> None:
-    called = set(re.findall(r"parley\.v1\.(\w+/\w+)", COMMANDS))
-    assert called <= PROMISES.keys(), "a command without a check of its answer"
-    assert {"Chat/StreamReply", "Chat/ResumeReply", "Chat/PollReply", "Chat/Cancel"} <= called
-
-
-async def test_the_commands_do_what_the_readme_says(tmp_path: Path, server: ServerProcess) -> None:
+async def test_the_grpcurl_command_streams_a_reply(tmp_path: Path, server: ServerProcess) -> None:
     ran = await run(COMMANDS, server, tmp_path)
     assert (ran.status, ran.stderr) == (0, "")
-    assert len(ran.calls) == len(re.findall(r"parley\.v1\.\w+/\w+", COMMANDS))
-    for call in ran.calls:
-        PROMISES[call.method](call)
-    assert len([line for line in server.events("reply") if line["state"] == "FAILED"]) == 0
+    (call,) = ran.calls
+    first, *_, last = call.answers
+    assert first["accepted"]["messageId"]
+    assert last["finished"]["reason"] == "FINISH_REASON_STOP"
+    assert call.request["text"] in call.text
+    assert len(call.text) > 50
 
 
 @pytest.mark.parametrize("program", blocks(README, "python"))
@@ -133,11 +59,6 @@ async def test_the_programs_run(tmp_path: Path, server: ServerProcess, program: 
         assert asked in done.stdout, "the scripted model quotes its user"
 
 
-async def test_the_commands_may_be_pasted_twice(tmp_path: Path, server: ServerProcess) -> None:
-    ran = await run(f"{COMMANDS}\n{COMMANDS}", server, tmp_path)
-    assert (ran.status, ran.stderr) == (0, "")
-
-
 @pytest.mark.parametrize("page", ["README.md", "clients/node/README.md"])
 async def test_the_node_program_runs_as_pasted(tmp_path: Path, server: ServerProcess, page: str) -> None:
     package = _built("clients/node", "dist/index.js")
@@ -150,19 +71,62 @@ async def test_the_node_program_runs_as_pasted(tmp_path: Path, server: ServerPro
     await _tells_a_story(tool("node"), "--preserve-symlinks", str(path))
 
 
-@pytest.mark.parametrize("page", ["README.md", "clients/java/README.md"])
-async def test_the_java_program_runs_as_pasted(tmp_path: Path, server: ServerProcess, page: str) -> None:
-    jar = _built("clients/java/conformance/target/player.jar")  # the client with all that it depends on
-    program = blocks((ROOT / page).read_text(), "java")[0]
+async def test_the_java_program_runs_as_pasted(tmp_path: Path, server: ServerProcess) -> None:
+    jar = _built("clients/java/conformance/target/player.jar")  # contains the client and its dependencies
+    program = blocks(JAVA_PAGE, "java")[0]
     path = tmp_path / "Story.java"
     path.write_text(program.replace(ADDRESS, server.address))
     await _tells_a_story(tool("java"), "-cp", str(jar), str(path))
 
 
-@pytest.mark.parametrize("page", ["README.md", "clients/java/README.md"])
-def test_the_java_dependency_is_what_the_build_installs(page: str) -> None:
+SPRING_APPLICATION = """
+import org.springframework.boot.SpringApplication;
+import org.springframework.boot.autoconfigure.SpringBootApplication;
+
+@SpringBootApplication
+class Application {
+    public static void main(String[] arguments) { SpringApplication.run(Application.class, arguments); }
+}
+"""
+
+
+async def test_the_spring_boot_controller_streams_as_pasted(tmp_path: Path, server: ServerProcess) -> None:
+    example = _built("examples/spring-boot/target/parley-example-spring-boot-0.1.0-SNAPSHOT.jar")
+    with zipfile.ZipFile(example) as jar:  # contains Spring Boot, Spring MVC and the starter
+        jar.extractall(tmp_path, [name for name in jar.namelist() if name.startswith("BOOT-INF/lib/")])
+    package = "package com.example.readme;\n"  # Spring Boot refuses to scan the default package
+    (tmp_path / "Application.java").write_text(package + SPRING_APPLICATION)
+    (tmp_path / "ChatController.java").write_text(package + blocks(README, "java")[0])
+    (tmp_path / "classes").mkdir()
+    configuration = blocks(README, "yaml")[0].replace(ADDRESS, server.address)
+    (tmp_path / "classes/application.yml").write_text(configuration)
+    libraries = str(tmp_path / "BOOT-INF/lib/*")
+    sources = [str(tmp_path / name) for name in ("Application.java", "ChatController.java")]
+    # `-parameters` is what Spring Boot's parent POM and Gradle plugin set.
+    await _run(tool("javac"), "-parameters", "-cp", libraries, "-d", str(tmp_path / "classes"), *sources)
+    port = free_port()
+    application = await asyncio.create_subprocess_exec(
+        tool("java"),
+        *("-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC", "-cp", f"{tmp_path / 'classes'}{os.pathsep}{libraries}"),
+        *("com.example.readme.Application", f"--server.port={port}"),
+        env=clean_environment(),
+        stdout=asyncio.subprocess.DEVNULL,
+    )
+    try:
+        page = await asyncio.to_thread(_get, port, "/chat?text=Tell%20me%20a%20story.", 60.0)
+        assert "Tell me a story." in page, "the scripted model quotes its user"
+    finally:
+        application.terminate()
+        await application.wait()
+
+
+@pytest.mark.parametrize(
+    ("page", "module"),
+    [("README.md", "parley-spring-boot-starter"), ("clients/java/README.md", "parley-client")],
+)
+def test_the_java_dependency_is_what_the_build_installs(page: str, module: str) -> None:
     (dependency,) = blocks((ROOT / page).read_text(), "xml")
-    pom = (ROOT / "clients/java/parley-client/pom.xml").read_text()
+    pom = (ROOT / f"clients/java/{module}/pom.xml").read_text()
     for name in ("groupId", "version"):
         assert _element(dependency, name) == _element(pom[pom.index("<parent>") :], name)
     assert _element(dependency, "artifactId") == _element(pom[pom.index("</parent>") :], "artifactId")
@@ -183,11 +147,32 @@ def _built(place: str, *made: str) -> Path:
 
 
 async def _tells_a_story(*command: str) -> None:
+    assert "Tell me a story." in await _run(*command), "the scripted model quotes its user"
+
+
+async def _run(*command: str) -> str:
+    """Runs a program to its end; its output. Fails the test for any other exit status than 0, and for any error output."""
     done = await asyncio.to_thread(
         subprocess.run, command, env=clean_environment(), capture_output=True, text=True, timeout=90
     )
     assert (done.returncode, done.stderr) == (0, "")
-    assert "Tell me a story." in done.stdout, "the scripted model quotes its user"
+    return done.stdout
+
+
+def _get(port: int, path: str, limit_s: float) -> str:
+    """The body of a page, which is requested until its server accepts connections."""
+    end = time.monotonic() + limit_s
+    while True:
+        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=limit_s)
+        try:
+            connection.request("GET", path)
+            return connection.getresponse().read().decode()
+        except ConnectionRefusedError:
+            if time.monotonic() > end:
+                raise
+            time.sleep(0.1)
+        finally:
+            connection.close()
 
 
 @pytest.mark.parametrize("configuration", blocks(README, "toml"))
