@@ -67,11 +67,11 @@ def test_operations_every_setting_is_there() -> None:
 
 
 def test_operations_figures_of_settings_are_their_defaults() -> None:
-    """A setting followed by a figure in parentheses, such as `lease_s` (12 s): the figure is the default."""
-    units = {"s": 1, "min": 60, "KiB": 1024, "MiB": 1024 * 1024, None: 1}
+    """A setting followed by a figure in parentheses, such as `keepalive_s` (30 s): the figure is the default."""
+    units = {"s": 1, "min": 60, "KiB": 1024, "MiB": 1024 * 1024, "": 1}
     stated = {
         (name, float(figure.replace(",", "")) * units[unit])
-        for name, figure, unit in re.findall(r"`(\w+)`,? \(([\d.,]+\d|\d)(?: (s|min|KiB|MiB))?\)", OPERATIONS)
+        for name, figure, unit in re.findall(r"`(\w+)`(?: \(|, )([\d.,]*\d)(?: (s|min|KiB|MiB))?\)", OPERATIONS)
     }
     stated |= {
         (name, float(figure) * units[unit])
