@@ -1,4 +1,4 @@
-"""Runs all commands of examples/grpcurl/README.md on a new server, in order, and checks that every served RPC is there."""
+"""Runs the commands of examples/grpcurl/README.md on a new server, in order; every served RPC is among them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Checks that the tests, metrics, log events and settings that the documents name exist, with the figures of the code."""
+"""The tests, metrics, log events and settings that the documents name exist, and have the figures of the code."""
 
 from __future__ import annotations
 

@@ -151,7 +151,7 @@ async def _tells_a_story(*command: str) -> None:
 
 
 async def _run(*command: str) -> str:
-    """Runs a program to its end; its output. Fails the test for any other exit status than 0, and for any error output."""
+    """Runs a program to its end; its output. Fails the test for an exit status other than 0, and for error output."""
     done = await asyncio.to_thread(
         subprocess.run, command, env=clean_environment(), capture_output=True, text=True, timeout=90
     )
