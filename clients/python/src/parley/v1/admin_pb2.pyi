@@ -33,9 +33,9 @@ class SetProviderKeyRequest(_message.Message):
     provider: _builtins.str
     api_key: _builtins.str
     tenant: _builtins.str
-    """The tenant that the key serves. Empty: all that have none of their own."""
+    """The tenant that uses the key. Empty: all tenants without their own key."""
     verify: _builtins.bool
-    """Try the key against the provider first, and refuse it where the provider does."""
+    """Test the key with the provider first, and refuse it if the provider does."""
     def __init__(
         self,
         *,
@@ -260,7 +260,7 @@ Global___ListUsageResponse: _TypeAlias = ListUsageResponse  # noqa: Y015
 
 @_typing.final
 class UsageRow(_message.Message):
-    """Sums over one group; what the request did not group by is empty."""
+    """Sums over one group; fields that the request did not group by are empty."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -293,7 +293,7 @@ class UsageRow(_message.Message):
     cached_prompt_tokens: _builtins.int
     completion_tokens: _builtins.int
     cost_nano_usd: _builtins.int
-    """Of the replies whose price is known."""
+    """Cost of the replies whose price is known."""
     unpriced_replies: _builtins.int
     mean_first_token_ms: _builtins.float
     """Means, in milliseconds."""

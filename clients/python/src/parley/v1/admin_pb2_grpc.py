@@ -26,8 +26,8 @@ if _version_not_supported:
 
 
 class AdminStub:
-    """Admin is for operators: its calls need a credential with the admin role, but that ListUsage shows any credential its
-    own tenant, or its end user where it has one.
+    """Admin is for operators: its calls need a credential with the admin role. Other credentials may call ListUsage for
+    their own tenant, or for their end user if they have one.
     """
 
     def __init__(self, channel):
@@ -59,8 +59,8 @@ class AdminStub:
 
 
 class AdminServicer:
-    """Admin is for operators: its calls need a credential with the admin role, but that ListUsage shows any credential its
-    own tenant, or its end user where it has one.
+    """Admin is for operators: its calls need a credential with the admin role. Other credentials may call ListUsage for
+    their own tenant, or for their end user if they have one.
     """
 
     def SetProviderKey(self, request, context):
@@ -121,8 +121,8 @@ def add_AdminServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class Admin:
-    """Admin is for operators: its calls need a credential with the admin role, but that ListUsage shows any credential its
-    own tenant, or its end user where it has one.
+    """Admin is for operators: its calls need a credential with the admin role. Other credentials may call ListUsage for
+    their own tenant, or for their end user if they have one.
     """
 
     @staticmethod

@@ -27,8 +27,8 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class AdminStub:
-    """Admin is for operators: its calls need a credential with the admin role, but that ListUsage shows any credential its
-    own tenant, or its end user where it has one.
+    """Admin is for operators: its calls need a credential with the admin role. Other credentials may call ListUsage for
+    their own tenant, or for their end user if they have one.
     """
 
     @_typing.overload
@@ -44,8 +44,8 @@ class AdminStub:
 
 @_typing.type_check_only
 class AdminAsyncStub(AdminStub):
-    """Admin is for operators: its calls need a credential with the admin role, but that ListUsage shows any credential its
-    own tenant, or its end user where it has one.
+    """Admin is for operators: its calls need a credential with the admin role. Other credentials may call ListUsage for
+    their own tenant, or for their end user if they have one.
     """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
@@ -57,8 +57,8 @@ class AdminAsyncStub(AdminStub):
     """Usage, cost and outcomes, summed over what the request groups by."""
 
 class AdminServicer(metaclass=_abc_1.ABCMeta):
-    """Admin is for operators: its calls need a credential with the admin role, but that ListUsage shows any credential its
-    own tenant, or its end user where it has one.
+    """Admin is for operators: its calls need a credential with the admin role. Other credentials may call ListUsage for
+    their own tenant, or for their end user if they have one.
     """
 
     @_abc_1.abstractmethod

@@ -26,7 +26,7 @@ if _version_not_supported:
 
 
 class CatalogStub:
-    """Catalog tells a caller what it may use.
+    """Catalog lists the models and limits of a caller.
     """
 
     def __init__(self, channel):
@@ -48,7 +48,7 @@ class CatalogStub:
 
 
 class CatalogServicer:
-    """Catalog tells a caller what it may use.
+    """Catalog lists the models and limits of a caller.
     """
 
     def ListModels(self, request, context):
@@ -87,7 +87,7 @@ def add_CatalogServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class Catalog:
-    """Catalog tells a caller what it may use.
+    """Catalog lists the models and limits of a caller.
     """
 
     @staticmethod

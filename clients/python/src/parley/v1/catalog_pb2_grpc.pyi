@@ -27,7 +27,7 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class CatalogStub:
-    """Catalog tells a caller what it may use."""
+    """Catalog lists the models and limits of a caller."""
 
     @_typing.overload
     def __new__(cls, channel: _grpc.Channel) -> _Self: ...
@@ -40,7 +40,7 @@ class CatalogStub:
 
 @_typing.type_check_only
 class CatalogAsyncStub(CatalogStub):
-    """Catalog tells a caller what it may use."""
+    """Catalog lists the models and limits of a caller."""
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     ListModels: _aio.UnaryUnaryMultiCallable[_catalog_pb2.ListModelsRequest, _catalog_pb2.ListModelsResponse]  # type: ignore[assignment]
@@ -49,7 +49,7 @@ class CatalogAsyncStub(CatalogStub):
     """The caller's limits and what is left of them."""
 
 class CatalogServicer(metaclass=_abc_1.ABCMeta):
-    """Catalog tells a caller what it may use."""
+    """Catalog lists the models and limits of a caller."""
 
     @_abc_1.abstractmethod
     def ListModels(

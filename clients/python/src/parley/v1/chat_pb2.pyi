@@ -34,7 +34,7 @@ class _ConcurrencyPolicyEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Con
     CONCURRENCY_POLICY_REJECT: _ConcurrencyPolicy.ValueType  # 1
     """ABORTED / REPLY_IN_PROGRESS; the status names the reply that can be resumed."""
     CONCURRENCY_POLICY_INTERRUPT: _ConcurrencyPolicy.ValueType  # 2
-    """The running reply is cancelled, its text kept, and this one starts after it."""
+    """The running reply is cancelled and its text kept; the new reply follows it."""
 
 class ConcurrencyPolicy(_ConcurrencyPolicy, metaclass=_ConcurrencyPolicyEnumTypeWrapper):
     """What happens when another reply already runs in the conversation."""
@@ -44,7 +44,7 @@ CONCURRENCY_POLICY_UNSPECIFIED: ConcurrencyPolicy.ValueType  # 0
 CONCURRENCY_POLICY_REJECT: ConcurrencyPolicy.ValueType  # 1
 """ABORTED / REPLY_IN_PROGRESS; the status names the reply that can be resumed."""
 CONCURRENCY_POLICY_INTERRUPT: ConcurrencyPolicy.ValueType  # 2
-"""The running reply is cancelled, its text kept, and this one starts after it."""
+"""The running reply is cancelled and its text kept; the new reply follows it."""
 Global___ConcurrencyPolicy: _TypeAlias = ConcurrencyPolicy  # noqa: Y015
 
 class _DisconnectPolicy:
@@ -56,9 +56,9 @@ class _DisconnectPolicyEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Disc
     DISCONNECT_POLICY_UNSPECIFIED: _DisconnectPolicy.ValueType  # 0
     """Same as CONTINUE."""
     DISCONNECT_POLICY_CONTINUE: _DisconnectPolicy.ValueType  # 1
-    """It runs on, and can be resumed; see `orphan_ttl`."""
+    """It continues, and can be resumed; see `orphan_ttl`."""
     DISCONNECT_POLICY_CANCEL: _DisconnectPolicy.ValueType  # 2
-    """It is cancelled after 10 seconds, in which a reconnect finds it: nobody pays for text that nobody reads. Not for
+    """It is cancelled 10 seconds later, unless a reader reconnects, so that unread text costs nothing. Not allowed for
     CreateReply with a `wait` of zero.
     """
 
@@ -68,9 +68,9 @@ class DisconnectPolicy(_DisconnectPolicy, metaclass=_DisconnectPolicyEnumTypeWra
 DISCONNECT_POLICY_UNSPECIFIED: DisconnectPolicy.ValueType  # 0
 """Same as CONTINUE."""
 DISCONNECT_POLICY_CONTINUE: DisconnectPolicy.ValueType  # 1
-"""It runs on, and can be resumed; see `orphan_ttl`."""
+"""It continues, and can be resumed; see `orphan_ttl`."""
 DISCONNECT_POLICY_CANCEL: DisconnectPolicy.ValueType  # 2
-"""It is cancelled after 10 seconds, in which a reconnect finds it: nobody pays for text that nobody reads. Not for
+"""It is cancelled 10 seconds later, unless a reader reconnects, so that unread text costs nothing. Not allowed for
 CreateReply with a `wait` of zero.
 """
 Global___DisconnectPolicy: _TypeAlias = DisconnectPolicy  # noqa: Y015
@@ -124,32 +124,32 @@ class ReplyRequest(_message.Message):
     LABELS_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
     """Idempotency key chosen by the caller, unique within tenant and end user for 24 hours, at most 128 characters; a
-    UUID serves. StreamReply and CreateReply share it. Payloads are compared by value, without `wait` and
+    UUID is suitable. StreamReply and CreateReply share it. Payloads are compared by value, without `wait` and
     `stream_options`; the same key with another payload is ALREADY_EXISTS / REQUEST_ID_REUSED. Empty: the server makes
     one, and a retry is not safe.
     """
     conversation_id: _builtins.str
-    """The conversation to continue. Empty: `new_conversation` is started, and `accepted` tells its id."""
+    """The conversation to continue. Empty: `new_conversation` is started, and `accepted` has its id."""
     text: _builtins.str
-    """The user's message: short for one `input` message of role USER with one text part. Exclusive with `input`."""
+    """The user's message: equal to one `input` message of role USER with one text part. Exclusive with `input`."""
     after_message_id: _builtins.str
-    """After this message: a fork. The partial text of a failed reply is part of prompts once it is named here."""
+    """After this message: a fork. The partial text of a failed reply is part of prompts only if it is named here."""
     replace_message_id: _builtins.str
     """Beside this message, under the same parent: with input an edit, without input a regeneration or a new attempt.
-    The `message_id` of any reply of the conversation may be named, even of one that runs (with INTERRUPT) or that left
-    no message. Without input, a USER or TOOL message gets a new answer below it.
+    The `message_id` of any reply of the conversation may be named, also of one that runs (with INTERRUPT) or that
+    ended without a message. Without input, a USER or TOOL message gets a new answer below it.
     """
     model: _builtins.str
     """Model alias of the catalog. Empty: the conversation's, else the server's default."""
     tool_choice: _builtins.str
     """"auto" (default), "none", "required", or the name of a tool."""
     json_schema: _builtins.str
-    """JSON Schema that the provider is asked to keep to; the engine passes it on and does not validate the answer."""
+    """JSON Schema for the answer, passed to the provider; the server does not validate the answer."""
     concurrency: Global___ConcurrencyPolicy.ValueType
     on_disconnect: Global___DisconnectPolicy.ValueType
     @_builtins.property
     def new_conversation(self) -> _resources_pb2.Conversation:
-        """Used when `conversation_id` is empty: system sections, title, labels, context and so on for all its turns."""
+        """Used when `conversation_id` is empty: system sections, title, labels, context and so on for the conversation."""
 
     @_builtins.property
     def input(self) -> _containers.RepeatedCompositeFieldContainer[_resources_pb2.Message]:
@@ -171,13 +171,13 @@ class ReplyRequest(_message.Message):
     def tools(self) -> _containers.RepeatedCompositeFieldContainer[Global___Tool]: ...
     @_builtins.property
     def orphan_ttl(self) -> _duration_pb2.Duration:
-        """With CONTINUE: the generation is cancelled this long after its last reader left; the count starts when a first
-        reader leaves, and a PollReply or GetReply counts as a reader for a minute. Default 5 minutes; zero is never.
+        """With CONTINUE: the generation is cancelled this long after its last reader has left. The time starts only after a
+        first reader was there; a PollReply or GetReply counts as a reader for a minute. Default 5 minutes; zero: never.
         """
 
     @_builtins.property
     def time_limit(self) -> _duration_pb2.Duration:
-        """Longest time the generation may take, whatever the call's deadline. Default and ceiling: the server's (10 minutes)."""
+        """Longest time of the generation, independent of the call's deadline. Default and maximum: the server's (10 minutes)."""
 
     @_builtins.property
     def stream_options(self) -> Global___StreamOptions:
@@ -189,7 +189,7 @@ class ReplyRequest(_message.Message):
 
     @_builtins.property
     def labels(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
-        """The caller's own labels, kept with the reply. At most 16, of 64 characters each side."""
+        """The caller's own labels, stored with the reply. At most 16; keys and values have at most 64 characters."""
 
     def __init__(
         self,
@@ -235,8 +235,9 @@ class ResumeReplyRequest(_message.Message):
     STREAM_OPTIONS_FIELD_NUMBER: _builtins.int
     reply_id: _builtins.str
     after_sequence: _builtins.int
-    """The sequence of the last chunk that the caller has; 0 replays from the start. At the end: the terminal chunk again.
-    Beyond what this replica knows yet: heartbeats until it does; a `snapshot` only if the reply has ended otherwise.
+    """The sequence of the last chunk that the caller has; 0 replays from the start. If that was the terminal chunk, it is
+    sent again. A cursor beyond the text of this replica gets heartbeats until the replica has that text, or a
+    `snapshot` if the reply has ended without it.
     """
     @_builtins.property
     def stream_options(self) -> Global___StreamOptions: ...
@@ -271,11 +272,11 @@ class PollReplyRequest(_message.Message):
     """Whether reasoning chunks are returned."""
     @_builtins.property
     def wait(self) -> _duration_pb2.Duration:
-        """Longest wait for a first new chunk. Default 20 s, at most 60 s; zero returns at once."""
+        """Longest wait for a new chunk. Default 20 s, at most 60 s; zero returns at once."""
 
     @_builtins.property
     def gather(self) -> _duration_pb2.Duration:
-        """How long to gather more after the first new chunk, so that a poll is not one token. Default 200 ms."""
+        """How long to collect more after the first new chunk, so that a poll returns more than one token. Default 200 ms."""
 
     def __init__(
         self,
@@ -307,7 +308,7 @@ class PollReplyResponse(_message.Message):
     def chunks(self) -> _containers.RepeatedCompositeFieldContainer[Global___TokenChunk]: ...
     @_builtins.property
     def reply(self) -> _resources_pb2.Reply:
-        """Its message is set only once the reply has ended."""
+        """The reply; its message is set only after the reply has ended."""
 
     def __init__(
         self,
@@ -353,13 +354,13 @@ class CancelRequest(_message.Message):
     REASON_FIELD_NUMBER: _builtins.int
     reply_id: _builtins.str
     request_id: _builtins.str
-    """For a caller who has not yet seen `accepted`. A key that is not known yet is remembered for a minute: the request
-    that brings it is accepted as already cancelled.
+    """For callers that have not yet received `accepted`. An unknown key is stored for a minute: a request with this key
+    is then accepted as already cancelled.
     """
     conversation_id: _builtins.str
-    """The reply that runs in this conversation."""
+    """Cancels the reply that runs in this conversation."""
     reason: _builtins.str
-    """Free text kept with the reply, such as "user pressed stop"."""
+    """Free text stored with the reply, such as "user pressed stop"."""
     def __init__(
         self,
         *,
@@ -388,7 +389,9 @@ class StreamOptions(_message.Message):
     """Whether reasoning chunks are sent."""
     @_builtins.property
     def heartbeat(self) -> _duration_pb2.Duration:
-        """A heartbeat chunk after this much silence, since some load balancers ignore HTTP/2 pings. Default 15 s, 1 s to 60 s."""
+        """A heartbeat is sent after this time without a chunk, since some load balancers ignore HTTP/2 pings. Default 15 s,
+        1 s to 60 s.
+        """
 
     def __init__(
         self,
@@ -406,7 +409,7 @@ Global___StreamOptions: _TypeAlias = StreamOptions  # noqa: Y015
 
 @_typing.final
 class Sampling(_message.Message):
-    """Every setting is optional, since zero is a legal temperature; what is unset is left to the model."""
+    """Every setting is optional, since zero is a valid temperature; for unset ones the model's defaults apply."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -419,10 +422,10 @@ class Sampling(_message.Message):
     temperature: _builtins.float
     top_p: _builtins.float
     max_output_tokens: _builtins.int
-    """At most the model's own limit, which counts where this is unset and the configuration has one."""
+    """At most the limit of the model's configuration, which is also the default, if there is one."""
     seed: _builtins.int
     reasoning_effort: _builtins.str
-    """A string, not an enum: the set moves faster than this API."""
+    """A string, not an enum, since providers add values often."""
     @_builtins.property
     def stop(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
     def __init__(
@@ -460,7 +463,7 @@ Global___Sampling: _TypeAlias = Sampling  # noqa: Y015
 
 @_typing.final
 class Tool(_message.Message):
-    """A function that the model may call. The engine relays calls; the caller runs them and sends the results as `input`."""
+    """A function that the model may call. The server streams the calls; the caller runs them and sends results as `input`."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -491,7 +494,7 @@ class TokenChunk(_message.Message):
     """One entry of a reply's log, several merged ones, or a notice about the stream.
 
     Exactly one `finished` or `failed` ends a log, and it is the last chunk. A stream that ended without one was cut,
-    whatever its status: resume after the last sequence. Readers ignore events they do not know.
+    whatever its status: resume after the last sequence. Readers must ignore unknown events.
     """
 
     DESCRIPTOR: _descriptor.Descriptor
@@ -511,11 +514,12 @@ class TokenChunk(_message.Message):
     reply_id: _builtins.str
     """Set on `accepted` alone, to keep tokens small."""
     sequence: _builtins.int
-    """Position in the log after this chunk. It rises, not necessarily by one: chunks merge, and what a reader did not ask
-    for is left out. Notices (`accepted`, `heartbeat`, `go_away`) are not in the log and repeat the position reached.
+    """Position in the log after this chunk. It rises, not always by one: chunks are merged, and kinds that the reader did
+    not request are left out. Notices (`accepted`, `heartbeat`, `go_away`) are not in the log and repeat the last
+    position.
     """
     text: _builtins.str
-    """Text to append. Always whole code points; all texts joined are the answer."""
+    """Text to append, in whole code points; all texts joined are the answer."""
     @_builtins.property
     def accepted(self) -> Global___Accepted:
         """First chunk of every stream, sent at once."""
@@ -530,11 +534,11 @@ class TokenChunk(_message.Message):
 
     @_builtins.property
     def snapshot(self) -> _resources_pb2.Reply:
-        """Replaces all content so far: the log was compacted, or its tail was lost with its writer."""
+        """Replaces all content so far: the log was compacted, or its last text was lost in a crash."""
 
     @_builtins.property
     def finished(self) -> Global___Finished:
-        """The end of a reply that completed or was cancelled; the call's status is then OK."""
+        """The end of a reply that was completed or cancelled; the call's status is then OK."""
 
     @_builtins.property
     def failed(self) -> Global___Failed:
@@ -545,7 +549,7 @@ class TokenChunk(_message.Message):
     @_builtins.property
     def go_away(self) -> Global___GoAway:
         """This replica is draining, and may end the stream within `time_left`. If it ends without a terminal chunk, resume:
-        the reply lives on.
+        the reply continues.
         """
 
     def __init__(
@@ -659,11 +663,11 @@ class Finished(_message.Message):
     CANCEL_REASON_FIELD_NUMBER: _builtins.int
     reason: _resources_pb2.FinishReason.ValueType
     provider_reason: _builtins.str
-    """The provider's own word for it."""
+    """The provider's own finish reason."""
     model: _builtins.str
     """The alias that served the reply."""
     cancel_reason: _builtins.str
-    """What Cancel was told."""
+    """The `reason` of the Cancel request."""
     @_builtins.property
     def usage(self) -> _resources_pb2.Usage: ...
     def __init__(
@@ -693,7 +697,7 @@ class Failed(_message.Message):
     def error(self) -> _errors_pb2.ReplyError: ...
     @_builtins.property
     def usage(self) -> _resources_pb2.Usage:
-        """What the provider had counted, or an estimate."""
+        """The provider's counts, or an estimate."""
 
     def __init__(
         self,

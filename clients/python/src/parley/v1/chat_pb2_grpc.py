@@ -32,12 +32,12 @@ class ChatStub:
     A Reply is a durable, append-only log of numbered entries, written by exactly one generation. Every RPC is a view of
     that log (StreamReply, ResumeReply, PollReply, GetReply) or a command on it (CreateReply, Cancel).
 
-    Response headers mean ACCEPTED: they leave the server only once the user's message and the reply are durable. Every
+    Response headers mean ACCEPTED: the server sends them after the user's message and the reply are durable. Every
     refusal (authentication, validation, quota, draining) comes before headers, as a Trailers-Only status, so a client or
-    a mesh may retry it. After headers nobody retries: a caller whose stream was cut resumes.
+    a mesh may retry it. After headers, do not retry: a caller whose stream was cut resumes.
 
-    The end of a call is not the end of a generation. A deadline or a disconnect ends the call; `on_disconnect`,
-    `orphan_ttl` and `time_limit` decide about the generation, and Cancel is the stop button.
+    The end of a call does not end the generation. A deadline or a disconnect ends only the call; `on_disconnect`,
+    `orphan_ttl` and `time_limit` limit the generation, and Cancel stops it.
     """
 
     def __init__(self, channel):
@@ -84,34 +84,34 @@ class ChatServicer:
     A Reply is a durable, append-only log of numbered entries, written by exactly one generation. Every RPC is a view of
     that log (StreamReply, ResumeReply, PollReply, GetReply) or a command on it (CreateReply, Cancel).
 
-    Response headers mean ACCEPTED: they leave the server only once the user's message and the reply are durable. Every
+    Response headers mean ACCEPTED: the server sends them after the user's message and the reply are durable. Every
     refusal (authentication, validation, quota, draining) comes before headers, as a Trailers-Only status, so a client or
-    a mesh may retry it. After headers nobody retries: a caller whose stream was cut resumes.
+    a mesh may retry it. After headers, do not retry: a caller whose stream was cut resumes.
 
-    The end of a call is not the end of a generation. A deadline or a disconnect ends the call; `on_disconnect`,
-    `orphan_ttl` and `time_limit` decide about the generation, and Cancel is the stop button.
+    The end of a call does not end the generation. A deadline or a disconnect ends only the call; `on_disconnect`,
+    `orphan_ttl` and `time_limit` limit the generation, and Cancel stops it.
     """
 
     def StreamReply(self, request, context):
-        """Starts a reply and streams it. A repeated `request_id` attaches to the reply it already started, from its first
-        chunk, so that a retry never generates, or bills, twice.
+        """Starts a reply and streams it. A repeated `request_id` attaches to the reply that it started, from its first chunk,
+        so that a retry never generates, or bills, twice.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ResumeReply(self, request, context):
-        """Re-attaches to a reply, running or finished, on any replica, with any number of readers: every chunk after the
-        cursor, then the live tail. It never starts a generation.
+        """Attaches to a running or ended reply, on any replica, with any number of readers: streams every chunk after the
+        cursor, then new chunks as they are generated. It never starts a generation.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def CreateReply(self, request, context):
-        """Starts a reply and waits up to `wait` for its end; `wait` of zero starts it in the background and returns at once.
-        Where the wait or the call's deadline is too short, the reply is returned as it stands, shortly before. A reply
-        that fails after it was accepted is an OK answer with state FAILED.
+        """Starts a reply and waits up to `wait` for its end; a wait of zero starts it in the background and returns at once.
+        If the reply takes longer than the wait or the deadline, the partial reply is returned shortly before that time. A
+        reply that fails after it was accepted is an OK answer with state FAILED.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -125,15 +125,15 @@ class ChatServicer:
         raise NotImplementedError('Method not implemented!')
 
     def GetReply(self, request, context):
-        """The reply as it stands now.
+        """Returns the current state of the reply.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def Cancel(self, request, context):
-        """Stops a reply wherever it runs, and returns it once its log has its terminal chunk; the partial text and its usage
-        are kept. Cancelling a finished reply returns it unchanged: the first to commit wins.
+        """Stops a reply on any replica, and returns it once its log has its terminal chunk; the partial text and its usage
+        are kept. Cancelling an ended reply returns it unchanged: the end that is committed first is final.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -186,12 +186,12 @@ class Chat:
     A Reply is a durable, append-only log of numbered entries, written by exactly one generation. Every RPC is a view of
     that log (StreamReply, ResumeReply, PollReply, GetReply) or a command on it (CreateReply, Cancel).
 
-    Response headers mean ACCEPTED: they leave the server only once the user's message and the reply are durable. Every
+    Response headers mean ACCEPTED: the server sends them after the user's message and the reply are durable. Every
     refusal (authentication, validation, quota, draining) comes before headers, as a Trailers-Only status, so a client or
-    a mesh may retry it. After headers nobody retries: a caller whose stream was cut resumes.
+    a mesh may retry it. After headers, do not retry: a caller whose stream was cut resumes.
 
-    The end of a call is not the end of a generation. A deadline or a disconnect ends the call; `on_disconnect`,
-    `orphan_ttl` and `time_limit` decide about the generation, and Cancel is the stop button.
+    The end of a call does not end the generation. A deadline or a disconnect ends only the call; `on_disconnect`,
+    `orphan_ttl` and `time_limit` limit the generation, and Cancel stops it.
     """
 
     @staticmethod

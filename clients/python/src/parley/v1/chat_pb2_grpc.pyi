@@ -33,12 +33,12 @@ class ChatStub:
     A Reply is a durable, append-only log of numbered entries, written by exactly one generation. Every RPC is a view of
     that log (StreamReply, ResumeReply, PollReply, GetReply) or a command on it (CreateReply, Cancel).
 
-    Response headers mean ACCEPTED: they leave the server only once the user's message and the reply are durable. Every
+    Response headers mean ACCEPTED: the server sends them after the user's message and the reply are durable. Every
     refusal (authentication, validation, quota, draining) comes before headers, as a Trailers-Only status, so a client or
-    a mesh may retry it. After headers nobody retries: a caller whose stream was cut resumes.
+    a mesh may retry it. After headers, do not retry: a caller whose stream was cut resumes.
 
-    The end of a call is not the end of a generation. A deadline or a disconnect ends the call; `on_disconnect`,
-    `orphan_ttl` and `time_limit` decide about the generation, and Cancel is the stop button.
+    The end of a call does not end the generation. A deadline or a disconnect ends only the call; `on_disconnect`,
+    `orphan_ttl` and `time_limit` limit the generation, and Cancel stops it.
     """
 
     @_typing.overload
@@ -46,25 +46,25 @@ class ChatStub:
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> ChatAsyncStub: ...
     StreamReply: _grpc.UnaryStreamMultiCallable[_chat_pb2.ReplyRequest, _chat_pb2.TokenChunk]
-    """Starts a reply and streams it. A repeated `request_id` attaches to the reply it already started, from its first
-    chunk, so that a retry never generates, or bills, twice.
+    """Starts a reply and streams it. A repeated `request_id` attaches to the reply that it started, from its first chunk,
+    so that a retry never generates, or bills, twice.
     """
     ResumeReply: _grpc.UnaryStreamMultiCallable[_chat_pb2.ResumeReplyRequest, _chat_pb2.TokenChunk]
-    """Re-attaches to a reply, running or finished, on any replica, with any number of readers: every chunk after the
-    cursor, then the live tail. It never starts a generation.
+    """Attaches to a running or ended reply, on any replica, with any number of readers: streams every chunk after the
+    cursor, then new chunks as they are generated. It never starts a generation.
     """
     CreateReply: _grpc.UnaryUnaryMultiCallable[_chat_pb2.ReplyRequest, _resources_pb2.Reply]
-    """Starts a reply and waits up to `wait` for its end; `wait` of zero starts it in the background and returns at once.
-    Where the wait or the call's deadline is too short, the reply is returned as it stands, shortly before. A reply
-    that fails after it was accepted is an OK answer with state FAILED.
+    """Starts a reply and waits up to `wait` for its end; a wait of zero starts it in the background and returns at once.
+    If the reply takes longer than the wait or the deadline, the partial reply is returned shortly before that time. A
+    reply that fails after it was accepted is an OK answer with state FAILED.
     """
     PollReply: _grpc.UnaryUnaryMultiCallable[_chat_pb2.PollReplyRequest, _chat_pb2.PollReplyResponse]
     """Long poll over the same chunks and the same cursor, for callers and proxies that cannot stream."""
     GetReply: _grpc.UnaryUnaryMultiCallable[_chat_pb2.GetReplyRequest, _resources_pb2.Reply]
-    """The reply as it stands now."""
+    """Returns the current state of the reply."""
     Cancel: _grpc.UnaryUnaryMultiCallable[_chat_pb2.CancelRequest, _resources_pb2.Reply]
-    """Stops a reply wherever it runs, and returns it once its log has its terminal chunk; the partial text and its usage
-    are kept. Cancelling a finished reply returns it unchanged: the first to commit wins.
+    """Stops a reply on any replica, and returns it once its log has its terminal chunk; the partial text and its usage
+    are kept. Cancelling an ended reply returns it unchanged: the end that is committed first is final.
     """
 
 @_typing.type_check_only
@@ -74,35 +74,35 @@ class ChatAsyncStub(ChatStub):
     A Reply is a durable, append-only log of numbered entries, written by exactly one generation. Every RPC is a view of
     that log (StreamReply, ResumeReply, PollReply, GetReply) or a command on it (CreateReply, Cancel).
 
-    Response headers mean ACCEPTED: they leave the server only once the user's message and the reply are durable. Every
+    Response headers mean ACCEPTED: the server sends them after the user's message and the reply are durable. Every
     refusal (authentication, validation, quota, draining) comes before headers, as a Trailers-Only status, so a client or
-    a mesh may retry it. After headers nobody retries: a caller whose stream was cut resumes.
+    a mesh may retry it. After headers, do not retry: a caller whose stream was cut resumes.
 
-    The end of a call is not the end of a generation. A deadline or a disconnect ends the call; `on_disconnect`,
-    `orphan_ttl` and `time_limit` decide about the generation, and Cancel is the stop button.
+    The end of a call does not end the generation. A deadline or a disconnect ends only the call; `on_disconnect`,
+    `orphan_ttl` and `time_limit` limit the generation, and Cancel stops it.
     """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     StreamReply: _aio.UnaryStreamMultiCallable[_chat_pb2.ReplyRequest, _chat_pb2.TokenChunk]  # type: ignore[assignment]
-    """Starts a reply and streams it. A repeated `request_id` attaches to the reply it already started, from its first
-    chunk, so that a retry never generates, or bills, twice.
+    """Starts a reply and streams it. A repeated `request_id` attaches to the reply that it started, from its first chunk,
+    so that a retry never generates, or bills, twice.
     """
     ResumeReply: _aio.UnaryStreamMultiCallable[_chat_pb2.ResumeReplyRequest, _chat_pb2.TokenChunk]  # type: ignore[assignment]
-    """Re-attaches to a reply, running or finished, on any replica, with any number of readers: every chunk after the
-    cursor, then the live tail. It never starts a generation.
+    """Attaches to a running or ended reply, on any replica, with any number of readers: streams every chunk after the
+    cursor, then new chunks as they are generated. It never starts a generation.
     """
     CreateReply: _aio.UnaryUnaryMultiCallable[_chat_pb2.ReplyRequest, _resources_pb2.Reply]  # type: ignore[assignment]
-    """Starts a reply and waits up to `wait` for its end; `wait` of zero starts it in the background and returns at once.
-    Where the wait or the call's deadline is too short, the reply is returned as it stands, shortly before. A reply
-    that fails after it was accepted is an OK answer with state FAILED.
+    """Starts a reply and waits up to `wait` for its end; a wait of zero starts it in the background and returns at once.
+    If the reply takes longer than the wait or the deadline, the partial reply is returned shortly before that time. A
+    reply that fails after it was accepted is an OK answer with state FAILED.
     """
     PollReply: _aio.UnaryUnaryMultiCallable[_chat_pb2.PollReplyRequest, _chat_pb2.PollReplyResponse]  # type: ignore[assignment]
     """Long poll over the same chunks and the same cursor, for callers and proxies that cannot stream."""
     GetReply: _aio.UnaryUnaryMultiCallable[_chat_pb2.GetReplyRequest, _resources_pb2.Reply]  # type: ignore[assignment]
-    """The reply as it stands now."""
+    """Returns the current state of the reply."""
     Cancel: _aio.UnaryUnaryMultiCallable[_chat_pb2.CancelRequest, _resources_pb2.Reply]  # type: ignore[assignment]
-    """Stops a reply wherever it runs, and returns it once its log has its terminal chunk; the partial text and its usage
-    are kept. Cancelling a finished reply returns it unchanged: the first to commit wins.
+    """Stops a reply on any replica, and returns it once its log has its terminal chunk; the partial text and its usage
+    are kept. Cancelling an ended reply returns it unchanged: the end that is committed first is final.
     """
 
 class ChatServicer(metaclass=_abc_1.ABCMeta):
@@ -111,12 +111,12 @@ class ChatServicer(metaclass=_abc_1.ABCMeta):
     A Reply is a durable, append-only log of numbered entries, written by exactly one generation. Every RPC is a view of
     that log (StreamReply, ResumeReply, PollReply, GetReply) or a command on it (CreateReply, Cancel).
 
-    Response headers mean ACCEPTED: they leave the server only once the user's message and the reply are durable. Every
+    Response headers mean ACCEPTED: the server sends them after the user's message and the reply are durable. Every
     refusal (authentication, validation, quota, draining) comes before headers, as a Trailers-Only status, so a client or
-    a mesh may retry it. After headers nobody retries: a caller whose stream was cut resumes.
+    a mesh may retry it. After headers, do not retry: a caller whose stream was cut resumes.
 
-    The end of a call is not the end of a generation. A deadline or a disconnect ends the call; `on_disconnect`,
-    `orphan_ttl` and `time_limit` decide about the generation, and Cancel is the stop button.
+    The end of a call does not end the generation. A deadline or a disconnect ends only the call; `on_disconnect`,
+    `orphan_ttl` and `time_limit` limit the generation, and Cancel stops it.
     """
 
     @_abc_1.abstractmethod
@@ -125,8 +125,8 @@ class ChatServicer(metaclass=_abc_1.ABCMeta):
         request: _chat_pb2.ReplyRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_chat_pb2.TokenChunk], _abc.AsyncIterator[_chat_pb2.TokenChunk]]:
-        """Starts a reply and streams it. A repeated `request_id` attaches to the reply it already started, from its first
-        chunk, so that a retry never generates, or bills, twice.
+        """Starts a reply and streams it. A repeated `request_id` attaches to the reply that it started, from its first chunk,
+        so that a retry never generates, or bills, twice.
         """
 
     @_abc_1.abstractmethod
@@ -135,8 +135,8 @@ class ChatServicer(metaclass=_abc_1.ABCMeta):
         request: _chat_pb2.ResumeReplyRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_chat_pb2.TokenChunk], _abc.AsyncIterator[_chat_pb2.TokenChunk]]:
-        """Re-attaches to a reply, running or finished, on any replica, with any number of readers: every chunk after the
-        cursor, then the live tail. It never starts a generation.
+        """Attaches to a running or ended reply, on any replica, with any number of readers: streams every chunk after the
+        cursor, then new chunks as they are generated. It never starts a generation.
         """
 
     @_abc_1.abstractmethod
@@ -145,9 +145,9 @@ class ChatServicer(metaclass=_abc_1.ABCMeta):
         request: _chat_pb2.ReplyRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_resources_pb2.Reply, _abc.Awaitable[_resources_pb2.Reply]]:
-        """Starts a reply and waits up to `wait` for its end; `wait` of zero starts it in the background and returns at once.
-        Where the wait or the call's deadline is too short, the reply is returned as it stands, shortly before. A reply
-        that fails after it was accepted is an OK answer with state FAILED.
+        """Starts a reply and waits up to `wait` for its end; a wait of zero starts it in the background and returns at once.
+        If the reply takes longer than the wait or the deadline, the partial reply is returned shortly before that time. A
+        reply that fails after it was accepted is an OK answer with state FAILED.
         """
 
     @_abc_1.abstractmethod
@@ -164,7 +164,7 @@ class ChatServicer(metaclass=_abc_1.ABCMeta):
         request: _chat_pb2.GetReplyRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_resources_pb2.Reply, _abc.Awaitable[_resources_pb2.Reply]]:
-        """The reply as it stands now."""
+        """Returns the current state of the reply."""
 
     @_abc_1.abstractmethod
     def Cancel(
@@ -172,8 +172,8 @@ class ChatServicer(metaclass=_abc_1.ABCMeta):
         request: _chat_pb2.CancelRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_resources_pb2.Reply, _abc.Awaitable[_resources_pb2.Reply]]:
-        """Stops a reply wherever it runs, and returns it once its log has its terminal chunk; the partial text and its usage
-        are kept. Cancelling a finished reply returns it unchanged: the first to commit wins.
+        """Stops a reply on any replica, and returns it once its log has its terminal chunk; the partial text and its usage
+        are kept. Cancelling an ended reply returns it unchanged: the end that is committed first is final.
         """
 
 def add_ChatServicer_to_server(servicer: ChatServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

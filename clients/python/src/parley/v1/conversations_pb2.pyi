@@ -28,12 +28,12 @@ class CreateConversationRequest(_message.Message):
     REQUEST_ID_FIELD_NUMBER: _builtins.int
     MESSAGES_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
-    """Idempotency key; the same key returns the conversation it made."""
+    """Idempotency key; the same key returns the conversation that it created."""
     @_builtins.property
     def conversation(self) -> _resources_pb2.Conversation: ...
     @_builtins.property
     def messages(self) -> _containers.RepeatedCompositeFieldContainer[_resources_pb2.Message]:
-        """Messages to begin with: a greeting, or an imported history, oldest first."""
+        """Initial messages, oldest first: a greeting, or an imported history."""
 
     def __init__(
         self,
@@ -225,7 +225,7 @@ class ListMessagesRequest(_message.Message):
     leaf_message_id: _builtins.str
     """The leaf of the branch. Empty: the conversation's head."""
     all_branches: _builtins.bool
-    """All branches, newest first, whatever the leaf: the whole tree by its `parent_id`s."""
+    """Return all branches, newest first, and ignore the leaf; `parent_id` gives the tree."""
     def __init__(
         self,
         *,
@@ -255,11 +255,11 @@ class ListMessagesResponse(_message.Message):
     def messages(self) -> _containers.RepeatedCompositeFieldContainer[_resources_pb2.Message]: ...
     @_builtins.property
     def replies(self) -> _containers.RepeatedCompositeFieldContainer[_resources_pb2.Reply]:
-        """The replies that wrote them, without their messages: state, error, model, usage. Also replies that ended without a
-        message, such as one that failed before its first token; `parent_message_id` says which message such a reply
-        follows, and `replace_message_id` set to its `message_id` tries again. A branch has one where it ends, and where its
-        next message is no answer; with `all_branches` each message may have one below it. Of several in one place it is
-        the newest. Newest first, as the messages.
+        """The replies that wrote these messages, without their messages: state, error, model, usage; newest first. Also
+        replies that ended without a message, such as one that failed before its first token: `parent_message_id` is the
+        message that such a reply follows, and a request with `replace_message_id` set to its `message_id` tries again. It
+        is listed at the end of the branch, and where the next message is not an answer; with `all_branches`, below
+        any message. Only the newest of several in one place is listed.
         """
 
     def __init__(

@@ -27,8 +27,8 @@ if _version_not_supported:
 
 
 class ConversationsStub:
-    """Conversations keeps the dialogues that replies are part of. A caller who acts for an end user sees that user's alone;
-    what belongs to somebody else is NOT_FOUND. Pages hold at most 1 MiB, and may hold fewer than `page_size`.
+    """Conversations stores the dialogues of replies. A caller that acts for an end user sees only that user's; others are
+    NOT_FOUND. A page has at most 1 MiB, and may have fewer items than `page_size`.
     """
 
     def __init__(self, channel):
@@ -75,8 +75,8 @@ class ConversationsStub:
 
 
 class ConversationsServicer:
-    """Conversations keeps the dialogues that replies are part of. A caller who acts for an end user sees that user's alone;
-    what belongs to somebody else is NOT_FOUND. Pages hold at most 1 MiB, and may hold fewer than `page_size`.
+    """Conversations stores the dialogues of replies. A caller that acts for an end user sees only that user's; others are
+    NOT_FOUND. A page has at most 1 MiB, and may have fewer items than `page_size`.
     """
 
     def CreateConversation(self, request, context):
@@ -87,44 +87,44 @@ class ConversationsServicer:
         raise NotImplementedError('Method not implemented!')
 
     def GetConversation(self, request, context):
-        """The conversation; its `active_reply_id` is a reply to resume.
+        """Returns a conversation; its `active_reply_id` names the running reply, which can be resumed.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ListConversations(self, request, context):
-        """Conversations that match, newest activity first, without `system` and `post_system`.
+        """Returns the matching conversations, newest activity first, without `system` and `post_system`.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def UpdateConversation(self, request, context):
-        """Changes the fields of a conversation that are named, or those that are set. Its `etag`, where set, must be the newest.
-        Not safe to repeat after a cut: that may overwrite what another caller has written meanwhile.
+        """Changes the named fields of a conversation, or those that are set. Its `etag`, if set, must be current. Not safe to
+        retry after a cut: a retry may overwrite later changes of another caller.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def DeleteConversation(self, request, context):
-        """Erases a conversation, where its etag still is the one given, with its messages, images and replies; a running reply
-        is cancelled first. What it cost stays counted.
+        """Deletes a conversation with its messages, images and replies; a running reply is cancelled first. Its `etag`, if
+        set, must be current. Usage and cost remain counted.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ListMessages(self, request, context):
-        """The messages of a branch, by default of the one that is shown, newest first.
+        """Returns the messages of a branch, newest first; by default of the branch that is shown.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def GetImage(self, request, context):
-        """An image of one of the caller's conversations, with its bytes.
+        """Returns an image of one of the caller's conversations, with its bytes.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -177,8 +177,8 @@ def add_ConversationsServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class Conversations:
-    """Conversations keeps the dialogues that replies are part of. A caller who acts for an end user sees that user's alone;
-    what belongs to somebody else is NOT_FOUND. Pages hold at most 1 MiB, and may hold fewer than `page_size`.
+    """Conversations stores the dialogues of replies. A caller that acts for an end user sees only that user's; others are
+    NOT_FOUND. A page has at most 1 MiB, and may have fewer items than `page_size`.
     """
 
     @staticmethod

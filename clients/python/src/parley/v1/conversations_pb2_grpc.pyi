@@ -28,8 +28,8 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class ConversationsStub:
-    """Conversations keeps the dialogues that replies are part of. A caller who acts for an end user sees that user's alone;
-    what belongs to somebody else is NOT_FOUND. Pages hold at most 1 MiB, and may hold fewer than `page_size`.
+    """Conversations stores the dialogues of replies. A caller that acts for an end user sees only that user's; others are
+    NOT_FOUND. A page has at most 1 MiB, and may have fewer items than `page_size`.
     """
 
     @_typing.overload
@@ -39,51 +39,51 @@ class ConversationsStub:
     CreateConversation: _grpc.UnaryUnaryMultiCallable[_conversations_pb2.CreateConversationRequest, _resources_pb2.Conversation]
     """Creates a conversation, which may begin with messages; its id may be chosen. A repeated `request_id` returns it."""
     GetConversation: _grpc.UnaryUnaryMultiCallable[_conversations_pb2.GetConversationRequest, _resources_pb2.Conversation]
-    """The conversation; its `active_reply_id` is a reply to resume."""
+    """Returns a conversation; its `active_reply_id` names the running reply, which can be resumed."""
     ListConversations: _grpc.UnaryUnaryMultiCallable[_conversations_pb2.ListConversationsRequest, _conversations_pb2.ListConversationsResponse]
-    """Conversations that match, newest activity first, without `system` and `post_system`."""
+    """Returns the matching conversations, newest activity first, without `system` and `post_system`."""
     UpdateConversation: _grpc.UnaryUnaryMultiCallable[_conversations_pb2.UpdateConversationRequest, _resources_pb2.Conversation]
-    """Changes the fields of a conversation that are named, or those that are set. Its `etag`, where set, must be the newest.
-    Not safe to repeat after a cut: that may overwrite what another caller has written meanwhile.
+    """Changes the named fields of a conversation, or those that are set. Its `etag`, if set, must be current. Not safe to
+    retry after a cut: a retry may overwrite later changes of another caller.
     """
     DeleteConversation: _grpc.UnaryUnaryMultiCallable[_conversations_pb2.DeleteConversationRequest, _conversations_pb2.DeleteConversationResponse]
-    """Erases a conversation, where its etag still is the one given, with its messages, images and replies; a running reply
-    is cancelled first. What it cost stays counted.
+    """Deletes a conversation with its messages, images and replies; a running reply is cancelled first. Its `etag`, if
+    set, must be current. Usage and cost remain counted.
     """
     ListMessages: _grpc.UnaryUnaryMultiCallable[_conversations_pb2.ListMessagesRequest, _conversations_pb2.ListMessagesResponse]
-    """The messages of a branch, by default of the one that is shown, newest first."""
+    """Returns the messages of a branch, newest first; by default of the branch that is shown."""
     GetImage: _grpc.UnaryUnaryMultiCallable[_conversations_pb2.GetImageRequest, _resources_pb2.Image]
-    """An image of one of the caller's conversations, with its bytes."""
+    """Returns an image of one of the caller's conversations, with its bytes."""
 
 @_typing.type_check_only
 class ConversationsAsyncStub(ConversationsStub):
-    """Conversations keeps the dialogues that replies are part of. A caller who acts for an end user sees that user's alone;
-    what belongs to somebody else is NOT_FOUND. Pages hold at most 1 MiB, and may hold fewer than `page_size`.
+    """Conversations stores the dialogues of replies. A caller that acts for an end user sees only that user's; others are
+    NOT_FOUND. A page has at most 1 MiB, and may have fewer items than `page_size`.
     """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     CreateConversation: _aio.UnaryUnaryMultiCallable[_conversations_pb2.CreateConversationRequest, _resources_pb2.Conversation]  # type: ignore[assignment]
     """Creates a conversation, which may begin with messages; its id may be chosen. A repeated `request_id` returns it."""
     GetConversation: _aio.UnaryUnaryMultiCallable[_conversations_pb2.GetConversationRequest, _resources_pb2.Conversation]  # type: ignore[assignment]
-    """The conversation; its `active_reply_id` is a reply to resume."""
+    """Returns a conversation; its `active_reply_id` names the running reply, which can be resumed."""
     ListConversations: _aio.UnaryUnaryMultiCallable[_conversations_pb2.ListConversationsRequest, _conversations_pb2.ListConversationsResponse]  # type: ignore[assignment]
-    """Conversations that match, newest activity first, without `system` and `post_system`."""
+    """Returns the matching conversations, newest activity first, without `system` and `post_system`."""
     UpdateConversation: _aio.UnaryUnaryMultiCallable[_conversations_pb2.UpdateConversationRequest, _resources_pb2.Conversation]  # type: ignore[assignment]
-    """Changes the fields of a conversation that are named, or those that are set. Its `etag`, where set, must be the newest.
-    Not safe to repeat after a cut: that may overwrite what another caller has written meanwhile.
+    """Changes the named fields of a conversation, or those that are set. Its `etag`, if set, must be current. Not safe to
+    retry after a cut: a retry may overwrite later changes of another caller.
     """
     DeleteConversation: _aio.UnaryUnaryMultiCallable[_conversations_pb2.DeleteConversationRequest, _conversations_pb2.DeleteConversationResponse]  # type: ignore[assignment]
-    """Erases a conversation, where its etag still is the one given, with its messages, images and replies; a running reply
-    is cancelled first. What it cost stays counted.
+    """Deletes a conversation with its messages, images and replies; a running reply is cancelled first. Its `etag`, if
+    set, must be current. Usage and cost remain counted.
     """
     ListMessages: _aio.UnaryUnaryMultiCallable[_conversations_pb2.ListMessagesRequest, _conversations_pb2.ListMessagesResponse]  # type: ignore[assignment]
-    """The messages of a branch, by default of the one that is shown, newest first."""
+    """Returns the messages of a branch, newest first; by default of the branch that is shown."""
     GetImage: _aio.UnaryUnaryMultiCallable[_conversations_pb2.GetImageRequest, _resources_pb2.Image]  # type: ignore[assignment]
-    """An image of one of the caller's conversations, with its bytes."""
+    """Returns an image of one of the caller's conversations, with its bytes."""
 
 class ConversationsServicer(metaclass=_abc_1.ABCMeta):
-    """Conversations keeps the dialogues that replies are part of. A caller who acts for an end user sees that user's alone;
-    what belongs to somebody else is NOT_FOUND. Pages hold at most 1 MiB, and may hold fewer than `page_size`.
+    """Conversations stores the dialogues of replies. A caller that acts for an end user sees only that user's; others are
+    NOT_FOUND. A page has at most 1 MiB, and may have fewer items than `page_size`.
     """
 
     @_abc_1.abstractmethod
@@ -100,7 +100,7 @@ class ConversationsServicer(metaclass=_abc_1.ABCMeta):
         request: _conversations_pb2.GetConversationRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_resources_pb2.Conversation, _abc.Awaitable[_resources_pb2.Conversation]]:
-        """The conversation; its `active_reply_id` is a reply to resume."""
+        """Returns a conversation; its `active_reply_id` names the running reply, which can be resumed."""
 
     @_abc_1.abstractmethod
     def ListConversations(
@@ -108,7 +108,7 @@ class ConversationsServicer(metaclass=_abc_1.ABCMeta):
         request: _conversations_pb2.ListConversationsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_conversations_pb2.ListConversationsResponse, _abc.Awaitable[_conversations_pb2.ListConversationsResponse]]:
-        """Conversations that match, newest activity first, without `system` and `post_system`."""
+        """Returns the matching conversations, newest activity first, without `system` and `post_system`."""
 
     @_abc_1.abstractmethod
     def UpdateConversation(
@@ -116,8 +116,8 @@ class ConversationsServicer(metaclass=_abc_1.ABCMeta):
         request: _conversations_pb2.UpdateConversationRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_resources_pb2.Conversation, _abc.Awaitable[_resources_pb2.Conversation]]:
-        """Changes the fields of a conversation that are named, or those that are set. Its `etag`, where set, must be the newest.
-        Not safe to repeat after a cut: that may overwrite what another caller has written meanwhile.
+        """Changes the named fields of a conversation, or those that are set. Its `etag`, if set, must be current. Not safe to
+        retry after a cut: a retry may overwrite later changes of another caller.
         """
 
     @_abc_1.abstractmethod
@@ -126,8 +126,8 @@ class ConversationsServicer(metaclass=_abc_1.ABCMeta):
         request: _conversations_pb2.DeleteConversationRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_conversations_pb2.DeleteConversationResponse, _abc.Awaitable[_conversations_pb2.DeleteConversationResponse]]:
-        """Erases a conversation, where its etag still is the one given, with its messages, images and replies; a running reply
-        is cancelled first. What it cost stays counted.
+        """Deletes a conversation with its messages, images and replies; a running reply is cancelled first. Its `etag`, if
+        set, must be current. Usage and cost remain counted.
         """
 
     @_abc_1.abstractmethod
@@ -136,7 +136,7 @@ class ConversationsServicer(metaclass=_abc_1.ABCMeta):
         request: _conversations_pb2.ListMessagesRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_conversations_pb2.ListMessagesResponse, _abc.Awaitable[_conversations_pb2.ListMessagesResponse]]:
-        """The messages of a branch, by default of the one that is shown, newest first."""
+        """Returns the messages of a branch, newest first; by default of the branch that is shown."""
 
     @_abc_1.abstractmethod
     def GetImage(
@@ -144,6 +144,6 @@ class ConversationsServicer(metaclass=_abc_1.ABCMeta):
         request: _conversations_pb2.GetImageRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_resources_pb2.Image, _abc.Awaitable[_resources_pb2.Image]]:
-        """An image of one of the caller's conversations, with its bytes."""
+        """Returns an image of one of the caller's conversations, with its bytes."""
 
 def add_ConversationsServicer_to_server(servicer: ConversationsServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -39,43 +39,43 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     ERROR_REASON_UNAUTHENTICATED: _ErrorReason.ValueType  # 4
     """UNAUTHENTICATED: the credential is missing or wrong."""
     ERROR_REASON_FORBIDDEN: _ErrorReason.ValueType  # 5
-    """PERMISSION_DENIED: the credential does not allow this call. What belongs to somebody else is NOT_FOUND instead."""
+    """PERMISSION_DENIED: the credential does not allow this call. Resources of other users are NOT_FOUND instead."""
     ERROR_REASON_CONVERSATION_NOT_FOUND: _ErrorReason.ValueType  # 6
-    """NOT_FOUND: no such conversation, or somebody else's."""
+    """NOT_FOUND: no such conversation, or it belongs to another user."""
     ERROR_REASON_MESSAGE_NOT_FOUND: _ErrorReason.ValueType  # 7
     """NOT_FOUND: no such message in the conversation."""
     ERROR_REASON_REPLY_NOT_FOUND: _ErrorReason.ValueType  # 8
-    """NOT_FOUND: no such reply, or somebody else's."""
+    """NOT_FOUND: no such reply, or it belongs to another user."""
     ERROR_REASON_MODEL_NOT_FOUND: _ErrorReason.ValueType  # 9
     """NOT_FOUND: the catalog has no model of this alias."""
     ERROR_REASON_PROVIDER_NOT_FOUND: _ErrorReason.ValueType  # 10
-    """NOT_FOUND: the server knows no such provider."""
+    """NOT_FOUND: the server has no such provider."""
     ERROR_REASON_IMAGE_NOT_FOUND: _ErrorReason.ValueType  # 11
-    """NOT_FOUND: no such image, or somebody else's."""
+    """NOT_FOUND: no such image, or it belongs to another user."""
     ERROR_REASON_REQUEST_ID_REUSED: _ErrorReason.ValueType  # 12
-    """ALREADY_EXISTS: the `request_id` came before, with another payload."""
+    """ALREADY_EXISTS: the `request_id` was used before with another payload."""
     ERROR_REASON_CONVERSATION_EXISTS: _ErrorReason.ValueType  # 13
     """ALREADY_EXISTS: the chosen conversation id is taken."""
     ERROR_REASON_REPLY_IN_PROGRESS: _ErrorReason.ValueType  # 14
-    """ABORTED: another reply runs in the conversation; metadata `reply_id` says which."""
+    """ABORTED: another reply runs in the conversation; metadata `reply_id` has its id."""
     ERROR_REASON_ETAG_MISMATCH: _ErrorReason.ValueType  # 15
     """ABORTED: the resource has changed since its etag was read."""
     ERROR_REASON_INPUT_TOO_LARGE: _ErrorReason.ValueType  # 16
-    """INVALID_ARGUMENT: an image, a message or a label is over its limit; metadata `limit` says which."""
+    """INVALID_ARGUMENT: an image, a message or a label is over its limit; metadata `limit` names the limit."""
     ERROR_REASON_RATE_LIMITED: _ErrorReason.ValueType  # 17
-    """RESOURCE_EXHAUSTED, with google.rpc.QuotaFailure and RetryInfo: too many messages for now."""
+    """RESOURCE_EXHAUSTED, with google.rpc.QuotaFailure and RetryInfo: the rate of messages is over its limit."""
     ERROR_REASON_QUOTA_EXCEEDED: _ErrorReason.ValueType  # 18
     """RESOURCE_EXHAUSTED, with google.rpc.QuotaFailure and RetryInfo: the quota of the period is used up."""
     ERROR_REASON_TOO_MANY_READERS: _ErrorReason.ValueType  # 19
-    """RESOURCE_EXHAUSTED: the reply has as many readers as it may have."""
+    """RESOURCE_EXHAUSTED: the reply has reached its limit of readers."""
     ERROR_REASON_NOT_CONFIGURED: _ErrorReason.ValueType  # 20
     """FAILED_PRECONDITION: the server lacks what the call needs, such as an encryption key."""
     ERROR_REASON_DRAINING: _ErrorReason.ValueType  # 21
     """UNAVAILABLE, with RetryInfo: the server is shutting down."""
     ERROR_REASON_OVERLOADED: _ErrorReason.ValueType  # 22
-    """UNAVAILABLE, with RetryInfo: the server takes no more replies for now."""
+    """UNAVAILABLE, with RetryInfo: the server is at its limit of running replies, or too busy."""
     ERROR_REASON_STORAGE_UNAVAILABLE: _ErrorReason.ValueType  # 23
-    """UNAVAILABLE, with RetryInfo: the database is down, or Redis where the call cannot do without it."""
+    """UNAVAILABLE, with RetryInfo: the database is unavailable, or Redis is and the call needs it."""
     ERROR_REASON_PROVIDER_UNAVAILABLE: _ErrorReason.ValueType  # 40
     """After headers: the reply failed. ABORTED, never UNAVAILABLE, so that a mesh does not eject a healthy replica.
 
@@ -89,24 +89,24 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     ERROR_REASON_PROVIDER_UNAUTHENTICATED: _ErrorReason.ValueType  # 44
     """The provider's key is missing or wrong."""
     ERROR_REASON_PROVIDER_MALFORMED: _ErrorReason.ValueType  # 45
-    """The provider's stream made no sense."""
+    """The provider's stream could not be parsed."""
     ERROR_REASON_PROVIDER_TRUNCATED: _ErrorReason.ValueType  # 46
-    """The provider's stream ended before it said that it was done."""
+    """The provider's stream ended before its finish reason."""
     ERROR_REASON_OWNER_LOST: _ErrorReason.ValueType  # 47
     """The replica that generated the reply died or was stopped; the text that was durable is kept."""
     ERROR_REASON_INTERNAL: _ErrorReason.ValueType  # 48
-    """INTERNAL: a defect of the engine; metadata `call_id` finds it in the logs."""
+    """INTERNAL: a defect of the server; metadata `call_id` is in its log lines."""
     ERROR_REASON_PROVIDER_CONTEXT_TOO_LARGE: _ErrorReason.ValueType  # 49
     """The provider refused the prompt because it is longer than the context of its model. The same prompt is refused again:
-    shorten the conversation or the input, or take a model with a larger context.
+    shorten the conversation or the input, or use a model with a larger context.
     """
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
-    """Why a call or a reply failed. The set grows: read a value you do not know by the status code beside it. On a status it
-    is the `reason` of a google.rpc.ErrorInfo, without the prefix, with the domain "parley.v1"; the trailer
-    `parley-error-bin` carries the same as a ReplyError, for languages without a decoder of rich statuses.
+    """Why a call or a reply failed. Values may be added: handle an unknown value by its status code. In a status it is the
+    `reason` of a google.rpc.ErrorInfo, without the prefix, with the domain "parley.v1"; the trailer `parley-error-bin`
+    has the same as a ReplyError, for languages that cannot decode rich statuses.
 
-    A comment begins with the status code that comes with the reason, and the details beside it.
+    A comment begins with the status code of the reason and the error details that are sent with it.
     """
 
 ERROR_REASON_UNSPECIFIED: ErrorReason.ValueType  # 0
@@ -122,43 +122,43 @@ ERROR_REASON_CONTEXT_TOO_LARGE: ErrorReason.ValueType  # 3
 ERROR_REASON_UNAUTHENTICATED: ErrorReason.ValueType  # 4
 """UNAUTHENTICATED: the credential is missing or wrong."""
 ERROR_REASON_FORBIDDEN: ErrorReason.ValueType  # 5
-"""PERMISSION_DENIED: the credential does not allow this call. What belongs to somebody else is NOT_FOUND instead."""
+"""PERMISSION_DENIED: the credential does not allow this call. Resources of other users are NOT_FOUND instead."""
 ERROR_REASON_CONVERSATION_NOT_FOUND: ErrorReason.ValueType  # 6
-"""NOT_FOUND: no such conversation, or somebody else's."""
+"""NOT_FOUND: no such conversation, or it belongs to another user."""
 ERROR_REASON_MESSAGE_NOT_FOUND: ErrorReason.ValueType  # 7
 """NOT_FOUND: no such message in the conversation."""
 ERROR_REASON_REPLY_NOT_FOUND: ErrorReason.ValueType  # 8
-"""NOT_FOUND: no such reply, or somebody else's."""
+"""NOT_FOUND: no such reply, or it belongs to another user."""
 ERROR_REASON_MODEL_NOT_FOUND: ErrorReason.ValueType  # 9
 """NOT_FOUND: the catalog has no model of this alias."""
 ERROR_REASON_PROVIDER_NOT_FOUND: ErrorReason.ValueType  # 10
-"""NOT_FOUND: the server knows no such provider."""
+"""NOT_FOUND: the server has no such provider."""
 ERROR_REASON_IMAGE_NOT_FOUND: ErrorReason.ValueType  # 11
-"""NOT_FOUND: no such image, or somebody else's."""
+"""NOT_FOUND: no such image, or it belongs to another user."""
 ERROR_REASON_REQUEST_ID_REUSED: ErrorReason.ValueType  # 12
-"""ALREADY_EXISTS: the `request_id` came before, with another payload."""
+"""ALREADY_EXISTS: the `request_id` was used before with another payload."""
 ERROR_REASON_CONVERSATION_EXISTS: ErrorReason.ValueType  # 13
 """ALREADY_EXISTS: the chosen conversation id is taken."""
 ERROR_REASON_REPLY_IN_PROGRESS: ErrorReason.ValueType  # 14
-"""ABORTED: another reply runs in the conversation; metadata `reply_id` says which."""
+"""ABORTED: another reply runs in the conversation; metadata `reply_id` has its id."""
 ERROR_REASON_ETAG_MISMATCH: ErrorReason.ValueType  # 15
 """ABORTED: the resource has changed since its etag was read."""
 ERROR_REASON_INPUT_TOO_LARGE: ErrorReason.ValueType  # 16
-"""INVALID_ARGUMENT: an image, a message or a label is over its limit; metadata `limit` says which."""
+"""INVALID_ARGUMENT: an image, a message or a label is over its limit; metadata `limit` names the limit."""
 ERROR_REASON_RATE_LIMITED: ErrorReason.ValueType  # 17
-"""RESOURCE_EXHAUSTED, with google.rpc.QuotaFailure and RetryInfo: too many messages for now."""
+"""RESOURCE_EXHAUSTED, with google.rpc.QuotaFailure and RetryInfo: the rate of messages is over its limit."""
 ERROR_REASON_QUOTA_EXCEEDED: ErrorReason.ValueType  # 18
 """RESOURCE_EXHAUSTED, with google.rpc.QuotaFailure and RetryInfo: the quota of the period is used up."""
 ERROR_REASON_TOO_MANY_READERS: ErrorReason.ValueType  # 19
-"""RESOURCE_EXHAUSTED: the reply has as many readers as it may have."""
+"""RESOURCE_EXHAUSTED: the reply has reached its limit of readers."""
 ERROR_REASON_NOT_CONFIGURED: ErrorReason.ValueType  # 20
 """FAILED_PRECONDITION: the server lacks what the call needs, such as an encryption key."""
 ERROR_REASON_DRAINING: ErrorReason.ValueType  # 21
 """UNAVAILABLE, with RetryInfo: the server is shutting down."""
 ERROR_REASON_OVERLOADED: ErrorReason.ValueType  # 22
-"""UNAVAILABLE, with RetryInfo: the server takes no more replies for now."""
+"""UNAVAILABLE, with RetryInfo: the server is at its limit of running replies, or too busy."""
 ERROR_REASON_STORAGE_UNAVAILABLE: ErrorReason.ValueType  # 23
-"""UNAVAILABLE, with RetryInfo: the database is down, or Redis where the call cannot do without it."""
+"""UNAVAILABLE, with RetryInfo: the database is unavailable, or Redis is and the call needs it."""
 ERROR_REASON_PROVIDER_UNAVAILABLE: ErrorReason.ValueType  # 40
 """After headers: the reply failed. ABORTED, never UNAVAILABLE, so that a mesh does not eject a healthy replica.
 
@@ -172,22 +172,22 @@ ERROR_REASON_PROVIDER_REJECTED: ErrorReason.ValueType  # 43
 ERROR_REASON_PROVIDER_UNAUTHENTICATED: ErrorReason.ValueType  # 44
 """The provider's key is missing or wrong."""
 ERROR_REASON_PROVIDER_MALFORMED: ErrorReason.ValueType  # 45
-"""The provider's stream made no sense."""
+"""The provider's stream could not be parsed."""
 ERROR_REASON_PROVIDER_TRUNCATED: ErrorReason.ValueType  # 46
-"""The provider's stream ended before it said that it was done."""
+"""The provider's stream ended before its finish reason."""
 ERROR_REASON_OWNER_LOST: ErrorReason.ValueType  # 47
 """The replica that generated the reply died or was stopped; the text that was durable is kept."""
 ERROR_REASON_INTERNAL: ErrorReason.ValueType  # 48
-"""INTERNAL: a defect of the engine; metadata `call_id` finds it in the logs."""
+"""INTERNAL: a defect of the server; metadata `call_id` is in its log lines."""
 ERROR_REASON_PROVIDER_CONTEXT_TOO_LARGE: ErrorReason.ValueType  # 49
 """The provider refused the prompt because it is longer than the context of its model. The same prompt is refused again:
-shorten the conversation or the input, or take a model with a larger context.
+shorten the conversation or the input, or use a model with a larger context.
 """
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015
 
 @_typing.final
 class ReplyError(_message.Message):
-    """An error, where a status cannot be sent or cannot be decoded."""
+    """An error, for cases where a status cannot be sent or decoded."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -223,7 +223,7 @@ class ReplyError(_message.Message):
     message: _builtins.str
     """Safe to show to a developer: never a key, a prompt or a provider's raw body."""
     retryable: _builtins.bool
-    """Whether a new attempt may succeed: the same call with the same request_id where it was refused, else a new reply
+    """Whether a new attempt may succeed: the same call with the same request_id if it was refused, otherwise a new reply
     with `replace_message_id`, which does not repeat the user's message.
     """
     @_builtins.property

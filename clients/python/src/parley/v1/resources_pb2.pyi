@@ -54,7 +54,7 @@ class _FinishReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_FinishRe
     FINISH_REASON_CANCELLED: _FinishReason.ValueType  # 5
     """Cancel was called."""
     FINISH_REASON_ORPHANED: _FinishReason.ValueType  # 6
-    """Cancelled because nobody was reading."""
+    """Cancelled because it had no reader."""
     FINISH_REASON_INTERRUPTED: _FinishReason.ValueType  # 7
     """Cancelled because another request interrupted it."""
     FINISH_REASON_TIME_LIMIT: _FinishReason.ValueType  # 8
@@ -62,7 +62,7 @@ class _FinishReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_FinishRe
     FINISH_REASON_OTHER: _FinishReason.ValueType  # 9
 
 class FinishReason(_FinishReason, metaclass=_FinishReasonEnumTypeWrapper):
-    """The set grows: read a value you do not know as OTHER."""
+    """Values may be added: handle an unknown value as OTHER."""
 
 FINISH_REASON_UNSPECIFIED: FinishReason.ValueType  # 0
 FINISH_REASON_STOP: FinishReason.ValueType  # 1
@@ -72,7 +72,7 @@ FINISH_REASON_CONTENT_FILTER: FinishReason.ValueType  # 4
 FINISH_REASON_CANCELLED: FinishReason.ValueType  # 5
 """Cancel was called."""
 FINISH_REASON_ORPHANED: FinishReason.ValueType  # 6
-"""Cancelled because nobody was reading."""
+"""Cancelled because it had no reader."""
 FINISH_REASON_INTERRUPTED: FinishReason.ValueType  # 7
 """Cancelled because another request interrupted it."""
 FINISH_REASON_TIME_LIMIT: FinishReason.ValueType  # 8
@@ -129,11 +129,11 @@ class Conversation(_message.Message):
     head_message_id: _builtins.str
     """The leaf of the branch that is shown: by default the newest message."""
     active_reply_id: _builtins.str
-    """Set by the server: the reply that runs now. A page that was reloaded resumes it."""
+    """Set by the server: the running reply, such as for a reloaded page to resume."""
     etag: _builtins.str
-    """Set by the server; an update or a deletion with another one is ABORTED / ETAG_MISMATCH. Empty: not checked."""
+    """Set by the server; an update or a deletion with another etag is ABORTED / ETAG_MISMATCH. Empty: not checked."""
     end_user: _builtins.str
-    """Set by the server: whose it is; empty where the tenant itself is."""
+    """Set by the server: the end user that owns the conversation; empty if the tenant does."""
     @_builtins.property
     def system(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """System prompt sections, joined by "\\n---\\n"."""
@@ -177,7 +177,7 @@ Global___Conversation: _TypeAlias = Conversation  # noqa: Y015
 
 @_typing.final
 class ContextPolicy(_message.Message):
-    """How much of the history goes to the model."""
+    """How much of the history is sent to the model."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -191,14 +191,14 @@ class ContextPolicy(_message.Message):
         """Same as DROP_OLDEST."""
         OVERFLOW_DROP_OLDEST: ContextPolicy._Overflow.ValueType  # 1
         OVERFLOW_SUMMARIZE: ContextPolicy._Overflow.ValueType  # 2
-        """What no longer fits is replaced by a summary that the model wrote."""
+        """Messages that do not fit are replaced by a summary that the model writes."""
 
     class Overflow(_Overflow, metaclass=_OverflowEnumTypeWrapper): ...
     OVERFLOW_UNSPECIFIED: ContextPolicy.Overflow.ValueType  # 0
     """Same as DROP_OLDEST."""
     OVERFLOW_DROP_OLDEST: ContextPolicy.Overflow.ValueType  # 1
     OVERFLOW_SUMMARIZE: ContextPolicy.Overflow.ValueType  # 2
-    """What no longer fits is replaced by a summary that the model wrote."""
+    """Messages that do not fit are replaced by a summary that the model writes."""
 
     MAX_MESSAGES_FIELD_NUMBER: _builtins.int
     MAX_TOKENS_FIELD_NUMBER: _builtins.int
@@ -206,14 +206,14 @@ class ContextPolicy(_message.Message):
     REMINDER_FIELD_NUMBER: _builtins.int
     REMINDER_INTERVAL_FIELD_NUMBER: _builtins.int
     max_messages: _builtins.int
-    """Newest messages to send; 0 is all."""
+    """Number of newest messages to send; 0: all."""
     max_tokens: _builtins.int
-    """Token budget of the prompt; 0 is the model's context less the room for the answer."""
+    """Token budget of the prompt; 0: the model's context minus the space for the answer."""
     overflow: Global___ContextPolicy.Overflow.ValueType
     reminder: _builtins.str
-    """Text repeated to the model as a system message, such as a reminder of its character."""
+    """Text that is sent to the model repeatedly as a system message, such as a reminder of its character."""
     reminder_interval: _builtins.int
-    """After how many messages the reminder comes again; 0 is never."""
+    """Number of messages after which the reminder is repeated; 0: never."""
     def __init__(
         self,
         *,
@@ -252,9 +252,9 @@ class Message(_message.Message):
     reply_id: _builtins.str
     """Set by the server: the reply that wrote this message, if one did."""
     partial: _builtins.bool
-    """Set by the server: the reply was cancelled or failed, and this is what it had written. A cancelled one is part of
-    the next prompt, since the user saw it and went on; a failed one is not, unless `after_message_id` names it. Tool
-    calls that are incomplete or have no result never are.
+    """Set by the server: the reply was cancelled or failed, and this is its partial text. That of a cancelled reply is
+    part of the next prompt, since the user saw it and continued; that of a failed one is not, unless `after_message_id`
+    names it. Tool calls that are incomplete or have no result are never part of a prompt.
     """
     @_builtins.property
     def parts(self) -> _containers.RepeatedCompositeFieldContainer[Global___Part]: ...
@@ -330,9 +330,9 @@ class Image(_message.Message):
     data: _builtins.bytes
     """The file itself; at most 3 MiB for all the images of a request. Reads return `image_id` in its place."""
     url: _builtins.str
-    """An https URL, passed to the provider as it is, never fetched by the engine."""
+    """An https URL, passed to the provider unchanged; the server does not fetch it."""
     image_id: _builtins.str
-    """An image that the conversation already holds; GetImage returns its bytes."""
+    """An image that the conversation already has; GetImage returns its bytes."""
     mime_type: _builtins.str
     """image/png, image/jpeg, image/webp or image/gif. With `data` it must match the bytes."""
     size_bytes: _builtins.int
@@ -384,8 +384,8 @@ Global___ToolCall: _TypeAlias = ToolCall  # noqa: Y015
 
 @_typing.final
 class ToolResult(_message.Message):
-    """A result may come in a later request than those of other calls of the same answer; a second one for a call takes the
-    place of the first. Once the model has written on, it is shown to it as text of the user.
+    """Results of one answer's calls may come in several requests; a second result for a call replaces the first. A result
+    that comes after the model has continued is sent to the model as text of the user.
     """
 
     DESCRIPTOR: _descriptor.Descriptor
@@ -417,7 +417,7 @@ class Reasoning(_message.Message):
     SIGNATURE_FIELD_NUMBER: _builtins.int
     text: _builtins.str
     signature: _builtins.bytes
-    """A provider's proof of it, which goes back to it unchanged in the next turn."""
+    """The provider's signature of the reasoning, sent back to it unchanged in the next prompt."""
     def __init__(
         self,
         *,
@@ -446,7 +446,7 @@ class Reply(_message.Message):
         DESCRIPTOR: _descriptor.EnumDescriptor
         STATE_UNSPECIFIED: Reply._State.ValueType  # 0
         STATE_PENDING: Reply._State.ValueType  # 1
-        """Accepted and durable; no token yet."""
+        """Accepted and durable, before the first token."""
         STATE_STREAMING: Reply._State.ValueType  # 2
         STATE_COMPLETED: Reply._State.ValueType  # 3
         """STOP, MAX_TOKENS, TOOL_CALLS, CONTENT_FILTER, TIME_LIMIT or OTHER."""
@@ -457,7 +457,7 @@ class Reply(_message.Message):
     class State(_State, metaclass=_StateEnumTypeWrapper): ...
     STATE_UNSPECIFIED: Reply.State.ValueType  # 0
     STATE_PENDING: Reply.State.ValueType  # 1
-    """Accepted and durable; no token yet."""
+    """Accepted and durable, before the first token."""
     STATE_STREAMING: Reply.State.ValueType  # 2
     STATE_COMPLETED: Reply.State.ValueType  # 3
     """STOP, MAX_TOKENS, TOOL_CALLS, CONTENT_FILTER, TIME_LIMIT or OTHER."""
@@ -509,20 +509,18 @@ class Reply(_message.Message):
     state: Global___Reply.State.ValueType
     finish_reason: Global___FinishReason.ValueType
     model: _builtins.str
-    """The alias that served it, once known: another than was asked for, after a failover."""
+    """The alias of the model that served the reply, once known; after a failover, not the requested one."""
     provider: _builtins.str
-    """The provider that served it, once known."""
+    """The provider that served the reply, once known."""
     last_sequence: _builtins.int
     cancel_reason: _builtins.str
     message_id: _builtins.str
-    """The id of the answer's message, also where the reply left no message: `replace_message_id` takes it."""
+    """The id of the answer's message, also if the reply ended without one; for use in `replace_message_id`."""
     parent_message_id: _builtins.str
     """The message that the answer follows. Empty: the answer begins the conversation."""
     @_builtins.property
     def message(self) -> Global___Message:
-        """The answer as far as it has come. A reply that ended without text or a complete tool call has no message in the
-        conversation.
-        """
+        """The answer so far. A reply that ended without text or a complete tool call has no message in the conversation."""
 
     @_builtins.property
     def usage(self) -> Global___Usage: ...
@@ -585,9 +583,9 @@ class Usage(_message.Message):
     completion_tokens: _builtins.int
     reasoning_tokens: _builtins.int
     cost_nano_usd: _builtins.int
-    """Price in billionths of a US dollar. Absent: no price is known; never a false zero."""
+    """Price in billionths of a US dollar. Absent: no price is known."""
     estimated: _builtins.bool
-    """Whether the engine estimated the counts because the provider was cut off before it told them."""
+    """Whether the server estimated the counts because the provider's stream ended without them."""
     def __init__(
         self,
         *,
@@ -610,7 +608,7 @@ Global___Usage: _TypeAlias = Usage  # noqa: Y015
 
 @_typing.final
 class Quota(_message.Message):
-    """A limit, and what is left of it."""
+    """A limit and its current use."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -657,16 +655,16 @@ class Model(_message.Message):
     FALLBACK_MODELS_FIELD_NUMBER: _builtins.int
     IS_DEFAULT_FIELD_NUMBER: _builtins.int
     alias: _builtins.str
-    """What a request names."""
+    """The name that requests use."""
     provider: _builtins.str
     provider_model: _builtins.str
-    """The provider's own name for it."""
+    """The provider's own name of the model."""
     context_tokens: _builtins.int
     max_output_tokens: _builtins.int
     images: _builtins.bool
     tools: _builtins.bool
     prompt_nano_usd_per_million: _builtins.int
-    """Prices in billionths of a US dollar for a million tokens. Absent: not known."""
+    """Prices in billionths of a US dollar for a million tokens. Absent: unknown."""
     cached_prompt_nano_usd_per_million: _builtins.int
     completion_nano_usd_per_million: _builtins.int
     is_default: _builtins.bool

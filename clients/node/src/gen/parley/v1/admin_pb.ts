@@ -33,14 +33,14 @@ export type SetProviderKeyRequest = Message<"parley.v1.SetProviderKeyRequest"> &
   apiKey: string;
 
   /**
-   * The tenant that the key serves. Empty: all that have none of their own.
+   * The tenant that uses the key. Empty: all tenants without their own key.
    *
    * @generated from field: string tenant = 3;
    */
   tenant: string;
 
   /**
-   * Try the key against the provider first, and refuse it where the provider does.
+   * Test the key with the provider first, and refuse it if the provider does.
    *
    * @generated from field: bool verify = 4;
    */
@@ -293,7 +293,7 @@ export const ListUsageResponseSchema: GenMessage<ListUsageResponse> = /*@__PURE_
   messageDesc(file_parley_v1_admin, 7);
 
 /**
- * Sums over one group; what the request did not group by is empty.
+ * Sums over one group; fields that the request did not group by are empty.
  *
  * @generated from message parley.v1.UsageRow
  */
@@ -356,7 +356,7 @@ export type UsageRow = Message<"parley.v1.UsageRow"> & {
   completionTokens: bigint;
 
   /**
-   * Of the replies whose price is known.
+   * Cost of the replies whose price is known.
    *
    * @generated from field: int64 cost_nano_usd = 12;
    */
@@ -395,8 +395,8 @@ export const UsageRowSchema: GenMessage<UsageRow> = /*@__PURE__*/
   messageDesc(file_parley_v1_admin, 8);
 
 /**
- * Admin is for operators: its calls need a credential with the admin role, but that ListUsage shows any credential its
- * own tenant, or its end user where it has one.
+ * Admin is for operators: its calls need a credential with the admin role. Other credentials may call ListUsage for
+ * their own tenant, or for their end user if they have one.
  *
  * @generated from service parley.v1.Admin
  */

@@ -75,7 +75,7 @@ export const GetQuotaResponseSchema: GenMessage<GetQuotaResponse> = /*@__PURE__*
   messageDesc(file_parley_v1_catalog, 3);
 
 /**
- * Catalog tells a caller what it may use.
+ * Catalog lists the models and limits of a caller.
  *
  * @generated from service parley.v1.Catalog
  */

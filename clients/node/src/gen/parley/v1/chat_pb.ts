@@ -26,7 +26,7 @@ export const file_parley_v1_chat: GenFile = /*@__PURE__*/
 export type ReplyRequest = Message<"parley.v1.ReplyRequest"> & {
   /**
    * Idempotency key chosen by the caller, unique within tenant and end user for 24 hours, at most 128 characters; a
-   * UUID serves. StreamReply and CreateReply share it. Payloads are compared by value, without `wait` and
+   * UUID is suitable. StreamReply and CreateReply share it. Payloads are compared by value, without `wait` and
    * `stream_options`; the same key with another payload is ALREADY_EXISTS / REQUEST_ID_REUSED. Empty: the server makes
    * one, and a retry is not safe.
    *
@@ -35,21 +35,21 @@ export type ReplyRequest = Message<"parley.v1.ReplyRequest"> & {
   requestId: string;
 
   /**
-   * The conversation to continue. Empty: `new_conversation` is started, and `accepted` tells its id.
+   * The conversation to continue. Empty: `new_conversation` is started, and `accepted` has its id.
    *
    * @generated from field: string conversation_id = 2;
    */
   conversationId: string;
 
   /**
-   * Used when `conversation_id` is empty: system sections, title, labels, context and so on for all its turns.
+   * Used when `conversation_id` is empty: system sections, title, labels, context and so on for the conversation.
    *
    * @generated from field: parley.v1.Conversation new_conversation = 3;
    */
   newConversation?: Conversation | undefined;
 
   /**
-   * The user's message: short for one `input` message of role USER with one text part. Exclusive with `input`.
+   * The user's message: equal to one `input` message of role USER with one text part. Exclusive with `input`.
    *
    * @generated from field: string text = 4;
    */
@@ -70,7 +70,7 @@ export type ReplyRequest = Message<"parley.v1.ReplyRequest"> & {
    */
   position: {
     /**
-     * After this message: a fork. The partial text of a failed reply is part of prompts once it is named here.
+     * After this message: a fork. The partial text of a failed reply is part of prompts only if it is named here.
      *
      * @generated from field: string after_message_id = 6;
      */
@@ -79,8 +79,8 @@ export type ReplyRequest = Message<"parley.v1.ReplyRequest"> & {
   } | {
     /**
      * Beside this message, under the same parent: with input an edit, without input a regeneration or a new attempt.
-     * The `message_id` of any reply of the conversation may be named, even of one that runs (with INTERRUPT) or that left
-     * no message. Without input, a USER or TOOL message gets a new answer below it.
+     * The `message_id` of any reply of the conversation may be named, also of one that runs (with INTERRUPT) or that
+     * ended without a message. Without input, a USER or TOOL message gets a new answer below it.
      *
      * @generated from field: string replace_message_id = 7;
      */
@@ -127,7 +127,7 @@ export type ReplyRequest = Message<"parley.v1.ReplyRequest"> & {
   toolChoice: string;
 
   /**
-   * JSON Schema that the provider is asked to keep to; the engine passes it on and does not validate the answer.
+   * JSON Schema for the answer, passed to the provider; the server does not validate the answer.
    *
    * @generated from field: string json_schema = 14;
    */
@@ -144,15 +144,15 @@ export type ReplyRequest = Message<"parley.v1.ReplyRequest"> & {
   onDisconnect: DisconnectPolicy;
 
   /**
-   * With CONTINUE: the generation is cancelled this long after its last reader left; the count starts when a first
-   * reader leaves, and a PollReply or GetReply counts as a reader for a minute. Default 5 minutes; zero is never.
+   * With CONTINUE: the generation is cancelled this long after its last reader has left. The time starts only after a
+   * first reader was there; a PollReply or GetReply counts as a reader for a minute. Default 5 minutes; zero: never.
    *
    * @generated from field: google.protobuf.Duration orphan_ttl = 17;
    */
   orphanTtl?: Duration | undefined;
 
   /**
-   * Longest time the generation may take, whatever the call's deadline. Default and ceiling: the server's (10 minutes).
+   * Longest time of the generation, independent of the call's deadline. Default and maximum: the server's (10 minutes).
    *
    * @generated from field: google.protobuf.Duration time_limit = 18;
    */
@@ -173,7 +173,7 @@ export type ReplyRequest = Message<"parley.v1.ReplyRequest"> & {
   wait?: Duration | undefined;
 
   /**
-   * The caller's own labels, kept with the reply. At most 16, of 64 characters each side.
+   * The caller's own labels, stored with the reply. At most 16; keys and values have at most 64 characters.
    *
    * @generated from field: map<string, string> labels = 21;
    */
@@ -197,8 +197,9 @@ export type ResumeReplyRequest = Message<"parley.v1.ResumeReplyRequest"> & {
   replyId: string;
 
   /**
-   * The sequence of the last chunk that the caller has; 0 replays from the start. At the end: the terminal chunk again.
-   * Beyond what this replica knows yet: heartbeats until it does; a `snapshot` only if the reply has ended otherwise.
+   * The sequence of the last chunk that the caller has; 0 replays from the start. If that was the terminal chunk, it is
+   * sent again. A cursor beyond the text of this replica gets heartbeats until the replica has that text, or a
+   * `snapshot` if the reply has ended without it.
    *
    * @generated from field: int32 after_sequence = 2;
    */
@@ -234,14 +235,14 @@ export type PollReplyRequest = Message<"parley.v1.PollReplyRequest"> & {
   afterSequence: number;
 
   /**
-   * Longest wait for a first new chunk. Default 20 s, at most 60 s; zero returns at once.
+   * Longest wait for a new chunk. Default 20 s, at most 60 s; zero returns at once.
    *
    * @generated from field: google.protobuf.Duration wait = 3;
    */
   wait?: Duration | undefined;
 
   /**
-   * How long to gather more after the first new chunk, so that a poll is not one token. Default 200 ms.
+   * How long to collect more after the first new chunk, so that a poll returns more than one token. Default 200 ms.
    *
    * @generated from field: google.protobuf.Duration gather = 4;
    */
@@ -279,7 +280,7 @@ export type PollReplyResponse = Message<"parley.v1.PollReplyResponse"> & {
   afterSequence: number;
 
   /**
-   * Its message is set only once the reply has ended.
+   * The reply; its message is set only after the reply has ended.
    *
    * @generated from field: parley.v1.Reply reply = 3;
    */
@@ -325,8 +326,8 @@ export type CancelRequest = Message<"parley.v1.CancelRequest"> & {
     case: "replyId";
   } | {
     /**
-     * For a caller who has not yet seen `accepted`. A key that is not known yet is remembered for a minute: the request
-     * that brings it is accepted as already cancelled.
+     * For callers that have not yet received `accepted`. An unknown key is stored for a minute: a request with this key
+     * is then accepted as already cancelled.
      *
      * @generated from field: string request_id = 2;
      */
@@ -334,7 +335,7 @@ export type CancelRequest = Message<"parley.v1.CancelRequest"> & {
     case: "requestId";
   } | {
     /**
-     * The reply that runs in this conversation.
+     * Cancels the reply that runs in this conversation.
      *
      * @generated from field: string conversation_id = 3;
      */
@@ -343,7 +344,7 @@ export type CancelRequest = Message<"parley.v1.CancelRequest"> & {
   } | { case: undefined; value?: undefined };
 
   /**
-   * Free text kept with the reply, such as "user pressed stop".
+   * Free text stored with the reply, such as "user pressed stop".
    *
    * @generated from field: string reason = 4;
    */
@@ -362,7 +363,8 @@ export const CancelRequestSchema: GenMessage<CancelRequest> = /*@__PURE__*/
  */
 export type StreamOptions = Message<"parley.v1.StreamOptions"> & {
   /**
-   * A heartbeat chunk after this much silence, since some load balancers ignore HTTP/2 pings. Default 15 s, 1 s to 60 s.
+   * A heartbeat is sent after this time without a chunk, since some load balancers ignore HTTP/2 pings. Default 15 s,
+   * 1 s to 60 s.
    *
    * @generated from field: google.protobuf.Duration heartbeat = 1;
    */
@@ -384,7 +386,7 @@ export const StreamOptionsSchema: GenMessage<StreamOptions> = /*@__PURE__*/
   messageDesc(file_parley_v1_chat, 6);
 
 /**
- * Every setting is optional, since zero is a legal temperature; what is unset is left to the model.
+ * Every setting is optional, since zero is a valid temperature; for unset ones the model's defaults apply.
  *
  * @generated from message parley.v1.Sampling
  */
@@ -400,7 +402,7 @@ export type Sampling = Message<"parley.v1.Sampling"> & {
   topP?: number | undefined;
 
   /**
-   * At most the model's own limit, which counts where this is unset and the configuration has one.
+   * At most the limit of the model's configuration, which is also the default, if there is one.
    *
    * @generated from field: optional int32 max_output_tokens = 3;
    */
@@ -417,7 +419,7 @@ export type Sampling = Message<"parley.v1.Sampling"> & {
   stop: string[];
 
   /**
-   * A string, not an enum: the set moves faster than this API.
+   * A string, not an enum, since providers add values often.
    *
    * @generated from field: string reasoning_effort = 6;
    */
@@ -432,7 +434,7 @@ export const SamplingSchema: GenMessage<Sampling> = /*@__PURE__*/
   messageDesc(file_parley_v1_chat, 7);
 
 /**
- * A function that the model may call. The engine relays calls; the caller runs them and sends the results as `input`.
+ * A function that the model may call. The server streams the calls; the caller runs them and sends results as `input`.
  *
  * @generated from message parley.v1.Tool
  */
@@ -466,7 +468,7 @@ export const ToolSchema: GenMessage<Tool> = /*@__PURE__*/
  * One entry of a reply's log, several merged ones, or a notice about the stream.
  *
  * Exactly one `finished` or `failed` ends a log, and it is the last chunk. A stream that ended without one was cut,
- * whatever its status: resume after the last sequence. Readers ignore events they do not know.
+ * whatever its status: resume after the last sequence. Readers must ignore unknown events.
  *
  * @generated from message parley.v1.TokenChunk
  */
@@ -479,8 +481,9 @@ export type TokenChunk = Message<"parley.v1.TokenChunk"> & {
   replyId: string;
 
   /**
-   * Position in the log after this chunk. It rises, not necessarily by one: chunks merge, and what a reader did not ask
-   * for is left out. Notices (`accepted`, `heartbeat`, `go_away`) are not in the log and repeat the position reached.
+   * Position in the log after this chunk. It rises, not always by one: chunks are merged, and kinds that the reader did
+   * not request are left out. Notices (`accepted`, `heartbeat`, `go_away`) are not in the log and repeat the last
+   * position.
    *
    * @generated from field: int32 sequence = 2;
    */
@@ -499,7 +502,7 @@ export type TokenChunk = Message<"parley.v1.TokenChunk"> & {
     case: "accepted";
   } | {
     /**
-     * Text to append. Always whole code points; all texts joined are the answer.
+     * Text to append, in whole code points; all texts joined are the answer.
      *
      * @generated from field: string text = 11;
      */
@@ -527,7 +530,7 @@ export type TokenChunk = Message<"parley.v1.TokenChunk"> & {
     case: "usage";
   } | {
     /**
-     * Replaces all content so far: the log was compacted, or its tail was lost with its writer.
+     * Replaces all content so far: the log was compacted, or its last text was lost in a crash.
      *
      * @generated from field: parley.v1.Reply snapshot = 15;
      */
@@ -535,7 +538,7 @@ export type TokenChunk = Message<"parley.v1.TokenChunk"> & {
     case: "snapshot";
   } | {
     /**
-     * The end of a reply that completed or was cancelled; the call's status is then OK.
+     * The end of a reply that was completed or cancelled; the call's status is then OK.
      *
      * @generated from field: parley.v1.Finished finished = 16;
      */
@@ -558,7 +561,7 @@ export type TokenChunk = Message<"parley.v1.TokenChunk"> & {
   } | {
     /**
      * This replica is draining, and may end the stream within `time_left`. If it ends without a terminal chunk, resume:
-     * the reply lives on.
+     * the reply continues.
      *
      * @generated from field: parley.v1.GoAway go_away = 19;
      */
@@ -674,7 +677,7 @@ export type Finished = Message<"parley.v1.Finished"> & {
   reason: FinishReason;
 
   /**
-   * The provider's own word for it.
+   * The provider's own finish reason.
    *
    * @generated from field: string provider_reason = 2;
    */
@@ -693,7 +696,7 @@ export type Finished = Message<"parley.v1.Finished"> & {
   model: string;
 
   /**
-   * What Cancel was told.
+   * The `reason` of the Cancel request.
    *
    * @generated from field: string cancel_reason = 5;
    */
@@ -717,7 +720,7 @@ export type Failed = Message<"parley.v1.Failed"> & {
   error?: ReplyError | undefined;
 
   /**
-   * What the provider had counted, or an estimate.
+   * The provider's counts, or an estimate.
    *
    * @generated from field: parley.v1.Usage usage = 2;
    */
@@ -786,7 +789,7 @@ export enum ConcurrencyPolicy {
   REJECT = 1,
 
   /**
-   * The running reply is cancelled, its text kept, and this one starts after it.
+   * The running reply is cancelled and its text kept; the new reply follows it.
    *
    * @generated from enum value: CONCURRENCY_POLICY_INTERRUPT = 2;
    */
@@ -813,14 +816,14 @@ export enum DisconnectPolicy {
   UNSPECIFIED = 0,
 
   /**
-   * It runs on, and can be resumed; see `orphan_ttl`.
+   * It continues, and can be resumed; see `orphan_ttl`.
    *
    * @generated from enum value: DISCONNECT_POLICY_CONTINUE = 1;
    */
   CONTINUE = 1,
 
   /**
-   * It is cancelled after 10 seconds, in which a reconnect finds it: nobody pays for text that nobody reads. Not for
+   * It is cancelled 10 seconds later, unless a reader reconnects, so that unread text costs nothing. Not allowed for
    * CreateReply with a `wait` of zero.
    *
    * @generated from enum value: DISCONNECT_POLICY_CANCEL = 2;
@@ -840,19 +843,19 @@ export const DisconnectPolicySchema: GenEnum<DisconnectPolicy> = /*@__PURE__*/
  * A Reply is a durable, append-only log of numbered entries, written by exactly one generation. Every RPC is a view of
  * that log (StreamReply, ResumeReply, PollReply, GetReply) or a command on it (CreateReply, Cancel).
  *
- * Response headers mean ACCEPTED: they leave the server only once the user's message and the reply are durable. Every
+ * Response headers mean ACCEPTED: the server sends them after the user's message and the reply are durable. Every
  * refusal (authentication, validation, quota, draining) comes before headers, as a Trailers-Only status, so a client or
- * a mesh may retry it. After headers nobody retries: a caller whose stream was cut resumes.
+ * a mesh may retry it. After headers, do not retry: a caller whose stream was cut resumes.
  *
- * The end of a call is not the end of a generation. A deadline or a disconnect ends the call; `on_disconnect`,
- * `orphan_ttl` and `time_limit` decide about the generation, and Cancel is the stop button.
+ * The end of a call does not end the generation. A deadline or a disconnect ends only the call; `on_disconnect`,
+ * `orphan_ttl` and `time_limit` limit the generation, and Cancel stops it.
  *
  * @generated from service parley.v1.Chat
  */
 export const Chat: GenService<{
   /**
-   * Starts a reply and streams it. A repeated `request_id` attaches to the reply it already started, from its first
-   * chunk, so that a retry never generates, or bills, twice.
+   * Starts a reply and streams it. A repeated `request_id` attaches to the reply that it started, from its first chunk,
+   * so that a retry never generates, or bills, twice.
    *
    * @generated from rpc parley.v1.Chat.StreamReply
    */
@@ -862,8 +865,8 @@ export const Chat: GenService<{
     output: typeof TokenChunkSchema;
   },
   /**
-   * Re-attaches to a reply, running or finished, on any replica, with any number of readers: every chunk after the
-   * cursor, then the live tail. It never starts a generation.
+   * Attaches to a running or ended reply, on any replica, with any number of readers: streams every chunk after the
+   * cursor, then new chunks as they are generated. It never starts a generation.
    *
    * @generated from rpc parley.v1.Chat.ResumeReply
    */
@@ -873,9 +876,9 @@ export const Chat: GenService<{
     output: typeof TokenChunkSchema;
   },
   /**
-   * Starts a reply and waits up to `wait` for its end; `wait` of zero starts it in the background and returns at once.
-   * Where the wait or the call's deadline is too short, the reply is returned as it stands, shortly before. A reply
-   * that fails after it was accepted is an OK answer with state FAILED.
+   * Starts a reply and waits up to `wait` for its end; a wait of zero starts it in the background and returns at once.
+   * If the reply takes longer than the wait or the deadline, the partial reply is returned shortly before that time. A
+   * reply that fails after it was accepted is an OK answer with state FAILED.
    *
    * @generated from rpc parley.v1.Chat.CreateReply
    */
@@ -895,7 +898,7 @@ export const Chat: GenService<{
     output: typeof PollReplyResponseSchema;
   },
   /**
-   * The reply as it stands now.
+   * Returns the current state of the reply.
    *
    * @generated from rpc parley.v1.Chat.GetReply
    */
@@ -905,8 +908,8 @@ export const Chat: GenService<{
     output: typeof ReplySchema;
   },
   /**
-   * Stops a reply wherever it runs, and returns it once its log has its terminal chunk; the partial text and its usage
-   * are kept. Cancelling a finished reply returns it unchanged: the first to commit wins.
+   * Stops a reply on any replica, and returns it once its log has its terminal chunk; the partial text and its usage
+   * are kept. Cancelling an ended reply returns it unchanged: the end that is committed first is final.
    *
    * @generated from rpc parley.v1.Chat.Cancel
    */

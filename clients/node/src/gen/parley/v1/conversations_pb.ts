@@ -26,14 +26,14 @@ export type CreateConversationRequest = Message<"parley.v1.CreateConversationReq
   conversation?: Conversation | undefined;
 
   /**
-   * Idempotency key; the same key returns the conversation it made.
+   * Idempotency key; the same key returns the conversation that it created.
    *
    * @generated from field: string request_id = 2;
    */
   requestId: string;
 
   /**
-   * Messages to begin with: a greeting, or an imported history, oldest first.
+   * Initial messages, oldest first: a greeting, or an imported history.
    *
    * @generated from field: repeated parley.v1.Message messages = 3;
    */
@@ -214,7 +214,7 @@ export type ListMessagesRequest = Message<"parley.v1.ListMessagesRequest"> & {
   leafMessageId: string;
 
   /**
-   * All branches, newest first, whatever the leaf: the whole tree by its `parent_id`s.
+   * Return all branches, newest first, and ignore the leaf; `parent_id` gives the tree.
    *
    * @generated from field: bool all_branches = 5;
    */
@@ -243,11 +243,11 @@ export type ListMessagesResponse = Message<"parley.v1.ListMessagesResponse"> & {
   nextPageToken: string;
 
   /**
-   * The replies that wrote them, without their messages: state, error, model, usage. Also replies that ended without a
-   * message, such as one that failed before its first token; `parent_message_id` says which message such a reply
-   * follows, and `replace_message_id` set to its `message_id` tries again. A branch has one where it ends, and where its
-   * next message is no answer; with `all_branches` each message may have one below it. Of several in one place it is
-   * the newest. Newest first, as the messages.
+   * The replies that wrote these messages, without their messages: state, error, model, usage; newest first. Also
+   * replies that ended without a message, such as one that failed before its first token: `parent_message_id` is the
+   * message that such a reply follows, and a request with `replace_message_id` set to its `message_id` tries again. It
+   * is listed at the end of the branch, and where the next message is not an answer; with `all_branches`, below
+   * any message. Only the newest of several in one place is listed.
    *
    * @generated from field: repeated parley.v1.Reply replies = 3;
    */
@@ -279,8 +279,8 @@ export const GetImageRequestSchema: GenMessage<GetImageRequest> = /*@__PURE__*/
   messageDesc(file_parley_v1_conversations, 9);
 
 /**
- * Conversations keeps the dialogues that replies are part of. A caller who acts for an end user sees that user's alone;
- * what belongs to somebody else is NOT_FOUND. Pages hold at most 1 MiB, and may hold fewer than `page_size`.
+ * Conversations stores the dialogues of replies. A caller that acts for an end user sees only that user's; others are
+ * NOT_FOUND. A page has at most 1 MiB, and may have fewer items than `page_size`.
  *
  * @generated from service parley.v1.Conversations
  */
@@ -296,7 +296,7 @@ export const Conversations: GenService<{
     output: typeof ConversationSchema;
   },
   /**
-   * The conversation; its `active_reply_id` is a reply to resume.
+   * Returns a conversation; its `active_reply_id` names the running reply, which can be resumed.
    *
    * @generated from rpc parley.v1.Conversations.GetConversation
    */
@@ -306,7 +306,7 @@ export const Conversations: GenService<{
     output: typeof ConversationSchema;
   },
   /**
-   * Conversations that match, newest activity first, without `system` and `post_system`.
+   * Returns the matching conversations, newest activity first, without `system` and `post_system`.
    *
    * @generated from rpc parley.v1.Conversations.ListConversations
    */
@@ -316,8 +316,8 @@ export const Conversations: GenService<{
     output: typeof ListConversationsResponseSchema;
   },
   /**
-   * Changes the fields of a conversation that are named, or those that are set. Its `etag`, where set, must be the newest.
-   * Not safe to repeat after a cut: that may overwrite what another caller has written meanwhile.
+   * Changes the named fields of a conversation, or those that are set. Its `etag`, if set, must be current. Not safe to
+   * retry after a cut: a retry may overwrite later changes of another caller.
    *
    * @generated from rpc parley.v1.Conversations.UpdateConversation
    */
@@ -327,8 +327,8 @@ export const Conversations: GenService<{
     output: typeof ConversationSchema;
   },
   /**
-   * Erases a conversation, where its etag still is the one given, with its messages, images and replies; a running reply
-   * is cancelled first. What it cost stays counted.
+   * Deletes a conversation with its messages, images and replies; a running reply is cancelled first. Its `etag`, if
+   * set, must be current. Usage and cost remain counted.
    *
    * @generated from rpc parley.v1.Conversations.DeleteConversation
    */
@@ -338,7 +338,7 @@ export const Conversations: GenService<{
     output: typeof DeleteConversationResponseSchema;
   },
   /**
-   * The messages of a branch, by default of the one that is shown, newest first.
+   * Returns the messages of a branch, newest first; by default of the branch that is shown.
    *
    * @generated from rpc parley.v1.Conversations.ListMessages
    */
@@ -348,7 +348,7 @@ export const Conversations: GenService<{
     output: typeof ListMessagesResponseSchema;
   },
   /**
-   * An image of one of the caller's conversations, with its bytes.
+   * Returns an image of one of the caller's conversations, with its bytes.
    *
    * @generated from rpc parley.v1.Conversations.GetImage
    */

@@ -15,7 +15,7 @@ export const file_parley_v1_errors: GenFile = /*@__PURE__*/
   fileDesc("ChZwYXJsZXkvdjEvZXJyb3JzLnByb3RvEglwYXJsZXkudjEi/gEKClJlcGx5RXJyb3ISDAoEY29kZRgBIAEoBRImCgZyZWFzb24YAiABKA4yFi5wYXJsZXkudjEuRXJyb3JSZWFzb24SDwoHbWVzc2FnZRgDIAEoCRIRCglyZXRyeWFibGUYBCABKAgSLgoLcmV0cnlfYWZ0ZXIYBSABKAsyGS5nb29nbGUucHJvdG9idWYuRHVyYXRpb24SNQoIbWV0YWRhdGEYBiADKAsyIy5wYXJsZXkudjEuUmVwbHlFcnJvci5NZXRhZGF0YUVudHJ5Gi8KDU1ldGFkYXRhRW50cnkSCwoDa2V5GAEgASgJEg0KBXZhbHVlGAIgASgJOgI4ASqtCQoLRXJyb3JSZWFzb24SHAoYRVJST1JfUkVBU09OX1VOU1BFQ0lGSUVEEAASIAocRVJST1JfUkVBU09OX0lOVkFMSURfUkVRVUVTVBABEiIKHkVSUk9SX1JFQVNPTl9VTlNVUFBPUlRFRF9JTlBVVBACEiIKHkVSUk9SX1JFQVNPTl9DT05URVhUX1RPT19MQVJHRRADEiAKHEVSUk9SX1JFQVNPTl9VTkFVVEhFTlRJQ0FURUQQBBIaChZFUlJPUl9SRUFTT05fRk9SQklEREVOEAUSJwojRVJST1JfUkVBU09OX0NPTlZFUlNBVElPTl9OT1RfRk9VTkQQBhIiCh5FUlJPUl9SRUFTT05fTUVTU0FHRV9OT1RfRk9VTkQQBxIgChxFUlJPUl9SRUFTT05fUkVQTFlfTk9UX0ZPVU5EEAgSIAocRVJST1JfUkVBU09OX01PREVMX05PVF9GT1VORBAJEiMKH0VSUk9SX1JFQVNPTl9QUk9WSURFUl9OT1RfRk9VTkQQChIgChxFUlJPUl9SRUFTT05fSU1BR0VfTk9UX0ZPVU5EEAsSIgoeRVJST1JfUkVBU09OX1JFUVVFU1RfSURfUkVVU0VEEAwSJAogRVJST1JfUkVBU09OX0NPTlZFUlNBVElPTl9FWElTVFMQDRIiCh5FUlJPUl9SRUFTT05fUkVQTFlfSU5fUFJPR1JFU1MQDhIeChpFUlJPUl9SRUFTT05fRVRBR19NSVNNQVRDSBAPEiAKHEVSUk9SX1JFQVNPTl9JTlBVVF9UT09fTEFSR0UQEBIdChlFUlJPUl9SRUFTT05fUkFURV9MSU1JVEVEEBESHwobRVJST1JfUkVBU09OX1FVT1RBX0VYQ0VFREVEEBISIQodRVJST1JfUkVBU09OX1RPT19NQU5ZX1JFQURFUlMQExIfChtFUlJPUl9SRUFTT05fTk9UX0NPTkZJR1VSRUQQFBIZChVFUlJPUl9SRUFTT05fRFJBSU5JTkcQFRIbChdFUlJPUl9SRUFTT05fT1ZFUkxPQURFRBAWEiQKIEVSUk9SX1JFQVNPTl9TVE9SQUdFX1VOQVZBSUxBQkxFEBcSJQohRVJST1JfUkVBU09OX1BST1ZJREVSX1VOQVZBSUxBQkxFECgSJgoiRVJST1JfUkVBU09OX1BST1ZJREVSX1JBVEVfTElNSVRFRBApEiEKHUVSUk9SX1JFQVNPTl9QUk9WSURFUl9USU1FT1VUECoSIgoeRVJST1JfUkVBU09OX1BST1ZJREVSX1JFSkVDVEVEECsSKQolRVJST1JfUkVBU09OX1BST1ZJREVSX1VOQVVUSEVOVElDQVRFRBAsEiMKH0VSUk9SX1JFQVNPTl9QUk9WSURFUl9NQUxGT1JNRUQQLRIjCh9FUlJPUl9SRUFTT05fUFJPVklERVJfVFJVTkNBVEVEEC4SGwoXRVJST1JfUkVBU09OX09XTkVSX0xPU1QQLxIZChVFUlJPUl9SRUFTT05fSU5URVJOQUwQMBIrCidFUlJPUl9SRUFTT05fUFJPVklERVJfQ09OVEVYVF9UT09fTEFSR0UQMUI6Cg1kZXYucGFybGV5LnYxQgtFcnJvcnNQcm90b1ABWhpkZXYucGFybGV5L2FwaS92MTtwYXJsZXl2MWIGcHJvdG8z", [file_google_protobuf_duration]);
 
 /**
- * An error, where a status cannot be sent or cannot be decoded.
+ * An error, for cases where a status cannot be sent or decoded.
  *
  * @generated from message parley.v1.ReplyError
  */
@@ -40,7 +40,7 @@ export type ReplyError = Message<"parley.v1.ReplyError"> & {
   message: string;
 
   /**
-   * Whether a new attempt may succeed: the same call with the same request_id where it was refused, else a new reply
+   * Whether a new attempt may succeed: the same call with the same request_id if it was refused, otherwise a new reply
    * with `replace_message_id`, which does not repeat the user's message.
    *
    * @generated from field: bool retryable = 4;
@@ -66,11 +66,11 @@ export const ReplyErrorSchema: GenMessage<ReplyError> = /*@__PURE__*/
   messageDesc(file_parley_v1_errors, 0);
 
 /**
- * Why a call or a reply failed. The set grows: read a value you do not know by the status code beside it. On a status it
- * is the `reason` of a google.rpc.ErrorInfo, without the prefix, with the domain "parley.v1"; the trailer
- * `parley-error-bin` carries the same as a ReplyError, for languages without a decoder of rich statuses.
+ * Why a call or a reply failed. Values may be added: handle an unknown value by its status code. In a status it is the
+ * `reason` of a google.rpc.ErrorInfo, without the prefix, with the domain "parley.v1"; the trailer `parley-error-bin`
+ * has the same as a ReplyError, for languages that cannot decode rich statuses.
  *
- * A comment begins with the status code that comes with the reason, and the details beside it.
+ * A comment begins with the status code of the reason and the error details that are sent with it.
  *
  * @generated from enum parley.v1.ErrorReason
  */
@@ -109,14 +109,14 @@ export enum ErrorReason {
   UNAUTHENTICATED = 4,
 
   /**
-   * PERMISSION_DENIED: the credential does not allow this call. What belongs to somebody else is NOT_FOUND instead.
+   * PERMISSION_DENIED: the credential does not allow this call. Resources of other users are NOT_FOUND instead.
    *
    * @generated from enum value: ERROR_REASON_FORBIDDEN = 5;
    */
   FORBIDDEN = 5,
 
   /**
-   * NOT_FOUND: no such conversation, or somebody else's.
+   * NOT_FOUND: no such conversation, or it belongs to another user.
    *
    * @generated from enum value: ERROR_REASON_CONVERSATION_NOT_FOUND = 6;
    */
@@ -130,7 +130,7 @@ export enum ErrorReason {
   MESSAGE_NOT_FOUND = 7,
 
   /**
-   * NOT_FOUND: no such reply, or somebody else's.
+   * NOT_FOUND: no such reply, or it belongs to another user.
    *
    * @generated from enum value: ERROR_REASON_REPLY_NOT_FOUND = 8;
    */
@@ -144,21 +144,21 @@ export enum ErrorReason {
   MODEL_NOT_FOUND = 9,
 
   /**
-   * NOT_FOUND: the server knows no such provider.
+   * NOT_FOUND: the server has no such provider.
    *
    * @generated from enum value: ERROR_REASON_PROVIDER_NOT_FOUND = 10;
    */
   PROVIDER_NOT_FOUND = 10,
 
   /**
-   * NOT_FOUND: no such image, or somebody else's.
+   * NOT_FOUND: no such image, or it belongs to another user.
    *
    * @generated from enum value: ERROR_REASON_IMAGE_NOT_FOUND = 11;
    */
   IMAGE_NOT_FOUND = 11,
 
   /**
-   * ALREADY_EXISTS: the `request_id` came before, with another payload.
+   * ALREADY_EXISTS: the `request_id` was used before with another payload.
    *
    * @generated from enum value: ERROR_REASON_REQUEST_ID_REUSED = 12;
    */
@@ -172,7 +172,7 @@ export enum ErrorReason {
   CONVERSATION_EXISTS = 13,
 
   /**
-   * ABORTED: another reply runs in the conversation; metadata `reply_id` says which.
+   * ABORTED: another reply runs in the conversation; metadata `reply_id` has its id.
    *
    * @generated from enum value: ERROR_REASON_REPLY_IN_PROGRESS = 14;
    */
@@ -186,14 +186,14 @@ export enum ErrorReason {
   ETAG_MISMATCH = 15,
 
   /**
-   * INVALID_ARGUMENT: an image, a message or a label is over its limit; metadata `limit` says which.
+   * INVALID_ARGUMENT: an image, a message or a label is over its limit; metadata `limit` names the limit.
    *
    * @generated from enum value: ERROR_REASON_INPUT_TOO_LARGE = 16;
    */
   INPUT_TOO_LARGE = 16,
 
   /**
-   * RESOURCE_EXHAUSTED, with google.rpc.QuotaFailure and RetryInfo: too many messages for now.
+   * RESOURCE_EXHAUSTED, with google.rpc.QuotaFailure and RetryInfo: the rate of messages is over its limit.
    *
    * @generated from enum value: ERROR_REASON_RATE_LIMITED = 17;
    */
@@ -207,7 +207,7 @@ export enum ErrorReason {
   QUOTA_EXCEEDED = 18,
 
   /**
-   * RESOURCE_EXHAUSTED: the reply has as many readers as it may have.
+   * RESOURCE_EXHAUSTED: the reply has reached its limit of readers.
    *
    * @generated from enum value: ERROR_REASON_TOO_MANY_READERS = 19;
    */
@@ -228,14 +228,14 @@ export enum ErrorReason {
   DRAINING = 21,
 
   /**
-   * UNAVAILABLE, with RetryInfo: the server takes no more replies for now.
+   * UNAVAILABLE, with RetryInfo: the server is at its limit of running replies, or too busy.
    *
    * @generated from enum value: ERROR_REASON_OVERLOADED = 22;
    */
   OVERLOADED = 22,
 
   /**
-   * UNAVAILABLE, with RetryInfo: the database is down, or Redis where the call cannot do without it.
+   * UNAVAILABLE, with RetryInfo: the database is unavailable, or Redis is and the call needs it.
    *
    * @generated from enum value: ERROR_REASON_STORAGE_UNAVAILABLE = 23;
    */
@@ -275,14 +275,14 @@ export enum ErrorReason {
   PROVIDER_UNAUTHENTICATED = 44,
 
   /**
-   * The provider's stream made no sense.
+   * The provider's stream could not be parsed.
    *
    * @generated from enum value: ERROR_REASON_PROVIDER_MALFORMED = 45;
    */
   PROVIDER_MALFORMED = 45,
 
   /**
-   * The provider's stream ended before it said that it was done.
+   * The provider's stream ended before its finish reason.
    *
    * @generated from enum value: ERROR_REASON_PROVIDER_TRUNCATED = 46;
    */
@@ -296,7 +296,7 @@ export enum ErrorReason {
   OWNER_LOST = 47,
 
   /**
-   * INTERNAL: a defect of the engine; metadata `call_id` finds it in the logs.
+   * INTERNAL: a defect of the server; metadata `call_id` is in its log lines.
    *
    * @generated from enum value: ERROR_REASON_INTERNAL = 48;
    */
@@ -304,7 +304,7 @@ export enum ErrorReason {
 
   /**
    * The provider refused the prompt because it is longer than the context of its model. The same prompt is refused again:
-   * shorten the conversation or the input, or take a model with a larger context.
+   * shorten the conversation or the input, or use a model with a larger context.
    *
    * @generated from enum value: ERROR_REASON_PROVIDER_CONTEXT_TOO_LARGE = 49;
    */

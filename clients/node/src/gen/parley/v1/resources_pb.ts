@@ -73,7 +73,7 @@ export type Conversation = Message$1<"parley.v1.Conversation"> & {
   headMessageId: string;
 
   /**
-   * Set by the server: the reply that runs now. A page that was reloaded resumes it.
+   * Set by the server: the running reply, such as for a reloaded page to resume.
    *
    * @generated from field: string active_reply_id = 9;
    */
@@ -94,14 +94,14 @@ export type Conversation = Message$1<"parley.v1.Conversation"> & {
   updateTime?: Timestamp | undefined;
 
   /**
-   * Set by the server; an update or a deletion with another one is ABORTED / ETAG_MISMATCH. Empty: not checked.
+   * Set by the server; an update or a deletion with another etag is ABORTED / ETAG_MISMATCH. Empty: not checked.
    *
    * @generated from field: string etag = 12;
    */
   etag: string;
 
   /**
-   * Set by the server: whose it is; empty where the tenant itself is.
+   * Set by the server: the end user that owns the conversation; empty if the tenant does.
    *
    * @generated from field: string end_user = 13;
    */
@@ -116,20 +116,20 @@ export const ConversationSchema: GenMessage<Conversation> = /*@__PURE__*/
   messageDesc(file_parley_v1_resources, 0);
 
 /**
- * How much of the history goes to the model.
+ * How much of the history is sent to the model.
  *
  * @generated from message parley.v1.ContextPolicy
  */
 export type ContextPolicy = Message$1<"parley.v1.ContextPolicy"> & {
   /**
-   * Newest messages to send; 0 is all.
+   * Number of newest messages to send; 0: all.
    *
    * @generated from field: int32 max_messages = 1;
    */
   maxMessages: number;
 
   /**
-   * Token budget of the prompt; 0 is the model's context less the room for the answer.
+   * Token budget of the prompt; 0: the model's context minus the space for the answer.
    *
    * @generated from field: int32 max_tokens = 2;
    */
@@ -141,14 +141,14 @@ export type ContextPolicy = Message$1<"parley.v1.ContextPolicy"> & {
   overflow: ContextPolicy_Overflow;
 
   /**
-   * Text repeated to the model as a system message, such as a reminder of its character.
+   * Text that is sent to the model repeatedly as a system message, such as a reminder of its character.
    *
    * @generated from field: string reminder = 4;
    */
   reminder: string;
 
   /**
-   * After how many messages the reminder comes again; 0 is never.
+   * Number of messages after which the reminder is repeated; 0: never.
    *
    * @generated from field: int32 reminder_interval = 5;
    */
@@ -179,7 +179,7 @@ export enum ContextPolicy_Overflow {
   DROP_OLDEST = 1,
 
   /**
-   * What no longer fits is replaced by a summary that the model wrote.
+   * Messages that do not fit are replaced by a summary that the model writes.
    *
    * @generated from enum value: OVERFLOW_SUMMARIZE = 2;
    */
@@ -230,9 +230,9 @@ export type Message = Message$1<"parley.v1.Message"> & {
   replyId: string;
 
   /**
-   * Set by the server: the reply was cancelled or failed, and this is what it had written. A cancelled one is part of
-   * the next prompt, since the user saw it and went on; a failed one is not, unless `after_message_id` names it. Tool
-   * calls that are incomplete or have no result never are.
+   * Set by the server: the reply was cancelled or failed, and this is its partial text. That of a cancelled reply is
+   * part of the next prompt, since the user saw it and continued; that of a failed one is not, unless `after_message_id`
+   * names it. Tool calls that are incomplete or have no result are never part of a prompt.
    *
    * @generated from field: bool partial = 6;
    */
@@ -317,7 +317,7 @@ export type Image = Message$1<"parley.v1.Image"> & {
     case: "data";
   } | {
     /**
-     * An https URL, passed to the provider as it is, never fetched by the engine.
+     * An https URL, passed to the provider unchanged; the server does not fetch it.
      *
      * @generated from field: string url = 2;
      */
@@ -325,7 +325,7 @@ export type Image = Message$1<"parley.v1.Image"> & {
     case: "url";
   } | {
     /**
-     * An image that the conversation already holds; GetImage returns its bytes.
+     * An image that the conversation already has; GetImage returns its bytes.
      *
      * @generated from field: string image_id = 4;
      */
@@ -385,8 +385,8 @@ export const ToolCallSchema: GenMessage<ToolCall> = /*@__PURE__*/
   messageDesc(file_parley_v1_resources, 5);
 
 /**
- * A result may come in a later request than those of other calls of the same answer; a second one for a call takes the
- * place of the first. Once the model has written on, it is shown to it as text of the user.
+ * Results of one answer's calls may come in several requests; a second result for a call replaces the first. A result
+ * that comes after the model has continued is sent to the model as text of the user.
  *
  * @generated from message parley.v1.ToolResult
  */
@@ -421,7 +421,7 @@ export type Reasoning = Message$1<"parley.v1.Reasoning"> & {
   text: string;
 
   /**
-   * A provider's proof of it, which goes back to it unchanged in the next turn.
+   * The provider's signature of the reasoning, sent back to it unchanged in the next prompt.
    *
    * @generated from field: bytes signature = 2;
    */
@@ -462,8 +462,7 @@ export type Reply = Message$1<"parley.v1.Reply"> & {
   state: Reply_State;
 
   /**
-   * The answer as far as it has come. A reply that ended without text or a complete tool call has no message in the
-   * conversation.
+   * The answer so far. A reply that ended without text or a complete tool call has no message in the conversation.
    *
    * @generated from field: parley.v1.Message message = 5;
    */
@@ -487,14 +486,14 @@ export type Reply = Message$1<"parley.v1.Reply"> & {
   error?: ReplyError | undefined;
 
   /**
-   * The alias that served it, once known: another than was asked for, after a failover.
+   * The alias of the model that served the reply, once known; after a failover, not the requested one.
    *
    * @generated from field: string model = 9;
    */
   model: string;
 
   /**
-   * The provider that served it, once known.
+   * The provider that served the reply, once known.
    *
    * @generated from field: string provider = 10;
    */
@@ -531,7 +530,7 @@ export type Reply = Message$1<"parley.v1.Reply"> & {
   labels: { [key: string]: string };
 
   /**
-   * The id of the answer's message, also where the reply left no message: `replace_message_id` takes it.
+   * The id of the answer's message, also if the reply ended without one; for use in `replace_message_id`.
    *
    * @generated from field: string message_id = 18;
    */
@@ -562,7 +561,7 @@ export enum Reply_State {
   UNSPECIFIED = 0,
 
   /**
-   * Accepted and durable; no token yet.
+   * Accepted and durable, before the first token.
    *
    * @generated from enum value: STATE_PENDING = 1;
    */
@@ -626,14 +625,14 @@ export type Usage = Message$1<"parley.v1.Usage"> & {
   reasoningTokens: number;
 
   /**
-   * Price in billionths of a US dollar. Absent: no price is known; never a false zero.
+   * Price in billionths of a US dollar. Absent: no price is known.
    *
    * @generated from field: optional int64 cost_nano_usd = 5;
    */
   costNanoUsd?: bigint | undefined;
 
   /**
-   * Whether the engine estimated the counts because the provider was cut off before it told them.
+   * Whether the server estimated the counts because the provider's stream ended without them.
    *
    * @generated from field: bool estimated = 6;
    */
@@ -648,7 +647,7 @@ export const UsageSchema: GenMessage<Usage> = /*@__PURE__*/
   messageDesc(file_parley_v1_resources, 9);
 
 /**
- * A limit, and what is left of it.
+ * A limit and its current use.
  *
  * @generated from message parley.v1.Quota
  */
@@ -688,7 +687,7 @@ export const QuotaSchema: GenMessage<Quota> = /*@__PURE__*/
  */
 export type Model = Message$1<"parley.v1.Model"> & {
   /**
-   * What a request names.
+   * The name that requests use.
    *
    * @generated from field: string alias = 1;
    */
@@ -700,7 +699,7 @@ export type Model = Message$1<"parley.v1.Model"> & {
   provider: string;
 
   /**
-   * The provider's own name for it.
+   * The provider's own name of the model.
    *
    * @generated from field: string provider_model = 3;
    */
@@ -727,7 +726,7 @@ export type Model = Message$1<"parley.v1.Model"> & {
   tools: boolean;
 
   /**
-   * Prices in billionths of a US dollar for a million tokens. Absent: not known.
+   * Prices in billionths of a US dollar for a million tokens. Absent: unknown.
    *
    * @generated from field: optional int64 prompt_nano_usd_per_million = 8;
    */
@@ -793,7 +792,7 @@ export const RoleSchema: GenEnum<Role> = /*@__PURE__*/
   enumDesc(file_parley_v1_resources, 0);
 
 /**
- * The set grows: read a value you do not know as OTHER.
+ * Values may be added: handle an unknown value as OTHER.
  *
  * @generated from enum parley.v1.FinishReason
  */
@@ -831,7 +830,7 @@ export enum FinishReason {
   CANCELLED = 5,
 
   /**
-   * Cancelled because nobody was reading.
+   * Cancelled because it had no reader.
    *
    * @generated from enum value: FINISH_REASON_ORPHANED = 6;
    */
