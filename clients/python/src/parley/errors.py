@@ -46,7 +46,7 @@ class ContextTooLarge(InvalidRequest):
 
 
 class InputTooLarge(InvalidRequest):
-    """An image, a message or a label is over its limit; metadata `limit` says which."""
+    """An image, a message or a label is over its limit; metadata `limit` names the limit."""
 
 
 class Unauthenticated(ParleyError):
@@ -54,7 +54,7 @@ class Unauthenticated(ParleyError):
 
 
 class Forbidden(ParleyError):
-    """The credential does not allow this call. What belongs to somebody else is NOT_FOUND instead."""
+    """The credential does not allow this call. Resources of other users are NOT_FOUND instead."""
 
 
 class NotFound(ParleyError):
@@ -62,7 +62,7 @@ class NotFound(ParleyError):
 
 
 class ConversationNotFound(NotFound):
-    """No such conversation, or somebody else's."""
+    """No such conversation, or it belongs to another user."""
 
 
 class MessageNotFound(NotFound):
@@ -70,7 +70,7 @@ class MessageNotFound(NotFound):
 
 
 class ReplyNotFound(NotFound):
-    """No such reply, or somebody else's."""
+    """No such reply, or it belongs to another user."""
 
 
 class ModelNotFound(NotFound):
@@ -78,11 +78,11 @@ class ModelNotFound(NotFound):
 
 
 class ProviderNotFound(NotFound):
-    """The server knows no such provider."""
+    """The server has no such provider."""
 
 
 class ImageNotFound(NotFound):
-    """No such image, or somebody else's."""
+    """No such image, or it belongs to another user."""
 
 
 class AlreadyExists(ParleyError):
@@ -90,7 +90,7 @@ class AlreadyExists(ParleyError):
 
 
 class RequestIdReused(AlreadyExists):
-    """The `request_id` came before, with another payload."""
+    """The `request_id` was used before with another payload."""
 
 
 class ConversationExists(AlreadyExists):
@@ -98,7 +98,7 @@ class ConversationExists(AlreadyExists):
 
 
 class ReplyInProgress(ParleyError):
-    """Another reply runs in the conversation; metadata `reply_id` says which."""
+    """Another reply runs in the conversation; metadata `reply_id` has its id."""
 
     @property
     def reply_id(self) -> str:
@@ -115,7 +115,7 @@ class LimitExceeded(ParleyError):
 
 
 class RateLimited(LimitExceeded):
-    """Too many messages for now."""
+    """The rate of messages is over its limit."""
 
 
 class QuotaExceeded(LimitExceeded):
@@ -123,7 +123,7 @@ class QuotaExceeded(LimitExceeded):
 
 
 class TooManyReaders(LimitExceeded):
-    """The reply has as many readers as it may have."""
+    """The reply has reached its limit of readers."""
 
 
 class NotConfigured(ParleyError):
@@ -139,11 +139,11 @@ class Draining(Unavailable):
 
 
 class Overloaded(Unavailable):
-    """The server takes no more replies for now."""
+    """The server is at its limit of running replies, or too busy."""
 
 
 class StorageUnavailable(Unavailable):
-    """The database is down, or Redis where the call cannot do without it."""
+    """The database is unavailable, or Redis is and the call needs it."""
 
 
 class ConnectionLost(Unavailable):
@@ -184,7 +184,7 @@ class ReplyFailed(ParleyError):
 
 
 class InternalError(ParleyError):
-    """A defect of the engine; metadata `call_id` finds it in the logs."""
+    """A defect of the server; metadata `call_id` is in its log lines."""
 
 
 BY_REASON: Final[Mapping[str, type[ParleyError]]] = {

@@ -19,7 +19,7 @@ abstract class Calls {
         this.connection = connection;
     }
 
-    /** The reply as it stands now. */
+    /** Returns the current state of the reply. */
     public Reply getReply(String replyId) {
         var request = GetReplyRequest.newBuilder()
                 .setReplyId(replyId)
