@@ -29,6 +29,29 @@ def test_every_test_that_a_document_names_is_there(document: str, least: int) ->
     assert missing == []
 
 
+@pytest.mark.parametrize("document", ["docs/architecture.md", "docs/glossary.md", "CONTRIBUTING.md"])
+def test_every_module_that_a_document_names_is_there(document: str) -> None:
+    named = re.findall(r"`(\w[\w.]*/(?:[\w.]+/)*(?:[\w.]+\.\w+)?)`", (ROOT / document).read_text())
+    assert len(named) > 8
+    places = (ROOT, ROOT / "service/parley_server")
+    assert [path for path in named if not any((place / path).exists() for place in places)] == []
+
+
+def test_glossary_every_class_is_in_its_module() -> None:
+    named: list[tuple[str, str]] = []
+    for classes, path in re.findall(
+        r"((?:`[A-Z]\w+`(?:, )?)+) in `([\w/]+\.py)`", (ROOT / "docs/glossary.md").read_text()
+    ):
+        named += [(name, path) for name in re.findall(r"`(\w+)`", classes)]
+    assert len(named) > 15
+    sources = {path: (ROOT / "service/parley_server" / path).read_text() for _, path in named}
+    assert [
+        (name, path)
+        for name, path in named
+        if f"class {name}(" not in sources[path] and f"class {name}:" not in sources[path]
+    ] == []
+
+
 def test_upstreams_every_test_is_there() -> None:
     named = set(re.findall(r"`(test_\w+)`", (ROOT / "docs/upstreams.md").read_text()))
     written = "\n".join([path.read_text() for path in (ROOT / "tests").rglob("test_*.py")])
