@@ -13,8 +13,42 @@ from parley_server.store.engine.postgres import POOL_SIZE
 from parley_server.telemetry.metrics import Metrics
 
 ROOT = Path(__file__).parents[2]
+PAGES = [
+    path
+    for pattern in (
+        "*.md",
+        "docs/**/*.md",
+        "clients/*/README.md",
+        "examples/*/README.md",
+        "deploy/**/*.md",
+        "tests/conformance/*.md",
+    )
+    for path in sorted(ROOT.glob(pattern))
+]
 NAMED = re.compile(r"`(tests/[\w/]+\.py)::(test_\w+)`")
 OPERATIONS = (ROOT / "docs/operations.md").read_text()
+
+
+def test_every_link_leads_to_a_file_and_a_heading() -> None:
+    links = [
+        (page, *link.partition("#")[::2])
+        for page in PAGES
+        for link in re.findall(r"\]\(([^)\s]+)\)", page.read_text())
+        if not link.startswith("http")
+    ]
+    assert len(links) > 50
+    assert [(page.name, path) for page, path, _ in links if not (page.parent / path).exists()] == []
+    assert [
+        (page.name, path, anchor)
+        for page, path, anchor in links
+        if anchor and anchor not in anchors(page.parent / path if path else page)
+    ] == []
+
+
+def anchors(page: Path) -> set[str]:
+    """The anchors of a page's headings, as GitHub forms them."""
+    headings = re.findall(r"^#+ (.*)$", page.read_text(), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
 
 @pytest.mark.parametrize(("document", "least"), [("guarantees", 40), ("operations", 35)])
