@@ -59,7 +59,7 @@ class CatalogServicer:
         raise NotImplementedError('Method not implemented!')
 
     def GetQuota(self, request, context):
-        """The caller's limits and what is left of them.
+        """The caller's limits and their current use.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -36,7 +36,7 @@ class CatalogStub:
     ListModels: _grpc.UnaryUnaryMultiCallable[_catalog_pb2.ListModelsRequest, _catalog_pb2.ListModelsResponse]
     """The models that the caller may name."""
     GetQuota: _grpc.UnaryUnaryMultiCallable[_catalog_pb2.GetQuotaRequest, _catalog_pb2.GetQuotaResponse]
-    """The caller's limits and what is left of them."""
+    """The caller's limits and their current use."""
 
 @_typing.type_check_only
 class CatalogAsyncStub(CatalogStub):
@@ -46,7 +46,7 @@ class CatalogAsyncStub(CatalogStub):
     ListModels: _aio.UnaryUnaryMultiCallable[_catalog_pb2.ListModelsRequest, _catalog_pb2.ListModelsResponse]  # type: ignore[assignment]
     """The models that the caller may name."""
     GetQuota: _aio.UnaryUnaryMultiCallable[_catalog_pb2.GetQuotaRequest, _catalog_pb2.GetQuotaResponse]  # type: ignore[assignment]
-    """The caller's limits and what is left of them."""
+    """The caller's limits and their current use."""
 
 class CatalogServicer(metaclass=_abc_1.ABCMeta):
     """Catalog lists the models and limits of a caller."""
@@ -65,6 +65,6 @@ class CatalogServicer(metaclass=_abc_1.ABCMeta):
         request: _catalog_pb2.GetQuotaRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_catalog_pb2.GetQuotaResponse, _abc.Awaitable[_catalog_pb2.GetQuotaResponse]]:
-        """The caller's limits and what is left of them."""
+        """The caller's limits and their current use."""
 
 def add_CatalogServicer_to_server(servicer: CatalogServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -163,7 +163,7 @@ class ReplyRequest(_message.Message):
 
     @_builtins.property
     def system(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """System prompt sections for this reply alone, joined by "\\n---\\n". Empty: the conversation's."""
+        """System prompt sections for this reply only, joined by "\\n---\\n". Empty: the conversation's."""
 
     @_builtins.property
     def sampling(self) -> Global___Sampling: ...
@@ -512,7 +512,7 @@ class TokenChunk(_message.Message):
     HEARTBEAT_FIELD_NUMBER: _builtins.int
     GO_AWAY_FIELD_NUMBER: _builtins.int
     reply_id: _builtins.str
-    """Set on `accepted` alone, to keep tokens small."""
+    """Set only on `accepted`, to keep tokens small."""
     sequence: _builtins.int
     """Position in the log after this chunk. It rises, not always by one: chunks are merged, and kinds that the reader did
     not request are left out. Notices (`accepted`, `heartbeat`, `go_away`) are not in the log and repeat the last
@@ -542,7 +542,7 @@ class TokenChunk(_message.Message):
 
     @_builtins.property
     def failed(self) -> Global___Failed:
-        """The end of a reply that failed; the call's status then says the same."""
+        """The end of a reply that failed; the call's status has the same error."""
 
     @_builtins.property
     def heartbeat(self) -> Global___Heartbeat: ...

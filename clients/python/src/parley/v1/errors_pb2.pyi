@@ -35,7 +35,7 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     ERROR_REASON_UNSUPPORTED_INPUT: _ErrorReason.ValueType  # 2
     """INVALID_ARGUMENT: the model cannot take this input, such as an image."""
     ERROR_REASON_CONTEXT_TOO_LARGE: _ErrorReason.ValueType  # 3
-    """INVALID_ARGUMENT: the input alone is larger than the model's context."""
+    """INVALID_ARGUMENT: the new input itself is larger than the model's context."""
     ERROR_REASON_UNAUTHENTICATED: _ErrorReason.ValueType  # 4
     """UNAUTHENTICATED: the credential is missing or wrong."""
     ERROR_REASON_FORBIDDEN: _ErrorReason.ValueType  # 5
@@ -118,7 +118,7 @@ INVALID_ARGUMENT, with google.rpc.BadRequest: the request breaks the contract.
 ERROR_REASON_UNSUPPORTED_INPUT: ErrorReason.ValueType  # 2
 """INVALID_ARGUMENT: the model cannot take this input, such as an image."""
 ERROR_REASON_CONTEXT_TOO_LARGE: ErrorReason.ValueType  # 3
-"""INVALID_ARGUMENT: the input alone is larger than the model's context."""
+"""INVALID_ARGUMENT: the new input itself is larger than the model's context."""
 ERROR_REASON_UNAUTHENTICATED: ErrorReason.ValueType  # 4
 """UNAUTHENTICATED: the credential is missing or wrong."""
 ERROR_REASON_FORBIDDEN: ErrorReason.ValueType  # 5

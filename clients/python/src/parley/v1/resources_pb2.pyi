@@ -82,7 +82,7 @@ Global___FinishReason: _TypeAlias = FinishReason  # noqa: Y015
 
 @_typing.final
 class Conversation(_message.Message):
-    """A dialogue of one end user: a tree of messages, of which one branch is shown."""
+    """A dialogue of one end user: a tree of messages; one branch is shown."""
 
     DESCRIPTOR: _descriptor.Descriptor
 

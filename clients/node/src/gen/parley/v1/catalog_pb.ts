@@ -91,7 +91,7 @@ export const Catalog: GenService<{
     output: typeof ListModelsResponseSchema;
   },
   /**
-   * The caller's limits and what is left of them.
+   * The caller's limits and their current use.
    *
    * @generated from rpc parley.v1.Catalog.GetQuota
    */

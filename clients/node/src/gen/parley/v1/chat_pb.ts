@@ -103,7 +103,7 @@ export type ReplyRequest = Message<"parley.v1.ReplyRequest"> & {
   fallbackModels: string[];
 
   /**
-   * System prompt sections for this reply alone, joined by "\n---\n". Empty: the conversation's.
+   * System prompt sections for this reply only, joined by "\n---\n". Empty: the conversation's.
    *
    * @generated from field: repeated string system = 10;
    */
@@ -474,7 +474,7 @@ export const ToolSchema: GenMessage<Tool> = /*@__PURE__*/
  */
 export type TokenChunk = Message<"parley.v1.TokenChunk"> & {
   /**
-   * Set on `accepted` alone, to keep tokens small.
+   * Set only on `accepted`, to keep tokens small.
    *
    * @generated from field: string reply_id = 1;
    */
@@ -546,7 +546,7 @@ export type TokenChunk = Message<"parley.v1.TokenChunk"> & {
     case: "finished";
   } | {
     /**
-     * The end of a reply that failed; the call's status then says the same.
+     * The end of a reply that failed; the call's status has the same error.
      *
      * @generated from field: parley.v1.Failed failed = 17;
      */

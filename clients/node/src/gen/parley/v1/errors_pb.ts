@@ -95,7 +95,7 @@ export enum ErrorReason {
   UNSUPPORTED_INPUT = 2,
 
   /**
-   * INVALID_ARGUMENT: the input alone is larger than the model's context.
+   * INVALID_ARGUMENT: the new input itself is larger than the model's context.
    *
    * @generated from enum value: ERROR_REASON_CONTEXT_TOO_LARGE = 3;
    */
