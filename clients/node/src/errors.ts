@@ -40,7 +40,7 @@ export class UnsupportedInput extends InvalidRequest {
   override readonly name = "UnsupportedInput";
 }
 
-/** The input alone is larger than the model's context. */
+/** The new input itself is larger than the model's context. */
 export class ContextTooLarge extends InvalidRequest {
   override readonly name = "ContextTooLarge";
 }

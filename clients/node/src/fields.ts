@@ -53,7 +53,7 @@ export interface ReplyFields {
   model?: string | undefined;
   /** Aliases tried in order when the model fails before its first token. Empty: the catalog's own list. */
   fallbackModels?: readonly string[] | undefined;
-  /** System prompt sections for this reply alone, joined by "\n---\n". Empty: the conversation's. */
+  /** System prompt sections for this reply only, joined by "\n---\n". Empty: the conversation's. */
   system?: readonly string[] | undefined;
   /** Every setting is optional, since zero is a valid temperature; for unset ones the model's defaults apply. */
   sampling?: MessageInitShape<typeof SamplingSchema> | undefined;

@@ -55,7 +55,7 @@ export class Calls {
     return (await this.connection.unary(CatalogService.method.listModels, request, { signal })).models;
   }
 
-  /** The caller's limits and what is left of them. */
+  /** The caller's limits and their current use. */
   async quotas(
     { signal }: CallOptions = {},
   ): Promise<Quota[]> {

@@ -49,7 +49,7 @@ class RequestFields(TypedDict, total=False):
     """Aliases tried in order when the model fails before its first token. Empty: the catalog's own list."""
 
     system: Sequence[str]
-    """System prompt sections for this reply alone, joined by "\\n---\\n". Empty: the conversation's."""
+    """System prompt sections for this reply only, joined by "\\n---\\n". Empty: the conversation's."""
 
     sampling: chat_pb2.Sampling
     """Every setting is optional, since zero is a valid temperature; for unset ones the model's defaults apply."""

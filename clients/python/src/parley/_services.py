@@ -29,7 +29,7 @@ class Calls:
         return list((await self._connection.call(self._connection.catalog.ListModels, request)).models)
 
     async def quotas(self) -> list[resources_pb2.Quota]:
-        """The caller's limits and what is left of them."""
+        """The caller's limits and their current use."""
         request = catalog_pb2.GetQuotaRequest()
         return list((await self._connection.call(self._connection.catalog.GetQuota, request)).quotas)
 

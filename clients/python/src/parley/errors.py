@@ -42,7 +42,7 @@ class UnsupportedInput(InvalidRequest):
 
 
 class ContextTooLarge(InvalidRequest):
-    """The input alone is larger than the model's context."""
+    """The new input itself is larger than the model's context."""
 
 
 class InputTooLarge(InvalidRequest):

@@ -33,7 +33,7 @@ abstract class Calls {
         return connection.call(CatalogGrpc.getListModelsMethod(), request).getModelsList();
     }
 
-    /** The caller's limits and what is left of them. */
+    /** The caller's limits and their current use. */
     public List<Quota> quotas() {
         var request = GetQuotaRequest.getDefaultInstance();
         return connection.call(CatalogGrpc.getGetQuotaMethod(), request).getQuotasList();
