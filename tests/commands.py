@@ -1,4 +1,4 @@
-"""The commands of a document, run as they stand there, and what grpcurl was asked and answered meanwhile."""
+"""Runs the commands of a document as pasted, and records the requests and answers of grpcurl."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tests.tools import tool
 
 ADDRESS = "127.0.0.1:50051"
 RECORDER = """#!/usr/bin/env bash
-# Stands before grpcurl: keeps what it was asked and what it answered, and is otherwise not to be noticed.
+# Runs grpcurl, and records its arguments and its output.
 set -o pipefail
 call=$(mktemp -d "$CALLS/$(date +%s%N).XXXX")
 printf '%s\\n' "$@" >"$call/arguments"
@@ -28,7 +28,7 @@ printf '%s\\n' "$@" >"$call/arguments"
 
 @dataclass(frozen=True)
 class Called:
-    """One use of grpcurl: the method (or what else was asked), the request, and what came: messages, or else a text."""
+    """One run of grpcurl: the method (or another verb), the request, and the answers: messages, or else one text."""
 
     method: str
     request: dict[str, Any]
@@ -43,7 +43,7 @@ class Called:
 
 @dataclass(frozen=True)
 class Ran:
-    """How commands ended, and the calls that they made, in order."""
+    """The exit status of commands, their error output, and their calls in order."""
 
     status: int
     stderr: str
@@ -56,7 +56,7 @@ def blocks(document: str, language: str) -> list[str]:
 
 
 async def run(commands: str, server: ServerProcess, folder: Path) -> Ran:
-    """Runs them as if pasted into a shell, up to the first that fails; only the address is the server's.
+    """Runs commands as if pasted into a shell, up to the first failure, with the address of `server`.
 
     Without grpcurl the test is skipped, but on CI it fails.
     """

@@ -19,7 +19,7 @@ NOT_SERVED = {"Catalog/GetQuota"}
 pytestmark = pytest.mark.xdist_group("grpcurl-page")
 
 
-def test_the_page_calls_everything_that_is_served() -> None:
+def test_the_page_calls_every_served_rpc() -> None:
     services = (
         chat_pb2.DESCRIPTOR.services_by_name["Chat"],
         conversations_pb2.DESCRIPTOR.services_by_name["Conversations"],
@@ -29,7 +29,7 @@ def test_the_page_calls_everything_that_is_served() -> None:
     assert set(re.findall(r"parley\.v1\.(\w+/\w+)", COMMANDS)) == served
 
 
-async def test_the_commands_work_when_pasted_and_when_pasted_again(tmp_path: Path) -> None:
+async def test_the_commands_can_be_pasted_twice(tmp_path: Path) -> None:
     async with ServerProcess(tmp_path / "server") as server:
         ran = await run(f"{COMMANDS}\n{COMMANDS}", server, tmp_path)
         assert ran.status == 0, ran.stderr

@@ -1,4 +1,4 @@
-"""compose.yaml and deploy/ say what the code does: their settings load, and names, ports and times agree."""
+"""The settings of compose.yaml and deploy/ load, and their names, ports and times match the code."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ ROOT = Path(__file__).parents[2]
 KUBERNETES = ROOT / "deploy/kubernetes"
 DOCKERFILE = (ROOT / "Dockerfile").read_text()
 SERVER_DEFAULTS = ServerSettings()
-# What is refused before any replica has begun to read it: repeating anything else could start a second reply.
+# Failures before any replica has begun to read the call: retrying others could start a second reply.
 SAFE_TO_REPEAT = {"connect-failure", "refused-stream", "reset-before-request"}
 
 
@@ -41,7 +41,7 @@ def seconds(text: str) -> float:
 
 
 def image_environment() -> dict[str, str]:
-    """What the image sets itself."""
+    """The variables that the image sets."""
     return dict(re.findall(r"^ +(PARLEY_\w+)=(\S+)", DOCKERFILE, re.MULTILINE))
 
 
@@ -71,7 +71,7 @@ IMAGE_USER = re.findall(r"^USER (\d+):(\d+)$", DOCKERFILE, re.MULTILINE)[0]
 BUILD, LAST = re.split(r"^FROM .*\n", DOCKERFILE, flags=re.MULTILINE)[1:]
 
 
-def test_image_its_user_is_a_number_and_owns_the_folder_of_the_database() -> None:
+def test_image_user_is_numeric_and_owns_the_database_folder() -> None:
     user, group = IMAGE_USER
     assert f"useradd --system --uid {user} --gid {group} " in LAST
     assert f"install --directory --mode=0700 --owner={user} --group={group} {IMAGE_VOLUME}\n" in LAST
@@ -79,7 +79,7 @@ def test_image_its_user_is_a_number_and_owns_the_folder_of_the_database() -> Non
     assert database.parent == Path(IMAGE_VOLUME)
 
 
-def test_image_an_index_and_an_authority_are_given_to_the_build_alone() -> None:
+def test_image_package_index_and_authority_are_used_only_in_the_build() -> None:
     downloads = [step for step in re.split(r"^(?=[A-Z]+ )", BUILD, flags=re.MULTILINE) if step.startswith("RUN")]
     assert len(downloads) == 2
     for step in downloads:
@@ -90,7 +90,7 @@ def test_image_an_index_and_an_authority_are_given_to_the_build_alone() -> None:
     assert [word for word in ("PIP_", "secret", "pip install", "pip wheel") if word in LAST] == []
 
 
-def test_image_the_line_of_the_readme_runs_it() -> None:
+def test_image_runs_with_the_command_of_the_readme() -> None:
     (line,) = re.findall(r"^docker run .*$", (ROOT / "README.md").read_text(), re.MULTILINE)
     words = shlex.split(line)
     given = dict(pairwise(words))
@@ -109,7 +109,7 @@ REPLICAS = ("parley-a", "parley-b")
 
 
 def composed(name: str, **given: str) -> dict[str, str]:
-    """The environment of a service, as compose fills it in."""
+    """The environment of a service, with its variables filled in as by compose."""
     fill = re.compile(r"\$\{(\w+):-(\w*)\}")
     return {
         key: fill.sub(lambda found: given.get(found[1], found[2]), str(value))
@@ -123,7 +123,7 @@ def of_compose(name: str) -> Settings:
 
 
 @pytest.mark.parametrize("name", REPLICAS)
-def test_compose_the_replicas_load_and_have_time_to_drain(name: str) -> None:
+def test_compose_replicas_load_and_have_time_to_drain(name: str) -> None:
     settings = of_compose(name)
     assert not is_sqlite(settings.database_url)
     assert settings.redis_url is not None
@@ -135,7 +135,7 @@ def test_compose_the_replicas_load_and_have_time_to_drain(name: str) -> None:
     assert importlib.util.find_spec(SERVICES[name]["healthcheck"]["test"][3]) is not None
 
 
-def test_compose_the_schema_comes_first() -> None:
+def test_compose_migrates_before_replicas_start() -> None:
     assert of_compose("migrate").database_url == of_compose("parley-a").database_url
     assert SERVICES["migrate"]["command"] == ["parley", "migrate"]
     for name in REPLICAS:
@@ -151,11 +151,11 @@ def test_compose_passwords_come_from_the_environment() -> None:
     assert "${REDIS_PASSWORD" in SERVICES["redis"]["command"]
 
 
-def test_compose_redis_drops_nothing() -> None:
+def test_compose_redis_does_not_evict() -> None:
     assert "--maxmemory-policy noeviction" in SERVICES["redis"]["command"]
 
 
-def test_compose_what_it_mounts_is_there() -> None:
+def test_compose_mounts_existing_files() -> None:
     mounted = [volume.split(":")[0] for service in SERVICES.values() for volume in service.get("volumes", ())]
     files = [path for path in mounted if path.startswith("./")]
     assert files
@@ -163,7 +163,7 @@ def test_compose_what_it_mounts_is_there() -> None:
     assert {path for path in mounted if not path.startswith("./")} == set(COMPOSE["volumes"])
 
 
-def test_compose_publishes_to_this_machine_alone() -> None:
+def test_compose_publishes_ports_on_loopback_only() -> None:
     published = [port for service in SERVICES.values() for port in service.get("ports", ())]
     assert published
     assert [port for port in published if not port.startswith("127.0.0.1:")] == []
@@ -179,7 +179,7 @@ HTTP = LISTENER["filter_chains"][0]["filters"][0]["typed_config"]
 UPSTREAM = next(iter(CLUSTER["typed_extension_protocol_options"].values()))["explicit_http_config"]
 
 
-def test_envoy_knows_the_replicas_of_compose() -> None:
+def test_envoy_endpoints_are_the_replicas_of_compose() -> None:
     endpoints = CLUSTER["load_assignment"]["endpoints"][0]["lb_endpoints"]
     found = [each["endpoint"]["address"]["socket_address"] for each in endpoints]
     assert [(each["address"], each["port_value"]) for each in found] == [
@@ -189,7 +189,7 @@ def test_envoy_knows_the_replicas_of_compose() -> None:
     assert SERVICES["envoy"]["ports"] == [f"127.0.0.1:50051:{port}"]
 
 
-def test_envoy_notices_a_drain_before_it_refuses() -> None:
+def test_envoy_detects_a_drain_before_calls_are_refused() -> None:
     (check,) = CLUSTER["health_checks"]
     assert check["grpc_health_check"]["service_name"] in READINESS
     slowest_s = seconds(check["interval"]) + seconds(check["timeout"])
@@ -197,25 +197,25 @@ def test_envoy_notices_a_drain_before_it_refuses() -> None:
     assert all(slowest_s < of_compose(name).server.drain_pause_s for name in REPLICAS)
 
 
-def test_envoy_cuts_no_stream() -> None:
+def test_envoy_has_no_stream_timeout() -> None:
     (route,) = HTTP["route_config"]["virtual_hosts"][0]["routes"]
     assert route["route"]["timeout"] == "0s"
     assert HTTP["stream_idle_timeout"] == "0s"
 
 
-def test_envoy_repeats_only_what_nobody_has_read() -> None:
+def test_envoy_retries_only_calls_that_no_replica_has_read() -> None:
     (route,) = HTTP["route_config"]["virtual_hosts"][0]["routes"]
     assert set(route["route"]["retry_policy"]["retry_on"].split(",")) <= SAFE_TO_REPEAT
 
 
-def test_envoy_ejects_nobody_for_an_answer() -> None:
+def test_envoy_ejects_no_replica_for_a_status() -> None:
     outliers = CLUSTER["outlier_detection"]
     assert outliers["split_external_local_origin_errors"] is True
     by_status = ("enforcing_consecutive_5xx", "enforcing_consecutive_gateway_failure", "enforcing_success_rate")
     assert [outliers[name] for name in by_status] == [0, 0, 0]
 
 
-def test_envoy_has_room_for_what_the_server_takes() -> None:
+def test_envoy_limits_allow_max_replies_of_all_replicas() -> None:
     (threshold,) = CLUSTER["circuit_breakers"]["thresholds"]
     wanted = len(REPLICAS) * of_compose("parley-a").server.max_replies
     assert min(threshold["max_requests"], threshold["max_pending_requests"]) >= wanted
@@ -224,18 +224,18 @@ def test_envoy_has_room_for_what_the_server_takes() -> None:
         assert side["max_concurrent_streams"] == streams
 
 
-def test_envoy_readers_that_do_not_read_leave_room_for_all_others() -> None:
+def test_envoy_connection_window_holds_a_stream_window_for_each_reply() -> None:
     upstream = UPSTREAM["http2_protocol_options"]
     unread = of_compose("parley-a").server.max_replies * upstream["initial_stream_window_size"]
     assert upstream["initial_connection_window_size"] >= unread
 
 
-def test_envoy_of_the_tests_is_the_one_of_compose() -> None:
+def test_envoy_version_of_the_tests_is_that_of_compose() -> None:
     (tested,) = re.findall(r"^ENVOY=(\S+)", (ROOT / ".ci/run").read_text(), re.MULTILINE)
     assert SERVICES["envoy"]["image"] == f"envoyproxy/envoy:v{tested}"
 
 
-def test_envoy_pings_no_more_often_than_the_server_allows() -> None:
+def test_envoy_ping_interval_is_allowed_by_the_server() -> None:
     interval_s = seconds(UPSTREAM["http2_protocol_options"]["connection_keepalive"]["interval"])
     assert interval_s > SERVER_DEFAULTS.least_ping_interval_s
 
@@ -264,7 +264,7 @@ PORTS = {port["name"]: port["containerPort"] for port in SERVER["ports"]}
 
 
 def environment_of(container: Mapping[str, Any]) -> dict[str, str]:
-    """With what the example of the Secret says."""
+    """The environment of a container, with the values of the example Secret."""
     secret = SECRET["stringData"]
     whole = [each["secretRef"]["name"] for each in container.get("envFrom", ())]
     assert set(whole) <= {SECRET["metadata"]["name"]}
@@ -280,7 +280,7 @@ def of_kubernetes() -> Settings:
     return load(environment_of(SERVER), "deploy/kubernetes/server/parley.toml")
 
 
-def test_kubernetes_the_replicas_load_and_have_time_to_drain() -> None:
+def test_kubernetes_replicas_load_and_have_time_to_drain() -> None:
     settings = of_kubernetes()
     assert not is_sqlite(settings.database_url)
     assert settings.redis_url is not None
@@ -289,7 +289,7 @@ def test_kubernetes_the_replicas_load_and_have_time_to_drain() -> None:
     assert environment_of(SERVER)["PARLEY_CONFIG"] == f"{mount['mountPath']}/parley.toml"
 
 
-def test_kubernetes_the_migration_loads_alone() -> None:
+def test_kubernetes_migration_loads_without_other_settings() -> None:
     settings = load(environment_of(MIGRATION), "")
     assert settings.database_url == of_kubernetes().database_url
     assert MIGRATION["args"] == ["parley", "migrate"]
@@ -306,7 +306,7 @@ def test_kubernetes_ports_are_those_of_the_settings() -> None:
     assert {port["port"] for rule in policy["spec"]["ingress"] for port in rule["ports"]} == PORTS.keys()
 
 
-def test_kubernetes_probes_ask_for_services_that_there_are() -> None:
+def test_kubernetes_probes_use_existing_health_services() -> None:
     assert {SERVER[probe]["grpc"]["port"] for probe in ("startupProbe", "readinessProbe", "livenessProbe")} == {
         PORTS["grpc"]
     }
@@ -314,7 +314,7 @@ def test_kubernetes_probes_ask_for_services_that_there_are() -> None:
     assert SERVER["readinessProbe"]["grpc"]["service"] in READINESS
 
 
-def test_kubernetes_everything_selects_the_pods_of_the_deployment() -> None:
+def test_kubernetes_selectors_match_the_pods_of_the_deployment() -> None:
     labels = DEPLOYMENT["spec"]["template"]["metadata"]["labels"]
     selectors = [
         DEPLOYMENT["spec"]["selector"]["matchLabels"],
@@ -327,7 +327,7 @@ def test_kubernetes_everything_selects_the_pods_of_the_deployment() -> None:
     assert not labels.items() & JOB["spec"]["template"]["metadata"]["labels"].items()
 
 
-def test_one_image_by_one_name() -> None:
+def test_image_has_the_same_name_everywhere() -> None:
     (tag,) = re.findall(r"docker build --tag (\S+)", (ROOT / "Makefile").read_text())
     assert {SERVICES[name]["image"] for name in (*REPLICAS, "migrate")} == {tag}
     for folder, container in (("server", SERVER), ("migrate", MIGRATION)):
@@ -348,7 +348,7 @@ def test_kubernetes_kustomizations_name_their_files(folder: str) -> None:
     assert {path.name for path in (KUBERNETES / folder).iterdir()} - beside <= named
 
 
-def test_kubernetes_the_autoscaler_asks_for_a_metric_that_there_is() -> None:
+def test_kubernetes_autoscaler_uses_an_existing_metric() -> None:
     (scaler,) = of_kind("HorizontalPodAutoscaler")
     assert scaler["spec"]["scaleTargetRef"]["name"] == DEPLOYMENT["metadata"]["name"]
     assert scaler["spec"]["minReplicas"] == DEPLOYMENT["spec"]["replicas"]
@@ -360,6 +360,6 @@ def test_kubernetes_the_autoscaler_asks_for_a_metric_that_there_is() -> None:
     assert rule["seriesQuery"].startswith(f"{name}{{")
 
 
-def test_kubernetes_the_service_config_for_clients_asks_for_readiness() -> None:
+def test_kubernetes_service_config_for_clients_checks_readiness() -> None:
     (block,) = re.findall(r"```json\n(.*?)```", (KUBERNETES / "README.md").read_text(), re.DOTALL)
     assert json.loads(block)["healthCheckConfig"]["serviceName"] in READINESS

@@ -29,7 +29,7 @@ NAMED = re.compile(r"`(tests/[\w/]+\.py)::(test_\w+)`")
 OPERATIONS = (ROOT / "docs/operations.md").read_text()
 
 
-def test_every_link_leads_to_a_file_and_a_heading() -> None:
+def test_links_lead_to_existing_files_and_headings() -> None:
     links = [
         (page, *link.partition("#")[::2])
         for page in PAGES
@@ -52,7 +52,7 @@ def anchors(page: Path) -> set[str]:
 
 
 @pytest.mark.parametrize(("document", "least"), [("guarantees", 40), ("operations", 35)])
-def test_every_test_that_a_document_names_is_there(document: str, least: int) -> None:
+def test_named_tests_exist(document: str, least: int) -> None:
     named = NAMED.findall((ROOT / f"docs/{document}.md").read_text())
     assert len(named) > least
     missing = [
@@ -64,14 +64,14 @@ def test_every_test_that_a_document_names_is_there(document: str, least: int) ->
 
 
 @pytest.mark.parametrize("document", ["docs/architecture.md", "docs/glossary.md", "CONTRIBUTING.md"])
-def test_every_module_that_a_document_names_is_there(document: str) -> None:
+def test_named_modules_exist(document: str) -> None:
     named = re.findall(r"`(\w[\w.]*/(?:[\w.]+/)*(?:[\w.]+\.\w+)?)`", (ROOT / document).read_text())
     assert len(named) > 8
     places = (ROOT, ROOT / "service/parley_server")
     assert [path for path in named if not any((place / path).exists() for place in places)] == []
 
 
-def test_glossary_every_class_is_in_its_module() -> None:
+def test_glossary_classes_exist_in_their_modules() -> None:
     named: list[tuple[str, str]] = []
     for classes, path in re.findall(
         r"((?:`[A-Z]\w+`(?:, )?)+) in `([\w/]+\.py)`", (ROOT / "docs/glossary.md").read_text()
@@ -86,18 +86,18 @@ def test_glossary_every_class_is_in_its_module() -> None:
     ] == []
 
 
-def test_upstreams_every_test_is_there() -> None:
+def test_upstreams_named_tests_exist() -> None:
     named = set(re.findall(r"`(test_\w+)`", (ROOT / "docs/upstreams.md").read_text()))
     written = "\n".join([path.read_text() for path in (ROOT / "tests").rglob("test_*.py")])
     assert len(named) > 20
     assert [test for test in sorted(named) if f"def {test}(" not in written] == []
 
 
-def test_operations_every_guarantee_has_its_row() -> None:
+def test_operations_has_a_row_for_each_guarantee() -> None:
     assert re.findall(r"^\| (G\d+) ", OPERATIONS, re.MULTILINE) == [f"G{number}" for number in range(1, 11)]
 
 
-def test_operations_every_metric_is_there() -> None:
+def test_operations_named_metrics_exist() -> None:
     metrics = Metrics()
     metrics.watch_relay(lambda: 0.0, lambda: 0)
     families = list(metrics.registry.collect())
@@ -108,7 +108,7 @@ def test_operations_every_metric_is_there() -> None:
     assert named <= known
 
 
-def test_operations_every_log_event_is_there() -> None:
+def test_operations_named_log_events_exist() -> None:
     (section,) = re.findall(r"^## What to watch\n(.*?)^## ", OPERATIONS, re.MULTILINE | re.DOTALL)
     words = set(re.findall(r"`([a-z]+(?:_[a-z]+)*)`", section)) - set(ServerSettings.model_fields)
     events = {word for word in words if not word.startswith("parley_")} - {"reason", "process", "loop", "maxmemory"}
@@ -117,7 +117,7 @@ def test_operations_every_log_event_is_there() -> None:
     assert [event for event in sorted(events) if f'"{event}"' not in source] == []
 
 
-def test_operations_every_setting_is_there() -> None:
+def test_operations_named_settings_exist() -> None:
     named = set(re.findall(r"`(\w+_s|max_\w+)`", OPERATIONS)) - {"max_connections", "max_concurrent_streams"}
     assert len(named) > 8
     assert named <= ServerSettings.model_fields.keys()
@@ -139,7 +139,7 @@ def test_operations_figures_of_settings_are_their_defaults() -> None:
     assert {name: figure for name, figure in stated if figure != getattr(defaults, name)} == {}
 
 
-def test_operations_figures_of_sizing_are_the_codes() -> None:
+def test_operations_figures_of_sizing_are_those_of_the_code() -> None:
     sizing = dict(re.findall(r"^\| ([\w ]+) \| (.*) \|$", OPERATIONS, re.MULTILINE))
     assert sizing["PostgreSQL connections"].startswith(f"{POOL_SIZE + 1} ")
     assert f"{POOL_SIZE + 1} connections each" in OPERATIONS

@@ -44,7 +44,7 @@ async def test_the_grpcurl_command_streams_a_reply(tmp_path: Path, server: Serve
 
 
 @pytest.mark.parametrize("program", blocks(README, "python"))
-async def test_the_programs_run(tmp_path: Path, server: ServerProcess, program: str) -> None:
+async def test_the_python_program_runs_as_pasted(tmp_path: Path, server: ServerProcess, program: str) -> None:
     path = tmp_path / "program.py"
     path.write_text(program.replace(ADDRESS, server.address))
     done = subprocess.run(

@@ -1,4 +1,4 @@
-"""docs/configuration.md says what the code does: every key and its default, every metric, and a file that loads."""
+"""docs/configuration.md documents every key with its default and every metric of the code, and its example loads."""
 
 from __future__ import annotations
 
@@ -50,31 +50,31 @@ def keys() -> list[str]:
 
 
 @pytest.mark.parametrize("key", keys())
-def test_every_key_has_its_row(key: str) -> None:
+def test_every_key_has_a_row(key: str) -> None:
     assert row(key)
 
 
 @pytest.mark.parametrize("key", [name for name in Settings.model_fields if name not in TABLES])
-def test_every_scalar_stands_beside_its_variable(key: str) -> None:
+def test_every_scalar_has_a_row_with_its_variable(key: str) -> None:
     assert row(f"PARLEY_{key.upper()}")[0] == f"`{key}`"
 
 
 @pytest.mark.parametrize("name", [name for name in ServerSettings.model_fields if name != "default_model"])
-def test_the_defaults_are_the_codes(name: str) -> None:
+def test_defaults_of_the_server_are_those_of_the_code(name: str) -> None:
     assert float(row(name)[1].split()[0]) == ServerSettings.model_fields[name].default
 
 
 @pytest.mark.parametrize("name", ["images", "tools", "reasoning", "context_tokens", "max_output_tokens"])
-def test_the_defaults_of_models_are_the_codes(name: str) -> None:
+def test_defaults_of_models_are_those_of_the_code(name: str) -> None:
     assert row(name)[1].strip("`") == str(ModelSettings.model_fields[name].default).lower()
 
 
 @pytest.mark.parametrize("key", ["listen", "metrics_listen", "database_url", "log_level", "log_format"])
-def test_the_defaults_of_scalars_are_the_codes(key: str) -> None:
+def test_defaults_of_scalars_are_those_of_the_code(key: str) -> None:
     assert row(f"PARLEY_{key.upper()}")[2] == f"`{getattr(load_settings({}), key)}`"
 
 
-def test_the_switches_of_the_profiles_are_the_codes() -> None:
+def test_switches_of_profiles_are_those_of_the_code() -> None:
     for name in Switches.__struct_fields__:
         values = [cell.strip("`") for cell in row(f"switches.{name}")[1:]]
         assert values == [str(getattr(each, name)).lower() for each in PROFILES.values()], name
@@ -92,12 +92,12 @@ def test_the_example_loads(tmp_path: Path) -> None:
     assert settings.server.drain_grace_s == 60.0
 
 
-def test_every_option_of_a_script_is_named() -> None:
+def test_every_option_of_a_script_is_documented() -> None:
     (paragraph,) = re.findall(r"^The options of `script`.*?\n\n", PAGE, re.DOTALL | re.MULTILINE)
     assert [name for name in Script.__struct_fields__ if f"`{name}`" not in paragraph] == []
 
 
-def test_every_metric_is_named() -> None:
+def test_every_metric_is_documented() -> None:
     families: list[Any] = [family for family in Metrics().registry.collect() if family.name.startswith("parley_")]
     names = [family.name + ("_total" if family.type == "counter" else "") for family in families]
     assert [name for name in names if f"`{name}`" not in PAGE] == []
