@@ -1,14 +1,14 @@
 # The server's image: `make image`. Nothing is built or downloaded in the last stage.
 #
-# Packages come from PyPI. Where a company has an index or an authority of its own, give pip's configuration and the
-# authorities' certificates to the build alone; neither is in the image:
+# Packages come from PyPI. For your own package index or certificate authority, pass pip's configuration and the
+# certificates as secrets of the build, which are not part of the image:
 #   docker build --secret id=pip,src=pip.conf --secret id=ca,src=ca.pem --tag parley:latest .
-# or, where the address of the index holds no password: --build-arg PIP_INDEX_URL=...
+# or, if the address of the index has no password: --build-arg PIP_INDEX_URL=...
 FROM python:3.11-slim AS build
 ARG PIP_INDEX_URL
 WORKDIR /source
-# Where there is no such secret, pip passes over a configuration file that does not exist; a bundle that does not exist
-# would be an error.
+# Without the secrets, pip ignores the missing configuration file; a missing certificate bundle would be an error, so it is
+# set only if it exists.
 ENV PIP_CONFIG_FILE=/run/secrets/pip
 COPY constraints.txt ./
 RUN --mount=type=secret,id=pip --mount=type=secret,id=ca \
@@ -31,9 +31,9 @@ RUN python -m pip uninstall --yes --quiet --root-user-action=ignore setuptools w
     && install --directory --mode=0700 --owner=10001 --group=10001 /data
 COPY --from=build /opt/parley /opt/parley
 
-# The configuration of a container, to be overridden by `--env` or by a TOML file that PARLEY_CONFIG names. There are no
-# credentials yet, so that the server refuses an address that others can reach until PARLEY_INSECURE=1 says that the
-# network around it is trusted.
+# The configuration of a container; override it with `--env` or a TOML file that PARLEY_CONFIG names. There are no
+# credentials yet, so the server refuses an address that others can reach unless PARLEY_INSECURE=1 confirms that the
+# network is trusted.
 ENV PATH=/opt/parley/bin:$PATH \
     PYTHONUNBUFFERED=1 \
     PYTHONDONTWRITEBYTECODE=1 \
@@ -41,12 +41,12 @@ ENV PATH=/opt/parley/bin:$PATH \
     PARLEY_METRICS_LISTEN=0.0.0.0:9464 \
     PARLEY_DATABASE_URL=sqlite+aiosqlite:////data/parley.db
 
-# By number, so that Kubernetes can see that it is not root. A new volume at /data is this user's, as the folder is.
+# A number, so that Kubernetes can check that it is not root. A new volume at /data belongs to this user, as the folder does.
 USER 10001:10001
 WORKDIR /data
 VOLUME /data
 EXPOSE 50051 9464
-# SIGTERM drains: replies that run may end within server.drain_grace_s, so give `docker stop` a longer limit than that.
+# SIGTERM drains: running replies may end within server.drain_grace_s, so give `docker stop` a longer time limit.
 STOPSIGNAL SIGTERM
 HEALTHCHECK --interval=10s --timeout=5s --start-period=30s --retries=3 CMD ["python", "-m", "parley_server.probe"]
 CMD ["parley", "serve"]
