@@ -100,7 +100,7 @@ def _fed(reads):
     """What the reader makes of a body that comes in these reads, and what it pushed, neighbours of a kind joined."""
     sink = RecordingSink()
     done = []
-    reader = ChunkReader("acme", sink, on_finish=lambda: None, on_done=lambda: done.append(True))
+    reader = ChunkReader("acme", sink, on_finish=lambda _: None, on_done=lambda: done.append(True))
     try:
         for read in reads:
             if not done:

@@ -45,10 +45,12 @@ class _LoopTimer:
     def __init__(self, when: float, callback: Callable[[], None]) -> None:
         self._when = when
         self._callback = callback
-        self._handle = self._arm()
+        self._handle: asyncio.TimerHandle | None = self._arm()
 
     def cancel(self) -> None:
-        self._handle.cancel()
+        if self._handle is not None:
+            self._handle.cancel()
+            self._forget()
 
     def _arm(self) -> asyncio.TimerHandle:
         return asyncio.get_running_loop().call_at(math.ceil(self._when * 1000) / 1000, self._fire)
@@ -57,4 +59,16 @@ class _LoopTimer:
         if time.monotonic() < self._when:
             self._handle = self._arm()
         else:
-            self._callback()
+            callback = self._callback
+            self._forget()
+            callback()
+
+    def _forget(self) -> None:
+        """Drop the handle, which refers to `_fire`, and the callback, whose owner refers to this timer, so that no
+        reference cycle keeps them in memory until Python's oldest generation is collected."""
+        self._handle = None
+        self._callback = _nothing
+
+
+def _nothing() -> None:
+    """The callback of a timer that is over."""

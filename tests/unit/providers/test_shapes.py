@@ -26,7 +26,7 @@ class Reading:
         self.reader = ChunkReader(
             "acme",
             self.sink,
-            on_finish=lambda: None,
+            on_finish=lambda _: None,
             on_done=lambda: self.exchange.stop(),
             notice=self.notices.append,
             done_is_finish=shape.done_is_finish,

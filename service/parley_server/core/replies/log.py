@@ -200,13 +200,13 @@ class Log:
     def erase(self) -> None:
         """The reply no longer exists: its readers end with `ReplyNotFound`."""
         self.sealed = self.erased = True
-        self._wake()
+        self._over()
 
     def break_off(self, error: ParleyError) -> None:
         """It cannot be followed any further, although it goes on: its readers end with `error`."""
         self.sealed = True
         self.broken = error
-        self._wake()
+        self._over()
 
     def wake(self) -> None:
         """Have all readers look again."""
@@ -245,6 +245,12 @@ class Log:
     def _end(self, reply: Reply) -> None:
         self.reply = reply
         self.ended = True
+        self._over()
+
+    def _over(self) -> None:
+        """Drop the callback, which may refer to this log: in a reference cycle, an ended log would stay in memory until
+        Python's oldest generation is collected, which takes minutes to hours."""
+        self.on_append = _NOTHING
         self._wake()
 
     def _wake(self) -> None:

@@ -67,6 +67,7 @@ class ReaderCount:
             self._timer.cancel()
             self._timer = None
         self._ttl_s = 0.0
+        self._on_orphaned = _nothing  # it refers to the reply, which refers to this: no reference cycle may remain
 
     def _seen(self, until: float) -> None:
         self._left_at = max(self._left_at or until, until)
@@ -82,3 +83,7 @@ class ReaderCount:
     def _arm(self, left_at: float) -> None:
         if self._timer is None and self._ttl_s > 0.0 and self._readers == 0 and not self.paused:
             self._timer = self._clock.call_at(left_at + self._ttl_s, self._check)
+
+
+def _nothing() -> None:
+    """Nothing follows once the reply has ended."""

@@ -169,6 +169,7 @@ class LogSink:
             self._add_usage()
         self.close()
         self._log.seal()
+        self._on_full = _nothing  # it refers to the reply, which refers to this: no reference cycle may remain
 
     def _number_usage(self) -> None:
         begun = self._log.first_token_time_us or self._pending
@@ -212,3 +213,7 @@ def _cut(entry: Entry, size: int) -> Entry | None:
     assert isinstance(entry, ToolCallDelta)
     left = size - utf8_size(entry.name) - utf8_size(entry.id)
     return None if left < 0 else msgspec.structs.replace(entry, arguments=utf8_prefix(entry.arguments, left))
+
+
+def _nothing() -> None:
+    """Nothing follows once the sink is sealed."""

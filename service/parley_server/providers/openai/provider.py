@@ -182,7 +182,7 @@ class OpenAIProvider:
         reader = ChunkReader(
             self._name,
             sink,
-            on_finish=lambda: limit.start(self._after_finish_s, reader.content_s),
+            on_finish=lambda content_s: limit.start(self._after_finish_s, content_s),
             on_resume=limit.stop,
             on_done=body.stop,
             now_s=self._clock.monotonic,

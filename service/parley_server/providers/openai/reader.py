@@ -37,8 +37,8 @@ def _nothing(*_: object) -> None:
 class ChunkReader:
     """Fed with a body's bytes, pushes into the sink, flushing once per feed; knows how the stream ended.
 
-    `on_finish` is called when the provider has said why it ended, `on_resume` when content followed nonetheless, and
-    `on_done` at its `[DONE]`. `now_s` is a monotonic time. `notice` is called with what was left out: "after_finish",
+    `on_finish` is called with `content_s` when the finish reason has arrived, `on_resume` when content follows it, and
+    `on_done` at `[DONE]`. `now_s` is a monotonic time. `notice` is called with what was left out: "after_finish",
     "count", "content" or "tool_call". With `done_is_finish`, a `[DONE]` alone completes an answer. `document`: the body
     is said to be JSON.
     """
@@ -48,7 +48,7 @@ class ChunkReader:
         provider: str,
         sink: Sink,
         *,
-        on_finish: Callable[[], None],
+        on_finish: Callable[[float | None], None],
         on_done: Callable[[], None],
         on_resume: Callable[[], None] = _nothing,
         now_s: Callable[[], float] = time.monotonic,
@@ -270,7 +270,7 @@ class ChunkReader:
         if not self._finish_reported:
             self._finish_reported = True
             if not self._unreliable:
-                self._on_finish()
+                self._on_finish(self.content_s)
 
     def _say_done(self) -> None:
         self._done = True
