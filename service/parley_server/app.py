@@ -193,7 +193,7 @@ class App:
         gc.collect()
         gc.freeze()  # what was loaded at start is never garbage: later collections need not look at it
         # Tokens that logs keep count as new objects: with Python's own threshold of 700, hundreds of streams cause
-        # dozens of collections a second, 9 % of the CPU. An ended reply leaves no reference cycles that need a collection.
+        # dozens of collections a second, 9 % of the CPU. Ended replies leave no reference cycles.
         gc.set_threshold(*GC_THRESHOLDS)
         await self._server.serve()
         logger.info("serving", extra={"fields": self._addresses()})

@@ -1,4 +1,4 @@
-"""What an ended reply leaves in memory. Reference cycles would stay until Python's oldest generation is collected, which
+"""What an ended reply leaves in memory. A reference cycle would stay until Python collects its oldest generation, which
 takes minutes to hours at a moderate load."""
 
 import collections
