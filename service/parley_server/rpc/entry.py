@@ -9,6 +9,7 @@ from typing import Any
 import grpc
 from google.protobuf.message import DecodeError
 
+from parley_server.core.observer import CallEnded
 from parley_server.errors import InvalidRequest, ParleyError
 from parley_server.rpc.call import CallEnvironment, Context, allowed_s, ended_by
 from parley_server.rpc.status import status_of
@@ -101,9 +102,8 @@ async def _refuse(
 
 
 def _count(environment: CallEnvironment, method: str, code: str, began: float, *, reason: str = "") -> None:
-    environment.observer.call_ended(
-        method=method, code=code, duration_s=environment.clock.monotonic() - began, reason=reason
-    )
+    duration_s = environment.clock.monotonic() - began
+    environment.observer.call_ended(CallEnded(method=method, code=code, duration_s=duration_s, reason=reason))
 
 
 class _Unknown(grpc.GenericRpcHandler):
