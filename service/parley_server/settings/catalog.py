@@ -37,10 +37,10 @@ _OPENAI_MODEL = BuiltInModel(
     prices=PriceSettings.model_validate({"prompt": 0.25, "cached_prompt": 0.025, "completion": 2.00}),
 )
 
-Shape = TypeVar("Shape", bound=BaseModel)
+T = TypeVar("T", bound=BaseModel)
 
 
-def read_table(shape: type[Shape], table: Any, *, path: str, faults: list[str]) -> Shape | None:
+def read_table(shape: type[T], table: Any, *, path: str, faults: list[str]) -> T | None:
     """The table in its shape; None, and faults, where it does not fit."""
     try:
         return shape.model_validate(table)

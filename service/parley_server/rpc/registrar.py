@@ -20,7 +20,7 @@ UNKNOWN_METHOD = "unknown"
 Handler = Any  # grpc.RpcMethodHandler, whose types leave out its fields
 
 
-class Entry:
+class Registrar:
     """Takes the handlers of generated code, as a `grpc.aio.Server` does, and registers them with one.
 
     grpc.aio reads the one request of a call by itself, and drops a call that has ended before, or whose request is too
@@ -42,7 +42,7 @@ class Entry:
 
     def refuse_unknown_methods(self) -> None:
         """Count and refuse calls of any other method. To be called last."""
-        self._server.add_generic_rpc_handlers((_Unknown(self._environment),))
+        self._server.add_generic_rpc_handlers((_UnknownMethods(self._environment),))
 
     def _entered(self, method: str, handler: Handler) -> Handler:
         body = handler.unary_stream if handler.response_streaming else handler.unary_unary
@@ -106,7 +106,7 @@ def _count(environment: CallEnvironment, method: str, code: str, began: float, *
     environment.observer.call_ended(CallEnded(method=method, code=code, duration_s=duration_s, reason=reason))
 
 
-class _Unknown(grpc.GenericRpcHandler):
+class _UnknownMethods(grpc.GenericRpcHandler):
     """The handler of all methods that no other handler knows."""
 
     def __init__(self, environment: CallEnvironment) -> None:
