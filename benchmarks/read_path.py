@@ -18,6 +18,7 @@ from parley_server.core.clock import SystemClock
 from parley_server.core.model import Model, Prompt, PromptMessage, TextPart, Usage
 from parley_server.providers.openai.provider import OpenAIProvider
 from parley_server.providers.policies.time_limits import TimeLimits
+from parley_server.settings import OpenAISettings
 
 UPSTREAM = Path(__file__).with_name("upstream.js")
 CHARACTERS_PER_TOKEN = 9
@@ -73,7 +74,7 @@ async def run(provider: TimeLimits, options: argparse.Namespace) -> tuple[float,
 
 async def measure(options: argparse.Namespace, port: int) -> None:
     """Warm up, run, and print."""
-    endpoint = OpenAIProvider("bench", f"http://127.0.0.1:{port}/v1", api_key="none")
+    endpoint = OpenAIProvider("bench", OpenAISettings(base_url=f"http://127.0.0.1:{port}/v1"))
     provider = TimeLimits(endpoint, first_token_s=30, idle_s=60, clock=SystemClock())
     await run(provider, options)
     results = [await run(provider, options) for _ in range(options.runs)]

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from parley_server.core.cluster.lease import FOR_EVER, Lease
 from parley_server.core.cluster.remote_replies import RemoteReplies
 from parley_server.core.engine import Engine
-from parley_server.core.limits import Capacity, Limits
+from parley_server.core.limits import Capacity, Limits, limits_of
 from parley_server.core.model import (
     Finish,
     FinishReason,
@@ -43,6 +43,7 @@ from parley_server.core.replies.service import Replies
 from parley_server.core.requests import ReplyPayload, ReplyRequest
 from parley_server.errors import ModelNotFound, Reason, StorageUnavailable
 from parley_server.journal.embedded import EmbeddedRelay
+from parley_server.settings import ServerSettings
 from parley_server.store import SqlStore
 
 from tests.clock import START_US, ManualClock, settle
@@ -271,6 +272,11 @@ class Interference:
         (self.after if after else self.before)[name] = hook
 
 
+def limits_with(**changes: Any) -> Limits:
+    """The limits of a server without a configuration, but for these."""
+    return msgspec.structs.replace(limits_of(ServerSettings()), **changes)
+
+
 class World:
     """The core with its real parts, on a store, a clock that stands still and a provider that acts as told."""
 
@@ -292,7 +298,7 @@ class World:
         self.relay = make_relay(cast(Store, self.store), self.clock)
         if journal:
             self.relay.start()
-        bounds = Limits(**limits)
+        bounds = limits_with(**limits)
         live_replies = LiveReplies(self.clock, bounds)
         self.engine = Engine(
             store=cast(Store, self.store),

@@ -21,22 +21,21 @@ from parley_server.core.cluster.takeover import Sweeper
 from parley_server.core.conversations.service import Conversations
 from parley_server.core.engine import Engine
 from parley_server.core.ids import new_id
-from parley_server.core.limits import Capacity, Limits
-from parley_server.core.model import Model, Prices
+from parley_server.core.limits import Capacity, limits_of
 from parley_server.core.ports import Clock
 from parley_server.core.replies.live import LiveReplies
 from parley_server.core.replies.service import Replies
 from parley_server.errors import StorageUnavailable
 from parley_server.journal.embedded import EmbeddedRelay
-from parley_server.providers.registry import ProviderSpec, Registry
+from parley_server.providers.registry import Registry
 from parley_server.rpc.call import CallEnvironment
 from parley_server.rpc.identity import OpenAccess
 from parley_server.rpc.server import GrpcServer
 from parley_server.rpc.tls import Certificates
 from parley_server.rpc.transport import options
-from parley_server.settings import BuiltInModel, OpenAISettings, ProviderSettings, Settings
+from parley_server.settings import Settings, is_sqlite
 from parley_server.store import open_store
-from parley_server.store.engine.location import is_sqlite, sqlite_path
+from parley_server.store.engine.location import sqlite_path
 from parley_server.store.engine.lock import DatabaseLock
 from parley_server.store.migrate import migrate
 from parley_server.telemetry.endpoint import MetricsEndpoint, serve_metrics
@@ -67,8 +66,14 @@ class App:
         self.replica_id = "" if self._lock else new_id(self._clock.now_us())
         self._store = open_store(settings.database_url, replica_id=self.replica_id)
         self._relay = self._build_relay()
-        self._registry = build_registry(settings, self._clock, self.telemetry)
-        limits = _limits(settings)
+        self._registry = Registry(
+            settings.providers,
+            settings.models,
+            settings.server.default_model,
+            clock=self._clock,
+            observer=self.telemetry,
+        )
+        limits = limits_of(settings.server)
         live_replies = LiveReplies(self._clock, limits)
         self._remote_replies = RemoteReplies(
             store=self._store, relay=self._relay, clock=self._clock, limits=limits, live_replies=live_replies
@@ -259,70 +264,6 @@ class App:
                     logger.info("database_back")
                     await self._server.serve()
                 ready = True
-
-
-def _limits(settings: Settings) -> Limits:
-    server = settings.server
-    return Limits(
-        max_replies=server.max_replies,
-        max_prompt_bytes=server.max_prompt_bytes,
-        max_readers_per_reply=server.max_readers_per_reply,
-        max_reply_bytes=server.max_reply_bytes,
-        max_input_text_bytes=server.max_input_text_bytes,
-        max_image_bytes=server.max_images_bytes,
-        time_limit_s=server.time_limit_s,
-        orphan_ttl_s=server.orphan_ttl_s,
-        disconnect_cancel_s=server.disconnect_cancel_s,
-        reconcile_interval_s=server.reconcile_interval_s,
-        relay_retention_s=server.relay_retention_s,
-        ended_logs_ttl_s=server.ended_logs_ttl_s,
-        ended_logs_max_bytes=server.ended_logs_max_bytes,
-    )
-
-
-def build_registry(settings: Settings, clock: Clock, telemetry: Telemetry | None = None) -> Registry:
-    """The models and their providers. Raises `NotConfigured` for what only a provider can see to be wrong."""
-    models = [
-        Model(
-            alias=alias,
-            provider=model.provider,
-            name=model.name,
-            context_tokens=model.context_tokens,
-            max_output_tokens=model.max_output_tokens,
-            output_tokens=0 if isinstance(model, BuiltInModel) else model.max_output_tokens,
-            images=model.images,
-            tools=model.tools,
-            reasoning=model.reasoning,
-            prices=Prices(
-                prompt=model.prices.prompt,
-                cached_prompt=model.prices.cached_prompt,
-                completion=model.prices.completion,
-            ),
-            is_default=alias == settings.server.default_model,
-        )
-        for alias, model in settings.models.items()
-    ]
-    providers = [_spec(name, provider) for name, provider in settings.providers.items()]
-    default = settings.server.default_model
-    return Registry(providers, models, default, clock=clock, environment={}, observer=telemetry)
-
-
-def _spec(name: str, provider: ProviderSettings) -> ProviderSpec:
-    if isinstance(provider, OpenAISettings):
-        secret = provider.api_key
-        timeouts = provider.timeouts
-        return ProviderSpec(
-            name=name,
-            kind="openai",
-            base_url=provider.base_url,
-            api_key=secret.get_secret_value if secret is not None else None,
-            connect_s=timeouts.connect,
-            first_token_s=timeouts.first_token,
-            idle_s=timeouts.idle,
-            profile=provider.profile,
-            switches=provider.switches.model_dump(exclude_none=True),
-        )
-    return ProviderSpec(name=name, kind="scripted", script=provider.script)
 
 
 def _raise_open_files() -> None:

@@ -107,10 +107,11 @@ def _check(options: argparse.Namespace) -> int:
 
 
 async def _build_providers(settings: Settings) -> None:
-    from parley_server.app import build_registry
     from parley_server.core.clock import SystemClock
+    from parley_server.providers.registry import Registry
 
-    await build_registry(settings, SystemClock()).close()
+    default = settings.server.default_model
+    await Registry(settings.providers, settings.models, default, clock=SystemClock()).close()
 
 
 def _chat(options: argparse.Namespace) -> int:

@@ -7,8 +7,8 @@ import shutil
 import sqlite3
 
 import pytest
+from parley_server.settings import is_sqlite
 from parley_server.store import open_store
-from parley_server.store.engine.location import is_sqlite
 from parley_server.store.migrate import migrate
 from parley_server.store.schema import metadata
 

@@ -48,7 +48,7 @@ CONFIG = """
 [providers.up]
 kind = "openai"
 base_url = "{url}"
-api_key = "env:UPSTREAM_KEY"
+api_key = "{key}"
 {provider}
 
 [providers.typewriter]
@@ -419,12 +419,19 @@ class Server(Caller):
 
 @contextlib.asynccontextmanager
 async def serving(
-    folder: Path, upstream: Upstream, *, clock: Any = None, provider: str = "", url: str = "", **settings: Any
+    folder: Path,
+    upstream: Upstream,
+    *,
+    clock: Any = None,
+    provider: str = "",
+    url: str = "",
+    key: str = "env:UPSTREAM_KEY",
+    **settings: Any,
 ) -> AsyncIterator[Callable[[], Any]]:
     """Yields a function that starts a server on the folder's file; all of them are stopped at the end."""
     config = folder / "parley.toml"
     lines = "\n".join(f"{key} = {_toml(value)}" for key, value in settings.items())
-    config.write_text(CONFIG.format(url=url or upstream.url, provider=provider, server=lines))
+    config.write_text(CONFIG.format(url=url or upstream.url, key=key, provider=provider, server=lines))
     environment = {
         "PARLEY_CONFIG": str(config),
         "PARLEY_LISTEN": "127.0.0.1:0",

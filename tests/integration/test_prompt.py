@@ -45,6 +45,18 @@ async def test_the_order_of_a_prompt(server, upstream):
     ]
 
 
+async def test_a_changed_key_file_gives_the_next_request_its_key(serve, upstream, tmp_path):
+    (tmp_path / "key").write_text("sk-first\n")
+    server = await serve(key="file:key")
+    await server.stream("Hi").end()
+    (tmp_path / "key").write_text("sk-second\n")
+    await server.stream("Hi").end()
+    assert [request.headers["authorization"] for request in upstream.requests] == [
+        "Bearer sk-first",
+        "Bearer sk-second",
+    ]
+
+
 async def test_the_request_of_a_plain_question(server, upstream):
     await server.stream("Hi").end()
     (request,) = upstream.requests

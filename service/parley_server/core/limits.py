@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
+import msgspec
+
 from parley_server.core.model import Value
 from parley_server.core.ports import Clock
 from parley_server.errors import Overloaded
-
-KIB = 1024
-MIB = 1024 * KIB
 
 LEAST_AWAY_S, MOST_AWAY_S = 1.0, 15.0
 BACK_PER_S = 100
@@ -15,23 +14,28 @@ BACK_PER_S = 100
 
 
 class Limits(Value, frozen=True, kw_only=True):
-    """Bounds, in the units of their names."""
+    """Bounds, in the units of their names. The defaults of those that can be configured belong to the settings."""
 
-    max_replies: int = 4000
-    max_prompt_bytes: int = 256 * MIB
-    max_readers_per_reply: int = 100
-    max_reply_bytes: int = 2 * MIB
-    max_input_text_bytes: int = 2 * MIB
-    max_image_bytes: int = 3 * MIB
-    time_limit_s: float = 600.0
-    orphan_ttl_s: float = 300.0
-    disconnect_cancel_s: float = 10.0
+    max_replies: int
+    max_prompt_bytes: int
+    max_readers_per_reply: int
+    max_reply_bytes: int
+    max_input_text_bytes: int
+    max_images_bytes: int
+    time_limit_s: float
+    orphan_ttl_s: float
+    disconnect_cancel_s: float
+    reconcile_interval_s: float
+    relay_retention_s: float
+    ended_logs_ttl_s: float
+    ended_logs_max_bytes: int
     interrupt_wait_s: float = 5.0
     provider_close_s: float = 5.0
-    reconcile_interval_s: float = 3.0
-    relay_retention_s: float = 600.0
-    ended_logs_ttl_s: float = 60.0
-    ended_logs_max_bytes: int = 64 * MIB
+
+
+def limits_of(settings: object) -> Limits:
+    """The limits in the attributes of the same names; the core does not import the settings."""
+    return msgspec.convert(settings, Limits, from_attributes=True)
 
 
 class Capacity:

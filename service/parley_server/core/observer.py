@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Protocol
 
-from parley_server.core.model import Reply
+from parley_server.core.model import Reply, Value
 from parley_server.errors import Reason
 
 
@@ -37,23 +37,27 @@ class Observer(Protocol):
         """This replica ended a reply of a dead replica."""
 
 
+class CallEnded(Value, frozen=True, kw_only=True):
+    """A finished RPC: the full name of its method, the name of its status code, and the reason of its error, if any.
+
+    Who called, and what, is empty where the call ended before that was known."""
+
+    method: str
+    code: str
+    duration_s: float
+    reason: str = ""
+    tenant: str = ""
+    end_user: str = ""
+    call_id: str = ""
+    reply_id: str = ""
+    traceparent: str = ""
+
+
 class CallObserver(Protocol):
     """Receives events of RPCs."""
 
-    def call_ended(
-        self,
-        *,
-        method: str,
-        code: str,
-        duration_s: float,
-        reason: str = "",
-        tenant: str = "",
-        end_user: str = "",
-        call_id: str = "",
-        reply_id: str = "",
-        traceparent: str = "",
-    ) -> None:
-        """A call has its status: the full method name, the status code's name ("OK"), the error's reason or nothing."""
+    def call_ended(self, call: CallEnded) -> None:
+        """A call has ended with its status."""
 
     def resumed(self) -> None:
         """A client resumed a reply with ResumeReply."""

@@ -119,8 +119,8 @@ def check_messages(path: str, messages: tuple[Message, ...], limits: Limits) -> 
     if len(messages) > MAX_MESSAGES:
         raise _too_large(path, f"{MAX_MESSAGES} messages")
     images = sum(len(part.data) for message in messages for part in message.parts if isinstance(part, ImagePart))
-    if images > limits.max_image_bytes:
-        raise _too_large(path, f"{limits.max_image_bytes} bytes of images")
+    if images > limits.max_images_bytes:
+        raise _too_large(path, f"{limits.max_images_bytes} bytes of images")
     return tuple(_checked(message, f"{path}[{i}]", limits) for i, message in enumerate(messages))
 
 

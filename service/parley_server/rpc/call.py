@@ -16,7 +16,7 @@ import grpc
 
 from parley_server.core.ids import new_id
 from parley_server.core.model import Identity
-from parley_server.core.observer import CallObserver
+from parley_server.core.observer import CallEnded, CallObserver
 from parley_server.core.ports import Clock
 from parley_server.core.replies.endings import defect
 from parley_server.core.validation import check_key
@@ -59,6 +59,20 @@ class Caller:
     def traceparent(self) -> str:
         """The W3C trace context of the call; empty where it has none."""
         return self.metadata.get("traceparent", "")[:256]
+
+    def ended(self, method: str, duration_s: float) -> CallEnded:
+        """The event of the call's end."""
+        return CallEnded(
+            method=method,
+            code=self.code,
+            duration_s=duration_s,
+            reason=self.reason,
+            tenant=self.identity.tenant,
+            end_user=self.identity.end_user,
+            call_id=self.call_id,
+            reply_id=self.reply_id,
+            traceparent=self.traceparent,
+        )
 
 
 class ReplyFailed(Exception):
@@ -128,17 +142,8 @@ def rpc(
                 logger.exception("call_defect", extra={"fields": {"call_id": caller.call_id, "method": method}})
                 await _abort_defect(context, caller)
             finally:
-                self.environment.observer.call_ended(
-                    method=method,
-                    code=caller.code,
-                    duration_s=self.environment.clock.monotonic() - began,
-                    reason=caller.reason,
-                    tenant=caller.identity.tenant,
-                    end_user=caller.identity.end_user,
-                    call_id=caller.call_id,
-                    reply_id=caller.reply_id,
-                    traceparent=caller.traceparent,
-                )
+                duration_s = self.environment.clock.monotonic() - began
+                self.environment.observer.call_ended(caller.ended(method, duration_s))
             raise AssertionError("abort raises")
 
         return handle

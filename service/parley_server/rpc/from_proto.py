@@ -26,7 +26,6 @@ from parley_server.core.requests import ReplyPayload
 from parley_server.core.store_types import CancelTarget, ConversationUpdate, MessageFilter, Position
 from parley_server.errors import InvalidRequest
 
-DEFAULT_HEARTBEAT_S = 15.0
 DEFAULT_POLL_S = 20.0
 MAX_POLL_S = 60.0
 DEFAULT_GATHER_S = 0.2

@@ -27,8 +27,8 @@ from parley_server.rpc.call import CallEnvironment
 from parley_server.rpc.catalog import AdminServicer, CatalogServicer
 from parley_server.rpc.chat import ChatServicer
 from parley_server.rpc.conversations import ConversationsServicer
-from parley_server.rpc.entry import Entry
 from parley_server.rpc.reflection import serve_reflection
+from parley_server.rpc.registrar import Registrar
 from parley_server.rpc.tls import Certificates
 from parley_server.rpc.transport import Options
 from parley_server.settings import Address
@@ -89,15 +89,15 @@ class GrpcServer:
 
     def _build(self) -> grpc.aio.Server:
         server = grpc.aio.server(options=self._options)
-        entry = Entry(server, self._environment)
-        methods = cast(grpc.aio.Server, entry)  # as far as generated code uses one
+        registrar = Registrar(server, self._environment)
+        methods = cast(grpc.aio.Server, registrar)  # as far as generated code uses one
         chat_pb2_grpc.add_ChatServicer_to_server(self._chat, methods)
         conversations_pb2_grpc.add_ConversationsServicer_to_server(self._conversations, methods)
         catalog_pb2_grpc.add_CatalogServicer_to_server(self._catalog, methods)
         admin_pb2_grpc.add_AdminServicer_to_server(AdminServicer(), methods)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
         serve_reflection(server, _services())
-        entry.refuse_unknown_methods()
+        registrar.refuse_unknown_methods()
         return server
 
     async def serve(self) -> None:

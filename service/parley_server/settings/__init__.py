@@ -1,6 +1,7 @@
 """The configuration: the only reader of the environment and of the TOML file. It knows nothing of the adapters."""
 
 from parley_server.settings.faults import SettingsError
+from parley_server.settings.keys import ApiKey
 from parley_server.settings.load import load_settings
 from parley_server.settings.shape import (
     Address,
@@ -8,30 +9,35 @@ from parley_server.settings.shape import (
     ModelSettings,
     OpenAISettings,
     PriceSettings,
+    Profile,
     ProviderSettings,
     ScriptedSettings,
     ServerSettings,
     Settings,
-    SwitchSettings,
+    Switches,
     Timeouts,
     TlsSettings,
+    ToolIds,
 )
 from parley_server.settings.urls import is_sqlite, without_secrets
 
 __all__ = [
     "Address",
+    "ApiKey",
     "BuiltInModel",
     "ModelSettings",
     "OpenAISettings",
     "PriceSettings",
+    "Profile",
     "ProviderSettings",
     "ScriptedSettings",
     "ServerSettings",
     "Settings",
     "SettingsError",
-    "SwitchSettings",
+    "Switches",
     "Timeouts",
     "TlsSettings",
+    "ToolIds",
     "is_sqlite",
     "load_settings",
     "without_secrets",

@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
-from pydantic import BaseModel, SecretStr, ValidationError
+from pydantic import BaseModel, ValidationError
 
-from parley_server.settings.faults import did_you_mean, lines_of
+from parley_server.settings.faults import LATER, did_you_mean, lines_of
+from parley_server.settings.keys import ApiKey, find_key
 from parley_server.settings.shape import (
     BuiltInModel,
     ModelSettings,
@@ -19,7 +20,6 @@ from parley_server.settings.shape import (
     ProviderSettings,
     ScriptedSettings,
 )
-from parley_server.settings.sources import LATER
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/@-]{0,127}")
 _KINDS: dict[str, type[OpenAISettings | ScriptedSettings]] = {
@@ -37,10 +37,10 @@ _OPENAI_MODEL = BuiltInModel(
     prices=PriceSettings.model_validate({"prompt": 0.25, "cached_prompt": 0.025, "completion": 2.00}),
 )
 
-Shape = TypeVar("Shape", bound=BaseModel)
+T = TypeVar("T", bound=BaseModel)
 
 
-def read_table(shape: type[Shape], table: Any, *, path: str, faults: list[str]) -> Shape | None:
+def read_table(shape: type[T], table: Any, *, path: str, faults: list[str]) -> T | None:
     """The table in its shape; None, and faults, where it does not fit."""
     try:
         return shape.model_validate(table)
@@ -54,7 +54,7 @@ def built_in_providers(environment: Mapping[str, str]) -> dict[str, ProviderSett
     providers: dict[str, ProviderSettings] = {"scripted": ScriptedSettings()}
     if environment.get("OPENAI_API_KEY"):
         base_url = environment.get("OPENAI_BASE_URL") or OpenAISettings().base_url
-        providers["openai"] = OpenAISettings(base_url=base_url, api_key=SecretStr(environment["OPENAI_API_KEY"]))
+        providers["openai"] = OpenAISettings(base_url=base_url, api_key=ApiKey(environment["OPENAI_API_KEY"]))
     return providers
 
 
@@ -134,29 +134,10 @@ def _with_key(
         return table
     rest = {key: value for key, value in table.items() if key != "api_key"}
     try:
-        return {**rest, "api_key": SecretStr(_look_up(table["api_key"], environment, folder))}
+        return {**rest, "api_key": find_key(table["api_key"], environment, folder)}
     except ValueError as error:
         faults.append(f"{path}.api_key: {error}")
         return rest
-
-
-def _look_up(reference: Any, environment: Mapping[str, str], folder: Path) -> str:
-    if reference == "stored":
-        raise ValueError(f'"stored" is {LATER}')
-    source, colon, name = reference.partition(":") if isinstance(reference, str) else ("", "", "")
-    if source not in ("env", "file") or not colon or not name:
-        raise ValueError('must be "env:NAME" or "file:PATH", never the key itself')
-    if source == "env":
-        if not environment.get(name):
-            raise ValueError(f"the environment variable {name} is not set")
-        return environment[name]
-    try:
-        key = (folder / name).read_text(encoding="utf-8").strip()
-    except (OSError, UnicodeDecodeError):
-        raise ValueError(f"the file {name} cannot be read") from None
-    if not key:
-        raise ValueError(f"the file {name} is empty")
-    return key
 
 
 def base_url_fault(base_url: str) -> str | None:

@@ -12,6 +12,8 @@ from pydantic import BaseModel, ValidationError
 if TYPE_CHECKING:
     from pydantic_core import ErrorDetails
 
+LATER = "not supported by this release"
+
 # Strings are shown only for these keys: anything else may hold, or be mistaken for, a password.
 SHOWN_STRINGS = frozenset(
     {

@@ -15,10 +15,10 @@ from parley_server.settings.catalog import (
     read_providers,
     read_table,
 )
-from parley_server.settings.faults import SettingsError, did_you_mean
+from parley_server.settings.faults import LATER, SettingsError, did_you_mean
+from parley_server.settings.keys import variable_of
 from parley_server.settings.shape import ModelSettings, ProviderSettings, ServerSettings, Settings, TlsSettings
 from parley_server.settings.sources import (
-    LATER,
     SCALARS,
     SCALARS_TO_COME,
     check_variables,
@@ -69,8 +69,8 @@ def _variables_named_by(document: Mapping[str, Any]) -> set[str]:
     """The variables that hold the keys of providers; they may begin with PARLEY_, too."""
     tables = document.get("providers")
     providers = tables.values() if isinstance(tables, dict) else ()
-    keys = [table.get("api_key") for table in providers if isinstance(table, dict)]
-    return {key.removeprefix("env:") for key in keys if isinstance(key, str) and key.startswith("env:")}
+    named = [variable_of(table.get("api_key")) for table in providers if isinstance(table, dict)]
+    return {variable for variable in named if variable}
 
 
 def _read_catalog(

@@ -8,12 +8,16 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+
+from parley_server.settings.keys import ApiKey
 
 KIB = 1024
 MIB = 1024 * KIB
 NANO_USD = 1_000_000_000
 MAX_WORKERS = 64
+FIRST_TOKEN_S = 30.0
+REASONING_FIRST_TOKEN_S = 120.0
 
 _ADDRESS = re.compile(r"(?:\[(?P<ipv6>[^\]]+)\]|(?P<host>[A-Za-z0-9._-]+)):(?P<port>[0-9]{1,5})")
 
@@ -21,7 +25,9 @@ _ADDRESS = re.compile(r"(?:\[(?P<ipv6>[^\]]+)\]|(?P<host>[A-Za-z0-9._-]+)):(?P<p
 class _Shape(BaseModel):
     """Immutable, strict about types, closed to keys that it does not know."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, hide_input_in_errors=True)
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", strict=True, hide_input_in_errors=True, arbitrary_types_allowed=True
+    )
 
 
 def _number(value: Any) -> Any:
@@ -53,6 +59,9 @@ def _nano_usd(value: Any) -> Any:
 
 
 Profile = Literal["openai", "azure", "openrouter", "mistral", "deepseek", "xai", "groq", "generic"]
+ToolIds = Literal["long", "short"]
+LogLevel = Literal["debug", "info", "warning", "error"]
+LogFormat = Literal["json", "text"]
 Seconds = Annotated[float, BeforeValidator(_number), Field(gt=0, le=86_400)]
 NanoUsd = Annotated[int, BeforeValidator(_nano_usd), Field(le=10**15)]
 Count = Annotated[int, Field(gt=0)]
@@ -96,39 +105,59 @@ def _is_ipv6(text: str) -> bool:
 
 
 class Timeouts(_Shape):
-    """Limits of a provider's call, in seconds: to connect, until the first token of an attempt (None: as long as suits
-    the model), between two tokens."""
+    """Time limits of a provider's call, in seconds: to connect, until the first token of an attempt (None: 30, or 120
+    for a model that reasons), between two tokens."""
 
     connect: Seconds = 5.0
     first_token: Seconds | None = None
     idle: Seconds = 60.0
 
+    def first_token_s(self, *, reasoning: bool) -> float:
+        """The limit until the first token, for a model that reasons or does not."""
+        usual_s = REASONING_FIRST_TOKEN_S if reasoning else FIRST_TOKEN_S
+        return usual_s if self.first_token is None else self.first_token
 
-class SwitchSettings(_Shape):
-    """What an endpoint takes that differs from its profile; None is as in the profile (`providers.openai_profile`)."""
 
-    max_tokens_field: Literal["max_tokens", "max_completion_tokens"] | None = None
-    ask_usage: bool | None = None
-    no_store: bool | None = None
-    no_obfuscation: bool | None = None
-    cache_key: bool | None = None
-    system_anywhere: bool | None = None
-    alternate: bool | None = None
-    prefill: bool | None = None
-    tool_id: Literal["long", "short"] | None = None
-    done_is_finish: bool | None = None
-    auth: Literal["bearer", "api-key"] | None = None
+class Switches(_Shape):
+    """What one endpoint of OpenAI's dialect accepts and needs. The defaults are those of the profile `generic`.
+
+    In a configuration, only the switches that are set count; the others come from the profile
+    (`providers.openai.profile`).
+
+    max_tokens_field: the field of the output limit.
+    ask_usage: send `stream_options.include_usage`, until the server refuses that field by name.
+    no_store: send `store: false`. no_obfuscation: send `stream_options.include_obfuscation: false`.
+    cache_key: send `prompt_cache_key`.
+    system_anywhere: system messages may follow the first message.
+    alternate: user and assistant messages must alternate strictly.
+    prefill: the last message may be the assistant's.
+    tool_id: ids of tool calls have 1 to 40 of A-Z, a-z, 0-9, _ and - ("long"), or 9 letters and digits ("short").
+    done_is_finish: `[DONE]` completes an answer that has neither a finish reason nor usage.
+    auth: the header that holds the key, `Authorization: Bearer` or `api-key`.
+    """
+
+    max_tokens_field: Literal["max_tokens", "max_completion_tokens"] = "max_tokens"
+    ask_usage: bool = True
+    no_store: bool = False
+    no_obfuscation: bool = False
+    cache_key: bool = False
+    system_anywhere: bool = False
+    alternate: bool = True
+    prefill: bool = True
+    tool_id: ToolIds = "short"
+    done_is_finish: bool = False
+    auth: Literal["bearer", "api-key"] = "bearer"
 
 
 class OpenAISettings(_Shape):
-    """An endpoint that speaks OpenAI's chat completions. `api_key` is the key itself, already looked up; `profile` None
-    is that of the host."""
+    """An endpoint that speaks OpenAI's chat completions. `api_key` None: no key is sent. `profile` None: the profile of
+    the host of `base_url`."""
 
     kind: Literal["openai"] = "openai"
     base_url: str = "https://api.openai.com/v1"
-    api_key: SecretStr | None = None
+    api_key: ApiKey | None = None
     profile: Profile | None = None
-    switches: SwitchSettings = SwitchSettings()
+    switches: Switches = Switches()
     timeouts: Timeouts = Timeouts()
 
 
@@ -212,14 +241,14 @@ class Settings(_Shape):
     """A whole valid configuration. `server.default_model` names one of `models`; several `workers`, or a relay
     (`redis_url`), come with a PostgreSQL database alone. The URLs may hold passwords and are not part of the `repr`."""
 
-    listen: Address
-    metrics_listen: Address | None
-    database_url: Annotated[str, Field(repr=False)]
+    listen: Address = Address(host="127.0.0.1", port=50051)
+    metrics_listen: Address | None = Address(host="127.0.0.1", port=9464)
+    database_url: Annotated[str, Field(repr=False)] = "sqlite+aiosqlite:///parley.db"
     redis_url: Annotated[str | None, Field(repr=False)] = None
     workers: Annotated[int, Field(ge=1, le=MAX_WORKERS)] = 1
-    insecure: bool
-    log_level: Literal["debug", "info", "warning", "error"]
-    log_format: Literal["json", "text"]
+    insecure: bool = False
+    log_level: LogLevel = "info"
+    log_format: LogFormat = "json"
     server: ServerSettings
     tls: TlsSettings | None
     providers: dict[str, ProviderSettings]

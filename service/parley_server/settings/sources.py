@@ -7,14 +7,13 @@ import tomllib
 from collections.abc import Callable, Collection, Mapping
 from decimal import Decimal
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
-from parley_server.settings.faults import did_you_mean
-from parley_server.settings.shape import MAX_WORKERS, Address
+from parley_server.settings.faults import LATER, did_you_mean
+from parley_server.settings.shape import MAX_WORKERS, Address, LogFormat, LogLevel, Settings
 from parley_server.settings.urls import POSTGRESQL_FORM, check_database_url, check_redis_url, is_sqlite
 
 PREFIX = "PARLEY_"
-LATER = "not supported by this release"
 SCALARS_TO_COME = ("encryption_keys",)
 
 # Kubernetes sets these in every pod beside a Service whose name begins with "parley".
@@ -22,8 +21,6 @@ _SERVICE_LINK = re.compile(
     r"PARLEY(_[A-Z0-9_]+)?_(SERVICE_(HOST|PORT(_[A-Z0-9_]+)?)|PORT(_\d+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?)?)"
 )
 _WORDS = {"1": True, "true": True, "yes": True, "on": True, "0": False, "false": False, "no": False, "off": False}
-_LOG_LEVELS = ("debug", "info", "warning", "error")
-_LOG_FORMATS = ("json", "text")
 
 
 def read_document(path: str, faults: list[str]) -> dict[str, Any]:
@@ -138,11 +135,11 @@ def _switch(value: Any) -> bool:
 
 
 def _log_level(value: Any) -> str:
-    return _one_of(value, _LOG_LEVELS)
+    return _one_of(value, get_args(LogLevel))
 
 
 def _log_format(value: Any) -> str:
-    return _one_of(value, _LOG_FORMATS)
+    return _one_of(value, get_args(LogFormat))
 
 
 def _one_of(value: Any, words: tuple[str, ...]) -> str:
@@ -169,13 +166,4 @@ _PARSERS: dict[str, Callable[[Any], Any]] = {
     "log_format": _log_format,
 }
 SCALARS = tuple(_PARSERS)
-_DEFAULTS: dict[str, Any] = {
-    "listen": Address(host="127.0.0.1", port=50051),
-    "metrics_listen": Address(host="127.0.0.1", port=9464),
-    "database_url": "sqlite+aiosqlite:///parley.db",
-    "redis_url": None,
-    "workers": 1,
-    "insecure": False,
-    "log_level": "info",
-    "log_format": "json",
-}
+_DEFAULTS = {name: Settings.model_fields[name].default for name in SCALARS}

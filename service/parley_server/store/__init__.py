@@ -6,7 +6,8 @@ the lock. On PostgreSQL: `migrate.migrate` once, by whoever deploys; then `open_
 
 from __future__ import annotations
 
-from parley_server.store.engine.location import is_sqlite, postgresql_url, sqlite_path
+from parley_server.settings import is_sqlite
+from parley_server.store.engine.location import postgresql_url, sqlite_path
 from parley_server.store.engine.sqlite import SqliteDatabase
 from parley_server.store.replicas import connection_name
 from parley_server.store.store import SqlStore

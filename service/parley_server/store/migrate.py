@@ -16,7 +16,8 @@ from sqlalchemy import URL, Connection, func, inspect, select, text
 from sqlalchemy.exc import DBAPIError
 
 from parley_server.private_files import close_to_others, open_private
-from parley_server.store.engine.location import StoreUnusable, is_sqlite, postgresql_url, sqlite_path
+from parley_server.settings import is_sqlite
+from parley_server.store.engine.location import StoreUnusable, postgresql_url, sqlite_path
 from parley_server.store.engine.sqlite import open_engine
 from parley_server.store.schema import schema_release as release_table
 

@@ -16,6 +16,7 @@ from typing import Any, Literal, TextIO
 import msgspec
 
 from parley_server.core.model import Reply, State
+from parley_server.core.observer import CallEnded
 from parley_server.errors import Reason
 
 # Their lines repeat what they send and receive.
@@ -52,33 +53,23 @@ def configure_logging(
     logging.captureWarnings(capture=True)
 
 
-def log_call(
-    *,
-    method: str,
-    code: str,
-    duration_s: float,
-    reason: str = "",
-    tenant: str = "",
-    end_user: str = "",
-    call_id: str = "",
-    reply_id: str = "",
-    traceparent: str = "",
-) -> None:
-    """One line for a call that has its status. Empty fields are left out."""
-    level = logging.ERROR if code in ("INTERNAL", "UNKNOWN") else logging.INFO
+def log_call(call: CallEnded) -> None:
+    """Log one line for a finished call. Empty fields are left out."""
+    level = logging.ERROR if call.code in ("INTERNAL", "UNKNOWN") else logging.INFO
     if not _calls.isEnabledFor(level):
         return
-    fields: dict[str, Any] = {"method": method, "code": code, "duration_ms": round(duration_s * 1000, 3)}
-    optional = (
-        ("reason", reason),
-        ("tenant", tenant),
-        ("end_user", end_user),
-        ("call_id", call_id),
-        ("reply_id", reply_id),
-        ("traceparent", traceparent),
-    )
-    fields.update([pair for pair in optional if pair[1]])
-    _calls.log(level, "call", extra={"fields": fields})
+    fields: dict[str, Any] = {
+        "method": call.method,
+        "code": call.code,
+        "duration_ms": round(call.duration_s * 1000, 3),
+        "reason": call.reason,
+        "tenant": call.tenant,
+        "end_user": call.end_user,
+        "call_id": call.call_id,
+        "reply_id": call.reply_id,
+        "traceparent": call.traceparent,
+    }
+    _calls.log(level, "call", extra={"fields": {name: value for name, value in fields.items() if value != ""}})
 
 
 def log_reply(reply: Reply, *, overhead_s: float, text_length: int) -> None:

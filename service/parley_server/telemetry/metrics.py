@@ -11,6 +11,7 @@ from prometheus_client.platform_collector import PlatformCollector
 from prometheus_client.process_collector import ProcessCollector
 
 from parley_server.core.model import Reply, Usage
+from parley_server.core.observer import CallEnded
 from parley_server.errors import Reason
 from parley_server.telemetry.logs import end_reason
 
@@ -205,23 +206,10 @@ class Metrics:
 
     # --- the edge and the providers
 
-    def call_ended(
-        self,
-        *,
-        method: str,
-        code: str,
-        duration_s: float,
-        reason: str = "",
-        tenant: str = "",
-        end_user: str = "",
-        call_id: str = "",
-        reply_id: str = "",
-        traceparent: str = "",
-    ) -> None:
+    def call_ended(self, call: CallEnded) -> None:
         """See `CallObserver`."""
-        del reason, tenant, end_user, call_id, reply_id, traceparent
-        self._calls.of(method, code).inc()
-        self._call_duration.of(method).observe(duration_s)
+        self._calls.of(call.method, call.code).inc()
+        self._call_duration.of(call.method).observe(call.duration_s)
 
     def resumed(self) -> None:
         """See `CallObserver`."""

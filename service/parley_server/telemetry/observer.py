@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from parley_server.core.model import Reply
+from parley_server.core.observer import CallEnded
 from parley_server.telemetry.logs import log_call, log_reply
 from parley_server.telemetry.metrics import Metrics
 
@@ -15,29 +16,7 @@ class Telemetry(Metrics):
         super().reply_ended(reply, overhead_s=overhead_s, text_length=text_length)
         log_reply(reply, overhead_s=overhead_s, text_length=text_length)
 
-    def call_ended(
-        self,
-        *,
-        method: str,
-        code: str,
-        duration_s: float,
-        reason: str = "",
-        tenant: str = "",
-        end_user: str = "",
-        call_id: str = "",
-        reply_id: str = "",
-        traceparent: str = "",
-    ) -> None:
+    def call_ended(self, call: CallEnded) -> None:
         """See `CallObserver`."""
-        super().call_ended(method=method, code=code, duration_s=duration_s)
-        log_call(
-            method=method,
-            code=code,
-            duration_s=duration_s,
-            reason=reason,
-            tenant=tenant,
-            end_user=end_user,
-            call_id=call_id,
-            reply_id=reply_id,
-            traceparent=traceparent,
-        )
+        super().call_ended(call)
+        log_call(call)

@@ -7,6 +7,7 @@ from typing import Any
 
 from parley_server.core.model import Model, Prompt, PromptMessage, TextPart, Usage
 from parley_server.providers.openai.provider import OpenAIProvider
+from parley_server.settings import ApiKey, OpenAISettings
 
 
 class RecordingSink:
@@ -64,5 +65,7 @@ def prompt(text: str = "Hi", **fields: Any) -> Prompt:
     return Prompt(**({"model": model(), "messages": messages} | fields))
 
 
-def provider_at(url: str, **options: Any) -> OpenAIProvider:
-    return OpenAIProvider("acme", url, **({"api_key": "sk-secret"} | options))
+def provider_at(url: str, settings: OpenAISettings | None = None, **options: Any) -> OpenAIProvider:
+    """A provider at this URL: as `settings` say, else with a key."""
+    settings = settings or OpenAISettings(api_key=ApiKey("sk-secret"))
+    return OpenAIProvider("acme", settings.model_copy(update={"base_url": url}), **options)

@@ -12,6 +12,7 @@ from parley_server.errors import (
     ProviderUnauthenticated,
     ProviderUnavailable,
 )
+from parley_server.settings import ApiKey, OpenAISettings, Timeouts
 
 from tests.integration.providers.recording import RecordingSink, prompt, provider_at
 from tests.upstream import Close, Hang, Raw, Reset, Script, Upstream, answer, refusal
@@ -109,7 +110,9 @@ async def test_no_connection_in_time():
         for filler in fillers:
             filler.setblocking(False)
             filler.connect_ex(address)
-        error = await failure_of(f"http://127.0.0.1:{address[1]}/v1", connect_s=0.05)
+        error = await failure_of(
+            f"http://127.0.0.1:{address[1]}/v1", settings=OpenAISettings(timeouts=Timeouts(connect=0.05))
+        )
         for filler in fillers:
             filler.close()
     assert (type(error), error.message) == (ProviderUnavailable, "acme could not be connected to in time")
@@ -151,24 +154,24 @@ async def test_headers_without_end_are_refused(upstream):
 
 
 async def test_keys(upstream):
-    provider = provider_at(upstream.url, api_key=lambda: " sk-from-a-file\n")
+    provider = provider_at(upstream.url, OpenAISettings(api_key=ApiKey(" sk-from-a-file\n")))
     await provider.generate(prompt(), RecordingSink())
     assert upstream.requests[-1].headers["authorization"] == "Bearer sk-from-a-file"
     await provider.close()
-    for none in (None, "", lambda: None):
-        provider = provider_at(upstream.url, api_key=none)
+    for none in (None, ApiKey("")):
+        provider = provider_at(upstream.url, OpenAISettings(api_key=none))
         await provider.generate(prompt(), RecordingSink())
         assert "authorization" not in upstream.requests[-1].headers
         await provider.close()
     asked = len(upstream.requests)
-    error = await failure_of(upstream.url, api_key="sk-a\r\nX-Injected: b")
+    error = await failure_of(upstream.url, settings=OpenAISettings(api_key=ApiKey("sk-a\r\nX-Injected: b")))
     assert type(error) is ProviderUnauthenticated
     assert "sk-a" not in error.message
     assert len(upstream.requests) == asked
 
 
 async def test_openai_itself_is_not_asked_without_a_key():
-    error = await failure_of("https://api.openai.com/v1", api_key=lambda: None)
+    error = await failure_of("https://api.openai.com/v1", settings=OpenAISettings())
     assert type(error) is ProviderUnauthenticated
     assert "acme" in error.message
 

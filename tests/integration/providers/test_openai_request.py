@@ -4,11 +4,12 @@ import json
 
 import pytest
 from parley_server.errors import ProviderRejected
-from parley_server.providers.openai.profile import PROFILES
+from parley_server.settings import ApiKey, OpenAISettings
 
 from tests.integration.providers.recording import RecordingSink, prompt, provider_at
 from tests.upstream import Script, answer, refusal
 
+KEY = ApiKey("sk-secret")
 UNKNOWN = {"detail": [{"loc": ["body", "stream_options"], "msg": "Extra inputs are not permitted"}]}
 BARE = Script([b"Unrecognized field: stream_options"], status=400, headers={"Content-Type": "text/plain"})
 
@@ -65,7 +66,7 @@ async def test_a_refusal_of_the_request_without_stream_options_is_raised_and_not
     ],
 )
 async def test_the_key_goes_where_the_endpoint_wants_it(upstream, profile, headers):
-    provider = provider_at(upstream.url, switches=PROFILES[profile])
+    provider = provider_at(upstream.url, OpenAISettings(profile=profile, api_key=KEY))
     await asked(provider)
     await provider.close()
     (request,) = upstream.requests
@@ -73,7 +74,7 @@ async def test_the_key_goes_where_the_endpoint_wants_it(upstream, profile, heade
 
 
 async def test_the_body_for_openai(upstream):
-    provider = provider_at(upstream.url, switches=PROFILES["openai"])
+    provider = provider_at(upstream.url, OpenAISettings(profile="openai", api_key=KEY))
     await provider.generate(prompt(cache_key="k"), RecordingSink())
     await provider.close()
     (request,) = upstream.requests

@@ -4,7 +4,7 @@ import re
 
 import pytest
 from parley_server.errors import ParleyError
-from parley_server.providers.openai.profile import Switches
+from parley_server.settings import OpenAISettings, Switches
 
 from tests.integration.providers.recording import RecordingSink, prompt, provider_at
 from tests.shapes import SHAPES
@@ -22,8 +22,8 @@ def script_of(shape, writes):
 
 @pytest.mark.parametrize("shape", SHAPES, ids=lambda shape: shape.name)
 async def test_shapes_over_a_socket(upstream, shape):
-    switches = Switches(done_is_finish=shape.done_is_finish)
-    provider = provider_at(upstream.url, after_finish_s=0.2, switches=switches)
+    settings = OpenAISettings(switches=Switches(done_is_finish=shape.done_is_finish))
+    provider = provider_at(upstream.url, settings, after_finish_s=0.2)
     for writes in WRITES:
         upstream.reply_with(script_of(shape, writes))
         await check(shape, provider)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 from parley_server.core.ids import new_id
-from parley_server.core.limits import Capacity, Limits
+from parley_server.core.limits import Capacity
 from parley_server.core.model import Identity
 from parley_server.core.replies.events import TextDelta
 from parley_server.core.replies.live import LiveReplies
@@ -12,11 +12,11 @@ from parley_server.core.replies.log import Log
 from parley_server.errors import Overloaded
 
 from tests.clock import START_US, ManualClock
-from tests.fakes import ALICE, ended, reply
+from tests.fakes import ALICE, ended, limits_with, reply
 
 
 def test_replies_are_limited():
-    capacity = Capacity(Limits(max_replies=2), ManualClock())
+    capacity = Capacity(limits_with(max_replies=2), ManualClock())
     capacity.claim(1)
     capacity.claim(1)
     with pytest.raises(Overloaded) as refused:
@@ -28,7 +28,7 @@ def test_replies_are_limited():
 
 async def test_those_who_are_refused_come_back_one_after_the_other():
     clock = ManualClock()
-    capacity = Capacity(Limits(), clock)
+    capacity = Capacity(limits_with(), clock)
 
     def away_s() -> float:
         return capacity.overloaded("full").retry_after_s
@@ -43,7 +43,7 @@ async def test_those_who_are_refused_come_back_one_after_the_other():
 
 
 def test_bytes_of_prompts_are_limited_but_one_reply_always_fits():
-    capacity = Capacity(Limits(max_prompt_bytes=100), ManualClock())
+    capacity = Capacity(limits_with(max_prompt_bytes=100), ManualClock())
     capacity.claim(1000)
     with pytest.raises(Overloaded):
         capacity.check(1)
@@ -63,7 +63,7 @@ class Kept:
 
     def __init__(self, **limits) -> None:
         self.clock = ManualClock()
-        self.live_replies = LiveReplies(self.clock, Limits(**limits))
+        self.live_replies = LiveReplies(self.clock, limits_with(**limits))
 
     def end(self, reply_id: str, size: int = 10) -> Log:
         log = Log(reply(reply_id))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import msgspec
 import pytest
-from parley_server.core.limits import Limits
 from parley_server.core.model import (
     ContextPolicy,
     Conversation,
@@ -24,9 +23,9 @@ from parley_server.core.store_types import Position
 from parley_server.core.validation import check_model, check_request
 from parley_server.errors import InvalidRequest, Reason
 
-from tests.fakes import ALICE
+from tests.fakes import ALICE, limits_with
 
-LIMITS = Limits(max_input_text_bytes=1000, max_image_bytes=100, time_limit_s=60)
+LIMITS = limits_with(max_input_text_bytes=1000, max_images_bytes=100, time_limit_s=60)
 HELLO = Message(role=Role.USER, parts=(TextPart(text="hello"),))
 PNG = b"\x89PNG\r\n\x1a\n..."
 IMAGES = {

@@ -6,6 +6,7 @@ import pytest
 from parley_server.core.model import FinishReason
 from parley_server.errors import ProviderTimeout
 from parley_server.providers.policies.time_limits import TimeLimits
+from parley_server.settings import OpenAISettings, Timeouts
 
 from tests.clock import ManualClock, until
 from tests.integration.providers.recording import RecordingSink, prompt, provider_at
@@ -24,8 +25,9 @@ class Limited:
     def __init__(self, upstream, steps, *, first_token_s=30.0, idle_s=30.0):
         self.clock = ManualClock()
         self.sink = RecordingSink()
-        limits = {"first_token_s": first_token_s, "idle_s": idle_s}
-        self.provider = TimeLimits(provider_at(upstream.url, clock=self.clock, **limits), clock=self.clock, **limits)
+        settings = OpenAISettings(timeouts=Timeouts(first_token=first_token_s, idle=idle_s))
+        endpoint = provider_at(upstream.url, settings, clock=self.clock)
+        self.provider = TimeLimits(endpoint, first_token_s=first_token_s, idle_s=idle_s, clock=self.clock)
         upstream.reply_with(Script(steps))
         self.reply = asyncio.ensure_future(self.provider.generate(prompt(), self.sink))
 

@@ -1,7 +1,8 @@
 """Which server an endpoint is, by its host."""
 
 import pytest
-from parley_server.providers.openai.profile import PROFILES, profile_of, switches_of
+from parley_server.providers.openai.profile import PROFILES, switches_of
+from parley_server.settings import OpenAISettings, Switches
 
 
 @pytest.mark.parametrize(
@@ -19,17 +20,15 @@ from parley_server.providers.openai.profile import PROFILES, profile_of, switche
         ("127.0.0.1", "generic"),
         ("eu.api.openai.com.example.org", "generic"),
         ("openai.azure.com.example.org", "generic"),
-        ("", "generic"),
     ],
 )
 def test_the_profile_follows_from_the_host(host, profile):
-    assert profile_of(host) == profile
-    assert switches_of(host) == PROFILES[profile]
+    assert switches_of(OpenAISettings(base_url=f"https://{host}/v1")) == PROFILES[profile]
 
 
 def test_a_profile_and_switches_that_are_set_go_before_the_host():
-    assert switches_of("api.openai.com", "mistral") == PROFILES["mistral"]
-    changed = switches_of("api.openai.com", None, {"alternate": True})
+    assert switches_of(OpenAISettings(profile="mistral")) == PROFILES["mistral"]
+    changed = switches_of(OpenAISettings(switches=Switches(alternate=True)))
     assert (changed.alternate, changed.max_tokens_field) == (True, "max_completion_tokens")
 
 

@@ -1,10 +1,9 @@
-"""Which provider answers for an alias, with which limits and which key."""
+"""Which provider answers for an alias, with which time limits and which key."""
 
 import asyncio
-import os
 
 import pytest
-from parley_server.core.model import Finish, FinishReason, Model, Prompt, PromptMessage, TextPart
+from parley_server.core.model import Finish, FinishReason, Prompt, PromptMessage, TextPart
 from parley_server.errors import (
     ModelNotFound,
     NotConfigured,
@@ -12,24 +11,21 @@ from parley_server.errors import (
     ProviderTimeout,
     ProviderUnauthenticated,
 )
-from parley_server.providers.keys import key_of
-from parley_server.providers.registry import ProviderSpec, Registry
+from parley_server.providers.registry import Registry
+from parley_server.settings import BuiltInModel, ModelSettings, OpenAISettings, ScriptedSettings, Timeouts
 
 from tests.unit.providers.moving import MovingClock, Recorder
 
-SCRIPTED = ProviderSpec(name="typewriter", kind="scripted", script={"text": "hello", "delay_s": 0})
-OPENAI = ProviderSpec(name="openai", kind="openai")
+SCRIPTED = ScriptedSettings(script={"text": "hello", "delay_s": 0})
 
 
-def model(alias, provider="typewriter", **fields):
-    return Model(alias=alias, provider=provider, name=alias, **fields)
+def model(provider="typewriter", **fields):
+    return ModelSettings(provider=provider, name="m", **fields)
 
 
-MODELS = (model("a"), model("b"))
-
-
-def registry(providers=(SCRIPTED,), models=MODELS, default="b", **options):
-    return Registry(providers, models, default, **({"clock": MovingClock(), "environment": {}} | options))
+def registry(providers=None, models=None, default="b", **options):
+    providers = providers or {"typewriter": SCRIPTED}
+    return Registry(providers, models or {"a": model(), "b": model()}, default, **({"clock": MovingClock()} | options))
 
 
 def prompt(to, text="Hi"):
@@ -50,14 +46,35 @@ async def test_models_and_aliases():
     await catalog.close()
 
 
-@pytest.mark.parametrize(
-    ("spec", "reasoning", "first_token_s"),
-    [({}, False, 30), ({}, True, 120), ({"first_token_s": 7}, True, 7)],
-)
-async def test_limits(spec, reasoning, first_token_s):
+def test_the_output_limit_of_a_built_in_model_is_not_sent():
+    built_in = BuiltInModel(provider="typewriter", name="m", max_output_tokens=9)
+    catalog = registry(models={"a": model(max_output_tokens=9), "b": built_in})
+    assert [(entry.max_output_tokens, entry.output_tokens) for entry in catalog.models()] == [(9, 0), (9, 9)]
+
+
+@pytest.mark.parametrize(("reasoning", "first_token_s"), [(False, 30), (True, 120)])
+async def test_the_first_token_limit_follows_from_the_model(reasoning, first_token_s):
     clock = MovingClock()
-    stalling = ProviderSpec(name="typewriter", kind="scripted", script={"fault": {"kind": "stall"}}, **spec)
-    catalog = registry((stalling,), (model("a", reasoning=reasoning),), "a", clock=clock)
+    stalling = {"typewriter": ScriptedSettings(script={"fault": {"kind": "stall"}})}
+    catalog = registry(stalling, {"a": model(reasoning=reasoning)}, "a", clock=clock)
+    await expire(catalog, clock, first_token_s)
+
+
+async def test_a_first_token_limit_that_is_set_goes_before_the_models():
+    async def never_answer(_reader, writer):
+        await asked.wait()
+        writer.close()
+
+    asked, clock = asyncio.Event(), MovingClock()
+    async with await asyncio.start_server(never_answer, "127.0.0.1", 0) as server:
+        url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/v1"
+        silent = {"up": OpenAISettings(base_url=url, timeouts=Timeouts(first_token=7.0))}
+        await expire(registry(silent, {"a": model("up", reasoning=True)}, "a", clock=clock), clock, 7)
+        asked.set()
+
+
+async def expire(catalog, clock, first_token_s):
+    """The provider of `a` fails after this time, and no sooner."""
     chosen, provider = catalog.resolve("a")
     task = asyncio.ensure_future(provider.generate(prompt(chosen), Recorder()))
     await clock.advance(first_token_s - 0.1)
@@ -84,61 +101,20 @@ async def test_attempts_are_observed():
     await catalog.close()
 
 
-@pytest.mark.parametrize(
-    ("change", "complaint"),
-    [
-        ({"providers": (SCRIPTED, SCRIPTED)}, "several providers of the name typewriter"),
-        ({"models": (model("a"), model("a")), "default": "a"}, "several models of the name a"),
-        (
-            {"models": (model("a", "nobody"),), "default": "a"},
-            "the model a names a provider that does not exist: nobody",
-        ),
-        ({"default": "c"}, "the default model does not exist: c"),
-        ({"providers": (SCRIPTED, ProviderSpec(name="x", kind="telepathy"))}, "the provider x is of no known kind"),
-        (
-            {"providers": (SCRIPTED, ProviderSpec(name="x", kind="openai", base_url="ftp://a"))},
-            "not an http or https URL",
-        ),
-        (
-            {"providers": (SCRIPTED, ProviderSpec(name="x", kind="openai", base_url="http://a:x"))},
-            "not an http or https",
-        ),
-        ({"providers": (SCRIPTED, ProviderSpec(name="x", kind="openai", api_key="sk-1"))}, '"env:NAME" or "file:PATH"'),
-        ({"providers": (SCRIPTED, ProviderSpec(name="x", kind="openai", api_key="stored"))}, "cannot store keys"),
-        ({"providers": (ProviderSpec(name="typewriter", kind="scripted", script={"x": 1}),)}, "unknown field `x`"),
-    ],
-)
-def test_a_configuration_that_does_not_hold_together(change, complaint):
-    with pytest.raises(NotConfigured, match=complaint):
-        registry(**change)
-
-
-def test_every_fault_is_told():
-    with pytest.raises(NotConfigured, match=r"nobody.*does not exist: z.*no known kind"):
-        registry((ProviderSpec(name="x", kind="telepathy"),), (model("a", "nobody"),), "z")
+def test_all_faults_of_providers_are_reported():
+    wrong = {
+        "one": ScriptedSettings(script={"x": 1}),
+        "two": ScriptedSettings(script={"y": 1}),
+        "three": OpenAISettings(base_url="http://a\x7f/v1"),
+    }
+    with pytest.raises(NotConfigured) as refused:
+        registry(wrong)
+    assert refused.match(r"script of the provider one is wrong: .*`x`.*; .*two.*`y`.*; the base URL of .* three")
 
 
 async def test_openai_without_its_key_says_so():
-    catalog = registry((OPENAI,), (model("a", "openai"),), "a")
+    catalog = registry({"openai": OpenAISettings()}, {"a": model("openai")}, "a")
     chosen, provider = catalog.resolve("a")
     with pytest.raises(ProviderUnauthenticated, match="openai"):
         await provider.generate(prompt(chosen), Recorder())
     await catalog.close()
-
-
-def test_keys_are_found_when_they_are_asked_for(tmp_path):
-    environment = {}
-    key = key_of("p", "env:KEY", environment=environment)
-    assert key() is None
-    environment["KEY"] = "one"
-    assert key() == "one"
-    file = tmp_path / "key"
-    key = key_of("p", f"file:{file}", environment={})
-    with pytest.raises(ProviderUnauthenticated, match="of the provider p"):
-        key()
-    file.write_text("two\n")
-    assert key() == "two"
-    file.write_text("three\n")
-    os.utime(file, ns=(1, 1))
-    assert key() == "three"
-    assert key_of("p", "", environment={})() is None

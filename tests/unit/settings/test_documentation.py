@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import pytest
-from parley_server.providers.openai.profile import PROFILES, Switches
+from parley_server.providers.openai.profile import PROFILES
 from parley_server.providers.scripted.script import Script
 from parley_server.settings import (
     ModelSettings,
@@ -16,7 +16,7 @@ from parley_server.settings import (
     ScriptedSettings,
     ServerSettings,
     Settings,
-    SwitchSettings,
+    Switches,
     Timeouts,
     TlsSettings,
     load_settings,
@@ -41,7 +41,7 @@ def keys() -> list[str]:
         ModelSettings: "",
         PriceSettings: "prices.",
         Timeouts: "timeouts.",
-        SwitchSettings: "switches.",
+        Switches: "switches.",
         OpenAISettings: "",
         ScriptedSettings: "",
     }
@@ -75,13 +75,12 @@ def test_defaults_of_scalars_are_those_of_the_code(key: str) -> None:
 
 
 def test_switches_of_profiles_are_those_of_the_code() -> None:
-    for name in Switches.__struct_fields__:
+    for name in Switches.model_fields:
         values = [cell.strip("`") for cell in row(f"switches.{name}")[1:]]
         assert values == [str(getattr(each, name)).lower() for each in PROFILES.values()], name
 
 
 def test_every_switch_and_profile_can_be_set() -> None:
-    assert list(SwitchSettings.model_fields) == list(Switches.__struct_fields__)
     assert OpenAISettings.model_fields["profile"].annotation == Literal[*PROFILES] | None
 
 

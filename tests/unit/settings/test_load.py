@@ -5,8 +5,17 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from parley_server.settings import Address, OpenAISettings, PriceSettings, ScriptedSettings, Timeouts, load_settings
-from pydantic import SecretStr, ValidationError
+from parley_server.settings import (
+    Address,
+    ApiKey,
+    OpenAISettings,
+    PriceSettings,
+    ScriptedSettings,
+    Settings,
+    Timeouts,
+    load_settings,
+)
+from pydantic import ValidationError
 
 EXAMPLE = """
 listen = "127.0.0.1:6000"
@@ -43,6 +52,13 @@ def configured(folder: Path, text: str) -> dict[str, str]:
     return {"PARLEY_CONFIG": str(path)}
 
 
+def key_of(settings: Settings, provider: str) -> ApiKey:
+    found = settings.providers[provider]
+    assert isinstance(found, OpenAISettings)
+    assert found.api_key is not None
+    return found.api_key
+
+
 def test_no_configuration_is_the_embedded_default() -> None:
     settings = load_settings({})
     assert settings.listen == Address(host="127.0.0.1", port=50051)
@@ -59,7 +75,7 @@ def test_no_configuration_is_the_embedded_default() -> None:
 
 def test_a_key_in_the_environment_makes_openai_the_default() -> None:
     settings = load_settings({"OPENAI_API_KEY": "sk-secret-1234567"})
-    assert settings.providers["openai"] == OpenAISettings(api_key=SecretStr("sk-secret-1234567"))
+    assert key_of(settings, "openai").current() == "sk-secret-1234567"
     assert list(settings.models) == ["gpt-5-mini", "scripted"]
     assert settings.server.default_model == "gpt-5-mini"
     assert "sk-secret" not in repr(settings)
@@ -75,8 +91,10 @@ def test_the_documented_example(tmp_path: Path) -> None:
     settings = load_settings({**configured(tmp_path, EXAMPLE), "OPENAI_API_KEY": "secret"})
     assert settings.listen == Address(host="127.0.0.1", port=6000)
     assert settings.log_format == "text"
+    key = key_of(settings, "openai")
+    assert key.current() == "secret"
     assert settings.providers["openai"] == OpenAISettings(
-        api_key=SecretStr("secret"), timeouts=Timeouts(connect=5.0, first_token=30.0, idle=60.5)
+        api_key=key, timeouts=Timeouts(connect=5.0, first_token=30.0, idle=60.5)
     )
     model = settings.models["fast"]
     assert (model.context_tokens, model.max_output_tokens, model.images, model.tools) == (400_000, 16_384, True, True)
@@ -149,7 +167,7 @@ def test_a_key_from_a_file_beside_the_configuration(tmp_path: Path) -> None:
     (tmp_path / "key").write_text("from-a-file\n")
     text = '[providers.p]\nkind = "openai"\napi_key = "file:key"\n[models.m]\nprovider = "p"\nname = "n"'
     settings = load_settings(configured(tmp_path, text))
-    assert settings.providers["p"] == OpenAISettings(api_key=SecretStr("from-a-file"))
+    assert key_of(settings, "p").current() == "from-a-file"
     assert settings.server.default_model == "m"
 
 

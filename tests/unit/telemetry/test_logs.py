@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 from parley_server.core.model import FinishReason, Reply, ReplyError, State, Usage
+from parley_server.core.observer import CallEnded
 from parley_server.errors import Reason
 from parley_server.telemetry.logs import configure_logging, log_call, log_reply
 
@@ -51,7 +52,9 @@ def lines() -> Callable[[], list[dict[str, Any]]]:
 
 
 def test_a_call_is_one_line(lines: Callable[[], list[dict[str, Any]]]) -> None:
-    log_call(method="/parley.v1.Chat/StreamReply", code="OK", duration_s=0.0123456, tenant="shop", call_id="k")
+    log_call(
+        CallEnded(method="/parley.v1.Chat/StreamReply", code="OK", duration_s=0.0123456, tenant="shop", call_id="k")
+    )
     (line,) = lines()
     assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z", line.pop("time"))
     assert line == {
@@ -168,16 +171,16 @@ def test_a_field_cannot_start_a_line_of_its_own() -> None:
 def test_the_level_is_kept() -> None:
     stream = io.StringIO()
     configure_logging("warning", "json", stream)
-    log_call(method="m", code="OK", duration_s=0)
+    log_call(CallEnded(method="m", code="OK", duration_s=0))
     assert stream.getvalue() == ""
-    log_call(method="m", code="INTERNAL", duration_s=0)
+    log_call(CallEnded(method="m", code="INTERNAL", duration_s=0))
     assert json.loads(stream.getvalue())["level"] == "error"
 
 
 def test_the_lines_of_a_worker_say_so() -> None:
     stream = io.StringIO()
     configure_logging("info", "json", stream, worker=0)
-    log_call(method="m", code="OK", duration_s=0)
+    log_call(CallEnded(method="m", code="OK", duration_s=0))
     assert json.loads(stream.getvalue())["worker"] == 0
     configure_logging("info", "text", stream, worker=3)
     logging.getLogger("library").warning("Something odd.")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import msgspec
 import pytest
 from parley_server.core.model import FinishReason, Reply, ReplyError, State, Usage
-from parley_server.core.observer import AttemptObserver, CallObserver, Observer
+from parley_server.core.observer import AttemptObserver, CallEnded, CallObserver, Observer
 from parley_server.errors import Reason
 from parley_server.telemetry.metrics import MAX_SERIES, Metrics
 from parley_server.telemetry.observer import Telemetry
@@ -65,7 +65,7 @@ def test_readers_refusals_calls_and_attempts() -> None:
     metrics.reader_joined()
     metrics.reader_left()
     metrics.refused(Reason.DRAINING)
-    metrics.call_ended(method="/parley.v1.Chat/Cancel", code="OK", duration_s=0.5, tenant="t", end_user="u")
+    metrics.call_ended(CallEnded(method="/parley.v1.Chat/Cancel", code="OK", duration_s=0.5, tenant="t", end_user="u"))
     metrics.resumed()
     metrics.went_away()
     metrics.provider_attempt("openai", "PROVIDER_TIMEOUT")
@@ -86,7 +86,9 @@ def test_readers_refusals_calls_and_attempts() -> None:
 def test_no_label_names_a_person() -> None:
     metrics = Metrics()
     metrics.reply_ended(ENDED, overhead_s=0, text_length=0)
-    metrics.call_ended(method="m", code="OK", duration_s=0, tenant="shop", end_user="ann", reply_id="r1", call_id="k1")
+    metrics.call_ended(
+        CallEnded(method="m", code="OK", duration_s=0, tenant="shop", end_user="ann", reply_id="r1", call_id="k1")
+    )
     text = generate_latest(metrics.registry).decode()
     for secret in ("ann", "shop", "r1", "k1"):
         assert f'"{secret}"' not in text
@@ -110,7 +112,7 @@ def test_the_telemetry_is_every_observer(caplog: pytest.LogCaptureFixture) -> No
     attempts: AttemptObserver = telemetry
     observer.reply_started()
     observer.reply_ended(ENDED, overhead_s=0.001, text_length=1)
-    calls.call_ended(method="m", code="OK", duration_s=0.1, call_id="k")
+    calls.call_ended(CallEnded(method="m", code="OK", duration_s=0.1, call_id="k"))
     attempts.provider_attempt("openai", "OK")
     assert [record.getMessage() for record in caplog.records] == ["reply", "call"]
     assert value(telemetry, "parley_replies_active") == 0

@@ -9,6 +9,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
+from parley_server.core.observer import CallEnded
 from parley_server.telemetry.endpoint import MetricsEndpoint, serve_metrics
 from parley_server.telemetry.metrics import Metrics
 from parley_server.workers import metrics as workers_metrics
@@ -34,7 +35,7 @@ def endpoint(registry: CollectorRegistry, closing: ExitStack) -> MetricsEndpoint
 def worker(index: int, closing: ExitStack, *, calls: int) -> Worker:
     metrics = Metrics()
     for _ in range(calls):
-        metrics.call_ended(method='/a"b\\c', code="OK", duration_s=0.02)
+        metrics.call_ended(CallEnded(method='/a"b\\c', code="OK", duration_s=0.02))
     made = Worker(index)
     made.metrics_port = endpoint(metrics.registry, closing).port
     return made

@@ -17,11 +17,8 @@ from parley_server.core.replies.events import (
     Entry,
     Failed,
     Finished,
-    ReasoningDelta,
     Snapshot,
     Terminal,
-    TextDelta,
-    ToolCallDelta,
     merge,
     size_of,
 )
@@ -337,8 +334,3 @@ def terminal_of(reply: Reply) -> Terminal:
     if reply.finish_reason is None:
         raise InternalError(f"reply {reply.id} has ended without a reason")
     return Finished(reply.finish_reason, reply.provider_reason, usage, reply.model, reply.cancel_reason)
-
-
-def is_token(entry: Entry) -> bool:
-    """Whether an entry counts as something that the model wrote."""
-    return isinstance(entry, TextDelta | ReasoningDelta | ToolCallDelta)

@@ -18,13 +18,13 @@ MAX_OVERHEAD_BYTES = 64 * 1024
 """Bytes of headers, chunk extensions or trailers that may come without any of the body."""
 
 
-class Connection(asyncio.Protocol):
+class HttpConnection(asyncio.Protocol):
     """Carries one exchange at a time. `released` is called when it is ready for the next one, `lost` when it closed.
 
     Any error of an exchange closes the connection, and is raised where the exchange is awaited.
     """
 
-    def __init__(self, *, released: Callable[[Connection], None], lost: Callable[[Connection], None]) -> None:
+    def __init__(self, *, released: Callable[[HttpConnection], None], lost: Callable[[HttpConnection], None]) -> None:
         self._released = released
         self._lost = lost
         self._transport: asyncio.Transport | None = None

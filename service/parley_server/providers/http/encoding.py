@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 from parley_server.errors import ProviderMalformed
-
-Feed = Callable[[bytes], None]
+from parley_server.providers.http.exchange import Feed
 
 MAX_PIECE_BYTES = 64 * 1024
 """Bytes that are decoded at a time."""

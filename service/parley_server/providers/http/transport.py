@@ -13,7 +13,7 @@ from urllib.request import getproxies, proxy_bypass
 
 import httpx2
 
-from parley_server.providers.http.connection import Connection
+from parley_server.providers.http.connection import HttpConnection
 from parley_server.providers.http.exchange import Exchange, Feed, Head, StaleConnection
 
 IDLE_LIMIT_S = 60.0
@@ -128,8 +128,8 @@ class PushTransport(httpx2.AsyncBaseTransport):
         self._ssl_context = ssl_context
         self._idle_limit_s = idle_limit_s
         self._linger_s = linger_s
-        self._idle: dict[Origin, list[Connection]] = {}
-        self._open: set[Connection] = set()
+        self._idle: dict[Origin, list[HttpConnection]] = {}
+        self._open: set[HttpConnection] = set()
         self._reaper: asyncio.TimerHandle | None = None
 
     async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
@@ -172,7 +172,7 @@ class PushTransport(httpx2.AsyncBaseTransport):
         connection = await self._connect(origin, connect_s)
         return await connection.send(head, body)
 
-    async def _connect(self, origin: Origin, connect_s: float | None) -> Connection:
+    async def _connect(self, origin: Origin, connect_s: float | None) -> HttpConnection:
         scheme, host, port = origin
         if scheme not in {"http", "https"}:
             raise httpx2.UnsupportedProtocol(f"{scheme!r} is not http or https")
@@ -192,8 +192,8 @@ class PushTransport(httpx2.AsyncBaseTransport):
             self._open.discard(connection)
         return connection
 
-    def _connection(self, origin: Origin) -> Connection:
-        return Connection(
+    def _connection(self, origin: Origin) -> HttpConnection:
+        return HttpConnection(
             released=lambda connection: self._release(origin, connection),
             lost=lambda connection: self._forget(origin, connection),
         )
@@ -206,7 +206,7 @@ class PushTransport(httpx2.AsyncBaseTransport):
 
     # --- keeping
 
-    def _take(self, origin: Origin) -> Connection | None:
+    def _take(self, origin: Origin) -> HttpConnection | None:
         idle = self._idle.get(origin)
         while idle:
             connection = idle.pop()
@@ -214,14 +214,14 @@ class PushTransport(httpx2.AsyncBaseTransport):
                 return connection
         return None
 
-    def _release(self, origin: Origin, connection: Connection) -> None:
+    def _release(self, origin: Origin, connection: HttpConnection) -> None:
         loop = asyncio.get_running_loop()
         connection.idle_since_s = loop.time()
         self._idle.setdefault(origin, []).append(connection)
         if self._reaper is None:
             self._reaper = loop.call_later(self._idle_limit_s, self._reap)
 
-    def _forget(self, origin: Origin, connection: Connection) -> None:
+    def _forget(self, origin: Origin, connection: HttpConnection) -> None:
         self._open.discard(connection)
         idle = self._idle.get(origin, [])
         if connection in idle:

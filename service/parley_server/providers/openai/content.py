@@ -15,7 +15,7 @@ _REASONING = ("reasoning_content", "reasoning", "reasoning_details")
 """Fields of a delta that hold reasoning, in order of preference. Thinking parts of `content` are the fourth source."""
 
 
-class Content:
+class ContentAssembler:
     """Text, reasoning and tool calls of one answer.
 
     The fast path appends strings to `texts` itself, while `text_join.held` is empty. Reasoning is read from one source,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from parley_server.core.model import Finish, FinishReason, Value
 from parley_server.errors import ProviderError, ProviderMalformed, ProviderTruncated
-from parley_server.providers.openai.content import Content
+from parley_server.providers.openai.content import ContentAssembler
 from parley_server.providers.reading.events import reason_of
 
 DONE = "[DONE]"
@@ -29,7 +29,7 @@ class Evidence(Value, frozen=True, kw_only=True):
     unread: bool
 
 
-def finish_of(provider: str, content: Content, evidence: Evidence) -> Finish:
+def finish_of(provider: str, content: ContentAssembler, evidence: Evidence) -> Finish:
     """The finish of an answer whose calls are pushed to their end. Raises a `ProviderError` for an answer that is not
     complete, or in which nothing was understood."""
     if not evidence.completed:
@@ -44,7 +44,7 @@ def finish_of(provider: str, content: Content, evidence: Evidence) -> Finish:
     return Finish(reason=reason, provider_reason=evidence.word or DONE)
 
 
-def _with_calls(provider: str, content: Content, reason: FinishReason) -> FinishReason:
+def _with_calls(provider: str, content: ContentAssembler, reason: FinishReason) -> FinishReason:
     """A turn of calls is TOOL_CALLS whatever its word. Without a whole call it is an error: no turn may vanish."""
     if content.tools.whole:
         return FinishReason.TOOL_CALLS
@@ -53,7 +53,7 @@ def _with_calls(provider: str, content: Content, reason: FinishReason) -> Finish
     return reason
 
 
-def _incomplete(provider: str, content: Content, evidence: Evidence) -> ProviderError:
+def _incomplete(provider: str, content: ContentAssembler, evidence: Evidence) -> ProviderError:
     if (evidence.odd or evidence.unread) and not evidence.word and not content.begun:
         return _malformed(provider)
     return ProviderTruncated(f"{provider} ended its answer without saying that it was complete")

@@ -18,7 +18,7 @@ from parley_server.errors import (
     ProviderUnauthenticated,
     ProviderUnavailable,
 )
-from parley_server.providers.reading.error_report import Report, report_of
+from parley_server.providers.reading.error_report import ErrorReport, report_of
 
 MAX_RETRY_AFTER_S = 24 * 3600.0
 
@@ -111,7 +111,7 @@ def retry_after_s(headers: Mapping[str, str]) -> float | None:
     return min(max(at_s - time.time(), 0.0), MAX_RETRY_AFTER_S)
 
 
-def _class_of_refusal(status: int, report: Report) -> type[ProviderError]:
+def _class_of_refusal(status: int, report: ErrorReport) -> type[ProviderError]:
     kinds = [_class_of_report(report), *[KNOWN_CODES.get(code) for code in report.codes]]
     telling = [kind for kind in kinds if kind is not None and status in _BEFORE_STATUS.get(kind, ())]
     if telling:
@@ -121,7 +121,7 @@ def _class_of_refusal(status: int, report: Report) -> type[ProviderError]:
     return _class_of_status(status)
 
 
-def _class_of_report(report: Report) -> type[ProviderError] | None:
+def _class_of_report(report: ErrorReport) -> type[ProviderError] | None:
     """What the words of a report say, where its codes may be too general."""
     if report.overflow:
         return ProviderContextTooLarge
@@ -140,7 +140,7 @@ def _class_of_status(status: int) -> type[ProviderError]:
     return ProviderRejected
 
 
-def _known_code(report: Report) -> str:
+def _known_code(report: ErrorReport) -> str:
     """The code that is shown: the one that tells most, as `KNOWN_CODES` is ordered."""
     known = [code for code in report.codes if code in KNOWN_CODES]
     return min(known, key=_ORDER.index) if known else ""

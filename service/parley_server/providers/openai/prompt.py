@@ -22,8 +22,8 @@ from parley_server.core.model import (
     ToolResultPart,
 )
 from parley_server.errors import ProviderRejected
-from parley_server.providers.openai.profile import Switches
 from parley_server.providers.openai.tool_ids import ToolIdMap
+from parley_server.settings import Switches
 
 Json = dict[str, Any]
 TOOL_CHOICES = ("auto", "none", "required")

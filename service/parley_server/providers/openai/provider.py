@@ -5,14 +5,12 @@ The SDK builds the request and sorts out refusals; the body's bytes go past it. 
 
 from __future__ import annotations
 
-import math
 import re
 import ssl
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any, TypeAlias
 
 import httpx2
-import msgspec
 import openai
 from openai.types.chat import ChatCompletionChunk
 
@@ -31,15 +29,14 @@ from parley_server.providers.http.encoding import decoded
 from parley_server.providers.http.refusals import RefusalReader
 from parley_server.providers.http.transport import Body, PushTransport, body_of, proxied
 from parley_server.providers.openai.errors import Filtered, error_of_status
-from parley_server.providers.openai.profile import Switches, switches_of
+from parley_server.providers.openai.profile import switches_of
 from parley_server.providers.openai.prompt import messages_of, options_of, stream_options_of
 from parley_server.providers.openai.reader import ChunkReader
 from parley_server.providers.reading.after_finish import AfterFinish
+from parley_server.settings import OpenAISettings
 
-Headers: TypeAlias = Mapping[str, str | openai.Omit]
+RequestHeaders: TypeAlias = Mapping[str, str | openai.Omit]
 
-OPENAI_URL = "https://api.openai.com/v1"
-CONNECT_S = 5.0
 AFTER_FINISH_S = 5.0
 """How long usage and `[DONE]` are waited for once the provider has said why it ended."""
 
@@ -48,41 +45,37 @@ _KEY = re.compile(r"[\x21-\x7e]+")
 
 
 class OpenAIProvider:
-    """One endpoint. `api_key` is asked at each call; without one no `Authorization` is sent, and OpenAI is not asked.
-    `switches` None: those of the profile of the host.
+    """One endpoint. Its key is resolved for each call; without a key, no `Authorization` is sent, and OpenAI itself is
+    not called.
 
-    Limits of time but the connect limit are the caller's: `first_token_s` and `idle_s` are their values, within which
-    usage is waited for. Nothing is retried, except on a kept connection that turns out to have been closed before,
-    and no redirect is followed with a prompt. Proxies named by the environment are used, at more CPU per token.
-    What is left out of answers is reported to `observer`.
+    The caller enforces all time limits except the connect limit; the others are read only to wait for usage within
+    them. No request is retried, except on a kept connection that turns out to have been closed before, and no redirect
+    is followed with a prompt. Proxies that the environment names are used, at more CPU per token. What is left out of
+    an answer is reported to `observer`. Raises `httpx2.InvalidURL` for a base URL that httpx2 cannot parse.
     """
 
     def __init__(
         self,
         name: str,
-        base_url: str = OPENAI_URL,
+        settings: OpenAISettings,
         *,
-        api_key: str | Callable[[], str | None] | None = None,
-        connect_s: float = CONNECT_S,
-        first_token_s: float = math.inf,
-        idle_s: float = math.inf,
         after_finish_s: float = AFTER_FINISH_S,
         clock: Clock | None = None,
         observer: AttemptObserver | None = None,
         ssl_context: ssl.SSLContext | None = None,
-        switches: Switches | None = None,
     ) -> None:
+        base_url = settings.base_url
         self._name = name
-        self._switches = switches or switches_of(httpx2.URL(base_url).host)
-        self._api_key = api_key
-        self._first_token_s = first_token_s
-        self._idle_s = idle_s
+        self._switches = switches_of(settings)
+        self._api_key = settings.api_key
+        self._first_token_s = settings.timeouts.first_token_s(reasoning=False)
+        self._idle_s = settings.timeouts.idle
         self._after_finish_s = after_finish_s
         self._clock = clock or SystemClock()
         self._observer = observer
         self._is_openai = httpx2.URL(base_url).host == "api.openai.com"
         self.transport = None if proxied(httpx2.URL(base_url)) else PushTransport(ssl_context=ssl_context)
-        limits = httpx2.Timeout(None, connect=connect_s)
+        limits = httpx2.Timeout(None, connect=settings.timeouts.connect)
         self._client = openai.AsyncOpenAI(
             api_key="replaced at each call",
             base_url=base_url,
@@ -125,7 +118,7 @@ class OpenAIProvider:
 
     # --- asking
 
-    async def _ask(self, body: dict[str, Any], headers: Headers) -> openai.AsyncStream[ChatCompletionChunk]:
+    async def _ask(self, body: dict[str, Any], headers: RequestHeaders) -> openai.AsyncStream[ChatCompletionChunk]:
         """Post the request. A server that refuses `stream_options` by name is asked without, now and from then on."""
         try:
             return await self._post(body, headers)
@@ -134,10 +127,10 @@ class OpenAIProvider:
                 raise
         body = {name: value for name, value in body.items() if name != "stream_options"}
         stream = await self._post(body, headers)
-        self._switches = msgspec.structs.replace(self._switches, ask_usage=False, no_obfuscation=False)
+        self._switches = self._switches.model_copy(update={"ask_usage": False, "no_obfuscation": False})
         return stream
 
-    async def _post(self, body: dict[str, Any], headers: Headers) -> openai.AsyncStream[ChatCompletionChunk]:
+    async def _post(self, body: dict[str, Any], headers: RequestHeaders) -> openai.AsyncStream[ChatCompletionChunk]:
         return await self._client.post(
             self._url,
             cast_to=ChatCompletionChunk,
@@ -147,7 +140,7 @@ class OpenAIProvider:
             stream_cls=openai.AsyncStream[ChatCompletionChunk],
         )
 
-    def _request(self, prompt: Prompt) -> tuple[dict[str, Any], Headers]:
+    def _request(self, prompt: Prompt) -> tuple[dict[str, Any], RequestHeaders]:
         """Body and headers. The SDK's typed `create` would walk through every field: 150 us of CPU for the request, and
         160 us more for each message."""
         headers = self._authentication()
@@ -164,8 +157,7 @@ class OpenAIProvider:
         return body, headers
 
     def _authentication(self) -> dict[str, str | openai.Omit]:
-        key = self._api_key() if callable(self._api_key) else self._api_key
-        key = (key or "").strip()
+        key = self._api_key.current() if self._api_key is not None else ""
         if not key and not self._is_openai:
             return {"Authorization": openai.Omit()}
         if not _KEY.fullmatch(key):

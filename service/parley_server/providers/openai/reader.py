@@ -22,7 +22,7 @@ from parley_server.providers.openai.chunk import (
     is_first,
     json_of,
 )
-from parley_server.providers.openai.content import Content, Notice
+from parley_server.providers.openai.content import ContentAssembler, Notice
 from parley_server.providers.openai.ending import Evidence, finish_of
 from parley_server.providers.openai.errors import error_in_body
 from parley_server.providers.openai.usage import UsageMeter
@@ -65,7 +65,7 @@ class ChunkReader:
         self._done_is_finish = done_is_finish
         self._splitter = EventSplitter(document=document)
         self._document = document
-        self._content = Content(sink, now_s=now_s, notice=notice)
+        self._content = ContentAssembler(sink, now_s=now_s, notice=notice)
         self._meter = UsageMeter(on_ignored=lambda: notice("count"))
         self._silence = Silence()
         self._word = ""

@@ -6,7 +6,7 @@ import hashlib
 import re
 import string
 
-from parley_server.providers.openai.profile import ToolIds
+from parley_server.settings import ToolIds
 
 HASHED_CHARACTERS = 9
 _BASE62 = string.digits + string.ascii_uppercase + string.ascii_lowercase

@@ -34,7 +34,7 @@ _CODE_FIELDS = ("code", "type", "status", "error_code", "err_code", "status_code
 _WORD_FIELDS = ("message", "msg", "error_msg", "status_msg", "detail", "title")
 
 
-class Report(msgspec.Struct, frozen=True):
+class ErrorReport(msgspec.Struct, frozen=True):
     """What an error says: its codes in lower case, a status of 400 to 599 (0: none), and what its words are about."""
 
     codes: tuple[str, ...] = ()
@@ -44,7 +44,7 @@ class Report(msgspec.Struct, frozen=True):
     moderated: bool = False
 
 
-def report_of(error: object) -> Report:
+def report_of(error: object) -> ErrorReport:
     """The report in an error: bytes of a body (JSON, server-sent events, text), or decoded JSON of any form."""
     if isinstance(error, bytes):
         error = _parsed(error)
@@ -53,7 +53,7 @@ def report_of(error: object) -> Report:
     codes = [str(value).lower() for value in values if isinstance(value, str | int) and not isinstance(value, bool)]
     statuses = [int(code) for code in codes if code.isascii() and code.isdecimal() and len(code) == 3]
     words = "\n".join(_words(error, places))[:MAX_WORDS]
-    return Report(
+    return ErrorReport(
         codes=tuple(codes),
         status=next((status for status in statuses if 400 <= status < 600), 0),
         overflow=bool(_OVERFLOW.search(words)),

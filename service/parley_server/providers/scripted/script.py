@@ -14,9 +14,9 @@ from parley_server.errors import ProviderRejected
 DIRECTIVE = "/script"
 MAX_SCRIPT_CHARACTERS = 4 * 1024 * 1024
 
-Seconds = Annotated[float, msgspec.Meta(ge=0, le=86_400)]
-Count = Annotated[int, msgspec.Meta(ge=0, le=1_000_000)]
-Reason = Literal[
+Delay = Annotated[float, msgspec.Meta(ge=0, le=86_400)]
+PieceCount = Annotated[int, msgspec.Meta(ge=0, le=1_000_000)]
+FaultReason = Literal[
     "PROVIDER_UNAVAILABLE",
     "PROVIDER_RATE_LIMITED",
     "PROVIDER_TIMEOUT",
@@ -26,7 +26,7 @@ Reason = Literal[
     "PROVIDER_TRUNCATED",
     "PROVIDER_CONTEXT_TOO_LARGE",
 ]
-Ending = Literal["STOP", "MAX_TOKENS", "TOOL_CALLS", "CONTENT_FILTER", "OTHER"]
+FinishName = Literal["STOP", "MAX_TOKENS", "TOOL_CALLS", "CONTENT_FILTER", "OTHER"]
 
 
 class Closed(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -36,21 +36,21 @@ class Closed(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 class ErrorFault(Closed, frozen=True, kw_only=True, tag_field="kind", tag="error"):
     """Fail with an error, after so many pieces (more than there are: at the end)."""
 
-    after: Count = 0
-    reason: Reason = "PROVIDER_UNAVAILABLE"
-    retry_after_s: Seconds | None = None
+    after: PieceCount = 0
+    reason: FaultReason = "PROVIDER_UNAVAILABLE"
+    retry_after_s: Delay | None = None
 
 
 class StallFault(Closed, frozen=True, kw_only=True, tag_field="kind", tag="stall"):
     """Say nothing more after so many pieces, and do not end either."""
 
-    after: Count = 0
+    after: PieceCount = 0
 
 
 class TruncateFault(Closed, frozen=True, kw_only=True, tag_field="kind", tag="truncate"):
     """Break off after so many pieces, as a connection that is closed within the body."""
 
-    after: Count = 0
+    after: PieceCount = 0
 
 
 Fault = ErrorFault | StallFault | TruncateFault
@@ -59,8 +59,8 @@ Fault = ErrorFault | StallFault | TruncateFault
 class PauseStep(Closed, frozen=True, kw_only=True):
     """Wait so long, besides the pace, after so many pieces."""
 
-    after: Count
-    seconds: Seconds
+    after: PieceCount
+    seconds: Delay
 
 
 class CallStep(Closed, frozen=True, kw_only=True):
@@ -83,17 +83,17 @@ class Script(Closed, frozen=True, kw_only=True):
     reasoning: str = ""
     tool_calls: tuple[CallStep, ...] = ()
     pieces: Literal["word", "character", "whole"] = "word"
-    delay_s: Seconds = 0.03
+    delay_s: Delay = 0.03
     tokens_per_s: Annotated[float, msgspec.Meta(gt=0, le=1_000_000)] | None = None
-    first_token_delay_s: Seconds = 0.0
+    first_token_delay_s: Delay = 0.0
     pauses: tuple[PauseStep, ...] = ()
     fault: Fault | None = None
-    finish: Ending | None = None
+    finish: FinishName | None = None
     usage: bool = True
 
     @property
     def pace_s(self) -> float:
-        """Seconds between two pieces."""
+        """Delay between two pieces."""
         return 1 / self.tokens_per_s if self.tokens_per_s else self.delay_s
 
     @property

@@ -15,11 +15,6 @@ class StoreUnusable(Exception):
     """The store cannot be opened as things stand; the message tells the operator why, and what to do."""
 
 
-def is_sqlite(url: str) -> bool:
-    """Whether the URL names a SQLite file, which belongs to one process alone. Raises StoreUnusable."""
-    return _parsed(url).get_backend_name() == "sqlite"
-
-
 def sqlite_path(url: str) -> Path:
     """The file of `sqlite:///PATH` or `sqlite+aiosqlite:///PATH`. Raises StoreUnusable for anything else."""
     parsed = _parsed(url)

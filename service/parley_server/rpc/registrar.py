@@ -9,6 +9,7 @@ from typing import Any
 import grpc
 from google.protobuf.message import DecodeError
 
+from parley_server.core.observer import CallEnded
 from parley_server.errors import InvalidRequest, ParleyError
 from parley_server.rpc.call import CallEnvironment, Context, allowed_s, ended_by
 from parley_server.rpc.status import status_of
@@ -19,7 +20,7 @@ UNKNOWN_METHOD = "unknown"
 Handler = Any  # grpc.RpcMethodHandler, whose types leave out its fields
 
 
-class Entry:
+class Registrar:
     """Takes the handlers of generated code, as a `grpc.aio.Server` does, and registers them with one.
 
     grpc.aio reads the one request of a call by itself, and drops a call that has ended before, or whose request is too
@@ -41,7 +42,7 @@ class Entry:
 
     def refuse_unknown_methods(self) -> None:
         """Count and refuse calls of any other method. To be called last."""
-        self._server.add_generic_rpc_handlers((_Unknown(self._environment),))
+        self._server.add_generic_rpc_handlers((_UnknownMethods(self._environment),))
 
     def _entered(self, method: str, handler: Handler) -> Handler:
         body = handler.unary_stream if handler.response_streaming else handler.unary_unary
@@ -101,12 +102,11 @@ async def _refuse(
 
 
 def _count(environment: CallEnvironment, method: str, code: str, began: float, *, reason: str = "") -> None:
-    environment.observer.call_ended(
-        method=method, code=code, duration_s=environment.clock.monotonic() - began, reason=reason
-    )
+    duration_s = environment.clock.monotonic() - began
+    environment.observer.call_ended(CallEnded(method=method, code=code, duration_s=duration_s, reason=reason))
 
 
-class _Unknown(grpc.GenericRpcHandler):
+class _UnknownMethods(grpc.GenericRpcHandler):
     """The handler of all methods that no other handler knows."""
 
     def __init__(self, environment: CallEnvironment) -> None:

@@ -1,0 +1,88 @@
+"""API keys of providers: resolves `env:NAME` and `file:PATH`, and reads a file again when it changes."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from parley_server.settings.faults import LATER
+
+logger = logging.getLogger(__name__)
+
+Version = tuple[int, int, int]
+
+
+class ApiKey:
+    """A key that is fixed, or that of a file. It has no `repr` of its own, so that no log line shows the key."""
+
+    def __init__(self, key: str) -> None:
+        self._key = key.strip()
+        self._file: Path | None = None
+        self._version: Version | None = None
+        self._failed = False
+
+    @classmethod
+    def from_file(cls, file: Path) -> ApiKey:
+        """The key that the file holds. Raises OSError, and ValueError where it is empty or not UTF-8."""
+        version = _version(file)
+        key = cls(_read(file))
+        key._file, key._version = file, version
+        return key
+
+    def current(self) -> str:
+        """The key to send with the next request. While a changed file cannot be read, or is empty, the last key stays
+        in use: a file that is being rewritten must not fail requests."""
+        if self._file is not None:
+            self._renew(self._file)
+        return self._key
+
+    def _renew(self, file: Path) -> None:
+        try:
+            version = _version(file)
+            if version != self._version:
+                self._key = _read(file)
+                self._version = version
+                logger.info("api_key_reloaded", extra={"fields": {"file": file.name}})
+            self._failed = False
+        except (OSError, ValueError):
+            if not self._failed:
+                logger.warning("api_key_reload_failed", extra={"fields": {"file": str(file)}})
+            self._failed = True
+
+
+def find_key(reference: Any, environment: Mapping[str, str], folder: Path) -> ApiKey:
+    """The key of "env:NAME" or "file:PATH"; a relative path starts at `folder`. Raises ValueError with the fault."""
+    if reference == "stored":
+        raise ValueError(f'"stored" is {LATER}')
+    source, colon, name = reference.partition(":") if isinstance(reference, str) else ("", "", "")
+    if source not in ("env", "file") or not colon or not name:
+        raise ValueError('must be "env:NAME" or "file:PATH", never the key itself')
+    if source == "env":
+        if not environment.get(name):
+            raise ValueError(f"the environment variable {name} is not set")
+        return ApiKey(environment[name])
+    try:
+        return ApiKey.from_file(folder / name)
+    except (OSError, UnicodeDecodeError):
+        raise ValueError(f"the file {name} cannot be read") from None
+    except ValueError:
+        raise ValueError(f"the file {name} is empty") from None
+
+
+def variable_of(reference: Any) -> str | None:
+    """The environment variable that a reference names; None for any other reference."""
+    return reference.removeprefix("env:") if isinstance(reference, str) and reference.startswith("env:") else None
+
+
+def _version(file: Path) -> Version:
+    stat = file.stat()
+    return stat.st_mtime_ns, stat.st_size, stat.st_ino
+
+
+def _read(file: Path) -> str:
+    key = file.read_text(encoding="utf-8").strip()
+    if not key:
+        raise ValueError("the file is empty")
+    return key
