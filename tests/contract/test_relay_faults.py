@@ -430,7 +430,7 @@ async def test_stop_does_not_wait_for_redis(replicas, own_redis, how):
 async def test_redis_may_come_after_the_start(replicas, own_redis, caplog):
     await asyncio.to_thread(own_redis.stop)
     owner, other = await replicas.start(hears=False), await replicas.start(hears=False)
-    assert "relay_away" in caplog.messages
+    assert "relay_connect_failed" in caplog.messages
     log = owner.begin()
     say(log, "early")
     copy = other.follow(log.reply)
@@ -451,7 +451,7 @@ async def test_redis_that_may_drop_keys_is_refused(replicas, own_redis, caplog):
     await replicas.start(hears=False)
     own_redis._settings["maxmemory-policy"] = "volatile-ttl"
     await asyncio.to_thread(own_redis.start)
-    await until(lambda: "relay_unusable" in caplog.messages)
+    await until(lambda: "relay_check_failed" in caplog.messages)
 
 
 async def test_a_wrong_password_is_refused(tmp_path):

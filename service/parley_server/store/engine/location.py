@@ -1,4 +1,4 @@
-"""Where a database is, from its URL: a SQLite file, or a PostgreSQL server."""
+"""Parses a database URL: a SQLite file or a PostgreSQL server."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ _POSTGRESQL = "postgresql+asyncpg://USER:PASSWORD@HOST:PORT/DATABASE"
 
 
 class StoreUnusable(Exception):
-    """The store cannot be opened as things stand; the message tells the operator why, and what to do."""
+    """The store cannot be opened. The message tells the operator why and what to do."""
 
 
 def is_sqlite(url: str) -> bool:
-    """Whether the URL names a SQLite file, which belongs to one process alone. Raises StoreUnusable."""
+    """Whether the URL names a SQLite file, which only one process may use. Raises StoreUnusable."""
     return _parsed(url).get_backend_name() == "sqlite"
 
 
@@ -45,4 +45,4 @@ def _parsed(url: str) -> URL:
     try:
         return make_url(url)
     except (ArgumentError, ValueError):
-        raise StoreUnusable(f"the database URL is not one: use {_SQLITE} or {_POSTGRESQL}") from None
+        raise StoreUnusable(f"the database URL is malformed: use {_SQLITE} or {_POSTGRESQL}") from None
