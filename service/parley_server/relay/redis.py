@@ -17,8 +17,8 @@ from parley_server.core.model import Reply
 from parley_server.core.ports import Clock, ReplyOwner, Store
 from parley_server.core.replies.events import Entry
 from parley_server.core.replies.log import Log
-from parley_server.journal import wire
 from parley_server.journal.checkpoints import Checkpoints
+from parley_server.relay import wire
 from parley_server.relay.health import Health
 from parley_server.relay.outbox import Outbox
 from parley_server.relay.publisher import Publisher
@@ -26,14 +26,14 @@ from parley_server.relay.redis_check import RelayUnusable, check_server, connect
 from parley_server.relay.redis_pipeline import RedisPipeline, RelayAway
 from parley_server.relay.remote_log_cursor import RANGE_ENTRIES, StreamReading, entries_of
 from parley_server.relay.remote_log_reader import RemoteLogReader
-from parley_server.relay.scripts import ERASE, TAKE_OVER, WISH, command
+from parley_server.relay.scripts import CANCEL, ERASE, TAKE_OVER, command
 from parley_server.relay.subscription import Subscription
 
 logger = logging.getLogger("parley.relay")
 
 RECALL_S = 2.0
 CHECK_AGAIN_S = 1.0
-WISH_FOR_S = 30.0
+CANCEL_FOR_S = 30.0
 PRESENCE_LATE_S = 1.0
 ERASED_PER_CALL = 500
 
@@ -181,8 +181,10 @@ class RedisRelay:
         return max(0.0, min(now_s - last_ms / 1000, health.works_s) - self._untold_s)
 
     def publish_cancel(self, reply: Reply) -> None:
-        call = WISH.call([wire.reply_key(reply.id)], self._running_ttl_ms, wire.replica_channel(reply.owner), reply.id)
-        self._outbox.post([call], for_s=WISH_FOR_S)
+        call = CANCEL.call(
+            [wire.reply_key(reply.id)], self._running_ttl_ms, wire.replica_channel(reply.owner), reply.id
+        )
+        self._outbox.post([call], for_s=CANCEL_FOR_S)
 
     def erase(self, reply_ids: tuple[str, ...]) -> None:
         self._publisher.forget(reply_ids)
@@ -191,7 +193,7 @@ class RedisRelay:
             keys = [wire.reply_key(each) for each in some]
             self._outbox.post(
                 [
-                    ERASE.call(keys, self._running_ttl_ms, wire.NOBODY_PASSES),
+                    ERASE.call(keys, self._running_ttl_ms, wire.CLOSED_FENCE),
                     command("PUBLISH", wire.ERASED_CHANNEL, wire.pack_replies(some)),
                 ],
                 for_s=self._running_ttl_ms / 1000,

@@ -22,7 +22,7 @@ from parley_server.telemetry.endpoint import MetricsEndpoint, serve_metrics
 from parley_server.telemetry.logs import configure_logging
 from parley_server.workers.metrics import WorkersCollector
 from parley_server.workers.supervisor_protocol import HURRY, STOP
-from parley_server.workers.worker import Ended, Worker
+from parley_server.workers.worker import Worker, WorkerExit
 
 logger = logging.getLogger("parley_server.workers")
 
@@ -81,7 +81,7 @@ class Supervisor:
             await asyncio.gather(*(self._keep(worker) for worker in self._workers))
         finally:
             announcing.cancel()
-        logger.info("all_stopped", extra={"fields": {"status": self._status}})
+        logger.info("workers_stopped", extra={"fields": {"status": self._status}})
         return self._status
 
     def _stop(self) -> None:
@@ -117,10 +117,10 @@ class Supervisor:
                 await self._pause_after(worker, ended, pause_s)
                 pause_s = min(2 * pause_s, LONGEST_PAUSE_S)
 
-    async def _pause_after(self, worker: Worker, ended: Ended, pause_s: float) -> None:
+    async def _pause_after(self, worker: Worker, ended: WorkerExit, pause_s: float) -> None:
         fields = {"worker": worker.index, "pid": ended.pid, "status": ended.status, "restart_s": pause_s}
         level = logging.ERROR if ended.status else logging.INFO
-        logger.log(level, "worker_ended", extra={"fields": {**fields, "problem": ended.problem}})
+        logger.log(level, "worker_exited", extra={"fields": {**fields, "problem": ended.problem}})
         try:
             async with asyncio.timeout(pause_s):
                 await self._stopping.wait()

@@ -15,7 +15,7 @@ logger = logging.getLogger("parley_server.workers")
 
 
 @dataclass(frozen=True)
-class Ended:
+class WorkerExit:
     """How a process ended: its exit status, negative for a signal, and what it said of a start that was refused."""
 
     pid: int
@@ -40,7 +40,7 @@ class Worker:
         if self._line is not None and not self._line.is_closing():
             self._line.write(order)
 
-    async def live(self, environment: Mapping[str, str]) -> Ended:
+    async def live(self, environment: Mapping[str, str]) -> WorkerExit:
         """Start a process and wait for its end."""
         ours, its = socket.socketpair()
         with its:
@@ -48,13 +48,13 @@ class Worker:
                 process = await self._start(its, environment)
             except OSError as error:
                 ours.close()
-                return Ended(pid=0, status=1, problem=f"cannot be started: {error.strerror}")
+                return WorkerExit(pid=0, status=1, problem=f"cannot be started: {error.strerror}")
         news, self._line = await asyncio.open_unix_connection(sock=ours)
         try:
             if self._order:
                 self._line.write(self._order)
             problem = await self._hear(news)
-            return Ended(pid=process.pid, status=await process.wait(), problem=problem)
+            return WorkerExit(pid=process.pid, status=await process.wait(), problem=problem)
         finally:
             self.metrics_port = 0
             self._line.close()

@@ -33,7 +33,7 @@ def pauses(caplog: pytest.LogCaptureFixture) -> Any:
     caplog.set_level(logging.INFO, "parley_server.workers")
 
     def told(worker: int) -> list[float]:
-        fields = [getattr(record, "fields", {}) for record in caplog.records if record.message == "worker_ended"]
+        fields = [getattr(record, "fields", {}) for record in caplog.records if record.message == "worker_exited"]
         return [each["restart_s"] for each in fields if each["worker"] == worker]
 
     return told
