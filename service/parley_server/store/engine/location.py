@@ -45,4 +45,4 @@ def _parsed(url: str) -> URL:
     try:
         return make_url(url)
     except (ArgumentError, ValueError):
-        raise StoreUnusable(f"the database URL is malformed: use {_SQLITE} or {_POSTGRESQL}") from None
+        raise StoreUnusable(f"the database URL is invalid: use {_SQLITE} or {_POSTGRESQL}") from None
