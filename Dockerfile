@@ -48,5 +48,5 @@ VOLUME /data
 EXPOSE 50051 9464
 # SIGTERM drains: running replies may end within server.drain_grace_s, so give `docker stop` a longer time limit.
 STOPSIGNAL SIGTERM
-HEALTHCHECK --interval=10s --timeout=5s --start-period=30s --retries=3 CMD ["python", "-m", "parley_server.probe"]
+HEALTHCHECK --interval=10s --timeout=5s --start-period=30s --retries=3 CMD ["python", "-m", "parley_server.cli.probe"]
 CMD ["parley", "serve"]

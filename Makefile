@@ -20,7 +20,7 @@ $(STAMP): constraints.txt pyproject.toml clients/python/pyproject.toml
 	@touch $@
 
 demo: setup ## See a reply stream, break, resume and be cancelled, without any key
-	@$(BIN)/python -m parley_server.demo
+	@$(BIN)/python -m parley_server.cli.demo
 
 run: setup ## Run the server on 127.0.0.1:50051
 	@$(BIN)/parley serve

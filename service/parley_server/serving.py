@@ -1,4 +1,4 @@
-"""One server in this process, from its start to its end: alone, or as one of several on a port that they share."""
+"""Runs one server in this process until it is stopped: alone, or as a worker on a shared port."""
 
 from __future__ import annotations
 
@@ -19,32 +19,32 @@ WRONG_CONFIGURATION = 2
 
 
 class CannotServe(Exception):
-    """A start that was refused; the message tells the operator why."""
+    """The server cannot start. The message tells the operator why."""
 
 
-class Ending:
-    """What a server is asked for: first to drain, then to hurry."""
+class StopRequest:
+    """A request to stop a server: first to drain, then optionally to skip the rest of the drain."""
 
     def __init__(self) -> None:
-        self.asked = asyncio.Event()
-        self.hurried = asyncio.Event()
+        self.drain_requested = asyncio.Event()
+        self.hurry_requested = asyncio.Event()
 
-    def ask(self) -> None:
-        """Drain; asked again, the same."""
-        self.asked.set()
+    def drain(self) -> None:
+        """Stop with a drain. Further calls change nothing."""
+        self.drain_requested.set()
 
     def hurry(self) -> None:
-        """Drain, and wait for nothing."""
-        self.asked.set()
-        self.hurried.set()
+        """Stop without waiting for running replies."""
+        self.drain_requested.set()
+        self.hurry_requested.set()
 
-    def ask_or_hurry(self) -> None:
-        """Drain; asked again, hurry."""
-        (self.hurry if self.asked.is_set() else self.ask)()
+    def drain_or_hurry(self) -> None:
+        """Drain on the first call, hurry on the second: the reaction to a signal."""
+        (self.hurry if self.drain_requested.is_set() else self.drain)()
 
 
 def serve(settings: Settings) -> int:
-    """Run a server alone in this process until a signal stops it; the exit status."""
+    """Run one server in this process until a signal stops it; the exit status."""
     configure_logging(settings.log_level, settings.log_format)
     try:
         uvloop.run(_serve_alone(settings))
@@ -55,17 +55,17 @@ def serve(settings: Settings) -> int:
 
 
 async def run_server(
-    settings: Settings, ending: Ending, *, ready: Callable[[App], None], share_port: bool = False
+    settings: Settings, stop_request: StopRequest, *, ready: Callable[[App], None], share_port: bool = False
 ) -> None:
-    """Start a server, tell `ready`, and run it until its ending has been asked for and has come. Raises CannotServe."""
+    """Start a server, call `ready`, and run it until `stop_request` has been served. Raises CannotServe."""
     try:
         app = App(settings, share_port=share_port)
         await app.start()
     except _refusals(settings) as error:
         raise CannotServe(str(error)) from error
     ready(app)
-    await ending.asked.wait()
-    stopping, hurrying = asyncio.create_task(app.stop()), asyncio.create_task(ending.hurried.wait())
+    await stop_request.drain_requested.wait()
+    stopping, hurrying = asyncio.create_task(app.stop()), asyncio.create_task(stop_request.hurry_requested.wait())
     await asyncio.wait({stopping, hurrying}, return_when=asyncio.FIRST_COMPLETED)
     hurrying.cancel()
     if not stopping.done():
@@ -74,22 +74,22 @@ async def run_server(
 
 
 def _refusals(settings: Settings) -> tuple[type[Exception], ...]:
-    """What a start may be refused by."""
+    """The exceptions that mean that a server cannot start."""
     refusals = (StoreUnusable, StorageUnavailable, NotConfigured, OSError)
     if settings.redis_url is None:
         return refusals
-    from parley_server.relay.redis_check import RelayUnusable  # with a client that a process alone need not load
+    from parley_server.relay.redis_check import RelayUnusable  # a standalone process does not load redis-py
 
     return (*refusals, RelayUnusable)
 
 
 async def _serve_alone(settings: Settings) -> None:
-    ending = Ending()
+    stop_request = StopRequest()
     for number in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(number, ending.ask_or_hurry)
+        asyncio.get_running_loop().add_signal_handler(number, stop_request.drain_or_hurry)
 
     def announce(app: App) -> None:
         sys.stderr.write(f"Parley serves on {settings.listen.host}:{app.port}; Ctrl-C stops it\n")
         sys.stderr.flush()
 
-    await run_server(settings, ending, ready=announce)
+    await run_server(settings, stop_request, ready=announce)

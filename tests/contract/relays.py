@@ -12,7 +12,7 @@ from parley_server.core.ports import Store
 from parley_server.core.replies.events import Entry, TextDelta
 from parley_server.core.replies.log import Log
 from parley_server.core.store_types import Checkpoint
-from parley_server.journal import wire
+from parley_server.relay import wire
 from parley_server.relay.redis import PRESENCE_LATE_S, RedisRelay
 
 from tests.clock import until

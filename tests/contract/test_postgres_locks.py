@@ -401,7 +401,7 @@ async def test_calls_of_all_kinds_on_a_few_conversations(stores, ask, caplog):
     talk = Talk(stores)
     await asyncio.gather(*(talk.run(f"r{number}", 25) for number in range(30)))
     assert talk.calls == 750
-    again = {record.fields["problem"] for record in caplog.records if record.message == "transaction_again"}
+    again = {record.fields["problem"] for record in caplog.records if record.message == "transaction_retried"}
     assert all("violates foreign key" in problem for problem in again), "nobody waited in a circle"
     assert await ask(ORPHANS) == [(0, 0, 0)]
     assert await ask(GAPS) == []

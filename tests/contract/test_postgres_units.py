@@ -175,7 +175,7 @@ async def test_a_deadlock_is_run_again(database, caplog):
     )
     bodies = await database.read(lambda connection: connection.execute(text("SELECT body FROM item")).scalars().all())
     assert [sorted(body) for body in bodies] == [["a", "b"], ["a", "b"]]
-    assert [record.message for record in caplog.records] == ["transaction_again"]
+    assert [record.message for record in caplog.records] == ["transaction_retried"]
 
 
 async def test_a_read_sees_one_state_of_the_database(database):

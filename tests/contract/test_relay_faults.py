@@ -7,7 +7,7 @@ import time
 
 import pytest
 from parley_server.core.replies.events import TextDelta
-from parley_server.journal import wire
+from parley_server.relay import wire
 from parley_server.relay.redis_check import RelayUnusable
 from parley_server.relay.remote_log_reader import SILENCE_S
 
@@ -89,10 +89,10 @@ async def test_killed_and_started_empty(talk, own_redis, caplog):
     await talk.sound()
     assert talk.other.relay.unreachable_s == 0
     await talk.exact()
-    for event in ("relay_lost", "relay_back"):
+    for event in ("relay_lost", "relay_restored"):
         for part in ("publish", "follow", "subscribe"):
             assert len(told(caplog, event, part)) == 2  # one of each replica
-    assert all(each["lost_s"] > 0.5 for each in told(caplog, "relay_back", "publish"))
+    assert all(each["lost_s"] > 0.5 for each in told(caplog, "relay_restored", "publish"))
 
 
 async def test_flushed_while_nobody_writes(replicas, own_redis):
@@ -211,7 +211,7 @@ async def test_redis_that_takes_no_writes(talk, own_redis, caplog, fault):
     await talk.flows()
     await talk.sound()
     await talk.exact()
-    lost, back = told(caplog, "relay_lost", "publish"), told(caplog, "relay_back", "publish")
+    lost, back = told(caplog, "relay_lost", "publish"), told(caplog, "relay_restored", "publish")
     assert len(lost) == len(back) == 2  # one of each replica
     assert words in lost[0]["problem"]
     assert await talk.owner.relay.idle_s(talk.log.reply.id) < 4 * HEARTBEAT_S
@@ -430,7 +430,7 @@ async def test_stop_does_not_wait_for_redis(replicas, own_redis, how):
 async def test_redis_may_come_after_the_start(replicas, own_redis, caplog):
     await asyncio.to_thread(own_redis.stop)
     owner, other = await replicas.start(hears=False), await replicas.start(hears=False)
-    assert "relay_away" in caplog.messages
+    assert "relay_connect_failed" in caplog.messages
     log = owner.begin()
     say(log, "early")
     copy = other.follow(log.reply)
@@ -451,7 +451,7 @@ async def test_redis_that_may_drop_keys_is_refused(replicas, own_redis, caplog):
     await replicas.start(hears=False)
     own_redis._settings["maxmemory-policy"] = "volatile-ttl"
     await asyncio.to_thread(own_redis.start)
-    await until(lambda: "relay_unusable" in caplog.messages)
+    await until(lambda: "relay_check_failed" in caplog.messages)
 
 
 async def test_a_wrong_password_is_refused(tmp_path):

@@ -12,7 +12,7 @@ import pytest
 from parley_server.core.model import Usage
 from parley_server.core.replies.events import ReasoningDelta, TextDelta, ToolCallDelta, Unknown, UsageUpdate
 from parley_server.core.replies.log import Log
-from parley_server.journal import wire
+from parley_server.relay import wire
 from parley_server.relay.remote_log_cursor import RANGE_ENTRIES
 from parley_server.relay.remote_log_reader import SILENCE_S
 

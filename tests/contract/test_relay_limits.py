@@ -8,7 +8,7 @@ import time
 
 import pytest
 from parley_server.core.replies.events import TextDelta
-from parley_server.journal import wire
+from parley_server.relay import wire
 
 from tests.clock import until
 from tests.contract.relays import Replicas, same, say

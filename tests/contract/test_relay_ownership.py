@@ -8,7 +8,8 @@ import msgspec
 import pytest
 from parley_server.core.cluster.lease import Lease
 from parley_server.core.replies.events import TextDelta
-from parley_server.journal import wire
+from parley_server.journal import entry_codec
+from parley_server.relay import wire
 from parley_server.relay.redis import PRESENCE_LATE_S
 from parley_server.relay.remote_log_reader import TICK_S
 
@@ -308,14 +309,14 @@ async def test_after_a_lapse_the_heartbeat_publishes_what_was_withheld(replicas)
 
 
 async def test_what_cannot_be_written_harms_nobody_else(replicas, caplog, monkeypatch):
-    encode = wire.encode
+    encode = entry_codec.encode
 
     def broken(entry):
         if entry == TextDelta("bad "):
             raise ValueError("a defect")
         return encode(entry)
 
-    monkeypatch.setattr(wire, "encode", broken)
+    monkeypatch.setattr(entry_codec, "encode", broken)
     owner, other = await replicas.start(), await replicas.start()
     bad, good = owner.begin(), owner.begin()
     copies = [other.follow(log.reply) for log in (bad, good)]
@@ -328,7 +329,7 @@ async def test_what_cannot_be_written_harms_nobody_else(replicas, caplog, monkey
     say(good, "all")
     await same(copies[1], good)
     assert copies[0].entries == []
-    assert "relay_defect" in caplog.messages
+    assert "reply_publish_failed" in caplog.messages
     assert owner.problems() == {}
 
 

@@ -162,7 +162,7 @@ async def test_a_checkpoint_that_cannot_be_read_keeps_the_text_before_it(store, 
     (left,) = await store.unfinished(5)
     assert left.entries == (TextDelta("1 "),)
     assert left.durable_sequence == 3
-    assert "checkpoint_unreadable" in caplog.messages
+    assert "checkpoint_decode_failed" in caplog.messages
 
 
 async def test_a_mebibyte_of_checkpoints_in_one_statement(store):

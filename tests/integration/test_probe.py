@@ -28,7 +28,7 @@ def probe(*arguments: str, **environment: str) -> tuple[int, str]:
     kept = {name: value for name, value in os.environ.items() if not name.startswith("PARLEY_")}
     # A proxy of the environment must not stand between the probe and its own machine.
     kept |= {"http_proxy": "http://192.0.2.1:1", "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
-    command = [sys.executable, "-m", "parley_server.probe", *arguments]
+    command = [sys.executable, "-m", "parley_server.cli.probe", *arguments]
     done = subprocess.run(command, env=kept | environment, capture_output=True, text=True, timeout=60)
     return done.returncode, done.stdout + done.stderr
 

@@ -1,7 +1,7 @@
-"""The journal: new entries of all running replies, made durable by the store, in one commit a flush.
+"""Writes new log entries of all running replies to the store, with one commit per flush.
 
-It never holds up a reply: what cannot be written now is written with a later flush, and what can never be written keeps
-nobody else from the store.
+A reply never waits for it. Entries that cannot be written now are part of a later flush, and a log that can never be
+written does not block the others.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ MIN_INTERVAL_S = 0.1
 
 
 class Checkpoints:
-    """Whoever opens a log here marks it when it grows, at the latest when `Log.on_append` says so.
+    """Flushes the marked logs. The caller opens a log and marks it when it has grown.
 
-    A flush comes `interval_s` after the first entry that it holds, so that a shorter reply costs none; or earlier, once
-    a marked log has `max_bytes` (0: no limit) of content that are not durable.
+    A flush happens `interval_s` after the first new entry, so that a reply that ends earlier needs no checkpoint. It
+    happens sooner once a marked log has `max_bytes` of content that is not durable (0: no limit).
     """
 
     def __init__(self, store: Store, clock: Clock, *, interval_s: float, max_bytes: int = 0) -> None:
@@ -33,7 +33,7 @@ class Checkpoints:
         self._clock = clock
         self._interval_s = interval_s
         self._max_bytes = max_bytes
-        self._open: dict[str, int] = {}  # by reply: how many bytes of its content are durable
+        self._open: dict[str, int] = {}  # by reply id: bytes of content that are durable
         self._dirty: dict[str, Log] = {}
         self._unwritable: set[str] = set()
         self._wanted = asyncio.Event()
@@ -47,19 +47,19 @@ class Checkpoints:
         self._task = asyncio.get_running_loop().create_task(self._run(), name="journal")
 
     def open(self, log: Log) -> None:
-        """Journal this log from its start."""
+        """Write this log from its start on."""
         self._open[log.reply.id] = 0
         if log.last_sequence:
             self.mark(log)
 
     def close(self, log: Log) -> None:
-        """Journal it no further."""
+        """Stop writing this log."""
         self._open.pop(log.reply.id, None)
         self._dirty.pop(log.reply.id, None)
         self._unwritable.discard(log.reply.id)
 
     def mark(self, log: Log) -> None:
-        """It has new entries."""
+        """Include the log's new entries in the next flush."""
         reply_id = log.reply.id
         if reply_id in self._unwritable:
             return
@@ -69,7 +69,7 @@ class Checkpoints:
             self._hurry.set()
 
     async def stop(self) -> None:
-        """Flush what is open, then end."""
+        """Flush once more, then end."""
         self._stopping = True
         self._wanted.set()
         self._hurry.set()
@@ -97,7 +97,7 @@ class Checkpoints:
                 return
 
     async def _pause(self, delay_s: float) -> None:
-        """As long as that, or until there is a hurry; but never too short for a flush to be worth its commit."""
+        """Wait `delay_s`, or less if a log reaches `max_bytes`, but at least `MIN_INTERVAL_S` to limit commits."""
         start = self._clock.monotonic()
         if not self._stopping:
             await self._clock.sleep(min(delay_s, MIN_INTERVAL_S))
@@ -110,7 +110,7 @@ class Checkpoints:
             self._hurry.clear()
 
     async def _flush(self) -> bool:
-        """Write all that is new; False where the store is away."""
+        """Write all marked logs. Returns False if the store is unavailable."""
         logs, self._dirty = self._dirty, {}
         checkpoints = [made for log in logs.values() if (made := _checkpoint(log)) is not None]
         together = [each for each in checkpoints if each.reply_id not in self._unwritable]
@@ -121,14 +121,14 @@ class Checkpoints:
             for each in alone:
                 await self._write_alone(each, logs[each.reply_id])
         except StorageUnavailable as error:
-            logger.warning("journal_behind", extra={"fields": {"replies": len(logs), "problem": error.message}})
+            logger.warning("checkpoints_delayed", extra={"fields": {"replies": len(logs), "problem": error.message}})
             for behind in logs.values():
                 self._want(behind)
             return False
         return True
 
     async def _write_together(self, checkpoints: list[Checkpoint], logs: dict[str, Log]) -> bool:
-        """False where a defect of one kept all of them from the store."""
+        """Write the checkpoints in one commit. Returns False if one of them made the commit fail."""
         if not checkpoints:
             return True
         sizes = [logs[each.reply_id].size for each in checkpoints]
@@ -136,23 +136,23 @@ class Checkpoints:
             await self._store.append_checkpoints(checkpoints)
         except StorageUnavailable:
             raise
-        except Exception:  # a defect that ended this task would end the journal of every reply
-            logger.exception("journal_defect", extra={"fields": {"replies": len(checkpoints)}})
+        except Exception:  # a bug in one reply must not end this task, which serves all replies
+            logger.exception("checkpoint_write_failed", extra={"fields": {"replies": len(checkpoints)}})
             return False
         for written, size in zip(checkpoints, sizes, strict=True):
             self._written(written, logs[written.reply_id], size)
         return True
 
     async def _write_alone(self, checkpoint: Checkpoint, found: Log) -> None:
-        """Where that fails, it is tried again in a while, alone, so that it costs the others nothing."""
+        """Write one checkpoint in its own commit. If that fails, retry later, apart from the other replies."""
         reply_id, size = checkpoint.reply_id, found.size
         try:
             await self._store.append_checkpoints([checkpoint])
         except StorageUnavailable:
             raise
-        except Exception:  # the same
+        except Exception:  # as above
             if reply_id in self._open and reply_id not in self._unwritable:
-                logger.exception("journal_defect", extra={"fields": {"reply_id": reply_id}})
+                logger.exception("checkpoint_write_failed", extra={"fields": {"reply_id": reply_id}})
                 self._unwritable.add(reply_id)
             self._clock.call_at(self._clock.monotonic() + MAX_RETRY_S, lambda: self._want(found))
         else:

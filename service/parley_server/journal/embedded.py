@@ -1,4 +1,4 @@
-"""The relay of a process that is alone: the journal, and nobody elsewhere."""
+"""The relay of a single process: a journal without other replicas."""
 
 # ruff: noqa: ARG002 - the arguments are the port's
 
@@ -18,14 +18,14 @@ from parley_server.journal.text_journal import TextJournal
 INTERVAL_S = 0.1
 CHECKPOINT_S = 2.0
 CHECKPOINT_BYTES = 64 * 1024
-"""With a tail: so far apart, or after so much of one reply, the store is given what the tail has had since."""
+"""With a text journal: the interval, and the amount of one reply's text, after which the store gets a checkpoint."""
 
 
 class EmbeddedRelay:
-    """Implements `core.ports.Relay` on the store's checkpoints, at most `interval_s` apart.
+    """Implements `core.ports.Relay`: makes text durable within `interval_s`.
 
-    With `tail`, the path of a database that this process has alone, it is files beside it that have the text by then,
-    for a fraction of the cost, and the store has it later.
+    Without `tail` it writes checkpoints to the store. With `tail`, the path of a SQLite database, it writes the text to
+    files beside the database first, which costs a fraction, and checkpoints the store less often.
     """
 
     def __init__(self, store: Store, clock: Clock, *, interval_s: float = INTERVAL_S, tail: Path | None = None) -> None:
@@ -37,18 +37,17 @@ class EmbeddedRelay:
         self._tail = TextJournal(tail, clock, interval_s=interval_s, on_growth=self._checkpoints.mark)
 
     async def load(self) -> None:
-        """Read what a dead process has left, for `take_over`. Raises OSError."""
+        """Read the journal files of the previous process, for `take_over`. Raises OSError."""
         if self._tail is not None:
             await self._tail.load()
 
     def start(self) -> None:
-        """Begin to write. What was left by then is ended, and needed no more."""
+        """Begin to write. Deletes the previous process's files: its replies must have ended by then."""
         self._checkpoints.start()
         if self._tail is not None:
             self._tail.start()
 
     def open(self, log: Log) -> None:
-        """Journal this log from its start."""
         mark = self._checkpoints.mark if self._tail is None else self._tail.mark
         log.on_append = lambda: mark(log)
         self._checkpoints.open(log)
@@ -56,7 +55,7 @@ class EmbeddedRelay:
             self._tail.open(log)
 
     def close(self, log: Log) -> None:
-        """The store has no more of it; the tail does, until it is stored whole."""
+        """Stop checkpoints of the log. The text journal goes on until the reply is finalised."""
         self._checkpoints.close(log)
 
     def ended(self, log: Log) -> None:

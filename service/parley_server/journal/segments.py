@@ -1,6 +1,7 @@
-"""Files of stretches of logs, frame by frame: a length, a checksum, and what was appended at one time.
+"""Append-only files of log entries. Each append is one frame: length, checksum, entries.
 
-Blocking, for one thread at a time. What was appended survives the death of the process, but not a loss of power.
+The calls block and must come from one thread at a time. Appended frames survive the death of the process, but not a
+power loss, since there is no fsync.
 """
 
 from __future__ import annotations
@@ -18,8 +19,8 @@ from parley_server.private_files import close_to_others, open_private
 _HEADER = struct.Struct("<II")
 
 
-class Stretch(msgspec.Struct, array_like=True, frozen=True):
-    """Entries of one reply's log from `number` on, each as `wire.encode` writes it."""
+class EntryRange(msgspec.Struct, array_like=True, frozen=True):
+    """Consecutive entries of one reply's log; `number` is the first one's. Encoded by `entry_codec.encode`."""
 
     reply_id: str
     number: int
@@ -27,32 +28,32 @@ class Stretch(msgspec.Struct, array_like=True, frozen=True):
 
 
 _pack = msgspec.msgpack.Encoder().encode
-_unpack = msgspec.msgpack.Decoder(list[Stretch]).decode
+_unpack = msgspec.msgpack.Decoder(list[EntryRange]).decode
 
 
-def pack(stretch: Stretch) -> msgspec.Raw:
-    """As `Segment.append` takes it. Raises UnicodeEncodeError for text that is none."""
-    return msgspec.Raw(_pack(stretch))
+def pack(entry_range: EntryRange) -> msgspec.Raw:
+    """Encode a range for `Segment.append`. Raises UnicodeEncodeError for lone surrogates."""
+    return msgspec.Raw(_pack(entry_range))
 
 
 class Segment:
-    """One file; it is made when something is appended. `size` is how many bytes of it count."""
+    """One file, created by the first append. `size` is the number of valid bytes."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
         self._file: int | None = None
         self.size = 0
 
-    def read(self) -> list[Stretch]:
-        """All that was appended whole. A frame that a killed process or a full disk has cut ends it; one that this
-        release does not understand is passed over. Raises OSError."""
+    def read(self) -> list[EntryRange]:
+        """Read all complete frames. Reading stops at a frame that was cut by a kill or a full disk; a frame that this
+        release cannot decode is skipped. Raises OSError."""
         try:
             held = self._path.read_bytes()
             close_to_others(self._path)
         except FileNotFoundError:
             return []
         self.size = 0
-        found: list[Stretch] = []
+        found: list[EntryRange] = []
         while len(held) >= self.size + _HEADER.size:
             length, checksum = _HEADER.unpack_from(held, self.size)
             start = self.size + _HEADER.size
@@ -66,9 +67,9 @@ class Segment:
                 continue
         return found
 
-    def append(self, stretches: Sequence[msgspec.Raw]) -> None:
-        """Raises OSError; what was written of it by then does not count."""
-        frame = _pack(stretches)
+    def append(self, ranges: Sequence[msgspec.Raw]) -> None:
+        """Append one frame. Raises OSError; a part that was written by then is overwritten by the next append."""
+        frame = _pack(ranges)
         data = memoryview(_HEADER.pack(len(frame), zlib.crc32(frame)) + frame)
         if self._file is None:
             self._file = open_private(self._path)
@@ -78,7 +79,7 @@ class Segment:
         self.size += written
 
     def clear(self) -> None:
-        """Empty it. Raises OSError."""
+        """Truncate the file. Raises OSError."""
         if self._file is not None:
             os.ftruncate(self._file, 0)
         elif self.size:
@@ -86,7 +87,7 @@ class Segment:
         self.size = 0
 
     def close(self) -> None:
-        """Close the file; one that holds nothing is removed."""
+        """Close the file, and remove it if it is empty."""
         file, self._file = self._file, None
         if file is not None:
             os.close(file)

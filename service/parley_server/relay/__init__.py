@@ -1,1 +1,1 @@
-"""Makes the logs of running replies durable, and live between replicas."""
+"""Connects replicas through Redis: publishes the logs of running replies and follows those of other replicas."""

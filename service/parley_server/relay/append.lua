@@ -1,10 +1,10 @@
--- Appends a stretch of a reply's log and publishes it. What the stream has already is skipped, so a repeated call adds
--- nothing; where the stretch begins beyond the stream's end, nothing is added, and the answer says where to begin.
+-- Appends consecutive entries of a reply's log and publishes them. Entries that the stream has are skipped, so a
+-- repeated call adds nothing. If the entries would leave a gap, none is added; the answer shows where to continue.
 --
--- KEYS: the reply, the stream of this epoch. ARGV: {epoch, number of the first entry, entries} in msgpack, time to live.
--- Answer: the last number of the stream (-1: the log is closed to this epoch), whether a cancel is wished.
+-- KEYS: the reply, the stream of this epoch. ARGV: {epoch, number of the first entry, entries} in msgpack; TTL in ms.
+-- Answer: the last number of the stream (-1: the log is closed to this epoch), whether a cancel was requested.
 --
--- A stream is dense from number 1 on, so its length is its last number.
+-- A stream has every number from 1 on, so its length is its last number.
 local message = cmsgpack.unpack(ARGV[1])
 local epoch, first, entries = message[1], message[2], message[3]
 local known = redis.call('HMGET', KEYS[1], 'fence', 'writer', 'cancel', 'since')

@@ -1,6 +1,7 @@
--- A reply has ended, and all of its log that there is to be is here: closes it, keeps it for a while, tells everybody.
+-- Closes the log of a reply that has ended, sets its retention, and publishes the end. Called after the last append.
 --
--- KEYS: the reply. ARGV: the epoch in which it ended, time to keep, the fence that nobody passes.
+-- KEYS: the reply. ARGV: the epoch in which it ended, retention in ms, a fence above every epoch.
+-- Answer: the last number of the stream.
 local writer = redis.call('HGET', KEYS[1], 'writer')
 local last = 0
 if writer then

@@ -1,9 +1,10 @@
--- Forgets replies. What is left of each is a fence that nobody passes, for as long as a writer could still be alive.
+-- Deletes replies. A fence above every epoch stays for as long as a writer could be alive, so that a late append cannot
+-- create the reply again.
 --
--- KEYS: the replies. ARGV: time to live of the fence, the fence.
+-- KEYS: the replies. ARGV: TTL of the fence in ms, the fence. Answer: the number of replies.
 for _, reply in ipairs(KEYS) do
   local writer = tonumber(redis.call('HGET', reply, 'writer') or 0)
-  -- Each takeover ends a reply: more than a few epochs are never written, and what an older one left expires.
+  -- A takeover ends the reply, so few epochs are ever written. Streams of older epochs expire.
   for epoch = math.max(1, writer - 8), writer do
     redis.call('UNLINK', reply .. ':log:' .. epoch)
   end

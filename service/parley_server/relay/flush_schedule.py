@@ -1,4 +1,4 @@
-"""Which publications have something to say, and when they are heard."""
+"""Decides which publications have entries to send, and when."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from parley_server.relay.publication import Publication
 
 
 class FlushSchedule:
-    """What is urgent is due at once; everything else together, at most once in `interval_s`."""
+    """A queue of publications. Urgent ones are due at once, all others together every `interval_s`."""
 
     def __init__(self, clock: Clock, interval_s: float) -> None:
         self._clock = clock
@@ -24,7 +24,7 @@ class FlushSchedule:
         return len(self._all)
 
     def add(self, publication: Publication, *, urgent: bool = False) -> None:
-        """It has something to say."""
+        """Queue a publication."""
         self._all[publication] = None
         if urgent:
             self._urgent[publication] = None
@@ -33,28 +33,28 @@ class FlushSchedule:
             self._timer = self._clock.call_at(self._next, self._ring)
 
     def remove(self, publication: Publication) -> None:
-        """It is heard now."""
+        """Remove a publication that is being sent."""
         self._all.pop(publication, None)
         self._urgent.pop(publication, None)
 
     def ring(self) -> None:
-        """Have `wait` return."""
+        """Make `wait` return."""
         self._due.set()
 
     def hurry(self) -> None:
-        """What is left of those that are due is due again at once."""
+        """Make all queued publications due at once."""
         self._next = 0.0
         self._due.set()
 
     async def wait(self) -> None:
-        """Return when something is due."""
+        """Wait until a publication is due, or `ring` is called."""
         if self._all and self._timer is None:
             self._timer = self._clock.call_at(self._next, self._ring)
         await self._due.wait()
         self._due.clear()
 
     def due(self) -> list[Publication]:
-        """Those that may speak now."""
+        """The publications to send now. Starts a new interval if the last one is over."""
         now = self._clock.monotonic()
         if now < self._next:
             return list(self._urgent)
@@ -62,11 +62,11 @@ class FlushSchedule:
         return list(self._all)
 
     def all(self) -> list[Publication]:
-        """Those that have something to say."""
+        """All queued publications."""
         return list(self._all)
 
     def close(self) -> None:
-        """Ring no more."""
+        """Cancel the timer."""
         if self._timer is not None:
             self._timer.cancel()
 

@@ -1,4 +1,4 @@
-"""Whether a part of the relay works, told once for each change, and when it may be tried again."""
+"""Tracks whether a part of the relay works, logs each change once, and sets the time of the next retry."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ MIN_RETRY_S, MAX_RETRY_S = 0.05, 1.0
 
 
 class Health:
-    """Of one part, by name: it works until something `failed`, and again once something `worked`."""
+    """The health of one part. It counts as working until `failed` is called, and again after `worked`."""
 
     def __init__(self, part: str, clock: Clock) -> None:
         self.part = part
@@ -26,18 +26,18 @@ class Health:
 
     @property
     def lost_s(self) -> float:
-        """For how long it has not worked; 0 while it does."""
+        """Seconds for which it has not worked; 0 while it works."""
         return 0.0 if self._lost_at is None else max(1e-6, self._clock.monotonic() - self._lost_at)
 
     @property
     def works_s(self) -> float:
-        """For how long it has worked without a break; 0 while it does not."""
+        """Seconds for which it has worked without a break; 0 while it does not work."""
         return 0.0 if self._lost_at is not None else self._clock.monotonic() - self._works_since
 
     def failed(self, problem: str) -> None:
-        """Something did not work because Redis is away, or refuses: it is left alone until `retry_at`."""
+        """Record that Redis is unreachable or refuses. The caller must not retry before `retry_at`."""
         now = self._clock.monotonic()
-        self.retry_at = now + self._retry_s * random.uniform(0.5, 1)  # noqa: S311 - spreads load, guards nothing
+        self.retry_at = now + self._retry_s * random.uniform(0.5, 1)  # noqa: S311 - spreads load, not for security
         self._retry_s = min(self._retry_s * 2, MAX_RETRY_S)
         if self._lost_at is None:
             self.losses += 1
@@ -45,11 +45,11 @@ class Health:
             logger.warning("relay_lost", extra={"fields": {"part": self.part, "problem": problem}})
 
     def worked(self) -> bool:
-        """Something worked; whether it did not before."""
+        """Record a success. Returns True if the part had not worked before."""
         if self._lost_at is None:
             return False
         now = self._clock.monotonic()
-        logger.info("relay_back", extra={"fields": {"part": self.part, "lost_s": round(now - self._lost_at, 3)}})
+        logger.info("relay_restored", extra={"fields": {"part": self.part, "lost_s": round(now - self._lost_at, 3)}})
         self._lost_at = None
         self._works_since = now
         self._retry_s = MIN_RETRY_S

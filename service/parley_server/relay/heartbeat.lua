@@ -1,8 +1,8 @@
--- Keeps what running replies have, and tells their owner how they stand.
+-- Extends the lifetime of running replies, and returns their state to their owner.
 --
--- KEYS: for each reply, it and the stream of its epoch. ARGV: time to live, then each reply's epoch.
--- Answer: the time, then for each reply: the last number of its stream (-1: closed to this epoch), whether a cancel is
--- wished, and when a reader elsewhere was last known (0: never). Times are in milliseconds, by this server's clock.
+-- KEYS: for each reply, the reply and the stream of its epoch. ARGV: TTL in ms, then each reply's epoch.
+-- Answer: the time, then for each reply: the last number of its stream (-1: closed to this epoch), whether a cancel was
+-- requested, and when a reader on another replica was last reported (0: never). Times: this server's clock, in ms.
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
 local answer = {now}
@@ -12,7 +12,7 @@ for i = 2, #ARGV do
   local last = -1
   if not known[1] or tonumber(known[1]) <= tonumber(ARGV[i]) then
     last = redis.call('XLEN', stream)
-    -- Always a write that takes memory: where followers could not tell that they read, this fails as well.
+    -- A write that needs memory: it fails in the same cases in which seen.lua cannot report readers.
     redis.call('HSET', reply, 'owner', now)
     if not known[3] then
       redis.call('HSET', reply, 'since', now)

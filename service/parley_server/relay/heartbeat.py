@@ -1,4 +1,4 @@
-"""What an owner asks Redis about its running replies, a few at a time, and what it is told."""
+"""The heartbeat of an owner: keeps its running replies in Redis and reads their state, several replies per command."""
 
 from __future__ import annotations
 
@@ -12,9 +12,12 @@ REPLIES_PER_CALL = 64
 FACTS = 3
 
 
-class Beat(NamedTuple):
-    """How a reply stands in Redis. `last` is -1 where the log is closed to its writer; `seen_ms` is 0 where no reader
-    elsewhere is known, and `age_s` how long ago that was."""
+class ReplyStatus(NamedTuple):
+    """The state of a reply in Redis.
+
+    `last` is the last number of its stream, -1 if the log is closed to this writer. `seen_ms` is the time at which a
+    reader on another replica was last reported (0: never), and `age_s` the seconds since then.
+    """
 
     publication: Publication
     last: int
@@ -23,9 +26,9 @@ class Beat(NamedTuple):
     age_s: float
 
 
-def questions(publications: Sequence[Publication], ttl_ms: int, replica: bytes) -> list[bytes]:
-    """The commands that keep these replies and ask about them. Where there are none, one that shows that this replica
-    is there, and finds out whether Redis takes writes."""
+def heartbeat_commands(publications: Sequence[Publication], ttl_ms: int, replica: bytes) -> list[bytes]:
+    """The commands that extend the lifetime of these replies and read their state. Without replies, one command that
+    sets the replica's own key, which also shows whether Redis accepts writes."""
     return [
         HEARTBEAT.call(
             [name for each in group for name in each.names],
@@ -36,15 +39,15 @@ def questions(publications: Sequence[Publication], ttl_ms: int, replica: bytes) 
     ] or [command("SET", replica, 1, "PX", ttl_ms)]
 
 
-def beats(publications: Sequence[Publication], answers: Sequence[Any]) -> Iterator[Beat]:
-    """What the answers say; nothing of those that were refused."""
+def reply_statuses(publications: Sequence[Publication], answers: Sequence[Any]) -> Iterator[ReplyStatus]:
+    """Decode the answers. Replies whose command was refused are left out."""
     for group, answer in zip(_groups(publications), answers, strict=False):
         if isinstance(answer, Exception):
             continue
         now_ms, *facts = answer
         for i, publication in enumerate(group):
             last, cancel, seen_ms = facts[FACTS * i : FACTS * (i + 1)]
-            yield Beat(publication, last, bool(cancel), seen_ms, max(0.0, (now_ms - seen_ms) / 1000))
+            yield ReplyStatus(publication, last, bool(cancel), seen_ms, max(0.0, (now_ms - seen_ms) / 1000))
 
 
 def _groups(publications: Sequence[Publication]) -> list[Sequence[Publication]]:

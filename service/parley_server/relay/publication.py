@@ -1,4 +1,4 @@
-"""How far logs of this process are published, and what is next of each."""
+"""Tracks how far each log of this process is published, and makes the next command for it."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ from collections.abc import Iterable
 
 from parley_server.core.replies.events import Snapshot
 from parley_server.core.replies.log import Log
-from parley_server.journal import wire
+from parley_server.journal import entry_codec
+from parley_server.relay import wire
 from parley_server.relay.scripts import APPEND, ENDED
 
 MAX_ENTRIES = 500
@@ -14,13 +15,24 @@ MAX_CHARACTERS = 64 * 1024
 
 
 class Publication:
-    """A log of this process, as Redis has it up to `sent`.
+    """A log of this process, of which Redis has the entries up to `sent`.
 
-    `refused`: another has the log now, and nothing is appended any more. `end`: the last number to publish, once it has
-    ended.
+    `refused`: another replica has taken the log over, so nothing more is appended. `end`: the last number to publish,
+    once the reply has ended.
     """
 
-    __slots__ = ("_more", "_reach", "cancel_told", "end", "expires_at", "log", "names", "refused", "seen_ms", "sent")
+    __slots__ = (
+        "_more",
+        "_reach",
+        "cancel_reported",
+        "end",
+        "expires_at",
+        "log",
+        "names",
+        "refused",
+        "seen_ms",
+        "sent",
+    )
 
     def __init__(self, log: Log) -> None:
         self.log = log
@@ -31,29 +43,31 @@ class Publication:
         self.refused = False
         self._reach = 0
         self._more = False
-        self.cancel_told = False
+        self.cancel_reported = False
         self.seen_ms = 0
 
     @property
     def running(self) -> bool:
-        """Whether it is this process that writes it, still."""
+        """Whether this process still writes the log."""
         return not self.refused and self.end is None
 
     @property
     def behind(self) -> bool:
-        """Whether there is more to append."""
+        """Whether there are entries to append."""
         return not self.refused and self.sent < (self.log.last_sequence if self.end is None else self.end)
 
     def finish(self, *, expires_at: float) -> None:
-        """The log has ended as it is stored; where another's end replaced it, none of its content is published."""
+        """Record that the log has ended as it is stored. If another replica ended the reply, the stored result replaced
+        this log's content, and nothing more of it is published."""
         last = self.log.last_sequence
         replaced = any(isinstance(entry, Snapshot) for entry in self.log.since(last - 2))
         self.end = 0 if replaced else last - 1
         self.expires_at = expires_at
 
-    def next_stretch(self, ttl_ms: int) -> bytes:
-        """The command that appends what is next: as much as Redis is to take at once. Without the lease that is
-        nothing, but asks whether the log is still this writer's."""
+    def append_command(self, ttl_ms: int) -> bytes:
+        """The command that appends the next entries, limited by `MAX_ENTRIES` and `MAX_CHARACTERS`.
+
+        Without the lease it appends none, and only checks whether the log is still open to this writer."""
         entries = self.log.since(self.sent)
         if self.end is not None:
             entries = entries[: self.end - self.sent]
@@ -61,7 +75,7 @@ class Publication:
             entries = []
         values, room = [], MAX_CHARACTERS
         for entry in entries[:MAX_ENTRIES]:
-            value = wire.encode(entry)
+            value = entry_codec.encode(entry)
             values.append(value)
             room -= len(value)
             if room <= 0:
@@ -72,17 +86,17 @@ class Publication:
         return APPEND.call(self.names, stretch, ttl_ms)
 
     def appended(self, last: int) -> bool:
-        """Redis has the log up to this number; whether there is something to say at once."""
+        """Record that Redis has the log up to number `last`. Returns whether to send again at once."""
         self.sent = min(last, self._reach)
         return self._more or last < self._reach or self.end is not None
 
-    def last_word(self, retention_ms: int) -> bytes:
-        """The command that tells everybody that the reply has ended."""
-        return ENDED.call(self.names[:1], self.log.reply.epoch, retention_ms, wire.NOBODY_PASSES)
+    def end_command(self, retention_ms: int) -> bytes:
+        """The command that closes the log in Redis and publishes the reply's end."""
+        return ENDED.call(self.names[:1], self.log.reply.epoch, retention_ms, wire.CLOSED_FENCE)
 
 
 class Publications:
-    """Those of this process, by reply. One that is no longer current has nothing to say."""
+    """The publications of this process by reply id. A replaced publication is no longer in it."""
 
     def __init__(self) -> None:
         self._current: dict[str, Publication] = {}
@@ -97,31 +111,31 @@ class Publications:
         return self._current[reply_id]
 
     def open(self, log: Log) -> Publication:
-        """Publish this log from its start, in place of another of the same reply."""
+        """Publish this log from its start. It replaces another log of the same reply."""
         publication = self._current[log.reply.id] = Publication(log)
         return publication
 
     def of(self, log: Log) -> Publication:
-        """The current one of this very log."""
+        """The publication of this log; opened if the reply has none or one of another log."""
         found = self._current.get(log.reply.id)
         return found if found is not None and found.log is log else self.open(log)
 
     def running(self) -> list[Publication]:
-        """Those that this process writes."""
+        """The publications whose logs this process still writes."""
         return [each for each in self._current.values() if each.running]
 
     def drop(self, publication: Publication) -> None:
-        """It is over."""
+        """Remove a publication, unless another one has replaced it."""
         if publication in self:
             del self._current[publication.log.reply.id]
 
     def forget(self, reply_ids: Iterable[str]) -> None:
-        """These replies exist no more."""
+        """Remove the publications of erased replies."""
         for reply_id in reply_ids:
             self._current.pop(reply_id, None)
 
     def tidy(self, now: float) -> None:
-        """Drop what exists no more, and ends that could not be told for as long as anything would be kept."""
+        """Remove logs that are erased or broken, and ended logs whose end Redis has not accepted before it expired."""
         for publication in list(self._current.values()):
             log, end = publication.log, publication.end
             dead = log.erased or log.broken is not None or (log.ended and end is None)

@@ -1,6 +1,7 @@
-"""The relay between replicas, by Redis or Valkey: publishes what this process writes, follows what others write.
+"""The relay between replicas on Redis or Valkey: publishes this replica's logs and follows those of other replicas.
 
-Redis is for speed and for readers elsewhere. What is durable is so in the store; while Redis is away, replies go on.
+Redis serves readers on other replicas with low latency. Durability comes from the store alone, so replies continue
+while Redis is unavailable.
 """
 
 from __future__ import annotations
@@ -16,8 +17,8 @@ from parley_server.core.model import Reply
 from parley_server.core.ports import Clock, ReplyOwner, Store
 from parley_server.core.replies.events import Entry
 from parley_server.core.replies.log import Log
-from parley_server.journal import wire
 from parley_server.journal.checkpoints import Checkpoints
+from parley_server.relay import wire
 from parley_server.relay.health import Health
 from parley_server.relay.outbox import Outbox
 from parley_server.relay.publisher import Publisher
@@ -25,24 +26,24 @@ from parley_server.relay.redis_check import RelayUnusable, check_server, connect
 from parley_server.relay.redis_pipeline import RedisPipeline, RelayAway
 from parley_server.relay.remote_log_cursor import RANGE_ENTRIES, StreamReading, entries_of
 from parley_server.relay.remote_log_reader import RemoteLogReader
-from parley_server.relay.scripts import ERASE, TAKE_OVER, WISH, command
+from parley_server.relay.scripts import CANCEL, ERASE, TAKE_OVER, command
 from parley_server.relay.subscription import Subscription
 
 logger = logging.getLogger("parley.relay")
 
 RECALL_S = 2.0
 CHECK_AGAIN_S = 1.0
-WISH_FOR_S = 30.0
+CANCEL_FOR_S = 30.0
 PRESENCE_LATE_S = 1.0
 ERASED_PER_CALL = 500
 
 
 class RedisRelay:
-    """Implements `core.ports.Relay`; three connections to Redis, whatever the number of replies and readers.
+    """Implements `core.ports.Relay` with three connections to Redis, independent of the number of replies and readers.
 
-    `flush_interval_s` apart, what is new of all replies is published; `checkpoint_interval_s` apart, or after
-    `checkpoint_bytes` of one reply, it is made durable. What Redis holds of a running reply is kept for `running_ttl_s`
-    beyond its owner's last heartbeat, and for `retention_s` after its end.
+    New entries of all replies are published every `flush_interval_s`, and made durable every `checkpoint_interval_s` or
+    after `checkpoint_bytes` of one reply. Redis keeps a running reply for `running_ttl_s` after its owner's last
+    heartbeat, and an ended reply for `retention_s`.
     """
 
     def __init__(
@@ -59,7 +60,7 @@ class RedisRelay:
         retention_s: float = 600.0,
         running_ttl_s: float = 600.0,
     ) -> None:
-        """Raises RelayUnusable where the URL is not one of a Redis."""
+        """Raises RelayUnusable if `url` is not a Redis URL."""
         connect = connector(url)
         self._clock = clock
         self._channel = wire.replica_channel(replica_id)
@@ -90,7 +91,7 @@ class RedisRelay:
 
     @property
     def parts(self) -> tuple[Health, ...]:
-        """How each part of it does, by name."""
+        """The health of each part, for metrics."""
         remote_log_reader = self._remote_log_reader
         return (
             self._publisher.health,
@@ -101,13 +102,13 @@ class RedisRelay:
         )
 
     async def start(self, owned: ReplyOwner) -> None:
-        """Begin; `owned` is told what Redis says of this replica's replies. Raises RelayUnusable where Redis is there
-        and will not do; one that is away is waited for in the background."""
+        """Begin; `owned` receives the events of this replica's replies. If Redis is unreachable, it is checked later in
+        the background. Raises RelayUnusable if Redis answers but cannot be used."""
         self._owned = owned
         try:
             await self._check()
         except RelayAway as away:
-            logger.warning("relay_away", extra={"fields": {"problem": str(away)}})
+            logger.warning("relay_connect_failed", extra={"fields": {"problem": str(away)}})
             self._checking = asyncio.get_running_loop().create_task(self._check_later(), name="relay-check")
         except RelayUnusable:
             await self._asking.close()
@@ -121,7 +122,6 @@ class RedisRelay:
         self._outbox.start()
 
     async def stop(self) -> None:
-        """See `Relay`."""
         if self._checking is not None:
             self._checking.cancel()
             await asyncio.gather(self._checking, return_exceptions=True)
@@ -130,47 +130,40 @@ class RedisRelay:
         await asyncio.gather(self._publishing.close(), self._asking.close())
 
     def open(self, log: Log) -> None:
-        """See `Relay`."""
         self._checkpoints.open(log)
         self._publisher.open(log)
 
     def close(self, log: Log) -> None:
-        """See `Relay`: the journal stops; what was numbered is published on."""
+        """Stop checkpoints of the log. Its numbered entries are still published."""
         self._checkpoints.close(log)
 
     def ended(self, log: Log) -> None:
-        """See `Relay`."""
         self._publisher.ended(log)
 
     @property
     def unreachable_s(self) -> float:
-        """See `Relay`. Where Redis takes nothing, the owners cannot publish, though it may be read."""
+        """Includes the time for which Redis refuses writes, since the owners cannot publish then."""
         return max(self._remote_log_reader.health.lost_s, self._remote_log_reader.presence.lost_s)
 
     def follow(self, log: Log, *, wanted: Callable[[], bool], look: Callable[[], None]) -> None:
-        """See `Relay`."""
         self._remote_log_reader.follow(log, wanted=wanted, look=look)
 
     def read(self, log: Log) -> None:
-        """See `Relay`."""
         self._remote_log_reader.read(log)
 
     def unfollow(self, log: Log) -> None:
-        """See `Relay`."""
         self._remote_log_reader.unfollow(log)
 
     async def recall(self, reply_id: str) -> tuple[Entry, ...]:
-        """See `Relay`."""
         return await self._read_writer(reply_id, command("HGET", wire.reply_key(reply_id), "writer"))
 
     async def take_over(self, reply_id: str, epoch: int, *, after: int = 0) -> tuple[Entry, ...]:
-        """See `Relay`."""
         fence = TAKE_OVER.call([wire.reply_key(reply_id)], epoch, self._running_ttl_ms)
         return (await self._read_writer(reply_id, fence))[after:]
 
     async def idle_s(self, reply_id: str) -> float | None:
-        """See `Relay`: counted while this replica and Redis were in touch without a break, and only beyond what a
-        follower takes to tell again that somebody reads."""
+        """Counts only the time for which this replica and Redis were connected without a break, less the interval in
+        which a following replica reports its readers."""
         try:
             async with asyncio.timeout(RECALL_S):
                 known, time = await self._asking.run(
@@ -188,27 +181,27 @@ class RedisRelay:
         return max(0.0, min(now_s - last_ms / 1000, health.works_s) - self._untold_s)
 
     def publish_cancel(self, reply: Reply) -> None:
-        """See `Relay`."""
-        call = WISH.call([wire.reply_key(reply.id)], self._running_ttl_ms, wire.replica_channel(reply.owner), reply.id)
-        self._outbox.post([call], for_s=WISH_FOR_S)
+        call = CANCEL.call(
+            [wire.reply_key(reply.id)], self._running_ttl_ms, wire.replica_channel(reply.owner), reply.id
+        )
+        self._outbox.post([call], for_s=CANCEL_FOR_S)
 
     def erase(self, reply_ids: tuple[str, ...]) -> None:
-        """See `Relay`."""
         self._publisher.forget(reply_ids)
         for start in range(0, len(reply_ids), ERASED_PER_CALL):
             some = reply_ids[start : start + ERASED_PER_CALL]
             keys = [wire.reply_key(each) for each in some]
             self._outbox.post(
                 [
-                    ERASE.call(keys, self._running_ttl_ms, wire.NOBODY_PASSES),
+                    ERASE.call(keys, self._running_ttl_ms, wire.CLOSED_FENCE),
                     command("PUBLISH", wire.ERASED_CHANNEL, wire.pack_replies(some)),
                 ],
                 for_s=self._running_ttl_ms / 1000,
             )
 
     async def _read_writer(self, reply_id: str, ask_writer: bytes) -> tuple[Entry, ...]:
-        """All that the last writer has appended; nothing where that takes too long. A connection that was lost since it
-        was last used is no reason to give up."""
+        """All entries of the last writer; empty if that takes longer than `RECALL_S`. One retry covers a connection
+        that broke since its last use."""
         with contextlib.suppress(RelayAway, TimeoutError):
             async with asyncio.timeout(RECALL_S):
                 try:
@@ -263,5 +256,5 @@ class RedisRelay:
             except RelayAway:
                 continue
             except RelayUnusable as unusable:
-                logger.error("relay_unusable", extra={"fields": {"problem": str(unusable)}})  # noqa: TRY400 - told, not a defect
+                logger.error("relay_check_failed", extra={"fields": {"problem": str(unusable)}})  # noqa: TRY400 - not a bug
             return

@@ -1,4 +1,4 @@
-"""Commands to Redis over one connection: many at a time, in order, within a limit, never repeated by themselves."""
+"""Sends commands to Redis over one connection, pipelined and in order. It never repeats a command by itself."""
 
 from __future__ import annotations
 
@@ -20,20 +20,20 @@ _Batches: TypeAlias = "list[tuple[Sequence[bytes], asyncio.Future[list[Any]]]]"
 
 
 class RelayAway(Exception):
-    """Redis did not take commands, or gave no answer to them: they may have been carried out."""
+    """Redis is unreachable or did not answer in time. The commands may have been executed."""
 
 
 def is_about_one(answer: object) -> bool:
-    """Whether Redis refused because of one command and what it is about, and not because of its own state."""
-    # Of the codes that it knows, the client library takes the word away from the message.
+    """Whether the answer is an error of this command or its key, and not of the server's state."""
+    # redis-py removes the error code from the message for the codes that it knows.
     return isinstance(answer, ResponseError) and (answer.status_code == "ERR" or str(answer).startswith("WRONGTYPE"))
 
 
 class RedisPipeline:
-    """A connection that is made when it is first needed, and anew after a fault.
+    """One connection, opened on first use and again after an error.
 
-    What is asked while other commands are under way goes out together, once they are answered. Whoever waits may be
-    cancelled: that leaves the connection, and others' commands, as they are.
+    Commands that arrive while others are in flight are sent together once those are answered. Cancelling a caller
+    affects neither the connection nor the commands of other callers.
     """
 
     def __init__(self, connect: Connect, name: str) -> None:
@@ -44,7 +44,9 @@ class RedisPipeline:
         self._worker: asyncio.Task[None] | None = None
 
     async def run(self, commands: Sequence[bytes]) -> list[Any]:
-        """The answers, in order; one that Redis refused is a `ResponseError` in its place. Raises RelayAway."""
+        """Run the commands and return their answers in order; a refusal is a `ResponseError` in the list.
+
+        Raises RelayAway."""
         loop = asyncio.get_running_loop()
         answers: asyncio.Future[list[Any]] = loop.create_future()
         self._waiting.append((commands, answers))
@@ -53,7 +55,7 @@ class RedisPipeline:
         return await answers
 
     async def close(self) -> None:
-        """Once nothing runs any more."""
+        """Finish the commands in flight, then close the connection."""
         if self._worker is not None:
             await asyncio.wait([self._worker])
         await self._disconnect()
@@ -115,7 +117,8 @@ class RedisPipeline:
 
 
 async def _exchange(connection: Connection, commands: list[bytes]) -> list[Any]:
-    """A limit for each so many answers, not for all: a long list of commands may take its time."""
+    """Send commands and read their answers. The limit `ANSWER_S` applies to every `ANSWERS_PER_LIMIT` answers, so that
+    a long list of commands may take longer."""
     answers: list[Any] = []
     loop = asyncio.get_running_loop()
     async with asyncio.timeout(ANSWER_S) as limit:

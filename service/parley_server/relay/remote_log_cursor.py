@@ -1,4 +1,4 @@
-"""How far a log of another replica's has come here."""
+"""The position up to which this replica has a log of another replica."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ from collections.abc import Callable, Sequence
 
 from parley_server.core.replies.events import Entry
 from parley_server.core.replies.log import Log
-from parley_server.journal import wire
+from parley_server.relay import wire
 from parley_server.relay.scripts import command
 
 RANGE_ENTRIES = 500
 
 
 class StreamReading:
-    """Reads the stream of a reply and an epoch in order, from the entry after `position` on."""
+    """Reads the stream of a reply's epoch in order; `position` is the last number read."""
 
     __slots__ = ("position", "stream")
 
@@ -22,21 +22,25 @@ class StreamReading:
         self.position = position
 
     def next_range(self) -> bytes:
-        """The command that reads on."""
+        """The command that reads the next entries, at most `RANGE_ENTRIES`."""
         return command("XRANGE", self.stream, f"{self.position + 1}-0", "+", "COUNT", RANGE_ENTRIES)
 
 
 def entries_of(found: Sequence[tuple[bytes, Sequence[bytes]]], first: int) -> list[Entry]:
-    """What a range that was to begin with number `first` holds, if it is without a gap; else nothing."""
+    """Decode the answer of a range command that starts at number `first`; empty if it has a gap."""
     if not found or (_number(found[0][0]), _number(found[-1][0])) != (first, first + len(found) - 1):
         return []
     return [wire.decode_bytes(fields[1]) for _, fields in found]
 
 
 class RemoteLogCursor(StreamReading):
-    """A log that is filled up to `position` with what its owner has appended in its epoch."""
+    """Fills `log` with the entries that its owner has appended; it has them up to `position`.
 
-    __slots__ = ("channel", "gone", "heard_at", "log", "look", "told", "visited", "wanted")
+    `new_reader`: a reader has come that the owner does not know of. `reported`: the last heartbeat reported a reader to
+    the owner. `gone`: the stream is shorter than `position`.
+    """
+
+    __slots__ = ("channel", "gone", "heard_at", "log", "look", "new_reader", "reported", "wanted")
 
     def __init__(self, log: Log, *, wanted: Callable[[], bool], look: Callable[[], None], now: float) -> None:
         super().__init__(log.reply.id, log.reply.epoch, position=log.last_sequence)
@@ -46,32 +50,34 @@ class RemoteLogCursor(StreamReading):
         self.channel = wire.reply_key(log.reply.id)
         self.heard_at = now
         self.gone = False
-        self.visited = self.told = False
+        self.new_reader = self.reported = False
 
     def visit(self) -> bool:
-        """Somebody begins to read; whether its owner, who is told at each heartbeat, is to be told at once."""
-        self.visited = self.visited or not self.told
-        return self.visited
+        """Record a new reader. Returns whether to report it to the owner at once, because the last heartbeat did not
+        report one."""
+        self.new_reader = self.new_reader or not self.reported
+        return self.new_reader
 
-    def tells_presence(self, *, everyone: bool) -> bool:
-        """Whether its owner is to be told now that somebody reads; `everyone`: a heartbeat is due."""
-        tells = self.visited or (everyone and self.wanted())
-        self.told = tells or (self.told and not everyone)
-        self.visited = False
-        return tells
+    def takes_presence(self, *, everyone: bool) -> bool:
+        """Whether to report a reader to the owner now, which then counts as reported; `everyone`: a heartbeat is
+        due."""
+        due = self.new_reader or (everyone and self.wanted())
+        self.reported = due or (self.reported and not everyone)
+        self.new_reader = False
+        return due
 
     def take(self, first: int, entries: Sequence[Entry]) -> bool:
-        """Append what is new of a stretch; False where something is missing before it."""
+        """Append the entries that are new. Returns False if entries before number `first` are missing."""
         if first > self.position + 1:
             return False
         new = entries[self.position + 1 - first :]
         for entry in new:
             self.log.append(entry)
         self.position += len(new)
-        self.log.journaled(self.position)  # the journal is its owner's: here nothing is held back for it
+        self.log.journaled(self.position)  # the owner alone writes the journal, so nothing is held back for it here
         return True
 
 
 def _number(entry_id: bytes) -> int:
-    """Of an entry, by its id in the stream."""
+    """The number in an entry's id."""
     return int(entry_id.partition(b"-")[0])

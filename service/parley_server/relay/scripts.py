@@ -1,4 +1,4 @@
-"""The scripts that run in Redis, each in a file of its own beside this one."""
+"""The Lua scripts that run in Redis, each from the file of its name beside this module."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ import hiredis
 
 
 def command(*words: bytes | str | int) -> bytes:
-    """A command as it goes over the wire."""
-    packed: bytes = hiredis.pack_command(words)  # type: ignore[arg-type] # the stub knows of one word alone
+    """Encode a command in Redis' protocol."""
+    packed: bytes = hiredis.pack_command(words)  # type: ignore[arg-type] # the stub allows only one word
     return packed
 
 
 class Script:
-    """A script by its file's name; what is called is its hash, so that its text is sent but once."""
+    """A script by its file's name. It is called by its hash, so that its text is sent only once."""
 
     def __init__(self, name: str) -> None:
         source = Path(__file__).with_name(f"{name}.lua").read_bytes()
@@ -24,18 +24,18 @@ class Script:
         self.load = command("SCRIPT", "LOAD", source)
 
     def call(self, keys: Iterable[bytes], *arguments: bytes | str | int) -> bytes:
-        """The command that runs it."""
+        """The command that runs the script."""
         keys = tuple(keys)
         return command("EVALSHA", self._hash, len(keys), *keys, *arguments)
 
 
 APPEND = Script("append")
+CANCEL = Script("cancel")
 ENDED = Script("ended")
 ERASE = Script("erase")
 HEARTBEAT = Script("heartbeat")
 PROBE = Script("probe")
 SEEN = Script("seen")
 TAKE_OVER = Script("take_over")
-WISH = Script("wish")
 
-LOAD_ALL = [each.load for each in (APPEND, ENDED, ERASE, HEARTBEAT, PROBE, SEEN, TAKE_OVER, WISH)]
+LOAD_ALL = [each.load for each in (APPEND, CANCEL, ENDED, ERASE, HEARTBEAT, PROBE, SEEN, TAKE_OVER)]

@@ -1,6 +1,6 @@
--- Somebody reads these replies, on a replica that is not their owner's.
+-- Reports readers of these replies on a replica that does not own them.
 --
--- KEYS: the replies. ARGV: time to live of what is not there yet.
+-- KEYS: the replies. ARGV: TTL in ms for replies that do not exist yet. Answer: the time in ms.
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
 for _, reply in ipairs(KEYS) do

@@ -1,4 +1,4 @@
-"""The connection on which this process hears what it has subscribed to. What is said while it is away is lost."""
+"""The connection that receives published messages. Messages published while it is lost are not received later."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ PING = command("PING")
 
 
 class Subscription:
-    """Keeps the wanted channels subscribed over every loss of the connection.
+    """Keeps the wanted channels subscribed, and reconnects after a loss.
 
-    `on_message` is given a channel and what was said there; `on_live` a channel from whose news on nothing is missed.
-    A connection that gives no sign of life for two pings is taken for dead.
+    `on_message` receives a channel and a message. `on_live` receives a channel whose subscription is confirmed; later
+    messages arrive as long as the connection lasts. A connection that is silent for two ping intervals is closed.
     """
 
     def __init__(
@@ -53,23 +53,23 @@ class Subscription:
         self._task: asyncio.Task[None] | None = None
 
     def start(self) -> None:
-        """Begin to listen."""
+        """Connect and begin to receive."""
         self._task = asyncio.get_running_loop().create_task(self._run(), name="relay-subscribe")
 
     async def stop(self) -> None:
-        """Listen no more."""
+        """Close the connection."""
         if self._task is not None:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
 
     def add(self, channel: bytes) -> bool:
-        """Listen to a channel; whether it is live already."""
+        """Subscribe to a channel. Returns whether it is live already."""
         self._wanted[channel] = None
         self._changed.set()
         return channel in self._live
 
     def drop(self, channel: bytes) -> None:
-        """Listen to it no more."""
+        """Unsubscribe from a channel."""
         self._wanted.pop(channel, None)
         self._changed.set()
 
@@ -82,9 +82,9 @@ class Subscription:
                 await self._listen(connection)
             except (RedisError, OSError, TimeoutError) as error:
                 self.health.failed(str(error) or "no connection in time")
-            except Exception:  # a defect that ended this task would leave every reader to the slower ways
-                logger.exception("relay_defect")
-                self.health.failed("a defect")
+            except Exception:  # a bug must not end this task: all readers would depend on slower probes
+                logger.exception("relay_task_failed")
+                self.health.failed("internal error")
             finally:
                 self._asked.clear()
                 self._live.clear()
@@ -111,14 +111,14 @@ class Subscription:
             await asyncio.gather(*others, return_exceptions=True)
 
     async def _talk(self, connection: Connection) -> None:
-        """Subscribe to what is wanted. Whoever reads finds out what ends this."""
+        """Send subscriptions as they change. Errors of the connection appear in the reading loop."""
         while True:
             await self._changed.wait()
             self._changed.clear()
             await self._send_changes(connection)
 
     async def _watch(self, connection: Connection) -> None:
-        """Ask now and then whether Redis is there, and close the connection where it is not."""
+        """Ping a silent connection, and close it if no answer comes."""
         while True:
             self._heard = False
             await asyncio.sleep(PING_S)
@@ -142,7 +142,7 @@ class Subscription:
 
 
 async def _send(connection: Connection, commands: list[bytes]) -> None:
-    if connection.is_connected:  # what is sent without one would make a new one, behind the back of whoever reads
+    if connection.is_connected:  # otherwise redis-py would connect again, unnoticed by the reading loop
         await connection.send_packed_command(commands, check_health=False)
 
 

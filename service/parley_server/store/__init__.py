@@ -1,7 +1,8 @@
-"""Conversations, messages and replies in SQL: `open_store` makes the Store port on a database URL.
+"""Conversations, messages and replies in SQL. `open_store` creates the Store port for a database URL.
 
-Order of use on SQLite: take the `lock.DatabaseLock`, `migrate.migrate`, `open_store`, `start`; at the end `close`, then
-the lock. On PostgreSQL: `migrate.migrate` once, by whoever deploys; then `open_store`, `start`, `close` everywhere.
+On SQLite, a process acquires the `DatabaseLock`, calls `migrate`, `open_store` and `start`, and at the end `close`
+before it releases the lock. On PostgreSQL, the deployment runs `migrate` once; each process then calls `open_store`,
+`start` and `close`.
 """
 
 from __future__ import annotations
@@ -16,13 +17,14 @@ __all__ = ["SqlStore", "open_store"]
 
 
 def open_store(url: str, *, replica_id: str = "") -> SqlStore:
-    """The store of `sqlite+aiosqlite:///PATH` or `postgresql+asyncpg://...`, not yet started. Raises StoreUnusable.
+    """Create the store for `sqlite+aiosqlite:///PATH` or `postgresql+asyncpg://...`; call `start` before use.
 
-    A replica's connections bear its name, so that who takes over from it can end what it has left locked."""
+    The PostgreSQL connections carry `replica_id` in their name, so that a replica that takes over can terminate them
+    and free their locks. Raises StoreUnusable."""
     if is_sqlite(url):
         return SqlStore(url, SqliteDatabase(sqlite_path(url)))
     from parley_server.store.engine.postgres import (
-        PostgresDatabase,  # a driver that a process with a file need not load
+        PostgresDatabase,  # imported here so that SQLite does not need the PostgreSQL driver
     )
 
     return SqlStore(url, PostgresDatabase(postgresql_url(url), name=connection_name(replica_id)))

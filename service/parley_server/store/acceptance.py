@@ -1,6 +1,7 @@
-"""The one transaction that accepts a request. A refusal leaves nothing behind, and needs no rollback of its neighbours.
+"""The transaction that accepts a request.
 
-`database` has the order in which it takes its locks.
+A refusal leaves no rows behind, without a rollback, because on SQLite the transaction is shared with other units.
+`engine.database` documents the order of its locks.
 """
 
 from __future__ import annotations
@@ -78,17 +79,17 @@ _MOVE_ON_FROM_HEAD = _MOVE_ON.where(_AT_HEAD)
 
 @cache
 def _claim(dialect: str, *, at_head: bool) -> Insert:
-    """The reply's row, if the caller owns the conversation, and no other reply runs in it.
+    """Inserts the reply's row if the caller owns the conversation and no other reply is running in it.
 
-    No lock is taken before it: this waits for whoever is ending a reply, who may be waiting for the conversation. So
-    its foreign key may find that the conversation was erased meanwhile; then all of it is run again."""
+    The conversation is not locked first: this statement waits for a finalisation, which itself may wait for the
+    conversation. If the conversation is erased meanwhile, the foreign key fails and the whole unit is run again."""
     values = select(*[bindparam(_NAMES[column.name], type_=column.type) for column in reply.c])
     allowed = values.where(_THIS, owned(conversation), _AT_HEAD if at_head else _BELOW_PARENT)
     return insert(reply, dialect).from_select(list(_NAMES), allowed).on_conflict_do_nothing()
 
 
 def accept(connection: Connection, acceptance: Acceptance) -> AcceptOutcome:
-    """Write all of it, or nothing; an acceptance that is run again finds what it wrote."""
+    """Write the request's rows, or none. Running the same acceptance again returns what the first run wrote."""
     asked = acceptance.reply
     key = request_key(acceptance.identity, asked.request_id or asked.id)
     made = request_ids.Made(payload_hash=acceptance.payload_hash, resource_id=asked.id, now_us=acceptance.now_us)
@@ -148,7 +149,7 @@ def _write(connection: Connection, acceptance: Acceptance) -> Refusal | None:
 
 
 def _claimed(connection: Connection, acceptance: Acceptance) -> Refusal | None:
-    """Claim the conversation. What was in the way may be gone when it is asked why: then there is another try."""
+    """Claim the conversation, or return the reason for a refusal. Tries again if the obstacle has gone meanwhile."""
     asked, images = acceptance.reply, acceptance.shown_images
     parent = acceptance.messages[0].parent_id if acceptance.messages else asked.parent_message_id
     at_head = acceptance.head is not None
@@ -182,7 +183,7 @@ def _insert_input(connection: Connection, acceptance: Acceptance, *, first_posit
 
 
 def _refusal(connection: Connection, acceptance: Acceptance, missing: str | None, parent: str) -> Refusal | None:
-    """Why nothing was written, in the order in which refusals are told; None: for no reason that still holds."""
+    """Why the claim failed, by precedence of the reasons; None if the reason no longer holds."""
     asked = acceptance.reply
     found = find_conversation(connection, acceptance.identity, asked.conversation_id)
     if found is None:

@@ -1,4 +1,4 @@
-"""Checkpoints: stretches of the logs of running replies, appended and never rewritten."""
+"""Checkpoints: consecutive parts of running replies' logs, appended as rows."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ _STREAM = (
 
 @cache
 def _append(dialect: str) -> Insert:
-    """A stretch that is written again, longer, after a commit of unknown outcome replaces the shorter one.
+    """Appends checkpoints. After a commit of unknown outcome, a longer checkpoint replaces the shorter one.
 
-    The replies are locked one after the other, by their ids: one that is being ended is waited for and then skipped."""
+    The replies are locked in the order of their ids. A reply that is being finalised is waited for, then skipped."""
     reply_id, epoch, first, last, entries = json_rows("rows", (Text, Integer, Integer, Integer, Text), dialect)
     stretches = (
         select(reply.c.id, reply.c.epoch, first, last, reply.c.tenant, reply.c.end_user, entries)
@@ -46,7 +46,7 @@ def _append(dialect: str) -> Insert:
 
 
 def append_checkpoints(connection: Connection, checkpoints: list[Checkpoint]) -> None:
-    """Those whose reply is terminal, gone or of another epoch are skipped."""
+    """Write checkpoints. Those whose reply is terminal, erased or has another epoch are skipped."""
     if not checkpoints:
         return
     rows = [

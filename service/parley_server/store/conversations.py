@@ -1,4 +1,4 @@
-"""Conversations one by one: create, read, change, erase."""
+"""Creates, reads, updates and erases a conversation."""
 
 from __future__ import annotations
 
@@ -57,12 +57,12 @@ def _insert(dialect: str) -> Insert:
 
 
 def fold(text: str) -> str:
-    """Text as titles are searched: without regard to case and to how accents are composed."""
+    """Normalise text for the search in titles: case and composition of accents do not matter."""
     return unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", text).casefold())
 
 
 def insert_conversation(connection: Connection, value: Conversation, *, head: str, messages: int) -> bool:
-    """Write a new conversation whose first `messages` positions are given away; False where its id is taken."""
+    """Write a new conversation and reserve its first `messages` positions. Returns False if the id is taken."""
     row = {
         "tenant": value.tenant,
         "id": value.id,
@@ -87,13 +87,13 @@ def insert_conversation(connection: Connection, value: Conversation, *, head: st
 
 
 def find_conversation(connection: Connection, identity: Identity, conversation_id: str) -> Conversation | None:
-    """The conversation; None where it is unknown or somebody else's."""
+    """The conversation; None if it does not exist or belongs to another owner."""
     row = _row(connection, identity, conversation_id)
     return None if row is None else conversation_of(row)
 
 
 def get_conversation(connection: Connection, identity: Identity, conversation_id: str) -> Conversation:
-    """Raises ConversationNotFound."""
+    """The conversation. Raises ConversationNotFound."""
     found = find_conversation(connection, identity, conversation_id)
     if found is None:
         raise ConversationNotFound
@@ -101,7 +101,8 @@ def get_conversation(connection: Connection, identity: Identity, conversation_id
 
 
 def create_conversation(connection: Connection, new: NewConversation) -> CreateOutcome:
-    """Create it with its first messages, or change nothing; a creation that is run again finds what it made."""
+    """Create a conversation with its first messages. Running the same creation again returns what the first run
+    created."""
     if not new.request_id:
         return _create(connection, new)
     identity = new.identity
@@ -140,7 +141,8 @@ def _create(connection: Connection, new: NewConversation) -> Conversation | Conv
 def update_conversation(
     connection: Connection, identity: Identity, update_: ConversationUpdate, now_us: int
 ) -> Conversation:
-    """Raises, before anything is written, ConversationNotFound, EtagMismatch, MessageNotFound (for the head)."""
+    """Change the given fields. Raises ConversationNotFound, EtagMismatch, MessageNotFound (for the head), in each case
+    before the first write."""
     row = _locked(connection, identity, update_.conversation_id, etag=update_.etag, lock=_LOCK_TO_CHANGE)
     place = {"tenant": row.tenant, "conversation_id": row.id}
     if update_.head_message_id and not holds_message(connection, update_.head_message_id, **place):
@@ -159,7 +161,8 @@ def update_conversation(
 def delete_conversation(
     connection: Connection, identity: Identity, conversation_id: str, etag: str
 ) -> Busy | tuple[str, ...]:
-    """Erase it with all it holds, and return the ids of its replies. Raises ConversationNotFound, EtagMismatch."""
+    """Erase the conversation with its rows in all tables, and return the ids of its replies; `Busy` while one runs.
+    Raises ConversationNotFound, EtagMismatch."""
     row = _locked(connection, identity, conversation_id, etag=etag, lock=_LOCK_TO_ERASE)
     if row.active_reply_id:
         return Busy(reply_id=row.active_reply_id)
@@ -176,7 +179,7 @@ def _row(connection: Connection, identity: Identity, conversation_id: str) -> An
 def _locked(
     connection: Connection, identity: Identity, conversation_id: str, *, etag: str, lock: Select[Any]
 ) -> AnyRow:
-    """The row once it is the caller's: read by a statement of its own, which sees all that the lock has waited for."""
+    """Lock the row, then read it in a second statement, which sees the changes that the lock has waited for."""
     locked = connection.execute(lock, {"conversation_id": conversation_id, **owner(identity)}).first()
     row = locked and _row(connection, identity, conversation_id)
     if row is None:

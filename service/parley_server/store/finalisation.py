@@ -1,4 +1,5 @@
-"""The one transaction that ends a reply: who finds it running, under its epoch, wins; all others learn the winner."""
+"""The transaction that ends a reply. The first one under the reply's current epoch wins; later ones return the winner's
+result."""
 
 from __future__ import annotations
 
@@ -50,7 +51,7 @@ _FORGET = delete(checkpoint).where(checkpoint.c.reply_id == bindparam("of_reply"
 
 
 def finalise(connection: Connection, finalisation: Finalisation) -> Finalised | None:
-    """End the reply, or tell how it has ended; None where it was erased."""
+    """End the reply, or return how it has already ended; None if it was erased."""
     row = connection.execute(_END, _values(finalisation)).first()
     if row is None:
         stored = load_reply(connection, finalisation.reply_id)
@@ -141,6 +142,6 @@ def _usage_values(ended: Reply, finalisation: Finalisation) -> dict[str, object]
 
 
 def _error_text(error: ReplyError) -> str:
-    """As JSON, with texts that JSON and both databases can hold."""
+    """The error as JSON, without characters that the databases cannot hold."""
     metadata = {held(name): held(value) for name, value in error.metadata.items()}
     return json_text(msgspec.structs.replace(error, message=held(error.message), metadata=metadata))

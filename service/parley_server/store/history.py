@@ -1,4 +1,4 @@
-"""What a prompt is built from: the branch that new messages will follow."""
+"""Reads what a prompt is built from: the conversation and the branch that new messages will follow."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def read_turn(
     has_input: bool,
     whole: bool = False,
 ) -> PromptSource:
-    """Raises ConversationNotFound, MessageNotFound."""
+    """See `Store.read_turn`. Raises ConversationNotFound, MessageNotFound."""
     owner = get_conversation(connection, identity, conversation_id)
     parent_id = _parent(connection, owner, position, has_input=has_input)
     place = {"tenant": owner.tenant, "conversation_id": owner.id}
@@ -71,7 +71,7 @@ def read_turn(
 
 
 def _unanswered(path: tuple[Message, ...], *, has_input: bool) -> list[str]:
-    """The input that has other input right below it, and no answer: in most conversations there is none."""
+    """The ids of input messages that are followed by other input instead of an answer. Usually empty."""
     inputs = [each.id for each, below in pairwise(path) if Role.ASSISTANT not in (each.role, below.role)]
     if has_input and path and path[-1].role is not Role.ASSISTANT:
         inputs.append(path[-1].id)

@@ -1,4 +1,4 @@
-"""Images of conversations."""
+"""Stores and loads the images of conversations."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def insert_images(
 def first_missing(
     connection: Connection, image_ids: Collection[str], *, tenant: str, conversation_id: str
 ) -> str | None:
-    """The first of these images that the conversation does not hold."""
+    """The first of these ids that is not an image of the conversation; None if all are."""
     if not image_ids:
         return None
     held = set(connection.execute(_held(connection.dialect.name), _of(tenant, conversation_id, image_ids)).scalars())
@@ -70,7 +70,7 @@ def first_missing(
 def load_images(
     connection: Connection, image_ids: Collection[str], *, tenant: str, conversation_id: str
 ) -> tuple[StoredImage, ...]:
-    """Those of these images that the conversation holds, with their bytes, in the order given."""
+    """The images with their bytes, in the order given. Ids that are not images of the conversation are left out."""
     if not image_ids:
         return ()
     rows = connection.execute(_load(connection.dialect.name), _of(tenant, conversation_id, image_ids))
@@ -79,7 +79,7 @@ def load_images(
 
 
 def get_image(connection: Connection, identity: Identity, image_id: str) -> ImagePart:
-    """With its bytes. Raises ImageNotFound."""
+    """The image with its bytes. Raises ImageNotFound."""
     row = connection.execute(_GET, {"image_id": image_id, **owner(identity)}).first()
     if row is None:
         raise ImageNotFound

@@ -1,4 +1,4 @@
-"""Pages of conversations and of messages. Both are read by key, so that rows written meanwhile shift nothing."""
+"""Pages of conversations and of messages. A page starts at a key, so that rows written meanwhile do not shift it."""
 
 from __future__ import annotations
 
@@ -31,7 +31,8 @@ from parley_server.store.pages import fill
 from parley_server.store.rows import REPLY_COLUMNS, conversation_of, reply_of
 from parley_server.store.schema import conversation, conversation_label, message, reply, reply_active
 
-# SQLite refuses LIKE patterns of over 50,000 bytes, as if the database were broken.
+# SQLite fails on LIKE patterns of over 50,000 bytes with an error that looks like a corrupt database. Escaping can
+# double a word's length.
 LONGEST_WORD_BYTES = 10_000
 
 LATEST_US = 2**62
@@ -65,9 +66,9 @@ def _replies_of(dialect: str) -> Select[Any]:
 
 @cache
 def _unanswered(dialect: str) -> Select[Any]:
-    """Replies that follow these messages and ended without a message of their own, newest first.
+    """Selects replies that follow these messages and ended without a message of their own, newest first.
 
-    Reads all replies of the conversation (3 ms for 1,000 of them): no index has the message that a reply follows.
+    Reads all replies of the conversation (3 ms for 1,000), because no index contains a reply's parent message.
     """
     return (
         select(reply.c.id, reply.c.parent_message_id, reply.c.create_time_us)
@@ -85,7 +86,7 @@ def _unanswered(dialect: str) -> Select[Any]:
 def list_conversations(
     connection: Connection, identity: Identity, which: ConversationFilter, limit: int
 ) -> ConversationPage:
-    """Newest activity first, by (update_time_us, id)."""
+    """A page of conversations, ordered by (update_time_us, id), newest first."""
     nothing = ConversationPage(conversations=(), more=False)
     if not _answerable(identity, which):
         return nothing
@@ -113,7 +114,7 @@ def _matching(identity: Identity, which: ConversationFilter, words: list[str]) -
 
 
 def _answerable(identity: Identity, which: ConversationFilter) -> bool:
-    """Whether any row can match: callers may make up texts and numbers that no row can hold."""
+    """Whether any row can match. A caller may send texts and numbers that no row can hold and the driver refuses."""
     texts = [identity.tenant, identity.end_user, *which.words, *which.labels, *which.labels.values()]
     if which.before is not None:
         texts.append(which.before[1])
@@ -136,7 +137,9 @@ def _conversation_bytes(row: AnyRow) -> int:
 
 
 def list_messages(connection: Connection, identity: Identity, which: MessageFilter, limit: int) -> MessagePage:
-    """Newest first. The cursor is the next message's id, or with `all_branches` its position."""
+    """A page of messages, newest first. The cursor is the next message's id, or with `all_branches` its position.
+
+    Raises ConversationNotFound, MessageNotFound."""
     owner = get_conversation(connection, identity, which.conversation_id)
     place = {"tenant": owner.tenant, "conversation_id": owner.id}
     if which.all_branches:
@@ -183,17 +186,18 @@ def _message_bytes(row: AnyRow) -> int:
 
 
 class _Gap(Value, frozen=True):
-    """Where a reply may have ended without a message: after its parent (empty: first), accepted before this time."""
+    """A place for replies that ended without a message: children of `parent_id` (empty: the root), accepted before
+    `before_us`."""
 
     parent_id: str
     before_us: int = LATEST_US
 
 
 def _places_of_branch(messages: Iterable[Message], leaf: str | None) -> Iterator[str | _Gap]:
-    """From the newest on: the id of the reply that wrote a message, or a gap. `leaf` is None on later pages.
+    """For each message, newest first, the id of the reply that wrote it, or a gap. `leaf` is None on later pages.
 
-    A gap lies after the leaf, and before each message that is no answer. Before an answer there is none, since a reply
-    that failed there belongs to a branch of its own.
+    There is a gap after the leaf and before each message that is not an answer. There is none before an answer, since a
+    reply that failed there belongs to another branch.
     """
     if leaf is not None:
         yield _Gap(leaf)
@@ -214,7 +218,7 @@ def _places_of_tree(messages: Iterable[Message]) -> Iterator[str | _Gap]:
 def _replies(
     connection: Connection, places: list[str | _Gap], *, tenant: str, conversation_id: str
 ) -> tuple[Reply, ...]:
-    """The replies of these places in their order; of those that share a gap, the newest."""
+    """The replies at these places, in order; the newest one of each gap."""
     dialect = connection.dialect.name
     parent_ids = [each.parent_id for each in places if isinstance(each, _Gap)]
     ended: list[AnyRow] = []

@@ -1,4 +1,4 @@
-"""Messages of a conversation, and the way from a leaf up to the root."""
+"""Stores and loads messages, and walks a branch from a leaf to the root."""
 
 from __future__ import annotations
 
@@ -44,10 +44,10 @@ def _load(dialect: str) -> Select[Any]:
 
 
 def branch(name: str, *, with_failed: bool) -> CTE:
-    """The messages from `message_id` up to the root, as (id, parent_id, size_bytes, depth, counted).
+    """A recursive CTE of the messages from `message_id` up to the root: (id, parent_id, size_bytes, depth, counted).
 
-    It ends once `wanted` messages were counted; partial texts of failed replies count only `with_failed`. So the cost
-    is that of what is wanted, not of the conversation.
+    It stops after `wanted` messages, so that its cost does not grow with the conversation. Partial messages of failed
+    replies are counted only if `with_failed`.
     """
     above = message.alias("above")
     start = select(
@@ -88,7 +88,7 @@ def insert_messages(
     conversation_id: str,
     first_position: int,
 ) -> None:
-    """Store new messages at the positions from `first_position` on."""
+    """Store new messages at consecutive positions, starting with `first_position`."""
     rows = [
         message_values(each, tenant, end_user=end_user, conversation_id=conversation_id, position=position)
         for position, each in enumerate(messages, first_position)
@@ -98,18 +98,18 @@ def insert_messages(
 
 
 def find_message(connection: Connection, message_id: str, *, tenant: str, conversation_id: str) -> AnyRow | None:
-    """Id, role and parent of a message of the conversation."""
+    """The id, role and parent of a message; None if the conversation does not have it."""
     parameters = {"message_id": message_id, "of_tenant": tenant, "of_conversation": conversation_id}
     return connection.execute(_FIND, parameters).first()
 
 
 def holds_message(connection: Connection, message_id: str, *, tenant: str, conversation_id: str) -> bool:
-    """Whether the conversation has this message."""
+    """Whether the message belongs to the conversation."""
     return find_message(connection, message_id, tenant=tenant, conversation_id=conversation_id) is not None
 
 
 def load_messages(connection: Connection, message_ids: list[str]) -> tuple[Message, ...]:
-    """These messages, in the order given."""
+    """The messages with these ids, in the order given. All must exist."""
     if not message_ids:
         return ()
     rows = connection.execute(_load(connection.dialect.name), {"message_ids": listed_values(message_ids)})

@@ -1,6 +1,6 @@
-"""Schema releases: which one a database has, which ones this code runs on, and the way up.
+"""Schema releases: reads a database's release, checks that this code can use it, and migrates.
 
-A migration only adds to what the release before it needs, so the code of one release runs on the schema of the next.
+A migration only adds to the schema, so that the previous release of the code runs on the new schema during a rollout.
 """
 
 from __future__ import annotations
@@ -28,19 +28,19 @@ logger = logging.getLogger("parley.store")
 
 SCHEMA_RELEASE = 2
 SQLITE_SUFFIXES = ("-wal", "-shm", "-journal")
-"""Of the files that SQLite makes beside a database."""
+"""Suffixes of the files that SQLite creates beside a database."""
 OLDEST_POSTGRESQL = 14
 CONNECT_S = 5.0
 MIGRATION_LOCK = 0x5061726C6579
-"""The key of the advisory lock under which one process at a time migrates a PostgreSQL database."""
+"""The key of the advisory lock that lets one process at a time migrate a PostgreSQL database."""
 TABLE_LOCK_S = 10
-"""A migration that cannot have a table for so long gives up: all that came after it wait behind it."""
+"""Limit of a migration's wait for a table lock. While it waits, later statements on the table queue behind it."""
 
 T = TypeVar("T")
 
 
 def schema_release(url: str) -> int | None:
-    """The release of the schema of a database; None where it has none yet. Raises StoreUnusable."""
+    """The schema release of a database; None if it has no schema. Raises StoreUnusable."""
     if not is_sqlite(url):
         return _on_postgresql(postgresql_url(url), _release)
     path = sqlite_path(url)
@@ -55,7 +55,7 @@ def schema_release(url: str) -> int | None:
 
 
 def check_schema(release: int | None) -> None:
-    """Pass this code's own release and the next one. Raises StoreUnusable for all others."""
+    """Raise StoreUnusable unless the release is this code's own or the next one."""
     if release is None or release < SCHEMA_RELEASE:
         found = "has no schema" if release is None else f"has schema release {release}"
         raise StoreUnusable(f"the database {found}, and this server needs {SCHEMA_RELEASE}: run `parley migrate`")
@@ -67,9 +67,9 @@ def check_schema(release: int | None) -> None:
 
 
 def migrate(url: str) -> None:
-    """Bring a database up to this code's schema, in one transaction; a newer one stays. Raises StoreUnusable.
+    """Bring a database to this code's schema in one transaction. A newer schema is left unchanged.
 
-    Not for a thread that runs an event loop."""
+    Must not be called in a thread that runs an event loop. Raises StoreUnusable."""
     if not is_sqlite(url):
         _on_postgresql(postgresql_url(url), _upgrade_alone)
         return
@@ -88,10 +88,10 @@ def migrate(url: str) -> None:
 
 
 def make_private(path: Path) -> None:
-    """Make a SQLite file where there is none, and close it and the files beside it to other users.
+    """Create a SQLite file if there is none, and restrict it and the files beside it to their owner.
 
-    SQLite gives the files that it makes itself (`-wal`, `-shm`) the permissions of the database. Not while this process
-    has the database open. Raises StoreUnusable."""
+    SQLite creates `-wal` and `-shm` with the permissions of the database. Must not be called while this process has the
+    database open. Raises StoreUnusable."""
     try:
         os.close(open_private(path))
         beside = (path.with_name(path.name + suffix) for suffix in SQLITE_SUFFIXES)
@@ -99,11 +99,11 @@ def make_private(path: Path) -> None:
     except OSError as error:
         raise _unusable(str(path), error) from error
     if shared:
-        logger.warning("database_of_another_user", extra={"fields": {"paths": shared}})
+        logger.warning("database_owner_differed", extra={"fields": {"paths": shared}})
 
 
 def upgrade(connection: Connection) -> None:
-    """Run all migrations that are missing in the connection's own transaction."""
+    """Run all missing migrations in the connection's current transaction."""
     from alembic import command
 
     configuration = _configuration()
@@ -128,7 +128,7 @@ def _release(connection: Connection) -> int | None:
 
 def _upgrade_alone(connection: Connection) -> None:
     connection.execute(select(func.pg_advisory_xact_lock(MIGRATION_LOCK)))
-    release = _release(connection)  # as whoever had the lock before has left it
+    release = _release(connection)  # another process may have migrated while this one waited for the lock
     if release is None or release < SCHEMA_RELEASE:
         connection.execute(text(f"SET LOCAL lock_timeout = '{TABLE_LOCK_S}s'"))
         upgrade(connection)

@@ -1,4 +1,4 @@
-"""The condition that makes somebody else's rows not exist, the same in every query."""
+"""The tenant and end-user filter that every query uses. Rows of another owner are treated as if they did not exist."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ _EVERYBODY = literal_column("''", Text)
 
 
 def owned(table: Table) -> ColumnElement[bool]:
-    """Rows of `table` that the identity in the parameters of `owner` may see."""
+    """The condition that the identity passed as `owner` parameters may see a row of `table`. An identity without an end
+    user sees all rows of its tenant."""
     owner = bindparam("owner_end_user", type_=Sought())
     return and_(
         table.c.tenant == bindparam("owner_tenant", type_=Sought()),
@@ -20,5 +21,5 @@ def owned(table: Table) -> ColumnElement[bool]:
 
 
 def owner(identity: Identity) -> dict[str, object]:
-    """The parameters of `owned`."""
+    """The parameters of `owned` for an identity."""
     return {"owner_tenant": identity.tenant, "owner_end_user": identity.end_user}

@@ -1,4 +1,4 @@
-"""How much one page holds."""
+"""Limits the size of a page."""
 
 from __future__ import annotations
 
@@ -11,7 +11,9 @@ T = TypeVar("T")
 
 
 def fill(rows: Iterable[T], limit: int, *, size_bytes: Callable[[T], int]) -> tuple[list[T], T | None]:
-    """The first rows, at most `limit` and `PAGE_BYTES`, but at least one; and the row that follows them, if any."""
+    """Split off the first page: at most `limit` rows and `PAGE_BYTES`, but at least one row.
+
+    Returns the page and the row that follows it, if any."""
     taken: list[T] = []
     room = PAGE_BYTES
     for row in rows:

@@ -1,7 +1,7 @@
-"""Replicas: their leases by the database's clock, and whose replies are whose.
+"""Replicas: leases by the database's clock, and the ownership of replies.
 
-The row of a replica is what a renewal and a takeover both lock, so that one waits for the other. It is locked before
-any row of a reply.
+A renewal and a takeover both lock the replica's row, so that one waits for the other. They lock it before any reply's
+row.
 """
 
 from __future__ import annotations
@@ -45,9 +45,9 @@ _STANDING = select(
 _OWNED = _STANDING.where(reply.c.owner == bindparam("of_replica", type_=Sought()), reply_active)
 _RELEASE = delete(replica).where(_THIS)
 
-# A process that stands still in the midst of a transaction has rows locked for as long as its connection lives. The
-# server's limits do not end that: they do not count between the driver's Parse and its Bind. `pg_terminate_backend`
-# waits at most so many milliseconds.
+# A process that hangs inside a transaction keeps its row locks while its connection lives. The server's timeouts do not
+# end that, because they do not run between the driver's Parse and Bind messages. So a takeover terminates the backends
+# of replicas without a lease; 500 is the number of milliseconds to wait for each.
 _FREE = text(
     """
     SELECT pg_terminate_backend(activity.pid, 500)
@@ -63,7 +63,7 @@ _FREE = text(
 
 @cache
 def _hold(dialect: str) -> Insert:
-    """The time is asked again once the row is locked: a takeover may have held it."""
+    """Creates or renews a lease. The time is read after the row is locked, since a takeover may have held it."""
     until = now_us(dialect) + bindparam("lease_us", type_=BigInteger)
     values = {"id": bindparam("of_replica", type_=Text), "lease_until_us": until, "start_time_us": now_us(dialect)}
     return (
@@ -80,7 +80,7 @@ def _standings(dialect: str) -> Select[Any]:
 
 @cache
 def _note_unknown(dialect: str) -> Insert:
-    """A row whose lease has run out, for each owner without one: something to lock."""
+    """Inserts an expired replica row for each owner that has none, so that there is a row to lock."""
     known = exists().where(replica.c.id == reply.c.owner)
     owners = select(reply.c.owner, _NEVER, _NEVER).where(reply_active, reply.c.owner != _OTHERS, ~known).distinct()
     return (
@@ -90,7 +90,8 @@ def _note_unknown(dialect: str) -> Insert:
 
 @cache
 def _dead(dialect: str, *, sure: bool) -> Select[Any]:
-    """One that is being renewed is locked, and passed over; one that was meanwhile is looked at as it is now."""
+    """Selects and locks replicas whose lease has expired. A row that a renewal has locked is skipped; a row that was
+    renewed meanwhile is evaluated again."""
     dead = (
         select(replica.c.id)
         .where(replica.c.lease_until_us <= now_us(dialect), replica.c.id != _OTHERS)
@@ -130,31 +131,32 @@ def _forget(dialect: str) -> Delete:
 
 
 def connection_name(replica_id: str) -> str:
-    """What a replica's connections are called at the server."""
+    """The `application_name` of a replica's connections."""
     return f"{_NAME}{replica_id}".rstrip()
 
 
 def hold_lease(connection: Connection, replica_id: str, lease_s: float) -> list[Standing]:
-    """Renew it, then tell what the replica owns: nothing of that can be taken over before the lease has run out."""
+    """Renew the lease, then return the running replies that the replica owns. None of them can be taken over before the
+    lease expires."""
     lease_us = round(lease_s * 1_000_000)
     connection.execute(_hold(connection.dialect.name), {"of_replica": replica_id, "lease_us": lease_us})
     return [_standing(row) for row in connection.execute(_OWNED, {"of_replica": replica_id})]
 
 
 def release_lease(connection: Connection, replica_id: str) -> None:
-    """Remove the replica's row."""
+    """Delete the replica's row, so that its replies can be taken over at once."""
     connection.execute(_RELEASE, {"of_replica": replica_id})
 
 
 def standings(connection: Connection, reply_ids: list[str]) -> list[Standing]:
-    """Those of these replies that exist."""
+    """The owner, epoch and state of these replies; erased ones are left out."""
     found = connection.execute(_standings(connection.dialect.name), {"reply_ids": listed_values(reply_ids)})
     return [_standing(row) for row in found]
 
 
 def take_over(connection: Connection, replica_id: str, limit: int, *, sure_s: float | None = None) -> list[Unfinished]:
-    """Oldest first. The rows of dead replicas that own nothing any more are removed, and what they have left locked is
-    freed."""
+    """Take over replies of replicas without a lease, oldest first. Also frees the locks of those replicas, and deletes
+    their rows once they own no running reply."""
     dialect, me = connection.dialect.name, {"of_replica": replica_id}
     sure = {} if sure_s is None else {"sure_us": round(sure_s * 1_000_000)}
     if dialect == "postgresql":
@@ -164,17 +166,17 @@ def take_over(connection: Connection, replica_id: str, limit: int, *, sure_s: fl
     if dead == "[]":
         return []
     if dialect == "postgresql":
-        _free(connection, replica_id)  # also what those have locked whose lease ran out since
+        _free(connection, replica_id)  # again, for replicas whose lease has expired since the first call
     taken = connection.execute(_take(dialect), {"dead": dead, "rows": limit, "new_owner": replica_id}).all()
     connection.execute(_forget(dialect), {"dead": dead})
     return unfinished_of(connection, sorted(taken, key=lambda row: (row.create_time_us, row.id)))
 
 
 def _free(connection: Connection, replica_id: str) -> None:
-    """End the transactions that replicas without a lease had begun under it."""
+    """Terminate the transactions of replicas whose lease has expired."""
     ended = connection.execute(_FREE, {"of_replica": replica_id, "name": _NAME}).all()
     if ended:
-        logger.warning("transactions_ended", extra={"fields": {"connections": len(ended)}})
+        logger.warning("transactions_terminated", extra={"fields": {"connections": len(ended)}})
 
 
 def _standing(row: AnyRow) -> Standing:

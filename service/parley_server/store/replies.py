@@ -1,4 +1,4 @@
-"""Replies: look up, mark for cancelling, and those that a dead process left."""
+"""Looks replies up, records cancel requests, and finds replies that a dead process left unfinished."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ _CANCEL_IN_CONVERSATION = _cancel(reply.c.conversation_id == bindparam("of_conve
 
 
 def load_reply(connection: Connection, reply_id: str) -> Reply | None:
-    """The reply with its message, whosever it is."""
+    """The reply with its message, without a check of the owner; None if it does not exist."""
     return _reply(connection.execute(_LOAD, {"reply_id": reply_id}).first())
 
 
@@ -85,7 +85,7 @@ def request_key(identity: Identity, request_id: str) -> request_ids.Key:
 
 
 def find_request(connection: Connection, identity: Identity, request_id: str, now_us: int) -> Replayed | None:
-    """What an idempotency key has started; None where it is unknown, expired or a mark."""
+    """The reply that the request id has started; None if the id is unknown, expired or only marked by a Cancel."""
     known = request_ids.find(connection, request_key(identity, request_id), now_us)
     if known is None:
         return None
@@ -95,10 +95,10 @@ def find_request(connection: Connection, identity: Identity, request_id: str, no
 def request_cancel(
     connection: Connection, identity: Identity, target: CancelTarget, *, kind: FinishReason, reason: str, now_us: int
 ) -> Reply | None:
-    """Note the first wish to cancel a running reply. Raises ReplyNotFound, ConversationNotFound."""
-    wish = {"new_kind": kind.value, "new_reason": reason, **owner(identity)}
+    """Record a cancel request on a running reply; the first one is kept. Raises ReplyNotFound, ConversationNotFound."""
+    request = {"new_kind": kind.value, "new_reason": reason, **owner(identity)}
     if target.conversation_id:
-        row = connection.execute(_CANCEL_IN_CONVERSATION, wish | {"of_conversation": target.conversation_id}).first()
+        row = connection.execute(_CANCEL_IN_CONVERSATION, request | {"of_conversation": target.conversation_id}).first()
         if row is None:
             get_conversation(connection, identity, target.conversation_id)
             raise ReplyNotFound("no reply runs in the conversation")
@@ -109,19 +109,19 @@ def request_cancel(
         if known is None:
             return None
         reply_id = known.resource_id
-    row = connection.execute(_CANCEL_REPLY, wish | {"reply_id": reply_id}).first()
+    row = connection.execute(_CANCEL_REPLY, request | {"reply_id": reply_id}).first()
     return get_reply(connection, identity, reply_id) if row is None else reply_of(row)
 
 
 def unfinished(connection: Connection, limit: int, reply_id: str = "") -> list[Unfinished]:
-    """Oldest first (or the one that is named), with the durable part of each one's log."""
+    """Replies that are not terminal, oldest first, or only `reply_id`; each with the durable part of its log."""
     which = {"rows": limit} | ({"reply_id": reply_id} if reply_id else {})
     rows = connection.execute(_UNFINISHED_ONE if reply_id else _UNFINISHED, which).all()
     return unfinished_of(connection, rows)
 
 
 def unfinished_of(connection: Connection, rows: Sequence[AnyRow]) -> list[Unfinished]:
-    """What rows with `UNFINISHED_COLUMNS` stand for, each with what was durable of its log, under whatever epoch."""
+    """Convert rows with `UNFINISHED_COLUMNS`, and load each reply's checkpoints of all epochs."""
     if not rows:
         return []
     stretches: dict[str, list[AnyRow]] = {row.id: [] for row in rows}
@@ -146,14 +146,14 @@ def _unfinished(row: AnyRow, stretches: list[AnyRow]) -> Unfinished:
 
 
 def _readable(reply_id: str, stretches: list[AnyRow]) -> Iterator[StoredEntry]:
-    """The entries up to the first stretch that this release cannot read. A reply must end whatever its log holds, and
+    """The entries before the first checkpoint that this release cannot decode. The reply must be ended in any case, and
     text after a gap would be wrong."""
     for stretch in stretches:
         try:
             entries = entries_of(stretch.entries)
         except msgspec.MsgspecError as error:
             fields = {"reply_id": reply_id, "to_sequence": stretch.to_sequence, "problem": str(error)}
-            logger.error("checkpoint_unreadable", extra={"fields": fields})  # noqa: TRY400 - the row is wrong, not the code
+            logger.error("checkpoint_decode_failed", extra={"fields": fields})  # noqa: TRY400 - bad data, not a bug
             return
         yield from entries
 

@@ -1,6 +1,6 @@
-"""Idempotency keys, and the marks that a Cancel leaves under a key that has not come yet.
+"""Idempotency keys (request ids), and the marks of Cancel calls that arrive before their request.
 
-A key has no foreign key: it outlives the erasure of what it made. On PostgreSQL its row is the first to be locked.
+A key has no foreign key, because it outlives the erasure of its resource. Its row is the first that a unit locks.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ SWEEP_ROWS = 500
 
 
 class Key(Value, frozen=True, kw_only=True):
-    """What a caller named its request: unique within tenant, end user and kind."""
+    """A caller's request id, unique within tenant, end user and kind."""
 
     tenant: str
     end_user: str
@@ -31,14 +31,14 @@ class Key(Value, frozen=True, kw_only=True):
 
 
 class Known(Value, frozen=True, kw_only=True):
-    """What an unexpired key has made."""
+    """The resource that an unexpired key has created."""
 
     payload_hash: str
     resource_id: str
 
 
 class Made(Value, frozen=True, kw_only=True):
-    """What a request makes under its key, if it is accepted."""
+    """The resource that a request creates under its key if it is accepted."""
 
     payload_hash: str
     resource_id: str
@@ -46,7 +46,7 @@ class Made(Value, frozen=True, kw_only=True):
 
 
 class Claim(Value, frozen=True, kw_only=True):
-    """A key that is the caller's to use. `fresh`: its row is new. `mark`: the reason of a Cancel that came before."""
+    """A key that the request may use. `fresh`: its row is new. `mark`: the reason of a Cancel that arrived before."""
 
     fresh: bool
     mark: str | None = None
@@ -88,11 +88,11 @@ def _claim(dialect: str) -> Insert:
 
 
 def claim(connection: Connection, key: Key, made: Made) -> Claim | Known:
-    """Write the key where there is none. A row that is expired or a mark is left until `keep`."""
+    """Insert the key, or return the resource that it has created. An expired row or a mark stays until `keep`."""
     if connection.execute(_claim(connection.dialect.name), msgspec.structs.asdict(key) | _kept(made)).rowcount:
         return Claim(fresh=True)
     row = connection.execute(_LOCK, _where(key)).first()
-    if row is None:  # it was swept in between
+    if row is None:  # swept between the two statements
         return claim(connection, key, made)
     if row.expire_time_us <= made.now_us:
         return Claim(fresh=False)
@@ -102,19 +102,19 @@ def claim(connection: Connection, key: Key, made: Made) -> Claim | Known:
 
 
 def keep(connection: Connection, key: Key, made: Made, claimed: Claim) -> None:
-    """The request was accepted: the key is its own for 24 hours."""
+    """Bind the key of an accepted request to its resource for 24 hours."""
     if not claimed.fresh:
         _overwrite(connection, key, _kept(made))
 
 
 def release(connection: Connection, key: Key, claimed: Claim) -> None:
-    """The request was refused: leave no trace of it."""
+    """Undo the claim of a refused request."""
     if claimed.fresh:
         connection.execute(_REMOVE, _where(key))
 
 
 def find(connection: Connection, key: Key, now_us: int) -> Known | None:
-    """What the key has made; None where it is unknown, expired or a mark."""
+    """The resource of the key; None if the key is unknown, expired or a mark."""
     row = connection.execute(_READ, _where(key)).first()
     if row is None or row.resource_id is None or row.expire_time_us <= now_us:
         return None
@@ -122,7 +122,8 @@ def find(connection: Connection, key: Key, now_us: int) -> Known | None:
 
 
 def mark(connection: Connection, key: Key, reason: str, now_us: int) -> Known | None:
-    """Leave a mark for a minute under a key that is not known; the reason of a first mark is kept."""
+    """Mark an unknown key as cancelled for a minute, and return None; the first mark's reason is kept. Returns the
+    resource if the key is known."""
     expire_time_us = now_us + MARK_LIFE_US
     values = msgspec.structs.asdict(key) | _values("", None, cancel_reason=reason, expire_time_us=expire_time_us)
     if connection.execute(_claim(connection.dialect.name), values).rowcount:
@@ -139,7 +140,7 @@ def mark(connection: Connection, key: Key, reason: str, now_us: int) -> Known | 
 
 
 def sweep(connection: Connection, now_us: int) -> int:
-    """Remove some expired rows, oldest first, at most `SWEEP_ROWS`; how many there were."""
+    """Delete at most `SWEEP_ROWS` expired rows, oldest first, and return their number."""
     return connection.execute(_SWEEP, {"now_us": now_us}).rowcount
 
 

@@ -1,4 +1,5 @@
-"""Between rows and the core's values. JSON leaves out defaults, so that rows of an older release stay readable."""
+"""Converts between rows and the core's values. Fields absent from a row's JSON take their defaults, so that rows of an
+older release stay readable."""
 
 from __future__ import annotations
 
@@ -54,32 +55,32 @@ MESSAGE_COLUMNS = [
 
 
 def json_text(value: object) -> str:
-    """The value as JSON."""
+    """Encode a value as JSON text; default values are left out."""
     return _encoder.encode(value).decode()
 
 
 def entries_of(text: str) -> tuple[StoredEntry, ...]:
-    """The log entries of a checkpoint."""
+    """Decode the log entries of a checkpoint. Raises msgspec.MsgspecError for entries of a newer release."""
     return _entries.decode(text)
 
 
 def context_of(text: str) -> ContextPolicy:
-    """The context policy of a conversation's row."""
+    """Decode the context policy of a conversation's row."""
     return _context.decode(text)
 
 
 def error_of(text: str | None) -> ReplyError | None:
-    """The error of a reply's row; None where it has none."""
+    """Decode the error of a reply's row; None if it has none."""
     return _error.decode(text) if text else None
 
 
 def input_ids_of(text: str) -> tuple[str, ...]:
-    """The ids of the input messages of a reply's row."""
+    """Decode the ids of a reply's input messages."""
     return _strings.decode(text)
 
 
 def reply_values(value: Reply) -> dict[str, object]:
-    """The row of a reply, by column; its message is a row of its own."""
+    """The columns of a reply's row. The reply's message has its own row."""
     return {
         "id": value.id,
         "tenant": value.tenant,
@@ -110,7 +111,7 @@ def reply_values(value: Reply) -> dict[str, object]:
 
 
 def reply_of(row: AnyRow, stored_message: Message | None = None) -> Reply:
-    """A reply from a row that begins with `REPLY_COLUMNS`."""
+    """Convert a row that begins with `REPLY_COLUMNS`."""
     return Reply(
         id=row[0],
         tenant=row[1],
@@ -143,7 +144,7 @@ def reply_of(row: AnyRow, stored_message: Message | None = None) -> Reply:
 def message_values(
     value: Message, tenant: str, *, end_user: str, conversation_id: str, position: int
 ) -> dict[str, object]:
-    """The row of a message, by column."""
+    """The columns of a message's row."""
     parts = _encoder.encode(value.parts)
     return {
         "id": value.id,
@@ -163,7 +164,7 @@ def message_values(
 
 
 def message_of(row: AnyRow, start: int = 0) -> Message:
-    """A message from a row that has `MESSAGE_COLUMNS` from `start` on."""
+    """Convert a row that has `MESSAGE_COLUMNS` at `start`."""
     id_, role, parts, parent_id, reply_id, partial, failed, create_time_us = row[start : start + len(MESSAGE_COLUMNS)]
     return Message(
         id=id_,
@@ -178,7 +179,7 @@ def message_of(row: AnyRow, start: int = 0) -> Message:
 
 
 def conversation_of(row: AnyRow) -> Conversation:
-    """A conversation from a row with its columns by name, `active_reply_id` among them."""
+    """Convert a row with the columns of the table and `active_reply_id`."""
     return Conversation(
         id=row.id,
         tenant=row.tenant,

@@ -1,7 +1,8 @@
-"""The tables, as SQLAlchemy Core sees them. Migrations make them; a test keeps the two equal.
+"""The tables as SQLAlchemy Core objects. Migrations create them; a test checks that both are equal.
 
-Times are microseconds since the epoch. What has no value is an empty string or 0, but for columns where None differs
-from it. JSON is text: it is written and read whole. Large columns come last, so that scans need not read past them.
+Times are microseconds since the epoch. An absent value is an empty string or 0; a column is nullable only where NULL
+means something else. JSON is stored as text, since it is read and written whole. Large columns come last, so that scans
+of the other columns do not read them.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ from parley_server.core.model import ACTIVE_STATES, State
 
 metadata = MetaData()
 
-# Bytewise on PostgreSQL as on SQLite: the order of pages is no matter of a server's language, nor of its C library.
+# Collation C compares bytes, as SQLite does, so that the order of pages does not depend on the server's locale.
 TEXT: TypeEngine[str] = Text().with_variant(Text(collation="C"), "postgresql")
 
 
@@ -164,7 +165,7 @@ reply = Table(
     Index("reply_by_conversation", "tenant", "conversation_id"),
 )
 
-# The states are literals, since SQLite uses a partial index only where the query repeats its condition word for word.
+# The states are literals because SQLite uses a partial index only if the query repeats its condition literally.
 reply_active = reply.c.state.in_([literal_column(f"'{state}'", Text) for state in ACTIVE_STATES])
 reply_pending = reply.c.state == literal_column(f"'{State.PENDING}'", Text)
 _ACTIVE = text("state IN ('PENDING', 'STREAMING')")
@@ -186,7 +187,7 @@ replica = Table(
     _big("start_time_us"),
     PrimaryKeyConstraint("id", name="replica_pk"),
 )
-"""Times of this table are the database's, not a replica's."""
+"""The times in this table come from the database's clock, not from a replica's."""
 
 idempotency_key = Table(
     "idempotency_key",

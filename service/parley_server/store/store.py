@@ -1,7 +1,4 @@
-"""The Store port in SQL: which function runs in which kind of transaction.
-
-What the functions do stands in their modules; what they promise, in the port.
-"""
+"""Implements the Store port in SQL: runs each function of this package in the right kind of transaction."""
 
 from __future__ import annotations
 
@@ -49,10 +46,10 @@ T = TypeVar("T")
 
 
 class SqlStore:
-    """`core.ports.Store` on a SQLite file, whose lock the caller has, or on PostgreSQL; to be started and closed.
+    """`core.ports.Store` on SQLite or PostgreSQL. On SQLite the caller must hold the `DatabaseLock`.
 
-    What accepts, ends, creates, changes or erases survives a loss of power once the call has returned; checkpoints and
-    wishes to cancel survive the death of the process.
+    Acceptances, finalisations, and changes of conversations survive a power loss once the call has returned.
+    Checkpoints and cancel requests survive the death of the process.
     """
 
     def __init__(self, url: str, database: Database) -> None:
@@ -62,22 +59,20 @@ class SqlStore:
         self._sweep: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
-        """Open it. Raises StoreUnusable where the schema is not one that this release knows."""
+        """Check the schema and accept calls. Raises StoreUnusable if this release cannot use the schema."""
         check_schema(await asyncio.to_thread(schema_release, self._url))
         self._database.start()
 
     async def close(self) -> None:
-        """Finish what was asked for, then close the database."""
+        """Finish pending calls, then close the database."""
         if self._sweep is not None:
             await asyncio.wait([self._sweep])
         await self._database.close()
 
     async def ping(self) -> None:
-        """Ask the database whether it is there."""
         await self._database.ping()
 
     async def find_request(self, identity: Identity, request_id: str, now_us: int) -> Replayed | None:
-        """See the port."""
         return await self._read(
             lambda connection: replies.find_request(connection, identity, request_id, now_us), one_state=False
         )
@@ -85,12 +80,11 @@ class SqlStore:
     async def read_turn(
         self, identity: Identity, conversation_id: str, position: Position, *, has_input: bool, whole: bool = False
     ) -> PromptSource:
-        """See the port."""
         return await self._read(
             lambda connection: history.read_turn(
                 connection, identity, conversation_id, position, has_input=has_input, whole=whole
             ),
-            one_state=False,  # messages never change, and the acceptance looks whether all of this still holds
+            one_state=False,  # messages never change, and the acceptance checks the rest again
         )
 
     async def accept(self, acceptance: Acceptance, *, prepared: Callable[[], None] | None = None) -> AcceptOutcome:
@@ -107,17 +101,14 @@ class SqlStore:
         return outcome
 
     async def append_checkpoints(self, checkpoints: list[Checkpoint]) -> None:
-        """See the port."""
         await self._write(lambda connection: append_checkpoints(connection, checkpoints), durable=False)
 
     async def finalise(self, finalisation: Finalisation) -> Finalised | None:
-        """See the port."""
         return await self._write(lambda connection: finalise(connection, finalisation))
 
     async def request_cancel(
         self, identity: Identity, target: CancelTarget, kind: FinishReason, reason: str, now_us: int
     ) -> Reply | None:
-        """See the port."""
         return await self._write(
             lambda connection: replies.request_cancel(
                 connection, identity, target, kind=kind, reason=reason, now_us=now_us
@@ -126,67 +117,53 @@ class SqlStore:
         )
 
     async def get_reply(self, identity: Identity, reply_id: str) -> Reply:
-        """See the port."""
         return await self._read(lambda connection: replies.get_reply(connection, identity, reply_id), one_state=False)
 
     async def unfinished(self, limit: int, reply_id: str = "") -> list[Unfinished]:
-        """See the port."""
         return await self._read(lambda connection: replies.unfinished(connection, limit, reply_id))
 
     async def unfinished_ids(self) -> list[str]:
-        """See the port."""
         return await self._read(replies.unfinished_ids, one_state=False)
 
     async def standings(self, reply_ids: list[str]) -> list[Standing]:
-        """See the port."""
         return await self._read(lambda connection: replicas.standings(connection, reply_ids), one_state=False)
 
     async def hold_lease(self, replica_id: str, lease_s: float) -> list[Standing]:
-        """See the port."""
         return await self._database.urgent(lambda connection: replicas.hold_lease(connection, replica_id, lease_s))
 
     async def release_lease(self, replica_id: str) -> None:
-        """See the port."""
         await self._database.urgent(lambda connection: replicas.release_lease(connection, replica_id))
 
     async def take_over(self, replica_id: str, limit: int, *, sure_s: float | None = None) -> list[Unfinished]:
-        """See the port."""
         return await self._write(lambda connection: replicas.take_over(connection, replica_id, limit, sure_s=sure_s))
 
     async def create_conversation(self, new: NewConversation) -> CreateOutcome:
-        """See the port."""
         return await self._write(lambda connection: conversations.create_conversation(connection, new))
 
     async def get_conversation(self, identity: Identity, conversation_id: str) -> Conversation:
-        """See the port."""
         return await self._read(
             lambda connection: conversations.get_conversation(connection, identity, conversation_id), one_state=False
         )
 
     async def list_conversations(self, identity: Identity, which: ConversationFilter, limit: int) -> ConversationPage:
-        """See the port."""
         return await self._read(
             lambda connection: listings.list_conversations(connection, identity, which, limit), one_state=False
         )
 
     async def update_conversation(self, identity: Identity, update: ConversationUpdate, now_us: int) -> Conversation:
-        """See the port."""
         return await self._write(
             lambda connection: conversations.update_conversation(connection, identity, update, now_us)
         )
 
     async def delete_conversation(self, identity: Identity, conversation_id: str, etag: str) -> Busy | tuple[str, ...]:
-        """See the port."""
         return await self._write(
             lambda connection: conversations.delete_conversation(connection, identity, conversation_id, etag)
         )
 
     async def list_messages(self, identity: Identity, which: MessageFilter, limit: int) -> MessagePage:
-        """See the port."""
         return await self._read(lambda connection: listings.list_messages(connection, identity, which, limit))
 
     async def get_image(self, identity: Identity, image_id: str) -> ImagePart:
-        """See the port."""
         return await self._read(lambda connection: images.get_image(connection, identity, image_id), one_state=False)
 
     async def _read(self, work: Callable[[Connection], T], *, one_state: bool = True) -> T:
@@ -196,7 +173,7 @@ class SqlStore:
         return await self._database.write(work, durable=durable)
 
     def _sweep_keys(self, now_us: int) -> None:
-        """Now and then, remove keys that have expired; an acceptance does not wait for it."""
+        """Delete expired idempotency keys in the background, at most once per `SWEEP_INTERVAL_US`."""
         if now_us >= self._next_sweep_us and (self._sweep is None or self._sweep.done()):
             self._next_sweep_us = now_us + SWEEP_INTERVAL_US
             self._sweep = asyncio.get_running_loop().create_task(self._sweep_some(now_us))

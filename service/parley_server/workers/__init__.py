@@ -1,6 +1,6 @@
-"""Several servers on one port of one machine: a supervisor, and a process for each worker.
+"""Several server processes on one port of one machine: a supervisor and its workers.
 
-The supervisor holds the port and serves nothing else but the metrics of all. It knows neither gRPC nor the database.
+The supervisor holds the port and serves the metrics of all workers. It loads neither gRPC nor the database.
 """
 
 from parley_server.workers.supervisor import supervise

@@ -1,6 +1,6 @@
-"""The process of one worker: `python -m parley_server.workers INDEX SOCKET`. Its supervisor alone starts it.
+"""The process of one worker: `python -m parley_server.workers INDEX SOCKET`, started by the supervisor.
 
-`SOCKET` is the descriptor of the line to the supervisor. All else stands in the environment.
+`SOCKET` is the file descriptor of the connection to the supervisor. The settings come from the environment.
 """
 
 from __future__ import annotations
@@ -15,33 +15,34 @@ import sys
 import uvloop
 
 from parley_server.app import App
-from parley_server.serving import WRONG_CONFIGURATION, CannotServe, Ending, run_server
+from parley_server.serving import WRONG_CONFIGURATION, CannotServe, StopRequest, run_server
 from parley_server.settings import Settings, SettingsError, load_settings
 from parley_server.telemetry.logs import configure_logging
-from parley_server.workers.supervisor_protocol import HURRY, News, Ready, Refused, encode
+from parley_server.workers.supervisor_protocol import HURRY, Ready, Refused, WorkerReport, encode
 
 
 def main(index: int, supervisor: socket.socket) -> int:
-    """Serve until the supervisor says stop, or is gone; the exit status."""
+    """Serve until the supervisor sends a stop or its connection ends; the exit status."""
     supervisor.setblocking(False)
     try:
         settings = load_settings(os.environ)
         configure_logging(settings.log_level, settings.log_format, worker=index)
         uvloop.run(_work(settings, supervisor))
     except (SettingsError, CannotServe) as error:
-        _tell(supervisor, Refused(problem=str(error)))
+        _send(supervisor, Refused(problem=str(error)))
         return WRONG_CONFIGURATION
     return 0
 
 
 async def _work(settings: Settings, supervisor: socket.socket) -> None:
-    ending = Ending()
+    stop_request = StopRequest()
     loop = asyncio.get_running_loop()
-    # A signal may come to the whole group as well as by way of the supervisor: it is the same wish, not a second one.
+    # A signal to the whole process group reaches the worker twice, directly and through the supervisor. It must not
+    # count as a second stop, which would skip the drain.
     for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, ending.ask)
+        loop.add_signal_handler(number, stop_request.drain)
 
-    def heard() -> None:
+    def receive_order() -> None:
         try:
             orders = supervisor.recv(64)
         except BlockingIOError:
@@ -50,18 +51,18 @@ async def _work(settings: Settings, supervisor: socket.socket) -> None:
             orders = b""
         if not orders:
             loop.remove_reader(supervisor)
-        (ending.hurry if HURRY in orders else ending.ask)()
+        (stop_request.hurry if HURRY in orders else stop_request.drain)()
 
     def ready(app: App) -> None:
-        _tell(supervisor, Ready(metrics_port=app.metrics_port))
+        _send(supervisor, Ready(metrics_port=app.metrics_port))
 
-    loop.add_reader(supervisor, heard)
-    await run_server(settings, ending, ready=ready, share_port=True)
+    loop.add_reader(supervisor, receive_order)
+    await run_server(settings, stop_request, ready=ready, share_port=True)
 
 
-def _tell(supervisor: socket.socket, news: News) -> None:
-    with contextlib.suppress(OSError):  # a supervisor that is gone is heard of on the line
-        supervisor.sendall(encode(news))
+def _send(supervisor: socket.socket, report: WorkerReport) -> None:
+    with contextlib.suppress(OSError):  # `receive_order` notices when the supervisor has died
+        supervisor.sendall(encode(report))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The metrics of all workers as one: each sample with the label `worker`."""
+"""Merges the metrics of all workers; each sample gets the label `worker`."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ from parley_server.workers.worker import Worker
 
 LABEL = "worker"
 ASK_LIMIT_S = 2.0
-# Other than the older format, it keeps a counter and its time of creation in one family.
+# OpenMetrics keeps a counter and its creation time in one family; the older text format does not.
 _FORMAT = "application/openmetrics-text; version=1.0.0"
 
 
 class WorkersCollector(Collector):
-    """Asks every worker on loopback, all at once, whenever it is asked itself. One that does not answer within 2 s is
-    left out, and `parley_worker_up` says so."""
+    """Fetches the metrics of all workers in parallel at each scrape. A worker that does not answer within 2 s is left
+    out, and its `parley_worker_up` is 0."""
 
     def __init__(self, workers: Sequence[Worker]) -> None:
         self._workers = workers
 
     def collect(self) -> Iterator[Metric]:
-        """See `Collector`. Called in the endpoint's threads."""
+        """Fetch and merge. Called in the endpoint's threads."""
         up = GaugeMetricFamily("parley_worker_up", "Whether the worker answers.", labels=[LABEL])
         restarts = CounterMetricFamily("parley_worker_restarts", "Starts after the first.", labels=[LABEL])
         with ThreadPoolExecutor(len(self._workers)) as pool:
@@ -52,14 +52,14 @@ def _merged(answers: Iterable[tuple[str, list[Metric]]]) -> Iterable[Metric]:
 
 
 def _ask(port: int) -> list[Metric] | None:
-    """What is served there; None where nothing is."""
+    """The metrics served on a loopback port; None if the worker does not answer."""
     if not port:
         return None
     connection = HTTPConnection("127.0.0.1", port, timeout=ASK_LIMIT_S)
     try:
         connection.request("GET", "/metrics", headers={"Accept": _FORMAT})
         text = connection.getresponse().read().decode()
-        return list(text_string_to_metric_families(text))  # type: ignore[no-untyped-call]  # the library's oversight
+        return list(text_string_to_metric_families(text))  # type: ignore[no-untyped-call]  # untyped
     except (OSError, HTTPException, ValueError):
         return None
     finally:

@@ -1,6 +1,7 @@
-"""Starts the workers, starts one that has died again, and passes on the wish to stop.
+"""Starts the workers, restarts those that exit, and passes stop signals on.
 
-It starts each as a new program and never forks one, and runs no server of its own but the endpoint of the metrics.
+Each worker is a new program and not a fork, since the supervisor has threads. The supervisor itself serves only the
+metrics.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from parley_server.telemetry.endpoint import MetricsEndpoint, serve_metrics
 from parley_server.telemetry.logs import configure_logging
 from parley_server.workers.metrics import WorkersCollector
 from parley_server.workers.supervisor_protocol import HURRY, STOP
-from parley_server.workers.worker import Ended, Worker
+from parley_server.workers.worker import Worker, WorkerExit
 
 logger = logging.getLogger("parley_server.workers")
 
@@ -33,8 +34,10 @@ SETTLED_S = 60.0
 
 
 def supervise(settings: Settings, *, config: str = "") -> int:
-    """Run `settings.workers` servers on one port until a signal stops them; the exit status: 0 where all ended well,
-    2 where one could not start. `config` is the file that the settings came from, if it is not the environment's."""
+    """Run `settings.workers` servers on one port until a signal stops them. `config` is the path of the configuration
+    file if it was given as an argument.
+
+    Returns the exit status: 0 if all workers exited with 0, 2 if one could not start, otherwise 1."""
     configure_logging(settings.log_level, settings.log_format)
     with ExitStack() as held:
         try:
@@ -50,7 +53,7 @@ def supervise(settings: Settings, *, config: str = "") -> int:
 
 
 class Supervisor:
-    """Keeps the workers alive until a signal, then has them drain together; a second signal hurries them."""
+    """Keeps the workers running until a signal, then drains them together. A second signal skips the drain."""
 
     def __init__(self, settings: Settings, address: Address, environment: Mapping[str, str]) -> None:
         self._metrics_listen = settings.metrics_listen
@@ -63,7 +66,7 @@ class Supervisor:
         self._status = 0
 
     def serve_metrics(self) -> MetricsEndpoint | None:
-        """Open the endpoint, if there is to be one. Raises OSError."""
+        """Open the metrics endpoint; None if none is configured. Raises OSError."""
         if (listen := self._metrics_listen) is None:
             return None
         registry = CollectorRegistry()
@@ -73,7 +76,7 @@ class Supervisor:
         return endpoint
 
     async def run(self) -> int:
-        """Until all have ended; the exit status."""
+        """Run the workers until all have exited; the exit status."""
         for number in (signal.SIGTERM, signal.SIGINT):
             asyncio.get_running_loop().add_signal_handler(number, self._stop)
         announcing = asyncio.create_task(self._announce())
@@ -81,14 +84,14 @@ class Supervisor:
             await asyncio.gather(*(self._keep(worker) for worker in self._workers))
         finally:
             announcing.cancel()
-        logger.info("all_stopped", extra={"fields": {"status": self._status}})
+        logger.info("workers_stopped", extra={"fields": {"status": self._status}})
         return self._status
 
     def _stop(self) -> None:
         order = HURRY if self._stopping.is_set() else STOP
         self._stopping.set()
         for worker in self._workers:
-            worker.tell(order)
+            worker.send(order)
 
     async def _announce(self) -> None:
         for worker in self._workers:
@@ -99,12 +102,14 @@ class Supervisor:
         sys.stderr.flush()
 
     async def _keep(self, worker: Worker) -> None:
-        """Start it, again and again, until it is to stop. A first start that is refused ends all: the others cannot
-        fare better. Later, the others serve on, and what is wrong may be put right meanwhile."""
+        """Start the worker, and restart it when it exits, until a stop.
+
+        If a worker cannot start before all have served once, all are stopped, since the cause is the same for each.
+        Later, the others go on serving while the operator repairs the cause."""
         pause_s = FIRST_PAUSE_S
         while not self._stopping.is_set():
             began_s = time.monotonic()
-            ended = await worker.live(self._environment)
+            ended = await worker.run_once(self._environment)
             if self._stopping.is_set():
                 self._status = self._status or int(ended.status != 0)
             elif ended.status == CANNOT_START and not self._announced:
@@ -117,10 +122,10 @@ class Supervisor:
                 await self._pause_after(worker, ended, pause_s)
                 pause_s = min(2 * pause_s, LONGEST_PAUSE_S)
 
-    async def _pause_after(self, worker: Worker, ended: Ended, pause_s: float) -> None:
+    async def _pause_after(self, worker: Worker, ended: WorkerExit, pause_s: float) -> None:
         fields = {"worker": worker.index, "pid": ended.pid, "status": ended.status, "restart_s": pause_s}
         level = logging.ERROR if ended.status else logging.INFO
-        logger.log(level, "worker_ended", extra={"fields": {**fields, "problem": ended.problem}})
+        logger.log(level, "worker_exited", extra={"fields": {**fields, "problem": ended.problem}})
         try:
             async with asyncio.timeout(pause_s):
                 await self._stopping.wait()
@@ -129,9 +134,9 @@ class Supervisor:
 
 
 def _environment(settings: Settings, address: Address, config: str) -> dict[str, str]:
-    """What the workers read their settings from: the supervisor's own sources, with what its arguments said.
+    """The environment of the workers: the supervisor's own, plus the settings from its arguments.
 
-    Not their arguments: other users of the machine can see those."""
+    Settings are not passed as arguments, since other users of the machine can read those."""
     environment = {**os.environ, "PARLEY_LISTEN": str(address), "PARLEY_DATABASE_URL": settings.database_url}
     environment["PARLEY_METRICS_LISTEN"] = "127.0.0.1:0" if settings.metrics_listen else ""
     if config:

@@ -1,7 +1,7 @@
-"""What a supervisor and a worker say to each other, over a pair of sockets that nobody else has.
+"""The protocol between the supervisor and a worker, over a private socket pair.
 
-The supervisor sends orders of one byte; when it dies, however it dies, the worker reads the end, which is an order to
-stop. The worker sends one line: that it serves, or why it does not.
+The supervisor sends orders of one byte. If it dies in any way, the worker reads the end of the stream and drains. The
+worker sends one line: `Ready` or `Refused`.
 """
 
 from __future__ import annotations
@@ -13,27 +13,27 @@ HURRY = b"h"
 
 
 class Ready(msgspec.Struct, frozen=True, tag=True):
-    """It serves; its metrics are at this port of loopback, or nowhere (0)."""
+    """The worker serves. Its metrics are on this loopback port; 0 if there are none."""
 
     metrics_port: int
 
 
 class Refused(msgspec.Struct, frozen=True, tag=True):
-    """It cannot start, and why."""
+    """The worker cannot start; `problem` is the message for the operator."""
 
     problem: str
 
 
-News = Ready | Refused
+WorkerReport = Ready | Refused
 
-_decoder: msgspec.json.Decoder[News] = msgspec.json.Decoder(News)
-
-
-def encode(news: News) -> bytes:
-    """The line of these news."""
-    return msgspec.json.encode(news) + b"\n"
+_decoder: msgspec.json.Decoder[WorkerReport] = msgspec.json.Decoder(WorkerReport)
 
 
-def decode(line: bytes) -> News:
-    """The news of a line."""
+def encode(report: WorkerReport) -> bytes:
+    """Encode a report as a line."""
+    return msgspec.json.encode(report) + b"\n"
+
+
+def decode(line: bytes) -> WorkerReport:
+    """Decode a line."""
     return _decoder.decode(line)

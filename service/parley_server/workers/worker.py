@@ -1,4 +1,4 @@
-"""One worker as its supervisor sees it."""
+"""A worker in the supervisor: starts its process, sends it orders and waits for its exit."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ logger = logging.getLogger("parley_server.workers")
 
 
 @dataclass(frozen=True)
-class Ended:
-    """How a process ended: its exit status, negative for a signal, and what it said of a start that was refused."""
+class WorkerExit:
+    """The exit of a worker's process. `status` is negative for a signal; `problem` says why a start was refused."""
 
     pid: int
     status: int
@@ -24,7 +24,7 @@ class Ended:
 
 
 class Worker:
-    """One worker over all the processes that it has been. `metrics_port` is 0 while none of them serves."""
+    """One worker across its restarts. `metrics_port` is 0 while no process of it serves."""
 
     def __init__(self, index: int) -> None:
         self.index = index
@@ -32,59 +32,59 @@ class Worker:
         self.metrics_port = 0
         self.has_served = asyncio.Event()
         self._order = b""
-        self._line: asyncio.StreamWriter | None = None
+        self._connection: asyncio.StreamWriter | None = None
 
-    def tell(self, order: bytes) -> None:
-        """Give an order to its process, and to any that is being started."""
+    def send(self, order: bytes) -> None:
+        """Send an order to the process; one that is being started receives it as well."""
         self._order = order
-        if self._line is not None and not self._line.is_closing():
-            self._line.write(order)
+        if self._connection is not None and not self._connection.is_closing():
+            self._connection.write(order)
 
-    async def live(self, environment: Mapping[str, str]) -> Ended:
-        """Start a process and wait for its end."""
+    async def run_once(self, environment: Mapping[str, str]) -> WorkerExit:
+        """Start a process and wait for its exit."""
         ours, its = socket.socketpair()
         with its:
             try:
                 process = await self._start(its, environment)
             except OSError as error:
                 ours.close()
-                return Ended(pid=0, status=1, problem=f"cannot be started: {error.strerror}")
-        news, self._line = await asyncio.open_unix_connection(sock=ours)
+                return WorkerExit(pid=0, status=1, problem=f"cannot be started: {error.strerror}")
+        reports, self._connection = await asyncio.open_unix_connection(sock=ours)
         try:
             if self._order:
-                self._line.write(self._order)
-            problem = await self._hear(news)
-            return Ended(pid=process.pid, status=await process.wait(), problem=problem)
+                self._connection.write(self._order)
+            problem = await self._read_report(reports)
+            return WorkerExit(pid=process.pid, status=await process.wait(), problem=problem)
         finally:
             self.metrics_port = 0
-            self._line.close()
-            self._line = None
+            self._connection.close()
+            self._connection = None
 
-    async def _start(self, line: socket.socket, environment: Mapping[str, str]) -> asyncio.subprocess.Process:
+    async def _start(self, connection: socket.socket, environment: Mapping[str, str]) -> asyncio.subprocess.Process:
         return await asyncio.create_subprocess_exec(
             sys.executable,
-            "-P",  # the working directory is no place to import from
+            "-P",  # do not import from the working directory
             "-m",
             "parley_server.workers",
             str(self.index),
-            str(line.fileno()),
+            str(connection.fileno()),
             env=environment,
             stdin=asyncio.subprocess.DEVNULL,
-            pass_fds=(line.fileno(),),
-            process_group=0,  # Ctrl-C is the supervisor's, which passes it on
+            pass_fds=(connection.fileno(),),
+            process_group=0,  # Ctrl-C reaches only the supervisor, which passes it on
         )
 
-    async def _hear(self, news: asyncio.StreamReader) -> str:
-        """Wait until it serves, or has ended; what it said of a refusal."""
+    async def _read_report(self, reports: asyncio.StreamReader) -> str:
+        """Wait until the process serves or has ended. Returns the problem if it refused to start, otherwise ""."""
         try:
-            line = await news.readline()
+            line = await reports.readline()
         except ConnectionResetError:
             return ""
         if not line.endswith(b"\n"):
             return ""
-        told = decode(line)
-        if not isinstance(told, Ready):
-            return told.problem
-        self.metrics_port = told.metrics_port
+        report = decode(line)
+        if not isinstance(report, Ready):
+            return report.problem
+        self.metrics_port = report.metrics_port
         self.has_served.set()
         return ""

@@ -24,7 +24,8 @@ from tests.scripted_server import (
 
 RUN = """
 import sys
-from parley_server.terminal import ChatOptions, chat
+from parley_server.cli.chat.session import ChatOptions
+from parley_server.cli.chat.terminal import chat
 sys.exit(chat(ChatOptions(**eval(sys.argv[1]))))
 """
 IN_TERMINAL = """

@@ -111,7 +111,7 @@ async def test_the_demo_shows_every_step(tmp_path) -> None:
     demo = await asyncio.create_subprocess_exec(
         sys.executable,
         "-m",
-        "parley_server.demo",
+        "parley_server.cli.demo",
         env=clean_environment(TMPDIR=str(tmp_path)),
         cwd=tmp_path,
         stdout=asyncio.subprocess.PIPE,

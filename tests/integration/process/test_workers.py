@@ -165,7 +165,7 @@ async def test_two_workers_share_a_port(tmp_path, places) -> None:
         groups = {os.getpgid(pid) for pid in (server.pid, *server.pids().values())}
         assert len(groups) == 3, "a terminal's Ctrl-C reaches the supervisor alone, which passes it on once"
         assert await server.terminate() == 0
-        assert server.events()[-1]["event"] == "all_stopped"
+        assert server.events()[-1]["event"] == "workers_stopped"
         assert port_is_free(server.port)
 
 
@@ -202,7 +202,7 @@ async def test_one_that_is_killed_is_started_again_and_its_replies_end(tmp_path,
         now = await server.until_up(1, 1)
         assert now["parley_worker_restarts_total{0}"] == 1
         assert now["parley_worker_restarts_total{1}"] == 0
-        (ended,) = server.events("worker_ended")
+        (ended,) = server.events("worker_exited")
         assert (ended["worker"], ended["status"], ended["restart_s"]) == (0, -signal.SIGKILL, 0.5)
         assert len(set(server.incarnations()[0])) == 2, "a new incarnation"
         assert await server.terminate() == 0
@@ -221,7 +221,7 @@ async def test_they_drain_together_and_no_reply_is_lost(tmp_path, places, to_all
             assert (watcher.text, watcher.snapshots) == (text, 0)
             assert watcher.status is grpc.StatusCode.OK
         assert await server.exited(limit_s=STOPPED_S) == 0
-        assert server.events("worker_ended") == []
+        assert server.events("worker_exited") == []
         assert Counter(server.rows("SELECT state, owner FROM reply")).total() == 10
         assert server.rows("SELECT DISTINCT state FROM reply") == [("COMPLETED",)]
         assert server.rows("SELECT count(*) FROM replica") == [(0,)], "no lease is left to run out"
@@ -246,7 +246,7 @@ async def test_a_signal_to_one_worker_replaces_it(tmp_path, places) -> None:
     async with Workers(tmp_path, places) as server:
         former = server.pids()[1]
         os.kill(former, signal.SIGTERM)
-        ended = await server.line('"worker_ended"')
+        ended = await server.line('"worker_exited"')
         assert '"status":0' in ended
 
         async def replaced() -> bool:

@@ -6,14 +6,14 @@ import os
 
 import msgspec
 import pytest
-from parley_server.journal.segments import Segment, Stretch, pack
+from parley_server.journal.segments import EntryRange, Segment, pack
 
 
-def stretch(number: int, *entries: str, reply_id: str = "a") -> Stretch:
-    return Stretch(reply_id, number, list(entries))
+def stretch(number: int, *entries: str, reply_id: str = "a") -> EntryRange:
+    return EntryRange(reply_id, number, list(entries))
 
 
-def append(segment: Segment, *stretches: Stretch) -> None:
+def append(segment: Segment, *stretches: EntryRange) -> None:
     segment.append([pack(each) for each in stretches])
 
 

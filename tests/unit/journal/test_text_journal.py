@@ -12,7 +12,7 @@ from parley_server.core.ports import Store
 from parley_server.core.replies.events import TextDelta, ToolCallDelta, UsageUpdate
 from parley_server.core.replies.log import Log
 from parley_server.errors import StorageUnavailable
-from parley_server.journal import wire
+from parley_server.journal import entry_codec
 from parley_server.journal.embedded import CHECKPOINT_S, INTERVAL_S, EmbeddedRelay
 from parley_server.journal.segments import Segment
 
@@ -216,12 +216,12 @@ async def test_a_file_that_cannot_be_written_is_told_once_and_tried_again(desk, 
     await desk.passes(2)
     durable = desk.store.kept[-1][2]
     assert await desk.left("a", after=durable) == log.content()[durable:]
-    assert [record.message for record in caplog.records] == ["tail_lost", "tail_back"]
+    assert [record.message for record in caplog.records] == ["text_journal_lost", "text_journal_restored"]
 
 
 async def test_one_that_cannot_be_written_is_left_to_the_store_and_spoils_no_other(desk, monkeypatch, caplog):
-    encode = wire.encode
-    monkeypatch.setattr(wire, "encode", lambda entry: 1 / 0 if entry == TextDelta("bad") else encode(entry))
+    encode = entry_codec.encode
+    monkeypatch.setattr(entry_codec, "encode", lambda entry: 1 / 0 if entry == TextDelta("bad") else encode(entry))
     bad, good = desk.open("bad"), desk.open("good")
     for _ in range(5):
         bad.append(TextDelta("bad"))
@@ -231,7 +231,7 @@ async def test_one_that_cannot_be_written_is_left_to_the_store_and_spoils_no_oth
     assert await desk.left("bad") == []
     await desk.passes(CHECKPOINT_S + 1)
     assert {reply_id for reply_id, _, _ in desk.store.kept} == {"bad", "good"}
-    assert caplog.messages.count("tail_defect") == 1
+    assert caplog.messages.count("text_journal_encode_failed") == 1
 
 
 async def test_a_stop_writes_what_is_open(tmp_path):

@@ -25,7 +25,7 @@ async def test_each_change_is_told_once(caplog):
     told = [(record.message, record.fields) for record in caplog.records]
     assert told == [
         ("relay_lost", {"part": "publish", "problem": "gone"}),
-        ("relay_back", {"part": "publish", "lost_s": 6.0}),
+        ("relay_restored", {"part": "publish", "lost_s": 6.0}),
     ]
 
 

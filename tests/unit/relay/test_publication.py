@@ -6,8 +6,9 @@ import pytest
 from parley_server.core.cluster.lease import Lease
 from parley_server.core.replies.events import TextDelta, ToolCallDelta
 from parley_server.core.replies.log import Log
-from parley_server.journal import wire
+from parley_server.journal import entry_codec
 from parley_server.relay import publication as publication_module
+from parley_server.relay import wire
 from parley_server.relay.publication import MAX_CHARACTERS, MAX_ENTRIES, Publication
 
 from tests.fakes import ended, reply
@@ -22,7 +23,7 @@ def stretches(monkeypatch):
     pack = wire.pack
 
     def note(epoch, number, values):
-        made.append((epoch, number, [wire.decode(value) for value in values]))
+        made.append((epoch, number, [entry_codec.decode(value) for value in values]))
         return pack(epoch, number, values)
 
     monkeypatch.setattr(publication_module.wire, "pack", note)
@@ -40,12 +41,12 @@ def log_of(*texts: str, lease: Lease = HELD) -> Log:
 def test_stretches_follow_one_another(stretches):
     log = log_of("a", "b")
     publication = Publication(log)
-    publication.next_stretch(1000)
+    publication.append_command(1000)
     assert not publication.appended(2)
     assert not publication.behind
     log.append(TextDelta("c"))
     assert publication.behind
-    publication.next_stretch(1000)
+    publication.append_command(1000)
     assert not publication.appended(3)
     assert stretches == [(3, 1, [TextDelta("a"), TextDelta("b")]), (3, 3, [TextDelta("c")])]
 
@@ -53,10 +54,10 @@ def test_stretches_follow_one_another(stretches):
 def test_a_stretch_is_as_long_as_redis_is_to_take_at_once(stretches):
     many, large = Publication(log_of(*"x" * (MAX_ENTRIES + 1))), Publication(log_of(*["y" * 40_000] * 3))
     for publication, first in ((many, MAX_ENTRIES), (large, 2)):
-        publication.next_stretch(1000)
+        publication.append_command(1000)
         assert len(stretches[-1][2]) == first
         assert publication.appended(first)
-        publication.next_stretch(1000)
+        publication.append_command(1000)
         assert len(stretches[-1][2]) == 1
         assert not publication.appended(first + 1)
     assert MAX_CHARACTERS < 80_000
@@ -64,19 +65,19 @@ def test_a_stretch_is_as_long_as_redis_is_to_take_at_once(stretches):
 
 def test_what_redis_lacks_is_given_again(stretches):
     publication = Publication(log_of("a", "b", "c"))
-    publication.next_stretch(1000)
+    publication.append_command(1000)
     assert not publication.appended(3)
     publication.log.append(TextDelta("d"))
-    publication.next_stretch(1000)
+    publication.append_command(1000)
     assert publication.appended(1)
-    publication.next_stretch(1000)
+    publication.append_command(1000)
     assert not publication.appended(4)
     assert stretches[-1] == (3, 2, [TextDelta("b"), TextDelta("c"), TextDelta("d")])
 
 
 def test_more_than_was_given_is_not_believed(stretches):
     publication = Publication(log_of("a"))
-    publication.next_stretch(1000)
+    publication.append_command(1000)
     publication.appended(17)
     assert publication.sent == 1
 
@@ -87,7 +88,7 @@ def test_the_end_itself_is_not_published(stretches):
     log.finish(ended(log.reply, last_sequence=3))
     publication.finish(expires_at=9.0)
     assert publication.behind
-    publication.next_stretch(1000)
+    publication.append_command(1000)
     assert publication.appended(2)
     assert not publication.behind
     assert stretches == [(3, 1, [TextDelta("a"), TextDelta("b")])]
@@ -113,12 +114,12 @@ def test_a_reply_without_content_has_nothing_to_append():
 def test_what_may_not_be_shown_is_not_published_but_for_a_stored_end(stretches):
     log = log_of("a", lease=LAPSED)
     publication = Publication(log)
-    publication.next_stretch(1000)
+    publication.append_command(1000)
     assert not publication.appended(0)
     log.append(TextDelta("held back"))
     log.finish(ended(log.reply, last_sequence=3))
     publication.finish(expires_at=9.0)
-    publication.next_stretch(1000)
+    publication.append_command(1000)
     assert publication.appended(2)
     assert stretches == [(3, 1, []), (3, 1, [TextDelta("a"), TextDelta("held back")])]
 
@@ -136,5 +137,5 @@ def test_a_log_that_another_has_gets_no_more():
 def test_every_kind_is_appended_as_it_was_numbered(stretches):
     log = log_of("a")
     log.append(ToolCallDelta(0, "id", "name", "{}"))
-    Publication(log).next_stretch(1000)
+    Publication(log).append_command(1000)
     assert stretches[0][2] == log.content()

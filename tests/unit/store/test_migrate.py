@@ -226,10 +226,10 @@ async def test_a_store_does_not_start_without_a_schema(path):
     [
         ("mysql+aiomysql://u:secret@db/parley", r"kind 'mysql\+aiomysql' is not supported"),
         ("postgresql+psycopg://u:secret@db/parley", r"kind 'postgresql\+psycopg' is not supported"),
-        ("postgresql+asyncpg://u:secret@db:port/parley", "not one"),
+        ("postgresql+asyncpg://u:secret@db:port/parley", "is invalid"),
         ("sqlite+aiosqlite://", "must be a file"),
         ("sqlite:///:memory:", "must be a file"),
-        ("parley.db", "not one"),
+        ("parley.db", "is invalid"),
     ],
 )
 def test_other_urls_are_refused_without_their_passwords(url, message):

@@ -33,7 +33,7 @@ def pauses(caplog: pytest.LogCaptureFixture) -> Any:
     caplog.set_level(logging.INFO, "parley_server.workers")
 
     def told(worker: int) -> list[float]:
-        fields = [getattr(record, "fields", {}) for record in caplog.records if record.message == "worker_ended"]
+        fields = [getattr(record, "fields", {}) for record in caplog.records if record.message == "worker_exited"]
         return [each["restart_s"] for each in fields if each["worker"] == worker]
 
     return told
@@ -127,14 +127,14 @@ async def test_one_that_is_refused_later_is_tried_again(tmp_path, monkeypatch, c
 async def test_one_that_starts_while_all_stop_is_told_so(tmp_path, monkeypatch) -> None:
     supervisor_of(tmp_path, "sys.exit(7 if os.read(line, 1) == b's' else 1)", monkeypatch)
     worker = Worker(0)
-    worker.tell(STOP)
+    worker.send(STOP)
     async with asyncio.timeout(20):
-        assert (await worker.live({})).status == 7
+        assert (await worker.run_once({})).status == 7
 
 
 async def test_one_that_cannot_be_started_at_all_is_one_that_has_died(monkeypatch) -> None:
     monkeypatch.setattr(sys, "executable", "/no/such/program")
-    ended = await Worker(0).live({})
+    ended = await Worker(0).run_once({})
     assert (ended.status, ended.problem) == (1, "cannot be started: No such file or directory")
 
 

@@ -1,1 +1,1 @@
-"""The databases: connections, transactions, dialect, locks."""
+"""The database engines: connections, transactions, SQL dialects, driver errors, the file lock."""

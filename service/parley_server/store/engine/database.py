@@ -1,16 +1,18 @@
-"""What the store asks of a database, and what each kind of one promises.
+"""The interface of a database engine, and the order in which units of work lock rows.
 
-A unit of work is a plain function of a connection. It must be fit to run again, and refuses before it has written.
-Where units run side by side, they lock rows in one order, so that they wait for one another but never in a circle:
+A unit of work is a plain function of a connection. The engine may run it more than once, so it must be safe to repeat,
+and it must refuse before its first write. Units run concurrently on PostgreSQL. All of them lock rows in this order, so
+that they cannot deadlock:
 
 1. the row of an idempotency key (accept, create, cancel by request);
 2. the row of a replica (renewal, takeover);
 3. rows of running replies: the claim on a conversation, which is an entry of a unique index (accept), or the row itself
-   (finalise, cancel, checkpoints: by their ids; takeover: those that nobody has locked);
-4. the row of a conversation (accept, finalise, update), then those of its messages (accept).
+   (finalise, cancel, checkpoints: ordered by id; takeover: skips locked rows);
+4. the row of a conversation (accept, finalise, update), then the rows of its messages (accept).
 
-An erasure begins with the last, FOR UPDATE, then finds no reply running, and takes what is below: rows of replies that
-have ended, which nobody keeps locked while waiting for a conversation.
+An erasure locks the conversation's row first (FOR UPDATE), checks that no reply is running, then deletes the rows below
+it. The order is safe: those are rows of replies that have ended, and no unit keeps one of them locked while it waits
+for a conversation.
 """
 
 from __future__ import annotations
@@ -26,17 +28,19 @@ T = TypeVar("T")
 
 
 class Database(Protocol):
-    """Runs units of work, each in one transaction. A caller that is cancelled while it waits does not stop its unit.
+    """Runs units of work, each in one transaction. Cancelling a caller does not stop its unit.
 
-    Errors of the driver come as `StorageUnavailable`, in bounded time, with `outcome_unknown` where the commit failed.
+    Driver errors are raised as `StorageUnavailable` within bounded time, with `outcome_unknown` if the commit failed.
     """
 
     def start(self) -> None:
-        """Be ready for calls, from the running event loop."""
+        """Accept calls from the running event loop."""
 
     async def read(self, work: Callable[[Connection], T], *, one_state: bool = True) -> T:
-        """Run `work`, which changes nothing, and sees one state of the database. Without `one_state`, each of its
-        statements sees a state of its own, which costs less."""
+        """Run `work`, which only reads.
+
+        With `one_state` all its statements see the same snapshot of the database. Without it each statement sees its
+        own snapshot, which is cheaper."""
 
     async def write(
         self, work: Callable[[Connection], T], *, durable: bool, prepared: Callable[[T], None] | None = None
@@ -46,15 +50,15 @@ class Database(Protocol):
         `prepared` is called in the event loop with the result, just before the commit, which may still fail."""
 
     async def urgent(self, work: Callable[[Connection], T]) -> T:
-        """Run a write of a statement or two, whatever else this process is asking of the database."""
+        """Run a short write (one or two statements) without queueing behind this process's other calls."""
 
     async def ping(self) -> None:
-        """Ask whether the database is there, whatever else this process is asking of it."""
+        """Check that the database answers, without queueing behind this process's other calls."""
 
     async def close(self) -> None:
-        """Finish what was asked for. Later calls are refused."""
+        """Finish the pending units, then close. Later calls raise `StorageUnavailable`."""
 
 
 def ask(connection: Connection) -> None:
-    """The unit of work that is nothing but a question."""
+    """The unit of work of `ping`: the cheapest query."""
     connection.execute(_PING)

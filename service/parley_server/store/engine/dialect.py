@@ -1,5 +1,5 @@
-"""The one place where the SQL of two databases differs: conflicts of an INSERT, values handed over as JSON, the time,
-and what a text can hold.
+"""The SQL that differs between SQLite and PostgreSQL: conflicts of an INSERT, JSON parameters, the clock, and which
+texts a column accepts.
 """
 
 from __future__ import annotations
@@ -33,19 +33,19 @@ Insert: TypeAlias = sqlite.Insert | postgresql.Insert
 
 
 def insert(table: Table, dialect: str) -> Insert:
-    """An INSERT with `on_conflict_do_nothing` and `on_conflict_do_update`, for the dialect of this name.
+    """An INSERT that has `on_conflict_do_nothing` and `on_conflict_do_update`; `dialect` is SQLAlchemy's name of it.
 
-    Its result's `rowcount` is how many rows were written.
+    The result's `rowcount` is the number of rows written.
     """
     statement: Insert = postgresql.insert(table) if dialect == "postgresql" else sqlite.insert(table)
     return statement.execution_options(preserve_rowcount=True)
 
 
 def json_rows(name: str, types: Sequence[type[TypeEngine[Any]]], dialect: str) -> list[ColumnElement[Any]]:
-    """The columns of a set of rows that comes in the parameter `name`, as JSON text: an array of arrays.
+    """The columns of the rows in parameter `name`: JSON text, an array with one array per row.
 
-    One statement for many rows, whatever their number: `executemany` gives up Python's lock at each row, and every
-    time waits to have it back from the event loop's thread.
+    One statement writes any number of rows. `executemany` would release the GIL at each row and wait each time until
+    the event loop's thread hands it back.
     """
     text = bindparam(name, type_=Text)
     if dialect == "postgresql":
@@ -56,7 +56,7 @@ def json_rows(name: str, types: Sequence[type[TypeEngine[Any]]], dialect: str) -
 
 
 def listed(name: str, dialect: str) -> Select[Any]:
-    """The texts that come in the parameter `name`, as `listed_values` makes it: one plan, whatever their number."""
+    """Selects the texts in parameter `name`, encoded by `listed_values`. The query plan is the same for any number."""
     text = bindparam(name, type_=Text)
     if dialect == "postgresql":
         return select(func.json_array_elements_text(cast(text, JSON)).column_valued("given"))
@@ -64,19 +64,19 @@ def listed(name: str, dialect: str) -> Select[Any]:
 
 
 def listed_values(texts: Iterable[str]) -> str:
-    """The parameter of `listed`. A text that no row can hold is left out."""
+    """Encode the parameter of `listed`. Texts that no row can hold are left out."""
     return msgspec.json.encode([text for text in texts if holdable(text)]).decode()
 
 
 def now_us(dialect: str) -> ColumnElement[int]:
-    """The database's own clock at this moment, in microseconds since the epoch, which moves on within a transaction."""
+    """The database server's clock in microseconds since the epoch. It advances within a transaction."""
     if dialect == "postgresql":
         return literal_column("CAST(extract(epoch FROM clock_timestamp()) * 1000000 AS BIGINT)", BigInteger)
     return literal_column("CAST((julianday('now') - 2440587.5) * 86400000000 AS INTEGER)", BigInteger)
 
 
 def holdable(text: str) -> bool:
-    """Whether a row can hold this text: PostgreSQL refuses NUL, and both of them half a surrogate pair."""
+    """Whether a row can hold this text. PostgreSQL refuses NUL; both databases refuse lone surrogates."""
     if "\0" in text:
         return False
     try:
@@ -87,18 +87,19 @@ def holdable(text: str) -> bool:
 
 
 def held(text: str) -> str:
-    """The text as a row can hold it: with U+FFFD for what cannot be."""
+    """The text with U+FFFD in place of each character that a row cannot hold."""
     if holdable(text):
         return text
     return text.replace("\0", "\ufffd").encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
 
 
 class Sought(TypeDecorator[str]):
-    """The type of a parameter that is only looked up: what no row can hold equals nothing, and no driver sees it."""
+    """The type of a parameter that is only compared. A text that no row can hold is sent as NULL, which matches no
+    row, because the driver would raise for it."""
 
     impl = Text
     cache_ok = True
 
     def process_bind_param(self, value: str | None, dialect: Dialect) -> str | None:  # noqa: ARG002 - same in both
-        """None equals nothing."""
+        """NULL for a text that no row can hold."""
         return value if value is not None and holdable(value) else None

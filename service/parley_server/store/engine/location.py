@@ -1,4 +1,4 @@
-"""Where a database is, from its URL: a SQLite file, or a PostgreSQL server."""
+"""Parses a database URL: a SQLite file or a PostgreSQL server."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _POSTGRESQL = "postgresql+asyncpg://USER:PASSWORD@HOST:PORT/DATABASE"
 
 
 class StoreUnusable(Exception):
-    """The store cannot be opened as things stand; the message tells the operator why, and what to do."""
+    """The store cannot be opened. The message tells the operator why and what to do."""
 
 
 def sqlite_path(url: str) -> Path:
@@ -40,4 +40,4 @@ def _parsed(url: str) -> URL:
     try:
         return make_url(url)
     except (ArgumentError, ValueError):
-        raise StoreUnusable(f"the database URL is not one: use {_SQLITE} or {_POSTGRESQL}") from None
+        raise StoreUnusable(f"the database URL is invalid: use {_SQLITE} or {_POSTGRESQL}") from None

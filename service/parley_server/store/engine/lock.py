@@ -1,4 +1,4 @@
-"""One process per SQLite database. The operating system holds the lock, so that a killed process frees it."""
+"""Limits a SQLite database to one process. The lock is an flock, which the system frees when the process dies."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from parley_server.store.engine.location import StoreUnusable
 
 
 class DatabaseLock:
-    """An exclusive lock on the file `PATH.lock` beside a database; its text says who has it. The file stays."""
+    """An exclusive lock on the file `PATH.lock` beside the database. The file names the holder and is never removed."""
 
     def __init__(self, path: Path) -> None:
         self._path = path.with_name(path.name + ".lock")
         self._file: int | None = None
 
     def acquire(self) -> None:
-        """Take it, or raise StoreUnusable at once, naming the holder."""
+        """Take the lock without waiting. Raises StoreUnusable, which names the holder."""
         file = self._open()
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -38,7 +38,7 @@ class DatabaseLock:
         self._file = file
 
     def release(self) -> None:
-        """Free it; harmless when it is not held."""
+        """Free the lock. Does nothing if it is not held."""
         file, self._file = self._file, None
         if file is not None:
             os.ftruncate(file, 0)

@@ -1,7 +1,7 @@
-"""PostgreSQL 14 or newer behind a pool of connections of the event loop. Nothing here knows what the work is.
+"""The engine on PostgreSQL 14 or newer: a pool of asyncpg connections in the event loop.
 
-A connection is the process's own for as long as it lives: a pooler between (pgbouncer) must not hand its transactions
-to several servers, since statements are prepared once per connection.
+Statements are prepared once per connection. A pooler in between (pgbouncer) must therefore keep each connection on one
+server connection (session pooling).
 """
 
 from __future__ import annotations
@@ -31,31 +31,31 @@ POOL_SIZE = 8
 STATEMENT_S = 5.0
 CONNECT_S = 3.0
 POOL_WAIT_S = 5.0
-"""For one of the pool's connections, while others have them all, and to make it where there is none: a server that
-gives no answer is told within this, or within the limit of a statement."""
+"""Limit of waiting for a connection of the pool, including the time to open it. A server that does not answer is
+reported after this time or after `STATEMENT_S`."""
 URGENT_S = 2.0
-"""For each of the three, on the connection that is kept for leases and health."""
+"""Each of the three limits above, for the connection that is reserved for leases and health checks."""
 IDLE_IN_TRANSACTION_S = 10
-"""After this long the server frees what a process that stands still has locked."""
+"""After this time the server ends an idle transaction, which frees the locks of a process that hangs."""
 CLOSE_S = 2.0
 TRIES = 3
 
 T = TypeVar("T")
 
 _made: ContextVar[list[asyncpg.Connection]] = ContextVar("_made")
-"""The connections that the task's `_connect` has made."""
+"""The connections opened by the current task's `_connect`."""
 
 
 class PostgresDatabase:
-    """Runs units of work side by side: writes READ COMMITTED, reads that need one state REPEATABLE READ, single ones
-    on their own. Every commit is as durable as the server makes it.
+    """Runs units of work concurrently. Writes are READ COMMITTED; reads with `one_state` are REPEATABLE READ; other
+    reads run in autocommit. `durable` has no effect: the server's `synchronous_commit` decides.
 
-    A unit that the server has undone (a deadlock), or whose connection was lost before its COMMIT, is run again, three
-    times in all. After an outage the first call finds new connections by itself.
+    A unit is run up to three times if the server rolled it back (a deadlock) or its connection broke before COMMIT.
+    After an outage the first call opens new connections.
     """
 
     def __init__(self, url: URL, *, name: str = "parley") -> None:
-        """`name` is what the server shows of its connections."""
+        """`name` is the connections' `application_name`, visible in `pg_stat_activity`."""
         self._pool = open_engine(
             url, name=name, size=POOL_SIZE, statement_s=STATEMENT_S, connect_s=CONNECT_S, wait_s=POOL_WAIT_S
         )
@@ -69,33 +69,30 @@ class PostgresDatabase:
         self._open = False
 
     def start(self) -> None:
-        """Be ready; connections are made as they are needed."""
+        """Accept calls. Connections are opened on demand."""
         self._open = True
 
     async def read(self, work: Callable[[Connection], T], *, one_state: bool = True) -> T:
-        """See `Database`."""
         return await self._own(_run(self._one_state if one_state else self._single, work, commit=False))
 
     async def write(
         self,
         work: Callable[[Connection], T],
         *,
-        durable: bool,  # noqa: ARG002 - a server that loses commits is one that was told to
+        durable: bool,  # noqa: ARG002 - the server decides
         prepared: Callable[[T], None] | None = None,
     ) -> T:
         """See `Database`."""
         return await self._own(_run(self._pool, work, prepared=prepared))
 
     async def urgent(self, work: Callable[[Connection], T]) -> T:
-        """See `Database`. It has a connection of its own, with short limits."""
+        """Run `work` on a reserved connection with short limits."""
         return await self._own(_run(self._lane, work))
 
     async def ping(self) -> None:
-        """See `Database`."""
         await self._own(_run(self._lane, ask, commit=False))
 
     async def close(self) -> None:
-        """See `Database`."""
         self._open = False
         if self._units:
             await asyncio.wait(self._units)
@@ -104,11 +101,11 @@ class PostgresDatabase:
                 await self._pool.dispose()
                 await self._lane.dispose()
         for connection in self._connections:
-            connection.terminate()  # harmless where the server has heard the goodbye
-        await asyncio.sleep(0)  # the event loop closes a socket one turn after it was told to
+            connection.terminate()  # no effect on a connection that `dispose` has closed
+        await asyncio.sleep(0)  # the event loop closes a terminated socket in its next iteration
 
     async def _own(self, unit: Coroutine[Any, Any, T]) -> T:
-        """Run it in a task of the database's own, which a caller that is cancelled leaves alone."""
+        """Run the unit in its own task, so that cancelling the caller does not cancel it."""
         if not self._open:
             unit.close()
             raise StorageUnavailable("the database is closed")
@@ -123,14 +120,15 @@ class PostgresDatabase:
     def _done(self, task: asyncio.Task[Any]) -> None:
         self._units.discard(task)
         if not task.cancelled():
-            task.exception()  # a caller that was cancelled does not ask for it
+            task.exception()  # marks it as retrieved: a cancelled caller will not retrieve it
 
 
 def open_engine(url: URL, *, name: str, size: int, statement_s: float, connect_s: float, wait_s: float) -> AsyncEngine:
-    """A pool of at most `size` connections, which are never handed out once they are known to be lost.
+    """A pool of at most `size` connections. A connection that is known to be lost is never handed out.
 
-    The server ends a statement at its limit; where no answer comes at all, the driver does half a second later. Every
-    statement has an index to find its rows by, from which statistics of another day must not lead the planner away."""
+    The server ends a statement after `statement_s`; if no answer comes, the driver does so half a second later.
+    Sequential scans are off because every statement has an index, and stale statistics could make the planner ignore
+    it."""
     engine = create_async_engine(
         url,
         pool_size=size,
@@ -177,12 +175,12 @@ async def _run(
                     await connection.commit()
                 return result
         except ParleyError:
-            raise  # a refusal: nothing was written
+            raise  # a refusal, raised before the first write
         except Exception as error:
             undone = is_undone(error)
             if tries < TRIES and (undone or (connected and not committing and is_lost(error))):
                 logger.info(
-                    "transaction_again", extra={"fields": {"problem": str(getattr(error, "orig", error))[:200]}}
+                    "transaction_retried", extra={"fields": {"problem": str(getattr(error, "orig", error))[:200]}}
                 )
                 continue
             told = translate(error, outcome_unknown=committing and not undone)
@@ -192,12 +190,11 @@ async def _run(
 
 
 async def _connect(engine: AsyncEngine) -> AsyncConnection:
-    """One of the pool's connections, waited for and, if need be, made within the limit of the wait alone.
+    """Take a connection from the pool, or open one, within the pool's wait limit.
 
-    Raises TimeoutError; by then a connection that was being made is closed.
-
-    A connection that has passed the handshake is terminated, which fails what it waits for at once. A cancellation
-    would make the driver ask the server to cancel the query, by another connection, and wait for the answer."""
+    Raises TimeoutError; a connection that was being opened is closed by then. At the limit, a connection past its
+    handshake is terminated instead of cancelled: on cancellation asyncpg opens a second connection to cancel the query,
+    and waits for that."""
     connection = engine.connect()
     made: list[asyncpg.Connection] = []
     token = _made.set(made)
@@ -227,7 +224,7 @@ async def _connect(engine: AsyncEngine) -> AsyncConnection:
 
 
 async def _make(*arguments: Any, **options: Any) -> asyncpg.Connection:
-    """A connection, which `_connect` can terminate where it is what wants it."""
+    """Open a connection and record it for `_connect`, which terminates it at its limit."""
     connection = await asyncpg.connect(*arguments, **options)
     if (made := _made.get(None)) is not None:
         made.append(connection)
@@ -235,14 +232,15 @@ async def _make(*arguments: Any, **options: Any) -> asyncpg.Connection:
 
 
 def _refuse_lost(connection: Any, *_: object) -> None:
-    """The driver knows when a server has hung up; asking it costs nothing, and a ping three trips to the server."""
+    """Discard a closed connection at checkout. The driver's flag is free to read; a ping would cost three round
+    trips."""
     if connection.driver_connection.is_closed():
         raise InvalidatePoolError
 
 
 def _give_up_lost(context: ExceptionContext) -> None:
-    """Drop a connection that gives no answer, or will not be of use, at once: a polite goodbye would wait again. Those
-    that were made before are no better."""
+    """Terminate an unusable connection at once, since an orderly close would wait for the server again. Also invalidate
+    the pool's older connections, which are probably lost too."""
     if not gives_up(context.original_exception):
         return
     context.is_disconnect = context.invalidate_pool_on_disconnect = True

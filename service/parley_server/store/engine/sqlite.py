@@ -1,7 +1,7 @@
-"""A SQLite file behind threads of its own: one that writes, in groups, and two that read.
+"""The engine on a SQLite file: one writer thread with group commit and two reader threads.
 
-A unit of work is a plain function of a connection, and runs whole in one thread: one hop to it and one back for each
-transaction, or each group of them. Nothing here knows what the work is.
+A unit of work runs whole in one thread, so that each transaction, or group of them, costs one hop to the thread and one
+back.
 """
 
 from __future__ import annotations
@@ -29,11 +29,7 @@ T = TypeVar("T")
 
 
 class SqliteDatabase:
-    """Runs reads at once, and writes in the order in which they were asked for.
-
-    A write is atomic, and survives a killed process; with `durable`, a loss of power. A caller that is cancelled while
-    it waits does not stop it. Errors of the driver come as `StorageUnavailable`.
-    """
+    """Runs reads in parallel with writes, and writes in the order of their calls."""
 
     def __init__(self, path: Path) -> None:
         self.writer = open_engine(path, read_only=False)
@@ -44,7 +40,7 @@ class SqliteDatabase:
         self._open = False
 
     def start(self) -> None:
-        """Start the threads; they answer to the running event loop."""
+        """Start the threads, which deliver results to the running event loop."""
         loop = asyncio.get_running_loop()
         readers = [Reader(self.reader, self._reads, loop) for _ in range(READERS)]
         self._threads = [
@@ -55,8 +51,7 @@ class SqliteDatabase:
             thread.start()
         self._open = True
 
-    async def read(self, work: Callable[[Connection], T], *, one_state: bool = True) -> T:  # noqa: ARG002 - costs the same
-        """See `Database`. It cannot change anything."""
+    async def read(self, work: Callable[[Connection], T], *, one_state: bool = True) -> T:  # noqa: ARG002 - same cost
         return await self._ask(self._reads, work, durable=False)
 
     async def write(
@@ -66,15 +61,13 @@ class SqliteDatabase:
         return await self._ask(self._writes, work, durable=durable, prepared=prepared)
 
     async def urgent(self, work: Callable[[Connection], T]) -> T:
-        """See `Database`. There is one writer, whose commits are quick."""
+        """Run `work` as an ordinary write: the one writer's queue is short."""
         return await self.write(work, durable=False)
 
     async def ping(self) -> None:
-        """See `Database`."""
         await self.read(ask)
 
     async def close(self) -> None:
-        """See `Database`. Ends the threads."""
         if not self._open:
             return
         self._open = False
@@ -102,7 +95,8 @@ class SqliteDatabase:
 
 
 def open_engine(path: Path, *, read_only: bool) -> Engine:
-    """An engine whose transactions are the database's own: BEGIN IMMEDIATE for the writer, BEGIN for readers."""
+    """An engine that begins transactions itself instead of the driver: BEGIN IMMEDIATE for the writer, BEGIN for
+    readers."""
     engine = create_engine(URL.create("sqlite", database=str(path)), poolclass=NullPool)
 
     @event.listens_for(engine, "connect")
@@ -126,7 +120,7 @@ def open_engine(path: Path, *, read_only: bool) -> Engine:
 
 
 def _set_synchronous(connection: Connection) -> None:
-    """Before BEGIN, since SQLite ignores a change inside a transaction."""
+    """Set the durability of the next transaction. SQLite ignores this pragma inside a transaction."""
     level = connection.info.get(SYNCHRONOUS, "FULL")
     if connection.info.get("synchronous_is") != level:
         connection.exec_driver_sql(f"PRAGMA synchronous = {level}")
@@ -134,7 +128,7 @@ def _set_synchronous(connection: Connection) -> None:
 
 
 class Reader:
-    """Answers reads in a thread of its own, until it finds None in the queue."""
+    """Runs reads from the queue in its own thread, until it takes None."""
 
     def __init__(self, engine: Engine, queue: SimpleQueue[Member | None], loop: asyncio.AbstractEventLoop) -> None:
         self._engine = engine
@@ -143,7 +137,7 @@ class Reader:
         self._connection: Connection | None = None
 
     def serve(self) -> None:
-        """Run in a thread of its own."""
+        """The thread's main function."""
         while (member := self._queue.get()) is not None:
             deliver(self._loop, [self._outcome(member)])
         self._drop()
@@ -154,7 +148,7 @@ class Reader:
                 self._connection = self._engine.connect()
             with self._connection.begin():
                 return Outcome(member.answer, member.work(self._connection), failed=False)
-        except Exception as error:  # noqa: BLE001 - it belongs to the caller, who is in another thread
+        except Exception as error:  # noqa: BLE001 - raised again in the caller's thread
             told = translate(error)
             if told is not error:
                 self._drop()

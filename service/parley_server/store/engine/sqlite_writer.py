@@ -1,7 +1,8 @@
-"""Group commit: the writes that wait while one commits share the next commit, and so its fsync.
+"""Group commit for SQLite: writes that queue up during a commit share the next commit, and so its fsync.
 
-A member must be fit to run again, since a group that fails is run again one by one. It refuses by returning an outcome
-or by raising a `ParleyError`, in either case before it has written anything; whatever else it raises fails its group.
+A unit of work must be safe to repeat, since the units of a failed group are run again one by one. It refuses by
+returning an outcome or by raising a `ParleyError`, in both cases before its first write. Any other exception fails the
+group.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from parley_server.store.engine.driver_errors import translate
 
 GROUP_SIZE = 256
 SYNCHRONOUS = "synchronous"
-"""Key of `Connection.info`: what the transaction to come needs of `PRAGMA synchronous`."""
+"""Key of `Connection.info`: the value of `PRAGMA synchronous` that the next transaction needs."""
 
 
 class Member(NamedTuple):
@@ -33,7 +34,7 @@ class Member(NamedTuple):
 
 
 class Outcome(NamedTuple):
-    """What a member's waiter is told: a result, or with `failed` an exception to raise."""
+    """The result for a member's caller; with `failed`, an exception to raise."""
 
     answer: asyncio.Future[Any]
     value: Any
@@ -41,7 +42,7 @@ class Outcome(NamedTuple):
 
 
 class Failed(Exception):
-    """A group was rolled back, in its phase "begin", "work" or "commit"; after the last, its outcome is unknown."""
+    """A group failed in phase "begin", "work" or "commit". After "commit" it may nevertheless be committed."""
 
     def __init__(self, phase: str, error: Exception) -> None:
         super().__init__(phase)
@@ -67,7 +68,7 @@ def _tell(told: Sequence[tuple[Callable[[Any], None], Any]]) -> None:
 
 
 def deliver(loop: asyncio.AbstractEventLoop, outcomes: Sequence[Outcome]) -> None:
-    """Hand results to the event loop, all in one step; a waiter that was cancelled is passed over."""
+    """Hand all results to the event loop in one step. Cancelled callers are skipped."""
     try:
         loop.call_soon_threadsafe(_settle, outcomes)
     except RuntimeError:
@@ -86,7 +87,7 @@ def _settle(outcomes: Sequence[Outcome]) -> None:
 
 
 class Writer:
-    """The only one who writes: takes members from the queue in order, until it finds None there."""
+    """The thread that runs all writes: takes members from the queue in order, until it takes None."""
 
     def __init__(self, engine: Engine, queue: SimpleQueue[Member | None], loop: asyncio.AbstractEventLoop) -> None:
         self._engine = engine
@@ -95,7 +96,7 @@ class Writer:
         self._connection: Connection | None = None
 
     def serve(self) -> None:
-        """Run in a thread of its own."""
+        """The thread's main function."""
         stopped = False
         while not stopped:
             group, stopped = self._next_group()
@@ -126,7 +127,8 @@ class Writer:
             return self._run_one_by_one(group, may_be_committed=failed.phase == "commit")
 
     def _run_one_by_one(self, group: list[Member], *, may_be_committed: bool) -> list[Outcome]:
-        """Once no transaction can be begun, the rest is given up: each attempt may wait for a lock for seconds."""
+        """Run each member in its own transaction. If one cannot be begun, the rest fail too, because each attempt may
+        wait seconds for a lock."""
         outcomes: list[Outcome] = []
         while len(outcomes) < len(group):
             member = group[len(outcomes)]
@@ -146,7 +148,7 @@ class Writer:
             announce(self._loop, group, outcomes)
             phase = "commit"
             connection.commit()
-        except Exception as error:  # a member's defect is its caller's to hear of
+        except Exception as error:  # includes bugs of a member, which its caller must see
             self._roll_back(connection, keep=phase == "work")
             raise Failed(phase, error) from error
         return outcomes
@@ -172,14 +174,15 @@ class Writer:
             self._drop()
 
     def _drop(self) -> None:
-        """Close the connection, and with it whatever transaction it holds; the next group opens another."""
+        """Close the connection and any open transaction. The next group opens another."""
         connection, self._connection = self._connection, None
         if connection is not None:
             connection.invalidate()
             connection.close()
 
     def _checkpoint(self) -> None:
-        """Move the log into the database file, so that it can be copied alone. A log that stays loses nothing."""
+        """Move the write-ahead log into the database file, so that the file can be copied alone. If that fails, no data
+        is lost: SQLite reads the log at the next start."""
         if self._connection is None:
             return
         with suppress(self._engine.dialect.loaded_dbapi.Error):

@@ -1,4 +1,4 @@
-"""Alembic's way in: runs the migrations on the connection that it is given, in that connection's transaction."""
+"""Alembic's entry point: runs the migrations in the current transaction of the connection that `upgrade` passes."""
 
 from alembic import context
 from parley_server.store.schema import metadata

@@ -6,8 +6,8 @@ import itertools
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from parley_server.terminal_input import read_message
-from parley_server.terminal_wrap import WordWrap, columns_of
+from parley_server.cli.chat.input import read_message
+from parley_server.cli.chat.wrap import WordWrap, columns_of
 
 
 def shown(written: str) -> list[str]:

@@ -1,6 +1,6 @@
-"""`make demo`: a real server on a free port of this machine, and what a caller sees of it. Needs no key and no network.
+"""`make demo`: starts a real server on a free local port and shows it from a client. Needs no API key and no network.
 
-Each step checks what it shows; the exit status is 0 only if all of it was right.
+Each step checks what it shows; the exit status is 0 only if all checks passed.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ LIMIT_S = 60.0
 
 
 async def main() -> int:
-    """Run the steps against a server of their own."""
+    """Start a server, run the steps against it, and return the exit status."""
     with tempfile.TemporaryDirectory(prefix="parley-demo-") as folder:
         environment = {
             "PARLEY_LISTEN": "127.0.0.1:0",
@@ -48,7 +48,7 @@ async def main() -> int:
 
 
 async def show(address: str) -> None:
-    """The four steps."""
+    """Run the steps against the server at `address`."""
     async with parley.Client(address) as first, parley.Client(address) as second:
         say("\n1. StreamReply: the answer comes as it is written. A second reader joins in the middle.")
         say(f"   > {QUESTION}")
@@ -62,7 +62,7 @@ async def show(address: str) -> None:
 
 
 async def stream_with_second_reader(first: parley.Client, second: parley.Client) -> tuple[str, str]:
-    """Stream an answer to two readers; its id and text."""
+    """Stream an answer to two readers. Returns the reply's id and text."""
     watching: asyncio.Task[str] | None = None
     say("   < ", end="")
     stream = first.stream_reply(QUESTION)
@@ -77,7 +77,7 @@ async def stream_with_second_reader(first: parley.Client, second: parley.Client)
 
 
 async def read_all(client: parley.Client, reply_id: str) -> str:
-    """Follow a reply from its start to its end."""
+    """Read a reply from its start to its end; returns the text."""
     stream = client.resume(reply_id)
     async for _ in stream:
         pass
@@ -85,7 +85,7 @@ async def read_all(client: parley.Client, reply_id: str) -> str:
 
 
 async def cut_and_resume(address: str) -> None:
-    """Close the channel in the middle, then go on at the cursor on another one."""
+    """Close the channel in the middle of a reply, then resume at the cursor on another channel."""
     before, pieces, cursor, reply_id = "", 0, 0, ""
     say("   < ", end="")
     async with parley.Client(address) as client, aclosing(client.stream_reply(QUESTION)) as stream:
@@ -109,7 +109,7 @@ async def cut_and_resume(address: str) -> None:
 
 
 async def cancel(client: parley.Client) -> None:
-    """Stop a reply, and start another one in its conversation at once."""
+    """Cancel a reply, then start another one in the same conversation."""
     say("   < ", end="")
     pieces = 0
     stream = client.stream_reply("Tell me more, please.")
@@ -134,7 +134,7 @@ def say(text: str, *, end: str = "\n") -> None:
 
 
 def check(right: bool, what: str) -> None:
-    """Say what was right, or end the demo."""
+    """Print that a check passed, or end the demo with an error."""
     if not right:
         raise SystemExit(f"{what}: NOT SO")
     say(f"{what}: ok")

@@ -1,23 +1,17 @@
-"""The terminal chat behind `parley chat`: a client of a Parley server like any other, and no part of the engine."""
+"""The state of one chat in the terminal, and its commands."""
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
-import importlib
-import os
-import sys
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Final
 
-from parley import Backoff, Client, ParleyError, ReplyStream, RequestFields
-from parley.errors import DeadlineExceeded, Unavailable
+from parley import Client, ReplyStream, RequestFields
 from parley.v1 import resources_pb2
 
-from parley_server.terminal_input import read_message
-from parley_server.terminal_screen import Answer, Outcome, Screen
+from parley_server.cli.chat.reply_view import ReplyOutcome, ReplyView
+from parley_server.cli.chat.screen import Screen
 
 HELP: Final = """\
 /list           your conversations, newest first
@@ -36,148 +30,25 @@ Ctrl-C while an answer is written stops it; what was written is kept."""
 _LISTED = 20
 _SHOWN_MESSAGES = 6
 _TITLE_CHARS = 60
-_PROBE_S = 5.0
 _NAMED_MODELS = 10
 
 
 @dataclass(frozen=True, kw_only=True)
 class ChatOptions:
-    """What `parley chat` was asked for; what is empty was not. With `text` it prints one answer and ends."""
+    """The options of `parley chat`; an empty string means not given. With `text`, one answer is printed."""
 
     text: str = ""
     address: str = "127.0.0.1:50051"
     model: str = ""
     conversation: str = ""
     end_user: str = ""
-    # Empty: the environment variable PARLEY_API_KEY, where it is set.
+    # If empty, the environment variable PARLEY_API_KEY is used.
     api_key: str = ""
     reasoning: bool = False
 
 
-def chat(options: ChatOptions) -> int:
-    """Runs the chat until the user leaves, and returns the exit status.
-
-    With a text: 0 when the answer is complete, 1 when it failed or no server is there, 130 when Ctrl-C stopped it.
-    Call it from the main thread, where no event loop runs.
-    """
-    for stream in (sys.stdout, sys.stderr):
-        # A terminal that cannot show a character must not end the chat.
-        getattr(stream, "reconfigure", lambda **_: None)(errors="replace")
-    screen = Screen(sys.stdout, sys.stderr)
-    try:
-        with asyncio.Runner() as runner:
-            return _run(runner, options, screen=screen)
-    except KeyboardInterrupt:
-        return 130
-    except BrokenPipeError:
-        # Whoever read the answer has gone; Python's own flush at exit must not fail on it again.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 1
-
-
-def _run(runner: asyncio.Runner, options: ChatOptions, *, screen: Screen) -> int:
-    key = options.api_key or os.environ.get("PARLEY_API_KEY")
-    try:
-        models = runner.run(_probe(options, key))
-        session = runner.run(_start(options, key, screen=screen))
-    except ValueError as error:
-        sys.stderr.write(f"error: {error}\n")
-        return 1
-    except ParleyError as error:
-        sys.stderr.write(_unreachable(error, options.address) + "\n")
-        return 1
-    try:
-        if options.text:
-            return _STATUS[runner.run(session.say(options.text))]
-        _greet(screen, options, models)
-        return _converse(runner, session, screen=screen)
-    finally:
-        runner.run(session.client.close())
-
-
-_STATUS: Final = {Outcome.COMPLETED: 0, Outcome.FAILED: 1, Outcome.STOPPED: 130, Outcome.LEFT: 130}
-
-
-async def _probe(options: ChatOptions, key: str | None) -> list[resources_pb2.Model]:
-    """The server's models, or an error at once: whoever starts a chat must not wait for a server that is not there.
-
-    ValueError: the server has no model of the name that was asked for.
-    """
-    backoff = Backoff(max_elapsed_s=0.0)
-    async with Client(
-        options.address, api_key=key, end_user=options.end_user, backoff=backoff, call_timeout_s=_PROBE_S
-    ) as client:
-        models = await client.models()
-    if options.model and (unknown := _unknown_model(options.model, models)):
-        raise ValueError(unknown)
-    return models
-
-
-async def _start(options: ChatOptions, key: str | None, *, screen: Screen) -> Session:
-    client = Client(options.address, api_key=key, end_user=options.end_user)
-    return Session(client, screen, options)
-
-
-def _unreachable(error: ParleyError, address: str) -> str:
-    if isinstance(error, Unavailable | DeadlineExceeded) and not error.reason:
-        return f"no Parley server at {address}; start one with `parley serve`"
-    return f"error: {error}"
-
-
-def _unknown_model(name: str, models: list[resources_pb2.Model]) -> str:
-    """Why a model of this name cannot be used; empty where it can."""
-    known = [model.alias for model in models]
-    if name in known:
-        return ""
-    more = ", ..." if len(known) > _NAMED_MODELS else ""
-    return f"there is no model {name!r}; there {_plural(len(known))}: {', '.join(known[:_NAMED_MODELS])}{more}"
-
-
-def _plural(count: int) -> str:
-    return "is 1" if count == 1 else f"are {count}"
-
-
-def _greet(screen: Screen, options: ChatOptions, models: list[resources_pb2.Model]) -> None:
-    model = options.model or next((model.alias for model in models if model.is_default), "")
-    screen.note(f"Parley at {options.address}{', model ' + model if model else ''}. /help lists the commands.")
-
-
-def _converse(runner: asyncio.Runner, session: Session, *, screen: Screen) -> int:
-    is_typed = sys.stdin.isatty()
-    if is_typed:
-        with contextlib.suppress(ImportError):
-            # Editing and history for input(), where the platform has it; what is pasted is one message.
-            importlib.import_module("readline").parse_and_bind("set enable-bracketed-paste on")
-    if session.conversation_id:
-        _attempt(runner, session.open_conversation(session.conversation_id), screen=screen)
-    while True:
-        try:
-            message = read_message(input if is_typed else lambda _: input())
-        except (EOFError, KeyboardInterrupt):
-            if is_typed:
-                screen.line()
-            break
-        if message == "/quit":
-            break
-        if message.strip():
-            _attempt(runner, session.take(message), screen=screen)
-    return 1 if session.failures and not is_typed else 0
-
-
-def _attempt(runner: asyncio.Runner, doing: Awaitable[object], *, screen: Screen) -> None:
-    async def attempt() -> None:
-        await doing
-
-    try:
-        runner.run(attempt())
-    except ParleyError as error:
-        screen.error(error)
-    except KeyboardInterrupt:
-        screen.note("interrupted")
-
-
 class Session:
-    """One user's chat: the conversation that is open, the model that is asked, and the commands."""
+    """One chat: the open conversation, the model in use, and the commands."""
 
     def __init__(self, client: Client, screen: Screen, options: ChatOptions) -> None:
         self.client = client
@@ -200,7 +71,7 @@ class Session:
         }
 
     async def take(self, message: str) -> None:
-        """Does what the user says: a command, or a message to the model. Raises a ParleyError of a command."""
+        """Run a command, or send a message to the model. Raises ParleyError for a command that fails."""
         name, argument = (*message.split(maxsplit=1), "")[:2]
         if not name.startswith("/") or (name == "/script" and await self._is_scripted()):
             await self.say(message)
@@ -209,15 +80,15 @@ class Session:
         else:
             self._screen.note(f"{name}: no such command; /help lists them")
 
-    async def say(self, text: str) -> Outcome:
-        """Sends a message and shows the answer. A new conversation is titled by its first message."""
+    async def say(self, text: str) -> ReplyOutcome:
+        """Send a message and show the answer. The first message becomes the title of a new conversation."""
         fields = self._fields()
         if not self.conversation_id:
             fields["new_conversation"] = resources_pb2.Conversation(title=_words(text))
         return await self._follow(self.client.stream_reply(text, **fields))
 
     async def retry(self) -> None:
-        """Asks for another answer in the place of the last one."""
+        """Replace the last answer with a new one."""
         if not (self.conversation_id and self._last_message_id):
             self._screen.note("nothing to retry yet")
             return
@@ -226,7 +97,7 @@ class Session:
         await self._follow(self.client.stream_reply("", **fields))
 
     async def list_conversations(self) -> None:
-        """Shows the newest conversations, numbered for `/open`."""
+        """Show the newest conversations, numbered for `/open`."""
         self._listed = []
         async for conversation in self.client.conversations.list(page_size=_LISTED):
             self._listed.append(conversation.id)
@@ -240,7 +111,7 @@ class Session:
             self._screen.note("no conversations yet")
 
     async def open_conversation(self, which: str) -> None:
-        """Continues a conversation, by its number in the list or its id; follows the reply that runs in it."""
+        """Continue a conversation, given its number in the list or its id, and follow its running reply if any."""
         if not which:
             self._screen.note("/open what? a number of /list, or an id")
             return
@@ -261,11 +132,11 @@ class Session:
             fields["model"] = self._model
         return fields
 
-    async def _follow(self, stream: ReplyStream) -> Outcome:
-        outcome = await Answer(stream, self._screen, reasoning=self._reasoning).follow()
+    async def _follow(self, stream: ReplyStream) -> ReplyOutcome:
+        outcome = await ReplyView(stream, self._screen, reasoning=self._reasoning).follow()
         self.conversation_id = stream.conversation_id or self.conversation_id
         self._last_message_id = stream.message_id or self._last_message_id
-        self.failures += outcome is Outcome.FAILED
+        self.failures += outcome is ReplyOutcome.FAILED
         return outcome
 
     async def _show_messages(self, conversation_id: str) -> None:
@@ -289,7 +160,7 @@ class Session:
         self._screen.note("a new conversation")
 
     async def _use_model(self, name: str) -> None:
-        if name and (unknown := _unknown_model(name, await self.client.models())):
+        if name and (unknown := unknown_model(name, await self.client.models())):
             self._screen.note(unknown)
             return
         self._model = name
@@ -301,7 +172,7 @@ class Session:
             self._screen.line(f"{mark} {model.alias}  ({model.provider} {model.provider_model})")
 
     async def _is_scripted(self) -> bool:
-        """Whether the model in use is the scripted one, which reads what to answer from a message."""
+        """Whether the model in use is the scripted one, which takes its answer from `/script` messages."""
         used = self._model or self._conversation_model
         models = await self.client.models()
         return any(
@@ -334,3 +205,16 @@ def _age(moment: datetime) -> str:
     if minutes < 48 * 60:
         return f"{minutes // 60} h ago"
     return f"{minutes // (24 * 60)} days ago"
+
+
+def unknown_model(name: str, models: list[resources_pb2.Model]) -> str:
+    """The error message for a model that does not exist; empty if it exists."""
+    known = [model.alias for model in models]
+    if name in known:
+        return ""
+    more = ", ..." if len(known) > _NAMED_MODELS else ""
+    return f"there is no model {name!r}; there {_plural(len(known))}: {', '.join(known[:_NAMED_MODELS])}{more}"
+
+
+def _plural(count: int) -> str:
+    return "is 1" if count == 1 else f"are {count}"

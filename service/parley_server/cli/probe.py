@@ -1,7 +1,8 @@
-"""Asks a running server on this machine whether it is ready: `python -m parley_server.probe`. Exit status 0 is yes.
+"""Checks whether the server on this machine is ready: `python -m parley_server.cli.probe`. Exit status 0 means ready.
 
-It reads the same configuration as the server, so that a container's health check needs no arguments. With TLS it can
-only see that the port accepts connections, since it holds no certificate of a client and knows no name to verify.
+It reads the server's configuration, so that a container's health check needs no arguments. With TLS it only checks that
+the port accepts connections, because it has neither a client certificate nor a host name to verify. It does not load
+the server, so that it starts fast.
 """
 
 from __future__ import annotations
@@ -17,12 +18,12 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from parley_server.settings import Address, SettingsError, load_settings
 
-_ANY = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - what a server binds to, and how to reach it
+_ANY = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - maps an address to listen on to one to connect to
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Print the state and return the exit status: 0 serving, 1 not serving or not reached, 2 wrong configuration."""
-    parser = argparse.ArgumentParser(prog="parley_server.probe", description="Ask a Parley server for its health.")
+    parser = argparse.ArgumentParser(prog="parley_server.cli.probe", description="Check a Parley server's health.")
     parser.add_argument("--service", default="", help='"" for readiness (default), "liveness"')
     parser.add_argument("--timeout", type=float, default=3.0, metavar="SECONDS", help="longest wait (default 3)")
     options = parser.parse_args(arguments)
@@ -42,7 +43,7 @@ def _reachable(address: Address) -> Address:
 
 
 def _ask_health(address: Address, service: str, timeout_s: float) -> str:
-    # Proxies of the environment are for the providers, not for this machine.
+    # A proxy in the environment is meant for provider calls, not for loopback.
     with grpc.insecure_channel(str(address), options=[("grpc.enable_http_proxy", 0)]) as channel:
         stub = health_pb2_grpc.HealthStub(channel)
         try:

@@ -7,28 +7,29 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 from parley_server.core.replies.events import TextDelta, ToolCallDelta, Unknown
-from parley_server.journal import wire
+from parley_server.journal import entry_codec
+from parley_server.relay import wire
 
 from tests.fakes import entries
 
 
 @given(st.lists(entries(), max_size=5), st.integers(1, 2**40), st.integers(1, 2**40))
 def test_what_is_written_is_read(written, epoch, number):
-    values = [wire.encode(entry) for entry in written]
+    values = [entry_codec.encode(entry) for entry in written]
     assert [wire.decode_bytes(value.encode()) for value in values] == written
     message = wire.unpack(wire.pack(epoch, number, values))
-    assert message == wire.Message(epoch, number, tuple(values))
-    assert [wire.decode(value) for value in message.entries] == written
+    assert message == wire.PeerMessage(epoch, number, tuple(values))
+    assert [entry_codec.decode(value) for value in message.entries] == written
 
 
 def test_text_is_written_as_it_is():
-    assert wire.encode(TextDelta('{"a": "b"}')) == 't{"a": "b"}'
-    assert wire.encode(ToolCallDelta(2, arguments="x")).startswith("{")
+    assert entry_codec.encode(TextDelta('{"a": "b"}')) == 't{"a": "b"}'
+    assert entry_codec.encode(ToolCallDelta(2, arguments="x")).startswith("{")
 
 
 @pytest.mark.parametrize("value", ["", "x", "{", '{"type":"video"}', '{"type":"text"}', '{"text":"x"}', "[]", "7"])
 def test_what_is_not_understood_is_unknown(value):
-    assert wire.decode(value) == Unknown()
+    assert entry_codec.decode(value) == Unknown()
     assert wire.decode_bytes(value.encode()) == Unknown()
 
 
@@ -37,9 +38,9 @@ def test_bytes_that_are_no_text_are_unknown():
 
 
 def test_a_newer_release_may_say_more():
-    known = wire.encode(TextDelta("text"))
-    assert wire.unpack(msgspec.msgpack.encode((1, 2, [known], "more", {}))) == wire.Message(1, 2, (known,))
-    assert wire.decode('{"type":"tool_call","index":1,"more":true}') == ToolCallDelta(1)
+    known = entry_codec.encode(TextDelta("text"))
+    assert wire.unpack(msgspec.msgpack.encode((1, 2, [known], "more", {}))) == wire.PeerMessage(1, 2, (known,))
+    assert entry_codec.decode('{"type":"tool_call","index":1,"more":true}') == ToolCallDelta(1)
 
 
 @given(st.binary(max_size=40))
@@ -51,8 +52,8 @@ def test_nothing_that_is_heard_raises(data):
 
 
 def test_the_end_is_no_stretch():
-    assert wire.unpack(msgspec.msgpack.encode((3, 17))) == wire.Message(3, 17, None)
-    assert wire.unpack(wire.pack(3, 17, [])) == wire.Message(3, 17, ())
+    assert wire.unpack(msgspec.msgpack.encode((3, 17))) == wire.PeerMessage(3, 17, None)
+    assert wire.unpack(wire.pack(3, 17, [])) == wire.PeerMessage(3, 17, ())
 
 
 def test_all_keys_of_a_reply_have_its_hash_tag():

@@ -1,4 +1,4 @@
-"""One message of the user, which may have several lines."""
+"""Reads one message of the user, which may have several lines."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ BLOCK: Final = '"""'
 
 
 def read_message(read: Callable[[str], str]) -> str:
-    r"""A message. `read` returns a line for a prompt, without its newline, and raises EOFError at the end of the input.
+    r"""Read a message. `read` takes a prompt, returns a line without its newline, and raises EOFError at the end.
 
-    A line that ends with a backslash goes on in the next one. A line that begins with three double quotes begins a
-    block, which ends with a line that ends with them; the end of the input ends a block as well.
+    A backslash at the end of a line continues the message on the next line. Three double quotes at the start of a line
+    open a block, which ends with three double quotes at the end of a line or with the end of the input.
     """
     first = read("> ")
     if first.lstrip().startswith(BLOCK):

@@ -9,10 +9,10 @@ _TAB_COLUMNS = 8
 
 
 class WordWrap:
-    """Where the cursor is, and the word that ends there.
+    """Tracks the cursor's column and the word before it.
 
-    A piece is written as soon as it comes. A word that turns out not to fit is erased with backspaces and written again
-    on the next line, which works on every terminal. The last column stays free, where terminals differ.
+    Each piece is written as soon as it arrives. A word that outgrows the line is erased with backspaces and written
+    again on the next line. The last column stays empty, because terminals differ in when they wrap after it.
     """
 
     def __init__(self, columns: Callable[[], int]) -> None:
@@ -21,7 +21,7 @@ class WordWrap:
         self._word = ""
 
     def wrap(self, piece: str) -> str:
-        """What to write to the terminal for a piece of text without control characters other than tab and newline."""
+        """The characters to write for `piece`, which has no control characters other than tab and newline."""
         out: list[str] = []
         last = max(1, self._columns() - 1)
         for character in piece:
@@ -56,7 +56,7 @@ class WordWrap:
         self._word += character
 
     def _move_word(self, out: list[str], columns: int, last: int) -> None:
-        """Begins a new line with the word so far, or breaks a word that is longer than a line."""
+        """Move the word to a new line, or break it if it is longer than a line."""
         word, width = self._word, columns_of(self._word)
         self._word = ""
         if width == self._column or width + columns > last:
@@ -70,7 +70,7 @@ class WordWrap:
 
 
 def columns_of(text: str) -> int:
-    """How many columns of a terminal it takes."""
+    """The number of terminal columns that the text takes."""
     return sum(_columns_of(character) for character in text)
 
 

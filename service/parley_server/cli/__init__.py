@@ -1,0 +1,54 @@
+"""The `parley` command. Each subcommand is a module of this package with a function `run`.
+
+A module is imported only when its subcommand runs, so that `migrate` or `chat` does not load the server.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import os
+import sys
+from collections.abc import Sequence
+
+from parley_server import __version__
+from parley_server.cli.options import WRONG_CONFIGURATION
+from parley_server.settings import SettingsError
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a subcommand and return the exit status; 2 if the configuration or the state of the database forbids it."""
+    options = _parser().parse_args(arguments)
+    command = importlib.import_module(f"parley_server.cli.{options.command}")
+    try:
+        return int(command.run(options))
+    except SettingsError as error:
+        print(error, file=sys.stderr)
+        return WRONG_CONFIGURATION
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="parley", description="One AI chat engine for all your backends.")
+    parser.add_argument("--version", action="version", version=f"parley {__version__}")
+    commands = parser.add_subparsers(metavar="COMMAND", dest="command", required=True)
+    for name, text in (
+        ("serve", "run the server"),
+        ("migrate", "bring the database's schema up to date"),
+        ("check", "validate the configuration"),
+    ):
+        command = commands.add_parser(name, help=text, description=text.capitalize() + ".")
+        command.add_argument("--config", metavar="FILE", help="TOML file (default: PARLEY_CONFIG)")
+        if name == "serve":
+            command.add_argument("--listen", metavar="HOST:PORT", help="gRPC address (default: 127.0.0.1:50051)")
+            command.add_argument("--workers", metavar="N", help="processes on that address (default: 1)")
+        if name != "check":
+            command.add_argument("--database-url", metavar="URL", help="default: sqlite+aiosqlite:///parley.db")
+    chat = commands.add_parser("chat", help="talk to a server in the terminal", description="Talk to a server.")
+    chat.add_argument("text", nargs="*", help="send this message, print the answer and exit")
+    chat.add_argument("--address", default="127.0.0.1:50051", metavar="HOST:PORT", help="default: %(default)s")
+    chat.add_argument("--model", default="", metavar="ALIAS", help="default: the server's")
+    chat.add_argument("--conversation", default="", metavar="ID", help="continue this conversation")
+    chat.add_argument("--end-user", default="", metavar="ID", help="the end user you speak for")
+    chat.add_argument("--api-key", default=os.environ.get("PARLEY_API_KEY", ""), help="default: PARLEY_API_KEY")
+    chat.add_argument("--reasoning", action="store_true", help="show the model's reasoning")
+    return parser

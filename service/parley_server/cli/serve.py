@@ -1,0 +1,19 @@
+"""`parley serve`: runs the server in this process, or a supervisor with several worker processes."""
+
+from __future__ import annotations
+
+import argparse
+
+from parley_server.cli.options import read_settings
+
+
+def run(options: argparse.Namespace) -> int:
+    """Serve until a signal stops it; the exit status."""
+    settings = read_settings(options)
+    if settings.workers > 1:
+        from parley_server.workers import supervise  # the supervisor must stay small: it does not load the server
+
+        return supervise(settings, config=options.config or "")
+    from parley_server.serving import serve
+
+    return serve(settings)
