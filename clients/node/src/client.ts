@@ -1,34 +1,27 @@
 /** The client: one object for one server and one caller. */
 
-import type { ChannelOptions } from "@grpc/grpc-js";
 import { create } from "@bufbuild/protobuf";
 import { Connection, type CallOptions } from "./connection.js";
 import { duration, oneOf } from "./convert.js";
 import type { ReplyFields } from "./fields.js";
+import { Catalog } from "./gen/parley/v1/catalog_pb.js";
 import {
   CancelRequestSchema,
   Chat,
   type PollReplyResponse,
   type ReplyRequest,
 } from "./gen/parley/v1/chat_pb.js";
-import type { Reply } from "./gen/parley/v1/resources_pb.js";
+import type { Model, Quota, Reply } from "./gen/parley/v1/resources_pb.js";
 import { buildRequest, streamOptions } from "./request.js";
-import { Calls, Conversations } from "./services.js";
-import { settingsOf, type CommonOptions } from "./settings.js";
+import { Conversations } from "./conversations.js";
+import { settingsOf, type ClientOptions } from "./settings.js";
 import { ReplyStream } from "./stream.js";
 import { Transcript } from "./transcript.js";
-import { Wire, type TlsOptions } from "./wire.js";
+import { Wire } from "./wire.js";
 
 // What a call that waits on the server may take beyond that wait.
 const ANSWER_MS = 15_000;
 const POLL_WAIT_MS = 20_000;
-
-export interface ClientOptions extends CommonOptions {
-  /** True for the roots that Node trusts, or certificates. */
-  tls?: boolean | TlsOptions | undefined;
-  /** Further options of the grpc-js channel, which win over the client's own. */
-  channelOptions?: ChannelOptions | undefined;
-}
 
 export interface ResumeOptions extends CallOptions {
   /** The sequence of the last event that the caller has; 0 is from the start. */
@@ -53,14 +46,15 @@ export type CancelTarget =
   | { conversationId: string; replyId?: undefined; requestId?: undefined };
 
 /** Calls a Parley server. It connects at its first call; `close` it, or declare it with `using`. */
-export class Client extends Calls implements Disposable {
+export class Client implements Disposable {
   readonly conversations: Conversations;
+  private readonly connection: Connection;
 
   constructor(address?: string, options?: ClientOptions);
   /** @internal */
   constructor(connection: Connection);
   constructor(server: string | Connection = "127.0.0.1:50051", options: ClientOptions = {}) {
-    super(typeof server === "string" ? connect(server, options) : server);
+    this.connection = typeof server === "string" ? connect(server, options) : server;
     this.conversations = new Conversations(this.connection);
   }
 
@@ -154,6 +148,24 @@ export class Client extends Calls implements Disposable {
     if (!named.case) throw new TypeError("name one of replyId, requestId and conversationId");
     const request = create(CancelRequestSchema, { reason, target: named });
     return await this.connection.unary(Chat.method.cancel, request, { signal });
+  }
+
+  /** The reply as it stands now. */
+  async getReply(replyId: string, { signal }: CallOptions = {}): Promise<Reply> {
+    const request = { replyId };
+    return await this.connection.unary(Chat.method.getReply, request, { signal });
+  }
+
+  /** The models that the caller may name. */
+  async models({ signal }: CallOptions = {}): Promise<Model[]> {
+    const request = {};
+    return (await this.connection.unary(Catalog.method.listModels, request, { signal })).models;
+  }
+
+  /** The caller's limits and what is left of them. */
+  async quotas({ signal }: CallOptions = {}): Promise<Quota[]> {
+    const request = {};
+    return (await this.connection.unary(Catalog.method.getQuota, request, { signal })).quotas;
   }
 }
 

@@ -1,4 +1,3 @@
-// Generated from protos/parley/v1/chat.proto by tools/clients. Do not edit: `make gen`.
 /** What to answer, in which conversation, and how. */
 
 import type { MessageInitShape } from "@bufbuild/protobuf";

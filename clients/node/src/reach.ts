@@ -1,7 +1,7 @@
 /** Whether a client has ever reached a server, and how its errors say that it cannot. */
 
 import { connectivityState, type Channel } from "@grpc/grpc-js";
-import { ParleyError, type Code } from "./error.js";
+import { ParleyError, type Code } from "./errors.js";
 import { unavailable } from "./status.js";
 
 // The codes of a call that has got no answer.

@@ -3,8 +3,17 @@
 import { status, type StatusObject } from "@grpc/grpc-js";
 import { fromBinary } from "@bufbuild/protobuf";
 import { durationMs } from "@bufbuild/protobuf/wkt";
-import { BY_CODE, BY_REASON, InternalError, ReplyFailed, Unavailable } from "./errors.js";
-import { ParleyError, type Code, type ErrorFields, type Reason } from "./error.js";
+import {
+  BY_CODE,
+  BY_REASON,
+  InternalError,
+  ParleyError,
+  ReplyFailed,
+  Unavailable,
+  type Code,
+  type ErrorFields,
+  type Reason,
+} from "./errors.js";
 import { ErrorReason, ReplyErrorSchema, type ReplyError } from "./gen/parley/v1/errors_pb.js";
 
 const TRAILER = "parley-error-bin";

@@ -9,7 +9,7 @@ import { Patience } from "./backoff.js";
 import type { Call } from "./call.js";
 import type { Connection } from "./connection.js";
 import { ConnectionLost, NotFound, ParleyError, TooManyReaders } from "./errors.js";
-import type { ReplyEvent } from "./events.js";
+import type { Finished, ReplyEvent, ToolCall } from "./events.js";
 import {
   CancelRequestSchema,
   Chat,
@@ -21,7 +21,6 @@ import {
 import type { Reply } from "./gen/parley/v1/resources_pb.js";
 import { endsReply, isCut, unavailable } from "./status.js";
 import type { Transcript } from "./transcript.js";
-import { ReplyView } from "./view.js";
 
 // How long a call may take to say its status after its terminal chunk, before it is dropped.
 const FAREWELL_MS = 1_000;
@@ -35,10 +34,9 @@ const FAREWELL_MS = 1_000;
  * (`break`, `return`, `throw`), `close` and the signal end the call at once, and leave the reply to its `onDisconnect`.
  * Nothing is sent before the first `next`.
  */
-export class ReplyStream
-  extends ReplyView
-  implements AsyncIterableIterator<ReplyEvent, undefined>, AsyncDisposable
-{
+export class ReplyStream implements AsyncIterableIterator<ReplyEvent, undefined>, AsyncDisposable {
+  readonly #transcript: Transcript;
+  readonly #request: ReplyRequest | undefined;
   readonly #connection: Connection;
   readonly #options: StreamOptions;
   readonly #signal: AbortSignal | undefined;
@@ -58,11 +56,52 @@ export class ReplyStream
     options: StreamOptions,
     signal: AbortSignal | undefined,
   ) {
-    super(transcript, request);
+    this.#transcript = transcript;
+    this.#request = request;
     this.#connection = connection;
     this.#options = options;
     this.#signal = signal;
     this.#patience = new Patience(connection.settings.backoff);
+  }
+
+  /** The idempotency key of the request; empty for a stream made by `resume`. */
+  get requestId(): string {
+    return this.#request?.requestId ?? "";
+  }
+
+  /** Empty until the reply is accepted. */
+  get replyId(): string {
+    return this.#transcript.replyId;
+  }
+
+  /** Where the reply is; of a new conversation, empty until the reply is accepted. */
+  get conversationId(): string {
+    return this.#transcript.accepted?.conversationId ?? this.#request?.conversationId ?? "";
+  }
+
+  /** The message that will hold the answer; empty until the reply is accepted. */
+  get messageId(): string {
+    return this.#transcript.accepted?.messageId ?? "";
+  }
+
+  /** The cursor: to resume the reply after it goes on from here. */
+  get sequence(): number {
+    return this.#transcript.sequence;
+  }
+
+  /** The answer as far as it has been read. */
+  get text(): string {
+    return this.#transcript.text;
+  }
+
+  /** The tool calls as far as they have been read, each with its arguments joined. */
+  get toolCalls(): readonly ToolCall[] {
+    return this.#transcript.toolCalls;
+  }
+
+  /** The end, once it has been read. */
+  get finished(): Finished | undefined {
+    return this.#transcript.finished;
   }
 
   [Symbol.asyncIterator](): this {
@@ -118,13 +157,13 @@ export class ReplyStream
     if (signal?.aborted) this.#onAbort();
     else if (!this.#left.signal.aborted) signal?.addEventListener("abort", this.#onAbort);
     try {
-      while (!this.#left.signal.aborted && !this.transcript.ended) {
+      while (!this.#left.signal.aborted && !this.#transcript.ended) {
         const event = await this.#step();
         if (event) yield event;
       }
-      if (this.transcript.ended) await this.#farewell();
+      if (this.#transcript.ended) await this.#farewell();
       else if (this.#aborted) throw signal?.reason;
-      if (this.transcript.failure) throw this.transcript.failure;
+      if (this.#transcript.failure) throw this.#transcript.failure;
       return undefined;
     } finally {
       this.close();
@@ -153,8 +192,8 @@ export class ReplyStream
     const { attemptTimeoutMs } = this.#connection.settings;
     const { replyId, sequence: afterSequence } = this;
     this.#patience.tries();
-    if (this.request && !replyId) {
-      return this.#connection.start(Chat.method.streamReply, this.request, attemptTimeoutMs);
+    if (this.#request && !replyId) {
+      return this.#connection.start(Chat.method.streamReply, this.#request, attemptTimeoutMs);
     }
     const resume = { replyId, afterSequence, streamOptions: this.#options };
     return this.#connection.start(Chat.method.resumeReply, resume, attemptTimeoutMs);
@@ -162,7 +201,7 @@ export class ReplyStream
 
   #apply(chunk: TokenChunk): ReplyEvent | undefined {
     const before = this.sequence;
-    const event = this.transcript.apply(chunk);
+    const event = this.#transcript.apply(chunk);
     // An `accepted` of a resume is no progress: a server that cuts right after it must not be asked for ever.
     if (this.sequence > before || event?.type === "accepted" || chunk.event.case === "heartbeat") {
       this.#patience.progressed();
@@ -179,7 +218,7 @@ export class ReplyStream
       this.#pauseMs = delayMs;
       return { type: "reconnecting", attempt: this.#patience.attempts, delayMs, error };
     }
-    if (!again || !this.transcript.accepted) throw error;
+    if (!again || !this.#transcript.accepted) throw error;
     const { reason, code, message } = error;
     const { replyId, sequence, text } = this;
     throw new ConnectionLost(message, {
@@ -197,7 +236,7 @@ export class ReplyStream
     if (isCut(error) || (error.code === "DEADLINE_EXCEEDED" && error.reason === "")) return true;
     // After acceptance, what says that the reply failed is not its end: that is the terminal chunk, still to be had.
     // And the reader that was cut off may count as one of the reply's readers until its server has noticed.
-    return this.transcript.accepted !== undefined && (endsReply(error) || error instanceof TooManyReaders);
+    return this.#transcript.accepted !== undefined && (endsReply(error) || error instanceof TooManyReaders);
   }
 
   /** The status repeats what the terminal chunk said; waiting for it spares the server a cancellation. */

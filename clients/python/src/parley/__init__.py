@@ -2,8 +2,8 @@
 
 from parley._backoff import Backoff
 from parley._client import Client
+from parley._conversations import Conversations
 from parley._fields import RequestFields
-from parley._services import Conversations
 from parley._stream import ReplyStream
 from parley.errors import (
     ConnectionLost,

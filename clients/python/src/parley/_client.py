@@ -12,19 +12,19 @@ import grpc
 
 from parley._backoff import Backoff
 from parley._connection import Connection, Settings, open_channel
+from parley._conversations import Conversations
 from parley._fields import RequestFields
 from parley._reach import Reach
 from parley._request import build_request, duration, stream_options
-from parley._services import Calls, Conversations
 from parley._stream import ReplyStream
 from parley._transcript import Transcript
-from parley.v1 import chat_pb2, resources_pb2
+from parley.v1 import catalog_pb2, chat_pb2, resources_pb2
 
 # What a call that waits on the server may take beyond that wait.
 _ANSWER_S = 15.0
 
 
-class Client(Calls):
+class Client:
     """Calls a Parley server. Make it within a running event loop, and use it as a context manager or `close` it.
 
     `api_key` is a static key or a JWT; `end_user` is whom it acts for. `tls` is True for the system's roots, or
@@ -174,6 +174,21 @@ class Client(Calls):
             raise ValueError("name exactly one of reply_id, request_id and conversation_id")
         request = chat_pb2.CancelRequest(reason=reason, **named)
         return await self._connection.call(self._connection.chat.Cancel, request)
+
+    async def get_reply(self, reply_id: str) -> resources_pb2.Reply:
+        """The reply as it stands now."""
+        request = chat_pb2.GetReplyRequest(reply_id=reply_id)
+        return await self._connection.call(self._connection.chat.GetReply, request)
+
+    async def models(self) -> list[resources_pb2.Model]:
+        """The models that the caller may name."""
+        request = catalog_pb2.ListModelsRequest()
+        return list((await self._connection.call(self._connection.catalog.ListModels, request)).models)
+
+    async def quotas(self) -> list[resources_pb2.Quota]:
+        """The caller's limits and what is left of them."""
+        request = catalog_pb2.GetQuotaRequest()
+        return list((await self._connection.call(self._connection.catalog.GetQuota, request)).quotas)
 
     def _attach(self, connection: Connection) -> None:
         self._connection = connection

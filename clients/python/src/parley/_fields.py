@@ -1,4 +1,3 @@
-# Generated from protos/parley/v1/chat.proto by tools/clients. Do not edit: `make gen`.
 """What may stand beside the text of a request."""
 
 from __future__ import annotations

@@ -16,9 +16,8 @@ from parley._backoff import Patience
 from parley._connection import Connection, is_cancelling
 from parley._status import ends_reply, is_cut
 from parley._transcript import Transcript
-from parley._view import ReplyView
 from parley.errors import ConnectionLost, NotFound, ParleyError, TooManyReaders, Unavailable
-from parley.events import Accepted, Event, Reconnecting
+from parley.events import Accepted, Event, Finished, Reconnecting, ToolCall
 from parley.v1 import chat_pb2, resources_pb2
 
 # How long a call may take to say its status after its terminal chunk, before it is dropped.
@@ -30,7 +29,7 @@ _Call = (
 )
 
 
-class ReplyStream(ReplyView):
+class ReplyStream:
     """An asynchronous iterator over the events of one reply, with one reader at a time.
 
     After a cut it attaches again by itself, with the client's backoff. It ends after `Finished`, and raises
@@ -48,13 +47,57 @@ class ReplyStream(ReplyView):
         options: chat_pb2.StreamOptions,
     ) -> None:
         self._call: _Call | None = None
-        super().__init__(transcript, request)
+        self._transcript = transcript
+        self._request = request
         self._connection = connection
         self._options = options
         self._patience = Patience(connection.settings.backoff)
         self._pause_s = 0.0
         self._left = asyncio.Event()
         self._failure_raised = False
+
+    @property
+    def request_id(self) -> str:
+        """The idempotency key of the request; empty for a stream made by `resume`."""
+        known = self._request
+        return known.request_id if known else ""
+
+    @property
+    def reply_id(self) -> str:
+        """Empty until the reply is accepted."""
+        return self._transcript.reply_id
+
+    @property
+    def conversation_id(self) -> str:
+        """Where the reply is; of a new conversation, empty until the reply is accepted."""
+        known = self._transcript.accepted or self._request
+        return known.conversation_id if known else ""
+
+    @property
+    def message_id(self) -> str:
+        """The message that will hold the answer; empty until the reply is accepted."""
+        known = self._transcript.accepted
+        return known.message_id if known else ""
+
+    @property
+    def sequence(self) -> int:
+        """The cursor: to resume the reply after it goes on from here."""
+        return self._transcript.sequence
+
+    @property
+    def text(self) -> str:
+        """The answer as far as it has been read."""
+        return self._transcript.text
+
+    @property
+    def tool_calls(self) -> tuple[ToolCall, ...]:
+        """The tool calls as far as they have been read, each with its arguments joined."""
+        return self._transcript.tool_calls
+
+    @property
+    def finished(self) -> Finished | None:
+        """The end, once it has been read."""
+        return self._transcript.finished
 
     def __aiter__(self) -> Self:
         return self

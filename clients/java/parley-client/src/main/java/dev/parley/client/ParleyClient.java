@@ -1,15 +1,22 @@
 package dev.parley.client;
 
 import dev.parley.v1.CancelRequest;
+import dev.parley.v1.CatalogGrpc;
 import dev.parley.v1.ChatGrpc;
+import dev.parley.v1.GetQuotaRequest;
+import dev.parley.v1.GetReplyRequest;
+import dev.parley.v1.ListModelsRequest;
+import dev.parley.v1.Model;
 import dev.parley.v1.PollReplyRequest;
 import dev.parley.v1.PollReplyResponse;
+import dev.parley.v1.Quota;
 import dev.parley.v1.Reply;
 import dev.parley.v1.ReplyRequest;
 import dev.parley.v1.ResumeReplyRequest;
 import dev.parley.v1.TokenChunk;
 import io.grpc.Channel;
 import java.time.Duration;
+import java.util.List;
 import java.util.UUID;
 import java.util.function.Supplier;
 import java.util.stream.Stream;
@@ -22,15 +29,16 @@ import java.util.stream.Stream;
  * {@link dev.parley.client.errors.ParleyException}s. A call, but not a stream, blocks its thread; an interrupt ends it with
  * a {@link java.util.concurrent.CancellationException}.
  */
-public final class ParleyClient extends Calls implements AutoCloseable {
+public final class ParleyClient implements AutoCloseable {
     /** What a call that waits on the server may take beyond that wait. */
     private static final Duration ANSWER = Duration.ofSeconds(15);
     private static final Duration POLL_WAIT = Duration.ofSeconds(20);
 
+    private final Connection connection;
     private final Conversations conversations;
 
     ParleyClient(Connection connection) {
-        super(connection);
+        this.connection = connection;
         this.conversations = new Conversations(connection);
     }
 
@@ -118,6 +126,26 @@ public final class ParleyClient extends Calls implements AutoCloseable {
             throw new IllegalArgumentException("name a reply_id, a request_id or a conversation_id");
         }
         return connection.call(ChatGrpc.getCancelMethod(), request);
+    }
+
+    /** The reply as it stands now. */
+    public Reply getReply(String replyId) {
+        var request = GetReplyRequest.newBuilder()
+                .setReplyId(replyId)
+                .build();
+        return connection.call(ChatGrpc.getGetReplyMethod(), request);
+    }
+
+    /** The models that the caller may name. */
+    public List<Model> models() {
+        var request = ListModelsRequest.getDefaultInstance();
+        return connection.call(CatalogGrpc.getListModelsMethod(), request).getModelsList();
+    }
+
+    /** The caller's limits and what is left of them. */
+    public List<Quota> quotas() {
+        var request = GetQuotaRequest.getDefaultInstance();
+        return connection.call(CatalogGrpc.getGetQuotaMethod(), request).getQuotasList();
     }
 
     /** Calls on conversations. */

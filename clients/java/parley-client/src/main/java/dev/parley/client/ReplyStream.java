@@ -8,6 +8,7 @@ import dev.parley.v1.Reply;
 import dev.parley.v1.ReplyRequest;
 import dev.parley.v1.StreamOptions;
 import java.util.Iterator;
+import java.util.List;
 import java.util.NoSuchElementException;
 import java.util.Objects;
 import java.util.Optional;
@@ -29,11 +30,14 @@ import java.util.concurrent.atomic.AtomicBoolean;
  * once, and leaves the reply to its {@code on_disconnect}. Close an iterator that is not read to its end: use
  * try-with-resources.
  */
-public final class ReplyStream extends ReplyView
+public final class ReplyStream
         implements Iterator<ReplyEvent>, Iterable<ReplyEvent>, Flow.Publisher<ReplyEvent>, AutoCloseable {
     private static final Object END = new Object();
 
     private final Connection connection;
+    private final Transcript transcript;
+    /** Null for a reply that was resumed. */
+    private final ReplyRequest request;
     private final StreamOptions options;
     private final Follower follower;
     private final AtomicBoolean taken = new AtomicBoolean();
@@ -42,10 +46,56 @@ public final class ReplyStream extends ReplyView
     private boolean over;
 
     ReplyStream(Connection connection, Transcript transcript, ReplyRequest request, StreamOptions options) {
-        super(transcript, request);
         this.connection = connection;
+        this.transcript = transcript;
+        this.request = request;
         this.options = options;
         this.follower = new Follower(connection, transcript, request, options);
+    }
+
+    /** The idempotency key of the request; empty for a stream made by {@code resume}. */
+    public String requestId() {
+        return request == null ? "" : request.getRequestId();
+    }
+
+    /** Empty until the reply is accepted. */
+    public String replyId() {
+        return transcript.replyId();
+    }
+
+    /** Where the reply is; of a new conversation, empty until the reply is accepted. */
+    public String conversationId() {
+        var accepted = transcript.accepted();
+        if (accepted != null) {
+            return accepted.conversationId();
+        }
+        return request == null ? "" : request.getConversationId();
+    }
+
+    /** The message that will hold the answer; empty until the reply is accepted. */
+    public String messageId() {
+        var accepted = transcript.accepted();
+        return accepted == null ? "" : accepted.messageId();
+    }
+
+    /** The cursor: to resume the reply after it goes on from here. */
+    public int sequence() {
+        return transcript.sequence();
+    }
+
+    /** The answer as far as it has been read. */
+    public String text() {
+        return transcript.text();
+    }
+
+    /** The tool calls as far as they have been read, each with its arguments joined. */
+    public List<ReplyEvent.ToolCall> toolCalls() {
+        return transcript.toolCalls();
+    }
+
+    /** The end, once it has been read. */
+    public Optional<ReplyEvent.Finished> finished() {
+        return Optional.ofNullable(transcript.finished());
     }
 
     /** Itself: it can be iterated once. */

@@ -1,0 +1,143 @@
+package dev.parley.client;
+
+import com.google.protobuf.FieldMask;
+import dev.parley.v1.Conversation;
+import dev.parley.v1.ConversationsGrpc;
+import dev.parley.v1.CreateConversationRequest;
+import dev.parley.v1.DeleteConversationRequest;
+import dev.parley.v1.GetConversationRequest;
+import dev.parley.v1.GetImageRequest;
+import dev.parley.v1.Image;
+import dev.parley.v1.ListConversationsRequest;
+import dev.parley.v1.ListConversationsResponse;
+import dev.parley.v1.ListMessagesRequest;
+import dev.parley.v1.ListMessagesResponse;
+import dev.parley.v1.Message;
+import dev.parley.v1.UpdateConversationRequest;
+import java.util.List;
+import java.util.UUID;
+import java.util.stream.Stream;
+
+/**
+ * Conversations keeps the dialogues that replies are part of. A caller who acts for an end user sees that user's alone;
+ * what belongs to somebody else is NOT_FOUND. Pages hold at most 1 MiB, and may hold fewer than {@code pageSize}.
+ */
+public final class Conversations {
+    private final Connection connection;
+
+    Conversations(Connection connection) {
+        this.connection = connection;
+    }
+
+    /** As {@link #create(CreateConversationRequest)}, with nothing else. */
+    public Conversation create(Conversation conversation) {
+        return create(CreateConversationRequest.newBuilder()
+                .setConversation(conversation)
+                .build());
+    }
+
+    /**
+     * Creates a conversation, which may begin with messages; its id may be chosen. A repeated {@code requestId} returns
+     * it.
+     */
+    public Conversation create(CreateConversationRequest request) {
+        String key = request.getRequestId().isEmpty() ? UUID.randomUUID().toString() : request.getRequestId();
+        var keyed = request.toBuilder().setRequestId(key).build();
+        return connection.call(ConversationsGrpc.getCreateConversationMethod(), keyed);
+    }
+
+    /** The conversation; its {@code activeReplyId} is a reply to resume. */
+    public Conversation get(String conversationId) {
+        var request = GetConversationRequest.newBuilder()
+                .setConversationId(conversationId)
+                .build();
+        return connection.call(ConversationsGrpc.getGetConversationMethod(), request);
+    }
+
+    /** As {@link #list(ListConversationsRequest)}, with nothing set. */
+    public Stream<Conversation> list() {
+        return list(ListConversationsRequest.getDefaultInstance());
+    }
+
+    /**
+     * Conversations that match, newest activity first, without {@code system} and {@code postSystem}. Pages are fetched
+     * as they are needed.
+     */
+    public Stream<Conversation> list(ListConversationsRequest request) {
+        var pages = Pages.<ListConversationsResponse, String>stream(
+                token -> connection.call(
+                        ConversationsGrpc.getListConversationsMethod(), request.toBuilder().setPageToken(token).build()),
+                request.getPageToken(),
+                page -> page.getNextPageToken().isEmpty() ? null : page.getNextPageToken());
+        return pages.flatMap(page -> page.getConversationsList().stream());
+    }
+
+    /**
+     * Changes the fields of a conversation that are named, or those that are set. Its {@code etag}, where set, must be
+     * the newest. Not safe to repeat after a cut: that may overwrite what another caller has written meanwhile.
+     */
+    public Conversation update(Conversation conversation, String... fields) {
+        var mask = FieldMask.newBuilder().addAllPaths(List.of(fields));
+        var request = UpdateConversationRequest.newBuilder()
+                .setConversation(conversation)
+                .setUpdateMask(mask)
+                .build();
+        return connection.callOnce(ConversationsGrpc.getUpdateConversationMethod(), request);
+    }
+
+    /** As {@link #delete(String, String)}, with nothing else. */
+    public void delete(String conversationId) {
+        delete(conversationId, "");
+    }
+
+    /**
+     * Erases a conversation, where its etag still is the one given, with its messages, images and replies; a running
+     * reply is cancelled first. What it cost stays counted.
+     */
+    public void delete(String conversationId, String etag) {
+        var request = DeleteConversationRequest.newBuilder()
+                .setConversationId(conversationId)
+                .setEtag(etag)
+                .build();
+        connection.call(ConversationsGrpc.getDeleteConversationMethod(), request);
+    }
+
+    /** As {@link #messages(ListMessagesRequest)}, with nothing else. */
+    public Stream<Message> messages(String conversationId) {
+        return messages(ListMessagesRequest.newBuilder()
+                .setConversationId(conversationId)
+                .build());
+    }
+
+    /**
+     * The messages of a branch, by default of the one that is shown, newest first. Pages are fetched as they are
+     * needed.
+     */
+    public Stream<Message> messages(ListMessagesRequest request) {
+        return messagePages(request).flatMap(page -> page.getMessagesList().stream());
+    }
+
+    /** As {@link #messagePages(ListMessagesRequest)}, with nothing else. */
+    public Stream<ListMessagesResponse> messagePages(String conversationId) {
+        return messagePages(ListMessagesRequest.newBuilder()
+                .setConversationId(conversationId)
+                .build());
+    }
+
+    /** The same messages page by page, with the replies that belong to them. Pages are fetched as they are needed. */
+    public Stream<ListMessagesResponse> messagePages(ListMessagesRequest request) {
+        return Pages.<ListMessagesResponse, String>stream(
+                token -> connection.call(
+                        ConversationsGrpc.getListMessagesMethod(), request.toBuilder().setPageToken(token).build()),
+                request.getPageToken(),
+                page -> page.getNextPageToken().isEmpty() ? null : page.getNextPageToken());
+    }
+
+    /** An image of one of the caller's conversations, with its bytes. */
+    public Image image(String imageId) {
+        var request = GetImageRequest.newBuilder()
+                .setImageId(imageId)
+                .build();
+        return connection.call(ConversationsGrpc.getGetImageMethod(), request);
+    }
+}
