@@ -22,9 +22,8 @@ export type ConversationField =
   "title" | "system" | "postSystem" | "model" | "context" | "labels" | "headMessageId";
 
 /**
- * Conversations keeps the dialogues that replies are part of. A caller who acts for an end user sees that
- * user's alone; what belongs to somebody else is NOT_FOUND. Pages hold at most 1 MiB, and may hold fewer than
- * `pageSize`.
+ * Conversations stores the dialogues of replies. A caller that acts for an end user sees only that user's;
+ * others are NOT_FOUND. A page has at most 1 MiB, and may have fewer items than `pageSize`.
  */
 export class Conversations {
   /** @internal Use `client.conversations`. */
@@ -49,13 +48,13 @@ export class Conversations {
     return await this.connection.unary(ConversationsService.method.createConversation, request, { signal });
   }
 
-  /** The conversation; its `activeReplyId` is a reply to resume. */
+  /** Returns a conversation; its `activeReplyId` names the running reply, which can be resumed. */
   async get(conversationId: string, { signal }: CallOptions = {}): Promise<Conversation> {
     const request = { conversationId };
     return await this.connection.unary(ConversationsService.method.getConversation, request, { signal });
   }
 
-  /** Conversations that match, newest activity first, without `system` and `postSystem`. */
+  /** Returns the matching conversations, newest activity first, without `system` and `postSystem`. */
   async *list({
     signal,
     ...options
@@ -75,9 +74,8 @@ export class Conversations {
   }
 
   /**
-   * Changes the fields of a conversation that are named, or those that are set. Its `etag`, where set, must
-   * be the newest. Not safe to repeat after a cut: that may overwrite what another caller has written
-   * meanwhile.
+   * Changes the named fields of a conversation, or those that are set. Its `etag`, if set, must be current.
+   * Not safe to retry after a cut: a retry may overwrite later changes of another caller.
    */
   async update(
     conversation: MessageInitShape<typeof ConversationSchema>,
@@ -97,8 +95,8 @@ export class Conversations {
   }
 
   /**
-   * Erases a conversation, where its etag still is the one given, with its messages, images and replies; a
-   * running reply is cancelled first. What it cost stays counted.
+   * Deletes a conversation with its messages, images and replies; a running reply is cancelled first. Its
+   * `etag`, if set, must be current. Usage and cost remain counted.
    */
   async delete(
     conversationId: string,
@@ -113,7 +111,7 @@ export class Conversations {
     await this.connection.unary(ConversationsService.method.deleteConversation, request, { signal });
   }
 
-  /** The messages of a branch, by default of the one that is shown, newest first. */
+  /** Returns the messages of a branch, newest first; by default of the branch that is shown. */
   async *messages(
     conversationId: string,
     {
@@ -148,7 +146,7 @@ export class Conversations {
     } while (request.pageToken);
   }
 
-  /** An image of one of the caller's conversations, with its bytes. */
+  /** Returns an image of one of the caller's conversations, with its bytes. */
   async image(imageId: string, { signal }: CallOptions = {}): Promise<Image> {
     const request = { imageId };
     return await this.connection.unary(ConversationsService.method.getImage, request, { signal });

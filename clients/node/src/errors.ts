@@ -75,12 +75,12 @@ export class UnsupportedInput extends InvalidRequest {
   override readonly name = "UnsupportedInput";
 }
 
-/** The input alone is larger than the model's context. */
+/** The new input itself is larger than the model's context. */
 export class ContextTooLarge extends InvalidRequest {
   override readonly name = "ContextTooLarge";
 }
 
-/** An image, a message or a label is over its limit; metadata `limit` says which. */
+/** An image, a message or a label is over its limit; metadata `limit` names the limit. */
 export class InputTooLarge extends InvalidRequest {
   override readonly name = "InputTooLarge";
 }
@@ -90,7 +90,7 @@ export class Unauthenticated extends ParleyError {
   override readonly name = "Unauthenticated";
 }
 
-/** The credential does not allow this call. What belongs to somebody else is NOT_FOUND instead. */
+/** The credential does not allow this call. Resources of other users are NOT_FOUND instead. */
 export class Forbidden extends ParleyError {
   override readonly name = "Forbidden";
 }
@@ -100,7 +100,7 @@ export class NotFound extends ParleyError {
   override readonly name: string = "NotFound";
 }
 
-/** No such conversation, or somebody else's. */
+/** No such conversation, or it belongs to another user. */
 export class ConversationNotFound extends NotFound {
   override readonly name = "ConversationNotFound";
 }
@@ -110,7 +110,7 @@ export class MessageNotFound extends NotFound {
   override readonly name = "MessageNotFound";
 }
 
-/** No such reply, or somebody else's. */
+/** No such reply, or it belongs to another user. */
 export class ReplyNotFound extends NotFound {
   override readonly name = "ReplyNotFound";
 }
@@ -120,12 +120,12 @@ export class ModelNotFound extends NotFound {
   override readonly name = "ModelNotFound";
 }
 
-/** The server knows no such provider. */
+/** The server has no such provider. */
 export class ProviderNotFound extends NotFound {
   override readonly name = "ProviderNotFound";
 }
 
-/** No such image, or somebody else's. */
+/** No such image, or it belongs to another user. */
 export class ImageNotFound extends NotFound {
   override readonly name = "ImageNotFound";
 }
@@ -135,7 +135,7 @@ export class AlreadyExists extends ParleyError {
   override readonly name: string = "AlreadyExists";
 }
 
-/** The `requestId` came before, with another payload. */
+/** The `requestId` was used before with another payload. */
 export class RequestIdReused extends AlreadyExists {
   override readonly name = "RequestIdReused";
 }
@@ -145,7 +145,7 @@ export class ConversationExists extends AlreadyExists {
   override readonly name = "ConversationExists";
 }
 
-/** Another reply runs in the conversation; metadata `reply_id` says which. */
+/** Another reply runs in the conversation; metadata `reply_id` has its id. */
 export class ReplyInProgress extends ParleyError {
   override readonly name = "ReplyInProgress";
 
@@ -165,7 +165,7 @@ export class LimitExceeded extends ParleyError {
   override readonly name: string = "LimitExceeded";
 }
 
-/** Too many messages for now. */
+/** The rate of messages is over its limit. */
 export class RateLimited extends LimitExceeded {
   override readonly name = "RateLimited";
 }
@@ -175,7 +175,7 @@ export class QuotaExceeded extends LimitExceeded {
   override readonly name = "QuotaExceeded";
 }
 
-/** The reply has as many readers as it may have. */
+/** The reply has reached its limit of readers. */
 export class TooManyReaders extends LimitExceeded {
   override readonly name = "TooManyReaders";
 }
@@ -195,12 +195,12 @@ export class Draining extends Unavailable {
   override readonly name = "Draining";
 }
 
-/** The server takes no more replies for now. */
+/** The server is at its limit of running replies, or too busy. */
 export class Overloaded extends Unavailable {
   override readonly name = "Overloaded";
 }
 
-/** The database is down, or Redis where the call cannot do without it. */
+/** The database is unavailable, or Redis is and the call needs it. */
 export class StorageUnavailable extends Unavailable {
   override readonly name = "StorageUnavailable";
 }
@@ -270,7 +270,7 @@ export class ReplyFailed extends ParleyError {
   }
 }
 
-/** A defect of the engine; metadata `call_id` finds it in the logs. */
+/** A defect of the server; metadata `call_id` is in its log lines. */
 export class InternalError extends ParleyError {
   override readonly name = "InternalError";
 }

@@ -20,14 +20,14 @@ export interface ReplyFields {
    * with another payload is REQUEST_ID_REUSED. Empty: the client makes one.
    */
   requestId?: string | undefined;
-  /** The conversation to continue. Empty: `newConversation` is started, and `accepted` tells its id. */
+  /** The conversation to continue. Empty: `newConversation` is started, and `accepted` has its id. */
   conversationId?: string | undefined;
-  /** Used when `conversationId` is empty: system sections, title, labels, context and so on for all its turns. */
-  newConversation?: MessageInitShape<typeof ConversationSchema> | undefined;
   /**
-   * The user's message: short for one `input` message of role USER with one text part. Exclusive with
-   * `input`.
+   * Used when `conversationId` is empty: system sections, title, labels, context and so on for the
+   * conversation.
    */
+  newConversation?: MessageInitShape<typeof ConversationSchema> | undefined;
+  /** The user's message: equal to one `input` message of role USER with one text part. Exclusive with `input`. */
   text?: string | undefined;
   /**
    * New messages (USER, ASSISTANT or TOOL) to append before the reply is generated. It may be empty only with
@@ -36,57 +36,58 @@ export interface ReplyFields {
   input?: readonly MessageInitShape<typeof MessageSchema>[] | undefined;
   /** Images that go with `text` as one message: bytes, whose kind is read off them, https URLs, or messages. */
   images?: readonly ImageSource[] | undefined;
-  /** After this message: a fork. The partial text of a failed reply is part of prompts once it is named here. */
+  /**
+   * After this message: a fork. The partial text of a failed reply is part of prompts only if it is named
+   * here.
+   */
   afterMessageId?: string | undefined;
   /**
    * Beside this message, under the same parent: with input an edit, without input a regeneration or a new
-   * attempt. The `messageId` of any reply of the conversation may be named, even of one that runs (with
-   * INTERRUPT) or that left no message. Without input, a USER or TOOL message gets a new answer below it.
+   * attempt. The `messageId` of any reply of the conversation may be named, also of one that runs (with
+   * INTERRUPT) or that ended without a message. Without input, a USER or TOOL message gets a new answer below
+   * it.
    */
   replaceMessageId?: string | undefined;
   /** Model alias of the catalog. Empty: the conversation's, else the server's default. */
   model?: string | undefined;
   /** Aliases tried in order when the model fails before its first token. Empty: the catalog's own list. */
   fallbackModels?: readonly string[] | undefined;
-  /** System prompt sections for this reply alone, joined by "\n---\n". Empty: the conversation's. */
+  /** System prompt sections for this reply only, joined by "\n---\n". Empty: the conversation's. */
   system?: readonly string[] | undefined;
-  /** Every setting is optional, since zero is a legal temperature; what is unset is left to the model. */
+  /** Every setting is optional, since zero is a valid temperature; for unset ones the model's defaults apply. */
   sampling?: MessageInitShape<typeof SamplingSchema> | undefined;
   /**
-   * A function that the model may call. The engine relays calls; the caller runs them and sends the results
+   * A function that the model may call. The server streams the calls; the caller runs them and sends results
    * as `input`.
    */
   tools?: readonly MessageInitShape<typeof ToolSchema>[] | undefined;
   /** "auto" (default), "none", "required", or the name of a tool. */
   toolChoice?: string | undefined;
-  /**
-   * JSON Schema that the provider is asked to keep to; the engine passes it on and does not validate the
-   * answer.
-   */
+  /** JSON Schema for the answer, passed to the provider; the server does not validate the answer. */
   jsonSchema?: string | undefined;
   /** What happens when another reply already runs in the conversation. */
   concurrency?: "reject" | "interrupt" | undefined;
   /** What happens to the generation when its last reader leaves. */
   onDisconnect?: "continue" | "cancel" | undefined;
   /**
-   * With CONTINUE: the generation is cancelled this long after its last reader left; the count starts when a
-   * first reader leaves, and a PollReply or GetReply counts as a reader for a minute. Default 5 minutes; zero
-   * is never.
+   * With CONTINUE: the generation is cancelled this long after its last reader has left. The time starts only
+   * after a first reader was there; a PollReply or GetReply counts as a reader for a minute. Default 5
+   * minutes; zero: never.
    */
   orphanTtlMs?: number | undefined;
   /**
-   * Longest time the generation may take, whatever the call's deadline. Default and ceiling: the server's (10
+   * Longest time of the generation, independent of the call's deadline. Default and maximum: the server's (10
    * minutes).
    */
   timeLimitMs?: number | undefined;
   /**
-   * A heartbeat chunk after this much silence, since some load balancers ignore HTTP/2 pings. Default 15 s, 1
-   * s to 60 s.
+   * A heartbeat is sent after this time without a chunk, since some load balancers ignore HTTP/2 pings.
+   * Default 15 s, 1 s to 60 s.
    */
   heartbeatMs?: number | undefined;
   /** Whether reasoning chunks are sent. */
   reasoning?: boolean | undefined;
-  /** The caller's own labels, kept with the reply. At most 16, of 64 characters each side. */
+  /** The caller's own labels, stored with the reply. At most 16; keys and values have at most 64 characters. */
   labels?: Readonly<Record<string, string>> | undefined;
 }
 

@@ -1,4 +1,7 @@
-"""Python client of Parley. What is not named here or in `parley.errors` is private; `parley.v1` is generated."""
+"""Python client of Parley.
+
+The public API is this module and `parley.errors`; `parley.v1` has the generated messages and stubs.
+"""
 
 from parley._backoff import Backoff
 from parley._client import Client

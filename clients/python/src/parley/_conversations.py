@@ -1,4 +1,4 @@
-"""Calls that are one call of the contract each. They return the messages of `parley.v1`, and raise ParleyErrors."""
+"""Calls of the Conversations service. They return messages of `parley.v1` and raise a `ParleyError`."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from parley.v1 import conversations_pb2, resources_pb2
 
 
 class Conversations:
-    """Conversations keeps the dialogues that replies are part of. A caller who acts for an end user sees that user's
-    alone; what belongs to somebody else is NOT_FOUND. Pages hold at most 1 MiB, and may hold fewer than `page_size`.
+    """Stores the dialogues of replies. A caller that acts for an end user sees only that user's conversations; others
+    are NOT_FOUND. A page has at most 1 MiB, and may have fewer items than `page_size`.
     """
 
     def __init__(self, connection: Connection) -> None:
@@ -26,8 +26,8 @@ class Conversations:
         messages: Iterable[resources_pb2.Message] = (),
         request_id: str | None = None,
     ) -> resources_pb2.Conversation:
-        """Creates a conversation, which may begin with messages; its id may be chosen. A repeated `request_id` returns
-        it.
+        """Creates a conversation, optionally with messages and a chosen id. A repeated `request_id` returns the
+        existing one.
         """
         request = conversations_pb2.CreateConversationRequest(
             conversation=conversation, messages=messages, request_id=request_id or str(uuid.uuid4())
@@ -35,14 +35,14 @@ class Conversations:
         return await self._connection.call(self._connection.conversations.CreateConversation, request)
 
     async def get(self, conversation_id: str) -> resources_pb2.Conversation:
-        """The conversation; its `active_reply_id` is a reply to resume."""
+        """Returns a conversation; its `active_reply_id` names the running reply, which can be resumed."""
         request = conversations_pb2.GetConversationRequest(conversation_id=conversation_id)
         return await self._connection.call(self._connection.conversations.GetConversation, request)
 
     async def list(
         self, *, page_size: int = 0, query: str = "", labels: Mapping[str, str] | None = None
     ) -> AsyncIterator[resources_pb2.Conversation]:
-        """Conversations that match, newest activity first, without `system` and `post_system`."""
+        """Returns the matching conversations, newest activity first, without `system` and `post_system`."""
         request = conversations_pb2.ListConversationsRequest(page_size=page_size, query=query, labels=labels)
         while True:
             page = await self._connection.call(self._connection.conversations.ListConversations, request)
@@ -55,8 +55,8 @@ class Conversations:
     async def update(
         self, conversation: resources_pb2.Conversation, *, fields: Iterable[str] = ()
     ) -> resources_pb2.Conversation:
-        """Changes the fields of a conversation that are named, or those that are set. Its `etag`, where set, must be
-        the newest. Not safe to repeat after a cut: that may overwrite what another caller has written meanwhile.
+        """Changes the named fields of a conversation, or those that are set. Its `etag`, if set, must be current. Not
+        safe to retry after a cut: a retry may overwrite later changes of another caller.
         """
         request = conversations_pb2.UpdateConversationRequest(
             conversation=conversation, update_mask=FieldMask(paths=fields)
@@ -64,8 +64,8 @@ class Conversations:
         return await self._connection.call(self._connection.conversations.UpdateConversation, request, repeatable=False)
 
     async def delete(self, conversation_id: str, *, etag: str = "") -> None:
-        """Erases a conversation, where its etag still is the one given, with its messages, images and replies; a
-        running reply is cancelled first. What it cost stays counted.
+        """Deletes a conversation with its messages, images and replies; a running reply is cancelled first. Its `etag`,
+        if set, must be current. Usage and cost remain counted.
         """
         request = conversations_pb2.DeleteConversationRequest(conversation_id=conversation_id, etag=etag)
         await self._connection.call(self._connection.conversations.DeleteConversation, request)
@@ -73,7 +73,7 @@ class Conversations:
     async def messages(
         self, conversation_id: str, *, page_size: int = 0, leaf_message_id: str = "", all_branches: bool = False
     ) -> AsyncIterator[resources_pb2.Message]:
-        """The messages of a branch, by default of the one that is shown, newest first."""
+        """Returns the messages of a branch, newest first; by default of the branch that is shown."""
         pages = self.message_pages(
             conversation_id, page_size=page_size, leaf_message_id=leaf_message_id, all_branches=all_branches
         )
@@ -84,7 +84,7 @@ class Conversations:
     async def message_pages(
         self, conversation_id: str, *, page_size: int = 0, leaf_message_id: str = "", all_branches: bool = False
     ) -> AsyncIterator[conversations_pb2.ListMessagesResponse]:
-        """The same messages page by page, with the replies that belong to them."""
+        """Returns the same messages page by page, with their replies."""
         request = conversations_pb2.ListMessagesRequest(
             conversation_id=conversation_id,
             page_size=page_size,
@@ -99,6 +99,6 @@ class Conversations:
             request.page_token = page.next_page_token
 
     async def image(self, image_id: str) -> resources_pb2.Image:
-        """An image of one of the caller's conversations, with its bytes."""
+        """Returns an image of one of the caller's conversations, with its bytes."""
         request = conversations_pb2.GetImageRequest(image_id=image_id)
         return await self._connection.call(self._connection.conversations.GetImage, request)

@@ -1,24 +1,24 @@
-"""Every way in which a call or a reply can fail.
+"""The errors of the client, one class per kind of failure.
 
 ParleyError                     reason, code, message, retryable, retry_after_s, metadata
-├── InvalidRequest              the request is wrong: fix it
+├── InvalidRequest              the request is wrong; correct it before sending it again
 │   └── UnsupportedInput, ContextTooLarge, InputTooLarge
 ├── Unauthenticated, Forbidden
 ├── NotFound
 │   └── ConversationNotFound, MessageNotFound, ReplyNotFound, ModelNotFound, ProviderNotFound, ImageNotFound
 ├── AlreadyExists
 │   └── RequestIdReused, ConversationExists
-├── ReplyInProgress             `reply_id` is the one that runs
-├── EtagMismatch                read again, then change
+├── ReplyInProgress             `reply_id` is the running reply
+├── EtagMismatch                read the resource again, then update it
 ├── LimitExceeded               wait `retry_after_s`
 │   └── RateLimited, QuotaExceeded, TooManyReaders
-├── NotConfigured               the server lacks what the call needs
-├── Unavailable                 no answer from a server, though the client tried again
+├── NotConfigured               the server lacks a setting that the call needs
+├── Unavailable                 no answer from a server after all retries
 │   ├── Draining, Overloaded, StorageUnavailable
-│   └── ConnectionLost          the reply was accepted, then could not be followed: resume it later
-├── DeadlineExceeded            the call's own time limit
-├── ReplyFailed                 the reply was accepted, then failed: `text` is what it had written
-└── InternalError               a defect of the server; metadata `call_id` finds it in its logs
+│   └── ConnectionLost          the stream of an accepted reply was lost; resume it later
+├── DeadlineExceeded            the call's time limit has passed
+├── ReplyFailed                 the reply was accepted, then failed; `text` is its partial text
+└── InternalError               a defect of the server; metadata `call_id` is in its log lines
 """
 
 from __future__ import annotations
@@ -32,10 +32,11 @@ from parley.v1 import resources_pb2
 
 
 class ParleyError(Exception):
-    """A failure with a reason.
+    """Base class of all errors of the client.
 
-    `reason` is the name of a `parley.v1.ErrorReason` without its prefix, or empty where the transport failed and no
-    Parley server spoke. `message` is safe to show. `retryable` says whether a new attempt may succeed.
+    `reason` is the name of a `parley.v1.ErrorReason` without its prefix; it is empty if the error came from the
+    transport and not from a Parley server. `message` can be shown to users. `retryable` is True if a new attempt may
+    succeed, after `retry_after_s` seconds if that is set. `metadata` has details such as `limit` or `call_id`.
     """
 
     def __init__(
@@ -66,11 +67,11 @@ class UnsupportedInput(InvalidRequest):
 
 
 class ContextTooLarge(InvalidRequest):
-    """The input alone is larger than the model's context."""
+    """The new input itself is larger than the model's context."""
 
 
 class InputTooLarge(InvalidRequest):
-    """An image, a message or a label is over its limit; metadata `limit` says which."""
+    """An image, a message or a label is over its limit; metadata `limit` names the limit."""
 
 
 class Unauthenticated(ParleyError):
@@ -78,15 +79,15 @@ class Unauthenticated(ParleyError):
 
 
 class Forbidden(ParleyError):
-    """The credential does not allow this call. What belongs to somebody else is NOT_FOUND instead."""
+    """The credential does not allow this call. Resources of other users are NOT_FOUND instead."""
 
 
 class NotFound(ParleyError):
-    """No such thing, or somebody else's."""
+    """No such resource, or it belongs to another user."""
 
 
 class ConversationNotFound(NotFound):
-    """No such conversation, or somebody else's."""
+    """No such conversation, or it belongs to another user."""
 
 
 class MessageNotFound(NotFound):
@@ -94,7 +95,7 @@ class MessageNotFound(NotFound):
 
 
 class ReplyNotFound(NotFound):
-    """No such reply, or somebody else's."""
+    """No such reply, or it belongs to another user."""
 
 
 class ModelNotFound(NotFound):
@@ -102,31 +103,31 @@ class ModelNotFound(NotFound):
 
 
 class ProviderNotFound(NotFound):
-    """The server knows no such provider."""
+    """The server has no such provider."""
 
 
 class ImageNotFound(NotFound):
-    """No such image, or somebody else's."""
+    """No such image, or it belongs to another user."""
 
 
 class AlreadyExists(ParleyError):
-    """The key or id is taken."""
+    """The key or id is already in use."""
 
 
 class RequestIdReused(AlreadyExists):
-    """The `request_id` came before, with another payload."""
+    """The `request_id` was used before with another payload."""
 
 
 class ConversationExists(AlreadyExists):
-    """The chosen conversation id is taken."""
+    """The chosen conversation id is already in use."""
 
 
 class ReplyInProgress(ParleyError):
-    """Another reply runs in the conversation; metadata `reply_id` says which."""
+    """Another reply runs in the conversation; metadata `reply_id` has its id."""
 
     @property
     def reply_id(self) -> str:
-        """The reply that runs; empty where the server did not say."""
+        """The id of the running reply; empty if the server did not send it."""
         return self.metadata.get("reply_id", "")
 
 
@@ -135,11 +136,11 @@ class EtagMismatch(ParleyError):
 
 
 class LimitExceeded(ParleyError):
-    """A limit of the caller is reached."""
+    """The caller has reached a limit."""
 
 
 class RateLimited(LimitExceeded):
-    """Too many messages for now."""
+    """The rate of messages is over its limit."""
 
 
 class QuotaExceeded(LimitExceeded):
@@ -147,15 +148,15 @@ class QuotaExceeded(LimitExceeded):
 
 
 class TooManyReaders(LimitExceeded):
-    """The reply has as many readers as it may have."""
+    """The reply has reached its limit of readers."""
 
 
 class NotConfigured(ParleyError):
-    """The server lacks what the call needs, such as an encryption key."""
+    """The server lacks a setting that the call needs, such as an encryption key."""
 
 
 class Unavailable(ParleyError):
-    """No server could be reached, or it took no calls, for as long as the client's backoff allowed."""
+    """No server could be reached, or none accepted the call, until the client's backoff expired."""
 
 
 class Draining(Unavailable):
@@ -163,26 +164,26 @@ class Draining(Unavailable):
 
 
 class Overloaded(Unavailable):
-    """The server takes no more replies for now."""
+    """The server is at its limit of running replies, or too busy."""
 
 
 class StorageUnavailable(Unavailable):
-    """The database is down, or Redis where the call cannot do without it."""
+    """The database is unavailable, or Redis is and the call needs it."""
 
 
 class ConnectionLost(Unavailable):
-    """A reply could no longer be followed; it may still be running. To resume it after `sequence` goes on where `text`
-    ends.
+    """The client could not reconnect to the stream of an accepted reply, which may still be running.
+
+    `client.resume(reply_id, after_sequence=sequence)` continues where `text` ends.
     """
 
     reply_id: str = ""
-    """The reply, to resume."""
 
     sequence: int = 0
-    """The cursor, to resume after."""
+    """The cursor: the sequence of the last chunk that was read."""
 
     text: str = ""
-    """The answer as far as it was read."""
+    """The text that was read."""
 
 
 class DeadlineExceeded(ParleyError):
@@ -190,25 +191,26 @@ class DeadlineExceeded(ParleyError):
 
 
 class ReplyFailed(ParleyError):
-    """The reply was accepted and then failed. Where `retryable`, a new request with `replace_message_id` set to
-    `message_id` and no text tries again without repeating the user's message.
+    """The reply was accepted and then failed.
+
+    If `retryable`, a new request without text and with `replace_message_id` set to `message_id` generates the answer
+    again without repeating the user's message.
     """
 
     text: str = ""
-    """What it had written."""
+    """The partial text."""
 
     reply_id: str = ""
-    """The reply."""
 
     message_id: str = ""
-    """The message that would have held the answer."""
+    """The message for the answer."""
 
     usage: resources_pb2.Usage | None = None
-    """What the provider had counted, or an estimate."""
+    """The usage that the provider reported, or an estimate."""
 
 
 class InternalError(ParleyError):
-    """A defect of the engine; metadata `call_id` finds it in the logs."""
+    """A defect of the server; metadata `call_id` is in its log lines."""
 
 
 BY_REASON: Final[Mapping[str, type[ParleyError]]] = {

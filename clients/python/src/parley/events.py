@@ -1,4 +1,4 @@
-"""What a stream of a reply yields, as plain frozen values. A reader ignores the kinds that it has no use for."""
+"""The events of a reply's stream, as frozen values. Readers can ignore the types that they do not use."""
 
 from __future__ import annotations
 
@@ -10,36 +10,40 @@ from parley.v1 import resources_pb2
 
 @dataclass(frozen=True, slots=True)
 class Accepted:
-    """The user's message and the reply are durable. Comes once, first, however often the stream is resumed."""
+    """The user's message and the reply are stored.
+
+    The first event, and sent only once even if the stream reconnects.
+    """
 
     reply_id: str
     conversation_id: str
     message_id: str
-    """The message that will hold the answer."""
+    """The message for the answer."""
     input_message_ids: tuple[str, ...]
     model: str
     replayed: bool
-    """Whether an earlier call with the same `request_id` had started the reply."""
+    """True if an earlier call with the same `request_id` started the reply."""
 
 
 @dataclass(frozen=True, slots=True)
 class Text:
-    """Text to append to the answer: whole code points, never half an emoji."""
+    """Text to append to the answer. It never splits a code point."""
 
     text: str
 
 
 @dataclass(frozen=True, slots=True)
 class Reasoning:
-    """A piece of the model's reasoning, where it was asked for."""
+    """A piece of the model's reasoning; only with `reasoning=True`."""
 
     text: str
 
 
 @dataclass(frozen=True, slots=True)
 class ToolCall:
-    """A tool call, or a piece of one: `id` and `name` come with the first piece of an `index`, `arguments` (JSON) are
-    to be joined.
+    """A tool call, or a piece of one.
+
+    The first piece of each `index` has `id` and `name`. The joined `arguments` of all pieces are JSON.
     """
 
     index: int
@@ -50,14 +54,14 @@ class ToolCall:
 
 @dataclass(frozen=True, slots=True)
 class UsageUpdate:
-    """Tokens counted so far: a total, not an increment."""
+    """The tokens so far, as a total."""
 
     usage: resources_pb2.Usage
 
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """Replaces everything so far: `text` is the whole answer up to here."""
+    """Replaces all earlier content: `text` is the whole answer so far."""
 
     text: str
     reply: resources_pb2.Reply
@@ -65,7 +69,7 @@ class Snapshot:
 
 @dataclass(frozen=True, slots=True)
 class Reconnecting:
-    """The call was cut; the stream goes on after `delay_s`, without loss or repetition. `attempt` counts from 1."""
+    """The call was cut. The stream continues after `delay_s` without loss or repetition. `attempt` counts from 1."""
 
     attempt: int
     delay_s: float
@@ -74,12 +78,12 @@ class Reconnecting:
 
 @dataclass(frozen=True, slots=True)
 class Finished:
-    """The end of a reply that completed or was cancelled, and the last event."""
+    """The last event: the reply completed or was cancelled."""
 
     reason: str
-    """The name of a `FinishReason`; one newer than this client reads OTHER."""
+    """The name of a `FinishReason`; OTHER if the client does not have it."""
     text: str
-    """The whole answer, from the stream's starting point on."""
+    """The whole answer, from the start of the stream."""
     model: str = ""
     cancel_reason: str = ""
     usage: resources_pb2.Usage = field(default_factory=resources_pb2.Usage)

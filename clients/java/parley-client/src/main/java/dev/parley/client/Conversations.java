@@ -19,8 +19,8 @@ import java.util.UUID;
 import java.util.stream.Stream;
 
 /**
- * Conversations keeps the dialogues that replies are part of. A caller who acts for an end user sees that user's alone;
- * what belongs to somebody else is NOT_FOUND. Pages hold at most 1 MiB, and may hold fewer than {@code pageSize}.
+ * Conversations stores the dialogues of replies. A caller that acts for an end user sees only that user's; others are
+ * NOT_FOUND. A page has at most 1 MiB, and may have fewer items than {@code pageSize}.
  */
 public final class Conversations {
     private final Connection connection;
@@ -46,7 +46,7 @@ public final class Conversations {
         return connection.call(ConversationsGrpc.getCreateConversationMethod(), keyed);
     }
 
-    /** The conversation; its {@code activeReplyId} is a reply to resume. */
+    /** Returns a conversation; its {@code activeReplyId} names the running reply, which can be resumed. */
     public Conversation get(String conversationId) {
         var request = GetConversationRequest.newBuilder()
                 .setConversationId(conversationId)
@@ -60,8 +60,8 @@ public final class Conversations {
     }
 
     /**
-     * Conversations that match, newest activity first, without {@code system} and {@code postSystem}. Pages are fetched
-     * as they are needed.
+     * Returns the matching conversations, newest activity first, without {@code system} and {@code postSystem}. Pages
+     * are fetched as they are needed.
      */
     public Stream<Conversation> list(ListConversationsRequest request) {
         var pages = Pages.<ListConversationsResponse, String>stream(
@@ -73,8 +73,8 @@ public final class Conversations {
     }
 
     /**
-     * Changes the fields of a conversation that are named, or those that are set. Its {@code etag}, where set, must be
-     * the newest. Not safe to repeat after a cut: that may overwrite what another caller has written meanwhile.
+     * Changes the named fields of a conversation, or those that are set. Its {@code etag}, if set, must be current. Not
+     * safe to retry after a cut: a retry may overwrite later changes of another caller.
      */
     public Conversation update(Conversation conversation, String... fields) {
         var mask = FieldMask.newBuilder().addAllPaths(List.of(fields));
@@ -91,8 +91,8 @@ public final class Conversations {
     }
 
     /**
-     * Erases a conversation, where its etag still is the one given, with its messages, images and replies; a running
-     * reply is cancelled first. What it cost stays counted.
+     * Deletes a conversation with its messages, images and replies; a running reply is cancelled first. Its
+     * {@code etag}, if set, must be current. Usage and cost remain counted.
      */
     public void delete(String conversationId, String etag) {
         var request = DeleteConversationRequest.newBuilder()
@@ -110,8 +110,8 @@ public final class Conversations {
     }
 
     /**
-     * The messages of a branch, by default of the one that is shown, newest first. Pages are fetched as they are
-     * needed.
+     * Returns the messages of a branch, newest first; by default of the branch that is shown. Pages are fetched as they
+     * are needed.
      */
     public Stream<Message> messages(ListMessagesRequest request) {
         return messagePages(request).flatMap(page -> page.getMessagesList().stream());
@@ -133,7 +133,7 @@ public final class Conversations {
                 page -> page.getNextPageToken().isEmpty() ? null : page.getNextPageToken());
     }
 
-    /** An image of one of the caller's conversations, with its bytes. */
+    /** Returns an image of one of the caller's conversations, with its bytes. */
     public Image image(String imageId) {
         var request = GetImageRequest.newBuilder()
                 .setImageId(imageId)
