@@ -1,4 +1,4 @@
-/** Calls that are one call of the contract each. They return the messages of `parley.v1`, and throw ParleyErrors. */
+/** Calls of the Conversations service. They return messages of `parley.v1` and throw a ParleyError. */
 
 import { randomUUID } from "node:crypto";
 import { create, type MessageInitShape } from "@bufbuild/protobuf";
@@ -17,21 +17,20 @@ import type {
   MessageSchema,
 } from "./gen/parley/v1/resources_pb.js";
 
-/** What a caller may change in a conversation. */
+/** The fields that `update` can change. */
 export type ConversationField =
   "title" | "system" | "postSystem" | "model" | "context" | "labels" | "headMessageId";
 
 /**
- * Conversations stores the dialogues of replies. A caller that acts for an end user sees only that user's;
- * others are NOT_FOUND. A page has at most 1 MiB, and may have fewer items than `pageSize`.
+ * Stores the dialogues of replies. A caller that acts for an end user sees only that user's conversations; others are
+ * NOT_FOUND. A page has at most 1 MiB, and may have fewer items than `pageSize`.
  */
 export class Conversations {
   /** @internal Use `client.conversations`. */
   constructor(private readonly connection: Connection) {}
 
   /**
-   * Creates a conversation, which may begin with messages; its id may be chosen. A repeated `requestId`
-   * returns it.
+   * Creates a conversation, optionally with messages and a chosen id. A repeated `requestId` returns the existing one.
    */
   async create(
     conversation: MessageInitShape<typeof ConversationSchema> = {},
@@ -126,7 +125,7 @@ export class Conversations {
     for await (const page of this.messagePages(conversationId, { signal, ...options })) yield* page.messages;
   }
 
-  /** The same messages page by page, with the replies that belong to them. */
+  /** Returns the same messages page by page, with their replies. */
   async *messagePages(
     conversationId: string,
     {

@@ -1,4 +1,4 @@
-/** What a stream of a reply yields. A reader ignores the types that it has no use for. */
+/** The events of a reply's stream. Readers can ignore the types that they do not use. */
 
 import type { ParleyError } from "./errors.js";
 import type { FinishReason, Reply, Usage } from "./gen/parley/v1/resources_pb.js";
@@ -6,34 +6,34 @@ import type { FinishReason, Reply, Usage } from "./gen/parley/v1/resources_pb.js
 /** The name of a `FinishReason`, such as "STOP" or "CANCELLED". */
 export type FinishName = keyof typeof FinishReason;
 
-/** The user's message and the reply are durable. Comes once, first, however often the stream is resumed. */
+/** The user's message and the reply are stored. The first event, and sent only once even if the stream reconnects. */
 export interface Accepted {
   readonly type: "accepted";
   readonly replyId: string;
   readonly conversationId: string;
-  /** The message that will hold the answer. */
+  /** The message for the answer. */
   readonly messageId: string;
   readonly inputMessageIds: readonly string[];
   readonly model: string;
-  /** Whether an earlier call with the same `requestId` had started the reply. */
+  /** True if an earlier call with the same `requestId` started the reply. */
   readonly replayed: boolean;
 }
 
-/** Text to append to the answer: whole code points, never half an emoji. */
+/** Text to append to the answer. It never splits a code point. */
 export interface Text {
   readonly type: "text";
   readonly text: string;
 }
 
-/** A piece of the model's reasoning, where it was asked for. */
+/** A piece of the model's reasoning; only with `reasoning: true`. */
 export interface Reasoning {
   readonly type: "reasoning";
   readonly text: string;
 }
 
 /**
- * A tool call, or a piece of one: `id` and `name` come with the first piece of an `index`, `arguments` (JSON)
- * are to be joined.
+ * A tool call, or a piece of one. The first piece of each `index` has `id` and `name`. The joined `arguments` of all
+ * pieces are JSON.
  */
 export interface ToolCall {
   readonly index: number;
@@ -42,25 +42,25 @@ export interface ToolCall {
   readonly arguments: string;
 }
 
-/** A piece of it, as it comes in a stream. */
+/** A piece of a tool call. */
 export interface ToolCallDelta extends ToolCall {
   readonly type: "toolCall";
 }
 
-/** Tokens counted so far: a total, not an increment. */
+/** The tokens so far, as a total. */
 export interface UsageUpdate {
   readonly type: "usage";
   readonly usage: Usage;
 }
 
-/** Replaces everything so far: `text` is the whole answer up to here. */
+/** Replaces all earlier content: `text` is the whole answer so far. */
 export interface Snapshot {
   readonly type: "snapshot";
   readonly text: string;
   readonly reply: Reply;
 }
 
-/** The call was cut; the stream goes on after `delayMs`, without loss or repetition. `attempt` counts from 1. */
+/** The call was cut. The stream continues after `delayMs` without loss or repetition. `attempt` counts from 1. */
 export interface Reconnecting {
   readonly type: "reconnecting";
   readonly attempt: number;
@@ -68,12 +68,12 @@ export interface Reconnecting {
   readonly error: ParleyError;
 }
 
-/** The end of a reply that completed or was cancelled, and the last event. */
+/** The last event: the reply completed or was cancelled. */
 export interface Finished {
   readonly type: "finished";
-  /** The name of a `FinishReason`; one newer than this client reads OTHER. */
+  /** The name of a `FinishReason`; OTHER if the client does not have it. */
   readonly reason: FinishName;
-  /** The whole answer, from the stream's starting point on. */
+  /** The whole answer, from the start of the stream. */
   readonly text: string;
   readonly model: string;
   readonly cancelReason: string;

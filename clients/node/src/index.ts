@@ -1,4 +1,4 @@
-/** Node client of Parley. What is not named here is private; `@parley/client/v1` has the messages of the contract. */
+/** Node client of Parley. Its public API; `@parley/client/v1` has the generated messages. */
 
 export type { Backoff } from "./backoff.js";
 export { Client, type CancelTarget, type PollOptions, type ResumeOptions } from "./client.js";

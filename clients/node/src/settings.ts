@@ -1,4 +1,4 @@
-/** Who calls, and how a client goes about its calls. */
+/** Options of a client: identity, backoff, time limits and transport. */
 
 import type { ChannelOptions } from "@grpc/grpc-js";
 import { DEFAULT_BACKOFF, type Backoff } from "./backoff.js";
@@ -8,23 +8,23 @@ import type { TlsOptions } from "./wire.js";
 export interface ClientOptions {
   /** A static key or a JWT. */
   apiKey?: string | undefined;
-  /** Whom an API key acts for. */
+  /** The user on whose behalf the API key acts. */
   endUser?: string | undefined;
-  /** How streams and calls are tried again. */
+  /** Retries of streams and calls. */
   backoff?: Partial<Backoff> | undefined;
-  /** The time limit of one attempt of a call that is not a stream. By default 30,000. */
+  /** Time limit of each attempt of a unary call. By default 30,000. */
   callTimeoutMs?: number | undefined;
-  /** A stream that brings nothing for so long, not even a heartbeat, is attached anew. By default 90,000. */
+  /** A stream reconnects after this time without a chunk or heartbeat. By default 90,000. */
   silenceMs?: number | undefined;
-  /** A stream whose call has lasted so long is attached anew. By default 0, which is no limit. */
+  /** A stream reconnects when its call has lasted this long. By default 0: no limit. */
   attemptTimeoutMs?: number | undefined;
-  /** True for the roots that Node trusts, or certificates. */
+  /** True to use Node's root certificates, or certificates. */
   tls?: boolean | TlsOptions | undefined;
-  /** Further options of the grpc-js channel, which win over the client's own. */
+  /** Further options of the grpc-js channel, which override the client's. */
   channelOptions?: ChannelOptions | undefined;
 }
 
-/** All of it. */
+/** The settings of a connection. */
 export interface Settings {
   readonly apiKey: string;
   readonly endUser: string;
@@ -34,7 +34,7 @@ export interface Settings {
   readonly attemptTimeoutMs: number;
 }
 
-/** With defaults for what a caller has not told. Throws TypeError. */
+/** Returns the options with their defaults. */
 export function settingsOf(options: ClientOptions): Settings {
   return {
     apiKey: options.apiKey ?? "",
@@ -46,13 +46,14 @@ export function settingsOf(options: ClientOptions): Settings {
   };
 }
 
-/** What each call carries. Throws TypeError for what metadata cannot carry. */
+/** Returns the metadata of each call. Throws TypeError for characters that metadata cannot contain. */
 export function headersOf(settings: Settings): Record<string, string> {
   const headers: Record<string, string> = {};
   if (settings.apiKey) headers["authorization"] = `Bearer ${settings.apiKey}`;
   if (settings.endUser) headers["x-end-user"] = settings.endUser;
   for (const [key, value] of Object.entries(headers)) {
-    if (!/^[ -~]*$/.test(value)) throw new TypeError(`${key}: gRPC metadata takes printable ASCII alone`);
+    if (!/^[ -~]*$/.test(value))
+      throw new TypeError(`${key}: only printable ASCII is allowed in gRPC metadata`);
   }
   return headers;
 }
