@@ -19,8 +19,8 @@ import java.util.UUID;
 import java.util.stream.Stream;
 
 /**
- * Conversations stores the dialogues of replies. A caller that acts for an end user sees only that user's; others are
- * NOT_FOUND. A page has at most 1 MiB, and may have fewer items than {@code pageSize}.
+ * Stores the dialogues of replies. A caller that acts for an end user sees only that user's conversations; others are
+ * NOT_FOUND. A page has at most 1 MiB, and may have fewer items than {@code page_size}.
  */
 public final class Conversations {
     private final Connection connection;
@@ -29,16 +29,14 @@ public final class Conversations {
         this.connection = connection;
     }
 
-    /** As {@link #create(CreateConversationRequest)}, with nothing else. */
+    /** As {@link #create(CreateConversationRequest)}, without messages. */
     public Conversation create(Conversation conversation) {
-        return create(CreateConversationRequest.newBuilder()
-                .setConversation(conversation)
-                .build());
+        return create(CreateConversationRequest.newBuilder().setConversation(conversation).build());
     }
 
     /**
-     * Creates a conversation, which may begin with messages; its id may be chosen. A repeated {@code requestId} returns
-     * it.
+     * Creates a conversation, optionally with messages and a chosen id. A repeated {@code request_id} returns the
+     * existing one.
      */
     public Conversation create(CreateConversationRequest request) {
         String key = request.getRequestId().isEmpty() ? UUID.randomUUID().toString() : request.getRequestId();
@@ -48,13 +46,11 @@ public final class Conversations {
 
     /** Returns a conversation; its {@code activeReplyId} names the running reply, which can be resumed. */
     public Conversation get(String conversationId) {
-        var request = GetConversationRequest.newBuilder()
-                .setConversationId(conversationId)
-                .build();
+        var request = GetConversationRequest.newBuilder().setConversationId(conversationId).build();
         return connection.call(ConversationsGrpc.getGetConversationMethod(), request);
     }
 
-    /** As {@link #list(ListConversationsRequest)}, with nothing set. */
+    /** As {@link #list(ListConversationsRequest)}, without a filter. */
     public Stream<Conversation> list() {
         return list(ListConversationsRequest.getDefaultInstance());
     }
@@ -85,7 +81,7 @@ public final class Conversations {
         return connection.callOnce(ConversationsGrpc.getUpdateConversationMethod(), request);
     }
 
-    /** As {@link #delete(String, String)}, with nothing else. */
+    /** As {@link #delete(String, String)}, without an etag. */
     public void delete(String conversationId) {
         delete(conversationId, "");
     }
@@ -102,11 +98,9 @@ public final class Conversations {
         connection.call(ConversationsGrpc.getDeleteConversationMethod(), request);
     }
 
-    /** As {@link #messages(ListMessagesRequest)}, with nothing else. */
+    /** As {@link #messages(ListMessagesRequest)}, for the branch that is shown. */
     public Stream<Message> messages(String conversationId) {
-        return messages(ListMessagesRequest.newBuilder()
-                .setConversationId(conversationId)
-                .build());
+        return messages(ListMessagesRequest.newBuilder().setConversationId(conversationId).build());
     }
 
     /**
@@ -117,14 +111,12 @@ public final class Conversations {
         return messagePages(request).flatMap(page -> page.getMessagesList().stream());
     }
 
-    /** As {@link #messagePages(ListMessagesRequest)}, with nothing else. */
+    /** As {@link #messagePages(ListMessagesRequest)}, for the branch that is shown. */
     public Stream<ListMessagesResponse> messagePages(String conversationId) {
-        return messagePages(ListMessagesRequest.newBuilder()
-                .setConversationId(conversationId)
-                .build());
+        return messagePages(ListMessagesRequest.newBuilder().setConversationId(conversationId).build());
     }
 
-    /** The same messages page by page, with the replies that belong to them. Pages are fetched as they are needed. */
+    /** Returns the same messages page by page, with their replies. Pages are fetched as they are needed. */
     public Stream<ListMessagesResponse> messagePages(ListMessagesRequest request) {
         return Pages.<ListMessagesResponse, String>stream(
                 token -> connection.call(
@@ -135,9 +127,7 @@ public final class Conversations {
 
     /** Returns an image of one of the caller's conversations, with its bytes. */
     public Image image(String imageId) {
-        var request = GetImageRequest.newBuilder()
-                .setImageId(imageId)
-                .build();
+        var request = GetImageRequest.newBuilder().setImageId(imageId).build();
         return connection.call(ConversationsGrpc.getGetImageMethod(), request);
     }
 }

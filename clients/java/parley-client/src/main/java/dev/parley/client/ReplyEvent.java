@@ -6,13 +6,13 @@ import dev.parley.v1.Usage;
 import java.time.Duration;
 import java.util.List;
 
-/** What a stream of a reply yields. A reader ignores the kinds that it has no use for. */
+/** The events of a reply's stream. Readers can ignore the types that they do not use. */
 public sealed interface ReplyEvent {
     /**
-     * The user's message and the reply are durable. Comes once, first, however often the stream is resumed.
+     * The user's message and the reply are stored. The first event, and sent only once even if the stream reconnects.
      *
-     * @param messageId the message that will hold the answer
-     * @param replayed whether an earlier call with the same {@code requestId} had started the reply
+     * @param messageId the message for the answer
+     * @param replayed whether an earlier call with the same {@code request_id} started the reply
      */
     record Accepted(
             String replyId,
@@ -23,35 +23,35 @@ public sealed interface ReplyEvent {
             boolean replayed)
             implements ReplyEvent {}
 
-    /** Text to append to the answer: whole code points, never half an emoji. */
+    /** Text to append to the answer. It never splits a code point. */
     record Text(String text) implements ReplyEvent {}
 
-    /** A piece of the model's reasoning, where it was asked for. */
+    /** A piece of the model's reasoning; only with {@code stream_options.reasoning}. */
     record Reasoning(String text) implements ReplyEvent {}
 
     /**
-     * A tool call, or a piece of one: {@code id} and {@code name} come with the first piece of an {@code index},
-     * {@code arguments} (JSON) are to be joined.
+     * A tool call, or a piece of one. The first piece of each {@code index} has {@code id} and {@code name}. The joined
+     * {@code arguments} of all pieces are JSON.
      */
     record ToolCall(int index, String id, String name, String arguments) implements ReplyEvent {}
 
-    /** Tokens counted so far: a total, not an increment. */
+    /** The tokens so far, as a total. */
     record UsageUpdate(Usage usage) implements ReplyEvent {}
 
-    /** Replaces everything so far: {@code text} is the whole answer up to here. */
+    /** Replaces all earlier content: {@code text} is the whole answer so far. */
     record Snapshot(String text, Reply reply) implements ReplyEvent {}
 
     /**
-     * The call was cut; the stream goes on after {@code delay}, without loss or repetition. {@code attempt} counts from
-     * 1.
+     * The call was cut. The stream continues after {@code delay} without loss or repetition. {@code attempt} counts
+     * from 1.
      */
     record Reconnecting(int attempt, Duration delay, ParleyException error) implements ReplyEvent {}
 
     /**
-     * The end of a reply that completed or was cancelled, and the last event.
+     * The last event: the reply completed or was cancelled.
      *
-     * @param reason the name of a {@code FinishReason}; one newer than this client reads OTHER
-     * @param text the whole answer, from the stream's starting point on
+     * @param reason the name of a {@code FinishReason}; OTHER if the client does not have it
+     * @param text the whole answer, from the start of the stream
      */
     record Finished(String reason, String text, String model, String cancelReason, Usage usage) implements ReplyEvent {}
 }

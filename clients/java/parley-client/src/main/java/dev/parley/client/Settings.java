@@ -4,7 +4,7 @@ import io.grpc.Metadata;
 import java.time.Duration;
 import java.util.function.Supplier;
 
-/** Who calls, and how a client goes about its calls; an empty name is none, and so is a time limit of zero. */
+/** Identity, backoff and time limits of a client. Empty strings and a time limit of zero mean none. */
 record Settings(
         String apiKey,
         String endUser,
@@ -15,17 +15,11 @@ record Settings(
         Supplier<? extends ReplyListener> observer) {
 
     Settings actingFor(String other) {
-        return new Settings(
-                apiKey,
-                checked("x-end-user", other),
-                backoff,
-                callTimeout,
-                silence,
-                attemptTimeout,
-                observer);
+        String user = checked("x-end-user", other);
+        return new Settings(apiKey, user, backoff, callTimeout, silence, attemptTimeout, observer);
     }
 
-    /** What each call carries. */
+    /** The metadata of each call. */
     Metadata metadata() {
         var metadata = new Metadata();
         put(metadata, "authorization", apiKey.isEmpty() ? "" : "Bearer " + apiKey);
@@ -33,10 +27,12 @@ record Settings(
         return metadata;
     }
 
-    /** A value that metadata can carry; null is none. */
+    /**
+     * Returns the value, or an empty string for null. Throws IllegalArgumentException if metadata cannot contain it.
+     */
     static String checked(String header, String value) {
         if (value != null && !value.chars().allMatch(c -> c >= ' ' && c <= '~')) {
-            throw new IllegalArgumentException(header + ": gRPC metadata takes printable ASCII alone");
+            throw new IllegalArgumentException(header + ": only printable ASCII is allowed in gRPC metadata");
         }
         return value == null ? "" : value;
     }

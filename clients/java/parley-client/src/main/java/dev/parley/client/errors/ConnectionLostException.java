@@ -1,8 +1,8 @@
 package dev.parley.client.errors;
 
 /**
- * A reply could no longer be followed; it may still be running. To resume it after {@code sequence} goes on where
- * {@code text} ends.
+ * The client could not reconnect to the stream of an accepted reply, which may still be running.
+ * {@code client.resume(replyId, sequence)} continues where {@code text} ends.
  */
 public final class ConnectionLostException extends UnavailableException {
     private final String replyId;
@@ -13,20 +13,18 @@ public final class ConnectionLostException extends UnavailableException {
         this(failure, "", 0, "");
     }
 
-    public ConnectionLostException(
-            Failure failure, String replyId, int sequence, String text) {
+    public ConnectionLostException(Failure failure, String replyId, int sequence, String text) {
         super(failure);
         this.replyId = replyId;
         this.sequence = sequence;
         this.text = text;
     }
 
-    /** The reply, to resume. */
     public String replyId() { return replyId; }
 
-    /** The cursor, to resume after. */
+    /** The cursor: the sequence of the last chunk that was read. */
     public int sequence() { return sequence; }
 
-    /** The answer as far as it was read. */
+    /** The text that was read. */
     public String text() { return text; }
 }

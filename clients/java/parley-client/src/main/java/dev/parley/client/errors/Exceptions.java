@@ -1,10 +1,10 @@
 package dev.parley.client.errors;
 
-/** Which exception a failure is. */
+/** The exceptions by reason and by status code. */
 final class Exceptions {
     private Exceptions() {}
 
-    /** The exception of this reason; of one that is newer than this client, the exception of its code. */
+    /** Returns the exception of the failure's reason, or of its status code if the reason is empty or unknown. */
     static ParleyException of(Failure failure) {
         return switch (failure.reason()) {
             case "INVALID_REQUEST" -> new InvalidRequestException(failure);

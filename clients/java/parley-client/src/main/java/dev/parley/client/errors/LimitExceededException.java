@@ -1,6 +1,6 @@
 package dev.parley.client.errors;
 
-/** A limit of the caller is reached. */
+/** The caller has reached a limit. */
 public class LimitExceededException extends ParleyException {
     public LimitExceededException(Failure failure) { super(failure); }
 }

@@ -1,6 +1,6 @@
 package dev.parley.client.errors;
 
-/** The server knows no such provider. */
+/** The server has no such provider. */
 public final class ProviderNotFoundException extends NotFoundException {
     public ProviderNotFoundException(Failure failure) { super(failure); }
 }

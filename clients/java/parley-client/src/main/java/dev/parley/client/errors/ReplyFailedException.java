@@ -3,8 +3,8 @@ package dev.parley.client.errors;
 import dev.parley.v1.Usage;
 
 /**
- * The reply was accepted and then failed. Where {@code retryable}, a new request with {@code replaceMessageId} set to
- * {@code messageId} and no text tries again without repeating the user's message.
+ * The reply was accepted and then failed. If {@code retryable}, a new request without text and with
+ * {@code replace_message_id} set to {@code messageId} generates the answer again without repeating the user's message.
  */
 public final class ReplyFailedException extends ParleyException {
     private final String text;
@@ -16,8 +16,7 @@ public final class ReplyFailedException extends ParleyException {
         this(failure, "", "", "", Usage.getDefaultInstance());
     }
 
-    public ReplyFailedException(
-            Failure failure, String text, String replyId, String messageId, Usage usage) {
+    public ReplyFailedException(Failure failure, String text, String replyId, String messageId, Usage usage) {
         super(failure);
         this.text = text;
         this.replyId = replyId;
@@ -25,15 +24,14 @@ public final class ReplyFailedException extends ParleyException {
         this.usage = usage;
     }
 
-    /** What it had written. */
+    /** The partial text. */
     public String text() { return text; }
 
-    /** The reply. */
     public String replyId() { return replyId; }
 
-    /** The message that would have held the answer. */
+    /** The message for the answer. */
     public String messageId() { return messageId; }
 
-    /** What the provider had counted, or an estimate. */
+    /** The usage that the provider reported, or an estimate. */
     public Usage usage() { return usage; }
 }

@@ -1,6 +1,6 @@
 package dev.parley.client.errors;
 
-/** The {@code requestId} came before, with another payload. */
+/** The {@code requestId} was used before with another payload. */
 public final class RequestIdReusedException extends AlreadyExistsException {
     public RequestIdReusedException(Failure failure) { super(failure); }
 }

@@ -1,6 +1,6 @@
 package dev.parley.client.errors;
 
-/** No server could be reached, or it took no calls, for as long as the client's backoff allowed. */
+/** No server could be reached, or none accepted the call, until the client's backoff expired. */
 public class UnavailableException extends ParleyException {
     public UnavailableException(Failure failure) { super(failure); }
 }
