@@ -48,7 +48,7 @@ types: setup ## Check types with mypy --strict
 imports: setup ## Check that imports go one way
 	@$(BIN)/lint-imports
 
-protos: setup $(BUF) ## Lint the protos; is the generated code the one they give?
+protos: setup $(BUF) ## Lint the protos; check that the committed stubs match them
 	@$(BUF) lint
 	@tools/check_generated.sh $(BUF)
 
@@ -56,7 +56,6 @@ tree: setup ## Look for addresses and paths that belong to one machine
 	@$(BIN)/python tools/check_tree.py
 
 gen: setup $(BUF) ## Generate code from the protos
-	@rm -rf clients/java/parley-client/src/generated
 	@$(BUF) generate
 	@if [ -d clients/node/node_modules ]; then npm --prefix clients/node run --silent generate; fi
 

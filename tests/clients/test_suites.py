@@ -1,4 +1,4 @@
-"""The tests of the clients in other languages and of their examples, as one test each of this suite."""
+"""Runs the test suites of the Node and Java clients and their examples, one test each."""
 
 from __future__ import annotations
 

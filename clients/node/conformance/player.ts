@@ -1,4 +1,4 @@
-/** Drives the client by commands on standard input, as ../../../tests/conformance/PLAYER.md says. */
+/** Runs the commands from standard input on the client; ../../../tests/conformance/PLAYER.md has the protocol. */
 
 import { readdirSync, readlinkSync } from "node:fs";
 import { createInterface } from "node:readline";
@@ -69,7 +69,7 @@ interface Command {
 type Json = Record<string, unknown>;
 type Handler = (command: Command) => void | Promise<void>;
 
-/** A stream as its application holds it. */
+/** A stream and its reader. */
 class Playing {
   abandoned = false;
   #ended = false;
@@ -136,7 +136,7 @@ class Playing {
 class Unreadable extends Error {}
 
 const WAYS: Partial<Record<string, (playing: Playing) => Promise<unknown>>> = {
-  // What `for await` does where its body breaks, returns or throws.
+  // The same as a `for await` loop whose body breaks, returns or throws.
   break: ({ stream }) => stream.return(),
   abort: async ({ controller }) => controller.abort(),
   close: async ({ stream }) => stream.close(),
@@ -217,7 +217,7 @@ const HANDLERS: Partial<Record<string, Handler>> = {
   },
   cancel: async (command) => {
     const { reply_id: replyId, request_id: requestId, conversation_id: conversationId, reason } = command;
-    // A case may name two on purpose, which the type forbids.
+    // A case may set two on purpose, which the type does not allow.
     const target: unknown = { replyId, requestId, conversationId };
     result(command.id, json(ReplySchema, await clientOf(command).cancel(target as CancelTarget, { reason })));
   },
@@ -305,7 +305,7 @@ const HANDLERS: Partial<Record<string, Handler>> = {
     result(command.id, outcome);
   },
   stats: async ({ id }) => {
-    await setImmediate(); // what has just ended is let go of
+    await setImmediate(); // releases what has just ended
     global.gc?.();
     const { rss, heapUsed } = process.memoryUsage();
     result(id, { rss_bytes: rss, heap_bytes: heapUsed, open: openBeyondIdle() });
@@ -406,7 +406,7 @@ function errorOf(error: unknown): Json {
   return common;
 }
 
-/** Sockets, and timers and handles by the names that Node gives them. */
+/** Open sockets, and timers and handles by Node's names. */
 function openNow(): Record<string, number> {
   const open: Record<string, number> = { sockets: 0 };
   for (const fd of readdirSync("/proc/self/fd")) if (isSocket(fd)) open["sockets"]! += 1;
@@ -418,7 +418,7 @@ function isSocket(fd: string): boolean {
   try {
     return readlinkSync(`/proc/self/fd/${fd}`).startsWith("socket:");
   } catch {
-    return false; // the descriptor that listed the folder
+    return false; // the descriptor that lists the folder
   }
 }
 
@@ -460,7 +460,7 @@ function result(id: string, value: unknown): void {
   say({ id, event: "result", value });
 }
 
-/** Runs a command beside the others. A client's error is an answer; anything else ends the player. */
+/** Runs a command concurrently. An error of the client is its answer; any other error ends the player. */
 async function run(handler: Handler, command: Command): Promise<void> {
   try {
     await handler(command);
@@ -483,9 +483,9 @@ function parse(line: string): Command {
   }
 }
 
-// Listens from now on: a line that comes before the first turn of the loop below is not lost.
+// Starts to read here, so that no line is lost before the loop below starts.
 const lines = createInterface({ input: process.stdin })[Symbol.asyncIterator]();
-process.stdout.write(""); // it is opened at its first use, which must not count as the client's
+process.stdout.write(""); // opens it now, so that it does not count as opened by the client
 await setImmediate();
 const IDLE = openNow();
 for await (const line of lines) {

@@ -1,6 +1,6 @@
 import { Client, ReplyFailed } from "@parley/client";
 
-using client = new Client(process.env["PARLEY_ADDRESS"] ?? "127.0.0.1:50051", { endUser: "ann" });
+using client = new Client(process.env["PARLEY_ADDRESS"] ?? "127.0.0.1:50051", { endUser: "ada" });
 
 const stream = client.streamReply({ text: "Tell me a story.", model: "scripted" });
 try {
@@ -14,7 +14,7 @@ try {
   console.error(`${error.reason} after ${JSON.stringify(error.text)}; try again: ${error.retryable}`);
 }
 
-// Later, or elsewhere: the same reply from any point of it.
+// Later, or in another process: the same reply from any point.
 for await (const event of client.resume(stream.replyId, { afterSequence: 3 })) {
   if (event.type === "finished") console.log(`after the third piece: ${event.text}`);
 }

@@ -1,15 +1,16 @@
-/** When to try again, and when to give up. Knows nothing of calls. */
+/** Retry delays, and the limit after which retries stop. */
 
-// A client that has never reached a server gives up after so long: the address is wrong, or no server runs.
+// Limit for a client that has never reached a server, since the address may be wrong.
 const UNREACHED_MS = 5_000;
 
 /**
- * Exponential, with jitter: the n-th delay lies between half and the whole of min(firstMs * 2 ** n, maxMs), in whole
- * milliseconds.
+ * Exponential backoff with jitter. All times are in milliseconds.
  *
- * It gives up once `maxElapsedMs` have passed since the first failure without progress in between; 0 never tries
- * again. Where the client has never reached a server, it gives up after 5 seconds at the latest. The server's own
- * `retryAfterMs` is a lower bound of a delay.
+ * The n-th delay is random between 50 and 100 % of min(firstMs * 2 ** n, maxMs), rounded to milliseconds. The server's
+ * `retryAfterMs` is a lower bound.
+ *
+ * Retries stop `maxElapsedMs` after the first failure since the last progress; 0 disables retries. A client that has
+ * never reached a server stops after 5 seconds.
  */
 export interface Backoff {
   readonly firstMs: number;
@@ -19,7 +20,7 @@ export interface Backoff {
 
 export const DEFAULT_BACKOFF: Backoff = { firstMs: 100, maxMs: 5_000, maxElapsedMs: 60_000 };
 
-/** Counts the failures of one call or stream against its `Backoff`. */
+/** Applies a `Backoff` to the failures of one call or stream. */
 export class Patience {
   attempts = 0;
   #tryingSince: number | undefined;
@@ -31,18 +32,21 @@ export class Patience {
     private readonly random: () => number = Math.random,
   ) {}
 
-  /** An attempt begins. */
+  /** Starts an attempt. */
   tries(): void {
     this.#tryingSince ??= this.now();
   }
 
-  /** Something new has come: the count starts afresh. */
+  /** Resets the count, since something new was received. */
   progressed(): void {
     this.#tryingSince = this.#failingSince = undefined;
     this.attempts = 0;
   }
 
-  /** Milliseconds to wait before the next attempt; undefined means give up. `reached`: whether a server ever was. */
+  /**
+   * Returns the milliseconds to wait before the next attempt, or undefined to stop. `reached`: a server was ever
+   * reached.
+   */
   failed(retryAfterMs = 0, reached = true): number | undefined {
     const now = this.now();
     this.#failingSince ??= now;

@@ -1,9 +1,9 @@
 /**
  * One gRPC call, read message by message.
  *
- * It stands on grpc-js's `Channel.createCall`, not on its Readable: that asks for 16 messages ahead whatever their size,
- * and costs a third more per token (docs/adr/0008). Here at most `READ_AHEAD_BYTES` and one message wait in memory; beyond
- * them nothing is asked for, and HTTP/2's flow control holds the server back.
+ * It uses grpc-js's `Channel.createCall` instead of its Readable, which reads 16 messages ahead of any size and costs a
+ * third more CPU per token (docs/adr/0008). At most `READ_AHEAD_BYTES` and one message wait in memory; then reading
+ * stops, and HTTP/2's flow control slows the server down.
  */
 
 import { propagate, status, type Channel, type Metadata, type StatusObject } from "@grpc/grpc-js";
@@ -29,7 +29,7 @@ export interface CallOptions {
   metadata: Metadata;
   /** 0 is no limit. */
   timeoutMs: number;
-  /** Runs once, when the call's status is known. */
+  /** Runs once, when the call has its status. */
   onEnd: () => void;
   reach: Reach;
 }
@@ -69,8 +69,8 @@ export class Call<I extends DescMessage, O extends DescMessage> {
   }
 
   /**
-   * The next message, or undefined once the call has ended well. Throws a ParleyError where it ended otherwise, and
-   * `Unavailable` where nothing came for `silenceMs`. One reader at a time.
+   * Returns the next message, or undefined after a call that ended with OK. Throws a ParleyError for any other status,
+   * and `Unavailable` if no message arrived for `silenceMs`. One reader at a time.
    */
   async read(silenceMs = Infinity): Promise<MessageShape<O> | undefined> {
     for (;;) {
@@ -86,17 +86,17 @@ export class Call<I extends DescMessage, O extends DescMessage> {
     }
   }
 
-  /** The one message of a unary call. */
+  /** Returns the message of a unary call. */
   async answer(): Promise<MessageShape<O>> {
     const message = await this.read();
     if (message === undefined) throw new ParleyError("the server sent no answer", { code: "DATA_LOSS" });
     return message;
   }
 
-  /** Ends the call, on the server too, and wakes its reader. What was not read is gone. Harmless once it has ended. */
+  /** Cancels the call, drops unread messages and wakes the reader. Does nothing after the end of the call. */
   cancel(): void {
     this.#unread.length = 0;
-    if (!this.#status) this.#call.cancelWithStatus(status.CANCELLED, "the caller left");
+    if (!this.#status) this.#call.cancelWithStatus(status.CANCELLED, "cancelled by the caller");
   }
 
   #take(message: Buffer): void {
@@ -116,7 +116,7 @@ export class Call<I extends DescMessage, O extends DescMessage> {
 
   #arrival(limitMs: number): Promise<void> {
     return new Promise((resolve, reject) => {
-      const late = () => reject(unavailable(`nothing came for ${limitMs} ms`));
+      const late = () => reject(unavailable(`the stream was silent for ${limitMs / 1_000} s`));
       const timer = limitMs <= LONGEST_TIMER_MS ? setTimeout(late, limitMs) : undefined;
       this.#wake = () => {
         clearTimeout(timer);
@@ -130,7 +130,7 @@ export class Call<I extends DescMessage, O extends DescMessage> {
       return fromBinary(this.#method.output, message);
     } catch (cause) {
       this.cancel();
-      throw new ParleyError("the server's answer cannot be read", { code: "DATA_LOSS", cause });
+      throw new ParleyError("the server's answer cannot be decoded", { code: "DATA_LOSS", cause });
     }
   }
 }

@@ -1,37 +1,30 @@
-/** The client: one object for one server and one caller. */
+/** The client of one server for one caller. */
 
-import type { ChannelOptions } from "@grpc/grpc-js";
 import { create } from "@bufbuild/protobuf";
 import { Connection, type CallOptions } from "./connection.js";
+import { Conversations } from "./conversations.js";
 import { duration, oneOf } from "./convert.js";
 import type { ReplyFields } from "./fields.js";
+import { Catalog } from "./gen/parley/v1/catalog_pb.js";
 import {
   CancelRequestSchema,
   Chat,
   type PollReplyResponse,
   type ReplyRequest,
 } from "./gen/parley/v1/chat_pb.js";
-import type { Reply } from "./gen/parley/v1/resources_pb.js";
+import type { Model, Quota, Reply } from "./gen/parley/v1/resources_pb.js";
 import { buildRequest, streamOptions } from "./request.js";
-import { Calls, Conversations } from "./services.js";
-import { settingsOf, type CommonOptions } from "./settings.js";
+import { settingsOf, type ClientOptions } from "./settings.js";
 import { ReplyStream } from "./stream.js";
 import { Transcript } from "./transcript.js";
-import { Wire, type TlsOptions } from "./wire.js";
+import { Wire } from "./wire.js";
 
-// What a call that waits on the server may take beyond that wait.
+// Time limit of a call that waits on the server, in addition to its wait.
 const ANSWER_MS = 15_000;
 const POLL_WAIT_MS = 20_000;
 
-export interface ClientOptions extends CommonOptions {
-  /** True for the roots that Node trusts, or certificates. */
-  tls?: boolean | TlsOptions | undefined;
-  /** Further options of the grpc-js channel, which win over the client's own. */
-  channelOptions?: ChannelOptions | undefined;
-}
-
 export interface ResumeOptions extends CallOptions {
-  /** The sequence of the last event that the caller has; 0 is from the start. */
+  /** The cursor: `sequence` of the stream that was read before. 0, the default, is the start. */
   afterSequence?: number | undefined;
   reasoning?: boolean | undefined;
   heartbeatMs?: number | undefined;
@@ -39,40 +32,41 @@ export interface ResumeOptions extends CallOptions {
 
 export interface PollOptions extends CallOptions {
   afterSequence?: number | undefined;
-  /** Longest wait for something new; 20,000. */
+  /** Longest wait for a first chunk. By default 20,000. */
   waitMs?: number | undefined;
-  /** How long to gather more after it. */
+  /** Longest wait for more chunks after it. */
   gatherMs?: number | undefined;
   reasoning?: boolean | undefined;
 }
 
-/** Which reply: exactly one of the three. */
+/** The reply to cancel: exactly one of the three. */
 export type CancelTarget =
   | { replyId: string; requestId?: undefined; conversationId?: undefined }
   | { requestId: string; replyId?: undefined; conversationId?: undefined }
   | { conversationId: string; replyId?: undefined; requestId?: undefined };
 
-/** Calls a Parley server. It connects at its first call; `close` it, or declare it with `using`. */
-export class Client extends Calls implements Disposable {
+/** Client of a Parley server. It connects at its first call. Call `close` when done, or declare it with `using`. */
+export class Client implements Disposable {
   readonly conversations: Conversations;
+  private readonly connection: Connection;
 
   constructor(address?: string, options?: ClientOptions);
   /** @internal */
   constructor(connection: Connection);
   constructor(server: string | Connection = "127.0.0.1:50051", options: ClientOptions = {}) {
-    super(typeof server === "string" ? connect(server, options) : server);
+    this.connection = typeof server === "string" ? connect(server, options) : server;
     this.conversations = new Conversations(this.connection);
   }
 
   /**
-   * A client that acts for another end user over this one's connection: cheap enough for each request of a web
-   * application. They are closed together.
+   * Returns a client for another end user that shares this client's connection. It is cheap enough to call for each
+   * request of a web application. Closing one client closes both.
    */
   actingFor(endUser: string): Client {
     return new Client(this.connection.actingFor(endUser));
   }
 
-  /** Ends all calls, not the replies, and the connection. Who is waiting for one of them gets `Unavailable`. */
+  /** Ends all calls with `Unavailable` and closes the connection. Running replies continue on the server. */
   close(): void {
     this.connection.wire.close();
   }
@@ -82,8 +76,8 @@ export class Client extends Calls implements Disposable {
   }
 
   /**
-   * Starts a reply, at the first step of the stream that it returns. Without a `requestId` one is made; a repeated one
-   * attaches to the reply that it started before.
+   * Returns a stream that starts a reply when it is first read. The client makes a `requestId` if none is given. With
+   * the `requestId` of an earlier request the stream reads the reply that this request started.
    */
   streamReply(message: string | ReplyFields | ReplyRequest, { signal }: CallOptions = {}): ReplyStream {
     const request = buildRequest(message);
@@ -92,8 +86,8 @@ export class Client extends Calls implements Disposable {
   }
 
   /**
-   * Follows a reply, running or ended, from after an event that the caller has. The `text` of the stream and of its
-   * events is what comes after `afterSequence`.
+   * Returns a stream of a running or finished reply, from the chunk after `afterSequence`. The `text` of the stream and
+   * of its events does not contain the text up to `afterSequence`.
    */
   resume(replyId: string, { afterSequence = 0, signal, ...options }: ResumeOptions = {}): ReplyStream {
     const transcript = new Transcript(replyId, afterSequence);
@@ -101,8 +95,8 @@ export class Client extends Calls implements Disposable {
   }
 
   /**
-   * Starts a reply and waits for its end, at most `waitMs` (0: not at all), then returns it as it stands. A reply that
-   * failed is returned, not thrown: see its `state` and `error`.
+   * Starts a reply, waits for its end for at most `waitMs` (0: does not wait), and returns its current state. A failed
+   * reply is returned, not thrown: see its `state` and `error`.
    */
   createReply(
     message: string | ReplyFields | ReplyRequest,
@@ -113,7 +107,7 @@ export class Client extends Calls implements Disposable {
     if (!wait) return this.connection.unary(Chat.method.createReply, request, { timeoutMs: 0, signal });
     const limitMs = waitMs ?? Number(wait.seconds) * 1_000 + wait.nanos / 1e6;
     const endMs = performance.now() + limitMs;
-    // Each attempt waits for what is left, so that attempts do not add up. The key is compared without it.
+    // Each attempt waits only for the remaining time. The server ignores `wait` when it compares requests.
     const attempt = () => ({ ...request, wait: duration(Math.max(0, endMs - performance.now())) });
     return this.connection.unary(Chat.method.createReply, attempt, {
       timeoutMs: limitMs + ANSWER_MS,
@@ -121,14 +115,17 @@ export class Client extends Calls implements Disposable {
     });
   }
 
-  /** What came after an event, waiting up to `waitMs` for a first one. Its `afterSequence` is the next cursor. */
+  /**
+   * Returns the chunks after `afterSequence`; waits up to `waitMs` for the first. The response's `afterSequence` is the
+   * cursor for the next poll.
+   */
   poll(replyId: string, options: PollOptions = {}): Promise<PollReplyResponse> {
     const { afterSequence = 0, waitMs = POLL_WAIT_MS, gatherMs, reasoning = false, signal } = options;
     const request = { replyId, afterSequence, wait: duration(waitMs), gather: duration(gatherMs), reasoning };
     return this.connection.unary(Chat.method.pollReply, request, { timeoutMs: waitMs + ANSWER_MS, signal });
   }
 
-  /** Polls until the terminal chunk has come, and yields each answer, empty ones too. */
+  /** Polls until the terminal chunk and yields each response, including empty ones. */
   async *polls(
     replyId: string,
     options: PollOptions = {},
@@ -143,8 +140,8 @@ export class Client extends Calls implements Disposable {
   }
 
   /**
-   * Stops a reply and returns it with what it had written. Throws `ReplyNotFound` for a `requestId` that the server does
-   * not know yet: it will be accepted as cancelled.
+   * Cancels a reply and returns it with its partial text. Throws `ReplyNotFound` for a `requestId` that the server has
+   * not received yet; it will then accept the request as cancelled.
    */
   async cancel(
     target: CancelTarget,
@@ -154,6 +151,24 @@ export class Client extends Calls implements Disposable {
     if (!named.case) throw new TypeError("name one of replyId, requestId and conversationId");
     const request = create(CancelRequestSchema, { reason, target: named });
     return await this.connection.unary(Chat.method.cancel, request, { signal });
+  }
+
+  /** Returns the current state of the reply. */
+  async getReply(replyId: string, { signal }: CallOptions = {}): Promise<Reply> {
+    const request = { replyId };
+    return await this.connection.unary(Chat.method.getReply, request, { signal });
+  }
+
+  /** Returns the models that the caller may use. */
+  async models({ signal }: CallOptions = {}): Promise<Model[]> {
+    const request = {};
+    return (await this.connection.unary(Catalog.method.listModels, request, { signal })).models;
+  }
+
+  /** Returns the caller's limits and their current use. */
+  async quotas({ signal }: CallOptions = {}): Promise<Quota[]> {
+    const request = {};
+    return (await this.connection.unary(Catalog.method.getQuota, request, { signal })).quotas;
   }
 }
 

@@ -1,4 +1,4 @@
-/** A wire with the identity of a caller, and unary calls over it that try again by themselves. */
+/** A wire with the caller's identity, and unary calls with retries. */
 
 import { Metadata } from "@grpc/grpc-js";
 import type { DescMessage, MessageInitShape, MessageShape } from "@bufbuild/protobuf";
@@ -10,12 +10,12 @@ import { isCut } from "./status.js";
 import type { Wire } from "./wire.js";
 
 export interface CallOptions {
-  /** Ends the call, which then rejects with the signal's reason. */
+  /** Aborts the call, which then rejects with the signal's reason. */
   signal?: AbortSignal | undefined;
 }
 
 export interface UnaryOptions extends CallOptions {
-  /** Of one attempt; 0 is no limit. */
+  /** Limit of one attempt; 0 is no limit. */
   readonly timeoutMs?: number | undefined;
   readonly repeatable?: boolean | undefined;
 }
@@ -30,12 +30,12 @@ export class Connection {
     for (const [key, value] of Object.entries(headersOf(settings))) this.#metadata.set(key, value);
   }
 
-  /** The same wire, for another end user. */
+  /** Returns a connection for another end user over the same wire. */
   actingFor(endUser: string): Connection {
     return new Connection(this.wire, { ...this.settings, endUser });
   }
 
-  /** Starts a call. Whoever starts it reads it to its end, or cancels it. */
+  /** Starts a call. The caller must read it to its end or cancel it. */
   start<I extends DescMessage, O extends DescMessage>(
     method: Method<I, O>,
     request: MessageInitShape<I>,
@@ -45,8 +45,8 @@ export class Connection {
   }
 
   /**
-   * Calls once, or, where `repeatable`, again after each cut for as long as the backoff allows. A `request` that is a
-   * function is asked for each attempt's request. Throws a ParleyError, or the signal's reason.
+   * Calls once; if `repeatable`, again after each cut until the backoff stops it. A `request` that is a function
+   * returns the request of each attempt. Throws a ParleyError, or the signal's reason.
    */
   async unary<I extends DescMessage, O extends DescMessage>(
     method: Method<I, O>,

@@ -1,29 +1,30 @@
-/** What protobuf has no plain JavaScript for. */
+/** Conversions from plain JavaScript values to fields of messages. They throw TypeError for wrong values. */
 
 import { durationFromMs, type Duration } from "@bufbuild/protobuf/wkt";
 
-/** To the millisecond. */
+/** Returns a protobuf duration, rounded to milliseconds. */
 export function duration(ms: number | undefined): Duration | undefined {
   return ms === undefined ? undefined : durationFromMs(Math.round(ms));
 }
 
-/** A list of one's own. JavaScript callers have no compiler: a string would be taken letter by letter. */
+/** Copies a list. The check is for callers without TypeScript: a string would be split into letters. */
 export function list<T>(name: string, values: readonly T[] | undefined): T[] {
-  if (values !== undefined && !Array.isArray(values)) throw new TypeError(`${name}: a list is meant`);
+  if (values !== undefined && !Array.isArray(values))
+    throw new TypeError(`${name}: must be a list, not a single value`);
   return values ? [...values] : [];
 }
 
-/** What a name stands for. */
+/** Returns the enum value of a name. */
 export function choice<T>(
   name: string,
   value: string | undefined,
   of: Readonly<Record<string, T>>,
 ): T | undefined {
   if (value === undefined || value in of) return of[value ?? ""];
-  throw new TypeError(`${name}: ${Object.keys(of).join(" or ")} is meant, not ${value}`);
+  throw new TypeError(`${name}: must be ${Object.keys(of).join(" or ")}, not ${value}`);
 }
 
-/** Which of these a caller has named: at most one. */
+/** Returns the one field that is set as a oneof; throws if several are. */
 export function oneOf<K extends string>(fields: { readonly [name in K]?: string | undefined }) {
   const names = (Object.keys(fields) as K[]).filter((name) => fields[name]);
   if (names.length > 1) throw new TypeError(`${names.join(" and ")} exclude each other`);
@@ -31,7 +32,7 @@ export function oneOf<K extends string>(fields: { readonly [name in K]?: string 
   return name ? { case: name, value: fields[name]! } : { case: undefined };
 }
 
-/** A message, where anything is in it. */
+/** Returns the fields, or undefined if none is set. */
 export function whole<T extends object>(fields: T): T | undefined {
   return Object.values(fields).some((value) => value !== undefined) ? fields : undefined;
 }

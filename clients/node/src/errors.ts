@@ -1,34 +1,69 @@
-// Generated from protos/parley/v1/errors.proto by tools/clients. Do not edit: `make gen`.
 /**
- * Every way in which a call or a reply can fail.
+ * The errors of the client, one class per kind of failure.
  *
  *     ParleyError                     reason, code, message, retryable, retryAfterMs, metadata
- *     ├── InvalidRequest              the request is wrong: fix it
+ *     ├── InvalidRequest              the request is wrong; correct it before sending it again
  *     │   └── UnsupportedInput, ContextTooLarge, InputTooLarge
  *     ├── Unauthenticated, Forbidden
  *     ├── NotFound
  *     │   └── ConversationNotFound, MessageNotFound, ReplyNotFound, ModelNotFound, ProviderNotFound, ImageNotFound
  *     ├── AlreadyExists
  *     │   └── RequestIdReused, ConversationExists
- *     ├── ReplyInProgress             `replyId` is the one that runs
- *     ├── EtagMismatch                read again, then change
+ *     ├── ReplyInProgress             `replyId` is the running reply
+ *     ├── EtagMismatch                read the resource again, then update it
  *     ├── LimitExceeded               wait `retryAfterMs`
  *     │   └── RateLimited, QuotaExceeded, TooManyReaders
- *     ├── NotConfigured               the server lacks what the call needs
- *     ├── Unavailable                 no answer from a server, though the client tried again
+ *     ├── NotConfigured               the server lacks a setting that the call needs
+ *     ├── Unavailable                 no answer from a server after all retries
  *     │   ├── Draining, Overloaded, StorageUnavailable
- *     │   └── ConnectionLost          the reply was accepted, then could not be followed: resume it later
- *     ├── DeadlineExceeded            the call's own time limit
- *     ├── ReplyFailed                 the reply was accepted, then failed: `text` is what it had written
- *     └── InternalError               a defect of the server; metadata `call_id` finds it in its logs
+ *     │   └── ConnectionLost          the stream of an accepted reply was lost; resume it later
+ *     ├── DeadlineExceeded            the call's time limit has passed
+ *     ├── ReplyFailed                 the reply was accepted, then failed; `text` is its partial text
+ *     └── InternalError               a defect of the server; metadata `call_id` is in its log lines
  *
- * What was aborted by an AbortSignal rejects with the signal's own reason instead.
+ * A call that an AbortSignal aborts rejects with the signal's reason instead.
  */
 
-import { ParleyError, type Code, type ErrorFields, type Reason } from "./error.js";
+import type { status } from "@grpc/grpc-js";
+import type { ErrorReason } from "./gen/parley/v1/errors_pb.js";
 import type { Usage } from "./gen/parley/v1/resources_pb.js";
 
-export { ParleyError, type Code, type ErrorFields, type Reason };
+/** The name of a gRPC status code. */
+export type Code = keyof typeof status;
+
+/** The name of an `ErrorReason`; UNKNOWN_<number> if the client does not have it. */
+export type Reason = Exclude<keyof typeof ErrorReason, "UNSPECIFIED"> | `UNKNOWN_${number}`;
+
+export interface ErrorFields {
+  readonly reason?: Reason | "" | undefined;
+  readonly code: Code;
+  readonly retryable?: boolean | undefined;
+  readonly retryAfterMs?: number | undefined;
+  readonly metadata?: Readonly<Record<string, string>> | undefined;
+  readonly cause?: unknown;
+}
+
+/** Base class of all errors of the client. Its `message` can be shown to users. */
+export class ParleyError extends Error {
+  override readonly name: string = "ParleyError";
+  /** Empty if the error came from the transport and not from a Parley server. */
+  readonly reason: Reason | "";
+  readonly code: Code;
+  /** True if a new attempt may succeed. */
+  readonly retryable: boolean;
+  /** How long to wait before it, if the server sent it. */
+  readonly retryAfterMs: number | undefined;
+  readonly metadata: Readonly<Record<string, string>>;
+
+  constructor(message: string, fields: ErrorFields) {
+    super(message, fields.cause === undefined ? undefined : { cause: fields.cause });
+    this.reason = fields.reason ?? "";
+    this.code = fields.code;
+    this.retryable = fields.retryable ?? false;
+    this.retryAfterMs = fields.retryAfterMs;
+    this.metadata = fields.metadata ?? {};
+  }
+}
 
 /** The request breaks the contract. */
 export class InvalidRequest extends ParleyError {
@@ -60,7 +95,7 @@ export class Forbidden extends ParleyError {
   override readonly name = "Forbidden";
 }
 
-/** No such thing, or somebody else's. */
+/** No such resource, or it belongs to another user. */
 export class NotFound extends ParleyError {
   override readonly name: string = "NotFound";
 }
@@ -95,7 +130,7 @@ export class ImageNotFound extends NotFound {
   override readonly name = "ImageNotFound";
 }
 
-/** The key or id is taken. */
+/** The key or id is already in use. */
 export class AlreadyExists extends ParleyError {
   override readonly name: string = "AlreadyExists";
 }
@@ -105,7 +140,7 @@ export class RequestIdReused extends AlreadyExists {
   override readonly name = "RequestIdReused";
 }
 
-/** The chosen conversation id is taken. */
+/** The chosen conversation id is already in use. */
 export class ConversationExists extends AlreadyExists {
   override readonly name = "ConversationExists";
 }
@@ -114,7 +149,7 @@ export class ConversationExists extends AlreadyExists {
 export class ReplyInProgress extends ParleyError {
   override readonly name = "ReplyInProgress";
 
-  /** The reply that runs; empty where the server did not say. */
+  /** The id of the running reply; empty if the server did not send it. */
   get replyId(): string {
     return this.metadata["reply_id"] ?? "";
   }
@@ -125,7 +160,7 @@ export class EtagMismatch extends ParleyError {
   override readonly name = "EtagMismatch";
 }
 
-/** A limit of the caller is reached. */
+/** The caller has reached a limit. */
 export class LimitExceeded extends ParleyError {
   override readonly name: string = "LimitExceeded";
 }
@@ -145,12 +180,12 @@ export class TooManyReaders extends LimitExceeded {
   override readonly name = "TooManyReaders";
 }
 
-/** The server lacks what the call needs, such as an encryption key. */
+/** The server lacks a setting that the call needs, such as an encryption key. */
 export class NotConfigured extends ParleyError {
   override readonly name = "NotConfigured";
 }
 
-/** No server could be reached, or it took no calls, for as long as the client's backoff allowed. */
+/** No server could be reached, or none accepted the call, until the client's backoff expired. */
 export class Unavailable extends ParleyError {
   override readonly name: string = "Unavailable";
 }
@@ -171,16 +206,16 @@ export class StorageUnavailable extends Unavailable {
 }
 
 /**
- * A reply could no longer be followed; it may still be running. To resume it after `sequence` goes on where
- * `text` ends.
+ * The client could not reconnect to the stream of an accepted reply, which may still be running.
+ *
+ * `client.resume(replyId, { afterSequence: sequence })` continues where `text` ends.
  */
 export class ConnectionLost extends Unavailable {
   override readonly name = "ConnectionLost";
-  /** The reply, to resume. */
   readonly replyId: string;
-  /** The cursor, to resume after. */
+  /** The cursor: the sequence of the last chunk that was read. */
   readonly sequence: number;
-  /** The answer as far as it was read. */
+  /** The text that was read. */
   readonly text: string;
 
   constructor(
@@ -204,18 +239,19 @@ export class DeadlineExceeded extends ParleyError {
 }
 
 /**
- * The reply was accepted and then failed. Where `retryable`, a new request with `replaceMessageId` set to
- * `messageId` and no text tries again without repeating the user's message.
+ * The reply was accepted and then failed.
+ *
+ * If `retryable`, a new request without text and with `replaceMessageId` set to `messageId` generates the answer again
+ * without repeating the user's message.
  */
 export class ReplyFailed extends ParleyError {
   override readonly name = "ReplyFailed";
-  /** What it had written. */
+  /** The partial text. */
   readonly text: string;
-  /** The reply. */
   readonly replyId: string;
-  /** The message that would have held the answer. */
+  /** The message for the answer. */
   readonly messageId: string;
-  /** What the provider had counted, or an estimate. */
+  /** The usage that the provider reported, or an estimate. */
   readonly usage: Usage | undefined;
 
   constructor(
@@ -279,7 +315,7 @@ export const BY_REASON: Readonly<Partial<Record<string, ErrorClass>>> = {
   INTERNAL: InternalError,
 };
 
-/** The class of each status code that has one, for what comes without a reason, or with one that is newer. */
+/** The class of each status code, for errors without a reason or with an unknown one. */
 export const BY_CODE: Readonly<Partial<Record<Code, ErrorClass>>> = {
   INVALID_ARGUMENT: InvalidRequest,
   UNAUTHENTICATED: Unauthenticated,

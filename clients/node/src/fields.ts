@@ -1,5 +1,4 @@
-// Generated from protos/parley/v1/chat.proto by tools/clients. Do not edit: `make gen`.
-/** What to answer, in which conversation, and how. */
+/** The fields of a `ReplyRequest` as plain JavaScript values, and their conversion. */
 
 import type { MessageInitShape } from "@bufbuild/protobuf";
 import { choice, duration, list, oneOf, whole } from "./convert.js";
@@ -14,7 +13,7 @@ import type { ConversationSchema, ImageSchema, MessageSchema } from "./gen/parle
 
 export type ImageSource = Uint8Array | string | MessageInitShape<typeof ImageSchema>;
 
-/** The fields of a `ReplyRequest`, flat; `Ms` is in milliseconds. */
+/** The fields of a `ReplyRequest`, without nesting. Names that end in `Ms` are in milliseconds. */
 export interface ReplyFields {
   /**
    * Idempotency key, unique within tenant and end user for 24 hours, at most 128 characters. The same key
@@ -35,7 +34,7 @@ export interface ReplyFields {
    * `replaceMessageId`.
    */
   input?: readonly MessageInitShape<typeof MessageSchema>[] | undefined;
-  /** Images that go with `text` as one message: bytes, whose kind is read off them, https URLs, or messages. */
+  /** Images, sent with `text` as one message: bytes (PNG, JPEG, WebP or GIF), https URLs, or `Image` messages. */
   images?: readonly ImageSource[] | undefined;
   /**
    * After this message: a fork. The partial text of a failed reply is part of prompts only if it is named
@@ -86,7 +85,7 @@ export interface ReplyFields {
    * Default 15 s, 1 s to 60 s.
    */
   heartbeatMs?: number | undefined;
-  /** Whether reasoning chunks are sent. */
+  /** True: reasoning is streamed, too. */
   reasoning?: boolean | undefined;
   /** The caller's own labels, stored with the reply. At most 16; keys and values have at most 64 characters. */
   labels?: Readonly<Record<string, string>> | undefined;
@@ -102,7 +101,7 @@ const ON_DISCONNECT = {
   cancel: DisconnectPolicy.CANCEL,
 };
 
-/** The request that they stand for, but for its images. Throws TypeError. */
+/** Returns the request of these fields without `images`. Throws TypeError for wrong values. */
 export function requestOf(fields: ReplyFields): MessageInitShape<typeof ReplyRequestSchema> {
   return {
     requestId: fields.requestId,

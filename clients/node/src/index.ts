@@ -1,13 +1,7 @@
-/** Node client of Parley. What is not named here is private; `@parley/client/v1` has the messages of the contract. */
+/** Node client of Parley. Its public API; `@parley/client/v1` has the generated messages. */
 
 export type { Backoff } from "./backoff.js";
-export {
-  Client,
-  type CancelTarget,
-  type ClientOptions,
-  type PollOptions,
-  type ResumeOptions,
-} from "./client.js";
+export { Client, type CancelTarget, type PollOptions, type ResumeOptions } from "./client.js";
 export type { CallOptions } from "./connection.js";
 export * from "./errors.js";
 export type {
@@ -24,6 +18,7 @@ export type {
   UsageUpdate,
 } from "./events.js";
 export type { ImageSource, ReplyFields } from "./fields.js";
-export type { ConversationField, Conversations } from "./services.js";
+export type { ConversationField, Conversations } from "./conversations.js";
 export type { ReplyStream } from "./stream.js";
+export type { ClientOptions } from "./settings.js";
 export type { TlsOptions } from "./wire.js";

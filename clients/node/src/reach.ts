@@ -1,13 +1,13 @@
-/** Whether a client has ever reached a server, and how its errors say that it cannot. */
+/** Detects whether a client has ever reached a server, and words the errors of unreachable servers. */
 
 import { connectivityState, type Channel } from "@grpc/grpc-js";
-import { ParleyError, type Code } from "./error.js";
+import { ParleyError, type Code } from "./errors.js";
 import { unavailable } from "./status.js";
 
-// The codes of a call that has got no answer.
+// The codes of a call without an answer from a server.
 const OF_TRANSPORT: readonly Code[] = ["UNAVAILABLE", "DEADLINE_EXCEEDED", "CANCELLED"];
 
-/** Of one wire; shared by all clients that use it. */
+/** The state of one wire, shared by all clients that use it. */
 export class Reach {
   reached = false;
 
@@ -16,13 +16,13 @@ export class Reach {
     private readonly tls: boolean,
   ) {}
 
-  /** The error of a call that has ended over this channel: that no server is there, in place of the transport's words. */
+  /** Replaces an error of the transport by one that names the server's address; returns other errors unchanged. */
   explain(error: ParleyError, channel: Channel): ParleyError {
     const ofTransport = error.reason === "" && OF_TRANSPORT.includes(error.code);
     if (!ofTransport) this.reached = true;
     const state = channel.getConnectivityState(false);
-    // A channel whose connection was lost goes idle; one that could not connect does not. But a short time limit may
-    // have passed before it has tried to.
+    // A channel becomes idle when its connection is lost, but not when it could not connect. Only UNAVAILABLE shows
+    // that it has tried: a short time limit may have passed before.
     this.reached ||= state === connectivityState.READY;
     this.reached ||= state === connectivityState.IDLE && error.code === "UNAVAILABLE";
     if (!ofTransport || (this.reached && error.code !== "UNAVAILABLE")) return error;

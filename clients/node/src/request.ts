@@ -1,4 +1,4 @@
-/** Builds a `ReplyRequest` from what a caller writes. No I/O. */
+/** Builds a `ReplyRequest` from text or fields. */
 
 import { randomUUID } from "node:crypto";
 import { clone, create, isMessage, type MessageInitShape } from "@bufbuild/protobuf";
@@ -12,7 +12,7 @@ import {
 } from "./gen/parley/v1/chat_pb.js";
 import { MessageSchema, Role, type ImageSchema } from "./gen/parley/v1/resources_pb.js";
 
-/** A request of its own, with a `requestId`, so that it may be sent any number of times. Throws TypeError. */
+/** Returns a new request with a `requestId`, so that it can be retried. Throws TypeError for wrong values. */
 export function buildRequest(message: string | ReplyFields | ReplyRequest): ReplyRequest {
   const request = isMessage(message, ReplyRequestSchema)
     ? clone(ReplyRequestSchema, message)
@@ -50,5 +50,5 @@ function mimeType(content: Uint8Array): string {
   if (head.startsWith("\xff\xd8\xff")) return "image/jpeg";
   if (head.startsWith("GIF8")) return "image/gif";
   if (head.startsWith("RIFF") && head.endsWith("WEBP")) return "image/webp";
-  throw new TypeError("images: neither PNG, JPEG, WebP nor GIF");
+  throw new TypeError("images: must be PNG, JPEG, WebP or GIF");
 }

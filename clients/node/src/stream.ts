@@ -1,7 +1,8 @@
 /**
- * One reply as a stream of events that survives cuts: what a reader of the iterator cannot see is that calls end.
+ * The events of one reply as an iterator that reconnects after cuts.
  *
- * It reads from the network only as its own reader asks, so that a slow reader costs no memory here.
+ * It reads from the network only when the next event is requested, so that a slow reader needs little memory in the
+ * client.
  */
 
 import { create, type DescMessage } from "@bufbuild/protobuf";
@@ -9,7 +10,7 @@ import { Patience } from "./backoff.js";
 import type { Call } from "./call.js";
 import type { Connection } from "./connection.js";
 import { ConnectionLost, NotFound, ParleyError, TooManyReaders } from "./errors.js";
-import type { ReplyEvent } from "./events.js";
+import type { Finished, ReplyEvent, ToolCall } from "./events.js";
 import {
   CancelRequestSchema,
   Chat,
@@ -21,31 +22,29 @@ import {
 import type { Reply } from "./gen/parley/v1/resources_pb.js";
 import { endsReply, isCut, unavailable } from "./status.js";
 import type { Transcript } from "./transcript.js";
-import { ReplyView } from "./view.js";
 
-// How long a call may take to say its status after its terminal chunk, before it is dropped.
-const FAREWELL_MS = 1_000;
+// How long to wait for the status of a call after its terminal chunk.
+const STATUS_WAIT_MS = 1_000;
 
 /**
  * An async iterator over the events of one reply, for one reader.
  *
- * After a cut it attaches again by itself, with the client's backoff. It ends after `finished`, and throws `ReplyFailed`
- * (with the partial text) for a reply that failed, `ConnectionLost` where it gave up after the reply was accepted, the
- * signal's reason where that was aborted, or another ParleyError where the request was refused. Leaving the loop
- * (`break`, `return`, `throw`), `close` and the signal end the call at once, and leave the reply to its `onDisconnect`.
- * Nothing is sent before the first `next`.
+ * After a cut it reconnects with the client's backoff. It ends after `finished`. It throws `ReplyFailed` (with the
+ * partial text) if the reply failed, `ConnectionLost` if it could not reconnect after the reply was accepted, the
+ * signal's reason if the signal was aborted, or another ParleyError if the request was refused. Leaving the loop
+ * (`break`, `return`, `throw`), `close` and the signal end the call at once; the request's `onDisconnect` decides
+ * whether the reply continues. The first `next` starts the call.
  */
-export class ReplyStream
-  extends ReplyView
-  implements AsyncIterableIterator<ReplyEvent, undefined>, AsyncDisposable
-{
+export class ReplyStream implements AsyncIterableIterator<ReplyEvent, undefined>, AsyncDisposable {
+  readonly #transcript: Transcript;
+  readonly #request: ReplyRequest | undefined;
   readonly #connection: Connection;
   readonly #options: StreamOptions;
   readonly #signal: AbortSignal | undefined;
   readonly #patience: Patience;
   readonly #events = this.#run();
   readonly #left = new AbortController();
-  /** Whether the reader left by its signal, and `next` owes it the signal's reason. */
+  /** True if the signal was aborted: `next` rejects with its reason. */
   #aborted = false;
   #call: Call<DescMessage, typeof TokenChunkSchema> | undefined;
   #pauseMs = 0;
@@ -58,11 +57,52 @@ export class ReplyStream
     options: StreamOptions,
     signal: AbortSignal | undefined,
   ) {
-    super(transcript, request);
+    this.#transcript = transcript;
+    this.#request = request;
     this.#connection = connection;
     this.#options = options;
     this.#signal = signal;
     this.#patience = new Patience(connection.settings.backoff);
+  }
+
+  /** The idempotency key of the request; empty for a stream from `resume`. */
+  get requestId(): string {
+    return this.#request?.requestId ?? "";
+  }
+
+  /** Empty until the reply is accepted. */
+  get replyId(): string {
+    return this.#transcript.replyId;
+  }
+
+  /** The reply's conversation; for a new conversation empty until the reply is accepted. */
+  get conversationId(): string {
+    return this.#transcript.accepted?.conversationId ?? this.#request?.conversationId ?? "";
+  }
+
+  /** The message for the answer; empty until the reply is accepted. */
+  get messageId(): string {
+    return this.#transcript.accepted?.messageId ?? "";
+  }
+
+  /** The cursor: the sequence of the last chunk that was read. */
+  get sequence(): number {
+    return this.#transcript.sequence;
+  }
+
+  /** The text that was read so far. */
+  get text(): string {
+    return this.#transcript.text;
+  }
+
+  /** The tool calls that were read so far, each with its joined arguments. */
+  get toolCalls(): readonly ToolCall[] {
+    return this.#transcript.toolCalls;
+  }
+
+  /** The last event, once it was read. */
+  get finished(): Finished | undefined {
+    return this.#transcript.finished;
   }
 
   [Symbol.asyncIterator](): this {
@@ -73,13 +113,13 @@ export class ReplyStream
     return this.#events.next();
   }
 
-  /** What leaving a `for await` calls. */
+  /** Called when a `for await` loop is left. */
   return(): Promise<IteratorResult<ReplyEvent, undefined>> {
     this.close();
     return this.#events.return(undefined);
   }
 
-  /** Ends the call, not the reply. The iterator then ends without an error, for one who waits for it too. */
+  /** Ends the call, not the reply. The iterator then ends without an error; a waiting `next` resolves. */
   close(): void {
     this.#signal?.removeEventListener("abort", this.#onAbort);
     this.#left.abort();
@@ -91,10 +131,10 @@ export class ReplyStream
   }
 
   /**
-   * Stops the reply on the server; the stream then ends with `finished`, its partial text kept.
+   * Cancels the reply on the server. The stream then ends with `finished`; the partial text is stored.
    *
-   * Returns the reply as it was stopped; undefined where the server has not seen the request yet, and will accept it as
-   * already cancelled.
+   * Returns the cancelled reply, or undefined if the server has not received the request yet; it will then accept the
+   * request as cancelled.
    */
   async cancel(
     reason = "",
@@ -118,13 +158,13 @@ export class ReplyStream
     if (signal?.aborted) this.#onAbort();
     else if (!this.#left.signal.aborted) signal?.addEventListener("abort", this.#onAbort);
     try {
-      while (!this.#left.signal.aborted && !this.transcript.ended) {
+      while (!this.#left.signal.aborted && !this.#transcript.ended) {
         const event = await this.#step();
         if (event) yield event;
       }
-      if (this.transcript.ended) await this.#farewell();
+      if (this.#transcript.ended) await this.#awaitStatus();
       else if (this.#aborted) throw signal?.reason;
-      if (this.transcript.failure) throw this.transcript.failure;
+      if (this.#transcript.failure) throw this.#transcript.failure;
       return undefined;
     } finally {
       this.close();
@@ -140,7 +180,7 @@ export class ReplyStream
       const chunk = await this.#call.read(this.#connection.settings.silenceMs);
       if (this.#left.signal.aborted) return undefined;
       if (chunk) return this.#apply(chunk);
-      throw unavailable("the stream ended without the reply's end");
+      throw unavailable("the stream ended before the end of the reply");
     } catch (error) {
       if (this.#left.signal.aborted) return undefined;
       this.#connection.wire.check();
@@ -153,8 +193,8 @@ export class ReplyStream
     const { attemptTimeoutMs } = this.#connection.settings;
     const { replyId, sequence: afterSequence } = this;
     this.#patience.tries();
-    if (this.request && !replyId) {
-      return this.#connection.start(Chat.method.streamReply, this.request, attemptTimeoutMs);
+    if (this.#request && !replyId) {
+      return this.#connection.start(Chat.method.streamReply, this.#request, attemptTimeoutMs);
     }
     const resume = { replyId, afterSequence, streamOptions: this.#options };
     return this.#connection.start(Chat.method.resumeReply, resume, attemptTimeoutMs);
@@ -162,8 +202,8 @@ export class ReplyStream
 
   #apply(chunk: TokenChunk): ReplyEvent | undefined {
     const before = this.sequence;
-    const event = this.transcript.apply(chunk);
-    // An `accepted` of a resume is no progress: a server that cuts right after it must not be asked for ever.
+    const event = this.#transcript.apply(chunk);
+    // A repeated `accepted` is not progress: a server that always cuts after it would be retried forever.
     if (this.sequence > before || event?.type === "accepted" || chunk.event.case === "heartbeat") {
       this.#patience.progressed();
     }
@@ -179,7 +219,7 @@ export class ReplyStream
       this.#pauseMs = delayMs;
       return { type: "reconnecting", attempt: this.#patience.attempts, delayMs, error };
     }
-    if (!again || !this.transcript.accepted) throw error;
+    if (!again || !this.#transcript.accepted) throw error;
     const { reason, code, message } = error;
     const { replyId, sequence, text } = this;
     throw new ConnectionLost(message, {
@@ -195,17 +235,17 @@ export class ReplyStream
 
   #mayAttachAgain(error: ParleyError): boolean {
     if (isCut(error) || (error.code === "DEADLINE_EXCEEDED" && error.reason === "")) return true;
-    // After acceptance, what says that the reply failed is not its end: that is the terminal chunk, still to be had.
-    // And the reader that was cut off may count as one of the reply's readers until its server has noticed.
-    return this.transcript.accepted !== undefined && (endsReply(error) || error instanceof TooManyReaders);
+    // After acceptance, a status that reports a failed reply was sent instead of the terminal chunk, which a new call
+    // reads. TooManyReaders may count the reader that was cut off, until its server has noticed the cut.
+    return this.#transcript.accepted !== undefined && (endsReply(error) || error instanceof TooManyReaders);
   }
 
-  /** The status repeats what the terminal chunk said; waiting for it spares the server a cancellation. */
-  async #farewell(): Promise<void> {
+  /** Waits for the status of the call, so that the server does not see a cancelled call. */
+  async #awaitStatus(): Promise<void> {
     try {
-      while (await this.#call?.read(FAREWELL_MS));
+      while (await this.#call?.read(STATUS_WAIT_MS));
     } catch {
-      // Whatever it is, the terminal chunk has said how the reply ended.
+      // The terminal chunk already had the end of the reply.
     }
   }
 

@@ -1,7 +1,7 @@
 /**
- * What is known of one reply: folds chunks into events, by sequence, so that nothing repeats and nothing is lost.
+ * Converts the chunks of one reply to events, and drops repeated chunks by their sequence.
  *
- * Pure: no I/O, no clock. It never throws for a chunk that it does not know.
+ * It uses no I/O and no clock, and ignores chunks of an unknown kind.
  */
 
 import { create } from "@bufbuild/protobuf";
@@ -15,8 +15,8 @@ import { fieldsOf } from "./status.js";
 /**
  * The text, the tool calls and the cursor of one reply.
  *
- * `sequence` is where a resume goes on. Content at or below it is dropped; a snapshot replaces what was there; the
- * first terminal chunk ends it, and nothing after that counts.
+ * `sequence` is the cursor of a resume. Content at or below it is dropped. A snapshot replaces all content. The first
+ * terminal chunk ends the reply; later chunks are dropped.
  */
 export class Transcript {
   text = "";
@@ -30,21 +30,21 @@ export class Transcript {
     public sequence = 0,
   ) {}
 
-  /** The tool calls so far, each with its arguments joined, by index. */
+  /** The tool calls so far by index, each with its joined arguments. */
   get toolCalls(): readonly ToolCall[] {
     return [...this.#toolCalls.values()].sort((a, b) => a.index - b.index);
   }
 
-  /** Whether the terminal chunk has come. */
+  /** True after the terminal chunk. */
   get ended(): boolean {
     return this.finished !== undefined || this.failure !== undefined;
   }
 
-  /** The event that this chunk means; undefined where it brings nothing new. A failure is kept in `failure`. */
+  /** Returns the event of a chunk; undefined if it has nothing new. The error of a failed reply is set in `failure`. */
   apply({ event, sequence, replyId }: chunks.TokenChunk): ReplyEvent | undefined {
     if (this.ended || event.case === "heartbeat" || event.case === "goAway") return undefined;
     if (event.case === "accepted") return this.#accept(event.value, replyId);
-    // A snapshot at the cursor may hold what a lost tail did not, and the terminal chunk may repeat its position.
+    // A snapshot at the cursor may contain text that was lost; the terminal chunk may have the cursor's sequence.
     const last = event.case === "finished" || event.case === "failed";
     const again = last || (event.case === "snapshot" && sequence === this.sequence);
     if (sequence <= this.sequence && !again) return undefined;
@@ -66,7 +66,7 @@ export class Transcript {
       case "failed":
         return this.#fail(event.value);
       default:
-        return undefined; // newer than this client
+        return undefined; // a kind that this client does not have
     }
   }
 
@@ -106,7 +106,7 @@ export class Transcript {
   }
 
   #finish({ reason, model, cancelReason, usage = create(UsageSchema) }: chunks.Finished): Finished {
-    // An enum is looked up by a number that may be newer than it.
+    // The number may be missing in this version of the enum.
     const known = (FinishReason[reason] as FinishName | undefined) ?? "OTHER";
     return (this.finished = { type: "finished", reason: known, text: this.text, model, cancelReason, usage });
   }

@@ -1,4 +1,4 @@
-/** One channel to a Parley server, and what is under way over it. */
+/** One channel to a Parley server, and its calls and pauses. */
 
 import {
   Channel,
@@ -17,19 +17,19 @@ const CHANNEL_OPTIONS: ChannelOptions = {
   "grpc.keepalive_time_ms": 30_000,
   "grpc.keepalive_timeout_ms": 10_000,
   "grpc.max_receive_message_length": 16 * 1024 * 1024,
-  // gRPC would hide an attempt, and it cannot resume: this client tries again itself.
+  // The client retries itself: gRPC hides its attempts and cannot resume a stream.
   "grpc.enable_retries": 0,
-  // Else the channel itself waits up to 2 minutes after a lost connection, whatever the client's own backoff says.
+  // The default of up to 2 minutes would override the client's own backoff.
   "grpc.initial_reconnect_backoff_ms": 100,
   "grpc.max_reconnect_backoff_ms": 5_000,
-  // Else clients of one process share connections, and none can close its own.
+  // By default the clients of a process share connections and cannot close them.
   "grpc.use_local_subchannel_pool": 1,
 };
 
-// grpc-js itself waits for a peer that neither refuses nor answers for as long as the kernel does.
+// grpc-js has no time limit for connecting: the one of the kernel would apply.
 const CONNECT_MS = 5_000;
 
-/** Certificates in PEM. Without `ca`, the roots that Node trusts; `cert` and `key` are the client's own (mTLS). */
+/** Certificates in PEM. The default of `ca` is Node's root certificates; `cert` and `key` are the client's (mTLS). */
 export interface TlsOptions {
   readonly ca?: Buffer | undefined;
   readonly cert?: Buffer | undefined;
@@ -42,7 +42,7 @@ export class Wire {
   readonly #newChannel: () => Channel;
   #channel: Channel;
   #connecting: NodeJS.Timeout | undefined;
-  /** What must be told when the client is closed: calls under way, and pauses between them. */
+  /** Functions that end the running calls and pauses when the client is closed. */
   readonly #open = new Set<() => void>();
 
   constructor(address: string, tls: boolean | TlsOptions, options: ChannelOptions) {
@@ -52,7 +52,7 @@ export class Wire {
     this.#channel = this.#newChannel();
   }
 
-  /** Ends every call, every pause, and the channel. */
+  /** Ends all calls and pauses, and closes the channel. */
   close(): void {
     if (this.#closed) return;
     this.#closed = true;
@@ -61,12 +61,12 @@ export class Wire {
     this.#channel.close();
   }
 
-  /** Throws where the client was closed. */
+  /** Throws `Unavailable` if the client was closed. */
   check(): void {
     if (this.#closed) throw unavailable("the client is closed", false);
   }
 
-  /** Starts a call. Whoever starts it reads it to its end, or cancels it. */
+  /** Starts a call. The caller must read it to its end or cancel it. */
   start<I extends DescMessage, O extends DescMessage>(
     method: Method<I, O>,
     request: MessageInitShape<I>,
@@ -86,7 +86,7 @@ export class Wire {
     return call;
   }
 
-  /** Waits; less where the client is closed or the signal aborted, which is for the caller to look at. */
+  /** Waits until `ms` have passed, the client is closed, or the signal is aborted. */
   pause(ms: number, signal: AbortSignal | undefined): Promise<void> {
     if (this.#closed || signal?.aborted) return Promise.resolve();
     return new Promise((resolve) => {
@@ -102,7 +102,7 @@ export class Wire {
     });
   }
 
-  /** Calls that wait for a connection that does not come about get a new one, as after a cut. */
+  /** Replaces a channel that is still connecting after `CONNECT_MS`; its calls fail and are retried. */
   #boundConnecting(): void {
     if (this.#connecting || this.#channel.getConnectivityState(false) === connectivityState.READY) return;
     this.#connecting = setTimeout(() => {

@@ -8,7 +8,7 @@ for (const [chance, expected] of [
   [0, [50, 100, 200, 400, 800, 1_600, 2_500, 2_500]],
   [1, [100, 200, 400, 800, 1_600, 3_200, 5_000, 5_000]],
 ] as const) {
-  test(`with chance ${chance} each delay is at its end of the step`, () => {
+  test(`with random ${chance} each delay is at that end of its range`, () => {
     const patience = new Patience(
       BACKOFF,
       () => 0,
@@ -22,7 +22,7 @@ for (const [chance, expected] of [
   });
 }
 
-test("it stays finite after thousands of failures", () => {
+test("the delay stays finite after thousands of failures", () => {
   const patience = new Patience(
     { ...BACKOFF, maxElapsedMs: Infinity },
     () => 0,
@@ -31,7 +31,7 @@ test("it stays finite after thousands of failures", () => {
   for (let i = 0; i < 5_000; i++) assert.ok(patience.failed()! <= 5_000);
 });
 
-test("it gives up after the time without progress", () => {
+test("retries stop after the time without progress", () => {
   let now = 0;
   const patience = new Patience(
     { ...BACKOFF, maxElapsedMs: 1_000 },
@@ -47,7 +47,7 @@ test("it gives up after the time without progress", () => {
   assert.equal(patience.attempts, 1);
 });
 
-test("the server's wait is a lower bound", () => {
+test("retryAfterMs is a lower bound of the delay", () => {
   const patience = new Patience(
     BACKOFF,
     () => 0,
@@ -57,7 +57,7 @@ test("the server's wait is a lower bound", () => {
   assert.equal(patience.failed(1), 200);
 });
 
-test("without a server that was ever reached it gives up after 5 seconds", () => {
+test("a client that never reached a server stops after 5 seconds", () => {
   let now = 0;
   const patience = new Patience(
     { ...BACKOFF, maxElapsedMs: Infinity },
@@ -72,6 +72,6 @@ test("without a server that was ever reached it gives up after 5 seconds", () =>
   assert.equal(patience.failed(0, true), 200);
 });
 
-test("zero patience never tries again", () => {
+test("a maxElapsedMs of zero disables retries", () => {
   assert.equal(new Patience({ ...BACKOFF, maxElapsedMs: 0 }).failed(), undefined);
 });

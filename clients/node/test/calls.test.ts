@@ -1,4 +1,4 @@
-/** Unary calls over a real socket: repeated where that is safe, typed errors, pages, identity. */
+/** Unary calls over a real socket: retries, typed errors, pages, identity. */
 
 import assert from "node:assert/strict";
 import { getEventListeners } from "node:events";
@@ -33,7 +33,7 @@ const BARE = new Abort("UNAVAILABLE");
 const REPLY = create(ReplySchema, { id: "reply-1", state: Reply_State.COMPLETED });
 const OPTIONS: ClientOptions = {
   apiKey: "key",
-  endUser: "ann",
+  endUser: "ada",
   backoff: { firstMs: 1, maxMs: 10, maxElapsedMs: 5_000 },
 };
 
@@ -62,7 +62,7 @@ scripted("every call carries the identity", async (server, client) => {
   await all(client.streamReply("Hi"));
   assert.equal(server.calls.length, 2);
   for (const { metadata } of server.calls) {
-    assert.deepEqual([metadata.get("authorization"), metadata.get("x-end-user")], [["Bearer key"], ["ann"]]);
+    assert.deepEqual([metadata.get("authorization"), metadata.get("x-end-user")], [["Bearer key"], ["ada"]]);
   }
 });
 
@@ -78,14 +78,14 @@ scripted("a client that acts for another end user shares the connection", async 
     [
       ["Bearer key", "ben"],
       ["Bearer key", "ben"],
-      ["Bearer key", "ann"],
+      ["Bearer key", "ada"],
     ],
   );
   other.close();
   await assert.rejects(client.getReply("reply-1"), /the client is closed/);
 });
 
-test("an end user that metadata cannot carry is refused", () => {
+test("an end user with characters that metadata cannot contain is rejected", () => {
   assert.throws(() => new Client("127.0.0.1:1", { endUser: "Zoë" }), /x-end-user/);
   using client = new Client("127.0.0.1:1");
   assert.throws(() => client.actingFor("Zoë"), /x-end-user/);

@@ -16,7 +16,7 @@ function ended(code: Code, trailer?: Buffer) {
   return errorOfStatus({ code: status[code], details: "bare", metadata });
 }
 
-test("every reason of the contract has a class of its own tree", () => {
+test("every reason of the contract has a class", () => {
   assert.equal(REASONS.length, 33);
   for (const reason of REASONS) {
     const error = errorOfProto(replyError("UNKNOWN", reason as "INTERNAL"));
@@ -27,7 +27,7 @@ test("every reason of the contract has a class of its own tree", () => {
   }
 });
 
-test("a refusal's trailer is read whole", () => {
+test("all fields of the error trailer are read", () => {
   const proto = replyError("RESOURCE_EXHAUSTED", "RATE_LIMITED", {
     retryable: true,
     retryAfterMs: 1_500,
@@ -48,25 +48,25 @@ test("a refusal's trailer is read whole", () => {
   );
 });
 
-test("a reason newer than this client is read by its code", () => {
+test("an unknown reason gives the class of its status code", () => {
   const error = errorOfProto({ ...replyError("NOT_FOUND", "INTERNAL"), reason: 99 as ErrorReason });
   assert.equal(error.constructor, errors.NotFound);
   assert.equal(error.reason, "UNKNOWN_99");
 });
 
-test("a trailer that makes no sense leaves the code", () => {
+test("an invalid trailer gives the class of the status code", () => {
   const error = ended("NOT_FOUND", Buffer.from([0xff, 0xff]));
   assert.equal(error.constructor, errors.NotFound);
   assert.deepEqual([error.reason, error.message], ["", "bare"]);
 });
 
-test("a reply in progress names the reply", () => {
+test("ReplyInProgress has the id of the running reply", () => {
   const error = errorOfProto(replyError("ABORTED", "REPLY_IN_PROGRESS", { metadata: { reply_id: "r" } }));
   assert.ok(error instanceof errors.ReplyInProgress);
   assert.equal(error.replyId, "r");
 });
 
-test("what is a cut, and what ends a reply", () => {
+test("which errors are retried, and which end a reply", () => {
   const cuts = (["UNAVAILABLE", "CANCELLED", "INTERNAL", "UNKNOWN"] as const).map((code) => ended(code));
   assert.ok(cuts.every(isCut));
   assert.ok(isCut(errorOfProto(replyError("UNAVAILABLE", "DRAINING"))));

@@ -1,4 +1,4 @@
-/** Where no server is: the client says so at once, gives up after 5 seconds, and does not show the transport's words. */
+/** Without a server: the client reports it at once, stops after 5 seconds, and words the error itself. */
 
 import assert from "node:assert/strict";
 import { once } from "node:events";
@@ -13,7 +13,7 @@ const UNKNOWN = "parley.invalid:50051";
 const sentence = (address: string): string =>
   `no Parley server at ${address}; start one with \`parley serve\``;
 
-/** The address of nobody, or of somebody who takes connections and never says a word. */
+/** An address without a server, or with a peer that accepts connections and sends nothing. */
 async function nobody(how: "refused" | "silent", body: (address: string) => Promise<void>): Promise<void> {
   const sockets: Socket[] = [];
   const server = createServer((socket) => sockets.push(socket)).listen(0, "127.0.0.1");
@@ -40,33 +40,33 @@ async function gaveUp(stream: ReplyStream, address: string): Promise<number> {
   return told.length;
 }
 
-test("a stream says so at once, and gives up after 5 seconds", async () => {
+test("a stream reports a missing server at once and stops after 5 seconds", async () => {
   await nobody("refused", async (address) => {
     using client = new Client(address, { backoff: FOR_EVER });
     assert.ok((await gaveUp(client.streamReply("Hi"), address)) >= 3);
   });
 });
 
-test("a name that does not resolve is no server either", async () => {
+test("a name that does not resolve is reported as a missing server", async () => {
   using client = new Client(UNKNOWN, { backoff: FOR_EVER });
   await gaveUp(client.streamReply("Hi"), UNKNOWN);
 });
 
-test("a call gives up after 5 seconds", async () => {
+test("a call stops after 5 seconds", async () => {
   await nobody("refused", async (address) => {
     using client = new Client(address, { backoff: FOR_EVER });
     await assert.rejects(client.models(), { name: "Unavailable", message: sentence(address) });
   });
 });
 
-test("a peer that says nothing is no server either", async () => {
+test("a peer that sends nothing is reported as a missing server", async () => {
   await nobody("silent", async (address) => {
     using client = new Client(address, { backoff: FOR_EVER, callTimeoutMs: 60_000 });
     await assert.rejects(client.models(), { name: "Unavailable", message: sentence(address) });
   });
 });
 
-test("with TLS it names the certificate", async () => {
+test("with TLS the error mentions the certificate", async () => {
   await nobody("refused", async (address) => {
     using client = new Client(address, { tls: true, backoff: { maxElapsedMs: 0 } });
     await assert.rejects(client.models(), {
@@ -75,7 +75,7 @@ test("with TLS it names the certificate", async () => {
   });
 });
 
-test("a server that was reached before is waited for longer, and named when it is given up", async () => {
+test("a server that was reached before gets the whole backoff, and the error has its address", async () => {
   const server = await Scripted.start();
   const { address } = server;
   server.log = [text(1, "Hello"), finished(2)];

@@ -1,4 +1,4 @@
-/** A real Parley server in a process of its own. */
+/** A real Parley server in its own process. */
 
 import { spawn, type ChildProcess } from "node:child_process";
 import { once } from "node:events";
@@ -13,7 +13,7 @@ import { fileURLToPath } from "node:url";
 export const ROOT = fileURLToPath(new URL("../../", import.meta.url));
 const BIN = process.env["PARLEY_BIN"] ?? join(ROOT, "../../.venv/bin/parley");
 
-/** Its database outlives a `kill`, so that `start` again is the same server. */
+/** The database remains after `kill`; `start` starts the same server again. */
 export class Parley implements AsyncDisposable {
   #process: ChildProcess | undefined;
   readonly #folder = mkdtempSync(join(tmpdir(), "parley-node-"));
@@ -59,7 +59,7 @@ export class Parley implements AsyncDisposable {
     });
   }
 
-  /** As a machine that loses its power. */
+  /** Ends the process with SIGKILL. */
   async kill(signal: NodeJS.Signals = "SIGKILL"): Promise<void> {
     const child = this.#process;
     this.#process = undefined;
@@ -83,7 +83,7 @@ async function freePort(): Promise<number> {
   return port;
 }
 
-/** What the scripted model is told to say. */
+/** A script for the scripted model. */
 export function script(fields: Record<string, unknown>): string {
   return `/script ${JSON.stringify(fields)}`;
 }

@@ -1,4 +1,4 @@
-/** The conformance player speaks its protocol; what it is told to do is the runner's business. */
+/** The protocol of the conformance player. */
 
 import assert from "node:assert/strict";
 import { spawn } from "node:child_process";
@@ -55,7 +55,7 @@ let parley: Parley;
 before(async () => (parley = await Parley.start()));
 after(() => parley[Symbol.asyncDispose]());
 
-test("a whole session leaves nothing open", async () => {
+test("nothing remains open after a session", async () => {
   const player = new Player();
   assert.deepEqual(((await player.ask({ id: "idle", op: "stats" })) as { open: unknown }).open, {
     sockets: 0,
@@ -92,7 +92,7 @@ test("a whole session leaves nothing open", async () => {
   assert.equal((await player.hear("u", "error"))["kind"], "Usage");
   player.send({ id: "cc", op: "close_client", name: "a" });
   await player.hear("cc", "closed");
-  // The farewell to the server is under way for a moment.
+  // The end of the call reaches the server a moment later.
   for (let i = 0; ; i++) {
     const { open } = (await player.ask({ id: `end${i}`, op: "stats" })) as { open: unknown };
     if (JSON.stringify(open) === '{"sockets":0}') break;
@@ -102,7 +102,7 @@ test("a whole session leaves nothing open", async () => {
   assert.deepEqual(await player.exited, [0, null]);
 });
 
-test("the end of its input ends it, and a command that it cannot read ends it with status 2", async () => {
+test("it exits with 0 at the end of its input, and with 2 after an invalid command", async () => {
   const player = new Player();
   player.end();
   assert.deepEqual(await player.exited, [0, null]);

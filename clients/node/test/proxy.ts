@@ -1,10 +1,10 @@
-/** A wire that a test can cut and stall, between a client and a server on loopback. It changes no byte and no order. */
+/** A TCP proxy that a test can cut and stall. It forwards all bytes in order. */
 
 import { once } from "node:events";
 import { connect, createServer, type AddressInfo, type Server, type Socket } from "node:net";
 
 export class Proxy implements AsyncDisposable {
-  /** Bytes that have come from the server. */
+  /** Bytes received from the server. */
   received = 0;
   accepted = 0;
   #stalled = false;
@@ -31,17 +31,17 @@ export class Proxy implements AsyncDisposable {
     return `127.0.0.1:${(this.#server.address() as AddressInfo).port}`;
   }
 
-  /** Connections that are open. */
+  /** The open connections. */
   get open(): number {
     return this.#sockets.size / 2;
   }
 
-  /** Resets every connection, as a dying machine or load balancer does; new ones are welcome. */
+  /** Resets all connections. New ones are accepted. */
   cut(): void {
     for (const socket of this.#sockets) reset(socket);
   }
 
-  /** Goes on taking connections and data, and forwards nothing. What comes is lost, so end with `cut`. */
+  /** Accepts connections and data but forwards nothing. The data is lost, so call `cut` afterwards. */
   stall(stalled = true): void {
     this.#stalled = stalled;
   }
@@ -71,7 +71,7 @@ export class Proxy implements AsyncDisposable {
   }
 }
 
-/** A socket that is shutting down cannot be reset: Node 20 would leak it, and spin for ever as the process ends. */
+/** A socket that is shutting down must not be reset: Node 20 leaks it and hangs at the end of the process. */
 function reset(socket: Socket): void {
   if (socket.writableEnded) socket.destroy();
   else socket.resetAndDestroy();

@@ -7,7 +7,7 @@ import { ConcurrencyPolicy, DisconnectPolicy, ReplyRequestSchema, Role } from ".
 
 const PNG = Buffer.from("\x89PNG\r\n\x1a\n....", "latin1");
 
-test("every field lands where it belongs", () => {
+test("every field is set in the request", () => {
   const fields: Required<Omit<ReplyFields, "images" | "input" | "afterMessageId">> = {
     text: "Hi",
     requestId: "r",
@@ -54,7 +54,7 @@ test("every field lands where it belongs", () => {
   assert.equal(buildRequest({ text: "Hi" }).streamOptions, undefined);
 });
 
-test("images go with the text as one message", () => {
+test("images and text become one message", () => {
   const images = [PNG, "https://example.com/a.png", { source: { case: "imageId", value: "i" } }] as const;
   const request = buildRequest({ text: "See", images, requestId: "r" });
   const expected = create(ReplyRequestSchema, {
@@ -84,14 +84,14 @@ test("images go with the text as one message", () => {
   assert.ok(equals(ReplyRequestSchema, request, expected));
 });
 
-test("a given request is copied and its key kept", () => {
+test("a given request is copied with its requestId", () => {
   const given = create(ReplyRequestSchema, { text: "Hi", requestId: "r" });
   const built = buildRequest(given);
   assert.deepEqual(built, given);
   assert.notEqual(built, given);
 });
 
-test("each request without a key gets its own", () => {
+test("each request without a requestId gets a new one", () => {
   const [first, second] = [buildRequest("Hi"), buildRequest("Hi")];
   assert.match(first.requestId, /^[0-9a-f-]{36}$/);
   assert.notEqual(first.requestId, second.requestId);
@@ -105,7 +105,7 @@ for (const fields of [
   { fallbackModels: "cheap" },
   { afterMessageId: "a", replaceMessageId: "b" },
 ]) {
-  test(`what cannot be meant is refused here: ${Object.keys(fields).join(", ")}`, () => {
+  test(`wrong values throw: ${Object.keys(fields).join(", ")}`, () => {
     assert.throws(() => buildRequest(fields as ReplyFields), TypeError);
   });
 }

@@ -1,4 +1,4 @@
-/** A real gRPC server whose answers a test writes down: logs that are cut, refusals, silence; and a proxy to break. */
+/** A gRPC server with scripted answers (cut logs, refusals, silence), and a proxy in front of it. */
 
 import { once } from "node:events";
 import { setImmediate } from "node:timers/promises";
@@ -59,7 +59,7 @@ export function text(sequence: number, piece: string): TokenChunk {
   return chunk(sequence, { case: "text", value: piece });
 }
 
-/** Pieces numbered from 1. */
+/** Text chunks, numbered from 1. */
 export function texts(...pieces: string[]): TokenChunk[] {
   return pieces.map((piece, i) => text(i + 1, piece));
 }
@@ -93,7 +93,7 @@ export function replyError(
   });
 }
 
-/** A step: end the call with this status, bare or with Parley's trailer. */
+/** A step: end the call with this status, with or without Parley's trailer. */
 export class Abort {
   constructor(
     readonly code: Code,
@@ -101,18 +101,18 @@ export class Abort {
   ) {}
 }
 
-/** A status as Parley sends it. */
+/** A status with the trailer of Parley. */
 export function refusal(...args: Parameters<typeof replyError>): Abort {
   return new Abort(args[0], replyError(...args));
 }
 
-/** A step: the response headers and nothing else. */
+/** A step: send only the response headers. */
 export const HEADERS = Symbol("headers");
-/** A step: the connection breaks under the call. */
+/** A step: break the connection. */
 export const BREAK = Symbol("break");
 /** A step: end the stream with status OK. */
 export const END = Symbol("end");
-/** A step: go on once the promise is settled; `HANG` never is. */
+/** A step: continue once the promise is settled; `HANG` is never settled. */
 export type Step = TokenChunk | Abort | Promise<void> | typeof HEADERS | typeof BREAK | typeof END;
 export const HANG = new Promise<void>(() => {});
 
@@ -122,7 +122,7 @@ export interface Seen {
   readonly metadata: Metadata;
   readonly cancelled: Promise<void>;
   isCancelled: boolean;
-  /** Whether the server itself has ended it. */
+  /** Whether the server has ended it. */
   ended: boolean;
   written: number;
 }
@@ -130,9 +130,9 @@ export interface Seen {
 type Answer = MessageInitShape<DescMethod["output"]> | Abort;
 
 /**
- * Answers each stream call by the next of `scripts`, or else from `log`, with the next of `cuts` (after so many chunks,
- * counted with `accepted`, this happens). `unary` holds the answers of unary calls by method, of which the last one stays, or
- * a function of the request.
+ * Answers each stream call with the next of `scripts`, or else from `log` with the next of `cuts` (a step after this many
+ * chunks, including `accepted`). `unary` has the answers of unary calls by method, of which the last one is repeated, or a
+ * function of the request.
  */
 export class Scripted implements AsyncDisposable {
   readonly calls: Seen[] = [];
@@ -203,7 +203,7 @@ export class Scripted implements AsyncDisposable {
       request: call.request,
       metadata: call.metadata,
       cancelled: new Promise((resolve) => {
-        // grpc-js says so of every call once it is closed.
+        // grpc-js reports every call as cancelled once it is closed.
         call.once("cancelled", () => {
           seen.isCancelled = !seen.ended;
           resolve();

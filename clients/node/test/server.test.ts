@@ -1,4 +1,4 @@
-/** Against a real Parley server: what is read, killed, stalled and called at scale. */
+/** The client against a real Parley server, also with cuts, stalls, a restart and many streams. */
 
 import assert from "node:assert/strict";
 import { spawn } from "node:child_process";
@@ -25,7 +25,7 @@ let client: Client;
 
 before(async () => {
   parley = await Parley.start();
-  client = new Client(parley.address, { backoff: QUICK, endUser: "ann" });
+  client = new Client(parley.address, { backoff: QUICK, endUser: "ada" });
 });
 
 after(async () => {
@@ -39,7 +39,7 @@ async function all<T>(found: AsyncIterable<T>): Promise<T[]> {
   return items;
 }
 
-test("text, reasoning and tool calls come whole, one character at a time", async () => {
+test("text, reasoning and tool calls are complete if sent one character at a time", async () => {
   const whole = "Grüße 🙂👩‍🚀 日本 e\u0301\n";
   const stream = client.streamReply({
     text: script({
@@ -68,7 +68,7 @@ test("text, reasoning and tool calls come whole, one character at a time", async
   assert.deepEqual([call?.id, call?.name, JSON.parse(call?.arguments ?? "")], ["c1", "f", { q: "🙂" }]);
 });
 
-test("a refusal before headers is typed by its trailer", async () => {
+test("a refusal before headers has the class of its trailer", async () => {
   await assert.rejects(all(client.streamReply("")), (error) => {
     assert.ok(error instanceof InvalidRequest);
     return error.reason === "INVALID_REQUEST" && error.code === "INVALID_ARGUMENT" && !error.retryable;
@@ -76,7 +76,7 @@ test("a refusal before headers is typed by its trailer", async () => {
   await assert.rejects(client.getReply("nothing"), ReplyNotFound);
 });
 
-test("one key starts one reply", async () => {
+test("the same requestId starts one reply", async () => {
   const first = client.streamReply({ text: script({ text: "a b c", delay_s: 0 }), requestId: "once" });
   await all(first);
   const again = client.streamReply({ text: script({ text: "a b c", delay_s: 0 }), requestId: "once" });
@@ -86,7 +86,7 @@ test("one key starts one reply", async () => {
   await assert.rejects(all(client.streamReply({ text: "other", requestId: "once" })), RequestIdReused);
 });
 
-test("a reply that fails can be tried again without repeating the message", async () => {
+test("a failed reply can be retried without repeating the message", async () => {
   const text = script({
     text: "a b c d",
     delay_s: 0,
@@ -146,7 +146,7 @@ test("create, poll, and conversations", async () => {
   assert.ok((await client.models()).some(({ alias }) => alias === "scripted"));
 });
 
-test("a wire that is cut again and again loses and repeats nothing", async () => {
+test("repeated cuts lose and repeat no text", async () => {
   await using proxy = await Proxy.to(parley.port);
   using cut = new Client(proxy.address, { backoff: QUICK });
   const words = Array.from({ length: 150 }, (_, i) => `w${i} `).join("");
@@ -163,7 +163,7 @@ test("a wire that is cut again and again loses and repeats nothing", async () =>
   assert.ok(cuts >= 4, `${cuts} cuts`);
 });
 
-test("a connection that died without a word is noticed by keepalive", async () => {
+test("keepalive detects a dead connection", async () => {
   await using proxy = await Proxy.to(parley.port);
   using stalled = new Client(proxy.address, {
     backoff: QUICK,
@@ -200,7 +200,7 @@ test("500 streams at once on one connection", async () => {
   assert.equal(proxy.accepted, 1);
 });
 
-test("a server that is killed and started again is found, and says what became of the reply", async () => {
+test("after a restart of the server the stream ends with the state of the reply", async () => {
   const doomed = await Parley.start();
   try {
     using survivor = new Client(doomed.address, { backoff: QUICK });
@@ -228,7 +228,7 @@ test("a server that is killed and started again is found, and says what became o
   }
 });
 
-test("the example compiles, runs and ends by itself", async () => {
+test("the example compiles, runs and exits", async () => {
   const child = spawn(process.execPath, [join(ROOT, "build/examples/readme.js")], {
     env: { ...process.env, PARLEY_ADDRESS: parley.address },
     stdio: ["ignore", "pipe", "pipe"],

@@ -1,4 +1,4 @@
-/** Streams over real sockets: cut anywhere, refused, silent, abandoned; the text is exact and the end is one. */
+/** Streams over real sockets: cuts, refusals, silence and leaving; the text is exact and there is one end. */
 
 import assert from "node:assert/strict";
 import { getEventListeners } from "node:events";
@@ -72,7 +72,7 @@ function end(whole: string, reason: "STOP" | "CANCELLED" = "STOP", cancelReason 
 
 const WHOLE = [ACCEPTED, ...PIECES, end("Hello world")];
 
-/** Runs a test with a server and a client of its own. */
+/** Runs a test with its own server and client. */
 function scripted(
   name: string,
   body: (server: Scripted, client: Client) => Promise<void>,
@@ -86,7 +86,7 @@ function scripted(
   });
 }
 
-/** All events but the notes about reconnecting. */
+/** All events except `reconnecting`. */
 async function read(stream: ReplyStream): Promise<ReplyEvent[]> {
   const events: ReplyEvent[] = [];
   for await (const event of stream) if (event.type !== "reconnecting") events.push(event);
@@ -153,7 +153,7 @@ describe("cut at every chunk boundary", () => {
         const [first, second] = server.calls;
         assert.equal(server.calls.length, 2);
         if (second?.method === "StreamReply") {
-          // Not even `accepted` came through before the connection broke.
+          // The connection broke before `accepted` arrived.
           assert.ok(how === BREAK || how instanceof Abort);
           assert.deepEqual(first?.request, second.request);
         } else {
@@ -307,7 +307,7 @@ scripted(
   { backoff: { firstMs: 10, maxMs: 100, maxElapsedMs: 300 } },
 );
 
-test("no server is Unavailable", async () => {
+test("a missing server is Unavailable", async () => {
   using client = new Client("127.0.0.1:1", { backoff: { maxElapsedMs: 0 } });
   await assert.rejects(read(client.streamReply("Hi")), Unavailable);
 });
@@ -351,7 +351,7 @@ const WAYS: Record<string, (stream: ReplyStream, abort: () => void) => Promise<v
   },
 };
 
-describe("leaving ends the call on the server at once, and leaves nothing", () => {
+describe("leaving ends the call on the server at once and leaves nothing open", () => {
   for (const [name, leave] of Object.entries(WAYS)) {
     scripted(name, async (server, client) => {
       server.scripts.push([accepted(), text(1, "Hel"), HANG]);
@@ -499,7 +499,7 @@ scripted("a slow reader holds back the server and not memory", async (server, cl
     before = server.proxy.received;
     await setTimeout(200);
   }
-  // Two windows of HTTP/2 (64 KiB), what the client reads ahead, and what the sockets of the proxy hold.
+  // Two HTTP/2 windows (64 KiB), the client's read-ahead, and the socket buffers of the proxy.
   assert.ok(server.proxy.received < 1024 * 1024, `${server.proxy.received} bytes came`);
   assert.equal((await read(stream)).length, 400);
   assert.equal(stream.text, piece.repeat(400));

@@ -1,4 +1,4 @@
-/** TLS and mTLS with certificates of one's own, against a real Parley server. */
+/** TLS and mTLS with generated certificates, against a real Parley server. */
 
 import assert from "node:assert/strict";
 import { execFileSync } from "node:child_process";
@@ -16,7 +16,7 @@ function openssl(command: string, ...more: string[]): void {
   execFileSync("openssl", [...command.split(" "), ...more], { cwd: folder, stdio: "pipe" });
 }
 
-/** An authority, and certificates that it has signed for a server of this machine and for a client. */
+/** A certificate authority, and its certificates for a local server and a client. */
 before(() => {
   folder = mkdtempSync(join(tmpdir(), "parley-tls-"));
   openssl("req -x509 -keyout ca.key -out ca.pem -days 2", ...KEY, "-subj", "/CN=test authority");
@@ -47,16 +47,16 @@ async function text(parley: Parley, tls: boolean | TlsOptions): Promise<string> 
   return stream.text;
 }
 
-test("a server is trusted by the authority that the client names, and no other", async () => {
+test("only a server with a certificate of the given authority is trusted", async () => {
   await using parley = await serve(["certificate", "server.pem"], ["key", "server.key"]);
   assert.equal(await text(parley, { ca: read("ca.pem") }), "Sealed.");
-  // In clear; with the roots that Node trusts; with another authority.
+  // Without TLS; with Node's root certificates; with another authority.
   for (const wrong of [false, true, { ca: read("client.pem") }]) {
     await assert.rejects(text(parley, wrong), Unavailable);
   }
 });
 
-test("a server that asks for the client's certificate gets it", async () => {
+test("a server that requires a client certificate gets it", async () => {
   const files = [
     ["certificate", "server.pem"],
     ["key", "server.key"],

@@ -5,7 +5,7 @@ import { Transcript } from "../src/transcript.js";
 import { ReplySchema, TokenChunkSchema, UsageSchema, type FinishReason, type TokenChunk } from "../src/v1.js";
 import { accepted, chunk, failed, finished, replyError, snapshot, text, texts } from "./scripted.js";
 
-/** A generator of chances that a failing test can name by its seed (mulberry32). */
+/** A random generator with a seed, which a failing test reports (mulberry32). */
 function chances(seed: number): (below: number) => number {
   return (below) => {
     seed = (seed + 0x6d2b79f5) | 0;
@@ -15,7 +15,7 @@ function chances(seed: number): (below: number) => number {
   };
 }
 
-/** What a reader may be sent of a log over many calls: cut, merged, repeated, replaced by snapshots. */
+/** A possible delivery of a log over many calls: cut, merged, repeated, replaced by snapshots. */
 function delivery(log: TokenChunk[], whole: string[], chance: (below: number) => number): TokenChunk[] {
   const sent: TokenChunk[] = [];
   let cursor = 0;
@@ -36,7 +36,7 @@ function delivery(log: TokenChunk[], whole: string[], chance: (below: number) =>
   return [...sent, done, done, log[chance(log.length)]!];
 }
 
-test("text is exact whatever the delivery", () => {
+test("the text is exact for every delivery", () => {
   for (let seed = 0; seed < 500; seed++) {
     const chance = chances(seed);
     const pieces = Array.from({ length: 1 + chance(12) }, () => ["a", "🙂", "é", "👩‍🚀", "\n"][chance(5)]!);
@@ -54,7 +54,7 @@ test("text is exact whatever the delivery", () => {
   }
 });
 
-test("events of a whole log", () => {
+test("the events of a complete log", () => {
   const transcript = new Transcript();
   const usage = create(UsageSchema, { promptTokens: 3 });
   const events = [
@@ -93,7 +93,7 @@ test("events of a whole log", () => {
   assert.deepEqual(transcript.toolCalls, [{ index: 0, id: "c1", name: "f", arguments: "{}" }]);
 });
 
-test("notices do not move the cursor", () => {
+test("heartbeats and go_away do not move the cursor", () => {
   const transcript = new Transcript();
   transcript.apply(accepted(7));
   transcript.apply(chunk(9, { case: "goAway", value: {} }));
@@ -127,19 +127,19 @@ test("a snapshot replaces text and tool calls", () => {
   assert.equal(transcript.sequence, 65_539);
 });
 
-test("an old snapshot does not undo newer text", () => {
+test("an old snapshot does not replace newer text", () => {
   const transcript = new Transcript();
   for (const sent of [snapshot(2, "ab"), text(3, "c"), snapshot(2, "ab")]) transcript.apply(sent);
   assert.equal(transcript.text, "abc");
 });
 
-test("a snapshot where the reader stands replaces what it has", () => {
+test("a snapshot at the cursor replaces the text", () => {
   const transcript = new Transcript();
   for (const sent of [text(1, "a"), text(2, "lost"), snapshot(2, "kept")]) transcript.apply(sent);
   assert.deepEqual([transcript.text, transcript.sequence], ["kept", 2]);
 });
 
-test("a failure keeps the partial text", () => {
+test("a failure has the partial text", () => {
   const transcript = new Transcript();
   const error = replyError("ABORTED", "PROVIDER_TIMEOUT", { retryable: true });
   for (const sent of [accepted(), text(1, "half"), failed(2, error), failed(2, error), finished(3)]) {
@@ -153,12 +153,12 @@ test("a failure keeps the partial text", () => {
   );
 });
 
-test("the terminal chunk counts at the cursor too", () => {
+test("a terminal chunk at the cursor is not dropped", () => {
   const event = new Transcript("reply-1", 6).apply(finished(6));
   assert.equal(event?.type === "finished" && event.reason, "STOP");
 });
 
-test("a finish newer than this client reads OTHER", () => {
+test("an unknown finish reason is OTHER", () => {
   const event = new Transcript().apply(finished(1, 77 as FinishReason));
   assert.equal(event?.type === "finished" && event.reason, "OTHER");
 });

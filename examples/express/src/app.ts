@@ -1,4 +1,4 @@
-/** The routes: `/chat` streams a reply as server-sent events, `/stop` stops it. */
+/** The routes: `/chat` streams a reply as server-sent events, `/stop` cancels it. */
 
 import { once } from "node:events";
 import { fileURLToPath } from "node:url";
@@ -11,8 +11,8 @@ export function createApp(client: Client): Express {
   const app = express();
   app.use(express.json(), express.static(PAGE));
 
-  // A browser's EventSource can only GET; everybody else may POST. Either is safe to repeat: a `requestId` starts one reply,
-  // and whoever comes back with a Last-Event-ID gets what came after it.
+  // A browser's EventSource can only send GET; other callers can use POST. Both can be repeated: a `requestId` starts one
+  // reply, and a request with a Last-Event-ID gets the events after it.
   app.get("/chat", (req, res) => chat(req, res, req.query));
   app.post("/chat", (req, res) => chat(req, res, req.body));
 
@@ -33,7 +33,7 @@ export function createApp(client: Client): Express {
   });
 
   async function chat(req: Request, res: Response, fields: unknown): Promise<void> {
-    // The browser's leaving ends the call at once; `onDisconnect` says what becomes of the reply.
+    // If the browser leaves, the call ends at once; `onDisconnect` decides whether the reply continues.
     const left = new AbortController();
     res.on("close", () => left.abort());
     const stream = open(req.get("last-event-id"), fields, left.signal);
@@ -46,7 +46,7 @@ export function createApp(client: Client): Express {
     try {
       for await (const event of stream) {
         const message = encode(event, stream);
-        // A slow browser slows the stream down, up to the server.
+        // Waits for a slow browser, which also slows down the server.
         if (message && !res.write(message)) await once(res, "drain", { signal: left.signal });
       }
     } catch (error) {

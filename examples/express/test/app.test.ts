@@ -1,4 +1,4 @@
-/** The app in a process of its own, before a real Parley server, driven by HTTP alone. */
+/** The app in its own process with a real Parley server, tested over HTTP. */
 
 import assert from "node:assert/strict";
 import { spawn, type ChildProcess } from "node:child_process";
@@ -48,7 +48,7 @@ after(async () => {
   rmSync(folder, { recursive: true });
 });
 
-/** Starts a process and returns the line by which it says that it is ready. */
+/** Starts a process and returns the line that reports that it is ready. */
 async function start(
   command: string,
   args: string[],
@@ -134,7 +134,7 @@ test("a reply streams, by POST and by GET", async () => {
   assert.deepEqual([text(again), again.at(-1)?.id], ["a 🙂 c", found.at(-1)?.id]);
 });
 
-test("Last-Event-ID resumes after that event", async () => {
+test("Last-Event-ID resumes after its event", async () => {
   const found = await all(await post("/chat", { text: script({ text: "a b c d e", delay_s: 0.03 }) }));
   const third = found.findIndex(({ event }) => event === "chunk") + 1;
   const rest = await all(await fetch(`${url}/chat`, { headers: { "last-event-id": found[third]!.id } }));
@@ -154,7 +154,7 @@ test("failures and refusals are events with a reason", async () => {
   );
 });
 
-test("stop ends the reply for its reader, and one that has not come yet", async () => {
+test("stop cancels a running reply, and one that has not started", async () => {
   const response = await post("/chat", {
     text: script({ text: "word ", repeat: 10_000, delay_s: 0.01 }),
     requestId: "endless",
@@ -173,7 +173,7 @@ test("stop ends the reply for its reader, and one that has not come yet", async 
   assert.deepEqual(early.at(-1)?.data, { reason: "CANCELLED" });
 });
 
-test("a browser that leaves ends the call, and with it the reply", async () => {
+test("when the browser leaves, the call and the reply end", async () => {
   const browser = new AbortController();
   const response = await post(
     "/chat",
@@ -183,7 +183,7 @@ test("a browser that leaves ends the call, and with it the reply", async () => {
   const { value } = await events(response).next();
   const { conversationId } = (value as ServerSentEvent).data;
   browser.abort();
-  // `onDisconnect: "cancel"` leaves 10 s for a reconnect. To ask for the reply itself would count as reading it.
+  // `onDisconnect: "cancel"` leaves 10 s for a reconnect. A GetReply would count as a reader.
   const giveUp = performance.now() + 20_000;
   while ((await client.conversations.get(String(conversationId))).activeReplyId) {
     assert.ok(performance.now() < giveUp, "the reply still runs");

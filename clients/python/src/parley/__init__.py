@@ -1,9 +1,12 @@
-"""Python client of Parley. What is not named here or in `parley.errors` is private; `parley.v1` is generated."""
+"""Python client of Parley.
+
+The public API is this module and `parley.errors`; `parley.v1` has the generated messages and stubs.
+"""
 
 from parley._backoff import Backoff
 from parley._client import Client
+from parley._conversations import Conversations
 from parley._fields import RequestFields
-from parley._services import Conversations
 from parley._stream import ReplyStream
 from parley.errors import (
     ConnectionLost,

@@ -1,4 +1,4 @@
-"""When to try again, and when to give up. Knows nothing of calls."""
+"""Retry delays, and the limit after which retries stop."""
 
 from __future__ import annotations
 
@@ -10,17 +10,18 @@ from dataclasses import dataclass
 from typing import Final
 
 UNREACHED_S: Final = 5.0
-"""A client that has never reached a server gives up after so long: the address is wrong, or no server runs."""
+"""Limit for a client that has never reached a server, since the address may be wrong."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Backoff:
-    """Exponential, with jitter: the n-th delay lies between half and the whole of min(first_s * 2**n, max_s), in whole
-    milliseconds.
+    """Exponential backoff with jitter. All times are in seconds.
 
-    It gives up once `max_elapsed_s` have passed since the first failure without progress in between; 0 never tries
-    again. Where the client has never reached a server, it gives up after 5 seconds at the latest. The server's
-    `retry_after` is a lower bound of a delay.
+    The n-th delay is random between 50 and 100 % of min(first_s * 2**n, max_s), rounded to milliseconds. The server's
+    `retry_after` is a lower bound.
+
+    Retries stop `max_elapsed_s` after the first failure since the last progress; 0 disables retries. A client that has
+    never reached a server stops after 5 seconds. `random`, `sleep` and `clock` are replaced in tests.
     """
 
     first_s: float = 0.1
@@ -32,7 +33,7 @@ class Backoff:
 
 
 class Patience:
-    """Counts the failures of one call or stream against its `Backoff`."""
+    """Applies a `Backoff` to the failures of one call or stream."""
 
     def __init__(self, backoff: Backoff) -> None:
         self._backoff = backoff
@@ -41,19 +42,22 @@ class Patience:
         self.attempts = 0
 
     def unreached_s(self) -> float:
-        """Begins an attempt of a client that has never reached its server: how long it may take."""
+        """Starts an attempt of a client that has never reached a server; returns the seconds that it may take."""
         now = self._backoff.clock()
         if self._trying_since is None:
             self._trying_since = now
         return max(0.0, self._trying_since + UNREACHED_S - now)
 
     def progressed(self) -> None:
-        """Something new has come: the count starts afresh."""
+        """Resets the count, since something new was received."""
         self._trying_since = self._failing_since = None
         self.attempts = 0
 
     def failed(self, *, retry_after_s: float | None = None, reached: bool = True) -> float | None:
-        """Seconds to wait before the next attempt; None means give up. `reached`: whether a server ever was."""
+        """Returns the seconds to wait before the next attempt, or None to stop.
+
+        `reached`: a server was ever reached.
+        """
         now = self._backoff.clock()
         if self._failing_since is None:
             self._failing_since = now
@@ -66,6 +70,6 @@ class Patience:
         return delay_s
 
     def _delay_s(self) -> float:
-        # 2.0**64 first_s is beyond any max_s; the cap on the exponent keeps a float from overflowing.
+        # The exponent is capped because 2.0**n overflows for large n; first_s * 2.0**64 is above any max_s.
         whole_s = min(self._backoff.first_s * 2.0 ** min(self.attempts, 64), self._backoff.max_s)
         return round(whole_s * (0.5 + 0.5 * self._backoff.random()), 3)

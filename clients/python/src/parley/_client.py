@@ -1,4 +1,4 @@
-"""The client: one object for one server and one caller."""
+"""The client of one server for one caller."""
 
 from __future__ import annotations
 
@@ -12,25 +12,27 @@ import grpc
 
 from parley._backoff import Backoff
 from parley._connection import Connection, Settings, open_channel
+from parley._conversations import Conversations
 from parley._fields import RequestFields
 from parley._reach import Reach
 from parley._request import build_request, duration, stream_options
-from parley._services import Calls, Conversations
 from parley._stream import ReplyStream
 from parley._transcript import Transcript
-from parley.v1 import chat_pb2, resources_pb2
+from parley.v1 import catalog_pb2, chat_pb2, resources_pb2
 
-# What a call that waits on the server may take beyond that wait.
+# Time limit of a call that waits on the server, in addition to its wait.
 _ANSWER_S = 15.0
 
 
-class Client(Calls):
-    """Calls a Parley server. Make it within a running event loop, and use it as a context manager or `close` it.
+class Client:
+    """Client of a Parley server. Create it in a running event loop, and use it as a context manager or call `close`.
 
-    `api_key` is a static key or a JWT; `end_user` is whom it acts for. `tls` is True for the system's roots, or
-    credentials. `backoff` holds for streams and calls alike; `call_timeout_s` bounds one attempt of a unary call.
-    A stream that brings nothing, not even a heartbeat, for `silence_s` is attached anew, and so is one that has lasted
-    `attempt_timeout_s` (None: no limit). `options` are further gRPC channel options, which win over the client's own.
+    `api_key` is a static key or a JWT; `end_user` is the user on whose behalf it acts. `tls` is True to use the
+    system's root certificates, or channel credentials. `backoff` applies to streams and calls; `call_timeout_s` limits
+    each attempt of a unary call. A stream reconnects after `silence_s` without a chunk or heartbeat, and after
+    `attempt_timeout_s` (None: no limit). `options` are further gRPC channel options, which override the client's.
+
+    Methods raise a `ParleyError`, or ValueError for wrong arguments.
     """
 
     def __init__(
@@ -66,22 +68,23 @@ class Client(Calls):
         await self.close()
 
     async def close(self) -> None:
-        """Ends all calls, not the replies, and the channel."""
+        """Ends all calls and closes the channel. Running replies continue on the server."""
         await self._connection.close()
 
     def acting_for(self, end_user: str) -> Self:
-        """A client that acts for another end user over this one's connection; they are closed together.
+        """Returns a client for another end user that shares this client's connection.
 
-        Cheap enough for each request of a web application.
+        It is cheap enough to call for each request of a web application. Closing one client closes both.
         """
         other = copy.copy(self)
-        other._attach(self._connection.acting_for(end_user))  # noqa: SLF001 - of the same class
+        other._attach(self._connection.acting_for(end_user))  # noqa: SLF001 - the same class
         return other
 
     def stream_reply(self, message: str | chat_pb2.ReplyRequest, **fields: Unpack[RequestFields]) -> ReplyStream:
-        """Starts a reply, on the first step of the stream that it returns. See `ReplyStream` and `RequestFields`.
+        """Returns a stream that starts a reply when it is first read. See `ReplyStream` and `RequestFields`.
 
-        Without a `request_id` one is made; a repeated one attaches to the reply that it started before.
+        The client makes a `request_id` if none is given. With the `request_id` of an earlier request the stream reads
+        the reply that this request started.
         """
         request = build_request(message, fields)
         return ReplyStream(self._connection, Transcript(), request, request.stream_options)
@@ -89,9 +92,9 @@ class Client(Calls):
     def resume(
         self, reply_id: str, *, after_sequence: int = 0, reasoning: bool = False, heartbeat_s: float | None = None
     ) -> ReplyStream:
-        """Follows a reply, running or ended, from after a chunk that the caller has; 0 is from the start.
+        """Returns a stream of a running or finished reply, from the chunk after `after_sequence`; 0 is the start.
 
-        The `text` of the stream and of its events is what comes after `after_sequence`.
+        The `text` of the stream and of its events does not contain the text up to `after_sequence`.
         """
         options = stream_options(reasoning=reasoning, heartbeat_s=heartbeat_s)
         return ReplyStream(self._connection, Transcript(reply_id, after_sequence), None, options)
@@ -103,9 +106,9 @@ class Client(Calls):
         wait_s: float | None = None,
         **fields: Unpack[RequestFields],
     ) -> resources_pb2.Reply:
-        """Starts a reply and waits for its end, at most `wait_s` (0: not at all), then returns it as it stands.
+        """Starts a reply, waits for its end for at most `wait_s` (0: does not wait), and returns its current state.
 
-        A reply that failed is returned, not raised: see its `state` and `error`.
+        A failed reply is returned, not raised: see its `state` and `error`.
         """
         request = build_request(message, fields)
         if wait_s is not None:
@@ -117,7 +120,7 @@ class Client(Calls):
         deadline_s = time.monotonic() + limit_s
 
         def attempt() -> chat_pb2.ReplyRequest:
-            # With what is left of the wait, so that attempts do not add up. The key is compared without it.
+            # Each attempt waits only for the remaining time. The server ignores `wait` when it compares requests.
             request.wait.CopyFrom(duration(max(0.0, deadline_s - time.monotonic())))
             return request
 
@@ -132,7 +135,10 @@ class Client(Calls):
         gather_s: float | None = None,
         reasoning: bool = False,
     ) -> chat_pb2.PollReplyResponse:
-        """What came after a chunk, waiting up to `wait_s` for a first one. Its `after_sequence` is the next cursor."""
+        """Returns the chunks after `after_sequence`; waits up to `wait_s` for the first, then `gather_s` for more.
+
+        The response's `after_sequence` is the cursor for the next poll.
+        """
         request = chat_pb2.PollReplyRequest(
             reply_id=reply_id,
             after_sequence=after_sequence,
@@ -151,7 +157,7 @@ class Client(Calls):
         gather_s: float | None = None,
         reasoning: bool = False,
     ) -> AsyncIterator[chat_pb2.PollReplyResponse]:
-        """Polls until the terminal chunk has come, and yields each answer, empty ones too."""
+        """Polls until the terminal chunk and yields each response, including empty ones."""
         while True:
             answer = await self.poll(
                 reply_id, after_sequence=after_sequence, wait_s=wait_s, gather_s=gather_s, reasoning=reasoning
@@ -174,6 +180,21 @@ class Client(Calls):
             raise ValueError("name exactly one of reply_id, request_id and conversation_id")
         request = chat_pb2.CancelRequest(reason=reason, **named)
         return await self._connection.call(self._connection.chat.Cancel, request)
+
+    async def get_reply(self, reply_id: str) -> resources_pb2.Reply:
+        """Returns the current state of the reply."""
+        request = chat_pb2.GetReplyRequest(reply_id=reply_id)
+        return await self._connection.call(self._connection.chat.GetReply, request)
+
+    async def models(self) -> list[resources_pb2.Model]:
+        """Returns the models that the caller may use."""
+        request = catalog_pb2.ListModelsRequest()
+        return list((await self._connection.call(self._connection.catalog.ListModels, request)).models)
+
+    async def quotas(self) -> list[resources_pb2.Quota]:
+        """Returns the caller's limits and their current use."""
+        request = catalog_pb2.GetQuotaRequest()
+        return list((await self._connection.call(self._connection.catalog.GetQuota, request)).quotas)
 
     def _attach(self, connection: Connection) -> None:
         self._connection = connection

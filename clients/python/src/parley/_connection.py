@@ -1,4 +1,4 @@
-"""One channel to a Parley server, with the caller's identity, and unary calls that try again by themselves."""
+"""One channel to a Parley server with the caller's identity, and unary calls with retries."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ Response = TypeVar("Response")
 
 CHANNEL_OPTIONS: tuple[tuple[str, Any], ...] = (
     ("grpc.keepalive_time_ms", 30_000),
-    # `keepalive_timeout_ms` has no effect in grpcio 1.85; this is what bounds the wait for a ping's answer.
+    # The time limit of a ping; `keepalive_timeout_ms` has no effect in grpcio 1.85.
     ("grpc.http2.ping_timeout_ms", 10_000),
     ("grpc.http2.max_pings_without_data", 0),
-    # Probing widens each stream's window until a reader that does not read holds whole replies here: 16 of 1.9 MiB took
-    # 40 to 46 MiB, and take 11 to 17 without it, of which the server's chunks of up to 1 MiB are most.
+    # The probe enlarges each stream's window, so that whole replies are buffered for a reader that does not read: 16
+    # replies of 1.9 MiB took 40 to 46 MiB with it and take 11 to 17 MiB without it.
     ("grpc.http2.bdp_probe", 0),
     ("grpc.max_receive_message_length", 16 * 1024 * 1024),
-    # gRPC would hide an attempt, and it cannot resume: this client tries again itself.
+    # The client retries itself: gRPC hides its attempts and cannot resume a stream.
     ("grpc.enable_retries", 0),
-    # Else the channel itself waits up to 2 minutes after a lost connection, whatever the client's own backoff says.
+    # The default of up to 2 minutes would override the client's own backoff.
     ("grpc.initial_reconnect_backoff_ms", 100),
     ("grpc.min_reconnect_backoff_ms", 5_000),
     ("grpc.max_reconnect_backoff_ms", 5_000),
@@ -39,7 +39,7 @@ CHANNEL_OPTIONS: tuple[tuple[str, Any], ...] = (
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    """Who calls, and how a client goes about its calls; see `Client`."""
+    """Identity, backoff and time limits; see `Client`."""
 
     api_key: str | None
     end_user: str
@@ -50,7 +50,7 @@ class Settings:
 
 
 class Connection:
-    """A channel, its stubs, and what every call carries. Made within a running event loop; `close` ends it."""
+    """A channel, its stubs and the metadata of each call. Create it in a running event loop, and `close` it."""
 
     def __init__(self, channel: grpc.aio.Channel, settings: Settings, reach: Reach) -> None:
         self.settings = settings
@@ -63,21 +63,21 @@ class Connection:
         self.catalog = catalog_pb2_grpc.CatalogStub(channel)
 
     def acting_for(self, end_user: str) -> Self:
-        """The same channel and stubs, for another end user."""
+        """Returns a connection for another end user with the same channel and stubs."""
         other = copy.copy(self)
         other.settings = replace(self.settings, end_user=end_user)
         other.metadata = _metadata(other.settings)
         return other
 
     async def close(self) -> None:
-        """Ends every call and the channel. A stream that is being read fails with `Unavailable`."""
+        """Ends all calls and closes the channel. A stream that is being read fails with `Unavailable`."""
         self._ended.set()
         await self._channel.close()
 
     def check(self) -> None:
-        """Raises `Unavailable` where the client was closed, unless the running task itself is being cancelled.
+        """Raises `Unavailable` if the client was closed, unless the current task is being cancelled.
 
-        Closing a channel shows as a CancelledError in whoever waits for one of its calls.
+        A call raises CancelledError in both cases: if its channel is closed, and if its task is cancelled.
         """
         if self._ended.is_set() and not is_cancelling():
             raise Unavailable("the client is closed")
@@ -90,10 +90,10 @@ class Connection:
         timeout_s: float | None = None,
         repeatable: bool = True,
     ) -> Response:
-        """Calls once, or, where `repeatable`, again after each cut for as long as the backoff allows.
+        """Calls once; if `repeatable`, again after each cut until the backoff stops it.
 
-        A `request` that is a function is asked for each attempt's request. `timeout_s` bounds one attempt; None is the
-        connection's default, and 0 is no limit. Raises a ParleyError.
+        A `request` that is a function returns the request of each attempt. `timeout_s` limits one attempt; None is the
+        connection's default, 0 is no limit. Raises a ParleyError.
         """
         patience = Patience(self.settings.backoff)
         limit_s = self.settings.call_timeout_s if timeout_s is None else timeout_s or None
@@ -129,19 +129,19 @@ class Connection:
         return response
 
     def error_of(self, failure: grpc.aio.AioRpcError | TimeoutError) -> ParleyError:
-        """The error of a call that has failed, or of one that has not reached a server in time."""
+        """Returns the error of a failed call; TimeoutError stands for a server that was not reached in time."""
         if isinstance(failure, TimeoutError):
             return self.reach.unavailable()
         return self.reach.explain(error_of_status(failure))
 
     async def pause(self, delay_s: float, *left: asyncio.Event) -> None:
-        """Waits; less where the client is closed, or one of these events set, which is for the caller to look at."""
+        """Waits until `delay_s` has passed, the client is closed, or one of the events is set."""
         ends = [each.wait() for each in (self._ended, *left)]
         waits = [asyncio.ensure_future(each) for each in (self.settings.backoff.sleep(delay_s), *ends)]
         try:
             done, _ = await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
             for each in done:
-                each.result()  # a sleep of the caller's own may have failed
+                each.result()  # a replaced `sleep` may have failed
         finally:
             for each in waits:
                 each.cancel()
@@ -150,7 +150,7 @@ class Connection:
 def open_channel(
     address: str, *, tls: bool | grpc.ChannelCredentials, options: Sequence[tuple[str, Any]]
 ) -> grpc.aio.Channel:
-    """A channel with the client's options, and further ones, which win."""
+    """Opens a channel with the client's options; `options` override them."""
     options = (*CHANNEL_OPTIONS, *options)
     if tls is False:
         return grpc.aio.insecure_channel(address, options=options)
@@ -158,7 +158,7 @@ def open_channel(
 
 
 def is_cancelling() -> bool:
-    """Whether the running task itself is being cancelled."""
+    """True if the current task is being cancelled."""
     task = asyncio.current_task()
     return bool(task and task.cancelling())
 
@@ -168,5 +168,5 @@ def _metadata(settings: Settings) -> tuple[tuple[str, str], ...]:
     pairs = tuple(pair for pair in (("authorization", bearer), ("x-end-user", settings.end_user)) if pair[1])
     for key, value in pairs:
         if not (value.isascii() and value.isprintable()):
-            raise ValueError(f"{key}: gRPC metadata takes printable ASCII alone")
+            raise ValueError(f"{key}: only printable ASCII is allowed in gRPC metadata")
     return pairs

@@ -1,5 +1,4 @@
-# Generated from protos/parley/v1/chat.proto by tools/clients. Do not edit: `make gen`.
-"""What may stand beside the text of a request."""
+"""Keyword arguments of `stream_reply` and `create_reply`: the fields of a `ReplyRequest`, without nesting."""
 
 from __future__ import annotations
 
@@ -12,7 +11,7 @@ ImageSource = bytes | str | resources_pb2.Image
 
 
 class RequestFields(TypedDict, total=False):
-    """Each overrides the same field of a `ReplyRequest` that is given. `_s` is in seconds."""
+    """Each one overrides the same field of a given `ReplyRequest`. Names that end in `_s` are in seconds."""
 
     request_id: str | None
     """Idempotency key, unique within tenant and end user for 24 hours, at most 128 characters. The same key with
@@ -31,7 +30,7 @@ class RequestFields(TypedDict, total=False):
     """
 
     images: Sequence[ImageSource]
-    """Images that go with `text` as one message: bytes, whose kind is read off them, https URLs, or messages."""
+    """Images, sent with `text` as one message: bytes (PNG, JPEG, WebP or GIF), https URLs, or `Image` messages."""
 
     after_message_id: str
     """After this message: a fork. The partial text of a failed reply is part of prompts only if it is named here."""
@@ -87,7 +86,7 @@ class RequestFields(TypedDict, total=False):
     """
 
     reasoning: bool
-    """Whether reasoning chunks are sent."""
+    """True: reasoning is streamed, too."""
 
     labels: Mapping[str, str]
     """The caller's own labels, stored with the reply. At most 16; keys and values have at most 64 characters."""

@@ -1,4 +1,4 @@
-"""Builds a `ReplyRequest` from what a caller writes in Python. No I/O."""
+"""Builds a `ReplyRequest` from text and keyword arguments."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ _SIGNATURES: Final = (
 
 
 def build_request(message: str | chat_pb2.ReplyRequest, fields: RequestFields) -> chat_pb2.ReplyRequest:
-    """A request of its own, with a `request_id`, so that it may be sent any number of times.
+    """Returns a new request with a `request_id`, so that it can be retried.
 
-    Raises ValueError for an image of no kind that Parley takes, for a single string where a list is meant, and for a
-    name that is no field.
+    Raises ValueError for an unknown image type, a single value instead of a list, an unknown field, an unknown policy
+    name, and fields that exclude each other.
     """
     request = chat_pb2.ReplyRequest()
     if isinstance(message, chat_pb2.ReplyRequest):
@@ -43,28 +43,28 @@ def build_request(message: str | chat_pb2.ReplyRequest, fields: RequestFields) -
     for name, value in options.items():
         _put(request.stream_options, name, value)
     if images:
-        _illustrate(request, _list("images", images))
+        _add_images(request, _list("images", images))
     request.request_id = key or request.request_id or str(uuid.uuid4())
     return request
 
 
 def stream_options(*, reasoning: bool = False, heartbeat_s: float | None = None) -> chat_pb2.StreamOptions:
-    """Options of a stream; without `heartbeat_s` the server's default."""
+    """Returns stream options; `heartbeat_s` of None is the server's default."""
     heartbeat = None if heartbeat_s is None else duration(heartbeat_s)
     return chat_pb2.StreamOptions(reasoning=reasoning, heartbeat=heartbeat)
 
 
 def duration(seconds: float) -> Duration:
-    """A protobuf duration, to the nanosecond."""
+    """Returns a protobuf duration, rounded to nanoseconds."""
     whole = math.floor(seconds)
     return Duration(seconds=whole, nanos=min(round((seconds - whole) * 1e9), 999_999_999))
 
 
 def _put(message: Message, name: str, value: Any) -> None:
-    """Sets a field to what Python has in its place: lists and maps anew, seconds for a duration, a name for an enum."""
+    """Sets a field from a Python value: seconds for a duration, a name for an enum; replaces lists and maps."""
     field = message.DESCRIPTOR.fields_by_name.get(name.removesuffix("_s"))
     if field is None:
-        raise ValueError(f"{name}: a request has no such field")
+        raise ValueError(f"{name}: unknown field of a request")
     if value is None:
         return
     if field.is_repeated:
@@ -78,18 +78,18 @@ def _put(message: Message, name: str, value: Any) -> None:
     else:
         numbers = {each.name.rpartition("_")[2].lower(): each.number for each in field.enum_type.values if each.number}
         if value not in numbers:
-            raise ValueError(f"{name}: {' or '.join(numbers)} is meant, not {value}")
+            raise ValueError(f"{name}: must be {' or '.join(numbers)}, not {value}")
         setattr(message, field.name, numbers[value])
 
 
 def _list(name: str, value: Sequence[Any]) -> Sequence[Any]:
     if isinstance(value, bytes | str):
-        raise ValueError(f"{name}: a list is meant, not one value")  # noqa: TRY004 - one kind of error for any wrong field
+        raise ValueError(f"{name}: must be a list, not a single value")  # noqa: TRY004 - ValueError for any wrong field
     return value
 
 
-def _illustrate(request: chat_pb2.ReplyRequest, images: Sequence[ImageSource]) -> None:
-    """Makes one message of the text and the images."""
+def _add_images(request: chat_pb2.ReplyRequest, images: Sequence[ImageSource]) -> None:
+    """Moves the text into one message with the images."""
     user = request.input.add(role=resources_pb2.ROLE_USER)
     if request.text:
         user.parts.add(text=request.text)
@@ -106,4 +106,4 @@ def _image(source: ImageSource) -> resources_pb2.Image:
     for signature, mime_type in _SIGNATURES:
         if signature.match(source):
             return resources_pb2.Image(data=source, mime_type=mime_type)
-    raise ValueError("images: neither PNG, JPEG, WebP nor GIF")
+    raise ValueError("images: must be PNG, JPEG, WebP or GIF")

@@ -1,4 +1,4 @@
-"""Which error a status or a `ReplyError` stands for, and what it says about trying again."""
+"""Converts statuses and `ReplyError`s to typed errors, and decides which errors are retried."""
 
 from __future__ import annotations
 
@@ -16,31 +16,31 @@ Error = TypeVar("Error", bound=ParleyError)
 
 _CODES: Final = {code.value[0]: code for code in grpc.StatusCode}
 _RETRYABLE: Final = {grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED, grpc.StatusCode.DEADLINE_EXCEEDED}
-# What proxies, a stopping server and RST_STREAM are seen to produce, beside UNAVAILABLE.
+# Codes that proxies, a stopping server and RST_STREAM produce, in addition to UNAVAILABLE.
 _CUT: Final = {grpc.StatusCode.CANCELLED, grpc.StatusCode.INTERNAL, grpc.StatusCode.UNKNOWN}
 
 
 def error_of_status(status: grpc.aio.AioRpcError) -> ParleyError:
-    """The typed error of a call that ended with a status other than OK."""
+    """Returns the error of a call that ended with a status other than OK."""
     trailer = dict(status.trailing_metadata() or ()).get(TRAILER)
     if isinstance(trailer, bytes):
         try:
             return error_of_proto(errors_pb2.ReplyError.FromString(trailer))
         except DecodeError:
-            pass  # somebody else's trailer: the code is what is left
+            pass  # not a trailer of Parley: use the code
     code = status.code()
     kind = BY_CODE.get(code, ParleyError)
     return kind(status.details() or code.name, code=code, retryable=code in _RETRYABLE)
 
 
 def error_of_proto(proto: errors_pb2.ReplyError) -> ParleyError:
-    """The typed error that a `ReplyError` stands for; a reason that is not known is read by its code."""
+    """Returns the error of a `ReplyError`. An unknown reason gives the class of its status code."""
     kind = BY_REASON.get(_reason_name(proto.reason)) or BY_CODE.get(_code(proto), ParleyError)
     return error_of_kind(kind, proto)
 
 
 def error_of_kind(kind: type[Error], proto: errors_pb2.ReplyError) -> Error:
-    """An error of this class, with what a `ReplyError` says."""
+    """Returns an error of class `kind` with the fields of a `ReplyError`."""
     return kind(
         proto.message,
         reason=_reason_name(proto.reason),
@@ -52,12 +52,12 @@ def error_of_kind(kind: type[Error], proto: errors_pb2.ReplyError) -> Error:
 
 
 def is_cut(error: ParleyError) -> bool:
-    """Whether the call, and not what was asked for, has failed: the same call may be made again."""
+    """True if the same call may be retried: the server was unavailable, or the call was interrupted."""
     return error.code is grpc.StatusCode.UNAVAILABLE or (not error.reason and error.code in _CUT)
 
 
 def ends_reply(error: ParleyError) -> bool:
-    """Whether a status says what a lost terminal chunk would have said."""
+    """True if the error is the end of the reply, as in its terminal chunk."""
     return bool(error.reason) and isinstance(error, ReplyFailed | InternalError)
 
 
@@ -66,7 +66,7 @@ def _code(proto: errors_pb2.ReplyError) -> grpc.StatusCode:
 
 
 def _reason_name(reason: int) -> str:
-    """Without its prefix; `UNKNOWN_<n>` for a value newer than this client, "" for 0."""
+    """The name without its prefix; `UNKNOWN_<n>` for a value that the client does not have, "" for 0."""
     if reason == 0:
         return ""
     if reason not in errors_pb2.ErrorReason.values():

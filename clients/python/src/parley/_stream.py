@@ -1,6 +1,6 @@
-"""One reply as a stream of events that survives cuts: what a reader of the iterator cannot see is that calls end.
+"""The events of one reply as an iterator that reconnects after cuts.
 
-Reads from the network only when its own reader asks, so that a slow reader costs no memory here.
+It reads from the network only when the next event is requested, so that a slow reader needs no memory in the client.
 """
 
 from __future__ import annotations
@@ -16,13 +16,12 @@ from parley._backoff import Patience
 from parley._connection import Connection, is_cancelling
 from parley._status import ends_reply, is_cut
 from parley._transcript import Transcript
-from parley._view import ReplyView
 from parley.errors import ConnectionLost, NotFound, ParleyError, TooManyReaders, Unavailable
-from parley.events import Accepted, Event, Reconnecting
+from parley.events import Accepted, Event, Finished, Reconnecting, ToolCall
 from parley.v1 import chat_pb2, resources_pb2
 
-# How long a call may take to say its status after its terminal chunk, before it is dropped.
-_FAREWELL_S = 1.0
+# How long to wait for the status of a call after its terminal chunk.
+_STATUS_WAIT_S = 1.0
 
 _Call = (
     grpc.aio.UnaryStreamCall[chat_pb2.ReplyRequest, chat_pb2.TokenChunk]
@@ -30,14 +29,14 @@ _Call = (
 )
 
 
-class ReplyStream(ReplyView):
-    """An asynchronous iterator over the events of one reply, with one reader at a time.
+class ReplyStream:
+    """An asynchronous iterator over the events of one reply, for one reader at a time.
 
-    After a cut it attaches again by itself, with the client's backoff. It ends after `Finished`, and raises
-    `ReplyFailed` (with the partial text) for a reply that failed, `ConnectionLost` where it gave up after the reply was
-    accepted, or another ParleyError where the request was refused. Leaving it (`break`, `aclose`, a cancelled task)
-    ends the call at once, and leaves the reply to its `on_disconnect`. A cancelled `__anext__` may be repeated: nothing
-    is lost.
+    After a cut it reconnects with the client's backoff. It ends after `Finished`. It raises `ReplyFailed` (with the
+    partial text) if the reply failed, `ConnectionLost` if it could not reconnect after the reply was accepted, or
+    another `ParleyError` if the request was refused. `break`, `aclose` and cancelling the task end the call at once;
+    the request's `on_disconnect` decides whether the reply continues. After a cancelled `__anext__` no event is lost:
+    call it again.
     """
 
     def __init__(
@@ -48,13 +47,56 @@ class ReplyStream(ReplyView):
         options: chat_pb2.StreamOptions,
     ) -> None:
         self._call: _Call | None = None
-        super().__init__(transcript, request)
+        self._transcript = transcript
+        self._request = request
         self._connection = connection
         self._options = options
         self._patience = Patience(connection.settings.backoff)
         self._pause_s = 0.0
         self._left = asyncio.Event()
         self._failure_raised = False
+
+    @property
+    def request_id(self) -> str:
+        """The idempotency key of the request; empty for a stream from `resume`."""
+        return self._request.request_id if self._request else ""
+
+    @property
+    def reply_id(self) -> str:
+        """Empty until the reply is accepted."""
+        return self._transcript.reply_id
+
+    @property
+    def conversation_id(self) -> str:
+        """The reply's conversation; for a new conversation empty until the reply is accepted."""
+        source = self._transcript.accepted or self._request
+        return source.conversation_id if source else ""
+
+    @property
+    def message_id(self) -> str:
+        """The message for the answer; empty until the reply is accepted."""
+        accepted = self._transcript.accepted
+        return accepted.message_id if accepted else ""
+
+    @property
+    def sequence(self) -> int:
+        """The cursor: the sequence of the last chunk that was read."""
+        return self._transcript.sequence
+
+    @property
+    def text(self) -> str:
+        """The text that was read so far."""
+        return self._transcript.text
+
+    @property
+    def tool_calls(self) -> tuple[ToolCall, ...]:
+        """The tool calls that were read so far, each with its joined arguments."""
+        return self._transcript.tool_calls
+
+    @property
+    def finished(self) -> Finished | None:
+        """The last event, once it was read."""
+        return self._transcript.finished
 
     def __aiter__(self) -> Self:
         return self
@@ -79,15 +121,15 @@ class ReplyStream(ReplyView):
         await self.aclose()
 
     async def aclose(self) -> None:
-        """Ends the call, not the reply. The iterator then ends without an error, in another task too."""
+        """Ends the call, not the reply. The iterator then ends without an error, also in another task."""
         self._left.set()
         self._drop_call()
 
     async def cancel(self, reason: str = "") -> resources_pb2.Reply | None:
-        """Stops the reply on the server; the stream then ends with `Finished`, its partial text kept.
+        """Cancels the reply on the server. The stream then ends with `Finished`; the partial text is stored.
 
-        Returns the reply as it was stopped. None: the server has not seen the request yet, and will accept it as
-        already cancelled. Raises a ParleyError.
+        Returns the cancelled reply, or None if the server has not received the request yet; it will then accept the
+        request as cancelled. Raises a ParleyError.
         """
         reply_id = self.reply_id
         target = {"reply_id": reply_id} if reply_id else {"request_id": self.request_id}
@@ -101,8 +143,7 @@ class ReplyStream(ReplyView):
             return None
 
     def __del__(self) -> None:
-        # `break` leaves no other trace; reference counting makes this the next thing that happens.
-        # The event loop may be gone by then, and the call with it.
+        # Ends the call after a `break`, which calls no other method. The event loop may already be closed.
         with contextlib.suppress(RuntimeError):
             self._drop_call()
 
@@ -123,7 +164,7 @@ class ReplyStream(ReplyView):
             self._connection.check()
             raise
         if chunk is None:
-            return self._cut(Unavailable("the stream ended without the reply's end", retryable=True), cause=None)
+            return self._cut(Unavailable("the stream ended before the end of the reply", retryable=True), cause=None)
         return self._apply(chunk)
 
     async def _read(self) -> chat_pb2.TokenChunk | None:
@@ -138,7 +179,7 @@ class ReplyStream(ReplyView):
         return chunk if isinstance(chunk, chat_pb2.TokenChunk) else None
 
     async def _first(self, call: _Call, scope: asyncio.Timeout) -> object:
-        """What the first call of a client reads, which may not reach a server."""
+        """Reads from a server that has never been reached, with a shorter time limit."""
         reach = self._connection.reach
         timer = reach.bound(scope, self._patience.unreached_s())
         try:
@@ -152,7 +193,7 @@ class ReplyStream(ReplyView):
     def _silent(self) -> Unavailable:
         if not self._connection.reach.reached:
             return self._connection.reach.unavailable()
-        return Unavailable(f"nothing came for {self._connection.settings.silence_s:g} s", retryable=True)
+        return Unavailable(f"the stream was silent for {self._connection.settings.silence_s:g} s", retryable=True)
 
     def _attach(self) -> _Call:
         chat, metadata = self._connection.chat, self._connection.metadata
@@ -167,7 +208,7 @@ class ReplyStream(ReplyView):
     def _apply(self, chunk: chat_pb2.TokenChunk) -> Event | None:
         before = self.sequence
         event = self._transcript.apply(chunk)
-        # An `accepted` of a resume is no progress: a server that cuts right after it must not be asked for ever.
+        # A repeated `accepted` is not progress: a server that always cuts after it would be retried forever.
         if self.sequence > before or isinstance(event, Accepted) or chunk.WhichOneof("event") == "heartbeat":
             self._patience.progressed()
         return event
@@ -191,17 +232,17 @@ class ReplyStream(ReplyView):
     def _may_attach_again(self, error: ParleyError) -> bool:
         if is_cut(error) or (error.code is grpc.StatusCode.DEADLINE_EXCEEDED and not error.reason):
             return True
-        # After acceptance, what says that the reply failed is not its end: that is the terminal chunk, still to be had.
-        # And the reader that was cut off may count as one of the reply's readers until its server has noticed.
+        # After acceptance, a status that reports a failed reply was sent instead of the terminal chunk, which a new
+        # call reads. TooManyReaders may count the reader that was cut off, until its server has noticed the cut.
         return self._transcript.accepted is not None and (ends_reply(error) or isinstance(error, TooManyReaders))
 
     async def _hang_up(self) -> None:
         call, self._call = self._call, None
         if call is None:
             return
-        # The status repeats what the terminal chunk said; waiting for it spares the server a cancellation.
+        # Waits for the status of the call, so that the server does not see a cancelled call.
         with contextlib.suppress(TimeoutError, grpc.aio.AioRpcError):
-            async with asyncio.timeout(_FAREWELL_S):
+            async with asyncio.timeout(_STATUS_WAIT_S):
                 while await call.read() is not grpc.aio.EOF:
                     pass
         call.cancel()

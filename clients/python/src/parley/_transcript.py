@@ -1,6 +1,6 @@
-"""What is known of one reply: folds chunks into events, by sequence, so that nothing repeats and nothing is lost.
+"""Converts the chunks of one reply to events, and drops repeated chunks by their sequence.
 
-Pure: no I/O, no clock. It never raises for a chunk that it does not know.
+It uses no I/O and no clock, and ignores chunks of an unknown kind.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ from parley.v1 import chat_pb2, resources_pb2
 class Transcript:
     """The text, the tool calls and the cursor of one reply.
 
-    `sequence` is where a resume goes on. Content at or below it is dropped; a snapshot replaces what was there; the
-    first terminal chunk ends it, and nothing after that counts.
+    `sequence` is the cursor of a resume. Content at or below it is dropped. A snapshot replaces all content. The first
+    terminal chunk ends the reply; later chunks are dropped.
     """
 
     def __init__(self, reply_id: str = "", after_sequence: int = 0) -> None:
@@ -29,29 +29,32 @@ class Transcript:
 
     @property
     def text(self) -> str:
-        """The answer so far."""
+        """The text so far."""
         if len(self._texts) > 1:
             self._texts = ["".join(self._texts)]
         return self._texts[0] if self._texts else ""
 
     @property
     def tool_calls(self) -> tuple[ToolCall, ...]:
-        """The tool calls so far, each with its arguments joined, by index."""
+        """The tool calls so far by index, each with its joined arguments."""
         return tuple(call for _, call in sorted(self._tool_calls.items()))
 
     @property
     def ended(self) -> bool:
-        """Whether the terminal chunk has come."""
+        """True after the terminal chunk."""
         return self.finished is not None or self.failure is not None
 
     def apply(self, chunk: chat_pb2.TokenChunk) -> Event | None:
-        """The event that this chunk means, or None where it brings nothing new. A failure is kept in `failure`."""
+        """Returns the event of a chunk, or None if it has nothing new.
+
+        The error of a failed reply is set in `failure`.
+        """
         kind = chunk.WhichOneof("event")
         if self.ended or kind in {"heartbeat", "go_away"}:
             return None
         if kind == "accepted":
             return self._accept(chunk)
-        # A snapshot at the cursor may hold what a lost tail did not, and the terminal chunk may repeat its position.
+        # A snapshot at the cursor may contain text that was lost; the terminal chunk may have the cursor's sequence.
         again = kind in {"finished", "failed"} or (kind == "snapshot" and chunk.sequence == self.sequence)
         if chunk.sequence <= self.sequence and not again:
             return None
@@ -75,7 +78,7 @@ class Transcript:
                 return self._finish(chunk.finished)
             case "failed":
                 self._fail(chunk.failed)
-        return None  # or newer than this client
+        return None  # or a kind that this client does not have
 
     def _accept(self, chunk: chat_pb2.TokenChunk) -> Accepted | None:
         if self.accepted is not None:

@@ -1,25 +1,24 @@
-# Generated from protos/parley/v1/errors.proto by tools/clients. Do not edit: `make gen`.
-"""Every way in which a call or a reply can fail.
+"""The errors of the client, one class per kind of failure.
 
 ParleyError                     reason, code, message, retryable, retry_after_s, metadata
-├── InvalidRequest              the request is wrong: fix it
+├── InvalidRequest              the request is wrong; correct it before sending it again
 │   └── UnsupportedInput, ContextTooLarge, InputTooLarge
 ├── Unauthenticated, Forbidden
 ├── NotFound
 │   └── ConversationNotFound, MessageNotFound, ReplyNotFound, ModelNotFound, ProviderNotFound, ImageNotFound
 ├── AlreadyExists
 │   └── RequestIdReused, ConversationExists
-├── ReplyInProgress             `reply_id` is the one that runs
-├── EtagMismatch                read again, then change
+├── ReplyInProgress             `reply_id` is the running reply
+├── EtagMismatch                read the resource again, then update it
 ├── LimitExceeded               wait `retry_after_s`
 │   └── RateLimited, QuotaExceeded, TooManyReaders
-├── NotConfigured               the server lacks what the call needs
-├── Unavailable                 no answer from a server, though the client tried again
+├── NotConfigured               the server lacks a setting that the call needs
+├── Unavailable                 no answer from a server after all retries
 │   ├── Draining, Overloaded, StorageUnavailable
-│   └── ConnectionLost          the reply was accepted, then could not be followed: resume it later
-├── DeadlineExceeded            the call's own time limit
-├── ReplyFailed                 the reply was accepted, then failed: `text` is what it had written
-└── InternalError               a defect of the server; metadata `call_id` finds it in its logs
+│   └── ConnectionLost          the stream of an accepted reply was lost; resume it later
+├── DeadlineExceeded            the call's time limit has passed
+├── ReplyFailed                 the reply was accepted, then failed; `text` is its partial text
+└── InternalError               a defect of the server; metadata `call_id` is in its log lines
 """
 
 from __future__ import annotations
@@ -29,8 +28,34 @@ from typing import Final
 
 import grpc
 
-from parley._error import ParleyError as ParleyError
 from parley.v1 import resources_pb2
+
+
+class ParleyError(Exception):
+    """Base class of all errors of the client.
+
+    `reason` is the name of a `parley.v1.ErrorReason` without its prefix; it is empty if the error came from the
+    transport and not from a Parley server. `message` can be shown to users. `retryable` is True if a new attempt may
+    succeed, after `retry_after_s` seconds if that is set. `metadata` has details such as `limit` or `call_id`.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        reason: str = "",
+        code: grpc.StatusCode = grpc.StatusCode.UNKNOWN,
+        retryable: bool = False,
+        retry_after_s: float | None = None,
+        metadata: dict[str, str] | None = None,
+    ) -> None:
+        super().__init__(f"{reason}: {message}" if reason else message)
+        self.message = message
+        self.reason = reason
+        self.code = code
+        self.retryable = retryable
+        self.retry_after_s = retry_after_s
+        self.metadata = metadata or {}
 
 
 class InvalidRequest(ParleyError):
@@ -58,7 +83,7 @@ class Forbidden(ParleyError):
 
 
 class NotFound(ParleyError):
-    """No such thing, or somebody else's."""
+    """No such resource, or it belongs to another user."""
 
 
 class ConversationNotFound(NotFound):
@@ -86,7 +111,7 @@ class ImageNotFound(NotFound):
 
 
 class AlreadyExists(ParleyError):
-    """The key or id is taken."""
+    """The key or id is already in use."""
 
 
 class RequestIdReused(AlreadyExists):
@@ -94,7 +119,7 @@ class RequestIdReused(AlreadyExists):
 
 
 class ConversationExists(AlreadyExists):
-    """The chosen conversation id is taken."""
+    """The chosen conversation id is already in use."""
 
 
 class ReplyInProgress(ParleyError):
@@ -102,7 +127,7 @@ class ReplyInProgress(ParleyError):
 
     @property
     def reply_id(self) -> str:
-        """The reply that runs; empty where the server did not say."""
+        """The id of the running reply; empty if the server did not send it."""
         return self.metadata.get("reply_id", "")
 
 
@@ -111,7 +136,7 @@ class EtagMismatch(ParleyError):
 
 
 class LimitExceeded(ParleyError):
-    """A limit of the caller is reached."""
+    """The caller has reached a limit."""
 
 
 class RateLimited(LimitExceeded):
@@ -127,11 +152,11 @@ class TooManyReaders(LimitExceeded):
 
 
 class NotConfigured(ParleyError):
-    """The server lacks what the call needs, such as an encryption key."""
+    """The server lacks a setting that the call needs, such as an encryption key."""
 
 
 class Unavailable(ParleyError):
-    """No server could be reached, or it took no calls, for as long as the client's backoff allowed."""
+    """No server could be reached, or none accepted the call, until the client's backoff expired."""
 
 
 class Draining(Unavailable):
@@ -147,18 +172,18 @@ class StorageUnavailable(Unavailable):
 
 
 class ConnectionLost(Unavailable):
-    """A reply could no longer be followed; it may still be running. To resume it after `sequence` goes on where `text`
-    ends.
+    """The client could not reconnect to the stream of an accepted reply, which may still be running.
+
+    `client.resume(reply_id, after_sequence=sequence)` continues where `text` ends.
     """
 
     reply_id: str = ""
-    """The reply, to resume."""
 
     sequence: int = 0
-    """The cursor, to resume after."""
+    """The cursor: the sequence of the last chunk that was read."""
 
     text: str = ""
-    """The answer as far as it was read."""
+    """The text that was read."""
 
 
 class DeadlineExceeded(ParleyError):
@@ -166,21 +191,22 @@ class DeadlineExceeded(ParleyError):
 
 
 class ReplyFailed(ParleyError):
-    """The reply was accepted and then failed. Where `retryable`, a new request with `replace_message_id` set to
-    `message_id` and no text tries again without repeating the user's message.
+    """The reply was accepted and then failed.
+
+    If `retryable`, a new request without text and with `replace_message_id` set to `message_id` generates the answer
+    again without repeating the user's message.
     """
 
     text: str = ""
-    """What it had written."""
+    """The partial text."""
 
     reply_id: str = ""
-    """The reply."""
 
     message_id: str = ""
-    """The message that would have held the answer."""
+    """The message for the answer."""
 
     usage: resources_pb2.Usage | None = None
-    """What the provider had counted, or an estimate."""
+    """The usage that the provider reported, or an estimate."""
 
 
 class InternalError(ParleyError):

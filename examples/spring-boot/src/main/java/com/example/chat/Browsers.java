@@ -34,7 +34,7 @@ class Browsers {
 
     private final Set<SseEmitter> open = ConcurrentHashMap.newKeySet();
 
-    /** Sends a reply for as long as the browser is there; when it leaves, the call ends, and the reply may be resumed. */
+    /** Sends a reply until the browser leaves. Then the call ends; the reply can be resumed. */
     SseEmitter send(ReplyStream stream) {
         SseEmitter browser = new SseEmitter(0L);
         open.add(browser);
@@ -76,7 +76,9 @@ class Browsers {
         return browser;
     }
 
-    /** A servlet container notices that a browser has gone only when it writes, so it writes while a model thinks, too. */
+    /**
+     * Also writes while the model is silent, since a servlet container detects a closed connection only when it writes.
+     */
     @Scheduled(fixedDelayString = "${chat.keep-alive:10s}")
     void keepAlive() {
         for (SseEmitter browser : open) {

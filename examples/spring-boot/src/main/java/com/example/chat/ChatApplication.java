@@ -12,7 +12,7 @@ import org.springframework.scheduling.annotation.EnableScheduling;
 public class ChatApplication {
     public static void main(String[] arguments) { SpringApplication.run(ChatApplication.class, arguments); }
 
-    /** To send to a browser that reads slowly blocks: Spring's threads then (virtual ones, if so set), not the client's. */
+    /** Runs listeners on Spring's threads (virtual ones, if configured), since sending to a slow browser blocks. */
     @Bean
     ParleyClientCustomizer listenOnSpringsThreads(AsyncTaskExecutor applicationTaskExecutor) {
         return builder -> builder.executor(applicationTaskExecutor);

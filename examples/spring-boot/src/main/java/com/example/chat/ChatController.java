@@ -20,13 +20,13 @@ import org.springframework.web.bind.annotation.RequestParam;
 import org.springframework.web.bind.annotation.RestController;
 import org.springframework.web.servlet.mvc.method.annotation.SseEmitter;
 
-/** A chat for browsers. The cookie stands for whoever is logged in, and must come from your authentication. */
+/** A chat for browsers. The cookie is a placeholder for the user: replace it with your authentication. */
 @RestController
 class ChatController {
-    /** The requestId is the page's own, so that a repeated request does not ask the model twice. */
+    /** The page makes the requestId, so that a repeated request does not call the model twice. */
     record Question(String requestId, String conversationId, String text) {}
 
-    /** One of the two: a page that has not yet been told the reply knows its own request. */
+    /** One of the two is set: before `accepted` the page has only the id of its request. */
     record Stop(String replyId, String requestId) {
         CancelRequest toRequest() {
             var request = CancelRequest.newBuilder().setReason("user pressed stop");
@@ -54,7 +54,7 @@ class ChatController {
         return browsers.send(client.actingFor(user).streamReply(request.build()));
     }
 
-    /** As a browser's EventSource asks, and asks again after a cut: then with the id of the last event that it has. */
+    /** For a browser's EventSource, which sends the id of its last event when it reconnects. */
     @GetMapping("/chat")
     SseEmitter askOrResume(
             @RequestParam String text,

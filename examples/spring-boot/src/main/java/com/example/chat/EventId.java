@@ -3,7 +3,7 @@ package com.example.chat;
 import dev.parley.client.ParleyClient;
 import dev.parley.client.ReplyStream;
 
-/** The id of a server-sent event: a reply, and how much of it the browser has once it has the event. */
+/** The id of a server-sent event: a reply and the cursor after the event. */
 record EventId(String replyId, int sequence) {
     static EventId of(ReplyStream stream) { return new EventId(stream.replyId(), stream.sequence()); }
 

@@ -30,7 +30,7 @@ import org.springframework.boot.test.web.server.LocalServerPort;
 import org.springframework.test.context.DynamicPropertyRegistry;
 import org.springframework.test.context.DynamicPropertySource;
 
-/** The application as a browser has it, against a real Parley server. */
+/** The application over HTTP, with a real Parley server. */
 @SpringBootTest(webEnvironment = WebEnvironment.RANDOM_PORT, properties = {"chat.keep-alive=100ms", "spring.main.banner-mode=off"})
 @Timeout(30)
 class ChatApplicationTest {
@@ -51,12 +51,12 @@ class ChatApplicationTest {
     @AfterAll
     static void stop() { PARLEY.close(); }
 
-    /** An event as it comes over the wire. */
+    /** A server-sent event. */
     private record Event(String id, String name, String data) {
         String get(String field) { return JsonPath.read(data, "$." + field).toString(); }
     }
 
-    /** What an EventSource reads. */
+    /** Reads server-sent events. */
     private static final class Events implements AutoCloseable {
         private final BufferedReader lines;
 
@@ -125,7 +125,7 @@ class ChatApplicationTest {
     }
 
     @Test
-    void aBrowserThatComesBackGetsTheRestAndOneThatLeavesEndsItsCall() throws Exception {
+    void aReconnectGetsTheRestAndLeavingEndsTheCall() throws Exception {
         List<Event> seen = new ArrayList<>();
         double before = left();
         try (Events events = open(question(SLOW))) {
@@ -151,7 +151,7 @@ class ChatApplicationTest {
     }
 
     @Test
-    void aBrowserThatLeavesASilentModelEndsItsCall() throws Exception {
+    void leavingEndsTheCallWhileTheModelIsSilent() throws Exception {
         double before = left();
         try (Events events = open(question("/script {\"text\": \"a\", \"first_token_delay_s\": 20}"))) {
             assertThat(events.next().name()).isEqualTo("accepted");
@@ -163,7 +163,7 @@ class ChatApplicationTest {
     }
 
     @Test
-    void aReplyIsStopped() throws Exception {
+    void aReplyIsCancelled() throws Exception {
         try (Events events = open(question(SLOW))) {
             String replyId = events.next().get("replyId");
             var answer = http.send(
@@ -178,7 +178,7 @@ class ChatApplicationTest {
     }
 
     @Test
-    void aReplyIsStoppedBeforeItHasBegun() throws Exception {
+    void aReplyIsCancelledBeforeItStarts() throws Exception {
         var early = http.send(post("/stop", "{\"requestId\": \"second-thought\"}").build(), HttpResponse.BodyHandlers.discarding());
         assertThat(early.statusCode()).isEqualTo(202);
         try (Events events = open(post("/chat", "{\"requestId\": \"second-thought\", \"text\": \"Hi\"}"))) {
@@ -190,7 +190,7 @@ class ChatApplicationTest {
     }
 
     @Test
-    void aFailureIsTold() throws Exception {
+    void aFailureIsSentAsAnError() throws Exception {
         String script = "/script {\"text\": \"one two\", \"delay_s\": 0, \"fault\": {\"kind\": \"error\", \"after\": 1}}";
         try (Events events = open(question(script))) {
             List<Event> all = events.rest();
@@ -203,7 +203,7 @@ class ChatApplicationTest {
     }
 
     @Test
-    void theServersHealthIsPartOfTheApplications() throws Exception {
+    void theHealthOfTheServerIsPartOfTheApplication() throws Exception {
         var answer = http.send(to("/actuator/health").build(), HttpResponse.BodyHandlers.ofString());
         assertThat(JsonPath.<String>read(answer.body(), "$.components.parley.details.server")).isEqualTo("SERVING");
     }

@@ -6,7 +6,7 @@ import java.util.concurrent.CancellationException;
 import java.util.concurrent.Semaphore;
 import java.util.function.BiConsumer;
 
-/** An application with a thread for the stream, which blocks. */
+/** Reads by the iterator, in a thread of its own. */
 final class IteratorPlaying extends Playing {
     private final Semaphore permits = new Semaphore(0);
     private final Thread reader = new Thread(this::read);
@@ -32,7 +32,7 @@ final class IteratorPlaying extends Playing {
                 permits.release();
             }
             case "close" -> {
-                leaving = true; // so that it does not ask for what it will not get
+                leaving = true; // so that it does not wait for further events
                 stream().close();
                 permits.release();
             }
@@ -49,7 +49,7 @@ final class IteratorPlaying extends Playing {
                 taken(stream.next());
             }
         } catch (CancellationException | InterruptedException interrupted) {
-            // The application's own wish.
+            // The reader itself left.
         } catch (RuntimeException error) {
             failure = error;
         }

@@ -25,7 +25,7 @@ import dev.parley.client.errors.ParleyException;
 import dev.parley.client.errors.ReplyFailedException;
 import java.util.List;
 
-/** Commands, events and messages as PLAYER.md writes them. */
+/** The JSON of commands, events and messages, as PLAYER.md defines it. */
 final class Json {
     private static final JsonFormat.Printer PRINTER =
             JsonFormat.printer().preservingProtoFieldNames().omittingInsignificantWhitespace();
@@ -46,7 +46,7 @@ final class Json {
         return array;
     }
 
-    /** The message that this object writes; an absent one is empty. */
+    /** Returns the message of this object; an empty one if it is absent. */
     static <B extends Message.Builder> B read(JsonElement object, B into) {
         if (object != null) {
             try {
@@ -115,7 +115,7 @@ final class Json {
         return shown;
     }
 
-    /** What a stream object knows. */
+    /** The state of a stream. */
     static JsonObject known(ReplyStream stream) {
         JsonObject known = new JsonObject();
         known.addProperty("request_id", stream.requestId());

@@ -6,7 +6,7 @@ import dev.parley.client.ReplyListener;
 import dev.parley.client.ReplyStream;
 import java.util.function.BiConsumer;
 
-/** An application that listens. */
+/** Reads by a listener. */
 final class ListenerPlaying extends Playing implements ReplyListener {
     ListenerPlaying(String name, ReplyStream stream, BiConsumer<String, JsonObject> say) {
         super(name, stream, false, say);

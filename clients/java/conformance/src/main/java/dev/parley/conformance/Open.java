@@ -12,11 +12,11 @@ import java.util.Set;
 import java.util.TreeMap;
 import java.util.stream.Stream;
 
-/** What is open in this process: TCP sockets, and threads by kind, which is their name without its numbers. */
+/** The open TCP sockets of this process, and its threads by name without numbers. */
 final class Open {
-    /** Those of the player itself, which are as many as it carries out commands. */
+    /** The threads of the player, one per running command. */
     private static final String OWN = "player-command";
-    /** Until the first blocking call, the JVM has no such threads; they are its own, and stay. */
+    /** Threads of the JVM, which start with the first blocking call and remain. */
     private static final Set<String> VIRTUAL_MACHINE = Set.of("Common-Cleaner", "Cleaner-", "process reaper", "Attach Listener");
 
     private final Map<String, Integer> idle = count();
@@ -33,7 +33,7 @@ final class Open {
         return open;
     }
 
-    /** A figure of /proc/self/status in bytes. */
+    /** Returns a value of /proc/self/status in bytes. */
     static long statusBytes(String name) {
         return lines("/proc/self/status").stream()
                 .filter(line -> line.startsWith(name + ":"))

@@ -41,12 +41,12 @@ import java.util.concurrent.atomic.AtomicInteger;
 import java.util.stream.Stream;
 
 /**
- * The Java client's player: reads commands on standard input and prints events on standard output, as
- * tests/conformance/PLAYER.md says. It adds nothing of its own to what the client does. Its argument is the form in which
- * it reads streams: iterator (the default), publisher or listener.
+ * The Java client's player: runs the commands from standard input on the client and prints events on standard output.
+ * tests/conformance/PLAYER.md has the protocol. Its argument is the form in which it reads streams: iterator (the
+ * default), publisher or listener.
  */
 public final class Player {
-    /** Carries out one command; an answer of null is none. */
+    /** Runs one command. Returns its answer, or null for none. */
     private interface Command {
         JsonObject carryOut(String id, JsonObject fields) throws InterruptedException;
     }
@@ -104,7 +104,7 @@ public final class Player {
         System.exit(new Player(form).run());
     }
 
-    /** Until {@code exit} or the end of the input; the exit status. */
+    /** Runs until {@code exit} or the end of the input. Returns the exit status. */
     private int run() throws IOException {
         BufferedReader in = new BufferedReader(new InputStreamReader(System.in, StandardCharsets.UTF_8));
         int status = 0;
@@ -136,7 +136,7 @@ public final class Player {
         if (command == null) {
             throw new JsonParseException("no such command: " + op);
         }
-        // What only begins something is begun in the order of the commands.
+        // Commands that only start something run in order.
         if (op.equals("client") || op.equals("stream") || op.equals("resume")) {
             carryOut(command, id, fields);
         } else {
@@ -266,7 +266,7 @@ public final class Player {
         long named = Stream.of("reply_id", "request_id", "conversation_id")
                 .filter(name -> !string(fields, name).isEmpty())
                 .count();
-        if (named > 1) { // a CancelRequest cannot even be written with two
+        if (named > 1) { // a CancelRequest cannot have two targets
             throw new IllegalArgumentException("name exactly one of reply_id, request_id and conversation_id");
         }
         return result(of(fields).cancel(message(fields, CancelRequest.newBuilder()).build()));
@@ -371,7 +371,7 @@ public final class Player {
         return message(plain, PollReplyRequest.newBuilder()).build();
     }
 
-    /** The message that the command's own fields write. */
+    /** Returns the message with the fields of the command. */
     private static <B extends Message.Builder> B message(JsonObject fields, B into) {
         JsonObject own = fields.deepCopy();
         own.remove("client");

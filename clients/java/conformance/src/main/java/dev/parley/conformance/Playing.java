@@ -6,7 +6,7 @@ import dev.parley.client.ReplyStream;
 import java.util.List;
 import java.util.function.BiConsumer;
 
-/** One stream, and the application that reads it in one of the client's forms. */
+/** One stream, and its reader in one of the client's forms. */
 abstract class Playing {
     final String name;
     final boolean pull;
@@ -22,7 +22,7 @@ abstract class Playing {
         this.say = say;
     }
 
-    /** The form of all the streams of a player. */
+    /** The form in which a player reads its streams. */
     enum Form {
         ITERATOR(List.of("break", "close", "interrupt")),
         PUBLISHER(List.of("break", "cancel", "close")),
@@ -37,16 +37,16 @@ abstract class Playing {
 
     ReplyStream stream() { return stream; }
 
-    /** Begins to read: all, or, with {@code pull}, nothing yet. */
+    /** Starts to read everything; with {@code pull} only on demand. */
     abstract void start();
 
-    /** Lets the application ask for so many more events. */
+    /** Requests more events. */
     abstract void ask(int count);
 
-    /** Lets go, in one of the ways of its form. */
+    /** Leaves the stream, in one of the ways of its form. */
     abstract void leave(String how) throws InterruptedException;
 
-    /** Lets the application ask for so many events; how many it got. */
+    /** Requests events and returns how many arrived. */
     synchronized int take(int count) throws InterruptedException {
         left = count;
         if (!over) {
@@ -72,7 +72,7 @@ abstract class Playing {
         notifyAll();
     }
 
-    /** The last word of the stream; only the first one counts. */
+    /** Records the end of the stream; only the first one counts. */
     synchronized void ended(RuntimeException failure) {
         if (over) {
             return;

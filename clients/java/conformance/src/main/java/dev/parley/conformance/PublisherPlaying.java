@@ -6,7 +6,7 @@ import dev.parley.client.ReplyStream;
 import java.util.concurrent.Flow;
 import java.util.function.BiConsumer;
 
-/** An application that subscribes. */
+/** Reads by a subscriber. */
 final class PublisherPlaying extends Playing implements Flow.Subscriber<ReplyEvent> {
     private Flow.Subscription subscription;
 

@@ -3,12 +3,12 @@ package dev.parley.client;
 import java.time.Duration;
 
 /**
- * How a client waits between attempts, and when it gives up. The n-th delay lies between half and the whole of
- * min(first · 2ⁿ, max); what the server asks for is a lower bound.
+ * Exponential backoff with jitter. The n-th delay is random between 50 and 100 % of min(first · 2ⁿ, max); the server's
+ * {@code retry_after} is a lower bound. A client that has never reached a server stops after 5 seconds.
  *
  * @param first the first delay
  * @param max the longest delay
- * @param maxElapsed since the first failure without progress in between; zero never tries again
+ * @param maxElapsed when retries stop, after the first failure since the last progress; zero disables retries
  */
 public record Backoff(Duration first, Duration max, Duration maxElapsed) {
     /** 0.1 s, 5 s and 60 s. */

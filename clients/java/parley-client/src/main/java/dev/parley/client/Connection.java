@@ -27,7 +27,7 @@ import java.util.concurrent.TimeUnit;
 import java.util.concurrent.TimeoutException;
 import java.util.function.Supplier;
 
-/** One channel to a server with the caller's identity, its timers, and unary calls that try again by themselves. */
+/** One channel to a server with the caller's identity, its timers, and unary calls with retries. */
 final class Connection {
     private static final long CLOSE_S = 5;
 
@@ -51,11 +51,11 @@ final class Connection {
         channel = ClientInterceptors.intercept(shared.transport, identity);
     }
 
-    /** What clients for several end users have in common. */
+    /** The parts that clients for several end users share. */
     private record Shared(
             Threads threads, ManagedChannel transport, Reach reach, Set<Follower> followers, CountDownLatch closed) {}
 
-    /** The same connection, for another end user. */
+    /** Returns a connection for another end user with the same channel and threads. */
     Connection actingFor(String endUser) {
         return new Connection(settings.actingFor(endUser), shared);
     }
@@ -64,12 +64,12 @@ final class Connection {
 
     private boolean isClosed() { return shared.closed.getCount() == 0; }
 
-    /** What every call fails with once the client is closed. */
+    /** The error of all calls after the client was closed. */
     static UnavailableException closedException() {
         return new UnavailableException(Failure.unavailable("the client is closed", false));
     }
 
-    /** Ends every call, then the threads. */
+    /** Ends all calls, then the threads. */
     void close() {
         shared.closed.countDown();
         shared.followers.forEach(follower -> follower.fail(closedException()));
@@ -87,7 +87,7 @@ final class Connection {
         }
     }
 
-    /** Whoever follows a reply says so, to be told of the end of the client. False: it has ended. */
+    /** Registers a follower, which fails when the client is closed. Returns false if it is closed already. */
     boolean enter(Follower follower) {
         shared.followers.add(follower);
         return !isClosed();
@@ -101,8 +101,8 @@ final class Connection {
     }
 
     /**
-     * Makes the next call try to connect. A channel that could not connect fails calls at once until a backoff of its own,
-     * of up to two minutes, has passed; one that is idle connects for the next call, which waits for the outcome.
+     * Makes the next call connect. A channel that could not connect fails calls at once during its own backoff of up to
+     * two minutes; an idle channel connects for the next call.
      */
     void wake() {
         if (shared.transport.getState(false) == ConnectivityState.TRANSIENT_FAILURE) {
@@ -114,12 +114,17 @@ final class Connection {
         return call(method, () -> request, settings.callTimeout(), true);
     }
 
-    /** A call that is not tried again. */
+    /** Calls once, without retries. */
     <Q, A> A callOnce(MethodDescriptor<Q, A> method, Q request) {
         return call(method, () -> request, settings.callTimeout(), false);
     }
 
-    /** Calls once, or, where repeatable, again after each cut for as long as the backoff allows; a limit of zero is none. */
+    /**
+     * Calls once; if {@code repeatable}, again after each cut until the backoff stops it.
+     *
+     * @param request makes the request of each attempt
+     * @param limit of each attempt; zero is no limit
+     */
     <Q, A> A call(MethodDescriptor<Q, A> method, Supplier<Q> request, Duration limit, boolean repeatable) {
         Patience patience = new Patience(settings.backoff());
         while (true) {
@@ -142,7 +147,7 @@ final class Connection {
         if (reach().reached()) {
             return ClientCalls.blockingUnaryCall(channel, method, options, request);
         }
-        // The executor's threads may all be the application's, and wait in calls such as this one.
+        // An executor of the application is not used here: all its threads may be blocked in calls like this one.
         var answer = ClientCalls.futureUnaryCall(channel.newCall(method, options.withExecutor(Runnable::run)), request);
         try {
             return untilReached(answer, patience.unreached());
@@ -155,7 +160,7 @@ final class Connection {
         }
     }
 
-    /** Waits for the answer, but for no longer than this where no server is reached by then. */
+    /** Waits for the answer; after {@code left} it stops waiting if no server has been reached. */
     private <A> A untilReached(Future<A> answer, Duration left) throws ExecutionException, InterruptedException {
         try {
             return answer.get(left.toNanos(), TimeUnit.NANOSECONDS);
@@ -167,14 +172,14 @@ final class Connection {
         }
     }
 
-    /** Options of one attempt; a limit of zero is none. */
+    /** Returns the options of one attempt; a limit of zero is no limit. */
     static CallOptions options(Duration limit) {
         return limit.isZero()
                 ? CallOptions.DEFAULT
                 : CallOptions.DEFAULT.withDeadlineAfter(limit.toNanos(), TimeUnit.NANOSECONDS);
     }
 
-    /** The failure of a call that ended with a status other than OK. */
+    /** Returns the failure of a call that ended with a status other than OK. */
     Failure failureOf(Status status, Metadata trailers) { return reach().explain(Failure.of(status, trailers)); }
 
     private ParleyException errorOf(StatusRuntimeException status) {
@@ -195,7 +200,7 @@ final class Connection {
         }
     }
 
-    /** A thread that is interrupted keeps its flag, and learns why the call ended. */
+    /** Sets the thread's interrupt flag again and returns the exception of the interrupted call. */
     static CancellationException interrupted(Exception cause) {
         Thread.currentThread().interrupt();
         var cancelled = new CancellationException("the thread was interrupted");

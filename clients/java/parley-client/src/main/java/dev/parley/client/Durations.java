@@ -2,7 +2,7 @@ package dev.parley.client;
 
 import java.time.Duration;
 
-/** Java's durations from protobuf's, and back. */
+/** Converts durations between Java and protobuf. */
 final class Durations {
     private static final long NANOS = 1_000_000_000;
 

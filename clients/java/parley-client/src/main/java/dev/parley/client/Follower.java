@@ -23,27 +23,27 @@ import java.util.concurrent.Flow;
 import java.util.concurrent.Future;
 
 /**
- * Follows one reply over as many calls as it takes, and gives its events to a subscriber as that asks for them. The one
- * engine below the iterator, the listener and the publisher.
+ * Reads one reply over several calls, and passes its events to a subscriber on demand. The iterator, the listener and
+ * the publisher are built on it.
  *
- * <p>All its state is touched in {@code turns} alone, one task at a time, on whatever thread brought the task: that makes
- * signals serial and keeps a subscriber that asks for more within a signal from recursing. At most {@link #AHEAD_BYTES} and
- * one chunk wait for the subscriber; beyond them HTTP/2's flow control holds the server back.
+ * <p>Its state is used only in {@code serial}, which runs one task at a time on the thread that submitted it, so that
+ * signals are serial and a subscriber that requests more in a signal does not recurse. At most {@link #AHEAD_BYTES} and
+ * one chunk are buffered; then HTTP/2's flow control slows the server down.
  */
 final class Follower implements Flow.Subscription {
     private static final int AHEAD_BYTES = 64 * 1024;
-    /** How long a call may take to say its status after its terminal chunk, before it is dropped. */
-    private static final Duration FAREWELL = Duration.ofSeconds(1);
+    /** How long to wait for the status of a call after its terminal chunk. */
+    private static final Duration STATUS_WAIT = Duration.ofSeconds(1);
 
-    private final SynchronizationContext turns = new SynchronizationContext(this::broke);
+    private final SynchronizationContext serial = new SynchronizationContext(this::onThrown);
     private final Connection connection;
     private final Transcript transcript;
     private final ReplyRequest request;
     private final StreamOptions options;
     private final Patience patience;
-    /** Nothing more is wanted: seen at once by a turn that is running on another thread. */
+    /** Volatile, so that a task that is running on another thread stops at once. */
     private volatile boolean closed;
-    /** Null before the start and after the end, and once it is forgotten. */
+    /** Null before the start, after the end, and after {@link #cancel}. */
     private volatile Flow.Subscriber<? super ReplyEvent> subscriber;
 
     private ReplyListener observer = event -> {};
@@ -54,7 +54,7 @@ final class Follower implements Flow.Subscription {
     private boolean done;
     private RuntimeException failure;
 
-    /** A request that is null is a reply to resume. */
+    /** A null request resumes the reply of the transcript. */
     Follower(Connection connection, Transcript transcript, ReplyRequest request, StreamOptions options) {
         this.connection = connection;
         this.transcript = transcript;
@@ -63,16 +63,16 @@ final class Follower implements Flow.Subscription {
         this.patience = new Patience(connection.settings.backoff());
     }
 
-    /** Begins to feed the subscriber. Nothing is called before its first demand. */
+    /** Subscribes the subscriber. The first call starts with its first demand. */
     void start(Flow.Subscriber<? super ReplyEvent> to) {
-        turns.execute(() -> {
+        serial.execute(() -> {
             subscriber = to;
             if (!done) {
-                watch(() -> observer = connection.settings.observer().get());
+                observe(() -> observer = connection.settings.observer().get());
             }
             to.onSubscribe(this);
             if (done) {
-                tell();
+                signalEnd();
             } else if (!connection.enter(this)) {
                 end(Connection.closedException());
             }
@@ -81,7 +81,7 @@ final class Follower implements Flow.Subscription {
 
     @Override
     public void request(long count) {
-        turns.execute(() -> {
+        serial.execute(() -> {
             if (count <= 0) {
                 end(new IllegalArgumentException("§3.9: at least one event must be requested, not " + count));
             }
@@ -91,21 +91,21 @@ final class Follower implements Flow.Subscription {
         });
     }
 
-    /** Ends the call, and lets go of the subscriber without a word. */
+    /** Ends the call without a further signal to the subscriber. */
     @Override
     public void cancel() {
         subscriber = null;
         close();
     }
 
-    /** Ends the call, not the reply, and tells the subscriber. */
+    /** Ends the call, not the reply, and completes the subscriber. */
     void close() {
         closed = true;
         fail(null);
     }
 
-    /** Ends the call with a failure of the reader's or the client's own. */
-    void fail(RuntimeException why) { turns.execute(() -> end(why)); }
+    /** Ends the call with a failure of the reader or the client; null completes the subscriber. */
+    void fail(RuntimeException why) { serial.execute(() -> end(why)); }
 
     private void drain() {
         while (demand > 0 && pause == null && !done && !closed) {
@@ -139,7 +139,7 @@ final class Follower implements Flow.Subscription {
     private void take(TokenChunk chunk) {
         int before = transcript.sequence();
         ReplyEvent event = transcript.apply(chunk);
-        // An `accepted` of a resume is no progress: a server that cuts right after it must not be asked for ever.
+        // A repeated `accepted` is not progress: a server that always cuts after it would be retried forever.
         if (transcript.sequence() > before || event instanceof Accepted || chunk.hasHeartbeat()) {
             patience.progressed();
         }
@@ -147,7 +147,7 @@ final class Follower implements Flow.Subscription {
             emit(event);
         }
         if (transcript.ended()) {
-            attempt.sayFarewell();
+            attempt.awaitStatus();
             attempt = null;
             end(transcript.failure());
         }
@@ -155,7 +155,7 @@ final class Follower implements Flow.Subscription {
 
     private void emit(ReplyEvent event) {
         demand -= demand == Long.MAX_VALUE ? 0 : 1;
-        watch(() -> observer.onEvent(event));
+        observe(() -> observer.onEvent(event));
         var to = subscriber;
         if (to != null) {
             to.onNext(event);
@@ -189,8 +189,8 @@ final class Follower implements Flow.Subscription {
         if (error.failure().isCut() || (error.code() == Status.Code.DEADLINE_EXCEEDED && error.reason().isEmpty())) {
             return true;
         }
-        // After acceptance, what says that the reply failed is not its end: that is the terminal chunk, still to be had. And
-        // the reader that was cut off may count as one of the reply's readers until its server has noticed.
+        // After acceptance, a status that reports a failed reply was sent instead of the terminal chunk, which a new
+        // call reads. TooManyReaders may count the reader that was cut off, until its server has noticed the cut.
         return transcript.accepted() != null && (error.endsReply() || error instanceof TooManyReadersException);
     }
 
@@ -205,11 +205,11 @@ final class Follower implements Flow.Subscription {
             pause.cancel(false);
         }
         connection.leave(this);
-        watch(why == null ? observer::onEnd : () -> observer.onError(why));
-        tell();
+        observe(why == null ? observer::onEnd : () -> observer.onError(why));
+        signalEnd();
     }
 
-    private void tell() {
+    private void signalEnd() {
         var last = subscriber;
         subscriber = null;
         if (last != null && failure == null) {
@@ -219,14 +219,14 @@ final class Follower implements Flow.Subscription {
         }
     }
 
-    /** A subscriber has thrown: it gets nothing more, and its thread's handler gets what it threw. */
-    private void broke(Thread thread, Throwable error) {
+    /** Cancels after an exception of the subscriber, and passes it to the thread's handler of uncaught exceptions. */
+    private void onThrown(Thread thread, Throwable error) {
         cancel();
         thread.getUncaughtExceptionHandler().uncaughtException(thread, error);
     }
 
-    /** What an observer throws is its thread's handler's as well, and harms no reader. */
-    private static void watch(Runnable signal) {
+    /** Calls the observer; its exceptions go to the thread's handler of uncaught exceptions, not to the reader. */
+    private static void observe(Runnable signal) {
         try {
             signal.run();
         } catch (RuntimeException e) {
@@ -236,25 +236,25 @@ final class Follower implements Flow.Subscription {
 
     private void drop() {
         if (attempt != null) {
-            attempt.end("the reader has left, or the call was cut");
+            attempt.end("the reader closed the stream, or the call was cut");
             attempt = null;
         }
     }
 
     private Future<?> later(Duration delay, Runnable task) {
-        return connection.later(delay, () -> turns.execute(task));
+        return connection.later(delay, () -> serial.execute(task));
     }
 
-    /** One call, and what it has brought that nobody has taken yet: chunks, then the failure that ended it. */
+    /** One call and its unread chunks, followed by the failure that ended it. */
     private final class Attempt extends ClientCall.Listener<TokenChunk> {
         private final Queue<Object> inbox = new ArrayDeque<>();
         private final ClientCall<?, TokenChunk> call;
         private long bytes;
-        private boolean asked;
+        private boolean requested;
         private Future<?> silence;
-        /** Fires once; that of the silence where a server has been reached before. */
+        /** Runs once. It is the silence timer if a server has been reached before. */
         private final Future<?> reaching;
-        /** What the transport says of the end of the call; null before, and after a good end. */
+        /** The transport's exception of the end of the call; null before it, and after OK. */
         private Throwable origin;
 
         <Q> Attempt(MethodDescriptor<Q, TokenChunk> method, Q message) {
@@ -271,26 +271,26 @@ final class Follower implements Flow.Subscription {
         Object poll() {
             Object next = inbox.poll();
             bytes -= next instanceof TokenChunk chunk ? chunk.getSerializedSize() : 0;
-            askForMore();
+            requestMore();
             return next;
         }
 
-        private void askForMore() {
-            if (!asked && bytes < AHEAD_BYTES) {
-                asked = true;
+        private void requestMore() {
+            if (!requested && bytes < AHEAD_BYTES) {
+                requested = true;
                 call.request(1);
             }
         }
 
         @Override
-        public void onMessage(TokenChunk chunk) { turns.execute(() -> receive(chunk)); }
+        public void onMessage(TokenChunk chunk) { serial.execute(() -> receive(chunk)); }
 
         @Override
         public void onClose(Status status, Metadata trailers) {
             var ended = status.isOk()
-                    ? Failure.unavailable("the stream ended without the reply's end", true)
+                    ? Failure.unavailable("the stream ended before the end of the reply", true)
                     : connection.failureOf(status, trailers);
-            turns.execute(() -> {
+            serial.execute(() -> {
                 origin = status.isOk() ? null : status.asRuntimeException(trailers);
                 receive(ended);
             });
@@ -301,9 +301,9 @@ final class Follower implements Flow.Subscription {
                 waitingSince = System.nanoTime();
                 inbox.add(received);
                 if (received instanceof TokenChunk chunk) {
-                    asked = false;
+                    requested = false;
                     bytes += chunk.getSerializedSize();
-                    askForMore();
+                    requestMore();
                 }
                 drain();
             }
@@ -315,14 +315,14 @@ final class Follower implements Flow.Subscription {
             }
         }
 
-        /** One timer a call, armed again only when it fires: nothing is set per chunk. */
+        /** One timer per call, set again only when it fires, since a new timer per chunk would cost CPU. */
         private void checkSilence() {
             Duration limit = connection.settings.silence();
-            // Who wants more has been given all that came.
+            // The silence counts only while the subscriber waits: all chunks that arrived were passed on.
             Duration left = demand > 0 ? limit.minusNanos(System.nanoTime() - waitingSince) : limit;
             if (attempt == this && left.compareTo(Duration.ZERO) <= 0) {
                 cut(connection.reach().reached()
-                        ? Failure.unavailable("nothing came for " + limit.toMillis() + " ms", true)
+                        ? Failure.unavailable("the stream was silent for " + limit.toMillis() / 1e3 + " s", true)
                         : connection.reach().unavailable());
             } else if (attempt == this) {
                 silence = later(left, this::checkSilence);
@@ -335,11 +335,11 @@ final class Follower implements Flow.Subscription {
             call.cancel(why, null);
         }
 
-        /** The status repeats what the terminal chunk said; waiting for it spares the server a cancellation. */
-        void sayFarewell() {
+        /** Waits for the status of the call, so that the server does not see a cancelled call. */
+        void awaitStatus() {
             silence.cancel(false);
             reaching.cancel(false);
-            connection.later(FAREWELL, () -> call.cancel("no status after the reply's end", null));
+            connection.later(STATUS_WAIT, () -> call.cancel("no status after the terminal chunk", null));
         }
     }
 }

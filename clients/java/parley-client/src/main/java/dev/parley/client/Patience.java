@@ -6,9 +6,9 @@ import java.util.concurrent.ThreadLocalRandom;
 import java.util.function.DoubleSupplier;
 import java.util.function.LongSupplier;
 
-/** Counts the failures of one call or stream against its {@link Backoff}. Not thread-safe. */
+/** Applies a {@link Backoff} to the failures of one call or stream. Not thread-safe. */
 final class Patience {
-    /** A client that has never reached a server gives up after so long: the address is wrong, or no server runs. */
+    /** Limit for a client that has never reached a server, since the address may be wrong. */
     private static final Duration UNREACHED = Duration.ofSeconds(5);
 
     private final Backoff backoff;
@@ -16,7 +16,7 @@ final class Patience {
     private final DoubleSupplier random;
     /** Null before the first attempt since the last progress. */
     private Long tryingSince;
-    /** Null while nothing has failed. */
+    /** Null before the first failure since the last progress. */
     private Long failingSince;
     private int attempts;
 
@@ -33,7 +33,7 @@ final class Patience {
     /** Failures since the last progress. */
     int attempts() { return attempts; }
 
-    /** Begins an attempt of a client that has never reached a server: how long it may take. */
+    /** Starts an attempt of a client that has never reached a server; returns how long it may take. */
     Duration unreached() {
         long now = nanoClock.getAsLong();
         tryingSince = tryingSince == null ? now : tryingSince;
@@ -41,14 +41,16 @@ final class Patience {
         return left.isNegative() ? Duration.ZERO : left;
     }
 
-    /** Something new has come: the count starts afresh. */
+    /** Resets the count, since something new was received. */
     void progressed() {
         tryingSince = null;
         failingSince = null;
         attempts = 0;
     }
 
-    /** How long to wait before the next attempt; empty means give up. Reached: whether a server ever was. */
+    /**
+     * Returns how long to wait before the next attempt, or empty to stop. {@code reached}: a server was ever reached.
+     */
     Optional<Duration> failed(Optional<Duration> retryAfter, boolean reached) {
         long now = nanoClock.getAsLong();
         failingSince = failingSince == null ? now : failingSince;

@@ -6,9 +6,9 @@ import io.grpc.ClientTransportFilter;
 import io.grpc.Status;
 import java.util.Set;
 
-/** Whether a server has ever been reached over one channel, and how failures say that it cannot be. */
+/** Detects whether a channel has ever reached a server, and words the failures of unreachable servers. */
 final class Reach extends ClientTransportFilter {
-    /** The codes of a call that has got no answer. */
+    /** The codes of a call without an answer from a server. */
     private static final Set<Status.Code> OF_TRANSPORT =
             Set.of(Status.Code.UNAVAILABLE, Status.Code.DEADLINE_EXCEEDED, Status.Code.CANCELLED);
 
@@ -29,13 +29,13 @@ final class Reach extends ClientTransportFilter {
 
     boolean reached() { return reached; }
 
-    /** In place of a transport's own words, that no server is there; other failures as they are. */
+    /** Replaces a failure of the transport by one that names the server's address; returns others unchanged. */
     Failure explain(Failure failure) {
         boolean ofTransport = failure.reason().isEmpty() && OF_TRANSPORT.contains(failure.code());
         return !ofTransport || (reached && failure.code() != Status.Code.UNAVAILABLE) ? failure : unavailable();
     }
 
-    /** What a call fails with where no server can be asked. */
+    /** Returns the failure of a call that cannot reach a server. */
     Failure unavailable() {
         String withTls = tls ? "; with TLS, the client must trust its certificate" : "";
         return Failure.unavailable(

@@ -8,6 +8,7 @@ import dev.parley.v1.Reply;
 import dev.parley.v1.ReplyRequest;
 import dev.parley.v1.StreamOptions;
 import java.util.Iterator;
+import java.util.List;
 import java.util.NoSuchElementException;
 import java.util.Objects;
 import java.util.Optional;
@@ -17,23 +18,26 @@ import java.util.concurrent.LinkedBlockingQueue;
 import java.util.concurrent.atomic.AtomicBoolean;
 
 /**
- * The events of one reply, for one reader, in one of three forms: an iterator that blocks, a {@linkplain #listen listener},
- * or a {@linkplain #subscribe publisher}. Nothing is sent before the reader begins.
+ * The events of one reply, for one reader, in one of three forms: a blocking iterator, a {@linkplain #listen listener},
+ * or a {@linkplain #subscribe publisher}. The first read starts the call.
  *
- * <p>After a cut it attaches again by itself, with the client's backoff. It ends after {@link Finished}, or fails with
- * {@link dev.parley.client.errors.ReplyFailedException} (which has the partial text) for a reply that failed, with
- * {@link dev.parley.client.errors.ConnectionLostException} where it gave up after the reply was accepted, or with another
- * {@link dev.parley.client.errors.ParleyException} where the request was refused.
+ * <p>After a cut it reconnects with the client's backoff. It ends after {@link Finished}. It fails with
+ * {@link dev.parley.client.errors.ReplyFailedException} (with the partial text) if the reply failed, with
+ * {@link dev.parley.client.errors.ConnectionLostException} if it could not reconnect after the reply was accepted, or
+ * with another {@link dev.parley.client.errors.ParleyException} if the request was refused.
  *
- * <p>To {@linkplain #close} it, to cancel its subscription or to interrupt the thread that waits for it ends the call at
- * once, and leaves the reply to its {@code on_disconnect}. Close an iterator that is not read to its end: use
- * try-with-resources.
+ * <p>{@link #close}, cancelling the subscription and interrupting the waiting thread end the call at once; the
+ * request's {@code on_disconnect} decides whether the reply continues. Close an iterator that is not read to its end:
+ * use try-with-resources.
  */
-public final class ReplyStream extends ReplyView
+public final class ReplyStream
         implements Iterator<ReplyEvent>, Iterable<ReplyEvent>, Flow.Publisher<ReplyEvent>, AutoCloseable {
     private static final Object END = new Object();
 
     private final Connection connection;
+    private final Transcript transcript;
+    /** Null for a resumed reply. */
+    private final ReplyRequest request;
     private final StreamOptions options;
     private final Follower follower;
     private final AtomicBoolean taken = new AtomicBoolean();
@@ -42,13 +46,59 @@ public final class ReplyStream extends ReplyView
     private boolean over;
 
     ReplyStream(Connection connection, Transcript transcript, ReplyRequest request, StreamOptions options) {
-        super(transcript, request);
         this.connection = connection;
+        this.transcript = transcript;
+        this.request = request;
         this.options = options;
         this.follower = new Follower(connection, transcript, request, options);
     }
 
-    /** Itself: it can be iterated once. */
+    /** The idempotency key of the request; empty for a stream from {@code resume}. */
+    public String requestId() {
+        return request == null ? "" : request.getRequestId();
+    }
+
+    /** Empty until the reply is accepted. */
+    public String replyId() {
+        return transcript.replyId();
+    }
+
+    /** The reply's conversation; for a new conversation empty until the reply is accepted. */
+    public String conversationId() {
+        var accepted = transcript.accepted();
+        if (accepted != null) {
+            return accepted.conversationId();
+        }
+        return request == null ? "" : request.getConversationId();
+    }
+
+    /** The message for the answer; empty until the reply is accepted. */
+    public String messageId() {
+        var accepted = transcript.accepted();
+        return accepted == null ? "" : accepted.messageId();
+    }
+
+    /** The cursor: the sequence of the last chunk that was read. */
+    public int sequence() {
+        return transcript.sequence();
+    }
+
+    /** The text that was read so far. */
+    public String text() {
+        return transcript.text();
+    }
+
+    /** The tool calls that were read so far, each with its joined arguments. */
+    public List<ReplyEvent.ToolCall> toolCalls() {
+        return transcript.toolCalls();
+    }
+
+    /** The last event, once it was read. */
+    public Optional<ReplyEvent.Finished> finished() {
+        return Optional.ofNullable(transcript.finished());
+    }
+
+    /** Returns this stream, which can be iterated once. */
     @Override
     public Iterator<ReplyEvent> iterator() { return this; }
 
@@ -87,7 +137,7 @@ public final class ReplyStream extends ReplyView
         return event;
     }
 
-    /** Gives the events to the listener as they come. Returns at once. */
+    /** Passes the events to the listener as they arrive. Returns at once. */
     public void listen(ReplyListener listener) {
         Objects.requireNonNull(listener);
         take();
@@ -95,8 +145,8 @@ public final class ReplyStream extends ReplyView
     }
 
     /**
-     * Gives the events to a subscriber as it asks for them; at most a few are read ahead, then the server is held back. A
-     * stream has one subscriber; a further one gets {@code onError} with an IllegalStateException.
+     * Passes the events to a subscriber on its demand; HTTP/2's flow control slows the server down. A stream has one
+     * subscriber; a second one gets {@code onError} with an IllegalStateException.
      */
     @Override
     public void subscribe(Flow.Subscriber<? super ReplyEvent> subscriber) {
@@ -110,7 +160,7 @@ public final class ReplyStream extends ReplyView
         }
     }
 
-    /** Ends the call, not the reply, at once. Its reader, in another thread too, then sees an end without an error. */
+    /** Ends the call at once, not the reply. A reader, also in another thread, then sees an end without an error. */
     @Override
     public void close() { follower.close(); }
 
@@ -118,9 +168,9 @@ public final class ReplyStream extends ReplyView
     public Optional<Reply> cancel() { return cancel(""); }
 
     /**
-     * Stops the reply on the server; the stream then ends with {@link Finished}, its partial text kept.
+     * Cancels the reply on the server. The stream then ends with {@link Finished}; the partial text is stored.
      *
-     * @return the reply as it was stopped. Empty: the server has not seen the request yet, and will accept it as already
+     * @return the cancelled reply; empty if the server has not received the request yet, which it will then accept as
      *     cancelled
      */
     public Optional<Reply> cancel(String reason) {
@@ -144,10 +194,10 @@ public final class ReplyStream extends ReplyView
     }
 
     private static IllegalStateException alreadyTaken() {
-        return new IllegalStateException("the stream has a reader already: make another by resume");
+        return new IllegalStateException("the stream already has a reader; use resume to read the reply again");
     }
 
-    /** What the thread that iterates waits for. */
+    /** The queue from which the iterating thread reads. */
     private record Box(BlockingQueue<Object> signals) implements ReplyListener {
         Object take(ReplyStream stream) {
             try {
@@ -168,7 +218,7 @@ public final class ReplyStream extends ReplyView
         public void onEnd() { signals.add(END); }
     }
 
-    /** Asks for so many events at once. */
+    /** A subscriber that requests {@code demand} events once and passes them to a listener. */
     private record Listening(ReplyListener listener, long demand) implements Flow.Subscriber<ReplyEvent> {
         @Override
         public void onSubscribe(Flow.Subscription subscription) { subscription.request(demand); }

@@ -8,7 +8,7 @@ import java.util.concurrent.ThreadPoolExecutor;
 import java.util.concurrent.TimeUnit;
 import java.util.concurrent.atomic.AtomicInteger;
 
-/** The threads of one client, however many streams it has: one for timers, one per core for callbacks. All are daemons. */
+/** The daemon threads of one client: one for timers, and one per core for the callbacks of all its streams. */
 final class Threads {
     private static final long IDLE_S = 30;
 
@@ -16,7 +16,7 @@ final class Threads {
     final Executor callbacks;
     private final ThreadPoolExecutor own;
 
-    /** Callbacks run on the executor that is given, which stays its owner's, or else on threads of the client. */
+    /** Callbacks run on the given executor, which the owner shuts down; if it is null, on threads of the client. */
     Threads(Executor given) {
         timers.setRemoveOnCancelPolicy(true);
         timers.setRejectedExecutionHandler(new ThreadPoolExecutor.DiscardPolicy()); // once the client is closed
@@ -27,7 +27,7 @@ final class Threads {
         callbacks = given == null ? own : given;
     }
 
-    /** Lets callbacks that were begun end. */
+    /** Stops the timers and the threads; running callbacks continue to their end. */
     void close() {
         timers.shutdownNow();
         own.shutdown();

@@ -21,9 +21,9 @@ import java.util.SortedMap;
 import java.util.TreeMap;
 
 /**
- * What is known of one reply: folds chunks into events, by sequence, so that nothing repeats and nothing is lost. Content
- * at or below the cursor is dropped; a snapshot replaces what was there; the first terminal chunk ends it, and nothing
- * after that counts. No I/O, no clock; one thread writes, any may read.
+ * Converts the chunks of one reply to events. Content at or below the cursor is dropped, so that no chunk counts twice.
+ * A snapshot replaces all content. The first terminal chunk ends the reply; later chunks are dropped. One thread
+ * writes, all threads may read.
  */
 final class Transcript {
     private final StringBuilder text = new StringBuilder();
@@ -55,7 +55,9 @@ final class Transcript {
 
     synchronized boolean ended() { return finished != null || failure != null; }
 
-    /** The event that this chunk means, or null where it brings nothing new. A failure is kept in {@link #failure}. */
+    /**
+     * Returns the event of a chunk, or null if it has nothing new. The error of a failed reply is in {@link #failure}.
+     */
     synchronized ReplyEvent apply(TokenChunk chunk) {
         var kind = chunk.getEventCase();
         if (ended() || kind == EventCase.HEARTBEAT || kind == EventCase.GO_AWAY) {
@@ -64,7 +66,7 @@ final class Transcript {
         if (kind == EventCase.ACCEPTED) {
             return accept(chunk.getAccepted(), chunk.getReplyId());
         }
-        // A snapshot at the cursor may hold what a lost tail did not, and the terminal chunk may repeat its position.
+        // A snapshot at the cursor may contain text that was lost; the terminal chunk may have the cursor's sequence.
         boolean last = kind == EventCase.FINISHED || kind == EventCase.FAILED;
         boolean again = last || (kind == EventCase.SNAPSHOT && chunk.getSequence() == sequence);
         if (chunk.getSequence() <= sequence && !again) {
@@ -79,7 +81,7 @@ final class Transcript {
             case SNAPSHOT -> replace(chunk.getSnapshot());
             case FINISHED -> finish(chunk.getFinished());
             case FAILED -> fail(chunk.getFailed());
-            default -> null; // newer than this client
+            default -> null; // a kind that this client does not have
         };
     }
 

@@ -1,2 +1,2 @@
-/** Java client of Parley. What is not public here or in {@code errors} is private; {@code dev.parley.v1} is generated. */
+/** Java client of Parley. The messages of {@code dev.parley.v1} are generated from the contract. */
 package dev.parley.client;

@@ -52,7 +52,7 @@ import org.junit.jupiter.api.AfterEach;
 import org.junit.jupiter.api.Test;
 import org.junit.jupiter.api.Timeout;
 
-/** Calls over a real socket: repeated where that is safe, typed errors, pages, identity. */
+/** Calls over a real socket: retries, typed errors, pages, identity. */
 @Timeout(20)
 class CallsTest {
     private static final Abort BARE = abort(Status.Code.UNAVAILABLE);
@@ -65,7 +65,7 @@ class CallsTest {
     private ParleyClientBuilder builder() {
         return ParleyClient.builder(server.address())
                 .apiKey("key")
-                .endUser("ann")
+                .endUser("ada")
                 .backoff(new Backoff(Duration.ofMillis(1), Duration.ofMillis(10), Duration.ofSeconds(5)));
     }
 
@@ -88,12 +88,12 @@ class CallsTest {
         assertEquals(2, server.calls.size());
         for (var call : server.calls) {
             assertEquals("Bearer key", call.metadata.get(Metadata.Key.of("authorization", Metadata.ASCII_STRING_MARSHALLER)));
-            assertEquals("ann", call.metadata.get(Metadata.Key.of("x-end-user", Metadata.ASCII_STRING_MARSHALLER)));
+            assertEquals("ada", call.metadata.get(Metadata.Key.of("x-end-user", Metadata.ASCII_STRING_MARSHALLER)));
         }
     }
 
     @Test
-    void aClientThatActsForAnotherSharesTheConnection() {
+    void aClientForAnotherEndUserSharesTheConnection() {
         server.answer("GetReply", REPLY);
         ParleyClient other = client.actingFor("ben");
         other.getReply("reply-1");
@@ -101,7 +101,7 @@ class CallsTest {
         var user = Metadata.Key.of("x-end-user", Metadata.ASCII_STRING_MARSHALLER);
         var key = Metadata.Key.of("authorization", Metadata.ASCII_STRING_MARSHALLER);
         assertEquals(
-                List.of(List.of("ben"), List.of("ann")),
+                List.of(List.of("ben"), List.of("ada")),
                 server.calls.stream().map(call -> toList(call.metadata.getAll(user))).toList());
         assertEquals("Bearer key", server.calls.get(0).metadata.get(key));
         client.close();
@@ -109,7 +109,7 @@ class CallsTest {
     }
 
     @Test
-    void aBuilderMakesClientsThatKeepTheirSettings() {
+    void clientsKeepTheirSettingsWhenTheBuilderChanges() {
         server.answer("GetReply", REPLY);
         ParleyClientBuilder builder = builder().endUser("carl");
         try (ParleyClient carls = builder.build(); ParleyClient doras = builder.endUser("dora").build()) {
@@ -127,7 +127,7 @@ class CallsTest {
     }
 
     @Test
-    void whatCannotBeMeantIsRefusedHere() {
+    void wrongArgumentsAreRejected() {
         var builder = ParleyClient.builder("127.0.0.1:1");
         assertThrows(IllegalArgumentException.class, () -> builder.endUser("Zoë"));
         assertThrows(IllegalArgumentException.class, () -> builder.silence(Duration.ZERO));
@@ -136,14 +136,14 @@ class CallsTest {
     }
 
     @Test
-    void aCutCallIsRepeated() {
+    void aCutCallIsRetried() {
         server.answer("GetReply", BARE, refusal(Status.Code.UNAVAILABLE, "DRAINING"), REPLY);
         assertEquals(REPLY, client.getReply("reply-1"));
         assertEquals(3, server.calls.size());
     }
 
     @Test
-    void createReplyIsRepeatedWithOneKeyAndOneWait() {
+    void createReplyIsRetriedWithTheSameRequestIdAndTheRemainingWait() {
         server.answer("CreateReply", BARE, BARE, REPLY);
         var wait = com.google.protobuf.Duration.newBuilder().setSeconds(5).build();
         assertEquals(REPLY, client.createReply(ReplyRequest.newBuilder().setText("Hi").setWait(wait).build()));
@@ -168,7 +168,7 @@ class CallsTest {
     }
 
     @Test
-    void aChangeOfAConversationIsNotRepeated() {
+    void anUpdateOfAConversationIsNotRetried() {
         server.answer("UpdateConversation", BARE);
         assertThrows(UnavailableException.class, () -> client.conversations().update(CONVERSATION, "title"));
         assertEquals(1, server.calls.size());
@@ -177,7 +177,7 @@ class CallsTest {
     }
 
     @Test
-    void aCallGivesUp() {
+    void aCallStopsWhenTheBackoffExpires() {
         server.answer("GetReply", new Abort(Status.Code.UNAVAILABLE,
                 error(Status.Code.UNAVAILABLE, "OVERLOADED").setRetryAfter(millis(100)).build()));
         var backoff = new Backoff(Duration.ofMillis(1), Duration.ofMillis(1), Duration.ofMillis(350));
@@ -188,7 +188,7 @@ class CallsTest {
     }
 
     @Test
-    void aRefusalIsTypedAndNotRepeated() {
+    void aRefusalIsTypedAndNotRetried() {
         server.answer("GetReply", refusal(Status.Code.NOT_FOUND, "REPLY_NOT_FOUND"));
         var error = assertThrows(ReplyNotFoundException.class, () -> client.getReply("reply-1"));
         assertEquals("REPLY_NOT_FOUND: as scripted", error.getMessage());
@@ -279,7 +279,7 @@ class CallsTest {
     }
 
     @Test
-    void cancelNamesItsTarget() {
+    void cancelRequiresATarget() {
         server.answer("Cancel", REPLY);
         client.cancel(CancelRequest.newBuilder().setConversationId("c").setReason("stop").build());
         client.cancel("r");
@@ -309,7 +309,7 @@ class CallsTest {
     }
 
     @Test
-    void anInterruptEndsACallAndIsKept() throws Exception {
+    void anInterruptEndsACallAndTheFlagRemainsSet() throws Exception {
         var asked = new CountDownLatch(1);
         var never = new CountDownLatch(1);
         server.answer("GetReply", request -> {

@@ -18,7 +18,7 @@ import java.util.concurrent.Executors;
 import java.util.concurrent.TimeUnit;
 import org.junit.jupiter.api.Test;
 
-/** Where no server is: the client says so at once, gives up after 5 seconds, and does not show the transport's words. */
+/** Without a server: the client reports it at once, stops after 5 seconds, and words the error itself. */
 class NoServerTest {
     private static final Duration LIMIT = Duration.ofSeconds(20);
     private static final Backoff FOR_EVER = new Backoff(Duration.ofMillis(100), Duration.ofSeconds(5), Duration.ofDays(1));
@@ -50,7 +50,7 @@ class NoServerTest {
     }
 
     @Test
-    void aRefusedConnectionIsToldAtOnce() throws Exception {
+    void aRefusedConnectionIsReportedAtOnce() throws Exception {
         String address = refused();
         try (ParleyClient client = ParleyClient.builder(address).backoff(FOR_EVER).build()) {
             List<ReplyEvent> events = new ArrayList<>();
@@ -73,19 +73,19 @@ class NoServerTest {
     }
 
     @Test
-    void aPeerThatSaysNothingIsNoServer() throws Exception {
+    void aPeerThatSendsNothingIsReportedAsAMissingServer() throws Exception {
         try (var silent = new ServerSocket(0, 50, InetAddress.getLoopbackAddress())) {
             callAndStreamGiveUp("127.0.0.1:" + silent.getLocalPort());
         }
     }
 
     @Test
-    void aNameThatDoesNotResolveIsNoServer() {
+    void aNameThatDoesNotResolveIsReportedAsAMissingServer() {
         callAndStreamGiveUp("parley.invalid:50051");
     }
 
     @Test
-    void withTlsItNamesTheCertificate() throws Exception {
+    void withTlsTheErrorMentionsTheCertificate() throws Exception {
         String address = refused();
         var never = new Backoff(Duration.ofMillis(100), Duration.ofSeconds(5), Duration.ZERO);
         try (ParleyClient client = ParleyClient.builder(address).tls().backoff(never).build()) {
@@ -106,7 +106,7 @@ class NoServerTest {
     }
 
     @Test
-    void aServerThatWasReachedBeforeIsWaitedForLonger() throws Exception {
+    void aServerThatWasReachedBeforeGetsTheWholeBackoff() throws Exception {
         var patient = new Backoff(Duration.ofMillis(300), Duration.ofMillis(300), Duration.ofSeconds(6));
         try (ParleyServer server = ParleyServer.start();
                 ParleyClient client = ParleyClient.builder(server.address()).backoff(patient).build()) {

@@ -12,7 +12,7 @@ import org.junit.jupiter.api.Test;
 import org.junit.jupiter.params.ParameterizedTest;
 import org.junit.jupiter.params.provider.ValueSource;
 
-/** Delays lie within their bounds, and patience ends. */
+/** The bounds of the delays, and when retries stop. */
 class PatienceTest {
     private long now;
 
@@ -32,7 +32,7 @@ class PatienceTest {
     }
 
     @Test
-    void itGivesUpAfterTheTimeWithoutProgress() {
+    void retriesStopAfterTheTimeWithoutProgress() {
         Patience patience = patience(Duration.ofSeconds(10), 1);
         List<Long> delays = new ArrayList<>();
         for (var delay = patience.failed(Optional.empty(), true); delay.isPresent(); delay = patience.failed(Optional.empty(), true)) {
@@ -45,14 +45,14 @@ class PatienceTest {
     }
 
     @Test
-    void theServersWaitIsALowerBound() {
+    void retryAfterIsALowerBoundOfTheDelay() {
         Patience patience = patience(Duration.ofSeconds(10), 1);
         assertEquals(Optional.of(Duration.ofSeconds(3)), patience.failed(Optional.of(Duration.ofSeconds(3)), true));
         assertEquals(Optional.empty(), patience.failed(Optional.of(Duration.ofMinutes(1)), true));
     }
 
     @Test
-    void withoutAServerThatWasEverReachedItGivesUpAfterFiveSeconds() {
+    void aClientThatNeverReachedAServerStopsAfterFiveSeconds() {
         Patience patience = patience(Duration.ofDays(1), 1);
         assertEquals(Duration.ofSeconds(5), patience.unreached());
         now = 4_900_000_000L;
@@ -63,12 +63,12 @@ class PatienceTest {
     }
 
     @Test
-    void zeroPatienceNeverTriesAgain() {
+    void aMaxElapsedOfZeroDisablesRetries() {
         assertEquals(Optional.empty(), patience(Duration.ZERO, 1).failed(Optional.empty(), true));
     }
 
     @Test
-    void aBackoffThatCannotBeMeantIsRefused() {
+    void anInvalidBackoffIsRejected() {
         assertThrows(IllegalArgumentException.class, () -> new Backoff(Duration.ZERO, Duration.ZERO, Duration.ZERO));
     }
 }

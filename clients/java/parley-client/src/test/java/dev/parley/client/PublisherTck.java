@@ -29,7 +29,7 @@ public class PublisherTck extends FlowPublisherVerification<ReplyEvent> {
         server.close();
     }
 
-    /** A reply of so many events. */
+    /** Returns a reply with this many events. */
     private static List<TokenChunk> reply(int events) {
         List<TokenChunk> chunks = new ArrayList<>();
         if (events > 1) {

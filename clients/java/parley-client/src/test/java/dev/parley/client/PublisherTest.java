@@ -30,7 +30,7 @@ import org.testng.ITestResult;
 import org.testng.TestListenerAdapter;
 import org.testng.TestNG;
 
-/** The publisher: the TCK's rules, and demand that reaches the server. */
+/** The publisher: the rules of the TCK, and demand that reaches the server. */
 @Timeout(60)
 class PublisherTest {
     private final CountDownLatch never = new CountDownLatch(1);
@@ -43,7 +43,7 @@ class PublisherTest {
         server.close();
     }
 
-    /** What a subscriber has been told. */
+    /** The signals that a subscriber received. */
     private static final class Seen implements Flow.Subscriber<ReplyEvent> {
         final BlockingQueue<Object> signals = new LinkedBlockingQueue<>();
         Flow.Subscription subscription;
@@ -73,7 +73,7 @@ class PublisherTest {
         tck.run();
         List<String> failed = told.getFailedTests().stream().map(PublisherTest::describe).toList();
         assertEquals(List.of(), failed);
-        // What it cannot test: several subscribers (a stream has one), 2³¹ events, and what it has no test for.
+        // Skipped: several subscribers (a stream has one), 2³¹ events, and rules without a test in the TCK.
         List<String> skipped = told.getSkippedTests().stream()
                 .map(ITestResult::getName)
                 .filter(name -> !name.startsWith("optional_spec111_") && !name.startsWith("untested_"))
@@ -85,7 +85,7 @@ class PublisherTest {
     private static String describe(ITestResult result) { return result.getName() + ": " + result.getThrowable(); }
 
     @Test
-    void nothingComesThatWasNotAskedForAndNothingIsCalledBefore() throws Exception {
+    void noEventArrivesBeyondDemandAndNoCallStartsBeforeIt() throws Exception {
         server.log.addAll(texts("a", "b"));
         server.log.add(finished(3));
         Seen seen = new Seen();
@@ -102,7 +102,7 @@ class PublisherTest {
     }
 
     @Test
-    void aCutCostsNoDemandButForItsNote() throws Exception {
+    void aCutUsesDemandOnlyForItsReconnectingEvent() throws Exception {
         server.log.addAll(texts("a", "b"));
         server.log.add(finished(3));
         server.cut(2, abort(Status.Code.UNAVAILABLE));
@@ -146,7 +146,7 @@ class PublisherTest {
     }
 
     @Test
-    void askingForNothingIsAnErrorThatEndsTheCall() throws Exception {
+    void aDemandOfZeroEndsTheCallWithAnError() throws Exception {
         server.script(accepted(0), new Await(never));
         Seen seen = new Seen();
         client.streamReply("Hi").subscribe(seen);
@@ -158,7 +158,7 @@ class PublisherTest {
     }
 
     @Test
-    void aSecondSubscriberIsTurnedAway() throws Exception {
+    void aSecondSubscriberGetsAnError() throws Exception {
         ReplyStream stream = client.streamReply("Hi");
         stream.subscribe(new Seen());
         Seen second = new Seen();
@@ -168,7 +168,7 @@ class PublisherTest {
     }
 
     @Test
-    void aSlowReaderHoldsBackTheServerAndNotMemory() throws Exception {
+    void aSlowReaderSlowsTheServerDownAndUsesLittleMemory() throws Exception {
         String piece = "x".repeat(65536);
         server.script(accepted(0), texts(Collections.nCopies(400, piece).toArray(String[]::new)), finished(401));
         Seen seen = new Seen();

@@ -5,10 +5,10 @@ import dev.parley.client.ReplyEvent.Text;
 import dev.parley.client.errors.ReplyFailedException;
 import dev.parley.v1.ReplyRequest;
 
-/** An example of a whole program, which {@link ServerTest} runs. */
+/** The example program that {@link ServerTest} runs. */
 final class Quickstart {
     public static void main(String[] arguments) {
-        try (ParleyClient client = ParleyClient.builder(arguments[0]).endUser("ann").build()) {
+        try (ParleyClient client = ParleyClient.builder(arguments[0]).endUser("ada").build()) {
             var request = ReplyRequest.newBuilder().setText("Tell me a story.").setModel("scripted").build();
             try (ReplyStream stream = client.streamReply(request)) {
                 for (ReplyEvent event : stream) {

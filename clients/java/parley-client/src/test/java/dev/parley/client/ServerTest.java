@@ -35,7 +35,7 @@ import org.junit.jupiter.api.BeforeAll;
 import org.junit.jupiter.api.Test;
 import org.junit.jupiter.api.Timeout;
 
-/** The client against the real server. */
+/** The client against a real server. */
 @Timeout(60)
 class ServerTest {
     private static final String SLOW = "/script {\"text\": \"na \", \"repeat\": 1000, \"delay_s\": 0.02}";
@@ -47,10 +47,10 @@ class ServerTest {
     @AfterAll
     static void stop() { server.close(); }
 
-    private static ParleyClient client() { return ParleyClient.builder(server.address()).endUser("ann").build(); }
+    private static ParleyClient client() { return ParleyClient.builder(server.address()).endUser("ada").build(); }
 
     @Test
-    void theExampleOfTheReadmeRuns() {
+    void theReadmeExampleRuns() {
         PrintStream console = System.out;
         var shown = new ByteArrayOutputStream();
         System.setOut(new PrintStream(shown, true, StandardCharsets.UTF_8));
@@ -64,7 +64,7 @@ class ServerTest {
     }
 
     @Test
-    void aDialogueIsKept() {
+    void aDialogueIsStored() {
         try (ParleyClient client = client()) {
             Conversation conversation =
                     client.conversations().create(Conversation.newBuilder().setTitle("Counting").build());
@@ -91,7 +91,7 @@ class ServerTest {
     }
 
     @Test
-    void aReplyThatFailsKeepsItsText() {
+    void aFailedReplyHasItsPartialText() {
         try (ParleyClient client = client()) {
             ReplyStream stream = client.streamReply(
                     "/script {\"text\": \"one two three\", \"delay_s\": 0, \"fault\": {\"kind\": \"truncate\", \"after\": 2}}");
@@ -103,7 +103,7 @@ class ServerTest {
     }
 
     @Test
-    void aReplyThatIsStoppedKeepsItsText() {
+    void aCancelledReplyHasItsPartialText() {
         try (ParleyClient client = client(); ReplyStream stream = client.streamReply(SLOW)) {
             stream.next();
             assertInstanceOf(Text.class, stream.next());
@@ -117,7 +117,7 @@ class ServerTest {
     }
 
     @Test
-    void theTextIsExactThoughTheConnectionIsCutAgainAndAgain() throws Exception {
+    void theTextIsExactAfterRepeatedCuts() throws Exception {
         try (Proxy proxy = new Proxy(server.port());
                 ParleyClient client = ParleyClient.builder(proxy.address()).build()) {
             int cuts = 0;
@@ -140,7 +140,7 @@ class ServerTest {
     }
 
     @Test
-    void aServerThatComesBackIsFoundAtTheNextAttempt() throws Exception {
+    void aRestartedServerIsFoundAtTheNextAttempt() throws Exception {
         try (ParleyServer mortal = ParleyServer.start();
                 ParleyClient client = ParleyClient.builder(mortal.address())
                         .backoff(new Backoff(Duration.ofMillis(100), Duration.ofMillis(200), Duration.ofMinutes(1)))
@@ -165,7 +165,7 @@ class ServerTest {
     }
 
     @Test
-    void fiveHundredStreamsNeedNoThreadEachAndLeaveNone() throws Exception {
+    void fiveHundredStreamsShareThreadsAndLeaveNone() throws Exception {
         int count = 500;
         Set<Thread> before = Thread.getAllStackTraces().keySet();
         var texts = new ConcurrentLinkedQueue<String>();

@@ -80,7 +80,7 @@ import org.junit.jupiter.params.provider.Arguments;
 import org.junit.jupiter.params.provider.MethodSource;
 import org.junit.jupiter.params.provider.ValueSource;
 
-/** Streams over real sockets: cut anywhere, refused, silent, abandoned; the text is exact and the end is one. */
+/** Streams over real sockets: cuts, refusals, silence and leaving; the text is exact and there is one end. */
 @Timeout(20)
 class StreamTest {
     private static final Backoff QUICK = new Backoff(Duration.ofMillis(1), Duration.ofMillis(10), Duration.ofSeconds(10));
@@ -112,7 +112,7 @@ class StreamTest {
         server.close();
     }
 
-    /** All events but the notes about reconnecting. */
+    /** All events except Reconnecting. */
     private static List<ReplyEvent> read(ReplyStream stream) {
         List<ReplyEvent> events = new ArrayList<>();
         stream.forEachRemaining(events::add);
@@ -135,7 +135,7 @@ class StreamTest {
     }
 
     @Test
-    void aListenerHearsTheSame() throws Exception {
+    void aListenerReceivesTheSameEvents() throws Exception {
         server.cut(3, abort(Status.Code.UNAVAILABLE));
         List<ReplyEvent> events = new ArrayList<>();
         var end = new CompletableFuture<String>();
@@ -152,7 +152,7 @@ class StreamTest {
     }
 
     @Test
-    void aListenerHearsOfAFailure() throws Exception {
+    void aListenerReceivesAFailure() throws Exception {
         server.script(refusal(Status.Code.NOT_FOUND, "MODEL_NOT_FOUND"));
         var failed = new CompletableFuture<RuntimeException>();
         client.streamReply("Hi").listen(new ReplyListener() {
@@ -166,7 +166,7 @@ class StreamTest {
     }
 
     @Test
-    void aListenerThatThrowsEndsItsCallAndNoOther() throws Exception {
+    void aListenerThatThrowsEndsOnlyItsCall() throws Exception {
         server.script(accepted(0), text(1, "Hel"), new Await(never));
         var thrown = new CompletableFuture<Throwable>();
         Thread.UncaughtExceptionHandler before = Thread.getDefaultUncaughtExceptionHandler();
@@ -228,7 +228,7 @@ class StreamTest {
     }
 
     @Test
-    void cutBetweenHeadersAndAcceptedAsksAgainWithTheSameKey() {
+    void aCutBetweenHeadersAndAcceptedIsRetriedWithTheSameRequestId() {
         server.script(new Headers(), abort(Status.Code.UNAVAILABLE));
         server.script(new Headers());
         assertEquals(WHOLE, read(client.streamReply("Hi")));
@@ -273,7 +273,7 @@ class StreamTest {
     }
 
     @Test
-    void goAwayThenEndResumesElsewhere() {
+    void goAwayThenEndResumes() {
         var goAway = TokenChunk.newBuilder().setSequence(2).setGoAway(GoAway.getDefaultInstance()).build();
         server.script(accepted(0), server.log.subList(0, 2), goAway, refusal(Status.Code.UNAVAILABLE, "DRAINING"));
         assertEquals(WHOLE, read(client.streamReply("Hi")));
@@ -287,7 +287,7 @@ class StreamTest {
     }
 
     @Test
-    void aSnapshotReplacesWhatWasLost() {
+    void aSnapshotReplacesLostText() {
         server.script(accepted(0), text(1, "Hel"), text(2, "lost"), abort(Status.Code.UNAVAILABLE));
         server.script(accepted(2), snapshot(65537, "Hello"), finished(65538));
         ReplyStream stream = client.streamReply("Hi");
@@ -320,7 +320,7 @@ class StreamTest {
     }
 
     @Test
-    void resumeReadsOnFromACursor() {
+    void resumeContinuesFromACursor() {
         assertEquals(
                 List.of(ACCEPTED, new Text("ld"), new Finished("STOP", "ld", "scripted", "", usage())),
                 read(client.resume("reply-1", 3)));
@@ -329,7 +329,7 @@ class StreamTest {
     }
 
     @Test
-    void itGivesUpAfterAcceptanceWithWhatIsNeededToGoOn() {
+    void connectionLostAfterAcceptanceHasTheCursorAndTheText() {
         server.script(accepted(0), text(1, "Hel"), abort(Status.Code.UNAVAILABLE));
         for (int i = 0; i < 1000; i++) {
             server.script(accepted(1), abort(Status.Code.UNAVAILABLE));
@@ -346,7 +346,7 @@ class StreamTest {
     }
 
     @Test
-    void noServerIsUnavailable() {
+    void aMissingServerIsUnavailable() {
         var never = new Backoff(Duration.ofMillis(1), Duration.ofMillis(1), Duration.ZERO);
         try (ParleyClient alone = ParleyClient.builder("127.0.0.1:1").backoff(never).build()) {
             assertThrows(UnavailableException.class, () -> read(alone.streamReply("Hi")));
@@ -354,9 +354,9 @@ class StreamTest {
         }
     }
 
-    /** As a channel by itself does not: for up to two minutes it fails calls without another try. */
+    /** By default, a channel fails calls for up to two minutes without another attempt to connect. */
     @Test
-    void eachAttemptTriesToConnect() {
+    void eachAttemptConnects() {
         var backoff = new Backoff(Duration.ofMillis(20), Duration.ofMillis(20), Duration.ofSeconds(10));
         try (Proxy toNowhere = new Proxy(1);
                 ParleyClient alone = ParleyClient.builder(toNowhere.address()).backoff(backoff).build();
@@ -369,7 +369,7 @@ class StreamTest {
     }
 
     @Test
-    void aStatusThatFollowsTheEndIsWaitedForButNotForEver() throws Exception {
+    void theStatusAfterTheTerminalChunkIsAwaitedForALimitedTime() throws Exception {
         server.script(accepted(0), text(1, "Hello world"), finished(2), new Await(never));
         assertEquals(List.of(ACCEPTED, new Text("Hello world"), END), read(client.streamReply("Hi")));
         assertFalse(server.calls.get(0).cancelled.await(500, TimeUnit.MILLISECONDS));
@@ -429,7 +429,7 @@ class StreamTest {
     }
 
     @Test
-    void aStreamThatIsClosedBeforeItBeginsNeverCalls() {
+    void aStreamThatIsClosedBeforeItsFirstReadMakesNoCall() {
         ReplyStream stream = client.streamReply("Hi");
         stream.close();
         assertEquals(List.of(), read(stream));
@@ -444,7 +444,7 @@ class StreamTest {
     }
 
     @Test
-    void closingTheClientFailsItsReadersWhatTheyAreWaitingFor() throws Exception {
+    void closingTheClientFailsItsReadersInEveryWait() throws Exception {
         server.script(accepted(0), text(1, "Hel"), new Await(never));
         ParleyClient other = builder().backoff(new Backoff(Duration.ofHours(1), Duration.ofHours(1), Duration.ofDays(1))).build();
         ReplyStream reading = other.streamReply("Hi");
@@ -495,7 +495,7 @@ class StreamTest {
     }
 
     @Test
-    void aReaderThatWaitsIsNotSilence() throws Exception {
+    void aPauseOfTheReaderIsNotSilence() throws Exception {
         var goOn = new CountDownLatch(1);
         server.script(accepted(0), text(1, "Hello world"), new Await(goOn), finished(2));
         try (ParleyClient attentive = builder().silence(Duration.ofMillis(100)).build()) {
@@ -509,7 +509,7 @@ class StreamTest {
     }
 
     @Test
-    void silenceCountsFromWhenTheReaderAsks() throws Exception {
+    void silenceCountsFromTheDemandOfTheReader() throws Exception {
         var asked = new CountDownLatch(1);
         server.script(accepted(0), text(1, "Hello "), new Await(asked), after(700), text(2, "world"), finished(3));
         try (ParleyClient attentive = builder().silence(Duration.ofSeconds(1)).build()) {
@@ -524,7 +524,7 @@ class StreamTest {
     }
 
     @Test
-    void silenceCountsFromWhatCameLast() throws Exception {
+    void silenceCountsFromTheLastChunk() throws Exception {
         server.script(accepted(0), after(600), text(1, "Hello "), after(600), text(2, "world"), after(600), finished(3));
         try (ParleyClient attentive = builder().silence(Duration.ofSeconds(1)).build()) {
             ReplyStream stream = attentive.streamReply("Hi");
@@ -541,7 +541,7 @@ class StreamTest {
         assertEquals(List.of("StreamReply"), server.methods());
     }
 
-    /** The provider thinks. */
+    /** A chunk while the provider is silent. */
     private Do after(int millis) {
         return new Do(() -> {
             try {
@@ -620,7 +620,7 @@ class StreamTest {
     }
 
     @Test
-    void anObserverIsToldWhatTheReaderIsToldAndOfTheEnd() throws InterruptedException {
+    void anObserverReceivesTheEventsOfTheReaderAndTheEnd() throws InterruptedException {
         BlockingQueue<String> told = new LinkedBlockingQueue<>();
         Supplier<ReplyListener> observer = () -> {
             told.add("started");
@@ -655,7 +655,7 @@ class StreamTest {
     }
 
     @Test
-    void anObserverThatThrowsHarmsNoReader() {
+    void anObserverThatThrowsDoesNotAffectTheReader() {
         List<Supplier<ReplyListener>> observers = List.of(
                 () -> { throw new IllegalStateException("no observer"); },
                 () -> event -> { throw new IllegalStateException("no event"); });

@@ -14,7 +14,7 @@ import java.time.Duration;
 import org.junit.jupiter.api.Test;
 import org.junit.jupiter.api.io.TempDir;
 
-/** TLS with roots of one's own, and with the system's, which do not know the server. */
+/** TLS with a given root certificate, and with the system's, which do not trust the server. */
 class TlsTest {
     private static final Backoff NEVER = new Backoff(Duration.ofMillis(1), Duration.ofMillis(1), Duration.ZERO);
 

@@ -37,12 +37,12 @@ import java.util.Random;
 import java.util.stream.Stream;
 import org.junit.jupiter.api.Test;
 
-/** The reducer: whatever cuts, repetitions, merges and snapshots do to a log, its text comes out exact. */
+/** The transcript: its text is exact after any cuts, repetitions, merges and snapshots. */
 class TranscriptTest {
     private final Transcript transcript = new Transcript("", 0);
 
     @Test
-    void textIsExactWhateverTheDelivery() {
+    void theTextIsExactForEveryDelivery() {
         for (int seed = 0; seed < 2000; seed++) {
             Random random = new Random(seed);
             String[] pieces = random.ints(1 + random.nextInt(12), 'a', 'z' + 1)
@@ -69,7 +69,7 @@ class TranscriptTest {
         }
     }
 
-    /** What a reader may be sent of a log over many calls. */
+    /** A possible delivery of a log over many calls. */
     private static List<TokenChunk> delivery(String[] pieces, Random random) {
         List<TokenChunk> log = texts(pieces);
         List<TokenChunk> sent = new ArrayList<>();
@@ -99,7 +99,7 @@ class TranscriptTest {
     }
 
     @Test
-    void eventsOfAWholeLog() {
+    void theEventsOfACompleteLog() {
         var usage = Usage.newBuilder().setPromptTokens(3).build();
         List<TokenChunk> chunks = List.of(
                 accepted(0),
@@ -127,7 +127,7 @@ class TranscriptTest {
     }
 
     @Test
-    void noticesDoNotMoveTheCursor() {
+    void heartbeatsAndGoAwayDoNotMoveTheCursor() {
         transcript.apply(accepted(7));
         transcript.apply(TokenChunk.newBuilder().setSequence(9).setGoAway(GoAway.getDefaultInstance()).build());
         assertEquals(0, transcript.sequence());
@@ -158,20 +158,20 @@ class TranscriptTest {
     }
 
     @Test
-    void anOldSnapshotDoesNotUndoNewerText() {
+    void anOldSnapshotDoesNotReplaceNewerText() {
         Stream.of(snapshot(2, "ab"), text(3, "c"), snapshot(2, "ab")).forEach(transcript::apply);
         assertEquals("abc", transcript.text());
     }
 
     @Test
-    void aSnapshotWhereTheReaderStandsReplacesWhatItHas() {
+    void aSnapshotAtTheCursorReplacesTheText() {
         Stream.of(text(1, "a"), text(2, "lost"), snapshot(2, "kept")).forEach(transcript::apply);
         assertEquals("kept", transcript.text());
         assertEquals(2, transcript.sequence());
     }
 
     @Test
-    void aFailureKeepsThePartialText() {
+    void aFailureHasThePartialText() {
         var error = error(Status.Code.ABORTED, "PROVIDER_TIMEOUT").setRetryable(true).build();
         Stream.of(accepted(0), text(1, "half"), failed(2, error), failed(2, error), finished(3)).forEach(transcript::apply);
         var failure = transcript.failure();
@@ -184,13 +184,13 @@ class TranscriptTest {
     }
 
     @Test
-    void theTerminalChunkCountsAtTheCursorToo() {
+    void aTerminalChunkAtTheCursorIsNotDropped() {
         var resumed = new Transcript("reply-1", 6);
         assertEquals("STOP", ((Finished) resumed.apply(finished(6))).reason());
     }
 
     @Test
-    void aFinishNewerThanThisClientReadsOther() {
+    void anUnknownFinishReasonIsOther() {
         var chunk = finished(1, FinishReason.FINISH_REASON_STOP, "").toBuilder();
         chunk.getFinishedBuilder().setReasonValue(77);
         assertEquals("OTHER", ((Finished) transcript.apply(chunk.build())).reason());

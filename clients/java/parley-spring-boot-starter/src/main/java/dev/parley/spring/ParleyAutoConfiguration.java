@@ -15,13 +15,13 @@ import org.springframework.boot.ssl.SslBundles;
 import org.springframework.boot.ssl.SslManagerBundle;
 import org.springframework.context.annotation.Bean;
 
-/** Gives the application a {@link ParleyClient}, where it has none of its own, and closes it with the application. */
+/** Creates a {@link ParleyClient} bean, unless the application has one, and closes it with the application. */
 @AutoConfiguration(after = SslAutoConfiguration.class)
 @ConditionalOnProperty(prefix = "parley", name = "enabled", matchIfMissing = true)
 @EnableConfigurationProperties(ParleyProperties.class)
 public final class ParleyAutoConfiguration {
 
-    /** The client of the properties. */
+    /** Creates the client from the properties. */
     @Bean
     @ConditionalOnMissingBean
     ParleyClient parleyClient(

@@ -8,7 +8,7 @@ import org.springframework.boot.autoconfigure.condition.ConditionalOnMissingBean
 import org.springframework.boot.health.autoconfigure.contributor.ConditionalOnEnabledHealthIndicator;
 import org.springframework.context.annotation.Bean;
 
-/** Shows the server's health as {@code parley}, where the application has the health of Spring Boot 4; 3.5 has another. */
+/** Adds the health indicator {@code parley}, which needs the health classes of Spring Boot 4. */
 @AutoConfiguration(after = ParleyAutoConfiguration.class)
 @ConditionalOnClass(
         name = {
@@ -19,7 +19,7 @@ import org.springframework.context.annotation.Bean;
 @ConditionalOnEnabledHealthIndicator("parley")
 public final class ParleyHealthAutoConfiguration {
 
-    /** Asks the server of the application's client. */
+    /** Checks the server of the application's client. */
     @Bean
     @ConditionalOnMissingBean(name = "parleyHealthIndicator")
     ParleyHealthIndicator parleyHealthIndicator(ParleyClient client) {

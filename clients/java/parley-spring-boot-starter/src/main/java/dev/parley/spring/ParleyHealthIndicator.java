@@ -10,7 +10,7 @@ import java.util.concurrent.TimeUnit;
 import org.springframework.boot.health.contributor.AbstractHealthIndicator;
 import org.springframework.boot.health.contributor.Health;
 
-/** UP while the server says, by gRPC's own health service, that it takes chats; asked once, without patience. */
+/** Reports UP while the server's gRPC health service reports SERVING for {@code parley.v1.Chat}. It does not retry. */
 public final class ParleyHealthIndicator extends AbstractHealthIndicator {
     private static final HealthCheckRequest CHAT = HealthCheckRequest.newBuilder().setService("parley.v1.Chat").build();
     private static final Duration LIMIT = Duration.ofSeconds(2);
@@ -18,20 +18,20 @@ public final class ParleyHealthIndicator extends AbstractHealthIndicator {
     private final HealthGrpc.HealthBlockingStub server;
 
     public ParleyHealthIndicator(ParleyClient client) {
-        super("the Parley server could not be asked");
+        super("the health check of the Parley server failed");
         this.server = HealthGrpc.newBlockingStub(client.channel());
     }
 
     @Override
     protected void doHealthCheck(Health.Builder builder) {
         try {
-            ServingStatus said = server.withWaitForReady()
+            ServingStatus status = server.withWaitForReady()
                     .withDeadlineAfter(LIMIT.toMillis(), TimeUnit.MILLISECONDS)
                     .check(CHAT)
                     .getStatus();
-            builder.status(said == ServingStatus.SERVING ? "UP" : "OUT_OF_SERVICE").withDetail("server", said.name());
-        } catch (StatusRuntimeException status) {
-            builder.down().withDetail("server", status.getStatus().getCode().name());
+            builder.status(status == ServingStatus.SERVING ? "UP" : "OUT_OF_SERVICE").withDetail("server", status.name());
+        } catch (StatusRuntimeException failure) {
+            builder.down().withDetail("server", failure.getStatus().getCode().name());
         }
     }
 }

@@ -10,7 +10,7 @@ import io.micrometer.core.instrument.MeterRegistry;
 import io.micrometer.core.instrument.Timer;
 import java.util.function.Supplier;
 
-/** Meters of streams: {@code parley.stream}, {@code parley.stream.first.text} and {@code parley.stream.reconnects}. */
+/** The meters {@code parley.stream}, {@code parley.stream.first.text} and {@code parley.stream.reconnects}. */
 final class ParleyMetrics implements Supplier<ReplyListener> {
     private final MeterRegistry registry;
     private final Timer firstText;
@@ -29,7 +29,7 @@ final class ParleyMetrics implements Supplier<ReplyListener> {
     private final class OneStream implements ReplyListener {
         private final Timer.Sample sample = Timer.start(registry);
         private String outcome = "LEFT";
-        private boolean spoke;
+        private boolean hasText;
 
         @Override
         public void onEvent(ReplyEvent event) {
@@ -37,8 +37,8 @@ final class ParleyMetrics implements Supplier<ReplyListener> {
                 var error = cut.error();
                 registry.counter("parley.stream.reconnects", "code", error.code().name(), "reason", error.reason())
                         .increment();
-            } else if (event instanceof Text && !spoke) {
-                spoke = true;
+            } else if (event instanceof Text && !hasText) {
+                hasText = true;
                 sample.stop(firstText);
             } else if (event instanceof Finished end) {
                 outcome = end.reason();
@@ -53,7 +53,7 @@ final class ParleyMetrics implements Supplier<ReplyListener> {
             onEnd();
         }
 
-        /** A reader that has left before the end brings no other outcome. */
+        /** The outcome is still LEFT if the reader closed the stream before its end. */
         @Override
         public void onEnd() { sample.stop(registry.timer("parley.stream", "outcome", outcome)); }
     }

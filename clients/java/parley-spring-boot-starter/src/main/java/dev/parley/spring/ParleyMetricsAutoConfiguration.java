@@ -12,8 +12,8 @@ import org.springframework.core.Ordered;
 import org.springframework.core.annotation.Order;
 
 /**
- * Meters of the client, where the application has a registry: of each attempt of a call Micrometer's own
- * {@code grpc.client.*}, and of streams {@code parley.stream*}.
+ * Adds meters to the client if the application has a registry: Micrometer's {@code grpc.client.*} for each attempt of a
+ * call, and {@code parley.stream*} for streams.
  */
 @AutoConfiguration(
         before = ParleyAutoConfiguration.class,
@@ -26,7 +26,7 @@ import org.springframework.core.annotation.Order;
 @ConditionalOnProperty(prefix = "parley", name = "enabled", matchIfMissing = true)
 public final class ParleyMetricsAutoConfiguration {
 
-    /** Comes first, so that a customizer of the application may set another observer. */
+    /** Runs first, so that a customizer of the application can set another observer. */
     @Bean
     @Order(Ordered.HIGHEST_PRECEDENCE)
     @ConditionalOnMissingBean(name = "parleyMetricsCustomizer")

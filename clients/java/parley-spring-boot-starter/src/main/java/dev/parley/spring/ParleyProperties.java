@@ -7,15 +7,15 @@ import org.springframework.boot.context.properties.bind.DefaultValue;
 /**
  * Settings of the application's Parley client.
  *
- * @param enabled whether the application gets a client
+ * @param enabled whether to create a client
  * @param address host:port, or another gRPC target, of the server
  * @param apiKey static key or JWT; without one the client has no credential
- * @param endUser whom the client acts for; {@code ParleyClient.actingFor} says so for one request
- * @param callTimeout time limit of one attempt of a call
- * @param silence a stream that brings nothing for so long, not even a heartbeat, is attached anew
- * @param attemptTimeout a stream whose call has lasted so long is attached anew; no limit by default
+ * @param endUser user on whose behalf the client acts; {@code ParleyClient.actingFor} sets it for one request
+ * @param callTimeout time limit of each attempt of a unary call
+ * @param silence a stream reconnects after this time without a chunk or heartbeat
+ * @param attemptTimeout a stream reconnects when its call has lasted this long; no limit by default
  * @param tls encryption
- * @param backoff how calls and streams are tried again
+ * @param backoff retries of calls and streams
  */
 @ConfigurationProperties("parley")
 public record ParleyProperties(
@@ -32,24 +32,25 @@ public record ParleyProperties(
     /**
      * Encryption.
      *
-     * @param enabled whether to use TLS; by default where a bundle is named
-     * @param bundle SSL bundle with the roots, and perhaps a certificate, to use; the system's roots by default
+     * @param enabled whether to use TLS; by default if a bundle is set
+     * @param bundle SSL bundle with root certificates and optionally a client certificate; by default the system's
+     *     roots
      */
     public record Tls(Boolean enabled, String bundle) {
         boolean isOn() { return enabled != null ? enabled : bundle != null; }
     }
 
     /**
-     * How calls and streams are tried again.
+     * Retries of calls and streams.
      *
      * @param first first delay; each further one is twice as long
      * @param max longest delay
-     * @param maxElapsed since the first failure without progress in between; zero never tries again
+     * @param maxElapsed when retries stop, after the first failure since the last progress; zero disables retries
      */
     public record Backoff(
             @DefaultValue("100ms") Duration first, @DefaultValue("5s") Duration max, @DefaultValue("60s") Duration maxElapsed) {}
 
-    /** Does not tell the key. */
+    /** Without the API key. */
     @Override
     public String toString() { return "ParleyProperties[address=" + address + ", endUser=" + endUser + "]"; }
 }

@@ -5,16 +5,16 @@ import org.springframework.context.ApplicationContextInitializer;
 import org.springframework.context.ConfigurableApplicationContext;
 import org.springframework.core.Ordered;
 
-/** Stops an application of a Spring Boot that this starter does not run on, before it fails with a missing class. */
+/** Stops an application with an unsupported version of Spring Boot, before it fails with a missing class. */
 final class SupportedSpringBoot implements ApplicationContextInitializer<ConfigurableApplicationContext>, Ordered {
     private final String version;
 
-    /** For Spring Boot itself, which reads of this class in META-INF/spring.factories. */
+    /** Called by Spring Boot, which finds this class in META-INF/spring.factories. */
     SupportedSpringBoot() {
         this(SpringBootVersion.getVersion());
     }
 
-    /** The version may be null, where Spring Boot does not know its own. */
+    /** The version is null if Spring Boot cannot determine it. */
     SupportedSpringBoot(String version) {
         this.version = version;
     }

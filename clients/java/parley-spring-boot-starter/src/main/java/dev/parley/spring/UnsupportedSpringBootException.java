@@ -1,6 +1,6 @@
 package dev.parley.spring;
 
-/** The application runs on a Spring Boot that the starter does not support. */
+/** The starter does not support the application's version of Spring Boot. */
 final class UnsupportedSpringBootException extends IllegalStateException {
     private static final long serialVersionUID = 1;
 

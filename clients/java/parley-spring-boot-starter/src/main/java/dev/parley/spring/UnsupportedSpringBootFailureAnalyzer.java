@@ -3,7 +3,7 @@ package dev.parley.spring;
 import org.springframework.boot.diagnostics.AbstractFailureAnalyzer;
 import org.springframework.boot.diagnostics.FailureAnalysis;
 
-/** Shows the sentence of {@link UnsupportedSpringBootException} without a stack trace. */
+/** Reports an {@link UnsupportedSpringBootException} without a stack trace. */
 final class UnsupportedSpringBootFailureAnalyzer extends AbstractFailureAnalyzer<UnsupportedSpringBootException> {
     @Override
     protected FailureAnalysis analyze(Throwable failure, UnsupportedSpringBootException cause) {

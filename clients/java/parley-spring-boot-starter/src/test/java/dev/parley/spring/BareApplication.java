@@ -10,13 +10,13 @@ import org.springframework.boot.WebApplicationType;
 import org.springframework.boot.autoconfigure.EnableAutoConfiguration;
 import org.springframework.boot.builder.SpringApplicationBuilder;
 
-/** An application without Actuator and Micrometer. The build runs it with a class path that lacks them. */
+/** An application without Actuator and Micrometer. The build runs it with a class path without them. */
 class BareApplication {
     @EnableAutoConfiguration
     static class Application {}
 
     @Test
-    void hasAClientAndNothingElse() {
+    void hasOnlyAClient() {
         assertThatThrownBy(() -> Class.forName("org.springframework.boot.health.contributor.HealthIndicator"))
                 .isInstanceOf(ClassNotFoundException.class);
         assertThatThrownBy(() -> Class.forName("io.micrometer.core.instrument.MeterRegistry"))

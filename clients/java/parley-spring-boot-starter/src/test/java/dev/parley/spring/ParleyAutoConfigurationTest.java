@@ -32,7 +32,7 @@ import org.springframework.boot.health.contributor.HealthIndicator;
 import org.springframework.boot.health.contributor.Status;
 import org.springframework.boot.test.context.runner.ApplicationContextRunner;
 
-/** The starter in small applications, against the real server. */
+/** The starter in small applications, against a real server. */
 class ParleyAutoConfigurationTest {
     static ParleyServer server;
 
@@ -48,7 +48,7 @@ class ParleyAutoConfigurationTest {
     static void stop() { server.close(); }
 
     @Test
-    void theClientIsThereAndClosedWithTheApplication() {
+    void theClientIsCreatedAndClosedWithTheApplication() {
         var kept = new AtomicReference<ParleyClient>();
         application.run(context -> {
             kept.set(context.getBean(ParleyClient.class));
@@ -60,14 +60,14 @@ class ParleyAutoConfigurationTest {
     @Test
     void everyPropertyHasItsEffect() {
         application
-                .withPropertyValues("parley.api-key=secret", "parley.end-user=ann", "parley.call-timeout=3s",
+                .withPropertyValues("parley.api-key=secret", "parley.end-user=ada", "parley.call-timeout=3s",
                         "parley.silence=4s", "parley.attempt-timeout=5s", "parley.backoff.first=6ms",
                         "parley.backoff.max=7s", "parley.backoff.max-elapsed=8s")
                 .run(context -> {
                     var properties = context.getBean(ParleyProperties.class);
                     assertThat(properties.apiKey()).isEqualTo("secret");
                     assertThat(properties.toString()).doesNotContain("secret");
-                    assertThat(properties.endUser()).isEqualTo("ann");
+                    assertThat(properties.endUser()).isEqualTo("ada");
                     assertThat(properties.callTimeout()).isEqualTo(Duration.ofSeconds(3));
                     assertThat(properties.silence()).isEqualTo(Duration.ofSeconds(4));
                     assertThat(properties.attemptTimeout()).isEqualTo(Duration.ofSeconds(5));
@@ -80,7 +80,7 @@ class ParleyAutoConfigurationTest {
     }
 
     @Test
-    void tlsIsTurnedOnByItsSwitch() {
+    void tlsIsEnabledByItsProperty() {
         application.withPropertyValues("parley.tls.enabled=true", "parley.backoff.max-elapsed=0s").run(context ->
                 assertThatThrownBy(() -> context.getBean(ParleyClient.class).models()).isInstanceOf(UnavailableException.class));
     }
@@ -101,7 +101,7 @@ class ParleyAutoConfigurationTest {
     }
 
     @Test
-    void itStepsBackForAClientOfTheApplication() {
+    void aClientBeanOfTheApplicationIsUsed() {
         ParleyClient own = ParleyClient.builder(server.address()).build();
         application.withBean("own", ParleyClient.class, () -> own).run(context -> {
             assertThat(context).hasSingleBean(ParleyClient.class);
@@ -111,7 +111,7 @@ class ParleyAutoConfigurationTest {
     }
 
     @Test
-    void itCanBeTurnedOff() {
+    void itCanBeDisabled() {
         application.withBean(SimpleMeterRegistry.class).withPropertyValues("parley.enabled=false").run(context -> assertThat(context)
                 .doesNotHaveBean(ParleyClient.class)
                 .doesNotHaveBean(ParleyHealthIndicator.class)
@@ -143,7 +143,7 @@ class ParleyAutoConfigurationTest {
     }
 
     @Test
-    void metersTellOfCallsAndStreams() {
+    void callsAndStreamsHaveMeters() {
         application.withBean(SimpleMeterRegistry.class).run(context -> {
             ParleyClient client = context.getBean(ParleyClient.class);
             MeterRegistry meters = context.getBean(MeterRegistry.class);
@@ -157,7 +157,7 @@ class ParleyAutoConfigurationTest {
     }
 
     @Test
-    void everyPropertyIsDescribedForEditors() throws Exception {
+    void everyPropertyHasADescription() throws Exception {
         try (var metadata = getClass().getResourceAsStream("/META-INF/spring-configuration-metadata.json")) {
             String text = new String(metadata.readAllBytes(), StandardCharsets.UTF_8);
             List<String> named = JsonPath.read(text, "$.properties[*].name");
@@ -168,7 +168,7 @@ class ParleyAutoConfigurationTest {
     }
 
     @Test
-    void theDefaultsAreThoseOfTheClient() {
+    void theDefaultsEqualThoseOfTheClient() {
         new ApplicationContextRunner().withConfiguration(AutoConfigurations.of(ParleyAutoConfiguration.class)).run(context -> {
             var backoff = context.getBean(ParleyProperties.class).backoff();
             assertThat(new Backoff(backoff.first(), backoff.max(), backoff.maxElapsed())).isEqualTo(Backoff.DEFAULT);

@@ -14,7 +14,7 @@ import org.springframework.boot.test.system.CapturedOutput;
 import org.springframework.boot.test.system.OutputCaptureExtension;
 import org.springframework.context.support.StaticApplicationContext;
 
-/** On which versions of Spring Boot the starter runs. */
+/** The versions of Spring Boot that the starter supports. */
 @ExtendWith(OutputCaptureExtension.class)
 class SupportedSpringBootTest {
     static class Application {}
@@ -42,7 +42,7 @@ class SupportedSpringBootTest {
     }
 
     @Test
-    void aStarterThatIsTurnedOffStopsNothing() {
+    void aDisabledStarterDoesNotStopTheApplication() {
         application("3.4.13").properties("parley.enabled=false").run().close();
     }
 }

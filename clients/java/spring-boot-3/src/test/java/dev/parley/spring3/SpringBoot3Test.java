@@ -51,7 +51,7 @@ class SpringBoot3Test {
         }
     }
 
-    /** gRPC records a call when its status arrives, which may be after the reader has its last event: waits up to 10 s. */
+    /** gRPC records a call when its status arrives, possibly after the last event: waits up to 10 s. */
     private static long callsOfStreamReply(MeterRegistry meters) throws InterruptedException {
         long end = System.nanoTime() + TimeUnit.SECONDS.toNanos(10);
         while (true) {
@@ -64,7 +64,7 @@ class SpringBoot3Test {
     }
 
     @Test
-    void itHasNoPartInTheHealthOfSpringBoot35() {
+    void itAddsNoHealthIndicatorOnSpringBoot35() {
         try (var context = run()) {
             assertThat(context.getBean(HealthEndpoint.class).health().getStatus().getCode()).isEqualTo("UP");
             assertThat(context.containsBean("parleyHealthIndicator")).isFalse();
@@ -86,7 +86,7 @@ class SpringBoot3Test {
     }
 
     @Test
-    void itCanBeTurnedOff() {
+    void itCanBeDisabled() {
         try (var context = run("parley.enabled=false")) {
             assertThat(context.getBeansOfType(ParleyClient.class)).isEmpty();
         }

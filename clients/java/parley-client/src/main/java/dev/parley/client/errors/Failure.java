@@ -12,7 +12,14 @@ import java.util.Set;
 import java.util.stream.Collectors;
 import java.util.stream.Stream;
 
-/** What is known of a failed call or reply, and {@linkplain #toException which exception} it is. */
+/**
+ * The facts of a failed call or reply; {@link #toException} makes its exception.
+ *
+ * @param message can be shown to users
+ * @param reason the name of a {@link dev.parley.v1.ErrorReason} without its prefix; empty if the failure came from the
+ *     transport and not from a Parley server
+ * @param retryable whether a new attempt may succeed
+ */
 public record Failure(
         String message,
         String reason,
@@ -25,22 +32,22 @@ public record Failure(
             Metadata.Key.of("parley-error-bin", Metadata.BINARY_BYTE_MARSHALLER);
     private static final Set<Status.Code> RETRYABLE =
             EnumSet.of(Status.Code.UNAVAILABLE, Status.Code.CANCELLED, Status.Code.DEADLINE_EXCEEDED);
-    /** What proxies, a stopping server and RST_STREAM are seen to produce, beside UNAVAILABLE. */
+    /** Codes that proxies, a stopping server and RST_STREAM produce, in addition to UNAVAILABLE. */
     private static final Set<Status.Code> CUTS =
             EnumSet.of(Status.Code.CANCELLED, Status.Code.INTERNAL, Status.Code.UNKNOWN);
 
-    /** The failure of a call that ended with a status other than OK. */
+    /** Returns the failure of a call that ended with a status other than OK. */
     public static Failure of(Status status, Metadata trailers) {
         byte[] trailer = trailers == null ? null : trailers.get(TRAILER);
         if (trailer != null) {
             try {
                 return of(ReplyError.parseFrom(trailer));
             } catch (InvalidProtocolBufferException e) {
-                // What makes no sense leaves the status itself.
+                // Not a trailer of Parley: use the status.
             }
         }
         Status.Code code = status.getCode();
-        // gRPC says "io exception" alone, and its cause which one.
+        // gRPC's description is only "io exception"; the cause has the details.
         var cause = Optional.ofNullable(status.getCause()).map(Throwable::getMessage);
         String message = Stream.of(Optional.ofNullable(status.getDescription()), cause)
                 .flatMap(Optional::stream).distinct().collect(Collectors.joining(": "));
@@ -48,7 +55,7 @@ public record Failure(
         return new Failure(message, "", code, RETRYABLE.contains(code), Optional.empty(), Map.of());
     }
 
-    /** The failure that a {@link ReplyError} stands for. */
+    /** Returns the failure of a {@link ReplyError}. */
     public static Failure of(ReplyError error) {
         String reason = switch (error.getReason()) {
             case ERROR_REASON_UNSPECIFIED -> "";
@@ -65,20 +72,20 @@ public record Failure(
                 Map.copyOf(error.getMetadataMap()));
     }
 
-    /** No server could be asked; for a client that gives up by itself. */
+    /** Returns the failure of a call that the client itself ends. */
     public static Failure unavailable(String message, boolean retryable) {
         return new Failure(message, "", Status.Code.UNAVAILABLE, retryable, Optional.empty(), Map.of());
     }
 
-    /** The same, after which another attempt may succeed. */
+    /** Returns the same failure as retryable, without a delay or metadata. */
     public Failure worthAnotherAttempt() {
         return new Failure(message, reason, code, true, Optional.empty(), Map.of());
     }
 
-    /** The exception of this reason; of one that is newer than this client, the exception of its code. */
+    /** Returns the exception of the reason, or of the status code if the reason is empty or unknown. */
     public ParleyException toException() { return Exceptions.of(this); }
 
-    /** Whether the call, and not what was asked for, has failed: the same call may be made again. */
+    /** Whether the same call may be retried: the server was unavailable, or the call was interrupted. */
     public boolean isCut() {
         return code == Status.Code.UNAVAILABLE || (reason.isEmpty() && CUTS.contains(code));
     }

@@ -6,8 +6,8 @@ import java.util.Map;
 import java.util.Optional;
 
 /**
- * A call or a reply has failed. Every failure that a server or the network causes is one of these: the package's own
- * description draws them.
+ * Base class of the exceptions for failed calls and replies, caused by a server or by the network. The description of
+ * this package shows all of them.
  */
 public class ParleyException extends RuntimeException {
     private final transient Failure failure;
@@ -17,12 +17,12 @@ public class ParleyException extends RuntimeException {
         this.failure = failure;
     }
 
-    /** All that is known of the failure; its {@code message} is the message without the reason. */
+    /** All facts of the failure. Its {@code message} does not contain the reason and can be shown to users. */
     public Failure failure() { return failure; }
 
     /**
-     * The name of a {@link dev.parley.v1.ErrorReason} without its prefix, or empty where the transport failed and no Parley
-     * server spoke.
+     * The name of a {@link dev.parley.v1.ErrorReason} without its prefix; empty if the failure came from the transport
+     * and not from a Parley server.
      */
     public String reason() { return failure.reason(); }
 
@@ -32,13 +32,13 @@ public class ParleyException extends RuntimeException {
     /** Whether a new attempt may succeed. */
     public boolean retryable() { return failure.retryable(); }
 
-    /** How long to wait before it, where the server said so. */
+    /** How long to wait before it, if the server sent it. */
     public Optional<Duration> retryAfter() { return failure.retryAfter(); }
 
-    /** Further facts of the reason, such as {@code limit} or {@code call_id}. */
+    /** Details of the reason, such as {@code limit} or {@code call_id}. */
     public Map<String, String> metadata() { return failure.metadata(); }
 
-    /** Whether a status says what a lost terminal chunk would have said. */
+    /** Whether this is the end of the reply, as in its terminal chunk. */
     public boolean endsReply() {
         return !reason().isEmpty() && (this instanceof ReplyFailedException || this instanceof InternalErrorException);
     }

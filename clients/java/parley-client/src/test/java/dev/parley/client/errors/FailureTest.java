@@ -17,7 +17,7 @@ import org.junit.jupiter.api.Test;
 import org.junit.jupiter.params.ParameterizedTest;
 import org.junit.jupiter.params.provider.EnumSource;
 
-/** Every reason of the contract has its class, and what is unknown is read by its code. */
+/** Every reason of the contract has a class; an unknown reason gives the class of its status code. */
 class FailureTest {
     private static final Set<String> OF_REPLIES = Set.of("OWNER_LOST");
 
@@ -54,7 +54,7 @@ class FailureTest {
     }
 
     @Test
-    void theCutsAreTheUnavailableOnesAndWhatNoServerSpoke() {
+    void cutsAreUnavailableOrWithoutAReason() {
         assertEquals(
                 Set.of(Status.Code.UNAVAILABLE, Status.Code.CANCELLED, Status.Code.INTERNAL, Status.Code.UNKNOWN),
                 Arrays.stream(Status.Code.values())
@@ -63,7 +63,7 @@ class FailureTest {
     }
 
     @Test
-    void aReasonNewerThanThisClientIsReadByItsCode() {
+    void anUnknownReasonGivesTheClassOfItsStatusCode() {
         var error = Failure.of(ReplyError.newBuilder().setCode(Status.Code.NOT_FOUND.value()).setReasonValue(999).build())
                 .toException();
         assertSame(NotFoundException.class, error.getClass());
@@ -71,7 +71,7 @@ class FailureTest {
     }
 
     @Test
-    void aTrailerThatMakesNoSenseLeavesTheCode() {
+    void anInvalidTrailerGivesTheClassOfTheStatusCode() {
         Metadata trailers = new Metadata();
         trailers.put(Metadata.Key.of("parley-error-bin", Metadata.BINARY_BYTE_MARSHALLER), new byte[] {-1, -1, -1});
         var error = Failure.of(Status.UNAVAILABLE.withDescription("gone"), trailers).toException();

@@ -11,7 +11,7 @@ import javax.net.ssl.KeyManagerFactory;
 import javax.net.ssl.TrustManager;
 import javax.net.ssl.TrustManagerFactory;
 
-/** A certificate for 127.0.0.1 that signs itself, in a key store made by the JDK's keytool. */
+/** A self-signed certificate for 127.0.0.1, in a key store from the JDK's keytool. */
 public record Certificate(Path keyStore, String password) {
     public static Certificate create(Path folder) throws IOException, InterruptedException {
         var certificate = new Certificate(folder.resolve("server.p12"), "changeit");

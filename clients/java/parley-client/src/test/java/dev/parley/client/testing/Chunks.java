@@ -39,7 +39,7 @@ public final class Chunks {
         return TokenChunk.newBuilder().setSequence(sequence).setText(piece).build();
     }
 
-    /** Pieces numbered from 1. */
+    /** Text chunks, numbered from 1. */
     public static List<TokenChunk> texts(String... pieces) {
         List<TokenChunk> chunks = new ArrayList<>();
         for (String piece : pieces) {
@@ -80,7 +80,7 @@ public final class Chunks {
                 .build();
     }
 
-    /** What the trailer and a {@code failed} chunk carry. */
+    /** The error of a trailer or of a {@code failed} chunk. */
     public static ReplyError.Builder error(Status.Code code, String reason) {
         return ReplyError.newBuilder()
                 .setCode(code.value())

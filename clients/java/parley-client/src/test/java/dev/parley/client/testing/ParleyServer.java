@@ -13,7 +13,7 @@ import java.time.Duration;
 import java.util.Comparator;
 import java.util.stream.Stream;
 
-/** The real server, {@code parley serve}, in a process and a folder of its own. */
+/** A real server, {@code parley serve}, in its own process and folder. */
 public final class ParleyServer implements AutoCloseable {
     private static final Backoff QUICK = new Backoff(Duration.ofMillis(20), Duration.ofMillis(50), Duration.ofSeconds(30));
 
@@ -28,7 +28,7 @@ public final class ParleyServer implements AutoCloseable {
         this.port = port;
     }
 
-    /** A server that answers. */
+    /** Starts a server and waits until it answers. */
     public static ParleyServer start() {
         try {
             ParleyServer server = new ParleyServer(Files.createTempDirectory("parley"), freePort());
@@ -48,7 +48,7 @@ public final class ParleyServer implements AutoCloseable {
 
     public String address() { return "127.0.0.1:" + port; }
 
-    /** Starts the process, again after a {@link #kill}, with the same port and database. */
+    /** Starts the process, also again after {@link #kill}, with the same port and database. */
     public void begin() throws IOException {
         var builder = new ProcessBuilder(binary(), "serve");
         builder.directory(folder.toFile());
@@ -67,7 +67,7 @@ public final class ParleyServer implements AutoCloseable {
         }
     }
 
-    /** Whether the server answers within the five seconds that a new client gives it. */
+    /** Whether the server answers within the 5 seconds after which a new client stops. */
     private boolean answers() {
         try (ParleyClient client = ParleyClient.builder(address()).backoff(QUICK).build()) {
             return !client.models().isEmpty();
@@ -76,7 +76,7 @@ public final class ParleyServer implements AutoCloseable {
         }
     }
 
-    /** As a crash. */
+    /** Ends the process with SIGKILL. */
     public void kill() throws InterruptedException {
         process.descendants().forEach(ProcessHandle::destroyForcibly);
         process.destroyForcibly().waitFor();
@@ -99,7 +99,7 @@ public final class ParleyServer implements AutoCloseable {
         }
     }
 
-    /** That of PARLEY_BIN, or else of the environment that `make setup` has made in a folder above this one. */
+    /** The command: PARLEY_BIN, or else that of the environment of `make setup` in a parent folder. */
     private static String binary() {
         String named = System.getenv("PARLEY_BIN");
         Path above = Path.of("").toAbsolutePath();

@@ -10,7 +10,7 @@ import java.util.Set;
 import java.util.concurrent.ConcurrentHashMap;
 import java.util.concurrent.atomic.AtomicInteger;
 
-/** A TCP connection that a test can cut, between a client and a server on this machine. */
+/** A TCP proxy that a test can cut. */
 public final class Proxy implements AutoCloseable {
     private final ServerSocket listening;
     private final int target;
@@ -29,16 +29,16 @@ public final class Proxy implements AutoCloseable {
 
     public String address() { return "127.0.0.1:" + listening.getLocalPort(); }
 
-    /** How many connections it has been asked for. */
+    /** How many connections were opened. */
     public int taken() { return taken.get(); }
 
-    /** Resets every connection; new ones are taken. */
+    /** Resets all connections. New ones are accepted. */
     public void cut() {
         for (Socket socket : open) {
             try (socket) {
                 socket.setSoLinger(true, 0);
             } catch (IOException closedAlready) {
-                // It is cut.
+                // It is closed already.
             }
         }
     }
@@ -89,7 +89,7 @@ public final class Proxy implements AutoCloseable {
             try {
                 work.run();
             } catch (IOException over) {
-                // As is meant.
+                // The connection was cut.
             }
         }, name);
         thread.setDaemon(true);

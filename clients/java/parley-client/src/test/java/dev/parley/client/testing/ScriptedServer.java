@@ -42,31 +42,31 @@ import java.util.logging.Logger;
 import java.util.stream.Stream;
 
 /**
- * A real gRPC server whose answers a test writes down. Each stream call is answered by the next of {@link #script}s, or else
- * from the {@link #log}, with the next of {@link #cut}s; a unary call by {@link #answer}s or a function.
+ * A gRPC server with scripted answers. Each stream call is answered with the next {@link #script}, or else from the
+ * {@link #log} with the next {@link #cut}; a unary call with the {@link #answer}s or a function.
  */
 public final class ScriptedServer implements AutoCloseable {
-    /** Something that a call does next. */
+    /** A step of a call. */
     public sealed interface Step {}
 
     public record Send(TokenChunk chunk) implements Step {}
 
-    /** Ends the call with a bare status, or with Parley's trailer. */
+    /** Ends the call with a status, with or without Parley's trailer. */
     public record Abort(Status.Code code, ReplyError error) implements Step {
         @Override
         public String toString() { return error == null ? code.name() : error.getReason().name(); }
     }
 
-    /** Goes on once the latch is open. */
+    /** Continues once the latch is open. */
     public record Await(CountDownLatch latch) implements Step {}
 
-    /** Sends the headers alone. */
+    /** Sends only the headers. */
     public record Headers() implements Step {}
 
-    /** Does something to the world: breaks the connection, say. */
+    /** Runs an action, such as breaking the connection. */
     public record Do(Runnable action) implements Step {}
 
-    /** A call that the server has seen. */
+    /** A call that the server received. */
     public static final class Call {
         public final String method;
         public final Message request;
@@ -98,7 +98,7 @@ public final class ScriptedServer implements AutoCloseable {
 
     private record Cut(int after, List<Step> how) {}
 
-    /** Else it tells of each connection that a test breaks. */
+    /** Otherwise gRPC logs each connection that a test breaks. */
     private static final Logger NOISE = Logger.getLogger("io.grpc.netty.shaded.io.grpc.netty.NettyServerHandler");
 
     static {
@@ -148,16 +148,16 @@ public final class ScriptedServer implements AutoCloseable {
         return new Abort(code, Chunks.error(code, reason).build());
     }
 
-    /** The next stream call does this: chunks and steps. It ends with OK where no step ends it. */
+    /** The chunks and steps of the next stream call. It ends with OK if no step ends it. */
     public void script(Object... steps) { scripts.add(steps(steps)); }
 
-    /** The next stream call that reads the log ends so after so many chunks, counted with `accepted`. */
+    /** Ends the next stream call that reads the log after this many chunks, including `accepted`. */
     public void cut(int after, Object... how) { cuts.add(new Cut(after, steps(how))); }
 
-    /** Answers every StreamReply that has no script by the chunks of this function. */
+    /** Answers every StreamReply without a script with the chunks of this function. */
     public void chunks(Function<ReplyRequest, List<TokenChunk>> made) { chunks = made; }
 
-    /** Answers a unary method, in order, the last one again and again: messages and Aborts. */
+    /** Answers a unary method in order with messages and Aborts; the last one is repeated. */
     public void answer(String method, Object... answers) {
         Queue<Object> rest = new ArrayDeque<>(Arrays.asList(answers));
         answer(method, request -> rest.size() > 1 ? rest.poll() : rest.peek());

@@ -1,7 +1,0 @@
-// Generated from protos/parley/v1/errors.proto by tools/clients. Do not edit: `make gen`.
-package dev.parley.client.errors;
-
-/** The key or id is taken. */
-public class AlreadyExistsException extends ParleyException {
-    public AlreadyExistsException(Failure failure) { super(failure); }
-}

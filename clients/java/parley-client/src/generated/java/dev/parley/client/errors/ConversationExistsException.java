@@ -1,7 +1,0 @@
-// Generated from protos/parley/v1/errors.proto by tools/clients. Do not edit: `make gen`.
-package dev.parley.client.errors;
-
-/** The chosen conversation id is taken. */
-public final class ConversationExistsException extends AlreadyExistsException {
-    public ConversationExistsException(Failure failure) { super(failure); }
-}

@@ -1,7 +1,0 @@
-// Generated from protos/parley/v1/errors.proto by tools/clients. Do not edit: `make gen`.
-package dev.parley.client.errors;
-
-/** No such conversation, or it belongs to another user. */
-public final class ConversationNotFoundException extends NotFoundException {
-    public ConversationNotFoundException(Failure failure) { super(failure); }
-}

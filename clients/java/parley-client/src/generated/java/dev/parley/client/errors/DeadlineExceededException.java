@@ -1,7 +1,0 @@
-// Generated from protos/parley/v1/errors.proto by tools/clients. Do not edit: `make gen`.
-package dev.parley.client.errors;
-
-/** The call took longer than its time limit. */
-public final class DeadlineExceededException extends ParleyException {
-    public DeadlineExceededException(Failure failure) { super(failure); }
-}

@@ -1,7 +1,0 @@
-// Generated from protos/parley/v1/errors.proto by tools/clients. Do not edit: `make gen`.
-package dev.parley.client.errors;
-
-/** The server is shutting down. */
-public final class DrainingException extends UnavailableException {
-    public DrainingException(Failure failure) { super(failure); }
-}

@@ -1,7 +1,0 @@
-// Generated from protos/parley/v1/errors.proto by tools/clients. Do not edit: `make gen`.
-package dev.parley.client.errors;
-
-/** The credential does not allow this call. Resources of other users are NOT_FOUND instead. */
-public final class ForbiddenException extends ParleyException {
-    public ForbiddenException(Failure failure) { super(failure); }
-}

@@ -1,7 +1,0 @@
-// Generated from protos/parley/v1/errors.proto by tools/clients. Do not edit: `make gen`.
-package dev.parley.client.errors;
-
-/** A defect of the server; metadata {@code call_id} is in its log lines. */
-public final class InternalErrorException extends ParleyException {
-    public InternalErrorException(Failure failure) { super(failure); }
-}

@@ -1,7 +1,0 @@
-// Generated from protos/parley/v1/errors.proto by tools/clients. Do not edit: `make gen`.
-package dev.parley.client.errors;
-
-/** A limit of the caller is reached. */
-public class LimitExceededException extends ParleyException {
-    public LimitExceededException(Failure failure) { super(failure); }
-}

@@ -1,7 +1,0 @@
-// Generated from protos/parley/v1/errors.proto by tools/clients. Do not edit: `make gen`.
-package dev.parley.client.errors;
-
-/** The server lacks what the call needs, such as an encryption key. */
-public final class NotConfiguredException extends ParleyException {
-    public NotConfiguredException(Failure failure) { super(failure); }
-}

@@ -1,7 +1,0 @@
-// Generated from protos/parley/v1/errors.proto by tools/clients. Do not edit: `make gen`.
-package dev.parley.client.errors;
-
-/** The server has no such provider. */
-public final class ProviderNotFoundException extends NotFoundException {
-    public ProviderNotFoundException(Failure failure) { super(failure); }
-}

@@ -1,7 +1,0 @@
-// Generated from protos/parley/v1/errors.proto by tools/clients. Do not edit: `make gen`.
-package dev.parley.client.errors;
-
-/** The rate of messages is over its limit. */
-public final class RateLimitedException extends LimitExceededException {
-    public RateLimitedException(Failure failure) { super(failure); }
-}

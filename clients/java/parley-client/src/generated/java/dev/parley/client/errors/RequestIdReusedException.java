@@ -1,7 +1,0 @@
-// Generated from protos/parley/v1/errors.proto by tools/clients. Do not edit: `make gen`.
-package dev.parley.client.errors;
-
-/** The {@code requestId} was used before with another payload. */
-public final class RequestIdReusedException extends AlreadyExistsException {
-    public RequestIdReusedException(Failure failure) { super(failure); }
-}

@@ -1,7 +1,0 @@
-// Generated from protos/parley/v1/errors.proto by tools/clients. Do not edit: `make gen`.
-package dev.parley.client.errors;
-
-/** The database is unavailable, or Redis is and the call needs it. */
-public final class StorageUnavailableException extends UnavailableException {
-    public StorageUnavailableException(Failure failure) { super(failure); }
-}

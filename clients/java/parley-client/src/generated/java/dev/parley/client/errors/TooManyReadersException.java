@@ -1,7 +1,0 @@
-// Generated from protos/parley/v1/errors.proto by tools/clients. Do not edit: `make gen`.
-package dev.parley.client.errors;
-
-/** The reply has reached its limit of readers. */
-public final class TooManyReadersException extends LimitExceededException {
-    public TooManyReadersException(Failure failure) { super(failure); }
-}

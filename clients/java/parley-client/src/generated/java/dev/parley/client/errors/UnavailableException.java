@@ -1,7 +1,0 @@
-// Generated from protos/parley/v1/errors.proto by tools/clients. Do not edit: `make gen`.
-package dev.parley.client.errors;
-
-/** No server could be reached, or it took no calls, for as long as the client's backoff allowed. */
-public class UnavailableException extends ParleyException {
-    public UnavailableException(Failure failure) { super(failure); }
-}

@@ -1,7 +1,0 @@
-// Generated from protos/parley/v1/errors.proto by tools/clients. Do not edit: `make gen`.
-package dev.parley.client.errors;
-
-/** The model cannot take this input, such as an image. */
-public final class UnsupportedInputException extends InvalidRequestException {
-    public UnsupportedInputException(Failure failure) { super(failure); }
-}

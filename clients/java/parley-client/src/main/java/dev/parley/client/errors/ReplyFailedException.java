@@ -1,0 +1,37 @@
+package dev.parley.client.errors;
+
+import dev.parley.v1.Usage;
+
+/**
+ * The reply was accepted and then failed. If {@code retryable}, a new request without text and with
+ * {@code replace_message_id} set to {@code messageId} generates the answer again without repeating the user's message.
+ */
+public final class ReplyFailedException extends ParleyException {
+    private final String text;
+    private final String replyId;
+    private final String messageId;
+    private final transient Usage usage;
+
+    public ReplyFailedException(Failure failure) {
+        this(failure, "", "", "", Usage.getDefaultInstance());
+    }
+
+    public ReplyFailedException(Failure failure, String text, String replyId, String messageId, Usage usage) {
+        super(failure);
+        this.text = text;
+        this.replyId = replyId;
+        this.messageId = messageId;
+        this.usage = usage;
+    }
+
+    /** The partial text. */
+    public String text() { return text; }
+
+    public String replyId() { return replyId; }
+
+    /** The message for the answer. */
+    public String messageId() { return messageId; }
+
+    /** The usage that the provider reported, or an estimate. */
+    public Usage usage() { return usage; }
+}

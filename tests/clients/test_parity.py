@@ -1,0 +1,134 @@
+"""Every error reason, request field and unary RPC of the contract exists in each client.
+
+The Python client is inspected; the sources of the others are read without their comments, so that a name in a comment
+does not count.
+"""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import re
+from pathlib import Path
+
+import pytest
+from parley import Client, Conversations, RequestFields
+from parley.errors import BY_REASON
+from parley.v1 import chat_pb2, errors_pb2
+
+CLIENTS = Path(__file__).parents[2] / "clients"
+JAVA = "java/parley-client/src/main/java/dev/parley/client"
+
+# The methods of the Python client, by RPC. Node and Java have the same names in camel case.
+METHODS = {
+    "Chat.CreateReply": "create_reply",
+    "Chat.PollReply": "poll",
+    "Chat.GetReply": "get_reply",
+    "Chat.Cancel": "cancel",
+    "Catalog.ListModels": "models",
+    "Catalog.GetQuota": "quotas",
+    "Conversations.CreateConversation": "create",
+    "Conversations.GetConversation": "get",
+    "Conversations.ListConversations": "list",
+    "Conversations.UpdateConversation": "update",
+    "Conversations.DeleteConversation": "delete",
+    "Conversations.ListMessages": "message_pages",
+    "Conversations.GetImage": "image",
+}
+NOT_WRAPPED = {"Admin"}  # for operators, who use grpcurl
+
+
+def source(path: str) -> str:
+    return re.sub(r"/\*.*?\*/|//[^\n]*", "", (CLIENTS / path).read_text(), flags=re.DOTALL)
+
+
+def between(text: str, start: str, end: str) -> str:
+    """The text after the only match of `start`, up to the next match of `end`."""
+    _, after = re.split(start, text, flags=re.MULTILINE)
+    return re.split(end, after, maxsplit=1, flags=re.MULTILINE)[0]
+
+
+def camel(name: str) -> str:
+    return re.sub(r"_([a-z])", lambda match: match[1].upper(), name)
+
+
+def flat_fields() -> set[str]:
+    """The fields of a request as keyword arguments: stream options beside the others, durations in seconds."""
+    fields = [field for field in chat_pb2.ReplyRequest.DESCRIPTOR.fields if field.name != "stream_options"]
+    fields += chat_pb2.StreamOptions.DESCRIPTOR.fields
+    durations = {field.name for field in fields if field.message_type and field.message_type.name == "Duration"}
+    return {f"{field.name}_s" if field.name in durations else field.name for field in fields}
+
+
+def python_classes() -> dict[str, str]:
+    return {reason: kind.__name__ for reason, kind in BY_REASON.items()}
+
+
+def node_classes() -> dict[str, str]:
+    return dict(re.findall(r"(\w+): (\w+),", between(source("node/src/errors.ts"), "const BY_REASON.*{$", "^};")))
+
+
+def java_classes() -> dict[str, str]:
+    cases = between(source(f"{JAVA}/errors/Exceptions.java"), r"switch \(failure.reason\(\)\) {", "default ->")
+    found = re.findall(r"case ([^>]*) -> new (\w+)Exception\(failure\);", cases)
+    return {reason: kind for reasons, kind in found for reason in re.findall(r'"(\w+)"', reasons)}
+
+
+@pytest.mark.parametrize("classes", [python_classes, node_classes, java_classes])
+def test_every_error_reason_has_the_same_class_in_each_client(classes):
+    reasons = {value.name.removeprefix("ERROR_REASON_") for value in errors_pb2.ErrorReason.DESCRIPTOR.values}
+    assert set(classes()) == reasons - {"UNSPECIFIED"}
+    assert classes() == python_classes()
+
+
+def test_python_takes_every_request_field():
+    own = {"images"}
+    positional = {"text"}  # the first argument of stream_reply and create_reply
+    assert set(RequestFields.__annotations__) - own == flat_fields() - positional - {"wait_s"}
+    assert "wait_s" in inspect.signature(Client.create_reply).parameters
+
+
+def test_node_takes_every_request_field():
+    text = source("node/src/fields.ts")
+    declared = set(re.findall(r"^  (\w+)\?:", between(text, "^export interface ReplyFields {", "^}"), re.MULTILINE))
+    converted = set(re.findall(r"fields\.(\w+)", between(text, "^export function requestOf", "^}")))
+    expected = {re.sub("S$", "Ms", camel(name)) if name.endswith("_s") else camel(name) for name in flat_fields()}
+    assert declared - {"images"} == converted == expected - {"waitMs"}
+    assert "waitMs" in between(source("node/src/client.ts"), r"^  createReply\(", "^  }$")
+
+
+def test_java_takes_the_request_message_of_the_contract():
+    assert (
+        "<protoSourceRoot>${project.basedir}/../../../protos<" in (CLIENTS / "java/parley-client/pom.xml").read_text()
+    )
+    for method in ("ReplyStream streamReply", "Reply createReply"):
+        assert f"public {method}(ReplyRequest request)" in source(f"{JAVA}/ParleyClient.java")
+
+
+def test_every_unary_rpc_is_wrapped_or_left_out_on_purpose():
+    stubs = (CLIENTS / "python/src/parley/v1").glob("*_pb2.py")
+    files = [importlib.import_module(f"parley.v1.{path.stem}").DESCRIPTOR for path in stubs]
+    services = {service.name: service for file in files for service in file.services_by_name.values()}
+    assert services.keys() >= NOT_WRAPPED
+    unary = {
+        f"{name}.{rpc.name}"
+        for name, service in services.items()
+        for rpc in service.methods
+        if name not in NOT_WRAPPED and not rpc.server_streaming
+    }
+    assert set(METHODS) == unary
+
+
+@pytest.mark.parametrize("rpc", METHODS)
+def test_each_client_has_a_method_for_the_rpc(rpc):
+    service, name = rpc.split(".")
+    python, wrapped = (Conversations, "Conversations") if service == "Conversations" else (Client, "Client")
+    assert name in getattr(python, METHODS[rpc]).__code__.co_names
+
+    method = camel(METHODS[rpc])
+    node = between(source(f"node/src/{wrapped.lower()}.ts"), rf"^  (?:async )?\*?{method}\(", "^  }$")
+    assert re.search(rf"{service}\w*\.method\.{name[0].lower()}{name[1:]}\b", node)
+
+    java = source(f"{JAVA}/{wrapped.replace('Client', 'ParleyClient')}.java")
+    bodies = re.findall(rf"^    public [^\n]* {method}\(.*?^    }}", java, re.MULTILINE | re.DOTALL)
+    assert any(f"{service}Grpc.get{name}Method()" in body for body in bodies)
