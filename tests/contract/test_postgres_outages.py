@@ -150,9 +150,10 @@ class Wire:
         self._server = server
         self._proxy = proxy
 
-    async def lose_answer(self, accepting, reply_id: str, how: str) -> StorageUnavailable:
-        task = asyncio.ensure_future(accepting(self._slow_down))
-        await until(lambda: self._stored(reply_id), "committed")
+    async def lose_answer(self, store, asked, how: str) -> StorageUnavailable:
+        event.listen(store._database._pool.sync_engine, "commit", lambda _: self._slow_down(), once=True)
+        task = asyncio.ensure_future(store.accept(asked))
+        await until(lambda: self._stored(asked.reply.id), "committed")
         if how == "reset":
             await self._proxy.reset()
         else:
@@ -176,9 +177,7 @@ async def test_a_commit_whose_answer_is_lost_has_an_unknown_outcome(postgres_beh
     monkeypatch.setattr(postgres, "STATEMENT_S", 1.0)
     store = await opened_store(server.url(DATABASE, port=proxy.port))
     asked = acceptance(await created(store))
-    told = await Wire(server, proxy).lose_answer(
-        lambda prepared: store.accept(asked, prepared=prepared), asked.reply.id, how
-    )
+    told = await Wire(server, proxy).lose_answer(store, asked, how)
     assert told.outcome_unknown
     assert await store.get_reply(ANN, asked.reply.id) == asked.reply
     assert await store.accept(asked) == Accepted(reply=asked.reply)
@@ -193,8 +192,9 @@ async def postgres_behind_proxy(own_postgres):
 
 async def test_a_commit_that_never_reached_the_server_has_an_unknown_outcome_too(store, own_postgres):
     asked = acceptance(await created(store))
+    event.listen(store._database._pool.sync_engine, "commit", lambda _: own_postgres.restart(), once=True)
     with pytest.raises(StorageUnavailable) as told:
-        await store.accept(asked, prepared=own_postgres.restart)
+        await store.accept(asked)
     assert told.value.outcome_unknown
     with pytest.raises(ReplyNotFound):
         await store.get_reply(ANN, asked.reply.id)

@@ -338,21 +338,3 @@ async def test_text_of_all_kinds_comes_back_as_it_was(store):
 def _all_rows(query) -> dict[str, list[tuple]]:
     tables = ["conversation", "message", "reply", "image", "idempotency_key", "usage", "conversation_label"]
     return {table: query(f"SELECT * FROM {table}") for table in tables}
-
-
-async def test_only_a_new_running_reply_is_prepared_and_before_its_acceptance_is_told(store):
-    conversation = await created(store)
-    told: list[str] = []
-    asked = acceptance(conversation, request_id="first")
-
-    async def accept(given, name):
-        outcome = await store.accept(given, prepared=lambda: told.append(f"{name} prepared"))
-        told.append(f"{name} {type(outcome).__name__}")
-
-    await accept(asked, "first")
-    await accept(acceptance(conversation), "second")
-    await accept(acceptance(conversation, request_id="first"), "retry")
-    other = await created(store)
-    await store.request_cancel(ANN, CancelTarget(request_id="marked"), FinishReason.CANCELLED, "stop", NOW_US)
-    await accept(acceptance(other, request_id="marked"), "marked")
-    assert told == ["first prepared", "first Accepted", "second Busy", "retry Replayed", "marked Accepted"]

@@ -173,6 +173,23 @@ async def test_a_commit_whose_answer_was_lost(server, upstream):
     assert len(upstream.requests) == 1
 
 
+async def test_a_commit_that_fails_asks_no_provider(server, upstream):
+    """The provider is asked after the commit, so that a retry never bills twice."""
+    failing = True
+
+    @event.listens_for(server.app._store._database.writer, "commit")
+    def fail(connection):
+        if failing:
+            raise OperationalError("COMMIT", {}, sqlite3.OperationalError("disk I/O error"))
+
+    refusal = await refused(server.chat.StreamReply(ask("Ask", request_id="r")))
+    assert refusal.code is grpc.StatusCode.UNAVAILABLE
+    assert upstream.requests == []
+    failing = False
+    assert (await server.stream("Ask", request_id="r").end()).text == "Hello, world"
+    assert len(upstream.requests) == 1
+
+
 @pytest.mark.parametrize("pieces", [500, 1000])
 async def test_what_is_written_is_linear_in_the_text(serve, upstream, pieces):
     """P41: four times the text, and a constant."""

@@ -195,14 +195,10 @@ class Store(Protocol):
         or without input the named USER or TOOL message itself. Raises ConversationNotFound, MessageNotFound.
         """
 
-    async def accept(self, acceptance: Acceptance, *, prepared: Callable[[], None] | None = None) -> AcceptOutcome:
+    async def accept(self, acceptance: Acceptance) -> AcceptOutcome:
         """Commit a request durably (power loss included), or change nothing. An acceptance that has been committed
         before, under the same reply id, is `Accepted` again. Moves the head to the last new message (to the parent of
-        the answer where there is none). With `StorageUnavailable.outcome_unknown`, it may have been committed.
-
-        `prepared` is called in the event loop when every statement of a new, running reply has succeeded and the commit
-        alone is left: perhaps never, perhaps more than once, and the commit may still fail.
-        """
+        the answer where there is none). With `StorageUnavailable.outcome_unknown`, it may have been committed."""
 
     async def append_checkpoints(self, checkpoints: list[Checkpoint]) -> None:
         """Make stretches of logs durable; those whose reply is terminal, gone or of another epoch are skipped."""

@@ -12,7 +12,6 @@ from sqlalchemy import Connection
 from parley_server.core.model import Conversation, FinishReason, Identity, ImagePart, Reply
 from parley_server.core.store_types import (
     Acceptance,
-    Accepted,
     AcceptOutcome,
     Busy,
     CancelTarget,
@@ -87,16 +86,9 @@ class SqlStore:
             one_state=False,  # messages never change, and the acceptance checks the rest again
         )
 
-    async def accept(self, acceptance: Acceptance, *, prepared: Callable[[], None] | None = None) -> AcceptOutcome:
+    async def accept(self, acceptance: Acceptance) -> AcceptOutcome:
         """See the port."""
-
-        def told(outcome: AcceptOutcome) -> None:
-            if prepared is not None and isinstance(outcome, Accepted) and not outcome.reply.state.terminal:
-                prepared()
-
-        outcome = await self._database.write(
-            lambda connection: accept(connection, acceptance), durable=True, prepared=told
-        )
+        outcome = await self._write(lambda connection: accept(connection, acceptance))
         self._sweep_keys(acceptance.now_us)
         return outcome
 

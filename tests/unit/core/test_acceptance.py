@@ -23,7 +23,7 @@ from parley_server.core.model import (
     ToolCallPart,
     ToolResultPart,
 )
-from parley_server.core.replies.commit import SURE_AFTER_S, TELL_WITHIN_S
+from parley_server.core.replies.accept import ABSENT_AFTER_S, REPORT_UNKNOWN_S
 from parley_server.core.replies.endings import Stop
 from parley_server.core.replies.events import TextDelta
 from parley_server.core.replies.generate import Generation
@@ -455,7 +455,7 @@ async def test_a_commit_that_did_not_happen_is_told(world):
     world.store.before["get_reply"] = look
     with pytest.raises(StorageUnavailable):
         await in_time(world, accept(world, request_id="r"))
-    assert looks[-1] - looks[0] >= SURE_AFTER_S
+    assert looks[-1] - looks[0] >= ABSENT_AFTER_S
     await nothing_left(world)
     assert isinstance(await accept(world, request_id="r"), Generation)
 
@@ -474,7 +474,7 @@ async def test_whoever_waits_for_an_unknown_outcome_is_told_and_the_reply_begins
     with pytest.raises(StorageUnavailable) as told:
         await in_time(world, accept(world, request_id="r"))
     assert told.value.outcome_unknown
-    assert TELL_WITHIN_S <= world.clock.monotonic() - began < TELL_WITHIN_S + 1
+    assert REPORT_UNKNOWN_S <= world.clock.monotonic() - began < REPORT_UNKNOWN_S + 1
     await in_time(world, world.clock.sleep(60))
     [generation] = world.engine.live_replies.running.values()
     assert generation.task is None
@@ -686,7 +686,7 @@ async def test_an_interrupt_may_bring_the_result_of_the_answer_that_it_interrupt
     assert roles == ["user", "assistant", "tool"]
 
 
-# --- beside the commit
+# --- the provider is asked after the commit
 
 
 class Commits:
@@ -705,11 +705,12 @@ class Commits:
             raise OperationalError("COMMIT", {}, sqlite3.OperationalError("disk I/O error"))
 
 
-async def test_the_provider_is_asked_while_the_acceptance_commits(world):
+async def test_the_provider_is_asked_once_the_acceptance_is_committed(world):
     commits = Commits(world)
     accepting = asyncio.ensure_future(accept(world, request_id="r"))
-    await until(lambda: world.actor.prompts and commits.reached.is_set())
-    assert not accepting.done()
+    await until(commits.reached.is_set)
+    await settle()
+    assert world.actor.prompts == []
     assert world.notes.started == 0
     commits.let.set()
     generation = await accepting
@@ -718,14 +719,9 @@ async def test_the_provider_is_asked_while_the_acceptance_commits(world):
     assert len(world.actor.prompts) == 1
 
 
-async def test_what_a_fast_provider_wrote_during_the_commit_is_journaled(make_world):
+async def test_what_a_fast_provider_writes_is_journaled(make_world):
     world = make_world(journal=True)
-    commits = Commits(world)
-    world.actor.act = hold
-    accepting = asyncio.ensure_future(accept(world))
-    await until(lambda: world.actor.open_calls and commits.reached.is_set())
-    commits.let.set()
-    generation = await accepting
+    generation = await world.begin(hold)
     await until(lambda: generation.log.last_sequence == 1)
     while not (unfinished := await world.engine.store.unfinished(1))[0].entries:
         await asyncio.sleep(0.001)
@@ -734,33 +730,27 @@ async def test_what_a_fast_provider_wrote_during_the_commit_is_journaled(make_wo
     await ended(world, generation)
 
 
-async def test_a_commit_that_fails_closes_the_providers_call(world):
+async def test_a_commit_that_fails_asks_no_provider(world):
     commits = Commits(world)
     commits.failing = True
-    world.actor.act = hold
-    accepting = asyncio.ensure_future(accept(world, request_id="r"))
-    await until(lambda: world.actor.open_calls == 1)
     commits.let.set()
     with pytest.raises(StorageUnavailable):
-        await in_time(world, accepting)
-    await until(lambda: world.actor.open_calls == 0)
+        await in_time(world, asyncio.ensure_future(accept(world, request_id="r")))
     await nothing_left(world)
+    assert world.actor.prompts == []
     commits.failing = False
-    generation = await accept(world, request_id="r")
-    assert isinstance(generation, Generation)
-    await until(lambda: generation.log.last_sequence == 1)
-    assert (await ended(world, generation)).message.parts == (TextPart(text="word"),)
+    await world.settled(await accept(world, request_id="r"))
+    assert len(world.actor.prompts) == 1
 
 
-async def test_a_stop_during_the_commit_ends_the_reply_and_the_providers_call(world):
+async def test_a_stop_during_the_commit_ends_the_reply_without_a_call(world):
     commits = Commits(world)
-    world.actor.act = hold
     accepting = asyncio.ensure_future(accept(world))
-    await until(lambda: world.actor.open_calls == 1)
+    await until(commits.reached.is_set)
     [running] = world.engine.live_replies.running.values()
     running.stop(Stop(finish=FinishReason.CANCELLED, reason="too late"))
     commits.let.set()
     generation = await accepting
     reply = await world.settled(generation)
     assert (reply.state, reply.cancel_reason) == (State.CANCELLED, "too late")
-    assert world.actor.open_calls == 0
+    assert world.actor.prompts == []

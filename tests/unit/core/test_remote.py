@@ -61,6 +61,7 @@ async def test_a_cancel_from_anywhere_returns_when_the_end_is_stored_and_seen(cl
     assert texts_of(drained(reader)) == "one "
     assert reader.done
     await b.begin(conversation_id=reply.conversation_id)
+    await settle()
     shown = b.actor.prompts[-1].messages
     assert [part.text for message in shown for part in message.parts] == ["hi", "one ", "hi"]
 

@@ -11,9 +11,9 @@ import msgspec
 from parley_server.core.context.groups import unknown_results
 from parley_server.core.engine import Engine
 from parley_server.core.model import Conversation, FinishReason, Identity, ImagePart, Message, Reply, Value
-from parley_server.core.replies.accept import new_conversation, store_messages
 from parley_server.core.replies.cancel import ask_to_stop
 from parley_server.core.replies.log import Reader
+from parley_server.core.replies.plan import new_conversation, store_messages
 from parley_server.core.requests import payload_hash
 from parley_server.core.store_types import (
     Busy,

@@ -1,38 +1,24 @@
-"""From a request to an accepted reply: refusals, one transaction, then the reply's own task.
+"""Accepts requests: checks them, commits the reply and its input in one transaction, then starts the generation.
 
-The whole is run by the process as one unit: a call that is cancelled in between leaves a running reply, never a row
-without a task. A refusal first asks whether the request is the retry of one that was accepted.
+The provider is asked after the commit, so that a request whose commit fails costs nothing. The process runs an
+acceptance as one unit: a call that is cancelled in between leaves a running reply, never a row without a task. A
+refusal first checks whether the request is the retry of one that was accepted.
 """
 
 from __future__ import annotations
 
-import hashlib
+import asyncio
 
 import msgspec
 
-from parley_server.core.context.build import build_messages, prompt_bytes
 from parley_server.core.context.groups import unknown_results
-from parley_server.core.engine import Engine
-from parley_server.core.ids import new_id
-from parley_server.core.model import (
-    Conversation,
-    FinishReason,
-    Identity,
-    ImagePart,
-    Message,
-    Model,
-    Part,
-    Prompt,
-    PromptMessage,
-    Reply,
-    Sampling,
-    Value,
-)
+from parley_server.core.engine import Engine, done_within
+from parley_server.core.model import Conversation, FinishReason, Model, Reply
 from parley_server.core.ports import Provider
 from parley_server.core.replies.cancel import ask_to_stop
-from parley_server.core.replies.commit import Commitment
 from parley_server.core.replies.generate import Generation, as_it_stands
 from parley_server.core.replies.log import Log, Reader
+from parley_server.core.replies.plan import Plan, make_plan, new_conversation, shown_images
 from parley_server.core.requests import ReplyPayload, ReplyRequest
 from parley_server.core.store_types import (
     Acceptance,
@@ -44,18 +30,16 @@ from parley_server.core.store_types import (
     ConversationTaken,
     HeadMoved,
     ImageGone,
-    Position,
     PromptSource,
     Replayed,
     StoredImage,
 )
-from parley_server.core.validation import check_model, check_shown, refuse_unknown
+from parley_server.core.validation import check_model, refuse_unknown
 from parley_server.errors import (
     ConversationExists,
     ConversationNotFound,
     Draining,
     ImageNotFound,
-    InvalidRequest,
     ParleyError,
     ReplyInProgress,
     ReplyNotFound,
@@ -63,15 +47,13 @@ from parley_server.errors import (
     StorageUnavailable,
 )
 
+REPORT_UNKNOWN_S = 5.0
+"""Deadline, from the start of acceptance, for reporting an unknown commit outcome; one final check may follow."""
+FINAL_CHECK_S = 0.5
+CHECK_INTERVAL_S = 0.1
+ABSENT_AFTER_S = 1.0
+"""A reply that is not found is looked up again after this time: a database that was suspended may still commit it."""
 MAX_TRIES = 3
-
-
-class Plan(Value, frozen=True, kw_only=True):
-    """All that was decided before the transaction."""
-
-    acceptance: Acceptance
-    prompt: Prompt
-    prompt_size: int
 
 
 class Acceptances:
@@ -101,21 +83,21 @@ class Acceptances:
         if engine.load.overloaded:
             raise engine.capacity.overloaded("the server is as busy as it can be without harm to what runs")
         for tries_left in reversed(range(MAX_TRIES)):
-            turn = await self._turn(request)
-            model, provider = engine.catalog.resolve(request.payload.model or turn.conversation.model)
+            source = await self._source(request)
+            model, provider = engine.catalog.resolve(request.payload.model or source.conversation.model)
             check_model(model, request.payload)
-            await self._check_results(request, turn)
-            plan = self._plan(request, turn, model)
-            if running := turn.conversation.active_reply_id:
+            await self._check_results(request, source)
+            plan = self._plan(request, source, model)
+            if running := source.conversation.active_reply_id:
                 self._check_room(plan.prompt_size)
                 if (known := await self._make_way(request, running)) is not None:
                     return known
-                turn = await self._turn(request)
-                await self._check_results(request, turn)
-                plan = self._plan(request, turn, model)
+                source = await self._source(request)
+                await self._check_results(request, source)
+                plan = self._plan(request, source, model)
             generation = self._generation(request.payload, plan, provider)
             self._check_room(plan.prompt_size)
-            outcome = await Commitment(engine, generation, plan.acceptance, began=began).make()
+            outcome = await self._commit(generation, plan.acceptance, began)
             if isinstance(outcome, Accepted):
                 return generation
             if isinstance(outcome, Replayed):
@@ -151,47 +133,47 @@ class Acceptances:
             raise ReplyNotFound
         return known
 
-    async def _turn(self, request: ReplyRequest) -> PromptSource:
+    async def _source(self, request: ReplyRequest) -> PromptSource:
         payload = request.payload
         if payload.conversation_id:
-            turn = await self._engine.store.read_turn(
+            source = await self._engine.store.read_turn(
                 request.identity, payload.conversation_id, payload.position, has_input=bool(payload.messages)
             )
-            return await self._with_images(request, turn)
-        if shown := _shown_images(payload.messages):
+            return await self._with_images(request, source)
+        if shown := shown_images(payload.messages):
             raise _refusal(ImageGone(image_id=shown[0]))  # a new conversation holds none yet
         given = payload.new_conversation or Conversation()
         return PromptSource(conversation=new_conversation(given, request.identity, self._engine.clock.now_us()))
 
-    async def _check_results(self, request: ReplyRequest, turn: PromptSource) -> None:
+    async def _check_results(self, request: ReplyRequest, source: PromptSource) -> None:
         """Refuse a tool result whose call is nowhere above it: no prompt could show it as a result.
 
         The call may be that of an answer which is about to be interrupted."""
         payload, live_replies = request.payload, self._engine.live_replies
-        path = turn.path
-        if running := turn.conversation.active_reply_id:
+        path = source.path
+        if running := source.conversation.active_reply_id:
             writer = live_replies.running.get(running) or live_replies.followed.get(running)
             if writer is None:  # written elsewhere: its calls are known once it has ended
                 return
             written = as_it_stands(writer.log, self._engine.clock.now_us()).message
             path = (*path, written) if written else path
         unknown = unknown_results(path, payload.messages)
-        if unknown and turn.conversation.context.max_messages and payload.conversation_id:
+        if unknown and source.conversation.context.max_messages and payload.conversation_id:
             whole = await self._engine.store.read_turn(
                 request.identity, payload.conversation_id, payload.position, has_input=True, whole=True
             )
             unknown = unknown_results((*whole.path, *path), payload.messages)
         refuse_unknown("input", unknown)
 
-    async def _with_images(self, request: ReplyRequest, turn: PromptSource) -> PromptSource:
-        """The turn with those stored images that the input shows, but the branch does not."""
-        held = {image.id for image in turn.images}
+    async def _with_images(self, request: ReplyRequest, source: PromptSource) -> PromptSource:
+        """The source with the stored images that the input shows and the branch does not."""
+        held = {image.id for image in source.images}
         more = []
-        for image_id in dict.fromkeys(_shown_images(request.payload.messages)):
+        for image_id in dict.fromkeys(shown_images(request.payload.messages)):
             if image_id not in held:
                 image = await self._engine.store.get_image(request.identity, image_id)
                 more.append(StoredImage(id=image_id, mime_type=image.mime_type, data=image.data))
-        return msgspec.structs.replace(turn, images=turn.images + tuple(more)) if more else turn
+        return msgspec.structs.replace(source, images=source.images + tuple(more)) if more else source
 
     async def _make_way(self, request: ReplyRequest, running: str) -> Replayed | None:
         """Interrupt the reply that runs, if that was asked for, and wait until it has ended; but a request does not
@@ -215,53 +197,8 @@ class Acceptances:
             )
         return None
 
-    def _plan(self, request: ReplyRequest, turn: PromptSource, model: Model) -> Plan:
-        payload, conversation = request.payload, turn.conversation
-        now_us = self._engine.clock.now_us()
-        stored, messages, images = store_messages(payload.messages, turn.parent_id, now_us)
-        shown = build_messages(
-            turn.path,
-            messages,
-            system=payload.system or conversation.system,
-            post_system=conversation.post_system,
-            max_messages=conversation.context.max_messages,
-            images=turn.images,
-            refused=turn.refused,
-        )
-        if not any(message.role != "system" for message in shown):
-            raise InvalidRequest("there is no message to answer")
-        check_shown(model, shown)
-        reply_id = new_id(now_us)
-        reply = Reply(
-            id=reply_id,
-            owner=self._engine.replica_id,
-            tenant=conversation.tenant,
-            end_user=conversation.end_user,
-            conversation_id=conversation.id,
-            request_id=request.request_id or reply_id,
-            message_id=new_id(now_us),
-            parent_message_id=stored[-1].id if stored else turn.parent_id,
-            input_message_ids=tuple(message.id for message in stored),
-            requested_model=model.alias,
-            model=model.alias,
-            provider=model.provider,
-            create_time_us=now_us,
-            labels=payload.labels,
-        )
-        acceptance = Acceptance(
-            identity=request.identity,
-            payload_hash=payload.payload_hash(),
-            reply=reply,
-            new_conversation=None if payload.conversation_id else conversation,
-            head=turn.parent_id if payload.conversation_id and payload.position == Position() else None,
-            continued=payload.position.after,
-            messages=stored,
-            images=images,
-            shown_images=_shown_images(payload.messages),
-            now_us=now_us,
-        )
-        prompt = _prompt(request, model, shown, _cache_key(conversation))
-        return Plan(acceptance=acceptance, prompt=prompt, prompt_size=prompt_bytes(shown))
+    def _plan(self, request: ReplyRequest, source: PromptSource, model: Model) -> Plan:
+        return make_plan(request, source, model, owner=self._engine.replica_id, now_us=self._engine.clock.now_us())
 
     def _generation(self, payload: ReplyPayload, plan: Plan, provider: Provider) -> Generation:
         limits = self._engine.limits
@@ -276,6 +213,100 @@ class Acceptances:
             time_limit_s=payload.time_limit_s or limits.time_limit_s,
         )
 
+    async def _commit(self, generation: Generation, acceptance: Acceptance, began: float) -> AcceptOutcome:
+        """Commit; where the outcome is `Accepted`, the generation runs, or is over. Raises `StorageUnavailable`.
+
+        The generation is registered before its transaction, so that a cancel finds it as soon as it is durable, and a
+        drain that starts now waits for it."""
+        engine = self._engine
+        engine.capacity.claim(generation.prompt_size)
+        engine.live_replies.running[acceptance.reply.id] = generation
+        asked_at = engine.clock.boottime()
+        try:
+            outcome = await engine.store.accept(acceptance)
+        except BaseException as error:
+            if isinstance(error, StorageUnavailable) and error.outcome_unknown:
+                return await self._find_out(generation, acceptance, began)
+            self._discard(generation)
+            raise
+        if not isinstance(outcome, Accepted):
+            self._discard(generation)
+        elif engine.lease.since > asked_at:  # another replica may have taken it over meanwhile
+            return await self._find_out(generation, acceptance, began)
+        else:
+            self._begin(generation, outcome.reply, began)
+        return outcome
+
+    async def _find_out(self, generation: Generation, acceptance: Acceptance, began: float) -> AcceptOutcome:
+        """Read the outcome of a commit from the database, which is retried until it answers.
+
+        The caller waits until `REPORT_UNKNOWN_S`; a reply that turns out to be accepted after that begins all the same,
+        and the caller's retry finds it."""
+        clock = self._engine.clock
+        work = self._begin_if_stored(generation, acceptance, began)
+        finding = self._engine.spawn(work, f"find-out-{acceptance.reply.id}")
+        left_s = max(FINAL_CHECK_S, began + REPORT_UNKNOWN_S - clock.monotonic())
+        if await done_within(finding, left_s, clock):
+            return finding.result()
+        finding.add_done_callback(lambda done: _leave_unread(generation, done))
+        raise StorageUnavailable(outcome_unknown=True)
+
+    async def _begin_if_stored(self, generation: Generation, acceptance: Acceptance, began: float) -> AcceptOutcome:
+        try:
+            reply = await self._read_back(generation, acceptance)
+        except BaseException:
+            self._discard(generation)
+            raise
+        self._begin(generation, reply, began)
+        return Accepted(reply=reply)
+
+    async def _read_back(self, generation: Generation, acceptance: Acceptance) -> Reply:
+        """The stored reply. Raises `StorageUnavailable` if there is none, or if the process stops first."""
+        store, clock = self._engine.store, self._engine.clock
+        missed_at: float | None = None
+        while True:
+            try:
+                return await store.get_reply(acceptance.identity, acceptance.reply.id)
+            except ReplyNotFound:
+                missed_at = missed_at or clock.monotonic()
+                if clock.monotonic() >= missed_at + ABSENT_AFTER_S:
+                    raise StorageUnavailable from None
+            except StorageUnavailable:
+                if generation.log.sealed:  # the process stops
+                    raise
+            await clock.sleep(CHECK_INTERVAL_S)
+
+    def _begin(self, generation: Generation, reply: Reply, began: float) -> None:
+        """Start the accepted reply. One that was cancelled before it was accepted, or that another replica has ended,
+        is over without a call to a provider."""
+        engine = self._engine
+        overhead_s = engine.clock.monotonic() - began
+        if not reply.state.terminal:
+            planned = generation.log.reply
+            if (reply.owner, reply.epoch) != (planned.owner, planned.epoch):
+                generation.lose()
+            generation.start(overhead_s)
+            return
+        generation.log.replace(reply)
+        generation.reader_count.close()
+        engine.live_replies.end(generation.log)
+        engine.capacity.release(generation.prompt_size)
+        engine.observer.reply_started()
+        engine.observer.reply_ended(reply, overhead_s=overhead_s, text_length=0)
+
+    def _discard(self, generation: Generation) -> None:
+        """It was not accepted: nothing of it remains."""
+        self._engine.live_replies.running.pop(generation.log.reply.id, None)
+        self._engine.capacity.release(generation.prompt_size)
+        generation.log.erase()
+
+
+def _leave_unread(generation: Generation, finding: asyncio.Task[AcceptOutcome]) -> None:
+    """Start the time without readers: the caller, which was the first reader, has left."""
+    if not finding.cancelled() and finding.exception() is None:
+        generation.reader_count.enter()
+        generation.reader_count.leave()
+
 
 async def ended_within(log: Log, wait_s: float, engine: Engine) -> bool:
     """Whether a log ends within this time, by the engine's clock."""
@@ -289,80 +320,6 @@ async def ended_within(log: Log, wait_s: float, engine: Engine) -> bool:
     finally:
         timer.cancel()
     return log.ended or log.erased
-
-
-def new_conversation(given: Conversation, identity: Identity, now_us: int) -> Conversation:
-    """A conversation as it will be stored, owned by the caller."""
-    return msgspec.structs.replace(
-        given,
-        id=given.id or new_id(now_us),
-        tenant=identity.tenant,
-        end_user=identity.end_user,
-        head_message_id="",
-        active_reply_id="",
-        create_time_us=now_us,
-        update_time_us=now_us,
-        etag="",
-    )
-
-
-def store_messages(
-    messages: tuple[Message, ...], parent_id: str, now_us: int
-) -> tuple[tuple[Message, ...], tuple[Message, ...], tuple[StoredImage, ...]]:
-    """Messages as they are stored (each follows the one before, images by id), the same as a prompt shows them (images
-    by their bytes), and the images."""
-    stored: list[Message] = []
-    shown: list[Message] = []
-    images: list[StoredImage] = []
-    for message in messages:
-        identified = msgspec.structs.replace(message, id=new_id(now_us), parent_id=parent_id, create_time_us=now_us)
-        parent_id = identified.id
-        shown.append(identified)
-        parts: list[Part] = []
-        for part in message.parts:
-            if isinstance(part, ImagePart) and part.data:
-                image = StoredImage(id=new_id(now_us), mime_type=part.mime_type, data=part.data)
-                images.append(image)
-                parts.append(ImagePart(image_id=image.id, mime_type=part.mime_type, size_bytes=len(part.data)))
-            else:
-                parts.append(part)
-        stored.append(msgspec.structs.replace(identified, parts=tuple(parts)))
-    return tuple(stored), tuple(shown), tuple(images)
-
-
-def _prompt(request: ReplyRequest, model: Model, shown: tuple[PromptMessage, ...], cache_key: str) -> Prompt:
-    payload = request.payload
-    return Prompt(
-        model=model,
-        messages=shown,
-        sampling=_sampling(payload.sampling, model),
-        tools=payload.tools,
-        tool_choice=payload.tool_choice,
-        json_schema=payload.json_schema,
-        traceparent=request.traceparent,
-        cache_key=cache_key,
-    )
-
-
-def _sampling(asked: Sampling, model: Model) -> Sampling:
-    """With the output limit of the request, bounded by the model's; else the one that is configured to be sent."""
-    wanted = asked.max_output_tokens
-    if wanted is None:
-        wanted = model.output_tokens or None
-    elif model.max_output_tokens:
-        wanted = min(wanted, model.max_output_tokens)
-    return msgspec.structs.replace(asked, max_output_tokens=wanted)
-
-
-def _cache_key(conversation: Conversation) -> str:
-    """Tells a provider which prompts begin alike, and nothing else."""
-    return hashlib.sha256(f"{conversation.tenant}\0{conversation.id}".encode()).hexdigest()[:32]
-
-
-def _shown_images(messages: tuple[Message, ...]) -> tuple[str, ...]:
-    return tuple(
-        part.image_id for message in messages for part in message.parts if isinstance(part, ImagePart) and part.image_id
-    )
 
 
 def _in_progress(reply_id: str) -> ReplyInProgress:

@@ -87,8 +87,7 @@ class Generation:
         self._producing: asyncio.Task[Finish] | None = None
         self._concluding: asyncio.Task[None] | None = None
         self._stop: Stop | None = None
-        self._turn: asyncio.Future[None] | None = None
-        self._asked = False
+        self._produced: asyncio.Future[None] | None = None
         self._written: Finalisation | None = None
         self._overhead_s = 0.0
         self._ended_s = 0.0
@@ -106,25 +105,8 @@ class Generation:
         tasks = (self.task, self._concluding)
         return self.task is not None and not self.log.over and all(task is None or task.done() for task in tasks)
 
-    def prepare(self) -> None:
-        """Ask the provider while the acceptance commits. What it writes is seen, journaled and stored only from `start`
-        on; `abandon` ends it without a trace."""
-        if self._producing is None and not self.log.sealed:
-            self._ask_provider()
-
-    def abandon(self) -> None:
-        """It was not accepted: nothing of it remains."""
-        self._sink.seal()
-        self.close_provider()
-        self.log.erase()
-
-    def close_provider(self) -> None:
-        """Close the provider's call, if there is one, without waiting for that."""
-        if self._producing is not None:
-            self._engine.spawn(self._close(self._producing), f"close-{self._reply.id}")
-
     def start(self, overhead_s: float) -> None:
-        """Begin; `overhead_s` is what the acceptance took."""
+        """Ask the provider; `overhead_s` is the time that the acceptance took. Call it after the commit."""
         self._overhead_s = overhead_s
         self._engine.observer.reply_started()
         self._engine.relay.open(self.log)
@@ -144,12 +126,12 @@ class Generation:
 
     def stop(self, stop: Stop) -> None:
         """End it, unless it is ending already: no later text is seen from now on."""
-        provider_done = self.task is not None and self._producing is not None and self._producing.done()
+        provider_done = self._producing is not None and self._producing.done()
         if self._stop is not None or self.log.sealed or provider_done:
             return
         self._stop = stop
         self._sink.seal()
-        self._next_turn()
+        self._end_production()
 
     def _leave_orphaned(self, ttl_s: float) -> None:
         """Nobody has read it here for `ttl_s`; it ends if nobody has elsewhere."""
@@ -176,7 +158,6 @@ class Generation:
         """A task that is cancelled before its first step has not even begun to end the reply."""
         if self._concluding is None:
             self._sink.seal()
-            self.close_provider()
             self._begin_end(self._stopped())
         self.log.wake()
 
@@ -194,15 +175,13 @@ class Generation:
 
     async def _produce(self) -> Ending:
         """Have the provider write until it ends or is stopped. Its call is closed when this returns or raises."""
-        if self._stop is not None and self._producing is None:
+        if self._stop is not None:
             return self._stopped()
-        turn = self._turn = asyncio.get_running_loop().create_future()
-        producing = self._producing or self._ask_provider()
-        if self._stop is not None or producing.done():
-            self._next_turn()
+        produced = self._produced = asyncio.get_running_loop().create_future()
+        producing = self._ask_provider()
         limit = self._limit_time()
         try:
-            await turn
+            await produced
         finally:
             limit.cancel()
             self._sink.seal()
@@ -212,7 +191,6 @@ class Generation:
         return self._result(producing)
 
     def _ask_provider(self) -> asyncio.Task[Finish]:
-        self._asked = True
         asking = self._provider.generate(self._prompt, self._sink)
         self._producing = asyncio.get_running_loop().create_task(asking, name=f"provider-{self._reply.id}")
         self._producing.add_done_callback(self._provider_done)
@@ -221,7 +199,7 @@ class Generation:
     def _provider_done(self, producing: asyncio.Task[Finish]) -> None:
         if not producing.cancelled():
             producing.exception()  # of a provider that outlives its reply, nobody asks for the error
-        self._next_turn()
+        self._end_production()
 
     def _limit_time(self) -> Timer:
         clock = self._engine.clock
@@ -229,9 +207,9 @@ class Generation:
             clock.monotonic() + self._time_limit_s, lambda: self.stop(Stop(finish=FinishReason.TIME_LIMIT))
         )
 
-    def _next_turn(self) -> None:
-        if self._turn is not None and not self._turn.done():
-            self._turn.set_result(None)
+    def _end_production(self) -> None:
+        if self._produced is not None and not self._produced.done():
+            self._produced.set_result(None)
 
     async def _close(self, producing: asyncio.Task[Finish]) -> None:
         """Have the provider close its call, and wait for that as long as it may take."""
@@ -347,7 +325,7 @@ class Generation:
     def _usage(self, ending: Ending, answer: Answer) -> Usage:
         """What the provider has counted; else an estimate, where it was asked and may have charged."""
         usage = self._sink.last_usage or answer.usage
-        if usage is not None or (self._asked and (ending.billed or answer.parts)):
+        if usage is not None or (self._producing is not None and (ending.billed or answer.parts)):
             usage = completed_usage(usage, self._prompt.messages, answer)
         else:
             usage = Usage()

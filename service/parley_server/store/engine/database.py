@@ -42,12 +42,8 @@ class Database(Protocol):
         With `one_state` all its statements see the same snapshot of the database. Without it each statement sees its
         own snapshot, which is cheaper."""
 
-    async def write(
-        self, work: Callable[[Connection], T], *, durable: bool, prepared: Callable[[T], None] | None = None
-    ) -> T:
-        """Run `work`, all of it or nothing. It survives a killed process; with `durable`, a loss of power.
-
-        `prepared` is called in the event loop with the result, just before the commit, which may still fail."""
+    async def write(self, work: Callable[[Connection], T], *, durable: bool) -> T:
+        """Run `work`, all of it or nothing. It survives a killed process; with `durable`, a loss of power."""
 
     async def urgent(self, work: Callable[[Connection], T]) -> T:
         """Run a short write (one or two statements) without queueing behind this process's other calls."""

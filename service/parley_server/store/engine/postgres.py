@@ -80,10 +80,9 @@ class PostgresDatabase:
         work: Callable[[Connection], T],
         *,
         durable: bool,  # noqa: ARG002 - the server decides
-        prepared: Callable[[T], None] | None = None,
     ) -> T:
         """See `Database`."""
-        return await self._own(_run(self._pool, work, prepared=prepared))
+        return await self._own(_run(self._pool, work))
 
     async def urgent(self, work: Callable[[Connection], T]) -> T:
         """Run `work` on a reserved connection with short limits."""
@@ -158,7 +157,6 @@ async def _run(
     work: Callable[[Connection], T],
     *,
     commit: bool = True,
-    prepared: Callable[[T], None] | None = None,
 ) -> T:
     tries = 0
     while True:
@@ -168,8 +166,6 @@ async def _run(
             async with aclosing(await _connect(engine)) as connection:
                 connected = True
                 result = await connection.run_sync(work)
-                if prepared is not None:
-                    prepared(result)
                 if commit:
                     committing = True
                     await connection.commit()

@@ -54,11 +54,9 @@ class SqliteDatabase:
     async def read(self, work: Callable[[Connection], T], *, one_state: bool = True) -> T:  # noqa: ARG002 - same cost
         return await self._ask(self._reads, work, durable=False)
 
-    async def write(
-        self, work: Callable[[Connection], T], *, durable: bool, prepared: Callable[[T], None] | None = None
-    ) -> T:
+    async def write(self, work: Callable[[Connection], T], *, durable: bool) -> T:
         """See `Database`. The transaction may be shared with others; see `group` for what `work` must keep to."""
-        return await self._ask(self._writes, work, durable=durable, prepared=prepared)
+        return await self._ask(self._writes, work, durable=durable)
 
     async def urgent(self, work: Callable[[Connection], T]) -> T:
         """Run `work` as an ordinary write: the one writer's queue is short."""
@@ -79,18 +77,11 @@ class SqliteDatabase:
         self._writes.put(None)
         await asyncio.to_thread(writer.join)
 
-    async def _ask(
-        self,
-        queue: SimpleQueue[Member | None],
-        work: Callable[[Connection], T],
-        *,
-        durable: bool,
-        prepared: Callable[[T], None] | None = None,
-    ) -> T:
+    async def _ask(self, queue: SimpleQueue[Member | None], work: Callable[[Connection], T], *, durable: bool) -> T:
         if not self._open:
             raise StorageUnavailable("the database is closed")
         answer: asyncio.Future[T] = asyncio.get_running_loop().create_future()
-        queue.put(Member(work, durable, answer, prepared))
+        queue.put(Member(work, durable, answer))
         return await answer
 
 

@@ -25,12 +25,11 @@ SYNCHRONOUS = "synchronous"
 
 
 class Member(NamedTuple):
-    """A unit of work, and who waits for it. `prepared` is told the result in the event loop, just before the commit."""
+    """A unit of work, and the future that receives its result."""
 
     work: Callable[[Connection], Any]
     durable: bool
     answer: asyncio.Future[Any]
-    prepared: Callable[[Any], None] | None = None
 
 
 class Outcome(NamedTuple):
@@ -48,23 +47,6 @@ class Failed(Exception):
         super().__init__(phase)
         self.phase = phase
         self.error = error
-
-
-def announce(loop: asyncio.AbstractEventLoop, group: Sequence[Member], outcomes: Sequence[Outcome]) -> None:
-    """Tell the members that wait for it that their commit is next, all in one step."""
-    told = [
-        (member.prepared, outcome.value)
-        for member, outcome in zip(group, outcomes, strict=True)
-        if member.prepared is not None and not outcome.failed
-    ]
-    if told:
-        with suppress(RuntimeError):  # the loop is closed: nobody is left to tell
-            loop.call_soon_threadsafe(_tell, told)
-
-
-def _tell(told: Sequence[tuple[Callable[[Any], None], Any]]) -> None:
-    for prepared, value in told:
-        prepared(value)
 
 
 def deliver(loop: asyncio.AbstractEventLoop, outcomes: Sequence[Outcome]) -> None:
@@ -145,7 +127,6 @@ class Writer:
         phase = "work"
         try:
             outcomes = [_outcome(connection, member) for member in group]
-            announce(self._loop, group, outcomes)
             phase = "commit"
             connection.commit()
         except Exception as error:  # includes bugs of a member, which its caller must see
