@@ -22,8 +22,8 @@ from typing import Any
 import redis.asyncio
 import uvloop
 from parley_server.core.clock import SystemClock
+from parley_server.core.events import TextDelta
 from parley_server.core.model import Reply
-from parley_server.core.replies.events import TextDelta
 from parley_server.core.replies.log import Log
 from parley_server.core.store_types import Checkpoint
 from parley_server.journal.embedded import EmbeddedRelay

@@ -8,9 +8,17 @@ from typing import Any, cast
 
 import msgspec
 from hypothesis import strategies as st
-from parley_server.core.cluster.lease import FOR_EVER, Lease
 from parley_server.core.cluster.remote_replies import RemoteReplies
 from parley_server.core.engine import Engine
+from parley_server.core.events import (
+    Chunk,
+    Entry,
+    ReasoningDelta,
+    TextDelta,
+    ToolCallDelta,
+    UsageUpdate,
+)
+from parley_server.core.lease import FOR_EVER, Lease
 from parley_server.core.limits import Capacity, Limits, limits_of
 from parley_server.core.model import (
     Finish,
@@ -28,14 +36,6 @@ from parley_server.core.model import (
     Usage,
 )
 from parley_server.core.ports import Provider, Sink, Store
-from parley_server.core.replies.events import (
-    Chunk,
-    Entry,
-    ReasoningDelta,
-    TextDelta,
-    ToolCallDelta,
-    UsageUpdate,
-)
 from parley_server.core.replies.generate import Generation
 from parley_server.core.replies.live import LiveReplies
 from parley_server.core.replies.log import Reader

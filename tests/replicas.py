@@ -12,14 +12,14 @@ from collections.abc import Callable
 from typing import Any
 
 from parley_server.core.cluster.lease_keeper import LeaseKeeper
-from parley_server.core.cluster.recovery import recover
 from parley_server.core.cluster.takeover import Sweeper
 from parley_server.core.conversations.service import Conversations
+from parley_server.core.events import Entry, Snapshot
 from parley_server.core.model import Reply
 from parley_server.core.ports import ReplyOwner, Store
-from parley_server.core.replies.events import Entry, Snapshot
 from parley_server.core.replies.generate import Generation
 from parley_server.core.replies.log import Log
+from parley_server.core.replies.recovery import recover
 from parley_server.journal.embedded import EmbeddedRelay
 from parley_server.store import SqlStore
 

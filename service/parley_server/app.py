@@ -13,17 +13,17 @@ import resource
 from typing import TYPE_CHECKING
 
 from parley_server.core.clock import SystemClock
-from parley_server.core.cluster.lease import FOR_EVER, Lease
 from parley_server.core.cluster.lease_keeper import LeaseKeeper
-from parley_server.core.cluster.recovery import reconcile_forever, recover
 from parley_server.core.cluster.remote_replies import RemoteReplies
 from parley_server.core.cluster.takeover import Sweeper
 from parley_server.core.conversations.service import Conversations
 from parley_server.core.engine import Engine
 from parley_server.core.ids import new_id
+from parley_server.core.lease import FOR_EVER, Lease
 from parley_server.core.limits import Capacity, limits_of
 from parley_server.core.ports import Clock
 from parley_server.core.replies.live import LiveReplies
+from parley_server.core.replies.recovery import reconcile_forever, recover
 from parley_server.core.replies.service import Replies
 from parley_server.errors import StorageUnavailable
 from parley_server.journal.embedded import EmbeddedRelay

@@ -6,10 +6,10 @@ import itertools
 from typing import Any, Self
 
 from parley_server.core.clock import SystemClock
-from parley_server.core.cluster.lease import FOR_EVER, Lease
+from parley_server.core.events import Entry, TextDelta
+from parley_server.core.lease import FOR_EVER, Lease
 from parley_server.core.model import Reply
 from parley_server.core.ports import Store
-from parley_server.core.replies.events import Entry, TextDelta
 from parley_server.core.replies.log import Log
 from parley_server.core.store_types import Checkpoint
 from parley_server.relay import wire

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 
+from parley_server.core.events import TextDelta
 from parley_server.core.model import (
     Conversation,
     FinishReason,
@@ -15,7 +16,6 @@ from parley_server.core.model import (
     TextPart,
     Usage,
 )
-from parley_server.core.replies.events import TextDelta
 from parley_server.core.store_types import (
     Acceptance,
     Accepted,

@@ -9,10 +9,10 @@ import math
 
 import msgspec
 import pytest
-from parley_server.core.cluster.recovery import reconcile, recover
+from parley_server.core.events import TextDelta, UsageUpdate
 from parley_server.core.model import Finish, FinishReason, Prices, State, TextPart, Usage
-from parley_server.core.replies.events import TextDelta, UsageUpdate
 from parley_server.core.replies.log import Reader
+from parley_server.core.replies.recovery import reconcile, recover
 from parley_server.core.store_types import Checkpoint, MessageFilter
 from parley_server.errors import ProviderError, ProviderRateLimited, ProviderRejected, Reason
 from parley_server.rpc.status import trailers_of

@@ -9,9 +9,9 @@ from typing import cast
 
 import pytest
 from parley_server.core.clock import SystemClock
+from parley_server.core.events import ReasoningDelta, TextDelta, ToolCallDelta, UsageUpdate
 from parley_server.core.model import State, Usage
 from parley_server.core.ports import Store
-from parley_server.core.replies.events import ReasoningDelta, TextDelta, ToolCallDelta, UsageUpdate
 from parley_server.core.replies.log import Log
 from parley_server.journal.embedded import EmbeddedRelay
 from parley_server.relay.redis import RedisRelay

@@ -6,7 +6,7 @@ import asyncio
 import time
 
 import pytest
-from parley_server.core.replies.events import TextDelta
+from parley_server.core.events import TextDelta
 from parley_server.relay import wire
 from parley_server.relay.redis_check import RelayUnusable
 from parley_server.relay.remote_log_reader import SILENCE_S

@@ -9,8 +9,8 @@ import time
 
 import msgspec
 import pytest
+from parley_server.core.events import ReasoningDelta, TextDelta, ToolCallDelta, Unknown, UsageUpdate
 from parley_server.core.model import Usage
-from parley_server.core.replies.events import ReasoningDelta, TextDelta, ToolCallDelta, Unknown, UsageUpdate
 from parley_server.core.replies.log import Log
 from parley_server.relay import wire
 from parley_server.relay.remote_log_cursor import RANGE_ENTRIES

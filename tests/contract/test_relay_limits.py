@@ -7,7 +7,7 @@ import re
 import time
 
 import pytest
-from parley_server.core.replies.events import TextDelta
+from parley_server.core.events import TextDelta
 from parley_server.relay import wire
 
 from tests.clock import until

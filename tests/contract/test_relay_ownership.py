@@ -6,8 +6,8 @@ import asyncio
 
 import msgspec
 import pytest
-from parley_server.core.cluster.lease import Lease
-from parley_server.core.replies.events import TextDelta
+from parley_server.core.events import TextDelta
+from parley_server.core.lease import Lease
 from parley_server.journal import entry_codec
 from parley_server.relay import wire
 from parley_server.relay.redis import PRESENCE_LATE_S

@@ -4,8 +4,8 @@ import asyncio
 
 import msgspec
 import pytest
+from parley_server.core.events import ReasoningDelta, TextDelta, ToolCallDelta, UsageUpdate
 from parley_server.core.model import FinishReason, Message, ReplyError, Role, State, TextPart, Usage
-from parley_server.core.replies.events import ReasoningDelta, TextDelta, ToolCallDelta, UsageUpdate
 from parley_server.core.store_types import (
     Busy,
     CancelTarget,

@@ -4,8 +4,8 @@ import asyncio
 
 import msgspec
 import pytest
+from parley_server.core.events import TextDelta
 from parley_server.core.model import FinishReason, State
-from parley_server.core.replies.events import TextDelta
 from parley_server.core.store_types import Accepted, CancelTarget, Standing, Unfinished
 
 from tests.contract.store_values import (

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from parley_server.core.counts import INT64_MAX
+from parley_server.core.events import utf8_size
 from parley_server.core.model import Prices, Usage
-from parley_server.core.replies.events import utf8_size
 
 PRICED_TOKENS = 1_000_000
 BYTES_PER_TOKEN = 4

@@ -7,8 +7,8 @@ from collections.abc import Coroutine
 from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeVar
 
-from parley_server.core.cluster.lease import FOR_EVER, Lease
 from parley_server.core.cluster.remote_replies import RemoteReplies
+from parley_server.core.lease import FOR_EVER, Lease
 from parley_server.core.limits import Capacity, Limits
 from parley_server.core.model import Model
 from parley_server.core.observer import LoopLoad, Observer

@@ -38,7 +38,7 @@ from parley_server.core.store_types import (
 )
 
 if TYPE_CHECKING:
-    from parley_server.core.replies.events import Entry
+    from parley_server.core.events import Entry
     from parley_server.core.replies.log import Log
 
 

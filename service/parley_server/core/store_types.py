@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import msgspec
 
+from parley_server.core.events import Entry
 from parley_server.core.model import (
     Conversation,
     FinishReason,
@@ -19,7 +20,6 @@ from parley_server.core.model import (
     Usage,
     Value,
 )
-from parley_server.core.replies.events import Entry
 
 
 class Position(Value, frozen=True, kw_only=True):

@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 import msgspec
 
+from parley_server.core.events import utf8_size
 from parley_server.core.limits import Limits
 from parley_server.core.model import (
     Conversation,
@@ -22,7 +23,6 @@ from parley_server.core.model import (
     ToolCallPart,
     ToolResultPart,
 )
-from parley_server.core.replies.events import utf8_size
 from parley_server.core.requests import ReplyPayload, ReplyRequest
 from parley_server.errors import ContextTooLarge, InputTooLarge, InvalidRequest, UnsupportedInput
 

@@ -9,8 +9,8 @@ from __future__ import annotations
 import asyncio
 import logging
 
+from parley_server.core.events import merge
 from parley_server.core.ports import Clock, Store
-from parley_server.core.replies.events import merge
 from parley_server.core.replies.log import Log
 from parley_server.core.store_types import Checkpoint
 from parley_server.errors import StorageUnavailable

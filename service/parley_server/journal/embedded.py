@@ -8,9 +8,9 @@ import math
 from collections.abc import Callable
 from pathlib import Path
 
+from parley_server.core.events import Entry
 from parley_server.core.model import Reply
 from parley_server.core.ports import Clock, Store
-from parley_server.core.replies.events import Entry
 from parley_server.core.replies.log import Log
 from parley_server.journal.checkpoints import Checkpoints
 from parley_server.journal.text_journal import TextJournal

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import msgspec
 
-from parley_server.core.replies.events import Content, Entry, TextDelta, Unknown
+from parley_server.core.events import Content, Entry, TextDelta, Unknown
 
 _to_json = msgspec.json.Encoder().encode
 _of_json: Callable[[str], Entry] = msgspec.json.Decoder(Content).decode

@@ -15,8 +15,8 @@ from typing import TypeVar
 
 import msgspec
 
+from parley_server.core.events import Entry
 from parley_server.core.ports import Clock
-from parley_server.core.replies.events import Entry
 from parley_server.core.replies.log import Log
 from parley_server.journal import entry_codec
 from parley_server.journal.segments import EntryRange, Segment, pack

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from parley_server.core.replies.events import Snapshot
+from parley_server.core.events import Snapshot
 from parley_server.core.replies.log import Log
 from parley_server.journal import entry_codec
 from parley_server.relay import wire

@@ -13,9 +13,9 @@ from collections.abc import Callable
 
 from redis.exceptions import AuthenticationError, ResponseError
 
+from parley_server.core.events import Entry
 from parley_server.core.model import Reply
 from parley_server.core.ports import Clock, ReplyOwner, Store
-from parley_server.core.replies.events import Entry
 from parley_server.core.replies.log import Log
 from parley_server.journal.checkpoints import Checkpoints
 from parley_server.relay import wire

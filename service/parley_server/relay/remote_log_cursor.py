@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from parley_server.core.replies.events import Entry
+from parley_server.core.events import Entry
 from parley_server.core.replies.log import Log
 from parley_server.relay import wire
 from parley_server.relay.scripts import command

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import msgspec
 
-from parley_server.core.replies.events import Entry, Unknown
+from parley_server.core.events import Entry, Unknown
 from parley_server.journal import entry_codec
 
 ERASED_CHANNEL = b"parley:erased"

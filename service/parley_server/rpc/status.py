@@ -12,8 +12,8 @@ from google.protobuf.message import Message as ProtoMessage
 from google.rpc import error_details_pb2, status_pb2
 from parley.v1 import errors_pb2
 
+from parley_server.core.events import utf8_prefix
 from parley_server.core.model import ReplyError
-from parley_server.core.replies.events import utf8_prefix
 from parley_server.errors import ParleyError, Reason
 
 DOMAIN = "parley.v1"

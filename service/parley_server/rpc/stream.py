@@ -8,8 +8,8 @@ from __future__ import annotations
 from google.protobuf.duration_pb2 import Duration
 from parley.v1 import chat_pb2
 
+from parley_server.core.events import Failed
 from parley_server.core.ports import Timer
-from parley_server.core.replies.events import Failed
 from parley_server.core.replies.log import Log, Reader
 from parley_server.core.replies.service import Replies, shown
 from parley_server.errors import Draining

@@ -6,6 +6,17 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from parley.v1 import chat_pb2, resources_pb2
 
 from parley_server.core.counts import clamped, holdable_usage
+from parley_server.core.events import (
+    Chunk,
+    Entry,
+    Failed,
+    Finished,
+    ReasoningDelta,
+    Snapshot,
+    TextDelta,
+    ToolCallDelta,
+    UsageUpdate,
+)
 from parley_server.core.model import (
     Conversation,
     FinishReason,
@@ -18,17 +29,6 @@ from parley_server.core.model import (
     TextPart,
     ToolCallPart,
     Usage,
-)
-from parley_server.core.replies.events import (
-    Chunk,
-    Entry,
-    Failed,
-    Finished,
-    ReasoningDelta,
-    Snapshot,
-    TextDelta,
-    ToolCallDelta,
-    UsageUpdate,
 )
 from parley_server.rpc.status import error_message
 

@@ -20,8 +20,8 @@ from sqlalchemy import (
     tuple_,
 )
 
+from parley_server.core.events import utf8_size
 from parley_server.core.model import Identity, Message, Reply, Role, Value
-from parley_server.core.replies.events import utf8_size
 from parley_server.core.store_types import ConversationFilter, ConversationPage, MessageFilter, MessagePage
 from parley_server.errors import MessageNotFound
 from parley_server.store.conversations import ACTIVE_REPLY, fold, get_conversation

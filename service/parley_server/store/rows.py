@@ -6,6 +6,15 @@ from __future__ import annotations
 import msgspec
 
 from parley_server.core.counts import holdable_usage
+from parley_server.core.events import (
+    Failed,
+    Finished,
+    ReasoningDelta,
+    Snapshot,
+    TextDelta,
+    ToolCallDelta,
+    UsageUpdate,
+)
 from parley_server.core.model import (
     ContextPolicy,
     Conversation,
@@ -17,15 +26,6 @@ from parley_server.core.model import (
     Role,
     State,
     Usage,
-)
-from parley_server.core.replies.events import (
-    Failed,
-    Finished,
-    ReasoningDelta,
-    Snapshot,
-    TextDelta,
-    ToolCallDelta,
-    UsageUpdate,
 )
 from parley_server.store.engine.dialect import AnyRow
 from parley_server.store.schema import message, reply

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from parley_server.core.replies.events import Chunk
+from parley_server.core.events import Chunk
 from parley_server.core.replies.generate import Generation
 from parley_server.core.replies.log import Reader
 

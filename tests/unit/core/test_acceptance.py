@@ -9,6 +9,7 @@ import threading
 import msgspec
 import pytest
 from parley_server.core.conversations.service import Conversations, Creation
+from parley_server.core.events import TextDelta
 from parley_server.core.model import (
     ContextPolicy,
     Conversation,
@@ -25,7 +26,6 @@ from parley_server.core.model import (
 )
 from parley_server.core.replies.accept import ABSENT_AFTER_S, REPORT_UNKNOWN_S
 from parley_server.core.replies.endings import Stop
-from parley_server.core.replies.events import TextDelta
 from parley_server.core.replies.generate import Generation
 from parley_server.core.replies.service import Started
 from parley_server.core.store_types import CancelTarget, ConversationUpdate, Position, Replayed

@@ -7,8 +7,8 @@ import random
 from dataclasses import dataclass, field
 
 import pytest
+from parley_server.core.events import Chunk, Failed, Finished, Snapshot
 from parley_server.core.model import Reply
-from parley_server.core.replies.events import Chunk, Failed, Finished, Snapshot
 from parley_server.core.replies.log import Reader
 from parley_server.core.store_types import CancelTarget, MessageFilter
 from parley_server.errors import StorageUnavailable

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import pytest
+from parley_server.core.content import Answer, answer_of, complete
+from parley_server.core.events import ReasoningDelta, Snapshot, TextDelta, ToolCallDelta, UsageUpdate
 from parley_server.core.model import Message, ReasoningPart, Role, TextPart, ToolCallPart, Usage
-from parley_server.core.replies.content import Answer, answer_of, complete
-from parley_server.core.replies.events import ReasoningDelta, Snapshot, TextDelta, ToolCallDelta, UsageUpdate
 
 from tests.fakes import ended, reply
 

@@ -10,11 +10,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from parley_server.core.clock import SystemClock
-from parley_server.core.cluster.lease import FOR_EVER, NEVER, Lease
+from parley_server.core.content import answer_of
+from parley_server.core.events import Entry, Finished, Snapshot, TextDelta
+from parley_server.core.lease import FOR_EVER, NEVER, Lease
 from parley_server.core.model import State, TextPart
 from parley_server.core.replies import log as log_module
-from parley_server.core.replies.content import answer_of
-from parley_server.core.replies.events import Entry, Finished, Snapshot, TextDelta
 from parley_server.core.replies.log import TAKEOVER_GAP, Log, Reader, terminal_of
 from parley_server.errors import StorageUnavailable
 

@@ -7,9 +7,9 @@ import random
 
 import pytest
 from parley_server import errors
+from parley_server.core.events import Finished, Snapshot
 from parley_server.core.model import Finish, FinishReason, ReplyError, State, TextPart, Usage
 from parley_server.core.replies.endings import Stop
-from parley_server.core.replies.events import Finished, Snapshot
 from parley_server.core.replies.log import TAKEOVER_GAP, Reader, terminal_of
 from parley_server.core.store_types import CancelTarget, Finalisation
 from parley_server.errors import ParleyError, ProviderError, Reason

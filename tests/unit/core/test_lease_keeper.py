@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 
 import pytest
+from parley_server.core.events import Failed, Finished, Snapshot, TextDelta
 from parley_server.core.model import FinishReason, State, TextPart
-from parley_server.core.replies.events import Failed, Finished, Snapshot, TextDelta
 from parley_server.core.replies.log import TAKEOVER_GAP, Reader
 from parley_server.core.store_types import CancelTarget
 from parley_server.errors import Reason, ReplyNotFound, StorageUnavailable
@@ -269,7 +269,7 @@ async def refuse(*_):
 
 
 async def finish_elsewhere(cluster: Cluster, taken: list) -> None:
-    from parley_server.core.cluster.recovery import end_taken_over
+    from parley_server.core.replies.recovery import end_taken_over
 
     b = Replica(cluster, "b", Typist().act)
     cluster.replicas.append(b)

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import pytest
+from parley_server.core.events import TextDelta
 from parley_server.core.ids import new_id
 from parley_server.core.limits import Capacity
 from parley_server.core.model import Identity
-from parley_server.core.replies.events import TextDelta
 from parley_server.core.replies.live import LiveReplies
 from parley_server.core.replies.log import Log
 from parley_server.errors import Overloaded

@@ -9,10 +9,8 @@ import tracemalloc
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from parley_server.core.model import FinishReason, Message, ReplyError, Role, State, TextPart, Usage
-from parley_server.core.replies import log as log_module
-from parley_server.core.replies.content import answer_of
-from parley_server.core.replies.events import (
+from parley_server.core.content import answer_of
+from parley_server.core.events import (
     Chunk,
     Entry,
     Failed,
@@ -25,6 +23,8 @@ from parley_server.core.replies.events import (
     merge,
     size_of,
 )
+from parley_server.core.model import FinishReason, Message, ReplyError, Role, State, TextPart, Usage
+from parley_server.core.replies import log as log_module
 from parley_server.core.replies.log import MAX_MESSAGE_BYTES, MAX_UNJOURNALED, TAKEOVER_GAP, Log, Reader, terminal_of
 from parley_server.errors import InternalError, Reason, ReplyNotFound
 

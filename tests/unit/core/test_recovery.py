@@ -5,11 +5,11 @@ from __future__ import annotations
 import asyncio
 
 import pytest
-from parley_server.core.cluster.recovery import reconcile, reconcile_forever, recover
+from parley_server.core.events import Failed, Snapshot
 from parley_server.core.model import FinishReason, ReplyError, State, TextPart, Usage
 from parley_server.core.replies.endings import Stop
-from parley_server.core.replies.events import Failed, Snapshot
 from parley_server.core.replies.log import TAKEOVER_GAP, Reader
+from parley_server.core.replies.recovery import reconcile, reconcile_forever, recover
 from parley_server.core.store_types import CancelTarget
 from parley_server.errors import Reason, StorageUnavailable
 from parley_server.journal.embedded import INTERVAL_S

@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 
 import pytest
+from parley_server.core.events import Finished, TextDelta
 from parley_server.core.model import FinishReason, Identity, State, TextPart
-from parley_server.core.replies.events import Finished, TextDelta
 from parley_server.core.replies.log import Reader
 from parley_server.core.replies.readers import POLL_COUNTS_S
 from parley_server.core.replies.service import Replies

@@ -8,9 +8,9 @@ import random
 import msgspec
 import pytest
 from parley_server.core.cluster.remote_replies import KEPT_S, LOOK_INTERVAL_S, UNREACHABLE_LIMIT_S
+from parley_server.core.events import Failed, Finished, Snapshot, TextDelta, Unknown
 from parley_server.core.model import Identity, State, TextPart
 from parley_server.core.replies import log as log_module
-from parley_server.core.replies.events import Failed, Finished, Snapshot, TextDelta, Unknown
 from parley_server.core.replies.log import TAKEOVER_GAP, Reader
 from parley_server.errors import Reason, ReplyNotFound, StorageUnavailable, TooManyReaders
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import pytest
+from parley_server.core.events import ReasoningDelta, TextDelta, ToolCallDelta, UsageUpdate, size_of
 from parley_server.core.model import Usage
-from parley_server.core.replies.events import ReasoningDelta, TextDelta, ToolCallDelta, UsageUpdate, size_of
 from parley_server.core.replies.log import Log
 from parley_server.core.replies.sink import MAX_OPEN_BYTES, FlushWindow, LogSink, window_s
 

@@ -6,10 +6,10 @@ import asyncio
 
 import pytest
 from parley_server.core.cluster import takeover as sweeper_module
-from parley_server.core.cluster.recovery import RECALL_LIMIT_S
+from parley_server.core.events import Failed, Finished, Snapshot
 from parley_server.core.model import FinishReason, State, TextPart, Usage
-from parley_server.core.replies.events import Failed, Finished, Snapshot
 from parley_server.core.replies.log import TAKEOVER_GAP, Reader
+from parley_server.core.replies.recovery import RECALL_LIMIT_S
 from parley_server.core.store_types import CancelTarget
 from parley_server.errors import Reason, StorageUnavailable
 from parley_server.journal.embedded import INTERVAL_S

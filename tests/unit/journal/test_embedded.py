@@ -6,9 +6,9 @@ import asyncio
 from typing import cast
 
 import pytest
+from parley_server.core.events import Entry, TextDelta, ToolCallDelta
 from parley_server.core.ports import Store
 from parley_server.core.replies import log as log_module
-from parley_server.core.replies.events import Entry, TextDelta, ToolCallDelta
 from parley_server.core.replies.log import Log
 from parley_server.core.store_types import Checkpoint
 from parley_server.errors import StorageUnavailable

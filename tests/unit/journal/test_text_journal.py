@@ -7,9 +7,9 @@ import logging
 from typing import cast
 
 import pytest
+from parley_server.core.events import TextDelta, ToolCallDelta, UsageUpdate
 from parley_server.core.model import Usage
 from parley_server.core.ports import Store
-from parley_server.core.replies.events import TextDelta, ToolCallDelta, UsageUpdate
 from parley_server.core.replies.log import Log
 from parley_server.errors import StorageUnavailable
 from parley_server.journal import entry_codec

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import pytest
-from parley_server.core.cluster.lease import Lease
-from parley_server.core.replies.events import TextDelta, ToolCallDelta
+from parley_server.core.events import TextDelta, ToolCallDelta
+from parley_server.core.lease import Lease
 from parley_server.core.replies.log import Log
 from parley_server.journal import entry_codec
 from parley_server.relay import publication as publication_module

@@ -6,7 +6,7 @@ import msgspec
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
-from parley_server.core.replies.events import TextDelta, ToolCallDelta, Unknown
+from parley_server.core.events import TextDelta, ToolCallDelta, Unknown
 from parley_server.journal import entry_codec
 from parley_server.relay import wire
 

@@ -6,8 +6,8 @@ import asyncio
 from collections.abc import AsyncIterator, Callable
 
 import pytest
-from parley_server.core.cluster.recovery import end_taken_over
 from parley_server.core.replies.log import MAX_MESSAGE_BYTES
+from parley_server.core.replies.recovery import end_taken_over
 from parley_server.core.replies.service import Replies
 from parley_server.errors import Draining, Reason
 from parley_server.rpc.call import CallEnvironment, ReplyFailed

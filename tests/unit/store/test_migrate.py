@@ -10,7 +10,7 @@ import pytest
 from alembic import command
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
-from parley_server.core.replies.events import TextDelta
+from parley_server.core.events import TextDelta
 from parley_server.store import open_store
 from parley_server.store.engine.location import StoreUnusable
 from parley_server.store.engine.sqlite import open_engine

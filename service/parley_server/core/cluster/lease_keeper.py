@@ -9,10 +9,10 @@ import asyncio
 import logging
 import math
 
-from parley_server.core.cluster.recovery import reconcile_once
 from parley_server.core.engine import Engine
 from parley_server.core.replies.endings import Stop
 from parley_server.core.replies.generate import Generation
+from parley_server.core.replies.recovery import reconcile_once
 from parley_server.core.store_types import Standing
 from parley_server.errors import StorageUnavailable
 

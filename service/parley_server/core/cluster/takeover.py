@@ -9,8 +9,8 @@ import logging
 import random
 
 from parley_server.core.cluster.lease_keeper import LeaseKeeper
-from parley_server.core.cluster.recovery import end_taken_over
 from parley_server.core.engine import Engine
+from parley_server.core.replies.recovery import end_taken_over
 from parley_server.core.store_types import Unfinished
 from parley_server.errors import StorageUnavailable
 

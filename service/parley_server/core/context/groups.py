@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator
 
 import msgspec
 
+from parley_server.core.content import complete
 from parley_server.core.model import (
     Message,
     Part,
@@ -19,7 +20,6 @@ from parley_server.core.model import (
     ToolCallPart,
     ToolResultPart,
 )
-from parley_server.core.replies.content import complete
 
 
 def paired(messages: Iterable[Message]) -> list[Message]:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from parley_server.core.cluster.recovery import reconcile
 from parley_server.core.engine import Engine
 from parley_server.core.model import FinishReason, Identity, Reply
 from parley_server.core.replies.endings import Stop
 from parley_server.core.replies.log import Log
+from parley_server.core.replies.recovery import reconcile
 from parley_server.core.store_types import CancelTarget
 
 

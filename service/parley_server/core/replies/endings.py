@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
+from parley_server.core.content import Answer
 from parley_server.core.cost import estimate_tokens
 from parley_server.core.model import (
     FinishReason,
@@ -22,7 +23,6 @@ from parley_server.core.model import (
     Usage,
     Value,
 )
-from parley_server.core.replies.content import Answer
 from parley_server.errors import InternalError, OwnerLost, ProviderTimeout
 
 IMAGE_TOKENS = 800  # about what the large vendors count for a middle-sized image

@@ -10,12 +10,12 @@ import logging
 
 import msgspec
 
-from parley_server.core.cluster.lease import NEVER
+from parley_server.core.content import Answer, answer_of
 from parley_server.core.cost import cost_nano_usd
 from parley_server.core.engine import Engine, done_within, unbroken
+from parley_server.core.lease import NEVER
 from parley_server.core.model import Finish, FinishReason, Message, Part, Prompt, Reply, ReplyError, State, Usage
 from parley_server.core.ports import Provider, Timer
-from parley_server.core.replies.content import Answer, answer_of
 from parley_server.core.replies.endings import (
     Ending,
     Stop,

@@ -10,9 +10,7 @@ import bisect
 import sys
 from collections.abc import Callable
 
-from parley_server.core.cluster.lease import FOR_EVER, Lease
-from parley_server.core.model import Reply, State, TextPart, Usage
-from parley_server.core.replies.events import (
+from parley_server.core.events import (
     Chunk,
     Entry,
     Failed,
@@ -22,6 +20,8 @@ from parley_server.core.replies.events import (
     merge,
     size_of,
 )
+from parley_server.core.lease import FOR_EVER, Lease
+from parley_server.core.model import Reply, State, TextPart, Usage
 from parley_server.errors import InternalError, ParleyError, ReplyNotFound
 
 # A takeover numbers its snapshot this far past the durable end, and an owner never numbers as far past its journal. So

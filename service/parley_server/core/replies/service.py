@@ -8,16 +8,16 @@ from contextlib import contextmanager
 
 import msgspec
 
-from parley_server.core.cluster.recovery import reconcile
 from parley_server.core.cluster.remote_replies import RemoteReply
 from parley_server.core.engine import Engine
+from parley_server.core.events import Chunk, ReasoningDelta, Unknown
 from parley_server.core.model import FinishReason, Identity, Reply, Value
 from parley_server.core.replies.accept import Acceptances, ended_within
 from parley_server.core.replies.cancel import ask_to_stop
 from parley_server.core.replies.endings import Stop
-from parley_server.core.replies.events import Chunk, ReasoningDelta, Unknown
 from parley_server.core.replies.generate import Generation, as_it_stands
 from parley_server.core.replies.log import Log, Reader
+from parley_server.core.replies.recovery import reconcile
 from parley_server.core.requests import ReplyRequest
 from parley_server.core.store_types import CancelTarget, Replayed
 from parley_server.core.validation import check_request

@@ -12,9 +12,7 @@ from collections.abc import Callable
 import msgspec
 
 from parley_server.core.counts import INT32_MAX, credible
-from parley_server.core.model import Usage
-from parley_server.core.ports import Clock, Timer
-from parley_server.core.replies.events import (
+from parley_server.core.events import (
     Entry,
     ReasoningDelta,
     TextDelta,
@@ -25,6 +23,8 @@ from parley_server.core.replies.events import (
     utf8_prefix,
     utf8_size,
 )
+from parley_server.core.model import Usage
+from parley_server.core.ports import Clock, Timer
 from parley_server.core.replies.log import Log
 from parley_server.errors import ProviderMalformed
 

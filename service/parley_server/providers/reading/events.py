@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from parley_server.core.counts import MOST_TOKENS
+from parley_server.core.events import utf8_prefix
 from parley_server.core.model import FinishReason
-from parley_server.core.replies.events import utf8_prefix
 from parley_server.errors import ProviderError, ProviderMalformed, ProviderTruncated, ProviderUnavailable
 
 MAX_WORD_BYTES = 64

@@ -9,10 +9,11 @@ import logging
 
 import msgspec
 
+from parley_server.core.content import answer_of
 from parley_server.core.cost import cost_nano_usd
 from parley_server.core.engine import Engine, done_within
+from parley_server.core.events import Entry
 from parley_server.core.model import Identity, Reply, State
-from parley_server.core.replies.content import answer_of
 from parley_server.core.replies.endings import (
     Ending,
     Stop,
@@ -21,7 +22,6 @@ from parley_server.core.replies.endings import (
     defect,
     ending_of_stop,
 )
-from parley_server.core.replies.events import Entry
 from parley_server.core.replies.finalise import finalise
 from parley_server.core.replies.log import TAKEOVER_GAP, Log
 from parley_server.core.store_types import Finalisation, Finalised, Unfinished

@@ -7,8 +7,8 @@ from collections.abc import Iterable
 import msgspec
 
 from parley_server.core.counts import credible
+from parley_server.core.events import Entry, ReasoningDelta, Snapshot, TextDelta, ToolCallDelta, UsageUpdate
 from parley_server.core.model import Part, ReasoningPart, TextPart, ToolCallPart, Usage
-from parley_server.core.replies.events import Entry, ReasoningDelta, Snapshot, TextDelta, ToolCallDelta, UsageUpdate
 
 
 class Answer(msgspec.Struct, frozen=True):
