@@ -26,7 +26,7 @@ from parley_server.core.events import TextDelta
 from parley_server.core.model import Reply
 from parley_server.core.replies.log import Log
 from parley_server.core.store_types import Checkpoint
-from parley_server.journal.embedded import EmbeddedRelay
+from parley_server.journal.journals import CheckpointJournal
 from parley_server.relay.redis import RedisRelay
 
 TOKEN = TextDelta(" token")
@@ -123,7 +123,7 @@ async def run(options: argparse.Namespace, url: str) -> None:
 
     alone = await measure("logs alone", url, logs=new_logs(options.replies, "alone"), close=nothing, **load)
 
-    embedded = EmbeddedRelay(store, clock)
+    embedded = CheckpointJournal(store, clock)
     embedded.start()
     logs = new_logs(options.replies, "embedded")
     for log in logs:

@@ -8,8 +8,6 @@ from typing import Any, cast
 
 import msgspec
 from hypothesis import strategies as st
-from parley_server.core.cluster.remote_replies import RemoteReplies
-from parley_server.core.engine import Engine
 from parley_server.core.events import (
     Chunk,
     Entry,
@@ -18,8 +16,7 @@ from parley_server.core.events import (
     ToolCallDelta,
     UsageUpdate,
 )
-from parley_server.core.lease import FOR_EVER, Lease
-from parley_server.core.limits import Capacity, Limits, limits_of
+from parley_server.core.limits import Limits, limits_of
 from parley_server.core.model import (
     Finish,
     FinishReason,
@@ -37,12 +34,11 @@ from parley_server.core.model import (
 )
 from parley_server.core.ports import Provider, Sink, Store
 from parley_server.core.replies.generate import Generation
-from parley_server.core.replies.live import LiveReplies
 from parley_server.core.replies.log import Reader
-from parley_server.core.replies.service import Replies
 from parley_server.core.requests import ReplyPayload, ReplyRequest
 from parley_server.errors import ModelNotFound, Reason, StorageUnavailable
-from parley_server.journal.embedded import EmbeddedRelay
+from parley_server.journal.journals import CheckpointJournal
+from parley_server.modes import ClusterCore, Parts, StandaloneCore
 from parley_server.settings import ServerSettings
 from parley_server.store import SqlStore
 
@@ -287,52 +283,42 @@ class World:
         *,
         journal: bool = False,
         clock: ManualClock | None = None,
-        replica_id: str = "",
-        make_relay: Callable[[Store, ManualClock], EmbeddedRelay] = EmbeddedRelay,
         **limits: Any,
     ) -> None:
         self.clock = clock or ManualClock()
         self.store = Interference(store)
         self.actor = Actor(act)
         self.notes = Notes()
-        self.relay = make_relay(cast(Store, self.store), self.clock)
+        self.catalog = OneModel(self.actor)
+        self.limits = limits_with(**limits)
+        self.core = self._build()
+        self.tasks = self.core.tasks
+        self.lease = self.core.lease
+        self.live_replies = self.core.live_replies
+        self.recovery = self.core.recovery
+        self.replies = self.core.replies
+        self.conversations = self.core.conversations
         if journal:
-            self.relay.start()
-        bounds = limits_with(**limits)
-        live_replies = LiveReplies(self.clock, bounds)
-        self.engine = Engine(
-            store=cast(Store, self.store),
-            relay=self.relay,
-            catalog=OneModel(self.actor),
-            clock=self.clock,
-            observer=self.notes,
-            load=self.notes,
-            limits=bounds,
-            live_replies=live_replies,
-            capacity=Capacity(bounds, self.clock),
-            remote_replies=RemoteReplies(
-                store=cast(Store, self.store),
-                relay=self.relay,
-                clock=self.clock,
-                limits=bounds,
-                live_replies=live_replies,
-            ),
-            replica_id=replica_id,
-            lease=Lease(self.clock.boottime) if replica_id else FOR_EVER,
-        )
-        self.replies = Replies(self.engine)
+            self.journal.start()
+
+    def _build(self) -> StandaloneCore | ClusterCore:
+        self.journal = CheckpointJournal(cast(Store, self.store), self.clock)
+        return StandaloneCore(self._parts(), cast(Store, self.store), self.journal)
+
+    def _parts(self) -> Parts:
+        return Parts(catalog=self.catalog, clock=self.clock, observer=self.notes, load=self.notes, limits=self.limits)
 
     async def begin(self, act: Act | None = None, **fields: Any) -> Generation:
         """A new reply, running."""
         if act is not None:
             self.actor.act = act
-        accepted = await self.replies._acceptances.accept(asking(**fields))
+        accepted = await self.core.acceptances.accept(asking(**fields))
         assert isinstance(accepted, Generation)
         return accepted
 
     async def stored(self, reply_id: str) -> Reply:
         """The row."""
-        return await self.engine.store.get_reply(Identity(tenant="shop"), reply_id)
+        return await self.store.get_reply(Identity(tenant="shop"), reply_id)
 
     async def settled(self, generation: Generation) -> Reply:
         """The row of a reply once its log is over."""
@@ -354,9 +340,9 @@ class World:
 
     async def _end(self) -> None:
         self.replies.hurry()
-        for generation in list(self.engine.live_replies.running.values()):
+        for generation in list(self.live_replies.running.values()):
             await Reader(generation.log, 0).until_ended()
-        await self.relay.stop()
+        await self.journal.stop()
 
 
 def asking(text: str = "hi", *, request_id: str = "", identity: Identity = ALICE, **fields: Any) -> ReplyRequest:

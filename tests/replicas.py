@@ -8,19 +8,17 @@ from __future__ import annotations
 import asyncio
 import math
 from collections import defaultdict
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Awaitable, Callable
+from typing import Any, cast
 
-from parley_server.core.cluster.lease_keeper import LeaseKeeper
-from parley_server.core.cluster.takeover import Sweeper
-from parley_server.core.conversations.service import Conversations
+from parley_server.core.cluster.peers import ReplyOwner
 from parley_server.core.events import Entry, Snapshot
 from parley_server.core.model import Reply
-from parley_server.core.ports import ReplyOwner, Store
+from parley_server.core.ports import Store
 from parley_server.core.replies.generate import Generation
 from parley_server.core.replies.log import Log
-from parley_server.core.replies.recovery import recover
-from parley_server.journal.embedded import EmbeddedRelay
+from parley_server.journal.journals import CheckpointJournal
+from parley_server.modes import ClusterCore
 from parley_server.store import SqlStore
 
 from tests.clock import ManualClock, settle
@@ -93,8 +91,8 @@ class RemoteLogCursor:
         self.look = look
 
 
-class WireRelay(EmbeddedRelay):
-    """Implements `core.ports.Relay` on a wire, with the journal of the embedded one."""
+class WireRelay(CheckpointJournal):
+    """Implements `Journal` with checkpoints, and `Peers` on a wire."""
 
     def __init__(self, wire: Wire, replica_id: str, store: Store, clock: ManualClock) -> None:
         super().__init__(store, clock)
@@ -103,7 +101,7 @@ class WireRelay(EmbeddedRelay):
         self.owned: ReplyOwner
         self.opened: dict[str, Log] = {}
         self.following: dict[str, RemoteLogCursor] = {}
-        self.erased_here: list[str] = []
+        self.slow_idle_s: Callable[[], Awaitable[float]] | None = None
         wire.relays[replica_id] = self
 
     def open(self, log: Log) -> None:
@@ -181,6 +179,8 @@ class WireRelay(EmbeddedRelay):
         return (await self.recall(reply_id))[after:]
 
     async def idle_s(self, reply_id: str) -> float | None:
+        if self.slow_idle_s is not None:
+            return await self.slow_idle_s()
         known = [times[reply_id] for times in (self.wire.since, self.wire.seen) if reply_id in times]
         return self.wire.clock.monotonic() - max(known) if known and not self.wire.down else None
 
@@ -201,28 +201,36 @@ class WireRelay(EmbeddedRelay):
 class Replica(World):
     """A world with a lease. `serve` begins all that a running replica does; else the test does it by hand."""
 
+    core: ClusterCore
+
     def __init__(self, cluster: Cluster, name: str, act: Act, **limits: Any) -> None:
-        super().__init__(
-            cluster.store,
-            act,
-            clock=cluster.clock,
-            replica_id=name,
-            make_relay=lambda store, clock: WireRelay(cluster.wire, name, store, clock),
-            **limits,
-        )
         self.name = name
-        self.lease_keeper = LeaseKeeper(self.engine, lease_s=LEASE_S)
-        self.sweeper = Sweeper(self.engine, self.lease_keeper, interval_s=3.0)
-        self.conversations = Conversations(self.engine)
+        self.wire = cluster.wire
+        super().__init__(cluster.store, act, clock=cluster.clock, **limits)
+        self.lease_keeper = self.core.lease_keeper
+        self.sweeper = self.core.sweeper
+        self.remote_replies = self.core.remote_replies
         self.works: list[asyncio.Task[None]] = []
         self.begun: list[Generation] = []
-        self.wire_relay = cluster.wire.relays[name]
         self.wire_relay.owned = self.lease_keeper
+
+    def _build(self) -> ClusterCore:
+        store = cast(Store, self.store)
+        self.journal = self.wire_relay = WireRelay(self.wire, self.name, store, self.clock)
+        return ClusterCore(
+            self._parts(),
+            store,
+            self.wire_relay,
+            replica_id=self.name,
+            lease_s=LEASE_S,
+            sweep_interval_s=3.0,
+            peers=self.wire_relay,
+        )
 
     async def serve(self, *, sweeps: bool = True) -> None:
         """Hold the lease, follow, and sweep."""
         await self.lease_keeper.begin()
-        works = [self.lease_keeper.keep(), self.engine.remote_replies.run(), *([self.sweeper.run()] if sweeps else [])]
+        works = [self.lease_keeper.keep(), self.remote_replies.run(), *([self.sweeper.run()] if sweeps else [])]
         self.works += [asyncio.get_running_loop().create_task(work) for work in works]
 
     async def begin(self, act: Act | None = None, **fields: Any) -> Generation:
@@ -246,10 +254,10 @@ class Replica(World):
         self.store.before.clear()
         self.store.after.clear()
         self.store.away = False
-        self.engine.lease.until = math.inf
+        self.lease.until = math.inf
         for generation in self.begun:
             if not generation.log.over:  # a test may have taken it off the shelf
-                self.engine.live_replies.running[generation.log.reply.id] = generation
+                self.live_replies.running[generation.log.reply.id] = generation
 
 
 class Cluster:
@@ -300,6 +308,6 @@ class Cluster:
         for replica in self.replicas:
             await replica.quit()
         if self.replicas:
-            await recover(self.replicas[0].engine)
+            await self.replicas[0].recovery.recover()
         for replica in self.replicas:
             await replica.aclose()

@@ -12,7 +12,6 @@ import pytest
 from parley_server.core.events import TextDelta, UsageUpdate
 from parley_server.core.model import Finish, FinishReason, Prices, State, TextPart, Usage
 from parley_server.core.replies.log import Reader
-from parley_server.core.replies.recovery import reconcile, recover
 from parley_server.core.store_types import Checkpoint, MessageFilter
 from parley_server.errors import ProviderError, ProviderRateLimited, ProviderRejected, Reason
 from parley_server.rpc.status import trailers_of
@@ -76,7 +75,7 @@ def failing(error: ProviderError):
 @pytest.fixture
 async def world(store):
     made = World(store, journal=True)
-    made.engine.catalog.model = DEAR
+    made.catalog.model = DEAR
     yield made
     await made.aclose()
 
@@ -90,7 +89,7 @@ async def ended_and_shown(world: World, act):
     chunks = [token_chunk(chunk) for chunk in reader.take()]
     assert chunks[-1].WhichOneof("event") in ("finished", "failed")
     assert reply_message(stored).state == reply_message(generation.log.reply).state
-    page = await world.engine.store.list_messages(ALICE, MessageFilter(conversation_id=stored.conversation_id), 9)
+    page = await world.store.list_messages(ALICE, MessageFilter(conversation_id=stored.conversation_id), 9)
     assert [message(each).id for each in page.messages]
     again = await world.settled(await world.begin(say_hello, conversation_id=stored.conversation_id))
     assert again.state is State.COMPLETED
@@ -204,7 +203,7 @@ async def test_a_drain_does_not_wait_for_a_reply_that_the_store_cannot_end(world
         await world.replies.drain(0.0)
     assert generation.dead
     world.store.before.clear()
-    await reconcile(world.engine)
+    await world.recovery.reconcile()
     assert (await world.settled(generation)).state is State.FAILED
 
 
@@ -245,9 +244,9 @@ async def test_recovery_ends_a_reply_whose_log_holds_a_count_that_cannot_be_true
     entries = json.dumps([{"type": "text", "text": "said"}, usage])
     query("UPDATE checkpoint SET entries = ?", entries)
     born = World(store)
-    born.engine.catalog.model = DEAR
+    born.catalog.model = DEAR
 
-    assert await recover(born.engine) == 1
+    assert await born.recovery.recover() == 1
 
     stored = await store.get_reply(ALICE, left.id)
     assert (stored.state, stored.error.reason) == (State.FAILED, Reason.OWNER_LOST)
@@ -266,7 +265,7 @@ async def test_recovery_goes_on_past_a_reply_that_cannot_be_ended(store, abandon
             raise RuntimeError("a defect of this one reply")
 
     born.store.before["finalise"] = refuse
-    assert await recover(born.engine) == 2
+    assert await born.recovery.recover() == 2
     assert "recover_defect" in caplog.messages
     assert (await store.get_reply(ALICE, second.id)).state is State.FAILED
     assert await store.unfinished_ids() == [first.id]

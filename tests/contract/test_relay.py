@@ -13,7 +13,7 @@ from parley_server.core.events import ReasoningDelta, TextDelta, ToolCallDelta, 
 from parley_server.core.model import State, Usage
 from parley_server.core.ports import Store
 from parley_server.core.replies.log import Log
-from parley_server.journal.embedded import EmbeddedRelay
+from parley_server.journal.journals import CheckpointJournal
 from parley_server.relay.redis import RedisRelay
 
 from tests.clock import until
@@ -52,7 +52,7 @@ class Desk:
 async def desk(request, store):
     interference = Interference(store)
     if request.param == "embedded":
-        relay = EmbeddedRelay(cast(Store, interference), SystemClock(), interval_s=INTERVAL_S)
+        relay = CheckpointJournal(cast(Store, interference), SystemClock(), interval_s=INTERVAL_S)
         relay.start()
     else:
         away = request.param == "redis-away"
@@ -176,12 +176,14 @@ async def test_the_journal_of_an_ended_reply_stays_gone(desk):
     outcome = await desk.store.finalise(finalisation(log.reply, "one two three ", last_sequence=log.closing_sequence))
     assert outcome is not None
     log.finish(outcome.reply)
-    desk.relay.ended(log)
+    if isinstance(desk.relay, RedisRelay):
+        desk.relay.ended(log)
     await asyncio.sleep(3 * INTERVAL_S)
     assert await desk.store.unfinished(10, log.reply.id) == []
     assert (await desk.store.get_reply(ANN, log.reply.id)).state is State.COMPLETED
 
 
+@pytest.mark.parametrize("desk", ["redis", "redis-away"], indirect=True)
 async def test_nothing_is_known_of_what_is_elsewhere_and_nothing_raises(desk):
     log = await desk.begin()
     elsewhere = Log(log.reply)

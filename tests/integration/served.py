@@ -376,7 +376,7 @@ class Server(Caller):
     @property
     def running(self) -> dict[str, Any]:
         """Generations by reply id."""
-        return self.app.engine.live_replies.running
+        return self.app.mode.core.live_replies.running
 
     def sql(self, statement: str, *parameters: Any) -> list[tuple[Any, ...]]:
         """What the file says, by a connection of the test's own."""

@@ -139,7 +139,7 @@ async def test_a_poll_counts_as_a_reader_for_a_minute(server, clock, upstream, h
 
 async def test_a_caller_that_left_before_the_acceptance_was_a_reader(server, clock, upstream):
     upstream.reply_with(HANGING)
-    accept = server.app.engine.store.accept
+    accept = server.app.mode.core.store.accept
     reached, go = asyncio.Event(), asyncio.Event()
 
     async def held(acceptance, **named):
@@ -147,7 +147,7 @@ async def test_a_caller_that_left_before_the_acceptance_was_a_reader(server, clo
         await go.wait()
         return await accept(acceptance, **named)
 
-    server.app.engine.store.accept = held
+    server.app.mode.core.store.accept = held
     call = server.chat.StreamReply(ask(on_disconnect=CANCEL, request_id="k"))
     reading = asyncio.create_task(call.read())
     await reached.wait()

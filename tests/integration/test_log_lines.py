@@ -57,13 +57,13 @@ async def everything(server, upstream):
     await server.messages(first.conversation_id)
     await server.new_conversation([said("user", PROMPT)], title=TITLE)
     await server.conversations.ListConversations(conversations_pb2.ListConversationsRequest(query=TITLE))
-    resolve = server.app.engine.catalog.resolve
+    resolve = server.app._registry.resolve
 
     class Broken:
         async def generate(self, prompt, sink):
             raise RuntimeError("a defect")
 
-    server.app.engine.catalog.resolve = lambda alias: (resolve(alias)[0], Broken())
+    server.app._registry.resolve = lambda alias: (resolve(alias)[0], Broken())
     await server.stream(PROMPT).end()
     await server.delete(first.conversation_id)
     return first

@@ -111,7 +111,7 @@ async def theirs(request, server, upstream):
 def counted(server):
     """A list that the SQL statements of both engines are added to."""
     statements = []
-    database = server.app._store._database
+    database = server.app.mode.store._database
     for engine in (database.reader, database.writer):
 
         @event.listens_for(engine, "before_cursor_execute")

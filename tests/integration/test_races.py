@@ -74,8 +74,9 @@ async def test_all_ends_meet(serve, upstream):
     assert not server.running
     assert server.sql("select count(*) from usage") == [(ROUNDS,)]
     assert server.sql("select count(*) from checkpoint") == [(0,)]
-    assert server.app.engine.capacity._replies == server.app.engine.capacity._prompt_bytes == 0
-    assert not server.app.engine.tasks
+    capacity = server.app.mode.core.live_replies.capacity
+    assert capacity._replies == capacity._prompt_bytes == 0
+    assert not server.app.mode.core.tasks.running
 
 
 async def test_calls_that_are_cancelled_at_random_leave_nothing_half_done(server, upstream):
@@ -92,9 +93,9 @@ async def test_calls_that_are_cancelled_at_random_leave_nothing_half_done(server
     for start in range(0, 100, 20):
         await asyncio.gather(*(one(number) for number in range(start, start + 20)))
     async with asyncio.timeout(LIMIT_S):
-        while server.running or server.app.engine.tasks:
+        while server.running or server.app.mode.core.tasks.running:
             await asyncio.sleep(0.01)
     assert server.sql("select count(*) from reply where state in ('PENDING', 'STREAMING')") == [(0,)]
-    assert server.app.engine.capacity._replies == 0
+    assert server.app.mode.core.live_replies.capacity._replies == 0
     for conversation in made:
         assert (await server.stream("and now", conversation_id=conversation.id).end()).text == "some text"

@@ -296,7 +296,7 @@ async def test_details_stay_small_whatever_the_engine_says(server, letter):
             violations=tuple((giant, giant) for _ in range(50)),
         )
 
-    server.app.engine.catalog.resolve = refuse
+    server.app._registry.resolve = refuse
     told = await refused(server.chat.StreamReply(ask()))
     assert (told.reason, told.retry_after_s, len(told.fields)) == ("INVALID_REQUEST", 1.0, 4)
     assert len(told.raw) < 4096

@@ -224,7 +224,7 @@ async def test_a_reader_that_does_not_read_holds_nobody_up(server, upstream):
     hold.set()
     await quick.end()
     assert quick.text == word * count
-    assert server.app.engine.live_replies.running == {}
+    assert server.app.mode.core.live_replies.running == {}
     chunks = []
     while not chunks or not chunks[-1].HasField("finished"):
         chunks.append(await asyncio.wait_for(slow.read(), LIMIT_S))

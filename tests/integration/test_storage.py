@@ -32,7 +32,7 @@ class Outage:
 
     def __init__(self, server, *, reads=True):
         self.on = False
-        database = server.app._store._database
+        database = server.app.mode.store._database
         for engine in (database.writer, database.reader) if reads else (database.writer,):
             event.listen(engine, "before_cursor_execute", self._fail)
 
@@ -130,7 +130,7 @@ async def test_a_full_disk(server, upstream, caplog):
     go = asyncio.Event()
     upstream.reply_next(Script([role(), text("x" * 30_000), Wait(go), text("y" * 30_000), finish(), usage(), done()]))
     watch = await server.stream().until(lambda watch: len(watch.text) == 30_000)
-    database = server.app._store._database
+    database = server.app.mode.store._database
     full = True
 
     def limit(connection, _):
@@ -158,7 +158,7 @@ async def test_a_commit_whose_answer_was_lost(server, upstream):
     """The acceptance is durable, though the commit seemed to fail: it is accepted, once."""
     lost = []
 
-    @event.listens_for(server.app._store._database.writer, "commit")
+    @event.listens_for(server.app.mode.store._database.writer, "commit")
     def commit_and_forget(connection):
         if not lost:
             lost.append(True)
@@ -177,7 +177,7 @@ async def test_a_commit_that_fails_asks_no_provider(server, upstream):
     """The provider is asked after the commit, so that a retry never bills twice."""
     failing = True
 
-    @event.listens_for(server.app._store._database.writer, "commit")
+    @event.listens_for(server.app.mode.store._database.writer, "commit")
     def fail(connection):
         if failing:
             raise OperationalError("COMMIT", {}, sqlite3.OperationalError("disk I/O error"))
@@ -202,7 +202,7 @@ async def test_what_is_written_is_linear_in_the_text(serve, upstream, pieces):
     upstream.reply_with(Script([*script, finish(), usage(), done()]))
     written = []
 
-    @event.listens_for(server.app._store._database.writer, "before_cursor_execute")
+    @event.listens_for(server.app.mode.store._database.writer, "before_cursor_execute")
     def _note(connection, cursor, statement, parameters, context, executemany):
         rows = parameters if executemany else [parameters]
         values = [value for row in rows for value in (row.values() if isinstance(row, dict) else row)]

@@ -265,9 +265,9 @@ async def test_an_unknown_exception_becomes_internal_with_a_call_id(server, capl
             sink.flush()
             raise RuntimeError(secret)
 
-    resolve = server.app.engine.catalog.resolve
+    resolve = server.app._registry.resolve
     model, _ = resolve("test")
-    server.app.engine.catalog.resolve = lambda alias: (model, Broken())
+    server.app._registry.resolve = lambda alias: (model, Broken())
     watch = await server.stream().end()
     error = watch.terminal.failed.error
     assert (error.reason, error.message, error.retryable) == (error_reason("INTERNAL"), "internal error", False)
@@ -285,7 +285,7 @@ async def test_a_defect_of_a_call_is_told_by_its_call_id_alone(server, caplog):
     def broken(alias):
         raise RuntimeError(secret)
 
-    server.app.engine.catalog.resolve = broken
+    server.app._registry.resolve = broken
     refusal_ = await refused(server.chat.StreamReply(ask()))
     assert (refusal_.code, refusal_.reason, refusal_.message) == (
         grpc.StatusCode.INTERNAL,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
 from parley_server.core.model import (
     Conversation,
@@ -11,6 +11,7 @@ from parley_server.core.model import (
     FinishReason,
     Identity,
     ImagePart,
+    Model,
     Prompt,
     Reply,
     Usage,
@@ -36,10 +37,6 @@ from parley_server.core.store_types import (
     Standing,
     Unfinished,
 )
-
-if TYPE_CHECKING:
-    from parley_server.core.events import Entry
-    from parley_server.core.replies.log import Log
 
 
 class Timer(Protocol):
@@ -102,72 +99,14 @@ class Provider(Protocol):
         """Close what is kept between calls."""
 
 
-class ReplyOwner(Protocol):
-    """What a relay tells the owner of replies. Called in the event loop; none of it is needed for correctness alone."""
+class Catalog(Protocol):
+    """The models that a request may name."""
 
-    def cancel_requested(self, reply_id: str) -> None:
-        """Somebody has asked to cancel the reply: the store knows more."""
+    def resolve(self, alias: str) -> tuple[Model, Provider]:
+        """The model of an alias (empty: the default) and its provider. Raises `ModelNotFound`."""
 
-    def taken_over(self, reply_id: str) -> None:
-        """The log is closed to this writer: another replica may be ending the reply."""
-
-    def seen(self, reply_id: str, age_s: float) -> None:
-        """A reader followed the reply through another replica, this long ago."""
-
-    def erased(self, reply_ids: tuple[str, ...]) -> None:
-        """These replies exist no more."""
-
-
-class Relay(Protocol):
-    """Makes the logs of running replies durable and, between replicas, readable everywhere; in the background and in
-    order. Nothing here waits in the way of a reply, and nothing raises because the relay's service is away.
-    """
-
-    def open(self, log: Log) -> None:
-        """Journal this log from its start; its appends are noticed from now on."""
-
-    def close(self, log: Log) -> None:
-        """Make its text durable no further: it is being finalised."""
-
-    def ended(self, log: Log) -> None:
-        """The log has ended as it is stored: publish what readers elsewhere lack of it, and tell them."""
-
-    async def stop(self) -> None:
-        """Flush what is open, then end."""
-
-    @property
-    def unreachable_s(self) -> float:
-        """For how long the logs of other replicas could not be followed; 0 while they can."""
-
-    def follow(self, log: Log, *, wanted: Callable[[], bool], look: Callable[[], None]) -> None:
-        """Append to `log` what its owner has published from number 1 on: in order, each once, without a gap.
-
-        While `wanted()`, the owner can tell that somebody reads. `look` is called when the reply may have ended.
-        """
-
-    def read(self, log: Log) -> None:
-        """Somebody begins to read a log that is followed: its owner can tell at once, also where he soon leaves."""
-
-    def unfollow(self, log: Log) -> None:
-        """Follow it no further; harmless where it is not followed."""
-
-    async def recall(self, reply_id: str) -> tuple[Entry, ...]:
-        """The entries of a log from number 1 on, as far as they are kept without a gap; nothing where that cannot be
-        asked within a moment."""
-
-    async def take_over(self, reply_id: str, epoch: int, *, after: int = 0) -> tuple[Entry, ...]:
-        """Close the log for good to writers of an epoch lower than this one, then recall what it holds `after` this
-        number: what the store has not of it."""
-
-    async def idle_s(self, reply_id: str) -> float | None:
-        """For how long, at least, nobody has read a reply of this replica through another one; None where that is not
-        known, which never means nobody."""
-
-    def publish_cancel(self, reply: Reply) -> None:
-        """Tell the owner that the store holds a wish to cancel this reply."""
-
-    def erase(self, reply_ids: tuple[str, ...]) -> None:
-        """Forget the logs of replies that exist no more, on every replica; a last append cannot bring one back."""
+    def models(self) -> list[Model]:
+        """All models, the default first."""
 
 
 class Store(Protocol):

@@ -12,7 +12,8 @@ from typing import Any
 
 from redis.exceptions import ResponseError
 
-from parley_server.core.ports import Clock, ReplyOwner, Timer
+from parley_server.core.cluster.peers import ReplyOwner
+from parley_server.core.ports import Clock, Timer
 from parley_server.core.replies.log import Log
 from parley_server.relay.flush_schedule import FlushSchedule
 from parley_server.relay.health import Health

@@ -13,9 +13,10 @@ from collections.abc import Callable
 
 from redis.exceptions import AuthenticationError, ResponseError
 
+from parley_server.core.cluster.peers import ReplyOwner
 from parley_server.core.events import Entry
 from parley_server.core.model import Reply
-from parley_server.core.ports import Clock, ReplyOwner, Store
+from parley_server.core.ports import Clock, Store
 from parley_server.core.replies.log import Log
 from parley_server.journal.checkpoints import Checkpoints
 from parley_server.relay import wire
@@ -39,7 +40,7 @@ ERASED_PER_CALL = 500
 
 
 class RedisRelay:
-    """Implements `core.ports.Relay` with three connections to Redis, independent of the number of replies and readers.
+    """Implements `Journal` and `Peers` of the core, with three connections to Redis for all replies and readers.
 
     New entries of all replies are published every `flush_interval_s`, and made durable every `checkpoint_interval_s` or
     after `checkpoint_bytes` of one reply. Redis keeps a running reply for `running_ttl_s` after its owner's last

@@ -5,7 +5,7 @@ from __future__ import annotations
 import grpc
 from parley.v1 import admin_pb2_grpc, catalog_pb2, catalog_pb2_grpc
 
-from parley_server.core.engine import Catalog
+from parley_server.core.ports import Catalog
 from parley_server.rpc.call import CallEnvironment, Caller, Context, Servicer, rpc
 from parley_server.rpc.to_proto import model
 

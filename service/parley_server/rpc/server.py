@@ -20,7 +20,7 @@ from parley.v1 import (
 )
 
 from parley_server.core.conversations.service import Conversations
-from parley_server.core.engine import Catalog
+from parley_server.core.ports import Catalog
 from parley_server.core.replies.service import Replies
 from parley_server.port import SharedPort
 from parley_server.rpc.call import CallEnvironment

@@ -8,7 +8,7 @@ import threading
 
 import msgspec
 import pytest
-from parley_server.core.conversations.service import Conversations, Creation
+from parley_server.core.conversations.service import Creation
 from parley_server.core.events import TextDelta
 from parley_server.core.model import (
     ContextPolicy,
@@ -59,7 +59,7 @@ async def hold(prompt, sink):
 
 
 def accept(world: World, *given, **named):
-    return world.replies._acceptances.accept(asking(*given, **named))
+    return world.core.acceptances.accept(asking(*given, **named))
 
 
 async def ended(world: World, generation: Generation):
@@ -68,9 +68,9 @@ async def ended(world: World, generation: Generation):
 
 
 async def nothing_left(world: World) -> None:
-    assert world.engine.live_replies.running == {}
-    assert (world.engine.capacity._replies, world.engine.capacity._prompt_bytes) == (0, 0)
-    assert await world.engine.store.unfinished_ids() == []
+    assert world.live_replies.running == {}
+    assert (world.live_replies.capacity._replies, world.live_replies.capacity._prompt_bytes) == (0, 0)
+    assert await world.store.unfinished_ids() == []
 
 
 # --- retries
@@ -114,7 +114,7 @@ async def test_another_payload_under_the_same_key_is_refused(world):
 
 async def test_a_key_outlives_the_erasure(world):
     stored = await world.settled(await world.begin(request_id="r"))
-    await world.engine.store.delete_conversation(ALICE, stored.conversation_id, "")
+    await world.store.delete_conversation(ALICE, stored.conversation_id, "")
     with pytest.raises(ReplyNotFound):
         await accept(world, request_id="r")
     assert len(world.actor.prompts) == 1
@@ -126,10 +126,10 @@ async def test_a_retry_comes_before_every_refusal(make_world, refused_as):
     created = await _conversation(world)
     first = await world.begin(request_id="r", conversation_id=created.id)
     if refused_as == "draining":
-        world.replies._acceptances.draining = Draining("going")
+        world.core.acceptances.draining = Draining("going")
     if refused_as == "unknown model":
-        world.engine.catalog.model = msgspec.structs.replace(world.engine.catalog.model, alias="other")
-        world.engine.catalog.resolve = _no_model
+        world.catalog.model = msgspec.structs.replace(world.catalog.model, alias="other")
+        world.catalog.resolve = _no_model
     again = await accept(world, request_id="r", conversation_id=created.id)
     assert isinstance(again, Replayed)
     assert again.reply.id == first.log.reply.id
@@ -175,7 +175,7 @@ async def _conversation(world: World, *texts: str, **fields) -> Conversation:
     """A new conversation that begins with these texts of a user."""
     messages = tuple(Message(role=Role.USER, parts=(TextPart(text=text),)) for text in texts)
     creation = Creation(conversation=Conversation(**fields), messages=messages)
-    return await Conversations(world.engine).create(ALICE, creation, "")
+    return await world.conversations.create(ALICE, creation, "")
 
 
 async def test_refusals_that_the_transaction_meets(world):
@@ -238,7 +238,7 @@ async def test_a_drain_that_begins_during_an_acceptance_refuses_it_or_ends_its_r
         await go_on.wait()
 
     for method, started in (("read_turn", False), ("accept", True)):
-        world.replies._acceptances.draining = None
+        world.core.acceptances.draining = None
         world.replies.going_away_at = None
         reading.clear()
         go_on.clear()
@@ -314,7 +314,7 @@ async def test_an_interrupt_ends_the_running_reply_and_follows_its_answer(world)
         ("assistant", "word"),
         ("user", "hi"),
     ]
-    turn = await world.engine.store.get_conversation(ALICE, created.id)
+    turn = await world.store.get_conversation(ALICE, created.id)
     assert turn.head_message_id == second.log.reply.parent_message_id
 
 
@@ -349,8 +349,8 @@ async def test_an_interrupt_waits_for_5_seconds(world):
     with pytest.raises(ReplyInProgress) as refused:
         await second
     assert refused.value.retry_after_s
-    assert world.clock.monotonic() - began >= world.engine.limits.interrupt_wait_s
-    while world.engine.live_replies.running:
+    assert world.clock.monotonic() - began >= world.limits.interrupt_wait_s
+    while world.live_replies.running:
         await asyncio.sleep(0.001)
         await world.clock.advance(1.0)
 
@@ -358,13 +358,13 @@ async def test_an_interrupt_waits_for_5_seconds(world):
 async def test_an_interrupt_of_a_row_without_a_task_ends_it(world):
     created = await _conversation(world)
     first = await world.begin(hold, conversation_id=created.id)
-    del world.engine.live_replies.running[first.log.reply.id]
+    del world.live_replies.running[first.log.reply.id]
     async with asyncio.timeout(5):
         second = await accept(world, conversation_id=created.id, interrupt=True)
     stored = await world.stored(first.log.reply.id)
     assert (stored.state, stored.finish_reason) == (State.CANCELLED, FinishReason.INTERRUPTED)
     assert isinstance(second, Generation)
-    world.engine.live_replies.running[first.log.reply.id] = first
+    world.live_replies.running[first.log.reply.id] = first
 
 
 async def test_a_refused_interrupt_interrupts_nothing(make_world):
@@ -420,16 +420,16 @@ async def test_a_head_that_moves_thrice_is_a_refusal(world):
 
 
 async def _move_head_before_commits(world: World, created: Conversation, moves: list[int]) -> None:
-    turn = await world.engine.store.read_turn(ALICE, created.id, Position(), has_input=True)
+    turn = await world.store.read_turn(ALICE, created.id, Position(), has_input=True)
     first, last = (message.id for message in turn.path)
 
     async def hook(*_):
         if moves[0]:
             moves[0] -= 1
-            current = await world.engine.store.get_conversation(ALICE, created.id)
+            current = await world.store.get_conversation(ALICE, created.id)
             head = last if current.head_message_id == first else first
             update = ConversationUpdate(conversation_id=created.id, head_message_id=head)
-            await world.engine.store.update_conversation(ALICE, update, world.clock.now_us())
+            await world.store.update_conversation(ALICE, update, world.clock.now_us())
 
     world.store.before["accept"] = hook
 
@@ -476,7 +476,7 @@ async def test_whoever_waits_for_an_unknown_outcome_is_told_and_the_reply_begins
     assert told.value.outcome_unknown
     assert REPORT_UNKNOWN_S <= world.clock.monotonic() - began < REPORT_UNKNOWN_S + 1
     await in_time(world, world.clock.sleep(60))
-    [generation] = world.engine.live_replies.running.values()
+    [generation] = world.live_replies.running.values()
     assert generation.task is None
     world.store.fail("get_reply", times=0)
     await in_time(world, until(lambda: generation.task is not None))
@@ -493,10 +493,10 @@ async def test_an_unknown_outcome_of_a_process_that_stops_is_left_to_others(worl
     world.store.fail("get_reply", times=10_000)
     with pytest.raises(StorageUnavailable):
         await in_time(world, accept(world, request_id="r"))
-    [generation] = world.engine.live_replies.running.values()
+    [generation] = world.live_replies.running.values()
     generation.stop(Stop(finish=None))
-    await in_time(world, until(lambda: not world.engine.live_replies.running))
-    assert await world.engine.store.unfinished_ids() == [generation.log.reply.id]
+    await in_time(world, until(lambda: not world.live_replies.running))
+    assert await world.store.unfinished_ids() == [generation.log.reply.id]
     assert world.actor.open_calls == 0
 
 
@@ -528,7 +528,7 @@ async def test_a_cancel_before_the_acceptance_costs_no_call_to_the_provider(worl
 
 
 def _accepting(world: World) -> bool:
-    return any(task.get_name() == "accept" for task in world.engine.tasks)
+    return any(task.get_name() == "accept" for task in world.tasks.running)
 
 
 @pytest.mark.parametrize("interrupt", [False, True])
@@ -549,8 +549,8 @@ async def test_a_caller_that_leaves_at_any_await_leaves_nothing_or_a_running_rep
         results = await asyncio.gather(calling, return_exceptions=True)
         assert isinstance(results[0], asyncio.CancelledError) is left
         await until(lambda: not _accepting(world))
-        rows = set(await world.engine.store.unfinished_ids())
-        running = world.engine.live_replies.running
+        rows = set(await world.store.unfinished_ids())
+        running = world.live_replies.running
         assert rows == set(running)
         assert all(generation.task is not None and not generation.dead for generation in running.values())
         outcomes.add(len(rows))
@@ -566,12 +566,10 @@ async def test_a_caller_that_left_before_the_acceptance_was_the_first_reader(wor
     await settle()
     calling.cancel()
     await until(
-        lambda: (
-            bool(world.engine.live_replies.running) and not any(t.get_name() == "accept" for t in world.engine.tasks)
-        )
+        lambda: bool(world.live_replies.running) and not any(t.get_name() == "accept" for t in world.tasks.running)
     )
     await settle()
-    (generation,) = world.engine.live_replies.running.values()
+    (generation,) = world.live_replies.running.values()
     await world.clock.advance(29.9)
     assert not generation.log.sealed
     await world.clock.advance(0.2)
@@ -601,7 +599,7 @@ async def test_what_the_provider_is_told(world):
 
 
 async def test_the_longest_answer_is_asked_for_where_it_is_configured_and_the_caller_sets_none(world):
-    catalog = world.engine.catalog
+    catalog = world.catalog
     catalog.model = msgspec.structs.replace(catalog.model, output_tokens=100)
     await world.settled(await world.begin())
     await world.settled(await world.begin(sampling=Sampling(max_output_tokens=7)))
@@ -723,7 +721,7 @@ async def test_what_a_fast_provider_writes_is_journaled(make_world):
     world = make_world(journal=True)
     generation = await world.begin(hold)
     await until(lambda: generation.log.last_sequence == 1)
-    while not (unfinished := await world.engine.store.unfinished(1))[0].entries:
+    while not (unfinished := await world.store.unfinished(1))[0].entries:
         await asyncio.sleep(0.001)
         await world.clock.advance(0.1)
     assert unfinished[0].entries == (TextDelta("word"),)
@@ -747,7 +745,7 @@ async def test_a_stop_during_the_commit_ends_the_reply_without_a_call(world):
     commits = Commits(world)
     accepting = asyncio.ensure_future(accept(world))
     await until(commits.reached.is_set)
-    [running] = world.engine.live_replies.running.values()
+    [running] = world.live_replies.running.values()
     running.stop(Stop(finish=FinishReason.CANCELLED, reason="too late"))
     commits.let.set()
     generation = await accepting

@@ -189,7 +189,7 @@ async def _one(cluster: Cluster, replicas: list[Replica], chance: random.Random)
     assert [message.reply_id for message in page.messages].count(stored.id) == (stored.message is not None)
     assert owner.actor.open_calls == calls - 1
     for replica in replicas:
-        assert (replica.engine.live_replies.running, replica.engine.ending, replica.engine.capacity._replies) == (
+        assert (replica.live_replies.running, replica.recovery.ending, replica.live_replies.capacity._replies) == (
             {},
             set(),
             0,

@@ -12,6 +12,7 @@ from parley_server.core.model import Finish, FinishReason, ReplyError, State, Te
 from parley_server.core.replies.endings import Stop
 from parley_server.core.replies.log import TAKEOVER_GAP, Reader, terminal_of
 from parley_server.core.store_types import CancelTarget, Finalisation
+from parley_server.core.tasks import Tasks
 from parley_server.errors import ParleyError, ProviderError, Reason
 
 from tests.clock import settle, until
@@ -56,8 +57,8 @@ async def check_end(world: World, generation, stored=None):
     assert chunks[-1].sequence == stored.last_sequence == generation.log.last_sequence
     assert texts_of(chunks) == text_of(stored)
     assert generation.reply == generation.log.reply == stored
-    assert world.engine.live_replies.running == {}
-    assert (world.engine.capacity._replies, world.engine.capacity._prompt_bytes) == (0, 0)
+    assert world.live_replies.running == {}
+    assert (world.live_replies.capacity._replies, world.live_replies.capacity._prompt_bytes) == (0, 0)
     assert world.notes.started == len(world.notes.ended)
     assert world.notes.ended[-1][0] == stored
     assert world.notes.ended[-1][2] == len(text_of(stored))
@@ -166,7 +167,7 @@ async def test_a_defect_is_told_without_its_text(world, act, caplog):
 @pytest.mark.parametrize("moment", ["before the provider", "before a token", "later"])
 async def test_a_stop_ends_it_at_once(world, finish, moment):
     async def stop_early(_):
-        [accepting] = world.engine.live_replies.running.values()
+        [accepting] = world.live_replies.running.values()
         accepting.stop(Stop(finish=finish, reason="because"))
 
     if moment == "before the provider":
@@ -309,7 +310,7 @@ async def test_who_loses_the_race_announces_the_winner(world):
     await settle()
     reader = Reader(generation.log, 0)
     assert texts_of(reader.take()) == "mine"
-    winner = await world.engine.store.finalise(_taken_over(generation))
+    winner = await world.store.finalise(_taken_over(generation))
     generation.stop(Stop(finish=FinishReason.CANCELLED))
     stored = await world.settled(generation)
     assert stored == winner.reply
@@ -317,20 +318,20 @@ async def test_who_loses_the_race_announces_the_winner(world):
         (TAKEOVER_GAP, Snapshot(stored)),
         (TAKEOVER_GAP + 1, terminal_of(stored)),
     ]
-    assert world.engine.live_replies.running == {}
+    assert world.live_replies.running == {}
 
 
 async def test_the_readers_of_an_erased_reply_are_told(world):
     generation = await world.begin(speaking("mine"))
     await settle()
-    await world.engine.store.finalise(_taken_over(generation))
-    await world.engine.store.delete_conversation(ALICE, generation.log.reply.conversation_id, "")
+    await world.store.finalise(_taken_over(generation))
+    await world.store.delete_conversation(ALICE, generation.log.reply.conversation_id, "")
     generation.stop(Stop(finish=FinishReason.CANCELLED))
     await generation.task
     assert generation.log.erased
     with pytest.raises(errors.ReplyNotFound):
         await world.replies.get(ALICE, generation.log.reply.id)
-    assert world.engine.capacity._replies == 0
+    assert world.live_replies.capacity._replies == 0
     assert world.notes.started == len(world.notes.ended)
 
 
@@ -395,19 +396,19 @@ async def test_a_cancel_at_any_await_leaves_a_stored_end(make_world, monkeypatch
                 await asyncio.sleep(0)
 
     world = make_world(stubborn)
-    spawn = type(world.engine).spawn
+    spawn = Tasks.spawn
 
-    def counted(engine, work, name):
+    def counted(tasks, work, name):
         if not name.startswith("reply-"):
-            return spawn(engine, work, name)
+            return spawn(tasks, work, name)
         steps.append(Steps(work, set(strikes)))
 
         async def run():
             return await steps[-1]
 
-        return spawn(engine, run(), name)
+        return spawn(tasks, run(), name)
 
-    monkeypatch.setattr(type(world.engine), "spawn", counted)
+    monkeypatch.setattr(Tasks, "spawn", counted)
 
     async def once(given: set[int]) -> int:
         strikes.clear()
@@ -513,7 +514,7 @@ async def _race(world: World, chance: random.Random) -> None:
     snapshots = [chunk for chunk in seen if isinstance(chunk.entry, Snapshot)]
     assert snapshots or texts_of(seen) == text_of(stored)
     assert text_of(stored).startswith(texts_of(seen))
-    assert world.engine.live_replies.running == {}
+    assert world.live_replies.running == {}
     assert world.actor.open_calls == 0
 
 

@@ -43,7 +43,7 @@ async def taken_over(cluster: Cluster, by: str, *owners: Replica) -> list:
 async def test_the_lease_runs_from_before_the_database_was_asked_less_a_quarter(cluster):
     a = Replica(cluster, "a", Typist().act)
     cluster.replicas.append(a)
-    assert not a.engine.lease.held
+    assert not a.lease.held
     began = cluster.clock.boottime()
 
     async def slow(*_):
@@ -53,12 +53,12 @@ async def test_the_lease_runs_from_before_the_database_was_asked_less_a_quarter(
     beginning = asyncio.ensure_future(a.lease_keeper.begin())
     await cluster.advance(2.0)
     await beginning
-    assert a.engine.lease.until == began + LEASE_S - QUARTER_S
-    assert a.engine.lease.held
+    assert a.lease.until == began + LEASE_S - QUARTER_S
+    assert a.lease.held
     await cluster.advance(LEASE_S - QUARTER_S - 2.0 - 0.01)
-    assert a.engine.lease.held
+    assert a.lease.held
     await cluster.advance(0.01)
-    assert not a.engine.lease.held
+    assert not a.lease.held
 
 
 async def test_it_is_renewed_at_each_quarter(cluster, a):
@@ -67,7 +67,7 @@ async def test_it_is_renewed_at_each_quarter(cluster, a):
     assert a.store.calls.count("hold_lease") == 2
     await cluster.advance(10 * LEASE_S)
     assert a.store.calls.count("hold_lease") == 42
-    assert a.engine.lease.until == pytest.approx(cluster.clock.boottime() + 2 * QUARTER_S, abs=QUARTER_S)
+    assert a.lease.until == pytest.approx(cluster.clock.boottime() + 2 * QUARTER_S, abs=QUARTER_S)
 
 
 async def test_a_replica_is_settled_after_one_lease_of_unbroken_contact(cluster, a):
@@ -77,7 +77,7 @@ async def test_a_replica_is_settled_after_one_lease_of_unbroken_contact(cluster,
     assert a.lease_keeper.settled
     a.store.fail("hold_lease", times=1)
     await cluster.advance(QUARTER_S)
-    assert a.engine.lease.held
+    assert a.lease.held
     assert not a.lease_keeper.settled
     await cluster.advance(LEASE_S + QUARTER_S - 0.3)
     assert not a.lease_keeper.settled
@@ -89,9 +89,9 @@ async def test_a_lapse_unsettles_although_no_renewal_has_failed(cluster, a):
     await cluster.advance(2 * LEASE_S)
     assert a.lease_keeper.settled
     cluster.clock.suspend(60.0)
-    assert not a.engine.lease.held
+    assert not a.lease.held
     await cluster.advance(QUARTER_S)
-    assert a.engine.lease.held
+    assert a.lease.held
     assert not a.lease_keeper.settled
 
 
@@ -104,12 +104,12 @@ async def test_a_defect_of_a_renewal_does_not_end_the_renewals(cluster, a, caplo
     await cluster.advance(2 * QUARTER_S)
     assert "lease_defect" in caplog.messages
     assert a.store.calls.count("hold_lease") == 3
-    assert a.engine.lease.held
+    assert a.lease.held
 
 
 async def test_giving_it_up_frees_what_is_still_owned(cluster, a, reply):
     await a.lease_keeper.end()
-    assert not a.engine.lease.held
+    assert not a.lease.held
     taken = await cluster.store.take_over("b", 100)
     assert [each.reply.id for each in taken] == [reply.id]
     a.store.fail("release_lease", times=1)
@@ -181,13 +181,13 @@ async def test_a_wall_clock_that_is_set_changes_nothing(cluster, a, reply):
         await reply.say("x")
         assert texts_of(drained(reader)) == "x"
         await cluster.advance(QUARTER_S)
-        assert a.engine.lease.held
+        assert a.lease.held
     a.store.away = True
     cluster.clock.correct(-3600.0)
     await cluster.advance(LEASE_S)
     await reply.say("y")
     assert not reader.ready
-    assert not a.engine.lease.held
+    assert not a.lease.held
 
 
 async def test_the_time_that_a_machine_was_asleep_counts(cluster, a, reply):
@@ -210,13 +210,13 @@ async def test_a_reply_that_was_taken_over_shows_nothing_more_but_the_winner_s_e
     await taken_over(cluster, "b", a)
     a.store.away = False
     await cluster.advance(QUARTER_S)
-    assert a.engine.lease.held
+    assert a.lease.held
     assert reply.generation.lost
     assert a.actor.open_calls == 0
     assert drained(Reader(reply.log, 0)) == []
     await cluster.advance(30.0)
     assert not reply.log.over
-    assert a.engine.capacity._replies == 1
+    assert a.live_replies.capacity._replies == 1
     await cluster.store.release_lease("b")
     c = await cluster.join("c")
     await cluster.advance(LEASE_S + 4.0 + 3.0)
@@ -226,7 +226,7 @@ async def test_a_reply_that_was_taken_over_shows_nothing_more_but_the_winner_s_e
     assert [type(chunk.entry) for chunk in chunks] == [Snapshot, Failed]
     assert [chunk.sequence for chunk in chunks] == [stored.last_sequence - 1, stored.last_sequence]
     assert reply.log.reply == stored
-    assert (a.engine.live_replies.running, a.engine.capacity._replies) == ({}, 0)
+    assert (a.live_replies.running, a.live_replies.capacity._replies) == ({}, 0)
     assert [each[0] for each in a.notes.ended] == [stored]
 
 
@@ -235,7 +235,7 @@ async def test_a_takeover_that_no_lapse_announced_is_found_by_the_next_renewal(c
     await taken_over(cluster, "b", a)
     await reply.say("two ")
     await cluster.advance(QUARTER_S)
-    assert a.engine.lease.held
+    assert a.lease.held
     assert reply.generation.lost
     assert a.actor.open_calls == 0
     await reply.say("more")
@@ -253,7 +253,7 @@ async def test_what_is_ending_can_be_taken_over_too(cluster, a, reply):
     a.store.before["finalise"] = refuse
     a.store.away = False
     await cluster.advance(QUARTER_S)
-    assert a.engine.lease.held
+    assert a.lease.held
     assert drained(reader) == []
     a.store.before.clear()
     await cluster.advance(QUARTER_S)
@@ -269,12 +269,11 @@ async def refuse(*_):
 
 
 async def finish_elsewhere(cluster: Cluster, taken: list) -> None:
-    from parley_server.core.replies.recovery import end_taken_over
 
     b = Replica(cluster, "b", Typist().act)
     cluster.replicas.append(b)
     for each in taken:
-        await end_taken_over(b.engine, each)
+        await b.recovery.end_taken_over(each)
 
 
 async def test_a_reply_taken_over_while_its_end_is_being_stored_ends_as_the_winner_says(cluster, a, reply):
@@ -309,7 +308,7 @@ async def test_an_erased_reply_ends_its_readers(cluster, a, reply):
         reader.take()
     with pytest.raises(ReplyNotFound):
         await a.replies.get(ALICE, reply.id)
-    assert (a.engine.live_replies.running, a.engine.capacity._replies, a.actor.open_calls) == ({}, 0, 0)
+    assert (a.live_replies.running, a.live_replies.capacity._replies, a.actor.open_calls) == ({}, 0, 0)
 
 
 async def test_a_reply_that_ended_while_the_lease_was_renewed_is_not_lost(cluster, a, reply, caplog):
@@ -359,7 +358,7 @@ async def test_an_acceptance_under_way_is_neither_lost_nor_reconciled(cluster, a
     accepting = asyncio.ensure_future(a.begin(typist.act))
     await committed.wait()
     await cluster.advance(2 * QUARTER_S)
-    (reply_id,) = a.engine.live_replies.running
+    (reply_id,) = a.live_replies.running
     a.lease_keeper.taken_over(reply_id)
     a.lease_keeper.cancel_requested(reply_id)
     await cluster.rest()
@@ -380,7 +379,7 @@ async def test_an_acceptance_not_yet_committed_is_not_lost_by_a_false_hint(clust
     typist = Typist()
     accepting = asyncio.ensure_future(a.begin(typist.act))
     await asked.wait()
-    (reply_id,) = a.engine.live_replies.running
+    (reply_id,) = a.live_replies.running
     a.lease_keeper.taken_over(reply_id)
     await cluster.advance(QUARTER_S)
     go_on.set()
@@ -409,7 +408,7 @@ async def test_an_acceptance_that_was_taken_over_before_its_answer_came_shows_no
     if ended:
         await finish_elsewhere(cluster, taken)
     await cluster.advance(QUARTER_S)
-    assert a.engine.lease.held
+    assert a.lease.held
     told.set()
     started = await accepting
     await cluster.rest()
@@ -423,7 +422,7 @@ async def test_an_acceptance_that_was_taken_over_before_its_answer_came_shows_no
     assert started.log.reply == stored
     assert reader.done
     assert started.log.last_sequence == stored.last_sequence == TAKEOVER_GAP + 1
-    assert (a.engine.live_replies.running, a.engine.capacity._replies, a.actor.open_calls) == ({}, 0, 0)
+    assert (a.live_replies.running, a.live_replies.capacity._replies, a.actor.open_calls) == ({}, 0, 0)
 
 
 # --- wishes and hints
@@ -481,7 +480,7 @@ async def test_a_hint_of_a_takeover_that_is_true_stops_the_text_at_once(cluster,
 
 
 async def test_a_row_without_a_task_ends_as_a_defect(cluster, a, reply, caplog):
-    del a.engine.live_replies.running[reply.id]
+    del a.live_replies.running[reply.id]
     await cluster.advance(QUARTER_S)
     stored = await a.stored(reply.id)
     assert (stored.state, stored.error.reason) == (State.FAILED, Reason.INTERNAL)
@@ -496,7 +495,7 @@ async def test_another_replica_s_row_is_not_reconciled(cluster, a, reply):
 
 
 async def test_a_row_that_was_taken_over_meanwhile_is_left_to_its_owner(cluster, a, reply):
-    del a.engine.live_replies.running[reply.id]
+    del a.live_replies.running[reply.id]
 
     lost = asyncio.Event()
 
@@ -512,7 +511,7 @@ async def test_a_row_that_was_taken_over_meanwhile_is_left_to_its_owner(cluster,
 
 
 async def test_a_reconciliation_that_hangs_keeps_no_lease_from_being_renewed(cluster, a, reply):
-    del a.engine.live_replies.running[reply.id]
+    del a.live_replies.running[reply.id]
     hanging = asyncio.get_running_loop().create_future()
 
     async def hang(*_):
@@ -520,7 +519,7 @@ async def test_a_reconciliation_that_hangs_keeps_no_lease_from_being_renewed(clu
 
     a.store.before["unfinished"] = hang
     await cluster.advance(2 * LEASE_S)
-    assert a.engine.lease.held
+    assert a.lease.held
     assert a.store.calls.count("unfinished") == 1
     hanging.set_result(None)
     a.store.before.clear()
@@ -531,7 +530,7 @@ async def test_a_reconciliation_that_hangs_keeps_no_lease_from_being_renewed(clu
 async def test_one_row_that_cannot_be_ended_keeps_no_other_from_it(cluster, a, reply, caplog):
     other = await spoken(a, "two ")
     for each in (reply, other):
-        del a.engine.live_replies.running[each.id]
+        del a.live_replies.running[each.id]
 
     async def defect(finalisation):
         if finalisation.reply_id == reply.id:

@@ -12,7 +12,7 @@ from parley_server.core.replies.log import Log
 from parley_server.errors import Overloaded
 
 from tests.clock import START_US, ManualClock
-from tests.fakes import ALICE, ended, limits_with, reply
+from tests.fakes import ALICE, Notes, ended, limits_with, reply
 
 
 def test_replies_are_limited():
@@ -58,18 +58,30 @@ def test_bytes_of_prompts_are_limited_but_one_reply_always_fits():
     capacity.claim(1000)
 
 
+class Unused:
+    """A journal that no test here opens."""
+
+    def open(self, log: Log) -> None:
+        raise AssertionError
+
+    def close(self, log: Log) -> None:
+        raise AssertionError
+
+
 class Kept:
     """A shelf and logs of any size to put there."""
 
     def __init__(self, **limits) -> None:
         self.clock = ManualClock()
-        self.live_replies = LiveReplies(self.clock, limits_with(**limits))
+        self.live_replies = LiveReplies(
+            clock=self.clock, limits=limits_with(**limits), observer=Notes(), journal=Unused()
+        )
 
     def end(self, reply_id: str, size: int = 10) -> Log:
         log = Log(reply(reply_id))
         log.append(TextDelta("x" * size))
         log.finish(ended(log.reply, last_sequence=2))
-        self.live_replies.end(log)
+        self.live_replies.keep(log)
         return log
 
 
@@ -121,7 +133,7 @@ def test_erased_logs_are_gone_and_end_their_readers():
     assert kept.live_replies._ended_bytes == b.footprint
     gone = Log(reply("c"))
     gone.erase()
-    kept.live_replies.end(gone)
+    kept.live_replies.keep(gone)
     assert kept.live_replies.find(ALICE, "c") is None
 
 

@@ -9,10 +9,9 @@ from parley_server.core.events import Failed, Snapshot
 from parley_server.core.model import FinishReason, ReplyError, State, TextPart, Usage
 from parley_server.core.replies.endings import Stop
 from parley_server.core.replies.log import TAKEOVER_GAP, Reader
-from parley_server.core.replies.recovery import reconcile, reconcile_forever, recover
 from parley_server.core.store_types import CancelTarget
 from parley_server.errors import Reason, StorageUnavailable
-from parley_server.journal.embedded import INTERVAL_S
+from parley_server.journal.journals import INTERVAL_S
 
 from tests.clock import settle, until
 from tests.fakes import ALICE, World, asking
@@ -54,7 +53,7 @@ async def test_a_new_process_ends_what_the_old_one_left(dying, make_world):
     reader = Reader(generation.log, 0)
     reader.take()
     born = killed(dying, make_world)
-    assert await recover(born.engine) == 1
+    assert await born.recovery.recover() == 1
     stored = await born.stored(generation.log.reply.id)
     assert (stored.state, stored.finish_reason) == (State.FAILED, None)
     assert stored.error.reason is Reason.OWNER_LOST
@@ -68,7 +67,7 @@ async def test_a_new_process_ends_what_the_old_one_left(dying, make_world):
         (1 + TAKEOVER_GAP, Snapshot),
         (2 + TAKEOVER_GAP, Failed),
     ]
-    assert await recover(born.engine) == 0
+    assert await born.recovery.recover() == 0
     again = await born.begin(conversation_id=stored.conversation_id)
     assert (await born.settled(again)).state is State.COMPLETED
 
@@ -76,9 +75,9 @@ async def test_a_new_process_ends_what_the_old_one_left(dying, make_world):
 async def test_a_cancel_that_was_asked_for_is_what_the_reply_ends_with(dying, make_world):
     generation = await written(dying)
     target = CancelTarget(reply_id=generation.log.reply.id)
-    await dying.engine.store.request_cancel(ALICE, target, FinishReason.INTERRUPTED, "enough", 1)
+    await dying.store.request_cancel(ALICE, target, FinishReason.INTERRUPTED, "enough", 1)
     born = killed(dying, make_world)
-    await recover(born.engine)
+    await born.recovery.recover()
     stored = await born.stored(generation.log.reply.id)
     assert (stored.state, stored.finish_reason) == (State.CANCELLED, FinishReason.INTERRUPTED)
     assert stored.cancel_reason == "enough"
@@ -91,7 +90,7 @@ async def test_a_reply_that_had_said_nothing_leaves_no_message(dying, make_world
 
     generation = await dying.begin(silent)
     born = killed(dying, make_world)
-    await recover(born.engine)
+    await born.recovery.recover()
     stored = await born.stored(generation.log.reply.id)
     assert (stored.state, stored.message, stored.last_sequence) == (State.FAILED, None, TAKEOVER_GAP + 1)
 
@@ -103,7 +102,7 @@ async def test_the_provider_s_count_is_kept_when_it_was_durable(dying, make_worl
 
     generation = await written(dying, counting)
     born = killed(dying, make_world)
-    await recover(born.engine)
+    await born.recovery.recover()
     stored = await born.stored(generation.log.reply.id)
     assert stored.usage == Usage(prompt_tokens=10, completion_tokens=2, cost_nano_usd=14)
 
@@ -111,8 +110,8 @@ async def test_the_provider_s_count_is_kept_when_it_was_durable(dying, make_worl
 async def test_all_that_a_dead_process_has_left_is_recovered(dying, make_world):
     generations = [await dying.begin(hold) for _ in range(5)]
     born = killed(dying, make_world)
-    assert await recover(born.engine) == 5
-    assert await born.engine.store.unfinished_ids() == []
+    assert await born.recovery.recover() == 5
+    assert await born.store.unfinished_ids() == []
     states = {(await born.stored(generation.log.reply.id)).state for generation in generations}
     assert states == {State.FAILED}
 
@@ -120,7 +119,7 @@ async def test_all_that_a_dead_process_has_left_is_recovered(dying, make_world):
 async def test_running_replies_are_left_alone(make_world):
     world = make_world(hold, journal=True)
     generation = await written(world)
-    await reconcile(world.engine)
+    await world.recovery.reconcile()
     assert not generation.log.sealed
     assert (await world.stored(generation.log.reply.id)).state is State.STREAMING
 
@@ -129,8 +128,8 @@ async def test_a_row_without_a_task_ends_as_a_defect(make_world, caplog):
     world = make_world(hold, journal=True)
     generation = await written(world)
     reply_id = generation.log.reply.id
-    del world.engine.live_replies.running[reply_id]
-    await reconcile(world.engine)
+    del world.live_replies.running[reply_id]
+    await world.recovery.reconcile()
     stored = await world.stored(reply_id)
     assert (stored.state, stored.error) == (
         State.FAILED,
@@ -138,17 +137,17 @@ async def test_a_row_without_a_task_ends_as_a_defect(make_world, caplog):
     )
     assert stored.message.parts == (TextPart(text="durable "),)
     assert "reply_without_task" in caplog.messages
-    world.engine.live_replies.running[reply_id] = generation
+    world.live_replies.running[reply_id] = generation
 
 
 async def test_whoever_attaches_to_a_row_without_a_task_is_told_its_end(make_world):
     world = make_world(hold, journal=True)
     generation = await written(world)
     reply_id = generation.log.reply.id
-    del world.engine.live_replies.running[reply_id]
+    del world.live_replies.running[reply_id]
     stored = await world.replies.get(ALICE, reply_id)
     assert (stored.state, stored.error.reason) == (State.FAILED, Reason.INTERNAL)
-    world.engine.live_replies.running[reply_id] = generation
+    world.live_replies.running[reply_id] = generation
 
 
 @pytest.mark.parametrize("after", [False, True])
@@ -165,19 +164,19 @@ async def test_a_task_that_died_of_a_defect_is_mended(make_world, after):
     waiting = asyncio.ensure_future(Reader(generation.log, 0).until_ended())
     await until(lambda: generation.dead)
     hooks.clear()
-    mending = asyncio.ensure_future(reconcile_forever(world.engine))
+    mending = asyncio.ensure_future(world.recovery.run())
     await settle()
     assert not waiting.done()
-    await world.clock.advance(world.engine.limits.reconcile_interval_s)
+    await world.clock.advance(world.limits.reconcile_interval_s)
     async with asyncio.timeout(5):
         await waiting
     mending.cancel()
     stored = await world.stored(generation.log.reply.id)
     assert generation.log.reply == stored
     assert stored.state is (State.COMPLETED if after else State.FAILED)
-    assert (world.engine.live_replies.running, world.engine.capacity._replies) == ({}, 0)
+    assert (world.live_replies.running, world.live_replies.capacity._replies) == ({}, 0)
     assert world.notes.started == len(world.notes.ended) == 1
-    await reconcile(world.engine)
+    await world.recovery.reconcile()
     assert len(world.notes.ended) == 1
 
 
@@ -191,19 +190,19 @@ async def test_the_readers_of_a_dead_task_s_erased_reply_are_told(make_world):
     generation = await world.begin()
     await until(lambda: generation.dead)
     world.store.after.clear()
-    await world.engine.store.delete_conversation(ALICE, generation.log.reply.conversation_id, "")
-    await asyncio.gather(reconcile(world.engine), reconcile(world.engine))
+    await world.store.delete_conversation(ALICE, generation.log.reply.conversation_id, "")
+    await asyncio.gather(world.recovery.reconcile(), world.recovery.reconcile())
     assert generation.log.erased
-    assert world.engine.capacity._replies == 0
+    assert world.live_replies.capacity._replies == 0
 
 
 async def test_reconciliation_outlives_a_store_that_is_away(make_world):
     world = make_world(hold)
     world.store.fail("unfinished_ids", times=2)
-    mending = asyncio.ensure_future(reconcile_forever(world.engine))
+    mending = asyncio.ensure_future(world.recovery.run())
     await settle()
     for _ in range(3):
-        await world.clock.advance(world.engine.limits.reconcile_interval_s)
+        await world.clock.advance(world.limits.reconcile_interval_s)
         await until(lambda: world.clock.waiting == 1)
     assert world.store.calls.count("unfinished_ids") == 3
     assert not mending.done()
@@ -213,19 +212,19 @@ async def test_reconciliation_outlives_a_store_that_is_away(make_world):
 async def test_a_commit_that_nobody_knew_of_is_ended(world):
     world.store.fail("accept", times=1, after=True, unknown=True)
     world.store.fail("get_reply", times=10_000)
-    accepting = asyncio.ensure_future(world.replies._acceptances.accept(asking(request_id="r")))
+    accepting = asyncio.ensure_future(world.core.acceptances.accept(asking(request_id="r")))
     while not accepting.done():
         await asyncio.sleep(0.001)
         await world.clock.advance(0.5)
     with pytest.raises(StorageUnavailable):
         await accepting
-    [generation] = world.engine.live_replies.running.values()
+    [generation] = world.live_replies.running.values()
     generation.stop(Stop(finish=None))  # else it is asked for until it is known
-    while world.engine.live_replies.running:
+    while world.live_replies.running:
         await asyncio.sleep(0.001)
         await world.clock.advance(0.5)
     world.store.before.clear()
-    await reconcile(world.engine)
+    await world.recovery.reconcile()
     started = await world.replies.start(asking(request_id="r"))
     assert started.replayed
     assert started.log.reply.error.reason is Reason.INTERNAL

@@ -9,7 +9,6 @@ from parley_server.core.events import Finished, TextDelta
 from parley_server.core.model import FinishReason, Identity, State, TextPart
 from parley_server.core.replies.log import Reader
 from parley_server.core.replies.readers import POLL_COUNTS_S
-from parley_server.core.replies.service import Replies
 from parley_server.core.store_types import CancelTarget
 from parley_server.errors import Draining, ReplyInProgress, ReplyNotFound, StorageUnavailable
 
@@ -97,7 +96,7 @@ async def test_a_cancel_of_what_ended_elsewhere_changes_nothing(cluster, a, b, r
     assert await cancel(b, target_of(reply, "request_id")) == stored
     with pytest.raises(ReplyNotFound):
         await cancel(b, target_of(reply, "conversation_id"))
-    assert b.engine.live_replies.followed == {}
+    assert b.live_replies.followed == {}
 
 
 async def test_a_cancel_returns_the_end_where_the_log_has_not_heard_of_it(cluster, a, b, reply):
@@ -146,16 +145,16 @@ async def test_a_cancel_that_meets_the_end_does_not_wait_for_another_look(cluste
         wished.set()
         await told.wait()
 
-    del a.engine.live_replies.running[reply.id]
+    del a.live_replies.running[reply.id]
     a.store.after["request_cancel"] = tell_late
     cancelling = cancel(a, target_of(reply, "reply_id"))
     await wished.wait()
-    a.engine.live_replies.running[reply.id] = reply.generation
+    a.live_replies.running[reply.id] = reply.generation
     await reply.say(None)
     stored = await a.settled(reply.generation)
     told.set()
     assert await cancelling == stored
-    assert a.engine.live_replies.followed == {}
+    assert a.live_replies.followed == {}
 
 
 async def test_a_cancel_of_an_owner_without_a_turn_ends_once_when_that_is_back(cluster, a, reply):
@@ -253,7 +252,7 @@ async def test_a_conversation_with_a_reply_elsewhere_is_erased_once_that_has_end
     for replica in (a, b):
         with pytest.raises(ReplyNotFound):
             await replica.replies.get(ALICE, reply.id)
-        assert replica.engine.live_replies.find(ALICE, reply.id) is None
+        assert replica.live_replies.find(ALICE, reply.id) is None
     assert cluster.wire.kept(reply.id) == ()
 
 
@@ -270,7 +269,7 @@ async def test_an_erasure_reaches_every_shelf(cluster, a, b, reply):
         assert texts_of(drained(Reader(kept, 0))) == "one two"
     await c.conversations.delete(ALICE, reply.conversation_id, "")
     for replica in (a, b, c):
-        assert replica.engine.live_replies.find(ALICE, reply.id) is None
+        assert replica.live_replies.find(ALICE, reply.id) is None
     for kept in (reply.log, log, late):
         with pytest.raises(ReplyNotFound):
             Reader(kept, 0).take()
@@ -303,7 +302,7 @@ async def test_an_erasure_that_overtakes_the_end_on_its_owner_reaches_it_too(clu
 
     async def look_late(*_):
         told.set()
-        while reply.id in a.engine.live_replies.running:
+        while reply.id in a.live_replies.running:
             await asyncio.sleep(0)
         looked.set()
 
@@ -314,7 +313,7 @@ async def test_an_erasure_that_overtakes_the_end_on_its_owner_reaches_it_too(clu
     await cluster.rest()
     with pytest.raises(ReplyNotFound):
         await a.replies.get(ALICE, reply.id)
-    assert a.engine.live_replies.find(ALICE, reply.id) is None
+    assert a.live_replies.find(ALICE, reply.id) is None
 
 
 # --- who reads
@@ -393,15 +392,15 @@ async def test_where_it_is_not_known_nothing_is_cancelled(cluster, a, b, watched
 
 
 @pytest.mark.parametrize("meanwhile", ["poll", "read", "drain"])
-async def test_whoever_comes_while_the_others_are_asked_keeps_it(cluster, a, b, watched, meanwhile, monkeypatch):
+async def test_whoever_comes_while_the_others_are_asked_keeps_it(cluster, a, b, watched, meanwhile):
     asked, answer = asyncio.Event(), asyncio.Event()
 
-    async def slow(_):
+    async def slow():
         asked.set()
         await answer.wait()
         return 1e6
 
-    monkeypatch.setattr(a.wire_relay, "idle_s", slow)
+    a.wire_relay.slow_idle_s = slow
     with a.replies.reading(watched.log):
         pass
     await cluster.advance(TTL_S)
@@ -437,7 +436,7 @@ async def fail(*_):
 
 async def test_a_drain_hands_readers_over_while_their_replies_go_on(cluster, a, b):
     mine, theirs = await spoken(a, "mine ", orphan_ttl_s=5.0), await spoken(b, "theirs ")
-    replies = Replies(a.engine, hands_over=True)
+    replies = a.replies
     followed = await replies.attach(ALICE, theirs.id)
     notices: list[str] = []
     waiting = asyncio.ensure_future(replies.wait(followed, 60.0))

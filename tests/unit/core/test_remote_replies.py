@@ -7,11 +7,12 @@ import random
 
 import msgspec
 import pytest
-from parley_server.core.cluster.remote_replies import KEPT_S, LOOK_INTERVAL_S, UNREACHABLE_LIMIT_S
+from parley_server.core.cluster.remote_replies import LOOK_INTERVAL_S, UNREACHABLE_LIMIT_S
 from parley_server.core.events import Failed, Finished, Snapshot, TextDelta, Unknown
 from parley_server.core.model import Identity, State, TextPart
 from parley_server.core.replies import log as log_module
 from parley_server.core.replies.log import TAKEOVER_GAP, Reader
+from parley_server.core.replies.remote import KEPT_S
 from parley_server.errors import Reason, ReplyNotFound, StorageUnavailable, TooManyReaders
 
 from tests.clock import settle
@@ -58,7 +59,7 @@ async def test_a_reader_elsewhere_gets_the_text_as_it_comes_and_the_end_as_it_is
     assert [chunk.sequence for chunk in chunks] == [2, 3, 4, 5]
     assert chunks[-1] == drained(Reader(reply.log, 0))[-1]
     assert log.reply == reply.log.reply == stored
-    assert (b.engine.live_replies.followed, b.wire_relay.following) == ({}, {})
+    assert (b.live_replies.followed, b.wire_relay.following) == ({}, {})
     assert await b.replies.attach(ALICE, reply.id) is log
 
 
@@ -252,7 +253,7 @@ async def test_an_erased_reply_ends_its_readers_here_too(cluster, a, b, reply):
     await waiting
     with pytest.raises(ReplyNotFound):
         reader.take()
-    assert b.engine.live_replies.followed == {}
+    assert b.live_replies.followed == {}
     with pytest.raises(ReplyNotFound):
         await b.replies.attach(ALICE, reply.id)
 
@@ -386,7 +387,7 @@ async def test_to_look_at_a_reply_that_has_ended_recalls_nothing(cluster, a, b, 
     await reply.say(None)
     stored = await a.settled(reply.generation)
     assert await b.replies.get(ALICE, reply.id) == stored
-    assert b.engine.live_replies.find(ALICE, reply.id) is None
+    assert b.live_replies.find(ALICE, reply.id) is None
 
 
 # --- out of reach
@@ -408,7 +409,7 @@ async def test_readers_are_told_when_the_owner_was_out_of_reach_for_ten_seconds(
             reader.take()
     assert away.value.retry_after_s
     assert away.value.retryable
-    assert (b.engine.live_replies.followed, b.wire_relay.following) == ({}, {})
+    assert (b.live_replies.followed, b.wire_relay.following) == ({}, {})
     cluster.wire.mend()
     again = Reader(await b.replies.attach(ALICE, reply.id), reader.position)
     assert again.log is not reader.log
@@ -467,9 +468,9 @@ async def test_a_wait_and_a_poll_of_what_is_out_of_reach_end(cluster, a, b, repl
 async def test_what_nobody_reads_is_followed_for_a_minute(cluster, a, b, reply):
     log = await b.replies.attach(ALICE, reply.id)
     await cluster.advance(KEPT_S - 0.1)
-    assert reply.id in b.engine.live_replies.followed
+    assert reply.id in b.live_replies.followed
     await cluster.advance(LOOK_INTERVAL_S + 0.2)
-    assert (b.engine.live_replies.followed, b.wire_relay.following) == ({}, {})
+    assert (b.live_replies.followed, b.wire_relay.following) == ({}, {})
     with pytest.raises(StorageUnavailable):
         Reader(log, 5).take()
     again = await b.replies.attach(ALICE, reply.id)
@@ -480,13 +481,13 @@ async def test_a_reader_and_a_poll_keep_it(cluster, a, b, reply):
     log = await b.replies.attach(ALICE, reply.id)
     with b.replies.reading(log):
         await cluster.advance(5 * KEPT_S)
-        assert reply.id in b.engine.live_replies.followed
+        assert reply.id in b.live_replies.followed
     for look in (lambda: b.replies.get(ALICE, reply.id), lambda: poll(b, reply.id)):
         await look()
         await cluster.advance(KEPT_S - 2.0)
-        assert reply.id in b.engine.live_replies.followed
+        assert reply.id in b.live_replies.followed
     await cluster.advance(4.0)
-    assert b.engine.live_replies.followed == {}
+    assert b.live_replies.followed == {}
 
 
 async def test_the_owner_is_told_of_readers_and_not_of_logs_that_are_merely_followed(cluster, a, b, reply):
@@ -559,7 +560,7 @@ async def test_a_retry_on_another_replica_attaches_to_the_same_reply(cluster, a,
 
 async def test_a_reply_that_this_replica_owns_without_a_task_is_followed_to_its_end(cluster, a, b):
     reply = await spoken(a, "one ")
-    del a.engine.live_replies.running[reply.id]
+    del a.live_replies.running[reply.id]
     log = await a.replies.attach(ALICE, reply.id)
     reading = asyncio.ensure_future(to_the_end(Reader(log, 0)))
     await cluster.advance(5.0)

@@ -155,12 +155,12 @@ async def test_a_cancel_of_what_has_ended_changes_nothing(world, typist, generat
 
 async def test_a_cancel_of_a_row_without_a_task_ends_it(world, typist, generation):
     await typist.say("half")
-    del world.engine.live_replies.running[generation.log.reply.id]
+    del world.live_replies.running[generation.log.reply.id]
     async with asyncio.timeout(5):
         cancelled = await world.replies.cancel(ALICE, CancelTarget(reply_id=generation.log.reply.id), "enough")
     assert (cancelled.state, cancelled.cancel_reason) == (State.CANCELLED, "enough")
-    assert world.engine.live_replies.followed == {}
-    world.engine.live_replies.running[generation.log.reply.id] = generation
+    assert world.live_replies.followed == {}
+    world.live_replies.running[generation.log.reply.id] = generation
 
 
 async def test_what_cannot_be_cancelled(world):

@@ -12,7 +12,7 @@ from parley_server.core.replies.log import TAKEOVER_GAP, Reader
 from parley_server.core.replies.recovery import RECALL_LIMIT_S
 from parley_server.core.store_types import CancelTarget
 from parley_server.errors import Reason, StorageUnavailable
-from parley_server.journal.embedded import INTERVAL_S
+from parley_server.journal.journals import INTERVAL_S
 
 from tests.clock import until
 from tests.fakes import ALICE, STOP
@@ -56,7 +56,7 @@ async def test_it_ends_with_what_was_published_where_that_is_longer(cluster, a, 
     assert (stored.owner, stored.epoch, stored.last_sequence) == ("b", 2, 3 + TAKEOVER_GAP + 1)
     assert stored.usage == Usage(completion_tokens=4, cost_nano_usd=8, estimated=True)
     assert b.notes.taken_over == 1
-    assert b.engine.ending == set()
+    assert b.recovery.ending == set()
     log = await b.replies.attach(ALICE, reply.id)
     assert [(chunk.sequence, type(chunk.entry)) for chunk in drained(Reader(log, 3))] == [
         (3 + TAKEOVER_GAP, Snapshot),
@@ -176,7 +176,7 @@ async def test_nothing_is_taken_over_right_after_an_outage(cluster, a):
 
 async def test_nothing_is_taken_over_without_a_lease_of_one_s_own(cluster, a, b):
     await dead(cluster, a)
-    b.engine.lease.until = cluster.clock.boottime()
+    b.lease.until = cluster.clock.boottime()
     assert await b.sweeper.sweep() == 0
     assert "take_over" not in b.store.calls
 
@@ -226,7 +226,7 @@ async def test_a_store_that_goes_away_in_the_middle_is_waited_for(cluster, a, b)
     b.store.fail("finalise", times=10)
     sweeping = asyncio.ensure_future(b.sweeper.sweep())
     await cluster.advance(QUARTER_S)
-    assert b.engine.ending == {reply.id}
+    assert b.recovery.ending == {reply.id}
     assert b.store.calls.count("hold_lease") >= 2
     assert "unfinished" not in b.store.calls
     await cluster.advance(QUARTER_S)
@@ -245,7 +245,7 @@ async def test_a_sweep_that_is_cancelled_leaves_nothing_half_done(cluster, a, b)
     await cluster.advance(1.0)
     assert sweeping.cancelled()
     assert (await b.stored(reply.id)).error.reason is Reason.OWNER_LOST
-    assert b.engine.ending == set()
+    assert b.recovery.ending == set()
 
 
 async def test_a_renewal_beside_a_takeover_takes_its_replies_for_no_defect(cluster, a, b):
@@ -313,7 +313,7 @@ async def test_a_sweeper_that_dies_in_the_middle_is_swept_itself(cluster, a, b):
     b.store.fail("finalise", times=10_000)
     sweeping = asyncio.ensure_future(b.sweeper.sweep())
     await cluster.rest()
-    assert b.engine.ending == {reply.id}
+    assert b.recovery.ending == {reply.id}
     await cluster.expire(b)
     c = await cluster.join("c", sweeps=False)
     c.lease_keeper.unbroken_since = cluster.clock.boottime() - LEASE_S
@@ -385,7 +385,7 @@ async def test_a_replica_that_loses_a_reply_and_takes_it_over_again_ends_it_as_t
     assert (stored.epoch, stored.owner, stored.error.reason) == (3, "a", Reason.OWNER_LOST)
     assert stored.message.parts == (TextPart(text="one "),)
     assert [type(chunk.entry) for chunk in drained(Reader(reply.log, 1))] == [Snapshot, Failed]
-    assert a.engine.live_replies.running == {}
+    assert a.live_replies.running == {}
     b.store.away = False
     b.store.before.clear()
     await cluster.advance(1.0)

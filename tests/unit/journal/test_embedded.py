@@ -13,7 +13,7 @@ from parley_server.core.replies.log import Log
 from parley_server.core.store_types import Checkpoint
 from parley_server.errors import StorageUnavailable
 from parley_server.journal.checkpoints import MAX_RETRY_S, Checkpoints
-from parley_server.journal.embedded import INTERVAL_S, EmbeddedRelay
+from parley_server.journal.journals import INTERVAL_S, CheckpointJournal
 
 from tests.clock import START_US, ManualClock, settle
 from tests.fakes import ended, reply
@@ -54,7 +54,7 @@ class Desk:
     def __init__(self) -> None:
         self.clock = ManualClock()
         self.store = Shelves(self.clock)
-        self.relay = EmbeddedRelay(cast(Store, self.store), self.clock)
+        self.relay = CheckpointJournal(cast(Store, self.store), self.clock)
         self.relay.start()
 
     def open(self, reply_id: str = "a") -> Log:

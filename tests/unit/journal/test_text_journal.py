@@ -13,7 +13,7 @@ from parley_server.core.ports import Store
 from parley_server.core.replies.log import Log
 from parley_server.errors import StorageUnavailable
 from parley_server.journal import entry_codec
-from parley_server.journal.embedded import CHECKPOINT_S, INTERVAL_S, EmbeddedRelay
+from parley_server.journal.journals import CHECKPOINT_S, INTERVAL_S, StandaloneJournal
 from parley_server.journal.segments import Segment
 
 from tests.clock import ManualClock, settle
@@ -40,7 +40,7 @@ class Desk:
         self.path = folder / "parley.db"
         self.clock = ManualClock()
         self.store = Shelves()
-        self.relay = EmbeddedRelay(cast(Store, self.store), self.clock, tail=self.path)
+        self.relay = StandaloneJournal(cast(Store, self.store), self.clock, path=self.path)
         if start:
             self.relay.start()
 
@@ -54,12 +54,12 @@ class Desk:
         end = self.clock.monotonic() + seconds
         while self.clock.monotonic() < end:
             await self.clock.advance(min(INTERVAL_S / 4, end - self.clock.monotonic()))
-            await asyncio.get_running_loop().run_in_executor(self.relay._tail._thread, lambda: None)
+            await asyncio.get_running_loop().run_in_executor(self.relay._files._thread, lambda: None)
             await settle()
 
     async def left(self, reply_id: str, after: int = 0) -> list:
         """What the next process would find, were this one killed now."""
-        next_one = EmbeddedRelay(cast(Store, self.store), self.clock, tail=self.path)
+        next_one = StandaloneJournal(cast(Store, self.store), self.clock, path=self.path)
         await next_one.load()
         return list(await next_one.take_over(reply_id, 2, after=after))
 
@@ -173,7 +173,6 @@ async def test_the_text_of_an_erased_conversation_does_not_stay(desk):
     await desk.passes(2 * INTERVAL_S)
     log.erase()
     desk.relay.ended(log)
-    desk.relay.erase(("a",))
     for _ in range(60):
         say(other, "x")
         await desk.passes(INTERVAL_S)

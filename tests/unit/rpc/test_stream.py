@@ -7,7 +7,6 @@ from collections.abc import AsyncIterator, Callable
 
 import pytest
 from parley_server.core.replies.log import MAX_MESSAGE_BYTES
-from parley_server.core.replies.recovery import end_taken_over
 from parley_server.core.replies.service import Replies
 from parley_server.errors import Draining, Reason
 from parley_server.rpc.call import CallEnvironment, ReplyFailed
@@ -198,7 +197,7 @@ async def test_a_reply_that_was_lost_ends_its_stream_as_it_is_stored(cluster, a,
     a.store.away = False
     await cluster.advance(QUARTER_S)
     assert client.text == "one "
-    await end_taken_over(b.engine, taken)
+    await b.recovery.end_taken_over(taken)
     await cluster.advance(3.0)
     with pytest.raises(ReplyFailed) as failed:
         await stream
@@ -213,7 +212,7 @@ async def test_a_reply_that_was_lost_ends_its_stream_as_it_is_stored(cluster, a,
 
 
 async def test_a_drain_that_hands_over_sends_readers_elsewhere(cluster, a, reply):
-    streams = Streams(a, Replies(a.engine, hands_over=True))
+    streams = Streams(a, a.replies)
     before, leaving = streams.open(reply.log)
     await settle()
     draining = asyncio.ensure_future(streams.replies.drain(20.0))
@@ -234,6 +233,7 @@ async def test_a_drain_that_hands_over_sends_readers_elsewhere(cluster, a, reply
 
 
 async def test_a_drain_without_others_is_a_notice_alone(cluster, a, streams, reply):
+    a.replies.hands_over = False
     client, stream = streams.open(reply.log)
     await settle()
     draining = asyncio.ensure_future(streams.replies.drain(20.0))

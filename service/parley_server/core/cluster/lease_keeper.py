@@ -9,11 +9,15 @@ import asyncio
 import logging
 import math
 
-from parley_server.core.engine import Engine
+from parley_server.core.lease import Lease
+from parley_server.core.observer import Observer
+from parley_server.core.ports import Clock, Store
 from parley_server.core.replies.endings import Stop
 from parley_server.core.replies.generate import Generation
-from parley_server.core.replies.recovery import reconcile_once
+from parley_server.core.replies.live import LiveReplies
+from parley_server.core.replies.recovery import Recovery
 from parley_server.core.store_types import Standing
+from parley_server.core.tasks import Tasks
 from parley_server.errors import StorageUnavailable
 
 logger = logging.getLogger("parley.tenure")
@@ -22,15 +26,34 @@ RENEWALS_PER_LEASE = 4
 
 
 class LeaseKeeper:
-    """Holds the lease of `engine.replica_id` for `lease_s` at a time; renewed, and given up here, at each quarter.
+    """Holds the lease of `replica_id` for `lease_s` at a time; renewed, and given up here, at each quarter.
 
     It is the `ReplyOwner` of the relay: what the relay reports is looked up in the store before it is believed.
     `taking_over` is to be set while the store is making this replica the owner of replies that are not in
-    `engine.ending` yet.
+    `Recovery.ending` yet.
     """
 
-    def __init__(self, engine: Engine, *, lease_s: float) -> None:
-        self._engine = engine
+    def __init__(
+        self,
+        replica_id: str,
+        *,
+        store: Store,
+        clock: Clock,
+        observer: Observer,
+        tasks: Tasks,
+        lease: Lease,
+        live_replies: LiveReplies,
+        recovery: Recovery,
+        lease_s: float,
+    ) -> None:
+        self._replica_id = replica_id
+        self._store = store
+        self._clock = clock
+        self._observer = observer
+        self._tasks = tasks
+        self._lease = lease
+        self._live_replies = live_replies
+        self._recovery = recovery
         self._lease_s = lease_s
         self.quarter_s = lease_s / RENEWALS_PER_LEASE
         self._fenced = False
@@ -42,7 +65,7 @@ class LeaseKeeper:
     @property
     def settled(self) -> bool:
         """Whether the database was there for one whole lease, so that any other replica could have renewed its own."""
-        return self._engine.clock.boottime() - self.unbroken_since >= self._lease_s
+        return self._clock.boottime() - self.unbroken_since >= self._lease_s
 
     async def begin(self) -> None:
         """Take the lease. Raises `StorageUnavailable`."""
@@ -50,7 +73,7 @@ class LeaseKeeper:
 
     async def keep(self) -> None:
         """Renew it, until cancelled."""
-        clock = self._engine.clock
+        clock = self._clock
         while True:
             await clock.sleep(self.quarter_s)
             try:
@@ -67,9 +90,9 @@ class LeaseKeeper:
 
     async def end(self) -> None:
         """Give it up: what this replica still owns may be taken over at once."""
-        self._engine.lease.until = -math.inf
+        self._lease.until = -math.inf
         try:
-            await self._engine.store.release_lease(self._engine.replica_id)
+            await self._store.release_lease(self._replica_id)
         except StorageUnavailable as error:
             logger.warning("lease_not_released", extra={"fields": {"problem": error.message}})
 
@@ -83,12 +106,12 @@ class LeaseKeeper:
 
     def seen(self, reply_id: str, age_s: float) -> None:
         """See `ReplyOwner`."""
-        if (generation := self._engine.live_replies.running.get(reply_id)) is not None:
+        if (generation := self._live_replies.running.get(reply_id)) is not None:
             generation.reader_count.seen(age_s)
 
     def erased(self, reply_ids: tuple[str, ...]) -> None:
         """See `ReplyOwner`. A reply that is ending here, or that another replica has ended, may still run here."""
-        self._engine.live_replies.erase(reply_ids)
+        self._live_replies.erase(reply_ids)
         for reply_id in reply_ids:
             self._look_at(reply_id)
 
@@ -98,10 +121,9 @@ class LeaseKeeper:
 
         Where it had run out, what others have taken over is known before anything is shown again.
         """
-        engine = self._engine
-        began = engine.clock.boottime()
-        owned = {each.reply_id: each for each in await engine.store.hold_lease(engine.replica_id, self._lease_s)}
-        if engine.lease.held:
+        began = self._clock.boottime()
+        owned = {each.reply_id: each for each in await self._store.hold_lease(self._replica_id, self._lease_s)}
+        if self._lease.held:
             self._extend(began)
             await self._follow(self._started(), owned)
         else:
@@ -114,29 +136,27 @@ class LeaseKeeper:
         return owned
 
     def _started(self) -> list[Generation]:
-        return [
-            each for each in self._engine.live_replies.running.values() if each.task is not None and not each.log.over
-        ]
+        return [each for each in self._live_replies.running.values() if each.task is not None and not each.log.over]
 
     def _extend(self, began: float) -> None:
         if self.unbroken_since == math.inf:
             self.unbroken_since = began
-        self._engine.lease.until = began + self._lease_s - self.quarter_s
+        self._lease.until = began + self._lease_s - self.quarter_s
 
     def _revive(self, began: float) -> None:
         """Show what was held back meanwhile."""
         self.unbroken_since = math.inf
         self._extend(began)
-        self._engine.lease.since = self._engine.clock.boottime()
-        if self._engine.lease.held:
-            for generation in list(self._engine.live_replies.running.values()):
+        self._lease.since = self._clock.boottime()
+        if self._lease.held:
+            for generation in list(self._live_replies.running.values()):
                 generation.log.release()
                 generation.log.wake()
 
     async def _follow(self, running: list[Generation], owned: dict[str, Standing]) -> None:
         """Do what the store says of these. One that is not owned may have ended, or been accepted, meanwhile."""
         missing = [each.log.reply.id for each in running if each.log.reply.id not in owned]
-        others = await self._engine.store.standings(missing) if missing else []
+        others = await self._store.standings(missing) if missing else []
         standings = owned | {each.reply_id: each for each in others}
         for generation in running:
             self._follow_standing(generation, standings.get(generation.log.reply.id))
@@ -153,22 +173,21 @@ class LeaseKeeper:
 
     def _look_at(self, reply_id: str) -> None:
         """Ask the store how it stands, once at a time."""
-        if reply_id in self._engine.live_replies.running and reply_id not in self._looking:
+        if reply_id in self._live_replies.running and reply_id not in self._looking:
             self._looking.add(reply_id)
-            self._engine.spawn(self._look(reply_id), f"look-{reply_id}")
+            self._tasks.spawn(self._look(reply_id), f"look-{reply_id}")
 
     async def _look(self, reply_id: str) -> None:
-        engine = self._engine
         try:
-            standings = await engine.store.standings([reply_id])
+            standings = await self._store.standings([reply_id])
         except StorageUnavailable:
             return  # the next renewal tells the same
         finally:
             self._looking.discard(reply_id)
-        generation = engine.live_replies.running.get(reply_id)
+        generation = self._live_replies.running.get(reply_id)
         if generation is None:
             if not standings:
-                engine.live_replies.erase((reply_id,))
+                self._live_replies.erase((reply_id,))
         elif standings or generation.task is not None:  # else it is being accepted
             self._follow_standing(generation, standings[0] if standings else None)
 
@@ -177,13 +196,13 @@ class LeaseKeeper:
         if self.taking_over or (self._reconciling is not None and not self._reconciling.done()):
             return
         epochs = {each.reply_id: each.epoch for each in owned.values()}
-        self._reconciling = self._engine.spawn(reconcile_once(self._engine, epochs), "reconcile")
+        self._reconciling = self._tasks.spawn(self._recovery.reconcile_once(epochs), "reconcile")
 
     def _tell_fenced(self) -> None:
         """Say it when the lease runs out, and when it is held again."""
-        fenced = not self._engine.lease.held
+        fenced = not self._lease.held
         if fenced == self._fenced:
             return
         self._fenced = fenced
-        self._engine.observer.fenced(fenced)
+        self._observer.fenced(fenced)
         logger.log(logging.ERROR if fenced else logging.INFO, "fenced" if fenced else "lease_back")

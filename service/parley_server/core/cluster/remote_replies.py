@@ -7,57 +7,31 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 
+from parley_server.core.cluster.peers import Peers
 from parley_server.core.limits import Limits
 from parley_server.core.model import Identity, Reply
-from parley_server.core.ports import Clock, Relay, Store
+from parley_server.core.ports import Clock, Store
 from parley_server.core.replies.live import LiveReplies
 from parley_server.core.replies.log import Log
-from parley_server.core.replies.readers import POLL_COUNTS_S, ReaderCount
+from parley_server.core.replies.remote import RemoteReply
 from parley_server.errors import ReplyNotFound, StorageUnavailable
 
 logger = logging.getLogger("parley.followers")
 
 LOOK_INTERVAL_S = 1.0
-KEPT_S = 60.0
 UNREACHABLE_LIMIT_S = 10.0
-
-
-class RemoteReply:
-    """A reply that runs elsewhere: its log here, and who reads it."""
-
-    def __init__(self, reply: Reply, clock: Clock, limits: Limits) -> None:
-        self.log = Log.of_other(reply)
-        self.since = clock.monotonic()
-        self.reader_count = ReaderCount(clock, ttl_s=0.0, max_readers=limits.max_readers_per_reply, on_orphaned=_nobody)
-        self._clock = clock
-        self._polled_until = self._kept_until = 0.0
-
-    @property
-    def wanted(self) -> bool:
-        """Whether somebody reads, or polled not long ago: what its owner is told."""
-        return self.reader_count.readers > 0 or self._clock.monotonic() < self._polled_until
-
-    @property
-    def kept(self) -> bool:
-        """Whether it is followed on, although perhaps nobody reads: somebody may be about to, or wait for its end."""
-        return self.wanted or self._clock.monotonic() < self._kept_until
-
-    def touch(self) -> None:
-        """Somebody polled."""
-        self._polled_until = self._clock.monotonic() + POLL_COUNTS_S
-
-    def keep(self) -> None:
-        """Somebody has asked for its log."""
-        self._kept_until = self._clock.monotonic() + KEPT_S
 
 
 class RemoteReplies:
     """All that this replica follows. `run` is to be running; it asks the store about all of them in one query."""
 
-    def __init__(self, *, store: Store, relay: Relay, clock: Clock, limits: Limits, live_replies: LiveReplies) -> None:
+    def __init__(
+        self, *, store: Store, peers: Peers | None, clock: Clock, limits: Limits, live_replies: LiveReplies
+    ) -> None:
         self._store = store
-        self._relay = relay
+        self._peers = peers
         self._clock = clock
         self._limits = limits
         self._live_replies = live_replies
@@ -72,32 +46,47 @@ class RemoteReplies:
         To ask for a log is not to read it: see `Replies.reading`."""
         followed = self._live_replies.followed.get(reply.id)
         if followed is None:
-            followed = self._live_replies.followed[reply.id] = RemoteReply(reply, self._clock, self._limits)
-            self._relay.follow(followed.log, wanted=lambda: followed.wanted, look=lambda: self._hint(reply.id))
+            followed = self._live_replies.followed[reply.id] = self._remote_reply(reply)
+            if self._peers is not None:
+                self._peers.follow(followed.log, wanted=lambda: followed.wanted, look=lambda: self._hint(reply.id))
         followed.keep()
         return followed.log
 
+    async def find(self, identity: Identity, reply: Reply) -> Log | Reply:  # noqa: ARG002 - the caller has found it
+        """See `RepliesElsewhere`."""
+        return self.follow(reply)
+
+    async def cancel(self, reply: Reply) -> Log | None:
+        """See `RepliesElsewhere`. Without peers, the owner finds the request when it renews its lease."""
+        if self._peers is not None:
+            self._peers.publish_cancel(reply)
+        return self.follow(reply)
+
     async def ended(self, reply: Reply) -> Log:
-        """The log of a reply that has ended, whole where it is still kept between replicas; read once for all who ask
-        for it at a time."""
+        """See `RepliesElsewhere`. Concurrent callers share one read of what peers have kept of the log."""
+        peers = self._peers
         expired = self._clock.now_us() - reply.end_time_us >= self._limits.relay_retention_s * 1e6
-        if expired or self._relay.unreachable_s > 0:
+        if peers is None or expired or peers.unreachable_s > 0:
             return Log.of_ended(reply)
         recalling = self._recalling.get(reply.id)
         if recalling is None:
-            recalling = asyncio.get_running_loop().create_task(self._recall(reply), name=f"recall-{reply.id}")
+            recalling = asyncio.get_running_loop().create_task(self._recall(peers, reply), name=f"recall-{reply.id}")
             self._recalling[reply.id] = recalling
             recalling.add_done_callback(lambda _: self._recalling.pop(reply.id))
         return await asyncio.shield(recalling)
 
-    async def _recall(self, reply: Reply) -> Log:
+    def _remote_reply(self, reply: Reply) -> RemoteReply:
+        on_read = None if self._peers is None else self._peers.read
+        return RemoteReply(reply, self._clock, self._limits, on_read=on_read)
+
+    async def _recall(self, peers: Peers, reply: Reply) -> Log:
         found = Log.of_other(reply)
-        for entry in await self._relay.recall(reply.id):
+        for entry in await peers.recall(reply.id):
             found.append(entry)
         if not found.last_sequence or found.last_sequence != reply.last_sequence - 1:
             return Log.of_ended(reply)
         found.finish(reply)
-        self._live_replies.end(found)
+        self._live_replies.keep(found)
         return found
 
     async def run(self) -> None:
@@ -151,7 +140,8 @@ class RemoteReplies:
             self._drop(follower)
             found.erase()
             return
-        kept = await self._relay.recall(reply.id) if found.last_sequence < reply.last_sequence - 1 else ()
+        behind = found.last_sequence < reply.last_sequence - 1
+        kept = await self._peers.recall(reply.id) if behind and self._peers is not None else ()
         self._drop(follower)
         for entry in kept[found.last_sequence :]:
             found.append(entry)
@@ -159,13 +149,14 @@ class RemoteReplies:
             found.finish(reply)
         else:
             found.replace(reply)
-        self._live_replies.end(found)
+        self._live_replies.keep(found)
 
     def _let_go(self) -> None:
         """Of what nobody wants, and of what could not be followed for too long."""
         now = self._clock.monotonic()
         for follower in list(self._live_replies.followed.values()):
-            silent_s = min(self._relay.unreachable_s, now - follower.since)
+            unreachable_s = math.inf if self._peers is None else self._peers.unreachable_s
+            silent_s = min(unreachable_s, now - follower.since)
             if not follower.kept:
                 self._drop(follower)
                 follower.log.break_off(StorageUnavailable("nobody has read this reply here for a while"))
@@ -176,10 +167,7 @@ class RemoteReplies:
                 )
 
     def _drop(self, follower: RemoteReply) -> None:
-        self._relay.unfollow(follower.log)
+        if self._peers is not None:
+            self._peers.unfollow(follower.log)
         if self._live_replies.followed.get(follower.log.reply.id) is follower:
             del self._live_replies.followed[follower.log.reply.id]
-
-
-def _nobody() -> None:
-    """A reply is ended by its owner, never by who follows it."""

@@ -9,9 +9,11 @@ import logging
 import random
 
 from parley_server.core.cluster.lease_keeper import LeaseKeeper
-from parley_server.core.engine import Engine
-from parley_server.core.replies.recovery import end_taken_over
+from parley_server.core.lease import Lease
+from parley_server.core.ports import Clock, Store
+from parley_server.core.replies.recovery import Recovery
 from parley_server.core.store_types import Unfinished
+from parley_server.core.tasks import Tasks
 from parley_server.errors import StorageUnavailable
 
 logger = logging.getLogger("parley.sweeper")
@@ -24,16 +26,32 @@ class Sweeper:
     """Sweeps every `interval_s`, with jitter, while the tenure is settled: after an outage of the database everybody
     first has one whole lease in which to come back."""
 
-    def __init__(self, engine: Engine, lease_keeper: LeaseKeeper, *, interval_s: float) -> None:
-        self._engine = engine
+    def __init__(
+        self,
+        replica_id: str,
+        *,
+        store: Store,
+        clock: Clock,
+        tasks: Tasks,
+        lease: Lease,
+        lease_keeper: LeaseKeeper,
+        recovery: Recovery,
+        interval_s: float,
+    ) -> None:
+        self._replica_id = replica_id
+        self._store = store
+        self._clock = clock
+        self._tasks = tasks
+        self._lease = lease
         self._lease_keeper = lease_keeper
+        self._recovery = recovery
         self._interval_s = interval_s
 
     async def run(self) -> None:
         """Sweep until cancelled."""
         while True:
             jitter = random.uniform(1 - JITTER, 1 + JITTER)  # noqa: S311 - spreads load, guards nothing
-            await self._engine.clock.sleep(self._interval_s * jitter)
+            await self._clock.sleep(self._interval_s * jitter)
             try:
                 await self.sweep()
             except StorageUnavailable as error:
@@ -44,9 +62,9 @@ class Sweeper:
     async def sweep(self) -> int:
         """Take over what dead replicas own, and end it; how many replies there were."""
         count = 0
-        while self._lease_keeper.settled and self._engine.lease.held:
+        while self._lease_keeper.settled and self._lease.held:
             taken = await self._take()
-            endings = [self._engine.spawn(end_taken_over(self._engine, each), f"end-{each.reply.id}") for each in taken]
+            endings = [self._tasks.spawn(self._recovery.end_taken_over(each), f"end-{each.reply.id}") for each in taken]
             for error in await asyncio.gather(*map(asyncio.shield, endings), return_exceptions=True):
                 if error is not None:
                     logger.error("take_over_defect", exc_info=error)
@@ -61,8 +79,8 @@ class Sweeper:
         try:
             # By the process's clock this was so a moment ago; it may have been stopped since.
             sure_s = self._lease_keeper.quarter_s
-            taken = await self._engine.store.take_over(self._engine.replica_id, BATCH, sure_s=sure_s)
-            self._engine.ending.update(each.reply.id for each in taken)
+            taken = await self._store.take_over(self._replica_id, BATCH, sure_s=sure_s)
+            self._recovery.ending.update(each.reply.id for each in taken)
             return taken
         finally:
             self._lease_keeper.taking_over = False

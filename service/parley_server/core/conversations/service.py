@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import base64
 import hashlib
+from collections.abc import Callable
 from typing import TypeVar
 
 import msgspec
 
 from parley_server.core.context.groups import unknown_results
-from parley_server.core.engine import Engine
+from parley_server.core.limits import Limits
 from parley_server.core.model import Conversation, FinishReason, Identity, ImagePart, Message, Reply, Value
-from parley_server.core.replies.cancel import ask_to_stop
+from parley_server.core.ports import Catalog, Clock, Store
+from parley_server.core.replies.cancel import Cancels
+from parley_server.core.replies.live import LiveReplies
 from parley_server.core.replies.log import Reader
 from parley_server.core.replies.plan import new_conversation, store_messages
 from parley_server.core.requests import payload_hash
@@ -72,14 +75,31 @@ class Messages(Value, frozen=True, kw_only=True):
 
 
 class Conversations:
-    """Creates, reads, lists, updates and deletes conversations of the caller."""
+    """Creates, reads, lists, updates and deletes conversations of the caller. `on_erased` receives the ids of erased
+    replies."""
 
-    def __init__(self, engine: Engine) -> None:
-        self._engine = engine
+    def __init__(
+        self,
+        *,
+        store: Store,
+        catalog: Catalog,
+        clock: Clock,
+        limits: Limits,
+        live_replies: LiveReplies,
+        cancels: Cancels,
+        on_erased: Callable[[tuple[str, ...]], None] | None = None,
+    ) -> None:
+        self._store = store
+        self._catalog = catalog
+        self._clock = clock
+        self._limits = limits
+        self._live_replies = live_replies
+        self._cancels = cancels
+        self._on_erased = on_erased
 
     async def create(self, identity: Identity, creation: Creation, request_id: str) -> Conversation:
         """Create a conversation with its first messages. The same `request_id` returns the same conversation."""
-        limits, now_us = self._engine.limits, self._engine.clock.now_us()
+        limits, now_us = self._limits, self._clock.now_us()
         check_key("request_id", request_id)
         check_key("x-end-user", identity.end_user)
         check_conversation(creation.conversation, "conversation", limits)
@@ -100,7 +120,7 @@ class Conversations:
             images=images,
             now_us=now_us,
         )
-        outcome = await self._engine.store.create_conversation(new)
+        outcome = await self._store.create_conversation(new)
         if isinstance(outcome, Conversation):
             return outcome
         if not isinstance(outcome, ConversationReplayed):
@@ -113,7 +133,7 @@ class Conversations:
 
     async def get(self, identity: Identity, conversation_id: str) -> Conversation:
         """Raises `ConversationNotFound`."""
-        return await self._engine.store.get_conversation(identity, conversation_id)
+        return await self._store.get_conversation(identity, conversation_id)
 
     async def list(
         self, identity: Identity, *, query: str, labels: dict[str, str], page_size: int, page_token: str
@@ -125,14 +145,14 @@ class Conversations:
         which = ConversationFilter(words=tuple(query.split()), labels=labels)
         before = _decode(page_token, which, tuple[int, str])
         asked = msgspec.structs.replace(which, before=before)
-        page = await self._engine.store.list_conversations(identity, asked, _page_size(page_size))
+        page = await self._store.list_conversations(identity, asked, _page_size(page_size))
         last = page.conversations[-1] if page.more else None
         token = _encode((last.update_time_us, last.id), which) if last else ""
         return Page(conversations=page.conversations, next_page_token=token)
 
     async def update(self, identity: Identity, update: ConversationUpdate) -> Conversation:
         """Change the fields that are set. Raises `ConversationNotFound`, `EtagMismatch`, `MessageNotFound` (head)."""
-        limits = self._engine.limits
+        limits = self._limits
         if update.title is not None and len(update.title) > MAX_TITLE:
             raise InvalidRequest.field("conversation.title", f"must be at most {MAX_TITLE} characters")
         texts = (update.title or "", *(update.system or ()), update.post_system or "")
@@ -141,16 +161,16 @@ class Conversations:
         if update.max_messages is not None and update.max_messages < 0:
             raise InvalidRequest.field("conversation.context.max_messages", "must not be negative")
         self._check_model(update.model or "")
-        return await self._engine.store.update_conversation(identity, update, self._engine.clock.now_us())
+        return await self._store.update_conversation(identity, update, self._clock.now_us())
 
     async def delete(self, identity: Identity, conversation_id: str, etag: str) -> None:
         """Cancel the running reply, then erase the conversation and everything that belongs to it."""
-        engine = self._engine
         for _ in range(MAX_DELETE_TRIES):
-            outcome = await engine.store.delete_conversation(identity, conversation_id, etag)
+            outcome = await self._store.delete_conversation(identity, conversation_id, etag)
             if not isinstance(outcome, Busy):
-                engine.live_replies.erase(outcome)
-                engine.relay.erase(outcome)
+                self._live_replies.erase(outcome)
+                if self._on_erased is not None:
+                    self._on_erased(outcome)
                 return
             etag = ""  # it matched the first time; the end of the reply changes it
             await self._cancel(identity, outcome.reply_id)
@@ -160,18 +180,18 @@ class Conversations:
         """List the branch that ends in a leaf, or the whole tree. Raises `ConversationNotFound`, `MessageNotFound`."""
         cursor = _decode(page_token, which, str)
         asked = msgspec.structs.replace(which, cursor=cursor or "")
-        page = await self._engine.store.list_messages(identity, asked, _page_size(page_size))
+        page = await self._store.list_messages(identity, asked, _page_size(page_size))
         token = _encode(page.next_cursor, which) if page.next_cursor else ""
         return Messages(messages=page.messages, replies=page.replies, next_page_token=token)
 
     async def image(self, identity: Identity, image_id: str) -> ImagePart:
         """The image with its bytes. Raises `ImageNotFound`."""
-        return await self._engine.store.get_image(identity, image_id)
+        return await self._store.get_image(identity, image_id)
 
     async def _cancel(self, identity: Identity, reply_id: str) -> None:
         target, reason = CancelTarget(reply_id=reply_id), "conversation deleted"
         try:
-            asked = await ask_to_stop(self._engine, identity, target, FinishReason.CANCELLED, reason)
+            asked = await self._cancels.request(identity, target, FinishReason.CANCELLED, reason)
         except ReplyNotFound:
             return
         if asked is not None and asked[1] is not None:
@@ -179,7 +199,7 @@ class Conversations:
 
     def _check_model(self, alias: str) -> None:
         if alias:
-            self._engine.catalog.resolve(alias)
+            self._catalog.resolve(alias)
 
 
 def _page_size(asked: int) -> int:

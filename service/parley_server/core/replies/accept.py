@@ -12,11 +12,14 @@ import asyncio
 import msgspec
 
 from parley_server.core.context.groups import unknown_results
-from parley_server.core.engine import Engine, done_within
+from parley_server.core.lease import Lease
+from parley_server.core.limits import Limits
 from parley_server.core.model import Conversation, FinishReason, Model, Reply
-from parley_server.core.ports import Provider
-from parley_server.core.replies.cancel import ask_to_stop
-from parley_server.core.replies.generate import Generation, as_it_stands
+from parley_server.core.observer import LoopLoad, Observer
+from parley_server.core.ports import Catalog, Clock, Provider, Store
+from parley_server.core.replies.cancel import Cancels
+from parley_server.core.replies.generate import Generation, GenerationParts, as_it_stands
+from parley_server.core.replies.live import LiveReplies
 from parley_server.core.replies.log import Log, Reader
 from parley_server.core.replies.plan import Plan, make_plan, new_conversation, shown_images
 from parley_server.core.requests import ReplyPayload, ReplyRequest
@@ -34,6 +37,7 @@ from parley_server.core.store_types import (
     Replayed,
     StoredImage,
 )
+from parley_server.core.tasks import Tasks, done_within
 from parley_server.core.validation import check_model, refuse_unknown
 from parley_server.errors import (
     ConversationExists,
@@ -57,15 +61,42 @@ MAX_TRIES = 3
 
 
 class Acceptances:
-    """Accepts requests; `draining` set refuses all that are not the retry of an accepted one."""
+    """Accepts requests. While `draining` is set, it refuses all but retries of accepted ones. `owner` is the id of this
+    replica (empty: the process is alone)."""
 
-    def __init__(self, engine: Engine) -> None:
-        self._engine = engine
+    def __init__(
+        self,
+        *,
+        store: Store,
+        catalog: Catalog,
+        clock: Clock,
+        limits: Limits,
+        load: LoopLoad,
+        observer: Observer,
+        lease: Lease,
+        tasks: Tasks,
+        live_replies: LiveReplies,
+        cancels: Cancels,
+        generation_parts: GenerationParts,
+        owner: str = "",
+    ) -> None:
+        self._store = store
+        self._catalog = catalog
+        self._clock = clock
+        self._limits = limits
+        self._load = load
+        self._observer = observer
+        self._lease = lease
+        self._tasks = tasks
+        self._live_replies = live_replies
+        self._cancels = cancels
+        self._generation_parts = generation_parts
+        self._owner = owner
         self.draining: Draining | None = None
 
     async def accept(self, request: ReplyRequest) -> Generation | Replayed:
         """A new reply, running, or the one that this request's key has started. Raises every refusal."""
-        began = self._engine.clock.monotonic()
+        began = self._clock.monotonic()
         try:
             return await self._accept(request, began)
         except ParleyError as refusal:
@@ -74,17 +105,16 @@ class Acceptances:
             )
             if known is not None:
                 return known
-            self._engine.observer.refused(refusal.reason)
+            self._observer.refused(refusal.reason)
             raise
 
     async def _accept(self, request: ReplyRequest, began: float) -> Generation | Replayed:
-        engine = self._engine
         self._check_room(0)
-        if engine.load.overloaded:
-            raise engine.capacity.overloaded("the server is as busy as it can be without harm to what runs")
+        if self._load.overloaded:
+            raise self._live_replies.capacity.overloaded("the server is as busy as it can be without harm to what runs")
         for tries_left in reversed(range(MAX_TRIES)):
             source = await self._source(request)
-            model, provider = engine.catalog.resolve(request.payload.model or source.conversation.model)
+            model, provider = self._catalog.resolve(request.payload.model or source.conversation.model)
             check_model(model, request.payload)
             await self._check_results(request, source)
             plan = self._plan(request, source, model)
@@ -115,15 +145,15 @@ class Acceptances:
     def _check_room(self, prompt_size: int) -> None:
         if self.draining is not None:
             raise self.draining
-        if not self._engine.lease.held:
+        if not self._lease.held:
             raise StorageUnavailable("this replica has lost touch with the database")
-        self._engine.capacity.check(prompt_size)
+        self._live_replies.capacity.check(prompt_size)
 
     async def _known(self, request: ReplyRequest) -> Replayed | None:
         if not request.request_id:
             return None
-        clock = self._engine.clock
-        known = await self._engine.store.find_request(request.identity, request.request_id, clock.now_us())
+        clock = self._clock
+        known = await self._store.find_request(request.identity, request.request_id, clock.now_us())
         return None if known is None else self._same(request, known)
 
     def _same(self, request: ReplyRequest, known: Replayed) -> Replayed:
@@ -136,30 +166,30 @@ class Acceptances:
     async def _source(self, request: ReplyRequest) -> PromptSource:
         payload = request.payload
         if payload.conversation_id:
-            source = await self._engine.store.read_turn(
+            source = await self._store.read_turn(
                 request.identity, payload.conversation_id, payload.position, has_input=bool(payload.messages)
             )
             return await self._with_images(request, source)
         if shown := shown_images(payload.messages):
             raise _refusal(ImageGone(image_id=shown[0]))  # a new conversation holds none yet
         given = payload.new_conversation or Conversation()
-        return PromptSource(conversation=new_conversation(given, request.identity, self._engine.clock.now_us()))
+        return PromptSource(conversation=new_conversation(given, request.identity, self._clock.now_us()))
 
     async def _check_results(self, request: ReplyRequest, source: PromptSource) -> None:
         """Refuse a tool result whose call is nowhere above it: no prompt could show it as a result.
 
         The call may be that of an answer which is about to be interrupted."""
-        payload, live_replies = request.payload, self._engine.live_replies
+        payload, live_replies = request.payload, self._live_replies
         path = source.path
         if running := source.conversation.active_reply_id:
             writer = live_replies.running.get(running) or live_replies.followed.get(running)
             if writer is None:  # written elsewhere: its calls are known once it has ended
                 return
-            written = as_it_stands(writer.log, self._engine.clock.now_us()).message
+            written = as_it_stands(writer.log, self._clock.now_us()).message
             path = (*path, written) if written else path
         unknown = unknown_results(path, payload.messages)
         if unknown and source.conversation.context.max_messages and payload.conversation_id:
-            whole = await self._engine.store.read_turn(
+            whole = await self._store.read_turn(
                 request.identity, payload.conversation_id, payload.position, has_input=True, whole=True
             )
             unknown = unknown_results((*whole.path, *path), payload.messages)
@@ -171,7 +201,7 @@ class Acceptances:
         more = []
         for image_id in dict.fromkeys(shown_images(request.payload.messages)):
             if image_id not in held:
-                image = await self._engine.store.get_image(request.identity, image_id)
+                image = await self._store.get_image(request.identity, image_id)
                 more.append(StoredImage(id=image_id, mime_type=image.mime_type, data=image.data))
         return msgspec.structs.replace(source, images=source.images + tuple(more)) if more else source
 
@@ -182,29 +212,28 @@ class Acceptances:
             raise _in_progress(running)
         if (known := await self._known(request)) is not None:
             return known
-        engine = self._engine
         target = CancelTarget(reply_id=running)
         reason = "interrupted by another request"
         try:
-            asked = await ask_to_stop(engine, request.identity, target, FinishReason.INTERRUPTED, reason)
+            asked = await self._cancels.request(request.identity, target, FinishReason.INTERRUPTED, reason)
         except ReplyNotFound:
             return None
         if asked is None or asked[1] is None:
             return None
-        if not await ended_within(asked[1], engine.limits.interrupt_wait_s, engine):
+        if not await ended_within(asked[1], self._limits.interrupt_wait_s, self._clock):
             raise ReplyInProgress(
                 "the interrupted reply has not ended yet", retry_after_s=1.0, metadata={"reply_id": running}
             )
         return None
 
     def _plan(self, request: ReplyRequest, source: PromptSource, model: Model) -> Plan:
-        return make_plan(request, source, model, owner=self._engine.replica_id, now_us=self._engine.clock.now_us())
+        return make_plan(request, source, model, owner=self._owner, now_us=self._clock.now_us())
 
     def _generation(self, payload: ReplyPayload, plan: Plan, provider: Provider) -> Generation:
-        limits = self._engine.limits
+        limits = self._limits
         ttl_s = limits.orphan_ttl_s if payload.orphan_ttl_s is None else payload.orphan_ttl_s
         return Generation(
-            self._engine,
+            self._generation_parts,
             reply=plan.acceptance.reply,
             prompt=plan.prompt,
             provider=provider,
@@ -218,20 +247,18 @@ class Acceptances:
 
         The generation is registered before its transaction, so that a cancel finds it as soon as it is durable, and a
         drain that starts now waits for it."""
-        engine = self._engine
-        engine.capacity.claim(generation.prompt_size)
-        engine.live_replies.running[acceptance.reply.id] = generation
-        asked_at = engine.clock.boottime()
+        self._live_replies.claim(generation)
+        asked_at = self._clock.boottime()
         try:
-            outcome = await engine.store.accept(acceptance)
+            outcome = await self._store.accept(acceptance)
         except BaseException as error:
             if isinstance(error, StorageUnavailable) and error.outcome_unknown:
                 return await self._find_out(generation, acceptance, began)
-            self._discard(generation)
+            self._live_replies.discard(generation)
             raise
         if not isinstance(outcome, Accepted):
-            self._discard(generation)
-        elif engine.lease.since > asked_at:  # another replica may have taken it over meanwhile
+            self._live_replies.discard(generation)
+        elif self._lease.since > asked_at:  # another replica may have taken it over meanwhile
             return await self._find_out(generation, acceptance, began)
         else:
             self._begin(generation, outcome.reply, began)
@@ -242,9 +269,9 @@ class Acceptances:
 
         The caller waits until `REPORT_UNKNOWN_S`; a reply that turns out to be accepted after that begins all the same,
         and the caller's retry finds it."""
-        clock = self._engine.clock
+        clock = self._clock
         work = self._begin_if_stored(generation, acceptance, began)
-        finding = self._engine.spawn(work, f"find-out-{acceptance.reply.id}")
+        finding = self._tasks.spawn(work, f"find-out-{acceptance.reply.id}")
         left_s = max(FINAL_CHECK_S, began + REPORT_UNKNOWN_S - clock.monotonic())
         if await done_within(finding, left_s, clock):
             return finding.result()
@@ -255,14 +282,14 @@ class Acceptances:
         try:
             reply = await self._read_back(generation, acceptance)
         except BaseException:
-            self._discard(generation)
+            self._live_replies.discard(generation)
             raise
         self._begin(generation, reply, began)
         return Accepted(reply=reply)
 
     async def _read_back(self, generation: Generation, acceptance: Acceptance) -> Reply:
         """The stored reply. Raises `StorageUnavailable` if there is none, or if the process stops first."""
-        store, clock = self._engine.store, self._engine.clock
+        store, clock = self._store, self._clock
         missed_at: float | None = None
         while True:
             try:
@@ -279,8 +306,7 @@ class Acceptances:
     def _begin(self, generation: Generation, reply: Reply, began: float) -> None:
         """Start the accepted reply. One that was cancelled before it was accepted, or that another replica has ended,
         is over without a call to a provider."""
-        engine = self._engine
-        overhead_s = engine.clock.monotonic() - began
+        overhead_s = self._clock.monotonic() - began
         if not reply.state.terminal:
             planned = generation.log.reply
             if (reply.owner, reply.epoch) != (planned.owner, planned.epoch):
@@ -288,17 +314,7 @@ class Acceptances:
             generation.start(overhead_s)
             return
         generation.log.replace(reply)
-        generation.reader_count.close()
-        engine.live_replies.end(generation.log)
-        engine.capacity.release(generation.prompt_size)
-        engine.observer.reply_started()
-        engine.observer.reply_ended(reply, overhead_s=overhead_s, text_length=0)
-
-    def _discard(self, generation: Generation) -> None:
-        """It was not accepted: nothing of it remains."""
-        self._engine.live_replies.running.pop(generation.log.reply.id, None)
-        self._engine.capacity.release(generation.prompt_size)
-        generation.log.erase()
+        self._live_replies.ended_unstarted(generation, overhead_s)
 
 
 def _leave_unread(generation: Generation, finding: asyncio.Task[AcceptOutcome]) -> None:
@@ -308,9 +324,9 @@ def _leave_unread(generation: Generation, finding: asyncio.Task[AcceptOutcome]) 
         generation.reader_count.leave()
 
 
-async def ended_within(log: Log, wait_s: float, engine: Engine) -> bool:
-    """Whether a log ends within this time, by the engine's clock."""
-    reader, clock = Reader(log, log.last_sequence), engine.clock
+async def ended_within(log: Log, wait_s: float, clock: Clock) -> bool:
+    """Whether a log ends within this time."""
+    reader = Reader(log, log.last_sequence)
     deadline = clock.monotonic() + wait_s
     timer = clock.call_at(deadline, reader.wake)
     try:

@@ -7,15 +7,19 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Protocol
 
 import msgspec
 
 from parley_server.core.content import Answer, answer_of
 from parley_server.core.cost import cost_nano_usd
-from parley_server.core.engine import Engine, done_within, unbroken
-from parley_server.core.lease import NEVER
+from parley_server.core.lease import NEVER, Lease
+from parley_server.core.limits import Limits
 from parley_server.core.model import Finish, FinishReason, Message, Part, Prompt, Reply, ReplyError, State, Usage
-from parley_server.core.ports import Provider, Timer
+from parley_server.core.ports import Clock, Provider, Store, Timer
 from parley_server.core.replies.endings import (
     Ending,
     Stop,
@@ -27,8 +31,9 @@ from parley_server.core.replies.endings import (
 from parley_server.core.replies.finalise import finalise
 from parley_server.core.replies.log import Log, Reader
 from parley_server.core.replies.readers import ReaderCount
-from parley_server.core.replies.sink import LogSink
+from parley_server.core.replies.sink import FlushWindow, LogSink
 from parley_server.core.store_types import Finalisation, Finalised
+from parley_server.core.tasks import Tasks, done_within, unbroken
 from parley_server.errors import ParleyError, ProviderError, StorageUnavailable
 
 logger = logging.getLogger("parley.reply")
@@ -49,12 +54,42 @@ def as_it_stands(log: Log, now_us: int) -> Reply:
     )
 
 
+class Bookkeeper(Protocol):
+    """Keeps account of a reply's life. Called in this order, each once."""
+
+    def started(self, generation: Generation) -> None:
+        """Its acceptance is committed, and its task starts."""
+
+    def finalising(self, generation: Generation) -> None:
+        """Its end is about to be stored, with the whole text."""
+
+    def ended(self, generation: Generation, overhead_s: float) -> None:
+        """Its log has ended as the reply is stored, or the reply was erased."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class GenerationParts:
+    """What the generations of a process share.
+
+    `idle_elsewhere_s` returns for at least how many seconds a reply has had no reader on other replicas; None: unknown.
+    It is not set if no other replica can have readers."""
+
+    store: Store
+    bookkeeper: Bookkeeper
+    tasks: Tasks
+    clock: Clock
+    limits: Limits
+    window: FlushWindow
+    lease: Lease
+    idle_elsewhere_s: Callable[[str], Awaitable[float | None]] | None = None
+
+
 class Generation:
     """Generates one accepted reply: `start` it once it is committed, `stop` it at any time; its log tells the end."""
 
     def __init__(
         self,
-        engine: Engine,
+        parts: GenerationParts,
         *,
         reply: Reply,
         prompt: Prompt,
@@ -63,14 +98,14 @@ class Generation:
         orphan_ttl_s: float,
         time_limit_s: float,
     ) -> None:
-        self.log = Log(reply, lease=engine.lease)
+        self.log = Log(reply, lease=parts.lease)
         self.reader_count = ReaderCount(
-            engine.clock,
+            parts.clock,
             ttl_s=orphan_ttl_s,
-            max_readers=engine.limits.max_readers_per_reply,
+            max_readers=parts.limits.max_readers_per_reply,
             on_orphaned=lambda: self._leave_orphaned(orphan_ttl_s),
         )
-        self._engine = engine
+        self._parts = parts
         self._reply = reply
         self._prompt = prompt
         self._provider = provider
@@ -78,9 +113,9 @@ class Generation:
         self._time_limit_s = time_limit_s
         self._sink = LogSink(
             self.log,
-            engine.clock,
-            window=engine.window,
-            max_bytes=engine.limits.max_reply_bytes,
+            parts.clock,
+            window=parts.window,
+            max_bytes=parts.limits.max_reply_bytes,
             on_full=lambda: self.stop(Stop(finish=FinishReason.MAX_TOKENS)),
         )
         self.task: asyncio.Task[None] | None = None
@@ -97,7 +132,7 @@ class Generation:
         """The reply as it stands: its message as far as it has come."""
         if self.log.ended:
             return self.log.reply
-        return as_it_stands(self.log, self._engine.clock.now_us())
+        return as_it_stands(self.log, self._parts.clock.now_us())
 
     @property
     def dead(self) -> bool:
@@ -108,10 +143,21 @@ class Generation:
     def start(self, overhead_s: float) -> None:
         """Ask the provider; `overhead_s` is the time that the acceptance took. Call it after the commit."""
         self._overhead_s = overhead_s
-        self._engine.observer.reply_started()
-        self._engine.relay.open(self.log)
-        self.task = self._engine.spawn(self._run(), f"reply-{self._reply.id}")
+        self._parts.bookkeeper.started(self)
+        self.task = self._parts.tasks.spawn(self._run(), f"reply-{self._reply.id}")
         self.task.add_done_callback(self._mend)
+
+    def enter(self) -> None:
+        """A reader joins. Raises `TooManyReaders`."""
+        self.reader_count.enter()
+
+    def leave(self) -> None:
+        """A reader leaves."""
+        self.reader_count.leave()
+
+    def touch(self) -> None:
+        """A poll reads it."""
+        self.reader_count.touch()
 
     @property
     def lost(self) -> bool:
@@ -135,10 +181,11 @@ class Generation:
 
     def _leave_orphaned(self, ttl_s: float) -> None:
         """Nobody has read it here for `ttl_s`; it ends if nobody has elsewhere."""
-        self._engine.spawn(self._end_unread(ttl_s), f"orphan-{self._reply.id}")
+        self._parts.tasks.spawn(self._end_unread(ttl_s), f"orphan-{self._reply.id}")
 
     async def _end_unread(self, ttl_s: float) -> None:
-        idle_s = await self._engine.relay.idle_s(self._reply.id)
+        idle_elsewhere_s = self._parts.idle_elsewhere_s
+        idle_s = math.inf if idle_elsewhere_s is None else await idle_elsewhere_s(self._reply.id)
         if idle_s is None or idle_s < ttl_s:
             self.reader_count.seen(idle_s or 0.0)
         elif self.reader_count.orphaned:
@@ -162,7 +209,7 @@ class Generation:
         self.log.wake()
 
     def _begin_end(self, ending: Ending) -> asyncio.Task[None]:
-        self._concluding = self._engine.spawn(self._conclude(ending), f"end-{self._reply.id}")
+        self._concluding = self._parts.tasks.spawn(self._conclude(ending), f"end-{self._reply.id}")
         self._concluding.add_done_callback(lambda _: self.log.wake())
         return self._concluding
 
@@ -185,7 +232,7 @@ class Generation:
         finally:
             limit.cancel()
             self._sink.seal()
-            ended_s = self._engine.clock.monotonic()
+            ended_s = self._parts.clock.monotonic()
             await self._close(producing)
             self._ended_s = ended_s
         return self._result(producing)
@@ -202,7 +249,7 @@ class Generation:
         self._end_production()
 
     def _limit_time(self) -> Timer:
-        clock = self._engine.clock
+        clock = self._parts.clock
         return clock.call_at(
             clock.monotonic() + self._time_limit_s, lambda: self.stop(Stop(finish=FinishReason.TIME_LIMIT))
         )
@@ -216,7 +263,7 @@ class Generation:
         if producing.done():
             return
         producing.cancel()
-        if not await done_within(producing, self._engine.limits.provider_close_s, self._engine.clock):
+        if not await done_within(producing, self._parts.limits.provider_close_s, self._parts.clock):
             logger.error("provider_hangs", extra={"fields": {"reply_id": self._reply.id}})
 
     def _result(self, producing: asyncio.Task[Finish]) -> Ending:
@@ -249,13 +296,13 @@ class Generation:
     async def _conclude(self, ending: Ending) -> None:
         """One transaction decides; then the terminal entry; then everybody is told."""
         self._sink.seal()
-        clock = self._engine.clock
-        self._engine.relay.close(self.log)
+        clock = self._parts.clock
+        self._parts.bookkeeper.finalising(self)
         finalisation = self._written = self._finalisation(ending, answer_of(self.log.content()))
         delay_s = 0.1
         while True:
             try:
-                outcome = await finalise(self._engine.store, finalisation)
+                outcome = await finalise(self._parts.store, finalisation)
             except StorageUnavailable as error:
                 logger.warning(
                     "finalise_retry", extra={"fields": {"reply_id": self._reply.id, "problem": error.message}}
@@ -270,25 +317,15 @@ class Generation:
 
     def announce(self, outcome: Finalised | None) -> None:
         """The reply has ended as it is stored (None: it was erased). To be called once, last."""
-        clock, observer = self._engine.clock, self._engine.observer
         if outcome is None:
             self.log.erase()
         elif outcome.won or self._is_own(outcome.reply):
             self.log.finish(outcome.reply)
         else:
             self.log.replace(outcome.reply)
-        self.reader_count.close()
-        self._engine.relay.ended(self.log)
-        self._engine.live_replies.end(self.log)
-        self._engine.capacity.release(self.prompt_size)
         if self._ended_s:
-            self._overhead_s += clock.monotonic() - self._ended_s
-        if first := self.log.first_token_time_us:
-            waited_s = (first - self._reply.create_time_us) / 1e6
-            observer.first_token(max(0.0, waited_s), self._prompt.model.alias)
-        message = self.log.reply.message
-        text_length = Answer(message.parts).text_length if message else 0
-        observer.reply_ended(self.log.reply, overhead_s=self._overhead_s, text_length=text_length)
+            self._overhead_s += self._parts.clock.monotonic() - self._ended_s
+        self._parts.bookkeeper.ended(self, self._overhead_s)
 
     def _is_own(self, stored: Reply) -> bool:
         """Whether a race was lost to this very task: its commit had happened, and only the answer was lost. The number
@@ -315,12 +352,12 @@ class Generation:
             cancel_reason=ending.cancel_reason,
             last_sequence=self.log.closing_sequence,
             first_token_time_us=first,
-            end_time_us=self._engine.clock.now_us(),
+            end_time_us=self._parts.clock.now_us(),
             text_length=answer.text_length,
         )
 
     def _message(self, parts: tuple[Part, ...], state: State) -> Message:
-        return answer_message(self._reply, parts, state, self._engine.clock.now_us())
+        return answer_message(self._reply, parts, state, self._parts.clock.now_us())
 
     def _usage(self, ending: Ending, answer: Answer) -> Usage:
         """What the provider has counted; else an estimate, where it was asked and may have charged."""

@@ -8,18 +8,21 @@ from contextlib import contextmanager
 
 import msgspec
 
-from parley_server.core.cluster.remote_replies import RemoteReply
-from parley_server.core.engine import Engine
 from parley_server.core.events import Chunk, ReasoningDelta, Unknown
+from parley_server.core.limits import Limits
 from parley_server.core.model import FinishReason, Identity, Reply, Value
+from parley_server.core.observer import Observer
+from parley_server.core.ports import Clock, Store
 from parley_server.core.replies.accept import Acceptances, ended_within
-from parley_server.core.replies.cancel import ask_to_stop
+from parley_server.core.replies.cancel import Cancels
+from parley_server.core.replies.elsewhere import RepliesElsewhere
 from parley_server.core.replies.endings import Stop
 from parley_server.core.replies.generate import Generation, as_it_stands
+from parley_server.core.replies.live import LiveReplies
 from parley_server.core.replies.log import Log, Reader
-from parley_server.core.replies.recovery import reconcile
 from parley_server.core.requests import ReplyRequest
 from parley_server.core.store_types import CancelTarget, Replayed
+from parley_server.core.tasks import Tasks
 from parley_server.core.validation import check_request
 from parley_server.errors import Draining, InvalidRequest, ParleyError, ReplyNotFound
 
@@ -44,10 +47,30 @@ class Poll(Value, frozen=True, kw_only=True):
 class Replies:
     """All that can be done with replies in this process. With `hands_over`, a drain sends readers elsewhere."""
 
-    def __init__(self, engine: Engine, *, hands_over: bool = False) -> None:
-        self._engine = engine
+    def __init__(
+        self,
+        *,
+        acceptances: Acceptances,
+        store: Store,
+        clock: Clock,
+        limits: Limits,
+        observer: Observer,
+        tasks: Tasks,
+        live_replies: LiveReplies,
+        elsewhere: RepliesElsewhere,
+        cancels: Cancels,
+        hands_over: bool = False,
+    ) -> None:
         self.hands_over = hands_over
-        self._acceptances = Acceptances(engine)
+        self._acceptances = acceptances
+        self._store = store
+        self._clock = clock
+        self._limits = limits
+        self._observer = observer
+        self._tasks = tasks
+        self._live_replies = live_replies
+        self._elsewhere = elsewhere
+        self._cancels = cancels
         self._listeners: set[Callable[[], None]] = set()
         self.going_away_at: float | None = None
 
@@ -57,11 +80,11 @@ class Replies:
         Accepting goes on when the caller is cancelled meanwhile. Raises every refusal of the contract.
         """
         try:
-            request = check_request(request, self._engine.limits)
+            request = check_request(request, self._limits)
         except ParleyError as refusal:
-            self._engine.observer.refused(refusal.reason)
+            self._observer.refused(refusal.reason)
             raise
-        accepting = self._engine.spawn(self._acceptances.accept(request), "accept")
+        accepting = self._tasks.spawn(self._acceptances.accept(request), "accept")
         try:
             accepted = await asyncio.shield(accepting)
         except asyncio.CancelledError:
@@ -75,42 +98,30 @@ class Replies:
     async def attach(self, identity: Identity, reply_id: str) -> Log:
         """The log of a reply, running here or elsewhere, or ended. Raises `ReplyNotFound`."""
         found = await self._find(identity, reply_id)
-        return await self._engine.remote_replies.ended(found) if isinstance(found, Reply) else found
+        return await self._elsewhere.ended(found) if isinstance(found, Reply) else found
 
     async def _find(self, identity: Identity, reply_id: str) -> Log | Reply:
         """The log, or the reply itself where it has ended and nothing else of it is in memory."""
-        engine, live_replies, store = self._engine, self._engine.live_replies, self._engine.store
+        live_replies, store = self._live_replies, self._store
         if (log := live_replies.find(identity, reply_id)) is not None:
             return log
         reply = await store.get_reply(identity, reply_id)
-        log = live_replies.find(identity, reply_id)  # meanwhile
+        log = live_replies.find(identity, reply_id)  # it may have been accepted or followed meanwhile
         if log is not None and (log.ended or not reply.state.terminal):
             return log
-        if reply.state.terminal:
-            return reply
-        if not engine.replica_id:
-            await reconcile(engine)
-            return await store.get_reply(identity, reply_id)
-        return engine.remote_replies.follow(reply)
+        return reply if reply.state.terminal else await self._elsewhere.find(identity, reply)
 
     @contextmanager
     def reading(self, log: Log, *, notice: Callable[[], None] | None = None) -> Iterator[None]:
-        """Count as a reader meanwhile; `notice` is called when the process starts to go away."""
-        read = self._read(log.reply.id)
-        if read is not None:
-            read.reader_count.enter()
-            self._engine.relay.read(read.log)
-        if notice is not None:
-            self._listeners.add(notice)
-        self._engine.observer.reader_joined()
-        try:
-            yield
-        finally:
-            self._engine.observer.reader_left()
+        """Count as a reader meanwhile; `notice` is called when the process starts to shut down."""
+        with self._live_replies.reading(log.reply.id):
             if notice is not None:
-                self._listeners.discard(notice)
-            if read is not None:
-                read.reader_count.leave()
+                self._listeners.add(notice)
+            try:
+                yield
+            finally:
+                if notice is not None:
+                    self._listeners.discard(notice)
 
     async def wait(self, log: Log, wait_s: float) -> Reply:
         """The reply once it has ended; as it stands after `wait_s`, or when the process starts to go away.
@@ -135,7 +146,7 @@ class Replies:
         if after < 0:
             raise InvalidRequest.field("after_sequence", "must not be negative")
         log = await self.attach(identity, reply_id)
-        self._touch(reply_id)
+        self._live_replies.touch(reply_id)
         reader = Reader(log, after)
         with self.reading(log, notice=reader.wake):
             chunks = await self._gathered(reader, wait_s, gather_s, reasoning=reasoning)
@@ -148,12 +159,11 @@ class Replies:
         found = await self._find(identity, reply_id)
         if isinstance(found, Reply):
             return found
-        self._touch(reply_id)
+        self._live_replies.touch(reply_id)
         return self.standing(found)
 
     async def cancel(self, identity: Identity, target: CancelTarget, reason: str) -> Reply:
         """Stop a reply and return it once its log has its terminal chunk; one that has ended is returned unchanged."""
-        engine = self._engine
         if not (target.reply_id or target.request_id or target.conversation_id):
             raise InvalidRequest.field("target", "must name a reply, a request or a conversation")
         if len(reason) > MAX_CANCEL_REASON or "\x00" in reason:
@@ -161,60 +171,47 @@ class Replies:
         stopped = self._stop_local(identity, target, Stop(finish=FinishReason.CANCELLED, reason=reason))
         if stopped:
             target = CancelTarget(reply_id=stopped)  # the conversation's it is only until it has ended
-        asked = await ask_to_stop(engine, identity, target, FinishReason.CANCELLED, reason)
+        asked = await self._cancels.request(identity, target, FinishReason.CANCELLED, reason)
         if asked is None:
             raise ReplyNotFound
         reply, log = asked
         if log is None:  # a log that is followed here may not have heard of the end
-            return await engine.store.get_reply(identity, reply.id)
+            return await self._store.get_reply(identity, reply.id)
         await Reader(log, 0).until_ended()
         return await self.get(identity, reply.id)
 
     async def drain(self, grace_s: float) -> None:
         """Refuse new replies, tell the readers, let running replies end for `grace_s`, then end the rest with the text
         they have. One that a defect of the store keeps from its end is left to the next start."""
-        engine = self._engine
         self._acceptances.draining = Draining("the server is shutting down", retry_after_s=1.0)
-        self.going_away_at = engine.clock.monotonic() + grace_s
-        for generation in engine.live_replies.running.values():
+        self.going_away_at = self._clock.monotonic() + grace_s
+        for generation in self._live_replies.running.values():
             generation.reader_count.paused = True
         for notice in list(self._listeners):
             notice()
-        for generation in list(engine.live_replies.running.values()):
-            left = self.going_away_at - engine.clock.monotonic()
-            if not await ended_within(generation.log, left, engine):
+        for generation in list(self._live_replies.running.values()):
+            left = self.going_away_at - self._clock.monotonic()
+            if not await ended_within(generation.log, left, self._clock):
                 break
         self.hurry()
-        for generation in list(engine.live_replies.running.values()):
+        for generation in list(self._live_replies.running.values()):
             await generation.until_over()
 
     def hurry(self) -> None:
         """End every running reply now, with the text it has."""
-        for generation in list(self._engine.live_replies.running.values()):
+        for generation in list(self._live_replies.running.values()):
             generation.stop(Stop(finish=None))
-
-    def _touch(self, reply_id: str) -> None:
-        live_replies = self._engine.live_replies
-        if (generation := live_replies.running.get(reply_id)) is not None:
-            generation.reader_count.touch()
-        elif (follower := live_replies.followed.get(reply_id)) is not None:
-            follower.touch()
-            self._engine.relay.read(follower.log)
-
-    def _read(self, reply_id: str) -> Generation | RemoteReply | None:
-        live_replies = self._engine.live_replies
-        return live_replies.running.get(reply_id) or live_replies.followed.get(reply_id)
 
     def standing(self, log: Log) -> Reply:
         """The reply of a log as it stands now. Raises `ReplyNotFound` where it was erased."""
         if log.erased:
             raise ReplyNotFound
-        return log.reply if log.ended else as_it_stands(log, self._engine.clock.now_us())
+        return log.reply if log.ended else as_it_stands(log, self._clock.now_us())
 
     def _stop_local(self, identity: Identity, target: CancelTarget, stop: Stop) -> str:
         """What runs here is stopped at once, also while the database is away; it is stored once that is back. Its id,
         or nothing."""
-        running = self._engine.live_replies.running
+        running = self._live_replies.running
         by_id = [running[target.reply_id]] if target.reply_id in running else []
         for generation in by_id if target.reply_id else list(running.values()):
             # One that is not accepted yet is left to the store, which knows whether it comes before the wish.
@@ -237,7 +234,7 @@ class Replies:
 
     async def _until(self, reader: Reader, wait_s: float, satisfied: Callable[[], bool]) -> None:
         """Wait for what `satisfied` looks for, at most `wait_s`, and not beyond the start of a drain."""
-        clock = self._engine.clock
+        clock = self._clock
         deadline = clock.monotonic() + wait_s
         timer = None
         try:

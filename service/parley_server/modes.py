@@ -1,0 +1,333 @@
+"""The two modes of a server: each builds the store, the journal and the core, and starts and stops them in order.
+
+`Standalone` is one process with a SQLite file. `Cluster` is any number of replicas on PostgreSQL, which follow each
+other's replies if there is a Redis. The mode is chosen once, by `choose_mode`; nothing below it asks which one it is.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Coroutine
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from parley_server.core.cluster.lease_keeper import LeaseKeeper
+from parley_server.core.cluster.peers import Peers
+from parley_server.core.cluster.remote_replies import RemoteReplies
+from parley_server.core.cluster.takeover import Sweeper
+from parley_server.core.conversations.service import Conversations
+from parley_server.core.ids import new_id
+from parley_server.core.lease import FOR_EVER, Lease
+from parley_server.core.limits import Limits
+from parley_server.core.observer import LoopLoad, Observer
+from parley_server.core.ports import Catalog, Clock, Store
+from parley_server.core.replies.accept import Acceptances
+from parley_server.core.replies.cancel import Cancels
+from parley_server.core.replies.elsewhere import NoReplicas, RepliesElsewhere
+from parley_server.core.replies.generate import GenerationParts
+from parley_server.core.replies.journal import Journal, UnstoredText
+from parley_server.core.replies.live import LiveReplies
+from parley_server.core.replies.log import Log
+from parley_server.core.replies.recovery import Recovery
+from parley_server.core.replies.service import Replies
+from parley_server.core.replies.sink import FlushWindow
+from parley_server.core.tasks import Tasks
+from parley_server.journal.journals import CheckpointJournal, StandaloneJournal
+from parley_server.settings import Settings, is_sqlite
+from parley_server.store import open_store
+from parley_server.store.engine.location import sqlite_path
+from parley_server.store.engine.lock import DatabaseLock
+from parley_server.store.migrate import migrate
+from parley_server.telemetry.observer import Telemetry
+
+if TYPE_CHECKING:
+    from parley_server.relay.redis import RedisRelay
+
+LAST_TASKS_S = 5.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Parts:
+    """What the core of both modes is built from."""
+
+    catalog: Catalog
+    clock: Clock
+    observer: Observer
+    load: LoopLoad
+    limits: Limits
+
+
+class _Core:
+    """Builds the parts that both modes have in the same way. A subclass adds `elsewhere`, then calls `_serve`."""
+
+    def __init__(
+        self,
+        parts: Parts,
+        store: Store,
+        journal: Journal,
+        *,
+        lease: Lease = FOR_EVER,
+        owner: str = "",
+        unstored: UnstoredText | None = None,
+        on_ended: Callable[[Log], None] | None = None,
+    ) -> None:
+        self._parts = parts
+        self.store = store
+        self.lease = lease
+        self.owner = owner
+        self.tasks = Tasks()
+        self.live_replies = LiveReplies(
+            clock=parts.clock, limits=parts.limits, observer=parts.observer, journal=journal, on_ended=on_ended
+        )
+        self.recovery = Recovery(
+            store=store,
+            catalog=parts.catalog,
+            clock=parts.clock,
+            observer=parts.observer,
+            tasks=self.tasks,
+            live_replies=self.live_replies,
+            interval_s=parts.limits.reconcile_interval_s,
+            unstored=unstored,
+            on_ended=on_ended,
+            owner=owner,
+        )
+
+    def _serve(self, elsewhere: RepliesElsewhere, *, peers: Peers | None = None) -> None:
+        parts, store = self._parts, self.store
+        cancels = Cancels(store=store, clock=parts.clock, live_replies=self.live_replies, elsewhere=elsewhere)
+        generation_parts = GenerationParts(
+            store=store,
+            bookkeeper=self.live_replies,
+            tasks=self.tasks,
+            clock=parts.clock,
+            limits=parts.limits,
+            window=FlushWindow(parts.clock, utilisation=lambda: parts.load.utilisation),
+            lease=self.lease,
+            idle_elsewhere_s=None if peers is None else peers.idle_s,
+        )
+        self.acceptances = Acceptances(
+            store=store,
+            catalog=parts.catalog,
+            clock=parts.clock,
+            limits=parts.limits,
+            load=parts.load,
+            observer=parts.observer,
+            lease=self.lease,
+            tasks=self.tasks,
+            live_replies=self.live_replies,
+            cancels=cancels,
+            generation_parts=generation_parts,
+            owner=self.owner,
+        )
+        self.replies = Replies(
+            acceptances=self.acceptances,
+            store=store,
+            clock=parts.clock,
+            limits=parts.limits,
+            observer=parts.observer,
+            tasks=self.tasks,
+            live_replies=self.live_replies,
+            elsewhere=elsewhere,
+            cancels=cancels,
+            hands_over=peers is not None,
+        )
+        self.conversations = Conversations(
+            store=store,
+            catalog=parts.catalog,
+            clock=parts.clock,
+            limits=parts.limits,
+            live_replies=self.live_replies,
+            cancels=cancels,
+            on_erased=None if peers is None else peers.erase,
+        )
+
+
+class StandaloneCore(_Core):
+    """The core of a process that is alone: it owns every reply for ever, and ends at start what the last one left."""
+
+    def __init__(
+        self,
+        parts: Parts,
+        store: Store,
+        journal: Journal,
+        *,
+        unstored: UnstoredText | None = None,
+        on_ended: Callable[[Log], None] | None = None,
+    ) -> None:
+        super().__init__(parts, store, journal, unstored=unstored, on_ended=on_ended)
+        self._serve(NoReplicas(store, self.recovery))
+
+
+class ClusterCore(_Core):
+    """The core of one replica: it owns its replies while it holds a lease, follows replies of other replicas, and takes
+    over those of dead ones."""
+
+    def __init__(
+        self,
+        parts: Parts,
+        store: Store,
+        journal: Journal,
+        *,
+        replica_id: str,
+        lease_s: float,
+        sweep_interval_s: float,
+        peers: Peers | None,
+    ) -> None:
+        super().__init__(
+            parts,
+            store,
+            journal,
+            lease=Lease(parts.clock.boottime),
+            owner=replica_id,
+            unstored=peers,
+            on_ended=None if peers is None else peers.ended,
+        )
+        self.lease_keeper = LeaseKeeper(
+            replica_id,
+            store=store,
+            clock=parts.clock,
+            observer=parts.observer,
+            tasks=self.tasks,
+            lease=self.lease,
+            live_replies=self.live_replies,
+            recovery=self.recovery,
+            lease_s=lease_s,
+        )
+        self.sweeper = Sweeper(
+            replica_id,
+            store=store,
+            clock=parts.clock,
+            tasks=self.tasks,
+            lease=self.lease,
+            lease_keeper=self.lease_keeper,
+            recovery=self.recovery,
+            interval_s=sweep_interval_s,
+        )
+        self.remote_replies = RemoteReplies(
+            store=store, peers=peers, clock=parts.clock, limits=parts.limits, live_replies=self.live_replies
+        )
+        self._serve(self.remote_replies, peers=peers)
+
+
+class Standalone:
+    """One process with a SQLite file, which it locks."""
+
+    replica_id = ""
+
+    def __init__(self, settings: Settings, parts: Parts) -> None:
+        path = sqlite_path(settings.database_url)
+        self._url = settings.database_url
+        self._lock = DatabaseLock(path)
+        self.store = open_store(settings.database_url)
+        self._journal = StandaloneJournal(
+            self.store, parts.clock, path=path, interval_s=settings.server.checkpoint_interval_s
+        )
+        self.core = StandaloneCore(
+            parts, self.store, self._journal, unstored=self._journal, on_ended=self._journal.ended
+        )
+
+    async def start(self) -> None:
+        """Lock the file, update its schema, and end the replies of the last process. Raises `StoreUnusable`,
+        `StorageUnavailable`, OSError."""
+        self._lock.acquire()
+        await asyncio.to_thread(migrate, self._url)
+        await self.store.start()
+        await self._journal.load()
+        await self.core.recovery.recover()
+        self._journal.start()
+
+    def background(self) -> list[Coroutine[None, None, None]]:
+        """What runs until the server stops."""
+        return [self.core.recovery.run()]
+
+    async def stop(self) -> None:
+        """Write what is left, then close the file."""
+        await self._journal.stop()
+        await self.core.tasks.wait(LAST_TASKS_S)
+        await self.store.close()
+        self._lock.release()
+
+
+class Cluster:
+    """One of several replicas on PostgreSQL, with a lease.
+
+    Without Redis, readers cannot follow a reply on another replica; they only see its stored end."""
+
+    def __init__(self, settings: Settings, parts: Parts, telemetry: Telemetry) -> None:
+        server = settings.server
+        self.replica_id = new_id(parts.clock.now_us())
+        self.store = open_store(settings.database_url, replica_id=self.replica_id)
+        self._redis: RedisRelay | None = None
+        self._checkpoints: CheckpointJournal | None = None
+        journal: Journal
+        if settings.redis_url is None:
+            journal = self._checkpoints = CheckpointJournal(
+                self.store, parts.clock, interval_s=server.checkpoint_interval_s
+            )
+        else:
+            journal = self._redis = self._open_redis(settings, settings.redis_url, parts.clock)
+        self.core = ClusterCore(
+            parts,
+            self.store,
+            journal,
+            replica_id=self.replica_id,
+            lease_s=server.lease_s,
+            sweep_interval_s=server.sweep_interval_s,
+            peers=self._redis,
+        )
+        if (redis := self._redis) is not None:
+            telemetry.watch_relay(
+                lambda: max(part.lost_s for part in redis.parts), lambda: len(self.core.live_replies.followed)
+            )
+        self._keeping: asyncio.Task[None] | None = None
+
+    async def start(self) -> None:
+        """Take the lease, and connect to the other replicas. Raises `StoreUnusable`, `StorageUnavailable`,
+        `RelayUnusable`."""
+        await self.store.start()
+        await self.core.lease_keeper.begin()
+        self._keeping = asyncio.create_task(self.core.lease_keeper.keep(), name="lease")
+        if self._checkpoints is not None:
+            self._checkpoints.start()
+        if self._redis is not None:
+            await self._redis.start(self.core.lease_keeper)
+
+    def background(self) -> list[Coroutine[None, None, None]]:
+        """What runs until the server stops."""
+        return [self.core.sweeper.run(), self.core.remote_replies.run()]
+
+    async def stop(self) -> None:
+        """Write what is left, then give up the lease and close the connections."""
+        for journal in (self._checkpoints, self._redis):
+            if journal is not None:
+                await journal.stop()
+        await self.core.tasks.wait(LAST_TASKS_S)
+        await self._give_up_lease()
+        await self.store.close()
+
+    async def _give_up_lease(self) -> None:
+        """Do so last, when this replica owns nothing any more."""
+        if self._keeping is None:
+            return
+        self._keeping.cancel()
+        await asyncio.gather(self._keeping, return_exceptions=True)
+        await self.core.lease_keeper.end()
+
+    def _open_redis(self, settings: Settings, url: str, clock: Clock) -> RedisRelay:
+        from parley_server.relay.redis import RedisRelay  # a client that servers without Redis need not load
+
+        return RedisRelay(
+            url,
+            self.store,
+            clock,
+            replica_id=self.replica_id,
+            heartbeat_s=settings.server.relay_heartbeat_s,
+            retention_s=settings.server.relay_retention_s,
+        )
+
+
+def choose_mode(settings: Settings, parts: Parts, telemetry: Telemetry) -> Standalone | Cluster:
+    """The mode that the database URL asks for. Raises `StoreUnusable`, `RelayUnusable`."""
+    if is_sqlite(settings.database_url):
+        return Standalone(settings, parts)
+    return Cluster(settings, parts, telemetry)
