@@ -98,7 +98,7 @@ def test_several_data_lines_are_one_event():
 def test_json_outside_of_fields_is_an_event(stream, events, piece_bytes):
     pieces = [stream[start : start + piece_bytes] for start in range(0, len(stream), piece_bytes)]
     if events is None:
-        with pytest.raises(ProviderMalformed, match="whole"):
+        with pytest.raises(ProviderMalformed, match="incomplete"):
             split(*pieces)
     else:
         assert split(*pieces) == events
