@@ -34,8 +34,8 @@ Response = TypeVar("Response")
 
 
 NOBODY = Identity(tenant="")
-# A caller whose deadline passes ends its call slightly before the deadline of this server's clock: by the latency of the
-# network, and by up to a hundredth of the duration, because gRPC rounds deadlines up on the wire.
+# A caller whose deadline passes ends its call slightly before the deadline by this server's clock: by the latency of
+# the network, and by up to a hundredth of the duration, because gRPC rounds deadlines up on the wire.
 DEADLINE_SLACK_S = 0.05
 DEADLINE_ROUNDING = 0.01
 

@@ -17,8 +17,8 @@ from parley_server.core.replies.events import utf8_prefix
 from parley_server.errors import ParleyError, Reason
 
 DOMAIN = "parley.v1"
-# Limits in bytes and counts that keep all trailers below 8 KiB, the limit of gRPC clients. A byte of the text takes up to
-# 3 in `grpc-message`, and 3 bytes of a binary trailer take 4 on the wire.
+# Limits in bytes and counts that keep all trailers below 8 KiB, the limit of gRPC clients. A byte of the text takes up
+# to 3 in `grpc-message`, and 3 bytes of a binary trailer take 4 on the wire.
 MAX_TEXT = 384
 MAX_NAME = 96
 MAX_VALUE = 160

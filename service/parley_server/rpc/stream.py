@@ -87,9 +87,8 @@ class Stream:
 
     async def _send_heartbeat(self) -> None:
         beat = chat_pb2.Heartbeat(time=time_message(self._clock.now_us()))
-        self._last_write = (
-            self._clock.monotonic()
-        )  # before the write returns, because the reader may receive it long before that
+        # Taken before the write returns, because the reader may receive the heartbeat long before that.
+        self._last_write = self._clock.monotonic()
         await self._context.write(chat_pb2.TokenChunk(sequence=self._reader.position, heartbeat=beat))
 
     async def _send_go_away(self, at: float) -> None:

@@ -42,10 +42,8 @@ def serve_metrics(host: str, port: int, registry: CollectorRegistry) -> MetricsE
         return MetricsEndpoint(kind(address, _requests_for(registry)))
     except OSError as error:
         problem = "the address is in use" if error.errno == errno.EADDRINUSE else (error.strerror or "cannot listen")
-        raise OSError(
-            error.errno,
-            f"metrics on {host}:{port}: {problem}; set PARLEY_METRICS_LISTEN to another address, or to nothing to turn metrics off",
-        ) from error
+        advice = "set PARLEY_METRICS_LISTEN to another address, or to an empty one to turn the metrics off"
+        raise OSError(error.errno, f"metrics on {host}:{port}: {problem}; {advice}") from error
 
 
 class _Server(ThreadingHTTPServer):

@@ -42,7 +42,9 @@ def test_close_frees_the_port_and_ends_the_thread() -> None:
 def test_an_address_in_use_is_said_so() -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
-        with pytest.raises(OSError, match=rf"metrics on 127\.0\.0\.1:{port}: the address is in use; PARLEY_METRICS"):
+        with pytest.raises(
+            OSError, match=rf"metrics on 127\.0\.0\.1:{port}: the address is in use; set PARLEY_METRICS"
+        ):
             serve_metrics("127.0.0.1", port, Metrics().registry)
 
 
