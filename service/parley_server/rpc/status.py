@@ -62,7 +62,7 @@ def code_of(reason: Reason) -> grpc.StatusCode:
 
 
 def error_message(error: ReplyError) -> errors_pb2.ReplyError:
-    """An error as it stands in a reply, a chunk or the trailer."""
+    """The error as a message for a reply, a chunk or the trailer."""
     message = errors_pb2.ReplyError(
         code=_number(code_of(error.shown_reason)),
         reason=errors_pb2.ErrorReason.Value(f"ERROR_REASON_{error.shown_reason}"),

@@ -6,10 +6,7 @@ from typing import Final
 
 from parley_server.settings import ServerSettings
 
-KIB: Final = 1024
-MIB: Final = 1024 * KIB
-
-MAX_MESSAGE_BYTES: Final = 8 * MIB
+MAX_MESSAGE_BYTES: Final = 8 * 1024 * 1024
 PING_ANSWER_S: Final = 10.0
 HANDSHAKE_S: Final = 10.0
 

@@ -25,7 +25,7 @@ class ApiKey:
 
     @classmethod
     def from_file(cls, file: Path) -> ApiKey:
-        """The key that the file holds. Raises OSError, and ValueError where it is empty or not UTF-8."""
+        """The key that the file holds. Raises OSError, and ValueError if it is empty or not UTF-8."""
         version = _version(file)
         key = cls(_read(file))
         key._file, key._version = file, version

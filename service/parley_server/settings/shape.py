@@ -49,7 +49,7 @@ def _plain(value: Any) -> Any:
 def _nano_usd(value: Any) -> Any:
     """US dollars as an exact integer of billionths. Raises ValueError."""
     if isinstance(value, bool) or not isinstance(value, int | float | Decimal):
-        raise ValueError("must be a number of US dollars")  # noqa: TRY004 - pydantic collects ValueError alone
+        raise ValueError("must be a number of US dollars")  # noqa: TRY004 - pydantic collects only ValueError
     nano_usd = Decimal(str(value)) * NANO_USD
     if not nano_usd.is_finite() or nano_usd < 0:
         raise ValueError("must be zero or more")

@@ -1,4 +1,4 @@
-"""What is said about a wrong configuration: all of it at once, in lines that name the place, without a secret."""
+"""All faults of a configuration are reported at once, with their place and without a secret."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def faults_of(folder: Path, text: str = "", environment: dict[str, str] | None =
     return caught.value.faults
 
 
-def test_every_fault_at_once(tmp_path: Path) -> None:
+def test_all_faults_are_reported_at_once(tmp_path: Path) -> None:
     text = """
 colour = "red"
 log_level = "loud"
@@ -137,7 +137,7 @@ OPENAI = '[providers.p]\nkind = "openai"\n'
         ("tls = 5", "tls: must be a table (got 5)"),
     ],
 )
-def test_one_fault(tmp_path: Path, text: str, fault: str) -> None:
+def test_each_fault_is_reported(tmp_path: Path, text: str, fault: str) -> None:
     faults = faults_of(tmp_path, text)
     assert any(line.startswith(fault) for line in faults), faults
     assert "secret" not in "\n".join(faults)
@@ -174,18 +174,18 @@ def test_one_fault(tmp_path: Path, text: str, fault: str) -> None:
         ({"PARLEY_FOO_BAR_BAZ": "secret"}, "PARLEY_FOO_BAR_BAZ: unknown variable"),
     ],
 )
-def test_a_wrong_variable_is_named(tmp_path: Path, environment: dict[str, str], fault: str) -> None:
+def test_a_fault_names_its_variable(tmp_path: Path, environment: dict[str, str], fault: str) -> None:
     (line,) = faults_of(tmp_path, "", environment)
     assert line.startswith(fault)
     assert "secret" not in line
 
 
-def test_arguments_are_named_as_they_are_typed() -> None:
+def test_a_fault_names_its_argument() -> None:
     with pytest.raises(SettingsError, match=r'  --log-level: must be debug, info, warning or error \(got "x"\)'):
         load_settings({}, {"log_level": "x"})
 
 
-def test_broken_files(tmp_path: Path) -> None:
+def test_unreadable_files_are_faults(tmp_path: Path) -> None:
     (line,) = faults_of(tmp_path, "a = \n")
     assert line == f"{tmp_path}/parley.toml: Invalid value (at line 1, column 5)"
     (tmp_path / "latin").write_bytes(b"# \xe9")
@@ -195,7 +195,7 @@ def test_broken_files(tmp_path: Path) -> None:
         assert caught.value.faults == [f"{tmp_path / name}: {problem}"]
 
 
-def test_the_message_holds_all_lines() -> None:
+def test_the_message_contains_all_faults() -> None:
     with pytest.raises(SettingsError) as caught:
         load_settings({"PARLEY_LISTEN": "a", "PARLEY_INSECURE": "b"})
     assert str(caught.value).splitlines() == [

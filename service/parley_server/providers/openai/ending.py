@@ -17,8 +17,8 @@ _OPEN_REASONS = (FinishReason.STOP, FinishReason.OTHER, FinishReason.TOOL_CALLS)
 class Evidence(Value, frozen=True, kw_only=True):
     """What the stream contained that decides how it ended.
 
-    word: the last finish word, empty if there was none.
-    completed: the word, or its substitute, completes the answer.
+    word: the last finish reason, empty if there was none.
+    completed: the finish reason, or its substitute, completes the answer.
     odd: the body contained data of an unknown form.
     unread: a first choice contained possible content in an unknown field.
     """

@@ -142,7 +142,7 @@ class ChunkReader:
             self._silence.inspect(events)
 
     def _take(self, events: Iterator[bytes]) -> None:
-        """Take events until one has a finish word."""
+        """Take events until one has a finish reason."""
         content, word = self._content, self._word
         texts, join = content.texts, content.text_join
         for event in events:
@@ -203,8 +203,8 @@ class ChunkReader:
             self._say(choice.finish_reason)
 
     def _take_late(self, events: Iterator[bytes]) -> None:
-        """Take events after a finish word. Their errors do not fail a complete answer. But content after the word makes
-        the word unreliable; then only `[DONE]` or the end of the body completes the answer."""
+        """Take events after a finish reason. Their errors do not fail a complete answer. But content after the
+        finish reason makes it unreliable; then only `[DONE]` or the end of the body completes the answer."""
         for event in events:
             if self._done:
                 return

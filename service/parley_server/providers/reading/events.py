@@ -50,7 +50,7 @@ _NO_WORDS = ("", "null", "none")
 
 
 def word_of(value: object) -> str:
-    """The finish word in a field of any type, cut to `MAX_WORD_BYTES`; empty if there is none."""
+    """The vendor's finish reason in a field of any type, cut to `MAX_WORD_BYTES`; empty if there is none."""
     if isinstance(value, bool) or not isinstance(value, str | int | float):
         return ""
     word = clean(str(value)).strip()
@@ -58,12 +58,12 @@ def word_of(value: object) -> str:
 
 
 def reason_of(word: str) -> FinishReason:
-    """The finish reason of a vendor's finish word; OTHER for an unknown word."""
+    """The engine's finish reason for that of a vendor; OTHER for an unknown one."""
     return FINISH_REASONS.get(word.lower(), FinishReason.OTHER)
 
 
 def failure_of(word: str) -> type[ProviderError] | None:
-    """The error that a finish word reports; None if the word is no failure."""
+    """The error that a vendor's finish reason reports; None if it is no failure."""
     word = word.lower()
     return ProviderMalformed if word.startswith("malformed_") else _FAILURES.get(word)
 

@@ -64,7 +64,7 @@ class PauseStep(Closed, frozen=True, kw_only=True):
 
 
 class CallStep(Closed, frozen=True, kw_only=True):
-    """A tool call; `arguments` is any JSON value, or a string that is sent as it stands."""
+    """A tool call; `arguments` is any JSON value, or a string that is sent unchanged."""
 
     name: str
     arguments: Any = msgspec.field(default_factory=dict)
