@@ -75,6 +75,7 @@ class ChatServicer(Servicer, chat_pb2_grpc.ChatServicer):
             )
         )
         caller.reply_id = started.log.reply.id
+        # Clients take the headers as the sign that the reply is stored; the response may follow much later.
         await context.send_initial_metadata(())
         if wait_s == 0:
             return reply_message(self._replies.standing(started.log))
@@ -85,7 +86,7 @@ class ChatServicer(Servicer, chat_pb2_grpc.ChatServicer):
         self, request: chat_pb2.PollReplyRequest, context: Context, caller: Caller
     ) -> chat_pb2.PollReplyResponse:
         """Return the chunks after the cursor, and wait for some if there are none."""
-        caller.reply_id = request.reply_id[:64]
+        caller.reply_id = request.reply_id[:64]  # logged even if the reply is not found, so its length is limited
         wait_s, gather_s = from_proto.wait_s(request), from_proto.gather_s(request)
         poll = await self._replies.poll(
             caller.identity,

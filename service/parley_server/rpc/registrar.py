@@ -89,7 +89,7 @@ async def _refuse(
     environment: CallEnvironment, method: str, context: Context, error: ParleyError, *, began: float, allowed: float
 ) -> None:
     code, message, trailers = status_of(error)
-    ended = ""
+    ended = ""  # the status by which the call had ended before it could be refused
     try:
         await context.abort(code, message, trailers)
     except (grpc.aio.InternalError, asyncio.CancelledError) as gone:

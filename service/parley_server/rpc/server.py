@@ -96,6 +96,7 @@ class GrpcServer:
         conversations_pb2_grpc.add_ConversationsServicer_to_server(self._conversations, methods)
         catalog_pb2_grpc.add_CatalogServicer_to_server(self._catalog, methods)
         admin_pb2_grpc.add_AdminServicer_to_server(AdminServicer(), methods)
+        # Health and reflection are registered directly, so that probes are neither logged nor counted.
         health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
         serve_reflection(server, _services())
         registrar.refuse_unknown_methods()

@@ -62,7 +62,7 @@ class Stream:
         while True:
             for chunk in reader.take():
                 if shown(chunk, reasoning=self._reasoning):
-                    if self._log.fenced:  # while an earlier chunk was written
+                    if self._log.fenced:  # the lease expired while an earlier chunk was written
                         reader.position = self._position
                         break
                     await write(token_chunk(chunk))
@@ -82,7 +82,7 @@ class Stream:
             if self._silent:
                 self._silent = False
                 await self._send_heartbeat()
-            if not reader.ready:
+            if not reader.ready:  # new chunks may have arrived while the notices above were written
                 await reader.wait()
 
     async def _send_heartbeat(self) -> None:

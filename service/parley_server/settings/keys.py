@@ -40,6 +40,7 @@ class ApiKey:
 
     def _renew(self, file: Path) -> None:
         try:
+            # The version is read before the key: if the file changes in between, the next request reads it again.
             version = _version(file)
             if version != self._version:
                 self._key = _read(file)

@@ -91,6 +91,7 @@ def _read_catalog(
         faults.append("models: [providers] requires at least one [models.ALIAS]")
     else:
         models = {**built_in_models(sound)}
+    # Faults are collected up to the end, so defaults replace an invalid table here.
     server = read_table(ServerSettings, document.get("server", {}), path="server", faults=faults) or ServerSettings()
     server = _with_default_model(server, list(models), choose="models" not in document, faults=faults)
     return sound, {alias: model for alias, model in models.items() if model is not None}, server

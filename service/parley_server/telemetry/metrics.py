@@ -144,6 +144,7 @@ class Metrics:
 
     def reply_ended(self, reply: Reply, *, overhead_s: float, text_length: int) -> None:
         self._active.dec()
+        # The requested alias: unlike the vendor's name of a model, it comes from a bounded configuration.
         state, model = reply.state.value, reply.requested_model or reply.model
         self._ended.of(state, end_reason(reply), model).inc()
         self._duration.of(state).observe(max(0, reply.end_time_us - reply.create_time_us) / 1e6)

@@ -193,6 +193,7 @@ class HttpConnection(asyncio.Protocol):
     def _end(self, exchange: Exchange, *, broken: bool) -> None:
         exchange.complete()
         self._exchange = None
+        # A response that is complete before the request was sent leaves the rest of the request in the buffer.
         unsent = self._transport is None or self._transport.get_write_buffer_size() > 0
         if broken or not self._reusable or unsent or self.closed:
             self.abort()

@@ -75,6 +75,7 @@ class EventSplitter:
         end = data.rfind(b"\n\n")
         if end < 0 or b"\r" in data:
             return self._lines(data)
+        # The count of line breaks proves that the read has no other field, comment or second line of an event.
         events = data[6:end].split(b"\n\ndata: ")
         if data.count(b"\n", 0, end + 2) != 2 * len(events):
             return self._lines(data)
@@ -129,6 +130,8 @@ class EventSplitter:
         if self._stray_bytes > self._max_stray_bytes:
             self._drop_strays()
             self.ignored = True
+        # A closing bracket on its own line may end an indented document. The number of attempts is limited, because
+        # each one decodes all collected lines.
         elif len(self._strays) == 1 or (line in _CLOSING and self._decodings < _MAX_DECODINGS):
             self._document(events)
 

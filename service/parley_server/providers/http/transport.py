@@ -161,6 +161,8 @@ class PushTransport(httpx2.AsyncBaseTransport):
         self, origin: Origin, head: bytes, *, body: bytes, connect_s: float | None
     ) -> tuple[Head, Exchange]:
         loop = asyncio.get_running_loop()
+        # A server may close a kept connection at any time. If it closed soon and before any byte of a response, it has
+        # not processed the request, so that another connection can send it again.
         while (connection := self._take(origin)) is not None:
             sent_s = loop.time()
             try:
@@ -187,7 +189,7 @@ class PushTransport(httpx2.AsyncBaseTransport):
         except OSError as error:
             raise httpx2.ConnectError("connection failed") from error
         self._open.add(connection)
-        if connection.closed:
+        if connection.closed:  # between its set-up and this line, so that `_forget` came too early
             self._open.discard(connection)
         return connection
 
@@ -208,7 +210,7 @@ class PushTransport(httpx2.AsyncBaseTransport):
     def _take(self, origin: Origin) -> HttpConnection | None:
         idle = self._idle.get(origin)
         while idle:
-            connection = idle.pop()
+            connection = idle.pop()  # the most recently used, so that the others can expire
             if not connection.closed:
                 return connection
         return None
@@ -246,7 +248,7 @@ def _head_of(request: httpx2.Request, length: int) -> bytes:
     for name, value in request.headers.raw:
         key = name.lower()
         if key in {b"accept-encoding", b"connection", b"transfer-encoding", b"content-length"}:
-            continue
+            continue  # compression would delay tokens, and this transport frames the body itself
         names.add(key)
         lines.append(b"%s: %s" % (name, value))
     if b"host" not in names:

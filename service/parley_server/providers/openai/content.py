@@ -75,7 +75,7 @@ class ContentAssembler:
         """Add a `message` or `text` in place of a delta. After deltas it is ignored, because it repeats them."""
         self.push_text()
         if self.begun and not self._by_message:
-            return
+            return  # the message repeats the deltas
         self._by_message = True
         delta = delta_of(choice.message if choice.message is not None else choice.text)
         if delta is not None:

@@ -91,7 +91,7 @@ def error_in_body(provider: str, error: object) -> ProviderError:
     named = code or (str(report.status) if report.status else "")
     message = f"{provider} reported an error within its answer" + (f" ({named})" if named else "")
     failure = kind(message, metadata={"provider_code": code} if code else {})
-    failure.billed = True
+    failure.billed = True  # the provider had begun to answer
     return failure
 
 
@@ -114,6 +114,8 @@ def retry_after_s(headers: Mapping[str, str]) -> float | None:
 
 def _class_of_refusal(status: int, report: ErrorReport) -> type[ProviderError]:
     kinds = [_class_of_report(report), *[KNOWN_CODES.get(code) for code in report.codes]]
+    # Servers and proxies often choose the status badly, so a specific code overrides a general status, but only one of
+    # those with which vendors are known to send it.
     telling = [kind for kind in kinds if kind is not None and status in _BEFORE_STATUS.get(kind, ())]
     if telling:
         return telling[0]
@@ -136,6 +138,7 @@ def _class_of_status(status: int) -> type[ProviderError]:
         return OutOfCredit
     if status == 429:
         return ProviderRateLimited
+    # 408 Request Timeout, 409 Conflict and 425 Too Early are temporary, unlike the other statuses below 500.
     if status in {408, 409, 425} or status >= 500:
         return ProviderUnavailable
     return ProviderRejected

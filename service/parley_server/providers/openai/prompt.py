@@ -115,6 +115,7 @@ def _assistant(parts: tuple[Part, ...], ids: ToolIdMap) -> Json:
     text = "".join([part.text for part in parts if isinstance(part, TextPart)])
     calls = [_call(part, ids) for part in parts if isinstance(part, ToolCallPart)]
     if calls:
+        # OpenAI's form of an answer that consists only of calls.
         return {"role": "assistant", "content": text or None, "tool_calls": calls}
     return {"role": "assistant", "content": text}
 

@@ -129,6 +129,7 @@ class OpenAIProvider:
                 raise
         body = {name: value for name, value in body.items() if name != "stream_options"}
         stream = await self._post(body, headers)
+        # Only after the server has accepted the request without the options: the refusal may have another cause.
         self._switches = self._switches.model_copy(update={"ask_usage": False, "no_obfuscation": False})
         return stream
 
@@ -201,7 +202,7 @@ class OpenAIProvider:
         except ProviderMalformed:
             if not reader.finished:
                 raise
-            self._notice("after_finish")
+            self._notice("after_finish")  # the answer is complete: errors behind it must not fail the reply
         finally:
             limit.stop()
         return reader.end()

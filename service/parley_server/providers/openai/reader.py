@@ -143,24 +143,27 @@ class ChunkReader:
 
     def _take(self, events: Iterator[bytes]) -> None:
         """Take events until one has a finish reason."""
+        # This loop runs for each token: names are local, a plain text takes two comparisons, and other fields are read
+        # only if they are set. Splitting it into methods would cost a call per token.
         content, word = self._content, self._word
         texts, join = content.texts, content.text_join
         for event in events:
             try:
                 chunk = decode(event)
             except ValueError:
+                # Some servers quote [DONE] as a JSON string.
                 if event.strip(b' "') == b"[DONE]":
                     self._say_done()
                     return
                 chunk = self._repaired(event)
             if chunk.error is not None and is_error(chunk.error):
-                self._meter.add(chunk.usage)
+                self._meter.add(chunk.usage)  # the provider may bill what it counted before the error
                 raise error_in_body(self._provider, chunk.error)
             said = False
             if chunk.choices:
                 for choice in chunk.choices:
                     if choice.index and not is_first(choice.index):
-                        continue
+                        continue  # a second answer, which was not requested
                     delta = choice.delta
                     text = None
                     if delta is not None:
@@ -287,6 +290,8 @@ class ChunkReader:
         if self._word:
             completed = self.finished or whole
         else:
+            # A server without finish reasons ends with [DONE]. That alone also ends some truncated answers, so usage or
+            # the profile must confirm that the answer is complete.
             completed = whole and done and (self._meter.known or self._done_is_finish)
         return Evidence(
             word=self._word,

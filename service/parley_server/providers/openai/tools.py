@@ -83,6 +83,7 @@ class ToolCalls:
         if piece.key is not None:
             self._by_key[piece.key] = call
         call.id = call.id or piece.id
+        # A server may send the name in pieces, or repeat it with each piece.
         if call.index is None and piece.name != call.name:
             call.name += piece.name
         call.arguments.add(piece.arguments)
@@ -112,6 +113,7 @@ class ToolCalls:
             return None if call is None or _begins_another(piece, call) else call
         newest = self._calls[-1] if self._calls else None
         if piece.id:
+            # Without an index, an id decides. A server may also send the id after the first piece of its call.
             same = next((call for call in reversed(self._calls) if call.id == piece.id), None)
             adopts = newest is not None and not newest.id and not piece.name
             return same or (newest if adopts else None)
@@ -120,6 +122,7 @@ class ToolCalls:
         return newest
 
     def _begin(self, piece: Piece) -> Call:
+        # Indexes follow the order in which calls begin, so a call without arguments gets its index first.
         if self._calls and self._calls[-1].name and self._calls[-1].index is None:
             self._push(self._calls[-1])
         call = Call(piece)
@@ -135,6 +138,7 @@ class ToolCalls:
             return
         call.index = self._pushed
         self._pushed += 1
+        # A missing or repeated id is replaced, so that results can be assigned to their calls.
         call_id = call.id if call.id and call.id not in self._ids else f"call_{secrets.token_hex(12)}"
         self._ids.add(call_id)
         self._sink.tool_call(call.index, call_id, call.name, arguments)

@@ -33,6 +33,7 @@ class TimeLimits:
         try:
             finish = await self._provider.generate(prompt, watch)
         except (Exception, asyncio.CancelledError):
+            # A provider may convert the cancel of this watch to any other exception.
             if watch.stop():
                 raise self._give_up(prompt, watch, cancelled=task.cancelling() > cancels_before) from None
             raise

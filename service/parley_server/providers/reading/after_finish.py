@@ -24,6 +24,7 @@ class AfterFinish:
         """Start the wait. `token_s`: the time of the last token, None if there was none."""
         now_s = self._clock.monotonic()
         limit_s = self._first_token_at_s if token_s is None else token_s + self._idle_s
+        # Half of the remaining time: the end of the body is then processed before the limit fails a complete reply.
         self._timer = self._clock.call_at(now_s + min(wait_s, max(0.0, limit_s - now_s) / 2), self._body.stop)
 
     def stop(self) -> None:
