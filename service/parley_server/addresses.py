@@ -1,16 +1,18 @@
-"""What a host to listen on stands for. Imports nothing of the project."""
+"""Resolves hosts to listen on. Imports no other module of Parley."""
 
 from __future__ import annotations
 
 import socket
 from typing import Final
 
-WILDCARDS: Final = ("0.0.0.0", "::")  # noqa: S104 - either opens both families where there is IPv6
+WILDCARDS: Final = ("0.0.0.0", "::")  # noqa: S104 - either opens both address families if the machine has IPv6
 
 
 def resolve(host: str) -> list[tuple[socket.AddressFamily, str]]:
-    """The addresses to open: for either wildcard the first that can be had, one for both families where there is IPv6;
-    for localhost both loopbacks, whatever the machine's file of hosts says. Raises OSError for a name of nothing."""
+    """The addresses of a host, to open in this order.
+
+    For a wildcard, only the first one that can be opened is needed; with IPv6, it covers both families. `localhost` is
+    both loopback addresses, independently of the machine's hosts file. Raises OSError for an unknown name."""
     if host in WILDCARDS:
         return [(socket.AF_INET6, "::"), (socket.AF_INET, WILDCARDS[0])]
     if host == "localhost":

@@ -1,19 +1,19 @@
-"""Every way in which a call or a reply can fail. This module imports nothing of Parley.
+"""All errors of calls and replies. This module imports no other module of Parley.
 
 ParleyError
-├── InvalidRequest            the request is wrong; `violations` say where
+├── InvalidRequest            the request is invalid; `violations` name the fields
 │   └── InputTooLarge, UnsupportedInput, ContextTooLarge
 ├── Unauthenticated, Forbidden
 ├── NotFound                  conversation, message, reply, model, provider or image
 ├── RequestIdReused, ConversationExists
 ├── ReplyInProgress, EtagMismatch
 ├── TooManyReaders, NotConfigured, NotImplementedYet
-├── Draining, Overloaded, StorageUnavailable     a retry with the same request_id is right
+├── Draining, Overloaded, StorageUnavailable     retry with the same request_id
 ├── ProviderError             the reply failed after it was accepted
 ├── OwnerLost
-└── InternalError             a defect
+└── InternalError             a defect of the server
 
-Adapters raise these where they call their driver. One place (`rpc.status`) turns them into a gRPC status.
+Adapters convert the errors of their drivers to these. Only `rpc.status` converts them to a gRPC status.
 """
 
 from __future__ import annotations
@@ -61,7 +61,8 @@ class Reason(enum.StrEnum):
 
 
 class ParleyError(Exception):
-    """A failure with a reason. `message` is safe to show: never a key, a prompt, an answer or a provider's raw body."""
+    """A failure with a reason. `message` is shown to callers: it never contains a key, a prompt, an answer or a
+    provider's raw body."""
 
     reason: ClassVar[Reason] = Reason.INTERNAL
     retryable: bool = False
@@ -82,7 +83,7 @@ class ParleyError(Exception):
 
 
 class InvalidRequest(ParleyError):
-    """The request breaks the contract; each violation is (field path, what is wrong with it)."""
+    """The request violates the contract. Each violation is (field path, problem)."""
 
     reason = Reason.INVALID_REQUEST
 
@@ -93,25 +94,25 @@ class InvalidRequest(ParleyError):
 
 
 class InputTooLarge(InvalidRequest):
-    """Something in the request is over its limit; metadata `limit` names the limit."""
+    """Part of the request exceeds its limit, which metadata `limit` names."""
 
     reason = Reason.INPUT_TOO_LARGE
 
 
 class UnsupportedInput(InvalidRequest):
-    """The model cannot take this input."""
+    """The model does not support this input."""
 
     reason = Reason.UNSUPPORTED_INPUT
 
 
 class ContextTooLarge(InvalidRequest):
-    """The input alone is larger than the model's context."""
+    """The input alone exceeds the context of the model."""
 
     reason = Reason.CONTEXT_TOO_LARGE
 
 
 class Unauthenticated(ParleyError):
-    """The credential is missing or wrong."""
+    """The credential is missing or invalid."""
 
     reason = Reason.UNAUTHENTICATED
 
@@ -123,7 +124,7 @@ class Forbidden(ParleyError):
 
 
 class ConversationNotFound(ParleyError):
-    """No such conversation, or somebody else's."""
+    """The conversation does not exist, or the caller may not see it."""
 
     reason = Reason.CONVERSATION_NOT_FOUND
 
@@ -132,7 +133,7 @@ class ConversationNotFound(ParleyError):
 
 
 class MessageNotFound(ParleyError):
-    """No such message in the conversation."""
+    """The conversation has no such message."""
 
     reason = Reason.MESSAGE_NOT_FOUND
 
@@ -141,7 +142,7 @@ class MessageNotFound(ParleyError):
 
 
 class ReplyNotFound(ParleyError):
-    """No such reply, somebody else's, or erased."""
+    """The reply does not exist, was erased, or the caller may not see it."""
 
     reason = Reason.REPLY_NOT_FOUND
 
@@ -162,7 +163,7 @@ class ProviderNotFound(ParleyError):
 
 
 class ImageNotFound(ParleyError):
-    """No such image in the caller's conversations."""
+    """The caller's conversations have no such image."""
 
     reason = Reason.IMAGE_NOT_FOUND
 
@@ -171,39 +172,39 @@ class ImageNotFound(ParleyError):
 
 
 class RequestIdReused(ParleyError):
-    """The idempotency key came before, with another payload."""
+    """The idempotency key was used before with another payload."""
 
     reason = Reason.REQUEST_ID_REUSED
 
 
 class ConversationExists(ParleyError):
-    """The chosen conversation id is taken within the tenant."""
+    """The tenant already has a conversation with the chosen id."""
 
     reason = Reason.CONVERSATION_EXISTS
 
 
 class ReplyInProgress(ParleyError):
-    """Another reply runs in the conversation; metadata `reply_id` names it."""
+    """Another reply is running in the conversation; metadata `reply_id` names it."""
 
     reason = Reason.REPLY_IN_PROGRESS
     retryable = True
 
 
 class EtagMismatch(ParleyError):
-    """The resource has changed since it was read."""
+    """The resource has changed since the caller read it."""
 
     reason = Reason.ETAG_MISMATCH
 
 
 class TooManyReaders(ParleyError):
-    """The reply has as many readers as it may have."""
+    """The reply has reached its limit of readers."""
 
     reason = Reason.TOO_MANY_READERS
     retryable = True
 
 
 class NotConfigured(ParleyError):
-    """The server lacks what the call needs."""
+    """The server lacks the configuration that the call needs."""
 
     reason = Reason.NOT_CONFIGURED
 
@@ -216,14 +217,14 @@ class Draining(ParleyError):
 
 
 class Overloaded(ParleyError):
-    """The server takes no more replies for now."""
+    """The server accepts no more replies at present."""
 
     reason = Reason.OVERLOADED
     retryable = True
 
 
 class StorageUnavailable(ParleyError):
-    """The database is down. With `outcome_unknown`, a commit may or may not have happened."""
+    """The database is unavailable. `outcome_unknown`: a commit may have succeeded or not."""
 
     reason = Reason.STORAGE_UNAVAILABLE
     retryable = True
@@ -234,13 +235,13 @@ class StorageUnavailable(ParleyError):
 
 
 class ProviderError(ParleyError):
-    """The provider failed the reply. `billed` says whether it may have charged for work nonetheless."""
+    """The provider failed the reply. `billed`: it may still charge for the reply."""
 
     billed: bool = False
 
 
 class ProviderUnavailable(ProviderError):
-    """The provider refused the connection, broke it, or answered 5xx."""
+    """The provider refused or broke the connection, or answered with a server error."""
 
     reason = Reason.PROVIDER_UNAVAILABLE
     retryable = True
@@ -254,7 +255,7 @@ class ProviderRateLimited(ProviderError):
 
 
 class ProviderTimeout(ProviderError):
-    """No first token, or no next token, in time."""
+    """The first or the next token did not arrive in time."""
 
     reason = Reason.PROVIDER_TIMEOUT
     retryable = True
@@ -262,25 +263,25 @@ class ProviderTimeout(ProviderError):
 
 
 class ProviderRejected(ProviderError):
-    """The provider refused the request itself."""
+    """The provider refused the request as invalid."""
 
     reason = Reason.PROVIDER_REJECTED
 
 
 class ProviderContextTooLarge(ProviderError):
-    """The provider refused the prompt because it is longer than the context of its model."""
+    """The prompt exceeds the context of the provider's model."""
 
     reason = Reason.PROVIDER_CONTEXT_TOO_LARGE
 
 
 class ProviderUnauthenticated(ProviderError):
-    """The provider's key is missing or wrong."""
+    """The key for the provider is missing or invalid."""
 
     reason = Reason.PROVIDER_UNAUTHENTICATED
 
 
 class ProviderMalformed(ProviderError):
-    """The provider's stream made no sense."""
+    """The provider's stream was malformed."""
 
     reason = Reason.PROVIDER_MALFORMED
     retryable = True
@@ -288,7 +289,7 @@ class ProviderMalformed(ProviderError):
 
 
 class ProviderTruncated(ProviderError):
-    """The provider's stream ended before it said that it was done."""
+    """The provider's stream ended before the answer was complete."""
 
     reason = Reason.PROVIDER_TRUNCATED
     retryable = True
@@ -303,6 +304,6 @@ class OwnerLost(ParleyError):
 
 
 class InternalError(ParleyError):
-    """A defect of the engine; metadata `call_id` finds it in the logs."""
+    """A defect of the server; metadata `call_id` identifies its log lines."""
 
     reason = Reason.INTERNAL

@@ -1,4 +1,4 @@
-"""A port that several gRPC servers of one service share, in one process or in several, and nobody else."""
+"""A port that only the gRPC servers of one service share, in one process or in several."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from parley_server.settings import Address
 
 
 class SharedPort:
-    """Holds the address without listening, from the `with` on to its end: servers of this user may listen there with
-    SO_REUSEPORT, and everybody else is refused, also before the first of them listens and after the last.
+    """Reserves an address without listening, for the duration of its `with`. Servers of this user may listen there with
+    SO_REUSEPORT. All other processes are refused, even before the first server listens and after the last one stops.
 
-    `address` has the port that the system chose where none was given; `targets` are the addresses that it stands for,
-    as gRPC writes them. With `join`, somebody else of this user holds the port already. Raises OSError, with a message
-    for the operator, where somebody else has it.
+    `address` contains the port that the system chose for port 0. `targets` are the resolved addresses in gRPC's form.
+    With `join`, another process of this user already holds the port. Raises OSError, with a message for the operator,
+    if the port is in use otherwise.
     """
 
     def __init__(self, address: Address, *, join: bool = False) -> None:
@@ -47,7 +47,7 @@ class SharedPort:
             except OSError as error:
                 if error.errno not in (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT):
                     raise
-                absent = error  # a name may also stand for an address that this machine has not got
+                absent = error  # a name may also resolve to an address that this machine lacks
                 continue
             self._sockets.append(held)
             self.address = Address(host=self.address.host, port=int(held.getsockname()[1]))
@@ -65,8 +65,8 @@ class SharedPort:
 
 
 def _hold(family: socket.AddressFamily, host: str, port: int, *, join: bool) -> socket.socket:
-    """A socket that is bound to the port, alone unless it joins others, and then lets others of this user in that ask
-    for the same."""
+    """A socket bound to the port, exclusively unless `join`. Afterwards, other sockets of this user may bind to the
+    port with SO_REUSEPORT."""
     held = socket.socket(family, socket.SOCK_STREAM)
     try:
         if family == socket.AF_INET6:
@@ -78,7 +78,7 @@ def _hold(family: socket.AddressFamily, host: str, port: int, *, join: bool) -> 
         elif port:
             _bind_alone(held, host, port)
         else:
-            held.bind((host, 0))  # a port that nobody else has
+            held.bind((host, 0))  # a free port
         held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
     except OSError:
         held.close()
@@ -87,9 +87,9 @@ def _hold(family: socket.AddressFamily, host: str, port: int, *, join: bool) -> 
 
 
 def _bind_alone(held: socket.socket, host: str, port: int) -> None:
-    """SO_REUSEADDR looks past the ended connections of the server before this one, but also past others that have only
-    bound the port. Of those, one alone gets to listen; the option is off before this one listens no more, so that none
-    can after it."""
+    """Bind exclusively. SO_REUSEADDR ignores the ended connections of an earlier server, but also other sockets that
+    are bound without listening. Only one of these can listen, which this socket does as proof. It turns the option off
+    before it stops listening, so that no other socket can listen afterwards."""
     held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     held.bind((host, port))
     held.listen(1)

@@ -1,4 +1,4 @@
-"""Files that hold the text of conversations: their owner alone may read them, whatever the umask."""
+"""Files with the text of conversations. Only their owner may read them, independently of the umask."""
 
 from __future__ import annotations
 
@@ -10,9 +10,10 @@ OWNER_ALONE = 0o600
 
 
 def open_private(path: Path) -> int:
-    """A descriptor for reading and writing, of a file that is made where there is none. Raises OSError.
+    """Open a file for reading and writing, and create it if necessary. Returns its descriptor. Raises OSError.
 
-    Not for a SQLite database that this process has open: closing any descriptor of it drops SQLite's locks."""
+    Must not be used for a SQLite database that this process has open, because closing any descriptor of the file
+    releases SQLite's locks."""
     file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, OWNER_ALONE)
     try:
         close_to_others(path)
@@ -23,9 +24,9 @@ def open_private(path: Path) -> int:
 
 
 def close_to_others(path: Path) -> bool:
-    """Make an existing file readable and writable by its owner alone. Raises OSError.
+    """Make an existing file readable and writable only by its owner. Raises OSError.
 
-    False: it belongs to another user, who alone can change that. It stays as it is."""
+    Returns False, without a change, if the file belongs to another user."""
     found = path.stat()
     if stat.S_IMODE(found.st_mode) == OWNER_ALONE:
         return True

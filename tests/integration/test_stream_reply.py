@@ -293,7 +293,7 @@ async def test_a_defect_of_a_call_is_told_by_its_call_id_alone(server, caplog):
         "internal error",
     )
     assert secret not in repr(refusal_.__dict__)
-    records = [record for record in caplog.records if record.getMessage() == "call_defect"]
+    records = [record for record in caplog.records if record.getMessage() == "call_failed"]
     assert [record.fields["call_id"] for record in records] == [refusal_.info.metadata["call_id"]]
     assert server.sql("select count(*) from reply") == [(0,)]
 

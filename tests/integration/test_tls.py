@@ -202,7 +202,7 @@ async def test_files_that_do_not_fit_change_nothing(pki, openssl, tmp_path, serv
     (tmp_path / "server.key").unlink()
     assert [await renew(app) for _ in range(2)] == [False, False]
     assert (await answer(app.port, grpc.ssl_channel_credentials(pki["ca.pem"]))).id
-    told = [record for record in caplog.records if record.message == "certificate_not_renewed"]
+    told = [record for record in caplog.records if record.message == "certificate_reload_failed"]
     assert len(told) == 2  # once for each kind of fault, not for each look
     (tmp_path / "server.key").write_bytes(whole)
     assert await renew(app)

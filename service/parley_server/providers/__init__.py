@@ -1,1 +1,1 @@
-"""Models behind wire formats."""
+"""Providers: model vendors behind their wire formats, and the policies around them."""

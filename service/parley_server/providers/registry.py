@@ -48,6 +48,7 @@ class Registry:
         self._resolved: dict[str, tuple[Model, Provider]] = {}
         for alias, entry in models.items():
             provider = _limited(self._providers[entry.provider], entry, providers[entry.provider], clock=clock)
+            # Outside of the time limits, so that a timeout counts as the outcome of the attempt.
             observed = ObservedProvider(provider, observer=observer) if observer is not None else provider
             self._resolved[alias] = (_model(alias, entry, is_default=alias == default_model), observed)
 

@@ -1,1 +1,1 @@
-"""The gRPC edge: the only user of grpc and protobuf."""
+"""The gRPC interface. The only package that imports grpc and protobuf."""

@@ -1,6 +1,6 @@
-"""What stands around every call: who it is from, one map from errors to statuses, one line and one count at its end.
+"""Wraps every RPC: identifies the caller, maps errors to statuses, logs and counts the call.
 
-No error text leaves here that is not a `ParleyError`'s; everything else is a defect, told by its call id alone.
+Callers see only the text of a `ParleyError`. Any other exception is a defect, of which they see only the call id.
 """
 
 from __future__ import annotations
@@ -34,22 +34,22 @@ Response = TypeVar("Response")
 
 
 NOBODY = Identity(tenant="")
-# A caller whose deadline passes ends its call itself, a little before this server's clock says so: by the time that a
-# packet takes, and by up to a hundredth of the whole, to which gRPC rounds deadlines up on the wire.
+# A caller whose deadline passes ends its call slightly before the deadline by this server's clock: by the latency of
+# the network, and by up to a hundredth of the duration, because gRPC rounds deadlines up on the wire.
 DEADLINE_SLACK_S = 0.05
 DEADLINE_ROUNDING = 0.01
 
 
 @dataclass
 class Caller:
-    """One call: who makes it, and what its log line will say."""
+    """One call: its caller, and the fields of its log line."""
 
     call_id: str
     metadata: dict[str, str]
     peer: Peer | None = None
-    """Whose TLS certificate the connection showed, where the server asks for one."""
+    """The owner of the client's TLS certificate; None without one."""
     allowed_s: float = 0.0
-    """Seconds from its start to its deadline; 0 without one."""
+    """Seconds from the start to the deadline; 0 without a deadline."""
     identity: Identity = NOBODY
     reply_id: str = ""
     code: str = "OK"
@@ -57,7 +57,7 @@ class Caller:
 
     @property
     def traceparent(self) -> str:
-        """The W3C trace context of the call; empty where it has none."""
+        """The W3C trace context of the call; empty if it has none."""
         return self.metadata.get("traceparent", "")[:256]
 
     def ended(self, method: str, duration_s: float) -> CallEnded:
@@ -76,7 +76,7 @@ class Caller:
 
 
 class ReplyFailed(Exception):
-    """A stream has shown its `failed` chunk; its status says the same."""
+    """The status of a stream that has sent its `failed` chunk with the same error."""
 
     def __init__(self, code: grpc.StatusCode, message: str, trailers: Trailers, reason: Reason) -> None:
         super().__init__(message)
@@ -88,7 +88,7 @@ class ReplyFailed(Exception):
 
 @dataclass(frozen=True, kw_only=True)
 class CallEnvironment:
-    """What every call needs, of whichever service."""
+    """The parts that the calls of all services need."""
 
     identities: Identities
     observer: CallObserver
@@ -96,7 +96,7 @@ class CallEnvironment:
 
 
 class Servicer:
-    """What the servicers of all services share."""
+    """Base of the servicers of all services."""
 
     def __init__(self, environment: CallEnvironment) -> None:
         self.environment = environment
@@ -107,7 +107,7 @@ def rpc(
 ) -> Callable[
     [Callable[[S, Request, Context, Caller], Awaitable[Response]]], Callable[[S, Request, Context], Awaitable[Response]]
 ]:
-    """Make a method a gRPC handler: identify the caller, run it, end the call with the right status, and tell of it."""
+    """Make a method a gRPC handler that identifies the caller, runs the method, and ends and reports the call."""
 
     def decorate(
         body: Callable[[S, Request, Context, Caller], Awaitable[Response]],
@@ -138,13 +138,13 @@ def rpc(
                 code, message, trailers = status_of(error)
                 caller.code, caller.reason = code.name, error.reason.value
                 await context.abort(code, message, trailers)
-            except Exception:  # the only place where a defect becomes a status
-                logger.exception("call_defect", extra={"fields": {"call_id": caller.call_id, "method": method}})
+            except Exception:  # the only place that maps defects to a status
+                logger.exception("call_failed", extra={"fields": {"call_id": caller.call_id, "method": method}})
                 await _abort_defect(context, caller)
             finally:
                 duration_s = self.environment.clock.monotonic() - began
                 self.environment.observer.call_ended(caller.ended(method, duration_s))
-            raise AssertionError("abort raises")
+            raise AssertionError("abort always raises")
 
         return handle
 
@@ -152,12 +152,12 @@ def rpc(
 
 
 def allowed_s(context: Context) -> float:
-    """Seconds until the call's deadline; 0 where it has none."""
+    """Seconds until the deadline of the call; 0 without a deadline."""
     return _left_s(context) or 0.0
 
 
 def ended_by(context: Context, allowed_s: float) -> str:
-    """What to count a call as that has ended under its handler: its deadline passed, or its caller gave it up."""
+    """The status name to count for a call that ended before its handler: DEADLINE_EXCEEDED or CANCELLED."""
     left = _left_s(context)
     if left is not None and left <= DEADLINE_SLACK_S + DEADLINE_ROUNDING * allowed_s:
         return grpc.StatusCode.DEADLINE_EXCEEDED.name
@@ -165,12 +165,12 @@ def ended_by(context: Context, allowed_s: float) -> str:
 
 
 def _left_s(context: Context) -> float | None:
-    return context.time_remaining()  # whose type leaves out None, which stands for no deadline
+    return context.time_remaining()  # None without a deadline, which its type omits
 
 
 async def _cancelled(context: Context, caller: Caller) -> None:
-    """A real cancel of the call is passed on; one that leaked from an inner task would leave the client without any
-    status until its deadline, so it is a defect."""
+    """Record a cancel of the call. A CancelledError that leaked from an inner task is a defect instead: without a
+    status, the client would wait until its deadline."""
     task = asyncio.current_task()
     if task is not None and task.cancelling():
         caller.code = ended_by(context, caller.allowed_s)

@@ -1,4 +1,4 @@
-"""parley.v1.Catalog and parley.v1.Admin: what is served, and clear words for what a later release brings."""
+"""parley.v1.Catalog, and refusals for the RPCs that this release does not serve."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ SERVICE = "/parley.v1.Catalog"
 
 
 class CatalogServicer(Servicer, catalog_pb2_grpc.CatalogServicer):
-    """What a caller may use."""
+    """The models of the server."""
 
     def __init__(self, environment: CallEnvironment, catalog: Catalog) -> None:
         super().__init__(environment)
@@ -23,17 +23,17 @@ class CatalogServicer(Servicer, catalog_pb2_grpc.CatalogServicer):
     async def ListModels(
         self, request: catalog_pb2.ListModelsRequest, context: Context, caller: Caller
     ) -> catalog_pb2.ListModelsResponse:
-        """All models of the catalog."""
+        """List all models of the catalog."""
         return catalog_pb2.ListModelsResponse(models=[model(one) for one in self._catalog.models()])
 
     async def GetQuota(self, request: catalog_pb2.GetQuotaRequest, context: Context) -> catalog_pb2.GetQuotaResponse:
-        """Comes with limits and quotas."""
+        """Refuse: this release has no quotas."""
         await context.abort(grpc.StatusCode.UNIMPLEMENTED, "GetQuota is not served by this release: it has no quotas")
-        raise AssertionError("abort raises")
+        raise AssertionError("abort always raises")
 
 
 class AdminServicer(admin_pb2_grpc.AdminServicer):
-    """Comes with credentials: until then every call is refused."""
+    """Refuses every call: this release has no credentials and no stored keys."""
 
     async def _refuse(self, request: object, context: Context) -> None:
         await context.abort(

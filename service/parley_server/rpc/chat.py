@@ -1,4 +1,4 @@
-"""parley.v1.Chat: converts, calls the core, presents. No rule about replies stands here."""
+"""parley.v1.Chat: converts requests, calls the core and converts results. The rules about replies are in the core."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ FOREVER_S = 86_400.0
 
 
 class ChatServicer(Servicer, chat_pb2_grpc.ChatServicer):
-    """The six calls of the contract. `heartbeat_s` is the default of streams."""
+    """The six RPCs of the service. `heartbeat_s`: default interval of heartbeats in streams, in seconds."""
 
     def __init__(self, environment: CallEnvironment, replies: Replies, *, heartbeat_s: float) -> None:
         super().__init__(environment)
@@ -30,7 +30,7 @@ class ChatServicer(Servicer, chat_pb2_grpc.ChatServicer):
     async def StreamReply(  # type: ignore[override]  # a coroutine that writes: a generator is closed late on a cancel
         self, request: chat_pb2.ReplyRequest, context: Context, caller: Caller
     ) -> None:
-        """Accept, then stream."""
+        """Accept a reply, then stream it."""
         heartbeat_s = from_proto.heartbeat_s(request.stream_options, self._heartbeat_s)
         started = await self._replies.start(
             ReplyRequest(
@@ -48,7 +48,7 @@ class ChatServicer(Servicer, chat_pb2_grpc.ChatServicer):
     async def ResumeReply(  # type: ignore[override]  # as above
         self, request: chat_pb2.ResumeReplyRequest, context: Context, caller: Caller
     ) -> None:
-        """Find the log, then stream from the cursor."""
+        """Stream a reply from the cursor on."""
         if request.after_sequence < 0:
             raise InvalidRequest.field("after_sequence", "must not be negative")
         heartbeat_s = from_proto.heartbeat_s(request.stream_options, self._heartbeat_s)
@@ -63,7 +63,7 @@ class ChatServicer(Servicer, chat_pb2_grpc.ChatServicer):
     async def CreateReply(
         self, request: chat_pb2.ReplyRequest, context: Context, caller: Caller
     ) -> resources_pb2.Reply:
-        """Accept, say so with the headers, then wait for the end."""
+        """Accept a reply, send the response headers as the sign of acceptance, then wait for the end."""
         wait_s = from_proto.seconds(request.wait, "wait") if request.HasField("wait") else FOREVER_S
         started = await self._replies.start(
             ReplyRequest(
@@ -75,6 +75,7 @@ class ChatServicer(Servicer, chat_pb2_grpc.ChatServicer):
             )
         )
         caller.reply_id = started.log.reply.id
+        # Clients take the headers as the sign that the reply is stored; the response may follow much later.
         await context.send_initial_metadata(())
         if wait_s == 0:
             return reply_message(self._replies.standing(started.log))
@@ -84,8 +85,8 @@ class ChatServicer(Servicer, chat_pb2_grpc.ChatServicer):
     async def PollReply(
         self, request: chat_pb2.PollReplyRequest, context: Context, caller: Caller
     ) -> chat_pb2.PollReplyResponse:
-        """What is new after the cursor."""
-        caller.reply_id = request.reply_id[:64]
+        """Return the chunks after the cursor, and wait for some if there are none."""
+        caller.reply_id = request.reply_id[:64]  # logged even if the reply is not found, so its length is limited
         wait_s, gather_s = from_proto.wait_s(request), from_proto.gather_s(request)
         poll = await self._replies.poll(
             caller.identity,
@@ -105,13 +106,13 @@ class ChatServicer(Servicer, chat_pb2_grpc.ChatServicer):
     async def GetReply(
         self, request: chat_pb2.GetReplyRequest, context: Context, caller: Caller
     ) -> resources_pb2.Reply:
-        """The reply as it stands."""
+        """Return the current state of the reply."""
         caller.reply_id = request.reply_id[:64]
         return reply_message(await self._replies.get(caller.identity, request.reply_id))
 
     @rpc(f"{SERVICE}/Cancel")
     async def Cancel(self, request: chat_pb2.CancelRequest, context: Context, caller: Caller) -> resources_pb2.Reply:
-        """Stop a reply, by any of its names."""
+        """Cancel a reply, identified by its id, its request or its conversation."""
         reply = await self._replies.cancel(caller.identity, from_proto.cancel_target(request), request.reason)
         caller.reply_id = reply.id
         return reply_message(reply)
@@ -123,8 +124,8 @@ class ChatServicer(Servicer, chat_pb2_grpc.ChatServicer):
 
 
 def _within_deadline(context: Context, wait_s: float) -> float:
-    """A wait that ends shortly before the call's deadline."""
-    left: float | None = context.time_remaining()  # None without a deadline, whatever the stubs say
+    """The wait, shortened so that it ends before the deadline of the call."""
+    left: float | None = context.time_remaining()  # None without a deadline, which the stubs omit
     if left is None:
         return wait_s
     return max(0.0, min(wait_s, left - min(DEADLINE_MARGIN_S, left / 4)))

@@ -1,4 +1,4 @@
-"""parley.v1.Conversations: converts, calls the core, presents."""
+"""parley.v1.Conversations: converts requests, calls the core and converts results."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ SERVICE = "/parley.v1.Conversations"
 
 
 class ConversationsServicer(Servicer, conversations_pb2_grpc.ConversationsServicer):
-    """The seven calls of the contract."""
+    """The seven RPCs of the service."""
 
     def __init__(self, environment: CallEnvironment, conversations: Conversations) -> None:
         super().__init__(environment)
@@ -30,14 +30,14 @@ class ConversationsServicer(Servicer, conversations_pb2_grpc.ConversationsServic
     async def GetConversation(
         self, request: conversations_pb2.GetConversationRequest, context: Context, caller: Caller
     ) -> resources_pb2.Conversation:
-        """One conversation."""
+        """Return a conversation."""
         return to_proto.conversation(await self._conversations.get(caller.identity, request.conversation_id))
 
     @rpc(f"{SERVICE}/ListConversations")
     async def ListConversations(
         self, request: conversations_pb2.ListConversationsRequest, context: Context, caller: Caller
     ) -> conversations_pb2.ListConversationsResponse:
-        """A page of the caller's conversations."""
+        """Return a page of the caller's conversations."""
         page = await self._conversations.list(
             caller.identity,
             query=request.query,
@@ -54,7 +54,7 @@ class ConversationsServicer(Servicer, conversations_pb2_grpc.ConversationsServic
     async def UpdateConversation(
         self, request: conversations_pb2.UpdateConversationRequest, context: Context, caller: Caller
     ) -> resources_pb2.Conversation:
-        """Change fields of a conversation."""
+        """Update fields of a conversation."""
         update = from_proto.conversation_update(request)
         return to_proto.conversation(await self._conversations.update(caller.identity, update))
 
@@ -70,7 +70,7 @@ class ConversationsServicer(Servicer, conversations_pb2_grpc.ConversationsServic
     async def ListMessages(
         self, request: conversations_pb2.ListMessagesRequest, context: Context, caller: Caller
     ) -> conversations_pb2.ListMessagesResponse:
-        """A page of a branch, or of the whole tree."""
+        """Return a page of a branch, or of the whole tree."""
         page = await self._conversations.messages(
             caller.identity, from_proto.message_filter(request), request.page_size, request.page_token
         )
@@ -84,5 +84,5 @@ class ConversationsServicer(Servicer, conversations_pb2_grpc.ConversationsServic
     async def GetImage(
         self, request: conversations_pb2.GetImageRequest, context: Context, caller: Caller
     ) -> resources_pb2.Image:
-        """An image with its bytes."""
+        """Return an image with its bytes."""
         return to_proto.image(await self._conversations.image(caller.identity, request.image_id))

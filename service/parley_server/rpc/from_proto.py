@@ -1,4 +1,4 @@
-"""From the messages of the contract to the core's values. What the contract does not allow is refused by its field."""
+"""Converts messages of the contract to the core's values. Raises `InvalidRequest` with the field for invalid ones."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ _DISCONNECTS = {
 
 
 def payload(request: chat_pb2.ReplyRequest) -> ReplyPayload:
-    """The payload of a request."""
+    """The payload of a request to create or stream a reply."""
     if request.text and request.input:
         raise InvalidRequest.field("text", "must not be set together with input")
     if request.concurrency not in _POLICIES:
@@ -83,7 +83,7 @@ def payload(request: chat_pb2.ReplyRequest) -> ReplyPayload:
 
 
 def conversation(given: resources_pb2.Conversation, path: str) -> Conversation:
-    """Those fields of a conversation that a caller sets on creation; what the server sets is not looked at."""
+    """The fields of a conversation that a caller sets on creation. Fields that the server sets are ignored."""
     if given.head_message_id:
         raise InvalidRequest.field(f"{path}.head_message_id", "must not be set on creation")
     return Conversation(
@@ -106,7 +106,7 @@ def creation(request: conversations_pb2.CreateConversationRequest) -> Creation:
 
 
 def conversation_update(request: conversations_pb2.UpdateConversationRequest) -> ConversationUpdate:
-    """The changes that the mask names; without a mask, those fields that are set."""
+    """The changes of the fields in the mask; without a mask, of the fields that are set."""
     given = request.conversation
     if not given.id:
         raise InvalidRequest.field("conversation.id", "must not be empty")
@@ -128,7 +128,7 @@ def conversation_update(request: conversations_pb2.UpdateConversationRequest) ->
 
 
 def message_filter(request: conversations_pb2.ListMessagesRequest) -> MessageFilter:
-    """Which messages to list."""
+    """The selection of messages to list."""
     return MessageFilter(
         conversation_id=request.conversation_id,
         leaf="" if request.all_branches else request.leaf_message_id,
@@ -137,19 +137,19 @@ def message_filter(request: conversations_pb2.ListMessagesRequest) -> MessageFil
 
 
 def messages(given: Iterable[resources_pb2.Message], path: str) -> tuple[Message, ...]:
-    """Messages as a caller sends them; ids and times are the server's."""
+    """Messages of a caller. Their ids and times are ignored, because the server sets them."""
     return tuple(_message(message, f"{path}[{i}]") for i, message in enumerate(given))
 
 
 def cancel_target(request: chat_pb2.CancelRequest) -> CancelTarget:
-    """What to cancel."""
+    """The reply to cancel."""
     return CancelTarget(
         reply_id=request.reply_id, request_id=request.request_id, conversation_id=request.conversation_id
     )
 
 
 def heartbeat_s(options: chat_pb2.StreamOptions, default_s: float) -> float:
-    """The silence after which a stream says that it lives."""
+    """Seconds of silence after which a stream sends a heartbeat."""
     if not options.HasField("heartbeat"):
         return default_s
     value = seconds(options.heartbeat, "stream_options.heartbeat")
@@ -159,7 +159,7 @@ def heartbeat_s(options: chat_pb2.StreamOptions, default_s: float) -> float:
 
 
 def wait_s(request: chat_pb2.PollReplyRequest) -> float:
-    """How long a poll waits for something new."""
+    """Seconds that a poll waits for the first new chunk."""
     if not request.HasField("wait"):
         return DEFAULT_POLL_S
     value = seconds(request.wait, "wait")
@@ -169,7 +169,7 @@ def wait_s(request: chat_pb2.PollReplyRequest) -> float:
 
 
 def gather_s(request: chat_pb2.PollReplyRequest) -> float:
-    """How long a poll gathers more."""
+    """Seconds that a poll collects further chunks after the first."""
     if not request.HasField("gather"):
         return DEFAULT_GATHER_S
     value = seconds(request.gather, "gather")
@@ -179,7 +179,7 @@ def gather_s(request: chat_pb2.PollReplyRequest) -> float:
 
 
 def seconds(duration: Duration, path: str) -> float:
-    """A duration in seconds."""
+    """A duration in seconds. Raises `InvalidRequest` for a negative one."""
     if duration.seconds < 0 or duration.nanos < 0:
         raise InvalidRequest.field(path, "must not be negative")
     return float(duration.seconds) + duration.nanos / 1e9

@@ -1,4 +1,4 @@
-"""Who a call is from. Credentials are checked here and nowhere else; a server without any runs open."""
+"""Identifies the caller of a call. The only place for credentials; this release has none and accepts every caller."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ END_USER = "x-end-user"
 
 
 class Identities(Protocol):
-    """Tells the caller from the metadata of its call."""
+    """Identifies the caller by the metadata of its call."""
 
     def identify(self, metadata: dict[str, str]) -> Identity:
         """Raises `Unauthenticated`."""
 
 
 class OpenAccess:
-    """No credentials are configured: everybody is one tenant, and says for which end user."""
+    """Access without credentials: all callers are one tenant, and name their end user themselves."""
 
     def identify(self, metadata: dict[str, str]) -> Identity:
-        """The end user that the call names in `x-end-user`."""
+        """The identity with the end user of the metadata key `x-end-user`."""
         return Identity(tenant=OPEN_TENANT, end_user=metadata.get(END_USER, ""))
 
 
 def text_metadata(metadata: Iterable[tuple[str, str | bytes]] | None) -> dict[str, str]:
-    """Metadata without binary values; of a repeated key, the last."""
+    """Metadata without binary values. Of a repeated key, the last value counts."""
     return {key: value for key, value in metadata or () if isinstance(value, str)}

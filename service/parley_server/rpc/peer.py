@@ -1,4 +1,4 @@
-"""Who is at the other end of a TLS connection, as its certificate says."""
+"""The client of a TLS connection, according to its certificate."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ NAMES = "x509_subject_alternative_name"
 
 @dataclass(frozen=True)
 class Peer:
-    """A certificate that the server's `client_ca` has signed: its subject as RFC 2253 writes it, and its subject
-    alternative names (DNS names, addresses, URIs such as a SPIFFE id), without their kinds."""
+    """A certificate that the server's `client_ca` has signed: its subject in the form of RFC 2253, and its subject
+    alternative names (DNS names, addresses, URIs such as a SPIFFE id) without their types."""
 
     subject: str
     names: tuple[str, ...]
 
 
 def peer_of(auth_context: Mapping[str, Iterable[bytes]]) -> Peer | None:
-    """Read gRPC's authentication context; None where no certificate was shown."""
+    """Read the certificate in gRPC's authentication context; None without a certificate."""
     subject = _texts(auth_context.get(SUBJECT, ()))
     names = _texts(auth_context.get(NAMES, ()))
     if not subject and not names:

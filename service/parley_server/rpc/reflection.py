@@ -1,4 +1,4 @@
-"""Server reflection as v1 and v1alpha: the library has v1alpha alone; the two differ by the package's name alone."""
+"""Server reflection as v1 and v1alpha. The library has only v1alpha; the two differ only in the package name."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ SERVICE = f"{NEW}.ServerReflection"
 
 
 def serve_reflection(server: grpc.aio.Server, services: list[str]) -> None:
-    """Tell callers of `services`, and of reflection itself."""
+    """Serve the descriptions of `services` and of reflection itself."""
     _describe_v1()
     servicer = reflection.aio.ReflectionServicer([*services, SERVICE, reflection.SERVICE_NAME], pool=_Symbols())
     reflection_pb2_grpc.add_ServerReflectionServicer_to_server(servicer, server)
@@ -28,13 +28,13 @@ def serve_reflection(server: grpc.aio.Server, services: list[str]) -> None:
 
 
 class _Symbols:
-    """The pool of all descriptors, which also finds the file of a method: protobuf's own knows services alone."""
+    """The default descriptor pool, which here also finds the file of a method; protobuf's finds only services."""
 
     def __getattr__(self, name: str) -> Any:
         return getattr(descriptor_pool.Default(), name)
 
     def FindFileContainingSymbol(self, symbol: str) -> FileDescriptor:
-        """Raises KeyError."""
+        """The file of a message, service or method. Raises KeyError."""
         pool = descriptor_pool.Default()
         try:
             return pool.FindFileContainingSymbol(symbol)
@@ -44,7 +44,7 @@ class _Symbols:
 
 
 def _describe_v1() -> None:
-    """Make v1 known to the descriptor pool, so that reflection can describe itself. A repetition changes nothing."""
+    """Add v1 to the descriptor pool, so that reflection can describe itself. Repeated calls have no effect."""
     file = FileDescriptorProto()
     reflection_pb2.DESCRIPTOR.CopyToProto(file)
     file.name, file.package = "grpc/reflection/v1/reflection.proto", NEW

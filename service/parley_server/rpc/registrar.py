@@ -1,4 +1,4 @@
-"""Reads the request of each call and gives it to the servicer, so that calls which end before that are counted, too."""
+"""Registers handlers that read the request themselves, so that calls which end before that are counted as well."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ from parley_server.rpc.call import CallEnvironment, Context, allowed_s, ended_by
 from parley_server.rpc.status import status_of
 
 UNKNOWN_METHOD = "unknown"
-"""What calls of methods that do not exist are counted as: their names are the caller's, and without number."""
+"""The method under which calls of unknown methods are counted, because callers can invent any number of names."""
 
-Handler = Any  # grpc.RpcMethodHandler, whose types leave out its fields
+Handler = Any  # grpc.RpcMethodHandler, whose types omit its fields
 
 
 class Registrar:
-    """Takes the handlers of generated code, as a `grpc.aio.Server` does, and registers them with one.
+    """Takes the handlers of generated code, like a `grpc.aio.Server`, and registers them with a server.
 
-    grpc.aio reads the one request of a call by itself, and drops a call that has ended before, or whose request is too
-    large, without running any code of ours. So each method is registered as one that reads a stream of requests, which
-    is the same on the wire, and `_enter` reads the one request.
+    For a method with one request, grpc.aio reads the request itself, and drops a call that ends before, or whose
+    request is too large, without running any code of the handler. So each method is registered as one with a stream of
+    requests, which is the same on the wire, and `_enter` reads the request.
     """
 
     def __init__(self, server: grpc.aio.Server, environment: CallEnvironment) -> None:
@@ -33,15 +33,15 @@ class Registrar:
         self._environment = environment
 
     def add_generic_rpc_handlers(self, handlers: Sequence[Handler]) -> None:
-        """Generated code gives each handler twice; the other way has their names."""
+        """Ignore: generated code registers each handler twice, and only the other call has its name."""
 
     def add_registered_method_handlers(self, service: str, handlers: Mapping[str, Handler]) -> None:
-        """The methods of a service, by name; each has one request."""
+        """Register the methods of a service, by name. Each has one request."""
         entered = {name: self._entered(f"/{service}/{name}", handler) for name, handler in handlers.items()}
         self._server.add_registered_method_handlers(service, entered)
 
     def refuse_unknown_methods(self) -> None:
-        """Count and refuse calls of any other method. To be called last."""
+        """Refuse and count calls of any other method. Must be called last."""
         self._server.add_generic_rpc_handlers((_UnknownMethods(self._environment),))
 
     def _entered(self, method: str, handler: Handler) -> Handler:
@@ -89,11 +89,11 @@ async def _refuse(
     environment: CallEnvironment, method: str, context: Context, error: ParleyError, *, began: float, allowed: float
 ) -> None:
     code, message, trailers = status_of(error)
-    ended = ""
+    ended = ""  # the status by which the call had ended before it could be refused
     try:
         await context.abort(code, message, trailers)
     except (grpc.aio.InternalError, asyncio.CancelledError) as gone:
-        # The call had ended: its caller gave up, or the transport refused a request that was too large.
+        # The call had already ended: its caller cancelled, or the transport refused a request that was too large.
         ended = ended_by(context, allowed)
         if isinstance(gone, asyncio.CancelledError):
             raise
@@ -107,7 +107,7 @@ def _count(environment: CallEnvironment, method: str, code: str, began: float, *
 
 
 class _UnknownMethods(grpc.GenericRpcHandler):
-    """The handler of all methods that no other handler knows."""
+    """Handles calls of methods without a handler."""
 
     def __init__(self, environment: CallEnvironment) -> None:
         self._environment = environment

@@ -1,4 +1,4 @@
-"""The gRPC servers of a process: their port, their services, health and reflection."""
+"""The gRPC servers of a process: their port, services, health and reflection."""
 
 from __future__ import annotations
 
@@ -42,10 +42,10 @@ SERVERS: Final = 64
 class GrpcServer:
     """Serves the contract on one port. Readiness is NOT_SERVING until `serve`, and again from `refuse` on.
 
-    It runs several servers of grpc.aio, among which the kernel spreads the connections, since each of them takes one
-    call of a method at a time (docs/adr/0011). All have the same servicers, so that a caller cannot tell them apart.
+    It runs several servers of grpc.aio, because each accepts one call of a method at a time (docs/adr/0011). The kernel
+    distributes the connections among them. All have the same servicers, so that callers see one server.
 
-    The port is this object's alone, unless `share_port` says that other processes of this user listen on it, too."""
+    With `share_port`, other processes of this user may listen on the same port; without it, the port is exclusive."""
 
     def __init__(
         self,
@@ -71,7 +71,8 @@ class GrpcServer:
         self._health = health.aio.HealthServicer()
 
     async def listen(self, address: Address, certificates: Certificates | None = None) -> int:
-        """Open the port and answer, not ready yet; the port's number. Raises `OSError` where it is not to be had."""
+        """Open the port and answer calls, still not ready. Returns the port number. Raises `OSError` if the port cannot
+        be opened."""
         held = self._port.enter_context(SharedPort(address, join=self._share_port))
         self._servers = [self._build() for _ in range(self._count)]
         try:
@@ -90,31 +91,33 @@ class GrpcServer:
     def _build(self) -> grpc.aio.Server:
         server = grpc.aio.server(options=self._options)
         registrar = Registrar(server, self._environment)
-        methods = cast(grpc.aio.Server, registrar)  # as far as generated code uses one
+        methods = cast(grpc.aio.Server, registrar)  # implements the methods that generated code calls
         chat_pb2_grpc.add_ChatServicer_to_server(self._chat, methods)
         conversations_pb2_grpc.add_ConversationsServicer_to_server(self._conversations, methods)
         catalog_pb2_grpc.add_CatalogServicer_to_server(self._catalog, methods)
         admin_pb2_grpc.add_AdminServicer_to_server(AdminServicer(), methods)
+        # Health and reflection are registered directly, so that probes are neither logged nor counted.
         health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
         serve_reflection(server, _services())
         registrar.refuse_unknown_methods()
         return server
 
     async def serve(self) -> None:
-        """Readiness becomes SERVING."""
+        """Set readiness to SERVING."""
         await self._set(health_pb2.HealthCheckResponse.SERVING)
 
     async def refuse(self) -> None:
-        """Readiness becomes NOT_SERVING; calls are still answered."""
+        """Set readiness to NOT_SERVING. Calls are still answered."""
         await self._set(health_pb2.HealthCheckResponse.NOT_SERVING)
 
     async def stop(self, grace_s: float) -> None:
-        """Take no more calls; end those that are left after `grace_s`."""
+        """Accept no more calls, and end the remaining ones after `grace_s` seconds."""
         await asyncio.gather(*(server.stop(grace_s) for server in self._servers))
         self._port.close()
 
     async def _set(self, status: health_pb2.HealthCheckResponse.ServingStatus.ValueType) -> None:
-        """Set readiness. A watcher that does not read holds a lock, so nobody waits for it longer than a moment."""
+        """Set readiness. The wait is limited, because a watcher that does not read blocks the lock of the health
+        service."""
         for service in READINESS:
             try:
                 async with asyncio.timeout(HEALTH_LIMIT_S):
@@ -130,7 +133,7 @@ def _services() -> list[str]:
 
 
 def _open(server: grpc.aio.Server, target: str, certificates: Certificates | None) -> None:
-    """Raises RuntimeError where gRPC cannot listen there."""
+    """Open a port of a server. Raises RuntimeError if gRPC cannot listen there."""
     if certificates is None:
         server.add_insecure_port(target)
     else:

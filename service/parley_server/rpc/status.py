@@ -1,4 +1,4 @@
-"""The one place that turns an error into a gRPC status, with its details and the trailer for languages without them."""
+"""Converts errors to gRPC statuses, with their details and a trailer for languages without rich statuses."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from parley_server.core.model import ReplyError
 from parley_server.errors import ParleyError, Reason
 
 DOMAIN = "parley.v1"
-# Bytes and counts, so that all trailers stay under the 8 KiB that clients of gRPC take, whatever is in them: each byte
-# of the text is up to 3 in `grpc-message`, and 3 of the binary trailers are 4 on the wire.
+# Limits in bytes and counts that keep all trailers below 8 KiB, the limit of gRPC clients. A byte of the text takes up
+# to 3 in `grpc-message`, and 3 bytes of a binary trailer take 4 on the wire.
 MAX_TEXT = 384
 MAX_NAME = 96
 MAX_VALUE = 160
@@ -62,7 +62,7 @@ def code_of(reason: Reason) -> grpc.StatusCode:
 
 
 def error_message(error: ReplyError) -> errors_pb2.ReplyError:
-    """An error as it stands in a reply, a chunk or the trailer."""
+    """The error as a message for a reply, a chunk or the trailer."""
     message = errors_pb2.ReplyError(
         code=_number(code_of(error.shown_reason)),
         reason=errors_pb2.ErrorReason.Value(f"ERROR_REASON_{error.shown_reason}"),
@@ -79,8 +79,8 @@ def error_message(error: ReplyError) -> errors_pb2.ReplyError:
 
 
 def trailers_of(error: ReplyError, violations: tuple[tuple[str, str], ...] = ()) -> Trailers:
-    """The trailers of a status: `google.rpc.Status` with ErrorInfo and what else belongs to the reason, and the same
-    as a `ReplyError` in `parley-error-bin`."""
+    """The trailers of a status: a `google.rpc.Status` with ErrorInfo, RetryInfo and BadRequest as they apply, and the
+    error as a `ReplyError` in `parley-error-bin`."""
     plain = error_message(error)
     details: list[ProtoMessage] = [
         error_details_pb2.ErrorInfo(reason=error.shown_reason.value, domain=DOMAIN, metadata=dict(plain.metadata))
@@ -108,7 +108,7 @@ def trailers_of(error: ReplyError, violations: tuple[tuple[str, str], ...] = ())
 
 
 def status_of(error: ParleyError) -> tuple[grpc.StatusCode, str, Trailers]:
-    """What a call that raises `error` ends with."""
+    """The code, message and trailers for a call that raises `error`."""
     plain = ReplyError.of(error)
     return code_of(error.reason), utf8_prefix(error.message, MAX_TEXT), trailers_of(plain, error.violations)
 
@@ -120,7 +120,7 @@ def _packed(detail: ProtoMessage) -> AnyMessage:
 
 
 def _wait(error: ReplyError) -> Duration | None:
-    """The wait that the error asks for, at most a year; None where it asks for none, or for one that makes no sense."""
+    """The wait before a retry, at most a year; None if the error has no valid one."""
     seconds = error.retry_after_s
     if seconds is None or not 0 <= seconds < math.inf:
         return None

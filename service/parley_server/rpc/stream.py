@@ -1,6 +1,7 @@
-"""One stream of token chunks to one reader: what the log has, heartbeats in its silences, and the notice of a drain.
+"""One stream of token chunks to one reader: the chunks of the log, heartbeats during silence, and the notice of a
+drain.
 
-It holds an index and nothing else of the reply, so that a slow reader costs nothing but its own patience.
+It holds only an index into the log, so that a slow reader takes no memory.
 """
 
 from __future__ import annotations
@@ -19,8 +20,8 @@ from parley_server.rpc.to_proto import accepted, time_message, token_chunk
 
 
 class Stream:
-    """Follows `log` from `after`. `run` returns after a `finished` chunk and raises `ReplyFailed` after a `failed`
-    one."""
+    """Streams `log` from position `after`. `run` returns after a `finished` chunk and raises `ReplyFailed` after a
+    `failed` one."""
 
     def __init__(
         self,
@@ -46,7 +47,7 @@ class Stream:
         self._silent = False
 
     async def run(self, replies: Replies, *, replayed: bool) -> None:
-        """Send everything up to the terminal chunk."""
+        """Send all chunks up to the terminal one."""
         with replies.reading(self._log, notice=self._go_away):
             self._timer = self._clock.call_at(self._last_write + self._heartbeat_s, self._tick)
             try:
@@ -61,7 +62,7 @@ class Stream:
         while True:
             for chunk in reader.take():
                 if shown(chunk, reasoning=self._reasoning):
-                    if self._log.fenced:  # while an earlier chunk was written
+                    if self._log.fenced:  # the lease expired while an earlier chunk was written
                         reader.position = self._position
                         break
                     await write(token_chunk(chunk))
@@ -75,21 +76,22 @@ class Stream:
                 return
             if self._going_away and replies.going_away_at is not None:
                 self._going_away = False
-                await self._say_go_away(replies.going_away_at)
+                await self._send_go_away(replies.going_away_at)
                 if replies.hands_over:
                     raise Draining("the server is shutting down: the reply goes on elsewhere", retry_after_s=0.0)
             if self._silent:
                 self._silent = False
-                await self._say_alive()
-            if not reader.ready:
+                await self._send_heartbeat()
+            if not reader.ready:  # new chunks may have arrived while the notices above were written
                 await reader.wait()
 
-    async def _say_alive(self) -> None:
+    async def _send_heartbeat(self) -> None:
         beat = chat_pb2.Heartbeat(time=time_message(self._clock.now_us()))
-        self._last_write = self._clock.monotonic()  # not when gRPC says so: the reader may have had it for long by then
+        # Taken before the write returns, because the reader may receive the heartbeat long before that.
+        self._last_write = self._clock.monotonic()
         await self._context.write(chat_pb2.TokenChunk(sequence=self._reader.position, heartbeat=beat))
 
-    async def _say_go_away(self, at: float) -> None:
+    async def _send_go_away(self, at: float) -> None:
         left_ms = max(0, round((at - self._clock.monotonic()) * 1000))
         notice = chat_pb2.GoAway(time_left=Duration(seconds=left_ms // 1000, nanos=left_ms % 1000 * 1_000_000))
         await self._context.write(chat_pb2.TokenChunk(sequence=self._reader.position, go_away=notice))
@@ -101,7 +103,8 @@ class Stream:
         self._reader.wake()
 
     def _tick(self) -> None:
-        """One timer per stream, armed again only when it fires: nothing is set per token."""
+        """Detect silence with one timer per stream, set again only when it fires, because a timer per token costs
+        CPU."""
         due = self._last_write + self._heartbeat_s
         now = self._clock.monotonic()
         if now >= due:

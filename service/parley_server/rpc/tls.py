@@ -1,4 +1,4 @@
-"""The server's certificate and the authority of its callers, read again when their files change."""
+"""The server's certificate and the CA of its clients, read again when their files change."""
 
 from __future__ import annotations
 
@@ -14,28 +14,28 @@ from parley_server.core.ports import Clock
 
 logger = logging.getLogger(__name__)
 
-LOOK_EVERY_S: Final = 60.0
+CHECK_INTERVAL_S: Final = 60.0
 
 Signature = tuple[tuple[int, int, int], ...]
 
 
 class Certificates:
-    """Three files, and what was last read from them: new connections use it, existing ones are kept.
+    """The contents of the certificate files. New connections use the latest contents; existing ones are kept.
 
-    Files that do not fit together, such as a new certificate whose key is still to be written, change nothing; they are
-    read again at the next look. gRPC makes a new TLS context of each new `configuration`, so that a session which a
-    caller has kept from before is not resumed, and its certificate is checked against the new authority.
+    Files that do not match, such as a new certificate whose key is not yet written, are ignored and read again at the
+    next check. gRPC makes a new TLS context for each new `configuration`, so that a client cannot resume an old session
+    and its certificate is checked against the new CA.
     """
 
     def __init__(self, certificate: Path, key: Path, client_ca: Path | None = None) -> None:
-        """Raises OSError (`ssl.SSLError` is one) where the files cannot be read."""
+        """Raises OSError, which includes `ssl.SSLError`, if the files cannot be read."""
         self._files = (certificate, key, client_ca)
         self._signature = self._look()
         self._failed: Signature | None = None
         self.configuration = self._read()
 
     def credentials(self) -> grpc.ServerCredentials:
-        """Credentials of one port. Each port needs its own, since each is given a new configuration once."""
+        """Credentials for one port. Each port needs its own, because each fetches a new configuration once."""
         given = self.configuration
 
         def fetch() -> grpc.ServerCertificateConfiguration | None:
@@ -47,18 +47,18 @@ class Certificates:
 
         return grpc.dynamic_ssl_server_credentials(
             given,
-            fetch,  # type: ignore[arg-type]  # the types leave out None, which stands for no change
+            fetch,  # type: ignore[arg-type]  # the types omit None, which means no change
             require_client_authentication=self._files[2] is not None,
         )
 
     async def keep(self, clock: Clock) -> None:
-        """Look at the files once a minute, without end."""
+        """Check the files once a minute, forever."""
         while True:
-            await clock.sleep(LOOK_EVERY_S)
+            await clock.sleep(CHECK_INTERVAL_S)
             await asyncio.to_thread(self.renew)
 
     def renew(self) -> bool:
-        """Whether there were new files, which connections from now on use."""
+        """Read changed files, for new connections. Returns whether there were any."""
         signature: Signature = ()
         try:
             signature = self._look()
@@ -67,11 +67,11 @@ class Certificates:
             self.configuration = self._read()
         except (OSError, ValueError) as error:
             if signature != self._failed:
-                logger.warning("certificate_not_renewed", extra={"fields": {"problem": str(error)}})
+                logger.warning("certificate_reload_failed", extra={"fields": {"problem": str(error)}})
             self._failed = signature
             return False
         self._signature = signature
-        logger.info("certificate_renewed", extra={"fields": {"file": self._files[0].name}})
+        logger.info("certificate_reloaded", extra={"fields": {"file": self._files[0].name}})
         return True
 
     def _look(self) -> Signature:
@@ -79,11 +79,11 @@ class Certificates:
         return tuple((each.st_mtime_ns, each.st_size, each.st_ino) for each in seen)
 
     def _read(self) -> grpc.ServerCertificateConfiguration:
-        """OpenSSL checks the files first: gRPC would find a fault only when a connection comes. Files that change
-        meanwhile have another signature than the one kept, so that they are read again at the next look."""
+        """Read the files after OpenSSL has checked them; gRPC would report a fault only at the next connection. Files
+        that change meanwhile differ from the recorded signature, so that they are read again at the next check."""
         certificate, key, client_ca = self._files
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        context.load_cert_chain(certificate, key, password=lambda: "")  # else OpenSSL asks on the terminal
+        context.load_cert_chain(certificate, key, password=lambda: "")  # without it, OpenSSL prompts on the terminal
         if client_ca:
             context.load_verify_locations(client_ca)
         return grpc.ssl_server_certificate_configuration(

@@ -1,4 +1,4 @@
-"""From the core's values to the messages of the contract."""
+"""Converts the core's values to messages of the contract."""
 
 from __future__ import annotations
 
@@ -120,7 +120,7 @@ def conversation(given: Conversation) -> resources_pb2.Conversation:
 
 
 def image(given: ImagePart) -> resources_pb2.Image:
-    """An image: with its bytes where it has them, else by id or URL."""
+    """An image with its bytes, or else with its id or URL."""
     presented = resources_pb2.Image(mime_type=given.mime_type, size_bytes=given.size_bytes)
     if given.data:
         presented.data = given.data
@@ -150,14 +150,14 @@ def model(given: Model) -> resources_pb2.Model:
 
 
 def finish_reason(reason: FinishReason | None) -> resources_pb2.FinishReason.ValueType:
-    """A finish reason; unspecified where there is none."""
+    """A finish reason; UNSPECIFIED for None."""
     if reason is None:
         return resources_pb2.FINISH_REASON_UNSPECIFIED
     return resources_pb2.FinishReason.Value(f"FINISH_REASON_{reason}")
 
 
 def usage_message(usage: Usage) -> resources_pb2.Usage:
-    """Tokens and money, in the range of the contract: an older release has stored what it was told."""
+    """Tokens and cost, clamped to the range of the contract, because older releases stored unchecked counts."""
     usage = holdable_usage(usage)
     return resources_pb2.Usage(
         prompt_tokens=usage.prompt_tokens,

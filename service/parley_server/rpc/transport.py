@@ -1,4 +1,4 @@
-"""The options of the gRPC servers: what a connection, a call and a message may take."""
+"""The options of the gRPC servers: limits of connections, calls and messages."""
 
 from __future__ import annotations
 
@@ -6,14 +6,11 @@ from typing import Final
 
 from parley_server.settings import ServerSettings
 
-KIB: Final = 1024
-MIB: Final = 1024 * KIB
-
-MAX_MESSAGE_BYTES: Final = 8 * MIB
+MAX_MESSAGE_BYTES: Final = 8 * 1024 * 1024
 PING_ANSWER_S: Final = 10.0
 HANDSHAKE_S: Final = 10.0
 
-# Admission is the engine's, which refuses with a reason; below these counts the transport sheds no call.
+# The engine limits admission and refuses with a reason. Below these counts, the transport refuses no call.
 PENDING_CALLS: Final = 20_000
 PENDING_CALLS_HARD: Final = 50_000
 
@@ -21,7 +18,7 @@ Options = tuple[tuple[str, int], ...]
 
 
 def options(server: ServerSettings) -> Options:
-    """As gRPC takes them. They have `grpc.so_reuseport`, so the port must be held by a `SharedPort`."""
+    """The options in gRPC's form. They include `grpc.so_reuseport`, so a `SharedPort` must hold the port."""
     return (
         ("grpc.so_reuseport", 1),
         ("grpc.max_concurrent_streams", server.streams_per_connection),
@@ -35,7 +32,7 @@ def options(server: ServerSettings) -> Options:
         ("grpc.max_connection_age_ms", _ms(server.connection_age_s)),
         ("grpc.max_connection_age_grace_ms", _ms(server.connection_grace_s)),
         ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
-        # Over the first limit a share of calls would be refused by chance: with both alike, all or none are.
+        # Between two different limits, gRPC refuses calls at random. Equal limits make the refusal predictable.
         ("grpc.max_metadata_size", server.metadata_bytes),
         ("grpc.absolute_max_metadata_size", server.metadata_bytes),
     )

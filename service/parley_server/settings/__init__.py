@@ -1,4 +1,4 @@
-"""The configuration: the only reader of the environment and of the TOML file. It knows nothing of the adapters."""
+"""The configuration: the only code that reads the environment and the TOML file. It imports no adapter."""
 
 from parley_server.settings.faults import SettingsError
 from parley_server.settings.keys import ApiKey

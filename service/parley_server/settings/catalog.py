@@ -1,4 +1,4 @@
-"""The providers and models of a configuration, and those that are there without one."""
+"""Reads the providers and models of a configuration, and defines the built-in ones."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ T = TypeVar("T", bound=BaseModel)
 
 
 def read_table(shape: type[T], table: Any, *, path: str, faults: list[str]) -> T | None:
-    """The table in its shape; None, and faults, where it does not fit."""
+    """Validate a table against its shape. Returns None, and appends to `faults`, if it does not fit."""
     try:
         return shape.model_validate(table)
     except ValidationError as error:
@@ -50,7 +50,8 @@ def read_table(shape: type[T], table: Any, *, path: str, faults: list[str]) -> T
 
 
 def built_in_providers(environment: Mapping[str, str]) -> dict[str, ProviderSettings]:
-    """What there is without `[providers]`: the typewriter, and OpenAI where its key is in the environment."""
+    """The providers of a configuration without `[providers]`: the scripted one, and OpenAI if its key is in the
+    environment."""
     providers: dict[str, ProviderSettings] = {"scripted": ScriptedSettings()}
     if environment.get("OPENAI_API_KEY"):
         base_url = environment.get("OPENAI_BASE_URL") or OpenAISettings().base_url
@@ -59,13 +60,13 @@ def built_in_providers(environment: Mapping[str, str]) -> dict[str, ProviderSett
 
 
 def built_in_url_fault(providers: Mapping[str, ProviderSettings | None]) -> str | None:
-    """What is wrong with the base URL that the environment has given; None where nothing is."""
+    """The fault of the base URL that the environment sets for the built-in OpenAI provider; None if it has none."""
     openai = providers.get("openai")
     return base_url_fault(openai.base_url) if isinstance(openai, OpenAISettings) else None
 
 
 def built_in_models(providers: Mapping[str, ProviderSettings]) -> dict[str, ModelSettings]:
-    """What there is without `[models]`: the default comes first."""
+    """The models of a configuration without `[models]`, the default first."""
     models = {"scripted": ModelSettings(provider="scripted", name="scripted")}
     return {_OPENAI_MODEL.name: _OPENAI_MODEL, **models} if "openai" in providers else models
 
@@ -73,7 +74,8 @@ def built_in_models(providers: Mapping[str, ProviderSettings]) -> dict[str, Mode
 def read_providers(
     tables: Any, environment: Mapping[str, str], *, folder: Path, faults: list[str]
 ) -> dict[str, ProviderSettings | None]:
-    """The providers of `[providers]` by name; None for one that has faults, so that models may still name it."""
+    """The providers of `[providers]` by name. A provider with faults is None, so that models that name it do not
+    produce a second fault."""
     providers: dict[str, ProviderSettings | None] = {}
     for name, table in _tables(tables, "providers", faults):
         path = f"providers.{name}"
@@ -93,7 +95,7 @@ def read_providers(
 def read_models(
     tables: Any, providers: Mapping[str, ProviderSettings | None], faults: list[str]
 ) -> dict[str, ModelSettings | None]:
-    """The models of `[models]` by alias; None for one that has faults."""
+    """The models of `[models]` by alias. A model with faults is None."""
     models: dict[str, ModelSettings | None] = {}
     for alias, table in _tables(tables, "models", faults):
         if "fallback" in table:
@@ -102,8 +104,8 @@ def read_models(
         models[alias] = read_table(ModelSettings, table, path=f"models.{alias}", faults=faults)
         provider = table.get("provider")
         if isinstance(provider, str) and provider not in providers:
-            payload = did_you_mean(provider, providers)
-            faults.append(f'models.{alias}.provider: no provider has the name "{provider}"{payload}')
+            hint = did_you_mean(provider, providers)
+            faults.append(f'models.{alias}.provider: no provider has the name "{provider}"{hint}')
     return models
 
 
@@ -129,7 +131,7 @@ def _kind_fault(kind: Any) -> str:
 def _with_key(
     table: dict[str, Any], environment: Mapping[str, str], *, path: str, folder: Path, faults: list[str]
 ) -> dict[str, Any]:
-    """The table with its key looked up; without the key where that failed."""
+    """The table with its key resolved, or without the key if that failed."""
     if "api_key" not in table or table.get("kind") == "scripted":
         return table
     rest = {key: value for key, value in table.items() if key != "api_key"}
@@ -141,7 +143,8 @@ def _with_key(
 
 
 def base_url_fault(base_url: str) -> str | None:
-    """What is wrong with the base URL of a provider, without showing it; None where nothing is."""
+    """The fault of a provider's base URL; None if it has none. The text never contains the URL, which may hold a
+    secret."""
     try:
         parts = urlsplit(base_url)
         valid = parts.scheme in ("http", "https") and bool(parts.hostname) and (parts.port is None or parts.port > 0)
@@ -150,10 +153,10 @@ def base_url_fault(base_url: str) -> str | None:
     if not valid:
         return "must be an http or https URL with a host"
     if "@" in parts.netloc:
-        return "must not hold a user or a password; the key belongs into api_key"
+        return "must not contain a user or a password; put the key into api_key"
     if "?" in base_url or "#" in base_url:
         return "must not have a query or a fragment"
     path = parts.path.rstrip("/").lower()
     if named := next((each for each in _ENDPOINTS if path.endswith(each)), None):
-        return f"must end before {named}, which is added to it"
+        return f"must end before {named}, which the server appends"
     return None

@@ -1,4 +1,4 @@
-"""What is wrong with a configuration, as lines for the person who wrote it. No line ever shows a secret value."""
+"""The faults of a configuration, as one line of text each. No line contains a secret value."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 LATER = "not supported by this release"
 
-# Strings are shown only for these keys: anything else may hold, or be mistaken for, a password.
+# String values are shown only for these keys: the value of any other key may be a password.
 SHOWN_STRINGS = frozenset(
     {
         "kind",
@@ -49,7 +49,7 @@ _SENTENCES = {
 
 
 class SettingsError(Exception):
-    """The configuration is wrong. `faults` holds every fault, one line each."""
+    """The configuration is not valid. `faults` holds every fault, one line each."""
 
     def __init__(self, faults: list[str]) -> None:
         count = "1 fault" if len(faults) == 1 else f"{len(faults)} faults"
@@ -58,13 +58,13 @@ class SettingsError(Exception):
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
-    """A question to append to a fault, or nothing where no known word is near."""
+    """A hint to append to a fault; empty if no known word is similar."""
     near = difflib.get_close_matches(word, list(known), n=1, cutoff=0.6)
     return f"; did you mean {near[0]}?" if near else ""
 
 
 def lines_of(error: ValidationError, path: str, shape: type[BaseModel]) -> list[str]:
-    """The faults that pydantic found in the table at `path`, which should have had this shape."""
+    """The faults that pydantic found when it validated the table at `path` against `shape`."""
     return [_line(details, path, shape) for details in error.errors(include_url=False)]
 
 

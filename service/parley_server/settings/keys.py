@@ -25,7 +25,7 @@ class ApiKey:
 
     @classmethod
     def from_file(cls, file: Path) -> ApiKey:
-        """The key that the file holds. Raises OSError, and ValueError where it is empty or not UTF-8."""
+        """The key that the file holds. Raises OSError, and ValueError if it is empty or not UTF-8."""
         version = _version(file)
         key = cls(_read(file))
         key._file, key._version = file, version
@@ -40,6 +40,7 @@ class ApiKey:
 
     def _renew(self, file: Path) -> None:
         try:
+            # The version is read before the key: if the file changes in between, the next request reads it again.
             version = _version(file)
             if version != self._version:
                 self._key = _read(file)

@@ -1,4 +1,4 @@
-"""Puts a whole configuration together, and reports everything that is wrong with it at once."""
+"""Loads a whole configuration and reports all of its faults at once."""
 
 from __future__ import annotations
 
@@ -31,10 +31,11 @@ _SECTIONS_TO_COME = ("tenants",)
 
 
 def load_settings(environment: Mapping[str, str], arguments: Mapping[str, Any] | None = None) -> Settings:
-    """Read the arguments, the environment and the TOML file that `config` or PARLEY_CONFIG names; the first wins.
+    """Read the arguments, then the environment, then the TOML file that `config` or PARLEY_CONFIG names; the first
+    source that has a value wins.
 
-    Arguments have the names of the scalars, and None where they were not given. Relative paths inside the file start
-    at its folder. Raises SettingsError with every fault.
+    Arguments have the names of the scalars; None means not given. Relative paths in the file start at its folder.
+    Raises SettingsError with every fault.
     """
     faults: list[str] = []
     given = arguments or {}
@@ -47,7 +48,7 @@ def load_settings(environment: Mapping[str, str], arguments: Mapping[str, Any] |
     if not scalars["listen"].is_loopback and not scalars["insecure"]:
         faults.append(
             f"listen: {scalars['listen']} is not loopback and there are no credentials; "
-            "to run open nonetheless, set PARLEY_INSECURE=1"
+            "to allow every caller, set PARLEY_INSECURE=1"
         )
     tls = _read_tls(document.get("tls"), folder, faults)
     providers, models, server = _read_catalog(document, environment, folder=folder, faults=faults)
@@ -66,7 +67,7 @@ def _check_keys(document: Mapping[str, Any], faults: list[str]) -> None:
 
 
 def _variables_named_by(document: Mapping[str, Any]) -> set[str]:
-    """The variables that hold the keys of providers; they may begin with PARLEY_, too."""
+    """The variables that hold keys of providers. They may begin with PARLEY_."""
     tables = document.get("providers")
     providers = tables.values() if isinstance(tables, dict) else ()
     named = [variable_of(table.get("api_key")) for table in providers if isinstance(table, dict)]
@@ -76,7 +77,7 @@ def _variables_named_by(document: Mapping[str, Any]) -> set[str]:
 def _read_catalog(
     document: Mapping[str, Any], environment: Mapping[str, str], *, folder: Path, faults: list[str]
 ) -> tuple[dict[str, ProviderSettings], dict[str, ModelSettings], ServerSettings]:
-    """Providers, models and the server's table. The two catalogs lack what has faults."""
+    """Providers, models and the table `[server]`. Providers and models with faults are left out."""
     providers: dict[str, ProviderSettings | None] = {**built_in_providers(environment)}
     if "providers" in document:
         providers = read_providers(document["providers"], environment, folder=folder, faults=faults)
@@ -87,9 +88,10 @@ def _read_catalog(
     if "models" in document:
         models = read_models(document["models"], providers, faults)
     elif "providers" in document:
-        faults.append("models: with [providers], at least one [models.ALIAS] is required")
+        faults.append("models: [providers] requires at least one [models.ALIAS]")
     else:
         models = {**built_in_models(sound)}
+    # Faults are collected up to the end, so defaults replace an invalid table here.
     server = read_table(ServerSettings, document.get("server", {}), path="server", faults=faults) or ServerSettings()
     server = _with_default_model(server, list(models), choose="models" not in document, faults=faults)
     return sound, {alias: model for alias, model in models.items() if model is not None}, server
@@ -102,7 +104,7 @@ def _with_default_model(
     if not default and aliases and (choose or len(aliases) == 1):
         return server.model_copy(update={"default_model": aliases[0]})
     if not default and aliases:
-        faults.append("server.default_model: is required where there are several models")
+        faults.append("server.default_model: is required if there are several models")
     elif default and default not in aliases:
         faults.append(f'server.default_model: no model has the alias "{default}"{did_you_mean(default, aliases)}')
     return server
@@ -127,10 +129,10 @@ def _read_tls(table: Any, folder: Path, faults: list[str]) -> TlsSettings | None
 
 
 def _check_pem(tls: TlsSettings, faults: list[str]) -> None:
-    """Let OpenSSL read the files, so that a wrong one stops the start and not the first handshake."""
+    """Load the files with OpenSSL, so that a wrong file stops the start instead of the first handshake."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     try:
-        # A password is asked for on the terminal unless a function answers.
+        # Without this function, OpenSSL prompts for a password on the terminal.
         context.load_cert_chain(tls.certificate, tls.key, password=lambda: "")
     except (OSError, ValueError):
         faults.append("tls.certificate, tls.key: must be a PEM certificate and its own key, without a password")

@@ -1,4 +1,4 @@
-"""The shape of a valid configuration: immutable values with units in their names, and the bounds of each."""
+"""The shape of a valid configuration: immutable values with their defaults and bounds, units in their names."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _ADDRESS = re.compile(r"(?:\[(?P<ipv6>[^\]]+)\]|(?P<host>[A-Za-z0-9._-]+)):(?P<p
 
 
 class _Shape(BaseModel):
-    """Immutable, strict about types, closed to keys that it does not know."""
+    """Immutable and strict about types. Unknown keys are refused."""
 
     model_config = ConfigDict(
         frozen=True, extra="forbid", strict=True, hide_input_in_errors=True, arbitrary_types_allowed=True
@@ -31,14 +31,14 @@ class _Shape(BaseModel):
 
 
 def _number(value: Any) -> Any:
-    """TOML's numbers are read as `Decimal`, so that prices stay exact; everything else wants floats."""
+    """The number as a float. TOML numbers are read as `Decimal`, which only prices need to stay exact."""
     if isinstance(value, Decimal):
         return float(value)
     return value
 
 
 def _plain(value: Any) -> Any:
-    """The same without `Decimal` at any depth."""
+    """The value with floats in place of `Decimal`, at any depth."""
     if isinstance(value, dict):
         return {key: _plain(inner) for key, inner in value.items()}
     if isinstance(value, list):
@@ -47,9 +47,9 @@ def _plain(value: Any) -> Any:
 
 
 def _nano_usd(value: Any) -> Any:
-    """US dollars as an exact count of billionths."""
+    """US dollars as an exact integer of billionths. Raises ValueError."""
     if isinstance(value, bool) or not isinstance(value, int | float | Decimal):
-        raise ValueError("must be a number of US dollars")  # noqa: TRY004 - pydantic collects ValueError alone
+        raise ValueError("must be a number of US dollars")  # noqa: TRY004 - pydantic collects only ValueError
     nano_usd = Decimal(str(value)) * NANO_USD
     if not nano_usd.is_finite() or nano_usd < 0:
         raise ValueError("must be zero or more")
@@ -79,7 +79,7 @@ class Address(_Shape):
 
     @property
     def is_loopback(self) -> bool:
-        """Whether only this machine can reach it."""
+        """Whether only this machine can reach the address."""
         if self.host == "localhost":
             return True
         try:
@@ -162,7 +162,7 @@ class OpenAISettings(_Shape):
 
 
 class ScriptedSettings(_Shape):
-    """The provider that needs no vendor: a typewriter. `script` holds its own options, checked by the provider."""
+    """A provider without a vendor, which plays a script. The provider checks the options in `script`."""
 
     kind: Literal["scripted"] = "scripted"
     script: Annotated[dict[str, Any], BeforeValidator(_plain)] = {}
@@ -172,7 +172,7 @@ ProviderSettings = OpenAISettings | ScriptedSettings
 
 
 class PriceSettings(_Shape):
-    """Prices for a million tokens in billionths of a US dollar (written in US dollars); None is not known."""
+    """Prices of a million tokens in billionths of a US dollar; the file has US dollars. None: unknown."""
 
     prompt: NanoUsd | None = None
     cached_prompt: NanoUsd | None = None
@@ -180,7 +180,7 @@ class PriceSettings(_Shape):
 
 
 class ModelSettings(_Shape):
-    """What an alias stands for. 0 tokens: not known, so not checked."""
+    """The model of an alias. 0 tokens: unknown, so not checked."""
 
     provider: str
     name: Annotated[str, Field(min_length=1, max_length=256)]
@@ -193,12 +193,12 @@ class ModelSettings(_Shape):
 
 
 class BuiltInModel(ModelSettings):
-    """A model that is there without a configuration. Its `max_output_tokens` bounds requests, and is not sent where a
-    request sets nothing: nobody has chosen it, and vendors count what is asked for against a rate limit."""
+    """A model of a configuration without `[models]`. Its `max_output_tokens` bounds requests but is not sent for a
+    request that sets no limit, because vendors count the limit that they receive against a rate limit."""
 
 
 class ServerSettings(_Shape):
-    """The engine's tunables; docs/configuration.md says what each is for."""
+    """The table `[server]`; docs/configuration.md describes each key."""
 
     default_model: str = ""
     max_replies: Count = 4000
@@ -230,7 +230,7 @@ class ServerSettings(_Shape):
 
 
 class TlsSettings(_Shape):
-    """PEM files. With `client_ca`, clients must show a certificate that it has signed."""
+    """Paths of PEM files. With `client_ca`, clients must present a certificate that it has signed."""
 
     certificate: Path
     key: Path
@@ -238,8 +238,8 @@ class TlsSettings(_Shape):
 
 
 class Settings(_Shape):
-    """A whole valid configuration. `server.default_model` names one of `models`; several `workers`, or a relay
-    (`redis_url`), come with a PostgreSQL database alone. The URLs may hold passwords and are not part of the `repr`."""
+    """A whole valid configuration. `server.default_model` names one of `models`. Several `workers`, or a relay
+    (`redis_url`), require a PostgreSQL database. The URLs may contain passwords and are left out of the `repr`."""
 
     listen: Address = Address(host="127.0.0.1", port=50051)
     metrics_listen: Address | None = Address(host="127.0.0.1", port=9464)

@@ -1,4 +1,4 @@
-"""Where settings come from: arguments, then the environment, then the TOML file; a fault names the source it is in."""
+"""Reads scalars from the arguments, the environment and the TOML file, in this order. A fault names its source."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from parley_server.settings.urls import POSTGRESQL_FORM, check_database_url, che
 PREFIX = "PARLEY_"
 SCALARS_TO_COME = ("encryption_keys",)
 
-# Kubernetes sets these in every pod beside a Service whose name begins with "parley".
+# Kubernetes sets these variables in every pod if a Service has a name that begins with "parley".
 _SERVICE_LINK = re.compile(
     r"PARLEY(_[A-Z0-9_]+)?_(SERVICE_(HOST|PORT(_[A-Z0-9_]+)?)|PORT(_\d+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?)?)"
 )
@@ -24,7 +24,7 @@ _WORDS = {"1": True, "true": True, "yes": True, "on": True, "0": False, "false":
 
 
 def read_document(path: str, faults: list[str]) -> dict[str, Any]:
-    """The TOML file as a table; empty where there is none, or where it cannot be read, which is a fault."""
+    """The TOML file as a table; empty if `path` is empty, or if the file cannot be read, which is a fault."""
     if not path:
         return {}
     try:
@@ -41,7 +41,7 @@ def read_document(path: str, faults: list[str]) -> dict[str, Any]:
 def read_scalars(
     document: Mapping[str, Any], environment: Mapping[str, str], *, arguments: Mapping[str, Any], faults: list[str]
 ) -> dict[str, Any]:
-    """Every scalar, parsed, from the first source that has it. A wrong one is a fault, and stays at its default."""
+    """Every scalar, parsed, from the first source that has it. An invalid value is a fault; its default is used."""
     values = dict(_DEFAULTS)
     wrong: set[str] = set()
     for name, parse in _PARSERS.items():
@@ -63,26 +63,27 @@ def read_scalars(
 
 
 def _check_together(values: Mapping[str, Any], wrong: Collection[str], faults: list[str]) -> None:
-    """A relay is between replicas that share a database server, and several workers are such replicas."""
+    """Check scalars that depend on each other: only replicas on one PostgreSQL database use a relay, and several
+    workers are such replicas."""
     if "database_url" in wrong or "redis_url" in wrong:
         return
     if not is_sqlite(values["database_url"]):
         if values["workers"] > 1 and not values["redis_url"]:
-            faults.append("workers: more than one need a relay between them: set PARLEY_REDIS_URL")
+            faults.append("workers: several workers need a relay: set PARLEY_REDIS_URL")
     elif values["redis_url"]:
         faults.append(
-            "redis_url: a relay is for replicas on PostgreSQL, and a SQLite file is for one process: "
-            f"set PARLEY_DATABASE_URL to {POSTGRESQL_FORM}, or leave the relay out"
+            "redis_url: a relay needs PostgreSQL, because only one process can use a SQLite file: "
+            f"set PARLEY_DATABASE_URL to {POSTGRESQL_FORM}, or remove the relay"
         )
     elif values["workers"] > 1:
         faults.append(
-            "workers: more than one cannot share a SQLite file: "
+            "workers: several workers cannot share a SQLite file: "
             f"set PARLEY_REDIS_URL, and PARLEY_DATABASE_URL to {POSTGRESQL_FORM}"
         )
 
 
 def check_variables(environment: Mapping[str, str], named: Collection[str], faults: list[str]) -> None:
-    """A fault for each PARLEY_ variable that nothing reads. `named` are those that the configuration itself names."""
+    """Add a fault for each unknown PARLEY_ variable. `named`: variables that the configuration itself refers to."""
     known = [PREFIX + name.upper() for name in ("config", *_PARSERS, *SCALARS_TO_COME)]
     for variable in sorted(environment):
         if not variable.startswith(PREFIX) or variable in known or variable in named:
@@ -94,7 +95,8 @@ def check_variables(environment: Mapping[str, str], named: Collection[str], faul
 def _find(
     name: str, document: Mapping[str, Any], environment: Mapping[str, str], *, arguments: Mapping[str, Any]
 ) -> tuple[str, Any] | None:
-    """The label and the value of a scalar. An empty variable is an unset one, but for the address that it turns off."""
+    """The label and the value of a scalar. An empty variable counts as unset, except PARLEY_METRICS_LISTEN, where it
+    turns the metrics off."""
     if arguments.get(name) is not None:
         return "--" + name.replace("_", "-"), arguments[name]
     variable = PREFIX + name.upper()
@@ -151,7 +153,7 @@ def _one_of(value: Any, words: tuple[str, ...]) -> str:
 
 def _string(value: Any) -> str:
     if not isinstance(value, str):
-        raise ValueError("must be a string")  # noqa: TRY004 - every wrong value is one kind of fault
+        raise ValueError("must be a string")  # noqa: TRY004 - the caller collects ValueError
     return value
 
 

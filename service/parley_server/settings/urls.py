@@ -1,4 +1,4 @@
-"""The URLs of the database and of the relay, checked before anything opens them. No fault ever shows a part of one."""
+"""Checks the URLs of the database and of Redis before anything opens them. No fault contains a part of a URL."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ REDIS_FORM = (
 )
 
 _SQLITE = re.compile(r"sqlite\+aiosqlite:///[^?]+")
-# The grammar of SQLAlchemy's `make_url`, where a password ends at the first @.
+# The grammar of SQLAlchemy's `make_url`: a password ends at the first @.
 _POSTGRESQL = re.compile(
     r"postgresql\+asyncpg://(?:[^:/@]*(?::[^@]*)?@)?"
     r"(?P<host>\[[0-9A-Fa-f:.]+\]|[^/:?@\[\]\s]*)(?::(?P<port>[0-9]{1,5}))?/(?P<database>[^?/]+)(?:\?(?P<query>.*))?"
 )
-# What of `asyncpg.connect` and of SQLAlchemy's dialect can be written as text.
+# The options of `asyncpg.connect` and of SQLAlchemy's dialect that can be written as text.
 _POSTGRESQL_OPTIONS = (
     "host",
     "port",
@@ -36,7 +36,7 @@ _POSTGRESQL_OPTIONS = (
     "prepared_statement_cache_size",
 )
 _SSL_MODES = ("disable", "allow", "prefer", "require", "verify-ca", "verify-full")
-# Limits and retries are the relay's own: an option of the URL would win over them.
+# The relay sets time limits and retries itself; options of the URL would override them.
 _REDIS_OPTIONS = (
     "ssl_ca_certs",
     "ssl_ca_path",
@@ -50,23 +50,23 @@ _REDIS_OPTIONS = (
 
 
 def is_sqlite(database_url: str) -> bool:
-    """Whether the database is a file, which one process has to itself."""
+    """Whether the database is a SQLite file, which only one process can use."""
     return database_url.startswith("sqlite")
 
 
 def check_database_url(url: str) -> str:
-    """The URL, if it can be one of a SQLite file or of a PostgreSQL database; raises ValueError."""
+    """Return the URL of a SQLite file or of a PostgreSQL database. Raises ValueError for any other."""
     if url.startswith(("postgres:", "postgresql")):
         return _check_postgresql(url)
     if not _SQLITE.fullmatch(url):
         raise ValueError(f'must be "sqlite+aiosqlite:///PATH" of a file, or {POSTGRESQL_FORM}')
     if ":memory:" in url:
-        raise ValueError("must name a file: a database in memory cannot be shared between connections")
+        raise ValueError("must name a file: connections cannot share a database in memory")
     return url
 
 
 def check_redis_url(url: str) -> str:
-    """The URL, if it can be one of a Redis or Valkey server; raises ValueError."""
+    """Return the URL of a Redis or Valkey server. Raises ValueError for any other."""
     try:
         parts = urlsplit(url)
         port = parts.port
@@ -75,15 +75,15 @@ def check_redis_url(url: str) -> str:
     if parts.scheme not in ("redis", "rediss") or not parts.hostname or port == 0 or parts.fragment:
         raise ValueError(f"must be {REDIS_FORM}")
     if not re.fullmatch(r"/?|/[0-9]{1,5}", parts.path):
-        raise ValueError("what follows the host must be the number of a database, such as /0")
+        raise ValueError("the path must be the number of a database, such as /0")
     options = _options(parts.query, _REDIS_OPTIONS)
     if options and parts.scheme != "rediss":
-        raise ValueError(f"{min(options)} takes TLS: the URL begins with rediss://")
+        raise ValueError(f"{min(options)} requires TLS: the URL must begin with rediss://")
     return url
 
 
 def without_secrets(url: str) -> str:
-    """The URL without its user, its password and its options, to be shown."""
+    """The URL without user, password and options, for log lines and terminals."""
     if is_sqlite(url):
         return url
     return re.sub(r"://(?:.*@)?", "://", url.partition("?")[0])
@@ -106,12 +106,11 @@ def _check_postgresql(url: str) -> str:
 
 
 def _options(query: str, known: Collection[str]) -> dict[str, str]:
-    """The options after the question mark, all of which are known. A name can be a password that was cut: no fault
-    shows it unless it is near to one that is known."""
+    """The options of the query. Raises ValueError for an unknown name; the text contains the name only if it resembles
+    a known one, because it may be part of a password that contains a question mark."""
     options = dict(parse_qsl(query, keep_blank_values=True))
     for name in options:
         if name not in known:
-            payload = "ssl" if name == "sslmode" and "ssl" in known else ""
-            near = f"; did you mean {payload}?" if payload else did_you_mean(name, known)
-            raise ValueError(f"has an option that is not known{near or ': ' + ', '.join(known)}")
+            hint = "; did you mean ssl?" if name == "sslmode" and "ssl" in known else did_you_mean(name, known)
+            raise ValueError(f"has an unknown option{hint or '; known are ' + ', '.join(known)}")
     return options

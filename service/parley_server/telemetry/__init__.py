@@ -1,1 +1,1 @@
-"""What the server tells its operators: log lines and Prometheus metrics. Never a prompt, an answer or a key."""
+"""Log lines and Prometheus metrics. They never contain a prompt, an answer or a key."""

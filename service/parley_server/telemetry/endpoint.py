@@ -1,4 +1,4 @@
-"""The HTTP endpoint that Prometheus scrapes, in a thread of its own. It serves metrics and nothing else."""
+"""The HTTP endpoint for Prometheus, in its own thread. It serves only metrics."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ IDLE_LIMIT_S = 10.0
 
 
 class MetricsEndpoint:
-    """A running endpoint; `close` ends it and frees the port."""
+    """A running endpoint. `close` stops it and frees the port."""
 
     def __init__(self, server: ThreadingHTTPServer) -> None:
         self._server = server
@@ -24,27 +24,26 @@ class MetricsEndpoint:
 
     @property
     def port(self) -> int:
-        """The port that it listens on."""
+        """The port on which it listens."""
         return self._server.server_port
 
     def close(self) -> None:
-        """Stop serving; returns when the port is free. Blocks for at most 0.1 s."""
+        """Stop serving. Returns when the port is free. Blocks for at most 0.1 s."""
         self._server.shutdown()
         self._server.server_close()
         self._thread.join()
 
 
 def serve_metrics(host: str, port: int, registry: CollectorRegistry) -> MetricsEndpoint:
-    """Listen on the address. Raises OSError, with a message for the operator, where that cannot be."""
+    """Listen on the address. Raises OSError, with a message for the operator, if that fails."""
     try:
         family, address = _resolve(host, port)
         kind = type("MetricsServer", (_Server,), {"address_family": family})
         return MetricsEndpoint(kind(address, _requests_for(registry)))
     except OSError as error:
         problem = "the address is in use" if error.errno == errno.EADDRINUSE else (error.strerror or "cannot listen")
-        raise OSError(
-            error.errno, f"metrics on {host}:{port}: {problem}; PARLEY_METRICS_LISTEN chooses another or, empty, none"
-        ) from error
+        advice = "set PARLEY_METRICS_LISTEN to another address, or to an empty one to turn the metrics off"
+        raise OSError(error.errno, f"metrics on {host}:{port}: {problem}; {advice}") from error
 
 
 class _Server(ThreadingHTTPServer):
@@ -52,12 +51,12 @@ class _Server(ThreadingHTTPServer):
     block_on_close = False
 
     def server_bind(self) -> None:
-        """Bind without the reverse lookup of the host's name, which can take seconds where there is no resolver."""
+        """Bind without a reverse lookup of the host name, which can take seconds without a resolver."""
         socketserver.TCPServer.server_bind(self)
         self.server_name, self.server_port = str(self.server_address[0]), int(self.server_address[1])
 
     def handle_error(self, request: object, client_address: object) -> None:
-        """A scraper that hangs up is no event of this server's."""
+        """Ignore errors of connections, such as a scraper that disconnects."""
 
 
 def _resolve(host: str, port: int) -> tuple[socket.AddressFamily, tuple[str, int]]:
@@ -66,5 +65,5 @@ def _resolve(host: str, port: int) -> tuple[socket.AddressFamily, tuple[str, int
 
 
 def _requests_for(registry: CollectorRegistry) -> type[MetricsHandler]:
-    # A client that connects and says nothing must not hold its thread for ever.
+    # The timeout frees the thread of a client that connects and sends nothing.
     return type("MetricsRequests", (MetricsHandler,), {"registry": registry, "timeout": IDLE_LIMIT_S})

@@ -1,7 +1,7 @@
-"""Log lines on standard error, as JSON or text. Never a prompt, an answer or a key.
+"""Log lines on standard error, as JSON or text. They never contain a prompt, an answer or a key.
 
-A line's message is one fixed word to search for; what varies goes to `extra={"fields": {...}}`, so that adapters log
-with `logging` alone: `logger.warning("provider_retry", extra={"fields": {"attempt": 2}})`.
+The message of a line is a fixed event name to search for. Variable values go to `extra={"fields": {...}}`, so that
+adapters need only `logging`: `logger.warning("provider_retried", extra={"fields": {"attempt": 2}})`.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ from parley_server.core.model import Reply, State
 from parley_server.core.observer import CallEnded
 from parley_server.errors import Reason
 
-# Their lines repeat what they send and receive.
-_TALKATIVE = ("openai", "httpx2", "httpcore2", "sqlalchemy", "alembic", "asyncio", "grpc")
+# Libraries whose debug lines contain the data that they send and receive.
+_VERBOSE = ("openai", "httpx2", "httpcore2", "sqlalchemy", "alembic", "asyncio", "grpc")
 _EXCEPTION_CHARACTERS = 16_384
 _SECRETS = re.compile(r"(?i)\b(?:sk-[\w-]{6,}|bearer\s+[\w.~+/=-]+)")
-# SQLAlchemy and pydantic quote the values they were given.
+# SQLAlchemy and pydantic quote values in their errors.
 _QUOTED_VALUES = re.compile(r"(?s)\[parameters: .*?\](?=\n|$)|input_value=.*?(?=, input_type=)")
 _EVENT = re.compile(r"[a-z][a-z0-9_]{0,63}")
 
@@ -35,9 +35,9 @@ _encode = msgspec.json.Encoder(enc_hook=str).encode
 def configure_logging(
     level: str, log_format: Literal["json", "text"], stream: TextIO | None = None, *, worker: int | None = None
 ) -> None:
-    """Send every logger's lines to `stream` (standard error) in this format, in place of what was there before.
+    """Write the lines of all loggers to `stream` (default: standard error) in this format, and remove former handlers.
 
-    With `worker`, each line says of which one it is."""
+    With `worker`, each line contains the number of the worker."""
     handler = logging.StreamHandler(stream or sys.stderr)
     fields = {} if worker is None else {"worker": worker}
     handler.setFormatter(JsonFormatter(fields) if log_format == "json" else TextFormatter(fields))
@@ -46,9 +46,9 @@ def configure_logging(
         root.removeHandler(former)
     root.addHandler(handler)
     root.setLevel(level.upper())
-    for name in _TALKATIVE:
+    for name in _VERBOSE:
         logging.getLogger(name).setLevel(max(logging.WARNING, root.level))
-    # No line shows them, and each costs a system call or a lookup.
+    # No line shows these values, and each costs a system call or a lookup.
     logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
     logging.captureWarnings(capture=True)
 
@@ -73,7 +73,7 @@ def log_call(call: CallEnded) -> None:
 
 
 def log_reply(reply: Reply, *, overhead_s: float, text_length: int) -> None:
-    """One line for a reply that has ended: who, which model, how and why, how long and how much."""
+    """Log one line for a reply that has ended: caller, model, state, reason, durations and usage."""
     level = _level_of(reply)
     if not _replies.isEnabledFor(level):
         return
@@ -104,7 +104,7 @@ def log_reply(reply: Reply, *, overhead_s: float, text_length: int) -> None:
 
 
 def end_reason(reply: Reply) -> str:
-    """Why it ended: the error's reason, or else the finish reason."""
+    """The reason of the reply's error, or else its finish reason."""
     if reply.error is not None:
         return reply.error.shown_reason.value
     return reply.finish_reason.value if reply.finish_reason is not None else "OTHER"
@@ -121,26 +121,26 @@ def _elapsed_ms(reply: Reply, time_us: int) -> float | None:
 
 
 class JsonFormatter(logging.Formatter):
-    """One JSON object a line: time, level, event, the fields, `exception` as one string, and the process's `fields`."""
+    """One JSON object per line: time, level, event, the record's fields, `exception` as one string, and `fields`."""
 
     def __init__(self, fields: Mapping[str, Any]) -> None:
         super().__init__()
         self._fields = fields
 
     def format(self, record: logging.LogRecord) -> str:
-        """The line of this record."""
+        """Format the record as one line."""
         return _encode({**_values_of(record), **self._fields}).decode()
 
 
 class TextFormatter(logging.Formatter):
-    """The same for a terminal: time, level and event, then `field=value`, then the exception on lines of its own."""
+    """The same values for a terminal: time, level, event, then `field=value`, then the exception on further lines."""
 
     def __init__(self, fields: Mapping[str, Any]) -> None:
         super().__init__()
         self._fields = fields
 
     def format(self, record: logging.LogRecord) -> str:
-        """The line of this record."""
+        """Format the record as one line, and its exception as further lines."""
         values = {**_values_of(record), **self._fields}
         head = f"{values.pop('time')} {values.pop('level'):<7} {values.pop('event')}"
         exception = values.pop("exception", None)
@@ -166,18 +166,18 @@ def _values_of(record: logging.LogRecord) -> dict[str, Any]:
 
 
 def redact(text: str) -> str:
-    """The text without what looks like a key, and without the values that libraries quote in their errors."""
+    """The text without anything that looks like a key, and without the values that libraries quote in their errors."""
     return _SECRETS.sub("[redacted]", _QUOTED_VALUES.sub("[values left out]", text))
 
 
 def _rfc3339(seconds: float) -> str:
-    """UTC with milliseconds."""
+    """The time in UTC with milliseconds."""
     whole, milliseconds = divmod(int(seconds * 1000), 1000)
     return f"{_second(whole)}.{milliseconds:03d}Z"
 
 
 def _second(whole: int) -> str:
-    """The text of a second; the last one is kept, since most lines share it."""
+    """The text of a second. The last one is cached, because most lines share it."""
     global _last_second
     if _last_second[0] != whole:
         _last_second = (whole, time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(whole)))

@@ -1,4 +1,4 @@
-"""Measures how late and how busy the event loop is. Never on a request's path."""
+"""Measures the delay and the utilisation of the event loop, outside of the path of requests."""
 
 from __future__ import annotations
 
@@ -11,22 +11,22 @@ from parley_server.core.ports import Clock
 from parley_server.telemetry.metrics import Metrics
 
 SAMPLE_INTERVAL_S = 0.1
-COUNT_EVERY = 10  # samples: counting the tasks takes time that grows with them
-# An older sample's share falls to half within about two newer ones: it follows a burst in 0.2 s, and one pause does not
-# make it forget the burst.
+COUNT_EVERY = 10  # samples: the time to count the tasks grows with their number
+# The weight of a sample halves within about two newer ones, so that the average follows a burst in 0.2 s, and a single
+# pause does not hide the burst.
 WEIGHT_OF_NEWEST = 0.3
-# A newcomer has its first token after some ten turns of the loop: beyond this lag, after a second. Overload is a lag
-# that lasts, not one stall or one burst, and it is over once there is room again.
+# A new reply needs about ten turns of the loop for its first token, so with this lag a second. Overload is a lasting
+# lag, not a single stall or burst; it ends when the lag falls below CALM_S.
 LATE_S = 0.1
 LATE_FOR_S = 1.0
 CALM_S = 0.05
-STALL_S = 0.5  # a process that was stopped for long was late once, and no more than that
+STALL_S = 0.5  # upper bound of a sample, because a long suspension of the process is a single delay
 
 
 class LoopMonitor:
-    """Samples every 100 ms: how late the sample came (lag), and for which share the loop's thread was on the CPU.
+    """Takes a sample every 100 ms: its delay (lag), and the share of time in which the loop's thread was on the CPU.
 
-    `start` is called in the loop whose thread it measures; `stop` ends it.
+    `start` must be called in the loop to measure. `cpu_time` returns the CPU seconds of the loop's thread.
     """
 
     def __init__(self, metrics: Metrics, clock: Clock, *, cpu_time: Callable[[], float] = time.thread_time) -> None:
@@ -40,20 +40,20 @@ class LoopMonitor:
 
     @property
     def utilisation(self) -> float:
-        """Share of the last few samples in which the loop's thread was on the CPU, from 0 to 1."""
+        """Share of the last samples in which the loop's thread was on the CPU, from 0 to 1."""
         return self._utilisation
 
     @property
     def overloaded(self) -> bool:
-        """Whether the loop has been late for so long that newcomers would make it worse for everybody."""
+        """Whether the lag has lasted so long that new replies would slow down all running ones."""
         return self._late_since is not None and self._clock.monotonic() >= self._late_since + LATE_FOR_S
 
     def start(self) -> None:
-        """Begin to sample."""
+        """Start sampling."""
         self._task = asyncio.get_running_loop().create_task(self._sample(), name="loop-monitor")
 
     async def stop(self) -> None:
-        """Sample no more."""
+        """Stop sampling."""
         if self._task is not None:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)

@@ -1,4 +1,4 @@
-"""Prometheus metrics in a registry of their own. No label ever holds an end user, a tenant or an id."""
+"""Prometheus metrics in their own registry. No label contains an end user, a tenant or an id."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from parley_server.core.observer import CallEnded
 from parley_server.errors import Reason
 from parley_server.telemetry.logs import end_reason
 
-# Beyond this many values of labels, which no sound configuration reaches, new ones are counted together.
+# Limit of label values of a metric. Further values are counted together as "other", so that memory stays bounded.
 MAX_SERIES = 500
 OTHER = "other"
 
@@ -30,7 +30,7 @@ Child = TypeVar("Child")
 
 
 class _Labelled(Generic[Child]):
-    """Children of a metric by the values of its labels, bound once; a bounded number of them."""
+    """The children of a metric by their label values, created once and limited in number."""
 
     def __init__(self, bind: Callable[..., Child]) -> None:
         self._bind = bind
@@ -47,7 +47,7 @@ class _Labelled(Generic[Child]):
 
 
 class Metrics:
-    """Counts what its methods are told; they neither wait nor raise. `registry` is what an endpoint serves."""
+    """Counts events; no method waits or raises. An endpoint serves `registry`."""
 
     def __init__(self) -> None:
         self.registry = registry = CollectorRegistry()
@@ -63,9 +63,7 @@ class Metrics:
         self._taken_over = Counter(
             "parley_replies_taken_over_total", "Replies of dead replicas that this one ended.", registry=registry
         )
-        self._lag = Histogram(
-            "parley_loop_lag_seconds", "How late the event loop is.", buckets=_LAG_S, registry=registry
-        )
+        self._lag = Histogram("parley_loop_lag_seconds", "Delay of the event loop.", buckets=_LAG_S, registry=registry)
         self._utilisation = Gauge(
             "parley_loop_utilisation", "Share of time that the event loop is busy, 0 to 1.", registry=registry
         )
@@ -75,7 +73,7 @@ class Metrics:
         model = ("model",)
         ended = Counter("parley_replies_total", "Replies that ended.", ("state", "reason", "model"), registry=registry)
         self._ended = _Labelled(ended.labels)
-        self._active = Gauge("parley_replies_active", "Replies that run.", registry=registry)
+        self._active = Gauge("parley_replies_active", "Running replies.", registry=registry)
         self._readers = Gauge("parley_readers_active", "Readers that follow a reply.", registry=registry)
         first_token = Histogram(
             "parley_first_token_seconds",
@@ -103,7 +101,7 @@ class Metrics:
         self._length = _Labelled(length.labels)
         self._overhead = Histogram(
             "parley_reply_overhead_seconds",
-            "The engine's own time for a reply, without waits for the provider.",
+            "Time that the engine itself spends on a reply, without waits for the provider.",
             buckets=_OVERHEAD_S,
             registry=registry,
         )
@@ -121,15 +119,19 @@ class Metrics:
             "parley_call_duration_seconds", "Duration of calls.", ("method",), buckets=_CALL_S, registry=registry
         )
         self._call_duration = _Labelled(call_duration.labels)
-        self._resumes = Counter("parley_resumes_total", "Readers that came back with ResumeReply.", registry=registry)
-        self._go_away = Counter("parley_go_away_total", "Readers told to go elsewhere.", registry=registry)
+        self._resumes = Counter(
+            "parley_resumes_total", "Readers that resumed a reply with ResumeReply.", registry=registry
+        )
+        self._go_away = Counter(
+            "parley_go_away_total", "Readers asked to reconnect to another replica.", registry=registry
+        )
         attempts = Counter(
             "parley_provider_attempts_total", "Requests to providers.", ("provider", "outcome"), registry=registry
         )
         self._attempts = _Labelled(attempts.labels)
         oddities = Counter(
             "parley_provider_oddities_total",
-            "What was left out of providers' answers.",
+            "Parts of providers' answers that were dropped.",
             ("provider", "kind"),
             registry=registry,
         )
@@ -138,12 +140,11 @@ class Metrics:
     # --- replies
 
     def reply_started(self) -> None:
-        """See `Observer`."""
         self._active.inc()
 
     def reply_ended(self, reply: Reply, *, overhead_s: float, text_length: int) -> None:
-        """See `Observer`."""
         self._active.dec()
+        # The requested alias: unlike the vendor's name of a model, it comes from a bounded configuration.
         state, model = reply.state.value, reply.requested_model or reply.model
         self._ended.of(state, end_reason(reply), model).inc()
         self._duration.of(state).observe(max(0, reply.end_time_us - reply.create_time_us) / 1e6)
@@ -166,36 +167,31 @@ class Metrics:
             self._cost.of(model).inc(usage.cost_nano_usd / 1e9)
 
     def reader_joined(self) -> None:
-        """See `Observer`."""
         self._readers.inc()
 
     def reader_left(self) -> None:
-        """See `Observer`."""
         self._readers.dec()
 
     def first_token(self, seconds: float, model: str) -> None:
-        """See `Observer`."""
         self._first_token.of(model).observe(seconds)
 
     def refused(self, reason: Reason) -> None:
-        """See `Observer`."""
         self._refusals.of(reason.value).inc()
 
     # --- replicas
 
     def fenced(self, fenced: bool) -> None:
-        """See `Observer`."""
         self._lease.set(0 if fenced else 1)
 
     def reply_taken_over(self) -> None:
-        """See `Observer`."""
         self._taken_over.inc()
 
     def watch_relay(self, lost_s: Callable[[], float], followed: Callable[[], int]) -> None:
-        """Ask these two at each scrape: for how long the relay has not worked, and how many replies are followed."""
+        """Call these functions at each scrape: seconds since the relay stopped working, and the number of followed
+        replies."""
         lost = Gauge(
             "parley_relay_lost_seconds",
-            "For how long the relay has not worked; 0 while it does.",
+            "Time since the relay stopped working; 0 while it works.",
             registry=self.registry,
         )
         lost.set_function(lost_s)
@@ -204,36 +200,31 @@ class Metrics:
         )
         replies.set_function(followed)
 
-    # --- the edge and the providers
+    # --- calls and providers
 
     def call_ended(self, call: CallEnded) -> None:
-        """See `CallObserver`."""
         self._calls.of(call.method, call.code).inc()
         self._call_duration.of(call.method).observe(call.duration_s)
 
     def resumed(self) -> None:
-        """See `CallObserver`."""
         self._resumes.inc()
 
     def went_away(self) -> None:
-        """See `CallObserver`."""
         self._go_away.inc()
 
     def provider_attempt(self, provider: str, outcome: str) -> None:
-        """See `AttemptObserver`."""
         self._attempts.of(provider, outcome).inc()
 
     def provider_oddity(self, provider: str, kind: str) -> None:
-        """See `AttemptObserver`."""
         self._oddities.of(provider, kind).inc()
 
     # --- the loop
 
     def loop_sampled(self, *, lag_s: float, utilisation: float) -> None:
-        """A sample of the event loop."""
+        """Record a sample of the event loop: seconds of delay, and the share of time that it was busy, 0 to 1."""
         self._lag.observe(lag_s)
         self._utilisation.set(utilisation)
 
     def tasks_counted(self, tasks: int) -> None:
-        """How many tasks the event loop has."""
+        """Record the number of tasks of the event loop."""
         self._tasks.set(tasks)

@@ -1,4 +1,4 @@
-"""The one observer that the server is wired with: metrics for all events, and a log line for each call and reply."""
+"""The observer of a server: metrics for all events, and a log line for each call and each reply."""
 
 from __future__ import annotations
 
@@ -9,14 +9,12 @@ from parley_server.telemetry.metrics import Metrics
 
 
 class Telemetry(Metrics):
-    """Counts and logs. Fulfils `Observer`, `CallObserver` and `AttemptObserver`."""
+    """Counts and logs events. Implements `Observer`, `CallObserver` and `AttemptObserver`."""
 
     def reply_ended(self, reply: Reply, *, overhead_s: float, text_length: int) -> None:
-        """See `Observer`."""
         super().reply_ended(reply, overhead_s=overhead_s, text_length=text_length)
         log_reply(reply, overhead_s=overhead_s, text_length=text_length)
 
     def call_ended(self, call: CallEnded) -> None:
-        """See `CallObserver`."""
         super().call_ended(call)
         log_call(call)

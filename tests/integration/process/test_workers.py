@@ -312,9 +312,9 @@ async def test_a_metrics_port_in_use(tmp_path, places) -> None:
 
 def test_several_workers_need_postgresql_and_redis(tmp_path, postgres_url) -> None:
     told = refusal(command(tmp_path, "serve", "--workers", "2"))
-    assert "workers: more than one cannot share a SQLite file: set PARLEY_REDIS_URL, and PARLEY_DATABASE_URL" in told
+    assert "workers: several workers cannot share a SQLite file: set PARLEY_REDIS_URL, and PARLEY_DATABASE_URL" in told
     told = refusal(command(tmp_path, "serve", "--workers", "2", PARLEY_DATABASE_URL=postgres_url))
-    assert "workers: more than one need a relay between them: set PARLEY_REDIS_URL" in told
+    assert "workers: several workers need a relay: set PARLEY_REDIS_URL" in told
     for count in ("0", "-1", "x", "65"):
         assert "--workers: must be a whole number from 1 to 64" in refusal(
             command(tmp_path, "serve", f"--workers={count}")

@@ -1,10 +1,10 @@
-"""A clock that a test moves, and a sink that records."""
+"""A clock that a test advances, and a recording sink."""
 
 import asyncio
 
 
 class MovingClock:
-    """Stands still until `advance`; timers fire in their order."""
+    """Stands still until `advance`; timers fire in order of time."""
 
     def __init__(self):
         self.now = 1000.0
@@ -33,7 +33,7 @@ class MovingClock:
             timer.cancel()
 
     async def advance(self, seconds):
-        """Let so much time pass, and everything run that is due."""
+        """Advance by these seconds, and run everything that is due."""
         end = self.now + seconds
         await settle()
         while (
@@ -65,7 +65,7 @@ async def settle():
 
 
 class Recorder:
-    """Everything that was pushed, in order."""
+    """Records all pushes in order."""
 
     def __init__(self):
         self.events = []

@@ -1,4 +1,4 @@
-"""What is waited for after a finish word, on a clock that the test moves, and always within the limits of time."""
+"""The wait after a finish reason, within the time limits of the reply, on a manual clock."""
 
 import asyncio
 
@@ -20,7 +20,7 @@ async def upstream():
 
 
 class Limited:
-    """A reply within limits of time, on a clock that the test moves."""
+    """A reply with time limits on a manual clock."""
 
     def __init__(self, upstream, steps, *, first_token_s=30.0, idle_s=30.0):
         self.clock = ManualClock()
@@ -32,18 +32,18 @@ class Limited:
         self.reply = asyncio.ensure_future(self.provider.generate(prompt(), self.sink))
 
     async def finish_word(self):
-        """Wait until the finish word was read: its timer runs beside that of the limits."""
+        """Wait until the finish reason was read. Then its timer runs in addition to that of the limits."""
         await until(lambda: self.clock.waiting == 2)
 
     async def end(self):
-        """The reply, without another move of the clock."""
+        """Wait for the reply without a further move of the clock."""
         try:
             return await asyncio.wait_for(self.reply, 10)
         finally:
             await self.provider.close()
 
 
-async def test_an_idle_limit_below_the_wait_for_usage_fails_no_finished_reply(upstream):
+async def test_a_short_idle_limit_does_not_fail_a_finished_reply(upstream):
     limited = Limited(upstream, [text("a"), finish(), Hang()], idle_s=4.0)
     await limited.finish_word()
     await limited.clock.advance(1.9)
@@ -52,7 +52,7 @@ async def test_an_idle_limit_below_the_wait_for_usage_fails_no_finished_reply(up
     assert (await limited.end()).reason is FinishReason.STOP
 
 
-async def test_a_finish_word_late_within_the_idle_limit_is_in_time(upstream):
+async def test_a_finish_reason_shortly_before_the_idle_limit_is_in_time(upstream):
     late = asyncio.Event()
     limited = Limited(upstream, [text("a"), Wait(late), finish(), Hang()], idle_s=4.0)
     await limited.sink.flushed.wait()
@@ -70,7 +70,7 @@ async def test_a_finish_without_a_token_ends_before_the_first_token_limit(upstre
     assert (await limited.end()).reason is FinishReason.STOP
 
 
-async def test_usage_is_waited_for_at_most_five_seconds(upstream):
+async def test_the_wait_for_usage_lasts_at_most_five_seconds(upstream):
     late = asyncio.Event()
     limited = Limited(upstream, [text("a"), finish(), Wait(late), usage(), Hang()])
     await limited.finish_word()
@@ -81,7 +81,7 @@ async def test_usage_is_waited_for_at_most_five_seconds(upstream):
     assert (await limited.end()).reason is FinishReason.STOP
 
 
-async def test_the_idle_limit_holds_after_content_that_followed_a_finish_word(upstream):
+async def test_the_idle_limit_applies_after_content_that_follows_a_finish_reason(upstream):
     more = asyncio.Event()
     limited = Limited(upstream, [chunk({"content": "a"}, "stop"), Wait(more), text("b"), Hang()], idle_s=4.0)
     await limited.finish_word()

@@ -1,4 +1,4 @@
-"""Compressed bodies come out the same wherever they were cut, and a bomb does not."""
+"""Decompression does not depend on how a body is split, and is bounded."""
 
 import gzip
 import itertools
@@ -30,7 +30,7 @@ FORMS = {
 
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("cuts", [0, 1, 20, None])
-def test_a_compressed_body_is_the_same_however_it_is_cut(form, cuts):
+def test_decompression_does_not_depend_on_how_the_body_is_split(form, cuts):
     encoding, body = FORMS[form]
     taken = []
     feed = decoded(encoding, taken.append, provider="acme")
@@ -43,18 +43,18 @@ def test_a_compressed_body_is_the_same_however_it_is_cut(form, cuts):
 
 
 @pytest.mark.parametrize("encoding", ["br", "zstd", "gzip, br", "compress"])
-def test_an_encoding_that_is_not_known_is_malformed_at_once(encoding):
+def test_an_unknown_encoding_is_malformed(encoding):
     with pytest.raises(ProviderMalformed, match="acme"):
         decoded(encoding, lambda _: None, provider="acme")
 
 
 @pytest.mark.parametrize("encoding", ["gzip", "deflate"])
-def test_what_cannot_be_decompressed_is_malformed(encoding):
+def test_invalid_compressed_data_is_malformed(encoding):
     with pytest.raises(ProviderMalformed, match="acme"):
         decoded(encoding, lambda _: None, provider="acme")(b"data: not compressed at all\n\n" * 10)
 
 
-def test_a_bomb_is_refused_and_is_never_held_whole():
+def test_a_decompression_bomb_is_refused_before_it_fills_memory():
     bomb = gzip.compress(bytes(80 * 1024 * 1024), compresslevel=1)
     sizes = []
     tracemalloc.start()

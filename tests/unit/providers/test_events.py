@@ -1,4 +1,4 @@
-"""Counts and finish words that vendors send, in range where they are read."""
+"""Counts and finish reasons of vendors are checked when they are read."""
 
 import math
 
@@ -12,7 +12,7 @@ from parley_server.providers.reading.events import MAX_WORD_BYTES, count, reason
     ("value", "expected"),
     [(0, 0), (7, 7), (7.0, 7), (9.5, 9), ("12", 12), (10**8, 10**8), ("100000000", 10**8)],
 )
-def test_counts(value, expected):
+def test_counts_of_several_types_are_read(value, expected):
     assert count(value) == expected
 
 
@@ -38,11 +38,11 @@ def test_counts(value, expected):
         {},
     ],
 )
-def test_a_count_that_cannot_be_true_is_not_counted(value):
+def test_an_implausible_count_is_ignored(value):
     assert count(value) is None
 
 
-def test_a_count_that_cannot_be_true_never_replaces_a_good_one():
+def test_an_implausible_count_never_replaces_a_plausible_one():
     ignored = []
     meter = UsageMeter(on_ignored=lambda: ignored.append(1))
     meter.add({"prompt_tokens": 5, "completion_tokens": 7})
@@ -58,7 +58,7 @@ def test_an_empty_usage_is_no_usage(usage):
     assert (meter.known, meter.changed) == (False, False)
 
 
-def test_details_of_other_types_are_no_counts():
+def test_details_of_other_types_are_ignored():
     meter = UsageMeter(on_ignored=lambda: None)
     meter.add({"prompt_tokens": 5, "prompt_tokens_details": [], "completion_tokens_details": "x"})
     assert meter.usage() == Usage(prompt_tokens=5)
@@ -82,10 +82,10 @@ def test_details_of_other_types_are_no_counts():
         ("é" * 100, "é" * (MAX_WORD_BYTES // 2)),
     ],
 )
-def test_finish_words_of_any_type_are_bounded_text(value, expected):
+def test_finish_reasons_of_any_type_are_bounded_text(value, expected):
     assert word_of(value) == expected
 
 
-def test_finish_words_have_no_case():
+def test_finish_reasons_are_case_insensitive():
     assert reason_of("Max_Tokens") is FinishReason.MAX_TOKENS
     assert reason_of("FAKE_ENUM") is FinishReason.OTHER

@@ -1,4 +1,4 @@
-"""What an exchange hands on does not depend on whether the body's end came in the same read."""
+"""The outcome of an exchange does not depend on whether the end of the body arrived in the same read."""
 
 import pytest
 from parley_server.providers.http.exchange import Exchange, Head
@@ -22,7 +22,7 @@ class Calls:
         self.aborts += 1
 
 
-async def test_an_error_of_the_feed_is_raised_though_the_body_has_ended():
+async def test_an_error_of_the_feed_is_raised_even_if_the_body_has_ended():
     calls = Calls()
     calls.exchange.deliver(b"body")
     calls.exchange.complete()
@@ -42,7 +42,7 @@ async def test_an_error_of_the_feed_closes_a_connection_whose_body_has_not_ended
     assert calls.aborts == 1
 
 
-async def test_an_error_of_the_feed_goes_before_the_break_of_the_connection():
+async def test_an_error_of_the_feed_takes_precedence_over_a_broken_connection():
     calls = Calls()
     calls.exchange.deliver(b"body")
     calls.exchange.fail(ConnectionError())

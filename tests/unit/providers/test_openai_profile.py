@@ -1,4 +1,4 @@
-"""Which server an endpoint is, by its host."""
+"""The profile of an endpoint follows from its host or its configuration."""
 
 import pytest
 from parley_server.providers.openai.profile import PROFILES, switches_of
@@ -26,13 +26,13 @@ def test_the_profile_follows_from_the_host(host, profile):
     assert switches_of(OpenAISettings(base_url=f"https://{host}/v1")) == PROFILES[profile]
 
 
-def test_a_profile_and_switches_that_are_set_go_before_the_host():
+def test_a_configured_profile_and_switches_override_the_host():
     assert switches_of(OpenAISettings(profile="mistral")) == PROFILES["mistral"]
     changed = switches_of(OpenAISettings(switches=Switches(alternate=True)))
     assert (changed.alternate, changed.max_tokens_field) == (True, "max_completion_tokens")
 
 
-def test_an_unknown_endpoint_gets_what_all_servers_take():
+def test_an_unknown_endpoint_gets_only_widely_supported_fields():
     generic = PROFILES["generic"]
     assert (generic.max_tokens_field, generic.alternate, generic.tool_id) == ("max_tokens", True, "short")
     assert (generic.no_store, generic.no_obfuscation, generic.cache_key) == (False, False, False)

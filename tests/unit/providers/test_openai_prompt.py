@@ -1,4 +1,4 @@
-"""A prompt in the words of the dialect."""
+"""Conversion of a prompt to a request in OpenAI's dialect."""
 
 import re
 
@@ -31,7 +31,7 @@ def words(text):
     return TextPart(text=text)
 
 
-def test_messages():
+def test_messages_of_all_roles_and_parts():
     asked = prompt(
         ("system", words("one")),
         ("system", words("two")),
@@ -75,17 +75,17 @@ def test_messages():
     ]
 
 
-def test_an_answer_of_reasoning_alone_is_not_sent():
+def test_an_answer_with_only_reasoning_is_not_sent():
     assert messages_of(prompt(("assistant", ReasoningPart(text="hm")), ("user", words("hi"))), OPENAI) == [
         {"role": "user", "content": "hi"}
     ]
 
 
-def test_nothing_set_is_nothing_sent():
+def test_unset_options_are_not_sent():
     assert options_of(prompt(), GENERIC) == {}
 
 
-def test_sampling():
+def test_sampling_options_are_sent():
     sampling = Sampling(
         temperature=0.0, top_p=0.5, max_output_tokens=9, seed=0, stop=("a", "b"), reasoning_effort="low"
     )
@@ -109,7 +109,7 @@ def test_sampling():
         ("f", {"type": "function", "function": {"name": "f"}}),
     ],
 )
-def test_tools(choice, sent):
+def test_tools_and_tool_choice_are_sent(choice, sent):
     tools = (Tool(name="f", description="does f", parameters='{"type":"object"}'), Tool(name="g"))
     assert options_of(prompt(tools=tools, tool_choice=choice), GENERIC) == {
         "tools": [
@@ -120,7 +120,7 @@ def test_tools(choice, sent):
     }
 
 
-def test_a_schema_of_the_answer():
+def test_a_json_schema_is_sent():
     assert options_of(prompt(json_schema='{"type":"object"}'), GENERIC)["response_format"] == {
         "type": "json_schema",
         "json_schema": {"name": "answer", "schema": {"type": "object"}},
@@ -128,7 +128,7 @@ def test_a_schema_of_the_answer():
 
 
 @pytest.mark.parametrize("schema", ["{", "[]", "7"])
-def test_a_schema_that_is_no_object_is_refused(schema):
+def test_a_schema_that_is_not_an_object_is_refused(schema):
     with pytest.raises(ProviderRejected):
         options_of(prompt(json_schema=schema), GENERIC)
     with pytest.raises(ProviderRejected, match="tool f"):
@@ -155,11 +155,11 @@ def test_the_output_limit_has_the_field_of_the_profile(profile, field):
         ("generic", {"include_usage": True}),
     ],
 )
-def test_stream_options_are_those_that_the_profile_takes(profile, options):
+def test_stream_options_follow_the_profile(profile, options):
     assert stream_options_of(PROFILES[profile]) == options
 
 
-def test_a_cache_key_and_store_are_sent_where_they_are_known():
+def test_cache_key_and_store_follow_the_profile():
     asked = prompt(cache_key="k")
     assert options_of(asked, OPENAI) == {"store": False, "prompt_cache_key": "k"}
     assert options_of(asked, PROFILES["azure"]) == {"prompt_cache_key": "k"}
@@ -170,7 +170,7 @@ def turns(asked, profile):
     return [(entry["role"], entry.get("content")) for entry in messages_of(asked, PROFILES[profile])]
 
 
-def test_neighbours_of_the_user_are_one_message_where_turns_must_alternate():
+def test_adjacent_user_messages_are_joined_if_turns_must_alternate():
     asked = prompt(("user", words("one")), ("user", words("two")))
     assert turns(asked, "generic") == [("user", "one\n\ntwo")]
     assert turns(asked, "openai") == [("user", "one"), ("user", "two")]
@@ -182,7 +182,7 @@ def test_an_image_stays_a_part_of_the_joined_message():
     assert (role, [part["type"] for part in content]) == ("user", ["text", "image_url", "text"])
 
 
-def test_a_later_system_message_is_text_in_front_of_the_next_user_message():
+def test_a_later_system_message_is_prepended_to_the_next_user_message():
     asked = prompt(("system", words("s")), ("user", words("one")), ("assistant", words("two")), ("system", words("p")))
     followed = prompt(*[("system", words("s")), ("user", words("one"))], ("assistant", words("two")))
     assert turns(asked, "generic")[-1] == ("user", "p")
@@ -198,7 +198,7 @@ def test_an_empty_message_does_not_separate_its_neighbours():
     assert turns(asked, "generic") == [("user", "one\n\ntwo")]
 
 
-def test_what_lacks_between_turns_is_filled_in():
+def test_missing_turns_are_filled_in():
     asked = prompt(("assistant", words("a")), ("assistant", words("b")))
     assert turns(asked, "generic") == [
         ("user", "(start)"),
@@ -236,7 +236,7 @@ def called(*call_ids):
 
 
 @pytest.mark.parametrize("call_id", ["fc_" + "a" * 50, "call_1", "a b", "é23456789", "x"])
-def test_an_id_that_a_provider_refuses_becomes_nine_letters_and_digits(call_id):
+def test_a_refused_id_becomes_nine_letters_and_digits(call_id):
     asked = prompt(*called(call_id))
     (call,), (result,) = ids(asked, "mistral")
     assert call == result
@@ -244,12 +244,12 @@ def test_an_id_that_a_provider_refuses_becomes_nine_letters_and_digits(call_id):
     assert ids(asked, "mistral") == ids(prompt(*called(call_id)), "mistral")
 
 
-def test_an_id_that_a_provider_takes_is_sent_as_it_is():
+def test_an_accepted_id_is_sent_unchanged():
     assert ids(prompt(*called("a1B2c3D4e")), "mistral") == (["a1B2c3D4e"], ["a1B2c3D4e"])
     assert ids(prompt(*called("call_1-x")), "openai") == (["call_1-x"], ["call_1-x"])
 
 
-def test_an_id_that_occurs_twice_in_a_prompt_is_sent_once():
+def test_a_repeated_id_is_replaced():
     calls, results = ids(prompt(*called("call_1", "call_1"), ("assistant", words("so")), *called("call_1")), "openai")
     assert calls == results
     assert (calls[0], len(set(calls))) == ("call_1", 3)

@@ -1,4 +1,4 @@
-"""Calls are put together from pieces in any order: no two become one, none gets two names, indexes are dense."""
+"""Tool calls are assembled from pieces in any order: calls stay separate, and indexes are dense."""
 
 import itertools
 import json
@@ -38,7 +38,7 @@ def cut(arguments, places):
 
 
 @given(calls, st.lists(st.integers(0, 100), max_size=4), st.sampled_from(["index", "same index", "id", "neither"]))
-def test_calls_one_after_the_other(wanted, places, form):
+def test_consecutive_calls(wanted, places, form):
     pieces = []
     for number, (name, arguments) in enumerate(wanted):
         key = {"index": str(number), "same index": "0"}.get(form)
@@ -49,7 +49,7 @@ def test_calls_one_after_the_other(wanted, places, form):
 
 
 @given(calls, st.data())
-def test_calls_whose_pieces_are_interleaved(wanted, data):
+def test_interleaved_calls(wanted, data):
     rows = [
         [
             Piece(key=str(number), name=name if place == 0 else "", arguments=part)
@@ -75,7 +75,7 @@ def test_calls_whose_pieces_are_interleaved(wanted, data):
         max_size=20,
     )
 )
-def test_any_pieces_make_calls_with_dense_indexes_and_own_ids(pieces):
+def test_any_pieces_give_dense_indexes_and_unique_ids(pieces):
     result(pieces)
 
 
@@ -84,7 +84,7 @@ def test_any_pieces_make_calls_with_dense_indexes_and_own_ids(pieces):
         st.text() | st.integers() | st.none(), lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner)
     )
 )
-def test_arguments_are_whole_at_their_end_and_not_before(value):
+def test_arguments_are_complete_only_at_their_end(value):
     text = json.dumps({"value": value})
     arguments = Arguments()
     for character in text:
@@ -95,7 +95,7 @@ def test_arguments_are_whole_at_their_end_and_not_before(value):
     assert not arguments.whole
 
 
-def test_asking_after_each_piece_takes_linear_time():
+def test_checking_after_each_piece_takes_linear_time():
     arguments = Arguments()
     before = time.process_time()
     for piece in ['{"a": "', *["}"] * 100_000, '"}']:

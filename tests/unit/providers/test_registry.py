@@ -32,7 +32,7 @@ def prompt(to, text="Hi"):
     return Prompt(model=to, messages=(PromptMessage(role="user", parts=(TextPart(text=text),)),))
 
 
-async def test_models_and_aliases():
+async def test_aliases_resolve_to_models_and_providers():
     catalog = registry()
     assert [(entry.alias, entry.is_default) for entry in catalog.models()] == [("b", True), ("a", False)]
     assert catalog.resolve("")[0].alias == "b"
@@ -60,7 +60,7 @@ async def test_the_first_token_limit_follows_from_the_model(reasoning, first_tok
     await expire(catalog, clock, first_token_s)
 
 
-async def test_a_first_token_limit_that_is_set_goes_before_the_models():
+async def test_a_configured_first_token_limit_overrides_that_of_the_model():
     async def never_answer(_reader, writer):
         await asked.wait()
         writer.close()
@@ -74,7 +74,7 @@ async def test_a_first_token_limit_that_is_set_goes_before_the_models():
 
 
 async def expire(catalog, clock, first_token_s):
-    """The provider of `a` fails after this time, and no sooner."""
+    """Check that the provider of `a` times out after exactly this time."""
     chosen, provider = catalog.resolve("a")
     task = asyncio.ensure_future(provider.generate(prompt(chosen), Recorder()))
     await clock.advance(first_token_s - 0.1)
@@ -85,7 +85,7 @@ async def expire(catalog, clock, first_token_s):
     await catalog.close()
 
 
-async def test_attempts_are_observed():
+async def test_attempts_are_reported_to_the_observer():
     outcomes = []
 
     class Observer:
@@ -112,7 +112,7 @@ def test_all_faults_of_providers_are_reported():
     assert refused.match(r"script of the provider one is wrong: .*`x`.*; .*two.*`y`.*; the base URL of .* three")
 
 
-async def test_openai_without_its_key_says_so():
+async def test_openai_without_a_key_is_unauthenticated():
     catalog = registry({"openai": OpenAISettings()}, {"a": model("openai")}, "a")
     chosen, provider = catalog.resolve("a")
     with pytest.raises(ProviderUnauthenticated, match="openai"):

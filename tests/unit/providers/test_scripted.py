@@ -1,4 +1,4 @@
-"""The typewriter: what it says, when, and how it fails on demand."""
+"""The scripted provider: its answers, their timing, and its faults."""
 
 import asyncio
 
@@ -27,7 +27,7 @@ def prompt(text="Hi", *more, **fields):
 
 
 async def answer_to(asked, script=None, *, seconds=3600):
-    """What it pushed, how it ended, and when each text came."""
+    """The sink, the finish, and the time of each text."""
     clock = MovingClock()
     sink = Recorder()
     times = []
@@ -41,7 +41,7 @@ async def answer_to(asked, script=None, *, seconds=3600):
     return sink, task, times
 
 
-async def test_by_default_it_says_what_it_is_and_quotes_the_user_word_by_word():
+async def test_the_default_answer_introduces_itself_and_quotes_the_user():
     sink, task, times = await answer_to(prompt("What  is\nthis?"))
     assert "scripted" in sink.content
     assert "“What is this?”" in sink.content
@@ -57,7 +57,7 @@ async def test_a_long_question_is_quoted_in_part():
     assert len(sink.content) < 500
 
 
-async def test_pace_pauses_and_first_token():
+async def test_pace_pauses_and_first_token_delay():
     script = Script(text="a b c d", first_token_delay_s=2, tokens_per_s=10, pauses=(PauseStep(after=2, seconds=5),))
     sink, _, times = await answer_to(prompt(), script)
     assert (sink.of("text"), times) == (["a ", "b ", "c ", "d"], [2.0, 2.1, 7.2, 7.3])
@@ -89,7 +89,7 @@ async def test_after_a_tool_result_the_directive_is_not_followed_again():
     assert task.result().reason is FinishReason.STOP
 
 
-async def test_max_output_tokens():
+async def test_max_output_tokens_cuts_the_answer():
     sink, task, _ = await answer_to(prompt(sampling=Sampling(max_output_tokens=2)), Script(text="a b c d"))
     assert sink.content == "a b "
     assert task.result() == Finish(reason=FinishReason.MAX_TOKENS, provider_reason="length")
@@ -97,7 +97,7 @@ async def test_max_output_tokens():
 
 
 @pytest.mark.parametrize("reason", list(ERRORS))
-async def test_errors_at_a_place(reason):
+async def test_an_error_fault_fails_after_its_piece(reason):
     script = Script(text="a b c", fault=ErrorFault(after=2, reason=reason, retry_after_s=1.5))
     sink, task, _ = await answer_to(prompt(), script)
     failure = task.exception()
@@ -106,7 +106,7 @@ async def test_errors_at_a_place(reason):
     assert sink.of("usage") == []
 
 
-async def test_a_fault_beyond_the_end_comes_at_the_end():
+async def test_a_fault_beyond_the_end_fails_at_the_end():
     sink, task, _ = await answer_to(prompt(), Script(text="a b", fault=TruncateFault(after=99)))
     assert (sink.content, task.exception().reason) == ("a b", Reason.PROVIDER_TRUNCATED)
 
@@ -116,19 +116,19 @@ async def test_a_stall_lasts_until_it_is_cancelled():
     assert (sink.content, task.cancelled()) == ("a ", True)
 
 
-async def test_a_directive_changes_what_it_names():
+async def test_a_directive_changes_only_its_fields():
     base = Script(text="base text", delay_s=1)
     sink, task, times = await answer_to(prompt('/script {"pieces": "whole", "finish": "OTHER", "usage": false}'), base)
     assert (sink.events, times) == ([("text", "base text"), ("flush",)], [0.0])
     assert task.result() == Finish(reason=FinishReason.OTHER, provider_reason="other")
 
 
-async def test_what_follows_a_directive_is_what_was_asked():
+async def test_the_text_after_a_directive_is_quoted():
     sink, _, _ = await answer_to(prompt('/script {"delay_s": 0} How are you?'))
     assert "“How are you?”" in sink.content
 
 
-async def test_repeat():
+async def test_repeat_repeats_the_text():
     sink, _, _ = await answer_to(prompt('/script {"text": "ab ", "repeat": 3, "delay_s": 0}'))
     assert sink.content == "ab ab ab "
 
@@ -148,18 +148,18 @@ async def test_repeat():
         ("/script " + "[" * 100_000, "recursion"),
     ],
 )
-async def test_a_directive_that_cannot_be_read_is_refused(directive, complaint):
+async def test_an_invalid_directive_is_refused(directive, complaint):
     _, task, _ = await answer_to(prompt(directive))
     with pytest.raises(ProviderRejected, match=complaint):
         task.result()
 
 
-async def test_words_that_only_begin_like_a_directive():
+async def test_text_that_only_resembles_a_directive_is_no_directive():
     sink, _, _ = await answer_to(prompt("/scripts are nice"))
     assert "/scripts are nice" in sink.content
 
 
-async def test_a_script_chosen_by_the_prompt_and_directives_off():
+async def test_a_script_can_depend_on_the_prompt_without_directives():
     sink = Recorder()
     provider = ScriptedProvider(
         clock=MovingClock(), script=lambda asked: Script(text=str(len(asked.messages))), directives=False

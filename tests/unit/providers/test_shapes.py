@@ -1,4 +1,4 @@
-"""Each odd shape of a stream means the same however its bytes are cut. `docs/upstreams.md` lists them."""
+"""The result of each unusual stream does not depend on how its bytes are split. `docs/upstreams.md` lists them."""
 
 import asyncio
 import itertools
@@ -18,7 +18,7 @@ ROW = re.compile(r"^\| (.+?) \| .+ \| `(\w+)` \|$", re.MULTILINE)
 
 
 class Reading:
-    """What a reader makes of a body."""
+    """A reader and the outcome of a body."""
 
     def __init__(self, shape):
         self.sink = RecordingSink()
@@ -36,7 +36,7 @@ class Reading:
         self.exchange.head.set_result(Head(200, b"OK", headers=[], http_version="HTTP/1.1", until_close=False))
 
     async def over_an_exchange(self, pieces, *, first):
-        """`first` pieces, and the end where these are all, come before the body is asked for."""
+        """Deliver `first` pieces, and the end if these are all, before `push_to` is called."""
         for piece in pieces[:first]:
             self.exchange.deliver(piece)
         if first == len(pieces):

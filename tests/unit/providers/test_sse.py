@@ -1,4 +1,4 @@
-"""Events come out the same wherever the bytes are cut."""
+"""The events of a stream do not depend on how its bytes are split."""
 
 import itertools
 import time
@@ -43,7 +43,7 @@ def split(*pieces, end=True):
 
 
 def by_the_specification(stream):
-    """The specification's own words: line by line, over the whole stream."""
+    """The events by the algorithm of the specification: line by line over the whole stream."""
     events, data = [], []
     text = stream.removeprefix(b"\xef\xbb\xbf").replace(b"\r\n", b"\n").replace(b"\r", b"\n")
     for line in [*text.split(b"\n"), b""]:
@@ -58,7 +58,7 @@ def by_the_specification(stream):
 
 
 @given(streams, st.lists(st.integers(0, 400), max_size=20), st.booleans())
-def test_any_cuts_give_what_the_specification_says(stream, cuts, bom):
+def test_any_split_gives_the_events_of_the_specification(stream, cuts, bom):
     stream = b"\xef\xbb\xbf" + stream if bom else stream
     places = sorted({0, len(stream), *[cut for cut in cuts if cut < len(stream)]})
     pieces = [stream[start:end] for start, end in itertools.pairwise(places)]
@@ -67,7 +67,7 @@ def test_any_cuts_give_what_the_specification_says(stream, cuts, bom):
     assert split(*[bytes([byte]) for byte in stream]) == by_the_specification(stream)
 
 
-def test_an_event_comes_out_with_the_byte_that_ends_it():
+def test_an_event_is_returned_with_its_last_byte():
     splitter = EventSplitter()
     assert [splitter.feed(bytes([byte])) for byte in b"data: a\n\n"] == [[]] * 8 + [[b"a"]]
     assert [splitter.feed(piece) for piece in (b"data: b\r", b"\n\r", b"\ndata: c", b"\n\n")] == [
@@ -98,7 +98,7 @@ def test_several_data_lines_are_one_event():
 def test_json_outside_of_fields_is_an_event(stream, events, piece_bytes):
     pieces = [stream[start : start + piece_bytes] for start in range(0, len(stream), piece_bytes)]
     if events is None:
-        with pytest.raises(ProviderMalformed, match="whole"):
+        with pytest.raises(ProviderMalformed, match="incomplete"):
             split(*pieces)
     else:
         assert split(*pieces) == events
@@ -120,7 +120,7 @@ def test_a_document_may_be_as_large_as_an_event():
     assert splitter.documents == 1
 
 
-def test_what_follows_whole_events_waits_for_its_end():
+def test_an_incomplete_event_is_held():
     assert split(b"data: a\n\ndata: b", end=False) == [b"a"]
     assert split(b"data: a\n\ndata: b", b"c\n\n", end=False) == [b"a", b"bc"]
     assert split(b"data: a\n\ndata: b\n", b"\ndata: c\n\n", end=False) == [b"a", b"b", b"c"]
@@ -144,7 +144,7 @@ def test_large_reads_of_small_events_are_not_too_large():
 
 @pytest.mark.parametrize("end", [b"\n", b"\r\n"])
 @pytest.mark.parametrize("piece_bytes", [1, 7, 65_536, 10**9])
-def test_time_is_linear(end, piece_bytes):
+def test_splitting_takes_linear_time(end, piece_bytes):
     def seconds(stream):
         splitter = EventSplitter()
         before = time.process_time()

@@ -1,4 +1,4 @@
-"""Halves of surrogate pairs find each other, and nothing else is touched."""
+"""Split surrogate pairs are joined; other text is unchanged."""
 
 import itertools
 
@@ -18,24 +18,24 @@ def joined(pieces):
 
 
 def halves(text):
-    """One character per UTF-16 unit, as JSON's escapes have them."""
+    """One character for each UTF-16 unit, like JSON's escapes."""
     units = text.encode("utf-16-le")
     return "".join(chr(int.from_bytes(units[at : at + 2], "little")) for at in range(0, len(units), 2))
 
 
 @given(texts, st.lists(st.integers(0, 100)))
-def test_cuts_between_any_units_are_healed(text, cuts):
+def test_pairs_split_between_texts_are_joined(text, cuts):
     units = halves(text)
     places = sorted({0, len(units), *[cut for cut in cuts if cut < len(units)]})
     assert joined([units[start:end] for start, end in itertools.pairwise(places)]) == text
 
 
 @given(st.lists(st.text(st.characters() | st.characters(categories=["Cs"]))))
-def test_whatever_comes_becomes_valid(pieces):
+def test_any_input_becomes_valid_text(pieces):
     whole = "".join(pieces).encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
     assert joined(pieces) == whole
 
 
-def test_a_half_waits_over_empty_pieces():
+def test_a_half_is_held_across_empty_texts():
     assert joined(["a\ud83d", "", "\ude00b"]) == "a😀b"
     assert joined(["\ud83d"]) == "\ufffd"

@@ -1,4 +1,4 @@
-"""Limits by tokens: when they strike, what they leave alone, and whose cancel it was."""
+"""Time limits between tokens: when they expire, and how they differ from a cancel by the caller."""
 
 import asyncio
 
@@ -14,7 +14,7 @@ STOP = Finish(reason=FinishReason.STOP, provider_reason="stop")
 
 
 class Scene:
-    """A provider whose behaviour is a coroutine of the test."""
+    """A provider that runs a coroutine of the test."""
 
     def __init__(self, act):
         self.act = act
@@ -46,7 +46,7 @@ def start(clock):
     assert all(task.done() for task in tasks)
 
 
-async def test_no_first_token(clock, start):
+async def test_a_missing_first_token_times_out(clock, start):
     task, _ = start(lambda sink: clock.sleep(1000))
     await clock.advance(29.9)
     assert not task.done()
@@ -65,7 +65,7 @@ async def test_no_first_token(clock, start):
         lambda sink: sink.tool_call(0, "c", "f", ""),
     ],
 )
-async def test_every_kind_of_token_starts_the_idle_limit_anew(clock, start, push):
+async def test_every_kind_of_token_restarts_the_idle_limit(clock, start, push):
     async def act(sink):
         for _ in range(5):
             await clock.sleep(29)
@@ -81,7 +81,7 @@ async def test_every_kind_of_token_starts_the_idle_limit_anew(clock, start, push
     assert len(sink.events) == 5
 
 
-async def test_what_is_no_token_starts_nothing_anew(clock, start):
+async def test_pushes_without_tokens_do_not_restart_the_idle_limit(clock, start):
     async def act(sink):
         while True:
             await clock.sleep(1)
@@ -96,7 +96,7 @@ async def test_what_is_no_token_starts_nothing_anew(clock, start):
         await task
 
 
-async def test_a_quick_answer_is_left_alone(clock, start):
+async def test_an_answer_in_time_is_unchanged(clock, start):
     async def act(sink):
         sink.text("a")
         sink.usage(Usage(prompt_tokens=1))
@@ -108,7 +108,7 @@ async def test_a_quick_answer_is_left_alone(clock, start):
     assert sink.events == [("text", "a"), ("usage", Usage(prompt_tokens=1)), ("flush",)]
 
 
-async def test_an_error_goes_through(start):
+async def test_an_error_is_passed_on(start):
     async def act(sink):
         raise ProviderTruncated("cut")
 
@@ -117,7 +117,7 @@ async def test_an_error_goes_through(start):
         await task
 
 
-async def test_one_timer_however_many_tokens(clock, start):
+async def test_tokens_set_no_further_timers(clock, start):
     async def act(sink):
         for _ in range(1000):
             sink.text("a")
@@ -128,7 +128,7 @@ async def test_one_timer_however_many_tokens(clock, start):
     await task
 
 
-async def test_a_cancel_from_outside_is_a_cancel(clock, start):
+async def test_a_cancel_by_the_caller_is_passed_on(clock, start):
     task, _ = start(lambda sink: clock.sleep(1000))
     await clock.advance(5)
     task.cancel()
@@ -136,7 +136,7 @@ async def test_a_cancel_from_outside_is_a_cancel(clock, start):
         await task
 
 
-async def test_a_cancel_from_outside_at_the_moment_of_expiry_goes_first(clock, start):
+async def test_a_cancel_by_the_caller_takes_precedence_over_expiry(clock, start):
     async def act(sink):
         try:
             await clock.sleep(1000)
@@ -151,7 +151,7 @@ async def test_a_cancel_from_outside_at_the_moment_of_expiry_goes_first(clock, s
         await task
 
 
-async def test_a_limit_within_a_limit_of_the_caller(clock, start):
+async def test_limits_work_within_a_timeout_of_the_caller(clock, start):
     task, _ = start(lambda sink: clock.sleep(1000))
 
     async def outer():
@@ -164,7 +164,7 @@ async def test_a_limit_within_a_limit_of_the_caller(clock, start):
         await caller
 
 
-async def test_a_provider_that_swallows_the_cancel_is_cancelled_again_and_heard_no_more(clock, start):
+async def test_a_provider_that_ignores_the_cancel_is_cancelled_again_and_its_pushes_dropped(clock, start):
     swallowed = 0
 
     async def act(sink):
@@ -184,7 +184,7 @@ async def test_a_provider_that_swallows_the_cancel_is_cancelled_again_and_heard_
     assert (sink.events, swallowed, task.cancelling()) == ([], 3, 0)
 
 
-async def test_a_provider_that_turns_the_cancel_into_an_error_timed_out(clock, start):
+async def test_a_provider_that_raises_an_error_at_the_cancel_has_timed_out(clock, start):
     async def act(sink):
         try:
             await clock.sleep(1000)

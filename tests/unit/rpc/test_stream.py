@@ -1,4 +1,4 @@
-"""A stream of chunks stops where the lease ends, between two chunks too, then neither repeats nor skips anything."""
+"""A stream stops when the lease ends, even between two chunks, and then continues without a repetition or a gap."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ HEARTBEAT_S = 5.0
 
 
 class Client:
-    """The other end of a call: what it was sent. `before` is called with each message before it is taken."""
+    """The client of a call: the messages that it received. `before` is called with each message before it is added."""
 
     def __init__(self) -> None:
         self.sent: list = []
@@ -63,7 +63,7 @@ class Edges(Notes):
 
 
 class Streams:
-    """Streams of one replica, each with its client."""
+    """The streams of one replica, each with its client."""
 
     def __init__(self, replica: Replica, replies: Replies) -> None:
         self.replies = replies
@@ -100,8 +100,8 @@ async def reply(a: Replica) -> Spoken:
     return await spoken(a, "one ")
 
 
-async def test_it_stops_between_two_chunks_and_goes_on_there(cluster, a, streams):
-    """Chunks of one batch are of several kinds: the fence closes while the first of them is written."""
+async def test_a_stream_stops_between_two_chunks_and_continues_there(cluster, a, streams):
+    """A batch has chunks of several kinds. The lease expires while the first of them is written."""
     reply = await spoken(a)
     client, _ = streams.open(reply.log, reasoning=True)
     await settle()
@@ -125,7 +125,7 @@ async def test_it_stops_between_two_chunks_and_goes_on_there(cluster, a, streams
     assert client.sequences == [0, 1, 2, 3, 4, 5, 7, 8, 9]
 
 
-async def test_a_batch_is_cut_at_the_chunk_that_the_fence_meets(cluster, a, streams):
+async def test_a_batch_stops_at_the_first_chunk_after_the_fence(cluster, a, streams):
     big = "x" * (MAX_MESSAGE_BYTES // 4)
     reply = await spoken(a, "one ", "(hm)", big, "(well)", "five")
     client, _ = streams.open(reply.log, reasoning=False)
@@ -146,7 +146,7 @@ async def test_a_batch_is_cut_at_the_chunk_that_the_fence_meets(cluster, a, stre
     assert client.text == "one " + big + "five"
 
 
-async def test_while_fenced_there_are_heartbeats_and_nothing_else(cluster, a, streams, reply):
+async def test_a_fenced_stream_sends_only_heartbeats(cluster, a, streams, reply):
     client, _ = streams.open(reply.log)
     await settle()
     a.store.away = True
@@ -161,8 +161,8 @@ async def test_while_fenced_there_are_heartbeats_and_nothing_else(cluster, a, st
     assert (client.kinds[-1], client.text) == ("text", "one two ")
 
 
-async def test_a_heartbeat_s_number_never_falls(cluster, a, streams):
-    """What a reader did not ask for has numbers too."""
+async def test_the_sequence_of_heartbeats_never_decreases(cluster, a, streams):
+    """Chunks that the reader did not request have sequence numbers as well."""
     reply = await spoken(a, "one ", "(hm)", "(hm)")
     client, _ = streams.open(reply.log)
     await cluster.advance(HEARTBEAT_S)
@@ -183,7 +183,7 @@ async def test_a_heartbeat_s_number_never_falls(cluster, a, streams):
     assert client.sequences == sorted(client.sequences)
 
 
-async def test_a_reply_that_was_lost_ends_its_stream_as_it_is_stored(cluster, a, streams, reply):
+async def test_the_stream_of_a_lost_reply_ends_as_the_reply_is_stored(cluster, a, streams, reply):
     client, stream = streams.open(reply.log)
     await settle()
     a.store.away = True
@@ -211,7 +211,7 @@ async def test_a_reply_that_was_lost_ends_its_stream_as_it_is_stored(cluster, a,
 # --- drain
 
 
-async def test_a_drain_that_hands_over_sends_readers_elsewhere(cluster, a, reply):
+async def test_a_drain_with_other_replicas_redirects_readers(cluster, a, reply):
     streams = Streams(a, a.replies)
     before, leaving = streams.open(reply.log)
     await settle()
@@ -232,7 +232,7 @@ async def test_a_drain_that_hands_over_sends_readers_elsewhere(cluster, a, reply
     await streams.close()
 
 
-async def test_a_drain_without_others_is_a_notice_alone(cluster, a, streams, reply):
+async def test_a_drain_without_other_replicas_only_sends_a_notice(cluster, a, streams, reply):
     a.replies.hands_over = False
     client, stream = streams.open(reply.log)
     await settle()

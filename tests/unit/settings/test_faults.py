@@ -1,4 +1,4 @@
-"""What is said about a wrong configuration: all of it at once, in lines that name the place, without a secret."""
+"""All faults of a configuration are reported at once, with their place and without a secret."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def faults_of(folder: Path, text: str = "", environment: dict[str, str] | None =
     return caught.value.faults
 
 
-def test_every_fault_at_once(tmp_path: Path) -> None:
+def test_all_faults_are_reported_at_once(tmp_path: Path) -> None:
     text = """
 colour = "red"
 log_level = "loud"
@@ -78,17 +78,17 @@ OPENAI = '[providers.p]\nkind = "openai"\n'
         ('database_url = "mysql://u:secret@h/d"', 'database_url: must be "sqlite+aiosqlite:///PATH" of a file, or "p'),
         (
             'redis_url = "redis://:secret@h"',
-            "redis_url: a relay is for replicas on PostgreSQL, and a SQLite file",
+            "redis_url: a relay needs PostgreSQL, because only one process",
         ),
-        ("workers = 2", "workers: more than one cannot share a SQLite file: set PARLEY_REDIS_URL, and PARLEY_DATA"),
+        ("workers = 2", "workers: several workers cannot share a SQLite file: set PARLEY_REDIS_URL, and PARLEY_DATA"),
         ("workers = true", "workers: must be a whole number from 1 to 64"),
         ("workers = 1.0", "workers: must be a whole number from 1 to 64"),
         ("providers = 5", "providers: must be a table of one or more tables"),
         ("[providers]\np = 5", "providers.p: must be a table"),
         ("[providers.p]\nbase_url = 5", "providers.p.kind: is required"),
         ('[providers.p]\nkind = "openai"\nbase_url = "ftp://u:secret@x"', "providers.p.base_url: must be an http or"),
-        (OPENAI + 'base_url = "https://u:secret@x/v1"', "providers.p.base_url: must not hold a user or a password"),
-        (OPENAI + 'base_url = "https://secret@x/v1"', "providers.p.base_url: must not hold a user or a password"),
+        (OPENAI + 'base_url = "https://u:secret@x/v1"', "providers.p.base_url: must not contain a user or a password"),
+        (OPENAI + 'base_url = "https://secret@x/v1"', "providers.p.base_url: must not contain a user or a password"),
         (OPENAI + 'base_url = "https://x/v1?key=secret"', "providers.p.base_url: must not have a query or a frag"),
         (OPENAI + 'base_url = "https://x/v1?"', "providers.p.base_url: must not have a query or a fragment"),
         (OPENAI + 'base_url = "https://x/v1#secret"', "providers.p.base_url: must not have a query or a fragment"),
@@ -106,7 +106,7 @@ OPENAI = '[providers.p]\nkind = "openai"\n'
         ('[providers.p]\nkind = "openai"\napi_key = "stored"', 'providers.p.api_key: "stored" is not supported by'),
         ('[providers.p]\nkind = "openai"\napi_key = "file:none"', "providers.p.api_key: the file none cannot be read"),
         ('[providers.p]\nkind = "scripted"\napi_key = "x-secret"', "providers.p.api_key: unknown key"),
-        ('[providers.p]\nkind = "scripted"', "models: with [providers], at least one [models.ALIAS] is required"),
+        ('[providers.p]\nkind = "scripted"', "models: [providers] requires at least one [models.ALIAS]"),
         ('[models."a b"]\nprovider = "scripted"\nname = "n"', "models.a b: a name has 1 to 128 letters, digits and"),
         ('[models.m]\nname = "n"', "models.m.provider: is required"),
         ('[models.m]\nprovider = "scripted"\nname = ""', "models.m.name: must not be empty"),
@@ -117,7 +117,7 @@ OPENAI = '[providers.p]\nkind = "openai"\n'
         (MODEL + "prices = { prompt = inf }", "models.m.prices.prompt: must be zero or more"),
         (MODEL + "prices = { prompt = true }", "models.m.prices.prompt: must be a number of US dollars"),
         (MODEL + "prices = { prompt = 0.0000000001 }", "models.m.prices.prompt: must have at most 9 decimal places"),
-        (MODEL + '[models.o]\nprovider = "scripted"\nname = "n"', "server.default_model: is required where there are"),
+        (MODEL + '[models.o]\nprovider = "scripted"\nname = "n"', "server.default_model: is required if there are"),
         (
             MODEL + '[server]\ndefault_model = "mm"',
             'server.default_model: no model has the alias "mm"; did you mean m?',
@@ -137,7 +137,7 @@ OPENAI = '[providers.p]\nkind = "openai"\n'
         ("tls = 5", "tls: must be a table (got 5)"),
     ],
 )
-def test_one_fault(tmp_path: Path, text: str, fault: str) -> None:
+def test_each_fault_is_reported(tmp_path: Path, text: str, fault: str) -> None:
     faults = faults_of(tmp_path, text)
     assert any(line.startswith(fault) for line in faults), faults
     assert "secret" not in "\n".join(faults)
@@ -156,36 +156,36 @@ def test_one_fault(tmp_path: Path, text: str, fault: str) -> None:
         ({"PARLEY_LOG_FORMAT": "jsn"}, 'PARLEY_LOG_FORMAT: must be json or text (got "jsn"); did you mean json?'),
         ({"PARLEY_ENCRYPTION_KEYS": "secret"}, "PARLEY_ENCRYPTION_KEYS: not supported by this release"),
         ({"PARLEY_DATABASE_URL": "postgresql://u:secret@h/d"}, "PARLEY_DATABASE_URL: must begin with postgresql+asyn"),
-        ({"PARLEY_REDIS_URL": "redis://:secret@h"}, "redis_url: a relay is for replicas on PostgreSQL"),
+        ({"PARLEY_REDIS_URL": "redis://:secret@h"}, "redis_url: a relay needs PostgreSQL, because only one process"),
         ({"PARLEY_REDIS_URL": "redis:///0"}, "PARLEY_REDIS_URL: must be "),
         ({"PARLEY_WORKERS": "0"}, "PARLEY_WORKERS: must be a whole number from 1 to 64"),
         ({"PARLEY_WORKERS": "65"}, "PARLEY_WORKERS: must be a whole number from 1 to 64"),
         ({"PARLEY_WORKERS": "two"}, "PARLEY_WORKERS: must be a whole number from 1 to 64"),
         (
             {"PARLEY_WORKERS": "2", "PARLEY_DATABASE_URL": "postgresql+asyncpg://u:secret@h/d"},
-            "workers: more than one need a relay between them: set PARLEY_REDIS_URL",
+            "workers: several workers need a relay: set PARLEY_REDIS_URL",
         ),
         ({"PARLEY_WORKERS": "2", "PARLEY_REDIS_URL": "http://secret"}, "PARLEY_REDIS_URL: must be "),
         ({"PARLEY_REDIS_URL": "redis://h", "PARLEY_DATABASE_URL": "mysql://secret"}, "PARLEY_DATABASE_URL: must be "),
         (
             {"OPENAI_API_KEY": "k", "OPENAI_BASE_URL": "https://u:secret@x/v1"},
-            "OPENAI_BASE_URL: must not hold a user or a password",
+            "OPENAI_BASE_URL: must not contain a user or a password",
         ),
         ({"PARLEY_FOO_BAR_BAZ": "secret"}, "PARLEY_FOO_BAR_BAZ: unknown variable"),
     ],
 )
-def test_a_wrong_variable_is_named(tmp_path: Path, environment: dict[str, str], fault: str) -> None:
+def test_a_fault_names_its_variable(tmp_path: Path, environment: dict[str, str], fault: str) -> None:
     (line,) = faults_of(tmp_path, "", environment)
     assert line.startswith(fault)
     assert "secret" not in line
 
 
-def test_arguments_are_named_as_they_are_typed() -> None:
+def test_a_fault_names_its_argument() -> None:
     with pytest.raises(SettingsError, match=r'  --log-level: must be debug, info, warning or error \(got "x"\)'):
         load_settings({}, {"log_level": "x"})
 
 
-def test_broken_files(tmp_path: Path) -> None:
+def test_unreadable_files_are_faults(tmp_path: Path) -> None:
     (line,) = faults_of(tmp_path, "a = \n")
     assert line == f"{tmp_path}/parley.toml: Invalid value (at line 1, column 5)"
     (tmp_path / "latin").write_bytes(b"# \xe9")
@@ -195,7 +195,7 @@ def test_broken_files(tmp_path: Path) -> None:
         assert caught.value.faults == [f"{tmp_path / name}: {problem}"]
 
 
-def test_the_message_holds_all_lines() -> None:
+def test_the_message_contains_all_faults() -> None:
     with pytest.raises(SettingsError) as caught:
         load_settings({"PARLEY_LISTEN": "a", "PARLEY_INSECURE": "b"})
     assert str(caught.value).splitlines() == [

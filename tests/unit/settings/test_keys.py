@@ -1,4 +1,4 @@
-"""Keys of providers: where they come from, and that a changed file is read again."""
+"""Keys of providers from the environment and from files, which are read again after a change."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def test_a_file_that_becomes_unusable_keeps_the_last_key(
     assert key.current() == "second"
 
 
-def test_a_key_is_in_no_text(tmp_path: Path) -> None:
+def test_no_repr_contains_the_key(tmp_path: Path) -> None:
     (tmp_path / "key").write_text("sk-secret")
     for key in (ApiKey("sk-secret"), ApiKey.from_file(tmp_path / "key")):
         assert "sk-secret" not in f"{key!r} {key}"

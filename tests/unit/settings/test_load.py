@@ -1,4 +1,4 @@
-"""What a configuration becomes."""
+"""Loading of valid configurations."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def key_of(settings: Settings, provider: str) -> ApiKey:
     return found.api_key
 
 
-def test_no_configuration_is_the_embedded_default() -> None:
+def test_defaults_without_a_configuration() -> None:
     settings = load_settings({})
     assert settings.listen == Address(host="127.0.0.1", port=50051)
     assert settings.metrics_listen == Address(host="127.0.0.1", port=9464)
@@ -81,7 +81,7 @@ def test_a_key_in_the_environment_makes_openai_the_default() -> None:
     assert "sk-secret" not in repr(settings)
 
 
-def test_openai_base_url_of_the_environment_is_the_automatic_providers() -> None:
+def test_openai_base_url_sets_the_url_of_the_built_in_provider() -> None:
     provider = load_settings({"OPENAI_API_KEY": "k", "OPENAI_BASE_URL": "http://localhost:1/v1"}).providers["openai"]
     assert isinstance(provider, OpenAISettings)
     assert provider.base_url == "http://localhost:1/v1"
@@ -121,7 +121,7 @@ def test_prices_are_exact(tmp_path: Path, usd: str, nano_usd: int) -> None:
     )
 
 
-def test_arguments_win_over_the_environment_and_the_environment_over_the_file(tmp_path: Path) -> None:
+def test_arguments_override_the_environment_and_the_environment_the_file(tmp_path: Path) -> None:
     environment = configured(tmp_path, 'listen = "127.0.0.1:1"\nlog_level = "debug"\ninsecure = true')
     assert load_settings(environment).listen.port == 1
     environment |= {"PARLEY_LISTEN": "127.0.0.1:2", "PARLEY_INSECURE": "0"}
@@ -130,7 +130,7 @@ def test_arguments_win_over_the_environment_and_the_environment_over_the_file(tm
     assert load_settings(environment, {"listen": "127.0.0.1:3", "log_level": None}).listen.port == 3
 
 
-def test_an_empty_variable_is_unset_but_turns_the_metrics_off() -> None:
+def test_an_empty_variable_counts_as_unset_except_that_of_the_metrics() -> None:
     settings = load_settings(
         {"PARLEY_LISTEN": "", "PARLEY_REDIS_URL": "", "PARLEY_CONFIG": "", "PARLEY_METRICS_LISTEN": ""}
     )
@@ -149,7 +149,7 @@ def test_loopback_needs_no_permission(text: str) -> None:
     assert str(load_settings({"PARLEY_LISTEN": text}).listen) == text
 
 
-def test_kubernetes_service_links_are_none_of_ours() -> None:
+def test_kubernetes_service_links_are_ignored() -> None:
     load_settings(
         {
             "PARLEY_SERVICE_HOST": "10.0.0.1",
@@ -163,7 +163,7 @@ def test_kubernetes_service_links_are_none_of_ours() -> None:
     )
 
 
-def test_a_key_from_a_file_beside_the_configuration(tmp_path: Path) -> None:
+def test_a_key_file_is_relative_to_the_configuration(tmp_path: Path) -> None:
     (tmp_path / "key").write_text("from-a-file\n")
     text = '[providers.p]\nkind = "openai"\napi_key = "file:key"\n[models.m]\nprovider = "p"\nname = "n"'
     settings = load_settings(configured(tmp_path, text))
@@ -171,7 +171,7 @@ def test_a_key_from_a_file_beside_the_configuration(tmp_path: Path) -> None:
     assert settings.server.default_model == "m"
 
 
-def test_a_variable_that_a_provider_names_may_begin_like_ours(tmp_path: Path) -> None:
+def test_a_key_variable_may_begin_with_parley(tmp_path: Path) -> None:
     text = '[providers.p]\nkind = "openai"\napi_key = "env:PARLEY_P_KEY"\n[models.m]\nprovider = "p"\nname = "n"'
     load_settings({**configured(tmp_path, text), "PARLEY_P_KEY": "x"})
 

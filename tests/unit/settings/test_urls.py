@@ -1,4 +1,4 @@
-"""Which URLs a database and a relay may have, and that nothing shows their passwords."""
+"""Valid and invalid URLs of databases and relays. No fault shows a password."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ PG = "postgresql+asyncpg://"
         PG + "h/parley?prepared_statement_cache_size=0",
     ],
 )
-def test_a_postgresql_database(url: str) -> None:
+def test_valid_postgresql_urls(url: str) -> None:
     settings = load_settings(
         {"PARLEY_DATABASE_URL": url, "PARLEY_REDIS_URL": "redis://:secret@h", "PARLEY_WORKERS": "4"}
     )
@@ -46,14 +46,14 @@ def test_a_postgresql_database(url: str) -> None:
         (PG + "h:0/d", "the port must be from 1 to 65535"),
         (PG + "h:65536/d", "the port must be from 1 to 65535"),
         (PG + "h:5432x/d", "must be "),
-        (PG + "h/d?sslmode=require", "has an option that is not known; did you mean ssl?"),
-        (PG + "h/d?sl=require", "has an option that is not known; did you mean ssl?"),
-        (PG + "u@h/d?secret@h/d", "has an option that is not known: host, port, user,"),
+        (PG + "h/d?sslmode=require", "has an unknown option; did you mean ssl?"),
+        (PG + "h/d?sl=require", "has an unknown option; did you mean ssl?"),
+        (PG + "u@h/d?secret@h/d", "has an unknown option; known are host, port, user,"),
         (PG + "h/d?ssl=secret", "ssl must be disable, allow, prefer, require, verify-ca or verify-full"),
         (PG + "h/d?prepared_statement_cache_size=x", "prepared_statement_cache_size must be a whole number"),
     ],
 )
-def test_what_is_no_postgresql_database(url: str, fault: str) -> None:
+def test_invalid_postgresql_urls(url: str, fault: str) -> None:
     with pytest.raises(SettingsError) as caught:
         load_settings({"PARLEY_DATABASE_URL": url})
     (line,) = caught.value.faults
@@ -73,7 +73,7 @@ def test_what_is_no_postgresql_database(url: str, fault: str) -> None:
         "rediss://u:secret@h:6380/0?ssl_ca_certs=/etc/ca.pem&ssl_cert_reqs=required",
     ],
 )
-def test_a_redis_server(url: str) -> None:
+def test_valid_redis_urls(url: str) -> None:
     settings = load_settings({"PARLEY_DATABASE_URL": PG + "h/d", "PARLEY_REDIS_URL": url})
     assert settings.redis_url == url
     assert "secret" not in repr(settings)
@@ -91,14 +91,14 @@ def test_a_redis_server(url: str) -> None:
         ("redis://:sec#ret@h", "must be "),
         ("redis://:sec/ret@h", "must be "),
         ("redis://:sec/re:t@h", "must be "),
-        ("redis://h/d", "what follows the host must be the number of a database"),
-        ("redis://h/0/1", "what follows the host must be the number of a database"),
-        ("redis://h/0?socket_timeout=9", "has an option that is not known: ssl_ca_certs, "),
-        ("rediss://h/0?ssl_ca_cert=x", "has an option that is not known; did you mean ssl_ca_certs?"),
-        ("redis://h/0?ssl_ca_certs=x", "ssl_ca_certs takes TLS: the URL begins with rediss://"),
+        ("redis://h/d", "the path must be the number of a database"),
+        ("redis://h/0/1", "the path must be the number of a database"),
+        ("redis://h/0?socket_timeout=9", "has an unknown option; known are ssl_ca_certs, "),
+        ("rediss://h/0?ssl_ca_cert=x", "has an unknown option; did you mean ssl_ca_certs?"),
+        ("redis://h/0?ssl_ca_certs=x", "ssl_ca_certs requires TLS: the URL must begin with rediss://"),
     ],
 )
-def test_what_is_no_redis_server(url: str, fault: str) -> None:
+def test_invalid_redis_urls(url: str, fault: str) -> None:
     with pytest.raises(SettingsError) as caught:
         load_settings({"PARLEY_DATABASE_URL": PG + "h/d", "PARLEY_REDIS_URL": url})
     (line,) = caught.value.faults
@@ -116,5 +116,5 @@ def test_what_is_no_redis_server(url: str, fault: str) -> None:
         ("rediss://:secret@h:1/2?ssl_password=secret", "rediss://h:1/2"),
     ],
 )
-def test_what_is_shown_of_a_url(url: str, shown: str) -> None:
+def test_a_shown_url_has_no_secrets(url: str, shown: str) -> None:
     assert without_secrets(url) == shown

@@ -1,4 +1,4 @@
-"""The endpoint over a real socket."""
+"""The metrics endpoint over a real socket."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def fetch(port: int) -> str:
         return str(response.read().decode())
 
 
-def test_it_serves_what_is_counted_now() -> None:
+def test_the_endpoint_serves_current_counts() -> None:
     metrics = Metrics()
     endpoint = serve_metrics("127.0.0.1", 0, metrics.registry)
     try:
@@ -30,7 +30,7 @@ def test_it_serves_what_is_counted_now() -> None:
 
 def test_close_frees_the_port_and_ends_the_thread() -> None:
     endpoint = serve_metrics("127.0.0.1", 0, Metrics().registry)
-    # A scraper that has connected and says nothing must not hold the end up.
+    # A connected but silent scraper must not delay the end.
     with socket.create_connection(("127.0.0.1", endpoint.port), timeout=5):
         endpoint.close()
     assert "metrics" not in [thread.name for thread in threading.enumerate()]
@@ -39,13 +39,15 @@ def test_close_frees_the_port_and_ends_the_thread() -> None:
     serve_metrics("127.0.0.1", endpoint.port, Metrics().registry).close()
 
 
-def test_an_address_in_use_is_said_so() -> None:
+def test_an_address_in_use_is_reported() -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
-        with pytest.raises(OSError, match=rf"metrics on 127\.0\.0\.1:{port}: the address is in use; PARLEY_METRICS"):
+        with pytest.raises(
+            OSError, match=rf"metrics on 127\.0\.0\.1:{port}: the address is in use; set PARLEY_METRICS"
+        ):
             serve_metrics("127.0.0.1", port, Metrics().registry)
 
 
-def test_a_host_that_is_not_ours_is_said_so() -> None:
+def test_a_foreign_host_is_reported() -> None:
     with pytest.raises(OSError, match=r"metrics on 192\.0\.2\.1:9464: .*PARLEY_METRICS_LISTEN"):
         serve_metrics("192.0.2.1", 9464, Metrics().registry)

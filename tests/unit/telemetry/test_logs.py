@@ -1,4 +1,4 @@
-"""Lines of the log: their shape, and what never stands in them."""
+"""Log lines: their format, and the data that they never contain."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from parley_server.telemetry.logs import configure_logging, log_call, log_reply
 ENDED = Reply(
     id="r1",
     tenant="shop",
-    end_user="ann",
+    end_user="ada",
     conversation_id="c1",
     message_id="m1",
     state=State.COMPLETED,
@@ -78,7 +78,7 @@ def test_a_reply_is_one_line(lines: Callable[[], list[dict[str, Any]]]) -> None:
         "reply_id": "r1",
         "conversation_id": "c1",
         "tenant": "shop",
-        "end_user": "ann",
+        "end_user": "ada",
         "state": "COMPLETED",
         "reason": "STOP",
         "model": "fast",
@@ -94,7 +94,9 @@ def test_a_reply_is_one_line(lines: Callable[[], list[dict[str, Any]]]) -> None:
 
 
 @pytest.mark.parametrize(("reason", "level"), [(Reason.INTERNAL, "error"), (Reason.PROVIDER_TIMEOUT, "warning")])
-def test_a_failed_reply_stands_out(lines: Callable[[], list[dict[str, Any]]], reason: Reason, level: str) -> None:
+def test_the_level_of_a_failed_reply_follows_its_reason(
+    lines: Callable[[], list[dict[str, Any]]], reason: Reason, level: str
+) -> None:
     failed = Reply(
         id="r",
         tenant="t",
@@ -131,7 +133,7 @@ def test_an_exception_is_one_field_without_keys_and_quoted_values(lines: Callabl
         assert secret not in line["exception"]
 
 
-def test_lines_of_others_have_an_event_too(lines: Callable[[], list[dict[str, Any]]]) -> None:
+def test_lines_of_libraries_have_an_event(lines: Callable[[], list[dict[str, Any]]]) -> None:
     logging.getLogger("library").warning("Something %s with sk-abcdef12345", "odd")
     logging.getLogger("parley_server.x").warning("loop_late")
     first, second = lines()
@@ -139,7 +141,7 @@ def test_lines_of_others_have_an_event_too(lines: Callable[[], list[dict[str, An
     assert (second["event"], second["logger"]) == ("loop_late", "parley_server.x")
 
 
-def test_fields_do_not_replace_what_a_line_is_found_by(lines: Callable[[], list[dict[str, Any]]]) -> None:
+def test_fields_do_not_override_time_level_and_event(lines: Callable[[], list[dict[str, Any]]]) -> None:
     logging.getLogger("x").info("word", extra={"fields": {"event": "other", "time": 0, "level": "none", "a": {1}}})
     (line,) = lines()
     assert (line["event"], line["level"]) == ("word", "info")
@@ -147,28 +149,28 @@ def test_fields_do_not_replace_what_a_line_is_found_by(lines: Callable[[], list[
 
 
 @pytest.mark.parametrize("name", ["openai._base_client", "httpx2", "sqlalchemy.engine.Engine"])
-def test_libraries_that_repeat_content_are_silent_even_at_debug(name: str) -> None:
+def test_libraries_that_log_content_are_silent_even_at_debug(name: str) -> None:
     stream = io.StringIO()
     configure_logging("debug", "json", stream)
     logging.getLogger(name).info("a prompt")
     assert stream.getvalue() == ""
 
 
-def test_text_is_for_a_terminal() -> None:
+def test_text_format() -> None:
     stream = io.StringIO()
     configure_logging("info", "text", stream)
     logging.getLogger("x").info("started", extra={"fields": {"listen": "127.0.0.1:1", "why": 'two "words"', "no": ""}})
     assert re.fullmatch(r'\S+Z info    started listen=127\.0\.0\.1:1 why="two \\"words\\""\n', stream.getvalue())
 
 
-def test_a_field_cannot_start_a_line_of_its_own() -> None:
+def test_a_field_with_line_breaks_stays_on_one_line() -> None:
     stream = io.StringIO()
     configure_logging("info", "text", stream)
     logging.getLogger("x").info("word", extra={"fields": {"end_user": "a\n2026-01-01 error forged"}})
     assert len(stream.getvalue().splitlines()) == 1
 
 
-def test_the_level_is_kept() -> None:
+def test_lines_below_the_level_are_dropped() -> None:
     stream = io.StringIO()
     configure_logging("warning", "json", stream)
     log_call(CallEnded(method="m", code="OK", duration_s=0))
@@ -177,7 +179,7 @@ def test_the_level_is_kept() -> None:
     assert json.loads(stream.getvalue())["level"] == "error"
 
 
-def test_the_lines_of_a_worker_say_so() -> None:
+def test_lines_of_a_worker_contain_its_number() -> None:
     stream = io.StringIO()
     configure_logging("info", "json", stream, worker=0)
     log_call(CallEnded(method="m", code="OK", duration_s=0))
@@ -187,7 +189,7 @@ def test_the_lines_of_a_worker_say_so() -> None:
     assert stream.getvalue().endswith(" worker=3\n")
 
 
-def test_a_second_configuration_takes_the_place_of_the_first() -> None:
+def test_a_second_configuration_replaces_the_first() -> None:
     former, stream = io.StringIO(), io.StringIO()
     configure_logging("info", "json", former)
     configure_logging("info", "json", stream)
@@ -196,7 +198,8 @@ def test_a_second_configuration_takes_the_place_of_the_first() -> None:
 
 
 def test_lines_are_cheap() -> None:
-    """At most a few tens of microseconds of CPU, with room for a slow machine: an accidental I/O or regex shows."""
+    """A line takes a few tens of microseconds of CPU. The bound leaves room for slow machines but detects I/O or a
+    regex."""
     configure_logging("info", "json", io.StringIO())
     count = 2000
     started = time.thread_time()

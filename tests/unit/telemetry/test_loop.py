@@ -1,4 +1,4 @@
-"""The monitor's figures, with a clock and a CPU that the test moves."""
+"""The loop monitor, with a scripted clock and CPU time."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from parley_server.telemetry.metrics import Metrics
 
 
 class ScriptedClock:
-    """Each sleep lasts as long as the script says, and burns as much CPU; then it waits for ever."""
+    """Each sleep takes the time and the CPU of the next sample; after the last one, it waits forever."""
 
     def __init__(self, *samples: tuple[float, float]) -> None:
         self._samples = list(samples)
@@ -48,7 +48,7 @@ async def measured(*samples: tuple[float, float]) -> tuple[LoopMonitor, Metrics]
     return monitor, metrics
 
 
-async def test_an_idle_loop() -> None:
+async def test_an_idle_loop_has_no_lag_and_no_utilisation() -> None:
     monitor, metrics = await measured((0.1, 0.0), (0.1, 0.0))
     assert monitor.utilisation == 0.0
     assert metrics.registry.get_sample_value("parley_loop_lag_seconds_sum") == pytest.approx(0.0, abs=1e-9)
@@ -62,7 +62,7 @@ async def test_tasks_are_counted() -> None:
         each.cancel()
 
 
-async def test_the_newest_sample_weighs_most() -> None:
+async def test_the_newest_sample_has_the_highest_weight() -> None:
     monitor, metrics = await measured((0.1, 0.1), (0.2, 0.05))
     expected = WEIGHT_OF_NEWEST + WEIGHT_OF_NEWEST * (0.25 - WEIGHT_OF_NEWEST)
     assert monitor.utilisation == pytest.approx(expected)
@@ -70,39 +70,39 @@ async def test_the_newest_sample_weighs_most() -> None:
     assert metrics.registry.get_sample_value("parley_loop_lag_seconds_sum") == pytest.approx(0.1)
 
 
-async def test_a_saturated_loop_comes_to_one_and_never_beyond() -> None:
+async def test_the_utilisation_of_a_saturated_loop_approaches_one() -> None:
     monitor, _ = await measured(*[(0.1, 0.2)] * 60)
     assert monitor.utilisation == pytest.approx(1.0)
     assert monitor.utilisation <= 1.0
 
 
 async def lateness(*samples: float) -> bool:
-    """Whether a loop is overloaded after samples that came so late."""
+    """Whether a loop is overloaded after samples with these delays."""
     monitor, _ = await measured(*[(0.1 + late_s, 0.1) for late_s in samples])
     return monitor.overloaded
 
 
 @pytest.mark.parametrize("late_s", [0.15, 0.5, 2.0])
-async def test_a_lag_that_lasts_is_an_overload(late_s) -> None:
+async def test_a_lasting_lag_is_an_overload(late_s) -> None:
     assert await lateness(*[late_s] * 30)
 
 
-async def test_a_busy_loop_that_is_in_time_is_none() -> None:
+async def test_a_busy_loop_without_lag_is_no_overload() -> None:
     assert not await lateness(*[0.06] * 100)
 
 
-async def test_one_stall_is_none() -> None:
+async def test_a_single_stall_is_no_overload() -> None:
     for stall_s in (0.5, 1.0, 3.0, 60.0):
         for after in range(30):
             assert not await lateness(0.0, stall_s, *[0.0] * after)
             assert not await lateness(0.0, stall_s, *[0.03] * after)
 
 
-async def test_a_burst_that_is_over_within_a_second_is_none() -> None:
+async def test_a_burst_of_less_than_a_second_is_no_overload() -> None:
     assert not await lateness(0.3, 0.3, 0.2, *[0.0] * 20)
 
 
-async def test_an_overload_is_over_once_there_is_room_again() -> None:
+async def test_an_overload_ends_when_the_lag_falls() -> None:
     busy = [0.3] * 20
     assert await lateness(*busy, 0.0)
     assert await lateness(*busy, *[0.06] * 50)
@@ -110,5 +110,5 @@ async def test_an_overload_is_over_once_there_is_room_again() -> None:
     assert not await lateness(*busy, *[0.0] * 10, 0.3, 0.3)
 
 
-async def test_stop_before_start_is_nothing() -> None:
+async def test_stop_before_start_has_no_effect() -> None:
     await LoopMonitor(Metrics(), ScriptedClock()).stop()

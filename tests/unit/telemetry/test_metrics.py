@@ -1,4 +1,4 @@
-"""What is counted, and the bounds of its labels."""
+"""The metrics, and the bounds of their labels."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from prometheus_client import generate_latest
 ENDED = Reply(
     id="r1",
     tenant="shop",
-    end_user="ann",
+    end_user="ada",
     conversation_id="c1",
     message_id="m1",
     state=State.COMPLETED,
@@ -51,7 +51,7 @@ def test_a_reply_from_start_to_end() -> None:
     assert value(metrics, "parley_cost_usd_total", model="fast") == 0.0025
 
 
-def test_a_failed_reply_counts_by_its_errors_reason() -> None:
+def test_a_failed_reply_is_counted_by_the_reason_of_its_error() -> None:
     metrics = Metrics()
     error = ReplyError(reason=Reason.PROVIDER_TRUNCATED, message="cut")
     failed = msgspec.structs.replace(ENDED, state=State.FAILED, finish_reason=None, error=error, usage=None)
@@ -59,7 +59,7 @@ def test_a_failed_reply_counts_by_its_errors_reason() -> None:
     assert value(metrics, "parley_replies_total", state="FAILED", reason="PROVIDER_TRUNCATED", model="fast") == 1
 
 
-def test_readers_refusals_calls_and_attempts() -> None:
+def test_readers_refusals_calls_and_attempts_are_counted() -> None:
     metrics = Metrics()
     metrics.reader_joined()
     metrics.reader_joined()
@@ -83,14 +83,14 @@ def test_readers_refusals_calls_and_attempts() -> None:
     assert value(metrics, "parley_loop_utilisation") == 0.4
 
 
-def test_no_label_names_a_person() -> None:
+def test_no_label_contains_a_person_or_an_id() -> None:
     metrics = Metrics()
     metrics.reply_ended(ENDED, overhead_s=0, text_length=0)
     metrics.call_ended(
-        CallEnded(method="m", code="OK", duration_s=0, tenant="shop", end_user="ann", reply_id="r1", call_id="k1")
+        CallEnded(method="m", code="OK", duration_s=0, tenant="shop", end_user="ada", reply_id="r1", call_id="k1")
     )
     text = generate_latest(metrics.registry).decode()
-    for secret in ("ann", "shop", "r1", "k1"):
+    for secret in ("ada", "shop", "r1", "k1"):
         assert f'"{secret}"' not in text
 
 
@@ -104,7 +104,7 @@ def test_series_are_bounded() -> None:
     assert generate_latest(metrics.registry).decode().count("parley_first_token_seconds_count") == MAX_SERIES + 1
 
 
-def test_the_telemetry_is_every_observer(caplog: pytest.LogCaptureFixture) -> None:
+def test_telemetry_implements_every_observer(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level("INFO")
     telemetry = Telemetry()
     observer: Observer = telemetry
@@ -125,7 +125,7 @@ def test_two_servers_in_a_process_do_not_share_counts() -> None:
     assert value(second, "parley_replies_active") == 0
 
 
-def test_the_relay_is_asked_at_each_scrape() -> None:
+def test_the_state_of_the_relay_is_read_at_each_scrape() -> None:
     metrics = Metrics()
     lost_s = [0.0]
     metrics.watch_relay(lambda: lost_s[0], lambda: 7)

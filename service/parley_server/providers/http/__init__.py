@@ -1,1 +1,1 @@
-"""HTTP to model vendors: transport, connections, encodings, server-sent events."""
+"""HTTP to model vendors: transport, connections, content encodings, server-sent events."""

@@ -1,6 +1,6 @@
-"""One HTTP/1.1 connection to a provider: sends a request, and hands the body's bytes on from inside `data_received`.
+"""One HTTP/1.1 connection to a provider: sends a request and passes on the body's bytes from within `data_received`.
 
-It must never await, queue or copy between the socket and whoever takes the body.
+Between the socket and the consumer of the body nothing is awaited, queued or copied, to keep the CPU per token low.
 """
 
 from __future__ import annotations
@@ -15,13 +15,14 @@ import httpx2
 from parley_server.providers.http.exchange import MAX_UNTAKEN_BYTES, Exchange, Head, Headers, StaleConnection
 
 MAX_OVERHEAD_BYTES = 64 * 1024
-"""Bytes of headers, chunk extensions or trailers that may come without any of the body."""
+"""Limit of bytes of headers, chunk extensions or trailers received without any byte of the body."""
 
 
 class HttpConnection(asyncio.Protocol):
-    """Carries one exchange at a time. `released` is called when it is ready for the next one, `lost` when it closed.
+    """Carries one exchange at a time. Calls `released` when it is ready for the next one, and `lost` when it has
+    closed.
 
-    Any error of an exchange closes the connection, and is raised where the exchange is awaited.
+    Any error of an exchange closes the connection, and is raised to the code that awaits the exchange.
     """
 
     def __init__(self, *, released: Callable[[HttpConnection], None], lost: Callable[[HttpConnection], None]) -> None:
@@ -30,9 +31,9 @@ class HttpConnection(asyncio.Protocol):
         self._transport: asyncio.Transport | None = None
         self._exchange: Exchange | None = None
         self._pieces: list[bytes] = []
-        self.on_body = self._pieces.append  # what the parser calls for each piece: nothing is cheaper
+        self.on_body = self._pieces.append  # the parser calls it for each piece: the cheapest callback
         self._parser = httptools.HttpResponseParser(self)
-        # RFC 9112 6.3: chunks win over a Content-Length beside them. Such a connection is not used again.
+        # RFC 9112 6.3: Transfer-Encoding overrides Content-Length. Such a connection is not reused.
         self._parser.set_dangerous_leniencies(lenient_chunked_length=True)
         self._headers: Headers = []
         self._reason = b""
@@ -50,7 +51,8 @@ class HttpConnection(asyncio.Protocol):
     async def send(self, head: bytes, body: bytes) -> tuple[Head, Exchange]:
         """Send a request and wait for the head of its response. A cancel closes the connection.
 
-        Raises `StaleConnection` where it closed before any byte of a response, else another `httpx2.TransportError`.
+        Raises `StaleConnection` if the connection closed before the first byte of a response, and another
+        `httpx2.TransportError` for other failures.
         """
         if self.closed or self._transport is None:
             raise StaleConnection("the connection is closed")
@@ -70,7 +72,7 @@ class HttpConnection(asyncio.Protocol):
         return self._exchange
 
     def abort(self) -> None:
-        """Close at once, without sending what is still unsent."""
+        """Close at once and discard unsent bytes."""
         self.closed = True
         if self._transport is not None:
             self._transport.abort()
@@ -82,10 +84,10 @@ class HttpConnection(asyncio.Protocol):
         self._transport = cast(asyncio.Transport, transport)
 
     def data_received(self, data: bytes) -> None:
-        """Parse one read and hand its body on as one piece."""
+        """Parse one read and pass on its part of the body as one piece."""
         exchange = self._exchange
         if exchange is None:
-            self.abort()  # a server that speaks unasked: its words would be taken for the next answer
+            self.abort()  # bytes without a request would be taken for the next response
             return
         broken = False
         try:
@@ -99,11 +101,11 @@ class HttpConnection(asyncio.Protocol):
             self._fail(httpx2.RemoteProtocolError("the answer is not HTTP/1.1"))
 
     def _deliver(self, exchange: Exchange, read_bytes: int) -> None:
-        """Hand on what one read held of the body, also where the rest of the read is not HTTP, so that the result does
-        not depend on where the bytes were cut."""
+        """Pass on the body's bytes of one read, even if the rest of the read is not HTTP, so that the result does not
+        depend on how the bytes were split."""
         pieces = self._pieces
         if self._complete:
-            del pieces[self._body_pieces :]  # of a second response that nobody asked for
+            del pieces[self._body_pieces :]  # of a second, unsolicited response
         if pieces:
             body = pieces[0] if len(pieces) == 1 else b"".join(pieces)
             pieces.clear()
@@ -117,7 +119,7 @@ class HttpConnection(asyncio.Protocol):
                 self._fail(httpx2.RemoteProtocolError("the answer's headers are too large"))
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """The connection is gone: the end of a body without a length, a failure of any other."""
+        """The connection has closed. That ends a body without a length, and fails any other."""
         self.closed = True
         self._transport = None
         if self._exchange is not None:
@@ -139,21 +141,21 @@ class HttpConnection(asyncio.Protocol):
     # --- httptools
 
     def on_message_begin(self) -> None:
-        """A response starts; a second one in the same exchange is nobody's."""
+        """A response starts. A second one in the same exchange makes the connection unusable."""
         if self._complete:
             self._reusable = False
 
     def on_status(self, reason: bytes) -> None:
-        """The words after the status code, whole or in pieces."""
+        """The reason phrase, whole or in pieces."""
         self._reason += reason
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        """A header, or after the body a trailer, which nobody reads."""
+        """A header, or after the body a trailer, which is ignored."""
         if self._head is None:
             self._headers.append((name, value))
 
     def on_headers_complete(self) -> None:
-        """The head is whole, unless it is an interim one (1xx)."""
+        """The head is complete, unless it is an interim one (1xx)."""
         if self._complete:
             return
         status = self._parser.get_status_code()
@@ -175,7 +177,7 @@ class HttpConnection(asyncio.Protocol):
             self._exchange.head.set_result(self._head)
 
     def on_message_complete(self) -> None:
-        """The body is whole."""
+        """The body is complete."""
         if self._head is not None and not self._complete:
             self._complete = True
             self._body_pieces = len(self._pieces)
@@ -191,6 +193,7 @@ class HttpConnection(asyncio.Protocol):
     def _end(self, exchange: Exchange, *, broken: bool) -> None:
         exchange.complete()
         self._exchange = None
+        # A response that is complete before the request was sent leaves the rest of the request in the buffer.
         unsent = self._transport is None or self._transport.get_write_buffer_size() > 0
         if broken or not self._reusable or unsent or self.closed:
             self.abort()

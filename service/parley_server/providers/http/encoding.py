@@ -1,4 +1,4 @@
-"""Decodes a body that was compressed though identity was asked for, as a stream and within bounds."""
+"""Decompresses bodies of servers that ignore `Accept-Encoding: identity`, as a stream and within bounds."""
 
 from __future__ import annotations
 
@@ -9,24 +9,24 @@ from parley_server.errors import ProviderMalformed
 from parley_server.providers.http.exchange import Feed
 
 MAX_PIECE_BYTES = 64 * 1024
-"""Bytes that are decoded at a time."""
+"""Size of a decoded piece."""
 MAX_DECODED_BYTES = 64 * 1024 * 1024
-"""Bytes that one read may decode to; a stream of events stays far below, a bomb does not."""
+"""Limit of bytes that one read may decode to. A stream of events stays far below; a decompression bomb exceeds it."""
 
 _GZIP = 16 + zlib.MAX_WBITS
 
 
 def decoded(encoding: str, feed: Feed, *, provider: str) -> Feed:
-    """A feed that takes what `encoding` (of the header `Content-Encoding`) has made of the bytes for `feed`.
+    """A feed that decodes bytes of this `Content-Encoding` and passes them to `feed`.
 
-    Raises `ProviderMalformed` for an encoding other than gzip, deflate and identity; the feed raises it for bytes that
-    cannot be decoded.
+    Raises `ProviderMalformed` for an encoding other than gzip, deflate and identity. The returned feed raises it for
+    bytes that cannot be decoded.
     """
     encoding = encoding.strip().lower()
     if encoding in ("", "identity"):
         return feed
     if encoding not in ("gzip", "x-gzip", "deflate"):
-        raise ProviderMalformed(f"{provider} sent its answer in an encoding that was not asked for")
+        raise ProviderMalformed(f"{provider} sent its answer in an unsupported content encoding")
     inflater = Inflater(deflate=encoding == "deflate")
 
     def take(data: bytes) -> None:
@@ -40,15 +40,15 @@ def decoded(encoding: str, feed: Feed, *, provider: str) -> Feed:
 
 
 class Inflater:
-    """Decompresses gzip, of any number of members, or deflate, with zlib's header or without."""
+    """Decompresses gzip with any number of members, or deflate with or without zlib's header."""
 
     def __init__(self, *, deflate: bool) -> None:
-        self._header = b"" if deflate else None  # of deflate, until its two bytes tell whether it is zlib's
+        self._header = b"" if deflate else None  # of deflate: its two bytes decide between zlib and raw
         self._window = _GZIP
         self._inflate = zlib.decompressobj(self._window)
 
     def pieces(self, data: bytes) -> Iterator[bytes]:
-        """What `data` decodes to, in pieces of at most `MAX_PIECE_BYTES`. Raises `zlib.error`, `ProviderMalformed`."""
+        """The decoded bytes, in pieces of at most `MAX_PIECE_BYTES`. Raises `zlib.error` and `ProviderMalformed`."""
         if self._header is not None:
             data = self._header + data
             if len(data) < 2:

@@ -1,6 +1,6 @@
-"""One request and its response on a connection: who waits for the head, who takes the body, and how it ended.
+"""One request and its response on a connection: its head, the consumer of its body, and its outcome.
 
-It must not know sockets or HTTP's syntax; it outlives the connection's next exchange.
+It is independent of sockets and of HTTP's syntax, because it may outlive the next exchange of its connection.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ Feed = Callable[[bytes], None]
 Headers = list[tuple[bytes, bytes]]
 
 MAX_UNTAKEN_BYTES = 1024 * 1024
-"""Bytes of a body that nobody has asked for yet, beyond which the socket is not read."""
+"""Limit of bytes of a body without a consumer; beyond it, the socket is not read."""
 
 
 class StaleConnection(httpx2.RemoteProtocolError):
@@ -22,7 +22,7 @@ class StaleConnection(httpx2.RemoteProtocolError):
 
 
 class Head:
-    """A response's status and headers; `until_close` where only the end of the connection ends the body."""
+    """Status and headers of a response. `until_close`: only the end of the connection ends the body."""
 
     __slots__ = ("headers", "http_version", "reason", "status", "until_close")
 
@@ -35,7 +35,8 @@ class Head:
 
 
 class Exchange:
-    """`abort` closes the connection, `resume` lets it read on; both are called at most while the exchange is open."""
+    """The state of an exchange. It calls `abort` to close the connection and `resume` to let it read, only while it is
+    open."""
 
     __slots__ = ("_abort", "_end", "_feed", "_resume", "_untaken", "error", "head", "over", "untaken_bytes")
 
@@ -53,10 +54,10 @@ class Exchange:
     # --- for the caller
 
     async def push_to(self, feed: Feed) -> None:
-        """Hand the body's bytes to `feed`, from within the read that brought them, until it ends.
+        """Pass the body's bytes to `feed`, from within the read that received them.
 
-        Returns at the end of the body, or after `stop`. Raises what `feed` raised, or an `httpx2.TransportError` where
-        the connection broke before the end. A cancel leaves the connection to `close`.
+        Returns at the end of the body or after `stop`. Raises the exception of `feed`, or an `httpx2.TransportError` if
+        the connection broke before the end. After a cancel, the caller must call `close`.
         """
         self._end = asyncio.get_running_loop().create_future()
         self._feed = feed
@@ -69,13 +70,13 @@ class Exchange:
         await self._end
 
     def stop(self) -> None:
-        """Let `push_to` return now; what follows of the body is dropped."""
+        """Make `push_to` return now; the rest of the body is dropped."""
         self._feed = drop
         if self._end is not None and not self._end.done():
             self._end.set_result(None)
 
     def close(self, linger_s: float = 0.0) -> None:
-        """Nothing more is wanted: give the body `linger_s` to end by itself, so that its connection can be kept."""
+        """Drop the rest of the body. If it ends within `linger_s`, its connection is kept, else closed."""
         self._feed = drop
         if self.over:
             return
@@ -88,7 +89,7 @@ class Exchange:
     # --- for the connection
 
     def deliver(self, body: bytes) -> None:
-        """A piece of the body has come."""
+        """Receive a piece of the body."""
         feed = self._feed
         if feed is None:
             self._untaken.append(body)
@@ -100,8 +101,7 @@ class Exchange:
             self._refuse(error)
 
     def _refuse(self, error: Exception) -> None:
-        """The feed takes no more of the body. Its error counts also where the body has ended by now: the end may have
-        come in the same read."""
+        """Fail with the feed's error, even if the body has ended: its end may have arrived in the same read."""
         self._feed = drop
         if self._end is not None and not self._end.done():
             self._end.set_exception(error)
@@ -110,7 +110,7 @@ class Exchange:
             self._abort()
 
     def fail(self, error: Exception) -> None:
-        """It ends here, with an error; the first one counts."""
+        """End the exchange with an error. Only the first error counts."""
         if self.over:
             return
         self.over = True
@@ -121,7 +121,7 @@ class Exchange:
         self._wake()
 
     def complete(self) -> None:
-        """The body is whole."""
+        """The body is complete."""
         if not self.over:
             self.over = True
             self._wake()
@@ -136,4 +136,4 @@ class Exchange:
 
 
 def drop(_: bytes) -> None:
-    """Where bytes go that nobody wants."""
+    """Discard the bytes."""

@@ -1,4 +1,4 @@
-"""Reads the body of a refusal, which tells why, in bounds of time and size: the status alone decides if it hangs."""
+"""Reads the bodies of error responses within limits of time and size. If a body hangs, the status alone counts."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from parley_server.providers.http.encoding import Inflater
 from parley_server.providers.http.transport import body_of
 
 MAX_REFUSAL_S = 1.0
-"""How long the body of a refusal is waited for, in seconds."""
+"""Longest wait for the body of an error response, in seconds."""
 MAX_REFUSAL_BYTES = 64 * 1024
-"""Bytes that are read of it, before and after decompression."""
+"""Limit of its bytes, before and after decompression."""
 
 
 class RefusalReader(httpx2.AsyncClient):
-    """A client whose responses with a status other than 2xx have their body, or what came of it in time."""
+    """A client that reads the body of each response with a status other than 2xx, as far as it arrives in time."""
 
     async def send(self, request: httpx2.Request, **options: Any) -> httpx2.Response:
         """See `httpx2.AsyncClient.send`."""
@@ -47,7 +47,7 @@ async def _read(response: httpx2.Response) -> bytes:
     try:
         await body.push_to(take)
     except httpx2.HTTPError:
-        pass  # the connection broke: the status is known, and what came of the body counts
+        pass  # the connection broke: the status and the received part of the body count
     finally:
         timer.cancel()
         await response.aclose()
@@ -56,7 +56,7 @@ async def _read(response: httpx2.Response) -> bytes:
 
 
 def _decoded(raw: bytes, encoding: str) -> Iterator[bytes]:
-    """The bytes of a body, at least the first `MAX_REFUSAL_BYTES`, as far as they can be decoded."""
+    """The decodable bytes of a body, at least the first `MAX_REFUSAL_BYTES` of them."""
     if encoding in ("", "identity"):
         yield raw
     if encoding not in ("gzip", "x-gzip", "deflate"):
@@ -73,6 +73,6 @@ def _decoded(raw: bytes, encoding: str) -> Iterator[bytes]:
 
 
 def _kept(headers: httpx2.Headers) -> list[tuple[str, str]]:
-    """The headers that hold for the decoded content."""
+    """The headers that still apply to the decoded content."""
     framing = ("content-encoding", "content-length", "transfer-encoding")
     return [(name, value) for name, value in headers.multi_items() if name.lower() not in framing]

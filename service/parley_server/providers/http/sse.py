@@ -1,6 +1,6 @@
-"""Splits a stream of server-sent events into the data of each, wherever its bytes were cut.
+"""Splits a stream of server-sent events into the data of each event, independently of how the bytes were split.
 
-It must take time linear in the bytes, and hold no more of them than one event may have.
+Takes time linear in the bytes, and buffers at most one event.
 """
 
 from __future__ import annotations
@@ -10,9 +10,9 @@ import msgspec
 from parley_server.errors import ProviderMalformed
 
 MAX_EVENT_BYTES = 6 * 2 * 1024 * 1024 + 64 * 1024
-"""The largest text that a reply may have, each byte of it written as an escape of six, and what surrounds it."""
+"""The largest text of a reply with each byte written as a six-byte escape, and 64 KiB for the JSON around it."""
 MAX_STRAY_BYTES = 64 * 1024
-"""Bytes of JSON outside of any field that are collected in a stream of events."""
+"""Limit of bytes of JSON outside of any field in a stream of events."""
 BOM = b"\xef\xbb\xbf"
 
 _FIELDS = (b"", b"data", b"event", b"id", b"retry")  # empty: a comment
@@ -21,24 +21,25 @@ _MAX_DECODINGS = 16
 
 
 class EventSplitter:
-    """Takes bytes as they come and returns the `data` of every event that they complete and that has any.
+    """Takes bytes as they arrive, and returns the `data` of each event that they complete. Events without data are
+    skipped.
 
-    JSON in lines that are no field is an event, too, and so is what follows `error:`, as an object with the field
-    `error`: servers send errors that way. Where the body is said to be one JSON `document`, it may be as large as an
-    event. The rest is ignored. Raises `ProviderMalformed` for an event of more than `max_event_bytes`, and at the end
-    for JSON that is not whole.
+    Servers also send errors outside of events. So JSON in lines that are no field counts as an event, and the value of
+    `error:` as an event with an object with the field `error`. `document`: the body is declared as one JSON document,
+    which may be as large as an event. Everything else is ignored. Raises `ProviderMalformed` for an event of more than
+    `max_event_bytes`, and at the end for incomplete JSON.
     """
 
     def __init__(self, max_event_bytes: int = MAX_EVENT_BYTES, *, document: bool = False) -> None:
         self._max_event_bytes = max_event_bytes
         self._max_stray_bytes = max_event_bytes if document else MAX_STRAY_BYTES
-        self._strays: list[bytes] = []  # lines of JSON that is not whole
+        self._strays: list[bytes] = []  # lines of incomplete JSON
         self._stray_bytes = 0
         self._decodings = 0
         self.documents = 0
-        """How many events were JSON outside of any field."""
+        """Number of events that were JSON outside of any field."""
         self.ignored = False
-        """Whether there were lines that are neither fields nor JSON."""
+        """Whether any line was neither a field nor JSON."""
         self._pending: list[bytes] = []  # of a line that has not ended
         self._pending_bytes = 0
         self._data: list[bytes] = []  # of an event that has not ended
@@ -63,17 +64,18 @@ class EventSplitter:
         return self._lines(data)
 
     def end(self) -> list[bytes]:
-        """The data of an event that the end of the stream has cut off before its empty line."""
+        """The data of a last event that lacks its empty line. Raises `ProviderMalformed` for incomplete JSON."""
         events = self._lines(b"\n\n") if self._pending or self._data else []
         if self._strays and not self._document(events):
-            raise ProviderMalformed("the provider sent JSON that is not whole")
+            raise ProviderMalformed("the provider sent incomplete JSON")
         return events
 
     def _plain(self, data: bytes) -> list[bytes]:
-        """What nearly every read holds: events of one `data: ` line each, ended by LF LF."""
+        """Fast path for nearly every read: events of one `data: ` line each, ended by LF LF."""
         end = data.rfind(b"\n\n")
         if end < 0 or b"\r" in data:
             return self._lines(data)
+        # The count of line breaks proves that the read has no other field, comment or second line of an event.
         events = data[6:end].split(b"\n\ndata: ")
         if data.count(b"\n", 0, end + 2) != 2 * len(events):
             return self._lines(data)
@@ -118,7 +120,7 @@ class EventSplitter:
             self._stray(line, events)
 
     def _stray(self, line: bytes, events: list[bytes]) -> None:
-        """A line that is no field: JSON of one line, or a part of JSON over several."""
+        """A line that is no field: JSON of one line, or a part of JSON of several lines."""
         line = line.strip() if not self._strays else line
         if not self._strays and line[:1] not in (b"{", b"["):
             self.ignored = True
@@ -128,11 +130,13 @@ class EventSplitter:
         if self._stray_bytes > self._max_stray_bytes:
             self._drop_strays()
             self.ignored = True
+        # A closing bracket on its own line may end an indented document. The number of attempts is limited, because
+        # each one decodes all collected lines.
         elif len(self._strays) == 1 or (line in _CLOSING and self._decodings < _MAX_DECODINGS):
             self._document(events)
 
     def _document(self, events: list[bytes]) -> bool:
-        """Whether the lines collected are whole JSON, which then is an event."""
+        """Add the collected lines as an event if they are complete JSON. Returns whether they are."""
         self._decodings += 1
         text = b"\n".join(self._strays)
         if not _is_json(text):
@@ -161,7 +165,7 @@ class EventSplitter:
 
 
 def _error_event(value: bytes) -> bytes:
-    """An event with the error that a line `error: ...` holds: JSON or text."""
+    """The event for the value of a line `error: ...`, which is JSON or text."""
     if not _is_json(value):
         value = msgspec.json.encode(value.decode("utf-8", "replace"))
     return b'{"error":%s}' % value

@@ -1,6 +1,7 @@
-"""An httpx2 transport that pushes response bodies from the socket into a function, with nothing awaited in between.
+"""An httpx2 transport that pushes response bodies from the socket into a function without an await in between.
 
-HTTP/1.1 without proxies, for requests whose body is in memory. It must never retry what a server may have acted upon.
+HTTP/1.1 without proxies, for requests with their body in memory. A request is never repeated if the server may have
+processed it, because a second one may be billed.
 """
 
 from __future__ import annotations
@@ -18,36 +19,36 @@ from parley_server.providers.http.exchange import Exchange, Feed, Head, StaleCon
 
 IDLE_LIMIT_S = 60.0
 REPEAT_WITHIN_S = 2.0
-"""A kept connection that was dead shows it within a round trip; one that closes later may have begun to work."""
+"""A dead kept connection fails within a round trip. If it closes later, the server may have processed the request."""
 MAX_ITERATED_BYTES = 1024 * 1024
-"""What iteration yields of a body at most: it is for errors."""
+"""Limit of bytes that iteration yields of a body. Only errors are read by iteration."""
 BODY = "parley.body"
-"""The response extension that holds the body."""
+"""Name of the response extension with the body."""
 
 Origin = tuple[str, str, int]
 
 
 class Body(Protocol):
-    """The body of a response, to be pushed."""
+    """The body of a response."""
 
     async def push_to(self, feed: Feed) -> None:
-        """Call `feed` with each read's bytes until the body ends or `stop` is called.
+        """Call `feed` with the bytes of each read until the body ends or `stop` is called.
 
-        Raises what `feed` raised, or an `httpx2.TransportError` where the body broke off.
+        Raises the exception of `feed`, or an `httpx2.TransportError` if the body broke off.
         """
 
     def stop(self) -> None:
-        """Let `push_to` return: what follows is not wanted."""
+        """Make `push_to` return now; the rest of the body is dropped."""
 
 
 def body_of(response: httpx2.Response) -> Body:
-    """The body of a response of any transport."""
+    """The body of a response, whatever its transport."""
     pushed = response.extensions.get(BODY)
     return cast(Body, pushed) if pushed is not None else IteratedBody(response)
 
 
 def proxied(url: httpx2.URL) -> bool:
-    """Whether the process's environment names a proxy for this address."""
+    """Whether the environment of the process sets a proxy for this URL."""
     proxies = getproxies()
     if not (proxies.get(url.scheme) or proxies.get("all")):
         return False
@@ -55,7 +56,7 @@ def proxied(url: httpx2.URL) -> bool:
 
 
 class IteratedBody:
-    """The body of another transport's response, read in the caller's task."""
+    """The body of a response of another transport, read in the caller's task."""
 
     def __init__(self, response: httpx2.Response) -> None:
         self._response = response
@@ -63,7 +64,6 @@ class IteratedBody:
         self._stopped = False
 
     async def push_to(self, feed: Feed) -> None:
-        """See `Body`."""
         try:
             async with self._limit:
                 async for data in self._response.aiter_raw():
@@ -73,13 +73,12 @@ class IteratedBody:
                 raise
 
     def stop(self) -> None:
-        """See `Body`."""
         self._stopped = True
         self._limit.reschedule(asyncio.get_running_loop().time())
 
 
 class PushedBody(httpx2.AsyncByteStream):
-    """The body of a `PushTransport`'s response."""
+    """The body of a response of `PushTransport`."""
 
     def __init__(self, exchange: Exchange, linger_s: float) -> None:
         self._exchange = exchange
@@ -87,11 +86,11 @@ class PushedBody(httpx2.AsyncByteStream):
         self._stopped = False
 
     async def push_to(self, feed: Feed) -> None:
-        """See `Body`. A cancel leaves the connection to `aclose`."""
+        """See `Body`. After a cancel, `aclose` closes the connection."""
         await self._exchange.push_to(feed)
 
     def stop(self) -> None:
-        """See `Body`. A body that then ends soon leaves its connection usable."""
+        """See `Body`. If the body then ends soon, its connection stays usable."""
         self._stopped = True
         self._exchange.stop()
 
@@ -110,16 +109,16 @@ class PushedBody(httpx2.AsyncByteStream):
         yield b"".join(pieces)[:MAX_ITERATED_BYTES]
 
     async def aclose(self) -> None:
-        """Close the connection, unless the body has ended, or is about to end after a `stop`."""
+        """Close the connection, unless the body has ended or, after a `stop`, ends within `linger_s`."""
         self._exchange.close(self._linger_s if self._stopped else 0.0)
 
 
 class PushTransport(httpx2.AsyncBaseTransport):
-    """Keeps connections per origin for `idle_limit_s`; their number is not limited here.
+    """Keeps idle connections per origin for `idle_limit_s`, without a limit on their number.
 
-    Of a request's time limits only `connect` is heeded, name resolution and TLS included: the others are the caller's.
-    A cancel before the response closes the connection, and so does closing the response before its end. Responses carry
-    their `Body` in the extension `BODY`.
+    Applies only the `connect` limit of a request, which includes name resolution and TLS; the caller enforces the
+    others. A cancel before the response, or closing the response before its end, closes the connection. The extension
+    `BODY` of a response holds its `Body`.
     """
 
     def __init__(
@@ -143,7 +142,7 @@ class PushTransport(httpx2.AsyncBaseTransport):
         return httpx2.Response(head.status, headers=head.headers, stream=body, extensions=extensions)
 
     async def aclose(self) -> None:
-        """Close every connection, busy ones too."""
+        """Close all connections, including those in use."""
         if self._reaper is not None:
             self._reaper.cancel()
             self._reaper = None
@@ -153,7 +152,7 @@ class PushTransport(httpx2.AsyncBaseTransport):
 
     @property
     def open_connections(self) -> int:
-        """Connections that are open, busy or idle."""
+        """Number of open connections, in use or idle."""
         return len(self._open)
 
     # --- sending
@@ -162,6 +161,8 @@ class PushTransport(httpx2.AsyncBaseTransport):
         self, origin: Origin, head: bytes, *, body: bytes, connect_s: float | None
     ) -> tuple[Head, Exchange]:
         loop = asyncio.get_running_loop()
+        # A server may close a kept connection at any time. If it closed soon and before any byte of a response, it has
+        # not processed the request, so that another connection can send it again.
         while (connection := self._take(origin)) is not None:
             sent_s = loop.time()
             try:
@@ -188,7 +189,7 @@ class PushTransport(httpx2.AsyncBaseTransport):
         except OSError as error:
             raise httpx2.ConnectError("connection failed") from error
         self._open.add(connection)
-        if connection.closed:
+        if connection.closed:  # between its set-up and this line, so that `_forget` came too early
             self._open.discard(connection)
         return connection
 
@@ -209,7 +210,7 @@ class PushTransport(httpx2.AsyncBaseTransport):
     def _take(self, origin: Origin) -> HttpConnection | None:
         idle = self._idle.get(origin)
         while idle:
-            connection = idle.pop()
+            connection = idle.pop()  # the most recently used, so that the others can expire
             if not connection.closed:
                 return connection
         return None
@@ -240,20 +241,21 @@ class PushTransport(httpx2.AsyncBaseTransport):
 
 
 def _head_of(request: httpx2.Request, length: int) -> bytes:
-    """The request line and headers. Raises `httpx2.LocalProtocolError` for a header with a line break."""
+    """The request line and headers. Raises `httpx2.LocalProtocolError` for a header with a line break, which could
+    inject headers."""
     lines = [b"%s %s HTTP/1.1" % (request.method.encode("ascii"), request.url.raw_path)]
     names = set()
     for name, value in request.headers.raw:
         key = name.lower()
         if key in {b"accept-encoding", b"connection", b"transfer-encoding", b"content-length"}:
-            continue
+            continue  # compression would delay tokens, and this transport frames the body itself
         names.add(key)
         lines.append(b"%s: %s" % (name, value))
     if b"host" not in names:
         lines.append(b"Host: " + request.url.netloc)
     lines += [b"Accept-Encoding: identity", b"Content-Length: %d" % length]
     if any(b"\r" in line or b"\n" in line or b"\0" in line for line in lines):
-        raise httpx2.LocalProtocolError("a header holds a line break")
+        raise httpx2.LocalProtocolError("a header contains a line break")
     return b"\r\n".join(lines) + b"\r\n\r\n"
 
 

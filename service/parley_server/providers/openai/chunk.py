@@ -1,7 +1,7 @@
-"""The shape of one event of a chat completion's stream: a struct for the fast path, lenient readings for the rest.
+"""One event of a chat completion's stream: a struct for the fast path, and a lenient decoder for unusual events.
 
-The struct names only the fields in use. Fields that servers fill in different ways are `Any`: one odd value must not
-fail an answer.
+The struct has only the fields in use. Fields whose form differs between servers are `Any`, so that one unusual value
+does not fail an answer.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import msgspec
 
 
 class Delta(msgspec.Struct, gc=False):
-    """What a chunk adds to the answer."""
+    """The content that a chunk adds to the answer."""
 
     content: Any = None
     refusal: Any = None
@@ -47,13 +47,13 @@ class WireChunk(msgspec.Struct, gc=False):
 
 
 decode: Callable[[bytes], WireChunk] = msgspec.json.Decoder(WireChunk).decode
-"""Raises ValueError for what `decode_loosely` may still read."""
+"""Decodes an event. Raises ValueError; `decode_loosely` may still read the event then."""
 
 
 def decode_loosely(event: bytes) -> WireChunk | None:
-    """The chunk in an event with odd types, halves of surrogate pairs or broken UTF-8; None where there is none.
+    """The chunk of an event with unusual types, lone surrogates or invalid UTF-8; None if it has none.
 
-    Contents come as lists, so that halves of pairs are joined.
+    A `content` string becomes a list, so that the reader leaves its fast path and joins surrogates.
     """
     value = json_of(event)
     if isinstance(value, list) and len(value) == 1:
@@ -74,7 +74,7 @@ def decode_loosely(event: bytes) -> WireChunk | None:
 
 
 def json_of(event: bytes) -> Any:
-    """The JSON of an event, also with broken UTF-8; None where it is none."""
+    """The JSON of an event, even with invalid UTF-8; None if it is not JSON."""
     try:
         return json.loads(event.decode("utf-8", "replace"))
     except (ValueError, RecursionError):
@@ -82,7 +82,7 @@ def json_of(event: bytes) -> Any:
 
 
 def delta_of(value: object) -> Delta | None:
-    """A delta, or a message in its place, of any form."""
+    """The delta in a value of any form, or in a message; None if there is none."""
     if isinstance(value, dict):
         delta = Delta(**{field: value.get(field) for field in Delta.__struct_fields__})
         if isinstance(delta.content, str):
@@ -101,8 +101,8 @@ def text_of(value: object) -> str:
 
 
 def parts_of(content: object) -> Iterable[tuple[str, str]]:
-    """The parts of a content that is no string, each as (kind, text): "text", "reasoning", or "other", which has no
-    text that can be shown."""
+    """The parts of a content that is not a string, each as (kind, text): "text", "reasoning", or "other" without
+    text."""
     for part in content if isinstance(content, list) else [content]:
         if isinstance(part, str):
             yield "text", part
@@ -115,27 +115,27 @@ def parts_of(content: object) -> Iterable[tuple[str, str]]:
 
 
 def is_first(index: object) -> bool:
-    """Whether a choice's index, of any type, is that of the first answer."""
+    """Whether the index of a choice, of any type, is that of the first answer."""
     return not index or index == "0"
 
 
 class Silence:
-    """What the events have held that brought no content: an empty answer, or one in a form that is not read?"""
+    """Inspects events without content, to tell an empty answer from an answer in an unknown form."""
 
     def __init__(self) -> None:
         self.unread = False
-        """Whether a first choice held something that may be content, in a field that is not read."""
+        """Whether a first choice had possible content in an unknown field."""
         self.foreign = False
-        """Whether there was an event that has no choices at all."""
+        """Whether an event had no choices at all."""
 
-    def look_at(self, events: Iterable[bytes]) -> None:
-        """Judge events that brought no content."""
+    def inspect(self, events: Iterable[bytes]) -> None:
+        """Inspect events without content."""
         for event in events:
             value = json_of(event)
             if isinstance(value, dict):
-                self._judge(value)
+                self._inspect_event(value)
 
-    def _judge(self, value: dict[str, Any]) -> None:
+    def _inspect_event(self, value: dict[str, Any]) -> None:
         choices = value.get("choices")
         self.foreign = self.foreign or ("choices" not in value and not value.get("usage"))
         for choice in choices if isinstance(choices, list) else ():
@@ -173,7 +173,7 @@ _QUIET = {
     "tool_calls",
     "usage",
 }
-"""Fields of a choice or a delta that hold no content, or are read."""
+"""Fields of a choice or a delta that are read, or have no content."""
 
 
 def _may_be_content(name: str, value: object) -> bool:

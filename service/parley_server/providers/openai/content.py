@@ -1,4 +1,4 @@
-"""What the chunks of a chat completion add up to, pushed into a sink in the order in which it comes."""
+"""Assembles the content of a chat completion's chunks and pushes it into a sink in order."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from parley_server.providers.reading.surrogates import SurrogateJoin
 Notice = Callable[[str], None]
 
 _REASONING = ("reasoning_content", "reasoning", "reasoning_details")
-"""Fields of a delta that hold reasoning, in order of preference. Thinking parts of `content` are the fourth source."""
+"""Fields of a delta with reasoning, in order of preference. Thinking parts of `content` are the fourth source."""
 
 
 class ContentAssembler:
     """Text, reasoning and tool calls of one answer.
 
-    The fast path appends strings to `texts` itself, while `text_join.held` is empty. Reasoning is read from one source,
-    the first that has any, since servers repeat it in several fields.
+    The reader's fast path appends strings to `texts` directly, while `text_join.held` is empty. Reasoning is read from
+    the first field that has any, because servers repeat it in several fields.
     """
 
     def __init__(self, sink: Sink, *, now_s: Callable[[], float], notice: Notice) -> None:
@@ -33,18 +33,18 @@ class ContentAssembler:
         self.text_join = SurrogateJoin()
         self.tools = ToolCalls(sink)
         self.odd_pieces = 0
-        """How many pieces did not take the fast path."""
+        """Number of pieces that did not take the fast path."""
         self.has_text = False
         self.last_s: float | None = None
-        """When the last piece came, by `now_s`; None before the first."""
+        """Time of the last piece, by `now_s`; None before the first."""
 
     @property
     def begun(self) -> bool:
-        """Whether any text, reasoning or tool call has come."""
+        """Whether any text, reasoning or tool call has arrived."""
         return self.last_s is not None
 
     def add_odd(self, content: object) -> None:
-        """Text that may hold halves of surrogate pairs, or a list of parts."""
+        """Add text that may contain lone surrogates, or a list of parts."""
         for kind, text in parts_of(content):
             if kind == "other":
                 self._notice("content")
@@ -55,7 +55,7 @@ class ContentAssembler:
                 self.texts.append(self.text_join.add(text))
 
     def add_rare(self, delta: Delta) -> None:
-        """Reasoning, a refusal and tool calls."""
+        """Add the reasoning, the refusal and the tool calls of a delta."""
         for field in _REASONING:
             if text := text_of(getattr(delta, field)):
                 self._reason(field, text)
@@ -65,17 +65,17 @@ class ContentAssembler:
             self.add_calls(delta)
 
     def add_calls(self, delta: Delta) -> None:
-        """The pieces of tool calls in a delta."""
+        """Add the pieces of tool calls of a delta."""
         self.push_text()
         for piece in pieces_of(delta.tool_calls, delta.function_call):
             self.tools.add(piece)
             self._note_piece()
 
     def add_in_place_of_delta(self, choice: Choice) -> None:
-        """A `message` or `text` in the place of a delta. After deltas, a message repeats them all."""
+        """Add a `message` or `text` in place of a delta. After deltas it is ignored, because it repeats them."""
         self.push_text()
         if self.begun and not self._by_message:
-            return
+            return  # the message repeats the deltas
         self._by_message = True
         delta = delta_of(choice.message if choice.message is not None else choice.text)
         if delta is not None:
@@ -86,7 +86,7 @@ class ContentAssembler:
                 self.add_calls(delta)
 
     def push_text(self) -> None:
-        """Push the texts so far as one."""
+        """Push the collected texts as one."""
         texts = self.texts
         if texts:
             text = "".join(texts)
@@ -97,7 +97,7 @@ class ContentAssembler:
                 self._sink.text(text)
 
     def push_rest(self) -> None:
-        """Push what was held back, at the end."""
+        """Push held text and reasoning at the end."""
         if reasoning := self._reasoning_join.rest():
             self._sink.reasoning(reasoning)
         if text := self.text_join.rest():
@@ -105,7 +105,7 @@ class ContentAssembler:
         self.push_text()
 
     def end_calls(self, *, complete: bool) -> None:
-        """No piece of a call follows. Where the answer is `complete`, a call without arguments is whole."""
+        """End all tool calls. If the answer is `complete`, a call without arguments counts as complete."""
         self.tools.end(complete=complete)
         if self.tools.dropped:
             self._notice("tool_call")

@@ -1,4 +1,4 @@
-"""Decides how an answer has ended, once its body has: complete, cut off, or without sense."""
+"""Decides at the end of a body whether the answer is complete, truncated or malformed."""
 
 from __future__ import annotations
 
@@ -8,19 +8,19 @@ from parley_server.providers.openai.content import ContentAssembler
 from parley_server.providers.reading.events import reason_of
 
 DONE = "[DONE]"
-"""The event that ends a stream; also the `provider_reason` of an answer that ended with it alone."""
+"""The event that ends a stream, and the `provider_reason` of an answer that has no finish reason but this event."""
 
 _OPEN_REASONS = (FinishReason.STOP, FinishReason.OTHER, FinishReason.TOOL_CALLS)
-"""Reasons that leave no tool call incomplete."""
+"""Reasons with which every tool call is complete."""
 
 
 class Evidence(Value, frozen=True, kw_only=True):
-    """What the stream has shown of its end.
+    """What the stream contained that decides how it ended.
 
-    word: the last finish word, empty for none.
-    completed: the word, or what stands for it, completes the answer.
-    odd: something came that is in no form that is read.
-    unread: a first choice held something that may be content, in a field that is not read.
+    word: the last finish reason, empty if there was none.
+    completed: the finish reason, or its substitute, completes the answer.
+    odd: the body contained data of an unknown form.
+    unread: a first choice contained possible content in an unknown field.
     """
 
     word: str
@@ -30,8 +30,8 @@ class Evidence(Value, frozen=True, kw_only=True):
 
 
 def finish_of(provider: str, content: ContentAssembler, evidence: Evidence) -> Finish:
-    """The finish of an answer whose calls are pushed to their end. Raises a `ProviderError` for an answer that is not
-    complete, or in which nothing was understood."""
+    """Push the rest of the content and return the finish. Raises `ProviderTruncated` for an incomplete answer, and
+    `ProviderMalformed` for one without readable content."""
     if not evidence.completed:
         raise _incomplete(provider, content, evidence)
     reason = reason_of(evidence.word) if evidence.word else FinishReason.STOP
@@ -45,19 +45,20 @@ def finish_of(provider: str, content: ContentAssembler, evidence: Evidence) -> F
 
 
 def _with_calls(provider: str, content: ContentAssembler, reason: FinishReason) -> FinishReason:
-    """A turn of calls is TOOL_CALLS whatever its word. Without a whole call it is an error: no turn may vanish."""
+    """The reason of an answer that may have tool calls: TOOL_CALLS if one is complete. If none is, although the answer
+    consists of calls, it is an error, so that no call is lost silently."""
     if content.tools.whole:
         return FinishReason.TOOL_CALLS
     if reason is FinishReason.TOOL_CALLS or (content.tools.any and not content.has_text):
-        raise ProviderMalformed(f"{provider} ended its answer with tool calls, none of which is whole")
+        raise ProviderMalformed(f"{provider} ended its answer without a complete tool call")
     return reason
 
 
 def _incomplete(provider: str, content: ContentAssembler, evidence: Evidence) -> ProviderError:
     if (evidence.odd or evidence.unread) and not evidence.word and not content.begun:
         return _malformed(provider)
-    return ProviderTruncated(f"{provider} ended its answer without saying that it was complete")
+    return ProviderTruncated(f"{provider} ended its answer before it was complete")
 
 
 def _malformed(provider: str) -> ProviderError:
-    return ProviderMalformed(f"{provider} sent nothing that can be read as an answer")
+    return ProviderMalformed(f"{provider} sent no readable answer")

@@ -1,6 +1,6 @@
-"""Turns refusals and failures of an OpenAI-dialect provider into provider errors.
+"""Converts error responses of an OpenAI-dialect provider to provider errors.
 
-It must never pass on a provider's own words, which may quote the prompt or the key: only status codes and known codes.
+A message contains only the status and known codes, because a provider's own text may quote the prompt or the key.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ MAX_RETRY_AFTER_S = 24 * 3600.0
 
 
 class Filtered(ProviderRejected):
-    """A content filter refused the prompt. Before any token this ends the answer as CONTENT_FILTER."""
+    """A content filter refused the prompt. Before the first token, this finishes the answer as CONTENT_FILTER."""
 
 
 class OutOfCredit(ProviderRateLimited):
-    """The account has no credit, or its quota of the day is used up: a retry cannot help soon."""
+    """The account has no credit, or has used up its quota, so that a retry cannot succeed soon."""
 
     retryable = False
 
@@ -68,11 +68,11 @@ _BEFORE_STATUS: dict[type[ProviderError], frozenset[int]] = {
     OutOfCredit: frozenset({400, 402, 403, 429}),
     ProviderUnauthenticated: frozenset({400}),
 }
-"""Codes that say more than these statuses do."""
+"""The statuses for which a code of this class is more specific than the status."""
 
 
 def error_of_status(provider: str, status: int, *, headers: Mapping[str, str], body: bytes) -> ProviderError:
-    """The error that an HTTP status other than 200 stands for, with the wait that its headers ask for."""
+    """The error of a response with an HTTP status other than 200, with the wait that its headers request."""
     report = report_of(body)
     code = _known_code(report)
     message = f"{provider} answered HTTP {status}" + (f" ({code})" if code else "")
@@ -82,7 +82,7 @@ def error_of_status(provider: str, status: int, *, headers: Mapping[str, str], b
 
 
 def error_in_body(provider: str, error: object) -> ProviderError:
-    """The error that an error object stands for which came under HTTP 200."""
+    """The error of an error object in a response with HTTP 200."""
     report = report_of(error)
     code = _known_code(report)
     kind = _class_of_report(report) or (KNOWN_CODES[code] if code else None)
@@ -91,12 +91,13 @@ def error_in_body(provider: str, error: object) -> ProviderError:
     named = code or (str(report.status) if report.status else "")
     message = f"{provider} reported an error within its answer" + (f" ({named})" if named else "")
     failure = kind(message, metadata={"provider_code": code} if code else {})
-    failure.billed = True
+    failure.billed = True  # the provider had begun to answer
     return failure
 
 
 def retry_after_s(headers: Mapping[str, str]) -> float | None:
-    """The wait that `retry-after-ms` or `Retry-After` (seconds or an HTTP date) asks for; None where none does."""
+    """The seconds that `retry-after-ms` or `Retry-After` (seconds or an HTTP date) request; None without a valid
+    one."""
     for text, scale in ((headers.get("retry-after-ms"), 0.001), (headers.get("retry-after"), 1.0)):
         wait_s = _number(text)
         if wait_s is not None:
@@ -113,6 +114,8 @@ def retry_after_s(headers: Mapping[str, str]) -> float | None:
 
 def _class_of_refusal(status: int, report: ErrorReport) -> type[ProviderError]:
     kinds = [_class_of_report(report), *[KNOWN_CODES.get(code) for code in report.codes]]
+    # Servers and proxies often choose the status badly, so a specific code overrides a general status, but only one of
+    # those with which vendors are known to send it.
     telling = [kind for kind in kinds if kind is not None and status in _BEFORE_STATUS.get(kind, ())]
     if telling:
         return telling[0]
@@ -122,7 +125,7 @@ def _class_of_refusal(status: int, report: ErrorReport) -> type[ProviderError]:
 
 
 def _class_of_report(report: ErrorReport) -> type[ProviderError] | None:
-    """What the words of a report say, where its codes may be too general."""
+    """The class that the message of an error implies; it may be more specific than the codes."""
     if report.overflow:
         return ProviderContextTooLarge
     return Filtered if report.moderated else None
@@ -135,13 +138,14 @@ def _class_of_status(status: int) -> type[ProviderError]:
         return OutOfCredit
     if status == 429:
         return ProviderRateLimited
+    # 408 Request Timeout, 409 Conflict and 425 Too Early are temporary, unlike the other statuses below 500.
     if status in {408, 409, 425} or status >= 500:
         return ProviderUnavailable
     return ProviderRejected
 
 
 def _known_code(report: ErrorReport) -> str:
-    """The code that is shown: the one that tells most, as `KNOWN_CODES` is ordered."""
+    """The code to show: the most specific one, in the order of `KNOWN_CODES`."""
     known = [code for code in report.codes if code in KNOWN_CODES]
     return min(known, key=_ORDER.index) if known else ""
 

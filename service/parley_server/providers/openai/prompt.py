@@ -1,4 +1,4 @@
-"""Turns a prompt into the body of a chat completion request in OpenAI's dialect, as the endpoint's switches want it."""
+"""Converts a prompt to the body of a chat completion request, according to the endpoint's switches."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ TOOL_CHOICES = ("auto", "none", "required")
 
 
 def messages_of(prompt: Prompt, switches: Switches) -> list[Json]:
-    """The `messages` field: one entry for each message, but one for each tool result."""
+    """The field `messages`: one entry for each message; a TOOL message gives one for each of its results."""
     messages = tuple(message for message in prompt.messages if _says_something(message))
     if not switches.system_anywhere:
         messages = fold_system(messages)
@@ -43,7 +43,7 @@ def messages_of(prompt: Prompt, switches: Switches) -> list[Json]:
 
 
 def options_of(prompt: Prompt, switches: Switches) -> Json:
-    """All fields but `model`, `messages` and those about streaming; what is not set is left out.
+    """All fields except `model`, `messages` and those for streaming. Unset options are left out.
 
     Raises `ProviderRejected` for a schema that is not a JSON object.
     """
@@ -63,7 +63,7 @@ def options_of(prompt: Prompt, switches: Switches) -> Json:
 
 
 def stream_options_of(switches: Switches) -> Json:
-    """The `stream_options` field; empty where there is nothing to ask for."""
+    """The field `stream_options`; empty if no option is set."""
     options: Json = {}
     if switches.ask_usage:
         options["include_usage"] = True
@@ -73,7 +73,7 @@ def stream_options_of(switches: Switches) -> Json:
 
 
 def _says_something(message: PromptMessage) -> bool:
-    """Whether an entry comes of it: an assistant's images and reasoning are not sent."""
+    """Whether the message has content to send. An assistant's images and reasoning are not sent."""
     kinds = (ToolCallPart,) if message.role == "assistant" else (ImagePart, ToolResultPart)
     return any(isinstance(part, kinds) or (isinstance(part, TextPart) and part.text) for part in message.parts)
 
@@ -115,6 +115,7 @@ def _assistant(parts: tuple[Part, ...], ids: ToolIdMap) -> Json:
     text = "".join([part.text for part in parts if isinstance(part, TextPart)])
     calls = [_call(part, ids) for part in parts if isinstance(part, ToolCallPart)]
     if calls:
+        # OpenAI's form of an answer that consists only of calls.
         return {"role": "assistant", "content": text or None, "tool_calls": calls}
     return {"role": "assistant", "content": text}
 

@@ -1,7 +1,7 @@
-"""Reads an OpenAI-dialect stream of chat completion chunks and pushes what they say into a sink.
+"""Reads an OpenAI-dialect stream of chat completion chunks and pushes their content into a sink.
 
-It must never push half a code point, show a provider's raw words in an error, or let the result depend on how the bytes
-were cut. What is odd but clear is understood (docs/upstreams.md).
+It never pushes half a code point, and no error contains a provider's raw text. The result does not depend on how the
+bytes were split. Unusual but unambiguous forms are accepted (docs/upstreams.md).
 """
 
 from __future__ import annotations
@@ -35,12 +35,12 @@ def _nothing(*_: object) -> None:
 
 
 class ChunkReader:
-    """Fed with a body's bytes, pushes into the sink, flushing once per feed; knows how the stream ended.
+    """Takes the bytes of a body, pushes into the sink with one flush per feed, and decides how the stream ended.
 
-    `on_finish` is called with `content_s` when the finish reason has arrived, `on_resume` when content follows it, and
-    `on_done` at `[DONE]`. `now_s` is a monotonic time. `notice` is called with what was left out: "after_finish",
-    "count", "content" or "tool_call". With `done_is_finish`, a `[DONE]` alone completes an answer. `document`: the body
-    is said to be JSON.
+    `on_finish` is called with `content_s` at the finish reason, `on_resume` when content follows it, and `on_done` at
+    `[DONE]`. `now_s` returns a monotonic time in seconds. `notice` is called with the kind of data that was dropped:
+    "after_finish", "count", "content" or "tool_call". With `done_is_finish`, `[DONE]` alone completes an answer.
+    `document`: the body is declared as JSON.
     """
 
     def __init__(
@@ -76,17 +76,17 @@ class ChunkReader:
 
     @property
     def begun(self) -> bool:
-        """Whether any text, reasoning or tool call has come."""
+        """Whether any text, reasoning or tool call has arrived."""
         return self._content.begun
 
     @property
     def content_s(self) -> float | None:
-        """When the last text, reasoning or piece of a tool call came, by `now_s`; None before the first."""
+        """Time of the last text, reasoning or piece of a tool call, by `now_s`; None before the first."""
         return self._content.last_s
 
     @property
     def finished(self) -> bool:
-        """Whether the answer is complete, whatever follows."""
+        """Whether the answer is complete, independently of what follows."""
         return self._done or (bool(self._word) and not self._unreliable)
 
     def feed(self, data: bytes) -> None:
@@ -102,12 +102,12 @@ class ChunkReader:
             if self._word:
                 self._take_late(rest)
             if content.last_s is None:
-                self._look_at_silence(events)
+                self._inspect_silence(events)
         except ProviderMalformed as error:
             if not self.finished:
                 raise
             self._excuse(error)
-            self._say_done()  # where the next event begins is not known
+            self._say_done()  # the start of the next event is unknown
         finally:
             if content.texts:
                 content.push_text()
@@ -118,7 +118,7 @@ class ChunkReader:
                 self._report_finish()
 
     def end(self) -> Finish:
-        """The body has ended. Raises a `ProviderError` where the answer is not complete, or made no sense."""
+        """End the body and return the finish. Raises a `ProviderError` if the answer is incomplete or malformed."""
         whole = self._done or self._take_last()
         try:
             finish = finish_of(self._provider, self._content, self._evidence(whole=whole))
@@ -130,37 +130,40 @@ class ChunkReader:
         return finish
 
     def cut(self) -> None:
-        """The body broke off: push what was held back."""
+        """Push held content after the body broke off."""
         self._content.push_rest()
         self._sink.flush()
 
     # --- events
 
-    def _look_at_silence(self, events: list[bytes]) -> None:
+    def _inspect_silence(self, events: list[bytes]) -> None:
         self._content.push_text()
         if not self.begun:
-            self._silence.look_at(events)
+            self._silence.inspect(events)
 
     def _take(self, events: Iterator[bytes]) -> None:
-        """Take events until one holds a finish word."""
+        """Take events until one has a finish reason."""
+        # This loop runs for each token: names are local, a plain text takes two comparisons, and other fields are read
+        # only if they are set. Splitting it into methods would cost a call per token.
         content, word = self._content, self._word
         texts, join = content.texts, content.text_join
         for event in events:
             try:
                 chunk = decode(event)
             except ValueError:
+                # Some servers quote [DONE] as a JSON string.
                 if event.strip(b' "') == b"[DONE]":
                     self._say_done()
                     return
                 chunk = self._repaired(event)
             if chunk.error is not None and is_error(chunk.error):
-                self._meter.add(chunk.usage)
+                self._meter.add(chunk.usage)  # the provider may bill what it counted before the error
                 raise error_in_body(self._provider, chunk.error)
             said = False
             if chunk.choices:
                 for choice in chunk.choices:
                     if choice.index and not is_first(choice.index):
-                        continue
+                        continue  # a second answer, which was not requested
                     delta = choice.delta
                     text = None
                     if delta is not None:
@@ -188,7 +191,7 @@ class ChunkReader:
                 return
 
     def _take_rest(self, chunk: WireChunk, choice: Choice) -> None:
-        """What comes in chunks that have no text, or that end the answer."""
+        """Take the rare fields of a chunk without text, or of one that ends the answer."""
         delta = choice.delta
         if delta is None:
             self._content.add_in_place_of_delta(choice)
@@ -203,8 +206,8 @@ class ChunkReader:
             self._say(choice.finish_reason)
 
     def _take_late(self, events: Iterator[bytes]) -> None:
-        """Events after a finish word. They are read, and can make no complete answer fail; but content that follows the
-        word makes the word unreliable, and from then on only `[DONE]` or the end of the body completes the answer."""
+        """Take events after a finish reason. Their errors do not fail a complete answer. But content after the
+        finish reason makes it unreliable; then only `[DONE]` or the end of the body completes the answer."""
         for event in events:
             if self._done:
                 return
@@ -226,7 +229,7 @@ class ChunkReader:
                 raise self._excused
 
     def _take_last(self) -> bool:
-        """Take what the end of the body has completed; whether it was whole."""
+        """Take the events that the end of the body completes. Returns whether they were complete."""
         try:
             events = self._splitter.end()
         except ProviderMalformed:
@@ -237,7 +240,7 @@ class ChunkReader:
                 self._take(rest)
             if self._word:
                 self._take_late(rest)
-            self._look_at_silence(events)
+            self._inspect_silence(events)
         except ProviderMalformed:
             return False  # the stream was cut within an event: truncated, not malformed
         return True
@@ -245,7 +248,7 @@ class ChunkReader:
     def _repaired(self, event: bytes) -> WireChunk:
         chunk = decode_loosely(event)
         if chunk is None:
-            raise ProviderMalformed(f"{self._provider} sent an event that cannot be read")
+            raise ProviderMalformed(f"{self._provider} sent an unreadable event")
         return chunk
 
     def _look_for_error(self, event: bytes) -> None:
@@ -261,7 +264,7 @@ class ChunkReader:
             return
         failure = failure_of(word)
         if failure is not None:
-            error = failure(f"{self._provider} ended its answer with a failure")
+            error = failure(f"{self._provider} ended its answer with an error")
             error.billed = True
             raise error
         self._word = word
@@ -287,6 +290,8 @@ class ChunkReader:
         if self._word:
             completed = self.finished or whole
         else:
+            # A server without finish reasons ends with [DONE]. That alone also ends some truncated answers, so usage or
+            # the profile must confirm that the answer is complete.
             completed = whole and done and (self._meter.known or self._done_is_finish)
         return Evidence(
             word=self._word,

@@ -1,4 +1,4 @@
-"""Ids of tool calls as an endpoint takes them: vendors refuse the ids of others, and one id twice in a prompt."""
+"""Converts ids of tool calls to those that an endpoint accepts. Vendors refuse ids of other vendors, and duplicates."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ _ALLOWED = {"long": re.compile(r"[A-Za-z0-9_-]{1,40}"), "short": re.compile(r"[A
 
 
 class ToolIdMap:
-    """The ids of one prompt, whose calls and results are asked for in order, each result after its call.
+    """The ids of one prompt. Its calls and results must be converted in order, each result after its call.
 
-    An id that the endpoint does not take, or that was there before, becomes 9 characters of base 62 of its SHA-256,
-    with its place among equal ids. So equal prompts have equal ids.
+    An id that the endpoint refuses, or a repeated one, becomes 9 base-62 characters of the SHA-256 of the id and its
+    number among equal ids. So equal prompts get equal ids, which keeps the vendor's prompt cache effective.
     """
 
     def __init__(self, allowed: ToolIds) -> None:
@@ -26,7 +26,7 @@ class ToolIdMap:
         self._open: dict[str, list[str]] = {}
 
     def of_call(self, call_id: str) -> str:
-        """The id of the next call."""
+        """The id to send for the next call."""
         before = self._seen.get(call_id, 0)
         self._seen[call_id] = before + 1
         sent = _hashed(f"{call_id}\0{before}") if before else self._as_taken(call_id)
@@ -34,7 +34,7 @@ class ToolIdMap:
         return sent
 
     def of_result(self, call_id: str) -> str:
-        """The id of the next result: that of the oldest call of this id that has none yet."""
+        """The id to send for the next result: that of the oldest call with this id that has no result yet."""
         calls = self._open.get(call_id)
         return calls.pop(0) if calls else self._as_taken(call_id)
 

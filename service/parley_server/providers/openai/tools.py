@@ -1,6 +1,6 @@
-"""Puts the pieces of tool calls together: which piece belongs to which call, and what each call is named.
+"""Assembles tool calls from pieces: assigns each piece to its call, and gives each call an index and an id.
 
-Servers leave out indexes and ids, repeat them, or send several calls under one index; two calls must never become one.
+Servers omit indexes and ids, repeat them, or send several calls under one index. Two calls must never be merged.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _IN_STRING = re.compile(r'\\.|"', re.DOTALL)
 
 
 class Piece(msgspec.Struct, gc=False):
-    """A piece of a call. `key` is the server's index, None where it sent none; what is absent is empty."""
+    """A piece of a call. `key`: the server's index, None if it sent none. Absent texts are empty."""
 
     key: Hashable = None
     id: str = ""
@@ -34,7 +34,7 @@ class Piece(msgspec.Struct, gc=False):
 
 
 def pieces_of(tool_calls: object, function_call: object = None) -> list[Piece]:
-    """The pieces in a delta's `tool_calls` and in the legacy `function_call`, which is a call with index 0."""
+    """The pieces in `tool_calls` of a delta, or in the legacy `function_call`, which is a call with index 0."""
     calls = tool_calls if isinstance(tool_calls, list) else [tool_calls]
     pieces = [_piece(call) for call in calls if isinstance(call, dict)]
     if not pieces and isinstance(function_call, dict):
@@ -43,7 +43,7 @@ def pieces_of(tool_calls: object, function_call: object = None) -> list[Piece]:
 
 
 class Call:
-    """One tool call, as far as it has come. `index` is its number in the reply, None before its first delta."""
+    """One tool call so far. `index`: its number in the reply, None before its first delta was pushed."""
 
     def __init__(self, piece: Piece) -> None:
         self.id = piece.id
@@ -55,7 +55,8 @@ class Call:
 
 
 class ToolCalls:
-    """Pushes each call's first delta when it has a name and arguments, when the next call begins, or at the end."""
+    """Collects the calls of an answer. The first delta of a call is pushed when it has a name and arguments, when the
+    next call begins, or at the end."""
 
     def __init__(self, sink: Sink) -> None:
         self._sink = sink
@@ -66,22 +67,23 @@ class ToolCalls:
 
     @property
     def any(self) -> bool:
-        """Whether a call with a name has been seen."""
+        """Whether any call has a name."""
         return any(call.name for call in self._calls)
 
     @property
     def whole(self) -> bool:
-        """Whether there is a call with a name and whole arguments."""
+        """Whether any call has a name and complete arguments."""
         return any(call.name and call.arguments.whole for call in self._calls)
 
     def add(self, piece: Piece) -> None:
-        """Take a piece. Raises `ProviderMalformed` for too many calls."""
+        """Take a piece. Raises `ProviderMalformed` for more than `MAX_INDEX + 1` calls."""
         call = self._call_of(piece)
         if call is None:
             call = self._begin(piece)
         if piece.key is not None:
             self._by_key[piece.key] = call
         call.id = call.id or piece.id
+        # A server may send the name in pieces, or repeat it with each piece.
         if call.index is None and piece.name != call.name:
             call.name += piece.name
         call.arguments.add(piece.arguments)
@@ -90,7 +92,7 @@ class ToolCalls:
             self._push(call)
 
     def end(self, *, complete: bool) -> None:
-        """The answer is over. Where it is `complete`, a call without arguments is whole: it gets `{}`."""
+        """End the answer. If it is `complete`, a call without arguments gets `{}`."""
         for call in self._calls:
             call.unsent += call.join.rest()
             if complete and call.arguments.empty:
@@ -101,16 +103,17 @@ class ToolCalls:
 
     @property
     def dropped(self) -> bool:
-        """Whether there is a call without a name, which cannot be made."""
+        """Whether any call has no name, so that nobody can execute it."""
         return any(not call.name for call in self._calls)
 
     def _call_of(self, piece: Piece) -> Call | None:
-        """The call that a piece belongs to; None where it begins a new one."""
+        """The call of a piece; None if the piece begins a new call."""
         if piece.key is not None:
             call = self._by_key.get(piece.key)
             return None if call is None or _begins_another(piece, call) else call
         newest = self._calls[-1] if self._calls else None
         if piece.id:
+            # Without an index, an id decides. A server may also send the id after the first piece of its call.
             same = next((call for call in reversed(self._calls) if call.id == piece.id), None)
             adopts = newest is not None and not newest.id and not piece.name
             return same or (newest if adopts else None)
@@ -119,6 +122,7 @@ class ToolCalls:
         return newest
 
     def _begin(self, piece: Piece) -> Call:
+        # Indexes follow the order in which calls begin, so a call without arguments gets its index first.
         if self._calls and self._calls[-1].name and self._calls[-1].index is None:
             self._push(self._calls[-1])
         call = Call(piece)
@@ -134,13 +138,14 @@ class ToolCalls:
             return
         call.index = self._pushed
         self._pushed += 1
+        # A missing or repeated id is replaced, so that results can be assigned to their calls.
         call_id = call.id if call.id and call.id not in self._ids else f"call_{secrets.token_hex(12)}"
         self._ids.add(call_id)
         self._sink.tool_call(call.index, call_id, call.name, arguments)
 
 
 class Arguments:
-    """The arguments of a call. It tells in linear time whether they are a whole JSON object."""
+    """The arguments of a call. Detects in linear time when they are a complete JSON object."""
 
     def __init__(self) -> None:
         self._pieces: list[str] = []
@@ -152,18 +157,18 @@ class Arguments:
 
     @property
     def empty(self) -> bool:
-        """Whether there is nothing but white space."""
+        """Whether there is only white space."""
         return not any(piece.strip() for piece in self._pieces)
 
     def add(self, text: str) -> None:
-        """Append."""
+        """Append a piece."""
         if text:
             self._pieces.append(text)
             self._unscanned.append(text)
 
     @property
     def whole(self) -> bool:
-        """Whether they are a whole JSON object."""
+        """Whether the arguments are a complete JSON object."""
         if self._unscanned:
             self._scan("".join([self._escape, *self._unscanned]))
             self._unscanned = []
@@ -172,11 +177,11 @@ class Arguments:
         try:
             self._broken = not isinstance(msgspec.json.decode(clean("".join(self._pieces))), dict)
         except ValueError:
-            self._broken = True  # all brackets are closed: nothing that follows can mend it
+            self._broken = True  # all brackets are closed: no later piece can correct it
         return not self._broken
 
     def _scan(self, text: str) -> None:
-        """Follow strings and brackets, which decides cheaply when a decoder has to be asked."""
+        """Track strings and brackets, so that the JSON is decoded only when all brackets are closed."""
         self._escape = ""
         place = 0
         while True:
@@ -192,11 +197,11 @@ class Arguments:
             elif mark in "}]":
                 self._depth -= 1
         if self._in_string and text.endswith("\\") and place < len(text):
-            self._escape = "\\"  # what it escapes comes with the next piece
+            self._escape = "\\"  # the escaped character comes with the next piece
 
 
 def _begins_another(piece: Piece, call: Call) -> bool:
-    """Whether a piece under the index of `call` belongs to a new call."""
+    """Whether a piece with the index of `call` begins another call."""
     if piece.id and call.id:
         return piece.id != call.id
     return bool(piece.name and call.name and call.arguments.whole)
@@ -214,7 +219,7 @@ def _piece(call: dict[str, Any]) -> Piece:
 
 
 def _key(index: object) -> Hashable:
-    """An index as a key: 0, 0.0 and "0" are one; none for what cannot be one."""
+    """The key of an index: 0, 0.0 and "0" have the same key. None for any other value."""
     if isinstance(index, str) and index.isascii() and index.isdecimal():
         return index.lstrip("0") or "0"
     if isinstance(index, float) and index.is_integer():
@@ -229,7 +234,7 @@ def _text(value: object) -> str:
 
 
 def _arguments(value: object) -> str:
-    """A string as it is (it may end within a surrogate pair), anything else as JSON."""
+    """A string unchanged (it may end within a surrogate pair), any other value as JSON."""
     if value is None or isinstance(value, str):
         return value or ""
     return msgspec.json.encode(value).decode()

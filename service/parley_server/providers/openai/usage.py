@@ -1,4 +1,4 @@
-"""The counts of tokens of a chat completion, wherever in a stream they come, merged into one usage."""
+"""Merges the token counts of a chat completion, from anywhere in its stream, into one usage."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ _Fields = dict[str, Any]
 
 
 class UsageMeter:
-    """Takes `usage` objects of any form; of each count the last one that is not zero is kept.
+    """Takes `usage` objects of any form, and keeps the last nonzero value of each count.
 
-    `on_ignored` is called for each count that cannot be true.
+    `on_ignored` is called for each implausible count.
     """
 
     def __init__(self, *, on_ignored: Callable[[], None]) -> None:
@@ -29,7 +29,7 @@ class UsageMeter:
         return bool(self._counts.get("prompt") or self._counts.get("completion"))
 
     def add(self, usage: object) -> None:
-        """Take one `usage` object; what is no object, or holds zeros alone, changes nothing."""
+        """Take one `usage` object. Other values, and zeros, are ignored."""
         if not isinstance(usage, dict):
             return
         prompt = _fields(usage.get("prompt_tokens_details"))
@@ -42,12 +42,12 @@ class UsageMeter:
         self._take("cached", next((value for value in cached if value), None))
 
     def usage(self) -> Usage:
-        """The sum so far. It is an estimate where a count of the prompt or the completion was ignored."""
+        """The usage so far. It is an estimate if a count of the prompt or the completion was ignored."""
         self.changed = False
         get = self._counts.get
         prompt, completion, reasoning = get("prompt", 0), get("completion", 0), get("reasoning", 0)
         if reasoning and get("total") == prompt + completion + reasoning:
-            completion += reasoning  # xAI leaves the reasoning out of the completion
+            completion += reasoning  # xAI excludes the reasoning from the completion
         return Usage(
             prompt_tokens=prompt,
             cached_prompt_tokens=min(get("cached", 0), prompt),

@@ -1,4 +1,4 @@
-"""Tells an observer how each call of a provider ended. It must never change what the provider does."""
+"""Reports the outcome of each provider call to an observer, without any change to the call itself."""
 
 from __future__ import annotations
 
@@ -14,14 +14,13 @@ CANCELLED = "CANCELLED"
 
 
 class ObservedProvider:
-    """The provider as it is; `observer` hears "OK", "CANCELLED" or the error's reason, once for each call."""
+    """Wraps a provider. `observer` receives "OK", "CANCELLED" or the reason of the error, once for each call."""
 
     def __init__(self, provider: Provider, *, observer: AttemptObserver) -> None:
         self._provider = provider
         self._observer = observer
 
     async def generate(self, prompt: Prompt, sink: Sink) -> Finish:
-        """See `Provider`."""
         outcome = Reason.INTERNAL.value
         try:
             finish = await self._provider.generate(prompt, sink)
@@ -37,5 +36,4 @@ class ObservedProvider:
         return finish
 
     async def close(self) -> None:
-        """Close the provider."""
         await self._provider.close()

@@ -1,4 +1,4 @@
-"""Limits of time on a provider's answer, by its tokens and not by its bytes. It must not cost a timer per token."""
+"""Time limits on a provider's answer, counted by tokens instead of bytes, without a timer per token."""
 
 from __future__ import annotations
 
@@ -12,10 +12,11 @@ CANCEL_AGAIN_S = 1.0
 
 
 class TimeLimits:
-    """`first_token_s` from the call to its first token (text, reasoning or tool call), then `idle_s` between two.
+    """Allows `first_token_s` from the call to the first token (text, reasoning or tool call), then `idle_s` between
+    tokens.
 
-    What is late is cancelled, and again every second until it gives in; what it pushes then is dropped, and
-    `ProviderTimeout` is raised. A cancel from outside goes through as it is.
+    A late call is cancelled, again every second until it ends. What it pushes meanwhile is dropped, and the caller gets
+    `ProviderTimeout`. A cancel by the caller is passed on unchanged.
     """
 
     def __init__(self, provider: Provider, *, first_token_s: float, idle_s: float, clock: Clock) -> None:
@@ -25,7 +26,6 @@ class TimeLimits:
         self._clock = clock
 
     async def generate(self, prompt: Prompt, sink: Sink) -> Finish:
-        """See `Provider`."""
         task = asyncio.current_task()
         assert task is not None
         cancels_before = task.cancelling()
@@ -33,6 +33,7 @@ class TimeLimits:
         try:
             finish = await self._provider.generate(prompt, watch)
         except (Exception, asyncio.CancelledError):
+            # A provider may convert the cancel of this watch to any other exception.
             if watch.stop():
                 raise self._give_up(prompt, watch, cancelled=task.cancelling() > cancels_before) from None
             raise
@@ -43,11 +44,10 @@ class TimeLimits:
         return finish
 
     async def close(self) -> None:
-        """Close the provider."""
         await self._provider.close()
 
     def _give_up(self, prompt: Prompt, watch: _Watch, *, cancelled: bool) -> ProviderTimeout | asyncio.CancelledError:
-        if cancelled:  # from outside as well: that goes first
+        if cancelled:  # by the caller as well, which takes precedence
             return asyncio.CancelledError()
         name = prompt.model.provider
         if watch.begun:
@@ -56,7 +56,7 @@ class TimeLimits:
 
 
 class _Watch:
-    """Passes a sink on, and keeps the time of the last token."""
+    """Forwards to a sink, and records the time of the last token."""
 
     def __init__(
         self, sink: Sink, task: asyncio.Task[object], *, first_token_s: float, idle_s: float, clock: Clock
@@ -74,11 +74,11 @@ class _Watch:
 
     @property
     def begun(self) -> bool:
-        """Whether a token has come."""
+        """Whether a token has arrived."""
         return self._last is not None
 
     def stop(self) -> bool:
-        """End the watch and take its cancels back; whether there were any."""
+        """End the watch and undo its cancels. Returns whether the limit had expired."""
         self._timer.cancel()
         for _ in range(self._cancels):
             self._task.uncancel()

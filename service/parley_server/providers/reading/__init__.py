@@ -1,1 +1,1 @@
-"""Rules for reading answers that hold for every vendor."""
+"""Rules for reading answers that apply to every vendor."""

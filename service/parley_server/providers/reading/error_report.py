@@ -1,6 +1,6 @@
-"""Finds the error in whatever a provider sends in place of an answer: codes, a status, and what its words are about.
+"""Extracts an error from a provider's response of any form: its codes, its status, and the subject of its message.
 
-The words themselves never leave this module.
+The message itself never leaves this module, because it may quote the prompt or the key.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from parley_server.errors import ProviderMalformed
 from parley_server.providers.http.sse import EventSplitter
 
 MAX_WORDS = 8192
-"""Characters of a provider's words that are searched."""
+"""Limit of characters of a provider's messages that are searched."""
 
 _OVERFLOW = re.compile(
     r"(?i)context_length_exceeded|exceed_context_size_error|maximum context length|maximum prompt length"
@@ -35,7 +35,7 @@ _WORD_FIELDS = ("message", "msg", "error_msg", "status_msg", "detail", "title")
 
 
 class ErrorReport(msgspec.Struct, frozen=True):
-    """What an error says: its codes in lower case, a status of 400 to 599 (0: none), and what its words are about."""
+    """An error: its codes in lower case, its status from 400 to 599 (0: none), and the subject of its message."""
 
     codes: tuple[str, ...] = ()
     status: int = 0
@@ -45,7 +45,7 @@ class ErrorReport(msgspec.Struct, frozen=True):
 
 
 def report_of(error: object) -> ErrorReport:
-    """The report in an error: bytes of a body (JSON, server-sent events, text), or decoded JSON of any form."""
+    """Read an error: the bytes of a body (JSON, server-sent events, text), or decoded JSON of any form."""
     if isinstance(error, bytes):
         error = _parsed(error)
     places = list(_places(error))
@@ -63,7 +63,7 @@ def report_of(error: object) -> ErrorReport:
 
 
 def is_error(value: object) -> bool:
-    """Whether the value of an `error` field is one: some servers send an empty one with every chunk."""
+    """Whether the value of a field `error` is an error. Some servers send an empty one with every chunk."""
     if isinstance(value, list):
         return any(is_error(item) for item in value)
     if isinstance(value, dict):
@@ -72,7 +72,7 @@ def is_error(value: object) -> bool:
 
 
 def stands_for_error(value: object) -> bool:
-    """Whether an event without choices is an error that is not in a field `error`."""
+    """Whether an event without choices is an error without a field `error`."""
     if not isinstance(value, dict):
         return False
     base = value.get("base_resp")
@@ -103,7 +103,7 @@ def _parsed(body: bytes) -> Any:
 
 
 def _places(value: object, depth: int = 0) -> Iterator[dict[str, Any]]:
-    """The objects that may hold codes: the error, what it wraps, and what it is wrapped in."""
+    """The objects that may hold codes: the error, and those around and inside it."""
     if depth > 4:
         return
     if isinstance(value, list):
@@ -124,7 +124,7 @@ def _words(error: object, places: list[dict[str, Any]]) -> Iterator[str]:
                 yield place[field]
         metadata = place.get("metadata")
         if isinstance(metadata, dict) and isinstance(metadata.get("raw"), str):
-            yield metadata["raw"]  # OpenRouter passes on what its own provider said
+            yield metadata["raw"]  # OpenRouter forwards the message of its provider
 
 
 def _flagged(metadata: object) -> bool:

@@ -1,4 +1,4 @@
-"""Finish words and counts that vendors send, brought into the engine's terms. Shared by all dialects."""
+"""Converts vendors' finish reasons and token counts to the engine's. Shared by all dialects."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from parley_server.core.model import FinishReason
 from parley_server.errors import ProviderError, ProviderMalformed, ProviderTruncated, ProviderUnavailable
 
 MAX_WORD_BYTES = 64
-"""Bytes of UTF-8 of a finish word that are kept and shown."""
+"""Limit of UTF-8 bytes of a vendor's finish reason that is stored and shown."""
 
 _WORDS: dict[FinishReason, tuple[str, ...]] = {
     FinishReason.STOP: ("stop", "eos", "end_turn", "stop_sequence", "completed"),
@@ -50,7 +50,7 @@ _NO_WORDS = ("", "null", "none")
 
 
 def word_of(value: object) -> str:
-    """The finish word in a field of any type, at most `MAX_WORD_BYTES`; empty where there is none."""
+    """The vendor's finish reason in a field of any type, cut to `MAX_WORD_BYTES`; empty if there is none."""
     if isinstance(value, bool) or not isinstance(value, str | int | float):
         return ""
     word = clean(str(value)).strip()
@@ -58,19 +58,19 @@ def word_of(value: object) -> str:
 
 
 def reason_of(word: str) -> FinishReason:
-    """What a finish word means; OTHER for a word that is not known."""
+    """The engine's finish reason for that of a vendor; OTHER for an unknown one."""
     return FINISH_REASONS.get(word.lower(), FinishReason.OTHER)
 
 
 def failure_of(word: str) -> type[ProviderError] | None:
-    """The error that a finish word stands for; None where it ends the answer without a failure."""
+    """The error that a vendor's finish reason reports; None if it is no failure."""
     word = word.lower()
     return ProviderMalformed if word.startswith("malformed_") else _FAILURES.get(word)
 
 
 def count(value: object) -> int | None:
-    """A count of tokens: an integer, a float or decimal digits, 0 to `MOST_TOKENS`. None for anything else, which
-    includes a count that cannot be true: it must be neither stored nor charged, not even clamped."""
+    """The count of tokens in an integer, a float or decimal digits. None for anything else, and for a count outside of
+    0 to `MOST_TOKENS`: an implausible count must not be stored or charged, even clamped."""
     if isinstance(value, str) and value.isascii() and value.isdecimal() and len(value) <= len(str(MOST_TOKENS)):
         value = int(value)
     if isinstance(value, bool) or not isinstance(value, int | float):
@@ -79,5 +79,5 @@ def count(value: object) -> int | None:
 
 
 def clean(text: str) -> str:
-    """The text with U+FFFD in place of lone halves of surrogate pairs, which UTF-8 cannot hold."""
+    """The text with U+FFFD in place of lone surrogates, which UTF-8 cannot encode."""
     return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")

@@ -1,4 +1,4 @@
-"""Joins the halves of UTF-16 surrogate pairs that a provider's JSON escapes have split between two deltas."""
+"""Joins UTF-16 surrogate pairs that a provider's JSON escapes have split between two deltas."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ _HIGH_AT_END = re.compile("[\ud800-\udbff]\\Z")
 
 
 class SurrogateJoin:
-    """Takes texts that may hold lone surrogates and gives out whole code points; what finds no other half is U+FFFD."""
+    """Turns texts with lone surrogates into whole code points. A surrogate without its other half becomes U+FFFD."""
 
     def __init__(self) -> None:
         self.held = ""
 
     def add(self, text: str) -> str:
-        """The text, with the half held back before it, and without a half at its end, which is held back."""
+        """The held half followed by the text, without a high surrogate at its end, which is held for the next text."""
         if self.held and text:
             text = self.held + text
             self.held = ""
@@ -27,6 +27,6 @@ class SurrogateJoin:
         return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
 
     def rest(self) -> str:
-        """What is still held back, at the end."""
+        """The text for a half that is still held at the end: U+FFFD, or empty."""
         held, self.held = self.held, ""
         return "\N{REPLACEMENT CHARACTER}" if held else ""

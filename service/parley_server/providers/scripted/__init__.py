@@ -1,1 +1,1 @@
-"""A provider that plays scripts, for demos and tests."""
+"""A provider that plays scripts, for demonstrations and tests."""

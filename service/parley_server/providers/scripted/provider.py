@@ -1,4 +1,4 @@
-"""A provider that answers by a script, without any vendor, for demonstrations and tests. It must never do I/O."""
+"""A provider that plays a script without a vendor, for demonstrations and tests. It does no I/O."""
 
 from __future__ import annotations
 
@@ -50,8 +50,8 @@ Push = Callable[[Sink], None]
 
 
 class ScriptedProvider:
-    """Answers by `script`, or by what `script` returns for a prompt; a user's `/script {...}` goes before both, unless
-    `directives` is off. Time passes by `clock`. Tokens are words, none of them cached.
+    """Plays `script`, or the script that the function `script` returns for a prompt. With `directives`, a user's
+    `/script {...}` overrides both. All waits use `clock`. A token is a word, and no token is cached.
     """
 
     def __init__(
@@ -62,13 +62,13 @@ class ScriptedProvider:
         self._directives = directives
 
     async def generate(self, prompt: Prompt, sink: Sink) -> Finish:
-        """See `Provider`. Raises the error of the script's fault."""
+        """See `Provider`. Raises the error of the script's fault, and `ProviderRejected` for an invalid directive."""
         script, asked = self._read(prompt)
         pieces = _pieces(script, asked)
         limit = prompt.sampling.max_output_tokens
         cut = limit is not None and len(pieces) > limit
         pieces = pieces[:limit]
-        await _Performance(script, pieces, clock=self._clock).play(sink)
+        await _Playback(script, pieces, clock=self._clock).play(sink)
         if script.usage:
             sink.usage(_usage(prompt, script, asked=asked, pieces=len(pieces), cut=cut))
             sink.flush()
@@ -76,7 +76,7 @@ class ScriptedProvider:
         return Finish(reason=reason, provider_reason=WORDS[reason])
 
     async def close(self) -> None:
-        """Nothing is kept."""
+        """See `Provider`. There is nothing to close."""
 
     def _read(self, prompt: Prompt) -> tuple[Script, str]:
         script = self._script(prompt) if callable(self._script) else self._script
@@ -87,8 +87,8 @@ class ScriptedProvider:
         return script, asked
 
 
-class _Performance:
-    """One answer, piece by piece."""
+class _Playback:
+    """Plays one answer, piece by piece."""
 
     def __init__(self, script: Script, pieces: list[Push], *, clock: Clock) -> None:
         self._script = script
@@ -110,7 +110,8 @@ class _Performance:
         await self._incidents(len(self._pieces))
 
     async def _incidents(self, at: int) -> float:
-        """What the script has between two pieces; how long it took of the pace's time."""
+        """Play the pauses and the fault before piece `at`. Returns the seconds paused, by which later pieces are
+        delayed."""
         script = self._script
         paused_s = sum(pause.seconds for pause in script.pauses if min(pause.after, len(self._pieces)) == at)
         if paused_s:

@@ -1,4 +1,4 @@
-"""What the scripted provider is told to answer: the form of a script, and how a user's text may hold one."""
+"""The format of a script for the scripted provider, and of the directive in a user's text that contains one."""
 
 from __future__ import annotations
 
@@ -30,11 +30,11 @@ FinishName = Literal["STOP", "MAX_TOKENS", "TOOL_CALLS", "CONTENT_FILTER", "OTHE
 
 
 class Closed(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A value that knows all of its fields."""
+    """A value that refuses unknown fields."""
 
 
 class ErrorFault(Closed, frozen=True, kw_only=True, tag_field="kind", tag="error"):
-    """Fail with an error, after so many pieces (more than there are: at the end)."""
+    """Fail with an error after this number of pieces (at the end if there are fewer)."""
 
     after: PieceCount = 0
     reason: FaultReason = "PROVIDER_UNAVAILABLE"
@@ -42,13 +42,13 @@ class ErrorFault(Closed, frozen=True, kw_only=True, tag_field="kind", tag="error
 
 
 class StallFault(Closed, frozen=True, kw_only=True, tag_field="kind", tag="stall"):
-    """Say nothing more after so many pieces, and do not end either."""
+    """Stall after this number of pieces: send nothing more, and do not end."""
 
     after: PieceCount = 0
 
 
 class TruncateFault(Closed, frozen=True, kw_only=True, tag_field="kind", tag="truncate"):
-    """Break off after so many pieces, as a connection that is closed within the body."""
+    """Break off after this number of pieces, like a connection that closes within the body."""
 
     after: PieceCount = 0
 
@@ -57,14 +57,14 @@ Fault = ErrorFault | StallFault | TruncateFault
 
 
 class PauseStep(Closed, frozen=True, kw_only=True):
-    """Wait so long, besides the pace, after so many pieces."""
+    """Wait these seconds, in addition to the pace, after this number of pieces."""
 
     after: PieceCount
     seconds: Delay
 
 
 class CallStep(Closed, frozen=True, kw_only=True):
-    """A tool call; `arguments` is any JSON value, or a string that is sent as it stands."""
+    """A tool call; `arguments` is any JSON value, or a string that is sent unchanged."""
 
     name: str
     arguments: Any = msgspec.field(default_factory=dict)
@@ -72,10 +72,10 @@ class CallStep(Closed, frozen=True, kw_only=True):
 
 
 class Script(Closed, frozen=True, kw_only=True):
-    """An answer and how it comes: reasoning, then text, then tool calls, in pieces.
+    """An answer and its timing: reasoning, then text, then tool calls, in pieces.
 
-    Without `text` (and without tool calls) it says what it is and quotes the user. `delay_s` passes between two pieces,
-    or 1 / `tokens_per_s` where that is set. `finish` is told by the content where it is not set.
+    Without `text` and without tool calls, the answer introduces itself and quotes the user. `delay_s` passes between
+    two pieces, or 1 / `tokens_per_s` if that is set. Without `finish`, the finish reason follows from the content.
     """
 
     text: str | None = None
@@ -98,14 +98,14 @@ class Script(Closed, frozen=True, kw_only=True):
 
     @property
     def finish_reason(self) -> FinishReason:
-        """How it ends where nothing cuts it."""
+        """The finish reason if no limit cuts the answer."""
         if self.finish:
             return FinishReason(self.finish)
         return FinishReason.TOOL_CALLS if self.tool_calls else FinishReason.STOP
 
 
 def read_script(fields: Mapping[str, Any], base: Script | None = None) -> Script:
-    """The script of these fields, others as in `base`. Raises ValueError with what is wrong, and where."""
+    """The script with these fields, and the others of `base`. Raises ValueError with the fault and its place."""
     base_fields = msgspec.to_builtins(base) if base is not None else {}
     script = msgspec.convert({**base_fields, **fields}, Script, str_keys=True)
     if len(script.text or "") * script.repeat > MAX_SCRIPT_CHARACTERS:
@@ -114,8 +114,8 @@ def read_script(fields: Mapping[str, Any], base: Script | None = None) -> Script
 
 
 def split_directive(text: str, base: Script) -> tuple[Script, str]:
-    """The script that the text begins with (`/script {...}`), and the rest of it; `base` and all of it where there is
-    none. Raises `ProviderRejected` for one that cannot be read."""
+    """The script of a text that begins with `/script {...}`, and the rest of the text. Without a directive: `base` and
+    the whole text. Raises `ProviderRejected` for an invalid directive."""
     body = text.lstrip()
     if not body.startswith(DIRECTIVE) or body[len(DIRECTIVE) :][:1] not in {"", " ", "\n", "\t", "{"}:
         return base, text
