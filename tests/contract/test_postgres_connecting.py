@@ -81,7 +81,7 @@ def tasks_of_the_driver() -> list[str]:
     return [repr(each) for each in asyncio.all_tasks() if "asyncpg" in repr(each)]
 
 
-async def test_a_wait_that_ends_at_any_point_of_the_handshake_leaves_no_connection_and_no_task(shared_postgres) -> None:
+async def test_a_timeout_at_any_point_of_the_handshake_leaves_no_connection_or_task(shared_postgres) -> None:
     url = shared_postgres.url()
     for first in count(0, AT_ONCE):
         stages = [connects(shared_postgres.port, url, pieces) for pieces in range(first, first + AT_ONCE)]

@@ -210,7 +210,7 @@ async def test_a_cancel_that_meets_the_acceptance_of_its_request_finds_the_reply
     assert (told.id, told.cancel_reason) == (asked.reply.id, "stop")
 
 
-async def test_two_creations_of_one_id_meet(stores, meet):
+async def test_concurrent_creations_of_one_id_create_one_conversation(stores, meet):
     new = new_conversation(id="chosen")
     asked = acceptance(new_conversation(id="chosen", now_us=NOW_US + 1).conversation, new=True)
     outcomes = await meet(lambda store: store.create_conversation(new), lambda store: store.accept(asked))
@@ -220,7 +220,7 @@ async def test_two_creations_of_one_id_meet(stores, meet):
 # --- in between two statements
 
 
-async def test_an_acceptance_whose_obstacle_is_gone_before_it_is_named_goes_on(stores, between):
+async def test_an_acceptance_continues_if_the_obstacle_disappears(stores, between):
     conversation = await created(stores[2])
     running = await accepted(stores[2], conversation)
     between("SELECT conversation.", lambda store: store.finalise(finalisation(running)))
@@ -228,7 +228,7 @@ async def test_an_acceptance_whose_obstacle_is_gone_before_it_is_named_goes_on(s
     assert await stores[0].accept(beside) == Accepted(reply=beside.reply)
 
 
-async def test_a_key_that_is_swept_while_it_is_looked_at_is_free(stores, between):
+async def test_a_key_swept_during_a_claim_is_free(stores, between):
     await answered(stores[2], await created(stores[2]), request_id="old", now_us=NOW_US - 2 * DAY_US)
     sweeps: list[None] = []
 
@@ -240,7 +240,7 @@ async def test_a_key_that_is_swept_while_it_is_looked_at_is_free(stores, between
     assert sweeps == [None]
 
 
-async def test_a_mark_that_is_swept_while_it_is_looked_at_is_left_again(stores, between, ask):
+async def test_a_mark_swept_during_a_cancel_is_written_again(stores, between, ask):
     target = CancelTarget(request_id="r")
     for reason, now_us in (("first", NOW_US - DAY_US), ("second", NOW_US)):
         assert await stores[0].request_cancel(ANN, target, FinishReason.CANCELLED, reason, now_us) is None
@@ -262,7 +262,7 @@ async def test_two_sweeps_of_keys_share_the_work(stores, meet, ask):
 
 
 @pytest.mark.parametrize("known", [True, False])
-async def test_a_renewal_that_meets_a_takeover_learns_of_it(stores, meet, known):
+async def test_a_renewal_that_meets_a_takeover_returns_the_loss(stores, meet, known):
     if known:
         await stores[2].hold_lease("late", OVER_S)
     reply = await owned_by(stores[2], "late")
@@ -271,7 +271,7 @@ async def test_a_renewal_that_meets_a_takeover_learns_of_it(stores, meet, known)
     assert owned == []
 
 
-async def test_a_takeover_passes_over_a_lease_that_is_being_renewed(stores):
+async def test_a_takeover_skips_a_lease_that_is_being_renewed(stores):
     await stores[2].hold_lease("late", OVER_S)
     reply = await owned_by(stores[2], "late")
     async with before_commit(stores[0], stores[0].hold_lease("late", LONG_S), lane=True) as renewing:
@@ -280,7 +280,7 @@ async def test_a_takeover_passes_over_a_lease_that_is_being_renewed(stores):
     assert await stores[1].take_over("me", 10) == []
 
 
-async def test_a_takeover_that_meets_the_first_lease_of_an_owner_leaves_it_alone(stores, meet):
+async def test_a_takeover_skips_an_owner_that_acquires_its_first_lease(stores, meet):
     reply = await owned_by(stores[2], "new")
     owned, left = await meet(
         lambda store: store.hold_lease("new", LONG_S), lambda store: store.take_over("me", 10), lane=True
@@ -288,7 +288,7 @@ async def test_a_takeover_that_meets_the_first_lease_of_an_owner_leaves_it_alone
     assert ([each.reply_id for each in owned], left) == ([reply.id], [])
 
 
-async def test_a_takeover_passes_over_a_reply_that_is_being_ended(stores):
+async def test_a_takeover_skips_a_reply_that_is_being_finalised(stores):
     await stores[2].hold_lease("dead", OVER_S)
     reply = await owned_by(stores[2], "dead")
     async with before_commit(stores[0], stores[0].finalise(finalisation(reply))) as ending:
@@ -298,7 +298,7 @@ async def test_a_takeover_passes_over_a_reply_that_is_being_ended(stores):
 
 @pytest.mark.parametrize("table", ["reply", "replica"])
 @pytest.mark.parametrize("parsing", [False, True])
-async def test_a_takeover_ends_what_a_dead_replica_has_left_locked(stores, ask, named, table, parsing):
+async def test_a_takeover_terminates_transactions_of_a_dead_replica(stores, ask, named, table, parsing):
     """Its process stands still in the midst of a transaction, perhaps between the Parse and the Bind of a statement."""
     store = stores[0]
     await store.hold_lease("dead", 0.3)
@@ -313,7 +313,7 @@ async def test_a_takeover_ends_what_a_dead_replica_has_left_locked(stores, ask, 
     await until(lambda: none_named(ask, "dead"), "its connection is ended")
 
 
-async def test_a_takeover_ends_what_is_left_locked_by_a_lease_that_runs_out_meanwhile(stores, between, named):
+async def test_a_takeover_terminates_transactions_of_a_lease_that_expires_meanwhile(stores, between, named):
     await stores[0].hold_lease("dead", LONG_S)
     locked, free = [await owned_by(stores[0], "dead") for _ in range(2)]
     left = await named("dead")
@@ -322,7 +322,7 @@ async def test_a_takeover_ends_what_is_left_locked_by_a_lease_that_runs_out_mean
     assert {each.reply.id for each in await stores[0].take_over("me", 10)} == {locked.id, free.id}
 
 
-async def test_a_takeover_leaves_transactions_of_the_living_alone(stores, named):
+async def test_a_takeover_keeps_transactions_of_live_replicas(stores, named):
     await stores[0].hold_lease("alive", LONG_S)
     await stores[0].hold_lease("late", OVER_S)
     reply = await owned_by(stores[0], "late")
@@ -396,7 +396,7 @@ class Talk:
         await store.list_messages(ANN, MessageFilter(conversation_id=conversation_id), 5)
 
 
-async def test_calls_of_all_kinds_on_a_few_conversations(stores, ask, caplog):
+async def test_concurrent_calls_of_all_kinds_keep_the_invariants(stores, ask, caplog):
     caplog.set_level("INFO", "parley.store")
     talk = Talk(stores)
     await asyncio.gather(*(talk.run(f"r{number}", 25) for number in range(30)))

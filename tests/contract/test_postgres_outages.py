@@ -43,7 +43,7 @@ async def database(own_postgres):
 
 
 @pytest.mark.parametrize("way", WAYS)
-async def test_a_server_that_is_not_there_is_told_at_once_and_found_again(database, own_postgres, way):
+async def test_an_absent_server_is_reported_at_once_and_used_when_it_returns(database, own_postgres, way):
     for stop in (own_postgres.stop, own_postgres.kill9):
         await call(database, way)
         stop()
@@ -60,7 +60,7 @@ async def test_after_a_restart_no_call_fails(database, own_postgres):
         await asyncio.gather(*(call(database, way) for way in WAYS for _ in range(10)))
 
 
-async def test_a_connection_that_breaks_before_the_commit_is_no_callers_trouble(database, own_postgres):
+async def test_a_connection_that_breaks_before_the_commit_is_retried(database, own_postgres):
     tries: list[int] = []
 
     def work(connection) -> None:
@@ -83,7 +83,7 @@ async def test_a_connection_that_keeps_breaking_is_given_up(database):
     await call(database, "write")
 
 
-async def test_a_stop_under_load_fails_calls_with_the_one_error_and_loses_nothing_that_was_told(store, own_postgres):
+async def test_a_stop_under_load_raises_storage_unavailable_and_keeps_acknowledged_writes(store, own_postgres):
     """Whoever was told the outcome finds it; whoever was not finds all of it or nothing, and may repeat the call."""
     told: list[str] = []
     unsure: list = []
@@ -120,7 +120,7 @@ async def test_a_stop_under_load_fails_calls_with_the_one_error_and_loses_nothin
         assert isinstance(await store.accept(asked), Accepted)
 
 
-async def test_a_paused_server_holds_nobody_up_for_long(database, own_postgres, monkeypatch):
+async def test_calls_on_a_paused_server_fail_within_the_limit(database, own_postgres, monkeypatch):
     """With the real limits: a statement under way, calls that need a connection, calls that wait for one."""
     await asyncio.gather(*(call(database, "write") for _ in range(postgres.POOL_SIZE)), call(database, "ping"))
     await asyncio.to_thread(own_postgres.pause)
@@ -132,7 +132,7 @@ async def test_a_paused_server_holds_nobody_up_for_long(database, own_postgres, 
     await asyncio.gather(*(call(database, way) for way in WAYS for _ in range(10)))
 
 
-async def test_a_paused_server_does_not_hold_up_the_end(database, own_postgres):
+async def test_close_does_not_wait_for_a_paused_server(database, own_postgres):
     await asyncio.gather(*(call(database, "write") for _ in range(postgres.POOL_SIZE)), call(database, "ping"))
     await asyncio.to_thread(own_postgres.pause)
     began = time.monotonic()
@@ -214,7 +214,7 @@ async def test_a_finalisation_whose_commit_was_lost_may_be_repeated(store, own_p
 # --- a server that refuses
 
 
-async def test_a_silent_loss_is_found_by_the_first_call_alone(postgres_behind_proxy, monkeypatch):
+async def test_only_the_first_call_after_a_silent_loss_fails(postgres_behind_proxy, monkeypatch):
     """No end of the connections arrives: whoever waits first drops them all, and the next call has a new one."""
     server, proxy = postgres_behind_proxy
     monkeypatch.setattr(postgres, "STATEMENT_S", 0.5)
@@ -230,7 +230,7 @@ async def test_a_silent_loss_is_found_by_the_first_call_alone(postgres_behind_pr
     await database.close()
 
 
-async def test_too_many_connections_are_the_databases_trouble(cluster_files, tmp_path):
+async def test_too_many_connections_is_storage_unavailable(cluster_files, tmp_path):
     settings = {"max_connections": "6", "superuser_reserved_connections": "0", "max_wal_senders": "0"}
     with PostgresServer(tmp_path / "small", template=cluster_files, settings=settings) as server:
         database = await opened(server)
@@ -242,7 +242,7 @@ async def test_too_many_connections_are_the_databases_trouble(cluster_files, tmp
         await database.close()
 
 
-async def test_a_standby_is_unavailable_until_it_is_one_no_more(database, own_postgres):
+async def test_a_standby_is_unavailable_until_it_is_promoted(database, own_postgres):
     upsert = text("INSERT INTO item (id) VALUES (1) ON CONFLICT DO NOTHING")
 
     async def write() -> None:
@@ -271,7 +271,7 @@ async def test_a_database_that_does_not_exist_is_unavailable(own_postgres):
     await database.close()
 
 
-async def test_a_store_is_refused_while_its_server_is_away(own_postgres):
+async def test_a_store_does_not_start_while_its_server_is_unreachable(own_postgres):
     own_postgres.stop()
     store = open_store(own_postgres.url(DATABASE))
     with pytest.raises(StoreUnusable, match="cannot be opened"):

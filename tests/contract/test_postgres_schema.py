@@ -75,7 +75,7 @@ def test_an_empty_database_is_brought_up_to_the_newest_schema(postgres, database
     assert postgres.rows("SELECT release FROM schema_release", database=database) == [(SCHEMA_RELEASE,)]
 
 
-async def test_the_migrations_make_the_schema_that_the_code_knows(postgres, database):
+async def test_the_migrations_create_the_schema_of_the_code(postgres, database):
     differences = await run(
         postgres.url(DATABASE), lambda each: compare_metadata(MigrationContext.configure(each), metadata)
     )
@@ -85,7 +85,7 @@ async def test_the_migrations_make_the_schema_that_the_code_knows(postgres, data
     assert await definitions(postgres, database) == await definitions(postgres, DATABASE)
 
 
-async def test_migrations_at_once_are_one(postgres, database):
+async def test_concurrent_migrations_run_once(postgres, database):
     code = "import sys; from parley_server.store.migrate import migrate; migrate(sys.argv[1])"
     command = (sys.executable, "-c", code, postgres.url(database))
     async with create_async_engine(postgres.url(database), poolclass=NullPool).connect() as connection:
@@ -97,7 +97,7 @@ async def test_migrations_at_once_are_one(postgres, database):
     assert await definitions(postgres, database) == await definitions(postgres, DATABASE)
 
 
-async def test_a_migration_that_waited_for_a_newer_one_leaves_it_alone(postgres, database):
+async def test_a_migration_keeps_a_newer_schema_that_it_waited_for(postgres, database):
     url = postgres.url(database)
     await asyncio.to_thread(migrate, url)
     await postgres.query(f"UPDATE schema_release SET release = {SCHEMA_RELEASE - 1}", database=database)
@@ -121,7 +121,7 @@ async def test_a_migration_that_waited_for_a_newer_one_leaves_it_alone(postgres,
     await store.close()
 
 
-def test_a_migration_that_fails_leaves_nothing(postgres, database):
+def test_a_failed_migration_leaves_no_changes(postgres, database):
     postgres.rows('CREATE TABLE "usage" (x INTEGER)', database=database)
     with pytest.raises(StoreUnusable, match="usage"):
         migrate(postgres.url(database))
@@ -130,7 +130,7 @@ def test_a_migration_that_fails_leaves_nothing(postgres, database):
 
 
 @pytest.mark.parametrize("release", [None, SCHEMA_RELEASE - 1, SCHEMA_RELEASE + 2])
-async def test_a_store_does_not_start_on_another_schema(postgres, database, release):
+async def test_a_store_does_not_start_on_an_unsupported_schema(postgres, database, release):
     url = postgres.url(database)
     if release is not None:
         await asyncio.to_thread(migrate, url)
@@ -143,7 +143,7 @@ async def test_a_store_does_not_start_on_another_schema(postgres, database, rele
 
 
 @pytest.mark.parametrize("ask", [schema_release, migrate])
-def test_a_server_that_cannot_be_reached_is_named_without_its_password(postgres, ask):
+def test_the_error_for_an_unreachable_server_hides_the_password(postgres, ask):
     for url, problem in (
         (postgres.url("missing").replace("parley@", "parley:secret@"), 'database "missing" does not exist'),
         (f"postgresql+asyncpg://parley:secret@127.0.0.1:{free_port()}/x", "Connect call failed"),

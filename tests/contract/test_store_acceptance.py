@@ -41,7 +41,7 @@ from tests.contract.store_values import (
 DAY_US = 24 * 3600 * SECOND_US
 
 
-async def test_an_accepted_reply_is_stored_as_it_was_given(store):
+async def test_an_accepted_reply_is_stored_unchanged(store):
     conversation = await created(store)
     asked = acceptance(conversation, labels={"page": "7", "größe": "ß"})
 
@@ -61,7 +61,7 @@ async def test_an_accepted_reply_is_stored_as_it_was_given(store):
     assert page.messages == asked.messages
 
 
-async def test_several_messages_take_the_positions_in_their_order(store):
+async def test_several_messages_get_consecutive_positions(store):
     conversation = await created(store, ANN, *chain("one", "two"))
     messages = chain("three", "four", "five", parent=conversation.head_message_id)
     await accepted(store, conversation, messages=messages)
@@ -70,7 +70,7 @@ async def test_several_messages_take_the_positions_in_their_order(store):
     assert texts == ["five", "four", "three", "two", "one"]
 
 
-async def test_a_new_conversation_comes_with_its_reply(store):
+async def test_a_new_conversation_is_created_with_its_reply(store):
     given = new_conversation(title="Fresh", labels={"a": "b"}).conversation
     asked = acceptance(given, new=True)
     assert await store.accept(asked) == Accepted(reply=asked.reply)
@@ -87,7 +87,7 @@ async def test_without_messages_the_head_moves_to_the_answers_parent(store):
     assert (await store.get_conversation(ANN, conversation.id)).head_message_id == first.id
 
 
-async def test_the_same_acceptance_again_is_accepted_again(store):
+async def test_a_repeated_acceptance_is_accepted_again(store):
     asked = acceptance(await created(store))
     await store.accept(asked)
     assert await store.accept(asked) == Accepted(reply=asked.reply)
@@ -96,12 +96,12 @@ async def test_the_same_acceptance_again_is_accepted_again(store):
     assert ended.reply.message is not None
 
 
-async def test_a_new_conversation_accepted_again_is_not_taken_by_itself(store):
+async def test_a_repeated_acceptance_does_not_find_its_own_conversation_taken(store):
     asked = acceptance(new_conversation().conversation, new=True)
     assert await store.accept(asked) == await store.accept(asked) == Accepted(reply=asked.reply)
 
 
-async def test_a_known_key_replays_before_any_other_refusal(store):
+async def test_a_known_key_takes_precedence_over_refusals(store):
     conversation = await created(store)
     reply = await accepted(store, conversation, request_id="again", payload_hash="first")
     retry = acceptance(conversation, request_id="again", payload_hash="second")
@@ -155,7 +155,7 @@ async def test_a_key_outlives_its_conversation(store):
     assert await store.accept(other) == Replayed(payload_hash="hash", reply=None)
 
 
-async def test_busy_names_the_reply_that_runs(store):
+async def test_busy_names_the_running_reply(store):
     conversation = await created(store)
     running = await accepted(store, conversation)
     current = await store.get_conversation(ANN, conversation.id)
@@ -164,7 +164,7 @@ async def test_busy_names_the_reply_that_runs(store):
     assert await store.accept(stale) == Busy(reply_id=running.id), "busy is told before the moved head"
 
 
-async def test_the_conversation_is_free_once_its_reply_has_ended(store):
+async def test_a_conversation_accepts_a_request_after_its_reply_has_ended(store):
     conversation = await created(store)
     await answered(store, conversation)
     await accepted(store, await store.get_conversation(ANN, conversation.id))
@@ -177,7 +177,7 @@ async def test_a_moved_head_is_refused_unless_a_position_was_named(store):
     await accepted(store, conversation, parent="")
 
 
-async def test_a_conversation_that_is_gone_or_somebody_elses(store):
+async def test_an_erased_or_foreign_conversation_is_refused_as_gone(store):
     conversation = await created(store)
     for identity in (BOB, RIVAL):
         assert await store.accept(acceptance(conversation, identity=identity)) == ConversationGone()
@@ -185,19 +185,19 @@ async def test_a_conversation_that_is_gone_or_somebody_elses(store):
     assert await store.accept(acceptance(conversation)) == ConversationGone()
 
 
-async def test_a_parent_of_an_erased_conversation_of_the_same_id_is_gone(store):
+async def test_a_parent_from_an_erased_conversation_with_the_same_id_is_refused(store):
     old = await created(store, ANN, *chain("old"))
     await store.delete_conversation(ANN, old.id, "")
     await created(store, id=old.id)
     assert await store.accept(acceptance(old, parent=old.head_message_id)) == ConversationGone()
 
 
-async def test_the_tenant_itself_may_write_in_a_users_conversation(store):
+async def test_an_identity_without_end_user_may_write_in_a_users_conversation(store):
     reply = await accepted(store, await created(store), identity=SHOP)
     assert await store.get_reply(ANN, reply.id) == reply
 
 
-async def test_a_conversation_id_is_taken_within_the_tenant_alone(store):
+async def test_conversation_ids_are_unique_per_tenant(store):
     taken = await created(store, BOB, id="chosen")
     mine = new_conversation(ANN, id=taken.id).conversation
     assert await store.accept(acceptance(mine, new=True)) == ConversationTaken()
@@ -205,7 +205,7 @@ async def test_a_conversation_id_is_taken_within_the_tenant_alone(store):
     assert isinstance(await store.accept(acceptance(theirs, new=True, identity=RIVAL)), Accepted)
 
 
-async def test_shown_images_must_be_the_conversations(store):
+async def test_shown_images_must_belong_to_the_conversation(store):
     image = StoredImage(id=unique("image"), mime_type="image/png", data=b"\x00png")
     owner = await created(store, images=(image,))
     other = await created(store)
@@ -230,7 +230,7 @@ async def test_images_are_stored_with_their_message(store):
 
 
 @pytest.mark.parametrize("refusal", ["busy", "head", "gone", "taken", "image"])
-async def test_a_refusal_leaves_no_trace(store, query, refusal):
+async def test_a_refusal_leaves_no_rows(store, query, refusal):
     conversation = await created(store)
     if refusal == "busy":
         await accepted(store, conversation)
@@ -254,7 +254,7 @@ async def test_a_refusal_leaves_no_trace(store, query, refusal):
             await store.get_conversation(ANN, asked.reply.conversation_id)
 
 
-async def test_a_mark_left_by_a_cancel_ends_the_acceptance_as_cancelled(store, query):
+async def test_a_cancel_that_arrives_first_ends_the_acceptance_as_cancelled(store, query):
     conversation = await created(store)
     target = CancelTarget(request_id="stopped early")
     assert await store.request_cancel(ANN, target, FinishReason.CANCELLED, "changed my mind", NOW_US) is None
@@ -283,7 +283,7 @@ async def test_a_mark_left_by_a_cancel_ends_the_acceptance_as_cancelled(store, q
     await accepted(store, after)
 
 
-async def test_a_mark_is_kept_by_a_refusal_and_forgotten_after_a_minute(store):
+async def test_a_cancel_mark_survives_a_refusal_and_expires_after_a_minute(store):
     conversation = await created(store)
     target = CancelTarget(request_id="marked")
     await store.request_cancel(ANN, target, FinishReason.CANCELLED, "first", NOW_US)
@@ -298,7 +298,7 @@ async def test_a_mark_is_kept_by_a_refusal_and_forgotten_after_a_minute(store):
     assert late.state is State.PENDING
 
 
-async def test_fifty_acceptances_at_once_in_one_conversation(store):
+async def test_one_of_fifty_concurrent_acceptances_in_a_conversation_wins(store):
     conversation = await created(store)
     outcomes = await asyncio.gather(*(store.accept(acceptance(conversation)) for _ in range(50)))
     winners = [outcome.reply.id for outcome in outcomes if isinstance(outcome, Accepted)]
@@ -308,7 +308,7 @@ async def test_fifty_acceptances_at_once_in_one_conversation(store):
     assert len(page.messages) == 1
 
 
-async def test_fifty_equal_keys_at_once(store):
+async def test_fifty_concurrent_acceptances_with_one_key_start_one_reply(store):
     conversations = [await created(store) for _ in range(50)]
     asked = [acceptance(each, request_id="equal") for each in conversations]
     outcomes = await asyncio.gather(*map(store.accept, asked))
@@ -317,7 +317,7 @@ async def test_fifty_equal_keys_at_once(store):
     assert outcomes.count(Replayed(payload_hash="hash", reply=winners[0])) == 49
 
 
-async def test_refused_neighbours_share_a_commit_with_accepted_ones(store):
+async def test_refused_and_accepted_requests_share_a_commit(store):
     conversations = [await created(store) for _ in range(40)]
     asked = [acceptance(each, head="elsewhere" if number % 2 else None) for number, each in enumerate(conversations)]
     outcomes = await asyncio.gather(*map(store.accept, asked))
@@ -326,7 +326,7 @@ async def test_refused_neighbours_share_a_commit_with_accepted_ones(store):
     assert len(await store.unfinished_ids()) == 20
 
 
-async def test_text_of_all_kinds_comes_back_as_it_was(store):
+async def test_any_text_is_read_back_unchanged(store):
     text = "naïve 🦜 \u0000 \u2028 '\" % _ \\ ﷽ " + "x" * 100_000
     conversation = await created(store)
     message = user_message(text)

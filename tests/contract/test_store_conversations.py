@@ -81,7 +81,7 @@ async def all_pages(store, conversation, limit, **which) -> list[str]:
 # --- create, read, change
 
 
-async def test_a_conversation_comes_back_as_it_was_made(store):
+async def test_a_conversation_is_read_back_unchanged(store):
     messages = chain("hi", "hello")
     new = new_conversation(
         ANN,
@@ -112,13 +112,13 @@ async def test_a_creation_with_a_known_key_replays(store):
     assert replayed == ConversationReplayed(payload_hash="other", conversation=None)
 
 
-async def test_a_key_of_a_reply_is_not_one_of_a_conversation(store):
+async def test_keys_of_replies_and_conversations_are_separate(store):
     await answered(store, await created(store), request_id="shared")
     assert isinstance(await store.create_conversation(new_conversation(request_id="shared")), Conversation)
     assert await store.find_request(ANN, "shared", NOW_US) is not None
 
 
-async def test_a_taken_id_leaves_no_key(store):
+async def test_a_creation_with_a_taken_id_leaves_no_key(store):
     taken = await created(store, BOB)
     refused = new_conversation(ANN, id=taken.id, request_id="key", now_us=NOW_US + 1)
     assert await store.create_conversation(refused) == ConversationTaken()
@@ -126,12 +126,12 @@ async def test_a_taken_id_leaves_no_key(store):
     assert await store.create_conversation(new_conversation(BOB, id=taken.id, now_us=NOW_US + 1)) == ConversationTaken()
 
 
-async def test_a_creation_without_a_key_that_is_run_again_finds_itself(store):
+async def test_a_repeated_creation_without_a_key_returns_the_first(store):
     new = new_conversation()
     assert await store.create_conversation(new) == await store.create_conversation(new)
 
 
-async def test_an_update_changes_what_it_names(store):
+async def test_an_update_changes_only_given_fields(store):
     first, second = chain("one", "two")
     before = await created(store, ANN, first, second, title="old", labels={"a": "1", "b": "2"}, model="fast")
     update = ConversationUpdate(
@@ -181,7 +181,7 @@ async def test_an_update_with_an_old_etag_is_refused(store):
     assert (await store.get_conversation(ANN, before.id)).title == ""
 
 
-async def test_of_updates_at_once_none_is_lost(store):
+async def test_concurrent_updates_are_not_lost(store):
     conversation = await created(store, title="0")
 
     async def add_one() -> None:
@@ -198,7 +198,7 @@ async def test_of_updates_at_once_none_is_lost(store):
     assert (await store.get_conversation(ANN, conversation.id)).title == "20"
 
 
-async def test_a_head_must_be_a_message_of_the_conversation(store):
+async def test_a_head_must_belong_to_the_conversation(store):
     other = await created(store, ANN, *chain("elsewhere"))
     mine = await created(store)
     for head in (other.head_message_id, "unknown"):
@@ -212,7 +212,7 @@ async def test_a_head_must_be_a_message_of_the_conversation(store):
 # --- erase
 
 
-async def test_erasing_a_conversation_leaves_its_usage_and_keys_alone(store, query):
+async def test_erasing_a_conversation_keeps_its_usage_and_keys(store, query):
     image = StoredImage(id=unique("image"), mime_type="image/png", data=b"x")
     kept = await created(store, ANN, *chain("kept"), labels={"a": "b"})
     conversation = await created(store, ANN, *chain("gone"), labels={"a": "b"}, images=(image,))
@@ -310,7 +310,7 @@ async def test_labels_must_all_match_exactly(store):
     assert await titles(store, labels={"a": "1"}, words=("on",)) == ["one"]
 
 
-async def test_a_page_of_conversations_holds_a_mebibyte(store):
+async def test_a_page_of_conversations_is_limited_to_a_mebibyte(store):
     for number in range(4):
         await created(store, title="t" * 400_000, now_us=NOW_US + number)
     await created(store, title="u" * 3_000_000, now_us=NOW_US + 10)
@@ -336,7 +336,7 @@ async def test_messages_are_listed_from_the_leaf_up(store):
     assert await texts(store, conversation, all_branches=True, leaf="whatever") == ["fork", "3", "2", "1"]
 
 
-async def test_messages_of_an_empty_conversation(store):
+async def test_an_empty_conversation_lists_no_messages(store):
     conversation = await created(store)
     for all_branches in (False, True):
         which = MessageFilter(conversation_id=conversation.id, all_branches=all_branches)
@@ -344,7 +344,7 @@ async def test_messages_of_an_empty_conversation(store):
         assert (page.messages, page.replies, page.next_cursor) == ((), (), "")
 
 
-async def test_a_leaf_or_cursor_must_be_in_the_conversation(store):
+async def test_a_leaf_or_cursor_must_belong_to_the_conversation(store):
     other = await created(store, ANN, *chain("elsewhere"))
     mine = await created(store, ANN, *chain("here"))
     for which in ({"leaf": other.head_message_id}, {"leaf": "unknown"}, {"cursor": other.head_message_id}):
@@ -378,7 +378,7 @@ async def test_pages_are_complete_while_messages_are_added(store, all_branches):
 
 
 @pytest.mark.parametrize("all_branches", [False, True])
-async def test_a_page_of_messages_holds_a_mebibyte(store, all_branches):
+async def test_a_page_of_messages_is_limited_to_a_mebibyte(store, all_branches):
     big = ["a" * 2_000_000, "b" * 500_000, "ü" * 200_000, "d" * 500_000]
     conversation = await created(store, ANN, *chain(*big))
     sizes, cursor = [], ""
@@ -436,7 +436,7 @@ async def test_a_tool_message_without_input_gets_an_answer_below_it(store):
     assert (turn.parent_id, turn.path) == (tool.id, (tool,))
 
 
-async def test_a_turn_holds_the_newest_messages_that_did_not_fail(store):
+async def test_a_turn_has_the_newest_messages_that_did_not_fail(store):
     made = list(chain(*map(str, range(9))))
     made[6] = msgspec.structs.replace(made[6], failed=True, partial=True)
     made[7] = msgspec.structs.replace(made[7], partial=True)
@@ -450,7 +450,7 @@ def failed(kind):
     return {"state": State.FAILED, "finish_reason": None, "provider_reason": "", "error": error}
 
 
-async def test_a_turn_tells_which_input_was_refused_as_too_large(store):
+async def test_a_turn_names_input_that_was_refused_as_too_large(store):
     conversation = await created(store)
     answer = await answered(store, conversation)
     reply = await accepted(store, conversation, parent=answer.message_id)
@@ -470,7 +470,7 @@ async def test_a_turn_tells_which_input_was_refused_as_too_large(store):
     assert later.refused == {huge: huge}
 
 
-async def test_a_failed_partial_text_that_is_written_on_from_is_part_of_the_turn_from_then_on(store):
+async def test_a_failed_partial_text_that_is_continued_becomes_part_of_turns(store):
     conversation = await created(store)
     reply = await accepted(store, conversation)
     partial = Message(role=Role.ASSISTANT, parts=(TextPart(text="half"),), partial=True, failed=True)
@@ -489,14 +489,14 @@ async def test_a_failed_partial_text_that_is_written_on_from_is_part_of_the_turn
     assert (later.path[1].failed, later.path[1].partial) == (False, True)
 
 
-async def test_a_whole_turn_is_not_bounded_by_the_policy(store):
+async def test_a_whole_turn_ignores_the_context_policy(store):
     made = chain(*map(str, range(9)))
     conversation = await created(store, ANN, *made, context=ContextPolicy(max_messages=2))
     turn = await store.read_turn(ANN, conversation.id, Position(), has_input=True, whole=True)
     assert turn.path == made
 
 
-async def test_a_turn_holds_the_images_of_its_path_alone(store):
+async def test_a_turn_has_only_the_images_of_its_path(store):
     images = tuple(StoredImage(id=unique("image"), mime_type="image/png", data=bytes([n])) for n in range(3))
     parts = [ImagePart(image_id=image.id, mime_type="image/png", size_bytes=1) for image in images]
     one = Message(id=unique("m"), role=Role.USER, parts=(parts[0], parts[1], parts[0]), create_time_us=1)
@@ -509,7 +509,7 @@ async def test_a_turn_holds_the_images_of_its_path_alone(store):
     )
 
 
-async def test_a_long_conversation_is_as_quick_as_a_short_one(store):
+async def test_reading_a_turn_does_not_slow_down_with_the_conversation(store):
     long = await created(store, ANN, *chain(*map(str, range(10_000))), context=ContextPolicy(max_messages=10))
     short = await created(store, ANN, *chain(*map(str, range(10))), context=ContextPolicy(max_messages=10))
 
@@ -541,7 +541,7 @@ async def test_a_long_conversation_is_as_quick_as_a_short_one(store):
     [(ANN, True), (SHOP, True), (BOB, False), (RIVAL, False)],
     ids=["own", "tenant", "user", "rival"],
 )
-async def test_what_is_somebody_elses_does_not_exist(store, identity, sees):
+async def test_rows_of_other_owners_are_not_found(store, identity, sees):
     image = StoredImage(id=unique("image"), mime_type="image/png", data=b"x")
     conversation = await created(store, ANN, *chain("mine"), title="mine", images=(image,))
     reply = await answered(store, conversation)
@@ -584,5 +584,5 @@ async def test_unknown_ids_have_the_same_errors(store):
         assert str(refused.value) == str(error())
 
 
-async def test_ping(store):
+async def test_ping_succeeds(store):
     assert await store.ping() is None

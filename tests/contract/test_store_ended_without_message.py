@@ -72,7 +72,7 @@ async def test_a_reply_that_failed_before_its_first_token_is_listed_with_its_err
     ],
     ids=["cancelled", "filtered"],
 )
-async def test_so_is_one_that_ended_otherwise_without_a_message(store, end):
+async def test_a_reply_that_ended_otherwise_without_a_message_is_listed(store, end):
     conversation = await created(store)
     reply = await accepted(store, conversation)
     assert await replies(store, conversation) == []
@@ -80,7 +80,7 @@ async def test_so_is_one_that_ended_otherwise_without_a_message(store, end):
     assert await replies(store, conversation) == [reply.id]
 
 
-async def test_it_is_not_in_the_listing_of_another_branch(store):
+async def test_a_reply_without_message_is_not_listed_in_another_branch(store):
     conversation = await created(store)
     first = await went_well(store, conversation)
     second = await failed(store, conversation)
@@ -91,7 +91,7 @@ async def test_it_is_not_in_the_listing_of_another_branch(store):
     assert await replies(store, conversation, all_branches=True) == [edit.id, second.id, first.id]
 
 
-async def test_an_attempt_that_went_well_takes_its_place(store):
+async def test_a_successful_attempt_replaces_a_failed_one(store):
     conversation = await created(store)
     failure = await failed(store, conversation)
     attempt = await went_well(store, conversation, messages=(), parent=failure.parent_message_id)
@@ -100,7 +100,7 @@ async def test_an_attempt_that_went_well_takes_its_place(store):
     assert await replies(store, conversation, all_branches=True) == [attempt.id, failure.id]
 
 
-async def test_of_several_attempts_that_failed_the_newest_is_listed(store):
+async def test_the_newest_of_several_failed_attempts_is_listed(store):
     conversation = await created(store)
     first = await failed(store, conversation)
     again = {"messages": (), "parent": first.parent_message_id}
@@ -110,7 +110,7 @@ async def test_of_several_attempts_that_failed_the_newest_is_listed(store):
     assert await replies(store, conversation, all_branches=True) == [third.id]
 
 
-async def test_it_stays_in_its_place_when_the_user_writes_on(store):
+async def test_a_failed_reply_keeps_its_place_when_the_conversation_continues(store):
     conversation = await created(store)
     failure = await failed(store, conversation)
     answer = await went_well(store, conversation, after_s=1)
@@ -119,7 +119,7 @@ async def test_it_stays_in_its_place_when_the_user_writes_on(store):
     assert await replies(store, conversation, leaf=failure.parent_message_id) == [other.id]
 
 
-async def test_one_that_failed_in_the_place_of_a_first_message_is_listed_without_any_message(store):
+async def test_a_failed_first_reply_is_listed_without_any_message(store):
     (greeting,) = chain("hello")
     conversation = await created(store, ANN, greeting)
     failure = await failed(store, conversation, messages=(), parent="")
@@ -130,7 +130,7 @@ async def test_one_that_failed_in_the_place_of_a_first_message_is_listed_without
 
 @pytest.mark.parametrize("all_branches", [False, True])
 @pytest.mark.parametrize("limit", [1, 2, 3, 50])
-async def test_it_is_on_exactly_one_page(store, limit, all_branches):
+async def test_a_reply_without_message_is_on_exactly_one_page(store, limit, all_branches):
     conversation = await created(store)
     ended = []
     for number, turn in enumerate([failed, went_well, failed, failed, went_well, failed]):
@@ -145,7 +145,7 @@ async def test_it_is_on_exactly_one_page(store, limit, all_branches):
     assert found == [reply.id for reply in reversed(ended)]
 
 
-async def test_another_conversation_has_none_of_it(store):
+async def test_a_reply_without_message_is_not_listed_in_another_conversation(store):
     conversation, other = await created(store), await created(store)
     await failed(store, conversation)
     assert await replies(store, other) == []

@@ -37,7 +37,7 @@ from tests.contract.store_values import (
 CANCELLED = FinishReason.CANCELLED
 
 
-async def test_a_completed_reply(store, query):
+async def test_a_completed_reply_is_stored_with_message_and_usage(store, query):
     conversation = await created(store)
     asked = await accepted(store, conversation)
 
@@ -100,7 +100,7 @@ async def test_a_failed_reply_keeps_its_error_and_its_partial_text_out_of_prompt
     assert query("SELECT error_reason, finish_reason FROM usage") == [("PROVIDER_TIMEOUT", None)]
 
 
-async def test_a_reply_without_a_message_leaves_the_head_on_its_parent(store):
+async def test_a_reply_without_a_message_keeps_the_head_at_its_parent(store):
     conversation = await created(store)
     asked = await accepted(store, conversation)
     outcome = await store.finalise(
@@ -113,7 +113,7 @@ async def test_a_reply_without_a_message_leaves_the_head_on_its_parent(store):
     await accepted(store, after)
 
 
-async def test_a_head_that_was_moved_meanwhile_stays_where_it_is(store):
+async def test_a_finalisation_does_not_move_a_head_that_has_moved(store):
     first, second = chain("one", "two")
     conversation = await created(store, ANN, first, second)
     asked = await accepted(store, conversation)
@@ -143,7 +143,7 @@ async def test_another_epoch_does_not_end_a_reply(store):
     assert await store.unfinished_ids() == [asked.id]
 
 
-async def test_a_finalisation_of_an_erased_reply(store):
+async def test_finalising_an_erased_reply_returns_none(store):
     conversation = await created(store)
     ended = await answered(store, conversation)
     await store.delete_conversation(ANN, conversation.id, "")
@@ -160,7 +160,7 @@ async def test_unknown_costs_stay_unknown(store, query):
 # --- cancel
 
 
-async def test_the_first_wish_to_cancel_is_kept(store):
+async def test_the_first_cancel_request_is_kept(store):
     asked = await accepted(store, await created(store))
     target = CancelTarget(reply_id=asked.id)
     first = await store.request_cancel(ANN, target, FinishReason.INTERRUPTED, "first", NOW_US)
@@ -169,7 +169,7 @@ async def test_the_first_wish_to_cancel_is_kept(store):
     assert await store.unfinished(10) == [Unfinished(reply=first, cancel=FinishReason.INTERRUPTED)]
 
 
-async def test_a_reply_is_cancelled_by_its_request_and_by_its_conversation(store):
+async def test_a_reply_can_be_cancelled_by_request_id_and_by_conversation(store):
     conversation = await created(store)
     asked = await accepted(store, conversation, request_id="r")
     by_request = await store.request_cancel(ANN, CancelTarget(request_id="r"), CANCELLED, "stop", NOW_US)
@@ -188,7 +188,7 @@ async def test_a_reply_that_has_ended_is_returned_unchanged(store):
         await store.request_cancel(ANN, CancelTarget(conversation_id=conversation.id), CANCELLED, "", NOW_US)
 
 
-async def test_cancelling_what_is_unknown_or_somebody_elses(store):
+async def test_cancelling_unknown_or_foreign_targets_is_not_found(store):
     conversation = await created(store)
     asked = await accepted(store, conversation, request_id="anns")
     for identity in (BOB, RIVAL):
@@ -202,7 +202,7 @@ async def test_cancelling_what_is_unknown_or_somebody_elses(store):
     assert by_tenant.cancel_reason == "boss"
 
 
-async def test_cancelling_the_request_of_an_erased_reply(store):
+async def test_cancelling_the_request_of_an_erased_reply_is_not_found(store):
     conversation = await created(store)
     await answered(store, conversation, request_id="erased")
     await store.delete_conversation(ANN, conversation.id, "")
@@ -213,7 +213,7 @@ async def test_cancelling_the_request_of_an_erased_reply(store):
 # --- checkpoints
 
 
-async def test_checkpoints_are_what_is_left_of_an_unfinished_reply(store):
+async def test_an_unfinished_reply_has_its_checkpointed_entries(store):
     first = await accepted(store, await created(store))
     second = await accepted(store, await created(store), now_us=NOW_US + 1)
     await store.append_checkpoints([checkpoint(first, "he", "llo"), checkpoint(second, "other")])
@@ -247,7 +247,7 @@ async def test_checkpoints_keep_entries_of_every_kind(store):
     assert (await store.unfinished(1))[0].entries == entries
 
 
-async def test_a_stretch_written_again_counts_once(store):
+async def test_a_repeated_checkpoint_counts_once(store):
     asked = await accepted(store, await created(store))
     await store.append_checkpoints([checkpoint(asked, "a")])
     await store.append_checkpoints([checkpoint(asked, "a", "b")])
@@ -284,14 +284,14 @@ async def test_finalising_deletes_the_checkpoints(store, query):
     assert await store.unfinished(10) == []
 
 
-async def test_a_first_token_time_that_the_end_does_not_know_is_kept(store):
+async def test_a_finalisation_without_first_token_time_keeps_the_stored_one(store):
     asked = await accepted(store, await created(store))
     await store.append_checkpoints([checkpoint(asked, "a")])
     outcome = await store.finalise(finalisation(asked, first_token_time_us=0))
     assert outcome.reply.first_token_time_us == NOW_US + SECOND_US
 
 
-async def test_turns_and_refusals_at_once_leave_dense_positions(store, query):
+async def test_concurrent_turns_and_refusals_leave_consecutive_positions(store, query):
     conversations = [await created(store) for _ in range(8)]
 
     async def talk(conversation):
@@ -308,7 +308,7 @@ async def test_turns_and_refusals_at_once_leave_dense_positions(store, query):
         assert (await store.get_conversation(ANN, conversation.id)).etag == "21"
 
 
-async def test_a_context_overflow_is_stored_so_that_an_older_release_can_read_it(store, query):
+async def test_a_context_overflow_is_stored_in_the_form_of_older_releases(store, query):
     conversation = await created(store)
     asked = await accepted(store, conversation)
     error = ReplyError.of(ProviderContextTooLarge("too long"))

@@ -44,7 +44,7 @@ WISH = (FinishReason.CANCELLED, "stop", NOW_US)
 
 
 @pytest.mark.parametrize("text", UNKNOWN)
-async def test_what_is_only_looked_up_is_not_found(store, text):
+async def test_ids_that_no_row_can_hold_are_not_found(store, text):
     mine = await created(store, ANN, *chain("one"))
     branch = MessageFilter(conversation_id=mine.id)
     wanted = {
@@ -83,7 +83,7 @@ async def test_what_is_only_looked_up_is_not_found(store, text):
 
 
 @pytest.mark.parametrize("text", IMPOSSIBLE)
-async def test_an_end_user_or_a_tenant_that_cannot_be_owns_nothing(store, text):
+async def test_an_identity_that_no_row_can_hold_owns_nothing(store, text):
     mine = await created(store)
     for identity in (Identity(tenant="shop", end_user=text), Identity(tenant=text), Identity(tenant=text, end_user="")):
         with pytest.raises(ConversationNotFound):
@@ -93,7 +93,7 @@ async def test_an_end_user_or_a_tenant_that_cannot_be_owns_nothing(store, text):
 
 
 @pytest.mark.parametrize("text", IMPOSSIBLE)
-async def test_an_acceptance_that_names_what_cannot_be_is_refused(store, text):
+async def test_an_acceptance_with_ids_that_no_row_can_hold_is_refused(store, text):
     mine = await created(store)
     assert await store.accept(acceptance(mine, shown_images=(text,))) == ImageGone(image_id=text)
     gone = acceptance(msgspec.structs.replace(mine, head_message_id=""))
@@ -102,7 +102,7 @@ async def test_an_acceptance_that_names_what_cannot_be_is_refused(store, text):
 
 
 @pytest.mark.parametrize("text", IMPOSSIBLE)
-async def test_a_filter_that_nothing_can_match_finds_nothing(store, text):
+async def test_a_filter_with_values_that_no_row_can_hold_finds_nothing(store, text):
     await created(store, title="a b", labels={"a": "b"})
     for which in (
         ConversationFilter(words=(text,)),
@@ -117,7 +117,7 @@ async def test_a_filter_that_nothing_can_match_finds_nothing(store, text):
 
 
 @pytest.mark.parametrize("text", ["st\0op", "st\ud800op"])
-async def test_what_a_provider_said_is_stored_as_far_as_it_can_be(store, text):
+async def test_characters_that_no_row_can_hold_are_replaced(store, text):
     """A finalisation that no database takes would be tried for ever."""
     reply = await accepted(store, await created(store))
     outcome = await store.finalise(finalisation(reply, provider_reason=text))
@@ -137,7 +137,7 @@ async def test_counts_and_costs_that_no_column_holds_are_clamped(store, query):
 
 
 @pytest.mark.parametrize("text", ["no\0t", "no\ud800t"])
-async def test_an_error_s_texts_are_stored_as_far_as_they_can_be(store, text):
+async def test_characters_of_an_error_that_no_row_can_hold_are_replaced(store, text):
     reply = await accepted(store, await created(store))
     error = ReplyError(reason=Reason.PROVIDER_REJECTED, message=text, metadata={text: text})
     outcome = await store.finalise(finalisation(reply, "", state=State.FAILED, finish_reason=None, error=error))
@@ -146,7 +146,7 @@ async def test_an_error_s_texts_are_stored_as_far_as_they_can_be(store, text):
     assert await store.get_reply(ANN, reply.id) == outcome.reply
 
 
-async def test_a_row_with_counts_that_an_older_release_has_stored_is_read_in_range(store, query):
+async def test_out_of_range_counts_of_an_older_release_are_clamped(store, query):
     reply = await answered(store, await created(store))
     query("UPDATE reply SET usage = ?", '{"prompt_tokens":18446744073709551616,"completion_tokens":-1}')
     read = await store.get_reply(ANN, reply.id)
@@ -154,7 +154,7 @@ async def test_a_row_with_counts_that_an_older_release_has_stored_is_read_in_ran
 
 
 @pytest.mark.parametrize("entries", ["{oops", '[{"type":"song"}]', '[{"type":"usage","usage":{"prompt_tokens":9.5}}]'])
-async def test_a_checkpoint_that_cannot_be_read_keeps_the_text_before_it(store, query, entries, caplog):
+async def test_text_before_an_unreadable_checkpoint_is_kept(store, query, entries, caplog):
     reply = await accepted(store, await created(store))
     for start in (1, 2, 3):
         await store.append_checkpoints([checkpoint(reply, f"{start} ", start=start)])
@@ -165,7 +165,7 @@ async def test_a_checkpoint_that_cannot_be_read_keeps_the_text_before_it(store, 
     assert "checkpoint_decode_failed" in caplog.messages
 
 
-async def test_a_mebibyte_of_checkpoints_in_one_statement(store):
+async def test_one_statement_writes_a_mebibyte_of_checkpoints(store):
     replies = [await accepted(store, await created(store)) for _ in range(4)]
     text = "\0\\\"'🦜 ﷽" * 30_000
     await store.append_checkpoints([checkpoint(each, text) for each in replies])
@@ -188,7 +188,7 @@ async def test_ids_are_ordered_by_their_bytes(store):
     assert found == sorted(ids, reverse=True)
 
 
-async def test_a_server_with_rules_of_its_own_for_sorting_changes_nothing(postgres):
+async def test_a_servers_default_collation_does_not_change_the_order(postgres):
     """An ICU collation sorts "a" before "B", and ignores "-"."""
     ((version,),) = await postgres.query("SELECT current_setting('server_version_num')::int")
     if version < 150_000:

@@ -48,7 +48,7 @@ asyncio.run(main())
 """
 
 
-async def test_what_was_acknowledged_survives_kill_9(url, path):
+async def test_acknowledged_writes_survive_kill_9(url, path):
     process = subprocess.Popen([sys.executable, "-c", WRITE_FOR_EVER, url], stdout=subprocess.PIPE, text=True)
     lines = [process.stdout.readline() for _ in range(300)]
     process.send_signal(signal.SIGKILL)
@@ -125,7 +125,7 @@ async def test_no_query_reads_a_whole_table(store, path):
     assert scans == {}
 
 
-async def test_ten_tasks_on_one_store_do_not_wait_for_one_another(store):
+async def test_ten_tasks_use_one_store_concurrently(store):
     """A cancelled caller in the middle of many leaves the others' answers in order."""
     conversations = [await created(store) for _ in range(10)]
     tasks = [asyncio.ensure_future(accepted(store, each)) for each in conversations]
@@ -140,7 +140,7 @@ async def test_ten_tasks_on_one_store_do_not_wait_for_one_another(store):
 
 
 @pytest.mark.parametrize("durable", [True, False])
-async def test_a_new_process_reads_what_another_store_wrote(url, durable):
+async def test_a_second_store_reads_what_the_first_wrote(url, durable):
     store = open_store(url)
     await store.start()
     reply = await accepted(store, await created(store))

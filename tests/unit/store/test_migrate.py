@@ -31,7 +31,7 @@ def test_an_empty_database_is_brought_up_to_the_newest_schema(path):
     assert schema_release(url) == SCHEMA_RELEASE
 
 
-def test_a_path_of_any_characters_is_taken_as_it_is(tmp_path):
+def test_a_path_may_contain_any_characters(tmp_path):
     path = tmp_path / "100% ours #1 é.db"
     migrate(f"sqlite:///{path}")
     assert path.exists()
@@ -43,13 +43,13 @@ def test_a_database_file_without_tables_has_no_release(path):
     assert schema_release(f"sqlite:///{path}") is None
 
 
-def test_the_migrations_make_the_schema_that_the_code_knows(url, path):
+def test_the_migrations_create_the_schema_of_the_code(url, path):
     engine = open_engine(path, read_only=True)
     with engine.connect() as connection:
         assert compare_metadata(MigrationContext.configure(connection), metadata) == []
 
 
-def test_the_migrated_tables_are_word_for_word_those_of_the_metadata(url, path, tmp_path):
+def test_the_migrated_tables_equal_the_metadata_literally(url, path, tmp_path):
     """Alembic compares neither checks nor the conditions of partial indexes nor tables' options."""
     direct = tmp_path / "direct.db"
     engine = open_engine(direct, read_only=False)
@@ -65,7 +65,7 @@ def _definitions(path) -> dict[str, str]:
     return {name: re.sub(r"\s+", " ", sql) for name, sql in rows if name != "alembic_version"}
 
 
-def test_a_migration_that_fails_leaves_nothing(path):
+def test_a_failed_migration_leaves_no_changes(path):
     with sqlite3.connect(path) as connection:
         connection.execute('CREATE TABLE "usage" (x)')
     connection.close()
@@ -74,7 +74,7 @@ def test_a_migration_that_fails_leaves_nothing(path):
     assert list(_definitions(path)) == ["usage"]
 
 
-async def test_what_release_1_has_stored_is_kept_and_owned_by_nobody(path):
+async def test_rows_of_release_1_are_kept_without_an_owner(path):
     """Rows as the code of release 1 writes them: it names its columns, and knows of no owner."""
     _migrate_to(path, "0001")
     url = f"sqlite:///{path}"
@@ -173,7 +173,7 @@ OLD_ROWS = [
 
 
 @pytest.mark.parametrize("release", [SCHEMA_RELEASE, SCHEMA_RELEASE + 1])
-def test_the_codes_own_release_and_the_next_are_fit(release):
+def test_the_codes_own_release_and_the_next_are_accepted(release):
     check_schema(release)
 
 
@@ -193,7 +193,7 @@ def test_other_releases_are_refused(release, message):
         check_schema(release)
 
 
-async def test_a_store_does_not_start_on_a_schema_that_it_does_not_know(url, path):
+async def test_a_store_does_not_start_on_an_unknown_schema(url, path):
     with sqlite3.connect(path) as connection:
         connection.execute("UPDATE schema_release SET release = 9")
     connection.close()
@@ -203,7 +203,7 @@ async def test_a_store_does_not_start_on_a_schema_that_it_does_not_know(url, pat
     await store.close()
 
 
-async def test_a_schema_one_release_newer_is_left_alone_and_used(url, path):
+async def test_a_schema_one_release_newer_is_used_unchanged(url, path):
     with sqlite3.connect(path) as connection:
         connection.execute("UPDATE schema_release SET release = 3")
     connection.close()
@@ -232,18 +232,18 @@ async def test_a_store_does_not_start_without_a_schema(path):
         ("parley.db", "is invalid"),
     ],
 )
-def test_other_urls_are_refused_without_their_passwords(url, message):
+def test_the_error_for_an_invalid_url_hides_the_password(url, message):
     with pytest.raises(StoreUnusable, match=message) as refused:
         open_store(url)
     assert "secret" not in str(refused.value)
 
 
-def test_a_folder_that_does_not_exist(tmp_path):
+def test_a_missing_folder_is_refused(tmp_path):
     with pytest.raises(StoreUnusable, match=r"folder .*missing"):
         migrate(f"sqlite:///{tmp_path}/missing/parley.db")
 
 
-def test_a_file_that_is_no_database(path):
+def test_a_file_that_is_no_database_is_refused(path):
     path.write_bytes(b"certainly no database, however long it is" * 100)
     with pytest.raises(StoreUnusable, match="file is not a database"):
         schema_release(f"sqlite:///{path}")
