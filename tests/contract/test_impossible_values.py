@@ -1,5 +1,5 @@
-"""What a provider pushes may be a value that the store or the contract cannot hold: the reply ends all the same, its
-conversation goes on, and a restart ends what was left."""
+"""A provider pushes a value that the store or the contract cannot hold: the reply still ends, its conversation accepts
+the next message, and recovery ends such replies after a restart."""
 
 from __future__ import annotations
 
@@ -82,8 +82,8 @@ async def world(store):
 
 
 async def ended_and_shown(world: World, act):
-    """The stored reply, once it has ended as every reader and every call can be shown it, and the conversation has
-    taken another message."""
+    """The stored reply, after checks that readers and calls can see its end, and that the conversation accepts another
+    message."""
     generation = await world.begin(act)
     reader = Reader(generation.log, 0)
     stored = await world.settled(generation)
@@ -213,7 +213,7 @@ async def test_a_drain_does_not_wait_for_a_reply_that_cannot_be_finalised(world)
 
 @pytest.fixture
 async def abandoned(store):
-    """Begins a reply that a process leaves with the text "said" and a usage in its checkpoint, and returns it."""
+    """Create a reply left unfinished by a process, with the text "said" and a usage in its checkpoint."""
     worlds = []
 
     async def hold(prompt, sink):

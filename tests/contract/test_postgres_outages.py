@@ -1,5 +1,5 @@
-"""PostgreSQL that is stopped, killed, paused, restarted or cut off: callers are told so in time, and nothing needs help
-to go on afterwards.
+"""PostgreSQL is stopped, killed, paused, restarted or cut off: calls fail within bounded time, and work again
+afterwards without a restart.
 """
 
 import asyncio
@@ -15,7 +15,7 @@ from parley_server.store.engine.location import StoreUnusable
 from sqlalchemy import event, text
 
 from tests.contract.conftest import DATABASE
-from tests.contract.store_values import ANN, acceptance, accepted, created, finalisation
+from tests.contract.store_values import ADA, acceptance, accepted, created, finalisation
 from tests.contract.units import ITEM, ITEMS, WAYS, call, count, opened, refused, that, works
 from tests.processes import until
 from tests.proxy import Proxy
@@ -84,7 +84,7 @@ async def test_a_connection_that_keeps_breaking_is_given_up(database):
 
 
 async def test_a_stop_under_load_raises_storage_unavailable_and_keeps_acknowledged_writes(store, own_postgres):
-    """Whoever was told the outcome finds it; whoever was not finds all of it or nothing, and may repeat the call."""
+    """A returned outcome is stored. A failed call is stored completely or not at all, and may be repeated."""
     told: list[str] = []
     unsure: list = []
     going = True
@@ -121,7 +121,7 @@ async def test_a_stop_under_load_raises_storage_unavailable_and_keeps_acknowledg
 
 
 async def test_calls_on_a_paused_server_fail_within_the_limit(database, own_postgres, monkeypatch):
-    """With the real limits: a statement under way, calls that need a connection, calls that wait for one."""
+    """With the real limits, for a running statement, calls that open a connection, and calls that wait for one."""
     await asyncio.gather(*(call(database, "write") for _ in range(postgres.POOL_SIZE)), call(database, "ping"))
     await asyncio.to_thread(own_postgres.pause)
     limit_s = max(postgres.POOL_WAIT_S, postgres.STATEMENT_S) + 2.5
@@ -144,7 +144,7 @@ async def test_close_does_not_wait_for_a_paused_server(database, own_postgres):
 
 
 class Wire:
-    """A store behind a proxy, whose next commit reaches the server, and whose answer then does not come."""
+    """A store behind a proxy. The next commit reaches the server, and its answer is lost."""
 
     def __init__(self, server, proxy: Proxy) -> None:
         self._server = server
@@ -180,7 +180,7 @@ async def test_a_commit_whose_answer_is_lost_has_an_unknown_outcome(postgres_beh
         lambda prepared: store.accept(asked, prepared=prepared), asked.reply.id, how
     )
     assert told.outcome_unknown
-    assert await store.get_reply(ANN, asked.reply.id) == asked.reply
+    assert await store.get_reply(ADA, asked.reply.id) == asked.reply
     assert await store.accept(asked) == Accepted(reply=asked.reply)
     await store.close()
 
@@ -197,13 +197,13 @@ async def test_a_commit_that_never_reached_the_server_has_an_unknown_outcome_too
         await store.accept(asked, prepared=own_postgres.restart)
     assert told.value.outcome_unknown
     with pytest.raises(ReplyNotFound):
-        await store.get_reply(ANN, asked.reply.id)
+        await store.get_reply(ADA, asked.reply.id)
     assert await store.accept(asked) == Accepted(reply=asked.reply)
 
 
 async def test_a_finalisation_whose_commit_was_lost_may_be_repeated(store, own_postgres):
     reply = await accepted(store, await created(store))
-    await store._sweep  # it commits, too
+    await store._sweep  # its commit would also be counted
     event.listen(store._database._pool.sync_engine, "commit", lambda _: own_postgres.restart(), once=True)
     with pytest.raises(StorageUnavailable) as told:
         await store.finalise(finalisation(reply))
@@ -215,7 +215,8 @@ async def test_a_finalisation_whose_commit_was_lost_may_be_repeated(store, own_p
 
 
 async def test_only_the_first_call_after_a_silent_loss_fails(postgres_behind_proxy, monkeypatch):
-    """No end of the connections arrives: whoever waits first drops them all, and the next call has a new one."""
+    """The connections are lost without a FIN: the first call that times out drops them all, the next one opens a new
+    one."""
     server, proxy = postgres_behind_proxy
     monkeypatch.setattr(postgres, "STATEMENT_S", 0.5)
     monkeypatch.setattr(postgres, "CONNECT_S", 0.5)
@@ -278,5 +279,5 @@ async def test_a_store_does_not_start_while_its_server_is_unreachable(own_postgr
         await store.start()
     own_postgres.start()
     await store.start()
-    assert (await store.list_conversations(ANN, ConversationFilter(), 5)).conversations == ()
+    assert (await store.list_conversations(ADA, ConversationFilter(), 5)).conversations == ()
     await store.close()

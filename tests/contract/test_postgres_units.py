@@ -1,4 +1,4 @@
-"""Units of work on PostgreSQL: what they see, what they wait for, and what their failure does to others."""
+"""Units of work on PostgreSQL: isolation, waits and their limits, and failures."""
 
 import asyncio
 
@@ -17,7 +17,7 @@ from tests.processes import until
 
 @pytest.fixture
 async def server(postgres):
-    """The server of all tests, with an empty table of numbers."""
+    """The shared server, with an empty table of numbers."""
     yield postgres
     await postgres.query("TRUNCATE item", database=ITEMS)
 
@@ -198,6 +198,6 @@ async def test_a_read_sees_one_snapshot(database):
 
 
 async def pids(server) -> list[tuple]:
-    """The connections that stores have to the table's database."""
+    """The number of store connections to the table's database."""
     query = "SELECT pid FROM pg_stat_activity WHERE application_name = 'parley' AND datname = $1"
     return await server.query(query, ITEMS)

@@ -1,4 +1,4 @@
-"""What every relay promises of the journal, on real stores: embedded, with Redis, and with a Redis that is away."""
+"""The journal of every relay, on real stores: embedded, with Redis, and with an unreachable Redis."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from parley_server.journal.embedded import EmbeddedRelay
 from parley_server.relay.redis import RedisRelay
 
 from tests.clock import until
-from tests.contract.relays import Ears, say, text_of
-from tests.contract.store_values import ANN, NOW_US, accepted, created, finalisation
+from tests.contract.relays import RecordingOwner, say, text_of
+from tests.contract.store_values import ADA, NOW_US, accepted, created, finalisation
 from tests.fakes import Interference, ended
 from tests.ports import free_port
 
@@ -26,14 +26,14 @@ INTERVAL_S = 0.05
 
 
 class Desk:
-    """A relay on a store in whose calls a test can interfere."""
+    """A relay on a store whose calls a test can make fail."""
 
     def __init__(self, relay, store: Interference) -> None:
         self.relay = relay
         self.store = store
 
     async def begin(self) -> Log:
-        """The log of an accepted reply, journaled from its start."""
+        """Accept a reply and open its log."""
         log = Log(await accepted(self.store, await created(self.store)))
         self.relay.open(log)
         log.first_token_time_us = NOW_US
@@ -60,7 +60,7 @@ async def desk(request, store):
         relay = RedisRelay(
             url, cast(Store, interference), SystemClock(), replica_id="me", checkpoint_interval_s=INTERVAL_S
         )
-        await relay.start(Ears())
+        await relay.start(RecordingOwner())
     yield Desk(relay, interference)
     interference.before.clear()
     await relay.stop()
@@ -179,7 +179,7 @@ async def test_the_journal_of_an_ended_reply_stays_gone(desk):
     desk.relay.ended(log)
     await asyncio.sleep(3 * INTERVAL_S)
     assert await desk.store.unfinished(10, log.reply.id) == []
-    assert (await desk.store.get_reply(ANN, log.reply.id)).state is State.COMPLETED
+    assert (await desk.store.get_reply(ADA, log.reply.id)).state is State.COMPLETED
 
 
 async def test_a_relay_without_replicas_knows_no_remote_logs(desk):

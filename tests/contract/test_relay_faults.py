@@ -1,4 +1,5 @@
-"""Redis away, broken, slow or empty: the writer notices nothing, and readers elsewhere have all of it in the end."""
+"""Redis is unreachable, broken, slow or empty: writers are not affected, and remote readers get all entries in the
+end."""
 
 from __future__ import annotations
 
@@ -25,7 +26,7 @@ async def replicas(own_redis):
 
 
 class Talk:
-    """A log that somebody writes all the time, with a follower that is ahead; what it costs the writer is measured."""
+    """A log that is written continuously, with a follower. Measures the delay of the writer."""
 
     def __init__(self, owner, other) -> None:
         self.owner, self.other = owner, other
@@ -44,12 +45,12 @@ class Talk:
             await asyncio.sleep(0.01)
 
     async def flows(self) -> None:
-        """The follower gets what is written now."""
+        """Wait until the follower gets an entry that is written now."""
         now = self.log.last_sequence
         await until(lambda: self.copy.log.last_sequence > now)
 
     async def exact(self) -> None:
-        """Once it is over, whoever was ahead and whoever comes late have the same."""
+        """End the log, and check that the follower and a late follower have all entries."""
         self._task.cancel()
         await asyncio.gather(self._task, return_exceptions=True)
         await same(self.copy, self.log)
@@ -72,7 +73,7 @@ async def talk(replicas):
 
 
 def told(caplog, event: str, part: str) -> list[dict]:
-    """The fields of the lines of an event about a part."""
+    """The fields of an event's log lines about a part."""
     fields = [record.fields for record in caplog.records if record.message == event]
     return [each for each in fields if each.get("part") == part]
 
@@ -185,7 +186,7 @@ async def test_keys_of_a_dead_owner_expire(replicas, own_redis):
     await until(lambda: own_redis.command("DBSIZE") == 0, 3.0)
 
 
-REFUSALS = {  # how Redis is made to take no writes, how that is undone, and what it says of it
+REFUSALS = {  # how to make Redis refuse writes, how to undo that, and the error it returns
     "memory": (("CONFIG", "SET", "maxmemory", "1"), ("CONFIG", "SET", "maxmemory", "0"), "maxmemory"),
     "read-only": (("REPLICAOF", "127.0.0.1", "1"), ("REPLICAOF", "NO", "ONE"), "read only"),
     "no-replicas": (
@@ -206,7 +207,7 @@ async def test_replies_continue_while_redis_refuses_writes(talk, own_redis, capl
     await until(lambda: not talk.owner.sound)
     assert await talk.owner.relay.idle_s(talk.log.reply.id) is None
     await asyncio.sleep(4 * HEARTBEAT_S)
-    assert talk.other.relay.unreachable_s > 0  # it can still be read, but nothing new is to be found
+    assert talk.other.relay.unreachable_s > 0  # Redis can be read, but has no new entries
     await asyncio.to_thread(own_redis.command, *mended)
     await talk.flows()
     await talk.sound()
@@ -264,7 +265,7 @@ async def test_an_append_whose_answer_is_lost_is_in_the_stream_once(replicas, ow
             await length(number - 1)
             proxy.latency_s = 0.2
             say(log, f"word{number}")
-            await length(number)  # it is there, and its answer is on the way
+            await length(number)  # the entry is stored, and the answer is in flight
             proxy.latency_s = 0.0
             await proxy.reset()
             assert owner.relay._publisher._publications[log.reply.id].sent < number
@@ -276,7 +277,7 @@ async def test_an_append_whose_answer_is_lost_is_in_the_stream_once(replicas, ow
 
 
 async def test_entries_lost_in_a_failover_are_sent_again(talk, own_redis):
-    """The new primary lacks the newest entries, as one does to which they were not yet copied."""
+    """The new primary lacks the newest entries, since they were not replicated before the failover."""
     stream = wire.stream_key(talk.log.reply.id, 1)
     await talk.flows()
 
@@ -347,7 +348,7 @@ async def test_cancel_requests_and_erasures_are_retried_until_redis_answers(repl
     other.relay.erase(("reply-gone",))
     await until(lambda: "tell" in other.problems())
     await asyncio.to_thread(own_redis.start)
-    await until(lambda: log.reply.id in owner.ears.wishes)
+    await until(lambda: log.reply.id in owner.events.cancels)
     await until(lambda: own_redis.command("EXISTS", wire.reply_key("reply-gone")) == 1)
 
 
@@ -392,7 +393,7 @@ async def test_an_outage_does_not_count_as_absence_of_readers(replicas, own_redi
     log = owner.begin()
     say(log, "text")
     await same(other.follow(log.reply), log)
-    await replicas.stop(other)  # nobody tells any more that it is read
+    await replicas.stop(other)  # readers are no longer reported
     await asyncio.to_thread(own_redis.pause)
     await asyncio.sleep(2.0)
     await asyncio.to_thread(own_redis.resume)
@@ -429,7 +430,7 @@ async def test_stop_does_not_wait_for_redis(replicas, own_redis, how):
 
 async def test_redis_may_start_after_the_relay(replicas, own_redis, caplog):
     await asyncio.to_thread(own_redis.stop)
-    owner, other = await replicas.start(hears=False), await replicas.start(hears=False)
+    owner, other = await replicas.start(subscribed=False), await replicas.start(subscribed=False)
     assert "relay_connect_failed" in caplog.messages
     log = owner.begin()
     say(log, "early")
@@ -445,10 +446,10 @@ async def test_a_redis_with_an_eviction_policy_is_refused(replicas, own_redis, c
     own_redis.command("CONFIG", "SET", "maxmemory-policy", "allkeys-lru")
     refused = Replica(replicas.url, "refused", replicas.store)
     with pytest.raises(RelayUnusable, match="maxmemory-policy"):
-        await refused.relay.start(refused.ears)
+        await refused.relay.start(refused.events)
     await refused.relay.stop()
     await asyncio.to_thread(own_redis.stop)
-    await replicas.start(hears=False)
+    await replicas.start(subscribed=False)
     own_redis._settings["maxmemory-policy"] = "volatile-ttl"
     await asyncio.to_thread(own_redis.start)
     await until(lambda: "relay_check_failed" in caplog.messages)
@@ -471,5 +472,5 @@ async def test_the_relay_connects_with_tls_and_a_password(tmp_path):
             assert talk.owner.problems() == talk.other.problems() == {}
         without_authority = server.url().partition("?")[0]
         async with Replicas(without_authority) as replicas:
-            stranger = await replicas.start(hears=False)
+            stranger = await replicas.start(subscribed=False)
             assert await stranger.relay.recall("reply") == ()

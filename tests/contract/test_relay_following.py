@@ -1,4 +1,4 @@
-"""Two replicas and a Redis: what is written on one is read on the other, from any moment on, exactly."""
+"""Two replicas and Redis: a follower that starts at any moment gets every entry once and in order."""
 
 from __future__ import annotations
 
@@ -188,7 +188,7 @@ async def test_the_end_is_published_at_once_and_the_log_is_retained(replicas, sh
     assert text_of(await other.relay.recall(log.reply.id)) == "all of it "
     late = other.follow(log.reply)
     await until(lambda: late.text == "all of it ")
-    await until(lambda: late.looks > 0, 2 * SILENCE_S)  # what was published before it came, it finds by asking
+    await until(lambda: late.looks > 0, 2 * SILENCE_S)  # it missed the published end, and finds it with a probe
     for key in (wire.reply_key(log.reply.id), wire.stream_key(log.reply.id, 1)):
         assert 0 < shared_redis.command("PTTL", key) <= 60_000
 
@@ -232,7 +232,7 @@ async def test_an_unfollowed_log_gets_no_entries(replicas, shared_redis):
     other.relay.unfollow(copy.log)
     other.relay.unfollow(copy.log)
     stays = other.follow(log.reply)
-    other.relay.unfollow(copy.log)  # of another log of the same reply
+    other.relay.unfollow(copy.log)  # another log of the same reply
     say(log, "two")
     await same(stays, log)
     assert copy.text == "one "
@@ -245,7 +245,7 @@ async def test_without_published_messages_entries_and_end_are_read_from_redis(re
     shared_redis.command("ACL", "SETUSER", "deaf", "on", ">secret", "~*", "+@all", "resetchannels")
     owner = await replicas.start(heartbeat_s=0.2)
     deaf_url = shared_redis.url().replace("redis://", "redis://deaf:secret@")
-    other = await replicas.start(url=deaf_url, hears=False)
+    other = await replicas.start(url=deaf_url, subscribed=False)
     log = owner.begin()
     copy = other.follow(log.reply)
     for number in range(20):

@@ -1,4 +1,4 @@
-"""What a relay takes of Redis: connections, memory, bytes; and that none of its connections is lost in silence."""
+"""The relay's use of Redis (connections, memory, bytes), and the detection of dead connections."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ async def replicas(shared_redis):
 
 
 def connections(server, replica) -> list[str]:
-    """The names of those that a replica has."""
+    """The names of a replica's connections."""
     clients = str(server.command("CLIENT", "LIST"))
     return sorted(re.findall(rf"name=(\S+{replica.name})\b", clients))
 
@@ -65,7 +65,7 @@ async def test_twelve_idle_seconds_lose_no_connection(replicas, shared_redis):
     say(log, "the first token")
     await same(copy, log, 0.5)
     other.relay.publish_cancel(log.reply)
-    await until(lambda: bool(owner.ears.wishes), 0.5)
+    await until(lambda: bool(owner.events.cancels), 0.5)
     assert owner.problems() == other.problems() == {}
 
 

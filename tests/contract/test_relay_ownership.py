@@ -1,4 +1,4 @@
-"""Who may write, who wishes to cancel, who reads: what replicas tell one another of a reply beside its text."""
+"""What replicas exchange about a reply besides its text: ownership, cancel requests, and readers."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ async def replicas(shared_redis):
 
 
 async def published(owner, log) -> None:
-    """Redis has all of it."""
+    """Wait until Redis has all entries."""
     await until(lambda: owner.relay._publisher._publications[log.reply.id].sent == log.last_sequence)
 
 
@@ -39,11 +39,11 @@ async def test_a_takeover_closes_the_log_to_its_writer_and_returns_all_entries(r
     shown = log.content()
     assert list(await other.relay.take_over(log.reply.id, 2)) == shown
     say(log, "of a zombie")
-    await until(lambda: zombie.ears.lost == [log.reply.id])
+    await until(lambda: zombie.events.lost == [log.reply.id])
     await asyncio.sleep(2 * HEARTBEAT_S)
     assert copy.entries == shown
     assert list(await other.relay.recall(log.reply.id)) == shown
-    assert zombie.ears.lost == [log.reply.id]
+    assert zombie.events.lost == [log.reply.id]
     assert zombie.problems() == {}
 
 
@@ -54,7 +54,7 @@ async def test_a_silent_writer_detects_a_takeover_by_its_heartbeat(replicas):
     await published(zombie, spoken)
     assert text_of(await other.relay.take_over(spoken.reply.id, 2)) == "a word "
     assert await other.relay.take_over(mute.reply.id, 2) == ()
-    await until(lambda: sorted(zombie.ears.lost) == sorted([spoken.reply.id, mute.reply.id]), 4 * HEARTBEAT_S)
+    await until(lambda: sorted(zombie.events.lost) == sorted([spoken.reply.id, mute.reply.id]), 4 * HEARTBEAT_S)
 
 
 async def test_the_fence_never_decreases(replicas):
@@ -66,11 +66,11 @@ async def test_the_fence_never_decreases(replicas):
     assert text_of(await other.relay.take_over(log.reply.id, 3)) == "second "
     late = other.begin(reply_id=log.reply.id, epoch=3)
     say(late, "third")
-    await until(lambda: other.ears.lost == [log.reply.id])
+    await until(lambda: other.events.lost == [log.reply.id])
     first = owner.begin(reply_id=log.reply.id, epoch=1)
     say(first, "first")
     await asyncio.sleep(2 * HEARTBEAT_S)
-    assert owner.ears.lost[-1:] == [log.reply.id]
+    assert owner.events.lost[-1:] == [log.reply.id]
     assert text_of(await other.relay.recall(log.reply.id)) == "second "
 
 
@@ -80,7 +80,7 @@ async def test_entries_of_an_unfenced_zombie_are_not_visible_in_later_epochs(rep
     say(log, "one two")
     await published(zombie, log)
     await other.relay.take_over(log.reply.id, 2)
-    shared_redis.command("HDEL", wire.reply_key(log.reply.id), "fence")  # a failover has lost it
+    shared_redis.command("HDEL", wire.reply_key(log.reply.id), "fence")  # as if lost in a failover
     successor = other.begin(reply_id=log.reply.id, epoch=2)
     copy = zombie.follow(successor.reply)
     say(log, "of the zombie")
@@ -88,7 +88,7 @@ async def test_entries_of_an_unfenced_zombie_are_not_visible_in_later_epochs(rep
     say(successor, "of the successor")
     await same(copy, successor)
     say(log, "again")
-    await until(lambda: zombie.ears.lost == [log.reply.id])
+    await until(lambda: zombie.events.lost == [log.reply.id])
     assert text_of(await other.relay.recall(log.reply.id)) == copy.text == "of the successor "
 
 
@@ -102,7 +102,7 @@ async def test_an_ended_log_accepts_no_appends(replicas):
     await until(lambda: len(owner.relay._publisher._publications) == 0)
     zombie = other.begin(reply_id=log.reply.id)
     say(zombie, "of a zombie with words of its own")
-    await until(lambda: other.ears.lost == [log.reply.id])
+    await until(lambda: other.events.lost == [log.reply.id])
     assert text_of(await other.relay.recall(log.reply.id)) == "the whole "
 
 
@@ -117,12 +117,12 @@ async def test_an_erased_log_cannot_be_recreated(replicas, shared_redis, monkeyp
     if deaf:
         monkeypatch.setattr(zombie.relay._subscription, "_on_message", lambda channel, data: None)
     other.relay.erase((log.reply.id, "reply-unknown"))
-    await until(lambda: other.ears.erasures == [log.reply.id, "reply-unknown"])
+    await until(lambda: other.events.erasures == [log.reply.id, "reply-unknown"])
     say(log, "a last append")
     if deaf:
-        await until(lambda: zombie.ears.lost == [log.reply.id])
+        await until(lambda: zombie.events.lost == [log.reply.id])
     else:
-        await until(lambda: zombie.ears.erasures == other.ears.erasures)
+        await until(lambda: zombie.events.erasures == other.events.erasures)
     assert shared_redis.command("EXISTS", wire.stream_key(log.reply.id, 1)) == 0
     assert await other.relay.recall(log.reply.id) == ()
     assert 0 < shared_redis.command("PTTL", wire.reply_key(log.reply.id)) <= 600_000
@@ -142,7 +142,7 @@ async def test_pending_entries_of_an_erased_log_are_dropped(replicas, shared_red
     log.finish(ended(log.reply, last_sequence=log.closing_sequence))
     owner.relay.ended(log)
     owner.relay.erase((log.reply.id,))
-    await until(lambda: owner.ears.erasures == [log.reply.id])
+    await until(lambda: owner.events.erasures == [log.reply.id])
     await asyncio.sleep(0.5)
     assert shared_redis.command("EXISTS", wire.stream_key(log.reply.id, 1)) == 0
 
@@ -151,8 +151,8 @@ async def test_many_replies_are_erased(replicas):
     owner, other = await replicas.start(), await replicas.start()
     ids = tuple(unique("reply") for _ in range(1200))
     other.relay.erase(ids)
-    await until(lambda: len(owner.ears.erasures) == 1200)
-    assert tuple(owner.ears.erasures) == ids
+    await until(lambda: len(owner.events.erasures) == 1200)
+    assert tuple(owner.events.erasures) == ids
 
 
 async def test_a_cancel_request_reaches_the_owner_at_once(replicas):
@@ -161,7 +161,7 @@ async def test_a_cancel_request_reaches_the_owner_at_once(replicas):
     say(log, "text")
     await published(owner, log)
     other.relay.publish_cancel(log.reply)
-    await until(lambda: owner.ears.wishes == [log.reply.id], 0.5)
+    await until(lambda: owner.events.cancels == [log.reply.id], 0.5)
 
 
 @pytest.mark.parametrize("writes", [True, False])
@@ -176,9 +176,9 @@ async def test_an_owner_without_subscription_finds_a_cancel_request(replicas, mo
     other.relay.publish_cancel(log.reply)
     await asyncio.sleep(0.1)
     if writes:
-        assert owner.ears.wishes == []
+        assert owner.events.cancels == []
         say(log, "more")
-    await until(lambda: log.reply.id in owner.ears.wishes, 2 * HEARTBEAT_S)
+    await until(lambda: log.reply.id in owner.events.cancels, 2 * HEARTBEAT_S)
 
 
 async def test_a_cancel_request_for_a_reply_without_entries_expires(replicas, shared_redis):
@@ -196,21 +196,21 @@ async def test_remote_readers_are_reported_until_they_leave(replicas):
     await published(owner, log)
     await published(owner, alone)
     copy = other.follow(log.reply)
-    await until(lambda: bool(owner.ears.sightings))
-    assert {reply_id for reply_id, _ in owner.ears.sightings} == {log.reply.id}
-    assert max(age_s for _, age_s in owner.ears.sightings) < 2 * HEARTBEAT_S
+    await until(lambda: bool(owner.events.sightings))
+    assert {reply_id for reply_id, _ in owner.events.sightings} == {log.reply.id}
+    assert max(age_s for _, age_s in owner.events.sightings) < 2 * HEARTBEAT_S
     await asyncio.sleep(UNTOLD_S + 3 * HEARTBEAT_S)
     assert await owner.relay.idle_s(log.reply.id) == 0
     assert await owner.relay.idle_s(alone.reply.id) > 2 * HEARTBEAT_S
     copy.wanted = False
-    before = len(owner.ears.sightings)
+    before = len(owner.events.sightings)
     await asyncio.sleep(UNTOLD_S + 3 * HEARTBEAT_S)
     assert await owner.relay.idle_s(log.reply.id) > HEARTBEAT_S
-    assert len(owner.ears.sightings) - before <= 1
+    assert len(owner.events.sightings) - before <= 1
 
 
 async def test_a_reply_is_not_idle_between_two_heartbeats_of_a_follower(replicas):
-    """However short a time a reply may be without readers."""
+    """The reply must not be idle, for however short a time."""
     owner, other = await replicas.start(heartbeat_s=2.0), await replicas.start(heartbeat_s=2.0)
     log = owner.begin()
     say(log, "text")
@@ -247,7 +247,7 @@ async def test_a_reader_during_an_outage_is_reported_after_it(replicas, own_redi
     other.relay.read(copy.log)
     await until(lambda: "follow" in other.problems(), 3.0)
     await asyncio.to_thread(own_redis.start)
-    await until(lambda: bool(owner.ears.sightings), 5.0)
+    await until(lambda: bool(owner.events.sightings), 5.0)
 
 
 async def test_a_new_reader_is_reported_before_the_next_heartbeat(replicas):
@@ -255,7 +255,7 @@ async def test_a_new_reader_is_reported_before_the_next_heartbeat(replicas):
     await asyncio.sleep(2 * TICK_S)
     log = owner.begin()
     other.follow(log.reply)
-    await until(lambda: bool(owner.ears.sightings), 3 * HEARTBEAT_S)
+    await until(lambda: bool(owner.events.sightings), 3 * HEARTBEAT_S)
 
 
 async def test_readers_unknown_to_redis_do_not_count_as_absent(replicas, shared_redis):
@@ -269,7 +269,7 @@ async def test_readers_unknown_to_redis_do_not_count_as_absent(replicas, shared_
     shared_redis.command("DEL", wire.reply_key(log.reply.id))
     assert await owner.relay.idle_s(log.reply.id) is None
     await asyncio.sleep(0.8)
-    assert await owner.relay.idle_s(log.reply.id) == 0  # the owner has begun to count anew
+    assert await owner.relay.idle_s(log.reply.id) == 0  # the owner counts from its last heartbeat
 
 
 async def test_an_owner_without_lease_publishes_nothing_but_sends_heartbeats(replicas):
@@ -280,13 +280,13 @@ async def test_an_owner_without_lease_publishes_nothing_but_sends_heartbeats(rep
     say(log, "shown")
     await same(copy, log)
     other.relay.publish_cancel(log.reply)
-    await until(lambda: owner.ears.wishes == [log.reply.id])
+    await until(lambda: owner.events.cancels == [log.reply.id])
     say(log, "numbered, not shown")
     now[0] = 10.0
     say(log, "held back")
     await asyncio.sleep(0.3)
     assert copy.text == "shown "
-    assert owner.ears.wishes == [log.reply.id] * 2  # by the answer to an append
+    assert owner.events.cancels == [log.reply.id] * 2  # the second one by the answer to an append
     log.lease.until = 20.0
     log.release()
     await same(copy, log, 2.0)
@@ -359,5 +359,5 @@ async def test_foreign_messages_on_the_channels_are_ignored(replicas, shared_red
     shared_redis.command("PUBLISH", wire.replica_channel("the-owner"), b"\xff\xfe")
     say(log, "text")
     await published(owner, log)
-    assert owner.ears.erasures == []
+    assert owner.events.erasures == []
     assert owner.problems() == {}

@@ -1,4 +1,4 @@
-"""Acceptance: every outcome, and that a refusal leaves no trace."""
+"""Acceptance: every outcome, and that a refusal leaves no rows."""
 
 import asyncio
 
@@ -21,8 +21,8 @@ from parley_server.core.store_types import (
 from parley_server.errors import ConversationNotFound, ReplyNotFound
 
 from tests.contract.store_values import (
-    ANN,
-    BOB,
+    ADA,
+    BEN,
     NOW_US,
     RIVAL,
     SECOND_US,
@@ -47,9 +47,9 @@ async def test_an_accepted_reply_is_stored_unchanged(store):
 
     assert await store.accept(asked) == Accepted(reply=asked.reply)
 
-    assert await store.get_reply(ANN, asked.reply.id) == asked.reply
+    assert await store.get_reply(ADA, asked.reply.id) == asked.reply
     assert await store.unfinished_ids() == [asked.reply.id]
-    after = await store.get_conversation(ANN, conversation.id)
+    after = await store.get_conversation(ADA, conversation.id)
     assert after == msgspec.structs.replace(
         conversation,
         head_message_id=asked.messages[-1].id,
@@ -57,15 +57,15 @@ async def test_an_accepted_reply_is_stored_unchanged(store):
         update_time_us=NOW_US,
         etag="2",
     )
-    page = await store.list_messages(ANN, MessageFilter(conversation_id=conversation.id), 10)
+    page = await store.list_messages(ADA, MessageFilter(conversation_id=conversation.id), 10)
     assert page.messages == asked.messages
 
 
 async def test_several_messages_get_consecutive_positions(store):
-    conversation = await created(store, ANN, *chain("one", "two"))
+    conversation = await created(store, ADA, *chain("one", "two"))
     messages = chain("three", "four", "five", parent=conversation.head_message_id)
     await accepted(store, conversation, messages=messages)
-    page = await store.list_messages(ANN, MessageFilter(conversation_id=conversation.id, all_branches=True), 10)
+    page = await store.list_messages(ADA, MessageFilter(conversation_id=conversation.id, all_branches=True), 10)
     texts = [message.parts[0].text for message in page.messages]
     assert texts == ["five", "four", "three", "two", "one"]
 
@@ -74,17 +74,17 @@ async def test_a_new_conversation_is_created_with_its_reply(store):
     given = new_conversation(title="Fresh", labels={"a": "b"}).conversation
     asked = acceptance(given, new=True)
     assert await store.accept(asked) == Accepted(reply=asked.reply)
-    stored = await store.get_conversation(ANN, given.id)
+    stored = await store.get_conversation(ADA, given.id)
     assert (stored.title, stored.labels, stored.head_message_id) == ("Fresh", {"a": "b"}, asked.messages[0].id)
     assert stored.active_reply_id == asked.reply.id
 
 
 async def test_without_messages_the_head_moves_to_the_answers_parent(store):
     first, second = chain("question", "answer")
-    conversation = await created(store, ANN, first, second)
+    conversation = await created(store, ADA, first, second)
     reply = await accepted(store, conversation, messages=(), parent=first.id)
     assert reply.parent_message_id == first.id
-    assert (await store.get_conversation(ANN, conversation.id)).head_message_id == first.id
+    assert (await store.get_conversation(ADA, conversation.id)).head_message_id == first.id
 
 
 async def test_a_repeated_acceptance_is_accepted_again(store):
@@ -106,40 +106,40 @@ async def test_a_known_key_takes_precedence_over_refusals(store):
     reply = await accepted(store, conversation, request_id="again", payload_hash="first")
     retry = acceptance(conversation, request_id="again", payload_hash="second")
     assert await store.accept(retry) == Replayed(payload_hash="first", reply=reply)
-    assert await store.find_request(ANN, "again", NOW_US) == Replayed(payload_hash="first", reply=reply)
+    assert await store.find_request(ADA, "again", NOW_US) == Replayed(payload_hash="first", reply=reply)
 
 
 async def test_a_replayed_reply_that_has_ended_has_its_message(store):
     conversation = await created(store)
     ended = await answered(store, conversation, request_id="again")
-    replayed = await store.find_request(ANN, "again", NOW_US)
+    replayed = await store.find_request(ADA, "again", NOW_US)
     assert replayed == Replayed(payload_hash="hash", reply=ended)
     assert replayed.reply.message.parts[0].text == "the answer"
 
 
 async def test_a_key_belongs_to_tenant_and_end_user(store):
-    for identity in (ANN, BOB, SHOP, RIVAL):
+    for identity in (ADA, BEN, SHOP, RIVAL):
         conversation = await created(store, identity)
         await accepted(store, conversation, identity=identity, request_id="the same")
-    assert await store.find_request(ANN, "another", NOW_US) is None
+    assert await store.find_request(ADA, "another", NOW_US) is None
 
 
 async def test_a_key_expires_after_a_day(store):
     conversation = await created(store)
     first = await answered(store, conversation, request_id="daily")
-    assert (await store.find_request(ANN, "daily", NOW_US + DAY_US - 1)).reply == first
-    assert await store.find_request(ANN, "daily", NOW_US + DAY_US) is None
+    assert (await store.find_request(ADA, "daily", NOW_US + DAY_US - 1)).reply == first
+    assert await store.find_request(ADA, "daily", NOW_US + DAY_US) is None
 
-    conversation = await store.get_conversation(ANN, conversation.id)
+    conversation = await store.get_conversation(ADA, conversation.id)
     again = await accepted(store, conversation, request_id="daily", now_us=NOW_US + DAY_US, payload_hash="new")
-    found = await store.find_request(ANN, "daily", NOW_US + 2 * DAY_US - 1)
+    found = await store.find_request(ADA, "daily", NOW_US + 2 * DAY_US - 1)
     assert found == Replayed(payload_hash="new", reply=again)
 
 
 async def test_expired_keys_are_swept_a_bounded_number_at_a_time(store, query):
     for number in range(5):
         await store.request_cancel(
-            ANN, CancelTarget(request_id=f"mark-{number}"), FinishReason.CANCELLED, "", NOW_US - 3600 * SECOND_US
+            ADA, CancelTarget(request_id=f"mark-{number}"), FinishReason.CANCELLED, "", NOW_US - 3600 * SECOND_US
         )
     await accepted(store, await created(store), request_id="kept")
     await store.close()
@@ -149,8 +149,8 @@ async def test_expired_keys_are_swept_a_bounded_number_at_a_time(store, query):
 async def test_a_key_outlives_its_conversation(store):
     conversation = await created(store)
     await answered(store, conversation, request_id="old")
-    await store.delete_conversation(ANN, conversation.id, "")
-    assert await store.find_request(ANN, "old", NOW_US) == Replayed(payload_hash="hash", reply=None)
+    await store.delete_conversation(ADA, conversation.id, "")
+    assert await store.find_request(ADA, "old", NOW_US) == Replayed(payload_hash="hash", reply=None)
     other = acceptance(await created(store), request_id="old")
     assert await store.accept(other) == Replayed(payload_hash="hash", reply=None)
 
@@ -158,7 +158,7 @@ async def test_a_key_outlives_its_conversation(store):
 async def test_busy_names_the_running_reply(store):
     conversation = await created(store)
     running = await accepted(store, conversation)
-    current = await store.get_conversation(ANN, conversation.id)
+    current = await store.get_conversation(ADA, conversation.id)
     assert await store.accept(acceptance(current)) == Busy(reply_id=running.id)
     stale = acceptance(conversation)
     assert await store.accept(stale) == Busy(reply_id=running.id), "busy is told before the moved head"
@@ -167,7 +167,7 @@ async def test_busy_names_the_running_reply(store):
 async def test_a_conversation_accepts_a_request_after_its_reply_has_ended(store):
     conversation = await created(store)
     await answered(store, conversation)
-    await accepted(store, await store.get_conversation(ANN, conversation.id))
+    await accepted(store, await store.get_conversation(ADA, conversation.id))
 
 
 async def test_a_moved_head_is_refused_unless_a_position_was_named(store):
@@ -179,27 +179,27 @@ async def test_a_moved_head_is_refused_unless_a_position_was_named(store):
 
 async def test_an_erased_or_foreign_conversation_is_refused_as_gone(store):
     conversation = await created(store)
-    for identity in (BOB, RIVAL):
+    for identity in (BEN, RIVAL):
         assert await store.accept(acceptance(conversation, identity=identity)) == ConversationGone()
-    await store.delete_conversation(ANN, conversation.id, "")
+    await store.delete_conversation(ADA, conversation.id, "")
     assert await store.accept(acceptance(conversation)) == ConversationGone()
 
 
 async def test_a_parent_from_an_erased_conversation_with_the_same_id_is_refused(store):
-    old = await created(store, ANN, *chain("old"))
-    await store.delete_conversation(ANN, old.id, "")
+    old = await created(store, ADA, *chain("old"))
+    await store.delete_conversation(ADA, old.id, "")
     await created(store, id=old.id)
     assert await store.accept(acceptance(old, parent=old.head_message_id)) == ConversationGone()
 
 
 async def test_an_identity_without_end_user_may_write_in_a_users_conversation(store):
     reply = await accepted(store, await created(store), identity=SHOP)
-    assert await store.get_reply(ANN, reply.id) == reply
+    assert await store.get_reply(ADA, reply.id) == reply
 
 
 async def test_conversation_ids_are_unique_per_tenant(store):
-    taken = await created(store, BOB, id="chosen")
-    mine = new_conversation(ANN, id=taken.id).conversation
+    taken = await created(store, BEN, id="chosen")
+    mine = new_conversation(ADA, id=taken.id).conversation
     assert await store.accept(acceptance(mine, new=True)) == ConversationTaken()
     theirs = new_conversation(RIVAL, id=taken.id).conversation
     assert isinstance(await store.accept(acceptance(theirs, new=True, identity=RIVAL)), Accepted)
@@ -225,7 +225,7 @@ async def test_images_are_stored_with_their_message(store):
     message = Message(id=unique("message"), role=Role.USER, parts=(part,), create_time_us=NOW_US)
     conversation = await created(store)
     await accepted(store, conversation, messages=(message,), images=(image,))
-    turn = await store.read_turn(ANN, conversation.id, Position(), has_input=True)
+    turn = await store.read_turn(ADA, conversation.id, Position(), has_input=True)
     assert (turn.path, turn.images) == ((message,), (image,))
 
 
@@ -246,19 +246,19 @@ async def test_a_refusal_leaves_no_rows(store, query, refusal):
     before = _all_rows(query)
     assert not isinstance(await store.accept(asked), Accepted | Replayed)
     assert _all_rows(query) == before
-    assert await store.find_request(ANN, asked.reply.request_id, NOW_US) is None
+    assert await store.find_request(ADA, asked.reply.request_id, NOW_US) is None
     with pytest.raises(ReplyNotFound):
-        await store.get_reply(ANN, asked.reply.id)
+        await store.get_reply(ADA, asked.reply.id)
     if refusal == "gone":
         with pytest.raises(ConversationNotFound):
-            await store.get_conversation(ANN, asked.reply.conversation_id)
+            await store.get_conversation(ADA, asked.reply.conversation_id)
 
 
 async def test_a_cancel_that_arrives_first_ends_the_acceptance_as_cancelled(store, query):
     conversation = await created(store)
     target = CancelTarget(request_id="stopped early")
-    assert await store.request_cancel(ANN, target, FinishReason.CANCELLED, "changed my mind", NOW_US) is None
-    assert await store.find_request(ANN, "stopped early", NOW_US) is None
+    assert await store.request_cancel(ADA, target, FinishReason.CANCELLED, "changed my mind", NOW_US) is None
+    assert await store.find_request(ADA, "stopped early", NOW_US) is None
 
     asked = acceptance(conversation, request_id="stopped early", now_us=NOW_US + 59 * SECOND_US)
     outcome = await store.accept(asked)
@@ -273,12 +273,12 @@ async def test_a_cancel_that_arrives_first_ends_the_acceptance_as_cancelled(stor
         end_time_us=asked.now_us,
     )
     assert outcome == Accepted(reply=cancelled)
-    assert await store.get_reply(ANN, asked.reply.id) == cancelled
-    after = await store.get_conversation(ANN, conversation.id)
+    assert await store.get_reply(ADA, asked.reply.id) == cancelled
+    after = await store.get_conversation(ADA, conversation.id)
     assert (after.active_reply_id, after.head_message_id) == ("", asked.messages[0].id)
     assert query("SELECT state, completion_tokens FROM usage") == [("CANCELLED", 0)]
     late = asked.now_us + DAY_US - 1
-    assert await store.find_request(ANN, "stopped early", late) == Replayed(payload_hash="hash", reply=cancelled)
+    assert await store.find_request(ADA, "stopped early", late) == Replayed(payload_hash="hash", reply=cancelled)
     assert await store.accept(asked) == outcome
     await accepted(store, after)
 
@@ -286,14 +286,14 @@ async def test_a_cancel_that_arrives_first_ends_the_acceptance_as_cancelled(stor
 async def test_a_cancel_mark_survives_a_refusal_and_expires_after_a_minute(store):
     conversation = await created(store)
     target = CancelTarget(request_id="marked")
-    await store.request_cancel(ANN, target, FinishReason.CANCELLED, "first", NOW_US)
-    await store.request_cancel(ANN, target, FinishReason.CANCELLED, "second", NOW_US + 50 * SECOND_US)
+    await store.request_cancel(ADA, target, FinishReason.CANCELLED, "first", NOW_US)
+    await store.request_cancel(ADA, target, FinishReason.CANCELLED, "second", NOW_US + 50 * SECOND_US)
     assert await store.accept(acceptance(conversation, request_id="marked", head="elsewhere")) == HeadMoved()
     marked = await accepted(store, conversation, request_id="marked", now_us=NOW_US + 100 * SECOND_US)
     assert (marked.state, marked.cancel_reason) == (State.CANCELLED, "first")
 
-    await store.request_cancel(ANN, CancelTarget(request_id="late"), FinishReason.CANCELLED, "stop", NOW_US)
-    current = await store.get_conversation(ANN, conversation.id)
+    await store.request_cancel(ADA, CancelTarget(request_id="late"), FinishReason.CANCELLED, "stop", NOW_US)
+    current = await store.get_conversation(ADA, conversation.id)
     late = await accepted(store, current, request_id="late", now_us=NOW_US + 60 * SECOND_US)
     assert late.state is State.PENDING
 
@@ -304,7 +304,7 @@ async def test_one_of_fifty_concurrent_acceptances_in_a_conversation_wins(store)
     winners = [outcome.reply.id for outcome in outcomes if isinstance(outcome, Accepted)]
     assert len(winners) == 1
     assert outcomes.count(Busy(reply_id=winners[0])) == 49
-    page = await store.list_messages(ANN, MessageFilter(conversation_id=conversation.id, all_branches=True), 100)
+    page = await store.list_messages(ADA, MessageFilter(conversation_id=conversation.id, all_branches=True), 100)
     assert len(page.messages) == 1
 
 
@@ -331,7 +331,7 @@ async def test_any_text_is_read_back_unchanged(store):
     conversation = await created(store)
     message = user_message(text)
     await accepted(store, conversation, messages=(message,))
-    page = await store.list_messages(ANN, MessageFilter(conversation_id=conversation.id), 10)
+    page = await store.list_messages(ADA, MessageFilter(conversation_id=conversation.id), 10)
     assert page.messages == (message,)
 
 
@@ -353,6 +353,6 @@ async def test_only_a_new_running_reply_is_prepared_and_before_its_acceptance_is
     await accept(acceptance(conversation), "second")
     await accept(acceptance(conversation, request_id="first"), "retry")
     other = await created(store)
-    await store.request_cancel(ANN, CancelTarget(request_id="marked"), FinishReason.CANCELLED, "stop", NOW_US)
+    await store.request_cancel(ADA, CancelTarget(request_id="marked"), FinishReason.CANCELLED, "stop", NOW_US)
     await accept(acceptance(other, request_id="marked"), "marked")
     assert told == ["first prepared", "first Accepted", "second Busy", "retry Replayed", "marked Accepted"]

@@ -1,4 +1,4 @@
-"""Replies that ended without a message, in the listing of the branch that they belong to."""
+"""Replies that ended without a message are listed in the branch that they belong to."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from parley_server.core.store_types import MessageFilter
 from parley_server.errors import Reason
 
 from tests.contract.store_values import (
-    ANN,
+    ADA,
     NOW_US,
     SECOND_US,
     accepted,
@@ -23,9 +23,9 @@ ERROR = ReplyError(reason=Reason.PROVIDER_TIMEOUT, message="no first token came"
 
 
 async def started(store, conversation, *, after_s=0, **fields):
-    """A reply that follows the head, or what `fields` name, and its input, both accepted so long after `NOW_US`."""
+    """A reply after the head, or at the position in `fields`, and its input, accepted at `NOW_US` plus `after_s`."""
     now_us = NOW_US + after_s * SECOND_US
-    current = await store.get_conversation(ANN, conversation.id)
+    current = await store.get_conversation(ADA, conversation.id)
     parent = fields.get("parent", current.head_message_id)
     said = msgspec.structs.replace(user_message(parent=parent), create_time_us=now_us)
     return await accepted(store, current, **{"messages": (said,), "now_us": now_us} | fields)
@@ -44,7 +44,7 @@ async def went_well(store, conversation, **fields):
 
 
 async def replies(store, conversation, **which):
-    page = await store.list_messages(ANN, MessageFilter(conversation_id=conversation.id, **which), 50)
+    page = await store.list_messages(ADA, MessageFilter(conversation_id=conversation.id, **which), 50)
     return [reply.id for reply in page.replies]
 
 
@@ -52,7 +52,7 @@ async def test_a_reply_that_failed_before_its_first_token_is_listed_with_its_err
     conversation = await created(store)
     first = await went_well(store, conversation)
     second = await failed(store, conversation)
-    page = await store.list_messages(ANN, MessageFilter(conversation_id=conversation.id), 50)
+    page = await store.list_messages(ADA, MessageFilter(conversation_id=conversation.id), 50)
     assert [message.id for message in page.messages] == [
         second.parent_message_id,
         first.message_id,
@@ -121,9 +121,9 @@ async def test_a_failed_reply_keeps_its_place_when_the_conversation_continues(st
 
 async def test_a_failed_first_reply_is_listed_without_any_message(store):
     (greeting,) = chain("hello")
-    conversation = await created(store, ANN, greeting)
+    conversation = await created(store, ADA, greeting)
     failure = await failed(store, conversation, messages=(), parent="")
-    page = await store.list_messages(ANN, MessageFilter(conversation_id=conversation.id), 50)
+    page = await store.list_messages(ADA, MessageFilter(conversation_id=conversation.id), 50)
     assert (page.messages, [reply.id for reply in page.replies]) == ((), [failure.id])
     assert await replies(store, conversation, leaf=greeting.id) == []
 
@@ -138,7 +138,7 @@ async def test_a_reply_without_message_is_on_exactly_one_page(store, limit, all_
     found, cursor = [], ""
     while True:
         which = MessageFilter(conversation_id=conversation.id, cursor=cursor, all_branches=all_branches)
-        page = await store.list_messages(ANN, which, limit)
+        page = await store.list_messages(ADA, which, limit)
         found += [reply.id for reply in page.replies]
         if not (cursor := page.next_cursor):
             break

@@ -1,4 +1,4 @@
-"""Leases by the database's clock, and who takes over whose replies."""
+"""Leases by the database's clock, and takeovers of replies."""
 
 import asyncio
 
@@ -9,7 +9,7 @@ from parley_server.core.replies.events import TextDelta
 from parley_server.core.store_types import Accepted, CancelTarget, Standing, Unfinished
 
 from tests.contract.store_values import (
-    ANN,
+    ADA,
     NOW_US,
     SECOND_US,
     acceptance,
@@ -21,7 +21,7 @@ from tests.contract.store_values import (
 
 LONG_S = 60.0
 OVER_S = -1.0
-"""A lease that has run out as soon as it is held: time need not pass for it."""
+"""A lease that expires at once, so that tests do not wait."""
 
 
 async def owned_by(store, owner: str, *, now_us: int = NOW_US):
@@ -49,7 +49,7 @@ def leases(query) -> dict[str, tuple[int, int]]:
 
 async def test_a_reply_keeps_its_owner(store):
     reply = await owned_by(store, "a")
-    assert (await store.get_reply(ANN, reply.id)).owner == "a"
+    assert (await store.get_reply(ADA, reply.id)).owner == "a"
     assert (await store.finalise(finalisation(reply))).reply.owner == "a"
 
 
@@ -69,7 +69,7 @@ async def test_a_renewal_returns_owned_replies_and_their_cancel_requests(store):
     await answered(store, await created(store))
     ended = await owned_by(store, "a")
     await store.finalise(finalisation(ended))
-    await store.request_cancel(ANN, CancelTarget(reply_id=wanted.id), FinishReason.INTERRUPTED, "stop", NOW_US)
+    await store.request_cancel(ADA, CancelTarget(reply_id=wanted.id), FinishReason.INTERRUPTED, "stop", NOW_US)
     told = {each.reply_id: each for each in await store.hold_lease("a", LONG_S)}
     wish = standing(wanted, cancel=FinishReason.INTERRUPTED, cancel_reason="stop")
     assert told == {mine.id: standing(mine), wanted.id: wish}
@@ -93,7 +93,7 @@ async def test_a_takeover_returns_a_dead_replicas_replies_with_their_durable_tex
     first = await owned_by(store, "dead")
     second = await owned_by(store, "dead", now_us=NOW_US + 1)
     await store.append_checkpoints([checkpoint(first, "he", "llo"), checkpoint(first, " world", start=3)])
-    await store.request_cancel(ANN, CancelTarget(reply_id=second.id), FinishReason.CANCELLED, "enough", NOW_US)
+    await store.request_cancel(ADA, CancelTarget(reply_id=second.id), FinishReason.CANCELLED, "enough", NOW_US)
 
     left = await store.take_over("me", 10)
 
@@ -146,7 +146,7 @@ async def test_a_takeover_skips_live_replicas_and_itself(store):
 
 
 async def test_a_replica_without_a_sure_lease_takes_nothing_over(store):
-    """It was stopped between its own look at the clock and this call, and so may all others have been."""
+    """The process may have been paused between its check of the lease and this call, as may all others."""
     reply = await owned_by(store, "dead")
     assert await store.take_over("me", 10, sure_s=0.0) == []
     await store.hold_lease("me", OVER_S)

@@ -1,4 +1,4 @@
-"""Texts and numbers that no row can hold, or that two databases could order differently."""
+"""Texts and numbers that no row can hold, or that two databases could sort differently."""
 
 import asyncio
 
@@ -26,7 +26,7 @@ from parley_server.store import open_store
 from parley_server.store.migrate import migrate
 
 from tests.contract.store_values import (
-    ANN,
+    ADA,
     NOW_US,
     acceptance,
     accepted,
@@ -40,46 +40,46 @@ from tests.contract.store_values import (
 
 UNKNOWN = ["a\0b", "\0", "\ud800", "a\udfffb", "\\u0000", "'; --", "%", "x" * 100_000, ""]
 IMPOSSIBLE = UNKNOWN[:4]
-WISH = (FinishReason.CANCELLED, "stop", NOW_US)
+CANCEL_REQUEST = (FinishReason.CANCELLED, "stop", NOW_US)
 
 
 @pytest.mark.parametrize("text", UNKNOWN)
 async def test_ids_that_no_row_can_hold_are_not_found(store, text):
-    mine = await created(store, ANN, *chain("one"))
+    mine = await created(store, ADA, *chain("one"))
     branch = MessageFilter(conversation_id=mine.id)
     wanted = {
         ConversationNotFound: [
-            lambda: store.get_conversation(ANN, text),
-            lambda: store.read_turn(ANN, text, Position(), has_input=True),
-            lambda: store.update_conversation(ANN, ConversationUpdate(conversation_id=text), NOW_US),
-            lambda: store.delete_conversation(ANN, text, ""),
-            lambda: store.list_messages(ANN, MessageFilter(conversation_id=text), 5),
+            lambda: store.get_conversation(ADA, text),
+            lambda: store.read_turn(ADA, text, Position(), has_input=True),
+            lambda: store.update_conversation(ADA, ConversationUpdate(conversation_id=text), NOW_US),
+            lambda: store.delete_conversation(ADA, text, ""),
+            lambda: store.list_messages(ADA, MessageFilter(conversation_id=text), 5),
         ],
-        ReplyNotFound: [lambda: store.get_reply(ANN, text)],
-        ImageNotFound: [lambda: store.get_image(ANN, text)],
+        ReplyNotFound: [lambda: store.get_reply(ADA, text)],
+        ImageNotFound: [lambda: store.get_image(ADA, text)],
     }
-    if text:  # an empty one names the head, or nothing
+    if text:  # an empty text means the head, or no value
         wanted[MessageNotFound] = [
-            lambda: store.read_turn(ANN, mine.id, Position(after=text), has_input=True),
-            lambda: store.read_turn(ANN, mine.id, Position(replace=text), has_input=True),
-            lambda: store.list_messages(ANN, msgspec.structs.replace(branch, leaf=text), 5),
-            lambda: store.list_messages(ANN, msgspec.structs.replace(branch, cursor=text), 5),
+            lambda: store.read_turn(ADA, mine.id, Position(after=text), has_input=True),
+            lambda: store.read_turn(ADA, mine.id, Position(replace=text), has_input=True),
+            lambda: store.list_messages(ADA, msgspec.structs.replace(branch, leaf=text), 5),
+            lambda: store.list_messages(ADA, msgspec.structs.replace(branch, cursor=text), 5),
             lambda: store.update_conversation(
-                ANN, ConversationUpdate(conversation_id=mine.id, head_message_id=text), NOW_US
+                ADA, ConversationUpdate(conversation_id=mine.id, head_message_id=text), NOW_US
             ),
         ]
-        wanted[ReplyNotFound].append(lambda: store.request_cancel(ANN, CancelTarget(reply_id=text), *WISH))
+        wanted[ReplyNotFound].append(lambda: store.request_cancel(ADA, CancelTarget(reply_id=text), *CANCEL_REQUEST))
         wanted[ConversationNotFound].append(
-            lambda: store.request_cancel(ANN, CancelTarget(conversation_id=text), *WISH)
+            lambda: store.request_cancel(ADA, CancelTarget(conversation_id=text), *CANCEL_REQUEST)
         )
     for error, operations in wanted.items():
         for operation in operations:
             with pytest.raises(error):
                 await operation()
-    assert await store.find_request(ANN, text, NOW_US) is None
+    assert await store.find_request(ADA, text, NOW_US) is None
     assert await store.unfinished(5, text or "none") == []
     assert await store.standings([text]) == []
-    assert await store.get_conversation(ANN, mine.id) == mine
+    assert await store.get_conversation(ADA, mine.id) == mine
 
 
 @pytest.mark.parametrize("text", IMPOSSIBLE)
@@ -112,17 +112,17 @@ async def test_a_filter_with_values_that_no_row_can_hold_finds_nothing(store, te
         ConversationFilter(before=(2**70, "x")),
         ConversationFilter(before=(-(2**70), "x")),
     ):
-        page = await store.list_conversations(ANN, which, 5)
+        page = await store.list_conversations(ADA, which, 5)
         assert (page.conversations, page.more) == ((), False)
 
 
 @pytest.mark.parametrize("text", ["st\0op", "st\ud800op"])
 async def test_characters_that_no_row_can_hold_are_replaced(store, text):
-    """A finalisation that no database takes would be tried for ever."""
+    """A finalisation that the database refuses would be retried forever."""
     reply = await accepted(store, await created(store))
     outcome = await store.finalise(finalisation(reply, provider_reason=text))
     assert (outcome.won, outcome.reply.provider_reason) == (True, "st\ufffdop")
-    assert await store.get_reply(ANN, reply.id) == outcome.reply
+    assert await store.get_reply(ADA, reply.id) == outcome.reply
 
 
 async def test_counts_and_costs_that_no_column_holds_are_clamped(store, query):
@@ -131,7 +131,7 @@ async def test_counts_and_costs_that_no_column_holds_are_clamped(store, query):
     outcome = await store.finalise(finalisation(reply, usage=counted))
     most = Usage(prompt_tokens=2**31 - 1, completion_tokens=2**31 - 1, cost_nano_usd=2**63 - 1)
     assert (outcome.won, outcome.reply.usage) == (True, most)
-    assert await store.get_reply(ANN, reply.id) == outcome.reply
+    assert await store.get_reply(ADA, reply.id) == outcome.reply
     columns = "prompt_tokens, cached_prompt_tokens, completion_tokens, reasoning_tokens, cost_nano_usd"
     assert query(f"SELECT {columns} FROM usage") == [(2**31 - 1, 0, 2**31 - 1, 0, 2**63 - 1)]
 
@@ -143,13 +143,13 @@ async def test_characters_of_an_error_that_no_row_can_hold_are_replaced(store, t
     outcome = await store.finalise(finalisation(reply, "", state=State.FAILED, finish_reason=None, error=error))
     assert outcome.reply.error.message == "no\ufffdt"
     assert outcome.reply.error.metadata == {"no\ufffdt": "no\ufffdt"}
-    assert await store.get_reply(ANN, reply.id) == outcome.reply
+    assert await store.get_reply(ADA, reply.id) == outcome.reply
 
 
 async def test_out_of_range_counts_of_an_older_release_are_clamped(store, query):
     reply = await answered(store, await created(store))
     query("UPDATE reply SET usage = ?", '{"prompt_tokens":18446744073709551616,"completion_tokens":-1}')
-    read = await store.get_reply(ANN, reply.id)
+    read = await store.get_reply(ADA, reply.id)
     assert read.usage == Usage(prompt_tokens=2**31 - 1)
 
 
@@ -173,14 +173,14 @@ async def test_one_statement_writes_a_mebibyte_of_checkpoints(store):
 
 
 async def test_ids_are_ordered_by_their_bytes(store):
-    """So that a page token of one database means the same on another, whatever the server's language is."""
+    """A page token must mean the same on each database, independent of the server's locale."""
     ids = ["B", "a", "_", "-", "Z9", "z", "a-b", "ab", "a_c", "A"]
     for conversation_id in ids:
         await created(store, id=conversation_id, title=conversation_id)
     found: list[str] = []
     before = None
     while True:
-        page = await store.list_conversations(ANN, ConversationFilter(before=before), 3)
+        page = await store.list_conversations(ADA, ConversationFilter(before=before), 3)
         found += [each.id for each in page.conversations]
         if not page.more:
             break
@@ -203,7 +203,7 @@ async def test_a_servers_default_collation_does_not_change_the_order(postgres):
     await test_ids_are_ordered_by_their_bytes(store)
     for title in ("Straße", "50% off"):
         await store.create_conversation(new_conversation(title=title))
-    page = await store.list_conversations(ANN, ConversationFilter(words=("STRASSE",)), 5)
+    page = await store.list_conversations(ADA, ConversationFilter(words=("STRASSE",)), 5)
     assert [each.title for each in page.conversations] == ["Straße"]
     await answered(store, await created(store))
     await store.close()

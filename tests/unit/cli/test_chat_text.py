@@ -1,4 +1,4 @@
-"""What a user types into the terminal chat, and how an answer is wrapped while it streams."""
+"""The input of the terminal chat, and the wrapping of an answer while it streams."""
 
 import io
 import itertools
@@ -11,7 +11,7 @@ from parley_server.cli.chat.wrap import WordWrap, columns_of
 
 
 def shown(written: str) -> list[str]:
-    """The lines of a terminal after these characters; a backspace moves the cursor, and what it passes stays."""
+    """The lines of a terminal after these characters; a backspace moves the cursor and erases nothing."""
     lines, column = [[]], 0
     for character in written:
         if character == "\n":

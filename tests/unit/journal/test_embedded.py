@@ -1,4 +1,4 @@
-"""The journal of one process: what it writes and when, and that trouble loses and repeats nothing."""
+"""The journal of one process: what it writes and when, and that failures neither lose nor repeat entries."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from tests.clock import START_US, ManualClock, settle
 from tests.fakes import ended, reply
 
 
-class Shelves:
-    """The one method of a store that a journal uses: keeps what it is given, and can be away or slow."""
+class DiscardingStore:
+    """The one method of a store that the journal uses: keeps the checkpoints, and can be unavailable or slow."""
 
     def __init__(self, clock: ManualClock) -> None:
         self._clock = clock
@@ -49,11 +49,11 @@ class Shelves:
 
 
 class Desk:
-    """A journal on a clock that a test moves."""
+    """A journal on a clock that the test moves."""
 
     def __init__(self) -> None:
         self.clock = ManualClock()
-        self.store = Shelves(self.clock)
+        self.store = DiscardingStore(self.clock)
         self.relay = EmbeddedRelay(cast(Store, self.store), self.clock)
         self.relay.start()
 
@@ -311,7 +311,7 @@ async def test_a_reply_that_always_fails_does_not_block_others(desk, caplog):
 
 async def test_a_large_reply_is_flushed_early():
     clock = ManualClock()
-    store = Shelves(clock)
+    store = DiscardingStore(clock)
     journal = Checkpoints(cast(Store, store), clock, interval_s=2.0, max_bytes=100)
     journal.start()
     log = Log(reply("a", epoch=3))

@@ -1,4 +1,4 @@
-"""Files of stretches: whole frames come back, cut or foreign ones do no harm."""
+"""Files of log entries: complete frames are read back; cut or foreign frames cause no error."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The newest text of running replies: what is found again after a kill, and what is forgotten."""
+"""The text journal: what is read back after a kill, and what is removed."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ from tests.clock import ManualClock, settle
 from tests.fakes import ended, reply
 
 
-class Shelves:
-    """Takes checkpoints, or is away."""
+class DiscardingStore:
+    """Keeps checkpoints, or is unavailable."""
 
     def __init__(self) -> None:
         self.kept: list[tuple[str, int, int]] = []
@@ -34,12 +34,12 @@ class Shelves:
 
 
 class Desk:
-    """A relay with a tail, on a clock that a test moves."""
+    """A relay with a text journal, on a clock that the test moves."""
 
     def __init__(self, folder, *, start: bool = True) -> None:
         self.path = folder / "parley.db"
         self.clock = ManualClock()
-        self.store = Shelves()
+        self.store = DiscardingStore()
         self.relay = EmbeddedRelay(cast(Store, self.store), self.clock, tail=self.path)
         if start:
             self.relay.start()
@@ -50,7 +50,7 @@ class Desk:
         return log
 
     async def passes(self, seconds: float) -> None:
-        """Time goes by, and what the thread was given is done."""
+        """Move the clock, and let the thread finish its work."""
         end = self.clock.monotonic() + seconds
         while self.clock.monotonic() < end:
             await self.clock.advance(min(INTERVAL_S / 4, end - self.clock.monotonic()))
@@ -58,7 +58,7 @@ class Desk:
             await settle()
 
     async def left(self, reply_id: str, after: int = 0) -> list:
-        """What the next process would find, were this one killed now."""
+        """The entries that the next process would find if this one were killed now."""
         next_one = EmbeddedRelay(cast(Store, self.store), self.clock, tail=self.path)
         await next_one.load()
         return list(await next_one.take_over(reply_id, 2, after=after))
@@ -77,7 +77,7 @@ async def desk(tmp_path):
 
 
 async def stopped(desk: Desk) -> None:
-    """Its end takes no time of the clock's, but a thread's."""
+    """Stop the relay. That needs the thread but does not advance the clock."""
     stopping = asyncio.ensure_future(desk.relay.stop())
     while not stopping.done():
         await desk.clock.advance(1)

@@ -1,4 +1,4 @@
-"""What is told of a part that is lost and comes back, and how soon it is tried again."""
+"""The log lines for a part that fails and recovers, and the delays of its retries."""
 
 from __future__ import annotations
 

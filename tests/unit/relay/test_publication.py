@@ -1,4 +1,4 @@
-"""What is next of one log: how much at once, and what is left out of its end."""
+"""The next command for a log: how many entries it has, and what is left out after the end."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ HELD, LAPSED = Lease(lambda: 0.0, 1.0), Lease(lambda: 0.0)
 
 @pytest.fixture
 def stretches(monkeypatch):
-    """What was to be appended, in place of the commands."""
+    """The appended ranges, decoded."""
     made: list[tuple[int, int, list]] = []
     pack = wire.pack
 

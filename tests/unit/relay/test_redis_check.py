@@ -1,4 +1,4 @@
-"""Which Redis will do, and which URL."""
+"""Which Redis servers and URLs the relay accepts."""
 
 from __future__ import annotations
 

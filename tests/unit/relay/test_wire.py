@@ -1,4 +1,4 @@
-"""How entries are written for other replicas, of this release and of others."""
+"""Entries and messages for other replicas, of this release and of others."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def test_extra_fields_of_a_newer_release_are_ignored():
 
 
 @given(st.binary(max_size=40))
-@example(b"\x93\x00\x00\x91\xa6\x00\x00\x00\x00\x00\x80")  # an entry that is no UTF-8
+@example(b"\x93\x00\x00\x91\xa6\x00\x00\x00\x00\x00\x80")  # an entry that is not UTF-8
 @example(b"\x91\xa1\x80")
 def test_decoding_any_bytes_does_not_raise(data):
     wire.unpack(data)

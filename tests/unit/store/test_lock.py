@@ -1,4 +1,4 @@
-"""The lock on a database, against other processes."""
+"""The lock that keeps other processes out of a SQLite database."""
 
 import os
 import re

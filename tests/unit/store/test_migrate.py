@@ -1,4 +1,4 @@
-"""Migrations, and which schemas the code runs on."""
+"""Migrations on SQLite, and the schema releases that the code accepts."""
 
 import asyncio
 import re
@@ -18,7 +18,7 @@ from parley_server.store.migrate import SCHEMA_RELEASE, _configuration, check_sc
 from parley_server.store.rows import json_text
 from parley_server.store.schema import metadata
 
-from tests.contract.store_values import ANN, finalisation
+from tests.contract.store_values import ADA, finalisation
 
 
 def test_an_empty_database_is_brought_up_to_the_newest_schema(path):
@@ -50,7 +50,7 @@ def test_the_migrations_create_the_schema_of_the_code(url, path):
 
 
 def test_the_migrated_tables_equal_the_metadata_literally(url, path, tmp_path):
-    """Alembic compares neither checks nor the conditions of partial indexes nor tables' options."""
+    """Compares the SQL text, because Alembic ignores checks, conditions of partial indexes and table options."""
     direct = tmp_path / "direct.db"
     engine = open_engine(direct, read_only=False)
     with engine.begin() as connection:
@@ -75,7 +75,7 @@ def test_a_failed_migration_leaves_no_changes(path):
 
 
 async def test_rows_of_release_1_are_kept_without_an_owner(path):
-    """Rows as the code of release 1 writes them: it names its columns, and knows of no owner."""
+    """Rows as the code of release 1 writes them: with named columns, without `owner`."""
     _migrate_to(path, "0001")
     url = f"sqlite:///{path}"
     assert schema_release(url) == 1
@@ -94,8 +94,8 @@ async def test_rows_of_release_1_are_kept_without_an_owner(path):
     (left,) = await store.unfinished(10)
     assert (left.reply.id, left.reply.owner, left.entries) == ("r1", "", (TextDelta("old text"),))
     assert (await store.finalise(finalisation(left.reply))).won
-    assert (await store.get_conversation(ANN, "c1")).head_message_id == "a1"
-    with sqlite3.connect(path) as connection:  # release 1 may go on with the new schema
+    assert (await store.get_conversation(ADA, "c1")).head_message_id == "a1"
+    with sqlite3.connect(path) as connection:  # release 1 may still write to the new schema
         connection.execute("UPDATE reply SET id = 'r0'")
         connection.execute(
             f"INSERT INTO reply ({', '.join(OLD_REPLY)}) VALUES ({', '.join('?' * len(OLD_REPLY))})",
@@ -116,7 +116,7 @@ def _migrate_to(path, revision: str) -> None:
 OLD_REPLY = {
     "id": "r1",
     "tenant": "shop",
-    "end_user": "ann",
+    "end_user": "ada",
     "conversation_id": "c1",
     "request_id": "q1",
     "message_id": "a1",
@@ -141,7 +141,7 @@ OLD_ROWS = [
         {
             "tenant": "shop",
             "id": "c1",
-            "end_user": "ann",
+            "end_user": "ada",
             "head_message_id": "",
             "next_position": 1,
             "version": 1,
@@ -165,7 +165,7 @@ OLD_ROWS = [
             "from_sequence": 1,
             "to_sequence": 1,
             "tenant": "shop",
-            "end_user": "ann",
+            "end_user": "ada",
             "entries": json_text((TextDelta("old text"),)),
         },
     ),

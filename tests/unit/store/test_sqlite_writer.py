@@ -1,4 +1,4 @@
-"""Group commit: who is affected by whose failure, and what a caller is told about a commit that failed."""
+"""Group commit: which callers a failure affects, and their errors after a failed commit."""
 
 import asyncio
 import sqlite3
@@ -12,7 +12,7 @@ from parley_server.store.engine.sqlite import SqliteDatabase
 from sqlalchemy import event, text
 from sqlalchemy.exc import IntegrityError, OperationalError
 
-from tests.contract.store_values import ANN, acceptance, accepted, created, finalisation
+from tests.contract.store_values import ADA, acceptance, accepted, created, finalisation
 
 INSERT = text("INSERT INTO item (id) VALUES (:id)")
 COUNT = text("SELECT count(*) FROM item")
@@ -31,8 +31,7 @@ async def database(tmp_path):
 
 
 class Commits:
-    """What a database's writer does, as it happens; the commits in `fail`, counted from 1, fail, before or after the
-    real one."""
+    """Records the writer's transactions. The commits in `fail`, counted from 1, fail "before" or "after" the commit."""
 
     def __init__(self, database: SqliteDatabase, fail: dict[int, str] | None = None) -> None:
         self.seen: list[str] = []
@@ -55,7 +54,7 @@ class Commits:
 
 
 async def hold(database: SqliteDatabase) -> threading.Event:
-    """Keep the writer busy until the event is set, so that what is asked for meanwhile forms one group."""
+    """Keep the writer busy until the event is set, so that the writes queued meanwhile form one group."""
     entered, go_on = asyncio.Event(), threading.Event()
     loop = asyncio.get_running_loop()
 
@@ -80,7 +79,7 @@ def insert(number: int):
 
 
 async def grouped(database, works, durable=()):
-    """The outcomes of these members of one group."""
+    """Run these members as one group and return their outcomes."""
     go_on = await hold(database)
     tasks = [
         asyncio.ensure_future(database.write(work, durable=number in durable)) for number, work in enumerate(works)
@@ -277,7 +276,7 @@ async def test_an_acceptance_whose_commit_failed_once_is_accepted(store):
         asked = acceptance(await created(store))
         Commits(store._database, {1: when})
         assert await store.accept(asked) == Accepted(reply=asked.reply)
-        assert await store.get_reply(ANN, asked.reply.id) == asked.reply
+        assert await store.get_reply(ADA, asked.reply.id) == asked.reply
 
 
 @pytest.mark.parametrize("fail", [("before", "before"), ("after", "before"), ("before", "after")])
@@ -288,10 +287,10 @@ async def test_an_acceptance_whose_commit_fails_again_has_an_unknown_outcome(sto
         await store.accept(asked)
     assert unknown.value.outcome_unknown
     if "after" in fail:
-        assert await store.get_reply(ANN, asked.reply.id) == asked.reply
+        assert await store.get_reply(ADA, asked.reply.id) == asked.reply
     else:
         with pytest.raises(ReplyNotFound):
-            await store.get_reply(ANN, asked.reply.id)
+            await store.get_reply(ADA, asked.reply.id)
     assert await store.accept(asked) == Accepted(reply=asked.reply)
 
 
@@ -316,7 +315,7 @@ async def test_a_repeated_finalisation_finds_its_own_text(store):
     Commits(store._database, {1: "after"})
     outcome = await store.finalise(finalisation(reply, "mine"))
     assert outcome.reply.message.parts[0].text == "mine"
-    assert await store.get_reply(ANN, reply.id) == outcome.reply
+    assert await store.get_reply(ADA, reply.id) == outcome.reply
 
 
 async def test_a_corrupt_database_is_unavailable(tmp_path):

@@ -1,4 +1,4 @@
-"""The metrics of several workers as one page, over real sockets."""
+"""The metrics of several workers on one page, over real sockets."""
 
 from __future__ import annotations
 

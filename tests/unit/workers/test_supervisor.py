@@ -1,4 +1,4 @@
-"""When a worker that has died is started again, with real processes that end at once."""
+"""When a worker that has exited is started again, with real processes that exit at once."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ SETTINGS = load_settings(
 
 @pytest.fixture
 def pauses(caplog: pytest.LogCaptureFixture) -> Any:
-    """The pauses that a worker was told to take."""
+    """The pauses before restarts."""
     caplog.set_level(logging.INFO, "parley_server.workers")
 
     def told(worker: int) -> list[float]:
@@ -47,7 +47,7 @@ folder = pathlib.Path(sys.argv[0]).parent
 
 
 def supervisor_of(folder: Path, program: str, monkeypatch: pytest.MonkeyPatch) -> Supervisor:
-    """One whose workers are this program, which knows its `index`, its `line` and the `folder`."""
+    """A supervisor whose workers run `program`, which has `index`, `line` (the socket's descriptor) and `folder`."""
     path = folder / "worker"
     path.write_text(PRELUDE + textwrap.dedent(program))
     path.chmod(0o700)
@@ -84,7 +84,7 @@ async def test_a_worker_that_ran_long_restarts_after_the_shortest_pause(tmp_path
 
 
 async def test_a_refused_first_start_stops_all_workers(tmp_path, monkeypatch, capsys, pauses) -> None:
-    """Worker 0 says why; worker 1 ends once it is told to."""
+    """Worker 0 refuses to start with a problem; worker 1 exits when it is ordered to."""
     program = """
     if index == 0:
         os.write(line, b'{"type":"Refused","problem":"no such thing"}\\n')
