@@ -122,6 +122,8 @@ class SqliteWriter:
         try:
             return self._transaction(group)
         except UnitFailed as failed:
+            # Without BEGIN no member has run, and the error of a single member is its own. Otherwise one member failed
+            # the group, or the commit has failed: each is run again alone.
             if failed.phase == "begin" or (failed.phase == "work" and len(group) == 1):
                 return [_failed(member, failed.error) for member in group]
             return self._run_one_by_one(group, may_be_committed=failed.phase == "commit")
