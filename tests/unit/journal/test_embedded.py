@@ -19,7 +19,7 @@ from tests.clock import START_US, ManualClock, settle
 from tests.fakes import ended, reply
 
 
-class DiscardingStore:
+class RecordingStore:
     """The one method of a store that the journal uses: keeps the checkpoints, and can be unavailable or slow."""
 
     def __init__(self, clock: ManualClock) -> None:
@@ -53,7 +53,7 @@ class Desk:
 
     def __init__(self) -> None:
         self.clock = ManualClock()
-        self.store = DiscardingStore(self.clock)
+        self.store = RecordingStore(self.clock)
         self.relay = EmbeddedRelay(cast(Store, self.store), self.clock)
         self.relay.start()
 
@@ -311,7 +311,7 @@ async def test_a_reply_that_always_fails_does_not_block_others(desk, caplog):
 
 async def test_a_large_reply_is_flushed_early():
     clock = ManualClock()
-    store = DiscardingStore(clock)
+    store = RecordingStore(clock)
     journal = Checkpoints(cast(Store, store), clock, interval_s=2.0, max_bytes=100)
     journal.start()
     log = Log(reply("a", epoch=3))

@@ -20,7 +20,7 @@ from tests.clock import ManualClock, settle
 from tests.fakes import ended, reply
 
 
-class DiscardingStore:
+class RecordingStore:
     """Keeps checkpoints, or is unavailable."""
 
     def __init__(self) -> None:
@@ -39,7 +39,7 @@ class Desk:
     def __init__(self, folder, *, start: bool = True) -> None:
         self.path = folder / "parley.db"
         self.clock = ManualClock()
-        self.store = DiscardingStore()
+        self.store = RecordingStore()
         self.relay = EmbeddedRelay(cast(Store, self.store), self.clock, tail=self.path)
         if start:
             self.relay.start()
