@@ -1,4 +1,4 @@
-"""The stores that the contract's tests run on: a SQLite file, and a database of a private PostgreSQL server."""
+"""The stores for the contract tests: a SQLite file, and a database on a private PostgreSQL server."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ DATABASE = "contract"
 
 @pytest.fixture(scope="session")
 def migrated_file(tmp_path_factory):
-    """An empty database with its schema, to be copied: a migration takes longer than most tests."""
+    """An empty migrated database, for tests to copy, since a migration takes longer than most tests."""
     path = tmp_path_factory.mktemp("schema") / "empty.db"
     migrate(f"sqlite:///{path}")
     return path
@@ -29,7 +29,7 @@ def migrated_file(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def cluster_files(tmp_path_factory):
-    """The files of a cluster with a migrated database, to be copied: making them takes some seconds."""
+    """The files of a PostgreSQL cluster with a migrated database, for tests to copy, since creation takes seconds."""
     require_postgres()
     folder = tmp_path_factory.mktemp("template")
     server = PostgresServer(folder / "cluster", template=initdb(folder / "initdb")).start()
@@ -43,14 +43,14 @@ def cluster_files(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def postgres(cluster_files, tmp_path_factory):
-    """A server for all tests, which none of them stops."""
+    """A server shared by all tests that do not stop it."""
     with PostgresServer(tmp_path_factory.mktemp("postgres") / "cluster", template=cluster_files) as server:
         yield server
 
 
 @pytest.fixture
 def own_postgres(cluster_files, tmp_path):
-    """A server for a test that stops it."""
+    """A private server for a test that stops it."""
     with PostgresServer(tmp_path / "cluster", template=cluster_files) as server:
         yield server
 
@@ -81,7 +81,7 @@ async def store(store_url):
 
 @pytest.fixture
 def query(store_url, request):
-    """Rows of a statement, for what no method of the port shows; `?` stands for a parameter."""
+    """Runs SQL for checks that the port has no method for; `?` stands for a parameter."""
 
     def on_sqlite(sql: str, *parameters: object) -> list[tuple]:
         connection = sqlite3.connect(store_url.partition("///")[2])

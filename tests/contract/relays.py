@@ -1,4 +1,4 @@
-"""Replicas in one process, as far as a relay is concerned: each has its own relay and ears, and they share a Redis."""
+"""Several replicas in one process for tests of the relay: each has a relay and a reply owner; they share a Redis."""
 
 from __future__ import annotations
 
@@ -20,22 +20,22 @@ from tests.fakes import reply
 
 HEARTBEAT_S = 0.3
 UNTOLD_S = HEARTBEAT_S + PRESENCE_LATE_S
-"""For how long a reader elsewhere may be there without a word of it."""
+"""The longest time for which a remote reader may not be reported yet."""
 
 _numbers = itertools.count(1)
 
 
-class Ears:
-    """An owner that writes down what it is told."""
+class RecordingOwner:
+    """A `ReplyOwner` that records its calls."""
 
     def __init__(self) -> None:
-        self.wishes: list[str] = []
+        self.cancels: list[str] = []
         self.lost: list[str] = []
         self.sightings: list[tuple[str, float]] = []
         self.erasures: list[str] = []
 
     def cancel_requested(self, reply_id: str) -> None:
-        self.wishes.append(reply_id)
+        self.cancels.append(reply_id)
 
     def taken_over(self, reply_id: str) -> None:
         self.lost.append(reply_id)
@@ -47,15 +47,15 @@ class Ears:
         self.erasures += reply_ids
 
 
-class Shelves:
-    """The one method of a store that a relay uses, for tests of what is between replicas: it takes everything."""
+class DiscardingStore:
+    """The one method of a store that a relay uses; it discards the checkpoints."""
 
     async def append_checkpoints(self, checkpoints: list[Checkpoint]) -> None:
-        """Taken."""
+        """Discard them."""
 
 
 class Copy:
-    """What a replica has of another's reply."""
+    """A replica's copy of the log of another replica's reply."""
 
     def __init__(self, found: Reply) -> None:
         self.log = Log(found)
@@ -75,22 +75,22 @@ class Copy:
 
 
 class Replica:
-    """One relay, started."""
+    """One relay with its reply owner."""
 
     def __init__(self, url: str, name: str, store: Store, **settings: Any) -> None:
         self.name = name
-        self.ears = Ears()
+        self.events = RecordingOwner()
         settings = {"heartbeat_s": HEARTBEAT_S} | settings
         self.relay = RedisRelay(url, store, SystemClock(), replica_id=name, **settings)
 
     def begin(self, *, reply_id: str = "", epoch: int = 1, lease: Lease = FOR_EVER) -> Log:
-        """The log of a new reply of this replica, published from now on."""
+        """Open the log of a new reply of this replica."""
         log = Log(reply(reply_id or unique("reply"), epoch=epoch, owner=self.name), lease=lease)
         self.relay.open(log)
         return log
 
     def follow(self, found: Reply, *, wanted: bool = True) -> Copy:
-        """A copy that is filled from now on."""
+        """Follow a reply; returns the copy that is filled."""
         copy = Copy(found)
         copy.wanted = wanted
         self.relay.follow(copy.log, wanted=lambda: copy.wanted, look=copy.look)
@@ -99,35 +99,36 @@ class Replica:
         return copy
 
     @property
-    def hears(self) -> bool:
-        """Whether it is told from now on what the others say."""
+    def subscribed(self) -> bool:
+        """Whether its own channels are subscribed."""
         return {self.relay._channel, wire.ERASED_CHANNEL} <= self.relay._subscription._live
 
     def problems(self) -> dict[str, int]:
-        """How often each part of its relay was lost, without those that never were."""
+        """The number of losses of each part of the relay; parts without a loss are left out."""
         return {part.part: part.losses for part in self.relay.parts if part.losses}
 
     @property
     def sound(self) -> bool:
-        """Whether all parts of its relay work."""
+        """Whether all parts of the relay work."""
         return all(part.lost_s == 0 for part in self.relay.parts)
 
 
 class Replicas:
-    """All replicas of a test, stopped at its end."""
+    """The replicas of a test, which are stopped at its end."""
 
     def __init__(self, url: str, store: Any = None) -> None:
         self.url = url
-        self.store = store or Shelves()
+        self.store = store or DiscardingStore()
         self._started: list[Replica] = []
 
-    async def start(self, name: str = "", *, url: str = "", hears: bool = True, **settings: Any) -> Replica:
-        """Unless it cannot hear, it does so once it is returned: a word to one that is still connecting is lost."""
+    async def start(self, name: str = "", *, url: str = "", subscribed: bool = True, **settings: Any) -> Replica:
+        """Start a replica and wait for its subscriptions, since a message before that would be lost; with
+        `subscribed=False` it does not wait."""
         replica = Replica(url or self.url, name or unique("replica"), self.store, **settings)
-        await replica.relay.start(replica.ears)
+        await replica.relay.start(replica.events)
         self._started.append(replica)
-        if hears:
-            await until(lambda: replica.hears)
+        if subscribed:
+            await until(lambda: replica.subscribed)
         return replica
 
     async def stop(self, replica: Replica) -> None:
@@ -148,7 +149,7 @@ def unique(word: str) -> str:
 
 
 def say(log: Log, text: str) -> None:
-    """One entry for each word, with the space behind it."""
+    """Append one entry per word, each with a space after it."""
     for word in text.split():
         log.append(TextDelta(word + " "))
 

@@ -1,4 +1,4 @@
-"""What the store's contract tests write: acceptances, finalisations and conversations, with ids that can be read."""
+"""Values for the store's contract tests: acceptances, finalisations and conversations, with readable ids."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ from parley_server.core.store_types import (
     StoredImage,
 )
 
-ANN = Identity(tenant="shop", end_user="ann")
-BOB = Identity(tenant="shop", end_user="bob")
+ADA = Identity(tenant="shop", end_user="ada")
+BEN = Identity(tenant="shop", end_user="ben")
 SHOP = Identity(tenant="shop")
 RIVAL = Identity(tenant="rival")
 NOW_US = 1_800_000_000_000_000
@@ -55,7 +55,7 @@ def user_message(text: str = "hello", *, parent: str = "", id: str = "") -> Mess
 
 
 def chain(*texts: str, parent: str = "") -> tuple[Message, ...]:
-    """Messages of alternating roles, each below the one before."""
+    """Messages of alternating roles, each the child of the one before."""
     made: list[Message] = []
     for number, text in enumerate(texts):
         message = user_message(text, parent=made[-1].id if made else parent)
@@ -67,7 +67,7 @@ def chain(*texts: str, parent: str = "") -> tuple[Message, ...]:
 
 
 def new_conversation(
-    identity: Identity = ANN,
+    identity: Identity = ADA,
     *messages: Message,
     id: str = "",  # noqa: A002 - the field's name
     title: str = "",
@@ -99,7 +99,7 @@ def new_conversation(
     )
 
 
-async def created(store, identity: Identity = ANN, *messages: Message, **fields) -> Conversation:
+async def created(store, identity: Identity = ADA, *messages: Message, **fields) -> Conversation:
     outcome = await store.create_conversation(new_conversation(identity, *messages, **fields))
     assert not isinstance(outcome, ConversationTaken | ConversationReplayed)
     return outcome
@@ -108,7 +108,7 @@ async def created(store, identity: Identity = ANN, *messages: Message, **fields)
 def acceptance(
     conversation: Conversation,
     *,
-    identity: Identity = ANN,
+    identity: Identity = ADA,
     request_id: str = "",
     text: str = "hello",
     parent: str | None = None,
@@ -121,7 +121,7 @@ def acceptance(
     now_us: int = NOW_US,
     labels: dict[str, str] | None = None,
 ) -> Acceptance:
-    """A request that follows the conversation's head, as it was read, unless `parent` names a position."""
+    """A request after the conversation's head as it was read, or after `parent`."""
     below = conversation.head_message_id if parent is None else parent
     if messages is None:
         messages = (user_message(text, parent=below),)
@@ -182,7 +182,7 @@ def finalisation(reply: Reply, text: str = "the answer", **fields) -> Finalisati
 
 
 async def answered(store, conversation: Conversation, text: str = "the answer", **fields) -> Reply:
-    """A whole turn."""
+    """Accept and finalise a reply."""
     reply = await accepted(store, conversation, **fields)
     outcome = await store.finalise(finalisation(reply, text))
     assert isinstance(outcome, Finalised)

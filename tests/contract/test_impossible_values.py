@@ -1,5 +1,5 @@
-"""What a provider pushes may be a value that the store or the contract cannot hold: the reply ends all the same, its
-conversation goes on, and a restart ends what was left."""
+"""A provider pushes a value that the store or the contract cannot hold: the reply still ends, its conversation accepts
+the next message, and recovery ends such replies after a restart."""
 
 from __future__ import annotations
 
@@ -81,8 +81,8 @@ async def world(store):
 
 
 async def ended_and_shown(world: World, act):
-    """The stored reply, once it has ended as every reader and every call can be shown it, and the conversation has
-    taken another message."""
+    """The stored reply, after checks that readers and calls can see its end, and that the conversation accepts another
+    message."""
     generation = await world.begin(act)
     reader = Reader(generation.log, 0)
     stored = await world.settled(generation)
@@ -98,13 +98,13 @@ async def ended_and_shown(world: World, act):
 
 @pytest.mark.parametrize("count", IMPOSSIBLE_COUNTS)
 @pytest.mark.parametrize("field", ["prompt_tokens", "cached_prompt_tokens", "completion_tokens", "reasoning_tokens"])
-async def test_a_count_that_cannot_be_true_is_estimated_instead_and_not_charged(world, count, field):
+async def test_an_impossible_count_is_replaced_by_an_estimate_without_cost(world, count, field):
     stored = await ended_and_shown(world, telling(Usage(**{field: count})))
     assert (stored.state, stored.usage.estimated) == (State.COMPLETED, True)
     assert 0 < stored.usage.completion_tokens < 10
 
 
-async def test_a_count_that_cannot_be_true_does_not_replace_one_that_can(world):
+async def test_an_impossible_count_does_not_replace_a_possible_one(world):
     async def act(prompt, sink):
         sink.text("said")
         sink.usage(Usage(prompt_tokens=3, completion_tokens=1))
@@ -117,7 +117,7 @@ async def test_a_count_that_cannot_be_true_does_not_replace_one_that_can(world):
     assert (stored.usage.prompt_tokens, stored.usage.completion_tokens, stored.usage.estimated) == (3, 1, False)
 
 
-async def test_a_cost_above_what_a_column_holds_is_clamped(world):
+async def test_a_cost_above_the_columns_range_is_clamped(world):
     stored = await ended_and_shown(world, telling(Usage(prompt_tokens=10**8, completion_tokens=10**8)))
     assert (stored.state, stored.usage.cost_nano_usd) == (State.COMPLETED, 2**63 - 1)
 
@@ -130,7 +130,7 @@ async def test_a_tool_call_index_out_of_range_fails_the_reply_as_malformed(world
 
 
 @pytest.mark.parametrize("word", ["st\0op", "st\ud800op", "\udc00", "\0"])
-async def test_a_finish_word_that_no_row_holds_is_stored_with_replacements(world, word):
+async def test_a_finish_reason_that_no_row_can_hold_is_stored_with_replacements(world, word):
     stored = await ended_and_shown(world, ending(word))
     assert stored.state is State.COMPLETED
     assert "\ufffd" in stored.provider_reason
@@ -142,27 +142,27 @@ async def test_text_with_a_nul_is_kept(world):
 
 
 @pytest.mark.parametrize("act", [writing("\ud800"), calling(0, "call\ud800")])
-async def test_half_a_surrogate_pair_fails_the_reply_and_keeps_the_text_before_it(world, act):
+async def test_a_lone_surrogate_fails_the_reply_and_keeps_the_text_before_it(world, act):
     stored = await ended_and_shown(world, act)
     assert (stored.state, stored.error.reason) == (State.FAILED, Reason.INTERNAL)
     assert all(part == TextPart(text="said") for part in (stored.message.parts if stored.message else ()))
 
 
 @pytest.mark.parametrize("text", ["no\0", "no\ud800"])
-async def test_an_error_with_texts_that_no_row_holds_ends_the_reply(world, text):
+async def test_an_error_with_texts_that_no_row_can_hold_ends_the_reply(world, text):
     stored = await ended_and_shown(world, failing(ProviderRejected(text, metadata={"provider_code": text})))
     assert (stored.state, stored.error.reason) == (State.FAILED, Reason.PROVIDER_REJECTED)
     assert stored.error.message == "no\ufffd"
 
 
 @pytest.mark.parametrize("wait_s", [math.inf, math.nan, -1.0, 1e300])
-async def test_a_wait_that_makes_no_sense_does_not_keep_the_error_from_being_shown(world, wait_s):
+async def test_an_impossible_retry_delay_does_not_hide_the_error(world, wait_s):
     stored = await ended_and_shown(world, failing(ProviderRateLimited("later", retry_after_s=wait_s)))
     assert (stored.state, stored.error.reason) == (State.FAILED, Reason.PROVIDER_RATE_LIMITED)
     assert trailers_of(stored.error)
 
 
-async def test_an_end_that_the_store_cannot_hold_is_stored_as_internal_with_the_text(world, caplog):
+async def test_a_finalisation_that_the_store_cannot_hold_becomes_internal_and_keeps_the_text(world, caplog):
     async def refuse(finalisation):
         if finalisation.state is State.COMPLETED:
             raise OverflowError("a value that nothing has bounded")
@@ -175,7 +175,7 @@ async def test_an_end_that_the_store_cannot_hold_is_stored_as_internal_with_the_
     assert "finalise_defect" in caplog.messages
 
 
-async def test_an_end_whose_text_the_store_cannot_hold_is_stored_without_it(world):
+async def test_a_finalisation_whose_text_the_store_cannot_hold_is_stored_without_it(world):
     async def refuse(finalisation):
         if finalisation.message is not None:
             raise OverflowError("a value that nothing has bounded")
@@ -193,7 +193,7 @@ async def ended_and_shown_once(world: World):
     return stored
 
 
-async def test_a_drain_does_not_wait_for_a_reply_that_the_store_cannot_end(world):
+async def test_a_drain_does_not_wait_for_a_reply_that_cannot_be_finalised(world):
     async def refuse(_):
         raise RuntimeError("a defect of the store")
 
@@ -212,7 +212,7 @@ async def test_a_drain_does_not_wait_for_a_reply_that_the_store_cannot_end(world
 
 @pytest.fixture
 async def abandoned(store):
-    """Begins a reply that a process leaves with the text "said" and a usage in its checkpoint, and returns it."""
+    """Create a reply left unfinished by a process, with the text "said" and a usage in its checkpoint."""
     worlds = []
 
     async def hold(prompt, sink):
@@ -238,7 +238,7 @@ async def abandoned(store):
 
 
 @pytest.mark.parametrize("count", [2**64 - 1, 2**31, -5, 10**30])
-async def test_recovery_ends_a_reply_whose_log_holds_a_count_that_cannot_be_true(store, query, abandoned, count):
+async def test_recovery_ends_a_reply_whose_log_has_an_impossible_count(store, query, abandoned, count):
     left = await abandoned()
     usage = {"type": "usage", "usage": {"prompt_tokens": count}}
     entries = json.dumps([{"type": "text", "text": "said"}, usage])
@@ -255,7 +255,7 @@ async def test_recovery_ends_a_reply_whose_log_holds_a_count_that_cannot_be_true
     await born.aclose()
 
 
-async def test_recovery_goes_on_past_a_reply_that_cannot_be_ended(store, abandoned, caplog):
+async def test_recovery_continues_after_a_reply_that_cannot_be_finalised(store, abandoned, caplog):
     first = await abandoned()
     second = await abandoned()
     born = World(store)

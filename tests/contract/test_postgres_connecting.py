@@ -1,4 +1,4 @@
-"""A wait for a connection to PostgreSQL that ends before there is one leaves nothing behind."""
+"""A wait for a PostgreSQL connection that times out leaves no connection and no task behind."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ from tests.proxy import Proxy, _Line
 
 WAIT_S = 1.0
 FAR_S = 60.0
-"""No other limit than that of the wait."""
+"""A limit that is never reached, so that only the wait's limit applies."""
 LIMIT_S = 30.0
 AT_ONCE = 8
 
 
 class Stalling(Proxy):
-    """Stalls once it has forwarded so many pieces of data to the client."""
+    """A proxy that stalls after it has forwarded a given number of chunks to the client."""
 
     def __init__(self, target_port: int, pieces: int) -> None:
         super().__init__(target_port)
         self._left = pieces
 
     async def flow(self) -> None:
-        """Stall no more."""
+        """Forward without a limit from now on."""
         self._left = -1
         await self.restore()
 
@@ -47,7 +47,7 @@ class Stalling(Proxy):
 
 
 def open_sockets(port: int) -> list[str]:
-    """The transports of this process whose sockets lead to a port of loopback."""
+    """This process's transports that are connected to a loopback port."""
     transports = [each for each in gc.get_objects() if isinstance(each, _SelectorTransport)]
     return [
         repr(each)
@@ -57,7 +57,7 @@ def open_sockets(port: int) -> list[str]:
 
 
 async def connects(server_port: int, url: str, pieces: int) -> bool:
-    """Whether a connection is had from a server that stops answering after so many pieces of data."""
+    """Whether a connection is opened to a server that stops answering after a given number of chunks."""
     async with Stalling(server_port, pieces) as proxy:
         to_proxy = make_url(url).set(port=proxy.port)
         engine = open_engine(to_proxy, name="tests", size=1, statement_s=FAR_S, connect_s=FAR_S, wait_s=WAIT_S)
@@ -66,7 +66,7 @@ async def connects(server_port: int, url: str, pieces: int) -> bool:
                 connection = await _connect(engine)
         except TimeoutError:
             assert not limit.expired(), f"the wait went on, after {pieces} pieces"
-            await asyncio.sleep(0)  # the loop closes a transport's socket in the turn after it was asked to
+            await asyncio.sleep(0)  # the loop closes a transport's socket in its next iteration
             assert open_sockets(proxy.port) == [], pieces
             assert proxy.accepted == 1, f"the driver opened another one to cancel a query, after {pieces} pieces"
             assert engine.pool.checkedout() == 0
@@ -81,7 +81,7 @@ def tasks_of_the_driver() -> list[str]:
     return [repr(each) for each in asyncio.all_tasks() if "asyncpg" in repr(each)]
 
 
-async def test_a_wait_that_ends_at_any_point_of_the_handshake_leaves_no_connection_and_no_task(shared_postgres) -> None:
+async def test_a_timeout_at_any_point_of_the_handshake_leaves_no_connection_or_task(shared_postgres) -> None:
     url = shared_postgres.url()
     for first in count(0, AT_ONCE):
         stages = [connects(shared_postgres.port, url, pieces) for pieces in range(first, first + AT_ONCE)]

@@ -1,5 +1,5 @@
-"""Units that meet at the same rows on PostgreSQL: who waits for whom, what the one finds that has waited, and that none
-wait in a circle.
+"""Concurrent units on the same rows in PostgreSQL: which one waits, what it finds after the wait, and that there is no
+deadlock.
 """
 
 import asyncio
@@ -27,7 +27,7 @@ from sqlalchemy.util import await_only
 
 from tests.contract.conftest import DATABASE
 from tests.contract.store_values import (
-    ANN,
+    ADA,
     NOW_US,
     SECOND_US,
     acceptance,
@@ -46,7 +46,7 @@ DAY_US = 24 * 3600 * SECOND_US
 
 @pytest.fixture
 async def stores(empty_database):
-    """Three replicas' stores on one database."""
+    """The stores of three replicas on one database."""
     opened = [open_store(empty_database) for _ in range(3)]
     for each in opened:
         await each.start()
@@ -65,7 +65,7 @@ def ask(postgres):
 
 @pytest.fixture
 async def named(empty_database):
-    """Opens connections as a replica's are. A test that fails lets the database go: they end with it."""
+    """Opens connections named like a replica's. They are closed with the test's database."""
     made: list[asyncpg.Connection] = []
 
     async def connect(replica_id: str) -> asyncpg.Connection:
@@ -81,7 +81,7 @@ async def named(empty_database):
 
 @asynccontextmanager
 async def before_commit(store, calling, *, lane: bool = False):
-    """A call that has done all but its commit, which it does at the end of the `with`."""
+    """A call that is paused before its commit, which happens at the end of the `with`."""
     ready, go_on = asyncio.Event(), asyncio.Event()
 
     def hold(_) -> None:
@@ -103,8 +103,8 @@ async def before_commit(store, calling, *, lane: bool = False):
 
 @pytest.fixture
 def meet(stores, ask):
-    """What two calls on different stores come to, the second of which meets the first just before its commit, waits for
-    it, and is seen to wait."""
+    """Run two calls on different stores and return their results. The second starts just before the first one's commit;
+    the database must show that it waits for the first."""
 
     async def meet(first, second, *, lane: bool = False):
         mine, other, _ = stores
@@ -122,7 +122,7 @@ def meet(stores, ask):
 
 @pytest.fixture
 def between(stores):
-    """Run `interlude` once on another store, when the first is about to execute a statement that begins so."""
+    """Run `interlude` once on another store, just before the first executes a statement with this beginning."""
 
     def between(words: str, interlude) -> None:
         done: list[str] = []
@@ -141,7 +141,7 @@ async def test_an_acceptance_that_meets_an_erasure_finds_the_conversation_gone(s
     conversation = await created(stores[2])
     asked = acceptance(conversation)
     outcomes = await meet(
-        lambda store: store.delete_conversation(ANN, conversation.id, ""), lambda store: store.accept(asked)
+        lambda store: store.delete_conversation(ADA, conversation.id, ""), lambda store: store.accept(asked)
     )
     assert outcomes == [(), ConversationGone()]
 
@@ -150,7 +150,7 @@ async def test_an_erasure_that_meets_an_acceptance_finds_its_reply(stores, meet)
     conversation = await created(stores[2])
     asked = acceptance(conversation)
     outcomes = await meet(
-        lambda store: store.accept(asked), lambda store: store.delete_conversation(ANN, conversation.id, "")
+        lambda store: store.accept(asked), lambda store: store.delete_conversation(ADA, conversation.id, "")
     )
     assert outcomes == [Accepted(reply=asked.reply), Busy(reply_id=asked.reply.id)]
 
@@ -159,7 +159,7 @@ async def test_an_erasure_that_meets_the_end_of_a_reply_erases_it(stores, meet):
     reply = await accepted(stores[2], await created(stores[2]))
     ended, erased = await meet(
         lambda store: store.finalise(finalisation(reply)),
-        lambda store: store.delete_conversation(ANN, reply.conversation_id, ""),
+        lambda store: store.delete_conversation(ADA, reply.conversation_id, ""),
     )
     assert ended.won
     assert erased == (reply.id,)
@@ -181,7 +181,7 @@ async def test_checkpoints_that_meet_the_end_of_their_reply_are_skipped(stores, 
     )
     assert ended.won
     assert await ask("SELECT 1 FROM checkpoint") == []
-    assert (await stores[2].get_reply(ANN, reply.id)) == ended.reply
+    assert (await stores[2].get_reply(ADA, reply.id)) == ended.reply
 
 
 async def test_the_end_of_a_reply_that_meets_its_checkpoints_deletes_them(stores, meet, ask):
@@ -196,7 +196,7 @@ async def test_the_end_of_a_reply_that_meets_its_checkpoints_deletes_them(stores
 
 async def test_a_cancel_that_meets_the_end_of_a_reply_returns_it_as_it_ended(stores, meet):
     reply = await accepted(stores[2], await created(stores[2]))
-    wish = (ANN, CancelTarget(reply_id=reply.id), FinishReason.CANCELLED, "late", NOW_US)
+    wish = (ADA, CancelTarget(reply_id=reply.id), FinishReason.CANCELLED, "late", NOW_US)
     ended, told = await meet(
         lambda store: store.finalise(finalisation(reply)), lambda store: store.request_cancel(*wish)
     )
@@ -205,12 +205,12 @@ async def test_a_cancel_that_meets_the_end_of_a_reply_returns_it_as_it_ended(sto
 
 async def test_a_cancel_that_meets_the_acceptance_of_its_request_finds_the_reply(stores, meet):
     asked = acceptance(await created(stores[2]), request_id="r")
-    wish = (ANN, CancelTarget(request_id="r"), FinishReason.CANCELLED, "stop", NOW_US)
+    wish = (ADA, CancelTarget(request_id="r"), FinishReason.CANCELLED, "stop", NOW_US)
     _, told = await meet(lambda store: store.accept(asked), lambda store: store.request_cancel(*wish))
     assert (told.id, told.cancel_reason) == (asked.reply.id, "stop")
 
 
-async def test_two_creations_of_one_id_meet(stores, meet):
+async def test_concurrent_creations_of_one_id_create_one_conversation(stores, meet):
     new = new_conversation(id="chosen")
     asked = acceptance(new_conversation(id="chosen", now_us=NOW_US + 1).conversation, new=True)
     outcomes = await meet(lambda store: store.create_conversation(new), lambda store: store.accept(asked))
@@ -220,7 +220,7 @@ async def test_two_creations_of_one_id_meet(stores, meet):
 # --- in between two statements
 
 
-async def test_an_acceptance_whose_obstacle_is_gone_before_it_is_named_goes_on(stores, between):
+async def test_an_acceptance_continues_if_the_obstacle_disappears(stores, between):
     conversation = await created(stores[2])
     running = await accepted(stores[2], conversation)
     between("SELECT conversation.", lambda store: store.finalise(finalisation(running)))
@@ -228,7 +228,7 @@ async def test_an_acceptance_whose_obstacle_is_gone_before_it_is_named_goes_on(s
     assert await stores[0].accept(beside) == Accepted(reply=beside.reply)
 
 
-async def test_a_key_that_is_swept_while_it_is_looked_at_is_free(stores, between):
+async def test_a_key_swept_during_a_claim_is_free(stores, between):
     await answered(stores[2], await created(stores[2]), request_id="old", now_us=NOW_US - 2 * DAY_US)
     sweeps: list[None] = []
 
@@ -240,10 +240,10 @@ async def test_a_key_that_is_swept_while_it_is_looked_at_is_free(stores, between
     assert sweeps == [None]
 
 
-async def test_a_mark_that_is_swept_while_it_is_looked_at_is_left_again(stores, between, ask):
+async def test_a_mark_swept_during_a_cancel_is_written_again(stores, between, ask):
     target = CancelTarget(request_id="r")
     for reason, now_us in (("first", NOW_US - DAY_US), ("second", NOW_US)):
-        assert await stores[0].request_cancel(ANN, target, FinishReason.CANCELLED, reason, now_us) is None
+        assert await stores[0].request_cancel(ADA, target, FinishReason.CANCELLED, reason, now_us) is None
         between("SELECT idempotency_key.payload_hash", lambda store: store._sweep_some(NOW_US))
     assert await ask("SELECT cancel_reason, expire_time_us FROM idempotency_key") == [
         ("second", NOW_US + 60 * SECOND_US)
@@ -253,7 +253,7 @@ async def test_a_mark_that_is_swept_while_it_is_looked_at_is_left_again(stores, 
 async def test_two_sweeps_of_keys_share_the_work(stores, meet, ask):
     for number in range(20):
         target = CancelTarget(request_id=f"mark-{number}")
-        await stores[2].request_cancel(ANN, target, FinishReason.CANCELLED, "", NOW_US - DAY_US)
+        await stores[2].request_cancel(ADA, target, FinishReason.CANCELLED, "", NOW_US - DAY_US)
     await asyncio.gather(*(store._sweep_some(NOW_US) for store in stores))
     assert await ask("SELECT key FROM idempotency_key") == []
 
@@ -262,7 +262,7 @@ async def test_two_sweeps_of_keys_share_the_work(stores, meet, ask):
 
 
 @pytest.mark.parametrize("known", [True, False])
-async def test_a_renewal_that_meets_a_takeover_learns_of_it(stores, meet, known):
+async def test_a_renewal_that_meets_a_takeover_returns_the_loss(stores, meet, known):
     if known:
         await stores[2].hold_lease("late", OVER_S)
     reply = await owned_by(stores[2], "late")
@@ -271,7 +271,7 @@ async def test_a_renewal_that_meets_a_takeover_learns_of_it(stores, meet, known)
     assert owned == []
 
 
-async def test_a_takeover_passes_over_a_lease_that_is_being_renewed(stores):
+async def test_a_takeover_skips_a_lease_that_is_being_renewed(stores):
     await stores[2].hold_lease("late", OVER_S)
     reply = await owned_by(stores[2], "late")
     async with before_commit(stores[0], stores[0].hold_lease("late", LONG_S), lane=True) as renewing:
@@ -280,7 +280,7 @@ async def test_a_takeover_passes_over_a_lease_that_is_being_renewed(stores):
     assert await stores[1].take_over("me", 10) == []
 
 
-async def test_a_takeover_that_meets_the_first_lease_of_an_owner_leaves_it_alone(stores, meet):
+async def test_a_takeover_skips_an_owner_that_acquires_its_first_lease(stores, meet):
     reply = await owned_by(stores[2], "new")
     owned, left = await meet(
         lambda store: store.hold_lease("new", LONG_S), lambda store: store.take_over("me", 10), lane=True
@@ -288,7 +288,7 @@ async def test_a_takeover_that_meets_the_first_lease_of_an_owner_leaves_it_alone
     assert ([each.reply_id for each in owned], left) == ([reply.id], [])
 
 
-async def test_a_takeover_passes_over_a_reply_that_is_being_ended(stores):
+async def test_a_takeover_skips_a_reply_that_is_being_finalised(stores):
     await stores[2].hold_lease("dead", OVER_S)
     reply = await owned_by(stores[2], "dead")
     async with before_commit(stores[0], stores[0].finalise(finalisation(reply))) as ending:
@@ -298,8 +298,8 @@ async def test_a_takeover_passes_over_a_reply_that_is_being_ended(stores):
 
 @pytest.mark.parametrize("table", ["reply", "replica"])
 @pytest.mark.parametrize("parsing", [False, True])
-async def test_a_takeover_ends_what_a_dead_replica_has_left_locked(stores, ask, named, table, parsing):
-    """Its process stands still in the midst of a transaction, perhaps between the Parse and the Bind of a statement."""
+async def test_a_takeover_terminates_transactions_of_a_dead_replica(stores, ask, named, table, parsing):
+    """The dead replica's process hangs inside a transaction, also between the Parse and Bind of a statement."""
     store = stores[0]
     await store.hold_lease("dead", 0.3)
     reply = await owned_by(store, "dead")
@@ -313,7 +313,7 @@ async def test_a_takeover_ends_what_a_dead_replica_has_left_locked(stores, ask, 
     await until(lambda: none_named(ask, "dead"), "its connection is ended")
 
 
-async def test_a_takeover_ends_what_is_left_locked_by_a_lease_that_runs_out_meanwhile(stores, between, named):
+async def test_a_takeover_terminates_transactions_of_a_lease_that_expires_meanwhile(stores, between, named):
     await stores[0].hold_lease("dead", LONG_S)
     locked, free = [await owned_by(stores[0], "dead") for _ in range(2)]
     left = await named("dead")
@@ -322,13 +322,15 @@ async def test_a_takeover_ends_what_is_left_locked_by_a_lease_that_runs_out_mean
     assert {each.reply.id for each in await stores[0].take_over("me", 10)} == {locked.id, free.id}
 
 
-async def test_a_takeover_leaves_transactions_of_the_living_alone(stores, named):
+async def test_a_takeover_keeps_transactions_of_live_replicas(stores, named):
     await stores[0].hold_lease("alive", LONG_S)
     await stores[0].hold_lease("late", OVER_S)
     reply = await owned_by(stores[0], "late")
     others = [await named(name) for name in ("alive", "late", "unknown")]
     for each in others:
-        await each.execute("BEGIN")  # that of the late one comes after its lease, so it may be a renewal
+        await each.execute(
+            "BEGIN"
+        )  # the late replica's transaction began after its lease expired, so it may be a renewal
     assert [each.reply.id for each in await stores[0].take_over("me", 10)] == [reply.id]
     for each in others:
         assert await each.fetchval("SELECT 1") == 1
@@ -342,7 +344,7 @@ async def none_named(ask, replica_id: str) -> bool:
 
 
 class Talk:
-    """Calls of all kinds on a few conversations, by replicas that now and then are taken for dead."""
+    """Random calls on a few conversations, by replicas whose leases sometimes expire."""
 
     def __init__(self, stores) -> None:
         self.stores = stores
@@ -361,7 +363,7 @@ class Talk:
             self.calls += 1
 
     async def turn(self, store, conversation_id: str, name: str) -> None:
-        conversation = await store.get_conversation(ANN, conversation_id)
+        conversation = await store.get_conversation(ADA, conversation_id)
         request_id = self.random.choice(["", "", f"request-{self.random.randrange(5)}"])
         asked = acceptance(conversation, request_id=request_id)
         outcome = await store.accept(asked)
@@ -371,19 +373,19 @@ class Talk:
         await asyncio.gather(
             store.append_checkpoints([checkpoint(outcome.reply, "some", "text")]),
             others.finalise(finalisation(outcome.reply)),
-            store.request_cancel(ANN, CancelTarget(reply_id=outcome.reply.id), FinishReason.CANCELLED, "", NOW_US),
+            store.request_cancel(ADA, CancelTarget(reply_id=outcome.reply.id), FinishReason.CANCELLED, "", NOW_US),
         )
 
     async def cancel(self, store, conversation_id: str, name: str) -> None:
         targets = [CancelTarget(conversation_id=conversation_id), CancelTarget(request_id=f"request-{name}")]
-        await store.request_cancel(ANN, self.random.choice(targets), FinishReason.CANCELLED, "stop", NOW_US)
+        await store.request_cancel(ADA, self.random.choice(targets), FinishReason.CANCELLED, "stop", NOW_US)
 
     async def update(self, store, conversation_id: str, name: str) -> None:
         update = ConversationUpdate(conversation_id=conversation_id, title=name, labels={"by": name})
-        await store.update_conversation(ANN, update, NOW_US)
+        await store.update_conversation(ADA, update, NOW_US)
 
     async def erase(self, store, conversation_id: str, name: str) -> None:
-        await store.delete_conversation(ANN, conversation_id, "")
+        await store.delete_conversation(ADA, conversation_id, "")
 
     async def sweep(self, store, conversation_id: str, name: str) -> None:
         await store.hold_lease(name, OVER_S)
@@ -392,11 +394,11 @@ class Talk:
             await store.finalise(finalisation(left.reply))
 
     async def look(self, store, conversation_id: str, name: str) -> None:
-        await store.read_turn(ANN, conversation_id, Position(), has_input=True)
-        await store.list_messages(ANN, MessageFilter(conversation_id=conversation_id), 5)
+        await store.read_turn(ADA, conversation_id, Position(), has_input=True)
+        await store.list_messages(ADA, MessageFilter(conversation_id=conversation_id), 5)
 
 
-async def test_calls_of_all_kinds_on_a_few_conversations(stores, ask, caplog):
+async def test_concurrent_calls_of_all_kinds_keep_the_invariants(stores, ask, caplog):
     caplog.set_level("INFO", "parley.store")
     talk = Talk(stores)
     await asyncio.gather(*(talk.run(f"r{number}", 25) for number in range(30)))

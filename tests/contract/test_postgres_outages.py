@@ -1,5 +1,5 @@
-"""PostgreSQL that is stopped, killed, paused, restarted or cut off: callers are told so in time, and nothing needs help
-to go on afterwards.
+"""PostgreSQL is stopped, killed, paused, restarted or cut off: calls fail within bounded time, and work again
+afterwards without a restart.
 """
 
 import asyncio
@@ -15,7 +15,7 @@ from parley_server.store.engine.location import StoreUnusable
 from sqlalchemy import event, text
 
 from tests.contract.conftest import DATABASE
-from tests.contract.store_values import ANN, acceptance, accepted, created, finalisation
+from tests.contract.store_values import ADA, acceptance, accepted, created, finalisation
 from tests.contract.units import ITEM, ITEMS, WAYS, call, count, opened, refused, that, works
 from tests.processes import until
 from tests.proxy import Proxy
@@ -43,7 +43,7 @@ async def database(own_postgres):
 
 
 @pytest.mark.parametrize("way", WAYS)
-async def test_a_server_that_is_not_there_is_told_at_once_and_found_again(database, own_postgres, way):
+async def test_an_absent_server_is_reported_at_once_and_used_when_it_returns(database, own_postgres, way):
     for stop in (own_postgres.stop, own_postgres.kill9):
         await call(database, way)
         stop()
@@ -60,7 +60,7 @@ async def test_after_a_restart_no_call_fails(database, own_postgres):
         await asyncio.gather(*(call(database, way) for way in WAYS for _ in range(10)))
 
 
-async def test_a_connection_that_breaks_before_the_commit_is_no_callers_trouble(database, own_postgres):
+async def test_a_connection_that_breaks_before_the_commit_is_retried(database, own_postgres):
     tries: list[int] = []
 
     def work(connection) -> None:
@@ -83,8 +83,8 @@ async def test_a_connection_that_keeps_breaking_is_given_up(database):
     await call(database, "write")
 
 
-async def test_a_stop_under_load_fails_calls_with_the_one_error_and_loses_nothing_that_was_told(store, own_postgres):
-    """Whoever was told the outcome finds it; whoever was not finds all of it or nothing, and may repeat the call."""
+async def test_a_stop_under_load_raises_storage_unavailable_and_keeps_acknowledged_writes(store, own_postgres):
+    """A returned outcome is stored. A failed call is stored completely or not at all, and may be repeated."""
     told: list[str] = []
     unsure: list = []
     going = True
@@ -120,8 +120,8 @@ async def test_a_stop_under_load_fails_calls_with_the_one_error_and_loses_nothin
         assert isinstance(await store.accept(asked), Accepted)
 
 
-async def test_a_paused_server_holds_nobody_up_for_long(database, own_postgres, monkeypatch):
-    """With the real limits: a statement under way, calls that need a connection, calls that wait for one."""
+async def test_calls_on_a_paused_server_fail_within_the_limit(database, own_postgres, monkeypatch):
+    """With the real limits, for a running statement, calls that open a connection, and calls that wait for one."""
     await asyncio.gather(*(call(database, "write") for _ in range(postgres.POOL_SIZE)), call(database, "ping"))
     await asyncio.to_thread(own_postgres.pause)
     limit_s = max(postgres.POOL_WAIT_S, postgres.STATEMENT_S) + 2.5
@@ -132,7 +132,7 @@ async def test_a_paused_server_holds_nobody_up_for_long(database, own_postgres, 
     await asyncio.gather(*(call(database, way) for way in WAYS for _ in range(10)))
 
 
-async def test_a_paused_server_does_not_hold_up_the_end(database, own_postgres):
+async def test_close_does_not_wait_for_a_paused_server(database, own_postgres):
     await asyncio.gather(*(call(database, "write") for _ in range(postgres.POOL_SIZE)), call(database, "ping"))
     await asyncio.to_thread(own_postgres.pause)
     began = time.monotonic()
@@ -144,7 +144,7 @@ async def test_a_paused_server_does_not_hold_up_the_end(database, own_postgres):
 
 
 class Wire:
-    """A store behind a proxy, whose next commit reaches the server, and whose answer then does not come."""
+    """A store behind a proxy. The next commit reaches the server, and its answer is lost."""
 
     def __init__(self, server, proxy: Proxy) -> None:
         self._server = server
@@ -179,7 +179,7 @@ async def test_a_commit_whose_answer_is_lost_has_an_unknown_outcome(postgres_beh
     asked = acceptance(await created(store))
     told = await Wire(server, proxy).lose_answer(store, asked, how)
     assert told.outcome_unknown
-    assert await store.get_reply(ANN, asked.reply.id) == asked.reply
+    assert await store.get_reply(ADA, asked.reply.id) == asked.reply
     assert await store.accept(asked) == Accepted(reply=asked.reply)
     await store.close()
 
@@ -197,13 +197,13 @@ async def test_a_commit_that_never_reached_the_server_has_an_unknown_outcome_too
         await store.accept(asked)
     assert told.value.outcome_unknown
     with pytest.raises(ReplyNotFound):
-        await store.get_reply(ANN, asked.reply.id)
+        await store.get_reply(ADA, asked.reply.id)
     assert await store.accept(asked) == Accepted(reply=asked.reply)
 
 
 async def test_a_finalisation_whose_commit_was_lost_may_be_repeated(store, own_postgres):
     reply = await accepted(store, await created(store))
-    await store._sweep  # it commits, too
+    await store._sweep  # its commit would also be counted
     event.listen(store._database._pool.sync_engine, "commit", lambda _: own_postgres.restart(), once=True)
     with pytest.raises(StorageUnavailable) as told:
         await store.finalise(finalisation(reply))
@@ -214,8 +214,9 @@ async def test_a_finalisation_whose_commit_was_lost_may_be_repeated(store, own_p
 # --- a server that refuses
 
 
-async def test_a_silent_loss_is_found_by_the_first_call_alone(postgres_behind_proxy, monkeypatch):
-    """No end of the connections arrives: whoever waits first drops them all, and the next call has a new one."""
+async def test_only_the_first_call_after_a_silent_loss_fails(postgres_behind_proxy, monkeypatch):
+    """The connections are lost without a FIN: the first call that times out drops them all, the next one opens a new
+    one."""
     server, proxy = postgres_behind_proxy
     monkeypatch.setattr(postgres, "STATEMENT_S", 0.5)
     monkeypatch.setattr(postgres, "CONNECT_S", 0.5)
@@ -230,7 +231,7 @@ async def test_a_silent_loss_is_found_by_the_first_call_alone(postgres_behind_pr
     await database.close()
 
 
-async def test_too_many_connections_are_the_databases_trouble(cluster_files, tmp_path):
+async def test_too_many_connections_is_storage_unavailable(cluster_files, tmp_path):
     settings = {"max_connections": "6", "superuser_reserved_connections": "0", "max_wal_senders": "0"}
     with PostgresServer(tmp_path / "small", template=cluster_files, settings=settings) as server:
         database = await opened(server)
@@ -242,7 +243,7 @@ async def test_too_many_connections_are_the_databases_trouble(cluster_files, tmp
         await database.close()
 
 
-async def test_a_standby_is_unavailable_until_it_is_one_no_more(database, own_postgres):
+async def test_a_standby_is_unavailable_until_it_is_promoted(database, own_postgres):
     upsert = text("INSERT INTO item (id) VALUES (1) ON CONFLICT DO NOTHING")
 
     async def write() -> None:
@@ -271,12 +272,12 @@ async def test_a_database_that_does_not_exist_is_unavailable(own_postgres):
     await database.close()
 
 
-async def test_a_store_is_refused_while_its_server_is_away(own_postgres):
+async def test_a_store_does_not_start_while_its_server_is_unreachable(own_postgres):
     own_postgres.stop()
     store = open_store(own_postgres.url(DATABASE))
     with pytest.raises(StoreUnusable, match="cannot be opened"):
         await store.start()
     own_postgres.start()
     await store.start()
-    assert (await store.list_conversations(ANN, ConversationFilter(), 5)).conversations == ()
+    assert (await store.list_conversations(ADA, ConversationFilter(), 5)).conversations == ()
     await store.close()

@@ -1,4 +1,4 @@
-"""The schema on PostgreSQL: who migrates it, what comes of it, and that every query finds its rows by an index."""
+"""The schema on PostgreSQL: migrations, their result, and that every query uses an index."""
 
 import asyncio
 import re
@@ -18,7 +18,7 @@ from sqlalchemy.pool import NullPool
 
 from tests.contract.conftest import DATABASE
 from tests.contract.store_values import (
-    ANN,
+    ADA,
     NOW_US,
     SHOP,
     acceptance,
@@ -58,7 +58,7 @@ async def run(url: str, work):
 
 
 async def waiting(postgres, count: int) -> bool:
-    """Whether so many migrations wait for another."""
+    """Whether `count` migrations wait for the lock."""
     return await postgres.query("SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'advisory'") == [(count,)]
 
 
@@ -75,7 +75,7 @@ def test_an_empty_database_is_brought_up_to_the_newest_schema(postgres, database
     assert postgres.rows("SELECT release FROM schema_release", database=database) == [(SCHEMA_RELEASE,)]
 
 
-async def test_the_migrations_make_the_schema_that_the_code_knows(postgres, database):
+async def test_the_migrations_create_the_schema_of_the_code(postgres, database):
     differences = await run(
         postgres.url(DATABASE), lambda each: compare_metadata(MigrationContext.configure(each), metadata)
     )
@@ -85,7 +85,7 @@ async def test_the_migrations_make_the_schema_that_the_code_knows(postgres, data
     assert await definitions(postgres, database) == await definitions(postgres, DATABASE)
 
 
-async def test_migrations_at_once_are_one(postgres, database):
+async def test_concurrent_migrations_run_once(postgres, database):
     code = "import sys; from parley_server.store.migrate import migrate; migrate(sys.argv[1])"
     command = (sys.executable, "-c", code, postgres.url(database))
     async with create_async_engine(postgres.url(database), poolclass=NullPool).connect() as connection:
@@ -97,7 +97,7 @@ async def test_migrations_at_once_are_one(postgres, database):
     assert await definitions(postgres, database) == await definitions(postgres, DATABASE)
 
 
-async def test_a_migration_that_waited_for_a_newer_one_leaves_it_alone(postgres, database):
+async def test_a_migration_keeps_a_newer_schema_that_it_waited_for(postgres, database):
     url = postgres.url(database)
     await asyncio.to_thread(migrate, url)
     await postgres.query(f"UPDATE schema_release SET release = {SCHEMA_RELEASE - 1}", database=database)
@@ -121,7 +121,7 @@ async def test_a_migration_that_waited_for_a_newer_one_leaves_it_alone(postgres,
     await store.close()
 
 
-def test_a_migration_that_fails_leaves_nothing(postgres, database):
+def test_a_failed_migration_leaves_no_changes(postgres, database):
     postgres.rows('CREATE TABLE "usage" (x INTEGER)', database=database)
     with pytest.raises(StoreUnusable, match="usage"):
         migrate(postgres.url(database))
@@ -130,7 +130,7 @@ def test_a_migration_that_fails_leaves_nothing(postgres, database):
 
 
 @pytest.mark.parametrize("release", [None, SCHEMA_RELEASE - 1, SCHEMA_RELEASE + 2])
-async def test_a_store_does_not_start_on_another_schema(postgres, database, release):
+async def test_a_store_does_not_start_on_an_unsupported_schema(postgres, database, release):
     url = postgres.url(database)
     if release is not None:
         await asyncio.to_thread(migrate, url)
@@ -143,7 +143,7 @@ async def test_a_store_does_not_start_on_another_schema(postgres, database, rele
 
 
 @pytest.mark.parametrize("ask", [schema_release, migrate])
-def test_a_server_that_cannot_be_reached_is_named_without_its_password(postgres, ask):
+def test_the_error_for_an_unreachable_server_hides_the_password(postgres, ask):
     for url, problem in (
         (postgres.url("missing").replace("parley@", "parley:secret@"), 'database "missing" does not exist'),
         (f"postgresql+asyncpg://parley:secret@127.0.0.1:{free_port()}/x", "Connect call failed"),
@@ -154,7 +154,7 @@ def test_a_server_that_cannot_be_reached_is_named_without_its_password(postgres,
 
 
 async def test_no_query_reads_a_whole_table(postgres, cluster_files, database):
-    """As the server itself explains them. The store's connections use no sequential scan where there is another way."""
+    """Checks the server's own EXPLAIN. The store's connections disable sequential scans where an index exists."""
     await asyncio.to_thread(migrate, postgres.url(database))
     for setting in (
         "session_preload_libraries = 'auto_explain'",
@@ -175,36 +175,36 @@ async def test_no_query_reads_a_whole_table(postgres, cluster_files, database):
 
 
 async def everything(store) -> None:
-    """Each of the port's methods."""
-    conversation = await created(store, ANN, *chain("a", "b"), labels={"a": "b"}, request_id="c")
+    """Call each method of the port."""
+    conversation = await created(store, ADA, *chain("a", "b"), labels={"a": "b"}, request_id="c")
     running = await accepted(store, conversation)
     await store.append_checkpoints([checkpoint(running, "x")])
     await store.unfinished(10)
     await store.unfinished(10, running.id)
     await store.unfinished_ids()
     await store.standings([running.id])
-    await store.request_cancel(ANN, CancelTarget(reply_id=running.id), FinishReason.CANCELLED, "", NOW_US)
-    await store.request_cancel(ANN, CancelTarget(request_id="later"), FinishReason.CANCELLED, "", NOW_US)
+    await store.request_cancel(ADA, CancelTarget(reply_id=running.id), FinishReason.CANCELLED, "", NOW_US)
+    await store.request_cancel(ADA, CancelTarget(request_id="later"), FinishReason.CANCELLED, "", NOW_US)
     target = CancelTarget(conversation_id=conversation.id)
-    await store.request_cancel(ANN, target, FinishReason.CANCELLED, "", NOW_US)
+    await store.request_cancel(ADA, target, FinishReason.CANCELLED, "", NOW_US)
     await store.finalise(finalisation(running))
-    current = await store.get_conversation(ANN, conversation.id)
+    current = await store.get_conversation(ADA, conversation.id)
     await answered(store, current, parent=conversation.head_message_id, request_id="again")
-    await store.find_request(ANN, "again", 0)
+    await store.find_request(ADA, "again", 0)
     await store.accept(acceptance(current))
-    await store.get_reply(ANN, running.id)
-    await store.read_turn(ANN, conversation.id, Position(replace=running.message_id), has_input=True)
-    for identity in (ANN, SHOP):
+    await store.get_reply(ADA, running.id)
+    await store.read_turn(ADA, conversation.id, Position(replace=running.message_id), has_input=True)
+    for identity in (ADA, SHOP):
         await store.list_conversations(identity, ConversationFilter(words=("a",), labels={"a": "b"}), 5)
         await store.list_conversations(identity, ConversationFilter(before=(5, "x")), 5)
     for all_branches in (False, True):
         which = MessageFilter(conversation_id=conversation.id, all_branches=all_branches)
-        await store.list_messages(ANN, which, 5)
+        await store.list_messages(ADA, which, 5)
     await store.hold_lease("dead", OVER_S)
     await owned_by(store, "dead")
     await store.hold_lease("me", LONG_S)
     await store.take_over("me", 5)
     await store.release_lease("me")
-    await store.update_conversation(ANN, ConversationUpdate(conversation_id=conversation.id, title="t"), NOW_US)
+    await store.update_conversation(ADA, ConversationUpdate(conversation_id=conversation.id, title="t"), NOW_US)
     await store._sweep_some(NOW_US)
-    await store.delete_conversation(ANN, conversation.id, "")
+    await store.delete_conversation(ADA, conversation.id, "")

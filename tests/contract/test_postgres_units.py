@@ -1,4 +1,4 @@
-"""Units of work on PostgreSQL: what they see, what they wait for, and what their failure does to others."""
+"""Units of work on PostgreSQL: isolation, waits and their limits, and failures."""
 
 import asyncio
 
@@ -17,7 +17,7 @@ from tests.processes import until
 
 @pytest.fixture
 async def server(postgres):
-    """The server of all tests, with an empty table of numbers."""
+    """The shared server, with an empty table of numbers."""
     yield postgres
     await postgres.query("TRUNCATE item", database=ITEMS)
 
@@ -29,7 +29,7 @@ async def database(server):
     await made.close()
 
 
-async def test_a_statement_is_ended_by_the_server_and_the_connection_stays(database, monkeypatch, server):
+async def test_a_slow_statement_is_ended_by_the_server_and_the_connection_stays(database, monkeypatch, server):
     monkeypatch.setattr(limits, "STATEMENT_S", 0.3)
     quick = await opened(server)
     await quick.write(insert(1), durable=True)
@@ -40,7 +40,7 @@ async def test_a_statement_is_ended_by_the_server_and_the_connection_stays(datab
     await quick.close()
 
 
-async def test_a_lock_that_is_not_to_be_had_is_given_up(server, monkeypatch):
+async def test_a_wait_for_a_lock_ends_at_the_limit(server, monkeypatch):
     monkeypatch.setattr(limits, "STATEMENT_S", 0.3)
     database = await opened(server)
     held, go_on = asyncio.Event(), asyncio.Event()
@@ -62,7 +62,7 @@ async def _hold_table(server, held: asyncio.Event, go_on: asyncio.Event) -> None
     await connection.close()
 
 
-async def test_what_a_process_that_stands_still_has_locked_is_freed(server, monkeypatch):
+async def test_locks_of_a_hanging_process_are_freed(server, monkeypatch):
     monkeypatch.setattr(limits, "IDLE_IN_TRANSACTION_S", 1)
     frozen = await opened(server)
     other = await opened(server)
@@ -80,7 +80,7 @@ async def test_what_a_process_that_stands_still_has_locked_is_freed(server, monk
 
 
 @pytest.mark.parametrize("way", ["write", "read"])
-async def test_a_caller_that_is_cancelled_leaves_its_unit_and_its_connection_whole(database, way):
+async def test_cancelling_a_caller_affects_neither_unit_nor_connection(database, way):
     entered = asyncio.Event()
 
     def work(connection) -> None:
@@ -102,7 +102,7 @@ async def test_a_caller_that_is_cancelled_leaves_its_unit_and_its_connection_who
     assert database._pool.pool.checkedin() <= 2
 
 
-async def test_closing_waits_for_what_was_asked_for(database):
+async def test_close_waits_for_pending_units(database):
     asked = [asyncio.ensure_future(database.write(insert(number), durable=True)) for number in range(30)]
     await asyncio.sleep(0)
     closing = asyncio.ensure_future(database.close())
@@ -112,7 +112,7 @@ async def test_closing_waits_for_what_was_asked_for(database):
     assert await asyncio.gather(*asked) == list(range(30))
 
 
-async def test_a_defect_is_its_callers_and_no_outage(database):
+async def test_a_bug_is_raised_in_its_caller_and_is_no_outage(database):
     await database.write(insert(1), durable=True)
 
     def divide(connection) -> None:
@@ -130,7 +130,7 @@ async def test_a_defect_is_its_callers_and_no_outage(database):
     assert database._pool.pool.checkedin() == 1, "all of them had the same connection"
 
 
-async def test_leases_and_health_need_none_of_the_pools_connections(empty_database):
+async def test_leases_and_pings_do_not_use_the_pool(empty_database):
     store = open_store(empty_database)
     await store.start()
     slow = [asyncio.ensure_future(store._database.write(sleep(1.5), durable=True)) for _ in range(limits.POOL_SIZE)]
@@ -143,7 +143,7 @@ async def test_leases_and_health_need_none_of_the_pools_connections(empty_databa
     await store.close()
 
 
-async def test_whoever_waits_too_long_for_a_connection_is_told(server, monkeypatch):
+async def test_a_wait_for_a_connection_ends_at_the_limit(server, monkeypatch):
     monkeypatch.setattr(limits, "POOL_WAIT_S", 0.2)
     database = await opened(server)
     slow = [asyncio.ensure_future(database.write(sleep(2), durable=True)) for _ in range(limits.POOL_SIZE)]
@@ -153,7 +153,7 @@ async def test_whoever_waits_too_long_for_a_connection_is_told(server, monkeypat
     await database.close()
 
 
-async def test_a_deadlock_is_run_again(database, caplog):
+async def test_a_deadlocked_unit_is_run_again(database, caplog):
     caplog.set_level("INFO", "parley.store")
     await database.write(insert(1), durable=True)
     await database.write(insert(2), durable=True)
@@ -178,7 +178,7 @@ async def test_a_deadlock_is_run_again(database, caplog):
     assert [record.message for record in caplog.records] == ["transaction_retried"]
 
 
-async def test_a_read_sees_one_state_of_the_database(database):
+async def test_a_read_sees_one_snapshot(database):
     await database.write(insert(1), durable=True)
     counted = asyncio.Event()
 
@@ -198,6 +198,6 @@ async def test_a_read_sees_one_state_of_the_database(database):
 
 
 async def pids(server) -> list[tuple]:
-    """The connections that stores have to the table's database."""
+    """The number of store connections to the table's database."""
     query = "SELECT pid FROM pg_stat_activity WHERE application_name = 'parley' AND datname = $1"
     return await server.query(query, ITEMS)

@@ -1,4 +1,4 @@
-"""What every relay promises of the journal, on real stores: embedded, with Redis, and with a Redis that is away."""
+"""The journal of every relay, on real stores: embedded, with Redis, and with an unreachable Redis."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from parley_server.journal.journals import CheckpointJournal
 from parley_server.relay.redis import RedisRelay
 
 from tests.clock import until
-from tests.contract.relays import Ears, say, text_of
-from tests.contract.store_values import ANN, NOW_US, accepted, created, finalisation
+from tests.contract.relays import RecordingOwner, say, text_of
+from tests.contract.store_values import ADA, NOW_US, accepted, created, finalisation
 from tests.fakes import Interference, ended
 from tests.ports import free_port
 
@@ -26,14 +26,14 @@ INTERVAL_S = 0.05
 
 
 class Desk:
-    """A relay on a store in whose calls a test can interfere."""
+    """A relay on a store whose calls a test can make fail."""
 
     def __init__(self, relay, store: Interference) -> None:
         self.relay = relay
         self.store = store
 
     async def begin(self) -> Log:
-        """The log of an accepted reply, journaled from its start."""
+        """Accept a reply and open its log."""
         log = Log(await accepted(self.store, await created(self.store)))
         self.relay.open(log)
         log.first_token_time_us = NOW_US
@@ -60,13 +60,13 @@ async def desk(request, store):
         relay = RedisRelay(
             url, cast(Store, interference), SystemClock(), replica_id="me", checkpoint_interval_s=INTERVAL_S
         )
-        await relay.start(Ears())
+        await relay.start(RecordingOwner())
     yield Desk(relay, interference)
     interference.before.clear()
     await relay.stop()
 
 
-async def test_all_that_is_written_becomes_durable_in_order(desk):
+async def test_all_entries_become_durable_in_order(desk):
     log = await desk.begin()
     for number in range(100):
         log.append(TextDelta(f"{number} "))
@@ -84,7 +84,7 @@ async def test_all_that_is_written_becomes_durable_in_order(desk):
     assert found.reply.first_token_time_us == NOW_US
 
 
-async def test_what_was_there_when_it_was_opened_is_journaled(desk):
+async def test_entries_from_before_open_are_journaled(desk):
     log = Log(await accepted(desk.store, await created(desk.store)))
     log.first_token_time_us = NOW_US
     say(log, "early")
@@ -93,7 +93,7 @@ async def test_what_was_there_when_it_was_opened_is_journaled(desk):
     assert await desk.kept(log) == ("early ", 1)
 
 
-async def test_replies_are_journaled_together(desk):
+async def test_replies_are_journaled_in_one_commit(desk):
     logs = [await desk.begin() for _ in range(5)]
     before = desk.store.calls.count("append_checkpoints")
     for log in logs:
@@ -104,7 +104,7 @@ async def test_replies_are_journaled_together(desk):
     assert desk.store.calls.count("append_checkpoints") - before <= 2
 
 
-async def test_a_closed_log_is_made_durable_no_further(desk):
+async def test_a_closed_log_is_not_journaled_further(desk):
     log, other = await desk.begin(), await desk.begin()
     say(log, "before")
     await desk.durable(log)
@@ -116,7 +116,7 @@ async def test_a_closed_log_is_made_durable_no_further(desk):
     assert await desk.kept(log) == ("before ", 1)
 
 
-async def test_what_may_not_be_numbered_yet_waits_for_the_journal(desk, monkeypatch):
+async def test_entries_beyond_the_limit_wait_for_the_journal(desk, monkeypatch):
     monkeypatch.setattr("parley_server.core.replies.log.MAX_UNJOURNALED", 50)
     log = await desk.begin()
     for number in range(175):
@@ -128,7 +128,7 @@ async def test_what_may_not_be_numbered_yet_waits_for_the_journal(desk, monkeypa
 
 
 @pytest.mark.parametrize("unknown", [False, True])
-async def test_a_store_that_was_away_has_it_all_when_it_is_back(desk, unknown):
+async def test_entries_written_during_a_store_outage_become_durable_later(desk, unknown):
     log = await desk.begin()
     desk.store.fail("append_checkpoints", times=3, after=unknown, unknown=unknown)
     for number in range(30):
@@ -138,7 +138,7 @@ async def test_a_store_that_was_away_has_it_all_when_it_is_back(desk, unknown):
     assert await desk.kept(log) == (" ".join(map(str, range(30))) + " ", 30)
 
 
-async def test_one_reply_that_cannot_be_written_leaves_the_others_durable(desk):
+async def test_a_reply_that_cannot_be_written_does_not_block_others(desk):
     bad, good = await desk.begin(), await desk.begin()
 
     async def poisoned(checkpoints):
@@ -157,7 +157,7 @@ async def test_one_reply_that_cannot_be_written_leaves_the_others_durable(desk):
     assert await desk.kept(bad) == ("bad " * 5, 5)
 
 
-async def test_stop_makes_durable_what_is_open(desk):
+async def test_stop_makes_open_logs_durable(desk):
     log = await desk.begin()
     say(log, "first")
     await desk.durable(log)
@@ -180,11 +180,11 @@ async def test_the_journal_of_an_ended_reply_stays_gone(desk):
         desk.relay.ended(log)
     await asyncio.sleep(3 * INTERVAL_S)
     assert await desk.store.unfinished(10, log.reply.id) == []
-    assert (await desk.store.get_reply(ANN, log.reply.id)).state is State.COMPLETED
+    assert (await desk.store.get_reply(ADA, log.reply.id)).state is State.COMPLETED
 
 
 @pytest.mark.parametrize("desk", ["redis", "redis-away"], indirect=True)
-async def test_nothing_is_known_of_what_is_elsewhere_and_nothing_raises(desk):
+async def test_a_relay_without_replicas_knows_no_remote_logs(desk):
     log = await desk.begin()
     elsewhere = Log(log.reply)
     desk.relay.follow(elsewhere, wanted=lambda: True, look=lambda: None)

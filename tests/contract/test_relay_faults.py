@@ -1,4 +1,5 @@
-"""Redis away, broken, slow or empty: the writer notices nothing, and readers elsewhere have all of it in the end."""
+"""Redis is unreachable, broken, slow or empty: writers are not affected, and remote readers get all entries in the
+end."""
 
 from __future__ import annotations
 
@@ -25,7 +26,7 @@ async def replicas(own_redis):
 
 
 class Talk:
-    """A log that somebody writes all the time, with a follower that is ahead; what it costs the writer is measured."""
+    """A log that is written continuously, with a follower. Measures the delay of the writer."""
 
     def __init__(self, owner, other) -> None:
         self.owner, self.other = owner, other
@@ -44,12 +45,12 @@ class Talk:
             await asyncio.sleep(0.01)
 
     async def flows(self) -> None:
-        """The follower gets what is written now."""
+        """Wait until the follower gets an entry that is written now."""
         now = self.log.last_sequence
         await until(lambda: self.copy.log.last_sequence > now)
 
     async def exact(self) -> None:
-        """Once it is over, whoever was ahead and whoever comes late have the same."""
+        """End the log, and check that the follower and a late follower have all entries."""
         self._task.cancel()
         await asyncio.gather(self._task, return_exceptions=True)
         await same(self.copy, self.log)
@@ -72,12 +73,12 @@ async def talk(replicas):
 
 
 def told(caplog, event: str, part: str) -> list[dict]:
-    """The fields of the lines of an event about a part."""
+    """The fields of an event's log lines about a part."""
     fields = [record.fields for record in caplog.records if record.message == event]
     return [each for each in fields if each.get("part") == part]
 
 
-async def test_killed_and_started_empty(talk, own_redis, caplog):
+async def test_followers_get_all_entries_after_redis_restarts_empty(talk, own_redis, caplog):
     caplog.set_level("INFO", "parley.relay")
     await asyncio.to_thread(own_redis.kill9)
     await until(lambda: talk.other.relay.unreachable_s > 0.3)
@@ -95,7 +96,7 @@ async def test_killed_and_started_empty(talk, own_redis, caplog):
     assert all(each["lost_s"] > 0.5 for each in told(caplog, "relay_restored", "publish"))
 
 
-async def test_flushed_while_nobody_writes(replicas, own_redis):
+async def test_followers_get_all_entries_after_a_flush_of_silent_logs(replicas, own_redis):
     owner, other = await replicas.start(), await replicas.start()
     log = owner.begin()
     copy = other.follow(log.reply)
@@ -110,7 +111,7 @@ async def test_flushed_while_nobody_writes(replicas, own_redis):
     assert copy.text == "one two three "  # replaced by the later one
 
 
-async def test_flushed_while_somebody_writes(talk, own_redis):
+async def test_followers_get_all_entries_after_a_flush_of_growing_logs(talk, own_redis):
     for _ in range(5):
         await asyncio.to_thread(own_redis.command, "FLUSHALL")
         await talk.flows()
@@ -118,7 +119,7 @@ async def test_flushed_while_somebody_writes(talk, own_redis):
     assert talk.owner.problems() == talk.other.problems() == {}
 
 
-async def test_a_long_log_is_given_again(replicas, own_redis):
+async def test_a_long_log_is_sent_again(replicas, own_redis):
     owner, other = await replicas.start(), await replicas.start()
     log = owner.begin()
     for number in range(20_000):
@@ -134,7 +135,7 @@ async def test_a_long_log_is_given_again(replicas, own_redis):
     assert calls["usec_per_call"] < 20_000, calls
 
 
-async def test_keys_deleted_under_a_follower(talk, own_redis):
+async def test_a_follower_continues_after_its_keys_were_deleted(talk, own_redis):
     await talk.flows()
     looks = talk.copy.looks
     for key in (wire.stream_key(talk.log.reply.id, 1), wire.reply_key(talk.log.reply.id)):
@@ -144,7 +145,7 @@ async def test_keys_deleted_under_a_follower(talk, own_redis):
     assert talk.copy.looks >= looks
 
 
-async def test_keys_of_a_dead_owner_that_are_gone_make_a_follower_look(replicas, own_redis):
+async def test_a_follower_checks_the_store_when_a_dead_owners_keys_are_gone(replicas, own_redis):
     owner, other = await replicas.start(), await replicas.start()
     log = owner.begin()
     copy = other.follow(log.reply)
@@ -157,7 +158,7 @@ async def test_keys_of_a_dead_owner_that_are_gone_make_a_follower_look(replicas,
     assert not copy.log.over
 
 
-async def test_the_time_to_live_is_kept_up_in_silence(replicas, own_redis):
+async def test_heartbeats_extend_the_ttl_of_silent_replies(replicas, own_redis):
     owner, other = await replicas.start(running_ttl_s=1.0), await replicas.start()
     spoken, mute = owner.begin(), owner.begin()
     say(spoken, "before the silence")
@@ -176,7 +177,7 @@ async def test_the_time_to_live_is_kept_up_in_silence(replicas, own_redis):
     assert owner.problems() == {}
 
 
-async def test_what_a_dead_owner_left_expires(replicas, own_redis):
+async def test_keys_of_a_dead_owner_expire(replicas, own_redis):
     owner = await replicas.start(running_ttl_s=0.6)
     log = owner.begin()
     say(log, "text")
@@ -185,7 +186,7 @@ async def test_what_a_dead_owner_left_expires(replicas, own_redis):
     await until(lambda: own_redis.command("DBSIZE") == 0, 3.0)
 
 
-REFUSALS = {  # how Redis is made to take no writes, how that is undone, and what it says of it
+REFUSALS = {  # how to make Redis refuse writes, how to undo that, and the error it returns
     "memory": (("CONFIG", "SET", "maxmemory", "1"), ("CONFIG", "SET", "maxmemory", "0"), "maxmemory"),
     "read-only": (("REPLICAOF", "127.0.0.1", "1"), ("REPLICAOF", "NO", "ONE"), "read only"),
     "no-replicas": (
@@ -197,7 +198,7 @@ REFUSALS = {  # how Redis is made to take no writes, how that is undone, and wha
 
 
 @pytest.mark.parametrize("fault", REFUSALS)
-async def test_redis_that_takes_no_writes(talk, own_redis, caplog, fault):
+async def test_replies_continue_while_redis_refuses_writes(talk, own_redis, caplog, fault):
     broken, mended, words = REFUSALS[fault]
     caplog.set_level("INFO", "parley.relay")
     await talk.flows()
@@ -206,7 +207,7 @@ async def test_redis_that_takes_no_writes(talk, own_redis, caplog, fault):
     await until(lambda: not talk.owner.sound)
     assert await talk.owner.relay.idle_s(talk.log.reply.id) is None
     await asyncio.sleep(4 * HEARTBEAT_S)
-    assert talk.other.relay.unreachable_s > 0  # it can still be read, but nothing new is to be found
+    assert talk.other.relay.unreachable_s > 0  # Redis can be read, but has no new entries
     await asyncio.to_thread(own_redis.command, *mended)
     await talk.flows()
     await talk.sound()
@@ -217,7 +218,7 @@ async def test_redis_that_takes_no_writes(talk, own_redis, caplog, fault):
     assert await talk.owner.relay.idle_s(talk.log.reply.id) < 4 * HEARTBEAT_S
 
 
-async def test_paused_for_three_seconds(talk, own_redis):
+async def test_replies_continue_while_redis_is_paused_for_three_seconds(talk, own_redis):
     await asyncio.to_thread(own_redis.pause)
     await until(lambda: talk.other.relay.unreachable_s > 0.5)
     recalling = asyncio.create_task(talk.other.relay.recall(talk.log.reply.id))
@@ -232,7 +233,7 @@ async def test_paused_for_three_seconds(talk, own_redis):
     await talk.exact()
 
 
-async def test_scripts_flushed(talk, own_redis):
+async def test_flushed_scripts_are_loaded_again(talk, own_redis):
     for _ in range(3):
         await asyncio.to_thread(own_redis.command, "SCRIPT", "FLUSH")
         await talk.flows()
@@ -241,7 +242,7 @@ async def test_scripts_flushed(talk, own_redis):
 
 
 @pytest.mark.parametrize("kind", ["normal", "pubsub"])
-async def test_connections_killed(talk, own_redis, kind):
+async def test_killed_connections_are_opened_again(talk, own_redis, kind):
     for _ in range(3):
         await asyncio.to_thread(own_redis.command, "CLIENT", "KILL", "TYPE", kind)
         await talk.flows()
@@ -264,7 +265,7 @@ async def test_an_append_whose_answer_is_lost_is_in_the_stream_once(replicas, ow
             await length(number - 1)
             proxy.latency_s = 0.2
             say(log, f"word{number}")
-            await length(number)  # it is there, and its answer is on the way
+            await length(number)  # the entry is stored, and the answer is in flight
             proxy.latency_s = 0.0
             await proxy.reset()
             assert owner.relay._publisher._publications[log.reply.id].sent < number
@@ -275,8 +276,8 @@ async def test_an_append_whose_answer_is_lost_is_in_the_stream_once(replicas, ow
         await replicas.stop(owner)
 
 
-async def test_a_tail_that_a_failover_lost_is_given_again(talk, own_redis):
-    """The new primary lacks the newest entries, as one does to which they were not yet copied."""
+async def test_entries_lost_in_a_failover_are_sent_again(talk, own_redis):
+    """The new primary lacks the newest entries, since they were not replicated before the failover."""
     stream = wire.stream_key(talk.log.reply.id, 1)
     await talk.flows()
 
@@ -290,7 +291,7 @@ async def test_a_tail_that_a_failover_lost_is_given_again(talk, own_redis):
     await talk.exact()
 
 
-async def test_two_hundred_milliseconds_away(replicas, own_redis):
+async def test_replies_continue_with_two_hundred_milliseconds_of_latency(replicas, own_redis):
     async with Proxy(own_redis.port, latency_s=0.1) as proxy:
         far = own_redis.url(port=proxy.port)
         owner, other = await replicas.start(url=far), await replicas.start(url=far)
@@ -307,7 +308,7 @@ async def test_two_hundred_milliseconds_away(replicas, own_redis):
         await replicas.stop(other)
 
 
-async def test_an_end_that_redis_missed_is_told_later(replicas, own_redis):
+async def test_an_end_during_an_outage_is_published_later(replicas, own_redis):
     owner, other = await replicas.start(), await replicas.start()
     log = owner.begin()
     copy = other.follow(log.reply)
@@ -325,7 +326,7 @@ async def test_an_end_that_redis_missed_is_told_later(replicas, own_redis):
     await until(lambda: len(owner.relay._publisher._publications) == 0)
 
 
-async def test_an_end_that_cannot_be_told_is_forgotten_in_time(replicas, own_redis):
+async def test_an_end_that_cannot_be_published_is_dropped_after_the_retention(replicas, own_redis):
     owner = await replicas.start(retention_s=0.5)
     log = owner.begin()
     say(log, "text")
@@ -338,7 +339,7 @@ async def test_an_end_that_cannot_be_told_is_forgotten_in_time(replicas, own_red
     assert own_redis.command("EXISTS", wire.stream_key(log.reply.id, 1)) == 0
 
 
-async def test_wishes_and_erasures_wait_for_redis(replicas, own_redis):
+async def test_cancel_requests_and_erasures_are_retried_until_redis_answers(replicas, own_redis):
     owner, other = await replicas.start(), await replicas.start()
     log = owner.begin()
     say(log, "text")
@@ -347,12 +348,12 @@ async def test_wishes_and_erasures_wait_for_redis(replicas, own_redis):
     other.relay.erase(("reply-gone",))
     await until(lambda: "tell" in other.problems())
     await asyncio.to_thread(own_redis.start)
-    await until(lambda: log.reply.id in owner.ears.wishes)
+    await until(lambda: log.reply.id in owner.events.cancels)
     await until(lambda: own_redis.command("EXISTS", wire.reply_key("reply-gone")) == 1)
 
 
 @pytest.mark.parametrize("over", [False, True])
-async def test_stop_publishes_what_is_there(replicas, over):
+async def test_stop_publishes_pending_entries(replicas, over):
     owner, other = await replicas.start(flush_interval_s=30.0), await replicas.start()
     log = owner.begin()
     say(log, "one")
@@ -368,7 +369,7 @@ async def test_stop_publishes_what_is_there(replicas, over):
         await until(lambda: copy.looks > 0, 0.5)
 
 
-async def test_a_connection_that_was_lost_does_not_spoil_a_takeover(replicas, own_redis):
+async def test_a_takeover_retries_on_a_broken_connection(replicas, own_redis):
     owner, other = await replicas.start(), await replicas.start(heartbeat_s=30.0)
     log = owner.begin()
     say(log, "text")
@@ -378,7 +379,7 @@ async def test_a_connection_that_was_lost_does_not_spoil_a_takeover(replicas, ow
         assert text_of(await other.relay.take_over(log.reply.id, epoch)) == "text "
 
 
-async def test_a_connection_that_was_lost_delays_no_new_reader(replicas, own_redis):
+async def test_a_broken_connection_does_not_delay_a_new_reader(replicas, own_redis):
     owner, other = await replicas.start(), await replicas.start(heartbeat_s=30.0)
     log = owner.begin()
     say(log, "text")
@@ -387,12 +388,12 @@ async def test_a_connection_that_was_lost_delays_no_new_reader(replicas, own_red
     await same(other.follow(log.reply), log, 0.5 * SILENCE_S)
 
 
-async def test_an_outage_is_no_absence_of_readers(replicas, own_redis):
+async def test_an_outage_does_not_count_as_absence_of_readers(replicas, own_redis):
     owner, other = await replicas.start(), await replicas.start()
     log = owner.begin()
     say(log, "text")
     await same(other.follow(log.reply), log)
-    await replicas.stop(other)  # nobody tells any more that it is read
+    await replicas.stop(other)  # readers are no longer reported
     await asyncio.to_thread(own_redis.pause)
     await asyncio.sleep(2.0)
     await asyncio.to_thread(own_redis.resume)
@@ -402,7 +403,7 @@ async def test_an_outage_is_no_absence_of_readers(replicas, own_redis):
     assert 0.9 < await owner.relay.idle_s(log.reply.id) < 2.0
 
 
-async def test_without_redis_a_reply_of_many_bytes_is_journaled_soon(replicas, own_redis):
+async def test_without_redis_a_large_reply_is_still_journaled_early(replicas, own_redis):
     owner = await replicas.start(checkpoint_interval_s=30.0, checkpoint_bytes=8192)
     log = owner.begin()
     await asyncio.to_thread(own_redis.kill9)
@@ -427,9 +428,9 @@ async def test_stop_does_not_wait_for_redis(replicas, own_redis, how):
     assert time.monotonic() - started < 5.0
 
 
-async def test_redis_may_come_after_the_start(replicas, own_redis, caplog):
+async def test_redis_may_start_after_the_relay(replicas, own_redis, caplog):
     await asyncio.to_thread(own_redis.stop)
-    owner, other = await replicas.start(hears=False), await replicas.start(hears=False)
+    owner, other = await replicas.start(subscribed=False), await replicas.start(subscribed=False)
     assert "relay_connect_failed" in caplog.messages
     log = owner.begin()
     say(log, "early")
@@ -441,14 +442,14 @@ async def test_redis_may_come_after_the_start(replicas, own_redis, caplog):
     await until(lambda: other.relay.unreachable_s == 0)
 
 
-async def test_redis_that_may_drop_keys_is_refused(replicas, own_redis, caplog):
+async def test_a_redis_with_an_eviction_policy_is_refused(replicas, own_redis, caplog):
     own_redis.command("CONFIG", "SET", "maxmemory-policy", "allkeys-lru")
     refused = Replica(replicas.url, "refused", replicas.store)
     with pytest.raises(RelayUnusable, match="maxmemory-policy"):
-        await refused.relay.start(refused.ears)
+        await refused.relay.start(refused.events)
     await refused.relay.stop()
     await asyncio.to_thread(own_redis.stop)
-    await replicas.start(hears=False)
+    await replicas.start(subscribed=False)
     own_redis._settings["maxmemory-policy"] = "volatile-ttl"
     await asyncio.to_thread(own_redis.start)
     await until(lambda: "relay_check_failed" in caplog.messages)
@@ -462,7 +463,7 @@ async def test_a_wrong_password_is_refused(tmp_path):
                     await replicas.start()
 
 
-async def test_tls_and_a_password(tmp_path):
+async def test_the_relay_connects_with_tls_and_a_password(tmp_path):
     with RedisServer(tmp_path / "redis", password="s3cret", tls=True) as server:
         async with Replicas(server.url()) as replicas:
             talk = Talk(await replicas.start(), await replicas.start())
@@ -471,5 +472,5 @@ async def test_tls_and_a_password(tmp_path):
             assert talk.owner.problems() == talk.other.problems() == {}
         without_authority = server.url().partition("?")[0]
         async with Replicas(without_authority) as replicas:
-            stranger = await replicas.start(hears=False)
+            stranger = await replicas.start(subscribed=False)
             assert await stranger.relay.recall("reply") == ()

@@ -1,4 +1,4 @@
-"""Two replicas and a Redis: what is written on one is read on the other, from any moment on, exactly."""
+"""Two replicas and Redis: a follower that starts at any moment gets every entry once and in order."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ async def replicas(shared_redis):
         yield made
 
 
-async def test_what_one_writes_the_other_reads(replicas):
+async def test_a_follower_gets_what_the_owner_writes(replicas):
     owner, other = await replicas.start(), await replicas.start()
     log = owner.begin()
     copy = other.follow(log.reply)
@@ -49,7 +49,7 @@ async def test_what_one_writes_the_other_reads(replicas):
     assert owner.problems() == other.problems() == {}
 
 
-async def test_what_is_written_is_there_at_once(replicas):
+async def test_entries_arrive_with_low_latency(replicas):
     owner, other = await replicas.start(flush_interval_s=0.005), await replicas.start()
     log = owner.begin()
     copy = other.follow(log.reply)
@@ -65,7 +65,7 @@ async def test_what_is_written_is_there_at_once(replicas):
     assert statistics.median(took) < 0.1
 
 
-async def test_a_long_log_that_is_silent_is_read_at_once(replicas):
+async def test_a_long_silent_log_is_read_at_once(replicas):
     owner, other = await replicas.start(), await replicas.start()
     log = owner.begin()
     for number in range(4 * RANGE_ENTRIES + 1):
@@ -89,7 +89,7 @@ async def test_the_first_entry_does_not_wait_for_a_flush(replicas):
 
 
 @pytest.mark.parametrize("deaf", [False, True])
-async def test_from_whichever_moment_it_is_followed_a_log_is_read_exactly(replicas, shared_redis, deaf):
+async def test_a_log_followed_from_any_moment_is_complete(replicas, shared_redis, deaf):
     owner = await replicas.start(flush_interval_s=0.004, heartbeat_s=0.2)
     other = await replicas.start()
 
@@ -125,7 +125,7 @@ async def test_from_whichever_moment_it_is_followed_a_log_is_read_exactly(replic
         await asyncio.gather(killing, return_exceptions=True)
 
 
-async def test_a_long_log_is_read_while_it_goes_on(replicas):
+async def test_a_long_log_is_read_while_it_grows(replicas):
     owner, other = await replicas.start(), await replicas.start()
     log = owner.begin()
     for number in range(10_000):
@@ -140,7 +140,7 @@ async def test_a_long_log_is_read_while_it_goes_on(replicas):
     assert len(await other.relay.recall(log.reply.id)) == 10_200
 
 
-async def test_more_than_an_owner_may_hold_back_is_followed(replicas, monkeypatch):
+async def test_a_log_longer_than_the_owners_buffer_is_followed(replicas, monkeypatch):
     monkeypatch.setattr("parley_server.core.replies.log.MAX_UNJOURNALED", 100)
     owner, other = await replicas.start(checkpoint_interval_s=0.1), await replicas.start()
     log = owner.begin()
@@ -151,7 +151,7 @@ async def test_more_than_an_owner_may_hold_back_is_followed(replicas, monkeypatc
     await same(copy, log)
 
 
-async def test_what_a_newer_release_writes_takes_its_number(replicas, shared_redis):
+async def test_entries_of_a_newer_release_keep_their_numbers(replicas, shared_redis):
     owner, other = await replicas.start(), await replicas.start()
     log = owner.begin()
     copy = other.follow(log.reply)
@@ -175,7 +175,7 @@ async def test_what_a_newer_release_writes_takes_its_number(replicas, shared_red
     await until(lambda: later.entries == [*expected, TextDelta("again")])
 
 
-async def test_the_end_is_told_at_once_and_the_log_is_kept(replicas, shared_redis):
+async def test_the_end_is_published_at_once_and_the_log_is_retained(replicas, shared_redis):
     owner, other = await replicas.start(retention_s=60.0), await replicas.start()
     log = owner.begin()
     copy = other.follow(log.reply)
@@ -188,12 +188,12 @@ async def test_the_end_is_told_at_once_and_the_log_is_kept(replicas, shared_redi
     assert text_of(await other.relay.recall(log.reply.id)) == "all of it "
     late = other.follow(log.reply)
     await until(lambda: late.text == "all of it ")
-    await until(lambda: late.looks > 0, 2 * SILENCE_S)  # what was published before it came, it finds by asking
+    await until(lambda: late.looks > 0, 2 * SILENCE_S)  # it missed the published end, and finds it with a probe
     for key in (wire.reply_key(log.reply.id), wire.stream_key(log.reply.id, 1)):
         assert 0 < shared_redis.command("PTTL", key) <= 60_000
 
 
-async def test_an_end_of_another_replaces_the_log_and_publishes_nothing_of_it(replicas):
+async def test_an_end_by_another_replica_publishes_nothing_of_the_replaced_log(replicas):
     owner, other = await replicas.start(flush_interval_s=30.0), await replicas.start()
     log = owner.begin()
     copy = other.follow(log.reply)
@@ -212,7 +212,7 @@ async def test_an_end_of_another_replaces_the_log_and_publishes_nothing_of_it(re
     await until(lambda: copy.looks > 0, 2.0)
 
 
-async def test_the_end_of_another_epoch_is_heard(replicas):
+async def test_the_end_in_another_epoch_reaches_followers(replicas):
     owner, other = await replicas.start(), await replicas.start()
     log = owner.begin()
     copy = other.follow(log.reply)
@@ -223,7 +223,7 @@ async def test_the_end_of_another_epoch_is_heard(replicas):
     await until(lambda: copy.looks > 0, 0.5)
 
 
-async def test_a_log_that_is_not_followed_any_more_gets_nothing(replicas, shared_redis):
+async def test_an_unfollowed_log_gets_no_entries(replicas, shared_redis):
     owner, other = await replicas.start(), await replicas.start()
     log = owner.begin()
     copy, stays = other.follow(log.reply), None
@@ -232,7 +232,7 @@ async def test_a_log_that_is_not_followed_any_more_gets_nothing(replicas, shared
     other.relay.unfollow(copy.log)
     other.relay.unfollow(copy.log)
     stays = other.follow(log.reply)
-    other.relay.unfollow(copy.log)  # of another log of the same reply
+    other.relay.unfollow(copy.log)  # another log of the same reply
     say(log, "two")
     await same(stays, log)
     assert copy.text == "one "
@@ -241,11 +241,11 @@ async def test_a_log_that_is_not_followed_any_more_gets_nothing(replicas, shared
     await until(lambda: shared_redis.command("PUBSUB", "NUMSUB", channel)[1] == 0)
 
 
-async def test_without_any_published_word_all_is_read_and_the_end_is_noticed(replicas, shared_redis):
+async def test_without_published_messages_entries_and_end_are_read_from_redis(replicas, shared_redis):
     shared_redis.command("ACL", "SETUSER", "deaf", "on", ">secret", "~*", "+@all", "resetchannels")
     owner = await replicas.start(heartbeat_s=0.2)
     deaf_url = shared_redis.url().replace("redis://", "redis://deaf:secret@")
-    other = await replicas.start(url=deaf_url, hears=False)
+    other = await replicas.start(url=deaf_url, subscribed=False)
     log = owner.begin()
     copy = other.follow(log.reply)
     for number in range(20):
@@ -260,7 +260,7 @@ async def test_without_any_published_word_all_is_read_and_the_end_is_noticed(rep
     shared_redis.command("ACL", "DELUSER", "deaf")
 
 
-async def test_lost_words_are_read_again_after_a_silence(replicas, monkeypatch):
+async def test_lost_messages_are_read_from_the_stream_after_a_silence(replicas, monkeypatch):
     owner, other = await replicas.start(), await replicas.start()
     log = owner.begin()
     copy = other.follow(log.reply)
@@ -276,7 +276,7 @@ async def test_lost_words_are_read_again_after_a_silence(replicas, monkeypatch):
     await until(lambda: copy.looks > 0, 2 * SILENCE_S)
 
 
-async def test_a_gap_in_what_is_heard_is_filled_at_once(replicas, shared_redis):
+async def test_a_gap_in_published_messages_is_filled_at_once(replicas, shared_redis):
     owner, other = await replicas.start(), await replicas.start()
     log = owner.begin()
     copy = other.follow(log.reply)
@@ -289,7 +289,7 @@ async def test_a_gap_in_what_is_heard_is_filled_at_once(replicas, shared_redis):
     await until(lambda: copy.text == "one two three four ", 0.5)
 
 
-async def test_an_older_epoch_s_words_are_not_read(replicas):
+async def test_messages_of_an_older_epoch_are_ignored(replicas):
     zombie, other, third = [await replicas.start() for _ in range(3)]
     log = zombie.begin()
     copy = other.follow(msgspec.structs.replace(log.reply, epoch=2))

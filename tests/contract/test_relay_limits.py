@@ -1,4 +1,4 @@
-"""What a relay takes of Redis: connections, memory, bytes; and that none of its connections is lost in silence."""
+"""The relay's use of Redis (connections, memory, bytes), and the detection of dead connections."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ async def replicas(shared_redis):
 
 
 def connections(server, replica) -> list[str]:
-    """The names of those that a replica has."""
+    """The names of a replica's connections."""
     clients = str(server.command("CLIENT", "LIST"))
     return sorted(re.findall(rf"name=(\S+{replica.name})\b", clients))
 
@@ -57,7 +57,7 @@ async def test_connections_do_not_grow_with_replies_or_readers(replicas, shared_
     assert len(connections(shared_redis, other)) <= CONNECTIONS
 
 
-async def test_twelve_idle_seconds_break_nothing(replicas, shared_redis):
+async def test_twelve_idle_seconds_lose_no_connection(replicas, shared_redis):
     owner, other = await replicas.start(heartbeat_s=60.0), await replicas.start(heartbeat_s=60.0)
     log = owner.begin()
     copy = other.follow(log.reply)
@@ -65,11 +65,11 @@ async def test_twelve_idle_seconds_break_nothing(replicas, shared_redis):
     say(log, "the first token")
     await same(copy, log, 0.5)
     other.relay.publish_cancel(log.reply)
-    await until(lambda: bool(owner.ears.wishes), 0.5)
+    await until(lambda: bool(owner.events.cancels), 0.5)
     assert owner.problems() == other.problems() == {}
 
 
-async def test_a_dead_wire_is_noticed_by_who_only_listens(replicas, shared_redis, monkeypatch):
+async def test_the_subscription_detects_a_dead_connection(replicas, shared_redis, monkeypatch):
     monkeypatch.setattr("parley_server.relay.subscription.PING_S", 0.3)
     async with Proxy(shared_redis.port) as proxy:
         owner, other = await replicas.start(), await replicas.start(url=shared_redis.url(port=proxy.port))
@@ -86,7 +86,7 @@ async def test_a_dead_wire_is_noticed_by_who_only_listens(replicas, shared_redis
         await replicas.stop(other)
 
 
-async def test_the_memory_of_a_long_reply(replicas, shared_redis):
+async def test_a_long_reply_takes_bounded_memory_in_redis(replicas, shared_redis):
     owner = await replicas.start()
     log = owner.begin()
     for number in range(TOKENS):
@@ -102,7 +102,7 @@ async def test_the_memory_of_a_long_reply(replicas, shared_redis):
     assert taken < 512 * 1024
 
 
-async def test_bytes_grow_as_the_text_does(replicas, shared_redis):
+async def test_bytes_sent_grow_linearly_with_the_text(replicas, shared_redis):
     async with Proxy(shared_redis.port) as proxy:
         owner = await replicas.start(url=shared_redis.url(port=proxy.port), heartbeat_s=60.0)
         say(owner.begin(), "so that scripts are loaded")

@@ -1,4 +1,4 @@
-"""Who may write, who wishes to cancel, who reads: what replicas tell one another of a reply beside its text."""
+"""What replicas exchange about a reply besides its text: ownership, cancel requests, and readers."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ async def replicas(shared_redis):
 
 
 async def published(owner, log) -> None:
-    """Redis has all of it."""
+    """Wait until Redis has all entries."""
     await until(lambda: owner.relay._publisher._publications[log.reply.id].sent == log.last_sequence)
 
 
-async def test_a_takeover_closes_the_log_to_its_writer_and_has_all_of_it(replicas, shared_redis):
+async def test_a_takeover_closes_the_log_to_its_writer_and_returns_all_entries(replicas, shared_redis):
     zombie, other = await replicas.start(), await replicas.start()
     log = zombie.begin()
     copy = other.follow(log.reply)
@@ -39,25 +39,25 @@ async def test_a_takeover_closes_the_log_to_its_writer_and_has_all_of_it(replica
     shown = log.content()
     assert list(await other.relay.take_over(log.reply.id, 2)) == shown
     say(log, "of a zombie")
-    await until(lambda: zombie.ears.lost == [log.reply.id])
+    await until(lambda: zombie.events.lost == [log.reply.id])
     await asyncio.sleep(2 * HEARTBEAT_S)
     assert copy.entries == shown
     assert list(await other.relay.recall(log.reply.id)) == shown
-    assert zombie.ears.lost == [log.reply.id]
+    assert zombie.events.lost == [log.reply.id]
     assert zombie.problems() == {}
 
 
-async def test_a_silent_writer_learns_of_a_takeover_by_its_heartbeat(replicas):
+async def test_a_silent_writer_detects_a_takeover_by_its_heartbeat(replicas):
     zombie, other = await replicas.start(), await replicas.start()
     spoken, mute = zombie.begin(), zombie.begin()
     say(spoken, "a word")
     await published(zombie, spoken)
     assert text_of(await other.relay.take_over(spoken.reply.id, 2)) == "a word "
     assert await other.relay.take_over(mute.reply.id, 2) == ()
-    await until(lambda: sorted(zombie.ears.lost) == sorted([spoken.reply.id, mute.reply.id]), 4 * HEARTBEAT_S)
+    await until(lambda: sorted(zombie.events.lost) == sorted([spoken.reply.id, mute.reply.id]), 4 * HEARTBEAT_S)
 
 
-async def test_the_fence_never_falls(replicas):
+async def test_the_fence_never_decreases(replicas):
     owner, other = await replicas.start(), await replicas.start()
     log = owner.begin(epoch=2)
     say(log, "second")
@@ -66,21 +66,21 @@ async def test_the_fence_never_falls(replicas):
     assert text_of(await other.relay.take_over(log.reply.id, 3)) == "second "
     late = other.begin(reply_id=log.reply.id, epoch=3)
     say(late, "third")
-    await until(lambda: other.ears.lost == [log.reply.id])
+    await until(lambda: other.events.lost == [log.reply.id])
     first = owner.begin(reply_id=log.reply.id, epoch=1)
     say(first, "first")
     await asyncio.sleep(2 * HEARTBEAT_S)
-    assert owner.ears.lost[-1:] == [log.reply.id]
+    assert owner.events.lost[-1:] == [log.reply.id]
     assert text_of(await other.relay.recall(log.reply.id)) == "second "
 
 
-async def test_a_zombie_that_no_fence_stops_is_in_no_later_epoch_s_view(replicas, shared_redis):
+async def test_entries_of_an_unfenced_zombie_are_not_visible_in_later_epochs(replicas, shared_redis):
     zombie, other = await replicas.start(heartbeat_s=30.0), await replicas.start()
     log = zombie.begin()
     say(log, "one two")
     await published(zombie, log)
     await other.relay.take_over(log.reply.id, 2)
-    shared_redis.command("HDEL", wire.reply_key(log.reply.id), "fence")  # a failover has lost it
+    shared_redis.command("HDEL", wire.reply_key(log.reply.id), "fence")  # as if lost in a failover
     successor = other.begin(reply_id=log.reply.id, epoch=2)
     copy = zombie.follow(successor.reply)
     say(log, "of the zombie")
@@ -88,11 +88,11 @@ async def test_a_zombie_that_no_fence_stops_is_in_no_later_epoch_s_view(replicas
     say(successor, "of the successor")
     await same(copy, successor)
     say(log, "again")
-    await until(lambda: zombie.ears.lost == [log.reply.id])
+    await until(lambda: zombie.events.lost == [log.reply.id])
     assert text_of(await other.relay.recall(log.reply.id)) == copy.text == "of the successor "
 
 
-async def test_an_ended_log_is_closed_to_everybody(replicas):
+async def test_an_ended_log_accepts_no_appends(replicas):
     owner, other = await replicas.start(), await replicas.start()
     log = owner.begin()
     say(log, "the whole")
@@ -102,12 +102,12 @@ async def test_an_ended_log_is_closed_to_everybody(replicas):
     await until(lambda: len(owner.relay._publisher._publications) == 0)
     zombie = other.begin(reply_id=log.reply.id)
     say(zombie, "of a zombie with words of its own")
-    await until(lambda: other.ears.lost == [log.reply.id])
+    await until(lambda: other.events.lost == [log.reply.id])
     assert text_of(await other.relay.recall(log.reply.id)) == "the whole "
 
 
 @pytest.mark.parametrize("deaf", [False, True])
-async def test_an_erased_log_cannot_be_brought_back(replicas, shared_redis, monkeypatch, deaf):
+async def test_an_erased_log_cannot_be_recreated(replicas, shared_redis, monkeypatch, deaf):
     zombie, other = await replicas.start(), await replicas.start()
     log, kept = zombie.begin(), zombie.begin()
     say(log, "private")
@@ -117,12 +117,12 @@ async def test_an_erased_log_cannot_be_brought_back(replicas, shared_redis, monk
     if deaf:
         monkeypatch.setattr(zombie.relay._subscription, "_on_message", lambda channel, data: None)
     other.relay.erase((log.reply.id, "reply-unknown"))
-    await until(lambda: other.ears.erasures == [log.reply.id, "reply-unknown"])
+    await until(lambda: other.events.erasures == [log.reply.id, "reply-unknown"])
     say(log, "a last append")
     if deaf:
-        await until(lambda: zombie.ears.lost == [log.reply.id])
+        await until(lambda: zombie.events.lost == [log.reply.id])
     else:
-        await until(lambda: zombie.ears.erasures == other.ears.erasures)
+        await until(lambda: zombie.events.erasures == other.events.erasures)
     assert shared_redis.command("EXISTS", wire.stream_key(log.reply.id, 1)) == 0
     assert await other.relay.recall(log.reply.id) == ()
     assert 0 < shared_redis.command("PTTL", wire.reply_key(log.reply.id)) <= 600_000
@@ -133,7 +133,7 @@ async def test_an_erased_log_cannot_be_brought_back(replicas, shared_redis, monk
     assert shared_redis.command("KEYS", f"*{log.reply.id}*") == [wire.reply_key(log.reply.id).decode()]
 
 
-async def test_the_eraser_s_own_words_under_way_are_dropped(replicas, shared_redis):
+async def test_pending_entries_of_an_erased_log_are_dropped(replicas, shared_redis):
     owner = await replicas.start(flush_interval_s=0.3)
     log = owner.begin()
     say(log, "first")
@@ -142,30 +142,30 @@ async def test_the_eraser_s_own_words_under_way_are_dropped(replicas, shared_red
     log.finish(ended(log.reply, last_sequence=log.closing_sequence))
     owner.relay.ended(log)
     owner.relay.erase((log.reply.id,))
-    await until(lambda: owner.ears.erasures == [log.reply.id])
+    await until(lambda: owner.events.erasures == [log.reply.id])
     await asyncio.sleep(0.5)
     assert shared_redis.command("EXISTS", wire.stream_key(log.reply.id, 1)) == 0
 
 
-async def test_many_are_erased(replicas):
+async def test_many_replies_are_erased(replicas):
     owner, other = await replicas.start(), await replicas.start()
     ids = tuple(unique("reply") for _ in range(1200))
     other.relay.erase(ids)
-    await until(lambda: len(owner.ears.erasures) == 1200)
-    assert tuple(owner.ears.erasures) == ids
+    await until(lambda: len(owner.events.erasures) == 1200)
+    assert tuple(owner.events.erasures) == ids
 
 
-async def test_a_wish_to_cancel_rings_at_its_owner(replicas):
+async def test_a_cancel_request_reaches_the_owner_at_once(replicas):
     owner, other = await replicas.start(heartbeat_s=30.0), await replicas.start()
     log = owner.begin()
     say(log, "text")
     await published(owner, log)
     other.relay.publish_cancel(log.reply)
-    await until(lambda: owner.ears.wishes == [log.reply.id], 0.5)
+    await until(lambda: owner.events.cancels == [log.reply.id], 0.5)
 
 
 @pytest.mark.parametrize("writes", [True, False])
-async def test_a_wish_is_found_by_an_owner_who_hears_nothing(replicas, monkeypatch, writes):
+async def test_an_owner_without_subscription_finds_a_cancel_request(replicas, monkeypatch, writes):
     heartbeat_s = 30.0 if writes else HEARTBEAT_S
     owner, other = await replicas.start(heartbeat_s=heartbeat_s), await replicas.start()
     log = owner.begin()
@@ -176,19 +176,19 @@ async def test_a_wish_is_found_by_an_owner_who_hears_nothing(replicas, monkeypat
     other.relay.publish_cancel(log.reply)
     await asyncio.sleep(0.1)
     if writes:
-        assert owner.ears.wishes == []
+        assert owner.events.cancels == []
         say(log, "more")
-    await until(lambda: log.reply.id in owner.ears.wishes, 2 * HEARTBEAT_S)
+    await until(lambda: log.reply.id in owner.events.cancels, 2 * HEARTBEAT_S)
 
 
-async def test_a_wish_for_a_reply_that_has_written_nothing_expires(replicas, shared_redis):
+async def test_a_cancel_request_for_a_reply_without_entries_expires(replicas, shared_redis):
     other = await replicas.start(running_ttl_s=60.0)
     wished = reply(unique("reply"), owner="nobody")
     other.relay.publish_cancel(wished)
     await until(lambda: 0 < shared_redis.command("PTTL", wire.reply_key(wished.id)) <= 60_000)
 
 
-async def test_readers_elsewhere_are_seen_until_they_leave(replicas):
+async def test_remote_readers_are_reported_until_they_leave(replicas):
     owner, other = await replicas.start(), await replicas.start()
     log, alone = owner.begin(), owner.begin()
     say(log, "text")
@@ -196,21 +196,21 @@ async def test_readers_elsewhere_are_seen_until_they_leave(replicas):
     await published(owner, log)
     await published(owner, alone)
     copy = other.follow(log.reply)
-    await until(lambda: bool(owner.ears.sightings))
-    assert {reply_id for reply_id, _ in owner.ears.sightings} == {log.reply.id}
-    assert max(age_s for _, age_s in owner.ears.sightings) < 2 * HEARTBEAT_S
+    await until(lambda: bool(owner.events.sightings))
+    assert {reply_id for reply_id, _ in owner.events.sightings} == {log.reply.id}
+    assert max(age_s for _, age_s in owner.events.sightings) < 2 * HEARTBEAT_S
     await asyncio.sleep(UNTOLD_S + 3 * HEARTBEAT_S)
     assert await owner.relay.idle_s(log.reply.id) == 0
     assert await owner.relay.idle_s(alone.reply.id) > 2 * HEARTBEAT_S
     copy.wanted = False
-    before = len(owner.ears.sightings)
+    before = len(owner.events.sightings)
     await asyncio.sleep(UNTOLD_S + 3 * HEARTBEAT_S)
     assert await owner.relay.idle_s(log.reply.id) > HEARTBEAT_S
-    assert len(owner.ears.sightings) - before <= 1
+    assert len(owner.events.sightings) - before <= 1
 
 
-async def test_between_two_heartbeats_of_a_follower_nobody_has_left(replicas):
-    """However short a time a reply may be without readers."""
+async def test_a_reply_is_not_idle_between_two_heartbeats_of_a_follower(replicas):
+    """The reply must not be idle, for however short a time."""
     owner, other = await replicas.start(heartbeat_s=2.0), await replicas.start(heartbeat_s=2.0)
     log = owner.begin()
     say(log, "text")
@@ -221,7 +221,7 @@ async def test_between_two_heartbeats_of_a_follower_nobody_has_left(replicas):
         await asyncio.sleep(0.05)
 
 
-async def test_a_short_visit_of_a_log_that_is_kept_is_told(replicas, shared_redis):
+async def test_a_short_read_of_a_followed_log_is_reported(replicas, shared_redis):
     owner, other = await replicas.start(), await replicas.start(heartbeat_s=30.0)
     log = owner.begin()
     say(log, "text")
@@ -235,7 +235,7 @@ async def test_a_short_visit_of_a_log_that_is_kept_is_told(replicas, shared_redi
     await until(lambda: bool(shared_redis.command("HGET", key, "seen")), 1.0)
 
 
-async def test_a_visit_that_redis_missed_is_told_when_it_is_back(replicas, own_redis):
+async def test_a_reader_during_an_outage_is_reported_after_it(replicas, own_redis):
     owner = await replicas.start(url=own_redis.url())
     other = await replicas.start(url=own_redis.url(), heartbeat_s=30.0)
     log = owner.begin()
@@ -247,18 +247,18 @@ async def test_a_visit_that_redis_missed_is_told_when_it_is_back(replicas, own_r
     other.relay.read(copy.log)
     await until(lambda: "follow" in other.problems(), 3.0)
     await asyncio.to_thread(own_redis.start)
-    await until(lambda: bool(owner.ears.sightings), 5.0)
+    await until(lambda: bool(owner.events.sightings), 5.0)
 
 
-async def test_a_new_reader_is_seen_before_the_next_heartbeat(replicas):
+async def test_a_new_reader_is_reported_before_the_next_heartbeat(replicas):
     owner, other = await replicas.start(), await replicas.start(heartbeat_s=30.0)
     await asyncio.sleep(2 * TICK_S)
     log = owner.begin()
     other.follow(log.reply)
-    await until(lambda: bool(owner.ears.sightings), 3 * HEARTBEAT_S)
+    await until(lambda: bool(owner.events.sightings), 3 * HEARTBEAT_S)
 
 
-async def test_what_redis_does_not_know_of_is_not_nobody(replicas, shared_redis):
+async def test_readers_unknown_to_redis_do_not_count_as_absent(replicas, shared_redis):
     owner = await replicas.start(heartbeat_s=0.5)
     assert await owner.relay.idle_s("reply-unknown") is None
     log = owner.begin()
@@ -269,10 +269,10 @@ async def test_what_redis_does_not_know_of_is_not_nobody(replicas, shared_redis)
     shared_redis.command("DEL", wire.reply_key(log.reply.id))
     assert await owner.relay.idle_s(log.reply.id) is None
     await asyncio.sleep(0.8)
-    assert await owner.relay.idle_s(log.reply.id) == 0  # the owner has begun to count anew
+    assert await owner.relay.idle_s(log.reply.id) == 0  # the owner counts from its last heartbeat
 
 
-async def test_without_its_lease_an_owner_publishes_nothing_and_still_asks(replicas):
+async def test_an_owner_without_lease_publishes_nothing_but_sends_heartbeats(replicas):
     now = [0.0]
     owner, other = await replicas.start(heartbeat_s=30.0), await replicas.start()
     log = owner.begin(lease=Lease(lambda: now[0], until=10.0))
@@ -280,20 +280,20 @@ async def test_without_its_lease_an_owner_publishes_nothing_and_still_asks(repli
     say(log, "shown")
     await same(copy, log)
     other.relay.publish_cancel(log.reply)
-    await until(lambda: owner.ears.wishes == [log.reply.id])
+    await until(lambda: owner.events.cancels == [log.reply.id])
     say(log, "numbered, not shown")
     now[0] = 10.0
     say(log, "held back")
     await asyncio.sleep(0.3)
     assert copy.text == "shown "
-    assert owner.ears.wishes == [log.reply.id] * 2  # by the answer to an append
+    assert owner.events.cancels == [log.reply.id] * 2  # the second one by the answer to an append
     log.lease.until = 20.0
     log.release()
     await same(copy, log, 2.0)
     assert copy.text == "shown numbered, not shown held back "
 
 
-async def test_after_a_lapse_the_heartbeat_publishes_what_was_withheld(replicas):
+async def test_a_renewed_lease_publishes_the_withheld_entries(replicas):
     now = [0.0]
     owner, other = await replicas.start(), await replicas.start()
     log = owner.begin(lease=Lease(lambda: now[0], until=10.0))
@@ -308,7 +308,7 @@ async def test_after_a_lapse_the_heartbeat_publishes_what_was_withheld(replicas)
     await same(copy, log, 3 * HEARTBEAT_S)
 
 
-async def test_what_cannot_be_written_harms_nobody_else(replicas, caplog, monkeypatch):
+async def test_a_log_that_cannot_be_encoded_does_not_affect_others(replicas, caplog, monkeypatch):
     encode = entry_codec.encode
 
     def broken(entry):
@@ -334,7 +334,7 @@ async def test_what_cannot_be_written_harms_nobody_else(replicas, caplog, monkey
 
 
 @pytest.mark.parametrize("found", [("SET", "somebody's"), ("XADD", "1000-0", "e", "somebody's")])
-async def test_a_key_that_is_not_parley_s_harms_nobody_else(replicas, shared_redis, caplog, found):
+async def test_a_foreign_value_under_a_reply_key_does_not_affect_others(replicas, shared_redis, caplog, found):
     owner, other = await replicas.start(), await replicas.start()
     bad, good = owner.begin(), owner.begin()
     shared_redis.command(found[0], wire.stream_key(bad.reply.id, 1), *found[1:])
@@ -351,7 +351,7 @@ async def test_a_key_that_is_not_parley_s_harms_nobody_else(replicas, shared_red
     assert owner.problems() == other.problems() == {}
 
 
-async def test_what_others_say_on_the_channels_is_not_believed(replicas, shared_redis):
+async def test_foreign_messages_on_the_channels_are_ignored(replicas, shared_redis):
     owner = await replicas.start("the-owner")
     log = owner.begin()
     shared_redis.command("PUBLISH", wire.ERASED_CHANNEL, b"\xc1")
@@ -359,5 +359,5 @@ async def test_what_others_say_on_the_channels_is_not_believed(replicas, shared_
     shared_redis.command("PUBLISH", wire.replica_channel("the-owner"), b"\xff\xfe")
     say(log, "text")
     await published(owner, log)
-    assert owner.ears.erasures == []
+    assert owner.events.erasures == []
     assert owner.problems() == {}

@@ -36,8 +36,8 @@ from parley_server.errors import (
 )
 
 from tests.contract.store_values import (
-    ANN,
-    BOB,
+    ADA,
+    BEN,
     NOW_US,
     RIVAL,
     SECOND_US,
@@ -57,12 +57,12 @@ from tests.contract.store_values import (
 DAY_US = 24 * 3600 * SECOND_US
 
 
-async def titles(store, identity=ANN, limit=50, **which) -> list[str]:
+async def titles(store, identity=ADA, limit=50, **which) -> list[str]:
     page = await store.list_conversations(identity, ConversationFilter(**which), limit)
     return [conversation.title for conversation in page.conversations]
 
 
-async def texts(store, conversation, identity=ANN, limit=50, **which) -> list[str]:
+async def texts(store, conversation, identity=ADA, limit=50, **which) -> list[str]:
     page = await store.list_messages(identity, MessageFilter(conversation_id=conversation.id, **which), limit)
     return [message.parts[0].text for message in page.messages]
 
@@ -71,7 +71,7 @@ async def all_pages(store, conversation, limit, **which) -> list[str]:
     found, cursor = [], ""
     while True:
         which_page = MessageFilter(conversation_id=conversation.id, cursor=cursor, **which)
-        page = await store.list_messages(ANN, which_page, limit)
+        page = await store.list_messages(ADA, which_page, limit)
         found += [message.parts[0].text for message in page.messages]
         if not page.next_cursor:
             return found
@@ -81,10 +81,10 @@ async def all_pages(store, conversation, limit, **which) -> list[str]:
 # --- create, read, change
 
 
-async def test_a_conversation_comes_back_as_it_was_made(store):
+async def test_a_conversation_is_read_back_unchanged(store):
     messages = chain("hi", "hello")
     new = new_conversation(
-        ANN,
+        ADA,
         *messages,
         title="Größe 🦜",
         labels={"k": "v", "ü": ""},
@@ -95,7 +95,7 @@ async def test_a_conversation_comes_back_as_it_was_made(store):
     )
     stored = await store.create_conversation(new)
     assert stored == msgspec.structs.replace(new.conversation, head_message_id=messages[-1].id, etag="1")
-    assert await store.get_conversation(ANN, stored.id) == stored
+    assert await store.get_conversation(ADA, stored.id) == stored
     assert await texts(store, stored) == ["hello", "hi"]
 
 
@@ -107,33 +107,33 @@ async def test_a_creation_with_a_known_key_replays(store):
     assert await titles(store) == ["one"]
     expired = new_conversation(title="two", request_id="key", payload_hash="other", now_us=NOW_US + DAY_US)
     assert isinstance(await store.create_conversation(expired), Conversation)
-    await store.delete_conversation(ANN, expired.conversation.id, "")
+    await store.delete_conversation(ADA, expired.conversation.id, "")
     replayed = await store.create_conversation(msgspec.structs.replace(again, now_us=NOW_US + DAY_US))
     assert replayed == ConversationReplayed(payload_hash="other", conversation=None)
 
 
-async def test_a_key_of_a_reply_is_not_one_of_a_conversation(store):
+async def test_keys_of_replies_and_conversations_are_separate(store):
     await answered(store, await created(store), request_id="shared")
     assert isinstance(await store.create_conversation(new_conversation(request_id="shared")), Conversation)
-    assert await store.find_request(ANN, "shared", NOW_US) is not None
+    assert await store.find_request(ADA, "shared", NOW_US) is not None
 
 
-async def test_a_taken_id_leaves_no_key(store):
-    taken = await created(store, BOB)
-    refused = new_conversation(ANN, id=taken.id, request_id="key", now_us=NOW_US + 1)
+async def test_a_creation_with_a_taken_id_leaves_no_key(store):
+    taken = await created(store, BEN)
+    refused = new_conversation(ADA, id=taken.id, request_id="key", now_us=NOW_US + 1)
     assert await store.create_conversation(refused) == ConversationTaken()
     assert isinstance(await store.create_conversation(new_conversation(request_id="key")), Conversation)
-    assert await store.create_conversation(new_conversation(BOB, id=taken.id, now_us=NOW_US + 1)) == ConversationTaken()
+    assert await store.create_conversation(new_conversation(BEN, id=taken.id, now_us=NOW_US + 1)) == ConversationTaken()
 
 
-async def test_a_creation_without_a_key_that_is_run_again_finds_itself(store):
+async def test_a_repeated_creation_without_a_key_returns_the_first(store):
     new = new_conversation()
     assert await store.create_conversation(new) == await store.create_conversation(new)
 
 
-async def test_an_update_changes_what_it_names(store):
+async def test_an_update_changes_only_given_fields(store):
     first, second = chain("one", "two")
-    before = await created(store, ANN, first, second, title="old", labels={"a": "1", "b": "2"}, model="fast")
+    before = await created(store, ADA, first, second, title="old", labels={"a": "1", "b": "2"}, model="fast")
     update = ConversationUpdate(
         conversation_id=before.id,
         etag=before.etag,
@@ -144,7 +144,7 @@ async def test_an_update_changes_what_it_names(store):
         labels={"b": "3"},
         head_message_id=first.id,
     )
-    after = await store.update_conversation(ANN, update, NOW_US + 5)
+    after = await store.update_conversation(ADA, update, NOW_US + 5)
     assert after == msgspec.structs.replace(
         before,
         title="new",
@@ -156,18 +156,18 @@ async def test_an_update_changes_what_it_names(store):
         update_time_us=NOW_US + 5,
         etag="2",
     )
-    assert await store.get_conversation(ANN, before.id) == after
+    assert await store.get_conversation(ADA, before.id) == after
     assert await titles(store, labels={"b": "3"}) == ["new"]
     assert await titles(store, labels={"a": "1"}) == []
     assert await titles(store, words=("old",)) == []
     cleared = ConversationUpdate(conversation_id=before.id, head_message_id="", model="", labels={})
-    emptied = await store.update_conversation(ANN, cleared, NOW_US + 6)
+    emptied = await store.update_conversation(ADA, cleared, NOW_US + 6)
     assert (emptied.head_message_id, emptied.model, emptied.labels, emptied.title) == ("", "", {}, "new")
 
 
 async def test_an_update_of_nothing_changes_nothing(store):
     before = await created(store)
-    assert await store.update_conversation(ANN, ConversationUpdate(conversation_id=before.id), NOW_US + 1) == before
+    assert await store.update_conversation(ADA, ConversationUpdate(conversation_id=before.id), NOW_US + 1) == before
 
 
 async def test_an_update_with_an_old_etag_is_refused(store):
@@ -175,63 +175,63 @@ async def test_an_update_with_an_old_etag_is_refused(store):
     await answered(store, before)
     update = ConversationUpdate(conversation_id=before.id, etag=before.etag, title="lost")
     with pytest.raises(EtagMismatch):
-        await store.update_conversation(ANN, update, NOW_US)
+        await store.update_conversation(ADA, update, NOW_US)
     with pytest.raises(EtagMismatch):
-        await store.delete_conversation(ANN, before.id, before.etag)
-    assert (await store.get_conversation(ANN, before.id)).title == ""
+        await store.delete_conversation(ADA, before.id, before.etag)
+    assert (await store.get_conversation(ADA, before.id)).title == ""
 
 
-async def test_of_updates_at_once_none_is_lost(store):
+async def test_concurrent_updates_are_not_lost(store):
     conversation = await created(store, title="0")
 
     async def add_one() -> None:
         while True:
-            read = await store.get_conversation(ANN, conversation.id)
+            read = await store.get_conversation(ADA, conversation.id)
             update = ConversationUpdate(conversation_id=conversation.id, etag=read.etag, title=str(int(read.title) + 1))
             try:
-                await store.update_conversation(ANN, update, NOW_US)
+                await store.update_conversation(ADA, update, NOW_US)
             except EtagMismatch:
                 continue
             return
 
     await asyncio.gather(*(add_one() for _ in range(20)))
-    assert (await store.get_conversation(ANN, conversation.id)).title == "20"
+    assert (await store.get_conversation(ADA, conversation.id)).title == "20"
 
 
-async def test_a_head_must_be_a_message_of_the_conversation(store):
-    other = await created(store, ANN, *chain("elsewhere"))
+async def test_a_head_must_belong_to_the_conversation(store):
+    other = await created(store, ADA, *chain("elsewhere"))
     mine = await created(store)
     for head in (other.head_message_id, "unknown"):
         with pytest.raises(MessageNotFound):
             await store.update_conversation(
-                ANN, ConversationUpdate(conversation_id=mine.id, title="x", head_message_id=head), NOW_US
+                ADA, ConversationUpdate(conversation_id=mine.id, title="x", head_message_id=head), NOW_US
             )
-    assert await store.get_conversation(ANN, mine.id) == mine
+    assert await store.get_conversation(ADA, mine.id) == mine
 
 
 # --- erase
 
 
-async def test_erasing_a_conversation_leaves_its_usage_and_keys_alone(store, query):
+async def test_erasing_a_conversation_keeps_its_usage_and_keys(store, query):
     image = StoredImage(id=unique("image"), mime_type="image/png", data=b"x")
-    kept = await created(store, ANN, *chain("kept"), labels={"a": "b"})
-    conversation = await created(store, ANN, *chain("gone"), labels={"a": "b"}, images=(image,))
+    kept = await created(store, ADA, *chain("kept"), labels={"a": "b"})
+    conversation = await created(store, ADA, *chain("gone"), labels={"a": "b"}, images=(image,))
     first = await answered(store, conversation)
-    second = await answered(store, await store.get_conversation(ANN, conversation.id))
+    second = await answered(store, await store.get_conversation(ADA, conversation.id))
 
-    erased = await store.delete_conversation(ANN, conversation.id, "")
+    erased = await store.delete_conversation(ADA, conversation.id, "")
 
     assert sorted(erased) == sorted([first.id, second.id])
     for table, left in [("conversation", 1), ("message", 1), ("conversation_label", 1), ("image", 0), ("reply", 0)]:
         assert query(f"SELECT count(*) FROM {table}") == [(left,)], table
     assert query("SELECT count(*) FROM usage") == query("SELECT count(*) FROM idempotency_key") == [(2,)]
     with pytest.raises(ConversationNotFound):
-        await store.get_conversation(ANN, conversation.id)
+        await store.get_conversation(ADA, conversation.id)
     with pytest.raises(ConversationNotFound):
-        await store.delete_conversation(ANN, conversation.id, "")
+        await store.delete_conversation(ADA, conversation.id, "")
     with pytest.raises(ReplyNotFound):
-        await store.get_reply(ANN, first.id)
-    assert await store.get_conversation(ANN, kept.id) == kept
+        await store.get_reply(ADA, first.id)
+    assert await store.get_conversation(ADA, kept.id) == kept
     assert await titles(store, labels={"a": "b"}) == [""]
 
 
@@ -239,16 +239,16 @@ async def test_a_conversation_with_a_running_reply_is_not_erased(store, query):
     conversation = await created(store)
     running = await accepted(store, conversation)
     await store.append_checkpoints([checkpoint(running, "text")])
-    assert await store.delete_conversation(ANN, conversation.id, "") == Busy(reply_id=running.id)
+    assert await store.delete_conversation(ADA, conversation.id, "") == Busy(reply_id=running.id)
     assert query("SELECT count(*) FROM checkpoint") == [(1,)]
-    assert (await store.get_conversation(ANN, conversation.id)).active_reply_id == running.id
+    assert (await store.get_conversation(ADA, conversation.id)).active_reply_id == running.id
 
 
 async def test_an_erased_id_can_be_used_again(store):
-    conversation = await created(store, ANN, *chain("old"), title="old")
-    await store.delete_conversation(ANN, conversation.id, conversation.etag)
-    again = await created(store, BOB, id=conversation.id, title="new")
-    assert await texts(store, again, identity=BOB) == []
+    conversation = await created(store, ADA, *chain("old"), title="old")
+    await store.delete_conversation(ADA, conversation.id, conversation.etag)
+    again = await created(store, BEN, id=conversation.id, title="new")
+    assert await texts(store, again, identity=BEN) == []
 
 
 # --- pages of conversations
@@ -258,16 +258,16 @@ async def test_conversations_are_listed_by_their_newest_activity(store):
     made = [await created(store, title=str(number), now_us=NOW_US + number, system=("s",)) for number in range(5)]
     assert await titles(store) == ["4", "3", "2", "1", "0"]
     await answered(store, made[1], now_us=NOW_US + 10)
-    page = await store.list_conversations(ANN, ConversationFilter(), 2)
+    page = await store.list_conversations(ADA, ConversationFilter(), 2)
     assert [conversation.title for conversation in page.conversations] == ["1", "4"]
     assert page.more
-    assert page.conversations[0] == msgspec.structs.replace(await store.get_conversation(ANN, made[1].id), system=())
+    assert page.conversations[0] == msgspec.structs.replace(await store.get_conversation(ADA, made[1].id), system=())
 
 
 async def test_listed_conversations_name_their_running_reply(store):
     conversation = await created(store)
     running = await accepted(store, conversation)
-    page = await store.list_conversations(ANN, ConversationFilter(), 2)
+    page = await store.list_conversations(ADA, ConversationFilter(), 2)
     assert page.conversations[0].active_reply_id == running.id
 
 
@@ -276,7 +276,7 @@ async def test_pages_are_complete_while_conversations_are_added(store):
         await created(store, title=str(number), now_us=NOW_US + number // 3)
     found, before = [], None
     while True:
-        page = await store.list_conversations(ANN, ConversationFilter(before=before), 4)
+        page = await store.list_conversations(ADA, ConversationFilter(before=before), 4)
         found += [conversation.title for conversation in page.conversations]
         if not page.more:
             break
@@ -310,14 +310,14 @@ async def test_labels_must_all_match_exactly(store):
     assert await titles(store, labels={"a": "1"}, words=("on",)) == ["one"]
 
 
-async def test_a_page_of_conversations_holds_a_mebibyte(store):
+async def test_a_page_of_conversations_is_limited_to_a_mebibyte(store):
     for number in range(4):
         await created(store, title="t" * 400_000, now_us=NOW_US + number)
     await created(store, title="u" * 3_000_000, now_us=NOW_US + 10)
-    first = await store.list_conversations(ANN, ConversationFilter(), 50)
+    first = await store.list_conversations(ADA, ConversationFilter(), 50)
     assert ([len(each.title) for each in first.conversations], first.more) == ([3_000_000], True)
     before = (first.conversations[0].update_time_us, first.conversations[0].id)
-    second = await store.list_conversations(ANN, ConversationFilter(before=before), 50)
+    second = await store.list_conversations(ADA, ConversationFilter(before=before), 50)
     assert ([len(each.title) for each in second.conversations], second.more) == ([400_000] * 2, True)
 
 
@@ -326,7 +326,7 @@ async def test_a_page_of_conversations_holds_a_mebibyte(store):
 
 async def test_messages_are_listed_from_the_leaf_up(store):
     one, two, three = chain("1", "2", "3")
-    conversation = await created(store, ANN, one, two, three)
+    conversation = await created(store, ADA, one, two, three)
     fork = user_message("fork", parent=one.id)
     await accepted(store, conversation, messages=(fork,), parent=one.id)
     assert await texts(store, conversation) == ["fork", "1"]
@@ -336,17 +336,17 @@ async def test_messages_are_listed_from_the_leaf_up(store):
     assert await texts(store, conversation, all_branches=True, leaf="whatever") == ["fork", "3", "2", "1"]
 
 
-async def test_messages_of_an_empty_conversation(store):
+async def test_an_empty_conversation_lists_no_messages(store):
     conversation = await created(store)
     for all_branches in (False, True):
         which = MessageFilter(conversation_id=conversation.id, all_branches=all_branches)
-        page = await store.list_messages(ANN, which, 10)
+        page = await store.list_messages(ADA, which, 10)
         assert (page.messages, page.replies, page.next_cursor) == ((), (), "")
 
 
-async def test_a_leaf_or_cursor_must_be_in_the_conversation(store):
-    other = await created(store, ANN, *chain("elsewhere"))
-    mine = await created(store, ANN, *chain("here"))
+async def test_a_leaf_or_cursor_must_belong_to_the_conversation(store):
+    other = await created(store, ADA, *chain("elsewhere"))
+    mine = await created(store, ADA, *chain("here"))
     for which in ({"leaf": other.head_message_id}, {"leaf": "unknown"}, {"cursor": other.head_message_id}):
         with pytest.raises(MessageNotFound):
             await texts(store, mine, **which)
@@ -357,7 +357,7 @@ async def test_a_leaf_or_cursor_must_be_in_the_conversation(store):
 
 @pytest.mark.parametrize("limit", [1, 3, 10, 11, 50])
 async def test_every_message_is_on_exactly_one_page(store, limit):
-    conversation = await created(store, ANN, *chain(*map(str, range(11))))
+    conversation = await created(store, ADA, *chain(*map(str, range(11))))
     expected = [str(number) for number in reversed(range(11))]
     assert await all_pages(store, conversation, limit) == expected
     assert await all_pages(store, conversation, limit, all_branches=True) == expected
@@ -365,26 +365,26 @@ async def test_every_message_is_on_exactly_one_page(store, limit):
 
 @pytest.mark.parametrize("all_branches", [False, True])
 async def test_pages_are_complete_while_messages_are_added(store, all_branches):
-    conversation = await created(store, ANN, *chain(*map(str, range(10))))
+    conversation = await created(store, ADA, *chain(*map(str, range(10))))
     found, cursor = [], ""
     while True:
         which = MessageFilter(conversation_id=conversation.id, cursor=cursor, all_branches=all_branches)
-        page = await store.list_messages(ANN, which, 3)
+        page = await store.list_messages(ADA, which, 3)
         found += [message.parts[0].text for message in page.messages]
         if not (cursor := page.next_cursor):
             break
-        await answered(store, await store.get_conversation(ANN, conversation.id))
+        await answered(store, await store.get_conversation(ADA, conversation.id))
     assert found == [str(number) for number in reversed(range(10))]
 
 
 @pytest.mark.parametrize("all_branches", [False, True])
-async def test_a_page_of_messages_holds_a_mebibyte(store, all_branches):
+async def test_a_page_of_messages_is_limited_to_a_mebibyte(store, all_branches):
     big = ["a" * 2_000_000, "b" * 500_000, "ü" * 200_000, "d" * 500_000]
-    conversation = await created(store, ANN, *chain(*big))
+    conversation = await created(store, ADA, *chain(*big))
     sizes, cursor = [], ""
     while True:
         which = MessageFilter(conversation_id=conversation.id, cursor=cursor, all_branches=all_branches)
-        page = await store.list_messages(ANN, which, 50)
+        page = await store.list_messages(ADA, which, 50)
         sizes.append([message.parts[0].text[0] for message in page.messages])
         if not (cursor := page.next_cursor):
             break
@@ -396,10 +396,10 @@ async def test_a_page_of_messages_holds_a_mebibyte(store, all_branches):
 
 async def test_a_turn_follows_the_position(store):
     one, two, three = chain("1", "2", "3")
-    conversation = await created(store, ANN, one, two, three, system=("s",))
+    conversation = await created(store, ADA, one, two, three, system=("s",))
 
     async def turn(position=None, has_input=True):
-        found = await store.read_turn(ANN, conversation.id, position or Position(), has_input=has_input)
+        found = await store.read_turn(ADA, conversation.id, position or Position(), has_input=has_input)
         assert found.conversation == conversation
         return found.parent_id, [message.parts[0].text for message in found.path]
 
@@ -419,29 +419,29 @@ async def test_any_replys_message_can_be_replaced(store):
     conversation = await created(store)
     running = await accepted(store, conversation)
     for has_input in (True, False):
-        turn = await store.read_turn(ANN, conversation.id, Position(replace=running.message_id), has_input=has_input)
+        turn = await store.read_turn(ADA, conversation.id, Position(replace=running.message_id), has_input=has_input)
         assert turn.parent_id == running.parent_message_id
         assert turn.conversation.active_reply_id == running.id
     other = await created(store)
     with pytest.raises(MessageNotFound):
-        await store.read_turn(ANN, other.id, Position(replace=running.message_id), has_input=True)
+        await store.read_turn(ADA, other.id, Position(replace=running.message_id), has_input=True)
     with pytest.raises(MessageNotFound):
-        await store.read_turn(ANN, other.id, Position(after=running.parent_message_id), has_input=True)
+        await store.read_turn(ADA, other.id, Position(after=running.parent_message_id), has_input=True)
 
 
 async def test_a_tool_message_without_input_gets_an_answer_below_it(store):
     tool = Message(id=unique("message"), role=Role.TOOL, parts=(TextPart(text="t"),), create_time_us=NOW_US)
-    conversation = await created(store, ANN, tool)
-    turn = await store.read_turn(ANN, conversation.id, Position(replace=tool.id), has_input=False)
+    conversation = await created(store, ADA, tool)
+    turn = await store.read_turn(ADA, conversation.id, Position(replace=tool.id), has_input=False)
     assert (turn.parent_id, turn.path) == (tool.id, (tool,))
 
 
-async def test_a_turn_holds_the_newest_messages_that_did_not_fail(store):
+async def test_a_turn_has_the_newest_messages_that_did_not_fail(store):
     made = list(chain(*map(str, range(9))))
     made[6] = msgspec.structs.replace(made[6], failed=True, partial=True)
     made[7] = msgspec.structs.replace(made[7], partial=True)
-    conversation = await created(store, ANN, *made, context=ContextPolicy(max_messages=4))
-    turn = await store.read_turn(ANN, conversation.id, Position(), has_input=True)
+    conversation = await created(store, ADA, *made, context=ContextPolicy(max_messages=4))
+    turn = await store.read_turn(ADA, conversation.id, Position(), has_input=True)
     assert turn.path == (made[4], made[5], made[7], made[8])
 
 
@@ -450,68 +450,68 @@ def failed(kind):
     return {"state": State.FAILED, "finish_reason": None, "provider_reason": "", "error": error}
 
 
-async def test_a_turn_tells_which_input_was_refused_as_too_large(store):
+async def test_a_turn_names_input_that_was_refused_as_too_large(store):
     conversation = await created(store)
     answer = await answered(store, conversation)
     reply = await accepted(store, conversation, parent=answer.message_id)
     await store.finalise(finalisation(reply, "", **failed(ProviderContextTooLarge)))
     (huge,) = reply.input_message_ids
-    turn = await store.read_turn(ANN, conversation.id, Position(), has_input=True)
+    turn = await store.read_turn(ADA, conversation.id, Position(), has_input=True)
     assert (turn.path[-1].id, turn.refused) == (huge, {huge: huge})
-    # an attempt again, without input, asks for nothing else
-    again = await store.read_turn(ANN, conversation.id, Position(replace=reply.message_id), has_input=False)
+    # another attempt without input does not add input
+    again = await store.read_turn(ADA, conversation.id, Position(replace=reply.message_id), has_input=False)
     assert (again.path[-1].id, again.refused) == (huge, {})
-    # in the place of it, and after another message that failed for another reason
-    instead = await store.read_turn(ANN, conversation.id, Position(replace=huge), has_input=True)
+    # replacing it, and after another message that failed for another reason
+    instead = await store.read_turn(ADA, conversation.id, Position(replace=huge), has_input=True)
     assert instead.refused == {}
     other = await accepted(store, conversation, parent=huge)
     await store.finalise(finalisation(other, "", **failed(ProviderRejected)))
-    later = await store.read_turn(ANN, conversation.id, Position(), has_input=True)
+    later = await store.read_turn(ADA, conversation.id, Position(), has_input=True)
     assert later.refused == {huge: huge}
 
 
-async def test_a_failed_partial_text_that_is_written_on_from_is_part_of_the_turn_from_then_on(store):
+async def test_a_failed_partial_text_that_is_continued_becomes_part_of_turns(store):
     conversation = await created(store)
     reply = await accepted(store, conversation)
     partial = Message(role=Role.ASSISTANT, parts=(TextPart(text="half"),), partial=True, failed=True)
     await store.finalise(finalisation(reply, message=partial, **failed(ProviderRejected)))
-    on_path = await store.read_turn(ANN, conversation.id, Position(), has_input=True)
+    on_path = await store.read_turn(ADA, conversation.id, Position(), has_input=True)
     assert [message.id for message in on_path.path] == list(reply.input_message_ids)
 
-    named = await store.read_turn(ANN, conversation.id, Position(after=reply.message_id), has_input=True)
+    named = await store.read_turn(ADA, conversation.id, Position(after=reply.message_id), has_input=True)
     assert [message.id for message in named.path] == [*reply.input_message_ids, reply.message_id]
     assert not named.path[-1].failed
 
     going_on = acceptance(conversation, parent=reply.message_id)
     await store.accept(msgspec.structs.replace(going_on, continued=reply.message_id))
-    later = await store.read_turn(ANN, conversation.id, Position(), has_input=True)
+    later = await store.read_turn(ADA, conversation.id, Position(), has_input=True)
     assert [message.id for message in later.path][:2] == [*reply.input_message_ids, reply.message_id]
     assert (later.path[1].failed, later.path[1].partial) == (False, True)
 
 
-async def test_a_whole_turn_is_not_bounded_by_the_policy(store):
+async def test_a_whole_turn_ignores_the_context_policy(store):
     made = chain(*map(str, range(9)))
-    conversation = await created(store, ANN, *made, context=ContextPolicy(max_messages=2))
-    turn = await store.read_turn(ANN, conversation.id, Position(), has_input=True, whole=True)
+    conversation = await created(store, ADA, *made, context=ContextPolicy(max_messages=2))
+    turn = await store.read_turn(ADA, conversation.id, Position(), has_input=True, whole=True)
     assert turn.path == made
 
 
-async def test_a_turn_holds_the_images_of_its_path_alone(store):
+async def test_a_turn_has_only_the_images_of_its_path(store):
     images = tuple(StoredImage(id=unique("image"), mime_type="image/png", data=bytes([n])) for n in range(3))
     parts = [ImagePart(image_id=image.id, mime_type="image/png", size_bytes=1) for image in images]
     one = Message(id=unique("m"), role=Role.USER, parts=(parts[0], parts[1], parts[0]), create_time_us=1)
     two = Message(id=unique("m"), role=Role.USER, parts=(parts[2],), parent_id=one.id, create_time_us=1)
-    conversation = await created(store, ANN, one, two, images=images)
-    turn = await store.read_turn(ANN, conversation.id, Position(after=one.id), has_input=True)
+    conversation = await created(store, ADA, one, two, images=images)
+    turn = await store.read_turn(ADA, conversation.id, Position(after=one.id), has_input=True)
     assert turn.images == images[:2]
-    assert await store.get_image(ANN, images[2].id) == ImagePart(
+    assert await store.get_image(ADA, images[2].id) == ImagePart(
         image_id=images[2].id, mime_type="image/png", data=b"\x02", size_bytes=1
     )
 
 
-async def test_a_long_conversation_is_as_quick_as_a_short_one(store):
-    long = await created(store, ANN, *chain(*map(str, range(10_000))), context=ContextPolicy(max_messages=10))
-    short = await created(store, ANN, *chain(*map(str, range(10))), context=ContextPolicy(max_messages=10))
+async def test_reading_a_turn_does_not_slow_down_with_the_conversation(store):
+    long = await created(store, ADA, *chain(*map(str, range(10_000))), context=ContextPolicy(max_messages=10))
+    short = await created(store, ADA, *chain(*map(str, range(10))), context=ContextPolicy(max_messages=10))
 
     async def fastest(work) -> float:
         times = []
@@ -522,15 +522,15 @@ async def test_a_long_conversation_is_as_quick_as_a_short_one(store):
         return min(times)
 
     async def turn(conversation) -> None:
-        found = await store.read_turn(ANN, conversation.id, Position(), has_input=True)
+        found = await store.read_turn(ADA, conversation.id, Position(), has_input=True)
         assert len(found.path) == 10
 
     assert await fastest(lambda: turn(long)) < 5 * await fastest(lambda: turn(short))
     page = MessageFilter(conversation_id=long.id)
-    assert await fastest(lambda: store.list_messages(ANN, page, 10)) < 0.02
+    assert await fastest(lambda: store.list_messages(ADA, page, 10)) < 0.02
     assert (await texts(store, long, limit=3)) == ["9999", "9998", "9997"]
-    await store.update_conversation(ANN, ConversationUpdate(conversation_id=long.id, max_messages=0), NOW_US)
-    assert len((await store.read_turn(ANN, long.id, Position(), has_input=True)).path) == 10_000
+    await store.update_conversation(ADA, ConversationUpdate(conversation_id=long.id, max_messages=0), NOW_US)
+    assert len((await store.read_turn(ADA, long.id, Position(), has_input=True)).path) == 10_000
 
 
 # --- whose it is
@@ -538,12 +538,12 @@ async def test_a_long_conversation_is_as_quick_as_a_short_one(store):
 
 @pytest.mark.parametrize(
     ("identity", "sees"),
-    [(ANN, True), (SHOP, True), (BOB, False), (RIVAL, False)],
+    [(ADA, True), (SHOP, True), (BEN, False), (RIVAL, False)],
     ids=["own", "tenant", "user", "rival"],
 )
-async def test_what_is_somebody_elses_does_not_exist(store, identity, sees):
+async def test_rows_of_other_owners_are_not_found(store, identity, sees):
     image = StoredImage(id=unique("image"), mime_type="image/png", data=b"x")
-    conversation = await created(store, ANN, *chain("mine"), title="mine", images=(image,))
+    conversation = await created(store, ADA, *chain("mine"), title="mine", images=(image,))
     reply = await answered(store, conversation)
     update = ConversationUpdate(conversation_id=conversation.id, title="theirs")
     calls = {
@@ -570,7 +570,7 @@ async def test_what_is_somebody_elses_does_not_exist(store, identity, sees):
     else:
         with pytest.raises(ConversationNotFound):
             await store.delete_conversation(identity, conversation.id, "")
-        assert (await store.get_conversation(ANN, conversation.id)).title == "mine"
+        assert (await store.get_conversation(ADA, conversation.id)).title == "mine"
 
 
 async def test_unknown_ids_have_the_same_errors(store):
@@ -580,9 +580,9 @@ async def test_unknown_ids_have_the_same_errors(store):
         (store.get_image, ImageNotFound),
     ):
         with pytest.raises(error) as refused:
-            await operation(ANN, "unknown")
+            await operation(ADA, "unknown")
         assert str(refused.value) == str(error())
 
 
-async def test_ping(store):
+async def test_ping_succeeds(store):
     assert await store.ping() is None

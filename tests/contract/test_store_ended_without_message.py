@@ -1,4 +1,4 @@
-"""Replies that ended without a message, in the listing of the branch that they belong to."""
+"""Replies that ended without a message are listed in the branch that they belong to."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from parley_server.core.store_types import MessageFilter
 from parley_server.errors import Reason
 
 from tests.contract.store_values import (
-    ANN,
+    ADA,
     NOW_US,
     SECOND_US,
     accepted,
@@ -23,9 +23,9 @@ ERROR = ReplyError(reason=Reason.PROVIDER_TIMEOUT, message="no first token came"
 
 
 async def started(store, conversation, *, after_s=0, **fields):
-    """A reply that follows the head, or what `fields` name, and its input, both accepted so long after `NOW_US`."""
+    """A reply after the head, or at the position in `fields`, and its input, accepted at `NOW_US` plus `after_s`."""
     now_us = NOW_US + after_s * SECOND_US
-    current = await store.get_conversation(ANN, conversation.id)
+    current = await store.get_conversation(ADA, conversation.id)
     parent = fields.get("parent", current.head_message_id)
     said = msgspec.structs.replace(user_message(parent=parent), create_time_us=now_us)
     return await accepted(store, current, **{"messages": (said,), "now_us": now_us} | fields)
@@ -44,7 +44,7 @@ async def went_well(store, conversation, **fields):
 
 
 async def replies(store, conversation, **which):
-    page = await store.list_messages(ANN, MessageFilter(conversation_id=conversation.id, **which), 50)
+    page = await store.list_messages(ADA, MessageFilter(conversation_id=conversation.id, **which), 50)
     return [reply.id for reply in page.replies]
 
 
@@ -52,7 +52,7 @@ async def test_a_reply_that_failed_before_its_first_token_is_listed_with_its_err
     conversation = await created(store)
     first = await went_well(store, conversation)
     second = await failed(store, conversation)
-    page = await store.list_messages(ANN, MessageFilter(conversation_id=conversation.id), 50)
+    page = await store.list_messages(ADA, MessageFilter(conversation_id=conversation.id), 50)
     assert [message.id for message in page.messages] == [
         second.parent_message_id,
         first.message_id,
@@ -72,7 +72,7 @@ async def test_a_reply_that_failed_before_its_first_token_is_listed_with_its_err
     ],
     ids=["cancelled", "filtered"],
 )
-async def test_so_is_one_that_ended_otherwise_without_a_message(store, end):
+async def test_a_reply_that_ended_otherwise_without_a_message_is_listed(store, end):
     conversation = await created(store)
     reply = await accepted(store, conversation)
     assert await replies(store, conversation) == []
@@ -80,7 +80,7 @@ async def test_so_is_one_that_ended_otherwise_without_a_message(store, end):
     assert await replies(store, conversation) == [reply.id]
 
 
-async def test_it_is_not_in_the_listing_of_another_branch(store):
+async def test_a_reply_without_message_is_not_listed_in_another_branch(store):
     conversation = await created(store)
     first = await went_well(store, conversation)
     second = await failed(store, conversation)
@@ -91,7 +91,7 @@ async def test_it_is_not_in_the_listing_of_another_branch(store):
     assert await replies(store, conversation, all_branches=True) == [edit.id, second.id, first.id]
 
 
-async def test_an_attempt_that_went_well_takes_its_place(store):
+async def test_a_successful_attempt_replaces_a_failed_one(store):
     conversation = await created(store)
     failure = await failed(store, conversation)
     attempt = await went_well(store, conversation, messages=(), parent=failure.parent_message_id)
@@ -100,7 +100,7 @@ async def test_an_attempt_that_went_well_takes_its_place(store):
     assert await replies(store, conversation, all_branches=True) == [attempt.id, failure.id]
 
 
-async def test_of_several_attempts_that_failed_the_newest_is_listed(store):
+async def test_the_newest_of_several_failed_attempts_is_listed(store):
     conversation = await created(store)
     first = await failed(store, conversation)
     again = {"messages": (), "parent": first.parent_message_id}
@@ -110,7 +110,7 @@ async def test_of_several_attempts_that_failed_the_newest_is_listed(store):
     assert await replies(store, conversation, all_branches=True) == [third.id]
 
 
-async def test_it_stays_in_its_place_when_the_user_writes_on(store):
+async def test_a_failed_reply_keeps_its_place_when_the_conversation_continues(store):
     conversation = await created(store)
     failure = await failed(store, conversation)
     answer = await went_well(store, conversation, after_s=1)
@@ -119,18 +119,18 @@ async def test_it_stays_in_its_place_when_the_user_writes_on(store):
     assert await replies(store, conversation, leaf=failure.parent_message_id) == [other.id]
 
 
-async def test_one_that_failed_in_the_place_of_a_first_message_is_listed_without_any_message(store):
+async def test_a_failed_first_reply_is_listed_without_any_message(store):
     (greeting,) = chain("hello")
-    conversation = await created(store, ANN, greeting)
+    conversation = await created(store, ADA, greeting)
     failure = await failed(store, conversation, messages=(), parent="")
-    page = await store.list_messages(ANN, MessageFilter(conversation_id=conversation.id), 50)
+    page = await store.list_messages(ADA, MessageFilter(conversation_id=conversation.id), 50)
     assert (page.messages, [reply.id for reply in page.replies]) == ((), [failure.id])
     assert await replies(store, conversation, leaf=greeting.id) == []
 
 
 @pytest.mark.parametrize("all_branches", [False, True])
 @pytest.mark.parametrize("limit", [1, 2, 3, 50])
-async def test_it_is_on_exactly_one_page(store, limit, all_branches):
+async def test_a_reply_without_message_is_on_exactly_one_page(store, limit, all_branches):
     conversation = await created(store)
     ended = []
     for number, turn in enumerate([failed, went_well, failed, failed, went_well, failed]):
@@ -138,14 +138,14 @@ async def test_it_is_on_exactly_one_page(store, limit, all_branches):
     found, cursor = [], ""
     while True:
         which = MessageFilter(conversation_id=conversation.id, cursor=cursor, all_branches=all_branches)
-        page = await store.list_messages(ANN, which, limit)
+        page = await store.list_messages(ADA, which, limit)
         found += [reply.id for reply in page.replies]
         if not (cursor := page.next_cursor):
             break
     assert found == [reply.id for reply in reversed(ended)]
 
 
-async def test_another_conversation_has_none_of_it(store):
+async def test_a_reply_without_message_is_not_listed_in_another_conversation(store):
     conversation, other = await created(store), await created(store)
     await failed(store, conversation)
     assert await replies(store, other) == []

@@ -1,4 +1,4 @@
-"""How a reply ends: once, whoever else tries; and how it is cancelled and journaled before."""
+"""Finalisation (only the first one wins), cancel requests, and checkpoints."""
 
 import asyncio
 
@@ -18,8 +18,8 @@ from parley_server.core.store_types import (
 from parley_server.errors import ConversationNotFound, ProviderContextTooLarge, Reason, ReplyNotFound
 
 from tests.contract.store_values import (
-    ANN,
-    BOB,
+    ADA,
+    BEN,
     NOW_US,
     RIVAL,
     SECOND_US,
@@ -37,7 +37,7 @@ from tests.contract.store_values import (
 CANCELLED = FinishReason.CANCELLED
 
 
-async def test_a_completed_reply(store, query):
+async def test_a_completed_reply_is_stored_with_message_and_usage(store, query):
     conversation = await created(store)
     asked = await accepted(store, conversation)
 
@@ -63,16 +63,16 @@ async def test_a_completed_reply(store, query):
         end_time_us=NOW_US + 2 * SECOND_US,
     )
     assert outcome == Finalised(reply=ended, won=True)
-    assert await store.get_reply(ANN, asked.id) == ended
-    after = await store.get_conversation(ANN, conversation.id)
+    assert await store.get_reply(ADA, asked.id) == ended
+    after = await store.get_conversation(ADA, conversation.id)
     assert (after.head_message_id, after.active_reply_id, after.etag) == (answer.id, "", "3")
     assert after.update_time_us == ended.end_time_us
-    page = await store.list_messages(ANN, MessageFilter(conversation_id=conversation.id), 1)
+    page = await store.list_messages(ADA, MessageFilter(conversation_id=conversation.id), 1)
     assert page.messages == (answer,)
     assert page.replies == (msgspec.structs.replace(ended, message=None),)
     columns = "reply_id, tenant, end_user, model, provider, state, finish_reason, error_reason, text_length"
     assert query(f"SELECT {columns} FROM usage") == [
-        (asked.id, "shop", "ann", "fast", "scripted", "COMPLETED", "STOP", None, 4)
+        (asked.id, "shop", "ada", "fast", "scripted", "COMPLETED", "STOP", None, 4)
     ]
     tokens = "prompt_tokens, cached_prompt_tokens, completion_tokens, reasoning_tokens, cost_nano_usd, estimated"
     assert query(f"SELECT {tokens} FROM usage") == [(7, 2, 3, 1, 1234, 0)]
@@ -93,35 +93,35 @@ async def test_a_failed_reply_keeps_its_error_and_its_partial_text_out_of_prompt
     assert outcome.reply.error == error
     assert outcome.reply.message.partial
     assert outcome.reply.message.failed
-    assert await store.get_reply(ANN, asked.id) == outcome.reply
-    turn = await store.read_turn(ANN, conversation.id, Position(), has_input=True)
+    assert await store.get_reply(ADA, asked.id) == outcome.reply
+    turn = await store.read_turn(ADA, conversation.id, Position(), has_input=True)
     assert turn.parent_id == asked.message_id
     assert [message.id for message in turn.path] == [asked.parent_message_id]
     assert query("SELECT error_reason, finish_reason FROM usage") == [("PROVIDER_TIMEOUT", None)]
 
 
-async def test_a_reply_without_a_message_leaves_the_head_on_its_parent(store):
+async def test_a_reply_without_a_message_keeps_the_head_at_its_parent(store):
     conversation = await created(store)
     asked = await accepted(store, conversation)
     outcome = await store.finalise(
         finalisation(asked, "", state=State.CANCELLED, finish_reason=CANCELLED, cancel_reason="enough")
     )
     assert (outcome.reply.message, outcome.reply.cancel_reason) == (None, "enough")
-    assert await store.get_reply(ANN, asked.id) == outcome.reply
-    after = await store.get_conversation(ANN, conversation.id)
+    assert await store.get_reply(ADA, asked.id) == outcome.reply
+    after = await store.get_conversation(ADA, conversation.id)
     assert (after.head_message_id, after.active_reply_id) == (asked.parent_message_id, "")
     await accepted(store, after)
 
 
-async def test_a_head_that_was_moved_meanwhile_stays_where_it_is(store):
+async def test_a_finalisation_does_not_move_a_head_that_has_moved(store):
     first, second = chain("one", "two")
-    conversation = await created(store, ANN, first, second)
+    conversation = await created(store, ADA, first, second)
     asked = await accepted(store, conversation)
     await store.update_conversation(
-        ANN, ConversationUpdate(conversation_id=conversation.id, head_message_id=first.id), NOW_US
+        ADA, ConversationUpdate(conversation_id=conversation.id, head_message_id=first.id), NOW_US
     )
     await store.finalise(finalisation(asked))
-    assert (await store.get_conversation(ANN, conversation.id)).head_message_id == first.id
+    assert (await store.get_conversation(ADA, conversation.id)).head_message_id == first.id
 
 
 async def test_only_the_first_finalisation_wins(store, query):
@@ -129,7 +129,7 @@ async def test_only_the_first_finalisation_wins(store, query):
     attempts = [finalisation(asked, f"text {number}") for number in range(20)]
     outcomes = await asyncio.gather(*map(store.finalise, attempts))
     assert [outcome.won for outcome in outcomes].count(True) == 1
-    stored = await store.get_reply(ANN, asked.id)
+    stored = await store.get_reply(ADA, asked.id)
     assert {outcome.reply.message.parts for outcome in outcomes} == {stored.message.parts}
     assert all(outcome.reply == stored for outcome in outcomes)
     assert query("SELECT count(*) FROM usage") == [(1,)]
@@ -143,10 +143,10 @@ async def test_another_epoch_does_not_end_a_reply(store):
     assert await store.unfinished_ids() == [asked.id]
 
 
-async def test_a_finalisation_of_an_erased_reply(store):
+async def test_finalising_an_erased_reply_returns_none(store):
     conversation = await created(store)
     ended = await answered(store, conversation)
-    await store.delete_conversation(ANN, conversation.id, "")
+    await store.delete_conversation(ADA, conversation.id, "")
     assert await store.finalise(finalisation(ended)) is None
 
 
@@ -160,21 +160,21 @@ async def test_unknown_costs_stay_unknown(store, query):
 # --- cancel
 
 
-async def test_the_first_wish_to_cancel_is_kept(store):
+async def test_the_first_cancel_request_is_kept(store):
     asked = await accepted(store, await created(store))
     target = CancelTarget(reply_id=asked.id)
-    first = await store.request_cancel(ANN, target, FinishReason.INTERRUPTED, "first", NOW_US)
-    second = await store.request_cancel(ANN, target, CANCELLED, "second", NOW_US)
+    first = await store.request_cancel(ADA, target, FinishReason.INTERRUPTED, "first", NOW_US)
+    second = await store.request_cancel(ADA, target, CANCELLED, "second", NOW_US)
     assert first == second == msgspec.structs.replace(asked, cancel_reason="first")
     assert await store.unfinished(10) == [Unfinished(reply=first, cancel=FinishReason.INTERRUPTED)]
 
 
-async def test_a_reply_is_cancelled_by_its_request_and_by_its_conversation(store):
+async def test_a_reply_can_be_cancelled_by_request_id_and_by_conversation(store):
     conversation = await created(store)
     asked = await accepted(store, conversation, request_id="r")
-    by_request = await store.request_cancel(ANN, CancelTarget(request_id="r"), CANCELLED, "stop", NOW_US)
+    by_request = await store.request_cancel(ADA, CancelTarget(request_id="r"), CANCELLED, "stop", NOW_US)
     by_conversation = await store.request_cancel(
-        ANN, CancelTarget(conversation_id=conversation.id), CANCELLED, "later", NOW_US
+        ADA, CancelTarget(conversation_id=conversation.id), CANCELLED, "later", NOW_US
     )
     assert by_request == by_conversation == msgspec.structs.replace(asked, cancel_reason="stop")
 
@@ -183,37 +183,37 @@ async def test_a_reply_that_has_ended_is_returned_unchanged(store):
     conversation = await created(store)
     ended = await answered(store, conversation, request_id="r")
     for target in (CancelTarget(reply_id=ended.id), CancelTarget(request_id="r")):
-        assert await store.request_cancel(ANN, target, CANCELLED, "too late", NOW_US) == ended
+        assert await store.request_cancel(ADA, target, CANCELLED, "too late", NOW_US) == ended
     with pytest.raises(ReplyNotFound):
-        await store.request_cancel(ANN, CancelTarget(conversation_id=conversation.id), CANCELLED, "", NOW_US)
+        await store.request_cancel(ADA, CancelTarget(conversation_id=conversation.id), CANCELLED, "", NOW_US)
 
 
-async def test_cancelling_what_is_unknown_or_somebody_elses(store):
+async def test_cancelling_unknown_or_foreign_targets_is_not_found(store):
     conversation = await created(store)
     asked = await accepted(store, conversation, request_id="anns")
-    for identity in (BOB, RIVAL):
+    for identity in (BEN, RIVAL):
         with pytest.raises(ReplyNotFound):
             await store.request_cancel(identity, CancelTarget(reply_id=asked.id), CANCELLED, "", NOW_US)
         with pytest.raises(ConversationNotFound):
             await store.request_cancel(identity, CancelTarget(conversation_id=conversation.id), CANCELLED, "", NOW_US)
         assert await store.request_cancel(identity, CancelTarget(request_id="anns"), CANCELLED, "", NOW_US) is None
-    assert await store.get_reply(ANN, asked.id) == asked
+    assert await store.get_reply(ADA, asked.id) == asked
     by_tenant = await store.request_cancel(SHOP, CancelTarget(reply_id=asked.id), CANCELLED, "boss", NOW_US)
     assert by_tenant.cancel_reason == "boss"
 
 
-async def test_cancelling_the_request_of_an_erased_reply(store):
+async def test_cancelling_the_request_of_an_erased_reply_is_not_found(store):
     conversation = await created(store)
     await answered(store, conversation, request_id="erased")
-    await store.delete_conversation(ANN, conversation.id, "")
+    await store.delete_conversation(ADA, conversation.id, "")
     with pytest.raises(ReplyNotFound):
-        await store.request_cancel(ANN, CancelTarget(request_id="erased"), CANCELLED, "", NOW_US)
+        await store.request_cancel(ADA, CancelTarget(request_id="erased"), CANCELLED, "", NOW_US)
 
 
 # --- checkpoints
 
 
-async def test_checkpoints_are_what_is_left_of_an_unfinished_reply(store):
+async def test_an_unfinished_reply_has_its_checkpointed_entries(store):
     first = await accepted(store, await created(store))
     second = await accepted(store, await created(store), now_us=NOW_US + 1)
     await store.append_checkpoints([checkpoint(first, "he", "llo"), checkpoint(second, "other")])
@@ -247,7 +247,7 @@ async def test_checkpoints_keep_entries_of_every_kind(store):
     assert (await store.unfinished(1))[0].entries == entries
 
 
-async def test_a_stretch_written_again_counts_once(store):
+async def test_a_repeated_checkpoint_counts_once(store):
     asked = await accepted(store, await created(store))
     await store.append_checkpoints([checkpoint(asked, "a")])
     await store.append_checkpoints([checkpoint(asked, "a", "b")])
@@ -271,8 +271,8 @@ async def test_checkpoints_of_ended_erased_and_taken_replies_are_skipped(store, 
         ]
     )
     assert query("SELECT reply_id FROM checkpoint") == [(running.id,)]
-    assert (await store.get_reply(ANN, other.id)).state is State.PENDING
-    assert await store.get_reply(ANN, ended.id) == ended
+    assert (await store.get_reply(ADA, other.id)).state is State.PENDING
+    assert await store.get_reply(ADA, ended.id) == ended
     await store.append_checkpoints([])
 
 
@@ -284,19 +284,19 @@ async def test_finalising_deletes_the_checkpoints(store, query):
     assert await store.unfinished(10) == []
 
 
-async def test_a_first_token_time_that_the_end_does_not_know_is_kept(store):
+async def test_a_finalisation_without_first_token_time_keeps_the_stored_one(store):
     asked = await accepted(store, await created(store))
     await store.append_checkpoints([checkpoint(asked, "a")])
     outcome = await store.finalise(finalisation(asked, first_token_time_us=0))
     assert outcome.reply.first_token_time_us == NOW_US + SECOND_US
 
 
-async def test_turns_and_refusals_at_once_leave_dense_positions(store, query):
+async def test_concurrent_turns_and_refusals_leave_consecutive_positions(store, query):
     conversations = [await created(store) for _ in range(8)]
 
     async def talk(conversation):
         for _ in range(10):
-            current = await store.get_conversation(ANN, conversation.id)
+            current = await store.get_conversation(ADA, conversation.id)
             outcomes = await asyncio.gather(*(store.accept(acceptance(current)) for _ in range(3)))
             reply = next(outcome.reply for outcome in outcomes if not isinstance(outcome, Busy))
             await asyncio.gather(*(store.finalise(finalisation(reply)) for _ in range(2)))
@@ -305,10 +305,10 @@ async def test_turns_and_refusals_at_once_leave_dense_positions(store, query):
     for conversation in conversations:
         positions = query("SELECT position FROM message WHERE conversation_id = ? ORDER BY position", conversation.id)
         assert positions == [(number,) for number in range(1, 21)]
-        assert (await store.get_conversation(ANN, conversation.id)).etag == "21"
+        assert (await store.get_conversation(ADA, conversation.id)).etag == "21"
 
 
-async def test_a_context_overflow_is_stored_so_that_an_older_release_can_read_it(store, query):
+async def test_a_context_overflow_is_stored_in_the_form_of_older_releases(store, query):
     conversation = await created(store)
     asked = await accepted(store, conversation)
     error = ReplyError.of(ProviderContextTooLarge("too long"))
@@ -317,7 +317,7 @@ async def test_a_context_overflow_is_stored_so_that_an_older_release_can_read_it
         finalisation(asked, "", state=State.FAILED, finish_reason=None, error=error, provider_reason="")
     )
 
-    assert ended.reply.error == error == (await store.get_reply(ANN, asked.id)).error
+    assert ended.reply.error == error == (await store.get_reply(ADA, asked.id)).error
     [(kept, counted)] = query(
         "SELECT reply.error, usage.error_reason FROM reply JOIN usage ON usage.reply_id = reply.id"
     )

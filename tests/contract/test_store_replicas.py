@@ -1,4 +1,4 @@
-"""Leases by the database's clock, and who takes over whose replies."""
+"""Leases by the database's clock, and takeovers of replies."""
 
 import asyncio
 
@@ -9,7 +9,7 @@ from parley_server.core.model import FinishReason, State
 from parley_server.core.store_types import Accepted, CancelTarget, Standing, Unfinished
 
 from tests.contract.store_values import (
-    ANN,
+    ADA,
     NOW_US,
     SECOND_US,
     acceptance,
@@ -21,7 +21,7 @@ from tests.contract.store_values import (
 
 LONG_S = 60.0
 OVER_S = -1.0
-"""A lease that has run out as soon as it is held: time need not pass for it."""
+"""A lease that expires at once, so that tests do not wait."""
 
 
 async def owned_by(store, owner: str, *, now_us: int = NOW_US):
@@ -49,11 +49,11 @@ def leases(query) -> dict[str, tuple[int, int]]:
 
 async def test_a_reply_keeps_its_owner(store):
     reply = await owned_by(store, "a")
-    assert (await store.get_reply(ANN, reply.id)).owner == "a"
+    assert (await store.get_reply(ADA, reply.id)).owner == "a"
     assert (await store.finalise(finalisation(reply))).reply.owner == "a"
 
 
-async def test_a_lease_is_held_from_now_on_by_the_databases_clock(store, query):
+async def test_a_lease_starts_now_by_the_databases_clock(store, query):
     assert await store.hold_lease("a", 12.0) == []
     ((start, until),) = leases(query).values()
     assert abs(until - start - 12 * SECOND_US) < SECOND_US
@@ -64,19 +64,19 @@ async def test_a_lease_is_held_from_now_on_by_the_databases_clock(store, query):
     assert 17 * SECOND_US < later - until < 60 * SECOND_US
 
 
-async def test_a_renewal_tells_what_the_replica_owns_and_what_is_wished_of_it(store):
+async def test_a_renewal_returns_owned_replies_and_their_cancel_requests(store):
     mine, wanted, others = [await owned_by(store, owner) for owner in ("a", "a", "b")]
     await answered(store, await created(store))
     ended = await owned_by(store, "a")
     await store.finalise(finalisation(ended))
-    await store.request_cancel(ANN, CancelTarget(reply_id=wanted.id), FinishReason.INTERRUPTED, "stop", NOW_US)
+    await store.request_cancel(ADA, CancelTarget(reply_id=wanted.id), FinishReason.INTERRUPTED, "stop", NOW_US)
     told = {each.reply_id: each for each in await store.hold_lease("a", LONG_S)}
     wish = standing(wanted, cancel=FinishReason.INTERRUPTED, cancel_reason="stop")
     assert told == {mine.id: standing(mine), wanted.id: wish}
     assert await store.hold_lease("b", LONG_S) == [standing(others)]
 
 
-async def test_standings_are_of_replies_that_exist(store):
+async def test_standings_leave_out_erased_replies(store):
     running = await owned_by(store, "a")
     ended = await owned_by(store, "b")
     await store.finalise(finalisation(ended))
@@ -88,12 +88,12 @@ async def test_standings_are_of_replies_that_exist(store):
     assert await store.standings([]) == []
 
 
-async def test_what_a_dead_replica_owned_is_taken_over_with_its_durable_text(store):
+async def test_a_takeover_returns_a_dead_replicas_replies_with_their_durable_text(store):
     await store.hold_lease("dead", OVER_S)
     first = await owned_by(store, "dead")
     second = await owned_by(store, "dead", now_us=NOW_US + 1)
     await store.append_checkpoints([checkpoint(first, "he", "llo"), checkpoint(first, " world", start=3)])
-    await store.request_cancel(ANN, CancelTarget(reply_id=second.id), FinishReason.CANCELLED, "enough", NOW_US)
+    await store.request_cancel(ADA, CancelTarget(reply_id=second.id), FinishReason.CANCELLED, "enough", NOW_US)
 
     left = await store.take_over("me", 10)
 
@@ -123,7 +123,7 @@ async def test_text_of_earlier_epochs_is_not_lost_by_a_second_takeover(store):
         assert (left.reply.epoch, left.entries, left.durable_sequence) == (epoch, (TextDelta("a"), TextDelta("b")), 2)
 
 
-async def test_after_a_takeover_only_the_new_epoch_writes_and_ends(store, query):
+async def test_after_a_takeover_only_the_new_epoch_can_write_and_finalise(store, query):
     await store.hold_lease("dead", OVER_S)
     reply = await owned_by(store, "dead")
     (left,) = await store.take_over("me", 10)
@@ -136,7 +136,7 @@ async def test_after_a_takeover_only_the_new_epoch_writes_and_ends(store, query)
     assert await store.hold_lease("dead", LONG_S) == []
 
 
-async def test_the_living_and_oneself_are_left_alone(store):
+async def test_a_takeover_skips_live_replicas_and_itself(store):
     await store.hold_lease("alive", LONG_S)
     await store.hold_lease("me", OVER_S)
     for owner in ("alive", "me"):
@@ -145,8 +145,8 @@ async def test_the_living_and_oneself_are_left_alone(store):
     assert await store.take_over("other", 10) != []
 
 
-async def test_who_is_not_sure_of_its_own_lease_takes_nothing(store):
-    """It was stopped between its own look at the clock and this call, and so may all others have been."""
+async def test_a_replica_without_a_sure_lease_takes_nothing_over(store):
+    """The process may have been paused between its check of the lease and this call, as may all others."""
     reply = await owned_by(store, "dead")
     assert await store.take_over("me", 10, sure_s=0.0) == []
     await store.hold_lease("me", OVER_S)
@@ -156,7 +156,7 @@ async def test_who_is_not_sure_of_its_own_lease_takes_nothing(store):
     assert [each.reply for each in await store.take_over("me", 10, sure_s=LONG_S / 2)] == [taken(reply, "me")]
 
 
-async def test_a_released_lease_frees_at_once_what_is_still_owned(store, query):
+async def test_replies_of_a_released_lease_can_be_taken_over_at_once(store, query):
     await store.hold_lease("leaving", LONG_S)
     reply = await owned_by(store, "leaving")
     assert await store.take_over("me", 10) == []
@@ -167,13 +167,13 @@ async def test_a_released_lease_frees_at_once_what_is_still_owned(store, query):
 
 
 @pytest.mark.parametrize("owner", ["", "never heard of"])
-async def test_owners_without_a_row_are_dead(store, query, owner):
+async def test_owners_without_a_replica_row_count_as_dead(store, query, owner):
     reply = await owned_by(store, owner)
     assert [each.reply for each in await store.take_over("me", 10)] == [taken(reply, "me")]
     assert leases(query) == {}
 
 
-async def test_rows_of_the_dead_stay_until_nothing_is_left_of_them(store, query):
+async def test_rows_of_dead_replicas_stay_until_they_own_nothing(store, query):
     await store.hold_lease("idle", OVER_S)
     await store.hold_lease("alive", LONG_S)
     await store.hold_lease("dead", OVER_S)
@@ -186,7 +186,7 @@ async def test_rows_of_the_dead_stay_until_nothing_is_left_of_them(store, query)
     assert await store.take_over("me", 3) == []
 
 
-async def test_a_replica_that_was_taken_for_dead_comes_back(store):
+async def test_a_replica_can_renew_its_lease_after_a_takeover(store):
     await store.hold_lease("late", OVER_S)
     reply = await owned_by(store, "late")
     await store.take_over("me", 10)
@@ -196,7 +196,7 @@ async def test_a_replica_that_was_taken_for_dead_comes_back(store):
     assert await store.standings([reply.id]) == [standing(reply, owner="me", epoch=2)]
 
 
-async def test_sweepers_at_once_never_take_one_reply_twice(store):
+async def test_concurrent_takeovers_never_take_a_reply_twice(store):
     await store.hold_lease("dead", OVER_S)
     replies = [await owned_by(store, owner) for owner in ("dead", "unknown", "") for _ in range(20)]
     sweepers = [f"s{number}" for number in range(6)]

@@ -1,4 +1,4 @@
-"""Texts and numbers that no row can hold, or that two databases could order differently."""
+"""Texts and numbers that no row can hold, or that two databases could sort differently."""
 
 import asyncio
 
@@ -26,7 +26,7 @@ from parley_server.store import open_store
 from parley_server.store.migrate import migrate
 
 from tests.contract.store_values import (
-    ANN,
+    ADA,
     NOW_US,
     acceptance,
     accepted,
@@ -40,50 +40,50 @@ from tests.contract.store_values import (
 
 UNKNOWN = ["a\0b", "\0", "\ud800", "a\udfffb", "\\u0000", "'; --", "%", "x" * 100_000, ""]
 IMPOSSIBLE = UNKNOWN[:4]
-WISH = (FinishReason.CANCELLED, "stop", NOW_US)
+CANCEL_REQUEST = (FinishReason.CANCELLED, "stop", NOW_US)
 
 
 @pytest.mark.parametrize("text", UNKNOWN)
-async def test_what_is_only_looked_up_is_not_found(store, text):
-    mine = await created(store, ANN, *chain("one"))
+async def test_ids_that_no_row_can_hold_are_not_found(store, text):
+    mine = await created(store, ADA, *chain("one"))
     branch = MessageFilter(conversation_id=mine.id)
     wanted = {
         ConversationNotFound: [
-            lambda: store.get_conversation(ANN, text),
-            lambda: store.read_turn(ANN, text, Position(), has_input=True),
-            lambda: store.update_conversation(ANN, ConversationUpdate(conversation_id=text), NOW_US),
-            lambda: store.delete_conversation(ANN, text, ""),
-            lambda: store.list_messages(ANN, MessageFilter(conversation_id=text), 5),
+            lambda: store.get_conversation(ADA, text),
+            lambda: store.read_turn(ADA, text, Position(), has_input=True),
+            lambda: store.update_conversation(ADA, ConversationUpdate(conversation_id=text), NOW_US),
+            lambda: store.delete_conversation(ADA, text, ""),
+            lambda: store.list_messages(ADA, MessageFilter(conversation_id=text), 5),
         ],
-        ReplyNotFound: [lambda: store.get_reply(ANN, text)],
-        ImageNotFound: [lambda: store.get_image(ANN, text)],
+        ReplyNotFound: [lambda: store.get_reply(ADA, text)],
+        ImageNotFound: [lambda: store.get_image(ADA, text)],
     }
-    if text:  # an empty one names the head, or nothing
+    if text:  # an empty text means the head, or no value
         wanted[MessageNotFound] = [
-            lambda: store.read_turn(ANN, mine.id, Position(after=text), has_input=True),
-            lambda: store.read_turn(ANN, mine.id, Position(replace=text), has_input=True),
-            lambda: store.list_messages(ANN, msgspec.structs.replace(branch, leaf=text), 5),
-            lambda: store.list_messages(ANN, msgspec.structs.replace(branch, cursor=text), 5),
+            lambda: store.read_turn(ADA, mine.id, Position(after=text), has_input=True),
+            lambda: store.read_turn(ADA, mine.id, Position(replace=text), has_input=True),
+            lambda: store.list_messages(ADA, msgspec.structs.replace(branch, leaf=text), 5),
+            lambda: store.list_messages(ADA, msgspec.structs.replace(branch, cursor=text), 5),
             lambda: store.update_conversation(
-                ANN, ConversationUpdate(conversation_id=mine.id, head_message_id=text), NOW_US
+                ADA, ConversationUpdate(conversation_id=mine.id, head_message_id=text), NOW_US
             ),
         ]
-        wanted[ReplyNotFound].append(lambda: store.request_cancel(ANN, CancelTarget(reply_id=text), *WISH))
+        wanted[ReplyNotFound].append(lambda: store.request_cancel(ADA, CancelTarget(reply_id=text), *CANCEL_REQUEST))
         wanted[ConversationNotFound].append(
-            lambda: store.request_cancel(ANN, CancelTarget(conversation_id=text), *WISH)
+            lambda: store.request_cancel(ADA, CancelTarget(conversation_id=text), *CANCEL_REQUEST)
         )
     for error, operations in wanted.items():
         for operation in operations:
             with pytest.raises(error):
                 await operation()
-    assert await store.find_request(ANN, text, NOW_US) is None
+    assert await store.find_request(ADA, text, NOW_US) is None
     assert await store.unfinished(5, text or "none") == []
     assert await store.standings([text]) == []
-    assert await store.get_conversation(ANN, mine.id) == mine
+    assert await store.get_conversation(ADA, mine.id) == mine
 
 
 @pytest.mark.parametrize("text", IMPOSSIBLE)
-async def test_an_end_user_or_a_tenant_that_cannot_be_owns_nothing(store, text):
+async def test_an_identity_that_no_row_can_hold_owns_nothing(store, text):
     mine = await created(store)
     for identity in (Identity(tenant="shop", end_user=text), Identity(tenant=text), Identity(tenant=text, end_user="")):
         with pytest.raises(ConversationNotFound):
@@ -93,7 +93,7 @@ async def test_an_end_user_or_a_tenant_that_cannot_be_owns_nothing(store, text):
 
 
 @pytest.mark.parametrize("text", IMPOSSIBLE)
-async def test_an_acceptance_that_names_what_cannot_be_is_refused(store, text):
+async def test_an_acceptance_with_ids_that_no_row_can_hold_is_refused(store, text):
     mine = await created(store)
     assert await store.accept(acceptance(mine, shown_images=(text,))) == ImageGone(image_id=text)
     gone = acceptance(msgspec.structs.replace(mine, head_message_id=""))
@@ -102,7 +102,7 @@ async def test_an_acceptance_that_names_what_cannot_be_is_refused(store, text):
 
 
 @pytest.mark.parametrize("text", IMPOSSIBLE)
-async def test_a_filter_that_nothing_can_match_finds_nothing(store, text):
+async def test_a_filter_with_values_that_no_row_can_hold_finds_nothing(store, text):
     await created(store, title="a b", labels={"a": "b"})
     for which in (
         ConversationFilter(words=(text,)),
@@ -112,17 +112,17 @@ async def test_a_filter_that_nothing_can_match_finds_nothing(store, text):
         ConversationFilter(before=(2**70, "x")),
         ConversationFilter(before=(-(2**70), "x")),
     ):
-        page = await store.list_conversations(ANN, which, 5)
+        page = await store.list_conversations(ADA, which, 5)
         assert (page.conversations, page.more) == ((), False)
 
 
 @pytest.mark.parametrize("text", ["st\0op", "st\ud800op"])
-async def test_what_a_provider_said_is_stored_as_far_as_it_can_be(store, text):
-    """A finalisation that no database takes would be tried for ever."""
+async def test_characters_that_no_row_can_hold_are_replaced(store, text):
+    """A finalisation that the database refuses would be retried forever."""
     reply = await accepted(store, await created(store))
     outcome = await store.finalise(finalisation(reply, provider_reason=text))
     assert (outcome.won, outcome.reply.provider_reason) == (True, "st\ufffdop")
-    assert await store.get_reply(ANN, reply.id) == outcome.reply
+    assert await store.get_reply(ADA, reply.id) == outcome.reply
 
 
 async def test_counts_and_costs_that_no_column_holds_are_clamped(store, query):
@@ -131,30 +131,30 @@ async def test_counts_and_costs_that_no_column_holds_are_clamped(store, query):
     outcome = await store.finalise(finalisation(reply, usage=counted))
     most = Usage(prompt_tokens=2**31 - 1, completion_tokens=2**31 - 1, cost_nano_usd=2**63 - 1)
     assert (outcome.won, outcome.reply.usage) == (True, most)
-    assert await store.get_reply(ANN, reply.id) == outcome.reply
+    assert await store.get_reply(ADA, reply.id) == outcome.reply
     columns = "prompt_tokens, cached_prompt_tokens, completion_tokens, reasoning_tokens, cost_nano_usd"
     assert query(f"SELECT {columns} FROM usage") == [(2**31 - 1, 0, 2**31 - 1, 0, 2**63 - 1)]
 
 
 @pytest.mark.parametrize("text", ["no\0t", "no\ud800t"])
-async def test_an_error_s_texts_are_stored_as_far_as_they_can_be(store, text):
+async def test_characters_of_an_error_that_no_row_can_hold_are_replaced(store, text):
     reply = await accepted(store, await created(store))
     error = ReplyError(reason=Reason.PROVIDER_REJECTED, message=text, metadata={text: text})
     outcome = await store.finalise(finalisation(reply, "", state=State.FAILED, finish_reason=None, error=error))
     assert outcome.reply.error.message == "no\ufffdt"
     assert outcome.reply.error.metadata == {"no\ufffdt": "no\ufffdt"}
-    assert await store.get_reply(ANN, reply.id) == outcome.reply
+    assert await store.get_reply(ADA, reply.id) == outcome.reply
 
 
-async def test_a_row_with_counts_that_an_older_release_has_stored_is_read_in_range(store, query):
+async def test_out_of_range_counts_of_an_older_release_are_clamped(store, query):
     reply = await answered(store, await created(store))
     query("UPDATE reply SET usage = ?", '{"prompt_tokens":18446744073709551616,"completion_tokens":-1}')
-    read = await store.get_reply(ANN, reply.id)
+    read = await store.get_reply(ADA, reply.id)
     assert read.usage == Usage(prompt_tokens=2**31 - 1)
 
 
 @pytest.mark.parametrize("entries", ["{oops", '[{"type":"song"}]', '[{"type":"usage","usage":{"prompt_tokens":9.5}}]'])
-async def test_a_checkpoint_that_cannot_be_read_keeps_the_text_before_it(store, query, entries, caplog):
+async def test_text_before_an_unreadable_checkpoint_is_kept(store, query, entries, caplog):
     reply = await accepted(store, await created(store))
     for start in (1, 2, 3):
         await store.append_checkpoints([checkpoint(reply, f"{start} ", start=start)])
@@ -165,7 +165,7 @@ async def test_a_checkpoint_that_cannot_be_read_keeps_the_text_before_it(store, 
     assert "checkpoint_decode_failed" in caplog.messages
 
 
-async def test_a_mebibyte_of_checkpoints_in_one_statement(store):
+async def test_one_statement_writes_a_mebibyte_of_checkpoints(store):
     replies = [await accepted(store, await created(store)) for _ in range(4)]
     text = "\0\\\"'🦜 ﷽" * 30_000
     await store.append_checkpoints([checkpoint(each, text) for each in replies])
@@ -173,14 +173,14 @@ async def test_a_mebibyte_of_checkpoints_in_one_statement(store):
 
 
 async def test_ids_are_ordered_by_their_bytes(store):
-    """So that a page token of one database means the same on another, whatever the server's language is."""
+    """A page token must mean the same on each database, independent of the server's locale."""
     ids = ["B", "a", "_", "-", "Z9", "z", "a-b", "ab", "a_c", "A"]
     for conversation_id in ids:
         await created(store, id=conversation_id, title=conversation_id)
     found: list[str] = []
     before = None
     while True:
-        page = await store.list_conversations(ANN, ConversationFilter(before=before), 3)
+        page = await store.list_conversations(ADA, ConversationFilter(before=before), 3)
         found += [each.id for each in page.conversations]
         if not page.more:
             break
@@ -188,7 +188,7 @@ async def test_ids_are_ordered_by_their_bytes(store):
     assert found == sorted(ids, reverse=True)
 
 
-async def test_a_server_with_rules_of_its_own_for_sorting_changes_nothing(postgres):
+async def test_a_servers_default_collation_does_not_change_the_order(postgres):
     """An ICU collation sorts "a" before "B", and ignores "-"."""
     ((version,),) = await postgres.query("SELECT current_setting('server_version_num')::int")
     if version < 150_000:
@@ -203,7 +203,7 @@ async def test_a_server_with_rules_of_its_own_for_sorting_changes_nothing(postgr
     await test_ids_are_ordered_by_their_bytes(store)
     for title in ("Straße", "50% off"):
         await store.create_conversation(new_conversation(title=title))
-    page = await store.list_conversations(ANN, ConversationFilter(words=("STRASSE",)), 5)
+    page = await store.list_conversations(ADA, ConversationFilter(words=("STRASSE",)), 5)
     assert [each.title for each in page.conversations] == ["Straße"]
     await answered(store, await created(store))
     await store.close()

@@ -1,4 +1,4 @@
-"""Units of work on a table of numbers, for tests of a database rather than of a store."""
+"""Units of work on a table of numbers, for tests of a database engine without a store."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ ONE = text("SELECT 1")
 ITEM = text("INSERT INTO item (id) VALUES (:id)")
 COUNT = text("SELECT count(*) FROM item")
 ITEMS = "items"
-"""The database with the table, in the clusters of these tests."""
+"""The name of the database with the table."""
 WAYS = ["read", "alone", "write", "urgent", "ping"]
 
 
 async def opened(server, url: str = "") -> PostgresDatabase:
-    """A database with a table of numbers; `url` where it is reached by another way."""
+    """Open the database with the table of numbers; `url` if it is reached through a proxy."""
     database = PostgresDatabase(postgresql_url(url or server.url(ITEMS)))
     database.start()
     return database
@@ -42,7 +42,7 @@ async def count(database) -> int:
 
 
 async def call(database, way: str) -> None:
-    """A question in one of `WAYS`."""
+    """Run a query in one of `WAYS`."""
 
     def one(connection) -> int:
         return connection.execute(ONE).scalar_one()
@@ -58,7 +58,7 @@ async def call(database, way: str) -> None:
 
 
 async def works(calling) -> bool:
-    """Whether a call is answered, rather than told that the database is away."""
+    """Whether a call succeeds; False if it raises StorageUnavailable."""
     try:
         await calling
     except StorageUnavailable:
@@ -67,7 +67,7 @@ async def works(calling) -> bool:
 
 
 async def refused(calling, *, within_s: float) -> StorageUnavailable:
-    """What a call is told, in time, by a database that is away."""
+    """The error of a call, which must raise StorageUnavailable in time."""
     began = time.monotonic()
     with pytest.raises(StorageUnavailable) as told:
         await calling
@@ -76,5 +76,5 @@ async def refused(calling, *, within_s: float) -> StorageUnavailable:
 
 
 async def that(value: bool) -> bool:
-    """For `until`."""
+    """An awaitable constant, for `until`."""
     return value

@@ -131,7 +131,7 @@ class Checkpoints:
         """Write the checkpoints in one commit. Returns False if one of them made the commit fail."""
         if not checkpoints:
             return True
-        sizes = [logs[each.reply_id].size for each in checkpoints]
+        sizes = [logs[each.reply_id].size for each in checkpoints]  # before the call, since the logs grow during it
         try:
             await self._store.append_checkpoints(checkpoints)
         except StorageUnavailable:

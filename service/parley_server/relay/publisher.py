@@ -96,6 +96,7 @@ class Publisher:
             await self._task
 
     def _grown(self, publication: Publication) -> None:
+        # The first entry does not wait for the interval: it decides the time to the first token on other replicas.
         self._flush_schedule.add(publication, urgent=not publication.sent)
 
     def _ring_heartbeat(self) -> None:
@@ -201,6 +202,7 @@ class Publisher:
 
     def _mark_refused(self, publication: Publication) -> None:
         publication.refused = True
+        # A stored end is published also under another replica's fence, so that followers read it from the store.
         if publication.end is not None:
             self._flush_schedule.add(publication, urgent=True)
         else:
@@ -227,6 +229,7 @@ class Publisher:
         if status.last < 0:
             self._mark_refused(publication)
             return
+        # A restart or failover may have lost entries: they are sent again.
         publication.sent = min(publication.sent, status.last)
         if publication.behind and publication.log.lease.held:
             self._flush_schedule.add(publication, urgent=True)

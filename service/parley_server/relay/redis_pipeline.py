@@ -95,7 +95,7 @@ class RedisPipeline:
         connection = await self._connected()
         answers = await _exchange(connection, commands)
         unknown = [i for i, answer in enumerate(answers) if isinstance(answer, NoScriptError)]
-        if unknown:
+        if unknown:  # Redis was restarted, or its scripts were flushed
             await _exchange(connection, LOAD_ALL)
             again = await _exchange(connection, [commands[i] for i in unknown])
             for i, answer in zip(unknown, again, strict=True):

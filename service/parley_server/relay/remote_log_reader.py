@@ -74,6 +74,7 @@ class RemoteLogReader:
         """See `Relay.follow`."""
         cursor = RemoteLogCursor(log, wanted=wanted, look=look, now=self._clock.monotonic())
         self._followed[cursor.channel] = cursor
+        # A live channel gets no second confirmation, and a lost connection gets none soon: read at once.
         if self._subscription.add(cursor.channel) or self._subscription.health.lost_s:
             self._behind[cursor] = None
         self._due.set()
@@ -104,6 +105,7 @@ class RemoteLogReader:
         cursor, message = self._followed.get(channel), wire.unpack(data)
         if cursor is None or message is None:
             return
+        # The reply has ended, or was taken over: its state is in the store.
         if message.entries is None or message.epoch > cursor.log.reply.epoch:
             cursor.look()
         if message.entries is None or message.epoch != cursor.log.reply.epoch:

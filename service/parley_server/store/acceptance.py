@@ -96,6 +96,7 @@ def accept(connection: Connection, acceptance: Acceptance) -> AcceptOutcome:
     claimed = request_ids.claim(connection, key, made)
     if isinstance(claimed, request_ids.Known):
         stored = load_reply(connection, claimed.resource_id)
+        # The same reply id: this acceptance was committed by an earlier run whose outcome was unknown.
         if stored is not None and stored.id == asked.id:
             return Accepted(reply=stored)
         return Replayed(payload_hash=claimed.payload_hash, reply=stored)
@@ -106,6 +107,7 @@ def accept(connection: Connection, acceptance: Acceptance) -> AcceptOutcome:
     request_ids.keep(connection, key, made, claimed)
     if claimed.mark is None:
         return Accepted(reply=asked)
+    # A Cancel for this request id came first: the reply ends in the same transaction.
     return Accepted(reply=_cancelled(connection, acceptance, claimed.mark))
 
 
@@ -138,7 +140,7 @@ def _write(connection: Connection, acceptance: Acceptance) -> Refusal | None:
         "head": acceptance.head,
     }
     moved = connection.execute(_MOVE_ON if acceptance.head is None else _MOVE_ON_FROM_HEAD, move).first()
-    if moved is None:
+    if moved is None:  # the head has moved since the claim; the claim is undone without a rollback
         connection.execute(_WITHDRAW, {"of_reply": asked.id})
         return HeadMoved()
     _insert_input(connection, acceptance, first_position=moved.next_position - added)

@@ -133,6 +133,7 @@ def _create(connection: Connection, new: NewConversation) -> Conversation | Conv
         insert_images(connection, new.images, **place)
         return get_conversation(connection, new.identity, value.id)
     stored = find_conversation(connection, new.identity, value.id)
+    # Unchanged since its creation at this very time: an earlier run of this creation has made it.
     if stored is not None and stored.create_time_us == value.create_time_us and stored.etag == "1":
         return stored
     return ConversationTaken()
@@ -150,6 +151,7 @@ def update_conversation(
     values = _changes(row, update_)
     if not values:
         return conversation_of(row)
+    # The replicas' clocks differ, but a conversation's update time must not go back.
     values |= {"version": row.version + 1, "update_time_us": max(now_us, row.update_time_us)}
     connection.execute(_UPDATE.values(values), {"of_tenant": row.tenant, "conversation_id": row.id})
     if update_.labels is not None:

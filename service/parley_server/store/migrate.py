@@ -130,6 +130,7 @@ def _upgrade_alone(connection: Connection) -> None:
     connection.execute(select(func.pg_advisory_xact_lock(MIGRATION_LOCK)))
     release = _release(connection)  # another process may have migrated while this one waited for the lock
     if release is None or release < SCHEMA_RELEASE:
+        # Only now: the wait for the advisory lock above has no limit, since another migration may take long.
         connection.execute(text(f"SET LOCAL lock_timeout = '{TABLE_LOCK_S}s'"))
         upgrade(connection)
 

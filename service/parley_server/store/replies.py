@@ -50,6 +50,7 @@ def _checkpoints(dialect: str) -> Select[Any]:
 
 
 def _cancel(which: ColumnElement[bool]) -> Any:
+    # Reason and kind of the first request are kept together; the row is returned to later callers as well.
     first = reply.c.cancel_requested.is_(None)
     return (
         update(reply)

@@ -117,6 +117,7 @@ class Supervisor:
                 _refuse(ended.problem or "a worker could not start")
                 self._stop()
             else:
+                # A worker that has run for long is not in a crash loop: start over with the short pause.
                 if time.monotonic() - began_s > SETTLED_S:
                     pause_s = FIRST_PAUSE_S
                 await self._pause_after(worker, ended, pause_s)

@@ -1,4 +1,4 @@
-"""What a user types into the terminal chat, and how an answer is wrapped while it streams."""
+"""The input of the terminal chat, and the wrapping of an answer while it streams."""
 
 import io
 import itertools
@@ -11,7 +11,7 @@ from parley_server.cli.chat.wrap import WordWrap, columns_of
 
 
 def shown(written: str) -> list[str]:
-    """The lines of a terminal after these characters; a backspace moves the cursor, and what it passes stays."""
+    """The lines of a terminal after these characters; a backspace moves the cursor and erases nothing."""
     lines, column = [[]], 0
     for character in written:
         if character == "\n":
@@ -46,12 +46,12 @@ def wrapped(*pieces: str, columns: int = 12) -> list[str]:
         (["ab 日本語", "のテ"], ["ab 日本語の", "テ"]),
     ],
 )
-def test_words_are_kept_whole_however_they_come(pieces, lines):
+def test_words_are_wrapped_whole(pieces, lines):
     assert wrapped(*pieces) == lines
 
 
 @given(st.text("abc  \n日é\u0301", max_size=60), st.lists(st.integers(0, 60), max_size=5), st.integers(3, 20))
-def test_the_screen_does_not_depend_on_how_the_text_was_cut(text, cuts, columns):
+def test_wrapping_does_not_depend_on_the_pieces(text, cuts, columns):
     ends = [0, *sorted(min(cut, len(text)) for cut in cuts), len(text)]
     pieces = [text[a:b] for a, b in itertools.pairwise(ends)]
     lines = wrapped(*pieces, columns=columns)
@@ -65,7 +65,7 @@ def test_a_tab_goes_to_the_next_multiple_of_eight_columns():
     assert WordWrap(lambda: 12).wrap("tab\tx yz") == "tab\tx \nyz"
 
 
-def test_a_piece_is_written_as_soon_as_it_comes():
+def test_a_piece_is_written_as_soon_as_it_arrives():
     wrap = WordWrap(lambda: 80)
     assert [wrap.wrap(piece) for piece in ("Hel", "lo wor", "ld")] == ["Hel", "lo wor", "ld"]
 
@@ -96,7 +96,7 @@ def test_a_message_may_have_several_lines(typed, message, prompts):
     assert "".join(asked) == prompts
 
 
-def test_the_end_of_the_input_is_no_message():
+def test_the_end_of_the_input_raises_eof_error():
     with pytest.raises(EOFError):
         read_message(iter_nothing)
 

@@ -1,4 +1,4 @@
-"""The journal of one process: what it writes and when, and that trouble loses and repeats nothing."""
+"""The journal of one process: what it writes and when, and that failures neither lose nor repeat entries."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from tests.clock import START_US, ManualClock, settle
 from tests.fakes import ended, reply
 
 
-class Shelves:
-    """The one method of a store that a journal uses: keeps what it is given, and can be away or slow."""
+class RecordingStore:
+    """The one method of a store that the journal uses: keeps the checkpoints, and can be unavailable or slow."""
 
     def __init__(self, clock: ManualClock) -> None:
         self._clock = clock
@@ -49,11 +49,11 @@ class Shelves:
 
 
 class Desk:
-    """A journal on a clock that a test moves."""
+    """A journal on a clock that the test moves."""
 
     def __init__(self) -> None:
         self.clock = ManualClock()
-        self.store = Shelves(self.clock)
+        self.store = RecordingStore(self.clock)
         self.relay = CheckpointJournal(cast(Store, self.store), self.clock)
         self.relay.start()
 
@@ -85,7 +85,7 @@ def say(log: Log, text: str) -> None:
         log.append(TextDelta(character))
 
 
-async def test_all_that_is_new_is_written_an_interval_after_its_first_entry(desk):
+async def test_new_entries_are_written_an_interval_after_the_first(desk):
     first, second = desk.open("a"), desk.open("b")
     await desk.clock.advance(7)
     say(first, "abc")
@@ -117,7 +117,7 @@ async def test_all_that_is_new_is_written_an_interval_after_its_first_entry(desk
     assert len(desk.store.flushes) == 1
 
 
-async def test_there_is_at_most_one_flush_in_an_interval_and_none_comes_late(desk):
+async def test_there_is_one_flush_per_interval_and_none_is_late(desk):
     log = desk.open()
     written_at = {}
     for i in range(100):
@@ -133,7 +133,7 @@ async def test_there_is_at_most_one_flush_in_an_interval_and_none_comes_late(des
         assert flushed - since <= INTERVAL_S + 1e-6
 
 
-async def test_stretches_follow_one_another(desk):
+async def test_consecutive_ranges_have_no_gap(desk):
     log = desk.open()
     for text in ("ab", "c", "def"):
         say(log, text)
@@ -156,7 +156,7 @@ async def test_a_reply_shorter_than_the_interval_costs_nothing(desk):
     assert desk.store.flushes == []
 
 
-async def test_a_closed_log_is_journaled_no_further(desk):
+async def test_a_closed_log_is_not_written_further(desk):
     log, other = desk.open("a"), desk.open("b")
     say(log, "ab")
     await desk.clock.advance(INTERVAL_S)
@@ -170,7 +170,7 @@ async def test_a_closed_log_is_journaled_no_further(desk):
 
 
 @pytest.mark.parametrize("unknown", [False, True])
-async def test_what_could_not_be_written_is_written_later_without_loss(desk, unknown):
+async def test_entries_of_a_failed_flush_are_written_later(desk, unknown):
     log = desk.open()
     desk.store.away, desk.store.unknown = 3, unknown
     say(log, "ab")
@@ -193,7 +193,7 @@ async def test_retries_slow_down_to_a_second(desk):
     assert gaps == [0.2, 0.4, 0.8, 1.0, 1.0, 1.0, 1.0]
 
 
-async def test_what_is_said_during_a_flush_comes_with_the_next(desk):
+async def test_entries_during_a_flush_are_part_of_the_next(desk):
     log = desk.open()
     desk.store.gate = asyncio.Event()
     say(log, "ab")
@@ -205,7 +205,7 @@ async def test_what_is_said_during_a_flush_comes_with_the_next(desk):
     assert desk.store.kept("a") == [(1, 2, (TextDelta("ab"),)), (3, 4, (TextDelta("cd"),))]
 
 
-async def test_a_log_that_ends_during_a_flush_is_left_alone(desk):
+async def test_a_log_that_ends_during_a_flush_is_skipped(desk):
     log = desk.open()
     desk.store.gate = asyncio.Event()
     say(log, "ab")
@@ -219,7 +219,7 @@ async def test_a_log_that_ends_during_a_flush_is_left_alone(desk):
     assert len(desk.store.flushes) == 1
 
 
-async def test_a_flush_releases_what_was_held_back(desk, monkeypatch):
+async def test_a_flush_releases_withheld_entries(desk, monkeypatch):
     monkeypatch.setattr(log_module, "MAX_UNJOURNALED", 4)
     log = desk.open()
     say(log, "abcdefghij")
@@ -256,7 +256,7 @@ async def test_stop_flushes_at_once_and_ends():
         assert said == {"idle": "", "sleeping": "ab", "flushing": "abcd"}[moment]
 
 
-async def test_stop_does_not_wait_for_a_store_that_is_away():
+async def test_stop_does_not_wait_for_an_unavailable_store():
     desk = Desk()
     log = desk.open()
     desk.store.away = 1000
@@ -267,7 +267,7 @@ async def test_stop_does_not_wait_for_a_store_that_is_away():
         await stopping
 
 
-async def test_one_reply_that_cannot_be_written_does_not_end_the_journal(desk, caplog):
+async def test_a_failing_reply_does_not_end_the_journal(desk, caplog):
     log = desk.open()
     written = desk.store.append_checkpoints
 
@@ -284,7 +284,7 @@ async def test_one_reply_that_cannot_be_written_does_not_end_the_journal(desk, c
     assert "checkpoint_write_failed" in caplog.messages
 
 
-async def test_one_reply_that_can_never_be_written_leaves_the_others_alone(desk, caplog):
+async def test_a_reply_that_always_fails_does_not_block_others(desk, caplog):
     bad, good = desk.open("bad"), desk.open("good")
     written, calls = desk.store.append_checkpoints, []
 
@@ -309,9 +309,9 @@ async def test_one_reply_that_can_never_be_written_leaves_the_others_alone(desk,
     assert bad.durable_sequence == 20
 
 
-async def test_a_reply_of_many_bytes_is_not_kept_waiting():
+async def test_a_large_reply_is_flushed_early():
     clock = ManualClock()
-    store = Shelves(clock)
+    store = RecordingStore(clock)
     journal = Checkpoints(cast(Store, store), clock, interval_s=2.0, max_bytes=100)
     journal.start()
     log = Log(reply("a", epoch=3))

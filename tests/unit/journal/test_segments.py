@@ -1,4 +1,4 @@
-"""Files of stretches: whole frames come back, cut or foreign ones do no harm."""
+"""Files of log entries: complete frames are read back; cut or foreign frames cause no error."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def path(tmp_path):
     return tmp_path / "tail0"
 
 
-def test_what_was_appended_is_read_again(path):
+def test_appended_ranges_are_read_back(path):
     segment = Segment(path)
     append(segment, stretch(1, "tone", "t two"), stretch(7, '{"type":"usage"}', reply_id="b"))
     append(segment, stretch(3, "t\U0001f600"))
@@ -35,12 +35,12 @@ def test_what_was_appended_is_read_again(path):
     assert path.stat().st_mode & 0o777 == 0o600
 
 
-def test_no_file_holds_nothing(path):
+def test_a_missing_file_is_empty(path):
     assert Segment(path).read() == []
     assert not path.exists()
 
 
-def test_wherever_the_last_frame_was_cut_those_before_it_are_whole_and_more_can_follow(path):
+def test_frames_before_a_cut_are_read_and_appends_can_follow(path):
     segment = Segment(path)
     append(segment, stretch(1, "tfirst"))
     kept = segment.size
@@ -54,7 +54,7 @@ def test_wherever_the_last_frame_was_cut_those_before_it_are_whole_and_more_can_
         assert Segment(path).read() == [stretch(1, "tfirst"), stretch(2, "t2")]
 
 
-def test_a_frame_whose_bytes_have_changed_ends_it(path):
+def test_reading_stops_at_a_corrupt_frame(path):
     segment = Segment(path)
     append(segment, stretch(1, "tfirst"))
     append(segment, stretch(2, "tsecond"))
@@ -64,7 +64,7 @@ def test_a_frame_whose_bytes_have_changed_ends_it(path):
     assert Segment(path).read() == [stretch(1, "tfirst")]
 
 
-def test_a_frame_of_another_release_is_passed_over(path):
+def test_a_frame_of_another_release_is_skipped(path):
     segment = Segment(path)
     append(segment, stretch(1, "tfirst"))
     segment.append([msgspec.Raw(msgspec.msgpack.encode({"another": "shape"}))])
@@ -72,7 +72,7 @@ def test_a_frame_of_another_release_is_passed_over(path):
     assert Segment(path).read() == [stretch(1, "tfirst"), stretch(2, "tsecond")]
 
 
-def test_a_write_that_fails_in_the_middle_does_not_count(path, monkeypatch):
+def test_a_partly_failed_append_is_overwritten(path, monkeypatch):
     segment = Segment(path)
     append(segment, stretch(1, "tfirst"))
     real = os.pwrite
@@ -90,7 +90,7 @@ def test_a_write_that_fails_in_the_middle_does_not_count(path, monkeypatch):
     assert Segment(path).read() == [stretch(1, "tfirst"), stretch(2, "tfound")]
 
 
-def test_it_is_emptied_and_removed(path):
+def test_an_empty_file_is_removed_on_close(path):
     segment = Segment(path)
     append(segment, stretch(1, "tfirst"))
     segment.clear()

@@ -1,4 +1,4 @@
-"""The newest text of running replies: what is found again after a kill, and what is forgotten."""
+"""The text journal: what is read back after a kill, and what is removed."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ from tests.clock import ManualClock, settle
 from tests.fakes import ended, reply
 
 
-class Shelves:
-    """Takes checkpoints, or is away."""
+class RecordingStore:
+    """Keeps checkpoints, or is unavailable."""
 
     def __init__(self) -> None:
         self.kept: list[tuple[str, int, int]] = []
@@ -34,12 +34,12 @@ class Shelves:
 
 
 class Desk:
-    """A relay with a tail, on a clock that a test moves."""
+    """A relay with a text journal, on a clock that the test moves."""
 
     def __init__(self, folder, *, start: bool = True) -> None:
         self.path = folder / "parley.db"
         self.clock = ManualClock()
-        self.store = Shelves()
+        self.store = RecordingStore()
         self.relay = StandaloneJournal(cast(Store, self.store), self.clock, path=self.path)
         if start:
             self.relay.start()
@@ -50,7 +50,7 @@ class Desk:
         return log
 
     async def passes(self, seconds: float) -> None:
-        """Time goes by, and what the thread was given is done."""
+        """Move the clock, and let the thread finish its work."""
         end = self.clock.monotonic() + seconds
         while self.clock.monotonic() < end:
             await self.clock.advance(min(INTERVAL_S / 4, end - self.clock.monotonic()))
@@ -58,7 +58,7 @@ class Desk:
             await settle()
 
     async def left(self, reply_id: str, after: int = 0) -> list:
-        """What the next process would find, were this one killed now."""
+        """The entries that the next process would find if this one were killed now."""
         next_one = StandaloneJournal(cast(Store, self.store), self.clock, path=self.path)
         await next_one.load()
         return list(await next_one.take_over(reply_id, 2, after=after))
@@ -77,7 +77,7 @@ async def desk(tmp_path):
 
 
 async def stopped(desk: Desk) -> None:
-    """Its end takes no time of the clock's, but a thread's."""
+    """Stop the relay. That needs the thread but does not advance the clock."""
     stopping = asyncio.ensure_future(desk.relay.stop())
     while not stopping.done():
         await desk.clock.advance(1)
@@ -90,7 +90,7 @@ def say(log: Log, text: str) -> None:
         log.append(TextDelta(character))
 
 
-async def test_all_that_is_new_is_there_an_interval_after_its_first_entry(desk):
+async def test_new_entries_are_in_the_file_an_interval_after_the_first(desk):
     log, other = desk.open("a"), desk.open("b")
     say(log, "one")
     say(other, "another")
@@ -103,7 +103,7 @@ async def test_all_that_is_new_is_there_an_interval_after_its_first_entry(desk):
     assert desk.store.kept == []
 
 
-async def test_everything_that_a_log_can_hold_comes_back(desk):
+async def test_every_kind_of_entry_is_read_back(desk):
     log = desk.open()
     entries = [TextDelta("\u00e4 {"), ToolCallDelta(0, "id", "name", "{}"), UsageUpdate(Usage(prompt_tokens=3))]
     for entry in entries:
@@ -115,7 +115,7 @@ async def test_everything_that_a_log_can_hold_comes_back(desk):
     assert await desk.left("unknown") == []
 
 
-async def test_the_store_has_it_later_and_then_the_files_are_empty(desk):
+async def test_files_are_truncated_once_the_store_has_the_entries(desk):
     log = desk.open()
     for _ in range(100):
         say(log, "x")
@@ -131,7 +131,7 @@ async def test_the_store_has_it_later_and_then_the_files_are_empty(desk):
     assert max(desk.sizes) == 0
 
 
-async def test_a_store_that_is_away_is_made_up_for(desk):
+async def test_files_keep_the_entries_during_a_store_outage(desk):
     desk.store.away = True
     log = desk.open()
     for _ in range(200):
@@ -144,7 +144,7 @@ async def test_a_store_that_is_away_is_made_up_for(desk):
     assert max(desk.sizes) == 0
 
 
-async def test_a_reply_that_is_being_stored_is_kept_until_it_is(desk):
+async def test_a_reply_stays_in_the_files_until_it_is_finalised(desk):
     log = desk.open()
     say(log, "last words")
     log.seal()
@@ -158,7 +158,7 @@ async def test_a_reply_that_is_being_stored_is_kept_until_it_is(desk):
     assert max(desk.sizes) == 0
 
 
-async def test_a_reply_that_is_to_be_ended_without_its_task_has_all_that_it_said(desk):
+async def test_recall_of_an_open_log_returns_all_entries(desk):
     log = desk.open()
     say(log, "said")
     assert await desk.relay.take_over("a", 1, after=1) == tuple(log.content()[1:])
@@ -167,7 +167,7 @@ async def test_a_reply_that_is_to_be_ended_without_its_task_has_all_that_it_said
     assert await desk.relay.take_over("a", 1, after=1) == ()
 
 
-async def test_the_text_of_an_erased_conversation_does_not_stay(desk):
+async def test_text_of_an_erased_conversation_is_removed_from_the_files(desk):
     log, other = desk.open("a"), desk.open("b")
     say(log, "private")
     await desk.passes(2 * INTERVAL_S)
@@ -181,7 +181,7 @@ async def test_the_text_of_an_erased_conversation_does_not_stay(desk):
     assert await desk.left("a") == []
 
 
-async def test_what_an_earlier_process_has_left_is_gone_once_this_one_works(tmp_path):
+async def test_entries_of_an_earlier_process_are_removed_after_the_start(tmp_path):
     left = Segment(tmp_path / "parley.db.tail1")
     left.append([])
     left.close()
@@ -198,7 +198,7 @@ async def test_what_an_earlier_process_has_left_is_gone_once_this_one_works(tmp_
     await stopped(desk)
 
 
-async def test_a_file_that_cannot_be_written_is_told_once_and_tried_again(desk, monkeypatch, caplog):
+async def test_a_failing_file_is_logged_once_and_retried(desk, monkeypatch, caplog):
     caplog.set_level(logging.INFO, "parley.relay")
     log = desk.open()
 
@@ -218,7 +218,7 @@ async def test_a_file_that_cannot_be_written_is_told_once_and_tried_again(desk, 
     assert [record.message for record in caplog.records] == ["text_journal_lost", "text_journal_restored"]
 
 
-async def test_one_that_cannot_be_written_is_left_to_the_store_and_spoils_no_other(desk, monkeypatch, caplog):
+async def test_a_log_that_cannot_be_encoded_is_left_to_the_store(desk, monkeypatch, caplog):
     encode = entry_codec.encode
     monkeypatch.setattr(entry_codec, "encode", lambda entry: 1 / 0 if entry == TextDelta("bad") else encode(entry))
     bad, good = desk.open("bad"), desk.open("good")
@@ -233,7 +233,7 @@ async def test_one_that_cannot_be_written_is_left_to_the_store_and_spoils_no_oth
     assert caplog.messages.count("text_journal_encode_failed") == 1
 
 
-async def test_a_stop_writes_what_is_open(tmp_path):
+async def test_stop_writes_open_logs(tmp_path):
     desk = Desk(tmp_path)
     desk.store.away = True
     log = desk.open()
@@ -242,7 +242,7 @@ async def test_a_stop_writes_what_is_open(tmp_path):
     assert await desk.left("a") == log.content()
 
 
-async def test_a_stop_with_nothing_open_leaves_no_file(tmp_path):
+async def test_stop_without_open_logs_leaves_no_file(tmp_path):
     desk = Desk(tmp_path)
     log = desk.open()
     say(log, "whole")

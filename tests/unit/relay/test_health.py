@@ -1,4 +1,4 @@
-"""What is told of a part that is lost and comes back, and how soon it is tried again."""
+"""The log lines for a part that fails and recovers, and the delays of its retries."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from parley_server.relay.health import MAX_RETRY_S, MIN_RETRY_S, Health
 from tests.clock import ManualClock
 
 
-async def test_each_change_is_told_once(caplog):
+async def test_each_change_is_logged_once(caplog):
     caplog.set_level("INFO", "parley.relay")
     clock = ManualClock()
     health = Health("publish", clock)
@@ -29,7 +29,7 @@ async def test_each_change_is_told_once(caplog):
     ]
 
 
-async def test_it_is_lost_from_the_first_moment_on():
+async def test_the_loss_counts_from_the_first_failure():
     health = Health("publish", ManualClock())
     health.failed("gone")
     assert health.lost_s > 0

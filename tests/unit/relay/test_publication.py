@@ -1,4 +1,4 @@
-"""What is next of one log: how much at once, and what is left out of its end."""
+"""The next command for a log: how many entries it has, and what is left out after the end."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ HELD, LAPSED = Lease(lambda: 0.0, 1.0), Lease(lambda: 0.0)
 
 @pytest.fixture
 def stretches(monkeypatch):
-    """What was to be appended, in place of the commands."""
+    """The appended ranges, decoded."""
     made: list[tuple[int, int, list]] = []
     pack = wire.pack
 
@@ -38,7 +38,7 @@ def log_of(*texts: str, lease: Lease = HELD) -> Log:
     return log
 
 
-def test_stretches_follow_one_another(stretches):
+def test_consecutive_ranges_have_no_gap(stretches):
     log = log_of("a", "b")
     publication = Publication(log)
     publication.append_command(1000)
@@ -51,7 +51,7 @@ def test_stretches_follow_one_another(stretches):
     assert stretches == [(3, 1, [TextDelta("a"), TextDelta("b")]), (3, 3, [TextDelta("c")])]
 
 
-def test_a_stretch_is_as_long_as_redis_is_to_take_at_once(stretches):
+def test_a_range_is_limited_in_entries_and_characters(stretches):
     many, large = Publication(log_of(*"x" * (MAX_ENTRIES + 1))), Publication(log_of(*["y" * 40_000] * 3))
     for publication, first in ((many, MAX_ENTRIES), (large, 2)):
         publication.append_command(1000)
@@ -63,7 +63,7 @@ def test_a_stretch_is_as_long_as_redis_is_to_take_at_once(stretches):
     assert MAX_CHARACTERS < 80_000
 
 
-def test_what_redis_lacks_is_given_again(stretches):
+def test_entries_missing_in_redis_are_sent_again(stretches):
     publication = Publication(log_of("a", "b", "c"))
     publication.append_command(1000)
     assert not publication.appended(3)
@@ -75,14 +75,14 @@ def test_what_redis_lacks_is_given_again(stretches):
     assert stretches[-1] == (3, 2, [TextDelta("b"), TextDelta("c"), TextDelta("d")])
 
 
-def test_more_than_was_given_is_not_believed(stretches):
+def test_a_position_beyond_the_sent_entries_is_ignored(stretches):
     publication = Publication(log_of("a"))
     publication.append_command(1000)
     publication.appended(17)
     assert publication.sent == 1
 
 
-def test_the_end_itself_is_not_published(stretches):
+def test_the_terminal_entry_is_not_published(stretches):
     log = log_of("a", "b")
     publication = Publication(log)
     log.finish(ended(log.reply, last_sequence=3))
@@ -94,7 +94,7 @@ def test_the_end_itself_is_not_published(stretches):
     assert stretches == [(3, 1, [TextDelta("a"), TextDelta("b")])]
 
 
-def test_another_s_end_brings_nothing(stretches):
+def test_an_end_by_another_replica_publishes_no_content(stretches):
     log = log_of("a", "b")
     publication = Publication(log)
     log.replace(ended(log.reply, last_sequence=70_000))
@@ -111,7 +111,7 @@ def test_a_reply_without_content_has_nothing_to_append():
     assert (publication.end, publication.behind) == (0, False)
 
 
-def test_what_may_not_be_shown_is_not_published_but_for_a_stored_end(stretches):
+def test_entries_without_a_lease_are_published_only_after_a_stored_end(stretches):
     log = log_of("a", lease=LAPSED)
     publication = Publication(log)
     publication.append_command(1000)
@@ -124,7 +124,7 @@ def test_what_may_not_be_shown_is_not_published_but_for_a_stored_end(stretches):
     assert stretches == [(3, 1, []), (3, 1, [TextDelta("a"), TextDelta("held back")])]
 
 
-def test_a_log_that_another_has_gets_no_more():
+def test_a_log_taken_over_is_not_appended_to():
     log = log_of("a", "b")
     publication = Publication(log)
     publication.refused = True
@@ -134,7 +134,7 @@ def test_a_log_that_another_has_gets_no_more():
     assert not publication.behind
 
 
-def test_every_kind_is_appended_as_it_was_numbered(stretches):
+def test_every_kind_of_entry_is_appended_under_its_number(stretches):
     log = log_of("a")
     log.append(ToolCallDelta(0, "id", "name", "{}"))
     Publication(log).append_command(1000)

@@ -1,4 +1,4 @@
-"""Which Redis will do, and which URL."""
+"""Which Redis servers and URLs the relay accepts."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ def info(**facts: str) -> bytes:
 
 
 @pytest.mark.parametrize("version", ["7.0.0", "7.2.4", "8.1.0", "10.0.1"])
-def test_a_server_that_will_do(version):
+def test_a_usable_server_is_accepted(version):
     check_server(info(redis_version=version))
 
 
-def test_valkey_tells_the_version_of_redis_that_it_is_like():
+def test_valkey_is_accepted_by_its_redis_version():
     check_server(info(redis_version="7.2.4", server_name="valkey", valkey_version="8.0.1"))
 
 
@@ -31,7 +31,7 @@ def test_valkey_tells_the_version_of_redis_that_it_is_like():
         ({"maxmemory_policy": ""}, "noeviction"),
     ],
 )
-def test_a_server_that_will_not_do(facts, word):
+def test_an_unusable_server_is_refused(facts, word):
     with pytest.raises(RelayUnusable, match=word):
         check_server(info(**facts))
 
@@ -39,12 +39,12 @@ def test_a_server_that_will_not_do(facts, word):
 @pytest.mark.parametrize(
     "url", ["", "localhost:6379", "http://localhost", "redis://host/0?db=x", "redis://h?colour=red"]
 )
-def test_a_url_that_is_none(url):
+def test_an_invalid_url_is_refused(url):
     with pytest.raises(RelayUnusable):
         connector(url)
 
 
-def test_limits_are_the_relay_s_own():
+def test_redis_py_has_no_limits_of_its_own():
     made = connector("redis://user:p%40ss@example:7000/3?socket_timeout=9&health_check_interval=1&protocol=3")("name")
     assert (made.host, made.port, made.db, made.username, made.password) == ("example", 7000, 3, "user", "p@ss")
     assert (made.socket_timeout, made.health_check_interval, made.protocol) == (None, 0, 2)
@@ -52,6 +52,6 @@ def test_limits_are_the_relay_s_own():
     assert made.client_name == "name"
 
 
-def test_tls_checks_the_server_unless_it_is_told_not_to(tmp_path):
+def test_tls_verifies_the_server_unless_disabled(tmp_path):
     made = connector(f"rediss://example?ssl_ca_certs={tmp_path}/ca.pem")("name")
     assert (made.ca_certs, made.check_hostname) == (f"{tmp_path}/ca.pem", True)

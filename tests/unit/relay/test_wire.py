@@ -1,4 +1,4 @@
-"""How entries are written for other replicas, of this release and of others."""
+"""Entries and messages for other replicas, of this release and of others."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tests.fakes import entries
 
 
 @given(st.lists(entries(), max_size=5), st.integers(1, 2**40), st.integers(1, 2**40))
-def test_what_is_written_is_read(written, epoch, number):
+def test_encoded_entries_are_decoded_unchanged(written, epoch, number):
     values = [entry_codec.encode(entry) for entry in written]
     assert [wire.decode_bytes(value.encode()) for value in values] == written
     message = wire.unpack(wire.pack(epoch, number, values))
@@ -22,36 +22,36 @@ def test_what_is_written_is_read(written, epoch, number):
     assert [entry_codec.decode(value) for value in message.entries] == written
 
 
-def test_text_is_written_as_it_is():
+def test_text_is_encoded_with_a_letter_before_it():
     assert entry_codec.encode(TextDelta('{"a": "b"}')) == 't{"a": "b"}'
     assert entry_codec.encode(ToolCallDelta(2, arguments="x")).startswith("{")
 
 
 @pytest.mark.parametrize("value", ["", "x", "{", '{"type":"video"}', '{"type":"text"}', '{"text":"x"}', "[]", "7"])
-def test_what_is_not_understood_is_unknown(value):
+def test_values_that_cannot_be_decoded_are_unknown(value):
     assert entry_codec.decode(value) == Unknown()
     assert wire.decode_bytes(value.encode()) == Unknown()
 
 
-def test_bytes_that_are_no_text_are_unknown():
+def test_bytes_that_are_not_utf8_are_unknown():
     assert wire.decode_bytes(b"t\xff\xfe") == Unknown()
 
 
-def test_a_newer_release_may_say_more():
+def test_extra_fields_of_a_newer_release_are_ignored():
     known = entry_codec.encode(TextDelta("text"))
     assert wire.unpack(msgspec.msgpack.encode((1, 2, [known], "more", {}))) == wire.PeerMessage(1, 2, (known,))
     assert entry_codec.decode('{"type":"tool_call","index":1,"more":true}') == ToolCallDelta(1)
 
 
 @given(st.binary(max_size=40))
-@example(b"\x93\x00\x00\x91\xa6\x00\x00\x00\x00\x00\x80")  # an entry that is no UTF-8
+@example(b"\x93\x00\x00\x91\xa6\x00\x00\x00\x00\x00\x80")  # an entry that is not UTF-8
 @example(b"\x91\xa1\x80")
-def test_nothing_that_is_heard_raises(data):
+def test_decoding_any_bytes_does_not_raise(data):
     wire.unpack(data)
     assert all(isinstance(each, str) for each in wire.unpack_replies(data))
 
 
-def test_the_end_is_no_stretch():
+def test_an_end_differs_from_an_empty_range():
     assert wire.unpack(msgspec.msgpack.encode((3, 17))) == wire.PeerMessage(3, 17, None)
     assert wire.unpack(wire.pack(3, 17, [])) == wire.PeerMessage(3, 17, ())
 

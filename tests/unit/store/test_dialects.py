@@ -1,4 +1,4 @@
-"""The statements are fit for PostgreSQL too: they compile for it."""
+"""All statements and tables also compile for PostgreSQL."""
 
 import importlib
 import pkgutil
@@ -12,7 +12,7 @@ from sqlalchemy.dialects import postgresql
 from sqlalchemy.schema import CreateIndex, CreateTable
 from sqlalchemy.sql import Executable
 
-from tests.contract.store_values import ANN
+from tests.contract.store_values import ADA
 
 QUERY_MODULES = [
     importlib.import_module(f"parley_server.store.{module.name}")
@@ -32,7 +32,7 @@ STATEMENTS |= {
     "conversations.insert": conversations._insert("postgresql"),
     "keys.claim": request_ids._claim("postgresql"),
     "listings.matching": listings._matching(
-        ANN, ConversationFilter(words=("a",), labels={"a": "b"}, before=(1, "x")), ["a"]
+        ADA, ConversationFilter(words=("a",), labels={"a": "b"}, before=(1, "x")), ["a"]
     ),
 }
 

@@ -1,4 +1,4 @@
-"""What was acknowledged is there after kill -9, whole; and the queries use their indexes."""
+"""Acknowledged writes survive kill -9 completely, and queries use indexes."""
 
 import asyncio
 import re
@@ -14,7 +14,7 @@ from parley_server.store import open_store
 from sqlalchemy import event
 
 from tests.contract.store_values import (
-    ANN,
+    ADA,
     SHOP,
     acceptance,
     accepted,
@@ -48,7 +48,7 @@ asyncio.run(main())
 """
 
 
-async def test_what_was_acknowledged_survives_kill_9(url, path):
+async def test_acknowledged_writes_survive_kill_9(url, path):
     process = subprocess.Popen([sys.executable, "-c", WRITE_FOR_EVER, url], stdout=subprocess.PIPE, text=True)
     lines = [process.stdout.readline() for _ in range(300)]
     process.send_signal(signal.SIGKILL)
@@ -59,7 +59,7 @@ async def test_what_was_acknowledged_survives_kill_9(url, path):
     await store.start()
     left = {each.reply.id: each for each in await store.unfinished(1000)}
     for word, reply_id in said:
-        reply = await store.get_reply(ANN, reply_id)
+        reply = await store.get_reply(ADA, reply_id)
         if word == "ended":
             assert reply.state is State.COMPLETED
             assert reply.message is not None
@@ -75,7 +75,7 @@ async def test_what_was_acknowledged_survives_kill_9(url, path):
 
 
 async def test_no_query_reads_a_whole_table(store, path):
-    """Every statement of the port's methods finds its rows by an index."""
+    """Every statement of the port's methods uses an index."""
     seen: dict[str, object] = {}
 
     def note(_connection, _cursor, statement, parameters, _context, executemany) -> None:
@@ -84,7 +84,7 @@ async def test_no_query_reads_a_whole_table(store, path):
 
     for engine in (store._database.writer, store._database.reader):
         event.listen(engine, "before_cursor_execute", note)
-    conversation = await created(store, ANN, *chain("a", "b"), labels={"a": "b"}, request_id="c")
+    conversation = await created(store, ADA, *chain("a", "b"), labels={"a": "b"}, request_id="c")
     running = await accepted(store, conversation)
     await store.append_checkpoints([checkpoint(running, "x")])
     await store.unfinished(10)
@@ -95,19 +95,19 @@ async def test_no_query_reads_a_whole_table(store, path):
     await store.release_lease("me")
     (taken,) = await store.unfinished(1)
     await store.finalise(finalisation(taken.reply))
-    current = await store.get_conversation(ANN, conversation.id)
+    current = await store.get_conversation(ADA, conversation.id)
     await answered(store, current, parent=conversation.head_message_id, request_id="again")
-    await store.find_request(ANN, "again", 0)
+    await store.find_request(ADA, "again", 0)
     await store.accept(acceptance(current))
-    await store.get_reply(ANN, running.id)
-    await store.read_turn(ANN, conversation.id, Position(replace=running.message_id), has_input=True)
-    for identity in (ANN, SHOP):
+    await store.get_reply(ADA, running.id)
+    await store.read_turn(ADA, conversation.id, Position(replace=running.message_id), has_input=True)
+    for identity in (ADA, SHOP):
         await store.list_conversations(identity, ConversationFilter(words=("a",), labels={"a": "b"}), 5)
         await store.list_conversations(identity, ConversationFilter(before=(5, "x")), 5)
     for all_branches in (False, True):
         which = MessageFilter(conversation_id=conversation.id, all_branches=all_branches)
-        await store.list_messages(ANN, which, 5)
-    await store.delete_conversation(ANN, conversation.id, "")
+        await store.list_messages(ADA, which, 5)
+    await store.delete_conversation(ADA, conversation.id, "")
     assert len(seen) > 25
 
     connection = sqlite3.connect(path)
@@ -125,8 +125,8 @@ async def test_no_query_reads_a_whole_table(store, path):
     assert scans == {}
 
 
-async def test_ten_tasks_on_one_store_do_not_wait_for_one_another(store):
-    """A cancelled caller in the middle of many leaves the others' answers in order."""
+async def test_ten_tasks_use_one_store_concurrently(store):
+    """A cancelled caller does not affect the results of the others."""
     conversations = [await created(store) for _ in range(10)]
     tasks = [asyncio.ensure_future(accepted(store, each)) for each in conversations]
     await asyncio.sleep(0)
@@ -140,7 +140,7 @@ async def test_ten_tasks_on_one_store_do_not_wait_for_one_another(store):
 
 
 @pytest.mark.parametrize("durable", [True, False])
-async def test_a_new_process_reads_what_another_store_wrote(url, durable):
+async def test_a_second_store_reads_what_the_first_wrote(url, durable):
     store = open_store(url)
     await store.start()
     reply = await accepted(store, await created(store))
@@ -148,6 +148,6 @@ async def test_a_new_process_reads_what_another_store_wrote(url, durable):
         await store.close()
     other = open_store(url)
     await other.start()
-    assert await other.get_reply(ANN, reply.id) == reply
+    assert await other.get_reply(ADA, reply.id) == reply
     await other.close()
     await store.close()

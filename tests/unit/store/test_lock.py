@@ -1,4 +1,4 @@
-"""The lock on a database, against other processes."""
+"""The lock that keeps other processes out of a SQLite database."""
 
 import os
 import re
@@ -31,7 +31,7 @@ def holder(path):
     process.communicate()
 
 
-def test_a_second_process_is_told_who_has_it(path, holder):
+def test_the_refusal_of_a_second_process_names_the_holder(path, holder):
     with pytest.raises(StoreUnusable) as refused:
         DatabaseLock(path).acquire()
     holder_said = rf"process {holder.pid} on {re.escape(os.uname().nodename)} since 20\d\d-.*\+00:00"
@@ -39,7 +39,7 @@ def test_a_second_process_is_told_who_has_it(path, holder):
     assert re.fullmatch(said, str(refused.value))
 
 
-def test_a_killed_holder_frees_it(path, holder):
+def test_a_killed_holder_frees_the_lock(path, holder):
     holder.send_signal(signal.SIGKILL)
     holder.wait()
     with DatabaseLock(path):
@@ -57,6 +57,6 @@ def test_a_second_lock_of_the_same_process_is_refused(path):
         pass
 
 
-def test_a_lock_in_a_folder_that_does_not_exist(tmp_path):
+def test_a_lock_in_a_missing_folder_is_refused(tmp_path):
     with pytest.raises(StoreUnusable, match="cannot be opened: No such file"):
         DatabaseLock(tmp_path / "missing" / "parley.db").acquire()

@@ -1,4 +1,4 @@
-"""Migrations, and which schemas the code runs on."""
+"""Migrations on SQLite, and the schema releases that the code accepts."""
 
 import asyncio
 import re
@@ -18,7 +18,7 @@ from parley_server.store.migrate import SCHEMA_RELEASE, _configuration, check_sc
 from parley_server.store.rows import json_text
 from parley_server.store.schema import metadata
 
-from tests.contract.store_values import ANN, finalisation
+from tests.contract.store_values import ADA, finalisation
 
 
 def test_an_empty_database_is_brought_up_to_the_newest_schema(path):
@@ -31,7 +31,7 @@ def test_an_empty_database_is_brought_up_to_the_newest_schema(path):
     assert schema_release(url) == SCHEMA_RELEASE
 
 
-def test_a_path_of_any_characters_is_taken_as_it_is(tmp_path):
+def test_a_path_may_contain_any_characters(tmp_path):
     path = tmp_path / "100% ours #1 é.db"
     migrate(f"sqlite:///{path}")
     assert path.exists()
@@ -43,14 +43,14 @@ def test_a_database_file_without_tables_has_no_release(path):
     assert schema_release(f"sqlite:///{path}") is None
 
 
-def test_the_migrations_make_the_schema_that_the_code_knows(url, path):
+def test_the_migrations_create_the_schema_of_the_code(url, path):
     engine = open_engine(path, read_only=True)
     with engine.connect() as connection:
         assert compare_metadata(MigrationContext.configure(connection), metadata) == []
 
 
-def test_the_migrated_tables_are_word_for_word_those_of_the_metadata(url, path, tmp_path):
-    """Alembic compares neither checks nor the conditions of partial indexes nor tables' options."""
+def test_the_migrated_tables_equal_the_metadata_literally(url, path, tmp_path):
+    """Compares the SQL text, because Alembic ignores checks, conditions of partial indexes and table options."""
     direct = tmp_path / "direct.db"
     engine = open_engine(direct, read_only=False)
     with engine.begin() as connection:
@@ -65,7 +65,7 @@ def _definitions(path) -> dict[str, str]:
     return {name: re.sub(r"\s+", " ", sql) for name, sql in rows if name != "alembic_version"}
 
 
-def test_a_migration_that_fails_leaves_nothing(path):
+def test_a_failed_migration_leaves_no_changes(path):
     with sqlite3.connect(path) as connection:
         connection.execute('CREATE TABLE "usage" (x)')
     connection.close()
@@ -74,8 +74,8 @@ def test_a_migration_that_fails_leaves_nothing(path):
     assert list(_definitions(path)) == ["usage"]
 
 
-async def test_what_release_1_has_stored_is_kept_and_owned_by_nobody(path):
-    """Rows as the code of release 1 writes them: it names its columns, and knows of no owner."""
+async def test_rows_of_release_1_are_kept_without_an_owner(path):
+    """Rows as the code of release 1 writes them: with named columns, without `owner`."""
     _migrate_to(path, "0001")
     url = f"sqlite:///{path}"
     assert schema_release(url) == 1
@@ -94,8 +94,8 @@ async def test_what_release_1_has_stored_is_kept_and_owned_by_nobody(path):
     (left,) = await store.unfinished(10)
     assert (left.reply.id, left.reply.owner, left.entries) == ("r1", "", (TextDelta("old text"),))
     assert (await store.finalise(finalisation(left.reply))).won
-    assert (await store.get_conversation(ANN, "c1")).head_message_id == "a1"
-    with sqlite3.connect(path) as connection:  # release 1 may go on with the new schema
+    assert (await store.get_conversation(ADA, "c1")).head_message_id == "a1"
+    with sqlite3.connect(path) as connection:  # release 1 may still write to the new schema
         connection.execute("UPDATE reply SET id = 'r0'")
         connection.execute(
             f"INSERT INTO reply ({', '.join(OLD_REPLY)}) VALUES ({', '.join('?' * len(OLD_REPLY))})",
@@ -116,7 +116,7 @@ def _migrate_to(path, revision: str) -> None:
 OLD_REPLY = {
     "id": "r1",
     "tenant": "shop",
-    "end_user": "ann",
+    "end_user": "ada",
     "conversation_id": "c1",
     "request_id": "q1",
     "message_id": "a1",
@@ -141,7 +141,7 @@ OLD_ROWS = [
         {
             "tenant": "shop",
             "id": "c1",
-            "end_user": "ann",
+            "end_user": "ada",
             "head_message_id": "",
             "next_position": 1,
             "version": 1,
@@ -165,7 +165,7 @@ OLD_ROWS = [
             "from_sequence": 1,
             "to_sequence": 1,
             "tenant": "shop",
-            "end_user": "ann",
+            "end_user": "ada",
             "entries": json_text((TextDelta("old text"),)),
         },
     ),
@@ -173,7 +173,7 @@ OLD_ROWS = [
 
 
 @pytest.mark.parametrize("release", [SCHEMA_RELEASE, SCHEMA_RELEASE + 1])
-def test_the_codes_own_release_and_the_next_are_fit(release):
+def test_the_codes_own_release_and_the_next_are_accepted(release):
     check_schema(release)
 
 
@@ -193,7 +193,7 @@ def test_other_releases_are_refused(release, message):
         check_schema(release)
 
 
-async def test_a_store_does_not_start_on_a_schema_that_it_does_not_know(url, path):
+async def test_a_store_does_not_start_on_an_unknown_schema(url, path):
     with sqlite3.connect(path) as connection:
         connection.execute("UPDATE schema_release SET release = 9")
     connection.close()
@@ -203,7 +203,7 @@ async def test_a_store_does_not_start_on_a_schema_that_it_does_not_know(url, pat
     await store.close()
 
 
-async def test_a_schema_one_release_newer_is_left_alone_and_used(url, path):
+async def test_a_schema_one_release_newer_is_used_unchanged(url, path):
     with sqlite3.connect(path) as connection:
         connection.execute("UPDATE schema_release SET release = 3")
     connection.close()
@@ -232,18 +232,18 @@ async def test_a_store_does_not_start_without_a_schema(path):
         ("parley.db", "is invalid"),
     ],
 )
-def test_other_urls_are_refused_without_their_passwords(url, message):
+def test_the_error_for_an_invalid_url_hides_the_password(url, message):
     with pytest.raises(StoreUnusable, match=message) as refused:
         open_store(url)
     assert "secret" not in str(refused.value)
 
 
-def test_a_folder_that_does_not_exist(tmp_path):
+def test_a_missing_folder_is_refused(tmp_path):
     with pytest.raises(StoreUnusable, match=r"folder .*missing"):
         migrate(f"sqlite:///{tmp_path}/missing/parley.db")
 
 
-def test_a_file_that_is_no_database(path):
+def test_a_file_that_is_no_database_is_refused(path):
     path.write_bytes(b"certainly no database, however long it is" * 100)
     with pytest.raises(StoreUnusable, match="file is not a database"):
         schema_release(f"sqlite:///{path}")

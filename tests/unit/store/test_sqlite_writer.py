@@ -1,4 +1,4 @@
-"""Group commit: who is affected by whose failure, and what a caller is told about a commit that failed."""
+"""Group commit: which callers a failure affects, and their errors after a failed commit."""
 
 import asyncio
 import sqlite3
@@ -12,7 +12,7 @@ from parley_server.store.engine.sqlite import SqliteDatabase
 from sqlalchemy import event, text
 from sqlalchemy.exc import IntegrityError, OperationalError
 
-from tests.contract.store_values import ANN, acceptance, accepted, created, finalisation
+from tests.contract.store_values import ADA, acceptance, accepted, created, finalisation
 
 INSERT = text("INSERT INTO item (id) VALUES (:id)")
 COUNT = text("SELECT count(*) FROM item")
@@ -31,8 +31,7 @@ async def database(tmp_path):
 
 
 class Commits:
-    """What a database's writer does, as it happens; the commits in `fail`, counted from 1, fail, before or after the
-    real one."""
+    """Records the writer's transactions. The commits in `fail`, counted from 1, fail "before" or "after" the commit."""
 
     def __init__(self, database: SqliteDatabase, fail: dict[int, str] | None = None) -> None:
         self.seen: list[str] = []
@@ -55,7 +54,7 @@ class Commits:
 
 
 async def hold(database: SqliteDatabase) -> threading.Event:
-    """Keep the writer busy until the event is set, so that what is asked for meanwhile forms one group."""
+    """Keep the writer busy until the event is set, so that the writes queued meanwhile form one group."""
     entered, go_on = asyncio.Event(), threading.Event()
     loop = asyncio.get_running_loop()
 
@@ -80,7 +79,7 @@ def insert(number: int):
 
 
 async def grouped(database, works, durable=()):
-    """The outcomes of these members of one group."""
+    """Run these members as one group and return their outcomes."""
     go_on = await hold(database)
     tasks = [
         asyncio.ensure_future(database.write(work, durable=number in durable)) for number, work in enumerate(works)
@@ -107,7 +106,7 @@ async def test_a_group_is_bounded(database):
     assert commits.seen.count("commit") == 3
 
 
-async def test_members_see_those_before_them(database):
+async def test_members_see_the_writes_of_earlier_members(database):
     def double(connection) -> int:
         return connection.execute(text("SELECT max(id) * 2 FROM item")).scalar_one()
 
@@ -127,7 +126,7 @@ async def test_one_durable_member_makes_the_group_durable(database):
     assert await database.write(synchronous, durable=False) == 1
 
 
-async def test_a_defect_hurts_its_own_caller_alone(database):
+async def test_a_bug_is_raised_only_in_its_own_caller(database):
     def defect(connection) -> None:
         connection.execute(INSERT, {"id": 1000})
         raise ZeroDivisionError
@@ -164,7 +163,7 @@ async def test_a_group_whose_commit_failed_is_run_again_one_by_one(database, whe
     assert await count(database) == 5
 
 
-async def test_a_group_that_cannot_be_run_again_is_given_up_at_the_first_refused_begin(database):
+async def test_a_group_is_given_up_at_the_first_failed_begin(database):
     commits = Commits(database, {2: "before"})
 
     def refuse(_) -> None:
@@ -179,7 +178,7 @@ async def test_a_group_that_cannot_be_run_again_is_given_up_at_the_first_refused
     assert commits.seen.count("begin") == 3
 
 
-async def test_a_write_by_a_cancelled_caller_happens_and_disturbs_nobody(database):
+async def test_a_write_of_a_cancelled_caller_is_committed(database):
     go_on = await hold(database)
     cancelled = asyncio.ensure_future(database.write(insert(1), durable=False))
     other = asyncio.ensure_future(database.write(insert(2), durable=False))
@@ -192,7 +191,7 @@ async def test_a_write_by_a_cancelled_caller_happens_and_disturbs_nobody(databas
     assert await count(database) == 2
 
 
-async def test_closing_finishes_what_was_asked_for(tmp_path, database):
+async def test_close_finishes_pending_writes(tmp_path, database):
     go_on = await hold(database)
     tasks = [asyncio.ensure_future(database.write(insert(number), durable=True)) for number in range(10)]
     await asyncio.sleep(0)
@@ -215,7 +214,7 @@ async def test_readers_cannot_write(database):
     assert await count(database) == 0
 
 
-async def test_a_read_sees_one_state_of_the_database(database):
+async def test_a_read_sees_one_snapshot(database):
     await database.write(insert(1), durable=False)
     loop, counted, written = asyncio.get_running_loop(), asyncio.Event(), threading.Event()
 
@@ -233,7 +232,7 @@ async def test_a_read_sees_one_state_of_the_database(database):
     assert await reading == (1, 1)
 
 
-async def test_a_full_disk_is_told_and_got_over(database):
+async def test_writes_work_again_after_a_full_disk(database):
     await database.write(insert(1), durable=True)
 
     def limit(pages: int):
@@ -254,7 +253,7 @@ async def test_a_full_disk_is_told_and_got_over(database):
     assert await count(database) == 4
 
 
-async def test_a_database_that_another_process_has_locked(tmp_path, database):
+async def test_a_locked_database_is_unavailable(tmp_path, database):
     def impatient(connection) -> None:
         connection.exec_driver_sql("PRAGMA busy_timeout = 20")
 
@@ -277,7 +276,7 @@ async def test_an_acceptance_whose_commit_failed_once_is_accepted(store):
         asked = acceptance(await created(store))
         Commits(store._database, {1: when})
         assert await store.accept(asked) == Accepted(reply=asked.reply)
-        assert await store.get_reply(ANN, asked.reply.id) == asked.reply
+        assert await store.get_reply(ADA, asked.reply.id) == asked.reply
 
 
 @pytest.mark.parametrize("fail", [("before", "before"), ("after", "before"), ("before", "after")])
@@ -288,14 +287,14 @@ async def test_an_acceptance_whose_commit_fails_again_has_an_unknown_outcome(sto
         await store.accept(asked)
     assert unknown.value.outcome_unknown
     if "after" in fail:
-        assert await store.get_reply(ANN, asked.reply.id) == asked.reply
+        assert await store.get_reply(ADA, asked.reply.id) == asked.reply
     else:
         with pytest.raises(ReplyNotFound):
-            await store.get_reply(ANN, asked.reply.id)
+            await store.get_reply(ADA, asked.reply.id)
     assert await store.accept(asked) == Accepted(reply=asked.reply)
 
 
-async def test_an_acceptance_that_cannot_be_run_again_after_its_commit_failed(store):
+async def test_an_acceptance_that_cannot_be_repeated_has_an_unknown_outcome(store):
     asked = acceptance(await created(store))
     commits = Commits(store._database, {1: "after"})
 
@@ -311,15 +310,15 @@ async def test_an_acceptance_that_cannot_be_run_again_after_its_commit_failed(st
     assert await store.accept(asked) == Accepted(reply=asked.reply)
 
 
-async def test_a_finalisation_whose_commit_failed_after_all_finds_its_own_text(store):
+async def test_a_repeated_finalisation_finds_its_own_text(store):
     reply = await accepted(store, await created(store))
     Commits(store._database, {1: "after"})
     outcome = await store.finalise(finalisation(reply, "mine"))
     assert outcome.reply.message.parts[0].text == "mine"
-    assert await store.get_reply(ANN, reply.id) == outcome.reply
+    assert await store.get_reply(ADA, reply.id) == outcome.reply
 
 
-async def test_a_database_that_is_not_one(tmp_path):
+async def test_a_corrupt_database_is_unavailable(tmp_path):
     path = tmp_path / "broken.db"
     path.write_bytes(b"not a database at all, but long enough to be read as one" * 100)
     database = SqliteDatabase(sqlite_path(f"sqlite:///{path}"))

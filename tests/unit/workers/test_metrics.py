@@ -1,4 +1,4 @@
-"""The metrics of several workers as one page, over real sockets."""
+"""The metrics of several workers on one page, over real sockets."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def samples(families: list[Metric]) -> dict[tuple[str, ...], float]:
 
 
 @pytest.mark.parametrize("accept", ["", "application/openmetrics-text; version=1.0.0"])
-def test_each_sample_says_of_which_worker_it_is(closing: ExitStack, accept: str) -> None:
+def test_each_sample_has_the_label_of_its_worker(closing: ExitStack, accept: str) -> None:
     workers = [worker(0, closing, calls=2), worker(1, closing, calls=5)]
     workers[1].restarts = 3
     text = page(workers, closing, accept=accept)
@@ -79,7 +79,7 @@ def test_each_sample_says_of_which_worker_it_is(closing: ExitStack, accept: str)
     assert whole == set()
 
 
-def test_one_that_does_not_answer_is_left_out(closing: ExitStack, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_worker_that_does_not_answer_is_left_out(closing: ExitStack, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(workers_metrics, "ASK_LIMIT_S", 0.2)
     silent = closing.enter_context(socket.create_server(("127.0.0.1", 0)))
     workers = [Worker(0), Worker(1), worker(2, closing, calls=1), Worker(3)]
@@ -91,7 +91,7 @@ def test_one_that_does_not_answer_is_left_out(closing: ExitStack, monkeypatch: p
     assert {key[-1] for key in found if key[0] == "parley_replies_active"} == {"worker=2"}
 
 
-def test_the_page_of_the_manual_names_them(closing: ExitStack) -> None:
+def test_the_manual_names_the_worker_metrics(closing: ExitStack) -> None:
     manual = (Path(__file__).parents[3] / "docs" / "configuration.md").read_text()
     for name in ("parley_worker_up", "parley_worker_restarts_total"):
         assert name in page([Worker(0)], closing)

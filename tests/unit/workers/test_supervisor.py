@@ -1,4 +1,4 @@
-"""When a worker that has died is started again, with real processes that end at once."""
+"""When a worker that has exited is started again, with real processes that exit at once."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ SETTINGS = load_settings(
 
 @pytest.fixture
 def pauses(caplog: pytest.LogCaptureFixture) -> Any:
-    """The pauses that a worker was told to take."""
+    """The pauses before restarts."""
     caplog.set_level(logging.INFO, "parley_server.workers")
 
     def told(worker: int) -> list[float]:
@@ -47,7 +47,7 @@ folder = pathlib.Path(sys.argv[0]).parent
 
 
 def supervisor_of(folder: Path, program: str, monkeypatch: pytest.MonkeyPatch) -> Supervisor:
-    """One whose workers are this program, which knows its `index`, its `line` and the `folder`."""
+    """A supervisor whose workers run `program`, which has `index`, `line` (the socket's descriptor) and `folder`."""
     path = folder / "worker"
     path.write_text(PRELUDE + textwrap.dedent(program))
     path.chmod(0o700)
@@ -73,7 +73,7 @@ async def test_pauses_double_up_to_a_limit(tmp_path, monkeypatch, pauses) -> Non
         assert pauses(worker)[:5] == [0.02, 0.04, 0.08, 0.1, 0.1]
 
 
-async def test_one_that_has_settled_begins_again_with_the_shortest_pause(tmp_path, monkeypatch, pauses) -> None:
+async def test_a_worker_that_ran_long_restarts_after_the_shortest_pause(tmp_path, monkeypatch, pauses) -> None:
     monkeypatch.setattr(module, "FIRST_PAUSE_S", 0.01)
     monkeypatch.setattr(module, "SETTLED_S", 0.0)
     supervisor = supervisor_of(tmp_path, "sys.exit(3)", monkeypatch)
@@ -83,8 +83,8 @@ async def test_one_that_has_settled_begins_again_with_the_shortest_pause(tmp_pat
     assert set(pauses(0)) == {0.01}
 
 
-async def test_a_first_start_that_is_refused_ends_all(tmp_path, monkeypatch, capsys, pauses) -> None:
-    """Worker 0 says why; worker 1 ends once it is told to."""
+async def test_a_refused_first_start_stops_all_workers(tmp_path, monkeypatch, capsys, pauses) -> None:
+    """Worker 0 refuses to start with a problem; worker 1 exits when it is ordered to."""
     program = """
     if index == 0:
         os.write(line, b'{"type":"Refused","problem":"no such thing"}\\n')
@@ -98,7 +98,7 @@ async def test_a_first_start_that_is_refused_ends_all(tmp_path, monkeypatch, cap
     assert pauses(0) == pauses(1) == []
 
 
-async def test_one_that_is_refused_later_is_tried_again(tmp_path, monkeypatch, capsys, pauses) -> None:
+async def test_a_refused_later_start_is_retried(tmp_path, monkeypatch, capsys, pauses) -> None:
     monkeypatch.setattr(module, "FIRST_PAUSE_S", 0.02)
     monkeypatch.setattr(module, "LONGEST_PAUSE_S", 0.02)
     program = """
@@ -124,7 +124,7 @@ async def test_one_that_is_refused_later_is_tried_again(tmp_path, monkeypatch, c
     assert said + capsys.readouterr().err == "Parley serves on 127.0.0.1:1 with 2 workers; Ctrl-C stops it\n"
 
 
-async def test_one_that_starts_while_all_stop_is_told_so(tmp_path, monkeypatch) -> None:
+async def test_a_worker_that_starts_during_a_stop_receives_the_order(tmp_path, monkeypatch) -> None:
     supervisor_of(tmp_path, "sys.exit(7 if os.read(line, 1) == b's' else 1)", monkeypatch)
     worker = Worker(0)
     worker.send(STOP)
@@ -132,13 +132,13 @@ async def test_one_that_starts_while_all_stop_is_told_so(tmp_path, monkeypatch) 
         assert (await worker.run_once({})).status == 7
 
 
-async def test_one_that_cannot_be_started_at_all_is_one_that_has_died(monkeypatch) -> None:
+async def test_a_worker_that_cannot_be_spawned_counts_as_exited(monkeypatch) -> None:
     monkeypatch.setattr(sys, "executable", "/no/such/program")
     ended = await Worker(0).run_once({})
     assert (ended.status, ended.problem) == (1, "cannot be started: No such file or directory")
 
 
-async def test_one_that_ends_badly_when_told_to_stop_is_told(tmp_path, monkeypatch) -> None:
+async def test_a_failed_exit_during_a_stop_sets_the_exit_status(tmp_path, monkeypatch) -> None:
     program = """
     (folder / f"up.{index}").touch()
     os.read(line, 1)

@@ -179,10 +179,10 @@ async def _run(
                     "transaction_retried", extra={"fields": {"problem": str(getattr(error, "orig", error))[:200]}}
                 )
                 continue
-            told = translate(error, outcome_unknown=committing and not undone)
-            if told is error:
+            translated = translate(error, outcome_unknown=committing and not undone)
+            if translated is error:
                 raise
-            raise told from error
+            raise translated from error
 
 
 async def _connect(engine: AsyncEngine) -> AsyncConnection:

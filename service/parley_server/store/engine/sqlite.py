@@ -20,7 +20,7 @@ from sqlalchemy.pool import ConnectionPoolEntry, NullPool
 from parley_server.errors import StorageUnavailable
 from parley_server.store.engine.database import ask
 from parley_server.store.engine.driver_errors import translate
-from parley_server.store.engine.sqlite_writer import SYNCHRONOUS, Member, Outcome, Writer, deliver
+from parley_server.store.engine.sqlite_writer import SYNCHRONOUS, Member, SqliteWriter, UnitOutcome, deliver
 
 BUSY_TIMEOUT_MS = 5_000
 READERS = 2
@@ -42,9 +42,9 @@ class SqliteDatabase:
     def start(self) -> None:
         """Start the threads, which deliver results to the running event loop."""
         loop = asyncio.get_running_loop()
-        readers = [Reader(self.reader, self._reads, loop) for _ in range(READERS)]
+        readers = [SqliteReader(self.reader, self._reads, loop) for _ in range(READERS)]
         self._threads = [
-            Thread(target=Writer(self.writer, self._writes, loop).serve, name="store-writer", daemon=True),
+            Thread(target=SqliteWriter(self.writer, self._writes, loop).serve, name="store-writer", daemon=True),
             *[Thread(target=reader.serve, name="store-reader", daemon=True) for reader in readers],
         ]
         for thread in self._threads:
@@ -55,7 +55,7 @@ class SqliteDatabase:
         return await self._ask(self._reads, work, durable=False)
 
     async def write(self, work: Callable[[Connection], T], *, durable: bool) -> T:
-        """See `Database`. The transaction may be shared with others; see `group` for what `work` must keep to."""
+        """See `Database`. The transaction may be shared; `sqlite_writer` has the rules for `work`."""
         return await self._ask(self._writes, work, durable=durable)
 
     async def urgent(self, work: Callable[[Connection], T]) -> T:
@@ -118,7 +118,7 @@ def _set_synchronous(connection: Connection) -> None:
         connection.info["synchronous_is"] = level
 
 
-class Reader:
+class SqliteReader:
     """Runs reads from the queue in its own thread, until it takes None."""
 
     def __init__(self, engine: Engine, queue: SimpleQueue[Member | None], loop: asyncio.AbstractEventLoop) -> None:
@@ -133,17 +133,17 @@ class Reader:
             deliver(self._loop, [self._outcome(member)])
         self._drop()
 
-    def _outcome(self, member: Member) -> Outcome:
+    def _outcome(self, member: Member) -> UnitOutcome:
         try:
             if self._connection is None:
                 self._connection = self._engine.connect()
             with self._connection.begin():
-                return Outcome(member.answer, member.work(self._connection), failed=False)
+                return UnitOutcome(member.answer, member.work(self._connection), failed=False)
         except Exception as error:  # noqa: BLE001 - raised again in the caller's thread
-            told = translate(error)
-            if told is not error:
+            translated = translate(error)
+            if translated is not error:
                 self._drop()
-            return Outcome(member.answer, told, failed=True)
+            return UnitOutcome(member.answer, translated, failed=True)
 
     def _drop(self) -> None:
         connection, self._connection = self._connection, None

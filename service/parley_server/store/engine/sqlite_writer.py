@@ -32,7 +32,7 @@ class Member(NamedTuple):
     answer: asyncio.Future[Any]
 
 
-class Outcome(NamedTuple):
+class UnitOutcome(NamedTuple):
     """The result for a member's caller; with `failed`, an exception to raise."""
 
     answer: asyncio.Future[Any]
@@ -40,7 +40,7 @@ class Outcome(NamedTuple):
     failed: bool
 
 
-class Failed(Exception):
+class UnitFailed(Exception):
     """A group failed in phase "begin", "work" or "commit". After "commit" it may nevertheless be committed."""
 
     def __init__(self, phase: str, error: Exception) -> None:
@@ -49,7 +49,7 @@ class Failed(Exception):
         self.error = error
 
 
-def deliver(loop: asyncio.AbstractEventLoop, outcomes: Sequence[Outcome]) -> None:
+def deliver(loop: asyncio.AbstractEventLoop, outcomes: Sequence[UnitOutcome]) -> None:
     """Hand all results to the event loop in one step. Cancelled callers are skipped."""
     try:
         loop.call_soon_threadsafe(_settle, outcomes)
@@ -58,7 +58,7 @@ def deliver(loop: asyncio.AbstractEventLoop, outcomes: Sequence[Outcome]) -> Non
             raise
 
 
-def _settle(outcomes: Sequence[Outcome]) -> None:
+def _settle(outcomes: Sequence[UnitOutcome]) -> None:
     for answer, value, failed in outcomes:
         if answer.done():
             continue
@@ -68,7 +68,7 @@ def _settle(outcomes: Sequence[Outcome]) -> None:
             answer.set_result(value)
 
 
-class Writer:
+class SqliteWriter:
     """The thread that runs all writes: takes members from the queue in order, until it takes None."""
 
     def __init__(self, engine: Engine, queue: SimpleQueue[Member | None], loop: asyncio.AbstractEventLoop) -> None:
@@ -100,29 +100,31 @@ class Writer:
                 return group, False
         return group, True
 
-    def _run(self, group: list[Member]) -> list[Outcome]:
+    def _run(self, group: list[Member]) -> list[UnitOutcome]:
         try:
             return self._transaction(group)
-        except Failed as failed:
+        except UnitFailed as failed:
+            # Without BEGIN no member has run, and the error of a single member is its own. Otherwise one member failed
+            # the group, or the commit has failed: each is run again alone.
             if failed.phase == "begin" or (failed.phase == "work" and len(group) == 1):
-                return [_told(member, failed.error) for member in group]
+                return [_failed(member, failed.error) for member in group]
             return self._run_one_by_one(group, may_be_committed=failed.phase == "commit")
 
-    def _run_one_by_one(self, group: list[Member], *, may_be_committed: bool) -> list[Outcome]:
+    def _run_one_by_one(self, group: list[Member], *, may_be_committed: bool) -> list[UnitOutcome]:
         """Run each member in its own transaction. If one cannot be begun, the rest fail too, because each attempt may
         wait seconds for a lock."""
-        outcomes: list[Outcome] = []
+        outcomes: list[UnitOutcome] = []
         while len(outcomes) < len(group):
             member = group[len(outcomes)]
             try:
                 outcomes += self._transaction([member])
-            except Failed as failed:
+            except UnitFailed as failed:
                 unknown = may_be_committed or failed.phase == "commit"
                 given_up = group[len(outcomes) :] if failed.phase == "begin" else [member]
-                outcomes += [_told(each, failed.error, outcome_unknown=unknown) for each in given_up]
+                outcomes += [_failed(each, failed.error, outcome_unknown=unknown) for each in given_up]
         return outcomes
 
-    def _transaction(self, group: list[Member]) -> list[Outcome]:
+    def _transaction(self, group: list[Member]) -> list[UnitOutcome]:
         connection = self._begin(durable=any(member.durable for member in group))
         phase = "work"
         try:
@@ -131,7 +133,7 @@ class Writer:
             connection.commit()
         except Exception as error:  # includes bugs of a member, which its caller must see
             self._roll_back(connection, keep=phase == "work")
-            raise Failed(phase, error) from error
+            raise UnitFailed(phase, error) from error
         return outcomes
 
     def _begin(self, *, durable: bool) -> Connection:
@@ -143,7 +145,7 @@ class Writer:
             connection.begin()
         except Exception as error:
             self._drop()
-            raise Failed("begin", error) from error
+            raise UnitFailed("begin", error) from error
         return connection
 
     def _roll_back(self, connection: Connection, *, keep: bool) -> None:
@@ -172,12 +174,12 @@ class Writer:
             cursor.close()
 
 
-def _told(member: Member, error: Exception, *, outcome_unknown: bool = False) -> Outcome:
-    return Outcome(member.answer, translate(error, outcome_unknown=outcome_unknown), failed=True)
+def _failed(member: Member, error: Exception, *, outcome_unknown: bool = False) -> UnitOutcome:
+    return UnitOutcome(member.answer, translate(error, outcome_unknown=outcome_unknown), failed=True)
 
 
-def _outcome(connection: Connection, member: Member) -> Outcome:
+def _outcome(connection: Connection, member: Member) -> UnitOutcome:
     try:
-        return Outcome(member.answer, member.work(connection), failed=False)
+        return UnitOutcome(member.answer, member.work(connection), failed=False)
     except ParleyError as refusal:
-        return Outcome(member.answer, refusal, failed=True)
+        return UnitOutcome(member.answer, refusal, failed=True)
