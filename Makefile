@@ -4,6 +4,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 SERVER := $(VENV)/.server
 TOOLS  := $(VENV)/.tools
+PINNED := constraints.txt pyproject.toml clients/python/pyproject.toml
 BUF    := .tools/node_modules/.bin/buf
 # Tools of the environment come before those of the machine: buf runs its plugins by name.
 export PATH := $(CURDIR)/$(BIN):$(CURDIR)/.tools/bin:$(PATH)
@@ -15,8 +16,6 @@ help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup: $(TOOLS) ## Install the server and all tools into .venv, pinned; nothing to do the second time
-
-PINNED := constraints.txt pyproject.toml clients/python/pyproject.toml
 
 $(SERVER): $(PINNED)
 	@tools/setup.sh "$(PYTHON)" "$(VENV)" server

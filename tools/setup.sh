@@ -14,9 +14,8 @@ show_progress() { # the name of each package, on lines of at most 100 characters
     local word name rest width=100
     while read -r word name rest; do
         case $word in
-        Collecting | Obtaining)
-            name=${name%%[=<>!;[]*}
-            [ "$word" = Collecting ] || name=${name##*/}
+        Collecting)
+            name=${name%%[=<>!~;[]*}
             if ((width + ${#name} > 98)); then printf '%s  ' "${started:+$'\n'}" && width=2 started=1; fi
             printf '%s ' "$name"
             width=$((width + ${#name} + 1))
