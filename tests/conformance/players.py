@@ -118,13 +118,6 @@ class Player:
         self._process.stdin.write(json.dumps(command, separators=(",", ":")).encode() + b"\n")
         await self._process.stdin.drain()
 
-    async def send_raw(self, line: str) -> None:
-        """For what is no command."""
-        assert self._process is not None
-        assert self._process.stdin is not None
-        self._process.stdin.write(line.encode() + b"\n")
-        await self._process.stdin.drain()
-
     async def until(self, name: str, *, kind: str = "", count: int = 1, limit_s: float = LIMIT_S) -> None:
         """Wait until a command has caused so many events of a kind, or, without a kind, its last one."""
 

@@ -26,9 +26,6 @@ READ_BYTES = 64 * 1024
 REFRAMED_BYTES = 16_000  # a larger message passes as it comes: to hold it back would starve its flow control
 DATA, HEADERS, CONTINUATION = 0, 1, 9
 END_STREAM, END_HEADERS, PADDED, PRIORITY = 1, 4, 8, 0x20
-PLACES = ("request", "headers", "accepted", "text", "terminal", "message", "status")
-HOWS = ("reset", "close", "stall", "mute")
-
 Rewrite = Callable[[chat_pb2.TokenChunk], list[chat_pb2.TokenChunk]]
 
 

@@ -139,14 +139,6 @@ async def test_nothing_to_answer(server, dialogue):
         assert (told.reason, told.fields) == ("INVALID_REQUEST", ["input"])
 
 
-async def test_a_leaf_that_is_not_there(server, dialogue):
-    other = await server.new_conversation([said("user", "x")])
-    theirs = (await server.messages(other.id)).messages[0].id
-    for leaf in ("unknown", theirs):
-        assert (await refused(server.messages(dialogue, leaf_message_id=leaf))).reason == "MESSAGE_NOT_FOUND"
-    assert len((await server.messages(dialogue, leaf_message_id=theirs, all_branches=True)).messages) == 4
-
-
 async def test_an_imported_history_is_gone_on_with(server, upstream):
     made = await server.new_conversation([said("user", "old q"), said("assistant", "old a")])
     upstream.reply_next(answer("new a"))

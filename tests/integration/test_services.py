@@ -59,14 +59,6 @@ async def test_what_is_not_served_yet_says_so(server):
         assert "is not served by this release" in caught.value.details()
 
 
-async def test_health(server):
-    for service in ("", "parley.v1.Chat", "liveness"):
-        assert await server.ready(service)
-    with pytest.raises(grpc.aio.AioRpcError) as caught:
-        await server.ready("unknown")
-    assert caught.value.code() == grpc.StatusCode.NOT_FOUND
-
-
 async def test_who_watches_health_sees_the_drain(server, upstream):
     upstream.reply_with(HANGING)
     watch = await server.stream().until_text("on and")

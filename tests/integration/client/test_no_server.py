@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import socket
 from collections.abc import AsyncIterator
 
@@ -10,13 +9,11 @@ import grpc
 import parley
 import pytest
 from parley._reach import Reach
-from parley.events import Reconnecting
 
 from tests.ports import free_port
-from tests.scripted_server import Abort, finished, refusal, running, text
+from tests.scripted_server import Abort, refusal, running
 
 FOR_EVER = parley.Backoff(max_elapsed_s=600.0)
-GIVES_UP_S = 5.0
 
 
 def sentence(address: str) -> str:
@@ -47,38 +44,11 @@ async def address(request):
         yield each
 
 
-async def test_a_stream_says_so_and_gives_up_after_5_seconds(address):
-    async with asyncio.timeout(4 * GIVES_UP_S), parley.Client(address, backoff=FOR_EVER) as client:
-        stream = client.stream_reply("Hi")
-        with pytest.raises(parley.Unavailable) as caught:
-            await read(stream)
-    assert str(caught.value) == caught.value.message == sentence(address)
-    assert (caught.value.code, caught.value.reason) == (grpc.StatusCode.UNAVAILABLE, "")
-
-
-async def test_a_call_gives_up_after_5_seconds(address):
-    async with asyncio.timeout(4 * GIVES_UP_S), parley.Client(address, backoff=FOR_EVER, call_timeout_s=60) as client:
-        with pytest.raises(parley.Unavailable) as caught:
-            await client.models()
-    assert caught.value.message == sentence(address)
-
-
 async def test_a_time_limit_that_passes_before_a_connection_is_no_server_too():
     async with parley.Client("parley.invalid:50051", call_timeout_s=0.001) as client:
         with pytest.raises(parley.Unavailable) as caught:
             await client.models()
     assert caught.value.message == sentence("parley.invalid:50051")
-
-
-async def test_a_refused_connection_is_told_at_once():
-    client_address = f"127.0.0.1:{free_port()}"
-    async with parley.Client(client_address, backoff=FOR_EVER) as client:
-        stream = client.stream_reply("Hi")
-        async with asyncio.timeout(2.0):
-            event = await anext(stream)
-        assert isinstance(event, Reconnecting)
-        assert event.error.message == sentence(client_address)
-        assert event.delay_s == round(event.delay_s, 3)
 
 
 async def test_with_tls_it_names_the_certificate():
@@ -87,25 +57,6 @@ async def test_with_tls_it_names_the_certificate():
         with pytest.raises(parley.Unavailable) as caught:
             await client.models()
     assert caught.value.message == sentence(address) + "; with TLS, the client must trust its certificate"
-
-
-async def test_a_server_that_was_reached_before_is_waited_for_as_long_as_the_backoff_says():
-    now = [0.0]
-
-    async def sleep(delay_s: float) -> None:
-        now[0] += delay_s
-
-    backoff = parley.Backoff(max_elapsed_s=30.0, sleep=sleep, clock=lambda: now[0])
-    async with running() as server:
-        server.log = [text(1, "Hello"), finished(2)]
-        client = parley.Client(server.address, backoff=backoff)
-        async for _ in client.stream_reply("Hi"):
-            pass
-    async with client:
-        with pytest.raises(parley.Unavailable) as caught:
-            await client.acting_for("ben").get_reply("reply-1")
-    assert caught.value.message == f"the Parley server at {server.address} cannot be reached"
-    assert 25.0 <= now[0] <= 30.0
 
 
 @pytest.mark.parametrize("last", [Abort(grpc.StatusCode.UNAVAILABLE), refusal(grpc.StatusCode.UNAVAILABLE, "DRAINING")])

@@ -246,28 +246,6 @@ async def test_commands_that_only_change_the_chat(server, terminal):
     assert (await server.seen(1, "StreamReply")).request.model == "fast"
 
 
-async def test_a_script_goes_to_the_scripted_model(server, terminal):
-    server.log = [text(1, "ok"), finished(2)]
-    await terminal.expect("> ")
-    terminal.type('/script {"text": "Hi"}\n')
-    await terminal.expect("ok\n")
-    assert (await server.seen(1, "StreamReply")).request.text == '/script {"text": "Hi"}'
-
-
-async def test_a_message_of_several_lines(server, terminal):
-    server.log = [text(1, "ok"), finished(2)]
-    at = await terminal.expect("> ")
-    for line in ("one\\", "two\\", "three"):
-        terminal.type(line + "\n")
-        at = await terminal.expect(line, after=at)
-    at = await terminal.expect("> ", after=await terminal.expect("ok\n", after=at))
-    for line in ('"""', "four", "", "five", '"""'):
-        terminal.type(line + "\n")
-    await terminal.expect("ok\n", after=at)
-    requests = [call.request for call in server.calls if call.method == "StreamReply"]
-    assert [request.text for request in requests] == ["one\ntwo\nthree", "four\n\nfive"]
-
-
 @pytest.mark.parametrize("terminal", ["xterm"], indirect=True)
 async def test_what_is_pasted_is_one_message(server, terminal):
     server.log = [text(1, "ok"), finished(2)]
@@ -275,14 +253,6 @@ async def test_what_is_pasted_is_one_message(server, terminal):
     terminal.type("\x1b[200~one\ntwo\x1b[201~\n")
     await terminal.expect("ok\n")
     assert (await server.seen(1, "StreamReply")).request.text == "one\ntwo"
-
-
-async def test_words_are_wrapped_at_the_width_of_the_terminal(server, terminal):
-    termios.tcsetwinsize(terminal.fd, (24, 18))
-    server.log = [text(1, "The quick brown f"), text(2, "ox jumps over it"), finished(3)]
-    await terminal.expect("> ")
-    terminal.type("Hi\n")
-    await terminal.expect("\nfox jumps over it\n", after=await terminal.expect("The quick brown f"))
 
 
 async def test_a_model_that_is_not_there_is_refused_at_the_start(server):

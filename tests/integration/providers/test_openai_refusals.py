@@ -73,11 +73,6 @@ async def test_error_bodies_of_other_forms(upstream, body):
     assert type(await failure_of(upstream.url)) is ProviderUnavailable
 
 
-async def test_an_error_body_without_end_is_not_read_for_ever(upstream):
-    upstream.reply_with(Script([b"x" * 65536] * 64 + [Hang()], status=500))
-    assert type(await failure_of(upstream.url)) is ProviderUnavailable
-
-
 async def test_retry_after(upstream):
     async def wait_of(**headers):
         upstream.reply_with(refusal(429, **headers))
