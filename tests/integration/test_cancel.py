@@ -117,7 +117,7 @@ async def test_a_cancel_that_comes_before_its_request(server, upstream, rpc):
     assert next_.text == "Hello, world"
 
 
-async def test_the_mark_of_one_end_user_is_not_anothers(server):
+async def test_an_early_cancel_applies_only_to_its_end_user(server):
     ann, bob = server.caller("ann"), server.caller("bob")
     await refused(ann.chat.Cancel(chat_pb2.CancelRequest(request_id="k")))
     watch = await bob.stream(request_id="k").end()
@@ -197,7 +197,7 @@ async def test_a_cancel_races_the_end(server, upstream):
     assert server.sql("select count(*) from checkpoint") == [(0,)]
 
 
-async def test_a_cancel_of_what_is_being_accepted(server, upstream):
+async def test_a_cancel_during_acceptance(server, upstream):
     """By its request_id, at any moment after it was sent: it ends cancelled, or the cancel has not found it."""
     found = 0
     upstream.reply_with(HANGING)

@@ -26,7 +26,7 @@ async def updated(caller, *paths, **fields):
     return await caller.conversations.UpdateConversation(request)
 
 
-async def test_what_was_created_is_what_is_got(server):
+async def test_a_created_conversation_is_returned_unchanged(server):
     ann = server.caller("ann")
     made = await ann.new_conversation(
         [said("assistant", "Welcome"), said("user", "Hi"), said("assistant", "Yes?")],
@@ -79,7 +79,7 @@ async def test_what_was_created_is_what_is_got(server):
         ({"labels": {"": ""}}, "conversation.labels"),
     ],
 )
-async def test_a_conversation_that_is_not_taken(server, fields, field):
+async def test_an_invalid_conversation_is_refused(server, fields, field):
     told = await refused(server.new_conversation(**fields))
     assert (told.reason, told.fields) == ("INVALID_REQUEST", [field])
     if field in ("conversation.id", "conversation.head_message_id"):
@@ -138,7 +138,7 @@ async def test_an_update_that_is_refused(server):
     assert await server.conversation(made.id) == made
 
 
-async def test_of_two_updates_with_one_etag_one_wins(server):
+async def test_of_concurrent_updates_with_one_etag_one_succeeds(server):
     made = await server.new_conversation()
     outcomes = await asyncio.gather(
         *(updated(server, id=made.id, title=str(n), etag=made.etag) for n in range(10)), return_exceptions=True
@@ -200,7 +200,7 @@ async def test_a_delete_cancels_then_erases(server, upstream):
     assert not (await listed(server)).conversations
 
 
-async def test_a_delete_keeps_to_its_etag(server, upstream):
+async def test_a_delete_checks_its_etag(server, upstream):
     made = await server.new_conversation()
     stale = made.etag
     await updated(server, id=made.id, title="x")
@@ -232,7 +232,7 @@ async def test_a_delete_races_the_end(server, upstream):
     assert server.sql("select count(*) from usage") == [(20,)]
 
 
-async def test_replies_are_listed_with_what_went_wrong(server, upstream):
+async def test_failed_replies_are_listed_with_their_error(server, upstream):
     upstream.reply_next(Script([role(), text("half")]))
     watch = await server.stream("Ask").end()
     page = await server.messages(watch.conversation_id)
@@ -242,7 +242,7 @@ async def test_replies_are_listed_with_what_went_wrong(server, upstream):
     assert reply.error.reason == error_reason("PROVIDER_TRUNCATED")
 
 
-async def test_a_conversation_of_a_request_keeps_its_settings(server):
+async def test_a_conversation_created_by_a_request_keeps_its_settings(server):
     given = Conversation(
         title="T", system=["S"], labels={"a": "b"}, context=resources_pb2.ContextPolicy(max_messages=3)
     )

@@ -31,7 +31,7 @@ async def test_create_returns_shortly_before_its_deadline(server, upstream):
     assert reply.id in server.running
 
 
-async def test_a_reply_that_fails_is_an_ok_answer(server, upstream):
+async def test_a_failed_reply_is_returned_with_status_ok(server, upstream):
     upstream.reply_with(refusal(429, retry_after="7"))
     call = server.chat.CreateReply(ask())
     reply = await call
@@ -45,7 +45,7 @@ async def test_a_reply_that_fails_is_an_ok_answer(server, upstream):
     assert reply == await server.get(reply.id)
 
 
-async def test_create_sees_a_cancel(server, upstream):
+async def test_create_reply_returns_a_cancelled_reply(server, upstream):
     upstream.reply_with(HANGING)
     creating = asyncio.create_task(server.create("Say it", request_id="k"))
     await until(lambda: any(generation.log.last_sequence for generation in server.running.values()))
@@ -90,7 +90,7 @@ async def test_a_poll_with_no_wait_returns_at_once(server, upstream):
 
 
 @pytest.mark.parametrize(("fields", "seconds"), [({}, 20.0), ({"wait": 3}, 3.0), ({"wait": 60}, 60.0)])
-async def test_a_poll_waits_as_long_as_it_was_told(serve, clock, upstream, fields, seconds):
+async def test_a_poll_waits_for_the_requested_time(serve, clock, upstream, fields, seconds):
     server = await serve(clock=clock, provider="timeouts = { first_token = 600 }")
     upstream.reply_with(Script([role(), Hang()]))
     created = await server.create(wait=0)

@@ -27,7 +27,7 @@ async def draining(server, watch, grace_s=10.0):
     return stopping
 
 
-async def test_new_replies_are_refused_and_the_rest_is_served(server, upstream):
+async def test_a_drain_refuses_new_replies_and_serves_other_calls(server, upstream):
     upstream.reply_with(HANGING)
     caller = server.caller()
     watch = await server.stream().until_text("so far")
@@ -51,7 +51,7 @@ async def test_new_replies_are_refused_and_the_rest_is_served(server, upstream):
     await asyncio.wait_for(stopping, 3.0)
 
 
-async def test_waiting_calls_return_what_there_is(server, upstream):
+async def test_waiting_calls_return_the_reply_so_far_at_a_drain(server, upstream):
     upstream.reply_with(Script([role(), text("so far"), Hang()]))
     creating = asyncio.create_task(server.create())
     await until(lambda: any(one.log.last_sequence for one in server.running.values()))
@@ -77,7 +77,7 @@ async def test_a_hurried_stop_ends_at_once(server, upstream):
     assert watch.terminal.failed.error.reason == error_reason("OWNER_LOST")
 
 
-async def test_nobody_is_orphaned_by_a_go_away(serve, clock, upstream):
+async def test_a_go_away_orphans_no_reply(serve, clock, upstream):
     server = await serve(clock=clock)
     upstream.reply_with(HANGING)
     watch = await server.stream(on_disconnect=chat_pb2.DISCONNECT_POLICY_CANCEL).until_text("so far")

@@ -35,7 +35,7 @@ async def test_a_retry_attaches_from_the_first_chunk(server, upstream):
     assert server.sql("select count(*) from message") == [(2,)]
 
 
-async def test_a_retry_after_the_end_tells_the_same(server, upstream):
+async def test_a_retry_after_the_end_returns_the_same_reply(server, upstream):
     request = ask("Say it")
     first = await Watch(server.chat.StreamReply(request)).end()
     second = await Watch(server.chat.StreamReply(request)).end()
@@ -44,7 +44,7 @@ async def test_a_retry_after_the_end_tells_the_same(server, upstream):
     assert len(upstream.requests) == 1
 
 
-async def test_a_retry_after_a_restart_tells_the_same(server, upstream):
+async def test_a_retry_after_a_restart_returns_the_same_reply(server, upstream):
     request = ask("Say it")
     first = await Watch(server.chat.StreamReply(request)).end()
     before = await server.get(first.reply_id)
@@ -104,7 +104,7 @@ async def test_text_and_its_long_form_are_one_payload(server, upstream):
     assert again.reply_id == first.reply_id
 
 
-async def test_a_retry_is_not_told_about_itself(serve, upstream):
+async def test_a_retry_is_not_refused_because_of_its_own_reply(serve, upstream):
     server = await serve(max_replies=1)
     made = await server.new_conversation()
     upstream.reply_with(HANGING)

@@ -78,7 +78,7 @@ async def test_an_image_of_another_conversation_is_not_found(server):
     assert server.sql("select count(*) from reply") == [(1,)]
 
 
-async def test_an_https_image_is_passed_on_and_never_fetched(server, upstream):
+async def test_an_https_image_is_passed_on_without_being_fetched(server, upstream):
     url = "https://example.invalid/cat.png"
     watch = await server.stream("", input=[said("user", "Look", image=Image(url=url, mime_type="image/png"))]).end()
     assert shown(upstream)[1] == {"type": "image_url", "image_url": {"url": url}}

@@ -73,7 +73,7 @@ async def test_a_reply_that_nobody_reads_is_cancelled(server, clock, upstream, f
     assert late.terminal.finished.reason == reason("ORPHANED")
 
 
-async def test_zero_is_never(server, clock, upstream):
+async def test_zero_orphan_ttl_disables_cancellation(server, clock, upstream):
     upstream.reply_with(HANGING)
     watch = await server.stream(orphan_ttl=0).until_text("on and")
     await left(server, watch)
@@ -95,7 +95,7 @@ async def test_a_reconnect_in_time_keeps_it(server, clock, upstream, policy):
     assert watch.reply_id in server.running
 
 
-async def test_a_caller_that_left_before_the_acceptance_was_a_reader(server, clock, upstream):
+async def test_a_caller_that_left_before_acceptance_counts_as_a_reader(server, clock, upstream):
     upstream.reply_with(HANGING)
     accept = server.app.engine.store.accept
     reached, go = asyncio.Event(), asyncio.Event()

@@ -69,7 +69,7 @@ async def everything(server, upstream):
     return first
 
 
-async def test_no_line_holds_what_people_said(lines, server, upstream):
+async def test_log_lines_hold_no_message_text(lines, server, upstream):
     await everything(server, upstream)
     await server.stop()
     logged = lines.getvalue()

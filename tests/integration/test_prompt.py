@@ -102,7 +102,7 @@ async def test_every_setting_is_passed_on(server, upstream):
     }
 
 
-async def test_more_tokens_than_the_model_gives_are_not_asked_for(server, upstream):
+async def test_max_output_tokens_is_limited_to_that_of_the_model(server, upstream):
     await server.stream(sampling=chat_pb2.Sampling(max_output_tokens=5000)).end()
     assert upstream.requests[0].json["max_tokens"] == 1000
 
@@ -144,7 +144,7 @@ async def test_a_cancelled_answer_is_part_of_the_next_prompt_and_a_failed_one_is
     ]
 
 
-async def test_a_tool_call_makes_its_round(server, upstream):
+async def test_a_tool_call_and_its_result_round_trip(server, upstream):
     tools = [chat_pb2.Tool(name="weather", parameters="{}")]
     upstream.reply_next(
         Script(

@@ -49,7 +49,7 @@ async def failed(server, script):
 
 
 @pytest.mark.parametrize("count", [2**31, 2**64 - 1, 10**30, -1])
-async def test_a_count_that_cannot_be_true_keeps_nobody_from_the_conversation(server, upstream, count):
+async def test_an_impossible_token_count_does_not_block_the_conversation(server, upstream, count):
     made = await server.new_conversation()
     upstream.reply_next(Script([role(), text("said"), finish(), usage(count, 7), done()]))
     watch = await server.stream("Ask", conversation_id=made.id).end()
@@ -205,7 +205,7 @@ async def test_cached_and_reasoning_tokens_are_counted_and_paid(server, upstream
     assert row == [(100, 40, 50, 30, count.cost_nano_usd)]
 
 
-async def test_a_price_that_is_not_known_is_no_zero(server):
+async def test_an_unknown_price_is_not_zero(server):
     watch = await server.stream(model="plain").end()
     assert not watch.terminal.finished.usage.HasField("cost_nano_usd")
     assert not (await server.get(watch.reply_id)).usage.HasField("cost_nano_usd")
@@ -217,7 +217,7 @@ async def test_a_failed_attempt_that_cost_nothing(server):
     assert server.sql("select state, error_reason, prompt_tokens from usage") == [("FAILED", "PROVIDER_UNAVAILABLE", 0)]
 
 
-async def test_tool_calls_that_broke_off_are_no_message(server):
+async def test_incomplete_tool_calls_are_not_stored(server):
     error, _, reply = await failed(server, Script([role(), tool_call(0, '{"a":', call_id="c", name="f"), Close()]))
     assert error.reason == error_reason("PROVIDER_TRUNCATED")
     assert not reply.HasField("message")

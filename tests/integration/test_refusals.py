@@ -109,7 +109,7 @@ async def test_input_over_a_limit_names_the_limit(shared_server, request_, field
     assert dict(told.info.metadata) == {"limit": limit}
 
 
-async def test_the_largest_that_is_allowed_is_taken(shared_server):
+async def test_the_largest_allowed_input_is_accepted(shared_server):
     labels = {str(i).rjust(64, "0"): "b" * 64 for i in range(16)}
     watch = await shared_server.stream("é" * (1024 * 1024), request_id="x" * 128, labels=labels).end()
     assert await watch.code() == grpc.StatusCode.OK
@@ -144,7 +144,7 @@ async def test_refusals_leave_no_trace(server):
     assert not server.running
 
 
-async def test_a_reply_that_is_not_there(server):
+async def test_unknown_replies_are_not_found(server):
     calls = [
         server.chat.ResumeReply(chat_pb2.ResumeReplyRequest(reply_id="unknown")),
         server.chat.PollReply(chat_pb2.PollReplyRequest(reply_id="unknown")),
@@ -204,7 +204,7 @@ async def test_a_reply_in_progress_is_named(server, upstream):
     ],
     ids=range(11),
 )
-async def test_details_stay_small_whatever_was_sent(shared_server, request_):
+async def test_error_details_stay_small_for_any_input(shared_server, request_):
     told = await refused(shared_server.chat.StreamReply(request_))
     assert told.reason
     assert len(told.raw) < 4096
@@ -212,7 +212,7 @@ async def test_details_stay_small_whatever_was_sent(shared_server, request_):
 
 
 @pytest.mark.parametrize("letter", ["x", "€", "😀"])
-async def test_details_stay_small_whatever_the_engine_says(server, letter):
+async def test_error_details_stay_small_for_any_error(server, letter):
     """The edge does not rely on the core's errors being short."""
     giant = letter * 100_000
 

@@ -102,7 +102,7 @@ async def test_a_cursor_just_ahead_goes_on_where_it_said(server, upstream):
 
 
 @pytest.mark.parametrize("how", ["evicted", "restarted"])
-async def test_once_only_the_stored_end_is_left(serve, upstream, how):
+async def test_a_resume_after_the_log_is_gone_gets_a_snapshot(serve, upstream, how):
     server = await serve(ended_logs_ttl_s=0) if how == "evicted" else await serve()
     first, go = await paced(server, upstream)
     go.set()
@@ -181,7 +181,7 @@ async def test_many_readers_have_prefixes_of_one_text(server, upstream):
         assert (watch.text, watch.terminal) == (whole, first.terminal)
 
 
-async def test_a_reader_that_does_not_read_holds_nobody_up(server, upstream):
+async def test_a_stalled_reader_delays_no_other(server, upstream):
     """P32: it is blocked by flow control; another one is not, and the blocked one gets the rest merged, and whole."""
     hold = asyncio.Event()
     word = "0123456789abcde " * 32

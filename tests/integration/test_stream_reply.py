@@ -171,7 +171,7 @@ async def test_tokens_come_as_they_are_read(server, upstream):
     assert [chunk.text for chunk in watch.chunks if chunk.text] == ["a", "b", "c"]
 
 
-async def test_reasoning_comes_only_to_who_asks(server, upstream):
+async def test_reasoning_is_sent_only_if_requested(server, upstream):
     upstream.reply_with(
         Script([role(), reasoning("Let me "), reasoning("think."), text("42"), finish(), usage(), done()])
     )
@@ -269,7 +269,7 @@ async def test_an_unknown_exception_becomes_internal_with_a_call_id(server, capl
     assert secret not in str(watch.chunks) + str(watch.error)
 
 
-async def test_a_defect_of_a_call_is_told_by_its_call_id_alone(server, caplog):
+async def test_a_defect_of_a_call_reports_only_its_call_id(server, caplog):
     secret = "SECRET-of-a-defect"
 
     def broken(alias):

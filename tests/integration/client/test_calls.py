@@ -36,7 +36,7 @@ async def test_every_call_carries_the_identity(server, client):
         assert (call.metadata["authorization"], call.metadata["x-end-user"]) == ("Bearer key", "ann")
 
 
-async def test_a_client_that_acts_for_another_end_user_shares_the_connection(server, client):
+async def test_acting_for_another_end_user_shares_the_connection(server, client):
     server.unary["GetReply"] = [REPLY]
     server.unary["GetConversation"] = [resources_pb2.Conversation(id="c")]
     server.log = [text(1, "a"), finished(2)]
@@ -52,7 +52,7 @@ async def test_a_client_that_acts_for_another_end_user_shares_the_connection(ser
         await client.get_reply("reply-1")
 
 
-async def test_an_end_user_that_metadata_cannot_carry_is_refused():
+async def test_a_non_ascii_end_user_is_refused():
     with pytest.raises(ValueError, match="x-end-user"):
         parley.Client("127.0.0.1:1", end_user="Zoë")
     async with parley.Client("127.0.0.1:1") as client:
@@ -60,7 +60,7 @@ async def test_an_end_user_that_metadata_cannot_carry_is_refused():
             client.acting_for("Zoë")
 
 
-async def test_create_reply_is_repeated_with_one_key_and_one_wait(server, client):
+async def test_create_reply_retries_keep_the_request_id_and_the_total_wait(server, client):
     def slow_then_answer(request):
         return BARE if len(server.calls) < 3 else REPLY
 
@@ -72,7 +72,7 @@ async def test_create_reply_is_repeated_with_one_key_and_one_wait(server, client
     assert 5 >= waits[0] > waits[1] > waits[2] > 0
 
 
-async def test_create_reply_without_wait_sends_none(server, client):
+async def test_create_reply_without_wait_leaves_the_field_unset(server, client):
     server.unary["CreateReply"] = [REPLY]
     await client.create_reply("Hi")
     await client.create_reply("Hi", wait_s=0)
@@ -82,7 +82,7 @@ async def test_create_reply_without_wait_sends_none(server, client):
     assert second.wait.ToNanoseconds() == 0
 
 
-async def test_a_call_gives_up(server):
+async def test_a_call_stops_retrying_after_max_elapsed(server):
     now = [0.0]
 
     async def sleep(delay_s):
@@ -119,7 +119,7 @@ async def test_closing_the_client_wakes_a_call_between_two_attempts(server):
         await asyncio.wait_for(task, 5.0)
 
 
-async def test_a_sleep_that_fails_is_told(server):
+async def test_an_error_of_the_sleep_function_reaches_the_caller(server):
     server.unary["GetReply"] = [BARE]
 
     async def sleep(delay_s):

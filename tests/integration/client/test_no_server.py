@@ -44,14 +44,14 @@ async def address(request):
         yield each
 
 
-async def test_a_time_limit_that_passes_before_a_connection_is_no_server_too():
+async def test_a_deadline_before_the_first_connection_means_no_server():
     async with parley.Client("parley.invalid:50051", call_timeout_s=0.001) as client:
         with pytest.raises(parley.Unavailable) as caught:
             await client.models()
     assert caught.value.message == sentence("parley.invalid:50051")
 
 
-async def test_with_tls_it_names_the_certificate():
+async def test_a_tls_error_names_the_certificate():
     address = f"127.0.0.1:{free_port()}"
     async with parley.Client(address, tls=True, backoff=parley.Backoff(max_elapsed_s=0.0)) as client:
         with pytest.raises(parley.Unavailable) as caught:
@@ -60,7 +60,7 @@ async def test_with_tls_it_names_the_certificate():
 
 
 @pytest.mark.parametrize("last", [Abort(grpc.StatusCode.UNAVAILABLE), refusal(grpc.StatusCode.UNAVAILABLE, "DRAINING")])
-async def test_a_server_that_takes_no_calls_has_been_reached(last):
+async def test_a_server_that_refuses_calls_counts_as_reached(last):
     now = [0.0]
 
     async def sleep(delay_s: float) -> None:
@@ -75,7 +75,7 @@ async def test_a_server_that_takes_no_calls_has_been_reached(last):
     assert now[0] >= 20.0
 
 
-async def test_a_time_limit_that_passes_before_the_channel_connects_is_no_server_too():
+async def test_a_deadline_while_the_channel_connects_means_no_server():
     """A channel is idle both before its first attempt to connect and after it has lost a connection."""
     late = parley.Unavailable("late", code=grpc.StatusCode.DEADLINE_EXCEEDED)
     async with grpc.aio.insecure_channel("127.0.0.1:1") as channel:

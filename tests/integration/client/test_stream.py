@@ -82,7 +82,7 @@ async def test_cut_at_every_chunk_boundary(server, client, after, how):
 
 
 @pytest.mark.parametrize("how", [None, UNAVAILABLE, Break(), Abort(grpc.StatusCode.CANCELLED)], ids=str)
-async def test_cut_between_headers_and_accepted_asks_again_with_the_same_key(server, client, how):
+async def test_a_cut_before_accepted_retries_with_the_same_request_id(server, client, how):
     server.scripts.append([Headers(), how] if how else [Headers()])
     assert (await read(client.stream_reply("Hi")))[-1] == END
     first, second = server.calls
@@ -92,7 +92,7 @@ async def test_cut_between_headers_and_accepted_asks_again_with_the_same_key(ser
 
 
 @pytest.mark.parametrize("reason", ["DRAINING", "OVERLOADED", "STORAGE_UNAVAILABLE"])
-async def test_a_refusal_for_now_is_repeated_with_the_same_key(server, client, reason):
+async def test_a_retryable_refusal_is_retried_with_the_same_request_id(server, client, reason):
     server.scripts.append([refusal(grpc.StatusCode.UNAVAILABLE, reason, retryable=True, retry_after_s=0.2)])
     events = [event async for event in client.stream_reply("Hi")]
     assert isinstance(events[0], Reconnecting)
@@ -182,7 +182,7 @@ async def test_closing_the_client_fails_its_readers(server):
         await reader
 
 
-async def test_a_step_that_ran_out_of_time_may_be_repeated_without_loss(server, client):
+async def test_a_read_that_timed_out_can_be_repeated_without_loss(server, client):
     server.cuts.append(Cut(2, Wait(asyncio.Event())))
     stream = client.stream_reply("Hi")
     assert [await anext(stream), await anext(stream)] == [ACCEPTED, Text("Hel")]
@@ -192,7 +192,7 @@ async def test_a_step_that_ran_out_of_time_may_be_repeated_without_loss(server, 
     assert await read(stream) == [*[Text(piece) for piece in ("lo ", "wor", "ld")], END]
 
 
-async def test_a_slow_reader_holds_back_the_server_and_not_memory(server, client):
+async def test_a_slow_reader_stops_the_server_instead_of_filling_memory(server, client):
     piece = "x" * 65536
     chunks = texts(*[piece] * 800)
     server.scripts.append([accepted(), *chunks, finished(801)])

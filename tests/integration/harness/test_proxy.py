@@ -38,7 +38,7 @@ async def ask(reader, writer, data):
     return await asyncio.wait_for(reader.readexactly(len(data)), 5)
 
 
-async def test_a_stall_keeps_all_and_forwards_it_later(echo):
+async def test_a_stalled_proxy_forwards_everything_later(echo):
     async with Proxy(echo) as proxy:
         reader, writer = await asyncio.open_connection("127.0.0.1", proxy.port)
         assert await ask(reader, writer, b"there") == b"there"
@@ -55,7 +55,7 @@ async def test_a_stall_keeps_all_and_forwards_it_later(echo):
         new_writer.close()
 
 
-async def test_latency_holds_each_way_and_pieces_do_not_wait_for_one_another(echo):
+async def test_latency_applies_in_each_direction_without_queueing(echo):
     async with Proxy(echo, latency_s=0.1) as proxy:
         reader, writer = await asyncio.open_connection("127.0.0.1", proxy.port)
         started = time.monotonic()

@@ -55,7 +55,7 @@ def nothing_left(server: ServerProcess) -> bool:
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-async def test_what_runs_may_end_within_the_grace_and_the_rest_is_kept(tmp_path, number) -> None:
+async def test_replies_may_end_within_the_grace_and_the_rest_keep_their_text(tmp_path, number) -> None:
     grace_s = 5.0
     async with (
         ServerProcess(tmp_path, toml=limits(pause_s=1.0, grace_s=grace_s)) as server,
@@ -129,7 +129,7 @@ async def served_on(
 
 
 @pytest.mark.parametrize(("first", "second"), [(signal.SIGTERM, signal.SIGTERM), (signal.SIGINT, signal.SIGINT)])
-async def test_a_second_signal_hurries(tmp_path, first, second) -> None:
+async def test_a_second_signal_skips_the_grace(tmp_path, first, second) -> None:
     async with (
         ServerProcess(tmp_path, toml=limits(pause_s=0, grace_s=600)) as server,
         open_channel(server.address) as channel,
@@ -144,7 +144,7 @@ async def test_a_second_signal_hurries(tmp_path, first, second) -> None:
         assert nothing_left(server)
 
 
-async def test_a_second_signal_ends_the_pause_too(tmp_path) -> None:
+async def test_a_second_signal_also_ends_the_drain_pause(tmp_path) -> None:
     async with (
         ServerProcess(tmp_path, toml=limits(pause_s=600, grace_s=600)) as server,
         open_channel(server.address) as channel,

@@ -117,7 +117,7 @@ async def test_broken_utf8_in_an_event_does_not_lose_the_answer(ask):
         b"event: ping\n\n",
     ],
 )
-async def test_what_adds_nothing(ask, odd):
+async def test_chunks_without_content_are_ignored(ask, odd):
     sink, ended = await ask(role(), odd, text("a"), odd, finish(), odd)
     assert (sink.events, ended) == ([("text", "a")], STOP)
 
@@ -198,7 +198,7 @@ async def test_an_error_within_the_stream(ask, error, kind):
 
 
 @pytest.mark.parametrize("bad", [b"data: {oops}\n\n", b"data: 7\n\n", b"data: [1]\n\n", b'data: {"choices": 7}\n\n'])
-async def test_what_is_no_chunk_is_malformed(ask, bad):
+async def test_an_event_that_is_not_a_chunk_is_malformed(ask, bad):
     sink = RecordingSink()
     with pytest.raises(ProviderMalformed):
         await ask(text("a") + bad, sink=sink)
@@ -215,7 +215,7 @@ async def test_one_json_document_instead_of_a_stream(ask):
         await ask(b"<html>", headers=headers)
 
 
-async def test_not_http(upstream, provider):
+async def test_a_non_http_server_is_unavailable(upstream, provider):
     upstream.reply_with(Script(before_head=[Raw(b"SSH-2.0-OpenSSH\r\n")]))
     with pytest.raises(ProviderUnavailable):
         await provider.generate(prompt(), RecordingSink())

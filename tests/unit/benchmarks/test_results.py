@@ -41,7 +41,7 @@ def test_a_side_that_ran_less_often_is_paired_with_the_first_runs() -> None:
     assert found.reached is False
 
 
-def test_what_was_not_run_is_neither_reached_nor_missed() -> None:
+def test_a_figure_that_was_not_measured_is_neither_hit_nor_missed() -> None:
     assert verdict(RATIO, measured(parley=costs(1))).reached is None
     assert verdict(RATIO, measured(parley=costs(1), other=[])).reached is None
 
@@ -63,7 +63,7 @@ def test_a_run_that_lost_a_reply_reaches_nothing() -> None:
     assert verdict(absolute, measured(parley=costs(1, 1, incomplete=1))).reached is False
 
 
-def test_of_what_must_not_happen_the_worst_run_counts() -> None:
+def test_for_forbidden_events_the_worst_run_counts() -> None:
     lost = Target(scenario="s", what="w", metric="shed", unit="calls", limit=0)
     runs = [{"shed": 0.0}, {"shed": 0.0}, {"shed": 1.0}]
     assert verdict(lost, measured(parley=runs)).reached is False

@@ -18,7 +18,7 @@ UNITS = Units(
 )
 
 
-def test_a_token_and_a_reply_are_told_apart() -> None:
+def test_costs_per_token_and_per_reply_are_separated() -> None:
     token_us, reply_ms = 80.0, 4.0
     long_us = (500 * token_us + reply_ms * 1000) / 500
     short_ms = reply_ms + 2 * token_us / 1000

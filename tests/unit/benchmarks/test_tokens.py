@@ -21,7 +21,7 @@ TEXT = "".join(token(number, 5) for number in range(4))
         ([TEXT[:-PIECE]], "the end came before the last token"),
     ],
 )
-def test_what_is_not_the_text_is_a_fault(pieces: list[str], fault: str) -> None:
+def test_wrong_text_is_a_fault(pieces: list[str], fault: str) -> None:
     transcript = Transcript(4)
     for piece in pieces:
         transcript.take(piece)
