@@ -1,4 +1,4 @@
-"""Three times as many callers as the server takes replies, for a minute: what becomes of those it has, and of the rest.
+"""Measures an overload: for a minute, three times as many callers as the server accepts replies.
 
 python -m benchmarks.overload --capacity 300 [--connections 16] [--seconds 60] [--system parley] [--write-docs]
 

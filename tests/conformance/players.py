@@ -1,4 +1,4 @@
-"""Which clients there are, and a player as a running process."""
+"""The clients, and a player as a running process."""
 
 from __future__ import annotations
 

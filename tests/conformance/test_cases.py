@@ -1,4 +1,4 @@
-"""The loader and the comparison refuse what is not meant."""
+"""The loader rejects malformed cases, and the comparison rejects unexpected events."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A wire between a client and a server that knows where in a call it is, so that a case can break it there.
+"""A proxy between client and server that tracks the position within a call, so that a case can break it there.
 
 It reads HTTP/2 frames and gRPC messages as they pass, and forwards them unchanged until a `Break` or a `Rewrite` says
 otherwise. What one connection suffers, the others do not notice.

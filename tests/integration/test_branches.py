@@ -1,4 +1,4 @@
-"""The tree of a conversation: forks, edits, regenerations, and where the head goes."""
+"""The message tree of a conversation: forks, edits, regenerations, and the position of the head."""
 
 import pytest
 from parley.v1 import conversations_pb2, resources_pb2

@@ -1,4 +1,4 @@
-"""Cancel, by every name and in every phase: what readers see, what is stored, and what the provider notices."""
+"""Cancel by every target and in every phase: what readers receive, what is stored, when the provider call closes."""
 
 import asyncio
 import socket

@@ -1,4 +1,4 @@
-"""Replies without a stream: CreateReply with every wait, PollReply with its cursor, GetReply."""
+"""Replies without a stream: CreateReply, PollReply and GetReply."""
 
 import asyncio
 import time

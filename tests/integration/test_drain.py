@@ -1,4 +1,4 @@
-"""A stop of the server: what is refused, what is served on, what readers are told, and what is left behind."""
+"""The drain of a server: refused calls, served calls, and the notices to readers."""
 
 import asyncio
 

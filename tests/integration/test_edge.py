@@ -1,4 +1,4 @@
-"""What the transport refuses, what it counts, and what a connection may do, over real sockets."""
+"""The gRPC transport over real sockets: limits, counted refusals, pings and the age of connections."""
 
 from __future__ import annotations
 

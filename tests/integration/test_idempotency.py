@@ -1,4 +1,4 @@
-"""A request_id starts one reply and one only, whatever becomes of the calls that bring it."""
+"""A request_id starts exactly one reply, however often and in whatever state calls with it arrive."""
 
 import asyncio
 import uuid

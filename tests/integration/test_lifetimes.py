@@ -1,4 +1,4 @@
-"""How long a reply lives: readers that leave, limits of time, silences, heartbeats. Time is moved by the test."""
+"""The lifetime of a reply: orphaning, time limits, silence and heartbeats, with a clock that the test moves."""
 
 import asyncio
 import itertools

@@ -1,4 +1,4 @@
-"""The log of a whole server: one line for each call and each reply, valid JSON, and never what people said."""
+"""The log of a whole server: one line for each call and each reply, valid JSON, without message text."""
 
 import io
 import json

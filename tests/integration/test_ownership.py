@@ -1,4 +1,4 @@
-"""P39: what is another end user's does not exist: the same answer, from the same queries, as for an unknown id."""
+"""P39: resources of another end user give the same answer, from the same queries, as an unknown id."""
 
 import pytest
 from parley.v1 import chat_pb2, conversations_pb2, resources_pb2

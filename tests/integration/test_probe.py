@@ -1,4 +1,4 @@
-"""The probe as a container runs it: a process of its own, against a real health service."""
+"""The health probe of containers, as a process, against a real health service."""
 
 from __future__ import annotations
 

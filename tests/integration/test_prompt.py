@@ -1,4 +1,4 @@
-"""What the provider is told: the order of the prompt, what of the history is in it, and every setting passed on."""
+"""The request to the provider: order of the prompt, selection of the history, and settings."""
 
 import asyncio
 

@@ -1,4 +1,4 @@
-"""What becomes of a reply when its provider fails, in every way that providers have, end to end."""
+"""The outcome of a reply for every kind of provider failure, end to end."""
 
 import contextlib
 import socket

@@ -1,4 +1,4 @@
-"""P18: cancel, completion, failure, silence and limits of time meet, many times. One end, the same for everybody."""
+"""P18: cancel, completion, failure, silence and time limits race. Each reply has one end, the same everywhere."""
 
 import asyncio
 import random

@@ -1,4 +1,4 @@
-"""Refusals: each reason that this server gives, with its status code and details, and that they leave no trace."""
+"""Refusals: reasons, status codes and details, without a trace in the database."""
 
 import grpc
 import pytest

@@ -1,4 +1,4 @@
-"""What stands beside the chat: catalog, health, reflection, metrics, and what a later release will serve."""
+"""Services beside Chat: catalog, health, reflection, metrics, and RPCs that are not served yet."""
 
 import asyncio
 import urllib.request

@@ -1,4 +1,4 @@
-"""StreamReply from acceptance to the terminal chunk, and everywhere else that the same reply is seen."""
+"""StreamReply from acceptance to the terminal chunk, compared with every other view of the same reply."""
 
 import asyncio
 

@@ -1,4 +1,4 @@
-"""One generation at a time in a conversation: REJECT, INTERRUPT, and what comes after an end."""
+"""One generation at a time in a conversation: REJECT, INTERRUPT, and the next message after an end."""
 
 import asyncio
 

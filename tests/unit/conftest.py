@@ -1,4 +1,4 @@
-"""Folders of unit tests are in memory, where the machine has such a file system: a disk is slow and is not tested."""
+"""Puts the folders of unit tests in memory, if the machine has such a file system, because a disk makes them slow."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Who may listen on a port that workers share, before they do, while they do and afterwards."""
+"""Which servers may bind a port that workers share: before, while and after they serve."""
 
 from __future__ import annotations
 

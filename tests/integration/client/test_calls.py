@@ -1,4 +1,4 @@
-"""Unary calls over a real socket: repeated where that is safe, typed errors, pages, identity."""
+"""Unary calls of the Python client over a real socket: retries, deadlines, identity and closing."""
 
 import asyncio
 

@@ -1,4 +1,4 @@
-"""Where no server is: the client says so at once, gives up after 5 seconds, and does not show the transport's words."""
+"""Without a server the Python client reports that, instead of the error of the transport."""
 
 from __future__ import annotations
 

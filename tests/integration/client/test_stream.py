@@ -1,4 +1,4 @@
-"""Streams over real sockets: cut anywhere, refused, silent, abandoned; the text is exact and the end is one."""
+"""Streams of the Python client over real sockets: cut at any chunk, refused, abandoned or closed."""
 
 import asyncio
 import contextlib

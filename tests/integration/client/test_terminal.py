@@ -1,4 +1,4 @@
-"""`parley chat` as its users have it: a process in a pseudo-terminal, or one whose output is piped."""
+"""`parley chat` as a process in a pseudo-terminal, and with piped input and output."""
 
 import asyncio
 import os

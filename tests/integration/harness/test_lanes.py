@@ -1,4 +1,4 @@
-"""Loaded tests run one at a time and in one go, and beside them one other."""
+"""Tests of the group `loaded` run one at a time, in one sequence, with at most one other test beside them."""
 
 import itertools
 import subprocess

@@ -1,4 +1,4 @@
-"""The wire of `Proxy` changes no byte, and is cut, stalled and slow when it is told to."""
+"""`Proxy` stalls and delays connections without changing a byte."""
 
 import asyncio
 import contextlib

@@ -1,4 +1,4 @@
-"""Through a proxy, callers share connections to a server. What one of them does leaves the streams of others alone."""
+"""Behind a proxy, callers share connections to a server. A misbehaving caller does not affect the streams of others."""
 
 from __future__ import annotations
 

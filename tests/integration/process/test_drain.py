@@ -1,4 +1,4 @@
-"""What a signal to stop does: nothing new, what runs may end, the rest is kept with its text, and everybody is told."""
+"""A stop signal drains: new replies are refused, running ones may end, and the rest keep their text."""
 
 from __future__ import annotations
 

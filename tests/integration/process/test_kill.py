@@ -1,4 +1,4 @@
-"""A server that is killed at random points, again and again: what every reader had, and what is left, hold together."""
+"""A server is killed at random points: the texts that readers received and the stored replies are consistent."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Many callers at once, many streams at once, and many that vanish: nothing is lost, and nothing is left behind."""
+"""Many concurrent calls and streams, and many callers that vanish: nothing is lost or left behind."""
 
 from __future__ import annotations
 

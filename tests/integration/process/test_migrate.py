@@ -1,4 +1,4 @@
-"""`parley migrate` as an operator runs it, on PostgreSQL: once, again, at the same time, and where it cannot."""
+"""`parley migrate` on PostgreSQL: on a new, a migrated and a missing database."""
 
 from __future__ import annotations
 

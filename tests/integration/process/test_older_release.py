@@ -1,6 +1,4 @@
-"""A rolling upgrade: the code of release 1 runs on the schema of release 2, and what it leaves is this code's to go on
-with.
-"""
+"""A rolling upgrade: the code of release 1 runs on the schema of release 2, and this code continues with its data."""
 
 from __future__ import annotations
 

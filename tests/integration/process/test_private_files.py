@@ -1,4 +1,4 @@
-"""What Parley writes beside its database is readable by its own user alone, whatever the umask."""
+"""Only the user of the server can read the files of the database, with any umask."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Many short replies with all that callers do to them: memory, tasks, files and rows stay bounded. And the demo."""
+"""Many short replies with cancels, disconnects and resumes leave memory, tasks, files and rows bounded."""
 
 from __future__ import annotations
 

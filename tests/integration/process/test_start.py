@@ -1,4 +1,4 @@
-"""What a start refuses, and how the commands say it: exit status 2, and what to do about it, on standard error."""
+"""A start that is refused exits with status 2 and prints on standard error what to do."""
 
 from __future__ import annotations
 

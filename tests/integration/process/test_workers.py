@@ -1,4 +1,4 @@
-"""`parley serve --workers N`: one port, replicas of their own, and a supervisor that keeps, counts and ends them."""
+"""`parley serve --workers N`: workers share a port, each is a replica, and a supervisor restarts and stops them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How a body is framed and encoded: what is delivered does not depend on how the bytes came."""
+"""The framing and encoding of a body do not change the delivered content."""
 
 import asyncio
 import gzip

@@ -1,4 +1,4 @@
-"""When an answer is over: what is waited for after the finish word, and what makes that word unreliable."""
+"""The end of an answer: what is awaited after a finish reason, and when that reason is not final."""
 
 import asyncio
 

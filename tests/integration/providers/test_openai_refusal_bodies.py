@@ -1,4 +1,4 @@
-"""What refusals become by their status and their body, in all the forms that servers give it."""
+"""Refusals are classified by status and body, in all forms that servers use."""
 
 import asyncio
 import gzip

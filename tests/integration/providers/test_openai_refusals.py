@@ -1,4 +1,4 @@
-"""What a provider that refuses, fails or cannot be reached becomes."""
+"""The errors for a provider that refuses, fails or is unreachable."""
 
 import asyncio
 import email.utils

@@ -1,4 +1,4 @@
-"""What is sent to an endpoint, and what an endpoint that takes less of it makes of it, over a socket."""
+"""The request to an endpoint, and the fallbacks for an endpoint that refuses parts of it, over a socket."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""What a provider's stream says, over a real socket, whatever its form."""
+"""Streams of a provider in many forms are read correctly over a real socket."""
 
 import asyncio
 import json

@@ -1,4 +1,4 @@
-"""Limits of time on a real stream: what a provider sends to seem alive does not count."""
+"""Time limits on a real stream: keep-alive comments of a provider do not count as tokens."""
 
 import asyncio
 

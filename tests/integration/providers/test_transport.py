@@ -1,4 +1,4 @@
-"""Connections: kept, given up, closed on a cancel in every phase, over TLS, past proxies."""
+"""Connections to a provider: reused, dropped, closed on a cancel in every phase, over TLS, through proxies."""
 
 import asyncio
 import contextlib

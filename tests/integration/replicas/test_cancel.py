@@ -1,4 +1,4 @@
-"""P13, P14, P16, P17, G9: what one replica generates is cancelled, interrupted and erased through every other."""
+"""P13, P14, P16, P17, G9: a reply of one replica is cancelled, interrupted and erased through every other."""
 
 import asyncio
 import socket

@@ -1,4 +1,4 @@
-"""Owners of replies are killed at random moments: what is left is the same for every reader, and complete in time."""
+"""Owners of replies are killed at random moments: every reader gets the same end, in time."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""P33: a reply that nobody reads on any replica is cancelled, and one that somebody reads on some replica is not.
+"""P33: a reply without readers on all replicas is cancelled; one with a reader on any replica is not.
 
 How often a follower says that somebody reads is longer here than a reply may be without readers.
 """

@@ -1,4 +1,4 @@
-"""PostgreSQL goes away in the middle of replies, and comes back: every one of them ends as if nothing had happened."""
+"""PostgreSQL is unavailable for a while during replies: each of them still ends normally."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""P30 to P32, P40, G1 to G3: many readers of what other replicas write, what they cost, and that every one is exact."""
+"""P30 to P32, P40, G1 to G3: many readers of replies of other replicas: their text is exact, and their cost bounded."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Replicas are stopped by SIGTERM, one after the other, and started again: nobody who uses the library notices."""
+"""A rolling restart by SIGTERM: users of the library do not notice it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Three servers are one: a reply of the first is followed by the second, asked of the third and cancelled there."""
+"""Three replicas behave as one server: a reply of the first is read through the others."""
 
 import asyncio
 

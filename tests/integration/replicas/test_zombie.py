@@ -1,6 +1,6 @@
-"""An owner that is paused or cut off for longer than its lease, and comes back: it changes nothing any more.
+"""An owner that was paused or cut off for longer than its lease changes nothing when it comes back.
 
-And one that was away for less than that has lost nothing.
+One that was away for a shorter time loses nothing.
 """
 
 from __future__ import annotations

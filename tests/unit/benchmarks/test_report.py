@@ -1,4 +1,4 @@
-"""The document is what the results give, and charts are well-formed."""
+"""The document and its charts match the results."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Verdicts: what is compared with what, and when a figure counts as reached, missed or not measured."""
+"""Verdicts: which figures are compared, and when one is hit, missed or not measured."""
 
 from __future__ import annotations
 

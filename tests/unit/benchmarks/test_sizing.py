@@ -1,4 +1,4 @@
-"""What many streams need, reckoned."""
+"""The calculation of what many streams need."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a reader has is checked token by token, whatever pieces it came in."""
+"""The text of a reader is checked token by token, however it was cut into pieces."""
 
 from __future__ import annotations
 
