@@ -2,7 +2,9 @@
 PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
-STAMP  := $(VENV)/.installed
+SERVER := $(VENV)/.server
+TOOLS  := $(VENV)/.tools
+PINNED := constraints.txt pyproject.toml clients/python/pyproject.toml
 BUF    := .tools/node_modules/.bin/buf
 # Tools of the environment come before those of the machine: buf runs its plugins by name.
 export PATH := $(CURDIR)/$(BIN):$(CURDIR)/.tools/bin:$(PATH)
@@ -13,16 +15,20 @@ export PATH := $(CURDIR)/$(BIN):$(CURDIR)/.tools/bin:$(PATH)
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-setup: $(STAMP) ## Make .venv with everything pinned; nothing to do the second time
+setup: $(TOOLS) ## Install the server and all tools into .venv, pinned; nothing to do the second time
 
-$(STAMP): constraints.txt pyproject.toml clients/python/pyproject.toml
-	@tools/setup.sh "$(PYTHON)" "$(VENV)"
+$(SERVER): $(PINNED)
+	@tools/setup.sh "$(PYTHON)" "$(VENV)" server
 	@touch $@
 
-demo: setup ## See a reply stream, break, resume and be cancelled, without any key
+$(TOOLS): $(PINNED)
+	@tools/setup.sh "$(PYTHON)" "$(VENV)" tools
+	@touch $(SERVER) $@
+
+demo: $(SERVER) ## See a reply stream, break, resume and be cancelled, without any key
 	@$(BIN)/python -m parley_server.cli.demo
 
-run: setup ## Run the server on 127.0.0.1:50051
+run: $(SERVER) ## Run the server on 127.0.0.1:50051
 	@$(BIN)/parley serve
 
 test: setup $(if $(ARGS),,clients) ## Run the tests, of all clients too; ARGS="tests/unit -k log" chooses some

@@ -1,6 +1,6 @@
-"""A bare grpc.aio server that writes the tokens itself, one message each: what gRPC alone costs.
+"""A bare grpc.aio server that writes the tokens itself, one message each: the cost of gRPC alone.
 
-It speaks the contract's StreamReply and nothing else; it must never gain a provider, a log or a storage.
+It implements only StreamReply of the contract. It has no provider, log or storage, so that it stays the baseline.
 """
 
 from __future__ import annotations

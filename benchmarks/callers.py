@@ -1,4 +1,4 @@
-"""Two ways to ask for a reply and read it: Parley's gRPC, and OpenAI's HTTP. Both only fill a `Transcript`."""
+"""Clients of Parley's gRPC and of OpenAI's HTTP. Each requests a reply and reads it into a `Transcript`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How many streams one process holds before a newcomer's first token takes over a second, and what gives way first.
+"""Measures how many streams one process serves before the first token of a new call takes longer than a second.
 
 python -m benchmarks.capacity [--paces 5,20,50] [--system parley] [--budget-s 180] [--write-docs]
 python -m benchmarks.capacity --paces 20 --streams 900 [--connections 16]

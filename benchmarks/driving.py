@@ -1,4 +1,4 @@
-"""Runs the load's processes beside a system and turns what they saw, and what the kernel counted, into metrics."""
+"""Runs the load processes against a system, and computes metrics from their results and the counters of the kernel."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A proxy that puts a distance before a service on loopback, in a process of its own; it prints its port.
+"""A proxy that adds network latency to a service on loopback, in its own process; it prints its port.
 
 python -m benchmarks.far PORT ROUND_TRIP_S
 """

@@ -1,9 +1,10 @@
-"""Three times as many callers as the server takes replies, for a minute: what becomes of those it has, and of the rest.
+"""Measures an overload: for a minute, three times as many callers as the server accepts replies.
 
-python -m benchmarks.overload --capacity 300 [--seconds 60] [--system parley] [--write-docs]
+python -m benchmarks.overload --capacity 300 [--connections 16] [--seconds 60] [--system parley] [--write-docs]
 
-`--capacity` is `max_replies`: what `benchmarks.capacity` has found for 20 tokens/s, or less. Refused callers come back
-when they were told to.
+`--capacity` is `max_replies`: what `benchmarks.capacity` has found for 20 tokens/s, or less. Refused callers retry
+after the delay of their RetryInfo. A gRPC server accepts one call of a connection per turn of its event loop, so the
+rate at which new calls are accepted depends on how many connections the callers share (ADR 11).
 """
 
 from __future__ import annotations
@@ -47,6 +48,7 @@ class Found(msgspec.Struct, frozen=True, kw_only=True):
 
     capacity: int
     callers: int
+    connections: int
     seconds: float
     calm_first_token_p99_ms: float
     completed: int
@@ -138,9 +140,9 @@ def pace(transcript: Transcript) -> float:
     return took_us / ((transcript.expected - 1) * PACE_MS * 1000)
 
 
-async def study(system: RunningSystem, capacity: int, seconds: float) -> Found:
+async def study(system: RunningSystem, capacity: int, connections: int, seconds: float) -> Found:
     """Calm, then a crowd, then newcomers."""
-    caller = GrpcCaller(system.address, channels=4, deadline_s=seconds + 60)
+    caller = GrpcCaller(system.address, channels=connections, deadline_s=seconds + 60)
     await caller.open()
     calm = Callers(caller)
     await calm.crowd(max(1, capacity // 10), CALM_S)
@@ -158,6 +160,7 @@ async def study(system: RunningSystem, capacity: int, seconds: float) -> Found:
     return Found(
         capacity=capacity,
         callers=TIMES * capacity,
+        connections=connections,
         seconds=seconds,
         calm_first_token_p99_ms=calm_ms,
         completed=len(crowd.done),
@@ -181,6 +184,7 @@ def part(found: Found, told: str) -> str:
     calm = number(found.calm_first_token_p99_ms)
     rows = {
         "callers, each asking again and again": f"{found.callers}, for a server that takes {found.capacity} replies",
+        "connections that they share": number(found.connections),
         "replies completed": number(found.completed),
         "their pace, p50 and p99.9 (1 is the provider's)": f"{found.pace_p50:.3f}, {found.pace_p999:.3f}",
         "slower than 1.2": number(found.slow),
@@ -201,6 +205,7 @@ def main() -> int:
     """Exit status 1 where something was not as it has to be."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--capacity", type=int, required=True, help="replies that the server takes at once")
+    parser.add_argument("--connections", type=int, default=16, help="connections that the callers share")
     parser.add_argument("--seconds", type=float, default=60.0)
     parser.add_argument("--system", default="parley", choices=sorted(STARTS))
     parser.add_argument("--write-docs", action="store_true", help="write the part of docs/benchmarks.md")
@@ -210,7 +215,7 @@ def main() -> int:
     try:
         settings = {"max_replies": options.capacity}
         with serving(options.system, [*RUNNING, SHORT], upstream, server=settings) as system:
-            found = uvloop.run(study(system, options.capacity, options.seconds))
+            found = uvloop.run(study(system, options.capacity, options.connections, options.seconds))
     finally:
         upstream.stop()
     told = facts(when, f"python -m benchmarks.overload {' '.join(sys.argv[1:])}")

@@ -1,4 +1,4 @@
-"""Parley in the forms in which it is measured, each a real `parley serve` with everything on, and the bare server."""
+"""Starts Parley in the measured configurations (a real `parley serve` with all features on) and the bare server."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""All systems that can be measured: how each is started, and what it needs that may not be there."""
+"""All systems that can be measured: how each is started, and which installed programs it needs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Measures the systems against the figures to reach, in one run and in pairs, and writes what it found.
+"""Measures the systems in one run and in pairs, compares them with the targets, and writes the results.
 
 python -m benchmarks.run            full form, 5 runs of most: about half an hour
 python -m benchmarks.run --short    smaller loads, fewer runs: at most 5 minutes

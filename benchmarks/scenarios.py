@@ -1,4 +1,4 @@
-"""What is measured and what must be reached: the loads, who bears them, their sizes, and the figures, as data."""
+"""The scenarios and targets as data: loads, systems, sizes and figures."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What many streams need: processes, PostgreSQL and Redis, reckoned from what the benchmarks have measured.
+"""Calculates from measured figures how many processes, and how much of PostgreSQL and Redis, many streams need.
 
 python -m benchmarks.sizing [--write-docs]
 

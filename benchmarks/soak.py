@@ -1,4 +1,4 @@
-"""Streams for minutes or hours, with cancels, disconnects and resumes: every text is checked, and nothing may grow.
+"""Runs streams for minutes or hours, with cancels, disconnects and resumes. Checks every text, and that nothing grows.
 
 python -m benchmarks.soak --minutes 60 [--streams 200] [--system parley-redis] [--write-docs]
 """

@@ -1,6 +1,6 @@
-"""The callers of a soak: some read to the end, some stop, some are cut and resume, some go and never come back.
+"""The callers of a soak: some read to the end, some cancel, some are cut and resume, some disconnect for good.
 
-Each checks that what it saw is the text, in order, once.
+Each checks that it received the exact text, in order, once.
 """
 
 from __future__ import annotations

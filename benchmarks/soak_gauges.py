@@ -1,4 +1,4 @@
-"""What a soak looks at while it runs: the process, its metrics, its rows and its keys. It only reads."""
+"""The measurements during a soak: the process, its metrics, database rows and Redis keys. It only reads."""
 
 from __future__ import annotations
 

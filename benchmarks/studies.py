@@ -1,4 +1,4 @@
-"""What the studies that are run by hand have in common: a server with settings of their own, and where results go."""
+"""Shared parts of capacity, overload and soak: a server with special settings, and where results are written."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The numbered, time-stamped tokens that the upstream writes, and the check that a reader has all of them in order."""
+"""The numbered, time-stamped tokens of the upstream, and the check that a reader received all of them in order."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Time that a test moves. Timers run in order, each at its own moment, and the loop comes to rest between them."""
+"""A clock that tests move. Timers run in order, each at its due time, and the event loop becomes idle between them."""
 
 from __future__ import annotations
 

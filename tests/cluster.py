@@ -247,14 +247,6 @@ class Cluster:
         assert found is not None, f"no reply {reply_id}"
         return self._incarnations[found.owner]
 
-    async def none_active(self, *, limit_s: float = LIMIT_S) -> None:
-        """Wait until the database has no reply that runs."""
-
-        async def at_rest() -> bool:
-            return await self.rows("SELECT id FROM reply WHERE state IN ('PENDING', 'STREAMING')") == []
-
-        await until(at_rest, "no reply runs", limit_s=limit_s)
-
     @property
     def calls(self) -> int:
         """How often the upstream was asked."""

@@ -1,6 +1,6 @@
-"""Real PostgreSQL and Redis for whoever asks.
+"""Fixtures for real PostgreSQL and Redis servers.
 
-Shared ones start at their first use; own ones are for tests that break them.
+Shared servers start at their first use; tests that break a server use one of their own.
 """
 
 import signal

@@ -1,4 +1,4 @@
-"""Which tests of a run in several processes (pytest-xdist) may run beside which, so that two cores bear it.
+"""Limits which tests run at the same time in a parallel run (pytest-xdist), so that measurements hold on two cores.
 
 A test that loads the machine, measures it, or has several servers is marked `xdist_group("loaded")`. Those run first,
 one at a time, in one process; for as long as they do, the other processes together run one test at a time beside them,

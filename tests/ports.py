@@ -1,4 +1,4 @@
-"""Ports of this machine that stay free while whoever listens there is away."""
+"""Reserves ports on loopback that stay reserved while the server on them is stopped."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`parley serve` as its operators have it: a process of its own, which tests start, ask, signal, kill and watch.
+"""`parley serve` as a process, which tests start, query, signal, kill and watch.
 
 Every wait is for a condition: a line, health, a metric, the exit. Nothing outlives the `async with`.
 """

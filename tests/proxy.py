@@ -1,4 +1,4 @@
-"""A wire that a test can cut, stall and slow down, between a client and a service on loopback.
+"""A TCP proxy between a client and a service on loopback, which a test can cut, stall and slow down.
 
 It knows no protocol, and changes no byte and no order: PostgreSQL, Redis and gRPC pass alike.
 """

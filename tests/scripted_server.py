@@ -1,4 +1,4 @@
-"""A real gRPC server whose answers a test writes down: logs that are cut, refusals, silence; and a proxy to break."""
+"""A real gRPC server with scripted answers: logs that are cut, refusals, silence; and a proxy that can break."""
 
 from __future__ import annotations
 

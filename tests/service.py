@@ -1,6 +1,6 @@
-"""One real server process in a folder of its own: started, paused, killed and started again on the same port.
+"""A real server process in its own folder, which can be paused, killed and restarted on the same port.
 
-Nothing outlives pytest: `watchdog` sees to that.
+`watchdog` ends it when pytest ends.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Work that needs an event loop of its own, for a caller who may have one running."""
+"""Runs work in another thread, for callers whose event loop is already running."""
 
 from __future__ import annotations
 

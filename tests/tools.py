@@ -1,4 +1,4 @@
-"""Programs of the machine that tests use."""
+"""Finds installed programs that tests use."""
 
 from __future__ import annotations
 

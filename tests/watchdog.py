@@ -1,6 +1,6 @@
-"""Kills what tests have started, with its children, and removes its folders, once this process has ended, however.
+"""Kills the processes that tests have started, with their children, and removes their folders, when pytest has ended.
 
-A process of its own holds the other end of a pipe: whatever kills pytest also closes that.
+It also works if pytest is killed: a separate process holds the other end of a pipe, which closes with pytest.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Reads the cases: YAML, strictly, so that a slip of the pen is an error with its file and line, and no case tests less
+"""Loads the cases from YAML strictly: a typing error is an error with its file and line, so that no case tests less
 than it says."""
 
 from __future__ import annotations

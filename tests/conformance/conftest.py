@@ -1,4 +1,4 @@
-"""Servers and players for a session, and its report: a row a case, a column a client."""
+"""Servers and players of a session, and its report: one row per case, one column per client."""
 
 from __future__ import annotations
 

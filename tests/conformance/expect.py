@@ -1,4 +1,4 @@
-"""Compares what a player printed with what a case expects, and with what must hold of every stream.
+"""Compares the output of a player with the expected events of a case, and with the rules for every stream.
 
 An expected list is exact: kinds, order and number. Of each event the case names the fields that it is about; that all
 the others are there, as PLAYER.md says, is seen to here.

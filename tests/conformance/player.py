@@ -1,6 +1,6 @@
 """The Python client's player: reads commands on standard input and prints events on standard output. See PLAYER.md.
 
-It must add nothing of its own to what the client does: no retry, no order, no patience.
+It adds no behaviour to the client: no retries, no ordering, no waiting.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Which clients there are, and a player as a running process."""
+"""The clients, and a player as a running process."""
 
 from __future__ import annotations
 
@@ -116,13 +116,6 @@ class Player:
         assert self._process is not None
         assert self._process.stdin is not None
         self._process.stdin.write(json.dumps(command, separators=(",", ":")).encode() + b"\n")
-        await self._process.stdin.drain()
-
-    async def send_raw(self, line: str) -> None:
-        """For what is no command."""
-        assert self._process is not None
-        assert self._process.stdin is not None
-        self._process.stdin.write(line.encode() + b"\n")
         await self._process.stdin.drain()
 
     async def until(self, name: str, *, kind: str = "", count: int = 1, limit_s: float = LIMIT_S) -> None:

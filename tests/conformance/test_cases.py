@@ -1,4 +1,4 @@
-"""The loader and the comparison refuse what is not meant."""
+"""The loader rejects malformed cases, and the comparison rejects unexpected events."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def load(folder, text):
         (f"{HEAD}  steps: []\n{HEAD}  steps: []\n", r"x\.yaml:4: one stands in x\.yaml:1, too"),
     ],
 )
-def test_a_slip_is_an_error_with_its_place(tmp_path, text, problem):
+def test_a_malformed_case_is_an_error_that_names_file_and_line(tmp_path, text, problem):
     with pytest.raises(CaseError, match=problem):
         load(tmp_path, text)
 
@@ -49,14 +49,14 @@ def known(text):
     return {**dict.fromkeys(names, "x"), "sequence": 9, "text": text, "tool_calls": []}
 
 
-def test_texts_are_joined_and_names_bound():
+def test_consecutive_texts_are_joined_and_names_are_bound():
     names = Names()
     check_events(["maybe accepted", {"text": "$whole"}], [text_event("a", 1), text_event("b", 2)], names)
     assert names == {"whole": "ab"}
 
 
 @pytest.mark.parametrize("expected", [["text", "text"], ["text", "usage"], [], [{"text": "a"}], ["accepted", "text"]])
-def test_an_expected_list_is_exact(expected):
+def test_expected_events_must_match_exactly(expected):
     with pytest.raises(AssertionError):
         check_events(expected, [text_event("a", 1), text_event("b", 2)], Names())
 

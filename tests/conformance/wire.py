@@ -1,4 +1,4 @@
-"""A wire between a client and a server that knows where in a call it is, so that a case can break it there.
+"""A proxy between client and server that tracks the position within a call, so that a case can break it there.
 
 It reads HTTP/2 frames and gRPC messages as they pass, and forwards them unchanged until a `Break` or a `Rewrite` says
 otherwise. What one connection suffers, the others do not notice.
@@ -26,9 +26,6 @@ READ_BYTES = 64 * 1024
 REFRAMED_BYTES = 16_000  # a larger message passes as it comes: to hold it back would starve its flow control
 DATA, HEADERS, CONTINUATION = 0, 1, 9
 END_STREAM, END_HEADERS, PADDED, PRIORITY = 1, 4, 8, 0x20
-PLACES = ("request", "headers", "accepted", "text", "terminal", "message", "status")
-HOWS = ("reset", "close", "stall", "mute")
-
 Rewrite = Callable[[chat_pb2.TokenChunk], list[chat_pb2.TokenChunk]]
 
 

@@ -1,4 +1,4 @@
-"""The servers that cases are played against, and what is done to them and asked of them.
+"""The servers of the cases, and the actions and queries on them.
 
 A world is shared by all cases that want the same server; a case that breaks one has it mended, or has one of its own.
 """

@@ -1,4 +1,4 @@
-"""The HTTP/2 frames that a gRPC call is answered with: what a client library does not show.
+"""Reads the HTTP/2 frames of the answer to a gRPC call, which a client library hides.
 
 Just enough of HTTP/2 for one call: headers are sent as literals, and those that come back are not decoded.
 """

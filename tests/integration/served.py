@@ -1,4 +1,4 @@
-"""A whole server in the test's own process, on real sockets and a real file, and what a caller sees of it."""
+"""A whole server in the process of the test, on real sockets and a real file, with callers and their results."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A stop of the server: what is refused, what is served on, what readers are told, and what is left behind."""
+"""The drain of a server: refused calls, served calls, and the notices to readers."""
 
 import asyncio
 
@@ -8,8 +8,6 @@ from parley.v1 import chat_pb2
 from tests.clock import until
 from tests.integration.served import (
     CANCELLED,
-    COMPLETED,
-    FAILED,
     STREAMING,
     ask,
     error_reason,
@@ -17,7 +15,7 @@ from tests.integration.served import (
     refused,
     text_of,
 )
-from tests.upstream import Hang, Script, Wait, done, finish, role, text
+from tests.upstream import Hang, Script, role, text
 
 HANGING = Script([role(), text("so far"), Hang()])
 
@@ -29,43 +27,7 @@ async def draining(server, watch, grace_s=10.0):
     return stopping
 
 
-async def test_a_reply_that_ends_within_the_grace_ends_normally(server, upstream):
-    go = asyncio.Event()
-    upstream.reply_with(Script([role(), text("so far"), Wait(go), text(", and on"), finish(), done()]))
-    watch = await server.stream().until_text("so far")
-    stopping = await draining(server, watch)
-    (notice,) = [chunk.go_away for chunk in watch.chunks if chunk.HasField("go_away")]
-    assert 8 < notice.time_left.ToTimedelta().total_seconds() <= 10
-    go.set()
-    await watch.end()
-    assert watch.kinds == ["accepted", "text", "go_away", "text", "finished"]
-    assert (watch.text, await watch.code()) == ("so far, and on", grpc.StatusCode.OK)
-    await asyncio.wait_for(stopping, 3.0)
-    server = await server._start()
-    reply = await server.get(watch.reply_id)
-    assert (reply.state, text_of(reply)) == (COMPLETED, "so far, and on")
-
-
-async def test_a_reply_that_does_not_is_ended_with_its_text(server, upstream):
-    upstream.reply_with(HANGING)
-    watch = await server.stream().until_text("so far")
-    await (await draining(server, watch, 0.3))
-    await watch.end()
-    error = watch.terminal.failed.error
-    assert (error.reason, error.retryable, await watch.code()) == (
-        error_reason("OWNER_LOST"),
-        True,
-        grpc.StatusCode.ABORTED,
-    )
-    assert upstream.aborts
-    server = await server._start()
-    reply = await server.get(watch.reply_id)
-    assert (reply.state, text_of(reply), reply.message.partial, reply.error) == (FAILED, "so far", True, error)
-    assert server.sql("select count(*) from reply where state in ('PENDING', 'STREAMING')") == [(0,)]
-    assert server.sql("select count(*) from checkpoint") == [(0,)]
-
-
-async def test_new_replies_are_refused_and_the_rest_is_served(server, upstream):
+async def test_a_drain_refuses_new_replies_and_serves_other_calls(server, upstream):
     upstream.reply_with(HANGING)
     caller = server.caller()
     watch = await server.stream().until_text("so far")
@@ -89,7 +51,7 @@ async def test_new_replies_are_refused_and_the_rest_is_served(server, upstream):
     await asyncio.wait_for(stopping, 3.0)
 
 
-async def test_waiting_calls_return_what_there_is(server, upstream):
+async def test_waiting_calls_return_the_reply_so_far_at_a_drain(server, upstream):
     upstream.reply_with(Script([role(), text("so far"), Hang()]))
     creating = asyncio.create_task(server.create())
     await until(lambda: any(one.log.last_sequence for one in server.running.values()))
@@ -115,12 +77,7 @@ async def test_a_hurried_stop_ends_at_once(server, upstream):
     assert watch.terminal.failed.error.reason == error_reason("OWNER_LOST")
 
 
-async def test_an_idle_server_stops_at_once(server):
-    await server.stream().end()
-    await asyncio.wait_for(server.begin_stop(60.0), 3.0)
-
-
-async def test_nobody_is_orphaned_by_a_go_away(serve, clock, upstream):
+async def test_a_go_away_orphans_no_reply(serve, clock, upstream):
     server = await serve(clock=clock)
     upstream.reply_with(HANGING)
     watch = await server.stream(on_disconnect=chat_pb2.DISCONNECT_POLICY_CANCEL).until_text("so far")
@@ -140,16 +97,3 @@ async def test_a_cancel_during_the_drain_is_a_cancel(server, upstream):
     await watch.end()
     assert watch.terminal.finished.reason == reply.finish_reason == reason("CANCELLED")
     await stopping
-
-
-async def test_a_drain_of_many(server, upstream):
-    upstream.reply_with(HANGING)
-    watches = [await server.stream().until_text("so far") for _ in range(30)]
-    stopping = server.begin_stop(0.2)
-    for watch in watches:
-        await watch.end()
-        assert watch.terminal.failed.error.reason == error_reason("OWNER_LOST")
-    await stopping
-    server = await server._start()
-    assert server.sql("select state, count(*) from reply group by state") == [("FAILED", 30)]
-    assert server.sql("select count(*) from usage") == [(30,)]

@@ -1,4 +1,4 @@
-"""What the transport refuses, what it counts, and what a connection may do, over real sockets."""
+"""The gRPC transport over real sockets: limits, counted refusals, pings and the age of connections."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ async def test_a_request_over_8_mib_is_refused_and_counted(server, upstream):
     [((("x-large", "x" * 40_000),), GET), ((), "/parley.v1.Chat/" + "x" * 25_000)],
     ids=["40 kB of header fields", "a path of 25,000 characters"],
 )
-async def test_large_header_fields_end_their_own_call_alone(server, upstream, metadata, path):
+async def test_large_header_fields_end_only_their_own_call(server, upstream, metadata, path):
     upstream.reply_with(HANGING)
     watch = await server.stream().until_text("on and")
     error = await ended(raw(server, path)(b"", metadata=metadata, timeout=LIMIT_S))
@@ -101,7 +101,7 @@ async def test_a_call_without_a_request_is_refused_and_counted(server):
     await until(lambda: counted(server, GET, "INVALID_ARGUMENT") == 1.0)
 
 
-async def test_calls_that_are_given_up_before_their_request_are_counted(server):
+async def test_calls_cancelled_before_their_request_are_counted(server):
     call = raw(server, GET, streaming=True)()
     await call.wait_for_connection()
     call.cancel()
@@ -139,7 +139,7 @@ async def read(call):
 # --- connections
 
 
-async def test_all_servers_of_the_port_say_the_same_of_readiness(server):
+async def test_all_servers_of_the_port_report_the_same_readiness(server):
     callers = [server.caller() for _ in range(40)]  # the kernel spreads their connections over the servers
     assert all([await caller.ready() for caller in callers])
     await server.app._server.refuse()

@@ -1,4 +1,4 @@
-"""The log of a whole server: one line for each call and each reply, valid JSON, and never what people said."""
+"""The log of a whole server: one line for each call and each reply, valid JSON, without message text."""
 
 import io
 import json
@@ -69,7 +69,7 @@ async def everything(server, upstream):
     return first
 
 
-async def test_no_line_holds_what_people_said(lines, server, upstream):
+async def test_log_lines_hold_no_message_text(lines, server, upstream):
     await everything(server, upstream)
     await server.stop()
     logged = lines.getvalue()

@@ -1,4 +1,4 @@
-"""P39: what is another end user's does not exist: the same answer, from the same queries, as for an unknown id."""
+"""P39: resources of another end user give the same answer, from the same queries, as an unknown id."""
 
 import pytest
 from parley.v1 import chat_pb2, conversations_pb2, resources_pb2
@@ -122,7 +122,7 @@ def counted(server):
     return statements
 
 
-async def test_anothers_is_not_found_as_an_unknown_id_is(theirs):
+async def test_a_resource_of_another_end_user_is_not_found(theirs):
     server, bob, names, nothing, state = theirs
     statements = counted(server)
     for task in server.app._background:
@@ -146,7 +146,7 @@ async def test_anothers_is_not_found_as_an_unknown_id_is(theirs):
     assert server.sql("select title from conversation where end_user = 'ann'") == [("",)]
 
 
-async def test_lists_hold_ones_own_alone(server):
+async def test_lists_contain_only_own_resources(server):
     ann, bob = server.caller("ann"), server.caller("bob")
     for caller, name in ((ann, "a"), (bob, "b"), (server, "t")):
         await caller.new_conversation(id=name)
@@ -157,7 +157,7 @@ async def test_lists_hold_ones_own_alone(server):
     assert found == {"ann": ["a"], "bob": ["b"], "tenant": ["a", "b", "t"]}
 
 
-async def test_the_tenant_itself_sees_all_and_an_end_user_not_the_tenants(server, upstream):
+async def test_the_tenant_sees_all_and_an_end_user_only_its_own(server, upstream):
     ann = server.caller("ann")
     watch = await ann.stream().end()
     assert (await server.get(watch.reply_id)).state == COMPLETED

@@ -1,4 +1,4 @@
-"""The probe as a container runs it: a process of its own, against a real health service."""
+"""The health probe of containers, as a process, against a real health service."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def probe(*arguments: str, **environment: str) -> tuple[int, str]:
     return done.returncode, done.stdout + done.stderr
 
 
-def test_it_says_what_the_server_says(service: tuple[health.HealthServicer, int]) -> None:
+def test_the_probe_reports_the_health_of_the_server(service: tuple[health.HealthServicer, int]) -> None:
     servicer, port = service
     address = {"PARLEY_LISTEN": f"0.0.0.0:{port}", "PARLEY_INSECURE": "1"}
     servicer.set("", health_pb2.HealthCheckResponse.SERVING)
@@ -44,11 +44,11 @@ def test_it_says_what_the_server_says(service: tuple[health.HealthServicer, int]
     assert probe("--service", "liveness", **address) == (0, "SERVING\n")
 
 
-def test_no_server_is_not_serving(service: tuple[health.HealthServicer, int]) -> None:
+def test_a_missing_server_is_not_serving(service: tuple[health.HealthServicer, int]) -> None:
     assert probe(PARLEY_LISTEN="127.0.0.1:1") == (1, "UNAVAILABLE\n")
 
 
-def test_a_wrong_configuration_is_neither() -> None:
+def test_the_probe_reports_a_wrong_configuration() -> None:
     status, output = probe(PARLEY_LISTEN="nowhere")
     assert status == 2
     assert "PARLEY_LISTEN: must be" in output

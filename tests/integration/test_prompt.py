@@ -1,14 +1,13 @@
-"""What the provider is told: the order of the prompt, what of the history is in it, and every setting passed on."""
+"""The request to the provider: order of the prompt, selection of the history, and settings."""
 
 import asyncio
 
-from parley.v1 import chat_pb2, conversations_pb2, errors_pb2, resources_pb2
+from parley.v1 import chat_pb2, conversations_pb2, resources_pb2
 
 from tests.clock import until
 from tests.integration.served import KEY, ask, refused, said, text_of
 from tests.upstream import Close, Hang, Script, Wait, answer, done, finish, reasoning, role, text, tool_call
 
-POLICY = resources_pb2.ContextPolicy
 TOOL, TIME = (chat_pb2.Tool(name=name, parameters="{}") for name in ("weather", "time"))
 
 
@@ -103,16 +102,9 @@ async def test_every_setting_is_passed_on(server, upstream):
     }
 
 
-async def test_more_tokens_than_the_model_gives_are_not_asked_for(server, upstream):
+async def test_max_output_tokens_is_limited_to_that_of_the_model(server, upstream):
     await server.stream(sampling=chat_pb2.Sampling(max_output_tokens=5000)).end()
     assert upstream.requests[0].json["max_tokens"] == 1000
-
-
-async def test_the_longest_answer_of_the_model_is_asked_for_where_the_caller_sets_none(server, upstream):
-    await server.stream().end()
-    await server.stream(sampling=chat_pb2.Sampling(max_output_tokens=7)).end()
-    await server.stream(model="plain").end()
-    assert [request.json.get("max_tokens") for request in upstream.requests] == [1000, 7, None]
 
 
 async def test_the_model_of_a_request_of_the_conversation_and_the_default(server, upstream):
@@ -125,23 +117,6 @@ async def test_the_model_of_a_request_of_the_conversation_and_the_default(server
     assert names == ["vendor/plain-1", "vendor/plain-1", "vendor/test-1", "vendor/test-1"]
     models = [watch.chunks[0].accepted.model for watch in (first, second, third, fourth)]
     assert models == ["plain", "plain", "test", "test"]
-
-
-async def test_the_newest_messages_alone(server, upstream):
-    history = [said("user" if n % 2 == 0 else "assistant", str(n)) for n in range(10)]
-    made = await server.new_conversation(history, context=POLICY(max_messages=4), system=["S"])
-    await server.stream("new", conversation_id=made.id).end()
-    assert prompt(upstream) == [
-        ("system", "S"),
-        ("user", "(start)"),
-        ("assistant", "7"),
-        ("user", "8"),
-        ("assistant", "9"),
-        ("user", "new"),
-    ]
-    many = [said("user", f"new {n}") for n in range(6)]
-    await server.stream("", input=many, conversation_id=made.id).end()
-    assert prompt(upstream) == [("system", "S"), ("user", "\n\n".join(f"new {n}" for n in range(6)))]
 
 
 async def test_a_cancelled_answer_is_part_of_the_next_prompt_and_a_failed_one_is_not(server, upstream):
@@ -169,16 +144,7 @@ async def test_a_cancelled_answer_is_part_of_the_next_prompt_and_a_failed_one_is
     ]
 
 
-async def test_a_failed_answer_does_not_count_among_the_newest(server, upstream):
-    made = await server.new_conversation(context=POLICY(max_messages=3))
-    failing = Script([role(), text("failed"), Close()])
-    upstream.reply_next(answer("a1"), failing, failing, answer("a4"))
-    for payload in ("q1", "q2", "q3", "q4"):
-        await server.stream(payload, conversation_id=made.id).end()
-    assert prompt(upstream) == [("user", "q2\n\nq3\n\nq4")]
-
-
-async def test_a_tool_call_makes_its_round(server, upstream):
+async def test_a_tool_call_and_its_result_round_trip(server, upstream):
     tools = [chat_pb2.Tool(name="weather", parameters="{}")]
     upstream.reply_next(
         Script(
@@ -219,14 +185,33 @@ async def test_a_tool_call_makes_its_round(server, upstream):
     ]
 
 
-async def test_a_tool_call_without_its_result_is_left_out(server, upstream):
-    tools = [chat_pb2.Tool(name="weather", parameters="{}")]
-    upstream.reply_next(
-        Script([role(), tool_call(0, "{}", call_id="c1", name="weather"), finish("tool_calls"), done()])
-    )
-    first = await server.stream("Weather?", tools=tools).end()
-    await server.stream("Never mind", tools=tools, conversation_id=first.conversation_id).end()
-    assert prompt(upstream) == [("user", "Weather?\n\nNever mind")]
+async def test_reasoning_text_does_not_go_back(server, upstream):
+    upstream.reply_next(Script([role(), reasoning("hm"), text("42"), finish(), done()]))
+    first = await server.stream("One").end()
+    await server.stream("Two", conversation_id=first.conversation_id).end()
+    assert prompt(upstream) == [("user", "One"), ("assistant", "42"), ("user", "Two")]
+
+
+async def test_the_trace_is_passed_on(server, upstream):
+    trace = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
+    for given in (trace, "not a trace", trace.upper()):
+        call = server.chat.StreamReply(ask(), metadata=(("traceparent", given),))
+        async for _ in call:
+            pass
+    assert [request.headers.get("traceparent") for request in upstream.requests] == [trace, None, None]
+
+
+async def test_an_answer_in_progress_is_not_in_anothers_prompt(server, upstream):
+    go = asyncio.Event()
+    upstream.reply_next(Script([role(), text("half"), Wait(go), text(" whole"), finish(), done()]))
+    first = await server.stream("One").until_text("half")
+    told = await refused(server.chat.StreamReply(ask("Two", conversation_id=first.conversation_id)))
+    assert told.reason == "REPLY_IN_PROGRESS"
+    go.set()
+    await first.end()
+    await server.stream("Two", conversation_id=first.conversation_id).end()
+    assert prompt(upstream) == [("user", "One"), ("assistant", "half whole"), ("user", "Two")]
+    await until(lambda: not server.running)
 
 
 async def test_a_result_whose_call_the_conversation_does_not_have_is_refused_by_its_id(server, upstream):
@@ -244,88 +229,3 @@ async def test_a_result_whose_call_the_conversation_does_not_have_is_refused_by_
     told = await refused(server.conversations.CreateConversation(creation))
     assert (told.reason, told.message) == ("INVALID_REQUEST", message.format("messages[1]"))
     assert len(upstream.requests) == 1
-
-
-async def test_results_that_come_in_two_requests_leave_the_conversation_alive(server, upstream):
-    made = await server.new_conversation()
-    calls = [tool_call(0, "{}", call_id="c1", name="weather"), tool_call(1, "{}", call_id="c2", name="time")]
-    upstream.reply_next(Script([role(), *calls, finish("tool_calls"), done()]))
-    await server.stream("Both?", tools=[TOOL, TIME], conversation_id=made.id).end()
-    await server.stream("", input=[answered("c1", "rain")], tools=[TOOL, TIME], conversation_id=made.id).end()
-    await server.stream("", input=[answered("c2", "noon")], tools=[TOOL, TIME], conversation_id=made.id).end()
-    await server.stream("Thanks", conversation_id=made.id).end()
-    assert prompt(upstream) == [
-        ("user", "Both?"),
-        ("assistant", None),
-        ("tool", "rain"),
-        ("assistant", "Hello, world"),
-        ("user", "[result of time] noon"),
-        ("assistant", "Hello, world"),
-        ("user", "Thanks"),
-    ]
-    assert [call["function"]["name"] for call in upstream.requests[-1].json["messages"][1]["tool_calls"]] == ["weather"]
-
-
-async def test_input_that_the_provider_refused_as_too_large_is_left_out_of_later_prompts(server, upstream):
-    made = await server.new_conversation()
-    await server.stream("One", conversation_id=made.id).end()
-    overflow = '/script {"text": "", "fault": {"kind": "error", "reason": "PROVIDER_CONTEXT_TOO_LARGE"}} Far too long'
-    failed = await server.stream(overflow, conversation_id=made.id, model="scripted").end()
-    assert failed.terminal.failed.error.reason == errors_pb2.ERROR_REASON_PROVIDER_CONTEXT_TOO_LARGE
-    await server.stream("Shorter", conversation_id=made.id).end()
-    assert prompt(upstream) == [("user", "One"), ("assistant", "Hello, world"), ("user", "Shorter")]
-    page = await server.messages(made.id)
-    assert overflow in [text_of(message) for message in page.messages]
-
-
-async def test_a_failed_answer_that_the_caller_writes_on_from_is_part_of_later_prompts(server, upstream):
-    made = await server.new_conversation()
-    upstream.reply_next(Script([role(), text("half"), Close()]))
-    failed = await server.stream("One", conversation_id=made.id).end()
-    partial = failed.chunks[0].accepted.message_id
-    await server.stream("Go on", conversation_id=made.id, after_message_id=partial).end()
-    expected = [("user", "One"), ("assistant", "half"), ("user", "Go on")]
-    assert prompt(upstream) == expected
-    await server.stream("And then?", conversation_id=made.id).end()
-    assert prompt(upstream) == [*expected, ("assistant", "Hello, world"), ("user", "And then?")]
-
-
-async def test_reasoning_text_does_not_go_back(server, upstream):
-    upstream.reply_next(Script([role(), reasoning("hm"), text("42"), finish(), done()]))
-    first = await server.stream("One").end()
-    await server.stream("Two", conversation_id=first.conversation_id).end()
-    assert prompt(upstream) == [("user", "One"), ("assistant", "42"), ("user", "Two")]
-
-
-async def test_the_trace_is_passed_on(server, upstream):
-    trace = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
-    for given in (trace, "not a trace", trace.upper()):
-        call = server.chat.StreamReply(ask(), metadata=(("traceparent", given),))
-        async for _ in call:
-            pass
-    assert [request.headers.get("traceparent") for request in upstream.requests] == [trace, None, None]
-
-
-async def test_the_prompt_of_a_fork_is_its_own_branch(server, upstream):
-    first = await server.stream("One").end()
-    second = await server.stream("Two", conversation_id=first.conversation_id).end()
-    assert second.text
-    await server.stream(
-        "Instead of two",
-        conversation_id=first.conversation_id,
-        after_message_id=first.chunks[0].accepted.message_id,
-    ).end()
-    assert prompt(upstream) == [("user", "One"), ("assistant", "Hello, world"), ("user", "Instead of two")]
-
-
-async def test_an_answer_in_progress_is_not_in_anothers_prompt(server, upstream):
-    go = asyncio.Event()
-    upstream.reply_next(Script([role(), text("half"), Wait(go), text(" whole"), finish(), done()]))
-    first = await server.stream("One").until_text("half")
-    told = await refused(server.chat.StreamReply(ask("Two", conversation_id=first.conversation_id)))
-    assert told.reason == "REPLY_IN_PROGRESS"
-    go.set()
-    await first.end()
-    await server.stream("Two", conversation_id=first.conversation_id).end()
-    assert prompt(upstream) == [("user", "One"), ("assistant", "half whole"), ("user", "Two")]
-    await until(lambda: not server.running)

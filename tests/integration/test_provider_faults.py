@@ -1,4 +1,4 @@
-"""What becomes of a reply when its provider fails, in every way that providers have, end to end."""
+"""The outcome of a reply for every kind of provider failure, end to end."""
 
 import contextlib
 import socket
@@ -6,7 +6,7 @@ import socket
 import grpc
 import pytest
 
-from tests.integration.served import COMPLETED, FAILED, error_reason, reason, text_of
+from tests.integration.served import COMPLETED, FAILED, error_reason, text_of
 from tests.upstream import (
     Close,
     Raw,
@@ -14,7 +14,6 @@ from tests.upstream import (
     Script,
     answer,
     chunk,
-    comment,
     done,
     error_event,
     event,
@@ -50,7 +49,7 @@ async def failed(server, script):
 
 
 @pytest.mark.parametrize("count", [2**31, 2**64 - 1, 10**30, -1])
-async def test_a_count_that_cannot_be_true_keeps_nobody_from_the_conversation(server, upstream, count):
+async def test_an_impossible_token_count_does_not_block_the_conversation(server, upstream, count):
     made = await server.new_conversation()
     upstream.reply_next(Script([role(), text("said"), finish(), usage(count, 7), done()]))
     watch = await server.stream("Ask", conversation_id=made.id).end()
@@ -138,12 +137,6 @@ async def test_the_wait_of_a_429_is_passed_on(server, header, seconds):
     assert dict(error.metadata) == {"http_status": "429"}
 
 
-async def test_a_finish_without_done_is_complete(server, upstream):
-    upstream.reply_with(Script([role(), text("all"), finish(), Close()]))
-    watch = await server.stream().end()
-    assert (watch.text, watch.terminal.finished.reason) == ("all", reason("STOP"))
-
-
 async def test_a_try_again_after_a_failure_does_not_repeat_the_message(server, upstream):
     upstream.reply_next(Script([role(), text("Half"), Close()]))
     first = await server.stream("Ask").end()
@@ -157,14 +150,6 @@ async def test_a_try_again_after_a_failure_does_not_repeat_the_message(server, u
     assert shown == [("Hello, world", False), ("Half", True), ("Ask", False)]
     head = await server.messages(first.conversation_id)
     assert [text_of(message) for message in head.messages] == ["Hello, world", "Ask"]
-
-
-async def test_comments_and_odd_framing_are_read(server, upstream):
-    body = b"".join([comment(), role(), text("a"), comment(), text("b"), finish(), usage(), done()])
-    body = body.replace(b"data: ", b"data:").replace(b"\n", b"\r\n")
-    upstream.reply_with(Script([body[i : i + 7] for i in range(0, len(body), 7)]))
-    watch = await server.stream().end()
-    assert (watch.text, watch.terminal.finished.reason) == ("ab", reason("STOP"))
 
 
 async def test_code_points_split_anywhere(server, upstream):
@@ -220,7 +205,7 @@ async def test_cached_and_reasoning_tokens_are_counted_and_paid(server, upstream
     assert row == [(100, 40, 50, 30, count.cost_nano_usd)]
 
 
-async def test_a_price_that_is_not_known_is_no_zero(server):
+async def test_an_unknown_price_is_not_zero(server):
     watch = await server.stream(model="plain").end()
     assert not watch.terminal.finished.usage.HasField("cost_nano_usd")
     assert not (await server.get(watch.reply_id)).usage.HasField("cost_nano_usd")
@@ -232,7 +217,7 @@ async def test_a_failed_attempt_that_cost_nothing(server):
     assert server.sql("select state, error_reason, prompt_tokens from usage") == [("FAILED", "PROVIDER_UNAVAILABLE", 0)]
 
 
-async def test_tool_calls_that_broke_off_are_no_message(server):
+async def test_incomplete_tool_calls_are_not_stored(server):
     error, _, reply = await failed(server, Script([role(), tool_call(0, '{"a":', call_id="c", name="f"), Close()]))
     assert error.reason == error_reason("PROVIDER_TRUNCATED")
     assert not reply.HasField("message")
@@ -244,20 +229,3 @@ async def test_failures_do_not_spoil_the_connection_pool(server, upstream):
         watches = [await server.stream().end() for _ in range(3)]
         assert watches[-1].text == "fine"
     assert upstream.open_connections <= 2
-
-
-async def test_a_hundred_replies_at_once(server, upstream):
-    upstream.reply_with(lambda request: answer(request.json["messages"][-1]["content"]))
-    watches = [server.stream(f"no. {n}") for n in range(100)]
-    for n, watch in enumerate(watches):
-        await watch.end()
-        assert (watch.text, watch.terminal.finished.reason) == (f"no. {n}", reason("STOP"))
-    assert server.sql("select state, count(*) from reply group by state") == [("COMPLETED", 100)]
-
-
-async def test_the_scripted_model_needs_no_provider(server, upstream):
-    watch = await server.stream('/script {"text": "all by myself", "delay_s": 0}', model="scripted").end()
-    assert (watch.text, watch.chunks[0].accepted.model) == ("all by myself", "scripted")
-    assert (await server.get(watch.reply_id)).state == COMPLETED
-    assert not upstream.requests
-    assert watch.terminal.finished.model == "scripted"

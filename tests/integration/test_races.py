@@ -1,4 +1,4 @@
-"""P18: cancel, completion, failure, silence and limits of time meet, many times. One end, the same for everybody."""
+"""P18: cancel, completion, failure, silence and time limits race. Each reply has one end, the same everywhere."""
 
 import asyncio
 import random
@@ -13,7 +13,7 @@ AT_ONCE = 40
 MOMENT_S = 0.06
 
 
-async def test_all_ends_meet(serve, upstream):
+async def test_all_ends_race(serve, upstream):
     server = await serve(provider=f"timeouts = {{ idle = {MOMENT_S} }}", disconnect_cancel_s=MOMENT_S)
     dice = random.Random(18)
 

@@ -1,4 +1,4 @@
-"""What stands beside the chat: catalog, health, reflection, metrics, and what a later release will serve."""
+"""Services beside Chat: catalog, health, reflection, metrics, and RPCs that are not served yet."""
 
 import asyncio
 import urllib.request
@@ -44,7 +44,7 @@ async def test_the_models(server):
     ]
 
 
-async def test_what_is_not_served_yet_says_so(server):
+async def test_unserved_rpcs_return_unimplemented(server):
     calls = {
         "GetQuota": server.catalog.GetQuota(catalog_pb2.GetQuotaRequest()),
         "SetProviderKey": server.admin.SetProviderKey(admin_pb2.SetProviderKeyRequest(provider="up", api_key="k")),
@@ -59,15 +59,7 @@ async def test_what_is_not_served_yet_says_so(server):
         assert "is not served by this release" in caught.value.details()
 
 
-async def test_health(server):
-    for service in ("", "parley.v1.Chat", "liveness"):
-        assert await server.ready(service)
-    with pytest.raises(grpc.aio.AioRpcError) as caught:
-        await server.ready("unknown")
-    assert caught.value.code() == grpc.StatusCode.NOT_FOUND
-
-
-async def test_who_watches_health_sees_the_drain(server, upstream):
+async def test_a_health_watch_reports_the_drain(server, upstream):
     upstream.reply_with(HANGING)
     watch = await server.stream().until_text("on and")
     caller = server.caller()

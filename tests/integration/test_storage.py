@@ -1,4 +1,4 @@
-"""The database under load and out of reach: how much is written, and what goes on without it."""
+"""The database under load and during outages: how much is written, and what works without it."""
 
 import asyncio
 import sqlite3

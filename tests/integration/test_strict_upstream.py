@@ -1,4 +1,4 @@
-"""Conversations live on with an upstream that demands strict turns, whatever has failed in them."""
+"""Conversations continue after failures with an upstream that requires alternating roles."""
 
 import itertools
 

@@ -141,7 +141,7 @@ def as_client(files):
     return grpc.ssl_channel_credentials(files["ca.pem"], files["client.key"], files["client.pem"])
 
 
-async def test_new_files_are_taken_while_the_server_runs(pki, sign, serve):
+async def test_new_certificates_are_loaded_while_the_server_runs(pki, sign, serve):
     app = await serve(certificate="server.pem", key="server.key", client_ca="ca.pem")
     assert await renew(app) is False  # nothing is new
     async with parley.Client(f"localhost:{app.port}", tls=as_client(pki)) as before:
@@ -162,7 +162,7 @@ async def test_new_files_are_taken_while_the_server_runs(pki, sign, serve):
 
 
 @pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3], ids=str)
-async def test_a_session_that_a_caller_has_kept_spares_it_no_check(pki, sign, tmp_path, serve, version):
+async def test_a_resumed_tls_session_is_checked_again(pki, sign, tmp_path, serve, version):
     app = await serve(certificate="server.pem", key="server.key", client_ca="ca.pem")
     caller = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     caller.check_hostname, caller.verify_mode = False, ssl.CERT_NONE
@@ -187,14 +187,14 @@ async def test_a_session_that_a_caller_has_kept_spares_it_no_check(pki, sign, tm
         await asyncio.to_thread(handshake, kept)
 
 
-async def test_a_caller_that_names_no_host_gets_the_new_ones_too(pki, sign, serve):
+async def test_a_caller_without_sni_gets_the_new_certificate(pki, sign, serve):
     app = await serve(certificate="server.pem", key="server.key")
     renewed = sign()
     assert await renew(app)
     assert (await answer(app.port, grpc.ssl_channel_credentials(renewed["ca.pem"]), host="127.0.0.1")).id
 
 
-async def test_files_that_do_not_fit_change_nothing(pki, openssl, tmp_path, serve, caplog):
+async def test_mismatched_certificate_files_change_nothing(pki, openssl, tmp_path, serve, caplog):
     app = await serve(certificate="server.pem", key="server.key")
     whole = (tmp_path / "server.key").read_bytes()
     (tmp_path / "server.key").write_bytes((tmp_path / "client.key").read_bytes())
@@ -209,7 +209,7 @@ async def test_files_that_do_not_fit_change_nothing(pki, openssl, tmp_path, serv
     assert (await answer(app.port, grpc.ssl_channel_credentials(pki["ca.pem"]))).id
 
 
-async def test_a_server_looks_by_itself(pki, sign, tmp_path):
+async def test_a_server_reloads_certificates_periodically(pki, sign, tmp_path):
     clock = ManualClock()
     certificates = Certificates(tmp_path / "server.pem", tmp_path / "server.key")
     before = certificates.configuration

@@ -1,12 +1,11 @@
-"""One generation at a time in a conversation: REJECT, INTERRUPT, and what comes after an end."""
+"""One generation at a time in a conversation: REJECT, INTERRUPT, and the next message after an end."""
 
 import asyncio
 
 import grpc
 import pytest
-from parley.v1 import chat_pb2, resources_pb2
+from parley.v1 import chat_pb2
 
-from tests.clock import until
 from tests.integration.served import CANCELLED, COMPLETED, LIMIT_S, Watch, ask, reason, refused, text_of
 from tests.upstream import Hang, Script, Wait, done, finish, role, text
 
@@ -56,36 +55,11 @@ async def test_an_interrupt_follows_the_text_that_it_cut(server, upstream):
     assert contents == ["One", "on and", "Two"]
 
 
-async def test_an_interrupt_of_a_reply_without_text_follows_its_question(server, upstream):
-    upstream.reply_next(Script([Hang()]))
-    first = server.stream("One")
-    await first.accepted()
-    await until(lambda: len(upstream.requests) == 1)
-    await server.stream("Two", conversation_id=first.conversation_id, concurrency=INTERRUPT).end()
-    await first.end()
-    assert not (await server.get(first.reply_id)).HasField("message")
-    page = await server.messages(first.conversation_id)
-    assert [text_of(message) for message in reversed(page.messages)] == ["One", "Two", "Hello, world"]
-
-
 async def test_an_interrupt_with_nothing_to_interrupt(server):
     first = await server.stream("One").end()
     second = await server.stream("Two", conversation_id=first.conversation_id, concurrency=INTERRUPT).end()
     assert (await server.get(first.reply_id)).state == COMPLETED
     assert second.text == "Hello, world"
-
-
-async def test_an_interrupt_that_is_refused_interrupts_nothing(server, upstream):
-    upstream.reply_with(HANGING)
-    first = await server.stream("One").until_text("on and")
-    where = {"conversation_id": first.conversation_id, "concurrency": INTERRUPT}
-    for request in (ask("Two", model="no-such", **where), ask("", **where), ask("x" * 5000, model="plain", **where)):
-        await refused(server.chat.StreamReply(request))
-    image = resources_pb2.Image(image_id="unknown")
-    message = resources_pb2.Message(role=1, parts=[resources_pb2.Part(image=image)])
-    assert (await refused(server.chat.StreamReply(ask("", input=[message], **where)))).reason == "IMAGE_NOT_FOUND"
-    assert list(server.running) == [first.reply_id]
-    assert not upstream.aborts
 
 
 async def test_an_interrupt_regenerates_what_runs(server, upstream):

@@ -1,4 +1,4 @@
-"""Ways to cut a body into reads. Each gives the places of the cuts: byte `n` is the first one of the next read."""
+"""Ways to cut a body into reads. Each returns the positions of the cuts: byte `n` is the first of the next read."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A plain reading of a chat-completions stream: what its JSON says, found with dictionaries and no regard to speed.
+"""A simple reader of chat-completions streams, based on dictionaries and without optimisation.
 
 It shares no code with the provider, so that the two can be compared. An answer is read whole; nothing here can depend
 on how its bytes came.

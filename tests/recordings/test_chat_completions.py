@@ -1,4 +1,4 @@
-"""Recorded streams of real vendors, read by the shipped provider: what they say, however their bytes were cut.
+"""The provider reads recorded streams of real vendors correctly, however their bytes are cut.
 
 `PARLEY_RECORDINGS` names their folder; `tests/recordings/folder.py` says what it must hold.
 """

@@ -1,4 +1,4 @@
-"""Who may listen on a port that workers share, before they do, while they do and afterwards."""
+"""Which servers may bind a port that workers share: before, while and after they serve."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def refuse_all_others(address: Address, reach: str) -> None:
     ("host", "reach"),
     [("127.0.0.1", "127.0.0.1"), ("localhost", "127.0.0.1"), ("0.0.0.0", "127.0.0.1"), ("::", "::1"), ("::1", "::1")],
 )
-def test_workers_share_it_and_nobody_else_does(host: str, reach: str) -> None:
+def test_only_workers_share_the_port(host: str, reach: str) -> None:
     with SharedPort(Address(host=host, port=0)) as port:
         address = port.address
         assert address.port > 0
@@ -55,7 +55,7 @@ def test_workers_share_it_and_nobody_else_does(host: str, reach: str) -> None:
     stop(served(address, share=False))
 
 
-def test_nobody_gets_through_who_does_not_listen() -> None:
+def test_a_reserved_port_refuses_connections() -> None:
     with (
         SharedPort(Address(host="127.0.0.1", port=0)) as port,
         pytest.raises(ConnectionRefusedError),
@@ -63,7 +63,7 @@ def test_nobody_gets_through_who_does_not_listen() -> None:
         socket.create_connection(("127.0.0.1", port.address.port), timeout=5)
 
 
-def test_a_port_that_somebody_has_is_refused() -> None:
+def test_a_port_in_use_is_refused() -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         address = Address(host="127.0.0.1", port=taken.getsockname()[1])
         with pytest.raises(OSError, match="the port is in use"), SharedPort(address):
@@ -89,7 +89,7 @@ def test_the_ended_connections_of_the_server_before_do_not_matter(share: bool) -
         stop(served(address, share=True))
 
 
-def test_of_several_that_ask_at_once_one_at_most_gets_it() -> None:
+def test_at_most_one_of_concurrent_requests_gets_the_port() -> None:
     """None is possible: then each has seen another that was about to."""
     count = 4
     together, outcomes = threading.Barrier(count), []
@@ -119,7 +119,7 @@ def test_a_host_that_is_not_ours_is_said_so(host: str) -> None:
         pass
 
 
-def test_who_joins_a_port_gets_its_addresses_as_grpc_writes_them() -> None:
+def test_joining_a_port_returns_its_addresses_for_grpc() -> None:
     with SharedPort(Address(host="localhost", port=0)) as port:
         with SharedPort(port.address, join=True) as joined:
             assert joined.targets == port.targets
@@ -127,7 +127,7 @@ def test_who_joins_a_port_gets_its_addresses_as_grpc_writes_them() -> None:
         refuse_all_others(port.address, "127.0.0.1")
 
 
-def test_nobody_joins_a_port_that_is_not_shared() -> None:
+def test_an_unshared_port_cannot_be_joined() -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         address = Address(host="127.0.0.1", port=taken.getsockname()[1])
         with pytest.raises(OSError, match="the port is in use"), SharedPort(address, join=True):

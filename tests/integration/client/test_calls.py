@@ -1,4 +1,4 @@
-"""Unary calls over a real socket: repeated where that is safe, typed errors, pages, identity."""
+"""Unary calls of the Python client over a real socket: retries, deadlines, identity and closing."""
 
 import asyncio
 
@@ -6,7 +6,7 @@ import grpc
 import parley
 import pytest
 from parley import errors
-from parley.v1 import catalog_pb2, chat_pb2, conversations_pb2, resources_pb2
+from parley.v1 import catalog_pb2, resources_pb2
 
 from tests.scripted_server import Abort, finished, refusal, running, text
 
@@ -36,7 +36,7 @@ async def test_every_call_carries_the_identity(server, client):
         assert (call.metadata["authorization"], call.metadata["x-end-user"]) == ("Bearer key", "ann")
 
 
-async def test_a_client_that_acts_for_another_end_user_shares_the_connection(server, client):
+async def test_acting_for_another_end_user_shares_the_connection(server, client):
     server.unary["GetReply"] = [REPLY]
     server.unary["GetConversation"] = [resources_pb2.Conversation(id="c")]
     server.log = [text(1, "a"), finished(2)]
@@ -52,7 +52,7 @@ async def test_a_client_that_acts_for_another_end_user_shares_the_connection(ser
         await client.get_reply("reply-1")
 
 
-async def test_an_end_user_that_metadata_cannot_carry_is_refused():
+async def test_a_non_ascii_end_user_is_refused():
     with pytest.raises(ValueError, match="x-end-user"):
         parley.Client("127.0.0.1:1", end_user="Zoë")
     async with parley.Client("127.0.0.1:1") as client:
@@ -60,13 +60,7 @@ async def test_an_end_user_that_metadata_cannot_carry_is_refused():
             client.acting_for("Zoë")
 
 
-async def test_a_cut_call_is_repeated(server, client):
-    server.unary["GetReply"] = [BARE, refusal(grpc.StatusCode.UNAVAILABLE, "DRAINING"), REPLY]
-    assert await client.get_reply("reply-1") == REPLY
-    assert len(server.calls) == 3
-
-
-async def test_create_reply_is_repeated_with_one_key_and_one_wait(server, client):
+async def test_create_reply_retries_keep_the_request_id_and_the_total_wait(server, client):
     def slow_then_answer(request):
         return BARE if len(server.calls) < 3 else REPLY
 
@@ -78,7 +72,7 @@ async def test_create_reply_is_repeated_with_one_key_and_one_wait(server, client
     assert 5 >= waits[0] > waits[1] > waits[2] > 0
 
 
-async def test_create_reply_without_wait_sends_none(server, client):
+async def test_create_reply_without_wait_leaves_the_field_unset(server, client):
     server.unary["CreateReply"] = [REPLY]
     await client.create_reply("Hi")
     await client.create_reply("Hi", wait_s=0)
@@ -88,15 +82,7 @@ async def test_create_reply_without_wait_sends_none(server, client):
     assert second.wait.ToNanoseconds() == 0
 
 
-async def test_a_change_of_a_conversation_is_not_repeated(server, client):
-    server.unary["UpdateConversation"] = [BARE]
-    with pytest.raises(parley.Unavailable):
-        await client.conversations.update(resources_pb2.Conversation(id="c", title="t"), fields=["title"])
-    assert len(server.calls) == 1
-    assert server.calls[0].request.update_mask.paths == ["title"]
-
-
-async def test_a_call_gives_up(server):
+async def test_a_call_stops_retrying_after_max_elapsed(server):
     now = [0.0]
 
     async def sleep(delay_s):
@@ -110,68 +96,11 @@ async def test_a_call_gives_up(server):
     assert now[0] == 3.0
 
 
-async def test_a_refusal_is_typed_and_not_repeated(server, client):
-    server.unary["GetReply"] = [refusal(grpc.StatusCode.NOT_FOUND, "REPLY_NOT_FOUND")]
-    with pytest.raises(errors.ReplyNotFound, match="as scripted"):
-        await client.get_reply("reply-1")
-    assert len(server.calls) == 1
-
-
-async def test_pages_are_read_on_demand(server, client):
-    def page(request):
-        number = int(request.page_token or "0")
-        found = [resources_pb2.Conversation(id=f"c{2 * number + i}") for i in range(2)]
-        token = str(number + 1) if number < 2 else ""
-        return conversations_pb2.ListConversationsResponse(conversations=found, next_page_token=token)
-
-    server.unary["ListConversations"] = page
-    listing = client.conversations.list(query="x", page_size=2)
-    assert (await anext(listing)).id == "c0"
-    assert len(server.calls) == 1
-    assert [conversation.id async for conversation in listing] == ["c1", "c2", "c3", "c4", "c5"]
-    assert [call.request.page_token for call in server.calls] == ["", "1", "2"]
-
-
-async def test_the_other_conversation_calls(server, client):
-    conversation = resources_pb2.Conversation(id="c", title="t")
-    message = resources_pb2.Message(id="m", role=resources_pb2.ROLE_USER)
-    server.unary["CreateConversation"] = server.unary["GetConversation"] = [conversation]
-    server.unary["DeleteConversation"] = [conversations_pb2.DeleteConversationResponse()]
-    server.unary["ListMessages"] = [conversations_pb2.ListMessagesResponse(messages=[message])]
-    server.unary["GetImage"] = [resources_pb2.Image(data=b"x")]
-    assert await client.conversations.create(conversation, messages=[message]) == conversation
-    assert server.calls[0].request.request_id
-    assert await client.conversations.get("c") == conversation
-    assert [found async for found in client.conversations.messages("c")] == [message]
-    assert (await client.conversations.image("i")).data == b"x"
-    await client.conversations.delete("c", etag="e")
-    assert server.calls[-1].request == conversations_pb2.DeleteConversationRequest(conversation_id="c", etag="e")
-
-
-async def test_polls_follow_the_cursor_to_the_end(server, client):
-    answers = [
-        chat_pb2.PollReplyResponse(chunks=[text(2, "a")], after_sequence=2),
-        chat_pb2.PollReplyResponse(after_sequence=2),
-        chat_pb2.PollReplyResponse(chunks=[text(3, "b"), finished(4)], after_sequence=4),
-    ]
-    server.unary["PollReply"] = list(answers)
-    assert [answer async for answer in client.polls("reply-1", wait_s=1)] == answers
-    assert [call.request.after_sequence for call in server.calls] == [0, 2, 2]
-
-
 async def test_models_and_quotas(server, client):
     server.unary["ListModels"] = [catalog_pb2.ListModelsResponse(models=[resources_pb2.Model(alias="fast")])]
     server.unary["GetQuota"] = [catalog_pb2.GetQuotaResponse(quotas=[resources_pb2.Quota(name="q")])]
     assert [model.alias for model in await client.models()] == ["fast"]
     assert [quota.name for quota in await client.quotas()] == ["q"]
-
-
-async def test_cancel_names_one_target(server, client):
-    server.unary["Cancel"] = [REPLY]
-    assert await client.cancel(conversation_id="c", reason="stop") == REPLY
-    assert server.calls[0].request == chat_pb2.CancelRequest(conversation_id="c", reason="stop")
-    with pytest.raises(ValueError, match="exactly one"):
-        await client.cancel(conversation_id="c", reply_id="r")
 
 
 async def test_closing_the_client_wakes_a_call_between_two_attempts(server):
@@ -190,7 +119,7 @@ async def test_closing_the_client_wakes_a_call_between_two_attempts(server):
         await asyncio.wait_for(task, 5.0)
 
 
-async def test_a_sleep_that_fails_is_told(server):
+async def test_an_error_of_the_sleep_function_reaches_the_caller(server):
     server.unary["GetReply"] = [BARE]
 
     async def sleep(delay_s):

@@ -1,4 +1,4 @@
-"""`parley chat` as its users have it: a process in a pseudo-terminal, or one whose output is piped."""
+"""`parley chat` as a process in a pseudo-terminal, and with piped input and output."""
 
 import asyncio
 import os
@@ -133,7 +133,7 @@ def cancellable(server, *before):
     return [*before, Wait(cancelled), end]
 
 
-async def test_an_answer_streams_and_ctrl_c_stops_the_reply_and_not_the_program(server, terminal):
+async def test_ctrl_c_stops_the_streaming_reply_but_not_the_program(server, terminal):
     go_on = asyncio.Event()
     server.scripts.append([accepted(), text(1, "Hello "), Wait(go_on), text(2, "world"), finished(3)])
     server.scripts.append(cancellable(server, accepted(), text(1, "One, two, ")))
@@ -169,7 +169,7 @@ async def test_an_answer_streams_and_ctrl_c_stops_the_reply_and_not_the_program(
 
 
 @pytest.mark.parametrize("key", ["\x03", "\x04"], ids=["Ctrl-C", "Ctrl-D"])
-async def test_at_the_prompt_it_leaves(terminal, key):
+async def test_ctrl_c_and_ctrl_d_at_the_prompt_exit(terminal, key):
     await terminal.expect("> ")
     # CPython's input() misses a signal that comes between its prompt and its select(); a user presses again.
     async with asyncio.timeout(10):
@@ -179,7 +179,7 @@ async def test_at_the_prompt_it_leaves(terminal, key):
     assert terminal.process.returncode == 0
 
 
-async def test_a_second_ctrl_c_leaves_a_reply_that_cannot_be_stopped(server, terminal):
+async def test_a_second_ctrl_c_abandons_a_reply_that_cannot_be_stopped(server, terminal):
     server.unary["Cancel"] = [Abort(grpc.StatusCode.UNAVAILABLE)]
     server.scripts.append([accepted(), text(1, "One, two, "), Wait(asyncio.Event())])
     await terminal.expect("> ")
@@ -246,30 +246,8 @@ async def test_commands_that_only_change_the_chat(server, terminal):
     assert (await server.seen(1, "StreamReply")).request.model == "fast"
 
 
-async def test_a_script_goes_to_the_scripted_model(server, terminal):
-    server.log = [text(1, "ok"), finished(2)]
-    await terminal.expect("> ")
-    terminal.type('/script {"text": "Hi"}\n')
-    await terminal.expect("ok\n")
-    assert (await server.seen(1, "StreamReply")).request.text == '/script {"text": "Hi"}'
-
-
-async def test_a_message_of_several_lines(server, terminal):
-    server.log = [text(1, "ok"), finished(2)]
-    at = await terminal.expect("> ")
-    for line in ("one\\", "two\\", "three"):
-        terminal.type(line + "\n")
-        at = await terminal.expect(line, after=at)
-    at = await terminal.expect("> ", after=await terminal.expect("ok\n", after=at))
-    for line in ('"""', "four", "", "five", '"""'):
-        terminal.type(line + "\n")
-    await terminal.expect("ok\n", after=at)
-    requests = [call.request for call in server.calls if call.method == "StreamReply"]
-    assert [request.text for request in requests] == ["one\ntwo\nthree", "four\n\nfive"]
-
-
 @pytest.mark.parametrize("terminal", ["xterm"], indirect=True)
-async def test_what_is_pasted_is_one_message(server, terminal):
+async def test_pasted_lines_are_one_message(server, terminal):
     server.log = [text(1, "ok"), finished(2)]
     await terminal.expect("> ")
     terminal.type("\x1b[200~one\ntwo\x1b[201~\n")
@@ -277,15 +255,7 @@ async def test_what_is_pasted_is_one_message(server, terminal):
     assert (await server.seen(1, "StreamReply")).request.text == "one\ntwo"
 
 
-async def test_words_are_wrapped_at_the_width_of_the_terminal(server, terminal):
-    termios.tcsetwinsize(terminal.fd, (24, 18))
-    server.log = [text(1, "The quick brown f"), text(2, "ox jumps over it"), finished(3)]
-    await terminal.expect("> ")
-    terminal.type("Hi\n")
-    await terminal.expect("\nfox jumps over it\n", after=await terminal.expect("The quick brown f"))
-
-
-async def test_a_model_that_is_not_there_is_refused_at_the_start(server):
+async def test_an_unknown_model_is_refused_at_start(server):
     refused = "error: there is no model 'slow'; there are 2: scripted, fast\n"
     assert await piped(server, text="Hi", model="slow") == (1, "", refused)
 
@@ -300,13 +270,13 @@ async def test_a_failed_answer_keeps_its_text_and_the_chat(server, terminal):
     await terminal.expect("> ", after=at)
 
 
-async def test_one_answer_and_out(server):
+async def test_one_message_is_answered_and_the_program_exits(server):
     server.log = [text(1, "Hello"), finished(2)]
     assert await piped(server, text="Hi", model="fast") == (0, "Hello\n", "")
     assert (await server.seen(1, "StreamReply")).request.model == "fast"
 
 
-async def test_one_answer_that_fails(server):
+async def test_a_failed_single_answer_exits_with_an_error(server):
     error = reply_error(grpc.StatusCode.ABORTED, "PROVIDER_REJECTED", message="no")
     server.scripts.append([accepted(), text(1, "half"), failed(2, error), Abort(grpc.StatusCode.ABORTED, error)])
     assert await piped(server, text="Hi") == (1, "half\n", "error: no (PROVIDER_REJECTED)\n")
@@ -319,14 +289,14 @@ async def test_reasoning_and_notes_stay_out_of_piped_output(server):
     assert await piped(server, text="Hi", reasoning=True) == (0, "Hello\n", "hm\n... reconnecting\n")
 
 
-async def test_lines_that_are_piped_in_are_messages(server):
+async def test_piped_lines_are_sent_as_messages(server):
     server.log = [text(1, "ok"), finished(2)]
     status, out, _ = await piped(server, stdin=b"one\ntwo\n")
     assert (status, out) == (0, "ok\nok\n")
     assert [call.request.text for call in server.calls if call.method == "StreamReply"] == ["one", "two"]
 
 
-async def test_no_server_is_one_clear_line():
+async def test_a_missing_server_prints_one_line():
     async with running() as gone:
         pass
     line = f"no Parley server at {gone.address}; start one with `parley serve`\n"
@@ -334,7 +304,7 @@ async def test_no_server_is_one_clear_line():
     assert await piped(gone) == (1, "", line)
 
 
-async def test_a_wrong_key_is_told(server, monkeypatch):
+async def test_a_wrong_api_key_is_reported(server, monkeypatch):
     monkeypatch.setenv("PARLEY_API_KEY", "from-environment")
     server.unary["ListModels"] = [refusal(grpc.StatusCode.UNAUTHENTICATED, "UNAUTHENTICATED", message="wrong key")]
     assert await piped(server, text="Hi") == (1, "", "error: UNAUTHENTICATED: wrong key\n")

@@ -1,4 +1,4 @@
-"""Loaded tests run one at a time and in one go, and beside them one other."""
+"""Tests of the group `loaded` run one at a time, in one sequence, with at most one other test beside them."""
 
 import itertools
 import subprocess
@@ -49,7 +49,7 @@ def test_loaded(number):
 """
 
 
-def test_one_loaded_test_and_one_other_at_a_time(tmp_path):
+def test_loaded_tests_run_one_at_a_time_beside_one_other(tmp_path):
     (tmp_path / "conftest.py").write_text(CONFTEST)
     (tmp_path / "test_those.py").write_text(TESTS)
     environment = clean_environment() | {"PYTHONPATH": str(ROOT)}

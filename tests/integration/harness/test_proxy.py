@@ -1,13 +1,10 @@
-"""The wire of `Proxy` changes no byte, and is cut, stalled and slow when it is told to."""
+"""`Proxy` stalls and delays connections without changing a byte."""
 
 import asyncio
 import contextlib
-import random
 import time
 
-import asyncpg
 import pytest
-from redis.asyncio import Redis
 
 from tests.proxy import Proxy
 
@@ -41,49 +38,7 @@ async def ask(reader, writer, data):
     return await asyncio.wait_for(reader.readexactly(len(data)), 5)
 
 
-async def test_every_byte_passes_and_so_does_the_end(echo):
-    data = random.Random(1).randbytes(8 * MIB)
-    async with Proxy(echo) as proxy:
-        for latency_s in (0.0, 0.01):
-            proxy.latency_s = latency_s
-            reader, writer = await asyncio.open_connection("127.0.0.1", proxy.port)
-
-            async def send(writer=writer):
-                writer.write(data)
-                await writer.drain()
-                writer.write_eof()
-
-            sending = asyncio.create_task(send())
-            assert await reader.read() == data
-            await sending
-            writer.close()
-            await writer.wait_closed()
-        assert proxy.accepted == 2
-        assert proxy.bytes == {"to_target": 2 * len(data), "to_client": 2 * len(data)}
-        async with asyncio.timeout(5):
-            while proxy.connections:
-                await asyncio.sleep(0.01)
-
-
-async def test_a_cut_resets_and_refuses_until_it_is_restored(echo):
-    async with Proxy(echo) as proxy:
-        reader, writer = await asyncio.open_connection("127.0.0.1", proxy.port)
-        assert await ask(reader, writer, b"there") == b"there"
-        assert proxy.connections == 1
-        await proxy.cut()
-        assert proxy.connections == 0
-        with pytest.raises(ConnectionResetError):
-            await asyncio.wait_for(reader.read(1), 5)
-        writer.close()
-        with pytest.raises(ConnectionRefusedError):
-            await asyncio.open_connection("127.0.0.1", proxy.port)
-        await proxy.restore()
-        reader, writer = await asyncio.open_connection("127.0.0.1", proxy.port)
-        assert await ask(reader, writer, b"again") == b"again"
-        writer.close()
-
-
-async def test_a_stall_keeps_all_and_forwards_it_later(echo):
+async def test_a_stalled_proxy_forwards_everything_later(echo):
     async with Proxy(echo) as proxy:
         reader, writer = await asyncio.open_connection("127.0.0.1", proxy.port)
         assert await ask(reader, writer, b"there") == b"there"
@@ -100,7 +55,7 @@ async def test_a_stall_keeps_all_and_forwards_it_later(echo):
         new_writer.close()
 
 
-async def test_latency_holds_each_way_and_pieces_do_not_wait_for_one_another(echo):
+async def test_latency_applies_in_each_direction_without_queueing(echo):
     async with Proxy(echo, latency_s=0.1) as proxy:
         reader, writer = await asyncio.open_connection("127.0.0.1", proxy.port)
         started = time.monotonic()
@@ -114,26 +69,3 @@ async def test_latency_holds_each_way_and_pieces_do_not_wait_for_one_another(ech
         assert await ask(reader, writer, b"three") == b"three"
         assert time.monotonic() - started < 0.2
         writer.close()
-
-
-async def test_a_target_that_is_away_looks_like_a_reset(echo):
-    async with Proxy(1) as proxy:
-        reader, writer = await asyncio.open_connection("127.0.0.1", proxy.port)
-        with pytest.raises(ConnectionResetError):
-            await asyncio.wait_for(reader.read(1), 5)
-        writer.close()
-
-
-async def test_postgres_and_redis_pass(shared_postgres, shared_redis):
-    async with Proxy(shared_postgres.port) as before_postgres, Proxy(shared_redis.port) as before_redis:
-        connection = await asyncpg.connect(shared_postgres.url(port=before_postgres.port).replace("+asyncpg", ""))
-        assert await connection.fetchval("SELECT repeat('x', 1000000)") == "x" * 1_000_000
-        async with Redis.from_url(shared_redis.url(port=before_redis.port)) as client:
-            await client.set("word", "x" * 1_000_000)
-            assert await client.get("word") == b"x" * 1_000_000
-            before_redis.stall()
-            with pytest.raises(TimeoutError):
-                await asyncio.wait_for(client.get("word"), 0.1)
-        await before_postgres.cut()
-        with pytest.raises((asyncpg.PostgresConnectionError, asyncpg.InterfaceError, ConnectionError)):
-            await connection.fetchval("SELECT 1")

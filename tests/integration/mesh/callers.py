@@ -1,4 +1,4 @@
-"""Callers through a proxy: many whose streams go on until the test lets them end, and what they must have then."""
+"""Many callers through a proxy, whose streams run until the test ends them, and the checks of what they received."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A server process with a gated upstream, and what stands before it: Envoy, nginx, or nothing."""
+"""A server process with an upstream that the test controls, behind Envoy, nginx or no proxy."""
 
 import contextlib
 

@@ -1,4 +1,4 @@
-"""A caller that speaks HTTP/2 frames itself, since no gRPC client floods a server or refuses to read."""
+"""A caller that writes HTTP/2 frames itself, because a gRPC client cannot flood a server or refuse to read."""
 
 from __future__ import annotations
 

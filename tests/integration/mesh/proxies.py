@@ -1,4 +1,4 @@
-"""Envoy and nginx as operators have them, in front of one server: the configurations of `deploy/` on other ports."""
+"""Envoy and nginx in front of one server, with the configurations of `deploy/` on other ports."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A thousand streams of one caller, who has one connection, are open at once and all complete."""
+"""A thousand concurrent streams on one connection complete."""
 
 from __future__ import annotations
 

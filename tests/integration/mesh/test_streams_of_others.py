@@ -1,4 +1,4 @@
-"""Through a proxy, callers share connections to a server. What one of them does leaves the streams of others alone."""
+"""Behind a proxy, callers share connections to a server. A misbehaving caller does not affect the streams of others."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ async def refusal(call: grpc.aio.UnaryUnaryCall) -> grpc.StatusCode:
     raise AssertionError("it was not refused")
 
 
-async def test_forty_kilobytes_of_header_fields_end_that_call_alone(mesh: Mesh) -> None:
+async def test_40_kb_of_headers_end_only_their_own_call(mesh: Mesh) -> None:
     async with mesh.streams(), open_channel(mesh.address) as channel:
         shares_connections(mesh)
         chat = chat_pb2_grpc.ChatStub(channel)
@@ -58,7 +58,7 @@ async def test_forty_kilobytes_of_header_fields_end_that_call_alone(mesh: Mesh) 
         shares_connections(mesh)
 
 
-async def test_a_path_of_25_000_characters_ends_that_call_alone(mesh: Mesh) -> None:
+async def test_a_path_of_25_000_characters_ends_only_its_own_call(mesh: Mesh) -> None:
     path = f"/parley.v1.Chat/{'a' * LONG_PATH_CHARACTERS}"
     async with mesh.streams(), open_channel(mesh.address) as channel:
         shares_connections(mesh)
@@ -70,7 +70,7 @@ async def test_a_path_of_25_000_characters_ends_that_call_alone(mesh: Mesh) -> N
         shares_connections(mesh)
 
 
-async def test_a_flood_of_cancelled_calls_ends_nobody_else_s_stream(mesh: Mesh) -> None:
+async def test_a_flood_of_cancelled_calls_ends_no_other_stream(mesh: Mesh) -> None:
     async with mesh.streams():
         shares_connections(mesh)
         request = chat_pb2.ReplyRequest(text=script("Never read."), model="scripted")
@@ -91,7 +91,7 @@ async def test_a_flood_of_cancelled_calls_ends_nobody_else_s_stream(mesh: Mesh) 
         shares_connections(mesh)
 
 
-async def test_readers_that_do_not_read_hold_up_nobody_else_s_stream(mesh: Mesh) -> None:
+async def test_stalled_readers_delay_no_other_stream(mesh: Mesh) -> None:
     async with open_channel(mesh.address) as channel, Peer(mesh.port) as peer:
         chat = chat_pb2_grpc.ChatStub(channel)
         made = await chat.CreateReply(chat_pb2.ReplyRequest(text=LONG), timeout=LIMIT_S)

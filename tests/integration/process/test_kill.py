@@ -1,4 +1,4 @@
-"""A server that is killed at random points, again and again: what every reader had, and what is left, hold together."""
+"""A server is killed at random points: the texts that readers received and the stored replies are consistent."""
 
 from __future__ import annotations
 
@@ -261,7 +261,7 @@ class Drill:
 
 @pytest.mark.xdist_group(LOADED)
 @pytest.mark.timeout(240)
-async def test_whatever_the_moment_of_the_kill_readers_and_database_agree(tmp_path) -> None:
+async def test_readers_and_database_agree_after_a_kill_at_any_moment(tmp_path) -> None:
     chance = random.Random(SEED)
     print(f"PARLEY_TEST_SEED={SEED}")
     async with AsyncExitStack() as stack:
@@ -306,7 +306,7 @@ async def read_to_failure(stream: parley.ReplyStream) -> tuple[list[parley.Event
 
 @pytest.mark.timeout(120)
 @pytest.mark.parametrize(("texts", "first_token_s"), [(40, 0.0), (1, 0.0), (0, 30.0)])
-async def test_the_client_rides_through_a_kill_by_itself(tmp_path, texts: int, first_token_s: float) -> None:
+async def test_the_client_recovers_from_a_kill(tmp_path, texts: int, first_token_s: float) -> None:
     """Killed in mid-text, right after the first text, and before it."""
     whole = words("w", 400)
     quick = parley.Backoff(first_s=0.05, max_s=0.2)

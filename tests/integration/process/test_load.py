@@ -1,4 +1,4 @@
-"""Many callers at once, many streams at once, and many that vanish: nothing is lost, and nothing is left behind."""
+"""Many concurrent calls and streams, and many callers that vanish: nothing is lost or left behind."""
 
 from __future__ import annotations
 
@@ -108,7 +108,7 @@ async def test_a_thousand_streams_at_once(tmp_path) -> None:
 
 @pytest.mark.timeout(120)
 @pytest.mark.parametrize("killed", [True, False], ids=["killed", "closed"])
-async def test_callers_that_vanish_leave_nothing_behind_and_their_replies_go_on(tmp_path, killed: bool) -> None:
+async def test_vanished_callers_leave_nothing_and_their_replies_continue(tmp_path, killed: bool) -> None:
     count, whole = 500, words("w", 24)
     async with ServerProcess(tmp_path) as server:
         await server.metrics()

@@ -1,4 +1,4 @@
-"""`parley migrate` as an operator runs it, on PostgreSQL: once, again, at the same time, and where it cannot."""
+"""`parley migrate` on PostgreSQL: on a new, a migrated and a missing database."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ async def test_a_new_database_is_refused_until_it_is_migrated(tmp_path, empty_po
 
 
 @pytest.mark.parametrize("name", ["migrate", "serve"])
-def test_a_database_that_is_not_there(tmp_path, empty_postgres_url, name: str) -> None:
+def test_a_missing_database_is_reported(tmp_path, empty_postgres_url, name: str) -> None:
     url = empty_postgres_url.replace("parley@", "parley:secret@").rpartition("/")[0] + "/absent"
     told = refusal(command(tmp_path, name, PARLEY_DATABASE_URL=url))
     (said,) = [line for line in told.splitlines() if not line.startswith("{")]

@@ -1,6 +1,4 @@
-"""A rolling upgrade: the code of release 1 runs on the schema of release 2, and what it leaves is this code's to go on
-with.
-"""
+"""A rolling upgrade: the code of release 1 runs on the schema of release 2, and this code continues with its data."""
 
 from __future__ import annotations
 
@@ -79,7 +77,7 @@ async def stored(server: ServerProcess, watcher: Watcher) -> resources_pb2.Reply
 
 
 @pytest.mark.parametrize("migrated", [True, False], ids=["new schema first", "old schema first"])
-async def test_the_older_release_and_this_one_take_turns_on_one_file(tmp_path, old_code, migrated) -> None:
+async def test_the_previous_release_and_this_one_can_share_a_file_in_turn(tmp_path, old_code, migrated) -> None:
     """The schema is migrated under the older code, as in a rolling upgrade, or by this code's own start."""
     assert release_of(old_code) == 1
     server = ServerProcess(tmp_path, PYTHONPATH=old_code)

@@ -1,4 +1,4 @@
-"""What Parley writes beside its database is readable by its own user alone, whatever the umask."""
+"""Only the user of the server can read the files of the database, with any umask."""
 
 from __future__ import annotations
 
@@ -60,18 +60,18 @@ async def migrated(folder: Path) -> None:
     assert await command.wait() == 0
 
 
-async def test_files_that_serve_makes_are_readable_by_their_owner_alone(tmp_path, umask) -> None:
+async def test_serve_creates_files_that_only_the_owner_can_read(tmp_path, umask) -> None:
     tmp_path.chmod(0o755)
     async with ServerProcess(tmp_path) as server:
         assert await all_files(server) == dict.fromkeys(PARLEY_FILES, OWNER_ALONE)
 
 
-async def test_files_that_migrate_makes_are_readable_by_their_owner_alone(tmp_path, umask) -> None:
+async def test_migrate_creates_files_that_only_the_owner_can_read(tmp_path, umask) -> None:
     await migrated(tmp_path)
     assert set(modes(tmp_path).values()) == {OWNER_ALONE}
 
 
-async def test_files_that_others_could_read_are_closed_to_them_at_the_next_start(tmp_path) -> None:
+async def test_readable_files_lose_other_permissions_at_the_next_start(tmp_path) -> None:
     async with ServerProcess(tmp_path) as server:
         await all_files(server)
         await server.kill9()

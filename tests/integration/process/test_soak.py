@@ -1,4 +1,4 @@
-"""Many short replies with all that callers do to them: memory, tasks, files and rows stay bounded. And the demo."""
+"""Many short replies with cancels, disconnects and resumes leave memory, tasks, files and rows bounded."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ async def one_reply(server: ServerProcess, chance: random.Random, shared: chat_p
 
 @pytest.mark.xdist_group(LOADED)
 @pytest.mark.timeout(120)
-async def test_nothing_grows(tmp_path) -> None:
+async def test_a_soak_leaves_no_growth(tmp_path) -> None:
     seed = random.randrange(1 << 31)
     print(f"seed {seed}")
     chance, ways = random.Random(seed), Counter()

@@ -1,4 +1,4 @@
-"""What a start refuses, and how the commands say it: exit status 2, and what to do about it, on standard error."""
+"""A start that is refused exits with status 2 and prints on standard error what to do."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def refusal(done: subprocess.CompletedProcess[str]) -> str:
     return done.stderr
 
 
-async def test_a_second_server_on_the_same_file_names_the_first(tmp_path) -> None:
+async def test_a_second_server_on_the_same_file_reports_the_first(tmp_path) -> None:
     async with ServerProcess(tmp_path) as first:
         again = {"PARLEY_DATABASE_URL": first.environment["PARLEY_DATABASE_URL"]}
         for name in ("serve", "migrate"):
@@ -53,7 +53,7 @@ async def test_a_second_server_on_the_same_file_names_the_first(tmp_path) -> Non
             assert await next_one.terminate() == 0
 
 
-def test_a_wrong_configuration_is_told_with_all_its_faults_at_once(tmp_path) -> None:
+def test_all_faults_of_a_configuration_are_reported_at_once(tmp_path) -> None:
     (tmp_path / "wrong.toml").write_text('[server]\nheartbeat_s = 0\n[models.fast]\nprovider = "nobody"\nname = "x"\n')
     faults = {"PARLEY_CONFIG": str(tmp_path / "wrong.toml"), "PARLEY_LOG_LEVEL": "loud", "PARLEY_LISTN": "x"}
     for name in ("serve", "check", "migrate"):
@@ -74,7 +74,7 @@ def test_a_wrong_configuration_is_told_with_all_its_faults_at_once(tmp_path) -> 
         ("[server\n", "line 1"),
     ],
 )
-def test_a_fault_that_only_a_part_can_see_is_told_in_the_same_way(tmp_path, toml: str, words: str) -> None:
+def test_faults_found_by_a_component_are_reported_the_same_way(tmp_path, toml: str, words: str) -> None:
     (tmp_path / "wrong.toml").write_text(toml)
     (tmp_path / "text.pem").write_text("This is no certificate.")
     for name in ("serve", "check"):
@@ -92,7 +92,7 @@ def test_a_fault_that_only_a_part_can_see_is_told_in_the_same_way(tmp_path, toml
         ("sqlite+aiosqlite:///text.db", "text.db"),
     ],
 )
-def test_a_database_that_cannot_be_used(tmp_path, url: str, words: str) -> None:
+def test_an_unusable_database_is_refused_with_its_reason(tmp_path, url: str, words: str) -> None:
     (tmp_path / "text.db").write_text("This is no database." * 100)
     for name in ("serve", "migrate"):
         told = refusal(command(tmp_path, name, PARLEY_DATABASE_URL=url))
@@ -100,12 +100,12 @@ def test_a_database_that_cannot_be_used(tmp_path, url: str, words: str) -> None:
         assert "secret" not in told
 
 
-def test_an_open_server_keeps_to_this_machine(tmp_path) -> None:
+def test_without_credentials_only_loopback_is_allowed(tmp_path) -> None:
     told = refusal(command(tmp_path, "serve", PARLEY_LISTEN="0.0.0.0:0"))
     assert "PARLEY_INSECURE" in told
 
 
-def test_a_port_in_use(tmp_path) -> None:
+def test_a_port_in_use_is_reported(tmp_path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         address = f"127.0.0.1:{taken.getsockname()[1]}"
         told = refusal(command(tmp_path, "serve", "--listen", address))
@@ -131,7 +131,7 @@ def put_release(database: Path, release: int) -> None:
         connection.execute("UPDATE schema_release SET release = ?", (release,))
 
 
-async def test_a_schema_of_the_next_release_is_served_and_one_later_is_refused(tmp_path) -> None:
+async def test_a_schema_one_release_newer_is_served_and_two_newer_is_refused(tmp_path) -> None:
     migrated = command(tmp_path, "migrate")
     assert (migrated.returncode, migrated.stdout) == (0, f"the schema is at release {SCHEMA_RELEASE}\n")
     database = tmp_path / "parley.db"
@@ -146,7 +146,7 @@ async def test_a_schema_of_the_next_release_is_served_and_one_later_is_refused(t
         assert connection.execute("SELECT release FROM schema_release").fetchall() == [(SCHEMA_RELEASE + 1,)]
 
 
-async def test_serve_brings_a_database_without_a_schema_up_to_date(tmp_path) -> None:
+async def test_serve_migrates_a_database_without_a_schema(tmp_path) -> None:
     with closing(sqlite3.connect(tmp_path / "parley.db")) as connection, connection:
         connection.execute("CREATE TABLE of_somebody_else (x)")
     async with ServerProcess(tmp_path) as server:
@@ -156,7 +156,7 @@ async def test_serve_brings_a_database_without_a_schema_up_to_date(tmp_path) -> 
     assert (again.returncode, again.stdout) == (0, f"the schema is at release {SCHEMA_RELEASE}\n")
 
 
-def test_the_commands_say_what_they_are(tmp_path) -> None:
+def test_commands_have_help_and_version(tmp_path) -> None:
     told = command(tmp_path, "--help")
     assert told.returncode == 0
     for name in ("serve", "chat", "migrate", "check"):
@@ -176,7 +176,7 @@ def test_the_commands_say_what_they_are(tmp_path) -> None:
     )
 
 
-def test_a_check_shows_where_things_are_and_no_secret(tmp_path) -> None:
+def test_check_shows_addresses_without_secrets(tmp_path) -> None:
     places = {
         "PARLEY_DATABASE_URL": "postgresql+asyncpg://u:secret@db.example.org:5432/parley?ssl=require",
         "PARLEY_REDIS_URL": "rediss://:secret@redis.example.org/2",

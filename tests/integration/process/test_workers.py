@@ -1,4 +1,4 @@
-"""`parley serve --workers N`: one port, replicas of their own, and a supervisor that keeps, counts and ends them."""
+"""`parley serve --workers N`: workers share a port, each is a replica, and a supervisor restarts and stops them."""
 
 from __future__ import annotations
 
@@ -170,7 +170,7 @@ async def test_two_workers_share_a_port(tmp_path, places) -> None:
 
 
 @pytest.mark.timeout(120)
-async def test_one_that_is_killed_is_started_again_and_its_replies_end(tmp_path, places) -> None:
+async def test_a_killed_worker_is_restarted_and_its_replies_end(tmp_path, places) -> None:
     async with Workers(tmp_path, places) as server:
         readers = Readers(server)
         await readers.start(12, words("w", 500), delay_s=0.02)
@@ -209,7 +209,7 @@ async def test_one_that_is_killed_is_started_again_and_its_replies_end(tmp_path,
 
 
 @pytest.mark.parametrize("to_all", [False, True], ids=["the supervisor alone", "every process of the group"])
-async def test_they_drain_together_and_no_reply_is_lost(tmp_path, places, to_all: bool) -> None:
+async def test_workers_drain_together_without_losing_a_reply(tmp_path, places, to_all: bool) -> None:
     text = words("s", 120)
     async with Workers(tmp_path, places, toml=draining(pause_s=0.2, grace_s=60)) as server:
         readers = Readers(server)
@@ -227,7 +227,7 @@ async def test_they_drain_together_and_no_reply_is_lost(tmp_path, places, to_all
         assert server.rows("SELECT count(*) FROM replica") == [(0,)], "no lease is left to run out"
 
 
-async def test_a_second_signal_hurries_all(tmp_path, places) -> None:
+async def test_a_second_signal_skips_the_grace_of_all_workers(tmp_path, places) -> None:
     async with Workers(tmp_path, places, toml=draining(pause_s=0, grace_s=600)) as server:
         readers = Readers(server)
         await readers.start(6, LONG, delay_s=0.02)
@@ -277,7 +277,7 @@ async def test_workers_whose_supervisor_is_killed_drain_and_end(tmp_path, places
         assert port_is_free(server.port)
 
 
-async def test_one_that_hangs_is_missing_from_the_metrics_alone(tmp_path, places) -> None:
+async def test_a_hanging_worker_is_missing_only_from_the_metrics(tmp_path, places) -> None:
     async with Workers(tmp_path, places, toml=QUICK.replace("lease_s = 2", "lease_s = 30")) as server:
         pid = server.pids()[0]
         os.kill(pid, signal.SIGSTOP)
@@ -289,7 +289,7 @@ async def test_one_that_hangs_is_missing_from_the_metrics_alone(tmp_path, places
         assert await server.terminate() == 0
 
 
-async def test_no_other_server_gets_the_port(tmp_path, places) -> None:
+async def test_another_server_cannot_bind_the_port(tmp_path, places) -> None:
     (tmp_path / "other").mkdir()
     several = {**places, "PARLEY_WORKERS": "2"}
     async with Workers(tmp_path, places) as server:
@@ -302,7 +302,7 @@ async def test_no_other_server_gets_the_port(tmp_path, places) -> None:
         assert told == f"parley serve: cannot listen on {single.address}: the port is in use\n"
 
 
-async def test_a_metrics_port_in_use(tmp_path, places) -> None:
+async def test_a_metrics_port_in_use_is_reported(tmp_path, places) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         address = f"127.0.0.1:{taken.getsockname()[1]}"
         more = {**places, "PARLEY_WORKERS": "2", "PARLEY_METRICS_LISTEN": address}
@@ -322,7 +322,7 @@ def test_several_workers_need_postgresql_and_redis(tmp_path, postgres_url) -> No
     assert not list(tmp_path.iterdir()), "nothing was begun"
 
 
-def test_a_schema_that_is_missing_ends_all(tmp_path, empty_postgres_url, shared_redis) -> None:
+def test_a_missing_schema_ends_all_workers(tmp_path, empty_postgres_url, shared_redis) -> None:
     places = {"PARLEY_DATABASE_URL": empty_postgres_url, "PARLEY_REDIS_URL": shared_redis.url()}
     told = refusal(command(tmp_path, "serve", "--workers", "3", **places))
     said = [line for line in told.splitlines() if not line.startswith("{")]
@@ -331,7 +331,7 @@ def test_a_schema_that_is_missing_ends_all(tmp_path, empty_postgres_url, shared_
 
 
 @pytest.mark.parametrize("workers", ["1", "2"])
-def test_a_relay_that_will_not_do(tmp_path, places, shared_redis, workers: str) -> None:
+def test_an_unusable_redis_is_refused(tmp_path, places, shared_redis, workers: str) -> None:
     shared_redis.command("CONFIG", "SET", "maxmemory-policy", "allkeys-lru")
     told = refusal(command(tmp_path, "serve", "--workers", workers, **places))
     (said,) = [line for line in told.splitlines() if not line.startswith("{")]
@@ -339,7 +339,7 @@ def test_a_relay_that_will_not_do(tmp_path, places, shared_redis, workers: str) 
     assert "noeviction" in said
 
 
-async def test_a_signal_during_the_start_ends_it(tmp_path, places) -> None:
+async def test_a_signal_during_start_ends_the_supervisor(tmp_path, places) -> None:
     async with Workers(tmp_path, places) as server:
         assert await server.terminate() == 0
         await server.launch()

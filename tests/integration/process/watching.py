@@ -1,4 +1,4 @@
-"""What one reader of a reply has seen, and when: checks the order of what comes, and keeps what it had at any time."""
+"""A reader of one reply, which checks the order of chunks and records what it had received at any time."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A sink that records, and prompts to ask with."""
+"""A sink that records, and prompts for tests."""
 
 from __future__ import annotations
 

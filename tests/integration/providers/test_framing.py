@@ -1,4 +1,4 @@
-"""How a body is framed and encoded: what is delivered does not depend on how the bytes came."""
+"""The framing and encoding of a body do not change the delivered content."""
 
 import asyncio
 import gzip
@@ -47,14 +47,14 @@ async def test_an_error_that_comes_with_head_and_end_is_raised(upstream, provide
         await provider.generate(prompt(), RecordingSink())
 
 
-async def test_what_precedes_bytes_that_are_no_http_is_read(ask):
+async def test_content_before_invalid_http_is_read(ask):
     head = HEAD + b"Transfer-Encoding: chunked\r\n\r\n"
     assert await ask(one_write(head, chunked(BODY, end=b""), b"this is no chunk\r\n")) == "ab"
     with pytest.raises(ProviderTruncated):
         await ask(one_write(head, chunked(text("a"), end=b""), b"this is no chunk\r\n"))
 
 
-async def test_a_second_response_is_no_part_of_the_body(upstream, ask):
+async def test_a_second_response_is_not_part_of_the_body(upstream, ask):
     first = HEAD + b"Transfer-Encoding: chunked\r\n\r\n" + chunked(text("a") + finish())
     assert await ask(one_write(first, HEAD, b"Content-Length: %d\r\n\r\n" % len(text("b")), text("b"))) == "a"
     assert await ask(answer("next")) == "next"
@@ -70,7 +70,7 @@ async def test_chunks_win_over_a_content_length_beside_them(upstream, ask):
 
 @pytest.mark.parametrize("at_once", [True, False])
 @pytest.mark.parametrize(("encoding", "squeeze"), [("gzip", gzip.compress), ("deflate", zlib.compress)])
-async def test_a_compressed_answer_though_identity_was_asked_for(ask, encoding, squeeze, at_once):
+async def test_a_compressed_answer_is_read_although_identity_was_requested(ask, encoding, squeeze, at_once):
     body = squeeze(BODY)
     headers = {"Content-Type": "text/event-stream", "Content-Encoding": encoding}
     assert await ask(Script([body[:20], body[20:]], headers=headers, at_once=at_once)) == "ab"

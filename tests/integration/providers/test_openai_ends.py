@@ -1,4 +1,4 @@
-"""When an answer is over: what is waited for after the finish word, and what makes that word unreliable."""
+"""The end of an answer: what is awaited after a finish reason, and when that reason is not final."""
 
 import asyncio
 
@@ -28,7 +28,7 @@ async def provider(upstream):
     await acme.close()
 
 
-async def test_no_timer_runs_once_content_has_followed_a_finish_word(upstream, provider):
+async def test_content_after_a_finish_reason_stops_the_finish_timer(upstream, provider):
     steps = [chunk({"content": "a"}, "stop"), text("b"), Pause(0.3), text("c"), Pause(0.3), text("d"), done()]
     upstream.reply_with(Script(steps))
     sink = RecordingSink()
@@ -37,7 +37,7 @@ async def test_no_timer_runs_once_content_has_followed_a_finish_word(upstream, p
 
 
 @pytest.mark.parametrize(("end", "kind"), [(Close(), ProviderTruncated), (Reset(), ProviderUnavailable)])
-async def test_a_cut_after_content_that_followed_a_finish_word_is_a_failure(upstream, provider, end, kind):
+async def test_a_cut_after_content_that_followed_a_finish_reason_fails(upstream, provider, end, kind):
     upstream.reply_with(Script([chunk({"content": "a"}, "stop"), text("b"), end]))
     sink = RecordingSink()
     with pytest.raises(kind):
@@ -45,7 +45,7 @@ async def test_a_cut_after_content_that_followed_a_finish_word_is_a_failure(upst
     assert sink.content == "ab"
 
 
-async def test_what_is_left_out_is_reported_to_the_observer(upstream):
+async def test_ignored_content_is_reported_to_the_observer(upstream):
     oddities = Oddities()
     provider = provider_at(upstream.url, observer=oddities)
     odd = chunk({"content": [{"type": "image_url"}]})

@@ -1,4 +1,4 @@
-"""What refusals become by their status and their body, in all the forms that servers give it."""
+"""Refusals are classified by status and body, in all forms that servers use."""
 
 import asyncio
 import gzip
@@ -139,20 +139,20 @@ async def test_a_compressed_refusal_gives_its_reason(upstream):
     assert failure.reason == "PROVIDER_RATE_LIMITED"
 
 
-async def test_a_refusal_whose_body_hangs_is_known_by_its_status_after_a_second(upstream):
+async def test_a_hanging_error_body_is_given_up_after_a_second(upstream):
     begun = time.monotonic()
     failure = await asyncio.wait_for(outcome_of(upstream, Script([Hang()], status=429)), 10)
     assert (failure.reason, failure.retryable) == ("PROVIDER_RATE_LIMITED", True)
     assert time.monotonic() - begun >= 0.9
 
 
-async def test_what_came_of_a_body_that_hangs_counts(upstream):
+async def test_the_received_part_of_a_hanging_error_body_is_used(upstream):
     content = json.dumps(error(code="insufficient_quota")).encode()
     failure = await asyncio.wait_for(outcome_of(upstream, Script([content, Pause(30)], status=429)), 10)
     assert (failure.reason, failure.retryable) == ("PROVIDER_RATE_LIMITED", False)
 
 
-async def test_a_refusal_that_trickles_is_not_read_for_ever(upstream):
+async def test_a_trickling_error_body_is_read_for_a_limited_time(upstream):
     steps = [step for _ in range(1000) for step in (b" ", Pause(0.05))]
     failure = await asyncio.wait_for(outcome_of(upstream, Script(steps, status=503)), 10)
     assert failure.reason == "PROVIDER_UNAVAILABLE"

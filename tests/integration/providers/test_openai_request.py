@@ -1,4 +1,4 @@
-"""What is sent to an endpoint, and what an endpoint that takes less of it makes of it, over a socket."""
+"""The request to an endpoint, and the fallbacks for an endpoint that refuses parts of it, over a socket."""
 
 import json
 
@@ -33,16 +33,14 @@ async def provider(upstream):
 
 
 @pytest.mark.parametrize("refused", [refusal(400, UNKNOWN), refusal(422, UNKNOWN), BARE])
-async def test_an_endpoint_that_refuses_stream_options_by_name_is_asked_without_from_then_on(
-    upstream, provider, refused
-):
+async def test_stream_options_are_dropped_for_an_endpoint_that_refuses_them(upstream, provider, refused):
     upstream.reply_with(without_stream_options(refused))
     assert [await asked(provider) for _ in range(3)] == ["Hi"] * 3
     sent = ["stream_options" in request.json for request in upstream.requests]
     assert sent == [True, False, False, False]
 
 
-async def test_another_refusal_is_raised_at_once_and_stream_options_are_sent_again(upstream, provider):
+async def test_other_refusals_are_raised_and_keep_stream_options(upstream, provider):
     upstream.reply_next(refusal(400, {"error": {"message": "no", "code": "invalid_prompt"}}))
     with pytest.raises(ProviderRejected):
         await asked(provider)
@@ -50,7 +48,7 @@ async def test_another_refusal_is_raised_at_once_and_stream_options_are_sent_aga
     assert ["stream_options" in request.json for request in upstream.requests] == [True, True]
 
 
-async def test_a_refusal_of_the_request_without_stream_options_is_raised_and_not_remembered(upstream, provider):
+async def test_a_refusal_without_stream_options_is_raised_and_not_remembered(upstream, provider):
     upstream.reply_next(refusal(400, UNKNOWN), refusal(400))
     with pytest.raises(ProviderRejected):
         await asked(provider)
@@ -65,7 +63,7 @@ async def test_a_refusal_of_the_request_without_stream_options_is_raised_and_not
         ("azure", {"authorization": None, "api-key": "sk-secret"}),
     ],
 )
-async def test_the_key_goes_where_the_endpoint_wants_it(upstream, profile, headers):
+async def test_the_key_is_sent_in_the_header_of_the_profile(upstream, profile, headers):
     provider = provider_at(upstream.url, OpenAISettings(profile=profile, api_key=KEY))
     await asked(provider)
     await provider.close()

@@ -1,4 +1,4 @@
-"""Limits of time on a real stream: what a provider sends to seem alive does not count."""
+"""Time limits on a real stream: keep-alive comments of a provider do not count as tokens."""
 
 import asyncio
 
@@ -34,7 +34,7 @@ async def test_no_first_token(upstream, limited, script):
 
 
 @pytest.mark.parametrize("rest", [[Hang()], ALIVE])
-async def test_a_stall_whatever_comments_come(upstream, limited, rest):
+async def test_comments_do_not_count_as_progress(upstream, limited, rest):
     upstream.reply_with(Script([text("a"), *rest]))
     sink = RecordingSink()
     with pytest.raises(ProviderTimeout, match=r"no further token within 0.15 s"):
@@ -43,7 +43,7 @@ async def test_a_stall_whatever_comments_come(upstream, limited, rest):
     await asyncio.wait_for(upstream.aborted.wait(), 2)
 
 
-async def test_a_slow_answer_is_left_alone(upstream, limited):
+async def test_a_slow_but_steady_answer_completes(upstream, limited):
     pieces = [piece for number in range(8) for piece in (text(str(number)), Pause(0.08))]
     upstream.reply_with(Script([*pieces, finish(), done()]))
     sink = RecordingSink()

@@ -1,4 +1,4 @@
-"""Connections: kept, given up, closed on a cancel in every phase, over TLS, past proxies."""
+"""Connections to a provider: reused, dropped, closed on a cancel in every phase, over TLS, through proxies."""
 
 import asyncio
 import contextlib
@@ -61,7 +61,7 @@ async def test_a_stale_connection_is_replaced_unnoticed(upstream, provider, gone
     assert (upstream.connections, len(upstream.requests)) == (2, 3)
 
 
-async def test_a_request_that_was_worked_on_for_long_is_not_repeated(upstream, provider, monkeypatch):
+async def test_a_request_that_ran_for_long_is_not_repeated(upstream, provider, monkeypatch):
     monkeypatch.setattr(transport, "REPEAT_WITHIN_S", 0.05)
     await ask(provider)
     upstream.reply_next(Script(before_head=[Pause(0.1), Close()]))
@@ -93,7 +93,7 @@ async def test_a_request_that_had_part_of_an_answer_is_not_repeated(upstream, pr
     assert len(upstream.requests) == 2
 
 
-async def test_a_server_that_speaks_unasked_is_left(upstream, provider):
+async def test_an_unsolicited_response_closes_the_connection(upstream, provider):
     unasked = Raw(b"HTTP/1.1 200 OK\r\nContent-Length: 1\r\n\r\nx")
     upstream.reply_next(Script([text("a"), finish(), done(), Raw(b"0\r\n\r\n"), unasked, Hang()]))
     assert await ask(provider) == "a"
@@ -101,14 +101,14 @@ async def test_a_server_that_speaks_unasked_is_left(upstream, provider):
     assert await ask(provider) == "Hello, world"
 
 
-async def test_a_second_answer_in_the_same_read_is_nobodys(upstream, provider):
+async def test_a_second_response_in_one_read_is_discarded(upstream, provider):
     unasked = b"HTTP/1.1 200 OK\r\nContent-Length: 1\r\n\r\nx"
     upstream.reply_next(Script([text("a"), finish(), done(), Raw(b"0\r\n\r\n" + unasked), Hang()]))
     assert await ask(provider) == "a"
     await asyncio.wait_for(upstream.aborted.wait(), 2)
 
 
-async def test_a_server_that_says_close_and_does_not_is_left(upstream, provider):
+async def test_a_connection_marked_close_is_closed_by_the_client(upstream, provider):
     headers = {"Content-Type": "text/event-stream", "Connection": "close"}
     upstream.reply_next(Script([text("a"), finish(), done(), Raw(b"0\r\n\r\n"), Hang()], headers=headers))
     assert await ask(provider) == "a"

@@ -1,4 +1,4 @@
-"""What tests of several replicas do to the services behind them, and look at there."""
+"""Faults and queries of the services behind several replicas."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""An owner of a newer release beside replicas of this one, as far as those can see it."""
+"""Simulates an owner of a newer release, as replicas of this release see it in Redis and PostgreSQL."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Answers of the upstream that know when each of their words left, and readers that go from replica to replica."""
+"""Answers of the upstream that record when each word was sent, and readers that change between replicas."""
 
 from __future__ import annotations
 

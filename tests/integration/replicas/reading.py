@@ -1,4 +1,4 @@
-"""Readers that are cut off and come back: what each had, and when; and one answer that is read at every replica."""
+"""Readers that resume after cuts and record what they received and when; and one answer that every replica reads."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""P13, P14, P16, P17, G9: what one replica generates is cancelled, interrupted and erased through every other."""
+"""P13, P14, P16, P17, G9: a reply of one replica is cancelled, interrupted and erased through every other."""
 
 import asyncio
 import socket
@@ -95,7 +95,7 @@ async def begun(cluster, repertoire, tag, *, at=A, **fields):
     return play, watch
 
 
-async def test_the_provider_is_cut_off_at_once_whichever_replica_is_asked(cluster, repertoire, upstream):
+async def test_a_cancel_through_any_replica_stops_the_provider_at_once(cluster, repertoire, upstream):
     delays = []
     kinds = ("reply_id", "conversation_id", "request_id")
     for number in range(MEASURED):
@@ -148,7 +148,7 @@ async def well_again(cluster, wire):
     await until(connected, "all replicas are at Redis again")
 
 
-async def test_without_a_doorbell_the_owner_hears_of_it_with_its_next_append_or_heartbeat(
+async def test_without_pubsub_the_owner_sees_a_cancel_at_its_next_append_or_heartbeat(
     cluster, upstream, repertoire, wire, deaf
 ):
     """Nobody may subscribe: nothing that is published is heard."""
@@ -174,7 +174,7 @@ async def test_without_a_doorbell_the_owner_hears_of_it_with_its_next_append_or_
     assert by_append_s < SLOW_S
 
 
-async def test_without_redis_the_owner_hears_of_it_with_its_lease(cluster, upstream, repertoire, wire):
+async def test_without_redis_the_owner_sees_a_cancel_at_its_lease_renewal(cluster, upstream, repertoire, wire):
     play, watch = await begun(cluster, repertoire, "alone")
     await wire.cut()
     try:
@@ -191,7 +191,7 @@ async def test_without_redis_the_owner_hears_of_it_with_its_lease(cluster, upstr
     assert by_lease_s < LEASE_S / 4 + SLOW_S
 
 
-async def test_while_it_connects(cluster, repertoire):
+async def test_a_cancel_while_the_provider_connects(cluster, repertoire):
     watch = cluster.caller(A).stream("connecting", model="nowhere")
     reply_id = (await watch.accepted()).reply_id
     asked_at = time.monotonic()
@@ -204,7 +204,7 @@ async def test_while_it_connects(cluster, repertoire):
     assert text_of(await cluster.caller(C).create(play.tag, conversation_id=watch.conversation_id)) == play.whole
 
 
-async def test_while_its_end_is_being_stored(cluster, repertoire):
+async def test_a_cancel_while_the_end_is_stored(cluster, repertoire):
     """The end has won: whoever asks to cancel, as often as he likes, is told of it."""
     play = repertoire.add("ending", 3, hold=3)
     watch = await cluster.caller(A).stream(play.tag).until_text(play.whole)
@@ -222,7 +222,7 @@ async def test_while_its_end_is_being_stored(cluster, repertoire):
 
 
 @pytest.mark.parametrize("moment", ["before the provider answers", "before the first token", "in mid-text"])
-async def test_in_every_phase(cluster, repertoire, upstream, moment):
+async def test_a_cancel_in_every_phase(cluster, repertoire, upstream, moment):
     if moment == "before the provider answers":
         upstream.reply_with(Script(before_head=[Hang()]))
         watch = cluster.caller(A).stream("phase")
@@ -245,7 +245,7 @@ async def test_in_every_phase(cluster, repertoire, upstream, moment):
     assert text_of(await cluster.caller(B).create("go on", conversation_id=watch.conversation_id)) == "next"
 
 
-async def test_fifty_cancels_at_once_through_all_of_them_agree(cluster, repertoire):
+async def test_fifty_concurrent_cancels_return_the_same_result(cluster, repertoire):
     play, watch = await begun(cluster, repertoire, "many")
     answers = await asyncio.gather(
         *(cluster.caller(number % 3).cancel(watch.reply_id, reason=f"number {number}") for number in range(50))
@@ -257,7 +257,7 @@ async def test_fifty_cancels_at_once_through_all_of_them_agree(cluster, repertoi
     assert again.cancel_reason == answers[0].cancel_reason
 
 
-async def test_a_cancel_meets_the_end(cluster, repertoire):
+async def test_a_cancel_concurrent_with_the_end(cluster, repertoire):
     """Whoever wins, everybody is told the same."""
 
     async def one(number):

@@ -1,5 +1,5 @@
-"""The Python library, as it comes but for its backoff, rides through what happens to three replicas and their services:
-what an application sees of each fault.
+"""What an application sees of faults in three replicas and their services through the Python library, with its defaults
+except a shorter backoff.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Owners of replies are killed at random moments: what is left is the same for every reader, and complete in time."""
+"""Owners of replies are killed at random moments: every reader gets the same end, in time."""
 
 from __future__ import annotations
 
@@ -207,7 +207,7 @@ def _shuffled(chance: random.Random, among: Iterable[int]) -> list[int]:
     return order
 
 
-async def test_whoever_dies_whenever_all_readers_end_alike(start_cluster):
+async def test_all_readers_end_alike_after_a_kill_at_any_moment(start_cluster):
     print(f"PARLEY_TEST_SEED={SEED}")
     cluster = await start_cluster(lease_s=LEASE_S)
     drill = Drill(cluster, random.Random(SEED))
@@ -241,7 +241,7 @@ async def wired(tmp_path_factory, shared_postgres):
 
 
 @pytest.mark.asyncio(loop_scope="module")
-async def test_a_reader_who_has_seen_lost_text_gets_the_whole_anew(wired):
+async def test_a_reader_that_saw_lost_text_gets_a_snapshot(wired):
     """Redis takes nothing from the owner for a while, so that its own reader is ahead of all that is durable."""
     cluster, wire, play = wired.cluster, wired.redis_wire, wired.repertoire.add("lost", 400, pace_s=0.02)
     ahead, behind = Watcher(play.request()), Watcher()
@@ -307,7 +307,7 @@ async def test_without_redis_no_more_is_lost_than_a_checkpoint_holds(wired):
 
 
 @pytest.mark.asyncio(loop_scope="module")
-async def test_who_takes_over_and_dies_is_replaced(wired):
+async def test_a_replica_that_dies_after_a_takeover_is_replaced(wired):
     """Nobody can finalise for a while: the owner dies in the midst of that, and so does whoever takes over first."""
     cluster = wired.cluster
     plays = [wired.repertoire.add(f"taken{number}", 20, pace_s=0.001, hold=20) for number in range(5)]
@@ -343,7 +343,7 @@ async def _taken_over(cluster: Cluster) -> list[str]:
     return [reply_id for (reply_id,) in await cluster.rows("SELECT id FROM reply WHERE epoch = 2 AND end_time_us = 0")]
 
 
-async def test_with_the_real_lease_it_takes_less_than_20_s(start_cluster, upstream):
+async def test_a_takeover_with_the_default_lease_takes_less_than_20_s(start_cluster, upstream):
     repertoire = Repertoire()
     upstream.reply_with(repertoire)
     cluster = await start_cluster(replicas=2, lease_s=12.0)

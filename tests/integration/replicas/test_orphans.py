@@ -1,4 +1,4 @@
-"""P33: a reply that nobody reads on any replica is cancelled, and one that somebody reads on some replica is not.
+"""P33: a reply without readers on all replicas is cancelled; one with a reader on any replica is not.
 
 How often a follower says that somebody reads is longer here than a reply may be without readers.
 """
@@ -107,7 +107,7 @@ async def leave(watch: Watch) -> float:
     return at
 
 
-async def test_a_reader_elsewhere_keeps_it_and_the_last_to_leave_ends_it(cluster, stage):
+async def test_a_remote_reader_keeps_a_reply_and_the_last_to_leave_ends_it(cluster, stage):
     async def moved(tag: str, **fields: object) -> float:
         """Its first reader leaves its owner, and another one reads through another replica."""
         play = stage.add(tag)
@@ -165,7 +165,7 @@ async def test_a_reader_elsewhere_keeps_it_and_the_last_to_leave_ends_it(cluster
     assert cluster.problems == []
 
 
-async def test_who_moves_from_replica_to_replica_in_time_keeps_it(cluster, stage):
+async def test_a_reader_that_changes_replica_in_time_keeps_the_reply(cluster, stage):
     async def wander(tag: str, *turns: int, **fields: object) -> float:
         play = stage.add(tag)
         watch = await cluster.caller(A).stream(tag, **fields).until_text(play.held_text)
@@ -183,7 +183,7 @@ async def test_who_moves_from_replica_to_replica_in_time_keeps_it(cluster, stage
     )
 
 
-async def test_a_poll_elsewhere_counts_as_a_reader(cluster, stage):
+async def test_a_poll_at_another_replica_counts_as_a_reader(cluster, stage):
     """For a minute, which the unit tests have; here, for far longer than a reply without readers would live."""
 
     async def asked(how: str) -> None:
@@ -205,7 +205,7 @@ async def test_a_poll_elsewhere_counts_as_a_reader(cluster, stage):
 
 
 @pytest.mark.parametrize("how", ["paused", "stopped"])
-async def test_while_redis_is_away_nothing_is_cancelled_for_want_of_readers(cluster, stage, how):
+async def test_no_reply_is_orphaned_while_redis_is_away(cluster, stage, how):
     """With it nobody knows; back again, it is asked anew, and readers have time to tell."""
     unread, read = stage.add("unread"), stage.add("read")
     left = await cluster.caller(A).stream("unread", orphan_ttl=TTL_S).until_text(unread.held_text)

@@ -1,4 +1,4 @@
-"""PostgreSQL goes away in the middle of replies, and comes back: every one of them ends as if nothing had happened."""
+"""PostgreSQL is unavailable for a while during replies: each of them still ends normally."""
 
 from __future__ import annotations
 
@@ -275,7 +275,7 @@ class Weathering:
 
 
 @pytest.mark.timeout(180)
-async def test_replies_outlive_every_outage(tmp_path, upstream, postgres_template, shared_redis) -> None:
+async def test_replies_survive_every_postgresql_outage(tmp_path, upstream, postgres_template, shared_redis) -> None:
     repertoire = Repertoire()
     upstream.reply_with(repertoire)
     one_at_a_time = asyncio.Lock()

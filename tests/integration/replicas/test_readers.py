@@ -1,4 +1,4 @@
-"""P30 to P32, P40, G1 to G3: many readers of what other replicas write, what they cost, and that every one is exact."""
+"""P30 to P32, P40, G1 to G3: many readers of replies of other replicas: their text is exact, and their cost bounded."""
 
 from __future__ import annotations
 
@@ -104,7 +104,7 @@ class RemoteReply(Watcher):
             self.served_at = time.monotonic()
 
 
-async def test_five_hundred_readers_of_what_is_written_elsewhere(cluster, repertoire, channels):
+async def test_five_hundred_readers_at_other_replicas(cluster, repertoire, channels):
     plays = [repertoire.add(f"reply{number}", 24, pace_s=0.05, hold=12) for number in range(REPLIES)]
     created = [await cluster.caller(number % 3).create(play.tag, wait=0) for number, play in enumerate(plays)]
     before = redis_connections(cluster)
@@ -191,7 +191,7 @@ async def test_what_redis_keeps_of_a_reply(cluster, shared_postgres, tmp_path):
         assert all(55 < left_s <= 60 for left_s in times_to_live(brief, reply_id))
 
 
-async def test_what_redis_is_sent_grows_as_the_text(cluster):
+async def test_traffic_to_redis_grows_linearly_with_the_text(cluster):
     def received() -> int:
         return int(cluster.redis.command("INFO", "stats")["total_net_input_bytes"])
 
@@ -281,7 +281,7 @@ async def test_resuming_at_any_cursor_through_any_replica(cluster, repertoire):
     await check_tails(cluster, reply_id, play.whole, *ALL)
 
 
-async def test_resuming_after_the_end_through_who_never_followed(cluster, repertoire):
+async def test_resuming_after_the_end_at_a_replica_that_never_read_it(cluster, repertoire):
     play = repertoire.add("over", 12)
     first = await cluster.caller(A).stream("over").end()
     await ended_everywhere(cluster, first.reply_id)
@@ -305,7 +305,7 @@ async def test_resuming_after_redis_has_forgotten(cluster, repertoire):
         assert late.text == (play.whole if cursor < last - 1 else "")
 
 
-async def test_a_slow_reader_elsewhere_holds_nobody_up(cluster):
+async def test_a_slow_remote_reader_delays_no_other(cluster):
     piece, count, bursts, start = "0123456789abcde " * 32, 100, 30, asyncio.Event()
     whole = piece * count * bursts
     burst = [*[text(piece) for _ in range(count)], Pause(0.06)]  # longer than what is published together
@@ -342,7 +342,7 @@ async def test_a_slow_reader_elsewhere_holds_nobody_up(cluster):
 STRANGE = ('{"type":"video","url":"x"}', "zcompressed", "")
 
 
-async def test_what_a_newer_release_writes_is_skipped(cluster, repertoire):
+async def test_entries_of_a_newer_release_are_skipped(cluster, repertoire):
     repertoire.add("an older one", 3)
     request = ask("an older one")
     former = (await Watch(cluster.caller(A).chat.StreamReply(request)).end()).reply_id

@@ -222,7 +222,7 @@ def _restore(redis: RedisServer, dumps: dict[str, bytes]) -> None:
 
 
 @pytest.mark.timeout(150)
-async def test_replies_outlive_whatever_becomes_of_redis(tmp_path, shared_postgres) -> None:
+async def test_replies_survive_every_redis_outage(tmp_path, shared_postgres) -> None:
     one_at_a_time = asyncio.Lock()
     async with AsyncExitStack() as stack:
 
@@ -255,7 +255,7 @@ LOCAL_S, REMOTE_S = 0.5, 1.5
 
 
 @pytest.mark.timeout(90)
-async def test_a_slow_redis_costs_the_owner_nothing_and_silence_costs_nobody_anything(start_cluster, own_redis) -> None:
+async def test_a_slow_or_silent_redis_does_not_delay_the_owner(start_cluster, own_redis) -> None:
     """P26: replies of a replica near to Redis and of one that is 200 ms away, in pairs. P29: 12 s without a token."""
     async with Proxy(own_redis.port, latency_s=LATENCY_S) as far:
         cluster = await start_cluster(redis=own_redis, lease_s=LEASE_S, server=SETTINGS, redis_ports={B: far.port})

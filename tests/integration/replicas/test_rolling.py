@@ -1,4 +1,4 @@
-"""Replicas are stopped by SIGTERM, one after the other, and started again: nobody who uses the library notices."""
+"""A rolling restart by SIGTERM: users of the library do not notice it."""
 
 from __future__ import annotations
 
@@ -125,7 +125,7 @@ async def test_a_rolling_restart_under_a_hundred_streams_is_not_noticed(cluster,
     assert cluster.problems == []
 
 
-async def test_a_draining_replica_takes_nothing_new_and_serves_what_there_is(cluster, repertoire):
+async def test_a_draining_replica_refuses_new_replies_and_serves_running_ones(cluster, repertoire):
     kept = repertoire.add("kept", 20, pace_s=0.001, hold=10)
     reader, late = Watcher(kept.request()), Watcher()
     reading = asyncio.create_task(read_on(cluster, reader, [A, B], accept=["DRAINING"]))
@@ -176,7 +176,7 @@ async def _readers(cluster: Cluster, index: int, count: int) -> bool:
     return (await cluster[index].metrics())["parley_readers_active"] == count
 
 
-async def test_a_drain_while_redis_is_away_loses_nothing_either(cluster, repertoire):
+async def test_a_drain_while_redis_is_away_loses_no_text(cluster, repertoire):
     """Readers who are sent away can follow it nowhere; they get the whole from the database once it has ended."""
     play = repertoire.add("alone", 100, pace_s=0.02)
     reader = Watcher(play.request())
@@ -195,7 +195,7 @@ async def test_a_drain_while_redis_is_away_loses_nothing_either(cluster, reperto
 
 
 @pytest.mark.parametrize("hurried", [False, True])
-async def test_what_is_longer_than_the_grace_ends_with_its_text(cluster, repertoire, hurried):
+async def test_replies_longer_than_the_grace_end_with_their_text(cluster, repertoire, hurried):
     """A second signal ends the grace at once."""
     if hurried:
         plays = [repertoire.add(f"hurried{hold}", 20, pace_s=0.001, hold=hold) for hold in (0, 20)]

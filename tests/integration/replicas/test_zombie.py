@@ -1,6 +1,6 @@
-"""An owner that is paused or cut off for longer than its lease, and comes back: it changes nothing any more.
+"""An owner that was paused or cut off for longer than its lease changes nothing when it comes back.
 
-And one that was away for less than that has lost nothing.
+One that was away for a shorter time loses nothing.
 """
 
 from __future__ import annotations
@@ -117,7 +117,7 @@ async def serves_again(wired: Wired, replica: int = A) -> None:
     assert (await cluster.owner_of(answer.id), stored.epoch) == (replica, 1)
 
 
-async def test_an_owner_that_was_paused_comes_back_to_what_was_decided(wired):
+async def test_a_paused_owner_resumes_to_the_decided_end(wired):
     cluster, add = wired.cluster, wired.repertoire.add
     written, stopped, silent, ending = [
         await Seats(cluster, add(tag, 40, pace_s=0.001, hold=hold)).taken()
@@ -166,7 +166,7 @@ async def test_an_owner_that_was_paused_comes_back_to_what_was_decided(wired):
         assert streams_of(cluster, each.reply_id) == streams[each.reply_id]
 
 
-async def test_a_taker_that_was_paused_is_an_owner_as_any_other(wired):
+async def test_a_paused_taker_is_treated_like_any_owner(wired):
     """It is paused in the midst of its finalisation; the first owner wakes up with a complete answer, and does not get
     in between; the third takes over from both."""
     cluster = wired.cluster
@@ -205,7 +205,7 @@ async def test_a_pause_within_the_lease_loses_nothing(wired):
     await unharmed(seats)
 
 
-async def test_a_pause_of_all_of_them_loses_nothing_however_long(wired):
+async def test_a_pause_of_all_replicas_loses_nothing(wired):
     """Whoever comes back first gives the others a whole lease in which to come back, too."""
     seats = await Seats(wired.cluster, wired.repertoire.add("suspended", 100, pace_s=0.01)).taken()
     await seats.now(*(each.has_text for each in (seats.own, *seats.others)))

@@ -1,4 +1,4 @@
-"""Delays lie within their bounds, and patience ends."""
+"""Delays of the backoff stay within their bounds, and retries end after max_elapsed_s."""
 
 from hypothesis import given
 from hypothesis import strategies as st

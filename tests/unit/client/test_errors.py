@@ -1,4 +1,4 @@
-"""Every reason of the contract has its class, and what is unknown is read by its code."""
+"""Every error reason of the contract has its class; an unknown reason is classified by its status code."""
 
 import grpc
 import pytest

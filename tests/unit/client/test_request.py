@@ -1,4 +1,4 @@
-"""What a caller writes becomes the request that the contract means."""
+"""Arguments of the client become the fields of the request."""
 
 import pytest
 from parley._request import build_request, duration

@@ -1,4 +1,4 @@
-"""The reducer: whatever cuts, repetitions, merges and snapshots do to a log, its text comes out exact."""
+"""The transcript keeps the exact text through cuts, repetitions, merges and snapshots."""
 
 import grpc
 from hypothesis import given

@@ -1,4 +1,4 @@
-"""A store on a file of its own for each test, and the core on it."""
+"""A store with an empty database for each test, and the core on it."""
 
 from __future__ import annotations
 
@@ -8,7 +8,10 @@ from pathlib import Path
 
 import pytest
 from parley_server.store import SqlStore, open_store
+from parley_server.store.engine import sqlite
+from parley_server.store.engine.sqlite import open_engine
 from parley_server.store.migrate import migrate
+from sqlalchemy import Engine
 
 from tests.fakes import World
 from tests.replicas import Cluster
@@ -22,11 +25,27 @@ def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+@pytest.fixture(scope="session")
+def prepared_engines() -> dict[bool, Engine]:
+    """The engines of the store, by whether they only read: each keeps the SQL that it has compiled."""
+    return {}
+
+
 @pytest.fixture
-async def store(template: Path, tmp_path: Path) -> AsyncIterator[SqlStore]:
-    for file in template.parent.iterdir():
-        shutil.copy(file, tmp_path / file.name)
-    opened = open_store(f"sqlite+aiosqlite:///{tmp_path / 'parley.db'}")
+async def store(
+    template: Path, memory_folder: Path, prepared_engines: dict[bool, Engine], monkeypatch: pytest.MonkeyPatch
+) -> AsyncIterator[SqlStore]:
+    def prepared(path: Path, *, read_only: bool) -> Engine:
+        if read_only not in prepared_engines:
+            prepared_engines[read_only] = open_engine(path, read_only=read_only)
+        return prepared_engines[read_only]
+
+    monkeypatch.setattr(sqlite, "open_engine", prepared)
+    path = memory_folder / "core.db"
+    for left in memory_folder.glob("core.db*"):
+        left.unlink()
+    shutil.copy(template, path)
+    opened = open_store(f"sqlite+aiosqlite:///{path}")
     await opened.start()
     yield opened
     await opened.close()

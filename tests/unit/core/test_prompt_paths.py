@@ -6,7 +6,6 @@ import itertools
 import re
 
 import msgspec
-import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from parley_server.core.context.build import build_messages
@@ -27,55 +26,52 @@ TEXTS = st.sampled_from(["", "one", "two"])
 ARGUMENTS = st.sampled_from(["{}", "", "{}", '{"cut'])
 
 
-def texts() -> st.SearchStrategy[TextPart]:
-    return st.builds(TextPart, text=TEXTS)
+# Strategies are made once: hypothesis inspects a class each time that one is made.
+CALLS = st.builds(ToolCallPart, id=CALL_IDS, name=st.just("f"), arguments=ARGUMENTS)
+RESULTS = st.builds(ToolResultPart, tool_call_id=CALL_IDS, content=TEXTS)
+TEXT_PARTS = st.builds(TextPart, text=TEXTS)
 
 
-def calls() -> st.SearchStrategy[ToolCallPart]:
-    return st.builds(ToolCallPart, id=CALL_IDS, name=st.just("f"), arguments=ARGUMENTS)
+def of_role(role: Role, part: st.SearchStrategy) -> st.SearchStrategy[Message]:
+    parts = st.lists(part, min_size=1, max_size=3).map(tuple)
+    failed = st.booleans() if role is Role.ASSISTANT else st.just(False)
+    return st.builds(Message, role=st.just(role), parts=parts, failed=failed)
 
 
-def results() -> st.SearchStrategy[ToolResultPart]:
-    return st.builds(ToolResultPart, tool_call_id=CALL_IDS, content=TEXTS)
-
-
-def messages() -> st.SearchStrategy[Message]:
-    def of(role: Role, parts: st.SearchStrategy) -> st.SearchStrategy[Message]:
-        parts = st.lists(parts, min_size=1, max_size=3).map(tuple)
-        failed = st.booleans() if role is Role.ASSISTANT else st.just(False)
-        return st.builds(Message, role=st.just(role), parts=parts, failed=failed)
-
-    return st.one_of(
-        of(Role.USER, texts()),
-        of(Role.ASSISTANT, st.one_of(texts(), calls())),
-        of(Role.TOOL, results()),
-    )
+MESSAGES = st.one_of(
+    of_role(Role.USER, TEXT_PARTS),
+    of_role(Role.ASSISTANT, st.one_of(TEXT_PARTS, CALLS)),
+    of_role(Role.TOOL, RESULTS),
+)
 
 
 @st.composite
 def tool_turns(draw) -> list[Message]:
     """Calls and their results, of which some lack, come twice or apart, in any order and in one message or several."""
-    asked = draw(st.lists(calls(), min_size=1, max_size=3))
+    asked = draw(st.lists(CALLS, min_size=1, max_size=3))
     ids = draw(st.permutations([call.id for call in asked]))
     given = [ToolResultPart(tool_call_id=each, content="42") for each in ids if draw(st.integers(0, 4))]
     answers = [Message(role=Role.TOOL, parts=(part,)) for part in given]
     if given and draw(st.booleans()):
         answers = [Message(role=Role.TOOL, parts=tuple(given))]
     if draw(st.integers(0, 4)) == 0:
-        answers.insert(draw(st.integers(0, len(answers))), draw(messages()))
+        answers.insert(draw(st.integers(0, len(answers))), draw(MESSAGES))
     return [Message(role=Role.ASSISTANT, parts=tuple(asked)), *answers]
+
+
+BLOCKS = st.lists(st.one_of(MESSAGES.map(lambda message: [message]), tool_turns()), max_size=6)
 
 
 @st.composite
 def conversations(draw):
-    """A path and new messages, with ids, of which some were refused as too large."""
-    blocks = draw(st.lists(st.one_of(messages().map(lambda message: [message]), tool_turns()), max_size=6))
+    """A path and new messages, with ids; some of them were refused as too large."""
+    blocks = draw(BLOCKS)
     drawn = [message for block in blocks for message in block]
     path = [named(message, f"m{i}") for i, message in enumerate(drawn)]
     chosen = draw(st.sets(st.integers(0, 11), max_size=4))
     refused = {f"m{i}": f"m{i}" for i in chosen}
     payload = Message(role=Role.USER, parts=(TextPart(text="question"),), id="new")
-    new = draw(st.sampled_from([(payload,), (), (Message(role=Role.TOOL, parts=(draw(results()),), id="new"),)]))
+    new = draw(st.sampled_from([(payload,), (), (Message(role=Role.TOOL, parts=(draw(RESULTS),), id="new"),)]))
     return path, new, refused
 
 
@@ -122,25 +118,23 @@ def body(conversation, profile: str, *, post_system: str = "", max_messages: int
     return messages_of(prompt, PROFILES[profile])
 
 
-@pytest.mark.parametrize("profile", ["generic", "mistral", "openai", "deepseek"])
 @given(conversation=conversations(), max_messages=st.integers(0, 6), post_system=st.sampled_from(["", "post"]))
 @settings(deadline=None, max_examples=150)
-def test_any_path_is_a_prompt_that_the_provider_takes(profile, conversation, max_messages, post_system):
-    entries = body(conversation, profile, post_system=post_system, max_messages=max_messages)
-    check_ids(entries, "[A-Za-z0-9]{9}" if PROFILES[profile].tool_id == "short" else "[A-Za-z0-9_-]{1,40}")
-    if profile == "generic":
-        check_turns(entries)
-    if profile == "mistral":
-        check_turns([entries[0], *[entry for entry in entries[1:] if entry["role"] != "system"]])
-    if not PROFILES[profile].prefill:
-        assert entries[-1]["role"] != "assistant"
+def test_any_path_becomes_a_prompt_that_every_profile_accepts(conversation, max_messages, post_system):
+    for profile in ("generic", "mistral", "openai", "deepseek"):
+        entries = body(conversation, profile, post_system=post_system, max_messages=max_messages)
+        check_ids(entries, "[A-Za-z0-9]{9}" if PROFILES[profile].tool_id == "short" else "[A-Za-z0-9_-]{1,40}")
+        if profile == "generic":
+            check_turns(entries)
+            check_newest(entries, conversation[1])
+        if profile == "mistral":
+            check_turns([entries[0], *[entry for entry in entries[1:] if entry["role"] != "system"]])
+        if not PROFILES[profile].prefill:
+            assert entries[-1]["role"] != "assistant"
 
 
-@given(conversation=conversations(), max_messages=st.integers(0, 6))
-@settings(deadline=None, max_examples=100)
-def test_the_newest_input_is_always_shown(conversation, max_messages):
-    _, new, _ = conversation
-    entries = body(conversation, "generic", max_messages=max_messages)
+def check_newest(entries, new):
+    """The newest input is always shown."""
     for part in (part for message in new for part in message.parts):
         said = part.text if isinstance(part, TextPart) else part.content
         assert any(said in (entry.get("content") or "") for entry in entries)

@@ -1,5 +1,5 @@
 """The core's replicas."""
 
-from tests.unit.core.conftest import cluster, store, template
+from tests.unit.core.conftest import cluster, prepared_engines, store, template
 
-__all__ = ["cluster", "store", "template"]
+__all__ = ["cluster", "prepared_engines", "store", "template"]
