@@ -56,7 +56,7 @@ imports: setup ## Check that imports go one way
 
 protos: setup $(BUF) ## Lint the protos; check that the committed stubs match them
 	@$(BUF) lint
-	@tools/check_generated.sh $(BUF)
+	@tools/check_generated.sh . $(BUF) clients/python/src/parley/v1
 
 tree: setup ## Look for addresses and paths that belong to one machine
 	@$(BIN)/python tools/check_tree.py

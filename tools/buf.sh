@@ -1,5 +1,5 @@
 #!/bin/sh
-# Installs buf, pinned, into .tools: with npm, or with Go where there is no npm.
+# Installs a pinned buf into .tools with npm, or with Go if there is no npm.
 set -eu
 version=1.75.0
 link=.tools/node_modules/.bin/buf
@@ -12,7 +12,7 @@ elif command -v go >/dev/null; then
     mkdir -p .tools/node_modules/.bin
     ln -sf ../../bin/buf "$link"
 else
-    echo "buf $version is installed with npm or Go, and neither is here. Debian: apt-get install npm" >&2
+    echo "buf $version needs npm or Go to be installed. Debian: apt-get install npm" >&2
     exit 1
 fi
 touch "$link"

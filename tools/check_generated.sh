@@ -1,11 +1,11 @@
 #!/bin/sh
-# Fails if the committed stubs differ from what the protos give. Usage: tools/check_generated.sh BUF
+# Fails if committed stubs differ from the protos. Usage: tools/check_generated.sh FOLDER BUF STUBS
 set -eu
-stubs=clients/python/src/parley/v1
+cd "$1"
 fresh=$(mktemp -d)
 trap 'rm -rf "$fresh"' EXIT
-"$1" generate --output "$fresh"
-diff --recursive --unified --exclude=__pycache__ "$stubs" "$fresh/$stubs" >&2 || {
-    echo "The committed stubs differ from the protos: run \`make gen\` and commit the result." >&2
+"$2" generate --output "$fresh"
+diff --recursive --unified --exclude=__pycache__ "$3" "$fresh/$3" >&2 || {
+    echo "$1/$3 differs from the protos: run \`make gen\` and commit the result." >&2
     exit 1
 }

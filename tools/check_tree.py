@@ -1,4 +1,4 @@
-"""Fails if a committed file holds what belongs to one machine: a registry's address, or a path of somebody's."""
+"""Fails if a committed file contains the address of a package registry or a path of one machine."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ FORBIDDEN = {
 
 
 def main() -> int:
-    """Print each finding as `path:line: what`; return 1 if there is any."""
+    """Prints each finding as `path:line: what`; returns 1 if there is any."""
     names = subprocess.run(["git", "ls-files", "-z"], check=True, capture_output=True).stdout.split(b"\0")
     findings = [
         f"{path}:{number}: {what}"

@@ -1,24 +1,24 @@
 #!/bin/sh
-# Builds or tests the clients of other languages, with their examples. Usage: tools/clients.sh build|test [node] [java]
-# A language whose tools are not here is passed over, but not where CI is set.
+# Builds or tests the Node and Java clients and their examples. Usage: tools/clients.sh build|test [node] [java]
+# Skips a language whose tools are missing; with CI set that is an error.
 set -eu
 what=$1
 shift
-# A JVM of a minute: to compile it all twice would cost more than it gains.
+# The JVMs run for about a minute: the second compiler would cost more than it gains.
 short="-XX:TieredStopAtLevel=1 -XX:+UseSerialGC"
 export MAVEN_OPTS="${MAVEN_OPTS:-} $short"
 
-here() { # language, tool, how to get it
+installed() { # language, tool, how to install it
     command -v "$2" >/dev/null && return
     [ -z "${CI:-}" ] || {
-        echo "the $1 client needs $2, which is not here. $3" >&2
+        echo "The $1 client needs $2. $3" >&2
         exit 1
     }
-    echo "The $1 client is passed over: $2 is not here. $3"
+    echo "Skipped the $1 client: $2 is not installed. $3"
     return 1
 }
 
-packages() { # what package-lock.json names, once
+packages() { # those of package-lock.json, if it has changed
     if [ ! -e node_modules/.package-lock.json ] || [ package-lock.json -nt node_modules/.package-lock.json ]; then
         npm ci --no-audit --no-fund --loglevel=error
     fi
@@ -29,18 +29,8 @@ build_node() {
     (cd examples/express && packages)
 }
 
-generated_node() { # is the committed code what the protos give?
-    fresh=$(mktemp -d)
-    (cd clients/node && node_modules/.bin/buf generate --output "$fresh")
-    diff --recursive --unified clients/node/src/gen "$fresh/src/gen" || {
-        echo "The Node client's generated code is not what the protos give: run \`make gen\` and commit it." >&2
-        exit 1
-    }
-    rm -r "$fresh"
-}
-
-test_node() { # what is built, so that nothing changes under a player that runs meanwhile
-    generated_node
+test_node() { # without a new build, which would replace files of a running player
+    tools/check_generated.sh clients/node node_modules/.bin/buf src/gen
     (cd clients/node && npm test --silent --ignore-scripts)
     (cd examples/express && npm test --silent --ignore-scripts)
 }
@@ -60,10 +50,10 @@ test_java() {
 
 for language in "$@"; do
     case $language in
-    node) if here Node npm 'Debian: apt-get install nodejs npm'; then "${what}_node"; fi ;;
-    java) if here Java mvn 'Debian: apt-get install maven'; then "${what}_java"; fi ;;
+    node) if installed Node npm 'Debian: apt-get install nodejs npm'; then "${what}_node"; fi ;;
+    java) if installed Java mvn 'Debian: apt-get install maven'; then "${what}_java"; fi ;;
     *)
-        echo "no client for $language" >&2
+        echo "No client for $language" >&2
         exit 2
         ;;
     esac

@@ -1,5 +1,5 @@
 #!/bin/sh
-# Writes the newest versions that fit together, without addresses. Usage: tools/constraints.sh PYTHON FILE
+# Writes the newest compatible versions of all packages to FILE. Usage: tools/constraints.sh PYTHON FILE
 set -eu
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT

@@ -1,7 +1,7 @@
-"""A protoc plugin on standard input and output around a generator that grpc_tools carries inside its own protoc.
+"""A protoc plugin for a generator that is built into the protoc of grpc_tools.
 
-`buf` runs plugins as programs, while grpc_tools ships `python` and `grpc_python` only within its protoc. This hands the
-descriptors that buf has compiled to that protoc, and its files back. Usage: python tools/protoc_plugin.py GENERATOR.
+`buf` runs plugins as programs, but grpc_tools has `python` and `grpc_python` only in its protoc. This passes buf's
+descriptors to that protoc and returns its files. Usage: python tools/protoc_plugin.py GENERATOR.
 """
 
 from __future__ import annotations
