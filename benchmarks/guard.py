@@ -1,4 +1,4 @@
-"""Checks whether the CPU per token or per reply has risen, compared with the bare server in many short pairs of one run.
+"""Checks whether the CPU per token or reply has risen, compared with the bare server in many short pairs of one run.
 
 python -m benchmarks.guard            exit status 1 where a ratio has risen by more than 25 %
 python -m benchmarks.guard --write    keep the ratios of this run as those to compare with
