@@ -33,7 +33,7 @@ Request = TypeVar("Request")
 Response = TypeVar("Response")
 
 
-NOBODY = Identity(tenant="")
+UNIDENTIFIED = Identity(tenant="")
 # A caller whose deadline passes ends its call slightly before the deadline by this server's clock: by the latency of
 # the network, and by up to a hundredth of the duration, because gRPC rounds deadlines up on the wire.
 DEADLINE_SLACK_S = 0.05
@@ -50,7 +50,7 @@ class Caller:
     """The owner of the client's TLS certificate; None without one."""
     allowed_s: float = 0.0
     """Seconds from the start to the deadline; 0 without a deadline."""
-    identity: Identity = NOBODY
+    identity: Identity = UNIDENTIFIED
     reply_id: str = ""
     code: str = "OK"
     reason: str = ""

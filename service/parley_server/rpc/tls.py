@@ -30,7 +30,7 @@ class Certificates:
     def __init__(self, certificate: Path, key: Path, client_ca: Path | None = None) -> None:
         """Raises OSError, which includes `ssl.SSLError`, if the files cannot be read."""
         self._files = (certificate, key, client_ca)
-        self._signature = self._look()
+        self._signature = self._signature_now()
         self._failed: Signature | None = None
         self.configuration = self._read()
 
@@ -61,7 +61,7 @@ class Certificates:
         """Read changed files, for new connections. Returns whether there were any."""
         signature: Signature = ()
         try:
-            signature = self._look()
+            signature = self._signature_now()
             if signature == self._signature:
                 return False
             self.configuration = self._read()
@@ -74,7 +74,7 @@ class Certificates:
         logger.info("certificate_reloaded", extra={"fields": {"file": self._files[0].name}})
         return True
 
-    def _look(self) -> Signature:
+    def _signature_now(self) -> Signature:
         seen = [file.stat() for file in self._files if file]
         return tuple((each.st_mtime_ns, each.st_size, each.st_ino) for each in seen)
 

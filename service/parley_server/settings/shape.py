@@ -62,7 +62,8 @@ Profile = Literal["openai", "azure", "openrouter", "mistral", "deepseek", "xai",
 ToolIds = Literal["long", "short"]
 LogLevel = Literal["debug", "info", "warning", "error"]
 LogFormat = Literal["json", "text"]
-Seconds = Annotated[float, BeforeValidator(_number), Field(gt=0, le=86_400)]
+Number = Annotated[float, BeforeValidator(_number)]
+Seconds = Annotated[Number, Field(gt=0, le=86_400)]
 NanoUsd = Annotated[int, BeforeValidator(_nano_usd), Field(le=10**15)]
 Count = Annotated[int, Field(gt=0)]
 Tokens = Annotated[int, Field(ge=0, le=2**31 - 1)]
@@ -205,23 +206,23 @@ class ServerSettings(_Shape):
     max_prompt_bytes: Annotated[int, Field(ge=MIB)] = 256 * MIB
     max_readers_per_reply: Count = 100
     time_limit_s: Seconds = 600.0
-    orphan_ttl_s: Annotated[float, BeforeValidator(_number), Field(ge=0, le=86_400)] = 300.0
+    orphan_ttl_s: Annotated[Number, Field(ge=0, le=86_400)] = 300.0
     disconnect_cancel_s: Seconds = 10.0
-    heartbeat_s: Annotated[float, BeforeValidator(_number), Field(ge=1, le=60)] = 15.0
-    checkpoint_interval_s: Annotated[float, BeforeValidator(_number), Field(ge=0.01, le=0.1)] = 0.1
-    reconcile_interval_s: Annotated[float, BeforeValidator(_number), Field(ge=0.1, le=60)] = 3.0
-    lease_s: Annotated[float, BeforeValidator(_number), Field(ge=1, le=60)] = 12.0
-    sweep_interval_s: Annotated[float, BeforeValidator(_number), Field(ge=0.1, le=60)] = 3.0
-    relay_heartbeat_s: Annotated[float, BeforeValidator(_number), Field(ge=0.1, le=60)] = 3.0
-    relay_retention_s: Annotated[float, BeforeValidator(_number), Field(ge=60, le=86_400)] = 600.0
-    drain_pause_s: Annotated[float, BeforeValidator(_number), Field(ge=0, le=600)] = 0.5
-    drain_grace_s: Annotated[float, BeforeValidator(_number), Field(ge=0, le=3600)] = 30.0
-    ended_logs_ttl_s: Annotated[float, BeforeValidator(_number), Field(ge=0, le=60)] = 60.0
+    heartbeat_s: Annotated[Number, Field(ge=1, le=60)] = 15.0
+    checkpoint_interval_s: Annotated[Number, Field(ge=0.01, le=0.1)] = 0.1
+    reconcile_interval_s: Annotated[Number, Field(ge=0.1, le=60)] = 3.0
+    lease_s: Annotated[Number, Field(ge=1, le=60)] = 12.0
+    sweep_interval_s: Annotated[Number, Field(ge=0.1, le=60)] = 3.0
+    relay_heartbeat_s: Annotated[Number, Field(ge=0.1, le=60)] = 3.0
+    relay_retention_s: Annotated[Number, Field(ge=60, le=86_400)] = 600.0
+    drain_pause_s: Annotated[Number, Field(ge=0, le=600)] = 0.5
+    drain_grace_s: Annotated[Number, Field(ge=0, le=3600)] = 30.0
+    ended_logs_ttl_s: Annotated[Number, Field(ge=0, le=60)] = 60.0
     ended_logs_max_bytes: Annotated[int, Field(ge=0, le=64 * MIB)] = 64 * MIB
-    connection_age_s: Annotated[float, BeforeValidator(_number), Field(ge=10, le=86_400)] = 1200.0
-    connection_grace_s: Annotated[float, BeforeValidator(_number), Field(ge=1, le=86_400)] = 900.0
-    keepalive_s: Annotated[float, BeforeValidator(_number), Field(ge=5, le=7200)] = 30.0
-    least_ping_interval_s: Annotated[float, BeforeValidator(_number), Field(ge=0.1, le=300)] = 10.0
+    connection_age_s: Annotated[Number, Field(ge=10, le=86_400)] = 1200.0
+    connection_grace_s: Annotated[Number, Field(ge=1, le=86_400)] = 900.0
+    keepalive_s: Annotated[Number, Field(ge=5, le=7200)] = 30.0
+    least_ping_interval_s: Annotated[Number, Field(ge=0.1, le=300)] = 10.0
     streams_per_connection: Annotated[int, Field(ge=1, le=100_000)] = 10_000
     metadata_bytes: Annotated[int, Field(ge=8 * KIB, le=MIB)] = 16 * KIB
     max_input_text_bytes: Annotated[int, Field(ge=KIB, le=2 * MIB)] = 2 * MIB

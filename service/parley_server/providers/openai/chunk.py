@@ -119,7 +119,7 @@ def is_first(index: object) -> bool:
     return not index or index == "0"
 
 
-class Silence:
+class ContentlessEvents:
     """Inspects events without content, to tell an empty answer from an answer in an unknown form."""
 
     def __init__(self) -> None:

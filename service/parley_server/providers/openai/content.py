@@ -32,7 +32,7 @@ class ContentAssembler:
         self.texts: list[str] = []
         self.text_join = SurrogateJoin()
         self.tools = ToolCalls(sink)
-        self.odd_pieces = 0
+        self.irregular_pieces = 0
         """Number of pieces that did not take the fast path."""
         self.has_text = False
         self.last_s: float | None = None
@@ -43,7 +43,7 @@ class ContentAssembler:
         """Whether any text, reasoning or tool call has arrived."""
         return self.last_s is not None
 
-    def add_odd(self, content: object) -> None:
+    def add_irregular(self, content: object) -> None:
         """Add text that may contain lone surrogates, or a list of parts."""
         for kind, text in parts_of(content):
             if kind == "other":
@@ -60,7 +60,7 @@ class ContentAssembler:
             if text := text_of(getattr(delta, field)):
                 self._reason(field, text)
         if delta.refusal:
-            self.add_odd(delta.refusal)
+            self.add_irregular(delta.refusal)
         if delta.tool_calls:
             self.add_calls(delta)
 
@@ -80,7 +80,7 @@ class ContentAssembler:
         delta = delta_of(choice.message if choice.message is not None else choice.text)
         if delta is not None:
             if delta.content:
-                self.add_odd(delta.content)
+                self.add_irregular(delta.content)
             self.add_rare(delta)
             if delta.function_call and not delta.tool_calls:
                 self.add_calls(delta)
@@ -120,5 +120,5 @@ class ContentAssembler:
             self._sink.reasoning(whole)
 
     def _note_piece(self) -> None:
-        self.odd_pieces += 1
+        self.irregular_pieces += 1
         self.last_s = self._now_s()

@@ -19,13 +19,13 @@ class Evidence(Value, frozen=True, kw_only=True):
 
     word: the last finish reason, empty if there was none.
     completed: the finish reason, or its substitute, completes the answer.
-    odd: the body contained data of an unknown form.
+    unknown_form: the body contained data of an unknown form.
     unread: a first choice contained possible content in an unknown field.
     """
 
     word: str
     completed: bool
-    odd: bool
+    unknown_form: bool
     unread: bool
 
 
@@ -55,7 +55,7 @@ def _with_calls(provider: str, content: ContentAssembler, reason: FinishReason) 
 
 
 def _incomplete(provider: str, content: ContentAssembler, evidence: Evidence) -> ProviderError:
-    if (evidence.odd or evidence.unread) and not evidence.word and not content.begun:
+    if (evidence.unknown_form or evidence.unread) and not evidence.word and not content.begun:
         return _malformed(provider)
     return ProviderTruncated(f"{provider} ended its answer before it was complete")
 

@@ -31,7 +31,7 @@ TOOL_CHOICES = ("auto", "none", "required")
 
 def messages_of(prompt: Prompt, switches: Switches) -> list[Json]:
     """The field `messages`: one entry for each message; a TOOL message gives one for each of its results."""
-    messages = tuple(message for message in prompt.messages if _says_something(message))
+    messages = tuple(message for message in prompt.messages if _has_content(message))
     if not switches.system_anywhere:
         messages = fold_system(messages)
     if switches.alternate:
@@ -72,7 +72,7 @@ def stream_options_of(switches: Switches) -> Json:
     return options
 
 
-def _says_something(message: PromptMessage) -> bool:
+def _has_content(message: PromptMessage) -> bool:
     """Whether the message has content to send. An assistant's images and reasoning are not sent."""
     kinds = (ToolCallPart,) if message.role == "assistant" else (ImagePart, ToolResultPart)
     return any(isinstance(part, kinds) or (isinstance(part, TextPart) and part.text) for part in message.parts)

@@ -95,7 +95,7 @@ class OpenAIProvider:
         started_s = self._clock.monotonic()
         body, headers = self._request(prompt)
         try:
-            stream = await self._ask(body, headers)
+            stream = await self._send(body, headers)
             try:
                 return await self._read(stream.response, sink, started_s)
             finally:
@@ -119,7 +119,7 @@ class OpenAIProvider:
 
     # --- request
 
-    async def _ask(self, body: dict[str, Any], headers: RequestHeaders) -> openai.AsyncStream[ChatCompletionChunk]:
+    async def _send(self, body: dict[str, Any], headers: RequestHeaders) -> openai.AsyncStream[ChatCompletionChunk]:
         """Send the request. If the server refuses `stream_options` by name, send this and all later requests without
         it."""
         try:

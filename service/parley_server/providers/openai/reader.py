@@ -15,7 +15,7 @@ from parley_server.errors import ProviderError, ProviderMalformed
 from parley_server.providers.http.sse import EventSplitter
 from parley_server.providers.openai.chunk import (
     Choice,
-    Silence,
+    ContentlessEvents,
     WireChunk,
     decode,
     decode_loosely,
@@ -67,10 +67,10 @@ class ChunkReader:
         self._document = document
         self._content = ContentAssembler(sink, now_s=now_s, notice=notice)
         self._meter = UsageMeter(on_ignored=lambda: notice("count"))
-        self._silence = Silence()
+        self._contentless = ContentlessEvents()
         self._word = ""
         self._unreliable = False
-        self._excused: ProviderError | None = None
+        self._ignored_error: ProviderError | None = None
         self._done = False
         self._finish_reported = False
 
@@ -102,12 +102,12 @@ class ChunkReader:
             if self._word:
                 self._take_late(rest)
             if content.last_s is None:
-                self._inspect_silence(events)
+                self._inspect_contentless(events)
         except ProviderMalformed as error:
             if not self.finished:
                 raise
-            self._excuse(error)
-            self._say_done()  # the start of the next event is unknown
+            self._ignore(error)
+            self._end_at_done()  # the start of the next event is unknown
         finally:
             if content.texts:
                 content.push_text()
@@ -136,10 +136,10 @@ class ChunkReader:
 
     # --- events
 
-    def _inspect_silence(self, events: list[bytes]) -> None:
+    def _inspect_contentless(self, events: list[bytes]) -> None:
         self._content.push_text()
         if not self.begun:
-            self._silence.inspect(events)
+            self._contentless.inspect(events)
 
     def _take(self, events: Iterator[bytes]) -> None:
         """Take events until one has a finish reason."""
@@ -153,7 +153,7 @@ class ChunkReader:
             except ValueError:
                 # Some servers quote [DONE] as a JSON string.
                 if event.strip(b' "') == b"[DONE]":
-                    self._say_done()
+                    self._end_at_done()
                     return
                 chunk = self._repaired(event)
             if chunk.error is not None and is_error(chunk.error):
@@ -171,7 +171,7 @@ class ChunkReader:
                         if type(text) is str and not join.held:
                             texts.append(text)
                         elif text:
-                            content.add_odd(text)
+                            content.add_irregular(text)
                         if (
                             delta.tool_calls
                             or delta.reasoning_content
@@ -203,7 +203,7 @@ class ChunkReader:
         if isinstance(chunk.x_groq, dict):
             self._meter.add(chunk.x_groq.get("usage"))
         if choice.finish_reason is not None:
-            self._say(choice.finish_reason)
+            self._take_finish_reason(choice.finish_reason)
 
     def _take_late(self, events: Iterator[bytes]) -> None:
         """Take events after a finish reason. Their errors do not fail a complete answer. But content after the
@@ -215,18 +215,18 @@ class ChunkReader:
 
     def _take_one_late(self, event: bytes) -> None:
         self._content.push_text()
-        before = self._content.odd_pieces
+        before = self._content.irregular_pieces
         try:
             self._take(iter((event,)))
         except ProviderError as error:
             if self._unreliable:
                 raise
-            self._excuse(error)
-        if not self._unreliable and (self._content.odd_pieces != before or any(self._content.texts)):
+            self._ignore(error)
+        if not self._unreliable and (self._content.irregular_pieces != before or any(self._content.texts)):
             self._unreliable = True
             self._on_resume()
-            if self._excused is not None:
-                raise self._excused
+            if self._ignored_error is not None:
+                raise self._ignored_error
 
     def _take_last(self) -> bool:
         """Take the events that the end of the body completes. Returns whether they were complete."""
@@ -240,7 +240,7 @@ class ChunkReader:
                 self._take(rest)
             if self._word:
                 self._take_late(rest)
-            self._inspect_silence(events)
+            self._inspect_contentless(events)
         except ProviderMalformed:
             return False  # the stream was cut within an event: truncated, not malformed
         return True
@@ -258,7 +258,7 @@ class ChunkReader:
 
     # --- ends
 
-    def _say(self, value: object) -> None:
+    def _take_finish_reason(self, value: object) -> None:
         word = word_of(value)
         if not word:
             return
@@ -275,17 +275,17 @@ class ChunkReader:
             if not self._unreliable:
                 self._on_finish(self.content_s)
 
-    def _say_done(self) -> None:
+    def _end_at_done(self) -> None:
         self._done = True
         self._on_done()
 
-    def _excuse(self, error: ProviderError) -> None:
-        if self._excused is None:
-            self._excused = error
+    def _ignore(self, error: ProviderError) -> None:
+        if self._ignored_error is None:
+            self._ignored_error = error
             self._notice("after_finish")
 
     def _evidence(self, *, whole: bool) -> Evidence:
-        splitter, silence = self._splitter, self._silence
+        splitter, contentless = self._splitter, self._contentless
         done = self._done or (self._document and splitter.documents == 1)
         if self._word:
             completed = self.finished or whole
@@ -296,6 +296,6 @@ class ChunkReader:
         return Evidence(
             word=self._word,
             completed=completed,
-            odd=bool(silence.foreign or splitter.documents or splitter.ignored),
-            unread=silence.unread,
+            unknown_form=bool(contentless.foreign or splitter.documents or splitter.ignored),
+            unread=contentless.unread,
         )
