@@ -307,7 +307,7 @@ async def test_a_metrics_port_in_use_is_reported(tmp_path, places) -> None:
         address = f"127.0.0.1:{taken.getsockname()[1]}"
         more = {**places, "PARLEY_WORKERS": "2", "PARLEY_METRICS_LISTEN": address}
         told = refusal(command(tmp_path, "serve", **more))
-        assert told.startswith(f"parley serve: metrics on {address}: the address is in use; PARLEY_METRICS_LISTEN")
+        assert told.startswith(f"parley serve: metrics on {address}: the address is in use; set PARLEY_METRICS_LISTEN")
 
 
 def test_several_workers_need_postgresql_and_redis(tmp_path, postgres_url) -> None:
