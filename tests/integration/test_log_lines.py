@@ -34,7 +34,7 @@ def lines():
 
 
 async def everything(server, upstream):
-    """One call of every kind, some of which fail."""
+    """One call of every kind; some fail."""
     conversation = resources_pb2.Conversation(title=TITLE, system=[SYSTEM], post_system=SYSTEM, labels={"l": TITLE})
     image = resources_pb2.Image(data=PNG)
     upstream.reply_next(
