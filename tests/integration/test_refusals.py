@@ -223,3 +223,13 @@ async def test_an_end_user_that_is_too_long(shared_server):
     assert told.detail(error_details_pb2.BadRequest).field_violations[0].description == (
         "is over the limit of 128 characters"
     )
+
+
+async def test_overloaded_by_prompts(serve, upstream):
+    server = await serve(max_prompt_bytes=1024 * 1024)
+    upstream.reply_with(HANGING)
+    first = await server.stream("x" * 900_000).until_text("on and")
+    told = await refused(server.chat.StreamReply(ask("y" * 200_000)))
+    assert told.reason == "OVERLOADED"
+    await server.cancel(first.reply_id)
+    await server.stream("y" * 200_000).until_text("on and")
