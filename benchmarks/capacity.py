@@ -168,7 +168,7 @@ def following(holds: Trial | None, breaks: Trial | None) -> int:
     return max(1, ((holds.streams if holds else 0) + breaks.streams) // 2)
 
 
-def part(found: list[Capacity], kind: str, told: str) -> str:
+def part(found: list[Capacity], kind: str, summary: str) -> str:
     """The part of the document."""
     rows = []
     for one in found:
@@ -190,7 +190,7 @@ def part(found: list[Capacity], kind: str, told: str) -> str:
     head = ["tokens/s of a stream", "streams held", "tokens/s in all", "first token p50 / p99, ms", "late p99.9, ms"]
     head += ["CPU, cores", "peak MiB", "what broke, and where"]
     note = "One process; calls that come while all streams run get their first token within a second at p99."
-    return f"{note} System: {kind}.\n\n{table(head, rows)}\n\n{told}"
+    return f"{note} System: {kind}.\n\n{table(head, rows)}\n\n{summary}"
 
 
 def searched(options: argparse.Namespace, upstream: Upstream, pace: int) -> Capacity:
@@ -224,8 +224,8 @@ def main() -> int:
         found = [searched(options, upstream, pace) for pace in map(int, options.paces.split(","))]
     finally:
         upstream.stop()
-    told = facts(when, f"python -m benchmarks.capacity {' '.join(sys.argv[1:])}".strip())
-    keep("capacity", found, part(found, options.system, told), document=options.write_docs)
+    summary = facts(when, f"python -m benchmarks.capacity {' '.join(sys.argv[1:])}".strip())
+    keep("capacity", found, part(found, options.system, summary), document=options.write_docs)
     return 0
 
 

@@ -135,7 +135,7 @@ def measure(
 
 
 def idle_share(system: RunningSystem, seconds: float) -> float:
-    """The share of a core that a system takes while nobody asks it for anything."""
+    """The share of a core that a system takes while it is idle."""
     time.sleep(SETTLE_S)
     start, cpu_s = time.monotonic(), system.cpu_s()
     time.sleep(seconds)

@@ -1,6 +1,6 @@
 """Gateways of others, each in one process with its fastest documented settings; `make bench-full` installs them.
 
-They speak OpenAI's HTTP on both sides, keep nothing, and authenticate nobody but by one key.
+They speak OpenAI's HTTP on both sides, store nothing, and accept a single key.
 """
 
 from __future__ import annotations

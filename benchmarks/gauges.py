@@ -1,4 +1,4 @@
-"""What the kernel says about processes, the machine and the disk. It only reads, but for the disk's own probe."""
+"""Measurements of processes, the machine and the disk. Only the probe of the disk writes."""
 
 from __future__ import annotations
 

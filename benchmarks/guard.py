@@ -129,7 +129,7 @@ def risen(pairs: Pairs, kept: dict[str, float]) -> list[str]:
     return [name for name in kept if statistics.median(pairs.ratios(name)) > kept[name] * RISE]
 
 
-def told(pairs: Pairs, kept: dict[str, float]) -> str:
+def summary(pairs: Pairs, kept: dict[str, float]) -> str:
     """All of it as a table."""
     rows = []
     for name, guarded in GUARDED.items():
@@ -158,7 +158,7 @@ def main() -> int:
     finally:
         upstream.stop()
     dearer = risen(pairs, kept)
-    print(f"{told(pairs, kept)}\n{len(pairs.ratios('short'))} pairs of each in {time.monotonic() - start:.0f} s")
+    print(f"{summary(pairs, kept)}\n{len(pairs.ratios('short'))} pairs of each in {time.monotonic() - start:.0f} s")
     if options.write:
         ratios = {name: round(statistics.median(pairs.ratios(name)), 3) for name in GUARDED}
         KEPT.write_bytes(msgspec.json.format(msgspec.json.encode(ratios), indent=2) + b"\n")

@@ -1,4 +1,4 @@
-"""The load, in a process of its own: warms up, says "ready", runs each Load that it is given, and prints what it saw.
+"""The load, in a process of its own: warms up, says "ready", runs each Load that it is given, and prints its results.
 
 Loads and answers are lines of JSON on stdin and stdout. It measures at the reader; it must never share an event loop
 with what it measures.
@@ -65,7 +65,7 @@ class Seen(msgspec.Struct, kw_only=True):
 
 
 class Call(msgspec.Struct):
-    """One reply that was asked for, how its call ended, and what its further readers saw."""
+    """One requested reply, how its call ended, and what its further readers received."""
 
     transcript: Transcript
     status: str
@@ -83,7 +83,7 @@ class Replies:
         self._accepted = 0
 
     async def run(self) -> list[Call]:
-        """All of them, in the order in which they were asked for."""
+        """All of them, in the order of the requests."""
         load = self._load
         if load.concurrency:
             return await self._closed_loop(load.replies, load.concurrency)
@@ -189,7 +189,7 @@ def caller_of(load: Load) -> Caller:
 
 
 async def warm_up(load: Load, caller: Caller) -> None:
-    """Answer a few replies that nobody measures."""
+    """Run a few replies without measuring them."""
     if load.warmup_replies:
         few = {"model": load.warmup_model, "replies": load.warmup_replies, "concurrency": load.warmup_concurrency}
         await Replies(msgspec.structs.replace(load, **few, readers=1, tell_accepted=False), caller).run()
@@ -198,7 +198,7 @@ async def warm_up(load: Load, caller: Caller) -> None:
 
 
 async def run(load: Load) -> None:
-    """Warm up, then measure what is asked for, until the end of stdin."""
+    """Warm up, then run each load that stdin names, until its end."""
     caller = caller_of(load)
     await caller.open()
     await warm_up(load, caller)

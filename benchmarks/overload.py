@@ -38,7 +38,7 @@ GOOD_PROBES = 10
 WATCHED_S = 15.0
 RECOVERY_LIMIT_S = 5.0
 PACE_LIMIT = 1.2
-# A refused caller comes back when it was told to, and up to this later, as a client with jitter does.
+# A refused caller retries after the delay of its RetryInfo and up to this much jitter.
 JITTER_S = 0.25
 REFUSAL = "/OVERLOADED"
 
@@ -179,7 +179,7 @@ async def study(system: RunningSystem, capacity: int, connections: int, seconds:
     )
 
 
-def part(found: Found, told: str) -> str:
+def part(found: Found, summary: str) -> str:
     """The part of the document."""
     calm = number(found.calm_first_token_p99_ms)
     rows = {
@@ -197,8 +197,8 @@ def part(found: Found, told: str) -> str:
         "CPU meanwhile, peak memory": f"{found.server_cores:.2f} cores, {number(round(found.peak_mib))} MiB",
     }
     wrong = [f"- **Missed**: {one}." for one in found.faults()] or ["All as it has to be."]
-    told_rows = table(["", "measured"], [list(row) for row in rows.items()])
-    return "\n\n".join(["\n".join(wrong), told_rows, told])
+    rows_table = table(["", "measured"], [list(row) for row in rows.items()])
+    return "\n\n".join(["\n".join(wrong), rows_table, summary])
 
 
 def main() -> int:
@@ -218,8 +218,8 @@ def main() -> int:
             found = uvloop.run(study(system, options.capacity, options.connections, options.seconds))
     finally:
         upstream.stop()
-    told = facts(when, f"python -m benchmarks.overload {' '.join(sys.argv[1:])}")
-    keep("overload", found, part(found, told), document=options.write_docs)
+    summary = facts(when, f"python -m benchmarks.overload {' '.join(sys.argv[1:])}")
+    keep("overload", found, part(found, summary), document=options.write_docs)
     return 1 if found.faults() else 0
 
 

@@ -20,7 +20,7 @@ from tests.services import PostgresServer, RedisServer, initdb
 
 UPSTREAM_KEY = "BENCHMARK_UPSTREAM_KEY"
 FAR_S = 0.2
-# As Debian ships it, but for what tests/services.py leaves out: a commit is on the disk.
+# The defaults of Debian: unlike in tests/services.py, a commit waits for the disk.
 POSTGRES = {"fsync": "on", "shared_buffers": "128MB"}
 
 

@@ -90,7 +90,7 @@ def is_fraction(target: Target) -> bool:
 
 
 def is_whole(value: float) -> bool:
-    """Whether it is a whole number, but for rounding."""
+    """Whether it is a whole number, apart from rounding."""
     return abs(value - round(value)) < 1e-6
 
 

@@ -106,7 +106,7 @@ class Roster:
 
     @contextmanager
     def running(self, names: list[str]) -> Iterator[dict[str, RunningSystem]]:
-        """The named ones, started anew but for those that last."""
+        """The named systems; those that are not shared between scenarios are restarted."""
         running: dict[str, RunningSystem] = {}
         try:
             for name in names:
@@ -140,14 +140,14 @@ def versions(names: list[str]) -> dict[str, str]:
 
 def _postgres_version() -> str:
     binary = sorted(Path("/usr/lib/postgresql").glob("*/bin/postgres"), key=lambda path: float(path.parts[-3]))
-    return _told([str(binary[-1]) if binary else "postgres", "--version"])
+    return _version_of([str(binary[-1]) if binary else "postgres", "--version"])
 
 
 def _redis_version() -> str:
-    return _told(["redis-server", "--version"])
+    return _version_of(["redis-server", "--version"])
 
 
-def _told(command: list[str]) -> str:
-    told = subprocess.run(command, check=True, capture_output=True, text=True).stdout
-    found = re.search(r"\d+(\.\d+)+", told)
-    return found[0] if found else told.strip()
+def _version_of(command: list[str]) -> str:
+    printed = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    found = re.search(r"\d+(\.\d+)+", printed)
+    return found[0] if found else printed.strip()

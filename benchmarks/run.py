@@ -46,7 +46,7 @@ def arguments() -> argparse.Namespace:
 
 
 def chosen(only: str) -> list[Scenario]:
-    """The scenarios that were asked for, in their own order."""
+    """The requested scenarios, in their own order."""
     names = only.split(",") if only else [scenario.name for scenario in SCENARIOS]
     unknown = set(names) - {scenario.name for scenario in SCENARIOS}
     if unknown:
@@ -54,12 +54,12 @@ def chosen(only: str) -> list[Scenario]:
     return [scenario for scenario in SCENARIOS if scenario.name in names]
 
 
-def able(wished: str) -> tuple[list[str], dict[str, str]]:
+def able(requested: str) -> tuple[list[str], dict[str, str]]:
     """The systems that take part, and why the others do not."""
-    names = wished.split(",") if wished else list(SYSTEMS)
+    names = requested.split(",") if requested else list(SYSTEMS)
     if unknown := set(names) - set(SYSTEMS):
         raise SystemExit(f"no such system: {', '.join(sorted(unknown))}")
-    out = {name: "not asked for" for name in SYSTEMS if name not in names}
+    out = {name: "not requested" for name in SYSTEMS if name not in names}
     out |= {name: missing for name in names if (missing := SYSTEMS[name].missing())}
     return [name for name in names if name not in out], out
 
@@ -137,7 +137,7 @@ class Bench:
         return found
 
     def _repeats(self, entry: Entry) -> int:
-        return entry.repeats(short=self._options.short, wished=self._options.repeat)
+        return entry.repeats(short=self._options.short, requested=self._options.repeat)
 
     def _parameters(self, entry: Entry) -> dict[str, str | int | float | bool]:
         load = self._scenario.load_of(entry, short=self._options.short, address="")
@@ -157,7 +157,7 @@ def commit() -> str:
 
 
 def models() -> list[str]:
-    """All that the upstream is asked for."""
+    """All models of the upstream that the scenarios use."""
     loads = [
         scenario.load_of(entry, short=short, address="")
         for scenario in SCENARIOS
@@ -168,7 +168,7 @@ def models() -> list[str]:
 
 
 def run(options: argparse.Namespace, folder: Path) -> Results:
-    """Measure everything that was asked for."""
+    """Measure all requested scenarios."""
     if gauges.file_system(folder) in gauges.MEMORY_FILE_SYSTEMS:
         raise SystemExit("the databases would lie in memory: name a folder on a real disk with --folder")
     names, left_out = able(options.systems)

@@ -31,10 +31,10 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True):
         """Its name in the results."""
         return self.name or self.system
 
-    def repeats(self, *, short: bool, wished: int) -> int:
-        """How often to run it; `wished` wins where it runs at all."""
+    def repeats(self, *, short: bool, requested: int) -> int:
+        """How often to run it; `requested` replaces it unless it is 0."""
         own = self.short if short else self.full
-        return wished if wished and own else own
+        return requested if requested and own else own
 
 
 class Scenario(msgspec.Struct, frozen=True, kw_only=True):

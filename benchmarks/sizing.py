@@ -158,16 +158,16 @@ def part(results: Results, found: list[Capacity]) -> str:
 
 
 def main() -> int:
-    """Print it, and write it where that was asked for."""
+    """Print the result, and write it into the document with --write-docs."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--write-docs", action="store_true", help="write the part of docs/capacity.md")
     options = parser.parse_args()
     results = msgspec.json.decode(Path(report.CANONICAL).read_bytes(), type=Results)
     found = msgspec.json.decode(CAPACITY.read_bytes(), type=list[Capacity]) if CAPACITY.exists() else []
-    told = part(results, found)
-    print(told)
+    summary = part(results, found)
+    print(summary)
     if options.write_docs:
-        report.insert("sizing", told, document=DOCUMENT)
+        report.insert("sizing", summary, document=DOCUMENT)
     return 0
 
 

@@ -105,7 +105,7 @@ def median(samples: list[Sample], name: str) -> float:
 
 
 def slope_mib_per_h(samples: list[Sample]) -> float | None:
-    """How fast memory grows after the warm-up, if it can be told."""
+    """How fast memory grows after the warm-up, in MiB an hour; None if the soak was too short."""
     thirds = thirds_of(samples)
     if thirds is None:
         return None
@@ -153,7 +153,7 @@ async def at_rest(gauges: Gauges, before: Sample) -> Sample:
         await asyncio.sleep(0.5)
 
 
-def part(found: Found, kind: str, told: str) -> str:
+def part(found: Found, kind: str, summary: str) -> str:
     """The part of the document."""
     places = [len(found.samples) * place // 4 for place in range(1, 4)]
     chosen = [("before", found.before)]
@@ -167,7 +167,7 @@ def part(found: Found, kind: str, told: str) -> str:
         slope = f"memory after a warm-up of {WARM_UP_S:.0f} s: {grown:+.1f} MiB an hour"
     wrong = [f"- **Missed**: {one}." for one in found.wrong()] or ["Nothing was lost, and nothing is left."]
     size = f"{number(found.minutes)} minutes at {found.streams} streams, system {kind}: {ends}; {slope}."
-    return "\n\n".join(["\n".join(wrong), size, table(HEAD, rows), told])
+    return "\n\n".join(["\n".join(wrong), size, table(HEAD, rows), summary])
 
 
 def main() -> int:
@@ -187,8 +187,8 @@ def main() -> int:
             found = uvloop.run(study(system, options))
     finally:
         upstream.stop()
-    told = facts(when, f"python -m benchmarks.soak {' '.join(sys.argv[1:])}".strip())
-    keep("soak", found, part(found, options.system, told), document=options.write_docs)
+    summary = facts(when, f"python -m benchmarks.soak {' '.join(sys.argv[1:])}".strip())
+    keep("soak", found, part(found, options.system, summary), document=options.write_docs)
     return 1 if found.wrong() else 0
 
 

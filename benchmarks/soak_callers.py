@@ -22,7 +22,7 @@ from benchmarks.tokens import WIDTH, Transcript, shape
 MODELS = ["t40-p50", "t100-p50", "t200-p50", "t30-p20", "t500-p0"]
 CHANNELS = 8
 DEADLINE_S = 60.0
-# After this the engine cancels a reply whose request asked for that, and whose last reader has gone.
+# After this time without readers the engine cancels a reply with DISCONNECT_POLICY_CANCEL.
 SHORTEST_ORPHAN_S = 10.0
 CANCELLED = resources_pb2.FINISH_REASON_CANCELLED
 SHARES = {"read": 50, "cancelled": 15, "resumed": 20, "waited": 10, "left": 5}
@@ -124,7 +124,7 @@ class SoakCallers:
         return transcript.fault
 
     async def _leave(self, stub: Any, model: str) -> str:
-        """Gone for good, with the wish that nobody pays for it."""
+        """Disconnects for good; the reply is to be cancelled."""
         asked = request(model, on_disconnect=chat_pb2.DISCONNECT_POLICY_CANCEL)
         reading = Reading(model)
         await reading.follow(stub.StreamReply(asked, timeout=DEADLINE_S), cut_after=self._chosen.randint(1, 10))

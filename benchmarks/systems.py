@@ -120,7 +120,7 @@ class Upstream:
 
 
 def free_address() -> str:
-    """An address on loopback that nobody listened on a moment ago."""
+    """An unused address on loopback."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return f"127.0.0.1:{probe.getsockname()[1]}"

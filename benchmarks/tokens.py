@@ -53,8 +53,8 @@ def token(number: int, stamp_us: int) -> str:
 class Transcript:
     """One reply as its reader sees it: which tokens came, when each was sent, and when it was seen.
 
-    `accepted` is called once its id is known; `channel` is the connection on which it is read; `retry_s` is after what
-    time a refusal has asked to come back."""
+    `accepted` is called once its id is known; `channel` is the connection on which it is read; `retry_s` is the
+    delay in the RetryInfo of a refusal."""
 
     __slots__ = (
         *("_accepted", "channel", "ended", "expected", "fault", "messages", "retry_s", "seen_us", "sent"),

@@ -206,7 +206,7 @@ class Cluster:
             await self.kill9(index)
         await self.start(index)
 
-    # --- what is stored, counted and told
+    # --- what is stored, counted and logged
 
     async def rows(self, query: str, *arguments: object) -> list[tuple[Any, ...]]:
         """What one statement finds; `$1` is the first argument."""

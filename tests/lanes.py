@@ -23,7 +23,7 @@ WAITING = ("tests/contract/",)
 
 
 class Lanes:
-    """A pytest plugin. One file is locked while loaded tests run, another by whoever runs beside them."""
+    """A pytest plugin. One file is locked while loaded tests run, another by the test beside them."""
 
     def __init__(self, folder: Path) -> None:
         folder.mkdir(exist_ok=True)
@@ -45,7 +45,7 @@ class Lanes:
     def pytest_runtest_protocol(
         self, item: pytest.Item, nextitem: pytest.Item | None
     ) -> Generator[None, object, object]:
-        """Wait until the test may run. From one loaded test to the next, nobody else slips in."""
+        """Wait until the test may run. The lock is kept from one loaded test to the next."""
         if item.nodeid.startswith(WAITING):
             return (yield)
         if not is_loaded(item):

@@ -11,12 +11,12 @@ from functools import lru_cache
 from pathlib import Path
 
 # Below the range from which the kernel takes a client's port: a client that dials a port of that range over and over
-# while nobody listens is at last connected to itself, and another's connection may sit on it when the server returns.
+# while nothing listens can connect to itself, and the port may be in use by a client when the server returns.
 LOWEST, HIGHEST = 16_000, 32_000
 
 
 def free_port() -> int:
-    """A port of loopback that nobody has just now, and that no test of this user is given while this process lives."""
+    """An unused port of loopback, reserved among all tests of this user until this process ends."""
     chosen = random.SystemRandom()
     while True:
         port = chosen.randrange(LOWEST, HIGHEST)
@@ -41,7 +41,7 @@ def _reserve(port: int) -> bool:
 
 @lru_cache(maxsize=1)
 def _register() -> int:
-    """A file of which a locked byte is a port that is given; the kernel unlocks what a process had when it ends."""
+    """A file in which a locked byte marks a reserved port; the kernel unlocks the bytes of a process when it ends."""
     path = Path(tempfile.gettempdir()) / f"parley-test-ports-{os.geteuid()}"
     return os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
 

@@ -128,7 +128,7 @@ class ServerProcess:
         if self.running:
             await self.kill9()
         elif self._reading is not None and not self._reading.done():
-            await self.exited()  # it ended by itself, or by somebody else: its pipe is read to the end and closed
+            await self.exited()  # if it has ended already: read its pipe to the end and close it
 
     async def start(self) -> None:
         """Start it and wait until it is ready."""
@@ -245,7 +245,7 @@ class ServerProcess:
         return samples
 
     async def idle(self, *, limit_s: float = 30.0) -> None:
-        """Wait until no reply runs and nobody reads."""
+        """Wait until there are no running replies and no readers."""
 
         async def still() -> bool:
             now = await self.metrics()

@@ -249,7 +249,7 @@ async def _abort(step: Abort, context: Any) -> None:
 
 
 class Proxy:
-    """Forwards TCP to a port of this machine, and breaks all its connections at once when told to."""
+    """Forwards TCP to a port of this machine, and can break all its connections at once."""
 
     def __init__(self, target_port: int) -> None:
         self._target_port = target_port

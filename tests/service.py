@@ -33,7 +33,7 @@ class Service:
 
     @property
     def log(self) -> Path:
-        """What it has told."""
+        """Its standard output and error."""
         return self.folder / "log"
 
     @property

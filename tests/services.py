@@ -120,14 +120,14 @@ class PostgresServer(Service):
         return f"postgresql+asyncpg://{USER}@{HOST}:{port or self.port}/{database}"
 
     def create_database(self, name: str = "", *, template: str = "template1") -> str:
-        """Make a database, empty or a copy of another to which nobody is connected; its name, which may be chosen."""
+        """Make a database, empty or a copy of another one without connections; returns its name."""
         self._made += 1
         name = name or f"db{self._made}"
         self.rows(f'CREATE DATABASE "{name}" TEMPLATE "{template}"')
         return name
 
     def drop_database(self, name: str) -> None:
-        """Remove a database, whoever is connected to it."""
+        """Remove a database, and end its connections."""
         self.rows(f'DROP DATABASE IF EXISTS "{name}" WITH (FORCE)')
 
     def rows(self, query: str, *arguments: object, database: str = "postgres") -> list[tuple[Any, ...]]:

@@ -97,7 +97,7 @@ def pytest_runtest_logreport(report):
             case, client = value
             if report.when == "call" or report.outcome != "passed":
                 outcomes, column = _outcomes[case], client_of(client)
-                if outcomes.get(column) != WORDS["failed"]:  # of several forms, one that fails is told
+                if outcomes.get(column) != WORDS["failed"]:  # of several forms, a failed one is shown
                     outcomes[column] = WORDS[report.outcome]
 
 

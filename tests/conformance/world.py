@@ -151,7 +151,7 @@ class World:
         for server in self.servers:
             if not server.running:
                 await server.start()
-        # At an address of its own: a gRPC library may remember that there was nobody at the last case's.
+        # At an address of its own: a gRPC library may remember that nothing listened at that of the last case.
         await self.wire.__aexit__()
         self.wire = Wire(self.servers[0].port)
         await self.wire.__aenter__()

@@ -118,21 +118,21 @@ async def test_a_cancel_that_comes_before_its_request(server, upstream, rpc):
 
 
 async def test_an_early_cancel_applies_only_to_its_end_user(server):
-    ann, bob = server.caller("ann"), server.caller("bob")
-    await refused(ann.chat.Cancel(chat_pb2.CancelRequest(request_id="k")))
-    watch = await bob.stream(request_id="k").end()
+    ada, ben = server.caller("ada"), server.caller("ben")
+    await refused(ada.chat.Cancel(chat_pb2.CancelRequest(request_id="k")))
+    watch = await ben.stream(request_id="k").end()
     assert watch.terminal.finished.reason == reason("STOP")
-    watch = await ann.stream(request_id="k").end()
+    watch = await ada.stream(request_id="k").end()
     assert watch.terminal.finished.reason == reason("CANCELLED")
 
 
 async def test_a_cancel_by_another_end_user_is_not_found_and_cancels_nothing(server, upstream):
-    ann, bob = server.caller("ann"), server.caller("bob")
+    ada, ben = server.caller("ada"), server.caller("ben")
     upstream.reply_with(HANGING)
-    watch = await ann.stream(request_id="k").until_text("on and")
+    watch = await ada.stream(request_id="k").until_text("on and")
     targets = [{"reply_id": watch.reply_id}, {"request_id": "k"}, {"conversation_id": watch.conversation_id}]
     for target in targets:
-        told = await refused(bob.chat.Cancel(chat_pb2.CancelRequest(**target)))
+        told = await refused(ben.chat.Cancel(chat_pb2.CancelRequest(**target)))
         assert told.code == grpc.StatusCode.NOT_FOUND
     assert watch.reply_id in server.running
     assert server.sql("select cancel_requested from reply") == [(None,)]

@@ -27,8 +27,8 @@ async def updated(caller, *paths, **fields):
 
 
 async def test_a_created_conversation_is_returned_unchanged(server):
-    ann = server.caller("ann")
-    made = await ann.new_conversation(
+    ada = server.caller("ada")
+    made = await ada.new_conversation(
         [said("assistant", "Welcome"), said("user", "Hi"), said("assistant", "Yes?")],
         id="my-chat",
         title="A title",
@@ -38,7 +38,7 @@ async def test_a_created_conversation_is_returned_unchanged(server):
         context=resources_pb2.ContextPolicy(max_messages=10),
         labels={"page": "home"},
     )
-    page = await ann.messages("my-chat")
+    page = await ada.messages("my-chat")
     assert made == Conversation(
         id="my-chat",
         title="A title",
@@ -51,17 +51,17 @@ async def test_a_created_conversation_is_returned_unchanged(server):
         create_time=made.create_time,
         update_time=made.create_time,
         etag=made.etag,
-        end_user="ann",
+        end_user="ada",
     )
     assert made.etag
-    assert await ann.conversation("my-chat") == await server.conversation("my-chat") == made
+    assert await ada.conversation("my-chat") == await server.conversation("my-chat") == made
     messages = list(reversed(page.messages))
     assert [(text_of(each), each.role) for each in messages] == [("Welcome", 2), ("Hi", 1), ("Yes?", 2)]
     assert [each.parent_id for each in messages] == ["", messages[0].id, messages[1].id]
     brief = Conversation.FromString(made.SerializeToString())
     brief.ClearField("system")
     brief.ClearField("post_system")
-    assert list((await listed(ann)).conversations) == [brief]
+    assert list((await listed(ada)).conversations) == [brief]
 
 
 @pytest.mark.parametrize(

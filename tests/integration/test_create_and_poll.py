@@ -130,3 +130,21 @@ async def test_a_poll_of_a_failed_reply(server, upstream):
     assert [chunk.WhichOneof("event") for chunk in page.chunks] == ["failed"]
     assert page.chunks[0].failed.error == page.reply.error
     assert page.reply.error.reason == error_reason("PROVIDER_REJECTED")
+
+
+async def test_a_poll_gathers(serve, clock, upstream):
+    server = await serve(clock=clock)
+    more, last = asyncio.Event(), asyncio.Event()
+    upstream.reply_with(Script([role(), text("a"), Wait(more), text("b"), Wait(last), text("c"), Hang()]))
+    created = await server.create(wait=0)
+    await until(lambda: server.running[created.id].log.last_sequence == 1)
+    polling = asyncio.create_task(server.poll(created.id))
+    await until(lambda: server.running[created.id].reader_count.readers == 1)
+    await clock.advance(0.1)
+    more.set()
+    await until(lambda: server.running[created.id].log.last_sequence == 2)
+    await clock.advance(0.09)
+    assert not polling.done()
+    await clock.advance(0.02)
+    page = await polling
+    assert ("".join(chunk.text for chunk in page.chunks), page.after_sequence) == ("ab", 2)

@@ -21,7 +21,7 @@ HANGING = Script([role(), text("so far"), Hang()])
 
 
 async def draining(server, watch, grace_s=10.0):
-    """The server's stop, begun, after the reader was told."""
+    """Begin to stop the server, and wait until the reader has its notice."""
     stopping = server.begin_stop(grace_s)
     await watch.until(lambda watch: "go_away" in watch.kinds)
     return stopping

@@ -271,18 +271,6 @@ async def test_a_pause_of_120_s_is_bridged_by_heartbeats(server, clock, upstream
     assert {chunk.sequence for chunk in watch.chunks if chunk.HasField("heartbeat")} == {1}
 
 
-@pytest.mark.parametrize("seconds", [1, 60])
-async def test_heartbeats_come_as_asked(server, clock, upstream, seconds):
-    upstream.reply_with(HANGING)
-    watch = await server.stream(heartbeat=seconds).until_text("on and")
-    await clock.advance(seconds - 0.1)
-    assert "heartbeat" not in watch.kinds
-    await clock.advance(0.2)
-    await watch.until(lambda watch: watch.kinds.count("heartbeat") == 1)
-    await clock.advance(seconds)
-    await watch.until(lambda watch: watch.kinds.count("heartbeat") == 2)
-
-
 async def test_text_puts_the_heartbeat_off(server, clock, upstream):
     steps = [asyncio.Event() for _ in range(5)]
     pieces = [piece for step in steps for piece in (Wait(step), text("x"))]

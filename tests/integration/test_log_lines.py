@@ -34,7 +34,7 @@ def lines():
 
 
 async def everything(server, upstream):
-    """One call of every kind, some of which fail."""
+    """One call of every kind; some fail."""
     conversation = resources_pb2.Conversation(title=TITLE, system=[SYSTEM], post_system=SYSTEM, labels={"l": TITLE})
     image = resources_pb2.Image(data=PNG)
     upstream.reply_next(
@@ -80,21 +80,21 @@ async def test_log_lines_hold_no_message_text(lines, server, upstream):
 
 
 async def test_one_line_for_each_call_and_each_reply(lines, server, upstream):
-    ann = server.caller("ann")
+    ada = server.caller("ada")
     trace = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
-    call = ann.chat.StreamReply(ask(), metadata=(("traceparent", trace),))
+    call = ada.chat.StreamReply(ask(), metadata=(("traceparent", trace),))
     chunks = [chunk async for chunk in call]
     reply_id = chunks[0].reply_id
-    await ann.get(reply_id)
-    await refused(ann.chat.GetReply(chat_pb2.GetReplyRequest(reply_id="unknown")))
+    await ada.get(reply_id)
+    await refused(ada.chat.GetReply(chat_pb2.GetReplyRequest(reply_id="unknown")))
     await server.stop()
     parsed = [json.loads(line) for line in lines.getvalue().splitlines()]
     calls = [line for line in parsed if line["event"] == "call"]
     shown = [(line["method"], line["code"], line.get("reason"), line["end_user"]) for line in calls]
     assert shown == [
-        ("/parley.v1.Chat/StreamReply", "OK", None, "ann"),
-        ("/parley.v1.Chat/GetReply", "OK", None, "ann"),
-        ("/parley.v1.Chat/GetReply", "NOT_FOUND", "REPLY_NOT_FOUND", "ann"),
+        ("/parley.v1.Chat/StreamReply", "OK", None, "ada"),
+        ("/parley.v1.Chat/GetReply", "OK", None, "ada"),
+        ("/parley.v1.Chat/GetReply", "NOT_FOUND", "REPLY_NOT_FOUND", "ada"),
     ]
     assert (calls[0]["traceparent"], calls[0]["reply_id"]) == (trace, reply_id)
     assert len({line["call_id"] for line in calls}) == 3

@@ -78,34 +78,34 @@ CALLS = list(calls_of(type("", (), {"chat": None, "conversations": None}), dict.
 
 @pytest.fixture(params=["running", "ended", "restarted"])
 async def theirs(request, server, upstream):
-    """Ann's ids, those of nothing, and Bob, who has a conversation of his own; and the server."""
-    ann = server.caller("ann")
+    """Ada's ids, those of nothing, and Ben, who has a conversation of his own; and the server."""
+    ada = server.caller("ada")
     if request.param == "running":
         upstream.reply_next(HANGING)
     message = said("user", "secret", image=resources_pb2.Image(data=PNG))
-    watch = ann.stream("", input=[message], request_id="anns-key")
+    watch = ada.stream("", input=[message], request_id="adas-key")
     if request.param == "running":
         await watch.until_text("on and")
         await until_sql(server, "select to_sequence from checkpoint", [(1,)])  # nothing is left to journal
     else:
         await watch.end()
     accepted = watch.chunks[0].accepted
-    page = await ann.messages(accepted.conversation_id)
+    page = await ada.messages(accepted.conversation_id)
     names = {
         "conversation": accepted.conversation_id,
         "reply": watch.reply_id,
         "message": accepted.input_message_ids[0],
         "answer": accepted.message_id,
         "image": page.messages[-1].parts[1].image.image_id,
-        "request": "anns-key",
+        "request": "adas-key",
     }
     if request.param == "restarted":
         server = await server.restart()
-    bob = server.caller("bob")
-    own = (await bob.new_conversation([said("user", "mine")])).id
+    ben = server.caller("ben")
+    own = (await ben.new_conversation([said("user", "mine")])).id
     nothing = {name: "0" * len(value) for name, value in names.items()}
     state = STREAMING if request.param == "running" else COMPLETED
-    return server, bob, names | {"own": own}, nothing | {"own": own}, state
+    return server, ben, names | {"own": own}, nothing | {"own": own}, state
 
 
 def counted(server):
@@ -123,11 +123,11 @@ def counted(server):
 
 
 async def test_a_resource_of_another_end_user_is_not_found(theirs):
-    server, bob, names, nothing, state = theirs
+    server, ben, names, nothing, state = theirs
     statements = counted(server)
     for task in server.app._background:
         task.cancel()  # their queries are not the calls'
-    hers, unknown = calls_of(bob, names), calls_of(bob, nothing)
+    hers, unknown = calls_of(ben, names), calls_of(ben, nothing)
     rows = server.sql("select count(*) from message")
     for call in CALLS:
         statements.clear()
@@ -140,30 +140,30 @@ async def test_a_resource_of_another_end_user_is_not_found(theirs):
         assert same == (expected.code, expected.message, expected.raw, expected.plain, expected.initial_metadata), call
         assert told.trailer_bytes == expected.trailer_bytes
         assert queries == statements, call
-    ann = server.caller("ann")
-    reply = await ann.get(names["reply"])
+    ada = server.caller("ada")
+    reply = await ada.get(names["reply"])
     assert (reply.state, server.sql("select count(*) from message")) == (state, rows)
-    assert server.sql("select title from conversation where end_user = 'ann'") == [("",)]
+    assert server.sql("select title from conversation where end_user = 'ada'") == [("",)]
 
 
 async def test_lists_contain_only_own_resources(server):
-    ann, bob = server.caller("ann"), server.caller("bob")
-    for caller, name in ((ann, "a"), (bob, "b"), (server, "t")):
+    ada, ben = server.caller("ada"), server.caller("ben")
+    for caller, name in ((ada, "a"), (ben, "b"), (server, "t")):
         await caller.new_conversation(id=name)
     found = {}
-    for who, caller in (("ann", ann), ("bob", bob), ("tenant", server)):
+    for who, caller in (("ada", ada), ("ben", ben), ("tenant", server)):
         page = await caller.conversations.ListConversations(conversations_pb2.ListConversationsRequest())
         found[who] = sorted(each.id for each in page.conversations)
-    assert found == {"ann": ["a"], "bob": ["b"], "tenant": ["a", "b", "t"]}
+    assert found == {"ada": ["a"], "ben": ["b"], "tenant": ["a", "b", "t"]}
 
 
 async def test_the_tenant_sees_all_and_an_end_user_only_its_own(server, upstream):
-    ann = server.caller("ann")
-    watch = await ann.stream().end()
+    ada = server.caller("ada")
+    watch = await ada.stream().end()
     assert (await server.get(watch.reply_id)).state == COMPLETED
     assert (await server.resume(watch.reply_id).end()).text == watch.text
     second = await server.stream("More", conversation_id=watch.conversation_id).end()
-    assert (await ann.get(second.reply_id)).state == COMPLETED  # a reply in Ann's conversation is Ann's
-    assert server.sql("select distinct end_user from message") == [("ann",)]
+    assert (await ada.get(second.reply_id)).state == COMPLETED  # a reply in Ada's conversation is Ada's
+    assert server.sql("select distinct end_user from message") == [("ada",)]
     own = await server.stream().end()
-    assert (await refused(ann.get(own.reply_id))).reason == "REPLY_NOT_FOUND"
+    assert (await refused(ada.get(own.reply_id))).reason == "REPLY_NOT_FOUND"

@@ -18,65 +18,30 @@ def image(**fields):
     return resources_pb2.Image(**fields)
 
 
+# Refusals of the conversion from protobuf, and examples of those of the core (tests/unit/core/test_validation.py).
 INVALID = [
     (ask(""), "input"),
     (chat_pb2.ReplyRequest(text="Hi", input=[said("user", "Ho")]), "text"),
-    (ask("", input=[said("user")]), "input[0].parts"),
     (ask("", input=[resources_pb2.Message(parts=[resources_pb2.Part(text="x")])]), "input[0].role"),
     (ask("", input=[resources_pb2.Message(role=1, parts=[resources_pb2.Part()])]), "input[0].parts[0]"),
-    (ask("", input=[said("tool", "x")]), "input[0].parts[0]"),
-    (ask("", input=[said("user", tool_result=resources_pb2.ToolResult())]), "input[0].parts[0]"),
-    (
-        ask("", input=[said("tool", tool_result=resources_pb2.ToolResult())]),
-        "input[0].parts[0].tool_result.tool_call_id",
-    ),
-    (
-        ask("", input=[said("assistant", tool_call=resources_pb2.ToolCall(id="1", name="a b"))]),
-        "input[0].parts[0].tool_call",
-    ),
     (
         ask("", input=[said("assistant", tool_call=resources_pb2.ToolCall(id="1", name="f", arguments="{"))]),
         "input[0].parts[0].tool_call.arguments",
     ),
-    (ask("", input=[said("user", image=image())]), "input[0].parts[0].image"),
-    (ask("", input=[said("user", image=image(data=b"GIF8"))]), "input[0].parts[0].image.data"),
-    (ask("", input=[said("user", image=image(url="http://x/"))]), "input[0].parts[0].image.url"),
-    (ask("", input=[said("user", image=image(data=PNG, mime_type="image/gif"))]), "input[0].parts[0].image.mime_type"),
-    (ask("a\x00b"), "input[0]"),
     (ask(request_id="a\x00b"), "request_id"),
-    (ask(conversation_id="c", new_conversation=resources_pb2.Conversation(title="t")), "new_conversation"),
-    (ask(new_conversation=resources_pb2.Conversation(id="not valid")), "new_conversation.id"),
     (ask(new_conversation=resources_pb2.Conversation(head_message_id="m")), "new_conversation.head_message_id"),
-    (
-        ask(new_conversation=resources_pb2.Conversation(context=resources_pb2.ContextPolicy(max_messages=-1))),
-        "new_conversation.context.max_messages",
-    ),
     (
         ask(new_conversation=resources_pb2.Conversation(context=resources_pb2.ContextPolicy(max_tokens=10))),
         "new_conversation.context.max_tokens",
     ),
     (ask(after_message_id="m"), "position"),
-    (ask(replace_message_id="m"), "position"),
     (ask(concurrency=9), "concurrency"),
     (ask(on_disconnect=9), "on_disconnect"),
-    (ask(fallback_models=["plain"]), "fallback_models"),
     (ask(sampling=chat_pb2.Sampling(temperature=2.5)), "sampling.temperature"),
-    (ask(sampling=chat_pb2.Sampling(temperature=float("nan"))), "sampling.temperature"),
-    (ask(sampling=chat_pb2.Sampling(top_p=0)), "sampling.top_p"),
-    (ask(sampling=chat_pb2.Sampling(max_output_tokens=0)), "sampling.max_output_tokens"),
-    (ask(sampling=chat_pb2.Sampling(stop=[""])), "sampling.stop"),
-    (ask(tools=[chat_pb2.Tool(name="a b")]), "tools[0].name"),
-    (ask(tools=[chat_pb2.Tool(name="f", parameters="{")]), "tools[0].parameters"),
-    (ask(tools=[chat_pb2.Tool(name="f"), chat_pb2.Tool(name="f")]), "tools"),
-    (ask(tool_choice="f"), "tool_choice"),
-    (ask(tool_choice="required"), "tool_choice"),
-    (ask(json_schema="{"), "json_schema"),
-    (ask(orphan_ttl=-1), "orphan_ttl"),
     (ask(time_limit=0), "time_limit"),
     (ask(time_limit=601), "time_limit"),
     (ask(heartbeat=0.5), "stream_options.heartbeat"),
     (ask(heartbeat=61), "stream_options.heartbeat"),
-    (ask(labels={"": "x"}), "labels"),
 ]
 
 
@@ -258,3 +223,13 @@ async def test_an_end_user_that_is_too_long(shared_server):
     assert told.detail(error_details_pb2.BadRequest).field_violations[0].description == (
         "is over the limit of 128 characters"
     )
+
+
+async def test_overloaded_by_prompts(serve, upstream):
+    server = await serve(max_prompt_bytes=1024 * 1024)
+    upstream.reply_with(HANGING)
+    first = await server.stream("x" * 900_000).until_text("on and")
+    told = await refused(server.chat.StreamReply(ask("y" * 200_000)))
+    assert told.reason == "OVERLOADED"
+    await server.cancel(first.reply_id)
+    await server.stream("y" * 200_000).until_text("on and")

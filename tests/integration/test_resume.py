@@ -139,7 +139,7 @@ async def test_a_running_reply_after_a_stop_keeps_its_text(server, upstream):
 
 
 async def test_reconnects_in_mid_replay_add_up(server, upstream):
-    """P4: whoever resumes after what it has, again and again, has all of it once."""
+    """P4: a reader that resumes again and again receives everything exactly once."""
     words = [f"{n} " for n in range(500)]
     upstream.reply_with(Script([role(), *[text(word) for word in words], finish(), done()]))
     first = server.stream()

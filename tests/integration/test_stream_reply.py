@@ -6,6 +6,7 @@ import grpc
 import pytest
 from parley.v1 import chat_pb2, resources_pb2
 
+from tests.clock import until
 from tests.integration import frames
 from tests.integration.served import (
     COMPLETED,
@@ -311,3 +312,14 @@ async def test_a_second_turn_does_not_reach_a_tab_that_watches_the_first(server,
     await tab.end()
     assert second.reply_id != old.reply_id
     assert (tab.text, tab.terminal) == ("first", old.terminal)
+
+
+async def test_a_reply_over_its_size_ends_with_max_tokens(serve, upstream):
+    server = await serve(max_reply_bytes=1024)
+    piece = "0123456789abcde€"
+    upstream.reply_with(Script([role(), *[text(piece) for _ in range(100)], Hang()]))
+    watch = await server.stream().end()
+    assert watch.terminal.finished.reason == reason("MAX_TOKENS")
+    reply = await server.get(watch.reply_id)
+    assert text_of(reply) == watch.text == (piece * 100).encode()[:1024].decode(errors="ignore")
+    await until(lambda: len(upstream.aborts) == 1)

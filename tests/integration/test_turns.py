@@ -6,7 +6,7 @@ import grpc
 import pytest
 from parley.v1 import chat_pb2
 
-from tests.integration.served import CANCELLED, COMPLETED, LIMIT_S, Watch, ask, reason, refused, text_of
+from tests.integration.served import CANCELLED, COMPLETED, LIMIT_S, ask, reason, refused, text_of
 from tests.upstream import Hang, Script, Wait, done, finish, role, text
 
 INTERRUPT = chat_pb2.CONCURRENCY_POLICY_INTERRUPT
@@ -33,26 +33,6 @@ async def test_fifty_different_requests_on_one_conversation(server, upstream):
     await server.cancel(winner.reply_id)
     next_ = await server.stream("and now", conversation_id=made.id).until_text("on and")
     assert next_.reply_id != winner.reply_id
-
-
-async def test_an_interrupt_follows_the_text_that_it_cut(server, upstream):
-    upstream.reply_next(HANGING)
-    first = await server.stream("One").until_text("on and")
-    second = await server.stream("Two", conversation_id=first.conversation_id, concurrency=INTERRUPT).end()
-    await first.end()
-    ended = first.terminal.finished
-    assert (ended.reason, ended.cancel_reason, await first.code()) == (
-        reason("INTERRUPTED"),
-        "interrupted by another request",
-        grpc.StatusCode.OK,
-    )
-    assert (await server.get(first.reply_id)).state == CANCELLED
-    page = await server.messages(first.conversation_id)
-    shown = [(text_of(message), message.partial) for message in reversed(page.messages)]
-    assert shown == [("One", False), ("on and", True), ("Two", False), ("Hello, world", False)]
-    assert second.text == "Hello, world"
-    contents = [message["content"] for message in upstream.requests[1].json["messages"]]
-    assert contents == ["One", "on and", "Two"]
 
 
 async def test_an_interrupt_with_nothing_to_interrupt(server):
@@ -169,13 +149,3 @@ async def test_a_deleted_conversation_refuses_a_waiting_interrupt(server, upstre
     await server.delete(first.conversation_id)
     told = await refused(server.chat.StreamReply(ask(conversation_id=first.conversation_id, concurrency=INTERRUPT)))
     assert told.reason == "CONVERSATION_NOT_FOUND"
-
-
-async def test_several_readers_see_one_interrupt(server, upstream):
-    upstream.reply_next(HANGING)
-    first = await server.stream("One").until_text("on and")
-    other = await server.resume(first.reply_id).until_text("on and")
-    await Watch(server.chat.StreamReply(ask(conversation_id=first.conversation_id, concurrency=INTERRUPT))).end()
-    await first.end()
-    await other.end()
-    assert first.terminal == other.terminal

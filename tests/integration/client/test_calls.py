@@ -23,7 +23,7 @@ async def server():
 @pytest.fixture
 async def client(server):
     backoff = parley.Backoff(first_s=0.001, max_s=0.01, max_elapsed_s=5.0)
-    async with parley.Client(server.address, api_key="key", end_user="ann", backoff=backoff) as client:
+    async with parley.Client(server.address, api_key="key", end_user="ada", backoff=backoff) as client:
         yield client
 
 
@@ -33,7 +33,7 @@ async def test_every_call_carries_the_identity(server, client):
     assert await client.get_reply("reply-1") == REPLY
     assert [event async for event in client.stream_reply("Hi")]
     for call in server.calls:
-        assert (call.metadata["authorization"], call.metadata["x-end-user"]) == ("Bearer key", "ann")
+        assert (call.metadata["authorization"], call.metadata["x-end-user"]) == ("Bearer key", "ada")
 
 
 async def test_acting_for_another_end_user_shares_the_connection(server, client):
@@ -46,7 +46,7 @@ async def test_acting_for_another_end_user_shares_the_connection(server, client)
     await other.conversations.get("c")
     await client.get_reply("reply-1")
     callers = [(call.metadata["authorization"], call.metadata["x-end-user"]) for call in server.calls]
-    assert callers == [*[("Bearer key", "ben")] * 3, ("Bearer key", "ann")]
+    assert callers == [*[("Bearer key", "ben")] * 3, ("Bearer key", "ada")]
     await other.close()
     with pytest.raises(parley.Unavailable, match="the client is closed"):
         await client.get_reply("reply-1")

@@ -56,9 +56,9 @@ class Mesh:
 
     @asynccontextmanager
     async def streams(self, count: int = STREAMS, connections: int = CONNECTIONS) -> AsyncIterator[list[Watcher]]:
-        """So many streams of other callers, each of which has text.
+        """`count` streams of other callers, each with text.
 
-        On leaving they are let end; then each must have all of its text in order, and a good end.
+        On exit they end; then each must have its whole text in order, and a normal end.
         """
         async with AsyncExitStack() as stack:
             channels = [await stack.enter_async_context(open_channel(self.address)) for _ in range(connections)]
@@ -79,7 +79,7 @@ class Mesh:
             _complete(watchers)
 
     async def answers(self) -> None:
-        """A call of somebody else is answered; what was sent before on the same connections has been read by then."""
+        """Wait for another call; the server has then read everything sent before on the same connections."""
         async with open_channel(self.address) as channel:
             answer = await health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest(), timeout=LIMIT_S)
         assert answer.status == health_pb2.HealthCheckResponse.SERVING

@@ -31,7 +31,7 @@ def asking(text: str, delay_s: float = 0.02) -> chat_pb2.ReplyRequest:
 
 @asynccontextmanager
 async def watching(chat: chat_pb2_grpc.ChatStub, *requests: chat_pb2.ReplyRequest) -> AsyncIterator[list[Watcher]]:
-    """Readers of new replies, each of which has text; at the end, each has the end of its call."""
+    """Readers of new replies, each with text; on exit, each has the end of its call."""
     watchers = [Watcher(request) for request in requests]
     async with asyncio.TaskGroup() as calls:
         for watcher in watchers:

@@ -51,7 +51,7 @@ def paced_answer(request: Request) -> Script:
 
 
 class PromptSource:
-    """One message of one conversation, its readers, and sometimes somebody who cancels it."""
+    """One message of one conversation with its readers, sometimes with a cancel."""
 
     def __init__(self, chance: random.Random, number: int, conversation_id: str) -> None:
         self.model = chance.choice(["near", "far"])
@@ -202,7 +202,7 @@ class Drill:
             self.lost_s.append(self.killed_s - reader.time_of(len(stored) + 1))
 
     async def _check_resumed(self, chat: chat_pb2_grpc.ChatStub, reader: Watcher, reply: resources_pb2.Reply) -> None:
-        """A snapshot with a higher number, then the terminal chunk; for whoever had that, it alone."""
+        """A snapshot with a higher number, then the terminal chunk; only that for a reader that had the snapshot."""
         cursor, snapshots, ended = reader.sequence, reader.snapshots, reader.terminal is not None
         if ended:
             assert (reader.text, reader.sequence) == (text_of(reply), reply.last_sequence)

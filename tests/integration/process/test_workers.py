@@ -47,7 +47,7 @@ class Workers(ServerProcess):
                 os.kill(pid, signal.SIGKILL)
 
     def leave_alone(self) -> list[int]:
-        """Kill the supervisor and nobody else; its workers."""
+        """Kill only the supervisor; returns its workers."""
         self._orphans = list(self.pids().values())
         os.kill(self.pid, signal.SIGKILL)
         return self._orphans

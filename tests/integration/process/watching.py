@@ -17,7 +17,7 @@ def script(text: str, **fields: Any) -> str:
 
 
 def words(tag: str, count: int) -> str:
-    """A text of so many words, of which every part can be told from every other."""
+    """A text of `count` distinct words."""
     return "".join(f"{tag}.{number} " for number in range(count))
 
 

@@ -196,7 +196,7 @@ async def cancelled(upstream, provider, *, when, sink=None):
 
 
 async def answered(upstream):
-    """The request is there, and the head of its answer, which nobody acknowledges, has had its time to travel."""
+    """The request has arrived, and the head of its answer has had time to travel."""
     await upstream.requested.wait()
     await asyncio.sleep(0.1)
 

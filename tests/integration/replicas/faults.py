@@ -19,7 +19,7 @@ from tests.upstream import Upstream
 
 
 class Wired:
-    """Three replicas, the first of which has proxies on its wires to PostgreSQL and to Redis."""
+    """Three replicas; the first has proxies before PostgreSQL and Redis."""
 
     def __init__(self, cluster: Cluster, *, postgres: Proxy, redis: Proxy) -> None:
         self.cluster = cluster
@@ -41,7 +41,7 @@ async def wired_cluster(folder: Path, postgres: PostgresServer, **options: Any) 
 
 @asynccontextmanager
 async def locked(cluster: Cluster, table: str) -> AsyncIterator[None]:
-    """Nobody can write to a table meanwhile; whoever tries waits."""
+    """Lock a table meanwhile: every write to it waits."""
     url = cluster.postgres.url(cluster.database).replace("+asyncpg", "")
     connection = await asyncpg.connect(url, ssl=False)
     try:

@@ -73,7 +73,7 @@ async def cluster(tmp_path_factory, shared_postgres, wire, deaf_port):
 
 @pytest.fixture
 def upstream(cluster):
-    """The provider, of which only what happens in this test is told."""
+    """The provider, limited to the calls of this test."""
     cluster.upstream.requests.clear()
     cluster.upstream.aborts.clear()
     cluster.upstream.aborted.clear()
@@ -205,7 +205,7 @@ async def test_a_cancel_while_the_provider_connects(cluster, repertoire):
 
 
 async def test_a_cancel_while_the_end_is_stored(cluster, repertoire):
-    """The end has won: whoever asks to cancel, as often as he likes, is told of it."""
+    """The end has won: every cancel returns it."""
     play = repertoire.add("ending", 3, hold=3)
     watch = await cluster.caller(A).stream(play.tag).until_text(play.whole)
     async with locked(cluster, "usage"):
@@ -258,7 +258,7 @@ async def test_fifty_concurrent_cancels_return_the_same_result(cluster, repertoi
 
 
 async def test_a_cancel_concurrent_with_the_end(cluster, repertoire):
-    """Whoever wins, everybody is told the same."""
+    """Every caller gets the same result, whichever wins."""
 
     async def one(number):
         play = repertoire.add(f"race{number}", 4, pace_s=0.001, hold=2)
@@ -298,7 +298,7 @@ async def test_an_interrupt_at_another_replica(cluster, repertoire, upstream):
 
 
 async def test_a_paused_owner_that_wakes_is_cancelled_once(cluster, repertoire):
-    """P16: the wish was stored while it stood still, for less than its lease."""
+    """P16: the cancel was stored while the owner was paused, for less than its lease."""
     play, watch = await begun(cluster, repertoire, "paused")
     cluster.pause(A)
     cancelling = asyncio.create_task(cluster.caller(B).cancel(watch.reply_id, reason="while it stood still"))

@@ -181,7 +181,7 @@ class Drill:
         self.seen[f"{turn.phase}: lost with {'some' if stored.text else 'no'} text"] += 1
 
     def _check_asked(self, turn: PromptSource, stored: Stored) -> None:
-        """Once, but for a request whose replica died before it had accepted it: then it was accepted elsewhere."""
+        """Once, except if the replica of a request died before accepting it: then another one accepted it."""
         elsewhere = stored.state == "COMPLETED" and turn.play.asked == 2
         if elsewhere:
             self.seen["asked in vain before the acceptance"] += 1
@@ -308,7 +308,7 @@ async def test_without_redis_no_more_is_lost_than_a_checkpoint_holds(wired):
 
 @pytest.mark.asyncio(loop_scope="module")
 async def test_a_replica_that_dies_after_a_takeover_is_replaced(wired):
-    """Nobody can finalise for a while: the owner dies in the midst of that, and so does whoever takes over first."""
+    """Finalisation is blocked: the owner dies during that, and so does the first replica that takes over."""
     cluster = wired.cluster
     plays = [wired.repertoire.add(f"taken{number}", 20, pace_s=0.001, hold=20) for number in range(5)]
     readers = [Watcher(play.request()) for play in plays]

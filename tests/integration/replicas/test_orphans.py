@@ -206,7 +206,7 @@ async def test_a_poll_at_another_replica_counts_as_a_reader(cluster, stage):
 
 @pytest.mark.parametrize("how", ["paused", "stopped"])
 async def test_no_reply_is_orphaned_while_redis_is_away(cluster, stage, how):
-    """With it nobody knows; back again, it is asked anew, and readers have time to tell."""
+    """Without Redis the readers are unknown; when it is back, they have time to report themselves."""
     unread, read = stage.add("unread"), stage.add("read")
     left = await cluster.caller(A).stream("unread", orphan_ttl=TTL_S).until_text(unread.held_text)
     created = await cluster.caller(A).create("read", wait=0, orphan_ttl=TTL_S)

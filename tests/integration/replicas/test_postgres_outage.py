@@ -59,7 +59,7 @@ def stopped(postgres: PostgresServer, length_s: float) -> Outage:
 
 
 def paused(postgres: PostgresServer, length_s: float) -> Outage:
-    """All its processes stand still: connections stay, and nobody answers."""
+    """All its processes are stopped: connections stay open, without answers."""
     return Outage(f"paused {length_s:g} s", length_s, in_thread(postgres.pause), in_thread(postgres.resume))
 
 
@@ -147,7 +147,7 @@ class Weathering:
         self._worst("refused within", took_s)
 
     async def _knock_at_the_moment(self) -> None:
-        """Requests that are under way when it happens: accepted or refused, and nobody can say which beforehand."""
+        """Requests in flight when it happens: accepted or refused, which cannot be predicted."""
 
         async def knock(index: int, reader: Reader) -> None:
             began = time.monotonic()
@@ -174,14 +174,14 @@ class Weathering:
         assert cut.retry_after_s is not None
 
     async def _finishes(self) -> None:
-        """The provider ends its answer: the end is to be stored later, and nobody is told before."""
+        """The provider ends its answer: the end is stored later, and shown to readers only then."""
         await at(self.outage.began + 1.0)
         self.closing.play.gate.set()
         await at(self.outage.began + self.outage.length_s - 0.5)
         assert [reader.terminal for reader in self.closing.readers] == [None] * 3
 
     async def _cancels(self) -> None:
-        """At the owner, it stops at once, and is stored later; elsewhere the wish cannot be noted, and is refused."""
+        """At the owner it stops at once and is stored later; elsewhere the cancel cannot be stored, and is refused."""
         await at(self.outage.began + CANCELLED_AT_S)
         for read, index in ((self.stopped, A), (self.unheard, C)):
             began = time.monotonic()

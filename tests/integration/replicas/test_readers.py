@@ -76,7 +76,7 @@ async def postgres_connections(cluster: Cluster) -> dict[str, int]:
 
 
 def followed(cluster: Cluster) -> Counter[int]:
-    """How many replicas hear what is published of a reply, by how many replies there are of which so many do."""
+    """The number of replies by how many replicas subscribe to them."""
     channels = cluster.redis.command("PUBSUB", "CHANNELS", "parley:{*")
     return Counter(cluster.redis.command("PUBSUB", "NUMSUB", *channels)[1::2])
 

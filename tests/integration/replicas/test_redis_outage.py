@@ -135,7 +135,7 @@ class Weathering:
             assert reader.terminal is None
 
     def _check_told(self, began: float) -> None:
-        """Who reads elsewhere is told after a while to come again, and until then that the stream is alive."""
+        """A remote reader gets heartbeats, and after a while a status that asks it to retry."""
         for read in self.reads:
             for reader in read.remote.values():
                 cut = next((each for each in reader.cuts if each.at > began), None)

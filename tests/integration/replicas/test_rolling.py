@@ -53,7 +53,7 @@ def repertoire(cluster):
 
 
 class Crowd:
-    """Streams of the Python library that are always open: where one ends, the next begins, until told otherwise."""
+    """Streams of the Python library: when one ends, the next begins, until `stopping` is set."""
 
     def __init__(self, repertoire: Repertoire) -> None:
         self.repertoire = repertoire

@@ -80,7 +80,7 @@ class Seats:
 
     @property
     def shown(self) -> int:
-        """How often the owner's reader was told of a text: a snapshot is one."""
+        """How many texts and snapshots the reader of the owner received."""
         return len(self.own._marks)
 
     async def have(self, text: str) -> None:
@@ -88,7 +88,7 @@ class Seats:
         await seen(lambda: {each.text for each in (self.own, *self.others)} == {text}, f"all have {text!r}")
 
     async def ended(self) -> None:
-        """Once all have the same end, it is as it is stored, and none was told a text that is not."""
+        """Once all have the same end: it is the stored one, and no reader has other text."""
         await within(LIMIT_S, *self.reading)
         stored = await self.cluster.stored(self.reply_id)
         for each in (self.own, *self.others):
