@@ -14,7 +14,10 @@ const sentence = (address: string): string =>
   `no Parley server at ${address}; start one with \`parley serve\``;
 
 /** An address without a server, or with a peer that accepts connections and sends nothing. */
-async function withoutServer(how: "refused" | "silent", body: (address: string) => Promise<void>): Promise<void> {
+async function withoutServer(
+  how: "refused" | "silent",
+  body: (address: string) => Promise<void>,
+): Promise<void> {
   const sockets: Socket[] = [];
   const server = createServer((socket) => sockets.push(socket)).listen(0, "127.0.0.1");
   await once(server, "listening");

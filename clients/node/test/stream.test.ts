@@ -184,13 +184,16 @@ for (const [name, steps] of Object.entries<Step[]>({
   reset: [HEADERS, BREAK],
   CANCELLED: [HEADERS, new Abort("CANCELLED")],
 })) {
-  scripted(`cut between headers and accepted by ${name}: retried with the same requestId`, async (server, client) => {
-    server.scripts.push(steps);
-    assert.deepEqual(await read(client.streamReply("Hi")), WHOLE);
-    assert.deepEqual(server.methods(), ["StreamReply", "StreamReply"]);
-    assert.deepEqual(server.calls[0]?.request, server.calls[1]?.request);
-    assert.ok(requestOf(server.calls[0]).requestId);
-  });
+  scripted(
+    `cut between headers and accepted by ${name}: retried with the same requestId`,
+    async (server, client) => {
+      server.scripts.push(steps);
+      assert.deepEqual(await read(client.streamReply("Hi")), WHOLE);
+      assert.deepEqual(server.methods(), ["StreamReply", "StreamReply"]);
+      assert.deepEqual(server.calls[0]?.request, server.calls[1]?.request);
+      assert.ok(requestOf(server.calls[0]).requestId);
+    },
+  );
 }
 
 for (const reason of ["DRAINING", "OVERLOADED", "STORAGE_UNAVAILABLE"] as const) {
