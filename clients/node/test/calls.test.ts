@@ -66,7 +66,7 @@ scripted("every call carries the identity", async (server, client) => {
   }
 });
 
-scripted("a client that acts for another end user shares the connection", async (server, client) => {
+scripted("a client for another end user shares the connection", async (server, client) => {
   server.unary["GetReply"] = [REPLY];
   server.log = [text(1, "a"), finished(2)];
   const other = client.actingFor("ben");
@@ -91,14 +91,14 @@ test("an end user with characters that metadata cannot contain is rejected", () 
   assert.throws(() => client.actingFor("Zoë"), /x-end-user/);
 });
 
-scripted("a cut call is repeated", async (server, client) => {
+scripted("a cut call is retried", async (server, client) => {
   server.unary["GetReply"] = [BARE, refusal("UNAVAILABLE", "DRAINING"), REPLY];
   assert.deepEqual(await client.getReply("reply-1"), REPLY);
   assert.equal(server.calls.length, 3);
 });
 
 scripted(
-  "createReply is repeated with one key and one wait",
+  "createReply is retried with the same requestId and the remaining wait",
   async (server, client) => {
     server.unary["CreateReply"] = [BARE, BARE, REPLY];
     assert.deepEqual(await client.createReply("Hi", { waitMs: 5_000 }), REPLY);
@@ -113,7 +113,7 @@ scripted(
   { backoff: { firstMs: 20, maxMs: 20 } },
 );
 
-scripted("createReply without a wait sends none, and no deadline", async (server, client) => {
+scripted("createReply without a wait sends no wait and no deadline", async (server, client) => {
   server.unary["CreateReply"] = [REPLY];
   await client.createReply("Hi");
   await client.createReply("Hi", { waitMs: 0 });
@@ -122,7 +122,7 @@ scripted("createReply without a wait sends none, and no deadline", async (server
   assert.deepEqual([second?.wait?.seconds, second?.wait?.nanos], [0n, 0]);
 });
 
-scripted("a change of a conversation is not repeated", async (server, client) => {
+scripted("an update of a conversation is not retried", async (server, client) => {
   server.unary["UpdateConversation"] = [BARE];
   const change = client.conversations.update(
     { id: "c", postSystem: "t" },
@@ -135,7 +135,7 @@ scripted("a change of a conversation is not repeated", async (server, client) =>
 });
 
 scripted(
-  "a call gives up",
+  "a call stops when the backoff expires",
   async (server, client) => {
     server.unary["GetReply"] = [refusal("UNAVAILABLE", "OVERLOADED", { retryAfterMs: 50 })];
     const begun = performance.now();
@@ -146,7 +146,7 @@ scripted(
   { backoff: { maxElapsedMs: 175, firstMs: 1, maxMs: 1 } },
 );
 
-scripted("a refusal is typed and not repeated", async (server, client) => {
+scripted("a refusal is typed and not retried", async (server, client) => {
   server.unary["GetReply"] = [refusal("NOT_FOUND", "REPLY_NOT_FOUND")];
   await assert.rejects(client.getReply("reply-1"), (error) => {
     assert.ok(error instanceof ReplyNotFound);
@@ -224,7 +224,7 @@ scripted("models and quotas", async (server, client) => {
   assert.equal((await client.quotas())[0]?.limit, 9_007_199_254_740_993n);
 });
 
-scripted("cancel names one target", async (server, client) => {
+scripted("cancel requires one target", async (server, client) => {
   server.unary["Cancel"] = [REPLY];
   assert.deepEqual(await client.cancel({ conversationId: "c" }, { reason: "stop" }), REPLY);
   const expected = create(CancelRequestSchema, {
@@ -266,7 +266,7 @@ scripted(
 );
 
 scripted(
-  "a call that takes too long is DeadlineExceeded, and not repeated",
+  "a call that takes too long is DeadlineExceeded and not retried",
   async (server, client) => {
     server.unary["GetReply"] = [REPLY];
     await client.getReply("r");

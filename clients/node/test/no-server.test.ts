@@ -14,7 +14,10 @@ const sentence = (address: string): string =>
   `no Parley server at ${address}; start one with \`parley serve\``;
 
 /** An address without a server, or with a peer that accepts connections and sends nothing. */
-async function nobody(how: "refused" | "silent", body: (address: string) => Promise<void>): Promise<void> {
+async function withoutServer(
+  how: "refused" | "silent",
+  body: (address: string) => Promise<void>,
+): Promise<void> {
   const sockets: Socket[] = [];
   const server = createServer((socket) => sockets.push(socket)).listen(0, "127.0.0.1");
   await once(server, "listening");
@@ -29,19 +32,19 @@ async function nobody(how: "refused" | "silent", body: (address: string) => Prom
 }
 
 async function gaveUp(stream: ReplyStream, address: string): Promise<number> {
-  const told: string[] = [];
+  const messages: string[] = [];
   await assert.rejects(
     async () => {
-      for await (const event of stream) if (event.type === "reconnecting") told.push(event.error.message);
+      for await (const event of stream) if (event.type === "reconnecting") messages.push(event.error.message);
     },
     (error) => error instanceof Unavailable && error.message === sentence(address) && error.reason === "",
   );
-  assert.deepEqual(new Set(told), new Set(told.length ? [sentence(address)] : []));
-  return told.length;
+  assert.deepEqual(new Set(messages), new Set(messages.length ? [sentence(address)] : []));
+  return messages.length;
 }
 
 test("a stream reports a missing server at once and stops after 5 seconds", async () => {
-  await nobody("refused", async (address) => {
+  await withoutServer("refused", async (address) => {
     using client = new Client(address, { backoff: FOR_EVER });
     assert.ok((await gaveUp(client.streamReply("Hi"), address)) >= 3);
   });
@@ -53,21 +56,21 @@ test("a name that does not resolve is reported as a missing server", async () =>
 });
 
 test("a call stops after 5 seconds", async () => {
-  await nobody("refused", async (address) => {
+  await withoutServer("refused", async (address) => {
     using client = new Client(address, { backoff: FOR_EVER });
     await assert.rejects(client.models(), { name: "Unavailable", message: sentence(address) });
   });
 });
 
 test("a peer that sends nothing is reported as a missing server", async () => {
-  await nobody("silent", async (address) => {
+  await withoutServer("silent", async (address) => {
     using client = new Client(address, { backoff: FOR_EVER, callTimeoutMs: 60_000 });
     await assert.rejects(client.models(), { name: "Unavailable", message: sentence(address) });
   });
 });
 
 test("with TLS the error mentions the certificate", async () => {
-  await nobody("refused", async (address) => {
+  await withoutServer("refused", async (address) => {
     using client = new Client(address, { tls: true, backoff: { maxElapsedMs: 0 } });
     await assert.rejects(client.models(), {
       message: `${sentence(address)}; with TLS, the client must trust its certificate`,

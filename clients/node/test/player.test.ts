@@ -8,14 +8,14 @@ import { createInterface } from "node:readline";
 import { after, before, test } from "node:test";
 import { Parley, ROOT, script } from "./parley.js";
 
-interface Said {
+interface PlayerEvent {
   id: string;
   event: string;
   [field: string]: unknown;
 }
 
 class Player {
-  readonly said: Said[] = [];
+  readonly events: PlayerEvent[] = [];
   readonly #child = spawn(process.execPath, ["--expose-gc", join(ROOT, "build/conformance/player.js")], {
     stdio: ["pipe", "pipe", "inherit"],
   });
@@ -24,7 +24,7 @@ class Player {
 
   constructor() {
     createInterface({ input: this.#child.stdout }).on("line", (line) => {
-      this.said.push(JSON.parse(line) as Said);
+      this.events.push(JSON.parse(line) as PlayerEvent);
       this.#heard();
     });
   }
@@ -33,9 +33,9 @@ class Player {
     this.#child.stdin.write(`${typeof command === "string" ? command : JSON.stringify(command)}\n`);
   }
 
-  async hear(id: string, event: string): Promise<Said> {
+  async event(id: string, event: string): Promise<PlayerEvent> {
     for (;;) {
-      const found = this.said.find((said) => said.id === id && said.event === event);
+      const found = this.events.find((each) => each.id === id && each.event === event);
       if (found) return found;
       await new Promise<void>((resolve) => (this.#heard = resolve));
     }
@@ -43,7 +43,7 @@ class Player {
 
   async ask(command: Record<string, unknown> & { id: string }): Promise<unknown> {
     this.send(command);
-    return (await this.hear(command.id, "result"))["value"];
+    return (await this.event(command.id, "result"))["value"];
   }
 
   end(): void {
@@ -63,35 +63,35 @@ test("nothing remains open after a session", async () => {
   player.send({ id: "c", op: "client", name: "a", address: parley.address });
   const request = { text: script({ text: "a b", delay_s: 0 }), request_id: "r" };
   player.send({ id: "s", op: "stream", client: "a", request });
-  await player.hear("s", "end");
-  const events = player.said.filter(({ id }) => id === "s").map(({ event }) => event);
+  await player.event("s", "end");
+  const events = player.events.filter(({ id }) => id === "s").map(({ event }) => event);
   assert.equal(events[0], "accepted");
   assert.deepEqual(events.slice(-2), ["finished", "end"]);
   assert.deepEqual(await player.ask({ id: "w", op: "ways" }), ["break", "abort", "close", "dispose"]);
   for (const how of ["break", "abort", "close", "dispose"]) {
     const endless = { text: script({ text: "a", repeat: 10_000, delay_s: 0.01, pieces: "character" }) };
     player.send({ id: how, op: "stream", client: "a", request: endless });
-    await player.hear(how, "text");
+    await player.event(how, "text");
     player.send({ id: `${how}!`, op: "abandon", stream: how, how });
-    await player.hear(`${how}!`, "abandoned");
-    await player.hear(how, "end");
+    await player.event(`${how}!`, "abandoned");
+    await player.event(how, "end");
   }
   const pulled = { id: "p", op: "stream", client: "a", pull: true, request };
   player.send(pulled);
   player.send({ id: "n", op: "next", stream: "p", count: 1 });
-  await player.hear("n", "taken");
+  await player.event("n", "taken");
   assert.deepEqual(
-    player.said.filter(({ id }) => id === "p").map(({ event, replayed }) => [event, replayed]),
+    player.events.filter(({ id }) => id === "p").map(({ event, replayed }) => [event, replayed]),
     [["accepted", true]],
   );
   player.send({ id: "x", op: "abandon", stream: "p", how: "close" });
-  await player.hear("p", "end");
+  await player.event("p", "end");
   const busy = (await player.ask({ id: "busy", op: "stats" })) as { open: Record<string, number> };
   assert.equal(busy.open["sockets"], 1);
   player.send({ id: "u", op: "cancel", client: "a", reply_id: "x", request_id: "y" });
-  assert.equal((await player.hear("u", "error"))["kind"], "Usage");
+  assert.equal((await player.event("u", "error"))["kind"], "Usage");
   player.send({ id: "cc", op: "close_client", name: "a" });
-  await player.hear("cc", "closed");
+  await player.event("cc", "closed");
   // The end of the call reaches the server a moment later.
   for (let i = 0; ; i++) {
     const { open } = (await player.ask({ id: `end${i}`, op: "stats" })) as { open: unknown };

@@ -164,7 +164,7 @@ describe("cut at every chunk boundary", () => {
   }
 });
 
-scripted("a log in one burst before a failing status is read whole", async (server, client) => {
+scripted("all chunks before a failing status are read", async (server, client) => {
   const many = texts(...Array.from({ length: 200 }, (_, i) => `${i} `));
   const error = replyError("ABORTED", "PROVIDER_TRUNCATED");
   server.scripts.push([accepted(), ...many, failed(201, error), new Abort("ABORTED", error)]);
@@ -184,17 +184,20 @@ for (const [name, steps] of Object.entries<Step[]>({
   reset: [HEADERS, BREAK],
   CANCELLED: [HEADERS, new Abort("CANCELLED")],
 })) {
-  scripted(`cut between headers and accepted by ${name}: the same key again`, async (server, client) => {
-    server.scripts.push(steps);
-    assert.deepEqual(await read(client.streamReply("Hi")), WHOLE);
-    assert.deepEqual(server.methods(), ["StreamReply", "StreamReply"]);
-    assert.deepEqual(server.calls[0]?.request, server.calls[1]?.request);
-    assert.ok(requestOf(server.calls[0]).requestId);
-  });
+  scripted(
+    `cut between headers and accepted by ${name}: retried with the same requestId`,
+    async (server, client) => {
+      server.scripts.push(steps);
+      assert.deepEqual(await read(client.streamReply("Hi")), WHOLE);
+      assert.deepEqual(server.methods(), ["StreamReply", "StreamReply"]);
+      assert.deepEqual(server.calls[0]?.request, server.calls[1]?.request);
+      assert.ok(requestOf(server.calls[0]).requestId);
+    },
+  );
 }
 
 for (const reason of ["DRAINING", "OVERLOADED", "STORAGE_UNAVAILABLE"] as const) {
-  scripted(`a refusal for now is repeated with the same key: ${reason}`, async (server, client) => {
+  scripted(`a temporary refusal is retried with the same requestId: ${reason}`, async (server, client) => {
     server.scripts.push([refusal("UNAVAILABLE", reason, { retryable: true, retryAfterMs: 50 })]);
     const begun = performance.now();
     const stream = client.streamReply("Hi");
@@ -215,7 +218,7 @@ for (const [code, reason, kind] of [
   ["RESOURCE_EXHAUSTED", "RATE_LIMITED", RateLimited],
   ["INTERNAL", "INTERNAL", InternalError],
 ] as const) {
-  scripted(`a refusal for good is thrown at once: ${reason}`, async (server, client) => {
+  scripted(`a permanent refusal is thrown at once: ${reason}`, async (server, client) => {
     server.scripts.push([refusal(code, reason)]);
     await assert.rejects(read(client.streamReply("Hi")), (error) => {
       assert.ok(error instanceof kind);
@@ -226,7 +229,7 @@ for (const [code, reason, kind] of [
   });
 }
 
-scripted("goAway, then the end: it resumes elsewhere", async (server, client) => {
+scripted("goAway, then the end of the call: it resumes", async (server, client) => {
   const goAway = chunk(2, { case: "goAway", value: {} });
   server.scripts.push([accepted(), ...LOG.slice(0, 2), goAway, refusal("UNAVAILABLE", "DRAINING")]);
   assert.deepEqual(
@@ -241,7 +244,7 @@ scripted("goAway, then the end: it resumes elsewhere", async (server, client) =>
   assert.ok(equals(ResumeReplyRequestSchema, server.calls[1]?.request as ResumeReplyRequest, expected));
 });
 
-scripted("a snapshot replaces what was lost", async (server, client) => {
+scripted("a snapshot replaces lost text", async (server, client) => {
   server.scripts.push([accepted(), text(1, "Hel"), text(2, "lost"), UNAVAILABLE]);
   server.scripts.push([accepted(2), snapshot(65_537, "Hello"), finished(65_538)]);
   const stream = client.streamReply("Hi");
@@ -281,7 +284,7 @@ scripted("repeated terminals end once", async (server, client) => {
   ]);
 });
 
-scripted("resume reads on from a cursor", async (_, client) => {
+scripted("resume continues from a cursor", async (_, client) => {
   assert.deepEqual(await read(client.resume("reply-1", { afterSequence: 3 })), [
     ACCEPTED,
     PIECES[3],
@@ -291,7 +294,7 @@ scripted("resume reads on from a cursor", async (_, client) => {
 });
 
 scripted(
-  "it gives up after acceptance with what is needed to go on",
+  "ConnectionLost after acceptance has the cursor and the text",
   async (server, client) => {
     server.scripts.push([accepted(), text(1, "Hel"), UNAVAILABLE]);
     for (let i = 0; i < 100; i++) server.scripts.push([accepted(1), UNAVAILABLE]);
@@ -398,14 +401,14 @@ scripted(
   { backoff: { firstMs: 60_000, maxMs: 60_000, maxElapsedMs: 600_000 } },
 );
 
-scripted("a stream that nobody reads sends nothing, and closes", async (server, client) => {
+scripted("a stream that is not read sends nothing and can be closed", async (server, client) => {
   const stream = client.streamReply("Hi");
   stream.close();
   assert.deepEqual(await read(stream), []);
   assert.equal(server.calls.length, 0);
 });
 
-scripted("closing the client fails its readers, and its connection ends", async (server, client) => {
+scripted("closing the client fails its readers and closes its connection", async (server, client) => {
   server.scripts.push([accepted(), text(1, "Hel"), HANG]);
   const stream = client.streamReply("Hi");
   await throughText(stream);
@@ -451,7 +454,7 @@ scripted(
   { attemptTimeoutMs: 200 },
 );
 
-scripted("a connection that is taken and never answered is given up for another", async (server, client) => {
+scripted("a connection that is accepted but never answered is replaced", async (server, client) => {
   await read(client.streamReply("Hi"));
   server.proxy.cut();
   server.proxy.stall();
@@ -489,7 +492,7 @@ scripted("cancel before and after acceptance", async (server, client) => {
   ]);
 });
 
-scripted("a slow reader holds back the server and not memory", async (server, client) => {
+scripted("a slow reader slows the server down and uses little memory", async (server, client) => {
   const piece = "x".repeat(65_536);
   server.scripts.push([accepted(), ...texts(...Array<string>(400).fill(piece)), finished(401)]);
   const stream = client.streamReply("Hi");

@@ -122,15 +122,15 @@ test("the page is served", async () => {
 });
 
 test("a reply streams, by POST and by GET", async () => {
-  const said = { text: script({ text: "a 🙂 c", delay_s: 0.01 }), requestId: "r1" };
-  const found = await all(await post("/chat", said));
+  const question = { text: script({ text: "a 🙂 c", delay_s: 0.01 }), requestId: "r1" };
+  const found = await all(await post("/chat", question));
   assert.equal(text(found), "a 🙂 c");
   assert.deepEqual(
     [found[0]?.event, found.at(-1)?.event, found.at(-1)?.data],
     ["accepted", "done", { reason: "STOP" }],
   );
   assert.match(found.at(-1)?.id ?? "", /^[\w-]+:\d+$/);
-  const again = await all(await fetch(`${url}/chat?${new URLSearchParams(said)}`));
+  const again = await all(await fetch(`${url}/chat?${new URLSearchParams(question)}`));
   assert.deepEqual([text(again), again.at(-1)?.id], ["a 🙂 c", found.at(-1)?.id]);
 });
 

@@ -108,14 +108,14 @@ class Transcript:
         self._tool_calls = {i: ToolCall(i, call.id, call.name, call.arguments) for i, call in enumerate(calls)}
         return Snapshot(self.text, reply)
 
-    def _finish(self, said: chat_pb2.Finished) -> Finished:
+    def _finish(self, chunk: chat_pb2.Finished) -> Finished:
         names = resources_pb2.FinishReason
-        reason = names.Name(said.reason).removeprefix("FINISH_REASON_") if said.reason in names.values() else "OTHER"
-        self.finished = Finished(reason, self.text, said.model, said.cancel_reason, said.usage)
+        reason = names.Name(chunk.reason).removeprefix("FINISH_REASON_") if chunk.reason in names.values() else "OTHER"
+        self.finished = Finished(reason, self.text, chunk.model, chunk.cancel_reason, chunk.usage)
         return self.finished
 
-    def _fail(self, said: chat_pb2.Failed) -> None:
-        self.failure = error_of_kind(ReplyFailed, said.error)
+    def _fail(self, chunk: chat_pb2.Failed) -> None:
+        self.failure = error_of_kind(ReplyFailed, chunk.error)
         self.failure.text, self.failure.reply_id = self.text, self.reply_id
         self.failure.message_id = self.accepted.message_id if self.accepted else ""
-        self.failure.usage = said.usage
+        self.failure.usage = chunk.usage

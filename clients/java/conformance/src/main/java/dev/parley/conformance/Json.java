@@ -131,34 +131,34 @@ final class Json {
     }
 
     static JsonObject of(RuntimeException error) {
-        JsonObject told = new JsonObject();
+        JsonObject json = new JsonObject();
         if (!(error instanceof ParleyException failure)) {
-            told.addProperty("kind", "Usage");
-            told.addProperty("message", String.valueOf(error.getMessage()));
-            return told;
+            json.addProperty("kind", "Usage");
+            json.addProperty("message", String.valueOf(error.getMessage()));
+            return json;
         }
         String name = error.getClass().getSimpleName().replaceFirst("Exception$", "");
-        told.addProperty("kind", name.equals("Parley") ? "ParleyError" : name);
-        told.addProperty("reason", failure.reason());
-        told.addProperty("code", failure.code().name());
-        told.addProperty("message", failure.failure().message());
-        told.addProperty("retryable", failure.retryable());
-        told.add("retry_after_s", JsonNull.INSTANCE);
-        failure.retryAfter().ifPresent(wait -> told.addProperty("retry_after_s", wait.toNanos() / 1e9));
+        json.addProperty("kind", name.equals("Parley") ? "ParleyError" : name);
+        json.addProperty("reason", failure.reason());
+        json.addProperty("code", failure.code().name());
+        json.addProperty("message", failure.failure().message());
+        json.addProperty("retryable", failure.retryable());
+        json.add("retry_after_s", JsonNull.INSTANCE);
+        failure.retryAfter().ifPresent(wait -> json.addProperty("retry_after_s", wait.toNanos() / 1e9));
         JsonObject metadata = new JsonObject();
         failure.metadata().forEach(metadata::addProperty);
-        told.add("metadata", metadata);
+        json.add("metadata", metadata);
         if (failure instanceof ReplyFailedException failed) {
-            told.addProperty("text", failed.text());
-            told.addProperty("reply_id", failed.replyId());
-            told.addProperty("message_id", failed.messageId());
-            told.add("usage", of(failed.usage()));
+            json.addProperty("text", failed.text());
+            json.addProperty("reply_id", failed.replyId());
+            json.addProperty("message_id", failed.messageId());
+            json.add("usage", of(failed.usage()));
         } else if (failure instanceof ConnectionLostException lost) {
-            told.addProperty("reply_id", lost.replyId());
-            told.addProperty("sequence", lost.sequence());
-            told.addProperty("text", lost.text());
+            json.addProperty("reply_id", lost.replyId());
+            json.addProperty("sequence", lost.sequence());
+            json.addProperty("text", lost.text());
         }
-        return told;
+        return json;
     }
 
     static Duration duration(double seconds) {

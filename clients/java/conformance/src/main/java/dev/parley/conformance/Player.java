@@ -298,12 +298,12 @@ public final class Player {
         running.await();
         JsonObject value = new JsonObject();
         synchronized (texts) {
-            JsonObject told = new JsonObject();
-            texts.forEach(told::addProperty);
+            JsonObject counts = new JsonObject();
+            texts.forEach(counts::addProperty);
             int finished = texts.values().stream().mapToInt(Integer::intValue).sum();
             value.addProperty("finished", finished);
             value.addProperty("failed", count - finished);
-            value.add("texts", told);
+            value.add("texts", counts);
         }
         return Json.result(value);
     }

@@ -85,14 +85,14 @@ final class Transcript {
         };
     }
 
-    private ReplyEvent accept(dev.parley.v1.Accepted said, String id) {
+    private ReplyEvent accept(dev.parley.v1.Accepted chunk, String id) {
         if (accepted != null) {
             return null;
         }
         replyId = id.isEmpty() ? replyId : id;
-        var messages = List.copyOf(said.getInputMessageIdsList());
+        var messages = List.copyOf(chunk.getInputMessageIdsList());
         accepted = new Accepted(
-                replyId, said.getConversationId(), said.getMessageId(), messages, said.getModel(), said.getReplayed());
+                replyId, chunk.getConversationId(), chunk.getMessageId(), messages, chunk.getModel(), chunk.getReplayed());
         return accepted;
     }
 
@@ -125,17 +125,17 @@ final class Transcript {
         return new Snapshot(text.toString(), reply);
     }
 
-    private ReplyEvent finish(dev.parley.v1.Finished said) {
-        boolean known = said.getReason() != FinishReason.UNRECOGNIZED;
-        String reason = known ? said.getReason().name().substring("FINISH_REASON_".length()) : "OTHER";
-        finished = new Finished(reason, text.toString(), said.getModel(), said.getCancelReason(), said.getUsage());
+    private ReplyEvent finish(dev.parley.v1.Finished chunk) {
+        boolean known = chunk.getReason() != FinishReason.UNRECOGNIZED;
+        String reason = known ? chunk.getReason().name().substring("FINISH_REASON_".length()) : "OTHER";
+        finished = new Finished(reason, text.toString(), chunk.getModel(), chunk.getCancelReason(), chunk.getUsage());
         return finished;
     }
 
-    private ReplyEvent fail(Failed said) {
+    private ReplyEvent fail(Failed chunk) {
         String messageId = accepted == null ? "" : accepted.messageId();
         failure = new ReplyFailedException(
-                Failure.of(said.getError()), text.toString(), replyId, messageId, said.getUsage());
+                Failure.of(chunk.getError()), text.toString(), replyId, messageId, chunk.getUsage());
         return null;
     }
 }

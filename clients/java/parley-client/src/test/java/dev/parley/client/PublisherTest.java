@@ -66,20 +66,20 @@ class PublisherTest {
     @Test
     void theReactiveStreamsTckPasses() {
         TestNG tck = new TestNG(false);
-        TestListenerAdapter told = new TestListenerAdapter();
-        tck.addListener(told);
+        TestListenerAdapter results = new TestListenerAdapter();
+        tck.addListener(results);
         tck.setVerbose(0);
         tck.setTestClasses(new Class<?>[] {PublisherTck.class});
         tck.run();
-        List<String> failed = told.getFailedTests().stream().map(PublisherTest::describe).toList();
+        List<String> failed = results.getFailedTests().stream().map(PublisherTest::describe).toList();
         assertEquals(List.of(), failed);
         // Skipped: several subscribers (a stream has one), 2³¹ events, and rules without a test in the TCK.
-        List<String> skipped = told.getSkippedTests().stream()
+        List<String> skipped = results.getSkippedTests().stream()
                 .map(ITestResult::getName)
                 .filter(name -> !name.startsWith("optional_spec111_") && !name.startsWith("untested_"))
                 .toList();
         assertEquals(List.of("required_spec317_mustNotSignalOnErrorWhenPendingAboveLongMaxValue"), skipped);
-        assertEquals(25, told.getPassedTests().size());
+        assertEquals(25, results.getPassedTests().size());
     }
 
     private static String describe(ITestResult result) { return result.getName() + ": " + result.getThrowable(); }

@@ -59,8 +59,8 @@ class ServerTest {
         } finally {
             System.setOut(console);
         }
-        String said = shown.toString(StandardCharsets.UTF_8);
-        assertTrue(said.contains("Tell me a story.") && said.endsWith("\n[STOP]\n"), said);
+        String output = shown.toString(StandardCharsets.UTF_8);
+        assertTrue(output.contains("Tell me a story.") && output.endsWith("\n[STOP]\n"), output);
     }
 
     @Test

@@ -621,18 +621,18 @@ class StreamTest {
 
     @Test
     void anObserverReceivesTheEventsOfTheReaderAndTheEnd() throws InterruptedException {
-        BlockingQueue<String> told = new LinkedBlockingQueue<>();
+        BlockingQueue<String> signals = new LinkedBlockingQueue<>();
         Supplier<ReplyListener> observer = () -> {
-            told.add("started");
+            signals.add("started");
             return new ReplyListener() {
                 @Override
-                public void onEvent(ReplyEvent event) { told.add(event.getClass().getSimpleName()); }
+                public void onEvent(ReplyEvent event) { signals.add(event.getClass().getSimpleName()); }
 
                 @Override
-                public void onEnd() { told.add("end"); }
+                public void onEnd() { signals.add("end"); }
 
                 @Override
-                public void onError(RuntimeException failure) { told.add(failure.getClass().getSimpleName()); }
+                public void onError(RuntimeException failure) { signals.add(failure.getClass().getSimpleName()); }
             };
         };
         try (ParleyClient watched = builder().observer(observer).build()) {
@@ -641,17 +641,17 @@ class StreamTest {
             watched.streamReply("Hi").forEachRemaining(event -> expected.add(event.getClass().getSimpleName()));
             assertTrue(expected.contains("Reconnecting"), expected.toString());
             expected.add("end");
-            assertNext(expected, told);
+            assertNext(expected, signals);
             server.script(refusal(Status.Code.NOT_FOUND, "MODEL_NOT_FOUND"));
             assertThrows(ModelNotFoundException.class, () -> read(watched.streamReply("Hi")));
-            assertNext(List.of("started", "ModelNotFoundException"), told);
+            assertNext(List.of("started", "ModelNotFoundException"), signals);
             try (ReplyStream left = watched.streamReply("Hi")) {
                 left.next();
             }
-            assertNext(List.of("started", "Accepted", "end"), told);
+            assertNext(List.of("started", "Accepted", "end"), signals);
             watched.streamReply("Hi").close();
         }
-        assertTrue(told.isEmpty(), told.toString());
+        assertTrue(signals.isEmpty(), signals.toString());
     }
 
     @Test
@@ -666,9 +666,9 @@ class StreamTest {
         }
     }
 
-    private static void assertNext(List<String> expected, BlockingQueue<String> told) throws InterruptedException {
+    private static void assertNext(List<String> expected, BlockingQueue<String> signals) throws InterruptedException {
         for (String each : expected) {
-            assertEquals(each, told.poll(5, TimeUnit.SECONDS));
+            assertEquals(each, signals.poll(5, TimeUnit.SECONDS));
         }
     }
 }
