@@ -12,7 +12,7 @@ import math
 from parley_server.core.lease import Lease
 from parley_server.core.observer import Observer
 from parley_server.core.ports import Clock, Store
-from parley_server.core.replies.endings import Stop
+from parley_server.core.replies.endings import Cancel
 from parley_server.core.replies.generate import Generation
 from parley_server.core.replies.live import LiveReplies
 from parley_server.core.replies.recovery import Recovery
@@ -169,7 +169,7 @@ class LeaseKeeper:
                 logger.warning("reply_lost", extra={"fields": {"reply_id": reply.id}})
                 generation.lose()
         elif standing.cancel is not None:
-            generation.stop(Stop(finish=standing.cancel, reason=standing.cancel_reason))
+            generation.cancel(Cancel(finish=standing.cancel, reason=standing.cancel_reason))
 
     def _look_at(self, reply_id: str) -> None:
         """Ask the store how it stands, once at a time."""

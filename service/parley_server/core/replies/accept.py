@@ -17,7 +17,7 @@ from parley_server.core.limits import Limits
 from parley_server.core.model import Conversation, FinishReason, Model, Reply
 from parley_server.core.observer import LoopLoad, Observer
 from parley_server.core.ports import Catalog, Clock, Provider, Store
-from parley_server.core.replies.cancel import Cancels
+from parley_server.core.replies.cancel import CancelRequests
 from parley_server.core.replies.generate import Generation, GenerationParts, as_it_stands
 from parley_server.core.replies.live import LiveReplies
 from parley_server.core.replies.log import Log, Reader
@@ -76,7 +76,7 @@ class Acceptances:
         lease: Lease,
         tasks: Tasks,
         live_replies: LiveReplies,
-        cancels: Cancels,
+        cancel_requests: CancelRequests,
         generation_parts: GenerationParts,
         owner: str = "",
     ) -> None:
@@ -89,7 +89,7 @@ class Acceptances:
         self._lease = lease
         self._tasks = tasks
         self._live_replies = live_replies
-        self._cancels = cancels
+        self._cancel_requests = cancel_requests
         self._generation_parts = generation_parts
         self._owner = owner
         self.draining: Draining | None = None
@@ -215,7 +215,7 @@ class Acceptances:
         target = CancelTarget(reply_id=running)
         reason = "interrupted by another request"
         try:
-            asked = await self._cancels.request(request.identity, target, FinishReason.INTERRUPTED, reason)
+            asked = await self._cancel_requests.store(request.identity, target, FinishReason.INTERRUPTED, reason)
         except ReplyNotFound:
             return None
         if asked is None or asked[1] is None:

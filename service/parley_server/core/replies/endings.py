@@ -28,7 +28,7 @@ from parley_server.errors import InternalError, OwnerLost, ProviderTimeout
 IMAGE_TOKENS = 800  # about what the large vendors count for a middle-sized image
 
 
-class Stop(Value, frozen=True, kw_only=True):
+class Cancel(Value, frozen=True, kw_only=True):
     """Why a generation is to end before its provider does. `finish` None: the process is leaving it (OWNER_LOST)."""
 
     finish: FinishReason | None
@@ -46,20 +46,20 @@ class Ending(Value, frozen=True, kw_only=True):
     billed: bool = True
 
 
-def ending_of_stop(stop: Stop, *, started: bool) -> Ending:
+def ending_of_cancel(cancel: Cancel, *, started: bool) -> Ending:
     """What a stop makes of a reply that has (or has not) shown its first token."""
-    if stop.finish is None:
+    if cancel.finish is None:
         lost = OwnerLost("the server stopped before the reply was complete; the text so far is kept")
         return Ending(state=State.FAILED, error=ReplyError.of(lost))
-    if stop.finish is FinishReason.TIME_LIMIT and not started:
+    if cancel.finish is FinishReason.TIME_LIMIT and not started:
         late = ProviderTimeout("the provider sent nothing within the reply's time limit")
         return Ending(state=State.FAILED, error=ReplyError.of(late))
-    if stop.finish in (FinishReason.TIME_LIMIT, FinishReason.MAX_TOKENS):
-        return Ending(state=State.COMPLETED, finish=stop.finish)
-    return Ending(state=State.CANCELLED, finish=stop.finish, cancel_reason=stop.reason)
+    if cancel.finish in (FinishReason.TIME_LIMIT, FinishReason.MAX_TOKENS):
+        return Ending(state=State.COMPLETED, finish=cancel.finish)
+    return Ending(state=State.CANCELLED, finish=cancel.finish, cancel_reason=cancel.reason)
 
 
-def defect(call_id: str) -> ReplyError:
+def internal_error(call_id: str) -> ReplyError:
     """The error of a reply that the engine itself has failed; the log has the rest under `call_id`."""
     return ReplyError.of(InternalError("internal error", metadata={"call_id": call_id}))
 

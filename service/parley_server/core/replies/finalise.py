@@ -10,7 +10,7 @@ import msgspec
 
 from parley_server.core.model import State, Usage
 from parley_server.core.ports import Store
-from parley_server.core.replies.endings import defect
+from parley_server.core.replies.endings import internal_error
 from parley_server.core.store_types import Finalisation, Finalised
 from parley_server.errors import StorageUnavailable
 
@@ -38,7 +38,7 @@ def _failed(finalisation: Finalisation) -> Finalisation:
         state=State.FAILED,
         finish_reason=None,
         provider_reason="",
-        error=defect(finalisation.reply_id),
+        error=internal_error(finalisation.reply_id),
         usage=Usage(estimated=True),
         cancel_reason="",
         message=None if message is None else msgspec.structs.replace(message, partial=True, failed=True),

@@ -21,12 +21,12 @@ from parley_server.core.limits import Limits
 from parley_server.core.model import Finish, FinishReason, Message, Part, Prompt, Reply, ReplyError, State, Usage
 from parley_server.core.ports import Clock, Provider, Store, Timer
 from parley_server.core.replies.endings import (
+    Cancel,
     Ending,
-    Stop,
     answer_message,
     completed_usage,
-    defect,
-    ending_of_stop,
+    ending_of_cancel,
+    internal_error,
 )
 from parley_server.core.replies.finalise import finalise
 from parley_server.core.replies.log import Log, Reader
@@ -116,12 +116,12 @@ class Generation:
             parts.clock,
             window=parts.window,
             max_bytes=parts.limits.max_reply_bytes,
-            on_full=lambda: self.stop(Stop(finish=FinishReason.MAX_TOKENS)),
+            on_full=lambda: self.cancel(Cancel(finish=FinishReason.MAX_TOKENS)),
         )
         self.task: asyncio.Task[None] | None = None
         self._producing: asyncio.Task[Finish] | None = None
         self._concluding: asyncio.Task[None] | None = None
-        self._stop: Stop | None = None
+        self._cancel: Cancel | None = None
         self._produced: asyncio.Future[None] | None = None
         self._written: Finalisation | None = None
         self._overhead_s = 0.0
@@ -168,14 +168,14 @@ class Generation:
         """Another replica has taken the reply over: nothing more of it is shown here but the end, as that one stores
         it."""
         self.log.lease = NEVER
-        self.stop(Stop(finish=None))
+        self.cancel(Cancel(finish=None))
 
-    def stop(self, stop: Stop) -> None:
+    def cancel(self, cancel: Cancel) -> None:
         """End it, unless it is ending already: no later text is seen from now on."""
         provider_done = self._producing is not None and self._producing.done()
-        if self._stop is not None or self.log.sealed or provider_done:
+        if self._cancel is not None or self.log.sealed or provider_done:
             return
-        self._stop = stop
+        self._cancel = cancel
         self._sink.seal()
         self._end_production()
 
@@ -189,13 +189,13 @@ class Generation:
         if idle_s is None or idle_s < ttl_s:
             self.reader_count.seen(idle_s or 0.0)
         elif self.reader_count.orphaned:
-            self.stop(Stop(finish=FinishReason.ORPHANED, reason="nobody was reading"))
+            self.cancel(Cancel(finish=FinishReason.ORPHANED, reason="nobody was reading"))
 
     async def _run(self) -> None:
         try:
             ending = await self._produce()
         except asyncio.CancelledError:
-            await unbroken(self._begin_end(self._stopped()))
+            await unbroken(self._begin_end(self._cancelled()))
             raise
         except Exception as error:  # noqa: BLE001 - this task owns the reply: whatever happens, the reply ends
             ending = self._defect(error)
@@ -205,7 +205,7 @@ class Generation:
         """A task that is cancelled before its first step has not even begun to end the reply."""
         if self._concluding is None:
             self._sink.seal()
-            self._begin_end(self._stopped())
+            self._begin_end(self._cancelled())
         self.log.wake()
 
     def _begin_end(self, ending: Ending) -> asyncio.Task[None]:
@@ -222,8 +222,8 @@ class Generation:
 
     async def _produce(self) -> Ending:
         """Have the provider write until it ends or is stopped. Its call is closed when this returns or raises."""
-        if self._stop is not None:
-            return self._stopped()
+        if self._cancel is not None:
+            return self._cancelled()
         produced = self._produced = asyncio.get_running_loop().create_future()
         producing = self._ask_provider()
         limit = self._limit_time()
@@ -251,7 +251,7 @@ class Generation:
     def _limit_time(self) -> Timer:
         clock = self._parts.clock
         return clock.call_at(
-            clock.monotonic() + self._time_limit_s, lambda: self.stop(Stop(finish=FinishReason.TIME_LIMIT))
+            clock.monotonic() + self._time_limit_s, lambda: self.cancel(Cancel(finish=FinishReason.TIME_LIMIT))
         )
 
     def _end_production(self) -> None:
@@ -268,8 +268,8 @@ class Generation:
 
     def _result(self, producing: asyncio.Task[Finish]) -> Ending:
         """How it ended, where nothing stopped it: a cancel that nobody has asked for is a defect of the provider's."""
-        if self._stop is not None:
-            return self._stopped()
+        if self._cancel is not None:
+            return self._cancelled()
         error = asyncio.CancelledError() if producing.cancelled() else producing.exception()
         if error is None:
             finish = producing.result()
@@ -287,11 +287,11 @@ class Generation:
 
     def _defect(self, error: BaseException) -> Ending:
         logger.error("reply_defect", exc_info=error, extra={"fields": {"reply_id": self._reply.id}})
-        return Ending(state=State.FAILED, error=defect(self._reply.id))
+        return Ending(state=State.FAILED, error=internal_error(self._reply.id))
 
-    def _stopped(self) -> Ending:
-        stop = self._stop or Stop(finish=None)
-        return ending_of_stop(stop, started=bool(self.log.first_token_time_us))
+    def _cancelled(self) -> Ending:
+        cancel = self._cancel or Cancel(finish=None)
+        return ending_of_cancel(cancel, started=bool(self.log.first_token_time_us))
 
     async def _conclude(self, ending: Ending) -> None:
         """One transaction decides; then the terminal entry; then everybody is told."""

@@ -19,12 +19,12 @@ from parley_server.core.model import Identity, Reply, State
 from parley_server.core.observer import Observer
 from parley_server.core.ports import Catalog, Clock, Store
 from parley_server.core.replies.endings import (
+    Cancel,
     Ending,
-    Stop,
     answer_message,
     completed_usage,
-    defect,
-    ending_of_stop,
+    ending_of_cancel,
+    internal_error,
 )
 from parley_server.core.replies.finalise import finalise
 from parley_server.core.replies.journal import UnstoredText
@@ -237,8 +237,8 @@ class Recovery:
 
 def _ending_of(unfinished: Unfinished) -> Ending:
     """CANCELLED if a cancel is stored, else FAILED / OWNER_LOST."""
-    return ending_of_stop(Stop(finish=unfinished.cancel, reason=unfinished.reply.cancel_reason), started=True)
+    return ending_of_cancel(Cancel(finish=unfinished.cancel, reason=unfinished.reply.cancel_reason), started=True)
 
 
 def _defect(reply_id: str) -> Ending:
-    return Ending(state=State.FAILED, error=defect(reply_id))
+    return Ending(state=State.FAILED, error=internal_error(reply_id))

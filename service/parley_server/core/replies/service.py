@@ -14,9 +14,9 @@ from parley_server.core.model import FinishReason, Identity, Reply, Value
 from parley_server.core.observer import Observer
 from parley_server.core.ports import Clock, Store
 from parley_server.core.replies.accept import Acceptances, ended_within
-from parley_server.core.replies.cancel import Cancels
+from parley_server.core.replies.cancel import CancelRequests
 from parley_server.core.replies.elsewhere import RepliesElsewhere
-from parley_server.core.replies.endings import Stop
+from parley_server.core.replies.endings import Cancel
 from parley_server.core.replies.generate import Generation, as_it_stands
 from parley_server.core.replies.live import LiveReplies
 from parley_server.core.replies.log import Log, Reader
@@ -58,7 +58,7 @@ class Replies:
         tasks: Tasks,
         live_replies: LiveReplies,
         elsewhere: RepliesElsewhere,
-        cancels: Cancels,
+        cancel_requests: CancelRequests,
         hands_over: bool = False,
     ) -> None:
         self.hands_over = hands_over
@@ -70,7 +70,7 @@ class Replies:
         self._tasks = tasks
         self._live_replies = live_replies
         self._elsewhere = elsewhere
-        self._cancels = cancels
+        self._cancel_requests = cancel_requests
         self._listeners: set[Callable[[], None]] = set()
         self.going_away_at: float | None = None
 
@@ -168,10 +168,10 @@ class Replies:
             raise InvalidRequest.field("target", "must name a reply, a request or a conversation")
         if len(reason) > MAX_CANCEL_REASON or "\x00" in reason:
             raise InvalidRequest.field("reason", f"must be at most {MAX_CANCEL_REASON} characters, without NUL")
-        stopped = self._stop_local(identity, target, Stop(finish=FinishReason.CANCELLED, reason=reason))
+        stopped = self._cancel_local(identity, target, Cancel(finish=FinishReason.CANCELLED, reason=reason))
         if stopped:
             target = CancelTarget(reply_id=stopped)  # the conversation's it is only until it has ended
-        asked = await self._cancels.request(identity, target, FinishReason.CANCELLED, reason)
+        asked = await self._cancel_requests.store(identity, target, FinishReason.CANCELLED, reason)
         if asked is None:
             raise ReplyNotFound
         reply, log = asked
@@ -200,7 +200,7 @@ class Replies:
     def hurry(self) -> None:
         """End every running reply now, with the text it has."""
         for generation in list(self._live_replies.running.values()):
-            generation.stop(Stop(finish=None))
+            generation.cancel(Cancel(finish=None))
 
     def standing(self, log: Log) -> Reply:
         """The reply of a log as it stands now. Raises `ReplyNotFound` where it was erased."""
@@ -208,7 +208,7 @@ class Replies:
             raise ReplyNotFound
         return log.reply if log.ended else as_it_stands(log, self._clock.now_us())
 
-    def _stop_local(self, identity: Identity, target: CancelTarget, stop: Stop) -> str:
+    def _cancel_local(self, identity: Identity, target: CancelTarget, cancel: Cancel) -> str:
         """What runs here is stopped at once, also while the database is away; it is stored once that is back. Its id,
         or nothing."""
         running = self._live_replies.running
@@ -216,7 +216,7 @@ class Replies:
         for generation in by_id if target.reply_id else list(running.values()):
             # One that is not accepted yet is left to the store, which knows whether it comes before the wish.
             if generation.task is not None and _is_named(generation.log.reply, identity, target):
-                generation.stop(stop)
+                generation.cancel(cancel)
                 return generation.log.reply.id
         return ""
 
