@@ -177,7 +177,7 @@ class App:
                 ready = False
             else:
                 if not ready and not self._stopping:
-                    logger.info("database_back")
+                    logger.info("database_restored")
                     await self._server.serve()
                 ready = True
 

@@ -158,7 +158,7 @@ async def test_a_defect_is_told_without_its_text(world, act, caplog):
     assert stored.state is State.FAILED
     assert stored.error == ReplyError(reason=Reason.INTERNAL, message="internal error", metadata={"call_id": stored.id})
     assert "secret" not in repr(stored)
-    record = next(record for record in caplog.records if record.message == "reply_defect")
+    record = next(record for record in caplog.records if record.message == "reply_task_failed")
     assert record.fields == {"reply_id": stored.id}
     assert record.exc_info
 
@@ -283,7 +283,7 @@ async def test_a_provider_that_ignores_a_cancel_is_left_behind(world, caplog):
     await world.clock.advance(0.2)
     stored = await check_end(world, generation)
     assert stored.state is State.CANCELLED
-    assert "provider_hangs" in caplog.messages
+    assert "provider_close_timed_out" in caplog.messages
     released.set()
     await until(lambda: world.actor.open_calls == 0)
 

@@ -136,7 +136,7 @@ async def test_a_row_without_a_task_ends_as_a_defect(make_world, caplog):
         ReplyError(reason=Reason.INTERNAL, message="internal error", metadata={"call_id": reply_id}),
     )
     assert stored.message.parts == (TextPart(text="durable "),)
-    assert "reply_without_task" in caplog.messages
+    assert "reply_task_missing" in caplog.messages
     world.live_replies.running[reply_id] = generation
 
 
