@@ -106,6 +106,7 @@ class App:
         await self.replies.drain(0.0 if self._hurried.is_set() else grace_s)
         await self._server.stop(LAST_CALLS_S)
         await self._close()
+        logger.info("stopped")
 
     def hurry(self) -> None:
         """End a drain's waiting now: what still runs is ended with the text it has."""
@@ -159,7 +160,6 @@ class App:
         await self._registry.close()
         if self._metrics is not None:
             await asyncio.to_thread(self._metrics.close)
-        logger.info("stopped")
 
     async def _watch_database(self) -> None:
         """Not ready while the database cannot be asked."""
@@ -177,7 +177,7 @@ class App:
                 ready = False
             else:
                 if not ready and not self._stopping:
-                    logger.info("database_back")
+                    logger.info("database_restored")
                     await self._server.serve()
                 ready = True
 

@@ -22,7 +22,7 @@ from parley_server.core.limits import Limits
 from parley_server.core.observer import LoopLoad, Observer
 from parley_server.core.ports import Catalog, Clock, Store
 from parley_server.core.replies.accept import Acceptances
-from parley_server.core.replies.cancel import Cancels
+from parley_server.core.replies.cancel import CancelRequests
 from parley_server.core.replies.elsewhere import NoReplicas, RepliesElsewhere
 from parley_server.core.replies.generate import GenerationParts
 from parley_server.core.replies.journal import Journal, UnstoredText
@@ -94,7 +94,9 @@ class _Core:
 
     def _serve(self, elsewhere: RepliesElsewhere, *, peers: Peers | None = None) -> None:
         parts, store = self._parts, self.store
-        cancels = Cancels(store=store, clock=parts.clock, live_replies=self.live_replies, elsewhere=elsewhere)
+        cancel_requests = CancelRequests(
+            store=store, clock=parts.clock, live_replies=self.live_replies, elsewhere=elsewhere
+        )
         generation_parts = GenerationParts(
             store=store,
             bookkeeper=self.live_replies,
@@ -115,7 +117,7 @@ class _Core:
             lease=self.lease,
             tasks=self.tasks,
             live_replies=self.live_replies,
-            cancels=cancels,
+            cancel_requests=cancel_requests,
             generation_parts=generation_parts,
             owner=self.owner,
         )
@@ -128,7 +130,7 @@ class _Core:
             tasks=self.tasks,
             live_replies=self.live_replies,
             elsewhere=elsewhere,
-            cancels=cancels,
+            cancel_requests=cancel_requests,
             hands_over=peers is not None,
         )
         self.conversations = Conversations(
@@ -137,7 +139,7 @@ class _Core:
             clock=parts.clock,
             limits=parts.limits,
             live_replies=self.live_replies,
-            cancels=cancels,
+            cancel_requests=cancel_requests,
             on_erased=None if peers is None else peers.erase,
         )
 

@@ -172,7 +172,7 @@ async def test_a_finalisation_that_the_store_cannot_hold_becomes_internal_and_ke
     assert (stored.state, stored.error.reason) == (State.FAILED, Reason.INTERNAL)
     assert stored.message.parts == (TextPart(text="Hello"),)
     assert (stored.message.partial, stored.message.failed) == (True, True)
-    assert "finalise_defect" in caplog.messages
+    assert "finalisation_failed" in caplog.messages
 
 
 async def test_a_finalisation_whose_text_the_store_cannot_hold_is_stored_without_it(world):
@@ -266,7 +266,7 @@ async def test_recovery_continues_after_a_reply_that_cannot_be_finalised(store, 
 
     born.store.before["finalise"] = refuse
     assert await born.recovery.recover() == 2
-    assert "recover_defect" in caplog.messages
+    assert "recovery_failed" in caplog.messages
     assert (await store.get_reply(ALICE, second.id)).state is State.FAILED
     assert await store.unfinished_ids() == [first.id]
     await born.aclose()

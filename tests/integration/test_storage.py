@@ -143,7 +143,7 @@ async def test_a_full_disk(server, upstream, caplog):
     assert (told.reason, told.message) == ("STORAGE_UNAVAILABLE", "the database is unavailable")
     go.set()
     await watch.until(lambda watch: len(watch.text) == 60_000)
-    await until(lambda: [record.message for record in caplog.records].count("finalise_retry") == 2)
+    await until(lambda: [record.message for record in caplog.records].count("finalisation_postponed") == 2)
     assert watch.kinds[-1] != "finished"
     full = False
     await database.write(lambda connection: limit(connection.connection.driver_connection, None), durable=False)

@@ -265,7 +265,7 @@ async def test_an_unknown_exception_becomes_internal_with_a_call_id(server, capl
     assert (await watch.code()) == grpc.StatusCode.INTERNAL
     reply = await server.get(watch.reply_id)
     assert (reply.state, text_of(reply), reply.message.partial) == (FAILED, "so far", True)
-    defects = [record for record in caplog.records if record.getMessage() == "reply_defect"]
+    defects = [record for record in caplog.records if record.getMessage() == "reply_task_failed"]
     assert [record.fields["reply_id"] for record in defects] == [error.metadata["call_id"]]
     assert secret not in str(watch.chunks) + str(watch.error)
 

@@ -1,4 +1,4 @@
-"""The figures that bound one process and one request, and the count of what is in flight."""
+"""The limits of a process and of a request, and the count of replies in progress."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from parley_server.errors import Overloaded
 
 LEAST_AWAY_S, MOST_AWAY_S = 1.0, 15.0
 BACK_PER_S = 100
-"""So many refused callers are asked to be back in a second: each costs nearly as much as one that is let in."""
+"""Spreads retries: at most 100 refused callers are told to return per second."""
 
 
 class Limits(Value, frozen=True, kw_only=True):
@@ -39,9 +39,9 @@ def limits_of(settings: object) -> Limits:
 
 
 class Capacity:
-    """Replies and bytes of prompts in flight; what is over the bounds is refused as overloaded, never queued.
+    """Counts running replies and the bytes of their prompts. Above a limit, requests are refused, not queued.
 
-    Those who are refused at a time are asked to come back one after the other."""
+    Callers that are refused at the same time are told to return one after the other."""
 
     def __init__(self, limits: Limits, clock: Clock) -> None:
         self._limits = limits
@@ -57,14 +57,14 @@ class Capacity:
         self._prompt_bytes += prompt_bytes
 
     def check(self, prompt_bytes: int = 0) -> None:
-        """Raises `Overloaded` where a reply with this prompt would not fit."""
+        """Raises `Overloaded` if a reply with this prompt would exceed a limit."""
         if self._replies >= self._limits.max_replies:
-            raise self.overloaded("the server runs as many replies as it takes")
+            raise self.overloaded("the server runs as many replies as it may: retry later")
         if self._replies and self._prompt_bytes + prompt_bytes > self._limits.max_prompt_bytes:
-            raise self.overloaded("the server holds as many bytes of prompts as it takes")
+            raise self.overloaded("the server holds as many bytes of prompts as it may: retry later")
 
     def overloaded(self, message: str) -> Overloaded:
-        """The refusal, with the caller's own time to come back."""
+        """The refusal, with the time after which this caller should retry."""
         now = self._clock.monotonic()
         self._last_back = max(now + LEAST_AWAY_S, min(self._last_back + 1 / BACK_PER_S, now + MOST_AWAY_S))
         return Overloaded(message, retry_after_s=round(self._last_back - now, 3))

@@ -1,4 +1,4 @@
-"""What the core needs of the world, and what each implementation promises. Implementations live in the adapters."""
+"""The ports of the core: what it needs, and what each implementation must guarantee. Adapters implement them."""
 
 from __future__ import annotations
 
@@ -40,10 +40,10 @@ from parley_server.core.store_types import (
 
 
 class Timer(Protocol):
-    """A call to come."""
+    """A scheduled call."""
 
     def cancel(self) -> None:
-        """Forget it; harmless when it is over."""
+        """Do not call; without effect if it was called."""
 
 
 class Clock(Protocol):
@@ -53,26 +53,26 @@ class Clock(Protocol):
         """Wall-clock time in microseconds since the epoch."""
 
     def monotonic(self) -> float:
-        """Seconds that never run back."""
+        """Monotonic time in seconds."""
 
     def boottime(self) -> float:
-        """The same, counted on while the machine is suspended."""
+        """Monotonic time in seconds that includes time in which the machine was suspended."""
 
     def call_at(self, when: float, callback: Callable[[], None]) -> Timer:
         """Run `callback` in the event loop at `when`, by `monotonic`."""
 
     async def sleep(self, delay_s: float) -> None:
-        """Wait."""
+        """Wait for `delay_s` seconds."""
 
 
 class Sink(Protocol):
-    """Where a provider pushes what it reads, without awaiting. What comes between two flushes is coalesced by kind."""
+    """Receives a provider's output, without awaiting. Output between two flushes is merged by kind."""
 
     def text(self, text: str) -> None:
         """Text of the answer: whole code points."""
 
     def reasoning(self, text: str, signature: bytes = b"") -> None:
-        """Reasoning text, with the provider's signature of it where there is one."""
+        """Reasoning text, and the provider's signature of it, if any."""
 
     def tool_call(self, index: int, call_id: str, name: str, arguments: str) -> None:
         """A piece of the tool call `index`; id and name are set on its first piece alone.
@@ -80,10 +80,10 @@ class Sink(Protocol):
         Raises `ProviderMalformed` for an index outside of 0 to 2^31 - 1."""
 
     def usage(self, usage: Usage) -> None:
-        """What the provider has counted: cumulative, without cost. Ignored where a count cannot be true (`counts`)."""
+        """The provider's cumulative count, without cost. Implausible counts are ignored (see `counts`)."""
 
     def flush(self) -> None:
-        """All that one read from the socket held has been pushed."""
+        """All content of one read from the socket was pushed."""
 
 
 class Provider(Protocol):
@@ -96,7 +96,7 @@ class Provider(Protocol):
         """
 
     async def close(self) -> None:
-        """Close what is kept between calls."""
+        """Close connections."""
 
 
 class Catalog(Protocol):
@@ -112,17 +112,17 @@ class Catalog(Protocol):
 class Store(Protocol):
     """Conversations, messages and replies in SQL. Each method is one transaction.
 
-    Everything is looked up by tenant and, where the identity has one, end user: what is somebody else's does not exist.
-    Any method raises `StorageUnavailable` where the database cannot be asked.
+    Every query filters by tenant and, if the identity has one, end user: data of others does not exist. Any method
+    raises `StorageUnavailable` if the database is unavailable.
     """
 
     async def ping(self) -> None:
-        """Ask the database whether it is there."""
+        """Check that the database answers."""
 
     # --- replies
 
     async def find_request(self, identity: Identity, request_id: str, now_us: int) -> Replayed | None:
-        """What an idempotency key has started; None where the key is unknown, expired or only marked by a Cancel."""
+        """What an idempotency key has started; None if the key is unknown, expired or only marked by a Cancel."""
 
     async def read_turn(
         self, identity: Identity, conversation_id: str, position: Position, *, has_input: bool, whole: bool = False
@@ -149,39 +149,41 @@ class Store(Protocol):
     async def request_cancel(
         self, identity: Identity, target: CancelTarget, kind: FinishReason, reason: str, now_us: int
     ) -> Reply | None:
-        """Note on a running reply that it is to be cancelled (the first to ask is kept), and return it as it stands.
+        """Store a cancel request on a running reply (the first one is kept), and return the reply.
 
-        A reply that has ended is returned unchanged. None where `request_id` is not known: then a mark is left under it
-        for a minute. Raises ReplyNotFound, and ConversationNotFound for an unknown conversation.
+        A reply that has ended is returned unchanged. None if `request_id` is unknown: then a mark is kept for a minute,
+        which cancels the request if it comes later. Raises ReplyNotFound, and ConversationNotFound for an unknown
+        conversation.
         """
 
     async def get_reply(self, identity: Identity, reply_id: str) -> Reply:
-        """The reply, with its message where it has ended with one. Raises ReplyNotFound."""
+        """The reply, with its message if it has ended with one. Raises ReplyNotFound."""
 
     async def unfinished(self, limit: int, reply_id: str = "") -> list[Unfinished]:
-        """Replies that are not terminal (the one of `reply_id`, where it is given), at most `limit`, with the durable
-        part of their logs."""
+        """At most `limit` replies that are not terminal (only `reply_id`, if given), with the durable part of their
+        logs."""
 
     async def unfinished_ids(self) -> list[str]:
         """The ids of all replies that are not terminal."""
 
     async def standings(self, reply_ids: list[str]) -> list[Standing]:
-        """How these replies stand; one that was erased is left out."""
+        """The states of these replies, without those that were erased."""
 
     # --- replicas
 
     async def hold_lease(self, replica_id: str, lease_s: float) -> list[Standing]:
-        """Hold a replica's lease for this long from now on, by the database's clock, whether or not it has run out; the
-        replies that the replica owns and that are not terminal. Never waits behind other calls of this process."""
+        """Take or renew a replica's lease for `lease_s` by the database's clock, even if it had expired.
+
+        Returns the replies that the replica owns and that are not terminal. Does not wait for other calls."""
 
     async def release_lease(self, replica_id: str) -> None:
-        """The replica is gone: what it still owns may be taken over at once."""
+        """End a replica's lease: what it still owns may be taken over at once."""
 
     async def take_over(self, replica_id: str, limit: int, *, sure_s: float | None = None) -> list[Unfinished]:
         """Make a replica the owner of at most `limit` replies whose owners hold no lease, each under its next epoch.
 
-        `sure_s`: but only while its own lease lasts at least so much longer, by the database's clock. A process that
-        stood still since it decided to ask has not seen whether the others were there meanwhile."""
+        `sure_s`: only if its own lease lasts at least this much longer by the database's clock. A process that was
+        suspended before this call does not know whether the others were alive meanwhile."""
 
     # --- conversations
 

@@ -18,7 +18,7 @@ from parley_server.core.ids import new_id
 from parley_server.core.model import Identity
 from parley_server.core.observer import CallEnded, CallObserver
 from parley_server.core.ports import Clock
-from parley_server.core.replies.endings import defect
+from parley_server.core.replies.endings import internal_error
 from parley_server.core.validation import check_key
 from parley_server.errors import ParleyError, Reason
 from parley_server.rpc.identity import END_USER, Identities, text_metadata
@@ -180,7 +180,7 @@ async def _cancelled(context: Context, caller: Caller) -> None:
 
 
 async def _abort_defect(context: Context, caller: Caller) -> None:
-    error = defect(caller.call_id)
+    error = internal_error(caller.call_id)
     code = code_of(error.reason)
     caller.code, caller.reason = code.name, error.reason.value
     await context.abort(code, error.message, trailers_of(error))

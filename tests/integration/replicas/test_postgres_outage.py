@@ -31,7 +31,7 @@ BACK_WITHIN_S = 15.0
 CANCELLED_AT_S = 1.0
 STOPPED_WITHIN_S = 0.5
 KNOCKS = 40
-EXPECTED_ERRORS = {"fenced", "database_lost"}
+EXPECTED_ERRORS = {"lease_expired", "database_lost"}
 
 Act = Callable[[], Awaitable[Any]]
 
@@ -261,10 +261,10 @@ class Weathering:
             server = self.cluster[index]
             errors = {each["event"] for each in server.events() if each["level"] == "error"}
             assert errors <= EXPECTED_ERRORS, server.told
-            assert server.events("fenced")
-            assert server.events("lease_back")
-            assert not server.events("taken_over")
-            assert not server.events("reply_lost")
+            assert server.events("lease_expired")
+            assert server.events("lease_restored")
+            assert not server.events("reply_taken_over")
+            assert not server.events("reply_ownership_lost")
 
     def _add(self, name: str, count: int, pace_s: float, **options: Any) -> Play:
         return self.repertoire.add(f"{self._tag}.{name}", count, pace_s=pace_s, **options)

@@ -25,7 +25,7 @@ from parley_server.core.model import (
     ToolResultPart,
 )
 from parley_server.core.replies.accept import ABSENT_AFTER_S, REPORT_UNKNOWN_S
-from parley_server.core.replies.endings import Stop
+from parley_server.core.replies.endings import Cancel
 from parley_server.core.replies.generate import Generation
 from parley_server.core.replies.service import Started
 from parley_server.core.store_types import CancelTarget, ConversationUpdate, Position, Replayed
@@ -63,7 +63,7 @@ def accept(world: World, *given, **named):
 
 
 async def ended(world: World, generation: Generation):
-    generation.stop(Stop(finish=FinishReason.CANCELLED))
+    generation.cancel(Cancel(finish=FinishReason.CANCELLED))
     return await world.settled(generation)
 
 
@@ -494,7 +494,7 @@ async def test_an_unknown_outcome_of_a_process_that_stops_is_left_to_others(worl
     with pytest.raises(StorageUnavailable):
         await in_time(world, accept(world, request_id="r"))
     [generation] = world.live_replies.running.values()
-    generation.stop(Stop(finish=None))
+    generation.cancel(Cancel(finish=None))
     await in_time(world, until(lambda: not world.live_replies.running))
     assert await world.store.unfinished_ids() == [generation.log.reply.id]
     assert world.actor.open_calls == 0
@@ -746,7 +746,7 @@ async def test_a_stop_during_the_commit_ends_the_reply_without_a_call(world):
     accepting = asyncio.ensure_future(accept(world))
     await until(commits.reached.is_set)
     [running] = world.live_replies.running.values()
-    running.stop(Stop(finish=FinishReason.CANCELLED, reason="too late"))
+    running.cancel(Cancel(finish=FinishReason.CANCELLED, reason="too late"))
     commits.let.set()
     generation = await accepting
     reply = await world.settled(generation)

@@ -9,7 +9,7 @@ import pytest
 from parley_server import errors
 from parley_server.core.events import Finished, Snapshot
 from parley_server.core.model import Finish, FinishReason, ReplyError, State, TextPart, Usage
-from parley_server.core.replies.endings import Stop
+from parley_server.core.replies.endings import Cancel
 from parley_server.core.replies.log import TAKEOVER_GAP, Reader, terminal_of
 from parley_server.core.store_types import CancelTarget, Finalisation
 from parley_server.core.tasks import Tasks
@@ -158,7 +158,7 @@ async def test_a_defect_is_told_without_its_text(world, act, caplog):
     assert stored.state is State.FAILED
     assert stored.error == ReplyError(reason=Reason.INTERNAL, message="internal error", metadata={"call_id": stored.id})
     assert "secret" not in repr(stored)
-    record = next(record for record in caplog.records if record.message == "reply_defect")
+    record = next(record for record in caplog.records if record.message == "reply_task_failed")
     assert record.fields == {"reply_id": stored.id}
     assert record.exc_info
 
@@ -168,15 +168,15 @@ async def test_a_defect_is_told_without_its_text(world, act, caplog):
 async def test_a_stop_ends_it_at_once(world, finish, moment):
     async def stop_early(_):
         [accepting] = world.live_replies.running.values()
-        accepting.stop(Stop(finish=finish, reason="because"))
+        accepting.cancel(Cancel(finish=finish, reason="because"))
 
     if moment == "before the provider":
         world.store.before["accept"] = stop_early
     generation = await world.begin(speaking(*(["text"] if moment == "later" else [])))
     if moment != "before the provider":
         await settle()
-    generation.stop(Stop(finish=finish, reason="because"))
-    generation.stop(Stop(finish=FinishReason.TIME_LIMIT))
+    generation.cancel(Cancel(finish=finish, reason="because"))
+    generation.cancel(Cancel(finish=FinishReason.TIME_LIMIT))
     assert generation.log.sealed
     stored = await check_end(world, generation)
     if finish is None:
@@ -227,7 +227,7 @@ async def test_a_provider_that_ends_well_on_a_cancel_has_not_completed(world):
 
     generation = await world.begin(act)
     await settle()
-    generation.stop(Stop(finish=FinishReason.CANCELLED))
+    generation.cancel(Cancel(finish=FinishReason.CANCELLED))
     stored = await check_end(world, generation)
     assert (stored.state, text_of(stored)) == (State.CANCELLED, "half")
 
@@ -260,7 +260,7 @@ async def test_a_stop_after_the_provider_s_end_changes_nothing(world):
 
     generation = await world.begin(act)
     await done.wait()
-    generation.stop(Stop(finish=FinishReason.CANCELLED))
+    generation.cancel(Cancel(finish=FinishReason.CANCELLED))
     assert (await check_end(world, generation)).state is State.COMPLETED
 
 
@@ -277,13 +277,13 @@ async def test_a_provider_that_ignores_a_cancel_is_left_behind(world, caplog):
 
     generation = await world.begin(act)
     await settle()
-    generation.stop(Stop(finish=FinishReason.CANCELLED))
+    generation.cancel(Cancel(finish=FinishReason.CANCELLED))
     await world.clock.advance(4.9)
     assert not generation.log.over
     await world.clock.advance(0.2)
     stored = await check_end(world, generation)
     assert stored.state is State.CANCELLED
-    assert "provider_hangs" in caplog.messages
+    assert "provider_close_timed_out" in caplog.messages
     released.set()
     await until(lambda: world.actor.open_calls == 0)
 
@@ -311,7 +311,7 @@ async def test_who_loses_the_race_announces_the_winner(world):
     reader = Reader(generation.log, 0)
     assert texts_of(reader.take()) == "mine"
     winner = await world.store.finalise(_taken_over(generation))
-    generation.stop(Stop(finish=FinishReason.CANCELLED))
+    generation.cancel(Cancel(finish=FinishReason.CANCELLED))
     stored = await world.settled(generation)
     assert stored == winner.reply
     assert [(chunk.sequence, chunk.entry) for chunk in reader.take()] == [
@@ -326,7 +326,7 @@ async def test_the_readers_of_an_erased_reply_are_told(world):
     await settle()
     await world.store.finalise(_taken_over(generation))
     await world.store.delete_conversation(ALICE, generation.log.reply.conversation_id, "")
-    generation.stop(Stop(finish=FinishReason.CANCELLED))
+    generation.cancel(Cancel(finish=FinishReason.CANCELLED))
     await generation.task
     assert generation.log.erased
     with pytest.raises(errors.ReplyNotFound):
@@ -418,7 +418,7 @@ async def test_a_cancel_at_any_await_leaves_a_stored_end(make_world, monkeypatch
         generation = await world.begin()
         if ending == "is stopped":
             await settle()
-            generation.stop(Stop(finish=FinishReason.CANCELLED, reason="told to"))
+            generation.cancel(Cancel(finish=FinishReason.CANCELLED, reason="told to"))
         while not generation.task.done():
             await asyncio.sleep(0.0005)
             await world.clock.advance(0.5)
@@ -452,7 +452,7 @@ async def test_a_cancel_before_the_first_step_leaves_a_stored_end(world):
 async def test_a_users_stop_outlives_the_cancel_of_the_task(world):
     generation = await world.begin(speaking("text"))
     await settle()
-    generation.stop(Stop(finish=FinishReason.CANCELLED, reason="user"))
+    generation.cancel(Cancel(finish=FinishReason.CANCELLED, reason="user"))
     generation.task.cancel()
     stored = await check_end(world, generation)
     assert (stored.state, stored.cancel_reason) == (State.CANCELLED, "user")
@@ -488,8 +488,8 @@ async def _race(world: World, chance: random.Random) -> None:
     reply_id = generation.log.reply.id
     acts = [
         lambda: world.replies.cancel(ALICE, CancelTarget(reply_id=reply_id), "race"),
-        lambda: generation.stop(Stop(finish=FinishReason.TIME_LIMIT)),
-        lambda: generation.stop(Stop(finish=FinishReason.ORPHANED)),
+        lambda: generation.cancel(Cancel(finish=FinishReason.TIME_LIMIT)),
+        lambda: generation.cancel(Cancel(finish=FinishReason.ORPHANED)),
         generation.task.cancel,
         world.replies.hurry,
     ]

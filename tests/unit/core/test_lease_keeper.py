@@ -102,7 +102,7 @@ async def test_a_defect_of_a_renewal_does_not_end_the_renewals(cluster, a, caplo
 
     a.store.before["hold_lease"] = defect
     await cluster.advance(2 * QUARTER_S)
-    assert "lease_defect" in caplog.messages
+    assert "lease_renewal_failed" in caplog.messages
     assert a.store.calls.count("hold_lease") == 3
     assert a.lease.held
 
@@ -325,7 +325,7 @@ async def test_a_reply_that_ended_while_the_lease_was_renewed_is_not_lost(cluste
     freed.set()
     await cluster.rest()
     assert stored.state is State.COMPLETED
-    assert "reply_lost" not in caplog.messages
+    assert "reply_ownership_lost" not in caplog.messages
 
 
 async def test_a_reply_that_ended_after_the_store_was_asked_is_not_lost(cluster, a, reply, caplog):
@@ -343,7 +343,7 @@ async def test_a_reply_that_ended_after_the_store_was_asked_is_not_lost(cluster,
     stored = await a.settled(reply.generation)
     assert stored.state is State.COMPLETED
     assert texts_of(Reader(reply.log, 0).take()) == "one two"
-    assert "reply_lost" not in caplog.messages
+    assert "reply_ownership_lost" not in caplog.messages
 
 
 async def test_an_acceptance_under_way_is_neither_lost_nor_reconciled(cluster, a):
@@ -484,7 +484,7 @@ async def test_a_row_without_a_task_ends_as_a_defect(cluster, a, reply, caplog):
     await cluster.advance(QUARTER_S)
     stored = await a.stored(reply.id)
     assert (stored.state, stored.error.reason) == (State.FAILED, Reason.INTERNAL)
-    assert "reply_without_task" in caplog.messages
+    assert "reply_task_missing" in caplog.messages
 
 
 async def test_another_replica_s_row_is_not_reconciled(cluster, a, reply):
@@ -539,7 +539,7 @@ async def test_one_row_that_cannot_be_ended_keeps_no_other_from_it(cluster, a, r
     a.store.before["finalise"] = defect
     await cluster.advance(QUARTER_S)
     assert (await a.stored(other.id)).state is State.FAILED
-    assert "reconcile_defect" in caplog.messages
+    assert "reconciliation_failed" in caplog.messages
     a.store.before.clear()
     await cluster.advance(QUARTER_S)
     assert (await a.stored(reply.id)).state is State.FAILED

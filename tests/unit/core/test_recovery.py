@@ -7,7 +7,7 @@ import asyncio
 import pytest
 from parley_server.core.events import Failed, Snapshot
 from parley_server.core.model import FinishReason, ReplyError, State, TextPart, Usage
-from parley_server.core.replies.endings import Stop
+from parley_server.core.replies.endings import Cancel
 from parley_server.core.replies.log import TAKEOVER_GAP, Reader
 from parley_server.core.store_types import CancelTarget
 from parley_server.errors import Reason, StorageUnavailable
@@ -136,7 +136,7 @@ async def test_a_row_without_a_task_ends_as_a_defect(make_world, caplog):
         ReplyError(reason=Reason.INTERNAL, message="internal error", metadata={"call_id": reply_id}),
     )
     assert stored.message.parts == (TextPart(text="durable "),)
-    assert "reply_without_task" in caplog.messages
+    assert "reply_task_missing" in caplog.messages
     world.live_replies.running[reply_id] = generation
 
 
@@ -219,7 +219,7 @@ async def test_a_commit_that_nobody_knew_of_is_ended(world):
     with pytest.raises(StorageUnavailable):
         await accepting
     [generation] = world.live_replies.running.values()
-    generation.stop(Stop(finish=None))  # else it is asked for until it is known
+    generation.cancel(Cancel(finish=None))  # else it is asked for until it is known
     while world.live_replies.running:
         await asyncio.sleep(0.001)
         await world.clock.advance(0.5)

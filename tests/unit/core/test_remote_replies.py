@@ -7,7 +7,7 @@ import random
 
 import msgspec
 import pytest
-from parley_server.core.cluster.remote_replies import LOOK_INTERVAL_S, UNREACHABLE_LIMIT_S
+from parley_server.core.cluster.remote_replies import CHECK_INTERVAL_S, UNREACHABLE_LIMIT_S
 from parley_server.core.events import Failed, Finished, Snapshot, TextDelta, Unknown
 from parley_server.core.model import Identity, State, TextPart
 from parley_server.core.replies import log as log_module
@@ -101,7 +101,7 @@ async def test_attaching_anywhere_at_any_moment_gives_the_exact_text(cluster, se
                 cluster.wire.mend()
         await reply.say(None)
         cluster.wire.deaf = False
-        await cluster.advance(2 * LOOK_INTERVAL_S)
+        await cluster.advance(2 * CHECK_INTERVAL_S)
         for chunks in await asyncio.gather(*reading):
             assert texts_of(chunks) == "".join(words)
             assert [chunk.sequence for chunk in chunks] == sorted({chunk.sequence for chunk in chunks})
@@ -161,7 +161,7 @@ async def test_an_end_that_nobody_was_told_of_is_found(cluster, a, b, reply):
     await reply.say("two", None)
     await cluster.rest()
     assert not reading.done()
-    await cluster.advance(LOOK_INTERVAL_S)
+    await cluster.advance(CHECK_INTERVAL_S)
     assert texts_of(await reading) == "two"
 
 
@@ -183,7 +183,7 @@ async def test_an_end_is_believed_of_the_store_alone(cluster, a, b, reply):
     assert texts_of(drained(reader)) == "one two"
     assert not reader.done
     told.set()
-    await cluster.advance(LOOK_INTERVAL_S)
+    await cluster.advance(CHECK_INTERVAL_S)
     assert isinstance(drained(reader)[-1].entry, Finished)
 
 
@@ -191,7 +191,7 @@ async def test_a_tail_that_was_not_heard_is_recalled_before_the_end(cluster, a, 
     reader = Reader(await b.replies.attach(ALICE, reply.id), 0)
     cluster.wire.deaf = True
     await reply.say("two ", "three", None)
-    await cluster.advance(LOOK_INTERVAL_S)
+    await cluster.advance(CHECK_INTERVAL_S)
     chunks = drained(reader)
     assert texts_of(chunks) == "one two three"
     assert isinstance(chunks[-1].entry, Finished)
@@ -213,7 +213,7 @@ async def test_where_the_tail_is_lost_the_snapshot_has_it(cluster, a, b, reply, 
     cluster.wire.down_since = None
     if lost == "all":
         cluster.wire.streams.clear()
-    await cluster.advance(LOOK_INTERVAL_S)
+    await cluster.advance(CHECK_INTERVAL_S)
     stored = await a.stored(reply.id)
     chunks = await reading
     assert [(chunk.sequence, type(chunk.entry)) for chunk in chunks[-2:]] == [(3, Snapshot), (4, Finished)]
@@ -249,7 +249,7 @@ async def test_an_erased_reply_ends_its_readers_here_too(cluster, a, b, reply):
     await reply.say(None)
     await a.settled(reply.generation)
     await cluster.store.delete_conversation(ALICE, reply.conversation_id, "")
-    await cluster.advance(LOOK_INTERVAL_S)
+    await cluster.advance(CHECK_INTERVAL_S)
     await waiting
     with pytest.raises(ReplyNotFound):
         reader.take()
@@ -268,8 +268,8 @@ async def test_a_store_that_is_away_and_a_defect_do_not_end_the_looking(cluster,
 
     b.store.before["standings"] = fail
     await reply.say(None)
-    await cluster.advance(3 * LOOK_INTERVAL_S)
-    assert {"look_later", "look_defect"} <= set(caplog.messages)
+    await cluster.advance(3 * CHECK_INTERVAL_S)
+    assert {"remote_check_postponed", "remote_check_failed"} <= set(caplog.messages)
     assert isinstance(drained(reader)[-1].entry, Finished)
 
 
@@ -284,11 +284,11 @@ async def test_one_end_that_cannot_be_read_holds_up_no_other(cluster, a, b, repl
     b.store.before["get_reply"] = fail
     await reply.say(None)
     await other.say(None)
-    await cluster.advance(LOOK_INTERVAL_S)
+    await cluster.advance(CHECK_INTERVAL_S)
     assert isinstance(drained(readers[other.id])[-1].entry, Finished)
     assert not readers[reply.id].log.over
     b.store.before.clear()
-    await cluster.advance(LOOK_INTERVAL_S)
+    await cluster.advance(CHECK_INTERVAL_S)
     assert isinstance(drained(readers[reply.id])[-1].entry, Finished)
 
 
@@ -298,7 +298,7 @@ async def test_the_store_is_asked_of_all_in_one_query(cluster, a, b):
         await b.replies.attach(ALICE, each.id)
     await cluster.advance(0.1)
     calls = b.store.calls.count("standings")
-    await cluster.advance(10 * LOOK_INTERVAL_S)
+    await cluster.advance(10 * CHECK_INTERVAL_S)
     assert b.store.calls.count("standings") - calls == 10
 
 
@@ -317,7 +317,7 @@ async def test_a_hint_asks_the_store_about_that_reply_alone(cluster, a, b):
     await first.say(None)
     await cluster.rest()
     assert asked == [[first.id]]
-    await cluster.advance(LOOK_INTERVAL_S)
+    await cluster.advance(CHECK_INTERVAL_S)
     assert asked[1:] == [[second.id]]
 
 
@@ -403,7 +403,7 @@ async def test_readers_are_told_when_the_owner_was_out_of_reach_for_ten_seconds(
         await cluster.advance(UNREACHABLE_LIMIT_S - 0.1)
         assert not waiting.done()
         assert reader.take() == []
-        await cluster.advance(LOOK_INTERVAL_S + 0.1)
+        await cluster.advance(CHECK_INTERVAL_S + 0.1)
         await waiting
         with pytest.raises(StorageUnavailable) as away:
             reader.take()
@@ -423,7 +423,7 @@ async def test_whoever_comes_while_it_is_out_of_reach_waits_as_long(cluster, a, 
     with b.replies.reading(reader.log):
         await cluster.advance(UNREACHABLE_LIMIT_S - 0.1)
         assert not reader.ready
-        await cluster.advance(LOOK_INTERVAL_S + 0.1)
+        await cluster.advance(CHECK_INTERVAL_S + 0.1)
         with pytest.raises(StorageUnavailable):
             reader.take()
 
@@ -445,7 +445,7 @@ async def test_an_end_is_told_although_the_relay_is_away(cluster, a, b, reply):
     cluster.wire.cut()
     await reply.say("two", None)
     stored = await a.settled(reply.generation)
-    await cluster.advance(LOOK_INTERVAL_S)
+    await cluster.advance(CHECK_INTERVAL_S)
     chunks = drained(reader)
     assert [type(chunk.entry) for chunk in chunks] == [Snapshot, Finished]
     assert chunks[0].entry.reply == stored
@@ -456,7 +456,7 @@ async def test_a_wait_and_a_poll_of_what_is_out_of_reach_end(cluster, a, b, repl
     cluster.wire.cut()
     waiting = asyncio.ensure_future(b.replies.wait(log, 3600.0))
     polling = asyncio.ensure_future(poll(b, reply.id, after=1, wait_s=30.0))
-    await cluster.advance(UNREACHABLE_LIMIT_S + LOOK_INTERVAL_S)
+    await cluster.advance(UNREACHABLE_LIMIT_S + CHECK_INTERVAL_S)
     for each in (waiting, polling):
         with pytest.raises(StorageUnavailable):
             await each
@@ -469,7 +469,7 @@ async def test_what_nobody_reads_is_followed_for_a_minute(cluster, a, b, reply):
     log = await b.replies.attach(ALICE, reply.id)
     await cluster.advance(KEPT_S - 0.1)
     assert reply.id in b.live_replies.followed
-    await cluster.advance(LOOK_INTERVAL_S + 0.2)
+    await cluster.advance(CHECK_INTERVAL_S + 0.2)
     assert (b.live_replies.followed, b.wire_relay.following) == ({}, {})
     with pytest.raises(StorageUnavailable):
         Reader(log, 5).take()

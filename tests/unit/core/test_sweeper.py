@@ -79,7 +79,7 @@ async def test_it_ends_with_its_checkpoints_where_nothing_longer_can_be_had(clus
     stored = await b.stored(reply.id)
     assert stored.message.parts == (TextPart(text="one two "),)
     assert stored.last_sequence == 2 + TAKEOVER_GAP + 1
-    assert ("recall_defect" in caplog.messages) == (fault == "broken")
+    assert ("text_recall_failed" in caplog.messages) == (fault == "broken")
 
 
 async def test_one_that_was_stopped_since_it_looked_at_its_clock_takes_nothing(cluster, a, b):
@@ -213,7 +213,7 @@ async def test_sweeping_outlives_a_store_that_is_away_and_a_defect(cluster, a, c
 
     b.store.before["take_over"] = fail
     await cluster.advance(3 * SWEPT_S)
-    assert {"sweep_later", "sweep_defect"} <= set(caplog.messages)
+    assert {"sweep_postponed", "sweep_failed"} <= set(caplog.messages)
     assert (await b.stored(reply.id)).state is State.FAILED
 
 
@@ -291,7 +291,7 @@ async def test_one_that_cannot_be_ended_keeps_no_other_from_it(cluster, a, b, ca
 
     b.store.before["finalise"] = defect
     assert await b.sweeper.sweep() == 2
-    assert "take_over_defect" in caplog.messages
+    assert "takeover_failed" in caplog.messages
     assert (await b.stored(good.id)).state is State.FAILED
     b.store.before.clear()
     await cluster.advance(QUARTER_S)

@@ -1,6 +1,6 @@
-"""Replies that other replicas generate, as readers of this one see them: one log each, whatever the number of readers.
+"""Follows replies that other replicas generate: one log for each, shared by all its readers here.
 
-What the owner publishes comes through the relay; that a reply has ended is believed of the store alone.
+Text comes from the owner through `Peers`. Whether a reply has ended is decided by the store alone.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ from parley_server.core.replies.log import Log
 from parley_server.core.replies.remote import RemoteReply
 from parley_server.errors import ReplyNotFound, StorageUnavailable
 
-logger = logging.getLogger("parley.followers")
+logger = logging.getLogger("parley.remote_replies")
 
-LOOK_INTERVAL_S = 1.0
+CHECK_INTERVAL_S = 1.0
 UNREACHABLE_LIMIT_S = 10.0
 
 
 class RemoteReplies:
-    """All that this replica follows. `run` is to be running; it asks the store about all of them in one query."""
+    """Implements `RepliesElsewhere`. While `run` runs, it checks in one query which followed replies have ended."""
 
     def __init__(
         self, *, store: Store, peers: Peers | None, clock: Clock, limits: Limits, live_replies: LiveReplies
@@ -37,13 +37,13 @@ class RemoteReplies:
         self._live_replies = live_replies
         self._news = asyncio.Event()
         self._hinted: set[str] = set()
-        self._next_look = 0.0
+        self._next_check = 0.0
         self._recalling: dict[str, asyncio.Task[Log]] = {}
 
     def follow(self, reply: Reply) -> Log:
-        """The log of a reply that runs elsewhere; kept until it has ended, or nobody wants it.
+        """The log of a reply of another replica, followed until the reply ends or has had no reader for a while.
 
-        To ask for a log is not to read it: see `Replies.reading`."""
+        Only `LiveReplies.reading` counts as a reader, not this call."""
         followed = self._live_replies.followed.get(reply.id)
         if followed is None:
             followed = self._live_replies.followed[reply.id] = self._remote_reply(reply)
@@ -90,36 +90,36 @@ class RemoteReplies:
         return found
 
     async def run(self) -> None:
-        """Look for ends, at each interval and when the relay says so, until cancelled."""
+        """Check for ends at each interval, and when peers report one, until cancelled."""
         while True:
             await self._pause()
             try:
-                await self._look()
+                await self._check()
             except StorageUnavailable as error:
-                logger.warning("look_later", extra={"fields": {"problem": error.message}})
-            except Exception:  # a defect that ended this task would leave every reader waiting
-                logger.exception("look_defect")
-            self._let_go()
+                logger.warning("remote_check_postponed", extra={"fields": {"problem": error.message}})
+            except Exception:  # readers would wait for ever without this task
+                logger.exception("remote_check_failed")
+            self._drop_unused()
 
     def _hint(self, reply_id: str) -> None:
-        """It may have ended."""
+        """Check this reply soon: it may have ended."""
         self._hinted.add(reply_id)
         self._news.set()
 
     async def _pause(self) -> None:
-        timer = self._clock.call_at(self._next_look, self._news.set)
+        timer = self._clock.call_at(self._next_check, self._news.set)
         try:
             await self._news.wait()
         finally:
             timer.cancel()
             self._news.clear()
 
-    async def _look(self) -> None:
-        """At all of them when it is time, meanwhile at those of which something was said."""
+    async def _check(self) -> None:
+        """Check all followed replies when it is time, otherwise only those that may have ended."""
         followed, now = dict(self._live_replies.followed), self._clock.monotonic()
         hinted, self._hinted = self._hinted, set()
-        if now >= self._next_look:
-            self._next_look = now + LOOK_INTERVAL_S
+        if now >= self._next_check:
+            self._next_check = now + CHECK_INTERVAL_S
         else:
             followed = {reply_id: followed[reply_id] for reply_id in hinted if reply_id in followed}
         if not followed:
@@ -132,7 +132,7 @@ class RemoteReplies:
                 raise error
 
     async def _finish(self, follower: RemoteReply) -> None:
-        """End the log as it is stored, with all the text where that can still be had."""
+        """End the log as the reply is stored, with its whole text if peers still have it."""
         found = follower.log
         try:
             reply = await self._store.get_reply(Identity(tenant=found.reply.tenant), found.reply.id)
@@ -151,19 +151,19 @@ class RemoteReplies:
             found.replace(reply)
         self._live_replies.keep(found)
 
-    def _let_go(self) -> None:
-        """Of what nobody wants, and of what could not be followed for too long."""
+    def _drop_unused(self) -> None:
+        """Stop following replies without readers, and those that could not be followed for too long."""
         now = self._clock.monotonic()
         for follower in list(self._live_replies.followed.values()):
             unreachable_s = math.inf if self._peers is None else self._peers.unreachable_s
             silent_s = min(unreachable_s, now - follower.since)
             if not follower.kept:
                 self._drop(follower)
-                follower.log.break_off(StorageUnavailable("nobody has read this reply here for a while"))
+                follower.log.break_off(StorageUnavailable("the reply is not followed here any more: resume it"))
             elif silent_s >= UNREACHABLE_LIMIT_S:
                 self._drop(follower)
                 follower.log.break_off(
-                    StorageUnavailable("the reply runs on another replica, which cannot be followed at the moment")
+                    StorageUnavailable("the reply runs on another replica, which cannot be reached: retry later")
                 )
 
     def _drop(self, follower: RemoteReply) -> None:

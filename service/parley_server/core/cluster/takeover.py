@@ -1,5 +1,6 @@
-"""Ends the replies of replicas that are dead, with the text they had made durable. It never generates one again: a new
-attempt is a new reply, and the client's to choose.
+"""Ends the replies of dead replicas, with the text that they had made durable.
+
+A reply is never generated again: the client decides whether to start a new one.
 """
 
 from __future__ import annotations
@@ -23,8 +24,10 @@ JITTER = 0.2
 
 
 class Sweeper:
-    """Sweeps every `interval_s`, with jitter, while the tenure is settled: after an outage of the database everybody
-    first has one whole lease in which to come back."""
+    """Takes over replies of dead replicas every `interval_s`, with jitter.
+
+    It waits for `LeaseKeeper.settled`, so that after a database outage every replica has a whole lease to come back.
+    """
 
     def __init__(
         self,
@@ -55,29 +58,29 @@ class Sweeper:
             try:
                 await self.sweep()
             except StorageUnavailable as error:
-                logger.warning("sweep_later", extra={"fields": {"problem": error.message}})
-            except Exception:  # a defect that ended this task would leave the dead unburied
-                logger.exception("sweep_defect")
+                logger.warning("sweep_postponed", extra={"fields": {"problem": error.message}})
+            except Exception:  # the sweep must go on
+                logger.exception("sweep_failed")
 
     async def sweep(self) -> int:
-        """Take over what dead replicas own, and end it; how many replies there were."""
+        """Take over and end the replies of dead replicas. Returns their number."""
         count = 0
         while self._lease_keeper.settled and self._lease.held:
             taken = await self._take()
             endings = [self._tasks.spawn(self._recovery.end_taken_over(each), f"end-{each.reply.id}") for each in taken]
             for error in await asyncio.gather(*map(asyncio.shield, endings), return_exceptions=True):
                 if error is not None:
-                    logger.error("take_over_defect", exc_info=error)
+                    logger.error("takeover_failed", exc_info=error)
             count += len(taken)
             if len(taken) < BATCH:
                 break
         return count
 
     async def _take(self) -> list[Unfinished]:
-        """What is taken belongs to the process from then on: a sweep that is cancelled leaves it to its tasks."""
+        """Take over a batch. From then on its tasks belong to the process: cancelling the sweep does not end them."""
         self._lease_keeper.taking_over = True
         try:
-            # By the process's clock this was so a moment ago; it may have been stopped since.
+            # The lease was held a moment ago, but the process may have been suspended since: the store checks again.
             sure_s = self._lease_keeper.quarter_s
             taken = await self._store.take_over(self._replica_id, BATCH, sure_s=sure_s)
             self._recovery.ending.update(each.reply.id for each in taken)

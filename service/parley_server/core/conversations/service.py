@@ -13,7 +13,7 @@ from parley_server.core.context.groups import unknown_results
 from parley_server.core.limits import Limits
 from parley_server.core.model import Conversation, FinishReason, Identity, ImagePart, Message, Reply, Value
 from parley_server.core.ports import Catalog, Clock, Store
-from parley_server.core.replies.cancel import Cancels
+from parley_server.core.replies.cancel import CancelRequests
 from parley_server.core.replies.live import LiveReplies
 from parley_server.core.replies.log import Reader
 from parley_server.core.replies.plan import new_conversation, store_messages
@@ -86,7 +86,7 @@ class Conversations:
         clock: Clock,
         limits: Limits,
         live_replies: LiveReplies,
-        cancels: Cancels,
+        cancel_requests: CancelRequests,
         on_erased: Callable[[tuple[str, ...]], None] | None = None,
     ) -> None:
         self._store = store
@@ -94,7 +94,7 @@ class Conversations:
         self._clock = clock
         self._limits = limits
         self._live_replies = live_replies
-        self._cancels = cancels
+        self._cancel_requests = cancel_requests
         self._on_erased = on_erased
 
     async def create(self, identity: Identity, creation: Creation, request_id: str) -> Conversation:
@@ -191,7 +191,7 @@ class Conversations:
     async def _cancel(self, identity: Identity, reply_id: str) -> None:
         target, reason = CancelTarget(reply_id=reply_id), "conversation deleted"
         try:
-            asked = await self._cancels.request(identity, target, FinishReason.CANCELLED, reason)
+            asked = await self._cancel_requests.store(identity, target, FinishReason.CANCELLED, reason)
         except ReplyNotFound:
             return
         if asked is not None and asked[1] is not None:

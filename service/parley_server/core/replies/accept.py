@@ -17,7 +17,7 @@ from parley_server.core.limits import Limits
 from parley_server.core.model import Conversation, FinishReason, Model, Reply
 from parley_server.core.observer import LoopLoad, Observer
 from parley_server.core.ports import Catalog, Clock, Provider, Store
-from parley_server.core.replies.cancel import Cancels
+from parley_server.core.replies.cancel import CancelRequests
 from parley_server.core.replies.generate import Generation, GenerationParts, as_it_stands
 from parley_server.core.replies.live import LiveReplies
 from parley_server.core.replies.log import Log, Reader
@@ -76,7 +76,7 @@ class Acceptances:
         lease: Lease,
         tasks: Tasks,
         live_replies: LiveReplies,
-        cancels: Cancels,
+        cancel_requests: CancelRequests,
         generation_parts: GenerationParts,
         owner: str = "",
     ) -> None:
@@ -89,13 +89,13 @@ class Acceptances:
         self._lease = lease
         self._tasks = tasks
         self._live_replies = live_replies
-        self._cancels = cancels
+        self._cancel_requests = cancel_requests
         self._generation_parts = generation_parts
         self._owner = owner
         self.draining: Draining | None = None
 
     async def accept(self, request: ReplyRequest) -> Generation | Replayed:
-        """A new reply, running, or the one that this request's key has started. Raises every refusal."""
+        """A new running reply, or the reply that the same request has started. Raises every refusal."""
         began = self._clock.monotonic()
         try:
             return await self._accept(request, began)
@@ -111,7 +111,7 @@ class Acceptances:
     async def _accept(self, request: ReplyRequest, began: float) -> Generation | Replayed:
         self._check_room(0)
         if self._load.overloaded:
-            raise self._live_replies.capacity.overloaded("the server is as busy as it can be without harm to what runs")
+            raise self._live_replies.capacity.overloaded("the server is too busy for new replies: retry later")
         for tries_left in reversed(range(MAX_TRIES)):
             source = await self._source(request)
             model, provider = self._catalog.resolve(request.payload.model or source.conversation.model)
@@ -133,20 +133,20 @@ class Acceptances:
             if isinstance(outcome, Replayed):
                 return self._same(request, outcome)
             if isinstance(outcome, Busy):
-                if not tries_left:  # nothing is interrupted in vain
+                if not tries_left:  # do not interrupt without a further try
                     raise _in_progress(outcome.reply_id)
                 if (known := await self._make_way(request, outcome.reply_id)) is not None:
                     return known
                 continue
             if not isinstance(outcome, HeadMoved):
                 raise _refusal(outcome)
-        raise ReplyInProgress("the conversation changed again and again meanwhile", retry_after_s=0.5)
+        raise ReplyInProgress("the conversation kept changing: retry", retry_after_s=0.5)
 
     def _check_room(self, prompt_size: int) -> None:
         if self.draining is not None:
             raise self.draining
         if not self._lease.held:
-            raise StorageUnavailable("this replica has lost touch with the database")
+            raise StorageUnavailable("this replica cannot reach the database")
         self._live_replies.capacity.check(prompt_size)
 
     async def _known(self, request: ReplyRequest) -> Replayed | None:
@@ -176,14 +176,14 @@ class Acceptances:
         return PromptSource(conversation=new_conversation(given, request.identity, self._clock.now_us()))
 
     async def _check_results(self, request: ReplyRequest, source: PromptSource) -> None:
-        """Refuse a tool result whose call is nowhere above it: no prompt could show it as a result.
+        """Refuse a tool result without a call before it, because no prompt could contain it.
 
-        The call may be that of an answer which is about to be interrupted."""
+        The call may be in a running answer that this request interrupts."""
         payload, live_replies = request.payload, self._live_replies
         path = source.path
         if running := source.conversation.active_reply_id:
             writer = live_replies.running.get(running) or live_replies.followed.get(running)
-            if writer is None:  # written elsewhere: its calls are known once it has ended
+            if writer is None:  # another replica writes it: its calls are known when it has ended
                 return
             written = as_it_stands(writer.log, self._clock.now_us()).message
             path = (*path, written) if written else path
@@ -206,8 +206,8 @@ class Acceptances:
         return msgspec.structs.replace(source, images=source.images + tuple(more)) if more else source
 
     async def _make_way(self, request: ReplyRequest, running: str) -> Replayed | None:
-        """Interrupt the reply that runs, if that was asked for, and wait until it has ended; but a request does not
-        interrupt what it has started itself."""
+        """Interrupt the running reply, if the request allows it, and wait for its end. If this request has started that
+        reply, return it instead."""
         if not request.payload.interrupt:
             raise _in_progress(running)
         if (known := await self._known(request)) is not None:
@@ -215,7 +215,7 @@ class Acceptances:
         target = CancelTarget(reply_id=running)
         reason = "interrupted by another request"
         try:
-            asked = await self._cancels.request(request.identity, target, FinishReason.INTERRUPTED, reason)
+            asked = await self._cancel_requests.store(request.identity, target, FinishReason.INTERRUPTED, reason)
         except ReplyNotFound:
             return None
         if asked is None or asked[1] is None:

@@ -1,17 +1,17 @@
-"""Cancels a reply, wherever it runs. The request is stored first; a message to the owner only speeds it up."""
+"""CancelRequests a reply, wherever it runs. The request is stored first; a message to the owner only speeds it up."""
 
 from __future__ import annotations
 
 from parley_server.core.model import FinishReason, Identity, Reply
 from parley_server.core.ports import Clock, Store
 from parley_server.core.replies.elsewhere import RepliesElsewhere
-from parley_server.core.replies.endings import Stop
+from parley_server.core.replies.endings import Cancel
 from parley_server.core.replies.live import LiveReplies
 from parley_server.core.replies.log import Log
 from parley_server.core.store_types import CancelTarget
 
 
-class Cancels:
+class CancelRequests:
     """Stores cancel requests and passes them on to whoever generates the reply."""
 
     def __init__(self, *, store: Store, clock: Clock, live_replies: LiveReplies, elsewhere: RepliesElsewhere) -> None:
@@ -20,7 +20,7 @@ class Cancels:
         self._live_replies = live_replies
         self._elsewhere = elsewhere
 
-    async def request(
+    async def store(
         self, identity: Identity, target: CancelTarget, kind: FinishReason, reason: str
     ) -> tuple[Reply, Log | None] | None:
         """The reply, and the log that will end (None: the reply has ended). None if the request id is unknown.
@@ -32,7 +32,7 @@ class Cancels:
             return None
         generation = self._live_replies.running.get(reply.id)
         if generation is not None:
-            generation.stop(Stop(finish=kind, reason=reason))
+            generation.cancel(Cancel(finish=kind, reason=reason))
             return reply, generation.log
         if reply.state.terminal:
             return reply, None

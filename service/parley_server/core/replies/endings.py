@@ -1,4 +1,4 @@
-"""How a reply ends: from what happened to what is stored. Pure functions, shared by generation and recovery."""
+"""Decides how a reply ends and what is stored. Pure functions, shared by generation and recovery."""
 
 from __future__ import annotations
 
@@ -25,18 +25,20 @@ from parley_server.core.model import (
 )
 from parley_server.errors import InternalError, OwnerLost, ProviderTimeout
 
-IMAGE_TOKENS = 800  # about what the large vendors count for a middle-sized image
+IMAGE_TOKENS = 800  # an approximation: what large vendors count for a medium-sized image
 
 
-class Stop(Value, frozen=True, kw_only=True):
-    """Why a generation is to end before its provider does. `finish` None: the process is leaving it (OWNER_LOST)."""
+class Cancel(Value, frozen=True, kw_only=True):
+    """Why the engine ends a generation before its provider does: a request, a limit, or a shutdown.
+
+    `finish` None: the process gives the reply up (OWNER_LOST)."""
 
     finish: FinishReason | None
     reason: str = ""
 
 
 class Ending(Value, frozen=True, kw_only=True):
-    """How a generation ended. `billed` says whether the provider may have charged for it without saying so."""
+    """How a generation ended. `billed`: the provider may have charged for it, although it reported no usage."""
 
     state: State
     finish: FinishReason | None = None
@@ -46,26 +48,26 @@ class Ending(Value, frozen=True, kw_only=True):
     billed: bool = True
 
 
-def ending_of_stop(stop: Stop, *, started: bool) -> Ending:
-    """What a stop makes of a reply that has (or has not) shown its first token."""
-    if stop.finish is None:
+def ending_of_cancel(cancel: Cancel, *, started: bool) -> Ending:
+    """The ending of a cancelled reply; `started`: it has shown its first token."""
+    if cancel.finish is None:
         lost = OwnerLost("the server stopped before the reply was complete; the text so far is kept")
         return Ending(state=State.FAILED, error=ReplyError.of(lost))
-    if stop.finish is FinishReason.TIME_LIMIT and not started:
+    if cancel.finish is FinishReason.TIME_LIMIT and not started:
         late = ProviderTimeout("the provider sent nothing within the reply's time limit")
         return Ending(state=State.FAILED, error=ReplyError.of(late))
-    if stop.finish in (FinishReason.TIME_LIMIT, FinishReason.MAX_TOKENS):
-        return Ending(state=State.COMPLETED, finish=stop.finish)
-    return Ending(state=State.CANCELLED, finish=stop.finish, cancel_reason=stop.reason)
+    if cancel.finish in (FinishReason.TIME_LIMIT, FinishReason.MAX_TOKENS):
+        return Ending(state=State.COMPLETED, finish=cancel.finish)
+    return Ending(state=State.CANCELLED, finish=cancel.finish, cancel_reason=cancel.reason)
 
 
-def defect(call_id: str) -> ReplyError:
-    """The error of a reply that the engine itself has failed; the log has the rest under `call_id`."""
+def internal_error(call_id: str) -> ReplyError:
+    """The error of a defect of this service. The details are in the log, under `call_id`."""
     return ReplyError.of(InternalError("internal error", metadata={"call_id": call_id}))
 
 
 def answer_message(reply: Reply, parts: tuple[Part, ...], state: State, now_us: int) -> Message:
-    """The message that holds (what there is of) the answer."""
+    """The message with the answer; partial unless the reply is COMPLETED."""
     return Message(
         id=reply.message_id,
         role=Role.ASSISTANT,
@@ -79,7 +81,7 @@ def answer_message(reply: Reply, parts: tuple[Part, ...], state: State, now_us: 
 
 
 def estimated_usage(prompt: tuple[PromptMessage, ...], answer: Answer) -> Usage:
-    """About what the provider must have counted."""
+    """An estimate of what the provider has counted."""
     reasoning = sum(estimate_tokens(part.text) for part in answer.parts if isinstance(part, ReasoningPart))
     return Usage(
         prompt_tokens=sum(_tokens(part) for message in prompt for part in message.parts),
@@ -90,7 +92,7 @@ def estimated_usage(prompt: tuple[PromptMessage, ...], answer: Answer) -> Usage:
 
 
 def completed_usage(counted: Usage | None, prompt: tuple[PromptMessage, ...], answer: Answer) -> Usage:
-    """What the provider has counted, with an estimate in place of what it has not: the prompt, or content that came."""
+    """The provider's count, with estimates for a missing count of the prompt or of content that was received."""
     if counted is None:
         return estimated_usage(prompt, answer)
     if counted.prompt_tokens and (counted.completion_tokens or not answer.parts):

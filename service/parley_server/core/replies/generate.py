@@ -1,6 +1,6 @@
-"""One reply's own task: has the provider write into the log, then ends the reply exactly once, whatever happens.
+"""Generates one reply in a task of its own: the provider writes into the log, then the reply ends exactly once.
 
-It belongs to the process, never to a call. Nothing here is awaited per token.
+The task belongs to the process, not to a call. Nothing is awaited per token.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ from parley_server.core.limits import Limits
 from parley_server.core.model import Finish, FinishReason, Message, Part, Prompt, Reply, ReplyError, State, Usage
 from parley_server.core.ports import Clock, Provider, Store, Timer
 from parley_server.core.replies.endings import (
+    Cancel,
     Ending,
-    Stop,
     answer_message,
     completed_usage,
-    defect,
-    ending_of_stop,
+    ending_of_cancel,
+    internal_error,
 )
 from parley_server.core.replies.finalise import finalise
 from parley_server.core.replies.log import Log, Reader
@@ -42,7 +42,7 @@ MAX_RETRY_S = 2.0
 
 
 def as_it_stands(log: Log, now_us: int) -> Reply:
-    """The reply of a log that is not over: its message as far as readers may have it."""
+    """The running reply, with the text that readers may have seen."""
     reply, first = log.reply, log.first_token_time_us or log.reply.first_token_time_us
     parts = answer_of(log.numbered()).parts
     return msgspec.structs.replace(
@@ -85,7 +85,7 @@ class GenerationParts:
 
 
 class Generation:
-    """Generates one accepted reply: `start` it once it is committed, `stop` it at any time; its log tells the end."""
+    """Generates one accepted reply: `start` it after the commit, `cancel` it at any time; its log tells the end."""
 
     def __init__(
         self,
@@ -116,12 +116,12 @@ class Generation:
             parts.clock,
             window=parts.window,
             max_bytes=parts.limits.max_reply_bytes,
-            on_full=lambda: self.stop(Stop(finish=FinishReason.MAX_TOKENS)),
+            on_full=lambda: self.cancel(Cancel(finish=FinishReason.MAX_TOKENS)),
         )
         self.task: asyncio.Task[None] | None = None
         self._producing: asyncio.Task[Finish] | None = None
         self._concluding: asyncio.Task[None] | None = None
-        self._stop: Stop | None = None
+        self._cancel: Cancel | None = None
         self._produced: asyncio.Future[None] | None = None
         self._written: Finalisation | None = None
         self._overhead_s = 0.0
@@ -129,14 +129,14 @@ class Generation:
 
     @property
     def reply(self) -> Reply:
-        """The reply as it stands: its message as far as it has come."""
+        """The reply with its message so far."""
         if self.log.ended:
             return self.log.reply
         return as_it_stands(self.log, self._parts.clock.now_us())
 
     @property
     def dead(self) -> bool:
-        """Whether its task is over without having ended the reply: a defect, which the reconciliation mends."""
+        """Whether its task is over and the reply has not ended: a defect, which `Recovery.reconcile` repairs."""
         tasks = (self.task, self._concluding)
         return self.task is not None and not self.log.over and all(task is None or task.done() for task in tasks)
 
@@ -165,22 +165,21 @@ class Generation:
         return self.log.lease is NEVER
 
     def lose(self) -> None:
-        """Another replica has taken the reply over: nothing more of it is shown here but the end, as that one stores
-        it."""
+        """Another replica has taken the reply over: only the end that it stores is still shown here."""
         self.log.lease = NEVER
-        self.stop(Stop(finish=None))
+        self.cancel(Cancel(finish=None))
 
-    def stop(self, stop: Stop) -> None:
-        """End it, unless it is ending already: no later text is seen from now on."""
+    def cancel(self, cancel: Cancel) -> None:
+        """End it, unless it is ending already. No later text is shown."""
         provider_done = self._producing is not None and self._producing.done()
-        if self._stop is not None or self.log.sealed or provider_done:
+        if self._cancel is not None or self.log.sealed or provider_done:
             return
-        self._stop = stop
+        self._cancel = cancel
         self._sink.seal()
         self._end_production()
 
     def _leave_orphaned(self, ttl_s: float) -> None:
-        """Nobody has read it here for `ttl_s`; it ends if nobody has elsewhere."""
+        """End it if it has had no reader on other replicas either for `ttl_s`."""
         self._parts.tasks.spawn(self._end_unread(ttl_s), f"orphan-{self._reply.id}")
 
     async def _end_unread(self, ttl_s: float) -> None:
@@ -189,23 +188,23 @@ class Generation:
         if idle_s is None or idle_s < ttl_s:
             self.reader_count.seen(idle_s or 0.0)
         elif self.reader_count.orphaned:
-            self.stop(Stop(finish=FinishReason.ORPHANED, reason="nobody was reading"))
+            self.cancel(Cancel(finish=FinishReason.ORPHANED, reason="nobody was reading"))
 
     async def _run(self) -> None:
         try:
             ending = await self._produce()
         except asyncio.CancelledError:
-            await unbroken(self._begin_end(self._stopped()))
+            await unbroken(self._begin_end(self._cancelled()))
             raise
         except Exception as error:  # noqa: BLE001 - this task owns the reply: whatever happens, the reply ends
             ending = self._defect(error)
         await unbroken(self._begin_end(ending))
 
     def _mend(self, _: asyncio.Task[None]) -> None:
-        """A task that is cancelled before its first step has not even begun to end the reply."""
+        """End the reply if its task was cancelled before its first step."""
         if self._concluding is None:
             self._sink.seal()
-            self._begin_end(self._stopped())
+            self._begin_end(self._cancelled())
         self.log.wake()
 
     def _begin_end(self, ending: Ending) -> asyncio.Task[None]:
@@ -214,16 +213,16 @@ class Generation:
         return self._concluding
 
     async def until_over(self) -> None:
-        """Return once it has ended, or once it is `dead`."""
+        """Return when it has ended or is `dead`."""
         reader = Reader(self.log, self.log.last_sequence)
         while not self.log.over and not self.dead:
             await reader.wait()
             reader.position = self.log.last_sequence
 
     async def _produce(self) -> Ending:
-        """Have the provider write until it ends or is stopped. Its call is closed when this returns or raises."""
-        if self._stop is not None:
-            return self._stopped()
+        """Let the provider write until it ends or the reply is cancelled, then close its call."""
+        if self._cancel is not None:
+            return self._cancelled()
         produced = self._produced = asyncio.get_running_loop().create_future()
         producing = self._ask_provider()
         limit = self._limit_time()
@@ -245,13 +244,13 @@ class Generation:
 
     def _provider_done(self, producing: asyncio.Task[Finish]) -> None:
         if not producing.cancelled():
-            producing.exception()  # of a provider that outlives its reply, nobody asks for the error
+            producing.exception()  # mark the error as retrieved: a provider may end after its reply
         self._end_production()
 
     def _limit_time(self) -> Timer:
         clock = self._parts.clock
         return clock.call_at(
-            clock.monotonic() + self._time_limit_s, lambda: self.stop(Stop(finish=FinishReason.TIME_LIMIT))
+            clock.monotonic() + self._time_limit_s, lambda: self.cancel(Cancel(finish=FinishReason.TIME_LIMIT))
         )
 
     def _end_production(self) -> None:
@@ -259,21 +258,21 @@ class Generation:
             self._produced.set_result(None)
 
     async def _close(self, producing: asyncio.Task[Finish]) -> None:
-        """Have the provider close its call, and wait for that as long as it may take."""
+        """Close the provider's call, and wait for that until the time limit."""
         if producing.done():
             return
         producing.cancel()
         if not await done_within(producing, self._parts.limits.provider_close_s, self._parts.clock):
-            logger.error("provider_hangs", extra={"fields": {"reply_id": self._reply.id}})
+            logger.error("provider_close_timed_out", extra={"fields": {"reply_id": self._reply.id}})
 
     def _result(self, producing: asyncio.Task[Finish]) -> Ending:
-        """How it ended, where nothing stopped it: a cancel that nobody has asked for is a defect of the provider's."""
-        if self._stop is not None:
-            return self._stopped()
+        """How it ended. If the provider's task is cancelled without a `Cancel`, that is a defect."""
+        if self._cancel is not None:
+            return self._cancelled()
         error = asyncio.CancelledError() if producing.cancelled() else producing.exception()
         if error is None:
             finish = producing.result()
-            filtered = finish.reason is FinishReason.CONTENT_FILTER  # which is free where it came before any token
+            filtered = finish.reason is FinishReason.CONTENT_FILTER  # free before the first token
             return Ending(
                 state=State.COMPLETED,
                 finish=finish.reason,
@@ -286,15 +285,15 @@ class Generation:
         return self._defect(error)
 
     def _defect(self, error: BaseException) -> Ending:
-        logger.error("reply_defect", exc_info=error, extra={"fields": {"reply_id": self._reply.id}})
-        return Ending(state=State.FAILED, error=defect(self._reply.id))
+        logger.error("reply_task_failed", exc_info=error, extra={"fields": {"reply_id": self._reply.id}})
+        return Ending(state=State.FAILED, error=internal_error(self._reply.id))
 
-    def _stopped(self) -> Ending:
-        stop = self._stop or Stop(finish=None)
-        return ending_of_stop(stop, started=bool(self.log.first_token_time_us))
+    def _cancelled(self) -> Ending:
+        cancel = self._cancel or Cancel(finish=None)
+        return ending_of_cancel(cancel, started=bool(self.log.first_token_time_us))
 
     async def _conclude(self, ending: Ending) -> None:
-        """One transaction decides; then the terminal entry; then everybody is told."""
+        """Store the end, then append the terminal entry and wake the readers."""
         self._sink.seal()
         clock = self._parts.clock
         self._parts.bookkeeper.finalising(self)
@@ -305,18 +304,18 @@ class Generation:
                 outcome = await finalise(self._parts.store, finalisation)
             except StorageUnavailable as error:
                 logger.warning(
-                    "finalise_retry", extra={"fields": {"reply_id": self._reply.id, "problem": error.message}}
+                    "finalisation_postponed", extra={"fields": {"reply_id": self._reply.id, "problem": error.message}}
                 )
             else:
                 if outcome is None or outcome.reply.state.terminal:
                     break
-                self.log.lease = NEVER  # taken over, and not ended there yet
+                self.log.lease = NEVER  # taken over, and not ended by the other replica yet
             await clock.sleep(delay_s)
             delay_s = min(delay_s * 2, MAX_RETRY_S)
         self.announce(outcome)
 
     def announce(self, outcome: Finalised | None) -> None:
-        """The reply has ended as it is stored (None: it was erased). To be called once, last."""
+        """End the log as the reply is stored (None: it was erased). Called once, last."""
         if outcome is None:
             self.log.erase()
         elif outcome.won or self._is_own(outcome.reply):
@@ -328,8 +327,9 @@ class Generation:
         self._parts.bookkeeper.ended(self, self._overhead_s)
 
     def _is_own(self, stored: Reply) -> bool:
-        """Whether a race was lost to this very task: its commit had happened, and only the answer was lost. The number
-        of a takeover's end is another one."""
+        """Whether the stored end is the one that this task wrote: its commit succeeded, and the answer was lost.
+
+        A takeover writes another last sequence."""
         written = self._written
         return written is not None and (written.end_time_us, written.last_sequence) == (
             stored.end_time_us,
@@ -360,7 +360,7 @@ class Generation:
         return answer_message(self._reply, parts, state, self._parts.clock.now_us())
 
     def _usage(self, ending: Ending, answer: Answer) -> Usage:
-        """What the provider has counted; else an estimate, where it was asked and may have charged."""
+        """The provider's count, or an estimate if the provider was asked and may have charged."""
         usage = self._sink.last_usage or answer.usage
         if usage is not None or (self._producing is not None and (ending.billed or answer.parts)):
             usage = completed_usage(usage, self._prompt.messages, answer)

@@ -1,6 +1,6 @@
-"""The log of one reply: numbered entries in memory, and readers that follow it by an index and a wake-up.
+"""The log of one reply: numbered entries in memory, and readers that follow it by position.
 
-The writer never waits for a reader, and a reader holds nothing but its position. A log knows nothing of storage.
+The writer never waits for a reader, and a reader keeps only its position. Storage is not the concern of a log.
 """
 
 from __future__ import annotations
@@ -36,11 +36,10 @@ _NOTHING: Callable[[], None] = lambda: None  # noqa: E731 - a default that costs
 
 
 class Log:
-    """Entries of one reply, numbered from 1 (after a takeover, or once only the stored end is left, from the snapshot).
+    """Entries of one reply, numbered from 1 without gaps (after a takeover from the snapshot).
 
-    Entries are immutable and dense. Exactly one terminal entry ends a log, last. After `seal` nothing but the terminal
-    entry is taken, so that what readers saw and what is stored cannot differ. While the `lease` is not held, nothing
-    is numbered and readers are given nothing, but for an end as it is stored.
+    Exactly one terminal entry ends a log, last. After `seal` only the terminal entry is accepted, so that readers see
+    what is stored. While the `lease` is not held, nothing is numbered and readers receive nothing except a stored end.
     """
 
     __slots__ = (
@@ -80,14 +79,14 @@ class Log:
 
     @classmethod
     def of_ended(cls, reply: Reply) -> Log:
-        """The log of a reply of which only the stored end is left: a snapshot and the terminal entry."""
+        """The log of an ended reply without its entries: a snapshot and the terminal entry."""
         log = cls(reply)
         log.replace(reply)
         return log
 
     @classmethod
     def of_other(cls, reply: Reply) -> Log:
-        """The log of a reply that another replica writes and journals: here nothing waits for a journal."""
+        """The log of a reply that another replica writes and journals, so that entries are numbered at once."""
         log = cls(reply)
         log._journaled = sys.maxsize
         return log
@@ -104,7 +103,7 @@ class Log:
 
     @property
     def fenced(self) -> bool:
-        """Whether readers are to be given nothing for now."""
+        """Whether readers receive nothing for now."""
         return not self.lease.held and not self.over
 
     @property
@@ -114,7 +113,7 @@ class Log:
 
     @property
     def footprint(self) -> int:
-        """About how many bytes of memory it takes: content, entries, and the message of its reply."""
+        """The approximate memory of content, entries and the message of the reply, in bytes."""
         message = self.reply.message
         held = sum(len(part.text) for part in message.parts if isinstance(part, TextPart)) if message else 0
         return self.size + ENTRY_BYTES * len(self._entries) + held
@@ -125,11 +124,11 @@ class Log:
         return self.last_sequence + len(self._held) + 1
 
     def content(self) -> list[Entry]:
-        """All entries, those included that are held back from readers."""
+        """All entries, including those that are held back from readers."""
         return self._entries + self._held
 
     def numbered(self) -> list[Entry]:
-        """All entries but those that are held back."""
+        """All entries except those that are held back."""
         return self._entries
 
     def append(self, entry: Entry) -> None:
@@ -155,12 +154,12 @@ class Log:
         return self._entries[max(0, sequence - self._base + 1) :]
 
     def journaled(self, sequence: int) -> None:
-        """All up to `sequence` is durable: what had to be held back may be numbered."""
+        """All entries up to `sequence` are durable; number the entries that waited for that."""
         self._journaled = max(self._journaled, sequence)
         self.release()
 
     def release(self) -> None:
-        """Number what was held back, as far as the journal and the lease allow."""
+        """Number held-back entries, as far as the journal and the lease allow."""
         if not self._held or self.ended or not self.lease.held:
             return
         room = MAX_UNJOURNALED - (self.last_sequence - self._journaled)
@@ -171,11 +170,11 @@ class Log:
         self._wake()
 
     def seal(self) -> None:
-        """Take no more entries but the terminal one."""
+        """Accept no more entries except the terminal one."""
         self.sealed = True
 
     def finish(self, reply: Reply) -> None:
-        """Number what was held back, then the terminal entry of `reply`, which is stored as it stands there."""
+        """Number held-back entries, then the terminal entry of the stored `reply`."""
         self.sealed = True
         for entry in self._held:
             self._number(entry)
@@ -184,7 +183,7 @@ class Log:
         self._end(reply)
 
     def replace(self, reply: Reply) -> None:
-        """Somebody else ended the reply, or the text in between is gone: a snapshot and the terminal entry remain."""
+        """Keep only a snapshot and the terminal entry: another writer ended the reply, or text is missing here."""
         self.sealed = True
         self._base = reply.last_sequence - 1
         self._entries.clear()
@@ -200,17 +199,17 @@ class Log:
         self._over()
 
     def break_off(self, error: ParleyError) -> None:
-        """It cannot be followed any further, although it goes on: its readers end with `error`."""
+        """The reply goes on, but can no longer be followed here: its readers end with `error`."""
         self.sealed = True
         self.broken = error
         self._over()
 
     def wake(self) -> None:
-        """Have all readers look again."""
+        """Wake all readers, so that they check again."""
         self._wake()
 
     def chunks(self, position: int) -> list[Chunk]:
-        """What a reader at `position` has not seen, merged, as far as it fits one message (one larger entry may)."""
+        """Entries after `position`, merged, at most one message of them (or one larger entry)."""
         start = max(0, position - self._base + 1)
         if start >= len(self._entries):
             return []
@@ -226,7 +225,7 @@ class Log:
         self._waiting[reader] = None
 
     def waits_no_more(self, reader: Reader) -> None:
-        """Forget it: a log that is silent for long must not collect readers that have come and gone."""
+        """Remove the reader, so that a silent log does not collect readers that have left."""
         self._waiting.pop(reader, None)
 
     def _number(self, entry: Entry) -> None:
@@ -257,7 +256,7 @@ class Log:
 
 
 class Reader:
-    """Follows a log from a position. Not to be shared by two tasks.
+    """Follows a log from a position, for one task.
 
     A position at the end yields the terminal chunk again. One beyond the end waits while the reply runs, and yields a
     snapshot and the terminal chunk once it has ended.
@@ -273,12 +272,14 @@ class Reader:
 
     @property
     def ready(self) -> bool:
-        """Whether `take` has something to give, or an error to raise."""
+        """Whether `take` would return chunks or raise."""
         log = self.log
         return not self.done and (log.over or (log.last_sequence > self.position and log.lease.held))
 
     def take(self) -> list[Chunk]:
-        """Everything new, merged, as far as one message goes; `done` is set with the terminal chunk."""
+        """The new chunks, merged, at most one message of them; `done` is set with the terminal chunk.
+
+        Raises `ReplyNotFound` if the reply was erased, and the error of a log that was broken off."""
         log = self.log
         if log.erased:
             raise ReplyNotFound
@@ -294,7 +295,7 @@ class Reader:
         return chunks
 
     async def wait(self) -> None:
-        """Return when something is new, or when `wake` was called."""
+        """Return when there are new entries, or when `wake` is called."""
         if self.ready:
             return
         self._woken = asyncio.get_running_loop().create_future()
@@ -306,7 +307,7 @@ class Reader:
             self.log.waits_no_more(self)
 
     async def until_ended(self) -> None:
-        """Return once the log has ended or is erased, whatever the position. Raises what has broken it off."""
+        """Return when the log has ended or is erased. Raises the error that has broken it off."""
         while not self.log.over:
             self.position = max(self.position, self.log.last_sequence)
             await self.wait()

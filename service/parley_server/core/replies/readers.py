@@ -1,4 +1,4 @@
-"""Who reads a reply, and the rule for a reply that nobody reads any more."""
+"""Counts the readers of a reply, and detects replies without readers."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ POLL_COUNTS_S = 60.0
 
 
 class ReaderCount:
-    """Counts the readers of one reply; calls `on_orphaned` once nobody has read it for `ttl_s` (0: never).
+    """Counts the readers of one reply; calls `on_orphaned` after `ttl_s` without readers (0: never).
 
-    The count starts when a first reader leaves. A poll counts as a reader for a minute. While `paused` is set, nothing
-    is orphaned: the readers have been told to go elsewhere.
+    The time starts when a reader leaves. A poll counts as a reader for a minute. While `paused` is set, `on_orphaned`
+    is not called: the server is draining, and its readers reconnect to other replicas.
     """
 
     def __init__(self, clock: Clock, *, ttl_s: float, max_readers: int, on_orphaned: Callable[[], None]) -> None:
@@ -34,7 +34,7 @@ class ReaderCount:
 
     @property
     def orphaned(self) -> bool:
-        """Whether nobody has read it for the time that it may be without readers."""
+        """Whether it has had no reader for `ttl_s`."""
         if self._readers or self._left_at is None or self.paused or self._ttl_s <= 0.0:
             return False
         return self._clock.monotonic() >= self._left_at + self._ttl_s
@@ -54,15 +54,15 @@ class ReaderCount:
         self._seen(self._clock.monotonic())
 
     def touch(self) -> None:
-        """Somebody polled."""
+        """A poll reads it."""
         self._seen(self._clock.monotonic() + POLL_COUNTS_S)
 
     def seen(self, age_s: float) -> None:
-        """A reader was seen elsewhere, this long ago."""
+        """A reader was seen on another replica, this long ago."""
         self._seen(self._clock.monotonic() - age_s)
 
     def close(self) -> None:
-        """The reply has ended: nothing more to watch."""
+        """Stop watching: the reply has ended."""
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None

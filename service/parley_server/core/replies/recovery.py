@@ -19,12 +19,12 @@ from parley_server.core.model import Identity, Reply, State
 from parley_server.core.observer import Observer
 from parley_server.core.ports import Catalog, Clock, Store
 from parley_server.core.replies.endings import (
+    Cancel,
     Ending,
-    Stop,
     answer_message,
     completed_usage,
-    defect,
-    ending_of_stop,
+    ending_of_cancel,
+    internal_error,
 )
 from parley_server.core.replies.finalise import finalise
 from parley_server.core.replies.journal import UnstoredText
@@ -88,9 +88,9 @@ class Recovery:
             except StorageUnavailable:
                 raise
             except Exception:  # the defect of one reply must not keep the others from ending
-                logger.exception("recover_defect", extra={"fields": {"reply_id": reply_id}})
+                logger.exception("recovery_failed", extra={"fields": {"reply_id": reply_id}})
         if reply_ids:
-            logger.warning("recovered", extra={"fields": {"replies": len(reply_ids)}})
+            logger.warning("replies_recovered", extra={"fields": {"replies": len(reply_ids)}})
         return len(reply_ids)
 
     async def _recover_one(self, reply_id: str) -> None:
@@ -115,7 +115,7 @@ class Recovery:
             except StorageUnavailable:
                 raise
             except Exception:  # the same
-                logger.exception("reconcile_defect", extra={"fields": {"reply_id": reply_id}})
+                logger.exception("reconciliation_failed", extra={"fields": {"reply_id": reply_id}})
         for generation in [each for each in self._live_replies.running.values() if each.dead]:
             outcome = await self._stored(generation.log.reply)
             ended = outcome is None or outcome.reply.state.terminal
@@ -127,9 +127,9 @@ class Recovery:
         try:
             await self.reconcile(epochs)
         except StorageUnavailable as error:
-            logger.warning("reconcile_later", extra={"fields": {"problem": error.message}})
+            logger.warning("reconciliation_postponed", extra={"fields": {"problem": error.message}})
         except Exception:  # the next run may succeed
-            logger.exception("reconcile_defect")
+            logger.exception("reconciliation_failed")
 
     async def run(self) -> None:
         """Reconcile at each interval until cancelled."""
@@ -145,7 +145,7 @@ class Recovery:
             if unfinished.reply.epoch > FIRST_EPOCH:
                 await self.end_taken_over(unfinished)
                 continue
-            logger.error("reply_without_task", extra={"fields": {"reply_id": reply_id}})
+            logger.error("reply_task_missing", extra={"fields": {"reply_id": reply_id}})
             ending = _ending_of(unfinished) if unfinished.cancel is not None else _defect(reply_id)
             await self.end_unfinished(await self._with_published(unfinished), ending)
 
@@ -164,7 +164,7 @@ class Recovery:
             self._on_ended(Log.of_ended(outcome.reply))
         if outcome.reply.epoch == reply.epoch:
             fields = {"reply_id": reply.id, "sequence": unfinished.durable_sequence}
-            logger.warning("taken_over", extra={"fields": fields})
+            logger.warning("reply_taken_over", extra={"fields": fields})
             self._observer.reply_taken_over()
 
     async def _with_published(self, unfinished: Unfinished) -> Unfinished:
@@ -183,11 +183,11 @@ class Recovery:
         asking = self._tasks.spawn(unstored.take_over(reply.id, reply.epoch, after=after), f"recall-{reply.id}")
         if not await done_within(asking, RECALL_LIMIT_S, self._clock):
             asking.cancel()
-            logger.error("recall_hangs", extra={"fields": {"reply_id": reply.id}})
+            logger.error("text_recall_timed_out", extra={"fields": {"reply_id": reply.id}})
             return ()
         error = None if asking.cancelled() else asking.exception()
         if asking.cancelled() or error is not None:
-            logger.error("recall_defect", exc_info=error, extra={"fields": {"reply_id": reply.id}})
+            logger.error("text_recall_failed", exc_info=error, extra={"fields": {"reply_id": reply.id}})
             return ()
         return asking.result()
 
@@ -237,8 +237,8 @@ class Recovery:
 
 def _ending_of(unfinished: Unfinished) -> Ending:
     """CANCELLED if a cancel is stored, else FAILED / OWNER_LOST."""
-    return ending_of_stop(Stop(finish=unfinished.cancel, reason=unfinished.reply.cancel_reason), started=True)
+    return ending_of_cancel(Cancel(finish=unfinished.cancel, reason=unfinished.reply.cancel_reason), started=True)
 
 
 def _defect(reply_id: str) -> Ending:
-    return Ending(state=State.FAILED, error=defect(reply_id))
+    return Ending(state=State.FAILED, error=internal_error(reply_id))

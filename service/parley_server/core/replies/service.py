@@ -14,9 +14,9 @@ from parley_server.core.model import FinishReason, Identity, Reply, Value
 from parley_server.core.observer import Observer
 from parley_server.core.ports import Clock, Store
 from parley_server.core.replies.accept import Acceptances, ended_within
-from parley_server.core.replies.cancel import Cancels
+from parley_server.core.replies.cancel import CancelRequests
 from parley_server.core.replies.elsewhere import RepliesElsewhere
-from parley_server.core.replies.endings import Stop
+from parley_server.core.replies.endings import Cancel
 from parley_server.core.replies.generate import Generation, as_it_stands
 from parley_server.core.replies.live import LiveReplies
 from parley_server.core.replies.log import Log, Reader
@@ -45,7 +45,7 @@ class Poll(Value, frozen=True, kw_only=True):
 
 
 class Replies:
-    """All that can be done with replies in this process. With `hands_over`, a drain sends readers elsewhere."""
+    """Operations on replies. With `hands_over`, a drain sends readers to other replicas."""
 
     def __init__(
         self,
@@ -58,7 +58,7 @@ class Replies:
         tasks: Tasks,
         live_replies: LiveReplies,
         elsewhere: RepliesElsewhere,
-        cancels: Cancels,
+        cancel_requests: CancelRequests,
         hands_over: bool = False,
     ) -> None:
         self.hands_over = hands_over
@@ -70,14 +70,14 @@ class Replies:
         self._tasks = tasks
         self._live_replies = live_replies
         self._elsewhere = elsewhere
-        self._cancels = cancels
+        self._cancel_requests = cancel_requests
         self._listeners: set[Callable[[], None]] = set()
         self.going_away_at: float | None = None
 
     async def start(self, request: ReplyRequest) -> Started:
-        """Accept a request and have its reply generated, or attach to what the same request has started.
+        """Accept a request and start its reply, or attach to the reply that the same request has started.
 
-        Accepting goes on when the caller is cancelled meanwhile. Raises every refusal of the contract.
+        Acceptance continues if the caller is cancelled meanwhile. Raises every refusal of the contract.
         """
         try:
             request = check_request(request, self._limits)
@@ -101,7 +101,7 @@ class Replies:
         return await self._elsewhere.ended(found) if isinstance(found, Reply) else found
 
     async def _find(self, identity: Identity, reply_id: str) -> Log | Reply:
-        """The log, or the reply itself where it has ended and nothing else of it is in memory."""
+        """The log, or the reply if it has ended and its log is not in memory."""
         live_replies, store = self._live_replies, self._store
         if (log := live_replies.find(identity, reply_id)) is not None:
             return log
@@ -124,9 +124,9 @@ class Replies:
                     self._listeners.discard(notice)
 
     async def wait(self, log: Log, wait_s: float) -> Reply:
-        """The reply once it has ended; as it stands after `wait_s`, or when the process starts to go away.
+        """The reply when it has ended, or as it is after `wait_s` or when the process starts to shut down.
 
-        Raises `StorageUnavailable` where it runs elsewhere and cannot be followed."""
+        Raises `StorageUnavailable` if it runs on another replica and cannot be followed."""
         reader = Reader(log, log.last_sequence)
 
         def over() -> bool:
@@ -142,7 +142,7 @@ class Replies:
     async def poll(
         self, identity: Identity, reply_id: str, *, after: int, wait_s: float, gather_s: float, reasoning: bool
     ) -> Poll:
-        """Wait for something new after the cursor, then gather a little more of it."""
+        """Wait up to `wait_s` for chunks after the cursor, then up to `gather_s` for more."""
         if after < 0:
             raise InvalidRequest.field("after_sequence", "must not be negative")
         log = await self.attach(identity, reply_id)
@@ -163,26 +163,26 @@ class Replies:
         return self.standing(found)
 
     async def cancel(self, identity: Identity, target: CancelTarget, reason: str) -> Reply:
-        """Stop a reply and return it once its log has its terminal chunk; one that has ended is returned unchanged."""
+        """Cancel a reply, and return it when its log has ended. One that has already ended is returned unchanged."""
         if not (target.reply_id or target.request_id or target.conversation_id):
             raise InvalidRequest.field("target", "must name a reply, a request or a conversation")
         if len(reason) > MAX_CANCEL_REASON or "\x00" in reason:
             raise InvalidRequest.field("reason", f"must be at most {MAX_CANCEL_REASON} characters, without NUL")
-        stopped = self._stop_local(identity, target, Stop(finish=FinishReason.CANCELLED, reason=reason))
+        stopped = self._cancel_local(identity, target, Cancel(finish=FinishReason.CANCELLED, reason=reason))
         if stopped:
-            target = CancelTarget(reply_id=stopped)  # the conversation's it is only until it has ended
-        asked = await self._cancels.request(identity, target, FinishReason.CANCELLED, reason)
+            target = CancelTarget(reply_id=stopped)  # after its end, the conversation does not name it any more
+        asked = await self._cancel_requests.store(identity, target, FinishReason.CANCELLED, reason)
         if asked is None:
             raise ReplyNotFound
         reply, log = asked
-        if log is None:  # a log that is followed here may not have heard of the end
+        if log is None:  # a followed log may receive the end later
             return await self._store.get_reply(identity, reply.id)
         await Reader(log, 0).until_ended()
         return await self.get(identity, reply.id)
 
     async def drain(self, grace_s: float) -> None:
-        """Refuse new replies, tell the readers, let running replies end for `grace_s`, then end the rest with the text
-        they have. One that a defect of the store keeps from its end is left to the next start."""
+        """Refuse new replies, notify readers, and give running replies `grace_s` to end; then end the rest with their
+        text so far. A reply that a defect keeps from ending is left to the next start."""
         self._acceptances.draining = Draining("the server is shutting down", retry_after_s=1.0)
         self.going_away_at = self._clock.monotonic() + grace_s
         for generation in self._live_replies.running.values():
@@ -198,25 +198,24 @@ class Replies:
             await generation.until_over()
 
     def hurry(self) -> None:
-        """End every running reply now, with the text it has."""
+        """End every running reply now, with its text so far."""
         for generation in list(self._live_replies.running.values()):
-            generation.stop(Stop(finish=None))
+            generation.cancel(Cancel(finish=None))
 
     def standing(self, log: Log) -> Reply:
-        """The reply of a log as it stands now. Raises `ReplyNotFound` where it was erased."""
+        """The reply of a log with its text so far. Raises `ReplyNotFound` if it was erased."""
         if log.erased:
             raise ReplyNotFound
         return log.reply if log.ended else as_it_stands(log, self._clock.now_us())
 
-    def _stop_local(self, identity: Identity, target: CancelTarget, stop: Stop) -> str:
-        """What runs here is stopped at once, also while the database is away; it is stored once that is back. Its id,
-        or nothing."""
+    def _cancel_local(self, identity: Identity, target: CancelTarget, cancel: Cancel) -> str:
+        """Cancel at once what runs here, even while the database is unavailable. Returns the id of the reply, or ""."""
         running = self._live_replies.running
         by_id = [running[target.reply_id]] if target.reply_id in running else []
         for generation in by_id if target.reply_id else list(running.values()):
-            # One that is not accepted yet is left to the store, which knows whether it comes before the wish.
+            # The store decides about one that is not accepted yet: the request may come before its acceptance.
             if generation.task is not None and _is_named(generation.log.reply, identity, target):
-                generation.stop(stop)
+                generation.cancel(cancel)
                 return generation.log.reply.id
         return ""
 
@@ -233,7 +232,7 @@ class Replies:
         return wanted
 
     async def _until(self, reader: Reader, wait_s: float, satisfied: Callable[[], bool]) -> None:
-        """Wait for what `satisfied` looks for, at most `wait_s`, and not beyond the start of a drain."""
+        """Wait until `satisfied()`, at most `wait_s`, and not beyond the start of a drain."""
         clock = self._clock
         deadline = clock.monotonic() + wait_s
         timer = None
@@ -247,7 +246,7 @@ class Replies:
 
 
 def shown(chunk: Chunk, *, reasoning: bool) -> bool:
-    """Whether a reader is sent this chunk; its number counts in any case."""
+    """Whether a reader receives this chunk. Its number is used in any case."""
     return not isinstance(chunk.entry, Unknown) and (reasoning or not isinstance(chunk.entry, ReasoningDelta))
 
 
@@ -262,7 +261,7 @@ def _is_named(reply: Reply, identity: Identity, target: CancelTarget) -> bool:
 
 
 def _leave_at_once(accepting: asyncio.Task[Generation | Replayed]) -> None:
-    """The caller has gone before its reply was accepted: that was the first reader, and it has left."""
+    """Start the time without readers: the caller, which was the first reader, has left."""
     if accepting.cancelled() or accepting.exception() is not None:
         return
     accepted = accepting.result()

@@ -1,7 +1,7 @@
-"""Between the provider and the log: coalesces what one socket read delivers, then has it numbered.
+"""Takes a provider's output, merges what one socket read has delivered, and appends it to the log.
 
-Text may be held open while the process is busy, by a short window; never the first token, and never across anything
-that is not text. Nothing here awaits.
+While the process is busy, text is collected for a short time to save work: never the first token, and never across an
+entry of another kind. Nothing here awaits.
 """
 
 from __future__ import annotations
@@ -44,9 +44,8 @@ def window_s(utilisation: float) -> float:
 
 
 class FlushWindow:
-    """The one window of a process, for all sinks that hold text open: a timer for each would cost more than it saves.
-
-    It begins when the first sink has something to hold, and all of them close with it."""
+    """The time for which sinks collect text, shared by all sinks of a process, because a timer for each would cost more
+    than it saves. It starts with the first sink that holds text, and flushes all of them at its end."""
 
     def __init__(self, clock: Clock, *, utilisation: Callable[[], float]) -> None:
         self._clock = clock
@@ -60,14 +59,14 @@ class FlushWindow:
         return self._utilisation() > BUSY
 
     def hold(self, sink: LogSink) -> None:
-        """Have a sink closed soon."""
+        """Close this sink at the end of the window."""
         self._held[sink] = None
         if self._timer is None:
             due = self._clock.monotonic() + window_s(self._utilisation())
             self._timer = self._clock.call_at(due, self._close_all)
 
     def let_go(self, sink: LogSink) -> None:
-        """A sink has closed by itself."""
+        """A sink was closed before the end of the window."""
         if self._held.pop(sink, sink) is None and not self._held and self._timer is not None:
             self._timer.cancel()
             self._timer = None
@@ -80,7 +79,7 @@ class FlushWindow:
 
 
 class LogSink:
-    """The sink of one reply. `on_full` is called once, when the reply reaches `max_bytes`; what is over is dropped."""
+    """Implements `Sink` for one reply. `on_full` is called when the reply reaches `max_bytes`; the rest is dropped."""
 
     __slots__ = (
         "_clock",
@@ -132,14 +131,13 @@ class LogSink:
         self._push(ToolCallDelta(index, call_id, name, arguments))
 
     def usage(self, usage: Usage) -> None:
-        """What the provider has counted so far; not counted where a count cannot be true. The newest is kept, and
-        numbered from time to time."""
+        """The provider's count so far, unless it is implausible. The newest is kept, and appended at intervals."""
         if not self._log.sealed and usage != self.last_usage and credible(usage):
             self.last_usage = usage
             self._usage_waits = True
 
     def flush(self) -> None:
-        """The end of one read: number what it brought, or hold it open for a moment while the process is busy."""
+        """End of one read: append its content, or hold it for the window while the process is busy."""
         if self._usage_waits:
             self._number_usage()
         if not self._pending:
@@ -150,7 +148,7 @@ class LogSink:
             self.close()
 
     def close(self) -> None:
-        """Number everything that is open, now."""
+        """Append everything that is held."""
         if not self._pending:
             return
         self._window.let_go(self)
@@ -164,7 +162,7 @@ class LogSink:
             self._log.append(entry)
 
     def seal(self) -> None:
-        """Number what is open, and take no more."""
+        """Append everything that is held, and accept no more."""
         if self._usage_waits and not self._log.sealed:
             self._add_usage()
         self.close()
@@ -203,7 +201,7 @@ class LogSink:
 
 
 def _cut(entry: Entry, size: int) -> Entry | None:
-    """What of an entry takes at most `size` bytes; a signature does not hold for a part of what it signs."""
+    """The part of an entry that fits `size` bytes, without the signature, which is only valid for the whole text."""
     if isinstance(entry, TextDelta):
         text = utf8_prefix(entry.text, size)
         return TextDelta(text) if text else None
