@@ -115,7 +115,7 @@ def checked(unit: Units, found: list[Capacity]) -> str:
         tokens = one.holds.streams * one.pace
         reckoned = tokens * unit.token_us / 1e6
         rows.append([number(one.pace), number(one.holds.streams), f"{one.holds.server_cores:.2f}", f"{reckoned:.2f}"])
-    return table(["tokens/s", "streams that one process held", "CPU then, cores", "reckoned, cores"], rows)
+    return table(["tokens/s", "streams that one process held", "CPU then, cores", "calculated, cores"], rows)
 
 
 def part(results: Results, found: list[Capacity]) -> str:
