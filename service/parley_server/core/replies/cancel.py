@@ -1,4 +1,4 @@
-"""CancelRequests a reply, wherever it runs. The request is stored first; a message to the owner only speeds it up."""
+"""Cancels a reply, wherever it runs. The request is stored first; a message to the owner only speeds it up."""
 
 from __future__ import annotations
 
