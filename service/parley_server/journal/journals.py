@@ -27,12 +27,10 @@ class CheckpointJournal:
         self._checkpoints.start()
 
     def open(self, log: Log) -> None:
-        """See `Journal`."""
         log.on_append = lambda: self._checkpoints.mark(log)
         self._checkpoints.open(log)
 
     def close(self, log: Log) -> None:
-        """See `Journal`."""
         self._checkpoints.close(log)
 
     async def stop(self) -> None:
@@ -61,13 +59,12 @@ class StandaloneJournal:
         self._files.start()
 
     def open(self, log: Log) -> None:
-        """See `Journal`."""
         log.on_append = lambda: self._files.mark(log)
         self._checkpoints.open(log)
         self._files.open(log)
 
     def close(self, log: Log) -> None:
-        """See `Journal`. The files are still written until `ended`."""
+        """Stop checkpoints of the log. The files are written until `ended`."""
         self._checkpoints.close(log)
 
     def ended(self, log: Log) -> None:
@@ -75,7 +72,7 @@ class StandaloneJournal:
         self._files.ended(log)
 
     async def take_over(self, reply_id: str, epoch: int, *, after: int = 0) -> tuple[Entry, ...]:  # noqa: ARG002
-        """See `UnstoredText`. The lock on the database excludes other writers, so there is no epoch to check."""
+        """Return the text in the files. No epoch is checked, since the database lock excludes other writers."""
         return self._files.recall(reply_id, after)
 
     async def stop(self) -> None:

@@ -71,7 +71,7 @@ class RemoteLogReader:
             await asyncio.gather(self._task, return_exceptions=True)
 
     def follow(self, log: Log, *, wanted: Callable[[], bool], look: Callable[[], None]) -> None:
-        """See `Relay.follow`."""
+        """See `Peers.follow`."""
         cursor = RemoteLogCursor(log, wanted=wanted, look=look, now=self._clock.monotonic())
         self._followed[cursor.channel] = cursor
         # A live channel gets no second confirmation, and a lost connection gets none soon: read at once.
@@ -80,14 +80,14 @@ class RemoteLogReader:
         self._due.set()
 
     def read(self, log: Log) -> None:
-        """See `Relay.read`."""
+        """See `Peers.read`."""
         cursor = self._followed.get(wire.reply_key(log.reply.id))
         if cursor is not None and cursor.visit():
             self._new_readers = True
             self._due.set()
 
     def unfollow(self, log: Log) -> None:
-        """See `Relay.unfollow`."""
+        """See `Peers.unfollow`."""
         channel = wire.reply_key(log.reply.id)
         cursor = self._followed.get(channel)
         if cursor is not None and cursor.log is log:

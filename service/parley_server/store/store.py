@@ -87,7 +87,6 @@ class SqlStore:
         )
 
     async def accept(self, acceptance: Acceptance) -> AcceptOutcome:
-        """See the port."""
         outcome = await self._write(lambda connection: accept(connection, acceptance))
         self._sweep_keys(acceptance.now_us)
         return outcome

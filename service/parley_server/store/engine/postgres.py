@@ -81,7 +81,6 @@ class PostgresDatabase:
         *,
         durable: bool,  # noqa: ARG002 - the server decides
     ) -> T:
-        """See `Database`."""
         return await self._own(_run(self._pool, work))
 
     async def urgent(self, work: Callable[[Connection], T]) -> T:

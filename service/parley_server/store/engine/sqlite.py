@@ -55,7 +55,7 @@ class SqliteDatabase:
         return await self._ask(self._reads, work, durable=False)
 
     async def write(self, work: Callable[[Connection], T], *, durable: bool) -> T:
-        """See `Database`. The transaction may be shared; `sqlite_writer` has the rules for `work`."""
+        """Run `work`; the transaction may be shared: `sqlite_writer` has the rules for `work`."""
         return await self._ask(self._writes, work, durable=durable)
 
     async def urgent(self, work: Callable[[Connection], T]) -> T:
