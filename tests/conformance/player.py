@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import ctypes
 import gc
 import json
 import re
@@ -408,6 +409,7 @@ class Player:
     async def do_stats(self, _: str) -> dict[str, Any]:
         await asyncio.sleep(0)  # what was cancelled just now ends
         gc.collect()
+        ctypes.CDLL(None).malloc_trim(0)  # memory that is free, but not yet returned to the system, is not in use
         status = Path("/proc/self/status").read_text()
         sizes = {name: int(kib) * 1024 for name, kib in re.findall(r"^(\w+):\s+(\d+) kB$", status, re.MULTILINE)}
         now = open_now()

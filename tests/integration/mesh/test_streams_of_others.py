@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import signal
 
 import grpc
@@ -78,7 +79,8 @@ async def test_a_flood_of_cancelled_calls_ends_no_other_stream(mesh: Mesh) -> No
             async with Peer(mesh.port) as peer:
                 for _ in range(CALLS_OF_A_FLOOD):
                     peer.cancel(peer.call(STREAM_REPLY, request))
-                await peer.drain()
+                with contextlib.suppress(ConnectionResetError):  # Envoy disconnects callers that reset young streams
+                    await peer.drain()
                 await mesh.answers()
         if isinstance(mesh.proxy, Envoy):
             envoy = mesh.proxy
