@@ -8,9 +8,12 @@ from parley_server.core.model import Value
 from parley_server.core.ports import Clock
 from parley_server.errors import Overloaded
 
-LEAST_AWAY_S, MOST_AWAY_S = 1.0, 15.0
-BACK_PER_S = 100
-"""Spreads retries: at most 100 refused callers are told to return per second."""
+LEAST_AWAY_S, MOST_AWAY_S = 1.0, 30.0
+BACK_PER_S = 40
+"""Spreads retries: at most 40 refused callers per second get the same time to return.
+
+A grpc.aio server accepts one call per connection and loop iteration. With 100 returns per second over four connections,
+calls queued in gRPC for 12 s before they could be accepted or refused; with 40, for 2.5 s (`benchmarks.overload`)."""
 
 
 class Limits(Value, frozen=True, kw_only=True):
