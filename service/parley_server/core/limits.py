@@ -12,8 +12,8 @@ LEAST_AWAY_S, MOST_AWAY_S = 1.0, 30.0
 BACK_PER_S = 40
 """Spreads retries: at most 40 refused callers per second get the same time to return.
 
-A grpc.aio server accepts one call per connection and loop iteration. With 100 returns per second over four connections,
-calls queued in gRPC for 12 s before they could be accepted or refused; with 40, for 2.5 s (`benchmarks.overload`)."""
+A grpc.aio server accepts one call per connection and loop iteration, so that calls over few connections queue in gRPC.
+With 100 returns per second over four connections, newcomers waited for 12 to 15 s in overload; with 40, for 3 to 10 s."""
 
 
 class Limits(Value, frozen=True, kw_only=True):
