@@ -13,7 +13,7 @@ BACK_PER_S = 40
 """Spreads retries: at most 40 refused callers per second get the same time to return.
 
 A grpc.aio server accepts one call per connection and loop iteration, so that calls over few connections queue in gRPC.
-With 100 returns per second over four connections, newcomers waited for 12 to 15 s in overload; with 40, for 3 to 10 s."""
+With 100 returns per second over four connections, newcomers waited 12 to 15 s in overload; with 40, 3 to 10 s."""
 
 
 class Limits(Value, frozen=True, kw_only=True):
