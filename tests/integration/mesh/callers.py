@@ -23,7 +23,7 @@ CONNECTIONS = 5
 AT_ONCE = 50
 """Callers come in groups, each once the one before has text, since the engine refuses a burst as OVERLOADED."""
 TEXT_LIMIT_S = 60.0
-"""A caller that was refused comes back up to 15 s later."""
+"""A refused caller returns up to 30 s later."""
 PIECE_S = 0.2
 PIECES = 5
 """Before the gate and after it."""
