@@ -13,14 +13,17 @@ BYTES_PER_TOKEN = 4
 def cost_nano_usd(usage: Usage, prices: Prices) -> int | None:
     """The cost in billionths of a US dollar, rounded half up, at most 2^63 - 1. None if a required price is unknown.
 
-    If the model has no price for cached prompt tokens, they cost as much as other prompt tokens.
+    Without a price of their own, cached and cache-write tokens cost as much as other prompt tokens. The last tier that
+    the prompt exceeds sets the prices of the whole request.
     """
+    tier = next((tier for tier in reversed(prices.tiers) if usage.prompt_tokens > tier.above), prices)
     cached = min(usage.cached_prompt_tokens, usage.prompt_tokens)
-    cached_price = prices.prompt if prices.cached_prompt is None else prices.cached_prompt
+    written = min(usage.cache_write_prompt_tokens, usage.prompt_tokens - cached)
     shares = (
-        (usage.prompt_tokens - cached, prices.prompt),
-        (cached, cached_price),
-        (usage.completion_tokens, prices.completion),
+        (usage.prompt_tokens - cached - written, tier.prompt),
+        (cached, tier.prompt if tier.cached_prompt is None else tier.cached_prompt),
+        (written, tier.prompt if tier.cache_write is None else tier.cache_write),
+        (usage.completion_tokens, tier.completion),
     )
     total = 0
     for tokens, price in shares:

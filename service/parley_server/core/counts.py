@@ -16,7 +16,13 @@ INT64_MAX = 2**63 - 1
 
 def credible(usage: Usage) -> bool:
     """Whether each token count is from 0 to `MOST_TOKENS`."""
-    counts = (usage.prompt_tokens, usage.cached_prompt_tokens, usage.completion_tokens, usage.reasoning_tokens)
+    counts = (
+        usage.prompt_tokens,
+        usage.cached_prompt_tokens,
+        usage.cache_write_prompt_tokens,
+        usage.completion_tokens,
+        usage.reasoning_tokens,
+    )
     return all(0 <= count <= MOST_TOKENS for count in counts)
 
 
@@ -28,10 +34,12 @@ def holdable_usage(usage: Usage) -> Usage:
     return Usage(
         prompt_tokens=clamped(usage.prompt_tokens),
         cached_prompt_tokens=clamped(usage.cached_prompt_tokens),
+        cache_write_prompt_tokens=clamped(usage.cache_write_prompt_tokens),
         completion_tokens=clamped(usage.completion_tokens),
         reasoning_tokens=clamped(usage.reasoning_tokens),
         cost_nano_usd=None if usage.cost_nano_usd is None else clamped(usage.cost_nano_usd, INT64_MAX),
         estimated=usage.estimated,
+        prompt_bytes=clamped(usage.prompt_bytes),
     )
 
 

@@ -59,6 +59,7 @@ class Finished(Entry, frozen=True, tag="finished"):
     usage: Usage
     model: str
     cancel_reason: str = ""
+    provider: str = ""
 
 
 class Failed(Entry, frozen=True, tag="failed"):
@@ -66,6 +67,8 @@ class Failed(Entry, frozen=True, tag="failed"):
 
     error: ReplyError
     usage: Usage
+    model: str = ""
+    provider: str = ""
 
 
 Terminal = Finished | Failed

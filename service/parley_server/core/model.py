@@ -147,14 +147,20 @@ class Conversation(Value, frozen=True, kw_only=True):
 
 
 class Usage(Value, frozen=True, kw_only=True):
-    """Tokens and cost of one reply. Prompt counts include cached tokens; completion counts include reasoning tokens."""
+    """Tokens and cost of one reply. Prompt counts include cached and cache-write tokens; completion counts include
+    reasoning tokens.
+
+    `prompt_bytes` is the UTF-8 size of the prompt's content, from which later prompts of the conversation are estimated
+    (0: unknown)."""
 
     prompt_tokens: int = 0
     cached_prompt_tokens: int = 0
+    cache_write_prompt_tokens: int = 0
     completion_tokens: int = 0
     reasoning_tokens: int = 0
     cost_nano_usd: int | None = None
     estimated: bool = False
+    prompt_bytes: int = 0
 
 
 _READABLE_AS = {Reason.PROVIDER_CONTEXT_TOO_LARGE: Reason.PROVIDER_REJECTED}
@@ -227,6 +233,7 @@ class Reply(Value, frozen=True, kw_only=True):
     first_token_time_us: int = 0
     end_time_us: int = 0
     labels: dict[str, str] = {}
+    ignored_settings: tuple[str, ...] = ()
 
 
 class Sampling(Value, frozen=True, kw_only=True):
@@ -248,18 +255,37 @@ class Tool(Value, frozen=True, kw_only=True):
     parameters: str = ""
 
 
+class PriceTier(Value, frozen=True, kw_only=True):
+    """The prices of a whole request whose prompt has more than `above` tokens. None: the same as `prompt`."""
+
+    above: int
+    prompt: int
+    cached_prompt: int | None = None
+    cache_write: int | None = None
+    completion: int
+
+
 class Prices(Value, frozen=True, kw_only=True):
-    """Prices of a model in billionths of a US dollar per million tokens. None: unknown."""
+    """Prices of a model in billionths of a US dollar per million tokens. None: unknown; for `cached_prompt` and
+    `cache_write`: the same as `prompt`. The last of `tiers` that a prompt exceeds replaces the other prices."""
 
     prompt: int | None = None
     cached_prompt: int | None = None
+    cache_write: int | None = None
     completion: int | None = None
+    tiers: tuple[PriceTier, ...] = ()
 
 
 class Model(Value, frozen=True, kw_only=True):
-    """An entry of the model catalog. Counts are tokens; 0 means unknown.
+    """An entry of the model catalog. Counts are tokens; 0 means unknown. An ability that is not known counts as there.
 
-    `max_output_tokens` is the upper bound for a request; `output_tokens` is sent if a request sets none."""
+    max_output_tokens: the upper bound for a request. output_tokens: sent if a request sets none (0: nothing is sent).
+    image_urls: the model takes images by URL. sampling: it takes temperature, top_p and seed. prefill: the prompt may
+    end with an assistant message. efforts: its levels of reasoning effort, lowest first (empty: not known).
+    reasoning_summary: request a summary of the reasoning. thinking: the vendor's thinking mode, such as "adaptive".
+    cache_min: the fewest tokens that the vendor caches. api: the vendor's API, "chat" or "responses".
+    extra_body: fields to add to each request, as a JSON object (empty: none).
+    """
 
     alias: str
     provider: str
@@ -268,24 +294,52 @@ class Model(Value, frozen=True, kw_only=True):
     max_output_tokens: int = 0
     output_tokens: int = 0
     images: bool = False
+    image_urls: bool = True
     tools: bool = True
+    json_schema: bool = True
+    prefill: bool = True
+    sampling: bool = True
     reasoning: bool = False
+    efforts: tuple[str, ...] = ()
+    reasoning_summary: bool = False
+    thinking: str = ""
+    cache_min: int = 0
+    api: str = "chat"
+    extra_body: str = ""
+    retire_time_us: int = 0
     prices: Prices = Prices()
     fallback: tuple[str, ...] = ()
     is_default: bool = False
 
 
+class Kept(Value, frozen=True, kw_only=True):
+    """An assistant message as the vendor sent it, to be sent back unchanged within the same tool turn.
+
+    `origin` identifies endpoint, model and account, because vendors refuse items of others. Each of `items` is the JSON
+    of one wire item."""
+
+    origin: str
+    items: tuple[str, ...]
+
+
 class PromptMessage(Value, frozen=True, kw_only=True):
-    """One message of a prompt: role "system", "user", "assistant" or "tool", images with their bytes."""
+    """One message of a prompt: role "system", "user", "assistant" or "tool", images with their bytes.
+
+    `kept` stands in place of the parts if the endpoint that is asked has the same origin. `cache_mark`: later turns
+    start with the same prompt up to this message's end, so that a vendor that takes marks should cache it."""
 
     role: str
     parts: tuple[Part, ...]
+    kept: Kept | None = None
+    cache_mark: bool = False
 
 
 class Prompt(Value, frozen=True, kw_only=True):
-    """The input of one provider request. `sampling.max_output_tokens` is already limited to the model's maximum.
+    """The input of one provider request, with only what its model takes. `sampling.max_output_tokens` is already
+    limited to the model's maximum.
 
-    `cache_key` is the same for all prompts of a conversation; it does not reveal the conversation id."""
+    `cache_key` is the same for all prompts of a conversation; it does not reveal the conversation id.
+    `estimated_tokens` is the estimate of the whole prompt (0: none was made)."""
 
     model: Model
     messages: tuple[PromptMessage, ...]
@@ -295,6 +349,8 @@ class Prompt(Value, frozen=True, kw_only=True):
     json_schema: str = ""
     traceparent: str = ""
     cache_key: str = ""
+    tenant: str = ""
+    estimated_tokens: int = 0
 
 
 class Finish(Value, frozen=True, kw_only=True):

@@ -80,7 +80,11 @@ class Sink(Protocol):
         Raises `ProviderMalformed` for an index outside of 0 to 2^31 - 1."""
 
     def usage(self, usage: Usage) -> None:
-        """The provider's cumulative count, without cost. Implausible counts are ignored (see `counts`)."""
+        """The provider's cumulative count, with a cost only if the provider states one. Implausible counts are ignored
+        (see `counts`)."""
+
+    def keep(self, origin: str, item: str) -> None:
+        """A finished wire item (JSON) that the vendor requires unchanged in the next request of the same tool turn."""
 
     def flush(self) -> None:
         """All content of one read from the socket was pushed."""
@@ -97,6 +101,35 @@ class Provider(Protocol):
 
     async def close(self) -> None:
         """Close connections."""
+
+
+class RouteSink(Sink, Protocol):
+    """A sink of a reply that several models may be asked for."""
+
+    def asks(self, model: Model) -> None:
+        """This model is asked next: from now on the reply shows it, and its usage is priced by it."""
+
+
+class Prompts(Protocol):
+    """Builds the prompt of one turn for any model."""
+
+    def of(self, model: Model, *, with_kept: bool = True) -> Prompt:
+        """The prompt for this model; without kept wire items if `with_kept` is False.
+
+        Raises `UnsupportedInput` if the model cannot take the request's meaning."""
+
+    def refused_as_too_long(self, model: Model, *, limit_tokens: int | None, prompt_tokens: int | None) -> bool:
+        """The provider refused this model's prompt as too long, with its limit and its count if it stated them.
+
+        Returns whether `of` now builds a shorter prompt."""
+
+
+class Route(Protocol):
+    """The models that may answer a request, in order."""
+
+    async def generate(self, prompts: Prompts, sink: RouteSink) -> Finish:
+        """Ask the models in turn until one begins to answer; see `Provider.generate`. A failed try leaves nothing in
+        the sink. Raises the last error."""
 
 
 class Catalog(Protocol):

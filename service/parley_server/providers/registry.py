@@ -16,7 +16,14 @@ from parley_server.providers.policies.observed import ObservedProvider
 from parley_server.providers.policies.time_limits import TimeLimits
 from parley_server.providers.scripted.provider import ScriptedProvider
 from parley_server.providers.scripted.script import read_script
-from parley_server.settings import BuiltInModel, ModelSettings, OpenAISettings, ProviderSettings, Timeouts
+from parley_server.settings import (
+    BuiltInModel,
+    ModelSettings,
+    OpenAISettings,
+    ProviderSettings,
+    ScriptedSettings,
+    Timeouts,
+)
 
 
 class Registry:
@@ -74,6 +81,7 @@ def _build(name: str, settings: ProviderSettings, *, clock: Clock, observer: Att
             return OpenAIProvider(name, settings, clock=clock, observer=observer)
         except httpx2.InvalidURL:
             raise NotConfigured(f"the base URL of the provider {name} is not valid") from None
+    assert isinstance(settings, ScriptedSettings)
     try:
         return ScriptedProvider(clock=clock, script=read_script(settings.script))
     except ValueError as error:

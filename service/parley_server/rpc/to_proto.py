@@ -52,6 +52,7 @@ def accepted(reply: Reply, *, position: int, replayed: bool) -> chat_pb2.TokenCh
             message_id=reply.message_id,
             model=reply.requested_model or reply.model,
             replayed=replayed,
+            ignored_settings=reply.ignored_settings,
         ),
     )
 
@@ -69,6 +70,7 @@ def reply_message(reply: Reply) -> resources_pb2.Reply:
         last_sequence=reply.last_sequence,
         cancel_reason=reply.cancel_reason,
         labels=reply.labels,
+        ignored_settings=reply.ignored_settings,
         message_id=reply.message_id,
         parent_message_id=reply.parent_message_id,
     )
@@ -133,7 +135,7 @@ def image(given: ImagePart) -> resources_pb2.Image:
 
 def model(given: Model) -> resources_pb2.Model:
     """An entry of the catalog."""
-    return resources_pb2.Model(
+    presented = resources_pb2.Model(
         alias=given.alias,
         provider=given.provider,
         provider_model=given.name,
@@ -146,7 +148,14 @@ def model(given: Model) -> resources_pb2.Model:
         completion_nano_usd_per_million=given.prices.completion,
         fallback_models=given.fallback,
         is_default=given.is_default,
+        reasoning=given.reasoning,
+        json_schema=given.json_schema,
+        reasoning_efforts=given.efforts,
+        sampling=given.sampling,
+        cache_write_nano_usd_per_million=given.prices.cache_write,
     )
+    _set_time(presented.retire_time, given.retire_time_us)
+    return presented
 
 
 def finish_reason(reason: FinishReason | None) -> resources_pb2.FinishReason.ValueType:
@@ -162,6 +171,7 @@ def usage_message(usage: Usage) -> resources_pb2.Usage:
     return resources_pb2.Usage(
         prompt_tokens=usage.prompt_tokens,
         cached_prompt_tokens=usage.cached_prompt_tokens,
+        cache_write_prompt_tokens=usage.cache_write_prompt_tokens,
         completion_tokens=usage.completion_tokens,
         reasoning_tokens=usage.reasoning_tokens,
         cost_nano_usd=usage.cost_nano_usd,
@@ -190,7 +200,7 @@ def _other_chunk(sequence: int, entry: Entry) -> chat_pb2.TokenChunk:
     elif isinstance(entry, Finished):
         chunk.finished.CopyFrom(_finished(entry))
     elif isinstance(entry, Failed):
-        chunk.failed.CopyFrom(chat_pb2.Failed(error=error_message(entry.error), usage=usage_message(entry.usage)))
+        chunk.failed.CopyFrom(_failed(entry))
     return chunk
 
 
@@ -201,6 +211,16 @@ def _finished(entry: Finished) -> chat_pb2.Finished:
         usage=usage_message(entry.usage),
         model=entry.model,
         cancel_reason=entry.cancel_reason,
+        provider=entry.provider,
+    )
+
+
+def _failed(entry: Failed) -> chat_pb2.Failed:
+    return chat_pb2.Failed(
+        error=error_message(entry.error),
+        usage=usage_message(entry.usage),
+        model=entry.model,
+        provider=entry.provider,
     )
 
 

@@ -5,7 +5,10 @@ from parley_server.settings.keys import ApiKey
 from parley_server.settings.load import load_settings
 from parley_server.settings.shape import (
     Address,
+    AnthropicSettings,
     BuiltInModel,
+    EndpointSettings,
+    GeminiSettings,
     ModelSettings,
     OpenAISettings,
     PriceSettings,
@@ -23,8 +26,11 @@ from parley_server.settings.urls import is_sqlite, without_secrets
 
 __all__ = [
     "Address",
+    "AnthropicSettings",
     "ApiKey",
     "BuiltInModel",
+    "EndpointSettings",
+    "GeminiSettings",
     "ModelSettings",
     "OpenAISettings",
     "PriceSettings",

@@ -107,10 +107,12 @@ def _is_ipv6(text: str) -> bool:
 
 class Timeouts(_Shape):
     """Time limits of a provider's call, in seconds: to connect, until the first token of an attempt (None: 30, or 120
-    for a model that reasons), between two tokens."""
+    for a model that reasons), between two tokens. `first_token_total` limits all attempts together (None: 1.5 times the
+    limit of one attempt)."""
 
     connect: Seconds = 5.0
     first_token: Seconds | None = None
+    first_token_total: Seconds | None = None
     idle: Seconds = 60.0
 
     def first_token_s(self, *, reasoning: bool) -> float:
@@ -150,16 +152,49 @@ class Switches(_Shape):
     auth: Literal["bearer", "api-key"] = "bearer"
 
 
-class OpenAISettings(_Shape):
-    """An endpoint that speaks OpenAI's chat completions. `api_key` None: no key is sent. `profile` None: the profile of
-    the host of `base_url`."""
+class EndpointSettings(_Shape):
+    """What endpoints of all vendors have. `api_key` None: no key is sent. `headers` are added to each request.
+
+    account: names the account that owns the key, so that a renewed key counts as the same account (empty: each key is
+    an account). retries: further attempts for a model that has no fallback left. retry_silence: repeat an attempt that
+    had no first token in time.
+    """
+
+    base_url: str
+    api_key: ApiKey | None = None
+    headers: dict[str, str] = {}
+    account: Annotated[str, Field(max_length=256)] = ""
+    timeouts: Timeouts = Timeouts()
+    retries: Annotated[int, Field(ge=0, le=10)] = 3
+    retry_silence: bool = False
+
+
+class OpenAISettings(EndpointSettings):
+    """An endpoint that speaks OpenAI's chat completions, its Responses API, or both. `profile` None: the profile of the
+    host of `base_url`."""
 
     kind: Literal["openai"] = "openai"
     base_url: str = "https://api.openai.com/v1"
-    api_key: ApiKey | None = None
     profile: Profile | None = None
     switches: Switches = Switches()
-    timeouts: Timeouts = Timeouts()
+
+
+class AnthropicSettings(EndpointSettings):
+    """An endpoint that speaks Anthropic's Messages API of the given version."""
+
+    kind: Literal["anthropic"] = "anthropic"
+    base_url: str = "https://api.anthropic.com"
+    version: Annotated[str, Field(pattern=r"^\d{4}-\d{2}-\d{2}$")] = "2026-10-21"
+
+
+class GeminiSettings(EndpointSettings):
+    """An endpoint that speaks Google's generateContent API: the Gemini API, or Vertex AI if `project` and `location`
+    are set. `base_url` empty: Google's address for that."""
+
+    kind: Literal["gemini"] = "gemini"
+    base_url: str = ""
+    project: Annotated[str, Field(max_length=128)] = ""
+    location: Annotated[str, Field(max_length=64)] = ""
 
 
 class ScriptedSettings(_Shape):
@@ -169,7 +204,7 @@ class ScriptedSettings(_Shape):
     script: Annotated[dict[str, Any], BeforeValidator(_plain)] = {}
 
 
-ProviderSettings = OpenAISettings | ScriptedSettings
+ProviderSettings = OpenAISettings | AnthropicSettings | GeminiSettings | ScriptedSettings
 
 
 class PriceSettings(_Shape):

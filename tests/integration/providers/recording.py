@@ -47,6 +47,9 @@ class RecordingSink:
     def usage(self, usage: Usage) -> None:
         self._add("usage", usage)
 
+    def keep(self, origin: str, item: str) -> None:
+        self._add("keep", origin, item)
+
     def flush(self) -> None:
         self.flushes += 1
         self.flushed.set()

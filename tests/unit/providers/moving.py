@@ -82,6 +82,9 @@ class Recorder:
     def usage(self, usage):
         self.events.append(("usage", usage))
 
+    def keep(self, origin, item):
+        self.events.append(("keep", origin, item))
+
     def flush(self):
         self.events.append(("flush",))
 

@@ -331,7 +331,7 @@ def terminal_of(reply: Reply) -> Terminal:
     """The terminal entry of an ended reply: the same for every reader, and equal to what is stored."""
     usage = reply.usage or Usage()
     if reply.state is State.FAILED and reply.error is not None:
-        return Failed(reply.error, usage)
+        return Failed(reply.error, usage, reply.model, reply.provider)
     if reply.finish_reason is None:
         raise InternalError(f"reply {reply.id} has ended without a reason")
-    return Finished(reply.finish_reason, reply.provider_reason, usage, reply.model, reply.cancel_reason)
+    return Finished(reply.finish_reason, reply.provider_reason, usage, reply.model, reply.cancel_reason, reply.provider)

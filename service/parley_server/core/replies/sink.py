@@ -23,7 +23,7 @@ from parley_server.core.events import (
     utf8_prefix,
     utf8_size,
 )
-from parley_server.core.model import Usage
+from parley_server.core.model import Kept, Usage
 from parley_server.core.ports import Clock, Timer
 from parley_server.core.replies.log import Log
 from parley_server.errors import ProviderMalformed
@@ -31,6 +31,9 @@ from parley_server.errors import ProviderMalformed
 USAGE_INTERVAL_S = 1.0
 """Usage is numbered with the first content, then at most this often, and at the end: some providers send it with every
 token."""
+MAX_KEPT_BYTES = 512 * 1024
+"""Wire items of one reply that are kept for the next request of its tool turn. Above it, none of them is kept, because
+vendors refuse a part of them."""
 MAX_WINDOW_S = 0.05
 MAX_OPEN_BYTES = 4096
 BUSY = 0.7
@@ -83,6 +86,8 @@ class LogSink:
 
     __slots__ = (
         "_clock",
+        "_kept",
+        "_kept_bytes",
         "_log",
         "_on_full",
         "_open_bytes",
@@ -113,6 +118,8 @@ class LogSink:
         self._usage_waits = False
         self._usage_due_s = -math.inf
         self.last_usage: Usage | None = None
+        self._kept: dict[str, list[str]] = {}
+        self._kept_bytes = 0
 
     def text(self, text: str) -> None:
         """Text of the answer."""
@@ -135,6 +142,20 @@ class LogSink:
         if not self._log.sealed and usage != self.last_usage and credible(usage):
             self.last_usage = usage
             self._usage_waits = True
+
+    def keep(self, origin: str, item: str) -> None:
+        """A wire item for the next request of the tool turn. It is in no log entry: readers have no use for it."""
+        if not self._log.sealed:
+            self._kept.setdefault(origin, []).append(item)
+            self._kept_bytes += utf8_size(item)
+
+    @property
+    def kept(self) -> Kept | None:
+        """The wire items of the model that answered; None if there are none, or too many to store."""
+        if not self._kept or self._kept_bytes > MAX_KEPT_BYTES:
+            return None
+        origin, items = list(self._kept.items())[-1]
+        return Kept(origin=origin, items=tuple(items))
 
     def flush(self) -> None:
         """End of one read: append its content, or hold it for the window while the process is busy."""

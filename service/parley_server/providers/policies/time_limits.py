@@ -117,6 +117,10 @@ class _Watch:
         if not self.expired:
             self._sink.usage(usage)
 
+    def keep(self, origin: str, item: str) -> None:
+        if not self.expired:
+            self._sink.keep(origin, item)
+
     def flush(self) -> None:
         if not self.expired:
             self._sink.flush()

@@ -588,6 +588,7 @@ class Accepted(_message.Message):
     MODEL_FIELD_NUMBER: _builtins.int
     REPLAYED_FIELD_NUMBER: _builtins.int
     QUOTA_FIELD_NUMBER: _builtins.int
+    IGNORED_SETTINGS_FIELD_NUMBER: _builtins.int
     conversation_id: _builtins.str
     message_id: _builtins.str
     """The message that will hold the answer."""
@@ -603,6 +604,10 @@ class Accepted(_message.Message):
     def quota(self) -> _resources_pb2.Quota:
         """The tightest limit that applies to the caller."""
 
+    @_builtins.property
+    def ignored_settings(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """See `Reply.ignored_settings`."""
+
     def __init__(
         self,
         *,
@@ -612,10 +617,11 @@ class Accepted(_message.Message):
         model: _builtins.str = ...,
         replayed: _builtins.bool = ...,
         quota: _resources_pb2.Quota | None = ...,
+        ignored_settings: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["quota", b"quota"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["conversation_id", b"conversation_id", "input_message_ids", b"input_message_ids", "message_id", b"message_id", "model", b"model", "quota", b"quota", "replayed", b"replayed"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["conversation_id", b"conversation_id", "ignored_settings", b"ignored_settings", "input_message_ids", b"input_message_ids", "message_id", b"message_id", "model", b"model", "quota", b"quota", "replayed", b"replayed"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -661,6 +667,7 @@ class Finished(_message.Message):
     USAGE_FIELD_NUMBER: _builtins.int
     MODEL_FIELD_NUMBER: _builtins.int
     CANCEL_REASON_FIELD_NUMBER: _builtins.int
+    PROVIDER_FIELD_NUMBER: _builtins.int
     reason: _resources_pb2.FinishReason.ValueType
     provider_reason: _builtins.str
     """The provider's own finish reason."""
@@ -668,6 +675,8 @@ class Finished(_message.Message):
     """The alias that served the reply."""
     cancel_reason: _builtins.str
     """The `reason` of the Cancel request."""
+    provider: _builtins.str
+    """The provider that served the reply."""
     @_builtins.property
     def usage(self) -> _resources_pb2.Usage: ...
     def __init__(
@@ -678,10 +687,11 @@ class Finished(_message.Message):
         usage: _resources_pb2.Usage | None = ...,
         model: _builtins.str = ...,
         cancel_reason: _builtins.str = ...,
+        provider: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["usage", b"usage"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cancel_reason", b"cancel_reason", "model", b"model", "provider_reason", b"provider_reason", "reason", b"reason", "usage", b"usage"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cancel_reason", b"cancel_reason", "model", b"model", "provider", b"provider", "provider_reason", b"provider_reason", "reason", b"reason", "usage", b"usage"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -693,6 +703,12 @@ class Failed(_message.Message):
 
     ERROR_FIELD_NUMBER: _builtins.int
     USAGE_FIELD_NUMBER: _builtins.int
+    MODEL_FIELD_NUMBER: _builtins.int
+    PROVIDER_FIELD_NUMBER: _builtins.int
+    model: _builtins.str
+    """The alias that was asked last."""
+    provider: _builtins.str
+    """The provider that was asked last."""
     @_builtins.property
     def error(self) -> _errors_pb2.ReplyError: ...
     @_builtins.property
@@ -704,10 +720,12 @@ class Failed(_message.Message):
         *,
         error: _errors_pb2.ReplyError | None = ...,
         usage: _resources_pb2.Usage | None = ...,
+        model: _builtins.str = ...,
+        provider: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["error", b"error", "usage", b"usage"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["error", b"error", "usage", b"usage"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["error", b"error", "model", b"model", "provider", b"provider", "usage", b"usage"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

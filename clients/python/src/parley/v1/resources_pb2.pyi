@@ -501,6 +501,7 @@ class Reply(_message.Message):
     FIRST_TOKEN_TIME_FIELD_NUMBER: _builtins.int
     END_TIME_FIELD_NUMBER: _builtins.int
     LABELS_FIELD_NUMBER: _builtins.int
+    IGNORED_SETTINGS_FIELD_NUMBER: _builtins.int
     MESSAGE_ID_FIELD_NUMBER: _builtins.int
     PARENT_MESSAGE_ID_FIELD_NUMBER: _builtins.int
     id: _builtins.str
@@ -536,6 +537,12 @@ class Reply(_message.Message):
     def end_time(self) -> _timestamp_pb2.Timestamp: ...
     @_builtins.property
     def labels(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]: ...
+    @_builtins.property
+    def ignored_settings(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """The fields of `sampling` that the requested model does not take, such as "temperature". They were left out of the
+        provider's request, except `reasoning_effort`, which may have been replaced by the nearest level of the model.
+        """
+
     def __init__(
         self,
         *,
@@ -555,12 +562,13 @@ class Reply(_message.Message):
         first_token_time: _timestamp_pb2.Timestamp | None = ...,
         end_time: _timestamp_pb2.Timestamp | None = ...,
         labels: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+        ignored_settings: _abc.Iterable[_builtins.str] | None = ...,
         message_id: _builtins.str = ...,
         parent_message_id: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "end_time", b"end_time", "error", b"error", "first_token_time", b"first_token_time", "message", b"message", "usage", b"usage"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cancel_reason", b"cancel_reason", "conversation_id", b"conversation_id", "create_time", b"create_time", "end_time", b"end_time", "error", b"error", "finish_reason", b"finish_reason", "first_token_time", b"first_token_time", "id", b"id", "labels", b"labels", "last_sequence", b"last_sequence", "message", b"message", "message_id", b"message_id", "model", b"model", "parent_message_id", b"parent_message_id", "provider", b"provider", "request_id", b"request_id", "state", b"state", "usage", b"usage"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cancel_reason", b"cancel_reason", "conversation_id", b"conversation_id", "create_time", b"create_time", "end_time", b"end_time", "error", b"error", "finish_reason", b"finish_reason", "first_token_time", b"first_token_time", "id", b"id", "ignored_settings", b"ignored_settings", "labels", b"labels", "last_sequence", b"last_sequence", "message", b"message", "message_id", b"message_id", "model", b"model", "parent_message_id", b"parent_message_id", "provider", b"provider", "request_id", b"request_id", "state", b"state", "usage", b"usage"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -578,6 +586,7 @@ class Usage(_message.Message):
     REASONING_TOKENS_FIELD_NUMBER: _builtins.int
     COST_NANO_USD_FIELD_NUMBER: _builtins.int
     ESTIMATED_FIELD_NUMBER: _builtins.int
+    CACHE_WRITE_PROMPT_TOKENS_FIELD_NUMBER: _builtins.int
     prompt_tokens: _builtins.int
     cached_prompt_tokens: _builtins.int
     completion_tokens: _builtins.int
@@ -586,6 +595,10 @@ class Usage(_message.Message):
     """Price in billionths of a US dollar. Absent: no price is known."""
     estimated: _builtins.bool
     """Whether the server estimated the counts because the provider's stream ended without them."""
+    cache_write_prompt_tokens: _builtins.int
+    """The part of `prompt_tokens` that the provider wrote into its prompt cache, which some providers bill at a higher
+    price.
+    """
     def __init__(
         self,
         *,
@@ -595,10 +608,11 @@ class Usage(_message.Message):
         reasoning_tokens: _builtins.int = ...,
         cost_nano_usd: _builtins.int | None = ...,
         estimated: _builtins.bool = ...,
+        cache_write_prompt_tokens: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_cost_nano_usd", b"_cost_nano_usd", "cost_nano_usd", b"cost_nano_usd"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_cost_nano_usd", b"_cost_nano_usd", "cached_prompt_tokens", b"cached_prompt_tokens", "completion_tokens", b"completion_tokens", "cost_nano_usd", b"cost_nano_usd", "estimated", b"estimated", "prompt_tokens", b"prompt_tokens", "reasoning_tokens", b"reasoning_tokens"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_cost_nano_usd", b"_cost_nano_usd", "cache_write_prompt_tokens", b"cache_write_prompt_tokens", "cached_prompt_tokens", b"cached_prompt_tokens", "completion_tokens", b"completion_tokens", "cost_nano_usd", b"cost_nano_usd", "estimated", b"estimated", "prompt_tokens", b"prompt_tokens", "reasoning_tokens", b"reasoning_tokens"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__cost_nano_usd: _TypeAlias = _typing.Literal["cost_nano_usd"]  # noqa: Y015
     _WhichOneofArgType__cost_nano_usd: _TypeAlias = _typing.Literal["_cost_nano_usd", b"_cost_nano_usd"]  # noqa: Y015
@@ -654,6 +668,12 @@ class Model(_message.Message):
     COMPLETION_NANO_USD_PER_MILLION_FIELD_NUMBER: _builtins.int
     FALLBACK_MODELS_FIELD_NUMBER: _builtins.int
     IS_DEFAULT_FIELD_NUMBER: _builtins.int
+    REASONING_FIELD_NUMBER: _builtins.int
+    JSON_SCHEMA_FIELD_NUMBER: _builtins.int
+    REASONING_EFFORTS_FIELD_NUMBER: _builtins.int
+    SAMPLING_FIELD_NUMBER: _builtins.int
+    CACHE_WRITE_NANO_USD_PER_MILLION_FIELD_NUMBER: _builtins.int
+    RETIRE_TIME_FIELD_NUMBER: _builtins.int
     alias: _builtins.str
     """The name that requests use."""
     provider: _builtins.str
@@ -668,8 +688,26 @@ class Model(_message.Message):
     cached_prompt_nano_usd_per_million: _builtins.int
     completion_nano_usd_per_million: _builtins.int
     is_default: _builtins.bool
+    reasoning: _builtins.bool
+    """Whether the model reasons before it answers."""
+    json_schema: _builtins.bool
+    """Whether the model takes `json_schema`."""
+    sampling: _builtins.bool
+    """Whether the model takes `temperature`, `top_p` and `seed`; if not, they are ignored."""
+    cache_write_nano_usd_per_million: _builtins.int
+    """The price of prompt tokens that are written into the provider's cache. The prices of a model with several tiers are
+    those of its shortest prompts.
+    """
     @_builtins.property
     def fallback_models(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
+    @_builtins.property
+    def reasoning_efforts(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """The levels that `sampling.reasoning_effort` may have, lowest first. Empty: any level is passed on."""
+
+    @_builtins.property
+    def retire_time(self) -> _timestamp_pb2.Timestamp:
+        """When the vendor retires the model. Absent: no date is known."""
+
     def __init__(
         self,
         *,
@@ -685,17 +723,27 @@ class Model(_message.Message):
         completion_nano_usd_per_million: _builtins.int | None = ...,
         fallback_models: _abc.Iterable[_builtins.str] | None = ...,
         is_default: _builtins.bool = ...,
+        reasoning: _builtins.bool = ...,
+        json_schema: _builtins.bool = ...,
+        reasoning_efforts: _abc.Iterable[_builtins.str] | None = ...,
+        sampling: _builtins.bool = ...,
+        cache_write_nano_usd_per_million: _builtins.int | None = ...,
+        retire_time: _timestamp_pb2.Timestamp | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_cached_prompt_nano_usd_per_million", b"_cached_prompt_nano_usd_per_million", "_completion_nano_usd_per_million", b"_completion_nano_usd_per_million", "_prompt_nano_usd_per_million", b"_prompt_nano_usd_per_million", "cached_prompt_nano_usd_per_million", b"cached_prompt_nano_usd_per_million", "completion_nano_usd_per_million", b"completion_nano_usd_per_million", "prompt_nano_usd_per_million", b"prompt_nano_usd_per_million"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_cache_write_nano_usd_per_million", b"_cache_write_nano_usd_per_million", "_cached_prompt_nano_usd_per_million", b"_cached_prompt_nano_usd_per_million", "_completion_nano_usd_per_million", b"_completion_nano_usd_per_million", "_prompt_nano_usd_per_million", b"_prompt_nano_usd_per_million", "cache_write_nano_usd_per_million", b"cache_write_nano_usd_per_million", "cached_prompt_nano_usd_per_million", b"cached_prompt_nano_usd_per_million", "completion_nano_usd_per_million", b"completion_nano_usd_per_million", "prompt_nano_usd_per_million", b"prompt_nano_usd_per_million", "retire_time", b"retire_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_cached_prompt_nano_usd_per_million", b"_cached_prompt_nano_usd_per_million", "_completion_nano_usd_per_million", b"_completion_nano_usd_per_million", "_prompt_nano_usd_per_million", b"_prompt_nano_usd_per_million", "alias", b"alias", "cached_prompt_nano_usd_per_million", b"cached_prompt_nano_usd_per_million", "completion_nano_usd_per_million", b"completion_nano_usd_per_million", "context_tokens", b"context_tokens", "fallback_models", b"fallback_models", "images", b"images", "is_default", b"is_default", "max_output_tokens", b"max_output_tokens", "prompt_nano_usd_per_million", b"prompt_nano_usd_per_million", "provider", b"provider", "provider_model", b"provider_model", "tools", b"tools"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_cache_write_nano_usd_per_million", b"_cache_write_nano_usd_per_million", "_cached_prompt_nano_usd_per_million", b"_cached_prompt_nano_usd_per_million", "_completion_nano_usd_per_million", b"_completion_nano_usd_per_million", "_prompt_nano_usd_per_million", b"_prompt_nano_usd_per_million", "alias", b"alias", "cache_write_nano_usd_per_million", b"cache_write_nano_usd_per_million", "cached_prompt_nano_usd_per_million", b"cached_prompt_nano_usd_per_million", "completion_nano_usd_per_million", b"completion_nano_usd_per_million", "context_tokens", b"context_tokens", "fallback_models", b"fallback_models", "images", b"images", "is_default", b"is_default", "json_schema", b"json_schema", "max_output_tokens", b"max_output_tokens", "prompt_nano_usd_per_million", b"prompt_nano_usd_per_million", "provider", b"provider", "provider_model", b"provider_model", "reasoning", b"reasoning", "reasoning_efforts", b"reasoning_efforts", "retire_time", b"retire_time", "sampling", b"sampling", "tools", b"tools"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__cache_write_nano_usd_per_million: _TypeAlias = _typing.Literal["cache_write_nano_usd_per_million"]  # noqa: Y015
+    _WhichOneofArgType__cache_write_nano_usd_per_million: _TypeAlias = _typing.Literal["_cache_write_nano_usd_per_million", b"_cache_write_nano_usd_per_million"]  # noqa: Y015
     _WhichOneofReturnType__cached_prompt_nano_usd_per_million: _TypeAlias = _typing.Literal["cached_prompt_nano_usd_per_million"]  # noqa: Y015
     _WhichOneofArgType__cached_prompt_nano_usd_per_million: _TypeAlias = _typing.Literal["_cached_prompt_nano_usd_per_million", b"_cached_prompt_nano_usd_per_million"]  # noqa: Y015
     _WhichOneofReturnType__completion_nano_usd_per_million: _TypeAlias = _typing.Literal["completion_nano_usd_per_million"]  # noqa: Y015
     _WhichOneofArgType__completion_nano_usd_per_million: _TypeAlias = _typing.Literal["_completion_nano_usd_per_million", b"_completion_nano_usd_per_million"]  # noqa: Y015
     _WhichOneofReturnType__prompt_nano_usd_per_million: _TypeAlias = _typing.Literal["prompt_nano_usd_per_million"]  # noqa: Y015
     _WhichOneofArgType__prompt_nano_usd_per_million: _TypeAlias = _typing.Literal["_prompt_nano_usd_per_million", b"_prompt_nano_usd_per_million"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__cache_write_nano_usd_per_million) -> _WhichOneofReturnType__cache_write_nano_usd_per_million | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__cached_prompt_nano_usd_per_million) -> _WhichOneofReturnType__cached_prompt_nano_usd_per_million | None: ...
     @_typing.overload
