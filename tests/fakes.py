@@ -32,13 +32,14 @@ from parley_server.core.model import (
     TextPart,
     Usage,
 )
-from parley_server.core.ports import Provider, Sink, Store
+from parley_server.core.ports import Provider, Route, Sink, Store
 from parley_server.core.replies.generate import Generation
 from parley_server.core.replies.log import Reader
 from parley_server.core.requests import ReplyPayload, ReplyRequest
 from parley_server.errors import ModelNotFound, Reason, StorageUnavailable
 from parley_server.journal.journals import CheckpointJournal
 from parley_server.modes import ClusterCore, Parts, StandaloneCore
+from parley_server.providers.policies.route import ModelRoute
 from parley_server.settings import ServerSettings
 from parley_server.store import SqlStore
 
@@ -162,17 +163,41 @@ class OneModel:
 
     def __init__(self, provider: Provider, model: Model = FAST) -> None:
         self.provider = provider
-        self.model = model
+        self.only = model
 
-    def resolve(self, alias: str) -> tuple[Model, Provider]:
+    def model(self, alias: str) -> Model:
         """See `Catalog`."""
-        if alias not in ("", self.model.alias):
+        if alias not in ("", self.only.alias):
             raise ModelNotFound(f"no model {alias}")
-        return self.model, self.provider
+        return self.only
+
+    def candidates(self, alias: str, fallbacks: tuple[str, ...]) -> tuple[Model, ...]:
+        """See `Catalog`."""
+        return (self.model(alias), *[self.model(each) for each in fallbacks])
+
+    def route(self, candidates: tuple[Model, ...]) -> Route:
+        """See `Catalog`."""
+        return ModelRoute(tuple((model, self.provider) for model in candidates))
 
     def models(self) -> list[Model]:
         """See `Catalog`."""
-        return [self.model]
+        return [self.only]
+
+
+class FixedPrompt:
+    """Implements `Prompts` with one prompt for all models."""
+
+    def __init__(self, prompt: Prompt) -> None:
+        self.asked: Prompt | None = prompt
+
+    def of(self, model: Model, *, with_kept: bool = True) -> Prompt:
+        """See `Prompts`."""
+        assert self.asked is not None
+        return msgspec.structs.replace(self.asked, model=model)
+
+    def refused_as_too_long(self, model: Model, *, limit_tokens: int | None, prompt_tokens: int | None) -> bool:
+        """See `Prompts`."""
+        return False
 
 
 class Notes:

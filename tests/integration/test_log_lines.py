@@ -57,13 +57,12 @@ async def everything(server, upstream):
     await server.messages(first.conversation_id)
     await server.new_conversation([said("user", PROMPT)], title=TITLE)
     await server.conversations.ListConversations(conversations_pb2.ListConversationsRequest(query=TITLE))
-    resolve = server.app._registry.resolve
 
     class Broken:
-        async def generate(self, prompt, sink):
+        async def generate(self, prompts, sink):
             raise RuntimeError("a defect")
 
-    server.app._registry.resolve = lambda alias: (resolve(alias)[0], Broken())
+    server.app._registry.route = lambda candidates: Broken()
     await server.stream(PROMPT).end()
     await server.delete(first.conversation_id)
     return first

@@ -38,9 +38,25 @@ async def test_the_models(server):
             cached_prompt_nano_usd_per_million=500_000_000,
             completion_nano_usd_per_million=8_000_000_000,
             is_default=True,
+            json_schema=True,
+            sampling=True,
         ),
-        resources_pb2.Model(alias="plain", provider="up", provider_model="vendor/plain-1", context_tokens=100),
-        resources_pb2.Model(alias="scripted", provider="typewriter", provider_model="scripted", tools=True),
+        resources_pb2.Model(
+            alias="plain",
+            provider="up",
+            provider_model="vendor/plain-1",
+            context_tokens=100,
+            json_schema=True,
+            sampling=True,
+        ),
+        resources_pb2.Model(
+            alias="scripted",
+            provider="typewriter",
+            provider_model="scripted",
+            tools=True,
+            json_schema=True,
+            sampling=True,
+        ),
     ]
 
 

@@ -50,7 +50,9 @@ async def test_a_reply_is_the_same_wherever_it_is_seen(server, upstream):
         chat_pb2.TokenChunk(sequence=last.sequence - 1, usage=told),
         chat_pb2.TokenChunk(
             sequence=last.sequence,
-            finished=chat_pb2.Finished(reason=reason("STOP"), provider_reason="stop", usage=count, model="test"),
+            finished=chat_pb2.Finished(
+                reason=reason("STOP"), provider_reason="stop", usage=count, model="test", provider="up"
+            ),
         ),
     ]
     assert "".join(chunk.text for chunk in chunks) == "Hello, world"
@@ -251,14 +253,12 @@ async def test_an_unknown_exception_becomes_internal_with_a_call_id(server, capl
     secret = "SECRET-of-a-defect"
 
     class Broken:
-        async def generate(self, prompt, sink):
+        async def generate(self, prompts, sink):
             sink.text("so far")
             sink.flush()
             raise RuntimeError(secret)
 
-    resolve = server.app._registry.resolve
-    model, _ = resolve("test")
-    server.app._registry.resolve = lambda alias: (model, Broken())
+    server.app._registry.route = lambda candidates: Broken()
     watch = await server.stream().end()
     error = watch.terminal.failed.error
     assert (error.reason, error.message, error.retryable) == (error_reason("INTERNAL"), "internal error", False)
@@ -273,10 +273,10 @@ async def test_an_unknown_exception_becomes_internal_with_a_call_id(server, capl
 async def test_a_defect_of_a_call_reports_only_its_call_id(server, caplog):
     secret = "SECRET-of-a-defect"
 
-    def broken(alias):
+    def broken(alias, fallbacks):
         raise RuntimeError(secret)
 
-    server.app._registry.resolve = broken
+    server.app._registry.candidates = broken
     refusal_ = await refused(server.chat.StreamReply(ask()))
     assert (refusal_.code, refusal_.reason, refusal_.message) == (
         grpc.StatusCode.INTERNAL,

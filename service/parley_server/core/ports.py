@@ -118,6 +118,10 @@ class Prompts(Protocol):
 
         Raises `UnsupportedInput` if the model cannot take the request's meaning."""
 
+    @property
+    def asked(self) -> Prompt | None:
+        """The prompt that was built last, from which missing token counts are estimated; None before the first."""
+
     def refused_as_too_long(self, model: Model, *, limit_tokens: int | None, prompt_tokens: int | None) -> bool:
         """The provider refused this model's prompt as too long, with its limit and its count if it stated them.
 
@@ -135,8 +139,15 @@ class Route(Protocol):
 class Catalog(Protocol):
     """The models that a request may name."""
 
-    def resolve(self, alias: str) -> tuple[Model, Provider]:
-        """The model of an alias (empty: the default) and its provider. Raises `ModelNotFound`."""
+    def model(self, alias: str) -> Model:
+        """The model of an alias (empty: the default). Raises `ModelNotFound`."""
+
+    def candidates(self, alias: str, fallbacks: tuple[str, ...]) -> tuple[Model, ...]:
+        """The model of an alias, then those to ask if it fails before its first token: `fallbacks`, or if there are
+        none the model's own. Without duplicates, at most 8. Raises `ModelNotFound` for an unknown alias."""
+
+    def route(self, candidates: tuple[Model, ...]) -> Route:
+        """Asks these models in their order."""
 
     def models(self) -> list[Model]:
         """All models, the default first."""

@@ -9,10 +9,11 @@ import httpx2
 
 from parley_server.core.model import Model, Prices
 from parley_server.core.observer import AttemptObserver
-from parley_server.core.ports import Clock, Provider
+from parley_server.core.ports import Clock, Provider, Route
 from parley_server.errors import ModelNotFound, NotConfigured
 from parley_server.providers.openai.provider import OpenAIProvider
 from parley_server.providers.policies.observed import ObservedProvider
+from parley_server.providers.policies.route import ModelRoute
 from parley_server.providers.policies.time_limits import TimeLimits
 from parley_server.providers.scripted.provider import ScriptedProvider
 from parley_server.providers.scripted.script import read_script
@@ -24,6 +25,9 @@ from parley_server.settings import (
     ScriptedSettings,
     Timeouts,
 )
+
+MAX_CANDIDATES = 8
+"""Models that one reply may ask."""
 
 
 class Registry:
@@ -59,12 +63,22 @@ class Registry:
             observed = ObservedProvider(provider, observer=observer) if observer is not None else provider
             self._resolved[alias] = (_model(alias, entry, is_default=alias == default_model), observed)
 
-    def resolve(self, alias: str) -> tuple[Model, Provider]:
-        """The model of an alias (empty: the default) and its provider. Raises `ModelNotFound`."""
+    def model(self, alias: str) -> Model:
+        """The model of an alias (empty: the default). Raises `ModelNotFound`."""
         found = self._resolved.get(alias or self._default_model)
         if found is None:
             raise ModelNotFound("there is no model of this name", metadata={"model": alias[:128]})
-        return found
+        return found[0]
+
+    def candidates(self, alias: str, fallbacks: tuple[str, ...]) -> tuple[Model, ...]:
+        """See `Catalog.candidates`."""
+        first = self.model(alias)
+        aliases = dict.fromkeys((first.alias, *(fallbacks or first.fallback)))
+        return tuple(self.model(each) for each in list(aliases)[:MAX_CANDIDATES])
+
+    def route(self, candidates: tuple[Model, ...]) -> Route:
+        """See `Catalog.route`."""
+        return ModelRoute(tuple(self._resolved[model.alias] for model in candidates))
 
     def models(self) -> list[Model]:
         """All models, the default first."""

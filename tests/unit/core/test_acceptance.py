@@ -128,8 +128,8 @@ async def test_a_retry_comes_before_every_refusal(make_world, refused_as):
     if refused_as == "draining":
         world.core.acceptances.draining = Draining("going")
     if refused_as == "unknown model":
-        world.catalog.model = msgspec.structs.replace(world.catalog.model, alias="other")
-        world.catalog.resolve = _no_model
+        world.catalog.only = msgspec.structs.replace(world.catalog.only, alias="other")
+        world.catalog.candidates = _no_model
     again = await accept(world, request_id="r", conversation_id=created.id)
     assert isinstance(again, Replayed)
     assert again.reply.id == first.log.reply.id
@@ -137,7 +137,7 @@ async def test_a_retry_comes_before_every_refusal(make_world, refused_as):
         await accept(world, request_id="new", conversation_id=created.id)
 
 
-def _no_model(alias: str):
+def _no_model(alias: str, fallbacks: tuple[str, ...]):
     raise ModelNotFound("gone")
 
 
@@ -600,7 +600,7 @@ async def test_what_the_provider_is_told(world):
 
 async def test_the_longest_answer_is_asked_for_where_it_is_configured_and_the_caller_sets_none(world):
     catalog = world.catalog
-    catalog.model = msgspec.structs.replace(catalog.model, output_tokens=100)
+    catalog.only = msgspec.structs.replace(catalog.only, output_tokens=100)
     await world.settled(await world.begin())
     await world.settled(await world.begin(sampling=Sampling(max_output_tokens=7)))
     assert [prompt.sampling.max_output_tokens for prompt in world.actor.prompts] == [100, 7]

@@ -70,6 +70,9 @@ class Recorder:
     def __init__(self):
         self.events = []
 
+    def asks(self, model):
+        """Which model is asked is no output."""
+
     def text(self, text):
         self.events.append(("text", text))
 

@@ -14,6 +14,7 @@ from parley_server.errors import (
 from parley_server.providers.registry import Registry
 from parley_server.settings import BuiltInModel, ModelSettings, OpenAISettings, ScriptedSettings, Timeouts
 
+from tests.fakes import FixedPrompt
 from tests.unit.providers.moving import MovingClock, Recorder
 
 SCRIPTED = ScriptedSettings(script={"text": "hello", "delay_s": 0})
@@ -28,20 +29,22 @@ def registry(providers=None, models=None, default="b", **options):
     return Registry(providers, models or {"a": model(), "b": model()}, default, **({"clock": MovingClock()} | options))
 
 
-def prompt(to, text="Hi"):
-    return Prompt(model=to, messages=(PromptMessage(role="user", parts=(TextPart(text=text),)),))
+async def generate(catalog, sink, text="Hi"):
+    """Ask the model `a`."""
+    candidates = catalog.candidates("a", ())
+    messages = (PromptMessage(role="user", parts=(TextPart(text=text),)),)
+    return await catalog.route(candidates).generate(FixedPrompt(Prompt(model=candidates[0], messages=messages)), sink)
 
 
 async def test_aliases_resolve_to_models_and_providers():
     catalog = registry()
     assert [(entry.alias, entry.is_default) for entry in catalog.models()] == [("b", True), ("a", False)]
-    assert catalog.resolve("")[0].alias == "b"
-    assert catalog.resolve("a")[0].alias == "a"
+    assert catalog.model("").alias == "b"
+    assert catalog.model("a").alias == "a"
     with pytest.raises(ModelNotFound):
-        catalog.resolve("c")
+        catalog.model("c")
     sink = Recorder()
-    chosen, provider = catalog.resolve("a")
-    assert await provider.generate(prompt(chosen), sink) == Finish(reason=FinishReason.STOP, provider_reason="stop")
+    assert await generate(catalog, sink) == Finish(reason=FinishReason.STOP, provider_reason="stop")
     assert sink.content == "hello"
     await catalog.close()
 
@@ -75,8 +78,7 @@ async def test_a_configured_first_token_limit_overrides_that_of_the_model():
 
 async def expire(catalog, clock, first_token_s):
     """Check that the provider of `a` times out after exactly this time."""
-    chosen, provider = catalog.resolve("a")
-    task = asyncio.ensure_future(provider.generate(prompt(chosen), Recorder()))
+    task = asyncio.ensure_future(generate(catalog, Recorder()))
     await clock.advance(first_token_s - 0.1)
     assert not task.done()
     await clock.advance(0.2)
@@ -93,10 +95,9 @@ async def test_attempts_are_reported_to_the_observer():
             outcomes.append((provider, outcome))
 
     catalog = registry(observer=Observer())
-    chosen, provider = catalog.resolve("a")
-    await provider.generate(prompt(chosen), Recorder())
+    await generate(catalog, Recorder())
     with pytest.raises(ProviderRejected):
-        await provider.generate(prompt(chosen, "/script []"), Recorder())
+        await generate(catalog, Recorder(), "/script []")
     assert outcomes == [("typewriter", "OK"), ("typewriter", "PROVIDER_REJECTED")]
     await catalog.close()
 
@@ -114,7 +115,6 @@ def test_all_faults_of_providers_are_reported():
 
 async def test_openai_without_a_key_is_unauthenticated():
     catalog = registry({"openai": OpenAISettings()}, {"a": model("openai")}, "a")
-    chosen, provider = catalog.resolve("a")
     with pytest.raises(ProviderUnauthenticated, match="openai"):
-        await provider.generate(prompt(chosen), Recorder())
+        await generate(catalog, Recorder())
     await catalog.close()

@@ -199,7 +199,7 @@ class Conversations:
 
     def _check_model(self, alias: str) -> None:
         if alias:
-            self._catalog.resolve(alias)
+            self._catalog.model(alias)
 
 
 def _page_size(asked: int) -> int:

@@ -16,7 +16,7 @@ from parley_server.core.lease import Lease
 from parley_server.core.limits import Limits
 from parley_server.core.model import Conversation, FinishReason, Model, Reply
 from parley_server.core.observer import LoopLoad, Observer
-from parley_server.core.ports import Catalog, Clock, Provider, Store
+from parley_server.core.ports import Catalog, Clock, Store
 from parley_server.core.replies.cancel import CancelRequests
 from parley_server.core.replies.generate import Generation, GenerationParts, as_it_stands
 from parley_server.core.replies.live import LiveReplies
@@ -114,18 +114,18 @@ class Acceptances:
             raise self._live_replies.capacity.overloaded("the server is too busy for new replies: retry later")
         for tries_left in reversed(range(MAX_TRIES)):
             source = await self._source(request)
-            model, provider = self._catalog.resolve(request.payload.model or source.conversation.model)
-            check_model(model, request.payload)
+            candidates = self._candidates(request.payload, source)
+            check_model(candidates[0], request.payload)
             await self._check_results(request, source)
-            plan = self._plan(request, source, model)
+            plan = self._plan(request, source, candidates)
             if running := source.conversation.active_reply_id:
                 self._check_room(plan.prompt_size)
                 if (known := await self._make_way(request, running)) is not None:
                     return known
                 source = await self._source(request)
                 await self._check_results(request, source)
-                plan = self._plan(request, source, model)
-            generation = self._generation(request.payload, plan, provider)
+                plan = self._plan(request, source, candidates)
+            generation = self._generation(request.payload, plan)
             self._check_room(plan.prompt_size)
             outcome = await self._commit(generation, plan.acceptance, began)
             if isinstance(outcome, Accepted):
@@ -226,17 +226,20 @@ class Acceptances:
             )
         return None
 
-    def _plan(self, request: ReplyRequest, source: PromptSource, model: Model) -> Plan:
-        return make_plan(request, source, model, owner=self._owner, now_us=self._clock.now_us())
+    def _candidates(self, payload: ReplyPayload, source: PromptSource) -> tuple[Model, ...]:
+        return self._catalog.candidates(payload.model or source.conversation.model, payload.fallback_models)
 
-    def _generation(self, payload: ReplyPayload, plan: Plan, provider: Provider) -> Generation:
+    def _plan(self, request: ReplyRequest, source: PromptSource, candidates: tuple[Model, ...]) -> Plan:
+        return make_plan(request, source, candidates, owner=self._owner, now_us=self._clock.now_us())
+
+    def _generation(self, payload: ReplyPayload, plan: Plan) -> Generation:
         limits = self._limits
         ttl_s = limits.orphan_ttl_s if payload.orphan_ttl_s is None else payload.orphan_ttl_s
         return Generation(
             self._generation_parts,
             reply=plan.acceptance.reply,
-            prompt=plan.prompt,
-            provider=provider,
+            route=self._catalog.route(plan.candidates),
+            prompts=plan.prompts,
             prompt_size=plan.prompt_size,
             orphan_ttl_s=limits.disconnect_cancel_s if payload.cancel_on_disconnect else ttl_s,
             time_limit_s=payload.time_limit_s or limits.time_limit_s,

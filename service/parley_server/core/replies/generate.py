@@ -18,8 +18,8 @@ from parley_server.core.content import Answer, answer_of
 from parley_server.core.cost import cost_nano_usd
 from parley_server.core.lease import NEVER, Lease
 from parley_server.core.limits import Limits
-from parley_server.core.model import Finish, FinishReason, Message, Part, Prompt, Reply, ReplyError, State, Usage
-from parley_server.core.ports import Clock, Provider, Store, Timer
+from parley_server.core.model import Finish, FinishReason, Message, Part, Prices, Reply, ReplyError, State, Usage
+from parley_server.core.ports import Clock, Prompts, Route, Store, Timer
 from parley_server.core.replies.endings import (
     Cancel,
     Ending,
@@ -92,8 +92,8 @@ class Generation:
         parts: GenerationParts,
         *,
         reply: Reply,
-        prompt: Prompt,
-        provider: Provider,
+        route: Route,
+        prompts: Prompts,
         prompt_size: int,
         orphan_ttl_s: float,
         time_limit_s: float,
@@ -107,8 +107,8 @@ class Generation:
         )
         self._parts = parts
         self._reply = reply
-        self._prompt = prompt
-        self._provider = provider
+        self._route = route
+        self._prompts = prompts
         self.prompt_size = prompt_size
         self._time_limit_s = time_limit_s
         self._sink = LogSink(
@@ -237,7 +237,7 @@ class Generation:
         return self._result(producing)
 
     def _ask_provider(self) -> asyncio.Task[Finish]:
-        asking = self._provider.generate(self._prompt, self._sink)
+        asking = self._route.generate(self._prompts, self._sink)
         self._producing = asyncio.get_running_loop().create_task(asking, name=f"provider-{self._reply.id}")
         self._producing.add_done_callback(self._provider_done)
         return self._producing
@@ -347,8 +347,8 @@ class Generation:
             error=ending.error,
             usage=self._usage(ending, answer),
             message=self._message(answer.parts, ending.state) if answer.is_message else None,
-            model=self._prompt.model.alias,
-            provider=self._prompt.model.provider,
+            model=self.log.reply.model,
+            provider=self.log.reply.provider,
             cancel_reason=ending.cancel_reason,
             last_sequence=self.log.closing_sequence,
             first_token_time_us=first,
@@ -361,9 +361,10 @@ class Generation:
 
     def _usage(self, ending: Ending, answer: Answer) -> Usage:
         """The provider's count, or an estimate if the provider was asked and may have charged."""
-        usage = self._sink.last_usage or answer.usage
-        if usage is not None or (self._producing is not None and (ending.billed or answer.parts)):
-            usage = completed_usage(usage, self._prompt.messages, answer)
+        usage, asked, prompt = self._sink.last_usage or answer.usage, self._sink.asked, self._prompts.asked
+        if usage is not None or (asked is not None and (ending.billed or answer.parts)):
+            usage = completed_usage(usage, prompt.messages if prompt else (), answer)
         else:
             usage = Usage()
-        return msgspec.structs.replace(usage, cost_nano_usd=cost_nano_usd(usage, self._prompt.model.prices))
+        prices = asked.prices if asked is not None else Prices()
+        return msgspec.structs.replace(usage, cost_nano_usd=cost_nano_usd(usage, prices))

@@ -1,12 +1,13 @@
-"""From a checked request and its conversation to what is stored and what the provider is sent. Pure functions."""
+"""From a checked request and its conversation to what is stored and which models may answer."""
 
 from __future__ import annotations
 
-import hashlib
+from dataclasses import dataclass
 
 import msgspec
 
-from parley_server.core.context.build import build_messages, prompt_bytes
+from parley_server.core.context.build import prompt_bytes
+from parley_server.core.context.prompts import TurnPrompts
 from parley_server.core.ids import new_id
 from parley_server.core.model import (
     Conversation,
@@ -15,44 +16,36 @@ from parley_server.core.model import (
     Message,
     Model,
     Part,
-    Prompt,
-    PromptMessage,
     Reply,
-    Sampling,
-    Value,
 )
 from parley_server.core.requests import ReplyRequest
 from parley_server.core.store_types import Acceptance, Position, PromptSource, StoredImage
-from parley_server.core.validation import check_shown
 from parley_server.errors import InvalidRequest
 
 
-class Plan(Value, frozen=True, kw_only=True):
-    """What was decided before the transaction: what it stores, and the prompt with its size in bytes."""
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """What was decided before the transaction: what it stores, the models that may answer, their prompts, and the size
+    of the first one's prompt in bytes."""
 
     acceptance: Acceptance
-    prompt: Prompt
+    candidates: tuple[Model, ...]
+    prompts: TurnPrompts
     prompt_size: int
 
 
-def make_plan(request: ReplyRequest, source: PromptSource, model: Model, *, owner: str, now_us: int) -> Plan:
-    """Plan the reply to a checked request. Raises `InvalidRequest` and `NotSupported` for what the model cannot be
-    given; `owner` is the id of this replica."""
+def make_plan(
+    request: ReplyRequest, source: PromptSource, candidates: tuple[Model, ...], *, owner: str, now_us: int
+) -> Plan:
+    """Plan the reply to a checked request. Raises `InvalidRequest` and `NotSupported` for what the first of the
+    candidates cannot be given; others that cannot take it are left out. `owner` is the id of this replica."""
     payload, conversation = request.payload, source.conversation
     stored, messages, images = store_messages(payload.messages, source.parent_id, now_us)
-    shown = build_messages(
-        source.path,
-        messages,
-        system=payload.system or conversation.system,
-        post_system=conversation.post_system,
-        max_messages=conversation.context.max_messages,
-        images=source.images,
-        refused=source.refused,
-    )
+    prompts = TurnPrompts(request, source, messages)
+    shown = prompts.of(candidates[0]).messages
     if not any(message.role != "system" for message in shown):
         raise InvalidRequest("there is no message to answer")
-    check_shown(model, shown)
-    reply_id = new_id(now_us)
+    reply_id, model = new_id(now_us), candidates[0]
     reply = Reply(
         id=reply_id,
         owner=owner,
@@ -81,8 +74,8 @@ def make_plan(request: ReplyRequest, source: PromptSource, model: Model, *, owne
         shown_images=shown_images(payload.messages),
         now_us=now_us,
     )
-    prompt = _prompt(request, model, shown, _cache_key(conversation))
-    return Plan(acceptance=acceptance, prompt=prompt, prompt_size=prompt_bytes(shown))
+    able = (model, *[each for each in candidates[1:] if prompts.takes(each)])
+    return Plan(acceptance=acceptance, candidates=able, prompts=prompts, prompt_size=prompt_bytes(shown))
 
 
 def new_conversation(given: Conversation, identity: Identity, now_us: int) -> Conversation:
@@ -122,35 +115,6 @@ def store_messages(
                 parts.append(part)
         stored.append(msgspec.structs.replace(identified, parts=tuple(parts)))
     return tuple(stored), tuple(shown), tuple(images)
-
-
-def _prompt(request: ReplyRequest, model: Model, shown: tuple[PromptMessage, ...], cache_key: str) -> Prompt:
-    payload = request.payload
-    return Prompt(
-        model=model,
-        messages=shown,
-        sampling=_sampling(payload.sampling, model),
-        tools=payload.tools,
-        tool_choice=payload.tool_choice,
-        json_schema=payload.json_schema,
-        traceparent=request.traceparent,
-        cache_key=cache_key,
-    )
-
-
-def _sampling(asked: Sampling, model: Model) -> Sampling:
-    """With the output limit of the request, bounded by the model's; else the one that is configured to be sent."""
-    wanted = asked.max_output_tokens
-    if wanted is None:
-        wanted = model.output_tokens or None
-    elif model.max_output_tokens:
-        wanted = min(wanted, model.max_output_tokens)
-    return msgspec.structs.replace(asked, max_output_tokens=wanted)
-
-
-def _cache_key(conversation: Conversation) -> str:
-    """Tells a provider which prompts begin alike, and nothing else."""
-    return hashlib.sha256(f"{conversation.tenant}\0{conversation.id}".encode()).hexdigest()[:32]
 
 
 def shown_images(messages: tuple[Message, ...]) -> tuple[str, ...]:

@@ -212,7 +212,7 @@ class Recovery:
         answer = answer_of(unfinished.entries)
         usage = completed_usage(answer.usage, (), answer)
         with contextlib.suppress(ModelNotFound):
-            prices = self._catalog.resolve(reply.model)[0].prices
+            prices = self._catalog.model(reply.model).prices
             usage = msgspec.structs.replace(usage, cost_nano_usd=cost_nano_usd(usage, prices))
         return await finalise(
             self._store,

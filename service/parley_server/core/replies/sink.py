@@ -23,7 +23,7 @@ from parley_server.core.events import (
     utf8_prefix,
     utf8_size,
 )
-from parley_server.core.model import Kept, Usage
+from parley_server.core.model import Kept, Model, Usage
 from parley_server.core.ports import Clock, Timer
 from parley_server.core.replies.log import Log
 from parley_server.errors import ProviderMalformed
@@ -82,7 +82,8 @@ class FlushWindow:
 
 
 class LogSink:
-    """Implements `Sink` for one reply. `on_full` is called when the reply reaches `max_bytes`; the rest is dropped."""
+    """Implements `RouteSink` for one reply. `on_full` is called when the reply reaches `max_bytes`; the rest is
+    dropped."""
 
     __slots__ = (
         "_clock",
@@ -96,6 +97,7 @@ class LogSink:
         "_usage_due_s",
         "_usage_waits",
         "_window",
+        "asked",
         "last_usage",
     )
 
@@ -118,8 +120,14 @@ class LogSink:
         self._usage_waits = False
         self._usage_due_s = -math.inf
         self.last_usage: Usage | None = None
+        self.asked: Model | None = None
         self._kept: dict[str, list[str]] = {}
         self._kept_bytes = 0
+
+    def asks(self, model: Model) -> None:
+        """From now on, readers, the stored end and the price show this model."""
+        self.asked = model
+        self._log.reply = msgspec.structs.replace(self._log.reply, model=model.alias, provider=model.provider)
 
     def text(self, text: str) -> None:
         """Text of the answer."""
