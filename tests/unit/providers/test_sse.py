@@ -35,6 +35,11 @@ streams = st.lists(st.tuples(st.sampled_from(LINES), st.sampled_from([b"\n", b"\
     lambda lines: b"".join(line + end for line, end in lines)
 )
 
+BLOCKS = ["data: a", "data: b", "event: x|data: a", "event: x|data:b", "event: x", "data: a|data: b", "data: ", ": c"]
+regular = st.tuples(st.lists(st.sampled_from(BLOCKS), max_size=6), st.sampled_from(["\n", "\r\n"])).map(
+    lambda stream: "".join(block.replace("|", stream[1]) + 2 * stream[1] for block in stream[0]).encode()
+)
+
 
 def split(*pieces, end=True):
     splitter = EventSplitter()
@@ -57,7 +62,7 @@ def by_the_specification(stream):
     return events
 
 
-@given(streams, st.lists(st.integers(0, 400), max_size=20), st.booleans())
+@given(streams | regular, st.lists(st.integers(0, 400), max_size=20), st.booleans())
 def test_any_split_gives_the_events_of_the_specification(stream, cuts, bom):
     stream = b"\xef\xbb\xbf" + stream if bom else stream
     places = sorted({0, len(stream), *[cut for cut in cuts if cut < len(stream)]})
@@ -76,6 +81,18 @@ def test_an_event_is_returned_with_its_last_byte():
         [],
         [b"c"],
     ]
+
+
+@pytest.mark.parametrize(
+    ("stream", "events"),
+    [
+        (b"data: a\r\n\r\ndata: b\r\n\r\n", [b"a", b"b"]),
+        (b"event: x\ndata: a\n\nevent: y\ndata: b\n\n", [b"a", b"b"]),
+    ],
+)
+def test_regular_events_take_a_fast_path(stream, events, monkeypatch):
+    monkeypatch.delattr(EventSplitter, "_lines")
+    assert EventSplitter().feed(stream) == events
 
 
 def test_several_data_lines_are_one_event():
