@@ -20,7 +20,7 @@ from parley_server.core.observer import CallEnded
 from parley_server.errors import Reason
 
 # Libraries whose debug lines contain the data that they send and receive.
-_VERBOSE = ("openai", "httpx2", "httpcore2", "sqlalchemy", "alembic", "asyncio", "grpc")
+_VERBOSE = ("httpx2", "httpcore2", "sqlalchemy", "alembic", "asyncio", "grpc")
 _EXCEPTION_CHARACTERS = 16_384
 _SECRETS = re.compile(r"(?i)\b(?:sk-[\w-]{6,}|bearer\s+[\w.~+/=-]+)")
 # SQLAlchemy and pydantic quote values in their errors.

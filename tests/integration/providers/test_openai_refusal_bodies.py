@@ -139,11 +139,11 @@ async def test_a_compressed_refusal_gives_its_reason(upstream):
     assert failure.reason == "PROVIDER_RATE_LIMITED"
 
 
-async def test_a_hanging_error_body_is_given_up_after_a_second(upstream):
+async def test_a_hanging_error_body_is_given_up_after_two_seconds(upstream):
     begun = time.monotonic()
     failure = await asyncio.wait_for(outcome_of(upstream, Script([Hang()], status=429)), 10)
     assert (failure.reason, failure.retryable) == ("PROVIDER_RATE_LIMITED", True)
-    assert time.monotonic() - begun >= 0.9
+    assert time.monotonic() - begun >= 1.9
 
 
 async def test_the_received_part_of_a_hanging_error_body_is_used(upstream):

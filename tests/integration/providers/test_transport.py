@@ -245,7 +245,7 @@ async def test_five_hundred_cancels_leak_no_socket(upstream, provider):
         ended = await asyncio.gather(*tasks, return_exceptions=True)
         assert all(isinstance(end, asyncio.CancelledError) for end in ended)
     await asyncio.wait_for(upstream.no_connections(), 5)
-    assert provider.transport.open_connections == 0
+    assert provider.endpoint.transport.open_connections == 0
     async with asyncio.timeout(5):
         while open_sockets() >= before:  # both ends of the idle connection are gone as well
             await asyncio.sleep(0.01)
@@ -314,7 +314,7 @@ async def test_tls_for_another_host_is_refused(tls_upstream, certificate, monkey
 async def test_a_proxy_of_the_environment_is_used(upstream, monkeypatch):
     monkeypatch.setenv("http_proxy", upstream.url.removesuffix("/v1"))
     provider = provider_at("http://model.example/v1", after_finish_s=0.1)
-    assert provider.transport is None
+    assert provider.endpoint.transport is None
     assert await ask(provider) == "Hello, world"
     assert upstream.requests[0].path == "http://model.example/v1/chat/completions"
     for steps in ([text("a"), finish(), done(), Hang()], [text("a"), finish(), Hang()], [text("a"), finish(), Reset()]):

@@ -35,6 +35,11 @@ streams = st.lists(st.tuples(st.sampled_from(LINES), st.sampled_from([b"\n", b"\
     lambda lines: b"".join(line + end for line, end in lines)
 )
 
+BLOCKS = [
+    *["data: a", "event: x|data: b", "event: x|data:b", "event: x", "data: ", ": c", "data: a|data: b"],
+    *["event: x|data: a|data: b", ": c|data: a", "data: a\rdata: b", "data: a\r|data: b"],
+]
+
 
 def split(*pieces, end=True):
     splitter = EventSplitter()
@@ -76,6 +81,25 @@ def test_an_event_is_returned_with_its_last_byte():
         [],
         [b"c"],
     ]
+
+
+@pytest.mark.parametrize("end", ["\n", "\r\n"])
+def test_a_read_of_several_events_gives_the_events_of_the_specification(end):
+    for blocks in itertools.product(BLOCKS, repeat=3):
+        stream = "".join(block.replace("|", end) + 2 * end for block in blocks).encode()
+        assert split(stream) == by_the_specification(stream), stream
+
+
+@pytest.mark.parametrize(
+    ("stream", "events"),
+    [
+        (b"data: a\r\n\r\ndata: b\r\n\r\n", [b"a", b"b"]),
+        (b"event: x\ndata: a\n\nevent: y\ndata: b\n\n", [b"a", b"b"]),
+    ],
+)
+def test_regular_events_take_a_fast_path(stream, events, monkeypatch):
+    monkeypatch.delattr(EventSplitter, "_lines")
+    assert EventSplitter().feed(stream) == events
 
 
 def test_several_data_lines_are_one_event():

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import zlib
 from collections.abc import Iterator
-from typing import Any
 
 import httpx2
 
@@ -13,25 +12,14 @@ from parley_server.errors import ProviderMalformed
 from parley_server.providers.http.encoding import Inflater
 from parley_server.providers.http.transport import body_of
 
-MAX_REFUSAL_S = 1.0
+MAX_REFUSAL_S = 2.0
 """Longest wait for the body of an error response, in seconds."""
 MAX_REFUSAL_BYTES = 64 * 1024
 """Limit of its bytes, before and after decompression."""
 
 
-class RefusalReader(httpx2.AsyncClient):
-    """A client that reads the body of each response with a status other than 2xx, as far as it arrives in time."""
-
-    async def send(self, request: httpx2.Request, **options: Any) -> httpx2.Response:
-        """See `httpx2.AsyncClient.send`."""
-        response = await super().send(request, **options)
-        if response.is_success:
-            return response
-        content = await _read(response)
-        return httpx2.Response(response.status_code, headers=_kept(response.headers), content=content, request=request)
-
-
-async def _read(response: httpx2.Response) -> bytes:
+async def refusal_body(response: httpx2.Response) -> bytes:
+    """The part of an error response's body that arrives in time, decompressed. The caller closes the response."""
     body = body_of(response)
     pieces: list[bytes] = []
     size = 0
@@ -50,7 +38,6 @@ async def _read(response: httpx2.Response) -> bytes:
         pass  # the connection broke: the status and the received part of the body count
     finally:
         timer.cancel()
-        await response.aclose()
     raw = b"".join(pieces)[:MAX_REFUSAL_BYTES]
     return b"".join(_decoded(raw, response.headers.get("content-encoding", "").strip().lower()))[:MAX_REFUSAL_BYTES]
 
@@ -70,9 +57,3 @@ def _decoded(raw: bytes, encoding: str) -> Iterator[bytes]:
                 return
     except (zlib.error, ProviderMalformed):
         return
-
-
-def _kept(headers: httpx2.Headers) -> list[tuple[str, str]]:
-    """The headers that still apply to the decoded content."""
-    framing = ("content-encoding", "content-length", "transfer-encoding")
-    return [(name, value) for name, value in headers.multi_items() if name.lower() not in framing]

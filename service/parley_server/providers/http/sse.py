@@ -59,8 +59,11 @@ class EventSplitter:
                 return []
             data = b"".join([*self._pending, data])
             self._pending, self._pending_bytes = [], 0
-        if not self._data and data.startswith(b"data: ") and len(data) <= self._max_event_bytes:
-            return self._plain(data)
+        if not self._data and len(data) <= self._max_event_bytes:
+            if data.startswith(b"data: "):
+                return self._unnamed(data)
+            if data.startswith(b"event: "):
+                return self._named(data)
         return self._lines(data)
 
     def end(self) -> list[bytes]:
@@ -70,20 +73,41 @@ class EventSplitter:
             raise ProviderMalformed("the provider sent incomplete JSON")
         return events
 
-    def _plain(self, data: bytes) -> list[bytes]:
-        """Fast path for nearly every read: events of one `data: ` line each, ended by LF LF."""
+    def _unnamed(self, data: bytes) -> list[bytes]:
+        """Fast path for nearly every read: events of one `data: ` line each, ended by LF LF or CR LF CR LF."""
+        end = data.rfind(b"\n\n")
+        returns = data.count(b"\r")
+        if returns:
+            end = data.rfind(b"\r\n\r\n")
+        if end < 0:
+            return self._lines(data)
+        # The counts of line ends prove that the read has no other field, comment or second line of an event.
+        events = data[6:end].split(b"\r\n\r\ndata: " if returns else b"\n\ndata: ")
+        lines = 2 * len(events)
+        stop = end + (4 if returns else 2)
+        if data.count(b"\n", 0, stop) != lines or (returns and data.count(b"\r", 0, stop) != lines):
+            return self._lines(data)
+        return self._fast(events, data[stop:])
+
+    def _named(self, data: bytes) -> list[bytes]:
+        """Fast path for events of a line `event: ` and a line `data: ` each, ended by LF LF."""
         end = data.rfind(b"\n\n")
         if end < 0 or b"\r" in data:
             return self._lines(data)
-        # The count of line breaks proves that the read has no other field, comment or second line of an event.
-        events = data[6:end].split(b"\n\ndata: ")
-        if data.count(b"\n", 0, end + 2) != 2 * len(events):
+        blocks = [block.partition(b"\ndata: ") for block in data[:end].split(b"\n\n")]
+        # Three line ends for each event prove that it has no third line.
+        if data.count(b"\n", 0, end + 2) != 3 * len(blocks) or not all(
+            between and name.startswith(b"event: ") for name, between, _ in blocks
+        ):
             return self._lines(data)
+        return self._fast([event for _, _, event in blocks], data[end + 2 :])
+
+    def _fast(self, events: list[bytes], rest: bytes) -> list[bytes]:
         if b"" in events:
             events = [event for event in events if event]
-        if len(data) > end + 2:
-            events += self._lines(data[end + 2 :])
         self._at_start = False
+        if rest:
+            events += self._lines(rest)
         return events
 
     def _lines(self, data: bytes) -> list[bytes]:

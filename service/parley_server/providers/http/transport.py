@@ -186,7 +186,7 @@ class PushTransport(httpx2.AsyncBaseTransport):
             raise httpx2.ConnectTimeout(f"no connection within {connect_s} s") from error
         except ssl.SSLError as error:
             raise httpx2.ConnectError("TLS handshake failed") from error
-        except OSError as error:
+        except (OSError, UnicodeError) as error:  # a host name that IDNA cannot encode is a UnicodeError
             raise httpx2.ConnectError("connection failed") from error
         self._open.add(connection)
         if connection.closed:  # between its set-up and this line, so that `_forget` came too early

@@ -24,10 +24,10 @@ from parley_server.providers.openai.chunk import (
 )
 from parley_server.providers.openai.content import ContentAssembler, Notice
 from parley_server.providers.openai.ending import Evidence, finish_of
-from parley_server.providers.openai.errors import error_in_body
 from parley_server.providers.openai.usage import UsageMeter
 from parley_server.providers.reading.error_report import is_error, stands_for_error
 from parley_server.providers.reading.events import failure_of, word_of
+from parley_server.providers.reading.failures import error_in_body
 
 
 def _nothing(*_: object) -> None:

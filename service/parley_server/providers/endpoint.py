@@ -1,0 +1,287 @@
+"""Asks a vendor over HTTP: posts a JSON body and pushes the bytes of the answer into a reader. All dialects share it.
+
+No error contains a key, a prompt or a provider's own words.
+"""
+
+from __future__ import annotations
+
+import re
+import ssl
+from collections.abc import Callable, Mapping
+from typing import Any, Protocol
+
+import httpx2
+import msgspec
+
+from parley_server import __version__
+from parley_server.core.clock import SystemClock
+from parley_server.core.model import Finish, FinishReason, Prompt
+from parley_server.core.observer import AttemptObserver
+from parley_server.core.ports import Clock
+from parley_server.errors import (
+    ProviderError,
+    ProviderMalformed,
+    ProviderTruncated,
+    ProviderUnauthenticated,
+    ProviderUnavailable,
+)
+from parley_server.providers.http.encoding import decoded
+from parley_server.providers.http.refusals import refusal_body
+from parley_server.providers.http.transport import Body, PushTransport, body_of, proxied
+from parley_server.providers.reading.after_finish import AfterFinish
+from parley_server.providers.reading.failures import Filtered, error_of_status
+from parley_server.settings import EndpointSettings
+
+Json = dict[str, Any]
+
+AFTER_FINISH_S = 5.0
+"""Longest wait for usage and the end of the body after the finish reason, in seconds."""
+
+_TRACEPARENT = re.compile(r"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
+_KEY = re.compile(r"[\x21-\x7e]+")
+
+
+class Reader(Protocol):
+    """Takes the bytes of an answer's body, in reads of any size. Its methods raise a `ProviderError`."""
+
+    @property
+    def begun(self) -> bool:
+        """Whether any text, reasoning or tool call has arrived."""
+
+    @property
+    def finished(self) -> bool:
+        """Whether the answer is complete, whatever follows."""
+
+    def feed(self, data: bytes) -> None:
+        """Take one read."""
+
+    def end(self) -> Finish:
+        """The body has ended: return the finish."""
+
+    def cut(self) -> None:
+        """The body broke off: push what is held."""
+
+
+class Answer:
+    """A response with status 2xx, as its reader needs it. `document`: it is declared as one JSON document.
+
+    `notice` is called with the kind of data that was dropped (see `AttemptObserver.provider_oddity`)."""
+
+    def __init__(
+        self, body: Body, limit: AfterFinish, after_finish_s: float, *, document: bool, endpoint: Endpoint
+    ) -> None:
+        self._limit = limit
+        self._after_finish_s = after_finish_s
+        self.document = document
+        self.stop = body.stop
+        """Drop the rest of the body: nothing that the reply needs follows."""
+        self.resume = limit.stop
+        """Content follows the finish reason: wait for the rest without a limit."""
+        self.notice = endpoint.notice
+        self.now_s = endpoint.clock.monotonic
+
+    def finish(self, content_s: float | None) -> None:
+        """The finish reason has arrived: from now on, usage and the end of the body are awaited for a limited time.
+        `content_s`: when the last content arrived, by `now_s`; None without content."""
+        self._limit.start(self._after_finish_s, content_s)
+
+
+class Endpoint:
+    """The server at one base URL, with its connections, key and headers.
+
+    The caller enforces all time limits except the connect limit; the others are read only to wait for usage within
+    them. No request is retried, except on a kept connection that turns out to have been closed before, and no redirect
+    is followed with a prompt. Proxies that the environment names are used, at more CPU per token. `optional`: fields
+    that a server may refuse by name; it is then asked without them. What is left out of an answer is reported to
+    `observer`. Raises `httpx2.InvalidURL` for a base URL that httpx2 cannot parse.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        settings: EndpointSettings,
+        *,
+        base_url: str = "",
+        optional: tuple[str, ...] = (),
+        after_finish_s: float = AFTER_FINISH_S,
+        clock: Clock | None = None,
+        observer: AttemptObserver | None = None,
+        ssl_context: ssl.SSLContext | None = None,
+    ) -> None:
+        self.name = name
+        self.base_url = (base_url or settings.base_url).rstrip("/")
+        self.host = httpx2.URL(self.base_url).host
+        self.clock = clock or SystemClock()
+        self._api_key = settings.api_key
+        self._first_token_s = settings.timeouts.first_token_s(reasoning=False)
+        self._idle_s = settings.timeouts.idle
+        self._after_finish_s = after_finish_s
+        self._observer = observer
+        self._optional = optional
+        self._left_out: frozenset[str] = frozenset()
+        self.transport = None if proxied(httpx2.URL(self.base_url)) else PushTransport(ssl_context=ssl_context)
+        headers = {"User-Agent": f"parley/{__version__}", "Accept": "application/json", "Accept-Encoding": "identity"}
+        self._client = _client(
+            self.transport,
+            headers=headers | settings.headers | {"Content-Type": "application/json"},
+            limits=httpx2.Timeout(None, connect=settings.timeouts.connect),
+            ssl_context=ssl_context,
+        )
+
+    def key(self, *, required: bool) -> str:
+        """The key to send with the next request, empty without one. Raises `ProviderUnauthenticated` for a key that no
+        header can hold, and where one is `required` but missing."""
+        key = self._api_key.current() if self._api_key is not None else ""
+        if (key or required) and not _KEY.fullmatch(key):
+            raise ProviderUnauthenticated(f"no usable API key is configured for the provider {self.name}")
+        return key
+
+    async def ask(
+        self, prompt: Prompt, url: str, body: Json, *, headers: Mapping[str, str], read: Callable[[Answer], Reader]
+    ) -> Finish:
+        """Post the body, with the model's `extra_body`, and have the reader that `read` returns read the answer.
+
+        Raises any `ProviderError` except ProviderTimeout. A cancel closes the connection."""
+        started_s = self.clock.monotonic()
+        try:
+            response = await self._send(prompt, url, body, headers)
+            try:
+                return await self._read(response, read, started_s)
+            finally:
+                await response.aclose()
+        except _Refused as refused:
+            error = error_of_status(self.name, refused.status, headers=refused.headers, body=refused.body)
+            if isinstance(error, Filtered):
+                return _filtered(error)
+            raise error from None
+        except httpx2.TimeoutException:
+            raise ProviderUnavailable(f"{self.name} could not be connected to in time") from None
+        except httpx2.HTTPError as error:
+            raise self._unavailable(error) from None
+
+    async def close(self) -> None:
+        """Close every connection."""
+        await self._client.aclose()
+
+    def notice(self, kind: str) -> None:
+        """Report to the observer that data of this kind was dropped."""
+        if self._observer is not None:
+            self._observer.provider_oddity(self.name, kind)
+
+    # --- request
+
+    async def _send(self, prompt: Prompt, url: str, body: Json, headers: Mapping[str, str]) -> httpx2.Response:
+        """Send the request, again without those optional fields that the server refuses by name."""
+        if _TRACEPARENT.fullmatch(prompt.traceparent):
+            headers = {**headers, "traceparent": prompt.traceparent}
+        if prompt.model.extra_body:
+            body = body | msgspec.json.decode(prompt.model.extra_body, type=Json)
+        body = _without(body, self._left_out)
+        try:
+            return await self._post(url, body, headers)
+        except _Refused as refused:
+            named = refused.fields(self._optional) & body.keys()
+            if not named:
+                raise
+        response = await self._post(url, _without(body, named), headers)
+        # Only after the server has accepted the request without the fields: the refusal may have another cause.
+        self._left_out |= named
+        return response
+
+    async def _post(self, url: str, body: Json, headers: Mapping[str, str]) -> httpx2.Response:
+        request = self._client.build_request("POST", url, content=msgspec.json.encode(body), headers=dict(headers))
+        response = await self._client.send(request, stream=True)
+        if response.is_success:
+            return response
+        try:
+            raise _Refused(response.status_code, response.headers, await refusal_body(response))
+        finally:
+            await response.aclose()
+
+    # --- response
+
+    async def _read(self, response: httpx2.Response, read: Callable[[Answer], Reader], started_s: float) -> Finish:
+        body = body_of(response)
+        limit = AfterFinish(body, self.clock, first_token_at_s=started_s + self._first_token_s, idle_s=self._idle_s)
+        document = response.headers.get("content-type", "").lower().startswith("application/json")
+        reader = read(Answer(body, limit, self._after_finish_s, document=document, endpoint=self))
+        try:
+            return await self._push(response, body, reader, limit)
+        except Filtered as refusal:
+            if reader.begun:
+                raise
+            return _filtered(refusal)
+
+    async def _push(self, response: httpx2.Response, body: Body, reader: Reader, limit: AfterFinish) -> Finish:
+        feed = decoded(response.headers.get("content-encoding", ""), reader.feed, provider=self.name)
+        try:
+            await body.push_to(feed)
+        except httpx2.HTTPError as error:
+            if not reader.finished:
+                raise self._broken(error, reader) from None
+        except ProviderMalformed:
+            if not reader.finished:
+                raise
+            self.notice("after_finish")  # the answer is complete: errors behind it must not fail the reply
+        finally:
+            limit.stop()
+        return reader.end()
+
+    def _broken(self, error: httpx2.HTTPError, reader: Reader) -> ProviderError:
+        """The error of a connection that broke within the body: truncated if the peer closed it, else unavailable."""
+        reader.cut()
+        if isinstance(error, httpx2.RemoteProtocolError):
+            return ProviderTruncated(f"{self.name} closed the connection before its answer was complete")
+        broken = ProviderUnavailable(f"the connection to {self.name} broke")
+        broken.billed = True
+        return broken
+
+    def _unavailable(self, error: httpx2.HTTPError) -> ProviderUnavailable:
+        what = "sent no valid HTTP response" if isinstance(error, httpx2.RemoteProtocolError) else ""
+        if isinstance(error, httpx2.ConnectError):
+            what = "could not be connected to"
+        return ProviderUnavailable(f"{self.name} {what or 'broke the connection'}")
+
+
+class _Refused(Exception):
+    """A response with another status than 2xx."""
+
+    def __init__(self, status: int, headers: Mapping[str, str], body: bytes) -> None:
+        super().__init__(f"HTTP {status}")
+        self.status = status
+        self.headers = headers
+        self.body = body
+
+    def fields(self, names: tuple[str, ...]) -> frozenset[str]:
+        """Those of the fields that the refusal names."""
+        if self.status not in (400, 422):
+            return frozenset()
+        return frozenset(name for name in names if name.encode() in self.body)
+
+
+def _without(body: Json, names: frozenset[str]) -> Json:
+    return {name: value for name, value in body.items() if name not in names} if names else body
+
+
+def _filtered(refusal: Filtered) -> Finish:
+    """The finish of an answer that a filter refused before its first token."""
+    code = refusal.metadata.get("provider_code", "")
+    return Finish(reason=FinishReason.CONTENT_FILTER, provider_reason=code or "content_filter")
+
+
+def _client(
+    transport: PushTransport | None,
+    *,
+    headers: dict[str, str],
+    limits: httpx2.Timeout,
+    ssl_context: ssl.SSLContext | None,
+) -> httpx2.AsyncClient:
+    if transport is not None:
+        return httpx2.AsyncClient(transport=transport, headers=headers, timeout=limits, follow_redirects=False)
+    return httpx2.AsyncClient(
+        headers=headers,
+        timeout=limits,
+        limits=httpx2.Limits(max_connections=None, max_keepalive_connections=None, keepalive_expiry=60.0),
+        follow_redirects=False,
+        verify=ssl_context if ssl_context is not None else True,
+    )
