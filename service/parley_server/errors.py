@@ -234,10 +234,38 @@ class StorageUnavailable(ParleyError):
         self.outcome_unknown = outcome_unknown
 
 
-class ProviderError(ParleyError):
-    """The provider failed the reply. `billed`: it may still charge for the reply."""
+class Failure(enum.StrEnum):
+    """Why a provider failed, as far as it decides what may be tried next: the same model again, or the next one."""
 
+    UNAVAILABLE = "unavailable"
+    """No connection, a server error, or an overloaded server."""
+    RATE = "rate"
+    """Too many requests: possible again after `retry_after_s`."""
+    CREDIT = "credit"
+    """No credit, or a quota of a whole day is used up."""
+    SILENCE = "silence"
+    """A token did not arrive in time."""
+    NONSENSE = "nonsense"
+    """An answer that is not readable or not complete."""
+    KEY = "key"
+    """The key is missing, invalid or not allowed to do this."""
+    NO_MODEL = "no_model"
+    """The provider has no such model."""
+    REJECTED = "rejected"
+    """The request itself is at fault."""
+    TOO_LONG = "too_long"
+    """The prompt exceeds the model's context."""
+    KEPT_ITEMS = "kept_items"
+    """The provider refuses wire items that it has sent before: the prompt without them may succeed."""
+
+
+class ProviderError(ParleyError):
+    """The provider failed the reply. `billed`: it may still charge for the reply. `retry_forbidden`: it asked not to
+    send the request again."""
+
+    failure: Failure = Failure.UNAVAILABLE
     billed: bool = False
+    retry_forbidden: bool = False
 
 
 class ProviderUnavailable(ProviderError):
@@ -251,6 +279,7 @@ class ProviderRateLimited(ProviderError):
     """The provider answered 429."""
 
     reason = Reason.PROVIDER_RATE_LIMITED
+    failure = Failure.RATE
     retryable = True
 
 
@@ -258,6 +287,7 @@ class ProviderTimeout(ProviderError):
     """The first or the next token did not arrive in time."""
 
     reason = Reason.PROVIDER_TIMEOUT
+    failure = Failure.SILENCE
     retryable = True
     billed = True
 
@@ -266,24 +296,31 @@ class ProviderRejected(ProviderError):
     """The provider refused the request as invalid."""
 
     reason = Reason.PROVIDER_REJECTED
+    failure = Failure.REJECTED
 
 
 class ProviderContextTooLarge(ProviderError):
-    """The prompt exceeds the context of the provider's model."""
+    """The prompt exceeds the context of the provider's model. `limit_tokens` and `prompt_tokens`: the model's limit and
+    the size of the prompt, as far as the provider states them."""
 
     reason = Reason.PROVIDER_CONTEXT_TOO_LARGE
+    failure = Failure.TOO_LONG
+    limit_tokens: int | None = None
+    prompt_tokens: int | None = None
 
 
 class ProviderUnauthenticated(ProviderError):
     """The key for the provider is missing or invalid."""
 
     reason = Reason.PROVIDER_UNAUTHENTICATED
+    failure = Failure.KEY
 
 
 class ProviderMalformed(ProviderError):
     """The provider's stream was malformed."""
 
     reason = Reason.PROVIDER_MALFORMED
+    failure = Failure.NONSENSE
     retryable = True
     billed = True
 
@@ -292,6 +329,7 @@ class ProviderTruncated(ProviderError):
     """The provider's stream ended before the answer was complete."""
 
     reason = Reason.PROVIDER_TRUNCATED
+    failure = Failure.NONSENSE
     retryable = True
     billed = True
 
