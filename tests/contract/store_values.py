@@ -189,10 +189,12 @@ async def answered(store, conversation: Conversation, text: str = "the answer", 
     return outcome.reply
 
 
-def checkpoint(reply: Reply, *texts: str, start: int = 1, epoch: int | None = None) -> Checkpoint:
+def checkpoint(reply: Reply, *texts: str, start: int = 1, epoch: int | None = None, **fields) -> Checkpoint:
     return Checkpoint(
         reply_id=reply.id,
         epoch=reply.epoch if epoch is None else epoch,
+        model=fields.get("model", reply.model),
+        provider=fields.get("provider", reply.provider),
         from_sequence=start,
         to_sequence=start + len(texts) - 1,
         entries=tuple(TextDelta(text) for text in texts),

@@ -224,6 +224,8 @@ async def abandoned(store):
         left = Checkpoint(
             reply_id=reply.id,
             epoch=reply.epoch,
+            model=reply.model,
+            provider=reply.provider,
             from_sequence=1,
             to_sequence=2,
             entries=(TextDelta("said"), UsageUpdate(Usage(prompt_tokens=1))),

@@ -121,10 +121,28 @@ class Message(Value, frozen=True, kw_only=True):
     create_time_us: int = 0
 
 
+class Overflow(enum.StrEnum):
+    """What happens to messages that do not fit the token budget of a prompt."""
+
+    DROP_OLDEST = "DROP_OLDEST"
+    SUMMARIZE = "SUMMARIZE"
+
+    @classmethod
+    def _missing_(cls, value: object) -> Overflow:  # noqa: ARG003 - a stored value of a newer release
+        return cls.DROP_OLDEST
+
+
 class ContextPolicy(Value, frozen=True, kw_only=True):
-    """How much of the history a prompt contains. `max_messages` 0: all of it."""
+    """How much of the history a prompt contains.
+
+    `max_messages` 0: no limit. `max_tokens` 0: what the model's context holds. `reminder` is system text that is
+    repeated each `reminder_interval` messages; without one of the two there is none."""
 
     max_messages: int = 0
+    max_tokens: int = 0
+    overflow: Overflow = Overflow.DROP_OLDEST
+    reminder: str = ""
+    reminder_interval: int = 0
 
 
 class Conversation(Value, frozen=True, kw_only=True):

@@ -35,6 +35,7 @@ from parley_server.core.store_types import (
     PromptSource,
     Replayed,
     Standing,
+    Summary,
     Unfinished,
 )
 
@@ -169,10 +170,22 @@ class Store(Protocol):
         """What an idempotency key has started; None if the key is unknown, expired or only marked by a Cancel."""
 
     async def read_turn(
-        self, identity: Identity, conversation_id: str, position: Position, *, has_input: bool, whole: bool = False
+        self,
+        identity: Identity,
+        conversation_id: str,
+        position: Position,
+        *,
+        has_input: bool,
+        new_turn: bool = False,
+        max_bytes: int = 0,
+        whole: bool = False,
     ) -> PromptSource:
-        """The conversation and the branch that new messages at `position` follow; with `whole`, also what its policy
-        keeps from prompts.
+        """The conversation and the branch that new messages at `position` follow.
+
+        `new_turn`: the input has a USER message, so that nothing of the branch belongs to the same turn. The path ends
+        at `context.max_messages` messages, at the first message with which it has `max_bytes` of stored parts (0: no
+        limit) and the turn's USER message, and with SUMMARIZE at a summary that is older than the turn. With `whole`,
+        none of these limits is used.
 
         With `replace`: the parent of the named message (any reply's `message_id` counts, also of one that left none),
         or without input the named USER or TOOL message itself. Raises ConversationNotFound, MessageNotFound.
@@ -189,6 +202,10 @@ class Store(Protocol):
     async def finalise(self, finalisation: Finalisation) -> Finalised | None:
         """End a reply, if its epoch is this one and it is not terminal: row, message, usage, and the head where it is
         still the reply's parent. Deletes its checkpoints. None: the reply was erased."""
+
+    async def add_summary(self, summary: Summary, usage: Usage, *, usage_id: str, provider: str) -> bool:
+        """Store a summary (in place of one of the same message) with the usage of the request that wrote it, under a
+        new `usage_id`. Returns False, with nothing stored, if the conversation was erased."""
 
     async def request_cancel(
         self, identity: Identity, target: CancelTarget, kind: FinishReason, reason: str, now_us: int

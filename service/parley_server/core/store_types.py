@@ -13,7 +13,9 @@ from parley_server.core.model import (
     Conversation,
     FinishReason,
     Identity,
+    Kept,
     Message,
+    Overflow,
     Reply,
     ReplyError,
     State,
@@ -37,19 +39,51 @@ class StoredImage(Value, frozen=True, kw_only=True):
     data: bytes
 
 
+class Summary(Value, frozen=True, kw_only=True):
+    """The text that stands in a prompt for the messages of a branch from the root to `message_id`.
+
+    `model` is the alias of the model that wrote it."""
+
+    tenant: str
+    conversation_id: str
+    message_id: str
+    text: str
+    model: str
+    create_time_us: int
+
+
 class PromptSource(Value, frozen=True, kw_only=True):
     """The stored input of a prompt.
 
     `path` runs from the oldest message to `parent_id`, which the new messages follow. It omits partial texts of failed
-    replies (except the one that the position names), and has at most `context.max_messages` messages if that is set.
+    replies (except the one that the position names). Older messages are missing where a limit of `Store.read_turn`
+    ended the path, or where `summary` replaces them: then the path begins with the message `summary.message_id`.
+    `positions` has the position in the conversation of each message of the path: rising, not dense.
+
     `images` has every stored image of the path. `refused` has the messages whose reply failed because the provider
-    refused the prompt as larger than the model's context: message id to the id of that request's newest input."""
+    refused the prompt as larger than the model's context: message id to the id of that request's newest input.
+    `kept` has wire items by message id, only of messages after the last USER message. `last_usage` has the newest
+    counted usage with a known `prompt_bytes` of recent replies of the path, by model alias."""
 
     conversation: Conversation
     parent_id: str = ""
     path: tuple[Message, ...] = ()
+    positions: tuple[int, ...] = ()
     images: tuple[StoredImage, ...] = ()
     refused: dict[str, str] = msgspec.field(default_factory=dict)
+    kept: dict[str, Kept] = msgspec.field(default_factory=dict)
+    summary: Summary | None = None
+    last_usage: dict[str, Usage] = msgspec.field(default_factory=dict)
+
+
+class ReplyPlan(Value, frozen=True, kw_only=True):
+    """What was decided about a reply at its acceptance and is not known afterwards.
+
+    `ignored_settings`: the request's settings that the model does not take. `prompt_tokens`: the estimate of the
+    prompt, for the usage of a reply whose process has died."""
+
+    ignored_settings: tuple[str, ...] = msgspec.field(default=(), name="ignored")
+    prompt_tokens: int = 0
 
 
 class Acceptance(Value, frozen=True, kw_only=True):
@@ -59,11 +93,13 @@ class Acceptance(Value, frozen=True, kw_only=True):
     `head` is the expected head of the conversation; None if the caller named a position. `shown_images` are stored
     images that the input contains and that must belong to the conversation. `continued` is the message that the caller
     named to continue from (or empty); if it is the partial text of a failed reply, later prompts contain it.
+    `plan.ignored_settings` equals that of the reply.
     """
 
     identity: Identity
     payload_hash: str
     reply: Reply
+    plan: ReplyPlan = ReplyPlan()
     new_conversation: Conversation | None = None
     head: str | None = None
     continued: str = ""
@@ -114,10 +150,13 @@ AcceptOutcome = Accepted | Replayed | Busy | HeadMoved | ConversationTaken | Con
 
 
 class Checkpoint(Value, frozen=True, kw_only=True):
-    """A range of a reply's log, to be made durable. The first one also changes the reply from PENDING to STREAMING."""
+    """A range of a reply's log, to be made durable. The first one also changes the reply from PENDING to STREAMING, and
+    stores the model that answers, so that a takeover prices it."""
 
     reply_id: str
     epoch: int
+    model: str
+    provider: str
     from_sequence: int
     to_sequence: int
     entries: tuple[Entry, ...]
@@ -127,7 +166,7 @@ class Checkpoint(Value, frozen=True, kw_only=True):
 class Finalisation(Value, frozen=True, kw_only=True):
     """The end of a reply. State, message and usage commit together, only if the epoch matches and the state is active.
 
-    `message` is None if the reply left no message.
+    `message` is None if the reply left no message. `kept` is only set for a message with a whole tool call.
     """
 
     reply_id: str
@@ -138,6 +177,7 @@ class Finalisation(Value, frozen=True, kw_only=True):
     error: ReplyError | None = None
     usage: Usage
     message: Message | None = None
+    kept: Kept | None = None
     model: str
     provider: str
     cancel_reason: str = ""
@@ -169,9 +209,11 @@ class Standing(Value, frozen=True, kw_only=True):
 class Unfinished(Value, frozen=True, kw_only=True):
     """A reply of a dead process, with the durable part of its log (entries may be merged) and a requested cancel.
 
-    `reply` has the owner and the epoch under which it may be ended."""
+    `reply` has the owner and the epoch under which it may be ended. `prompt_tokens` is the estimate of its prompt
+    (0: unknown)."""
 
     reply: Reply
+    prompt_tokens: int = 0
     cancel: FinishReason | None = None
     entries: tuple[Entry, ...] = ()
     durable_sequence: int = 0
@@ -233,6 +275,10 @@ class ConversationUpdate(Value, frozen=True, kw_only=True):
     post_system: str | None = None
     model: str | None = None
     max_messages: int | None = None
+    max_tokens: int | None = None
+    overflow: Overflow | None = None
+    reminder: str | None = None
+    reminder_interval: int | None = None
     labels: dict[str, str] | None = None
     head_message_id: str | None = None
 

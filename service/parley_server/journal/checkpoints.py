@@ -174,6 +174,8 @@ def _checkpoint(log: Log) -> Checkpoint | None:
     return Checkpoint(
         reply_id=log.reply.id,
         epoch=log.reply.epoch,
+        model=log.reply.model,
+        provider=log.reply.provider,
         from_sequence=first,
         to_sequence=first + len(entries) - 1,
         entries=tuple(entry for _, entry in merge(entries)),

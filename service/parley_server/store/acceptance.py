@@ -171,7 +171,7 @@ def _new_head(acceptance: Acceptance) -> str:
 
 
 def _insert_reply(connection: Connection, acceptance: Acceptance, *, at_head: bool, parent: str) -> bool:
-    values = {_NAMES[name]: value for name, value in reply_values(acceptance.reply).items()}
+    values = {_NAMES[name]: value for name, value in reply_values(acceptance.reply, acceptance.plan).items()}
     values |= owner(acceptance.identity)
     values |= {"head": acceptance.head} if at_head else {"parent": parent}
     return connection.execute(_claim(connection.dialect.name, at_head=at_head), values).rowcount == 1

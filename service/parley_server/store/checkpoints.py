@@ -20,7 +20,12 @@ _STREAM = (
         reply.c.epoch == bindparam("in_epoch", type_=Integer),
         reply_pending,
     )
-    .values(state=State.STREAMING.value, first_token_time_us=bindparam("in_first_token_time_us"))
+    .values(
+        state=State.STREAMING.value,
+        first_token_time_us=bindparam("in_first_token_time_us"),
+        model=bindparam("in_model"),
+        provider=bindparam("in_provider"),
+    )
 )
 
 
@@ -59,6 +64,8 @@ def append_checkpoints(connection: Connection, checkpoints: list[Checkpoint]) ->
             "in_reply_id": each.reply_id,
             "in_epoch": each.epoch,
             "in_first_token_time_us": each.first_token_time_us,
+            "in_model": each.model,
+            "in_provider": each.provider,
         }
         for each in checkpoints
         if each.from_sequence == 1

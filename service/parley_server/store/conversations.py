@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 from sqlalchemy import Connection, Select, bindparam, delete, insert, select, update
 
-from parley_server.core.model import Conversation, Identity
+from parley_server.core.model import ContextPolicy, Conversation, Identity
 from parley_server.core.store_types import (
     Busy,
     ConversationReplayed,
@@ -28,6 +28,7 @@ from parley_server.store.ownership import owned, owner
 from parley_server.store.rows import context_of, conversation_of, json_text
 from parley_server.store.schema import conversation, conversation_label, reply, reply_active
 
+_CONTEXT = ContextPolicy.__struct_fields__  # fields of the same names in `ConversationUpdate`
 ACTIVE_REPLY = (
     select(reply.c.id)
     .where(reply.c.tenant == conversation.c.tenant, reply.c.conversation_id == conversation.c.id, reply_active)
@@ -201,9 +202,8 @@ def _changes(row: AnyRow, update_: ConversationUpdate) -> dict[str, object]:
         values["post_system"] = update_.post_system
     if update_.model is not None:
         values["model"] = update_.model
-    if update_.max_messages is not None:
-        context = msgspec.structs.replace(context_of(row.context), max_messages=update_.max_messages)
-        values["context"] = json_text(context)
+    if context := {name: value for name in _CONTEXT if (value := getattr(update_, name)) is not None}:
+        values["context"] = json_text(msgspec.structs.replace(context_of(row.context), **context))
     if update_.labels is not None:
         values["labels"] = json_text(update_.labels)
     if update_.head_message_id is not None:

@@ -12,8 +12,9 @@ from parley_server.core.store_types import Finalisation, Finalised
 from parley_server.store.engine.dialect import held
 from parley_server.store.messages import insert_messages
 from parley_server.store.replies import load_reply
-from parley_server.store.rows import REPLY_COLUMNS, json_text, reply_of
+from parley_server.store.rows import REPLY_COLUMNS, json_text, kept_text, reply_of
 from parley_server.store.schema import checkpoint, conversation, reply, reply_active, usage
+from parley_server.store.usage import REPLY, usage_values
 
 _first_token = bindparam("new_first_token_time_us", type_=BigInteger)
 _END = (
@@ -57,7 +58,7 @@ def finalise(connection: Connection, finalisation: Finalisation) -> Finalised | 
         stored = load_reply(connection, finalisation.reply_id)
         return None if stored is None else Finalised(reply=stored, won=False)
     ended = reply_of(row, _answer(row.message_id, finalisation, parent_id=row.parent_message_id))
-    _add_to_conversation(connection, ended)
+    _add_to_conversation(connection, ended, kept_text(finalisation.kept))
     connection.execute(_USAGE, _usage_values(ended, finalisation))
     if finalisation.journaled:
         connection.execute(_FORGET, {"of_reply": ended.id})
@@ -76,7 +77,7 @@ def _answer(message_id: str, finalisation: Finalisation, *, parent_id: str) -> M
     )
 
 
-def _add_to_conversation(connection: Connection, ended: Reply) -> None:
+def _add_to_conversation(connection: Connection, ended: Reply, kept: str | None) -> None:
     answer = ended.message
     parameters = {
         "of_tenant": ended.tenant,
@@ -95,6 +96,7 @@ def _add_to_conversation(connection: Connection, ended: Reply) -> None:
             end_user=ended.end_user,
             conversation_id=ended.conversation_id,
             first_position=next_position - 1,
+            kept=kept,
         )
 
 
@@ -118,8 +120,7 @@ def _values(finalisation: Finalisation) -> dict[str, object]:
 
 
 def _usage_values(ended: Reply, finalisation: Finalisation) -> dict[str, object]:
-    counted = holdable_usage(finalisation.usage)
-    return {
+    return usage_values(holdable_usage(finalisation.usage)) | {
         "reply_id": ended.id,
         "tenant": ended.tenant,
         "end_user": ended.end_user,
@@ -128,16 +129,11 @@ def _usage_values(ended: Reply, finalisation: Finalisation) -> dict[str, object]
         "state": ended.state.value,
         "finish_reason": ended.finish_reason,
         "error_reason": None if ended.error is None else ended.error.shown_reason.value,
-        "prompt_tokens": counted.prompt_tokens,
-        "cached_prompt_tokens": counted.cached_prompt_tokens,
-        "completion_tokens": counted.completion_tokens,
-        "reasoning_tokens": counted.reasoning_tokens,
-        "cost_nano_usd": counted.cost_nano_usd,
-        "estimated": counted.estimated,
         "create_time_us": ended.create_time_us,
         "first_token_time_us": ended.first_token_time_us,
         "end_time_us": ended.end_time_us,
         "text_length": finalisation.text_length,
+        "kind": REPLY,
     }
 
 

@@ -2,30 +2,36 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import cache
 from itertools import pairwise
 from typing import Any
 
 import msgspec
-from sqlalchemy import Connection, Select, bindparam, or_, select
+from sqlalchemy import Connection, Select, bindparam, select
 
-from parley_server.core.model import Conversation, Identity, ImagePart, Message, Role, State
+from parley_server.core.model import (
+    ContextPolicy,
+    Conversation,
+    Identity,
+    ImagePart,
+    Message,
+    Overflow,
+    Role,
+    State,
+    Usage,
+)
 from parley_server.core.store_types import Position, PromptSource
 from parley_server.errors import MessageNotFound, Reason
 from parley_server.store.conversations import get_conversation
-from parley_server.store.engine.dialect import Sought, listed, listed_values
+from parley_server.store.engine.dialect import AnyRow, Sought, listed, listed_values
 from parley_server.store.images import load_images
-from parley_server.store.messages import NO_LIMIT, branch, branch_from, find_message, holds_message
-from parley_server.store.rows import MESSAGE_COLUMNS, error_of, input_ids_of, message_of
-from parley_server.store.schema import message, reply
+from parley_server.store.messages import NO_LIMIT, find_message, holds_message
+from parley_server.store.paths import LATEST_US, NO_BYTES_LIMIT, PathLimits, read_path
+from parley_server.store.rows import error_of, input_ids_of, kept_of, message_of, usage_of
+from parley_server.store.schema import reply
+from parley_server.store.summaries import find_summary
 
-_branch = branch("branch", with_failed=False)
-_PATH = (
-    select(*MESSAGE_COLUMNS)
-    .join_from(_branch, message, message.c.id == _branch.c.id)
-    .where(or_(message.c.failed.is_(False), message.c.id == bindparam("continued", type_=Sought())))
-    .order_by(_branch.c.depth.desc())
-)
 _REPLY_OF = select(reply.c.parent_message_id).where(
     reply.c.message_id == bindparam("message_id", type_=Sought()),
     reply.c.tenant == bindparam("of_tenant"),
@@ -50,24 +56,57 @@ def read_turn(
     position: Position,
     *,
     has_input: bool,
+    new_turn: bool = False,
+    max_bytes: int = 0,
     whole: bool = False,
 ) -> PromptSource:
     """See `Store.read_turn`. Raises ConversationNotFound, MessageNotFound."""
     owner = get_conversation(connection, identity, conversation_id)
     parent_id = _parent(connection, owner, position, has_input=has_input)
     place = {"tenant": owner.tenant, "conversation_id": owner.id}
-    path: tuple[Message, ...] = ()
+    limits = PathLimits() if whole else _limits(owner.context, max_bytes)
+    rows: Sequence[AnyRow] = ()
     if parent_id:
-        wanted = NO_LIMIT if whole else owner.context.max_messages or NO_LIMIT
-        rows = connection.execute(_PATH, branch_from(parent_id, wanted=wanted, **place) | {"continued": position.after})
-        path = tuple(msgspec.structs.replace(message_of(row), failed=False) for row in rows)
+        rows = read_path(connection, parent_id, **place, continued=position.after, new_turn=new_turn, limits=limits)
+    path = tuple(msgspec.structs.replace(message_of(row), failed=False) for row in rows)
+    summary = None
+    if path and limits.summarized:
+        before_us = LATEST_US if new_turn else _turn_us(path)
+        summary = find_summary(connection, path[0].id, **place, before_us=before_us)
     return PromptSource(
         conversation=owner,
         parent_id=parent_id,
         path=path,
+        positions=tuple(row.position for row in rows),
         images=load_images(connection, _shown(path), **place),
         refused=_refused(connection, _unanswered(path, has_input=has_input), **place),
+        kept={row.id: kept for row in rows if row.kept and (kept := kept_of(row.kept)) is not None},
+        summary=summary,
+        last_usage=_last_usage(rows),
     )
+
+
+def _limits(policy: ContextPolicy, max_bytes: int) -> PathLimits:
+    return PathLimits(
+        messages=policy.max_messages or NO_LIMIT,
+        size_bytes=max_bytes or NO_BYTES_LIMIT,
+        summarized=policy.overflow is Overflow.SUMMARIZE,
+    )
+
+
+def _turn_us(path: tuple[Message, ...]) -> int:
+    """The time of the newest USER message; 0 if there is none."""
+    return next((each.create_time_us for each in reversed(path) if each.role is Role.USER), 0)
+
+
+def _last_usage(rows: Sequence[AnyRow]) -> dict[str, Usage]:
+    """See `PromptSource.last_usage`."""
+    found: dict[str, Usage] = {}
+    for row in rows:
+        usage = usage_of(row.usage)
+        if usage is not None and usage.prompt_bytes and not usage.estimated:
+            found[row.model] = usage
+    return found
 
 
 def _unanswered(path: tuple[Message, ...], *, has_input: bool) -> list[str]:

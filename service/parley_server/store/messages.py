@@ -8,13 +8,11 @@ from typing import Any
 
 from sqlalchemy import (
     CTE,
-    ColumnElement,
     Connection,
     Integer,
     Select,
     Text,
     bindparam,
-    case,
     insert,
     literal_column,
     select,
@@ -34,7 +32,6 @@ _IN_CONVERSATION = (
 )
 _INSERT = insert(message)
 _FIND = select(message.c.id, message.c.role, message.c.parent_id).where(*_IN_CONVERSATION)
-_ZERO = literal_column("0", Integer)
 _ONE = literal_column("1", Integer)
 
 
@@ -43,29 +40,18 @@ def _load(dialect: str) -> Select[Any]:
     return select(*MESSAGE_COLUMNS).where(message.c.id.in_(listed("message_ids", dialect)))
 
 
-def branch(name: str, *, with_failed: bool) -> CTE:
-    """A recursive CTE of the messages from `message_id` up to the root: (id, parent_id, size_bytes, depth, counted).
+def branch(name: str) -> CTE:
+    """A recursive CTE of the messages from `message_id` up to the root: (id, parent_id, size_bytes, depth).
 
-    It stops after `wanted` messages, so that its cost does not grow with the conversation. Partial messages of failed
-    replies are counted only if `with_failed`.
+    It stops after `wanted` messages, so that its cost does not grow with the conversation.
     """
     above = message.alias("above")
-    start = select(
-        message.c.id,
-        message.c.parent_id,
-        message.c.size_bytes,
-        _ZERO.label("depth"),
-        _weight(message.c.failed, with_failed).label("counted"),
-    )
+    start = select(message.c.id, message.c.parent_id, message.c.size_bytes, _ONE.label("depth"))
     found = start.where(*_IN_CONVERSATION).cte(name, recursive=True)
     return found.union_all(
-        select(
-            above.c.id,
-            above.c.parent_id,
-            above.c.size_bytes,
-            found.c.depth + _ONE,
-            found.c.counted + _weight(above.c.failed, with_failed),
-        ).where(above.c.id == found.c.parent_id, found.c.counted < bindparam("wanted", type_=Integer))
+        select(above.c.id, above.c.parent_id, above.c.size_bytes, found.c.depth + _ONE).where(
+            above.c.id == found.c.parent_id, found.c.depth < bindparam("wanted", type_=Integer)
+        )
     )
 
 
@@ -87,14 +73,18 @@ def insert_messages(
     end_user: str,
     conversation_id: str,
     first_position: int,
+    kept: str | None = None,
 ) -> None:
-    """Store new messages at consecutive positions, starting with `first_position`."""
+    """Store new messages at consecutive positions, starting with `first_position`; `kept` is stored with a single
+    one."""
     rows = [
         message_values(each, tenant, end_user=end_user, conversation_id=conversation_id, position=position)
         for position, each in enumerate(messages, first_position)
     ]
-    if rows:
-        connection.execute(_INSERT, rows if len(rows) > 1 else rows[0])
+    if len(rows) == 1:
+        connection.execute(_INSERT, rows[0] | {"kept": kept})
+    elif rows:
+        connection.execute(_INSERT, rows)
 
 
 def find_message(connection: Connection, message_id: str, *, tenant: str, conversation_id: str) -> AnyRow | None:
@@ -115,7 +105,3 @@ def load_messages(connection: Connection, message_ids: list[str]) -> tuple[Messa
     rows = connection.execute(_load(connection.dialect.name), {"message_ids": listed_values(message_ids)})
     found = {row.id: message_of(row) for row in rows}
     return tuple(found[message_id] for message_id in message_ids)
-
-
-def _weight(failed: ColumnElement[bool], with_failed: bool) -> ColumnElement[int]:
-    return _ONE if with_failed else case((failed, _ZERO), else_=_ONE)

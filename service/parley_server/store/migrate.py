@@ -19,6 +19,7 @@ from parley_server.private_files import close_to_others, open_private
 from parley_server.settings import is_sqlite
 from parley_server.store.engine.location import StoreUnusable, postgresql_url, sqlite_path
 from parley_server.store.engine.sqlite import open_engine
+from parley_server.store.later_indexes import build_indexes
 from parley_server.store.schema import schema_release as release_table
 
 if TYPE_CHECKING:
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("parley.store")
 
-SCHEMA_RELEASE = 2
+SCHEMA_RELEASE = 3
 SQLITE_SUFFIXES = ("-wal", "-shm", "-journal")
 """Suffixes of the files that SQLite creates beside a database."""
 OLDEST_POSTGRESQL = 14
@@ -67,11 +68,14 @@ def check_schema(release: int | None) -> None:
 
 
 def migrate(url: str) -> None:
-    """Bring a database to this code's schema in one transaction. A newer schema is left unchanged.
+    """Bring a database to this code's schema in one transaction; on PostgreSQL, then build indexes of large tables
+    without blocking writes. A newer schema is left unchanged.
 
     Must not be called in a thread that runs an event loop. Raises StoreUnusable."""
     if not is_sqlite(url):
-        _on_postgresql(postgresql_url(url), _upgrade_alone)
+        location = postgresql_url(url)
+        _on_postgresql(location, _upgrade_alone)
+        _on_postgresql(location, _build_indexes, isolation="AUTOCOMMIT")
         return
     path = sqlite_path(url)
     if not path.parent.is_dir():
@@ -135,18 +139,25 @@ def _upgrade_alone(connection: Connection) -> None:
         upgrade(connection)
 
 
-def _on_postgresql(url: URL, work: Callable[[Connection], T]) -> T:
+def _build_indexes(connection: Connection) -> None:
+    if _release(connection) == SCHEMA_RELEASE:
+        build_indexes(connection)
+
+
+def _on_postgresql(url: URL, work: Callable[[Connection], T], *, isolation: str = "READ COMMITTED") -> T:
     try:
-        return asyncio.run(_transaction(url, work))
+        return asyncio.run(_connected(url, work, isolation))
     except (DBAPIError, OSError) as error:
         raise _unusable(url.render_as_string(hide_password=True), error) from error
 
 
-async def _transaction(url: URL, work: Callable[[Connection], T]) -> T:
+async def _connected(url: URL, work: Callable[[Connection], T], isolation: str) -> T:
     from sqlalchemy.ext.asyncio import create_async_engine
 
     settings = {"application_name": "parley migrate", "jit": "off", "statement_timeout": "0"}
-    engine = create_async_engine(url, connect_args={"timeout": CONNECT_S, "server_settings": settings})
+    engine = create_async_engine(
+        url, isolation_level=isolation, connect_args={"timeout": CONNECT_S, "server_settings": settings}
+    )
     try:
         async with engine.begin() as connection:
             version = connection.dialect.server_version_info or ()

@@ -17,7 +17,15 @@ from parley_server.store import request_ids
 from parley_server.store.conversations import get_conversation
 from parley_server.store.engine.dialect import AnyRow, Sought, listed, listed_values
 from parley_server.store.ownership import owned, owner
-from parley_server.store.rows import MESSAGE_COLUMNS, REPLY_COLUMNS, StoredEntry, entries_of, message_of, reply_of
+from parley_server.store.rows import (
+    MESSAGE_COLUMNS,
+    REPLY_COLUMNS,
+    StoredEntry,
+    entries_of,
+    message_of,
+    plan_of,
+    reply_of,
+)
 from parley_server.store.schema import checkpoint, message, reply, reply_active
 
 logger = logging.getLogger("parley.store")
@@ -140,6 +148,7 @@ def unfinished_ids(connection: Connection) -> list[str]:
 def _unfinished(row: AnyRow, stretches: list[AnyRow]) -> Unfinished:
     return Unfinished(
         reply=reply_of(row),
+        prompt_tokens=plan_of(row.plan).prompt_tokens,
         cancel=FinishReason(row.cancel_requested) if row.cancel_requested else None,
         entries=tuple(_readable(row.id, stretches)),
         durable_sequence=max((stretch.to_sequence for stretch in stretches), default=0),

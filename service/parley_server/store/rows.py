@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import msgspec
 
-from parley_server.core.counts import holdable_usage
+from parley_server.core.counts import clamped, holdable_usage
 from parley_server.core.events import (
     Failed,
     Finished,
@@ -19,6 +19,7 @@ from parley_server.core.model import (
     ContextPolicy,
     Conversation,
     FinishReason,
+    Kept,
     Message,
     Part,
     Reply,
@@ -27,6 +28,7 @@ from parley_server.core.model import (
     State,
     Usage,
 )
+from parley_server.core.store_types import ReplyPlan
 from parley_server.store.engine.dialect import AnyRow
 from parley_server.store.schema import message, reply
 
@@ -40,6 +42,8 @@ _usage = msgspec.json.Decoder(Usage)
 _error = msgspec.json.Decoder(ReplyError)
 _context = msgspec.json.Decoder(ContextPolicy)
 _entries = msgspec.json.Decoder(tuple[StoredEntry, ...])
+_plan = msgspec.json.Decoder(ReplyPlan)
+_kept = msgspec.json.Decoder(Kept)
 
 REPLY_COLUMNS = [column for column in reply.c if column is not reply.c.cancel_requested]
 MESSAGE_COLUMNS = [
@@ -79,7 +83,39 @@ def input_ids_of(text: str) -> tuple[str, ...]:
     return _strings.decode(text)
 
 
-def reply_values(value: Reply) -> dict[str, object]:
+def usage_of(text: str | None) -> Usage | None:
+    """Decode the usage of a reply's row, within the range of the contract; None if it has none."""
+    return holdable_usage(_usage.decode(text)) if text else None
+
+
+def plan_of(text: str | None) -> ReplyPlan:
+    """Decode the plan of a reply's row. One that cannot be decoded is empty, because no reply may depend on it."""
+    if not text:
+        return ReplyPlan()
+    try:
+        plan = _plan.decode(text)
+    except msgspec.MsgspecError:
+        return ReplyPlan()
+    return msgspec.structs.replace(plan, prompt_tokens=clamped(plan.prompt_tokens))
+
+
+def kept_text(value: Kept | None) -> str | None:
+    """Encode the kept items of a message; None if there are none, or if they hold text that no row can hold."""
+    try:
+        return None if value is None else json_text(value)
+    except UnicodeEncodeError:
+        return None
+
+
+def kept_of(text: str) -> Kept | None:
+    """Decode the kept items of a message's row; None if that fails, since a prompt can do without them."""
+    try:
+        return _kept.decode(text)
+    except msgspec.MsgspecError:
+        return None
+
+
+def reply_values(value: Reply, plan: ReplyPlan) -> dict[str, object]:
     """The columns of a reply's row. The reply's message has its own row."""
     return {
         "id": value.id,
@@ -107,6 +143,7 @@ def reply_values(value: Reply) -> dict[str, object]:
         "end_time_us": value.end_time_us,
         "labels": json_text(value.labels) if value.labels else "{}",
         "owner": value.owner,
+        "plan": None if plan == ReplyPlan() else json_text(plan),
     }
 
 
@@ -125,7 +162,7 @@ def reply_of(row: AnyRow, stored_message: Message | None = None) -> Reply:
         state=State(row[9]),
         finish_reason=FinishReason(row[10]) if row[10] else None,
         provider_reason=row[11],
-        usage=holdable_usage(_usage.decode(row[12])) if row[12] else None,
+        usage=usage_of(row[12]),
         error=error_of(row[13]),
         requested_model=row[14],
         model=row[15],
@@ -137,6 +174,7 @@ def reply_of(row: AnyRow, stored_message: Message | None = None) -> Reply:
         end_time_us=row[21],
         labels=_labels.decode(row[22]),
         owner=row[23],
+        ignored_settings=plan_of(row[24]).ignored_settings,
         message=stored_message,
     )
 

@@ -7,6 +7,8 @@ of the other columns do not read them.
 
 from __future__ import annotations
 
+from typing import Any
+
 from sqlalchemy import (
     BigInteger,
     Boolean,
@@ -21,6 +23,7 @@ from sqlalchemy import (
     Table,
     Text,
     UniqueConstraint,
+    false,
     literal_column,
     text,
 )
@@ -48,6 +51,11 @@ def _big(name: str) -> Column[int]:
 
 def _flag(name: str) -> Column[bool]:
     return Column(name, Boolean, nullable=False)
+
+
+def _with_default(name: str, kind: TypeEngine[Any], default: Any) -> Column[Any]:
+    """A column that INSERT statements of the previous release leave out."""
+    return Column(name, kind, nullable=False, server_default=default)
 
 
 def _of_conversation() -> ForeignKeyConstraint:
@@ -109,6 +117,7 @@ message = Table(
     _big("create_time_us"),
     _number("size_bytes"),
     _text("parts"),
+    Column("kept", TEXT),
     PrimaryKeyConstraint("id", name="message_pk"),
     _of_conversation(),
     UniqueConstraint("reply_id", name="message_reply_once"),
@@ -157,12 +166,13 @@ reply = Table(
     _big("first_token_time_us"),
     _big("end_time_us"),
     _text("labels"),
-    Column("owner", TEXT, nullable=False, server_default=text("''")),
+    _with_default("owner", TEXT, text("''")),
+    Column("plan", TEXT),
     PrimaryKeyConstraint("id", name="reply_pk"),
     _of_conversation(),
     CheckConstraint("state IN ('PENDING', 'STREAMING', 'COMPLETED', 'CANCELLED', 'FAILED')", name="reply_state_known"),
     Index("reply_by_message", "message_id"),
-    Index("reply_by_conversation", "tenant", "conversation_id"),
+    Index("reply_by_parent", "tenant", "conversation_id", "parent_message_id"),
 )
 
 # The states are literals because SQLite uses a partial index only if the query repeats its condition literally.
@@ -185,6 +195,7 @@ replica = Table(
     _text("id"),
     _big("lease_until_us"),
     _big("start_time_us"),
+    _with_default("version", TEXT, text("''")),
     PrimaryKeyConstraint("id", name="replica_pk"),
 )
 """The times in this table come from the database's clock, not from a replica's."""
@@ -241,7 +252,94 @@ usage = Table(
     _big("first_token_time_us"),
     _big("end_time_us"),
     _number("text_length"),
+    _with_default("cache_write_tokens", Integer(), text("0")),
+    _with_default("kind", TEXT, text("'reply'")),
+    _with_default("rolled", Boolean(), false()),
     PrimaryKeyConstraint("reply_id", name="usage_pk"),
+    Index("usage_by_tenant", "tenant", "create_time_us"),
+    Index("usage_by_user", "tenant", "end_user", "create_time_us"),
+    Index("usage_unrolled", "create_time_us", sqlite_where=text("NOT rolled"), postgresql_where=text("NOT rolled")),
 )
+"""One row per reply and per summary (`kind`), whose id is in `reply_id`. `rolled`: it is part of `usage_day`."""
+
+usage_day = Table(
+    "usage_day",
+    metadata,
+    _text("tenant"),
+    _text("day"),
+    _text("model"),
+    _text("state"),
+    _text("finish_reason"),
+    _text("error_reason"),
+    *map(
+        _big,
+        (
+            "replies",
+            "summaries",
+            "unpriced",
+            "estimated",
+            "prompt_tokens",
+            "cached_tokens",
+            "cache_write_tokens",
+            "completion_tokens",
+            "reasoning_tokens",
+            "cost_nano_usd",
+            "first_token_count",
+            "first_token_us",
+            "duration_us",
+            "text_length",
+        ),
+    ),
+    PrimaryKeyConstraint("tenant", "day", "model", "state", "finish_reason", "error_reason", name="usage_day_pk"),
+    Index("usage_day_by_day", "day"),
+)
+"""Sums of usage rows per UTC day of the acceptance, without end users."""
+
+quota_use = Table(
+    "quota_use",
+    metadata,
+    _text("tenant"),
+    _text("scope"),
+    _text("end_user"),
+    _text("period"),
+    *(
+        _with_default(name, BigInteger(), text("0"))
+        for name in ("used_tokens", "used_cost", "held_tokens", "held_cost")
+    ),
+    PrimaryKeyConstraint("tenant", "scope", "end_user", "period", name="quota_use_pk"),
+    Index("quota_use_by_period", "period"),
+)
+"""What replies of a period (`2026-11-28` or `2026-11`, UTC, of the acceptance) have used and still hold. `scope` is
+`user` or `tenant`; costs are billionths of a US dollar."""
+
+provider_key = Table(
+    "provider_key",
+    metadata,
+    _text("provider"),
+    _text("tenant"),
+    _text("token"),
+    _text("hint"),
+    _big("update_time_us"),
+    PrimaryKeyConstraint("provider", "tenant", name="provider_key_pk"),
+)
+
+summary = Table(
+    "summary",
+    metadata,
+    _text("tenant"),
+    _text("conversation_id"),
+    _text("message_id"),
+    _text("text"),
+    _text("model"),
+    _big("create_time_us"),
+    PrimaryKeyConstraint("tenant", "conversation_id", "message_id", name="summary_pk"),
+    _of_conversation(),
+)
+
+BUILT_LATER = sorted(
+    (*usage.indexes, *(each for each in reply.indexes if each.name == "reply_by_parent")),
+    key=lambda each: str(each.name),
+)
+"""Indexes that PostgreSQL builds while the server runs, because their tables may be large."""
 
 schema_release = Table("schema_release", metadata, Column("release", Integer, nullable=False))

@@ -9,7 +9,7 @@ from typing import TypeVar
 
 from sqlalchemy import Connection
 
-from parley_server.core.model import Conversation, FinishReason, Identity, ImagePart, Reply
+from parley_server.core.model import Conversation, FinishReason, Identity, ImagePart, Reply, Usage
 from parley_server.core.store_types import (
     Acceptance,
     AcceptOutcome,
@@ -29,6 +29,7 @@ from parley_server.core.store_types import (
     PromptSource,
     Replayed,
     Standing,
+    Summary,
     Unfinished,
 )
 from parley_server.errors import StorageUnavailable
@@ -38,6 +39,7 @@ from parley_server.store.checkpoints import append_checkpoints
 from parley_server.store.engine.database import Database
 from parley_server.store.finalisation import finalise
 from parley_server.store.migrate import check_schema, schema_release
+from parley_server.store.summaries import add_summary
 
 SWEEP_INTERVAL_US = 60 * 1_000_000
 
@@ -77,11 +79,26 @@ class SqlStore:
         )
 
     async def read_turn(
-        self, identity: Identity, conversation_id: str, position: Position, *, has_input: bool, whole: bool = False
+        self,
+        identity: Identity,
+        conversation_id: str,
+        position: Position,
+        *,
+        has_input: bool,
+        new_turn: bool = False,
+        max_bytes: int = 0,
+        whole: bool = False,
     ) -> PromptSource:
         return await self._read(
             lambda connection: history.read_turn(
-                connection, identity, conversation_id, position, has_input=has_input, whole=whole
+                connection,
+                identity,
+                conversation_id,
+                position,
+                has_input=has_input,
+                new_turn=new_turn,
+                max_bytes=max_bytes,
+                whole=whole,
             ),
             one_state=False,  # messages never change, and the acceptance checks the rest again
         )
@@ -96,6 +113,11 @@ class SqlStore:
 
     async def finalise(self, finalisation: Finalisation) -> Finalised | None:
         return await self._write(lambda connection: finalise(connection, finalisation))
+
+    async def add_summary(self, summary: Summary, usage: Usage, *, usage_id: str, provider: str) -> bool:
+        return await self._write(
+            lambda connection: add_summary(connection, summary, usage, usage_id=usage_id, provider=provider)
+        )
 
     async def request_cancel(
         self, identity: Identity, target: CancelTarget, kind: FinishReason, reason: str, now_us: int

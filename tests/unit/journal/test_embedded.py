@@ -98,6 +98,8 @@ async def test_new_entries_are_written_an_interval_after_the_first(desk):
         Checkpoint(
             reply_id="a",
             epoch=3,
+            model="fast",
+            provider="scripted",
             from_sequence=1,
             to_sequence=4,
             entries=(TextDelta("abc"), ToolCallDelta(0, "id", "name", "{}")),
@@ -106,6 +108,8 @@ async def test_new_entries_are_written_an_interval_after_the_first(desk):
         Checkpoint(
             reply_id="b",
             epoch=3,
+            model="fast",
+            provider="scripted",
             from_sequence=1,
             to_sequence=1,
             entries=(TextDelta("x"),),

@@ -42,5 +42,6 @@ def _failed(finalisation: Finalisation) -> Finalisation:
         error=internal_error(finalisation.reply_id),
         usage=Usage(estimated=True),
         cancel_reason="",
+        kept=None,
         message=None if message is None else msgspec.structs.replace(message, partial=True, failed=True),
     )
