@@ -1,6 +1,6 @@
 """The configuration: the only code that reads the environment and the TOML file. It imports no adapter."""
 
-from parley_server.settings.faults import SettingsError
+from parley_server.settings.faults import SettingsError, did_you_mean
 from parley_server.settings.keys import ApiKey, GoogleCredentials
 from parley_server.settings.load import load_settings
 from parley_server.settings.model_shape import ModelSettings, ModelTimeouts, PriceSettings, TierSettings
@@ -44,6 +44,7 @@ __all__ = [
     "Timeouts",
     "TlsSettings",
     "ToolIds",
+    "did_you_mean",
     "is_sqlite",
     "load_settings",
     "without_secrets",

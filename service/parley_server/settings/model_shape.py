@@ -84,7 +84,7 @@ class ModelSettings(Shape):
     thinking: Annotated[str, Field(max_length=32)] | None = None
     cache_min: Tokens | None = None
     retires: datetime.date | None = None
-    extra_body: Annotated[dict[str, Any], Plain] = {}
+    extra_body: Annotated[dict[str, Any], Plain] = Field(default={})
     timeouts: ModelTimeouts = ModelTimeouts()
     prices: PriceSettings | None = None
 

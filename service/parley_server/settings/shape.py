@@ -122,7 +122,7 @@ class EndpointSettings(Shape):
 
     base_url: str
     api_key: ApiKey | None = None
-    headers: Annotated[dict[str, str], Field(repr=False)] = {}
+    headers: Annotated[dict[str, str], Field(repr=False)] = Field(default={})
     account: Annotated[str, Field(max_length=256)] = ""
     timeouts: Timeouts = Timeouts()
     retries: Annotated[int, Field(ge=0, le=10)] = 3
@@ -163,7 +163,7 @@ class ScriptedSettings(Shape):
     """A provider without a vendor, which plays a script. The provider checks the options in `script`."""
 
     kind: Literal["scripted"] = "scripted"
-    script: Annotated[dict[str, Any], Plain] = {}
+    script: Annotated[dict[str, Any], Plain] = Field(default={})
 
 
 ProviderSettings = OpenAISettings | AnthropicSettings | GeminiSettings | ScriptedSettings
@@ -211,9 +211,9 @@ class TlsSettings(Shape):
 
 
 class Settings(Shape):
-    """A whole valid configuration. `server.default_model` names one of `models`; `server.summary_model` does, too, or is
-    empty. Several `workers`, or a relay
-    (`redis_url`), require a PostgreSQL database. The URLs may contain passwords and are left out of the `repr`."""
+    """A whole valid configuration. `server.default_model` names one of `models`, and `server.summary_model`, unless it
+    is empty. Several `workers`, or a relay (`redis_url`), require a PostgreSQL database. The URLs may contain passwords
+    and are left out of the `repr`."""
 
     listen: Address = Address(host="127.0.0.1", port=50051)
     metrics_listen: Address | None = Address(host="127.0.0.1", port=9464)
