@@ -1,6 +1,6 @@
 """The model catalog: limits, abilities and prices of the vendors' current models, from `models.toml`.
 
-The configuration wins over it, field by field; `prices` count as one field. `tools/catalog.py` writes the file.
+The configuration wins over it, field by field; `prices` count as one field. `make catalog` writes the file.
 """
 
 from __future__ import annotations
@@ -105,14 +105,16 @@ def known_model(model: ModelSettings, provider: ProviderSettings) -> KnownModel:
 
     Raises ValueError if no entry has the name `like`.
     """
-    known = known_models()
     if model.like:
+        known = known_models()
         found = known.get(model.like)
         if found is None:
             raise ValueError(f'the catalog has no model "{model.like}"{did_you_mean(model.like, known)}')
         return found
     name = _catalog_name(model.name, provider)
-    return known.get(name) or known.get(_DATE.sub("", name)) or UNKNOWN
+    if not name:
+        return UNKNOWN
+    return known_models().get(name) or known_models().get(_DATE.sub("", name)) or UNKNOWN
 
 
 def prices_of(known: KnownPrices) -> Prices:

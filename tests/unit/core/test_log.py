@@ -243,7 +243,9 @@ def test_a_failed_reply_ends_with_its_error():
     stored = ended(reply(), last_sequence=1, state=State.FAILED, error=error)
     assert terminal_of(stored) == Failed(error, stored.usage, stored.model, stored.provider)
     cancelled = ended(reply(), last_sequence=1, state=State.CANCELLED, finish_reason=FinishReason.ORPHANED)
-    assert terminal_of(cancelled) == Finished(FinishReason.ORPHANED, "", cancelled.usage, cancelled.model, "", "scripted")
+    assert terminal_of(cancelled) == Finished(
+        FinishReason.ORPHANED, "", cancelled.usage, cancelled.model, "", "scripted"
+    )
 
 
 async def test_an_erased_log_ends_its_readers():
