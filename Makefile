@@ -10,7 +10,7 @@ BUF    := .tools/node_modules/.bin/buf
 export PATH := $(CURDIR)/$(BIN):$(CURDIR)/.tools/bin:$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo run test clients conformance check format lint types imports protos tree gen bench bench-full gateways guard image constraints clean
+.PHONY: help setup demo run test clients conformance check format lint types imports protos tree gen bench bench-full gateways guard image catalog constraints clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -82,6 +82,9 @@ guard: setup ## Has the CPU per token or per reply risen, compared with a bare s
 
 image: ## Build the container image parley:latest
 	docker build --tag parley:latest .
+
+catalog: setup ## Write the model catalog again, with the prices of the installed genai-prices
+	@$(BIN)/python -m tools.catalog
 
 constraints: ## Renew constraints.txt with the newest versions that fit together
 	@tools/constraints.sh "$(PYTHON)" constraints.txt

@@ -7,24 +7,19 @@ from collections.abc import Mapping
 
 import httpx2
 
-from parley_server.core.model import Model, Prices
+from parley_server.core.model import Model
 from parley_server.core.observer import AttemptObserver
 from parley_server.core.ports import Clock, Provider, Route
 from parley_server.errors import ModelNotFound, NotConfigured
+from parley_server.providers.known_models import known_model
 from parley_server.providers.openai.provider import OpenAIProvider
 from parley_server.providers.policies.observed import ObservedProvider
 from parley_server.providers.policies.route import ModelRoute
 from parley_server.providers.policies.time_limits import TimeLimits
+from parley_server.providers.resolved import resolved_model, resolved_timeouts
 from parley_server.providers.scripted.provider import ScriptedProvider
 from parley_server.providers.scripted.script import read_script
-from parley_server.settings import (
-    BuiltInModel,
-    ModelSettings,
-    OpenAISettings,
-    ProviderSettings,
-    ScriptedSettings,
-    Timeouts,
-)
+from parley_server.settings import ModelSettings, OpenAISettings, ProviderSettings, ScriptedSettings, Timeouts
 
 MAX_CANDIDATES = 8
 """Models that one reply may ask."""
@@ -54,14 +49,20 @@ class Registry:
                 self._providers[name] = _build(name, settings, clock=clock, observer=observer)
             except NotConfigured as error:
                 faults.append(error.message)
-        if faults:
-            raise NotConfigured("; ".join(faults))
         self._resolved: dict[str, tuple[Model, Provider]] = {}
         for alias, entry in models.items():
-            provider = _limited(self._providers[entry.provider], entry, providers[entry.provider], clock=clock)
-            # Outside of the time limits, so that a timeout counts as the outcome of the attempt.
-            observed = ObservedProvider(provider, observer=observer) if observer is not None else provider
-            self._resolved[alias] = (_model(alias, entry, is_default=alias == default_model), observed)
+            settings = providers[entry.provider]
+            try:
+                known = known_model(entry, settings)
+            except ValueError as error:
+                faults.append(f"models.{alias}.like: {error}")
+                continue
+            model = resolved_model(alias, entry, settings, known, is_default=alias == default_model)
+            if (provider := self._providers.get(entry.provider)) is not None:
+                timeouts = resolved_timeouts(entry, settings, known)
+                self._resolved[alias] = (model, _limited(provider, timeouts, clock=clock, observer=observer))
+        if faults:
+            raise NotConfigured("; ".join(faults))
 
     def model(self, alias: str) -> Model:
         """The model of an alias (empty: the default). Raises `ModelNotFound`."""
@@ -73,8 +74,8 @@ class Registry:
     def candidates(self, alias: str, fallbacks: tuple[str, ...]) -> tuple[Model, ...]:
         """See `Catalog.candidates`."""
         first = self.model(alias)
-        aliases = dict.fromkeys((first.alias, *(fallbacks or first.fallback)))
-        return tuple(self.model(each) for each in list(aliases)[:MAX_CANDIDATES])
+        found = (first, *(self.model(each) for each in fallbacks or first.fallback))
+        return tuple({model.alias: model for model in found}.values())[:MAX_CANDIDATES]
 
     def route(self, candidates: tuple[Model, ...]) -> Route:
         """See `Catalog.route`."""
@@ -95,34 +96,16 @@ def _build(name: str, settings: ProviderSettings, *, clock: Clock, observer: Att
             return OpenAIProvider(name, settings, clock=clock, observer=observer)
         except httpx2.InvalidURL:
             raise NotConfigured(f"the base URL of the provider {name} is not valid") from None
-    assert isinstance(settings, ScriptedSettings)
+    if not isinstance(settings, ScriptedSettings):
+        raise NotConfigured(f"the provider {name}: this release has no providers of kind {settings.kind}")
     try:
         return ScriptedProvider(clock=clock, script=read_script(settings.script))
     except ValueError as error:
         raise NotConfigured(f"the script of the provider {name} is wrong: {error}") from None
 
 
-def _limited(provider: Provider, model: ModelSettings, settings: ProviderSettings, *, clock: Clock) -> Provider:
-    timeouts = settings.timeouts if isinstance(settings, OpenAISettings) else Timeouts()
-    first_token_s = timeouts.first_token_s(reasoning=model.reasoning)
-    return TimeLimits(provider, first_token_s=first_token_s, idle_s=timeouts.idle, clock=clock)
-
-
-def _model(alias: str, settings: ModelSettings, *, is_default: bool) -> Model:
-    return Model(
-        alias=alias,
-        provider=settings.provider,
-        name=settings.name,
-        context_tokens=settings.context_tokens,
-        max_output_tokens=settings.max_output_tokens,
-        output_tokens=0 if isinstance(settings, BuiltInModel) else settings.max_output_tokens,
-        images=settings.images,
-        tools=settings.tools,
-        reasoning=settings.reasoning,
-        prices=Prices(
-            prompt=settings.prices.prompt,
-            cached_prompt=settings.prices.cached_prompt,
-            completion=settings.prices.completion,
-        ),
-        is_default=is_default,
-    )
+def _limited(provider: Provider, timeouts: Timeouts, *, clock: Clock, observer: AttemptObserver | None) -> Provider:
+    first_token_s = timeouts.first_token_s(reasoning=False)
+    limited = TimeLimits(provider, first_token_s=first_token_s, idle_s=timeouts.idle, clock=clock)
+    # Outside of the time limits, so that a timeout counts as the outcome of the attempt.
+    return ObservedProvider(limited, observer=observer) if observer is not None else limited

@@ -1,17 +1,15 @@
 """The configuration: the only code that reads the environment and the TOML file. It imports no adapter."""
 
-from parley_server.settings.faults import SettingsError
-from parley_server.settings.keys import ApiKey
+from parley_server.settings.faults import SettingsError, did_you_mean
+from parley_server.settings.keys import ApiKey, GoogleCredentials
 from parley_server.settings.load import load_settings
+from parley_server.settings.model_shape import ModelSettings, ModelTimeouts, PriceSettings, TierSettings
 from parley_server.settings.shape import (
     Address,
     AnthropicSettings,
-    BuiltInModel,
     EndpointSettings,
     GeminiSettings,
-    ModelSettings,
     OpenAISettings,
-    PriceSettings,
     Profile,
     ProviderSettings,
     ScriptedSettings,
@@ -28,10 +26,11 @@ __all__ = [
     "Address",
     "AnthropicSettings",
     "ApiKey",
-    "BuiltInModel",
     "EndpointSettings",
     "GeminiSettings",
+    "GoogleCredentials",
     "ModelSettings",
+    "ModelTimeouts",
     "OpenAISettings",
     "PriceSettings",
     "Profile",
@@ -41,9 +40,11 @@ __all__ = [
     "Settings",
     "SettingsError",
     "Switches",
+    "TierSettings",
     "Timeouts",
     "TlsSettings",
     "ToolIds",
+    "did_you_mean",
     "is_sqlite",
     "load_settings",
     "without_secrets",

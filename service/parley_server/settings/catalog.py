@@ -6,36 +6,30 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeVar
-from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ValidationError
 
-from parley_server.settings.faults import LATER, did_you_mean, lines_of
-from parley_server.settings.keys import ApiKey, find_key
+from parley_server.settings.endpoints import base_url_fault, endpoint_faults, with_secrets
+from parley_server.settings.faults import did_you_mean, lines_of
+from parley_server.settings.keys import ApiKey
+from parley_server.settings.model_shape import ModelSettings
 from parley_server.settings.shape import (
-    BuiltInModel,
-    ModelSettings,
+    AnthropicSettings,
+    EndpointSettings,
+    GeminiSettings,
     OpenAISettings,
-    PriceSettings,
     ProviderSettings,
     ScriptedSettings,
 )
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/@-]{0,127}")
-_KINDS: dict[str, type[OpenAISettings | ScriptedSettings]] = {
+_KINDS: dict[str, type[ProviderSettings]] = {
     "openai": OpenAISettings,
+    "anthropic": AnthropicSettings,
+    "gemini": GeminiSettings,
     "scripted": ScriptedSettings,
 }
-_ENDPOINTS = ("/chat/completions", "/completions", "/responses", "/embeddings", "/messages")
-_OPENAI_MODEL = BuiltInModel(
-    provider="openai",
-    name="gpt-5-mini",
-    context_tokens=400_000,
-    max_output_tokens=128_000,
-    images=True,
-    reasoning=True,
-    prices=PriceSettings.model_validate({"prompt": 0.25, "cached_prompt": 0.025, "completion": 2.00}),
-)
+_OPENAI_MODEL = "gpt-5.6-luna"
 
 T = TypeVar("T", bound=BaseModel)
 
@@ -62,13 +56,17 @@ def built_in_providers(environment: Mapping[str, str]) -> dict[str, ProviderSett
 def built_in_url_fault(providers: Mapping[str, ProviderSettings | None]) -> str | None:
     """The fault of the base URL that the environment sets for the built-in OpenAI provider; None if it has none."""
     openai = providers.get("openai")
-    return base_url_fault(openai.base_url) if isinstance(openai, OpenAISettings) else None
+    return base_url_fault(openai.base_url, "openai") if isinstance(openai, OpenAISettings) else None
 
 
 def built_in_models(providers: Mapping[str, ProviderSettings]) -> dict[str, ModelSettings]:
     """The models of a configuration without `[models]`, the default first."""
     models = {"scripted": ModelSettings(provider="scripted", name="scripted")}
-    return {_OPENAI_MODEL.name: _OPENAI_MODEL, **models} if "openai" in providers else models
+    if "openai" not in providers:
+        return models
+    # `like`, because OPENAI_BASE_URL may name a gateway to the same model.
+    default = ModelSettings(provider="openai", name=_OPENAI_MODEL, like=f"openai/{_OPENAI_MODEL}")
+    return {_OPENAI_MODEL: default, **models}
 
 
 def read_providers(
@@ -84,11 +82,12 @@ def read_providers(
             faults.append(f"{path}.kind: {_kind_fault(kind)}")
             providers[name] = None
             continue
-        table = _with_key(table, environment, path=path, folder=folder, faults=faults)
-        provider = read_table(_KINDS[kind], table, path=path, faults=faults)
-        if isinstance(provider, OpenAISettings) and (fault := base_url_fault(provider.base_url)) is not None:
-            faults.append(f"{path}.base_url: {fault}")
-        providers[name] = provider
+        has_key = "api_key" in table
+        if kind != "scripted":
+            table = with_secrets(table, environment, path=path, folder=folder, faults=faults)
+        provider = providers[name] = read_table(_KINDS[kind], table, path=path, faults=faults)
+        if isinstance(provider, EndpointSettings):
+            faults.extend(f"{path}.{fault}" for fault in endpoint_faults(provider, kind, has_key=has_key))
     return providers
 
 
@@ -96,17 +95,35 @@ def read_models(
     tables: Any, providers: Mapping[str, ProviderSettings | None], faults: list[str]
 ) -> dict[str, ModelSettings | None]:
     """The models of `[models]` by alias. A model with faults is None."""
+    found = _tables(tables, "models", faults)
+    aliases = [alias for alias, _ in found]
     models: dict[str, ModelSettings | None] = {}
-    for alias, table in _tables(tables, "models", faults):
-        if "fallback" in table:
-            faults.append(f"models.{alias}.fallback: {LATER}")
-            table = {key: value for key, value in table.items() if key != "fallback"}
-        models[alias] = read_table(ModelSettings, table, path=f"models.{alias}", faults=faults)
+    for alias, table in found:
+        path = f"models.{alias}"
+        model = models[alias] = read_table(ModelSettings, table, path=path, faults=faults)
         provider = table.get("provider")
         if isinstance(provider, str) and provider not in providers:
             hint = did_you_mean(provider, providers)
-            faults.append(f'models.{alias}.provider: no provider has the name "{provider}"{hint}')
+            faults.append(f'{path}.provider: no provider has the name "{provider}"{hint}')
+        if model is not None:
+            faults.extend(_fallback_faults(model, alias, aliases))
+            settings = providers.get(model.provider)
+            if model.api is not None and settings is not None and not isinstance(settings, OpenAISettings):
+                faults.append(f'{path}.api: only models of providers of kind "openai" have a choice of API')
     return models
+
+
+def _fallback_faults(model: ModelSettings, alias: str, aliases: list[str]) -> list[str]:
+    faults = []
+    for position, other in enumerate(model.fallback):
+        if other == alias:
+            faults.append(f"models.{alias}.fallback: must not contain the model itself")
+        elif other not in aliases:
+            hint = did_you_mean(other, aliases)
+            faults.append(f'models.{alias}.fallback: no model has the alias "{other}"{hint}')
+        elif other in model.fallback[:position]:
+            faults.append(f'models.{alias}.fallback: contains "{other}" twice')
+    return faults
 
 
 def _tables(tables: Any, path: str, faults: list[str]) -> list[tuple[str, dict[str, Any]]]:
@@ -124,39 +141,5 @@ def _tables(tables: Any, path: str, faults: list[str]) -> list[tuple[str, dict[s
 def _kind_fault(kind: Any) -> str:
     if kind is None:
         return "is required"
-    known = " or ".join(f'"{name}"' for name in _KINDS)
-    return f"must be {known}{did_you_mean(str(kind), _KINDS)}"
-
-
-def _with_key(
-    table: dict[str, Any], environment: Mapping[str, str], *, path: str, folder: Path, faults: list[str]
-) -> dict[str, Any]:
-    """The table with its key resolved, or without the key if that failed."""
-    if "api_key" not in table or table.get("kind") == "scripted":
-        return table
-    rest = {key: value for key, value in table.items() if key != "api_key"}
-    try:
-        return {**rest, "api_key": find_key(table["api_key"], environment, folder)}
-    except ValueError as error:
-        faults.append(f"{path}.api_key: {error}")
-        return rest
-
-
-def base_url_fault(base_url: str) -> str | None:
-    """The fault of a provider's base URL; None if it has none. The text never contains the URL, which may hold a
-    secret."""
-    try:
-        parts = urlsplit(base_url)
-        valid = parts.scheme in ("http", "https") and bool(parts.hostname) and (parts.port is None or parts.port > 0)
-    except ValueError:
-        valid = False
-    if not valid:
-        return "must be an http or https URL with a host"
-    if "@" in parts.netloc:
-        return "must not contain a user or a password; put the key into api_key"
-    if "?" in base_url or "#" in base_url:
-        return "must not have a query or a fragment"
-    path = parts.path.rstrip("/").lower()
-    if named := next((each for each in _ENDPOINTS if path.endswith(each)), None):
-        return f"must end before {named}, which the server appends"
-    return None
+    *others, last = (f'"{name}"' for name in _KINDS)
+    return f"must be {', '.join(others)} or {last}{did_you_mean(str(kind), _KINDS)}"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 from decimal import Decimal
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 from pydantic import BaseModel, ValidationError
 
@@ -26,6 +26,12 @@ SHOWN_STRINGS = frozenset(
         "log_level",
         "log_format",
         "default_model",
+        "summary_model",
+        "api",
+        "like",
+        "thinking",
+        "location",
+        "version",
     }
 )
 
@@ -40,8 +46,12 @@ _SENTENCES = {
     "float_type": "must be a number",
     "bool_type": "must be true or false",
     "string_type": "must be a string",
+    "tuple_type": "must be an array",
+    "date_type": "must be a date, such as 2027-01-31",
+    "string_pattern_mismatch": "must match {pattern}",
     "string_too_short": "must not be empty",
     "string_too_long": "must have at most {max_length} characters",
+    "too_long": "must have at most {max_length} items",
     "dict_type": "must be a table",
     "model_type": "must be a table",
     "value_error": "{error}",
@@ -79,11 +89,18 @@ def _line(details: ErrorDetails, path: str, shape: type[BaseModel]) -> str:
 
 def _keys_at(shape: type[BaseModel], steps: tuple[int | str, ...]) -> Iterable[str]:
     for step in steps:
-        inner = shape.model_fields[str(step)].annotation
-        assert isinstance(inner, type), "tables within tables are shapes"
-        assert issubclass(inner, BaseModel), "tables within tables are shapes"
-        shape = inner
+        if isinstance(step, str):
+            shape = _shape_of(shape.model_fields[step].annotation)
     return shape.model_fields
+
+
+def _shape_of(annotation: Any) -> type[BaseModel]:
+    """The shape of a table, which may be optional, or an item of an array."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    inner = [argument for argument in get_args(annotation) if argument not in (type(None), ...)]
+    assert inner, "tables within tables are shapes"
+    return _shape_of(inner[0])
 
 
 def _plain(value: Any) -> str:

@@ -1,9 +1,11 @@
-"""API keys of providers: resolves `env:NAME` and `file:PATH`, and reads a file again when it changes."""
+"""API keys of providers: resolves `env:NAME` and `file:PATH`, and reads a file again when it changes. Google's
+credentials, which are not keys, are only named here."""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -51,6 +53,37 @@ class ApiKey:
             if not self._failed:
                 logger.warning("api_key_reload_failed", extra={"fields": {"file": str(file)}})
             self._failed = True
+
+
+@dataclass(frozen=True)
+class GoogleCredentials:
+    """Where access tokens for Google Cloud come from: the JSON file of a service account, or the metadata server of the
+    machine (None)."""
+
+    service_account: Path | None = None
+
+
+def google_credentials(reference: Any, folder: Path) -> GoogleCredentials | None:
+    """The credentials of "google:metadata" or "google:PATH"; None for any other reference. A relative path starts at
+    `folder`. Raises ValueError with the fault."""
+    source, _, name = reference.partition(":") if isinstance(reference, str) else ("", "", "")
+    if source != "google":
+        return None
+    if name == "metadata":
+        return GoogleCredentials()
+    if not name or not (folder / name).is_file():
+        raise ValueError(f'must be "google:metadata" or "google:PATH" of a file; there is no file {name}'.rstrip())
+    return GoogleCredentials(folder / name)
+
+
+def find_header(value: str, environment: Mapping[str, str]) -> str:
+    """The value of a header, read from the environment if it is "env:NAME". Raises ValueError with the fault."""
+    name = variable_of(value)
+    if name is None:
+        return value
+    if not environment.get(name):
+        raise ValueError(f"the environment variable {name} is not set")
+    return environment[name].strip()
 
 
 def find_key(reference: Any, environment: Mapping[str, str], folder: Path) -> ApiKey:

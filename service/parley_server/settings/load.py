@@ -17,7 +17,8 @@ from parley_server.settings.catalog import (
 )
 from parley_server.settings.faults import LATER, SettingsError, did_you_mean
 from parley_server.settings.keys import variable_of
-from parley_server.settings.shape import ModelSettings, ProviderSettings, ServerSettings, Settings, TlsSettings
+from parley_server.settings.model_shape import ModelSettings
+from parley_server.settings.shape import ProviderSettings, ServerSettings, Settings, TlsSettings
 from parley_server.settings.sources import (
     SCALARS,
     SCALARS_TO_COME,
@@ -67,11 +68,15 @@ def _check_keys(document: Mapping[str, Any], faults: list[str]) -> None:
 
 
 def _variables_named_by(document: Mapping[str, Any]) -> set[str]:
-    """The variables that hold keys of providers. They may begin with PARLEY_."""
+    """The variables that hold keys and headers of providers. They may begin with PARLEY_."""
     tables = document.get("providers")
     providers = tables.values() if isinstance(tables, dict) else ()
-    named = [variable_of(table.get("api_key")) for table in providers if isinstance(table, dict)]
-    return {variable for variable in named if variable}
+    references: list[Any] = []
+    for table in providers:
+        if isinstance(table, dict):
+            headers = table.get("headers")
+            references += [table.get("api_key"), *(headers.values() if isinstance(headers, dict) else ())]
+    return {variable for reference in references if (variable := variable_of(reference))}
 
 
 def _read_catalog(
@@ -93,20 +98,22 @@ def _read_catalog(
         models = {**built_in_models(sound)}
     # Faults are collected up to the end, so defaults replace an invalid table here.
     server = read_table(ServerSettings, document.get("server", {}), path="server", faults=faults) or ServerSettings()
-    server = _with_default_model(server, list(models), choose="models" not in document, faults=faults)
+    server = _with_models_checked(server, list(models), choose="models" not in document, faults=faults)
     return sound, {alias: model for alias, model in models.items() if model is not None}, server
 
 
-def _with_default_model(
+def _with_models_checked(
     server: ServerSettings, aliases: list[str], *, choose: bool, faults: list[str]
 ) -> ServerSettings:
+    """`[server]` with a default model. Appends a fault if there is none, or for a model that does not exist."""
     default = server.default_model
     if not default and aliases and (choose or len(aliases) == 1):
-        return server.model_copy(update={"default_model": aliases[0]})
-    if not default and aliases:
+        server = server.model_copy(update={"default_model": aliases[0]})
+    elif not default and aliases:
         faults.append("server.default_model: is required if there are several models")
-    elif default and default not in aliases:
-        faults.append(f'server.default_model: no model has the alias "{default}"{did_you_mean(default, aliases)}')
+    for name, alias in (("default_model", default), ("summary_model", server.summary_model)):
+        if alias and alias not in aliases:
+            faults.append(f'server.{name}: no model has the alias "{alias}"{did_you_mean(alias, aliases)}')
     return server
 
 

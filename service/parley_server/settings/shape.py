@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import ipaddress
 import re
-from decimal import Decimal
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import Field
 
-from parley_server.settings.keys import ApiKey
+from parley_server.settings.keys import ApiKey, GoogleCredentials
+from parley_server.settings.model_shape import ModelSettings
+from parley_server.settings.values import Count, Number, Plain, Seconds, Shape
 
 KIB = 1024
 MIB = 1024 * KIB
-NANO_USD = 1_000_000_000
 MAX_WORKERS = 64
 FIRST_TOKEN_S = 30.0
 REASONING_FIRST_TOKEN_S = 120.0
@@ -22,54 +22,13 @@ REASONING_FIRST_TOKEN_S = 120.0
 _ADDRESS = re.compile(r"(?:\[(?P<ipv6>[^\]]+)\]|(?P<host>[A-Za-z0-9._-]+)):(?P<port>[0-9]{1,5})")
 
 
-class _Shape(BaseModel):
-    """Immutable and strict about types. Unknown keys are refused."""
-
-    model_config = ConfigDict(
-        frozen=True, extra="forbid", strict=True, hide_input_in_errors=True, arbitrary_types_allowed=True
-    )
-
-
-def _number(value: Any) -> Any:
-    """The number as a float. TOML numbers are read as `Decimal`, which only prices need to stay exact."""
-    if isinstance(value, Decimal):
-        return float(value)
-    return value
-
-
-def _plain(value: Any) -> Any:
-    """The value with floats in place of `Decimal`, at any depth."""
-    if isinstance(value, dict):
-        return {key: _plain(inner) for key, inner in value.items()}
-    if isinstance(value, list):
-        return [_plain(inner) for inner in value]
-    return _number(value)
-
-
-def _nano_usd(value: Any) -> Any:
-    """US dollars as an exact integer of billionths. Raises ValueError."""
-    if isinstance(value, bool) or not isinstance(value, int | float | Decimal):
-        raise ValueError("must be a number of US dollars")  # noqa: TRY004 - pydantic collects only ValueError
-    nano_usd = Decimal(str(value)) * NANO_USD
-    if not nano_usd.is_finite() or nano_usd < 0:
-        raise ValueError("must be zero or more")
-    if nano_usd != int(nano_usd):
-        raise ValueError("must have at most 9 decimal places")
-    return int(nano_usd)
-
-
 Profile = Literal["openai", "azure", "openrouter", "mistral", "deepseek", "xai", "groq", "generic"]
 ToolIds = Literal["long", "short"]
 LogLevel = Literal["debug", "info", "warning", "error"]
 LogFormat = Literal["json", "text"]
-Number = Annotated[float, BeforeValidator(_number)]
-Seconds = Annotated[Number, Field(gt=0, le=86_400)]
-NanoUsd = Annotated[int, BeforeValidator(_nano_usd), Field(le=10**15)]
-Count = Annotated[int, Field(gt=0)]
-Tokens = Annotated[int, Field(ge=0, le=2**31 - 1)]
 
 
-class Address(_Shape):
+class Address(Shape):
     """A host and a port to listen on; port 0 lets the system choose."""
 
     host: str
@@ -105,7 +64,7 @@ def _is_ipv6(text: str) -> bool:
         return False
 
 
-class Timeouts(_Shape):
+class Timeouts(Shape):
     """Time limits of a provider's call, in seconds: to connect, until the first token of an attempt (None: 30, or 120
     for a model that reasons), between two tokens. `first_token_total` limits all attempts together (None: 1.5 times the
     limit of one attempt)."""
@@ -121,7 +80,7 @@ class Timeouts(_Shape):
         return usual_s if self.first_token is None else self.first_token
 
 
-class Switches(_Shape):
+class Switches(Shape):
     """What one endpoint of OpenAI's dialect accepts and needs. The defaults are those of the profile `generic`.
 
     In a configuration, only the switches that are set count; the others come from the profile
@@ -152,8 +111,9 @@ class Switches(_Shape):
     auth: Literal["bearer", "api-key"] = "bearer"
 
 
-class EndpointSettings(_Shape):
-    """What endpoints of all vendors have. `api_key` None: no key is sent. `headers` are added to each request.
+class EndpointSettings(Shape):
+    """What endpoints of all vendors have. `api_key` None: no key is sent. `headers` are added to each request; their
+    values are left out of the `repr`, because they may be secret.
 
     account: names the account that owns the key, so that a renewed key counts as the same account (empty: each key is
     an account). retries: further attempts for a model that has no fallback left. retry_silence: repeat an attempt that
@@ -162,7 +122,7 @@ class EndpointSettings(_Shape):
 
     base_url: str
     api_key: ApiKey | None = None
-    headers: dict[str, str] = {}
+    headers: Annotated[dict[str, str], Field(repr=False)] = Field(default={})
     account: Annotated[str, Field(max_length=256)] = ""
     timeouts: Timeouts = Timeouts()
     retries: Annotated[int, Field(ge=0, le=10)] = 3
@@ -189,54 +149,31 @@ class AnthropicSettings(EndpointSettings):
 
 class GeminiSettings(EndpointSettings):
     """An endpoint that speaks Google's generateContent API: the Gemini API, or Vertex AI if `project` and `location`
-    are set. `base_url` empty: Google's address for that."""
+    are set. `base_url` empty: Google's address for that. At most one of `api_key` and `credentials` is set: both come
+    from the key `api_key` of the configuration."""
 
     kind: Literal["gemini"] = "gemini"
     base_url: str = ""
     project: Annotated[str, Field(max_length=128)] = ""
     location: Annotated[str, Field(max_length=64)] = ""
+    credentials: GoogleCredentials | None = None
 
 
-class ScriptedSettings(_Shape):
+class ScriptedSettings(Shape):
     """A provider without a vendor, which plays a script. The provider checks the options in `script`."""
 
     kind: Literal["scripted"] = "scripted"
-    script: Annotated[dict[str, Any], BeforeValidator(_plain)] = {}
+    script: Annotated[dict[str, Any], Plain] = Field(default={})
 
 
 ProviderSettings = OpenAISettings | AnthropicSettings | GeminiSettings | ScriptedSettings
 
 
-class PriceSettings(_Shape):
-    """Prices of a million tokens in billionths of a US dollar; the file has US dollars. None: unknown."""
-
-    prompt: NanoUsd | None = None
-    cached_prompt: NanoUsd | None = None
-    completion: NanoUsd | None = None
-
-
-class ModelSettings(_Shape):
-    """The model of an alias. 0 tokens: unknown, so not checked."""
-
-    provider: str
-    name: Annotated[str, Field(min_length=1, max_length=256)]
-    context_tokens: Tokens = 0
-    max_output_tokens: Tokens = 0
-    images: bool = False
-    tools: bool = True
-    reasoning: bool = False
-    prices: PriceSettings = PriceSettings()
-
-
-class BuiltInModel(ModelSettings):
-    """A model of a configuration without `[models]`. Its `max_output_tokens` bounds requests but is not sent for a
-    request that sets no limit, because vendors count the limit that they receive against a rate limit."""
-
-
-class ServerSettings(_Shape):
+class ServerSettings(Shape):
     """The table `[server]`; docs/configuration.md describes each key."""
 
     default_model: str = ""
+    summary_model: str = ""
     max_replies: Count = 4000
     max_prompt_bytes: Annotated[int, Field(ge=MIB)] = 256 * MIB
     max_readers_per_reply: Count = 100
@@ -265,7 +202,7 @@ class ServerSettings(_Shape):
     max_reply_bytes: Annotated[int, Field(ge=KIB, le=2 * MIB)] = 2 * MIB
 
 
-class TlsSettings(_Shape):
+class TlsSettings(Shape):
     """Paths of PEM files. With `client_ca`, clients must present a certificate that it has signed."""
 
     certificate: Path
@@ -273,9 +210,10 @@ class TlsSettings(_Shape):
     client_ca: Path | None = None
 
 
-class Settings(_Shape):
-    """A whole valid configuration. `server.default_model` names one of `models`. Several `workers`, or a relay
-    (`redis_url`), require a PostgreSQL database. The URLs may contain passwords and are left out of the `repr`."""
+class Settings(Shape):
+    """A whole valid configuration. `server.default_model` names one of `models`, and `server.summary_model`, unless it
+    is empty. Several `workers`, or a relay (`redis_url`), require a PostgreSQL database. The URLs may contain passwords
+    and are left out of the `repr`."""
 
     listen: Address = Address(host="127.0.0.1", port=50051)
     metrics_listen: Address | None = Address(host="127.0.0.1", port=9464)

@@ -12,7 +12,7 @@ from parley_server.errors import (
     ProviderUnauthenticated,
 )
 from parley_server.providers.registry import Registry
-from parley_server.settings import BuiltInModel, ModelSettings, OpenAISettings, ScriptedSettings, Timeouts
+from parley_server.settings import ModelSettings, OpenAISettings, ScriptedSettings, Timeouts
 
 from tests.fakes import FixedPrompt
 from tests.unit.providers.moving import MovingClock, Recorder
@@ -47,12 +47,6 @@ async def test_aliases_resolve_to_models_and_providers():
     assert await generate(catalog, sink) == Finish(reason=FinishReason.STOP, provider_reason="stop")
     assert sink.content == "hello"
     await catalog.close()
-
-
-def test_the_output_limit_of_a_built_in_model_is_not_sent():
-    built_in = BuiltInModel(provider="typewriter", name="m", max_output_tokens=9)
-    catalog = registry(models={"a": model(max_output_tokens=9), "b": built_in})
-    assert [(entry.max_output_tokens, entry.output_tokens) for entry in catalog.models()] == [(9, 0), (9, 9)]
 
 
 @pytest.mark.parametrize(("reasoning", "first_token_s"), [(False, 30), (True, 120)])
@@ -109,8 +103,10 @@ def test_all_faults_of_providers_are_reported():
         "three": OpenAISettings(base_url="http://a\x7f/v1"),
     }
     with pytest.raises(NotConfigured) as refused:
-        registry(wrong)
-    assert refused.match(r"script of the provider one is wrong: .*`x`.*; .*two.*`y`.*; the base URL of .* three")
+        registry(wrong, {"b": model("one", like="openai/none")})
+    assert refused.match(
+        r"script of the provider one is wrong: .*`x`.*; .*two.*`y`.*; the base URL of .* three.*; models.b.like: "
+    )
 
 
 async def test_openai_without_a_key_is_unauthenticated():
@@ -118,3 +114,18 @@ async def test_openai_without_a_key_is_unauthenticated():
     with pytest.raises(ProviderUnauthenticated, match="openai"):
         await generate(catalog, Recorder())
     await catalog.close()
+
+
+def test_candidates_are_the_model_then_its_fallbacks_or_those_of_the_request():
+    chain = {str(n): model(fallback=tuple(str(m) for m in range(8) if m != n)) for n in range(9)}
+    catalog = registry(models=chain, default="0")
+
+    def aliases(alias, *fallbacks):
+        return [each.alias for each in catalog.candidates(alias, fallbacks)]
+
+    assert aliases("") == list("01234567")
+    assert aliases("8") == list("80123456")  # at most 8 in all
+    assert aliases("3", "5", "3", "5", "1") == list("351")
+    for fallbacks in (("none",), (*"12345678", "none")):
+        with pytest.raises(ModelNotFound):
+            aliases("0", *fallbacks)

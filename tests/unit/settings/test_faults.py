@@ -54,8 +54,7 @@ heartbeat_s = 90
         "providers.openai.api_key: the environment variable ABSENT is not set",
         "providers.openai.timeouts.connect: must be greater than 0 (got -1)",
         "providers.openai.timeouts.conect: unknown key; did you mean connect?",
-        'providers.other.kind: must be "openai" or "scripted"; did you mean openai?',
-        "models.fast.fallback: not supported by this release",
+        'providers.other.kind: must be "openai", "anthropic", "gemini" or "scripted"; did you mean openai?',
         "models.fast.prices.prompt: must be zero or more",
         'models.fast.provider: no provider has the name "opnai"; did you mean openai?',
         "server.heartbeat_s: must be at most 60 (got 90)",
@@ -64,6 +63,10 @@ heartbeat_s = 90
 
 
 OPENAI = '[providers.p]\nkind = "openai"\n'
+ANTHROPIC = '[providers.p]\nkind = "anthropic"\n'
+GEMINI = '[providers.p]\nkind = "gemini"\n'
+TIERS = "prices = { prompt = 1, completion = 1, tiers = [%s] }"
+TIER = "{ above = %s, prompt = 2, completion = 2 }"
 
 
 @pytest.mark.parametrize(
@@ -95,6 +98,65 @@ OPENAI = '[providers.p]\nkind = "openai"\n'
         (OPENAI + 'base_url = "https://x/v1/chat/completions"', "providers.p.base_url: must end before /chat/comp"),
         (OPENAI + 'base_url = "https://x/v1/responses/"', "providers.p.base_url: must end before /responses"),
         (OPENAI + 'base_url = "https://x:70000/v1"', "providers.p.base_url: must be an http or https URL with a host"),
+        (
+            ANTHROPIC + 'base_url = "https://x/v1"',
+            "providers.p.base_url: must end before /v1, which the server appends",
+        ),
+        (ANTHROPIC + 'base_url = "https://u:secret@x"', "providers.p.base_url: must not contain a user or a password"),
+        (ANTHROPIC + 'version = "now"', "providers.p.version: must match"),
+        (ANTHROPIC, 'providers.p.api_key: is required for the vendor\'s own address, such as "env:ANTHROPIC_API_KEY"'),
+        (OPENAI, 'providers.p.api_key: is required for the vendor\'s own address, such as "env:OPENAI_API_KEY"'),
+        (GEMINI, 'providers.p.api_key: is required for the vendor\'s own address, such as "env:GEMINI_API_KEY"'),
+        (
+            GEMINI + 'base_url = "https://eu-aiplatform.googleapis.com"',
+            "providers.p.api_key: is required for the vendor",
+        ),
+        (GEMINI + 'base_url = "https://x/v1/models"', "providers.p.base_url: must end before /models"),
+        (GEMINI + 'project = "shop"', 'providers.p.location: is required with project, such as "global"'),
+        (GEMINI + 'location = "global"', "providers.p.project: is required with location"),
+        (GEMINI + 'api_key = "google:metadata"', 'providers.p.api_key: "google:" needs project and location'),
+        (GEMINI + 'api_key = "google:none.json"', 'providers.p.api_key: must be "google:metadata" or "google:PATH" of'),
+        (GEMINI + "credentials = 5", "providers.p.credentials: unknown key; did you mean api_key?"),
+        (OPENAI + 'api_key = "google:metadata"', 'providers.p.api_key: "google:" is only for providers of kind "gem'),
+        (OPENAI + "headers = 5", "providers.p.headers: must be a table (got 5)"),
+        (OPENAI + "headers = { x = 5 }", "providers.p.headers.x: must be a string"),
+        (OPENAI + 'headers = { x = "secret\\n" }', "providers.p.headers.x: must be printable ASCII characters"),
+        (
+            OPENAI + 'headers = { x = "env:ABSENT" }',
+            "providers.p.headers.x: the environment variable ABSENT is not set",
+        ),
+        (OPENAI + 'headers = { "a b" = "x" }', "providers.p.headers: contains a name that HTTP does not allow"),
+        (OPENAI + 'headers = { Host = "x" }', "providers.p.headers.Host: is set by the server"),
+        (
+            OPENAI + 'headers = { Authorization = "secret" }',
+            "providers.p.headers.Authorization: is set by the server; put the key into api_key",
+        ),
+        (OPENAI + "retries = 11", "providers.p.retries: must be at most 10 (got 11)"),
+        (MODEL + 'fallback = ["m"]', "models.m.fallback: must not contain the model itself"),
+        (MODEL + 'fallback = ["n"]', 'models.m.fallback: no model has the alias "n"'),
+        (MODEL + f"fallback = {[str(n) for n in range(8)]}", "models.m.fallback: must have at most 7 items"),
+        (
+            MODEL + 'fallback = ["o", "o"]\n[models.o]\nprovider = "scripted"\nname = "n"',
+            'models.m.fallback: contains "o" twice',
+        ),
+        (MODEL + "fallback = 5", "models.m.fallback: must be an array (got 5)"),
+        (MODEL + 'api = "completions"', "models.m.api: must be 'chat' or 'responses' (got \"completions\")"),
+        (MODEL + 'api = "chat"', 'models.m.api: only models of providers of kind "openai" have a choice of API'),
+        (MODEL + "extra_body = { messages = [] }", "models.m.extra_body: must not contain messages, which the server"),
+        (MODEL + "extra_body = { a = [2027-01-01] }", "models.m.extra_body: must contain only what JSON can express"),
+        (MODEL + "extra_body = { a = { b = inf } }", "models.m.extra_body: must contain only what JSON can express"),
+        (MODEL + "efforts = [1]", "models.m.efforts.0: must be a string (got 1)"),
+        (MODEL + 'retires = "soon"', "models.m.retires: must be a date, such as 2027-01-31"),
+        (MODEL + "timeouts = { connect = 5 }", "models.m.timeouts.connect: unknown key"),
+        (MODEL + "timeouts = { idle = 0 }", "models.m.timeouts.idle: must be greater than 0 (got 0)"),
+        (MODEL + TIERS % f"{TIER % 9}, {TIER % 9}", "models.m.prices.tiers: must be in ascending order of `above`"),
+        (
+            MODEL + TIERS % "{ above = 9, promt = 2 }",
+            "models.m.prices.tiers.0.promt: unknown key; did you mean prompt?",
+        ),
+        (MODEL + TIERS % (TIER % 0), "models.m.prices.tiers.0.above: must be greater than 0 (got 0)"),
+        (MODEL + "prices = { tiers = 5 }", "models.m.prices.tiers: must be an array (got 5)"),
+        (MODEL + '[server]\nsummary_model = "mm"', 'server.summary_model: no model has the alias "mm"; did you mean m'),
         (OPENAI + 'profile = "opnai"', "providers.p.profile: must be 'openai', 'azure'"),
         (OPENAI + "switches = { alternat = true }", "providers.p.switches.alternat: unknown key; did you mean alter"),
         (OPENAI + "switches = { alternate = 1 }", "providers.p.switches.alternate: must be true or false (got 1)"),

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from datetime import date
 from pathlib import Path
 
 import pytest
+from parley_server.providers.known_models import known_models
 from parley_server.settings import (
     Address,
     ApiKey,
+    GeminiSettings,
+    GoogleCredentials,
+    ModelTimeouts,
     OpenAISettings,
     PriceSettings,
     ScriptedSettings,
@@ -32,7 +37,7 @@ idle = 60.5
 kind = "scripted"
 [models.fast]
 provider = "openai"
-name = "gpt-5-mini"
+name = "gpt-5.6-luna"
 context_tokens = 400000
 max_output_tokens = 16384
 images = true
@@ -76,8 +81,9 @@ def test_defaults_without_a_configuration() -> None:
 def test_a_key_in_the_environment_makes_openai_the_default() -> None:
     settings = load_settings({"OPENAI_API_KEY": "sk-secret-1234567"})
     assert key_of(settings, "openai").current() == "sk-secret-1234567"
-    assert list(settings.models) == ["gpt-5-mini", "scripted"]
-    assert settings.server.default_model == "gpt-5-mini"
+    assert list(settings.models) == ["gpt-5.6-luna", "scripted"]
+    assert settings.server.default_model == "gpt-5.6-luna"
+    assert settings.models["gpt-5.6-luna"].like in known_models()
     assert "sk-secret" not in repr(settings)
 
 
@@ -97,7 +103,7 @@ def test_the_documented_example(tmp_path: Path) -> None:
         api_key=key, timeouts=Timeouts(connect=5.0, first_token=30.0, idle=60.5)
     )
     model = settings.models["fast"]
-    assert (model.context_tokens, model.max_output_tokens, model.images, model.tools) == (400_000, 16_384, True, True)
+    assert (model.context_tokens, model.max_output_tokens, model.images, model.tools) == (400_000, 16_384, True, None)
     assert settings.server.default_model == "fast"
     assert settings.server.heartbeat_s == 20.0
 
@@ -174,6 +180,65 @@ def test_a_key_file_is_relative_to_the_configuration(tmp_path: Path) -> None:
 def test_a_key_variable_may_begin_with_parley(tmp_path: Path) -> None:
     text = '[providers.p]\nkind = "openai"\napi_key = "env:PARLEY_P_KEY"\n[models.m]\nprovider = "p"\nname = "n"'
     load_settings({**configured(tmp_path, text), "PARLEY_P_KEY": "x"})
+
+
+def test_headers_may_come_from_the_environment_and_are_not_shown(tmp_path: Path) -> None:
+    text = '[providers.p]\nkind = "openai"\nbase_url = "http://x/v1"\nheaders = { A = "env:PARLEY_A", B = "two" }\n'
+    environment = configured(tmp_path, text + '[models.m]\nprovider = "p"\nname = "n"')
+    settings = load_settings({**environment, "PARLEY_A": "secret"})
+    provider = settings.providers["p"]
+    assert isinstance(provider, OpenAISettings)
+    assert provider.headers == {"A": "secret", "B": "two"}
+    assert "secret" not in repr(settings)
+
+
+@pytest.mark.parametrize(
+    ("reference", "credentials"),
+    [("google:metadata", GoogleCredentials()), ("google:account.json", GoogleCredentials(Path("account.json")))],
+)
+def test_gemini_takes_credentials_of_google_cloud(
+    tmp_path: Path, reference: str, credentials: GoogleCredentials
+) -> None:
+    (tmp_path / "account.json").write_text("{}")
+    text = f'[providers.g]\nkind = "gemini"\nproject = "shop"\nlocation = "global"\napi_key = "{reference}"\n'
+    provider = load_settings(configured(tmp_path, text + '[models.m]\nprovider = "g"\nname = "n"')).providers["g"]
+    assert isinstance(provider, GeminiSettings)
+    file = credentials.service_account
+    assert provider.credentials == GoogleCredentials(file and tmp_path / file)
+    assert provider.api_key is None
+
+
+def test_a_model_may_have_all_its_abilities_configured(tmp_path: Path) -> None:
+    text = """
+[providers.p]
+kind = "anthropic"
+api_key = "env:KEY"
+[models.m]
+provider = "p"
+name = "n"
+like = "anthropic/claude-haiku-5-5"
+fallback = ["o"]
+efforts = ["low", "high"]
+retires = 2027-01-31
+extra_body = { service_tier = "auto", weight = 0.5 }
+timeouts = { first_token = 9, first_token_total = 20 }
+prices = { prompt = 1, cache_write = 1.25, completion = 5, tiers = [{ above = 100, prompt = 2, completion = 9 }] }
+[models.o]
+provider = "p"
+name = "n"
+[server]
+default_model = "m"
+summary_model = "o"
+"""
+    settings = load_settings({**configured(tmp_path, text), "KEY": "k"})
+    model = settings.models["m"]
+    assert (model.fallback, model.efforts, model.retires) == (("o",), ("low", "high"), date(2027, 1, 31))
+    assert model.extra_body == {"service_tier": "auto", "weight": 0.5}
+    assert type(model.extra_body["weight"]) is float
+    assert model.timeouts == ModelTimeouts(first_token=9.0, first_token_total=20.0)
+    assert model.prices is not None
+    assert (model.prices.cache_write, model.prices.tiers[0].completion) == (1_250_000_000, 9_000_000_000)
+    assert settings.server.summary_model == "o"
 
 
 def test_a_script_is_passed_on_in_plain_values(tmp_path: Path) -> None:

@@ -38,10 +38,12 @@ _AZURE = (".openai.azure.com", ".services.ai.azure.com")
 
 def switches_of(settings: OpenAISettings) -> Switches:
     """The switches of an endpoint: those of its profile, replaced by those that its configuration sets."""
-    profile = settings.profile or _profile_of(httpx2.URL(settings.base_url).host)
-    return PROFILES[profile].model_copy(update=settings.switches.model_dump(exclude_unset=True))
+    return PROFILES[profile_of(settings)].model_copy(update=settings.switches.model_dump(exclude_unset=True))
 
 
-def _profile_of(host: str) -> Profile:
-    host = host.lower().rstrip(".")
+def profile_of(settings: OpenAISettings) -> Profile:
+    """The profile of an endpoint: the configured one, else that of its host."""
+    if settings.profile is not None:
+        return settings.profile
+    host = httpx2.URL(settings.base_url).host.lower().rstrip(".")
     return "azure" if host.endswith(_AZURE) else _HOSTS.get(host, "generic")

@@ -1,0 +1,99 @@
+"""Resolves a configured model: what the configuration leaves open comes from the model catalog, then from a default."""
+
+from __future__ import annotations
+
+import datetime
+from typing import TypeVar
+
+import msgspec
+
+from parley_server.core.model import Model, Prices, PriceTier
+from parley_server.providers.known_models import KnownModel, prices_of
+from parley_server.providers.openai.profile import profile_of
+from parley_server.settings import (
+    EndpointSettings,
+    ModelSettings,
+    OpenAISettings,
+    PriceSettings,
+    ProviderSettings,
+    ScriptedSettings,
+    Timeouts,
+)
+
+T = TypeVar("T")
+
+_RESPONSES_PROFILES = ("openai", "azure")
+
+
+def resolved_model(
+    alias: str, settings: ModelSettings, provider: ProviderSettings, known: KnownModel, *, is_default: bool
+) -> Model:
+    """The model with its limits, abilities and prices. An ability that is unknown counts as there."""
+    retires = _first(settings.retires, known.retires)
+    return Model(
+        alias=alias,
+        provider=settings.provider,
+        name=settings.name,
+        context_tokens=_first(settings.context_tokens, known.context) or 0,
+        max_output_tokens=_first(settings.max_output_tokens, known.max_output) or 0,
+        # Vendors count the limit that they receive against a rate limit, so only a configured one is sent unasked.
+        output_tokens=settings.max_output_tokens or 0,
+        images=_there(settings.images, known.images, not isinstance(provider, ScriptedSettings)),
+        image_urls=_there(settings.image_urls, known.image_urls),
+        tools=_there(settings.tools, known.tools),
+        json_schema=_there(settings.json_schema, known.json_schema),
+        prefill=_there(settings.prefill, known.prefill),
+        sampling=_there(settings.sampling, known.sampling),
+        reasoning=_there(settings.reasoning, known.reasoning, not isinstance(provider, ScriptedSettings)),
+        efforts=_first(settings.efforts, known.efforts) or (),
+        reasoning_summary=settings.reasoning_summary,
+        thinking=_first(settings.thinking, known.thinking) or "",
+        cache_min=_first(settings.cache_min, known.cache_min) or 0,
+        api=settings.api or _usual_api(provider, known),
+        extra_body=msgspec.json.encode(settings.extra_body).decode() if settings.extra_body else "",
+        retire_time_us=_midnight_us(retires) if retires is not None else 0,
+        prices=_prices(settings.prices, known),
+        fallback=settings.fallback,
+        is_default=is_default,
+    )
+
+
+def resolved_timeouts(settings: ModelSettings, provider: ProviderSettings, known: KnownModel) -> Timeouts:
+    """The time limits of a model's calls, with `first_token` set: the model's own, else its provider's."""
+    timeouts = provider.timeouts if isinstance(provider, EndpointSettings) else Timeouts()
+    timeouts = timeouts.model_copy(update=settings.timeouts.model_dump(exclude_none=True))
+    # A model that may or may not reason gets the shorter limit: an endpoint that hangs is noticed early.
+    reasoning = _first(settings.reasoning, known.reasoning) or False
+    return timeouts.model_copy(update={"first_token": timeouts.first_token_s(reasoning=reasoning)})
+
+
+def _usual_api(provider: ProviderSettings, known: KnownModel) -> str:
+    """The vendor's API where its own endpoints are asked; gateways may only have chat completions."""
+    asks_vendor = isinstance(provider, OpenAISettings) and profile_of(provider) in _RESPONSES_PROFILES
+    return known.api or "chat" if asks_vendor else "chat"
+
+
+def _prices(settings: PriceSettings | None, known: KnownModel) -> Prices:
+    if settings is None:
+        return prices_of(known.prices) if known.prices is not None else Prices()
+    return Prices(
+        prompt=settings.prompt,
+        cached_prompt=settings.cached_prompt,
+        cache_write=settings.cache_write,
+        completion=settings.completion,
+        tiers=tuple(PriceTier(**tier.model_dump()) for tier in settings.tiers),
+    )
+
+
+def _first(configured: T | None, known: T | None) -> T | None:
+    return known if configured is None else configured
+
+
+def _there(configured: bool | None, known: bool | None, unknown: bool = True) -> bool:
+    found = _first(configured, known)
+    return unknown if found is None else found
+
+
+def _midnight_us(date: datetime.date) -> int:
+    """The start of a day (UTC) in microseconds since the epoch."""
+    return int(datetime.datetime.combine(date, datetime.time(), datetime.UTC).timestamp()) * 1_000_000
