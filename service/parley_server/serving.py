@@ -11,11 +11,10 @@ import uvloop
 
 from parley_server.app import App
 from parley_server.errors import NotConfigured, StorageUnavailable
+from parley_server.exit_status import CANNOT_RUN
 from parley_server.settings import Settings
 from parley_server.store.engine.location import StoreUnusable
 from parley_server.telemetry.logs import configure_logging
-
-WRONG_CONFIGURATION = 2
 
 
 class CannotServe(Exception):
@@ -50,7 +49,7 @@ def serve(settings: Settings) -> int:
         uvloop.run(_serve_alone(settings))
     except CannotServe as error:
         sys.stderr.write(f"parley serve: {error}\n")
-        return WRONG_CONFIGURATION
+        return CANNOT_RUN
     return 0
 
 

@@ -12,7 +12,7 @@ import sys
 from collections.abc import Sequence
 
 from parley_server import __version__
-from parley_server.cli.options import WRONG_CONFIGURATION
+from parley_server.exit_status import CANNOT_RUN
 from parley_server.settings import SettingsError
 
 
@@ -24,7 +24,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return int(command.run(options))
     except SettingsError as error:
         print(error, file=sys.stderr)
-        return WRONG_CONFIGURATION
+        return CANNOT_RUN
 
 
 def _parser() -> argparse.ArgumentParser:

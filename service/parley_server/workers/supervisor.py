@@ -17,6 +17,7 @@ from contextlib import ExitStack
 
 from prometheus_client import CollectorRegistry
 
+from parley_server.exit_status import CANNOT_RUN
 from parley_server.port import SharedPort
 from parley_server.settings import Address, Settings
 from parley_server.telemetry.endpoint import MetricsEndpoint, serve_metrics
@@ -27,7 +28,6 @@ from parley_server.workers.worker import Worker, WorkerExit
 
 logger = logging.getLogger("parley_server.workers")
 
-CANNOT_START = 2
 FIRST_PAUSE_S = 0.5
 LONGEST_PAUSE_S = 10.0
 SETTLED_S = 60.0
@@ -46,7 +46,7 @@ def supervise(settings: Settings, *, config: str = "") -> int:
             endpoint = supervisor.serve_metrics()
         except OSError as error:
             _refuse(error.strerror or str(error))
-            return CANNOT_START
+            return CANNOT_RUN
         if endpoint is not None:
             held.callback(endpoint.close)
         return asyncio.run(supervisor.run())
@@ -112,8 +112,8 @@ class Supervisor:
             ended = await worker.run_once(self._environment)
             if self._stopping.is_set():
                 self._status = self._status or int(ended.status != 0)
-            elif ended.status == CANNOT_START and not self._announced:
-                self._status = CANNOT_START
+            elif ended.status == CANNOT_RUN and not self._announced:
+                self._status = CANNOT_RUN
                 _refuse(ended.problem or "a worker could not start")
                 self._stop()
             else:
