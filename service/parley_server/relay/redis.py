@@ -27,7 +27,7 @@ from parley_server.relay.redis_check import RelayUnusable, check_server, connect
 from parley_server.relay.redis_pipeline import RedisPipeline, RelayAway
 from parley_server.relay.remote_log_cursor import RANGE_ENTRIES, StreamReading, entries_of
 from parley_server.relay.remote_log_reader import RemoteLogReader
-from parley_server.relay.scripts import CANCEL, ERASE, TAKE_OVER, command
+from parley_server.relay.scripts import CANCEL, ERASE, TAKE_OVER, command, groups
 from parley_server.relay.subscription import Subscription
 
 logger = logging.getLogger("parley.relay")
@@ -70,7 +70,11 @@ class RedisRelay:
         self._publishing = RedisPipeline(connect, f"parley-publish-{replica_id}")
         self._asking = RedisPipeline(connect, f"parley-ask-{replica_id}")
         self._subscription = Subscription(
-            connect, f"parley-subscribe-{replica_id}", clock, on_message=self._heard, on_live=self._live
+            connect,
+            f"parley-subscribe-{replica_id}",
+            clock,
+            on_message=self._heard,
+            on_live=lambda channel: self._remote_log_reader.live(channel),
         )
         self._checkpoints = Checkpoints(store, clock, interval_s=checkpoint_interval_s, max_bytes=checkpoint_bytes)
         self._publisher = Publisher(
@@ -189,8 +193,7 @@ class RedisRelay:
 
     def erase(self, reply_ids: tuple[str, ...]) -> None:
         self._publisher.forget(reply_ids)
-        for start in range(0, len(reply_ids), ERASED_PER_CALL):
-            some = reply_ids[start : start + ERASED_PER_CALL]
+        for some in groups(reply_ids, ERASED_PER_CALL):
             keys = [wire.reply_key(each) for each in some]
             self._outbox.post(
                 [
@@ -233,9 +236,6 @@ class RedisRelay:
             self._owned.erased(erased)
         else:
             self._remote_log_reader.heard(channel, data)
-
-    def _live(self, channel: bytes) -> None:
-        self._remote_log_reader.live(channel)
 
     async def _check(self) -> None:
         """Raises RelayUnusable or RelayAway."""

@@ -16,7 +16,7 @@ from parley_server.relay import wire
 from parley_server.relay.health import Health
 from parley_server.relay.redis_pipeline import RedisPipeline, RelayAway, is_about_one
 from parley_server.relay.remote_log_cursor import RANGE_ENTRIES, RemoteLogCursor, entries_of
-from parley_server.relay.scripts import PROBE, SEEN, command
+from parley_server.relay.scripts import PING, PROBE, SEEN, groups
 from parley_server.relay.subscription import Subscription
 
 logger = logging.getLogger("parley.relay")
@@ -25,8 +25,6 @@ SILENCE_S = 1.0
 DEAF_SILENCE_S = 0.25
 TICK_S = 0.25
 RANGES_AT_ONCE = 64
-REPLIES_PER_CALL = 64
-PING = command("PING")
 
 
 class RemoteLogReader:
@@ -168,7 +166,7 @@ class RemoteLogReader:
             self._next_presence = now + self._heartbeat_s
         self._new_readers = False
         read = [each for each in self._followed.values() if each.takes_presence(everyone=everyone)]
-        calls = [SEEN.call([each.channel for each in group], self._running_ttl_ms) for group in _groups(read)]
+        calls = [SEEN.call([each.channel for each in group], self._running_ttl_ms) for group in groups(read)]
         try:
             answers = await self._pipeline.run(calls or [PING])
         except BaseException:
@@ -189,11 +187,11 @@ class RemoteLogReader:
         silent = [each for each in self._followed.values() if now - each.heard_at >= silence_s]
         if not silent:
             return
-        groups = _groups(silent)
+        asked = groups(silent)
         answers = await self._ask(
-            [PROBE.call([key for each in group for key in (each.channel, each.stream)]) for group in groups]
+            [PROBE.call([key for each in group for key in (each.channel, each.stream)]) for group in asked]
         )
-        for group, answer in zip(groups, answers, strict=True):
+        for group, answer in zip(asked, answers, strict=True):
             for cursor, (last, ended) in zip(group, zip(answer[::2], answer[1::2], strict=True), strict=False):
                 cursor.heard_at = now
                 self._follow_probe(cursor, last=last, ended=bool(ended))
@@ -219,8 +217,3 @@ class RemoteLogReader:
                 raise answer
         self.health.worked()
         return answers
-
-
-def _groups(cursors: Sequence[RemoteLogCursor]) -> list[Sequence[RemoteLogCursor]]:
-    starts = range(0, len(cursors), REPLIES_PER_CALL)
-    return [cursors[start : start + REPLIES_PER_CALL] for start in starts]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 
 from redis.asyncio.connection import Connection
 from redis.exceptions import RedisError
@@ -14,13 +14,12 @@ from parley_server.core.ports import Clock
 from parley_server.relay.health import Health
 from parley_server.relay.redis_check import Connect
 from parley_server.relay.redis_pipeline import HANDSHAKE_S
-from parley_server.relay.scripts import command
+from parley_server.relay.scripts import PING, command, groups
 
 logger = logging.getLogger("parley.relay")
 
 PING_S = 5.0
 CHANNELS_PER_COMMAND = 500
-PING = command("PING")
 
 
 class Subscription:
@@ -136,7 +135,10 @@ class Subscription:
         self._asked.difference_update(gone)
         self._live.difference_update(gone)
         self._asked.update(new)
-        commands = [*_commands("UNSUBSCRIBE", gone), *_commands("SUBSCRIBE", new)]
+        changes = (("UNSUBSCRIBE", gone), ("SUBSCRIBE", new))
+        commands = [
+            command(verb, *some) for verb, channels in changes for some in groups(channels, CHANNELS_PER_COMMAND)
+        ]
         if commands:
             await _send(connection, commands)
 
@@ -144,8 +146,3 @@ class Subscription:
 async def _send(connection: Connection, commands: list[bytes]) -> None:
     if connection.is_connected:  # otherwise redis-py would connect again, unnoticed by the reading loop
         await connection.send_packed_command(commands, check_health=False)
-
-
-def _commands(verb: str, channels: list[bytes]) -> Iterable[bytes]:
-    for start in range(0, len(channels), CHANNELS_PER_COMMAND):
-        yield command(verb, *channels[start : start + CHANNELS_PER_COMMAND])

@@ -11,6 +11,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import msgspec
 
 from parley_server.core.events import Entry, Unknown
@@ -69,7 +71,7 @@ def unpack(data: bytes) -> PeerMessage | None:
         return None
 
 
-def pack_replies(reply_ids: tuple[str, ...]) -> bytes:
+def pack_replies(reply_ids: Sequence[str]) -> bytes:
     """Encode the ids of erased replies."""
     return _to_msgpack(reply_ids)
 
