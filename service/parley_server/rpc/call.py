@@ -119,7 +119,7 @@ def rpc(
                 new_id(self.environment.clock.now_us()),
                 text_metadata(context.invocation_metadata()),
                 peer=peer_of(context.auth_context()),
-                allowed_s=allowed_s(context),
+                allowed_s=left_s(context) or 0.0,
             )
             try:
                 caller.identity = self.environment.identities.identify(caller.metadata)
@@ -151,21 +151,17 @@ def rpc(
     return decorate
 
 
-def allowed_s(context: Context) -> float:
-    """Seconds until the deadline of the call; 0 without a deadline."""
-    return _left_s(context) or 0.0
+def left_s(context: Context) -> float | None:
+    """Seconds until the deadline of the call; None without a deadline."""
+    return context.time_remaining()  # its type omits None
 
 
 def ended_by(context: Context, allowed_s: float) -> str:
     """The status name to count for a call that ended before its handler: DEADLINE_EXCEEDED or CANCELLED."""
-    left = _left_s(context)
+    left = left_s(context)
     if left is not None and left <= DEADLINE_SLACK_S + DEADLINE_ROUNDING * allowed_s:
         return grpc.StatusCode.DEADLINE_EXCEEDED.name
     return grpc.StatusCode.CANCELLED.name
-
-
-def _left_s(context: Context) -> float | None:
-    return context.time_remaining()  # None without a deadline, which its type omits
 
 
 async def _cancelled(context: Context, caller: Caller) -> None:

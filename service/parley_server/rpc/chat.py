@@ -9,7 +9,7 @@ from parley_server.core.replies.service import Replies
 from parley_server.core.requests import ReplyRequest
 from parley_server.errors import InvalidRequest
 from parley_server.rpc import from_proto
-from parley_server.rpc.call import CallEnvironment, Caller, Context, Servicer, rpc
+from parley_server.rpc.call import CallEnvironment, Caller, Context, Servicer, left_s, rpc
 from parley_server.rpc.stream import Stream
 from parley_server.rpc.to_proto import reply_message, token_chunk
 
@@ -125,7 +125,7 @@ class ChatServicer(Servicer, chat_pb2_grpc.ChatServicer):
 
 def _within_deadline(context: Context, wait_s: float) -> float:
     """The wait, shortened so that it ends before the deadline of the call."""
-    left: float | None = context.time_remaining()  # None without a deadline, which the stubs omit
+    left = left_s(context)
     if left is None:
         return wait_s
     return max(0.0, min(wait_s, left - min(DEADLINE_MARGIN_S, left / 4)))

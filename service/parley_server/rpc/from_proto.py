@@ -160,22 +160,12 @@ def heartbeat_s(options: chat_pb2.StreamOptions, default_s: float) -> float:
 
 def wait_s(request: chat_pb2.PollReplyRequest) -> float:
     """Seconds that a poll waits for the first new chunk."""
-    if not request.HasField("wait"):
-        return DEFAULT_POLL_S
-    value = seconds(request.wait, "wait")
-    if not 0 <= value <= MAX_POLL_S:
-        raise InvalidRequest.field("wait", f"must be from 0 to {MAX_POLL_S:g} s")
-    return value
+    return _poll_s(request.wait, "wait") if request.HasField("wait") else DEFAULT_POLL_S
 
 
 def gather_s(request: chat_pb2.PollReplyRequest) -> float:
     """Seconds that a poll collects further chunks after the first."""
-    if not request.HasField("gather"):
-        return DEFAULT_GATHER_S
-    value = seconds(request.gather, "gather")
-    if not 0 <= value <= MAX_POLL_S:
-        raise InvalidRequest.field("gather", f"must be from 0 to {MAX_POLL_S:g} s")
-    return value
+    return _poll_s(request.gather, "gather") if request.HasField("gather") else DEFAULT_GATHER_S
 
 
 def seconds(duration: Duration, path: str) -> float:
@@ -183,6 +173,13 @@ def seconds(duration: Duration, path: str) -> float:
     if duration.seconds < 0 or duration.nanos < 0:
         raise InvalidRequest.field(path, "must not be negative")
     return float(duration.seconds) + duration.nanos / 1e9
+
+
+def _poll_s(duration: Duration, path: str) -> float:
+    value = seconds(duration, path)
+    if value > MAX_POLL_S:
+        raise InvalidRequest.field(path, f"must be from 0 to {MAX_POLL_S:g} s")
+    return value
 
 
 def _input(request: chat_pb2.ReplyRequest) -> tuple[Message, ...]:

@@ -79,7 +79,7 @@ class PostgresDatabase:
         self,
         work: Callable[[Connection], T],
         *,
-        durable: bool,  # noqa: ARG002 - the server decides
+        durable: bool = True,  # noqa: ARG002 - the server decides
     ) -> T:
         return await self._own(_run(self._pool, work))
 

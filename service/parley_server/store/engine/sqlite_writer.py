@@ -68,14 +68,30 @@ def _settle(outcomes: Sequence[UnitOutcome]) -> None:
             answer.set_result(value)
 
 
-class SqliteWriter:
-    """The thread that runs all writes: takes members from the queue in order, until it takes None."""
+class SqliteThread:
+    """The queue of a thread, and its connection, which is opened on first use and again after an error."""
 
     def __init__(self, engine: Engine, queue: SimpleQueue[Member | None], loop: asyncio.AbstractEventLoop) -> None:
         self._engine = engine
         self._queue = queue
         self._loop = loop
         self._connection: Connection | None = None
+
+    def _connected(self) -> Connection:
+        if self._connection is None:
+            self._connection = self._engine.connect()
+        return self._connection
+
+    def _drop(self) -> None:
+        """Close the connection and any open transaction."""
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            connection.invalidate()
+            connection.close()
+
+
+class SqliteWriter(SqliteThread):
+    """The thread that runs all writes: takes members from the queue in order, until it takes None."""
 
     def serve(self) -> None:
         """The thread's main function."""
@@ -138,9 +154,7 @@ class SqliteWriter:
 
     def _begin(self, *, durable: bool) -> Connection:
         try:
-            if self._connection is None:
-                self._connection = self._engine.connect()
-            connection = self._connection
+            connection = self._connected()
             connection.info[SYNCHRONOUS] = "FULL" if durable else "NORMAL"
             connection.begin()
         except Exception as error:
@@ -155,13 +169,6 @@ class SqliteWriter:
             keep = False
         if not keep:
             self._drop()
-
-    def _drop(self) -> None:
-        """Close the connection and any open transaction. The next group opens another."""
-        connection, self._connection = self._connection, None
-        if connection is not None:
-            connection.invalidate()
-            connection.close()
 
     def _checkpoint(self) -> None:
         """Move the write-ahead log into the database file, so that the file can be copied alone. If that fails, no data
