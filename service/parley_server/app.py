@@ -29,6 +29,7 @@ from parley_server.telemetry.observer import Telemetry
 
 logger = logging.getLogger("parley_server.app")
 
+# Load balancers must stop sending calls soon after the database is lost, and the check costs one trivial query.
 HEALTH_INTERVAL_S = 1.0
 LAST_CALLS_S = 5.0
 GC_THRESHOLDS = (10_000, 20, 20)
@@ -89,7 +90,7 @@ class App:
         """
         try:
             await self._start()
-        except BaseException:
+        except BaseException:  # a cancelled start, too, must free the lock, the lease and the connections
             await self._close()
             raise
 
@@ -99,11 +100,13 @@ class App:
         `grace_s` None: the configured pause and grace."""
         server = self._settings.server
         self._stopping = True
+        # New replies are still accepted during the pause, because load balancers need some time to notice the change.
         await self._server.refuse()
         if grace_s is None:
             await self._pause(server.drain_pause_s)
             grace_s = server.drain_grace_s
         await self.replies.drain(0.0 if self._hurried.is_set() else grace_s)
+        # The calls end after the replies, so that each reader still gets its terminal chunk.
         await self._server.stop(LAST_CALLS_S)
         await self._close()
         logger.info("stopped")
@@ -115,6 +118,7 @@ class App:
 
     async def _start(self) -> None:
         _raise_open_files()
+        # The port opens last: a call must find the store ready, and a fault in the rest must appear before any call.
         await self.mode.start()
         if (address := self._settings.metrics_listen) is not None:
             self._metrics = serve_metrics(address.host, address.port, self.telemetry.registry)
@@ -156,9 +160,10 @@ class App:
             task.cancel()
         await asyncio.gather(*self._background, return_exceptions=True)
         await self._monitor.stop()
+        # The providers close after the mode, whose last tasks may still end their calls.
         await self.mode.stop()
         await self._registry.close()
-        if self._metrics is not None:
+        if self._metrics is not None:  # last, so that the whole drain can be observed
             await asyncio.to_thread(self._metrics.close)
 
     async def _watch_database(self) -> None:
@@ -176,7 +181,7 @@ class App:
                     await self._server.refuse()
                 ready = False
             else:
-                if not ready and not self._stopping:
+                if not ready and not self._stopping:  # a drain must not become ready again
                     logger.info("database_restored")
                     await self._server.serve()
                 ready = True

@@ -43,6 +43,7 @@ from parley_server.telemetry.observer import Telemetry
 if TYPE_CHECKING:
     from parley_server.relay.redis import RedisRelay
 
+# For finalisations that still run. What is not stored by then is ended at the next start, or by another replica.
 LAST_TASKS_S = 5.0
 
 
@@ -92,6 +93,7 @@ class _Core:
             owner=owner,
         )
 
+    # Not part of `__init__`, because what a subclass passes as `elsewhere` needs the parts that are built there.
     def _serve(self, elsewhere: RepliesElsewhere, *, peers: Peers | None = None) -> None:
         parts, store = self._parts, self.store
         cancel_requests = CancelRequests(
@@ -103,6 +105,7 @@ class _Core:
             tasks=self.tasks,
             clock=parts.clock,
             limits=parts.limits,
+            # The load is read at each flush: entries are held open only while the loop is busy.
             window=FlushWindow(parts.clock, utilisation=lambda: parts.load.utilisation),
             lease=self.lease,
             idle_elsewhere_s=None if peers is None else peers.idle_s,
@@ -179,7 +182,7 @@ class ClusterCore(_Core):
             parts,
             store,
             journal,
-            lease=Lease(parts.clock.boottime),
+            lease=Lease(parts.clock.boottime),  # includes the time in which the machine was suspended
             owner=replica_id,
             unstored=peers,
             on_ended=None if peers is None else peers.ended,
@@ -217,6 +220,7 @@ class Standalone:
     replica_id = ""
 
     def __init__(self, settings: Settings, parts: Parts) -> None:
+        # Nothing is opened here: the file may belong to another process until `start` has the lock.
         path = sqlite_path(settings.database_url)
         self._url = settings.database_url
         self._lock = DatabaseLock(path)
@@ -231,6 +235,8 @@ class Standalone:
     async def start(self) -> None:
         """Lock the file, update its schema, and end the replies of the last process. Raises `StoreUnusable`,
         `StorageUnavailable`, OSError."""
+        # The lock excludes every other process, so that all running replies in the file belong to a dead one. Recovery
+        # needs the text that `load` reads; `start` of the journal discards it.
         self._lock.acquire()
         await asyncio.to_thread(migrate, self._url)
         await self.store.start()
@@ -247,7 +253,7 @@ class Standalone:
         await self._journal.stop()
         await self.core.tasks.wait(LAST_TASKS_S)
         await self.store.close()
-        self._lock.release()
+        self._lock.release()  # last: the next process opens the file as soon as it has the lock
 
 
 class Cluster:
@@ -286,6 +292,8 @@ class Cluster:
     async def start(self) -> None:
         """Take the lease, and connect to the other replicas. Raises `StoreUnusable`, `StorageUnavailable`,
         `RelayUnusable`."""
+        # The schema is not migrated here: the deployment does that once, while replicas of the older release still run.
+        # The lease comes first, since a reply of a replica without one could be taken over at once.
         await self.store.start()
         await self.core.lease_keeper.begin()
         self._keeping = asyncio.create_task(self.core.lease_keeper.keep(), name="lease")

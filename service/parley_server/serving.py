@@ -64,6 +64,7 @@ async def run_server(
         raise CannotServe(str(error)) from error
     ready(app)
     await stop_request.drain_requested.wait()
+    # The stop itself is never cancelled: a hurry only shortens its waits, so that all replies are still stored.
     stopping, hurrying = asyncio.create_task(app.stop()), asyncio.create_task(stop_request.hurry_requested.wait())
     await asyncio.wait({stopping, hurrying}, return_when=asyncio.FIRST_COMPLETED)
     hurrying.cancel()

@@ -19,6 +19,7 @@ def run(options: argparse.Namespace) -> int:
     """Migrate, on SQLite under the database's lock; the exit status."""
     url = read_settings(options).database_url
     try:
+        # On PostgreSQL, `migrate` takes a lock in the database itself.
         with DatabaseLock(sqlite_path(url)) if is_sqlite(url) else nullcontext():
             migrate(url)
     except (StoreUnusable, StorageUnavailable) as error:

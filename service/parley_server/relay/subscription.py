@@ -91,17 +91,19 @@ class Subscription:
             await self._clock.sleep(self.health.retry_at - self._clock.monotonic())
 
     async def _listen(self, connection: Connection) -> None:
+        # A new connection has no subscriptions: `_talk` sends all of them.
         self._changed.set()
         others = [asyncio.create_task(work) for work in (self._talk(connection), self._watch(connection))]
         try:
             while True:
-                kind, channel, *said = await connection.read_response(timeout=math.inf)
+                kind, channel, *said = await connection.read_response(timeout=math.inf)  # `_watch` limits silence
                 self._heard = True
                 if kind == b"message":
                     self._on_message(channel, said[0])
                 elif kind == b"subscribe":
+                    # Only now: a server may accept the connection but refuse to subscribe.
                     self.health.worked()
-                    if channel in self._asked:
+                    if channel in self._asked:  # otherwise it was dropped before this confirmation
                         self._live.add(channel)
                         self._on_live(channel)
         finally:

@@ -37,6 +37,7 @@ _replies = msgspec.msgpack.Decoder(tuple[str, ...]).decode
 
 def reply_key(reply_id: str) -> bytes:
     """The key of a reply's hash, and the name of its channel."""
+    # The braces are a hash tag, which would keep the keys of a reply on one node of a Redis Cluster (not supported).
     return b"parley:{%b}" % reply_id.encode()
 
 

@@ -58,6 +58,7 @@ class Caller:
     @property
     def traceparent(self) -> str:
         """The W3C trace context of the call; empty if it has none."""
+        # A valid one has 55 characters. The limit applies to what callers invent, since it is logged and passed on.
         return self.metadata.get("traceparent", "")[:256]
 
     def ended(self, method: str, duration_s: float) -> CallEnded:
@@ -122,7 +123,9 @@ def rpc(
                 allowed_s=left_s(context) or 0.0,
             )
             try:
+                # In here, so that a refused credential is mapped, logged and counted like any other error.
                 caller.identity = self.environment.identities.identify(caller.metadata)
+                # The end user comes from the metadata, which the validation of requests does not cover.
                 check_key(END_USER, caller.identity.end_user)
                 return await body(self, request, context, caller)
             except asyncio.CancelledError:

@@ -50,7 +50,7 @@ async def _work(settings: Settings, supervisor: socket.socket) -> None:
             return
         except OSError:
             orders = b""
-        if not orders:
+        if not orders:  # the supervisor has died: drain, since no one else could stop this process
             loop.remove_reader(supervisor)
         (stop_request.hurry if HURRY in orders else stop_request.drain)()
 

@@ -30,6 +30,7 @@ from parley_server.store.engine.sqlite_writer import (
 )
 
 BUSY_TIMEOUT_MS = 5_000
+# While one thread is busy with a long listing, the other one answers short reads.
 READERS = 2
 
 T = TypeVar("T")
@@ -76,6 +77,7 @@ class SqliteDatabase:
         if not self._open:
             return
         self._open = False
+        # The writer ends last, because it empties the write-ahead log, which an open read would prevent.
         writer, *readers = self._threads
         for _ in readers:
             self._reads.put(None)
@@ -95,14 +97,17 @@ class SqliteDatabase:
 def open_engine(path: Path, *, read_only: bool) -> Engine:
     """An engine that begins transactions itself instead of the driver: BEGIN IMMEDIATE for the writer, BEGIN for
     readers."""
+    # No pool: each thread opens one connection and keeps it.
     engine = create_engine(URL.create("sqlite", database=str(path)), poolclass=NullPool)
 
     @event.listens_for(engine, "connect")
     def _connected(connection: DBAPIConnection, _: ConnectionPoolEntry) -> None:
+        # The driver would begin a transaction only at the first write. Two transactions that have read before it would
+        # overwrite each other's changes, or fail because the database is locked.
         connection.isolation_level = None
         cursor = connection.cursor()
         cursor.execute(f"PRAGMA busy_timeout = {BUSY_TIMEOUT_MS}")
-        cursor.execute("PRAGMA foreign_keys = ON")
+        cursor.execute("PRAGMA foreign_keys = ON")  # off by default; erasures delete by foreign keys
         cursor.execute("PRAGMA query_only = ON" if read_only else "PRAGMA journal_mode = WAL")
         cursor.close()
 

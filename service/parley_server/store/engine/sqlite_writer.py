@@ -19,6 +19,7 @@ from sqlalchemy.exc import DBAPIError
 from parley_server.errors import ParleyError
 from parley_server.store.engine.driver_errors import translate
 
+# Limits the wait of the first member in a group, and the work that is repeated if the group fails.
 GROUP_SIZE = 256
 SYNCHRONOUS = "synchronous"
 """Key of `Connection.info`: the value of `PRAGMA synchronous` that the next transaction needs."""
@@ -53,7 +54,7 @@ def deliver(loop: asyncio.AbstractEventLoop, outcomes: Sequence[UnitOutcome]) ->
     """Hand all results to the event loop in one step. Cancelled callers are skipped."""
     try:
         loop.call_soon_threadsafe(_settle, outcomes)
-    except RuntimeError:
+    except RuntimeError:  # a process that ends has closed its loop, and nobody waits for the results
         if not loop.is_closed():
             raise
 
@@ -141,6 +142,7 @@ class SqliteWriter(SqliteThread):
         return outcomes
 
     def _transaction(self, group: list[Member]) -> list[UnitOutcome]:
+        # One fsync serves the whole group, so a member that must survive a loss of power makes all of them do so.
         connection = self._begin(durable=any(member.durable for member in group))
         phase = "work"
         try:
