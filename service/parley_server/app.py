@@ -1,7 +1,7 @@
 """Builds a server from its settings, and starts and stops its parts in order.
 
-The mode (`modes`) brings the store and the core; this module adds what both modes have: providers, gRPC, metrics, and
-the watch over the database. Nothing outlives `stop`.
+The mode (see `modes`) builds the store and the core. This module adds the parts that both modes have: providers, gRPC,
+metrics, and the check of the database. After `stop`, no task, thread or connection is left.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ GC_THRESHOLDS = (10_000, 20, 20)
 
 
 class App:
-    """One server process. `start`, then `stop`; `port` is where it listens. To be made within its event loop.
+    """One server process: call `start`, then `stop`. `port` is the port of gRPC. Must be created in its event loop.
 
     With `share_port`, other processes of this user may listen on the same port, as workers do."""
 
@@ -79,14 +79,14 @@ class App:
 
     @property
     def metrics_port(self) -> int:
-        """Where `/metrics` is served; 0 where it is not."""
+        """The port of `/metrics`; 0 if metrics are off."""
         return self._metrics.port if self._metrics else 0
 
     async def start(self) -> None:
         """Start the mode (see `modes`), then serve.
 
-        Raises `StoreUnusable` (also where another server has the file, or the schema is too old), `RelayUnusable`,
-        `StorageUnavailable` and `OSError`, with nothing left running.
+        Raises `StoreUnusable` (also if another server uses the file, or the schema is too old), `RelayUnusable`,
+        `StorageUnavailable` and `OSError`. Everything that was started is stopped before.
         """
         try:
             await self._start()
@@ -95,9 +95,10 @@ class App:
             raise
 
     async def stop(self, *, grace_s: float | None = None) -> None:
-        """Drain: not ready any more, then no new replies, then running ones end or are ended with the text they have.
+        """Drain: set readiness to NOT_SERVING, pause, refuse new replies, wait up to `grace_s` seconds for running ones,
+        and end the others with their text so far.
 
-        `grace_s` None: the configured pause and grace."""
+        Without `grace_s`, the configured pause and grace are used; with it, there is no pause."""
         server = self._settings.server
         self._stopping = True
         # New replies are still accepted during the pause, because load balancers need some time to notice the change.
@@ -112,7 +113,7 @@ class App:
         logger.info("stopped")
 
     def hurry(self) -> None:
-        """End a drain's waiting now: what still runs is ended with the text it has."""
+        """Skip the rest of the drain: running replies are ended at once with their text so far."""
         self._hurried.set()
         self.replies.hurry()
 
@@ -131,7 +132,7 @@ class App:
             works.append(self.certificates.keep(self._clock))
         self._background = [asyncio.create_task(work) for work in (*works, self._watch_database())]
         gc.collect()
-        gc.freeze()  # what was loaded at start is never garbage: later collections need not look at it
+        gc.freeze()  # objects of the start are never garbage, so later collections skip them
         # Tokens that logs keep count as new objects: with Python's own threshold of 700, hundreds of streams cause
         # dozens of collections a second, 9 % of the CPU. Ended replies leave no reference cycles.
         gc.set_threshold(*GC_THRESHOLDS)
@@ -139,7 +140,7 @@ class App:
         logger.info("serving", extra={"fields": self._addresses()})
 
     async def _pause(self, pause_s: float) -> None:
-        """Return after this long, or when there is a hurry."""
+        """Wait for this time, or until `hurry` is called."""
         waits = [asyncio.create_task(self._clock.sleep(pause_s)), asyncio.create_task(self._hurried.wait())]
         try:
             await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
@@ -167,7 +168,7 @@ class App:
             await asyncio.to_thread(self._metrics.close)
 
     async def _watch_database(self) -> None:
-        """Not ready while the database cannot be asked."""
+        """Set readiness to NOT_SERVING while the database is unavailable."""
         ready = True
         while True:
             await self._clock.sleep(HEALTH_INTERVAL_S)
@@ -175,7 +176,7 @@ class App:
                 await self.mode.store.ping()
             except StorageUnavailable as error:
                 if ready:
-                    logger.error(  # noqa: TRY400 - expected while a database is away
+                    logger.error(  # noqa: TRY400 - not a bug, so no traceback
                         "database_lost", extra={"fields": {"problem": error.message}}
                     )
                     await self._server.refuse()
@@ -188,7 +189,8 @@ class App:
 
 
 def _raise_open_files() -> None:
-    """One reply takes a socket to its client and one to its provider: as many as the system allows."""
+    """Raise the limit of open files to the system's maximum, since each reply may need a socket to its client and one
+    to its provider."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft < hard:
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))

@@ -1,7 +1,7 @@
 """The two modes of a server: each builds the store, the journal and the core, and starts and stops them in order.
 
 `Standalone` is one process with a SQLite file. `Cluster` is any number of replicas on PostgreSQL, which follow each
-other's replies if there is a Redis. The mode is chosen once, by `choose_mode`; nothing below it asks which one it is.
+other's replies if Redis is configured. `choose_mode` chooses once; no other code distinguishes the modes.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ LAST_TASKS_S = 5.0
 
 @dataclass(frozen=True, kw_only=True)
 class Parts:
-    """What the core of both modes is built from."""
+    """The parts that the core of both modes needs."""
 
     catalog: Catalog
     clock: Clock
@@ -148,7 +148,7 @@ class _Core:
 
 
 class StandaloneCore(_Core):
-    """The core of a process that is alone: it owns every reply for ever, and ends at start what the last one left."""
+    """The core of a single process, which owns every reply without a lease."""
 
     def __init__(
         self,
@@ -245,11 +245,11 @@ class Standalone:
         self._journal.start()
 
     def background(self) -> list[Coroutine[None, None, None]]:
-        """What runs until the server stops."""
+        """The work to run in the background until the server stops."""
         return [self.core.recovery.run()]
 
     async def stop(self) -> None:
-        """Write what is left, then close the file."""
+        """Write the remaining text, then close and unlock the file."""
         await self._journal.stop()
         await self.core.tasks.wait(LAST_TASKS_S)
         await self.store.close()
@@ -303,11 +303,11 @@ class Cluster:
             await self._redis.start(self.core.lease_keeper)
 
     def background(self) -> list[Coroutine[None, None, None]]:
-        """What runs until the server stops."""
+        """The work to run in the background until the server stops."""
         return [self.core.sweeper.run(), self.core.remote_replies.run()]
 
     async def stop(self) -> None:
-        """Write what is left, then give up the lease and close the connections."""
+        """Write the remaining text, then give up the lease and close the connections."""
         for journal in (self._checkpoints, self._redis):
             if journal is not None:
                 await journal.stop()
@@ -316,7 +316,7 @@ class Cluster:
         await self.store.close()
 
     async def _give_up_lease(self) -> None:
-        """Do so last, when this replica owns nothing any more."""
+        """Must be called after all replies have ended: afterwards, other replicas take over the rest."""
         if self._keeping is None:
             return
         self._keeping.cancel()
@@ -324,7 +324,9 @@ class Cluster:
         await self.core.lease_keeper.end()
 
     def _open_redis(self, settings: Settings, url: str, clock: Clock) -> RedisRelay:
-        from parley_server.relay.redis import RedisRelay  # a client that servers without Redis need not load
+        from parley_server.relay.redis import (
+            RedisRelay,
+        )  # not at the top, so that servers without Redis need not load it
 
         return RedisRelay(
             url,
@@ -337,7 +339,7 @@ class Cluster:
 
 
 def choose_mode(settings: Settings, parts: Parts, telemetry: Telemetry) -> Standalone | Cluster:
-    """The mode that the database URL asks for. Raises `StoreUnusable`, `RelayUnusable`."""
+    """The mode for the database URL: SQLite or PostgreSQL. Raises `StoreUnusable`, `RelayUnusable`."""
     if is_sqlite(settings.database_url):
         return Standalone(settings, parts)
     return Cluster(settings, parts, telemetry)

@@ -36,7 +36,7 @@ class CheckpointJournal:
         self._checkpoints.close(log)
 
     async def stop(self) -> None:
-        """Write what is left, then end."""
+        """Write the remaining text, then end."""
         await self._checkpoints.stop()
 
 
@@ -78,7 +78,7 @@ class StandaloneJournal:
         return self._files.recall(reply_id, after)
 
     async def stop(self) -> None:
-        """Write what is left, then end."""
+        """Write the remaining text, then end."""
         # The checkpoints first: what the store has by then is removed from the files.
         await self._checkpoints.stop()
         await self._files.stop()

@@ -55,7 +55,7 @@ def payload(request: chat_pb2.ReplyRequest) -> ReplyPayload:
     """The payload of a request to create or stream a reply."""
     if request.text and request.input:
         raise InvalidRequest.field("text", "must not be set together with input")
-    # An enum field can have a number that only a newer release knows. Treated as the default, it would be ignored
+    # An enum field can have a number that only a newer release defines. Treated as the default, it would be ignored
     # silently.
     if request.concurrency not in _POLICIES:
         raise InvalidRequest.field("concurrency", "is not a policy that this server knows")
@@ -87,8 +87,8 @@ def payload(request: chat_pb2.ReplyRequest) -> ReplyPayload:
 
 def conversation(given: resources_pb2.Conversation, path: str) -> Conversation:
     """The fields of a conversation that a caller sets on creation. Fields that the server sets are ignored."""
-    # Other fields that the server sets are ignored, so that a conversation that was read can be sent back as a copy. The
-    # head would name a message of the original.
+    # The others are ignored, so that a conversation that was read can be sent back as a copy. But a head would name a
+    # message of the original.
     if given.head_message_id:
         raise InvalidRequest.field(f"{path}.head_message_id", "must not be set on creation")
     return Conversation(

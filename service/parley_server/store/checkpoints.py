@@ -32,8 +32,8 @@ def _append(dialect: str) -> Insert:
 
     The replies are locked in the order of their ids. A reply that is being finalised is waited for, then skipped."""
     reply_id, epoch, first, last, entries = json_rows("rows", (Text, Integer, Integer, Integer, Text), dialect)
-    # FOR NO KEY UPDATE, so that rows which refer to the reply can be inserted meanwhile. A reply that was taken over has
-    # another epoch, so that its old owner writes nothing.
+    # FOR NO KEY UPDATE, so that rows which refer to the reply can be inserted meanwhile. The epoch excludes the old
+    # owner of a reply that was taken over.
     stretches = (
         select(reply.c.id, reply.c.epoch, first, last, reply.c.tenant, reply.c.end_user, entries)
         .where(reply.c.id == reply_id, reply.c.epoch == epoch, reply_active)

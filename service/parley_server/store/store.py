@@ -159,7 +159,7 @@ class SqlStore:
 
     def _sweep_keys(self, now_us: int) -> None:
         """Delete expired idempotency keys in the background, at most once per `SWEEP_INTERVAL_US`."""
-        # Nearly all keys come with acceptances, so that no timer is needed: without acceptances, the table hardly grows.
+        # Nearly all keys come with acceptances, so that no timer is needed: without them, the table hardly grows.
         if now_us >= self._next_sweep_us and (self._sweep is None or self._sweep.done()):
             self._next_sweep_us = now_us + SWEEP_INTERVAL_US
             self._sweep = asyncio.get_running_loop().create_task(self._sweep_some(now_us))
