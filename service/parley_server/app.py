@@ -1,7 +1,7 @@
 """Builds a server from its settings, and starts and stops its parts in order.
 
-The mode (`modes`) brings the store and the core; this module adds what both modes have: providers, gRPC, metrics, and
-the watch over the database. Nothing outlives `stop`.
+The mode (see `modes`) builds the store and the core. This module adds the parts that both modes have: providers, gRPC,
+metrics, and the check of the database. After `stop`, no task, thread or connection is left.
 """
 
 from __future__ import annotations
@@ -29,13 +29,14 @@ from parley_server.telemetry.observer import Telemetry
 
 logger = logging.getLogger("parley_server.app")
 
+# Load balancers must stop sending calls soon after the database is lost, and the check costs one trivial query.
 HEALTH_INTERVAL_S = 1.0
 LAST_CALLS_S = 5.0
 GC_THRESHOLDS = (10_000, 20, 20)
 
 
 class App:
-    """One server process. `start`, then `stop`; `port` is where it listens. To be made within its event loop.
+    """One server process: call `start`, then `stop`. `port` is the port of gRPC. Must be created in its event loop.
 
     With `share_port`, other processes of this user may listen on the same port, as workers do."""
 
@@ -78,43 +79,47 @@ class App:
 
     @property
     def metrics_port(self) -> int:
-        """Where `/metrics` is served; 0 where it is not."""
+        """The port of `/metrics`; 0 if metrics are off."""
         return self._metrics.port if self._metrics else 0
 
     async def start(self) -> None:
         """Start the mode (see `modes`), then serve.
 
-        Raises `StoreUnusable` (also where another server has the file, or the schema is too old), `RelayUnusable`,
-        `StorageUnavailable` and `OSError`, with nothing left running.
+        Raises `StoreUnusable` (also if another server uses the file, or the schema is too old), `RelayUnusable`,
+        `StorageUnavailable` and `OSError`. Everything that was started is stopped before.
         """
         try:
             await self._start()
-        except BaseException:
+        except BaseException:  # a cancelled start, too, must free the lock, the lease and the connections
             await self._close()
             raise
 
     async def stop(self, *, grace_s: float | None = None) -> None:
-        """Drain: not ready any more, then no new replies, then running ones end or are ended with the text they have.
+        """Drain: set readiness to NOT_SERVING, pause, refuse new replies, wait up to `grace_s` seconds for running ones,
+        and end the others with their text so far.
 
-        `grace_s` None: the configured pause and grace."""
+        Without `grace_s`, the configured pause and grace are used; with it, there is no pause."""
         server = self._settings.server
         self._stopping = True
+        # New replies are still accepted during the pause, because load balancers need some time to notice the change.
         await self._server.refuse()
         if grace_s is None:
             await self._pause(server.drain_pause_s)
             grace_s = server.drain_grace_s
         await self.replies.drain(0.0 if self._hurried.is_set() else grace_s)
+        # The calls end after the replies, so that each reader still gets its terminal chunk.
         await self._server.stop(LAST_CALLS_S)
         await self._close()
         logger.info("stopped")
 
     def hurry(self) -> None:
-        """End a drain's waiting now: what still runs is ended with the text it has."""
+        """Skip the rest of the drain: running replies are ended at once with their text so far."""
         self._hurried.set()
         self.replies.hurry()
 
     async def _start(self) -> None:
         _raise_open_files()
+        # The port opens last: a call must find the store ready, and a fault in the rest must appear before any call.
         await self.mode.start()
         if (address := self._settings.metrics_listen) is not None:
             self._metrics = serve_metrics(address.host, address.port, self.telemetry.registry)
@@ -127,7 +132,7 @@ class App:
             works.append(self.certificates.keep(self._clock))
         self._background = [asyncio.create_task(work) for work in (*works, self._watch_database())]
         gc.collect()
-        gc.freeze()  # what was loaded at start is never garbage: later collections need not look at it
+        gc.freeze()  # objects of the start are never garbage, so later collections skip them
         # Tokens that logs keep count as new objects: with Python's own threshold of 700, hundreds of streams cause
         # dozens of collections a second, 9 % of the CPU. Ended replies leave no reference cycles.
         gc.set_threshold(*GC_THRESHOLDS)
@@ -135,7 +140,7 @@ class App:
         logger.info("serving", extra={"fields": self._addresses()})
 
     async def _pause(self, pause_s: float) -> None:
-        """Return after this long, or when there is a hurry."""
+        """Wait for this time, or until `hurry` is called."""
         waits = [asyncio.create_task(self._clock.sleep(pause_s)), asyncio.create_task(self._hurried.wait())]
         try:
             await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
@@ -156,13 +161,14 @@ class App:
             task.cancel()
         await asyncio.gather(*self._background, return_exceptions=True)
         await self._monitor.stop()
+        # The providers close after the mode, whose last tasks may still end their calls.
         await self.mode.stop()
         await self._registry.close()
-        if self._metrics is not None:
+        if self._metrics is not None:  # last, so that the whole drain can be observed
             await asyncio.to_thread(self._metrics.close)
 
     async def _watch_database(self) -> None:
-        """Not ready while the database cannot be asked."""
+        """Set readiness to NOT_SERVING while the database is unavailable."""
         ready = True
         while True:
             await self._clock.sleep(HEALTH_INTERVAL_S)
@@ -170,20 +176,21 @@ class App:
                 await self.mode.store.ping()
             except StorageUnavailable as error:
                 if ready:
-                    logger.error(  # noqa: TRY400 - expected while a database is away
+                    logger.error(  # noqa: TRY400 - not a bug, so no traceback
                         "database_lost", extra={"fields": {"problem": error.message}}
                     )
                     await self._server.refuse()
                 ready = False
             else:
-                if not ready and not self._stopping:
+                if not ready and not self._stopping:  # a drain must not become ready again
                     logger.info("database_restored")
                     await self._server.serve()
                 ready = True
 
 
 def _raise_open_files() -> None:
-    """One reply takes a socket to its client and one to its provider: as many as the system allows."""
+    """Raise the limit of open files to the system's maximum, since each reply may need a socket to its client and one
+    to its provider."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft < hard:
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))

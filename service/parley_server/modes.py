@@ -1,7 +1,7 @@
 """The two modes of a server: each builds the store, the journal and the core, and starts and stops them in order.
 
 `Standalone` is one process with a SQLite file. `Cluster` is any number of replicas on PostgreSQL, which follow each
-other's replies if there is a Redis. The mode is chosen once, by `choose_mode`; nothing below it asks which one it is.
+other's replies if Redis is configured. `choose_mode` chooses once; no other code distinguishes the modes.
 """
 
 from __future__ import annotations
@@ -43,12 +43,13 @@ from parley_server.telemetry.observer import Telemetry
 if TYPE_CHECKING:
     from parley_server.relay.redis import RedisRelay
 
+# For finalisations that still run. What is not stored by then is ended at the next start, or by another replica.
 LAST_TASKS_S = 5.0
 
 
 @dataclass(frozen=True, kw_only=True)
 class Parts:
-    """What the core of both modes is built from."""
+    """The parts that the core of both modes needs."""
 
     catalog: Catalog
     clock: Clock
@@ -92,6 +93,7 @@ class _Core:
             owner=owner,
         )
 
+    # Not part of `__init__`, because what a subclass passes as `elsewhere` needs the parts that are built there.
     def _serve(self, elsewhere: RepliesElsewhere, *, peers: Peers | None = None) -> None:
         parts, store = self._parts, self.store
         cancel_requests = CancelRequests(
@@ -103,6 +105,7 @@ class _Core:
             tasks=self.tasks,
             clock=parts.clock,
             limits=parts.limits,
+            # The load is read at each flush: entries are held open only while the loop is busy.
             window=FlushWindow(parts.clock, utilisation=lambda: parts.load.utilisation),
             lease=self.lease,
             idle_elsewhere_s=None if peers is None else peers.idle_s,
@@ -145,7 +148,7 @@ class _Core:
 
 
 class StandaloneCore(_Core):
-    """The core of a process that is alone: it owns every reply for ever, and ends at start what the last one left."""
+    """The core of a single process, which owns every reply without a lease."""
 
     def __init__(
         self,
@@ -179,7 +182,7 @@ class ClusterCore(_Core):
             parts,
             store,
             journal,
-            lease=Lease(parts.clock.boottime),
+            lease=Lease(parts.clock.boottime),  # includes the time in which the machine was suspended
             owner=replica_id,
             unstored=peers,
             on_ended=None if peers is None else peers.ended,
@@ -217,6 +220,7 @@ class Standalone:
     replica_id = ""
 
     def __init__(self, settings: Settings, parts: Parts) -> None:
+        # Nothing is opened here: the file may belong to another process until `start` has the lock.
         path = sqlite_path(settings.database_url)
         self._url = settings.database_url
         self._lock = DatabaseLock(path)
@@ -231,6 +235,8 @@ class Standalone:
     async def start(self) -> None:
         """Lock the file, update its schema, and end the replies of the last process. Raises `StoreUnusable`,
         `StorageUnavailable`, OSError."""
+        # The lock excludes every other process, so that all running replies in the file belong to a dead one. Recovery
+        # needs the text that `load` reads; `start` of the journal discards it.
         self._lock.acquire()
         await asyncio.to_thread(migrate, self._url)
         await self.store.start()
@@ -239,15 +245,15 @@ class Standalone:
         self._journal.start()
 
     def background(self) -> list[Coroutine[None, None, None]]:
-        """What runs until the server stops."""
+        """The work to run in the background until the server stops."""
         return [self.core.recovery.run()]
 
     async def stop(self) -> None:
-        """Write what is left, then close the file."""
+        """Write the remaining text, then close and unlock the file."""
         await self._journal.stop()
         await self.core.tasks.wait(LAST_TASKS_S)
         await self.store.close()
-        self._lock.release()
+        self._lock.release()  # last: the next process opens the file as soon as it has the lock
 
 
 class Cluster:
@@ -286,6 +292,8 @@ class Cluster:
     async def start(self) -> None:
         """Take the lease, and connect to the other replicas. Raises `StoreUnusable`, `StorageUnavailable`,
         `RelayUnusable`."""
+        # The schema is not migrated here: the deployment does that once, while replicas of the older release still run.
+        # The lease comes first, since a reply of a replica without one could be taken over at once.
         await self.store.start()
         await self.core.lease_keeper.begin()
         self._keeping = asyncio.create_task(self.core.lease_keeper.keep(), name="lease")
@@ -295,11 +303,11 @@ class Cluster:
             await self._redis.start(self.core.lease_keeper)
 
     def background(self) -> list[Coroutine[None, None, None]]:
-        """What runs until the server stops."""
+        """The work to run in the background until the server stops."""
         return [self.core.sweeper.run(), self.core.remote_replies.run()]
 
     async def stop(self) -> None:
-        """Write what is left, then give up the lease and close the connections."""
+        """Write the remaining text, then give up the lease and close the connections."""
         for journal in (self._checkpoints, self._redis):
             if journal is not None:
                 await journal.stop()
@@ -308,7 +316,7 @@ class Cluster:
         await self.store.close()
 
     async def _give_up_lease(self) -> None:
-        """Do so last, when this replica owns nothing any more."""
+        """Must be called after all replies have ended: afterwards, other replicas take over the rest."""
         if self._keeping is None:
             return
         self._keeping.cancel()
@@ -316,7 +324,9 @@ class Cluster:
         await self.core.lease_keeper.end()
 
     def _open_redis(self, settings: Settings, url: str, clock: Clock) -> RedisRelay:
-        from parley_server.relay.redis import RedisRelay  # a client that servers without Redis need not load
+        from parley_server.relay.redis import (
+            RedisRelay,
+        )  # not at the top, so that servers without Redis need not load it
 
         return RedisRelay(
             url,
@@ -329,7 +339,7 @@ class Cluster:
 
 
 def choose_mode(settings: Settings, parts: Parts, telemetry: Telemetry) -> Standalone | Cluster:
-    """The mode that the database URL asks for. Raises `StoreUnusable`, `RelayUnusable`."""
+    """The mode for the database URL: SQLite or PostgreSQL. Raises `StoreUnusable`, `RelayUnusable`."""
     if is_sqlite(settings.database_url):
         return Standalone(settings, parts)
     return Cluster(settings, parts, telemetry)

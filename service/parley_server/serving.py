@@ -11,11 +11,10 @@ import uvloop
 
 from parley_server.app import App
 from parley_server.errors import NotConfigured, StorageUnavailable
+from parley_server.exit_status import CANNOT_RUN
 from parley_server.settings import Settings
 from parley_server.store.engine.location import StoreUnusable
 from parley_server.telemetry.logs import configure_logging
-
-WRONG_CONFIGURATION = 2
 
 
 class CannotServe(Exception):
@@ -50,7 +49,7 @@ def serve(settings: Settings) -> int:
         uvloop.run(_serve_alone(settings))
     except CannotServe as error:
         sys.stderr.write(f"parley serve: {error}\n")
-        return WRONG_CONFIGURATION
+        return CANNOT_RUN
     return 0
 
 
@@ -65,6 +64,7 @@ async def run_server(
         raise CannotServe(str(error)) from error
     ready(app)
     await stop_request.drain_requested.wait()
+    # The stop itself is never cancelled: a hurry only shortens its waits, so that all replies are still stored.
     stopping, hurrying = asyncio.create_task(app.stop()), asyncio.create_task(stop_request.hurry_requested.wait())
     await asyncio.wait({stopping, hurrying}, return_when=asyncio.FIRST_COMPLETED)
     hurrying.cancel()

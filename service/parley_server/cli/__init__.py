@@ -12,7 +12,7 @@ import sys
 from collections.abc import Sequence
 
 from parley_server import __version__
-from parley_server.cli.options import WRONG_CONFIGURATION
+from parley_server.exit_status import CANNOT_RUN
 from parley_server.settings import SettingsError
 
 
@@ -24,7 +24,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return int(command.run(options))
     except SettingsError as error:
         print(error, file=sys.stderr)
-        return WRONG_CONFIGURATION
+        return CANNOT_RUN
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -49,6 +49,7 @@ def _parser() -> argparse.ArgumentParser:
     chat.add_argument("--model", default="", metavar="ALIAS", help="default: the server's")
     chat.add_argument("--conversation", default="", metavar="ID", help="continue this conversation")
     chat.add_argument("--end-user", default="", metavar="ID", help="the end user you speak for")
+    # The variable is preferable: other users of the machine can read the arguments of a process.
     chat.add_argument("--api-key", default=os.environ.get("PARLEY_API_KEY", ""), help="default: PARLEY_API_KEY")
     chat.add_argument("--reasoning", action="store_true", help="show the model's reasoning")
     return parser

@@ -6,9 +6,10 @@ import argparse
 import asyncio
 import sys
 
-from parley_server.cli.options import WRONG_CONFIGURATION, read_settings
+from parley_server.cli.options import read_settings
 from parley_server.core.clock import SystemClock
 from parley_server.errors import NotConfigured
+from parley_server.exit_status import CANNOT_RUN
 from parley_server.providers.registry import Registry
 from parley_server.settings import Settings, is_sqlite, without_secrets
 
@@ -20,7 +21,7 @@ def run(options: argparse.Namespace) -> int:
         asyncio.run(_build_providers(settings))
     except NotConfigured as error:
         print(f"parley check: {error}", file=sys.stderr)
-        return WRONG_CONFIGURATION
+        return CANNOT_RUN
     count = len(settings.models)
     models = "1 model" if count == 1 else f"{count} models"
     print(f"the configuration is valid: {models}, {settings.server.default_model} by default")

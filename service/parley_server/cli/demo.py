@@ -28,7 +28,7 @@ async def main() -> int:
     with tempfile.TemporaryDirectory(prefix="parley-demo-") as folder:
         environment = {
             "PARLEY_LISTEN": "127.0.0.1:0",
-            "PARLEY_METRICS_LISTEN": "",
+            "PARLEY_METRICS_LISTEN": "",  # its default port may be in use by a server that runs here
             "PARLEY_DATABASE_URL": f"sqlite+aiosqlite:///{Path(folder, 'demo.db')}",
         }
         settings = load_settings(environment)
@@ -63,6 +63,7 @@ async def show(address: str) -> None:
 
 async def stream_with_second_reader(first: parley.Client, second: parley.Client) -> tuple[str, str]:
     """Stream an answer to two readers. Returns the reply's id and text."""
+    # The second reader starts after the first text, in the middle of the answer.
     watching: asyncio.Task[str] | None = None
     say("   < ", end="")
     stream = first.stream_reply(QUESTION)
@@ -97,7 +98,7 @@ async def cut_and_resume(address: str) -> None:
                 cursor, reply_id = stream.sequence, stream.reply_id
                 break
     say(f"\n   -- cut at sequence {cursor}; the reply goes on without a reader --")
-    await asyncio.sleep(0.3)
+    await asyncio.sleep(0.3)  # some text is written meanwhile, which the resumed stream then delivers
     async with parley.Client(address) as client:
         say("   < ", end="")
         rest = client.resume(reply_id, after_sequence=cursor)

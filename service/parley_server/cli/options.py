@@ -1,4 +1,4 @@
-"""What the subcommands share: settings from the command line, and the exit status of a refusal."""
+"""Reads the settings of the subcommands."""
 
 from __future__ import annotations
 
@@ -6,9 +6,6 @@ import argparse
 import os
 
 from parley_server.settings import Settings, load_settings
-
-WRONG_CONFIGURATION = 2
-"""Exit status: the configuration, or the state of the database, forbids the command."""
 
 
 def read_settings(options: argparse.Namespace) -> Settings:

@@ -16,6 +16,7 @@ from collections.abc import Sequence
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
+from parley_server.exit_status import CANNOT_RUN
 from parley_server.settings import Address, SettingsError, load_settings
 
 _ANY = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - maps an address to listen on to one to connect to
@@ -31,7 +32,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         settings = load_settings(os.environ)
     except SettingsError as error:
         sys.stderr.write(f"{error}\n")
-        return 2
+        return CANNOT_RUN
     state = _ask_port if settings.tls else _ask_health
     answer = state(_reachable(settings.listen), options.service, options.timeout)
     sys.stdout.write(f"{answer}\n")

@@ -62,8 +62,10 @@ class Checkpoints:
         """Include the log's new entries in the next flush."""
         reply_id = log.reply.id
         if reply_id in self._unwritable:
+            # A timer marks it again (`_write_alone`): entries that arrive faster must not cause more failing commits.
             return
         self._want(log)
+        # While the store is unavailable, a long log must not shorten the pause between attempts.
         full = self._max_bytes and log.size - self._open.get(reply_id, log.size) >= self._max_bytes
         if full and not self._behind:
             self._hurry.set()
@@ -87,13 +89,15 @@ class Checkpoints:
         while not (self._stopping and not self._dirty):
             await self._wanted.wait()
             await self._pause(delay_s)
+            # Only after the pause: entries that came during it are part of this flush.
             self._wanted.clear()
             self._behind = not await self._flush()
             if not self._behind:
                 delay_s = self._interval_s
                 continue
+            # The pauses grow, so that the attempts do not delay the recovery of an overloaded database.
             delay_s = min(delay_s * 2, MAX_RETRY_S)
-            if self._stopping:
+            if self._stopping:  # the process must end even if the database does not come back
                 return
 
     async def _pause(self, delay_s: float) -> None:
@@ -116,6 +120,8 @@ class Checkpoints:
         together = [each for each in checkpoints if each.reply_id not in self._unwritable]
         alone = [each for each in checkpoints if each.reply_id in self._unwritable]
         try:
+            # Usually all are written in one commit. If it fails, one of them is invalid: written alone, only that one
+            # fails again.
             if not await self._write_together(together, logs):
                 alone = checkpoints
             for each in alone:
@@ -160,17 +166,20 @@ class Checkpoints:
             self._written(checkpoint, found, size)
 
     def _written(self, checkpoint: Checkpoint, found: Log, size: int) -> None:
-        if checkpoint.reply_id in self._open:
+        if checkpoint.reply_id in self._open:  # otherwise it was closed during the write
             self._open[checkpoint.reply_id] = size
         found.journaled(checkpoint.to_sequence)
 
 
 def _checkpoint(log: Log) -> Checkpoint | None:
     if log.ended:
+        # The finalisation has stored the whole text and deleted the checkpoints.
         return None
     first, entries = log.durable_sequence + 1, log.since(log.durable_sequence)
     if not entries:
         return None
+    # Adjacent text is merged to save space. The numbers within are not needed again: a takeover numbers above all of
+    # them.
     return Checkpoint(
         reply_id=log.reply.id,
         epoch=log.reply.epoch,

@@ -10,6 +10,8 @@ from parley_server.core.replies.log import Log
 from parley_server.journal.checkpoints import Checkpoints
 from parley_server.journal.text_journal import TextJournal
 
+# Together with the time of a write and delays of the event loop, this must stay below the 250 ms of text that a killed
+# process may lose (docs/guarantees.md).
 INTERVAL_S = 0.1
 CHECKPOINT_S = 2.0
 CHECKPOINT_BYTES = 64 * 1024
@@ -34,7 +36,7 @@ class CheckpointJournal:
         self._checkpoints.close(log)
 
     async def stop(self) -> None:
-        """Write what is left, then end."""
+        """Write the remaining text, then end."""
         await self._checkpoints.stop()
 
 
@@ -76,6 +78,7 @@ class StandaloneJournal:
         return self._files.recall(reply_id, after)
 
     async def stop(self) -> None:
-        """Write what is left, then end."""
+        """Write the remaining text, then end."""
+        # The checkpoints first: what the store has by then is removed from the files.
         await self._checkpoints.stop()
         await self._files.stop()

@@ -16,6 +16,8 @@ import msgspec
 
 from parley_server.private_files import close_to_others, open_private
 
+# Length and checksum of a frame. They show whether a frame is complete when its process was killed or the disk was
+# full.
 _HEADER = struct.Struct("<II")
 
 
@@ -64,7 +66,7 @@ class Segment:
             try:
                 found += _unpack(frame)
             except (msgspec.MsgspecError, UnicodeDecodeError):
-                continue
+                continue  # the numbers of its entries are missing, so a reply's text ends before it
         return found
 
     def append(self, ranges: Sequence[msgspec.Raw]) -> None:
@@ -82,7 +84,7 @@ class Segment:
         """Truncate the file. Raises OSError."""
         if self._file is not None:
             os.ftruncate(self._file, 0)
-        elif self.size:
+        elif self.size:  # read at the start, and not written since
             os.truncate(self._path, 0)
         self.size = 0
 

@@ -38,10 +38,14 @@ class TextJournal:
         self._clock = clock
         self._interval_s = interval_s
         self._on_growth = on_growth
+        # A file can only be truncated when none of its text is needed, which hardly occurs while it is written. So one
+        # file is written while the text of the other one becomes unnecessary.
         self._segments = [Segment(path.with_name(f"{path.name}.tail{number}")) for number in range(2)]
         self._holds: list[dict[Log, int]] = [{}, {}]  # by segment: the last number of each log in it
         self._current = 0
         self._turned_at = clock.monotonic()
+        # By reply id: the entries of the previous process by number, open logs, the last number in the files, logs to
+        # write, and replies whose entries cannot be encoded.
         self._left: dict[str, dict[int, str]] = {}
         self._open: dict[str, Log] = {}
         self._written: dict[str, int] = {}
@@ -50,6 +54,7 @@ class TextJournal:
         self._wanted = asyncio.Event()
         self._stopping = False
         self._lost = False
+        # A disk can stall any write for seconds, which must not stop the event loop or the threads of other work.
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="tail")
         self._task: asyncio.Task[None] | None = None
 
@@ -145,6 +150,7 @@ class TextJournal:
             self._failed(error.strerror or "it cannot be written")
             for found in logs.values():
                 self.mark(found)
+        # Also after an error: the store's checkpoints then hold the text, though it is up to 2 s older.
         for found in logs.values():
             self._on_growth(found)
 
@@ -153,7 +159,7 @@ class TextJournal:
         await self._in_thread(lambda: segment.append([packed for _, _, packed in ranges]))
         for found, number, _ in ranges:
             holds[found] = number
-            if found.reply.id in self._written:
+            if found.reply.id in self._written:  # otherwise the reply has ended during the write
                 self._written[found.reply.id] = number
         if self._lost:
             self._lost = False
@@ -165,6 +171,7 @@ class TextJournal:
         reply_id = found.reply.id
         if found.over or reply_id in self._unwritable:
             return None
+        # After an error of the disk, the store may have more than the files: that text is not written here any more.
         before = max(self._written.get(reply_id, 0), found.durable_sequence)
         entries = found.since(before)
         if not entries:

@@ -14,6 +14,8 @@ class FlushSchedule:
     def __init__(self, clock: Clock, interval_s: float) -> None:
         self._clock = clock
         self._interval_s = interval_s
+        # The dictionaries serve as ordered sets: if a flush reaches its limit, the publications that have waited
+        # longest have been sent.
         self._all: dict[Publication, None] = {}
         self._urgent: dict[Publication, None] = {}
         self._next = 0.0
@@ -49,6 +51,7 @@ class FlushSchedule:
     async def wait(self) -> None:
         """Wait until a publication is due, or `ring` is called."""
         if self._all and self._timer is None:
+            # While Redis is unreachable, publications that were due stay queued without a timer.
             self._timer = self._clock.call_at(self._next, self._ring)
         await self._due.wait()
         self._due.clear()
@@ -57,6 +60,8 @@ class FlushSchedule:
         """The publications to send now. Starts a new interval if the last one is over."""
         now = self._clock.monotonic()
         if now < self._next:
+            # The first entry of a reply must not start the interval of the others early: flushes would become more
+            # frequent.
             return list(self._urgent)
         self._next = now + self._interval_s
         return list(self._all)

@@ -9,6 +9,7 @@ from parley_server.core.ports import Clock
 
 logger = logging.getLogger("parley.relay")
 
+# The longest pause is short, because readers on other replicas get no text meanwhile and are refused after 10 s.
 MIN_RETRY_S, MAX_RETRY_S = 0.05, 1.0
 
 
@@ -27,6 +28,7 @@ class Health:
     @property
     def lost_s(self) -> float:
         """Seconds for which it has not worked; 0 while it works."""
+        # Never 0 while the part is lost, even in the instant of the loss: callers use the value as a condition.
         return 0.0 if self._lost_at is None else max(1e-6, self._clock.monotonic() - self._lost_at)
 
     @property
@@ -37,6 +39,8 @@ class Health:
     def failed(self, problem: str) -> None:
         """Record that Redis is unreachable or refuses. The caller must not retry before `retry_at`."""
         now = self._clock.monotonic()
+        # All replicas lose Redis at the same instant. Without the random factor, all would also return at the same
+        # instant.
         self.retry_at = now + self._retry_s * random.uniform(0.5, 1)  # noqa: S311 - spreads load, not for security
         self._retry_s = min(self._retry_s * 2, MAX_RETRY_S)
         if self._lost_at is None:

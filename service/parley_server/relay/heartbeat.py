@@ -6,10 +6,9 @@ from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 from parley_server.relay.publication import Publication
-from parley_server.relay.scripts import HEARTBEAT, command
+from parley_server.relay.scripts import HEARTBEAT, command, groups
 
-REPLIES_PER_CALL = 64
-FACTS = 3
+FACTS = 3  # values per reply in the answer of heartbeat.lua
 
 
 class ReplyStatus(NamedTuple):
@@ -35,21 +34,18 @@ def heartbeat_commands(publications: Sequence[Publication], ttl_ms: int, replica
             ttl_ms,
             *[each.log.reply.epoch for each in group],
         )
-        for group in _groups(publications)
+        for group in groups(publications)
     ] or [command("SET", replica, 1, "PX", ttl_ms)]
 
 
 def reply_statuses(publications: Sequence[Publication], answers: Sequence[Any]) -> Iterator[ReplyStatus]:
     """Decode the answers. Replies whose command was refused are left out."""
-    for group, answer in zip(_groups(publications), answers, strict=False):
+    # Without publications there is no group, but one answer: that of the command for the replica's own key.
+    for group, answer in zip(groups(publications), answers, strict=False):
         if isinstance(answer, Exception):
             continue
         now_ms, *facts = answer
         for i, publication in enumerate(group):
+            # After a failover, Redis' clock may be behind the time that the old server has written: no age is negative.
             last, cancel, seen_ms = facts[FACTS * i : FACTS * (i + 1)]
             yield ReplyStatus(publication, last, bool(cancel), seen_ms, max(0.0, (now_ms - seen_ms) / 1000))
-
-
-def _groups(publications: Sequence[Publication]) -> list[Sequence[Publication]]:
-    starts = range(0, len(publications), REPLIES_PER_CALL)
-    return [publications[start : start + REPLIES_PER_CALL] for start in starts]

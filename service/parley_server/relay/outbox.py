@@ -42,6 +42,7 @@ class Outbox:
         while True:
             await self._posted.wait()
             await self._send()
+            # `_posted` stays set while batches are left, so that the next round sends them again after the pause.
             if self._batches:
                 await self._clock.sleep(self.health.retry_at - self._clock.monotonic())
             else:
@@ -55,6 +56,8 @@ class Outbox:
         except RelayAway as away:
             self._keep(batches, str(away))
             return
+        # An error of one command would come again, so it is not retried. Errors of the server's state (out of memory,
+        # read-only) pass.
         refused = [str(each) for each in answers if isinstance(each, ResponseError) and not is_about_one(each)]
         if refused:
             self._keep(batches, refused[0])
@@ -65,4 +68,6 @@ class Outbox:
         """Queue all batches again. Those that Redis has accepted may be repeated."""
         self.health.failed(problem)
         now = self._clock.monotonic()
+        # An expired batch may be dropped: cancels and erasures are in the database first, and other replicas look there
+        # as well.
         self._batches = [batch for batch in batches if batch[0] > now] + self._batches

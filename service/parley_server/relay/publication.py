@@ -10,6 +10,7 @@ from parley_server.journal import entry_codec
 from parley_server.relay import wire
 from parley_server.relay.scripts import APPEND, ENDED
 
+# Limits of one append, because Redis serves no other client while a script runs.
 MAX_ENTRIES = 500
 MAX_CHARACTERS = 64 * 1024
 
@@ -41,6 +42,7 @@ class Publication:
         self.end: int | None = None
         self.expires_at = 0.0
         self.refused = False
+        # The last number of the append in flight, and whether it has left out entries because of the limits.
         self._reach = 0
         self._more = False
         self.cancel_reported = False
@@ -59,6 +61,8 @@ class Publication:
     def finish(self, *, expires_at: float) -> None:
         """Record that the log has ended as it is stored. If another replica ended the reply, the stored result replaced
         this log's content, and nothing more of it is published."""
+        # The terminal entry is not published: followers read the end from the store, which alone decides it. A replaced
+        # log has only two entries, a snapshot and the terminal one.
         last = self.log.last_sequence
         replaced = any(isinstance(entry, Snapshot) for entry in self.log.since(last - 2))
         self.end = 0 if replaced else last - 1
@@ -88,6 +92,7 @@ class Publication:
     def appended(self, last: int) -> bool:
         """Record that Redis has the log up to number `last`. Returns whether to send again at once."""
         self.sent = min(last, self._reach)
+        # If the stream is shorter than expected, Redis has lost entries: they are sent again from memory.
         return self._more or last < self._reach or self.end is not None
 
     def end_command(self, retention_ms: int) -> bytes:

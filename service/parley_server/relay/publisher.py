@@ -23,7 +23,10 @@ from parley_server.relay.redis_pipeline import RedisPipeline, RelayAway, is_abou
 
 logger = logging.getLogger("parley.relay")
 
+# After Redis has lost its data, all running logs are sent again. Divided into flushes of this size, each exchange ends
+# within its time limit, and heartbeats are not delayed.
 MAX_FLUSH_BYTES = 1024 * 1024
+# A stop must not wait for an unreachable Redis: the store gets the whole text in any case.
 STOP_S = 2.0
 
 
@@ -71,6 +74,8 @@ class Publisher:
     def open(self, log: Log) -> None:
         """Publish this log from its start on."""
         publication = self._publications.open(log)
+        # This is called for each entry, so it only queues the log. Encoding, and marking the journal, is done once per
+        # flush.
         log.on_append = lambda: self._grown(publication)
         if log.last_sequence:
             self._grown(publication)
@@ -128,6 +133,8 @@ class Publisher:
             logger.exception("relay_task_failed")
 
     async def _turn(self) -> None:
+        # The heartbeat comes first: after an outage it shows which entries Redis has lost, and the flush sends them
+        # again.
         due, now = self._flush_schedule.due(), self._clock.monotonic()
         if now >= max(self._next_heartbeat, self.health.retry_at):
             self._next_heartbeat = now + self._heartbeat_s
@@ -147,8 +154,11 @@ class Publisher:
             if room <= 0:
                 self._flush_schedule.hurry()
                 break
+            # Removed before the commands are sent, so that entries which arrive meanwhile queue it again.
             self._flush_schedule.remove(publication)
             if (command := self._next_command(publication)) is not None:
+                # Whether this is the end command must be recorded now: if the reply ends while the commands are in
+                # flight, the answer of an append would be taken for that of the end command.
                 sent.append((publication, publication.end is not None and not publication.behind))
                 commands.append(command)
                 room -= len(command)
@@ -196,6 +206,7 @@ class Publisher:
             self._mark_refused(publication)
         elif publication.appended(last):
             self._flush_schedule.add(publication, urgent=True)
+        # Redis repeats the request in the answer of each append; one report is enough.
         if cancel and not publication.cancel_reported and publication.end is None:
             publication.cancel_reported = True
             self._owner.cancel_requested(publication.log.reply.id)
@@ -224,6 +235,7 @@ class Publisher:
 
     def _apply(self, status: ReplyStatus) -> None:
         publication, reply_id = status.publication, status.publication.log.reply.id
+        # The reply may have ended, or been refused, while the heartbeat was in flight.
         if not publication.running:
             return
         if status.last < 0:
@@ -250,6 +262,7 @@ class Publisher:
         """Record whether Redis accepted the commands (`problem` is empty) or not."""
         if problem:
             self.health.failed(problem)
+            # The heartbeat is the first command after the outage, for the reason given in `_turn`.
             self._next_heartbeat = self.health.retry_at
         elif self.health.worked():
             self._flush_schedule.ring()  # the heartbeat finds out what Redis has lost meanwhile

@@ -27,15 +27,18 @@ from parley_server.relay.redis_check import RelayUnusable, check_server, connect
 from parley_server.relay.redis_pipeline import RedisPipeline, RelayAway
 from parley_server.relay.remote_log_cursor import RANGE_ENTRIES, StreamReading, entries_of
 from parley_server.relay.remote_log_reader import RemoteLogReader
-from parley_server.relay.scripts import CANCEL, ERASE, TAKE_OVER, command
+from parley_server.relay.scripts import CANCEL, ERASE, TAKE_OVER, command, groups
 from parley_server.relay.subscription import Subscription
 
 logger = logging.getLogger("parley.relay")
 
 RECALL_S = 2.0
+"""Limit of reading a log back. After it, the text comes from checkpoints, so that a slow Redis delays no takeover."""
 CHECK_AGAIN_S = 1.0
 CANCEL_FOR_S = 30.0
+"""By then, a live owner has found the cancel request in the database at a renewal of its lease."""
 PRESENCE_LATE_S = 1.0
+"""Time by which a follower's report of its readers may be late."""
 ERASED_PER_CALL = 500
 
 
@@ -67,10 +70,16 @@ class RedisRelay:
         self._channel = wire.replica_channel(replica_id)
         self._running_ttl_ms = round(running_ttl_s * 1000)
         self._untold_s = heartbeat_s + PRESENCE_LATE_S
+        # Appends have their own connection, so that they do not wait behind reads of long logs. The connection with the
+        # subscriptions cannot run other commands in version 2 of Redis' protocol.
         self._publishing = RedisPipeline(connect, f"parley-publish-{replica_id}")
         self._asking = RedisPipeline(connect, f"parley-ask-{replica_id}")
         self._subscription = Subscription(
-            connect, f"parley-subscribe-{replica_id}", clock, on_message=self._heard, on_live=self._live
+            connect,
+            f"parley-subscribe-{replica_id}",
+            clock,
+            on_message=self._heard,
+            on_live=lambda channel: self._remote_log_reader.live(channel),
         )
         self._checkpoints = Checkpoints(store, clock, interval_s=checkpoint_interval_s, max_bytes=checkpoint_bytes)
         self._publisher = Publisher(
@@ -126,6 +135,8 @@ class RedisRelay:
         if self._checking is not None:
             self._checking.cancel()
             await asyncio.gather(self._checking, return_exceptions=True)
+        # The readers end first, since nothing waits for them. The others then send what is left, so their connections
+        # close last.
         await asyncio.gather(self._remote_log_reader.stop(), self._subscription.stop())
         await asyncio.gather(self._publisher.stop(), self._outbox.stop(), self._checkpoints.stop())
         await asyncio.gather(self._publishing.close(), self._asking.close())
@@ -160,6 +171,7 @@ class RedisRelay:
 
     async def take_over(self, reply_id: str, epoch: int, *, after: int = 0) -> tuple[Entry, ...]:
         fence = TAKE_OVER.call([wire.reply_key(reply_id)], epoch, self._running_ttl_ms)
+        # Entries are numbered from 1 on, so that the first one wanted has the index `after`.
         return (await self._read_writer(reply_id, fence))[after:]
 
     async def idle_s(self, reply_id: str) -> float | None:
@@ -175,6 +187,8 @@ class RedisRelay:
         health = self._publisher.health
         if health.lost_s or isinstance(known, ResponseError) or isinstance(time, ResponseError):
             return None
+        # Both times are by Redis' clock, because the clocks of replicas differ. An absent key means that nothing is
+        # known about readers, and not that there are none: Redis may have lost it.
         last_ms = max((int(each) for each in known if each), default=0)
         if not last_ms:
             return None
@@ -189,8 +203,9 @@ class RedisRelay:
 
     def erase(self, reply_ids: tuple[str, ...]) -> None:
         self._publisher.forget(reply_ids)
-        for start in range(0, len(reply_ids), ERASED_PER_CALL):
-            some = reply_ids[start : start + ERASED_PER_CALL]
+        for some in groups(reply_ids, ERASED_PER_CALL):
+            # The fence comes before the message: from the moment a replica hears of the erasure, no late append can
+            # create the reply again.
             keys = [wire.reply_key(each) for each in some]
             self._outbox.post(
                 [
@@ -234,14 +249,13 @@ class RedisRelay:
         else:
             self._remote_log_reader.heard(channel, data)
 
-    def _live(self, channel: bytes) -> None:
-        self._remote_log_reader.live(channel)
-
     async def _check(self) -> None:
         """Raises RelayUnusable or RelayAway."""
         try:
             (info,) = await self._asking.run([command("INFO")])
         except RelayAway as away:
+            # A wrong password does not become right by itself, unlike a server that is unreachable: the operator must
+            # see it at the start.
             if isinstance(away.__cause__, AuthenticationError):
                 raise RelayUnusable(f"the relay's Redis refuses the URL's user or password: {away}") from None
             raise

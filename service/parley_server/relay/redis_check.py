@@ -35,9 +35,9 @@ def connector(url: str) -> Connect:
         "protocol": 2,
         "socket_timeout": None,  # the relay has one limit for many commands; redis-py's would cost a task for each
         "socket_connect_timeout": CONNECT_S,
-        "retry": Retry(NoBackoff(), 0),
+        "retry": Retry(NoBackoff(), 0),  # callers retry, since they know what is safe to repeat
         "health_check_interval": 0,
-        "driver_info": None,
+        "driver_info": None,  # saves two commands in each handshake
     }
 
     def connect(name: str) -> Connection:
@@ -45,6 +45,7 @@ def connector(url: str) -> Connect:
         return made
 
     try:
+        # The constructor checks the options without connecting, so that a fault in the URL is found at the start.
         connect("parley")
     except (TypeError, ValueError, RedisError, OSError) as error:
         raise RelayUnusable(f"the relay's URL has an invalid option: {error}") from None

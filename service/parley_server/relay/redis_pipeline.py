@@ -12,6 +12,7 @@ from redis.exceptions import NoScriptError, RedisError, ResponseError
 from parley_server.relay.redis_check import Connect
 from parley_server.relay.scripts import LOAD_ALL
 
+# One exchange at a time serves all replies, so a connection that hangs delays all of them for this long.
 ANSWER_S = 1.0
 HANDSHAKE_S = 3.0
 ANSWERS_PER_LIMIT = 64
@@ -51,6 +52,8 @@ class RedisPipeline:
         answers: asyncio.Future[list[Any]] = loop.create_future()
         self._waiting.append((commands, answers))
         if self._worker is None:
+            # The exchange has its own task. A caller that is cancelled within it would leave answers unread, and the
+            # connection would have to be closed.
             self._worker = loop.create_task(self._work(), name=self._name)
         return await answers
 
@@ -70,11 +73,13 @@ class RedisPipeline:
                     await self._disconnect()
                     self._fail(batches, error)
                 except BaseException as error:
+                    # Also if this task is cancelled, or has a bug, its callers must not wait forever.
                     self._fail(batches, error)
                     raise
                 else:
                     self._answer(batches, answers)
         finally:
+            # The loop has ended without an await since its last check, so that no command is left without a worker.
             self._worker = None
 
     def _answer(self, batches: _Batches, answers: list[Any]) -> None:
@@ -87,6 +92,7 @@ class RedisPipeline:
     def _fail(self, batches: _Batches, error: BaseException) -> None:
         for _, waiting in batches:
             if not waiting.done():
+                # Each caller gets its own exception: a shared one would collect the tracebacks of all callers.
                 away = RelayAway(str(error) or f"no answer within {ANSWER_S:g} s")
                 away.__cause__ = error
                 waiting.set_exception(away)

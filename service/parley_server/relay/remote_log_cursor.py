@@ -28,6 +28,7 @@ class StreamReading:
 
 def entries_of(found: Sequence[tuple[bytes, Sequence[bytes]]], first: int) -> list[Entry]:
     """Decode the answer of a range command that starts at number `first`; empty if it has a gap."""
+    # Ids of a stream rise, so that the first, the last and the number of entries prove that none is missing.
     if not found or (_number(found[0][0]), _number(found[-1][0])) != (first, first + len(found) - 1):
         return []
     return [wire.decode_bytes(fields[1]) for _, fields in found]
@@ -62,6 +63,7 @@ class RemoteLogCursor(StreamReading):
         """Whether to report a reader to the owner now, which then counts as reported; `everyone`: a heartbeat is
         due."""
         due = self.new_reader or (everyone and self.wanted())
+        # Between two heartbeats, the report of the last heartbeat is still valid.
         self.reported = due or (self.reported and not everyone)
         self.new_reader = False
         return due

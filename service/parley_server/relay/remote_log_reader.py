@@ -16,17 +16,17 @@ from parley_server.relay import wire
 from parley_server.relay.health import Health
 from parley_server.relay.redis_pipeline import RedisPipeline, RelayAway, is_about_one
 from parley_server.relay.remote_log_cursor import RANGE_ENTRIES, RemoteLogCursor, entries_of
-from parley_server.relay.scripts import PROBE, SEEN, command
+from parley_server.relay.scripts import PING, PROBE, SEEN, groups
 from parley_server.relay.subscription import Subscription
 
 logger = logging.getLogger("parley.relay")
 
+# Without the subscription, all entries arrive by these checks, so that they are more frequent.
 SILENCE_S = 1.0
 DEAF_SILENCE_S = 0.25
 TICK_S = 0.25
+# Limits the entries of one exchange, which has a time limit, after a reconnect with many logs.
 RANGES_AT_ONCE = 64
-REPLIES_PER_CALL = 64
-PING = command("PING")
 
 
 class RemoteLogReader:
@@ -137,6 +137,7 @@ class RemoteLogReader:
         now = self._clock.monotonic()
         if self._behind:
             await self._read()
+        # While Redis is unreachable, the report, or the ping in its place, finds out when it answers again.
         if self._new_readers or now >= self._next_presence or self.health.lost_s:
             await self._report_presence(now)
         if now >= self._next_probe:
@@ -150,7 +151,7 @@ class RemoteLogReader:
             del self._behind[cursor]
         try:
             answers = await self._ask([each.next_range() for each, _ in behind])
-        except BaseException:
+        except BaseException:  # nothing was read: these logs are still behind
             self._behind.update((each, None) for each, _ in behind)
             raise
         for (cursor, first), found in zip(behind, answers, strict=True):
@@ -166,12 +167,13 @@ class RemoteLogReader:
         everyone = now >= self._next_presence
         if everyone:
             self._next_presence = now + self._heartbeat_s
+        # Reset before the call, so that a reader who joins during it is reported in the next turn.
         self._new_readers = False
         read = [each for each in self._followed.values() if each.takes_presence(everyone=everyone)]
-        calls = [SEEN.call([each.channel for each in group], self._running_ttl_ms) for group in _groups(read)]
+        calls = [SEEN.call([each.channel for each in group], self._running_ttl_ms) for group in groups(read)]
         try:
             answers = await self._pipeline.run(calls or [PING])
-        except BaseException:
+        except BaseException:  # report all again at once, since the owners may count no readers by the next heartbeat
             self._new_readers = bool(read)
             for each in read:
                 each.new_reader = True
@@ -189,11 +191,11 @@ class RemoteLogReader:
         silent = [each for each in self._followed.values() if now - each.heard_at >= silence_s]
         if not silent:
             return
-        groups = _groups(silent)
+        asked = groups(silent)
         answers = await self._ask(
-            [PROBE.call([key for each in group for key in (each.channel, each.stream)]) for group in groups]
+            [PROBE.call([key for each in group for key in (each.channel, each.stream)]) for group in asked]
         )
-        for group, answer in zip(groups, answers, strict=True):
+        for group, answer in zip(asked, answers, strict=True):
             for cursor, (last, ended) in zip(group, zip(answer[::2], answer[1::2], strict=True), strict=False):
                 cursor.heard_at = now
                 self._follow_probe(cursor, last=last, ended=bool(ended))
@@ -203,6 +205,7 @@ class RemoteLogReader:
         ended."""
         if last > cursor.position:
             self._read_on(cursor)
+        # A stream that stays gone would cause a read of the store at each check, so only the loss itself counts.
         gone = last < cursor.position
         if ended or (gone and not cursor.gone):
             cursor.look()
@@ -219,8 +222,3 @@ class RemoteLogReader:
                 raise answer
         self.health.worked()
         return answers
-
-
-def _groups(cursors: Sequence[RemoteLogCursor]) -> list[Sequence[RemoteLogCursor]]:
-    starts = range(0, len(cursors), REPLIES_PER_CALL)
-    return [cursors[start : start + REPLIES_PER_CALL] for start in starts]

@@ -3,16 +3,27 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import TypeVar
 
 import hiredis
+
+REPLIES_PER_CALL = 64
+"""Limit of replies in one call of a script, because Redis serves no other client while a script runs."""
+
+T = TypeVar("T")
 
 
 def command(*words: bytes | str | int) -> bytes:
     """Encode a command in Redis' protocol."""
     packed: bytes = hiredis.pack_command(words)  # type: ignore[arg-type] # the stub allows only one word
     return packed
+
+
+def groups(items: Sequence[T], size: int = REPLIES_PER_CALL) -> list[Sequence[T]]:
+    """The items in their order, in groups of at most `size`."""
+    return [items[start : start + size] for start in range(0, len(items), size)]
 
 
 class Script:
@@ -28,6 +39,8 @@ class Script:
         keys = tuple(keys)
         return command("EVALSHA", self._hash, len(keys), *keys, *arguments)
 
+
+PING = command("PING")
 
 APPEND = Script("append")
 CANCEL = Script("cancel")

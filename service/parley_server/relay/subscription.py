@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 
 from redis.asyncio.connection import Connection
 from redis.exceptions import RedisError
@@ -14,13 +14,12 @@ from parley_server.core.ports import Clock
 from parley_server.relay.health import Health
 from parley_server.relay.redis_check import Connect
 from parley_server.relay.redis_pipeline import HANDSHAKE_S
-from parley_server.relay.scripts import command
+from parley_server.relay.scripts import PING, command, groups
 
 logger = logging.getLogger("parley.relay")
 
 PING_S = 5.0
 CHANNELS_PER_COMMAND = 500
-PING = command("PING")
 
 
 class Subscription:
@@ -92,17 +91,19 @@ class Subscription:
             await self._clock.sleep(self.health.retry_at - self._clock.monotonic())
 
     async def _listen(self, connection: Connection) -> None:
+        # A new connection has no subscriptions: `_talk` sends all of them.
         self._changed.set()
         others = [asyncio.create_task(work) for work in (self._talk(connection), self._watch(connection))]
         try:
             while True:
-                kind, channel, *said = await connection.read_response(timeout=math.inf)
+                kind, channel, *said = await connection.read_response(timeout=math.inf)  # `_watch` limits silence
                 self._heard = True
                 if kind == b"message":
                     self._on_message(channel, said[0])
                 elif kind == b"subscribe":
+                    # Only now: a server may accept the connection but refuse to subscribe.
                     self.health.worked()
-                    if channel in self._asked:
+                    if channel in self._asked:  # otherwise it was dropped before this confirmation
                         self._live.add(channel)
                         self._on_live(channel)
         finally:
@@ -136,7 +137,10 @@ class Subscription:
         self._asked.difference_update(gone)
         self._live.difference_update(gone)
         self._asked.update(new)
-        commands = [*_commands("UNSUBSCRIBE", gone), *_commands("SUBSCRIBE", new)]
+        changes = (("UNSUBSCRIBE", gone), ("SUBSCRIBE", new))
+        commands = [
+            command(verb, *some) for verb, channels in changes for some in groups(channels, CHANNELS_PER_COMMAND)
+        ]
         if commands:
             await _send(connection, commands)
 
@@ -144,8 +148,3 @@ class Subscription:
 async def _send(connection: Connection, commands: list[bytes]) -> None:
     if connection.is_connected:  # otherwise redis-py would connect again, unnoticed by the reading loop
         await connection.send_packed_command(commands, check_health=False)
-
-
-def _commands(verb: str, channels: list[bytes]) -> Iterable[bytes]:
-    for start in range(0, len(channels), CHANNELS_PER_COMMAND):
-        yield command(verb, *channels[start : start + CHANNELS_PER_COMMAND])

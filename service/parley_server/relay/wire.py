@@ -11,6 +11,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import msgspec
 
 from parley_server.core.events import Entry, Unknown
@@ -35,6 +37,7 @@ _replies = msgspec.msgpack.Decoder(tuple[str, ...]).decode
 
 def reply_key(reply_id: str) -> bytes:
     """The key of a reply's hash, and the name of its channel."""
+    # The braces are a hash tag, which would keep the keys of a reply on one node of a Redis Cluster (not supported).
     return b"parley:{%b}" % reply_id.encode()
 
 
@@ -69,7 +72,7 @@ def unpack(data: bytes) -> PeerMessage | None:
         return None
 
 
-def pack_replies(reply_ids: tuple[str, ...]) -> bytes:
+def pack_replies(reply_ids: Sequence[str]) -> bytes:
     """Encode the ids of erased replies."""
     return _to_msgpack(reply_ids)
 

@@ -58,6 +58,7 @@ class Caller:
     @property
     def traceparent(self) -> str:
         """The W3C trace context of the call; empty if it has none."""
+        # A valid one has 55 characters. The limit applies to what callers invent, since it is logged and passed on.
         return self.metadata.get("traceparent", "")[:256]
 
     def ended(self, method: str, duration_s: float) -> CallEnded:
@@ -119,10 +120,12 @@ def rpc(
                 new_id(self.environment.clock.now_us()),
                 text_metadata(context.invocation_metadata()),
                 peer=peer_of(context.auth_context()),
-                allowed_s=allowed_s(context),
+                allowed_s=left_s(context) or 0.0,
             )
             try:
+                # In here, so that a refused credential is mapped, logged and counted like any other error.
                 caller.identity = self.environment.identities.identify(caller.metadata)
+                # The end user comes from the metadata, which the validation of requests does not cover.
                 check_key(END_USER, caller.identity.end_user)
                 return await body(self, request, context, caller)
             except asyncio.CancelledError:
@@ -151,21 +154,17 @@ def rpc(
     return decorate
 
 
-def allowed_s(context: Context) -> float:
-    """Seconds until the deadline of the call; 0 without a deadline."""
-    return _left_s(context) or 0.0
+def left_s(context: Context) -> float | None:
+    """Seconds until the deadline of the call; None without a deadline."""
+    return context.time_remaining()  # its type omits None
 
 
 def ended_by(context: Context, allowed_s: float) -> str:
     """The status name to count for a call that ended before its handler: DEADLINE_EXCEEDED or CANCELLED."""
-    left = _left_s(context)
+    left = left_s(context)
     if left is not None and left <= DEADLINE_SLACK_S + DEADLINE_ROUNDING * allowed_s:
         return grpc.StatusCode.DEADLINE_EXCEEDED.name
     return grpc.StatusCode.CANCELLED.name
-
-
-def _left_s(context: Context) -> float | None:
-    return context.time_remaining()  # None without a deadline, which its type omits
 
 
 async def _cancelled(context: Context, caller: Caller) -> None:

@@ -9,13 +9,14 @@ from parley_server.core.replies.service import Replies
 from parley_server.core.requests import ReplyRequest
 from parley_server.errors import InvalidRequest
 from parley_server.rpc import from_proto
-from parley_server.rpc.call import CallEnvironment, Caller, Context, Servicer, rpc
+from parley_server.rpc.call import CallEnvironment, Caller, Context, Servicer, left_s, rpc
 from parley_server.rpc.stream import Stream
 from parley_server.rpc.to_proto import reply_message, token_chunk
 
 SERVICE = "/parley.v1.Chat"
+# A wait ends this long before the caller's deadline, so that the partial reply arrives instead of DEADLINE_EXCEEDED.
 DEADLINE_MARGIN_S = 0.5
-FOREVER_S = 86_400.0
+FOREVER_S = 86_400.0  # no configuration lets a reply run for longer
 
 
 class ChatServicer(Servicer, chat_pb2_grpc.ChatServicer):
@@ -31,6 +32,7 @@ class ChatServicer(Servicer, chat_pb2_grpc.ChatServicer):
         self, request: chat_pb2.ReplyRequest, context: Context, caller: Caller
     ) -> None:
         """Accept a reply, then stream it."""
+        # All options are checked before the acceptance, because a refused call must leave no trace.
         heartbeat_s = from_proto.heartbeat_s(request.stream_options, self._heartbeat_s)
         started = await self._replies.start(
             ReplyRequest(
@@ -54,7 +56,7 @@ class ChatServicer(Servicer, chat_pb2_grpc.ChatServicer):
         heartbeat_s = from_proto.heartbeat_s(request.stream_options, self._heartbeat_s)
         log = await self._replies.attach(caller.identity, request.reply_id)
         caller.reply_id = log.reply.id
-        self.environment.observer.resumed()
+        self.environment.observer.resumed()  # only now, so that refused calls are not counted as resumed
         after = request.after_sequence
         stream = self._stream(context, log, request.stream_options, after=after, heartbeat_s=heartbeat_s)
         await stream.run(self._replies, replayed=False)
@@ -70,7 +72,6 @@ class ChatServicer(Servicer, chat_pb2_grpc.ChatServicer):
                 identity=caller.identity,
                 request_id=request.request_id,
                 payload=from_proto.payload(request),
-                background=wait_s == 0,
                 traceparent=caller.traceparent,
             )
         )
@@ -125,7 +126,8 @@ class ChatServicer(Servicer, chat_pb2_grpc.ChatServicer):
 
 def _within_deadline(context: Context, wait_s: float) -> float:
     """The wait, shortened so that it ends before the deadline of the call."""
-    left: float | None = context.time_remaining()  # None without a deadline, which the stubs omit
+    left = left_s(context)
     if left is None:
         return wait_s
+    # Of a short deadline, the margin takes only a quarter, so that the wait does not become zero.
     return max(0.0, min(wait_s, left - min(DEADLINE_MARGIN_S, left / 4)))

@@ -28,6 +28,7 @@ from parley_server.errors import InvalidRequest
 
 DEFAULT_POLL_S = 20.0
 MAX_POLL_S = 60.0
+# Tokens come in quick succession, so this short wait saves a polling client many calls.
 DEFAULT_GATHER_S = 0.2
 
 _ROLES = {
@@ -54,6 +55,8 @@ def payload(request: chat_pb2.ReplyRequest) -> ReplyPayload:
     """The payload of a request to create or stream a reply."""
     if request.text and request.input:
         raise InvalidRequest.field("text", "must not be set together with input")
+    # An enum field can have a number that only a newer release defines. Treated as the default, it would be ignored
+    # silently.
     if request.concurrency not in _POLICIES:
         raise InvalidRequest.field("concurrency", "is not a policy that this server knows")
     if request.on_disconnect not in _DISCONNECTS:
@@ -84,6 +87,8 @@ def payload(request: chat_pb2.ReplyRequest) -> ReplyPayload:
 
 def conversation(given: resources_pb2.Conversation, path: str) -> Conversation:
     """The fields of a conversation that a caller sets on creation. Fields that the server sets are ignored."""
+    # The others are ignored, so that a conversation that was read can be sent back as a copy. But a head would name a
+    # message of the original.
     if given.head_message_id:
         raise InvalidRequest.field(f"{path}.head_message_id", "must not be set on creation")
     return Conversation(
@@ -110,6 +115,7 @@ def conversation_update(request: conversations_pb2.UpdateConversationRequest) ->
     given = request.conversation
     if not given.id:
         raise InvalidRequest.field("conversation.id", "must not be empty")
+    # Without a mask, an empty field cannot be told from one that was not set. So only a mask can clear a field.
     paths = set(request.update_mask.paths) or {field.name for field, _ in given.ListFields()} & _MASKABLE
     if unknown := sorted(paths - _MASKABLE):
         raise InvalidRequest.field("update_mask", f"{unknown[0][:64]!r} is not a field that can be updated")
@@ -160,22 +166,12 @@ def heartbeat_s(options: chat_pb2.StreamOptions, default_s: float) -> float:
 
 def wait_s(request: chat_pb2.PollReplyRequest) -> float:
     """Seconds that a poll waits for the first new chunk."""
-    if not request.HasField("wait"):
-        return DEFAULT_POLL_S
-    value = seconds(request.wait, "wait")
-    if not 0 <= value <= MAX_POLL_S:
-        raise InvalidRequest.field("wait", f"must be from 0 to {MAX_POLL_S:g} s")
-    return value
+    return _poll_s(request.wait, "wait") if request.HasField("wait") else DEFAULT_POLL_S
 
 
 def gather_s(request: chat_pb2.PollReplyRequest) -> float:
     """Seconds that a poll collects further chunks after the first."""
-    if not request.HasField("gather"):
-        return DEFAULT_GATHER_S
-    value = seconds(request.gather, "gather")
-    if not 0 <= value <= MAX_POLL_S:
-        raise InvalidRequest.field("gather", f"must be from 0 to {MAX_POLL_S:g} s")
-    return value
+    return _poll_s(request.gather, "gather") if request.HasField("gather") else DEFAULT_GATHER_S
 
 
 def seconds(duration: Duration, path: str) -> float:
@@ -183,6 +179,13 @@ def seconds(duration: Duration, path: str) -> float:
     if duration.seconds < 0 or duration.nanos < 0:
         raise InvalidRequest.field(path, "must not be negative")
     return float(duration.seconds) + duration.nanos / 1e9
+
+
+def _poll_s(duration: Duration, path: str) -> float:
+    value = seconds(duration, path)
+    if value > MAX_POLL_S:
+        raise InvalidRequest.field(path, f"must be from 0 to {MAX_POLL_S:g} s")
+    return value
 
 
 def _input(request: chat_pb2.ReplyRequest) -> tuple[Message, ...]:
@@ -227,6 +230,7 @@ def _sampling(given: chat_pb2.Sampling) -> Sampling:
 
 
 def _context(given: resources_pb2.ContextPolicy, path: str) -> ContextPolicy:
+    # They are refused, because a caller would take fields that are silently ignored for working ones.
     for name in ("max_tokens", "overflow", "reminder", "reminder_interval"):
         if getattr(given, name):
             raise InvalidRequest.field(f"{path}.{name}", "is not supported by this release")

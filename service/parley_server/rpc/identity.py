@@ -8,7 +8,7 @@ from typing import Protocol
 from parley_server.core.model import Identity
 
 OPEN_TENANT = "default"
-END_USER = "x-end-user"
+END_USER = "x-end-user"  # in lower case, as HTTP/2 sends all names
 
 
 class Identities(Protocol):

@@ -19,6 +19,7 @@ def serve_reflection(server: grpc.aio.Server, services: list[str]) -> None:
     _describe_v1()
     servicer = reflection.aio.ReflectionServicer([*services, SERVICE, reflection.SERVICE_NAME], pool=_Symbols())
     reflection_pb2_grpc.add_ServerReflectionServicer_to_server(servicer, server)
+    # Newer tools ask for v1 first, and older ones only for v1alpha. The same servicer answers both.
     method = grpc.stream_stream_rpc_method_handler(
         servicer.ServerReflectionInfo,
         request_deserializer=reflection_pb2.ServerReflectionRequest.FromString,

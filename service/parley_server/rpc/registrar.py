@@ -11,7 +11,7 @@ from google.protobuf.message import DecodeError
 
 from parley_server.core.observer import CallEnded
 from parley_server.errors import InvalidRequest, ParleyError
-from parley_server.rpc.call import CallEnvironment, Context, allowed_s, ended_by
+from parley_server.rpc.call import CallEnvironment, Context, ended_by, left_s
 from parley_server.rpc.status import status_of
 
 UNKNOWN_METHOD = "unknown"
@@ -42,6 +42,8 @@ class Registrar:
 
     def refuse_unknown_methods(self) -> None:
         """Refuse and count calls of any other method. Must be called last."""
+        # gRPC asks the generic handlers in their order, and this one accepts every method: one added later would never
+        # be asked.
         self._server.add_generic_rpc_handlers((_UnknownMethods(self._environment),))
 
     def _entered(self, method: str, handler: Handler) -> Handler:
@@ -62,7 +64,7 @@ def _enter(
     parse: Callable[[bytes], Any],
 ) -> Callable[[Any, Context], Awaitable[Any]]:
     async def handle(_: Any, context: Context) -> Any:
-        began, allowed = environment.clock.monotonic(), allowed_s(context)
+        began, allowed = environment.clock.monotonic(), left_s(context) or 0.0
         try:
             request = _parsed(await context.read(), parse)
         except asyncio.CancelledError:

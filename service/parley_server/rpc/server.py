@@ -33,9 +33,10 @@ from parley_server.rpc.tls import Certificates
 from parley_server.rpc.transport import Options
 from parley_server.settings import Address
 
-READINESS = ("", "parley.v1.Chat")
+READINESS = ("", "parley.v1.Chat")  # load balancers ask for either name
 LIVENESS = "liveness"
 HEALTH_LIMIT_S = 1.0
+# With fewer, new callers of a busy process wait for seconds; with more, they wait no less (docs/adr/0011).
 SERVERS: Final = 64
 
 
@@ -76,12 +77,14 @@ class GrpcServer:
         held = self._port.enter_context(SharedPort(address, join=self._share_port))
         self._servers = [self._build() for _ in range(self._count)]
         try:
+            # All ports are opened before any server starts, so that a failure leaves no server running.
             for server in self._servers:
                 for target in held.targets:
                     _open(server, target, certificates)
         except RuntimeError as error:
             self._port.close()
             raise OSError(f"cannot listen on {address}: {error}") from error
+        # Set before the first call can arrive: a probe would otherwise learn that these names do not exist.
         await self.refuse()
         await self._health.set(LIVENESS, health_pb2.HealthCheckResponse.SERVING)
         for server in self._servers:
@@ -113,7 +116,7 @@ class GrpcServer:
     async def stop(self, grace_s: float) -> None:
         """Accept no more calls, and end the remaining ones after `grace_s` seconds."""
         await asyncio.gather(*(server.stop(grace_s) for server in self._servers))
-        self._port.close()
+        self._port.close()  # held until now, so that no other program takes the port while last calls are answered
 
     async def _set(self, status: health_pb2.HealthCheckResponse.ServingStatus.ValueType) -> None:
         """Set readiness. The wait is limited, because a watcher that does not read blocks the lock of the health

@@ -82,6 +82,7 @@ def trailers_of(error: ReplyError, violations: tuple[tuple[str, str], ...] = ())
     """The trailers of a status: a `google.rpc.Status` with ErrorInfo, RetryInfo and BadRequest as they apply, and the
     error as a `ReplyError` in `parley-error-bin`."""
     plain = error_message(error)
+    # Clients read these standard details, or else the trailer: Node's gRPC has no decoder for them.
     details: list[ProtoMessage] = [
         error_details_pb2.ErrorInfo(reason=error.shown_reason.value, domain=DOMAIN, metadata=dict(plain.metadata))
     ]
@@ -122,6 +123,7 @@ def _packed(detail: ProtoMessage) -> AnyMessage:
 def _wait(error: ReplyError) -> Duration | None:
     """The wait before a retry, at most a year; None if the error has no valid one."""
     seconds = error.retry_after_s
+    # The condition is also false for NaN, which a comparison with < 0 would let pass.
     if seconds is None or not 0 <= seconds < math.inf:
         return None
     seconds = min(seconds, MAX_WAIT_S)

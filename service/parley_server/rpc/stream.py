@@ -48,6 +48,7 @@ class Stream:
 
     async def run(self, replies: Replies, *, replayed: bool) -> None:
         """Send all chunks up to the terminal one."""
+        # Counts as a reader until the call ends in any way, since the orphan rule depends on the count.
         with replies.reading(self._log, notice=self._go_away):
             self._timer = self._clock.call_at(self._last_write + self._heartbeat_s, self._tick)
             try:
@@ -62,7 +63,9 @@ class Stream:
         while True:
             for chunk in reader.take():
                 if shown(chunk, reasoning=self._reasoning):
-                    if self._log.fenced:  # the lease expired while an earlier chunk was written
+                    # The lease may have expired while an earlier chunk was written. Another replica may own the reply
+                    # now, so the rest is not shown; it is taken again if the lease is renewed.
+                    if self._log.fenced:
                         reader.position = self._position
                         break
                     await write(token_chunk(chunk))
@@ -71,13 +74,14 @@ class Stream:
                         error = chunk.entry.error
                         reason = error.shown_reason
                         raise ReplyFailed(code_of(reason), error.message, trailers_of(error), reason)
-                self._position = chunk.sequence
+                self._position = chunk.sequence  # also of a chunk that is not shown, which must not be taken again
             if reader.done:
                 return
+            # The notices come after the chunks: a reader that already has the end needs no other replica.
             if self._going_away and replies.going_away_at is not None:
                 self._going_away = False
                 await self._send_go_away(replies.going_away_at)
-                if replies.hands_over:
+                if replies.hands_over:  # ends with an error, upon which the client resumes at another replica
                     raise Draining("the server is shutting down: the reply goes on elsewhere", retry_after_s=0.0)
             if self._silent:
                 self._silent = False

@@ -55,7 +55,7 @@ class Certificates:
         """Check the files once a minute, forever."""
         while True:
             await clock.sleep(CHECK_INTERVAL_S)
-            await asyncio.to_thread(self.renew)
+            await asyncio.to_thread(self.renew)  # the file system may block
 
     def renew(self) -> bool:
         """Read changed files, for new connections. Returns whether there were any."""
@@ -66,6 +66,7 @@ class Certificates:
                 return False
             self.configuration = self._read()
         except (OSError, ValueError) as error:
+            # Logged once for each state of the files, and not at each check while they stay invalid.
             if signature != self._failed:
                 logger.warning("certificate_reload_failed", extra={"fields": {"problem": str(error)}})
             self._failed = signature
@@ -76,6 +77,7 @@ class Certificates:
 
     def _signature_now(self) -> Signature:
         seen = [file.stat() for file in self._files if file]
+        # Size and inode as well, because tools that copy or exchange files may keep the modification time.
         return tuple((each.st_mtime_ns, each.st_size, each.st_ino) for each in seen)
 
     def _read(self) -> grpc.ServerCertificateConfiguration:

@@ -36,6 +36,7 @@ from parley_server.rpc.status import error_message
 def token_chunk(chunk: Chunk) -> chat_pb2.TokenChunk:
     """A chunk of a log."""
     entry = chunk.entry
+    # Text is tested first, because nearly all chunks are text. This runs for each token and each reader.
     if isinstance(entry, TextDelta):
         return chat_pb2.TokenChunk(sequence=chunk.sequence, text=entry.text)
     return _other_chunk(chunk.sequence, entry)
@@ -239,5 +240,5 @@ def _part(part: Part) -> resources_pb2.Part:
 
 
 def _set_time(field: Timestamp, time_us: int) -> None:
-    if time_us:
+    if time_us:  # 0 means that it has not happened, which is an absent field in the contract
         field.CopyFrom(time_message(time_us))

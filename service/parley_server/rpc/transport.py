@@ -21,14 +21,18 @@ def options(server: ServerSettings) -> Options:
     """The options in gRPC's form. They include `grpc.so_reuseport`, so a `SharedPort` must hold the port."""
     return (
         ("grpc.so_reuseport", 1),
+        # Beyond this number, a client queues its calls without a notice, so it must be high.
         ("grpc.max_concurrent_streams", server.streams_per_connection),
         ("grpc.server.max_pending_requests", PENDING_CALLS),
         ("grpc.server.max_pending_requests_hard_limit", PENDING_CALLS_HARD),
         ("grpc.server_handshake_timeout_ms", _ms(HANDSHAKE_S)),
         ("grpc.keepalive_time_ms", _ms(server.keepalive_s)),
+        # The documented option for this, `grpc.keepalive_timeout_ms`, has no effect in grpcio 1.85.
         ("grpc.http2.ping_timeout_ms", _ms(PING_ANSWER_S)),
         ("grpc.keepalive_permit_without_calls", 1),
+        # gRPC's default of five minutes closes the connections of clients with ordinary keepalive settings.
         ("grpc.http2.min_ping_interval_without_data_ms", _ms(server.least_ping_interval_s)),
+        # A client keeps its connection: without an age, a replica that was added later would get no calls.
         ("grpc.max_connection_age_ms", _ms(server.connection_age_s)),
         ("grpc.max_connection_age_grace_ms", _ms(server.connection_grace_s)),
         ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),

@@ -13,6 +13,8 @@ from parley_server.store.engine.dialect import Insert, insert, json_rows
 from parley_server.store.rows import json_text
 from parley_server.store.schema import checkpoint, reply, reply_active, reply_pending
 
+# The first checkpoint of a reply also marks it as STREAMING, which saves a transaction for each reply. Nobody waits for
+# this state.
 _STREAM = (
     update(reply)
     .where(
@@ -35,6 +37,8 @@ def _append(dialect: str) -> Insert:
 
     The replies are locked in the order of their ids. A reply that is being finalised is waited for, then skipped."""
     reply_id, epoch, first, last, entries = json_rows("rows", (Text, Integer, Integer, Integer, Text), dialect)
+    # FOR NO KEY UPDATE, so that rows which refer to the reply can be inserted meanwhile. The epoch excludes the old
+    # owner of a reply that was taken over.
     stretches = (
         select(reply.c.id, reply.c.epoch, first, last, reply.c.tenant, reply.c.end_user, entries)
         .where(reply.c.id == reply_id, reply.c.epoch == epoch, reply_active)
@@ -70,5 +74,5 @@ def append_checkpoints(connection: Connection, checkpoints: list[Checkpoint]) ->
         for each in checkpoints
         if each.from_sequence == 1
     ]
-    if started:
+    if started:  # sorted, because units lock replies in the order of their ids (see `engine/database.py`)
         connection.execute(_STREAM, sorted(started, key=itemgetter("in_reply_id")))

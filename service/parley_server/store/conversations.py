@@ -38,6 +38,8 @@ ACTIVE_REPLY = (
 
 _THIS = conversation.c.id == bindparam("conversation_id", type_=Sought())
 _GET = select(conversation, ACTIVE_REPLY).where(_THIS, owned(conversation))
+# A change does not lock the key of the row, so that rows which refer to it can be inserted meanwhile. An erasure locks
+# it, so that no row can be added below the conversation.
 _LOCK_TO_CHANGE = select(conversation.c.id).where(_THIS, owned(conversation)).with_for_update(key_share=True)
 _LOCK_TO_ERASE = select(conversation.c.id).where(_THIS, owned(conversation)).with_for_update()
 _REPLIES = select(reply.c.id).where(
@@ -59,6 +61,7 @@ def _insert(dialect: str) -> Insert:
 
 def fold(text: str) -> str:
     """Normalise text for the search in titles: case and composition of accents do not matter."""
+    # Twice, because folding the case of a normalised text can result in a text that is not normalised.
     return unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", text).casefold())
 
 
@@ -116,7 +119,7 @@ def create_conversation(connection: Connection, new: NewConversation) -> CreateO
         found = find_conversation(connection, identity, claimed.resource_id)
         return ConversationReplayed(payload_hash=claimed.payload_hash, conversation=found)
     outcome = _create(connection, new)
-    if isinstance(outcome, ConversationTaken):
+    if isinstance(outcome, ConversationTaken):  # a refusal leaves no key, so the caller may send another id with it
         request_ids.release(connection, key, claimed)
     else:
         request_ids.keep(connection, key, made, claimed)
@@ -147,6 +150,8 @@ def update_conversation(
     before the first write."""
     row = _locked(connection, identity, update_.conversation_id, etag=update_.etag, lock=_LOCK_TO_CHANGE)
     place = {"tenant": row.tenant, "conversation_id": row.id}
+    # All refusals come before the first write: on SQLite, other units may share the transaction, so it is not rolled
+    # back.
     if update_.head_message_id and not holds_message(connection, update_.head_message_id, **place):
         raise MessageNotFound
     values = _changes(row, update_)
@@ -170,6 +175,8 @@ def delete_conversation(
     if row.active_reply_id:
         return Busy(reply_id=row.active_reply_id)
     place = {"of_tenant": row.tenant, "of_conversation": row.id}
+    # Read before the rows are deleted. The caller removes these replies from memory, from Redis and from other
+    # replicas.
     reply_ids = tuple(connection.execute(_REPLIES, place).scalars())
     connection.execute(_DELETE, {"of_tenant": row.tenant, "conversation_id": row.id})
     return reply_ids

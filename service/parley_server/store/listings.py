@@ -38,6 +38,7 @@ LONGEST_WORD_BYTES = 10_000
 LATEST_US = 2**62
 
 _CONVERSATION = [column for column in conversation.c if column.name not in {"system", "post_system", "title_folded"}]
+# A list leaves out the long texts. Constants take their place, so that `conversation_of` can read both kinds of rows.
 _BRIEF = select(
     *_CONVERSATION,
     literal_column("'[]'", Text).label("system"),
@@ -90,6 +91,7 @@ def list_conversations(
     words = [fold(word) for word in which.words]
     if any(utf8_size(word) > LONGEST_WORD_BYTES for word in words):
         return nothing
+    # The additional row shows whether there is another page.
     query = _matching(identity, which, words).limit(limit + 1)
     rows, following = fill(connection.execute(query), limit, size_bytes=_conversation_bytes)
     return ConversationPage(conversations=tuple(map(conversation_of, rows)), more=following is not None)
@@ -130,6 +132,7 @@ def _labelled(name: str, value: str) -> ColumnElement[bool]:
 
 
 def _conversation_bytes(row: AnyRow) -> int:
+    # 256 stands for the ids, times and names of fields in the message.
     return utf8_size(row.title) + utf8_size(row.labels) + utf8_size(row.context) + 256
 
 
@@ -145,7 +148,7 @@ def list_messages(connection: Connection, identity: Identity, which: MessageFilt
     else:
         leaf = which.cursor or which.leaf
         rows, following = _up(connection, leaf or owner.head_message_id, limit, **place)
-        if leaf and not rows:
+        if leaf and not rows:  # no message of this conversation; without a leaf, the conversation is empty
             raise MessageNotFound
         cursor = "" if following is None else following.id
     messages = load_messages(connection, [row.id for row in rows])
@@ -166,6 +169,7 @@ def _up(connection: Connection, leaf: str, limit: int, **place: str) -> tuple[li
 def _tree(
     connection: Connection, cursor: str, limit: int, *, tenant: str, conversation_id: str
 ) -> tuple[list[AnyRow], AnyRow | None]:
+    # A cursor comes from a caller. A number beyond the range of the column would make the driver raise an error.
     if cursor and not (cursor.isascii() and cursor.isdecimal() and len(cursor) < len(str(NO_LIMIT))):
         raise MessageNotFound
     parameters = {

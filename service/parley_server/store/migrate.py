@@ -32,7 +32,7 @@ SQLITE_SUFFIXES = ("-wal", "-shm", "-journal")
 """Suffixes of the files that SQLite creates beside a database."""
 OLDEST_POSTGRESQL = 14
 CONNECT_S = 5.0
-MIGRATION_LOCK = 0x5061726C6579
+MIGRATION_LOCK = 0x5061726C6579  # "Parley" in ASCII
 """The key of the advisory lock that lets one process at a time migrate a PostgreSQL database."""
 TABLE_LOCK_S = 10
 """Limit of a migration's wait for a table lock. While it waits, later statements on the table queue behind it."""
@@ -81,6 +81,7 @@ def migrate(url: str) -> None:
     if not path.parent.is_dir():
         raise StoreUnusable(f"the folder {path.parent} of the database does not exist")
     make_private(path)
+    # Checked first, because `upgrade` imports Alembic, which would delay each start of a server.
     release = schema_release(url)
     if release is not None and release >= SCHEMA_RELEASE:
         return
@@ -119,6 +120,7 @@ def _configuration() -> Config:
     from alembic.config import Config
 
     configuration = Config()
+    # Alembic reads options with configparser, for which a percent sign in the path begins a reference.
     configuration.set_main_option("script_location", str(Path(__file__).parent / "migrations").replace("%", "%%"))
     return configuration
 
@@ -154,6 +156,7 @@ def _on_postgresql(url: URL, work: Callable[[Connection], T], *, isolation: str 
 async def _connected(url: URL, work: Callable[[Connection], T], isolation: str) -> T:
     from sqlalchemy.ext.asyncio import create_async_engine
 
+    # No limit of a statement's time: a migration may rewrite a large table, and must not fail on a limit of the role.
     settings = {"application_name": "parley migrate", "jit": "off", "statement_timeout": "0"}
     engine = create_async_engine(
         url, isolation_level=isolation, connect_args={"timeout": CONNECT_S, "server_settings": settings}

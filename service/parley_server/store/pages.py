@@ -18,6 +18,7 @@ def fill(rows: Iterable[T], limit: int, *, size_bytes: Callable[[T], int]) -> tu
     room = PAGE_BYTES
     for row in rows:
         room -= size_bytes(row)
+        # The first row is always taken: a page without rows would send the caller back to the same place forever.
         if taken and (len(taken) >= limit or room < 0):
             return taken, row
         taken.append(row)

@@ -100,6 +100,8 @@ def _dead(dialect: str, *, sure: bool) -> Select[Any]:
     )
     if not sure:
         return dead
+    # The caller may have been suspended since it last looked at its lease. It takes nothing over unless its own lease
+    # lasts long enough to end the replies: otherwise a third replica would take them over from it at once.
     mine = replica.alias("mine")
     left_us = mine.c.lease_until_us - now_us(dialect)
     lasts = left_us >= bindparam("sure_us", type_=BigInteger)
@@ -113,7 +115,7 @@ def _take(dialect: str) -> Update:
         .where(reply_active, reply.c.owner.in_(listed("dead", dialect)))
         .order_by(reply.c.create_time_us, reply.c.id)
         .limit(bindparam("rows", type_=Integer))
-        .with_for_update(skip_locked=True)
+        .with_for_update(skip_locked=True)  # a locked reply is being ended, or left to a later sweep
         .cte("theirs")
     )
     return (
@@ -161,6 +163,8 @@ def take_over(connection: Connection, replica_id: str, limit: int, *, sure_s: fl
     sure = {} if sure_s is None else {"sure_us": round(sure_s * 1_000_000)}
     if dialect == "postgresql":
         _free(connection, replica_id)
+    # An owner without a row has released its lease, or was never known. Without a row to lock, two replicas could take
+    # over its replies.
     connection.execute(_note_unknown(dialect), me)
     dead = listed_values(connection.execute(_dead(dialect, sure=bool(sure)), me | sure).scalars())
     if dead == "[]":
@@ -168,6 +172,7 @@ def take_over(connection: Connection, replica_id: str, limit: int, *, sure_s: fl
     if dialect == "postgresql":
         _free(connection, replica_id)  # again, for replicas whose lease has expired since the first call
     taken = connection.execute(_take(dialect), {"dead": dead, "rows": limit, "new_owner": replica_id}).all()
+    # Only those that own nothing: a limited takeover leaves the rest to the next one.
     connection.execute(_forget(dialect), {"dead": dead})
     return unfinished_of(connection, sorted(taken, key=lambda row: (row.create_time_us, row.id)))
 

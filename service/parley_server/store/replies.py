@@ -98,6 +98,7 @@ def find_request(connection: Connection, identity: Identity, request_id: str, no
     known = request_ids.find(connection, request_key(identity, request_id), now_us)
     if known is None:
         return None
+    # The key contains tenant and end user, so the reply needs no check of its owner. An erased one is None.
     return Replayed(payload_hash=known.payload_hash, reply=load_reply(connection, known.resource_id))
 
 
@@ -108,7 +109,7 @@ def request_cancel(
     request = {"new_kind": kind.value, "new_reason": reason, **owner(identity)}
     if target.conversation_id:
         row = connection.execute(_CANCEL_IN_CONVERSATION, request | {"of_conversation": target.conversation_id}).first()
-        if row is None:
+        if row is None:  # which of the two is absent decides the error
             get_conversation(connection, identity, target.conversation_id)
             raise ReplyNotFound("no reply runs in the conversation")
         return reply_of(row)

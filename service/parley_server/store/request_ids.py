@@ -16,6 +16,8 @@ from parley_server.store.schema import idempotency_key as table
 
 REPLY = "reply"
 CONVERSATION = "conversation"
+# A client that retries after a longer time starts a new reply; the mark of a Cancel only bridges calls that overtake
+# one another.
 KEY_LIFE_US = 24 * 3600 * 1_000_000
 MARK_LIFE_US = 60 * 1_000_000
 SWEEP_ROWS = 500
@@ -76,7 +78,7 @@ _EXPIRED = (
     .where(table.c.expire_time_us <= bindparam("now_us"))
     .order_by(table.c.expire_time_us)
     .limit(SWEEP_ROWS)
-    .with_for_update(skip_locked=True)
+    .with_for_update(skip_locked=True)  # an acceptance that reuses the key must not be waited for
     .cte("expired")
 )
 _SWEEP = delete(table).where(tuple_(table.c.tenant, table.c.end_user, table.c.kind, table.c.key).in_(select(_EXPIRED)))
@@ -94,6 +96,7 @@ def claim(connection: Connection, key: Key, made: Made) -> Claim | Known:
     row = connection.execute(_LOCK, _where(key)).first()
     if row is None:  # swept between the two statements
         return claim(connection, key, made)
+    # The row is overwritten only by `keep`, after all refusals, so that a refused request changes nothing.
     if row.expire_time_us <= made.now_us:
         return Claim(fresh=False)
     if row.resource_id is None:

@@ -3,11 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
 from contextlib import suppress
-from typing import TypeVar
-
-from sqlalchemy import Connection
 
 from parley_server.core.model import Conversation, FinishReason, Identity, ImagePart, Reply, Usage
 from parley_server.core.store_types import (
@@ -43,8 +39,6 @@ from parley_server.store.summaries import add_summary
 
 SWEEP_INTERVAL_US = 60 * 1_000_000
 
-T = TypeVar("T")
-
 
 class SqlStore:
     """`core.ports.Store` on SQLite or PostgreSQL. On SQLite the caller must hold the `DatabaseLock`.
@@ -74,7 +68,7 @@ class SqlStore:
         await self._database.ping()
 
     async def find_request(self, identity: Identity, request_id: str, now_us: int) -> Replayed | None:
-        return await self._read(
+        return await self._database.read(
             lambda connection: replies.find_request(connection, identity, request_id, now_us), one_state=False
         )
 
@@ -89,7 +83,7 @@ class SqlStore:
         max_bytes: int = 0,
         whole: bool = False,
     ) -> PromptSource:
-        return await self._read(
+        return await self._database.read(
             lambda connection: history.read_turn(
                 connection,
                 identity,
@@ -104,15 +98,15 @@ class SqlStore:
         )
 
     async def accept(self, acceptance: Acceptance) -> AcceptOutcome:
-        outcome = await self._write(lambda connection: accept(connection, acceptance))
+        outcome = await self._database.write(lambda connection: accept(connection, acceptance))
         self._sweep_keys(acceptance.now_us)
         return outcome
 
     async def append_checkpoints(self, checkpoints: list[Checkpoint]) -> None:
-        await self._write(lambda connection: append_checkpoints(connection, checkpoints), durable=False)
+        await self._database.write(lambda connection: append_checkpoints(connection, checkpoints), durable=False)
 
     async def finalise(self, finalisation: Finalisation) -> Finalised | None:
-        return await self._write(lambda connection: finalise(connection, finalisation))
+        return await self._database.write(lambda connection: finalise(connection, finalisation))
 
     async def add_summary(self, summary: Summary, usage: Usage, *, usage_id: str, provider: str) -> bool:
         return await self._write(
@@ -122,7 +116,7 @@ class SqlStore:
     async def request_cancel(
         self, identity: Identity, target: CancelTarget, kind: FinishReason, reason: str, now_us: int
     ) -> Reply | None:
-        return await self._write(
+        return await self._database.write(
             lambda connection: replies.request_cancel(
                 connection, identity, target, kind=kind, reason=reason, now_us=now_us
             ),
@@ -130,16 +124,18 @@ class SqlStore:
         )
 
     async def get_reply(self, identity: Identity, reply_id: str) -> Reply:
-        return await self._read(lambda connection: replies.get_reply(connection, identity, reply_id), one_state=False)
+        return await self._database.read(
+            lambda connection: replies.get_reply(connection, identity, reply_id), one_state=False
+        )
 
     async def unfinished(self, limit: int, reply_id: str = "") -> list[Unfinished]:
-        return await self._read(lambda connection: replies.unfinished(connection, limit, reply_id))
+        return await self._database.read(lambda connection: replies.unfinished(connection, limit, reply_id))
 
     async def unfinished_ids(self) -> list[str]:
-        return await self._read(replies.unfinished_ids, one_state=False)
+        return await self._database.read(replies.unfinished_ids, one_state=False)
 
     async def standings(self, reply_ids: list[str]) -> list[Standing]:
-        return await self._read(lambda connection: replicas.standings(connection, reply_ids), one_state=False)
+        return await self._database.read(lambda connection: replicas.standings(connection, reply_ids), one_state=False)
 
     async def hold_lease(self, replica_id: str, lease_s: float) -> list[Standing]:
         return await self._database.urgent(lambda connection: replicas.hold_lease(connection, replica_id, lease_s))
@@ -148,53 +144,50 @@ class SqlStore:
         await self._database.urgent(lambda connection: replicas.release_lease(connection, replica_id))
 
     async def take_over(self, replica_id: str, limit: int, *, sure_s: float | None = None) -> list[Unfinished]:
-        return await self._write(lambda connection: replicas.take_over(connection, replica_id, limit, sure_s=sure_s))
+        return await self._database.write(
+            lambda connection: replicas.take_over(connection, replica_id, limit, sure_s=sure_s)
+        )
 
     async def create_conversation(self, new: NewConversation) -> CreateOutcome:
-        return await self._write(lambda connection: conversations.create_conversation(connection, new))
+        return await self._database.write(lambda connection: conversations.create_conversation(connection, new))
 
     async def get_conversation(self, identity: Identity, conversation_id: str) -> Conversation:
-        return await self._read(
+        return await self._database.read(
             lambda connection: conversations.get_conversation(connection, identity, conversation_id), one_state=False
         )
 
     async def list_conversations(self, identity: Identity, which: ConversationFilter, limit: int) -> ConversationPage:
-        return await self._read(
+        return await self._database.read(
             lambda connection: listings.list_conversations(connection, identity, which, limit), one_state=False
         )
 
     async def update_conversation(self, identity: Identity, update: ConversationUpdate, now_us: int) -> Conversation:
-        return await self._write(
+        return await self._database.write(
             lambda connection: conversations.update_conversation(connection, identity, update, now_us)
         )
 
     async def delete_conversation(self, identity: Identity, conversation_id: str, etag: str) -> Busy | tuple[str, ...]:
-        return await self._write(
+        return await self._database.write(
             lambda connection: conversations.delete_conversation(connection, identity, conversation_id, etag)
         )
 
     async def list_messages(self, identity: Identity, which: MessageFilter, limit: int) -> MessagePage:
-        return await self._read(lambda connection: listings.list_messages(connection, identity, which, limit))
+        return await self._database.read(lambda connection: listings.list_messages(connection, identity, which, limit))
 
     async def get_image(self, identity: Identity, image_id: str) -> ImagePart:
-        return await self._read(lambda connection: images.get_image(connection, identity, image_id), one_state=False)
-
-    async def _read(self, work: Callable[[Connection], T], *, one_state: bool = True) -> T:
-        return await self._database.read(work, one_state=one_state)
-
-    async def _write(self, work: Callable[[Connection], T], *, durable: bool = True) -> T:
-        return await self._database.write(work, durable=durable)
+        return await self._database.read(
+            lambda connection: images.get_image(connection, identity, image_id), one_state=False
+        )
 
     def _sweep_keys(self, now_us: int) -> None:
         """Delete expired idempotency keys in the background, at most once per `SWEEP_INTERVAL_US`."""
+        # Nearly all keys come with acceptances, so that no timer is needed: without them, the table hardly grows.
         if now_us >= self._next_sweep_us and (self._sweep is None or self._sweep.done()):
             self._next_sweep_us = now_us + SWEEP_INTERVAL_US
             self._sweep = asyncio.get_running_loop().create_task(self._sweep_some(now_us))
 
     async def _sweep_some(self, now_us: int) -> None:
         with suppress(StorageUnavailable):
-            if (
-                await self._write(lambda connection: request_ids.sweep(connection, now_us), durable=False)
-                == request_ids.SWEEP_ROWS
-            ):
-                self._next_sweep_us = 0
+            deleted = await self._database.write(lambda each: request_ids.sweep(each, now_us), durable=False)
+            if deleted == request_ids.SWEEP_ROWS:
+                self._next_sweep_us = 0  # there may be more: the next acceptance deletes them

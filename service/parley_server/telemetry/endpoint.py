@@ -38,6 +38,7 @@ def serve_metrics(host: str, port: int, registry: CollectorRegistry) -> MetricsE
     """Listen on the address. Raises OSError, with a message for the operator, if that fails."""
     try:
         family, address = _resolve(host, port)
+        # The library's server is for IPv4, unless its class names another family.
         kind = type("MetricsServer", (_Server,), {"address_family": family})
         return MetricsEndpoint(kind(address, _requests_for(registry)))
     except OSError as error:
@@ -47,6 +48,7 @@ def serve_metrics(host: str, port: int, registry: CollectorRegistry) -> MetricsE
 
 
 class _Server(ThreadingHTTPServer):
+    # A scraper that reads slowly must delay neither `close` nor the end of the process.
     daemon_threads = True
     block_on_close = False
 

@@ -21,10 +21,12 @@ from parley_server.errors import Reason
 
 # Libraries whose debug lines contain the data that they send and receive.
 _VERBOSE = ("httpx2", "httpcore2", "sqlalchemy", "alembic", "asyncio", "grpc")
+# Its end is kept, which has the exception itself and the innermost frames.
 _EXCEPTION_CHARACTERS = 16_384
 _SECRETS = re.compile(r"(?i)\b(?:sk-[\w-]{6,}|bearer\s+[\w.~+/=-]+)")
 # SQLAlchemy and pydantic quote values in their errors.
 _QUOTED_VALUES = re.compile(r"(?s)\[parameters: .*?\](?=\n|$)|input_value=.*?(?=, input_type=)")
+# A message of another form is a library's free text, which may contain data.
 _EVENT = re.compile(r"[a-z][a-z0-9_]{0,63}")
 
 _calls = logging.getLogger("parley.call")
@@ -55,6 +57,7 @@ def configure_logging(
 
 def log_call(call: CallEnded) -> None:
     """Log one line for a finished call. Empty fields are left out."""
+    # Only defects of the server are errors. A call with any other status was refused or left as it should be.
     level = logging.ERROR if call.code in ("INTERNAL", "UNKNOWN") else logging.INFO
     if not _calls.isEnabledFor(level):
         return
@@ -154,6 +157,7 @@ def _values_of(record: logging.LogRecord) -> dict[str, Any]:
     values: dict[str, Any] = {"time": _rfc3339(record.created), "level": record.levelname.lower()}
     if fields is not None:
         values["event"] = message
+        # A field must not replace the event, which is what operators search for.
         values.update({name: value for name, value in fields.items() if name not in ("time", "level", "event")})
     elif _EVENT.fullmatch(message):
         values["event"] = message

@@ -32,6 +32,8 @@ Child = TypeVar("Child")
 class _Labelled(Generic[Child]):
     """The children of a metric by their label values, created once and limited in number."""
 
+    # The library would look a child up under a lock, and convert and count the values, at each event.
+
     def __init__(self, bind: Callable[..., Child]) -> None:
         self._bind = bind
         self._children: dict[tuple[str, ...], Child] = {}
@@ -147,6 +149,7 @@ class Metrics:
         # The requested alias: unlike the vendor's name of a model, it comes from a bounded configuration.
         state, model = reply.state.value, reply.requested_model or reply.model
         self._ended.of(state, end_reason(reply), model).inc()
+        # The wall clock may have been set back during the reply.
         self._duration.of(state).observe(max(0, reply.end_time_us - reply.create_time_us) / 1e6)
         self._length.of(state).observe(text_length)
         self._overhead.observe(overhead_s)
@@ -161,7 +164,7 @@ class Metrics:
             ("reasoning", usage.reasoning_tokens),
         )
         for kind, count in counts:
-            if count > 0:
+            if count > 0:  # no series without tokens; a counter would raise for a negative number
                 self._tokens.of(kind, model).inc(count)
         if usage.cost_nano_usd:
             self._cost.of(model).inc(usage.cost_nano_usd / 1e9)

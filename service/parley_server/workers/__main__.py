@@ -15,7 +15,8 @@ import sys
 import uvloop
 
 from parley_server.app import App
-from parley_server.serving import WRONG_CONFIGURATION, CannotServe, StopRequest, run_server
+from parley_server.exit_status import CANNOT_RUN
+from parley_server.serving import CannotServe, StopRequest, run_server
 from parley_server.settings import Settings, SettingsError, load_settings
 from parley_server.telemetry.logs import configure_logging
 from parley_server.workers.supervisor_protocol import HURRY, Ready, Refused, WorkerReport, encode
@@ -30,7 +31,7 @@ def main(index: int, supervisor: socket.socket) -> int:
         uvloop.run(_work(settings, supervisor))
     except (SettingsError, CannotServe) as error:
         _send(supervisor, Refused(problem=str(error)))
-        return WRONG_CONFIGURATION
+        return CANNOT_RUN
     return 0
 
 
@@ -49,7 +50,7 @@ async def _work(settings: Settings, supervisor: socket.socket) -> None:
             return
         except OSError:
             orders = b""
-        if not orders:
+        if not orders:  # the supervisor has died: drain, since no one else could stop this process
             loop.remove_reader(supervisor)
         (stop_request.hurry if HURRY in orders else stop_request.drain)()
 

@@ -17,6 +17,7 @@ from contextlib import ExitStack
 
 from prometheus_client import CollectorRegistry
 
+from parley_server.exit_status import CANNOT_RUN
 from parley_server.port import SharedPort
 from parley_server.settings import Address, Settings
 from parley_server.telemetry.endpoint import MetricsEndpoint, serve_metrics
@@ -27,7 +28,7 @@ from parley_server.workers.worker import Worker, WorkerExit
 
 logger = logging.getLogger("parley_server.workers")
 
-CANNOT_START = 2
+# Pauses before a restart: short after a single crash, longer in a crash loop, which would take CPU from the others.
 FIRST_PAUSE_S = 0.5
 LONGEST_PAUSE_S = 10.0
 SETTLED_S = 60.0
@@ -41,12 +42,13 @@ def supervise(settings: Settings, *, config: str = "") -> int:
     configure_logging(settings.log_level, settings.log_format)
     with ExitStack() as held:
         try:
+            # Held until the end, so that no other program can take the port while all workers restart.
             port = held.enter_context(SharedPort(settings.listen))
             supervisor = Supervisor(settings, port.address, _environment(settings, port.address, config))
             endpoint = supervisor.serve_metrics()
         except OSError as error:
             _refuse(error.strerror or str(error))
-            return CANNOT_START
+            return CANNOT_RUN
         if endpoint is not None:
             held.callback(endpoint.close)
         return asyncio.run(supervisor.run())
@@ -94,6 +96,7 @@ class Supervisor:
             worker.send(order)
 
     async def _announce(self) -> None:
+        # Operators and scripts take the line as the sign that the port accepts calls, so it waits for all workers.
         for worker in self._workers:
             await worker.has_served.wait()
         self._announced = True
@@ -111,9 +114,10 @@ class Supervisor:
             began_s = time.monotonic()
             ended = await worker.run_once(self._environment)
             if self._stopping.is_set():
+                # One worker whose drain failed is enough to report it.
                 self._status = self._status or int(ended.status != 0)
-            elif ended.status == CANNOT_START and not self._announced:
-                self._status = CANNOT_START
+            elif ended.status == CANNOT_RUN and not self._announced:
+                self._status = CANNOT_RUN
                 _refuse(ended.problem or "a worker could not start")
                 self._stop()
             else:
@@ -139,6 +143,7 @@ def _environment(settings: Settings, address: Address, config: str) -> dict[str,
 
     Settings are not passed as arguments, since other users of the machine can read those."""
     environment = {**os.environ, "PARLEY_LISTEN": str(address), "PARLEY_DATABASE_URL": settings.database_url}
+    # Each worker serves its metrics on a free port; the supervisor merges them on the configured one.
     environment["PARLEY_METRICS_LISTEN"] = "127.0.0.1:0" if settings.metrics_listen else ""
     if config:
         environment["PARLEY_CONFIG"] = config

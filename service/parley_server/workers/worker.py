@@ -43,6 +43,7 @@ class Worker:
     async def run_once(self, environment: Mapping[str, str]) -> WorkerExit:
         """Start a process and wait for its exit."""
         ours, its = socket.socketpair()
+        # The child inherits its end. The copy here is closed, because the stream would otherwise outlive the child.
         with its:
             try:
                 process = await self._start(its, environment)
@@ -51,7 +52,7 @@ class Worker:
                 return WorkerExit(pid=0, status=1, problem=f"cannot be started: {error.strerror}")
         reports, self._connection = await asyncio.open_unix_connection(sock=ours)
         try:
-            if self._order:
+            if self._order:  # it came during the start, when there was no connection
                 self._connection.write(self._order)
             problem = await self._read_report(reports)
             return WorkerExit(pid=process.pid, status=await process.wait(), problem=problem)
@@ -80,7 +81,7 @@ class Worker:
             line = await reports.readline()
         except ConnectionResetError:
             return ""
-        if not line.endswith(b"\n"):
+        if not line.endswith(b"\n"):  # it died before its report was complete
             return ""
         report = decode(line)
         if not isinstance(report, Ready):

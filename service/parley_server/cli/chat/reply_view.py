@@ -58,7 +58,7 @@ class ReplyView:
 
         try:
             with _on_interrupt(interrupt):
-                await asyncio.wait({showing})
+                await asyncio.wait({showing})  # unlike an await, it does not raise if the second Ctrl-C cancels it
         finally:
             for task in (showing, *stopping):
                 task.cancel()
@@ -110,7 +110,7 @@ class ReplyView:
     def _show_snapshot(self, whole: str) -> None:
         shown = "".join(self._shown)
         self._shown = [whole]
-        if whole.startswith(shown):
+        if whole.startswith(shown):  # what is on the screen is not repeated
             self._screen.text(whole[len(shown) :])
             return
         self._screen.note("... some of this was lost; the answer so far:")

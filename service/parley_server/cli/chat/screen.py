@@ -77,6 +77,7 @@ class Screen:
 
     def _columns(self) -> int:
         """The width of the terminal; 80 if unknown."""
+        # Read for each piece, because the window may be resized during an answer.
         return os.get_terminal_size(self._out.fileno()).columns or _COLUMNS
 
 

@@ -105,7 +105,7 @@ class Session:
             mark = "*" if conversation.id == self.conversation_id else " "
             age = _age(conversation.update_time.ToDatetime(tzinfo=UTC))
             self._screen.line(f"{mark}{len(self._listed):3}  {title}  ({age})")
-            if len(self._listed) == _LISTED:
+            if len(self._listed) == _LISTED:  # the client would go on with further pages
                 break
         if not self._listed:
             self._screen.note("no conversations yet")
@@ -134,6 +134,7 @@ class Session:
 
     async def _follow(self, stream: ReplyStream) -> ReplyOutcome:
         outcome = await ReplyView(stream, self._screen, reasoning=self._reasoning).follow()
+        # Both are empty if the request was refused. Then the chat stays where it was.
         self.conversation_id = stream.conversation_id or self.conversation_id
         self._last_message_id = stream.message_id or self._last_message_id
         self.failures += outcome is ReplyOutcome.FAILED

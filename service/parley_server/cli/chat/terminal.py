@@ -33,6 +33,8 @@ def chat(options: ChatOptions) -> int:
         getattr(stream, "reconfigure", lambda **_: None)(errors="replace")
     screen = Screen(sys.stdout, sys.stderr)
     try:
+        # The loop runs only while a command or a reply does, because `input` blocks. So Ctrl-C at the prompt is an
+        # ordinary KeyboardInterrupt, and Ctrl-C during a reply is handled by its view.
         with asyncio.Runner() as runner:
             return _run(runner, options, screen=screen)
     except KeyboardInterrupt:

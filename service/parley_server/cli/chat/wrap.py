@@ -62,6 +62,7 @@ class WordWrap:
         if width == self._column or width + columns > last:
             self._new_line(out)
             return
+        # The part of the word that came with this piece is not on the screen yet; the part before it must be erased.
         here = min(len(word), len(out))
         if here:
             del out[-here:]

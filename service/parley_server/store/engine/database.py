@@ -42,7 +42,7 @@ class Database(Protocol):
         With `one_state` all its statements see the same snapshot of the database. Without it each statement sees its
         own snapshot, which is cheaper."""
 
-    async def write(self, work: Callable[[Connection], T], *, durable: bool) -> T:
+    async def write(self, work: Callable[[Connection], T], *, durable: bool = True) -> T:
         """Run `work`, all of it or nothing. It survives a killed process; with `durable`, a loss of power."""
 
     async def urgent(self, work: Callable[[Connection], T]) -> T:

@@ -39,6 +39,7 @@ class DatabaseLock:
 
     def release(self) -> None:
         """Free the lock. Does nothing if it is not held."""
+        # The file stays. If it were removed, one process could lock the removed file and another one a new file.
         file, self._file = self._file, None
         if file is not None:
             os.ftruncate(file, 0)

@@ -27,6 +27,8 @@ from parley_server.store.engine.driver_errors import gives_up, is_lost, is_undon
 
 logger = logging.getLogger("parley.store")
 
+# A transaction takes a few milliseconds, so that few connections serve thousands of replies. All replicas together must
+# stay below the server's `max_connections`.
 POOL_SIZE = 8
 STATEMENT_S = 5.0
 CONNECT_S = 3.0
@@ -59,6 +61,7 @@ class PostgresDatabase:
         self._pool = open_engine(
             url, name=name, size=POOL_SIZE, statement_s=STATEMENT_S, connect_s=CONNECT_S, wait_s=POOL_WAIT_S
         )
+        # A renewal that waits behind other calls could come too late, and a healthy replica would lose its lease.
         self._lane = open_engine(url, name=name, size=1, statement_s=URGENT_S, connect_s=URGENT_S, wait_s=URGENT_S)
         self._one_state = self._pool.execution_options(isolation_level="REPEATABLE READ", postgresql_readonly=True)
         self._single = self._pool.execution_options(isolation_level="AUTOCOMMIT")
@@ -79,7 +82,7 @@ class PostgresDatabase:
         self,
         work: Callable[[Connection], T],
         *,
-        durable: bool,  # noqa: ARG002 - the server decides
+        durable: bool = True,  # noqa: ARG002 - the server decides
     ) -> T:
         return await self._own(_run(self._pool, work))
 
@@ -141,7 +144,7 @@ def open_engine(url: URL, *, name: str, size: int, statement_s: float, connect_s
                 "default_transaction_isolation": "read committed",
                 "enable_seqscan": "off",
                 "idle_in_transaction_session_timeout": f"{IDLE_IN_TRANSACTION_S}s",
-                "jit": "off",
+                "jit": "off",  # to compile these short statements takes longer than to run them
                 "statement_timeout": f"{statement_s * 1000:.0f}",
             },
         },
@@ -172,6 +175,8 @@ async def _run(
         except ParleyError:
             raise  # a refusal, raised before the first write
         except Exception as error:
+            # A connection that broke before COMMIT leaves nothing behind, so the unit may run again. After COMMIT was
+            # sent, it may have been executed: the caller must read back what happened.
             undone = is_undone(error)
             if tries < TRIES and (undone or (connected and not committing and is_lost(error))):
                 logger.info(
@@ -206,7 +211,7 @@ async def _connect(engine: AsyncEngine) -> AsyncConnection:
     loop = asyncio.get_running_loop()
     timer = loop.call_later(cast("QueuePool", engine.pool).timeout(), end_wait)
     try:
-        async with asyncio.timeout(None) as cancellation:
+        async with asyncio.timeout(None) as cancellation:  # `end_wait` sets the limit
             await connection.start()
     except Exception as error:
         if late:

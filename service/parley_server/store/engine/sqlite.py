@@ -20,9 +20,17 @@ from sqlalchemy.pool import ConnectionPoolEntry, NullPool
 from parley_server.errors import StorageUnavailable
 from parley_server.store.engine.database import ask
 from parley_server.store.engine.driver_errors import translate
-from parley_server.store.engine.sqlite_writer import SYNCHRONOUS, Member, SqliteWriter, UnitOutcome, deliver
+from parley_server.store.engine.sqlite_writer import (
+    SYNCHRONOUS,
+    Member,
+    SqliteThread,
+    SqliteWriter,
+    UnitOutcome,
+    deliver,
+)
 
 BUSY_TIMEOUT_MS = 5_000
+# While one thread is busy with a long listing, the other one answers short reads.
 READERS = 2
 
 T = TypeVar("T")
@@ -54,7 +62,7 @@ class SqliteDatabase:
     async def read(self, work: Callable[[Connection], T], *, one_state: bool = True) -> T:  # noqa: ARG002 - same cost
         return await self._ask(self._reads, work, durable=False)
 
-    async def write(self, work: Callable[[Connection], T], *, durable: bool) -> T:
+    async def write(self, work: Callable[[Connection], T], *, durable: bool = True) -> T:
         """Run `work`; the transaction may be shared: `sqlite_writer` has the rules for `work`."""
         return await self._ask(self._writes, work, durable=durable)
 
@@ -69,6 +77,7 @@ class SqliteDatabase:
         if not self._open:
             return
         self._open = False
+        # The writer ends last, because it empties the write-ahead log, which an open read would prevent.
         writer, *readers = self._threads
         for _ in readers:
             self._reads.put(None)
@@ -88,14 +97,17 @@ class SqliteDatabase:
 def open_engine(path: Path, *, read_only: bool) -> Engine:
     """An engine that begins transactions itself instead of the driver: BEGIN IMMEDIATE for the writer, BEGIN for
     readers."""
+    # No pool: each thread opens one connection and keeps it.
     engine = create_engine(URL.create("sqlite", database=str(path)), poolclass=NullPool)
 
     @event.listens_for(engine, "connect")
     def _connected(connection: DBAPIConnection, _: ConnectionPoolEntry) -> None:
+        # The driver would begin a transaction only at the first write. Two transactions that have read before it would
+        # overwrite each other's changes, or fail because the database is locked.
         connection.isolation_level = None
         cursor = connection.cursor()
         cursor.execute(f"PRAGMA busy_timeout = {BUSY_TIMEOUT_MS}")
-        cursor.execute("PRAGMA foreign_keys = ON")
+        cursor.execute("PRAGMA foreign_keys = ON")  # off by default; erasures delete by foreign keys
         cursor.execute("PRAGMA query_only = ON" if read_only else "PRAGMA journal_mode = WAL")
         cursor.close()
 
@@ -118,14 +130,8 @@ def _set_synchronous(connection: Connection) -> None:
         connection.info["synchronous_is"] = level
 
 
-class SqliteReader:
+class SqliteReader(SqliteThread):
     """Runs reads from the queue in its own thread, until it takes None."""
-
-    def __init__(self, engine: Engine, queue: SimpleQueue[Member | None], loop: asyncio.AbstractEventLoop) -> None:
-        self._engine = engine
-        self._queue = queue
-        self._loop = loop
-        self._connection: Connection | None = None
 
     def serve(self) -> None:
         """The thread's main function."""
@@ -135,18 +141,11 @@ class SqliteReader:
 
     def _outcome(self, member: Member) -> UnitOutcome:
         try:
-            if self._connection is None:
-                self._connection = self._engine.connect()
-            with self._connection.begin():
-                return UnitOutcome(member.answer, member.work(self._connection), failed=False)
+            connection = self._connected()
+            with connection.begin():
+                return UnitOutcome(member.answer, member.work(connection), failed=False)
         except Exception as error:  # noqa: BLE001 - raised again in the caller's thread
             translated = translate(error)
             if translated is not error:
                 self._drop()
             return UnitOutcome(member.answer, translated, failed=True)
-
-    def _drop(self) -> None:
-        connection, self._connection = self._connection, None
-        if connection is not None:
-            connection.invalidate()
-            connection.close()

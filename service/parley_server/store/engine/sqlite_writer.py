@@ -19,6 +19,7 @@ from sqlalchemy.exc import DBAPIError
 from parley_server.errors import ParleyError
 from parley_server.store.engine.driver_errors import translate
 
+# Limits the wait of the first member in a group, and the work that is repeated if the group fails.
 GROUP_SIZE = 256
 SYNCHRONOUS = "synchronous"
 """Key of `Connection.info`: the value of `PRAGMA synchronous` that the next transaction needs."""
@@ -53,7 +54,7 @@ def deliver(loop: asyncio.AbstractEventLoop, outcomes: Sequence[UnitOutcome]) ->
     """Hand all results to the event loop in one step. Cancelled callers are skipped."""
     try:
         loop.call_soon_threadsafe(_settle, outcomes)
-    except RuntimeError:
+    except RuntimeError:  # a process that ends has closed its loop, and nobody waits for the results
         if not loop.is_closed():
             raise
 
@@ -68,14 +69,30 @@ def _settle(outcomes: Sequence[UnitOutcome]) -> None:
             answer.set_result(value)
 
 
-class SqliteWriter:
-    """The thread that runs all writes: takes members from the queue in order, until it takes None."""
+class SqliteThread:
+    """The queue of a thread, and its connection, which is opened on first use and again after an error."""
 
     def __init__(self, engine: Engine, queue: SimpleQueue[Member | None], loop: asyncio.AbstractEventLoop) -> None:
         self._engine = engine
         self._queue = queue
         self._loop = loop
         self._connection: Connection | None = None
+
+    def _connected(self) -> Connection:
+        if self._connection is None:
+            self._connection = self._engine.connect()
+        return self._connection
+
+    def _drop(self) -> None:
+        """Close the connection and any open transaction."""
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            connection.invalidate()
+            connection.close()
+
+
+class SqliteWriter(SqliteThread):
+    """The thread that runs all writes: takes members from the queue in order, until it takes None."""
 
     def serve(self) -> None:
         """The thread's main function."""
@@ -125,6 +142,7 @@ class SqliteWriter:
         return outcomes
 
     def _transaction(self, group: list[Member]) -> list[UnitOutcome]:
+        # One fsync serves the whole group, so a member that must survive a loss of power makes all of them do so.
         connection = self._begin(durable=any(member.durable for member in group))
         phase = "work"
         try:
@@ -138,9 +156,7 @@ class SqliteWriter:
 
     def _begin(self, *, durable: bool) -> Connection:
         try:
-            if self._connection is None:
-                self._connection = self._engine.connect()
-            connection = self._connection
+            connection = self._connected()
             connection.info[SYNCHRONOUS] = "FULL" if durable else "NORMAL"
             connection.begin()
         except Exception as error:
@@ -155,13 +171,6 @@ class SqliteWriter:
             keep = False
         if not keep:
             self._drop()
-
-    def _drop(self) -> None:
-        """Close the connection and any open transaction. The next group opens another."""
-        connection, self._connection = self._connection, None
-        if connection is not None:
-            connection.invalidate()
-            connection.close()
 
     def _checkpoint(self) -> None:
         """Move the write-ahead log into the database file, so that the file can be copied alone. If that fails, no data
