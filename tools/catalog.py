@@ -19,8 +19,8 @@ PRICED_AT = datetime.datetime.combine(DATE, datetime.time(12), datetime.UTC) + d
 
 TARGET = Path(__file__).parents[1] / "service" / "parley_server" / "providers" / "models.toml"
 HEAD = f"""\
-# Written by `make catalog`: change tools/catalog_models.py, not this file. Prices are US dollars per million tokens, from genai-prices;
-# the sources of the abilities are named there. An ability that is not stated is not known.
+# Written by `make catalog`: change tools/catalog_models.py, not this file. Prices are US dollars per million tokens,
+# from genai-prices; the sources of the abilities are named there. An ability that is not stated is not known.
 date = {DATE}
 """
 VENDORS = {"xai": "x-ai"}

@@ -95,8 +95,8 @@ class App:
             raise
 
     async def stop(self, *, grace_s: float | None = None) -> None:
-        """Drain: set readiness to NOT_SERVING, pause, refuse new replies, wait up to `grace_s` seconds for running ones,
-        and end the others with their text so far.
+        """Drain: set readiness to NOT_SERVING, pause, refuse new replies, wait up to `grace_s` seconds for running
+        ones, and end the others with their text so far.
 
         Without `grace_s`, the configured pause and grace are used; with it, there is no pause."""
         server = self._settings.server

@@ -109,7 +109,7 @@ class SqlStore:
         return await self._database.write(lambda connection: finalise(connection, finalisation))
 
     async def add_summary(self, summary: Summary, usage: Usage, *, usage_id: str, provider: str) -> bool:
-        return await self._write(
+        return await self._database.write(
             lambda connection: add_summary(connection, summary, usage, usage_id=usage_id, provider=provider)
         )
 
