@@ -19,7 +19,7 @@ from parley_server.relay.redis import RedisRelay
 from tests.clock import until
 from tests.contract.relays import RecordingOwner, say, text_of
 from tests.contract.store_values import ADA, NOW_US, accepted, created, finalisation
-from tests.fakes import Interference, ended
+from tests.fakes import FaultyStore, ended
 from tests.ports import free_port
 
 INTERVAL_S = 0.05
@@ -28,7 +28,7 @@ INTERVAL_S = 0.05
 class Desk:
     """A relay on a store whose calls a test can make fail."""
 
-    def __init__(self, relay, store: Interference) -> None:
+    def __init__(self, relay, store: FaultyStore) -> None:
         self.relay = relay
         self.store = store
 
@@ -50,7 +50,7 @@ class Desk:
 
 @pytest.fixture(params=["embedded", "redis", "redis-away"])
 async def desk(request, store):
-    interference = Interference(store)
+    interference = FaultyStore(store)
     if request.param == "embedded":
         relay = CheckpointJournal(cast(Store, interference), SystemClock(), interval_s=INTERVAL_S)
         relay.start()

@@ -13,7 +13,7 @@ from parley_server.store.engine.sqlite import open_engine
 from parley_server.store.migrate import migrate
 from sqlalchemy import Engine
 
-from tests.fakes import World
+from tests.fakes import CoreHarness
 from tests.replicas import Cluster
 
 
@@ -52,21 +52,21 @@ async def store(
 
 
 @pytest.fixture
-async def make_world(store: SqlStore) -> AsyncIterator[Callable[..., World]]:
-    made: list[World] = []
+async def make_harness(store: SqlStore) -> AsyncIterator[Callable[..., CoreHarness]]:
+    made: list[CoreHarness] = []
 
-    def make(*given, **named) -> World:
-        made.append(World(store, *given, **named))
+    def make(*given, **named) -> CoreHarness:
+        made.append(CoreHarness(store, *given, **named))
         return made[-1]
 
     yield make
-    for world in made:
-        await world.aclose()
+    for harness in made:
+        await harness.aclose()
 
 
 @pytest.fixture
-def world(make_world: Callable[..., World]) -> World:
-    return make_world()
+def harness(make_harness: Callable[..., CoreHarness]) -> CoreHarness:
+    return make_harness()
 
 
 @pytest.fixture

@@ -48,7 +48,7 @@ from sqlalchemy import event
 from sqlalchemy.exc import OperationalError
 
 from tests.clock import settle, until
-from tests.fakes import ALICE, World, asking, say_hello
+from tests.fakes import ADA, CoreHarness, reply_request, say_hello
 
 
 async def hold(prompt, sink):
@@ -58,98 +58,98 @@ async def hold(prompt, sink):
     await asyncio.get_running_loop().create_future()
 
 
-def accept(world: World, *given, **named):
-    return world.core.acceptances.accept(asking(*given, **named))
+def accept(harness: CoreHarness, *given, **named):
+    return harness.core.acceptances.accept(reply_request(*given, **named))
 
 
-async def ended(world: World, generation: Generation):
+async def ended(harness: CoreHarness, generation: Generation):
     generation.cancel(Cancel(finish=FinishReason.CANCELLED))
-    return await world.settled(generation)
+    return await harness.stored_end(generation)
 
 
-async def nothing_left(world: World) -> None:
-    assert world.live_replies.running == {}
-    assert (world.live_replies.capacity._replies, world.live_replies.capacity._prompt_bytes) == (0, 0)
-    assert await world.store.unfinished_ids() == []
+async def nothing_left(harness: CoreHarness) -> None:
+    assert harness.live_replies.running == {}
+    assert (harness.live_replies.capacity._replies, harness.live_replies.capacity._prompt_bytes) == (0, 0)
+    assert await harness.store.unfinished_ids() == []
 
 
 # --- retries
 
 
-async def test_a_retry_attaches_to_the_running_reply(world):
-    first = await world.begin(hold, request_id="r")
-    again = await accept(world, request_id="r")
+async def test_a_retry_attaches_to_the_running_reply(harness):
+    first = await harness.begin(hold, request_id="r")
+    again = await accept(harness, request_id="r")
     assert isinstance(again, Replayed)
     assert again.reply.id == first.log.reply.id
-    started = await world.replies.start(asking(request_id="r"))
+    started = await harness.replies.start(reply_request(request_id="r"))
     assert (started.log, started.replayed) == (first.log, True)
-    assert len(world.actor.prompts) == 1
-    assert world.notes.refusals == []
+    assert len(harness.provider.prompts) == 1
+    assert harness.observer.refusals == []
 
 
-async def test_a_retry_attaches_to_the_ended_reply(world):
-    first = await world.begin(request_id="r")
-    stored = await world.settled(first)
-    started = await world.replies.start(asking(request_id="r"))
+async def test_a_retry_attaches_to_the_ended_reply(harness):
+    first = await harness.begin(request_id="r")
+    stored = await harness.stored_end(first)
+    started = await harness.replies.start(reply_request(request_id="r"))
     assert started == Started(first.log, replayed=True)
-    await world.clock.advance(61)
-    late = await world.replies.start(asking(request_id="r"))
+    await harness.clock.advance(61)
+    late = await harness.replies.start(reply_request(request_id="r"))
     assert late.replayed
     assert late.log.reply == stored
-    assert len(world.actor.prompts) == 1
+    assert len(harness.provider.prompts) == 1
 
 
-async def test_a_key_belongs_to_its_end_user(world):
-    await world.settled(await world.begin(request_id="r"))
-    for identity in (Identity(tenant="shop", end_user="bob"), Identity(tenant="bank", end_user="alice")):
-        assert isinstance(await accept(world, request_id="r", identity=identity), Generation)
+async def test_a_key_belongs_to_its_end_user(harness):
+    await harness.stored_end(await harness.begin(request_id="r"))
+    for identity in (Identity(tenant="shop", end_user="ben"), Identity(tenant="bank", end_user="ada")):
+        assert isinstance(await accept(harness, request_id="r", identity=identity), Generation)
 
 
-async def test_another_payload_under_the_same_key_is_refused(world):
-    await world.settled(await world.begin(request_id="r"))
+async def test_another_payload_under_the_same_key_is_refused(harness):
+    await harness.stored_end(await harness.begin(request_id="r"))
     with pytest.raises(RequestIdReused):
-        await accept(world, "other", request_id="r")
-    assert world.notes.refusals == [Reason.REQUEST_ID_REUSED]
+        await accept(harness, "other", request_id="r")
+    assert harness.observer.refusals == [Reason.REQUEST_ID_REUSED]
 
 
-async def test_a_key_outlives_the_erasure(world):
-    stored = await world.settled(await world.begin(request_id="r"))
-    await world.store.delete_conversation(ALICE, stored.conversation_id, "")
+async def test_a_key_outlives_the_erasure(harness):
+    stored = await harness.stored_end(await harness.begin(request_id="r"))
+    await harness.store.delete_conversation(ADA, stored.conversation_id, "")
     with pytest.raises(ReplyNotFound):
-        await accept(world, request_id="r")
-    assert len(world.actor.prompts) == 1
+        await accept(harness, request_id="r")
+    assert len(harness.provider.prompts) == 1
 
 
 @pytest.mark.parametrize("refused_as", ["draining", "overloaded", "in progress", "unknown model"])
-async def test_a_retry_comes_before_every_refusal(make_world, refused_as):
-    world = make_world(hold, max_replies=1 if refused_as == "overloaded" else 10)
-    created = await _conversation(world)
-    first = await world.begin(request_id="r", conversation_id=created.id)
+async def test_a_retry_comes_before_every_refusal(make_harness, refused_as):
+    harness = make_harness(hold, max_replies=1 if refused_as == "overloaded" else 10)
+    created = await _conversation(harness)
+    first = await harness.begin(request_id="r", conversation_id=created.id)
     if refused_as == "draining":
-        world.core.acceptances.draining = Draining("going")
+        harness.core.acceptances.draining = Draining("going")
     if refused_as == "unknown model":
-        world.catalog.only = msgspec.structs.replace(world.catalog.only, alias="other")
-        world.catalog.candidates = _no_model
-    again = await accept(world, request_id="r", conversation_id=created.id)
+        harness.catalog.model = msgspec.structs.replace(harness.catalog.model, alias="other")
+        harness.catalog.resolve = _no_model
+    again = await accept(harness, request_id="r", conversation_id=created.id)
     assert isinstance(again, Replayed)
     assert again.reply.id == first.log.reply.id
     with pytest.raises(ParleyError):
-        await accept(world, request_id="new", conversation_id=created.id)
+        await accept(harness, request_id="new", conversation_id=created.id)
 
 
 def _no_model(alias: str, fallbacks: tuple[str, ...]):
     raise ModelNotFound("gone")
 
 
-async def test_concurrent_calls_of_one_key_start_one_reply(world):
-    accepted = await asyncio.gather(*[accept(world, request_id="r") for _ in range(8)])
+async def test_concurrent_calls_of_one_key_start_one_reply(harness):
+    accepted = await asyncio.gather(*[accept(harness, request_id="r") for _ in range(8)])
     started = [each for each in accepted if isinstance(each, Generation)]
     assert len(started) == 1
     ids = {each.reply.id for each in accepted}
     assert ids == {started[0].log.reply.id}
-    await world.settled(started[0])
-    assert len(world.actor.prompts) == 1
-    await nothing_left(world)
+    await harness.stored_end(started[0])
+    assert len(harness.provider.prompts) == 1
+    await nothing_left(harness)
 
 
 # --- refusals leave nothing
@@ -163,74 +163,74 @@ async def test_concurrent_calls_of_one_key_start_one_reply(world):
         ({"messages": (Message(role=Role.TOOL, parts=()),)}, InvalidRequest),
     ],
 )
-async def test_a_refusal_leaves_nothing(world, fields, kind):
+async def test_a_refusal_leaves_nothing(harness, fields, kind):
     with pytest.raises(kind) as refused:
-        await accept(world, request_id="r", **fields)
-    assert world.notes.refusals == [refused.value.reason]
-    await nothing_left(world)
-    assert isinstance(await accept(world, request_id="r"), Generation)
+        await accept(harness, request_id="r", **fields)
+    assert harness.observer.refusals == [refused.value.reason]
+    await nothing_left(harness)
+    assert isinstance(await accept(harness, request_id="r"), Generation)
 
 
-async def _conversation(world: World, *texts: str, **fields) -> Conversation:
+async def _conversation(harness: CoreHarness, *texts: str, **fields) -> Conversation:
     """A new conversation that begins with these texts of a user."""
     messages = tuple(Message(role=Role.USER, parts=(TextPart(text=text),)) for text in texts)
     creation = Creation(conversation=Conversation(**fields), messages=messages)
-    return await world.conversations.create(ALICE, creation, "")
+    return await harness.conversations.create(ADA, creation, "")
 
 
-async def test_refusals_that_the_transaction_meets(world):
-    taken = await _conversation(world, id="mine")
+async def test_refusals_that_the_transaction_meets(harness):
+    taken = await _conversation(harness, id="mine")
     with pytest.raises(ConversationExists):
-        await accept(world, new_conversation=Conversation(id=taken.id))
+        await accept(harness, new_conversation=Conversation(id=taken.id))
     with pytest.raises(MessageNotFound):
-        await accept(world, conversation_id=taken.id, position=Position(after="unknown"))
-    await nothing_left(world)
+        await accept(harness, conversation_id=taken.id, position=Position(after="unknown"))
+    await nothing_left(harness)
 
 
-async def test_an_overload_by_replies_and_by_bytes(make_world):
-    world = make_world(hold, max_replies=2, max_prompt_bytes=100)
-    first = await world.begin()
+async def test_an_overload_by_replies_and_by_bytes(make_harness):
+    harness = make_harness(hold, max_replies=2, max_prompt_bytes=100)
+    first = await harness.begin()
     with pytest.raises(Overloaded):
-        await accept(world, "x" * 99)
-    second = await world.begin()
+        await accept(harness, "x" * 99)
+    second = await harness.begin()
     with pytest.raises(Overloaded):
-        await accept(world)
-    assert world.notes.refusals == [Reason.OVERLOADED] * 2
+        await accept(harness)
+    assert harness.observer.refusals == [Reason.OVERLOADED] * 2
     assert not first.log.sealed
-    await ended(world, first)
-    await ended(world, second)
-    await nothing_left(world)
-    await ended(world, await accept(world, "x" * 1000))
+    await ended(harness, first)
+    await ended(harness, second)
+    await nothing_left(harness)
+    await ended(harness, await accept(harness, "x" * 1000))
 
 
-async def test_a_loop_that_is_late_takes_nothing_new_and_keeps_what_it_has(make_world):
-    world = make_world(hold)
-    running = await world.begin(request_id="first")
-    world.notes.overloaded = True
+async def test_a_loop_that_is_late_takes_nothing_new_and_keeps_what_it_has(make_harness):
+    harness = make_harness(hold)
+    running = await harness.begin(request_id="first")
+    harness.observer.overloaded = True
     with pytest.raises(Overloaded) as refused:
-        await accept(world)
+        await accept(harness)
     assert refused.value.retry_after_s
-    assert world.notes.refusals == [Reason.OVERLOADED]
-    again = await accept(world, request_id="first")
+    assert harness.observer.refusals == [Reason.OVERLOADED]
+    again = await accept(harness, request_id="first")
     assert isinstance(again, Replayed)
     assert again.reply is not None
     assert again.reply.id == running.log.reply.id
     assert not running.log.sealed
-    world.notes.overloaded = False
-    await ended(world, await accept(world))
-    await ended(world, running)
-    await nothing_left(world)
+    harness.observer.overloaded = False
+    await ended(harness, await accept(harness))
+    await ended(harness, running)
+    await nothing_left(harness)
 
 
-async def test_a_drain_refuses_what_is_new(world):
-    await world.replies.drain(0.0)
+async def test_a_drain_refuses_what_is_new(harness):
+    await harness.replies.drain(0.0)
     with pytest.raises(Draining):
-        await accept(world)
-    await nothing_left(world)
+        await accept(harness)
+    await nothing_left(harness)
 
 
-async def test_a_drain_that_begins_during_an_acceptance_refuses_it_or_ends_its_reply(world):
-    created = await _conversation(world)
+async def test_a_drain_that_begins_during_an_acceptance_refuses_it_or_ends_its_reply(harness):
+    created = await _conversation(harness)
     reading, go_on = asyncio.Event(), asyncio.Event()
 
     async def hook(*_):
@@ -238,27 +238,27 @@ async def test_a_drain_that_begins_during_an_acceptance_refuses_it_or_ends_its_r
         await go_on.wait()
 
     for method, started in (("read_turn", False), ("accept", True)):
-        world.core.acceptances.draining = None
-        world.replies.going_away_at = None
+        harness.core.acceptances.draining = None
+        harness.replies.going_away_at = None
         reading.clear()
         go_on.clear()
-        world.store.before = {method: hook}
-        accepting = asyncio.ensure_future(accept(world, conversation_id=created.id))
+        harness.store.before = {method: hook}
+        accepting = asyncio.ensure_future(accept(harness, conversation_id=created.id))
         await reading.wait()
-        draining = asyncio.ensure_future(world.replies.drain(0.0))
+        draining = asyncio.ensure_future(harness.replies.drain(0.0))
         await settle()
         go_on.set()
         await draining
         if started:
-            stored = await world.settled(await accepting)
+            stored = await harness.stored_end(await accepting)
             assert stored.error.reason is Reason.OWNER_LOST
         else:
             with pytest.raises(Draining):
                 await accepting
-        await nothing_left(world)
+        await nothing_left(harness)
 
 
-async def test_a_drain_does_not_wait_for_an_acceptance_that_fails(world):
+async def test_a_drain_does_not_wait_for_an_acceptance_that_fails(harness):
     reading, go_on = asyncio.Event(), asyncio.Event()
 
     async def hook(*_):
@@ -266,130 +266,130 @@ async def test_a_drain_does_not_wait_for_an_acceptance_that_fails(world):
         await go_on.wait()
         raise StorageUnavailable
 
-    world.store.before["accept"] = hook
-    accepting = asyncio.ensure_future(accept(world))
+    harness.store.before["accept"] = hook
+    accepting = asyncio.ensure_future(accept(harness))
     await reading.wait()
-    draining = asyncio.ensure_future(world.replies.drain(0.0))
+    draining = asyncio.ensure_future(harness.replies.drain(0.0))
     await settle()
     go_on.set()
     with pytest.raises(StorageUnavailable):
         await accepting
     async with asyncio.timeout(5):
         await draining
-    await nothing_left(world)
+    await nothing_left(harness)
 
 
 # --- one at a time
 
 
-async def test_a_second_reply_in_a_conversation_is_refused_by_name(world):
-    created = await _conversation(world)
-    first = await world.begin(hold, conversation_id=created.id)
+async def test_a_second_reply_in_a_conversation_is_refused_by_name(harness):
+    created = await _conversation(harness)
+    first = await harness.begin(hold, conversation_id=created.id)
     with pytest.raises(ReplyInProgress) as refused:
-        await accept(world, conversation_id=created.id)
+        await accept(harness, conversation_id=created.id)
     assert refused.value.metadata == {"reply_id": first.log.reply.id}
     assert refused.value.retry_after_s
     assert not first.log.sealed
 
 
-async def test_of_many_calls_on_a_conversation_one_is_accepted(world):
-    world.actor.act = hold
-    created = await _conversation(world)
+async def test_of_many_calls_on_a_conversation_one_is_accepted(harness):
+    harness.provider.answer = hold
+    created = await _conversation(harness)
     results = await asyncio.gather(
-        *[accept(world, conversation_id=created.id) for _ in range(10)], return_exceptions=True
+        *[accept(harness, conversation_id=created.id) for _ in range(10)], return_exceptions=True
     )
     assert sum(isinstance(result, Generation) for result in results) == 1
     assert sum(isinstance(result, ReplyInProgress) for result in results) == 9
 
 
-async def test_an_interrupt_ends_the_running_reply_and_follows_its_answer(world):
-    created = await _conversation(world)
-    first = await world.begin(hold, conversation_id=created.id)
+async def test_an_interrupt_ends_the_running_reply_and_follows_its_answer(harness):
+    created = await _conversation(harness)
+    first = await harness.begin(hold, conversation_id=created.id)
     await settle()
-    second = await world.begin(hold, conversation_id=created.id, interrupt=True)
-    stored = await world.stored(first.log.reply.id)
+    second = await harness.begin(hold, conversation_id=created.id, interrupt=True)
+    stored = await harness.stored(first.log.reply.id)
     assert (stored.state, stored.finish_reason) == (State.CANCELLED, FinishReason.INTERRUPTED)
-    assert [_said(message) for message in world.actor.prompts[-1].messages] == [
+    assert [_said(message) for message in harness.provider.prompts[-1].messages] == [
         ("user", "hi"),
         ("assistant", "word"),
         ("user", "hi"),
     ]
-    turn = await world.store.get_conversation(ALICE, created.id)
+    turn = await harness.store.get_conversation(ADA, created.id)
     assert turn.head_message_id == second.log.reply.parent_message_id
 
 
-async def test_an_interrupt_of_a_silent_reply_follows_its_question(world):
-    created = await _conversation(world)
+async def test_an_interrupt_of_a_silent_reply_follows_its_question(harness):
+    created = await _conversation(harness)
 
     async def silent(prompt, sink):
         await asyncio.get_running_loop().create_future()
 
-    await world.begin(silent, conversation_id=created.id)
+    await harness.begin(silent, conversation_id=created.id)
     await settle()
-    await world.begin(silent, conversation_id=created.id, interrupt=True)
+    await harness.begin(silent, conversation_id=created.id, interrupt=True)
     await settle()
-    assert [role for role, _ in map(_said, world.actor.prompts[-1].messages)] == ["user", "user"]
+    assert [role for role, _ in map(_said, harness.provider.prompts[-1].messages)] == ["user", "user"]
 
 
 def _said(message) -> tuple[str, str]:
     return message.role, "".join(part.text for part in message.parts if isinstance(part, TextPart))
 
 
-async def test_an_interrupt_waits_for_5_seconds(world):
-    created = await _conversation(world)
+async def test_an_interrupt_waits_for_5_seconds(harness):
+    created = await _conversation(harness)
 
-    world.store.fail("finalise", times=8)
-    await world.begin(hold, conversation_id=created.id)
+    harness.store.fail("finalise", times=8)
+    await harness.begin(hold, conversation_id=created.id)
     await settle()
-    began = world.clock.monotonic()
-    second = asyncio.ensure_future(accept(world, conversation_id=created.id, interrupt=True))
+    began = harness.clock.monotonic()
+    second = asyncio.ensure_future(accept(harness, conversation_id=created.id, interrupt=True))
     while not second.done():
         await asyncio.sleep(0.001)
-        await world.clock.advance(0.1)
+        await harness.clock.advance(0.1)
     with pytest.raises(ReplyInProgress) as refused:
         await second
     assert refused.value.retry_after_s
-    assert world.clock.monotonic() - began >= world.limits.interrupt_wait_s
-    while world.live_replies.running:
+    assert harness.clock.monotonic() - began >= harness.limits.interrupt_wait_s
+    while harness.live_replies.running:
         await asyncio.sleep(0.001)
-        await world.clock.advance(1.0)
+        await harness.clock.advance(1.0)
 
 
-async def test_an_interrupt_of_a_row_without_a_task_ends_it(world):
-    created = await _conversation(world)
-    first = await world.begin(hold, conversation_id=created.id)
-    del world.live_replies.running[first.log.reply.id]
+async def test_an_interrupt_of_a_row_without_a_task_ends_it(harness):
+    created = await _conversation(harness)
+    first = await harness.begin(hold, conversation_id=created.id)
+    del harness.live_replies.running[first.log.reply.id]
     async with asyncio.timeout(5):
-        second = await accept(world, conversation_id=created.id, interrupt=True)
-    stored = await world.stored(first.log.reply.id)
+        second = await accept(harness, conversation_id=created.id, interrupt=True)
+    stored = await harness.stored(first.log.reply.id)
     assert (stored.state, stored.finish_reason) == (State.CANCELLED, FinishReason.INTERRUPTED)
     assert isinstance(second, Generation)
-    world.live_replies.running[first.log.reply.id] = first
+    harness.live_replies.running[first.log.reply.id] = first
 
 
-async def test_a_refused_interrupt_interrupts_nothing(make_world):
-    world = make_world(hold, max_prompt_bytes=100)
-    created = await _conversation(world)
-    first = await world.begin(conversation_id=created.id)
+async def test_a_refused_interrupt_interrupts_nothing(make_harness):
+    harness = make_harness(hold, max_prompt_bytes=100)
+    created = await _conversation(harness)
+    first = await harness.begin(conversation_id=created.id)
     for refused in ({"model": "unknown"}, {"messages": (Message(role=Role.USER, parts=(TextPart(text="x" * 99),)),)}):
         with pytest.raises(ParleyError):
-            await accept(world, conversation_id=created.id, interrupt=True, **refused)
+            await accept(harness, conversation_id=created.id, interrupt=True, **refused)
     assert not first.log.sealed
 
 
-async def test_a_retried_interrupt_does_not_interrupt_itself(world):
-    created = await _conversation(world)
+async def test_a_retried_interrupt_does_not_interrupt_itself(harness):
+    created = await _conversation(harness)
     fields = {"request_id": "r", "conversation_id": created.id, "interrupt": True}
-    first = await world.begin(hold, **fields)
-    assert (await accept(world, **fields)).reply.id == first.log.reply.id
+    first = await harness.begin(hold, **fields)
+    assert (await accept(harness, **fields)).reply.id == first.log.reply.id
     assert not first.log.sealed
 
 
-async def test_concurrent_interrupts_of_one_key_do_not_interrupt_each_other(world):
-    created = await _conversation(world)
-    older = await world.begin(hold, conversation_id=created.id)
+async def test_concurrent_interrupts_of_one_key_do_not_interrupt_each_other(harness):
+    created = await _conversation(harness)
+    older = await harness.begin(hold, conversation_id=created.id)
     fields = {"request_id": "r", "conversation_id": created.id, "interrupt": True}
-    accepted = await asyncio.gather(*[accept(world, **fields) for _ in range(6)])
+    accepted = await asyncio.gather(*[accept(harness, **fields) for _ in range(6)])
     started = [each for each in accepted if isinstance(each, Generation)]
     assert len(started) == 1
     assert not started[0].log.sealed
@@ -399,197 +399,197 @@ async def test_concurrent_interrupts_of_one_key_do_not_interrupt_each_other(worl
 # --- the head
 
 
-async def test_a_head_that_moves_means_building_the_prompt_again(world):
-    created = await _conversation(world, "hello", "there")
+async def test_a_head_that_moves_means_building_the_prompt_again(harness):
+    created = await _conversation(harness, "hello", "there")
     moves = [2]
-    await _move_head_before_commits(world, created, moves)
-    generation = await accept(world, conversation_id=created.id)
+    await _move_head_before_commits(harness, created, moves)
+    generation = await accept(harness, conversation_id=created.id)
     assert isinstance(generation, Generation)
     assert moves == [0]
-    await world.settled(generation)
+    await harness.stored_end(generation)
     assert generation.log.reply.parent_message_id == generation.log.reply.input_message_ids[-1]
 
 
-async def test_a_head_that_moves_thrice_is_a_refusal(world):
-    created = await _conversation(world, "hello", "there")
-    await _move_head_before_commits(world, created, [3])
+async def test_a_head_that_moves_thrice_is_a_refusal(harness):
+    created = await _conversation(harness, "hello", "there")
+    await _move_head_before_commits(harness, created, [3])
     with pytest.raises(ReplyInProgress) as refused:
-        await accept(world, conversation_id=created.id)
+        await accept(harness, conversation_id=created.id)
     assert refused.value.retry_after_s
-    await nothing_left(world)
+    await nothing_left(harness)
 
 
-async def _move_head_before_commits(world: World, created: Conversation, moves: list[int]) -> None:
-    turn = await world.store.read_turn(ALICE, created.id, Position(), has_input=True)
+async def _move_head_before_commits(harness: CoreHarness, created: Conversation, moves: list[int]) -> None:
+    turn = await harness.store.read_turn(ADA, created.id, Position(), has_input=True)
     first, last = (message.id for message in turn.path)
 
     async def hook(*_):
         if moves[0]:
             moves[0] -= 1
-            current = await world.store.get_conversation(ALICE, created.id)
+            current = await harness.store.get_conversation(ADA, created.id)
             head = last if current.head_message_id == first else first
             update = ConversationUpdate(conversation_id=created.id, head_message_id=head)
-            await world.store.update_conversation(ALICE, update, world.clock.now_us())
+            await harness.store.update_conversation(ADA, update, harness.clock.now_us())
 
-    world.store.before["accept"] = hook
+    harness.store.before["accept"] = hook
 
 
 # --- an outcome that nobody knows
 
 
-async def test_a_commit_whose_answer_was_lost_is_found(world):
-    world.store.fail("accept", times=1, after=True, unknown=True)
-    generation = await accept(world)
+async def test_a_commit_whose_answer_was_lost_is_found(harness):
+    harness.store.fail("accept", times=1, after=True, unknown=True)
+    generation = await accept(harness)
     assert isinstance(generation, Generation)
-    assert (await world.settled(generation)).state is State.COMPLETED
+    assert (await harness.stored_end(generation)).state is State.COMPLETED
 
 
-async def test_a_commit_that_did_not_happen_is_told(world):
+async def test_a_commit_that_did_not_happen_is_told(harness):
     """Looked for twice: a server that stood still may not have come to it the first time."""
-    world.store.fail("accept", times=1, unknown=True)
+    harness.store.fail("accept", times=1, unknown=True)
     looks = []
 
     async def look(*_) -> None:
-        looks.append(world.clock.monotonic())
+        looks.append(harness.clock.monotonic())
 
-    world.store.before["get_reply"] = look
+    harness.store.before["get_reply"] = look
     with pytest.raises(StorageUnavailable):
-        await in_time(world, accept(world, request_id="r"))
+        await in_time(harness, accept(harness, request_id="r"))
     assert looks[-1] - looks[0] >= ABSENT_AFTER_S
-    await nothing_left(world)
-    assert isinstance(await accept(world, request_id="r"), Generation)
+    await nothing_left(harness)
+    assert isinstance(await accept(harness, request_id="r"), Generation)
 
 
-async def test_an_unknown_outcome_is_asked_for_while_the_store_is_away(world):
-    world.store.fail("accept", times=1, after=True, unknown=True)
-    world.store.fail("get_reply", times=3)
-    generation = await in_time(world, accept(world))
-    assert (await world.settled(generation)).state is State.COMPLETED
+async def test_an_unknown_outcome_is_asked_for_while_the_store_is_away(harness):
+    harness.store.fail("accept", times=1, after=True, unknown=True)
+    harness.store.fail("get_reply", times=3)
+    generation = await in_time(harness, accept(harness))
+    assert (await harness.stored_end(generation)).state is State.COMPLETED
 
 
-async def test_whoever_waits_for_an_unknown_outcome_is_told_and_the_reply_begins_all_the_same(world):
-    world.store.fail("accept", times=1, after=True, unknown=True)
-    world.store.fail("get_reply", times=10_000)
-    began = world.clock.monotonic()
+async def test_whoever_waits_for_an_unknown_outcome_is_told_and_the_reply_begins_all_the_same(harness):
+    harness.store.fail("accept", times=1, after=True, unknown=True)
+    harness.store.fail("get_reply", times=10_000)
+    began = harness.clock.monotonic()
     with pytest.raises(StorageUnavailable) as told:
-        await in_time(world, accept(world, request_id="r"))
+        await in_time(harness, accept(harness, request_id="r"))
     assert told.value.outcome_unknown
-    assert REPORT_UNKNOWN_S <= world.clock.monotonic() - began < REPORT_UNKNOWN_S + 1
-    await in_time(world, world.clock.sleep(60))
-    [generation] = world.live_replies.running.values()
+    assert REPORT_UNKNOWN_S <= harness.clock.monotonic() - began < REPORT_UNKNOWN_S + 1
+    await in_time(harness, harness.clock.sleep(60))
+    [generation] = harness.live_replies.running.values()
     assert generation.task is None
-    world.store.fail("get_reply", times=0)
-    await in_time(world, until(lambda: generation.task is not None))
-    assert (await world.settled(generation)).state is State.COMPLETED
-    known = await accept(world, request_id="r")
+    harness.store.fail("get_reply", times=0)
+    await in_time(harness, until(lambda: generation.task is not None))
+    assert (await harness.stored_end(generation)).state is State.COMPLETED
+    known = await accept(harness, request_id="r")
     assert isinstance(known, Replayed)
     assert known.reply.id == generation.log.reply.id
-    assert len(world.actor.prompts) == 1
-    await nothing_left(world)
+    assert len(harness.provider.prompts) == 1
+    await nothing_left(harness)
 
 
-async def test_an_unknown_outcome_of_a_process_that_stops_is_left_to_others(world):
-    world.store.fail("accept", times=1, after=True, unknown=True)
-    world.store.fail("get_reply", times=10_000)
+async def test_an_unknown_outcome_of_a_process_that_stops_is_left_to_others(harness):
+    harness.store.fail("accept", times=1, after=True, unknown=True)
+    harness.store.fail("get_reply", times=10_000)
     with pytest.raises(StorageUnavailable):
-        await in_time(world, accept(world, request_id="r"))
-    [generation] = world.live_replies.running.values()
+        await in_time(harness, accept(harness, request_id="r"))
+    [generation] = harness.live_replies.running.values()
     generation.cancel(Cancel(finish=None))
-    await in_time(world, until(lambda: not world.live_replies.running))
-    assert await world.store.unfinished_ids() == [generation.log.reply.id]
-    assert world.actor.open_calls == 0
+    await in_time(harness, until(lambda: not harness.live_replies.running))
+    assert await harness.store.unfinished_ids() == [generation.log.reply.id]
+    assert harness.provider.open_calls == 0
 
 
-async def in_time(world, work):
+async def in_time(harness, work):
     """The result of what waits by the clock, which stands still while the store is asked."""
     task = asyncio.ensure_future(work)
     while not task.done():
         await settle()
-        if world.store.under_way:
+        if harness.store.pending_calls:
             await asyncio.sleep(0.0005)
         else:
-            await world.clock.advance(0.1)
+            await harness.clock.advance(0.1)
     return await task
 
 
-async def test_a_cancel_before_the_acceptance_costs_no_call_to_the_provider(world):
+async def test_a_cancel_before_the_acceptance_costs_no_call_to_the_provider(harness):
     with pytest.raises(ReplyNotFound):
-        await world.replies.cancel(ALICE, CancelTarget(request_id="r"), "changed my mind")
-    generation = await accept(world, request_id="r")
+        await harness.replies.cancel(ADA, CancelTarget(request_id="r"), "changed my mind")
+    generation = await accept(harness, request_id="r")
     assert generation.log.ended
     assert (generation.log.reply.state, generation.log.reply.cancel_reason) == (State.CANCELLED, "changed my mind")
     assert generation.log.last_sequence == 1
-    assert world.actor.prompts == []
-    assert world.notes.started == len(world.notes.ended) == 1
-    await nothing_left(world)
+    assert harness.provider.prompts == []
+    assert harness.observer.started == len(harness.observer.ended) == 1
+    await nothing_left(harness)
 
 
 # --- the caller leaves
 
 
-def _accepting(world: World) -> bool:
-    return any(task.get_name() == "accept" for task in world.tasks.running)
+def _accepting(harness: CoreHarness) -> bool:
+    return any(task.get_name() == "accept" for task in harness.tasks.running)
 
 
 @pytest.mark.parametrize("interrupt", [False, True])
-async def test_a_caller_that_leaves_at_any_await_leaves_nothing_or_a_running_reply(make_world, interrupt):
-    world = make_world(hold)
+async def test_a_caller_that_leaves_at_any_await_leaves_nothing_or_a_running_reply(make_harness, interrupt):
+    harness = make_harness(hold)
     outcomes = set()
     for step in range(40):
-        created = await _conversation(world)
+        created = await _conversation(harness)
         if interrupt:
             await settle()
-            await world.begin(conversation_id=created.id)
+            await harness.begin(conversation_id=created.id)
         calling = asyncio.ensure_future(
-            world.replies.start(asking(conversation_id=created.id, interrupt=interrupt, request_id=f"r{step}"))
+            harness.replies.start(reply_request(conversation_id=created.id, interrupt=interrupt, request_id=f"r{step}"))
         )
         for _ in range(step):
             await asyncio.sleep(0)
         left = calling.cancel()
         results = await asyncio.gather(calling, return_exceptions=True)
         assert isinstance(results[0], asyncio.CancelledError) is left
-        await until(lambda: not _accepting(world))
-        rows = set(await world.store.unfinished_ids())
-        running = world.live_replies.running
+        await until(lambda: not _accepting(harness))
+        rows = set(await harness.store.unfinished_ids())
+        running = harness.live_replies.running
         assert rows == set(running)
         assert all(generation.task is not None and not generation.dead for generation in running.values())
         outcomes.add(len(rows))
         for generation in list(running.values()):
-            await ended(world, generation)
+            await ended(harness, generation)
     assert 1 in outcomes
-    await nothing_left(world)
+    await nothing_left(harness)
 
 
-async def test_a_caller_that_left_before_the_acceptance_was_the_first_reader(world):
-    world.actor.act = hold
-    calling = asyncio.ensure_future(world.replies.start(asking(orphan_ttl_s=30.0)))
+async def test_a_caller_that_left_before_the_acceptance_was_the_first_reader(harness):
+    harness.provider.answer = hold
+    calling = asyncio.ensure_future(harness.replies.start(reply_request(orphan_ttl_s=30.0)))
     await settle()
     calling.cancel()
     await until(
-        lambda: bool(world.live_replies.running) and not any(t.get_name() == "accept" for t in world.tasks.running)
+        lambda: bool(harness.live_replies.running) and not any(t.get_name() == "accept" for t in harness.tasks.running)
     )
     await settle()
-    (generation,) = world.live_replies.running.values()
-    await world.clock.advance(29.9)
+    (generation,) = harness.live_replies.running.values()
+    await harness.clock.advance(29.9)
     assert not generation.log.sealed
-    await world.clock.advance(0.2)
-    assert (await world.settled(generation)).finish_reason is FinishReason.ORPHANED
+    await harness.clock.advance(0.2)
+    assert (await harness.stored_end(generation)).finish_reason is FinishReason.ORPHANED
 
 
-async def test_what_the_provider_is_told(world):
-    created = await _conversation(world, system=("be kind",), post_system="now", model="fast")
+async def test_what_the_provider_is_told(harness):
+    created = await _conversation(harness, system=("be kind",), post_system="now", model="fast")
     asked = {"sampling": Sampling(max_output_tokens=1000), "system": ("be brief",)}
-    generation = await world.begin(conversation_id=created.id, **asked)
-    await world.settled(generation)
-    prompt = world.actor.prompts[-1]
+    generation = await harness.begin(conversation_id=created.id, **asked)
+    await harness.stored_end(generation)
+    prompt = harness.provider.prompts[-1]
     assert [_said(message) for message in prompt.messages] == [
         ("system", "be brief"),
         ("system", "now"),
         ("user", "hi"),
     ]
     assert prompt.sampling.max_output_tokens == 100
-    await world.settled(await world.begin(conversation_id=created.id))
-    assert [_said(message) for message in world.actor.prompts[-1].messages] == [
+    await harness.stored_end(await harness.begin(conversation_id=created.id))
+    assert [_said(message) for message in harness.provider.prompts[-1].messages] == [
         ("system", "be kind"),
         ("user", "hi"),
         ("assistant", "Hello"),
@@ -598,19 +598,19 @@ async def test_what_the_provider_is_told(world):
     ]
 
 
-async def test_the_longest_answer_is_asked_for_where_it_is_configured_and_the_caller_sets_none(world):
-    catalog = world.catalog
-    catalog.only = msgspec.structs.replace(catalog.only, output_tokens=100)
-    await world.settled(await world.begin())
-    await world.settled(await world.begin(sampling=Sampling(max_output_tokens=7)))
-    assert [prompt.sampling.max_output_tokens for prompt in world.actor.prompts] == [100, 7]
+async def test_the_longest_answer_is_asked_for_where_it_is_configured_and_the_caller_sets_none(harness):
+    catalog = harness.catalog
+    catalog.model = msgspec.structs.replace(catalog.model, output_tokens=100)
+    await harness.stored_end(await harness.begin())
+    await harness.stored_end(await harness.begin(sampling=Sampling(max_output_tokens=7)))
+    assert [prompt.sampling.max_output_tokens for prompt in harness.provider.prompts] == [100, 7]
 
 
-async def test_the_cache_key_is_one_for_each_conversation_and_does_not_tell_its_id(world):
-    one, two = await _conversation(world), await _conversation(world)
+async def test_the_cache_key_is_one_for_each_conversation_and_does_not_tell_its_id(harness):
+    one, two = await _conversation(harness), await _conversation(harness)
     for created in (one, one, two):
-        await world.settled(await world.begin(conversation_id=created.id))
-    first, second, third = [prompt.cache_key for prompt in world.actor.prompts]
+        await harness.stored_end(await harness.begin(conversation_id=created.id))
+    first, second, third = [prompt.cache_key for prompt in harness.provider.prompts]
     assert first == second != third
     assert (one.id in first, len(first)) == (False, 32)
 
@@ -629,58 +629,58 @@ async def call_twice(prompt, sink):
     return Finish(reason=FinishReason.TOOL_CALLS)
 
 
-async def test_a_result_of_an_unknown_call_is_refused_by_its_id_and_leaves_nothing(world):
-    created = await _conversation(world)
-    await world.settled(await world.begin(call_twice, conversation_id=created.id))
+async def test_a_result_of_an_unknown_call_is_refused_by_its_id_and_leaves_nothing(harness):
+    created = await _conversation(harness)
+    await harness.stored_end(await harness.begin(call_twice, conversation_id=created.id))
     with pytest.raises(InvalidRequest, match="'c'"):
-        await world.begin(conversation_id=created.id, messages=(result("a"), result("c")))
-    await nothing_left(world)
-    assert len(world.actor.prompts) == 1
+        await harness.begin(conversation_id=created.id, messages=(result("a"), result("c")))
+    await nothing_left(harness)
+    assert len(harness.provider.prompts) == 1
 
 
-async def test_a_request_may_bring_some_results_only_and_the_rest_later(world):
-    created = await _conversation(world)
-    await world.settled(await world.begin(call_twice, conversation_id=created.id))
+async def test_a_request_may_bring_some_results_only_and_the_rest_later(harness):
+    created = await _conversation(harness)
+    await harness.stored_end(await harness.begin(call_twice, conversation_id=created.id))
     for messages in ((result("a"),), (result("a"), result("b"))):  # the one that is sent again is known, too
-        stored = await world.settled(await world.begin(say_hello, conversation_id=created.id, messages=messages))
+        stored = await harness.stored_end(await harness.begin(say_hello, conversation_id=created.id, messages=messages))
         assert stored.state is State.COMPLETED
 
 
-async def test_a_result_of_a_call_that_the_context_policy_has_cut_off_is_known(world):
-    created = await _conversation(world, context=ContextPolicy(max_messages=1))
-    await world.settled(await world.begin(call_twice, conversation_id=created.id))
+async def test_a_result_of_a_call_that_the_context_policy_has_cut_off_is_known(harness):
+    created = await _conversation(harness, context=ContextPolicy(max_messages=1))
+    await harness.stored_end(await harness.begin(call_twice, conversation_id=created.id))
     for _ in range(3):
-        await world.settled(await world.begin(say_hello, conversation_id=created.id))
-    await world.settled(await world.begin(conversation_id=created.id, messages=(result("a"),)))
-    assert [_said(message) for message in world.actor.prompts[-1].messages] == [("user", "[result of a] 42")]
+        await harness.stored_end(await harness.begin(say_hello, conversation_id=created.id))
+    await harness.stored_end(await harness.begin(conversation_id=created.id, messages=(result("a"),)))
+    assert [_said(message) for message in harness.provider.prompts[-1].messages] == [("user", "[result of a] 42")]
     with pytest.raises(InvalidRequest, match="'c'"):
-        await world.begin(conversation_id=created.id, messages=(result("c"),))
+        await harness.begin(conversation_id=created.id, messages=(result("c"),))
 
 
-async def test_a_result_may_answer_a_call_of_its_own_request(world):
+async def test_a_result_may_answer_a_call_of_its_own_request(harness):
     call = Message(role=Role.ASSISTANT, parts=(ToolCallPart(id="x", name="f"),))
     payload = Message(role=Role.USER, parts=(TextPart(text="q"),))
-    stored = await world.settled(await world.begin(messages=(payload, call, result("x"))))
+    stored = await harness.stored_end(await harness.begin(messages=(payload, call, result("x"))))
     assert stored.state is State.COMPLETED
     with pytest.raises(InvalidRequest, match="'x'"):
-        await world.begin(messages=(payload, result("x"), call))
+        await harness.begin(messages=(payload, result("x"), call))
 
 
-async def test_an_interrupt_may_bring_the_result_of_the_answer_that_it_interrupts(world):
+async def test_an_interrupt_may_bring_the_result_of_the_answer_that_it_interrupts(harness):
     async def call_and_hold(prompt, sink):
         sink.tool_call(0, "a", "f", "{}")
         sink.flush()
         await asyncio.get_running_loop().create_future()
 
-    running = await world.begin(call_and_hold)
+    running = await harness.begin(call_and_hold)
     await settle()
     where = {"conversation_id": running.log.reply.conversation_id, "interrupt": True}
     with pytest.raises(InvalidRequest, match="'b'"):
-        await world.begin(messages=(result("b"),), **where)
+        await harness.begin(messages=(result("b"),), **where)
     assert not running.log.sealed
-    await world.settled(await world.begin(say_hello, messages=(result("a"),), **where))
+    await harness.stored_end(await harness.begin(say_hello, messages=(result("a"),), **where))
     assert running.log.reply.finish_reason is FinishReason.INTERRUPTED
-    roles = [message.role for message in world.actor.prompts[-1].messages]
+    roles = [message.role for message in harness.provider.prompts[-1].messages]
     assert roles == ["user", "assistant", "tool"]
 
 
@@ -691,10 +691,10 @@ class Commits:
     """Stands in front of the commits of a world's database: each waits until `let` is set, in the writer's thread, and
     fails while `failing` is."""
 
-    def __init__(self, world: World) -> None:
+    def __init__(self, harness: CoreHarness) -> None:
         self.reached, self.let = threading.Event(), threading.Event()
         self.failing = False
-        event.listen(world.store._store._database.writer, "commit", self._commit)
+        event.listen(harness.store._store._database.writer, "commit", self._commit)
 
     def _commit(self, _connection) -> None:
         self.reached.set()
@@ -703,52 +703,52 @@ class Commits:
             raise OperationalError("COMMIT", {}, sqlite3.OperationalError("disk I/O error"))
 
 
-async def test_the_provider_is_asked_once_the_acceptance_is_committed(world):
-    commits = Commits(world)
-    accepting = asyncio.ensure_future(accept(world, request_id="r"))
+async def test_the_provider_is_asked_once_the_acceptance_is_committed(harness):
+    commits = Commits(harness)
+    accepting = asyncio.ensure_future(accept(harness, request_id="r"))
     await until(commits.reached.is_set)
     await settle()
-    assert world.actor.prompts == []
-    assert world.notes.started == 0
+    assert harness.provider.prompts == []
+    assert harness.observer.started == 0
     commits.let.set()
     generation = await accepting
-    reply = await world.settled(generation)
+    reply = await harness.stored_end(generation)
     assert (reply.state, reply.message.parts) == (State.COMPLETED, (TextPart(text="Hello"),))
-    assert len(world.actor.prompts) == 1
+    assert len(harness.provider.prompts) == 1
 
 
-async def test_what_a_fast_provider_writes_is_journaled(make_world):
-    world = make_world(journal=True)
-    generation = await world.begin(hold)
+async def test_what_a_fast_provider_writes_is_journaled(make_harness):
+    harness = make_harness(journal=True)
+    generation = await harness.begin(hold)
     await until(lambda: generation.log.last_sequence == 1)
-    while not (unfinished := await world.store.unfinished(1))[0].entries:
+    while not (unfinished := await harness.store.unfinished(1))[0].entries:
         await asyncio.sleep(0.001)
-        await world.clock.advance(0.1)
+        await harness.clock.advance(0.1)
     assert unfinished[0].entries == (TextDelta("word"),)
-    await ended(world, generation)
+    await ended(harness, generation)
 
 
-async def test_a_commit_that_fails_asks_no_provider(world):
-    commits = Commits(world)
+async def test_a_commit_that_fails_asks_no_provider(harness):
+    commits = Commits(harness)
     commits.failing = True
     commits.let.set()
     with pytest.raises(StorageUnavailable):
-        await in_time(world, asyncio.ensure_future(accept(world, request_id="r")))
-    await nothing_left(world)
-    assert world.actor.prompts == []
+        await in_time(harness, asyncio.ensure_future(accept(harness, request_id="r")))
+    await nothing_left(harness)
+    assert harness.provider.prompts == []
     commits.failing = False
-    await world.settled(await accept(world, request_id="r"))
-    assert len(world.actor.prompts) == 1
+    await harness.stored_end(await accept(harness, request_id="r"))
+    assert len(harness.provider.prompts) == 1
 
 
-async def test_a_stop_during_the_commit_ends_the_reply_without_a_call(world):
-    commits = Commits(world)
-    accepting = asyncio.ensure_future(accept(world))
+async def test_a_stop_during_the_commit_ends_the_reply_without_a_call(harness):
+    commits = Commits(harness)
+    accepting = asyncio.ensure_future(accept(harness))
     await until(commits.reached.is_set)
-    [running] = world.live_replies.running.values()
+    [running] = harness.live_replies.running.values()
     running.cancel(Cancel(finish=FinishReason.CANCELLED, reason="too late"))
     commits.let.set()
     generation = await accepting
-    reply = await world.settled(generation)
+    reply = await harness.stored_end(generation)
     assert (reply.state, reply.cancel_reason) == (State.CANCELLED, "too late")
-    assert world.actor.prompts == []
+    assert harness.provider.prompts == []

@@ -13,9 +13,9 @@ from parley_server.core.replies.log import Reader
 from parley_server.core.store_types import CancelTarget, MessageFilter
 from parley_server.errors import StorageUnavailable
 
-from tests.fakes import ALICE, texts_of
+from tests.fakes import ADA, texts_of
 from tests.replicas import LEASE_S, Cluster, Replica
-from tests.unit.core.spoken import Spoken, spoken
+from tests.unit.core.running_reply import RunningReply, start_reply
 
 SEEDS = (0, 1, 2, 27)
 LATE = "!"
@@ -38,7 +38,7 @@ class Watcher:
         while not self.done:
             replica = self.chance.choice(self.replicas)
             try:
-                log = await replica.replies.attach(ALICE, self.reply_id)
+                log = await replica.replies.attach(ADA, self.reply_id)
                 with replica.replies.reading(log):
                     await self._follow(Reader(log, self.position))
             except StorageUnavailable:
@@ -65,7 +65,7 @@ class Watcher:
 class Chaos:
     """A reply, its watchers, and what befalls them."""
 
-    def __init__(self, cluster: Cluster, owner: Replica, reply: Spoken, chance: random.Random) -> None:
+    def __init__(self, cluster: Cluster, owner: Replica, reply: RunningReply, chance: random.Random) -> None:
         self.cluster = cluster
         self.owner = owner
         self.reply = reply
@@ -77,33 +77,33 @@ class Chaos:
 
     async def happen(self) -> None:
         """One thing."""
-        act = self.chance.choices(
-            [self.say, self.pass_time, self.cut_relay, self.lose_database, self.fall_asleep, self.cancel, self.end],
+        action = self.chance.choices(
+            [self.write, self.pass_time, self.cut_relay, self.lose_database, self.fall_asleep, self.cancel, self.end],
             [10, 6, 2, 1, 1, 1, 1],
         )[0]
-        await act()
+        await action()
 
-    async def say(self) -> None:
+    async def write(self) -> None:
         self.said += 1
-        await self.reply.say(f"{LATE if self.cancelled else ''}{self.said},")
+        await self.reply.write(f"{LATE if self.cancelled else ''}{self.said},")
 
     async def pass_time(self) -> None:
         await self.cluster.advance(self.chance.choice((0.05, 0.3, 1.0, 3.0)))
 
     async def cut_relay(self) -> None:
-        wire = self.cluster.wire
-        if wire.down or wire.deaf or wire.mute:
-            wire.mute = False
-            wire.mend()
+        wire = self.cluster.network
+        if wire.disconnected or wire.delivery_paused or wire.notices_lost:
+            wire.notices_lost = False
+            wire.reconnect()
         elif self.chance.random() < 0.5:
-            wire.cut()
+            wire.disconnect()
         else:
-            wire.deaf = wire.mute = True
+            wire.delivery_paused = wire.notices_lost = True
 
     async def lose_database(self) -> None:
         """For less than a lease, or for so long that others find the lease run out."""
         replica = self.chance.choice([self.owner, *self.cluster.replicas])
-        replica.store.away = True
+        replica.store.unavailable = True
         if self.chance.random() < 0.5:
             await self.cluster.advance(self.chance.uniform(0.5, LEASE_S - 1.0))
         else:
@@ -112,8 +112,8 @@ class Chaos:
             if self.chance.random() < 0.5:
                 await self.cancel()
             await self.cluster.advance(self.chance.uniform(0.0, 8.0))
-        await self.say()
-        replica.store.away = False
+        await self.write()
+        replica.store.unavailable = False
 
     async def fall_asleep(self) -> None:
         """The owner's machine; the others are taken for awake, since they have one clock."""
@@ -126,15 +126,15 @@ class Chaos:
             await other.lease_keeper.begin()
             other.lease_keeper.unbroken_since = -1e9
         await others[0].sweeper.sweep()
-        await self.cluster.rest()
-        await self.say()
+        await self.cluster.settle()
+        await self.write()
 
     async def cancel(self) -> None:
         replica = self.chance.choice(self.cluster.replicas)
 
         async def click() -> None:
             try:
-                await replica.replies.cancel(ALICE, CancelTarget(reply_id=self.reply.id), "enough")
+                await replica.replies.cancel(ADA, CancelTarget(reply_id=self.reply.id), "enough")
             except StorageUnavailable:
                 return
             self.cancelled = True
@@ -144,17 +144,17 @@ class Chaos:
     async def end(self) -> None:
         if not self.over:
             self.over = True
-            await self.reply.say(None)
+            await self.reply.write(None)
 
     async def heal(self) -> Reply:
         """Everything is back, and the reply ends within the promised time."""
-        self.cluster.wire.mute = False
-        self.cluster.wire.mend()
+        self.cluster.network.notices_lost = False
+        self.cluster.network.reconnect()
         for replica in self.cluster.replicas:
-            replica.store.away = False
+            replica.store.unavailable = False
         await self.end()
         await self.cluster.advance(20.0)
-        return await self.cluster.store.get_reply(ALICE, self.reply.id)
+        return await self.cluster.store.get_reply(ADA, self.reply.id)
 
 
 @pytest.mark.parametrize("seed", SEEDS)
@@ -168,8 +168,8 @@ async def test_whatever_fails_all_readers_have_one_text_and_the_stored_end(clust
 
 async def _one(cluster: Cluster, replicas: list[Replica], chance: random.Random) -> None:
     owner = chance.choice(replicas)
-    reply = await spoken(owner)
-    calls = owner.actor.open_calls
+    reply = await start_reply(owner)
+    calls = owner.provider.open_calls
     watchers = [Watcher(replicas, reply.id, random.Random(chance.random())) for _ in range(4)]
     watching = [asyncio.ensure_future(each.watch(cluster.clock)) for each in watchers]
     chaos = Chaos(cluster, owner, reply, chance)
@@ -184,17 +184,17 @@ async def _one(cluster: Cluster, replicas: list[Replica], chance: random.Random)
     await asyncio.wait_for(asyncio.gather(*chaos.cancels), 5)
     _check_readers(watchers, stored)
     page = await owner.conversations.messages(
-        ALICE, MessageFilter(conversation_id=reply.conversation_id, all_branches=True), 0, ""
+        ADA, MessageFilter(conversation_id=reply.conversation_id, all_branches=True), 0, ""
     )
     assert [message.reply_id for message in page.messages].count(stored.id) == (stored.message is not None)
-    assert owner.actor.open_calls == calls - 1
+    assert owner.provider.open_calls == calls - 1
     for replica in replicas:
         assert (replica.live_replies.running, replica.recovery.ending, replica.live_replies.capacity._replies) == (
             {},
             set(),
             0,
         )
-        assert replica.notes.started == len(replica.notes.ended)
+        assert replica.observer.started == len(replica.observer.ended)
 
 
 def _check_readers(watchers: list[Watcher], stored: Reply) -> None:

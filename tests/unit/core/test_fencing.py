@@ -19,14 +19,14 @@ from parley_server.core.replies.log import TAKEOVER_GAP, Log, Reader, terminal_o
 from parley_server.errors import StorageUnavailable
 
 from tests.clock import settle
-from tests.fakes import ALICE, ended, entries, reply, texts_of
+from tests.fakes import ADA, ended, entries, reply, texts_of
 from tests.replicas import LEASE_S, Cluster, Replica
-from tests.unit.core.spoken import Spoken, drained, spoken
+from tests.unit.core.running_reply import RunningReply, read_available, start_reply
 
-QUARTER_S = LEASE_S / 4
+RENEWAL_S = LEASE_S / 4
 
 
-class Tenant:
+class LeasedLog:
     """A log whose lease a test holds and loses."""
 
     def __init__(self, *words: str) -> None:
@@ -35,17 +35,17 @@ class Tenant:
         self.log = Log(reply(), lease=self.lease)
         self.noticed: list[int] = []
         self.log.on_append = lambda: self.noticed.append(self.log.last_sequence)
-        self.say(*words)
+        self.write(*words)
 
-    def say(self, *words: str) -> None:
+    def write(self, *words: str) -> None:
         for word in words:
             self.log.append(TextDelta(word))
 
-    def lapse(self) -> None:
+    def expire(self) -> None:
         """The lease runs out."""
         self.now = self.lease.until
 
-    def revive(self) -> None:
+    def renew(self) -> None:
         """It is held again, and the reply is still this writer's."""
         self.lease.until = self.now + 1.0
         self.log.release()
@@ -90,87 +90,87 @@ def test_the_clock_of_a_lease_counts_the_time_asleep(monkeypatch):
 
 
 def test_what_is_written_without_the_lease_is_numbered_after_it_is_back_in_order():
-    tenant = Tenant("a", "b")
-    tenant.lapse()
-    tenant.say("c", "d")
-    assert (tenant.log.last_sequence, tenant.noticed) == (2, [1])
-    assert (tenant.log.closing_sequence, len(tenant.log.content()), len(tenant.log.numbered())) == (5, 4, 2)
-    assert tenant.log.since(0) == [TextDelta("a"), TextDelta("b")]
-    tenant.log.release()
-    assert tenant.log.last_sequence == 2
-    tenant.revive()
-    assert (tenant.log.last_sequence, tenant.noticed) == (4, [1, 4])
-    tenant.say("e")
-    assert texts_of(drained(Reader(tenant.log, 0))) == "abcde"
+    leased = LeasedLog("a", "b")
+    leased.expire()
+    leased.write("c", "d")
+    assert (leased.log.last_sequence, leased.noticed) == (2, [1])
+    assert (leased.log.closing_sequence, len(leased.log.content()), len(leased.log.numbered())) == (5, 4, 2)
+    assert leased.log.since(0) == [TextDelta("a"), TextDelta("b")]
+    leased.log.release()
+    assert leased.log.last_sequence == 2
+    leased.renew()
+    assert (leased.log.last_sequence, leased.noticed) == (4, [1, 4])
+    leased.write("e")
+    assert texts_of(read_available(Reader(leased.log, 0))) == "abcde"
 
 
 def test_what_is_held_back_keeps_its_place_although_the_lease_is_back_unnoticed():
     """Between a renewal and the release of what was held back, later text must not overtake it."""
-    tenant = Tenant("a")
-    tenant.lapse()
-    tenant.say("b")
-    tenant.lease.until += 1.0
-    tenant.say("c")
-    assert tenant.log.last_sequence == 1
-    tenant.revive()
-    assert texts_of(drained(Reader(tenant.log, 0))) == "abc"
+    leased = LeasedLog("a")
+    leased.expire()
+    leased.write("b")
+    leased.lease.until += 1.0
+    leased.write("c")
+    assert leased.log.last_sequence == 1
+    leased.renew()
+    assert texts_of(read_available(Reader(leased.log, 0))) == "abc"
 
 
 def test_a_reader_is_given_nothing_without_the_lease_of_what_is_numbered_either():
-    tenant = Tenant("a", "b")
-    reader = Reader(tenant.log, 1)
-    tenant.lapse()
-    assert tenant.log.fenced
+    leased = LeasedLog("a", "b")
+    reader = Reader(leased.log, 1)
+    leased.expire()
+    assert leased.log.fenced
     assert not reader.ready
     assert reader.take() == []
     assert (reader.position, reader.done) == (1, False)
-    tenant.lease.until += 1.0
+    leased.lease.until += 1.0
     assert reader.ready
     assert texts_of(reader.take()) == "b"
 
 
 async def test_a_reader_that_waits_is_woken_by_the_revival_although_nothing_was_held_back():
-    tenant = Tenant("a", "b")
-    reader = Reader(tenant.log, 1)
-    tenant.lapse()
+    leased = LeasedLog("a", "b")
+    reader = Reader(leased.log, 1)
+    leased.expire()
     waiting = asyncio.ensure_future(reader.wait())
     await settle()
     assert not waiting.done()
-    tenant.revive()
+    leased.renew()
     await waiting
     assert texts_of(reader.take()) == "b"
 
 
 async def test_a_text_held_back_wakes_nobody():
-    tenant = Tenant("a")
-    waiting = asyncio.ensure_future(Reader(tenant.log, 1).wait())
+    leased = LeasedLog("a")
+    waiting = asyncio.ensure_future(Reader(leased.log, 1).wait())
     await settle()
-    tenant.lapse()
-    tenant.say("b")
+    leased.expire()
+    leased.write("b")
     await settle()
     assert not waiting.done()
-    tenant.revive()
+    leased.renew()
     await waiting
 
 
 def test_an_end_as_it_is_stored_is_shown_although_fenced():
-    tenant = Tenant("a")
-    before = Reader(tenant.log, 1)
-    tenant.lapse()
-    tenant.say("b")
-    tenant.finish()
-    assert not tenant.log.fenced
-    chunks = drained(before)
+    leased = LeasedLog("a")
+    before = Reader(leased.log, 1)
+    leased.expire()
+    leased.write("b")
+    leased.finish()
+    assert not leased.log.fenced
+    chunks = read_available(before)
     assert (texts_of(chunks), type(chunks[-1].entry)) == ("b", Finished)
     assert [chunk.sequence for chunk in chunks] == [2, 3]
-    assert texts_of(drained(Reader(tenant.log, 0))) == "ab"
+    assert texts_of(read_available(Reader(leased.log, 0))) == "ab"
 
 
 def test_a_winner_s_end_is_shown_by_a_writer_that_lost_for_ever():
     log = held_back(TextDelta("a"))
     winner = ended(log.reply, last_sequence=TAKEOVER_GAP + 1, state=State.FAILED)
     log.replace(winner)
-    assert [chunk.entry for chunk in drained(Reader(log, 0))] == [Snapshot(winner), terminal_of(winner)]
+    assert [chunk.entry for chunk in read_available(Reader(log, 0))] == [Snapshot(winner), terminal_of(winner)]
     log.release()
     assert log.last_sequence == winner.last_sequence
 
@@ -206,21 +206,21 @@ async def test_a_log_that_is_broken_off_shows_what_there_is_then_the_error():
 
 def test_the_journal_s_limit_and_the_lease_hold_back_together(monkeypatch):
     monkeypatch.setattr(log_module, "MAX_UNJOURNALED", 3)
-    tenant = Tenant(*"abcd")
-    assert tenant.log.last_sequence == 3
-    tenant.lapse()
-    tenant.say("e")
-    tenant.log.journaled(3)
-    assert tenant.log.last_sequence == 3
-    tenant.say(*"fgh")
-    tenant.revive()
-    assert tenant.log.last_sequence == 6
-    tenant.lapse()
-    tenant.log.journaled(6)
-    assert tenant.log.last_sequence == 6
-    tenant.revive()
-    assert tenant.log.last_sequence == 8
-    assert texts_of(drained(Reader(tenant.log, 0))) == "abcdefgh"
+    leased = LeasedLog(*"abcd")
+    assert leased.log.last_sequence == 3
+    leased.expire()
+    leased.write("e")
+    leased.log.journaled(3)
+    assert leased.log.last_sequence == 3
+    leased.write(*"fgh")
+    leased.renew()
+    assert leased.log.last_sequence == 6
+    leased.expire()
+    leased.log.journaled(6)
+    assert leased.log.last_sequence == 6
+    leased.renew()
+    assert leased.log.last_sequence == 8
+    assert texts_of(read_available(Reader(leased.log, 0))) == "abcdefgh"
 
 
 def test_a_log_of_another_replica_waits_for_no_journal(monkeypatch):
@@ -231,34 +231,34 @@ def test_a_log_of_another_replica_waits_for_no_journal(monkeypatch):
     assert log.last_sequence == 8
     log.journaled(4)
     log.append(TextDelta("i"))
-    assert texts_of(drained(Reader(log, 0))) == "abcdefghi"
+    assert texts_of(read_available(Reader(log, 0))) == "abcdefghi"
 
 
 @settings(deadline=None, max_examples=80)
 @given(given=st.lists(entries(), max_size=40), seed=st.integers(0, 10_000))
 def test_however_the_lease_comes_and_goes_every_reader_gets_every_entry_once(given, seed):
     chance = random.Random(seed)
-    tenant = Tenant()
-    readers = [(Reader(tenant.log, 0), []) for _ in range(3)]
+    leased = LeasedLog()
+    readers = [(Reader(leased.log, 0), []) for _ in range(3)]
     for entry in given:
-        tenant.log.append(entry)
-        act = chance.choice(("lapse", "revive", "read", "read", "journal", "nothing"))
-        if act == "lapse":
-            tenant.lapse()
-        elif act == "revive":
-            tenant.revive()
-        elif act == "journal":
-            tenant.log.journaled(tenant.log.last_sequence)
-        elif act == "read":
+        leased.log.append(entry)
+        action = chance.choice(("expire", "renew", "read", "read", "journal", "nothing"))
+        if action == "expire":
+            leased.expire()
+        elif action == "renew":
+            leased.renew()
+        elif action == "journal":
+            leased.log.journaled(leased.log.last_sequence)
+        elif action == "read":
             reader, seen = chance.choice(readers)
             taken = reader.take()
-            assert not taken or tenant.lease.held
+            assert not taken or leased.lease.held
             seen += taken
-    tenant.finish()
-    whole = tenant.log.numbered()
+    leased.finish()
+    whole = leased.log.numbered()
     assert whole[:-1] == given
     for reader, seen in readers:
-        seen += drained(reader)
+        seen += read_available(reader)
         assert answer_of(chunk.entry for chunk in seen) == answer_of(whole)
         assert [chunk.sequence for chunk in seen] == sorted({chunk.sequence for chunk in seen})
 
@@ -272,73 +272,74 @@ async def a(cluster: Cluster) -> Replica:
 
 
 @pytest.fixture
-async def spoken_reply(a: Replica) -> Spoken:
-    return await spoken(a, "one ")
+async def running(a: Replica) -> RunningReply:
+    return await start_reply(a, "one ")
 
 
-async def test_views_of_a_fenced_reply_hold_nothing_that_is_held_back(cluster, a, spoken_reply):
-    said = spoken_reply
-    a.store.away = True
+async def test_views_of_a_fenced_reply_hold_nothing_that_is_held_back(cluster, a, running):
+    a.store.unavailable = True
     await cluster.advance(LEASE_S)
-    await said.say("two")
-    for view in (await a.replies.get(ALICE, said.id), await a.replies.wait(said.log, 0.0), said.generation.reply):
+    await running.write("two")
+    for view in (
+        await a.replies.get(ADA, running.id),
+        await a.replies.wait(running.log, 0.0),
+        running.generation.reply,
+    ):
         assert view.message.parts == (TextPart(text="one "),)
         assert (view.state, view.last_sequence) == (State.STREAMING, 1)
-    polled = await a.replies.poll(ALICE, said.id, after=0, wait_s=0.0, gather_s=0.0, reasoning=False)
+    polled = await a.replies.poll(ADA, running.id, after=0, wait_s=0.0, gather_s=0.0, reasoning=False)
     assert (polled.chunks, polled.after_sequence, polled.reply.message) == ((), 0, None)
-    a.store.away = False
-    await cluster.advance(QUARTER_S)
-    polled = await a.replies.poll(ALICE, said.id, after=0, wait_s=0.0, gather_s=0.0, reasoning=False)
+    a.store.unavailable = False
+    await cluster.advance(RENEWAL_S)
+    polled = await a.replies.poll(ADA, running.id, after=0, wait_s=0.0, gather_s=0.0, reasoning=False)
     assert texts_of(polled.chunks) == "one two"
 
 
-async def test_nothing_is_journaled_or_published_without_the_lease(cluster, a, spoken_reply):
-    said = spoken_reply
-    await cluster.advance(QUARTER_S)
-    assert said.log.durable_sequence == 1
+async def test_nothing_is_journaled_or_published_without_the_lease(cluster, a, running):
+    await cluster.advance(RENEWAL_S)
+    assert running.log.durable_sequence == 1
     cluster.clock.suspend(LEASE_S)
-    await said.say("two ")
+    await running.write("two ")
     calls = a.store.calls.count("append_checkpoints")
-    await cluster.advance(QUARTER_S - 0.1)
+    await cluster.advance(RENEWAL_S - 0.1)
     assert a.store.calls.count("append_checkpoints") == calls
-    assert cluster.wire.kept(said.id) == (TextDelta("one "),)
-    await cluster.advance(QUARTER_S)
-    assert said.log.durable_sequence == 2
-    assert cluster.wire.kept(said.id) == (TextDelta("one "), TextDelta("two "))
+    assert cluster.network.published(running.id) == (TextDelta("one "),)
+    await cluster.advance(RENEWAL_S)
+    assert running.log.durable_sequence == 2
+    assert cluster.network.published(running.id) == (TextDelta("one "), TextDelta("two "))
 
 
-async def test_a_fenced_reply_s_text_is_stored_whole(cluster, a, spoken_reply):
-    said = spoken_reply
+async def test_a_fenced_reply_s_text_is_stored_whole(cluster, a, running):
     cluster.clock.suspend(LEASE_S)
-    await said.say("two ", "three", None)
-    stored = await a.settled(said.generation)
+    await running.write("two ", "three", None)
+    stored = await a.stored_end(running.generation)
     assert stored.message.parts == (TextPart(text="one two three"),)
-    assert stored.last_sequence == said.log.last_sequence == 4
-    assert texts_of(drained(Reader(said.log, 0))) == "one two three"
+    assert stored.last_sequence == running.log.last_sequence == 4
+    assert texts_of(read_available(Reader(running.log, 0))) == "one two three"
 
 
 async def test_one_lease_fences_every_reply_of_the_replica_and_revives_all(cluster, a):
-    replies = [await spoken(a, f"{number} ") for number in range(5)]
+    replies = [await start_reply(a, f"{number} ") for number in range(5)]
     readers = [Reader(each.log, 0) for each in replies]
     cluster.clock.suspend(LEASE_S)
     assert not any(reader.ready for reader in readers)
     for each in replies:
-        await each.say("more")
-    await cluster.advance(QUARTER_S)
-    assert [texts_of(drained(reader)) for reader in readers] == [f"{number} more" for number in range(5)]
+        await each.write("more")
+    await cluster.advance(RENEWAL_S)
+    assert [texts_of(read_available(reader)) for reader in readers] == [f"{number} more" for number in range(5)]
 
 
 async def test_a_reply_that_is_lost_stays_fenced_when_the_others_are_back(cluster, a):
-    lost = await spoken(a, "lost ")
+    lost = await start_reply(a, "lost ")
     await cluster.advance(0.01)
-    kept = await spoken(a, "kept ")
+    kept = await start_reply(a, "kept ")
     cluster.clock.suspend(LEASE_S)
     await cluster.expire(a)
     await cluster.store.hold_lease("b", 3600.0)
     (taken,) = await cluster.store.take_over("b", 1)
     assert taken.reply.id == lost.id
-    await lost.say("more")
-    await kept.say("more")
-    await cluster.advance(QUARTER_S)
-    assert drained(Reader(lost.log, 0)) == []
-    assert texts_of(drained(Reader(kept.log, 0))) == "kept more"
+    await lost.write("more")
+    await kept.write("more")
+    await cluster.advance(RENEWAL_S)
+    assert read_available(Reader(lost.log, 0)) == []
+    assert texts_of(read_available(Reader(kept.log, 0))) == "kept more"

@@ -16,7 +16,7 @@ from parley_server.core.tasks import Tasks
 from parley_server.errors import ParleyError, ProviderError, Reason
 
 from tests.clock import settle, until
-from tests.fakes import ALICE, STOP, World, texts_of
+from tests.fakes import ADA, STOP, CoreHarness, texts_of
 
 PROVIDER_ERRORS = sorted(ProviderError.__subclasses__(), key=lambda kind: kind.__name__)
 
@@ -24,7 +24,7 @@ PROVIDER_ERRORS = sorted(ProviderError.__subclasses__(), key=lambda kind: kind._
 def speaking(*pieces: str, then=None):
     """Says the pieces, then waits, or raises or returns what is given."""
 
-    async def act(prompt, sink):
+    async def answer(prompt, sink):
         for piece in pieces:
             sink.text(piece)
             sink.flush()
@@ -35,10 +35,10 @@ def speaking(*pieces: str, then=None):
             raise then
         return then
 
-    return act
+    return answer
 
 
-def drained(log):
+def read_all(log):
     reader, chunks = Reader(log, 0), []
     while reader.ready:
         chunks += reader.take()
@@ -49,42 +49,42 @@ def text_of(reply) -> str:
     return "".join(part.text for part in reply.message.parts) if reply.message else ""
 
 
-async def check_end(world: World, generation, stored=None):
+async def check_end(harness: CoreHarness, generation, stored=None):
     """What readers see, what the log says and what is stored are one; and everything is given back."""
-    stored = stored or await world.settled(generation)
-    chunks = drained(generation.log)
+    stored = stored or await harness.stored_end(generation)
+    chunks = read_all(generation.log)
     assert chunks[-1].entry == terminal_of(stored)
     assert chunks[-1].sequence == stored.last_sequence == generation.log.last_sequence
     assert texts_of(chunks) == text_of(stored)
     assert generation.reply == generation.log.reply == stored
-    assert world.live_replies.running == {}
-    assert (world.live_replies.capacity._replies, world.live_replies.capacity._prompt_bytes) == (0, 0)
-    assert world.notes.started == len(world.notes.ended)
-    assert world.notes.ended[-1][0] == stored
-    assert world.notes.ended[-1][2] == len(text_of(stored))
+    assert harness.live_replies.running == {}
+    assert (harness.live_replies.capacity._replies, harness.live_replies.capacity._prompt_bytes) == (0, 0)
+    assert harness.observer.started == len(harness.observer.ended)
+    assert harness.observer.ended[-1][0] == stored
+    assert harness.observer.ended[-1][2] == len(text_of(stored))
     return stored
 
 
-async def test_a_reply_completes(world):
-    generation = await world.begin()
-    stored = await check_end(world, generation)
+async def test_a_reply_completes(harness):
+    generation = await harness.begin()
+    stored = await check_end(harness, generation)
     assert (stored.state, stored.finish_reason, stored.provider_reason) == (State.COMPLETED, FinishReason.STOP, "stop")
     assert stored.message.parts == (TextPart(text="Hello"),)
     assert (stored.message.partial, stored.message.failed) == (False, False)
     assert stored.usage == Usage(prompt_tokens=1, completion_tokens=2, cost_nano_usd=5, estimated=True)
-    assert world.notes.first_tokens == [0.0]
-    assert world.store.calls == ["accept", "finalise", "get_reply"]
+    assert harness.observer.first_tokens == [0.0]
+    assert harness.store.calls == ["accept", "finalise", "get_reply"]
 
 
-async def test_the_provider_s_own_count_is_kept(world):
-    async def act(prompt, sink):
+async def test_the_provider_s_own_count_is_kept(harness):
+    async def answer(prompt, sink):
         sink.text("x")
         sink.usage(Usage(prompt_tokens=1))
         sink.usage(Usage(prompt_tokens=10, completion_tokens=3))
         sink.flush()
         return STOP
 
-    stored = await check_end(world, await world.begin(act))
+    stored = await check_end(harness, await harness.begin(answer))
     assert stored.usage == Usage(prompt_tokens=10, completion_tokens=3, cost_nano_usd=16)
 
 
@@ -96,45 +96,45 @@ async def test_the_provider_s_own_count_is_kept(world):
         (Usage(prompt_tokens=10, completion_tokens=9), Usage(prompt_tokens=10, completion_tokens=9, cost_nano_usd=28)),
     ],
 )
-async def test_what_the_provider_has_not_counted_is_estimated(world, counted, expected):
-    async def act(prompt, sink):
+async def test_what_the_provider_has_not_counted_is_estimated(harness, counted, expected):
+    async def answer(prompt, sink):
         sink.text("Hello")
         sink.usage(counted)
         sink.flush()
         return STOP
 
-    stored = await check_end(world, await world.begin(act))
+    stored = await check_end(harness, await harness.begin(answer))
     assert stored.usage == expected
 
 
-async def test_the_newest_usage_wins_though_it_was_not_numbered(world):
-    async def act(prompt, sink):
+async def test_the_newest_usage_wins_though_it_was_not_numbered(harness):
+    async def answer(prompt, sink):
         for number in range(1, 100):
             sink.text("x")
             sink.usage(Usage(prompt_tokens=5, completion_tokens=number))
             sink.flush()
         return STOP
 
-    generation = await world.begin(act)
-    stored = await check_end(world, generation)
+    generation = await harness.begin(answer)
+    stored = await check_end(harness, generation)
     assert stored.usage.completion_tokens == 99
     assert stored.last_sequence <= 99 + 3
 
 
-async def test_a_filter_s_refusal_before_the_first_token_costs_nothing(world):
-    async def act(_prompt, _sink):
+async def test_a_filter_s_refusal_before_the_first_token_costs_nothing(harness):
+    async def answer(_prompt, _sink):
         return Finish(reason=FinishReason.CONTENT_FILTER, provider_reason="content_filter")
 
-    stored = await check_end(world, await world.begin(act))
+    stored = await check_end(harness, await harness.begin(answer))
     assert (stored.state, stored.finish_reason) == (State.COMPLETED, FinishReason.CONTENT_FILTER)
     assert (stored.message, stored.usage) == (None, Usage(cost_nano_usd=0))
 
 
 @pytest.mark.parametrize("kind", PROVIDER_ERRORS)
 @pytest.mark.parametrize("pieces", [(), ("par", "tial")])
-async def test_a_provider_s_failure_keeps_the_text_so_far(world, kind, pieces):
+async def test_a_provider_s_failure_keeps_the_text_so_far(harness, kind, pieces):
     error = kind("said so", retry_after_s=2.0, metadata={"http": "503"})
-    stored = await check_end(world, await world.begin(speaking(*pieces, then=error)))
+    stored = await check_end(harness, await harness.begin(speaking(*pieces, then=error)))
     assert (stored.state, stored.finish_reason) == (State.FAILED, None)
     assert stored.error == ReplyError.of(error)
     assert text_of(stored) == "".join(pieces)
@@ -152,9 +152,9 @@ async def leak(prompt, sink):
     raise asyncio.CancelledError
 
 
-@pytest.mark.parametrize("act", [speaking("partial", then=RuntimeError("secret")), leak])
-async def test_a_defect_is_told_without_its_text(world, act, caplog):
-    stored = await check_end(world, await world.begin(act))
+@pytest.mark.parametrize("answer", [speaking("partial", then=RuntimeError("secret")), leak])
+async def test_a_defect_is_told_without_its_text(harness, answer, caplog):
+    stored = await check_end(harness, await harness.begin(answer))
     assert stored.state is State.FAILED
     assert stored.error == ReplyError(reason=Reason.INTERNAL, message="internal error", metadata={"call_id": stored.id})
     assert "secret" not in repr(stored)
@@ -165,57 +165,57 @@ async def test_a_defect_is_told_without_its_text(world, act, caplog):
 
 @pytest.mark.parametrize("finish", [FinishReason.CANCELLED, FinishReason.ORPHANED, FinishReason.INTERRUPTED, None])
 @pytest.mark.parametrize("moment", ["before the provider", "before a token", "later"])
-async def test_a_stop_ends_it_at_once(world, finish, moment):
+async def test_a_stop_ends_it_at_once(harness, finish, moment):
     async def stop_early(_):
-        [accepting] = world.live_replies.running.values()
+        [accepting] = harness.live_replies.running.values()
         accepting.cancel(Cancel(finish=finish, reason="because"))
 
     if moment == "before the provider":
-        world.store.before["accept"] = stop_early
-    generation = await world.begin(speaking(*(["text"] if moment == "later" else [])))
+        harness.store.before["accept"] = stop_early
+    generation = await harness.begin(speaking(*(["text"] if moment == "later" else [])))
     if moment != "before the provider":
         await settle()
     generation.cancel(Cancel(finish=finish, reason="because"))
     generation.cancel(Cancel(finish=FinishReason.TIME_LIMIT))
     assert generation.log.sealed
-    stored = await check_end(world, generation)
+    stored = await check_end(harness, generation)
     if finish is None:
         assert (stored.state, stored.error.reason) == (State.FAILED, Reason.OWNER_LOST)
     else:
         assert (stored.state, stored.finish_reason) == (State.CANCELLED, finish)
         assert stored.cancel_reason == "because"
     assert text_of(stored) == ("text" if moment == "later" else "")
-    assert world.actor.open_calls == 0
-    assert len(world.actor.prompts) == (0 if moment == "before the provider" else 1)
+    assert harness.provider.open_calls == 0
+    assert len(harness.provider.prompts) == (0 if moment == "before the provider" else 1)
     assert stored.usage.estimated is (moment != "before the provider")
 
 
 @pytest.mark.parametrize("pieces", [(), ("some",)])
-async def test_the_time_limit(world, pieces):
-    generation = await world.begin(speaking(*pieces), time_limit_s=30.0)
-    await world.clock.advance(29.9)
+async def test_the_time_limit(harness, pieces):
+    generation = await harness.begin(speaking(*pieces), time_limit_s=30.0)
+    await harness.clock.advance(29.9)
     assert not generation.log.sealed
-    await world.clock.advance(0.2)
-    stored = await check_end(world, generation)
+    await harness.clock.advance(0.2)
+    stored = await check_end(harness, generation)
     if pieces:
         assert (stored.state, stored.finish_reason) == (State.COMPLETED, FinishReason.TIME_LIMIT)
         assert text_of(stored) == "some"
     else:
         assert (stored.state, stored.error.reason) == (State.FAILED, Reason.PROVIDER_TIMEOUT)
-    assert world.clock.waiting == 0
+    assert harness.clock.waiting == 0
 
 
-async def test_the_size_limit_ends_with_max_tokens(make_world):
-    world = make_world(max_reply_bytes=10)
-    generation = await world.begin(speaking("12345", "678€", "more", then=STOP))
-    stored = await check_end(world, generation)
+async def test_the_size_limit_ends_with_max_tokens(make_harness):
+    harness = make_harness(max_reply_bytes=10)
+    generation = await harness.begin(speaking("12345", "678€", "more", then=STOP))
+    stored = await check_end(harness, generation)
     assert (stored.state, stored.finish_reason) == (State.COMPLETED, FinishReason.MAX_TOKENS)
     assert text_of(stored) == "12345678"
     assert not stored.message.partial
 
 
-async def test_a_provider_that_ends_well_on_a_cancel_has_not_completed(world):
-    async def act(prompt, sink):
+async def test_a_provider_that_ends_well_on_a_cancel_has_not_completed(harness):
+    async def answer(prompt, sink):
         sink.text("half")
         sink.flush()
         try:
@@ -225,15 +225,15 @@ async def test_a_provider_that_ends_well_on_a_cancel_has_not_completed(world):
             sink.flush()
         return STOP
 
-    generation = await world.begin(act)
+    generation = await harness.begin(answer)
     await settle()
     generation.cancel(Cancel(finish=FinishReason.CANCELLED))
-    stored = await check_end(world, generation)
+    stored = await check_end(harness, generation)
     assert (stored.state, text_of(stored)) == (State.CANCELLED, "half")
 
 
-async def test_nothing_that_a_provider_says_while_it_is_closed_is_seen(world):
-    async def act(prompt, sink):
+async def test_nothing_that_a_provider_says_while_it_is_closed_is_seen(harness):
+    async def answer(prompt, sink):
         sink.text("half")
         sink.flush()
         try:
@@ -242,32 +242,32 @@ async def test_nothing_that_a_provider_says_while_it_is_closed_is_seen(world):
             sink.text(" more")
             sink.flush()
 
-    generation = await world.begin(act)
+    generation = await harness.begin(answer)
     await settle()
     generation.task.cancel()
-    stored = await check_end(world, generation)
+    stored = await check_end(harness, generation)
     assert (stored.error.reason, text_of(stored)) == (Reason.OWNER_LOST, "half")
 
 
-async def test_a_stop_after_the_provider_s_end_changes_nothing(world):
+async def test_a_stop_after_the_provider_s_end_changes_nothing(harness):
     done = asyncio.Event()
 
-    async def act(prompt, sink):
+    async def answer(prompt, sink):
         sink.text("all")
         sink.flush()
         done.set()
         return STOP
 
-    generation = await world.begin(act)
+    generation = await harness.begin(answer)
     await done.wait()
     generation.cancel(Cancel(finish=FinishReason.CANCELLED))
-    assert (await check_end(world, generation)).state is State.COMPLETED
+    assert (await check_end(harness, generation)).state is State.COMPLETED
 
 
-async def test_a_provider_that_ignores_a_cancel_is_left_behind(world, caplog):
+async def test_a_provider_that_ignores_a_cancel_is_left_behind(harness, caplog):
     released = asyncio.Event()
 
-    async def act(prompt, sink):
+    async def answer(prompt, sink):
         while not released.is_set():
             try:
                 await released.wait()
@@ -275,64 +275,66 @@ async def test_a_provider_that_ignores_a_cancel_is_left_behind(world, caplog):
                 sink.text("never seen")
         raise RuntimeError("nobody asks")
 
-    generation = await world.begin(act)
+    generation = await harness.begin(answer)
     await settle()
     generation.cancel(Cancel(finish=FinishReason.CANCELLED))
-    await world.clock.advance(4.9)
+    await harness.clock.advance(4.9)
     assert not generation.log.over
-    await world.clock.advance(0.2)
-    stored = await check_end(world, generation)
+    await harness.clock.advance(0.2)
+    stored = await check_end(harness, generation)
     assert stored.state is State.CANCELLED
     assert "provider_close_timed_out" in caplog.messages
     released.set()
-    await until(lambda: world.actor.open_calls == 0)
+    await until(lambda: harness.provider.open_calls == 0)
 
 
 @pytest.mark.parametrize("carried_out", [False, True])
-async def test_a_store_that_is_down_is_asked_again_until_the_end_is_stored(world, carried_out):
-    world.store.fail("finalise", times=6, after=carried_out, unknown=carried_out)
-    generation = await world.begin()
-    await until(lambda: world.clock.waiting == 1)
+async def test_a_store_that_is_down_is_asked_again_until_the_end_is_stored(harness, carried_out):
+    harness.store.fail("finalise", times=6, after=carried_out, unknown=carried_out)
+    generation = await harness.begin()
+    await until(lambda: harness.clock.waiting == 1)
     for attempt, delay_s in enumerate((0.1, 0.2, 0.4, 0.8, 1.6, 2.0), 1):
-        await until(lambda attempt=attempt: world.store.calls.count("finalise") == attempt and world.clock.waiting == 1)
+        await until(
+            lambda attempt=attempt: harness.store.calls.count("finalise") == attempt and harness.clock.waiting == 1
+        )
         assert not generation.log.over
-        assert texts_of(drained(generation.log)) == "Hello"
-        await world.clock.advance(delay_s)
-    stored = await world.settled(generation)
+        assert texts_of(read_all(generation.log)) == "Hello"
+        await harness.clock.advance(delay_s)
+    stored = await harness.stored_end(generation)
     assert (stored.state, text_of(stored)) == (State.COMPLETED, "Hello")
-    last = drained(generation.log)[-1]
+    last = read_all(generation.log)[-1]
     assert (last.sequence, last.entry) == (stored.last_sequence, terminal_of(stored))
-    assert [type(chunk.entry) for chunk in drained(generation.log)[-2:]][1] is Finished
+    assert [type(chunk.entry) for chunk in read_all(generation.log)[-2:]][1] is Finished
 
 
-async def test_who_loses_the_race_announces_the_winner(world):
-    generation = await world.begin(speaking("mine"))
+async def test_who_loses_the_race_announces_the_winner(harness):
+    generation = await harness.begin(speaking("mine"))
     await settle()
     reader = Reader(generation.log, 0)
     assert texts_of(reader.take()) == "mine"
-    winner = await world.store.finalise(_taken_over(generation))
+    winner = await harness.store.finalise(_taken_over(generation))
     generation.cancel(Cancel(finish=FinishReason.CANCELLED))
-    stored = await world.settled(generation)
+    stored = await harness.stored_end(generation)
     assert stored == winner.reply
     assert [(chunk.sequence, chunk.entry) for chunk in reader.take()] == [
         (TAKEOVER_GAP, Snapshot(stored)),
         (TAKEOVER_GAP + 1, terminal_of(stored)),
     ]
-    assert world.live_replies.running == {}
+    assert harness.live_replies.running == {}
 
 
-async def test_the_readers_of_an_erased_reply_are_told(world):
-    generation = await world.begin(speaking("mine"))
+async def test_the_readers_of_an_erased_reply_are_told(harness):
+    generation = await harness.begin(speaking("mine"))
     await settle()
-    await world.store.finalise(_taken_over(generation))
-    await world.store.delete_conversation(ALICE, generation.log.reply.conversation_id, "")
+    await harness.store.finalise(_taken_over(generation))
+    await harness.store.delete_conversation(ADA, generation.log.reply.conversation_id, "")
     generation.cancel(Cancel(finish=FinishReason.CANCELLED))
     await generation.task
     assert generation.log.erased
     with pytest.raises(errors.ReplyNotFound):
-        await world.replies.get(ALICE, generation.log.reply.id)
-    assert world.live_replies.capacity._replies == 0
-    assert world.notes.started == len(world.notes.ended)
+        await harness.replies.get(ADA, generation.log.reply.id)
+    assert harness.live_replies.capacity._replies == 0
+    assert harness.observer.started == len(harness.observer.ended)
 
 
 def _taken_over(generation) -> Finalisation:
@@ -376,7 +378,7 @@ class Steps:
 
 
 @pytest.mark.parametrize("ending", ["completes", "fails", "is stopped", "store is down"])
-async def test_a_cancel_at_any_await_leaves_a_stored_end(make_world, monkeypatch, ending):
+async def test_a_cancel_at_any_await_leaves_a_stored_end(make_harness, monkeypatch, ending):
     strikes: set[int] = set()
     steps: list[Steps] = []
 
@@ -395,7 +397,7 @@ async def test_a_cancel_at_any_await_leaves_a_stored_end(make_world, monkeypatch
             for _ in range(3):
                 await asyncio.sleep(0)
 
-    world = make_world(stubborn)
+    harness = make_harness(stubborn)
     spawn = Tasks.spawn
 
     def counted(tasks, work, name):
@@ -414,18 +416,18 @@ async def test_a_cancel_at_any_await_leaves_a_stored_end(make_world, monkeypatch
         strikes.clear()
         strikes.update(given)
         if ending == "store is down":
-            world.store.fail("finalise", times=2)
-        generation = await world.begin()
+            harness.store.fail("finalise", times=2)
+        generation = await harness.begin()
         if ending == "is stopped":
             await settle()
             generation.cancel(Cancel(finish=FinishReason.CANCELLED, reason="told to"))
         while not generation.task.done():
             await asyncio.sleep(0.0005)
-            await world.clock.advance(0.5)
+            await harness.clock.advance(0.5)
         taken = steps[-1].taken
         struck = bool({strike for strike in given if strike <= taken})
         assert generation.task.cancelled() is struck, (given, taken)
-        stored = await check_end(world, generation)
+        stored = await check_end(harness, generation)
         assert stored.state.terminal
         assert text_of(stored) in ("", "text")
         return taken
@@ -439,33 +441,33 @@ async def test_a_cancel_at_any_await_leaves_a_stored_end(make_world, monkeypatch
             await once({first, second})
 
 
-async def test_a_cancel_before_the_first_step_leaves_a_stored_end(world):
-    generation = await world.begin(speaking("text"))
+async def test_a_cancel_before_the_first_step_leaves_a_stored_end(harness):
+    generation = await harness.begin(speaking("text"))
     generation.task.cancel()
-    stored = await check_end(world, generation)
+    stored = await check_end(harness, generation)
     assert (stored.state, stored.error.reason) == (State.FAILED, Reason.OWNER_LOST)
-    assert world.actor.prompts == []
+    assert harness.provider.prompts == []
     assert generation.task.cancelled()
     assert not generation.dead
 
 
-async def test_a_users_stop_outlives_the_cancel_of_the_task(world):
-    generation = await world.begin(speaking("text"))
+async def test_a_users_stop_outlives_the_cancel_of_the_task(harness):
+    generation = await harness.begin(speaking("text"))
     await settle()
     generation.cancel(Cancel(finish=FinishReason.CANCELLED, reason="user"))
     generation.task.cancel()
-    stored = await check_end(world, generation)
+    stored = await check_end(harness, generation)
     assert (stored.state, stored.cancel_reason) == (State.CANCELLED, "user")
 
 
 @pytest.mark.parametrize("block", range(4))
-async def test_however_its_ends_race_there_is_one_and_it_is_stored(make_world, block):
+async def test_however_its_ends_race_there_is_one_and_it_is_stored(make_harness, block):
     for seed in range(block * 40, block * 40 + 40):
-        await _race(make_world(max_reply_bytes=40), random.Random(seed))
+        await _race(make_harness(max_reply_bytes=40), random.Random(seed))
 
 
-async def _race(world: World, chance: random.Random) -> None:
-    async def act(prompt, sink):
+async def _race(harness: CoreHarness, chance: random.Random) -> None:
+    async def answer(prompt, sink):
         for _ in range(chance.randrange(6)):
             sink.text("0123456789"[: chance.randrange(1, 11)])
             if chance.random() < 0.8:
@@ -483,15 +485,15 @@ async def _race(world: World, chance: random.Random) -> None:
             await result
 
     if chance.random() < 0.3:
-        world.store.fail("finalise", times=1, after=chance.random() < 0.5, unknown=True)
-    generation = await world.begin(act)
+        harness.store.fail("finalise", times=1, after=chance.random() < 0.5, unknown=True)
+    generation = await harness.begin(answer)
     reply_id = generation.log.reply.id
-    acts = [
-        lambda: world.replies.cancel(ALICE, CancelTarget(reply_id=reply_id), "race"),
+    actions = [
+        lambda: harness.replies.cancel(ADA, CancelTarget(reply_id=reply_id), "race"),
         lambda: generation.cancel(Cancel(finish=FinishReason.TIME_LIMIT)),
         lambda: generation.cancel(Cancel(finish=FinishReason.ORPHANED)),
         generation.task.cancel,
-        world.replies.hurry,
+        harness.replies.hurry,
     ]
     reader, seen = Reader(generation.log, 0), []
 
@@ -503,19 +505,19 @@ async def _race(world: World, chance: random.Random) -> None:
     async def tick() -> None:
         while not generation.log.over:
             await asyncio.sleep(0.0005)
-            await world.clock.advance(0.1)
+            await harness.clock.advance(0.1)
 
-    racing = [later(act) for act in chance.sample(acts, chance.randrange(len(acts)))]
+    racing = [later(action) for action in chance.sample(actions, chance.randrange(len(actions)))]
     await asyncio.gather(read(), tick(), *racing)
-    stored = await world.settled(generation)
+    stored = await harness.stored_end(generation)
     terminals = [chunk for chunk in seen if chunk.entry == terminal_of(stored)]
     assert terminals == seen[-1:]
     assert seen[-1].sequence == stored.last_sequence
     snapshots = [chunk for chunk in seen if isinstance(chunk.entry, Snapshot)]
     assert snapshots or texts_of(seen) == text_of(stored)
     assert text_of(stored).startswith(texts_of(seen))
-    assert world.live_replies.running == {}
-    assert world.actor.open_calls == 0
+    assert harness.live_replies.running == {}
+    assert harness.provider.open_calls == 0
 
 
 def test_every_provider_error_is_covered():

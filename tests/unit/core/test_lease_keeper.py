@@ -12,11 +12,11 @@ from parley_server.core.store_types import CancelTarget
 from parley_server.errors import Reason, ReplyNotFound, StorageUnavailable
 
 from tests.clock import settle, until
-from tests.fakes import ALICE, Typist, asking, texts_of
+from tests.fakes import ADA, ManualAnswer, reply_request, texts_of
 from tests.replicas import LEASE_S, Cluster, Replica
-from tests.unit.core.spoken import Spoken, drained, spoken, to_the_end
+from tests.unit.core.running_reply import RunningReply, read_available, read_to_end, start_reply
 
-QUARTER_S = LEASE_S / 4
+RENEWAL_S = LEASE_S / 4
 
 
 @pytest.fixture
@@ -25,8 +25,8 @@ async def a(cluster: Cluster) -> Replica:
 
 
 @pytest.fixture
-async def reply(a: Replica) -> Spoken:
-    return await spoken(a, "one ")
+async def reply(a: Replica) -> RunningReply:
+    return await start_reply(a, "one ")
 
 
 async def taken_over(cluster: Cluster, by: str, *owners: Replica) -> list:
@@ -41,7 +41,7 @@ async def taken_over(cluster: Cluster, by: str, *owners: Replica) -> list:
 
 
 async def test_the_lease_runs_from_before_the_database_was_asked_less_a_quarter(cluster):
-    a = Replica(cluster, "a", Typist().act)
+    a = Replica(cluster, "a", ManualAnswer().generate)
     cluster.replicas.append(a)
     assert not a.lease.held
     began = cluster.clock.boottime()
@@ -53,9 +53,9 @@ async def test_the_lease_runs_from_before_the_database_was_asked_less_a_quarter(
     beginning = asyncio.ensure_future(a.lease_keeper.begin())
     await cluster.advance(2.0)
     await beginning
-    assert a.lease.until == began + LEASE_S - QUARTER_S
+    assert a.lease.until == began + LEASE_S - RENEWAL_S
     assert a.lease.held
-    await cluster.advance(LEASE_S - QUARTER_S - 2.0 - 0.01)
+    await cluster.advance(LEASE_S - RENEWAL_S - 2.0 - 0.01)
     assert a.lease.held
     await cluster.advance(0.01)
     assert not a.lease.held
@@ -63,11 +63,11 @@ async def test_the_lease_runs_from_before_the_database_was_asked_less_a_quarter(
 
 async def test_it_is_renewed_at_each_quarter(cluster, a):
     assert a.store.calls.count("hold_lease") == 1
-    await cluster.advance(2 * QUARTER_S - 0.1)
+    await cluster.advance(2 * RENEWAL_S - 0.1)
     assert a.store.calls.count("hold_lease") == 2
     await cluster.advance(10 * LEASE_S)
     assert a.store.calls.count("hold_lease") == 42
-    assert a.lease.until == pytest.approx(cluster.clock.boottime() + 2 * QUARTER_S, abs=QUARTER_S)
+    assert a.lease.until == pytest.approx(cluster.clock.boottime() + 2 * RENEWAL_S, abs=RENEWAL_S)
 
 
 async def test_a_replica_is_settled_after_one_lease_of_unbroken_contact(cluster, a):
@@ -76,10 +76,10 @@ async def test_a_replica_is_settled_after_one_lease_of_unbroken_contact(cluster,
     await cluster.advance(0.2)
     assert a.lease_keeper.settled
     a.store.fail("hold_lease", times=1)
-    await cluster.advance(QUARTER_S)
+    await cluster.advance(RENEWAL_S)
     assert a.lease.held
     assert not a.lease_keeper.settled
-    await cluster.advance(LEASE_S + QUARTER_S - 0.3)
+    await cluster.advance(LEASE_S + RENEWAL_S - 0.3)
     assert not a.lease_keeper.settled
     await cluster.advance(0.3)
     assert a.lease_keeper.settled
@@ -90,7 +90,7 @@ async def test_a_lapse_unsettles_although_no_renewal_has_failed(cluster, a):
     assert a.lease_keeper.settled
     cluster.clock.suspend(60.0)
     assert not a.lease.held
-    await cluster.advance(QUARTER_S)
+    await cluster.advance(RENEWAL_S)
     assert a.lease.held
     assert not a.lease_keeper.settled
 
@@ -101,7 +101,7 @@ async def test_a_defect_of_a_renewal_does_not_end_the_renewals(cluster, a, caplo
         raise RuntimeError("a defect")
 
     a.store.before["hold_lease"] = defect
-    await cluster.advance(2 * QUARTER_S)
+    await cluster.advance(2 * RENEWAL_S)
     assert "lease_renewal_failed" in caplog.messages
     assert a.store.calls.count("hold_lease") == 3
     assert a.lease.held
@@ -121,80 +121,80 @@ async def test_giving_it_up_frees_what_is_still_owned(cluster, a, reply):
 
 async def test_a_database_that_is_away_for_long_fails_no_reply(cluster, a, reply):
     reader = Reader(reply.log, 0)
-    assert texts_of(drained(reader)) == "one "
-    a.store.away = True
-    await cluster.advance(LEASE_S - QUARTER_S - 0.1)
-    await reply.say("two ")
-    assert texts_of(drained(reader)) == "two "
-    await cluster.advance(QUARTER_S)
-    assert a.notes.is_fenced
-    await reply.say("three ")
+    assert texts_of(read_available(reader)) == "one "
+    a.store.unavailable = True
+    await cluster.advance(LEASE_S - RENEWAL_S - 0.1)
+    await reply.write("two ")
+    assert texts_of(read_available(reader)) == "two "
+    await cluster.advance(RENEWAL_S)
+    assert a.observer.is_fenced
+    await reply.write("three ")
     assert not reader.ready
     assert reader.take() == []
     await cluster.advance(60.0)
-    await reply.say("four ")
+    await reply.write("four ")
     assert not reader.ready
     waiting = asyncio.ensure_future(reader.wait())
-    a.store.away = False
-    await cluster.advance(QUARTER_S)
-    assert not a.notes.is_fenced
+    a.store.unavailable = False
+    await cluster.advance(RENEWAL_S)
+    assert not a.observer.is_fenced
     await waiting
-    assert texts_of(drained(reader)) == "three four "
-    await reply.say("five", None)
-    stored = await a.settled(reply.generation)
+    assert texts_of(read_available(reader)) == "three four "
+    await reply.write("five", None)
+    stored = await a.stored_end(reply.generation)
     assert (stored.state, stored.epoch) == (State.COMPLETED, 1)
     assert stored.message.parts == (TextPart(text="one two three four five"),)
-    assert texts_of(drained(reader)) == "five"
+    assert texts_of(read_available(reader)) == "five"
     assert reader.done
 
 
 async def test_a_reply_that_ends_while_the_database_is_away_is_stored_when_it_is_back(cluster, a, reply):
-    a.store.away = True
+    a.store.unavailable = True
     await cluster.advance(LEASE_S)
-    await reply.say("two", None)
+    await reply.write("two", None)
     await cluster.advance(60.0)
     reader = Reader(reply.log, 1)
     assert not reply.log.over
     assert reader.take() == []
-    a.store.away = False
-    await cluster.advance(QUARTER_S)
+    a.store.unavailable = False
+    await cluster.advance(RENEWAL_S)
     stored = await a.stored(reply.id)
     assert (stored.state, stored.message.parts) == (State.COMPLETED, (TextPart(text="one two"),))
-    assert [type(chunk.entry) for chunk in drained(reader)][-1] is Finished
-    assert len(a.notes.ended) == 1
+    assert [type(chunk.entry) for chunk in read_available(reader)][-1] is Finished
+    assert len(a.observer.ended) == 1
 
 
 async def test_new_requests_are_refused_without_the_lease(cluster, a):
     cluster.clock.suspend(LEASE_S)
     with pytest.raises(StorageUnavailable) as refused:
-        await a.replies.start(asking(request_id="r"))
+        await a.replies.start(reply_request(request_id="r"))
     assert refused.value.retry_after_s
-    assert a.actor.prompts == []
-    await cluster.advance(QUARTER_S)
-    assert not (await a.replies.start(asking(request_id="r"))).replayed
+    assert a.provider.prompts == []
+    await cluster.advance(RENEWAL_S)
+    assert not (await a.replies.start(reply_request(request_id="r"))).replayed
 
 
 async def test_a_wall_clock_that_is_set_changes_nothing(cluster, a, reply):
     reader = Reader(reply.log, 1)
     for jump_s in (3600.0, -7200.0):
         cluster.clock.correct(jump_s)
-        await reply.say("x")
-        assert texts_of(drained(reader)) == "x"
-        await cluster.advance(QUARTER_S)
+        await reply.write("x")
+        assert texts_of(read_available(reader)) == "x"
+        await cluster.advance(RENEWAL_S)
         assert a.lease.held
-    a.store.away = True
+    a.store.unavailable = True
     cluster.clock.correct(-3600.0)
     await cluster.advance(LEASE_S)
-    await reply.say("y")
+    await reply.write("y")
     assert not reader.ready
     assert not a.lease.held
 
 
 async def test_the_time_that_a_machine_was_asleep_counts(cluster, a, reply):
     cluster.clock.suspend(LEASE_S)
-    await reply.say("two")
+    await reply.write("two")
     assert not Reader(reply.log, 0).ready
-    await cluster.advance(QUARTER_S)
+    await cluster.advance(RENEWAL_S)
     assert texts_of(Reader(reply.log, 0).take()) == "one two"
 
 
@@ -203,17 +203,17 @@ async def test_the_time_that_a_machine_was_asleep_counts(cluster, a, reply):
 
 async def test_a_reply_that_was_taken_over_shows_nothing_more_but_the_winner_s_end(cluster, a, reply):
     reader = Reader(reply.log, 1)
-    reading = asyncio.ensure_future(to_the_end(reader))
-    a.store.away = True
+    reading = asyncio.ensure_future(read_to_end(reader))
+    a.store.unavailable = True
     await cluster.advance(LEASE_S)
-    await reply.say("zombie")
+    await reply.write("zombie")
     await taken_over(cluster, "b", a)
-    a.store.away = False
-    await cluster.advance(QUARTER_S)
+    a.store.unavailable = False
+    await cluster.advance(RENEWAL_S)
     assert a.lease.held
     assert reply.generation.lost
-    assert a.actor.open_calls == 0
-    assert drained(Reader(reply.log, 0)) == []
+    assert a.provider.open_calls == 0
+    assert read_available(Reader(reply.log, 0)) == []
     await cluster.advance(30.0)
     assert not reply.log.over
     assert a.live_replies.capacity._replies == 1
@@ -227,41 +227,41 @@ async def test_a_reply_that_was_taken_over_shows_nothing_more_but_the_winner_s_e
     assert [chunk.sequence for chunk in chunks] == [stored.last_sequence - 1, stored.last_sequence]
     assert reply.log.reply == stored
     assert (a.live_replies.running, a.live_replies.capacity._replies) == ({}, 0)
-    assert [each[0] for each in a.notes.ended] == [stored]
+    assert [each[0] for each in a.observer.ended] == [stored]
 
 
 async def test_a_takeover_that_no_lapse_announced_is_found_by_the_next_renewal(cluster, a, reply):
     """The database's clock may have jumped: what counts is what it says."""
     await taken_over(cluster, "b", a)
-    await reply.say("two ")
-    await cluster.advance(QUARTER_S)
+    await reply.write("two ")
+    await cluster.advance(RENEWAL_S)
     assert a.lease.held
     assert reply.generation.lost
-    assert a.actor.open_calls == 0
-    await reply.say("more")
+    assert a.provider.open_calls == 0
+    await reply.write("more")
     assert reply.log.content() == [TextDelta("one "), TextDelta("two ")]
 
 
 async def test_what_is_ending_can_be_taken_over_too(cluster, a, reply):
     """Its text is held back by the fence, and must not be shown by the revival: another replica may be ending it."""
     reader = Reader(reply.log, 1)
-    a.store.away = True
+    a.store.unavailable = True
     await cluster.advance(LEASE_S)
-    await reply.say("held back", None)
+    await reply.write("held back", None)
     assert reply.log.sealed
     taken = await taken_over(cluster, "b", a)
     a.store.before["finalise"] = refuse
-    a.store.away = False
-    await cluster.advance(QUARTER_S)
+    a.store.unavailable = False
+    await cluster.advance(RENEWAL_S)
     assert a.lease.held
-    assert drained(reader) == []
+    assert read_available(reader) == []
     a.store.before.clear()
-    await cluster.advance(QUARTER_S)
+    await cluster.advance(RENEWAL_S)
     assert not reply.log.over
-    assert drained(reader) == []
+    assert read_available(reader) == []
     await finish_elsewhere(cluster, taken)
-    await cluster.advance(QUARTER_S)
-    assert [type(chunk.entry) for chunk in drained(reader)] == [Snapshot, Failed]
+    await cluster.advance(RENEWAL_S)
+    assert [type(chunk.entry) for chunk in read_available(reader)] == [Snapshot, Failed]
 
 
 async def refuse(*_):
@@ -270,7 +270,7 @@ async def refuse(*_):
 
 async def finish_elsewhere(cluster: Cluster, taken: list) -> None:
 
-    b = Replica(cluster, "b", Typist().act)
+    b = Replica(cluster, "b", ManualAnswer().generate)
     cluster.replicas.append(b)
     for each in taken:
         await b.recovery.end_taken_over(each)
@@ -278,37 +278,37 @@ async def finish_elsewhere(cluster: Cluster, taken: list) -> None:
 
 async def test_a_reply_taken_over_while_its_end_is_being_stored_ends_as_the_winner_says(cluster, a, reply):
     a.store.before["finalise"] = refuse
-    await reply.say("two", None)
+    await reply.write("two", None)
     await settle()
     taken = await taken_over(cluster, "b", a)
     a.store.before.clear()
     await cluster.advance(1.0)
     assert not reply.log.over
     assert reply.generation.lost
-    assert drained(Reader(reply.log, 0)) == []
+    assert read_available(Reader(reply.log, 0)) == []
     await finish_elsewhere(cluster, taken)
     await cluster.advance(3.0)
     stored = await a.stored(reply.id)
     assert (stored.state, stored.error.reason) == (State.FAILED, Reason.OWNER_LOST)
-    assert [type(chunk.entry) for chunk in drained(Reader(reply.log, 0))] == [Snapshot, Failed]
-    assert len(a.notes.ended) == 1
+    assert [type(chunk.entry) for chunk in read_available(Reader(reply.log, 0))] == [Snapshot, Failed]
+    assert len(a.observer.ended) == 1
 
 
 async def test_an_erased_reply_ends_its_readers(cluster, a, reply):
-    a.store.away = True
+    a.store.unavailable = True
     await cluster.advance(LEASE_S)
     await finish_elsewhere(cluster, await taken_over(cluster, "b", a))
-    await cluster.store.delete_conversation(ALICE, reply.conversation_id, "")
+    await cluster.store.delete_conversation(ADA, reply.conversation_id, "")
     reader = Reader(reply.log, 1)
     waiting = asyncio.ensure_future(reader.wait())
-    a.store.away = False
-    await cluster.advance(QUARTER_S + 2.0)
+    a.store.unavailable = False
+    await cluster.advance(RENEWAL_S + 2.0)
     await waiting
     with pytest.raises(ReplyNotFound):
         reader.take()
     with pytest.raises(ReplyNotFound):
-        await a.replies.get(ALICE, reply.id)
-    assert (a.live_replies.running, a.live_replies.capacity._replies, a.actor.open_calls) == ({}, 0, 0)
+        await a.replies.get(ADA, reply.id)
+    assert (a.live_replies.running, a.live_replies.capacity._replies, a.provider.open_calls) == ({}, 0, 0)
 
 
 async def test_a_reply_that_ended_while_the_lease_was_renewed_is_not_lost(cluster, a, reply, caplog):
@@ -318,12 +318,12 @@ async def test_a_reply_that_ended_while_the_lease_was_renewed_is_not_lost(cluste
         await freed.wait()
 
     a.store.before["hold_lease"] = wait
-    await cluster.advance(QUARTER_S)
+    await cluster.advance(RENEWAL_S)
     assert a.store.calls.count("hold_lease") == 2
-    await reply.say("two", None)
-    stored = await a.settled(reply.generation)
+    await reply.write("two", None)
+    stored = await a.stored_end(reply.generation)
     freed.set()
-    await cluster.rest()
+    await cluster.settle()
     assert stored.state is State.COMPLETED
     assert "reply_ownership_lost" not in caplog.messages
 
@@ -336,11 +336,11 @@ async def test_a_reply_that_ended_after_the_store_was_asked_is_not_lost(cluster,
         await told.wait()
 
     a.store.after["finalise"] = tell_late
-    await reply.say("two", None)
-    await until(lambda: a.store.under_way == 0 and "finalise" in a.store.calls)
-    await cluster.advance(QUARTER_S)
+    await reply.write("two", None)
+    await until(lambda: a.store.pending_calls == 0 and "finalise" in a.store.calls)
+    await cluster.advance(RENEWAL_S)
     told.set()
-    stored = await a.settled(reply.generation)
+    stored = await a.stored_end(reply.generation)
     assert stored.state is State.COMPLETED
     assert texts_of(Reader(reply.log, 0).take()) == "one two"
     assert "reply_ownership_lost" not in caplog.messages
@@ -354,18 +354,18 @@ async def test_an_acceptance_under_way_is_neither_lost_nor_reconciled(cluster, a
         await told.wait()
 
     a.store.after["accept"] = tell_late
-    typist = Typist()
-    accepting = asyncio.ensure_future(a.begin(typist.act))
+    answer = ManualAnswer()
+    accepting = asyncio.ensure_future(a.begin(answer.generate))
     await committed.wait()
-    await cluster.advance(2 * QUARTER_S)
+    await cluster.advance(2 * RENEWAL_S)
     (reply_id,) = a.live_replies.running
     a.lease_keeper.taken_over(reply_id)
     a.lease_keeper.cancel_requested(reply_id)
-    await cluster.rest()
+    await cluster.settle()
     told.set()
     generation = await accepting
-    await typist.say("all", None)
-    assert (await a.settled(generation)).state is State.COMPLETED
+    await answer.write("all", None)
+    assert (await a.stored_end(generation)).state is State.COMPLETED
 
 
 async def test_an_acceptance_not_yet_committed_is_not_lost_by_a_false_hint(cluster, a):
@@ -376,16 +376,16 @@ async def test_an_acceptance_not_yet_committed_is_not_lost_by_a_false_hint(clust
         await go_on.wait()
 
     a.store.before["accept"] = late
-    typist = Typist()
-    accepting = asyncio.ensure_future(a.begin(typist.act))
+    answer = ManualAnswer()
+    accepting = asyncio.ensure_future(a.begin(answer.generate))
     await asked.wait()
     (reply_id,) = a.live_replies.running
     a.lease_keeper.taken_over(reply_id)
-    await cluster.advance(QUARTER_S)
+    await cluster.advance(RENEWAL_S)
     go_on.set()
     generation = await accepting
-    await typist.say("all", None)
-    assert (await a.settled(generation)).state is State.COMPLETED
+    await answer.write("all", None)
+    assert (await a.stored_end(generation)).state is State.COMPLETED
 
 
 @pytest.mark.parametrize("ended", [False, True])
@@ -398,31 +398,31 @@ async def test_an_acceptance_that_was_taken_over_before_its_answer_came_shows_no
         await told.wait()
 
     a.store.after["accept"] = tell_late
-    typist = Typist()
-    typist.words.put_nowait("zombie")
-    a.actor.act = typist.act
-    accepting = asyncio.ensure_future(a.replies.start(asking(request_id="r")))
+    answer = ManualAnswer()
+    answer.words.put_nowait("zombie")
+    a.provider.answer = answer.generate
+    accepting = asyncio.ensure_future(a.replies.start(reply_request(request_id="r")))
     await committed.wait()
     cluster.clock.suspend(60.0)
     taken = await taken_over(cluster, "b", a)
     if ended:
         await finish_elsewhere(cluster, taken)
-    await cluster.advance(QUARTER_S)
+    await cluster.advance(RENEWAL_S)
     assert a.lease.held
     told.set()
     started = await accepting
-    await cluster.rest()
+    await cluster.settle()
     reader = Reader(started.log, 0)
     if not ended:
-        assert drained(reader) == []
+        assert read_available(reader) == []
         await finish_elsewhere(cluster, taken)
         await cluster.advance(3.0)
-    assert [type(chunk.entry) for chunk in drained(reader)] == [Snapshot, Failed]
+    assert [type(chunk.entry) for chunk in read_available(reader)] == [Snapshot, Failed]
     stored = await a.stored(started.log.reply.id)
     assert started.log.reply == stored
     assert reader.done
     assert started.log.last_sequence == stored.last_sequence == TAKEOVER_GAP + 1
-    assert (a.live_replies.running, a.live_replies.capacity._replies, a.actor.open_calls) == ({}, 0, 0)
+    assert (a.live_replies.running, a.live_replies.capacity._replies, a.provider.open_calls) == ({}, 0, 0)
 
 
 # --- wishes and hints
@@ -430,25 +430,25 @@ async def test_an_acceptance_that_was_taken_over_before_its_answer_came_shows_no
 
 @pytest.mark.parametrize("kind", [FinishReason.CANCELLED, FinishReason.INTERRUPTED])
 async def test_a_wish_to_cancel_is_found_by_the_next_renewal(cluster, a, reply, kind):
-    cluster.wire.mute = True
-    await cluster.store.request_cancel(ALICE, CancelTarget(reply_id=reply.id), kind, "enough", 1)
-    await cluster.advance(QUARTER_S)
+    cluster.network.notices_lost = True
+    await cluster.store.request_cancel(ADA, CancelTarget(reply_id=reply.id), kind, "enough", 1)
+    await cluster.advance(RENEWAL_S)
     stored = await a.stored(reply.id)
     assert (stored.state, stored.finish_reason, stored.cancel_reason) == (State.CANCELLED, kind, "enough")
-    assert a.actor.open_calls == 0
+    assert a.provider.open_calls == 0
 
 
 async def test_a_hint_of_a_wish_is_looked_up_at_once(cluster, a, reply):
     a.lease_keeper.cancel_requested(reply.id)
     a.lease_keeper.cancel_requested("unknown")
-    await cluster.rest()
+    await cluster.settle()
     assert not reply.log.sealed
     target = CancelTarget(reply_id=reply.id)
-    await cluster.store.request_cancel(ALICE, target, FinishReason.CANCELLED, "enough", 1)
+    await cluster.store.request_cancel(ADA, target, FinishReason.CANCELLED, "enough", 1)
     for _ in range(5):
         a.lease_keeper.cancel_requested(reply.id)
-    await cluster.rest()
-    assert (await a.settled(reply.generation)).cancel_reason == "enough"
+    await cluster.settle()
+    assert (await a.stored_end(reply.generation)).cancel_reason == "enough"
     assert a.store.calls.count("standings") == 2
 
 
@@ -456,24 +456,24 @@ async def test_a_hint_of_a_wish_is_looked_up_at_once(cluster, a, reply):
 async def test_a_hint_that_the_store_does_not_confirm_changes_nothing(cluster, a, reply, hint):
     getattr(a.lease_keeper, hint)(reply.id)
     a.lease_keeper.erased((reply.id,))
-    await cluster.rest()
-    a.store.away = True
+    await cluster.settle()
+    a.store.unavailable = True
     getattr(a.lease_keeper, hint)(reply.id)
-    await cluster.rest()
-    a.store.away = False
+    await cluster.settle()
+    a.store.unavailable = False
     assert not reply.generation.lost
-    await reply.say("two", None)
-    stored = await a.settled(reply.generation)
+    await reply.write("two", None)
+    stored = await a.stored_end(reply.generation)
     assert (stored.state, stored.message.parts) == (State.COMPLETED, (TextPart(text="one two"),))
 
 
 async def test_a_hint_of_a_takeover_that_is_true_stops_the_text_at_once(cluster, a, reply):
     await taken_over(cluster, "b", a)
     a.lease_keeper.taken_over(reply.id)
-    await cluster.rest()
+    await cluster.settle()
     assert reply.generation.lost
-    assert a.actor.open_calls == 0
-    assert drained(Reader(reply.log, 0)) == []
+    assert a.provider.open_calls == 0
+    assert read_available(Reader(reply.log, 0)) == []
 
 
 # --- rows without a task
@@ -481,7 +481,7 @@ async def test_a_hint_of_a_takeover_that_is_true_stops_the_text_at_once(cluster,
 
 async def test_a_row_without_a_task_ends_as_a_defect(cluster, a, reply, caplog):
     del a.live_replies.running[reply.id]
-    await cluster.advance(QUARTER_S)
+    await cluster.advance(RENEWAL_S)
     stored = await a.stored(reply.id)
     assert (stored.state, stored.error.reason) == (State.FAILED, Reason.INTERNAL)
     assert "reply_task_missing" in caplog.messages
@@ -489,7 +489,7 @@ async def test_a_row_without_a_task_ends_as_a_defect(cluster, a, reply, caplog):
 
 async def test_another_replica_s_row_is_not_reconciled(cluster, a, reply):
     b = await cluster.join("b", sweeps=False)
-    await cluster.advance(4 * QUARTER_S)
+    await cluster.advance(4 * RENEWAL_S)
     assert "finalise" not in b.store.calls
     assert not reply.log.sealed
 
@@ -504,7 +504,7 @@ async def test_a_row_that_was_taken_over_meanwhile_is_left_to_its_owner(cluster,
         lost.set()
 
     a.store.before["unfinished"] = lose
-    await cluster.advance(QUARTER_S)
+    await cluster.advance(RENEWAL_S)
     await lost.wait()
     await cluster.advance(1.0)
     assert (await a.stored(reply.id)).state is State.PENDING
@@ -523,12 +523,12 @@ async def test_a_reconciliation_that_hangs_keeps_no_lease_from_being_renewed(clu
     assert a.store.calls.count("unfinished") == 1
     hanging.set_result(None)
     a.store.before.clear()
-    await cluster.advance(QUARTER_S)
+    await cluster.advance(RENEWAL_S)
     assert (await a.stored(reply.id)).state is State.FAILED
 
 
 async def test_one_row_that_cannot_be_ended_keeps_no_other_from_it(cluster, a, reply, caplog):
-    other = await spoken(a, "two ")
+    other = await start_reply(a, "two ")
     for each in (reply, other):
         del a.live_replies.running[each.id]
 
@@ -537,9 +537,9 @@ async def test_one_row_that_cannot_be_ended_keeps_no_other_from_it(cluster, a, r
             raise RuntimeError("a defect of this row")
 
     a.store.before["finalise"] = defect
-    await cluster.advance(QUARTER_S)
+    await cluster.advance(RENEWAL_S)
     assert (await a.stored(other.id)).state is State.FAILED
     assert "reconciliation_failed" in caplog.messages
     a.store.before.clear()
-    await cluster.advance(QUARTER_S)
+    await cluster.advance(RENEWAL_S)
     assert (await a.stored(reply.id)).state is State.FAILED

@@ -12,7 +12,7 @@ from parley_server.core.replies.log import Log
 from parley_server.errors import Overloaded
 
 from tests.clock import START_US, ManualClock
-from tests.fakes import ALICE, Notes, ended, limits_with, reply
+from tests.fakes import ADA, RecordingObserver, ended, limits_with, reply
 
 
 def test_replies_are_limited():
@@ -74,7 +74,7 @@ class Kept:
     def __init__(self, **limits) -> None:
         self.clock = ManualClock()
         self.live_replies = LiveReplies(
-            clock=self.clock, limits=limits_with(**limits), observer=Notes(), journal=Unused()
+            clock=self.clock, limits=limits_with(**limits), observer=RecordingObserver(), journal=Unused()
         )
 
     def end(self, reply_id: str, size: int = 10) -> Log:
@@ -90,12 +90,12 @@ async def test_ended_logs_are_kept_for_their_time():
     first = kept.end("a")
     await kept.clock.advance(59.9)
     second = kept.end("b")
-    assert kept.live_replies.find(ALICE, "a") is first
+    assert kept.live_replies.find(ADA, "a") is first
     await kept.clock.advance(0.1)
-    assert kept.live_replies.find(ALICE, "a") is None
-    assert kept.live_replies.find(ALICE, "b") is second
+    assert kept.live_replies.find(ADA, "a") is None
+    assert kept.live_replies.find(ADA, "b") is second
     await kept.clock.advance(60)
-    assert kept.live_replies.find(ALICE, "b") is None
+    assert kept.live_replies.find(ADA, "b") is None
     assert kept.live_replies._ended_bytes == 0
 
 
@@ -106,9 +106,9 @@ def test_the_oldest_go_first_when_there_are_too_many_bytes():
     kept.end("a", 50)
     b = kept.end("b", 50)
     c = kept.end("c", 50)
-    assert [kept.live_replies.find(ALICE, name) for name in "abc"] == [None, b, c]
+    assert [kept.live_replies.find(ADA, name) for name in "abc"] == [None, b, c]
     kept.end("d", 2 * each + 1)
-    assert [kept.live_replies.find(ALICE, name) for name in "abcd"] == [None] * 4
+    assert [kept.live_replies.find(ADA, name) for name in "abcd"] == [None] * 4
     assert kept.live_replies._ended_bytes == 0
 
 
@@ -117,9 +117,9 @@ def test_what_is_somebody_elses_is_looked_for_elsewhere_as_an_unknown_id_is():
     log = kept.end("a")
     assert kept.live_replies.find(Identity(tenant="shop"), "a") is log
     for stranger in (
-        Identity(tenant="shop", end_user="bob"),
+        Identity(tenant="shop", end_user="ben"),
         Identity(tenant="bank"),
-        Identity(tenant="bank", end_user="alice"),
+        Identity(tenant="bank", end_user="ada"),
     ):
         assert kept.live_replies.find(stranger, "a") is None
 
@@ -129,12 +129,12 @@ def test_erased_logs_are_gone_and_end_their_readers():
     a, b = kept.end("a", 30), kept.end("b", 40)
     kept.live_replies.erase(("a", "unknown"))
     assert (a.erased, b.erased) == (True, False)
-    assert kept.live_replies.find(ALICE, "a") is None
+    assert kept.live_replies.find(ADA, "a") is None
     assert kept.live_replies._ended_bytes == b.footprint
     gone = Log(reply("c"))
     gone.erase()
     kept.live_replies.keep(gone)
-    assert kept.live_replies.find(ALICE, "c") is None
+    assert kept.live_replies.find(ADA, "c") is None
 
 
 def test_ids_are_unique_within_a_moment_and_sort_by_time():

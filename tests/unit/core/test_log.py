@@ -41,7 +41,7 @@ def whole(log: Log) -> list[Chunk]:
     ]
 
 
-def drained(reader: Reader) -> list[Chunk]:
+def read_available(reader: Reader) -> list[Chunk]:
     chunks: list[Chunk] = []
     while reader.ready:
         chunks += reader.take()
@@ -80,7 +80,7 @@ def test_readers_of_any_start_and_lag_get_every_later_entry_once_in_order(given,
     everything = whole(log)
     assert [chunk.sequence for chunk in everything] == list(range(1, len(given) + 2))
     for reader, start, _, seen in remote_replies:
-        seen += drained(reader)
+        seen += read_available(reader)
         sequences = [chunk.sequence for chunk in seen]
         if start <= len(given):
             assert folded(seen) == folded(everything[start:])
@@ -100,18 +100,22 @@ def test_readers_of_any_start_and_lag_get_every_later_entry_once_in_order(given,
 def test_resume_at_every_position(given):
     log = filled(*given)
     for after in range(len(given) + 1):
-        assert folded(drained(Reader(log, after))) == folded(whole(log)[after:])
+        assert folded(read_available(Reader(log, after))) == folded(whole(log)[after:])
     beyond = Reader(log, log.last_sequence + 2)
     assert not beyond.ready
     finish(log)
     last = log.last_sequence
     for after in range(last):
-        assert folded(drained(Reader(log, after))) == folded(whole(log)[after:])
+        assert folded(read_available(Reader(log, after))) == folded(whole(log)[after:])
         merged = [entry for _, entry in merge(log.content()[after:])]
-        assert [chunk.entry for chunk in drained(Reader(log, after))] == merged
+        assert [chunk.entry for chunk in read_available(Reader(log, after))] == merged
     terminal = Chunk(last, terminal_of(log.reply))
-    assert drained(Reader(log, last)) == [terminal]
-    assert drained(Reader(log, last + 1)) == drained(beyond) == [Chunk(last - 1, Snapshot(log.reply)), terminal]
+    assert read_available(Reader(log, last)) == [terminal]
+    assert (
+        read_available(Reader(log, last + 1))
+        == read_available(beyond)
+        == [Chunk(last - 1, Snapshot(log.reply)), terminal]
+    )
 
 
 @settings(deadline=None, max_examples=60)
@@ -158,8 +162,8 @@ def test_10000_entries_are_numbered_densely():
     one_by_one = [log.chunks(position)[0] for position in range(9_999, 10_000)]
     assert one_by_one == [Chunk(10_000, TextDelta("9999"))]
     assert log.last_sequence == 10_000
-    assert texts_of(drained(Reader(log, 0))) == "".join(map(str, range(10_000)))
-    assert texts_of(drained(Reader(log, 9_990))) == "".join(map(str, range(9_990, 10_000)))
+    assert texts_of(read_available(Reader(log, 0))) == "".join(map(str, range(10_000)))
+    assert texts_of(read_available(Reader(log, 9_990))) == "".join(map(str, range(9_990, 10_000)))
 
 
 def test_nothing_follows_the_seal_but_the_end():
@@ -181,33 +185,33 @@ def test_however_ends_race_there_is_one_terminal_entry_and_nothing_after_it(seed
         reader, seen = Reader(log, 0), []
         stored = None
         for _ in range(chance.randrange(1, 12)):
-            act = chance.choice(("append", "append", "seal", "complete", "cancel", "replace", "read", "journal"))
-            if act == "append":
+            action = chance.choice(("append", "append", "seal", "complete", "cancel", "replace", "read", "journal"))
+            if action == "append":
                 log.append(TextDelta("x"))
-            elif act == "seal":
+            elif action == "seal":
                 log.seal()
-            elif act == "journal":
+            elif action == "journal":
                 log.journaled(log.last_sequence if not log.ended else 0)
-            elif act == "read":
+            elif action == "read":
                 seen += reader.take() if reader.ready else []
             elif stored is None:  # the store lets one of them win
-                stored = _ending(log, act)
-        seen += drained(reader)
+                stored = _ending(log, action)
+        seen += read_available(reader)
         if stored is None:
             assert not any(isinstance(chunk.entry, Finished | Failed) for chunk in seen)
             continue
         terminals = [chunk for chunk in seen if isinstance(chunk.entry, Finished | Failed)]
         assert terminals == seen[-1:] == [Chunk(stored.last_sequence, terminal_of(stored))]
-        assert drained(Reader(log, 0))[-1] == seen[-1]
+        assert read_available(Reader(log, 0))[-1] == seen[-1]
 
 
-def _ending(log: Log, act: str):
+def _ending(log: Log, action: str):
     log.seal()
-    if act == "replace":
+    if action == "replace":
         taken_over = ended(log.reply, last_sequence=log.last_sequence + TAKEOVER_GAP + 1, state=State.FAILED)
         log.replace(taken_over)
         return taken_over
-    state = State.COMPLETED if act == "complete" else State.CANCELLED
+    state = State.COMPLETED if action == "complete" else State.CANCELLED
     stored = ended(log.reply, last_sequence=log.closing_sequence, state=state)
     log.finish(stored)
     return stored
@@ -220,17 +224,17 @@ def test_readers_of_a_replaced_log_get_a_snapshot_then_the_end():
     log.replace(winner := ended(log.reply, last_sequence=3 + TAKEOVER_GAP + 1, state=State.FAILED))
     expected = [Chunk(3 + TAKEOVER_GAP, Snapshot(winner)), Chunk(4 + TAKEOVER_GAP, terminal_of(winner))]
     for reader in (before, inside, beyond, Reader(log, 0), Reader(log, 70_000)):
-        assert drained(reader) == expected
-    assert drained(Reader(log, winner.last_sequence)) == expected[1:]
+        assert read_available(reader) == expected
+    assert read_available(Reader(log, winner.last_sequence)) == expected[1:]
 
 
 def test_of_a_log_that_has_expired_only_the_end_is_left():
     stored = ended(reply(), last_sequence=8)
     log = Log.of_ended(stored)
     both = [Chunk(7, Snapshot(stored)), Chunk(8, terminal_of(stored))]
-    assert [drained(Reader(log, after)) for after in (0, 6, 7, 8, 9)] == [both, both, both[1:], both[1:], both]
+    assert [read_available(Reader(log, after)) for after in (0, 6, 7, 8, 9)] == [both, both, both[1:], both[1:], both]
     silent = Log.of_ended(ended(reply(), last_sequence=1))
-    assert [chunk.sequence for chunk in drained(Reader(silent, 0))] == [1]
+    assert [chunk.sequence for chunk in read_available(Reader(silent, 0))] == [1]
 
 
 def test_a_reply_that_has_not_ended_has_no_terminal_entry():
@@ -283,7 +287,7 @@ def test_an_owner_never_numbers_far_past_its_journal(monkeypatch):
     log.journaled(20)
     assert log.last_sequence == 26
     assert log.since(log.durable_sequence) == [TextDelta(c) for c in "uvwxyz"]
-    assert texts_of(drained(Reader(log, 0))) == "abcdefghijklmnopqrstuvwxyz"
+    assert texts_of(read_available(Reader(log, 0))) == "abcdefghijklmnopqrstuvwxyz"
 
 
 def test_what_was_held_back_is_shown_at_the_end(monkeypatch):
@@ -294,7 +298,7 @@ def test_what_was_held_back_is_shown_at_the_end(monkeypatch):
     log.journaled(2)
     assert log.closing_sequence == closing == 8
     finish(log)
-    chunks = drained(Reader(log, 0))
+    chunks = read_available(Reader(log, 0))
     assert texts_of(chunks) == "abcdefg"
     assert chunks[-1].sequence == 8
 
@@ -309,7 +313,7 @@ def test_a_takeover_numbers_above_every_cursor_that_its_owner_can_have_shown(mon
     assert taken_over.last_sequence - 1 > shown
     elsewhere = Log.of_ended(taken_over)
     for cursor in (0, durable, durable + 1, shown):
-        assert [type(chunk.entry) for chunk in drained(Reader(elsewhere, cursor))] == [Snapshot, Failed]
+        assert [type(chunk.entry) for chunk in read_available(Reader(elsewhere, cursor))] == [Snapshot, Failed]
 
 
 def test_a_message_holds_at_most_a_mebibyte_or_one_larger_entry():
@@ -377,7 +381,7 @@ async def test_history_comes_before_what_is_new_however_long_it_is():
         await reader.wait()
         chunks += reader.take()
     finish(log)
-    chunks += drained(reader)
+    chunks += read_available(reader)
     assert texts_of(chunks) == "".join(f"{i} " for i in range(10_200))
     assert [chunk.sequence for chunk in chunks] == [*range(10_000, 10_201), 10_201]
 

@@ -14,7 +14,7 @@ from parley_server.errors import Reason, StorageUnavailable
 from parley_server.journal.journals import INTERVAL_S
 
 from tests.clock import settle, until
-from tests.fakes import ALICE, World, asking
+from tests.fakes import ADA, CoreHarness, reply_request
 
 
 async def hold(prompt, sink):
@@ -23,19 +23,19 @@ async def hold(prompt, sink):
     await asyncio.get_running_loop().create_future()
 
 
-async def written(world: World, act=hold):
+async def written(harness: CoreHarness, answer=hold):
     """A running reply whose first words are in the journal."""
-    generation = await world.begin(act)
+    generation = await harness.begin(answer)
     await settle()
-    await world.clock.advance(INTERVAL_S)
+    await harness.clock.advance(INTERVAL_S)
     await until(lambda: generation.log._journaled == generation.log.last_sequence)
     return generation
 
 
-def killed(world: World, make_world) -> World:
+def killed(harness: CoreHarness, make_harness) -> CoreHarness:
     """The same store in a new process; the old one's memory is gone."""
-    world.store.before["finalise"] = _never
-    return make_world(journal=True)
+    harness.store.before["finalise"] = _never
+    return make_harness(journal=True)
 
 
 async def _never(*_):
@@ -43,16 +43,16 @@ async def _never(*_):
 
 
 @pytest.fixture
-async def dying(make_world) -> World:
-    """A world that is about to be killed: what it would still write is refused until the test is over."""
-    return make_world(journal=True)
+async def dying(make_harness) -> CoreHarness:
+    """A harness that is about to be killed: what it would still write is refused until the test is over."""
+    return make_harness(journal=True)
 
 
-async def test_a_new_process_ends_what_the_old_one_left(dying, make_world):
+async def test_a_new_process_ends_what_the_old_one_left(dying, make_harness):
     generation = await written(dying)
     reader = Reader(generation.log, 0)
     reader.take()
-    born = killed(dying, make_world)
+    born = killed(dying, make_harness)
     assert await born.recovery.recover() == 1
     stored = await born.stored(generation.log.reply.id)
     assert (stored.state, stored.finish_reason) == (State.FAILED, None)
@@ -62,21 +62,21 @@ async def test_a_new_process_ends_what_the_old_one_left(dying, make_world):
     assert (stored.message.partial, stored.message.failed) == (True, True)
     assert stored.last_sequence == 1 + TAKEOVER_GAP + 1
     assert stored.usage == Usage(completion_tokens=2, cost_nano_usd=4, estimated=True)
-    late = Reader(await born.replies.attach(ALICE, stored.id), reader.position)
+    late = Reader(await born.replies.attach(ADA, stored.id), reader.position)
     assert [(chunk.sequence, type(chunk.entry)) for chunk in late.take()] == [
         (1 + TAKEOVER_GAP, Snapshot),
         (2 + TAKEOVER_GAP, Failed),
     ]
     assert await born.recovery.recover() == 0
     again = await born.begin(conversation_id=stored.conversation_id)
-    assert (await born.settled(again)).state is State.COMPLETED
+    assert (await born.stored_end(again)).state is State.COMPLETED
 
 
-async def test_a_cancel_that_was_asked_for_is_what_the_reply_ends_with(dying, make_world):
+async def test_a_cancel_that_was_asked_for_is_what_the_reply_ends_with(dying, make_harness):
     generation = await written(dying)
     target = CancelTarget(reply_id=generation.log.reply.id)
-    await dying.store.request_cancel(ALICE, target, FinishReason.INTERRUPTED, "enough", 1)
-    born = killed(dying, make_world)
+    await dying.store.request_cancel(ADA, target, FinishReason.INTERRUPTED, "enough", 1)
+    born = killed(dying, make_harness)
     await born.recovery.recover()
     stored = await born.stored(generation.log.reply.id)
     assert (stored.state, stored.finish_reason) == (State.CANCELLED, FinishReason.INTERRUPTED)
@@ -84,148 +84,148 @@ async def test_a_cancel_that_was_asked_for_is_what_the_reply_ends_with(dying, ma
     assert stored.message.parts == (TextPart(text="durable "),)
 
 
-async def test_a_reply_that_had_said_nothing_leaves_no_message(dying, make_world):
+async def test_a_reply_that_had_said_nothing_leaves_no_message(dying, make_harness):
     async def silent(prompt, sink):
         await asyncio.get_running_loop().create_future()
 
     generation = await dying.begin(silent)
-    born = killed(dying, make_world)
+    born = killed(dying, make_harness)
     await born.recovery.recover()
     stored = await born.stored(generation.log.reply.id)
     assert (stored.state, stored.message, stored.last_sequence) == (State.FAILED, None, TAKEOVER_GAP + 1)
 
 
-async def test_the_provider_s_count_is_kept_when_it_was_durable(dying, make_world):
+async def test_the_provider_s_count_is_kept_when_it_was_durable(dying, make_harness):
     async def counting(prompt, sink):
         sink.usage(Usage(prompt_tokens=10, completion_tokens=2))
         await hold(prompt, sink)
 
     generation = await written(dying, counting)
-    born = killed(dying, make_world)
+    born = killed(dying, make_harness)
     await born.recovery.recover()
     stored = await born.stored(generation.log.reply.id)
     assert stored.usage == Usage(prompt_tokens=10, completion_tokens=2, cost_nano_usd=14)
 
 
-async def test_all_that_a_dead_process_has_left_is_recovered(dying, make_world):
+async def test_all_that_a_dead_process_has_left_is_recovered(dying, make_harness):
     generations = [await dying.begin(hold) for _ in range(5)]
-    born = killed(dying, make_world)
+    born = killed(dying, make_harness)
     assert await born.recovery.recover() == 5
     assert await born.store.unfinished_ids() == []
     states = {(await born.stored(generation.log.reply.id)).state for generation in generations}
     assert states == {State.FAILED}
 
 
-async def test_running_replies_are_left_alone(make_world):
-    world = make_world(hold, journal=True)
-    generation = await written(world)
-    await world.recovery.reconcile()
+async def test_running_replies_are_left_alone(make_harness):
+    harness = make_harness(hold, journal=True)
+    generation = await written(harness)
+    await harness.recovery.reconcile()
     assert not generation.log.sealed
-    assert (await world.stored(generation.log.reply.id)).state is State.STREAMING
+    assert (await harness.stored(generation.log.reply.id)).state is State.STREAMING
 
 
-async def test_a_row_without_a_task_ends_as_a_defect(make_world, caplog):
-    world = make_world(hold, journal=True)
-    generation = await written(world)
+async def test_a_row_without_a_task_ends_as_a_defect(make_harness, caplog):
+    harness = make_harness(hold, journal=True)
+    generation = await written(harness)
     reply_id = generation.log.reply.id
-    del world.live_replies.running[reply_id]
-    await world.recovery.reconcile()
-    stored = await world.stored(reply_id)
+    del harness.live_replies.running[reply_id]
+    await harness.recovery.reconcile()
+    stored = await harness.stored(reply_id)
     assert (stored.state, stored.error) == (
         State.FAILED,
         ReplyError(reason=Reason.INTERNAL, message="internal error", metadata={"call_id": reply_id}),
     )
     assert stored.message.parts == (TextPart(text="durable "),)
     assert "reply_task_missing" in caplog.messages
-    world.live_replies.running[reply_id] = generation
+    harness.live_replies.running[reply_id] = generation
 
 
-async def test_whoever_attaches_to_a_row_without_a_task_is_told_its_end(make_world):
-    world = make_world(hold, journal=True)
-    generation = await written(world)
+async def test_whoever_attaches_to_a_row_without_a_task_is_told_its_end(make_harness):
+    harness = make_harness(hold, journal=True)
+    generation = await written(harness)
     reply_id = generation.log.reply.id
-    del world.live_replies.running[reply_id]
-    stored = await world.replies.get(ALICE, reply_id)
+    del harness.live_replies.running[reply_id]
+    stored = await harness.replies.get(ADA, reply_id)
     assert (stored.state, stored.error.reason) == (State.FAILED, Reason.INTERNAL)
-    world.live_replies.running[reply_id] = generation
+    harness.live_replies.running[reply_id] = generation
 
 
 @pytest.mark.parametrize("after", [False, True])
-async def test_a_task_that_died_of_a_defect_is_mended(make_world, after):
+async def test_a_task_that_died_of_a_defect_is_mended(make_harness, after):
     """`after`: the end was stored, but the task died before it could tell."""
-    world = make_world(journal=True)
+    harness = make_harness(journal=True)
 
     async def defect(*_):
         raise RuntimeError("a defect of the store")
 
-    hooks = world.store.after if after else world.store.before
+    hooks = harness.store.after if after else harness.store.before
     hooks["finalise"] = defect
-    generation = await world.begin()
+    generation = await harness.begin()
     waiting = asyncio.ensure_future(Reader(generation.log, 0).until_ended())
     await until(lambda: generation.dead)
     hooks.clear()
-    mending = asyncio.ensure_future(world.recovery.run())
+    mending = asyncio.ensure_future(harness.recovery.run())
     await settle()
     assert not waiting.done()
-    await world.clock.advance(world.limits.reconcile_interval_s)
+    await harness.clock.advance(harness.limits.reconcile_interval_s)
     async with asyncio.timeout(5):
         await waiting
     mending.cancel()
-    stored = await world.stored(generation.log.reply.id)
+    stored = await harness.stored(generation.log.reply.id)
     assert generation.log.reply == stored
     assert stored.state is (State.COMPLETED if after else State.FAILED)
-    assert (world.live_replies.running, world.live_replies.capacity._replies) == ({}, 0)
-    assert world.notes.started == len(world.notes.ended) == 1
-    await world.recovery.reconcile()
-    assert len(world.notes.ended) == 1
+    assert (harness.live_replies.running, harness.live_replies.capacity._replies) == ({}, 0)
+    assert harness.observer.started == len(harness.observer.ended) == 1
+    await harness.recovery.reconcile()
+    assert len(harness.observer.ended) == 1
 
 
-async def test_the_readers_of_a_dead_task_s_erased_reply_are_told(make_world):
-    world = make_world(journal=True)
+async def test_the_readers_of_a_dead_task_s_erased_reply_are_told(make_harness):
+    harness = make_harness(journal=True)
 
     async def defect(*_):
         raise RuntimeError("a defect")
 
-    world.store.after["finalise"] = defect
-    generation = await world.begin()
+    harness.store.after["finalise"] = defect
+    generation = await harness.begin()
     await until(lambda: generation.dead)
-    world.store.after.clear()
-    await world.store.delete_conversation(ALICE, generation.log.reply.conversation_id, "")
-    await asyncio.gather(world.recovery.reconcile(), world.recovery.reconcile())
+    harness.store.after.clear()
+    await harness.store.delete_conversation(ADA, generation.log.reply.conversation_id, "")
+    await asyncio.gather(harness.recovery.reconcile(), harness.recovery.reconcile())
     assert generation.log.erased
-    assert world.live_replies.capacity._replies == 0
+    assert harness.live_replies.capacity._replies == 0
 
 
-async def test_reconciliation_outlives_a_store_that_is_away(make_world):
-    world = make_world(hold)
-    world.store.fail("unfinished_ids", times=2)
-    mending = asyncio.ensure_future(world.recovery.run())
+async def test_reconciliation_outlives_a_store_that_is_away(make_harness):
+    harness = make_harness(hold)
+    harness.store.fail("unfinished_ids", times=2)
+    mending = asyncio.ensure_future(harness.recovery.run())
     await settle()
     for _ in range(3):
-        await world.clock.advance(world.limits.reconcile_interval_s)
-        await until(lambda: world.clock.waiting == 1)
-    assert world.store.calls.count("unfinished_ids") == 3
+        await harness.clock.advance(harness.limits.reconcile_interval_s)
+        await until(lambda: harness.clock.waiting == 1)
+    assert harness.store.calls.count("unfinished_ids") == 3
     assert not mending.done()
     mending.cancel()
 
 
-async def test_a_commit_that_nobody_knew_of_is_ended(world):
-    world.store.fail("accept", times=1, after=True, unknown=True)
-    world.store.fail("get_reply", times=10_000)
-    accepting = asyncio.ensure_future(world.core.acceptances.accept(asking(request_id="r")))
+async def test_a_commit_that_nobody_knew_of_is_ended(harness):
+    harness.store.fail("accept", times=1, after=True, unknown=True)
+    harness.store.fail("get_reply", times=10_000)
+    accepting = asyncio.ensure_future(harness.core.acceptances.accept(reply_request(request_id="r")))
     while not accepting.done():
         await asyncio.sleep(0.001)
-        await world.clock.advance(0.5)
+        await harness.clock.advance(0.5)
     with pytest.raises(StorageUnavailable):
         await accepting
-    [generation] = world.live_replies.running.values()
+    [generation] = harness.live_replies.running.values()
     generation.cancel(Cancel(finish=None))  # else it is asked for until it is known
-    while world.live_replies.running:
+    while harness.live_replies.running:
         await asyncio.sleep(0.001)
-        await world.clock.advance(0.5)
-    world.store.before.clear()
-    await world.recovery.reconcile()
-    started = await world.replies.start(asking(request_id="r"))
+        await harness.clock.advance(0.5)
+    harness.store.before.clear()
+    await harness.recovery.reconcile()
+    started = await harness.replies.start(reply_request(request_id="r"))
     assert started.replayed
     assert started.log.reply.error.reason is Reason.INTERNAL
-    assert world.actor.prompts == []
+    assert harness.provider.prompts == []

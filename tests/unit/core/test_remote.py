@@ -13,11 +13,11 @@ from parley_server.core.store_types import CancelTarget
 from parley_server.errors import Draining, ReplyInProgress, ReplyNotFound, StorageUnavailable
 
 from tests.clock import settle
-from tests.fakes import ALICE, asking, texts_of
+from tests.fakes import ADA, reply_request, texts_of
 from tests.replicas import LEASE_S, Cluster, Replica
-from tests.unit.core.spoken import Spoken, drained, spoken, to_the_end
+from tests.unit.core.running_reply import RunningReply, read_available, read_to_end, start_reply
 
-QUARTER_S = LEASE_S / 4
+RENEWAL_S = LEASE_S / 4
 TTL_S = 30.0
 
 
@@ -32,16 +32,16 @@ async def b(cluster: Cluster) -> Replica:
 
 
 @pytest.fixture
-async def reply(a: Replica, b: Replica) -> Spoken:
-    return await spoken(a, "one ", request_id="r")
+async def reply(a: Replica, b: Replica) -> RunningReply:
+    return await start_reply(a, "one ", request_id="r")
 
 
-def target_of(reply: Spoken, by: str) -> CancelTarget:
+def target_of(reply: RunningReply, by: str) -> CancelTarget:
     names = {"reply_id": reply.id, "request_id": "r", "conversation_id": reply.conversation_id}
     return CancelTarget(**{by: names[by]})
 
 
-def cancel(replica: Replica, target: CancelTarget, reason: str = "enough", identity: Identity = ALICE):
+def cancel(replica: Replica, target: CancelTarget, reason: str = "enough", identity: Identity = ADA):
     return asyncio.ensure_future(replica.replies.cancel(identity, target, reason))
 
 
@@ -50,39 +50,39 @@ def cancel(replica: Replica, target: CancelTarget, reason: str = "enough", ident
 
 @pytest.mark.parametrize("by", ["reply_id", "request_id", "conversation_id"])
 async def test_a_cancel_from_anywhere_returns_when_the_end_is_stored_and_seen(cluster, a, b, reply, by):
-    reader = Reader(await b.replies.attach(ALICE, reply.id), 0)
+    reader = Reader(await b.replies.attach(ADA, reply.id), 0)
     cancelled = await cancel(b, target_of(reply, by))
     assert cancelled == await a.stored(reply.id)
     assert (cancelled.state, cancelled.finish_reason) == (State.CANCELLED, FinishReason.CANCELLED)
     assert (cancelled.cancel_reason, cancelled.message.parts) == ("enough", (TextPart(text="one "),))
-    assert a.actor.open_calls == 0
-    await reply.say("late")
-    assert texts_of(drained(reader)) == "one "
+    assert a.provider.open_calls == 0
+    await reply.write("late")
+    assert texts_of(read_available(reader)) == "one "
     assert reader.done
     await b.begin(conversation_id=reply.conversation_id)
     await settle()
-    shown = b.actor.prompts[-1].messages
+    shown = b.provider.prompts[-1].messages
     assert [part.text for message in shown for part in message.parts] == ["hi", "one ", "hi"]
 
 
 async def test_a_cancel_that_nobody_tells_the_owner_of_is_found_by_its_renewal(cluster, a, b, reply):
-    cluster.wire.cut()
+    cluster.network.disconnect()
     cancelling = cancel(b, target_of(reply, "reply_id"))
     await cluster.advance(1.0)
     assert not cancelling.done()
-    await cluster.advance(QUARTER_S)
+    await cluster.advance(RENEWAL_S)
     assert (await cancelling).state is State.CANCELLED
 
 
 async def test_a_second_click_waits_for_the_same_end(cluster, a, b, reply):
     c = await cluster.join("c")
-    cluster.wire.mute = True
+    cluster.network.notices_lost = True
     clicks = []
     for replica, reason in ((b, "first"), (b, "second"), (c, "third")):
         clicks.append(cancel(replica, target_of(reply, "reply_id"), reason))
-        await cluster.rest()
+        await cluster.settle()
     assert not any(click.done() for click in clicks)
-    await cluster.advance(QUARTER_S + 1.0)
+    await cluster.advance(RENEWAL_S + 1.0)
     ends = await asyncio.gather(*clicks)
     assert ends[0] == ends[1] == ends[2]
     assert ends[0].cancel_reason == "first"
@@ -90,8 +90,8 @@ async def test_a_second_click_waits_for_the_same_end(cluster, a, b, reply):
 
 
 async def test_a_cancel_of_what_ended_elsewhere_changes_nothing(cluster, a, b, reply):
-    await reply.say(None)
-    stored = await a.settled(reply.generation)
+    await reply.write(None)
+    stored = await a.stored_end(reply.generation)
     assert await cancel(b, target_of(reply, "reply_id")) == stored
     assert await cancel(b, target_of(reply, "request_id")) == stored
     with pytest.raises(ReplyNotFound):
@@ -100,18 +100,18 @@ async def test_a_cancel_of_what_ended_elsewhere_changes_nothing(cluster, a, b, r
 
 
 async def test_a_cancel_returns_the_end_where_the_log_has_not_heard_of_it(cluster, a, b, reply):
-    reader = Reader(await b.replies.attach(ALICE, reply.id), 0)
-    assert texts_of(drained(reader)) == "one "
-    cluster.wire.cut()
-    await reply.say(None)
-    stored = await a.settled(reply.generation)
+    reader = Reader(await b.replies.attach(ADA, reply.id), 0)
+    assert texts_of(read_available(reader)) == "one "
+    cluster.network.disconnect()
+    await reply.write(None)
+    stored = await a.stored_end(reply.generation)
     assert await cancel(b, target_of(reply, "reply_id")) == stored
     assert not reader.log.ended
 
 
 async def test_a_stranger_s_cancel_stops_nothing_anywhere(cluster, a, b, reply):
     for replica in (a, b):
-        for stranger in (Identity(tenant="shop", end_user="bob"), Identity(tenant="bank", end_user="alice")):
+        for stranger in (Identity(tenant="shop", end_user="ben"), Identity(tenant="bank", end_user="ada")):
             with pytest.raises(ReplyNotFound):
                 await cancel(replica, target_of(reply, "reply_id"), identity=stranger)
     assert not reply.log.sealed
@@ -121,7 +121,7 @@ async def test_the_key_of_a_request_is_its_end_user_s_own(cluster, a, b, reply):
     """A caller that sees all of its tenant has keys of its own, which may be the same words."""
     with pytest.raises(ReplyNotFound):
         await cancel(a, CancelTarget(request_id="r"), identity=Identity(tenant="shop"))
-    await cluster.rest()
+    await cluster.settle()
     assert not reply.log.sealed
 
 
@@ -129,7 +129,7 @@ async def test_a_cancel_by_conversation_returns_the_reply_that_it_stopped(cluste
     """It may be stored as ended before the wish comes to the store."""
 
     async def ended_first(*_):
-        while not (await cluster.store.get_reply(ALICE, reply.id)).state.terminal:
+        while not (await cluster.store.get_reply(ADA, reply.id)).state.terminal:
             await asyncio.sleep(0.001)
 
     a.store.before["request_cancel"] = ended_first
@@ -150,8 +150,8 @@ async def test_a_cancel_that_meets_the_end_does_not_wait_for_another_look(cluste
     cancelling = cancel(a, target_of(reply, "reply_id"))
     await wished.wait()
     a.live_replies.running[reply.id] = reply.generation
-    await reply.say(None)
-    stored = await a.settled(reply.generation)
+    await reply.write(None)
+    stored = await a.stored_end(reply.generation)
     told.set()
     assert await cancelling == stored
     assert a.live_replies.followed == {}
@@ -167,20 +167,20 @@ async def test_a_cancel_of_an_owner_without_a_turn_ends_once_when_that_is_back(c
     await cluster.advance(LEASE_S)
     cancelled = await cancelling
     assert (cancelled.state, cancelled.cancel_reason, cancelled.epoch) == (State.CANCELLED, "enough", 2)
-    a.store.away = False
-    await reply.say("zombie")
-    assert drained(Reader(reply.log, 1)) == []
+    a.store.unavailable = False
+    await reply.write("zombie")
+    assert read_available(Reader(reply.log, 1)) == []
     await a.serve(sweeps=False)
-    await cluster.advance(QUARTER_S)
-    assert a.actor.open_calls == 0
+    await cluster.advance(RENEWAL_S)
+    assert a.provider.open_calls == 0
     assert (await a.stored(reply.id)) == cancelled == reply.log.reply
-    assert isinstance(drained(Reader(reply.log, 1))[-1].entry, Finished)
-    assert len(a.notes.ended) == 1
+    assert isinstance(read_available(Reader(reply.log, 1))[-1].entry, Finished)
+    assert len(a.observer.ended) == 1
 
 
 async def test_a_cancel_that_cannot_be_followed_is_stored_nonetheless(cluster, a, b, reply):
     a.freeze()
-    cluster.wire.cut()
+    cluster.network.disconnect()
     cancelling = cancel(b, target_of(reply, "reply_id"))
     await cluster.advance(12.0)
     with pytest.raises(StorageUnavailable):
@@ -196,9 +196,9 @@ async def test_a_message_that_interrupts_a_reply_elsewhere_follows_it(cluster, a
     generation = await b.begin(conversation_id=reply.conversation_id, interrupt=True)
     stored = await a.stored(reply.id)
     assert (stored.state, stored.finish_reason) == (State.CANCELLED, FinishReason.INTERRUPTED)
-    assert a.actor.open_calls == 0
-    assert (await b.settled(generation)).state is State.COMPLETED
-    shown = b.actor.prompts[-1].messages
+    assert a.provider.open_calls == 0
+    assert (await b.stored_end(generation)).state is State.COMPLETED
+    shown = b.provider.prompts[-1].messages
     assert [part.text for message in shown for part in message.parts] == ["hi", "one ", "hi"]
 
 
@@ -223,18 +223,18 @@ async def test_without_an_interrupt_a_reply_elsewhere_is_in_the_way(cluster, a, 
 
 async def test_of_requests_everywhere_at_once_one_is_accepted(cluster, a, b):
     c = await cluster.join("c")
-    first = await spoken(a)
-    await first.say(None)
-    await a.settled(first.generation)
+    first = await start_reply(a)
+    await first.write(None)
+    await a.stored_end(first.generation)
     replicas = [a, b, c] * 5
     for replica in (a, b, c):
-        replica.actor.act = hold
+        replica.provider.answer = hold
     outcomes = await asyncio.gather(
         *[each.begin(conversation_id=first.conversation_id) for each in replicas], return_exceptions=True
     )
     refused = [each for each in outcomes if isinstance(each, ReplyInProgress)]
     assert len(refused) == len(replicas) - 1
-    assert sum(len(each.actor.prompts) for each in (a, b, c)) == 2
+    assert sum(len(each.provider.prompts) for each in (a, b, c)) == 2
 
 
 async def hold(prompt, sink):
@@ -245,47 +245,47 @@ async def hold(prompt, sink):
 
 
 async def test_a_conversation_with_a_reply_elsewhere_is_erased_once_that_has_ended(cluster, a, b, reply):
-    await b.replies.attach(ALICE, reply.id)
-    await b.conversations.delete(ALICE, reply.conversation_id, "")
-    await cluster.rest()
-    assert a.actor.open_calls == 0
+    await b.replies.attach(ADA, reply.id)
+    await b.conversations.delete(ADA, reply.conversation_id, "")
+    await cluster.settle()
+    assert a.provider.open_calls == 0
     for replica in (a, b):
         with pytest.raises(ReplyNotFound):
-            await replica.replies.get(ALICE, reply.id)
-        assert replica.live_replies.find(ALICE, reply.id) is None
-    assert cluster.wire.kept(reply.id) == ()
+            await replica.replies.get(ADA, reply.id)
+        assert replica.live_replies.find(ADA, reply.id) is None
+    assert cluster.network.published(reply.id) == ()
 
 
 async def test_an_erasure_reaches_every_shelf(cluster, a, b, reply):
     c = await cluster.join("c")
-    log = await b.replies.attach(ALICE, reply.id)
+    log = await b.replies.attach(ADA, reply.id)
     waiting = asyncio.ensure_future(Reader(log, 5).until_ended())
-    await reply.say("two", None)
-    await a.settled(reply.generation)
-    await cluster.rest()
+    await reply.write("two", None)
+    await a.stored_end(reply.generation)
+    await cluster.settle()
     await waiting
-    late = await c.replies.attach(ALICE, reply.id)
+    late = await c.replies.attach(ADA, reply.id)
     for kept in (reply.log, log, late):
-        assert texts_of(drained(Reader(kept, 0))) == "one two"
-    await c.conversations.delete(ALICE, reply.conversation_id, "")
+        assert texts_of(read_available(Reader(kept, 0))) == "one two"
+    await c.conversations.delete(ADA, reply.conversation_id, "")
     for replica in (a, b, c):
-        assert replica.live_replies.find(ALICE, reply.id) is None
+        assert replica.live_replies.find(ADA, reply.id) is None
     for kept in (reply.log, log, late):
         with pytest.raises(ReplyNotFound):
             Reader(kept, 0).take()
 
 
 async def test_an_erasure_ends_those_who_have_not_heard_of_the_end_at_once(cluster, a, b, reply):
-    waiting = asyncio.ensure_future(Reader(await b.replies.attach(ALICE, reply.id), 1).until_ended())
-    cluster.wire.mute = True
-    await reply.say(None)
-    await a.settled(reply.generation)
-    cluster.wire.mute = False
-    await a.conversations.delete(ALICE, reply.conversation_id, "")
+    waiting = asyncio.ensure_future(Reader(await b.replies.attach(ADA, reply.id), 1).until_ended())
+    cluster.network.notices_lost = True
+    await reply.write(None)
+    await a.stored_end(reply.generation)
+    cluster.network.notices_lost = False
+    await a.conversations.delete(ADA, reply.conversation_id, "")
     await settle()
     assert waiting.done()
     with pytest.raises(ReplyNotFound):
-        await b.replies.attach(ALICE, reply.id)
+        await b.replies.attach(ADA, reply.id)
 
 
 async def test_an_erasure_that_overtakes_the_end_on_its_owner_reaches_it_too(cluster, a, b, reply):
@@ -296,8 +296,8 @@ async def test_an_erasure_that_overtakes_the_end_on_its_owner_reaches_it_too(clu
         await told.wait()
 
     a.store.after["finalise"] = tell_late
-    await reply.say(None)
-    await cluster.rest()
+    await reply.write(None)
+    await cluster.settle()
     looked = asyncio.Event()
 
     async def look_late(*_):
@@ -307,34 +307,34 @@ async def test_an_erasure_that_overtakes_the_end_on_its_owner_reaches_it_too(clu
         looked.set()
 
     a.store.after["standings"] = look_late
-    await b.conversations.delete(ALICE, reply.conversation_id, "")
+    await b.conversations.delete(ADA, reply.conversation_id, "")
     async with asyncio.timeout(5):
         await looked.wait()
-    await cluster.rest()
+    await cluster.settle()
     with pytest.raises(ReplyNotFound):
-        await a.replies.get(ALICE, reply.id)
-    assert a.live_replies.find(ALICE, reply.id) is None
+        await a.replies.get(ADA, reply.id)
+    assert a.live_replies.find(ADA, reply.id) is None
 
 
 # --- who reads
 
 
 @pytest.fixture
-async def watched(a: Replica, b: Replica) -> Spoken:
+async def watched(a: Replica, b: Replica) -> RunningReply:
     """A reply that ends when nobody has read it for 30 s."""
-    return await spoken(a, "one ", orphan_ttl_s=TTL_S)
+    return await start_reply(a, "one ", orphan_ttl_s=TTL_S)
 
 
 async def beats(cluster: Cluster, seconds: float) -> None:
     """Time in which followers tell that they read."""
     for _ in range(int(seconds)):
-        cluster.wire.beat()
+        cluster.network.send_heartbeats()
         await cluster.advance(1.0)
-    cluster.wire.beat()
+    cluster.network.send_heartbeats()
 
 
 async def test_a_reader_elsewhere_keeps_a_reply_that_nobody_reads_here(cluster, a, b, watched):
-    log = await b.replies.attach(ALICE, watched.id)
+    log = await b.replies.attach(ADA, watched.id)
     with a.replies.reading(watched.log):
         pass
     with b.replies.reading(log):
@@ -343,7 +343,7 @@ async def test_a_reader_elsewhere_keeps_a_reply_that_nobody_reads_here(cluster, 
     await beats(cluster, TTL_S - 2)
     assert not watched.log.sealed
     await beats(cluster, 3)
-    stored = await a.settled(watched.generation)
+    stored = await a.stored_end(watched.generation)
     assert (stored.state, stored.finish_reason) == (State.CANCELLED, FinishReason.ORPHANED)
 
 
@@ -351,42 +351,42 @@ async def test_the_first_reader_of_a_background_reply_may_be_elsewhere(cluster, 
     """The count starts when that one leaves."""
     await beats(cluster, 3 * TTL_S)
     assert not watched.log.sealed
-    log = await b.replies.attach(ALICE, watched.id)
+    log = await b.replies.attach(ADA, watched.id)
     await beats(cluster, 1)
     with b.replies.reading(log):
         await beats(cluster, 2 * TTL_S)
     await beats(cluster, TTL_S - 2)
     assert not watched.log.sealed
     await beats(cluster, 3)
-    assert (await a.settled(watched.generation)).finish_reason is FinishReason.ORPHANED
+    assert (await a.stored_end(watched.generation)).finish_reason is FinishReason.ORPHANED
 
 
 async def test_a_poll_elsewhere_counts_for_a_minute(cluster, a, b, watched):
     with a.replies.reading(watched.log):
         pass
-    await b.replies.get(ALICE, watched.id)
+    await b.replies.get(ADA, watched.id)
     await beats(cluster, POLL_COUNTS_S + TTL_S - 2)
     assert not watched.log.sealed
     await beats(cluster, 4)
-    assert (await a.settled(watched.generation)).finish_reason is FinishReason.ORPHANED
+    assert (await a.stored_end(watched.generation)).finish_reason is FinishReason.ORPHANED
 
 
 async def test_where_nobody_can_be_asked_nothing_is_cancelled(cluster, a, b, watched):
     with a.replies.reading(watched.log):
         pass
-    cluster.wire.cut()
+    cluster.network.disconnect()
     await cluster.advance(300.0)
     assert not watched.log.sealed
-    cluster.wire.mend()
+    cluster.network.reconnect()
     await beats(cluster, TTL_S + 1)
-    assert (await a.settled(watched.generation)).finish_reason is FinishReason.ORPHANED
+    assert (await a.stored_end(watched.generation)).finish_reason is FinishReason.ORPHANED
 
 
 async def test_where_it_is_not_known_nothing_is_cancelled(cluster, a, b, watched):
     """A key that is absent is unknown, never nobody."""
     with a.replies.reading(watched.log):
         pass
-    cluster.wire.since.clear()
+    cluster.network.opened_at.clear()
     await cluster.advance(10 * TTL_S)
     assert not watched.log.sealed
 
@@ -400,30 +400,30 @@ async def test_whoever_comes_while_the_others_are_asked_keeps_it(cluster, a, b, 
         await answer.wait()
         return 1e6
 
-    a.wire_relay.slow_idle_s = slow
+    a.relay.slow_idle_s = slow
     with a.replies.reading(watched.log):
         pass
     await cluster.advance(TTL_S)
     assert asked.is_set()
     if meanwhile == "poll":
-        await a.replies.get(ALICE, watched.id)
+        await a.replies.get(ADA, watched.id)
     elif meanwhile == "read":
         with a.replies.reading(watched.log):
             pass
     else:
         watched.generation.reader_count.paused = True
     answer.set()
-    await cluster.rest()
+    await cluster.settle()
     assert not watched.log.sealed
 
 
 async def test_a_cancel_does_not_count_as_a_reader(cluster, a, b, watched):
     a.store.before["standings"] = fail
     cancelling = cancel(b, CancelTarget(reply_id=watched.id))
-    await cluster.rest()
-    assert not b.wire_relay.following[watched.id].wanted()
+    await cluster.settle()
+    assert not b.relay.following[watched.id].wanted()
     a.store.before.clear()
-    await cluster.advance(QUARTER_S + 1.0)
+    await cluster.advance(RENEWAL_S + 1.0)
     await cancelling
 
 
@@ -435,12 +435,12 @@ async def fail(*_):
 
 
 async def test_a_drain_hands_readers_over_while_their_replies_go_on(cluster, a, b):
-    mine, theirs = await spoken(a, "mine ", orphan_ttl_s=5.0), await spoken(b, "theirs ")
+    mine, theirs = await start_reply(a, "mine ", orphan_ttl_s=5.0), await start_reply(b, "theirs ")
     replies = a.replies
-    followed = await replies.attach(ALICE, theirs.id)
+    followed = await replies.attach(ADA, theirs.id)
     notices: list[str] = []
     waiting = asyncio.ensure_future(replies.wait(followed, 60.0))
-    polling = asyncio.ensure_future(replies.poll(ALICE, theirs.id, after=1, wait_s=60.0, gather_s=0.0, reasoning=False))
+    polling = asyncio.ensure_future(replies.poll(ADA, theirs.id, after=1, wait_s=60.0, gather_s=0.0, reasoning=False))
     await settle()
     with (
         replies.reading(mine.log, notice=lambda: notices.append("mine")),
@@ -452,24 +452,24 @@ async def test_a_drain_hands_readers_over_while_their_replies_go_on(cluster, a, 
         assert (await waiting).state is State.STREAMING
         assert (await polling).chunks == ()
     with pytest.raises(Draining):
-        await replies.start(asking())
-    elsewhere = Reader(await b.replies.attach(ALICE, mine.id), 1)
+        await replies.start(reply_request())
+    elsewhere = Reader(await b.replies.attach(ADA, mine.id), 1)
     await beats(cluster, 20)
     assert not mine.log.sealed
-    await mine.say("more", None)
-    await cluster.rest()
-    assert drained(elsewhere)[0].entry == TextDelta("more")
+    await mine.write("more", None)
+    await cluster.settle()
+    assert read_available(elsewhere)[0].entry == TextDelta("more")
     await draining
     assert not theirs.log.sealed
 
 
 async def test_what_is_left_at_the_end_of_a_drain_can_be_read_elsewhere(cluster, a, b, reply):
-    reader = Reader(await b.replies.attach(ALICE, reply.id), 0)
-    reading = asyncio.ensure_future(to_the_end(reader))
+    reader = Reader(await b.replies.attach(ADA, reply.id), 0)
+    reading = asyncio.ensure_future(read_to_end(reader))
     draining = asyncio.ensure_future(a.replies.drain(5.0))
     await cluster.advance(5.0)
     await draining
-    await cluster.rest()
+    await cluster.settle()
     chunks = await reading
     stored = await b.stored(reply.id)
     assert (stored.state, stored.message.parts) == (State.FAILED, (TextPart(text="one "),))

@@ -16,9 +16,9 @@ from parley_server.core.replies.remote import KEPT_S
 from parley_server.errors import Reason, ReplyNotFound, StorageUnavailable, TooManyReaders
 
 from tests.clock import settle
-from tests.fakes import ALICE, asking, texts_of
+from tests.fakes import ADA, reply_request, texts_of
 from tests.replicas import LEASE_S, Cluster, Replica
-from tests.unit.core.spoken import Spoken, drained, spoken, to_the_end
+from tests.unit.core.running_reply import RunningReply, read_available, read_to_end, start_reply
 
 
 @pytest.fixture
@@ -32,43 +32,43 @@ async def b(cluster: Cluster) -> Replica:
 
 
 @pytest.fixture
-async def reply(a: Replica, b: Replica) -> Spoken:
-    return await spoken(a, "one ")
+async def reply(a: Replica, b: Replica) -> RunningReply:
+    return await start_reply(a, "one ")
 
 
 def poll(replica: Replica, reply_id: str, **fields):
     given = {"after": 0, "wait_s": 0.0, "gather_s": 0.0, "reasoning": False} | fields
-    return replica.replies.poll(ALICE, reply_id, **given)
+    return replica.replies.poll(ADA, reply_id, **given)
 
 
 # --- exact
 
 
 async def test_a_reader_elsewhere_gets_the_text_as_it_comes_and_the_end_as_it_is_stored(cluster, a, b, reply):
-    log = await b.replies.attach(ALICE, reply.id)
+    log = await b.replies.attach(ADA, reply.id)
     assert log is not reply.log
     reader = Reader(log, 0)
-    assert texts_of(drained(reader)) == "one "
-    reading = asyncio.ensure_future(to_the_end(reader))
-    await reply.say("two ", "(hm)", "three")
-    await reply.say(None)
-    await cluster.rest()
+    assert texts_of(read_available(reader)) == "one "
+    reading = asyncio.ensure_future(read_to_end(reader))
+    await reply.write("two ", "(hm)", "three")
+    await reply.write(None)
+    await cluster.settle()
     stored = await a.stored(reply.id)
     chunks = await reading
     assert texts_of(chunks) == "two three"
     assert [chunk.sequence for chunk in chunks] == [2, 3, 4, 5]
-    assert chunks[-1] == drained(Reader(reply.log, 0))[-1]
+    assert chunks[-1] == read_available(Reader(reply.log, 0))[-1]
     assert log.reply == reply.log.reply == stored
-    assert (b.live_replies.followed, b.wire_relay.following) == ({}, {})
-    assert await b.replies.attach(ALICE, reply.id) is log
+    assert (b.live_replies.followed, b.relay.following) == ({}, {})
+    assert await b.replies.attach(ADA, reply.id) is log
 
 
 async def test_all_readers_of_a_replica_share_one_log(cluster, a, b, reply):
-    logs = await asyncio.gather(*[b.replies.attach(ALICE, reply.id) for _ in range(5)])
+    logs = await asyncio.gather(*[b.replies.attach(ADA, reply.id) for _ in range(5)])
     assert len({id(log) for log in logs}) == 1
-    assert list(b.wire_relay.following) == [reply.id]
+    assert list(b.relay.following) == [reply.id]
     asked = b.store.calls.count("get_reply")
-    assert await b.replies.attach(ALICE, reply.id) is logs[0]
+    assert await b.replies.attach(ADA, reply.id) is logs[0]
     assert b.store.calls.count("get_reply") == asked
 
 
@@ -78,29 +78,29 @@ async def test_attaching_anywhere_at_any_moment_gives_the_exact_text(cluster, se
     for seed in range(seed_block * 10, seed_block * 10 + 10):
         chance = random.Random(seed)
         words = [f"{number}," for number in range(chance.randrange(1, 25))]
-        reply = await spoken(a)
+        reply = await start_reply(a)
 
         async def read(replica: Replica, lateness: int, reply=reply, chance=chance) -> list:
             for _ in range(lateness):
                 await asyncio.sleep(0)
-            log = await replica.replies.attach(ALICE, reply.id)
+            log = await replica.replies.attach(ADA, reply.id)
             reader, seen = Reader(log, 0), []
             while not reader.done:
                 await reader.wait()
                 seen += reader.take()
                 if chance.random() < 0.3 and not reader.done:  # the connection is lost: another one resumes
-                    reader = Reader(await replica.replies.attach(ALICE, reply.id), reader.position)
+                    reader = Reader(await replica.replies.attach(ADA, reply.id), reader.position)
             return seen
 
         reading = [asyncio.ensure_future(read(each, chance.randrange(60))) for each in (a, b, b, c)]
         for word in words:
             if chance.random() < 0.2:
-                cluster.wire.deaf = True
-            await reply.say(word)
+                cluster.network.delivery_paused = True
+            await reply.write(word)
             if chance.random() < 0.5:
-                cluster.wire.mend()
-        await reply.say(None)
-        cluster.wire.deaf = False
+                cluster.network.reconnect()
+        await reply.write(None)
+        cluster.network.delivery_paused = False
         await cluster.advance(2 * CHECK_INTERVAL_S)
         for chunks in await asyncio.gather(*reading):
             assert texts_of(chunks) == "".join(words)
@@ -109,21 +109,21 @@ async def test_attaching_anywhere_at_any_moment_gives_the_exact_text(cluster, se
 
 
 async def test_a_reader_ahead_of_what_is_here_waits(cluster, a, b, reply):
-    cluster.wire.deaf = True
-    await reply.say("two ", "three ")
-    reader = Reader(await b.replies.attach(ALICE, reply.id), 2)
+    cluster.network.delivery_paused = True
+    await reply.write("two ", "three ")
+    reader = Reader(await b.replies.attach(ADA, reply.id), 2)
     await cluster.advance(5.0)
     assert not reader.ready
-    cluster.wire.mend()
-    assert [(chunk.sequence, chunk.entry) for chunk in drained(reader)] == [(3, TextDelta("three "))]
+    cluster.network.reconnect()
+    assert [(chunk.sequence, chunk.entry) for chunk in read_available(reader)] == [(3, TextDelta("three "))]
 
 
 async def test_entries_of_a_newer_release_take_their_numbers(cluster, a, b, reply):
-    reader = Reader(await b.replies.attach(ALICE, reply.id), 0)
+    reader = Reader(await b.replies.attach(ADA, reply.id), 0)
     for entry in (Unknown(), TextDelta("x"), Unknown(), Unknown()):
         reply.log.append(entry)
-    await cluster.rest()
-    chunks = drained(reader)
+    await cluster.settle()
+    chunks = read_available(reader)
     assert texts_of(chunks) == "one x"
     assert chunks[-1].sequence == 5
     polled = await poll(b, reply.id)
@@ -136,30 +136,30 @@ async def test_a_reply_longer_than_the_journal_s_limit_is_followed_to_its_end(cl
     """What its owner holds back for its journal, the others never have to: they have none."""
     monkeypatch.setattr(log_module, "MAX_UNJOURNALED", 20)
     a = await cluster.join("a", journal=True)
-    reply = await spoken(a)
-    followed = Reader(await b.replies.attach(ALICE, reply.id), 0)
+    reply = await start_reply(a)
+    followed = Reader(await b.replies.attach(ADA, reply.id), 0)
     for _ in range(5):
-        await reply.say(*["x"] * 15)
+        await reply.write(*["x"] * 15)
         await cluster.advance(0.5)
-    assert texts_of(drained(followed)) == "x" * 75
-    await reply.say(None)
-    await cluster.rest()
-    assert isinstance(drained(followed)[-1].entry, Finished)
+    assert texts_of(read_available(followed)) == "x" * 75
+    await reply.write(None)
+    await cluster.settle()
+    assert isinstance(read_available(followed)[-1].entry, Finished)
     await cluster.advance(61.0)
-    late = await b.replies.attach(ALICE, reply.id)
+    late = await b.replies.attach(ADA, reply.id)
     assert late is not followed.log
-    assert texts_of(drained(Reader(late, 0))) == "x" * 75
+    assert texts_of(read_available(Reader(late, 0))) == "x" * 75
 
 
 # --- the end
 
 
 async def test_an_end_that_nobody_was_told_of_is_found(cluster, a, b, reply):
-    cluster.wire.mute = True
-    reader = Reader(await b.replies.attach(ALICE, reply.id), 1)
-    reading = asyncio.ensure_future(to_the_end(reader))
-    await reply.say("two", None)
-    await cluster.rest()
+    cluster.network.notices_lost = True
+    reader = Reader(await b.replies.attach(ADA, reply.id), 1)
+    reading = asyncio.ensure_future(read_to_end(reader))
+    await reply.write("two", None)
+    await cluster.settle()
     assert not reading.done()
     await cluster.advance(CHECK_INTERVAL_S)
     assert texts_of(await reading) == "two"
@@ -167,9 +167,9 @@ async def test_an_end_that_nobody_was_told_of_is_found(cluster, a, b, reply):
 
 async def test_an_end_is_believed_of_the_store_alone(cluster, a, b, reply):
     """What a follower hears may be wrong, or early."""
-    reader = Reader(await b.replies.attach(ALICE, reply.id), 0)
-    b.wire_relay.following[reply.id].look()
-    await cluster.rest()
+    reader = Reader(await b.replies.attach(ADA, reply.id), 0)
+    b.relay.following[reply.id].look()
+    await cluster.settle()
     assert not reader.log.over
     told = asyncio.Event()
 
@@ -177,22 +177,22 @@ async def test_an_end_is_believed_of_the_store_alone(cluster, a, b, reply):
         await told.wait()
 
     a.store.before["finalise"] = tell_late
-    await reply.say("two", None)
-    b.wire_relay.following[reply.id].look()
-    await cluster.rest()
-    assert texts_of(drained(reader)) == "one two"
+    await reply.write("two", None)
+    b.relay.following[reply.id].look()
+    await cluster.settle()
+    assert texts_of(read_available(reader)) == "one two"
     assert not reader.done
     told.set()
     await cluster.advance(CHECK_INTERVAL_S)
-    assert isinstance(drained(reader)[-1].entry, Finished)
+    assert isinstance(read_available(reader)[-1].entry, Finished)
 
 
 async def test_a_tail_that_was_not_heard_is_recalled_before_the_end(cluster, a, b, reply):
-    reader = Reader(await b.replies.attach(ALICE, reply.id), 0)
-    cluster.wire.deaf = True
-    await reply.say("two ", "three", None)
+    reader = Reader(await b.replies.attach(ADA, reply.id), 0)
+    cluster.network.delivery_paused = True
+    await reply.write("two ", "three", None)
     await cluster.advance(CHECK_INTERVAL_S)
-    chunks = drained(reader)
+    chunks = read_available(reader)
     assert texts_of(chunks) == "one two three"
     assert isinstance(chunks[-1].entry, Finished)
 
@@ -200,19 +200,19 @@ async def test_a_tail_that_was_not_heard_is_recalled_before_the_end(cluster, a, 
 @pytest.mark.parametrize("lost", ["tail", "all"])
 async def test_where_the_tail_is_lost_the_snapshot_has_it(cluster, a, b, reply, lost):
     """Never a short text with an end."""
-    reader = Reader(await b.replies.attach(ALICE, reply.id), 1)
-    reading = asyncio.ensure_future(to_the_end(reader))
-    cluster.wire.deaf = cluster.wire.mute = True
-    await reply.say("two ", "three")
-    end = asyncio.ensure_future(a.settled(reply.generation))
+    reader = Reader(await b.replies.attach(ADA, reply.id), 1)
+    reading = asyncio.ensure_future(read_to_end(reader))
+    cluster.network.delivery_paused = cluster.network.notices_lost = True
+    await reply.write("two ", "three")
+    end = asyncio.ensure_future(a.stored_end(reply.generation))
     if lost == "tail":
-        cluster.wire.streams[reply.id][1] = cluster.wire.streams[reply.id][1][:2]
-        cluster.wire.cut()
-    await reply.say(None)
+        cluster.network.streams[reply.id][1] = cluster.network.streams[reply.id][1][:2]
+        cluster.network.disconnect()
+    await reply.write(None)
     await end
-    cluster.wire.down_since = None
+    cluster.network.disconnected_since = None
     if lost == "all":
-        cluster.wire.streams.clear()
+        cluster.network.streams.clear()
     await cluster.advance(CHECK_INTERVAL_S)
     stored = await a.stored(reply.id)
     chunks = await reading
@@ -223,12 +223,12 @@ async def test_where_the_tail_is_lost_the_snapshot_has_it(cluster, a, b, reply, 
 
 async def test_a_reader_beyond_the_durable_text_gets_a_snapshot_when_the_owner_dies(cluster, a, b, reply):
     await cluster.advance(2 * LEASE_S)
-    reader = Reader(await b.replies.attach(ALICE, reply.id), 0)
-    reading = asyncio.ensure_future(to_the_end(reader))
-    await reply.say("two ", "lost ")
+    reader = Reader(await b.replies.attach(ADA, reply.id), 0)
+    reading = asyncio.ensure_future(read_to_end(reader))
+    await reply.write("two ", "lost ")
     await settle()
     assert reader.position == 3
-    cluster.wire.streams[reply.id][1] = cluster.wire.streams[reply.id][1][:2]
+    cluster.network.streams[reply.id][1] = cluster.network.streams[reply.id][1][:2]
     await cluster.kill(a)
     await cluster.advance(LEASE_S)
     stored = await b.stored(reply.id)
@@ -243,23 +243,23 @@ async def test_a_reader_beyond_the_durable_text_gets_a_snapshot_when_the_owner_d
 
 
 async def test_an_erased_reply_ends_its_readers_here_too(cluster, a, b, reply):
-    reader = Reader(await b.replies.attach(ALICE, reply.id), 1)
+    reader = Reader(await b.replies.attach(ADA, reply.id), 1)
     waiting = asyncio.ensure_future(reader.wait())
-    cluster.wire.mute = True
-    await reply.say(None)
-    await a.settled(reply.generation)
-    await cluster.store.delete_conversation(ALICE, reply.conversation_id, "")
+    cluster.network.notices_lost = True
+    await reply.write(None)
+    await a.stored_end(reply.generation)
+    await cluster.store.delete_conversation(ADA, reply.conversation_id, "")
     await cluster.advance(CHECK_INTERVAL_S)
     await waiting
     with pytest.raises(ReplyNotFound):
         reader.take()
     assert b.live_replies.followed == {}
     with pytest.raises(ReplyNotFound):
-        await b.replies.attach(ALICE, reply.id)
+        await b.replies.attach(ADA, reply.id)
 
 
 async def test_a_store_that_is_away_and_a_defect_do_not_end_the_looking(cluster, a, b, reply, caplog):
-    reader = Reader(await b.replies.attach(ALICE, reply.id), 1)
+    reader = Reader(await b.replies.attach(ADA, reply.id), 1)
     failures = [StorageUnavailable(), RuntimeError("a defect")]
 
     async def fail(*_):
@@ -267,35 +267,35 @@ async def test_a_store_that_is_away_and_a_defect_do_not_end_the_looking(cluster,
             raise failures.pop(0)
 
     b.store.before["standings"] = fail
-    await reply.say(None)
+    await reply.write(None)
     await cluster.advance(3 * CHECK_INTERVAL_S)
     assert {"remote_check_postponed", "remote_check_failed"} <= set(caplog.messages)
-    assert isinstance(drained(reader)[-1].entry, Finished)
+    assert isinstance(read_available(reader)[-1].entry, Finished)
 
 
 async def test_one_end_that_cannot_be_read_holds_up_no_other(cluster, a, b, reply):
-    other = await spoken(a, "two ")
-    readers = {each.id: Reader(await b.replies.attach(ALICE, each.id), 1) for each in (reply, other)}
+    other = await start_reply(a, "two ")
+    readers = {each.id: Reader(await b.replies.attach(ADA, each.id), 1) for each in (reply, other)}
 
     async def fail(_, reply_id):
         if reply_id == reply.id:
             raise StorageUnavailable
 
     b.store.before["get_reply"] = fail
-    await reply.say(None)
-    await other.say(None)
+    await reply.write(None)
+    await other.write(None)
     await cluster.advance(CHECK_INTERVAL_S)
-    assert isinstance(drained(readers[other.id])[-1].entry, Finished)
+    assert isinstance(read_available(readers[other.id])[-1].entry, Finished)
     assert not readers[reply.id].log.over
     b.store.before.clear()
     await cluster.advance(CHECK_INTERVAL_S)
-    assert isinstance(drained(readers[reply.id])[-1].entry, Finished)
+    assert isinstance(read_available(readers[reply.id])[-1].entry, Finished)
 
 
 async def test_the_store_is_asked_of_all_in_one_query(cluster, a, b):
-    replies = [await spoken(a, "x") for _ in range(20)]
+    replies = [await start_reply(a, "x") for _ in range(20)]
     for each in replies:
-        await b.replies.attach(ALICE, each.id)
+        await b.replies.attach(ADA, each.id)
     await cluster.advance(0.1)
     calls = b.store.calls.count("standings")
     await cluster.advance(10 * CHECK_INTERVAL_S)
@@ -304,9 +304,9 @@ async def test_the_store_is_asked_of_all_in_one_query(cluster, a, b):
 
 async def test_a_hint_asks_the_store_about_that_reply_alone(cluster, a, b):
     """Where many are followed and end, each end must not ask about all of them."""
-    first, second = await spoken(a, "x"), await spoken(a, "y")
+    first, second = await start_reply(a, "x"), await start_reply(a, "y")
     for each in (first, second):
-        await b.replies.attach(ALICE, each.id)
+        await b.replies.attach(ADA, each.id)
     await cluster.advance(0.1)
     asked = []
 
@@ -314,8 +314,8 @@ async def test_a_hint_asks_the_store_about_that_reply_alone(cluster, a, b):
         asked.append(reply_ids)
 
     b.store.before["standings"] = note
-    await first.say(None)
-    await cluster.rest()
+    await first.write(None)
+    await cluster.settle()
     assert asked == [[first.id]]
     await cluster.advance(CHECK_INTERVAL_S)
     assert asked[1:] == [[second.id]]
@@ -325,81 +325,81 @@ async def test_a_hint_asks_the_store_about_that_reply_alone(cluster, a, b):
 
 
 async def test_a_reply_that_ended_elsewhere_is_whole_while_the_relay_keeps_it(cluster, a, b, reply):
-    await reply.say("two", None)
-    stored = await a.settled(reply.generation)
-    log = await b.replies.attach(ALICE, reply.id)
+    await reply.write("two", None)
+    stored = await a.stored_end(reply.generation)
+    log = await b.replies.attach(ADA, reply.id)
     for after in range(stored.last_sequence + 1):
-        whole, here = drained(Reader(reply.log, after)), drained(Reader(log, after))
+        whole, here = read_available(Reader(reply.log, after)), read_available(Reader(log, after))
         assert here == whole
-    assert await b.replies.attach(ALICE, reply.id) is log
+    assert await b.replies.attach(ADA, reply.id) is log
 
 
 async def test_a_relay_that_keeps_logs_for_longer_is_asked_for_as_long(cluster, a, reply):
     patient = await cluster.join("patient", relay_retention_s=900.0)
-    await reply.say("two", None)
-    await a.settled(reply.generation)
+    await reply.write("two", None)
+    await a.stored_end(reply.generation)
     await cluster.advance(700.0)
-    log = await patient.replies.attach(ALICE, reply.id)
-    assert [type(chunk.entry) for chunk in drained(Reader(log, 0))] == [TextDelta, Finished]
+    log = await patient.replies.attach(ADA, reply.id)
+    assert [type(chunk.entry) for chunk in read_available(Reader(log, 0))] == [TextDelta, Finished]
 
 
 async def test_many_who_come_back_at_once_have_it_recalled_once(cluster, a, b, reply, monkeypatch):
-    await reply.say("two", None)
-    await a.settled(reply.generation)
+    await reply.write("two", None)
+    await a.stored_end(reply.generation)
     recalls = []
-    recall = b.wire_relay.recall
+    recall = b.relay.recall
 
     async def counted(reply_id):
         recalls.append(reply_id)
         await asyncio.sleep(0.01)
         return await recall(reply_id)
 
-    monkeypatch.setattr(b.wire_relay, "recall", counted)
-    coming = [asyncio.ensure_future(b.replies.attach(ALICE, reply.id)) for _ in range(50)]
+    monkeypatch.setattr(b.relay, "recall", counted)
+    coming = [asyncio.ensure_future(b.replies.attach(ADA, reply.id)) for _ in range(50)]
     while not recalls:
         await asyncio.sleep(0.001)
     coming.pop(0).cancel()
     logs = await asyncio.gather(*coming)
     assert len({id(log) for log in logs}) == 1
-    assert texts_of(drained(Reader(logs[0], 0))) == "one two"
+    assert texts_of(read_available(Reader(logs[0], 0))) == "one two"
     assert recalls == [reply.id]
 
 
 @pytest.mark.parametrize("why", ["down", "expired", "short", "taken over"])
 async def test_of_a_reply_that_cannot_be_recalled_there_is_a_snapshot(cluster, a, b, reply, why):
-    await reply.say("two", None)
-    stored = await a.settled(reply.generation)
+    await reply.write("two", None)
+    stored = await a.stored_end(reply.generation)
     if why == "down":
-        cluster.wire.cut()
+        cluster.network.disconnect()
     elif why == "expired":
         await cluster.advance(601.0)
     elif why == "short":
-        cluster.wire.streams[reply.id][1].pop()
+        cluster.network.streams[reply.id][1].pop()
     else:
-        cluster.wire.streams[reply.id][1].append(TextDelta("more than was stored"))
-    log = await b.replies.attach(ALICE, reply.id)
-    chunks = drained(Reader(log, 0))
+        cluster.network.streams[reply.id][1].append(TextDelta("more than was stored"))
+    log = await b.replies.attach(ADA, reply.id)
+    chunks = read_available(Reader(log, 0))
     assert [(chunk.sequence, type(chunk.entry)) for chunk in chunks] == [(2, Snapshot), (3, Finished)]
     assert chunks[0].entry.reply == stored
 
 
 async def test_to_look_at_a_reply_that_has_ended_recalls_nothing(cluster, a, b, reply):
-    await reply.say(None)
-    stored = await a.settled(reply.generation)
-    assert await b.replies.get(ALICE, reply.id) == stored
-    assert b.live_replies.find(ALICE, reply.id) is None
+    await reply.write(None)
+    stored = await a.stored_end(reply.generation)
+    assert await b.replies.get(ADA, reply.id) == stored
+    assert b.live_replies.find(ADA, reply.id) is None
 
 
 # --- out of reach
 
 
 async def test_readers_are_told_when_the_owner_was_out_of_reach_for_ten_seconds(cluster, a, b, reply):
-    reader = Reader(await b.replies.attach(ALICE, reply.id), 0)
-    assert texts_of(drained(reader)) == "one "
+    reader = Reader(await b.replies.attach(ADA, reply.id), 0)
+    assert texts_of(read_available(reader)) == "one "
     waiting = asyncio.ensure_future(reader.wait())
     with b.replies.reading(reader.log):
-        cluster.wire.cut()
-        await reply.say("two ")
+        cluster.network.disconnect()
+        await reply.write("two ")
         await cluster.advance(UNREACHABLE_LIMIT_S - 0.1)
         assert not waiting.done()
         assert reader.take() == []
@@ -409,17 +409,17 @@ async def test_readers_are_told_when_the_owner_was_out_of_reach_for_ten_seconds(
             reader.take()
     assert away.value.retry_after_s
     assert away.value.retryable
-    assert (b.live_replies.followed, b.wire_relay.following) == ({}, {})
-    cluster.wire.mend()
-    again = Reader(await b.replies.attach(ALICE, reply.id), reader.position)
+    assert (b.live_replies.followed, b.relay.following) == ({}, {})
+    cluster.network.reconnect()
+    again = Reader(await b.replies.attach(ADA, reply.id), reader.position)
     assert again.log is not reader.log
-    assert texts_of(drained(again)) == "two "
+    assert texts_of(read_available(again)) == "two "
 
 
 async def test_whoever_comes_while_it_is_out_of_reach_waits_as_long(cluster, a, b, reply):
-    cluster.wire.cut()
+    cluster.network.disconnect()
     await cluster.advance(60.0)
-    reader = Reader(await b.replies.attach(ALICE, reply.id), 0)
+    reader = Reader(await b.replies.attach(ADA, reply.id), 0)
     with b.replies.reading(reader.log):
         await cluster.advance(UNREACHABLE_LIMIT_S - 0.1)
         assert not reader.ready
@@ -429,31 +429,31 @@ async def test_whoever_comes_while_it_is_out_of_reach_waits_as_long(cluster, a, 
 
 
 async def test_an_outage_shorter_than_that_is_not_noticed(cluster, a, b, reply):
-    reader = Reader(await b.replies.attach(ALICE, reply.id), 1)
+    reader = Reader(await b.replies.attach(ADA, reply.id), 1)
     with b.replies.reading(reader.log):
         for _ in range(3):
-            cluster.wire.cut()
+            cluster.network.disconnect()
             await cluster.advance(UNREACHABLE_LIMIT_S - 1.0)
-            await reply.say("x")
-            cluster.wire.mend()
+            await reply.write("x")
+            cluster.network.reconnect()
             await cluster.advance(1.0)
-        assert texts_of(drained(reader)) == "xxx"
+        assert texts_of(read_available(reader)) == "xxx"
 
 
 async def test_an_end_is_told_although_the_relay_is_away(cluster, a, b, reply):
-    reader = Reader(await b.replies.attach(ALICE, reply.id), 1)
-    cluster.wire.cut()
-    await reply.say("two", None)
-    stored = await a.settled(reply.generation)
+    reader = Reader(await b.replies.attach(ADA, reply.id), 1)
+    cluster.network.disconnect()
+    await reply.write("two", None)
+    stored = await a.stored_end(reply.generation)
     await cluster.advance(CHECK_INTERVAL_S)
-    chunks = drained(reader)
+    chunks = read_available(reader)
     assert [type(chunk.entry) for chunk in chunks] == [Snapshot, Finished]
     assert chunks[0].entry.reply == stored
 
 
 async def test_a_wait_and_a_poll_of_what_is_out_of_reach_end(cluster, a, b, reply):
-    log = await b.replies.attach(ALICE, reply.id)
-    cluster.wire.cut()
+    log = await b.replies.attach(ADA, reply.id)
+    cluster.network.disconnect()
     waiting = asyncio.ensure_future(b.replies.wait(log, 3600.0))
     polling = asyncio.ensure_future(poll(b, reply.id, after=1, wait_s=30.0))
     await cluster.advance(UNREACHABLE_LIMIT_S + CHECK_INTERVAL_S)
@@ -466,23 +466,23 @@ async def test_a_wait_and_a_poll_of_what_is_out_of_reach_end(cluster, a, b, repl
 
 
 async def test_what_nobody_reads_is_followed_for_a_minute(cluster, a, b, reply):
-    log = await b.replies.attach(ALICE, reply.id)
+    log = await b.replies.attach(ADA, reply.id)
     await cluster.advance(KEPT_S - 0.1)
     assert reply.id in b.live_replies.followed
     await cluster.advance(CHECK_INTERVAL_S + 0.2)
-    assert (b.live_replies.followed, b.wire_relay.following) == ({}, {})
+    assert (b.live_replies.followed, b.relay.following) == ({}, {})
     with pytest.raises(StorageUnavailable):
         Reader(log, 5).take()
-    again = await b.replies.attach(ALICE, reply.id)
-    assert texts_of(drained(Reader(again, 0))) == "one "
+    again = await b.replies.attach(ADA, reply.id)
+    assert texts_of(read_available(Reader(again, 0))) == "one "
 
 
 async def test_a_reader_and_a_poll_keep_it(cluster, a, b, reply):
-    log = await b.replies.attach(ALICE, reply.id)
+    log = await b.replies.attach(ADA, reply.id)
     with b.replies.reading(log):
         await cluster.advance(5 * KEPT_S)
         assert reply.id in b.live_replies.followed
-    for look in (lambda: b.replies.get(ALICE, reply.id), lambda: poll(b, reply.id)):
+    for look in (lambda: b.replies.get(ADA, reply.id), lambda: poll(b, reply.id)):
         await look()
         await cluster.advance(KEPT_S - 2.0)
         assert reply.id in b.live_replies.followed
@@ -491,13 +491,13 @@ async def test_a_reader_and_a_poll_keep_it(cluster, a, b, reply):
 
 
 async def test_the_owner_is_told_of_readers_and_not_of_logs_that_are_merely_followed(cluster, a, b, reply):
-    log = await b.replies.attach(ALICE, reply.id)
-    wanted = b.wire_relay.following[reply.id].wanted
+    log = await b.replies.attach(ADA, reply.id)
+    wanted = b.relay.following[reply.id].wanted
     assert not wanted()
     with b.replies.reading(log):
         assert wanted()
     assert not wanted()
-    await b.replies.get(ALICE, reply.id)
+    await b.replies.get(ADA, reply.id)
     await cluster.advance(59.9)
     assert wanted()
     await cluster.advance(0.2)
@@ -506,20 +506,20 @@ async def test_the_owner_is_told_of_readers_and_not_of_logs_that_are_merely_foll
 
 async def test_readers_elsewhere_are_limited_too(cluster, a):
     b = await cluster.join("b", max_readers_per_reply=2)
-    reply = await spoken(a, "one ")
-    log = await b.replies.attach(ALICE, reply.id)
+    reply = await start_reply(a, "one ")
+    log = await b.replies.attach(ADA, reply.id)
     with b.replies.reading(log), b.replies.reading(log):
         with pytest.raises(TooManyReaders), b.replies.reading(log):
             pass
-        assert b.notes.readers == 2
-    assert b.notes.readers == 0
+        assert b.observer.readers == 2
+    assert b.observer.readers == 0
 
 
 async def test_views_from_elsewhere_show_the_reply_as_it_stands(cluster, a, b, reply):
-    await reply.say("two ", "(hm)")
+    await reply.write("two ", "(hm)")
     for view in (
-        await b.replies.get(ALICE, reply.id),
-        await b.replies.wait(await b.replies.attach(ALICE, reply.id), 0.0),
+        await b.replies.get(ADA, reply.id),
+        await b.replies.wait(await b.replies.attach(ADA, reply.id), 0.0),
     ):
         assert (view.id, view.state, view.last_sequence) == (reply.id, State.STREAMING, 3)
         assert TextPart(text="one two ") in view.message.parts
@@ -527,42 +527,42 @@ async def test_views_from_elsewhere_show_the_reply_as_it_stands(cluster, a, b, r
     polling = asyncio.ensure_future(poll(b, reply.id, after=3, wait_s=20.0))
     await cluster.advance(5.0)
     assert not polling.done()
-    await reply.say("three")
+    await reply.write("three")
     polled = await polling
     assert (texts_of(polled.chunks), polled.after_sequence) == ("three", 4)
-    waiting = asyncio.ensure_future(b.replies.wait(await b.replies.attach(ALICE, reply.id), 60.0))
+    waiting = asyncio.ensure_future(b.replies.wait(await b.replies.attach(ADA, reply.id), 60.0))
     await cluster.advance(5.0)
-    await reply.say(None)
-    await cluster.rest()
+    await reply.write(None)
+    await cluster.settle()
     assert await waiting == await a.stored(reply.id)
 
 
 async def test_what_is_somebody_elses_is_not_found_elsewhere_either(cluster, a, b, reply):
-    await b.replies.attach(ALICE, reply.id)
-    for stranger in (Identity(tenant="shop", end_user="bob"), Identity(tenant="bank", end_user="alice")):
+    await b.replies.attach(ADA, reply.id)
+    for stranger in (Identity(tenant="shop", end_user="ben"), Identity(tenant="bank", end_user="ada")):
         with pytest.raises(ReplyNotFound):
             await b.replies.get(stranger, reply.id)
     assert (await b.replies.get(Identity(tenant="shop"), reply.id)).id == reply.id
 
 
 async def test_a_retry_on_another_replica_attaches_to_the_same_reply(cluster, a, b):
-    reply = await spoken(a, "one ", request_id="r")
-    started = await b.replies.start(asking(request_id="r"))
+    reply = await start_reply(a, "one ", request_id="r")
+    started = await b.replies.start(reply_request(request_id="r"))
     assert started.replayed
     reader = Reader(started.log, 0)
-    await reply.say("two", None)
-    await cluster.rest()
-    assert texts_of(drained(reader)) == "one two"
-    assert b.actor.prompts == []
-    late = await b.replies.start(asking(request_id="r"))
+    await reply.write("two", None)
+    await cluster.settle()
+    assert texts_of(read_available(reader)) == "one two"
+    assert b.provider.prompts == []
+    late = await b.replies.start(reply_request(request_id="r"))
     assert (late.replayed, late.log) == (True, started.log)
 
 
 async def test_a_reply_that_this_replica_owns_without_a_task_is_followed_to_its_end(cluster, a, b):
-    reply = await spoken(a, "one ")
+    reply = await start_reply(a, "one ")
     del a.live_replies.running[reply.id]
-    log = await a.replies.attach(ALICE, reply.id)
-    reading = asyncio.ensure_future(to_the_end(Reader(log, 0)))
+    log = await a.replies.attach(ADA, reply.id)
+    reading = asyncio.ensure_future(read_to_end(Reader(log, 0)))
     await cluster.advance(5.0)
     stored = await a.stored(reply.id)
     assert stored.error.reason is Reason.INTERNAL

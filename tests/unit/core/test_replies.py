@@ -19,267 +19,267 @@ from parley_server.errors import (
 )
 
 from tests.clock import settle, until
-from tests.fakes import ALICE, Typist, World, asking, texts_of
+from tests.fakes import ADA, CoreHarness, ManualAnswer, reply_request, texts_of
 
-STRANGERS = (Identity(tenant="shop", end_user="bob"), Identity(tenant="bank", end_user="alice"))
-
-
-@pytest.fixture
-def typist() -> Typist:
-    return Typist()
+STRANGERS = (Identity(tenant="shop", end_user="ben"), Identity(tenant="bank", end_user="ada"))
 
 
 @pytest.fixture
-async def generation(world, typist):
-    return await world.begin(typist.act, request_id="r")
+def answer() -> ManualAnswer:
+    return ManualAnswer()
 
 
-def poll(world: World, reply_id: str, **fields):
+@pytest.fixture
+async def generation(harness, answer):
+    return await harness.begin(answer.generate, request_id="r")
+
+
+def poll(harness: CoreHarness, reply_id: str, **fields):
     given = {"after": 0, "wait_s": 0.0, "gather_s": 0.0, "reasoning": False} | fields
-    return world.replies.poll(ALICE, reply_id, **given)
+    return harness.replies.poll(ADA, reply_id, **given)
 
 
-async def test_waiting_for_the_end_leaves_the_loop_to_others(world, typist, generation):
-    waiting = asyncio.ensure_future(world.replies.wait(generation.log, 30.0))
+async def test_waiting_for_the_end_leaves_the_loop_to_others(harness, answer, generation):
+    waiting = asyncio.ensure_future(harness.replies.wait(generation.log, 30.0))
     for word in "abc":
-        await typist.say(word)
+        await answer.write(word)
         assert not waiting.done()
-    assert world.notes.readers == 1
-    await typist.say(None)
-    assert await waiting == await world.settled(generation)
-    assert world.notes.readers == 0
-    assert world.clock.waiting == 0
+    assert harness.observer.readers == 1
+    await answer.write(None)
+    assert await waiting == await harness.stored_end(generation)
+    assert harness.observer.readers == 0
+    assert harness.clock.waiting == 0
 
 
-async def test_waiting_ends_in_time_with_the_reply_as_it_stands(world, typist, generation):
-    waiting = asyncio.ensure_future(world.replies.wait(generation.log, 30.0))
-    await typist.say("half")
-    await world.clock.advance(29.9)
+async def test_waiting_ends_in_time_with_the_reply_as_it_stands(harness, answer, generation):
+    waiting = asyncio.ensure_future(harness.replies.wait(generation.log, 30.0))
+    await answer.write("half")
+    await harness.clock.advance(29.9)
     assert not waiting.done()
-    await world.clock.advance(0.2)
+    await harness.clock.advance(0.2)
     standing = await waiting
     assert (standing.state, standing.message.parts) == (State.STREAMING, (TextPart(text="half"),))
     assert standing.message.partial
     assert standing.last_sequence == 1
 
 
-async def test_a_poll_waits_for_something_new_then_gathers_more(world, typist, generation):
+async def test_a_poll_waits_for_something_new_then_gathers_more(harness, answer, generation):
     reply_id = generation.log.reply.id
-    polling = asyncio.ensure_future(poll(world, reply_id, wait_s=10, gather_s=0.5))
-    await world.clock.advance(5)
+    polling = asyncio.ensure_future(poll(harness, reply_id, wait_s=10, gather_s=0.5))
+    await harness.clock.advance(5)
     assert not polling.done()
-    await typist.say("a")
-    await world.clock.advance(0.4)
-    await typist.say("b")
+    await answer.write("a")
+    await harness.clock.advance(0.4)
+    await answer.write("b")
     assert not polling.done()
-    await world.clock.advance(0.2)
+    await harness.clock.advance(0.2)
     first = await polling
     assert (texts_of(first.chunks), first.after_sequence) == ("ab", 2)
     assert (first.reply.state, first.reply.message) == (State.STREAMING, None)
-    empty = await poll(world, reply_id, after=2)
+    empty = await poll(harness, reply_id, after=2)
     assert (empty.chunks, empty.after_sequence) == ((), 2)
-    polling = asyncio.ensure_future(poll(world, reply_id, after=2, wait_s=10, gather_s=100))
+    polling = asyncio.ensure_future(poll(harness, reply_id, after=2, wait_s=10, gather_s=100))
     await settle()
-    await typist.say("c", None)
+    await answer.write("c", None)
     last = await polling
     assert texts_of(last.chunks) == "c"
     assert isinstance(last.chunks[-1].entry, Finished)
-    assert last.reply == await world.stored(reply_id)
+    assert last.reply == await harness.stored(reply_id)
     assert last.reply.message.parts == (TextPart(text="abc"),)
-    assert [type(chunk.entry) for chunk in (await poll(world, reply_id, after=last.after_sequence)).chunks] == [
+    assert [type(chunk.entry) for chunk in (await poll(harness, reply_id, after=last.after_sequence)).chunks] == [
         Finished
     ]
 
 
-async def test_a_poll_passes_over_reasoning_that_is_not_wanted(world, typist, generation):
+async def test_a_poll_passes_over_reasoning_that_is_not_wanted(harness, answer, generation):
     reply_id = generation.log.reply.id
-    await typist.say("(hm)")
-    polling = asyncio.ensure_future(poll(world, reply_id, wait_s=10))
-    await world.clock.advance(9)
+    await answer.write("(hm)")
+    polling = asyncio.ensure_future(poll(harness, reply_id, wait_s=10))
+    await harness.clock.advance(9)
     assert not polling.done()
-    await world.clock.advance(2)
+    await harness.clock.advance(2)
     assert (await polling).after_sequence == 1
-    wanted = await poll(world, reply_id, reasoning=True)
+    wanted = await poll(harness, reply_id, reasoning=True)
     assert [chunk.entry for chunk in wanted.chunks] == [ReasoningDelta("(hm)")]
-    await typist.say("x")
-    assert [chunk.entry for chunk in (await poll(world, reply_id)).chunks] == [TextDelta("x")]
+    await answer.write("x")
+    assert [chunk.entry for chunk in (await poll(harness, reply_id)).chunks] == [TextDelta("x")]
 
 
-async def test_a_poll_s_cursor_is_checked(world, generation):
+async def test_a_poll_s_cursor_is_checked(harness, generation):
     with pytest.raises(InvalidRequest):
-        await poll(world, generation.log.reply.id, after=-1)
+        await poll(harness, generation.log.reply.id, after=-1)
 
 
-async def test_what_is_somebody_elses_is_not_found(world, typist, generation):
+async def test_what_is_somebody_elses_is_not_found(harness, answer, generation):
     reply_id = generation.log.reply.id
     for ended in (False, True):
         if ended:
-            await typist.say(None)
-            await world.settled(generation)
-            await world.clock.advance(61)
+            await answer.write(None)
+            await harness.stored_end(generation)
+            await harness.clock.advance(61)
         for stranger in STRANGERS:
             with pytest.raises(ReplyNotFound):
-                await world.replies.get(stranger, reply_id)
+                await harness.replies.get(stranger, reply_id)
             with pytest.raises(ReplyNotFound):
-                await world.replies.cancel(stranger, CancelTarget(reply_id=reply_id), "")
+                await harness.replies.cancel(stranger, CancelTarget(reply_id=reply_id), "")
     with pytest.raises(ReplyNotFound):
-        await world.replies.get(ALICE, "unknown")
-    assert (await world.replies.get(Identity(tenant="shop"), reply_id)).state is State.COMPLETED
+        await harness.replies.get(ADA, "unknown")
+    assert (await harness.replies.get(Identity(tenant="shop"), reply_id)).state is State.COMPLETED
 
 
 @pytest.mark.parametrize("by", ["reply_id", "request_id", "conversation_id"])
-async def test_a_cancel_returns_when_the_end_is_stored_and_seen(world, typist, generation, by):
-    await typist.say("half")
+async def test_a_cancel_returns_when_the_end_is_stored_and_seen(harness, answer, generation, by):
+    await answer.write("half")
     reply = generation.log.reply
     target = {"reply_id": reply.id, "request_id": "r", "conversation_id": reply.conversation_id}[by]
-    cancelled = await world.replies.cancel(ALICE, CancelTarget(**{by: target}), "enough")
-    assert cancelled == await world.stored(reply.id)
+    cancelled = await harness.replies.cancel(ADA, CancelTarget(**{by: target}), "enough")
+    assert cancelled == await harness.stored(reply.id)
     assert (cancelled.state, cancelled.finish_reason) == (State.CANCELLED, FinishReason.CANCELLED)
     assert (cancelled.cancel_reason, cancelled.message.parts) == ("enough", (TextPart(text="half"),))
-    assert world.actor.open_calls == 0
+    assert harness.provider.open_calls == 0
     assert generation.log.ended
-    await typist.say("late")
+    await answer.write("late")
     assert texts_of(Reader(generation.log, 0).take()) == "half"
-    following = await world.begin(conversation_id=reply.conversation_id)
+    following = await harness.begin(conversation_id=reply.conversation_id)
     assert following.log.reply.parent_message_id
 
 
-async def test_a_cancel_of_what_has_ended_changes_nothing(world, typist, generation):
-    await typist.say("all", None)
-    stored = await world.settled(generation)
+async def test_a_cancel_of_what_has_ended_changes_nothing(harness, answer, generation):
+    await answer.write("all", None)
+    stored = await harness.stored_end(generation)
     for _ in range(2):
-        assert await world.replies.cancel(ALICE, CancelTarget(reply_id=stored.id), "late") == stored
+        assert await harness.replies.cancel(ADA, CancelTarget(reply_id=stored.id), "late") == stored
     with pytest.raises(ReplyNotFound):
-        await world.replies.cancel(ALICE, CancelTarget(conversation_id=stored.conversation_id), "late")
+        await harness.replies.cancel(ADA, CancelTarget(conversation_id=stored.conversation_id), "late")
 
 
-async def test_a_cancel_of_a_row_without_a_task_ends_it(world, typist, generation):
-    await typist.say("half")
-    del world.live_replies.running[generation.log.reply.id]
+async def test_a_cancel_of_a_row_without_a_task_ends_it(harness, answer, generation):
+    await answer.write("half")
+    del harness.live_replies.running[generation.log.reply.id]
     async with asyncio.timeout(5):
-        cancelled = await world.replies.cancel(ALICE, CancelTarget(reply_id=generation.log.reply.id), "enough")
+        cancelled = await harness.replies.cancel(ADA, CancelTarget(reply_id=generation.log.reply.id), "enough")
     assert (cancelled.state, cancelled.cancel_reason) == (State.CANCELLED, "enough")
-    assert world.live_replies.followed == {}
-    world.live_replies.running[generation.log.reply.id] = generation
+    assert harness.live_replies.followed == {}
+    harness.live_replies.running[generation.log.reply.id] = generation
 
 
-async def test_what_cannot_be_cancelled(world):
+async def test_what_cannot_be_cancelled(harness):
     for target, kind in (
         (CancelTarget(), InvalidRequest),
         (CancelTarget(reply_id="unknown"), ReplyNotFound),
         (CancelTarget(conversation_id="unknown"), ConversationNotFound),
     ):
         with pytest.raises(kind):
-            await world.replies.cancel(ALICE, target, "")
+            await harness.replies.cancel(ADA, target, "")
     for reason in ("x" * 1025, "\0"):
         with pytest.raises(InvalidRequest):
-            await world.replies.cancel(ALICE, CancelTarget(reply_id="x"), reason)
+            await harness.replies.cancel(ADA, CancelTarget(reply_id="x"), reason)
 
 
-async def test_a_cancel_stops_the_provider_although_the_store_is_away(world, typist, generation):
-    await typist.say("half")
-    world.store.fail("request_cancel", times=2)
-    world.store.fail("finalise", times=1)
+async def test_a_cancel_stops_the_provider_although_the_store_is_away(harness, answer, generation):
+    await answer.write("half")
+    harness.store.fail("request_cancel", times=2)
+    harness.store.fail("finalise", times=1)
     with pytest.raises(StorageUnavailable):
-        await world.replies.cancel(STRANGERS[0], CancelTarget(request_id="r"), "not mine")
+        await harness.replies.cancel(STRANGERS[0], CancelTarget(request_id="r"), "not mine")
     assert not generation.log.sealed
     with pytest.raises(StorageUnavailable):
-        await world.replies.cancel(ALICE, CancelTarget(request_id="r"), "enough")
+        await harness.replies.cancel(ADA, CancelTarget(request_id="r"), "enough")
     await settle()
-    assert world.actor.open_calls == 0
-    await until(lambda: world.clock.waiting == 1)
-    await world.clock.advance(1)
-    assert (await world.settled(generation)).cancel_reason == "enough"
+    assert harness.provider.open_calls == 0
+    await until(lambda: harness.clock.waiting == 1)
+    await harness.clock.advance(1)
+    assert (await harness.stored_end(generation)).cancel_reason == "enough"
 
 
-async def test_readers_are_counted_and_limited(make_world, typist):
-    world = make_world(max_readers_per_reply=2)
-    generation = await world.begin(typist.act, orphan_ttl_s=60.0)
-    with world.replies.reading(generation.log), world.replies.reading(generation.log):
-        assert generation.reader_count.readers == world.notes.readers == 2
-        with pytest.raises(TooManyReaders), world.replies.reading(generation.log):
+async def test_readers_are_counted_and_limited(make_harness, answer):
+    harness = make_harness(max_readers_per_reply=2)
+    generation = await harness.begin(answer.generate, orphan_ttl_s=60.0)
+    with harness.replies.reading(generation.log), harness.replies.reading(generation.log):
+        assert generation.reader_count.readers == harness.observer.readers == 2
+        with pytest.raises(TooManyReaders), harness.replies.reading(generation.log):
             pass
-        assert world.notes.readers == 2
-    assert generation.reader_count.readers == world.notes.readers == 0
-    await world.clock.advance(59.9)
+        assert harness.observer.readers == 2
+    assert generation.reader_count.readers == harness.observer.readers == 0
+    await harness.clock.advance(59.9)
     assert not generation.log.sealed
-    await world.clock.advance(0.2)
-    stored = await world.settled(generation)
+    await harness.clock.advance(0.2)
+    stored = await harness.stored_end(generation)
     assert (stored.state, stored.finish_reason) == (State.CANCELLED, FinishReason.ORPHANED)
 
 
-async def test_get_counts_as_a_reader_for_a_minute(world, typist):
-    generation = await world.begin(typist.act, orphan_ttl_s=30.0)
-    await world.replies.get(ALICE, generation.log.reply.id)
-    await world.clock.advance(89.9)
+async def test_get_counts_as_a_reader_for_a_minute(harness, answer):
+    generation = await harness.begin(answer.generate, orphan_ttl_s=30.0)
+    await harness.replies.get(ADA, generation.log.reply.id)
+    await harness.clock.advance(89.9)
     assert not generation.log.sealed
-    await world.clock.advance(0.2)
-    assert (await world.settled(generation)).finish_reason is FinishReason.ORPHANED
+    await harness.clock.advance(0.2)
+    assert (await harness.stored_end(generation)).finish_reason is FinishReason.ORPHANED
 
 
 @pytest.mark.parametrize(("fields", "after_s"), [({}, 300.0), ({"cancel_on_disconnect": True}, 10.0)])
-async def test_the_times_of_an_orphan(world, typist, fields, after_s):
-    generation = await world.begin(typist.act, **fields)
-    with world.replies.reading(generation.log):
-        await world.clock.advance(1)
-    await world.clock.advance(after_s - 0.1)
+async def test_the_times_of_an_orphan(harness, answer, fields, after_s):
+    generation = await harness.begin(answer.generate, **fields)
+    with harness.replies.reading(generation.log):
+        await harness.clock.advance(1)
+    await harness.clock.advance(after_s - 0.1)
     assert not generation.log.sealed
-    await world.clock.advance(0.2)
+    await harness.clock.advance(0.2)
     assert generation.log.sealed
-    await world.settled(generation)
+    await harness.stored_end(generation)
 
 
-async def test_a_drain_lets_replies_end_then_ends_the_rest(world, typist):
-    quick, slow = Typist(), typist
-    first = await world.begin(quick.act)
+async def test_a_drain_lets_replies_end_then_ends_the_rest(harness, answer):
+    quick, slow = ManualAnswer(), answer
+    first = await harness.begin(quick.generate)
     await settle()
-    second = await world.begin(slow.act, orphan_ttl_s=5.0)
-    with world.replies.reading(second.log):
-        await slow.say("half")
+    second = await harness.begin(slow.generate, orphan_ttl_s=5.0)
+    with harness.replies.reading(second.log):
+        await slow.write("half")
     notices: list[int] = []
-    waiting = asyncio.ensure_future(world.replies.wait(second.log, 1000.0))
+    waiting = asyncio.ensure_future(harness.replies.wait(second.log, 1000.0))
     await settle()
-    with world.replies.reading(first.log, notice=lambda: notices.append(1)):
-        draining = asyncio.ensure_future(world.replies.drain(20.0))
+    with harness.replies.reading(first.log, notice=lambda: notices.append(1)):
+        draining = asyncio.ensure_future(harness.replies.drain(20.0))
         await settle()
         assert notices == [1]
         assert (await waiting).state is State.STREAMING
-        await quick.say("all", None)
-        assert (await world.settled(first)).state is State.COMPLETED
-        await world.clock.advance(19.9)
+        await quick.write("all", None)
+        assert (await harness.stored_end(first)).state is State.COMPLETED
+        await harness.clock.advance(19.9)
         assert not second.log.sealed
-        await world.clock.advance(0.2)
+        await harness.clock.advance(0.2)
         await draining
-    stored = await world.stored(second.log.reply.id)
+    stored = await harness.stored(second.log.reply.id)
     assert (stored.state, stored.error.reason) == (State.FAILED, Reason.OWNER_LOST)
     assert stored.message.parts == (TextPart(text="half"),)
     assert isinstance(Reader(second.log, stored.last_sequence).take()[0].entry, Failed)
-    assert await world.replies.get(ALICE, stored.id) == stored
+    assert await harness.replies.get(ADA, stored.id) == stored
 
 
-async def test_a_drain_of_nothing_is_over_at_once(world):
-    await world.replies.drain(100.0)
-    assert world.clock.waiting == 0
+async def test_a_drain_of_nothing_is_over_at_once(harness):
+    await harness.replies.drain(100.0)
+    assert harness.clock.waiting == 0
 
 
-async def test_an_expired_log_is_read_back_from_the_store(world, typist, generation):
-    await typist.say("all", None)
-    stored = await world.settled(generation)
+async def test_an_expired_log_is_read_back_from_the_store(harness, answer, generation):
+    await answer.write("all", None)
+    stored = await harness.stored_end(generation)
     reply_id = stored.id
-    assert await world.replies.attach(ALICE, reply_id) is generation.log
-    await world.clock.advance(61)
-    log = await world.replies.attach(ALICE, reply_id)
+    assert await harness.replies.attach(ADA, reply_id) is generation.log
+    await harness.clock.advance(61)
+    log = await harness.replies.attach(ADA, reply_id)
     assert log is not generation.log
     assert log.reply == stored
 
 
-async def test_the_first_call_and_a_second_viewer_see_the_same(world, typist):
-    world.actor.act = typist.act
-    started = await world.replies.start(asking(request_id="s"))
+async def test_the_first_call_and_a_second_viewer_see_the_same(harness, answer):
+    harness.provider.answer = answer.generate
+    started = await harness.replies.start(reply_request(request_id="s"))
     assert not started.replayed
-    await typist.say("a", "b")
-    second = await world.replies.attach(ALICE, started.log.reply.id)
+    await answer.write("a", "b")
+    second = await harness.replies.attach(ADA, started.log.reply.id)
     assert second is started.log
-    await typist.say("c", None)
+    await answer.write("c", None)
     await until(lambda: started.log.over)
     assert texts_of(Reader(started.log, 0).take()) == texts_of(Reader(second, 0).take()) == "abc"

@@ -23,7 +23,7 @@ from parley_server.core.store_types import Position
 from parley_server.core.validation import check_model, check_request
 from parley_server.errors import InvalidRequest, Reason
 
-from tests.fakes import ALICE, limits_with
+from tests.fakes import ADA, limits_with
 
 LIMITS = limits_with(max_input_text_bytes=1000, max_images_bytes=100, time_limit_s=60)
 HELLO = Message(role=Role.USER, parts=(TextPart(text="hello"),))
@@ -45,7 +45,7 @@ def payload(**fields) -> ReplyPayload:
 
 
 def check(asked: ReplyPayload, **fields) -> ReplyRequest:
-    return check_request(ReplyRequest(**({"identity": ALICE, "payload": asked} | fields)), LIMITS)
+    return check_request(ReplyRequest(**({"identity": ADA, "payload": asked} | fields)), LIMITS)
 
 
 def conversation(**fields) -> dict:
@@ -154,7 +154,7 @@ def test_what_is_too_large_names_its_limit(case):
     [
         ({"request_id": "x" * 129}, "request_id", Reason.INPUT_TOO_LARGE),
         ({"request_id": "x\0"}, "request_id", Reason.INVALID_REQUEST),
-        ({"identity": msgspec.structs.replace(ALICE, end_user="x" * 129)}, "x-end-user", Reason.INPUT_TOO_LARGE),
+        ({"identity": msgspec.structs.replace(ADA, end_user="x" * 129)}, "x-end-user", Reason.INPUT_TOO_LARGE),
         (
             {"background": True, "payload": payload(cancel_on_disconnect=True)},
             "on_disconnect",
@@ -198,7 +198,7 @@ def test_what_is_allowed_passes_unchanged():
         orphan_ttl_s=0.0,
         time_limit_s=60.0,
     )
-    request = ReplyRequest(identity=ALICE, payload=asked, request_id="x" * 128)
+    request = ReplyRequest(identity=ADA, payload=asked, request_id="x" * 128)
     assert check_request(request, LIMITS) == request
     again = payload(messages=(), conversation_id="c", position=Position(replace="m"))
     assert check(again).payload == again

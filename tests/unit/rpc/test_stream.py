@@ -14,11 +14,11 @@ from parley_server.rpc.identity import OpenAccess
 from parley_server.rpc.stream import Stream
 
 from tests.clock import settle
-from tests.fakes import Notes
+from tests.fakes import RecordingObserver
 from tests.replicas import LEASE_S, Cluster, Replica
-from tests.unit.core.spoken import Spoken, spoken
+from tests.unit.core.running_reply import RunningReply, start_reply
 
-QUARTER_S = LEASE_S / 4
+RENEWAL_S = LEASE_S / 4
 HEARTBEAT_S = 5.0
 
 
@@ -50,7 +50,7 @@ class Client:
         return [message.sequence for message in self.sent]
 
 
-class Edges(Notes):
+class Edges(RecordingObserver):
     """An observer of calls."""
 
     def __init__(self) -> None:
@@ -96,29 +96,29 @@ async def streams(a: Replica) -> AsyncIterator[Streams]:
 
 
 @pytest.fixture
-async def reply(a: Replica) -> Spoken:
-    return await spoken(a, "one ")
+async def reply(a: Replica) -> RunningReply:
+    return await start_reply(a, "one ")
 
 
 async def test_a_stream_stops_between_two_chunks_and_continues_there(cluster, a, streams):
     """A batch has chunks of several kinds. The lease expires while the first of them is written."""
-    reply = await spoken(a)
+    reply = await start_reply(a)
     client, _ = streams.open(reply.log, reasoning=True)
     await settle()
     client.blocked = asyncio.Event()
-    await reply.say("one ")
-    await reply.say("two ", "(hm)", "three ", "(well)", "four ")
+    await reply.write("one ")
+    await reply.write("two ", "(hm)", "three ", "(well)", "four ")
     assert client.kinds == ["accepted"]
     cluster.clock.suspend(LEASE_S)
     client.blocked.set()
     await settle()
     assert client.kinds == ["accepted", "text"]
-    await reply.say("five ")
+    await reply.write("five ")
     await settle()
     assert client.text == "one "
-    await cluster.advance(QUARTER_S)
-    await reply.say("six", None)
-    await a.settled(reply.generation)
+    await cluster.advance(RENEWAL_S)
+    await reply.write("six", None)
+    await a.stored_end(reply.generation)
     await settle()
     assert client.kinds == ["accepted", "text", "text", "reasoning", "text", "reasoning", "text", "text", "finished"]
     assert client.text == "one two three four five six"
@@ -127,7 +127,7 @@ async def test_a_stream_stops_between_two_chunks_and_continues_there(cluster, a,
 
 async def test_a_batch_stops_at_the_first_chunk_after_the_fence(cluster, a, streams):
     big = "x" * (MAX_MESSAGE_BYTES // 4)
-    reply = await spoken(a, "one ", "(hm)", big, "(well)", "five")
+    reply = await start_reply(a, "one ", "(hm)", big, "(well)", "five")
     client, _ = streams.open(reply.log, reasoning=False)
     seen = 0
 
@@ -141,7 +141,7 @@ async def test_a_batch_stops_at_the_first_chunk_after_the_fence(cluster, a, stre
     client.before = fence_at_the_second_text
     await settle()
     assert client.sequences == [0, 1, 3]
-    await cluster.advance(QUARTER_S)
+    await cluster.advance(RENEWAL_S)
     assert client.sequences == [0, 1, 3, 5]
     assert client.text == "one " + big + "five"
 
@@ -149,21 +149,21 @@ async def test_a_batch_stops_at_the_first_chunk_after_the_fence(cluster, a, stre
 async def test_a_fenced_stream_sends_only_heartbeats(cluster, a, streams, reply):
     client, _ = streams.open(reply.log)
     await settle()
-    a.store.away = True
+    a.store.unavailable = True
     await cluster.advance(LEASE_S)
-    await reply.say("two ", "(hm)")
+    await reply.write("two ", "(hm)")
     before = len(client.sent)
     await cluster.advance(3 * HEARTBEAT_S)
     assert client.kinds[before:] == ["heartbeat"] * 3
     assert client.sequences[before:] == [1, 1, 1]
-    a.store.away = False
-    await cluster.advance(QUARTER_S)
+    a.store.unavailable = False
+    await cluster.advance(RENEWAL_S)
     assert (client.kinds[-1], client.text) == ("text", "one two ")
 
 
 async def test_the_sequence_of_heartbeats_never_decreases(cluster, a, streams):
     """Chunks that the reader did not request have sequence numbers as well."""
-    reply = await spoken(a, "one ", "(hm)", "(hm)")
+    reply = await start_reply(a, "one ", "(hm)", "(hm)")
     client, _ = streams.open(reply.log)
     await cluster.advance(HEARTBEAT_S)
     assert client.sequences == [0, 1, 3]
@@ -173,12 +173,12 @@ async def test_the_sequence_of_heartbeats_never_decreases(cluster, a, streams):
             cluster.clock.suspend(LEASE_S)
 
     client.before = fence
-    await reply.say("four ")
+    await reply.write("four ")
     client.blocked = asyncio.Event()
-    await reply.say("five ", "(hm)", "seven ")
+    await reply.write("five ", "(hm)", "seven ")
     client.blocked.set()
     await settle()
-    a.store.away = True
+    a.store.unavailable = True
     await cluster.advance(2 * HEARTBEAT_S)
     assert client.sequences == sorted(client.sequences)
 
@@ -186,16 +186,16 @@ async def test_the_sequence_of_heartbeats_never_decreases(cluster, a, streams):
 async def test_the_stream_of_a_lost_reply_ends_as_the_reply_is_stored(cluster, a, streams, reply):
     client, stream = streams.open(reply.log)
     await settle()
-    a.store.away = True
+    a.store.unavailable = True
     await cluster.advance(LEASE_S)
-    await reply.say("zombie")
+    await reply.write("zombie")
     await cluster.expire(a)
-    b = Replica(cluster, "b", a.actor.act)
+    b = Replica(cluster, "b", a.provider.answer)
     cluster.replicas.append(b)
     await cluster.store.hold_lease("b", 3600.0)
     (taken,) = await cluster.store.take_over("b", 10)
-    a.store.away = False
-    await cluster.advance(QUARTER_S)
+    a.store.unavailable = False
+    await cluster.advance(RENEWAL_S)
     assert client.text == "one "
     await b.recovery.end_taken_over(taken)
     await cluster.advance(3.0)
@@ -225,7 +225,7 @@ async def test_a_drain_with_other_replicas_redirects_readers(cluster, a, reply):
     assert before.sent[-1].sequence == 1
     assert streams.observer.away == 1
     during, staying = streams.open(reply.log, after=1)
-    await reply.say("two", None)
+    await reply.write("two", None)
     await asyncio.wait_for(staying, 5)
     assert during.kinds == ["accepted", "text", "finished"]
     await draining
@@ -239,7 +239,7 @@ async def test_a_drain_without_other_replicas_only_sends_a_notice(cluster, a, st
     draining = asyncio.ensure_future(streams.replies.drain(20.0))
     await settle()
     assert client.kinds == ["accepted", "text", "go_away"]
-    await reply.say("two", None)
+    await reply.write("two", None)
     await asyncio.wait_for(stream, 5)
     assert client.kinds == ["accepted", "text", "go_away", "text", "finished"]
     await draining

@@ -8,29 +8,29 @@ from parley_server.core.events import Chunk
 from parley_server.core.replies.generate import Generation
 from parley_server.core.replies.log import Reader
 
-from tests.fakes import Typist, World
+from tests.fakes import CoreHarness, ManualAnswer
 
 
-class Spoken:
-    """A running reply of a world, which is told what to say."""
+class RunningReply:
+    """A running reply of a harness, which is told what to say."""
 
-    def __init__(self, typist: Typist, generation: Generation) -> None:
-        self.say = typist.say
+    def __init__(self, answer: ManualAnswer, generation: Generation) -> None:
+        self.write = answer.write
         self.generation = generation
         self.log = generation.log
         self.id = generation.log.reply.id
         self.conversation_id = generation.log.reply.conversation_id
 
 
-async def spoken(world: World, *words: str, **fields: Any) -> Spoken:
+async def start_reply(harness: CoreHarness, *words: str, **fields: Any) -> RunningReply:
     """A reply that has said these words."""
-    typist = Typist()
-    made = Spoken(typist, await world.begin(typist.act, **fields))
-    await made.say(*words)
+    answer = ManualAnswer()
+    made = RunningReply(answer, await harness.begin(answer.generate, **fields))
+    await made.write(*words)
     return made
 
 
-def drained(reader: Reader) -> list[Chunk]:
+def read_available(reader: Reader) -> list[Chunk]:
     """All that a reader can have now."""
     chunks: list[Chunk] = []
     while reader.ready:
@@ -38,7 +38,7 @@ def drained(reader: Reader) -> list[Chunk]:
     return chunks
 
 
-async def to_the_end(reader: Reader) -> list[Chunk]:
+async def read_to_end(reader: Reader) -> list[Chunk]:
     """All that a reader is given, up to the terminal chunk."""
     chunks: list[Chunk] = []
     while not reader.done:
