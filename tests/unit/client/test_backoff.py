@@ -13,7 +13,7 @@ def test_each_delay_lies_between_half_and_the_whole_of_its_step(chance, attempts
     assert whole / 2 <= patience.failed() <= whole
 
 
-def test_it_gives_up_after_the_time_without_progress():
+def test_retries_end_after_max_elapsed_s_without_progress():
     now = [0.0]
     patience = Patience(Backoff(random=lambda: 1.0, max_elapsed_s=10.0, clock=lambda: now[0]))
     delays = []
@@ -25,11 +25,11 @@ def test_it_gives_up_after_the_time_without_progress():
     assert patience.failed() == 0.1
 
 
-def test_the_servers_wait_is_a_lower_bound():
+def test_retry_after_s_is_a_lower_bound_of_the_delay():
     patience = Patience(Backoff(max_elapsed_s=10.0))
     assert patience.failed(retry_after_s=3.0) == 3.0
     assert patience.failed(retry_after_s=60.0) is None
 
 
-def test_zero_patience_never_tries_again():
+def test_zero_max_elapsed_s_disables_retries():
     assert Patience(Backoff(max_elapsed_s=0.0)).failed() is None

@@ -51,7 +51,7 @@ def test_the_table_names_every_reason_of_the_contract():
 
 
 @pytest.mark.parametrize("reason", CLASSES)
-def test_reason_becomes_class(reason):
+def test_each_reason_has_its_error_class(reason):
     proto = reply_error(grpc.StatusCode.ABORTED, reason, retryable=True, retry_after_s=1.5, metadata={"reply_id": "r"})
     error = error_of_proto(proto)
     assert type(error) is CLASSES[reason]
@@ -59,13 +59,13 @@ def test_reason_becomes_class(reason):
     assert (error.retryable, error.retry_after_s, error.metadata) == (True, 1.5, {"reply_id": "r"})
 
 
-def test_a_reason_newer_than_this_client_is_read_by_its_code():
+def test_an_unknown_reason_is_classified_by_its_code():
     error = error_of_proto(errors_pb2.ReplyError(code=grpc.StatusCode.NOT_FOUND.value[0], reason=999))
     assert type(error) is errors.NotFound
     assert error.reason == "UNKNOWN_999"
 
 
-def test_a_trailer_that_makes_no_sense_leaves_the_code():
+def test_an_invalid_trailer_is_ignored():
     trailers = grpc.aio.Metadata((TRAILER, b"\xff\xff\xff"))
     status = grpc.aio.AioRpcError(grpc.StatusCode.UNAVAILABLE, grpc.aio.Metadata(), trailers, details="gone")
     error = error_of_status(status)

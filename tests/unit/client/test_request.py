@@ -7,7 +7,7 @@ from parley.v1 import chat_pb2, resources_pb2
 PNG = b"\x89PNG\r\n\x1a\n...."
 
 
-def test_every_field_lands_where_it_belongs():
+def test_every_argument_sets_its_field():
     made = build_request(
         "Hello",
         {
@@ -62,13 +62,13 @@ def test_images_go_with_the_text_as_one_message():
     assert made == chat_pb2.ReplyRequest(request_id="r", input=[message])
 
 
-def test_a_given_request_is_copied_and_its_key_kept():
+def test_a_given_request_is_copied_with_its_request_id():
     given = chat_pb2.ReplyRequest(request_id="mine", text="a")
     made = build_request(given, {"model": "fast"})
     assert (made.request_id, made.text, made.model, given.model) == ("mine", "a", "fast", "")
 
 
-def test_each_request_without_a_key_gets_its_own():
+def test_each_request_without_an_id_gets_its_own():
     keys = {build_request("a", {}).request_id for _ in range(3)}
     assert len(keys) == 3
     assert "" not in keys
@@ -83,6 +83,6 @@ def test_each_request_without_a_key_gets_its_own():
         {"after_message_id": "a", "replace_message_id": "b"},
     ],
 )
-def test_what_cannot_be_meant_is_refused_here(fields):
+def test_contradictory_arguments_raise_value_error(fields):
     with pytest.raises(ValueError, match=r"images|system|exclude"):
         build_request("a", fields)

@@ -85,7 +85,7 @@ def test_events_of_a_whole_log():
     assert transcript.tool_calls == (ToolCall(0, "c1", "f", "{}"),)
 
 
-def test_notices_do_not_move_the_cursor():
+def test_a_notice_does_not_move_the_cursor():
     transcript = Transcript()
     transcript.apply(accepted(sequence=7))
     transcript.apply(chat_pb2.TokenChunk(sequence=9, go_away=chat_pb2.GoAway()))
@@ -118,14 +118,14 @@ def test_a_snapshot_replaces_text_and_tool_calls():
     assert transcript.sequence == 65539
 
 
-def test_an_old_snapshot_does_not_undo_newer_text():
+def test_an_older_snapshot_is_ignored():
     transcript = Transcript()
     for chunk in (snapshot(2, "ab"), text(3, "c"), snapshot(2, "ab")):
         transcript.apply(chunk)
     assert transcript.text == "abc"
 
 
-def test_a_snapshot_where_the_reader_stands_replaces_what_it_has():
+def test_a_snapshot_at_the_cursor_replaces_the_text():
     transcript = Transcript()
     for chunk in (text(1, "a"), text(2, "lost"), snapshot(2, "kept")):
         transcript.apply(chunk)
@@ -143,10 +143,10 @@ def test_a_failure_keeps_the_partial_text():
     assert (failure.reply_id, failure.message_id) == ("reply-1", "message-2")
 
 
-def test_the_terminal_chunk_counts_at_the_cursor_too():
+def test_a_terminal_chunk_at_the_cursor_is_applied():
     transcript = Transcript(reply_id="reply-1", after_sequence=6)
     assert transcript.apply(finished(6)).reason == "STOP"
 
 
-def test_a_finish_newer_than_this_client_reads_other():
+def test_an_unknown_finish_reason_is_other():
     assert Transcript().apply(finished(1, reason=77)).reason == "OTHER"

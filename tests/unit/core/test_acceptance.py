@@ -99,20 +99,20 @@ async def test_a_retry_attaches_to_the_ended_reply(harness):
     assert len(harness.provider.prompts) == 1
 
 
-async def test_a_key_belongs_to_its_end_user(harness):
+async def test_request_ids_are_separate_per_end_user_and_tenant(harness):
     await harness.stored_end(await harness.begin(request_id="r"))
     for identity in (Identity(tenant="shop", end_user="ben"), Identity(tenant="bank", end_user="ada")):
         assert isinstance(await accept(harness, request_id="r", identity=identity), Generation)
 
 
-async def test_another_payload_under_the_same_key_is_refused(harness):
+async def test_a_reused_request_id_with_another_payload_is_refused(harness):
     await harness.stored_end(await harness.begin(request_id="r"))
     with pytest.raises(RequestIdReused):
         await accept(harness, "other", request_id="r")
     assert harness.observer.refusals == [Reason.REQUEST_ID_REUSED]
 
 
-async def test_a_key_outlives_the_erasure(harness):
+async def test_a_retry_after_the_erasure_is_not_found_and_starts_no_reply(harness):
     stored = await harness.stored_end(await harness.begin(request_id="r"))
     await harness.store.delete_conversation(ADA, stored.conversation_id, "")
     with pytest.raises(ReplyNotFound):
@@ -121,7 +121,7 @@ async def test_a_key_outlives_the_erasure(harness):
 
 
 @pytest.mark.parametrize("refused_as", ["draining", "overloaded", "in progress", "unknown model"])
-async def test_a_retry_comes_before_every_refusal(make_harness, refused_as):
+async def test_a_retry_attaches_where_a_new_request_is_refused(make_harness, refused_as):
     harness = make_harness(hold, max_replies=1 if refused_as == "overloaded" else 10)
     created = await _conversation(harness)
     first = await harness.begin(request_id="r", conversation_id=created.id)
@@ -141,7 +141,7 @@ def _no_model(alias: str, fallbacks: tuple[str, ...]):
     raise ModelNotFound("gone")
 
 
-async def test_concurrent_calls_of_one_key_start_one_reply(harness):
+async def test_concurrent_requests_with_one_id_start_one_reply(harness):
     accepted = await asyncio.gather(*[accept(harness, request_id="r") for _ in range(8)])
     started = [each for each in accepted if isinstance(each, Generation)]
     assert len(started) == 1
@@ -163,7 +163,7 @@ async def test_concurrent_calls_of_one_key_start_one_reply(harness):
         ({"messages": (Message(role=Role.TOOL, parts=()),)}, InvalidRequest),
     ],
 )
-async def test_a_refusal_leaves_nothing(harness, fields, kind):
+async def test_a_refused_request_leaves_no_trace(harness, fields, kind):
     with pytest.raises(kind) as refused:
         await accept(harness, request_id="r", **fields)
     assert harness.observer.refusals == [refused.value.reason]
@@ -178,7 +178,7 @@ async def _conversation(harness: CoreHarness, *texts: str, **fields) -> Conversa
     return await harness.conversations.create(ADA, creation, "")
 
 
-async def test_refusals_that_the_transaction_meets(harness):
+async def test_refusals_by_the_transaction_leave_no_trace(harness):
     taken = await _conversation(harness, id="mine")
     with pytest.raises(ConversationExists):
         await accept(harness, new_conversation=Conversation(id=taken.id))
@@ -187,7 +187,7 @@ async def test_refusals_that_the_transaction_meets(harness):
     await nothing_left(harness)
 
 
-async def test_an_overload_by_replies_and_by_bytes(make_harness):
+async def test_requests_over_the_limit_of_replies_or_prompt_bytes_are_refused(make_harness):
     harness = make_harness(hold, max_replies=2, max_prompt_bytes=100)
     first = await harness.begin()
     with pytest.raises(Overloaded):
@@ -203,7 +203,7 @@ async def test_an_overload_by_replies_and_by_bytes(make_harness):
     await ended(harness, await accept(harness, "x" * 1000))
 
 
-async def test_a_loop_that_is_late_takes_nothing_new_and_keeps_what_it_has(make_harness):
+async def test_an_overloaded_event_loop_refuses_new_requests_and_keeps_running_replies(make_harness):
     harness = make_harness(hold)
     running = await harness.begin(request_id="first")
     harness.observer.overloaded = True
@@ -222,7 +222,7 @@ async def test_a_loop_that_is_late_takes_nothing_new_and_keeps_what_it_has(make_
     await nothing_left(harness)
 
 
-async def test_a_drain_refuses_what_is_new(harness):
+async def test_a_drain_refuses_new_requests(harness):
     await harness.replies.drain(0.0)
     with pytest.raises(Draining):
         await accept(harness)
@@ -282,7 +282,7 @@ async def test_a_drain_does_not_wait_for_an_acceptance_that_fails(harness):
 # --- one at a time
 
 
-async def test_a_second_reply_in_a_conversation_is_refused_by_name(harness):
+async def test_a_second_reply_in_a_conversation_is_refused_with_the_id_of_the_first(harness):
     created = await _conversation(harness)
     first = await harness.begin(hold, conversation_id=created.id)
     with pytest.raises(ReplyInProgress) as refused:
@@ -292,7 +292,7 @@ async def test_a_second_reply_in_a_conversation_is_refused_by_name(harness):
     assert not first.log.sealed
 
 
-async def test_of_many_calls_on_a_conversation_one_is_accepted(harness):
+async def test_one_of_many_concurrent_requests_in_a_conversation_is_accepted(harness):
     harness.provider.answer = hold
     created = await _conversation(harness)
     results = await asyncio.gather(
@@ -318,7 +318,7 @@ async def test_an_interrupt_ends_the_running_reply_and_follows_its_answer(harnes
     assert turn.head_message_id == second.log.reply.parent_message_id
 
 
-async def test_an_interrupt_of_a_silent_reply_follows_its_question(harness):
+async def test_an_interrupt_of_a_reply_without_text_follows_the_user_message(harness):
     created = await _conversation(harness)
 
     async def silent(prompt, sink):
@@ -335,7 +335,7 @@ def _said(message) -> tuple[str, str]:
     return message.role, "".join(part.text for part in message.parts if isinstance(part, TextPart))
 
 
-async def test_an_interrupt_waits_for_5_seconds(harness):
+async def test_an_interrupt_is_refused_if_the_running_reply_does_not_end_in_5_seconds(harness):
     created = await _conversation(harness)
 
     harness.store.fail("finalise", times=8)
@@ -355,7 +355,7 @@ async def test_an_interrupt_waits_for_5_seconds(harness):
         await harness.clock.advance(1.0)
 
 
-async def test_an_interrupt_of_a_row_without_a_task_ends_it(harness):
+async def test_an_interrupt_ends_a_stored_reply_without_a_task(harness):
     created = await _conversation(harness)
     first = await harness.begin(hold, conversation_id=created.id)
     del harness.live_replies.running[first.log.reply.id]
@@ -367,7 +367,7 @@ async def test_an_interrupt_of_a_row_without_a_task_ends_it(harness):
     harness.live_replies.running[first.log.reply.id] = first
 
 
-async def test_a_refused_interrupt_interrupts_nothing(make_harness):
+async def test_a_refused_interrupt_leaves_the_running_reply_alone(make_harness):
     harness = make_harness(hold, max_prompt_bytes=100)
     created = await _conversation(harness)
     first = await harness.begin(conversation_id=created.id)
@@ -377,7 +377,7 @@ async def test_a_refused_interrupt_interrupts_nothing(make_harness):
     assert not first.log.sealed
 
 
-async def test_a_retried_interrupt_does_not_interrupt_itself(harness):
+async def test_a_retried_interrupt_attaches_to_its_own_reply(harness):
     created = await _conversation(harness)
     fields = {"request_id": "r", "conversation_id": created.id, "interrupt": True}
     first = await harness.begin(hold, **fields)
@@ -385,7 +385,7 @@ async def test_a_retried_interrupt_does_not_interrupt_itself(harness):
     assert not first.log.sealed
 
 
-async def test_concurrent_interrupts_of_one_key_do_not_interrupt_each_other(harness):
+async def test_concurrent_interrupts_with_one_id_start_one_reply(harness):
     created = await _conversation(harness)
     older = await harness.begin(hold, conversation_id=created.id)
     fields = {"request_id": "r", "conversation_id": created.id, "interrupt": True}
@@ -399,7 +399,7 @@ async def test_concurrent_interrupts_of_one_key_do_not_interrupt_each_other(harn
 # --- the head
 
 
-async def test_a_head_that_moves_means_building_the_prompt_again(harness):
+async def test_the_prompt_is_rebuilt_when_the_head_moves(harness):
     created = await _conversation(harness, "hello", "there")
     moves = [2]
     await _move_head_before_commits(harness, created, moves)
@@ -410,7 +410,7 @@ async def test_a_head_that_moves_means_building_the_prompt_again(harness):
     assert generation.log.reply.parent_message_id == generation.log.reply.input_message_ids[-1]
 
 
-async def test_a_head_that_moves_thrice_is_a_refusal(harness):
+async def test_a_head_that_moves_three_times_refuses_the_request(harness):
     created = await _conversation(harness, "hello", "there")
     await _move_head_before_commits(harness, created, [3])
     with pytest.raises(ReplyInProgress) as refused:
@@ -437,14 +437,14 @@ async def _move_head_before_commits(harness: CoreHarness, created: Conversation,
 # --- an outcome that nobody knows
 
 
-async def test_a_commit_whose_answer_was_lost_is_found(harness):
+async def test_a_commit_with_a_lost_answer_starts_the_reply(harness):
     harness.store.fail("accept", times=1, after=True, unknown=True)
     generation = await accept(harness)
     assert isinstance(generation, Generation)
     assert (await harness.stored_end(generation)).state is State.COMPLETED
 
 
-async def test_a_commit_that_did_not_happen_is_told(harness):
+async def test_a_commit_that_did_not_happen_raises_after_two_checks(harness):
     """Looked for twice: a server that stood still may not have come to it the first time."""
     harness.store.fail("accept", times=1, unknown=True)
     looks = []
@@ -460,14 +460,14 @@ async def test_a_commit_that_did_not_happen_is_told(harness):
     assert isinstance(await accept(harness, request_id="r"), Generation)
 
 
-async def test_an_unknown_outcome_is_asked_for_while_the_store_is_away(harness):
+async def test_an_unknown_commit_is_checked_until_the_store_answers(harness):
     harness.store.fail("accept", times=1, after=True, unknown=True)
     harness.store.fail("get_reply", times=3)
     generation = await in_time(harness, accept(harness))
     assert (await harness.stored_end(generation)).state is State.COMPLETED
 
 
-async def test_whoever_waits_for_an_unknown_outcome_is_told_and_the_reply_begins_all_the_same(harness):
+async def test_an_unknown_commit_is_reported_at_the_deadline_and_its_reply_starts_later(harness):
     harness.store.fail("accept", times=1, after=True, unknown=True)
     harness.store.fail("get_reply", times=10_000)
     began = harness.clock.monotonic()
@@ -488,7 +488,7 @@ async def test_whoever_waits_for_an_unknown_outcome_is_told_and_the_reply_begins
     await nothing_left(harness)
 
 
-async def test_an_unknown_outcome_of_a_process_that_stops_is_left_to_others(harness):
+async def test_a_stopping_process_leaves_an_unknown_commit_to_recovery(harness):
     harness.store.fail("accept", times=1, after=True, unknown=True)
     harness.store.fail("get_reply", times=10_000)
     with pytest.raises(StorageUnavailable):
@@ -512,7 +512,7 @@ async def in_time(harness, work):
     return await task
 
 
-async def test_a_cancel_before_the_acceptance_costs_no_call_to_the_provider(harness):
+async def test_a_cancel_before_the_acceptance_prevents_the_provider_call(harness):
     with pytest.raises(ReplyNotFound):
         await harness.replies.cancel(ADA, CancelTarget(request_id="r"), "changed my mind")
     generation = await accept(harness, request_id="r")
@@ -532,7 +532,7 @@ def _accepting(harness: CoreHarness) -> bool:
 
 
 @pytest.mark.parametrize("interrupt", [False, True])
-async def test_a_caller_that_leaves_at_any_await_leaves_nothing_or_a_running_reply(make_harness, interrupt):
+async def test_a_caller_that_disconnects_at_any_await_leaves_no_trace_or_a_running_reply(make_harness, interrupt):
     harness = make_harness(hold)
     outcomes = set()
     for step in range(40):
@@ -560,7 +560,7 @@ async def test_a_caller_that_leaves_at_any_await_leaves_nothing_or_a_running_rep
     await nothing_left(harness)
 
 
-async def test_a_caller_that_left_before_the_acceptance_was_the_first_reader(harness):
+async def test_a_caller_that_disconnects_before_the_acceptance_starts_the_orphan_timer(harness):
     harness.provider.answer = hold
     calling = asyncio.ensure_future(harness.replies.start(reply_request(orphan_ttl_s=30.0)))
     await settle()
@@ -576,7 +576,7 @@ async def test_a_caller_that_left_before_the_acceptance_was_the_first_reader(har
     assert (await harness.stored_end(generation)).finish_reason is FinishReason.ORPHANED
 
 
-async def test_what_the_provider_is_told(harness):
+async def test_request_fields_override_those_of_the_conversation_in_the_prompt(harness):
     created = await _conversation(harness, system=("be kind",), post_system="now", model="fast")
     asked = {"sampling": Sampling(max_output_tokens=1000), "system": ("be brief",)}
     generation = await harness.begin(conversation_id=created.id, **asked)
@@ -598,7 +598,7 @@ async def test_what_the_provider_is_told(harness):
     ]
 
 
-async def test_the_longest_answer_is_asked_for_where_it_is_configured_and_the_caller_sets_none(harness):
+async def test_configured_output_tokens_are_the_default_of_max_output_tokens(harness):
     catalog = harness.catalog
     catalog.model = msgspec.structs.replace(catalog.model, output_tokens=100)
     await harness.stored_end(await harness.begin())
@@ -606,7 +606,7 @@ async def test_the_longest_answer_is_asked_for_where_it_is_configured_and_the_ca
     assert [prompt.sampling.max_output_tokens for prompt in harness.provider.prompts] == [100, 7]
 
 
-async def test_the_cache_key_is_one_for_each_conversation_and_does_not_tell_its_id(harness):
+async def test_the_cache_key_is_stable_per_conversation_and_hides_its_id(harness):
     one, two = await _conversation(harness), await _conversation(harness)
     for created in (one, one, two):
         await harness.stored_end(await harness.begin(conversation_id=created.id))
@@ -629,7 +629,7 @@ async def call_twice(prompt, sink):
     return Finish(reason=FinishReason.TOOL_CALLS)
 
 
-async def test_a_result_of_an_unknown_call_is_refused_by_its_id_and_leaves_nothing(harness):
+async def test_a_result_of_an_unknown_tool_call_is_refused_and_leaves_no_trace(harness):
     created = await _conversation(harness)
     await harness.stored_end(await harness.begin(call_twice, conversation_id=created.id))
     with pytest.raises(InvalidRequest, match="'c'"):
@@ -638,7 +638,7 @@ async def test_a_result_of_an_unknown_call_is_refused_by_its_id_and_leaves_nothi
     assert len(harness.provider.prompts) == 1
 
 
-async def test_a_request_may_bring_some_results_only_and_the_rest_later(harness):
+async def test_tool_results_may_arrive_in_several_requests(harness):
     created = await _conversation(harness)
     await harness.stored_end(await harness.begin(call_twice, conversation_id=created.id))
     for messages in ((result("a"),), (result("a"), result("b"))):  # the one that is sent again is known, too
@@ -646,7 +646,7 @@ async def test_a_request_may_bring_some_results_only_and_the_rest_later(harness)
         assert stored.state is State.COMPLETED
 
 
-async def test_a_result_of_a_call_that_the_context_policy_has_cut_off_is_known(harness):
+async def test_a_result_of_a_call_outside_the_context_policy_is_accepted(harness):
     created = await _conversation(harness, context=ContextPolicy(max_messages=1))
     await harness.stored_end(await harness.begin(call_twice, conversation_id=created.id))
     for _ in range(3):
@@ -657,7 +657,7 @@ async def test_a_result_of_a_call_that_the_context_policy_has_cut_off_is_known(h
         await harness.begin(conversation_id=created.id, messages=(result("c"),))
 
 
-async def test_a_result_may_answer_a_call_of_its_own_request(harness):
+async def test_a_result_may_follow_its_call_in_one_request(harness):
     call = Message(role=Role.ASSISTANT, parts=(ToolCallPart(id="x", name="f"),))
     payload = Message(role=Role.USER, parts=(TextPart(text="q"),))
     stored = await harness.stored_end(await harness.begin(messages=(payload, call, result("x"))))
@@ -666,7 +666,7 @@ async def test_a_result_may_answer_a_call_of_its_own_request(harness):
         await harness.begin(messages=(payload, result("x"), call))
 
 
-async def test_an_interrupt_may_bring_the_result_of_the_answer_that_it_interrupts(harness):
+async def test_an_interrupt_may_contain_the_result_of_a_call_of_the_interrupted_reply(harness):
     async def call_and_hold(prompt, sink):
         sink.tool_call(0, "a", "f", "{}")
         sink.flush()
@@ -703,7 +703,7 @@ class Commits:
             raise OperationalError("COMMIT", {}, sqlite3.OperationalError("disk I/O error"))
 
 
-async def test_the_provider_is_asked_once_the_acceptance_is_committed(harness):
+async def test_the_provider_is_called_after_the_commit(harness):
     commits = Commits(harness)
     accepting = asyncio.ensure_future(accept(harness, request_id="r"))
     await until(commits.reached.is_set)
@@ -717,7 +717,7 @@ async def test_the_provider_is_asked_once_the_acceptance_is_committed(harness):
     assert len(harness.provider.prompts) == 1
 
 
-async def test_what_a_fast_provider_writes_is_journaled(make_harness):
+async def test_entries_of_a_fast_provider_are_journaled(make_harness):
     harness = make_harness(journal=True)
     generation = await harness.begin(hold)
     await until(lambda: generation.log.last_sequence == 1)
@@ -728,7 +728,7 @@ async def test_what_a_fast_provider_writes_is_journaled(make_harness):
     await ended(harness, generation)
 
 
-async def test_a_commit_that_fails_asks_no_provider(harness):
+async def test_a_failed_commit_prevents_the_provider_call(harness):
     commits = Commits(harness)
     commits.failing = True
     commits.let.set()
@@ -741,7 +741,7 @@ async def test_a_commit_that_fails_asks_no_provider(harness):
     assert len(harness.provider.prompts) == 1
 
 
-async def test_a_stop_during_the_commit_ends_the_reply_without_a_call(harness):
+async def test_a_cancel_during_the_commit_prevents_the_provider_call(harness):
     commits = Commits(harness)
     accepting = asyncio.ensure_future(accept(harness))
     await until(commits.reached.is_set)

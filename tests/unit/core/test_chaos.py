@@ -158,7 +158,7 @@ class Chaos:
 
 
 @pytest.mark.parametrize("seed", SEEDS)
-async def test_whatever_fails_all_readers_have_one_text_and_the_stored_end(cluster, seed):
+async def test_readers_agree_with_the_stored_end_after_random_faults(cluster, seed):
     chance = random.Random(seed)
     replicas = [await cluster.join(name, journal=True) for name in "abc"]
     await cluster.advance(LEASE_S + 1)

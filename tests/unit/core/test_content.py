@@ -10,7 +10,7 @@ from parley_server.core.model import Message, ReasoningPart, Role, TextPart, Too
 from tests.fakes import ended, reply
 
 
-def test_parts_stand_in_the_order_in_which_they_began():
+def test_parts_are_ordered_by_their_first_entry():
     answer = answer_of(
         [
             ReasoningDelta("think "),
@@ -41,7 +41,7 @@ def test_parts_stand_in_the_order_in_which_they_began():
     assert answer.is_message
 
 
-def test_a_snapshot_replaces_what_came_before():
+def test_a_snapshot_replaces_earlier_entries():
     message = Message(role=Role.ASSISTANT, parts=(TextPart(text="kept"),))
     stored = ended(reply(), last_sequence=5, message=message)
     given = [TextDelta("lost"), ToolCallDelta(0, "a", "f", ""), Snapshot(stored), TextDelta("new")]
@@ -59,12 +59,12 @@ def test_a_snapshot_replaces_what_came_before():
         (ToolCallPart(id="a", name="", arguments="{}"), False),
     ],
 )
-def test_a_complete_tool_call_has_a_name_and_whole_arguments(call, expected):
+def test_a_complete_tool_call_has_an_id_a_name_and_valid_json_arguments(call, expected):
     assert complete(call) is expected
     assert Answer((call,)).is_message is expected
 
 
-def test_reasoning_and_empty_text_alone_are_no_message():
+def test_reasoning_and_empty_text_alone_make_no_message():
     assert not Answer(()).is_message
     assert not Answer((ReasoningPart(text="why"), TextPart(text=""))).is_message
     assert Answer((ReasoningPart(text="why"), TextPart(text="x"))).is_message

@@ -63,7 +63,7 @@ def _word(part) -> str:
     return part.id if isinstance(part, ToolCallPart) else f"={part.tool_call_id}"
 
 
-def test_the_order_is_system_history_post_system_new():
+def test_messages_are_ordered_system_history_post_system_new():
     prompt = build(
         [user("one"), assistant("two")],
         [user("three")],
@@ -87,26 +87,26 @@ def test_the_order_is_system_history_post_system_new():
         ([assistant("b")], ["b", "!"]),
     ],
 )
-def test_post_system_stands_right_before_the_newest_user_message(new, expected):
+def test_post_system_precedes_the_newest_user_message(new, expected):
     assert [text for _, text in shown(build([], new, post_system="!"))] == expected
 
 
 @pytest.mark.parametrize(
     ("limit", "expected"), [(0, "abcdef"), (6, "abcdef"), (5, "bcdef"), (3, "def"), (2, "ef"), (1, "ef")]
 )
-def test_the_newest_messages_are_kept_and_new_ones_never_left_out(limit, expected):
+def test_max_messages_keeps_the_newest_and_all_new_messages(limit, expected):
     path = [user("a"), assistant("b"), user("c"), assistant("d")]
     prompt = build(path, [user("e"), user("f")], max_messages=limit)
     assert "".join(text for _, text in shown(prompt)) == expected
 
 
-def test_a_failed_partial_is_left_out_and_a_cancelled_one_kept():
+def test_failed_partial_messages_are_omitted_and_cancelled_ones_kept():
     path = [user("a"), assistant("failed", partial=True, failed=True), user("b"), assistant("cut", partial=True)]
     assert [text for _, text in shown(build(path, [user("c")]))] == ["a", "b", "cut", "c"]
     assert [text for _, text in shown(build(path, [user("c")], max_messages=4))] == ["a", "b", "cut", "c"]
 
 
-def test_calls_without_a_result_and_messages_of_nothing_else_are_left_out():
+def test_calls_without_a_result_and_messages_emptied_by_that_are_omitted():
     path = [
         user("q"),
         assistant("thinking", call("answered"), call("unanswered")),
@@ -123,7 +123,7 @@ def test_calls_without_a_result_and_messages_of_nothing_else_are_left_out():
     ]
 
 
-def test_a_result_whose_call_is_elsewhere_is_user_text_in_its_place():
+def test_a_result_that_does_not_follow_its_call_becomes_user_text():
     path = [user("q"), assistant(call("a"), call("b")), result("a"), assistant("so")]
     assert shown(build(path, [result("b")])) == [
         ("user", "q"),
@@ -134,13 +134,13 @@ def test_a_result_whose_call_is_elsewhere_is_user_text_in_its_place():
     ]
 
 
-def test_nothing_moves_when_a_result_comes_later():
+def test_a_later_result_does_not_change_the_earlier_prompt():
     path = [user("q"), assistant(call("a"), call("b")), result("a"), assistant("so")]
     before = shown(build(path, [user("next")]))
     assert shown(build(path, [result("b")]))[:4] == before[:4]
 
 
-def test_a_result_of_no_call_at_all_is_shown_by_its_id():
+def test_a_result_without_a_call_becomes_user_text_with_its_id():
     path = [user("q"), assistant("cut", call("half", '{"x')), result("half"), assistant("so"), result("stranger")]
     assert shown(build(path, [user("n")])) == [
         ("user", "q"),
@@ -152,7 +152,7 @@ def test_a_result_of_no_call_at_all_is_shown_by_its_id():
     ]
 
 
-def test_a_result_before_its_call_does_not_answer_it():
+def test_a_result_before_its_call_becomes_user_text():
     assert shown(build([user("q"), result("a"), assistant(call("a"))], [user("n")])) == [
         ("user", "q"),
         ("user", "[result of a] 42"),
@@ -160,7 +160,7 @@ def test_a_result_before_its_call_does_not_answer_it():
     ]
 
 
-def test_an_id_that_a_provider_uses_again_belongs_to_its_own_turn():
+def test_a_reused_call_id_belongs_to_its_own_turn():
     path = [user("q"), assistant(call("a")), result("a"), assistant(call("a")), user("never mind")]
     assert shown(build(path, [user("n")])) == [
         ("user", "q"),
@@ -171,7 +171,7 @@ def test_an_id_that_a_provider_uses_again_belongs_to_its_own_turn():
     ]
 
 
-def test_results_that_come_in_two_requests_answer_their_calls():
+def test_results_of_two_requests_answer_their_calls():
     path = [user("q"), assistant(call("a"), call("b")), result("a"), assistant("cut", partial=True, failed=True)]
     assert shown(build(path, [result("b")])) == [
         ("user", "q"),
@@ -181,20 +181,20 @@ def test_results_that_come_in_two_requests_answer_their_calls():
     ]
 
 
-def test_a_result_that_is_sent_again_takes_the_place_of_the_one_before():
+def test_a_repeated_result_replaces_the_earlier_one():
     again = said(Role.TOOL, ToolResultPart(tool_call_id="a", content="43"))
     prompt = build([user("q"), assistant(call("a"), call("b")), result("a")], [again, result("b")])
     assert shown(prompt) == [("user", "q"), ("assistant", "a+b"), ("tool", "=a"), ("tool", "=b")]
     assert prompt[2].parts[0].content == "43"
 
 
-def test_two_calls_of_one_id_have_a_result_each():
+def test_two_calls_with_one_id_need_two_results():
     path = [user("q"), assistant(call("a"), call("a")), result("a"), result("a")]
     assert shown(build(path, [user("n")]))[1:4] == [("assistant", "a+a"), ("tool", "=a"), ("tool", "=a")]
     assert shown(build(path[:3], [user("n")]))[1:3] == [("assistant", "a"), ("tool", "=a")]
 
 
-def test_a_new_result_whose_call_is_cut_off_is_shown_as_text():
+def test_a_new_result_whose_call_is_cut_off_becomes_user_text():
     path = [user("q"), assistant(call("a"))]
     assert shown(build(path, [result("a")], max_messages=1)) == [("user", "[result of a] 42")]
 
@@ -204,7 +204,7 @@ def test_new_results_answer_calls_of_the_history():
     assert shown(prompt) == [("user", "q"), ("assistant", "a+b"), ("tool", "=a"), ("tool", "=b")]
 
 
-def test_a_cut_that_orphans_a_result_drops_it():
+def test_a_result_is_omitted_if_max_messages_cuts_off_its_call():
     path = [user("q"), assistant(call("a")), result("a"), assistant("so")]
     assert shown(build(path, [user("n")], max_messages=3)) == [("assistant", "so"), ("user", "n")]
     assert shown(build(path, [user("n")], max_messages=4)) == [
@@ -215,7 +215,7 @@ def test_a_cut_that_orphans_a_result_drops_it():
     ]
 
 
-def test_images_are_shown_by_their_bytes():
+def test_stored_images_are_loaded_and_other_images_unchanged():
     stored = ImagePart(image_id="image-1", mime_type="image/png", size_bytes=5)
     url = ImagePart(url="https://example.com/a.png")
     new = ImagePart(mime_type="image/gif", data=b"GIF")
@@ -230,7 +230,7 @@ def test_images_are_shown_by_their_bytes():
     assert prompt_bytes(prompt) == 4 + 5 + len(url.url) + 3
 
 
-def test_an_image_that_is_gone_is_left_out_with_the_message_that_held_nothing_else():
+def test_missing_images_are_omitted_with_messages_emptied_by_that():
     gone = ImagePart(image_id="gone")
     for images in ((), (IMAGE,)):
         assert shown(build([user(gone), user("see", gone)], [user("n")], images=images)) == [
@@ -239,7 +239,7 @@ def test_an_image_that_is_gone_is_left_out_with_the_message_that_held_nothing_el
         ]
 
 
-def test_sizes_count_every_kind_of_part():
+def test_prompt_bytes_count_every_kind_of_part():
     prompt = build([user("ab"), assistant(call("a")), result("a")], [user("c")])
     assert prompt_bytes(prompt) == 2 + 3 + 2 + 1
 
@@ -268,12 +268,12 @@ def named(*words: str) -> list[Message]:
         ("aAb", "cd", {}, "aAbcd"),
     ],
 )
-def test_input_that_was_refused_as_too_large_is_left_out_once_other_input_follows(path, new, refused, expected):
+def test_input_refused_as_too_large_is_omitted_once_other_input_follows(path, new, refused, expected):
     prompt = build(named(*path), named(*new), refused=refused)
     assert "".join(text for _, text in shown(prompt)) == expected
 
 
-def test_a_tool_result_that_was_refused_as_too_large_is_left_out_with_its_call():
+def test_a_tool_result_refused_as_too_large_is_omitted_with_its_call():
     huge = said(Role.TOOL, ToolResultPart(tool_call_id="a", content="x" * 9), id="huge")
     prompt = build([user("q"), assistant(call("a")), huge], [user("never mind")], refused=refusing("huge"))
     assert shown(prompt) == [("user", "q"), ("user", "never mind")]

@@ -66,7 +66,7 @@ def held_back(*given: Entry) -> Log:
 # --- the lease
 
 
-def test_a_lease_is_held_until_its_end_and_not_at_it():
+def test_a_lease_is_held_before_its_end_and_not_at_its_end():
     now = 10.0
     lease = Lease(lambda: now)
     assert not lease.held
@@ -78,7 +78,7 @@ def test_a_lease_is_held_until_its_end_and_not_at_it():
     assert not NEVER.held
 
 
-def test_the_clock_of_a_lease_counts_the_time_asleep(monkeypatch):
+def test_the_lease_clock_counts_suspended_time(monkeypatch):
     """The wall clock may be set, and the monotonic one stands still while the machine sleeps."""
     asked = []
     monkeypatch.setattr("time.clock_gettime", lambda which: asked.append(which) or 5.0)
@@ -89,7 +89,7 @@ def test_the_clock_of_a_lease_counts_the_time_asleep(monkeypatch):
 # --- the log
 
 
-def test_what_is_written_without_the_lease_is_numbered_after_it_is_back_in_order():
+def test_entries_written_without_the_lease_are_numbered_in_order_after_the_renewal():
     leased = LeasedLog("a", "b")
     leased.expire()
     leased.write("c", "d")
@@ -104,7 +104,7 @@ def test_what_is_written_without_the_lease_is_numbered_after_it_is_back_in_order
     assert texts_of(read_available(Reader(leased.log, 0))) == "abcde"
 
 
-def test_what_is_held_back_keeps_its_place_although_the_lease_is_back_unnoticed():
+def test_held_back_entries_keep_their_place_if_the_lease_is_renewed_before_their_release():
     """Between a renewal and the release of what was held back, later text must not overtake it."""
     leased = LeasedLog("a")
     leased.expire()
@@ -116,7 +116,7 @@ def test_what_is_held_back_keeps_its_place_although_the_lease_is_back_unnoticed(
     assert texts_of(read_available(Reader(leased.log, 0))) == "abc"
 
 
-def test_a_reader_is_given_nothing_without_the_lease_of_what_is_numbered_either():
+def test_readers_get_no_numbered_entries_without_the_lease():
     leased = LeasedLog("a", "b")
     reader = Reader(leased.log, 1)
     leased.expire()
@@ -129,7 +129,7 @@ def test_a_reader_is_given_nothing_without_the_lease_of_what_is_numbered_either(
     assert texts_of(reader.take()) == "b"
 
 
-async def test_a_reader_that_waits_is_woken_by_the_revival_although_nothing_was_held_back():
+async def test_the_renewal_wakes_a_waiting_reader_if_no_entry_was_held_back():
     leased = LeasedLog("a", "b")
     reader = Reader(leased.log, 1)
     leased.expire()
@@ -141,7 +141,7 @@ async def test_a_reader_that_waits_is_woken_by_the_revival_although_nothing_was_
     assert texts_of(reader.take()) == "b"
 
 
-async def test_a_text_held_back_wakes_nobody():
+async def test_held_back_text_wakes_no_reader():
     leased = LeasedLog("a")
     waiting = asyncio.ensure_future(Reader(leased.log, 1).wait())
     await settle()
@@ -153,7 +153,7 @@ async def test_a_text_held_back_wakes_nobody():
     await waiting
 
 
-def test_an_end_as_it_is_stored_is_shown_although_fenced():
+def test_a_stored_end_is_shown_without_the_lease():
     leased = LeasedLog("a")
     before = Reader(leased.log, 1)
     leased.expire()
@@ -166,7 +166,7 @@ def test_an_end_as_it_is_stored_is_shown_although_fenced():
     assert texts_of(read_available(Reader(leased.log, 0))) == "ab"
 
 
-def test_a_winner_s_end_is_shown_by_a_writer_that_lost_for_ever():
+def test_a_writer_that_lost_its_reply_shows_the_stored_end_of_the_new_owner():
     log = held_back(TextDelta("a"))
     winner = ended(log.reply, last_sequence=TAKEOVER_GAP + 1, state=State.FAILED)
     log.replace(winner)
@@ -175,7 +175,7 @@ def test_a_winner_s_end_is_shown_by_a_writer_that_lost_for_ever():
     assert log.last_sequence == winner.last_sequence
 
 
-async def test_an_erased_log_ends_its_readers_although_fenced():
+async def test_an_erased_log_ends_its_readers_without_the_lease():
     log = held_back(TextDelta("a"))
     waiting = asyncio.ensure_future(Reader(log, 0).until_ended())
     await settle()
@@ -183,7 +183,7 @@ async def test_an_erased_log_ends_its_readers_although_fenced():
     await waiting
 
 
-async def test_a_log_that_is_broken_off_shows_what_there_is_then_the_error():
+async def test_a_log_broken_off_by_an_error_shows_its_entries_then_raises_the_error():
     log = Log.of_other(reply())
     log.append(TextDelta("a"))
     reader, late = Reader(log, 0), Reader(log, 1)
@@ -204,7 +204,7 @@ async def test_a_log_that_is_broken_off_shows_what_there_is_then_the_error():
     assert (log.over, log.fenced, log.ended) == (True, False, False)
 
 
-def test_the_journal_s_limit_and_the_lease_hold_back_together(monkeypatch):
+def test_entries_need_both_the_lease_and_journal_capacity(monkeypatch):
     monkeypatch.setattr(log_module, "MAX_UNJOURNALED", 3)
     leased = LeasedLog(*"abcd")
     assert leased.log.last_sequence == 3
@@ -223,7 +223,7 @@ def test_the_journal_s_limit_and_the_lease_hold_back_together(monkeypatch):
     assert texts_of(read_available(Reader(leased.log, 0))) == "abcdefgh"
 
 
-def test_a_log_of_another_replica_waits_for_no_journal(monkeypatch):
+def test_a_log_of_another_replica_has_no_journal_limit(monkeypatch):
     monkeypatch.setattr(log_module, "MAX_UNJOURNALED", 3)
     log = Log.of_other(reply())
     for letter in "abcdefgh":
@@ -236,7 +236,7 @@ def test_a_log_of_another_replica_waits_for_no_journal(monkeypatch):
 
 @settings(deadline=None, max_examples=80)
 @given(given=st.lists(entries(), max_size=40), seed=st.integers(0, 10_000))
-def test_however_the_lease_comes_and_goes_every_reader_gets_every_entry_once(given, seed):
+def test_readers_get_every_entry_once_with_random_expiries_and_renewals(given, seed):
     chance = random.Random(seed)
     leased = LeasedLog()
     readers = [(Reader(leased.log, 0), []) for _ in range(3)]
@@ -276,7 +276,7 @@ async def running(a: Replica) -> RunningReply:
     return await start_reply(a, "one ")
 
 
-async def test_views_of_a_fenced_reply_hold_nothing_that_is_held_back(cluster, a, running):
+async def test_get_wait_and_poll_omit_held_back_entries(cluster, a, running):
     a.store.unavailable = True
     await cluster.advance(LEASE_S)
     await running.write("two")
@@ -295,7 +295,7 @@ async def test_views_of_a_fenced_reply_hold_nothing_that_is_held_back(cluster, a
     assert texts_of(polled.chunks) == "one two"
 
 
-async def test_nothing_is_journaled_or_published_without_the_lease(cluster, a, running):
+async def test_entries_are_neither_journaled_nor_published_without_the_lease(cluster, a, running):
     await cluster.advance(RENEWAL_S)
     assert running.log.durable_sequence == 1
     cluster.clock.suspend(LEASE_S)
@@ -309,7 +309,7 @@ async def test_nothing_is_journaled_or_published_without_the_lease(cluster, a, r
     assert cluster.network.published(running.id) == (TextDelta("one "), TextDelta("two "))
 
 
-async def test_a_fenced_reply_s_text_is_stored_whole(cluster, a, running):
+async def test_a_reply_that_ends_without_the_lease_is_stored_with_its_whole_text(cluster, a, running):
     cluster.clock.suspend(LEASE_S)
     await running.write("two ", "three", None)
     stored = await a.stored_end(running.generation)
@@ -318,7 +318,7 @@ async def test_a_fenced_reply_s_text_is_stored_whole(cluster, a, running):
     assert texts_of(read_available(Reader(running.log, 0))) == "one two three"
 
 
-async def test_one_lease_fences_every_reply_of_the_replica_and_revives_all(cluster, a):
+async def test_one_lease_hides_and_shows_all_replies_of_the_replica(cluster, a):
     replies = [await start_reply(a, f"{number} ") for number in range(5)]
     readers = [Reader(each.log, 0) for each in replies]
     cluster.clock.suspend(LEASE_S)
@@ -329,7 +329,7 @@ async def test_one_lease_fences_every_reply_of_the_replica_and_revives_all(clust
     assert [texts_of(read_available(reader)) for reader in readers] == [f"{number} more" for number in range(5)]
 
 
-async def test_a_reply_that_is_lost_stays_fenced_when_the_others_are_back(cluster, a):
+async def test_a_lost_reply_stays_hidden_after_the_renewal_and_others_continue(cluster, a):
     lost = await start_reply(a, "lost ")
     await cluster.advance(0.01)
     kept = await start_reply(a, "kept ")

@@ -76,7 +76,7 @@ async def test_a_reply_completes(harness):
     assert harness.store.calls == ["accept", "finalise", "get_reply"]
 
 
-async def test_the_provider_s_own_count_is_kept(harness):
+async def test_counts_of_the_provider_are_stored(harness):
     async def answer(prompt, sink):
         sink.text("x")
         sink.usage(Usage(prompt_tokens=1))
@@ -96,7 +96,7 @@ async def test_the_provider_s_own_count_is_kept(harness):
         (Usage(prompt_tokens=10, completion_tokens=9), Usage(prompt_tokens=10, completion_tokens=9, cost_nano_usd=28)),
     ],
 )
-async def test_what_the_provider_has_not_counted_is_estimated(harness, counted, expected):
+async def test_missing_counts_of_the_provider_are_estimated(harness, counted, expected):
     async def answer(prompt, sink):
         sink.text("Hello")
         sink.usage(counted)
@@ -107,7 +107,7 @@ async def test_what_the_provider_has_not_counted_is_estimated(harness, counted, 
     assert stored.usage == expected
 
 
-async def test_the_newest_usage_wins_though_it_was_not_numbered(harness):
+async def test_the_last_usage_is_stored_even_without_a_log_entry(harness):
     async def answer(prompt, sink):
         for number in range(1, 100):
             sink.text("x")
@@ -121,7 +121,7 @@ async def test_the_newest_usage_wins_though_it_was_not_numbered(harness):
     assert stored.last_sequence <= 99 + 3
 
 
-async def test_a_filter_s_refusal_before_the_first_token_costs_nothing(harness):
+async def test_a_content_filter_before_the_first_token_costs_nothing(harness):
     async def answer(_prompt, _sink):
         return Finish(reason=FinishReason.CONTENT_FILTER, provider_reason="content_filter")
 
@@ -132,7 +132,7 @@ async def test_a_filter_s_refusal_before_the_first_token_costs_nothing(harness):
 
 @pytest.mark.parametrize("kind", PROVIDER_ERRORS)
 @pytest.mark.parametrize("pieces", [(), ("par", "tial")])
-async def test_a_provider_s_failure_keeps_the_text_so_far(harness, kind, pieces):
+async def test_a_provider_failure_keeps_the_partial_text(harness, kind, pieces):
     error = kind("said so", retry_after_s=2.0, metadata={"http": "503"})
     stored = await check_end(harness, await harness.begin(speaking(*pieces, then=error)))
     assert (stored.state, stored.finish_reason) == (State.FAILED, None)
@@ -153,7 +153,7 @@ async def leak(prompt, sink):
 
 
 @pytest.mark.parametrize("answer", [speaking("partial", then=RuntimeError("secret")), leak])
-async def test_a_defect_is_told_without_its_text(harness, answer, caplog):
+async def test_an_unexpected_error_is_reported_without_its_text(harness, answer, caplog):
     stored = await check_end(harness, await harness.begin(answer))
     assert stored.state is State.FAILED
     assert stored.error == ReplyError(reason=Reason.INTERNAL, message="internal error", metadata={"call_id": stored.id})
@@ -165,7 +165,7 @@ async def test_a_defect_is_told_without_its_text(harness, answer, caplog):
 
 @pytest.mark.parametrize("finish", [FinishReason.CANCELLED, FinishReason.ORPHANED, FinishReason.INTERRUPTED, None])
 @pytest.mark.parametrize("moment", ["before the provider", "before a token", "later"])
-async def test_a_stop_ends_it_at_once(harness, finish, moment):
+async def test_a_cancel_ends_the_reply_at_once(harness, finish, moment):
     async def stop_early(_):
         [accepting] = harness.live_replies.running.values()
         accepting.cancel(Cancel(finish=finish, reason="because"))
@@ -191,7 +191,7 @@ async def test_a_stop_ends_it_at_once(harness, finish, moment):
 
 
 @pytest.mark.parametrize("pieces", [(), ("some",)])
-async def test_the_time_limit(harness, pieces):
+async def test_the_time_limit_completes_a_reply_with_text_and_fails_one_without(harness, pieces):
     generation = await harness.begin(speaking(*pieces), time_limit_s=30.0)
     await harness.clock.advance(29.9)
     assert not generation.log.sealed
@@ -214,7 +214,7 @@ async def test_the_size_limit_ends_with_max_tokens(make_harness):
     assert not stored.message.partial
 
 
-async def test_a_provider_that_ends_well_on_a_cancel_has_not_completed(harness):
+async def test_a_provider_that_returns_on_a_cancel_does_not_complete_the_reply(harness):
     async def answer(prompt, sink):
         sink.text("half")
         sink.flush()
@@ -232,7 +232,7 @@ async def test_a_provider_that_ends_well_on_a_cancel_has_not_completed(harness):
     assert (stored.state, text_of(stored)) == (State.CANCELLED, "half")
 
 
-async def test_nothing_that_a_provider_says_while_it_is_closed_is_seen(harness):
+async def test_text_written_while_the_provider_closes_is_dropped(harness):
     async def answer(prompt, sink):
         sink.text("half")
         sink.flush()
@@ -249,7 +249,7 @@ async def test_nothing_that_a_provider_says_while_it_is_closed_is_seen(harness):
     assert (stored.error.reason, text_of(stored)) == (Reason.OWNER_LOST, "half")
 
 
-async def test_a_stop_after_the_provider_s_end_changes_nothing(harness):
+async def test_a_cancel_after_the_provider_returned_is_ignored(harness):
     done = asyncio.Event()
 
     async def answer(prompt, sink):
@@ -264,7 +264,7 @@ async def test_a_stop_after_the_provider_s_end_changes_nothing(harness):
     assert (await check_end(harness, generation)).state is State.COMPLETED
 
 
-async def test_a_provider_that_ignores_a_cancel_is_left_behind(harness, caplog):
+async def test_a_provider_that_ignores_a_cancel_is_abandoned_after_5_seconds(harness, caplog):
     released = asyncio.Event()
 
     async def answer(prompt, sink):
@@ -289,7 +289,7 @@ async def test_a_provider_that_ignores_a_cancel_is_left_behind(harness, caplog):
 
 
 @pytest.mark.parametrize("carried_out", [False, True])
-async def test_a_store_that_is_down_is_asked_again_until_the_end_is_stored(harness, carried_out):
+async def test_storing_the_end_is_retried_with_backoff_while_the_store_is_unavailable(harness, carried_out):
     harness.store.fail("finalise", times=6, after=carried_out, unknown=carried_out)
     generation = await harness.begin()
     await until(lambda: harness.clock.waiting == 1)
@@ -307,7 +307,7 @@ async def test_a_store_that_is_down_is_asked_again_until_the_end_is_stored(harne
     assert [type(chunk.entry) for chunk in read_all(generation.log)[-2:]][1] is Finished
 
 
-async def test_who_loses_the_race_announces_the_winner(harness):
+async def test_the_loser_of_a_takeover_shows_the_stored_end_of_the_new_owner(harness):
     generation = await harness.begin(speaking("mine"))
     await settle()
     reader = Reader(generation.log, 0)
@@ -323,7 +323,7 @@ async def test_who_loses_the_race_announces_the_winner(harness):
     assert harness.live_replies.running == {}
 
 
-async def test_the_readers_of_an_erased_reply_are_told(harness):
+async def test_an_erased_reply_is_not_found_by_its_readers(harness):
     generation = await harness.begin(speaking("mine"))
     await settle()
     await harness.store.finalise(_taken_over(generation))
@@ -378,7 +378,7 @@ class Steps:
 
 
 @pytest.mark.parametrize("ending", ["completes", "fails", "is stopped", "store is down"])
-async def test_a_cancel_at_any_await_leaves_a_stored_end(make_harness, monkeypatch, ending):
+async def test_a_task_cancelled_at_any_await_leaves_a_stored_end(make_harness, monkeypatch, ending):
     strikes: set[int] = set()
     steps: list[Steps] = []
 
@@ -441,7 +441,7 @@ async def test_a_cancel_at_any_await_leaves_a_stored_end(make_harness, monkeypat
             await once({first, second})
 
 
-async def test_a_cancel_before_the_first_step_leaves_a_stored_end(harness):
+async def test_a_task_cancelled_before_its_first_step_leaves_a_stored_end(harness):
     generation = await harness.begin(speaking("text"))
     generation.task.cancel()
     stored = await check_end(harness, generation)
@@ -451,7 +451,7 @@ async def test_a_cancel_before_the_first_step_leaves_a_stored_end(harness):
     assert not generation.dead
 
 
-async def test_a_users_stop_outlives_the_cancel_of_the_task(harness):
+async def test_a_cancel_by_the_user_is_kept_when_the_task_is_cancelled(harness):
     generation = await harness.begin(speaking("text"))
     await settle()
     generation.cancel(Cancel(finish=FinishReason.CANCELLED, reason="user"))
@@ -461,7 +461,7 @@ async def test_a_users_stop_outlives_the_cancel_of_the_task(harness):
 
 
 @pytest.mark.parametrize("block", range(4))
-async def test_however_its_ends_race_there_is_one_and_it_is_stored(make_harness, block):
+async def test_racing_ends_leave_one_stored_end(make_harness, block):
     for seed in range(block * 40, block * 40 + 40):
         await _race(make_harness(max_reply_bytes=40), random.Random(seed))
 
@@ -520,6 +520,6 @@ async def _race(harness: CoreHarness, chance: random.Random) -> None:
     assert harness.provider.open_calls == 0
 
 
-def test_every_provider_error_is_covered():
+def test_all_8_provider_errors_are_tested():
     assert len(PROVIDER_ERRORS) == 8
     assert all(issubclass(kind, ParleyError) for kind in PROVIDER_ERRORS)

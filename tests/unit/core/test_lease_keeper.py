@@ -40,7 +40,7 @@ async def taken_over(cluster: Cluster, by: str, *owners: Replica) -> list:
 # --- the lease
 
 
-async def test_the_lease_runs_from_before_the_database_was_asked_less_a_quarter(cluster):
+async def test_the_lease_ends_a_quarter_early_counted_from_before_the_database_call(cluster):
     a = Replica(cluster, "a", ManualAnswer().generate)
     cluster.replicas.append(a)
     assert not a.lease.held
@@ -61,7 +61,7 @@ async def test_the_lease_runs_from_before_the_database_was_asked_less_a_quarter(
     assert not a.lease.held
 
 
-async def test_it_is_renewed_at_each_quarter(cluster, a):
+async def test_the_lease_is_renewed_every_quarter(cluster, a):
     assert a.store.calls.count("hold_lease") == 1
     await cluster.advance(2 * RENEWAL_S - 0.1)
     assert a.store.calls.count("hold_lease") == 2
@@ -70,7 +70,7 @@ async def test_it_is_renewed_at_each_quarter(cluster, a):
     assert a.lease.until == pytest.approx(cluster.clock.boottime() + 2 * RENEWAL_S, abs=RENEWAL_S)
 
 
-async def test_a_replica_is_settled_after_one_lease_of_unbroken_contact(cluster, a):
+async def test_a_replica_is_settled_after_one_lease_of_uninterrupted_contact(cluster, a):
     await cluster.advance(LEASE_S - 0.1)
     assert not a.lease_keeper.settled
     await cluster.advance(0.2)
@@ -85,7 +85,7 @@ async def test_a_replica_is_settled_after_one_lease_of_unbroken_contact(cluster,
     assert a.lease_keeper.settled
 
 
-async def test_a_lapse_unsettles_although_no_renewal_has_failed(cluster, a):
+async def test_an_expired_lease_unsettles_the_replica_without_a_failed_renewal(cluster, a):
     await cluster.advance(2 * LEASE_S)
     assert a.lease_keeper.settled
     cluster.clock.suspend(60.0)
@@ -95,7 +95,7 @@ async def test_a_lapse_unsettles_although_no_renewal_has_failed(cluster, a):
     assert not a.lease_keeper.settled
 
 
-async def test_a_defect_of_a_renewal_does_not_end_the_renewals(cluster, a, caplog):
+async def test_an_unexpected_error_of_a_renewal_does_not_end_the_renewals(cluster, a, caplog):
     async def defect(*_):
         a.store.before.clear()
         raise RuntimeError("a defect")
@@ -107,7 +107,7 @@ async def test_a_defect_of_a_renewal_does_not_end_the_renewals(cluster, a, caplo
     assert a.lease.held
 
 
-async def test_giving_it_up_frees_what_is_still_owned(cluster, a, reply):
+async def test_a_released_lease_lets_others_take_over_its_replies(cluster, a, reply):
     await a.lease_keeper.end()
     assert not a.lease.held
     taken = await cluster.store.take_over("b", 100)
@@ -119,7 +119,7 @@ async def test_giving_it_up_frees_what_is_still_owned(cluster, a, reply):
 # --- a database that is away
 
 
-async def test_a_database_that_is_away_for_long_fails_no_reply(cluster, a, reply):
+async def test_a_long_database_outage_fails_no_reply(cluster, a, reply):
     reader = Reader(reply.log, 0)
     assert texts_of(read_available(reader)) == "one "
     a.store.unavailable = True
@@ -148,7 +148,7 @@ async def test_a_database_that_is_away_for_long_fails_no_reply(cluster, a, reply
     assert reader.done
 
 
-async def test_a_reply_that_ends_while_the_database_is_away_is_stored_when_it_is_back(cluster, a, reply):
+async def test_a_reply_that_ends_during_a_database_outage_is_stored_afterwards(cluster, a, reply):
     a.store.unavailable = True
     await cluster.advance(LEASE_S)
     await reply.write("two", None)
@@ -174,7 +174,7 @@ async def test_new_requests_are_refused_without_the_lease(cluster, a):
     assert not (await a.replies.start(reply_request(request_id="r"))).replayed
 
 
-async def test_a_wall_clock_that_is_set_changes_nothing(cluster, a, reply):
+async def test_the_lease_ignores_changes_of_the_wall_clock(cluster, a, reply):
     reader = Reader(reply.log, 1)
     for jump_s in (3600.0, -7200.0):
         cluster.clock.correct(jump_s)
@@ -190,7 +190,7 @@ async def test_a_wall_clock_that_is_set_changes_nothing(cluster, a, reply):
     assert not a.lease.held
 
 
-async def test_the_time_that_a_machine_was_asleep_counts(cluster, a, reply):
+async def test_suspended_time_counts_towards_the_lease(cluster, a, reply):
     cluster.clock.suspend(LEASE_S)
     await reply.write("two")
     assert not Reader(reply.log, 0).ready
@@ -201,7 +201,7 @@ async def test_the_time_that_a_machine_was_asleep_counts(cluster, a, reply):
 # --- what others have taken over
 
 
-async def test_a_reply_that_was_taken_over_shows_nothing_more_but_the_winner_s_end(cluster, a, reply):
+async def test_a_reply_that_was_taken_over_shows_only_the_stored_end_of_the_new_owner(cluster, a, reply):
     reader = Reader(reply.log, 1)
     reading = asyncio.ensure_future(read_to_end(reader))
     a.store.unavailable = True
@@ -230,7 +230,7 @@ async def test_a_reply_that_was_taken_over_shows_nothing_more_but_the_winner_s_e
     assert [each[0] for each in a.observer.ended] == [stored]
 
 
-async def test_a_takeover_that_no_lapse_announced_is_found_by_the_next_renewal(cluster, a, reply):
+async def test_a_takeover_without_an_expired_lease_is_found_by_the_next_renewal(cluster, a, reply):
     """The database's clock may have jumped: what counts is what it says."""
     await taken_over(cluster, "b", a)
     await reply.write("two ")
@@ -242,7 +242,7 @@ async def test_a_takeover_that_no_lapse_announced_is_found_by_the_next_renewal(c
     assert reply.log.content() == [TextDelta("one "), TextDelta("two ")]
 
 
-async def test_what_is_ending_can_be_taken_over_too(cluster, a, reply):
+async def test_a_takeover_of_an_ending_reply_hides_its_held_back_text(cluster, a, reply):
     """Its text is held back by the fence, and must not be shown by the revival: another replica may be ending it."""
     reader = Reader(reply.log, 1)
     a.store.unavailable = True
@@ -276,7 +276,7 @@ async def finish_elsewhere(cluster: Cluster, taken: list) -> None:
         await b.recovery.end_taken_over(each)
 
 
-async def test_a_reply_taken_over_while_its_end_is_being_stored_ends_as_the_winner_says(cluster, a, reply):
+async def test_a_takeover_while_the_end_is_being_stored_wins(cluster, a, reply):
     a.store.before["finalise"] = refuse
     await reply.write("two", None)
     await settle()
@@ -294,7 +294,7 @@ async def test_a_reply_taken_over_while_its_end_is_being_stored_ends_as_the_winn
     assert len(a.observer.ended) == 1
 
 
-async def test_an_erased_reply_ends_its_readers(cluster, a, reply):
+async def test_a_reply_erased_after_a_takeover_ends_its_readers(cluster, a, reply):
     a.store.unavailable = True
     await cluster.advance(LEASE_S)
     await finish_elsewhere(cluster, await taken_over(cluster, "b", a))
@@ -328,7 +328,7 @@ async def test_a_reply_that_ended_while_the_lease_was_renewed_is_not_lost(cluste
     assert "reply_ownership_lost" not in caplog.messages
 
 
-async def test_a_reply_that_ended_after_the_store_was_asked_is_not_lost(cluster, a, reply, caplog):
+async def test_a_reply_with_a_stored_end_that_its_owner_has_not_received_is_not_lost(cluster, a, reply, caplog):
     """The row is terminal, and so not among what the replica owns; the log has not been told yet."""
     told = asyncio.Event()
 
@@ -346,7 +346,7 @@ async def test_a_reply_that_ended_after_the_store_was_asked_is_not_lost(cluster,
     assert "reply_ownership_lost" not in caplog.messages
 
 
-async def test_an_acceptance_under_way_is_neither_lost_nor_reconciled(cluster, a):
+async def test_an_acceptance_without_its_answer_is_neither_lost_nor_reconciled(cluster, a):
     committed, told = asyncio.Event(), asyncio.Event()
 
     async def tell_late(*_):
@@ -368,7 +368,7 @@ async def test_an_acceptance_under_way_is_neither_lost_nor_reconciled(cluster, a
     assert (await a.stored_end(generation)).state is State.COMPLETED
 
 
-async def test_an_acceptance_not_yet_committed_is_not_lost_by_a_false_hint(cluster, a):
+async def test_an_uncommitted_acceptance_is_not_lost_by_a_false_notice(cluster, a):
     asked, go_on = asyncio.Event(), asyncio.Event()
 
     async def late(*_):
@@ -389,7 +389,7 @@ async def test_an_acceptance_not_yet_committed_is_not_lost_by_a_false_hint(clust
 
 
 @pytest.mark.parametrize("ended", [False, True])
-async def test_an_acceptance_that_was_taken_over_before_its_answer_came_shows_nothing(cluster, a, ended):
+async def test_an_acceptance_taken_over_before_its_answer_shows_only_the_stored_end(cluster, a, ended):
     """The process stood still at the commit; it is back, and holds its lease again, before it hears of it."""
     committed, told = asyncio.Event(), asyncio.Event()
 
@@ -429,7 +429,7 @@ async def test_an_acceptance_that_was_taken_over_before_its_answer_came_shows_no
 
 
 @pytest.mark.parametrize("kind", [FinishReason.CANCELLED, FinishReason.INTERRUPTED])
-async def test_a_wish_to_cancel_is_found_by_the_next_renewal(cluster, a, reply, kind):
+async def test_a_cancel_request_is_found_by_the_next_renewal(cluster, a, reply, kind):
     cluster.network.notices_lost = True
     await cluster.store.request_cancel(ADA, CancelTarget(reply_id=reply.id), kind, "enough", 1)
     await cluster.advance(RENEWAL_S)
@@ -438,7 +438,7 @@ async def test_a_wish_to_cancel_is_found_by_the_next_renewal(cluster, a, reply, 
     assert a.provider.open_calls == 0
 
 
-async def test_a_hint_of_a_wish_is_looked_up_at_once(cluster, a, reply):
+async def test_a_notice_of_a_cancel_request_is_checked_at_once(cluster, a, reply):
     a.lease_keeper.cancel_requested(reply.id)
     a.lease_keeper.cancel_requested("unknown")
     await cluster.settle()
@@ -453,7 +453,7 @@ async def test_a_hint_of_a_wish_is_looked_up_at_once(cluster, a, reply):
 
 
 @pytest.mark.parametrize("hint", ["taken_over", "cancel_requested"])
-async def test_a_hint_that_the_store_does_not_confirm_changes_nothing(cluster, a, reply, hint):
+async def test_a_notice_that_the_store_does_not_confirm_is_ignored(cluster, a, reply, hint):
     getattr(a.lease_keeper, hint)(reply.id)
     a.lease_keeper.erased((reply.id,))
     await cluster.settle()
@@ -467,7 +467,7 @@ async def test_a_hint_that_the_store_does_not_confirm_changes_nothing(cluster, a
     assert (stored.state, stored.message.parts) == (State.COMPLETED, (TextPart(text="one two"),))
 
 
-async def test_a_hint_of_a_takeover_that_is_true_stops_the_text_at_once(cluster, a, reply):
+async def test_a_confirmed_notice_of_a_takeover_stops_the_text_at_once(cluster, a, reply):
     await taken_over(cluster, "b", a)
     a.lease_keeper.taken_over(reply.id)
     await cluster.settle()
@@ -479,7 +479,7 @@ async def test_a_hint_of_a_takeover_that_is_true_stops_the_text_at_once(cluster,
 # --- rows without a task
 
 
-async def test_a_row_without_a_task_ends_as_a_defect(cluster, a, reply, caplog):
+async def test_a_row_without_a_task_ends_with_an_internal_error(cluster, a, reply, caplog):
     del a.live_replies.running[reply.id]
     await cluster.advance(RENEWAL_S)
     stored = await a.stored(reply.id)
@@ -487,14 +487,14 @@ async def test_a_row_without_a_task_ends_as_a_defect(cluster, a, reply, caplog):
     assert "reply_task_missing" in caplog.messages
 
 
-async def test_another_replica_s_row_is_not_reconciled(cluster, a, reply):
+async def test_rows_of_other_replicas_are_not_reconciled(cluster, a, reply):
     b = await cluster.join("b", sweeps=False)
     await cluster.advance(4 * RENEWAL_S)
     assert "finalise" not in b.store.calls
     assert not reply.log.sealed
 
 
-async def test_a_row_that_was_taken_over_meanwhile_is_left_to_its_owner(cluster, a, reply):
+async def test_a_row_taken_over_during_reconciliation_is_left_to_its_owner(cluster, a, reply):
     del a.live_replies.running[reply.id]
 
     lost = asyncio.Event()
@@ -510,7 +510,7 @@ async def test_a_row_that_was_taken_over_meanwhile_is_left_to_its_owner(cluster,
     assert (await a.stored(reply.id)).state is State.PENDING
 
 
-async def test_a_reconciliation_that_hangs_keeps_no_lease_from_being_renewed(cluster, a, reply):
+async def test_a_hanging_reconciliation_does_not_stop_the_renewals(cluster, a, reply):
     del a.live_replies.running[reply.id]
     hanging = asyncio.get_running_loop().create_future()
 
@@ -527,7 +527,7 @@ async def test_a_reconciliation_that_hangs_keeps_no_lease_from_being_renewed(clu
     assert (await a.stored(reply.id)).state is State.FAILED
 
 
-async def test_one_row_that_cannot_be_ended_keeps_no_other_from_it(cluster, a, reply, caplog):
+async def test_a_row_that_cannot_be_ended_does_not_block_other_rows(cluster, a, reply, caplog):
     other = await start_reply(a, "two ")
     for each in (reply, other):
         del a.live_replies.running[each.id]

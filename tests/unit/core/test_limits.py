@@ -15,7 +15,7 @@ from tests.clock import START_US, ManualClock
 from tests.fakes import ADA, RecordingObserver, ended, limits_with, reply
 
 
-def test_replies_are_limited():
+def test_replies_over_the_limit_are_refused():
     capacity = Capacity(limits_with(max_replies=2), ManualClock())
     capacity.claim(1)
     capacity.claim(1)
@@ -26,7 +26,7 @@ def test_replies_are_limited():
     capacity.claim(1)
 
 
-async def test_those_who_are_refused_come_back_one_after_the_other():
+async def test_retry_delays_of_refused_callers_are_spread_up_to_30_seconds():
     clock = ManualClock()
     capacity = Capacity(limits_with(), clock)
 
@@ -42,7 +42,7 @@ async def test_those_who_are_refused_come_back_one_after_the_other():
     assert away_s() == 1.0
 
 
-def test_bytes_of_prompts_are_limited_but_one_reply_always_fits():
+def test_prompt_bytes_over_the_limit_are_refused_unless_no_reply_runs():
     capacity = Capacity(limits_with(max_prompt_bytes=100), ManualClock())
     capacity.claim(1000)
     with pytest.raises(Overloaded):
@@ -85,7 +85,7 @@ class Kept:
         return log
 
 
-async def test_ended_logs_are_kept_for_their_time():
+async def test_ended_logs_are_removed_after_their_ttl():
     kept = Kept(ended_logs_ttl_s=60)
     first = kept.end("a")
     await kept.clock.advance(59.9)
@@ -99,7 +99,7 @@ async def test_ended_logs_are_kept_for_their_time():
     assert kept.live_replies._ended_bytes == 0
 
 
-def test_the_oldest_go_first_when_there_are_too_many_bytes():
+def test_the_oldest_ended_logs_are_removed_over_the_byte_limit():
     each = Kept().end("a", 50).footprint
     assert each > 50  # what surrounds the text counts, too
     kept = Kept(ended_logs_max_bytes=2 * each)
@@ -112,7 +112,7 @@ def test_the_oldest_go_first_when_there_are_too_many_bytes():
     assert kept.live_replies._ended_bytes == 0
 
 
-def test_what_is_somebody_elses_is_looked_for_elsewhere_as_an_unknown_id_is():
+def test_logs_of_other_users_and_tenants_are_not_found():
     kept = Kept()
     log = kept.end("a")
     assert kept.live_replies.find(Identity(tenant="shop"), "a") is log
@@ -124,7 +124,7 @@ def test_what_is_somebody_elses_is_looked_for_elsewhere_as_an_unknown_id_is():
         assert kept.live_replies.find(stranger, "a") is None
 
 
-def test_erased_logs_are_gone_and_end_their_readers():
+def test_erased_logs_are_removed():
     kept = Kept()
     a, b = kept.end("a", 30), kept.end("b", 40)
     kept.live_replies.erase(("a", "unknown"))
@@ -137,7 +137,7 @@ def test_erased_logs_are_gone_and_end_their_readers():
     assert kept.live_replies.find(ADA, "c") is None
 
 
-def test_ids_are_unique_within_a_moment_and_sort_by_time():
+def test_ids_of_one_moment_are_unique_and_ids_sort_by_time():
     ids = {new_id(START_US) for _ in range(10_000)}
     assert len(ids) == 10_000
     assert {len(each) for each in ids} == {26}

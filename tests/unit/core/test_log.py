@@ -68,7 +68,7 @@ def finish(log: Log) -> None:
 @given(
     given=st.lists(entries(), max_size=60), readers=st.lists(st.tuples(st.integers(0, 70), st.randoms()), max_size=5)
 )
-def test_readers_of_any_start_and_lag_get_every_later_entry_once_in_order(given, readers):
+def test_readers_with_any_start_and_lag_get_each_later_entry_once_in_order(given, readers):
     log = Log(reply())
     remote_replies = [(Reader(log, start), start, lag, []) for start, lag in readers]
     for entry in given:
@@ -97,7 +97,7 @@ def test_readers_of_any_start_and_lag_get_every_later_entry_once_in_order(given,
 
 @settings(deadline=None, max_examples=60)
 @given(given=st.lists(entries(), max_size=40))
-def test_resume_at_every_position(given):
+def test_a_reader_resumes_at_every_position(given):
     log = filled(*given)
     for after in range(len(given) + 1):
         assert folded(read_available(Reader(log, after))) == folded(whole(log)[after:])
@@ -120,7 +120,7 @@ def test_resume_at_every_position(given):
 
 @settings(deadline=None, max_examples=60)
 @given(given=st.lists(entries(), max_size=60))
-def test_merging_then_folding_is_folding(given):
+def test_merged_entries_make_the_same_answer(given):
     merged = merge(given)
     assert answer_of(entry for _, entry in merged) == answer_of(given)
     counts = [taken for taken, _ in merged]
@@ -130,7 +130,7 @@ def test_merging_then_folding_is_folding(given):
     assert sum(size_of(entry) for _, entry in merged) == sum(map(size_of, deltas))
 
 
-def test_merge_joins_neighbours_of_a_kind_alone():
+def test_merge_joins_only_adjacent_entries_of_one_kind():
     given = [
         TextDelta("a"),
         TextDelta("b"),
@@ -157,7 +157,7 @@ def test_merge_joins_neighbours_of_a_kind_alone():
     ]
 
 
-def test_10000_entries_are_numbered_densely():
+def test_10000_entries_are_numbered_without_gaps():
     log = filled(*[TextDelta(str(i)) for i in range(10_000)])
     one_by_one = [log.chunks(position)[0] for position in range(9_999, 10_000)]
     assert one_by_one == [Chunk(10_000, TextDelta("9999"))]
@@ -166,7 +166,7 @@ def test_10000_entries_are_numbered_densely():
     assert texts_of(read_available(Reader(log, 9_990))) == "".join(map(str, range(9_990, 10_000)))
 
 
-def test_nothing_follows_the_seal_but_the_end():
+def test_a_sealed_log_takes_only_its_end():
     log = filled(TextDelta("seen"))
     log.seal()
     log.append(TextDelta("late"))
@@ -178,7 +178,7 @@ def test_nothing_follows_the_seal_but_the_end():
 
 
 @pytest.mark.parametrize("seed_block", range(10))
-def test_however_ends_race_there_is_one_terminal_entry_and_nothing_after_it(seed_block):
+def test_racing_ends_leave_one_terminal_entry_at_the_end(seed_block):
     for seed in range(seed_block * 1000, seed_block * 1000 + 1000):
         chance = random.Random(seed)
         log = Log(reply())
@@ -217,7 +217,7 @@ def _ending(log: Log, action: str):
     return stored
 
 
-def test_readers_of_a_replaced_log_get_a_snapshot_then_the_end():
+def test_readers_of_a_replaced_log_get_a_snapshot_and_the_end():
     log = filled(*[TextDelta(str(i)) for i in range(10)])
     before, inside, beyond = Reader(log, 0), Reader(log, 5), Reader(log, 40)
     inside.take()
@@ -228,7 +228,7 @@ def test_readers_of_a_replaced_log_get_a_snapshot_then_the_end():
     assert read_available(Reader(log, winner.last_sequence)) == expected[1:]
 
 
-def test_of_a_log_that_has_expired_only_the_end_is_left():
+def test_an_expired_log_has_a_snapshot_and_the_end():
     stored = ended(reply(), last_sequence=8)
     log = Log.of_ended(stored)
     both = [Chunk(7, Snapshot(stored)), Chunk(8, terminal_of(stored))]
@@ -242,7 +242,7 @@ def test_a_reply_that_has_not_ended_has_no_terminal_entry():
         Log.of_ended(reply())
 
 
-def test_a_failed_reply_ends_with_its_error():
+def test_the_terminal_entry_has_the_error_or_the_finish_reason():
     error = ReplyError(reason=Reason.OWNER_LOST, message="gone")
     stored = ended(reply(), last_sequence=1, state=State.FAILED, error=error)
     assert terminal_of(stored) == Failed(error, stored.usage, stored.model, stored.provider)
@@ -267,7 +267,7 @@ async def test_an_erased_log_ends_its_readers():
     assert log.last_sequence == 1
 
 
-def test_an_owner_never_numbers_far_past_its_journal(monkeypatch):
+def test_unjournaled_entries_over_the_limit_are_held_back(monkeypatch):
     monkeypatch.setattr(log_module, "MAX_UNJOURNALED", 10)
     noticed: list[int] = []
     log = Log(reply())
@@ -290,7 +290,7 @@ def test_an_owner_never_numbers_far_past_its_journal(monkeypatch):
     assert texts_of(read_available(Reader(log, 0))) == "abcdefghijklmnopqrstuvwxyz"
 
 
-def test_what_was_held_back_is_shown_at_the_end(monkeypatch):
+def test_held_back_entries_are_shown_at_the_end(monkeypatch):
     monkeypatch.setattr(log_module, "MAX_UNJOURNALED", 3)
     log = filled(*[TextDelta(c) for c in "abcdefg"])
     log.seal()
@@ -303,7 +303,7 @@ def test_what_was_held_back_is_shown_at_the_end(monkeypatch):
     assert chunks[-1].sequence == 8
 
 
-def test_a_takeover_numbers_above_every_cursor_that_its_owner_can_have_shown(monkeypatch):
+def test_the_numbers_of_a_takeover_are_above_every_number_shown_by_the_owner(monkeypatch):
     assert MAX_UNJOURNALED < TAKEOVER_GAP
     log = filled(*[TextDelta("x")] * 70_000)
     assert log.last_sequence == MAX_UNJOURNALED
@@ -316,7 +316,7 @@ def test_a_takeover_numbers_above_every_cursor_that_its_owner_can_have_shown(mon
         assert [type(chunk.entry) for chunk in read_available(Reader(elsewhere, cursor))] == [Snapshot, Failed]
 
 
-def test_a_message_holds_at_most_a_mebibyte_or_one_larger_entry():
+def test_a_message_has_at_most_1_mib_or_one_larger_entry():
     half = MAX_MESSAGE_BYTES // 2
     big = TextDelta("b" * (MAX_MESSAGE_BYTES + 7))
     log = filled(
@@ -331,7 +331,7 @@ def test_a_message_holds_at_most_a_mebibyte_or_one_larger_entry():
 
 
 @pytest.mark.parametrize("seed_block", range(10))
-async def test_a_reader_that_attaches_at_any_moment_gets_the_exact_text(seed_block):
+async def test_readers_that_attach_at_random_moments_get_the_exact_text(seed_block):
     for seed in range(seed_block * 100, seed_block * 100 + 100):
         await _fuzzed_attach(random.Random(seed))
 
@@ -372,7 +372,7 @@ async def _fuzzed_attach(chance: random.Random) -> None:
         assert chunks[-1].sequence == log.last_sequence == len(pieces) + 1
 
 
-async def test_history_comes_before_what_is_new_however_long_it_is():
+async def test_a_long_history_is_read_before_new_entries():
     log = filled(*[TextDelta(f"{i} ") for i in range(10_000)])
     reader = Reader(log, 0)
     chunks = reader.take()
@@ -386,7 +386,7 @@ async def test_history_comes_before_what_is_new_however_long_it_is():
     assert [chunk.sequence for chunk in chunks] == [*range(10_000, 10_201), 10_201]
 
 
-def test_a_slow_reader_costs_nothing_while_it_lags():
+def test_slow_readers_use_no_memory():
     def grown(readers: int) -> int:
         log = Log(reply())
         slow = [Reader(log, 0) for _ in range(readers)]
@@ -415,7 +415,7 @@ async def test_a_slow_reader_catches_up_in_one_chunk():
     assert texts_of(written) == "word " * 20_000
 
 
-async def test_a_silent_log_keeps_no_reader_that_has_left():
+async def test_a_log_without_new_entries_drops_readers_that_left():
     log = Log(reply())
     for _ in range(50):
         reader = Reader(log, 0)
@@ -430,7 +430,7 @@ async def test_a_silent_log_keeps_no_reader_that_has_left():
     assert not log._waiting
 
 
-async def test_one_change_wakes_all_readers_and_the_end_ends_their_waits():
+async def test_an_entry_wakes_all_readers_and_the_end_wakes_those_waiting_for_it():
     log = Log(reply())
     waits = [asyncio.ensure_future(Reader(log, 0).wait()) for _ in range(3)]
     end = asyncio.ensure_future(Reader(log, 0).until_ended())
@@ -443,7 +443,7 @@ async def test_one_change_wakes_all_readers_and_the_end_ends_their_waits():
     await end
 
 
-def test_content_counts_in_bytes():
+def test_the_size_of_a_log_is_in_bytes():
     log = filled(TextDelta("é"), ReasoningDelta("a", b"12"), ToolCallDelta(0, "i", "n", "{}"), UsageUpdate(USAGE))
     assert log.size == 2 + 3 + 4
     assert log.content()[0] == TextDelta("é")

@@ -120,7 +120,7 @@ def body(conversation, profile: str, *, post_system: str = "", max_messages: int
 
 @given(conversation=conversations(), max_messages=st.integers(0, 6), post_system=st.sampled_from(["", "post"]))
 @settings(deadline=None, max_examples=150)
-def test_any_path_becomes_a_prompt_that_every_profile_accepts(conversation, max_messages, post_system):
+def test_random_paths_become_prompts_that_every_profile_accepts(conversation, max_messages, post_system):
     for profile in ("generic", "mistral", "openai", "deepseek"):
         entries = body(conversation, profile, post_system=post_system, max_messages=max_messages)
         check_ids(entries, "[A-Za-z0-9]{9}" if PROFILES[profile].tool_id == "short" else "[A-Za-z0-9_-]{1,40}")

@@ -29,7 +29,7 @@ def room() -> Room:
     return Room()
 
 
-async def test_the_last_reader_leaving_starts_the_count(room):
+async def test_the_ttl_starts_when_the_last_reader_leaves(room):
     room.reader_count.enter()
     room.reader_count.enter()
     await room.clock.advance(10)
@@ -41,7 +41,7 @@ async def test_the_last_reader_leaving_starts_the_count(room):
     assert room.orphaned_at == [10 + 1000 + TTL_S]
 
 
-async def test_coming_back_at_the_last_moment_keeps_it(room):
+async def test_a_reader_that_returns_before_the_ttl_prevents_the_cancellation(room):
     room.reader_count.enter()
     room.reader_count.leave()
     await room.clock.advance(TTL_S - 0.001)
@@ -55,7 +55,7 @@ async def test_coming_back_at_the_last_moment_keeps_it(room):
     assert room.orphaned_at == [pytest.approx(7 * TTL_S - 0.001)]
 
 
-async def test_a_short_visit_starts_the_count_anew(room):
+async def test_a_short_read_restarts_the_ttl(room):
     room.reader_count.enter()
     room.reader_count.leave()
     await room.clock.advance(TTL_S - 1)
@@ -67,7 +67,7 @@ async def test_a_short_visit_starts_the_count_anew(room):
     assert room.orphaned_at == [2 * TTL_S - 1]
 
 
-async def test_before_a_first_reader_nothing_is_counted(room):
+async def test_the_ttl_does_not_start_before_the_first_reader(room):
     await room.clock.advance(100 * TTL_S)
     assert room.orphaned_at == []
     assert room.clock.waiting == 0
@@ -83,7 +83,7 @@ async def test_a_poll_counts_as_a_reader_for_a_minute(room):
     assert room.orphaned_at == [30 + POLL_COUNTS_S + TTL_S]
 
 
-async def test_a_poll_keeps_what_a_reader_has_left(room):
+async def test_a_poll_after_the_last_reader_extends_the_ttl(room):
     room.reader_count.enter()
     room.reader_count.leave()
     await room.clock.advance(TTL_S - 1)
@@ -92,7 +92,7 @@ async def test_a_poll_keeps_what_a_reader_has_left(room):
     assert room.orphaned_at == [TTL_S - 1 + POLL_COUNTS_S + TTL_S]
 
 
-async def test_a_poll_while_somebody_reads_lasts_beyond_the_reader(room):
+async def test_a_poll_during_a_read_counts_after_the_reader_left(room):
     room.reader_count.enter()
     room.reader_count.touch()
     await room.clock.advance(10)
@@ -101,14 +101,14 @@ async def test_a_poll_while_somebody_reads_lasts_beyond_the_reader(room):
     assert room.orphaned_at == [POLL_COUNTS_S + TTL_S]
 
 
-async def test_a_reader_seen_elsewhere_starts_the_count_at_the_time_it_was_seen(room):
+async def test_a_remote_reader_starts_the_ttl_at_its_last_read(room):
     await room.clock.advance(50)
     room.reader_count.seen(20.0)
     await room.clock.advance(1000)
     assert room.orphaned_at == [30 + TTL_S]
 
 
-async def test_an_older_sight_never_shortens_the_count(room):
+async def test_an_older_remote_read_does_not_shorten_the_ttl(room):
     room.reader_count.enter()
     await room.clock.advance(50)
     room.reader_count.leave()
@@ -117,7 +117,7 @@ async def test_an_older_sight_never_shortens_the_count(room):
     assert room.orphaned_at == [50 + TTL_S]
 
 
-async def test_sights_that_go_on_keep_it(room):
+async def test_repeated_remote_reads_prevent_the_cancellation(room):
     for _ in range(400):
         room.reader_count.seen(1.0)
         await room.clock.advance(3)
@@ -126,7 +126,7 @@ async def test_sights_that_go_on_keep_it(room):
     assert room.orphaned_at == [pytest.approx(399 * 3 - 1 + TTL_S)]
 
 
-async def test_it_is_orphaned_while_nobody_has_come_back(room):
+async def test_a_reply_is_orphaned_until_a_reader_returns_or_the_count_is_paused(room):
     assert not room.reader_count.orphaned
     room.reader_count.enter()
     room.reader_count.leave()
@@ -143,7 +143,7 @@ async def test_it_is_orphaned_while_nobody_has_come_back(room):
     assert not room.reader_count.orphaned
 
 
-async def test_zero_is_never():
+async def test_zero_orphan_ttl_disables_cancellation():
     room = Room(ttl_s=0.0)
     room.reader_count.enter()
     room.reader_count.leave()
@@ -152,7 +152,7 @@ async def test_zero_is_never():
     assert room.orphaned_at == []
 
 
-async def test_nothing_is_orphaned_once_the_readers_were_told_to_go(room):
+async def test_a_paused_count_prevents_the_cancellation(room):
     room.reader_count.enter()
     room.reader_count.leave()
     await room.clock.advance(TTL_S - 1)
@@ -161,7 +161,7 @@ async def test_nothing_is_orphaned_once_the_readers_were_told_to_go(room):
     assert room.orphaned_at == []
 
 
-async def test_after_the_end_nothing_is_counted(room):
+async def test_a_closed_count_has_no_timer(room):
     room.reader_count.enter()
     room.reader_count.leave()
     room.reader_count.close()
@@ -171,7 +171,7 @@ async def test_after_the_end_nothing_is_counted(room):
     assert room.clock.waiting == 0
 
 
-def test_readers_are_limited(room):
+def test_readers_over_the_limit_are_refused(room):
     for _ in range(3):
         room.reader_count.enter()
     with pytest.raises(TooManyReaders) as refused:

@@ -48,7 +48,7 @@ async def dying(make_harness) -> CoreHarness:
     return make_harness(journal=True)
 
 
-async def test_a_new_process_ends_what_the_old_one_left(dying, make_harness):
+async def test_a_new_process_ends_the_replies_of_a_dead_one(dying, make_harness):
     generation = await written(dying)
     reader = Reader(generation.log, 0)
     reader.take()
@@ -72,7 +72,7 @@ async def test_a_new_process_ends_what_the_old_one_left(dying, make_harness):
     assert (await born.stored_end(again)).state is State.COMPLETED
 
 
-async def test_a_cancel_that_was_asked_for_is_what_the_reply_ends_with(dying, make_harness):
+async def test_recovery_honours_a_stored_cancel_request(dying, make_harness):
     generation = await written(dying)
     target = CancelTarget(reply_id=generation.log.reply.id)
     await dying.store.request_cancel(ADA, target, FinishReason.INTERRUPTED, "enough", 1)
@@ -84,7 +84,7 @@ async def test_a_cancel_that_was_asked_for_is_what_the_reply_ends_with(dying, ma
     assert stored.message.parts == (TextPart(text="durable "),)
 
 
-async def test_a_reply_that_had_said_nothing_leaves_no_message(dying, make_harness):
+async def test_recovery_of_a_reply_without_text_stores_no_message(dying, make_harness):
     async def silent(prompt, sink):
         await asyncio.get_running_loop().create_future()
 
@@ -95,7 +95,7 @@ async def test_a_reply_that_had_said_nothing_leaves_no_message(dying, make_harne
     assert (stored.state, stored.message, stored.last_sequence) == (State.FAILED, None, TAKEOVER_GAP + 1)
 
 
-async def test_the_provider_s_count_is_kept_when_it_was_durable(dying, make_harness):
+async def test_recovery_keeps_durable_counts_of_the_provider(dying, make_harness):
     async def counting(prompt, sink):
         sink.usage(Usage(prompt_tokens=10, completion_tokens=2))
         await hold(prompt, sink)
@@ -107,7 +107,7 @@ async def test_the_provider_s_count_is_kept_when_it_was_durable(dying, make_harn
     assert stored.usage == Usage(prompt_tokens=10, completion_tokens=2, cost_nano_usd=14)
 
 
-async def test_all_that_a_dead_process_has_left_is_recovered(dying, make_harness):
+async def test_recovery_ends_all_replies_of_a_dead_process(dying, make_harness):
     generations = [await dying.begin(hold) for _ in range(5)]
     born = killed(dying, make_harness)
     assert await born.recovery.recover() == 5
@@ -116,7 +116,7 @@ async def test_all_that_a_dead_process_has_left_is_recovered(dying, make_harness
     assert states == {State.FAILED}
 
 
-async def test_running_replies_are_left_alone(make_harness):
+async def test_reconciliation_leaves_running_replies_alone(make_harness):
     harness = make_harness(hold, journal=True)
     generation = await written(harness)
     await harness.recovery.reconcile()
@@ -124,7 +124,7 @@ async def test_running_replies_are_left_alone(make_harness):
     assert (await harness.stored(generation.log.reply.id)).state is State.STREAMING
 
 
-async def test_a_row_without_a_task_ends_as_a_defect(make_harness, caplog):
+async def test_a_row_without_a_task_ends_with_an_internal_error(make_harness, caplog):
     harness = make_harness(hold, journal=True)
     generation = await written(harness)
     reply_id = generation.log.reply.id
@@ -140,7 +140,7 @@ async def test_a_row_without_a_task_ends_as_a_defect(make_harness, caplog):
     harness.live_replies.running[reply_id] = generation
 
 
-async def test_whoever_attaches_to_a_row_without_a_task_is_told_its_end(make_harness):
+async def test_get_ends_a_row_without_a_task(make_harness):
     harness = make_harness(hold, journal=True)
     generation = await written(harness)
     reply_id = generation.log.reply.id
@@ -151,7 +151,7 @@ async def test_whoever_attaches_to_a_row_without_a_task_is_told_its_end(make_har
 
 
 @pytest.mark.parametrize("after", [False, True])
-async def test_a_task_that_died_of_a_defect_is_mended(make_harness, after):
+async def test_reconciliation_ends_a_reply_whose_task_died(make_harness, after):
     """`after`: the end was stored, but the task died before it could tell."""
     harness = make_harness(journal=True)
 
@@ -180,7 +180,7 @@ async def test_a_task_that_died_of_a_defect_is_mended(make_harness, after):
     assert len(harness.observer.ended) == 1
 
 
-async def test_the_readers_of_a_dead_task_s_erased_reply_are_told(make_harness):
+async def test_an_erased_reply_of_a_dead_task_ends_its_readers(make_harness):
     harness = make_harness(journal=True)
 
     async def defect(*_):
@@ -196,7 +196,7 @@ async def test_the_readers_of_a_dead_task_s_erased_reply_are_told(make_harness):
     assert harness.live_replies.capacity._replies == 0
 
 
-async def test_reconciliation_outlives_a_store_that_is_away(make_harness):
+async def test_reconciliation_continues_after_a_store_outage(make_harness):
     harness = make_harness(hold)
     harness.store.fail("unfinished_ids", times=2)
     mending = asyncio.ensure_future(harness.recovery.run())
@@ -209,7 +209,7 @@ async def test_reconciliation_outlives_a_store_that_is_away(make_harness):
     mending.cancel()
 
 
-async def test_a_commit_that_nobody_knew_of_is_ended(harness):
+async def test_reconciliation_ends_a_reply_whose_commit_stayed_unknown(harness):
     harness.store.fail("accept", times=1, after=True, unknown=True)
     harness.store.fail("get_reply", times=10_000)
     accepting = asyncio.ensure_future(harness.core.acceptances.accept(reply_request(request_id="r")))

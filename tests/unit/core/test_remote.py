@@ -49,7 +49,7 @@ def cancel(replica: Replica, target: CancelTarget, reason: str = "enough", ident
 
 
 @pytest.mark.parametrize("by", ["reply_id", "request_id", "conversation_id"])
-async def test_a_cancel_from_anywhere_returns_when_the_end_is_stored_and_seen(cluster, a, b, reply, by):
+async def test_a_remote_cancel_returns_the_stored_end(cluster, a, b, reply, by):
     reader = Reader(await b.replies.attach(ADA, reply.id), 0)
     cancelled = await cancel(b, target_of(reply, by))
     assert cancelled == await a.stored(reply.id)
@@ -65,7 +65,7 @@ async def test_a_cancel_from_anywhere_returns_when_the_end_is_stored_and_seen(cl
     assert [part.text for message in shown for part in message.parts] == ["hi", "one ", "hi"]
 
 
-async def test_a_cancel_that_nobody_tells_the_owner_of_is_found_by_its_renewal(cluster, a, b, reply):
+async def test_a_cancel_whose_notice_is_lost_is_found_by_the_renewal_of_the_owner(cluster, a, b, reply):
     cluster.network.disconnect()
     cancelling = cancel(b, target_of(reply, "reply_id"))
     await cluster.advance(1.0)
@@ -74,7 +74,7 @@ async def test_a_cancel_that_nobody_tells_the_owner_of_is_found_by_its_renewal(c
     assert (await cancelling).state is State.CANCELLED
 
 
-async def test_a_second_click_waits_for_the_same_end(cluster, a, b, reply):
+async def test_repeated_cancels_return_the_same_end(cluster, a, b, reply):
     c = await cluster.join("c")
     cluster.network.notices_lost = True
     clicks = []
@@ -89,7 +89,7 @@ async def test_a_second_click_waits_for_the_same_end(cluster, a, b, reply):
     assert await cancel(c, target_of(reply, "reply_id"), "late") == ends[0]
 
 
-async def test_a_cancel_of_what_ended_elsewhere_changes_nothing(cluster, a, b, reply):
+async def test_a_cancel_of_a_reply_that_ended_on_another_replica_returns_its_end(cluster, a, b, reply):
     await reply.write(None)
     stored = await a.stored_end(reply.generation)
     assert await cancel(b, target_of(reply, "reply_id")) == stored
@@ -99,7 +99,7 @@ async def test_a_cancel_of_what_ended_elsewhere_changes_nothing(cluster, a, b, r
     assert b.live_replies.followed == {}
 
 
-async def test_a_cancel_returns_the_end_where_the_log_has_not_heard_of_it(cluster, a, b, reply):
+async def test_a_cancel_returns_the_stored_end_before_the_followed_log_has_it(cluster, a, b, reply):
     reader = Reader(await b.replies.attach(ADA, reply.id), 0)
     assert texts_of(read_available(reader)) == "one "
     cluster.network.disconnect()
@@ -109,7 +109,7 @@ async def test_a_cancel_returns_the_end_where_the_log_has_not_heard_of_it(cluste
     assert not reader.log.ended
 
 
-async def test_a_stranger_s_cancel_stops_nothing_anywhere(cluster, a, b, reply):
+async def test_other_users_and_tenants_cannot_cancel_a_reply(cluster, a, b, reply):
     for replica in (a, b):
         for stranger in (Identity(tenant="shop", end_user="ben"), Identity(tenant="bank", end_user="ada")):
             with pytest.raises(ReplyNotFound):
@@ -117,7 +117,7 @@ async def test_a_stranger_s_cancel_stops_nothing_anywhere(cluster, a, b, reply):
     assert not reply.log.sealed
 
 
-async def test_the_key_of_a_request_is_its_end_user_s_own(cluster, a, b, reply):
+async def test_a_request_id_is_not_found_by_a_caller_without_the_end_user(cluster, a, b, reply):
     """A caller that sees all of its tenant has keys of its own, which may be the same words."""
     with pytest.raises(ReplyNotFound):
         await cancel(a, CancelTarget(request_id="r"), identity=Identity(tenant="shop"))
@@ -125,7 +125,7 @@ async def test_the_key_of_a_request_is_its_end_user_s_own(cluster, a, b, reply):
     assert not reply.log.sealed
 
 
-async def test_a_cancel_by_conversation_returns_the_reply_that_it_stopped(cluster, a, b, reply):
+async def test_a_cancel_by_conversation_returns_the_reply_even_if_it_ends_first(cluster, a, b, reply):
     """It may be stored as ended before the wish comes to the store."""
 
     async def ended_first(*_):
@@ -137,7 +137,7 @@ async def test_a_cancel_by_conversation_returns_the_reply_that_it_stopped(cluste
     assert (cancelled.id, cancelled.state, cancelled.cancel_reason) == (reply.id, State.CANCELLED, "enough")
 
 
-async def test_a_cancel_that_meets_the_end_does_not_wait_for_another_look(cluster, a, b, reply):
+async def test_a_cancel_that_races_with_the_end_returns_without_a_check_interval(cluster, a, b, reply):
     """The reply ends here, and leaves the shelf of the running, while the wish is stored."""
     wished, told = asyncio.Event(), asyncio.Event()
 
@@ -157,7 +157,7 @@ async def test_a_cancel_that_meets_the_end_does_not_wait_for_another_look(cluste
     assert a.live_replies.followed == {}
 
 
-async def test_a_cancel_of_an_owner_without_a_turn_ends_once_when_that_is_back(cluster, a, reply):
+async def test_a_cancelled_reply_of_a_stopped_owner_ends_once_after_the_owner_resumes(cluster, a, reply):
     """The owner stands still, the sweeper ends its reply; then the owner goes on where it was."""
     b = await cluster.join("c")
     await cluster.advance(2 * LEASE_S)
@@ -178,7 +178,7 @@ async def test_a_cancel_of_an_owner_without_a_turn_ends_once_when_that_is_back(c
     assert len(a.observer.ended) == 1
 
 
-async def test_a_cancel_that_cannot_be_followed_is_stored_nonetheless(cluster, a, b, reply):
+async def test_a_cancel_is_stored_if_the_end_cannot_be_followed(cluster, a, b, reply):
     a.freeze()
     cluster.network.disconnect()
     cancelling = cancel(b, target_of(reply, "reply_id"))
@@ -192,7 +192,7 @@ async def test_a_cancel_that_cannot_be_followed_is_stored_nonetheless(cluster, a
 # --- interrupt
 
 
-async def test_a_message_that_interrupts_a_reply_elsewhere_follows_it(cluster, a, b, reply):
+async def test_an_interrupt_of_a_remote_reply_follows_its_answer(cluster, a, b, reply):
     generation = await b.begin(conversation_id=reply.conversation_id, interrupt=True)
     stored = await a.stored(reply.id)
     assert (stored.state, stored.finish_reason) == (State.CANCELLED, FinishReason.INTERRUPTED)
@@ -202,7 +202,7 @@ async def test_a_message_that_interrupts_a_reply_elsewhere_follows_it(cluster, a
     assert [part.text for message in shown for part in message.parts] == ["hi", "one ", "hi"]
 
 
-async def test_an_interrupt_waits_five_seconds_for_the_end_elsewhere(cluster, a, b, reply):
+async def test_an_interrupt_is_refused_if_a_remote_reply_does_not_end_in_5_seconds(cluster, a, b, reply):
     a.freeze()
     interrupting = asyncio.ensure_future(b.begin(conversation_id=reply.conversation_id, interrupt=True))
     await cluster.advance(4.9)
@@ -214,14 +214,14 @@ async def test_an_interrupt_waits_five_seconds_for_the_end_elsewhere(cluster, a,
     assert refused.value.metadata == {"reply_id": reply.id}
 
 
-async def test_without_an_interrupt_a_reply_elsewhere_is_in_the_way(cluster, a, b, reply):
+async def test_a_running_remote_reply_refuses_a_new_one(cluster, a, b, reply):
     with pytest.raises(ReplyInProgress) as refused:
         await b.begin(conversation_id=reply.conversation_id)
     assert refused.value.metadata == {"reply_id": reply.id}
     assert not reply.log.sealed
 
 
-async def test_of_requests_everywhere_at_once_one_is_accepted(cluster, a, b):
+async def test_one_of_many_concurrent_requests_on_all_replicas_is_accepted(cluster, a, b):
     c = await cluster.join("c")
     first = await start_reply(a)
     await first.write(None)
@@ -244,7 +244,7 @@ async def hold(prompt, sink):
 # --- erasure
 
 
-async def test_a_conversation_with_a_reply_elsewhere_is_erased_once_that_has_ended(cluster, a, b, reply):
+async def test_the_erasure_of_a_conversation_ends_its_remote_reply(cluster, a, b, reply):
     await b.replies.attach(ADA, reply.id)
     await b.conversations.delete(ADA, reply.conversation_id, "")
     await cluster.settle()
@@ -256,7 +256,7 @@ async def test_a_conversation_with_a_reply_elsewhere_is_erased_once_that_has_end
     assert cluster.network.published(reply.id) == ()
 
 
-async def test_an_erasure_reaches_every_shelf(cluster, a, b, reply):
+async def test_an_erasure_removes_the_ended_logs_of_all_replicas(cluster, a, b, reply):
     c = await cluster.join("c")
     log = await b.replies.attach(ADA, reply.id)
     waiting = asyncio.ensure_future(Reader(log, 5).until_ended())
@@ -275,7 +275,7 @@ async def test_an_erasure_reaches_every_shelf(cluster, a, b, reply):
             Reader(kept, 0).take()
 
 
-async def test_an_erasure_ends_those_who_have_not_heard_of_the_end_at_once(cluster, a, b, reply):
+async def test_an_erasure_ends_remote_readers_that_missed_the_end(cluster, a, b, reply):
     waiting = asyncio.ensure_future(Reader(await b.replies.attach(ADA, reply.id), 1).until_ended())
     cluster.network.notices_lost = True
     await reply.write(None)
@@ -288,7 +288,7 @@ async def test_an_erasure_ends_those_who_have_not_heard_of_the_end_at_once(clust
         await b.replies.attach(ADA, reply.id)
 
 
-async def test_an_erasure_that_overtakes_the_end_on_its_owner_reaches_it_too(cluster, a, b, reply):
+async def test_an_erasure_reaches_an_owner_that_is_still_storing_the_end(cluster, a, b, reply):
     """Its end is stored, and known to others, before its owner has heard of it."""
     told = asyncio.Event()
 
@@ -333,7 +333,7 @@ async def beats(cluster: Cluster, seconds: float) -> None:
     cluster.network.send_heartbeats()
 
 
-async def test_a_reader_elsewhere_keeps_a_reply_that_nobody_reads_here(cluster, a, b, watched):
+async def test_a_remote_reader_prevents_the_orphan_cancellation(cluster, a, b, watched):
     log = await b.replies.attach(ADA, watched.id)
     with a.replies.reading(watched.log):
         pass
@@ -347,7 +347,7 @@ async def test_a_reader_elsewhere_keeps_a_reply_that_nobody_reads_here(cluster, 
     assert (stored.state, stored.finish_reason) == (State.CANCELLED, FinishReason.ORPHANED)
 
 
-async def test_the_first_reader_of_a_background_reply_may_be_elsewhere(cluster, a, b, watched):
+async def test_a_first_remote_reader_starts_the_orphan_ttl(cluster, a, b, watched):
     """The count starts when that one leaves."""
     await beats(cluster, 3 * TTL_S)
     assert not watched.log.sealed
@@ -361,7 +361,7 @@ async def test_the_first_reader_of_a_background_reply_may_be_elsewhere(cluster, 
     assert (await a.stored_end(watched.generation)).finish_reason is FinishReason.ORPHANED
 
 
-async def test_a_poll_elsewhere_counts_for_a_minute(cluster, a, b, watched):
+async def test_a_remote_poll_counts_as_a_reader_for_a_minute(cluster, a, b, watched):
     with a.replies.reading(watched.log):
         pass
     await b.replies.get(ADA, watched.id)
@@ -371,7 +371,7 @@ async def test_a_poll_elsewhere_counts_for_a_minute(cluster, a, b, watched):
     assert (await a.stored_end(watched.generation)).finish_reason is FinishReason.ORPHANED
 
 
-async def test_where_nobody_can_be_asked_nothing_is_cancelled(cluster, a, b, watched):
+async def test_a_disconnected_relay_prevents_the_orphan_cancellation(cluster, a, b, watched):
     with a.replies.reading(watched.log):
         pass
     cluster.network.disconnect()
@@ -382,7 +382,7 @@ async def test_where_nobody_can_be_asked_nothing_is_cancelled(cluster, a, b, wat
     assert (await a.stored_end(watched.generation)).finish_reason is FinishReason.ORPHANED
 
 
-async def test_where_it_is_not_known_nothing_is_cancelled(cluster, a, b, watched):
+async def test_an_unknown_idle_time_prevents_the_orphan_cancellation(cluster, a, b, watched):
     """A key that is absent is unknown, never nobody."""
     with a.replies.reading(watched.log):
         pass
@@ -392,7 +392,7 @@ async def test_where_it_is_not_known_nothing_is_cancelled(cluster, a, b, watched
 
 
 @pytest.mark.parametrize("meanwhile", ["poll", "read", "drain"])
-async def test_whoever_comes_while_the_others_are_asked_keeps_it(cluster, a, b, watched, meanwhile):
+async def test_a_reader_that_arrives_during_the_idle_check_prevents_the_cancellation(cluster, a, b, watched, meanwhile):
     asked, answer = asyncio.Event(), asyncio.Event()
 
     async def slow():
@@ -434,7 +434,7 @@ async def fail(*_):
 # --- drain
 
 
-async def test_a_drain_hands_readers_over_while_their_replies_go_on(cluster, a, b):
+async def test_a_drain_notifies_readers_and_its_replies_continue(cluster, a, b):
     mine, theirs = await start_reply(a, "mine ", orphan_ttl_s=5.0), await start_reply(b, "theirs ")
     replies = a.replies
     followed = await replies.attach(ADA, theirs.id)
@@ -463,7 +463,7 @@ async def test_a_drain_hands_readers_over_while_their_replies_go_on(cluster, a, 
     assert not theirs.log.sealed
 
 
-async def test_what_is_left_at_the_end_of_a_drain_can_be_read_elsewhere(cluster, a, b, reply):
+async def test_replies_ended_by_a_drain_are_readable_on_other_replicas(cluster, a, b, reply):
     reader = Reader(await b.replies.attach(ADA, reply.id), 0)
     reading = asyncio.ensure_future(read_to_end(reader))
     draining = asyncio.ensure_future(a.replies.drain(5.0))

@@ -44,7 +44,7 @@ def poll(replica: Replica, reply_id: str, **fields):
 # --- exact
 
 
-async def test_a_reader_elsewhere_gets_the_text_as_it_comes_and_the_end_as_it_is_stored(cluster, a, b, reply):
+async def test_a_remote_reader_gets_new_text_and_the_stored_end(cluster, a, b, reply):
     log = await b.replies.attach(ADA, reply.id)
     assert log is not reply.log
     reader = Reader(log, 0)
@@ -73,7 +73,7 @@ async def test_all_readers_of_a_replica_share_one_log(cluster, a, b, reply):
 
 
 @pytest.mark.parametrize("seed_block", range(5))
-async def test_attaching_anywhere_at_any_moment_gives_the_exact_text(cluster, seed_block):
+async def test_readers_on_any_replica_at_random_moments_get_the_exact_text(cluster, seed_block):
     a, b, c = [await cluster.join(name, sweeps=False) for name in "abc"]
     for seed in range(seed_block * 10, seed_block * 10 + 10):
         chance = random.Random(seed)
@@ -108,7 +108,7 @@ async def test_attaching_anywhere_at_any_moment_gives_the_exact_text(cluster, se
             assert isinstance(chunks[-1].entry, Finished)
 
 
-async def test_a_reader_ahead_of_what_is_here_waits(cluster, a, b, reply):
+async def test_a_reader_ahead_of_the_followed_log_waits(cluster, a, b, reply):
     cluster.network.delivery_paused = True
     await reply.write("two ", "three ")
     reader = Reader(await b.replies.attach(ADA, reply.id), 2)
@@ -118,7 +118,7 @@ async def test_a_reader_ahead_of_what_is_here_waits(cluster, a, b, reply):
     assert [(chunk.sequence, chunk.entry) for chunk in read_available(reader)] == [(3, TextDelta("three "))]
 
 
-async def test_entries_of_a_newer_release_take_their_numbers(cluster, a, b, reply):
+async def test_unknown_entries_of_a_newer_release_are_numbered_and_skipped(cluster, a, b, reply):
     reader = Reader(await b.replies.attach(ADA, reply.id), 0)
     for entry in (Unknown(), TextDelta("x"), Unknown(), Unknown()):
         reply.log.append(entry)
@@ -132,7 +132,7 @@ async def test_entries_of_a_newer_release_take_their_numbers(cluster, a, b, repl
     assert (empty.chunks, empty.after_sequence) == ((), 5)
 
 
-async def test_a_reply_longer_than_the_journal_s_limit_is_followed_to_its_end(cluster, b, monkeypatch):
+async def test_a_reply_longer_than_the_journal_limit_is_followed_to_its_end(cluster, b, monkeypatch):
     """What its owner holds back for its journal, the others never have to: they have none."""
     monkeypatch.setattr(log_module, "MAX_UNJOURNALED", 20)
     a = await cluster.join("a", journal=True)
@@ -154,7 +154,7 @@ async def test_a_reply_longer_than_the_journal_s_limit_is_followed_to_its_end(cl
 # --- the end
 
 
-async def test_an_end_that_nobody_was_told_of_is_found(cluster, a, b, reply):
+async def test_an_end_without_a_notice_is_found_by_the_check(cluster, a, b, reply):
     cluster.network.notices_lost = True
     reader = Reader(await b.replies.attach(ADA, reply.id), 1)
     reading = asyncio.ensure_future(read_to_end(reader))
@@ -165,7 +165,7 @@ async def test_an_end_that_nobody_was_told_of_is_found(cluster, a, b, reply):
     assert texts_of(await reading) == "two"
 
 
-async def test_an_end_is_believed_of_the_store_alone(cluster, a, b, reply):
+async def test_a_notice_of_an_end_is_confirmed_by_the_store(cluster, a, b, reply):
     """What a follower hears may be wrong, or early."""
     reader = Reader(await b.replies.attach(ADA, reply.id), 0)
     b.relay.following[reply.id].look()
@@ -187,7 +187,7 @@ async def test_an_end_is_believed_of_the_store_alone(cluster, a, b, reply):
     assert isinstance(read_available(reader)[-1].entry, Finished)
 
 
-async def test_a_tail_that_was_not_heard_is_recalled_before_the_end(cluster, a, b, reply):
+async def test_undelivered_entries_are_recalled_before_the_end(cluster, a, b, reply):
     reader = Reader(await b.replies.attach(ADA, reply.id), 0)
     cluster.network.delivery_paused = True
     await reply.write("two ", "three", None)
@@ -198,7 +198,7 @@ async def test_a_tail_that_was_not_heard_is_recalled_before_the_end(cluster, a, 
 
 
 @pytest.mark.parametrize("lost", ["tail", "all"])
-async def test_where_the_tail_is_lost_the_snapshot_has_it(cluster, a, b, reply, lost):
+async def test_lost_entries_are_replaced_by_a_snapshot_before_the_end(cluster, a, b, reply, lost):
     """Never a short text with an end."""
     reader = Reader(await b.replies.attach(ADA, reply.id), 1)
     reading = asyncio.ensure_future(read_to_end(reader))
@@ -221,7 +221,7 @@ async def test_where_the_tail_is_lost_the_snapshot_has_it(cluster, a, b, reply, 
     assert stored.message.parts == (TextPart(text="one two three"),)
 
 
-async def test_a_reader_beyond_the_durable_text_gets_a_snapshot_when_the_owner_dies(cluster, a, b, reply):
+async def test_a_reader_past_the_durable_text_gets_a_snapshot_when_the_owner_dies(cluster, a, b, reply):
     await cluster.advance(2 * LEASE_S)
     reader = Reader(await b.replies.attach(ADA, reply.id), 0)
     reading = asyncio.ensure_future(read_to_end(reader))
@@ -242,7 +242,7 @@ async def test_a_reader_beyond_the_durable_text_gets_a_snapshot_when_the_owner_d
     assert chunks[-2].sequence > 3
 
 
-async def test_an_erased_reply_ends_its_readers_here_too(cluster, a, b, reply):
+async def test_an_erased_reply_ends_its_remote_readers(cluster, a, b, reply):
     reader = Reader(await b.replies.attach(ADA, reply.id), 1)
     waiting = asyncio.ensure_future(reader.wait())
     cluster.network.notices_lost = True
@@ -258,7 +258,7 @@ async def test_an_erased_reply_ends_its_readers_here_too(cluster, a, b, reply):
         await b.replies.attach(ADA, reply.id)
 
 
-async def test_a_store_that_is_away_and_a_defect_do_not_end_the_looking(cluster, a, b, reply, caplog):
+async def test_checks_continue_after_a_store_outage_and_an_unexpected_error(cluster, a, b, reply, caplog):
     reader = Reader(await b.replies.attach(ADA, reply.id), 1)
     failures = [StorageUnavailable(), RuntimeError("a defect")]
 
@@ -273,7 +273,7 @@ async def test_a_store_that_is_away_and_a_defect_do_not_end_the_looking(cluster,
     assert isinstance(read_available(reader)[-1].entry, Finished)
 
 
-async def test_one_end_that_cannot_be_read_holds_up_no_other(cluster, a, b, reply):
+async def test_an_end_that_cannot_be_read_does_not_block_other_ends(cluster, a, b, reply):
     other = await start_reply(a, "two ")
     readers = {each.id: Reader(await b.replies.attach(ADA, each.id), 1) for each in (reply, other)}
 
@@ -292,7 +292,7 @@ async def test_one_end_that_cannot_be_read_holds_up_no_other(cluster, a, b, repl
     assert isinstance(read_available(readers[reply.id])[-1].entry, Finished)
 
 
-async def test_the_store_is_asked_of_all_in_one_query(cluster, a, b):
+async def test_all_followed_replies_are_checked_in_one_query(cluster, a, b):
     replies = [await start_reply(a, "x") for _ in range(20)]
     for each in replies:
         await b.replies.attach(ADA, each.id)
@@ -302,7 +302,7 @@ async def test_the_store_is_asked_of_all_in_one_query(cluster, a, b):
     assert b.store.calls.count("standings") - calls == 10
 
 
-async def test_a_hint_asks_the_store_about_that_reply_alone(cluster, a, b):
+async def test_a_notice_checks_only_its_own_reply(cluster, a, b):
     """Where many are followed and end, each end must not ask about all of them."""
     first, second = await start_reply(a, "x"), await start_reply(a, "y")
     for each in (first, second):
@@ -324,7 +324,7 @@ async def test_a_hint_asks_the_store_about_that_reply_alone(cluster, a, b):
 # --- what has ended
 
 
-async def test_a_reply_that_ended_elsewhere_is_whole_while_the_relay_keeps_it(cluster, a, b, reply):
+async def test_an_ended_remote_reply_is_recalled_from_the_relay(cluster, a, b, reply):
     await reply.write("two", None)
     stored = await a.stored_end(reply.generation)
     log = await b.replies.attach(ADA, reply.id)
@@ -334,7 +334,7 @@ async def test_a_reply_that_ended_elsewhere_is_whole_while_the_relay_keeps_it(cl
     assert await b.replies.attach(ADA, reply.id) is log
 
 
-async def test_a_relay_that_keeps_logs_for_longer_is_asked_for_as_long(cluster, a, reply):
+async def test_ended_replies_are_recalled_within_the_configured_retention(cluster, a, reply):
     patient = await cluster.join("patient", relay_retention_s=900.0)
     await reply.write("two", None)
     await a.stored_end(reply.generation)
@@ -343,7 +343,7 @@ async def test_a_relay_that_keeps_logs_for_longer_is_asked_for_as_long(cluster, 
     assert [type(chunk.entry) for chunk in read_available(Reader(log, 0))] == [TextDelta, Finished]
 
 
-async def test_many_who_come_back_at_once_have_it_recalled_once(cluster, a, b, reply, monkeypatch):
+async def test_concurrent_readers_of_an_ended_reply_share_one_recall(cluster, a, b, reply, monkeypatch):
     await reply.write("two", None)
     await a.stored_end(reply.generation)
     recalls = []
@@ -366,7 +366,7 @@ async def test_many_who_come_back_at_once_have_it_recalled_once(cluster, a, b, r
 
 
 @pytest.mark.parametrize("why", ["down", "expired", "short", "taken over"])
-async def test_of_a_reply_that_cannot_be_recalled_there_is_a_snapshot(cluster, a, b, reply, why):
+async def test_a_reply_that_cannot_be_recalled_has_a_snapshot(cluster, a, b, reply, why):
     await reply.write("two", None)
     stored = await a.stored_end(reply.generation)
     if why == "down":
@@ -383,7 +383,7 @@ async def test_of_a_reply_that_cannot_be_recalled_there_is_a_snapshot(cluster, a
     assert chunks[0].entry.reply == stored
 
 
-async def test_to_look_at_a_reply_that_has_ended_recalls_nothing(cluster, a, b, reply):
+async def test_get_of_an_ended_reply_recalls_nothing(cluster, a, b, reply):
     await reply.write(None)
     stored = await a.stored_end(reply.generation)
     assert await b.replies.get(ADA, reply.id) == stored
@@ -393,7 +393,7 @@ async def test_to_look_at_a_reply_that_has_ended_recalls_nothing(cluster, a, b, 
 # --- out of reach
 
 
-async def test_readers_are_told_when_the_owner_was_out_of_reach_for_ten_seconds(cluster, a, b, reply):
+async def test_readers_get_an_error_when_the_relay_is_disconnected_for_ten_seconds(cluster, a, b, reply):
     reader = Reader(await b.replies.attach(ADA, reply.id), 0)
     assert texts_of(read_available(reader)) == "one "
     waiting = asyncio.ensure_future(reader.wait())
@@ -416,7 +416,7 @@ async def test_readers_are_told_when_the_owner_was_out_of_reach_for_ten_seconds(
     assert texts_of(read_available(again)) == "two "
 
 
-async def test_whoever_comes_while_it_is_out_of_reach_waits_as_long(cluster, a, b, reply):
+async def test_a_reader_that_attaches_during_a_disconnection_waits_ten_seconds_too(cluster, a, b, reply):
     cluster.network.disconnect()
     await cluster.advance(60.0)
     reader = Reader(await b.replies.attach(ADA, reply.id), 0)
@@ -428,7 +428,7 @@ async def test_whoever_comes_while_it_is_out_of_reach_waits_as_long(cluster, a, 
             reader.take()
 
 
-async def test_an_outage_shorter_than_that_is_not_noticed(cluster, a, b, reply):
+async def test_a_shorter_disconnection_is_not_visible_to_readers(cluster, a, b, reply):
     reader = Reader(await b.replies.attach(ADA, reply.id), 1)
     with b.replies.reading(reader.log):
         for _ in range(3):
@@ -440,7 +440,7 @@ async def test_an_outage_shorter_than_that_is_not_noticed(cluster, a, b, reply):
         assert texts_of(read_available(reader)) == "xxx"
 
 
-async def test_an_end_is_told_although_the_relay_is_away(cluster, a, b, reply):
+async def test_the_end_is_shown_while_the_relay_is_disconnected(cluster, a, b, reply):
     reader = Reader(await b.replies.attach(ADA, reply.id), 1)
     cluster.network.disconnect()
     await reply.write("two", None)
@@ -451,7 +451,7 @@ async def test_an_end_is_told_although_the_relay_is_away(cluster, a, b, reply):
     assert chunks[0].entry.reply == stored
 
 
-async def test_a_wait_and_a_poll_of_what_is_out_of_reach_end(cluster, a, b, reply):
+async def test_wait_and_poll_raise_when_the_relay_is_disconnected_for_ten_seconds(cluster, a, b, reply):
     log = await b.replies.attach(ADA, reply.id)
     cluster.network.disconnect()
     waiting = asyncio.ensure_future(b.replies.wait(log, 3600.0))
@@ -465,7 +465,7 @@ async def test_a_wait_and_a_poll_of_what_is_out_of_reach_end(cluster, a, b, repl
 # --- who reads
 
 
-async def test_what_nobody_reads_is_followed_for_a_minute(cluster, a, b, reply):
+async def test_a_log_without_readers_is_followed_for_a_minute(cluster, a, b, reply):
     log = await b.replies.attach(ADA, reply.id)
     await cluster.advance(KEPT_S - 0.1)
     assert reply.id in b.live_replies.followed
@@ -477,7 +477,7 @@ async def test_what_nobody_reads_is_followed_for_a_minute(cluster, a, b, reply):
     assert texts_of(read_available(Reader(again, 0))) == "one "
 
 
-async def test_a_reader_and_a_poll_keep_it(cluster, a, b, reply):
+async def test_readers_and_polls_keep_a_followed_log(cluster, a, b, reply):
     log = await b.replies.attach(ADA, reply.id)
     with b.replies.reading(log):
         await cluster.advance(5 * KEPT_S)
@@ -490,7 +490,7 @@ async def test_a_reader_and_a_poll_keep_it(cluster, a, b, reply):
     assert b.live_replies.followed == {}
 
 
-async def test_the_owner_is_told_of_readers_and_not_of_logs_that_are_merely_followed(cluster, a, b, reply):
+async def test_only_logs_with_readers_are_reported_to_the_owner(cluster, a, b, reply):
     log = await b.replies.attach(ADA, reply.id)
     wanted = b.relay.following[reply.id].wanted
     assert not wanted()
@@ -504,7 +504,7 @@ async def test_the_owner_is_told_of_readers_and_not_of_logs_that_are_merely_foll
     assert not wanted()
 
 
-async def test_readers_elsewhere_are_limited_too(cluster, a):
+async def test_remote_readers_over_the_limit_are_refused(cluster, a):
     b = await cluster.join("b", max_readers_per_reply=2)
     reply = await start_reply(a, "one ")
     log = await b.replies.attach(ADA, reply.id)
@@ -515,7 +515,7 @@ async def test_readers_elsewhere_are_limited_too(cluster, a):
     assert b.observer.readers == 0
 
 
-async def test_views_from_elsewhere_show_the_reply_as_it_stands(cluster, a, b, reply):
+async def test_get_wait_and_poll_of_a_remote_reply_show_its_current_state(cluster, a, b, reply):
     await reply.write("two ", "(hm)")
     for view in (
         await b.replies.get(ADA, reply.id),
@@ -537,7 +537,7 @@ async def test_views_from_elsewhere_show_the_reply_as_it_stands(cluster, a, b, r
     assert await waiting == await a.stored(reply.id)
 
 
-async def test_what_is_somebody_elses_is_not_found_elsewhere_either(cluster, a, b, reply):
+async def test_remote_replies_of_other_users_and_tenants_are_not_found(cluster, a, b, reply):
     await b.replies.attach(ADA, reply.id)
     for stranger in (Identity(tenant="shop", end_user="ben"), Identity(tenant="bank", end_user="ada")):
         with pytest.raises(ReplyNotFound):
@@ -558,7 +558,7 @@ async def test_a_retry_on_another_replica_attaches_to_the_same_reply(cluster, a,
     assert (late.replayed, late.log) == (True, started.log)
 
 
-async def test_a_reply_that_this_replica_owns_without_a_task_is_followed_to_its_end(cluster, a, b):
+async def test_an_owned_reply_without_a_task_is_followed_to_its_end(cluster, a, b):
     reply = await start_reply(a, "one ")
     del a.live_replies.running[reply.id]
     log = await a.replies.attach(ADA, reply.id)

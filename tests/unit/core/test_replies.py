@@ -39,7 +39,7 @@ def poll(harness: CoreHarness, reply_id: str, **fields):
     return harness.replies.poll(ADA, reply_id, **given)
 
 
-async def test_waiting_for_the_end_leaves_the_loop_to_others(harness, answer, generation):
+async def test_wait_returns_the_stored_reply_at_the_end(harness, answer, generation):
     waiting = asyncio.ensure_future(harness.replies.wait(generation.log, 30.0))
     for word in "abc":
         await answer.write(word)
@@ -51,7 +51,7 @@ async def test_waiting_for_the_end_leaves_the_loop_to_others(harness, answer, ge
     assert harness.clock.waiting == 0
 
 
-async def test_waiting_ends_in_time_with_the_reply_as_it_stands(harness, answer, generation):
+async def test_wait_returns_the_partial_reply_at_its_time_limit(harness, answer, generation):
     waiting = asyncio.ensure_future(harness.replies.wait(generation.log, 30.0))
     await answer.write("half")
     await harness.clock.advance(29.9)
@@ -63,7 +63,7 @@ async def test_waiting_ends_in_time_with_the_reply_as_it_stands(harness, answer,
     assert standing.last_sequence == 1
 
 
-async def test_a_poll_waits_for_something_new_then_gathers_more(harness, answer, generation):
+async def test_a_poll_waits_for_a_new_entry_then_gathers_more(harness, answer, generation):
     reply_id = generation.log.reply.id
     polling = asyncio.ensure_future(poll(harness, reply_id, wait_s=10, gather_s=0.5))
     await harness.clock.advance(5)
@@ -91,7 +91,7 @@ async def test_a_poll_waits_for_something_new_then_gathers_more(harness, answer,
     ]
 
 
-async def test_a_poll_passes_over_reasoning_that_is_not_wanted(harness, answer, generation):
+async def test_a_poll_without_reasoning_skips_reasoning_entries(harness, answer, generation):
     reply_id = generation.log.reply.id
     await answer.write("(hm)")
     polling = asyncio.ensure_future(poll(harness, reply_id, wait_s=10))
@@ -105,12 +105,12 @@ async def test_a_poll_passes_over_reasoning_that_is_not_wanted(harness, answer, 
     assert [chunk.entry for chunk in (await poll(harness, reply_id)).chunks] == [TextDelta("x")]
 
 
-async def test_a_poll_s_cursor_is_checked(harness, generation):
+async def test_a_negative_poll_cursor_is_refused(harness, generation):
     with pytest.raises(InvalidRequest):
         await poll(harness, generation.log.reply.id, after=-1)
 
 
-async def test_what_is_somebody_elses_is_not_found(harness, answer, generation):
+async def test_replies_of_other_users_and_tenants_are_not_found(harness, answer, generation):
     reply_id = generation.log.reply.id
     for ended in (False, True):
         if ended:
@@ -128,7 +128,7 @@ async def test_what_is_somebody_elses_is_not_found(harness, answer, generation):
 
 
 @pytest.mark.parametrize("by", ["reply_id", "request_id", "conversation_id"])
-async def test_a_cancel_returns_when_the_end_is_stored_and_seen(harness, answer, generation, by):
+async def test_a_cancel_returns_the_stored_end(harness, answer, generation, by):
     await answer.write("half")
     reply = generation.log.reply
     target = {"reply_id": reply.id, "request_id": "r", "conversation_id": reply.conversation_id}[by]
@@ -144,7 +144,7 @@ async def test_a_cancel_returns_when_the_end_is_stored_and_seen(harness, answer,
     assert following.log.reply.parent_message_id
 
 
-async def test_a_cancel_of_what_has_ended_changes_nothing(harness, answer, generation):
+async def test_a_cancel_of_an_ended_reply_returns_its_end(harness, answer, generation):
     await answer.write("all", None)
     stored = await harness.stored_end(generation)
     for _ in range(2):
@@ -163,7 +163,7 @@ async def test_a_cancel_of_a_row_without_a_task_ends_it(harness, answer, generat
     harness.live_replies.running[generation.log.reply.id] = generation
 
 
-async def test_what_cannot_be_cancelled(harness):
+async def test_a_cancel_with_an_unknown_target_or_an_invalid_reason_is_refused(harness):
     for target, kind in (
         (CancelTarget(), InvalidRequest),
         (CancelTarget(reply_id="unknown"), ReplyNotFound),
@@ -176,7 +176,7 @@ async def test_what_cannot_be_cancelled(harness):
             await harness.replies.cancel(ADA, CancelTarget(reply_id="x"), reason)
 
 
-async def test_a_cancel_stops_the_provider_although_the_store_is_away(harness, answer, generation):
+async def test_a_cancel_stops_the_provider_while_the_store_is_unavailable(harness, answer, generation):
     await answer.write("half")
     harness.store.fail("request_cancel", times=2)
     harness.store.fail("finalise", times=1)
@@ -192,7 +192,7 @@ async def test_a_cancel_stops_the_provider_although_the_store_is_away(harness, a
     assert (await harness.stored_end(generation)).cancel_reason == "enough"
 
 
-async def test_readers_are_counted_and_limited(make_harness, answer):
+async def test_readers_are_counted_and_refused_over_the_limit(make_harness, answer):
     harness = make_harness(max_readers_per_reply=2)
     generation = await harness.begin(answer.generate, orphan_ttl_s=60.0)
     with harness.replies.reading(generation.log), harness.replies.reading(generation.log):
@@ -218,7 +218,7 @@ async def test_get_counts_as_a_reader_for_a_minute(harness, answer):
 
 
 @pytest.mark.parametrize(("fields", "after_s"), [({}, 300.0), ({"cancel_on_disconnect": True}, 10.0)])
-async def test_the_times_of_an_orphan(harness, answer, fields, after_s):
+async def test_the_default_orphan_ttl_is_300_s_and_10_s_with_cancel_on_disconnect(harness, answer, fields, after_s):
     generation = await harness.begin(answer.generate, **fields)
     with harness.replies.reading(generation.log):
         await harness.clock.advance(1)
@@ -229,7 +229,7 @@ async def test_the_times_of_an_orphan(harness, answer, fields, after_s):
     await harness.stored_end(generation)
 
 
-async def test_a_drain_lets_replies_end_then_ends_the_rest(harness, answer):
+async def test_a_drain_waits_for_replies_then_ends_the_rest(harness, answer):
     quick, slow = ManualAnswer(), answer
     first = await harness.begin(quick.generate)
     await settle()
@@ -257,12 +257,12 @@ async def test_a_drain_lets_replies_end_then_ends_the_rest(harness, answer):
     assert await harness.replies.get(ADA, stored.id) == stored
 
 
-async def test_a_drain_of_nothing_is_over_at_once(harness):
+async def test_a_drain_without_replies_returns_at_once(harness):
     await harness.replies.drain(100.0)
     assert harness.clock.waiting == 0
 
 
-async def test_an_expired_log_is_read_back_from_the_store(harness, answer, generation):
+async def test_an_expired_log_is_loaded_from_the_store(harness, answer, generation):
     await answer.write("all", None)
     stored = await harness.stored_end(generation)
     reply_id = stored.id
@@ -273,7 +273,7 @@ async def test_an_expired_log_is_read_back_from_the_store(harness, answer, gener
     assert log.reply == stored
 
 
-async def test_the_first_call_and_a_second_viewer_see_the_same(harness, answer):
+async def test_a_second_reader_shares_the_log_of_the_first_call(harness, answer):
     harness.provider.answer = answer.generate
     started = await harness.replies.start(reply_request(request_id="s"))
     assert not started.replayed

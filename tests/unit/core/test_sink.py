@@ -44,7 +44,7 @@ def desk() -> Desk:
     return Desk()
 
 
-def test_what_one_read_delivers_of_a_kind_is_one_entry(desk):
+def test_one_flush_makes_one_entry_of_each_kind(desk):
     desk.read("a", "b", "", "c")
     desk.read("d")
     desk.sink.reasoning("r")
@@ -56,7 +56,7 @@ def test_what_one_read_delivers_of_a_kind_is_one_entry(desk):
     assert desk.entries == [TextDelta("abc"), TextDelta("d"), ReasoningDelta("rs", b"signed"), TextDelta("t")]
 
 
-def test_nothing_is_numbered_before_the_flush(desk):
+def test_entries_are_numbered_by_the_flush(desk):
     desk.sink.text("a")
     assert desk.entries == []
     desk.sink.flush()
@@ -67,11 +67,11 @@ def test_nothing_is_numbered_before_the_flush(desk):
 @pytest.mark.parametrize(
     ("utilisation", "expected_s"), [(0.0, 0.0), (0.7, 0.0), (0.85, 0.025), (1.0, 0.05), (1.5, 0.05)]
 )
-def test_the_window_opens_only_when_busy_and_to_50_ms(utilisation, expected_s):
+def test_the_flush_window_grows_from_70_percent_utilisation_to_50_ms(utilisation, expected_s):
     assert window_s(utilisation) == pytest.approx(expected_s)
 
 
-async def test_the_first_token_never_waits(desk):
+async def test_the_first_token_is_numbered_at_once(desk):
     desk.utilisation = 1.0
     desk.sink.usage(USAGE)
     desk.sink.flush()
@@ -81,7 +81,7 @@ async def test_the_first_token_never_waits(desk):
     assert desk.log.first_token_time_us == desk.clock.now_us()
 
 
-async def test_text_is_held_open_by_one_window_while_busy(desk):
+async def test_text_is_held_for_one_window_at_high_utilisation(desk):
     desk.read("first")
     desk.utilisation = 1.0
     desk.read("a")
@@ -139,7 +139,7 @@ async def test_held_text_is_at_most_4_kib(desk):
         (lambda sink: sink.reasoning("why"), ReasoningDelta("why")),
     ],
 )
-async def test_text_is_never_held_across_anything_else(desk, push, entry):
+async def test_an_entry_of_another_kind_flushes_held_text(desk, push, entry):
     desk.read("first")
     desk.utilisation = 1.0
     desk.read("held")
@@ -152,7 +152,7 @@ async def test_text_is_never_held_across_anything_else(desk, push, entry):
     assert len(desk.entries) == 4
 
 
-async def test_the_seal_shows_what_is_open_and_takes_no_more(desk):
+async def test_the_seal_flushes_held_text_and_drops_later_calls(desk):
     desk.read("first")
     desk.utilisation = 1.0
     desk.read("held")
@@ -168,7 +168,7 @@ async def test_the_seal_shows_what_is_open_and_takes_no_more(desk):
     assert desk.clock.waiting == 0
 
 
-def test_the_last_usage_is_remembered(desk):
+def test_a_usage_before_the_first_token_is_numbered_at_the_end(desk):
     desk.sink.usage(Usage(prompt_tokens=1))
     desk.sink.usage(USAGE)
     assert desk.sink.last_usage == USAGE
@@ -178,7 +178,7 @@ def test_the_last_usage_is_remembered(desk):
     assert desk.entries == [UsageUpdate(USAGE)]
 
 
-async def test_text_is_never_held_across_usage(desk):
+async def test_a_usage_flushes_held_text(desk):
     desk.read("first")
     desk.utilisation = 1.0
     desk.read("held")
@@ -200,7 +200,7 @@ async def test_usage_with_every_token_is_numbered_once_a_second_and_at_the_end(d
     assert len(desk.entries) == 25 + len(counted)
 
 
-def test_a_usage_that_did_not_change_is_not_numbered_again(desk):
+def test_an_unchanged_usage_is_numbered_once(desk):
     desk.read("first")
     for _ in range(3):
         desk.sink.usage(USAGE)
@@ -209,7 +209,7 @@ def test_a_usage_that_did_not_change_is_not_numbered_again(desk):
     assert desk.entries == [TextDelta("first"), UsageUpdate(USAGE)]
 
 
-def test_the_limit_cuts_at_a_code_point_and_is_told_once():
+def test_text_over_the_limit_is_cut_at_a_code_point_and_reported_once():
     desk = Desk(max_bytes=8)
     desk.read("abc", "dé€")
     desk.read("more")
@@ -219,7 +219,7 @@ def test_the_limit_cuts_at_a_code_point_and_is_told_once():
     assert desk.full == 1
 
 
-def test_the_default_limit_in_multibyte_text():
+def test_multibyte_text_fills_the_default_limit_exactly():
     desk = Desk()
     desk.read("a", "€" * (2 * 1024 * 1024 // 3))
     desk.read("€")
@@ -228,7 +228,7 @@ def test_the_default_limit_in_multibyte_text():
     assert set(desk.entries[0].text) == {"a", "€"}
 
 
-def test_a_reply_of_just_the_limit_is_whole():
+def test_a_reply_of_exactly_the_limit_is_whole():
     desk = Desk(max_bytes=4)
     desk.read("abcd")
     assert (desk.entries, desk.full) == ([TextDelta("abcd")], 1)
@@ -240,7 +240,7 @@ def test_a_code_point_that_does_not_fit_leaves_no_empty_entry():
     assert (desk.entries, desk.full) == ([], 1)
 
 
-def test_a_cut_drops_the_signature_of_the_whole():
+def test_cut_reasoning_loses_its_signature():
     desk = Desk(max_bytes=4)
     desk.sink.reasoning("thought", b"signed")
     desk.sink.flush()
@@ -258,7 +258,7 @@ def test_a_cut_tool_call_keeps_id_and_name_or_is_dropped(max_bytes, entries):
     assert (desk.entries, desk.full) == (entries, 1)
 
 
-def test_all_kinds_count_together():
+def test_all_kinds_of_entries_count_towards_the_limit():
     desk = Desk(max_bytes=10)
     desk.sink.reasoning("abc", b"d")
     desk.sink.tool_call(0, "i", "n", "{}")

@@ -48,7 +48,7 @@ async def dead(
     return reply
 
 
-async def test_it_ends_with_what_was_published_where_that_is_longer(cluster, a, b):
+async def test_a_takeover_keeps_the_published_text_if_longer_than_the_checkpoints(cluster, a, b):
     reply = await dead(cluster, a, durable=("one ",), lost=("two ", "three"))
     assert await b.sweeper.sweep() == 1
     stored = await b.stored(reply.id)
@@ -69,7 +69,7 @@ async def test_it_ends_with_what_was_published_where_that_is_longer(cluster, a, 
 
 
 @pytest.mark.parametrize("fault", ["down", "lost", "broken"])
-async def test_it_ends_with_its_checkpoints_where_nothing_longer_can_be_had(cluster, a, b, fault, caplog):
+async def test_a_takeover_keeps_the_checkpoints_if_no_longer_text_can_be_recalled(cluster, a, b, fault, caplog):
     reply = await dead(cluster, a, durable=("one ", "two "), lost=("three",))
     if fault == "down":
         cluster.network.disconnect()
@@ -84,7 +84,7 @@ async def test_it_ends_with_its_checkpoints_where_nothing_longer_can_be_had(clus
     assert ("text_recall_failed" in caplog.messages) == (fault == "broken")
 
 
-async def test_one_that_was_stopped_since_it_looked_at_its_clock_takes_nothing(cluster, a, b):
+async def test_a_sweeper_whose_lease_expired_in_the_database_takes_nothing_over(cluster, a, b):
     reply = await dead(cluster, a, durable=("one ",))
     await cluster.store.hold_lease("b", RENEWAL_S / 2)  # the database's clock has gone on, and the process's has not
     assert b.lease_keeper.settled
@@ -94,7 +94,7 @@ async def test_one_that_was_stopped_since_it_looked_at_its_clock_takes_nothing(c
     assert (await b.stored(reply.id)).owner == "b"
 
 
-async def test_a_relay_that_hangs_keeps_no_reply_from_its_end(cluster, a, b):
+async def test_a_hanging_relay_does_not_block_a_takeover(cluster, a, b):
     reply = await dead(cluster, a, durable=("one ",), lost=("two",))
     cluster.network.takeover_hangs = True
     sweeping = asyncio.ensure_future(b.sweeper.sweep())
@@ -105,7 +105,7 @@ async def test_a_relay_that_hangs_keeps_no_reply_from_its_end(cluster, a, b):
     assert (await b.stored(reply.id)).message.parts == (TextPart(text="one "),)
 
 
-async def test_the_old_epoch_is_closed_before_its_text_is_read(cluster, a, b):
+async def test_a_takeover_closes_the_old_epoch_before_reading_its_text(cluster, a, b):
     reply = await dead(cluster, a, durable=("one ",))
     await b.sweeper.sweep()
     cluster.network.relays["a"] = a.relay
@@ -115,7 +115,7 @@ async def test_the_old_epoch_is_closed_before_its_text_is_read(cluster, a, b):
 
 
 @pytest.mark.parametrize("kind", [FinishReason.CANCELLED, FinishReason.INTERRUPTED])
-async def test_it_ends_as_cancelled_where_that_was_asked(cluster, a, b, kind):
+async def test_a_takeover_honours_a_stored_cancel_request(cluster, a, b, kind):
     reply = await dead(cluster, a, durable=("one ",))
     await cluster.store.request_cancel(ADA, CancelTarget(reply_id=reply.id), kind, "enough", 1)
     await b.sweeper.sweep()
@@ -125,7 +125,7 @@ async def test_it_ends_as_cancelled_where_that_was_asked(cluster, a, b, kind):
     assert (stored.message.partial, stored.message.failed, stored.error) == (True, False, None)
 
 
-async def test_one_that_had_said_nothing_leaves_no_message(cluster, a, b):
+async def test_a_takeover_of_a_reply_without_text_stores_no_message(cluster, a, b):
     reply = await dead(cluster, a)
     await b.sweeper.sweep()
     stored = await b.stored(reply.id)
@@ -136,7 +136,7 @@ async def test_one_that_had_said_nothing_leaves_no_message(cluster, a, b):
     ]
 
 
-async def test_the_living_are_left_alone(cluster, a, b):
+async def test_replies_of_running_replicas_are_not_taken_over(cluster, a, b):
     reply = await start_reply(a, "one ")
     mine = await start_reply(b, "mine ")
     assert await b.sweeper.sweep() == 0
@@ -148,7 +148,7 @@ async def test_the_living_are_left_alone(cluster, a, b):
     assert (await b.stored_end(mine.generation)).state is State.COMPLETED
 
 
-async def test_nothing_is_taken_over_before_a_whole_lease_of_contact(cluster, a):
+async def test_a_sweeper_waits_for_one_lease_of_database_contact(cluster, a):
     reply = await dead(cluster, a, durable=("one ",))
     b = await cluster.join("b")
     await cluster.advance(LEASE_S - 0.1)
@@ -157,7 +157,7 @@ async def test_nothing_is_taken_over_before_a_whole_lease_of_contact(cluster, a)
     assert (await b.stored(reply.id)).state is State.FAILED
 
 
-async def test_nothing_is_taken_over_right_after_an_outage(cluster, a):
+async def test_a_sweeper_waits_for_one_lease_after_a_database_outage(cluster, a):
     """Everybody was cut off, and everybody's lease has run out: the living first have the time to come back."""
     reply = await start_reply(a, "one ")
     b = await cluster.join("b")
@@ -176,14 +176,14 @@ async def test_nothing_is_taken_over_right_after_an_outage(cluster, a):
     assert (await a.stored_end(reply.generation)).state is State.COMPLETED
 
 
-async def test_nothing_is_taken_over_without_a_lease_of_one_s_own(cluster, a, b):
+async def test_a_sweeper_without_a_lease_takes_nothing_over(cluster, a, b):
     await dead(cluster, a)
     b.lease.until = cluster.clock.boottime()
     assert await b.sweeper.sweep() == 0
     assert "take_over" not in b.store.calls
 
 
-async def test_it_sweeps_by_itself_with_jitter(cluster, a):
+async def test_sweeps_run_periodically_with_jitter(cluster, a):
     b = await cluster.join("b")
     await cluster.advance(LEASE_S)
     calls = b.store.calls.count("take_over")
@@ -194,7 +194,7 @@ async def test_it_sweeps_by_itself_with_jitter(cluster, a):
     assert (await b.stored(reply.id)).state is State.FAILED
 
 
-async def test_more_than_a_batch_is_taken_over_at_once(cluster, a, b, monkeypatch):
+async def test_one_sweep_takes_over_several_batches(cluster, a, b, monkeypatch):
     monkeypatch.setattr(sweeper_module, "BATCH", 3)
     replies = [await start_reply(a, "x") for _ in range(7)]
     await cluster.kill(a)
@@ -203,7 +203,7 @@ async def test_more_than_a_batch_is_taken_over_at_once(cluster, a, b, monkeypatc
     assert b.observer.taken_over == 7
 
 
-async def test_sweeping_outlives_a_store_that_is_away_and_a_defect(cluster, a, caplog):
+async def test_sweeps_continue_after_a_store_outage_and_an_unexpected_error(cluster, a, caplog):
     b = await cluster.join("b")
     await cluster.advance(LEASE_S)
     reply = await dead(cluster, a, durable=("one ",))
@@ -222,7 +222,7 @@ async def test_sweeping_outlives_a_store_that_is_away_and_a_defect(cluster, a, c
 # --- faults in the middle
 
 
-async def test_a_store_that_goes_away_in_the_middle_is_waited_for(cluster, a, b):
+async def test_a_takeover_waits_for_an_unavailable_store(cluster, a, b):
     """Meanwhile the reply is this replica's, and has no generation: that is no defect."""
     reply = await dead(cluster, a, durable=("one ",), lost=("two",))
     b.store.fail("finalise", times=10)
@@ -238,7 +238,7 @@ async def test_a_store_that_goes_away_in_the_middle_is_waited_for(cluster, a, b)
     assert stored.message.parts == (TextPart(text="one two"),)
 
 
-async def test_a_sweep_that_is_cancelled_leaves_nothing_half_done(cluster, a, b):
+async def test_a_cancelled_sweep_completes_its_takeover(cluster, a, b):
     reply = await dead(cluster, a, durable=("one ",))
     b.store.fail("finalise", times=1)
     sweeping = asyncio.ensure_future(b.sweeper.sweep())
@@ -250,7 +250,7 @@ async def test_a_sweep_that_is_cancelled_leaves_nothing_half_done(cluster, a, b)
     assert b.recovery.ending == set()
 
 
-async def test_a_renewal_beside_a_takeover_takes_its_replies_for_no_defect(cluster, a, b):
+async def test_a_renewal_during_a_takeover_does_not_reconcile_its_replies(cluster, a, b):
     """The takeover is committed, and its answer is still on its way."""
     reply = await dead(cluster, a, durable=("one ",), lost=("two",))
     answered = asyncio.Event()
@@ -283,7 +283,7 @@ async def test_a_takeover_whose_answer_was_lost_is_finished_by_the_next_renewal(
     assert b.observer.taken_over == 1
 
 
-async def test_one_that_cannot_be_ended_keeps_no_other_from_it(cluster, a, b, caplog):
+async def test_a_reply_that_cannot_be_ended_does_not_block_other_takeovers(cluster, a, b, caplog):
     bad, good = await start_reply(a, "bad "), await start_reply(a, "good ")
     await cluster.kill(a)
 
@@ -310,7 +310,7 @@ async def test_two_sweepers_end_a_reply_once(cluster, a, b):
     assert {(await b.stored(each.id)).epoch for each in replies} == {2}
 
 
-async def test_a_sweeper_that_dies_in_the_middle_is_swept_itself(cluster, a, b):
+async def test_replies_of_a_sweeper_that_dies_are_taken_over_again(cluster, a, b):
     reply = await dead(cluster, a, durable=("one ",), lost=("two",))
     b.store.fail("finalise", times=10_000)
     sweeping = asyncio.ensure_future(b.sweeper.sweep())
@@ -333,7 +333,7 @@ async def test_a_sweeper_that_dies_in_the_middle_is_swept_itself(cluster, a, b):
 # --- zombies
 
 
-async def test_a_zombie_that_completes_after_the_takeover_changes_nothing(cluster, b):
+async def test_an_owner_that_completes_after_the_takeover_changes_nothing(cluster, b):
     ended = asyncio.Event()
 
     async def answer(prompt, sink):
@@ -364,7 +364,7 @@ def _whole(conversation_id: str):
     return MessageFilter(conversation_id=conversation_id, all_branches=True)
 
 
-async def test_a_replica_that_loses_a_reply_and_takes_it_over_again_ends_it_as_the_new_epoch(cluster, a, b):
+async def test_a_replica_that_takes_its_lost_reply_over_ends_it_in_the_new_epoch(cluster, a, b):
     """Its old task is still there, with the old epoch: neither what that one writes nor how it ends counts."""
     reply = await start_reply(a, "one ")
     a.store.unavailable = True

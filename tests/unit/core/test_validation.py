@@ -114,7 +114,7 @@ INVALID = {
 
 
 @pytest.mark.parametrize("case", INVALID)
-def test_an_invalid_request_is_refused_by_field(case):
+def test_an_invalid_request_is_refused_with_its_field(case):
     fields, path = INVALID[case]
     with pytest.raises(InvalidRequest) as refused:
         check(payload(**fields))
@@ -140,7 +140,7 @@ TOO_LARGE = {
 
 
 @pytest.mark.parametrize("case", TOO_LARGE)
-def test_what_is_too_large_names_its_limit(case):
+def test_input_that_is_too_large_is_refused_with_its_limit(case):
     fields, path, limit = TOO_LARGE[case]
     with pytest.raises(InvalidRequest) as refused:
         check(payload(**fields))
@@ -162,7 +162,7 @@ def test_what_is_too_large_names_its_limit(case):
         ),
     ],
 )
-def test_the_call_itself_is_checked(fields, path, reason):
+def test_invalid_fields_of_the_call_are_refused(fields, path, reason):
     with pytest.raises(InvalidRequest) as refused:
         check(payload(), **fields)
     assert refused.value.reason is reason
@@ -170,14 +170,14 @@ def test_the_call_itself_is_checked(fields, path, reason):
 
 
 @pytest.mark.parametrize("mime_type", IMAGES)
-def test_an_images_type_is_read_from_its_bytes(mime_type):
+def test_the_type_of_an_image_is_read_from_its_bytes(mime_type):
     data = IMAGES[mime_type]
     for told in ("", mime_type):
         checked = check(payload(messages=user(ImagePart(data=data, mime_type=told))))
         assert checked.payload.messages[0].parts == (ImagePart(data=data, mime_type=mime_type, size_bytes=len(data)),)
 
 
-def test_what_is_allowed_passes_unchanged():
+def test_a_valid_request_is_unchanged():
     asked = payload(
         conversation_id="c",
         position=Position(replace="m"),
@@ -204,7 +204,7 @@ def test_what_is_allowed_passes_unchanged():
     assert check(again).payload == again
 
 
-def test_a_model_is_not_asked_for_what_it_cannot_take():
+def test_input_that_the_model_does_not_support_is_refused():
     small = Model(alias="small", provider="p", name="n", context_tokens=10, tools=False)
     large = Model(alias="large", provider="p", name="n", context_tokens=10_000, images=True)
     seen = payload(messages=user(ImagePart(image_id="i")))
@@ -220,7 +220,7 @@ def test_a_model_is_not_asked_for_what_it_cannot_take():
         check_model(large, asked)
 
 
-def test_the_hash_is_of_the_meaning():
+def test_equal_payloads_have_equal_hashes():
     base = payload(labels={"a": "1", "b": "2"}, sampling=Sampling(seed=1))
     turned = payload(labels={"b": "2", "a": "1"}, sampling=Sampling(seed=1, temperature=None), model="")
     assert base.payload_hash() == turned.payload_hash()
