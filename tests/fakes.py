@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Awaitable, Callable, Iterable
 from typing import Any, cast
 
@@ -219,6 +220,13 @@ class RecordingObserver:
         self.taken_over += 1
 
 
+class Block:
+    """Calls of a store that wait: `reached` is set by the first one; set `released` to continue all."""
+
+    def __init__(self) -> None:
+        self.reached, self.released = asyncio.Event(), asyncio.Event()
+
+
 class FaultyStore:
     """A store whose calls a test can observe, delay and fail.
 
@@ -254,17 +262,29 @@ class FaultyStore:
 
         return call
 
-    def fail(self, name: str, *, times: int, after: bool = False, unknown: bool = False) -> None:
-        """Raise `StorageUnavailable` in the next `times` calls of a method; with `after`, after their execution."""
+    def fail(self, name: str, *, times: float = math.inf, after: bool = False, error: Exception | None = None) -> None:
+        """Raise `error`, by default `StorageUnavailable`, in the next `times` calls of a method, before or after their
+        execution. The default error of an executed call has an unknown outcome."""
         left = times
 
         async def hook(*_: Any) -> None:
             nonlocal left
             if left > 0:
                 left -= 1
-                raise StorageUnavailable(outcome_unknown=unknown)
+                raise error or StorageUnavailable(outcome_unknown=after)
 
         (self.after if after else self.before)[name] = hook
+
+    def block(self, name: str, *, after: bool = False) -> Block:
+        """Make the calls of a method wait, before or after their execution."""
+        block = Block()
+
+        async def hook(*_: Any) -> None:
+            block.reached.set()
+            await block.released.wait()
+
+        (self.after if after else self.before)[name] = hook
+        return block
 
 
 def limits_with(**changes: Any) -> Limits:

@@ -1,4 +1,5 @@
-"""A request is refused without a trace, or accepted once, whatever happens meanwhile."""
+"""A request is refused without a trace or accepted exactly once, also when calls race, callers disconnect and the store
+fails."""
 
 from __future__ import annotations
 
@@ -48,11 +49,11 @@ from sqlalchemy import event
 from sqlalchemy.exc import OperationalError
 
 from tests.clock import settle, until
-from tests.fakes import ADA, CoreHarness, reply_request, say_hello
+from tests.fakes import ADA, CoreHarness, ManualAnswer, reply_request, say_hello
 
 
 async def hold(prompt, sink):
-    """Says a word, then nothing more."""
+    """Write one word, then wait."""
     sink.text("word")
     sink.flush()
     await asyncio.get_running_loop().create_future()
@@ -62,12 +63,12 @@ def accept(harness: CoreHarness, *given, **named):
     return harness.core.acceptances.accept(reply_request(*given, **named))
 
 
-async def ended(harness: CoreHarness, generation: Generation):
+async def cancel_and_wait(harness: CoreHarness, generation: Generation):
     generation.cancel(Cancel(finish=FinishReason.CANCELLED))
     return await harness.stored_end(generation)
 
 
-async def nothing_left(harness: CoreHarness) -> None:
+async def assert_no_trace(harness: CoreHarness) -> None:
     assert harness.live_replies.running == {}
     assert (harness.live_replies.capacity._replies, harness.live_replies.capacity._prompt_bytes) == (0, 0)
     assert await harness.store.unfinished_ids() == []
@@ -123,13 +124,13 @@ async def test_a_retry_after_the_erasure_is_not_found_and_starts_no_reply(harnes
 @pytest.mark.parametrize("refused_as", ["draining", "overloaded", "in progress", "unknown model"])
 async def test_a_retry_attaches_where_a_new_request_is_refused(make_harness, refused_as):
     harness = make_harness(hold, max_replies=1 if refused_as == "overloaded" else 10)
-    created = await _conversation(harness)
+    created = await create_conversation(harness)
     first = await harness.begin(request_id="r", conversation_id=created.id)
     if refused_as == "draining":
-        harness.core.acceptances.draining = Draining("going")
+        harness.core.acceptances.draining = Draining("draining")
     if refused_as == "unknown model":
         harness.catalog.model = msgspec.structs.replace(harness.catalog.model, alias="other")
-        harness.catalog.resolve = _no_model
+        harness.catalog.resolve = raise_model_not_found
     again = await accept(harness, request_id="r", conversation_id=created.id)
     assert isinstance(again, Replayed)
     assert again.reply.id == first.log.reply.id
@@ -137,8 +138,8 @@ async def test_a_retry_attaches_where_a_new_request_is_refused(make_harness, ref
         await accept(harness, request_id="new", conversation_id=created.id)
 
 
-def _no_model(alias: str, fallbacks: tuple[str, ...]):
-    raise ModelNotFound("gone")
+def raise_model_not_found(alias: str):
+    raise ModelNotFound("removed")
 
 
 async def test_concurrent_requests_with_one_id_start_one_reply(harness):
@@ -149,10 +150,10 @@ async def test_concurrent_requests_with_one_id_start_one_reply(harness):
     assert ids == {started[0].log.reply.id}
     await harness.stored_end(started[0])
     assert len(harness.provider.prompts) == 1
-    await nothing_left(harness)
+    await assert_no_trace(harness)
 
 
-# --- refusals leave nothing
+# --- refusals
 
 
 @pytest.mark.parametrize(
@@ -167,24 +168,24 @@ async def test_a_refused_request_leaves_no_trace(harness, fields, kind):
     with pytest.raises(kind) as refused:
         await accept(harness, request_id="r", **fields)
     assert harness.observer.refusals == [refused.value.reason]
-    await nothing_left(harness)
+    await assert_no_trace(harness)
     assert isinstance(await accept(harness, request_id="r"), Generation)
 
 
-async def _conversation(harness: CoreHarness, *texts: str, **fields) -> Conversation:
-    """A new conversation that begins with these texts of a user."""
+async def create_conversation(harness: CoreHarness, *texts: str, **fields) -> Conversation:
+    """Create a conversation with these messages of a user."""
     messages = tuple(Message(role=Role.USER, parts=(TextPart(text=text),)) for text in texts)
     creation = Creation(conversation=Conversation(**fields), messages=messages)
     return await harness.conversations.create(ADA, creation, "")
 
 
 async def test_refusals_by_the_transaction_leave_no_trace(harness):
-    taken = await _conversation(harness, id="mine")
+    taken = await create_conversation(harness, id="mine")
     with pytest.raises(ConversationExists):
         await accept(harness, new_conversation=Conversation(id=taken.id))
     with pytest.raises(MessageNotFound):
         await accept(harness, conversation_id=taken.id, position=Position(after="unknown"))
-    await nothing_left(harness)
+    await assert_no_trace(harness)
 
 
 async def test_requests_over_the_limit_of_replies_or_prompt_bytes_are_refused(make_harness):
@@ -197,10 +198,10 @@ async def test_requests_over_the_limit_of_replies_or_prompt_bytes_are_refused(ma
         await accept(harness)
     assert harness.observer.refusals == [Reason.OVERLOADED] * 2
     assert not first.log.sealed
-    await ended(harness, first)
-    await ended(harness, second)
-    await nothing_left(harness)
-    await ended(harness, await accept(harness, "x" * 1000))
+    await cancel_and_wait(harness, first)
+    await cancel_and_wait(harness, second)
+    await assert_no_trace(harness)
+    await cancel_and_wait(harness, await accept(harness, "x" * 1000))
 
 
 async def test_an_overloaded_event_loop_refuses_new_requests_and_keeps_running_replies(make_harness):
@@ -213,41 +214,33 @@ async def test_an_overloaded_event_loop_refuses_new_requests_and_keeps_running_r
     assert harness.observer.refusals == [Reason.OVERLOADED]
     again = await accept(harness, request_id="first")
     assert isinstance(again, Replayed)
-    assert again.reply is not None
     assert again.reply.id == running.log.reply.id
     assert not running.log.sealed
     harness.observer.overloaded = False
-    await ended(harness, await accept(harness))
-    await ended(harness, running)
-    await nothing_left(harness)
+    await cancel_and_wait(harness, await accept(harness))
+    await cancel_and_wait(harness, running)
+    await assert_no_trace(harness)
 
 
 async def test_a_drain_refuses_new_requests(harness):
     await harness.replies.drain(0.0)
     with pytest.raises(Draining):
         await accept(harness)
-    await nothing_left(harness)
+    await assert_no_trace(harness)
 
 
 async def test_a_drain_that_begins_during_an_acceptance_refuses_it_or_ends_its_reply(harness):
-    created = await _conversation(harness)
-    reading, go_on = asyncio.Event(), asyncio.Event()
-
-    async def hook(*_):
-        reading.set()
-        await go_on.wait()
-
+    created = await create_conversation(harness)
     for method, started in (("read_turn", False), ("accept", True)):
         harness.core.acceptances.draining = None
         harness.replies.going_away_at = None
-        reading.clear()
-        go_on.clear()
-        harness.store.before = {method: hook}
+        harness.store.before.clear()
+        block = harness.store.block(method)
         accepting = asyncio.ensure_future(accept(harness, conversation_id=created.id))
-        await reading.wait()
+        await block.reached.wait()
         draining = asyncio.ensure_future(harness.replies.drain(0.0))
         await settle()
-        go_on.set()
+        block.released.set()
         await draining
         if started:
             stored = await harness.stored_end(await accepting)
@@ -255,35 +248,35 @@ async def test_a_drain_that_begins_during_an_acceptance_refuses_it_or_ends_its_r
         else:
             with pytest.raises(Draining):
                 await accepting
-        await nothing_left(harness)
+        await assert_no_trace(harness)
 
 
 async def test_a_drain_does_not_wait_for_an_acceptance_that_fails(harness):
-    reading, go_on = asyncio.Event(), asyncio.Event()
+    reached, released = asyncio.Event(), asyncio.Event()
 
     async def hook(*_):
-        reading.set()
-        await go_on.wait()
+        reached.set()
+        await released.wait()
         raise StorageUnavailable
 
     harness.store.before["accept"] = hook
     accepting = asyncio.ensure_future(accept(harness))
-    await reading.wait()
+    await reached.wait()
     draining = asyncio.ensure_future(harness.replies.drain(0.0))
     await settle()
-    go_on.set()
+    released.set()
     with pytest.raises(StorageUnavailable):
         await accepting
     async with asyncio.timeout(5):
         await draining
-    await nothing_left(harness)
+    await assert_no_trace(harness)
 
 
-# --- one at a time
+# --- one running reply per conversation
 
 
 async def test_a_second_reply_in_a_conversation_is_refused_with_the_id_of_the_first(harness):
-    created = await _conversation(harness)
+    created = await create_conversation(harness)
     first = await harness.begin(hold, conversation_id=created.id)
     with pytest.raises(ReplyInProgress) as refused:
         await accept(harness, conversation_id=created.id)
@@ -294,7 +287,7 @@ async def test_a_second_reply_in_a_conversation_is_refused_with_the_id_of_the_fi
 
 async def test_one_of_many_concurrent_requests_in_a_conversation_is_accepted(harness):
     harness.provider.answer = hold
-    created = await _conversation(harness)
+    created = await create_conversation(harness)
     results = await asyncio.gather(
         *[accept(harness, conversation_id=created.id) for _ in range(10)], return_exceptions=True
     )
@@ -303,60 +296,50 @@ async def test_one_of_many_concurrent_requests_in_a_conversation_is_accepted(har
 
 
 async def test_an_interrupt_ends_the_running_reply_and_follows_its_answer(harness):
-    created = await _conversation(harness)
+    created = await create_conversation(harness)
     first = await harness.begin(hold, conversation_id=created.id)
     await settle()
     second = await harness.begin(hold, conversation_id=created.id, interrupt=True)
     stored = await harness.stored(first.log.reply.id)
     assert (stored.state, stored.finish_reason) == (State.CANCELLED, FinishReason.INTERRUPTED)
-    assert [_said(message) for message in harness.provider.prompts[-1].messages] == [
+    assert [role_and_text(message) for message in harness.provider.prompts[-1].messages] == [
         ("user", "hi"),
         ("assistant", "word"),
         ("user", "hi"),
     ]
-    turn = await harness.store.get_conversation(ADA, created.id)
-    assert turn.head_message_id == second.log.reply.parent_message_id
+    conversation = await harness.store.get_conversation(ADA, created.id)
+    assert conversation.head_message_id == second.log.reply.parent_message_id
 
 
 async def test_an_interrupt_of_a_reply_without_text_follows_the_user_message(harness):
-    created = await _conversation(harness)
-
-    async def silent(prompt, sink):
-        await asyncio.get_running_loop().create_future()
-
+    created = await create_conversation(harness)
+    silent = ManualAnswer().generate
     await harness.begin(silent, conversation_id=created.id)
     await settle()
     await harness.begin(silent, conversation_id=created.id, interrupt=True)
     await settle()
-    assert [role for role, _ in map(_said, harness.provider.prompts[-1].messages)] == ["user", "user"]
+    assert [role for role, _ in map(role_and_text, harness.provider.prompts[-1].messages)] == ["user", "user"]
 
 
-def _said(message) -> tuple[str, str]:
+def role_and_text(message) -> tuple[str, str]:
     return message.role, "".join(part.text for part in message.parts if isinstance(part, TextPart))
 
 
 async def test_an_interrupt_is_refused_if_the_running_reply_does_not_end_in_5_seconds(harness):
-    created = await _conversation(harness)
+    created = await create_conversation(harness)
 
     harness.store.fail("finalise", times=8)
     await harness.begin(hold, conversation_id=created.id)
     await settle()
     began = harness.clock.monotonic()
-    second = asyncio.ensure_future(accept(harness, conversation_id=created.id, interrupt=True))
-    while not second.done():
-        await asyncio.sleep(0.001)
-        await harness.clock.advance(0.1)
     with pytest.raises(ReplyInProgress) as refused:
-        await second
+        await run_with_clock(harness, accept(harness, conversation_id=created.id, interrupt=True))
     assert refused.value.retry_after_s
     assert harness.clock.monotonic() - began >= harness.limits.interrupt_wait_s
-    while harness.live_replies.running:
-        await asyncio.sleep(0.001)
-        await harness.clock.advance(1.0)
 
 
 async def test_an_interrupt_ends_a_stored_reply_without_a_task(harness):
-    created = await _conversation(harness)
+    created = await create_conversation(harness)
     first = await harness.begin(hold, conversation_id=created.id)
     del harness.live_replies.running[first.log.reply.id]
     async with asyncio.timeout(5):
@@ -369,7 +352,7 @@ async def test_an_interrupt_ends_a_stored_reply_without_a_task(harness):
 
 async def test_a_refused_interrupt_leaves_the_running_reply_alone(make_harness):
     harness = make_harness(hold, max_prompt_bytes=100)
-    created = await _conversation(harness)
+    created = await create_conversation(harness)
     first = await harness.begin(conversation_id=created.id)
     for refused in ({"model": "unknown"}, {"messages": (Message(role=Role.USER, parts=(TextPart(text="x" * 99),)),)}):
         with pytest.raises(ParleyError):
@@ -378,7 +361,7 @@ async def test_a_refused_interrupt_leaves_the_running_reply_alone(make_harness):
 
 
 async def test_a_retried_interrupt_attaches_to_its_own_reply(harness):
-    created = await _conversation(harness)
+    created = await create_conversation(harness)
     fields = {"request_id": "r", "conversation_id": created.id, "interrupt": True}
     first = await harness.begin(hold, **fields)
     assert (await accept(harness, **fields)).reply.id == first.log.reply.id
@@ -386,7 +369,7 @@ async def test_a_retried_interrupt_attaches_to_its_own_reply(harness):
 
 
 async def test_concurrent_interrupts_with_one_id_start_one_reply(harness):
-    created = await _conversation(harness)
+    created = await create_conversation(harness)
     older = await harness.begin(hold, conversation_id=created.id)
     fields = {"request_id": "r", "conversation_id": created.id, "interrupt": True}
     accepted = await asyncio.gather(*[accept(harness, **fields) for _ in range(6)])
@@ -400,9 +383,9 @@ async def test_concurrent_interrupts_with_one_id_start_one_reply(harness):
 
 
 async def test_the_prompt_is_rebuilt_when_the_head_moves(harness):
-    created = await _conversation(harness, "hello", "there")
+    created = await create_conversation(harness, "hello", "there")
     moves = [2]
-    await _move_head_before_commits(harness, created, moves)
+    await move_head_before_commits(harness, created, moves)
     generation = await accept(harness, conversation_id=created.id)
     assert isinstance(generation, Generation)
     assert moves == [0]
@@ -411,17 +394,17 @@ async def test_the_prompt_is_rebuilt_when_the_head_moves(harness):
 
 
 async def test_a_head_that_moves_three_times_refuses_the_request(harness):
-    created = await _conversation(harness, "hello", "there")
-    await _move_head_before_commits(harness, created, [3])
+    created = await create_conversation(harness, "hello", "there")
+    await move_head_before_commits(harness, created, [3])
     with pytest.raises(ReplyInProgress) as refused:
         await accept(harness, conversation_id=created.id)
     assert refused.value.retry_after_s
-    await nothing_left(harness)
+    await assert_no_trace(harness)
 
 
-async def _move_head_before_commits(harness: CoreHarness, created: Conversation, moves: list[int]) -> None:
-    turn = await harness.store.read_turn(ADA, created.id, Position(), has_input=True)
-    first, last = (message.id for message in turn.path)
+async def move_head_before_commits(harness: CoreHarness, created: Conversation, moves: list[int]) -> None:
+    read = await harness.store.read_turn(ADA, created.id, Position(), has_input=True)
+    first, last = (message.id for message in read.path)
 
     async def hook(*_):
         if moves[0]:
@@ -434,74 +417,68 @@ async def _move_head_before_commits(harness: CoreHarness, created: Conversation,
     harness.store.before["accept"] = hook
 
 
-# --- an outcome that nobody knows
-
-
-async def test_a_commit_with_a_lost_answer_starts_the_reply(harness):
-    harness.store.fail("accept", times=1, after=True, unknown=True)
-    generation = await accept(harness)
-    assert isinstance(generation, Generation)
-    assert (await harness.stored_end(generation)).state is State.COMPLETED
+# --- unknown commit outcomes
 
 
 async def test_a_commit_that_did_not_happen_raises_after_two_checks(harness):
-    """Looked for twice: a server that stood still may not have come to it the first time."""
-    harness.store.fail("accept", times=1, unknown=True)
-    looks = []
+    """A stopped database server may execute the commit after the first check, so there is a second one."""
+    harness.store.fail("accept", times=1, error=StorageUnavailable(outcome_unknown=True))
+    checked_at = []
 
-    async def look(*_) -> None:
-        looks.append(harness.clock.monotonic())
+    async def note_time(*_) -> None:
+        checked_at.append(harness.clock.monotonic())
 
-    harness.store.before["get_reply"] = look
+    harness.store.before["get_reply"] = note_time
     with pytest.raises(StorageUnavailable):
-        await in_time(harness, accept(harness, request_id="r"))
-    assert looks[-1] - looks[0] >= ABSENT_AFTER_S
-    await nothing_left(harness)
+        await run_with_clock(harness, accept(harness, request_id="r"))
+    assert checked_at[-1] - checked_at[0] >= ABSENT_AFTER_S
+    await assert_no_trace(harness)
     assert isinstance(await accept(harness, request_id="r"), Generation)
 
 
-async def test_an_unknown_commit_is_checked_until_the_store_answers(harness):
-    harness.store.fail("accept", times=1, after=True, unknown=True)
-    harness.store.fail("get_reply", times=3)
-    generation = await in_time(harness, accept(harness))
+@pytest.mark.parametrize("failed_checks", [0, 3])
+async def test_a_commit_with_a_lost_answer_is_checked_until_the_store_answers(harness, failed_checks):
+    harness.store.fail("accept", times=1, after=True)
+    harness.store.fail("get_reply", times=failed_checks)
+    generation = await run_with_clock(harness, accept(harness))
     assert (await harness.stored_end(generation)).state is State.COMPLETED
 
 
 async def test_an_unknown_commit_is_reported_at_the_deadline_and_its_reply_starts_later(harness):
-    harness.store.fail("accept", times=1, after=True, unknown=True)
-    harness.store.fail("get_reply", times=10_000)
+    harness.store.fail("accept", times=1, after=True)
+    harness.store.fail("get_reply")
     began = harness.clock.monotonic()
-    with pytest.raises(StorageUnavailable) as told:
-        await in_time(harness, accept(harness, request_id="r"))
-    assert told.value.outcome_unknown
+    with pytest.raises(StorageUnavailable) as refused:
+        await run_with_clock(harness, accept(harness, request_id="r"))
+    assert refused.value.outcome_unknown
     assert REPORT_UNKNOWN_S <= harness.clock.monotonic() - began < REPORT_UNKNOWN_S + 1
-    await in_time(harness, harness.clock.sleep(60))
+    await run_with_clock(harness, harness.clock.sleep(60))
     [generation] = harness.live_replies.running.values()
     assert generation.task is None
-    harness.store.fail("get_reply", times=0)
-    await in_time(harness, until(lambda: generation.task is not None))
+    harness.store.before.clear()
+    await run_with_clock(harness, until(lambda: generation.task is not None))
     assert (await harness.stored_end(generation)).state is State.COMPLETED
     known = await accept(harness, request_id="r")
     assert isinstance(known, Replayed)
     assert known.reply.id == generation.log.reply.id
     assert len(harness.provider.prompts) == 1
-    await nothing_left(harness)
+    await assert_no_trace(harness)
 
 
 async def test_a_stopping_process_leaves_an_unknown_commit_to_recovery(harness):
-    harness.store.fail("accept", times=1, after=True, unknown=True)
-    harness.store.fail("get_reply", times=10_000)
+    harness.store.fail("accept", times=1, after=True)
+    harness.store.fail("get_reply")
     with pytest.raises(StorageUnavailable):
-        await in_time(harness, accept(harness, request_id="r"))
+        await run_with_clock(harness, accept(harness, request_id="r"))
     [generation] = harness.live_replies.running.values()
     generation.cancel(Cancel(finish=None))
-    await in_time(harness, until(lambda: not harness.live_replies.running))
+    await run_with_clock(harness, until(lambda: not harness.live_replies.running))
     assert await harness.store.unfinished_ids() == [generation.log.reply.id]
     assert harness.provider.open_calls == 0
 
 
-async def in_time(harness, work):
-    """The result of what waits by the clock, which stands still while the store is asked."""
+async def run_with_clock(harness, work):
+    """The result of `work`, with the clock moved on whenever no call of the store is pending."""
     task = asyncio.ensure_future(work)
     while not task.done():
         await settle()
@@ -514,20 +491,20 @@ async def in_time(harness, work):
 
 async def test_a_cancel_before_the_acceptance_prevents_the_provider_call(harness):
     with pytest.raises(ReplyNotFound):
-        await harness.replies.cancel(ADA, CancelTarget(request_id="r"), "changed my mind")
+        await harness.replies.cancel(ADA, CancelTarget(request_id="r"), "enough")
     generation = await accept(harness, request_id="r")
     assert generation.log.ended
-    assert (generation.log.reply.state, generation.log.reply.cancel_reason) == (State.CANCELLED, "changed my mind")
+    assert (generation.log.reply.state, generation.log.reply.cancel_reason) == (State.CANCELLED, "enough")
     assert generation.log.last_sequence == 1
     assert harness.provider.prompts == []
     assert harness.observer.started == len(harness.observer.ended) == 1
-    await nothing_left(harness)
+    await assert_no_trace(harness)
 
 
-# --- the caller leaves
+# --- disconnected callers
 
 
-def _accepting(harness: CoreHarness) -> bool:
+def is_accepting(harness: CoreHarness) -> bool:
     return any(task.get_name() == "accept" for task in harness.tasks.running)
 
 
@@ -536,7 +513,7 @@ async def test_a_caller_that_disconnects_at_any_await_leaves_no_trace_or_a_runni
     harness = make_harness(hold)
     outcomes = set()
     for step in range(40):
-        created = await _conversation(harness)
+        created = await create_conversation(harness)
         if interrupt:
             await settle()
             await harness.begin(conversation_id=created.id)
@@ -545,19 +522,19 @@ async def test_a_caller_that_disconnects_at_any_await_leaves_no_trace_or_a_runni
         )
         for _ in range(step):
             await asyncio.sleep(0)
-        left = calling.cancel()
+        cancelled = calling.cancel()
         results = await asyncio.gather(calling, return_exceptions=True)
-        assert isinstance(results[0], asyncio.CancelledError) is left
-        await until(lambda: not _accepting(harness))
+        assert isinstance(results[0], asyncio.CancelledError) is cancelled
+        await until(lambda: not is_accepting(harness))
         rows = set(await harness.store.unfinished_ids())
         running = harness.live_replies.running
         assert rows == set(running)
         assert all(generation.task is not None and not generation.dead for generation in running.values())
         outcomes.add(len(rows))
         for generation in list(running.values()):
-            await ended(harness, generation)
+            await cancel_and_wait(harness, generation)
     assert 1 in outcomes
-    await nothing_left(harness)
+    await assert_no_trace(harness)
 
 
 async def test_a_caller_that_disconnects_before_the_acceptance_starts_the_orphan_timer(harness):
@@ -565,9 +542,7 @@ async def test_a_caller_that_disconnects_before_the_acceptance_starts_the_orphan
     calling = asyncio.ensure_future(harness.replies.start(reply_request(orphan_ttl_s=30.0)))
     await settle()
     calling.cancel()
-    await until(
-        lambda: bool(harness.live_replies.running) and not any(t.get_name() == "accept" for t in harness.tasks.running)
-    )
+    await until(lambda: bool(harness.live_replies.running) and not is_accepting(harness))
     await settle()
     (generation,) = harness.live_replies.running.values()
     await harness.clock.advance(29.9)
@@ -577,20 +552,20 @@ async def test_a_caller_that_disconnects_before_the_acceptance_starts_the_orphan
 
 
 async def test_request_fields_override_those_of_the_conversation_in_the_prompt(harness):
-    created = await _conversation(harness, system=("be kind",), post_system="now", model="fast")
+    created = await create_conversation(harness, system=("be polite",), post_system="now", model="fast")
     asked = {"sampling": Sampling(max_output_tokens=1000), "system": ("be brief",)}
     generation = await harness.begin(conversation_id=created.id, **asked)
     await harness.stored_end(generation)
     prompt = harness.provider.prompts[-1]
-    assert [_said(message) for message in prompt.messages] == [
+    assert [role_and_text(message) for message in prompt.messages] == [
         ("system", "be brief"),
         ("system", "now"),
         ("user", "hi"),
     ]
     assert prompt.sampling.max_output_tokens == 100
     await harness.stored_end(await harness.begin(conversation_id=created.id))
-    assert [_said(message) for message in harness.provider.prompts[-1].messages] == [
-        ("system", "be kind"),
+    assert [role_and_text(message) for message in harness.provider.prompts[-1].messages] == [
+        ("system", "be polite"),
         ("user", "hi"),
         ("assistant", "Hello"),
         ("system", "now"),
@@ -607,7 +582,7 @@ async def test_configured_output_tokens_are_the_default_of_max_output_tokens(har
 
 
 async def test_the_cache_key_is_stable_per_conversation_and_hides_its_id(harness):
-    one, two = await _conversation(harness), await _conversation(harness)
+    one, two = await create_conversation(harness), await create_conversation(harness)
     for created in (one, one, two):
         await harness.stored_end(await harness.begin(conversation_id=created.id))
     first, second, third = [prompt.cache_key for prompt in harness.provider.prompts]
@@ -630,29 +605,31 @@ async def call_twice(prompt, sink):
 
 
 async def test_a_result_of_an_unknown_tool_call_is_refused_and_leaves_no_trace(harness):
-    created = await _conversation(harness)
+    created = await create_conversation(harness)
     await harness.stored_end(await harness.begin(call_twice, conversation_id=created.id))
     with pytest.raises(InvalidRequest, match="'c'"):
         await harness.begin(conversation_id=created.id, messages=(result("a"), result("c")))
-    await nothing_left(harness)
+    await assert_no_trace(harness)
     assert len(harness.provider.prompts) == 1
 
 
 async def test_tool_results_may_arrive_in_several_requests(harness):
-    created = await _conversation(harness)
+    created = await create_conversation(harness)
     await harness.stored_end(await harness.begin(call_twice, conversation_id=created.id))
-    for messages in ((result("a"),), (result("a"), result("b"))):  # the one that is sent again is known, too
+    for messages in ((result("a"),), (result("a"), result("b"))):  # a repeated result is accepted
         stored = await harness.stored_end(await harness.begin(say_hello, conversation_id=created.id, messages=messages))
         assert stored.state is State.COMPLETED
 
 
 async def test_a_result_of_a_call_outside_the_context_policy_is_accepted(harness):
-    created = await _conversation(harness, context=ContextPolicy(max_messages=1))
+    created = await create_conversation(harness, context=ContextPolicy(max_messages=1))
     await harness.stored_end(await harness.begin(call_twice, conversation_id=created.id))
     for _ in range(3):
         await harness.stored_end(await harness.begin(say_hello, conversation_id=created.id))
     await harness.stored_end(await harness.begin(conversation_id=created.id, messages=(result("a"),)))
-    assert [_said(message) for message in harness.provider.prompts[-1].messages] == [("user", "[result of a] 42")]
+    assert [role_and_text(message) for message in harness.provider.prompts[-1].messages] == [
+        ("user", "[result of a] 42")
+    ]
     with pytest.raises(InvalidRequest, match="'c'"):
         await harness.begin(conversation_id=created.id, messages=(result("c"),))
 
@@ -674,43 +651,42 @@ async def test_an_interrupt_may_contain_the_result_of_a_call_of_the_interrupted_
 
     running = await harness.begin(call_and_hold)
     await settle()
-    where = {"conversation_id": running.log.reply.conversation_id, "interrupt": True}
+    interrupt = {"conversation_id": running.log.reply.conversation_id, "interrupt": True}
     with pytest.raises(InvalidRequest, match="'b'"):
-        await harness.begin(messages=(result("b"),), **where)
+        await harness.begin(messages=(result("b"),), **interrupt)
     assert not running.log.sealed
-    await harness.stored_end(await harness.begin(say_hello, messages=(result("a"),), **where))
+    await harness.stored_end(await harness.begin(say_hello, messages=(result("a"),), **interrupt))
     assert running.log.reply.finish_reason is FinishReason.INTERRUPTED
     roles = [message.role for message in harness.provider.prompts[-1].messages]
     assert roles == ["user", "assistant", "tool"]
 
 
-# --- the provider is asked after the commit
+# --- the provider call follows the commit
 
 
-class Commits:
-    """Stands in front of the commits of a world's database: each waits until `let` is set, in the writer's thread, and
-    fails while `failing` is."""
+class BlockedCommits:
+    """Makes every commit wait in the writer's thread until `released` is set, and fail while `failing` is True."""
 
     def __init__(self, harness: CoreHarness) -> None:
-        self.reached, self.let = threading.Event(), threading.Event()
+        self.reached, self.released = threading.Event(), threading.Event()
         self.failing = False
         event.listen(harness.store._store._database.writer, "commit", self._commit)
 
     def _commit(self, _connection) -> None:
         self.reached.set()
-        assert self.let.wait(10)
+        assert self.released.wait(10)
         if self.failing:
             raise OperationalError("COMMIT", {}, sqlite3.OperationalError("disk I/O error"))
 
 
 async def test_the_provider_is_called_after_the_commit(harness):
-    commits = Commits(harness)
+    commits = BlockedCommits(harness)
     accepting = asyncio.ensure_future(accept(harness, request_id="r"))
     await until(commits.reached.is_set)
     await settle()
     assert harness.provider.prompts == []
     assert harness.observer.started == 0
-    commits.let.set()
+    commits.released.set()
     generation = await accepting
     reply = await harness.stored_end(generation)
     assert (reply.state, reply.message.parts) == (State.COMPLETED, (TextPart(text="Hello"),))
@@ -725,16 +701,16 @@ async def test_entries_of_a_fast_provider_are_journaled(make_harness):
         await asyncio.sleep(0.001)
         await harness.clock.advance(0.1)
     assert unfinished[0].entries == (TextDelta("word"),)
-    await ended(harness, generation)
+    await cancel_and_wait(harness, generation)
 
 
 async def test_a_failed_commit_prevents_the_provider_call(harness):
-    commits = Commits(harness)
+    commits = BlockedCommits(harness)
     commits.failing = True
-    commits.let.set()
+    commits.released.set()
     with pytest.raises(StorageUnavailable):
-        await in_time(harness, asyncio.ensure_future(accept(harness, request_id="r")))
-    await nothing_left(harness)
+        await run_with_clock(harness, asyncio.ensure_future(accept(harness, request_id="r")))
+    await assert_no_trace(harness)
     assert harness.provider.prompts == []
     commits.failing = False
     await harness.stored_end(await accept(harness, request_id="r"))
@@ -742,12 +718,12 @@ async def test_a_failed_commit_prevents_the_provider_call(harness):
 
 
 async def test_a_cancel_during_the_commit_prevents_the_provider_call(harness):
-    commits = Commits(harness)
+    commits = BlockedCommits(harness)
     accepting = asyncio.ensure_future(accept(harness))
     await until(commits.reached.is_set)
     [running] = harness.live_replies.running.values()
     running.cancel(Cancel(finish=FinishReason.CANCELLED, reason="too late"))
-    commits.let.set()
+    commits.released.set()
     generation = await accepting
     reply = await harness.stored_end(generation)
     assert (reply.state, reply.cancel_reason) == (State.CANCELLED, "too late")

@@ -288,9 +288,9 @@ async def test_a_provider_that_ignores_a_cancel_is_abandoned_after_5_seconds(har
     await until(lambda: harness.provider.open_calls == 0)
 
 
-@pytest.mark.parametrize("carried_out", [False, True])
-async def test_storing_the_end_is_retried_with_backoff_while_the_store_is_unavailable(harness, carried_out):
-    harness.store.fail("finalise", times=6, after=carried_out, unknown=carried_out)
+@pytest.mark.parametrize("executed", [False, True])
+async def test_storing_the_end_is_retried_with_backoff_while_the_store_is_unavailable(harness, executed):
+    harness.store.fail("finalise", times=6, after=executed)
     generation = await harness.begin()
     await until(lambda: harness.clock.waiting == 1)
     for attempt, delay_s in enumerate((0.1, 0.2, 0.4, 0.8, 1.6, 2.0), 1):
@@ -485,7 +485,8 @@ async def _race(harness: CoreHarness, chance: random.Random) -> None:
             await result
 
     if chance.random() < 0.3:
-        harness.store.fail("finalise", times=1, after=chance.random() < 0.5, unknown=True)
+        unknown = errors.StorageUnavailable(outcome_unknown=True)
+        harness.store.fail("finalise", times=1, after=chance.random() < 0.5, error=unknown)
     generation = await harness.begin(answer)
     reply_id = generation.log.reply.id
     actions = [

@@ -1,4 +1,4 @@
-"""The lease of a replica: what it may show while it holds it, and what it learns of its replies when it renews it."""
+"""Text is shown only under the lease; each renewal finds takeovers, cancel requests and rows without a task."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ async def reply(a: Replica) -> RunningReply:
 
 
 async def taken_over(cluster: Cluster, by: str, *owners: Replica) -> list:
-    """What another replica takes over now, without ending it yet."""
+    """Take over the replies of the owners, or those of expired leases, without ending them yet."""
     for owner in owners:
         await cluster.expire(owner)
     await cluster.store.hold_lease(by, 3600.0)
@@ -96,11 +96,7 @@ async def test_an_expired_lease_unsettles_the_replica_without_a_failed_renewal(c
 
 
 async def test_an_unexpected_error_of_a_renewal_does_not_end_the_renewals(cluster, a, caplog):
-    async def defect(*_):
-        a.store.before.clear()
-        raise RuntimeError("a defect")
-
-    a.store.before["hold_lease"] = defect
+    a.store.fail("hold_lease", times=1, error=RuntimeError("unexpected"))
     await cluster.advance(2 * RENEWAL_S)
     assert "lease_renewal_failed" in caplog.messages
     assert a.store.calls.count("hold_lease") == 3
@@ -116,7 +112,7 @@ async def test_a_released_lease_lets_others_take_over_its_replies(cluster, a, re
     await a.lease_keeper.end()
 
 
-# --- a database that is away
+# --- database outages
 
 
 async def test_a_long_database_outage_fails_no_reply(cluster, a, reply):
@@ -198,7 +194,7 @@ async def test_suspended_time_counts_towards_the_lease(cluster, a, reply):
     assert texts_of(Reader(reply.log, 0).take()) == "one two"
 
 
-# --- what others have taken over
+# --- takeovers by other replicas
 
 
 async def test_a_reply_that_was_taken_over_shows_only_the_stored_end_of_the_new_owner(cluster, a, reply):
@@ -206,7 +202,7 @@ async def test_a_reply_that_was_taken_over_shows_only_the_stored_end_of_the_new_
     reading = asyncio.ensure_future(read_to_end(reader))
     a.store.unavailable = True
     await cluster.advance(LEASE_S)
-    await reply.write("zombie")
+    await reply.write("lost")
     await taken_over(cluster, "b", a)
     a.store.unavailable = False
     await cluster.advance(RENEWAL_S)
@@ -231,7 +227,7 @@ async def test_a_reply_that_was_taken_over_shows_only_the_stored_end_of_the_new_
 
 
 async def test_a_takeover_without_an_expired_lease_is_found_by_the_next_renewal(cluster, a, reply):
-    """The database's clock may have jumped: what counts is what it says."""
+    """The clock of the database may jump, and the database decides who owns a reply."""
     await taken_over(cluster, "b", a)
     await reply.write("two ")
     await cluster.advance(RENEWAL_S)
@@ -243,14 +239,14 @@ async def test_a_takeover_without_an_expired_lease_is_found_by_the_next_renewal(
 
 
 async def test_a_takeover_of_an_ending_reply_hides_its_held_back_text(cluster, a, reply):
-    """Its text is held back by the fence, and must not be shown by the revival: another replica may be ending it."""
+    """The renewal must not show the held back text, since the new owner may end the reply without it."""
     reader = Reader(reply.log, 1)
     a.store.unavailable = True
     await cluster.advance(LEASE_S)
     await reply.write("held back", None)
     assert reply.log.sealed
     taken = await taken_over(cluster, "b", a)
-    a.store.before["finalise"] = refuse
+    a.store.fail("finalise")
     a.store.unavailable = False
     await cluster.advance(RENEWAL_S)
     assert a.lease.held
@@ -259,17 +255,12 @@ async def test_a_takeover_of_an_ending_reply_hides_its_held_back_text(cluster, a
     await cluster.advance(RENEWAL_S)
     assert not reply.log.over
     assert read_available(reader) == []
-    await finish_elsewhere(cluster, taken)
+    await end_on_new_owner(cluster, taken)
     await cluster.advance(RENEWAL_S)
     assert [type(chunk.entry) for chunk in read_available(reader)] == [Snapshot, Failed]
 
 
-async def refuse(*_):
-    raise StorageUnavailable
-
-
-async def finish_elsewhere(cluster: Cluster, taken: list) -> None:
-
+async def end_on_new_owner(cluster: Cluster, taken: list) -> None:
     b = Replica(cluster, "b", ManualAnswer().generate)
     cluster.replicas.append(b)
     for each in taken:
@@ -277,7 +268,7 @@ async def finish_elsewhere(cluster: Cluster, taken: list) -> None:
 
 
 async def test_a_takeover_while_the_end_is_being_stored_wins(cluster, a, reply):
-    a.store.before["finalise"] = refuse
+    a.store.fail("finalise")
     await reply.write("two", None)
     await settle()
     taken = await taken_over(cluster, "b", a)
@@ -286,7 +277,7 @@ async def test_a_takeover_while_the_end_is_being_stored_wins(cluster, a, reply):
     assert not reply.log.over
     assert reply.generation.lost
     assert read_available(Reader(reply.log, 0)) == []
-    await finish_elsewhere(cluster, taken)
+    await end_on_new_owner(cluster, taken)
     await cluster.advance(3.0)
     stored = await a.stored(reply.id)
     assert (stored.state, stored.error.reason) == (State.FAILED, Reason.OWNER_LOST)
@@ -297,7 +288,7 @@ async def test_a_takeover_while_the_end_is_being_stored_wins(cluster, a, reply):
 async def test_a_reply_erased_after_a_takeover_ends_its_readers(cluster, a, reply):
     a.store.unavailable = True
     await cluster.advance(LEASE_S)
-    await finish_elsewhere(cluster, await taken_over(cluster, "b", a))
+    await end_on_new_owner(cluster, await taken_over(cluster, "b", a))
     await cluster.store.delete_conversation(ADA, reply.conversation_id, "")
     reader = Reader(reply.log, 1)
     waiting = asyncio.ensure_future(reader.wait())
@@ -312,77 +303,44 @@ async def test_a_reply_erased_after_a_takeover_ends_its_readers(cluster, a, repl
 
 
 async def test_a_reply_that_ended_while_the_lease_was_renewed_is_not_lost(cluster, a, reply, caplog):
-    freed = asyncio.Event()
-
-    async def wait(*_):
-        await freed.wait()
-
-    a.store.before["hold_lease"] = wait
+    block = a.store.block("hold_lease")
     await cluster.advance(RENEWAL_S)
     assert a.store.calls.count("hold_lease") == 2
     await reply.write("two", None)
     stored = await a.stored_end(reply.generation)
-    freed.set()
+    block.released.set()
     await cluster.settle()
     assert stored.state is State.COMPLETED
     assert "reply_ownership_lost" not in caplog.messages
 
 
 async def test_a_reply_with_a_stored_end_that_its_owner_has_not_received_is_not_lost(cluster, a, reply, caplog):
-    """The row is terminal, and so not among what the replica owns; the log has not been told yet."""
-    told = asyncio.Event()
-
-    async def tell_late(*_):
-        await told.wait()
-
-    a.store.after["finalise"] = tell_late
+    """The row is terminal, so that the store no longer lists it; the log has not ended yet."""
+    block = a.store.block("finalise", after=True)
     await reply.write("two", None)
     await until(lambda: a.store.pending_calls == 0 and "finalise" in a.store.calls)
     await cluster.advance(RENEWAL_S)
-    told.set()
+    block.released.set()
     stored = await a.stored_end(reply.generation)
     assert stored.state is State.COMPLETED
     assert texts_of(Reader(reply.log, 0).take()) == "one two"
     assert "reply_ownership_lost" not in caplog.messages
 
 
-async def test_an_acceptance_without_its_answer_is_neither_lost_nor_reconciled(cluster, a):
-    committed, told = asyncio.Event(), asyncio.Event()
-
-    async def tell_late(*_):
-        committed.set()
-        await told.wait()
-
-    a.store.after["accept"] = tell_late
+@pytest.mark.parametrize("committed", [False, True])
+async def test_an_unanswered_acceptance_is_neither_lost_nor_reconciled(cluster, a, committed):
+    block = a.store.block("accept", after=committed)
     answer = ManualAnswer()
     accepting = asyncio.ensure_future(a.begin(answer.generate))
-    await committed.wait()
-    await cluster.advance(2 * RENEWAL_S)
+    await block.reached.wait()
     (reply_id,) = a.live_replies.running
+    if not committed:
+        a.lease_keeper.taken_over(reply_id)
+    await cluster.advance(2 * RENEWAL_S)
     a.lease_keeper.taken_over(reply_id)
     a.lease_keeper.cancel_requested(reply_id)
     await cluster.settle()
-    told.set()
-    generation = await accepting
-    await answer.write("all", None)
-    assert (await a.stored_end(generation)).state is State.COMPLETED
-
-
-async def test_an_uncommitted_acceptance_is_not_lost_by_a_false_notice(cluster, a):
-    asked, go_on = asyncio.Event(), asyncio.Event()
-
-    async def late(*_):
-        asked.set()
-        await go_on.wait()
-
-    a.store.before["accept"] = late
-    answer = ManualAnswer()
-    accepting = asyncio.ensure_future(a.begin(answer.generate))
-    await asked.wait()
-    (reply_id,) = a.live_replies.running
-    a.lease_keeper.taken_over(reply_id)
-    await cluster.advance(RENEWAL_S)
-    go_on.set()
+    block.released.set()
     generation = await accepting
     await answer.write("all", None)
     assert (await a.stored_end(generation)).state is State.COMPLETED
@@ -390,32 +348,26 @@ async def test_an_uncommitted_acceptance_is_not_lost_by_a_false_notice(cluster, 
 
 @pytest.mark.parametrize("ended", [False, True])
 async def test_an_acceptance_taken_over_before_its_answer_shows_only_the_stored_end(cluster, a, ended):
-    """The process stood still at the commit; it is back, and holds its lease again, before it hears of it."""
-    committed, told = asyncio.Event(), asyncio.Event()
-
-    async def tell_late(*_):
-        committed.set()
-        await told.wait()
-
-    a.store.after["accept"] = tell_late
+    """The process is suspended after the commit and renews its lease before it receives the answer."""
+    block = a.store.block("accept", after=True)
     answer = ManualAnswer()
-    answer.words.put_nowait("zombie")
+    answer.words.put_nowait("lost")
     a.provider.answer = answer.generate
     accepting = asyncio.ensure_future(a.replies.start(reply_request(request_id="r")))
-    await committed.wait()
+    await block.reached.wait()
     cluster.clock.suspend(60.0)
     taken = await taken_over(cluster, "b", a)
     if ended:
-        await finish_elsewhere(cluster, taken)
+        await end_on_new_owner(cluster, taken)
     await cluster.advance(RENEWAL_S)
     assert a.lease.held
-    told.set()
+    block.released.set()
     started = await accepting
     await cluster.settle()
     reader = Reader(started.log, 0)
     if not ended:
         assert read_available(reader) == []
-        await finish_elsewhere(cluster, taken)
+        await end_on_new_owner(cluster, taken)
         await cluster.advance(3.0)
     assert [type(chunk.entry) for chunk in read_available(reader)] == [Snapshot, Failed]
     stored = await a.stored(started.log.reply.id)
@@ -425,7 +377,7 @@ async def test_an_acceptance_taken_over_before_its_answer_shows_only_the_stored_
     assert (a.live_replies.running, a.live_replies.capacity._replies, a.provider.open_calls) == ({}, 0, 0)
 
 
-# --- wishes and hints
+# --- cancel requests and notices
 
 
 @pytest.mark.parametrize("kind", [FinishReason.CANCELLED, FinishReason.INTERRUPTED])
@@ -452,13 +404,13 @@ async def test_a_notice_of_a_cancel_request_is_checked_at_once(cluster, a, reply
     assert a.store.calls.count("standings") == 2
 
 
-@pytest.mark.parametrize("hint", ["taken_over", "cancel_requested"])
-async def test_a_notice_that_the_store_does_not_confirm_is_ignored(cluster, a, reply, hint):
-    getattr(a.lease_keeper, hint)(reply.id)
+@pytest.mark.parametrize("notice", ["taken_over", "cancel_requested"])
+async def test_a_notice_that_the_store_does_not_confirm_is_ignored(cluster, a, reply, notice):
+    getattr(a.lease_keeper, notice)(reply.id)
     a.lease_keeper.erased((reply.id,))
     await cluster.settle()
     a.store.unavailable = True
-    getattr(a.lease_keeper, hint)(reply.id)
+    getattr(a.lease_keeper, notice)(reply.id)
     await cluster.settle()
     a.store.unavailable = False
     assert not reply.generation.lost
@@ -496,7 +448,6 @@ async def test_rows_of_other_replicas_are_not_reconciled(cluster, a, reply):
 
 async def test_a_row_taken_over_during_reconciliation_is_left_to_its_owner(cluster, a, reply):
     del a.live_replies.running[reply.id]
-
     lost = asyncio.Event()
 
     async def lose(*_):
@@ -512,16 +463,11 @@ async def test_a_row_taken_over_during_reconciliation_is_left_to_its_owner(clust
 
 async def test_a_hanging_reconciliation_does_not_stop_the_renewals(cluster, a, reply):
     del a.live_replies.running[reply.id]
-    hanging = asyncio.get_running_loop().create_future()
-
-    async def hang(*_):
-        await hanging
-
-    a.store.before["unfinished"] = hang
+    block = a.store.block("unfinished")
     await cluster.advance(2 * LEASE_S)
     assert a.lease.held
     assert a.store.calls.count("unfinished") == 1
-    hanging.set_result(None)
+    block.released.set()
     a.store.before.clear()
     await cluster.advance(RENEWAL_S)
     assert (await a.stored(reply.id)).state is State.FAILED
@@ -532,11 +478,11 @@ async def test_a_row_that_cannot_be_ended_does_not_block_other_rows(cluster, a, 
     for each in (reply, other):
         del a.live_replies.running[each.id]
 
-    async def defect(finalisation):
+    async def fail(finalisation):
         if finalisation.reply_id == reply.id:
-            raise RuntimeError("a defect of this row")
+            raise RuntimeError("unexpected")
 
-    a.store.before["finalise"] = defect
+    a.store.before["finalise"] = fail
     await cluster.advance(RENEWAL_S)
     assert (await a.stored(other.id)).state is State.FAILED
     assert "reconciliation_failed" in caplog.messages

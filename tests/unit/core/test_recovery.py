@@ -210,8 +210,8 @@ async def test_reconciliation_continues_after_a_store_outage(make_harness):
 
 
 async def test_reconciliation_ends_a_reply_whose_commit_stayed_unknown(harness):
-    harness.store.fail("accept", times=1, after=True, unknown=True)
-    harness.store.fail("get_reply", times=10_000)
+    harness.store.fail("accept", times=1, after=True)
+    harness.store.fail("get_reply")
     accepting = asyncio.ensure_future(harness.core.acceptances.accept(reply_request(request_id="r")))
     while not accepting.done():
         await asyncio.sleep(0.001)

@@ -1,4 +1,4 @@
-"""Commands on replies that run on another replica: stop, interrupt, erase; and who counts as their reader."""
+"""Cancels, interrupts, erasures, readers and drains of replies that run on another replica."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from parley_server.core.store_types import CancelTarget
 from parley_server.errors import Draining, ReplyInProgress, ReplyNotFound, StorageUnavailable
 
 from tests.clock import settle
-from tests.fakes import ADA, reply_request, texts_of
+from tests.fakes import ADA, ManualAnswer, reply_request, texts_of
 from tests.replicas import LEASE_S, Cluster, Replica
 from tests.unit.core.running_reply import RunningReply, read_available, read_to_end, start_reply
 
@@ -118,7 +118,7 @@ async def test_other_users_and_tenants_cannot_cancel_a_reply(cluster, a, b, repl
 
 
 async def test_a_request_id_is_not_found_by_a_caller_without_the_end_user(cluster, a, b, reply):
-    """A caller that sees all of its tenant has keys of its own, which may be the same words."""
+    """Callers without an end user have request ids of their own, which may be equal to those of end users."""
     with pytest.raises(ReplyNotFound):
         await cancel(a, CancelTarget(request_id="r"), identity=Identity(tenant="shop"))
     await cluster.settle()
@@ -126,7 +126,7 @@ async def test_a_request_id_is_not_found_by_a_caller_without_the_end_user(cluste
 
 
 async def test_a_cancel_by_conversation_returns_the_reply_even_if_it_ends_first(cluster, a, b, reply):
-    """It may be stored as ended before the wish comes to the store."""
+    """The end may be stored before the cancel request."""
 
     async def ended_first(*_):
         while not (await cluster.store.get_reply(ADA, reply.id)).state.terminal:
@@ -138,27 +138,21 @@ async def test_a_cancel_by_conversation_returns_the_reply_even_if_it_ends_first(
 
 
 async def test_a_cancel_that_races_with_the_end_returns_without_a_check_interval(cluster, a, b, reply):
-    """The reply ends here, and leaves the shelf of the running, while the wish is stored."""
-    wished, told = asyncio.Event(), asyncio.Event()
-
-    async def tell_late(*_):
-        wished.set()
-        await told.wait()
-
+    """The reply ends on this replica while its cancel request is being stored."""
     del a.live_replies.running[reply.id]
-    a.store.after["request_cancel"] = tell_late
+    block = a.store.block("request_cancel", after=True)
     cancelling = cancel(a, target_of(reply, "reply_id"))
-    await wished.wait()
+    await block.reached.wait()
     a.live_replies.running[reply.id] = reply.generation
     await reply.write(None)
     stored = await a.stored_end(reply.generation)
-    told.set()
+    block.released.set()
     assert await cancelling == stored
     assert a.live_replies.followed == {}
 
 
 async def test_a_cancelled_reply_of_a_stopped_owner_ends_once_after_the_owner_resumes(cluster, a, reply):
-    """The owner stands still, the sweeper ends its reply; then the owner goes on where it was."""
+    """The sweeper ends the reply of the stopped owner. Then the owner resumes with its old state."""
     b = await cluster.join("c")
     await cluster.advance(2 * LEASE_S)
     a.freeze()
@@ -168,7 +162,7 @@ async def test_a_cancelled_reply_of_a_stopped_owner_ends_once_after_the_owner_re
     cancelled = await cancelling
     assert (cancelled.state, cancelled.cancel_reason, cancelled.epoch) == (State.CANCELLED, "enough", 2)
     a.store.unavailable = False
-    await reply.write("zombie")
+    await reply.write("lost")
     assert read_available(Reader(reply.log, 1)) == []
     await a.serve(sweeps=False)
     await cluster.advance(RENEWAL_S)
@@ -228,7 +222,7 @@ async def test_one_of_many_concurrent_requests_on_all_replicas_is_accepted(clust
     await a.stored_end(first.generation)
     replicas = [a, b, c] * 5
     for replica in (a, b, c):
-        replica.provider.answer = hold
+        replica.provider.answer = ManualAnswer().generate
     outcomes = await asyncio.gather(
         *[each.begin(conversation_id=first.conversation_id) for each in replicas], return_exceptions=True
     )
@@ -237,11 +231,7 @@ async def test_one_of_many_concurrent_requests_on_all_replicas_is_accepted(clust
     assert sum(len(each.provider.prompts) for each in (a, b, c)) == 2
 
 
-async def hold(prompt, sink):
-    await asyncio.get_running_loop().create_future()
-
-
-# --- erasure
+# --- erasures
 
 
 async def test_the_erasure_of_a_conversation_ends_its_remote_reply(cluster, a, b, reply):
@@ -289,44 +279,38 @@ async def test_an_erasure_ends_remote_readers_that_missed_the_end(cluster, a, b,
 
 
 async def test_an_erasure_reaches_an_owner_that_is_still_storing_the_end(cluster, a, b, reply):
-    """Its end is stored, and known to others, before its owner has heard of it."""
-    told = asyncio.Event()
-
-    async def tell_late(*_):
-        await told.wait()
-
-    a.store.after["finalise"] = tell_late
+    """The end is stored and visible to other replicas before the owner receives the answer of the store."""
+    block = a.store.block("finalise", after=True)
     await reply.write(None)
     await cluster.settle()
-    looked = asyncio.Event()
+    ended = asyncio.Event()
 
-    async def look_late(*_):
-        told.set()
+    async def end_first(*_):
+        block.released.set()
         while reply.id in a.live_replies.running:
             await asyncio.sleep(0)
-        looked.set()
+        ended.set()
 
-    a.store.after["standings"] = look_late
+    a.store.after["standings"] = end_first
     await b.conversations.delete(ADA, reply.conversation_id, "")
     async with asyncio.timeout(5):
-        await looked.wait()
+        await ended.wait()
     await cluster.settle()
     with pytest.raises(ReplyNotFound):
         await a.replies.get(ADA, reply.id)
     assert a.live_replies.find(ADA, reply.id) is None
 
 
-# --- who reads
+# --- readers
 
 
 @pytest.fixture
 async def watched(a: Replica, b: Replica) -> RunningReply:
-    """A reply that ends when nobody has read it for 30 s."""
+    """A reply that is cancelled after 30 s without a reader."""
     return await start_reply(a, "one ", orphan_ttl_s=TTL_S)
 
 
-async def beats(cluster: Cluster, seconds: float) -> None:
-    """Time in which followers tell that they read."""
+async def advance_with_heartbeats(cluster: Cluster, seconds: float) -> None:
     for _ in range(int(seconds)):
         cluster.network.send_heartbeats()
         await cluster.advance(1.0)
@@ -338,26 +322,25 @@ async def test_a_remote_reader_prevents_the_orphan_cancellation(cluster, a, b, w
     with a.replies.reading(watched.log):
         pass
     with b.replies.reading(log):
-        await beats(cluster, 5 * TTL_S)
+        await advance_with_heartbeats(cluster, 5 * TTL_S)
         assert not watched.log.sealed
-    await beats(cluster, TTL_S - 2)
+    await advance_with_heartbeats(cluster, TTL_S - 2)
     assert not watched.log.sealed
-    await beats(cluster, 3)
+    await advance_with_heartbeats(cluster, 3)
     stored = await a.stored_end(watched.generation)
     assert (stored.state, stored.finish_reason) == (State.CANCELLED, FinishReason.ORPHANED)
 
 
 async def test_a_first_remote_reader_starts_the_orphan_ttl(cluster, a, b, watched):
-    """The count starts when that one leaves."""
-    await beats(cluster, 3 * TTL_S)
+    await advance_with_heartbeats(cluster, 3 * TTL_S)
     assert not watched.log.sealed
     log = await b.replies.attach(ADA, watched.id)
-    await beats(cluster, 1)
+    await advance_with_heartbeats(cluster, 1)
     with b.replies.reading(log):
-        await beats(cluster, 2 * TTL_S)
-    await beats(cluster, TTL_S - 2)
+        await advance_with_heartbeats(cluster, 2 * TTL_S)
+    await advance_with_heartbeats(cluster, TTL_S - 2)
     assert not watched.log.sealed
-    await beats(cluster, 3)
+    await advance_with_heartbeats(cluster, 3)
     assert (await a.stored_end(watched.generation)).finish_reason is FinishReason.ORPHANED
 
 
@@ -365,9 +348,9 @@ async def test_a_remote_poll_counts_as_a_reader_for_a_minute(cluster, a, b, watc
     with a.replies.reading(watched.log):
         pass
     await b.replies.get(ADA, watched.id)
-    await beats(cluster, POLL_COUNTS_S + TTL_S - 2)
+    await advance_with_heartbeats(cluster, POLL_COUNTS_S + TTL_S - 2)
     assert not watched.log.sealed
-    await beats(cluster, 4)
+    await advance_with_heartbeats(cluster, 4)
     assert (await a.stored_end(watched.generation)).finish_reason is FinishReason.ORPHANED
 
 
@@ -378,12 +361,12 @@ async def test_a_disconnected_relay_prevents_the_orphan_cancellation(cluster, a,
     await cluster.advance(300.0)
     assert not watched.log.sealed
     cluster.network.reconnect()
-    await beats(cluster, TTL_S + 1)
+    await advance_with_heartbeats(cluster, TTL_S + 1)
     assert (await a.stored_end(watched.generation)).finish_reason is FinishReason.ORPHANED
 
 
 async def test_an_unknown_idle_time_prevents_the_orphan_cancellation(cluster, a, b, watched):
-    """A key that is absent is unknown, never nobody."""
+    """Missing data must not be read as "no reader"."""
     with a.replies.reading(watched.log):
         pass
     cluster.network.opened_at.clear()
@@ -393,11 +376,11 @@ async def test_an_unknown_idle_time_prevents_the_orphan_cancellation(cluster, a,
 
 @pytest.mark.parametrize("meanwhile", ["poll", "read", "drain"])
 async def test_a_reader_that_arrives_during_the_idle_check_prevents_the_cancellation(cluster, a, b, watched, meanwhile):
-    asked, answer = asyncio.Event(), asyncio.Event()
+    asked, answered = asyncio.Event(), asyncio.Event()
 
     async def slow():
         asked.set()
-        await answer.wait()
+        await answered.wait()
         return 1e6
 
     a.relay.slow_idle_s = slow
@@ -412,13 +395,13 @@ async def test_a_reader_that_arrives_during_the_idle_check_prevents_the_cancella
             pass
     else:
         watched.generation.reader_count.paused = True
-    answer.set()
+    answered.set()
     await cluster.settle()
     assert not watched.log.sealed
 
 
 async def test_a_cancel_does_not_count_as_a_reader(cluster, a, b, watched):
-    a.store.before["standings"] = fail
+    a.store.fail("standings")
     cancelling = cancel(b, CancelTarget(reply_id=watched.id))
     await cluster.settle()
     assert not b.relay.following[watched.id].wanted()
@@ -427,40 +410,36 @@ async def test_a_cancel_does_not_count_as_a_reader(cluster, a, b, watched):
     await cancelling
 
 
-async def fail(*_):
-    raise StorageUnavailable
-
-
-# --- drain
+# --- drains
 
 
 async def test_a_drain_notifies_readers_and_its_replies_continue(cluster, a, b):
-    mine, theirs = await start_reply(a, "mine ", orphan_ttl_s=5.0), await start_reply(b, "theirs ")
+    owned, remote = await start_reply(a, "owned ", orphan_ttl_s=5.0), await start_reply(b, "remote ")
     replies = a.replies
-    followed = await replies.attach(ADA, theirs.id)
+    followed = await replies.attach(ADA, remote.id)
     notices: list[str] = []
     waiting = asyncio.ensure_future(replies.wait(followed, 60.0))
-    polling = asyncio.ensure_future(replies.poll(ADA, theirs.id, after=1, wait_s=60.0, gather_s=0.0, reasoning=False))
+    polling = asyncio.ensure_future(replies.poll(ADA, remote.id, after=1, wait_s=60.0, gather_s=0.0, reasoning=False))
     await settle()
     with (
-        replies.reading(mine.log, notice=lambda: notices.append("mine")),
-        replies.reading(followed, notice=lambda: notices.append("theirs")),
+        replies.reading(owned.log, notice=lambda: notices.append("owned")),
+        replies.reading(followed, notice=lambda: notices.append("remote")),
     ):
         draining = asyncio.ensure_future(replies.drain(60.0))
         await settle()
-        assert sorted(notices) == ["mine", "theirs"]
+        assert sorted(notices) == ["owned", "remote"]
         assert (await waiting).state is State.STREAMING
         assert (await polling).chunks == ()
     with pytest.raises(Draining):
         await replies.start(reply_request())
-    elsewhere = Reader(await b.replies.attach(ADA, mine.id), 1)
-    await beats(cluster, 20)
-    assert not mine.log.sealed
-    await mine.write("more", None)
+    elsewhere = Reader(await b.replies.attach(ADA, owned.id), 1)
+    await advance_with_heartbeats(cluster, 20)
+    assert not owned.log.sealed
+    await owned.write("more", None)
     await cluster.settle()
     assert read_available(elsewhere)[0].entry == TextDelta("more")
     await draining
-    assert not theirs.log.sealed
+    assert not remote.log.sealed
 
 
 async def test_replies_ended_by_a_drain_are_readable_on_other_replicas(cluster, a, b, reply):

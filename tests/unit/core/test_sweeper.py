@@ -272,7 +272,7 @@ async def test_a_renewal_during_a_takeover_does_not_reconcile_its_replies(cluste
 
 async def test_a_takeover_whose_answer_was_lost_is_finished_by_the_next_renewal(cluster, a, b):
     reply = await dead(cluster, a, durable=("one ",), lost=("two",))
-    b.store.fail("take_over", times=1, after=True, unknown=True)
+    b.store.fail("take_over", times=1, after=True)
     with pytest.raises(StorageUnavailable):
         await b.sweeper.sweep()
     assert not b.lease_keeper.taking_over
@@ -312,7 +312,7 @@ async def test_two_sweepers_end_a_reply_once(cluster, a, b):
 
 async def test_replies_of_a_sweeper_that_dies_are_taken_over_again(cluster, a, b):
     reply = await dead(cluster, a, durable=("one ",), lost=("two",))
-    b.store.fail("finalise", times=10_000)
+    b.store.fail("finalise")
     sweeping = asyncio.ensure_future(b.sweeper.sweep())
     await cluster.settle()
     assert b.recovery.ending == {reply.id}
@@ -370,7 +370,7 @@ async def test_a_replica_that_takes_its_lost_reply_over_ends_it_in_the_new_epoch
     a.store.unavailable = True
     await cluster.advance(LEASE_S)
     await cluster.expire(a)
-    b.store.fail("finalise", times=10_000)
+    b.store.fail("finalise")
     sweeping = asyncio.ensure_future(b.sweeper.sweep())
     await cluster.settle()
     await reply.write("zombie", None)
@@ -379,7 +379,7 @@ async def test_a_replica_that_takes_its_lost_reply_over_ends_it_in_the_new_epoch
     assert reply.generation.lost
     await cluster.kill(b)
     a.lease_keeper.unbroken_since = cluster.clock.boottime() - LEASE_S
-    a.store.fail("take_over", times=1, after=True, unknown=True)
+    a.store.fail("take_over", times=1, after=True)
     with pytest.raises(StorageUnavailable):
         await a.sweeper.sweep()
     await cluster.advance(2 * RENEWAL_S)
