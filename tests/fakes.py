@@ -36,6 +36,7 @@ from parley_server.core.model import (
 from parley_server.core.ports import Provider, Route, Sink, Store
 from parley_server.core.replies.generate import Generation
 from parley_server.core.replies.log import Reader
+from parley_server.core.replies.service import Poll
 from parley_server.core.requests import ReplyPayload, ReplyRequest
 from parley_server.errors import ModelNotFound, Reason, StorageUnavailable
 from parley_server.journal.journals import CheckpointJournal
@@ -47,6 +48,8 @@ from parley_server.store import SqlStore
 from tests.clock import START_US, ManualClock, settle
 
 ADA = Identity(tenant="shop", end_user="ada")
+OTHERS = (Identity(tenant="shop", end_user="ben"), Identity(tenant="bank", end_user="ada"))
+"""Callers who must not find the replies of ADA."""
 
 
 def reply(reply_id: str = "reply-1", **changes: object) -> Reply:
@@ -347,6 +350,11 @@ class CoreHarness:
             await Reader(generation.log, 0).until_ended()
         await settle()
         return await self.stored(generation.log.reply.id)
+
+    async def poll(self, reply_id: str, **fields: Any) -> Poll:
+        """Poll as ADA: by default from the start, without waiting and without reasoning."""
+        given = {"after": 0, "wait_s": 0.0, "gather_s": 0.0, "reasoning": False} | fields
+        return await self.replies.poll(ADA, reply_id, **given)
 
     async def aclose(self) -> None:
         """Remove all faults of the store, then end all running replies."""

@@ -1,4 +1,4 @@
-"""A store with an empty database for each test, and the core on it."""
+"""Fixtures: a store with an empty database for each test, and the core on it."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def prepared_engines() -> dict[bool, Engine]:
-    """The engines of the store, by whether they only read: each keeps the SQL that it has compiled."""
+    """The engines of the store, by `read_only`. They are shared by all tests because each one caches compiled SQL."""
     return {}
 
 
@@ -42,8 +42,8 @@ async def store(
 
     monkeypatch.setattr(sqlite, "open_engine", prepared)
     path = memory_folder / "core.db"
-    for left in memory_folder.glob("core.db*"):
-        left.unlink()
+    for file in memory_folder.glob("core.db*"):
+        file.unlink()
     shutil.copy(template, path)
     opened = open_store(f"sqlite+aiosqlite:///{path}")
     await opened.start()

@@ -1,4 +1,4 @@
-"""A running reply, and what writes it: for tests of several replicas."""
+"""Running replies whose text a test writes, and readers that collect it."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tests.fakes import CoreHarness, ManualAnswer
 
 
 class RunningReply:
-    """A running reply of a harness, which is told what to say."""
+    """A running reply whose text the test writes; see `ManualAnswer.write`."""
 
     def __init__(self, answer: ManualAnswer, generation: Generation) -> None:
         self.write = answer.write
@@ -23,15 +23,15 @@ class RunningReply:
 
 
 async def start_reply(harness: CoreHarness, *words: str, **fields: Any) -> RunningReply:
-    """A reply that has said these words."""
+    """Start a reply and write these words."""
     answer = ManualAnswer()
-    made = RunningReply(answer, await harness.begin(answer.generate, **fields))
-    await made.write(*words)
-    return made
+    running = RunningReply(answer, await harness.begin(answer.generate, **fields))
+    await running.write(*words)
+    return running
 
 
 def read_available(reader: Reader) -> list[Chunk]:
-    """All that a reader can have now."""
+    """The chunks that a reader can get without waiting."""
     chunks: list[Chunk] = []
     while reader.ready:
         chunks += reader.take()
@@ -39,7 +39,7 @@ def read_available(reader: Reader) -> list[Chunk]:
 
 
 async def read_to_end(reader: Reader) -> list[Chunk]:
-    """All that a reader is given, up to the terminal chunk."""
+    """The chunks up to the terminal chunk; waits for it."""
     chunks: list[Chunk] = []
     while not reader.done:
         await reader.wait()

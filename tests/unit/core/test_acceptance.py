@@ -16,7 +16,6 @@ from parley_server.core.model import (
     Conversation,
     Finish,
     FinishReason,
-    Identity,
     Message,
     Role,
     Sampling,
@@ -49,7 +48,7 @@ from sqlalchemy import event
 from sqlalchemy.exc import OperationalError
 
 from tests.clock import settle, until
-from tests.fakes import ADA, CoreHarness, ManualAnswer, reply_request, say_hello
+from tests.fakes import ADA, OTHERS, CoreHarness, ManualAnswer, reply_request, say_hello
 
 
 async def hold(prompt, sink):
@@ -102,7 +101,7 @@ async def test_a_retry_attaches_to_the_ended_reply(harness):
 
 async def test_request_ids_are_separate_per_end_user_and_tenant(harness):
     await harness.stored_end(await harness.begin(request_id="r"))
-    for identity in (Identity(tenant="shop", end_user="ben"), Identity(tenant="bank", end_user="ada")):
+    for identity in OTHERS:
         assert isinstance(await accept(harness, request_id="r", identity=identity), Generation)
 
 

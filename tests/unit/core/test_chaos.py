@@ -1,4 +1,4 @@
-"""Replicas, their database and their relay fail in any order: every reader has the stored end, and no two texts."""
+"""Random faults of replicas, database and relay: all readers get the stored end and the same text."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from tests.unit.core.running_reply import RunningReply, start_reply
 
 SEEDS = (0, 1, 2, 27)
 LATE = "!"
-"""Said after a cancel has returned: nobody may ever see it."""
+"""Marks text written after a cancel has returned, which no reader may get."""
 
 
 @dataclass
 class Watcher:
-    """A reader that comes back wherever it can, at the number it has reached."""
+    """A reader that reconnects to random replicas and resumes at its position."""
 
     replicas: list[Replica]
     reply_id: str
@@ -34,7 +34,7 @@ class Watcher:
     done: bool = False
 
     async def watch(self, clock) -> None:
-        """Up to the terminal chunk, however many connections that takes."""
+        """Read up to the terminal chunk, over any number of connections."""
         while not self.done:
             replica = self.chance.choice(self.replicas)
             try:
@@ -57,40 +57,47 @@ class Watcher:
 
     @property
     def text(self) -> str:
-        """All there was before the first snapshot."""
+        """The text before the first snapshot."""
         kinds = [isinstance(chunk.entry, Snapshot) for chunk in self.chunks]
         return texts_of(self.chunks[: kinds.index(True)] if True in kinds else self.chunks)
 
 
 class Chaos:
-    """A reply, its watchers, and what befalls them."""
+    """Random faults around one reply."""
 
     def __init__(self, cluster: Cluster, owner: Replica, reply: RunningReply, chance: random.Random) -> None:
         self.cluster = cluster
         self.owner = owner
         self.reply = reply
         self.chance = chance
-        self.said = 0
+        self.written = 0
         self.over = False
         self.cancelled = False
         self.cancels: list[asyncio.Task[None]] = []
 
-    async def happen(self) -> None:
-        """One thing."""
+    async def do_random_action(self) -> None:
         action = self.chance.choices(
-            [self.write, self.pass_time, self.cut_relay, self.lose_database, self.fall_asleep, self.cancel, self.end],
+            [
+                self.write,
+                self.advance,
+                self.toggle_relay,
+                self.stop_database,
+                self.suspend_owner,
+                self.cancel,
+                self.end,
+            ],
             [10, 6, 2, 1, 1, 1, 1],
         )[0]
         await action()
 
     async def write(self) -> None:
-        self.said += 1
-        await self.reply.write(f"{LATE if self.cancelled else ''}{self.said},")
+        self.written += 1
+        await self.reply.write(f"{LATE if self.cancelled else ''}{self.written},")
 
-    async def pass_time(self) -> None:
+    async def advance(self) -> None:
         await self.cluster.advance(self.chance.choice((0.05, 0.3, 1.0, 3.0)))
 
-    async def cut_relay(self) -> None:
+    async def toggle_relay(self) -> None:
         wire = self.cluster.network
         if wire.disconnected or wire.delivery_paused or wire.notices_lost:
             wire.notices_lost = False
@@ -100,8 +107,8 @@ class Chaos:
         else:
             wire.delivery_paused = wire.notices_lost = True
 
-    async def lose_database(self) -> None:
-        """For less than a lease, or for so long that others find the lease run out."""
+    async def stop_database(self) -> None:
+        """Stop it for one replica, for less than a lease or until the lease has expired."""
         replica = self.chance.choice([self.owner, *self.cluster.replicas])
         replica.store.unavailable = True
         if self.chance.random() < 0.5:
@@ -115,8 +122,8 @@ class Chaos:
         await self.write()
         replica.store.unavailable = False
 
-    async def fall_asleep(self) -> None:
-        """The owner's machine; the others are taken for awake, since they have one clock."""
+    async def suspend_owner(self) -> None:
+        """Suspend the machine of the owner. All replicas share one clock, so the others get new leases."""
         if self.chance.random() < 0.5:
             await self.cancel()
         await self.cluster.expire(self.owner)
@@ -132,14 +139,14 @@ class Chaos:
     async def cancel(self) -> None:
         replica = self.chance.choice(self.cluster.replicas)
 
-        async def click() -> None:
+        async def cancel() -> None:
             try:
                 await replica.replies.cancel(ADA, CancelTarget(reply_id=self.reply.id), "enough")
             except StorageUnavailable:
                 return
             self.cancelled = True
 
-        self.cancels.append(asyncio.ensure_future(click()))
+        self.cancels.append(asyncio.ensure_future(cancel()))
 
     async def end(self) -> None:
         if not self.over:
@@ -147,7 +154,7 @@ class Chaos:
             await self.reply.write(None)
 
     async def heal(self) -> Reply:
-        """Everything is back, and the reply ends within the promised time."""
+        """Remove all faults, and return the reply as stored 20 s later."""
         self.cluster.network.notices_lost = False
         self.cluster.network.reconnect()
         for replica in self.cluster.replicas:
@@ -163,10 +170,10 @@ async def test_readers_agree_with_the_stored_end_after_random_faults(cluster, se
     replicas = [await cluster.join(name, journal=True) for name in "abc"]
     await cluster.advance(LEASE_S + 1)
     for _ in range(5):
-        await _one(cluster, replicas, chance)
+        await run_one_reply(cluster, replicas, chance)
 
 
-async def _one(cluster: Cluster, replicas: list[Replica], chance: random.Random) -> None:
+async def run_one_reply(cluster: Cluster, replicas: list[Replica], chance: random.Random) -> None:
     owner = chance.choice(replicas)
     reply = await start_reply(owner)
     calls = owner.provider.open_calls
@@ -174,7 +181,7 @@ async def _one(cluster: Cluster, replicas: list[Replica], chance: random.Random)
     watching = [asyncio.ensure_future(each.watch(cluster.clock)) for each in watchers]
     chaos = Chaos(cluster, owner, reply, chance)
     for _ in range(chance.randrange(5, 30)):
-        await chaos.happen()
+        await chaos.do_random_action()
     stored = await chaos.heal()
     assert stored.state.terminal
     for each in watching:
@@ -182,7 +189,7 @@ async def _one(cluster: Cluster, replicas: list[Replica], chance: random.Random)
             await cluster.advance(1.0)
         await asyncio.wait_for(each, 5)
     await asyncio.wait_for(asyncio.gather(*chaos.cancels), 5)
-    _check_readers(watchers, stored)
+    check_readers(watchers, stored)
     page = await owner.conversations.messages(
         ADA, MessageFilter(conversation_id=reply.conversation_id, all_branches=True), 0, ""
     )
@@ -197,7 +204,7 @@ async def _one(cluster: Cluster, replicas: list[Replica], chance: random.Random)
         assert replica.observer.started == len(replica.observer.ended)
 
 
-def _check_readers(watchers: list[Watcher], stored: Reply) -> None:
+def check_readers(watchers: list[Watcher], stored: Reply) -> None:
     text = "".join(part.text for part in stored.message.parts) if stored.message else ""
     assert LATE not in text
     longest = max((each.text for each in watchers), key=len)

@@ -1,4 +1,4 @@
-"""A writer without its lease: nothing of its text is numbered or shown, and nothing of it is lost."""
+"""A writer without its lease neither numbers nor shows new text, and loses none of it."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ RENEWAL_S = LEASE_S / 4
 
 
 class LeasedLog:
-    """A log whose lease a test holds and loses."""
+    """A log with a lease that the test expires and renews."""
 
     def __init__(self, *words: str) -> None:
         self.now = 0.0
         self.lease = Lease(lambda: self.now, 1.0)
         self.log = Log(reply(), lease=self.lease)
-        self.noticed: list[int] = []
-        self.log.on_append = lambda: self.noticed.append(self.log.last_sequence)
+        self.notified_at: list[int] = []
+        self.log.on_append = lambda: self.notified_at.append(self.log.last_sequence)
         self.write(*words)
 
     def write(self, *words: str) -> None:
@@ -42,11 +42,10 @@ class LeasedLog:
             self.log.append(TextDelta(word))
 
     def expire(self) -> None:
-        """The lease runs out."""
         self.now = self.lease.until
 
     def renew(self) -> None:
-        """It is held again, and the reply is still this writer's."""
+        """Renew the lease of a reply that this writer still owns."""
         self.lease.until = self.now + 1.0
         self.log.release()
         self.log.wake()
@@ -63,7 +62,7 @@ def held_back(*given: Entry) -> Log:
     return log
 
 
-# --- the lease
+# --- leases
 
 
 def test_a_lease_is_held_before_its_end_and_not_at_its_end():
@@ -79,33 +78,32 @@ def test_a_lease_is_held_before_its_end_and_not_at_its_end():
 
 
 def test_the_lease_clock_counts_suspended_time(monkeypatch):
-    """The wall clock may be set, and the monotonic one stands still while the machine sleeps."""
+    """The wall clock can be changed, and the monotonic clock stops while the machine is suspended."""
     asked = []
     monkeypatch.setattr("time.clock_gettime", lambda which: asked.append(which) or 5.0)
     assert SystemClock().boottime() == 5.0
     assert asked == [time.CLOCK_BOOTTIME]
 
 
-# --- the log
+# --- logs
 
 
 def test_entries_written_without_the_lease_are_numbered_in_order_after_the_renewal():
     leased = LeasedLog("a", "b")
     leased.expire()
     leased.write("c", "d")
-    assert (leased.log.last_sequence, leased.noticed) == (2, [1])
+    assert (leased.log.last_sequence, leased.notified_at) == (2, [1])
     assert (leased.log.closing_sequence, len(leased.log.content()), len(leased.log.numbered())) == (5, 4, 2)
     assert leased.log.since(0) == [TextDelta("a"), TextDelta("b")]
     leased.log.release()
     assert leased.log.last_sequence == 2
     leased.renew()
-    assert (leased.log.last_sequence, leased.noticed) == (4, [1, 4])
+    assert (leased.log.last_sequence, leased.notified_at) == (4, [1, 4])
     leased.write("e")
     assert texts_of(read_available(Reader(leased.log, 0))) == "abcde"
 
 
 def test_held_back_entries_keep_their_place_if_the_lease_is_renewed_before_their_release():
-    """Between a renewal and the release of what was held back, later text must not overtake it."""
     leased = LeasedLog("a")
     leased.expire()
     leased.write("b")
@@ -168,11 +166,11 @@ def test_a_stored_end_is_shown_without_the_lease():
 
 def test_a_writer_that_lost_its_reply_shows_the_stored_end_of_the_new_owner():
     log = held_back(TextDelta("a"))
-    winner = ended(log.reply, last_sequence=TAKEOVER_GAP + 1, state=State.FAILED)
-    log.replace(winner)
-    assert [chunk.entry for chunk in read_available(Reader(log, 0))] == [Snapshot(winner), terminal_of(winner)]
+    stored = ended(log.reply, last_sequence=TAKEOVER_GAP + 1, state=State.FAILED)
+    log.replace(stored)
+    assert [chunk.entry for chunk in read_available(Reader(log, 0))] == [Snapshot(stored), terminal_of(stored)]
     log.release()
-    assert log.last_sequence == winner.last_sequence
+    assert log.last_sequence == stored.last_sequence
 
 
 async def test_an_erased_log_ends_its_readers_without_the_lease():
@@ -190,14 +188,14 @@ async def test_a_log_broken_off_by_an_error_shows_its_entries_then_raises_the_er
     waiting = asyncio.ensure_future(late.wait())
     ending = asyncio.ensure_future(Reader(log, 0).until_ended())
     await settle()
-    log.break_off(StorageUnavailable("out of reach"))
+    log.break_off(StorageUnavailable("unreachable"))
     assert texts_of(reader.take()) == "a"
     for each in (reader, late):
         assert each.ready
-        with pytest.raises(StorageUnavailable, match="out of reach"):
+        with pytest.raises(StorageUnavailable, match="unreachable"):
             each.take()
     await waiting
-    with pytest.raises(StorageUnavailable, match="out of reach"):
+    with pytest.raises(StorageUnavailable, match="unreachable"):
         await ending
     log.append(TextDelta("b"))
     assert log.last_sequence == 1
@@ -263,7 +261,7 @@ def test_readers_get_every_entry_once_with_random_expiries_and_renewals(given, s
         assert [chunk.sequence for chunk in seen] == sorted({chunk.sequence for chunk in seen})
 
 
-# --- a reply
+# --- replies
 
 
 @pytest.fixture
@@ -287,11 +285,11 @@ async def test_get_wait_and_poll_omit_held_back_entries(cluster, a, running):
     ):
         assert view.message.parts == (TextPart(text="one "),)
         assert (view.state, view.last_sequence) == (State.STREAMING, 1)
-    polled = await a.replies.poll(ADA, running.id, after=0, wait_s=0.0, gather_s=0.0, reasoning=False)
+    polled = await a.poll(running.id)
     assert (polled.chunks, polled.after_sequence, polled.reply.message) == ((), 0, None)
     a.store.unavailable = False
     await cluster.advance(RENEWAL_S)
-    polled = await a.replies.poll(ADA, running.id, after=0, wait_s=0.0, gather_s=0.0, reasoning=False)
+    polled = await a.poll(running.id)
     assert texts_of(polled.chunks) == "one two"
 
 

@@ -1,4 +1,4 @@
-"""A reply ends exactly once, as it is stored, whatever its provider, its readers and its store do."""
+"""A reply ends once, and readers get the stored end, with every fault of its provider, its task and its store."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ from tests.fakes import ADA, STOP, CoreHarness, texts_of
 PROVIDER_ERRORS = sorted(ProviderError.__subclasses__(), key=lambda kind: kind.__name__)
 
 
-def speaking(*pieces: str, then=None):
-    """Says the pieces, then waits, or raises or returns what is given."""
+def writing(*pieces: str, then=None):
+    """Writes the pieces, then raises or returns `then`; without it, waits."""
 
     async def answer(prompt, sink):
         for piece in pieces:
@@ -50,7 +50,7 @@ def text_of(reply) -> str:
 
 
 async def check_end(harness: CoreHarness, generation, stored=None):
-    """What readers see, what the log says and what is stored are one; and everything is given back."""
+    """Check that readers, log and store agree on the end, and that no capacity stays in use."""
     stored = stored or await harness.stored_end(generation)
     chunks = read_all(generation.log)
     assert chunks[-1].entry == terminal_of(stored)
@@ -133,8 +133,8 @@ async def test_a_content_filter_before_the_first_token_costs_nothing(harness):
 @pytest.mark.parametrize("kind", PROVIDER_ERRORS)
 @pytest.mark.parametrize("pieces", [(), ("par", "tial")])
 async def test_a_provider_failure_keeps_the_partial_text(harness, kind, pieces):
-    error = kind("said so", retry_after_s=2.0, metadata={"http": "503"})
-    stored = await check_end(harness, await harness.begin(speaking(*pieces, then=error)))
+    error = kind("failed", retry_after_s=2.0, metadata={"http": "503"})
+    stored = await check_end(harness, await harness.begin(writing(*pieces, then=error)))
     assert (stored.state, stored.finish_reason) == (State.FAILED, None)
     assert stored.error == ReplyError.of(error)
     assert text_of(stored) == "".join(pieces)
@@ -146,13 +146,13 @@ async def test_a_provider_failure_keeps_the_partial_text(harness, kind, pieces):
     assert bool(stored.usage.prompt_tokens) is bool(pieces or kind.billed)
 
 
-async def leak(prompt, sink):
+async def cancel_itself(prompt, sink):
     sink.text("partial")
     sink.flush()
     raise asyncio.CancelledError
 
 
-@pytest.mark.parametrize("answer", [speaking("partial", then=RuntimeError("secret")), leak])
+@pytest.mark.parametrize("answer", [writing("partial", then=RuntimeError("secret")), cancel_itself])
 async def test_an_unexpected_error_is_reported_without_its_text(harness, answer, caplog):
     stored = await check_end(harness, await harness.begin(answer))
     assert stored.state is State.FAILED
@@ -164,15 +164,15 @@ async def test_an_unexpected_error_is_reported_without_its_text(harness, answer,
 
 
 @pytest.mark.parametrize("finish", [FinishReason.CANCELLED, FinishReason.ORPHANED, FinishReason.INTERRUPTED, None])
-@pytest.mark.parametrize("moment", ["before the provider", "before a token", "later"])
+@pytest.mark.parametrize("moment", ["before the provider", "before a token", "after a token"])
 async def test_a_cancel_ends_the_reply_at_once(harness, finish, moment):
-    async def stop_early(_):
+    async def cancel_early(_):
         [accepting] = harness.live_replies.running.values()
         accepting.cancel(Cancel(finish=finish, reason="because"))
 
     if moment == "before the provider":
-        harness.store.before["accept"] = stop_early
-    generation = await harness.begin(speaking(*(["text"] if moment == "later" else [])))
+        harness.store.before["accept"] = cancel_early
+    generation = await harness.begin(writing(*(["text"] if moment == "after a token" else [])))
     if moment != "before the provider":
         await settle()
     generation.cancel(Cancel(finish=finish, reason="because"))
@@ -184,7 +184,7 @@ async def test_a_cancel_ends_the_reply_at_once(harness, finish, moment):
     else:
         assert (stored.state, stored.finish_reason) == (State.CANCELLED, finish)
         assert stored.cancel_reason == "because"
-    assert text_of(stored) == ("text" if moment == "later" else "")
+    assert text_of(stored) == ("text" if moment == "after a token" else "")
     assert harness.provider.open_calls == 0
     assert len(harness.provider.prompts) == (0 if moment == "before the provider" else 1)
     assert stored.usage.estimated is (moment != "before the provider")
@@ -192,7 +192,7 @@ async def test_a_cancel_ends_the_reply_at_once(harness, finish, moment):
 
 @pytest.mark.parametrize("pieces", [(), ("some",)])
 async def test_the_time_limit_completes_a_reply_with_text_and_fails_one_without(harness, pieces):
-    generation = await harness.begin(speaking(*pieces), time_limit_s=30.0)
+    generation = await harness.begin(writing(*pieces), time_limit_s=30.0)
     await harness.clock.advance(29.9)
     assert not generation.log.sealed
     await harness.clock.advance(0.2)
@@ -207,7 +207,7 @@ async def test_the_time_limit_completes_a_reply_with_text_and_fails_one_without(
 
 async def test_the_size_limit_ends_with_max_tokens(make_harness):
     harness = make_harness(max_reply_bytes=10)
-    generation = await harness.begin(speaking("12345", "678€", "more", then=STOP))
+    generation = await harness.begin(writing("12345", "678€", "more", then=STOP))
     stored = await check_end(harness, generation)
     assert (stored.state, stored.finish_reason) == (State.COMPLETED, FinishReason.MAX_TOKENS)
     assert text_of(stored) == "12345678"
@@ -221,7 +221,7 @@ async def test_a_provider_that_returns_on_a_cancel_does_not_complete_the_reply(h
         try:
             await asyncio.get_running_loop().create_future()
         except asyncio.CancelledError:
-            sink.text(" and the rest, which nobody saw")
+            sink.text(" dropped")
             sink.flush()
         return STOP
 
@@ -239,7 +239,7 @@ async def test_text_written_while_the_provider_closes_is_dropped(harness):
         try:
             await asyncio.get_running_loop().create_future()
         finally:
-            sink.text(" more")
+            sink.text(" dropped")
             sink.flush()
 
     generation = await harness.begin(answer)
@@ -272,8 +272,8 @@ async def test_a_provider_that_ignores_a_cancel_is_abandoned_after_5_seconds(har
             try:
                 await released.wait()
             except asyncio.CancelledError:
-                sink.text("never seen")
-        raise RuntimeError("nobody asks")
+                sink.text("dropped")
+        raise RuntimeError("ignored")
 
     generation = await harness.begin(answer)
     await settle()
@@ -308,14 +308,14 @@ async def test_storing_the_end_is_retried_with_backoff_while_the_store_is_unavai
 
 
 async def test_the_loser_of_a_takeover_shows_the_stored_end_of_the_new_owner(harness):
-    generation = await harness.begin(speaking("mine"))
+    generation = await harness.begin(writing("own"))
     await settle()
     reader = Reader(generation.log, 0)
-    assert texts_of(reader.take()) == "mine"
-    winner = await harness.store.finalise(_taken_over(generation))
+    assert texts_of(reader.take()) == "own"
+    outcome = await harness.store.finalise(takeover_of(generation))
     generation.cancel(Cancel(finish=FinishReason.CANCELLED))
     stored = await harness.stored_end(generation)
-    assert stored == winner.reply
+    assert stored == outcome.reply
     assert [(chunk.sequence, chunk.entry) for chunk in reader.take()] == [
         (TAKEOVER_GAP, Snapshot(stored)),
         (TAKEOVER_GAP + 1, terminal_of(stored)),
@@ -324,9 +324,9 @@ async def test_the_loser_of_a_takeover_shows_the_stored_end_of_the_new_owner(har
 
 
 async def test_an_erased_reply_is_not_found_by_its_readers(harness):
-    generation = await harness.begin(speaking("mine"))
+    generation = await harness.begin(writing("own"))
     await settle()
-    await harness.store.finalise(_taken_over(generation))
+    await harness.store.finalise(takeover_of(generation))
     await harness.store.delete_conversation(ADA, generation.log.reply.conversation_id, "")
     generation.cancel(Cancel(finish=FinishReason.CANCELLED))
     await generation.task
@@ -337,7 +337,7 @@ async def test_an_erased_reply_is_not_found_by_its_readers(harness):
     assert harness.observer.started == len(harness.observer.ended)
 
 
-def _taken_over(generation) -> Finalisation:
+def takeover_of(generation) -> Finalisation:
     reply = generation.log.reply
     return Finalisation(
         reply_id=reply.id,
@@ -353,18 +353,18 @@ def _taken_over(generation) -> Finalisation:
 
 
 class Steps:
-    """A coroutine that cancels its own task at the steps that a test names: the cancel strikes at the await after."""
+    """Runs a coroutine and cancels its task at these steps; the `CancelledError` is raised at the next await."""
 
-    def __init__(self, work, strikes: set[int]) -> None:
+    def __init__(self, work, cancelled_at: set[int]) -> None:
         self._work = work
-        self._strikes = strikes
+        self._cancelled_at = cancelled_at
         self.taken = 0
 
     def __await__(self):
         value, error = None, None
         while True:
             self.taken += 1
-            if self.taken in self._strikes:
+            if self.taken in self._cancelled_at:
                 asyncio.current_task().cancel()
             try:
                 step = self._work.throw(error) if error is not None else self._work.send(value)
@@ -373,21 +373,21 @@ class Steps:
             value = error = None
             try:
                 value = yield step
-            except BaseException as thrown:  # noqa: BLE001 - handed on to the coroutine, as a task would
+            except BaseException as thrown:  # noqa: BLE001 - a task throws every exception into its coroutine
                 error = thrown
 
 
-@pytest.mark.parametrize("ending", ["completes", "fails", "is stopped", "store is down"])
+@pytest.mark.parametrize("ending", ["completes", "fails", "is cancelled", "store is unavailable"])
 async def test_a_task_cancelled_at_any_await_leaves_a_stored_end(make_harness, monkeypatch, ending):
-    strikes: set[int] = set()
+    cancelled_at: set[int] = set()
     steps: list[Steps] = []
 
-    async def stubborn(prompt, sink):
+    async def answer(prompt, sink):
         sink.text("text")
         sink.flush()
         for _ in range(3):
             await asyncio.sleep(0)
-        if ending in ("completes", "store is down"):
+        if ending in ("completes", "store is unavailable"):
             return STOP
         if ending == "fails":
             raise errors.ProviderTruncated("broke off")
@@ -397,13 +397,13 @@ async def test_a_task_cancelled_at_any_await_leaves_a_stored_end(make_harness, m
             for _ in range(3):
                 await asyncio.sleep(0)
 
-    harness = make_harness(stubborn)
+    harness = make_harness(answer)
     spawn = Tasks.spawn
 
     def counted(tasks, work, name):
         if not name.startswith("reply-"):
             return spawn(tasks, work, name)
-        steps.append(Steps(work, set(strikes)))
+        steps.append(Steps(work, set(cancelled_at)))
 
         async def run():
             return await steps[-1]
@@ -413,20 +413,20 @@ async def test_a_task_cancelled_at_any_await_leaves_a_stored_end(make_harness, m
     monkeypatch.setattr(Tasks, "spawn", counted)
 
     async def once(given: set[int]) -> int:
-        strikes.clear()
-        strikes.update(given)
-        if ending == "store is down":
+        cancelled_at.clear()
+        cancelled_at.update(given)
+        if ending == "store is unavailable":
             harness.store.fail("finalise", times=2)
         generation = await harness.begin()
-        if ending == "is stopped":
+        if ending == "is cancelled":
             await settle()
-            generation.cancel(Cancel(finish=FinishReason.CANCELLED, reason="told to"))
+            generation.cancel(Cancel(finish=FinishReason.CANCELLED, reason="enough"))
         while not generation.task.done():
             await asyncio.sleep(0.0005)
             await harness.clock.advance(0.5)
         taken = steps[-1].taken
-        struck = bool({strike for strike in given if strike <= taken})
-        assert generation.task.cancelled() is struck, (given, taken)
+        cancelled = any(step <= taken for step in given)
+        assert generation.task.cancelled() is cancelled, (given, taken)
         stored = await check_end(harness, generation)
         assert stored.state.terminal
         assert text_of(stored) in ("", "text")
@@ -442,7 +442,7 @@ async def test_a_task_cancelled_at_any_await_leaves_a_stored_end(make_harness, m
 
 
 async def test_a_task_cancelled_before_its_first_step_leaves_a_stored_end(harness):
-    generation = await harness.begin(speaking("text"))
+    generation = await harness.begin(writing("text"))
     generation.task.cancel()
     stored = await check_end(harness, generation)
     assert (stored.state, stored.error.reason) == (State.FAILED, Reason.OWNER_LOST)
@@ -452,7 +452,7 @@ async def test_a_task_cancelled_before_its_first_step_leaves_a_stored_end(harnes
 
 
 async def test_a_cancel_by_the_user_is_kept_when_the_task_is_cancelled(harness):
-    generation = await harness.begin(speaking("text"))
+    generation = await harness.begin(writing("text"))
     await settle()
     generation.cancel(Cancel(finish=FinishReason.CANCELLED, reason="user"))
     generation.task.cancel()

@@ -1,4 +1,4 @@
-"""What is in flight, and what is kept for a while."""
+"""Limits of running replies and of the ended logs that are kept in memory."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from parley_server.core.replies.log import Log
 from parley_server.errors import Overloaded
 
 from tests.clock import START_US, ManualClock
-from tests.fakes import ADA, RecordingObserver, ended, limits_with, reply
+from tests.fakes import ADA, OTHERS, RecordingObserver, ended, limits_with, reply
 
 
 def test_replies_over_the_limit_are_refused():
@@ -30,16 +30,16 @@ async def test_retry_delays_of_refused_callers_are_spread_up_to_30_seconds():
     clock = ManualClock()
     capacity = Capacity(limits_with(), clock)
 
-    def away_s() -> float:
+    def retry_after_s() -> float:
         return capacity.overloaded("full").retry_after_s
 
-    assert [away_s() for _ in range(3)] == pytest.approx([1.0, 1.025, 1.05])
-    assert [away_s() for _ in range(5000)][-1] == 30.0
-    assert away_s() == 30.0
+    assert [retry_after_s() for _ in range(3)] == pytest.approx([1.0, 1.025, 1.05])
+    assert [retry_after_s() for _ in range(5000)][-1] == 30.0
+    assert retry_after_s() == 30.0
     await clock.advance(20)
-    assert away_s() == pytest.approx(10.025)
+    assert retry_after_s() == pytest.approx(10.025)
     await clock.advance(60)
-    assert away_s() == 1.0
+    assert retry_after_s() == 1.0
 
 
 def test_prompt_bytes_over_the_limit_are_refused_unless_no_reply_runs():
@@ -58,8 +58,8 @@ def test_prompt_bytes_over_the_limit_are_refused_unless_no_reply_runs():
     capacity.claim(1000)
 
 
-class Unused:
-    """A journal that no test here opens."""
+class UnusedJournal:
+    """Implements `Journal`."""
 
     def open(self, log: Log) -> None:
         raise AssertionError
@@ -68,13 +68,13 @@ class Unused:
         raise AssertionError
 
 
-class Kept:
-    """A shelf and logs of any size to put there."""
+class EndedLogs:
+    """`LiveReplies` and ended logs of any size."""
 
     def __init__(self, **limits) -> None:
         self.clock = ManualClock()
         self.live_replies = LiveReplies(
-            clock=self.clock, limits=limits_with(**limits), observer=RecordingObserver(), journal=Unused()
+            clock=self.clock, limits=limits_with(**limits), observer=RecordingObserver(), journal=UnusedJournal()
         )
 
     def end(self, reply_id: str, size: int = 10) -> Log:
@@ -86,55 +86,51 @@ class Kept:
 
 
 async def test_ended_logs_are_removed_after_their_ttl():
-    kept = Kept(ended_logs_ttl_s=60)
-    first = kept.end("a")
-    await kept.clock.advance(59.9)
-    second = kept.end("b")
-    assert kept.live_replies.find(ADA, "a") is first
-    await kept.clock.advance(0.1)
-    assert kept.live_replies.find(ADA, "a") is None
-    assert kept.live_replies.find(ADA, "b") is second
-    await kept.clock.advance(60)
-    assert kept.live_replies.find(ADA, "b") is None
-    assert kept.live_replies._ended_bytes == 0
+    ended_logs = EndedLogs(ended_logs_ttl_s=60)
+    first = ended_logs.end("a")
+    await ended_logs.clock.advance(59.9)
+    second = ended_logs.end("b")
+    assert ended_logs.live_replies.find(ADA, "a") is first
+    await ended_logs.clock.advance(0.1)
+    assert ended_logs.live_replies.find(ADA, "a") is None
+    assert ended_logs.live_replies.find(ADA, "b") is second
+    await ended_logs.clock.advance(60)
+    assert ended_logs.live_replies.find(ADA, "b") is None
+    assert ended_logs.live_replies._ended_bytes == 0
 
 
 def test_the_oldest_ended_logs_are_removed_over_the_byte_limit():
-    each = Kept().end("a", 50).footprint
-    assert each > 50  # what surrounds the text counts, too
-    kept = Kept(ended_logs_max_bytes=2 * each)
-    kept.end("a", 50)
-    b = kept.end("b", 50)
-    c = kept.end("c", 50)
-    assert [kept.live_replies.find(ADA, name) for name in "abc"] == [None, b, c]
-    kept.end("d", 2 * each + 1)
-    assert [kept.live_replies.find(ADA, name) for name in "abcd"] == [None] * 4
-    assert kept.live_replies._ended_bytes == 0
+    each = EndedLogs().end("a", 50).footprint
+    assert each > 50  # objects around the text count, too
+    ended_logs = EndedLogs(ended_logs_max_bytes=2 * each)
+    ended_logs.end("a", 50)
+    b = ended_logs.end("b", 50)
+    c = ended_logs.end("c", 50)
+    assert [ended_logs.live_replies.find(ADA, name) for name in "abc"] == [None, b, c]
+    ended_logs.end("d", 2 * each + 1)
+    assert [ended_logs.live_replies.find(ADA, name) for name in "abcd"] == [None] * 4
+    assert ended_logs.live_replies._ended_bytes == 0
 
 
 def test_logs_of_other_users_and_tenants_are_not_found():
-    kept = Kept()
-    log = kept.end("a")
-    assert kept.live_replies.find(Identity(tenant="shop"), "a") is log
-    for stranger in (
-        Identity(tenant="shop", end_user="ben"),
-        Identity(tenant="bank"),
-        Identity(tenant="bank", end_user="ada"),
-    ):
-        assert kept.live_replies.find(stranger, "a") is None
+    ended_logs = EndedLogs()
+    log = ended_logs.end("a")
+    assert ended_logs.live_replies.find(Identity(tenant="shop"), "a") is log
+    for identity in (*OTHERS, Identity(tenant="bank")):
+        assert ended_logs.live_replies.find(identity, "a") is None
 
 
 def test_erased_logs_are_removed():
-    kept = Kept()
-    a, b = kept.end("a", 30), kept.end("b", 40)
-    kept.live_replies.erase(("a", "unknown"))
+    ended_logs = EndedLogs()
+    a, b = ended_logs.end("a", 30), ended_logs.end("b", 40)
+    ended_logs.live_replies.erase(("a", "unknown"))
     assert (a.erased, b.erased) == (True, False)
-    assert kept.live_replies.find(ADA, "a") is None
-    assert kept.live_replies._ended_bytes == b.footprint
-    gone = Log(reply("c"))
-    gone.erase()
-    kept.live_replies.keep(gone)
-    assert kept.live_replies.find(ADA, "c") is None
+    assert ended_logs.live_replies.find(ADA, "a") is None
+    assert ended_logs.live_replies._ended_bytes == b.footprint
+    erased = Log(reply("c"))
+    erased.erase()
+    ended_logs.live_replies.keep(erased)
+    assert ended_logs.live_replies.find(ADA, "c") is None
 
 
 def test_ids_of_one_moment_are_unique_and_ids_sort_by_time():

@@ -1,4 +1,4 @@
-"""The log: order, exact text, one end, readers at any position."""
+"""A log keeps order and exact text, has one end, and is read from any position."""
 
 from __future__ import annotations
 
@@ -30,25 +30,19 @@ from parley_server.errors import InternalError, Reason, ReplyNotFound
 
 from tests.clock import settle
 from tests.fakes import ended, entries, reply, texts_of
+from tests.unit.core.running_reply import read_available
 
 USAGE = Usage(prompt_tokens=1, completion_tokens=2)
 
 
 def whole(log: Log) -> list[Chunk]:
-    """Every entry by itself."""
+    """One chunk for each entry."""
     return [
         Chunk(number, entry) for number, entry in enumerate(log.content(), log.last_sequence - len(log.content()) + 1)
     ]
 
 
-def read_available(reader: Reader) -> list[Chunk]:
-    chunks: list[Chunk] = []
-    while reader.ready:
-        chunks += reader.take()
-    return chunks
-
-
-def folded(chunks: list[Chunk]) -> object:
+def answer(chunks: list[Chunk]) -> object:
     return answer_of(chunk.entry for chunk in chunks)
 
 
@@ -70,20 +64,20 @@ def finish(log: Log) -> None:
 )
 def test_readers_with_any_start_and_lag_get_each_later_entry_once_in_order(given, readers):
     log = Log(reply())
-    remote_replies = [(Reader(log, start), start, lag, []) for start, lag in readers]
+    lagging = [(Reader(log, start), start, lag, []) for start, lag in readers]
     for entry in given:
         log.append(entry)
-        for reader, _, lag, seen in remote_replies:
+        for reader, _, lag, seen in lagging:
             if lag.random() < 0.5 and reader.ready:
                 seen += reader.take()
     finish(log)
     everything = whole(log)
     assert [chunk.sequence for chunk in everything] == list(range(1, len(given) + 2))
-    for reader, start, _, seen in remote_replies:
+    for reader, start, _, seen in lagging:
         seen += read_available(reader)
         sequences = [chunk.sequence for chunk in seen]
         if start <= len(given):
-            assert folded(seen) == folded(everything[start:])
+            assert answer(seen) == answer(everything[start:])
             assert sequences == sorted(set(sequences))
             assert sequences[0] > start
         elif start > log.last_sequence:
@@ -100,13 +94,13 @@ def test_readers_with_any_start_and_lag_get_each_later_entry_once_in_order(given
 def test_a_reader_resumes_at_every_position(given):
     log = filled(*given)
     for after in range(len(given) + 1):
-        assert folded(read_available(Reader(log, after))) == folded(whole(log)[after:])
+        assert answer(read_available(Reader(log, after))) == answer(whole(log)[after:])
     beyond = Reader(log, log.last_sequence + 2)
     assert not beyond.ready
     finish(log)
     last = log.last_sequence
     for after in range(last):
-        assert folded(read_available(Reader(log, after))) == folded(whole(log)[after:])
+        assert answer(read_available(Reader(log, after))) == answer(whole(log)[after:])
         merged = [entry for _, entry in merge(log.content()[after:])]
         assert [chunk.entry for chunk in read_available(Reader(log, after))] == merged
     terminal = Chunk(last, terminal_of(log.reply))
@@ -159,8 +153,7 @@ def test_merge_joins_only_adjacent_entries_of_one_kind():
 
 def test_10000_entries_are_numbered_without_gaps():
     log = filled(*[TextDelta(str(i)) for i in range(10_000)])
-    one_by_one = [log.chunks(position)[0] for position in range(9_999, 10_000)]
-    assert one_by_one == [Chunk(10_000, TextDelta("9999"))]
+    assert log.chunks(9_999) == [Chunk(10_000, TextDelta("9999"))]
     assert log.last_sequence == 10_000
     assert texts_of(read_available(Reader(log, 0))) == "".join(map(str, range(10_000)))
     assert texts_of(read_available(Reader(log, 9_990))) == "".join(map(str, range(9_990, 10_000)))
@@ -194,8 +187,8 @@ def test_racing_ends_leave_one_terminal_entry_at_the_end(seed_block):
                 log.journaled(log.last_sequence if not log.ended else 0)
             elif action == "read":
                 seen += reader.take() if reader.ready else []
-            elif stored is None:  # the store lets one of them win
-                stored = _ending(log, action)
+            elif stored is None:  # the store accepts one end
+                stored = end_randomly(log, action)
         seen += read_available(reader)
         if stored is None:
             assert not any(isinstance(chunk.entry, Finished | Failed) for chunk in seen)
@@ -205,7 +198,7 @@ def test_racing_ends_leave_one_terminal_entry_at_the_end(seed_block):
         assert read_available(Reader(log, 0))[-1] == seen[-1]
 
 
-def _ending(log: Log, action: str):
+def end_randomly(log: Log, action: str):
     log.seal()
     if action == "replace":
         taken_over = ended(log.reply, last_sequence=log.last_sequence + TAKEOVER_GAP + 1, state=State.FAILED)
@@ -221,11 +214,11 @@ def test_readers_of_a_replaced_log_get_a_snapshot_and_the_end():
     log = filled(*[TextDelta(str(i)) for i in range(10)])
     before, inside, beyond = Reader(log, 0), Reader(log, 5), Reader(log, 40)
     inside.take()
-    log.replace(winner := ended(log.reply, last_sequence=3 + TAKEOVER_GAP + 1, state=State.FAILED))
-    expected = [Chunk(3 + TAKEOVER_GAP, Snapshot(winner)), Chunk(4 + TAKEOVER_GAP, terminal_of(winner))]
+    log.replace(stored := ended(log.reply, last_sequence=3 + TAKEOVER_GAP + 1, state=State.FAILED))
+    expected = [Chunk(3 + TAKEOVER_GAP, Snapshot(stored)), Chunk(4 + TAKEOVER_GAP, terminal_of(stored))]
     for reader in (before, inside, beyond, Reader(log, 0), Reader(log, 70_000)):
         assert read_available(reader) == expected
-    assert read_available(Reader(log, winner.last_sequence)) == expected[1:]
+    assert read_available(Reader(log, stored.last_sequence)) == expected[1:]
 
 
 def test_an_expired_log_has_a_snapshot_and_the_end():
@@ -269,18 +262,18 @@ async def test_an_erased_log_ends_its_readers():
 
 def test_unjournaled_entries_over_the_limit_are_held_back(monkeypatch):
     monkeypatch.setattr(log_module, "MAX_UNJOURNALED", 10)
-    noticed: list[int] = []
+    notified_at: list[int] = []
     log = Log(reply())
-    log.on_append = lambda: noticed.append(log.last_sequence)
+    log.on_append = lambda: notified_at.append(log.last_sequence)
     for i in range(25):
         log.append(TextDelta(chr(97 + i)))
     assert log.last_sequence == 10
-    assert noticed == [1]  # once, until the journal has looked
+    assert notified_at == [1]  # one notification until the next `journaled`
     assert (log.closing_sequence, len(log.content())) == (26, 25)
     assert (log.durable_sequence, len(log.since(0))) == (0, 10)
     log.journaled(10)
     assert log.last_sequence == 20
-    assert noticed == [1, 20]
+    assert notified_at == [1, 20]
     log.append(TextDelta("z"))
     assert log.last_sequence == 20
     log.journaled(4)
@@ -311,9 +304,9 @@ def test_the_numbers_of_a_takeover_are_above_every_number_shown_by_the_owner(mon
     durable, shown = 1_000, log.last_sequence
     taken_over = ended(log.reply, last_sequence=durable + TAKEOVER_GAP + 1, state=State.FAILED)
     assert taken_over.last_sequence - 1 > shown
-    elsewhere = Log.of_ended(taken_over)
+    remote = Log.of_ended(taken_over)
     for cursor in (0, durable, durable + 1, shown):
-        assert [type(chunk.entry) for chunk in read_available(Reader(elsewhere, cursor))] == [Snapshot, Failed]
+        assert [type(chunk.entry) for chunk in read_available(Reader(remote, cursor))] == [Snapshot, Failed]
 
 
 def test_a_message_has_at_most_1_mib_or_one_larger_entry():
@@ -333,10 +326,10 @@ def test_a_message_has_at_most_1_mib_or_one_larger_entry():
 @pytest.mark.parametrize("seed_block", range(10))
 async def test_readers_that_attach_at_random_moments_get_the_exact_text(seed_block):
     for seed in range(seed_block * 100, seed_block * 100 + 100):
-        await _fuzzed_attach(random.Random(seed))
+        await attach_randomly(random.Random(seed))
 
 
-async def _fuzzed_attach(chance: random.Random) -> None:
+async def attach_randomly(chance: random.Random) -> None:
     log = Log(reply())
     pieces = [f"{i}," for i in range(chance.randrange(1, 30))]
     seen: dict[int, list[Chunk]] = {}

@@ -1,4 +1,4 @@
-"""What a dead process or a dead task has left is ended once, with the text that was durable."""
+"""Replies of a dead process or a dead task are ended once, with their durable text."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from parley_server.errors import Reason, StorageUnavailable
 from parley_server.journal.journals import INTERVAL_S
 
 from tests.clock import settle, until
-from tests.fakes import ADA, CoreHarness, reply_request
+from tests.fakes import ADA, CoreHarness, ManualAnswer, reply_request
 
 
 async def hold(prompt, sink):
@@ -23,8 +23,8 @@ async def hold(prompt, sink):
     await asyncio.get_running_loop().create_future()
 
 
-async def written(harness: CoreHarness, answer=hold):
-    """A running reply whose first words are in the journal."""
+async def journaled_reply(harness: CoreHarness, answer=hold):
+    """A running reply with its first entries in the journal."""
     generation = await harness.begin(answer)
     await settle()
     await harness.clock.advance(INTERVAL_S)
@@ -32,27 +32,23 @@ async def written(harness: CoreHarness, answer=hold):
     return generation
 
 
-def killed(harness: CoreHarness, make_harness) -> CoreHarness:
-    """The same store in a new process; the old one's memory is gone."""
-    harness.store.before["finalise"] = _never
+def restarted(harness: CoreHarness, make_harness) -> CoreHarness:
+    """A new process on the same store. The old one can no longer store an end."""
+    harness.store.fail("finalise")
     return make_harness(journal=True)
-
-
-async def _never(*_):
-    raise StorageUnavailable
 
 
 @pytest.fixture
 async def dying(make_harness) -> CoreHarness:
-    """A harness that is about to be killed: what it would still write is refused until the test is over."""
+    """A process that `restarted` replaces."""
     return make_harness(journal=True)
 
 
 async def test_a_new_process_ends_the_replies_of_a_dead_one(dying, make_harness):
-    generation = await written(dying)
+    generation = await journaled_reply(dying)
     reader = Reader(generation.log, 0)
     reader.take()
-    born = killed(dying, make_harness)
+    born = restarted(dying, make_harness)
     assert await born.recovery.recover() == 1
     stored = await born.stored(generation.log.reply.id)
     assert (stored.state, stored.finish_reason) == (State.FAILED, None)
@@ -73,10 +69,10 @@ async def test_a_new_process_ends_the_replies_of_a_dead_one(dying, make_harness)
 
 
 async def test_recovery_honours_a_stored_cancel_request(dying, make_harness):
-    generation = await written(dying)
+    generation = await journaled_reply(dying)
     target = CancelTarget(reply_id=generation.log.reply.id)
     await dying.store.request_cancel(ADA, target, FinishReason.INTERRUPTED, "enough", 1)
-    born = killed(dying, make_harness)
+    born = restarted(dying, make_harness)
     await born.recovery.recover()
     stored = await born.stored(generation.log.reply.id)
     assert (stored.state, stored.finish_reason) == (State.CANCELLED, FinishReason.INTERRUPTED)
@@ -85,11 +81,8 @@ async def test_recovery_honours_a_stored_cancel_request(dying, make_harness):
 
 
 async def test_recovery_of_a_reply_without_text_stores_no_message(dying, make_harness):
-    async def silent(prompt, sink):
-        await asyncio.get_running_loop().create_future()
-
-    generation = await dying.begin(silent)
-    born = killed(dying, make_harness)
+    generation = await dying.begin(ManualAnswer().generate)
+    born = restarted(dying, make_harness)
     await born.recovery.recover()
     stored = await born.stored(generation.log.reply.id)
     assert (stored.state, stored.message, stored.last_sequence) == (State.FAILED, None, TAKEOVER_GAP + 1)
@@ -100,8 +93,8 @@ async def test_recovery_keeps_durable_counts_of_the_provider(dying, make_harness
         sink.usage(Usage(prompt_tokens=10, completion_tokens=2))
         await hold(prompt, sink)
 
-    generation = await written(dying, counting)
-    born = killed(dying, make_harness)
+    generation = await journaled_reply(dying, counting)
+    born = restarted(dying, make_harness)
     await born.recovery.recover()
     stored = await born.stored(generation.log.reply.id)
     assert stored.usage == Usage(prompt_tokens=10, completion_tokens=2, cost_nano_usd=14)
@@ -109,7 +102,7 @@ async def test_recovery_keeps_durable_counts_of_the_provider(dying, make_harness
 
 async def test_recovery_ends_all_replies_of_a_dead_process(dying, make_harness):
     generations = [await dying.begin(hold) for _ in range(5)]
-    born = killed(dying, make_harness)
+    born = restarted(dying, make_harness)
     assert await born.recovery.recover() == 5
     assert await born.store.unfinished_ids() == []
     states = {(await born.stored(generation.log.reply.id)).state for generation in generations}
@@ -118,7 +111,7 @@ async def test_recovery_ends_all_replies_of_a_dead_process(dying, make_harness):
 
 async def test_reconciliation_leaves_running_replies_alone(make_harness):
     harness = make_harness(hold, journal=True)
-    generation = await written(harness)
+    generation = await journaled_reply(harness)
     await harness.recovery.reconcile()
     assert not generation.log.sealed
     assert (await harness.stored(generation.log.reply.id)).state is State.STREAMING
@@ -126,7 +119,7 @@ async def test_reconciliation_leaves_running_replies_alone(make_harness):
 
 async def test_a_row_without_a_task_ends_with_an_internal_error(make_harness, caplog):
     harness = make_harness(hold, journal=True)
-    generation = await written(harness)
+    generation = await journaled_reply(harness)
     reply_id = generation.log.reply.id
     del harness.live_replies.running[reply_id]
     await harness.recovery.reconcile()
@@ -142,7 +135,7 @@ async def test_a_row_without_a_task_ends_with_an_internal_error(make_harness, ca
 
 async def test_get_ends_a_row_without_a_task(make_harness):
     harness = make_harness(hold, journal=True)
-    generation = await written(harness)
+    generation = await journaled_reply(harness)
     reply_id = generation.log.reply.id
     del harness.live_replies.running[reply_id]
     stored = await harness.replies.get(ADA, reply_id)
@@ -152,25 +145,21 @@ async def test_get_ends_a_row_without_a_task(make_harness):
 
 @pytest.mark.parametrize("after", [False, True])
 async def test_reconciliation_ends_a_reply_whose_task_died(make_harness, after):
-    """`after`: the end was stored, but the task died before it could tell."""
+    """`after`: the task dies after its end was stored."""
     harness = make_harness(journal=True)
 
-    async def defect(*_):
-        raise RuntimeError("a defect of the store")
-
-    hooks = harness.store.after if after else harness.store.before
-    hooks["finalise"] = defect
+    harness.store.fail("finalise", after=after, error=RuntimeError("unexpected"))
     generation = await harness.begin()
     waiting = asyncio.ensure_future(Reader(generation.log, 0).until_ended())
     await until(lambda: generation.dead)
-    hooks.clear()
-    mending = asyncio.ensure_future(harness.recovery.run())
+    harness.store.fail("finalise", after=after, times=0)
+    reconciling = asyncio.ensure_future(harness.recovery.run())
     await settle()
     assert not waiting.done()
     await harness.clock.advance(harness.limits.reconcile_interval_s)
     async with asyncio.timeout(5):
         await waiting
-    mending.cancel()
+    reconciling.cancel()
     stored = await harness.stored(generation.log.reply.id)
     assert generation.log.reply == stored
     assert stored.state is (State.COMPLETED if after else State.FAILED)
@@ -182,11 +171,7 @@ async def test_reconciliation_ends_a_reply_whose_task_died(make_harness, after):
 
 async def test_an_erased_reply_of_a_dead_task_ends_its_readers(make_harness):
     harness = make_harness(journal=True)
-
-    async def defect(*_):
-        raise RuntimeError("a defect")
-
-    harness.store.after["finalise"] = defect
+    harness.store.fail("finalise", after=True, error=RuntimeError("unexpected"))
     generation = await harness.begin()
     await until(lambda: generation.dead)
     harness.store.after.clear()
@@ -199,14 +184,14 @@ async def test_an_erased_reply_of_a_dead_task_ends_its_readers(make_harness):
 async def test_reconciliation_continues_after_a_store_outage(make_harness):
     harness = make_harness(hold)
     harness.store.fail("unfinished_ids", times=2)
-    mending = asyncio.ensure_future(harness.recovery.run())
+    reconciling = asyncio.ensure_future(harness.recovery.run())
     await settle()
     for _ in range(3):
         await harness.clock.advance(harness.limits.reconcile_interval_s)
         await until(lambda: harness.clock.waiting == 1)
     assert harness.store.calls.count("unfinished_ids") == 3
-    assert not mending.done()
-    mending.cancel()
+    assert not reconciling.done()
+    reconciling.cancel()
 
 
 async def test_reconciliation_ends_a_reply_whose_commit_stayed_unknown(harness):
@@ -219,7 +204,7 @@ async def test_reconciliation_ends_a_reply_whose_commit_stayed_unknown(harness):
     with pytest.raises(StorageUnavailable):
         await accepting
     [generation] = harness.live_replies.running.values()
-    generation.cancel(Cancel(finish=None))  # else it is asked for until it is known
+    generation.cancel(Cancel(finish=None))  # otherwise the store is checked until the outcome is known
     while harness.live_replies.running:
         await asyncio.sleep(0.001)
         await harness.clock.advance(0.5)

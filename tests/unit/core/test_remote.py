@@ -13,7 +13,7 @@ from parley_server.core.store_types import CancelTarget
 from parley_server.errors import Draining, ReplyInProgress, ReplyNotFound, StorageUnavailable
 
 from tests.clock import settle
-from tests.fakes import ADA, ManualAnswer, reply_request, texts_of
+from tests.fakes import ADA, OTHERS, ManualAnswer, reply_request, texts_of
 from tests.replicas import LEASE_S, Cluster, Replica
 from tests.unit.core.running_reply import RunningReply, read_available, read_to_end, start_reply
 
@@ -111,9 +111,9 @@ async def test_a_cancel_returns_the_stored_end_before_the_followed_log_has_it(cl
 
 async def test_other_users_and_tenants_cannot_cancel_a_reply(cluster, a, b, reply):
     for replica in (a, b):
-        for stranger in (Identity(tenant="shop", end_user="ben"), Identity(tenant="bank", end_user="ada")):
+        for identity in OTHERS:
             with pytest.raises(ReplyNotFound):
-                await cancel(replica, target_of(reply, "reply_id"), identity=stranger)
+                await cancel(replica, target_of(reply, "reply_id"), identity=identity)
     assert not reply.log.sealed
 
 
@@ -419,7 +419,7 @@ async def test_a_drain_notifies_readers_and_its_replies_continue(cluster, a, b):
     followed = await replies.attach(ADA, remote.id)
     notices: list[str] = []
     waiting = asyncio.ensure_future(replies.wait(followed, 60.0))
-    polling = asyncio.ensure_future(replies.poll(ADA, remote.id, after=1, wait_s=60.0, gather_s=0.0, reasoning=False))
+    polling = asyncio.ensure_future(a.poll(remote.id, after=1, wait_s=60.0))
     await settle()
     with (
         replies.reading(owned.log, notice=lambda: notices.append("owned")),

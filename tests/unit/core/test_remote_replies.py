@@ -1,4 +1,4 @@
-"""A reply that runs on another replica, as this one's readers see it: exact, or told that it cannot be seen."""
+"""Remote readers of a reply get its exact text and stored end, or an error if it is unreachable."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from parley_server.core.replies.remote import KEPT_S
 from parley_server.errors import Reason, ReplyNotFound, StorageUnavailable, TooManyReaders
 
 from tests.clock import settle
-from tests.fakes import ADA, reply_request, texts_of
+from tests.fakes import ADA, OTHERS, reply_request, texts_of
 from tests.replicas import LEASE_S, Cluster, Replica
 from tests.unit.core.running_reply import RunningReply, read_available, read_to_end, start_reply
 
@@ -36,12 +36,7 @@ async def reply(a: Replica, b: Replica) -> RunningReply:
     return await start_reply(a, "one ")
 
 
-def poll(replica: Replica, reply_id: str, **fields):
-    given = {"after": 0, "wait_s": 0.0, "gather_s": 0.0, "reasoning": False} | fields
-    return replica.replies.poll(ADA, reply_id, **given)
-
-
-# --- exact
+# --- text
 
 
 async def test_a_remote_reader_gets_new_text_and_the_stored_end(cluster, a, b, reply):
@@ -126,14 +121,14 @@ async def test_unknown_entries_of_a_newer_release_are_numbered_and_skipped(clust
     chunks = read_available(reader)
     assert texts_of(chunks) == "one x"
     assert chunks[-1].sequence == 5
-    polled = await poll(b, reply.id)
+    polled = await b.poll(reply.id)
     assert ([type(chunk.entry) for chunk in polled.chunks], polled.after_sequence) == ([TextDelta, TextDelta], 5)
-    empty = await poll(b, reply.id, after=3)
+    empty = await b.poll(reply.id, after=3)
     assert (empty.chunks, empty.after_sequence) == ((), 5)
 
 
 async def test_a_reply_longer_than_the_journal_limit_is_followed_to_its_end(cluster, b, monkeypatch):
-    """What its owner holds back for its journal, the others never have to: they have none."""
+    """Only the owner has a journal, and so only the owner holds entries back for it."""
     monkeypatch.setattr(log_module, "MAX_UNJOURNALED", 20)
     a = await cluster.join("a", journal=True)
     reply = await start_reply(a)
@@ -151,7 +146,7 @@ async def test_a_reply_longer_than_the_journal_limit_is_followed_to_its_end(clus
     assert texts_of(read_available(Reader(late, 0))) == "x" * 75
 
 
-# --- the end
+# --- ends
 
 
 async def test_an_end_without_a_notice_is_found_by_the_check(cluster, a, b, reply):
@@ -166,23 +161,18 @@ async def test_an_end_without_a_notice_is_found_by_the_check(cluster, a, b, repl
 
 
 async def test_a_notice_of_an_end_is_confirmed_by_the_store(cluster, a, b, reply):
-    """What a follower hears may be wrong, or early."""
+    """Notices may be wrong or early."""
     reader = Reader(await b.replies.attach(ADA, reply.id), 0)
     b.relay.following[reply.id].look()
     await cluster.settle()
     assert not reader.log.over
-    told = asyncio.Event()
-
-    async def tell_late(*_):
-        await told.wait()
-
-    a.store.before["finalise"] = tell_late
+    block = a.store.block("finalise")
     await reply.write("two", None)
     b.relay.following[reply.id].look()
     await cluster.settle()
     assert texts_of(read_available(reader)) == "one two"
     assert not reader.done
-    told.set()
+    block.released.set()
     await cluster.advance(CHECK_INTERVAL_S)
     assert isinstance(read_available(reader)[-1].entry, Finished)
 
@@ -199,7 +189,6 @@ async def test_undelivered_entries_are_recalled_before_the_end(cluster, a, b, re
 
 @pytest.mark.parametrize("lost", ["tail", "all"])
 async def test_lost_entries_are_replaced_by_a_snapshot_before_the_end(cluster, a, b, reply, lost):
-    """Never a short text with an end."""
     reader = Reader(await b.replies.attach(ADA, reply.id), 1)
     reading = asyncio.ensure_future(read_to_end(reader))
     cluster.network.delivery_paused = cluster.network.notices_lost = True
@@ -260,7 +249,7 @@ async def test_an_erased_reply_ends_its_remote_readers(cluster, a, b, reply):
 
 async def test_checks_continue_after_a_store_outage_and_an_unexpected_error(cluster, a, b, reply, caplog):
     reader = Reader(await b.replies.attach(ADA, reply.id), 1)
-    failures = [StorageUnavailable(), RuntimeError("a defect")]
+    failures = [StorageUnavailable(), RuntimeError("unexpected")]
 
     async def fail(*_):
         if failures:
@@ -303,7 +292,7 @@ async def test_all_followed_replies_are_checked_in_one_query(cluster, a, b):
 
 
 async def test_a_notice_checks_only_its_own_reply(cluster, a, b):
-    """Where many are followed and end, each end must not ask about all of them."""
+    """Otherwise the ends of many followed replies would each cause a check of all of them."""
     first, second = await start_reply(a, "x"), await start_reply(a, "y")
     for each in (first, second):
         await b.replies.attach(ADA, each.id)
@@ -321,7 +310,7 @@ async def test_a_notice_checks_only_its_own_reply(cluster, a, b):
     assert asked[1:] == [[second.id]]
 
 
-# --- what has ended
+# --- ended replies
 
 
 async def test_an_ended_remote_reply_is_recalled_from_the_relay(cluster, a, b, reply):
@@ -329,17 +318,16 @@ async def test_an_ended_remote_reply_is_recalled_from_the_relay(cluster, a, b, r
     stored = await a.stored_end(reply.generation)
     log = await b.replies.attach(ADA, reply.id)
     for after in range(stored.last_sequence + 1):
-        whole, here = read_available(Reader(reply.log, after)), read_available(Reader(log, after))
-        assert here == whole
+        assert read_available(Reader(log, after)) == read_available(Reader(reply.log, after))
     assert await b.replies.attach(ADA, reply.id) is log
 
 
 async def test_ended_replies_are_recalled_within_the_configured_retention(cluster, a, reply):
-    patient = await cluster.join("patient", relay_retention_s=900.0)
+    b = await cluster.join("b", relay_retention_s=900.0)
     await reply.write("two", None)
     await a.stored_end(reply.generation)
     await cluster.advance(700.0)
-    log = await patient.replies.attach(ADA, reply.id)
+    log = await b.replies.attach(ADA, reply.id)
     assert [type(chunk.entry) for chunk in read_available(Reader(log, 0))] == [TextDelta, Finished]
 
 
@@ -355,25 +343,25 @@ async def test_concurrent_readers_of_an_ended_reply_share_one_recall(cluster, a,
         return await recall(reply_id)
 
     monkeypatch.setattr(b.relay, "recall", counted)
-    coming = [asyncio.ensure_future(b.replies.attach(ADA, reply.id)) for _ in range(50)]
+    attaching = [asyncio.ensure_future(b.replies.attach(ADA, reply.id)) for _ in range(50)]
     while not recalls:
         await asyncio.sleep(0.001)
-    coming.pop(0).cancel()
-    logs = await asyncio.gather(*coming)
+    attaching.pop(0).cancel()
+    logs = await asyncio.gather(*attaching)
     assert len({id(log) for log in logs}) == 1
     assert texts_of(read_available(Reader(logs[0], 0))) == "one two"
     assert recalls == [reply.id]
 
 
-@pytest.mark.parametrize("why", ["down", "expired", "short", "taken over"])
-async def test_a_reply_that_cannot_be_recalled_has_a_snapshot(cluster, a, b, reply, why):
+@pytest.mark.parametrize("cause", ["disconnected", "expired", "incomplete", "taken over"])
+async def test_a_reply_that_cannot_be_recalled_has_a_snapshot(cluster, a, b, reply, cause):
     await reply.write("two", None)
     stored = await a.stored_end(reply.generation)
-    if why == "down":
+    if cause == "disconnected":
         cluster.network.disconnect()
-    elif why == "expired":
+    elif cause == "expired":
         await cluster.advance(601.0)
-    elif why == "short":
+    elif cause == "incomplete":
         cluster.network.streams[reply.id][1].pop()
     else:
         cluster.network.streams[reply.id][1].append(TextDelta("more than was stored"))
@@ -390,7 +378,7 @@ async def test_get_of_an_ended_reply_recalls_nothing(cluster, a, b, reply):
     assert b.live_replies.find(ADA, reply.id) is None
 
 
-# --- out of reach
+# --- disconnections
 
 
 async def test_readers_get_an_error_when_the_relay_is_disconnected_for_ten_seconds(cluster, a, b, reply):
@@ -405,10 +393,10 @@ async def test_readers_get_an_error_when_the_relay_is_disconnected_for_ten_secon
         assert reader.take() == []
         await cluster.advance(CHECK_INTERVAL_S + 0.1)
         await waiting
-        with pytest.raises(StorageUnavailable) as away:
+        with pytest.raises(StorageUnavailable) as error:
             reader.take()
-    assert away.value.retry_after_s
-    assert away.value.retryable
+    assert error.value.retry_after_s
+    assert error.value.retryable
     assert (b.live_replies.followed, b.relay.following) == ({}, {})
     cluster.network.reconnect()
     again = Reader(await b.replies.attach(ADA, reply.id), reader.position)
@@ -455,14 +443,14 @@ async def test_wait_and_poll_raise_when_the_relay_is_disconnected_for_ten_second
     log = await b.replies.attach(ADA, reply.id)
     cluster.network.disconnect()
     waiting = asyncio.ensure_future(b.replies.wait(log, 3600.0))
-    polling = asyncio.ensure_future(poll(b, reply.id, after=1, wait_s=30.0))
+    polling = asyncio.ensure_future(b.poll(reply.id, after=1, wait_s=30.0))
     await cluster.advance(UNREACHABLE_LIMIT_S + CHECK_INTERVAL_S)
     for each in (waiting, polling):
         with pytest.raises(StorageUnavailable):
             await each
 
 
-# --- who reads
+# --- readers
 
 
 async def test_a_log_without_readers_is_followed_for_a_minute(cluster, a, b, reply):
@@ -482,7 +470,7 @@ async def test_readers_and_polls_keep_a_followed_log(cluster, a, b, reply):
     with b.replies.reading(log):
         await cluster.advance(5 * KEPT_S)
         assert reply.id in b.live_replies.followed
-    for look in (lambda: b.replies.get(ADA, reply.id), lambda: poll(b, reply.id)):
+    for look in (lambda: b.replies.get(ADA, reply.id), lambda: b.poll(reply.id)):
         await look()
         await cluster.advance(KEPT_S - 2.0)
         assert reply.id in b.live_replies.followed
@@ -524,7 +512,7 @@ async def test_get_wait_and_poll_of_a_remote_reply_show_its_current_state(cluste
         assert (view.id, view.state, view.last_sequence) == (reply.id, State.STREAMING, 3)
         assert TextPart(text="one two ") in view.message.parts
         assert view.message.partial
-    polling = asyncio.ensure_future(poll(b, reply.id, after=3, wait_s=20.0))
+    polling = asyncio.ensure_future(b.poll(reply.id, after=3, wait_s=20.0))
     await cluster.advance(5.0)
     assert not polling.done()
     await reply.write("three")
@@ -539,9 +527,9 @@ async def test_get_wait_and_poll_of_a_remote_reply_show_its_current_state(cluste
 
 async def test_remote_replies_of_other_users_and_tenants_are_not_found(cluster, a, b, reply):
     await b.replies.attach(ADA, reply.id)
-    for stranger in (Identity(tenant="shop", end_user="ben"), Identity(tenant="bank", end_user="ada")):
+    for identity in OTHERS:
         with pytest.raises(ReplyNotFound):
-            await b.replies.get(stranger, reply.id)
+            await b.replies.get(identity, reply.id)
     assert (await b.replies.get(Identity(tenant="shop"), reply.id)).id == reply.id
 
 

@@ -1,4 +1,4 @@
-"""Attach, wait, poll, get, cancel and drain: what callers of a reply are given, and when."""
+"""Attach, wait, poll, get, cancel and drain of replies of this replica."""
 
 from __future__ import annotations
 
@@ -19,9 +19,7 @@ from parley_server.errors import (
 )
 
 from tests.clock import settle, until
-from tests.fakes import ADA, CoreHarness, ManualAnswer, reply_request, texts_of
-
-STRANGERS = (Identity(tenant="shop", end_user="ben"), Identity(tenant="bank", end_user="ada"))
+from tests.fakes import ADA, OTHERS, ManualAnswer, reply_request, texts_of
 
 
 @pytest.fixture
@@ -32,11 +30,6 @@ def answer() -> ManualAnswer:
 @pytest.fixture
 async def generation(harness, answer):
     return await harness.begin(answer.generate, request_id="r")
-
-
-def poll(harness: CoreHarness, reply_id: str, **fields):
-    given = {"after": 0, "wait_s": 0.0, "gather_s": 0.0, "reasoning": False} | fields
-    return harness.replies.poll(ADA, reply_id, **given)
 
 
 async def test_wait_returns_the_stored_reply_at_the_end(harness, answer, generation):
@@ -57,15 +50,15 @@ async def test_wait_returns_the_partial_reply_at_its_time_limit(harness, answer,
     await harness.clock.advance(29.9)
     assert not waiting.done()
     await harness.clock.advance(0.2)
-    standing = await waiting
-    assert (standing.state, standing.message.parts) == (State.STREAMING, (TextPart(text="half"),))
-    assert standing.message.partial
-    assert standing.last_sequence == 1
+    partial = await waiting
+    assert (partial.state, partial.message.parts) == (State.STREAMING, (TextPart(text="half"),))
+    assert partial.message.partial
+    assert partial.last_sequence == 1
 
 
 async def test_a_poll_waits_for_a_new_entry_then_gathers_more(harness, answer, generation):
     reply_id = generation.log.reply.id
-    polling = asyncio.ensure_future(poll(harness, reply_id, wait_s=10, gather_s=0.5))
+    polling = asyncio.ensure_future(harness.poll(reply_id, wait_s=10, gather_s=0.5))
     await harness.clock.advance(5)
     assert not polling.done()
     await answer.write("a")
@@ -76,9 +69,9 @@ async def test_a_poll_waits_for_a_new_entry_then_gathers_more(harness, answer, g
     first = await polling
     assert (texts_of(first.chunks), first.after_sequence) == ("ab", 2)
     assert (first.reply.state, first.reply.message) == (State.STREAMING, None)
-    empty = await poll(harness, reply_id, after=2)
+    empty = await harness.poll(reply_id, after=2)
     assert (empty.chunks, empty.after_sequence) == ((), 2)
-    polling = asyncio.ensure_future(poll(harness, reply_id, after=2, wait_s=10, gather_s=100))
+    polling = asyncio.ensure_future(harness.poll(reply_id, after=2, wait_s=10, gather_s=100))
     await settle()
     await answer.write("c", None)
     last = await polling
@@ -86,7 +79,7 @@ async def test_a_poll_waits_for_a_new_entry_then_gathers_more(harness, answer, g
     assert isinstance(last.chunks[-1].entry, Finished)
     assert last.reply == await harness.stored(reply_id)
     assert last.reply.message.parts == (TextPart(text="abc"),)
-    assert [type(chunk.entry) for chunk in (await poll(harness, reply_id, after=last.after_sequence)).chunks] == [
+    assert [type(chunk.entry) for chunk in (await harness.poll(reply_id, after=last.after_sequence)).chunks] == [
         Finished
     ]
 
@@ -94,20 +87,20 @@ async def test_a_poll_waits_for_a_new_entry_then_gathers_more(harness, answer, g
 async def test_a_poll_without_reasoning_skips_reasoning_entries(harness, answer, generation):
     reply_id = generation.log.reply.id
     await answer.write("(hm)")
-    polling = asyncio.ensure_future(poll(harness, reply_id, wait_s=10))
+    polling = asyncio.ensure_future(harness.poll(reply_id, wait_s=10))
     await harness.clock.advance(9)
     assert not polling.done()
     await harness.clock.advance(2)
     assert (await polling).after_sequence == 1
-    wanted = await poll(harness, reply_id, reasoning=True)
+    wanted = await harness.poll(reply_id, reasoning=True)
     assert [chunk.entry for chunk in wanted.chunks] == [ReasoningDelta("(hm)")]
     await answer.write("x")
-    assert [chunk.entry for chunk in (await poll(harness, reply_id)).chunks] == [TextDelta("x")]
+    assert [chunk.entry for chunk in (await harness.poll(reply_id)).chunks] == [TextDelta("x")]
 
 
 async def test_a_negative_poll_cursor_is_refused(harness, generation):
     with pytest.raises(InvalidRequest):
-        await poll(harness, generation.log.reply.id, after=-1)
+        await harness.poll(generation.log.reply.id, after=-1)
 
 
 async def test_replies_of_other_users_and_tenants_are_not_found(harness, answer, generation):
@@ -117,11 +110,11 @@ async def test_replies_of_other_users_and_tenants_are_not_found(harness, answer,
             await answer.write(None)
             await harness.stored_end(generation)
             await harness.clock.advance(61)
-        for stranger in STRANGERS:
+        for identity in OTHERS:
             with pytest.raises(ReplyNotFound):
-                await harness.replies.get(stranger, reply_id)
+                await harness.replies.get(identity, reply_id)
             with pytest.raises(ReplyNotFound):
-                await harness.replies.cancel(stranger, CancelTarget(reply_id=reply_id), "")
+                await harness.replies.cancel(identity, CancelTarget(reply_id=reply_id), "")
     with pytest.raises(ReplyNotFound):
         await harness.replies.get(ADA, "unknown")
     assert (await harness.replies.get(Identity(tenant="shop"), reply_id)).state is State.COMPLETED
@@ -181,7 +174,7 @@ async def test_a_cancel_stops_the_provider_while_the_store_is_unavailable(harnes
     harness.store.fail("request_cancel", times=2)
     harness.store.fail("finalise", times=1)
     with pytest.raises(StorageUnavailable):
-        await harness.replies.cancel(STRANGERS[0], CancelTarget(request_id="r"), "not mine")
+        await harness.replies.cancel(OTHERS[0], CancelTarget(request_id="r"), "enough")
     assert not generation.log.sealed
     with pytest.raises(StorageUnavailable):
         await harness.replies.cancel(ADA, CancelTarget(request_id="r"), "enough")

@@ -1,16 +1,16 @@
-"""What a dead replica leaves is ended by another one, once, with the longest text that was durable."""
+"""The replies of a dead replica are ended by another one, once, with the longest durable text."""
 
 from __future__ import annotations
 
 import asyncio
 
 import pytest
-from parley_server.core.cluster import takeover as sweeper_module
+from parley_server.core.cluster import takeover
 from parley_server.core.events import Failed, Finished, Snapshot
 from parley_server.core.model import FinishReason, State, TextPart, Usage
 from parley_server.core.replies.log import TAKEOVER_GAP, Reader
 from parley_server.core.replies.recovery import RECALL_LIMIT_S
-from parley_server.core.store_types import CancelTarget
+from parley_server.core.store_types import CancelTarget, MessageFilter
 from parley_server.errors import Reason, StorageUnavailable
 from parley_server.journal.journals import INTERVAL_S
 
@@ -30,16 +30,16 @@ async def a(cluster: Cluster) -> Replica:
 
 @pytest.fixture
 async def b(cluster: Cluster) -> Replica:
-    """A replica that has been in touch with the database for long, but does not sweep by itself."""
+    """A replica that may sweep, but does so only when the test calls it."""
     replica = await cluster.join("b", sweeps=False)
     replica.lease_keeper.unbroken_since = cluster.clock.boottime() - LEASE_S
     return replica
 
 
-async def dead(
+async def killed_reply(
     cluster: Cluster, a: Replica, *, durable: tuple[str, ...] = (), lost: tuple[str, ...] = ()
 ) -> RunningReply:
-    """A reply whose owner was killed; what of it was in its checkpoints, and what was not."""
+    """A reply of a killed owner, with text in its checkpoints (`durable`) and published text after them (`lost`)."""
     reply = await start_reply(a, *durable)
     await cluster.advance(INTERVAL_S)
     assert reply.log.durable_sequence == len(durable)
@@ -49,7 +49,7 @@ async def dead(
 
 
 async def test_a_takeover_keeps_the_published_text_if_longer_than_the_checkpoints(cluster, a, b):
-    reply = await dead(cluster, a, durable=("one ",), lost=("two ", "three"))
+    reply = await killed_reply(cluster, a, durable=("one ",), lost=("two ", "three"))
     assert await b.sweeper.sweep() == 1
     stored = await b.stored(reply.id)
     assert (stored.state, stored.error.reason, stored.error.retryable) == (State.FAILED, Reason.OWNER_LOST, True)
@@ -68,10 +68,10 @@ async def test_a_takeover_keeps_the_published_text_if_longer_than_the_checkpoint
     assert (await b.stored_end(again)).state is State.COMPLETED
 
 
-@pytest.mark.parametrize("fault", ["down", "lost", "broken"])
+@pytest.mark.parametrize("fault", ["disconnected", "lost", "failing"])
 async def test_a_takeover_keeps_the_checkpoints_if_no_longer_text_can_be_recalled(cluster, a, b, fault, caplog):
-    reply = await dead(cluster, a, durable=("one ", "two "), lost=("three",))
-    if fault == "down":
+    reply = await killed_reply(cluster, a, durable=("one ", "two "), lost=("three",))
+    if fault == "disconnected":
         cluster.network.disconnect()
     elif fault == "lost":
         cluster.network.streams[reply.id][1] = cluster.network.streams[reply.id][1][:1]
@@ -81,12 +81,14 @@ async def test_a_takeover_keeps_the_checkpoints_if_no_longer_text_can_be_recalle
     stored = await b.stored(reply.id)
     assert stored.message.parts == (TextPart(text="one two "),)
     assert stored.last_sequence == 2 + TAKEOVER_GAP + 1
-    assert ("text_recall_failed" in caplog.messages) == (fault == "broken")
+    assert ("text_recall_failed" in caplog.messages) == (fault == "failing")
 
 
 async def test_a_sweeper_whose_lease_expired_in_the_database_takes_nothing_over(cluster, a, b):
-    reply = await dead(cluster, a, durable=("one ",))
-    await cluster.store.hold_lease("b", RENEWAL_S / 2)  # the database's clock has gone on, and the process's has not
+    reply = await killed_reply(cluster, a, durable=("one ",))
+    await cluster.store.hold_lease(
+        "b", RENEWAL_S / 2
+    )  # by the clock of the database; the clock of the process was stopped
     assert b.lease_keeper.settled
     assert await b.sweeper.sweep() == 0
     await cluster.store.hold_lease("b", LEASE_S)
@@ -95,7 +97,7 @@ async def test_a_sweeper_whose_lease_expired_in_the_database_takes_nothing_over(
 
 
 async def test_a_hanging_relay_does_not_block_a_takeover(cluster, a, b):
-    reply = await dead(cluster, a, durable=("one ",), lost=("two",))
+    reply = await killed_reply(cluster, a, durable=("one ",), lost=("two",))
     cluster.network.takeover_hangs = True
     sweeping = asyncio.ensure_future(b.sweeper.sweep())
     await cluster.advance(RECALL_LIMIT_S - 0.1)
@@ -106,7 +108,7 @@ async def test_a_hanging_relay_does_not_block_a_takeover(cluster, a, b):
 
 
 async def test_a_takeover_closes_the_old_epoch_before_reading_its_text(cluster, a, b):
-    reply = await dead(cluster, a, durable=("one ",))
+    reply = await killed_reply(cluster, a, durable=("one ",))
     await b.sweeper.sweep()
     cluster.network.relays["a"] = a.relay
     await reply.write("late")
@@ -116,7 +118,7 @@ async def test_a_takeover_closes_the_old_epoch_before_reading_its_text(cluster, 
 
 @pytest.mark.parametrize("kind", [FinishReason.CANCELLED, FinishReason.INTERRUPTED])
 async def test_a_takeover_honours_a_stored_cancel_request(cluster, a, b, kind):
-    reply = await dead(cluster, a, durable=("one ",))
+    reply = await killed_reply(cluster, a, durable=("one ",))
     await cluster.store.request_cancel(ADA, CancelTarget(reply_id=reply.id), kind, "enough", 1)
     await b.sweeper.sweep()
     stored = await b.stored(reply.id)
@@ -126,7 +128,7 @@ async def test_a_takeover_honours_a_stored_cancel_request(cluster, a, b, kind):
 
 
 async def test_a_takeover_of_a_reply_without_text_stores_no_message(cluster, a, b):
-    reply = await dead(cluster, a)
+    reply = await killed_reply(cluster, a)
     await b.sweeper.sweep()
     stored = await b.stored(reply.id)
     assert (stored.state, stored.message, stored.last_sequence) == (State.FAILED, None, TAKEOVER_GAP + 1)
@@ -138,18 +140,18 @@ async def test_a_takeover_of_a_reply_without_text_stores_no_message(cluster, a, 
 
 async def test_replies_of_running_replicas_are_not_taken_over(cluster, a, b):
     reply = await start_reply(a, "one ")
-    mine = await start_reply(b, "mine ")
+    other = await start_reply(b, "other ")
     assert await b.sweeper.sweep() == 0
     await cluster.advance(60.0)
     assert await b.sweeper.sweep() == 0
     await reply.write("two", None)
-    await mine.write(None)
+    await other.write(None)
     assert (await a.stored_end(reply.generation)).state is State.COMPLETED
-    assert (await b.stored_end(mine.generation)).state is State.COMPLETED
+    assert (await b.stored_end(other.generation)).state is State.COMPLETED
 
 
 async def test_a_sweeper_waits_for_one_lease_of_database_contact(cluster, a):
-    reply = await dead(cluster, a, durable=("one ",))
+    reply = await killed_reply(cluster, a, durable=("one ",))
     b = await cluster.join("b")
     await cluster.advance(LEASE_S - 0.1)
     assert "take_over" not in b.store.calls
@@ -158,7 +160,7 @@ async def test_a_sweeper_waits_for_one_lease_of_database_contact(cluster, a):
 
 
 async def test_a_sweeper_waits_for_one_lease_after_a_database_outage(cluster, a):
-    """Everybody was cut off, and everybody's lease has run out: the living first have the time to come back."""
+    """The leases of all replicas expire in an outage, and running replicas need time to renew theirs."""
     reply = await start_reply(a, "one ")
     b = await cluster.join("b")
     await cluster.advance(2 * LEASE_S)
@@ -177,7 +179,7 @@ async def test_a_sweeper_waits_for_one_lease_after_a_database_outage(cluster, a)
 
 
 async def test_a_sweeper_without_a_lease_takes_nothing_over(cluster, a, b):
-    await dead(cluster, a)
+    await killed_reply(cluster, a)
     b.lease.until = cluster.clock.boottime()
     assert await b.sweeper.sweep() == 0
     assert "take_over" not in b.store.calls
@@ -189,13 +191,13 @@ async def test_sweeps_run_periodically_with_jitter(cluster, a):
     calls = b.store.calls.count("take_over")
     await cluster.advance(60.0)
     assert 60.0 / 3.6 - 1 <= b.store.calls.count("take_over") - calls <= 60.0 / 2.4 + 1
-    reply = await dead(cluster, a, durable=("one ",))
+    reply = await killed_reply(cluster, a, durable=("one ",))
     await cluster.advance(SWEPT_S)
     assert (await b.stored(reply.id)).state is State.FAILED
 
 
 async def test_one_sweep_takes_over_several_batches(cluster, a, b, monkeypatch):
-    monkeypatch.setattr(sweeper_module, "BATCH", 3)
+    monkeypatch.setattr(takeover, "BATCH", 3)
     replies = [await start_reply(a, "x") for _ in range(7)]
     await cluster.kill(a)
     assert await b.sweeper.sweep() == 7
@@ -206,8 +208,8 @@ async def test_one_sweep_takes_over_several_batches(cluster, a, b, monkeypatch):
 async def test_sweeps_continue_after_a_store_outage_and_an_unexpected_error(cluster, a, caplog):
     b = await cluster.join("b")
     await cluster.advance(LEASE_S)
-    reply = await dead(cluster, a, durable=("one ",))
-    failures = [StorageUnavailable(), RuntimeError("a defect")]
+    reply = await killed_reply(cluster, a, durable=("one ",))
+    failures = [StorageUnavailable(), RuntimeError("unexpected")]
 
     async def fail(*_):
         if failures:
@@ -219,12 +221,12 @@ async def test_sweeps_continue_after_a_store_outage_and_an_unexpected_error(clus
     assert (await b.stored(reply.id)).state is State.FAILED
 
 
-# --- faults in the middle
+# --- faults during a takeover
 
 
 async def test_a_takeover_waits_for_an_unavailable_store(cluster, a, b):
-    """Meanwhile the reply is this replica's, and has no generation: that is no defect."""
-    reply = await dead(cluster, a, durable=("one ",), lost=("two",))
+    """Meanwhile the reply belongs to this replica without a task, which is not an error."""
+    reply = await killed_reply(cluster, a, durable=("one ",), lost=("two",))
     b.store.fail("finalise", times=10)
     sweeping = asyncio.ensure_future(b.sweeper.sweep())
     await cluster.advance(RENEWAL_S)
@@ -239,7 +241,7 @@ async def test_a_takeover_waits_for_an_unavailable_store(cluster, a, b):
 
 
 async def test_a_cancelled_sweep_completes_its_takeover(cluster, a, b):
-    reply = await dead(cluster, a, durable=("one ",))
+    reply = await killed_reply(cluster, a, durable=("one ",))
     b.store.fail("finalise", times=1)
     sweeping = asyncio.ensure_future(b.sweeper.sweep())
     await cluster.settle()
@@ -251,27 +253,22 @@ async def test_a_cancelled_sweep_completes_its_takeover(cluster, a, b):
 
 
 async def test_a_renewal_during_a_takeover_does_not_reconcile_its_replies(cluster, a, b):
-    """The takeover is committed, and its answer is still on its way."""
-    reply = await dead(cluster, a, durable=("one ",), lost=("two",))
-    answered = asyncio.Event()
-
-    async def late(*_):
-        await answered.wait()
-
-    b.store.after["take_over"] = late
+    """The takeover is committed, but its answer has not arrived yet."""
+    reply = await killed_reply(cluster, a, durable=("one ",), lost=("two",))
+    block = b.store.block("take_over", after=True)
     sweeping = asyncio.ensure_future(b.sweeper.sweep())
     await cluster.settle()
     assert b.lease_keeper.taking_over
     await cluster.advance(2 * RENEWAL_S)
     assert "finalise" not in b.store.calls
-    answered.set()
+    block.released.set()
     await cluster.settle()
     assert await sweeping == 1
     assert (await b.stored(reply.id)).error.reason is Reason.OWNER_LOST
 
 
 async def test_a_takeover_whose_answer_was_lost_is_finished_by_the_next_renewal(cluster, a, b):
-    reply = await dead(cluster, a, durable=("one ",), lost=("two",))
+    reply = await killed_reply(cluster, a, durable=("one ",), lost=("two",))
     b.store.fail("take_over", times=1, after=True)
     with pytest.raises(StorageUnavailable):
         await b.sweeper.sweep()
@@ -287,11 +284,11 @@ async def test_a_reply_that_cannot_be_ended_does_not_block_other_takeovers(clust
     bad, good = await start_reply(a, "bad "), await start_reply(a, "good ")
     await cluster.kill(a)
 
-    async def defect(finalisation):
+    async def fail(finalisation):
         if finalisation.reply_id == bad.id:
-            raise RuntimeError("a defect of this row")
+            raise RuntimeError("unexpected")
 
-    b.store.before["finalise"] = defect
+    b.store.before["finalise"] = fail
     assert await b.sweeper.sweep() == 2
     assert "takeover_failed" in caplog.messages
     assert (await b.stored(good.id)).state is State.FAILED
@@ -311,7 +308,7 @@ async def test_two_sweepers_end_a_reply_once(cluster, a, b):
 
 
 async def test_replies_of_a_sweeper_that_dies_are_taken_over_again(cluster, a, b):
-    reply = await dead(cluster, a, durable=("one ",), lost=("two",))
+    reply = await killed_reply(cluster, a, durable=("one ",), lost=("two",))
     b.store.fail("finalise")
     sweeping = asyncio.ensure_future(b.sweeper.sweep())
     await cluster.settle()
@@ -330,7 +327,7 @@ async def test_replies_of_a_sweeper_that_dies_are_taken_over_again(cluster, a, b
     assert (b.observer.taken_over, c.observer.taken_over) == (0, 1)
 
 
-# --- zombies
+# --- old owners
 
 
 async def test_an_owner_that_completes_after_the_takeover_changes_nothing(cluster, b):
@@ -353,19 +350,14 @@ async def test_an_owner_that_completes_after_the_takeover_changes_nothing(cluste
     a.store.unavailable = False
     ended.set()
     assert await a.stored_end(generation) == stored == generation.log.reply
-    messages = await b.conversations.messages(ADA, _whole(stored.conversation_id), 0, "")
-    assert [message.reply_id for message in messages.messages] == [stored.id, ""]
+    whole = MessageFilter(conversation_id=stored.conversation_id, all_branches=True)
+    page = await b.conversations.messages(ADA, whole, 0, "")
+    assert [message.reply_id for message in page.messages] == [stored.id, ""]
     assert [type(chunk.entry) for chunk in read_available(Reader(generation.log, 1))] == [Snapshot, Failed]
 
 
-def _whole(conversation_id: str):
-    from parley_server.core.store_types import MessageFilter
-
-    return MessageFilter(conversation_id=conversation_id, all_branches=True)
-
-
 async def test_a_replica_that_takes_its_lost_reply_over_ends_it_in_the_new_epoch(cluster, a, b):
-    """Its old task is still there, with the old epoch: neither what that one writes nor how it ends counts."""
+    """Its old task still runs with the old epoch: neither its text nor its end is stored."""
     reply = await start_reply(a, "one ")
     a.store.unavailable = True
     await cluster.advance(LEASE_S)
@@ -373,7 +365,7 @@ async def test_a_replica_that_takes_its_lost_reply_over_ends_it_in_the_new_epoch
     b.store.fail("finalise")
     sweeping = asyncio.ensure_future(b.sweeper.sweep())
     await cluster.settle()
-    await reply.write("zombie", None)
+    await reply.write("lost", None)
     a.store.unavailable = False
     await cluster.advance(RENEWAL_S)
     assert reply.generation.lost
@@ -396,7 +388,7 @@ async def test_a_replica_that_takes_its_lost_reply_over_ends_it_in_the_new_epoch
 
 
 async def test_a_cancel_of_a_dead_owner_s_reply_waits_for_the_sweep(cluster, a, b):
-    reply = await dead(cluster, a, durable=("one ",))
+    reply = await killed_reply(cluster, a, durable=("one ",))
     cancelling = asyncio.ensure_future(b.replies.cancel(ADA, CancelTarget(reply_id=reply.id), "enough"))
     await cluster.advance(2.0)
     assert not cancelling.done()
