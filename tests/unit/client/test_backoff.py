@@ -6,8 +6,8 @@ from parley._backoff import Backoff, Patience
 
 
 @given(st.floats(0, 1, exclude_max=True), st.integers(0, 2000))
-def test_each_delay_lies_between_half_and_the_whole_of_its_step(chance, attempts):
-    patience = Patience(Backoff(random=lambda: chance, max_elapsed_s=1e9, clock=lambda: 0.0))
+def test_each_delay_lies_between_half_and_the_whole_of_its_step(fraction, attempts):
+    patience = Patience(Backoff(random=lambda: fraction, max_elapsed_s=1e9, clock=lambda: 0.0))
     patience.attempts = attempts
     whole = min(0.1 * 2.0 ** min(attempts, 64), 5.0)
     assert whole / 2 <= patience.failed() <= whole

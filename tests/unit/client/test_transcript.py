@@ -13,7 +13,7 @@ PIECES = st.lists(st.text(min_size=1, max_size=4), min_size=1, max_size=12)
 
 
 def merged(chunks, draw):
-    """The same log as a slow reader gets it: neighbours joined."""
+    """The chunks as a slow reader gets them: random adjacent chunks are joined."""
     out = []
     for chunk in chunks:
         if out and draw(st.booleans()):
@@ -25,7 +25,7 @@ def merged(chunks, draw):
 
 @st.composite
 def deliveries(draw):
-    """A log, and what a reader may be sent of it over many calls."""
+    """The text of a log, and the chunks that a reader may get of it over many calls."""
     pieces = draw(PIECES)
     log = texts(*pieces)
     cursor, sent = 0, []

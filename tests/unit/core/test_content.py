@@ -1,4 +1,4 @@
-"""What log entries add up to, and what of it counts as a message."""
+"""The answer that log entries add up to, and whether it is a message."""
 
 from __future__ import annotations
 
@@ -42,10 +42,10 @@ def test_parts_are_ordered_by_their_first_entry():
 
 
 def test_a_snapshot_replaces_earlier_entries():
-    message = Message(role=Role.ASSISTANT, parts=(TextPart(text="kept"),))
+    message = Message(role=Role.ASSISTANT, parts=(TextPart(text="stored"),))
     stored = ended(reply(), last_sequence=5, message=message)
     given = [TextDelta("lost"), ToolCallDelta(0, "a", "f", ""), Snapshot(stored), TextDelta("new")]
-    assert answer_of(given).parts == (TextPart(text="kept"), TextPart(text="new"))
+    assert answer_of(given).parts == (TextPart(text="stored"), TextPart(text="new"))
     assert answer_of([TextDelta("lost"), Snapshot(reply())]) == Answer(())
 
 

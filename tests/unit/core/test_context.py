@@ -1,4 +1,4 @@
-"""From a branch and new messages to a prompt."""
+"""Builds a prompt from the path of a conversation and new messages."""
 
 from __future__ import annotations
 
@@ -19,22 +19,22 @@ from parley_server.core.store_types import StoredImage
 IMAGE = StoredImage(id="image-1", mime_type="image/png", data=b"bytes")
 
 
-def said(role: Role, *given, **flags) -> Message:
+def message_of(role: Role, *given, **flags) -> Message:
     return Message(
         role=role, parts=tuple(TextPart(text=each) if isinstance(each, str) else each for each in given), **flags
     )
 
 
 def user(*given) -> Message:
-    return said(Role.USER, *given)
+    return message_of(Role.USER, *given)
 
 
 def assistant(*given, **flags) -> Message:
-    return said(Role.ASSISTANT, *given, **flags)
+    return message_of(Role.ASSISTANT, *given, **flags)
 
 
 def result(call_id: str) -> Message:
-    return said(Role.TOOL, ToolResultPart(tool_call_id=call_id, content="42"))
+    return message_of(Role.TOOL, ToolResultPart(tool_call_id=call_id, content="42"))
 
 
 def call(call_id: str, arguments: str = "{}") -> ToolCallPart:
@@ -53,11 +53,11 @@ def build(path=(), new=(), *, system=(), post_system="", max_messages=0, images=
     )
 
 
-def shown(prompt) -> list[tuple[str, str]]:
-    return [(message.role, "+".join(_word(part) for part in message.parts)) for message in prompt]
+def summary(prompt) -> list[tuple[str, str]]:
+    return [(message.role, "+".join(_label(part) for part in message.parts)) for message in prompt]
 
 
-def _word(part) -> str:
+def _label(part) -> str:
     if isinstance(part, TextPart | ReasoningPart):
         return part.text
     return part.id if isinstance(part, ToolCallPart) else f"={part.tool_call_id}"
@@ -67,11 +67,11 @@ def test_messages_are_ordered_system_history_post_system_new():
     prompt = build(
         [user("one"), assistant("two")],
         [user("three")],
-        system=("be kind", "", "be brief"),
+        system=("be polite", "", "be brief"),
         post_system="answer now",
     )
-    assert shown(prompt) == [
-        ("system", "be kind\n---\nbe brief"),
+    assert summary(prompt) == [
+        ("system", "be polite\n---\nbe brief"),
         ("user", "one"),
         ("assistant", "two"),
         ("system", "answer now"),
@@ -88,7 +88,7 @@ def test_messages_are_ordered_system_history_post_system_new():
     ],
 )
 def test_post_system_precedes_the_newest_user_message(new, expected):
-    assert [text for _, text in shown(build([], new, post_system="!"))] == expected
+    assert [text for _, text in summary(build([], new, post_system="!"))] == expected
 
 
 @pytest.mark.parametrize(
@@ -97,13 +97,13 @@ def test_post_system_precedes_the_newest_user_message(new, expected):
 def test_max_messages_keeps_the_newest_and_all_new_messages(limit, expected):
     path = [user("a"), assistant("b"), user("c"), assistant("d")]
     prompt = build(path, [user("e"), user("f")], max_messages=limit)
-    assert "".join(text for _, text in shown(prompt)) == expected
+    assert "".join(text for _, text in summary(prompt)) == expected
 
 
 def test_failed_partial_messages_are_omitted_and_cancelled_ones_kept():
     path = [user("a"), assistant("failed", partial=True, failed=True), user("b"), assistant("cut", partial=True)]
-    assert [text for _, text in shown(build(path, [user("c")]))] == ["a", "b", "cut", "c"]
-    assert [text for _, text in shown(build(path, [user("c")], max_messages=4))] == ["a", "b", "cut", "c"]
+    assert [text for _, text in summary(build(path, [user("c")]))] == ["a", "b", "cut", "c"]
+    assert [text for _, text in summary(build(path, [user("c")], max_messages=4))] == ["a", "b", "cut", "c"]
 
 
 def test_calls_without_a_result_and_messages_emptied_by_that_are_omitted():
@@ -114,7 +114,7 @@ def test_calls_without_a_result_and_messages_emptied_by_that_are_omitted():
         assistant(ReasoningPart(text="why"), call("never")),
         assistant("cut", call("half", '{"x')),
     ]
-    assert shown(build(path, [user("next")])) == [
+    assert summary(build(path, [user("next")])) == [
         ("user", "q"),
         ("assistant", "thinking+answered"),
         ("tool", "=answered"),
@@ -125,7 +125,7 @@ def test_calls_without_a_result_and_messages_emptied_by_that_are_omitted():
 
 def test_a_result_that_does_not_follow_its_call_becomes_user_text():
     path = [user("q"), assistant(call("a"), call("b")), result("a"), assistant("so")]
-    assert shown(build(path, [result("b")])) == [
+    assert summary(build(path, [result("b")])) == [
         ("user", "q"),
         ("assistant", "a"),
         ("tool", "=a"),
@@ -136,24 +136,24 @@ def test_a_result_that_does_not_follow_its_call_becomes_user_text():
 
 def test_a_later_result_does_not_change_the_earlier_prompt():
     path = [user("q"), assistant(call("a"), call("b")), result("a"), assistant("so")]
-    before = shown(build(path, [user("next")]))
-    assert shown(build(path, [result("b")]))[:4] == before[:4]
+    before = summary(build(path, [user("next")]))
+    assert summary(build(path, [result("b")]))[:4] == before[:4]
 
 
 def test_a_result_without_a_call_becomes_user_text_with_its_id():
-    path = [user("q"), assistant("cut", call("half", '{"x')), result("half"), assistant("so"), result("stranger")]
-    assert shown(build(path, [user("n")])) == [
+    path = [user("q"), assistant("cut", call("half", '{"x')), result("half"), assistant("so"), result("unknown")]
+    assert summary(build(path, [user("n")])) == [
         ("user", "q"),
         ("assistant", "cut"),
         ("user", "[result of half] 42"),
         ("assistant", "so"),
-        ("user", "[result of stranger] 42"),
+        ("user", "[result of unknown] 42"),
         ("user", "n"),
     ]
 
 
 def test_a_result_before_its_call_becomes_user_text():
-    assert shown(build([user("q"), result("a"), assistant(call("a"))], [user("n")])) == [
+    assert summary(build([user("q"), result("a"), assistant(call("a"))], [user("n")])) == [
         ("user", "q"),
         ("user", "[result of a] 42"),
         ("user", "n"),
@@ -161,19 +161,19 @@ def test_a_result_before_its_call_becomes_user_text():
 
 
 def test_a_reused_call_id_belongs_to_its_own_turn():
-    path = [user("q"), assistant(call("a")), result("a"), assistant(call("a")), user("never mind")]
-    assert shown(build(path, [user("n")])) == [
+    path = [user("q"), assistant(call("a")), result("a"), assistant(call("a")), user("next")]
+    assert summary(build(path, [user("n")])) == [
         ("user", "q"),
         ("assistant", "a"),
         ("tool", "=a"),
-        ("user", "never mind"),
+        ("user", "next"),
         ("user", "n"),
     ]
 
 
 def test_results_of_two_requests_answer_their_calls():
     path = [user("q"), assistant(call("a"), call("b")), result("a"), assistant("cut", partial=True, failed=True)]
-    assert shown(build(path, [result("b")])) == [
+    assert summary(build(path, [result("b")])) == [
         ("user", "q"),
         ("assistant", "a+b"),
         ("tool", "=a"),
@@ -182,32 +182,32 @@ def test_results_of_two_requests_answer_their_calls():
 
 
 def test_a_repeated_result_replaces_the_earlier_one():
-    again = said(Role.TOOL, ToolResultPart(tool_call_id="a", content="43"))
+    again = message_of(Role.TOOL, ToolResultPart(tool_call_id="a", content="43"))
     prompt = build([user("q"), assistant(call("a"), call("b")), result("a")], [again, result("b")])
-    assert shown(prompt) == [("user", "q"), ("assistant", "a+b"), ("tool", "=a"), ("tool", "=b")]
+    assert summary(prompt) == [("user", "q"), ("assistant", "a+b"), ("tool", "=a"), ("tool", "=b")]
     assert prompt[2].parts[0].content == "43"
 
 
 def test_two_calls_with_one_id_need_two_results():
     path = [user("q"), assistant(call("a"), call("a")), result("a"), result("a")]
-    assert shown(build(path, [user("n")]))[1:4] == [("assistant", "a+a"), ("tool", "=a"), ("tool", "=a")]
-    assert shown(build(path[:3], [user("n")]))[1:3] == [("assistant", "a"), ("tool", "=a")]
+    assert summary(build(path, [user("n")]))[1:4] == [("assistant", "a+a"), ("tool", "=a"), ("tool", "=a")]
+    assert summary(build(path[:3], [user("n")]))[1:3] == [("assistant", "a"), ("tool", "=a")]
 
 
 def test_a_new_result_whose_call_is_cut_off_becomes_user_text():
     path = [user("q"), assistant(call("a"))]
-    assert shown(build(path, [result("a")], max_messages=1)) == [("user", "[result of a] 42")]
+    assert summary(build(path, [result("a")], max_messages=1)) == [("user", "[result of a] 42")]
 
 
 def test_new_results_answer_calls_of_the_history():
     prompt = build([user("q"), assistant(call("a"), call("b"))], [result("a"), result("b")])
-    assert shown(prompt) == [("user", "q"), ("assistant", "a+b"), ("tool", "=a"), ("tool", "=b")]
+    assert summary(prompt) == [("user", "q"), ("assistant", "a+b"), ("tool", "=a"), ("tool", "=b")]
 
 
 def test_a_result_is_omitted_if_max_messages_cuts_off_its_call():
     path = [user("q"), assistant(call("a")), result("a"), assistant("so")]
-    assert shown(build(path, [user("n")], max_messages=3)) == [("assistant", "so"), ("user", "n")]
-    assert shown(build(path, [user("n")], max_messages=4)) == [
+    assert summary(build(path, [user("n")], max_messages=3)) == [("assistant", "so"), ("user", "n")]
+    assert summary(build(path, [user("n")], max_messages=4)) == [
         ("assistant", "a"),
         ("tool", "=a"),
         ("assistant", "so"),
@@ -231,9 +231,9 @@ def test_stored_images_are_loaded_and_other_images_unchanged():
 
 
 def test_missing_images_are_omitted_with_messages_emptied_by_that():
-    gone = ImagePart(image_id="gone")
+    missing = ImagePart(image_id="missing")
     for images in ((), (IMAGE,)):
-        assert shown(build([user(gone), user("see", gone)], [user("n")], images=images)) == [
+        assert summary(build([user(missing), user("see", missing)], [user("n")], images=images)) == [
             ("user", "see"),
             ("user", "n"),
         ]
@@ -245,13 +245,13 @@ def test_prompt_bytes_count_every_kind_of_part():
 
 
 def refusing(*inputs: str) -> dict[str, str]:
-    """Input of one request that was refused as too large."""
+    """The ids of one request whose input was refused as too large, each with the id of its last message."""
     return dict.fromkeys(inputs, inputs[-1])
 
 
-def named(*words: str) -> list[Message]:
-    """Messages of the user with their words as ids; in upper case: of the assistant."""
-    return [said(Role.ASSISTANT if word.isupper() else Role.USER, word, id=word) for word in words]
+def messages_messages_named(*words: str) -> list[Message]:
+    """Messages with their words as ids, of the assistant for words in upper case and of the user otherwise."""
+    return [message_of(Role.ASSISTANT if word.isupper() else Role.USER, word, id=word) for word in words]
 
 
 @pytest.mark.parametrize(
@@ -269,11 +269,11 @@ def named(*words: str) -> list[Message]:
     ],
 )
 def test_input_refused_as_too_large_is_omitted_once_other_input_follows(path, new, refused, expected):
-    prompt = build(named(*path), named(*new), refused=refused)
-    assert "".join(text for _, text in shown(prompt)) == expected
+    prompt = build(messages_named(*path), messages_named(*new), refused=refused)
+    assert "".join(text for _, text in summary(prompt)) == expected
 
 
 def test_a_tool_result_refused_as_too_large_is_omitted_with_its_call():
-    huge = said(Role.TOOL, ToolResultPart(tool_call_id="a", content="x" * 9), id="huge")
-    prompt = build([user("q"), assistant(call("a")), huge], [user("never mind")], refused=refusing("huge"))
-    assert shown(prompt) == [("user", "q"), ("user", "never mind")]
+    huge = message_of(Role.TOOL, ToolResultPart(tool_call_id="a", content="x" * 9), id="huge")
+    prompt = build([user("q"), assistant(call("a")), huge], [user("next")], refused=refusing("huge"))
+    assert summary(prompt) == [("user", "q"), ("user", "next")]

@@ -1,4 +1,4 @@
-"""Money and token estimates."""
+"""Costs of usage and estimates of token counts."""
 
 import pytest
 from parley_server.core.cost import cost_nano_usd, estimate_tokens

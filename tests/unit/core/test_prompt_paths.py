@@ -1,4 +1,4 @@
-"""Any path of a conversation becomes a prompt that providers with strict rules take."""
+"""Random paths of a conversation become prompts that providers with strict rules accept."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ TEXTS = st.sampled_from(["", "one", "two"])
 ARGUMENTS = st.sampled_from(["{}", "", "{}", '{"cut'])
 
 
-# Strategies are made once: hypothesis inspects a class each time that one is made.
+# Module constants, because Hypothesis inspects the class whenever a strategy is built.
 CALLS = st.builds(ToolCallPart, id=CALL_IDS, name=st.just("f"), arguments=ARGUMENTS)
 RESULTS = st.builds(ToolResultPart, tool_call_id=CALL_IDS, content=TEXTS)
 TEXT_PARTS = st.builds(TextPart, text=TEXTS)
@@ -47,7 +47,7 @@ MESSAGES = st.one_of(
 
 @st.composite
 def tool_turns(draw) -> list[Message]:
-    """Calls and their results, of which some lack, come twice or apart, in any order and in one message or several."""
+    """Calls and their results. Results may be missing, repeated, reordered, separated, or in one message."""
     asked = draw(st.lists(CALLS, min_size=1, max_size=3))
     ids = draw(st.permutations([call.id for call in asked]))
     given = [ToolResultPart(tool_call_id=each, content="42") for each in ids if draw(st.integers(0, 4))]
@@ -80,7 +80,7 @@ def named(message: Message, message_id: str) -> Message:
 
 
 def check_ids(entries, pattern):
-    """Each call has one result, right below it, and each result a call."""
+    """Check that each call has one result directly after it, and each result a call."""
     seen: set[str] = set()
     waiting: list[str] = []
     for entry in entries:
@@ -91,15 +91,15 @@ def check_ids(entries, pattern):
         assert not waiting, "a call without its result"
         for call in entry.get("tool_calls", ()):
             assert re.fullmatch(pattern, call["id"])
-            assert call["id"] not in seen, "an id twice"
+            assert call["id"] not in seen, "a repeated id"
             seen.add(call["id"])
             waiting.append(call["id"])
     assert not waiting, "a call without its result at the end"
 
 
 def check_turns(entries):
-    """The rule of the templates: at most one system message at the start, then user and assistant in alternation, where
-    an assistant message with calls and its results are within the assistant's turn."""
+    """Check the rule of chat templates: at most one system message at the start, then alternating user and assistant
+    turns. Tool calls and results belong to the assistant's turn."""
     roles = [entry["role"] for entry in entries]
     if roles[:1] == ["system"]:
         roles = roles[1:]
@@ -134,7 +134,7 @@ def test_random_paths_become_prompts_that_every_profile_accepts(conversation, ma
 
 
 def check_newest(entries, new):
-    """The newest input is always shown."""
+    """Check that the prompt has all new input."""
     for part in (part for message in new for part in message.parts):
         said = part.text if isinstance(part, TextPart) else part.content
         assert any(said in (entry.get("content") or "") for entry in entries)

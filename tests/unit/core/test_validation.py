@@ -1,4 +1,4 @@
-"""Every refusal names its field and what is wrong with it."""
+"""Invalid requests are refused with the field and the reason."""
 
 from __future__ import annotations
 
@@ -70,22 +70,22 @@ INVALID = {
     "fallbacks": ({"fallback_models": ("m",)}, "fallback_models"),
     "empty label": ({"labels": {"": "x"}}, "labels"),
     "NUL in label": ({"labels": {"a": "\0"}}, "labels"),
-    "cold": ({"sampling": Sampling(temperature=-0.1)}, "sampling.temperature"),
-    "hot": ({"sampling": Sampling(temperature=2.1)}, "sampling.temperature"),
+    "temperature too low": ({"sampling": Sampling(temperature=-0.1)}, "sampling.temperature"),
+    "temperature too high": ({"sampling": Sampling(temperature=2.1)}, "sampling.temperature"),
     "not a temperature": ({"sampling": Sampling(temperature=float("nan"))}, "sampling.temperature"),
     "top_p zero": ({"sampling": Sampling(top_p=0)}, "sampling.top_p"),
-    "top_p": ({"sampling": Sampling(top_p=1.1)}, "sampling.top_p"),
-    "no output": ({"sampling": Sampling(max_output_tokens=0)}, "sampling.max_output_tokens"),
+    "top_p too high": ({"sampling": Sampling(top_p=1.1)}, "sampling.top_p"),
+    "zero max_output_tokens": ({"sampling": Sampling(max_output_tokens=0)}, "sampling.max_output_tokens"),
     "empty stop": ({"sampling": Sampling(stop=("a", ""))}, "sampling.stop"),
     "tool name": (tool(name="no spaces"), "tools[0].name"),
     "tool parameters": (tool(parameters="{"), "tools[0].parameters"),
-    "twins": ({"tools": (Tool(name="f"), Tool(name="f"))}, "tools"),
+    "repeated tool name": ({"tools": (Tool(name="f"), Tool(name="f"))}, "tools"),
     "unknown choice": ({**tool(), "tool_choice": "g"}, "tool_choice"),
     "choice without tools": ({"tool_choice": "required"}, "tool_choice"),
-    "schema": ({"json_schema": "{"}, "json_schema"),
-    "orphan": ({"orphan_ttl_s": -1.0}, "orphan_ttl"),
-    "no time": ({"time_limit_s": 0.0}, "time_limit"),
-    "too much time": ({"time_limit_s": 60.1}, "time_limit"),
+    "invalid JSON schema": ({"json_schema": "{"}, "json_schema"),
+    "negative orphan TTL": ({"orphan_ttl_s": -1.0}, "orphan_ttl"),
+    "zero time limit": ({"time_limit_s": 0.0}, "time_limit"),
+    "time limit too high": ({"time_limit_s": 60.1}, "time_limit"),
     "no parts": ({"messages": (HELLO, Message(role=Role.USER))}, "input[1].parts"),
     "call by a user": ({"messages": user(ToolCallPart(id="a", name="f"))}, "input[0].parts[0]"),
     "text by a tool": ({"messages": (Message(role=Role.TOOL, parts=(TextPart(text="x"),)),)}, "input[0].parts[0]"),
@@ -98,15 +98,15 @@ INVALID = {
         {"messages": (Message(role=Role.ASSISTANT, parts=(ToolCallPart(id="a", name="f", arguments="{"),)),)},
         "input[0].parts[0].tool_call.arguments",
     ),
-    "result of nothing": (
+    "result without call id": (
         {"messages": (Message(role=Role.TOOL, parts=(ToolResultPart(tool_call_id=""),)),)},
         "input[0].parts[0].tool_result.tool_call_id",
     ),
     "http image": ({"messages": user(ImagePart(url="http://example.com/a.png"))}, "input[0].parts[0].image.url"),
     "long url": ({"messages": user(ImagePart(url="https://" + "x" * 8192))}, "input[0].parts[0].image.url"),
     "empty image": ({"messages": user(TextPart(text="x"), ImagePart())}, "input[0].parts[1].image"),
-    "no image": ({"messages": user(ImagePart(data=b"hello"))}, "input[0].parts[0].image.data"),
-    "other image": (
+    "unknown image format": ({"messages": user(ImagePart(data=b"hello"))}, "input[0].parts[0].image.data"),
+    "wrong mime type": (
         {"messages": user(ImagePart(data=PNG, mime_type="image/gif"))},
         "input[0].parts[0].image.mime_type",
     ),
@@ -126,7 +126,7 @@ def test_an_invalid_request_is_refused_with_its_field(case):
 TOO_LARGE = {
     "title": (conversation(title="x" * 1025), "new_conversation.title", "1024 characters"),
     "system": (conversation(system=("x" * 600, "é" * 201)), "new_conversation.system", "1000 bytes of text"),
-    "question's system": ({"system": ("x" * 1001,)}, "system", "1000 bytes of text"),
+    "system of the request": ({"system": ("x" * 1001,)}, "system", "1000 bytes of text"),
     "labels": ({"labels": {str(i): "" for i in range(17)}}, "labels", "16 labels"),
     "label": ({"labels": {"a": "x" * 65}}, "labels", "64 characters on each side of a label"),
     "text": ({"messages": (HELLO, *user(TextPart(text="é" * 501)))}, "input[1]", "1000 bytes of text"),
@@ -172,8 +172,8 @@ def test_invalid_fields_of_the_call_are_refused(fields, path, reason):
 @pytest.mark.parametrize("mime_type", IMAGES)
 def test_the_type_of_an_image_is_read_from_its_bytes(mime_type):
     data = IMAGES[mime_type]
-    for told in ("", mime_type):
-        checked = check(payload(messages=user(ImagePart(data=data, mime_type=told))))
+    for given in ("", mime_type):
+        checked = check(payload(messages=user(ImagePart(data=data, mime_type=given))))
         assert checked.payload.messages[0].parts == (ImagePart(data=data, mime_type=mime_type, size_bytes=len(data)),)
 
 
@@ -189,7 +189,7 @@ def test_a_valid_request_is_unchanged():
             ),
             Message(role=Role.TOOL, parts=(ToolResultPart(tool_call_id="a", content="42"),)),
         ),
-        system=("be kind",),
+        system=("be polite",),
         labels={str(i): "x" * 64 for i in range(16)},
         sampling=Sampling(temperature=2, top_p=1, max_output_tokens=1, stop=("end",)),
         tools=(Tool(name="f", parameters="{}"), Tool(name="g")),
