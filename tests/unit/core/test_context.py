@@ -249,7 +249,7 @@ def refusing(*inputs: str) -> dict[str, str]:
     return dict.fromkeys(inputs, inputs[-1])
 
 
-def messages_messages_named(*words: str) -> list[Message]:
+def messages_named(*words: str) -> list[Message]:
     """Messages with their words as ids, of the assistant for words in upper case and of the user otherwise."""
     return [message_of(Role.ASSISTANT if word.isupper() else Role.USER, word, id=word) for word in words]
 
