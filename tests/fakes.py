@@ -166,21 +166,33 @@ class SingleModelCatalog:
         self.provider = provider
         self.only = model
 
-    def resolve(self, alias: str) -> tuple[Model, Provider]:
-        if alias not in ("", self.model.alias):
+    def model(self, alias: str) -> Model:
+        if alias not in ("", self.only.alias):
             raise ModelNotFound(f"no model {alias}")
         return self.only
 
     def candidates(self, alias: str, fallbacks: tuple[str, ...]) -> tuple[Model, ...]:
-        """See `Catalog`."""
         return (self.model(alias), *[self.model(each) for each in fallbacks])
 
     def route(self, candidates: tuple[Model, ...]) -> Route:
-        """See `Catalog`."""
         return ModelRoute(tuple((model, self.provider) for model in candidates))
 
     def models(self) -> list[Model]:
-        return [self.model]
+        return [self.only]
+
+
+class FixedPrompt:
+    """Implements `Prompts` with one prompt for all models."""
+
+    def __init__(self, prompt: Prompt) -> None:
+        self.asked: Prompt | None = prompt
+
+    def of(self, model: Model, *, with_kept: bool = True) -> Prompt:
+        assert self.asked is not None
+        return msgspec.structs.replace(self.asked, model=model)
+
+    def refused_as_too_long(self, model: Model, *, limit_tokens: int | None, prompt_tokens: int | None) -> bool:
+        return False
 
 
 class RecordingObserver:

@@ -75,7 +75,7 @@ def failing(error: ProviderError):
 @pytest.fixture
 async def harness(store):
     made = CoreHarness(store, journal=True)
-    made.catalog.model = DEAR
+    made.catalog.only = DEAR
     yield made
     await made.aclose()
 
@@ -246,7 +246,7 @@ async def test_recovery_ends_a_reply_whose_log_has_an_impossible_count(store, qu
     entries = json.dumps([{"type": "text", "text": "said"}, usage])
     query("UPDATE checkpoint SET entries = ?", entries)
     born = CoreHarness(store)
-    born.catalog.model = DEAR
+    born.catalog.only = DEAR
 
     assert await born.recovery.recover() == 1
 

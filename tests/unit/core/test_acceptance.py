@@ -128,8 +128,8 @@ async def test_a_retry_attaches_where_a_new_request_is_refused(make_harness, ref
     if refused_as == "draining":
         harness.core.acceptances.draining = Draining("draining")
     if refused_as == "unknown model":
-        harness.catalog.model = msgspec.structs.replace(harness.catalog.model, alias="other")
-        harness.catalog.resolve = raise_model_not_found
+        harness.catalog.only = msgspec.structs.replace(harness.catalog.only, alias="other")
+        harness.catalog.candidates = raise_model_not_found
     again = await accept(harness, request_id="r", conversation_id=created.id)
     assert isinstance(again, Replayed)
     assert again.reply.id == first.log.reply.id
@@ -137,7 +137,7 @@ async def test_a_retry_attaches_where_a_new_request_is_refused(make_harness, ref
         await accept(harness, request_id="new", conversation_id=created.id)
 
 
-def raise_model_not_found(alias: str):
+def raise_model_not_found(alias: str, fallbacks: tuple[str, ...]):
     raise ModelNotFound("removed")
 
 
@@ -574,7 +574,7 @@ async def test_request_fields_override_those_of_the_conversation_in_the_prompt(h
 
 async def test_configured_output_tokens_are_the_default_of_max_output_tokens(harness):
     catalog = harness.catalog
-    catalog.model = msgspec.structs.replace(catalog.model, output_tokens=100)
+    catalog.only = msgspec.structs.replace(catalog.only, output_tokens=100)
     await harness.stored_end(await harness.begin())
     await harness.stored_end(await harness.begin(sampling=Sampling(max_output_tokens=7)))
     assert [prompt.sampling.max_output_tokens for prompt in harness.provider.prompts] == [100, 7]
