@@ -106,9 +106,7 @@ class GrpcCaller:
 
 def _method(channel: grpc.aio.Channel, name: str, request: Any) -> Any:
     return channel.unary_stream(
-        name,
-        request_serializer=request.SerializeToString,
-        response_deserializer=chat_pb2.TokenChunk.FromString,
+        name, request_serializer=request.SerializeToString, response_deserializer=chat_pb2.TokenChunk.FromString
     )
 
 

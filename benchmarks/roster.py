@@ -50,17 +50,9 @@ SYSTEMS = {
     system.name: system
     for system in (
         System(name="parley", title="Parley", start=parleys.start_embedded),
+        System(name="parley-postgres", title="Parley on PostgreSQL", start=parleys.start_postgres, missing=_postgres),
         System(
-            name="parley-postgres",
-            title="Parley on PostgreSQL",
-            start=parleys.start_postgres,
-            missing=_postgres,
-        ),
-        System(
-            name="parley-redis",
-            title="Parley on PostgreSQL and Redis",
-            start=parleys.start_redis,
-            missing=_services,
+            name="parley-redis", title="Parley on PostgreSQL and Redis", start=parleys.start_redis, missing=_services
         ),
         System(
             name="parley-redis-far",

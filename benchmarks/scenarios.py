@@ -193,18 +193,8 @@ SCENARIOS = (
     Scenario(
         name="idle",
         title="1,000 streams that wait for the first token of their model",
-        load={
-            "model": "t2-p0-f6000",
-            "replies": 1000,
-            "ramp_s": 4.0,
-            "warmup_concurrency": 1,
-            "tell_accepted": True,
-        },
-        entries=(
-            Entry(system=PARLEY, full=3, short=1),
-            Entry(system=REDIS, full=2),
-            Entry(system=BARE, full=2),
-        ),
+        load={"model": "t2-p0-f6000", "replies": 1000, "ramp_s": 4.0, "warmup_concurrency": 1, "tell_accepted": True},
+        entries=(Entry(system=PARLEY, full=3, short=1), Entry(system=REDIS, full=2), Entry(system=BARE, full=2)),
         fresh=True,
     ),
 )
@@ -238,12 +228,7 @@ TARGETS = (
         over="parley-10",
     ),
     Target(
-        scenario=MANY,
-        what="memory per stream, growth",
-        metric="kib_per_stream",
-        unit="x",
-        limit=1.15,
-        over="parley-10",
+        scenario=MANY, what="memory per stream, growth", metric="kib_per_stream", unit="x", limit=1.15, over="parley-10"
     ),
     Target(scenario=BURST, what="calls shed by the transport", metric="shed", unit="calls", limit=0),
     Target(scenario=BURST, what="calls accepted, but not complete", metric="faults", unit="calls", limit=0),

@@ -8,15 +8,7 @@ import pytest
 from parley.v1 import chat_pb2
 
 from tests.clock import until
-from tests.integration.served import (
-    CANCELLED,
-    FAILED,
-    PENDING,
-    STREAMING,
-    ask,
-    error_reason,
-    text_of,
-)
+from tests.integration.served import CANCELLED, FAILED, PENDING, STREAMING, ask, error_reason, text_of
 from tests.upstream import Hang, Script, Wait, done, finish, refusal, role, text
 
 HANGING = Script([role(), text("on and"), Hang()])

@@ -6,15 +6,7 @@ import grpc
 from parley.v1 import chat_pb2
 
 from tests.clock import until
-from tests.integration.served import (
-    CANCELLED,
-    STREAMING,
-    ask,
-    error_reason,
-    reason,
-    refused,
-    text_of,
-)
+from tests.integration.served import CANCELLED, STREAMING, ask, error_reason, reason, refused, text_of
 from tests.upstream import Hang, Script, role, text
 
 HANGING = Script([role(), text("so far"), Hang()])

@@ -8,15 +8,7 @@ import pytest
 from parley.v1 import chat_pb2
 
 from tests.clock import until
-from tests.integration.served import (
-    CANCELLED,
-    COMPLETED,
-    FAILED,
-    ask,
-    error_reason,
-    reason,
-    text_of,
-)
+from tests.integration.served import CANCELLED, COMPLETED, FAILED, ask, error_reason, reason, text_of
 from tests.upstream import Hang, Script, Wait, comment, done, finish, role, text
 
 CANCEL = chat_pb2.DISCONNECT_POLICY_CANCEL
@@ -210,10 +202,7 @@ async def test_no_progress_for_60_s(limited, clock, upstream, what):
     await clock.advance(6)
     await watch.end()
     error = watch.terminal.failed.error
-    assert (error.reason, error.message) == (
-        error_reason("PROVIDER_TIMEOUT"),
-        "up sent no further token within 60 s",
-    )
+    assert (error.reason, error.message) == (error_reason("PROVIDER_TIMEOUT"), "up sent no further token within 60 s")
     reply = await server.get(watch.reply_id)
     assert (reply.state, text_of(reply), reply.message.partial) == (FAILED, "on and", True)
     await until(lambda: upstream.aborts)

@@ -94,10 +94,7 @@ async def test_every_setting_is_passed_on(server, upstream):
         "tool_choice": {"type": "function", "function": {"name": "weather"}},
         "response_format": {
             "type": "json_schema",
-            "json_schema": {
-                "name": "answer",
-                "schema": {"type": "object", "properties": {"a": {"type": "string"}}},
-            },
+            "json_schema": {"name": "answer", "schema": {"type": "object", "properties": {"a": {"type": "string"}}}},
         },
     }
 
@@ -127,11 +124,7 @@ async def test_a_cancelled_answer_is_part_of_the_next_prompt_and_a_failed_one_is
     await server.cancel(first.reply_id)
     await server.stream("Two", conversation_id=made.id).end()
     await server.stream("Three", conversation_id=made.id).end()
-    assert prompt(upstream) == [
-        ("user", "One"),
-        ("assistant", "cancelled"),
-        ("user", "Two\n\nThree"),
-    ]
+    assert prompt(upstream) == [("user", "One"), ("assistant", "cancelled"), ("user", "Two\n\nThree")]
     page = await server.messages(made.id)
     shown = [(text_of(message), message.partial) for message in reversed(page.messages)]
     assert shown == [

@@ -11,17 +11,7 @@ from sqlalchemy import event
 from sqlalchemy.exc import OperationalError
 
 from tests.clock import until
-from tests.integration.served import (
-    CANCELLED,
-    COMPLETED,
-    LIMIT_S,
-    STREAMING,
-    Watch,
-    ask,
-    reason,
-    refused,
-    text_of,
-)
+from tests.integration.served import CANCELLED, COMPLETED, LIMIT_S, STREAMING, Watch, ask, reason, refused, text_of
 from tests.upstream import Hang, Script, Wait, done, finish, role, text, usage
 
 HANGING = Script([role(), text("on and"), Hang()])

@@ -8,17 +8,7 @@ from parley.v1 import chat_pb2, resources_pb2
 
 from tests.clock import until
 from tests.integration import frames
-from tests.integration.served import (
-    COMPLETED,
-    FAILED,
-    PENDING,
-    STREAMING,
-    ask,
-    error_reason,
-    reason,
-    refused,
-    text_of,
-)
+from tests.integration.served import COMPLETED, FAILED, PENDING, STREAMING, ask, error_reason, reason, refused, text_of
 from tests.upstream import Hang, Script, Wait, answer, done, finish, reasoning, refusal, role, text, tool_call, usage
 
 STREAM_REPLY = "/parley.v1.Chat/StreamReply"

@@ -11,19 +11,7 @@ from parley.events import Accepted, Finished, Reconnecting, Text
 from parley.v1 import resources_pb2
 
 from tests.clock import settle
-from tests.scripted_server import (
-    Abort,
-    Break,
-    Cut,
-    Headers,
-    Wait,
-    accepted,
-    finished,
-    refusal,
-    running,
-    text,
-    texts,
-)
+from tests.scripted_server import Abort, Break, Cut, Headers, Wait, accepted, finished, refusal, running, text, texts
 
 UNAVAILABLE = Abort(grpc.StatusCode.UNAVAILABLE)
 QUICK = parley.Backoff(first_s=0.001, max_s=0.01, max_elapsed_s=10.0)

@@ -10,17 +10,7 @@ import grpc
 import pytest
 from parley.v1 import catalog_pb2, chat_pb2, conversations_pb2, resources_pb2
 
-from tests.scripted_server import (
-    Abort,
-    Wait,
-    accepted,
-    failed,
-    finished,
-    refusal,
-    reply_error,
-    running,
-    text,
-)
+from tests.scripted_server import Abort, Wait, accepted, failed, finished, refusal, reply_error, running, text
 
 RUN = """
 import sys

@@ -48,11 +48,7 @@ async def test_the_python_program_runs_as_pasted(tmp_path: Path, server: ServerP
     path = tmp_path / "program.py"
     path.write_text(program.replace(ADDRESS, server.address))
     done = subprocess.run(
-        [sys.executable, "-X", "dev", str(path)],
-        env=clean_environment(),
-        capture_output=True,
-        text=True,
-        timeout=60,
+        [sys.executable, "-X", "dev", str(path)], env=clean_environment(), capture_output=True, text=True, timeout=60
     )
     assert (done.returncode, done.stderr) == (0, "")
     for asked in re.findall(r'(?:stream_reply|create_reply)\("([^"]+)"', program):
@@ -121,8 +117,7 @@ async def test_the_spring_boot_controller_streams_as_pasted(tmp_path: Path, serv
 
 
 @pytest.mark.parametrize(
-    ("page", "module"),
-    [("README.md", "parley-spring-boot-starter"), ("clients/java/README.md", "parley-client")],
+    ("page", "module"), [("README.md", "parley-spring-boot-starter"), ("clients/java/README.md", "parley-client")]
 )
 def test_the_java_dependency_is_what_the_build_installs(page: str, module: str) -> None:
     (dependency,) = blocks((ROOT / page).read_text(), "xml")

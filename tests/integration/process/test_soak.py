@@ -119,12 +119,7 @@ async def test_the_demo_shows_every_step(tmp_path) -> None:
     )
     told, problems = (each.decode() for each in await demo.communicate())
     assert (demo.returncode, problems) == (0, ""), told
-    steps = (
-        "1. StreamReply",
-        "the second reader has the same",
-        "2. The connection is cut",
-        "both halves together",
-    )
+    steps = ("1. StreamReply", "the second reader has the same", "2. The connection is cut", "both halves together")
     steps += ("3. Cancel", "finished: CANCELLED (user pressed stop)", "what is stored is what was streamed: ok")
     places = [told.find(step) for step in steps]
     assert places == sorted(places)
