@@ -491,7 +491,7 @@ def duration(seconds: float) -> Duration:
     return Duration(seconds=whole, nanos=round((seconds - whole) * 1e9))
 
 
-def said(role: str, *texts: str, **parts: Any) -> resources_pb2.Message:
+def new_message(role: str, *texts: str, **parts: Any) -> resources_pb2.Message:
     """A message: "user", "assistant" or "tool"."""
     content = [resources_pb2.Part(text=text) for text in texts]
     content += [resources_pb2.Part(**{kind: value}) for kind, value in parts.items()]

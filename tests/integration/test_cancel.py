@@ -92,8 +92,8 @@ async def test_a_cancel_while_connecting(serve, deaf_port):
 
 @pytest.mark.parametrize("rpc", ["StreamReply", "CreateReply"])
 async def test_a_cancel_that_comes_before_its_request(server, upstream, rpc):
-    told = await refused(server.chat.Cancel(chat_pb2.CancelRequest(request_id="k", reason="too late")))
-    assert (told.reason, told.code) == ("REPLY_NOT_FOUND", grpc.StatusCode.NOT_FOUND)
+    error = await refused(server.chat.Cancel(chat_pb2.CancelRequest(request_id="k", reason="too late")))
+    assert (error.reason, error.code) == ("REPLY_NOT_FOUND", grpc.StatusCode.NOT_FOUND)
     request = ask("Say it", request_id="k")
     if rpc == "CreateReply":
         reply = await server.chat.CreateReply(request)
@@ -132,8 +132,8 @@ async def test_a_cancel_by_another_end_user_is_not_found_and_cancels_nothing(ser
     watch = await ada.stream(request_id="k").until_text("on and")
     targets = [{"reply_id": watch.reply_id}, {"request_id": "k"}, {"conversation_id": watch.conversation_id}]
     for target in targets:
-        told = await refused(ben.chat.Cancel(chat_pb2.CancelRequest(**target)))
-        assert told.code == grpc.StatusCode.NOT_FOUND
+        error = await refused(ben.chat.Cancel(chat_pb2.CancelRequest(**target)))
+        assert error.code == grpc.StatusCode.NOT_FOUND
     assert watch.reply_id in server.running
     assert server.sql("select cancel_requested from reply") == [(None,)]
     assert (await server.cancel(watch.reply_id)).state == CANCELLED  # the tenant itself may

@@ -28,8 +28,8 @@ async def test_a_drain_refuses_new_replies_and_serves_other_calls(server, upstre
     assert not await caller.ready("parley.v1.Chat")
     assert await caller.ready("liveness")
     for call in (caller.chat.StreamReply(ask()), caller.chat.CreateReply(ask())):
-        told = await refused(call)
-        assert (told.code, told.reason, told.retry_after_s) == (grpc.StatusCode.UNAVAILABLE, "DRAINING", 1.0)
+        error = await refused(call)
+        assert (error.code, error.reason, error.retry_after_s) == (grpc.StatusCode.UNAVAILABLE, "DRAINING", 1.0)
     assert (await caller.get(watch.reply_id)).state == STREAMING
     page = await caller.poll(watch.reply_id)
     assert [chunk.text for chunk in page.chunks] == ["so far"]

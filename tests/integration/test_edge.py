@@ -195,8 +195,8 @@ def farewell(server, sent):
 async def test_pings_more_often_than_the_setting_allows_end_the_connection(serve):
     server = await serve(least_ping_interval_s=60.0)
 
-    told = await asyncio.to_thread(farewell, server, PING * 6)
-    assert told == (ENHANCE_YOUR_CALM, b"too_many_pings")
+    goaway = await asyncio.to_thread(farewell, server, PING * 6)
+    assert goaway == (ENHANCE_YOUR_CALM, b"too_many_pings")
 
 
 async def test_pings_as_often_as_the_setting_allows_are_answered(serve):

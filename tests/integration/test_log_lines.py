@@ -8,7 +8,7 @@ import pytest
 from parley.v1 import chat_pb2, conversations_pb2, resources_pb2
 from parley_server.telemetry.logs import configure_logging
 
-from tests.integration.served import KEY, ask, refused, said
+from tests.integration.served import KEY, ask, new_message, refused
 from tests.upstream import Script, answer, error_event, refusal, role, text, tool_call
 
 PROMPT, ANSWER, SYSTEM, TITLE, VENDOR = "PROMPT-7f3a", "ANSWER-91bc", "SYSTEM-c0de", "TITLE-4d2e", "VENDOR-55aa"
@@ -43,7 +43,9 @@ async def everything(server, upstream):
         refusal(400, {"error": {"message": VENDOR + PROMPT, "type": VENDOR, "code": VENDOR}}),
         Script([b"data: {" + VENDOR.encode() + b"\n\n"]),
     )
-    first = await server.stream("", input=[said("user", PROMPT, image=image)], new_conversation=conversation).end()
+    first = await server.stream(
+        "", input=[new_message("user", PROMPT, image=image)], new_conversation=conversation
+    ).end()
     for _ in range(3):
         await server.stream(PROMPT, conversation_id=first.conversation_id).end()
     await server.resume(first.reply_id).end()
@@ -52,10 +54,12 @@ async def everything(server, upstream):
     await server.cancel(first.reply_id, reason=PROMPT)
     await refused(server.chat.StreamReply(ask(PROMPT, sampling=chat_pb2.Sampling(temperature=9))))
     await refused(
-        server.chat.StreamReply(ask("", input=[said("user", tool_call=resources_pb2.ToolCall(arguments=PROMPT))]))
+        server.chat.StreamReply(
+            ask("", input=[new_message("user", tool_call=resources_pb2.ToolCall(arguments=PROMPT))])
+        )
     )
     await server.messages(first.conversation_id)
-    await server.new_conversation([said("user", PROMPT)], title=TITLE)
+    await server.new_conversation([new_message("user", PROMPT)], title=TITLE)
     await server.conversations.ListConversations(conversations_pb2.ListConversationsRequest(query=TITLE))
 
     class Broken:

@@ -82,10 +82,10 @@ async def test_all_ends_race(serve, upstream):
 async def test_calls_that_are_cancelled_at_random_leave_nothing_half_done(server, upstream):
     dice = random.Random(7)
     upstream.reply_with(answer("some", " text"))
-    made = [await server.new_conversation() for _ in range(10)]
+    created = [await server.new_conversation() for _ in range(10)]
 
     async def one(number):
-        watch = server.stream(f"{number}", conversation_id=made[number % 10].id, concurrency=2)
+        watch = server.stream(f"{number}", conversation_id=created[number % 10].id, concurrency=2)
         await asyncio.sleep(dice.uniform(0, 0.03))
         watch.call.cancel()
         await watch.end()
@@ -97,5 +97,5 @@ async def test_calls_that_are_cancelled_at_random_leave_nothing_half_done(server
             await asyncio.sleep(0.01)
     assert server.sql("select count(*) from reply where state in ('PENDING', 'STREAMING')") == [(0,)]
     assert server.app.mode.core.live_replies.capacity._replies == 0
-    for conversation in made:
+    for conversation in created:
         assert (await server.stream("and now", conversation_id=conversation.id).end()).text == "some text"

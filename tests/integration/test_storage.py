@@ -53,10 +53,10 @@ async def test_the_database_goes_away_in_mid_reply(serve, clock, upstream):
     outage = Outage(server)
     outage.on = True
     for call in (server.chat.StreamReply(ask()), server.chat.CreateReply(ask())):
-        told = await refused(call)
-        assert (told.code, told.reason) == (grpc.StatusCode.UNAVAILABLE, "STORAGE_UNAVAILABLE")
-        assert (told.retry_after_s, told.plain.retryable, told.initial_metadata) == (1.0, True, ())
-        assert told.message == "the database is unavailable"
+        error = await refused(call)
+        assert (error.code, error.reason) == (grpc.StatusCode.UNAVAILABLE, "STORAGE_UNAVAILABLE")
+        assert (error.retry_after_s, error.plain.retryable, error.initial_metadata) == (1.0, True, ())
+        assert error.message == "the database is unavailable"
     await clock.advance(1.1)
     await until_not_ready(server, clock)
     assert await server.ready("liveness")
@@ -93,8 +93,8 @@ async def test_a_cancel_without_the_database_stops_the_provider(serve, clock, up
     watch = await server.stream(request_id="k").until_text("on and")
     outage = Outage(server)
     outage.on = True
-    told = await refused(server.chat.Cancel(chat_pb2.CancelRequest(request_id="k", reason="stop")))
-    assert told.reason == "STORAGE_UNAVAILABLE"
+    error = await refused(server.chat.Cancel(chat_pb2.CancelRequest(request_id="k", reason="stop")))
+    assert error.reason == "STORAGE_UNAVAILABLE"
     await until(lambda: upstream.aborts)
     outage.on = False
     await server.in_time(watch.end())
@@ -129,8 +129,8 @@ async def test_a_full_disk(server, upstream, caplog):
 
     event.listen(database.writer, "connect", limit)
     await database.write(lambda connection: limit(connection.connection.driver_connection, None), durable=False)
-    told = await refused(server.chat.StreamReply(ask("z" * 50_000)))
-    assert (told.reason, told.message) == ("STORAGE_UNAVAILABLE", "the database is unavailable")
+    error = await refused(server.chat.StreamReply(ask("z" * 50_000)))
+    assert (error.reason, error.message) == ("STORAGE_UNAVAILABLE", "the database is unavailable")
     go.set()
     await watch.until(lambda watch: len(watch.text) == 60_000)
     await until(lambda: [record.message for record in caplog.records].count("finalisation_postponed") == 2)

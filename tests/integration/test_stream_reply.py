@@ -23,7 +23,7 @@ async def test_a_reply_is_the_same_wherever_it_is_seen(server, upstream):
     count = resources_pb2.Usage(
         prompt_tokens=11, completion_tokens=3, cost_nano_usd=11 * 2_000 + 3 * 8_000, estimated=False
     )
-    told = resources_pb2.Usage(prompt_tokens=11, completion_tokens=3)
+    usage_chunk = resources_pb2.Usage(prompt_tokens=11, completion_tokens=3)
     ids = accepted.accepted
     assert chunks == [
         chat_pb2.TokenChunk(
@@ -37,7 +37,7 @@ async def test_a_reply_is_the_same_wherever_it_is_seen(server, upstream):
             ),
         ),
         *[chunk for chunk in chunks if chunk.text],
-        chat_pb2.TokenChunk(sequence=last.sequence - 1, usage=told),
+        chat_pb2.TokenChunk(sequence=last.sequence - 1, usage=usage_chunk),
         chat_pb2.TokenChunk(
             sequence=last.sequence,
             finished=chat_pb2.Finished(

@@ -29,8 +29,8 @@ async def test_a_new_database_is_refused_until_it_is_migrated(tmp_path, empty_po
 @pytest.mark.parametrize("name", ["migrate", "serve"])
 def test_a_missing_database_is_reported(tmp_path, empty_postgres_url, name: str) -> None:
     url = empty_postgres_url.replace("parley@", "parley:secret@").rpartition("/")[0] + "/absent"
-    told = refusal(command(tmp_path, name, PARLEY_DATABASE_URL=url))
-    (said,) = [line for line in told.splitlines() if not line.startswith("{")]
-    assert said.startswith(f"parley {name}: ")
-    assert "absent" in said
-    assert "secret" not in told
+    output = refusal(command(tmp_path, name, PARLEY_DATABASE_URL=url))
+    (line,) = [line for line in output.splitlines() if not line.startswith("{")]
+    assert line.startswith(f"parley {name}: ")
+    assert "absent" in line
+    assert "secret" not in output

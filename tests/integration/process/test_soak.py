@@ -117,12 +117,12 @@ async def test_the_demo_shows_every_step(tmp_path) -> None:
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,
     )
-    told, problems = (each.decode() for each in await demo.communicate())
-    assert (demo.returncode, problems) == (0, ""), told
+    output, problems = (each.decode() for each in await demo.communicate())
+    assert (demo.returncode, problems) == (0, ""), output
     steps = ("1. StreamReply", "the second reader has the same", "2. The connection is cut", "both halves together")
     steps += ("3. Cancel", "finished: CANCELLED (user pressed stop)", "what is stored is what was streamed: ok")
-    places = [told.find(step) for step in steps]
+    places = [output.find(step) for step in steps]
     assert places == sorted(places)
     assert places[0] >= 0
-    assert "NOT SO" not in told
+    assert "NOT SO" not in output
     assert not list(tmp_path.iterdir()), "it leaves no file"

@@ -34,9 +34,9 @@ def draining(*, pause_s: float, grace_s: float) -> str:
 class Workers(ServerProcess):
     """A supervisor and its workers; `pid` is the supervisor's. Nothing of them outlives the `async with`."""
 
-    def __init__(self, folder: Path, places: dict[str, str], *, count: int = 2, toml: str = "", **more: str) -> None:
+    def __init__(self, folder: Path, urls: dict[str, str], *, count: int = 2, toml: str = "", **more: str) -> None:
         toml = toml or draining(pause_s=0, grace_s=5)
-        super().__init__(folder, toml=toml, **{"PARLEY_WORKERS": str(count), **places, **more})
+        super().__init__(folder, toml=toml, **{"PARLEY_WORKERS": str(count), **urls, **more})
         self.count = count
         self._orphans: list[int] = []
 
@@ -81,12 +81,12 @@ class Workers(ServerProcess):
     async def until_up(self, *expected: float) -> dict[str, float]:
         """Wait until the metrics say of each worker whether it answers as expected; all samples then."""
 
-        async def told() -> dict[str, float] | None:
+        async def output() -> dict[str, float] | None:
             now = await self.metrics()
             up = tuple(now[f"parley_worker_up{{{index}}}"] for index in range(self.count))
             return now if up == expected else None
 
-        return await until(told, f"workers that answer: {expected}")
+        return await until(output, f"workers that answer: {expected}")
 
 
 class Readers:
@@ -123,7 +123,7 @@ class Readers:
 
 
 @pytest.fixture
-def places(postgres_url: str, shared_redis: Any) -> dict[str, str]:
+def urls(postgres_url: str, shared_redis: Any) -> dict[str, str]:
     return {"PARLEY_DATABASE_URL": postgres_url, "PARLEY_REDIS_URL": shared_redis.url()}
 
 
@@ -138,8 +138,8 @@ def port_is_free(port: int) -> bool:
     return True
 
 
-async def test_two_workers_share_a_port(tmp_path, places) -> None:
-    async with Workers(tmp_path, places) as server, AsyncExitStack() as stack:
+async def test_two_workers_share_a_port(tmp_path, urls) -> None:
+    async with Workers(tmp_path, urls) as server, AsyncExitStack() as stack:
         channels = [await stack.enter_async_context(open_channel(server.address)) for _ in range(24)]
         asking = chat_pb2.ReplyRequest(text=script("Hello.", delay_s=0))
         replies = await asyncio.gather(*(chat_pb2_grpc.ChatStub(each).CreateReply(asking) for each in channels))
@@ -170,8 +170,8 @@ async def test_two_workers_share_a_port(tmp_path, places) -> None:
 
 
 @pytest.mark.timeout(120)
-async def test_a_killed_worker_is_restarted_and_its_replies_end(tmp_path, places) -> None:
-    async with Workers(tmp_path, places) as server:
+async def test_a_killed_worker_is_restarted_and_its_replies_end(tmp_path, urls) -> None:
+    async with Workers(tmp_path, urls) as server:
         readers = Readers(server)
         await readers.start(12, words("w", 500), delay_s=0.02)
         lost_replica = server.incarnations()[0][0]
@@ -209,9 +209,9 @@ async def test_a_killed_worker_is_restarted_and_its_replies_end(tmp_path, places
 
 
 @pytest.mark.parametrize("to_all", [False, True], ids=["the supervisor alone", "every process of the group"])
-async def test_workers_drain_together_without_losing_a_reply(tmp_path, places, to_all: bool) -> None:
+async def test_workers_drain_together_without_losing_a_reply(tmp_path, urls, to_all: bool) -> None:
     text = words("s", 120)
-    async with Workers(tmp_path, places, toml=draining(pause_s=0.2, grace_s=60)) as server:
+    async with Workers(tmp_path, urls, toml=draining(pause_s=0.2, grace_s=60)) as server:
         readers = Readers(server)
         await readers.start(10, text, delay_s=0.02)
         for pid in (*(server.pids().values() if to_all else ()), server.pid):
@@ -227,8 +227,8 @@ async def test_workers_drain_together_without_losing_a_reply(tmp_path, places, t
         assert server.rows("SELECT count(*) FROM replica") == [(0,)], "no lease is left to run out"
 
 
-async def test_a_second_signal_skips_the_grace_of_all_workers(tmp_path, places) -> None:
-    async with Workers(tmp_path, places, toml=draining(pause_s=0, grace_s=600)) as server:
+async def test_a_second_signal_skips_the_grace_of_all_workers(tmp_path, urls) -> None:
+    async with Workers(tmp_path, urls, toml=draining(pause_s=0, grace_s=600)) as server:
         readers = Readers(server)
         await readers.start(6, LONG, delay_s=0.02)
         server.send(signal.SIGINT)
@@ -242,8 +242,8 @@ async def test_a_second_signal_skips_the_grace_of_all_workers(tmp_path, places) 
         await asyncio.gather(*readers.tasks, return_exceptions=True)
 
 
-async def test_a_signal_to_one_worker_replaces_it(tmp_path, places) -> None:
-    async with Workers(tmp_path, places) as server:
+async def test_a_signal_to_one_worker_reurls_it(tmp_path, urls) -> None:
+    async with Workers(tmp_path, urls) as server:
         former = server.pids()[1]
         os.kill(former, signal.SIGTERM)
         ended = await server.line('"worker_exited"')
@@ -258,9 +258,9 @@ async def test_a_signal_to_one_worker_replaces_it(tmp_path, places) -> None:
         assert await server.terminate() == 0
 
 
-async def test_workers_whose_supervisor_is_killed_drain_and_end(tmp_path, places) -> None:
+async def test_workers_whose_supervisor_is_killed_drain_and_end(tmp_path, urls) -> None:
     text = words("o", 100)
-    async with Workers(tmp_path, places, toml=draining(pause_s=0, grace_s=60)) as server:
+    async with Workers(tmp_path, urls, toml=draining(pause_s=0, grace_s=60)) as server:
         readers = Readers(server)
         await readers.start(6, text, delay_s=0.02)
         pids = server.leave_alone()
@@ -277,8 +277,8 @@ async def test_workers_whose_supervisor_is_killed_drain_and_end(tmp_path, places
         assert port_is_free(server.port)
 
 
-async def test_a_hanging_worker_is_missing_only_from_the_metrics(tmp_path, places) -> None:
-    async with Workers(tmp_path, places, toml=QUICK.replace("lease_s = 2", "lease_s = 30")) as server:
+async def test_a_hanging_worker_is_missing_only_from_the_metrics(tmp_path, urls) -> None:
+    async with Workers(tmp_path, urls, toml=QUICK.replace("lease_s = 2", "lease_s = 30")) as server:
         pid = server.pids()[0]
         os.kill(pid, signal.SIGSTOP)
         now = await server.until_up(0, 1)
@@ -289,32 +289,36 @@ async def test_a_hanging_worker_is_missing_only_from_the_metrics(tmp_path, place
         assert await server.terminate() == 0
 
 
-async def test_another_server_cannot_bind_the_port(tmp_path, places) -> None:
+async def test_another_server_cannot_bind_the_port(tmp_path, urls) -> None:
     (tmp_path / "other").mkdir()
-    several = {**places, "PARLEY_WORKERS": "2"}
-    async with Workers(tmp_path, places) as server:
+    several = {**urls, "PARLEY_WORKERS": "2"}
+    async with Workers(tmp_path, urls) as server:
         for others in ({}, several):
-            told = refusal(command(tmp_path / "other", "serve", "--listen", server.address, **others))
-            assert f"cannot listen on {server.address}: " in told
+            output = refusal(command(tmp_path / "other", "serve", "--listen", server.address, **others))
+            assert f"cannot listen on {server.address}: " in output
         assert await server.terminate() == 0
     async with ServerProcess(tmp_path) as single:
-        told = refusal(command(tmp_path / "other", "serve", "--listen", single.address, **several))
-        assert told == f"parley serve: cannot listen on {single.address}: the port is in use\n"
+        output = refusal(command(tmp_path / "other", "serve", "--listen", single.address, **several))
+        assert output == f"parley serve: cannot listen on {single.address}: the port is in use\n"
 
 
-async def test_a_metrics_port_in_use_is_reported(tmp_path, places) -> None:
+async def test_a_metrics_port_in_use_is_reported(tmp_path, urls) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         address = f"127.0.0.1:{taken.getsockname()[1]}"
-        more = {**places, "PARLEY_WORKERS": "2", "PARLEY_METRICS_LISTEN": address}
-        told = refusal(command(tmp_path, "serve", **more))
-        assert told.startswith(f"parley serve: metrics on {address}: the address is in use; set PARLEY_METRICS_LISTEN")
+        more = {**urls, "PARLEY_WORKERS": "2", "PARLEY_METRICS_LISTEN": address}
+        output = refusal(command(tmp_path, "serve", **more))
+        assert output.startswith(
+            f"parley serve: metrics on {address}: the address is in use; set PARLEY_METRICS_LISTEN"
+        )
 
 
 def test_several_workers_need_postgresql_and_redis(tmp_path, postgres_url) -> None:
-    told = refusal(command(tmp_path, "serve", "--workers", "2"))
-    assert "workers: several workers cannot share a SQLite file: set PARLEY_REDIS_URL, and PARLEY_DATABASE_URL" in told
-    told = refusal(command(tmp_path, "serve", "--workers", "2", PARLEY_DATABASE_URL=postgres_url))
-    assert "workers: several workers need a relay: set PARLEY_REDIS_URL" in told
+    output = refusal(command(tmp_path, "serve", "--workers", "2"))
+    assert (
+        "workers: several workers cannot share a SQLite file: set PARLEY_REDIS_URL, and PARLEY_DATABASE_URL" in output
+    )
+    output = refusal(command(tmp_path, "serve", "--workers", "2", PARLEY_DATABASE_URL=postgres_url))
+    assert "workers: several workers need a relay: set PARLEY_REDIS_URL" in output
     for count in ("0", "-1", "x", "65"):
         assert "--workers: must be a whole number from 1 to 64" in refusal(
             command(tmp_path, "serve", f"--workers={count}")
@@ -323,24 +327,24 @@ def test_several_workers_need_postgresql_and_redis(tmp_path, postgres_url) -> No
 
 
 def test_a_missing_schema_ends_all_workers(tmp_path, empty_postgres_url, shared_redis) -> None:
-    places = {"PARLEY_DATABASE_URL": empty_postgres_url, "PARLEY_REDIS_URL": shared_redis.url()}
-    told = refusal(command(tmp_path, "serve", "--workers", "3", **places))
-    said = [line for line in told.splitlines() if not line.startswith("{")]
+    urls = {"PARLEY_DATABASE_URL": empty_postgres_url, "PARLEY_REDIS_URL": shared_redis.url()}
+    output = refusal(command(tmp_path, "serve", "--workers", "3", **urls))
+    said = [line for line in output.splitlines() if not line.startswith("{")]
     assert len(said) == 1, "it is said once"
     assert re.match(r"parley serve: .*parley migrate", said[0])
 
 
 @pytest.mark.parametrize("workers", ["1", "2"])
-def test_an_unusable_redis_is_refused(tmp_path, places, shared_redis, workers: str) -> None:
+def test_an_unusable_redis_is_refused(tmp_path, urls, shared_redis, workers: str) -> None:
     shared_redis.command("CONFIG", "SET", "maxmemory-policy", "allkeys-lru")
-    told = refusal(command(tmp_path, "serve", "--workers", workers, **places))
-    (said,) = [line for line in told.splitlines() if not line.startswith("{")]
+    output = refusal(command(tmp_path, "serve", "--workers", workers, **urls))
+    (said,) = [line for line in output.splitlines() if not line.startswith("{")]
     assert said.startswith("parley serve: the relay")
     assert "noeviction" in said
 
 
-async def test_a_signal_during_start_ends_the_supervisor(tmp_path, places) -> None:
-    async with Workers(tmp_path, places) as server:
+async def test_a_signal_during_start_ends_the_supervisor(tmp_path, urls) -> None:
+    async with Workers(tmp_path, urls) as server:
         assert await server.terminate() == 0
         await server.launch()
 
