@@ -1,4 +1,4 @@
-"""Images: stored apart, read by GetImage, shown to the model as data, and their limits."""
+"""Images are stored in a table of their own, read by GetImage, and sent to the provider as data URLs."""
 
 import base64
 
@@ -22,7 +22,7 @@ async def image_of(caller, image_id):
     return await caller.conversations.GetImage(conversations_pb2.GetImageRequest(image_id=image_id))
 
 
-def shown(upstream, number=-1):
+def last_content(upstream, number=-1):
     """The content of the newest message of a request."""
     return upstream.requests[number].json["messages"][-1]["content"]
 
@@ -32,11 +32,11 @@ def data_url(mime_type, data):
 
 
 @pytest.mark.parametrize("mime_type", KINDS)
-async def test_an_image_is_stored_shown_and_read(server, upstream, mime_type):
+async def test_an_image_is_stored_sent_to_the_provider_and_read(server, upstream, mime_type):
     data = KINDS[mime_type]
     message = new_message("user", "What is it?", image=Image(data=data))
     watch = await server.stream("", input=[message]).end()
-    assert shown(upstream) == [
+    assert last_content(upstream) == [
         {"type": "text", "text": "What is it?"},
         {"type": "image_url", "image_url": {"url": data_url(mime_type, data)}},
     ]
@@ -50,7 +50,7 @@ async def test_an_image_is_stored_shown_and_read(server, upstream, mime_type):
     assert server.sql("select data from image") == [(data,)]
 
 
-async def test_an_image_of_an_earlier_turn_goes_along_and_can_be_named(server, upstream):
+async def test_an_earlier_image_is_part_of_later_prompts_and_can_be_referenced(server, upstream):
     first = await server.stream("", input=[new_message("user", "Look", image=Image(data=PNG))]).end()
     await server.stream("And?", conversation_id=first.conversation_id).end()
     history = upstream.requests[-1].json["messages"][0]["content"]
@@ -61,7 +61,7 @@ async def test_an_image_of_an_earlier_turn_goes_along_and_can_be_named(server, u
     await server.stream(
         "", input=[named], conversation_id=first.conversation_id, after_message_id=page.messages[0].id
     ).end()
-    assert shown(upstream)[1]["image_url"]["url"] == data_url("image/png", PNG)
+    assert last_content(upstream)[1]["image_url"]["url"] == data_url("image/png", PNG)
     assert server.sql("select count(*) from image") == [(1,)]
     newest = (await server.messages(first.conversation_id)).messages[1].parts[1].image
     assert newest.image_id == image_id
@@ -83,13 +83,13 @@ async def test_an_https_image_is_passed_on_without_being_fetched(server, upstrea
     watch = await server.stream(
         "", input=[new_message("user", "Look", image=Image(url=url, mime_type="image/png"))]
     ).end()
-    assert shown(upstream)[1] == {"type": "image_url", "image_url": {"url": url}}
+    assert last_content(upstream)[1] == {"type": "image_url", "image_url": {"url": url}}
     stored = (await server.messages(watch.conversation_id)).messages[1].parts[1].image
     assert stored == Image(url=url, mime_type="image/png")
     assert server.sql("select count(*) from image") == [(0,)]
 
 
-async def test_an_image_in_an_imported_history(server, upstream):
+async def test_an_image_of_an_imported_history_is_stored_and_sent(server, upstream):
     created = await server.new_conversation([new_message("user", "Look", image=Image(data=PNG))])
     stored = (await server.messages(created.id)).messages[0].parts[1].image
     assert (await image_of(server, stored.image_id)).data == PNG
@@ -97,7 +97,7 @@ async def test_an_image_in_an_imported_history(server, upstream):
     assert upstream.requests[-1].json["messages"][0]["content"][1]["image_url"]["url"] == data_url("image/png", PNG)
 
 
-async def test_a_history_with_images_at_a_model_that_takes_none(server, upstream):
+async def test_a_history_with_images_is_refused_by_a_model_without_images(server, upstream):
     watch = await server.stream("", input=[new_message("user", "Look", image=Image(data=PNG))]).end()
     error = await refused(server.chat.StreamReply(ask("And?", conversation_id=watch.conversation_id, model="plain")))
     assert error.reason == "UNSUPPORTED_INPUT"

@@ -1,4 +1,4 @@
-"""The log of a whole server: one line for each call and each reply, valid JSON, without message text."""
+"""A server logs one line of JSON for each call and each reply, without message text."""
 
 import io
 import json
@@ -17,7 +17,7 @@ PNG = b"\x89PNG\r\n\x1a\n" + b"IMAGE-e1f0" * 5
 
 @pytest.fixture
 def lines():
-    """What is logged, at debug level; the loggers are put back as they were."""
+    """The log output at debug level; restores the configuration of all loggers afterwards."""
     root = logging.getLogger()
     flags = ("logThreads", "logProcesses", "logMultiprocessing")
     before = (root.handlers[:], root.level, [getattr(logging, flag) for flag in flags])
@@ -33,8 +33,8 @@ def lines():
     logging.captureWarnings(capture=False)
 
 
-async def everything(server, upstream):
-    """One call of every kind; some fail."""
+async def call_everything(server, upstream):
+    """Make one call of every kind; some fail."""
     conversation = resources_pb2.Conversation(title=TITLE, system=[SYSTEM], post_system=SYSTEM, labels={"l": TITLE})
     image = resources_pb2.Image(data=PNG)
     upstream.reply_next(
@@ -64,16 +64,15 @@ async def everything(server, upstream):
 
     class Broken:
         async def generate(self, prompts, sink):
-            raise RuntimeError("a defect")
+            raise RuntimeError("broken")
 
     server.app._registry.route = lambda candidates: Broken()
     await server.stream(PROMPT).end()
     await server.delete(first.conversation_id)
-    return first
 
 
 async def test_log_lines_hold_no_message_text(lines, server, upstream):
-    await everything(server, upstream)
+    await call_everything(server, upstream)
     await server.stop()
     logged = lines.getvalue()
     parsed = [json.loads(line) for line in logged.splitlines()]

@@ -1,4 +1,4 @@
-"""ResumeReply at every cursor, while a reply runs and after it has ended, with any number and any pace of readers."""
+"""ResumeReply at every cursor, during and after a reply, with one or many readers, fast or slow."""
 
 import asyncio
 
@@ -18,7 +18,7 @@ PIECES = [
 
 
 def content(chunks):
-    """What chunks add up to."""
+    """The concatenated contents of chunks, by kind."""
     return (
         "".join(chunk.reasoning.text for chunk in chunks),
         "".join(chunk.text for chunk in chunks),
@@ -29,7 +29,7 @@ def content(chunks):
 
 
 async def paced(server, upstream):
-    """A reply whose log has one entry for each piece, held before its end; the watch of its first reader."""
+    """The first reader of a reply with one log entry for each piece, and the event that lets the reply end."""
     steps = [asyncio.Event() for _ in PIECES]
     go = asyncio.Event()
     script = [role()]
@@ -88,7 +88,7 @@ async def test_a_cursor_beyond_the_end_waits_then_gets_a_snapshot(serve, clock, 
     assert again.kinds == ["accepted", "snapshot", "finished"]
 
 
-async def test_a_cursor_just_ahead_goes_on_where_it_said(server, upstream):
+async def test_a_cursor_just_ahead_waits_for_the_next_sequence(server, upstream):
     go = asyncio.Event()
     upstream.reply_with(Script([role(), text("a"), Wait(go), text("b"), Pause(0.01), text("c"), finish(), done()]))
     first = await server.stream().until_text("a")
@@ -123,7 +123,7 @@ async def test_a_resume_after_the_log_is_gone_gets_a_snapshot(serve, upstream, h
         assert watch.chunks[0].accepted == first.chunks[0].accepted
 
 
-async def test_a_running_reply_after_a_stop_keeps_its_text(server, upstream):
+async def test_a_reply_interrupted_by_a_stop_keeps_its_text(server, upstream):
     upstream.reply_with(Script([role(), text("so far"), Hang()]))
     first = await server.stream().until_text("so far")
     server = await server.restart()
@@ -182,7 +182,7 @@ async def test_many_readers_have_prefixes_of_one_text(server, upstream):
 
 
 async def test_a_stalled_reader_delays_no_other(server, upstream):
-    """P32: it is blocked by flow control; another one is not, and the blocked one gets the rest merged, and whole."""
+    """P32: flow control blocks one reader only, which later receives the whole rest in merged chunks."""
     hold = asyncio.Event()
     word = "0123456789abcde " * 32
     count = 3000
@@ -205,7 +205,7 @@ async def test_a_stalled_reader_delays_no_other(server, upstream):
     assert max(chunk.ByteSize() for chunk in chunks) <= 1024 * 1024 + 100
 
 
-async def test_a_reader_that_leaves_is_forgotten(server, upstream):
+async def test_a_disconnected_reader_is_removed(server, upstream):
     upstream.reply_with(Script([role(), text("on and"), Hang()]))
     first = await server.stream().until_text("on and")
     log = server.running[first.reply_id].log
@@ -218,7 +218,7 @@ async def test_a_reader_that_leaves_is_forgotten(server, upstream):
     assert (await server.cancel(first.reply_id)).state == CANCELLED
 
 
-async def test_a_page_that_was_reloaded_finds_its_reply(server, upstream):
+async def test_a_reloaded_page_finds_its_reply_by_the_conversation(server, upstream):
     go = asyncio.Event()
     upstream.reply_with(Script([role(), text("on "), Wait(go), text("and on"), finish(), done()]))
     first = await server.stream().until_text("on ")

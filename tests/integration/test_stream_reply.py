@@ -1,4 +1,4 @@
-"""StreamReply from acceptance to the terminal chunk, compared with every other view of the same reply."""
+"""StreamReply from acceptance to the terminal chunk, compared with other calls and the database."""
 
 import asyncio
 
@@ -14,7 +14,7 @@ from tests.upstream import Hang, Script, Wait, answer, done, finish, reasoning, 
 STREAM_REPLY = "/parley.v1.Chat/StreamReply"
 
 
-async def test_a_reply_is_the_same_wherever_it_is_seen(server, upstream):
+async def test_stream_get_list_and_database_show_the_same_reply(server, upstream):
     upstream.reply_with(answer("Hello", ", ", "world", tokens=(11, 3)))
     request = ask("Say hello", labels={"page": "home"}, new_conversation=resources_pb2.Conversation(title="Greeting"))
     call = server.chat.StreamReply(request)
@@ -132,7 +132,7 @@ async def test_a_running_reply_shows_its_text_so_far(server, upstream):
         (refusal(500), FAILED, "ABORTED", "PROVIDER_UNAVAILABLE"),
     ],
 )
-async def test_the_status_says_what_the_terminal_chunk_says(server, upstream, script, state, code, why):
+async def test_the_status_matches_the_terminal_chunk_and_the_stored_reply(server, upstream, script, state, code, why):
     upstream.reply_with(script)
     watch = await server.stream().end()
     reply = await server.get(watch.reply_id)
@@ -149,7 +149,7 @@ async def test_the_status_says_what_the_terminal_chunk_says(server, upstream, sc
         assert watch.error.details() == reply.error.message
 
 
-async def test_tokens_come_as_they_are_read(server, upstream):
+async def test_tokens_are_sent_as_soon_as_they_are_read(server, upstream):
     steps = [asyncio.Event() for _ in range(3)]
     upstream.reply_with(
         Script(
@@ -181,7 +181,7 @@ async def test_reasoning_is_sent_only_if_requested(server, upstream):
     assert plain.terminal.sequence == reply.last_sequence
 
 
-async def test_tool_calls_come_in_pieces_and_are_stored_whole(server, upstream):
+async def test_tool_calls_are_streamed_in_pieces_and_stored_whole(server, upstream):
     upstream.reply_with(
         Script(
             [
@@ -230,7 +230,7 @@ async def test_a_failure_after_acceptance_is_not_trailers_only(server, upstream)
 async def test_create_reply_sends_headers_at_acceptance(server, upstream):
     go = asyncio.Event()
     upstream.reply_with(Script([Wait(go), *answer("late").steps]))
-    answered = frames.answer(server.app.port, "/parley.v1.Chat/CreateReply", ask().SerializeToString())
+    answered = frames.response(server.app.port, "/parley.v1.Chat/CreateReply", ask().SerializeToString())
     first = await anext(answered)
     assert (first.kind, first.ends) == (frames.HEADERS, False)
     assert server.sql("select state from reply") == [("PENDING",)]
@@ -239,7 +239,7 @@ async def test_create_reply_sends_headers_at_acceptance(server, upstream):
     assert (kinds[0], kinds[-1]) == (frames.DATA, frames.HEADERS)
 
 
-async def test_an_unknown_exception_becomes_internal_with_a_call_id(server, caplog):
+async def test_an_unknown_exception_of_a_provider_fails_the_reply_as_internal(server, caplog):
     secret = "SECRET-of-a-defect"
 
     class Broken:
@@ -260,26 +260,22 @@ async def test_an_unknown_exception_becomes_internal_with_a_call_id(server, capl
     assert secret not in str(watch.chunks) + str(watch.error)
 
 
-async def test_a_defect_of_a_call_reports_only_its_call_id(server, caplog):
+async def test_an_unknown_exception_of_a_call_reports_only_its_call_id(server, caplog):
     secret = "SECRET-of-a-defect"
 
     def broken(alias, fallbacks):
         raise RuntimeError(secret)
 
     server.app._registry.candidates = broken
-    refusal_ = await refused(server.chat.StreamReply(ask()))
-    assert (refusal_.code, refusal_.reason, refusal_.message) == (
-        grpc.StatusCode.INTERNAL,
-        "INTERNAL",
-        "internal error",
-    )
-    assert secret not in repr(refusal_.__dict__)
+    error = await refused(server.chat.StreamReply(ask()))
+    assert (error.code, error.reason, error.message) == (grpc.StatusCode.INTERNAL, "INTERNAL", "internal error")
+    assert secret not in repr(vars(error))
     records = [record for record in caplog.records if record.getMessage() == "call_failed"]
-    assert [record.fields["call_id"] for record in records] == [refusal_.info.metadata["call_id"]]
+    assert [record.fields["call_id"] for record in records] == [error.info.metadata["call_id"]]
     assert server.sql("select count(*) from reply") == [(0,)]
 
 
-async def test_one_turn_after_another(server, upstream):
+async def test_a_second_turn_continues_the_conversation(server, upstream):
     first = await server.stream("One").end()
     second = await server.stream("Two", conversation_id=first.conversation_id).end()
     page = await server.messages(first.conversation_id)
@@ -290,18 +286,18 @@ async def test_one_turn_after_another(server, upstream):
     assert [body["content"] for body in upstream.requests[-1].json["messages"]] == ["One", "Hello, world", "Two"]
 
 
-async def test_a_second_turn_does_not_reach_a_tab_that_watches_the_first(server, upstream):
+async def test_a_reader_of_the_first_reply_receives_nothing_of_the_second(server, upstream):
     hold = asyncio.Event()
     upstream.reply_next(Script([role(), text("first"), Wait(hold), finish(), done()]))
     old = server.stream()
     await old.until_text("first")
-    tab = await server.resume(old.reply_id).until_text("first")
+    reader = await server.resume(old.reply_id).until_text("first")
     hold.set()
     await old.end()
     second = await server.stream("More", conversation_id=old.conversation_id).end()
-    await tab.end()
+    await reader.end()
     assert second.reply_id != old.reply_id
-    assert (tab.text, tab.terminal) == ("first", old.terminal)
+    assert (reader.text, reader.terminal) == ("first", old.terminal)
 
 
 async def test_a_reply_over_its_size_ends_with_max_tokens(serve, upstream):
