@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 from parley_server.store.migrate import SCHEMA_RELEASE
 
-from tests.integration.process.test_start import command, refusal
+from tests.integration.process.test_start import command, messages, refusal
 from tests.processes import ServerProcess
 
 RELEASE = f"the schema is at release {SCHEMA_RELEASE}\n"
@@ -30,7 +30,7 @@ async def test_a_new_database_is_refused_until_it_is_migrated(tmp_path, empty_po
 def test_a_missing_database_is_reported(tmp_path, empty_postgres_url, name: str) -> None:
     url = empty_postgres_url.replace("parley@", "parley:secret@").rpartition("/")[0] + "/absent"
     output = refusal(command(tmp_path, name, PARLEY_DATABASE_URL=url))
-    (line,) = [line for line in output.splitlines() if not line.startswith("{")]
+    (line,) = messages(output)
     assert line.startswith(f"parley {name}: ")
     assert "absent" in line
     assert "secret" not in output
