@@ -1,4 +1,4 @@
-"""Shared parts of capacity, overload and soak: a server with special settings, and where results are written."""
+"""Shared parts of capacity, overload and soak: a server with their settings, and the output of results."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ LATEST = Path(__file__).parent / "results"
 def serving(
     kind: str, models: list[str], upstream: Upstream, *, server: dict[str, object] | None = None
 ) -> Iterator[RunningSystem]:
-    """A Parley of this kind with these settings of `[server]`, in a folder of its own; both are gone afterwards."""
+    """A running Parley of this kind with these settings of `[server]`, in a temporary folder."""
     with tempfile.TemporaryDirectory(prefix="parley-study-") as folder:
         system = STARTS[kind](Path(folder), upstream, models, server=server)
         try:
@@ -45,13 +45,13 @@ def samples(system: RunningSystem) -> dict[str, float]:
 
 
 def facts(when: str, command: str) -> str:
-    """Where and how it was measured, in one line."""
+    """The machine, the time and the command of a measurement, in one line."""
     machine = gauges.machine(Path(tempfile.gettempdir()))
     return f"{machine['CPU']}, {machine['cores']} cores, {machine['kernel']}; {when}; `{command}`"
 
 
 def keep(name: str, found: Any, part: str, *, document: bool) -> None:
-    """Print it and keep it: as the latest, or in the document with its JSON beside the charts."""
+    """Print a section and write the results as JSON: below docs/ with the section itself, or as the latest results."""
     print(part)
     folder = report.CHARTS if document else LATEST
     (folder / f"{name}.json").write_bytes(msgspec.json.format(msgspec.json.encode(found), indent=1) + b"\n")
