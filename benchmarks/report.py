@@ -241,8 +241,7 @@ def insert(name: str, part: str, *, document: Path = DOCUMENT) -> None:
 
 
 def write_document(results: Results) -> None:
-    """Write the results between their markers, with their JSON and their charts beside the document."""
-    CANONICAL.write_bytes(msgspec.json.format(msgspec.json.encode(results), indent=1) + b"\n")
+    """Write the results between their markers, and their charts beside the document."""
     CHARTS.mkdir(exist_ok=True)
     for name, measured in results.scenarios.items():
         if measured.chart and any(measured.runs.values()):

@@ -196,7 +196,8 @@ def main() -> int:
     options = arguments()
     with tempfile.TemporaryDirectory(prefix="parley-benchmark-", dir=options.folder) as folder:
         results = run(options, Path(folder))
-    LATEST.write_bytes(msgspec.json.format(msgspec.json.encode(results), indent=1) + b"\n")
+    for path in (LATEST, report.CANONICAL) if options.write_docs else (LATEST,):
+        path.write_bytes(msgspec.json.format(msgspec.json.encode(results), indent=1) + b"\n")
     print(report.summary(results))
     if options.write_docs:
         report.write_document(results)
