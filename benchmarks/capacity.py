@@ -13,14 +13,13 @@ from __future__ import annotations
 import argparse
 import sys
 import time
-from datetime import UTC, datetime
 
 import msgspec
 
 from benchmarks.driving import LoadProcess, measured_run, metrics, quantile
 from benchmarks.load import Load, Seen
 from benchmarks.report import number, table
-from benchmarks.studies import STARTS, facts, keep, serving
+from benchmarks.studies import STARTS, keep, serving
 from benchmarks.systems import RunningSystem, Upstream
 
 START = {5: 500, 20: 200, 50: 100}
@@ -64,12 +63,11 @@ def model(pace: int, seconds: float) -> str:
     return f"t{max(2, round(pace * seconds))}-p{round(1000 / pace)}"
 
 
-def trial(kind: str, upstream: Upstream, pace: int, streams: int, *, connections: int = CONNECTIONS) -> Trial:
-    """Try one size on a fresh server."""
+def trial(kind: str, pace: int, streams: int, connections: int) -> Trial:
+    """Try one size on a new server."""
     ramp_s = max(LEAST_RAMP_S, streams / STARTS_PER_S)
     long, short = model(pace, ramp_s + PROBES_S + AFTER_S), model(pace, 0.5)
-    settings = {"max_replies": 4 * MOST}
-    with serving(kind, ["t20-p0", long, short], upstream, server=settings) as system:
+    with serving(kind, ["t20-p0", long, short], {"max_replies": 4 * MOST}) as (system, upstream):
         limit_s = 3 * (ramp_s + PROBES_S + AFTER_S) + 60
         common = {"address": system.address, "deadline_s": limit_s / 2, "channels": max(1, connections // 2)}
         filling = Load(model=long, replies=streams, ramp_s=ramp_s, **common)
@@ -135,27 +133,21 @@ def bad(seen: Seen) -> str:
     return ", ".join(f"{count} {end}" for end, count in sorted(ends.items(), key=lambda item: -item[1]))
 
 
-def fixed(kind: str, upstream: Upstream, pace: int, *, streams: int, connections: int) -> Capacity:
-    """Try only one size."""
-    tried = trial(kind, upstream, pace, streams, connections=connections)
-    return Capacity(
-        pace=pace, holds=None if tried.broke else tried, breaks=tried if tried.broke else None, trials=[tried]
-    )
+def search(options: argparse.Namespace, pace: int) -> Capacity:
+    """Double the size until a trial fails, then halve the interval until it is narrow or the time is over.
 
-
-def search(kind: str, upstream: Upstream, pace: int, *, budget_s: float, start: int, connections: int) -> Capacity:
-    """Double the size until a trial fails, then halve the interval until it is narrow or the time is over."""
-    end = time.monotonic() + budget_s
+    With `--streams`, try only that size."""
+    end = time.monotonic() + options.budget_s
     holds: Trial | None = None
     breaks: Trial | None = None
     trials: list[Trial] = []
-    streams = start
+    streams = options.streams or options.start or START.get(pace, 100)
     while streams <= MOST and (time.monotonic() < end or not trials):
-        tried = trial(kind, upstream, pace, streams, connections=connections)
+        tried = trial(options.system, pace, streams, options.connections)
         trials.append(tried)
         print(f"  {pace} tokens/s, {streams} streams: {tried.broke or 'held'}", file=sys.stderr, flush=True)
         holds, breaks = (holds, tried) if tried.broke else (tried, breaks)
-        if holds and breaks and breaks.streams <= holds.streams * NARROW:
+        if options.streams or (holds and breaks and breaks.streams <= holds.streams * NARROW):
             break
         streams = following(holds, breaks)
     return Capacity(pace=pace, holds=holds, breaks=breaks, trials=trials)
@@ -168,7 +160,7 @@ def following(holds: Trial | None, breaks: Trial | None) -> int:
     return max(1, ((holds.streams if holds else 0) + breaks.streams) // 2)
 
 
-def part(found: list[Capacity], kind: str, summary: str) -> str:
+def part(found: list[Capacity], kind: str) -> str:
     """The section of docs/benchmarks.md."""
     rows = []
     for one in found:
@@ -190,21 +182,7 @@ def part(found: list[Capacity], kind: str, summary: str) -> str:
     head = ["tokens/s of a stream", "streams held", "tokens/s in all", "first token p50 / p99, ms", "late p99.9, ms"]
     head += ["CPU, cores", "peak MiB", "what broke, and where"]
     note = "One process; calls that come while all streams run get their first token within a second at p99."
-    return f"{note} System: {kind}.\n\n{table(head, rows)}\n\n{summary}"
-
-
-def searched(options: argparse.Namespace, upstream: Upstream, pace: int) -> Capacity:
-    """The result for one pace, by a search or with the one size of the arguments."""
-    if options.streams:
-        return fixed(options.system, upstream, pace, streams=options.streams, connections=options.connections)
-    return search(
-        options.system,
-        upstream,
-        pace,
-        budget_s=options.budget_s,
-        start=options.start or START.get(pace, 100),
-        connections=options.connections,
-    )
+    return f"{note} System: {kind}.\n\n{table(head, rows)}"
 
 
 def main() -> int:
@@ -218,14 +196,8 @@ def main() -> int:
     parser.add_argument("--system", default="parley", choices=sorted(STARTS))
     parser.add_argument("--write-docs", action="store_true", help="write the part of docs/benchmarks.md")
     options = parser.parse_args()
-    when = f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC"
-    upstream = Upstream()
-    try:
-        found = [searched(options, upstream, pace) for pace in map(int, options.paces.split(","))]
-    finally:
-        upstream.stop()
-    summary = facts(when, f"python -m benchmarks.capacity {' '.join(sys.argv[1:])}".strip())
-    keep("capacity", found, part(found, options.system, summary), document=options.write_docs)
+    found = [search(options, pace) for pace in map(int, options.paces.split(","))]
+    keep("capacity", found, part(found, options.system), document=options.write_docs)
     return 0
 
 

@@ -13,6 +13,7 @@ import statistics
 import sys
 import tempfile
 import time
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -147,16 +148,13 @@ def main() -> int:
     options = parser.parse_args()
     kept = {} if options.write else msgspec.json.decode(KEPT.read_bytes(), type=dict[str, float])
     start = time.monotonic()
-    upstream = Upstream()
-    try:
-        with (
-            tempfile.TemporaryDirectory(prefix="parley-guard-") as folder,
-            Roster(Path(folder), upstream, MODELS) as roster,
-            roster.running(list(SIDES)) as systems,
-        ):
-            pairs = measured(systems, upstream, kept)
-    finally:
-        upstream.stop()
+    with (
+        closing(Upstream()) as upstream,
+        tempfile.TemporaryDirectory(prefix="parley-guard-") as folder,
+        Roster(Path(folder), upstream, MODELS) as roster,
+        roster.running(list(SIDES)) as systems,
+    ):
+        pairs = measured(systems, upstream, kept)
     exceeded = risen(pairs, kept)
     print(f"{summary(pairs, kept)}\n{len(pairs.ratios('short'))} pairs of each in {time.monotonic() - start:.0f} s")
     if options.write:

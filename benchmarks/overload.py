@@ -14,7 +14,6 @@ import asyncio
 import random
 import sys
 import time
-from datetime import UTC, datetime
 
 import msgspec
 import uvloop
@@ -23,8 +22,8 @@ from benchmarks.callers import GrpcCaller
 from benchmarks.driving import quantile
 from benchmarks.load import fault
 from benchmarks.report import number, table
-from benchmarks.studies import STARTS, facts, keep, serving
-from benchmarks.systems import RunningSystem, Upstream
+from benchmarks.studies import STARTS, keep, serving
+from benchmarks.systems import RunningSystem
 from benchmarks.tokens import Transcript, shape
 
 PACE_MS = 50
@@ -179,7 +178,7 @@ async def study(system: RunningSystem, capacity: int, connections: int, seconds:
     )
 
 
-def part(found: Found, summary: str) -> str:
+def part(found: Found) -> str:
     """The section of docs/benchmarks.md."""
     calm = number(found.calm_first_token_p99_ms)
     rows = {
@@ -198,7 +197,7 @@ def part(found: Found, summary: str) -> str:
     }
     wrong = [f"- **Missed**: {one}." for one in found.faults()] or ["All expectations are met."]
     rows_table = table(["", "measured"], [list(row) for row in rows.items()])
-    return "\n\n".join(["\n".join(wrong), rows_table, summary])
+    return "\n\n".join(["\n".join(wrong), rows_table])
 
 
 def main() -> int:
@@ -210,16 +209,9 @@ def main() -> int:
     parser.add_argument("--system", default="parley", choices=sorted(STARTS))
     parser.add_argument("--write-docs", action="store_true", help="write the part of docs/benchmarks.md")
     options = parser.parse_args()
-    when = f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC"
-    upstream = Upstream()
-    try:
-        settings = {"max_replies": options.capacity}
-        with serving(options.system, [*RUNNING, SHORT], upstream, server=settings) as system:
-            found = uvloop.run(study(system, options.capacity, options.connections, options.seconds))
-    finally:
-        upstream.stop()
-    summary = facts(when, f"python -m benchmarks.overload {' '.join(sys.argv[1:])}")
-    keep("overload", found, part(found, summary), document=options.write_docs)
+    with serving(options.system, [*RUNNING, SHORT], {"max_replies": options.capacity}) as (system, _):
+        found = uvloop.run(study(system, options.capacity, options.connections, options.seconds))
+    keep("overload", found, part(found), document=options.write_docs)
     return 1 if found.faults() else 0
 
 

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from contextlib import closing
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -167,17 +168,13 @@ def run(options: argparse.Namespace, folder: Path) -> Results:
     for name, reason in left_out.items():
         print(f"left out: {SYSTEMS[name].title}: {reason}", file=sys.stderr, flush=True)
     started, start = datetime.now(UTC), time.monotonic()
-    upstream = Upstream()
     scenarios: dict[str, Measured] = {}
-    try:
-        with Roster(folder, upstream, models()) as everyone:
-            for scenario in chosen(options.only):
-                print(f"{scenario.name}: {scenario.title}", file=sys.stderr, flush=True)
-                bench = Bench(scenario, options, upstream, everyone, names)
-                bench.run(folder)
-                scenarios[scenario.name] = bench.measured
-    finally:
-        upstream.stop()
+    with closing(Upstream()) as upstream, Roster(folder, upstream, models()) as systems:
+        for scenario in chosen(options.only):
+            print(f"{scenario.name}: {scenario.title}", file=sys.stderr, flush=True)
+            bench = Bench(scenario, options, upstream, systems, names)
+            bench.run(folder)
+            scenarios[scenario.name] = bench.measured
     return Results(
         command=f"python -m benchmarks.run {' '.join(sys.argv[1:])}".strip(),
         form="short" if options.short else "full",

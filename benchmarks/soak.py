@@ -11,7 +11,6 @@ import random
 import statistics
 import sys
 import time
-from datetime import UTC, datetime
 
 import msgspec
 import uvloop
@@ -19,8 +18,8 @@ import uvloop
 from benchmarks.report import number, table
 from benchmarks.soak_callers import MODELS, SHORTEST_ORPHAN_S, SoakCallers
 from benchmarks.soak_gauges import Gauges, Sample
-from benchmarks.studies import STARTS, facts, keep, serving
-from benchmarks.systems import RunningSystem, Upstream
+from benchmarks.studies import STARTS, keep, serving
+from benchmarks.systems import RunningSystem
 
 SAMPLE_S = 10.0
 # Logs of ended replies stay in memory for a minute, and in Redis for this time; neither counts as growth.
@@ -143,7 +142,7 @@ async def at_rest(gauges: Gauges, before: Sample) -> Sample:
         await asyncio.sleep(0.5)
 
 
-def part(found: Found, kind: str, summary: str) -> str:
+def part(found: Found, kind: str) -> str:
     """The section of docs/benchmarks.md."""
     places = [len(found.samples) * place // 4 for place in range(1, 4)]
     chosen = [("before", found.before)]
@@ -157,7 +156,7 @@ def part(found: Found, kind: str, summary: str) -> str:
         slope = f"memory after a warm-up of {WARM_UP_S:.0f} s: {grown:+.1f} MiB an hour"
     wrong = [f"- **Missed**: {one}." for one in found.wrong()] or ["All expectations are met."]
     size = f"{number(found.minutes)} minutes at {found.streams} streams, system {kind}: {ends}; {slope}."
-    return "\n\n".join(["\n".join(wrong), size, table(HEAD, rows), summary])
+    return "\n\n".join(["\n".join(wrong), size, table(HEAD, rows)])
 
 
 def main() -> int:
@@ -169,16 +168,9 @@ def main() -> int:
     parser.add_argument("--system", default="parley-redis", choices=sorted(STARTS))
     parser.add_argument("--write-docs", action="store_true", help="write the part of docs/benchmarks.md")
     options = parser.parse_args()
-    when = f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC"
-    upstream = Upstream()
-    try:
-        settings = SETTINGS if options.system == "parley-redis" else {}
-        with serving(options.system, MODELS, upstream, server=settings) as system:
-            found = uvloop.run(study(system, options))
-    finally:
-        upstream.stop()
-    summary = facts(when, f"python -m benchmarks.soak {' '.join(sys.argv[1:])}".strip())
-    keep("soak", found, part(found, options.system, summary), document=options.write_docs)
+    with serving(options.system, MODELS, SETTINGS if options.system == "parley-redis" else {}) as (system, _):
+        found = uvloop.run(study(system, options))
+    keep("soak", found, part(found, options.system), document=options.write_docs)
     return 1 if found.wrong() else 0
 
 

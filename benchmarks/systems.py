@@ -111,8 +111,8 @@ class Upstream:
         with urlopen(Request(f"http://{self.address}/stats/reset", method="POST"), timeout=10) as answer:
             answer.read()
 
-    def stop(self) -> None:
-        """End it by closing its input."""
+    def close(self) -> None:
+        """End the process by closing its input."""
         assert self._process.stdin is not None
         self._process.stdin.close()
         self._process.wait(STOP_LIMIT_S)

@@ -6,7 +6,7 @@ import pytest
 from parley.v1 import chat_pb2
 
 from tests.clock import until
-from tests.integration.served import CANCELLED, LIMIT_S, Watch, ask, reason, text_of
+from tests.integration.served import CANCELLED, LIMIT_S, Watch, ask, text_of
 from tests.upstream import Hang, Pause, Script, Wait, done, finish, reasoning, role, text, tool_call, usage
 
 PIECES = [
@@ -216,19 +216,6 @@ async def test_a_disconnected_reader_is_removed(server, upstream):
     await until(lambda: server.running[first.reply_id].reader_count.readers == 1)
     assert len(log._waiting) == 1
     assert (await server.cancel(first.reply_id)).state == CANCELLED
-
-
-async def test_a_reloaded_page_finds_its_reply_by_the_conversation(server, upstream):
-    go = asyncio.Event()
-    upstream.reply_with(Script([role(), text("on "), Wait(go), text("and on"), finish(), done()]))
-    first = await server.stream().until_text("on ")
-    first.call.cancel()
-    await first.end()
-    conversation = await server.conversation(first.conversation_id)
-    watch = await server.resume(conversation.active_reply_id).until_text("on ")
-    go.set()
-    await watch.end()
-    assert (watch.text, watch.terminal.finished.reason) == ("on and on", reason("STOP"))
 
 
 async def test_a_stream_that_is_cut_does_not_cut_the_reply(server, upstream):

@@ -5,11 +5,10 @@ import urllib.request
 
 import grpc
 import pytest
-from grpc_health.v1 import health_pb2
 from grpc_reflection.v1alpha import reflection_pb2
 from parley.v1 import admin_pb2, catalog_pb2, resources_pb2
 
-from tests.integration.served import LIMIT_S, ask, refused
+from tests.integration.served import ask, refused
 from tests.upstream import Hang, Script, refusal, role, text
 
 HANGING = Script([role(), text("on and"), Hang()])
@@ -73,20 +72,6 @@ async def test_unserved_rpcs_return_unimplemented(server):
             await call
         assert caught.value.code() == grpc.StatusCode.UNIMPLEMENTED, name
         assert "is not served by this release" in caught.value.details()
-
-
-async def test_a_health_watch_reports_the_drain(server, upstream):
-    upstream.reply_with(HANGING)
-    watch = await server.stream().until_text("on and")
-    caller = server.caller()
-    call = caller.health.Watch(health_pb2.HealthCheckRequest(service="parley.v1.Chat"))
-    seen = [await call.read()]
-    server.begin_stop(30.0)
-    seen.append(await asyncio.wait_for(call.read(), LIMIT_S))
-    status = health_pb2.HealthCheckResponse
-    assert [each.status for each in seen] == [status.SERVING, status.NOT_SERVING]
-    server.app.hurry()
-    await watch.end()
 
 
 @pytest.mark.parametrize("version", ["v1", "v1alpha"])

@@ -11,7 +11,7 @@ from sqlalchemy import event
 from sqlalchemy.exc import OperationalError
 
 from tests.clock import until
-from tests.integration.served import CANCELLED, COMPLETED, LIMIT_S, STREAMING, Watch, ask, reason, refused, text_of
+from tests.integration.served import CANCELLED, COMPLETED, LIMIT_S, STREAMING, ask, reason, refused, text_of
 from tests.upstream import Hang, Script, Wait, done, finish, role, text, usage
 
 HANGING = Script([role(), text("on and"), Hang()])
@@ -94,18 +94,6 @@ async def test_a_cancel_during_an_outage_stops_the_provider(serve, clock, upstre
     await server.in_time(watch.end())
     assert (watch.terminal.finished.reason, watch.terminal.finished.cancel_reason) == (reason("CANCELLED"), "stop")
     assert (await server.get(watch.reply_id)).state == CANCELLED
-
-
-async def test_a_retry_after_the_outage_starts_one_reply(serve, clock, upstream):
-    server = await serve(clock=clock)
-    outage = Outage(server)
-    request = ask()
-    await refused(server.chat.StreamReply(request))
-    outage.on = False
-    watch = await Watch(server.chat.StreamReply(request)).end()
-    assert (watch.text, watch.chunks[0].accepted.replayed) == ("Hello, world", False)
-    assert len(upstream.requests) == 1
-    assert not server.running
 
 
 async def test_a_full_disk_delays_ends_and_refuses_new_replies(server, upstream, caplog):

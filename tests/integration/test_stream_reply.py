@@ -149,21 +149,6 @@ async def test_the_status_matches_the_terminal_chunk_and_the_stored_reply(server
         assert watch.error.details() == reply.error.message
 
 
-async def test_tokens_are_sent_as_soon_as_they_are_read(server, upstream):
-    steps = [asyncio.Event() for _ in range(3)]
-    upstream.reply_with(
-        Script(
-            [role(), text("a"), Wait(steps[0]), text("b"), Wait(steps[1]), text("c"), Wait(steps[2]), finish(), done()]
-        )
-    )
-    watch = server.stream()
-    for so_far, step in zip(("a", "ab", "abc"), steps, strict=True):
-        await watch.until_text(so_far)
-        step.set()
-    await watch.end()
-    assert [chunk.text for chunk in watch.chunks if chunk.text] == ["a", "b", "c"]
-
-
 async def test_reasoning_is_sent_only_if_requested(server, upstream):
     upstream.reply_with(
         Script([role(), reasoning("Let me "), reasoning("think."), text("42"), finish(), usage(), done()])

@@ -6,7 +6,7 @@ import grpc
 import pytest
 from parley.v1 import chat_pb2
 
-from tests.integration.served import CANCELLED, COMPLETED, LIMIT_S, reason, text_of
+from tests.integration.served import CANCELLED, LIMIT_S, reason, text_of
 from tests.upstream import Hang, Script, Wait, done, finish, role, text
 
 INTERRUPT = chat_pb2.CONCURRENCY_POLICY_INTERRUPT
@@ -33,13 +33,6 @@ async def test_fifty_different_requests_on_one_conversation(server, upstream):
     await server.cancel(winner.reply_id)
     next_ = await server.stream("and now", conversation_id=created.id).until_text("on and")
     assert next_.reply_id != winner.reply_id
-
-
-async def test_an_interrupt_without_a_running_reply_starts_a_reply(server):
-    first = await server.stream("One").end()
-    second = await server.stream("Two", conversation_id=first.conversation_id, concurrency=INTERRUPT).end()
-    assert (await server.get(first.reply_id)).state == COMPLETED
-    assert second.text == "Hello, world"
 
 
 async def test_an_interrupt_can_regenerate_the_running_reply(server, upstream):
