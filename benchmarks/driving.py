@@ -164,9 +164,9 @@ def quantile(values: list[int], share: float) -> float:
     return float(ordered[min(len(ordered) - 1, max(0, -(-int(share * 1000) * len(ordered) // 1000) - 1))])
 
 
-def metrics(run: MeasuredRun, load: Load, *, weighed: bool = False) -> dict[str, float]:
-    """The metrics of one run by name, without those that were not measured. Memory per stream is measured (`weighed`)
-    only on a system that was just started, because an older one reuses memory of earlier streams."""
+def metrics(run: MeasuredRun, load: Load, *, fresh: bool = False) -> dict[str, float]:
+    """The metrics of one run by name, without those that were not measured. Memory per stream is measured only on a
+    system that was just started (`fresh`), because an older one reuses memory of earlier streams."""
     seen = run.seen
     out = {
         "wall_s": seen.wall_s,
@@ -181,7 +181,7 @@ def metrics(run: MeasuredRun, load: Load, *, weighed: bool = False) -> dict[str,
         "load_cpu_share": seen.load_cpu_s / seen.wall_s,
         "upstream_cpu_share": run.upstream_cpu_s / seen.wall_s,
     }
-    out |= _upstream_metrics(run) | _server_metrics(run) | _memory_metrics(run, load, weighed=weighed)
+    out |= _upstream_metrics(run) | _server_metrics(run) | _memory_metrics(run, load, fresh=fresh)
     times = {
         "first_token": seen.first_token_us,
         "reply": seen.reply_us,
@@ -217,11 +217,11 @@ def _server_metrics(run: MeasuredRun) -> dict[str, float]:
     return out
 
 
-def _memory_metrics(run: MeasuredRun, load: Load, *, weighed: bool) -> dict[str, float]:
+def _memory_metrics(run: MeasuredRun, load: Load, *, fresh: bool) -> dict[str, float]:
     if run.memory is None or run.before is None:
         return {}
     out = {name: float(value) for name, value in msgspec.to_builtins(run.memory).items()}
-    if weighed:
+    if fresh:
         most = run.held.rss_mib if run.held else run.memory.peak_mib
         # The memory before the run includes the streams of the warm-up.
         streams = (load.concurrency or load.replies) - load.warmup_concurrency

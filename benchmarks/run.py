@@ -121,7 +121,7 @@ class Bench:
             where |= {"transport": "http", "headers": system.headers if system else {}}
         load = scenario.load_of(entry, short=self._options.short, **where)
         run = measure(load, system=system, upstream=self._upstream, limit_s=scenario.limit_s, idle_s=scenario.idle_s)
-        found = metrics(run, load, weighed=scenario.fresh)
+        found = metrics(run, load, fresh=scenario.fresh)
         self.measured.runs[key].append(found)
         self.measured.statuses[key].append(run.seen.statuses)
         self.measured.faults[key].append(run.seen.faults)

@@ -74,6 +74,10 @@ class Target(msgspec.Struct, frozen=True, kw_only=True):
     more: bool = False
 
 
+ONE_AND_TEN_READERS = (
+    Entry(system=PARLEY, name="one-reader", title="Parley, one reader each", short=1, load={"readers": 1}),
+    Entry(system=PARLEY, title="Parley, 10 readers each", short=1),
+)
 SCENARIOS = (
     Scenario(
         name="saturated",
@@ -170,19 +174,13 @@ SCENARIOS = (
         name="readers",
         title="50 replies of 100 tokens at 20 tokens/s, each with 10 readers",
         load={"model": "t100-p50", "replies": 50, "ramp_s": 1.0, "channels": 10, "readers": 10},
-        entries=(
-            Entry(system=PARLEY, name="one-reader", title="Parley, one reader each", short=1, load={"readers": 1}),
-            Entry(system=PARLEY, title="Parley, 10 readers each", short=1),
-        ),
+        entries=ONE_AND_TEN_READERS,
     ),
     Scenario(
         name="readers-fast",
         title="50 replies of 500 tokens, as fast as they go, each with 10 readers",
         load={"model": "t500-p0", "replies": 50, "channels": 10, "readers": 10},
-        entries=(
-            Entry(system=PARLEY, name="one-reader", title="Parley, one reader each", short=1, load={"readers": 1}),
-            Entry(system=PARLEY, title="Parley, 10 readers each", short=1),
-        ),
+        entries=ONE_AND_TEN_READERS,
     ),
     Scenario(
         name="far",

@@ -39,14 +39,8 @@ async def test_a_message_after_an_older_answer_forks_the_conversation(server, up
     message_ids = await ids(server, dialogue)
     upstream.reply_next(answer("a3"))
     await server.stream("q3", conversation_id=dialogue, after_message_id=message_ids["a1"]).end()
-    assert await tree(server, dialogue) == [
-        ("q1", ""),
-        ("a1", "q1"),
-        ("q2", "a1"),
-        ("a2", "q2"),
-        ("q3", "a1"),
-        ("a3", "q3"),
-    ]
+    before = [("q1", ""), ("a1", "q1"), ("q2", "a1"), ("a2", "q2")]
+    assert await tree(server, dialogue) == [*before, ("q3", "a1"), ("a3", "q3")]
     assert await branch(server, dialogue) == ["q1", "a1", "q3", "a3"]
     assert await branch(server, dialogue, leaf_message_id=message_ids["a2"]) == ["q1", "a1", "q2", "a2"]
     assert await branch(server, dialogue, leaf_message_id=message_ids["q2"]) == ["q1", "a1", "q2"]

@@ -43,11 +43,8 @@ async def test_a_cancel_in_any_phase(server, upstream, phase, by):
     names = {"reply_id": watch.reply_id, "request_id": "my-key", "conversation_id": watch.conversation_id}
     cancelled_at = time.monotonic()
     reply = await server.cancel(**{by: names[by]}, reason="user pressed stop")
-    assert (reply.state, reply.finish_reason, reply.cancel_reason) == (
-        CANCELLED,
-        reason("CANCELLED"),
-        "user pressed stop",
-    )
+    end = (reason("CANCELLED"), "user pressed stop")
+    assert (reply.state, reply.finish_reason, reply.cancel_reason) == (CANCELLED, *end)
     assert reply == await server.get(watch.reply_id)
     await until(lambda: upstream.aborts)
     assert upstream.aborts[0].at - cancelled_at < ABORT_LIMIT_S
@@ -55,7 +52,7 @@ async def test_a_cancel_in_any_phase(server, upstream, phase, by):
     await other.end()
     assert watch.terminal == other.terminal
     finished = watch.terminal.finished
-    assert (finished.reason, finished.cancel_reason) == (reason("CANCELLED"), "user pressed stop")
+    assert (finished.reason, finished.cancel_reason) == end
     assert watch.terminal.sequence == reply.last_sequence
     assert await watch.code() == grpc.StatusCode.OK
     if watch.text:
@@ -100,10 +97,8 @@ async def test_a_cancel_before_its_request_cancels_that_request(server, upstream
     else:
         watch = await Watch(server.chat.StreamReply(request)).end()
         assert watch.kinds == ["accepted", "finished"]
-        assert (watch.terminal.finished.reason, watch.terminal.finished.cancel_reason) == (
-            reason("CANCELLED"),
-            "too late",
-        )
+        finished = watch.terminal.finished
+        assert (finished.reason, finished.cancel_reason) == (reason("CANCELLED"), "too late")
         assert (watch.terminal.sequence, watch.chunks[0].accepted.replayed) == (1, False)
         reply = await server.get(watch.reply_id)
     assert (reply.state, reply.finish_reason, reply.cancel_reason) == (CANCELLED, reason("CANCELLED"), "too late")

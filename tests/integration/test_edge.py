@@ -86,18 +86,13 @@ async def test_an_unknown_method_is_refused_and_counted_without_its_name(server)
     await until(lambda: counted(server, "unknown", "UNIMPLEMENTED") == 2.0)
 
 
-async def test_a_request_of_another_type_is_refused_and_counted(server):
-    error = await failed(raw(server, STREAM)(b"\xff\xff\xff", timeout=LIMIT_S))
-    assert error.code() is grpc.StatusCode.INVALID_ARGUMENT
-    assert error.details() == "the request is not a message of its method's type"
-    await until(lambda: counted(server, STREAM, "INVALID_ARGUMENT") == 1.0)
-
-
-async def test_a_call_without_a_request_is_refused_and_counted(server):
-    call = raw(server, GET, streaming=True)(timeout=LIMIT_S)
-    await call.done_writing()
-    error = await failed(call)
-    assert (error.code(), error.details()) == (grpc.StatusCode.INVALID_ARGUMENT, "the call has no request")
+@pytest.mark.parametrize(
+    ("requests", "details"),
+    [([b"\xff\xff\xff"], "the request is not a message of its method's type"), ([], "the call has no request")],
+)
+async def test_a_call_without_a_valid_request_is_refused_and_counted(server, requests, details):
+    error = await failed(raw(server, GET, streaming=True)(iter(requests), timeout=LIMIT_S))
+    assert (error.code(), error.details()) == (grpc.StatusCode.INVALID_ARGUMENT, details)
     await until(lambda: counted(server, GET, "INVALID_ARGUMENT") == 1.0)
 
 

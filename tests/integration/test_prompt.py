@@ -1,5 +1,7 @@
 """The request to the provider: order of the prompt, selection of the history, and settings."""
 
+import json
+
 from parley.v1 import chat_pb2, conversations_pb2, resources_pb2
 
 from tests.integration.served import KEY, ask, new_message, refused, text_of
@@ -41,10 +43,8 @@ async def test_the_next_request_uses_the_key_of_a_changed_key_file(serve, upstre
     await server.stream("Hi").end()
     (tmp_path / "key").write_text("sk-second\n")
     await server.stream("Hi").end()
-    assert [request.headers["authorization"] for request in upstream.requests] == [
-        "Bearer sk-first",
-        "Bearer sk-second",
-    ]
+    keys = [request.headers["authorization"] for request in upstream.requests]
+    assert keys == ["Bearer sk-first", "Bearer sk-second"]
 
 
 async def test_a_plain_question_sends_only_the_required_fields(server, upstream):
@@ -66,8 +66,9 @@ async def test_every_setting_of_a_request_is_passed_on(server, upstream):
         temperature=0, top_p=0.5, max_output_tokens=50, seed=0, stop=["END", "."], reasoning_effort="low"
     )
     tool = chat_pb2.Tool(name="weather", description="The weather", parameters='{"type":"object"}')
-    schema = '{"type":"object","properties":{"a":{"type":"string"}}}'
-    await server.stream(sampling=sampling, tools=[tool], tool_choice="weather", json_schema=schema).end()
+    schema = {"type": "object", "properties": {"a": {"type": "string"}}}
+    fields = {"tools": [tool], "tool_choice": "weather", "json_schema": json.dumps(schema)}
+    await server.stream(sampling=sampling, **fields).end()
     body = upstream.requests[0].json
     assert {name: body[name] for name in body if name not in ("messages", "model", "stream", "stream_options")} == {
         "temperature": 0,
@@ -117,15 +118,9 @@ async def test_a_cancelled_answer_is_part_of_the_next_prompt_and_a_failed_one_is
     await server.stream("Three", conversation_id=created.id).end()
     assert prompt(upstream) == [("user", "One"), ("assistant", "cancelled"), ("user", "Two\n\nThree")]
     page = await server.messages(created.id)
-    shown = [(text_of(message), message.partial) for message in reversed(page.messages)]
-    assert shown == [
-        ("One", False),
-        ("cancelled", True),
-        ("Two", False),
-        ("failed", True),
-        ("Three", False),
-        ("Hello, world", False),
-    ]
+    texts = ["One", "cancelled", "Two", "failed", "Three", "Hello, world"]
+    assert [text_of(message) for message in reversed(page.messages)] == texts
+    assert [text_of(message) for message in page.messages if message.partial] == ["failed", "cancelled"]
 
 
 async def test_a_tool_call_and_its_result_round_trip(server, upstream):

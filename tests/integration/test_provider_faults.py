@@ -111,10 +111,8 @@ async def test_a_failure_within_the_answer_keeps_its_text(server, end, why):
     assert reply.usage.estimated
     assert (reply.usage.prompt_tokens, reply.usage.completion_tokens) == (1, 4)
     page = await server.messages(reply.conversation_id)
-    assert [(text_of(message), message.partial) for message in page.messages] == [
-        ("Half an answer", True),
-        ("Ask", False),
-    ]
+    shown = [(text_of(message), message.partial) for message in page.messages]
+    assert shown == [("Half an answer", True), ("Ask", False)]
 
 
 async def test_a_provider_that_refuses_connections_is_unavailable(serve):
@@ -177,17 +175,10 @@ async def test_cached_and_reasoning_tokens_are_counted_and_priced(server, upstre
         Script([role(), reasoning("hm"), text("x"), finish(), usage(100, 50, cached=40, reasoning_tokens=30), done()])
     )
     count = (await server.stream().end()).terminal.finished.usage
-    assert (count.prompt_tokens, count.cached_prompt_tokens, count.completion_tokens, count.reasoning_tokens) == (
-        100,
-        40,
-        50,
-        30,
-    )
-    assert count.cost_nano_usd == 60 * 2_000 + 40 * 500 + 50 * 8_000
-    row = server.sql(
-        "select prompt_tokens, cached_prompt_tokens, completion_tokens, reasoning_tokens, cost_nano_usd from usage"
-    )
-    assert row == [(100, 40, 50, 30, count.cost_nano_usd)]
+    columns = ("prompt_tokens", "cached_prompt_tokens", "completion_tokens", "reasoning_tokens", "cost_nano_usd")
+    expected = (100, 40, 50, 30, 60 * 2_000 + 40 * 500 + 50 * 8_000)
+    assert tuple(getattr(count, column) for column in columns) == expected
+    assert server.sql(f"select {', '.join(columns)} from usage") == [expected]
 
 
 async def test_without_a_price_the_cost_is_unset(server):

@@ -224,9 +224,8 @@ async def test_an_end_user_that_is_too_long_is_refused(server):
     call = server.chat.StreamReply(ask(), metadata=(("x-end-user", "u" * 129),))
     error = await refused(call)
     assert (error.reason, error.fields) == ("INPUT_TOO_LARGE", ["x-end-user"])
-    assert error.detail(error_details_pb2.BadRequest).field_violations[0].description == (
-        "is over the limit of 128 characters"
-    )
+    (violation,) = error.detail(error_details_pb2.BadRequest).field_violations
+    assert violation.description == "is over the limit of 128 characters"
 
 
 async def test_prompts_over_the_total_size_limit_are_refused_as_overload(serve, upstream):

@@ -53,9 +53,9 @@ class Workers(ServerProcess):
 
     async def ready(self) -> None:
         """Wait for the line that all workers serve."""
-        said = await self.line("Parley serves on")
+        line = await self.line("Parley serves on")
         (serving,) = (event for event in self.events("serving") if "worker" not in event)
-        assert said == f"Parley serves on {serving['address']} with {self.count} workers; Ctrl-C stops it"
+        assert line == f"Parley serves on {serving['address']} with {self.count} workers; Ctrl-C stops it"
         assert serving["workers"] == self.count
         self.port = int(serving["address"].rpartition(":")[2])
         self.metrics_port = int(serving["metrics"].rpartition(":")[2])
