@@ -241,7 +241,7 @@ async def test_a_second_signal_skips_the_grace_of_all_workers(tmp_path, urls) ->
         await asyncio.gather(*readers.tasks, return_exceptions=True)
 
 
-async def test_a_signal_to_one_worker_reurls_it(tmp_path, urls) -> None:
+async def test_a_signal_to_one_worker_replaces_it(tmp_path, urls) -> None:
     async with Workers(tmp_path, urls) as server:
         former = server.pids()[1]
         os.kill(former, signal.SIGTERM)
