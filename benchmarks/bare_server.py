@@ -1,6 +1,6 @@
-"""A bare grpc.aio server that writes the tokens itself, one message each: the cost of gRPC alone.
+"""A grpc.aio server that generates the tokens itself and writes one message each, as the baseline: the cost of gRPC.
 
-It implements only StreamReply of the contract. It has no provider, log or storage, so that it stays the baseline.
+It implements only StreamReply of the contract, without provider, log and storage.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ OPTIONS = [
 
 
 async def stream_reply(request: chat_pb2.ReplyRequest, context: Any) -> None:
-    """Write the accepted chunk, each token in a message of its own at the pace of the model's name, and the end."""
+    """Write `accepted`, one message per token at the pace of the model's name, and `finished`."""
     tokens, pace_ms, first_ms = shape(request.model)
     chunk = chat_pb2.TokenChunk
     accepted = chat_pb2.Accepted(conversation_id="bare", message_id="bare", model=request.model)

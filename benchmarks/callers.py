@@ -26,19 +26,19 @@ CHANNEL_OPTIONS = [
 
 
 class Caller(Protocol):
-    """Asks for one reply at a time, any number of them at once."""
+    """A client for any number of concurrent replies."""
 
     async def open(self) -> None:
-        """Connect, so that no call pays for it."""
+        """Connect, so that no measured call includes it."""
 
     async def reply(self, model: str, transcript: Transcript) -> str:
-        """Read one whole reply into `transcript`; the status as `CODE` or `CODE/REASON`."""
+        """Request a reply and read it into `transcript`; returns the status as `CODE` or `CODE/REASON`."""
 
     async def follow(self, reply_id: str, transcript: Transcript) -> str:
-        """Be a further reader of a reply, from its start, on the connection that the transcript names."""
+        """Read a running reply from its start, on the connection `transcript.channel`."""
 
     async def close(self) -> None:
-        """Disconnect."""
+        """Close all connections."""
 
 
 def detail_of(error: grpc.aio.AioRpcError, detail: Any) -> Any:
@@ -52,19 +52,19 @@ def detail_of(error: grpc.aio.AioRpcError, detail: Any) -> Any:
 
 
 def status_of(error: grpc.aio.AioRpcError) -> str:
-    """The code, and the reason where the application gave one: a transport that sheds a call gives none."""
+    """The code and the application's reason; a call dropped by the transport has no reason."""
     info = detail_of(error, error_details_pb2.ErrorInfo())
     return f"{error.code().name}/{info.reason}" if info else error.code().name
 
 
 def retry_of(error: grpc.aio.AioRpcError) -> float | None:
-    """After how many seconds a new attempt is welcome, if the status says so."""
+    """The seconds until a retry according to RetryInfo, or None."""
     info = detail_of(error, error_details_pb2.RetryInfo())
     return info.retry_delay.ToNanoseconds() / 1e9 if info else None
 
 
 class GrpcCaller:
-    """Calls over several connections, so that no single one of them is the limit."""
+    """Calls Parley over several connections, so that one connection is not the limit."""
 
     def __init__(self, address: str, *, channels: int, deadline_s: float) -> None:
         self._deadline_s = deadline_s
@@ -74,18 +74,16 @@ class GrpcCaller:
         self._turn = 0
 
     async def open(self) -> None:
-        """Connect every channel."""
         await asyncio.gather(*(channel.channel_ready() for channel in self._channels))
 
     async def reply(self, model: str, transcript: Transcript) -> str:
-        """As `Caller.reply`; every call has a request id, a conversation and a deadline of its own."""
+        """As `Caller.reply`; every call has a new request id and starts a conversation."""
         self._turn += 1
         transcript.channel = self._turn % len(self._channels)
         request = chat_pb2.ReplyRequest(request_id=str(uuid.uuid4()), text=TEXT, model=model)
         return await self._read(self._starts[transcript.channel], request, transcript)
 
     async def follow(self, reply_id: str, transcript: Transcript) -> str:
-        """As `Caller.follow`."""
         resume = self._resumes[transcript.channel % len(self._channels)]
         return await self._read(resume, chat_pb2.ResumeReplyRequest(reply_id=reply_id), transcript)
 
@@ -100,20 +98,17 @@ class GrpcCaller:
         return "OK"
 
     async def close(self) -> None:
-        """Close every channel."""
         await asyncio.gather(*(channel.close() for channel in self._channels))
 
 
 def _method(channel: grpc.aio.Channel, name: str, request: Any) -> Any:
     return channel.unary_stream(
-        name,
-        request_serializer=request.SerializeToString,
-        response_deserializer=chat_pb2.TokenChunk.FromString,
+        name, request_serializer=request.SerializeToString, response_deserializer=chat_pb2.TokenChunk.FromString
     )
 
 
 def note(chunk: chat_pb2.TokenChunk, transcript: Transcript) -> None:
-    """Enter one chunk of the contract."""
+    """Add one chunk to a transcript."""
     if transcript.ended:
         transcript.fault = transcript.fault or "a chunk after the end"
     kind = chunk.WhichOneof("event")
@@ -128,7 +123,7 @@ def note(chunk: chat_pb2.TokenChunk, transcript: Transcript) -> None:
 
 
 class Connection(asyncio.Protocol):
-    """One HTTP/1.1 connection that looks for tokens in the raw bytes and decodes nothing else."""
+    """One HTTP/1.1 connection that finds tokens in the raw bytes and decodes nothing else."""
 
     TOKEN = re.compile(rb'"content":"( [0-9a-z]{8})"')
     DONE = b"data: [DONE]"
@@ -143,11 +138,10 @@ class Connection(asyncio.Protocol):
         self._begun = False
 
     def connection_made(self, transport: Any) -> None:
-        """Keep the transport."""
         self._transport = transport
 
     def ask(self, request: bytes, transcript: Transcript) -> asyncio.Future[str]:
-        """Send one request; the future is its status."""
+        """Send one request; the result of the future is its status."""
         assert self._transport is not None
         self._transcript, self._tail, self._begun = transcript, b"", False
         self._over = asyncio.get_running_loop().create_future()
@@ -155,7 +149,7 @@ class Connection(asyncio.Protocol):
         return self._over
 
     def data_received(self, data: bytes) -> None:
-        """Enter the tokens of one read."""
+        """Add the tokens of one read to the transcript."""
         if self._transcript is None or self._over is None or self._over.done():
             return
         data = self._tail + data
@@ -177,19 +171,18 @@ class Connection(asyncio.Protocol):
             self._over.set_result("OK")
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """A reply that is not over was cut."""
+        """End the running reply, if any, as cut."""
         self.closed = True
         if self._over is not None and not self._over.done():
             self._over.set_result(f"CUT {exc or ''}".strip())
 
     def close(self) -> None:
-        """Disconnect."""
         self.closed = True
         if self._transport is not None:
             self._transport.close()
 
     def _refusal(self, data: bytes) -> str:
-        """The status where it is not 200. What is left of the answer before, such as its last chunk, is passed over."""
+        """The status if it is not 200, else empty. Skips the rest of the previous response, such as its last chunk."""
         at = data.find(b"HTTP/1.1 ")
         if at < 0 or len(data) < at + 12:
             return ""
@@ -199,7 +192,7 @@ class Connection(asyncio.Protocol):
 
 
 class HttpCaller:
-    """Calls a gateway, or the upstream itself, on connections that are kept alive."""
+    """Calls a gateway or the upstream on connections that are kept alive."""
 
     def __init__(self, address: str, *, channels: int, deadline_s: float, headers: dict[str, str]) -> None:
         self._host, port = address.rsplit(":", 1)
@@ -210,11 +203,10 @@ class HttpCaller:
         self._idle: list[Connection] = []
 
     async def open(self) -> None:
-        """Open as many connections as calls will be running."""
+        """Open one connection for each concurrent call."""
         self._idle = [await self._connect() for _ in range(self._ready)]
 
     async def reply(self, model: str, transcript: Transcript) -> str:
-        """As `Caller.reply`."""
         connection = await self._free()
         over = connection.ask(self._request(model), transcript)
         try:
@@ -226,16 +218,15 @@ class HttpCaller:
         return status
 
     async def follow(self, reply_id: str, transcript: Transcript) -> str:
-        """A gateway has no second readers."""
+        """A gateway has no further readers."""
         raise NotImplementedError
 
     async def close(self) -> None:
-        """Close what is idle."""
         for connection in self._idle:
             connection.close()
 
     async def _free(self) -> Connection:
-        """One that is open: a server closes those that are idle for long."""
+        """An idle connection that the server has not closed, or a new one."""
         while self._idle:
             connection = self._idle.pop()
             if not connection.closed:

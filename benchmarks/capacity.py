@@ -1,11 +1,11 @@
-"""Measures how many streams one process serves before the first token of a new call takes longer than a second.
+"""Measures how many streams one process holds until the first token of a new call takes longer than a second.
 
 python -m benchmarks.capacity [--paces 5,20,50] [--system parley] [--budget-s 180] [--write-docs]
 python -m benchmarks.capacity --paces 20 --streams 900 [--connections 16]
 
-Each trial starts a server anew, opens N streams over a ramp, and while all of them run has further calls ask for a
-short reply. N is doubled until that goes wrong, then the interval is halved as long as there is time; with `--streams`
-that size alone is tried. Half of the connections are the streams', the other half the newcomers'.
+Each trial starts a server, opens N streams over a ramp, and makes further calls for short replies (the newcomers)
+while all streams run. N is doubled until a trial fails; then the interval is halved while there is time. `--streams`
+tries only one size. The streams use one half of the connections, the newcomers the other.
 """
 
 from __future__ import annotations
@@ -13,31 +13,30 @@ from __future__ import annotations
 import argparse
 import sys
 import time
-from datetime import UTC, datetime
 
 import msgspec
 
-from benchmarks.driving import LoadProcess, metrics, quantile, window
+from benchmarks.driving import LoadProcess, measured_run, metrics, quantile
 from benchmarks.load import Load, Seen
 from benchmarks.report import number, table
-from benchmarks.studies import STARTS, facts, keep, serving
+from benchmarks.studies import STARTS, keep, serving
 from benchmarks.systems import RunningSystem, Upstream
 
 START = {5: 500, 20: 200, 50: 100}
 STARTS_PER_S = 100
 LEAST_RAMP_S = 3.0
 PROBES, PROBES_S = 100, 4.0
-# The streams outlast the probes by this.
+# The streams end this long after the probes.
 AFTER_S = 2.0
 FIRST_TOKEN_LIMIT_S = 1.0
 MOST = 12_000
 CONNECTIONS = 16
-NARROW = 1.15
+NARROW = 1.15  # ratio of the sizes at which the search ends
 FULL_CORE = 0.93
 
 
 class Trial(msgspec.Struct, frozen=True, kw_only=True):
-    """One size that was tried. `broke` is empty where it held."""
+    """The result of one size. `broke` is the reason of a failure, or empty."""
 
     streams: int
     broke: str
@@ -51,7 +50,7 @@ class Trial(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Capacity(msgspec.Struct, frozen=True, kw_only=True):
-    """What was found for one pace, in tokens per second and stream."""
+    """The results of one pace, in tokens per second and stream: the largest size held and the smallest that failed."""
 
     pace: int
     holds: Trial | None
@@ -60,16 +59,15 @@ class Capacity(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def model(pace: int, seconds: float) -> str:
-    """A reply of this pace that lasts that long."""
+    """The name of a model whose reply has this pace and lasts `seconds`."""
     return f"t{max(2, round(pace * seconds))}-p{round(1000 / pace)}"
 
 
-def trial(kind: str, upstream: Upstream, pace: int, streams: int, *, connections: int = CONNECTIONS) -> Trial:
-    """Try one size on a fresh server."""
+def trial(kind: str, pace: int, streams: int, connections: int) -> Trial:
+    """Try one size on a new server."""
     ramp_s = max(LEAST_RAMP_S, streams / STARTS_PER_S)
     long, short = model(pace, ramp_s + PROBES_S + AFTER_S), model(pace, 0.5)
-    settings = {"max_replies": 4 * MOST}
-    with serving(kind, ["t20-p0", long, short], upstream, server=settings) as system:
+    with serving(kind, ["t20-p0", long, short], {"max_replies": 4 * MOST}) as (system, upstream):
         limit_s = 3 * (ramp_s + PROBES_S + AFTER_S) + 60
         common = {"address": system.address, "deadline_s": limit_s / 2, "channels": max(1, connections // 2)}
         filling = Load(model=long, replies=streams, ramp_s=ramp_s, **common)
@@ -94,68 +92,62 @@ def judged(
     system: RunningSystem,
     upstream: Upstream,
 ) -> Trial:
-    """Fill, probe, and say what came of it. What the processes use is read while all streams run."""
+    """Open the streams, make the newcomers' calls and judge both. CPU is measured while all streams run."""
     filler.begin(filling)
     time.sleep(ramp_s)
-    full = window([probing], [prober], system=system, upstream=upstream)
+    full = measured_run(probing, prober, system=system, upstream=upstream)
     held = filler.seen()
-    seen, loud = full.seen, metrics(full, probing)
+    seen, probed = full.seen, metrics(full, probing)
     return Trial(
         streams=filling.replies,
-        broke=broke(held, filling, seen, probing, loud),
-        first_token_p50_ms=loud.get("first_token_p50_ms", 0.0),
-        first_token_p99_ms=loud.get("first_token_p99_ms", 0.0),
+        broke=broke(held, filling, seen, probing, probed),
+        first_token_p50_ms=probed.get("first_token_p50_ms", 0.0),
+        first_token_p99_ms=probed.get("first_token_p99_ms", 0.0),
         late_p999_ms=quantile(held.late_us, 0.999) / 1e3 if held.late_us else 0.0,
         server_cores=full.server_cpu_s / full.wall_s,
         load_cores=held.load_cpu_s / held.wall_s,
         upstream_cores=full.upstream_cpu_s / full.wall_s,
-        peak_mib=loud["peak_mib"],
+        peak_mib=probed["peak_mib"],
     )
 
 
-def broke(held: Seen, filling: Load, seen: Seen, probing: Load, loud: dict[str, float]) -> str:
-    """What went wrong first, with the part that was at its limit; empty where nothing did."""
+def broke(held: Seen, filling: Load, seen: Seen, probing: Load, probed: dict[str, float]) -> str:
+    """The first failure with the processes at a full core; empty if there was none."""
     wrong = ""
     if seen.replies < probing.replies:
         wrong = f"newcomers: {bad(seen)}"
-    elif loud["first_token_p99_ms"] > FIRST_TOKEN_LIMIT_S * 1000:
-        wrong = f"first token p99 {number(loud['first_token_p99_ms'])} ms"
+    elif probed["first_token_p99_ms"] > FIRST_TOKEN_LIMIT_S * 1000:
+        wrong = f"first token p99 {number(probed['first_token_p99_ms'])} ms"
     elif held.replies < filling.replies:
         wrong = f"running streams: {bad(held)}"
     if not wrong:
         return ""
-    cores = {"server": loud.get("cpu_share", 0.0), "load": held.load_cpu_s / held.wall_s}
+    cores = {"server": probed.get("cpu_share", 0.0), "load": held.load_cpu_s / held.wall_s}
     full = [name for name, share in cores.items() if share > FULL_CORE]
     return f"{wrong} ({' and '.join(full) or 'no process'} at a full core)"
 
 
 def bad(seen: Seen) -> str:
-    """How calls ended that did not complete."""
+    """The counts of the statuses and faults of incomplete calls."""
     ends = {status: count for status, count in seen.statuses.items() if status != "OK"} | seen.faults
     return ", ".join(f"{count} {end}" for end, count in sorted(ends.items(), key=lambda item: -item[1]))
 
 
-def fixed(kind: str, upstream: Upstream, pace: int, *, streams: int, connections: int) -> Capacity:
-    """Try one size alone."""
-    tried = trial(kind, upstream, pace, streams, connections=connections)
-    return Capacity(
-        pace=pace, holds=None if tried.broke else tried, breaks=tried if tried.broke else None, trials=[tried]
-    )
+def search(options: argparse.Namespace, pace: int) -> Capacity:
+    """Double the size until a trial fails, then halve the interval until it is narrow or the time is over.
 
-
-def search(kind: str, upstream: Upstream, pace: int, *, budget_s: float, start: int, connections: int) -> Capacity:
-    """Double until it breaks, then halve the interval; at least until one size has held and one has broken."""
-    end = time.monotonic() + budget_s
+    With `--streams`, try only that size."""
+    end = time.monotonic() + options.budget_s
     holds: Trial | None = None
     breaks: Trial | None = None
     trials: list[Trial] = []
-    streams = start
+    streams = options.streams or options.start or START.get(pace, 100)
     while streams <= MOST and (time.monotonic() < end or not trials):
-        tried = trial(kind, upstream, pace, streams, connections=connections)
+        tried = trial(options.system, pace, streams, options.connections)
         trials.append(tried)
         print(f"  {pace} tokens/s, {streams} streams: {tried.broke or 'held'}", file=sys.stderr, flush=True)
         holds, breaks = (holds, tried) if tried.broke else (tried, breaks)
-        if holds and breaks and breaks.streams <= holds.streams * NARROW:
+        if options.streams or (holds and breaks and breaks.streams <= holds.streams * NARROW):
             break
         streams = following(holds, breaks)
     return Capacity(pace=pace, holds=holds, breaks=breaks, trials=trials)
@@ -168,8 +160,8 @@ def following(holds: Trial | None, breaks: Trial | None) -> int:
     return max(1, ((holds.streams if holds else 0) + breaks.streams) // 2)
 
 
-def part(found: list[Capacity], kind: str, summary: str) -> str:
-    """The part of the document."""
+def part(found: list[Capacity], kind: str) -> str:
+    """The section of docs/benchmarks.md."""
     rows = []
     for one in found:
         best = one.holds
@@ -190,42 +182,22 @@ def part(found: list[Capacity], kind: str, summary: str) -> str:
     head = ["tokens/s of a stream", "streams held", "tokens/s in all", "first token p50 / p99, ms", "late p99.9, ms"]
     head += ["CPU, cores", "peak MiB", "what broke, and where"]
     note = "One process; calls that come while all streams run get their first token within a second at p99."
-    return f"{note} System: {kind}.\n\n{table(head, rows)}\n\n{summary}"
-
-
-def searched(options: argparse.Namespace, upstream: Upstream, pace: int) -> Capacity:
-    """What the command's arguments ask for, at one pace."""
-    if options.streams:
-        return fixed(options.system, upstream, pace, streams=options.streams, connections=options.connections)
-    return search(
-        options.system,
-        upstream,
-        pace,
-        budget_s=options.budget_s,
-        start=options.start or START.get(pace, 100),
-        connections=options.connections,
-    )
+    return f"{note} System: {kind}.\n\n{table(head, rows)}"
 
 
 def main() -> int:
-    """Search for each pace, and keep what was found."""
+    """Measure each pace, and write the results."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--paces", default="5,20,50", help="tokens per second and stream, separated by commas")
     parser.add_argument("--start", type=int, default=0, help="streams to begin with")
-    parser.add_argument("--streams", type=int, default=0, help="try this size alone")
+    parser.add_argument("--streams", type=int, default=0, help="try only this size")
     parser.add_argument("--connections", type=int, default=CONNECTIONS, help="of streams and newcomers together")
-    parser.add_argument("--budget-s", type=float, default=180.0, help="time for each pace, a little more is taken")
+    parser.add_argument("--budget-s", type=float, default=180.0, help="time for each pace, plus the last trial")
     parser.add_argument("--system", default="parley", choices=sorted(STARTS))
     parser.add_argument("--write-docs", action="store_true", help="write the part of docs/benchmarks.md")
     options = parser.parse_args()
-    when = f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC"
-    upstream = Upstream()
-    try:
-        found = [searched(options, upstream, pace) for pace in map(int, options.paces.split(","))]
-    finally:
-        upstream.stop()
-    summary = facts(when, f"python -m benchmarks.capacity {' '.join(sys.argv[1:])}".strip())
-    keep("capacity", found, part(found, options.system, summary), document=options.write_docs)
+    found = [search(options, pace) for pace in map(int, options.paces.split(","))]
+    keep("capacity", found, part(found, options.system), document=options.write_docs)
     return 0
 
 

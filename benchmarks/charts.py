@@ -1,17 +1,18 @@
-"""Charts as SVG without any package: horizontal bars on a logarithmic scale, readable on light and on dark pages."""
+"""Bar charts as SVG: horizontal, on a logarithmic scale, readable on light and on dark pages."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from html import escape
 
 import msgspec
 
 WIDTH = 760
-LABELS = 230  # of the width, for the names
-VALUES = 130  # of the width, for the figures behind the bars
+LABELS = 230  # pixels for the names
+VALUES = 130  # pixels for the figures at the ends of the bars
 TOP, ROW, BAR, BOTTOM = 46, 34, 18, 34
-# Greys and hues of middle lightness have contrast on white and on black; where the viewer says which, it gets more.
+# Colours of medium lightness have contrast on white and on black; a viewer with a colour scheme gets more contrast.
 STYLE = (
     "text{font:13px system-ui,sans-serif;fill:#6e7681}.title{font-size:15px;font-weight:600}"
     ".grid{stroke:#8b949e;stroke-opacity:.35}.spread{stroke:#6e7681;stroke-width:1.5}"
@@ -22,7 +23,7 @@ STYLE = (
 
 
 class Bar(msgspec.Struct, frozen=True):
-    """One bar: what it is, the median and the lowest and highest run; `own` ones are emphasised."""
+    """One bar with the median, the lowest and the highest run; bars with `own` are emphasised."""
 
     label: str
     median: float
@@ -33,7 +34,7 @@ class Bar(msgspec.Struct, frozen=True):
 
 
 def bars(title: str, rows: list[Bar]) -> str:
-    """A chart of rows with positive values, from the smallest to the largest as they come."""
+    """A chart of positive values, in the order of the rows."""
     lowest = 10 ** math.floor(math.log10(min(row.low for row in rows)))
     highest = 10 ** math.ceil(math.log10(max(row.high for row in rows)))
     if highest <= lowest:
@@ -55,8 +56,7 @@ def bars(title: str, rows: list[Bar]) -> str:
     return "\n".join([*parts, "</svg>"]) + "\n"
 
 
-def _grid(lowest: float, highest: float, x: object, height: int) -> list[str]:
-    assert callable(x)
+def _grid(lowest: float, highest: float, x: Callable[[float], float], height: int) -> list[str]:
     lines = []
     for power in range(round(math.log10(lowest)), round(math.log10(highest)) + 1):
         at, foot = x(10.0**power), height - BOTTOM + 4
@@ -65,8 +65,7 @@ def _grid(lowest: float, highest: float, x: object, height: int) -> list[str]:
     return lines
 
 
-def _row(row: Bar, top: int, x: object) -> list[str]:
-    assert callable(x)
+def _row(row: Bar, top: int, x: Callable[[float], float]) -> list[str]:
     kind, start, end, middle = "own" if row.own else "bar", LABELS, x(row.median), top + BAR / 2
     return [
         f'<text x="{LABELS - 10}" y="{middle + 4.5}" text-anchor="end">{escape(row.label)}</text>',

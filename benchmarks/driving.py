@@ -1,4 +1,4 @@
-"""Runs the load processes against a system, and computes metrics from their results and the counters of the kernel."""
+"""Runs the load process against a system, and computes metrics from its results and the kernel's counters."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from benchmarks import gauges
 from benchmarks.load import Load, Seen
 from benchmarks.systems import RunningSystem, Upstream
 
-# Work that a server leaves for after the last answer is counted too.
+# CPU of the server is measured until this long after the last answer, so that deferred work is counted.
 SETTLE_S = 0.3
-# Streams that are weighed have been open for this long, so that what their start took is freed.
+# Memory of open streams is measured this long after the last acceptance, so that memory of the start is freed.
 HELD_S = 1.0
 ROOT = Path(__file__).parent.parent
 
 
 class LoadProcess:
-    """One process of the load, for any number of loads on one address; it is killed where it outlives its limit."""
+    """The load process, for any number of loads on one address; it is killed after `limit_s`."""
 
     def __init__(self, load: Load, limit_s: float) -> None:
         self._process = subprocess.Popen(
@@ -47,15 +47,14 @@ class LoadProcess:
         self._process.stdin.flush()
 
     def expect_accepted(self) -> None:
-        """Wait until all replies of a load with `tell_accepted` are."""
+        """Wait until all replies of a load with `tell_accepted` are accepted."""
         self._line("accepted")
 
     def seen(self) -> Seen:
-        """Wait for the load's end and what it saw."""
+        """Wait for the end of the load; returns its results."""
         return msgspec.json.decode(self._line("{"), type=Seen)
 
     def close(self) -> None:
-        """End it."""
         self._timer.cancel()
         assert self._process.stdin is not None
         with contextlib.suppress(BrokenPipeError):
@@ -71,15 +70,15 @@ class LoadProcess:
         line = self._process.stdout.readline()
         if not line.startswith(beginning):
             self._process.kill()
-            raise RuntimeError(f"the load ended with status {self._process.wait()} before it said {beginning!r}")
+            raise RuntimeError(f"the load ended with status {self._process.wait()} before it printed {beginning!r}")
         return line
 
 
-class FlushWindow(msgspec.Struct, kw_only=True):
-    """One measured run: what the load saw, and what the processes used meanwhile, `wall_s` long.
+class MeasuredRun(msgspec.Struct, kw_only=True):
+    """The load's results of one run, and the CPU time and memory of the processes during its `wall_s` seconds.
 
-    `before` is the memory before it, `held` that of all streams open at once, `idle` the share of a core that the
-    server took without any load."""
+    `before` is the memory before the run, `held` the memory while all streams are open, and `idle` the share of a core
+    that the server uses without load."""
 
     seen: Seen
     wall_s: float = 0.0
@@ -90,85 +89,55 @@ class FlushWindow(msgspec.Struct, kw_only=True):
     before: gauges.Memory | None = None
     held: gauges.Memory | None = None
     memory: gauges.Memory | None = None
-    upstream: dict[str, object]
-
-
-def split(load: Load, processes: int) -> list[Load]:
-    """The load in equal parts, one for each process."""
-    if load.replies % processes or load.concurrency % processes:
-        raise ValueError("the load does not divide by its processes")
-    part = {"replies": load.replies // processes, "concurrency": load.concurrency // processes}
-    return [msgspec.structs.replace(load, **part) for _ in range(processes)]
-
-
-def merged(parts: list[Seen]) -> Seen:
-    """What several processes saw, as one."""
-    whole = parts[0]
-    for part in parts[1:]:
-        whole.wall_s = max(whole.wall_s, part.wall_s)
-        whole.load_cpu_s += part.load_cpu_s
-        whole.replies += part.replies
-        whole.tokens += part.tokens
-        whole.messages += part.messages
-        for mine, other in ((whole.statuses, part.statuses), (whole.faults, part.faults)):
-            for key, count in other.items():
-                mine[key] = mine.get(key, 0) + count
-        for name in ("first_token_us", "reply_us", "late_us", "gaps_us", "gap_changes_us"):
-            getattr(whole, name).extend(getattr(part, name))
-    return whole
+    upstream: dict[str, int]
 
 
 def measure(
-    load: Load, *, system: RunningSystem | None, upstream: Upstream, processes: int, limit_s: float, idle_s: float = 0.0
-) -> FlushWindow:
-    """Warm up, then measure one load. Without a system the load goes straight to the upstream."""
-    parts = split(load, processes)
-    workers = [LoadProcess(part, limit_s) for part in parts]
+    load: Load, *, system: RunningSystem | None, upstream: Upstream, limit_s: float, idle_s: float = 0.0
+) -> MeasuredRun:
+    """Warm up, then measure one load. Without a system, the load calls the upstream directly."""
+    process = LoadProcess(load, limit_s)
     try:
-        for worker in workers:
-            worker.expect_ready()
+        process.expect_ready()
         idle = idle_share(system, idle_s) if system and idle_s else None
-        return window(parts, workers, system=system, upstream=upstream, idle=idle)
+        return measured_run(load, process, system=system, upstream=upstream, idle=idle)
     finally:
-        for worker in workers:
-            worker.close()
+        process.close()
 
 
 def idle_share(system: RunningSystem, seconds: float) -> float:
-    """The share of a core that a system takes while it is idle."""
+    """The share of a core that an idle system uses."""
     time.sleep(SETTLE_S)
     start, cpu_s = time.monotonic(), system.cpu_s()
     time.sleep(seconds)
     return (system.cpu_s() - cpu_s) / (time.monotonic() - start)
 
 
-def window(
-    parts: list[Load],
-    workers: list[LoadProcess],
+def measured_run(
+    load: Load,
+    process: LoadProcess,
     *,
     system: RunningSystem | None,
     upstream: Upstream,
     idle: float | None = None,
     settle_s: float = SETTLE_S,
-) -> FlushWindow:
-    """Have workers that are warm run their parts, and read the clocks around it."""
+) -> MeasuredRun:
+    """Run a load in a warm load process, and read the CPU clocks before and after."""
     upstream.reset()
     before = held = None
     if system is not None:
         system.reset_peak()
         before = system.memory()
     start, server_s, services_s, upstream_s = time.monotonic(), *_clocks(system, upstream)
-    for worker, part in zip(workers, parts, strict=True):
-        worker.begin(part)
-    if system is not None and parts[0].tell_accepted:
-        for worker in workers:
-            worker.expect_accepted()
+    process.begin(load)
+    if system is not None and load.tell_accepted:
+        process.expect_accepted()
         time.sleep(HELD_S)
         held = system.memory()
-    seen = merged([worker.seen() for worker in workers])
+    seen = process.seen()
     time.sleep(settle_s)
     after_s = _clocks(system, upstream)
-    return FlushWindow(
+    return MeasuredRun(
         seen=seen,
         wall_s=time.monotonic() - start,
         server_cpu_s=after_s[0] - server_s,
@@ -183,22 +152,22 @@ def window(
 
 
 def _clocks(system: RunningSystem | None, upstream: Upstream) -> tuple[float, dict[str, float], float]:
-    """CPU seconds of the server, of each of its services and of the upstream so far."""
+    """CPU seconds used so far by the server, by each of its services, and by the upstream."""
     if system is None:
         return 0.0, {}, upstream.cpu_s()
     return system.cpu_s(), system.services_cpu_s(), upstream.cpu_s()
 
 
 def quantile(values: list[int], share: float) -> float:
-    """The value that `share` of all do not exceed, by the nearest rank."""
+    """The nearest-rank quantile of the values; `share` is between 0 and 1."""
     ordered = sorted(values)
     return float(ordered[min(len(ordered) - 1, max(0, -(-int(share * 1000) * len(ordered) // 1000) - 1))])
 
 
-def metrics(window: FlushWindow, load: Load, *, weighed: bool = False) -> dict[str, float]:
-    """One run as named figures; what cannot be known of it is left out. Memory per stream is known, or `weighed`, only
-    on a system that was just started: one that has run before has room from then."""
-    seen = window.seen
+def metrics(run: MeasuredRun, load: Load, *, fresh: bool = False) -> dict[str, float]:
+    """The metrics of one run by name, without those that were not measured. Memory per stream is measured only on a
+    system that was just started (`fresh`), because an older one reuses memory of earlier streams."""
+    seen = run.seen
     out = {
         "wall_s": seen.wall_s,
         "tokens": seen.tokens,
@@ -210,9 +179,9 @@ def metrics(window: FlushWindow, load: Load, *, weighed: bool = False) -> dict[s
         "refused": sum(count for status, count in seen.statuses.items() if "/" in status),
         "shed": sum(count for status, count in seen.statuses.items() if status != "OK" and "/" not in status),
         "load_cpu_share": seen.load_cpu_s / seen.wall_s,
-        "upstream_cpu_share": window.upstream_cpu_s / seen.wall_s,
+        "upstream_cpu_share": run.upstream_cpu_s / seen.wall_s,
     }
-    out |= _upstream_metrics(window) | _server_metrics(window) | _memory_metrics(window, load, weighed=weighed)
+    out |= _upstream_metrics(run) | _server_metrics(run) | _memory_metrics(run, load, fresh=fresh)
     times = {
         "first_token": seen.first_token_us,
         "reply": seen.reply_us,
@@ -229,46 +198,43 @@ def metrics(window: FlushWindow, load: Load, *, weighed: bool = False) -> dict[s
 QUANTILES = {"50": 0.5, "99": 0.99, "999": 0.999}
 
 
-def _server_metrics(window: FlushWindow) -> dict[str, float]:
-    seen = window.seen
-    if window.memory is None or not seen.tokens or not seen.replies:
+def _server_metrics(run: MeasuredRun) -> dict[str, float]:
+    seen = run.seen
+    if run.memory is None or not seen.tokens or not seen.replies:
         return {}
     out = {
-        "cpu_us_per_token": window.server_cpu_s * 1e6 / seen.tokens,
-        "cpu_ms_per_reply": window.server_cpu_s * 1e3 / seen.replies,
-        "cpu_share": window.server_cpu_s / seen.wall_s,
+        "cpu_us_per_token": run.server_cpu_s * 1e6 / seen.tokens,
+        "cpu_ms_per_reply": run.server_cpu_s * 1e3 / seen.replies,
+        "cpu_share": run.server_cpu_s / seen.wall_s,
         "messages_per_token": seen.messages / seen.tokens,
     }
-    for name, cpu_s in window.services_cpu_s.items():
+    for name, cpu_s in run.services_cpu_s.items():
         out[f"{name}_cpu_us_per_token"] = cpu_s * 1e6 / seen.tokens
         out[f"{name}_cpu_ms_per_reply"] = cpu_s * 1e3 / seen.replies
-    if window.idle is not None:
-        out["idle_share"] = window.idle
-        out["net_cpu_us_per_token"] = (window.server_cpu_s - window.idle * window.wall_s) * 1e6 / seen.tokens
+    if run.idle is not None:
+        out["idle_share"] = run.idle
+        out["net_cpu_us_per_token"] = (run.server_cpu_s - run.idle * run.wall_s) * 1e6 / seen.tokens
     return out
 
 
-def _memory_metrics(window: FlushWindow, load: Load, *, weighed: bool) -> dict[str, float]:
-    if window.memory is None or window.before is None:
+def _memory_metrics(run: MeasuredRun, load: Load, *, fresh: bool) -> dict[str, float]:
+    if run.memory is None or run.before is None:
         return {}
-    out = {name: float(value) for name, value in msgspec.to_builtins(window.memory).items()}
-    if weighed:
-        most = window.held.rss_mib if window.held else window.memory.peak_mib
-        # What the warm-up had open at once is part of the memory before.
+    out = {name: float(value) for name, value in msgspec.to_builtins(run.memory).items()}
+    if fresh:
+        most = run.held.rss_mib if run.held else run.memory.peak_mib
+        # The memory before the run includes the streams of the warm-up.
         streams = (load.concurrency or load.replies) - load.warmup_concurrency
-        out["kib_per_stream"] = (most - window.before.rss_mib) * 1024 / streams
+        out["kib_per_stream"] = (most - run.before.rss_mib) * 1024 / streams
     return out
 
 
-def _upstream_metrics(window: FlushWindow) -> dict[str, float]:
-    lag = window.upstream["lag_ms"]
-    assert isinstance(lag, dict)
-    counts = {f"upstream_{name}": window.upstream[name] for name in ("requests", "aborted", "refused")}
-    return {name: float(str(value)) for name, value in counts.items()} | {"upstream_lag_p999_ms": float(lag["p999"])}
+def _upstream_metrics(run: MeasuredRun) -> dict[str, float]:
+    return {f"upstream_{name}": float(value) for name, value in run.upstream.items()}
 
 
 def added(own: dict[str, float], direct: dict[str, float]) -> dict[str, float]:
-    """What a system adds to the direct run beside it."""
+    """The times of a system minus those of the direct run of the same pair."""
     return {
         f"added_{name}": own[name] - direct[name]
         for name in own

@@ -1,4 +1,4 @@
-"""A proxy that adds network latency to a service on loopback, in its own process; it prints its port.
+"""A proxy process that adds network latency to a service on loopback; it prints its port.
 
 python -m benchmarks.far PORT ROUND_TRIP_S
 """
@@ -14,7 +14,7 @@ from tests.proxy import Proxy
 
 
 async def run(port: int, round_trip_s: float) -> None:
-    """Forward until it is ended."""
+    """Forward until the process is terminated."""
     async with Proxy(port, latency_s=round_trip_s / 2) as proxy:
         print(proxy.port, flush=True)
         await asyncio.Event().wait()

@@ -1,6 +1,6 @@
-"""Gateways of others, each in one process with its fastest documented settings; `make bench-full` installs them.
+"""LiteLLM and Portkey, each in one process with its fastest documented settings; `make bench-full` installs them.
 
-They speak OpenAI's HTTP on both sides, store nothing, and accept a single key.
+Both use OpenAI's HTTP API on both sides, store nothing, and accept a single key.
 """
 
 from __future__ import annotations
@@ -18,19 +18,19 @@ BEARER = {"authorization": f"Bearer {KEY}"}
 
 
 def litellm_version() -> str:
-    """Of the one in .tools; empty where there is none."""
+    """The version in .tools; empty if it is not installed."""
     found = sorted(LITELLM.glob("lib/python*/site-packages/litellm-*.dist-info"))
     return found[-1].name.removeprefix("litellm-").removesuffix(".dist-info") if found else ""
 
 
 def portkey_version() -> str:
-    """Of the one in .tools; empty where there is none."""
+    """The version in .tools; empty if it is not installed."""
     package = PORTKEY_SERVER / "package.json"
     return str(json.loads(package.read_text())["version"]) if package.exists() else ""
 
 
 def litellm_config(upstream: Upstream, models: list[str]) -> str:
-    """Its models are the upstream's; no callbacks, no database, no cache, no retries. JSON is YAML."""
+    """The upstream's models, without callbacks, database, cache and retries; as JSON, which is valid YAML."""
     params = {"api_base": f"http://{upstream.address}/v1", "api_key": KEY}
     config = {
         "model_list": [
@@ -42,8 +42,8 @@ def litellm_config(upstream: Upstream, models: list[str]) -> str:
 
 
 def start_litellm(folder: Path, upstream: Upstream, models: list[str]) -> RunningSystem:
-    """LiteLLM's proxy as its production page has it: one worker, its aiohttp transport, a log of errors alone, and no
-    database. Of its servers we take Granian, which costs 5 to 10 % less here than Uvicorn, the default."""
+    """LiteLLM's proxy as on its production page: one worker, its aiohttp transport, logs of errors only, no database.
+    Its server is Granian, which uses 5 to 10 % less CPU here than the default, Uvicorn."""
     config = folder / "litellm.yaml"
     config.write_text(litellm_config(upstream, models))
     address = free_address()
@@ -64,14 +64,10 @@ def start_litellm(folder: Path, upstream: Upstream, models: list[str]) -> Runnin
 
 
 def start_portkey(folder: Path, upstream: Upstream, _models: list[str]) -> RunningSystem:
-    """Portkey's gateway on Node, without its console; each request says where the provider is."""
+    """Portkey's gateway on Node, without its console; each request has the provider's address in a header."""
     address = free_address()
-    command = [
-        "node",
-        str(PORTKEY_SERVER / "build" / "start-server.js"),
-        f"--port={address.split(':')[1]}",
-        "--headless",
-    ]
+    program = str(PORTKEY_SERVER / "build" / "start-server.js")
+    command = ["node", program, f"--port={address.split(':')[1]}", "--headless"]
     provider = {"x-portkey-provider": "openai", "x-portkey-custom-host": f"http://{upstream.address}/v1"}
     env = {"NODE_ENV": "production", "TRUSTED_CUSTOM_HOSTS": "127.0.0.1"}
     system = launch("portkey", command, address=address, folder=folder, env=env, headers=BEARER | provider)

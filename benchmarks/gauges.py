@@ -1,4 +1,4 @@
-"""Measurements of processes, the machine and the disk. Only the probe of the disk writes."""
+"""Measurements of processes, the machine and the disk; only those of the disk write."""
 
 from __future__ import annotations
 
@@ -22,22 +22,21 @@ DISTRIBUTIONS = (
 
 
 class Memory(msgspec.Struct, frozen=True, kw_only=True):
-    """Memory of a system's processes, in MiB. `peak_mib` is the highest resident size since it was last reset."""
+    """Resident memory of a system's processes in MiB, now and at its peak since the last reset."""
 
     rss_mib: float
     peak_mib: float
-    pss_mib: float
 
 
 class Disk(msgspec.Struct, frozen=True, kw_only=True):
-    """What the disk under the database takes by itself, p50 in milliseconds."""
+    """Medians of the latencies of the disk that holds the database, in milliseconds."""
 
     fsync_ms: float
     sqlite_commit_ms: float
 
 
 def family(pid: int) -> list[int]:
-    """A process and all that descend from it."""
+    """The ids of a process and its descendants."""
     found = [pid]
     for parent in found:
         for task in Path(f"/proc/{parent}/task").glob("*/children"):
@@ -52,18 +51,16 @@ def cpu_s(pid: int) -> float:
 
 
 def memory(pid: int) -> Memory:
-    """Memory of a process and its descendants."""
-    rss, peak, pss = 0, 0, 0
+    rss, peak = 0, 0
     for member in family(pid):
         status = _fields(Path(f"/proc/{member}/status"))
         rss += status["VmRSS"]
         peak += status["VmHWM"]
-        pss += _fields(Path(f"/proc/{member}/smaps_rollup"))["Pss"]
-    return Memory(rss_mib=rss / 1024, peak_mib=peak / 1024, pss_mib=pss / 1024)
+    return Memory(rss_mib=rss / 1024, peak_mib=peak / 1024)
 
 
 def reset_peak(pid: int) -> None:
-    """Let the peak of resident memory count from now."""
+    """Set the peak of resident memory to its current value."""
     for member in family(pid):
         Path(f"/proc/{member}/clear_refs").write_text("5")
 
@@ -120,7 +117,7 @@ def _sqlite_commit_ms(path: Path) -> float:
 
 
 def machine(folder: Path) -> dict[str, str]:
-    """The machine, as far as it bears on the figures."""
+    """The properties of the machine that affect the results."""
     cpu = next(line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name"))
     total_kib = _fields(Path("/proc/meminfo"))["MemTotal"]
     return {
@@ -133,7 +130,7 @@ def machine(folder: Path) -> dict[str, str]:
 
 
 def versions() -> dict[str, str]:
-    """Versions of what runs."""
+    """Versions of the interpreters, SQLite and DISTRIBUTIONS."""
     node = subprocess.run(["node", "--version"], check=True, capture_output=True, text=True).stdout.strip()
     found = {"Python": platform.python_version(), "Node": node.removeprefix("v"), "SQLite": sqlite3.sqlite_version}
     for name in DISTRIBUTIONS:

@@ -1,9 +1,9 @@
 """Checks whether the CPU per token or reply has risen, compared with the bare server in many short pairs of one run.
 
-python -m benchmarks.guard            exit status 1 where a ratio has risen by more than 25 %
-python -m benchmarks.guard --write    keep the ratios of this run as those to compare with
+python -m benchmarks.guard            exit status 1 if a ratio has risen by more than 25 %
+python -m benchmarks.guard --write    write the ratios of this run to guard.json, as the reference of later runs
 
-A machine that is slow or busy slows both sides of a pair; the median of the pairs' ratios hardly moves.
+A slow or busy machine slows both sides of a pair, so the median of the pairs' ratios changes little.
 """
 
 from __future__ import annotations
@@ -13,12 +13,13 @@ import statistics
 import sys
 import tempfile
 import time
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
-from benchmarks.driving import LoadProcess, metrics, window
+from benchmarks.driving import LoadProcess, measured_run, metrics
 from benchmarks.load import Load
 from benchmarks.report import number, table
 from benchmarks.roster import Roster
@@ -29,12 +30,12 @@ SIDES = ("parley", "bare")
 RISE = 1.25
 LEAST_ROUNDS, MOST_ROUNDS, ROUNDS_S = 5, 12, 40.0
 LIMIT_S = 300.0
-# The CPU clocks are read this long after the last answer: what is left for later is little, and the same each time.
+# The CPU clocks are read this long after the last answer; deferred work is small and the same in each run.
 SETTLE_S = 0.1
 
 
 class Guarded(msgspec.Struct, frozen=True, kw_only=True):
-    """A load that is guarded: the fields of it, how many replies of it each side answers, and the metric."""
+    """A guarded load: its fields, the number of replies for each side, and the compared metric."""
 
     metric: str
     load: dict[str, Any]
@@ -43,7 +44,7 @@ class Guarded(msgspec.Struct, frozen=True, kw_only=True):
 
 GUARDED = {
     "saturated": Guarded(
-        # Long ones, so that what a reply costs at its ends does not hide what a token costs.
+        # Long replies, so that the cost of a token dominates the fixed cost of a reply.
         metric="cpu_us_per_token",
         load={"model": "t4000-p0", "concurrency": 8},
         replies={"parley": 40, "bare": 8},
@@ -59,7 +60,7 @@ MODELS = sorted({"t20-p0", *(guarded.load["model"] for guarded in GUARDED.values
 
 
 class Pairs:
-    """Both systems with a load that is warm for each, and the ratios that were measured so far."""
+    """Both systems, each with a warm load process, and the figures measured so far."""
 
     def __init__(self, systems: dict[str, RunningSystem], upstream: Upstream) -> None:
         self._systems = systems
@@ -68,7 +69,7 @@ class Pairs:
         self.figures: dict[str, dict[str, list[float]]] = {name: {side: [] for side in SIDES} for name in GUARDED}
 
     def open(self) -> None:
-        """Start the loads and let each system see every load once."""
+        """Start the load processes, and run two loads on each system as a warm-up."""
         for side, system in self._systems.items():
             self._workers[side] = LoadProcess(Load(address=system.address, model="t20-p0", replies=1), LIMIT_S)
         for side in SIDES:
@@ -77,33 +78,33 @@ class Pairs:
             self._once("short", side)
 
     def close(self) -> None:
-        """End the loads."""
+        """End the load processes."""
         for worker in self._workers.values():
             worker.close()
 
     def round(self, number: int) -> None:
-        """One more pair of each load, in an order that alternates."""
+        """Measure one more pair of each load; the order of the sides alternates."""
         for name in GUARDED:
             for side in SIDES if number % 2 == 0 else SIDES[::-1]:
                 self.figures[name][side].append(self._once(name, side))
 
     def ratios(self, name: str) -> list[float]:
-        """Parley's figure over the bare server's, of each pair."""
+        """Parley's figure divided by the bare server's, for each pair."""
         sides = self.figures[name]
         return [own / bare for own, bare in zip(sides["parley"], sides["bare"], strict=True)]
 
     def _once(self, name: str, side: str) -> float:
         guarded, system = GUARDED[name], self._systems[side]
         load = msgspec.convert(guarded.load | {"address": system.address, "replies": guarded.replies[side]}, Load)
-        seen = window([load], [self._workers[side]], system=system, upstream=self._upstream, settle_s=SETTLE_S)
-        found = metrics(seen, load)
+        run = measured_run(load, self._workers[side], system=system, upstream=self._upstream, settle_s=SETTLE_S)
+        found = metrics(run, load)
         if found["incomplete"]:
-            raise SystemExit(f"{side} did not complete {name}: {seen.seen.statuses} {seen.seen.faults}")
+            raise SystemExit(f"{side} did not complete {name}: {run.seen.statuses} {run.seen.faults}")
         return found[guarded.metric]
 
 
 def measured(systems: dict[str, RunningSystem], upstream: Upstream, kept: dict[str, float]) -> Pairs:
-    """Some rounds, and where they show a rise as many again: it must be there in the median of all of them."""
+    """Measure some rounds, and the same number again if they show a rise, which must persist in the median of all."""
     pairs = Pairs(systems, upstream)
     try:
         pairs.open()
@@ -116,7 +117,7 @@ def measured(systems: dict[str, RunningSystem], upstream: Upstream, kept: dict[s
 
 
 def rounds(pairs: Pairs) -> None:
-    """As many as there is time for."""
+    """Measure rounds for ROUNDS_S seconds, within their least and greatest number."""
     end = time.monotonic() + ROUNDS_S
     for done in range(MOST_ROUNDS):
         if done >= LEAST_ROUNDS and time.monotonic() > end:
@@ -125,12 +126,12 @@ def rounds(pairs: Pairs) -> None:
 
 
 def risen(pairs: Pairs, kept: dict[str, float]) -> list[str]:
-    """The loads whose ratio has risen too far."""
+    """The loads whose median ratio exceeds the kept ratio by more than RISE allows."""
     return [name for name in kept if statistics.median(pairs.ratios(name)) > kept[name] * RISE]
 
 
 def summary(pairs: Pairs, kept: dict[str, float]) -> str:
-    """All of it as a table."""
+    """The figures and ratios as a table."""
     rows = []
     for name, guarded in GUARDED.items():
         ratio = statistics.median(pairs.ratios(name))
@@ -141,30 +142,27 @@ def summary(pairs: Pairs, kept: dict[str, float]) -> str:
 
 
 def main() -> int:
-    """Exit status 1 where Parley has become dearer."""
+    """Exit status 1 if a ratio has risen."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--write", action="store_true", help="keep the ratios of this run")
+    parser.add_argument("--write", action="store_true", help="write the ratios of this run to guard.json")
     options = parser.parse_args()
     kept = {} if options.write else msgspec.json.decode(KEPT.read_bytes(), type=dict[str, float])
     start = time.monotonic()
-    upstream = Upstream()
-    try:
-        with (
-            tempfile.TemporaryDirectory(prefix="parley-guard-") as folder,
-            Roster(Path(folder), upstream, MODELS) as roster,
-            roster.running(list(SIDES)) as systems,
-        ):
-            pairs = measured(systems, upstream, kept)
-    finally:
-        upstream.stop()
-    dearer = risen(pairs, kept)
+    with (
+        closing(Upstream()) as upstream,
+        tempfile.TemporaryDirectory(prefix="parley-guard-") as folder,
+        Roster(Path(folder), upstream, MODELS) as roster,
+        roster.running(list(SIDES)) as systems,
+    ):
+        pairs = measured(systems, upstream, kept)
+    exceeded = risen(pairs, kept)
     print(f"{summary(pairs, kept)}\n{len(pairs.ratios('short'))} pairs of each in {time.monotonic() - start:.0f} s")
     if options.write:
         ratios = {name: round(statistics.median(pairs.ratios(name)), 3) for name in GUARDED}
         KEPT.write_bytes(msgspec.json.format(msgspec.json.encode(ratios), indent=2) + b"\n")
-    if dearer:
-        print(f"dearer than the kept ratios by more than {RISE - 1:.0%}: {', '.join(dearer)}")
-    return 1 if dearer else 0
+    if exceeded:
+        print(f"the ratio has risen by more than {RISE - 1:.0%}: {', '.join(exceeded)}")
+    return 1 if exceeded else 0
 
 
 if __name__ == "__main__":

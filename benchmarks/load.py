@@ -1,7 +1,7 @@
-"""The load, in a process of its own: warms up, says "ready", runs each Load that it is given, and prints its results.
+"""The load process: warms up, prints "ready", then runs each Load that it reads from stdin and prints its results.
 
-Loads and answers are lines of JSON on stdin and stdout. It measures at the reader; it must never share an event loop
-with what it measures.
+Loads and results are lines of JSON. It measures at the reader, so it must never share an event loop with the measured
+system.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ from benchmarks.tokens import Transcript, shape
 
 
 class Load(msgspec.Struct, frozen=True, kw_only=True):
-    """What to ask for: `concurrency` callers with one reply after another, or where it is 0 all within `ramp_s`.
+    """The replies to request: by `concurrency` callers, each one reply after another, or if 0, all within `ramp_s`.
 
-    `readers` follow each reply, the caller among them. `tell_accepted` prints "accepted" as soon as all replies are.
-    """
+    Each reply has `readers` readers including its caller. With `tell_accepted` the process prints "accepted" when all
+    replies are accepted."""
 
     transport: Literal["grpc", "http"] = "grpc"
     address: str
@@ -46,9 +46,9 @@ class Load(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Seen(msgspec.Struct, kw_only=True):
-    """What one process of the load saw, replies in the order of their calls. Times are in microseconds.
+    """The results of a load, replies in the order of their calls. Times are in microseconds.
 
-    `tokens` are those of the first readers alone; messages and lateness are those of all."""
+    `tokens` counts those of callers only; `messages` and `late_us` include all readers."""
 
     wall_s: float
     load_cpu_s: float
@@ -65,7 +65,7 @@ class Seen(msgspec.Struct, kw_only=True):
 
 
 class Call(msgspec.Struct):
-    """One requested reply, how its call ended, and what its further readers received."""
+    """One reply as its caller and its other readers received it, with the status and the end of the call."""
 
     transcript: Transcript
     status: str
@@ -74,7 +74,7 @@ class Call(msgspec.Struct):
 
 
 class Replies:
-    """Asks for the replies of one load and checks each of them, for each of its readers."""
+    """Requests the replies of one load and checks each of them for each reader."""
 
     def __init__(self, load: Load, caller: Caller) -> None:
         self._load = load
@@ -83,14 +83,14 @@ class Replies:
         self._accepted = 0
 
     async def run(self) -> list[Call]:
-        """All of them, in the order of the requests."""
+        """Make all calls; returns them in the order of the requests."""
         load = self._load
         if load.concurrency:
             return await self._closed_loop(load.replies, load.concurrency)
         return await self._open_loop(load.replies, load.ramp_s)
 
     async def _closed_loop(self, replies: int, concurrency: int) -> list[Call]:
-        """`concurrency` callers that ask again as soon as they have their reply."""
+        """`concurrency` callers that make the next call when their reply has ended."""
         calls: dict[int, Call] = {}
         left = iter(range(replies))
 
@@ -102,7 +102,7 @@ class Replies:
         return [calls[index] for index in sorted(calls)]
 
     async def _open_loop(self, replies: int, ramp_s: float) -> list[Call]:
-        """Calls that start evenly over `ramp_s`, whatever becomes of those before."""
+        """Calls that start evenly over `ramp_s`, independently of the ends of earlier calls."""
         loop = asyncio.get_running_loop()
         start = loop.time()
 
@@ -117,9 +117,9 @@ class Replies:
         others: list[tuple[Transcript, asyncio.Task[str]]] = []
 
         def accepted(reply_id: str) -> None:
-            for away in range(1, self._load.readers):
+            for offset in range(1, self._load.readers):
                 other = Transcript(self._expected)
-                other.channel = transcript.channel + away
+                other.channel = transcript.channel + offset
                 others.append((other, asyncio.create_task(self._caller.follow(reply_id, other))))
             self._count_accepted()
 
@@ -140,13 +140,12 @@ class Replies:
 
 
 def fault(transcript: Transcript, status: str) -> str:
-    """What is wrong with it, the end included."""
+    """The fault of a transcript, including a missing end; empty if there is none."""
     missing = "OK without an end" if status == "OK" and not transcript.ended else ""
     return transcript.fault or missing
 
 
 def own_cpu_s() -> float:
-    """CPU time of this process so far."""
     usage = resource.getrusage(resource.RUSAGE_SELF)
     return usage.ru_utime + usage.ru_stime
 
@@ -181,7 +180,7 @@ async def measure(load: Load, caller: Caller) -> Seen:
 
 
 def caller_of(load: Load) -> Caller:
-    """What asks for it; over HTTP/1.1 each running call needs a connection of its own."""
+    """The client for a load. Over HTTP/1.1 each running call needs a separate connection."""
     if load.transport == "grpc":
         return GrpcCaller(load.address, channels=load.channels, deadline_s=load.deadline_s)
     connections = min(load.concurrency or load.replies, 1000)
@@ -189,7 +188,6 @@ def caller_of(load: Load) -> Caller:
 
 
 async def warm_up(load: Load, caller: Caller) -> None:
-    """Run a few replies without measuring them."""
     if load.warmup_replies:
         few = {"model": load.warmup_model, "replies": load.warmup_replies, "concurrency": load.warmup_concurrency}
         await Replies(msgspec.structs.replace(load, **few, readers=1, tell_accepted=False), caller).run()
@@ -198,7 +196,7 @@ async def warm_up(load: Load, caller: Caller) -> None:
 
 
 async def run(load: Load) -> None:
-    """Warm up, then run each load that stdin names, until its end."""
+    """Warm up, then run each load from stdin until its end."""
     caller = caller_of(load)
     await caller.open()
     await warm_up(load, caller)
@@ -211,5 +209,5 @@ async def run(load: Load) -> None:
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("load", help="a Load as JSON: where to connect, and how to warm up")
+    parser.add_argument("load", help="a Load as JSON, for the connections and the warm-up")
     uvloop.run(run(msgspec.json.decode(parser.parse_args().load, type=Load)))

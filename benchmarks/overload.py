@@ -1,10 +1,10 @@
-"""Measures an overload: for a minute, three times as many callers as the server accepts replies.
+"""Measures an overload: three times as many callers as the server's `max_replies`, for a minute.
 
 python -m benchmarks.overload --capacity 300 [--connections 16] [--seconds 60] [--system parley] [--write-docs]
 
-`--capacity` is `max_replies`: what `benchmarks.capacity` has found for 20 tokens/s, or less. Refused callers retry
-after the delay of their RetryInfo. A gRPC server accepts one call of a connection per turn of its event loop, so the
-rate at which new calls are accepted depends on how many connections the callers share (ADR 11).
+`--capacity` is `max_replies`: at most the result of `benchmarks.capacity` for 20 tokens/s. Refused callers retry after
+the delay of their RetryInfo. grpc.aio accepts one call per connection and event loop iteration, so the number of
+connections that callers share limits the rate of new calls (ADR 11).
 """
 
 from __future__ import annotations
@@ -14,7 +14,6 @@ import asyncio
 import random
 import sys
 import time
-from datetime import UTC, datetime
 
 import msgspec
 import uvloop
@@ -23,12 +22,12 @@ from benchmarks.callers import GrpcCaller
 from benchmarks.driving import quantile
 from benchmarks.load import fault
 from benchmarks.report import number, table
-from benchmarks.studies import STARTS, facts, keep, serving
-from benchmarks.systems import RunningSystem, Upstream
+from benchmarks.studies import STARTS, keep, serving
+from benchmarks.systems import RunningSystem
 from benchmarks.tokens import Transcript, shape
 
 PACE_MS = 50
-# Of several lengths, so that places become free all the time; 5 s at most.
+# Several lengths of at most 5 s, so that replies end all the time.
 RUNNING = [f"t{tokens}-p{PACE_MS}" for tokens in (40, 60, 80, 100)]
 SHORT = f"t2-p{PACE_MS}"
 TIMES = 3
@@ -44,7 +43,7 @@ REFUSAL = "/OVERLOADED"
 
 
 class Found(msgspec.Struct, frozen=True, kw_only=True):
-    """What was seen. `pace` is how long a running reply took from its first token to its last, over what it should."""
+    """The results. `pace` is the time of a reply from its first to its last token, divided by the provider's time."""
 
     capacity: int
     callers: int
@@ -66,19 +65,19 @@ class Found(msgspec.Struct, frozen=True, kw_only=True):
     peak_mib: float
 
     def faults(self) -> list[str]:
-        """What is not as it has to be."""
+        """The missed expectations."""
         wrong = {
-            "replies that ran slower than 20 % over their pace": self.slow,
+            "replies more than 20 % slower than their pace": self.slow,
             "refusals without RetryInfo": self.refused_without_retry,
             "calls that neither completed nor were refused as OVERLOADED": sum(self.other_ends.values()),
-            "no refusals: it was no overload": not self.refused,
+            "no refusals, so there was no overload": not self.refused,
             "not normal again within 5 s": self.recovery_s > RECOVERY_LIMIT_S,
         }
         return [f"{what}: {count}" if count is not True else what for what, count in wrong.items() if count]
 
 
 class Callers:
-    """Callers of one server, what their replies were like, and how they were refused."""
+    """Callers of one server, with their completed replies, their refusals and other ends."""
 
     def __init__(self, caller: GrpcCaller) -> None:
         self._caller = caller
@@ -87,7 +86,7 @@ class Callers:
         self.others: dict[str, int] = {}
 
     async def crowd(self, count: int, seconds: float) -> None:
-        """So many that ask again and again, for so long; replies that run then are read to their end."""
+        """`count` callers that request replies for `seconds`; the last replies are read to their end."""
         end = time.monotonic() + seconds
         await asyncio.gather(*(self._ask_until(end) for _ in range(count)))
 
@@ -99,7 +98,7 @@ class Callers:
                 await asyncio.sleep(retry_s + random.random() * JITTER_S)
 
     async def _ask(self) -> float | None:
-        """One reply; where it was refused, after how long to come back."""
+        """Request one reply; returns the seconds until a retry if it did not complete."""
         model, begun = random.choice(RUNNING), time.monotonic()
         transcript = Transcript(shape(model).tokens)
         status = await self._caller.reply(model, transcript)
@@ -115,14 +114,14 @@ class Callers:
 
 
 async def probe(caller: GrpcCaller) -> float | None:
-    """The first-token time of a short reply in milliseconds, if it completed."""
+    """The first-token time of a short reply in milliseconds; None if it did not complete."""
     transcript = Transcript(shape(SHORT).tokens)
     status = await caller.reply(SHORT, transcript)
     return None if status != "OK" or fault(transcript, status) else transcript.first_token_us() / 1e3
 
 
 async def recovery_s(caller: GrpcCaller, normal_ms: float) -> float:
-    """Seconds from now until newcomers are served as before: to the first of several probes in a row that were."""
+    """Seconds from now to the first of GOOD_PROBES successive probes whose first-token time is normal."""
     start, good = time.monotonic(), 0
     since = normal_since = 0.0
     while good < GOOD_PROBES and since < WATCHED_S:
@@ -135,13 +134,13 @@ async def recovery_s(caller: GrpcCaller, normal_ms: float) -> float:
 
 
 def pace(transcript: Transcript) -> float:
-    """How long it took from its first token to its last, over what it should."""
+    """The time from the first to the last token, divided by the provider's time."""
     took_us = transcript.seen_us[-1] - transcript.seen_us[0]
     return took_us / ((transcript.expected - 1) * PACE_MS * 1000)
 
 
 async def study(system: RunningSystem, capacity: int, connections: int, seconds: float) -> Found:
-    """Calm, then a crowd, then newcomers."""
+    """Measure a light load, then the overload, then the recovery."""
     caller = GrpcCaller(system.address, channels=connections, deadline_s=seconds + 60)
     await caller.open()
     calm = Callers(caller)
@@ -179,8 +178,8 @@ async def study(system: RunningSystem, capacity: int, connections: int, seconds:
     )
 
 
-def part(found: Found, summary: str) -> str:
-    """The part of the document."""
+def part(found: Found) -> str:
+    """The section of docs/benchmarks.md."""
     calm = number(found.calm_first_token_p99_ms)
     rows = {
         "callers, each asking again and again": f"{found.callers}, for a server that takes {found.capacity} replies",
@@ -196,30 +195,23 @@ def part(found: Found, summary: str) -> str:
         "normal again after": f"{number(found.recovery_s)} s",
         "CPU meanwhile, peak memory": f"{found.server_cores:.2f} cores, {number(round(found.peak_mib))} MiB",
     }
-    wrong = [f"- **Missed**: {one}." for one in found.faults()] or ["All as it has to be."]
+    wrong = [f"- **Missed**: {one}." for one in found.faults()] or ["All expectations are met."]
     rows_table = table(["", "measured"], [list(row) for row in rows.items()])
-    return "\n\n".join(["\n".join(wrong), rows_table, summary])
+    return "\n\n".join(["\n".join(wrong), rows_table])
 
 
 def main() -> int:
-    """Exit status 1 where something was not as it has to be."""
+    """Exit status 1 if an expectation is missed."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--capacity", type=int, required=True, help="replies that the server takes at once")
+    parser.add_argument("--capacity", type=int, required=True, help="max_replies of the server")
     parser.add_argument("--connections", type=int, default=16, help="connections that the callers share")
     parser.add_argument("--seconds", type=float, default=60.0)
     parser.add_argument("--system", default="parley", choices=sorted(STARTS))
     parser.add_argument("--write-docs", action="store_true", help="write the part of docs/benchmarks.md")
     options = parser.parse_args()
-    when = f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC"
-    upstream = Upstream()
-    try:
-        settings = {"max_replies": options.capacity}
-        with serving(options.system, [*RUNNING, SHORT], upstream, server=settings) as system:
-            found = uvloop.run(study(system, options.capacity, options.connections, options.seconds))
-    finally:
-        upstream.stop()
-    summary = facts(when, f"python -m benchmarks.overload {' '.join(sys.argv[1:])}")
-    keep("overload", found, part(found, summary), document=options.write_docs)
+    with serving(options.system, [*RUNNING, SHORT], {"max_replies": options.capacity}) as (system, _):
+        found = uvloop.run(study(system, options.capacity, options.connections, options.seconds))
+    keep("overload", found, part(found), document=options.write_docs)
     return 1 if found.faults() else 0
 
 

@@ -1,4 +1,4 @@
-"""Starts Parley in the measured configurations (a real `parley serve` with all features on) and the bare server."""
+"""Starts `parley serve` in the measured configurations with all features on, and the bare server."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def is_serving(address: str) -> bool:
 
 
 def config(upstream: Upstream, models: list[str], server: dict[str, object]) -> str:
-    """A configuration whose models are the upstream's, under the same names."""
+    """A configuration with the upstream's models under the same names."""
     provider = ["[providers.upstream]", 'kind = "openai"', f'base_url = "http://{upstream.address}/v1"']
     lines = [*provider, f'api_key = "env:{UPSTREAM_KEY}"', "[server]", f'default_model = "{models[0]}"']
     lines += [f"{name} = {value}" for name, value in server.items()]
@@ -58,9 +58,9 @@ def serve(
     database: str = "",
     redis: str = "",
 ) -> RunningSystem:
-    """Start one: durable acceptance, journal, metrics, JSON logs. Without `database` it is embedded, on a SQLite file.
+    """Start `parley serve` with metrics and JSON logs, on a SQLite file if `database` is empty.
 
-    `server` are settings of `[server]`."""
+    `server` has settings of `[server]`."""
     toml = folder / "parley.toml"
     toml.write_text(config(upstream, models, server or {}))
     address = free_address()
@@ -85,24 +85,24 @@ def serve(
 def start_embedded(
     folder: Path, upstream: Upstream, models: list[str], *, server: dict[str, object] | None = None
 ) -> RunningSystem:
-    """On a SQLite file, alone."""
+    """Parley on a SQLite file."""
     return serve("parley", folder, upstream, models, server=server)
 
 
 def start_postgres(folder: Path, upstream: Upstream, models: list[str]) -> RunningSystem:
-    """On PostgreSQL, without Redis: the relay is off."""
+    """Parley on PostgreSQL, without a relay."""
     return _with_services("parley-postgres", folder, upstream, models)
 
 
 def start_redis(
     folder: Path, upstream: Upstream, models: list[str], *, server: dict[str, object] | None = None
 ) -> RunningSystem:
-    """On PostgreSQL and Redis, as one of several replicas would be."""
+    """Parley on PostgreSQL and Redis, like one of several replicas."""
     return _with_services("parley-redis", folder, upstream, models, redis_s=0.0, server=server)
 
 
 def start_far_redis(folder: Path, upstream: Upstream, models: list[str]) -> RunningSystem:
-    """The same with a Redis whose answers take `FAR_S`."""
+    """Parley on PostgreSQL and a Redis with a round trip of `FAR_S`."""
     return _with_services("parley-redis-far", folder, upstream, models, redis_s=FAR_S)
 
 
@@ -120,7 +120,7 @@ def _with_services(
             PostgresServer(folder / "postgres", template=_empty_cluster(), settings=POSTGRES)
         )
         if gauges.file_system(postgres.data) in gauges.MEMORY_FILE_SYSTEMS:
-            raise SystemExit("PostgreSQL's files would lie in memory: set TMPDIR to a folder on a real disk")
+            raise SystemExit("PostgreSQL's files would be in memory: set TMPDIR to a folder on a real disk")
         services, relay = {"postgres": postgres.pid}, ""
         if redis_s is not None:
             redis = holding.enter_context(RedisServer(folder / "redis"))
@@ -135,7 +135,7 @@ def _with_services(
 
 
 def _far(holding: ExitStack, port: int, round_trip_s: float) -> int:
-    """The port of a proxy, in a process of its own, behind which each round trip takes that long."""
+    """The port of a proxy process that adds this round trip time."""
     command = [sys.executable, "-m", "benchmarks.far", str(port), str(round_trip_s)]
     process = subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     holding.callback(process.wait)
@@ -152,7 +152,6 @@ def _empty_cluster() -> Path:
 
 
 def start_bare(folder: Path, _upstream: Upstream, _models: list[str]) -> RunningSystem:
-    """The bare grpc.aio server."""
     address = free_address()
     command = [sys.executable, "-m", "benchmarks.bare_server", "--listen", address]
     system = launch("bare", command, address=address, folder=folder, env={"PYTHONPATH": str(ROOT)})

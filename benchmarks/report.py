@@ -1,6 +1,6 @@
-"""Results as tables and charts: on the terminal, and between the markers of docs/benchmarks.md, from the JSON alone.
+"""Results as tables and charts, on the terminal and between the markers of docs/benchmarks.md.
 
-Run as a module it writes the document anew from docs/benchmarks.json, without measuring.
+Run as a module, it writes the document from docs/benchmarks.json without measuring.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ CANONICAL = ROOT / "docs" / "benchmarks.json"
 CHARTS = ROOT / "docs" / "benchmarks"
 DETAILS = {
     "CPU per token, us": "cpu_us_per_token",
-    "the same in PostgreSQL": "postgres_cpu_us_per_token",
-    "the same in Redis": "redis_cpu_us_per_token",
+    "the same in PostgreSQL, us": "postgres_cpu_us_per_token",
+    "the same in Redis, us": "redis_cpu_us_per_token",
     "CPU per reply, ms": "cpu_ms_per_reply",
-    "the same in PostgreSQL ": "postgres_cpu_ms_per_reply",
-    "the same in Redis ": "redis_cpu_ms_per_reply",
+    "the same in PostgreSQL, ms": "postgres_cpu_ms_per_reply",
+    "the same in Redis, ms": "redis_cpu_ms_per_reply",
     "CPU of the server, cores": "cpu_share",
-    "the same before the load": "idle_share",
-    "CPU per token without that, us": "net_cpu_us_per_token",
+    "CPU of the idle server, cores": "idle_share",
+    "CPU per token above idle, us": "net_cpu_us_per_token",
     "tokens/s": "tokens_per_s",
     "messages per token": "messages_per_token",
     "first token p50, ms": "first_token_p50_ms",
@@ -55,7 +55,7 @@ CHARTED = {"cpu_us_per_token": ("CPU per token", "us"), "cpu_ms_per_reply": ("CP
 
 
 def number(value: float) -> str:
-    """Three significant digits, or the whole number where it has more."""
+    """The value with three significant digits, or as a whole number from 100 on."""
     if value == int(value) or abs(value) >= 100:
         return f"{value:,.0f}"
     return f"{value:.3g}"
@@ -70,7 +70,7 @@ def shown(value: Spread | None, *, unit: str = "") -> str:
 
 
 def table(head: list[str], rows: list[list[str]]) -> str:
-    """A Markdown table with its columns aligned, so that it reads on a terminal too."""
+    """A Markdown table with aligned columns, which is readable on a terminal too."""
     widths = [max(len(row[column]) for row in [head, *rows]) for column in range(len(head))]
     ruler = ["-" * width for width in widths]
     lines = [head, ruler, *rows]
@@ -79,25 +79,22 @@ def table(head: list[str], rows: list[list[str]]) -> str:
     )
 
 
-def who(entry: str, measured: Measured) -> str:
-    """The title of an entry, also of one that took no part."""
+def title_of(entry: str, measured: Measured) -> str:
+    """The title of an entry, including one that was not measured."""
     return measured.entries.get(entry) or TITLES.get(entry, entry)
 
 
 def is_fraction(target: Target) -> bool:
-    """Whether its ratio is said as one over a whole number."""
-    return bool(target.over) and not target.more and 0 < target.limit < 1 and is_whole(1 / target.limit)
-
-
-def is_whole(value: float) -> bool:
-    """Whether it is a whole number, apart from rounding."""
-    return abs(value - round(value)) < 1e-6
+    """Whether the limit is a ratio of 1 to a whole number."""
+    if not target.over or target.more or not 0 < target.limit < 1:
+        return False
+    return abs(1 / target.limit - round(1 / target.limit)) < 1e-6
 
 
 def wanted(verdict: Verdict, measured: Measured) -> str:
-    """The figure to reach, in words."""
+    """The target in words."""
     target = verdict.target
-    other = who(target.over, measured)
+    other = title_of(target.over, measured)
     if target.more:
         return f"<= {number(target.limit)} {target.unit} more than {other}"
     if is_fraction(target):
@@ -110,7 +107,7 @@ def wanted(verdict: Verdict, measured: Measured) -> str:
 
 
 def result(verdict: Verdict) -> str:
-    """The figure that was found, a small ratio as a fraction."""
+    """The measured figure; a ratio whose target is a fraction is shown as one."""
     target, found = verdict.target, verdict.found
     if found is None:
         return ""
@@ -126,34 +123,33 @@ def result(verdict: Verdict) -> str:
 
 
 def word(verdict: Verdict) -> str:
-    """How it came out."""
     return {True: "hit", False: "**MISS**", None: "not measured"}[verdict.reached]
 
 
 def verdict_table(results: Results) -> str:
-    """The figures to reach, the missed ones first."""
+    """All targets with their results, the missed ones first."""
     rows = []
     for found in sorted(verdicts(results), key=lambda one: {False: 0, None: 1, True: 2}[one.reached]):
         measured = results.scenarios[found.target.scenario]
         what = found.target.what
         if found.target.subject != "parley":
-            what += f", {who(found.target.subject, measured)}"
+            what += f", {title_of(found.target.subject, measured)}"
         rows.append([word(found), measured.title, what, wanted(found, measured), result(found)])
     return table(["", "load", "figure", "target", "measured"], rows)
 
 
 def detail_table(measured: Measured) -> str:
-    """What else one scenario showed, the direct run included."""
+    """The other metrics of a scenario, including the direct run."""
     rows = []
     for label, metric in DETAILS.items():
         cells = [shown(spread(of(measured, entry, metric))) for entry in measured.entries]
         if any(cells):
-            rows.append([label.strip(), *cells])
+            rows.append([label, *cells])
     return table(["", *measured.entries.values()], rows)
 
 
 def misses(results: Results) -> str:
-    """The missed figures and the systems that took no part, to be read first."""
+    """The missed targets and the systems that were left out."""
     lines = []
     for one in verdicts(results):
         if one.reached is not False:
@@ -162,25 +158,25 @@ def misses(results: Results) -> str:
         lost = sum(of(measured, one.target.subject, "incomplete"))
         after = f" ({number(lost)} replies of these runs were not complete)" if lost else ""
         figure, target = result(one) or "unknown", wanted(one, measured)
-        lines.append(f"- **Missed**: {measured.title}: {one.target.what} is {figure}, to be {target}{after}.")
-    lines = lines or ["- None of the figures that were measured is missed."]
+        lines.append(f"- **Missed**: {measured.title}: {one.target.what} is {figure}, target {target}{after}.")
+    lines = lines or ["- All measured targets are met."]
     return "\n".join([*lines, *(f"- Left out: {title} ({reason})." for title, reason in results.left_out.items())])
 
 
 def disk_line(results: Results) -> str:
-    """What the disk takes by itself."""
+    """The latencies of the disk."""
     disks = [disk for measured in results.scenarios.values() for disk in measured.disk]
     fsync, commit = spread([disk.fsync_ms for disk in disks]), spread([disk.sqlite_commit_ms for disk in disks])
     return f"4 KiB append and fsync {shown(fsync)} ms; one-row SQLite commit (WAL, FULL) {shown(commit)} ms"
 
 
 def size(parameters: dict[str, str | int | float | bool]) -> str:
-    """The parameters of a load in words."""
+    """The parameters of a load as a list."""
     return ", ".join(f"{name} {value}" for name, value in parameters.items())
 
 
 def scenario_part(name: str, measured: Measured) -> str:
-    """One load: its size, its chart and its table."""
+    """The section of one scenario with its size, chart and table."""
     runs: dict[int, list[str]] = {}
     for entry, done in measured.runs.items():
         runs.setdefault(len(done), []).append(measured.entries[entry])
@@ -192,7 +188,7 @@ def scenario_part(name: str, measured: Measured) -> str:
 
 
 def chart(measured: Measured) -> str:
-    """The chart of a scenario, systems from the cheapest on."""
+    """The chart of a scenario, ordered by cost."""
     what, unit = CHARTED[measured.chart]
     found = {entry: spread(of(measured, entry, measured.chart)) for entry in measured.entries if entry != DIRECT}
     rows = [
@@ -211,14 +207,14 @@ def chart(measured: Measured) -> str:
 
 
 def summary(results: Results) -> str:
-    """All of it for the terminal."""
+    """The results for the terminal."""
     parts = [misses(results), verdict_table(results)]
     parts += [f"{name}\n{detail_table(measured)}" for name, measured in results.scenarios.items()]
     return "\n\n".join([*parts, f"took {number(results.took_s)} s"])
 
 
 def document_part(results: Results) -> str:
-    """All that stands between the markers."""
+    """The text between the markers of the document."""
     facts = {
         **results.machine,
         "disk, p50": disk_line(results),
@@ -236,7 +232,7 @@ def document_part(results: Results) -> str:
 
 
 def insert(name: str, part: str, *, document: Path = DOCUMENT) -> None:
-    """Put a part between its markers in a document."""
+    """Replace the text between the markers of `name` in a document."""
     text = document.read_text()
     begin, end = f"<!-- {name}: written by its command, not by hand -->", f"<!-- end of {name} -->"
     before, rest = text.split(begin)
@@ -245,8 +241,7 @@ def insert(name: str, part: str, *, document: Path = DOCUMENT) -> None:
 
 
 def write_document(results: Results) -> None:
-    """Put the results between their markers, and keep their JSON and their charts beside the document."""
-    CANONICAL.write_bytes(msgspec.json.format(msgspec.json.encode(results), indent=1) + b"\n")
+    """Write the results between their markers, and their charts beside the document."""
     CHARTS.mkdir(exist_ok=True)
     for name, measured in results.scenarios.items():
         if measured.chart and any(measured.runs.values()):

@@ -1,4 +1,4 @@
-"""The results as values: what is written as JSON, and the verdict on each figure to reach."""
+"""The results, which are written as JSON, and the verdict on each target."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ import msgspec
 from benchmarks.gauges import Disk
 from benchmarks.scenarios import SCENARIOS, TARGETS, Target
 
-# Metrics that count what went wrong, and so are figures even of a run in which something did.
+# Metrics that count failures, and so are valid also for a run with failures.
 COUNTS = {"incomplete", "shed", "faults"}
 
 
 class Spread(msgspec.Struct, frozen=True):
-    """The median of several runs, and the lowest and highest of them."""
+    """The median, the lowest and the highest of several runs."""
 
     median: float
     low: float
@@ -22,9 +22,9 @@ class Spread(msgspec.Struct, frozen=True):
 
 
 class Measured(msgspec.Struct, frozen=True, kw_only=True):
-    """One scenario: its parameters, and every run of every entry, in pairs by their place in the lists.
+    """One scenario with all runs of its entries; runs with the same index form a pair.
 
-    `entries` are titles by name, `sizes` the parameters that an entry has of its own, `chart` the metric to draw."""
+    `entries` has titles by name, `sizes` the parameters in which an entry differs; `chart` is the metric to draw."""
 
     title: str
     parameters: dict[str, str | int | float | bool]
@@ -38,7 +38,7 @@ class Measured(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Results(msgspec.Struct, frozen=True, kw_only=True):
-    """Everything that one command measured; `left_out` are systems that were not, and why."""
+    """The results of one command; `left_out` has the reasons for the systems that were not measured."""
 
     command: str
     form: str
@@ -52,9 +52,9 @@ class Results(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Verdict(msgspec.Struct, frozen=True, kw_only=True):
-    """A figure to reach and what came of it; `reached` is None where it was not measured.
+    """A target with its result; `reached` is None if it was not measured.
 
-    `found` is a ratio or a difference where the target compares; then `own` and `other` are what was compared."""
+    If the target compares two systems, `found` is the ratio or the difference of `own` and `other`."""
 
     target: Target
     limit: float
@@ -65,7 +65,7 @@ class Verdict(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def spread(values: list[float]) -> Spread | None:
-    """The spread of some runs, if there were any."""
+    """The spread of the values, or None if there are none."""
     return Spread(statistics.median(values), min(values), max(values)) if values else None
 
 
@@ -75,13 +75,13 @@ def of(measured: Measured, system: str, metric: str) -> list[float]:
 
 
 def verdicts(results: Results) -> list[Verdict]:
-    """The verdict on every target of the scenarios that were run, in the order of the targets."""
+    """The verdicts on all targets of the measured scenarios, in the order of SCENARIOS and TARGETS."""
     names = [scenario.name for scenario in SCENARIOS if scenario.name in results.scenarios]
     return [verdict(target, results.scenarios[name]) for name in names for target in TARGETS if target.scenario == name]
 
 
 def verdict(target: Target, measured: Measured) -> Verdict:
-    """Compare the median with the limit; a ratio or a difference is the median of those of the pairs."""
+    """Compare the median with the limit; for a comparison, the median of the pairs' ratios or differences."""
     own, other = of(measured, target.subject, target.metric), of(measured, target.over, target.metric)
     limit = target.limit
     if target.beyond_fsync:
@@ -98,7 +98,7 @@ def verdict(target: Target, measured: Measured) -> Verdict:
 
 
 def compared(target: Target, own: list[float], other: list[float]) -> list[float]:
-    """The pairs' differences or ratios; a pair whose other side has nothing to divide by has none."""
+    """The differences or ratios of the pairs; a ratio to 0 is omitted."""
     pairs = list(zip(own, other, strict=False))
     if target.more:
         return [mine - theirs for mine, theirs in pairs]
@@ -106,7 +106,7 @@ def compared(target: Target, own: list[float], other: list[float]) -> list[float
 
 
 def _reached(target: Target, measured: Measured, limit: float, found: Spread | None) -> bool | None:
-    """A run that lost a reply has no figures to show, and where nothing may be lost the worst run counts."""
+    """Whether the target is met. A lost reply misses every target; for counts of failures, the worst run decides."""
     sides = (target.subject, target.over) if target.over else (target.subject,)
     if not all(measured.runs.get(side) for side in sides):
         return None

@@ -1,4 +1,4 @@
-"""All systems that can be measured: how each is started, and which installed programs it needs."""
+"""The systems that can be measured, with their start functions and the installed programs that they need."""
 
 from __future__ import annotations
 
@@ -36,8 +36,8 @@ def _missing(require: Callable[[], None]) -> str:
 
 
 class System(msgspec.Struct, frozen=True, kw_only=True):
-    """One of them. `missing` says why it cannot run here, or nothing. One that is `lasting` keeps nothing from one load
-    to the next, and is started once."""
+    """A measurable system. `missing` returns the reason why it cannot run here, or an empty string. A `lasting` system
+    keeps no data between loads, so it is started only once."""
 
     name: str
     title: str
@@ -50,17 +50,9 @@ SYSTEMS = {
     system.name: system
     for system in (
         System(name="parley", title="Parley", start=parleys.start_embedded),
+        System(name="parley-postgres", title="Parley on PostgreSQL", start=parleys.start_postgres, missing=_postgres),
         System(
-            name="parley-postgres",
-            title="Parley on PostgreSQL",
-            start=parleys.start_postgres,
-            missing=_postgres,
-        ),
-        System(
-            name="parley-redis",
-            title="Parley on PostgreSQL and Redis",
-            start=parleys.start_redis,
-            missing=_services,
+            name="parley-redis", title="Parley on PostgreSQL and Redis", start=parleys.start_redis, missing=_services
         ),
         System(
             name="parley-redis-far",
@@ -73,14 +65,14 @@ SYSTEMS = {
             name="litellm",
             title="LiteLLM",
             start=gateways.start_litellm,
-            missing=lambda: "" if gateways.litellm_version() else "not installed; `make bench-full` does it",
+            missing=lambda: "" if gateways.litellm_version() else "not installed; `make bench-full` installs it",
             lasting=True,
         ),
         System(
             name="portkey",
             title="Portkey",
             start=gateways.start_portkey,
-            missing=lambda: "" if gateways.portkey_version() else "not installed; `make bench-full` does it",
+            missing=lambda: "" if gateways.portkey_version() else "not installed; `make bench-full` installs it",
             lasting=True,
         ),
     )
@@ -88,7 +80,7 @@ SYSTEMS = {
 
 
 class Roster:
-    """Starts systems, each in a folder of its own, and stops them whatever happens. Use `with`."""
+    """Starts systems, each in a new folder, and stops them at the end of the `with` statement."""
 
     def __init__(self, folder: Path, upstream: Upstream, models: list[str]) -> None:
         self._folder = folder
@@ -106,7 +98,7 @@ class Roster:
 
     @contextmanager
     def running(self, names: list[str]) -> Iterator[dict[str, RunningSystem]]:
-        """The named systems; those that are not shared between scenarios are restarted."""
+        """The named systems; only lasting ones are not restarted."""
         running: dict[str, RunningSystem] = {}
         try:
             for name in names:
@@ -128,7 +120,7 @@ class Roster:
 
 
 def versions(names: list[str]) -> dict[str, str]:
-    """Of what stands behind these systems, as far as it is no package of this environment."""
+    """The versions of gateways, PostgreSQL and Redis, if one of these systems uses them."""
     known = {
         "LiteLLM": ("litellm", gateways.litellm_version),
         "Portkey": ("portkey", gateways.portkey_version),

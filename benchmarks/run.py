@@ -1,6 +1,6 @@
-"""Measures the systems in one run and in pairs, compares them with the targets, and writes the results.
+"""Measures all systems in pairs within one run, compares the results with the targets, and writes them.
 
-python -m benchmarks.run            full form, 5 runs of most: about half an hour
+python -m benchmarks.run            full form, 5 runs of most loads: about half an hour
 python -m benchmarks.run --short    smaller loads, fewer runs: at most 5 minutes
 """
 
@@ -11,6 +11,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from contextlib import closing
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -33,20 +34,19 @@ def arguments() -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--short", action="store_true", help="fewer and smaller runs")
-    parser.add_argument("--repeat", type=int, default=0, help="runs of each load; default as scenarios.py has it")
+    parser.add_argument("--repeat", type=int, default=0, help="runs of each load; default from scenarios.py")
     parser.add_argument("--only", default="", help="loads, by name, separated by commas")
-    parser.add_argument("--systems", default="", help="systems, by name, separated by commas; default all there are")
-    parser.add_argument("--processes", type=int, default=1, help="processes of the load")
-    parser.add_argument("--folder", type=Path, help="where the databases go: a folder on a real disk")
+    parser.add_argument("--systems", default="", help="systems, by name, separated by commas; default all")
+    parser.add_argument("--folder", type=Path, help="folder of the databases, on a real disk")
     parser.add_argument("--write-docs", action="store_true", help="write docs/benchmarks.md, its charts and its JSON")
     options = parser.parse_args()
     if options.write_docs and options.only:
-        parser.error("--write-docs needs all loads of one run, so not --only")
+        parser.error("--write-docs needs the results of all loads: omit --only")
     return options
 
 
 def chosen(only: str) -> list[Scenario]:
-    """The requested scenarios, in their own order."""
+    """The requested scenarios, in the order of SCENARIOS."""
     names = only.split(",") if only else [scenario.name for scenario in SCENARIOS]
     unknown = set(names) - {scenario.name for scenario in SCENARIOS}
     if unknown:
@@ -54,8 +54,8 @@ def chosen(only: str) -> list[Scenario]:
     return [scenario for scenario in SCENARIOS if scenario.name in names]
 
 
-def able(requested: str) -> tuple[list[str], dict[str, str]]:
-    """The systems that take part, and why the others do not."""
+def available(requested: str) -> tuple[list[str], dict[str, str]]:
+    """The systems to measure, and the reason for each system that is left out."""
     names = requested.split(",") if requested else list(SYSTEMS)
     if unknown := set(names) - set(SYSTEMS):
         raise SystemExit(f"no such system: {', '.join(sorted(unknown))}")
@@ -65,7 +65,7 @@ def able(requested: str) -> tuple[list[str], dict[str, str]]:
 
 
 class Bench:
-    """One scenario's runs beside one another, and what they gave."""
+    """The runs of one scenario on all its systems, and their results."""
 
     def __init__(
         self, scenario: Scenario, options: argparse.Namespace, upstream: Upstream, roster: Roster, names: list[str]
@@ -81,7 +81,7 @@ class Bench:
         keys = [entry.key for entry in self._entries]
         self.measured = Measured(
             title=scenario.title,
-            parameters=common | {"processes": options.processes},
+            parameters=common,
             entries={entry.key: self._title(entry) for entry in self._entries},
             sizes={
                 entry.key: own
@@ -96,7 +96,7 @@ class Bench:
         )
 
     def run(self, folder: Path) -> None:
-        """Run the entries in pairs whose order alternates, on systems that are started for it."""
+        """Run the entries in rounds of alternating order, on newly started systems."""
         shared = [] if self._scenario.fresh else self._systems(self._entries)
         with self._roster.running(shared) as systems:
             for repeat in range(max(map(self._repeats, self._entries), default=0)):
@@ -115,25 +115,18 @@ class Bench:
             found |= added(found, direct)
 
     def _once(self, entry: Entry, system: RunningSystem | None) -> dict[str, float]:
-        scenario, options, key = self._scenario, self._options, entry.key
+        scenario, key = self._scenario, entry.key
         where = {"address": system.address if system else self._upstream.address, "transport": "grpc"}
         if system is None or system.headers is not None:
             where |= {"transport": "http", "headers": system.headers if system else {}}
-        load = scenario.load_of(entry, short=options.short, **where)
-        window = measure(
-            load,
-            system=system,
-            upstream=self._upstream,
-            processes=options.processes,
-            limit_s=scenario.limit_s,
-            idle_s=scenario.idle_s,
-        )
-        found = metrics(window, load, weighed=scenario.fresh)
+        load = scenario.load_of(entry, short=self._options.short, **where)
+        run = measure(load, system=system, upstream=self._upstream, limit_s=scenario.limit_s, idle_s=scenario.idle_s)
+        found = metrics(run, load, fresh=scenario.fresh)
         self.measured.runs[key].append(found)
-        self.measured.statuses[key].append(window.seen.statuses)
-        self.measured.faults[key].append(window.seen.faults)
+        self.measured.statuses[key].append(run.seen.statuses)
+        self.measured.faults[key].append(run.seen.faults)
         brief = f"{found['tokens_per_s']:,.0f} tokens/s, {found.get('cpu_us_per_token', 0):.1f} us CPU per token"
-        print(f"  {key}: {brief}, {window.seen.statuses} {window.seen.faults or ''}", file=sys.stderr, flush=True)
+        print(f"  {key}: {brief}, {run.seen.statuses} {run.seen.faults or ''}", file=sys.stderr, flush=True)
         return found
 
     def _repeats(self, entry: Entry) -> int:
@@ -151,13 +144,13 @@ class Bench:
 
 
 def commit() -> str:
-    """The commit that was measured, and whether its files were changed."""
+    """The measured commit, with `-dirty` if files were changed."""
     command = ["git", "describe", "--always", "--dirty", "--abbrev=10"]
     return subprocess.run(command, cwd=HERE, check=True, capture_output=True, text=True).stdout.strip()
 
 
 def models() -> list[str]:
-    """All models of the upstream that the scenarios use."""
+    """The upstream's models that the scenarios use."""
     loads = [
         scenario.load_of(entry, short=short, address="")
         for scenario in SCENARIOS
@@ -170,22 +163,18 @@ def models() -> list[str]:
 def run(options: argparse.Namespace, folder: Path) -> Results:
     """Measure all requested scenarios."""
     if gauges.file_system(folder) in gauges.MEMORY_FILE_SYSTEMS:
-        raise SystemExit("the databases would lie in memory: name a folder on a real disk with --folder")
-    names, left_out = able(options.systems)
+        raise SystemExit("the databases would be in memory: set --folder to a folder on a real disk")
+    names, left_out = available(options.systems)
     for name, reason in left_out.items():
         print(f"left out: {SYSTEMS[name].title}: {reason}", file=sys.stderr, flush=True)
     started, start = datetime.now(UTC), time.monotonic()
-    upstream = Upstream()
     scenarios: dict[str, Measured] = {}
-    try:
-        with Roster(folder, upstream, models()) as everyone:
-            for scenario in chosen(options.only):
-                print(f"{scenario.name}: {scenario.title}", file=sys.stderr, flush=True)
-                bench = Bench(scenario, options, upstream, everyone, names)
-                bench.run(folder)
-                scenarios[scenario.name] = bench.measured
-    finally:
-        upstream.stop()
+    with closing(Upstream()) as upstream, Roster(folder, upstream, models()) as systems:
+        for scenario in chosen(options.only):
+            print(f"{scenario.name}: {scenario.title}", file=sys.stderr, flush=True)
+            bench = Bench(scenario, options, upstream, systems, names)
+            bench.run(folder)
+            scenarios[scenario.name] = bench.measured
     return Results(
         command=f"python -m benchmarks.run {' '.join(sys.argv[1:])}".strip(),
         form="short" if options.short else "full",
@@ -200,11 +189,12 @@ def run(options: argparse.Namespace, folder: Path) -> Results:
 
 
 def main() -> int:
-    """Exit status 0 where every figure that was measured is reached, else 1."""
+    """Exit status 0 if every measured target is met, else 1."""
     options = arguments()
     with tempfile.TemporaryDirectory(prefix="parley-benchmark-", dir=options.folder) as folder:
         results = run(options, Path(folder))
-    LATEST.write_bytes(msgspec.json.format(msgspec.json.encode(results), indent=1) + b"\n")
+    for path in (LATEST, report.CANONICAL) if options.write_docs else (LATEST,):
+        path.write_bytes(msgspec.json.format(msgspec.json.encode(results), indent=1) + b"\n")
     print(report.summary(results))
     if options.write_docs:
         report.write_document(results)

@@ -1,4 +1,4 @@
-"""The scenarios and targets as data: loads, systems, sizes and figures."""
+"""The scenarios, with their loads, systems and sizes, and the targets."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ BARE, LITELLM, PORTKEY = "bare", "litellm", "portkey"
 
 
 class Entry(msgspec.Struct, frozen=True, kw_only=True):
-    """Who bears a load, and how often in the full and in the short form; 0 is never.
+    """A system in a scenario, with the number of its runs in the full and in the short form.
 
-    A slower one gets a smaller size of the same load: `load` are the fields of it that differ. Of two entries of one
-    system, one needs a `name` and a `title` of its own."""
+    `load` has the fields in which its load differs: slower systems get fewer replies. A second entry of the same system
+    needs a `name` and a `title`."""
 
     system: str
     name: str = ""
@@ -28,20 +28,20 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def key(self) -> str:
-        """Its name in the results."""
+        """The name in the results."""
         return self.name or self.system
 
     def repeats(self, *, short: bool, requested: int) -> int:
-        """How often to run it; `requested` replaces it unless it is 0."""
+        """The number of runs; a `requested` number replaces it unless one of them is 0."""
         own = self.short if short else self.full
         return requested if requested and own else own
 
 
 class Scenario(msgspec.Struct, frozen=True, kw_only=True):
-    """One load. `short` are the fields of it that differ in the short form.
+    """One load on several systems. `short` has the fields that differ in the short form.
 
-    `fresh` starts a system anew for each run, and `idle_s` watches it do nothing before. `chart` is the metric of which
-    a chart is drawn."""
+    `fresh` restarts a system for each run, `idle_s` is the time for which the idle system is measured before the load,
+    and `chart` is the metric of the chart."""
 
     name: str
     title: str
@@ -54,14 +54,14 @@ class Scenario(msgspec.Struct, frozen=True, kw_only=True):
     limit_s: float = 150.0
 
     def load_of(self, entry: Entry, *, short: bool, **where: Any) -> Load:
-        """The load that this entry bears; `where` says how to reach it."""
+        """The load of an entry; `where` has the fields of the connection."""
         fields = self.load | (self.short if short else {}) | entry.load | where
         return msgspec.convert({"deadline_s": self.limit_s / 2} | fields, Load)
 
 
 class Target(msgspec.Struct, frozen=True, kw_only=True):
-    """A figure to reach: `metric` of `subject` at most `limit`, plus the disk's fsync, or, compared with that of `over`
-    in the same run, `limit` times that, or `limit` more than that."""
+    """A limit of `metric` of the system `subject`: `limit` (with `beyond_fsync`, plus the disk's fsync time). With
+    `over`, `limit` times the metric of that system in the same run, or with `more`, `limit` above it."""
 
     scenario: str
     what: str
@@ -74,6 +74,10 @@ class Target(msgspec.Struct, frozen=True, kw_only=True):
     more: bool = False
 
 
+ONE_AND_TEN_READERS = (
+    Entry(system=PARLEY, name="one-reader", title="Parley, one reader each", short=1, load={"readers": 1}),
+    Entry(system=PARLEY, title="Parley, 10 readers each", short=1),
+)
 SCENARIOS = (
     Scenario(
         name="saturated",
@@ -170,19 +174,13 @@ SCENARIOS = (
         name="readers",
         title="50 replies of 100 tokens at 20 tokens/s, each with 10 readers",
         load={"model": "t100-p50", "replies": 50, "ramp_s": 1.0, "channels": 10, "readers": 10},
-        entries=(
-            Entry(system=PARLEY, name="one-reader", title="Parley, one reader each", short=1, load={"readers": 1}),
-            Entry(system=PARLEY, title="Parley, 10 readers each", short=1),
-        ),
+        entries=ONE_AND_TEN_READERS,
     ),
     Scenario(
         name="readers-fast",
         title="50 replies of 500 tokens, as fast as they go, each with 10 readers",
         load={"model": "t500-p0", "replies": 50, "channels": 10, "readers": 10},
-        entries=(
-            Entry(system=PARLEY, name="one-reader", title="Parley, one reader each", short=1, load={"readers": 1}),
-            Entry(system=PARLEY, title="Parley, 10 readers each", short=1),
-        ),
+        entries=ONE_AND_TEN_READERS,
     ),
     Scenario(
         name="far",
@@ -193,18 +191,8 @@ SCENARIOS = (
     Scenario(
         name="idle",
         title="1,000 streams that wait for the first token of their model",
-        load={
-            "model": "t2-p0-f6000",
-            "replies": 1000,
-            "ramp_s": 4.0,
-            "warmup_concurrency": 1,
-            "tell_accepted": True,
-        },
-        entries=(
-            Entry(system=PARLEY, full=3, short=1),
-            Entry(system=REDIS, full=2),
-            Entry(system=BARE, full=2),
-        ),
+        load={"model": "t2-p0-f6000", "replies": 1000, "ramp_s": 4.0, "warmup_concurrency": 1, "tell_accepted": True},
+        entries=(Entry(system=PARLEY, full=3, short=1), Entry(system=REDIS, full=2), Entry(system=BARE, full=2)),
         fresh=True,
     ),
 )
@@ -238,12 +226,7 @@ TARGETS = (
         over="parley-10",
     ),
     Target(
-        scenario=MANY,
-        what="memory per stream, growth",
-        metric="kib_per_stream",
-        unit="x",
-        limit=1.15,
-        over="parley-10",
+        scenario=MANY, what="memory per stream, growth", metric="kib_per_stream", unit="x", limit=1.15, over="parley-10"
     ),
     Target(scenario=BURST, what="calls shed by the transport", metric="shed", unit="calls", limit=0),
     Target(scenario=BURST, what="calls accepted, but not complete", metric="faults", unit="calls", limit=0),

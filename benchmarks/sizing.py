@@ -1,8 +1,8 @@
-"""Calculates from measured figures how many processes, and how much of PostgreSQL and Redis, many streams need.
+"""Calculates from measurements the processes, PostgreSQL cores and Redis cores that many streams need.
 
 python -m benchmarks.sizing [--write-docs]
 
-It measures nothing: it reads docs/benchmarks.json, and docs/benchmarks/capacity.json to be checked against.
+It reads docs/benchmarks.json, and compares the calculation with docs/benchmarks/capacity.json.
 """
 
 from __future__ import annotations
@@ -22,15 +22,15 @@ from benchmarks.scenarios import IDLE, MANY, PACED, PARLEY, REDIS, SHORT
 
 DOCUMENT = report.ROOT / "docs" / "capacity.md"
 CAPACITY = report.CHARTS / "capacity.json"
-BUSY = 0.6  # of a core: what a process, a Redis and each core of PostgreSQL are planned for
-SPARE = 4 / 3  # processes: one in four is away in an update, or dead
-TOKENS = 500  # of a reply
+BUSY = 0.6  # planned share of a core for a process, a Redis and each core of PostgreSQL
+SPARE = 4 / 3  # one in four processes may be down for an update or a failure
+TOKENS = 500  # tokens of a reply
 STREAMS = (1_000, 10_000, 100_000)
 PACES = (5, 20, 50)
 
 
 class Units(msgspec.Struct, frozen=True, kw_only=True):
-    """CPU per token that comes alone, microseconds, and per reply, milliseconds, each without the other."""
+    """CPU per separately written token (us), CPU per reply without its tokens (ms), and memory."""
 
     token_us: float
     reply_ms: float
@@ -43,7 +43,7 @@ class Units(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Need(msgspec.Struct, frozen=True, kw_only=True):
-    """For so many streams at one pace."""
+    """The resources for a number of streams at one pace."""
 
     processes: int
     memory_gib: float
@@ -54,7 +54,7 @@ class Need(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def median(results: Results, scenario: str, metric: str, *, system: str = REDIS) -> float:
-    """Of one system. Raises SystemExit where it was not measured."""
+    """The median of a metric of one system; raises SystemExit if it was not measured."""
     found = spread(of(results.scenarios[scenario], system, metric)) if scenario in results.scenarios else None
     if found is None:
         raise SystemExit(f"{metric} of {system} in {scenario} was not measured: make bench-full ARGS=--write-docs")
@@ -62,13 +62,13 @@ def median(results: Results, scenario: str, metric: str, *, system: str = REDIS)
 
 
 def apart(per_token_us: float, per_reply_ms: float, *, long: int = TOKENS, short: int = 2) -> tuple[float, float]:
-    """What a token and a reply cost by themselves, of the price of a token in long replies and of a short reply."""
+    """CPU of a token and of a reply without its tokens, from CPU per token of long replies and CPU per short reply."""
     token_us = max(0.0, (per_token_us * long - per_reply_ms * 1000) / (long - short))
     return token_us, max(0.0, per_reply_ms - short * token_us / 1000)
 
 
 def units(results: Results) -> Units:
-    """From the benchmarks of Parley on PostgreSQL and Redis."""
+    """The costs from the benchmarks of Parley on PostgreSQL and Redis."""
     costs = {
         who: apart(
             median(results, PACED, f"{prefix}cpu_us_per_token"), median(results, SHORT, f"{prefix}cpu_ms_per_reply")
@@ -88,8 +88,8 @@ def units(results: Results) -> Units:
 
 
 def need(unit: Units, streams: int, pace: int) -> Need:
-    """Cores are CPU seconds per second. A cell is one PostgreSQL, one Redis and the replicas on them: a Redis has one
-    thread."""
+    """The resources for `streams` of `pace` tokens per second. Cores are CPU seconds per second. A cell is one
+    PostgreSQL, one Redis and their replicas; its size is limited by Redis, which has one thread."""
     tokens = streams * pace
     replies = tokens / TOKENS
     cores = (tokens * unit.token_us + replies * unit.reply_ms * 1000) / 1e6
@@ -99,7 +99,7 @@ def need(unit: Units, streams: int, pace: int) -> Need:
         processes=processes,
         memory_gib=(processes * unit.base_mib + streams * unit.stream_kib / 1024) / 1024,
         postgres_cores=(tokens * unit.postgres_token_us + replies * unit.postgres_reply_ms * 1000) / 1e6,
-        # Two for a reply; of each process a checkpoint every 2 s, a renewal and a sweep every 3 s.
+        # Two per reply; per process, a checkpoint every 2 s and two commits (lease, sweep) every 3 s.
         commits_per_s=2 * replies + processes * (0.5 + 2 / 3),
         redis_cores=redis,
         cells=math.ceil(redis / BUSY),
@@ -107,19 +107,19 @@ def need(unit: Units, streams: int, pace: int) -> Need:
 
 
 def checked(unit: Units, found: list[Capacity]) -> str:
-    """What one process held, against what these costs would have it hold."""
+    """The measured CPU at the capacity of one process, and the calculated CPU."""
     rows = []
     for one in found:
         if one.holds is None:
             continue
         tokens = one.holds.streams * one.pace
-        reckoned = tokens * unit.token_us / 1e6
-        rows.append([number(one.pace), number(one.holds.streams), f"{one.holds.server_cores:.2f}", f"{reckoned:.2f}"])
+        calculated = tokens * unit.token_us / 1e6
+        rows.append([number(one.pace), number(one.holds.streams), f"{one.holds.server_cores:.2f}", f"{calculated:.2f}"])
     return table(["tokens/s", "streams that one process held", "CPU then, cores", "calculated, cores"], rows)
 
 
 def part(results: Results, found: list[Capacity]) -> str:
-    """The part of the document."""
+    """The section of docs/capacity.md."""
     unit = units(results)
     costs = [
         ["server process", number(unit.token_us), number(unit.reply_ms)],

@@ -1,4 +1,4 @@
-"""Runs streams for minutes or hours, with cancels, disconnects and resumes. Checks every text, and that nothing grows.
+"""Runs streams for minutes or hours, with cancels, disconnects and resumes; checks texts, memory and counts.
 
 python -m benchmarks.soak --minutes 60 [--streams 200] [--system parley-redis] [--write-docs]
 """
@@ -11,7 +11,6 @@ import random
 import statistics
 import sys
 import time
-from datetime import UTC, datetime
 
 import msgspec
 import uvloop
@@ -19,11 +18,11 @@ import uvloop
 from benchmarks.report import number, table
 from benchmarks.soak_callers import MODELS, SHORTEST_ORPHAN_S, SoakCallers
 from benchmarks.soak_gauges import Gauges, Sample
-from benchmarks.studies import STARTS, facts, keep, serving
-from benchmarks.systems import RunningSystem, Upstream
+from benchmarks.studies import STARTS, keep, serving
+from benchmarks.systems import RunningSystem
 
 SAMPLE_S = 10.0
-# Logs of ended replies stay in memory for a minute, and in Redis for as long as is set here: neither is growth.
+# Logs of ended replies stay in memory for a minute, and in Redis for this time; neither counts as growth.
 SETTINGS: dict[str, object] = {"relay_retention_s": 60}
 WARM_UP_S = 120.0
 AT_REST_S = 45.0
@@ -31,24 +30,14 @@ SLOPE_LIMIT_MIB_PER_H = 20.0
 STEADY = ("threads", "tasks", "sockets", "active", "readers", "unfinished", "checkpoints", "keys")
 FEW = 20
 LEAST_SAMPLES = 5
-HEAD = [
-    "",
-    "resident MiB",
-    "threads",
-    "tasks",
-    "sockets",
-    "replies active",
-    "readers",
-    "not terminal in SQL",
-    "checkpoints",
-]
-HEAD += ["replies stored", "Redis keys"]
+HEAD = ["", "resident MiB", "threads", "tasks", "sockets", "replies active", "readers"]
+HEAD += ["not terminal in SQL", "checkpoints", "replies stored", "Redis keys"]
 
 
 class Found(msgspec.Struct, frozen=True, kw_only=True):
-    """What was seen: ends by kind of caller, what was wrong, the samples, and what was left at rest.
+    """The results: ends by kind of caller, faults, and samples before, during and at rest after the load.
 
-    Memory and counts are judged only where it took long enough to tell."""
+    Growth is judged only if the soak was long enough."""
 
     minutes: float
     streams: int
@@ -59,7 +48,7 @@ class Found(msgspec.Struct, frozen=True, kw_only=True):
     rest: Sample
 
     def wrong(self) -> list[str]:
-        """What is not as it has to be."""
+        """The missed expectations."""
         left = {
             "replies active": self.rest.active,
             "readers active": self.rest.readers,
@@ -72,13 +61,13 @@ class Found(msgspec.Struct, frozen=True, kw_only=True):
             lines.append(f"{self.rest.tasks} tasks at rest, {self.before.tasks} before")
         if self.rest.threads > self.before.threads + FEW:
             lines.append(f"{self.rest.threads} threads at rest, {self.before.threads} before")
-        # Connections to the provider are kept for the next request: as many as there were streams.
+        # Connections to the provider are kept for later requests, at most one for each stream.
         if self.rest.sockets > self.before.sockets + self.streams + FEW:
             lines.append(f"{self.rest.sockets} sockets at rest, {self.before.sockets} before")
         return lines + self._grown()
 
     def _grown(self) -> list[str]:
-        """What rises after the warm-up though the load does not."""
+        """The gauges that rise after the warm-up although the load is constant."""
         thirds = thirds_of(self.samples)
         if thirds is None:
             return []
@@ -93,19 +82,19 @@ class Found(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def thirds_of(samples: list[Sample]) -> tuple[list[Sample], list[Sample]] | None:
-    """The first and the last third of what was seen after the warm-up, if there is enough of it."""
+    """The first and the last third of the samples after the warm-up; None if there are too few."""
     later = [sample for sample in samples if sample.at_s >= WARM_UP_S]
     third = len(later) // 3
     return (later[:third], later[-third:]) if third >= LEAST_SAMPLES else None
 
 
 def median(samples: list[Sample], name: str) -> float:
-    """Of one gauge."""
+    """The median of one gauge."""
     return statistics.median(getattr(sample, name) for sample in samples)
 
 
 def slope_mib_per_h(samples: list[Sample]) -> float | None:
-    """How fast memory grows after the warm-up, in MiB an hour; None if the soak was too short."""
+    """The growth of memory after the warm-up, in MiB per hour; None if the soak was too short."""
     thirds = thirds_of(samples)
     if thirds is None:
         return None
@@ -114,7 +103,7 @@ def slope_mib_per_h(samples: list[Sample]) -> float | None:
 
 
 async def study(system: RunningSystem, options: argparse.Namespace) -> Found:
-    """Sample beside the callers, then at rest."""
+    """Sample the server while the callers run, then at rest."""
     gauges = Gauges(system)
     before = await gauges.sample()
     callers = SoakCallers(system.address, random.Random(options.seed))
@@ -142,19 +131,19 @@ async def study(system: RunningSystem, options: argparse.Namespace) -> Found:
 
 
 async def at_rest(gauges: Gauges, before: Sample) -> Sample:
-    """A sample once nothing runs any more; those who left for good are found out by the orphan rule."""
+    """A sample once no reply runs; replies whose readers left are cancelled after the orphan time."""
     end = time.monotonic() + SHORTEST_ORPHAN_S + AT_REST_S
     while True:
         sample = await gauges.sample()
         busy = sample.active or sample.readers or sample.unfinished or sample.checkpoints
-        busy = busy or sample.tasks > before.tasks + FEW  # they are counted once a second
+        busy = busy or sample.tasks > before.tasks + FEW  # this gauge is updated once per second
         if not busy or time.monotonic() > end:
             return sample
         await asyncio.sleep(0.5)
 
 
-def part(found: Found, kind: str, summary: str) -> str:
-    """The part of the document."""
+def part(found: Found, kind: str) -> str:
+    """The section of docs/benchmarks.md."""
     places = [len(found.samples) * place // 4 for place in range(1, 4)]
     chosen = [("before", found.before)]
     chosen += [(f"{found.samples[place].at_s / 60:.1f} min", found.samples[place]) for place in places]
@@ -165,30 +154,23 @@ def part(found: Found, kind: str, summary: str) -> str:
     slope = "too short for a slope of memory"
     if grown is not None:
         slope = f"memory after a warm-up of {WARM_UP_S:.0f} s: {grown:+.1f} MiB an hour"
-    wrong = [f"- **Missed**: {one}." for one in found.wrong()] or ["Nothing was lost, and nothing is left."]
+    wrong = [f"- **Missed**: {one}." for one in found.wrong()] or ["All expectations are met."]
     size = f"{number(found.minutes)} minutes at {found.streams} streams, system {kind}: {ends}; {slope}."
-    return "\n\n".join(["\n".join(wrong), size, table(HEAD, rows), summary])
+    return "\n\n".join(["\n".join(wrong), size, table(HEAD, rows)])
 
 
 def main() -> int:
-    """Exit status 1 where something was wrong, or was left."""
+    """Exit status 1 if an expectation is missed."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--minutes", type=float, default=30.0)
     parser.add_argument("--streams", type=int, default=200)
-    parser.add_argument("--seed", type=int, default=1, help="of the callers' choices")
+    parser.add_argument("--seed", type=int, default=1, help="seed of the callers' random choices")
     parser.add_argument("--system", default="parley-redis", choices=sorted(STARTS))
     parser.add_argument("--write-docs", action="store_true", help="write the part of docs/benchmarks.md")
     options = parser.parse_args()
-    when = f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC"
-    upstream = Upstream()
-    try:
-        settings = SETTINGS if options.system == "parley-redis" else {}
-        with serving(options.system, MODELS, upstream, server=settings) as system:
-            found = uvloop.run(study(system, options))
-    finally:
-        upstream.stop()
-    summary = facts(when, f"python -m benchmarks.soak {' '.join(sys.argv[1:])}".strip())
-    keep("soak", found, part(found, options.system, summary), document=options.write_docs)
+    with serving(options.system, MODELS, SETTINGS if options.system == "parley-redis" else {}) as (system, _):
+        found = uvloop.run(study(system, options))
+    keep("soak", found, part(found, options.system), document=options.write_docs)
     return 1 if found.wrong() else 0
 
 

@@ -29,7 +29,7 @@ SHARES = {"read": 50, "cancelled": 15, "resumed": 20, "waited": 10, "left": 5}
 
 
 class SoakCallers:
-    """Callers that ask again and again until their time is over: `ends` is what they did, `faults` what was wrong."""
+    """Callers that request replies until their time is over. `ends` counts what they did, `faults` what was wrong."""
 
     def __init__(self, address: str, chosen: random.Random) -> None:
         self._channels = [grpc.aio.insecure_channel(address, options=CHANNEL_OPTIONS) for _ in range(CHANNELS)]
@@ -45,15 +45,13 @@ class SoakCallers:
         }
 
     async def open(self) -> None:
-        """Connect every channel."""
         await asyncio.gather(*(channel.channel_ready() for channel in self._channels))
 
     async def close(self) -> None:
-        """Close every channel."""
         await asyncio.gather(*(channel.close() for channel in self._channels))
 
     async def run(self, count: int, seconds: float) -> None:
-        """So many callers for so long; what runs then is brought to its end."""
+        """Run `count` callers for `seconds`; running replies are then read to their end."""
         end = time.monotonic() + seconds
         await asyncio.gather(*(self._go_on(end) for _ in range(count)))
 
@@ -72,13 +70,13 @@ class SoakCallers:
                 await asyncio.sleep(0.5)
 
     async def _read(self, stub: Any, model: str) -> str:
-        """To the end."""
+        """Read a reply to its end."""
         reading = Reading(model)
         await reading.follow(stub.StreamReply(request(model), timeout=DEADLINE_S))
         return reading.whole()
 
     async def _cancel(self, stub: Any, model: str) -> str:
-        """To the stop button: what was seen is what is kept, or the reply was quicker."""
+        """Cancel a reply at a random time: the stored text is the received text, or the reply has completed before."""
         reading = Reading(model)
         call = stub.StreamReply(request(model), timeout=DEADLINE_S)
         async with asyncio.TaskGroup() as both:
@@ -88,7 +86,7 @@ class SoakCallers:
         if kept.state == resources_pb2.Reply.STATE_COMPLETED:
             return reading.whole()
         if kept.state != resources_pb2.Reply.STATE_CANCELLED or reading.reason != CANCELLED:
-            return f"state {kept.state} after Cancel, and its reader saw reason {reading.reason}"
+            return f"state {kept.state} after Cancel, and its reader received reason {reading.reason}"
         text = "".join(each.text for each in kept.message.parts)
         return reading.transcript.fault or ("" if len(text) == reading.characters() else "another text kept")
 
@@ -98,7 +96,7 @@ class SoakCallers:
         return await stub.Cancel(chat_pb2.CancelRequest(reply_id=reading.reply_id), timeout=DEADLINE_S)
 
     async def _resume(self, stub: Any, model: str) -> str:
-        """Cut, and back at the cursor on another connection, up to three times."""
+        """Disconnect and resume at the cursor on another connection, up to three times."""
         reading = Reading(model)
         call = stub.StreamReply(request(model), timeout=DEADLINE_S)
         for _ in range(self._chosen.randint(1, 3)):
@@ -115,7 +113,7 @@ class SoakCallers:
         return reading.whole()
 
     async def _wait(self, stub: Any, model: str) -> str:
-        """For the whole answer at once."""
+        """Wait for the whole reply with CreateReply."""
         reply = await stub.CreateReply(request(model), timeout=DEADLINE_S)
         text = "".join(part.text for part in reply.message.parts)
         transcript = Transcript(shape(model).tokens)
@@ -124,7 +122,7 @@ class SoakCallers:
         return transcript.fault
 
     async def _leave(self, stub: Any, model: str) -> str:
-        """Disconnects for good; the reply is to be cancelled."""
+        """Disconnect without a resume, so that the server cancels the reply."""
         asked = request(model, on_disconnect=chat_pb2.DISCONNECT_POLICY_CANCEL)
         reading = Reading(model)
         await reading.follow(stub.StreamReply(asked, timeout=DEADLINE_S), cut_after=self._chosen.randint(1, 10))
@@ -132,13 +130,13 @@ class SoakCallers:
 
 
 def request(model: str, **more: Any) -> chat_pb2.ReplyRequest:
-    """A new conversation's first message."""
+    """A request that starts a conversation."""
     orphan = Duration(seconds=60)
     return chat_pb2.ReplyRequest(request_id=str(uuid.uuid4()), text=TEXT, model=model, orphan_ttl=orphan, **more)
 
 
 class Reading:
-    """One reply as a caller has it over all its calls."""
+    """One reply as one caller receives it over all its calls."""
 
     def __init__(self, model: str) -> None:
         self.transcript = Transcript(shape(model).tokens)
@@ -148,15 +146,15 @@ class Reading:
         self.reason = 0
 
     def whole(self) -> str:
-        """What is wrong with it, if it should be complete."""
+        """The fault of a reply that should be complete; empty if there is none."""
         return self.transcript.fault or ("" if self.transcript.ended else "a call without its end")
 
     def characters(self) -> int:
-        """How much text it has."""
+        """The length of the received text."""
         return len(self.transcript.seen_us) * WIDTH
 
     async def follow(self, call: Any, *, cut_after: int = 0) -> bool:
-        """Read one call, or so many chunks of it; whether its end was seen."""
+        """Read one call, or `cut_after` chunks of it; returns whether the terminal chunk was received."""
         chunks = 0
         try:
             while (chunk := await call.read()) is not grpc.aio.EOF:

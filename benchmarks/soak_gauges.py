@@ -21,7 +21,7 @@ ROWS = {
 
 
 class Sample(msgspec.Struct, frozen=True, kw_only=True):
-    """One look. `keys` are those of Redis."""
+    """The gauges at one time. `keys` counts those of Redis."""
 
     at_s: float
     rss_mib: float
@@ -37,14 +37,13 @@ class Sample(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Gauges:
-    """Looks at one server."""
+    """Reads the gauges of one server."""
 
     def __init__(self, system: RunningSystem) -> None:
         self._system = system
         self._start = time.monotonic()
 
     async def sample(self) -> Sample:
-        """All of it now."""
         process = Path(f"/proc/{self._system.pid}")
         metrics = samples(self._system)
         rows = {name: await self._row(query) for name, query in ROWS.items()}

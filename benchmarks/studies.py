@@ -1,10 +1,12 @@
-"""Shared parts of capacity, overload and soak: a server with special settings, and where results are written."""
+"""Shared parts of capacity, overload and soak: a server with their settings, and the output of results."""
 
 from __future__ import annotations
 
+import sys
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 from urllib.request import urlopen
@@ -22,13 +24,13 @@ LATEST = Path(__file__).parent / "results"
 
 @contextmanager
 def serving(
-    kind: str, models: list[str], upstream: Upstream, *, server: dict[str, object] | None = None
-) -> Iterator[RunningSystem]:
-    """A Parley of this kind with these settings of `[server]`, in a folder of its own; both are gone afterwards."""
-    with tempfile.TemporaryDirectory(prefix="parley-study-") as folder:
+    kind: str, models: list[str], server: dict[str, object] | None = None
+) -> Iterator[tuple[RunningSystem, Upstream]]:
+    """A running Parley of this kind with these settings of `[server]`, in a temporary folder, and its upstream."""
+    with closing(Upstream()) as upstream, tempfile.TemporaryDirectory(prefix="parley-study-") as folder:
         system = STARTS[kind](Path(folder), upstream, models, server=server)
         try:
-            yield system
+            yield system, upstream
         finally:
             system.stop()
 
@@ -44,14 +46,14 @@ def samples(system: RunningSystem) -> dict[str, float]:
     return found
 
 
-def facts(when: str, command: str) -> str:
-    """Where and how it was measured, in one line."""
-    machine = gauges.machine(Path(tempfile.gettempdir()))
-    return f"{machine['CPU']}, {machine['cores']} cores, {machine['kernel']}; {when}; `{command}`"
-
-
 def keep(name: str, found: Any, part: str, *, document: bool) -> None:
-    """Print it and keep it: as the latest, or in the document with its JSON beside the charts."""
+    """Print a section with the machine, the time and the command, and write the results as JSON.
+
+    With `document` the JSON goes below docs/, and the section into docs/benchmarks.md."""
+    machine = gauges.machine(Path(tempfile.gettempdir()))
+    command = f"python -m benchmarks.{name} {' '.join(sys.argv[1:])}".strip()
+    where = f"{machine['CPU']}, {machine['cores']} cores, {machine['kernel']}"
+    part = f"{part}\n\n{where}; {datetime.now(UTC):%Y-%m-%d %H:%M} UTC; `{command}`"
     print(part)
     folder = report.CHARTS if document else LATEST
     (folder / f"{name}.json").write_bytes(msgspec.json.format(msgspec.json.encode(found), indent=1) + b"\n")

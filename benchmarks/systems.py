@@ -1,4 +1,4 @@
-"""Systems under measurement as real processes: started with their own files, watched, and always ended."""
+"""The measured systems and the upstream as processes with separate files, which always end with the measurement."""
 
 from __future__ import annotations
 
@@ -23,10 +23,11 @@ KEPT_ENVIRONMENT = ("PATH", "HOME", "LANG", "LC_ALL", "TZ", "VIRTUAL_ENV")
 
 
 class RunningSystem:
-    """A process that serves at `address`. CPU and memory are those of the process and its descendants; what they take
-    in the services that it needs, such as a database, is counted apart.
+    """A process that serves at `address`. CPU and memory include its descendants, but not its services, such as a
+    database, whose CPU is measured separately.
 
-    `headers` make a system one of HTTP. `holding` is closed with it. The last three are Parley's."""
+    A system with `headers` uses HTTP instead of gRPC. `holding` is closed with the system. The metrics address and the
+    URLs are set for Parley only."""
 
     def __init__(
         self,
@@ -48,36 +49,35 @@ class RunningSystem:
 
     @property
     def pid(self) -> int:
-        """Of its first process."""
+        """The id of the first process."""
         return self._process.pid
 
     def cpu_s(self) -> float:
-        """CPU time so far, user and system."""
+        """User and system CPU time so far."""
         self.check()
         return gauges.cpu_s(self._process.pid)
 
     def services_cpu_s(self) -> dict[str, float]:
-        """CPU time of each of its services so far."""
+        """CPU time of each service so far."""
         return {name: gauges.cpu_s(pid) for name, pid in self.services.items()}
 
     def memory(self) -> gauges.Memory:
-        """Memory now, and its peak since `reset_peak`."""
+        """Current memory, and its peak since `reset_peak`."""
         self.check()
         return gauges.memory(self._process.pid)
 
     def reset_peak(self) -> None:
-        """Count the peak from now."""
         gauges.reset_peak(self._process.pid)
 
     def check(self, *, until: float = math.inf) -> None:
-        """Raise with the end of its log where the process has ended, or where it is later than this."""
+        """Raise RuntimeError with the end of the log if the process has ended, or after the time `until`."""
         if self._process.poll() is None and time.monotonic() < until:
             return
         tail = self._log.read_text(errors="replace")[-2000:]
-        raise RuntimeError(f"{self.name} has ended, or takes too long ({self._process.returncode}):\n{tail}")
+        raise RuntimeError(f"{self.name} has ended or did not start in time ({self._process.returncode}):\n{tail}")
 
     def stop(self) -> None:
-        """SIGTERM, and SIGKILL where that does not end it in time; then its services."""
+        """Send SIGTERM, after STOP_LIMIT_S SIGKILL, and stop the services."""
         self._process.terminate()
         try:
             self._process.wait(STOP_LIMIT_S)
@@ -88,7 +88,7 @@ class RunningSystem:
 
 
 class Upstream:
-    """The upstream in Node that stands in for the provider."""
+    """The provider of all measured systems, a Node process."""
 
     def __init__(self) -> None:
         command = ["node", str(HERE / "upstream.js")]
@@ -98,22 +98,21 @@ class Upstream:
         self.address = f"127.0.0.1:{self.port}"
 
     def cpu_s(self) -> float:
-        """CPU time so far."""
         return gauges.cpu_s(self._process.pid)
 
-    def stats(self) -> dict[str, object]:
-        """What it has counted since the last reset."""
+    def stats(self) -> dict[str, int]:
+        """Its counters since the last reset."""
         with urlopen(f"http://{self.address}/stats", timeout=10) as answer:
-            counted: dict[str, object] = json.load(answer)
+            counted: dict[str, int] = json.load(answer)
         return counted
 
     def reset(self) -> None:
-        """Count anew."""
+        """Set the counters to 0."""
         with urlopen(Request(f"http://{self.address}/stats/reset", method="POST"), timeout=10) as answer:
             answer.read()
 
-    def stop(self) -> None:
-        """End it by closing its input."""
+    def close(self) -> None:
+        """End the process by closing its input."""
         assert self._process.stdin is not None
         self._process.stdin.close()
         self._process.wait(STOP_LIMIT_S)
@@ -135,7 +134,7 @@ def launch(
     env: dict[str, str],
     headers: dict[str, str] | None = None,
 ) -> RunningSystem:
-    """Start a process with an environment of its own (no proxy, no key from outside) and its output in a file."""
+    """Start a process without proxies and keys of this environment, with its output in a file."""
     log = folder / f"{name}.log"
     kept = {key: os.environ[key] for key in KEPT_ENVIRONMENT if key in os.environ}
     with log.open("wb") as output:
@@ -146,7 +145,7 @@ def launch(
 
 
 def wait_until(system: RunningSystem, ready: Callable[[], bool]) -> None:
-    """Poll until it is ready; one that ends, or takes too long, is stopped, and an error."""
+    """Poll until the system is ready; stops it and raises RuntimeError if it ends or takes too long."""
     limit = time.monotonic() + START_LIMIT_S
     try:
         while not ready():

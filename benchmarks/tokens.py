@@ -16,7 +16,7 @@ MODEL = re.compile(r"t(\d+)-p(\d+)(?:-f(\d+))?")
 
 
 class Shape(NamedTuple):
-    """What a model answers: how many tokens, their pace, and how long it thinks before the first."""
+    """The reply of a model: the number of tokens, the time between them, and the delay before the first."""
 
     tokens: int
     pace_ms: int
@@ -24,7 +24,7 @@ class Shape(NamedTuple):
 
 
 def now_us() -> int:
-    """Microseconds of CLOCK_MONOTONIC, the clock that the upstream stamps with."""
+    """Microseconds of CLOCK_MONOTONIC, the clock of the upstream's time stamps."""
     return time.monotonic_ns() // 1000
 
 
@@ -38,7 +38,7 @@ def base36(value: int, digits: int) -> str:
 
 
 def shape(model: str) -> Shape:
-    """What a model's name, such as `t100-p50` or `t2-p0-f6000`, stands for."""
+    """The shape encoded in a model's name, such as `t100-p50` or `t2-p0-f6000`."""
     match = MODEL.fullmatch(model)
     if match is None:
         raise ValueError(f"no shape in the model's name: {model}")
@@ -46,15 +46,15 @@ def shape(model: str) -> Shape:
 
 
 def token(number: int, stamp_us: int) -> str:
-    """One token as the upstream writes it."""
+    """One token in the upstream's format."""
     return f" {base36(number % NUMBER_SPAN, 2)}{base36(stamp_us % STAMP_SPAN, 6)}"
 
 
 class Transcript:
-    """One reply as its reader sees it: which tokens came, when each was sent, and when it was seen.
+    """One reply as received by one reader: its tokens with the times of their sending and of their arrival.
 
-    `accepted` is called once its id is known; `channel` is the connection on which it is read; `retry_s` is the
-    delay in the RetryInfo of a refusal."""
+    `accepted` is called with the reply's id, `channel` is the index of the connection, and `retry_s` is the delay in
+    the RetryInfo of a refusal."""
 
     __slots__ = (
         *("_accepted", "channel", "ended", "expected", "fault", "messages", "retry_s", "seen_us", "sent"),
@@ -74,12 +74,12 @@ class Transcript:
         self.fault = ""
 
     def accept(self, reply_id: str) -> None:
-        """Note that the server has taken it on."""
+        """Record the acceptance."""
         if self._accepted is not None:
             self._accepted(reply_id)
 
     def take(self, text: str) -> None:
-        """Note a piece of the answer, which must follow the one before without a gap or a repetition."""
+        """Record text; it must continue the previous text without a gap or a repetition."""
         seen = now_us()
         self.messages += 1
         if len(text) % WIDTH:
@@ -92,7 +92,7 @@ class Transcript:
             self.sent.append(int(text[at + 3 : at + WIDTH], 36))
 
     def end(self) -> None:
-        """Note the terminal chunk: the whole answer must have come by now."""
+        """Record the terminal chunk; the whole text must have arrived."""
         if self.ended:
             self.fault = self.fault or "two ends"
         self.ended = True
@@ -100,21 +100,21 @@ class Transcript:
             self.fault = self.fault or "the end came before the last token"
 
     def first_token_us(self) -> int:
-        """From the start of the call to its first token."""
+        """The time from the start of the call to its first token."""
         return self.seen_us[0] - self.started_us
 
     def late_us(self) -> list[int]:
-        """For each token, from its write by the upstream to its reader."""
+        """For each token, the time from the upstream's write to its arrival."""
         return [
             (seen - sent + STAMP_SPAN // 2) % STAMP_SPAN - STAMP_SPAN // 2
             for seen, sent in zip(self.seen_us, self.sent, strict=True)
         ]
 
     def gaps_us(self) -> list[int]:
-        """The times between one token and the next, as the reader saw them."""
+        """The times between the arrivals of successive tokens."""
         return [later - earlier for earlier, later in itertools.pairwise(self.seen_us)]
 
     def gap_changes_us(self) -> list[int]:
-        """By how much each gap was longer or shorter for the reader than for the upstream that wrote the tokens."""
+        """The absolute difference of each gap between tokens at the reader and at the upstream."""
         late = self.late_us()
         return [abs(later - earlier) for earlier, later in itertools.pairwise(late)]

@@ -1,12 +1,12 @@
 'use strict';
 /*
- * An OpenAI chat-completions upstream that is never the limit: what it sends is chosen by the model's name,
- * "t<tokens>-p<pace in ms>"; pace 0 is as fast as the socket takes it. It needs no package, and thinks nothing, but for
- * "t<tokens>-p<pace in ms>-f<ms>", where headers and the first token come only that much later.
+ * An OpenAI chat-completions upstream that is fast enough never to be the limit. The model's name defines the reply:
+ * "t<tokens>-p<pace in ms>"; with pace 0, all tokens are written at once. In "t<tokens>-p<pace in ms>-f<ms>", the last
+ * number delays the headers and the first token. It needs no package.
  *
- * Each token is 9 characters: a space, its number in base 36 (2 digits), and the microsecond of CLOCK_MONOTONIC at which
- * it was written, modulo 36^6, in base 36 (6 digits; zeros where the pace is 0). GET /stats counts, POST /stats/reset
- * starts anew. The port is printed on stdout as JSON; the process ends with its stdin.
+ * Each token has 9 characters: a space, its number in base 36 (2 digits), and the time of its write in microseconds of
+ * CLOCK_MONOTONIC, modulo 36^6, in base 36 (6 digits; zeros with pace 0). GET /stats returns counters, and
+ * POST /stats/reset sets them to 0. The port is printed on stdout as JSON; the process ends when its stdin closes.
  */
 const net = require('node:net');
 
@@ -31,7 +31,7 @@ function framed(text) {
   return Buffer.byteLength(text, 'latin1').toString(16) + '\r\n' + text + '\r\n';
 }
 
-/** The events of one reply: everything but the tokens themselves is made once. */
+/** The events of one reply; everything except the tokens is created once. */
 class Script {
   constructor(id, model, tokens, includeUsage) {
     const common =
@@ -56,7 +56,7 @@ class Script {
     this.framedEnd = framed(this.end) + '0\r\n\r\n';
   }
 
-  /** Headers and body of a reply that knows no pace: whole events, in HTTP chunks of about PIECE_BYTES. */
+  /** Headers and body of a reply with pace 0, as whole events in HTTP chunks of about PIECE_BYTES. */
   whole(tokens) {
     const frames = [HEAD];
     let piece = this.role;
@@ -75,22 +75,22 @@ const stats = {};
 const lag = new Uint32Array(LAG_BUCKETS);
 
 function resetStats() {
-  Object.assign(stats, { requests: 0, completed: 0, aborted: 0, refused: 0, tokens: 0 });
+  Object.assign(stats, { requests: 0, aborted: 0, refused: 0 });
   lag.fill(0);
 }
 
-/** Milliseconds by which the upstream's own schedule slipped, at this share of the paced tokens. */
-function lagQuantile(share) {
+/** The delay of the upstream's own schedule in milliseconds, p99.9 of the paced tokens. */
+function lagP999() {
   const total = lag.reduce((sum, count) => sum + count, 0);
   let seen = 0;
   for (let ms = 0; ms < LAG_BUCKETS; ms += 1) {
     seen += lag[ms];
-    if (total > 0 && seen >= total * share) return ms;
+    if (total > 0 && seen >= total * 0.999) return ms;
   }
   return 0;
 }
 
-/** One timer for all paced streams: slots of one millisecond, each with the streams that write in it. */
+/** One timer for all paced streams: each slot of one millisecond has the streams that write in it. */
 class Wheel {
   constructor() {
     this.slots = Array.from({ length: WHEEL_SLOTS }, () => []);
@@ -132,7 +132,7 @@ class Wheel {
 
 const wheel = new Wheel();
 
-/** A reply that is written token by token: one socket write each, on an absolute schedule. */
+/** A reply with one socket write per token, on an absolute schedule. */
 class PacedStream {
   constructor(connection, script, tokens, paceMs) {
     Object.assign(this, { connection, script, tokens, paceUs: paceMs * 1000, written: 0 });
@@ -147,7 +147,6 @@ class PacedStream {
     lag[Math.min(Math.floor((now - this.dueUs) / 1000), LAG_BUCKETS - 1)] += 1;
     const token = ' ' + NUMBERS[this.written % NUMBER_SPAN] + (now % STAMP_SPAN).toString(36).padStart(6, '0');
     this.written += 1;
-    stats.tokens += 1;
     const last = this.written === this.tokens;
     this.connection.socket.write(
       head + this.script.framedBefore + token + this.script.framedAfter + (last ? this.script.framedEnd : ''),
@@ -168,7 +167,7 @@ function wholeReply(model, tokens, includeUsage) {
   return wholes.get(key);
 }
 
-/** One HTTP/1.1 connection, kept alive; requests one after another, their bodies by content-length. */
+/** One HTTP/1.1 connection that is kept alive, with successive requests whose bodies have a content-length. */
 class Connection {
   constructor(socket) {
     this.socket = socket;
@@ -200,8 +199,7 @@ class Connection {
 
   route(target, body) {
     if (target === 'GET /stats') {
-      const lagMs = { p50: lagQuantile(0.5), p999: lagQuantile(0.999), max: lagQuantile(1) };
-      this.json(200, { ...stats, active: stats.requests - stats.completed - stats.aborted, lag_ms: lagMs });
+      this.json(200, { ...stats, lag_p999_ms: lagP999() });
     } else if (target === 'POST /stats/reset') {
       resetStats();
       this.json(200, {});
@@ -231,7 +229,7 @@ class Connection {
   }
 
   begin(model, { tokens, paceMs, includeUsage }) {
-    if (!this.busy) return; // the client has gone meanwhile
+    if (!this.busy) return; // the client has disconnected
     if (paceMs > 0) {
       serial += 1;
       const script = new Script(serial.toString(36).padStart(29, 'B'), model, tokens, includeUsage);
@@ -239,7 +237,6 @@ class Connection {
       if (!this.busy) this.stream = null; // a single token: it has finished already
       return;
     }
-    stats.tokens += tokens;
     this.socket.write(wholeReply(model, tokens, includeUsage), (error) => {
       if (!error) this.finished();
     });
@@ -247,7 +244,6 @@ class Connection {
 
   finished() {
     if (!this.busy) return;
-    stats.completed += 1;
     this.busy = false;
     this.stream = null;
     this.next();
@@ -276,7 +272,7 @@ class Connection {
 
 resetStats();
 const server = net.createServer((socket) => new Connection(socket));
-server.listen({ host: '127.0.0.1', port: Number(process.argv[2] ?? 0), backlog: 8192 }, () => {
+server.listen({ host: '127.0.0.1', port: 0, backlog: 8192 }, () => {
   process.stdout.write(JSON.stringify({ port: server.address().port }) + '\n');
 });
 process.stdin.on('end', () => process.exit(0)).resume();

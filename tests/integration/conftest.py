@@ -1,4 +1,4 @@
-"""Fixtures of tests that need a whole server: a scripted upstream, an App on a real port and a real file, callers."""
+"""Fixtures for tests of a whole server: a scripted provider, and an App on a real port with a SQLite file."""
 
 import contextlib
 
@@ -17,7 +17,6 @@ def empty_database(tmp_path_factory):
 
 @pytest.fixture
 async def upstream():
-    """A provider on a real socket."""
     async with Upstream() as server:
         yield server
 
@@ -36,17 +35,10 @@ async def serve(tmp_path, upstream, empty_database):
 
 @pytest.fixture
 async def server(serve):
-    """A running server with its defaults, and a caller of the tenant itself."""
+    """A running server with default settings; it is also a caller without an end user."""
     return await serve()
 
 
 @pytest.fixture
 def clock():
-    """Time that the test moves."""
     return ManualClock()
-
-
-@pytest.fixture
-async def shared_server(server):
-    """The server of tests that change nothing in it."""
-    return server

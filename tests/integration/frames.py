@@ -1,6 +1,6 @@
-"""Reads the HTTP/2 frames of the answer to a gRPC call, which a client library hides.
+"""Reads the HTTP/2 frames of the response to a gRPC call, which client libraries hide.
 
-Just enough of HTTP/2 for one call: headers are sent as literals, and those that come back are not decoded.
+Supports one call per connection: request headers are sent as literals, and response headers are not decoded.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ END_HEADERS = 0x4
 
 @dataclass(frozen=True)
 class Frame:
-    """A frame of the call's stream."""
+    """A HEADERS, DATA or RST_STREAM frame of the call."""
 
     kind: int
     flags: int
@@ -25,17 +25,17 @@ class Frame:
 
     @property
     def ends(self) -> bool:
-        """Whether nothing follows."""
+        """Whether it is the last frame of the response."""
         return self.kind == RST_STREAM or (self.kind in (DATA, HEADERS) and bool(self.flags & END_STREAM))
 
 
 async def call(port: int, method: str, request: bytes) -> list[Frame]:
-    """Make one call; the HEADERS, DATA and RST_STREAM frames of its answer, in order."""
-    return [frame async for frame in answer(port, method, request)]
+    """Make one call; returns the frames of its response, in order."""
+    return [frame async for frame in response(port, method, request)]
 
 
-async def answer(port: int, method: str, request: bytes) -> AsyncGenerator[Frame]:
-    """The same, as they come."""
+async def response(port: int, method: str, request: bytes) -> AsyncGenerator[Frame]:
+    """Make one call; yields the frames of its response as they arrive."""
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
     try:
         fields = [

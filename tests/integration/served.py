@@ -1,4 +1,4 @@
-"""A whole server in the process of the test, on real sockets and a real file, with callers and their results."""
+"""A server in the test's process, on real sockets and a SQLite file, with callers, streams and refusals."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ default_model = "test"
 
 
 class Watch:
-    """Reads a stream in the background; `chunks` grows as they come. `call` is the raw call."""
+    """Reads a stream in the background and appends its chunks to `chunks`. `call` is the raw call."""
 
     def __init__(self, call: Any) -> None:
         self.call = call
@@ -101,7 +101,7 @@ class Watch:
             self._changed.set()
 
     async def until(self, condition: Callable[[Watch], bool], *, limit_s: float = LIMIT_S) -> Watch:
-        """Wait until it holds; fails where the stream ends before."""
+        """Wait until the condition holds; fails if the stream ends before."""
         async with asyncio.timeout(limit_s):
             while not condition(self):
                 assert not self._task.done(), (self.kinds, self.error)
@@ -110,16 +110,16 @@ class Watch:
         return self
 
     async def until_text(self, text: str, *, limit_s: float = LIMIT_S) -> Watch:
-        """Wait until exactly this text has come."""
+        """Wait until the received text equals this text."""
         return await self.until(lambda watch: watch.text == text, limit_s=limit_s)
 
     async def accepted(self) -> chat_pb2.TokenChunk:
-        """The first chunk."""
+        """Wait for the first chunk."""
         await self.until(lambda watch: bool(watch.chunks))
         return self.chunks[0]
 
     async def end(self, *, limit_s: float = LIMIT_S) -> Watch:
-        """Wait until the stream has ended, with whatever status."""
+        """Wait until the stream has ended with any status."""
         async with asyncio.timeout(limit_s):
             with contextlib.suppress(asyncio.CancelledError):
                 await asyncio.shield(self._task)
@@ -127,23 +127,23 @@ class Watch:
         return self
 
     async def code(self) -> grpc.StatusCode:
-        """The status that it ended with."""
+        """Wait for the end of the stream; returns its status."""
         await self.end()
         return await self.call.code()
 
     @property
     def kinds(self) -> list[str]:
-        """The kinds of its chunks, in order."""
+        """The kinds of the chunks, in order."""
         return [str(chunk.WhichOneof("event")) for chunk in self.chunks]
 
     @property
     def log(self) -> list[chat_pb2.TokenChunk]:
-        """Its chunks without the notices."""
+        """The chunks without notices."""
         return [chunk for chunk in self.chunks if chunk.WhichOneof("event") not in NOTICES]
 
     @property
     def text(self) -> str:
-        """The answer as far as it has come; a snapshot replaces what came before it."""
+        """The text received so far; a snapshot replaces earlier text."""
         text = ""
         for chunk in self.chunks:
             if chunk.HasField("snapshot"):
@@ -153,22 +153,20 @@ class Watch:
 
     @property
     def sequence(self) -> int:
-        """The position reached."""
+        """The highest sequence received; 0 before any chunk."""
         return max((chunk.sequence for chunk in self.chunks), default=0)
 
     @property
     def reply_id(self) -> str:
-        """From the first chunk."""
         return self.chunks[0].reply_id
 
     @property
     def conversation_id(self) -> str:
-        """From the first chunk."""
         return self.chunks[0].accepted.conversation_id
 
     @property
     def terminal(self) -> chat_pb2.TokenChunk:
-        """The last chunk, after it was checked that it alone is terminal and that sequences rise."""
+        """The last chunk; checks that only it is terminal and that sequences rise."""
         kinds = self.kinds
         assert [kind for kind in kinds if kind in TERMINAL] == kinds[-1:], kinds
         assert kinds[0] == "accepted", kinds
@@ -182,7 +180,7 @@ class Watch:
 
 
 def _size_of_list(headers: dict[str, str | bytes]) -> int:
-    """The size of a header list as RFC 9113 counts it, as it is on the wire: binary values are base64 there."""
+    """The size of a header list on the wire by the rule of RFC 9113; binary values are base64."""
     return sum(
         32 + len(key) + (len(value) + 2) // 3 * 4 if isinstance(value, bytes) else 32 + len(key) + len(value)
         for key, value in headers.items()
@@ -190,7 +188,7 @@ def _size_of_list(headers: dict[str, str | bytes]) -> int:
 
 
 class Refusal:
-    """What a refused call tells."""
+    """The status, details and trailers of a refused call."""
 
     def __init__(self, error: grpc.aio.AioRpcError) -> None:
         self.code = error.code()
@@ -203,7 +201,7 @@ class Refusal:
         self.trailer_bytes = _size_of_list({":status": "200", "grpc-message": quote(self.message, safe=""), **trailers})
 
     def detail(self, kind: type[Any]) -> Any:
-        """The detail of this type; None where there is none."""
+        """The detail of this type, or None."""
         for each in self.status.details:
             if each.Is(kind.DESCRIPTOR):
                 found = kind()
@@ -213,12 +211,11 @@ class Refusal:
 
     @property
     def info(self) -> error_details_pb2.ErrorInfo:
-        """Its ErrorInfo."""
         return self.detail(error_details_pb2.ErrorInfo)
 
     @property
     def reason(self) -> str:
-        """The reason, after it was checked that all three places say the same."""
+        """The reason; checks that the status, its details and `parley-error-bin` agree."""
         assert self.info.domain == "parley.v1"
         assert self.plain.reason == errors_pb2.ErrorReason.Value(f"ERROR_REASON_{self.info.reason}")
         assert self.plain.code == self.code.value[0] == self.status.code
@@ -228,20 +225,20 @@ class Refusal:
 
     @property
     def retry_after_s(self) -> float | None:
-        """What RetryInfo says, after it was checked that the trailer says the same."""
+        """The delay of RetryInfo; checks that `parley-error-bin` has one too."""
         retry = self.detail(error_details_pb2.RetryInfo)
         assert (retry is not None) == self.plain.HasField("retry_after")
         return None if retry is None else retry.retry_delay.ToTimedelta().total_seconds()
 
     @property
     def fields(self) -> list[str]:
-        """The fields that its BadRequest names."""
+        """The fields of BadRequest's violations."""
         bad = self.detail(error_details_pb2.BadRequest)
         return [] if bad is None else [violation.field for violation in bad.field_violations]
 
 
 async def refused(call: Any) -> Refusal:
-    """The refusal of a unary call or of a stream."""
+    """The refusal of a unary call or of a stream; fails if the call succeeds."""
     try:
         async with asyncio.timeout(LIMIT_S):
             if isinstance(call, grpc.aio.UnaryStreamCall):
@@ -257,10 +254,10 @@ async def refused(call: Any) -> Refusal:
 
 
 class Caller:
-    """Stubs on a channel of one's own, for one end user (empty: the tenant itself)."""
+    """Stubs on a separate channel, for one end user; empty is the tenant without an end user."""
 
     def __init__(self, port: int, end_user: str = "", *, options: Iterable[tuple[str, Any]] = ()) -> None:
-        # A pool of subchannels of its own: callers must not share a connection without knowing.
+        # gRPC shares connections between channels unless each has a local subchannel pool.
         options = [("grpc.use_local_subchannel_pool", 1), ("grpc.enable_retries", 0), *options]
         interceptors = [_EndUserUnary(end_user), _EndUserStream(end_user)] if end_user else []
         self.channel = grpc.aio.insecure_channel(f"127.0.0.1:{port}", options=options, interceptors=interceptors)
@@ -282,7 +279,6 @@ class Caller:
         return Watch(self.chat.ResumeReply(request))
 
     async def get(self, reply_id: str) -> resources_pb2.Reply:
-        """GetReply."""
         return await self.chat.GetReply(chat_pb2.GetReplyRequest(reply_id=reply_id), timeout=LIMIT_S)
 
     async def poll(self, reply_id: str, after: int = 0, **fields: Any) -> chat_pb2.PollReplyResponse:
@@ -302,60 +298,52 @@ class Caller:
         return await self.chat.CreateReply(ask(text, **fields), timeout=timeout_s)
 
     async def messages(self, conversation_id: str, **fields: Any) -> conversations_pb2.ListMessagesResponse:
-        """ListMessages."""
         request = conversations_pb2.ListMessagesRequest(conversation_id=conversation_id, **fields)
         return await self.conversations.ListMessages(request, timeout=LIMIT_S)
 
     async def conversation(self, conversation_id: str) -> resources_pb2.Conversation:
-        """GetConversation."""
         request = conversations_pb2.GetConversationRequest(conversation_id=conversation_id)
         return await self.conversations.GetConversation(request, timeout=LIMIT_S)
 
     async def new_conversation(
         self, messages: Iterable[resources_pb2.Message] = (), *, request_id: str = "", **fields: Any
     ) -> resources_pb2.Conversation:
-        """CreateConversation."""
         request = conversations_pb2.CreateConversationRequest(
             conversation=resources_pb2.Conversation(**fields), messages=messages, request_id=request_id
         )
         return await self.conversations.CreateConversation(request, timeout=LIMIT_S)
 
     async def delete(self, conversation_id: str, etag: str = "") -> None:
-        """DeleteConversation."""
         request = conversations_pb2.DeleteConversationRequest(conversation_id=conversation_id, etag=etag)
         await self.conversations.DeleteConversation(request, timeout=LIMIT_S)
 
     async def ready(self, service: str = "") -> bool:
-        """Whether health says SERVING."""
+        """Whether the health service reports SERVING."""
         answer = await self.health.Check(health_pb2.HealthCheckRequest(service=service), timeout=LIMIT_S)
         return answer.status == health_pb2.HealthCheckResponse.SERVING
 
 
-class _EndUserUnary(grpc.aio.UnaryUnaryClientInterceptor):
+class _EndUser:
+    """Adds the end user to the metadata of a call."""
+
     def __init__(self, end_user: str) -> None:
         self._end_user = end_user
 
-    async def intercept_unary_unary(self, continuation: Any, details: Any, request: Any) -> Any:
-        return await continuation(_as_user(details, self._end_user), request)
+    async def _intercept(self, continuation: Any, details: grpc.aio.ClientCallDetails, request: Any) -> Any:
+        metadata = grpc.aio.Metadata(*(details.metadata or ()), ("x-end-user", self._end_user))
+        return await continuation(details._replace(metadata=metadata), request)
 
 
-class _EndUserStream(grpc.aio.UnaryStreamClientInterceptor):
-    def __init__(self, end_user: str) -> None:
-        self._end_user = end_user
-
-    async def intercept_unary_stream(self, continuation: Any, details: Any, request: Any) -> Any:
-        return await continuation(_as_user(details, self._end_user), request)
+class _EndUserUnary(_EndUser, grpc.aio.UnaryUnaryClientInterceptor):
+    intercept_unary_unary = _EndUser._intercept
 
 
-def _as_user(details: grpc.aio.ClientCallDetails, end_user: str) -> grpc.aio.ClientCallDetails:
-    metadata = grpc.aio.Metadata(*(details.metadata or ()), ("x-end-user", end_user))
-    return grpc.aio.ClientCallDetails(
-        details.method, details.timeout, metadata, details.credentials, details.wait_for_ready
-    )
+class _EndUserStream(_EndUser, grpc.aio.UnaryStreamClientInterceptor):
+    intercept_unary_stream = _EndUser._intercept
 
 
 class Server(Caller):
-    """A running App with a caller of the tenant itself."""
+    """A running App; it is also a caller of the tenant without an end user."""
 
     def __init__(self, app: App, folder: Path, upstream: Upstream, *, start: Callable[[], Any], clock: Any) -> None:
         super().__init__(app.port)
@@ -368,7 +356,7 @@ class Server(Caller):
         self._callers: list[Caller] = []
 
     def caller(self, end_user: str = "", **options: Any) -> Caller:
-        """Another caller, on a connection of its own."""
+        """Another caller, on another connection."""
         caller = Caller(self.app.port, end_user, **options)
         self._callers.append(caller)
         return caller
@@ -379,7 +367,7 @@ class Server(Caller):
         return self.app.mode.core.live_replies.running
 
     def sql(self, statement: str, *parameters: Any) -> list[tuple[Any, ...]]:
-        """What the file says, by a connection of the test's own."""
+        """The rows of a query on the database file, on a separate connection."""
         with contextlib.closing(sqlite3.connect(self.folder / "parley.db", timeout=5.0)) as connection, connection:
             return connection.execute(statement, parameters).fetchall()
 
@@ -389,7 +377,7 @@ class Server(Caller):
         return await self._start()
 
     async def stop(self) -> None:
-        """Stop it with all its callers. Harmless when it is over."""
+        """Stop it and close all its callers; a second call does nothing."""
         if self.app is None:
             return
         app, self.app = self.app, None
@@ -398,12 +386,12 @@ class Server(Caller):
         await self.in_time(self._stopping or app.stop(grace_s=0.0))
 
     def begin_stop(self, grace_s: float) -> asyncio.Task[None]:
-        """Begin to stop it, as SIGTERM does; the task ends when it has."""
+        """Begin to stop it, as SIGTERM does; the task ends when it has stopped."""
         self._stopping = asyncio.create_task(self.app.stop(grace_s=grace_s))
         return self._stopping
 
     async def in_time(self, work: Awaitable[Any]) -> Any:
-        """The result of what waits by a clock that stands still: it runs meanwhile."""
+        """The result of `work`, while the manual clock advances."""
         task = asyncio.ensure_future(work)
         async with asyncio.timeout(LIMIT_S):
             while self._clock is not None and not task.done():
@@ -412,7 +400,7 @@ class Server(Caller):
             return await task
 
     async def leap(self, seconds: float) -> None:
-        """Move the clock at once, so that what falls due in between runs late, and once: as after a suspension."""
+        """Move the clock in one step, so that timers due in between run late and once, as after a suspended machine."""
         self._clock._now_s += seconds
         await self._clock.advance(0.0)
 
@@ -428,7 +416,7 @@ async def serving(
     key: str = "env:UPSTREAM_KEY",
     **settings: Any,
 ) -> AsyncIterator[Callable[[], Any]]:
-    """Yields a function that starts a server on the folder's file; all of them are stopped at the end."""
+    """Yields a function that starts a server on the folder's database; stops all servers at the end."""
     config = folder / "parley.toml"
     lines = "\n".join(f"{key} = {_toml(value)}" for key, value in settings.items())
     config.write_text(CONFIG.format(url=url or upstream.url, key=key, provider=provider, server=lines))
@@ -445,7 +433,7 @@ async def serving(
         app = App(load_settings(environment), clock=clock)
         await app.start()
         if clock is not None:
-            await app._monitor.stop()  # it compares the clock with the CPU's time
+            await app._monitor.stop()  # it compares the clock with CPU time
         servers.append(Server(app, folder, upstream, start=start, clock=clock))
         return servers[-1]
 
@@ -457,7 +445,7 @@ async def serving(
 
 
 def fresh_database(path: Path) -> bytes:
-    """The bytes of a database with the schema, to be copied for each test."""
+    """The contents of a database file with the schema and no rows."""
     migrate(f"sqlite+aiosqlite:///{path}")
     return path.read_bytes()
 
@@ -470,7 +458,7 @@ def _toml(value: Any) -> str:
 
 
 def ask(text: str = "Hi", **fields: Any) -> chat_pb2.ReplyRequest:
-    """A request; `wait`, `orphan_ttl`, `time_limit` and `heartbeat` in seconds; its `request_id` is new."""
+    """A request with a new `request_id`; `wait`, `orphan_ttl`, `time_limit` and `heartbeat` are in seconds."""
     for name in ("wait", "orphan_ttl", "time_limit"):
         if name in fields:
             fields[name] = duration(fields[name])
@@ -486,12 +474,11 @@ def ask(text: str = "Hi", **fields: Any) -> chat_pb2.ReplyRequest:
 
 
 def duration(seconds: float) -> Duration:
-    """A protobuf duration."""
     whole = int(seconds)
     return Duration(seconds=whole, nanos=round((seconds - whole) * 1e9))
 
 
-def said(role: str, *texts: str, **parts: Any) -> resources_pb2.Message:
+def new_message(role: str, *texts: str, **parts: Any) -> resources_pb2.Message:
     """A message: "user", "assistant" or "tool"."""
     content = [resources_pb2.Part(text=text) for text in texts]
     content += [resources_pb2.Part(**{kind: value}) for kind, value in parts.items()]
@@ -515,5 +502,5 @@ def error_reason(name: str) -> Any:
 
 
 async def until_sql(server: Server, statement: str, expected: list[tuple[Any, ...]]) -> None:
-    """Wait until the file says this."""
+    """Wait until the query returns these rows."""
     await until(lambda: server.sql(statement) == expected, LIMIT_S)

@@ -1,4 +1,4 @@
-"""Cancel by every target and in every phase: what readers receive, what is stored, when the provider call closes."""
+"""Cancel by every target and in every phase: the readers' chunks, the stored reply, the end of the provider call."""
 
 import asyncio
 import socket
@@ -24,7 +24,7 @@ PHASES = {
 
 
 async def reach(server, upstream, phase, **fields):
-    """A reply in this phase."""
+    """Start a reply, and wait until it is in this phase."""
     upstream.reply_next(PHASES[phase])
     watch = server.stream(**fields)
     await watch.accepted()
@@ -41,21 +41,18 @@ async def test_a_cancel_in_any_phase(server, upstream, phase, by):
     other = server.resume(watch.reply_id)
     await other.accepted()
     names = {"reply_id": watch.reply_id, "request_id": "my-key", "conversation_id": watch.conversation_id}
-    asked_at = time.monotonic()
+    cancelled_at = time.monotonic()
     reply = await server.cancel(**{by: names[by]}, reason="user pressed stop")
-    assert (reply.state, reply.finish_reason, reply.cancel_reason) == (
-        CANCELLED,
-        reason("CANCELLED"),
-        "user pressed stop",
-    )
+    end = (reason("CANCELLED"), "user pressed stop")
+    assert (reply.state, reply.finish_reason, reply.cancel_reason) == (CANCELLED, *end)
     assert reply == await server.get(watch.reply_id)
     await until(lambda: upstream.aborts)
-    assert upstream.aborts[0].at - asked_at < ABORT_LIMIT_S
+    assert upstream.aborts[0].at - cancelled_at < ABORT_LIMIT_S
     await watch.end()
     await other.end()
     assert watch.terminal == other.terminal
     finished = watch.terminal.finished
-    assert (finished.reason, finished.cancel_reason) == (reason("CANCELLED"), "user pressed stop")
+    assert (finished.reason, finished.cancel_reason) == end
     assert watch.terminal.sequence == reply.last_sequence
     assert await watch.code() == grpc.StatusCode.OK
     if watch.text:
@@ -67,8 +64,8 @@ async def test_a_cancel_in_any_phase(server, upstream, phase, by):
 
 
 @pytest.fixture
-def deaf_port():
-    """A port where a connection neither opens nor fails: its backlog is full."""
+def unresponsive_port():
+    """A port with a full backlog: connection attempts neither succeed nor fail."""
     with socket.socket() as listener, socket.socket() as first, socket.socket() as second:
         listener.bind(("127.0.0.1", 0))
         listener.listen(0)
@@ -78,8 +75,8 @@ def deaf_port():
         yield listener.getsockname()[1]
 
 
-async def test_a_cancel_while_connecting(serve, deaf_port):
-    server = await serve(url=f"http://127.0.0.1:{deaf_port}/v1")
+async def test_a_cancel_while_connecting_to_the_provider_returns_at_once(serve, unresponsive_port):
+    server = await serve(url=f"http://127.0.0.1:{unresponsive_port}/v1")
     watch = server.stream()
     await watch.accepted()
     began = time.monotonic()
@@ -91,19 +88,17 @@ async def test_a_cancel_while_connecting(serve, deaf_port):
 
 
 @pytest.mark.parametrize("rpc", ["StreamReply", "CreateReply"])
-async def test_a_cancel_that_comes_before_its_request(server, upstream, rpc):
-    told = await refused(server.chat.Cancel(chat_pb2.CancelRequest(request_id="k", reason="too late")))
-    assert (told.reason, told.code) == ("REPLY_NOT_FOUND", grpc.StatusCode.NOT_FOUND)
+async def test_a_cancel_before_its_request_cancels_that_request(server, upstream, rpc):
+    error = await refused(server.chat.Cancel(chat_pb2.CancelRequest(request_id="k", reason="too late")))
+    assert (error.reason, error.code) == ("REPLY_NOT_FOUND", grpc.StatusCode.NOT_FOUND)
     request = ask("Say it", request_id="k")
     if rpc == "CreateReply":
         reply = await server.chat.CreateReply(request)
     else:
         watch = await Watch(server.chat.StreamReply(request)).end()
         assert watch.kinds == ["accepted", "finished"]
-        assert (watch.terminal.finished.reason, watch.terminal.finished.cancel_reason) == (
-            reason("CANCELLED"),
-            "too late",
-        )
+        finished = watch.terminal.finished
+        assert (finished.reason, finished.cancel_reason) == (reason("CANCELLED"), "too late")
         assert (watch.terminal.sequence, watch.chunks[0].accepted.replayed) == (1, False)
         reply = await server.get(watch.reply_id)
     assert (reply.state, reply.finish_reason, reply.cancel_reason) == (CANCELLED, reason("CANCELLED"), "too late")
@@ -132,15 +127,15 @@ async def test_a_cancel_by_another_end_user_is_not_found_and_cancels_nothing(ser
     watch = await ada.stream(request_id="k").until_text("on and")
     targets = [{"reply_id": watch.reply_id}, {"request_id": "k"}, {"conversation_id": watch.conversation_id}]
     for target in targets:
-        told = await refused(ben.chat.Cancel(chat_pb2.CancelRequest(**target)))
-        assert told.code == grpc.StatusCode.NOT_FOUND
+        error = await refused(ben.chat.Cancel(chat_pb2.CancelRequest(**target)))
+        assert error.code == grpc.StatusCode.NOT_FOUND
     assert watch.reply_id in server.running
     assert server.sql("select cancel_requested from reply") == [(None,)]
     assert (await server.cancel(watch.reply_id)).state == CANCELLED  # the tenant itself may
 
 
-async def test_what_the_provider_sends_after_a_cancel_is_never_seen(server, upstream):
-    """G9, where the provider does not notice that it was hung up on, since it writes on."""
+async def test_provider_text_after_a_cancel_is_never_shown(server, upstream):
+    """G9, for a provider that does not notice the closed connection and continues to write."""
     for i in range(10):
         go = asyncio.Event()
         upstream.reply_next(Script([role(), text("seen"), Wait(go), *[text("unseen")] * 50, finish(), done()]))
@@ -155,7 +150,7 @@ async def test_what_the_provider_sends_after_a_cancel_is_never_seen(server, upst
         assert watch.text == late.text == text_of(reply) == "seen"
 
 
-async def test_the_partial_text_is_what_watchers_saw(server, upstream):
+async def test_the_partial_text_is_what_readers_received(server, upstream):
     for i in range(20):
         upstream.reply_next(Script([role(), *[text(f"{n} ") for n in range(400)], Hang()]))
         watch = server.stream()
@@ -171,7 +166,7 @@ async def test_the_partial_text_is_what_watchers_saw(server, upstream):
 
 
 async def test_a_cancel_races_the_end(server, upstream):
-    """Whichever is first: one terminal chunk, equal for all and to the row."""
+    """There is one terminal chunk, the same for all readers and in the database."""
     outcomes = set()
     for i in range(60):
         go = asyncio.Event()
@@ -197,8 +192,8 @@ async def test_a_cancel_races_the_end(server, upstream):
     assert server.sql("select count(*) from checkpoint") == [(0,)]
 
 
-async def test_a_cancel_during_acceptance(server, upstream):
-    """By its request_id, at any moment after it was sent: it ends cancelled, or the cancel has not found it."""
+async def test_a_cancel_during_acceptance_is_applied(server, upstream):
+    """A cancel by request_id at any time cancels the reply, also where it was refused as unknown."""
     found = 0
     upstream.reply_with(HANGING)
     for steps in range(50):

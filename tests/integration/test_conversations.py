@@ -8,10 +8,11 @@ from google.protobuf.field_mask_pb2 import FieldMask
 from parley.v1 import chat_pb2, conversations_pb2, resources_pb2
 
 from tests.clock import until
-from tests.integration.served import ask, error_reason, refused, said, text_of
+from tests.integration.served import ask, error_reason, new_message, refused, text_of
 from tests.upstream import Hang, Script, role, text
 
 Conversation = resources_pb2.Conversation
+INTERRUPT = chat_pb2.CONCURRENCY_POLICY_INTERRUPT
 HANGING = Script([role(), text("on and"), Hang()])
 
 
@@ -28,37 +29,32 @@ async def updated(caller, *paths, **fields):
 
 async def test_a_created_conversation_is_returned_unchanged(server):
     ada = server.caller("ada")
-    made = await ada.new_conversation(
-        [said("assistant", "Welcome"), said("user", "Hi"), said("assistant", "Yes?")],
-        id="my-chat",
-        title="A title",
-        system=["One", "Two"],
-        post_system="Post",
-        model="plain",
-        context=resources_pb2.ContextPolicy(max_messages=10),
-        labels={"page": "home"},
-    )
+    fields = {
+        "id": "my-chat",
+        "title": "A title",
+        "system": ["One", "Two"],
+        "post_system": "Post",
+        "model": "plain",
+        "context": resources_pb2.ContextPolicy(max_messages=10),
+        "labels": {"page": "home"},
+    }
+    texts = [("assistant", "Welcome"), ("user", "Hi"), ("assistant", "Yes?")]
+    created = await ada.new_conversation([new_message(*each) for each in texts], **fields)
     page = await ada.messages("my-chat")
-    assert made == Conversation(
-        id="my-chat",
-        title="A title",
-        system=["One", "Two"],
-        post_system="Post",
-        model="plain",
-        context=resources_pb2.ContextPolicy(max_messages=10),
-        labels={"page": "home"},
+    assert created == Conversation(
+        **fields,
         head_message_id=page.messages[0].id,
-        create_time=made.create_time,
-        update_time=made.create_time,
-        etag=made.etag,
+        create_time=created.create_time,
+        update_time=created.create_time,
+        etag=created.etag,
         end_user="ada",
     )
-    assert made.etag
-    assert await ada.conversation("my-chat") == await server.conversation("my-chat") == made
+    assert created.etag
+    assert await ada.conversation("my-chat") == await server.conversation("my-chat") == created
     messages = list(reversed(page.messages))
     assert [(text_of(each), each.role) for each in messages] == [("Welcome", 2), ("Hi", 1), ("Yes?", 2)]
     assert [each.parent_id for each in messages] == ["", messages[0].id, messages[1].id]
-    brief = Conversation.FromString(made.SerializeToString())
+    brief = Conversation.FromString(created.SerializeToString())
     brief.ClearField("system")
     brief.ClearField("post_system")
     assert list((await listed(ada)).conversations) == [brief]
@@ -80,79 +76,74 @@ async def test_a_created_conversation_is_returned_unchanged(server):
     ],
 )
 async def test_an_invalid_conversation_is_refused(server, fields, field):
-    told = await refused(server.new_conversation(**fields))
-    assert (told.reason, told.fields) == ("INVALID_REQUEST", [field])
+    error = await refused(server.new_conversation(**fields))
+    assert (error.reason, error.fields) == ("INVALID_REQUEST", [field])
     if field in ("conversation.id", "conversation.head_message_id"):
         return
-    made = await server.new_conversation()
-    told = await refused(updated(server, id=made.id, **fields))
-    assert (told.reason, told.fields[0].split(".")[0]) == ("INVALID_REQUEST", "conversation")
-    assert await server.conversation(made.id) == made
+    created = await server.new_conversation()
+    error = await refused(updated(server, id=created.id, **fields))
+    assert (error.reason, error.fields[0].split(".")[0]) == ("INVALID_REQUEST", "conversation")
+    assert await server.conversation(created.id) == created
 
 
-async def test_other_refusals_of_a_creation(server):
+async def test_a_creation_is_refused_with_its_reason(server):
     await server.new_conversation(id="taken")
     assert (await refused(server.new_conversation(id="taken"))).reason == "CONVERSATION_EXISTS"
     assert (await refused(server.new_conversation(model="no-such"))).reason == "MODEL_NOT_FOUND"
     image = resources_pb2.Image(image_id="x")
-    assert (await refused(server.new_conversation([said("user", image=image)]))).fields == ["messages"]
-    assert (await refused(server.new_conversation([said("user")]))).fields == ["messages[0].parts"]
+    assert (await refused(server.new_conversation([new_message("user", image=image)]))).fields == ["messages"]
+    assert (await refused(server.new_conversation([new_message("user")]))).fields == ["messages[0].parts"]
     assert (await refused(server.new_conversation(title="t" * 1025))).reason == "INPUT_TOO_LARGE"
 
 
-async def test_an_update_changes_what_it_names(server):
-    made = await server.new_conversation(
+async def test_an_update_changes_only_the_named_fields(server):
+    created = await server.new_conversation(
         title="One", system=["S"], post_system="P", labels={"a": "1", "b": "2"}, model="plain"
     )
-    second = await updated(server, id=made.id, title="Two", labels={"c": "3"})
+    second = await updated(server, id=created.id, title="Two", labels={"c": "3"})
     assert (second.title, dict(second.labels), second.system, second.model) == ("Two", {"c": "3"}, ["S"], "plain")
-    assert second.etag != made.etag
-    third = await updated(server, "system", "post_system", "model", "labels", id=made.id, title="ignored")
-    assert (third.title, list(third.system), third.post_system, third.model, dict(third.labels)) == (
-        "Two",
-        [],
-        "",
-        "",
-        {},
-    )
+    assert second.etag != created.etag
+    third = await updated(server, "system", "post_system", "model", "labels", id=created.id, title="ignored")
+    assert (third.title, third.post_system, third.model) == ("Two", "", "")
+    assert (list(third.system), dict(third.labels)) == ([], {})
     fourth = await updated(
-        server, "context.max_messages", id=made.id, context=resources_pb2.ContextPolicy(max_messages=7)
+        server, "context.max_messages", id=created.id, context=resources_pb2.ContextPolicy(max_messages=7)
     )
     assert fourth.context.max_messages == 7
-    fifth = await updated(server, "context", id=made.id, etag=fourth.etag)
+    fifth = await updated(server, "context", id=created.id, etag=fourth.etag)
     assert not fifth.context.max_messages
-    assert await server.conversation(made.id) == fifth
-    assert fifth.create_time == made.create_time
+    assert await server.conversation(created.id) == fifth
+    assert fifth.create_time == created.create_time
 
 
-async def test_an_update_that_is_refused(server):
-    made = await server.new_conversation(title="One")
+async def test_a_refused_update_changes_nothing(server):
+    created = await server.new_conversation(title="One")
     for paths in (["id"], ["etag"], ["no_such"], ["title", "create_time"], ["context.reminder"]):
-        told = await refused(updated(server, *paths, id=made.id, title="Two"))
-        assert (told.reason, told.fields) == ("INVALID_REQUEST", ["update_mask"])
+        error = await refused(updated(server, *paths, id=created.id, title="Two"))
+        assert (error.reason, error.fields) == ("INVALID_REQUEST", ["update_mask"])
     assert (await refused(updated(server, title="Two"))).fields == ["conversation.id"]
-    assert (await refused(updated(server, id=made.id, head_message_id="x"))).reason == "MESSAGE_NOT_FOUND"
-    assert (await refused(updated(server, id=made.id, model="no-such"))).reason == "MODEL_NOT_FOUND"
+    assert (await refused(updated(server, id=created.id, head_message_id="x"))).reason == "MESSAGE_NOT_FOUND"
+    assert (await refused(updated(server, id=created.id, model="no-such"))).reason == "MODEL_NOT_FOUND"
     assert (await refused(updated(server, id="unknown", title="x"))).reason == "CONVERSATION_NOT_FOUND"
-    assert (await refused(updated(server, id=made.id, title="x", etag="stale"))).reason == "ETAG_MISMATCH"
-    assert await server.conversation(made.id) == made
+    assert (await refused(updated(server, id=created.id, title="x", etag="stale"))).reason == "ETAG_MISMATCH"
+    assert await server.conversation(created.id) == created
 
 
 async def test_of_concurrent_updates_with_one_etag_one_succeeds(server):
-    made = await server.new_conversation()
+    created = await server.new_conversation()
     outcomes = await asyncio.gather(
-        *(updated(server, id=made.id, title=str(n), etag=made.etag) for n in range(10)), return_exceptions=True
+        *(updated(server, id=created.id, title=str(n), etag=created.etag) for n in range(10)), return_exceptions=True
     )
     won = [each for each in outcomes if isinstance(each, Conversation)]
     assert len(won) == 1
-    assert await server.conversation(made.id) == won[0]
+    assert await server.conversation(created.id) == won[0]
     assert {each.code() for each in outcomes if each not in won} == {grpc.StatusCode.ABORTED}
 
 
 async def test_a_page_token_belongs_to_its_query(server):
-    made = [await server.new_conversation([said("user", str(n)) for n in range(3)]) for _ in range(3)]
+    created = [await server.new_conversation([new_message("user", str(n)) for n in range(3)]) for _ in range(3)]
     token = (await listed(server, page_size=1)).next_page_token
-    messages = (await server.messages(made[0].id, page_size=1)).next_page_token
+    messages = (await server.messages(created[0].id, page_size=1)).next_page_token
     assert token
     assert messages
     for call in (
@@ -160,13 +151,13 @@ async def test_a_page_token_belongs_to_its_query(server):
         listed(server, page_token=token, labels={"a": "b"}),
         listed(server, page_token="garbage"),
         listed(server, page_token=messages),
-        server.messages(made[1].id, page_token=messages),
-        server.messages(made[0].id, page_token=messages, all_branches=True),
-        server.messages(made[0].id, page_token=token),
+        server.messages(created[1].id, page_token=messages),
+        server.messages(created[0].id, page_token=messages, all_branches=True),
+        server.messages(created[0].id, page_token=token),
     ):
-        told = await refused(call)
-        assert (told.reason, told.fields) == ("INVALID_REQUEST", ["page_token"])
-    for call in (listed(server, page_size=-1), server.messages(made[0].id, page_size=-1)):
+        error = await refused(call)
+        assert (error.reason, error.fields) == ("INVALID_REQUEST", ["page_token"])
+    for call in (listed(server, page_size=-1), server.messages(created[0].id, page_size=-1)):
         assert (await refused(call)).fields == ["page_size"]
     assert len((await listed(server, page_token=token, page_size=50)).conversations) == 2
 
@@ -188,6 +179,7 @@ async def test_a_delete_cancels_then_erases(server, upstream):
     assert (await refused(server.cancel(watch.reply_id))).reason == "REPLY_NOT_FOUND"
     assert await server.resume(watch.reply_id).code() == grpc.StatusCode.NOT_FOUND
     for call in (
+        server.chat.StreamReply(ask(conversation_id=watch.conversation_id, concurrency=INTERRUPT)),
         server.conversation(watch.conversation_id),
         server.messages(watch.conversation_id),
         server.delete(watch.conversation_id),
@@ -201,12 +193,12 @@ async def test_a_delete_cancels_then_erases(server, upstream):
 
 
 async def test_a_delete_checks_its_etag(server, upstream):
-    made = await server.new_conversation()
-    stale = made.etag
-    await updated(server, id=made.id, title="x")
-    assert (await refused(server.delete(made.id, stale))).reason == "ETAG_MISMATCH"
-    fresh = await server.conversation(made.id)
-    await server.delete(made.id, fresh.etag)
+    created = await server.new_conversation()
+    stale = created.etag
+    await updated(server, id=created.id, title="x")
+    assert (await refused(server.delete(created.id, stale))).reason == "ETAG_MISMATCH"
+    fresh = await server.conversation(created.id)
+    await server.delete(created.id, fresh.etag)
     upstream.reply_with(HANGING)
     watch = await server.stream().until_text("on and")
     running = await server.conversation(watch.conversation_id)
@@ -215,7 +207,7 @@ async def test_a_delete_checks_its_etag(server, upstream):
 
 
 async def test_a_delete_races_the_end(server, upstream):
-    """Its readers end, with the terminal chunk or REPLY_NOT_FOUND, and nothing is left."""
+    """Readers get the terminal chunk or REPLY_NOT_FOUND, and no row remains."""
     for i in range(20):
         watch = server.stream(f"{i}")
         await watch.accepted()
@@ -246,8 +238,7 @@ async def test_a_conversation_created_by_a_request_keeps_its_settings(server):
     given = Conversation(
         title="T", system=["S"], labels={"a": "b"}, context=resources_pb2.ContextPolicy(max_messages=3)
     )
-    call = server.chat.StreamReply(ask(new_conversation=given))
-    chunks = [chunk async for chunk in call]
-    made = await server.conversation(chunks[0].accepted.conversation_id)
-    assert (made.title, list(made.system), dict(made.labels), made.context.max_messages) == ("T", ["S"], {"a": "b"}, 3)
-    assert isinstance(chunks[-1], chat_pb2.TokenChunk)
+    watch = await server.stream(new_conversation=given).end()
+    created = await server.conversation(watch.conversation_id)
+    for name in ("title", "system", "labels", "context"):
+        assert getattr(created, name) == getattr(given, name)

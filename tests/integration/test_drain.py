@@ -1,4 +1,4 @@
-"""The drain of a server: refused calls, served calls, and the notices to readers."""
+"""During a drain, new replies are refused, other calls are served, and readers get a GoAway."""
 
 import asyncio
 
@@ -6,22 +6,14 @@ import grpc
 from parley.v1 import chat_pb2
 
 from tests.clock import until
-from tests.integration.served import (
-    CANCELLED,
-    STREAMING,
-    ask,
-    error_reason,
-    reason,
-    refused,
-    text_of,
-)
+from tests.integration.served import CANCELLED, STREAMING, ask, error_reason, reason, refused, text_of
 from tests.upstream import Hang, Script, role, text
 
 HANGING = Script([role(), text("so far"), Hang()])
 
 
-async def draining(server, watch, grace_s=10.0):
-    """Begin to stop the server, and wait until the reader has its notice."""
+async def begin_drain(server, watch, grace_s=10.0):
+    """Begin to stop the server, and wait until the reader has received GoAway."""
     stopping = server.begin_stop(grace_s)
     await watch.until(lambda watch: "go_away" in watch.kinds)
     return stopping
@@ -31,13 +23,13 @@ async def test_a_drain_refuses_new_replies_and_serves_other_calls(server, upstre
     upstream.reply_with(HANGING)
     caller = server.caller()
     watch = await server.stream().until_text("so far")
-    stopping = await draining(server, watch)
+    stopping = await begin_drain(server, watch)
     assert not await caller.ready()
     assert not await caller.ready("parley.v1.Chat")
     assert await caller.ready("liveness")
     for call in (caller.chat.StreamReply(ask()), caller.chat.CreateReply(ask())):
-        told = await refused(call)
-        assert (told.code, told.reason, told.retry_after_s) == (grpc.StatusCode.UNAVAILABLE, "DRAINING", 1.0)
+        error = await refused(call)
+        assert (error.code, error.reason, error.retry_after_s) == (grpc.StatusCode.UNAVAILABLE, "DRAINING", 1.0)
     assert (await caller.get(watch.reply_id)).state == STREAMING
     page = await caller.poll(watch.reply_id)
     assert [chunk.text for chunk in page.chunks] == ["so far"]
@@ -48,6 +40,7 @@ async def test_a_drain_refuses_new_replies_and_serves_other_calls(server, upstre
     await watch.end()
     await late.end()
     assert watch.terminal == late.terminal
+    assert watch.terminal.finished.reason == reason("CANCELLED")
     await asyncio.wait_for(stopping, 3.0)
 
 
@@ -67,17 +60,17 @@ async def test_waiting_calls_return_the_reply_so_far_at_a_drain(server, upstream
     await stopping
 
 
-async def test_a_hurried_stop_ends_at_once(server, upstream):
+async def test_hurry_ends_the_grace_at_once(server, upstream):
     upstream.reply_with(HANGING)
     watch = await server.stream().until_text("so far")
-    stopping = await draining(server, watch, 60.0)
+    stopping = await begin_drain(server, watch, 60.0)
     server.app.hurry()
     await asyncio.wait_for(stopping, 5.0)
     await watch.end()
     assert watch.terminal.failed.error.reason == error_reason("OWNER_LOST")
 
 
-async def test_a_go_away_orphans_no_reply(serve, clock, upstream):
+async def test_readers_that_follow_go_away_do_not_orphan_the_reply(serve, clock, upstream):
     server = await serve(clock=clock)
     upstream.reply_with(HANGING)
     watch = await server.stream(on_disconnect=chat_pb2.DISCONNECT_POLICY_CANCEL).until_text("so far")
@@ -87,13 +80,3 @@ async def test_a_go_away_orphans_no_reply(serve, clock, upstream):
     await until(lambda: server.running[watch.reply_id].reader_count.readers == 0)
     await clock.advance(30)
     assert watch.reply_id in server.running
-
-
-async def test_a_cancel_during_the_drain_is_a_cancel(server, upstream):
-    upstream.reply_with(HANGING)
-    watch = await server.stream().until_text("so far")
-    stopping = await draining(server, watch)
-    reply = await server.cancel(watch.reply_id)
-    await watch.end()
-    assert watch.terminal.finished.reason == reply.finish_reason == reason("CANCELLED")
-    await stopping

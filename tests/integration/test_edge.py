@@ -11,7 +11,7 @@ import pytest
 from parley.v1 import chat_pb2
 
 from tests.clock import until
-from tests.integration.served import LIMIT_S, ask
+from tests.integration.served import LIMIT_S, Watch, ask
 from tests.upstream import Hang, Script, role, text
 
 MIB = 1024 * 1024
@@ -28,11 +28,11 @@ def counted(server, method, code):
     return server.app.telemetry.registry.get_sample_value("parley_calls_total", labels) or 0.0
 
 
-async def ended(call):
-    """The status of a call that does not end well."""
-    with pytest.raises(grpc.aio.AioRpcError) as failed:
+async def failed(call):
+    """The error of a call."""
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
         await asyncio.wait_for(call, LIMIT_S)
-    return failed.value
+    return caught.value
 
 
 def raw(server, path, *, streaming=False):
@@ -41,13 +41,13 @@ def raw(server, path, *, streaming=False):
     return channel.stream_unary(path) if streaming else channel.unary_unary(path)
 
 
-# --- what is refused, while others on the same connection go on
+# --- refused calls, while others on the same connection continue
 
 
 async def test_a_request_over_8_mib_is_refused_and_counted(server, upstream):
     upstream.reply_with(HANGING)
     watch = await server.stream().until_text("on and")
-    error = await ended(raw(server, STREAM)(bytes(8 * MIB + 1), timeout=LIMIT_S))
+    error = await failed(raw(server, STREAM)(bytes(8 * MIB + 1), timeout=LIMIT_S))
     assert error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
     assert f"({8 * MIB + 1} vs. {8 * MIB})" in error.details()
     await until(lambda: counted(server, STREAM, "CANCELLED") == 1.0)
@@ -63,41 +63,36 @@ async def test_a_request_over_8_mib_is_refused_and_counted(server, upstream):
 async def test_large_header_fields_end_only_their_own_call(server, upstream, metadata, path):
     upstream.reply_with(HANGING)
     watch = await server.stream().until_text("on and")
-    error = await ended(raw(server, path)(b"", metadata=metadata, timeout=LIMIT_S))
+    error = await failed(raw(server, path)(b"", metadata=metadata, timeout=LIMIT_S))
     assert error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
     await server.cancel(watch.reply_id)
     assert await watch.code() is grpc.StatusCode.OK
 
 
-async def test_header_fields_up_to_the_limit_are_taken(serve):
+async def test_header_fields_up_to_the_limit_are_accepted(serve):
     server = await serve(metadata_bytes=64 * 1024)
-    error = await ended(server.chat.GetReply(chat_pb2.GetReplyRequest(reply_id="x"), metadata=(("x", "x" * 50_000),)))
+    error = await failed(server.chat.GetReply(chat_pb2.GetReplyRequest(reply_id="x"), metadata=(("x", "x" * 50_000),)))
     assert error.code() is grpc.StatusCode.NOT_FOUND
 
 
-# --- calls that end before a servicer
+# --- calls that end before they reach a servicer
 
 
 async def test_an_unknown_method_is_refused_and_counted_without_its_name(server):
     for name in ("One", "Two"):
-        error = await ended(raw(server, f"/parley.v1.Chat/{name}")(b"x", timeout=LIMIT_S))
+        error = await failed(raw(server, f"/parley.v1.Chat/{name}")(b"x", timeout=LIMIT_S))
         assert error.code() is grpc.StatusCode.UNIMPLEMENTED
         assert error.details() == f"there is no method /parley.v1.Chat/{name}"
     await until(lambda: counted(server, "unknown", "UNIMPLEMENTED") == 2.0)
 
 
-async def test_a_request_of_another_type_is_refused_and_counted(server):
-    error = await ended(raw(server, STREAM)(b"\xff\xff\xff", timeout=LIMIT_S))
-    assert error.code() is grpc.StatusCode.INVALID_ARGUMENT
-    assert error.details() == "the request is not a message of its method's type"
-    await until(lambda: counted(server, STREAM, "INVALID_ARGUMENT") == 1.0)
-
-
-async def test_a_call_without_a_request_is_refused_and_counted(server):
-    call = raw(server, GET, streaming=True)(timeout=LIMIT_S)
-    await call.done_writing()
-    error = await ended(call)
-    assert (error.code(), error.details()) == (grpc.StatusCode.INVALID_ARGUMENT, "the call has no request")
+@pytest.mark.parametrize(
+    ("requests", "details"),
+    [([b"\xff\xff\xff"], "the request is not a message of its method's type"), ([], "the call has no request")],
+)
+async def test_a_call_without_a_valid_request_is_refused_and_counted(server, requests, details):
+    error = await failed(raw(server, GET, streaming=True)(iter(requests), timeout=LIMIT_S))
+    assert (error.code(), error.details()) == (grpc.StatusCode.INVALID_ARGUMENT, details)
     await until(lambda: counted(server, GET, "INVALID_ARGUMENT") == 1.0)
 
 
@@ -106,7 +101,7 @@ async def test_calls_cancelled_before_their_request_are_counted(server):
     await call.wait_for_connection()
     call.cancel()
     late = raw(server, GET, streaming=True)(timeout=0.2)
-    assert (await ended(late)).code() is grpc.StatusCode.DEADLINE_EXCEEDED
+    assert (await failed(late)).code() is grpc.StatusCode.DEADLINE_EXCEEDED
     await until(lambda: counted(server, GET, "CANCELLED") == 1.0)
     await until(lambda: counted(server, GET, "DEADLINE_EXCEEDED") == 1.0)
 
@@ -114,26 +109,21 @@ async def test_calls_cancelled_before_their_request_are_counted(server):
 # --- calls that end within a servicer
 
 
-async def test_a_deadline_that_passes_is_counted_as_one(server, upstream):
+async def test_an_exceeded_deadline_is_counted_as_deadline_exceeded(server, upstream):
     upstream.reply_with(HANGING)
-    error = await ended(read(server.chat.StreamReply(ask(), timeout=0.5)))
-    assert error.code() is grpc.StatusCode.DEADLINE_EXCEEDED
+    watch = Watch(server.chat.StreamReply(ask(), timeout=0.5))
+    assert await watch.code() is grpc.StatusCode.DEADLINE_EXCEEDED
     await until(lambda: counted(server, STREAM, "DEADLINE_EXCEEDED") == 1.0)
     assert counted(server, STREAM, "CANCELLED") == 0.0
 
 
-async def test_a_caller_that_leaves_before_its_deadline_is_counted_as_cancelled(server, upstream):
+async def test_a_disconnect_before_the_deadline_is_counted_as_cancelled(server, upstream):
     upstream.reply_with(HANGING)
     call = server.chat.StreamReply(ask(), timeout=60)
     await call.read()
     call.cancel()
     await until(lambda: counted(server, STREAM, "CANCELLED") == 1.0)
     assert counted(server, STREAM, "DEADLINE_EXCEEDED") == 0.0
-
-
-async def read(call):
-    async for _ in call:
-        pass
 
 
 # --- connections
@@ -147,11 +137,11 @@ async def test_all_servers_of_the_port_report_the_same_readiness(server):
 
 
 CALLS = 48
-TURN_S = 0.01  # gRPC's own threads do their part of a turn in it
+ITERATION_S = 0.01  # gRPC's threads finish their part of an iteration in this time
 
 
-async def turns(server, connections):
-    """Of the event loop, each made long, until calls that came together over so many connections are answered."""
+async def iterations(server, connections):
+    """The number of slowed event loop iterations until simultaneous calls over these connections are answered."""
     options = [("grpc.use_local_subchannel_pool", 1)]
     channels = [grpc.insecure_channel(f"127.0.0.1:{server.app.port}", options=options) for _ in range(connections)]
     calls = [channel.unary_unary(GET) for channel in channels]
@@ -162,21 +152,21 @@ async def turns(server, connections):
     needed = 0
     while not all(answer.done() for answer in answers):
         await asyncio.sleep(0)
-        time.sleep(TURN_S)
+        time.sleep(ITERATION_S)
         needed += 1
     for channel in channels:
         channel.close()
     return needed
 
 
-async def test_calls_over_several_connections_do_not_wait_for_one_another(server):
-    together, spread = await turns(server, 1), await turns(server, 16)
-    print(f"{CALLS} calls: {together} turns of the loop over one connection, {spread} over 16")
-    assert spread < together / 2
+async def test_more_connections_accept_more_calls_per_loop_iteration(server):
+    one, sixteen = await iterations(server, 1), await iterations(server, 16)
+    print(f"{CALLS} calls: {one} iterations of the event loop over one connection, {sixteen} over 16")
+    assert sixteen < one / 2
 
 
-def farewell(server, sent):
-    """The error and the text of the GOAWAY that the server sends to a peer which sends this and nothing else."""
+def goaway_after(server, sent):
+    """The error code and the text of the GOAWAY that the server sends to a client that sends only these bytes."""
     received = b""
     with socket.create_connection(("127.0.0.1", server.app.port), timeout=LIMIT_S) as connection:
         connection.sendall(PREFACE + sent)
@@ -195,8 +185,8 @@ def farewell(server, sent):
 async def test_pings_more_often_than_the_setting_allows_end_the_connection(serve):
     server = await serve(least_ping_interval_s=60.0)
 
-    told = await asyncio.to_thread(farewell, server, PING * 6)
-    assert told == (ENHANCE_YOUR_CALM, b"too_many_pings")
+    goaway = await asyncio.to_thread(goaway_after, server, PING * 6)
+    assert goaway == (ENHANCE_YOUR_CALM, b"too_many_pings")
 
 
 async def test_pings_as_often_as_the_setting_allows_are_answered(serve):
@@ -218,12 +208,12 @@ async def test_pings_as_often_as_the_setting_allows_are_answered(serve):
     await asyncio.to_thread(ping)
 
 
-async def test_an_old_connection_is_ended_and_its_streams_go_on(serve, upstream):
+async def test_an_old_connection_gets_goaway_and_its_streams_continue(serve, upstream):
     upstream.reply_with(HANGING)
     server = await serve(connection_age_s=10.0)
 
     watch = await server.stream().until_text("on and")
-    # A silent one of about the same age: each ends up to a tenth sooner or later.
-    assert await asyncio.to_thread(farewell, server, b"") == (NO_ERROR, b"max_age")
+    # The age varies by a tenth, so this silent connection ends at about the same time as that of the stream.
+    assert await asyncio.to_thread(goaway_after, server, b"") == (NO_ERROR, b"max_age")
     await server.cancel(watch.reply_id)
     assert await watch.code() is grpc.StatusCode.OK

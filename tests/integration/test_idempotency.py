@@ -1,9 +1,10 @@
-"""A request_id starts exactly one reply, however often and in whatever state calls with it arrive."""
+"""A request_id starts exactly one reply, for any number of calls with it, at any time."""
 
 import asyncio
 import uuid
 
 import grpc
+import pytest
 from parley.v1 import chat_pb2, resources_pb2
 
 from tests.clock import until
@@ -35,28 +36,21 @@ async def test_a_retry_attaches_from_the_first_chunk(server, upstream):
     assert server.sql("select count(*) from message") == [(2,)]
 
 
-async def test_a_retry_after_the_end_returns_the_same_reply(server, upstream):
-    request = ask("Say it")
-    first = await Watch(server.chat.StreamReply(request)).end()
-    second = await Watch(server.chat.StreamReply(request)).end()
-    assert (second.reply_id, second.text, second.terminal) == (first.reply_id, first.text, first.terminal)
-    assert await server.chat.CreateReply(request) == await server.get(first.reply_id)
-    assert len(upstream.requests) == 1
-
-
-async def test_a_retry_after_a_restart_returns_the_same_reply(server, upstream):
+@pytest.mark.parametrize("restart", [False, True])
+async def test_a_retry_after_the_end_returns_the_same_reply(server, upstream, restart):
     request = ask("Say it")
     first = await Watch(server.chat.StreamReply(request)).end()
     before = await server.get(first.reply_id)
-    server = await server.restart()
+    if restart:
+        server = await server.restart()
     second = await Watch(server.chat.StreamReply(request)).end()
     assert (second.reply_id, second.text, second.terminal) == (first.reply_id, first.text, first.terminal)
-    assert second.kinds == ["accepted", "snapshot", "finished"]
+    assert (second.kinds == ["accepted", "snapshot", "finished"]) == restart
     assert await server.get(first.reply_id) == before == await server.chat.CreateReply(request)
     assert len(upstream.requests) == 1
 
 
-async def test_created_first_and_streamed_afterwards(server, upstream):
+async def test_a_stream_attaches_to_the_reply_of_create_reply(server, upstream):
     upstream.reply_with(HANGING)
     request = ask("Say it", wait=0)
     reply = await server.chat.CreateReply(request)
@@ -68,7 +62,7 @@ async def test_created_first_and_streamed_afterwards(server, upstream):
     assert len(upstream.requests) == 1
 
 
-async def test_the_same_key_with_another_payload(server, upstream):
+async def test_a_request_id_with_another_payload_is_refused(server, upstream):
     fields = {"sampling": chat_pb2.Sampling(temperature=0.5), "labels": {"a": "1", "b": "2"}, "system": ["S"]}
     request_id = str(uuid.uuid4())
     first = await server.stream("One", request_id=request_id, **fields).end()
@@ -87,8 +81,8 @@ async def test_the_same_key_with_another_payload(server, upstream):
     ]
     for other in others:
         changed = ask(**({"text": "One"} | fields | other), request_id=request_id)
-        told = await refused(server.chat.StreamReply(changed))
-        assert (told.code, told.reason) == (grpc.StatusCode.ALREADY_EXISTS, "REQUEST_ID_REUSED"), other
+        error = await refused(server.chat.StreamReply(changed))
+        assert (error.code, error.reason) == (grpc.StatusCode.ALREADY_EXISTS, "REQUEST_ID_REUSED"), other
         assert (await refused(server.chat.CreateReply(changed))).reason == "REQUEST_ID_REUSED"
     same = ask("One", request_id=request_id, **(fields | {"labels": {"b": "2", "a": "1"}}), heartbeat=3, reasoning=True)
     again = await Watch(server.chat.StreamReply(same)).end()
@@ -106,10 +100,10 @@ async def test_text_and_its_long_form_are_one_payload(server, upstream):
 
 async def test_a_retry_is_not_refused_because_of_its_own_reply(serve, upstream):
     server = await serve(max_replies=1)
-    made = await server.new_conversation()
+    created = await server.new_conversation()
     upstream.reply_with(HANGING)
     for policy in (chat_pb2.CONCURRENCY_POLICY_REJECT, chat_pb2.CONCURRENCY_POLICY_INTERRUPT):
-        request = ask("Say it", conversation_id=made.id, concurrency=policy)
+        request = ask("Say it", conversation_id=created.id, concurrency=policy)
         first = await Watch(server.chat.StreamReply(request)).until_text("on and")
         again = await Watch(server.chat.StreamReply(request)).until_text("on and")  # OVERLOADED, REPLY_IN_PROGRESS
         assert again.reply_id == first.reply_id
@@ -162,22 +156,22 @@ async def test_resume_never_generates(server, upstream):
     assert len(upstream.requests) == 1
 
 
-async def test_without_a_key_the_server_makes_one(server, upstream):
+async def test_without_a_request_id_the_server_creates_one(server, upstream):
     first = await Watch(server.chat.StreamReply(chat_pb2.ReplyRequest(text="Hi"))).end()
     second = await Watch(server.chat.StreamReply(chat_pb2.ReplyRequest(text="Hi"))).end()
     assert first.reply_id != second.reply_id
-    made = (await server.get(first.reply_id)).request_id
-    assert made
-    again = await Watch(server.chat.StreamReply(chat_pb2.ReplyRequest(text="Hi", request_id=made))).end()
+    created = (await server.get(first.reply_id)).request_id
+    assert created
+    again = await Watch(server.chat.StreamReply(chat_pb2.ReplyRequest(text="Hi", request_id=created))).end()
     assert again.reply_id == first.reply_id
 
 
-async def test_a_call_that_is_cancelled_while_it_is_accepted(server, upstream):
-    """At whatever moment it goes: either nothing happened, or a reply runs; and the conversation can be used."""
-    made = await server.new_conversation()
+async def test_a_call_cancelled_during_acceptance_starts_a_whole_reply_or_none(server, upstream):
+    """A retry gets the only reply, and the conversation stays usable."""
+    created = await server.new_conversation()
     accepted = 0
     for steps in range(60):
-        request = ask("Say it", conversation_id=made.id)
+        request = ask("Say it", conversation_id=created.id)
         call = server.chat.StreamReply(request)
         for _ in range(steps):
             await asyncio.sleep(0)

@@ -1,4 +1,4 @@
-"""Images: stored apart, read by GetImage, shown to the model as data, and their limits."""
+"""Images are stored in a table of their own, read by GetImage, and sent to the provider as data URLs."""
 
 import base64
 
@@ -6,7 +6,7 @@ import grpc
 import pytest
 from parley.v1 import conversations_pb2, resources_pb2
 
-from tests.integration.served import ask, refused, said
+from tests.integration.served import ask, new_message, refused
 
 PNG = b"\x89PNG\r\n\x1a\n" + bytes(range(200))
 KINDS = {
@@ -22,7 +22,7 @@ async def image_of(caller, image_id):
     return await caller.conversations.GetImage(conversations_pb2.GetImageRequest(image_id=image_id))
 
 
-def shown(upstream, number=-1):
+def last_content(upstream, number=-1):
     """The content of the newest message of a request."""
     return upstream.requests[number].json["messages"][-1]["content"]
 
@@ -32,11 +32,11 @@ def data_url(mime_type, data):
 
 
 @pytest.mark.parametrize("mime_type", KINDS)
-async def test_an_image_is_stored_shown_and_read(server, upstream, mime_type):
+async def test_an_image_is_stored_sent_to_the_provider_and_read(server, upstream, mime_type):
     data = KINDS[mime_type]
-    message = said("user", "What is it?", image=Image(data=data))
+    message = new_message("user", "What is it?", image=Image(data=data))
     watch = await server.stream("", input=[message]).end()
-    assert shown(upstream) == [
+    assert last_content(upstream) == [
         {"type": "text", "text": "What is it?"},
         {"type": "image_url", "image_url": {"url": data_url(mime_type, data)}},
     ]
@@ -50,52 +50,54 @@ async def test_an_image_is_stored_shown_and_read(server, upstream, mime_type):
     assert server.sql("select data from image") == [(data,)]
 
 
-async def test_an_image_of_an_earlier_turn_goes_along_and_can_be_named(server, upstream):
-    first = await server.stream("", input=[said("user", "Look", image=Image(data=PNG))]).end()
+async def test_an_earlier_image_is_part_of_later_prompts_and_can_be_referenced(server, upstream):
+    first = await server.stream("", input=[new_message("user", "Look", image=Image(data=PNG))]).end()
     await server.stream("And?", conversation_id=first.conversation_id).end()
     history = upstream.requests[-1].json["messages"][0]["content"]
     assert history[1]["image_url"]["url"] == data_url("image/png", PNG)
     page = await server.messages(first.conversation_id)
     image_id = page.messages[-1].parts[1].image.image_id
-    named = said("user", "This one", image=Image(image_id=image_id))
+    named = new_message("user", "This one", image=Image(image_id=image_id))
     await server.stream(
         "", input=[named], conversation_id=first.conversation_id, after_message_id=page.messages[0].id
     ).end()
-    assert shown(upstream)[1]["image_url"]["url"] == data_url("image/png", PNG)
+    assert last_content(upstream)[1]["image_url"]["url"] == data_url("image/png", PNG)
     assert server.sql("select count(*) from image") == [(1,)]
     newest = (await server.messages(first.conversation_id)).messages[1].parts[1].image
     assert newest.image_id == image_id
 
 
 async def test_an_image_of_another_conversation_is_not_found(server):
-    first = await server.stream("", input=[said("user", "Look", image=Image(data=PNG))]).end()
+    first = await server.stream("", input=[new_message("user", "Look", image=Image(data=PNG))]).end()
     image_id = (await server.messages(first.conversation_id)).messages[1].parts[1].image.image_id
-    other = await server.new_conversation([said("user", "x")])
-    named = said("user", "This one", image=Image(image_id=image_id))
+    other = await server.new_conversation([new_message("user", "x")])
+    named = new_message("user", "This one", image=Image(image_id=image_id))
     for fields in ({"conversation_id": other.id}, {}):
-        told = await refused(server.chat.StreamReply(ask("", input=[named], **fields)))
-        assert (told.reason, told.code) == ("IMAGE_NOT_FOUND", grpc.StatusCode.NOT_FOUND)
+        error = await refused(server.chat.StreamReply(ask("", input=[named], **fields)))
+        assert (error.reason, error.code) == ("IMAGE_NOT_FOUND", grpc.StatusCode.NOT_FOUND)
     assert server.sql("select count(*) from reply") == [(1,)]
 
 
 async def test_an_https_image_is_passed_on_without_being_fetched(server, upstream):
     url = "https://example.invalid/cat.png"
-    watch = await server.stream("", input=[said("user", "Look", image=Image(url=url, mime_type="image/png"))]).end()
-    assert shown(upstream)[1] == {"type": "image_url", "image_url": {"url": url}}
+    watch = await server.stream(
+        "", input=[new_message("user", "Look", image=Image(url=url, mime_type="image/png"))]
+    ).end()
+    assert last_content(upstream)[1] == {"type": "image_url", "image_url": {"url": url}}
     stored = (await server.messages(watch.conversation_id)).messages[1].parts[1].image
     assert stored == Image(url=url, mime_type="image/png")
     assert server.sql("select count(*) from image") == [(0,)]
 
 
-async def test_an_image_in_an_imported_history(server, upstream):
-    made = await server.new_conversation([said("user", "Look", image=Image(data=PNG))])
-    stored = (await server.messages(made.id)).messages[0].parts[1].image
+async def test_an_image_of_an_imported_history_is_stored_and_sent(server, upstream):
+    created = await server.new_conversation([new_message("user", "Look", image=Image(data=PNG))])
+    stored = (await server.messages(created.id)).messages[0].parts[1].image
     assert (await image_of(server, stored.image_id)).data == PNG
-    await server.stream("And?", conversation_id=made.id).end()
+    await server.stream("And?", conversation_id=created.id).end()
     assert upstream.requests[-1].json["messages"][0]["content"][1]["image_url"]["url"] == data_url("image/png", PNG)
 
 
-async def test_a_history_with_images_at_a_model_that_takes_none(server, upstream):
-    watch = await server.stream("", input=[said("user", "Look", image=Image(data=PNG))]).end()
-    told = await refused(server.chat.StreamReply(ask("And?", conversation_id=watch.conversation_id, model="plain")))
-    assert told.reason == "UNSUPPORTED_INPUT"
+async def test_a_history_with_images_is_refused_by_a_model_without_images(server, upstream):
+    watch = await server.stream("", input=[new_message("user", "Look", image=Image(data=PNG))]).end()
+    error = await refused(server.chat.StreamReply(ask("And?", conversation_id=watch.conversation_id, model="plain")))
+    assert error.reason == "UNSUPPORTED_INPUT"

@@ -1,4 +1,4 @@
-"""The log of a whole server: one line for each call and each reply, valid JSON, without message text."""
+"""A server logs one line of JSON for each call and each reply, without message text."""
 
 import io
 import json
@@ -8,7 +8,7 @@ import pytest
 from parley.v1 import chat_pb2, conversations_pb2, resources_pb2
 from parley_server.telemetry.logs import configure_logging
 
-from tests.integration.served import KEY, ask, refused, said
+from tests.integration.served import KEY, ask, new_message, refused
 from tests.upstream import Script, answer, error_event, refusal, role, text, tool_call
 
 PROMPT, ANSWER, SYSTEM, TITLE, VENDOR = "PROMPT-7f3a", "ANSWER-91bc", "SYSTEM-c0de", "TITLE-4d2e", "VENDOR-55aa"
@@ -17,7 +17,7 @@ PNG = b"\x89PNG\r\n\x1a\n" + b"IMAGE-e1f0" * 5
 
 @pytest.fixture
 def lines():
-    """What is logged, at debug level; the loggers are put back as they were."""
+    """The log output at debug level; restores the configuration of all loggers afterwards."""
     root = logging.getLogger()
     flags = ("logThreads", "logProcesses", "logMultiprocessing")
     before = (root.handlers[:], root.level, [getattr(logging, flag) for flag in flags])
@@ -33,8 +33,8 @@ def lines():
     logging.captureWarnings(capture=False)
 
 
-async def everything(server, upstream):
-    """One call of every kind; some fail."""
+async def call_everything(server, upstream):
+    """Make one call of every kind; some fail."""
     conversation = resources_pb2.Conversation(title=TITLE, system=[SYSTEM], post_system=SYSTEM, labels={"l": TITLE})
     image = resources_pb2.Image(data=PNG)
     upstream.reply_next(
@@ -43,7 +43,9 @@ async def everything(server, upstream):
         refusal(400, {"error": {"message": VENDOR + PROMPT, "type": VENDOR, "code": VENDOR}}),
         Script([b"data: {" + VENDOR.encode() + b"\n\n"]),
     )
-    first = await server.stream("", input=[said("user", PROMPT, image=image)], new_conversation=conversation).end()
+    first = await server.stream(
+        "", input=[new_message("user", PROMPT, image=image)], new_conversation=conversation
+    ).end()
     for _ in range(3):
         await server.stream(PROMPT, conversation_id=first.conversation_id).end()
     await server.resume(first.reply_id).end()
@@ -52,24 +54,25 @@ async def everything(server, upstream):
     await server.cancel(first.reply_id, reason=PROMPT)
     await refused(server.chat.StreamReply(ask(PROMPT, sampling=chat_pb2.Sampling(temperature=9))))
     await refused(
-        server.chat.StreamReply(ask("", input=[said("user", tool_call=resources_pb2.ToolCall(arguments=PROMPT))]))
+        server.chat.StreamReply(
+            ask("", input=[new_message("user", tool_call=resources_pb2.ToolCall(arguments=PROMPT))])
+        )
     )
     await server.messages(first.conversation_id)
-    await server.new_conversation([said("user", PROMPT)], title=TITLE)
+    await server.new_conversation([new_message("user", PROMPT)], title=TITLE)
     await server.conversations.ListConversations(conversations_pb2.ListConversationsRequest(query=TITLE))
 
     class Broken:
         async def generate(self, prompts, sink):
-            raise RuntimeError("a defect")
+            raise RuntimeError("broken")
 
     server.app._registry.route = lambda candidates: Broken()
     await server.stream(PROMPT).end()
     await server.delete(first.conversation_id)
-    return first
 
 
 async def test_log_lines_hold_no_message_text(lines, server, upstream):
-    await everything(server, upstream)
+    await call_everything(server, upstream)
     await server.stop()
     logged = lines.getvalue()
     parsed = [json.loads(line) for line in logged.splitlines()]

@@ -1,5 +1,5 @@
-"""What an ended reply leaves in memory. A reference cycle would stay until Python collects its oldest generation, which
-takes minutes to hours at a moderate load."""
+"""Ended replies leave no reference cycles, which would stay in memory until Python collects its oldest generation:
+minutes to hours at a moderate load."""
 
 import collections
 import gc
@@ -21,7 +21,7 @@ KINDS = (Generation, LogSink, Log, Stream, _Watch, _LoopTimer)
 
 @pytest.fixture
 def without_collections():
-    """Garbage in reference cycles stays during the test."""
+    """Disables the garbage collector, so that reference cycles stay."""
     gc.collect()
     gc.disable()
     yield
@@ -29,6 +29,7 @@ def without_collections():
 
 
 def count() -> collections.Counter[str]:
+    """The number of objects of each of KINDS."""
     return collections.Counter(type(each).__name__ for each in gc.get_objects() if isinstance(each, KINDS))
 
 

@@ -26,11 +26,11 @@ def service() -> Iterator[tuple[health.HealthServicer, int]]:
 
 def probe(*arguments: str, **environment: str) -> tuple[int, str]:
     kept = {name: value for name, value in os.environ.items() if not name.startswith("PARLEY_")}
-    # A proxy of the environment must not stand between the probe and its own machine.
+    # The probe must not use a proxy of the environment for its own machine.
     kept |= {"http_proxy": "http://192.0.2.1:1", "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
     command = [sys.executable, "-m", "parley_server.cli.probe", *arguments]
-    done = subprocess.run(command, env=kept | environment, capture_output=True, text=True, timeout=60)
-    return done.returncode, done.stdout + done.stderr
+    result = subprocess.run(command, env=kept | environment, capture_output=True, text=True, timeout=60)
+    return result.returncode, result.stdout + result.stderr
 
 
 def test_the_probe_reports_the_health_of_the_server(service: tuple[health.HealthServicer, int]) -> None:
@@ -44,11 +44,11 @@ def test_the_probe_reports_the_health_of_the_server(service: tuple[health.Health
     assert probe("--service", "liveness", **address) == (0, "SERVING\n")
 
 
-def test_a_missing_server_is_not_serving(service: tuple[health.HealthServicer, int]) -> None:
+def test_a_missing_server_is_unavailable(service: tuple[health.HealthServicer, int]) -> None:
     assert probe(PARLEY_LISTEN="127.0.0.1:1") == (1, "UNAVAILABLE\n")
 
 
-def test_the_probe_reports_a_wrong_configuration() -> None:
+def test_an_invalid_configuration_exits_with_status_2() -> None:
     status, output = probe(PARLEY_LISTEN="nowhere")
     assert status == 2
     assert "PARLEY_LISTEN: must be" in output

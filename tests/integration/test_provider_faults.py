@@ -31,7 +31,7 @@ QUOTING = {"error": {"message": SECRET, "type": "x", "code": None}}
 
 
 async def failed(server, script):
-    """The error of a reply that the provider fails with this script, and what was kept of its text."""
+    """The error, the streamed text and the stored reply of a reply that fails with this script of the provider."""
     server.upstream.reply_with(script)
     watch = await server.stream("Ask").end()
     reply = await server.get(watch.reply_id)
@@ -50,15 +50,15 @@ async def failed(server, script):
 
 @pytest.mark.parametrize("count", [2**31, 2**64 - 1, 10**30, -1])
 async def test_an_impossible_token_count_does_not_block_the_conversation(server, upstream, count):
-    made = await server.new_conversation()
-    upstream.reply_next(Script([role(), text("said"), finish(), usage(count, 7), done()]))
-    watch = await server.stream("Ask", conversation_id=made.id).end()
+    created = await server.new_conversation()
+    upstream.reply_next(Script([role(), text("text"), finish(), usage(count, 7), done()]))
+    watch = await server.stream("Ask", conversation_id=created.id).end()
     reply = await server.get(watch.reply_id)
     assert (reply.state, reply.usage.estimated, watch.terminal.finished.usage) == (COMPLETED, True, reply.usage)
     assert 0 <= reply.usage.cost_nano_usd < 1_000_000
-    assert (await server.resume(watch.reply_id).end()).text == "said"
-    assert len((await server.messages(made.id)).messages) == 2
-    assert (await server.stream("Again", conversation_id=made.id).end()).text == "Hello, world"
+    assert (await server.resume(watch.reply_id).end()).text == "text"
+    assert len((await server.messages(created.id)).messages) == 2
+    assert (await server.stream("Again", conversation_id=created.id).end()).text == "Hello, world"
 
 
 @pytest.mark.parametrize(
@@ -111,13 +111,11 @@ async def test_a_failure_within_the_answer_keeps_its_text(server, end, why):
     assert reply.usage.estimated
     assert (reply.usage.prompt_tokens, reply.usage.completion_tokens) == (1, 4)
     page = await server.messages(reply.conversation_id)
-    assert [(text_of(message), message.partial) for message in page.messages] == [
-        ("Half an answer", True),
-        ("Ask", False),
-    ]
+    shown = [(text_of(message), message.partial) for message in page.messages]
+    assert shown == [("Half an answer", True), ("Ask", False)]
 
 
-async def test_a_provider_that_refuses_connections(serve):
+async def test_a_provider_that_refuses_connections_is_unavailable(serve):
     with contextlib.closing(socket.socket()) as free:
         free.bind(("127.0.0.1", 0))
         url = f"http://127.0.0.1:{free.getsockname()[1]}/v1"
@@ -130,26 +128,11 @@ async def test_a_provider_that_refuses_connections(serve):
 @pytest.mark.parametrize(
     ("header", "seconds"), [({"retry_after": "7"}, 7.0), ({"retry_after_ms": "250"}, 0.25), ({}, None)]
 )
-async def test_the_wait_of_a_429_is_passed_on(server, header, seconds):
+async def test_the_retry_delay_of_a_429_is_passed_on(server, header, seconds):
     error, _, _ = await failed(server, refusal(429, **header))
-    told = error.retry_after.ToTimedelta().total_seconds() if error.HasField("retry_after") else None
-    assert told == seconds
+    retry_after_s = error.retry_after.ToTimedelta().total_seconds() if error.HasField("retry_after") else None
+    assert retry_after_s == seconds
     assert dict(error.metadata) == {"http_status": "429"}
-
-
-async def test_a_try_again_after_a_failure_does_not_repeat_the_message(server, upstream):
-    upstream.reply_next(Script([role(), text("Half"), Close()]))
-    first = await server.stream("Ask").end()
-    again = await server.stream(
-        "", conversation_id=first.conversation_id, replace_message_id=first.chunks[0].accepted.message_id
-    ).end()
-    assert again.text == "Hello, world"
-    assert [message["content"] for message in upstream.requests[1].json["messages"]] == ["Ask"]
-    tree = await server.messages(first.conversation_id, all_branches=True)
-    shown = [(text_of(message), message.partial) for message in tree.messages]
-    assert shown == [("Hello, world", False), ("Half", True), ("Ask", False)]
-    head = await server.messages(first.conversation_id)
-    assert [text_of(message) for message in head.messages] == ["Hello, world", "Ask"]
 
 
 async def test_code_points_split_anywhere(server, upstream):
@@ -168,7 +151,7 @@ async def test_code_points_split_anywhere(server, upstream):
     assert server.sql("select text_length from usage") == [(len(watch.text),)]
 
 
-async def test_a_megabyte_in_one_read(server, upstream):
+async def test_a_megabyte_in_one_read_is_passed_on_in_chunks_below_the_limit(server, upstream):
     big = "x" * 1_000_000
     upstream.reply_with(Script([b"".join([role(), text(big), text("y"), finish(), usage(), done()])]))
     watch = await server.stream().end()
@@ -179,7 +162,7 @@ async def test_a_megabyte_in_one_read(server, upstream):
     assert max(each.ByteSize() for each in late.chunks) < 1_100_000
 
 
-async def test_usage_that_is_missing_is_estimated(server, upstream):
+async def test_missing_usage_is_estimated(server, upstream):
     upstream.reply_with(Script([role(), text("twelve chars"), finish(), done()]))
     watch = await server.stream("8 chars!").end()
     count = watch.terminal.finished.usage
@@ -187,31 +170,24 @@ async def test_usage_that_is_missing_is_estimated(server, upstream):
     assert count.cost_nano_usd == 2 * 2_000 + 3 * 8_000
 
 
-async def test_cached_and_reasoning_tokens_are_counted_and_paid(server, upstream):
+async def test_cached_and_reasoning_tokens_are_counted_and_priced(server, upstream):
     upstream.reply_with(
         Script([role(), reasoning("hm"), text("x"), finish(), usage(100, 50, cached=40, reasoning_tokens=30), done()])
     )
     count = (await server.stream().end()).terminal.finished.usage
-    assert (count.prompt_tokens, count.cached_prompt_tokens, count.completion_tokens, count.reasoning_tokens) == (
-        100,
-        40,
-        50,
-        30,
-    )
-    assert count.cost_nano_usd == 60 * 2_000 + 40 * 500 + 50 * 8_000
-    row = server.sql(
-        "select prompt_tokens, cached_prompt_tokens, completion_tokens, reasoning_tokens, cost_nano_usd from usage"
-    )
-    assert row == [(100, 40, 50, 30, count.cost_nano_usd)]
+    columns = ("prompt_tokens", "cached_prompt_tokens", "completion_tokens", "reasoning_tokens", "cost_nano_usd")
+    expected = (100, 40, 50, 30, 60 * 2_000 + 40 * 500 + 50 * 8_000)
+    assert tuple(getattr(count, column) for column in columns) == expected
+    assert server.sql(f"select {', '.join(columns)} from usage") == [expected]
 
 
-async def test_an_unknown_price_is_not_zero(server):
+async def test_without_a_price_the_cost_is_unset(server):
     watch = await server.stream(model="plain").end()
     assert not watch.terminal.finished.usage.HasField("cost_nano_usd")
     assert not (await server.get(watch.reply_id)).usage.HasField("cost_nano_usd")
 
 
-async def test_a_failed_attempt_that_cost_nothing(server):
+async def test_a_failure_before_any_text_has_zero_exact_usage(server):
     _, _, reply = await failed(server, refusal(500))
     assert (reply.usage.prompt_tokens, reply.usage.completion_tokens, reply.usage.estimated) == (0, 0, False)
     assert server.sql("select state, error_reason, prompt_tokens from usage") == [("FAILED", "PROVIDER_UNAVAILABLE", 0)]
@@ -223,7 +199,7 @@ async def test_incomplete_tool_calls_are_not_stored(server):
     assert not reply.HasField("message")
 
 
-async def test_failures_do_not_spoil_the_connection_pool(server, upstream):
+async def test_failed_requests_leave_the_connection_pool_usable(server, upstream):
     for _ in range(20):
         upstream.reply_next(refusal(500), Script([role(), text("x"), Reset()]), answer("fine"))
         watches = [await server.stream().end() for _ in range(3)]

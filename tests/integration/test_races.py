@@ -1,45 +1,46 @@
-"""P18: cancel, completion, failure, silence and time limits race. Each reply has one end, the same everywhere."""
+"""P18: cancel, completion, failure, idle and time limits race; each reply has one end, the same for all readers."""
 
 import asyncio
 import random
 
 import grpc
 
+from tests.clock import until
 from tests.integration.served import CANCELLED, COMPLETED, FAILED, LIMIT_S, text_of
 from tests.upstream import Close, Hang, Pause, Script, answer, finish, role, text, usage
 
 ROUNDS = 240
 AT_ONCE = 40
-MOMENT_S = 0.06
+RACE_S = 0.06
 
 
 async def test_all_ends_race(serve, upstream):
-    server = await serve(provider=f"timeouts = {{ idle = {MOMENT_S} }}", disconnect_cancel_s=MOMENT_S)
-    dice = random.Random(18)
+    server = await serve(provider=f"timeouts = {{ idle = {RACE_S} }}", disconnect_cancel_s=RACE_S)
+    chance = random.Random(18)
 
     def script(_):
-        pause = Pause(MOMENT_S + dice.uniform(-0.02, 0.02))
+        pause = Pause(RACE_S + chance.uniform(-0.02, 0.02))
         ends = ([finish(), usage()], [Close()], [Hang()], [text(" late"), finish()])
-        return Script([role(), text("text"), pause, *dice.choice(ends)])
+        return Script([role(), text("text"), pause, *chance.choice(ends)])
 
     upstream.reply_with(script)
     callers = [server.caller() for _ in range(4)]
-    room = asyncio.Semaphore(AT_ONCE)
+    limit = asyncio.Semaphore(AT_ONCE)
     states = {}
 
     async def one(number):
-        async with room:
+        async with limit:
             caller = callers[number % 4]
-            limit = {"time_limit": MOMENT_S + dice.uniform(-0.02, 0.02)} if dice.random() < 0.4 else {}
-            policy = {"on_disconnect": 2} if dice.random() < 0.3 else {}
-            watch = caller.stream(**limit, **policy)
+            time_limit = {"time_limit": RACE_S + chance.uniform(-0.02, 0.02)} if chance.random() < 0.4 else {}
+            policy = {"on_disconnect": 2} if chance.random() < 0.3 else {}
+            watch = caller.stream(**time_limit, **policy)
             reply_id = (await watch.accepted()).reply_id
             other = callers[(number + 1) % 4].resume(reply_id)
             if policy:
                 watch.call.cancel()
                 other.call.cancel()
-            if dice.random() < 0.6:
-                await asyncio.sleep(MOMENT_S + dice.uniform(-0.02, 0.02))
+            if chance.random() < 0.6:
+                await asyncio.sleep(RACE_S + chance.uniform(-0.02, 0.02))
                 await server.cancel(reply_id)
             final = await server.resume(reply_id).end()
             await watch.end()
@@ -79,23 +80,21 @@ async def test_all_ends_race(serve, upstream):
     assert not server.app.mode.core.tasks.running
 
 
-async def test_calls_that_are_cancelled_at_random_leave_nothing_half_done(server, upstream):
-    dice = random.Random(7)
+async def test_calls_cancelled_at_random_leave_no_running_reply(server, upstream):
+    chance = random.Random(7)
     upstream.reply_with(answer("some", " text"))
-    made = [await server.new_conversation() for _ in range(10)]
+    created = [await server.new_conversation() for _ in range(10)]
 
     async def one(number):
-        watch = server.stream(f"{number}", conversation_id=made[number % 10].id, concurrency=2)
-        await asyncio.sleep(dice.uniform(0, 0.03))
+        watch = server.stream(f"{number}", conversation_id=created[number % 10].id, concurrency=2)
+        await asyncio.sleep(chance.uniform(0, 0.03))
         watch.call.cancel()
         await watch.end()
 
     for start in range(0, 100, 20):
         await asyncio.gather(*(one(number) for number in range(start, start + 20)))
-    async with asyncio.timeout(LIMIT_S):
-        while server.running or server.app.mode.core.tasks.running:
-            await asyncio.sleep(0.01)
+    await until(lambda: not server.running and not server.app.mode.core.tasks.running, LIMIT_S)
     assert server.sql("select count(*) from reply where state in ('PENDING', 'STREAMING')") == [(0,)]
     assert server.app.mode.core.live_replies.capacity._replies == 0
-    for conversation in made:
+    for conversation in created:
         assert (await server.stream("and now", conversation_id=conversation.id).end()).text == "some text"

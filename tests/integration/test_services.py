@@ -1,15 +1,14 @@
-"""Services beside Chat: catalog, health, reflection, metrics, and RPCs that are not served yet."""
+"""Services other than Chat: catalog, health, reflection, metrics, and the RPCs that this release does not serve."""
 
 import asyncio
 import urllib.request
 
 import grpc
 import pytest
-from grpc_health.v1 import health_pb2
 from grpc_reflection.v1alpha import reflection_pb2
 from parley.v1 import admin_pb2, catalog_pb2, resources_pb2
 
-from tests.integration.served import LIMIT_S, ask, refused
+from tests.integration.served import ask, refused
 from tests.upstream import Hang, Script, refusal, role, text
 
 HANGING = Script([role(), text("on and"), Hang()])
@@ -24,7 +23,7 @@ SERVICES = [
 ]
 
 
-async def test_the_models(server):
+async def test_the_catalog_lists_the_models_in_configuration_order(server):
     answer = await server.catalog.ListModels(catalog_pb2.ListModelsRequest())
     assert list(answer.models) == [
         resources_pb2.Model(
@@ -75,20 +74,6 @@ async def test_unserved_rpcs_return_unimplemented(server):
         assert "is not served by this release" in caught.value.details()
 
 
-async def test_a_health_watch_reports_the_drain(server, upstream):
-    upstream.reply_with(HANGING)
-    watch = await server.stream().until_text("on and")
-    caller = server.caller()
-    call = caller.health.Watch(health_pb2.HealthCheckRequest(service="parley.v1.Chat"))
-    seen = [await call.read()]
-    server.begin_stop(30.0)
-    seen.append(await asyncio.wait_for(call.read(), LIMIT_S))
-    status = health_pb2.HealthCheckResponse
-    assert [each.status for each in seen] == [status.SERVING, status.NOT_SERVING]
-    server.app.hurry()
-    await watch.end()
-
-
 @pytest.mark.parametrize("version", ["v1", "v1alpha"])
 async def test_reflection_lists_all_services(server, version):
     reflect = server.channel.stream_stream(
@@ -110,14 +95,14 @@ async def test_reflection_lists_all_services(server, version):
 
 
 async def scraped(server):
-    """The samples of /metrics."""
+    """The values of /metrics by name and labels."""
     url = f"http://127.0.0.1:{server.app.metrics_port}/metrics"
     body = await asyncio.to_thread(lambda: urllib.request.urlopen(url, timeout=5).read().decode())
     lines = [line for line in body.splitlines() if line and not line.startswith("#")]
     return {name: float(value) for name, _, value in (line.rpartition(" ") for line in lines)}
 
 
-async def test_metrics_move(server, upstream):
+async def test_metrics_count_replies_calls_and_tokens(server, upstream):
     before = await scraped(server)
     assert before["parley_replies_active"] == before["parley_readers_active"] == 0
     upstream.reply_next(HANGING)
@@ -132,26 +117,7 @@ async def test_metrics_move(server, upstream):
     await refused(server.chat.StreamReply(ask("")))
     after = await scraped(server)
     moved = {name: after[name] - before.get(name, 0.0) for name in after}
-    assert {
-        name: moved.get(name)
-        for name in (
-            'parley_replies_total{model="test",reason="CANCELLED",state="CANCELLED"}',
-            'parley_replies_total{model="test",reason="STOP",state="COMPLETED"}',
-            'parley_replies_total{model="test",reason="PROVIDER_UNAVAILABLE",state="FAILED"}',
-            "parley_replies_active",
-            'parley_first_token_seconds_count{model="test"}',
-            'parley_reply_duration_seconds_count{state="COMPLETED"}',
-            'parley_reply_text_characters_sum{state="COMPLETED"}',
-            "parley_reply_overhead_seconds_count",
-            'parley_tokens_total{kind="completion",model="test"}',
-            'parley_refusals_total{reason="INVALID_REQUEST"}',
-            'parley_calls_total{code="ABORTED",method="/parley.v1.Chat/StreamReply"}',
-            'parley_calls_total{code="INVALID_ARGUMENT",method="/parley.v1.Chat/StreamReply"}',
-            "parley_resumes_total",
-            'parley_provider_attempts_total{outcome="PROVIDER_UNAVAILABLE",provider="up"}',
-            'parley_provider_attempts_total{outcome="OK",provider="up"}',
-        )
-    } == {
+    expected = {
         'parley_replies_total{model="test",reason="CANCELLED",state="CANCELLED"}': 1,
         'parley_replies_total{model="test",reason="STOP",state="COMPLETED"}': 1,
         'parley_replies_total{model="test",reason="PROVIDER_UNAVAILABLE",state="FAILED"}': 1,
@@ -168,5 +134,6 @@ async def test_metrics_move(server, upstream):
         'parley_provider_attempts_total{outcome="PROVIDER_UNAVAILABLE",provider="up"}': 1,
         'parley_provider_attempts_total{outcome="OK",provider="up"}': 1,
     }
+    assert {name: moved.get(name) for name in expected} == expected
     assert moved['parley_cost_usd_total{model="test"}'] == pytest.approx((1 + 5) * 2e-6 + (2 + 7) * 8e-6)
     assert {"parley_loop_lag_seconds_count", "parley_loop_utilisation", "process_resident_memory_bytes"} <= set(after)

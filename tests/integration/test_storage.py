@@ -1,4 +1,4 @@
-"""The database under load and during outages: how much is written, and what works without it."""
+"""The amount of database writes, and the server's behaviour while the database is unavailable."""
 
 import asyncio
 import sqlite3
@@ -11,29 +11,19 @@ from sqlalchemy import event
 from sqlalchemy.exc import OperationalError
 
 from tests.clock import until
-from tests.integration.served import (
-    CANCELLED,
-    COMPLETED,
-    LIMIT_S,
-    STREAMING,
-    Watch,
-    ask,
-    reason,
-    refused,
-    text_of,
-)
+from tests.integration.served import CANCELLED, COMPLETED, LIMIT_S, STREAMING, ask, reason, refused, text_of
 from tests.upstream import Hang, Script, Wait, done, finish, role, text, usage
 
 HANGING = Script([role(), text("on and"), Hang()])
 
 
 class Outage:
-    """While it is `on`, every statement of the server fails as on a broken disk."""
+    """While `on` is true, every statement of the server fails with a disk I/O error."""
 
-    def __init__(self, server, *, reads=True):
-        self.on = False
+    def __init__(self, server):
+        self.on = True
         database = server.app.mode.store._database
-        for engine in (database.writer, database.reader) if reads else (database.writer,):
+        for engine in (database.writer, database.reader):
             event.listen(engine, "before_cursor_execute", self._fail)
 
     def _fail(self, connection, cursor, statement, parameters, context, executemany):
@@ -41,7 +31,7 @@ class Outage:
             raise OperationalError(statement, {}, sqlite3.OperationalError("disk I/O error"))
 
 
-async def test_the_database_goes_away_in_mid_reply(serve, clock, upstream):
+async def test_a_running_reply_survives_a_database_outage(serve, clock, upstream):
     server = await serve(clock=clock)
     steps = [asyncio.Event() for _ in range(2)]
     upstream.reply_next(
@@ -61,14 +51,15 @@ async def test_the_database_goes_away_in_mid_reply(serve, clock, upstream):
     )
     watch = await server.stream().until_text("one ")
     outage = Outage(server)
-    outage.on = True
     for call in (server.chat.StreamReply(ask()), server.chat.CreateReply(ask())):
-        told = await refused(call)
-        assert (told.code, told.reason) == (grpc.StatusCode.UNAVAILABLE, "STORAGE_UNAVAILABLE")
-        assert (told.retry_after_s, told.plain.retryable, told.initial_metadata) == (1.0, True, ())
-        assert told.message == "the database is unavailable"
+        error = await refused(call)
+        assert (error.code, error.reason) == (grpc.StatusCode.UNAVAILABLE, "STORAGE_UNAVAILABLE")
+        assert (error.retry_after_s, error.plain.retryable, error.initial_metadata) == (1.0, True, ())
+        assert error.message == "the database is unavailable"
     await clock.advance(1.1)
-    await until_not_ready(server, clock)
+    async with asyncio.timeout(LIMIT_S):
+        while await server.ready() or await server.ready("parley.v1.Chat"):
+            await clock.advance(1)
     assert await server.ready("liveness")
     steps[0].set()
     await watch.until_text("one two ")
@@ -91,20 +82,13 @@ async def test_the_database_goes_away_in_mid_reply(serve, clock, upstream):
     assert (await server.stream(conversation_id=watch.conversation_id).end()).text == "Hello, world"
 
 
-async def until_not_ready(server, clock):
-    async with asyncio.timeout(LIMIT_S):
-        while await server.ready() or await server.ready("parley.v1.Chat"):
-            await clock.advance(1)
-
-
-async def test_a_cancel_without_the_database_stops_the_provider(serve, clock, upstream):
+async def test_a_cancel_during_an_outage_stops_the_provider(serve, clock, upstream):
     server = await serve(clock=clock)
     upstream.reply_with(HANGING)
     watch = await server.stream(request_id="k").until_text("on and")
     outage = Outage(server)
-    outage.on = True
-    told = await refused(server.chat.Cancel(chat_pb2.CancelRequest(request_id="k", reason="stop")))
-    assert told.reason == "STORAGE_UNAVAILABLE"
+    error = await refused(server.chat.Cancel(chat_pb2.CancelRequest(request_id="k", reason="stop")))
+    assert error.reason == "STORAGE_UNAVAILABLE"
     await until(lambda: upstream.aborts)
     outage.on = False
     await server.in_time(watch.end())
@@ -112,21 +96,8 @@ async def test_a_cancel_without_the_database_stops_the_provider(serve, clock, up
     assert (await server.get(watch.reply_id)).state == CANCELLED
 
 
-async def test_a_retry_after_the_outage_starts_one_reply(serve, clock, upstream):
-    server = await serve(clock=clock)
-    outage = Outage(server)
-    outage.on = True
-    request = ask()
-    await refused(server.chat.StreamReply(request))
-    outage.on = False
-    watch = await Watch(server.chat.StreamReply(request)).end()
-    assert (watch.text, watch.chunks[0].accepted.replayed) == ("Hello, world", False)
-    assert len(upstream.requests) == 1
-    assert not server.running
-
-
-async def test_a_full_disk(server, upstream, caplog):
-    """Real pages run out: what needs none goes on, what needs some is refused, and comes back with room."""
+async def test_a_full_disk_delays_ends_and_refuses_new_replies(server, upstream, caplog):
+    """At SQLite's page limit, streams continue, new replies are refused, and ends are stored once there is room."""
     go = asyncio.Event()
     upstream.reply_next(Script([role(), text("x" * 30_000), Wait(go), text("y" * 30_000), finish(), usage(), done()]))
     watch = await server.stream().until(lambda watch: len(watch.text) == 30_000)
@@ -139,8 +110,8 @@ async def test_a_full_disk(server, upstream, caplog):
 
     event.listen(database.writer, "connect", limit)
     await database.write(lambda connection: limit(connection.connection.driver_connection, None), durable=False)
-    told = await refused(server.chat.StreamReply(ask("z" * 50_000)))
-    assert (told.reason, told.message) == ("STORAGE_UNAVAILABLE", "the database is unavailable")
+    error = await refused(server.chat.StreamReply(ask("z" * 50_000)))
+    assert (error.reason, error.message) == ("STORAGE_UNAVAILABLE", "the database is unavailable")
     go.set()
     await watch.until(lambda watch: len(watch.text) == 60_000)
     await until(lambda: [record.message for record in caplog.records].count("finalisation_postponed") == 2)
@@ -154,8 +125,8 @@ async def test_a_full_disk(server, upstream, caplog):
     assert (await server.stream("z" * 50_000).end()).text == "Hello, world"
 
 
-async def test_a_commit_whose_answer_was_lost(server, upstream):
-    """The acceptance is durable, though the commit seemed to fail: it is accepted, once."""
+async def test_a_commit_whose_result_was_lost_is_accepted_once(server, upstream):
+    """The commit succeeds, but its result is an error: the request is accepted once."""
     lost = []
 
     @event.listens_for(server.app.mode.store._database.writer, "commit")
@@ -173,8 +144,8 @@ async def test_a_commit_whose_answer_was_lost(server, upstream):
     assert len(upstream.requests) == 1
 
 
-async def test_a_commit_that_fails_asks_no_provider(server, upstream):
-    """The provider is asked after the commit, so that a retry never bills twice."""
+async def test_a_failed_commit_calls_no_provider(server, upstream):
+    """The provider is called after the commit, so that a retry never bills twice."""
     failing = True
 
     @event.listens_for(server.app.mode.store._database.writer, "commit")
@@ -182,8 +153,8 @@ async def test_a_commit_that_fails_asks_no_provider(server, upstream):
         if failing:
             raise OperationalError("COMMIT", {}, sqlite3.OperationalError("disk I/O error"))
 
-    refusal = await refused(server.chat.StreamReply(ask("Ask", request_id="r")))
-    assert refusal.code is grpc.StatusCode.UNAVAILABLE
+    error = await refused(server.chat.StreamReply(ask("Ask", request_id="r")))
+    assert error.code is grpc.StatusCode.UNAVAILABLE
     assert upstream.requests == []
     failing = False
     assert (await server.stream("Ask", request_id="r").end()).text == "Hello, world"
@@ -191,8 +162,8 @@ async def test_a_commit_that_fails_asks_no_provider(server, upstream):
 
 
 @pytest.mark.parametrize("pieces", [500, 1000])
-async def test_what_is_written_is_linear_in_the_text(serve, upstream, pieces):
-    """P41: four times the text, and a constant."""
+async def test_database_writes_are_linear_in_the_text(serve, upstream, pieces):
+    """P41: at most four times the text plus a constant."""
     server = await serve(checkpoint_interval_s=0.01)
     beats = [asyncio.Event() for _ in range(10)]
     word = "0123456789abcdef" * 4
@@ -220,15 +191,15 @@ async def test_what_is_written_is_linear_in_the_text(serve, upstream, pieces):
                 while server.sql(flushed) == [(0,)]:
                     await asyncio.sleep(0.005)
     await watch.end()
-    stretches = [size for statement, size in written if "INTO checkpoint" in statement]
-    assert len(stretches) >= 9
+    checkpoints = [size for statement, size in written if "INTO checkpoint" in statement]
+    assert len(checkpoints) >= 9
     total = sum(size for _, size in written)
     assert total <= 4 * len(watch.text) + 20_000
-    assert sum(stretches) >= len(watch.text) / 2, "the journal was not seen at all"
+    assert sum(checkpoints) >= len(watch.text) / 2, "the test did not measure the checkpoints"
     assert server.sql("select count(*) from checkpoint") == [(0,)]
 
 
-async def test_a_server_refuses_a_database_that_another_holds(server):
+async def test_a_server_refuses_the_database_of_a_running_server(server):
     with pytest.raises(StoreUnusable):
         await server._start()
     assert (await server.stream().end()).text == "Hello, world"

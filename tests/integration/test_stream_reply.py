@@ -1,4 +1,4 @@
-"""StreamReply from acceptance to the terminal chunk, compared with every other view of the same reply."""
+"""StreamReply from acceptance to the terminal chunk, compared with other calls and the database."""
 
 import asyncio
 
@@ -8,23 +8,13 @@ from parley.v1 import chat_pb2, resources_pb2
 
 from tests.clock import until
 from tests.integration import frames
-from tests.integration.served import (
-    COMPLETED,
-    FAILED,
-    PENDING,
-    STREAMING,
-    ask,
-    error_reason,
-    reason,
-    refused,
-    text_of,
-)
+from tests.integration.served import COMPLETED, FAILED, PENDING, STREAMING, ask, error_reason, reason, refused, text_of
 from tests.upstream import Hang, Script, Wait, answer, done, finish, reasoning, refusal, role, text, tool_call, usage
 
 STREAM_REPLY = "/parley.v1.Chat/StreamReply"
 
 
-async def test_a_reply_is_the_same_wherever_it_is_seen(server, upstream):
+async def test_stream_get_list_and_database_show_the_same_reply(server, upstream):
     upstream.reply_with(answer("Hello", ", ", "world", tokens=(11, 3)))
     request = ask("Say hello", labels={"page": "home"}, new_conversation=resources_pb2.Conversation(title="Greeting"))
     call = server.chat.StreamReply(request)
@@ -33,7 +23,7 @@ async def test_a_reply_is_the_same_wherever_it_is_seen(server, upstream):
     count = resources_pb2.Usage(
         prompt_tokens=11, completion_tokens=3, cost_nano_usd=11 * 2_000 + 3 * 8_000, estimated=False
     )
-    told = resources_pb2.Usage(prompt_tokens=11, completion_tokens=3)
+    usage_chunk = resources_pb2.Usage(prompt_tokens=11, completion_tokens=3)
     ids = accepted.accepted
     assert chunks == [
         chat_pb2.TokenChunk(
@@ -47,7 +37,7 @@ async def test_a_reply_is_the_same_wherever_it_is_seen(server, upstream):
             ),
         ),
         *[chunk for chunk in chunks if chunk.text],
-        chat_pb2.TokenChunk(sequence=last.sequence - 1, usage=told),
+        chat_pb2.TokenChunk(sequence=last.sequence - 1, usage=usage_chunk),
         chat_pb2.TokenChunk(
             sequence=last.sequence,
             finished=chat_pb2.Finished(
@@ -100,11 +90,8 @@ async def test_a_reply_is_the_same_wherever_it_is_seen(server, upstream):
     assert row == [("COMPLETED", "STOP", last.sequence, "test", "up", request.request_id)]
     assert server.sql("select count(*) from message where reply_id = ?", reply.id) == [(1,)]
     conversation = await server.conversation(ids.conversation_id)
-    assert (conversation.title, conversation.head_message_id, conversation.active_reply_id) == (
-        "Greeting",
-        ids.message_id,
-        "",
-    )
+    assert (conversation.title, conversation.head_message_id) == ("Greeting", ids.message_id)
+    assert not conversation.active_reply_id
 
 
 async def test_acceptance_is_durable_when_headers_arrive(server, upstream):
@@ -142,7 +129,7 @@ async def test_a_running_reply_shows_its_text_so_far(server, upstream):
         (refusal(500), FAILED, "ABORTED", "PROVIDER_UNAVAILABLE"),
     ],
 )
-async def test_the_status_says_what_the_terminal_chunk_says(server, upstream, script, state, code, why):
+async def test_the_status_matches_the_terminal_chunk_and_the_stored_reply(server, upstream, script, state, code, why):
     upstream.reply_with(script)
     watch = await server.stream().end()
     reply = await server.get(watch.reply_id)
@@ -157,21 +144,6 @@ async def test_the_status_says_what_the_terminal_chunk_says(server, upstream, sc
         assert reply.error.reason == error_reason(why)
         assert reply.finish_reason == reason("UNSPECIFIED")
         assert watch.error.details() == reply.error.message
-
-
-async def test_tokens_come_as_they_are_read(server, upstream):
-    steps = [asyncio.Event() for _ in range(3)]
-    upstream.reply_with(
-        Script(
-            [role(), text("a"), Wait(steps[0]), text("b"), Wait(steps[1]), text("c"), Wait(steps[2]), finish(), done()]
-        )
-    )
-    watch = server.stream()
-    for so_far, step in zip(("a", "ab", "abc"), steps, strict=True):
-        await watch.until_text(so_far)
-        step.set()
-    await watch.end()
-    assert [chunk.text for chunk in watch.chunks if chunk.text] == ["a", "b", "c"]
 
 
 async def test_reasoning_is_sent_only_if_requested(server, upstream):
@@ -191,7 +163,7 @@ async def test_reasoning_is_sent_only_if_requested(server, upstream):
     assert plain.terminal.sequence == reply.last_sequence
 
 
-async def test_tool_calls_come_in_pieces_and_are_stored_whole(server, upstream):
+async def test_tool_calls_are_streamed_in_pieces_and_stored_whole(server, upstream):
     upstream.reply_with(
         Script(
             [
@@ -240,7 +212,7 @@ async def test_a_failure_after_acceptance_is_not_trailers_only(server, upstream)
 async def test_create_reply_sends_headers_at_acceptance(server, upstream):
     go = asyncio.Event()
     upstream.reply_with(Script([Wait(go), *answer("late").steps]))
-    answered = frames.answer(server.app.port, "/parley.v1.Chat/CreateReply", ask().SerializeToString())
+    answered = frames.response(server.app.port, "/parley.v1.Chat/CreateReply", ask().SerializeToString())
     first = await anext(answered)
     assert (first.kind, first.ends) == (frames.HEADERS, False)
     assert server.sql("select state from reply") == [("PENDING",)]
@@ -249,7 +221,7 @@ async def test_create_reply_sends_headers_at_acceptance(server, upstream):
     assert (kinds[0], kinds[-1]) == (frames.DATA, frames.HEADERS)
 
 
-async def test_an_unknown_exception_becomes_internal_with_a_call_id(server, caplog):
+async def test_an_unknown_exception_of_a_provider_fails_the_reply_as_internal(server, caplog):
     secret = "SECRET-of-a-defect"
 
     class Broken:
@@ -270,26 +242,22 @@ async def test_an_unknown_exception_becomes_internal_with_a_call_id(server, capl
     assert secret not in str(watch.chunks) + str(watch.error)
 
 
-async def test_a_defect_of_a_call_reports_only_its_call_id(server, caplog):
+async def test_an_unknown_exception_of_a_call_reports_only_its_call_id(server, caplog):
     secret = "SECRET-of-a-defect"
 
     def broken(alias, fallbacks):
         raise RuntimeError(secret)
 
     server.app._registry.candidates = broken
-    refusal_ = await refused(server.chat.StreamReply(ask()))
-    assert (refusal_.code, refusal_.reason, refusal_.message) == (
-        grpc.StatusCode.INTERNAL,
-        "INTERNAL",
-        "internal error",
-    )
-    assert secret not in repr(refusal_.__dict__)
+    error = await refused(server.chat.StreamReply(ask()))
+    assert (error.code, error.reason, error.message) == (grpc.StatusCode.INTERNAL, "INTERNAL", "internal error")
+    assert secret not in repr(vars(error))
     records = [record for record in caplog.records if record.getMessage() == "call_failed"]
-    assert [record.fields["call_id"] for record in records] == [refusal_.info.metadata["call_id"]]
+    assert [record.fields["call_id"] for record in records] == [error.info.metadata["call_id"]]
     assert server.sql("select count(*) from reply") == [(0,)]
 
 
-async def test_one_turn_after_another(server, upstream):
+async def test_a_second_turn_continues_the_conversation(server, upstream):
     first = await server.stream("One").end()
     second = await server.stream("Two", conversation_id=first.conversation_id).end()
     page = await server.messages(first.conversation_id)
@@ -300,18 +268,18 @@ async def test_one_turn_after_another(server, upstream):
     assert [body["content"] for body in upstream.requests[-1].json["messages"]] == ["One", "Hello, world", "Two"]
 
 
-async def test_a_second_turn_does_not_reach_a_tab_that_watches_the_first(server, upstream):
+async def test_a_reader_of_the_first_reply_receives_nothing_of_the_second(server, upstream):
     hold = asyncio.Event()
     upstream.reply_next(Script([role(), text("first"), Wait(hold), finish(), done()]))
     old = server.stream()
     await old.until_text("first")
-    tab = await server.resume(old.reply_id).until_text("first")
+    reader = await server.resume(old.reply_id).until_text("first")
     hold.set()
     await old.end()
     second = await server.stream("More", conversation_id=old.conversation_id).end()
-    await tab.end()
+    await reader.end()
     assert second.reply_id != old.reply_id
-    assert (tab.text, tab.terminal) == ("first", old.terminal)
+    assert (reader.text, reader.terminal) == ("first", old.terminal)
 
 
 async def test_a_reply_over_its_size_ends_with_max_tokens(serve, upstream):

@@ -6,14 +6,14 @@ import pytest
 from parley.v1 import chat_pb2, resources_pb2
 
 from tests.clock import until
-from tests.integration.served import said
+from tests.integration.served import new_message
 from tests.upstream import Close, Hang, Script, answer, done, finish, refusal, role, text, tool_call
 
 TOOL = chat_pb2.Tool(name="weather", parameters="{}")
 
 
 def strict(request) -> Script:
-    """Answers only prompts that the templates of Mistral and Llama render."""
+    """Accepts only the order of roles that the chat templates of Mistral and Llama accept."""
     roles = [message["role"] for message in request.json["messages"]]
     if roles[:1] == ["system"]:
         roles = roles[1:]
@@ -30,31 +30,31 @@ def upstream(upstream):
     return upstream
 
 
-async def test_after_a_turn_that_failed(server, upstream):
-    made = await server.new_conversation(post_system="Be brief.")
+async def test_roles_alternate_after_failed_turns(server, upstream):
+    created = await server.new_conversation(post_system="Be brief.")
     upstream.reply_next(refusal(500), Script([role(), text("half"), Close()]))
-    texts = [(await server.stream(str(n), conversation_id=made.id).end()).text for n in range(4)]
+    texts = [(await server.stream(str(n), conversation_id=created.id).end()).text for n in range(4)]
     assert texts == ["", "half", "Hello", "Hello"]
 
 
-async def test_after_a_turn_that_was_stopped_before_its_first_token(server, upstream):
-    made = await server.new_conversation()
+async def test_roles_alternate_after_a_cancel_before_the_first_token(server, upstream):
+    created = await server.new_conversation()
     upstream.reply_next(Script([Hang()]))
-    first = server.stream("One", conversation_id=made.id)
+    first = server.stream("One", conversation_id=created.id)
     await first.accepted()
     await until(lambda: len(upstream.requests) == 1)
     await server.cancel(first.reply_id)
-    for payload in ("Two", "Three"):
-        assert (await server.stream(payload, conversation_id=made.id).end()).text == "Hello"
+    for question in ("Two", "Three"):
+        assert (await server.stream(question, conversation_id=created.id).end()).text == "Hello"
 
 
-async def test_after_tool_results_whose_turn_failed(server, upstream):
-    made = await server.new_conversation()
+async def test_roles_alternate_after_a_failed_turn_with_tool_results(server, upstream):
+    created = await server.new_conversation()
     called = Script([role(), tool_call(0, "{}", call_id="c1", name="weather"), finish("tool_calls"), done()])
     upstream.reply_next(called, refusal(500))
-    await server.stream("Weather?", tools=[TOOL], conversation_id=made.id).end()
-    result = said("tool", tool_result=resources_pb2.ToolResult(tool_call_id="c1", content="rain"))
-    failed = await server.stream("", input=[result], tools=[TOOL], conversation_id=made.id).end()
+    await server.stream("Weather?", tools=[TOOL], conversation_id=created.id).end()
+    result = new_message("tool", tool_result=resources_pb2.ToolResult(tool_call_id="c1", content="rain"))
+    failed = await server.stream("", input=[result], tools=[TOOL], conversation_id=created.id).end()
     assert failed.terminal.HasField("failed")
-    for payload in ("And now?", "Thanks"):
-        assert (await server.stream(payload, conversation_id=made.id).end()).text == "Hello"
+    for question in ("And now?", "Thanks"):
+        assert (await server.stream(question, conversation_id=created.id).end()).text == "Hello"

@@ -37,7 +37,7 @@ def openssl(tmp_path):
 
 @pytest.fixture
 def sign(openssl, tmp_path):
-    """Makes an authority, and certificates that it has signed for a server of this machine and for a client."""
+    """Creates an authority with a server and a client certificate; returns the contents of the files by name."""
 
     def make():
         openssl("req", "-x509", *KEY, "-keyout", "ca.key", "-out", "ca.pem", "-subj", "/CN=test authority")
@@ -54,7 +54,7 @@ def sign(openssl, tmp_path):
 
 @pytest.fixture
 def pki(sign):
-    """Such an authority with its certificates."""
+    """The files of `sign`, already created."""
     return sign()
 
 
@@ -84,33 +84,44 @@ async def serve(tmp_path):
 
 
 async def answer(port, credentials, host="localhost"):
+    """The text of a reply over a new connection."""
     backoff = parley.Backoff(max_elapsed_s=0.0)
     async with parley.Client(f"{host}:{port}", tls=credentials, backoff=backoff) as client:
-        return await client.create_reply('/script {"text":"sealed","delay_s":0} Hello')
+        reply = await client.create_reply('/script {"text":"sealed","delay_s":0} Hello')
+        return reply.message.parts[0].text
 
 
-async def test_a_server_with_a_certificate(pki, serve):
-    port = (await serve(certificate="server.pem", key="server.key")).port
-    trusting = grpc.ssl_channel_credentials(pki["ca.pem"])
-    reply = await answer(port, trusting)
-    assert reply.message.parts[0].text == "sealed"
-    for wrong in (False, grpc.ssl_channel_credentials(pki["client.pem"])):  # no TLS; another authority
-        with pytest.raises(parley.ParleyError) as failed:
-            await answer(port, wrong)
-        assert failed.value.code is grpc.StatusCode.UNAVAILABLE
-
-
-async def test_a_server_that_asks_for_a_clients_certificate(pki, serve):
-    port = (await serve(certificate="server.pem", key="server.key", client_ca="ca.pem")).port
-    known = grpc.ssl_channel_credentials(pki["ca.pem"], pki["client.key"], pki["client.pem"])
-    assert (await answer(port, known)).message.parts[0].text == "sealed"
+async def assert_refused(port, credentials):
     with pytest.raises(parley.ParleyError) as failed:
-        await answer(port, grpc.ssl_channel_credentials(pki["ca.pem"]))
+        await answer(port, credentials)
     assert failed.value.code is grpc.StatusCode.UNAVAILABLE
 
 
+def trusting(files):
+    """Credentials of a client that has no certificate."""
+    return grpc.ssl_channel_credentials(files["ca.pem"])
+
+
+def as_client(files):
+    """Credentials of a client with a certificate."""
+    return grpc.ssl_channel_credentials(files["ca.pem"], files["client.key"], files["client.pem"])
+
+
+async def test_a_server_with_a_certificate_refuses_untrusting_clients(pki, serve):
+    port = (await serve(certificate="server.pem", key="server.key")).port
+    assert await answer(port, trusting(pki)) == "sealed"
+    await assert_refused(port, False)
+    await assert_refused(port, grpc.ssl_channel_credentials(pki["client.pem"]))  # another authority
+
+
+async def test_a_server_with_a_client_ca_refuses_clients_without_certificate(pki, serve):
+    port = (await serve(certificate="server.pem", key="server.key", client_ca="ca.pem")).port
+    assert await answer(port, as_client(pki)) == "sealed"
+    await assert_refused(port, trusting(pki))
+
+
 @pytest.mark.parametrize("client_ca", [{}, {"client_ca": "ca.pem"}], ids=["TLS", "mTLS"])
-async def test_a_call_knows_its_callers_certificate(pki, serve, client_ca, monkeypatch):
+async def test_the_peer_of_a_call_is_the_clients_certificate(pki, serve, client_ca, monkeypatch):
     seen = []
 
     class Watched(Caller):
@@ -120,25 +131,14 @@ async def test_a_call_knows_its_callers_certificate(pki, serve, client_ca, monke
 
     monkeypatch.setattr(call, "Caller", Watched)
     app = await serve(certificate="server.pem", key="server.key", **client_ca)
-    assert (await answer(app.port, as_client(pki))).id
+    await answer(app.port, as_client(pki))
     expected = Peer("CN=client", tuple(name.partition(":")[2] for name in NAMES)) if client_ca else None
     assert set(seen) == {expected}
 
 
 async def renew(app):
-    """As the app does by itself once a minute: whether there was anything new."""
+    """Renew now, as the app does once a minute; returns whether a file was new."""
     return await asyncio.to_thread(app.certificates.renew)
-
-
-async def refuses(port, credentials):
-    with pytest.raises(parley.ParleyError) as failed:
-        await answer(port, credentials)
-    assert failed.value.code is grpc.StatusCode.UNAVAILABLE
-    return True
-
-
-def as_client(files):
-    return grpc.ssl_channel_credentials(files["ca.pem"], files["client.key"], files["client.pem"])
 
 
 async def test_new_certificates_are_loaded_while_the_server_runs(pki, sign, serve):
@@ -150,15 +150,15 @@ async def test_new_certificates_are_loaded_while_the_server_runs(pki, sign, serv
             await anext(stream)
             renewed = sign()
             assert await renew(app)
-            assert await refuses(app.port, as_client(pki))
-            assert (await answer(app.port, as_client(renewed))).message.parts[0].text == "sealed"
-            # What was connected stays.
+            await assert_refused(app.port, as_client(pki))
+            assert await answer(app.port, as_client(renewed)) == "sealed"
+            # The open connection stays.
             async for _ in stream:
                 pass
         assert stream.text == "a a a a "
-        # The caller's own certificate is by an authority that has gone.
+        # The removed authority has signed the client's certificate.
         old = grpc.ssl_channel_credentials(renewed["ca.pem"], pki["client.key"], pki["client.pem"])
-        assert await refuses(app.port, old)
+        await assert_refused(app.port, old)
 
 
 @pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3], ids=str)
@@ -191,22 +191,22 @@ async def test_a_caller_without_sni_gets_the_new_certificate(pki, sign, serve):
     app = await serve(certificate="server.pem", key="server.key")
     renewed = sign()
     assert await renew(app)
-    assert (await answer(app.port, grpc.ssl_channel_credentials(renewed["ca.pem"]), host="127.0.0.1")).id
+    assert await answer(app.port, trusting(renewed), host="127.0.0.1") == "sealed"
 
 
 async def test_mismatched_certificate_files_change_nothing(pki, openssl, tmp_path, serve, caplog):
     app = await serve(certificate="server.pem", key="server.key")
-    whole = (tmp_path / "server.key").read_bytes()
+    matching = (tmp_path / "server.key").read_bytes()
     (tmp_path / "server.key").write_bytes((tmp_path / "client.key").read_bytes())
     assert [await renew(app) for _ in range(2)] == [False, False]
     (tmp_path / "server.key").unlink()
     assert [await renew(app) for _ in range(2)] == [False, False]
-    assert (await answer(app.port, grpc.ssl_channel_credentials(pki["ca.pem"]))).id
-    told = [record for record in caplog.records if record.message == "certificate_reload_failed"]
-    assert len(told) == 2  # once for each kind of fault, not for each look
-    (tmp_path / "server.key").write_bytes(whole)
+    assert await answer(app.port, trusting(pki)) == "sealed"
+    failures = [record for record in caplog.records if record.message == "certificate_reload_failed"]
+    assert len(failures) == 2  # one for each fault, not for each attempt
+    (tmp_path / "server.key").write_bytes(matching)
     assert await renew(app)
-    assert (await answer(app.port, grpc.ssl_channel_credentials(pki["ca.pem"]))).id
+    assert await answer(app.port, trusting(pki)) == "sealed"
 
 
 async def test_a_server_reloads_certificates_periodically(pki, sign, tmp_path):
@@ -222,8 +222,8 @@ async def test_a_server_reloads_certificates_periodically(pki, sign, tmp_path):
     keeping.cancel()
 
 
-async def test_every_address_of_a_server_gets_the_new_files(pki, sign, serve, tmp_path):
-    """Each of the servers behind a port, on both loopbacks: one that was left out would show the old certificate."""
+async def test_every_address_of_a_server_shows_the_new_certificate(pki, sign, serve, tmp_path):
+    """All gRPC servers of the port, on both loopback addresses, show the new certificate."""
     app = await serve(listen="localhost:0", certificate="server.pem", key="server.key")
     renewed = sign()
     assert await renew(app)

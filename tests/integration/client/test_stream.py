@@ -11,23 +11,11 @@ from parley.events import Accepted, Finished, Reconnecting, Text
 from parley.v1 import resources_pb2
 
 from tests.clock import settle
-from tests.scripted_server import (
-    Abort,
-    Break,
-    Cut,
-    Headers,
-    Wait,
-    accepted,
-    finished,
-    refusal,
-    running,
-    text,
-    texts,
-)
+from tests.scripted_server import Abort, Break, Cut, Headers, Wait, accepted, finished, refusal, running, text, texts
 
 UNAVAILABLE = Abort(grpc.StatusCode.UNAVAILABLE)
 QUICK = parley.Backoff(first_s=0.001, max_s=0.01, max_elapsed_s=10.0)
-FOR_EVER = parley.Backoff(first_s=30.0, max_s=30.0, max_elapsed_s=600.0)
+LONG = parley.Backoff(first_s=30.0, max_s=30.0, max_elapsed_s=600.0)
 USAGE = resources_pb2.Usage(prompt_tokens=3, completion_tokens=5)
 ACCEPTED = Accepted("reply-1", "conversation-1", "message-2", ("message-1",), "scripted", replayed=False)
 LOG = [*texts("Hel", "lo ", "wor", "ld"), finished(5)]
@@ -48,7 +36,7 @@ async def client(server):
 
 
 async def read(stream):
-    """All events but the notes about reconnecting."""
+    """All events except Reconnecting."""
     return [event async for event in stream if not isinstance(event, Reconnecting)]
 
 
@@ -74,7 +62,7 @@ async def test_cut_at_every_chunk_boundary(server, client, after, how):
     assert events == [ACCEPTED, *[Text(piece) for piece in ("Hel", "lo ", "wor", "ld")], END]
     first, second = server.calls
     if isinstance(how, Break) and second.method == "StreamReply":
-        assert first.request == second.request  # not even `accepted` came through before the connection broke
+        assert first.request == second.request  # the connection broke before `accepted` arrived
         return
     assert second.method == "ResumeReply"
     reached = second.request.after_sequence
@@ -137,49 +125,37 @@ async def test_leaving_ends_the_call_on_the_server_at_once(server, client, leave
         gc.enable()
 
 
-async def test_closing_ends_a_reader_in_another_task_without_an_error(server, client):
-    server.scripts.append([accepted(), text(1, "Hel"), Wait(asyncio.Event())])
-    stream = client.stream_reply("Hi")
-    await _break(stream)
+between_attempts = pytest.mark.parametrize("between_attempts", [False, True])
+
+
+async def waiting_reader(server, client, between_attempts):
+    """A stream, and a task that waits for its next chunk or for the next attempt to connect."""
+    server.scripts.append(
+        [accepted(), *([UNAVAILABLE] if between_attempts else [text(1, "Hel"), Wait(asyncio.Event())])]
+    )
+    stream = client.acting_for("ben").stream_reply("Hi")
+    assert isinstance(await anext(stream), Accepted)
+    assert isinstance(await anext(stream), Reconnecting if between_attempts else Text)
     reader = asyncio.create_task(read(stream))
     await settle()
-    await stream.aclose()
-    assert await reader == []
+    return stream, reader
 
 
-async def test_closing_wakes_a_reader_between_two_attempts(server):
-    server.scripts.append([accepted(), UNAVAILABLE])
-    async with parley.Client(server.address, backoff=FOR_EVER) as client:
-        stream = client.stream_reply("Hi")
-        assert isinstance([await anext(stream), await anext(stream)][1], Reconnecting)
-        reader = asyncio.create_task(read(stream))
-        await settle()
+@between_attempts
+async def test_closing_a_stream_ends_its_reader_without_an_error(server, between_attempts):
+    async with parley.Client(server.address, backoff=LONG) as client:
+        stream, reader = await waiting_reader(server, client, between_attempts)
         await stream.aclose()
         assert await asyncio.wait_for(reader, 5.0) == []
 
 
-async def test_closing_the_client_wakes_a_reader_between_two_attempts(server):
-    server.scripts.append([accepted(), UNAVAILABLE])
-    client = parley.Client(server.address, backoff=FOR_EVER)
-    stream = client.acting_for("ben").stream_reply("Hi")
-    assert isinstance([await anext(stream), await anext(stream)][1], Reconnecting)
-    reader = asyncio.create_task(read(stream))
-    await settle()
+@between_attempts
+async def test_closing_the_client_fails_its_readers(server, between_attempts):
+    client = parley.Client(server.address, backoff=LONG)
+    _, reader = await waiting_reader(server, client, between_attempts)
     await client.close()
     with pytest.raises(parley.Unavailable, match="closed"):
         await asyncio.wait_for(reader, 5.0)
-
-
-async def test_closing_the_client_fails_its_readers(server):
-    server.scripts.append([accepted(), text(1, "Hel"), Wait(asyncio.Event())])
-    client = parley.Client(server.address, backoff=QUICK)
-    stream = client.stream_reply("Hi")
-    await _break(stream)
-    reader = asyncio.create_task(read(stream))
-    await settle()
-    await client.close()
-    with pytest.raises(parley.Unavailable, match="closed"):
-        await reader
 
 
 async def test_a_read_that_timed_out_can_be_repeated_without_loss(server, client):

@@ -10,17 +10,7 @@ import grpc
 import pytest
 from parley.v1 import catalog_pb2, chat_pb2, conversations_pb2, resources_pb2
 
-from tests.scripted_server import (
-    Abort,
-    Wait,
-    accepted,
-    failed,
-    finished,
-    refusal,
-    reply_error,
-    running,
-    text,
-)
+from tests.scripted_server import Abort, Wait, accepted, failed, finished, refusal, reply_error, running, text
 
 RUN = """
 import sys
@@ -30,7 +20,7 @@ sys.exit(chat(ChatOptions(**eval(sys.argv[1]))))
 """
 IN_TERMINAL = """
 import os, sys
-terminal = os.open(sys.argv[1], os.O_RDWR)  # the first one that a session leader opens becomes its own
+terminal = os.open(sys.argv[1], os.O_RDWR)  # becomes the controlling terminal of this session
 for standard in (0, 1, 2):
     os.dup2(terminal, standard)
 os.execv(sys.executable, [sys.executable, "-c", *sys.argv[2:]])
@@ -38,7 +28,7 @@ os.execv(sys.executable, [sys.executable, "-c", *sys.argv[2:]])
 
 
 class Terminal:
-    """The other side of a pseudo-terminal: what is typed, and all that was shown."""
+    """The controlling side of a pseudo-terminal: types keys, and collects the output in `shown`."""
 
     def __init__(self, screen_fd, process):
         self.fd = screen_fd
@@ -61,7 +51,7 @@ class Terminal:
         os.write(self.fd, keys.encode())
 
     async def expect(self, wanted, *, after=0):
-        """Waits until something is shown, and returns where what follows it begins."""
+        """Wait until a text is shown; returns the position after it."""
         try:
             async with asyncio.timeout(10):
                 while wanted not in self.shown[after:]:
@@ -71,7 +61,7 @@ class Terminal:
             pytest.fail(f"{wanted!r} was not shown after {self.shown[after:]!r}")
         return self.shown.index(wanted, after) + len(wanted)
 
-    async def left(self):
+    async def exited(self):
         async with asyncio.timeout(10):
             return await self.process.wait()
 
@@ -102,14 +92,14 @@ async def terminal(server, request):
         process.kill()
         await process.wait()
     else:
-        assert termios.tcgetattr(inner_fd)[3] == attributes[3], "the terminal was left in another mode"
+        assert termios.tcgetattr(inner_fd)[3] == attributes[3], "the mode of the terminal was not restored"
     asyncio.get_running_loop().remove_reader(screen_fd)
     os.close(inner_fd)
     os.close(screen_fd)
 
 
 async def piped(server, *, stdin=b"", **options):
-    """Runs the chat without a terminal; returns (status, stdout, stderr)."""
+    """Run the chat without a terminal; returns (status, stdout, stderr)."""
     options = repr({"address": server.address, **options})
     process = await asyncio.create_subprocess_exec(
         sys.executable, "-c", RUN, options, stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE,
@@ -159,7 +149,7 @@ async def test_ctrl_c_stops_the_streaming_reply_but_not_the_program(server, term
     at = await terminal.expect("*  1  Say hello  (just now)\n", after=at)
     at = await terminal.expect("> ", after=at)
     terminal.type("/quit\n")
-    assert await terminal.left() == 0
+    assert await terminal.exited() == 0
 
     first, second = (call.request for call in server.calls if call.method == "StreamReply")
     assert first.new_conversation.title == "Say hello"
@@ -194,10 +184,10 @@ async def test_a_second_ctrl_c_abandons_a_reply_that_cannot_be_stopped(server, t
     async with asyncio.timeout(1):
         await stream.cancelled.wait()
     terminal.type("\x04")
-    assert await terminal.left() == 0
+    assert await terminal.exited() == 0
 
 
-async def test_a_cut_shows_and_the_answer_goes_on(server, terminal):
+async def test_a_lost_connection_is_shown_and_the_answer_continues(server, terminal):
     server.scripts.append([accepted(), text(1, "Hel"), Abort(grpc.StatusCode.UNAVAILABLE)])
     server.scripts.append([accepted(sequence=1), text(2, "lo"), finished(3)])
     await terminal.expect("> ")
@@ -226,7 +216,7 @@ async def test_open_shows_the_last_messages_and_follows_the_running_reply(server
     assert (request.conversation_id, request.replace_message_id, request.text) == ("conversation-1", "message-2", "")
 
 
-async def test_commands_that_only_change_the_chat(server, terminal):
+async def test_commands_change_the_chat_without_a_message(server, terminal):
     server.log = [text(1, "ok"), finished(2)]
     at = await terminal.expect("> ")
     for typed, shown in [

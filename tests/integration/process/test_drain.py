@@ -1,4 +1,4 @@
-"""A stop signal drains: new replies are refused, running ones may end, and the rest keep their text."""
+"""A stop signal starts a drain: new replies are refused, running ones may end, and the others keep their text."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ from tests.processes import ServerProcess, open_channel
 
 LONG = words("long", 3000)
 SHORT = words("short", 130)
+STOP_SIGNALS = [signal.SIGTERM, signal.SIGINT]
 
 
 def limits(*, pause_s: float, grace_s: float) -> str:
@@ -31,7 +32,7 @@ def asking(text: str, delay_s: float = 0.02) -> chat_pb2.ReplyRequest:
 
 @asynccontextmanager
 async def watching(chat: chat_pb2_grpc.ChatStub, *requests: chat_pb2.ReplyRequest) -> AsyncIterator[list[Watcher]]:
-    """Readers of new replies, each with text; on exit, each has the end of its call."""
+    """Start replies and wait until each has text; the exit waits until each call has ended."""
     watchers = [Watcher(request) for request in requests]
     async with asyncio.TaskGroup() as calls:
         for watcher in watchers:
@@ -41,20 +42,12 @@ async def watching(chat: chat_pb2_grpc.ChatStub, *requests: chat_pb2.ReplyReques
         yield watchers
 
 
-async def refused(call: object) -> tuple[grpc.StatusCode, str, grpc.aio.AioRpcError]:
-    try:
-        await call  # type: ignore[misc]
-    except grpc.aio.AioRpcError as status:
-        return status.code(), reason_of(error_of(status)), status
-    raise AssertionError("it was not refused")
-
-
-def nothing_left(server: ServerProcess) -> bool:
+def nothing_running(server: ServerProcess) -> bool:
     active = server.rows("SELECT count(*) FROM reply WHERE state IN ('PENDING', 'STREAMING')")
     return active == [(0,)] == server.rows("SELECT count(*) FROM checkpoint")
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", STOP_SIGNALS)
 async def test_replies_may_end_within_the_grace_and_the_rest_keep_their_text(tmp_path, number) -> None:
     grace_s = 5.0
     async with (
@@ -75,13 +68,14 @@ async def test_replies_may_end_within_the_grace_and_the_rest_keep_their_text(tmp
             assert text_of(late) == "Just in time.", "in the pause, new replies are still accepted"
             await asyncio.gather(*(each.was_sent_away.wait() for each in (short, other, long, stopped)))
             for call in (chat.CreateReply(asking("x")), chat.StreamReply(asking("x")).read()):
-                code, reason, status = await refused(call)
-                assert (code, reason) == (grpc.StatusCode.UNAVAILABLE, "DRAINING")
-                told = error_of(status)
-                assert told is not None
-                assert told.retryable
-                assert told.retry_after.ToMilliseconds() > 0
-            await served_on(chat, long, stopped, first_request)
+                with pytest.raises(grpc.aio.AioRpcError) as refusal:
+                    await call
+                error = error_of(refusal.value)
+                assert error is not None
+                assert (refusal.value.code(), reason_of(error)) == (grpc.StatusCode.UNAVAILABLE, "DRAINING")
+                assert error.retryable
+                assert error.retry_after.ToMilliseconds() > 0
+            await check_other_calls(chat, long, stopped, first_request)
         status_code = await server.exited(limit_s=grace_s + 8)
         assert status_code == 0
         assert "Traceback" not in server.told
@@ -92,10 +86,10 @@ async def test_replies_may_end_within_the_grace_and_the_rest_keep_their_text(tmp
         assert long.status is grpc.StatusCode.ABORTED
         assert 0 < len(long.text) < len(LONG)
         assert LONG.startswith(long.text)
-        for told_once in (short, other, long):
-            assert len(told_once.went_away) == 1
-            assert 0 < told_once.went_away[0] <= grace_s
-        assert nothing_left(server)
+        for reader in (short, other, long):
+            assert len(reader.went_away) == 1
+            assert 0 < reader.went_away[0] <= grace_s
+        assert nothing_running(server)
         await server.start()
         async with parley.Client(server.address) as client:
             for each in (short, other, long, stopped):
@@ -103,10 +97,10 @@ async def test_replies_may_end_within_the_grace_and_the_rest_keep_their_text(tmp
                 assert (text_of(reply), reply.last_sequence) == (each.text, each.terminal.sequence)
 
 
-async def served_on(
+async def check_other_calls(
     chat: chat_pb2_grpc.ChatStub, long: Watcher, stopped: Watcher, known: chat_pb2.ReplyRequest
 ) -> None:
-    """Everything but a new reply, during the drain."""
+    """All calls except new replies are served during the drain."""
     resumed = Watcher()
     resumed.reply_id = long.reply_id
     resuming = asyncio.create_task(resumed.resume(chat))
@@ -128,37 +122,26 @@ async def served_on(
     assert stopped.terminal.finished.reason == resources_pb2.FINISH_REASON_CANCELLED
 
 
-@pytest.mark.parametrize(("first", "second"), [(signal.SIGTERM, signal.SIGTERM), (signal.SIGINT, signal.SIGINT)])
-async def test_a_second_signal_skips_the_grace(tmp_path, first, second) -> None:
+@pytest.mark.parametrize("number", STOP_SIGNALS)
+@pytest.mark.parametrize("pause_s", [0, 600])
+async def test_a_second_signal_skips_the_pause_and_the_grace(tmp_path, number, pause_s) -> None:
     async with (
-        ServerProcess(tmp_path, toml=limits(pause_s=0, grace_s=600)) as server,
-        open_channel(server.address) as channel,
-    ):
-        async with watching(chat_pb2_grpc.ChatStub(channel), asking(LONG)) as (long,):
-            server.send(first)
-            await long.was_sent_away.wait()
-            server.send(second)
-        assert await server.exited(limit_s=10) == 0
-        assert reason_of(long.terminal.failed.error) == "OWNER_LOST"
-        assert server.rows("SELECT state FROM reply") == [("FAILED",)]
-        assert nothing_left(server)
-
-
-async def test_a_second_signal_also_ends_the_drain_pause(tmp_path) -> None:
-    async with (
-        ServerProcess(tmp_path, toml=limits(pause_s=600, grace_s=600)) as server,
+        ServerProcess(tmp_path, toml=limits(pause_s=pause_s, grace_s=600)) as server,
         open_channel(server.address) as channel,
     ):
         health = health_pb2_grpc.HealthStub(channel).Watch(health_pb2.HealthCheckRequest(), timeout=60)
         assert (await health.read()).status == health_pb2.HealthCheckResponse.SERVING
         async with watching(chat_pb2_grpc.ChatStub(channel), asking(LONG)) as (long,):
-            server.send(signal.SIGTERM)
+            server.send(number)
             assert (await health.read()).status == health_pb2.HealthCheckResponse.NOT_SERVING
             health.cancel()
-            server.send(signal.SIGTERM)
+            if not pause_s:
+                await long.was_sent_away.wait()
+            server.send(number)
         assert await server.exited(limit_s=10) == 0
         assert reason_of(long.terminal.failed.error) == "OWNER_LOST"
-        assert nothing_left(server)
+        assert server.rows("SELECT state FROM reply") == [("FAILED",)]
+        assert nothing_running(server)
 
 
 async def test_a_server_without_work_stops_at_once(tmp_path) -> None:

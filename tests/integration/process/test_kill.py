@@ -1,4 +1,4 @@
-"""A server is killed at random points: the texts that readers received and the stored replies are consistent."""
+"""After a kill -9 at a random time, the texts that readers received and the stored replies are consistent."""
 
 from __future__ import annotations
 
@@ -44,14 +44,14 @@ default_model = "near"
 
 
 def paced_answer(request: Request) -> Script:
-    """What `TAG COUNT PACE_S` asks for, one word at a time."""
+    """The provider's answer to the message `TAG COUNT PACE_S`: `COUNT` words, one every `PACE_S` seconds."""
     tag, count, pace_s = request.json["messages"][-1]["content"].split()
     pieces = [text(f"{tag}.{number} ") for number in range(int(count))]
     return Script([*itertools.chain.from_iterable((piece, Pause(float(pace_s))) for piece in pieces), finish(), done()])
 
 
-class PromptSource:
-    """One message of one conversation with its readers, sometimes with a cancel."""
+class Turn:
+    """A message in a conversation, two readers of its reply, and sometimes a cancel."""
 
     def __init__(self, chance: random.Random, number: int, conversation_id: str) -> None:
         self.model = chance.choice(["near", "far"])
@@ -76,11 +76,11 @@ class PromptSource:
 
     @property
     def readers(self) -> list[Watcher]:
-        """Those that know the reply."""
+        """The readers that have received the id of the reply."""
         return [each for each in (self.watcher, self.second) if each.reply_id]
 
     async def run(self, chat: chat_pb2_grpc.ChatStub) -> None:
-        """Until every call has ended: by itself, or with the server."""
+        """Make all calls; returns when each has ended."""
         await asyncio.sleep(self._delay_s)
         calls = [asyncio.create_task(self.watcher.start(chat))]
         accepted = asyncio.create_task(self.watcher.has_accepted.wait())
@@ -106,14 +106,14 @@ class PromptSource:
             self.cancel_refusal = error_of(status)
 
 
-class Drill:
-    """The conversations, their turns, and what was seen of them over all the kills."""
+class KillTest:
+    """The conversations, the current turn of each, and the counts over all kills."""
 
     def __init__(self, server: ServerProcess, chance: random.Random) -> None:
         self.server = server
         self.chance = chance
         self.conversations: list[str] = []
-        self.turns: list[PromptSource] = []
+        self.turns: list[Turn] = []
         self.numbers = itertools.count()
         self.seen: Counter[str] = Counter()
         self.kills = 0
@@ -130,8 +130,8 @@ class Drill:
                 self.conversations.append(reply.conversation_id)
 
     async def stream_and_kill(self) -> None:
-        """Every conversation gets its next message; somewhere in between the server dies."""
-        self.turns = [PromptSource(self.chance, next(self.numbers), each) for each in self.conversations]
+        """Send the next message of every conversation, and kill the server at a random time."""
+        self.turns = [Turn(self.chance, next(self.numbers), each) for each in self.conversations]
         async with open_channel(self.server.address) as channel:
             chat = chat_pb2_grpc.ChatStub(channel)
             running = [asyncio.create_task(turn.run(chat)) for turn in self.turns]
@@ -142,7 +142,7 @@ class Drill:
             await asyncio.gather(*running)
 
     async def restart(self) -> None:
-        """Start it; sometimes it is killed once more on the way."""
+        """Start the server; sometimes kill it once more during the start."""
         if self.chance.random() < 0.15:
             await self.server.launch()
             await asyncio.sleep(self.chance.uniform(0.1, 1.2))
@@ -153,7 +153,7 @@ class Drill:
         self.start_s.append(time.monotonic() - began_s)
 
     async def check(self) -> None:
-        """Everything that a restart promises, for each reader there was."""
+        """Check what a restart guarantees, for each reader."""
         states = self.server.rows("SELECT count(*) FROM reply WHERE state IN ('PENDING', 'STREAMING')")
         assert states == [(0,)], "every reply is terminal before the server is ready"
         assert self.server.rows("SELECT count(*) FROM checkpoint") == [(0,)]
@@ -161,11 +161,11 @@ class Drill:
             chat = chat_pb2_grpc.ChatStub(channel)
             await asyncio.gather(*(self._check_turn(chat, turn) for turn in self.turns))
 
-    async def _check_turn(self, chat: chat_pb2_grpc.ChatStub, turn: PromptSource) -> None:
+    async def _check_turn(self, chat: chat_pb2_grpc.ChatStub, turn: Turn) -> None:
         assert not [each.error for each in turn.readers if each.terminal is None and each.error is not None]
         if not turn.readers:
-            assert turn.watcher.error is None, "the conversation takes the next message: nothing refuses it"
-            self.seen["not accepted, as far as the caller knew"] += 1
+            assert turn.watcher.error is None, "the message was refused, so the conversation is blocked"
+            self.seen["acceptance unknown to the caller"] += 1
             await self._check_unknown(chat, turn)
             return
         reply = await chat.GetReply(chat_pb2.GetReplyRequest(reply_id=turn.watcher.reply_id))
@@ -175,15 +175,15 @@ class Drill:
             await self._check_resumed(chat, reader, reply)
         await self._check_retry(chat, turn, reply)
 
-    def _check_state(self, turn: PromptSource, reply: resources_pb2.Reply) -> None:
+    def _check_state(self, turn: Turn, reply: resources_pb2.Reply) -> None:
         states = resources_pb2.Reply.State
-        assert turn.cancel_refusal is None, "the connection breaks, nothing else"
+        assert turn.cancel_refusal is None, "a kill must only break the connection"
         known_end = any(each.terminal is not None for each in turn.readers)
         if turn.cancelled is not None:
-            assert reply == turn.cancelled, "what Cancel returned is what is stored"
+            assert reply == turn.cancelled, "the stored reply differs from the result of Cancel"
             known_end = True
         if reply.state == states.STATE_FAILED:
-            assert not known_end, "an end that was seen stays as it was"
+            assert not known_end, "an end that a reader received was replaced"
             assert reason_of(reply.error) == "OWNER_LOST"
         elif reply.state == states.STATE_CANCELLED:
             assert turn.cancel_tried
@@ -193,16 +193,16 @@ class Drill:
             assert text_of(reply) == turn.whole
         self.seen[f"{states.Name(reply.state)}, {'seen' if known_end else 'not seen'} before the kill"] += 1
 
-    def _check_text(self, turn: PromptSource, reader: Watcher, stored: str) -> None:
+    def _check_text(self, turn: Turn, reader: Watcher, stored: str) -> None:
         assert turn.whole.startswith(reader.text)
-        assert turn.whole.startswith(stored), "nothing of another reply, nothing twice, no gap"
+        assert turn.whole.startswith(stored), "the stored text is not a prefix of the reply"
         must_be_stored = reader.length_at(self.killed_s - LOSS_S)
         assert len(stored) >= must_be_stored, f"lost: {reader.text[len(stored) : must_be_stored]!r}"
         if len(stored) < len(reader.text):
             self.lost_s.append(self.killed_s - reader.time_of(len(stored) + 1))
 
     async def _check_resumed(self, chat: chat_pb2_grpc.ChatStub, reader: Watcher, reply: resources_pb2.Reply) -> None:
-        """A snapshot with a higher number, then the terminal chunk; only that for a reader that had the snapshot."""
+        """A resume gets a snapshot with a higher sequence and the terminal chunk; the next resume only the latter."""
         cursor, snapshots, ended = reader.sequence, reader.snapshots, reader.terminal is not None
         if ended:
             assert (reader.text, reader.sequence) == (text_of(reply), reply.last_sequence)
@@ -218,7 +218,7 @@ class Drill:
             assert reply.last_sequence - 1 > cursor
         last, snapshots = reader.sequence, reader.snapshots
         await reader.resume(chat)
-        assert (reader.sequence, reader.snapshots) == (last, snapshots), "at the end: the terminal chunk alone"
+        assert (reader.sequence, reader.snapshots) == (last, snapshots), "more than the terminal chunk"
         self._check_terminal(reader, reply)
 
     def _check_terminal(self, watcher: Watcher, reply: resources_pb2.Reply) -> None:
@@ -235,26 +235,23 @@ class Drill:
             assert watcher.terminal.finished.usage == reply.usage
             assert watcher.status is grpc.StatusCode.OK
 
-    async def _check_retry(self, chat: chat_pb2_grpc.ChatStub, turn: PromptSource, reply: resources_pb2.Reply) -> None:
+    async def _check_retry(self, chat: chat_pb2_grpc.ChatStub, turn: Turn, reply: resources_pb2.Reply) -> None:
         retry = Watcher(turn.request)
         await retry.start(chat)
         assert (retry.reply_id, retry.replayed) == (reply.id, True)
         assert retry.text == text_of(reply)
         self._check_terminal(retry, reply)
 
-    async def _check_unknown(self, chat: chat_pb2_grpc.ChatStub, turn: PromptSource) -> None:
-        """Accepted or not, the caller cannot know. A retry finds the reply, or starts the only one; it is stopped."""
+    async def _check_unknown(self, chat: chat_pb2_grpc.ChatStub, turn: Turn) -> None:
+        """The caller cannot know whether it was accepted: a retry returns the reply, or starts the only one."""
         request = chat_pb2.ReplyRequest()
         request.CopyFrom(turn.request)
         request.wait.FromMilliseconds(0)
         first = await chat.CreateReply(request)
         ended = await chat.Cancel(chat_pb2.CancelRequest(reply_id=first.id))
-        assert ended.state in (
-            resources_pb2.Reply.STATE_CANCELLED,
-            resources_pb2.Reply.STATE_FAILED,
-            resources_pb2.Reply.STATE_COMPLETED,
-        )
-        self.seen["of those, accepted"] += ended.state == resources_pb2.Reply.STATE_FAILED
+        states = resources_pb2.Reply.State
+        assert ended.state in (states.STATE_CANCELLED, states.STATE_FAILED, states.STATE_COMPLETED)
+        self.seen["of these, accepted"] += ended.state == resources_pb2.Reply.STATE_FAILED
         turn.watcher.reply_id = first.id
         await self._check_retry(chat, turn, ended)
 
@@ -268,29 +265,29 @@ async def test_readers_and_database_agree_after_a_kill_at_any_moment(tmp_path) -
         upstream = await stack.enter_async_context(Upstream())
         upstream.reply_with(paced_answer)
         server = await stack.enter_async_context(ServerProcess(tmp_path, toml=FAR.format(url=upstream.url)))
-        drill = Drill(server, chance)
-        await drill.open_conversations()
+        test = KillTest(server, chance)
+        await test.open_conversations()
         accepted = {}
-        while drill.kills < KILLS:
-            await drill.stream_and_kill()
-            await drill.restart()
-            await drill.check()
-            accepted |= {turn.request.request_id: turn.watcher.reply_id for turn in drill.turns}
-        asked = Counter(request.json["messages"][-1]["content"] for request in upstream.requests)
+        while test.kills < KILLS:
+            await test.stream_and_kill()
+            await test.restart()
+            await test.check()
+            accepted |= {turn.request.request_id: turn.watcher.reply_id for turn in test.turns}
+        generated = Counter(request.json["messages"][-1]["content"] for request in upstream.requests)
         stored = server.rows("SELECT request_id, id FROM reply")
         messages = server.rows("SELECT reply_id, count(*) FROM message WHERE reply_id IS NOT NULL GROUP BY 1")
         usage = server.rows("SELECT count(*) FROM usage")
         problems = [each for each in server.events() if each["level"] == "error"]
         assert await server.terminate() == 0
-    print(drill.kills, dict(drill.seen), f"start {max(drill.start_s):.2f} s, lost {max(drill.lost_s, default=0):.3f} s")
-    assert max(asked.values()) == 1, "no request was ever generated twice"
+    print(test.kills, dict(test.seen), f"start {max(test.start_s):.2f} s, lost {max(test.lost_s, default=0):.3f} s")
+    assert max(generated.values()) == 1, "a reply was generated twice"
     assert len(stored) == len(accepted) + CONVERSATIONS
-    assert accepted.items() <= dict(stored).items(), "accepted is durable, and stays so over every later kill"
+    assert accepted.items() <= dict(stored).items(), "an accepted reply was lost"
     assert all(count == 1 for _, count in messages)
     assert usage == [(len(stored),)]
-    assert drill.seen["STATE_FAILED, not seen before the kill"] > KILLS
-    assert drill.seen["STATE_COMPLETED, seen before the kill"] > 0
-    assert drill.seen["STATE_CANCELLED, seen before the kill"] > 0
+    assert test.seen["STATE_FAILED, not seen before the kill"] > KILLS
+    assert test.seen["STATE_COMPLETED, seen before the kill"] > 0
+    assert test.seen["STATE_CANCELLED, seen before the kill"] > 0
     assert problems == []
 
 
@@ -298,7 +295,7 @@ async def read_to_failure(stream: parley.ReplyStream) -> tuple[list[parley.Event
     events: list[parley.Event] = []
     try:
         async for event in stream:
-            events.append(event)  # noqa: PERF401 - what came before the error is kept
+            events.append(event)  # noqa: PERF401 - the events before the error are returned
     except parley.ReplyFailed as failure:
         return events, failure
     raise AssertionError("the reply did not fail")
@@ -307,7 +304,7 @@ async def read_to_failure(stream: parley.ReplyStream) -> tuple[list[parley.Event
 @pytest.mark.timeout(120)
 @pytest.mark.parametrize(("texts", "first_token_s"), [(40, 0.0), (1, 0.0), (0, 30.0)])
 async def test_the_client_recovers_from_a_kill(tmp_path, texts: int, first_token_s: float) -> None:
-    """Killed in mid-text, right after the first text, and before it."""
+    """The kill comes within the text, right after the first text, and before it."""
     whole = words("w", 400)
     quick = parley.Backoff(first_s=0.05, max_s=0.2)
     async with ServerProcess(tmp_path) as server, parley.Client(server.address, backoff=quick) as client:
@@ -335,7 +332,7 @@ async def test_the_client_recovers_from_a_kill(tmp_path, texts: int, first_token
 
 async def test_the_client_starts_a_reply_on_a_server_that_comes_back(tmp_path) -> None:
     async with ServerProcess(tmp_path) as server, parley.Client(server.address) as client:
-        await client.models()  # it waits for long only for a server that it has reached before
+        await client.models()  # the client retries for long only once it has reached the server
         await server.kill9()
         stream = client.stream_reply(script("Late.", delay_s=0))
         reconnecting = await anext(stream)

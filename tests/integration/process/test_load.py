@@ -1,4 +1,4 @@
-"""Many concurrent calls and streams, and many callers that vanish: nothing is lost or left behind."""
+"""Many concurrent calls and streams, and callers that disconnect: no reply is lost, and no resource leaks."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from tests.processes import MIB, ServerProcess, clean_environment, open_channel,
 
 pytestmark = pytest.mark.xdist_group(LOADED)
 CHANNELS = 4
-RSS_LIMIT_BYTES = 600 * MIB  # the target is 300 MiB; this is what only a leak reaches
+RSS_LIMIT_BYTES = 600 * MIB  # the target is 300 MiB; only a leak reaches this limit
 
-VANISHING = """
+DISCONNECTING_CLIENT = """
 import asyncio, sys
 import grpc
 from parley.v1 import chat_pb2, chat_pb2_grpc
@@ -51,18 +51,18 @@ async def stubs(address: str, count: int = CHANNELS):
 
 
 def asking(number: int, count: int, **fields: float) -> Watcher:
-    """A reader of an answer that no other reader has."""
+    """A reader of a reply with a distinct text."""
     watcher = Watcher(chat_pb2.ReplyRequest(text=script(words(f"r{number}", count), **fields)))
     watcher.whole = words(f"r{number}", count)
     return watcher
 
 
 @pytest.mark.timeout(180)
-@pytest.mark.parametrize("room", [4000, 500])
-async def test_two_thousand_calls_at_the_same_instant(tmp_path, room: int) -> None:
-    """Each is accepted and complete, or refused by the application; the transport sheds none."""
+@pytest.mark.parametrize("max_replies", [4000, 500])
+async def test_two_thousand_calls_at_the_same_instant(tmp_path, max_replies: int) -> None:
+    """Each call completes or is refused by the application; the transport drops none."""
     async with (
-        ServerProcess(tmp_path, toml=f"[server]\nmax_replies = {room}\n") as server,
+        ServerProcess(tmp_path, toml=f"[server]\nmax_replies = {max_replies}\n") as server,
         stubs(server.address) as chats,
     ):
         watchers = [asking(number, 3, delay_s=0.01) for number in range(2000)]
@@ -73,9 +73,9 @@ async def test_two_thousand_calls_at_the_same_instant(tmp_path, room: int) -> No
         complete = [watcher for watcher in watchers if watcher.status is grpc.StatusCode.OK]
         assert all(watcher.text == watcher.whole for watcher in complete)
         refused = ends[grpc.StatusCode.UNAVAILABLE, "OVERLOADED"]
-        assert len(complete) + refused == 2000, "every other end would be the transport's"
-        assert bool(refused) == (room < 2000)
-        assert len(complete) >= min(room, 2000)
+        assert len(complete) + refused == 2000, "the transport dropped calls"
+        assert bool(refused) == (max_replies < 2000)
+        assert len(complete) >= min(max_replies, 2000)
         await server.idle()
         assert server.rows("SELECT state, count(*) FROM reply GROUP BY 1") == [("COMPLETED", len(complete))]
         ids = {watcher.reply_id for watcher in complete}
@@ -108,7 +108,7 @@ async def test_a_thousand_streams_at_once(tmp_path) -> None:
 
 @pytest.mark.timeout(120)
 @pytest.mark.parametrize("killed", [True, False], ids=["killed", "closed"])
-async def test_vanished_callers_leave_nothing_and_their_replies_continue(tmp_path, killed: bool) -> None:
+async def test_disconnected_callers_leave_no_sockets_and_their_replies_continue(tmp_path, killed: bool) -> None:
     count, whole = 500, words("w", 24)
     async with ServerProcess(tmp_path) as server:
         await server.metrics()
@@ -116,7 +116,7 @@ async def test_vanished_callers_leave_nothing_and_their_replies_continue(tmp_pat
         client = await asyncio.create_subprocess_exec(
             sys.executable,
             "-c",
-            VANISHING,
+            DISCONNECTING_CLIENT,
             server.address,
             str(CHANNELS),
             str(count),
@@ -131,16 +131,16 @@ async def test_vanished_callers_leave_nothing_and_their_replies_continue(tmp_pat
         client.send_signal(signal.SIGKILL if killed else signal.SIGINT)
         await client.communicate()
 
-        async def nobody() -> bool:
+        async def no_readers() -> bool:
             return (await server.metrics())["parley_readers_active"] == 0
 
-        await until(nobody, "no reader is left", limit_s=10)
-        assert (await server.metrics())["parley_replies_active"] == count, "the replies go on"
+        await until(no_readers, "no active readers", limit_s=10)
+        assert (await server.metrics())["parley_replies_active"] == count, "replies ended with their readers"
 
-        async def as_before() -> bool:
+        async def sockets_closed() -> bool:
             return server.open_files().count("socket") <= sockets
 
-        await until(as_before, "every socket is closed", limit_s=10)
+        await until(sockets_closed, "closed sockets", limit_s=10)
         await server.idle(limit_s=60)
         assert server.rows("SELECT state, count(*) FROM reply GROUP BY 1") == [("COMPLETED", count)]
         stored = server.rows("SELECT DISTINCT parts FROM message WHERE reply_id IS NOT NULL")

@@ -17,7 +17,7 @@ from tests.integration.process.watching import Watcher, reason_of, script, text_
 from tests.processes import ServerProcess, clean_environment, open_channel, until
 
 RELEASE_1 = "dfee9f7dcca00d23005321e8bb6f2200579c8126"
-"""The last commit whose code knows schema release 1 and no later one."""
+"""The last commit whose newest schema release is 1."""
 REPOSITORY = Path(__file__).parents[3]
 
 
@@ -38,14 +38,14 @@ def old_code(tmp_path_factory) -> str:
 
 
 def release_of(code: str) -> int:
-    """The schema release that code of this `PYTHONPATH` makes."""
-    asked = "from parley_server.store.migrate import SCHEMA_RELEASE; print(SCHEMA_RELEASE)"
+    """The newest schema release of the code in this `PYTHONPATH`."""
+    program = "from parley_server.store.migrate import SCHEMA_RELEASE; print(SCHEMA_RELEASE)"
     environment = clean_environment(PYTHONPATH=code)
-    return int(subprocess.run([sys.executable, "-c", asked], env=environment, check=True, capture_output=True).stdout)
+    return int(subprocess.run([sys.executable, "-c", program], env=environment, check=True, capture_output=True).stdout)
 
 
-async def say(server: ServerProcess, text: str, *, conversation_id: str = "") -> Watcher:
-    """A whole turn."""
+async def send(server: ServerProcess, text: str, *, conversation_id: str = "") -> Watcher:
+    """Send a message and read its reply to the end."""
     watcher = Watcher(request(text, conversation_id=conversation_id))
     async with open_channel(server.address) as channel:
         await watcher.start(chat_pb2_grpc.ChatStub(channel))
@@ -56,12 +56,12 @@ def request(text: str, *, conversation_id: str = "") -> chat_pb2.ReplyRequest:
     return chat_pb2.ReplyRequest(request_id=str(uuid.uuid4()), conversation_id=conversation_id, text=text)
 
 
-async def begin(server: ServerProcess) -> Watcher:
-    """A reply under way, whose server is then killed."""
+async def stream_and_kill(server: ServerProcess) -> Watcher:
+    """Start a reply and kill the server as soon as some text is durable."""
     watcher = Watcher(request(script(words("late", 5000), delay_s=0.02)))
     async with open_channel(server.address) as channel:
         following = asyncio.create_task(watcher.start(chat_pb2_grpc.ChatStub(channel)))
-        await until(lambda: journaled(server), "some of its text is durable")
+        await until(lambda: journaled(server), "a checkpoint")
         await server.kill9()
         await following
     return watcher
@@ -85,9 +85,9 @@ async def test_the_previous_release_and_this_one_can_share_a_file_in_turn(tmp_pa
         await asyncio.to_thread(migrate, server.environment["PARLEY_DATABASE_URL"])
     async with server:
         assert server.rows("SELECT release FROM schema_release") == [(SCHEMA_RELEASE if migrated else 1,)]
-        first = await say(server, script("one two"))
+        first = await send(server, script("one two"))
         assert (first.text, first.terminal is not None) == ("one two", True)
-        cut = await begin(server)
+        cut = await stream_and_kill(server)
 
     del server.environment["PYTHONPATH"]
     async with server:
@@ -97,7 +97,7 @@ async def test_the_previous_release_and_this_one_can_share_a_file_in_turn(tmp_pa
         assert reason_of(left.error) == "OWNER_LOST"
         assert text_of(left)
         assert cut.text.startswith(text_of(left)) or text_of(left).startswith(cut.text)
-        second = await say(server, script("three"), conversation_id=first.conversation_id)
+        second = await send(server, script("three"), conversation_id=first.conversation_id)
         assert second.text == "three"
         assert await server.terminate() == 0
 
@@ -106,6 +106,6 @@ async def test_the_previous_release_and_this_one_can_share_a_file_in_turn(tmp_pa
     server.environment["PYTHONPATH"] = old_code
     async with server:
         assert text_of(await stored(server, second)) == "three"
-        third = await say(server, script("four"), conversation_id=first.conversation_id)
+        third = await send(server, script("four"), conversation_id=first.conversation_id)
         assert third.text == "four"
         assert await server.terminate() == 0

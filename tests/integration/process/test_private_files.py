@@ -5,14 +5,14 @@ from __future__ import annotations
 import asyncio
 import os
 import stat
-import sys
 from pathlib import Path
 
 import pytest
 from parley.v1 import chat_pb2, chat_pb2_grpc
 
+from tests.integration.process.test_start import command
 from tests.integration.process.watching import Watcher, script, words
-from tests.processes import ServerProcess, clean_environment, open_channel, until
+from tests.processes import ServerProcess, open_channel, until
 
 PARLEY_FILES = {"parley.db", "parley.db-wal", "parley.db-shm", "parley.db.lock", "parley.db.tail0"}
 OWNER_ALONE = "0o600"
@@ -20,7 +20,7 @@ OWNER_ALONE = "0o600"
 
 @pytest.fixture(params=[0o000, 0o022, 0o277], ids=oct)
 def umask(request):
-    """Of this process, and of what it starts."""
+    """The umask of this process and of processes that it starts."""
     before = os.umask(request.param)
     yield
     os.umask(before)
@@ -32,32 +32,19 @@ def modes(folder: Path) -> dict[str, str]:
 
 
 async def all_files(server: ServerProcess) -> dict[str, str]:
-    """Their permissions, while a reply runs: then all of them are there."""
+    """The permissions of PARLEY_FILES while a reply runs, as only then all of them exist."""
     async with open_channel(server.address) as channel:
         running = Watcher(chat_pb2.ReplyRequest(text=script(words("w", 2000), delay_s=0.05)))
         call = asyncio.create_task(running.start(chat_pb2_grpc.ChatStub(channel)))
 
-        async def there() -> bool:
+        async def all_exist() -> bool:
             return modes(server.folder).keys() >= PARLEY_FILES
 
-        await until(there, f"files {PARLEY_FILES}")
+        await until(all_exist, f"files {PARLEY_FILES}")
         found = modes(server.folder)
         call.cancel()
         await asyncio.gather(call, return_exceptions=True)
     return found
-
-
-async def migrated(folder: Path) -> None:
-    """Make the database's files by `parley migrate`."""
-    url = f"sqlite+aiosqlite:///{folder / 'parley.db'}"
-    command = await asyncio.create_subprocess_exec(
-        Path(sys.executable).with_name("parley"),
-        *("migrate", "--database-url", url),
-        env=clean_environment(),
-        cwd=folder,
-        stdout=asyncio.subprocess.DEVNULL,
-    )
-    assert await command.wait() == 0
 
 
 async def test_serve_creates_files_that_only_the_owner_can_read(tmp_path, umask) -> None:
@@ -66,8 +53,8 @@ async def test_serve_creates_files_that_only_the_owner_can_read(tmp_path, umask)
         assert await all_files(server) == dict.fromkeys(PARLEY_FILES, OWNER_ALONE)
 
 
-async def test_migrate_creates_files_that_only_the_owner_can_read(tmp_path, umask) -> None:
-    await migrated(tmp_path)
+def test_migrate_creates_files_that_only_the_owner_can_read(tmp_path, umask) -> None:
+    assert command(tmp_path, "migrate").returncode == 0
     assert set(modes(tmp_path).values()) == {OWNER_ALONE}
 
 

@@ -48,15 +48,11 @@ async def test_the_python_program_runs_as_pasted(tmp_path: Path, server: ServerP
     path = tmp_path / "program.py"
     path.write_text(program.replace(ADDRESS, server.address))
     done = subprocess.run(
-        [sys.executable, "-X", "dev", str(path)],
-        env=clean_environment(),
-        capture_output=True,
-        text=True,
-        timeout=60,
+        [sys.executable, "-X", "dev", str(path)], env=clean_environment(), capture_output=True, text=True, timeout=60
     )
     assert (done.returncode, done.stderr) == (0, "")
     for asked in re.findall(r'(?:stream_reply|create_reply)\("([^"]+)"', program):
-        assert asked in done.stdout, "the scripted model quotes its user"
+        assert asked in done.stdout, "the scripted model quotes the user"
 
 
 @pytest.mark.parametrize("page", ["README.md", "clients/node/README.md"])
@@ -68,7 +64,7 @@ async def test_the_node_program_runs_as_pasted(tmp_path: Path, server: ServerPro
     (program,) = blocks((ROOT / page).read_text(), "js")
     path = tmp_path / "story.mjs"
     path.write_text(program.replace(ADDRESS, server.address))
-    await _tells_a_story(tool("node"), "--preserve-symlinks", str(path))
+    await _assert_story(tool("node"), "--preserve-symlinks", str(path))
 
 
 async def test_the_java_program_runs_as_pasted(tmp_path: Path, server: ServerProcess) -> None:
@@ -76,7 +72,7 @@ async def test_the_java_program_runs_as_pasted(tmp_path: Path, server: ServerPro
     program = blocks(JAVA_PAGE, "java")[0]
     path = tmp_path / "Story.java"
     path.write_text(program.replace(ADDRESS, server.address))
-    await _tells_a_story(tool("java"), "-cp", str(jar), str(path))
+    await _assert_story(tool("java"), "-cp", str(jar), str(path))
 
 
 SPRING_APPLICATION = """
@@ -114,15 +110,14 @@ async def test_the_spring_boot_controller_streams_as_pasted(tmp_path: Path, serv
     )
     try:
         page = await asyncio.to_thread(_get, port, "/chat?text=Tell%20me%20a%20story.", 60.0)
-        assert "Tell me a story." in page, "the scripted model quotes its user"
+        assert "Tell me a story." in page, "the scripted model quotes the user"
     finally:
         application.terminate()
         await application.wait()
 
 
 @pytest.mark.parametrize(
-    ("page", "module"),
-    [("README.md", "parley-spring-boot-starter"), ("clients/java/README.md", "parley-client")],
+    ("page", "module"), [("README.md", "parley-spring-boot-starter"), ("clients/java/README.md", "parley-client")]
 )
 def test_the_java_dependency_is_what_the_build_installs(page: str, module: str) -> None:
     (dependency,) = blocks((ROOT / page).read_text(), "xml")
@@ -138,20 +133,20 @@ def _element(xml: str, name: str) -> str:
     return found[1]
 
 
-def _built(place: str, *made: str) -> Path:
-    """A client that `make clients` builds; without it the test is skipped, but on CI it fails."""
+def _built(place: str, *file: str) -> Path:
+    """The path of a build result of `make clients`; without it the test is skipped, and on CI it fails."""
     path = ROOT / place
-    if not path.joinpath(*made).exists():
+    if not path.joinpath(*file).exists():
         (pytest.fail if os.environ.get("CI") else pytest.skip)(f"{place} is not built: make clients")
     return path
 
 
-async def _tells_a_story(*command: str) -> None:
-    assert "Tell me a story." in await _run(*command), "the scripted model quotes its user"
+async def _assert_story(*command: str) -> None:
+    assert "Tell me a story." in await _run(*command), "the scripted model quotes the user"
 
 
 async def _run(*command: str) -> str:
-    """Runs a program to its end; its output. Fails the test for an exit status other than 0, and for error output."""
+    """The output of a program; fails the test if its exit status is not 0 or if it prints errors."""
     done = await asyncio.to_thread(
         subprocess.run, command, env=clean_environment(), capture_output=True, text=True, timeout=90
     )
@@ -160,7 +155,7 @@ async def _run(*command: str) -> str:
 
 
 def _get(port: int, path: str, limit_s: float) -> str:
-    """The body of a page, which is requested until its server accepts connections."""
+    """The body of a page; retries until its server accepts connections."""
     end = time.monotonic() + limit_s
     while True:
         connection = http.client.HTTPConnection("127.0.0.1", port, timeout=limit_s)
@@ -176,12 +171,12 @@ def _get(port: int, path: str, limit_s: float) -> str:
 
 
 @pytest.mark.parametrize("configuration", blocks(README, "toml"))
-def test_the_configurations_are_valid(tmp_path: Path, configuration: str) -> None:
+def test_the_configurations_of_the_readme_are_valid(tmp_path: Path, configuration: str) -> None:
     path = tmp_path / "parley.toml"
     path.write_text(configuration)
     done = subprocess.run(
         [PARLEY, "check"],
-        env=clean_environment(PARLEY_CONFIG=str(path), OPENAI_API_KEY="sk-of-nobody"),
+        env=clean_environment(PARLEY_CONFIG=str(path), OPENAI_API_KEY="sk-unused"),
         capture_output=True,
         text=True,
         timeout=30,

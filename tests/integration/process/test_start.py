@@ -1,4 +1,4 @@
-"""A start that is refused exits with status 2 and prints on standard error what to do."""
+"""A refused start exits with status 2 and prints the reason and a solution on standard error."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tests.processes import PARLEY, ServerProcess, clean_environment
 
 
 def command(folder: Path, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    """`parley` with these arguments, run in a folder, to its end."""
+    """Run `parley` with these arguments in a folder, to its end."""
     environment = {"PARLEY_METRICS_LISTEN": "", "PARLEY_LISTEN": "127.0.0.1:0"} | environment
     return subprocess.run(
         [PARLEY, *arguments],
@@ -33,35 +33,40 @@ def command(folder: Path, *arguments: str, **environment: str) -> subprocess.Com
 
 
 def refusal(done: subprocess.CompletedProcess[str]) -> str:
-    """What a command that was refused has said."""
+    """The standard error of a refused command."""
     assert done.returncode == 2, done
     assert done.stdout == ""
     assert "Traceback" not in done.stderr
     return done.stderr
 
 
+def messages(output: str) -> list[str]:
+    """The lines that are not JSON logs."""
+    return [line for line in output.splitlines() if not line.startswith("{")]
+
+
 async def test_a_second_server_on_the_same_file_reports_the_first(tmp_path) -> None:
     async with ServerProcess(tmp_path) as first:
         again = {"PARLEY_DATABASE_URL": first.environment["PARLEY_DATABASE_URL"]}
         for name in ("serve", "migrate"):
-            told = refusal(command(tmp_path, name, **again))
-            assert told.count("\n") == 1
-            assert told.startswith(f"parley {name}: the database is in use by process {first.pid} on ")
-        assert await first.health() == "SERVING", "the first one goes on"
+            output = refusal(command(tmp_path, name, **again))
+            assert output.count("\n") == 1
+            assert output.startswith(f"parley {name}: the database is in use by process {first.pid} on ")
+        assert await first.health() == "SERVING", "the first server stopped"
         await first.kill9()
         async with ServerProcess(tmp_path) as next_one:
             assert await next_one.terminate() == 0
 
 
 def test_all_faults_of_a_configuration_are_reported_at_once(tmp_path) -> None:
-    (tmp_path / "wrong.toml").write_text('[server]\nheartbeat_s = 0\n[models.fast]\nprovider = "nobody"\nname = "x"\n')
+    (tmp_path / "wrong.toml").write_text('[server]\nheartbeat_s = 0\n[models.fast]\nprovider = "missing"\nname = "x"\n')
     faults = {"PARLEY_CONFIG": str(tmp_path / "wrong.toml"), "PARLEY_LOG_LEVEL": "loud", "PARLEY_LISTN": "x"}
     for name in ("serve", "check", "migrate"):
-        told = refusal(command(tmp_path, name, **faults))
-        for words in ("heartbeat_s", "nobody", "PARLEY_LOG_LEVEL", "PARLEY_LISTN"):
-            assert words in told
-        assert "faults:\n" in told
-    assert not list(tmp_path.glob("*.db*")), "nothing was begun"
+        output = refusal(command(tmp_path, name, **faults))
+        for words in ("heartbeat_s", "missing", "PARLEY_LOG_LEVEL", "PARLEY_LISTN"):
+            assert words in output
+        assert "faults:\n" in output
+    assert not list(tmp_path.glob("*.db*")), "a database was created"
 
 
 @pytest.mark.parametrize(
@@ -78,9 +83,9 @@ def test_faults_found_by_a_component_are_reported_the_same_way(tmp_path, toml: s
     (tmp_path / "wrong.toml").write_text(toml)
     (tmp_path / "text.pem").write_text("This is no certificate.")
     for name in ("serve", "check"):
-        told = refusal(command(tmp_path, name, "--config", "wrong.toml"))
-        assert words in told
-        assert "configuration" in told or told.startswith(f"parley {name}: ")
+        output = refusal(command(tmp_path, name, "--config", "wrong.toml"))
+        assert words in output
+        assert "configuration" in output or output.startswith(f"parley {name}: ")
 
 
 @pytest.mark.parametrize(
@@ -95,34 +100,31 @@ def test_faults_found_by_a_component_are_reported_the_same_way(tmp_path, toml: s
 def test_an_unusable_database_is_refused_with_its_reason(tmp_path, url: str, words: str) -> None:
     (tmp_path / "text.db").write_text("This is no database." * 100)
     for name in ("serve", "migrate"):
-        told = refusal(command(tmp_path, name, PARLEY_DATABASE_URL=url))
-        assert words in told
-        assert "secret" not in told
+        output = refusal(command(tmp_path, name, PARLEY_DATABASE_URL=url))
+        assert words in output
+        assert "secret" not in output
 
 
 def test_without_credentials_only_loopback_is_allowed(tmp_path) -> None:
-    told = refusal(command(tmp_path, "serve", PARLEY_LISTEN="0.0.0.0:0"))
-    assert "PARLEY_INSECURE" in told
+    assert "PARLEY_INSECURE" in refusal(command(tmp_path, "serve", PARLEY_LISTEN="0.0.0.0:0"))
 
 
 def test_a_port_in_use_is_reported(tmp_path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         address = f"127.0.0.1:{taken.getsockname()[1]}"
-        told = refusal(command(tmp_path, "serve", "--listen", address))
-        last = told.splitlines()[-1]
+        last = refusal(command(tmp_path, "serve", "--listen", address)).splitlines()[-1]
         assert last == f"parley serve: cannot listen on {address}: the port is in use"
-        told = refusal(command(tmp_path, "serve", PARLEY_METRICS_LISTEN=address))
-        last = told.splitlines()[-1]
+        last = refusal(command(tmp_path, "serve", PARLEY_METRICS_LISTEN=address)).splitlines()[-1]
         assert f"metrics on {address}: the address is in use" in last
         assert "PARLEY_METRICS_LISTEN" in last
-    assert command(tmp_path, "migrate").returncode == 0, "the failed starts have left the database free"
+    assert command(tmp_path, "migrate").returncode == 0, "a failed start has kept the database locked"
 
 
 async def test_two_servers_do_not_share_a_port(tmp_path) -> None:
     other = {"PARLEY_DATABASE_URL": "sqlite+aiosqlite:///other.db"}
     async with ServerProcess(tmp_path) as first:
-        told = refusal(command(tmp_path, "serve", "--listen", first.address, **other))
-        assert told.splitlines()[-1] == f"parley serve: cannot listen on {first.address}: the port is in use"
+        output = refusal(command(tmp_path, "serve", "--listen", first.address, **other))
+        assert output.splitlines()[-1] == f"parley serve: cannot listen on {first.address}: the port is in use"
         assert await first.health() == "SERVING"
 
 
@@ -136,9 +138,9 @@ async def test_a_schema_one_release_newer_is_served_and_two_newer_is_refused(tmp
     assert (migrated.returncode, migrated.stdout) == (0, f"the schema is at release {SCHEMA_RELEASE}\n")
     database = tmp_path / "parley.db"
     put_release(database, SCHEMA_RELEASE + 2)
-    told = refusal(command(tmp_path, "serve"))
-    assert f"schema release {SCHEMA_RELEASE + 2}" in told
-    assert "start a newer server" in told
+    output = refusal(command(tmp_path, "serve"))
+    assert f"schema release {SCHEMA_RELEASE + 2}" in output
+    assert "start a newer server" in output
     put_release(database, SCHEMA_RELEASE + 1)
     async with ServerProcess(tmp_path) as server, parley.Client(server.address) as client:
         assert text_of(await client.create_reply(script("Hello.", delay_s=0))) == "Hello."
@@ -148,7 +150,7 @@ async def test_a_schema_one_release_newer_is_served_and_two_newer_is_refused(tmp
 
 async def test_serve_migrates_a_database_without_a_schema(tmp_path) -> None:
     with closing(sqlite3.connect(tmp_path / "parley.db")) as connection, connection:
-        connection.execute("CREATE TABLE of_somebody_else (x)")
+        connection.execute("CREATE TABLE unrelated (x)")
     async with ServerProcess(tmp_path) as server:
         assert server.rows("SELECT release FROM schema_release") == [(SCHEMA_RELEASE,)]
         assert await server.terminate() == 0
@@ -157,10 +159,10 @@ async def test_serve_migrates_a_database_without_a_schema(tmp_path) -> None:
 
 
 def test_commands_have_help_and_version(tmp_path) -> None:
-    told = command(tmp_path, "--help")
-    assert told.returncode == 0
+    usage = command(tmp_path, "--help")
+    assert usage.returncode == 0
     for name in ("serve", "chat", "migrate", "check"):
-        assert re.search(rf"^ +{name} ", told.stdout, re.MULTILINE)
+        assert re.search(rf"^ +{name} ", usage.stdout, re.MULTILINE)
         assert command(tmp_path, name, "--help").returncode == 0
     version = command(tmp_path, "--version")
     assert (version.returncode, version.stdout) == (0, "parley 0.1.0\n")
@@ -177,12 +179,12 @@ def test_commands_have_help_and_version(tmp_path) -> None:
 
 
 def test_check_shows_addresses_without_secrets(tmp_path) -> None:
-    places = {
+    urls = {
         "PARLEY_DATABASE_URL": "postgresql+asyncpg://u:secret@db.example.org:5432/parley?ssl=require",
         "PARLEY_REDIS_URL": "rediss://:secret@redis.example.org/2",
         "PARLEY_WORKERS": "3",
     }
-    checked = command(tmp_path, "check", **places)
+    checked = command(tmp_path, "check", **urls)
     assert (checked.returncode, checked.stderr) == (0, "")
     assert checked.stdout.splitlines()[1] == (
         "database: PostgreSQL at postgresql+asyncpg://db.example.org:5432/parley; "

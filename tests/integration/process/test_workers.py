@@ -18,13 +18,12 @@ import pytest
 from parley.v1 import chat_pb2, chat_pb2_grpc, resources_pb2
 
 from tests import watchdog
-from tests.integration.process.test_start import command, refusal
+from tests.integration.process.test_start import command, messages, refusal
 from tests.integration.process.watching import Watcher, reason_of, script, text_of, words
 from tests.processes import ServerProcess, open_channel, until
 
 QUICK = "[server]\nlease_s = 2\nsweep_interval_s = 0.5\nreconcile_interval_s = 0.5\nrelay_heartbeat_s = 0.5\n"
 STOPPED_S = 15.0
-LONG = words("long", 3000)
 
 
 def draining(*, pause_s: float, grace_s: float) -> str:
@@ -32,11 +31,11 @@ def draining(*, pause_s: float, grace_s: float) -> str:
 
 
 class Workers(ServerProcess):
-    """A supervisor and its workers; `pid` is the supervisor's. Nothing of them outlives the `async with`."""
+    """A supervisor and its workers, which all end with the `async with`. `pid` is the supervisor's."""
 
-    def __init__(self, folder: Path, places: dict[str, str], *, count: int = 2, toml: str = "", **more: str) -> None:
+    def __init__(self, folder: Path, urls: dict[str, str], *, count: int = 2, toml: str = "", **more: str) -> None:
         toml = toml or draining(pause_s=0, grace_s=5)
-        super().__init__(folder, toml=toml, **{"PARLEY_WORKERS": str(count), **places, **more})
+        super().__init__(folder, toml=toml, **{"PARLEY_WORKERS": str(count), **urls, **more})
         self.count = count
         self._orphans: list[int] = []
 
@@ -46,24 +45,24 @@ class Workers(ServerProcess):
             with suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
 
-    def leave_alone(self) -> list[int]:
-        """Kill only the supervisor; returns its workers."""
+    def kill_supervisor(self) -> list[int]:
+        """Kill only the supervisor; returns the process ids of its workers."""
         self._orphans = list(self.pids().values())
         os.kill(self.pid, signal.SIGKILL)
         return self._orphans
 
     async def ready(self) -> None:
-        """Wait until it has said that all serve."""
-        said = await self.line("Parley serves on")
+        """Wait for the line that all workers serve."""
+        line = await self.line("Parley serves on")
         (serving,) = (event for event in self.events("serving") if "worker" not in event)
-        assert said == f"Parley serves on {serving['address']} with {self.count} workers; Ctrl-C stops it"
+        assert line == f"Parley serves on {serving['address']} with {self.count} workers; Ctrl-C stops it"
         assert serving["workers"] == self.count
         self.port = int(serving["address"].rpartition(":")[2])
         self.metrics_port = int(serving["metrics"].rpartition(":")[2])
         assert await self.health() == "SERVING"
 
     def pids(self) -> dict[int, int]:
-        """The process of each worker that has one."""
+        """The process id of each running worker, by its index."""
         found = {}
         for pid in watchdog.children(self.pid):
             with suppress(OSError, ValueError, IndexError):
@@ -71,7 +70,7 @@ class Workers(ServerProcess):
         return found
 
     def incarnations(self) -> dict[int, list[str]]:
-        """The replicas that each worker has been, the last one last."""
+        """The replica names of each worker, oldest first: a restarted worker has another name."""
         found: dict[int, list[str]] = {}
         for event in self.events("serving"):
             if "worker" in event:
@@ -79,18 +78,18 @@ class Workers(ServerProcess):
         return found
 
     async def until_up(self, *expected: float) -> dict[str, float]:
-        """Wait until the metrics say of each worker whether it answers as expected; all samples then."""
+        """Wait until `parley_worker_up` of each worker is as expected; returns all metrics."""
 
-        async def told() -> dict[str, float] | None:
+        async def as_expected() -> dict[str, float] | None:
             now = await self.metrics()
             up = tuple(now[f"parley_worker_up{{{index}}}"] for index in range(self.count))
             return now if up == expected else None
 
-        return await until(told, f"workers that answer: {expected}")
+        return await until(as_expected, f"parley_worker_up {expected}")
 
 
 class Readers:
-    """Readers of replies, each over a connection of its own, which is a new one whenever the last has broken."""
+    """Readers of replies, each with its own connection, which resume on a new connection after a failure."""
 
     def __init__(self, server: Workers) -> None:
         self.server = server
@@ -98,7 +97,7 @@ class Readers:
         self.tasks: list[asyncio.Task[None]] = []
 
     async def start(self, count: int, text: str, *, delay_s: float) -> None:
-        """Ask for so many replies, and wait until each has text."""
+        """Start `count` replies, and wait until each has text."""
         for _ in range(count):
             watcher = Watcher(chat_pb2.ReplyRequest(text=script(text, delay_s=delay_s)))
             self.watchers.append(watcher)
@@ -107,7 +106,7 @@ class Readers:
             await asyncio.gather(*(each.has_text.wait() for each in self.watchers))
 
     async def ended(self, *, limit_s: float = 30.0) -> list[Watcher]:
-        """Wait until each has had its terminal chunk."""
+        """Wait until each reader has received its terminal chunk."""
         async with asyncio.timeout(limit_s):
             await asyncio.gather(*self.tasks)
         return self.watchers
@@ -123,7 +122,7 @@ class Readers:
 
 
 @pytest.fixture
-def places(postgres_url: str, shared_redis: Any) -> dict[str, str]:
+def urls(postgres_url: str, shared_redis: Any) -> dict[str, str]:
     return {"PARLEY_DATABASE_URL": postgres_url, "PARLEY_REDIS_URL": shared_redis.url()}
 
 
@@ -138,8 +137,8 @@ def port_is_free(port: int) -> bool:
     return True
 
 
-async def test_two_workers_share_a_port(tmp_path, places) -> None:
-    async with Workers(tmp_path, places) as server, AsyncExitStack() as stack:
+async def test_two_workers_share_a_port(tmp_path, urls) -> None:
+    async with Workers(tmp_path, urls) as server, AsyncExitStack() as stack:
         channels = [await stack.enter_async_context(open_channel(server.address)) for _ in range(24)]
         asking = chat_pb2.ReplyRequest(text=script("Hello.", delay_s=0))
         replies = await asyncio.gather(*(chat_pb2_grpc.ChatStub(each).CreateReply(asking) for each in channels))
@@ -148,7 +147,7 @@ async def test_two_workers_share_a_port(tmp_path, places) -> None:
         assert sorted(incarnations) == [0, 1]
         assert len({name for names in incarnations.values() for name in names}) == 2
         owners = Counter(owner for (owner,) in server.rows("SELECT owner FROM reply"))
-        assert set(owners) == {incarnations[0][0], incarnations[1][0]}, "both have had connections"
+        assert set(owners) == {incarnations[0][0], incarnations[1][0]}, "a worker has received no connection"
         now = await server.until_up(1, 1)
         for index in (0, 1):
             ended = f"parley_replies_total{{scripted,STOP,COMPLETED,{index}}}"
@@ -163,15 +162,15 @@ async def test_two_workers_share_a_port(tmp_path, places) -> None:
         calls = Counter(event["worker"] for event in server.events("call") if "CreateReply" in event["method"])
         assert calls == {index: owners[incarnations[index][0]] for index in (0, 1)}
         groups = {os.getpgid(pid) for pid in (server.pid, *server.pids().values())}
-        assert len(groups) == 3, "a terminal's Ctrl-C reaches the supervisor alone, which passes it on once"
+        assert len(groups) == 3, "a terminal's Ctrl-C must reach the supervisor only, which passes it on once"
         assert await server.terminate() == 0
         assert server.events()[-1]["event"] == "workers_stopped"
         assert port_is_free(server.port)
 
 
 @pytest.mark.timeout(120)
-async def test_a_killed_worker_is_restarted_and_its_replies_end(tmp_path, places) -> None:
-    async with Workers(tmp_path, places) as server:
+async def test_a_killed_worker_is_restarted_and_its_replies_end(tmp_path, urls) -> None:
+    async with Workers(tmp_path, urls) as server:
         readers = Readers(server)
         await readers.start(12, words("w", 500), delay_s=0.02)
         lost_replica = server.incarnations()[0][0]
@@ -187,9 +186,9 @@ async def test_a_killed_worker_is_restarted_and_its_replies_end(tmp_path, places
                     failed.setdefault(watcher.reply_id, time.monotonic() - killed_s)
             return failed.keys() == lost
 
-        await until(all_failed, "the lost replies have ended")
+        await until(all_failed, "the ends of the lost replies")
         print(f"ended {max(failed.values()):.2f} s after the kill")
-        assert max(failed.values()) < 2 + 0.5 + 4, "the lease, the sweep, and a machine that is busy"
+        assert max(failed.values()) < 2 + 0.5 + 4, "more than the lease, the sweep and 4 s for a busy machine"
         for watcher in await readers.ended():
             assert watcher.terminal is not None
             if watcher.reply_id in lost:
@@ -204,14 +203,14 @@ async def test_a_killed_worker_is_restarted_and_its_replies_end(tmp_path, places
         assert now["parley_worker_restarts_total{1}"] == 0
         (ended,) = server.events("worker_exited")
         assert (ended["worker"], ended["status"], ended["restart_s"]) == (0, -signal.SIGKILL, 0.5)
-        assert len(set(server.incarnations()[0])) == 2, "a new incarnation"
+        assert len(set(server.incarnations()[0])) == 2, "the restarted worker has the same replica name"
         assert await server.terminate() == 0
 
 
 @pytest.mark.parametrize("to_all", [False, True], ids=["the supervisor alone", "every process of the group"])
-async def test_workers_drain_together_without_losing_a_reply(tmp_path, places, to_all: bool) -> None:
+async def test_workers_drain_together_without_losing_a_reply(tmp_path, urls, to_all: bool) -> None:
     text = words("s", 120)
-    async with Workers(tmp_path, places, toml=draining(pause_s=0.2, grace_s=60)) as server:
+    async with Workers(tmp_path, urls, toml=draining(pause_s=0.2, grace_s=60)) as server:
         readers = Readers(server)
         await readers.start(10, text, delay_s=0.02)
         for pid in (*(server.pids().values() if to_all else ()), server.pid):
@@ -224,13 +223,13 @@ async def test_workers_drain_together_without_losing_a_reply(tmp_path, places, t
         assert server.events("worker_exited") == []
         assert Counter(server.rows("SELECT state, owner FROM reply")).total() == 10
         assert server.rows("SELECT DISTINCT state FROM reply") == [("COMPLETED",)]
-        assert server.rows("SELECT count(*) FROM replica") == [(0,)], "no lease is left to run out"
+        assert server.rows("SELECT count(*) FROM replica") == [(0,)], "a lease remains"
 
 
-async def test_a_second_signal_skips_the_grace_of_all_workers(tmp_path, places) -> None:
-    async with Workers(tmp_path, places, toml=draining(pause_s=0, grace_s=600)) as server:
+async def test_a_second_signal_skips_the_grace_of_all_workers(tmp_path, urls) -> None:
+    async with Workers(tmp_path, urls, toml=draining(pause_s=0, grace_s=600)) as server:
         readers = Readers(server)
-        await readers.start(6, LONG, delay_s=0.02)
+        await readers.start(6, words("long", 3000), delay_s=0.02)
         server.send(signal.SIGINT)
         async with asyncio.timeout(10):
             await asyncio.gather(*(each.was_sent_away.wait() for each in readers.watchers))
@@ -242,8 +241,8 @@ async def test_a_second_signal_skips_the_grace_of_all_workers(tmp_path, places) 
         await asyncio.gather(*readers.tasks, return_exceptions=True)
 
 
-async def test_a_signal_to_one_worker_replaces_it(tmp_path, places) -> None:
-    async with Workers(tmp_path, places) as server:
+async def test_a_signal_to_one_worker_replaces_it(tmp_path, urls) -> None:
+    async with Workers(tmp_path, urls) as server:
         former = server.pids()[1]
         os.kill(former, signal.SIGTERM)
         ended = await server.line('"worker_exited"')
@@ -258,27 +257,27 @@ async def test_a_signal_to_one_worker_replaces_it(tmp_path, places) -> None:
         assert await server.terminate() == 0
 
 
-async def test_workers_whose_supervisor_is_killed_drain_and_end(tmp_path, places) -> None:
+async def test_workers_of_a_killed_supervisor_drain_and_end(tmp_path, urls) -> None:
     text = words("o", 100)
-    async with Workers(tmp_path, places, toml=draining(pause_s=0, grace_s=60)) as server:
+    async with Workers(tmp_path, urls, toml=draining(pause_s=0, grace_s=60)) as server:
         readers = Readers(server)
         await readers.start(6, text, delay_s=0.02)
-        pids = server.leave_alone()
+        pids = server.kill_supervisor()
         assert len(pids) == 2
         for watcher in await readers.ended():
             assert (watcher.text, watcher.status) == (text, grpc.StatusCode.OK)
 
-        async def gone() -> bool:
+        async def all_ended() -> bool:
             return all(watchdog.state(pid) in ("", "Z") for pid in pids)
 
-        await until(gone, "the workers have ended", limit_s=STOPPED_S)
+        await until(all_ended, "the ends of the workers", limit_s=STOPPED_S)
         assert server.rows("SELECT DISTINCT state FROM reply") == [("COMPLETED",)]
         assert server.rows("SELECT count(*) FROM replica") == [(0,)]
         assert port_is_free(server.port)
 
 
-async def test_a_hanging_worker_is_missing_only_from_the_metrics(tmp_path, places) -> None:
-    async with Workers(tmp_path, places, toml=QUICK.replace("lease_s = 2", "lease_s = 30")) as server:
+async def test_the_metrics_omit_a_hanging_worker(tmp_path, urls) -> None:
+    async with Workers(tmp_path, urls, toml=QUICK.replace("lease_s = 2", "lease_s = 30")) as server:
         pid = server.pids()[0]
         os.kill(pid, signal.SIGSTOP)
         now = await server.until_up(0, 1)
@@ -289,64 +288,67 @@ async def test_a_hanging_worker_is_missing_only_from_the_metrics(tmp_path, place
         assert await server.terminate() == 0
 
 
-async def test_another_server_cannot_bind_the_port(tmp_path, places) -> None:
+async def test_another_server_cannot_bind_the_port(tmp_path, urls) -> None:
     (tmp_path / "other").mkdir()
-    several = {**places, "PARLEY_WORKERS": "2"}
-    async with Workers(tmp_path, places) as server:
+    several = {**urls, "PARLEY_WORKERS": "2"}
+    async with Workers(tmp_path, urls) as server:
         for others in ({}, several):
-            told = refusal(command(tmp_path / "other", "serve", "--listen", server.address, **others))
-            assert f"cannot listen on {server.address}: " in told
+            output = refusal(command(tmp_path / "other", "serve", "--listen", server.address, **others))
+            assert f"cannot listen on {server.address}: " in output
         assert await server.terminate() == 0
     async with ServerProcess(tmp_path) as single:
-        told = refusal(command(tmp_path / "other", "serve", "--listen", single.address, **several))
-        assert told == f"parley serve: cannot listen on {single.address}: the port is in use\n"
+        output = refusal(command(tmp_path / "other", "serve", "--listen", single.address, **several))
+        assert output == f"parley serve: cannot listen on {single.address}: the port is in use\n"
 
 
-async def test_a_metrics_port_in_use_is_reported(tmp_path, places) -> None:
+async def test_a_metrics_port_in_use_is_reported(tmp_path, urls) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         address = f"127.0.0.1:{taken.getsockname()[1]}"
-        more = {**places, "PARLEY_WORKERS": "2", "PARLEY_METRICS_LISTEN": address}
-        told = refusal(command(tmp_path, "serve", **more))
-        assert told.startswith(f"parley serve: metrics on {address}: the address is in use; set PARLEY_METRICS_LISTEN")
+        more = {**urls, "PARLEY_WORKERS": "2", "PARLEY_METRICS_LISTEN": address}
+        output = refusal(command(tmp_path, "serve", **more))
+        assert output.startswith(
+            f"parley serve: metrics on {address}: the address is in use; set PARLEY_METRICS_LISTEN"
+        )
 
 
-def test_several_workers_need_postgresql_and_redis(tmp_path, postgres_url) -> None:
-    told = refusal(command(tmp_path, "serve", "--workers", "2"))
-    assert "workers: several workers cannot share a SQLite file: set PARLEY_REDIS_URL, and PARLEY_DATABASE_URL" in told
-    told = refusal(command(tmp_path, "serve", "--workers", "2", PARLEY_DATABASE_URL=postgres_url))
-    assert "workers: several workers need a relay: set PARLEY_REDIS_URL" in told
+def test_several_workers_without_postgresql_or_redis_are_refused(tmp_path, postgres_url) -> None:
+    output = refusal(command(tmp_path, "serve", "--workers", "2"))
+    assert (
+        "workers: several workers cannot share a SQLite file: set PARLEY_REDIS_URL, and PARLEY_DATABASE_URL" in output
+    )
+    output = refusal(command(tmp_path, "serve", "--workers", "2", PARLEY_DATABASE_URL=postgres_url))
+    assert "workers: several workers need a relay: set PARLEY_REDIS_URL" in output
     for count in ("0", "-1", "x", "65"):
         assert "--workers: must be a whole number from 1 to 64" in refusal(
             command(tmp_path, "serve", f"--workers={count}")
         )
-    assert not list(tmp_path.iterdir()), "nothing was begun"
+    assert not list(tmp_path.iterdir()), "a file was created"
 
 
 def test_a_missing_schema_ends_all_workers(tmp_path, empty_postgres_url, shared_redis) -> None:
-    places = {"PARLEY_DATABASE_URL": empty_postgres_url, "PARLEY_REDIS_URL": shared_redis.url()}
-    told = refusal(command(tmp_path, "serve", "--workers", "3", **places))
-    said = [line for line in told.splitlines() if not line.startswith("{")]
-    assert len(said) == 1, "it is said once"
-    assert re.match(r"parley serve: .*parley migrate", said[0])
+    urls = {"PARLEY_DATABASE_URL": empty_postgres_url, "PARLEY_REDIS_URL": shared_redis.url()}
+    output = refusal(command(tmp_path, "serve", "--workers", "3", **urls))
+    (line,) = messages(output)
+    assert re.match(r"parley serve: .*parley migrate", line)
 
 
 @pytest.mark.parametrize("workers", ["1", "2"])
-def test_an_unusable_redis_is_refused(tmp_path, places, shared_redis, workers: str) -> None:
+def test_an_unusable_redis_is_refused(tmp_path, urls, shared_redis, workers: str) -> None:
     shared_redis.command("CONFIG", "SET", "maxmemory-policy", "allkeys-lru")
-    told = refusal(command(tmp_path, "serve", "--workers", workers, **places))
-    (said,) = [line for line in told.splitlines() if not line.startswith("{")]
-    assert said.startswith("parley serve: the relay")
-    assert "noeviction" in said
+    output = refusal(command(tmp_path, "serve", "--workers", workers, **urls))
+    (line,) = messages(output)
+    assert line.startswith("parley serve: the relay")
+    assert "noeviction" in line
 
 
-async def test_a_signal_during_start_ends_the_supervisor(tmp_path, places) -> None:
-    async with Workers(tmp_path, places) as server:
+async def test_a_signal_during_start_ends_the_supervisor(tmp_path, urls) -> None:
+    async with Workers(tmp_path, urls) as server:
         assert await server.terminate() == 0
         await server.launch()
 
         async def started() -> bool:
             return len(watchdog.children(server.pid)) == 2
 
-        await until(started, "the processes are there")
+        await until(started, "two worker processes")
         assert await server.terminate() == 0
         assert "Traceback" not in server.told

@@ -1,4 +1,4 @@
-"""A reader of one reply, which checks the order of chunks and records what it had received at any time."""
+"""A reader of one reply that checks the order of its chunks and records the times at which text arrived."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from parley.v1 import chat_pb2, chat_pb2_grpc, errors_pb2, resources_pb2
 
 
 def script(text: str, **fields: Any) -> str:
-    """A user's text that tells the scripted model what to answer."""
+    """A user's text that makes the scripted model answer with `text`."""
     return "/script " + json.dumps({"text": text, **fields})
 
 
@@ -22,7 +22,7 @@ def words(tag: str, count: int) -> str:
 
 
 def error_of(status: grpc.aio.AioRpcError) -> errors_pb2.ReplyError | None:
-    """What Parley says about a status; None where it does not come from Parley."""
+    """Parley's error in the trailers of a status; None if the status is not Parley's."""
     for key, value in status.trailing_metadata() or ():
         if key == "parley-error-bin":
             return errors_pb2.ReplyError.FromString(value)
@@ -30,17 +30,16 @@ def error_of(status: grpc.aio.AioRpcError) -> errors_pb2.ReplyError | None:
 
 
 def reason_of(error: errors_pb2.ReplyError | None) -> str:
-    """The name of an error's reason without its prefix; empty where there is none."""
+    """The name of an error's reason without its prefix; empty for None."""
     return errors_pb2.ErrorReason.Name(error.reason).removeprefix("ERROR_REASON_") if error is not None else ""
 
 
 def text_of(reply: resources_pb2.Reply) -> str:
-    """The text of a reply's message."""
     return "".join(part.text for part in reply.message.parts)
 
 
 class Watcher:
-    """Follows one reply. `text` is what a page would show, `sequence` its cursor; both outlive its calls."""
+    """Reads one reply over any number of calls. `text` is what a page would show, and `sequence` is the cursor."""
 
     def __init__(self, request: chat_pb2.ReplyRequest | None = None) -> None:
         self.request = request or chat_pb2.ReplyRequest()
@@ -60,20 +59,20 @@ class Watcher:
         self._marks: list[tuple[float, int]] = []
 
     async def start(self, chat: chat_pb2_grpc.ChatStub, *, timeout_s: float = 60.0) -> None:
-        """StreamReply until the call ends, in whatever way; then `status` says how."""
+        """StreamReply until the call ends; `status` is its status."""
         await self._follow(chat.StreamReply(self.request, timeout=timeout_s))
 
     async def resume(self, chat: chat_pb2_grpc.ChatStub, *, timeout_s: float = 60.0) -> None:
-        """ResumeReply from the cursor, likewise."""
+        """ResumeReply from the cursor until the call ends."""
         request = chat_pb2.ResumeReplyRequest(reply_id=self.reply_id, after_sequence=self.sequence)
         await self._follow(chat.ResumeReply(request, timeout=timeout_s))
 
     def length_at(self, when_s: float) -> int:
-        """How many characters it had at a time of the monotonic clock."""
+        """The number of characters received up to a time of the monotonic clock."""
         return max((length for at, length in self._marks if at <= when_s), default=0)
 
     def time_of(self, length: int) -> float:
-        """When it first had so many characters."""
+        """The time at which at least `length` characters had been received."""
         return next(at for at, had in self._marks if had >= length)
 
     async def _follow(self, call: Any) -> None:
@@ -81,7 +80,7 @@ class Watcher:
         self.terminal = None
         try:
             async for chunk in call:
-                assert self.terminal is None, "nothing comes after the terminal chunk"
+                assert self.terminal is None, "a chunk after the terminal chunk"
                 self._take(chunk)
             self.status = await call.code()
         except grpc.aio.AioRpcError as status:
