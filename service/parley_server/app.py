@@ -86,7 +86,7 @@ class App:
         """Start the mode (see `modes`), then serve.
 
         Raises `StoreUnusable` (also if another server uses the file, or the schema is too old), `RelayUnusable`,
-        `StorageUnavailable` and `OSError`. Everything that was started is stopped before.
+        `StorageUnavailable` and `OSError`. What was started before the error is stopped.
         """
         try:
             await self._start()

@@ -324,9 +324,7 @@ class Cluster:
         await self.core.lease_keeper.end()
 
     def _open_redis(self, settings: Settings, url: str, clock: Clock) -> RedisRelay:
-        from parley_server.relay.redis import (
-            RedisRelay,
-        )  # not at the top, so that servers without Redis need not load it
+        from parley_server.relay.redis import RedisRelay  # servers without Redis need not load its client
 
         return RedisRelay(
             url,

@@ -48,7 +48,7 @@ def _parser() -> argparse.ArgumentParser:
     chat.add_argument("--address", default="127.0.0.1:50051", metavar="HOST:PORT", help="default: %(default)s")
     chat.add_argument("--model", default="", metavar="ALIAS", help="default: the server's")
     chat.add_argument("--conversation", default="", metavar="ID", help="continue this conversation")
-    chat.add_argument("--end-user", default="", metavar="ID", help="the end user you speak for")
+    chat.add_argument("--end-user", default="", metavar="ID", help="the end user to act for")
     # The variable is preferable: other users of the machine can read the arguments of a process.
     chat.add_argument("--api-key", default=os.environ.get("PARLEY_API_KEY", ""), help="default: PARLEY_API_KEY")
     chat.add_argument("--reasoning", action="store_true", help="show the model's reasoning")

@@ -41,21 +41,19 @@ async def main() -> int:
                 await show(f"127.0.0.1:{app.port}")
         finally:
             await app.stop(grace_s=0.0)
-    say(
-        "\nThat was all of it: streamed, watched, cut, resumed, cancelled. Next: `make run`, then the README's grpcurl."
-    )
+    say("\nThe demo is complete. Next: `make run`, then the grpcurl commands of the README.")
     return 0
 
 
 async def show(address: str) -> None:
     """Run the steps against the server at `address`."""
     async with parley.Client(address) as first, parley.Client(address) as second:
-        say("\n1. StreamReply: the answer comes as it is written. A second reader joins in the middle.")
+        say("\n1. StreamReply: the answer is shown while it is written. A second reader joins in the middle.")
         say(f"   > {QUESTION}")
         reply_id, text = await stream_with_second_reader(first, second)
-        say("\n2. The connection is cut in mid-sentence; ResumeReply goes on after the last sequence.")
+        say("\n2. The connection is cut within a sentence; ResumeReply continues after the last sequence.")
         await cut_and_resume(address)
-        say("\n3. Cancel: the provider's call is closed, what was written is kept.")
+        say("\n3. Cancel: the provider's call is closed, and the text so far is kept.")
         await cancel(first)
         stored = await first.get_reply(reply_id)
         check(stored.message.parts[0].text == text, "   and what is stored is what was streamed")
@@ -97,7 +95,7 @@ async def cut_and_resume(address: str) -> None:
             if pieces == CUT_AFTER:
                 cursor, reply_id = stream.sequence, stream.reply_id
                 break
-    say(f"\n   -- cut at sequence {cursor}; the reply goes on without a reader --")
+    say(f"\n   -- cut at sequence {cursor}; the reply continues without a reader --")
     await asyncio.sleep(0.3)  # some text is written meanwhile, which the resumed stream then delivers
     async with parley.Client(address) as client:
         say("   < ", end="")
@@ -125,7 +123,7 @@ async def cancel(client: parley.Client) -> None:
     reply = await client.get_reply(stream.reply_id)
     check(reply.message.partial and reply.message.parts[0].text == stream.text, "   the partial text is stored")
     again = await client.create_reply("Thank you!", conversation_id=stream.conversation_id)
-    check(bool(again.message.parts), "   and the conversation took the next message at once")
+    check(bool(again.message.parts), "   and the conversation accepts the next message at once")
 
 
 def say(text: str, *, end: str = "\n") -> None:

@@ -42,8 +42,8 @@ class Registrar:
 
     def refuse_unknown_methods(self) -> None:
         """Refuse and count calls of any other method. Must be called last."""
-        # gRPC asks the generic handlers in their order, and this one accepts every method: one added later would never
-        # be asked.
+        # gRPC tries the generic handlers in their order, and this one accepts every method: one that is
+        # added later would have no effect.
         self._server.add_generic_rpc_handlers((_UnknownMethods(self._environment),))
 
     def _entered(self, method: str, handler: Handler) -> Handler:

@@ -82,7 +82,10 @@ class Stream:
                 self._going_away = False
                 await self._send_go_away(replies.going_away_at)
                 if replies.hands_over:  # ends with an error, upon which the client resumes at another replica
-                    raise Draining("the server is shutting down: the reply goes on elsewhere", retry_after_s=0.0)
+                    raise Draining(
+                        "the server is shutting down: the reply continues, and any other replica streams it",
+                        retry_after_s=0.0,
+                    )
             if self._silent:
                 self._silent = False
                 await self._send_heartbeat()

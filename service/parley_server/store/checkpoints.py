@@ -13,8 +13,8 @@ from parley_server.store.engine.dialect import Insert, insert, json_rows
 from parley_server.store.rows import json_text
 from parley_server.store.schema import checkpoint, reply, reply_active, reply_pending
 
-# The first checkpoint of a reply also marks it as STREAMING, which saves a transaction for each reply. Nobody waits for
-# this state.
+# The first checkpoint of a reply also marks it as STREAMING, which saves a transaction for each reply. No call waits
+# for this state.
 _STREAM = (
     update(reply)
     .where(

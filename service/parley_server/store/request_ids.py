@@ -16,8 +16,7 @@ from parley_server.store.schema import idempotency_key as table
 
 REPLY = "reply"
 CONVERSATION = "conversation"
-# A client that retries after a longer time starts a new reply; the mark of a Cancel only bridges calls that overtake
-# one another.
+# A retry after a longer time starts a new reply. A mark only serves a Cancel that arrives shortly before its request.
 KEY_LIFE_US = 24 * 3600 * 1_000_000
 MARK_LIFE_US = 60 * 1_000_000
 SWEEP_ROWS = 500

@@ -30,7 +30,7 @@ class WorkersCollector(Collector):
         """Fetch and merge. Called in the endpoint's threads."""
         up = GaugeMetricFamily("parley_worker_up", "Whether the worker answers.", labels=[LABEL])
         restarts = CounterMetricFamily("parley_worker_restarts", "Starts after the first.", labels=[LABEL])
-        # In parallel, so that several workers that hang delay a scrape by one limit and not by its sum.
+        # In parallel, so that several workers that hang delay a scrape by one limit and not by the sum of all.
         with ThreadPoolExecutor(len(self._workers)) as pool:
             answers = list(pool.map(_ask, [worker.metrics_port for worker in self._workers]))
         for worker, answer in zip(self._workers, answers, strict=True):
@@ -55,7 +55,7 @@ def _merged(answers: Iterable[tuple[str, list[Metric]]]) -> Iterable[Metric]:
 def _ask(port: int) -> list[Metric] | None:
     """The metrics served on a loopback port; None if the worker does not answer."""
     if not port:
-        return None  # it is being started
+        return None  # its process is being started
     connection = HTTPConnection("127.0.0.1", port, timeout=ASK_LIMIT_S)
     try:
         connection.request("GET", "/metrics", headers={"Accept": _FORMAT})

@@ -18,14 +18,14 @@ HELP: Final = """\
 /open N|ID      continue one of them
 /new            start a new conversation
 /model [NAME]   use another model from now on; without a name, the conversation's own
-/models         the models there are
-/retry          answer the last message anew
-/help           this text
-/script {...}   tell the scripted model what to answer, where that is the model in use
-/quit           leave (so do Ctrl-C and Ctrl-D at the prompt)
-A line that ends with \\ goes on in the next one; a line of \"""
+/models         list the models
+/retry          answer the last message again
+/help           show this text
+/script {...}   set the answer of the scripted model, if it is the model in use
+/quit           leave (also Ctrl-C or Ctrl-D at the prompt)
+A line that ends with \\ continues on the next line. A line of \"""
 begins a message of several lines, and another one ends it.
-Ctrl-C while an answer is written stops it; what was written is kept."""
+Ctrl-C stops an answer while it is written; its text so far is kept."""
 
 _LISTED = 20
 _SHOWN_MESSAGES = 6
