@@ -5,6 +5,7 @@ No error contains a key, a prompt or a provider's own words.
 
 from __future__ import annotations
 
+import hashlib
 import re
 import ssl
 from collections.abc import Callable, Mapping
@@ -36,6 +37,7 @@ Json = dict[str, Any]
 
 AFTER_FINISH_S = 5.0
 """Longest wait for usage and the end of the body after the finish reason, in seconds."""
+ORIGIN_CHARACTERS = 16
 
 _TRACEPARENT = re.compile(r"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
 _KEY = re.compile(r"[\x21-\x7e]+")
@@ -113,6 +115,7 @@ class Endpoint:
         self.host = httpx2.URL(self.base_url).host
         self.clock = clock or SystemClock()
         self._api_key = settings.api_key
+        self._account = settings.account
         self._first_token_s = settings.timeouts.first_token_s(reasoning=False)
         self._idle_s = settings.timeouts.idle
         self._after_finish_s = after_finish_s
@@ -135,6 +138,15 @@ class Endpoint:
         if (key or required) and not _KEY.fullmatch(key):
             raise ProviderUnauthenticated(f"no usable API key is configured for the provider {self.name}")
         return key
+
+    def origin(self, kind: str, api: str, model: str, *, account: str = "") -> str:
+        """Identifies who sent the wire items that are kept: equal only for the same dialect, API, host, model name and
+        account, because vendors refuse items of others. The account is the configured one, else `account`, else the
+        key."""
+        owner = self._account or account
+        owner = f"account {owner}" if owner else f"key {self.key(required=False)}"
+        identity = repr((kind, api, self.host, model, owner))
+        return hashlib.sha256(identity.encode()).hexdigest()[:ORIGIN_CHARACTERS]
 
     async def ask(
         self, prompt: Prompt, url: str, body: Json, *, headers: Mapping[str, str], read: Callable[[Answer], Reader]

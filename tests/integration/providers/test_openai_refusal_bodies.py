@@ -28,6 +28,7 @@ OPENROUTER_FILTER = {
     "error": {"code": 403, "message": "secret", "metadata": {"reasons": ["violence"], "flagged_input": "secret"}}
 }
 OPENROUTER_RAW = {"error": {"code": 400, "message": "x", "metadata": {"raw": '{"code":"context_length_exceeded"}'}}}
+PER_DAY = {"violations": [{"quotaId": "GenerateRequestsPerDayPerProjectPerModel"}]}
 
 
 def error(**fields):
@@ -66,28 +67,44 @@ OVERFLOWS = [
     (400, OPENROUTER_RAW),
 ]
 TABLE = [
-    (429, error(code="insufficient_quota"), "PROVIDER_RATE_LIMITED", False),
-    (429, error(code="rate_limit_exceeded"), "PROVIDER_RATE_LIMITED", True),
-    (402, error(code=402), "PROVIDER_RATE_LIMITED", False),
-    (409, error(), "PROVIDER_UNAVAILABLE", True),
-    (425, error(), "PROVIDER_UNAVAILABLE", True),
-    (529, error(type="overloaded_error"), "PROVIDER_UNAVAILABLE", True),
-    (400, [{"error": {"code": 400, "status": "INVALID_ARGUMENT", "details": []}}], "PROVIDER_REJECTED", False),
-    (400, error(code="API_KEY_INVALID"), "PROVIDER_UNAUTHENTICATED", False),
-    (403, error(), "PROVIDER_UNAUTHENTICATED", False),
-    (403, error(code="unsupported_country_region_territory"), "PROVIDER_REJECTED", False),
-    (403, error(message="Country, region, or territory not supported"), "PROVIDER_REJECTED", False),
-    (403, {"detail": "not available in your region"}, "PROVIDER_REJECTED", False),
-    (404, error(code="DeploymentNotFound"), "PROVIDER_REJECTED", False),
-    *[(status, body, "PROVIDER_CONTEXT_TOO_LARGE", False) for status, body in OVERFLOWS],
+    (429, error(code="insufficient_quota"), "PROVIDER_RATE_LIMITED", "credit"),
+    (429, error(code="rate_limit_exceeded"), "PROVIDER_RATE_LIMITED", "rate"),
+    (402, error(code=402), "PROVIDER_RATE_LIMITED", "credit"),
+    (400, error(message="Your credit balance is too low to access the API"), "PROVIDER_RATE_LIMITED", "credit"),
+    (429, {"error": {"status": "RESOURCE_EXHAUSTED", "details": [PER_DAY]}}, "PROVIDER_RATE_LIMITED", "credit"),
+    (409, error(), "PROVIDER_UNAVAILABLE", "unavailable"),
+    (425, error(), "PROVIDER_UNAVAILABLE", "unavailable"),
+    (529, error(type="overloaded_error"), "PROVIDER_UNAVAILABLE", "unavailable"),
+    (400, [{"error": {"code": 400, "status": "INVALID_ARGUMENT", "details": []}}], "PROVIDER_REJECTED", "rejected"),
+    (400, error(code="API_KEY_INVALID"), "PROVIDER_UNAUTHENTICATED", "key"),
+    (400, error(status="INVALID_ARGUMENT", details=[{"reason": "API_KEY_INVALID"}]), "PROVIDER_UNAUTHENTICATED", "key"),
+    (403, error(), "PROVIDER_UNAUTHENTICATED", "key"),
+    (403, error(code="unsupported_country_region_territory"), "PROVIDER_REJECTED", "rejected"),
+    (403, error(message="Country, region, or territory not supported"), "PROVIDER_REJECTED", "rejected"),
+    (403, {"detail": "not available in your region"}, "PROVIDER_REJECTED", "rejected"),
+    (404, error(code="DeploymentNotFound"), "PROVIDER_REJECTED", "no_model"),
+    (404, error(), "PROVIDER_REJECTED", "no_model"),
+    (403, error(code="model_not_found"), "PROVIDER_REJECTED", "no_model"),
+    (400, error(code="invalid_encrypted_content"), "PROVIDER_REJECTED", "kept_items"),
+    (400, error(message="messages.1: Invalid `signature` in `thinking` block"), "PROVIDER_REJECTED", "kept_items"),
+    (400, error(message="Function call is missing a thought_signature"), "PROVIDER_REJECTED", "kept_items"),
+    (422, error(message="Invalid `signature` in `thinking` block"), "PROVIDER_REJECTED", "rejected"),
+    *[(status, body, "PROVIDER_CONTEXT_TOO_LARGE", "too_long") for status, body in OVERFLOWS],
 ]
 
 
-@pytest.mark.parametrize(("status", "body", "reason", "retryable"), TABLE)
-async def test_refusals(upstream, status, body, reason, retryable):
-    failure = await outcome_of(upstream, refusal(status, body))
-    assert (failure.reason, failure.retryable) == (reason, retryable)
-    assert failure.metadata["http_status"] == str(status)
+@pytest.mark.parametrize(("status", "body", "reason", "failure"), TABLE)
+async def test_refusals(upstream, status, body, reason, failure):
+    refused = await outcome_of(upstream, refusal(status, body))
+    assert (refused.reason, refused.failure) == (reason, failure)
+    assert refused.retryable == (failure in ("rate", "unavailable"))
+    assert refused.metadata["http_status"] == str(status)
+
+
+@pytest.mark.parametrize(("header", "forbidden"), [("false", True), ("true", False), ("", False)])
+async def test_a_provider_may_forbid_a_retry(upstream, header, forbidden):
+    refused = await outcome_of(upstream, refusal(503, x_should_retry=header))
+    assert refused.retry_forbidden is forbidden
 
 
 @pytest.mark.parametrize(

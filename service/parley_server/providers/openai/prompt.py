@@ -22,7 +22,7 @@ from parley_server.core.model import (
     ToolResultPart,
 )
 from parley_server.errors import ProviderRejected
-from parley_server.providers.openai.tool_ids import ToolIdMap
+from parley_server.providers.reading.tool_ids import ToolIdMap
 from parley_server.settings import Switches
 
 Json = dict[str, Any]

@@ -22,9 +22,10 @@ from parley_server.providers.openai.chunk import (
     is_first,
     json_of,
 )
-from parley_server.providers.openai.content import ContentAssembler, Notice
-from parley_server.providers.openai.ending import Evidence, finish_of
+from parley_server.providers.openai.content import ChatContent
 from parley_server.providers.openai.usage import UsageMeter
+from parley_server.providers.reading.content import Notice
+from parley_server.providers.reading.ending import Evidence, finish_of
 from parley_server.providers.reading.error_report import is_error, stands_for_error
 from parley_server.providers.reading.events import failure_of, word_of
 from parley_server.providers.reading.failures import error_in_body
@@ -65,7 +66,7 @@ class ChunkReader:
         self._done_is_finish = done_is_finish
         self._splitter = EventSplitter(document=document)
         self._document = document
-        self._content = ContentAssembler(sink, now_s=now_s, notice=notice)
+        self._content = ChatContent(sink, now_s=now_s, notice=notice)
         self._meter = UsageMeter(on_ignored=lambda: notice("count"))
         self._contentless = ContentlessEvents()
         self._word = ""

@@ -1,1 +1,1 @@
-"""Rules for reading answers that apply to every vendor."""
+"""Rules for reading answers, and for sending parts of them back, that apply to every vendor."""

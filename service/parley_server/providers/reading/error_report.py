@@ -1,4 +1,5 @@
-"""Extracts an error from a provider's response of any form: its codes, its status, and the subject of its message.
+"""Extracts an error from a provider's response of any form: its codes, its status, its numbers, and the subject of its
+message.
 
 The message itself never leaves this module, because it may quote the prompt or the key.
 """
@@ -14,6 +15,7 @@ import msgspec
 
 from parley_server.errors import ProviderMalformed
 from parley_server.providers.http.sse import EventSplitter
+from parley_server.providers.reading.events import count
 
 MAX_WORDS = 8192
 """Limit of characters of a provider's messages that are searched."""
@@ -30,18 +32,44 @@ _REGION = re.compile(
     r"|not (available|supported|allowed) in (your|this) (country|region|territory|location)"
 )
 _MODERATED = re.compile(r"(?i)content exists risk|\bDataInspectionFailed\b|ResponsibleAIPolicyViolation")
+_KEPT = re.compile(
+    r"(?i)invalid_encrypted_content|signature.{0,80}(thinking|thought)|(thinking|thought).{0,80}signature"
+)
+_CREDIT = re.compile(r"(?i)credit balance is too low|insufficient (balance|credits?|funds)")
+_DAILY = re.compile(r"(?i)per_?day")
+_WAIT = re.compile(r"(\d{1,6}(?:\.\d{1,9})?)s")
+_LIMITS = (
+    re.compile(
+        r"(?i)(?:> |maximum (?:context|prompt) length (?:is|of) |tokens allowed \(|must have less than |limit of "
+        r"|context size \(|context (?:window|length) of )(\d[\d,]*)"
+    ),
+)
+_SIZES = (
+    re.compile(r"(?i)(\d[\d,]*) (?:in the messages|input tokens)"),
+    re.compile(r"(?i)(?:too long: |requested |contains |token count \(|given: |resulted in |request \()(\d[\d,]*)"),
+)
+"""In order of preference: some messages also state the sum of the prompt and the requested output."""
 _CODE_FIELDS = ("code", "type", "status", "error_code", "err_code", "status_code")
 _WORD_FIELDS = ("message", "msg", "error_msg", "status_msg", "detail", "title")
 
 
 class ErrorReport(msgspec.Struct, frozen=True):
-    """An error: its codes in lower case, its status from 400 to 599 (0: none), and the subject of its message."""
+    """An error: its codes in lower case, its status from 400 to 599 (0: none), and the subject of its message.
+
+    overflow: the prompt is too long; `limit_tokens` and `prompt_tokens` are the model's limit and the prompt's size, as
+    far as it states them. kept: it refuses wire items of an earlier answer. credit: there is no
+    credit, or a quota of a whole day is used up. wait_s: the seconds after which a retry may succeed."""
 
     codes: tuple[str, ...] = ()
     status: int = 0
     overflow: bool = False
     region: bool = False
     moderated: bool = False
+    kept: bool = False
+    credit: bool = False
+    wait_s: float | None = None
+    limit_tokens: int | None = None
+    prompt_tokens: int | None = None
 
 
 def report_of(error: object) -> ErrorReport:
@@ -49,7 +77,9 @@ def report_of(error: object) -> ErrorReport:
     if isinstance(error, bytes):
         error = _parsed(error)
     places = list(_places(error))
+    details = list(_details(places))
     values = [place.get(field) for place in places for field in _CODE_FIELDS]
+    values += [detail.get("reason") for detail in details]
     codes = [str(value).lower() for value in values if isinstance(value, str | int) and not isinstance(value, bool)]
     statuses = [int(code) for code in codes if code.isascii() and code.isdecimal() and len(code) == 3]
     words = "\n".join(_words(error, places))[:MAX_WORDS]
@@ -59,6 +89,11 @@ def report_of(error: object) -> ErrorReport:
         overflow=bool(_OVERFLOW.search(words)),
         region=bool(_REGION.search(words)),
         moderated=bool(_MODERATED.search(words)) or any(_flagged(place.get("metadata")) for place in places),
+        kept=bool(_KEPT.search(words)),
+        credit=bool(_CREDIT.search(words)) or any(_DAILY.search(quota) for quota in _quotas(details)),
+        wait_s=_wait_s(details),
+        limit_tokens=_number(_LIMITS, words, [place.get("n_ctx") for place in places]),
+        prompt_tokens=_number(_SIZES, words, [place.get("n_prompt_tokens") for place in places]),
     )
 
 
@@ -113,6 +148,34 @@ def _places(value: object, depth: int = 0) -> Iterator[dict[str, Any]]:
         yield value
         for field in ("error", "innererror", "base_resp", "detail"):
             yield from _places(value.get(field), depth + 1)
+
+
+def _details(places: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+    """The details that Google adds to an error."""
+    for place in places:
+        details = place.get("details")
+        for detail in details[:16] if isinstance(details, list) else ():
+            if isinstance(detail, dict):
+                yield detail
+
+
+def _quotas(details: list[dict[str, Any]]) -> Iterator[str]:
+    for detail in details:
+        violations = detail.get("violations")
+        for violation in violations[:16] if isinstance(violations, list) else ():
+            if isinstance(violation, dict):
+                yield str(violation.get("quotaId"))
+
+
+def _wait_s(details: list[dict[str, Any]]) -> float | None:
+    delays = [_WAIT.fullmatch(str(detail.get("retryDelay"))) for detail in details]
+    return max((float(delay[1]) for delay in delays if delay), default=None)
+
+
+def _number(patterns: tuple[re.Pattern[str], ...], words: str, fields: list[object]) -> int | None:
+    """The positive count in one of the fields, else in the words."""
+    found = [match[1].replace(",", "") for pattern in patterns if (match := pattern.search(words))]
+    return next((number for value in [*fields, *found] if (number := count(value))), None)
 
 
 def _words(error: object, places: list[dict[str, Any]]) -> Iterator[str]:

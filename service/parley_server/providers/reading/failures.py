@@ -1,4 +1,4 @@
-"""Converts error responses of an OpenAI-dialect provider to provider errors.
+"""Converts error responses and error objects of any vendor to provider errors.
 
 A message contains only the status and known codes, because a provider's own text may quote the prompt or the key.
 """
@@ -11,6 +11,7 @@ import time
 from collections.abc import Mapping
 
 from parley_server.errors import (
+    Failure,
     ProviderContextTooLarge,
     ProviderError,
     ProviderRateLimited,
@@ -30,11 +31,25 @@ class Filtered(ProviderRejected):
 class OutOfCredit(ProviderRateLimited):
     """The account has no credit, or has used up its quota, so that a retry cannot succeed soon."""
 
+    failure = Failure.CREDIT
     retryable = False
+
+
+class ModelUnknown(ProviderRejected):
+    """The provider has no such model, or not for this account."""
+
+    failure = Failure.NO_MODEL
+
+
+class KeptItemsRefused(ProviderRejected):
+    """The provider refuses wire items of an earlier answer, such as a signature that does not fit anymore."""
+
+    failure = Failure.KEPT_ITEMS
 
 
 _CODES_OF: dict[type[ProviderError], tuple[str, ...]] = {
     ProviderContextTooLarge: ("context_length_exceeded", "exceed_context_size_error"),
+    KeptItemsRefused: ("invalid_encrypted_content",),
     Filtered: (
         "content_filter",
         "content_policy_violation",
@@ -44,16 +59,33 @@ _CODES_OF: dict[type[ProviderError], tuple[str, ...]] = {
     ),
     OutOfCredit: ("billing_error", "billing_hard_limit_reached", "insufficient_balance", "insufficient_quota"),
     ProviderRateLimited: ("rate_limit_error", "rate_limit_exceeded", "requests", "resource_exhausted", "tokens"),
-    ProviderUnauthenticated: ("api_key_invalid", "authentication_error", "invalid_api_key", "permission_error"),
-    ProviderUnavailable: ("overloaded", "overloaded_error", "server_error", "service_unavailable"),
+    ProviderUnauthenticated: (
+        "api_key_invalid",
+        "authentication_error",
+        "invalid_api_key",
+        "permission_denied",
+        "permission_error",
+        "unauthenticated",
+    ),
+    ModelUnknown: ("deploymentnotfound", "model_not_found", "not_found", "not_found_error"),
+    ProviderUnavailable: (
+        "api_error",
+        "deadline_exceeded",
+        "internal",
+        "overloaded",
+        "overloaded_error",
+        "server_error",
+        "service_unavailable",
+        "timeout_error",
+        "unavailable",
+    ),
     ProviderRejected: (
         "bad_request",
-        "deploymentnotfound",
+        "failed_precondition",
         "invalid_argument",
         "invalid_prompt",
         "invalid_request_error",
-        "model_not_found",
-        "not_found_error",
+        "request_too_large",
         "string_above_max_length",
         "unsupported_country_region_territory",
         "unsupported_parameter",
@@ -64,9 +96,11 @@ KNOWN_CODES = {code: kind for kind, codes in _CODES_OF.items() for code in codes
 _REGION = "unsupported_country_region_territory"
 _BEFORE_STATUS: dict[type[ProviderError], frozenset[int]] = {
     ProviderContextTooLarge: frozenset({400, 413, 422, 500}),
+    KeptItemsRefused: frozenset({400}),
     Filtered: frozenset({400, 403, 422, 451}),
     OutOfCredit: frozenset({400, 402, 403, 429}),
     ProviderUnauthenticated: frozenset({400}),
+    ModelUnknown: frozenset({400, 403}),
 }
 """The statuses for which a code of this class is more specific than the status."""
 
@@ -77,20 +111,25 @@ def error_of_status(provider: str, status: int, *, headers: Mapping[str, str], b
     code = _known_code(report)
     message = f"{provider} answered HTTP {status}" + (f" ({code})" if code else "")
     metadata = {"http_status": str(status)} | ({"provider_code": code} if code else {})
-    kind = _class_of_refusal(status, report)
-    return kind(message, retry_after_s=retry_after_s(headers), metadata=metadata)
+    error = _class_of_refusal(status, report)(message, metadata=metadata)
+    _add_numbers(error, report)
+    wait_s = retry_after_s(headers)
+    error.retry_after_s = error.retry_after_s if wait_s is None else wait_s
+    error.retry_forbidden = headers.get("x-should-retry", "").strip().lower() == "false"
+    return error
 
 
 def error_in_body(provider: str, error: object) -> ProviderError:
     """The error of an error object in a response with HTTP 200."""
     report = report_of(error)
     code = _known_code(report)
-    kind = _class_of_report(report) or (KNOWN_CODES[code] if code else None)
+    kind = _class_of_report(report, report.status or 400) or (KNOWN_CODES[code] if code else None)
     if kind is None:
         kind = _class_of_status(report.status) if report.status else ProviderUnavailable
     named = code or (str(report.status) if report.status else "")
     message = f"{provider} reported an error within its answer" + (f" ({named})" if named else "")
     failure = kind(message, metadata={"provider_code": code} if code else {})
+    _add_numbers(failure, report)
     failure.billed = True  # the provider had begun to answer
     return failure
 
@@ -112,8 +151,16 @@ def retry_after_s(headers: Mapping[str, str]) -> float | None:
     return min(max(at_s - time.time(), 0.0), MAX_RETRY_AFTER_S)
 
 
+def _add_numbers(error: ProviderError, report: ErrorReport) -> None:
+    error.retry_after_s = None if report.wait_s is None else min(report.wait_s, MAX_RETRY_AFTER_S)
+    if isinstance(error, ProviderContextTooLarge):
+        error.limit_tokens, error.prompt_tokens = report.limit_tokens, report.prompt_tokens
+        if report.limit_tokens:
+            error.metadata["limit"] = str(report.limit_tokens)
+
+
 def _class_of_refusal(status: int, report: ErrorReport) -> type[ProviderError]:
-    kinds = [_class_of_report(report), *[KNOWN_CODES.get(code) for code in report.codes]]
+    kinds = [_class_of_report(report, status), *[KNOWN_CODES.get(code) for code in report.codes]]
     # Servers and proxies often choose the status badly, so a specific code overrides a general status, but only one of
     # those with which vendors are known to send it.
     telling = [kind for kind in kinds if kind is not None and status in _BEFORE_STATUS.get(kind, ())]
@@ -124,11 +171,15 @@ def _class_of_refusal(status: int, report: ErrorReport) -> type[ProviderError]:
     return _class_of_status(status)
 
 
-def _class_of_report(report: ErrorReport) -> type[ProviderError] | None:
+def _class_of_report(report: ErrorReport, status: int) -> type[ProviderError] | None:
     """The class that the message of an error implies; it may be more specific than the codes."""
     if report.overflow:
         return ProviderContextTooLarge
-    return Filtered if report.moderated else None
+    if report.moderated:
+        return Filtered
+    if report.kept and status == 400:
+        return KeptItemsRefused
+    return OutOfCredit if report.credit else None
 
 
 def _class_of_status(status: int) -> type[ProviderError]:
@@ -136,6 +187,8 @@ def _class_of_status(status: int) -> type[ProviderError]:
         return ProviderUnauthenticated
     if status == 402:
         return OutOfCredit
+    if status == 404:
+        return ModelUnknown
     if status == 429:
         return ProviderRateLimited
     # 408 Request Timeout, 409 Conflict and 425 Too Early are temporary, unlike the other statuses below 500.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from parley_server.core.model import Finish, FinishReason, Value
 from parley_server.errors import ProviderError, ProviderMalformed, ProviderTruncated
-from parley_server.providers.openai.content import ContentAssembler
+from parley_server.providers.reading.content import Content
 from parley_server.providers.reading.events import reason_of
 
 DONE = "[DONE]"
@@ -29,7 +29,7 @@ class Evidence(Value, frozen=True, kw_only=True):
     unread: bool
 
 
-def finish_of(provider: str, content: ContentAssembler, evidence: Evidence) -> Finish:
+def finish_of(provider: str, content: Content, evidence: Evidence) -> Finish:
     """Push the rest of the content and return the finish. Raises `ProviderTruncated` for an incomplete answer, and
     `ProviderMalformed` for one without readable content."""
     if not evidence.completed:
@@ -44,7 +44,7 @@ def finish_of(provider: str, content: ContentAssembler, evidence: Evidence) -> F
     return Finish(reason=reason, provider_reason=evidence.word or DONE)
 
 
-def _with_calls(provider: str, content: ContentAssembler, reason: FinishReason) -> FinishReason:
+def _with_calls(provider: str, content: Content, reason: FinishReason) -> FinishReason:
     """The reason of an answer that may have tool calls: TOOL_CALLS if one is complete. If none is, although the answer
     consists of calls, it is an error, so that no call is lost silently."""
     if content.tools.whole:
@@ -54,7 +54,7 @@ def _with_calls(provider: str, content: ContentAssembler, reason: FinishReason) 
     return reason
 
 
-def _incomplete(provider: str, content: ContentAssembler, evidence: Evidence) -> ProviderError:
+def _incomplete(provider: str, content: Content, evidence: Evidence) -> ProviderError:
     if (evidence.unknown_form or evidence.unread) and not evidence.word and not content.begun:
         return _malformed(provider)
     return ProviderTruncated(f"{provider} ended its answer before it was complete")

@@ -6,7 +6,7 @@ import time
 
 from hypothesis import given
 from hypothesis import strategies as st
-from parley_server.providers.openai.tools import Arguments, Piece, ToolCalls
+from parley_server.providers.reading.tool_calls import Arguments, Piece, ToolCalls
 
 from tests.integration.providers.recording import RecordingSink
 

@@ -1,0 +1,40 @@
+"""The origin of kept wire items differs for everything that makes a vendor refuse them."""
+
+import re
+
+import pytest
+from parley_server.providers.endpoint import Endpoint
+from parley_server.settings import ApiKey, OpenAISettings
+
+URL = "https://a.example/v1"
+
+
+def origin(kind="openai", api="chat", model="m", *, url=URL, key="k", account="", project=""):
+    settings = OpenAISettings(base_url=url, api_key=ApiKey(key), account=account)
+    return Endpoint("acme", settings).origin(kind, api, model, account=project)
+
+
+def test_an_origin_is_the_same_for_equal_endpoints():
+    assert origin() == origin()
+    assert re.fullmatch("[0-9a-f]{16}", origin())
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"kind": "x"},
+        {"api": "responses"},
+        {"model": "n"},
+        {"url": "https://b.example/v1"},
+        {"key": "l"},
+        {"account": "k"},
+    ],
+)
+def test_an_origin_differs(changed):
+    assert origin(**changed) != origin()
+
+
+def test_a_named_account_or_project_keeps_its_origin_when_the_key_changes():
+    assert origin(account="a", key="k") == origin(account="a", key="l", project="p")
+    assert origin(project="p", key="k") == origin(project="p", key="l")
+    assert origin(project="p") != origin()
