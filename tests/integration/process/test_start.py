@@ -172,8 +172,8 @@ def test_commands_have_help_and_version(tmp_path) -> None:
         [
             "the configuration is valid: 1 model, scripted by default",
             "database: SQLite at sqlite+aiosqlite:///parley.db; relay: in process; workers: 1",
-            f"{'model':10}{'of':21}{'context':9}{'output':8}{'takes':30}US dollars per million tokens",
-            f"{'scripted':10}{'scripted: scripted':21}{'-':9}{'-':8}{'tools, json_schema, sampling':30}not known",
+            f"{'model':10}{'of':20}{'context':9}{'output':8}{'takes':30}US dollars per million tokens",
+            f"{'scripted':10}{'scripted: scripted':20}{'-':9}{'-':8}{'tools, json_schema, sampling':30}not known",
         ],
     )
 
