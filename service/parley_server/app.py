@@ -119,6 +119,7 @@ class App:
 
     async def _start(self) -> None:
         _raise_open_files()
+        self._warn_of_retirements()
         # The port opens last: a call must find the store ready, and a fault in the rest must appear before any call.
         await self.mode.start()
         if (address := self._settings.metrics_listen) is not None:
@@ -138,6 +139,11 @@ class App:
         gc.set_threshold(*GC_THRESHOLDS)
         await self._server.serve()
         logger.info("serving", extra={"fields": self._addresses()})
+
+    def _warn_of_retirements(self) -> None:
+        for model in self._registry.retiring():
+            event = "model_retired" if model.retire_time_us <= self._clock.now_us() else "model_retires"
+            logger.warning(event, extra={"fields": {"model": model.alias, "provider_model": model.name}})
 
     async def _pause(self, pause_s: float) -> None:
         """Wait for this time, or until `hurry` is called."""

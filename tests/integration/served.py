@@ -65,11 +65,13 @@ prices = {{ prompt = 2.0, cached_prompt = 0.5, completion = 8.0 }}
 provider = "up"
 name = "vendor/plain-1"
 context_tokens = 100
+images = false
 tools = false
 
 [models.scripted]
 provider = "typewriter"
 name = "scripted"
+{models}
 
 [server]
 default_model = "test"
@@ -414,12 +416,13 @@ async def serving(
     provider: str = "",
     url: str = "",
     key: str = "env:UPSTREAM_KEY",
+    models: str = "",
     **settings: Any,
 ) -> AsyncIterator[Callable[[], Any]]:
     """Yields a function that starts a server on the folder's database; stops all servers at the end."""
     config = folder / "parley.toml"
     lines = "\n".join(f"{key} = {_toml(value)}" for key, value in settings.items())
-    config.write_text(CONFIG.format(url=url or upstream.url, key=key, provider=provider, server=lines))
+    config.write_text(CONFIG.format(url=url or upstream.url, key=key, provider=provider, models=models, server=lines))
     environment = {
         "PARLEY_CONFIG": str(config),
         "PARLEY_LISTEN": "127.0.0.1:0",

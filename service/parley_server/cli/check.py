@@ -6,6 +6,7 @@ import argparse
 import asyncio
 import sys
 
+from parley_server.cli.models_table import retirement_of, table_of
 from parley_server.cli.options import read_settings
 from parley_server.core.clock import SystemClock
 from parley_server.errors import NotConfigured
@@ -18,19 +19,26 @@ def run(options: argparse.Namespace) -> int:
     """Build the providers, without calling them, and print what is configured; the exit status."""
     settings = read_settings(options)
     try:
-        asyncio.run(_build_providers(settings))
+        models = asyncio.run(_models(settings))
     except NotConfigured as error:
         print(f"parley check: {error}", file=sys.stderr)
         return CANNOT_RUN
     count = len(settings.models)
-    models = "1 model" if count == 1 else f"{count} models"
-    print(f"the configuration is valid: {models}, {settings.server.default_model} by default")
+    counted = "1 model" if count == 1 else f"{count} models"
+    print(f"the configuration is valid: {counted}, {settings.server.default_model} by default")
     kind = "SQLite" if is_sqlite(settings.database_url) else "PostgreSQL"
     relay = f"Redis at {without_secrets(settings.redis_url)}" if settings.redis_url else "in process"
     print(f"database: {kind} at {without_secrets(settings.database_url)}; relay: {relay}; workers: {settings.workers}")
+    print("\n".join(models))
     return 0
 
 
-async def _build_providers(settings: Settings) -> None:
-    default = settings.server.default_model
-    await Registry(settings.providers, settings.models, default, clock=SystemClock()).close()
+async def _models(settings: Settings) -> list[str]:
+    """Lines about the models. Raises `NotConfigured`."""
+    clock = SystemClock()
+    registry = Registry(settings.providers, settings.models, settings.server.default_model, clock=clock)
+    try:
+        warnings = [retirement_of(model, clock.now_us()) for model in registry.retiring()]
+        return [*table_of(registry.models()), *warnings]
+    finally:
+        await registry.close()

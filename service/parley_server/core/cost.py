@@ -11,11 +11,14 @@ BYTES_PER_TOKEN = 4
 
 
 def cost_nano_usd(usage: Usage, prices: Prices) -> int | None:
-    """The cost in billionths of a US dollar, rounded half up, at most 2^63 - 1. None if a required price is unknown.
+    """The cost in billionths of a US dollar: what the provider states, else by these prices, rounded half up, at most
+    2^63 - 1. None if a required price is unknown.
 
     Without a price of their own, cached and cache-write tokens cost as much as other prompt tokens. The last tier that
     the prompt exceeds sets the prices of the whole request.
     """
+    if usage.cost_nano_usd is not None:
+        return usage.cost_nano_usd
     tier = next((tier for tier in reversed(prices.tiers) if usage.prompt_tokens > tier.above), prices)
     cached = min(usage.cached_prompt_tokens, usage.prompt_tokens)
     written = min(usage.cache_write_prompt_tokens, usage.prompt_tokens - cached)

@@ -23,6 +23,7 @@ from parley_server.settings import ModelSettings, OpenAISettings, ProviderSettin
 
 MAX_CANDIDATES = 8
 """Models that one reply may ask."""
+RETIRES_SOON_US = 30 * 86_400 * 1_000_000
 
 
 class Registry:
@@ -42,6 +43,7 @@ class Registry:
         observer: AttemptObserver | None = None,
     ) -> None:
         self._default_model = default_model
+        self._clock = clock
         self._providers: dict[str, Provider] = {}
         faults: list[str] = []
         for name, settings in providers.items():
@@ -84,6 +86,11 @@ class Registry:
     def models(self) -> list[Model]:
         """All models, the default first."""
         return sorted((model for model, _ in self._resolved.values()), key=lambda model: not model.is_default)
+
+    def retiring(self) -> list[Model]:
+        """The models that their vendors turn off within 30 days, or have turned off."""
+        soon_us = self._clock.now_us() + RETIRES_SOON_US
+        return [model for model in self.models() if 0 < model.retire_time_us <= soon_us]
 
     async def close(self) -> None:
         """Close every provider."""

@@ -174,8 +174,27 @@ def test_commands_have_help_and_version(tmp_path) -> None:
         [
             "the configuration is valid: 1 model, scripted by default",
             "database: SQLite at sqlite+aiosqlite:///parley.db; relay: in process; workers: 1",
+            f"{'model':10}{'of':20}{'context':9}{'output':8}{'takes':30}US dollars per million tokens",
+            f"{'scripted':10}{'scripted: scripted':20}{'-':9}{'-':8}{'tools, json_schema, sampling':30}not known",
         ],
     )
+
+
+def test_check_shows_what_each_model_takes_costs_and_when_it_retires(tmp_path) -> None:
+    (tmp_path / "parley.toml").write_text("""
+providers.up = { kind = "openai", base_url = "http://localhost:1/v1" }
+models.small = { provider = "up", name = "m", like = "anthropic/claude-haiku-5-5", context_tokens = 9, tools = false }
+models.old = { provider = "up", name = "gpt-1", retires = 2026-01-31 }
+server.default_model = "small"
+""")
+    checked = command(tmp_path, "check", "--config", "parley.toml")
+    rows = [re.split(r"  +", line) for line in checked.stdout.splitlines()[3:]]
+    assert rows[0] == [
+        *("small", "up: m", "9", "128000", "images, json_schema, reasoning"),
+        "prompt 0.1, cached 0.01, written 0.125, completion 0.5",
+    ]
+    assert rows[1] == ["", "above 100000 tokens: prompt 0.5, cached 0.05, written 0.625, completion 2.5"]
+    assert rows[-1] == ["warning: old: gpt-1 was to be turned off by its vendor on 2026-01-31"]
 
 
 def test_check_shows_addresses_without_secrets(tmp_path) -> None:

@@ -7,9 +7,13 @@ from pathlib import Path
 from typing import Any, Literal
 
 import pytest
+from parley_server.providers.known_models import UNKNOWN
 from parley_server.providers.openai.profile import PROFILES
+from parley_server.providers.resolved import resolved_model
 from parley_server.providers.scripted.script import Script
 from parley_server.settings import (
+    AnthropicSettings,
+    GeminiSettings,
     ModelSettings,
     OpenAISettings,
     PriceSettings,
@@ -26,6 +30,21 @@ from pydantic import BaseModel
 
 PAGE = (Path(__file__).parents[3] / "docs" / "configuration.md").read_text()
 TABLES = {"timeouts", "switches", "prices", "server", "tls", "providers", "models"}
+READ_FROM_OTHER_KEYS = {"credentials"}
+MODEL_DEFAULTS = (
+    "context_tokens",
+    "max_output_tokens",
+    "images",
+    "image_urls",
+    "tools",
+    "json_schema",
+    "prefill",
+    "sampling",
+    "reasoning",
+    "reasoning_summary",
+    "cache_min",
+    "api",
+)
 
 
 def row(key: str) -> list[str]:
@@ -43,10 +62,12 @@ def keys() -> list[str]:
         Timeouts: "timeouts.",
         Switches: "switches.",
         OpenAISettings: "",
+        AnthropicSettings: "",
+        GeminiSettings: "",
         ScriptedSettings: "",
     }
     names = [prefix + name for shape, prefix in shapes.items() for name in shape.model_fields if name not in TABLES]
-    return sorted(set(names))
+    return sorted(set(names) - READ_FROM_OTHER_KEYS)
 
 
 @pytest.mark.parametrize("key", keys())
@@ -59,14 +80,16 @@ def test_every_scalar_has_a_row_with_its_variable(key: str) -> None:
     assert row(f"PARLEY_{key.upper()}")[0] == f"`{key}`"
 
 
-@pytest.mark.parametrize("name", [name for name in ServerSettings.model_fields if name != "default_model"])
+@pytest.mark.parametrize("name", [name for name in ServerSettings.model_fields if not name.endswith("_model")])
 def test_defaults_of_the_server_are_those_of_the_code(name: str) -> None:
     assert float(row(name)[1].split()[0]) == ServerSettings.model_fields[name].default
 
 
-@pytest.mark.parametrize("name", ["images", "tools", "reasoning", "context_tokens", "max_output_tokens"])
+@pytest.mark.parametrize("name", MODEL_DEFAULTS)
 def test_defaults_of_models_are_those_of_the_code(name: str) -> None:
-    assert row(name)[1].strip("`") == str(ModelSettings.model_fields[name].default).lower()
+    entry = ModelSettings(provider="p", name="x")
+    model = resolved_model("a", entry, OpenAISettings(base_url="http://x/v1"), UNKNOWN, is_default=False)
+    assert row(name)[1].split()[0].strip("`") == str(getattr(model, name)).lower()
 
 
 @pytest.mark.parametrize("key", ["listen", "metrics_listen", "database_url", "log_level", "log_format"])
@@ -87,6 +110,7 @@ def test_every_switch_and_profile_can_be_set() -> None:
 def test_the_example_loads(tmp_path: Path) -> None:
     (example,) = re.findall(r"```toml\n(.*?)```", PAGE, re.DOTALL)
     (tmp_path / "parley.toml").write_text(example)
+    (tmp_path / "anthropic.key").write_text("k")
     settings = load_settings({"PARLEY_CONFIG": str(tmp_path / "parley.toml"), "OPENAI_API_KEY": "k"})
     assert settings.server.drain_grace_s == 60.0
 
