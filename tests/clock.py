@@ -1,4 +1,4 @@
-"""A clock that tests move. Timers run in order, each at its due time, and the event loop becomes idle between them."""
+"""A clock that tests move. Timers run in order, each at its due time; the event loop becomes idle between them."""
 
 from __future__ import annotations
 
@@ -13,13 +13,10 @@ MAX_STEPS = 10_000
 
 
 class ManualTimer:
-    """A call to come."""
-
     def __init__(self, callback: Callable[[], None]) -> None:
         self.callback: Callable[[], None] | None = callback
 
     def cancel(self) -> None:
-        """Forget it."""
         self.callback = None
 
 
@@ -30,7 +27,7 @@ class ManualClock:
         self._start_us = start_us
         self._start_s = start_s
         self._now_s = start_s
-        self._asleep_s = 0.0
+        self._suspended_s = 0.0
         self._timers: list[tuple[float, int, ManualTimer]] = []
         self._made = 0
 
@@ -43,16 +40,16 @@ class ManualClock:
         return self._now_s
 
     def boottime(self) -> float:
-        """Seconds, the same, and those that the machine was asleep."""
-        return self._now_s + self._asleep_s
+        """Seconds, including those while the machine was suspended."""
+        return self._now_s + self._suspended_s
 
     def suspend(self, seconds: float) -> None:
-        """The machine is asleep for so long."""
-        self._asleep_s += seconds
+        """Suspend the machine: wall clock and `boottime` move on, `monotonic` does not."""
+        self._suspended_s += seconds
         self._start_us += round(seconds * 1e6)
 
     def correct(self, seconds: float) -> None:
-        """Somebody sets the wall clock."""
+        """Change the wall clock alone."""
         self._start_us += round(seconds * 1e6)
 
     def call_at(self, when: float, callback: Callable[[], None]) -> ManualTimer:
@@ -63,7 +60,7 @@ class ManualClock:
         return timer
 
     async def sleep(self, delay_s: float) -> None:
-        """Wait until the clock has been moved so far; without a delay, let others have their turn."""
+        """Wait until the clock has been moved by `delay_s`; without a delay, yield once to other tasks."""
         if delay_s <= 0:
             await asyncio.sleep(0)
             return
@@ -76,16 +73,16 @@ class ManualClock:
 
     @property
     def waiting(self) -> int:
-        """Timers that are still to run."""
+        """The number of timers that have not run yet."""
         return sum(timer.callback is not None for _, _, timer in self._timers)
 
     @property
     def next_due(self) -> float:
-        """When the next timer is to run, by `monotonic`."""
+        """The time of the next timer, by `monotonic`; infinite without one."""
         return min((when for when, _, timer in self._timers if timer.callback is not None), default=float("inf"))
 
     async def advance(self, seconds: float) -> None:
-        """Move by `seconds`: every timer that falls due on the way runs at its moment, those it makes included."""
+        """Move the clock by `seconds`. Every timer that becomes due runs at its time, also those added meanwhile."""
         until = self._now_s + seconds
         await settle()
         while self._timers and self._timers[0][0] <= until:
@@ -101,17 +98,17 @@ class ManualClock:
 
 
 async def settle() -> None:
-    """Return once nothing in the event loop is ready to run. What waits for a thread or a socket is not waited for."""
+    """Return once nothing in the event loop is ready to run. Pending threads and sockets are not waited for."""
     ready = cast(Any, asyncio.get_running_loop())._ready
     for _ in range(MAX_STEPS):
         await asyncio.sleep(0)
         if not ready:
             return
-    raise AssertionError("the event loop does not come to rest")
+    raise AssertionError("the event loop does not become idle")
 
 
 async def until(condition: Callable[[], bool], limit_s: float = 10.0) -> None:
-    """Wait in real time for what other threads or tasks bring about."""
+    """Wait in real time until other threads or tasks have made the condition true."""
     async with asyncio.timeout(limit_s):
         while not condition():
             await asyncio.sleep(0.001)

@@ -1,6 +1,6 @@
-"""Several `parley serve` processes on one PostgreSQL and one Redis, as operators run them, and what tests do to them.
+"""Several `parley serve` processes on one PostgreSQL and one Redis, as operators run them, with their faults.
 
-Everything that waits on the database does so in the test's own loop, in which the upstream and the proxies run too.
+Queries run in the event loop of the test, because the proxies in front of the database run in it too.
 """
 
 from __future__ import annotations
@@ -43,14 +43,14 @@ _one_at_a_time = threading.Lock()
 
 
 def _migrate(url: str) -> None:
-    """Alembic knows of one migration in a process."""
+    """Alembic keeps its state in globals, so that only one migration can run in a process."""
     with _one_at_a_time:
         migrate(url)
 
 
 @dataclass(frozen=True)
 class Stored:
-    """What the database says of one reply. `error` is the name of its reason; `owner` an incarnation's id."""
+    """The stored state of one reply. `error` is the name of its reason, `owner` the id of a replica process."""
 
     state: str
     epoch: int
@@ -66,7 +66,7 @@ class Stored:
 
     @property
     def ended(self) -> bool:
-        """Whether its state is the last one."""
+        """Whether its state is terminal."""
         return self.state in TERMINAL
 
 
@@ -149,20 +149,19 @@ class Cluster:
         return self._callers[key]
 
     def chat(self, index: int) -> chat_pb2_grpc.ChatStub:
-        """The bare stub of one replica, as `Watcher` wants it."""
+        """The gRPC stub of one replica, for `Watcher`."""
         return self.caller(index).chat
 
     def client(self, *indices: int, **options: Any) -> parley.Client:
-        """The Python library over these replicas, or all, in turn. To be closed by its user."""
+        """A client of these replicas, by default all, with round-robin balancing. The caller closes it."""
         chosen = indices or range(len(self))
         addresses = ",".join(self[index].address for index in chosen)
         turns = [("grpc.lb_policy_name", "round_robin"), ("grpc.use_local_subchannel_pool", 1)]
         return parley.Client(f"ipv4:{addresses}", options=turns, **{"backoff": QUICK, **options})
 
     async def follow(self, watcher: Watcher, *indices: int, limit_s: float = LIMIT_S) -> Watcher:
-        """Start the watcher's request and read it to its terminal chunk, or resume one that has a reply.
-
-        Each cut leads to the next of these replicas, or of all."""
+        """Start or resume the watcher's reply and read it to its terminal chunk. After each lost connection it resumes
+        on the next of these replicas, by default of all."""
         order = list(indices or range(len(self)))
         async with asyncio.timeout(limit_s):
             while watcher.terminal is None:
@@ -173,23 +172,23 @@ class Cluster:
                     await asyncio.sleep(RETRY_S)
         return watcher
 
-    # --- what happens to them
+    # --- faults
 
     async def start(self, index: int) -> None:
-        """Start one that does not run, as a new incarnation at the same address; returns once it serves."""
+        """Start a stopped replica as a new process at the same address; returns once it serves."""
         await self[index].start()
         self._incarnations |= dict.fromkeys(self[index].replicas, index)
 
     async def kill9(self, index: int) -> None:
-        """SIGKILL, paused or not; returns once it is gone."""
+        """SIGKILL, also to a paused process; returns once it has ended."""
         await self[index].kill9()
 
     def pause(self, index: int) -> None:
-        """SIGSTOP: to the others, and to its clients, it has fallen silent."""
+        """SIGSTOP: its connections stay open and get no answers."""
         self[index].pause()
 
     def resume(self, index: int) -> None:
-        """SIGCONT: it goes on, with whatever it believed before."""
+        """SIGCONT: it continues with its old state."""
         self[index].resume()
 
     def begin_drain(self, index: int) -> None:
@@ -206,14 +205,14 @@ class Cluster:
             await self.kill9(index)
         await self.start(index)
 
-    # --- what is stored, counted and logged
+    # --- stored rows, counts and logs
 
     async def rows(self, query: str, *arguments: object) -> list[tuple[Any, ...]]:
-        """What one statement finds; `$1` is the first argument."""
+        """The rows of one statement; `$1` is the first argument."""
         return await self.postgres.query(query, *arguments, database=self.database)
 
     async def stored(self, reply_id: str) -> Stored | None:
-        """What the database says of a reply; None where it has none."""
+        """The stored state of a reply; None if there is no row."""
         found = await self.rows(_STORED, reply_id)
         if not found:
             return None
@@ -233,7 +232,7 @@ class Cluster:
         )
 
     async def ended(self, reply_id: str, *, limit_s: float = LIMIT_S) -> Stored:
-        """What is stored of a reply once its state is the last one."""
+        """The stored state of a reply after its end."""
 
         async def terminal() -> Stored | None:
             found = await self.stored(reply_id)
@@ -242,23 +241,23 @@ class Cluster:
         return await until(terminal, f"{reply_id} has ended", limit_s=limit_s)
 
     async def owner_of(self, reply_id: str) -> int:
-        """The replica whose incarnation, of now or before, the database names as the owner."""
+        """The index of the replica that the database names as the owner, also if that process has ended."""
         found = await self.stored(reply_id)
         assert found is not None, f"no reply {reply_id}"
         return self._incarnations[found.owner]
 
     @property
     def calls(self) -> int:
-        """How often the upstream was asked."""
+        """The number of requests to the upstream."""
         return len(self.upstream.requests)
 
     def events(self, name: str = "") -> list[dict[str, Any]]:
-        """Log lines of the present starts of all replicas, or those of one event, each with its `index`."""
+        """The log lines of the current processes, of one event or of all, each with the `index` of its replica."""
         return [{**each, "index": index} for index in range(len(self)) for each in self[index].events(name)]
 
     @property
     def problems(self) -> list[dict[str, Any]]:
-        """The log lines of level error; a healthy run has none."""
+        """The log lines of level error."""
         return [each for each in self.events() if each["level"] == "error"]
 
     def _replica(self, index: int) -> ServerProcess:

@@ -28,7 +28,7 @@ printf '%s\\n' "$@" >"$call/arguments"
 
 @dataclass(frozen=True)
 class Called:
-    """One run of grpcurl: the method (or another verb), the request, and the answers: messages, or else one text."""
+    """One run of grpcurl. `method` may be another verb, such as `list`; its answer is then one text."""
 
     method: str
     request: dict[str, Any]
@@ -58,7 +58,7 @@ def blocks(document: str, language: str) -> list[str]:
 async def run(commands: str, server: ServerProcess, folder: Path) -> Ran:
     """Runs commands as if pasted into a shell, up to the first failure, with the address of `server`.
 
-    Without grpcurl the test is skipped, but on CI it fails.
+    Without grpcurl the test is skipped; in CI it fails.
     """
     calls = folder / "calls"
     calls.mkdir()
@@ -68,7 +68,7 @@ async def run(commands: str, server: ServerProcess, folder: Path) -> Ran:
     recorder.chmod(recorder.stat().st_mode | stat.S_IXUSR)
     environment = clean_environment(CALLS=str(calls), GRPCURL=tool("grpcurl"), no_proxy="127.0.0.1")
     environment["PATH"] = os.pathsep.join([str(recorder.parent), environment["PATH"]])
-    done = await asyncio.to_thread(  # meanwhile, the server's lines are read
+    done = await asyncio.to_thread(  # so that the loop can read the lines of the server
         subprocess.run,
         ["bash", "-c", "set -eo pipefail\n" + commands.replace(ADDRESS, server.address)],
         env=environment,

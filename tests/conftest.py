@@ -11,12 +11,12 @@ from parley_server.store.migrate import migrate
 from tests.lanes import lanes_of
 from tests.services import PostgresServer, RedisServer, initdb, require_postgres, require_redis
 
-if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:  # a shell's background jobs; what tests start would ignore it too
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:  # in background jobs of a shell; child processes would inherit it
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_configure(config):
-    """Where tests run in several processes, not all of them run beside all."""
+    """Limit which tests run at the same time in a parallel run."""
     if lanes := lanes_of(config):
         config.pluginmanager.register(lanes, "parley-lanes")
 
@@ -30,7 +30,7 @@ def postgres_template(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def shared_postgres(tmp_path_factory, postgres_template):
-    """A PostgreSQL for tests that leave it as it is, and make databases of their own."""
+    """A PostgreSQL for tests that only create databases of their own."""
     with PostgresServer(tmp_path_factory.mktemp("postgres"), template=postgres_template) as server:
         yield server
 
@@ -74,7 +74,7 @@ def _shared_redis(tmp_path_factory):
 
 @pytest.fixture
 def shared_redis(_shared_redis):
-    """A Redis for tests that leave it running, empty."""
+    """An empty Redis for tests that leave it running."""
     _shared_redis.clear()
     return _shared_redis
 

@@ -1,8 +1,8 @@
 """Limits which tests run at the same time in a parallel run (pytest-xdist), so that measurements hold on two cores.
 
-A test that loads the machine, measures it, or has several servers is marked `xdist_group("loaded")`. Those run first,
-one at a time, in one process; for as long as they do, the other processes together run one test at a time beside them,
-and any that wait for the most part.
+A test that loads the machine, measures it, or has several servers is marked `xdist_group("loaded")`. These run first,
+one at a time, in one process. Meanwhile the other processes together run one test at a time, and any number of tests
+that mostly wait.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import pytest
 LOADED = "loaded"
 """The group's name."""
 WAITING = ("tests/contract/",)
-"""Where tests take a quarter of a core: they wait for services that are paused, cut off or far away."""
+"""Tests that mostly wait for paused or unreachable services, and use a quarter of a core."""
 
 
 class Lanes:
@@ -32,13 +32,13 @@ class Lanes:
         self._beside = _Lock(folder / "beside")
 
     def pytest_unconfigure(self) -> None:
-        """Who comes first removes the files, which the others have open."""
+        """Remove the files. Other processes may still have them open."""
         self._loaded.close()
         self._beside.close()
         shutil.rmtree(self._folder, ignore_errors=True)
 
     def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:
-        """Loaded tests come first: all else fits beside them."""
+        """Sort loaded tests first, since other tests can run beside them."""
         items.sort(key=lambda item: not is_loaded(item))
 
     @pytest.hookimpl(wrapper=True, tryfirst=True)  # the time limits of tests begin once they may run
@@ -72,13 +72,13 @@ class Lanes:
 
 
 class _Lock:
-    """A lock that other processes see, and that ends with its own."""
+    """A lock between processes; the kernel releases it when the process ends."""
 
     def __init__(self, path: Path) -> None:
         self._file = path.open("a")
 
     def take(self, *, wait: bool = True) -> bool:
-        """False: another process has it, and it was not to be waited for."""
+        """False if another process has the lock and `wait` is False."""
         try:
             fcntl.flock(self._file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
         except BlockingIOError:
@@ -86,11 +86,9 @@ class _Lock:
         return True
 
     def free(self) -> None:
-        """May be taken again."""
         fcntl.flock(self._file, fcntl.LOCK_UN)
 
     def close(self) -> None:
-        """Free it for good."""
         self._file.close()
 
 
@@ -100,6 +98,6 @@ def is_loaded(item: pytest.Item) -> bool:
 
 
 def lanes_of(config: pytest.Config) -> Lanes | None:
-    """Those of the run that this process belongs to; None where it is the only one."""
+    """The plugin for this process of a parallel run; None in a run with one process."""
     run = getattr(config, "workerinput", {}).get("testrunuid")
     return None if run is None else Lanes(Path(tempfile.gettempdir(), f"parley-tests-{run}"))

@@ -1,6 +1,6 @@
-"""`parley serve` as a process, which tests start, query, signal, kill and watch.
+"""Runs `parley serve` as a process that tests start, query, signal and kill.
 
-Every wait is for a condition: a line, health, a metric, the exit. Nothing outlives the `async with`.
+Every wait is for a condition: a log line, health, a metric or the exit. The process ends with its `async with`.
 """
 
 from __future__ import annotations
@@ -48,12 +48,12 @@ def clean_environment(**more: str) -> dict[str, str]:
 
 
 def open_channel(address: str, *, options: tuple[tuple[str, Any], ...] = ()) -> grpc.aio.Channel:
-    """A channel with a connection of its own, which connects again quickly and repeats nothing by itself."""
+    """A channel with its own connection, quick reconnects and no retries."""
     return grpc.aio.insecure_channel(address, options=(*CHANNEL_OPTIONS, *options))
 
 
 async def until(condition: Callable[[], Awaitable[Any]], what: str, *, limit_s: float = 20.0) -> Any:
-    """Ask again and again until the answer is true; that answer. Fails with `what` and the last answer."""
+    """Call `condition` until its result is true, and return the result. Fails with `what` and the last result."""
     last: Any = None
     try:
         async with asyncio.timeout(limit_s):
@@ -65,12 +65,12 @@ async def until(condition: Callable[[], Awaitable[Any]], what: str, *, limit_s: 
 
 
 class ServerProcess:
-    """A server with `folder` as its own. Started again after its end, it has the same address and the same database:
-    `parley.db` in the folder, or what `PARLEY_DATABASE_URL` says, with `PARLEY_REDIS_URL` where there are several.
+    """A server process. A restarted one keeps its address and its database: `parley.db` in the folder, or the value of
+    `PARLEY_DATABASE_URL`.
 
-    `toml` is its configuration file. `environment` wins over what this class sets: `PARLEY_LISTEN` on a port that the
-    system chooses at the first start, `PARLEY_METRICS_LISTEN` the same. `rows_url` is the database for `rows`, where
-    the server's own way there leads through the test's event loop.
+    folder: its working directory. toml: its configuration file. environment: overrides the variables that this class
+    sets, such as `PARLEY_LISTEN` and `PARLEY_METRICS_LISTEN` with ports that the system chooses. rows_url: the database
+    for `rows`, if the server reaches its database through a proxy in the event loop of the test.
     """
 
     def __init__(self, folder: Path, *, toml: str = "", rows_url: str = "", **environment: str) -> None:
@@ -96,12 +96,11 @@ class ServerProcess:
 
     @property
     def address(self) -> str:
-        """Where it is called."""
         return f"127.0.0.1:{self.port}"
 
     @property
     def pid(self) -> int:
-        """Of the process that was started last."""
+        """The id of the process that was started last."""
         assert self._process is not None
         return self._process.pid
 
@@ -112,12 +111,12 @@ class ServerProcess:
 
     @property
     def replicas(self) -> list[str]:
-        """The ids of this start's incarnations that have said that they serve: one, or one of each worker."""
+        """The replica ids that have logged `serving` since the last start: one, or one for each worker."""
         return [each["replica"] for each in self.events("serving") if "replica" in each]
 
     @property
     def exit_status(self) -> int | None:
-        """None while it runs; negative: the signal that ended it."""
+        """None while it runs; negative for the signal that ended it."""
         return self._process.returncode if self._process else None
 
     async def __aenter__(self) -> Self:
@@ -128,7 +127,7 @@ class ServerProcess:
         if self.running:
             await self.kill9()
         elif self._reading is not None and not self._reading.done():
-            await self.exited()  # if it has ended already: read its pipe to the end and close it
+            await self.exited()  # after the end of the process: read its pipe to the end and close it
 
     async def start(self) -> None:
         """Start it and wait until it is ready."""
@@ -136,8 +135,8 @@ class ServerProcess:
         await self.ready()
 
     async def launch(self) -> None:
-        """Start it, and wait for nothing."""
-        assert not self.running, "it runs"
+        """Start it without waiting until it is ready."""
+        assert not self.running, "the server runs already"
         self.lines = []
         self._process = await asyncio.create_subprocess_exec(
             PARLEY,
@@ -152,7 +151,7 @@ class ServerProcess:
         self._reading = asyncio.create_task(self._read(self._process))
 
     async def ready(self) -> None:
-        """Wait until it has said that it serves, then ask its health."""
+        """Wait until it has logged that it serves, then check its health."""
         await self.line("Parley serves on")
         (serving,) = (each for each in self.events("serving") if "worker" not in each)
         self.port = int(serving["address"].rpartition(":")[2])
@@ -163,7 +162,7 @@ class ServerProcess:
         assert await self.health() == "SERVING"
 
     async def health(self, service: str = "") -> str:
-        """Its health by name, or the status of the call."""
+        """The health of a service by name, or the status code of the failed call."""
         async with open_channel(self.address) as channel:
             try:
                 answer = await health_pb2_grpc.HealthStub(channel).Check(
@@ -174,7 +173,7 @@ class ServerProcess:
         return str(health_pb2.HealthCheckResponse.ServingStatus.Name(answer.status))
 
     async def line(self, words: str, *, limit_s: float = READY_S) -> str:
-        """The first line of standard error that holds these words; waits for it. Fails once the process has ended."""
+        """Wait for a line of standard error that contains these words. Fails if the process ends before."""
         try:
             async with asyncio.timeout(limit_s):
                 while True:
@@ -182,28 +181,28 @@ class ServerProcess:
                     for line in self.lines:
                         if words in line:
                             return line
-                    assert not self._all_read(), f"it ended without {words!r}: {self.told}"
+                    assert not self._all_read(), f"the server ended without {words!r}: {self.output}"
                     await self._news.wait()
         except TimeoutError:
-            raise AssertionError(f"no line with {words!r} within {limit_s:g} s: {self.told}") from None
+            raise AssertionError(f"no line with {words!r} within {limit_s:g} s: {self.output}") from None
 
     @property
-    def told(self) -> str:
-        """All that it has written to standard error."""
+    def output(self) -> str:
+        """The lines of standard error since the last start."""
         return "\n".join(self.lines)
 
     def events(self, name: str = "") -> list[dict[str, Any]]:
         """Its log lines, or those of one event."""
-        told = [json.loads(line) for line in self.lines if line.startswith("{")]
-        return [each for each in told if name in ("", each["event"])]
+        logged = [json.loads(line) for line in self.lines if line.startswith("{")]
+        return [each for each in logged if name in ("", each["event"])]
 
     async def kill9(self) -> None:
-        """Kill it with its workers, paused or not, and return once it is gone."""
+        """Kill it and its workers, also if paused, and return once it has ended."""
         watchdog.kill_tree(self.pid)
         await self.exited()
 
     def pause(self) -> None:
-        """SIGSTOP to it and its workers: its connections stay, and its lease ends unrenewed."""
+        """SIGSTOP to it and its workers: connections stay open, and the lease expires."""
         watchdog.pause_tree(self.pid)
 
     def resume(self) -> None:
@@ -211,16 +210,15 @@ class ServerProcess:
         watchdog.resume_tree(self.pid)
 
     def send(self, number: signal.Signals) -> None:
-        """Send a signal."""
         os.kill(self.pid, number)
 
     async def terminate(self) -> int:
-        """Ask it to stop; its exit status."""
+        """Send SIGTERM, and return the exit status."""
         self.send(signal.SIGTERM)
         return await self.exited()
 
     async def exited(self, *, limit_s: float = EXIT_S) -> int:
-        """Its exit status, once it has ended and all it said is read."""
+        """Wait for its end and the end of its output; return the exit status."""
         assert self._process is not None
         assert self._reading is not None
         try:
@@ -228,12 +226,12 @@ class ServerProcess:
                 status = await self._process.wait()
                 await self._reading
         except TimeoutError:
-            raise AssertionError(f"it runs on after {limit_s:g} s: {self.told}") from None
+            raise AssertionError(f"the server still runs after {limit_s:g} s: {self.output}") from None
         watchdog.forget(self.pid)
         return status
 
     async def metrics(self) -> dict[str, float]:
-        """Samples by name, summed over their labels, and by `name{value,value}`, in the order of the labels' names."""
+        """Samples by `name`, summed over the labels, and by `name{value,value}` in the order of label names."""
         url = f"http://127.0.0.1:{self.metrics_port}/metrics"
         text = await asyncio.to_thread(_fetch, url)
         samples: dict[str, float] = {}
@@ -247,18 +245,18 @@ class ServerProcess:
     async def idle(self, *, limit_s: float = 30.0) -> None:
         """Wait until there are no running replies and no readers."""
 
-        async def still() -> bool:
+        async def is_idle() -> bool:
             now = await self.metrics()
             return now["parley_replies_active"] == 0 == now["parley_readers_active"]
 
-        await until(still, "no replies and no readers", limit_s=limit_s)
+        await until(is_idle, "no replies and no readers", limit_s=limit_s)
 
     def rss_bytes(self) -> int:
         """Its resident memory."""
         return int(Path(f"/proc/{self.pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGESIZE")
 
     def open_files(self) -> list[str]:
-        """What its open descriptors are: paths, or kinds such as `socket`."""
+        """Its open descriptors: paths, or kinds such as `socket`."""
         kinds = []
         for entry in Path(f"/proc/{self.pid}/fd").iterdir():
             try:
@@ -268,7 +266,7 @@ class ServerProcess:
         return kinds
 
     def rows(self, query: str) -> list[tuple[Any, ...]]:
-        """What a query finds in its database, also while it runs."""
+        """The rows of a query in its database, also while it runs."""
         if not self._rows_url.startswith("sqlite"):
             return in_thread(lambda: asyncio.run(query_postgres(self._rows_url, query)))
         connection = sqlite3.connect(f"file:{self.database}?mode=ro", uri=True, timeout=10)

@@ -1,6 +1,6 @@
-"""A TCP proxy between a client and a service on loopback, which a test can cut, stall and slow down.
+"""A TCP proxy between a client and a service on loopback that a test can cut, stall and slow down.
 
-It knows no protocol, and changes no byte and no order: PostgreSQL, Redis and gRPC pass alike.
+It forwards bytes unchanged and works with any protocol over TCP.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ RESET = b"\x01\x00\x00\x00\x00\x00\x00\x00"  # struct linger: on, for 0 s
 class Proxy:
     """`async with Proxy(target_port) as proxy:` listens on `proxy.port` for as long as it is entered.
 
-    `latency_s` may change at any time, and holds for each piece of data in each direction, so that a round trip takes
-    twice as long, with at most 1 MiB under way. `accepted` counts connections, `bytes` what was forwarded.
+    latency_s: the delay of data in each direction, so that a round trip takes twice as long; can change at any time. At
+    most 1 MiB is delayed. accepted: the number of connections so far. bytes: the forwarded bytes by direction.
     """
 
     def __init__(self, target_port: int, *, latency_s: float = 0.0) -> None:
@@ -35,16 +35,15 @@ class Proxy:
         self._flowing = asyncio.Event()
         self._flowing.set()
         self._server: asyncio.Server | None = None
-        self._wires: set[asyncio.Task[None]] = set()
+        self._tasks: set[asyncio.Task[None]] = set()
 
     @property
     def connections(self) -> int:
-        """How many are open."""
-        return len(self._wires)
+        """The number of open connections."""
+        return len(self._tasks)
 
     @property
     def address(self) -> str:
-        """Where clients connect."""
         return f"{HOST}:{self.port}"
 
     async def __aenter__(self) -> Self:
@@ -62,30 +61,30 @@ class Proxy:
         await self.reset()
 
     async def reset(self) -> None:
-        """Reset the connections that are open; new ones are welcome."""
-        wires = list(self._wires)
-        for wire in wires:
-            wire.cancel()
-        await asyncio.gather(*wires, return_exceptions=True)
+        """Reset the open connections and accept new ones."""
+        tasks = list(self._tasks)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
 
     async def restore(self) -> None:
-        """Take connections on the same port, and forward again what was stalled."""
+        """Accept connections on the same port, and forward stalled data."""
         self._flowing.set()
         if self._server is None:
             self._server = await asyncio.start_server(self._accept, HOST, self.port, backlog=1024)
 
     def stall(self) -> None:
-        """Go on taking connections and data, and forward nothing, neither bytes nor ends, until `restore`."""
+        """Accept connections and data, but forward neither data nor ends until `restore`."""
         self._flowing.clear()
 
     async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        if self._server is None:  # it was under way when the wire was cut
+        if self._server is None:  # it arrived while the proxy was being cut
             _reset(writer)
             return
         self.accepted += 1
-        wire = asyncio.current_task()
-        assert wire is not None
-        self._wires.add(wire)
+        task = asyncio.current_task()
+        assert task is not None
+        self._tasks.add(task)
         ends = [writer]
         try:
             await self._flowing.wait()
@@ -93,11 +92,11 @@ class Proxy:
             ends.append(back)
             await self._join(reader, writer, there=there, back=back)
         except (OSError, asyncio.CancelledError):
-            # One end has gone, or the wire was cut: asyncio's stream server would report either as an error.
+            # One end closed, or the proxy was cut. asyncio's stream server would report either as an error.
             for end in ends:
                 _reset(end)
         finally:
-            self._wires.discard(wire)
+            self._tasks.discard(task)
             for end in ends:
                 end.close()
 
@@ -109,7 +108,7 @@ class Proxy:
         there: asyncio.StreamReader,
         back: asyncio.StreamWriter,
     ) -> None:
-        """Forward until both have said that they end; OSError where one has gone without."""
+        """Forward until both directions have ended. Raises OSError if one end disconnects before."""
         try:
             async with asyncio.TaskGroup() as directions:
                 directions.create_task(self._forward(reader, back, "to_target"))
@@ -118,30 +117,30 @@ class Proxy:
             raise ConnectionResetError from gone
 
     async def _forward(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, counter: str) -> None:
-        """Copy one direction until its end, which is passed on."""
+        """Copy one direction, including its end."""
         _no_delay(writer)
-        line = _Line()
+        queue = _DelayQueue()
         async with asyncio.TaskGroup() as both:
-            both.create_task(self._take(reader, line))
-            both.create_task(self._deliver(line, writer, counter))
+            both.create_task(self._take(reader, queue))
+            both.create_task(self._deliver(queue, writer, counter))
 
-    async def _take(self, reader: asyncio.StreamReader, line: _Line) -> None:
+    async def _take(self, reader: asyncio.StreamReader, queue: _DelayQueue) -> None:
         now = asyncio.get_running_loop().time
         while True:
             data = await reader.read(READ_BYTES)
-            await line.put(now() + self.latency_s, data)
+            await queue.put(now() + self.latency_s, data)
             if not data:
                 return
 
-    async def _deliver(self, line: _Line, writer: asyncio.StreamWriter, counter: str) -> None:
+    async def _deliver(self, queue: _DelayQueue, writer: asyncio.StreamWriter, counter: str) -> None:
         now = asyncio.get_running_loop().time
         while True:
-            due, data = await line.get()
+            due, data = await queue.get()
             if (left := due - now()) > 0:
                 await asyncio.sleep(left)
             await self._flowing.wait()
             if not data:
-                with contextlib.suppress(OSError):  # the other end has gone altogether
+                with contextlib.suppress(OSError):  # the other end has disconnected
                     writer.write_eof()
                 return
             self.bytes[counter] += len(data)
@@ -149,8 +148,8 @@ class Proxy:
             await writer.drain()
 
 
-class _Line:
-    """What is on its way, with the time at which it is due; a bounded number of bytes, so that backpressure passes."""
+class _DelayQueue:
+    """Delayed data with due times. The number of bytes is bounded, so that backpressure reaches the sender."""
 
     def __init__(self) -> None:
         self._pieces: deque[tuple[float, bytes]] = deque()
@@ -178,7 +177,7 @@ def _no_delay(writer: asyncio.StreamWriter) -> None:
 
 
 def _reset(writer: asyncio.StreamWriter) -> None:
-    """Close without a farewell: the peer sees a reset, also where data was on its way."""
+    """Close with a TCP reset, also if data is queued."""
     sock = writer.get_extra_info("socket")
     with contextlib.suppress(OSError):
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)

@@ -1,4 +1,4 @@
-"""A real gRPC server with scripted answers: logs that are cut, refusals, silence; and a proxy that can break."""
+"""A gRPC server with scripted answers such as cut streams and refusals, and a proxy that breaks connections."""
 
 from __future__ import annotations
 
@@ -41,19 +41,18 @@ def texts(*pieces: str) -> list[Chunk]:
 
 
 def finished(sequence: int, reason: int = resources_pb2.FINISH_REASON_STOP, cancel_reason: str = "") -> Chunk:
-    """A good end."""
+    """The terminal chunk of a reply that did not fail."""
     usage = resources_pb2.Usage(prompt_tokens=3, completion_tokens=5)
     end = chat_pb2.Finished(reason=reason, usage=usage, model="scripted", cancel_reason=cancel_reason)
     return Chunk(sequence=sequence, finished=end)
 
 
 def failed(sequence: int, error: errors_pb2.ReplyError) -> Chunk:
-    """A bad end."""
+    """The terminal chunk of a failed reply."""
     return Chunk(sequence=sequence, failed=chat_pb2.Failed(error=error, usage=resources_pb2.Usage(prompt_tokens=3)))
 
 
 def snapshot(sequence: int, whole: str) -> Chunk:
-    """Replaces what came before."""
     message = resources_pb2.Message(parts=[resources_pb2.Part(text=whole)])
     return Chunk(sequence=sequence, snapshot=resources_pb2.Reply(id=REPLY_ID, message=message))
 
@@ -67,7 +66,7 @@ def reply_error(
     retry_after_s: float | None = None,
     metadata: dict[str, str] | None = None,
 ) -> errors_pb2.ReplyError:
-    """What the trailer and a `failed` chunk carry."""
+    """The error in the trailer and in a `failed` chunk."""
     error = errors_pb2.ReplyError(
         code=code.value[0],
         reason=errors_pb2.ErrorReason.Value(f"ERROR_REASON_{reason}"),
@@ -98,19 +97,19 @@ def refusal(code: grpc.StatusCode, reason: str, **fields: Any) -> Abort:
 
 @dataclass
 class Wait:
-    """A step: go on once the event is set."""
+    """A step: wait for the event."""
 
     event: asyncio.Event
 
 
 @dataclass
 class Headers:
-    """A step: send the response headers and nothing else."""
+    """A step: send the response headers alone."""
 
 
 @dataclass
 class Break:
-    """A step: the connection breaks under the call; needs the proxy."""
+    """A step: break the connection; needs the proxy."""
 
 
 Step = Chunk | Abort | Wait | Headers | Break
@@ -118,7 +117,7 @@ Step = Chunk | Abort | Wait | Headers | Break
 
 @dataclass
 class Call:
-    """A call that the server has seen."""
+    """A call that the server has received."""
 
     method: str
     request: Any
@@ -129,17 +128,17 @@ class Call:
 
 @dataclass
 class Cut:
-    """A fault of one stream call that reads the log: after so many chunks, counted with `accepted`, this happens."""
+    """A fault of one call that reads the log: `how` happens after this many chunks, including `accepted`."""
 
     after: int
     how: Step | None = None
 
 
 class ScriptedServer:
-    """Answers each stream call by the next of `scripts`, or else from `log`, with the next of `cuts`.
+    """Answers each stream call with the next of `scripts`, or without one from `log` with the next of `cuts`.
 
-    `unary` holds the answers of unary calls by method: messages and Aborts in their order, of which the last one stays,
-    or a function of the request.
+    unary: the answers of unary calls by method, as a function of the request or a list of messages and Aborts. The last
+    one of a list is repeated.
     """
 
     def __init__(self) -> None:
@@ -249,7 +248,7 @@ async def _abort(step: Abort, context: Any) -> None:
 
 
 class Proxy:
-    """Forwards TCP to a port of this machine, and can break all its connections at once."""
+    """Forwards TCP to a local port, and can break all its connections at once."""
 
     def __init__(self, target_port: int) -> None:
         self._target_port = target_port
@@ -262,15 +261,15 @@ class Proxy:
         for writer in list(self._writers):
             writer.transport.abort()
 
-    async def serve(self, near: asyncio.StreamReader, near_out: asyncio.StreamWriter) -> None:
+    async def serve(self, client: asyncio.StreamReader, client_out: asyncio.StreamWriter) -> None:
         """Forwards one connection both ways."""
         self.accepted += 1
-        far, far_out = await asyncio.open_connection("127.0.0.1", self._target_port)
-        self._writers |= {near_out, far_out}
+        server, server_out = await asyncio.open_connection("127.0.0.1", self._target_port)
+        self._writers |= {client_out, server_out}
         try:
-            await asyncio.gather(_pump(near, far_out), _pump(far, near_out))
+            await asyncio.gather(_pump(client, server_out), _pump(server, client_out))
         finally:
-            self._writers -= {near_out, far_out}
+            self._writers -= {client_out, server_out}
 
 
 async def _pump(source: asyncio.StreamReader, sink: asyncio.StreamWriter) -> None:
@@ -283,7 +282,7 @@ async def _pump(source: asyncio.StreamReader, sink: asyncio.StreamWriter) -> Non
 
 @contextlib.asynccontextmanager
 async def running(*, with_proxy: bool = False, port: int = 0) -> AsyncIterator[ScriptedServer]:
-    """A server on a port of loopback; its address is the proxy's where there is one."""
+    """A server on loopback. With a proxy, `address` is that of the proxy."""
     scripted = ScriptedServer()
     server = grpc.aio.server(options=(("grpc.so_reuseport", 0),))
     server.add_generic_rpc_handlers(

@@ -1,6 +1,6 @@
-"""A real server process in its own folder, which can be paused, killed and restarted on the same port.
+"""A server process in its own folder that tests pause, kill and restart on the same port.
 
-`watchdog` ends it when pytest ends.
+`watchdog` kills it when pytest ends.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class Service:
 
     @property
     def pid(self) -> int:
-        """Of the process that was started last."""
+        """The id of the process that was started last."""
         assert self._process is not None
         return self._process.pid
 
@@ -56,7 +56,7 @@ class Service:
 
     def start(self) -> Self:
         """Start it and wait until it takes connections."""
-        assert not self.running, "it runs"
+        assert not self.running, "the service runs already"
         for last in range(STARTS - 1, -1, -1):
             try:
                 self._start_once()
@@ -75,7 +75,7 @@ class Service:
         self.start()
 
     def stop(self, mode: str = "fast") -> None:
-        """Stop it: "fast" with a clean end, "immediate" without. One that is paused goes on first."""
+        """Stop it, "fast" with a clean shutdown or "immediate" without. A paused process is resumed first."""
         if not self.running:
             return
         self.resume()
@@ -85,7 +85,7 @@ class Service:
         watchdog.forget(self.pid)
 
     def kill9(self) -> None:
-        """Kill it with all its processes, paused or not; its clients' connections are reset."""
+        """Kill all its processes, also if paused; client connections are reset."""
         if not self.running:
             return
         assert self._process is not None
@@ -95,7 +95,7 @@ class Service:
         watchdog.forget(self.pid)
 
     def pause(self) -> None:
-        """SIGSTOP to all its processes: connections stay and get no answer, and new ones are only queued."""
+        """SIGSTOP to all its processes: connections stay open without answers, and new ones are queued."""
         watchdog.pause_tree(self.pid)
 
     def resume(self) -> None:
@@ -112,7 +112,7 @@ class Service:
                 stdout=log,
                 stderr=log,
                 env={"PATH": os.environ.get("PATH", os.defpath), "LC_ALL": "C.UTF-8"},
-                start_new_session=True,  # Ctrl-C is pytest's
+                start_new_session=True,  # so that Ctrl-C reaches pytest alone
             )
         watchdog.watch(self.pid)
         try:
@@ -124,8 +124,8 @@ class Service:
     def _ready_or_ended(self) -> bool:
         if not self.running:
             watchdog.forget(self.pid)
-            told = self.log.read_text(errors="replace")[-2000:]
-            raise ChildProcessError(f"{type(self).__name__} did not start: {told}")
+            output = self.log.read_text(errors="replace")[-2000:]
+            raise ChildProcessError(f"{type(self).__name__} did not start: {output}")
         return self._ready()
 
     def _prepare(self) -> None:

@@ -1,7 +1,6 @@
-"""Private PostgreSQL and Redis on loopback, from the binaries of the machine's packages, never its own services.
+"""Private PostgreSQL and Redis servers on loopback, from installed binaries.
 
-Everything here is synchronous and quick (0.1 to 0.5 s); a test with something to attend to meanwhile calls it by
-`asyncio.to_thread`.
+All calls block for 0.1 to 0.5 s; a test whose event loop must run meanwhile uses `asyncio.to_thread`.
 """
 
 from __future__ import annotations
@@ -34,8 +33,8 @@ POSTGRES_SETTINGS = {
     "unix_socket_directories": "",
     "max_connections": "300",
     "shared_buffers": "32MB",
-    "dynamic_shared_memory_type": "mmap",  # in the folder, so that a killed one leaves nothing elsewhere
-    "fsync": "off",  # what a killed process has written is the kernel's; only a power loss would need more
+    "dynamic_shared_memory_type": "mmap",  # in the folder, so that a killed server leaves no shared memory
+    "fsync": "off",  # only needed for power loss; writes of a killed process are kept by the kernel
     "lc_messages": "C",
 }
 REDIS_SETTINGS = {
@@ -49,13 +48,13 @@ REDIS_SETTINGS = {
 
 
 def require_postgres() -> None:
-    """Skip the test where PostgreSQL is not installed; fail it in CI."""
+    """Skip the test if PostgreSQL is not installed; fail it in CI."""
     if _postgres_bin() is None:
         _missing("PostgreSQL (Debian: apt-get install postgresql)")
 
 
 def require_redis() -> None:
-    """Skip the test where neither Redis nor Valkey is installed; fail it in CI."""
+    """Skip the test if neither Redis nor Valkey is installed; fail it in CI."""
     if _redis_binary() is None:
         _missing("Redis (Debian: apt-get install redis-server)")
 
@@ -79,7 +78,7 @@ def initdb(folder: Path) -> Path:
 
 
 async def query_postgres(url: str, query: str, *arguments: object) -> list[tuple[Any, ...]]:
-    """What one statement answers, on a connection of its own; `url` as in `PARLEY_DATABASE_URL`."""
+    """The rows of one statement, on a new connection; `url` as in `PARLEY_DATABASE_URL`."""
     connection = await asyncpg.connect(url.replace("+asyncpg", ""), ssl=False, timeout=START_S)
     try:
         return [tuple(row) for row in await connection.fetch(query, *arguments)]
@@ -88,10 +87,10 @@ async def query_postgres(url: str, query: str, *arguments: object) -> list[tuple
 
 
 class PostgresServer(Service):
-    """A PostgreSQL cluster in `folder`; role `parley` may do everything, without a password.
+    """A PostgreSQL cluster in `folder` with the superuser `parley`, who needs no password.
 
-    `template`: files that `initdb` has made, to be copied, instead of making them anew. `settings` as in
-    postgresql.conf. Leaving the `with` stops it and deletes the folder.
+    template: files of `initdb` to copy, which is faster than a new `initdb`. settings: as in postgresql.conf. The end
+    of the `with` stops the server and deletes the folder.
     """
 
     def __init__(
@@ -105,7 +104,7 @@ class PostgresServer(Service):
 
     @property
     def data(self) -> Path:
-        """The cluster's files, once it was started."""
+        """The folder of the cluster, after the first start."""
         assert self._data is not None
         return self._data
 
@@ -116,30 +115,30 @@ class PostgresServer(Service):
             self._data = None
 
     def url(self, database: str = "postgres", *, port: int = 0) -> str:
-        """As `PARLEY_DATABASE_URL` wants it; `port` of a proxy in front of it."""
+        """The value for `PARLEY_DATABASE_URL`; `port` of a proxy, if any."""
         return f"postgresql+asyncpg://{USER}@{HOST}:{port or self.port}/{database}"
 
     def create_database(self, name: str = "", *, template: str = "template1") -> str:
-        """Make a database, empty or a copy of another one without connections; returns its name."""
+        """Create a database as a copy of `template`, which must have no connections; returns its name."""
         self._made += 1
         name = name or f"db{self._made}"
         self.rows(f'CREATE DATABASE "{name}" TEMPLATE "{template}"')
         return name
 
     def drop_database(self, name: str) -> None:
-        """Remove a database, and end its connections."""
+        """Close the connections of a database, then remove it."""
         self.rows(f'DROP DATABASE IF EXISTS "{name}" WITH (FORCE)')
 
     def rows(self, query: str, *arguments: object, database: str = "postgres") -> list[tuple[Any, ...]]:
-        """What one statement answers, on a connection of its own; `$1` is the first argument. Blocks the caller."""
+        """The rows of one statement, on a new connection; `$1` is the first argument. Blocks the caller."""
         return in_thread(lambda: asyncio.run(self.query(query, *arguments, database=database)))
 
     async def query(self, query: str, *arguments: object, database: str = "postgres") -> list[tuple[Any, ...]]:
-        """The same for who must not block."""
+        """As `rows`, without blocking."""
         return await query_postgres(self.url(database), query, *arguments)
 
     def connections(self, database: str) -> int:
-        """How many clients a database has."""
+        """The number of connections to a database."""
         ((count,),) = self.rows("SELECT count(*) FROM pg_stat_activity WHERE datname = $1", database)
         return int(count)
 
@@ -156,7 +155,7 @@ class PostgresServer(Service):
         return [*_as_postgres(), str(binaries / "postgres"), "-D", str(self.data), *settings]
 
     def _ready(self) -> bool:
-        """As pg_ctl sees it: the status that the postmaster of this start has written."""
+        """Checks as pg_ctl does: the postmaster has written the status `ready` with its process id."""
         try:
             lines = (self.data / "postmaster.pid").read_text().splitlines()
         except FileNotFoundError:
@@ -168,10 +167,10 @@ class PostgresServer(Service):
 
 
 class RedisServer(Service):
-    """A Redis or Valkey in `folder`, which keeps nothing over a restart unless `settings` say `appendonly="yes"`.
+    """A Redis or Valkey in `folder`. A restart loses its data, unless `settings` have `appendonly="yes"`.
 
-    `password`: asked of every client. `tls`: a second port with TLS, whose certificate `folder / "ca.pem"` vouches for.
-    `settings` as in redis.conf. Leaving the `with` stops it and deletes the folder.
+    password: required of every client. tls: also listen on a port with TLS, with a certificate of the authority
+    `folder / "ca.pem"`. settings: as in redis.conf. The end of the `with` stops the server and deletes the folder.
     """
 
     def __init__(
@@ -189,7 +188,7 @@ class RedisServer(Service):
         self._settings = REDIS_SETTINGS | (settings or {})
 
     def url(self, *, port: int = 0, tls: bool | None = None) -> str:
-        """As `PARLEY_REDIS_URL` wants it, with TLS where it was made with it; `port` of a proxy in front of it."""
+        """The value for `PARLEY_REDIS_URL`, by default with TLS if the server has it; `port` of a proxy, if any."""
         secret = f":{quote(self.password)}@" if self.password else ""
         if self.tls_port if tls is None else tls:
             authority = self.folder / "ca.pem"
@@ -197,14 +196,14 @@ class RedisServer(Service):
         return f"redis://{secret}{HOST}:{port or self.port}/0"
 
     def command(self, *words: str | int | bytes) -> Any:
-        """What a command answers, text as `str`. Blocks the caller."""
+        """The answer to a command, with text as `str`. Blocks the caller."""
         with redis.Redis(
             host=HOST, port=self.port, password=self.password or None, decode_responses=True, socket_timeout=START_S
         ) as client:
             return client.execute_command(*words)
 
     def clear(self) -> None:
-        """Forget all keys and scripts, and undo what was configured while it ran."""
+        """Delete all keys and scripts, and restore the memory settings."""
         self.command("FLUSHALL")
         self.command("SCRIPT", "FLUSH")
         for name, value in {"maxmemory": "0", "maxmemory-policy": self._settings["maxmemory-policy"]}.items():
@@ -266,10 +265,10 @@ def _as_postgres() -> list[str]:
 
 
 def _postgres_folder(folder: Path) -> Path:
-    """A new folder for a cluster: this one, or one that PostgreSQL's user can enter.
+    """Create the folder of a cluster: this one, or as root a folder that belongs to the user `postgres`.
 
-    As root's, pytest's folders are closed to it. Opening them does not help: every other run of pytest that starts on
-    the machine closes them again, and PostgreSQL panics."""
+    The user `postgres` cannot enter folders that pytest creates as root. Their modes cannot be changed for long, since
+    every new run of pytest resets them, and PostgreSQL then stops with an error."""
     if os.geteuid():
         folder.mkdir(parents=True, mode=0o700)
         return folder
@@ -281,7 +280,7 @@ def _postgres_folder(folder: Path) -> Path:
 
 
 def _make_certificates(folder: Path) -> None:
-    """An authority, and a server's certificate for loopback that it has signed."""
+    """Create a certificate authority, and a server certificate for loopback."""
     extension = folder / "names"
     extension.write_text(f"subjectAltName=IP:{HOST},DNS:localhost")
     key = ("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-noenc")

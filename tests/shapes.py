@@ -1,6 +1,6 @@
-"""Streams of chat completions in the odd shapes that real servers send, each with what it means.
+"""Streams of chat completions that deviate from the specification as real servers do, each with its meaning.
 
-`docs/upstreams.md` has a row for each of them. They are read whole, cut in many ways, and over a socket.
+`docs/upstreams.md` has a row for each of them. Tests read them whole, cut at many places, and over a socket.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ HIGH, LOW = rb"\ud83d", rb"\ude00"
 
 @dataclass(frozen=True)
 class Shape:
-    """A body and its meaning: `end` is a finish reason or an error's; `calls` are (name, arguments), `counts` prompt,
-    cached, completion and reasoning tokens, None where nothing is counted."""
+    """A body and its meaning. end: a finish reason or an error reason. calls: pairs of name and arguments. counts:
+    prompt, cached, completion and reasoning tokens, or None without counts."""
 
     name: str
     body: bytes

@@ -10,6 +10,6 @@ T = TypeVar("T")
 
 
 def in_thread(work: Callable[[], T]) -> T:
-    """Its result, or its error; the caller's thread is blocked meanwhile."""
+    """Run `work` in a new thread; returns its result or raises its error. Blocks the caller."""
     with ThreadPoolExecutor(1) as pool:
         return pool.submit(work).result()

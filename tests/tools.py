@@ -12,7 +12,7 @@ ROOT = Path(__file__).parents[1]
 
 
 def tool(name: str) -> str:
-    """Where it is; without it the test is skipped, but on CI it fails."""
+    """The path of an installed program. Skips the test without it; fails it in CI."""
     places = os.pathsep.join([os.environ.get("PATH", ""), str(ROOT / ".tools/bin"), str(Path.home() / "go/bin")])
     found = shutil.which(name, path=places)
     if found is None:

@@ -1,6 +1,6 @@
-"""An OpenAI-dialect HTTP server on a real socket, scripted byte by byte: what it sends, when, and how it breaks off.
+"""An HTTP server for OpenAI's chat completions. Its scripts control every byte, its timing and connection faults.
 
-It runs in the test's own loop, records every request, and notes when a client went away before its answer was complete.
+It runs in the event loop of the test, and records every request and every client that disconnects early.
 """
 
 from __future__ import annotations
@@ -16,29 +16,29 @@ from dataclasses import dataclass, field
 from typing import Any, Self
 
 TURNS_BETWEEN_PIECES = 4
-"""Turns of the loop between two writes, so that a reader in the same loop sees them as two reads."""
+"""Loop iterations between two writes, so that a reader in the same loop gets them in two reads."""
 
 
-# --- what a script is made of
+# --- scripts
 
 
 @dataclass(frozen=True)
 class Wait:
-    """Go on when the event is set."""
+    """Wait for the event."""
 
     event: asyncio.Event
 
 
 @dataclass(frozen=True)
 class Pause:
-    """Go on after so many seconds."""
+    """Wait for some seconds."""
 
     seconds: float
 
 
 @dataclass(frozen=True)
 class Raw:
-    """Bytes that go to the socket as they are, past the framing."""
+    """Bytes without the framing of the script."""
 
     data: bytes
 
@@ -50,12 +50,12 @@ class Reset:
 
 @dataclass(frozen=True)
 class Close:
-    """End the connection with a FIN, whatever the framing has promised."""
+    """End the connection with a FIN, even if the body is incomplete."""
 
 
 @dataclass(frozen=True)
 class Hang:
-    """Never go on."""
+    """Wait forever."""
 
 
 Step = bytes | Wait | Pause | Raw | Reset | Close | Hang
@@ -63,12 +63,12 @@ Step = bytes | Wait | Pause | Raw | Reset | Close | Hang
 
 @dataclass(frozen=True)
 class Script:
-    """One response. Each piece of bytes is one write, and one chunk where the framing is "chunked"; the last comes with
-    the end of the body.
+    """One response. Each bytes object is one write, and with "chunked" framing one chunk; the end of the body follows
+    the last one at once.
 
-    `framing`: "chunked", "length" (Content-Length), "close" (HTTP/1.0, ended by closing), or "raw" (the script's own
-    headers and bytes). `before_head` happens before the status line; `keep_alive` False closes after the response, and
-    says so. `at_once` sends head, pieces of bytes and end in one write.
+    framing: "chunked", "length" (Content-Length), "close" (HTTP/1.0, ended by closing), or "raw" (the script has its
+    own headers and framing). before_head: steps before the status line. keep_alive: False sends `Connection: close` and
+    closes after the response. at_once: head, body and end are one write.
     """
 
     steps: Sequence[Step] = ()
@@ -82,7 +82,7 @@ class Script:
 
 @dataclass(frozen=True)
 class Request:
-    """A request as it came."""
+    """A request as received."""
 
     method: str
     path: str
@@ -93,19 +93,18 @@ class Request:
 
     @property
     def json(self) -> Any:
-        """Its body."""
         return json.loads(self.body)
 
 
 @dataclass(frozen=True)
 class Abort:
-    """A client that went away before its answer was complete; `request` is None where it had not asked yet."""
+    """A client that disconnected before the end of its answer; `request` is None if it had not sent a whole request."""
 
     request: Request | None
     at: float
 
 
-# --- builders of the dialect
+# --- chunks of chat completions
 
 
 def event(value: Any) -> bytes:
@@ -120,7 +119,7 @@ def chunk(delta: dict[str, Any] | None = None, finish_reason: str | None = None,
 
 
 def role() -> bytes:
-    """The first chunk of most providers: a role, and no text."""
+    """The first chunk of most providers: a role without text."""
     return chunk({"role": "assistant", "content": ""})
 
 
@@ -144,7 +143,7 @@ def tool_call(index: int, arguments: str = "", *, call_id: str = "", name: str =
 
 
 def finish(reason: str = "stop") -> bytes:
-    """The chunk that says why the answer ended."""
+    """The chunk with the finish reason."""
     return chunk({}, reason)
 
 
@@ -166,7 +165,7 @@ def done() -> bytes:
 
 
 def comment(words: str = "ping") -> bytes:
-    """A comment, which is no token."""
+    """A comment of server-sent events."""
     return b": " + words.encode() + b"\n\n"
 
 
@@ -176,13 +175,13 @@ def error_event(message: str = "it broke", *, kind: str = "server_error", code: 
 
 
 def answer(*texts: str, reason: str = "stop", tokens: tuple[int, int] | None = (5, 7)) -> Script:
-    """A whole, well-behaved answer; `tokens` are the counts of the prompt and of the completion."""
+    """A complete answer; `tokens` are the counts of the prompt and of the completion."""
     count = [usage(*tokens)] if tokens else []
     return Script([role(), *[text(piece) for piece in texts], finish(reason), *count, done()])
 
 
 def refusal(status: int, body: Any = None, **headers: str) -> Script:
-    """An HTTP error with a JSON body; underscores in names of headers stand for hyphens."""
+    """An HTTP error with a JSON body; underscores in header names become hyphens."""
     content = json.dumps({"error": {"message": "refused", "type": "x", "code": None}} if body is None else body)
     named = {name.replace("_", "-"): value for name, value in headers.items()}
     return Script(
@@ -203,8 +202,7 @@ Choose = Callable[[Request], Script]
 class Upstream:
     """`async with Upstream() as upstream`; `upstream.url` is the base URL. Without a script it answers a short text.
 
-    `reply_with(script)` sets what each request from now on is answered, `reply_with(callable)` chooses per request, and
-    `reply_next(*scripts)` is for the next requests alone.
+    `reply_with` sets the answer of all later requests, `reply_next` the answers of the next ones.
     """
 
     def __init__(self, *, ssl_context: ssl.SSLContext | None = None) -> None:
@@ -238,17 +236,17 @@ class Upstream:
 
     @property
     def port(self) -> int:
-        """The port it listens on."""
+        """The listening port."""
         assert self._server is not None
         return int(self._server.sockets[0].getsockname()[1])
 
     @property
     def url(self) -> str:
-        """The base URL for a client of the dialect."""
+        """The base URL for OpenAI clients."""
         return f"{'https' if self._ssl_context else 'http'}://127.0.0.1:{self.port}/v1"
 
     def reply_with(self, script: Script | Choose) -> None:
-        """Answer every request from now on with this script, or with what this callable returns for it."""
+        """Answer all later requests with this script, or with the script that this function returns for the request."""
         if isinstance(script, Script):
             self._choose = lambda _: script
         else:

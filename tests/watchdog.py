@@ -1,6 +1,6 @@
-"""Kills the processes that tests have started, with their children, and removes their folders, when pytest has ended.
+"""Kills the processes of tests with their children, and removes their folders, when pytest has ended.
 
-It also works if pytest is killed: a separate process holds the other end of a pipe, which closes with pytest.
+It also works if pytest is killed: a separate process reads from a pipe, which closes when pytest ends.
 """
 
 from __future__ import annotations
@@ -19,34 +19,34 @@ STOP_S = 10.0
 
 
 def watch(pid: int) -> None:
-    """Kill this process and its children when this one has ended."""
-    _tell(f"+{pid} {_born(pid)}")
+    """Kill the process with this id and its children when the current process has ended."""
+    _send_line(f"+{pid} {_start_time(pid)}")
 
 
 def forget(pid: int) -> None:
-    """It has ended."""
-    _tell(f"-{pid}")
+    """Stop watching a process that has ended."""
+    _send_line(f"-{pid}")
 
 
 def remove_at_end(folder: Path) -> None:
-    """Remove this folder when this process has ended."""
-    _tell(f"/{folder.resolve()}")
+    """Remove the folder when the current process has ended."""
+    _send_line(f"/{folder.resolve()}")
 
 
 def children(pid: int) -> list[int]:
-    """The children of a process."""
+    """The process ids of its children."""
     running = (int(entry.name) for entry in Path("/proc").iterdir() if entry.name.isdigit())
     return [each for each in running if _stat(each)[1:2] == [str(pid)]]
 
 
 def state(pid: int) -> str:
-    """As the kernel names it: T is stopped, Z or nothing is gone."""
+    """The state letter of the kernel: T for stopped, Z for a zombie; empty if there is no process."""
     return (_stat(pid) or [""])[0]
 
 
 def pause_tree(pid: int) -> None:
     """SIGSTOP to a process and its children; none of them runs when this returns."""
-    _stop([pid])  # from now on it makes no more
+    _stop([pid])  # a stopped process starts no more children
     _stop(children(pid))
 
 
@@ -57,7 +57,7 @@ def resume_tree(pid: int) -> None:
 
 
 def kill_tree(pid: int) -> list[int]:
-    """SIGKILL to a process and its children; it can make no more of them meanwhile. Those killed."""
+    """Stop a process, so that it starts no more children, then kill it and its children. Returns their ids."""
     _send(pid, signal.SIGSTOP)
     killed = [*children(pid), pid]
     for each in killed:
@@ -80,20 +80,20 @@ def _send(pid: int, number: signal.Signals) -> None:
 
 
 def _stat(pid: int) -> list[str]:
-    """From the third field of /proc/PID/stat on: state, parent, ...; empty where there is no such process."""
+    """The fields of /proc/PID/stat from the third one on: state, parent, ...; empty if there is no process."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     except (FileNotFoundError, ProcessLookupError):
         return []
 
 
-def _born(pid: int) -> str:
-    """Tells a process from a later one with the same number."""
+def _start_time(pid: int) -> str:
+    """The start time, which differs between a process and a later one with the same id."""
     fields = _stat(pid)
     return fields[19] if fields else ""
 
 
-def _tell(line: str) -> None:
+def _send_line(line: str) -> None:
     os.write(_pipe(), f"{line}\n".encode())
 
 
@@ -105,9 +105,9 @@ def _pipe() -> int:
         stdin=reading,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
-        start_new_session=True,  # so that what ends pytest's group leaves it alone
+        start_new_session=True,  # so that a signal to the process group of pytest does not end it
     )
-    guard.returncode = 0  # it is to outlive this process: no warning at the end that it still runs
+    guard.returncode = 0  # prevents the warning that it still runs when pytest ends
     os.close(reading)
     return writing
 
@@ -119,13 +119,13 @@ def _guard() -> None:
         if line[0] == "/":
             folders.append(line[1:].strip())
             continue
-        pid, _, born = line[1:].strip().partition(" ")
+        pid, _, started = line[1:].strip().partition(" ")
         if line[0] == "+":
-            watched[int(pid)] = born
+            watched[int(pid)] = started
         else:
             watched.pop(int(pid), None)
-    for each, born in watched.items():
-        if born and _born(each) == born:
+    for each, started in watched.items():
+        if started and _start_time(each) == started:
             kill_tree(each)
     for folder in folders:
         shutil.rmtree(folder, ignore_errors=True)

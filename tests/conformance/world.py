@@ -172,7 +172,7 @@ class World:
             self._exits.append(asyncio.create_task(server.terminate()))
             await self._not_serving(server)
         elif what == "drained":
-            assert await self._exits.pop() == 0, f"the drain did not end well: {server.told}"
+            assert await self._exits.pop() == 0, f"the drain did not end well: {server.output}"
         else:
             raise AssertionError(f"nothing that can be done to a server: {what}")
 

@@ -78,7 +78,7 @@ async def test_replies_may_end_within_the_grace_and_the_rest_keep_their_text(tmp
             await check_other_calls(chat, long, stopped, first_request)
         status_code = await server.exited(limit_s=grace_s + 8)
         assert status_code == 0
-        assert "Traceback" not in server.told
+        assert "Traceback" not in server.output
         for ended in (short, other):
             assert (ended.text, ended.status) == (SHORT, grpc.StatusCode.OK)
             assert ended.terminal.finished.reason == resources_pb2.FINISH_REASON_STOP

@@ -351,4 +351,4 @@ async def test_a_signal_during_start_ends_the_supervisor(tmp_path, urls) -> None
 
         await until(started, "two worker processes")
         assert await server.terminate() == 0
-        assert "Traceback" not in server.told
+        assert "Traceback" not in server.output

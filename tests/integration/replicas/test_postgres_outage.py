@@ -260,7 +260,7 @@ class Weathering:
         for index in REPLICAS:
             server = self.cluster[index]
             errors = {each["event"] for each in server.events() if each["level"] == "error"}
-            assert errors <= EXPECTED_ERRORS, server.told
+            assert errors <= EXPECTED_ERRORS, server.output
             assert server.events("lease_expired")
             assert server.events("lease_restored")
             assert not server.events("reply_taken_over")
