@@ -9,14 +9,7 @@ from typing import Any, cast
 
 import msgspec
 from hypothesis import strategies as st
-from parley_server.core.events import (
-    Chunk,
-    Entry,
-    ReasoningDelta,
-    TextDelta,
-    ToolCallDelta,
-    UsageUpdate,
-)
+from parley_server.core.events import Chunk, Entry, ReasoningDelta, TextDelta, ToolCallDelta, UsageUpdate
 from parley_server.core.limits import Limits, limits_of
 from parley_server.core.model import (
     Finish,

@@ -65,10 +65,7 @@ def _label(part) -> str:
 
 def test_messages_are_ordered_system_history_post_system_new():
     prompt = build(
-        [user("one"), assistant("two")],
-        [user("three")],
-        system=("be polite", "", "be brief"),
-        post_system="answer now",
+        [user("one"), assistant("two")], [user("three")], system=("be polite", "", "be brief"), post_system="answer now"
     )
     assert summary(prompt) == [
         ("system", "be polite\n---\nbe brief"),
@@ -173,12 +170,7 @@ def test_a_reused_call_id_belongs_to_its_own_turn():
 
 def test_results_of_two_requests_answer_their_calls():
     path = [user("q"), assistant(call("a"), call("b")), result("a"), assistant("cut", partial=True, failed=True)]
-    assert summary(build(path, [result("b")])) == [
-        ("user", "q"),
-        ("assistant", "a+b"),
-        ("tool", "=a"),
-        ("tool", "=b"),
-    ]
+    assert summary(build(path, [result("b")])) == [("user", "q"), ("assistant", "a+b"), ("tool", "=a"), ("tool", "=b")]
 
 
 def test_a_repeated_result_replaces_the_earlier_one():
@@ -222,8 +214,7 @@ def test_stored_images_are_loaded_and_other_images_unchanged():
     prompt = build([user("look", stored)], [user(url, new)], images=(IMAGE,))
     assert prompt == (
         PromptMessage(
-            role="user",
-            parts=(TextPart(text="look"), ImagePart(mime_type="image/png", data=b"bytes", size_bytes=5)),
+            role="user", parts=(TextPart(text="look"), ImagePart(mime_type="image/png", data=b"bytes", size_bytes=5))
         ),
         PromptMessage(role="user", parts=(url, new)),
     )

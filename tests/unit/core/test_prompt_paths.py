@@ -9,15 +9,7 @@ import msgspec
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from parley_server.core.context.build import build_messages
-from parley_server.core.model import (
-    Message,
-    Model,
-    Prompt,
-    Role,
-    TextPart,
-    ToolCallPart,
-    ToolResultPart,
-)
+from parley_server.core.model import Message, Model, Prompt, Role, TextPart, ToolCallPart, ToolResultPart
 from parley_server.providers.openai.profile import PROFILES
 from parley_server.providers.openai.prompt import messages_of
 
@@ -39,9 +31,7 @@ def of_role(role: Role, part: st.SearchStrategy) -> st.SearchStrategy[Message]:
 
 
 MESSAGES = st.one_of(
-    of_role(Role.USER, TEXT_PARTS),
-    of_role(Role.ASSISTANT, st.one_of(TEXT_PARTS, CALLS)),
-    of_role(Role.TOOL, RESULTS),
+    of_role(Role.USER, TEXT_PARTS), of_role(Role.ASSISTANT, st.one_of(TEXT_PARTS, CALLS)), of_role(Role.TOOL, RESULTS)
 )
 
 

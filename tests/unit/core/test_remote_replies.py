@@ -505,10 +505,7 @@ async def test_remote_readers_over_the_limit_are_refused(cluster, a):
 
 async def test_get_wait_and_poll_of_a_remote_reply_show_its_current_state(cluster, a, b, reply):
     await reply.write("two ", "(hm)")
-    for view in (
-        await b.replies.get(ADA, reply.id),
-        await b.replies.wait(await b.replies.attach(ADA, reply.id), 0.0),
-    ):
+    for view in (await b.replies.get(ADA, reply.id), await b.replies.wait(await b.replies.attach(ADA, reply.id), 0.0)):
         assert (view.id, view.state, view.last_sequence) == (reply.id, State.STREAMING, 3)
         assert TextPart(text="one two ") in view.message.parts
         assert view.message.partial

@@ -130,11 +130,7 @@ TOO_LARGE = {
     "labels": ({"labels": {str(i): "" for i in range(17)}}, "labels", "16 labels"),
     "label": ({"labels": {"a": "x" * 65}}, "labels", "64 characters on each side of a label"),
     "text": ({"messages": (HELLO, *user(TextPart(text="é" * 501)))}, "input[1]", "1000 bytes of text"),
-    "images": (
-        {"messages": user(*[ImagePart(data=PNG + b"x" * 40)] * 2)},
-        "input",
-        "100 bytes of images",
-    ),
+    "images": ({"messages": user(*[ImagePart(data=PNG + b"x" * 40)] * 2)}, "input", "100 bytes of images"),
     "messages": ({"messages": (HELLO,) * 10_001}, "input", "10000 messages"),
 }
 
@@ -155,11 +151,7 @@ def test_input_that_is_too_large_is_refused_with_its_limit(case):
         ({"request_id": "x" * 129}, "request_id", Reason.INPUT_TOO_LARGE),
         ({"request_id": "x\0"}, "request_id", Reason.INVALID_REQUEST),
         ({"identity": msgspec.structs.replace(ADA, end_user="x" * 129)}, "x-end-user", Reason.INPUT_TOO_LARGE),
-        (
-            {"background": True, "payload": payload(cancel_on_disconnect=True)},
-            "on_disconnect",
-            Reason.INVALID_REQUEST,
-        ),
+        ({"background": True, "payload": payload(cancel_on_disconnect=True)}, "on_disconnect", Reason.INVALID_REQUEST),
     ],
 )
 def test_invalid_fields_of_the_call_are_refused(fields, path, reason):
