@@ -33,14 +33,14 @@ async def test_s1_1_each_conversation_names_its_model(server, upstream):
     upstream.reply_with(lambda request: answer(request.json["model"]))
     first = await server.new_conversation(model="plain")
     second = await server.new_conversation(model="scripted")
-    told = await server.stream("Hi", conversation_id=first.id).end()
-    assert (told.text, told.terminal.finished.model) == ("vendor/plain-1", "plain")
-    told = await server.stream("Hi", conversation_id=second.id).end()
-    assert (told.terminal.finished.model, told.terminal.finished.provider) == ("scripted", "typewriter")
-    told = await server.stream("Hi", conversation_id=first.id, model="test").end()
-    assert (told.text, told.terminal.finished.model) == ("vendor/test-1", "test"), "a request goes first"
-    told = await server.stream("Hi").end()
-    assert told.text == "vendor/test-1", "neither names one: the default"
+    watch = await server.stream("Hi", conversation_id=first.id).end()
+    assert (watch.text, watch.terminal.finished.model) == ("vendor/plain-1", "plain")
+    watch = await server.stream("Hi", conversation_id=second.id).end()
+    assert (watch.terminal.finished.model, watch.terminal.finished.provider) == ("scripted", "typewriter")
+    watch = await server.stream("Hi", conversation_id=first.id, model="test").end()
+    assert (watch.text, watch.terminal.finished.model) == ("vendor/test-1", "test"), "a request goes first"
+    watch = await server.stream("Hi").end()
+    assert watch.text == "vendor/test-1", "neither names one: the default"
 
 
 async def test_s1_1_the_provider_of_a_model_can_be_replaced(server, upstream):
@@ -50,8 +50,8 @@ async def test_s1_1_the_provider_of_a_model_can_be_replaced(server, upstream):
     file = server.folder / "parley.toml"
     file.write_text(file.read_text().replace('provider = "up"\nname = "vendor/test-1"', OTHER))
     second = await server.restart()
-    told = await second.stream("two", conversation_id=first.conversation_id).end()
-    assert (told.terminal.finished.model, told.terminal.finished.provider) == ("test", "typewriter")
+    watch = await second.stream("two", conversation_id=first.conversation_id).end()
+    assert (watch.terminal.finished.model, watch.terminal.finished.provider) == ("test", "typewriter")
     shown = [text_of(message) for message in (await second.messages(first.conversation_id)).messages]
     assert shown[:0:-1] == ["one", "from the first", "two"]
 
@@ -73,9 +73,9 @@ OTHER = 'provider = "typewriter"\nname = "scripted"'
 async def test_s0_11_the_cost_of_each_message_is_known(serve, upstream, model, prompt, completion, cached, nano_usd):
     server = await serve(models=MODELS)
     upstream.reply_with(counted(prompt, completion, cached=cached))
-    told = await server.stream("Hi", model=model).end()
-    again = (await (await server.restart()).get(told.reply_id)).usage
-    for shown in (told.terminal.finished.usage, again):
+    watch = await server.stream("Hi", model=model).end()
+    again = (await (await server.restart()).get(watch.reply_id)).usage
+    for shown in (watch.terminal.finished.usage, again):
         assert (shown.prompt_tokens, shown.completion_tokens) == (prompt, completion)
         assert (shown.cost_nano_usd if shown.HasField("cost_nano_usd") else None) == nano_usd
 
@@ -109,5 +109,5 @@ async def test_a_start_warns_of_models_that_retire(serve, caplog, day, event):
     models = "[models.old]\nprovider = 'up'\nname = 'vendor/old'\nretires = 2026-12-11"
     caplog.set_level(logging.WARNING, "parley_server.app")
     await serve(clock=clock, models=models)
-    told = [(record.getMessage(), record.fields) for record in caplog.records if "model_" in record.getMessage()]
-    assert told == ([] if event is None else [(event, {"model": "old", "provider_model": "vendor/old"})])
+    warnings = [(record.getMessage(), record.fields) for record in caplog.records if "model_" in record.getMessage()]
+    assert warnings == ([] if event is None else [(event, {"model": "old", "provider_model": "vendor/old"})])

@@ -72,6 +72,7 @@ class ChatServicer(Servicer, chat_pb2_grpc.ChatServicer):
                 identity=caller.identity,
                 request_id=request.request_id,
                 payload=from_proto.payload(request),
+                background=wait_s == 0,
                 traceparent=caller.traceparent,
             )
         )
