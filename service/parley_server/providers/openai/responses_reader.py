@@ -251,7 +251,7 @@ class ResponsesReader:
         if is_error(error) or status == "failed":
             raise error_in_body(self._provider, error)
         self._content.push_text()
-        if not self.begun:
+        if not self.begun and not self._items.any:
             self._take_output(response.get("output"))
         details = response.get("incomplete_details")
         reason = word_of(details.get("reason")) if isinstance(details, dict) else ""

@@ -15,6 +15,11 @@ class KeptItems:
         self._items: list[str] = []
         self._size_bytes = 0
 
+    @property
+    def any(self) -> bool:
+        """Whether there are any items."""
+        return bool(self._items)
+
     def add(self, item: str) -> None:
         """Add a finished item (JSON)."""
         if self._size_bytes <= MAX_KEPT_BYTES:
