@@ -94,8 +94,8 @@ class Endpoint:
     The caller enforces all time limits except the connect limit; the others are read only to wait for usage within
     them. No request is retried, except on a kept connection that turns out to have been closed before, and no redirect
     is followed with a prompt. Proxies that the environment names are used, at more CPU per token. `optional`: fields
-    that a server may refuse by name; it is then asked without them. What is left out of an answer is reported to
-    `observer`. Raises `httpx2.InvalidURL` for a base URL that httpx2 cannot parse.
+    that a server may refuse by name; requests for the same model are then sent without them. What is left out of an
+    answer is reported to `observer`. Raises `httpx2.InvalidURL` for a base URL that httpx2 cannot parse.
     """
 
     def __init__(
@@ -121,7 +121,7 @@ class Endpoint:
         self._after_finish_s = after_finish_s
         self._observer = observer
         self._optional = optional
-        self._left_out: frozenset[str] = frozenset()
+        self._left_out: dict[str, frozenset[str]] = {}  # by name of the model
         self.transport = None if proxied(httpx2.URL(self.base_url)) else PushTransport(ssl_context=ssl_context)
         headers = {"User-Agent": f"parley/{__version__}", "Accept": "application/json", "Accept-Encoding": "identity"}
         self._client = _client(
@@ -188,7 +188,8 @@ class Endpoint:
             headers = {**headers, "traceparent": prompt.traceparent}
         if prompt.model.extra_body:
             body = body | msgspec.json.decode(prompt.model.extra_body, type=Json)
-        body = _without(body, self._left_out)
+        left_out = self._left_out.get(prompt.model.name, frozenset())
+        body = _without(body, left_out)
         try:
             return await self._post(url, body, headers)
         except _Refused as refused:
@@ -197,7 +198,7 @@ class Endpoint:
                 raise
         response = await self._post(url, _without(body, named), headers)
         # Only after the server has accepted the request without the fields: the refusal may have another cause.
-        self._left_out |= named
+        self._left_out[prompt.model.name] = left_out | named
         return response
 
     async def _post(self, url: str, body: Json, headers: Mapping[str, str]) -> httpx2.Response:
@@ -268,7 +269,7 @@ class _Refused(Exception):
         """Those of the fields that the refusal names."""
         if self.status not in (400, 422):
             return frozenset()
-        return frozenset(name for name in names if name.encode() in self.body)
+        return frozenset(name for name in names if re.search(rb"\b%s\b" % name.encode(), self.body))
 
 
 def _without(body: Json, names: frozenset[str]) -> Json:

@@ -94,6 +94,8 @@ class Switches(Shape):
     alternate: user and assistant messages must alternate strictly.
     prefill: the last message may be the assistant's.
     tool_id: ids of tool calls have 1 to 40 of A-Z, a-z, 0-9, _ and - ("long"), or 9 letters and digits ("short").
+    replay_reasoning: in conversations with tools, send back the reasoning of answers as `reasoning_content`
+    ("content"), or the `reasoning_details` of the unfinished tool turn ("details").
     done_is_finish: `[DONE]` completes an answer that has neither a finish reason nor usage.
     auth: the header that holds the key, `Authorization: Bearer` or `api-key`.
     """
@@ -107,6 +109,7 @@ class Switches(Shape):
     alternate: bool = True
     prefill: bool = True
     tool_id: ToolIds = "short"
+    replay_reasoning: Literal["none", "details", "content"] = "none"
     done_is_finish: bool = False
     auth: Literal["bearer", "api-key"] = "bearer"
 

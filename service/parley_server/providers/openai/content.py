@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 from parley_server.core.ports import Sink
 from parley_server.providers.openai.chunk import Choice, Delta, delta_of, parts_of, text_of
+from parley_server.providers.openai.kept import KeptMessage
 from parley_server.providers.reading.content import Content, Notice
 from parley_server.providers.reading.tool_calls import pieces_of
 
@@ -17,10 +18,16 @@ class ChatContent(Content):
     """The content of one chat completion. Reasoning is read from the first field that has any, because servers repeat
     it in several fields."""
 
-    def __init__(self, sink: Sink, *, now_s: Callable[[], float], notice: Notice) -> None:
+    def __init__(self, sink: Sink, *, now_s: Callable[[], float], notice: Notice, keeps_details: bool = False) -> None:
         super().__init__(sink, now_s=now_s, notice=notice)
+        self._kept = KeptMessage()
+        self._keeps_details = keeps_details
         self._reasoning_source = ""
         self._by_message = False
+
+    def kept_fields(self) -> str:
+        """What the vendor requires back with this message (see `KeptMessage.fields`)."""
+        return self._kept.fields(self.tools)
 
     def add_irregular(self, content: object) -> None:
         """Add text that may contain lone surrogates, or a list of parts."""
@@ -37,6 +44,8 @@ class ChatContent(Content):
         for field in _REASONING:
             if text := text_of(getattr(delta, field)):
                 self._reason(field, text)
+        if self._keeps_details:
+            self._kept.add_details(delta.reasoning_details)
         if delta.refusal:
             self.add_irregular(delta.refusal)
         if delta.tool_calls:

@@ -18,9 +18,9 @@ PROFILES: dict[Profile, Switches] = {
         max_tokens_field="max_completion_tokens", no_store=True, no_obfuscation=True, cache_key=True
     ),
     "azure": _like_openai(max_tokens_field="max_completion_tokens", cache_key=True, auth="api-key"),
-    "openrouter": _like_openai(ask_usage=False, prefill=False),
+    "openrouter": _like_openai(ask_usage=False, prefill=False, replay_reasoning="details"),
     "mistral": Switches(ask_usage=False, prefill=False),
-    "deepseek": _like_openai(prefill=False),
+    "deepseek": _like_openai(prefill=False, replay_reasoning="content"),
     "xai": _like_openai(prefill=False),
     "groq": _like_openai(prefill=False),
     "generic": Switches(),

@@ -1,22 +1,26 @@
-"""A provider for OpenAI's chat completions: OpenAI, OpenRouter, vLLM, Ollama and other compatible servers."""
+"""A provider for OpenAI's chat completions and its Responses API: OpenAI, OpenRouter, vLLM and other servers."""
 
 from __future__ import annotations
 
 import ssl
+from functools import partial
 
 from parley_server.core.model import Finish, Prompt
 from parley_server.core.observer import AttemptObserver
 from parley_server.core.ports import Clock, Sink
-from parley_server.providers.endpoint import AFTER_FINISH_S, Answer, Endpoint, Json
+from parley_server.providers.endpoint import AFTER_FINISH_S, Answer, Endpoint
 from parley_server.providers.openai.profile import switches_of
-from parley_server.providers.openai.prompt import messages_of, options_of, stream_options_of
+from parley_server.providers.openai.prompt import chat_body
 from parley_server.providers.openai.reader import ChunkReader
+from parley_server.providers.openai.responses_prompt import responses_body
+from parley_server.providers.openai.responses_reader import ResponsesReader
 from parley_server.settings import OpenAISettings
 
 
 class OpenAIProvider:
-    """One endpoint, see `Endpoint`. Its key is resolved for each call; without a key, no `Authorization` is sent, and
-    OpenAI itself is not called."""
+    """One endpoint, see `Endpoint`; a model's `api` decides which of the two APIs is used.
+
+    Its key is resolved for each call; without a key, no `Authorization` is sent, and OpenAI itself is not called."""
 
     def __init__(
         self,
@@ -31,46 +35,54 @@ class OpenAIProvider:
         self.endpoint = Endpoint(
             name,
             settings,
-            optional=("stream_options",),
+            optional=("stream_options", "include"),
             after_finish_s=after_finish_s,
             clock=clock,
             observer=observer,
             ssl_context=ssl_context,
         )
         self._switches = switches_of(settings)
-        self._url = f"{self.endpoint.base_url}/chat/completions"
 
     async def generate(self, prompt: Prompt, sink: Sink) -> Finish:
         headers = self._authentication()
-
-        def read(answer: Answer) -> ChunkReader:
-            return ChunkReader(
-                self.endpoint.name,
-                sink,
-                on_finish=answer.finish,
-                on_resume=answer.resume,
-                on_done=answer.stop,
-                now_s=answer.now_s,
-                notice=answer.notice,
-                done_is_finish=self._switches.done_is_finish,
-                document=answer.document,
-            )
-
-        return await self.endpoint.ask(prompt, self._url, self._body(prompt), headers=headers, read=read)
+        base_url, model = self.endpoint.base_url, prompt.model
+        origin = self.endpoint.origin("openai", model.api, model.name)
+        if model.api == "responses":
+            body = responses_body(prompt, self._switches, origin=origin)
+            read = partial(self._read_response, sink, origin)
+            return await self.endpoint.ask(prompt, f"{base_url}/responses", body, headers=headers, read=read)
+        body = chat_body(prompt, self._switches, origin=origin)
+        read_chat = partial(self._read_chat, sink, origin)
+        return await self.endpoint.ask(prompt, f"{base_url}/chat/completions", body, headers=headers, read=read_chat)
 
     async def close(self) -> None:
         await self.endpoint.close()
 
-    def _body(self, prompt: Prompt) -> Json:
-        body = {
-            "model": prompt.model.name,
-            "messages": messages_of(prompt, self._switches),
-            "stream": True,
-            **options_of(prompt, self._switches),
-        }
-        if stream_options := stream_options_of(self._switches):
-            body["stream_options"] = stream_options
-        return body
+    def _read_response(self, sink: Sink, origin: str, answer: Answer) -> ResponsesReader:
+        return ResponsesReader(
+            self.endpoint.name,
+            sink,
+            origin=origin,
+            on_done=answer.stop,
+            now_s=answer.now_s,
+            notice=answer.notice,
+            document=answer.document,
+        )
+
+    def _read_chat(self, sink: Sink, origin: str, answer: Answer) -> ChunkReader:
+        return ChunkReader(
+            self.endpoint.name,
+            sink,
+            origin=origin,
+            keeps_details=self._switches.replay_reasoning == "details",
+            on_finish=answer.finish,
+            on_resume=answer.resume,
+            on_done=answer.stop,
+            now_s=answer.now_s,
+            notice=answer.notice,
+            done_is_finish=self._switches.done_is_finish,
+            document=answer.document,
+        )
 
     def _authentication(self) -> dict[str, str]:
         key = self.endpoint.key(required=self.endpoint.host == "api.openai.com")

@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 
-from parley_server.core.model import Finish
+from parley_server.core.model import Finish, FinishReason
 from parley_server.core.ports import Sink
 from parley_server.errors import ProviderError, ProviderMalformed
 from parley_server.providers.http.sse import EventSplitter
@@ -24,15 +24,11 @@ from parley_server.providers.openai.chunk import (
 )
 from parley_server.providers.openai.content import ChatContent
 from parley_server.providers.openai.usage import UsageMeter
-from parley_server.providers.reading.content import Notice
+from parley_server.providers.reading.content import Notice, ignore
 from parley_server.providers.reading.ending import Evidence, finish_of
 from parley_server.providers.reading.error_report import is_error, stands_for_error
 from parley_server.providers.reading.events import failure_of, word_of
 from parley_server.providers.reading.failures import error_in_body
-
-
-def _nothing(*_: object) -> None:
-    pass
 
 
 class ChunkReader:
@@ -41,7 +37,8 @@ class ChunkReader:
     `on_finish` is called with `content_s` at the finish reason, `on_resume` when content follows it, and `on_done` at
     `[DONE]`. `now_s` returns a monotonic time in seconds. `notice` is called with the kind of data that was dropped:
     "after_finish", "count", "content" or "tool_call". With `done_is_finish`, `[DONE]` alone completes an answer.
-    `document`: the body is declared as JSON.
+    `document`: the body is declared as JSON. `origin` names who sent what is kept of an answer that ends with tool
+    calls; with `keeps_details`, also its `reasoning_details`.
     """
 
     def __init__(
@@ -51,9 +48,11 @@ class ChunkReader:
         *,
         on_finish: Callable[[float | None], None],
         on_done: Callable[[], None],
-        on_resume: Callable[[], None] = _nothing,
+        on_resume: Callable[[], None] = ignore,
         now_s: Callable[[], float] = time.monotonic,
-        notice: Notice = _nothing,
+        notice: Notice = ignore,
+        origin: str = "",
+        keeps_details: bool = False,
         done_is_finish: bool = False,
         document: bool = False,
     ) -> None:
@@ -66,7 +65,8 @@ class ChunkReader:
         self._done_is_finish = done_is_finish
         self._splitter = EventSplitter(document=document)
         self._document = document
-        self._content = ChatContent(sink, now_s=now_s, notice=notice)
+        self._origin = origin
+        self._content = ChatContent(sink, now_s=now_s, notice=notice, keeps_details=keeps_details)
         self._meter = UsageMeter(on_ignored=lambda: notice("count"))
         self._contentless = ContentlessEvents()
         self._word = ""
@@ -123,6 +123,8 @@ class ChunkReader:
         whole = self._done or self._take_last()
         try:
             finish = finish_of(self._provider, self._content, self._evidence(whole=whole))
+            if finish.reason is FinishReason.TOOL_CALLS and (kept := self._content.kept_fields()):
+                self._sink.keep(self._origin, kept)
         finally:
             self._content.push_rest()
             if self._meter.changed:

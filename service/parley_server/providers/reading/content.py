@@ -11,6 +11,10 @@ from parley_server.providers.reading.tool_calls import Piece, ToolCalls
 Notice = Callable[[str], None]
 
 
+def ignore(*_: object) -> None:
+    """Do nothing: the default of a reader's callbacks."""
+
+
 class Content:
     """Text, reasoning and tool calls of one answer.
 

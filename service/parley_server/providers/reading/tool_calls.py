@@ -25,12 +25,14 @@ _IN_STRING = re.compile(r'\\.|"', re.DOTALL)
 
 
 class Piece(msgspec.Struct, gc=False):
-    """A piece of a call. `key`: the server's index, None if it sent none. Absent texts are empty."""
+    """A piece of a call. `key`: the server's index or name of the call, None if it sent none. Absent texts are
+    empty. `extra`: what the vendor requires back with the call."""
 
     key: Hashable = None
     id: str = ""
     name: str = ""
     arguments: str = ""
+    extra: Any = None
 
 
 def pieces_of(tool_calls: object, function_call: object = None) -> list[Piece]:
@@ -43,12 +45,14 @@ def pieces_of(tool_calls: object, function_call: object = None) -> list[Piece]:
 
 
 class Call:
-    """One tool call so far. `index`: its number in the reply, None before its first delta was pushed."""
+    """One tool call so far. `index`: its number in the reply, and `sent_id` its id, once its first delta was pushed."""
 
     def __init__(self, piece: Piece) -> None:
         self.id = piece.id
         self.name = ""
         self.index: int | None = None
+        self.sent_id = ""
+        self.extra: Any = None
         self.arguments = Arguments()
         self.join = SurrogateJoin()
         self.unsent = ""
@@ -62,13 +66,19 @@ class ToolCalls:
         self._sink = sink
         self._calls: list[Call] = []
         self._by_key: dict[Hashable, Call] = {}
-        self._ids: set[str] = set()
+        self.ids: set[str] = set()
+        """The ids of the calls that were pushed."""
         self._pushed = 0
 
     @property
     def any(self) -> bool:
         """Whether any call has a name."""
         return any(call.name for call in self._calls)
+
+    @property
+    def pushed(self) -> list[Call]:
+        """The calls that were pushed, by index."""
+        return sorted([call for call in self._calls if call.index is not None], key=lambda call: call.index or 0)
 
     @property
     def whole(self) -> bool:
@@ -86,6 +96,8 @@ class ToolCalls:
         # A server may send the name in pieces, or repeat it with each piece.
         if call.index is None and piece.name != call.name:
             call.name += piece.name
+        if piece.extra is not None:
+            call.extra = piece.extra
         call.arguments.add(piece.arguments)
         call.unsent += call.join.add(piece.arguments)
         if call.name and call.unsent:
@@ -139,9 +151,10 @@ class ToolCalls:
         call.index = self._pushed
         self._pushed += 1
         # A missing or repeated id is replaced, so that results can be assigned to their calls.
-        call_id = call.id if call.id and call.id not in self._ids else f"call_{secrets.token_hex(12)}"
-        self._ids.add(call_id)
-        self._sink.tool_call(call.index, call_id, call.name, arguments)
+        known = call.id and call.id not in self.ids
+        call.sent_id = call.id if known else f"call_{secrets.token_hex(12)}"
+        self.ids.add(call.sent_id)
+        self._sink.tool_call(call.index, call.sent_id, call.name, arguments)
 
 
 class Arguments:
@@ -160,6 +173,11 @@ class Arguments:
         """Whether there is only white space."""
         return not any(piece.strip() for piece in self._pieces)
 
+    @property
+    def text(self) -> str:
+        """The arguments so far."""
+        return clean("".join(self._pieces))
+
     def add(self, text: str) -> None:
         """Append a piece."""
         if text:
@@ -175,7 +193,7 @@ class Arguments:
         if self._depth or self._in_string or self._broken or self.empty:
             return False
         try:
-            self._broken = not isinstance(msgspec.json.decode(clean("".join(self._pieces))), dict)
+            self._broken = not isinstance(msgspec.json.decode(self.text), dict)
         except ValueError:
             self._broken = True  # all brackets are closed: no later piece can correct it
         return not self._broken
@@ -211,14 +229,15 @@ def _piece(call: dict[str, Any]) -> Piece:
     function = call.get("function")
     function = function if isinstance(function, dict) else call
     return Piece(
-        key=_key(call.get("index")),
-        id=_text(call.get("id")),
-        name=_text(function.get("name")),
-        arguments=_arguments(function.get("arguments")),
+        key=key_of(call.get("index")),
+        id=text_of_field(call.get("id")),
+        name=text_of_field(function.get("name")),
+        arguments=arguments_of(function.get("arguments")),
+        extra=call.get("extra_content"),
     )
 
 
-def _key(index: object) -> Hashable:
+def key_of(index: object) -> Hashable:
     """The key of an index: 0, 0.0 and "0" have the same key. None for any other value."""
     if isinstance(index, str) and index.isascii() and index.isdecimal():
         return index.lstrip("0") or "0"
@@ -227,13 +246,14 @@ def _key(index: object) -> Hashable:
     return str(index) if isinstance(index, int | float | str) and index != "" else None
 
 
-def _text(value: object) -> str:
+def text_of_field(value: object) -> str:
+    """The text of an id or a name, which may be a number; empty for any other value."""
     if isinstance(value, bool) or not isinstance(value, str | int | float):
         return ""
     return clean(str(value))
 
 
-def _arguments(value: object) -> str:
+def arguments_of(value: object) -> str:
     """A string unchanged (it may end within a surrogate pair), any other value as JSON."""
     if value is None or isinstance(value, str):
         return value or ""

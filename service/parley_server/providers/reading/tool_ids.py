@@ -33,6 +33,11 @@ class ToolIdMap:
         self._open.setdefault(call_id, []).append(sent)
         return sent
 
+    def of_kept_call(self, call_id: str) -> None:
+        """Note the next call, which is sent as the vendor sent it, so that its result is sent with the same id."""
+        self._seen[call_id] = self._seen.get(call_id, 0) + 1
+        self._open.setdefault(call_id, []).append(call_id)
+
     def of_result(self, call_id: str) -> str:
         """The id to send for the next result: that of the oldest call with this id that has no result yet."""
         calls = self._open.get(call_id)
