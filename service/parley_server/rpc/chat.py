@@ -73,6 +73,7 @@ class ChatServicer(Servicer, chat_pb2_grpc.ChatServicer):
                 request_id=request.request_id,
                 payload=from_proto.payload(request),
                 traceparent=caller.traceparent,
+                background=wait_s == 0,
             )
         )
         caller.reply_id = started.log.reply.id
