@@ -11,6 +11,7 @@ from parley_server.core.model import Model, Prices, PriceTier
 from parley_server.providers.known_models import KnownModel, prices_of
 from parley_server.providers.openai.profile import profile_of
 from parley_server.settings import (
+    AnthropicSettings,
     EndpointSettings,
     ModelSettings,
     OpenAISettings,
@@ -22,6 +23,7 @@ from parley_server.settings import (
 
 T = TypeVar("T")
 
+_WITHOUT_SAMPLING = "2026-10-21"
 _RESPONSES_PROFILES = ("openai", "azure")
 
 
@@ -43,7 +45,7 @@ def resolved_model(
         tools=_there(settings.tools, known.tools),
         json_schema=_there(settings.json_schema, known.json_schema),
         prefill=_there(settings.prefill, known.prefill),
-        sampling=_there(settings.sampling, known.sampling),
+        sampling=_there(settings.sampling, False if _refuses_sampling(provider) else known.sampling),
         reasoning=_there(settings.reasoning, known.reasoning, not isinstance(provider, ScriptedSettings)),
         efforts=_first(settings.efforts, known.efforts) or (),
         reasoning_summary=settings.reasoning_summary,
@@ -65,6 +67,11 @@ def resolved_timeouts(settings: ModelSettings, provider: ProviderSettings, known
     # A model that may or may not reason gets the shorter limit: an endpoint that hangs is noticed early.
     reasoning = _first(settings.reasoning, known.reasoning) or False
     return timeouts.model_copy(update={"first_token": timeouts.first_token_s(reasoning=reasoning)})
+
+
+def _refuses_sampling(provider: ProviderSettings) -> bool:
+    """Whether the API refuses sampling settings of any model, as Anthropic's does from a version on."""
+    return isinstance(provider, AnthropicSettings) and provider.version >= _WITHOUT_SAMPLING
 
 
 def _usual_api(provider: ProviderSettings, known: KnownModel) -> str:

@@ -83,9 +83,10 @@ def test_cache_reads_and_writes_have_the_prices_of_their_tier(prompt_tokens, cac
     assert cost_nano_usd(usage, TIERED) == nano
 
 
-def test_a_cost_that_the_provider_states_goes_first():
-    usage = Usage(prompt_tokens=1000, completion_tokens=50, cost_nano_usd=7)
-    assert cost_nano_usd(usage, PRICES) == cost_nano_usd(usage, Prices()) == 7
+@pytest.mark.parametrize("stated", [0, 7])
+def test_a_cost_that_the_provider_states_goes_first(stated):
+    usage = Usage(prompt_tokens=1000, completion_tokens=50, cost_nano_usd=stated)
+    assert cost_nano_usd(usage, PRICES) == cost_nano_usd(usage, Prices()) == stated
 
 
 def test_a_cost_has_an_upper_bound():

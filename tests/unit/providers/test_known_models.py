@@ -154,6 +154,16 @@ def test_the_scripted_model_takes_no_images_unless_configured() -> None:
     assert resolved(named("x", images=True), provider=ScriptedSettings()).images
 
 
+@pytest.mark.parametrize(
+    ("version", "configured", "sampling"),
+    [("2023-06-01", {}, True), ("2026-10-21", {}, False), ("2026-10-21", {"sampling": True}, True)],
+)
+def test_anthropics_newer_api_takes_no_sampling_settings(version: str, configured, sampling: bool) -> None:
+    known = known_models()["anthropic/claude-haiku-4-5"]
+    provider = AnthropicSettings(version=version)
+    assert resolved(named("claude-haiku-4-5", **configured), known, provider).sampling == sampling
+
+
 def test_gateways_get_chat_completions_unless_configured() -> None:
     assert resolved(named("x"), ENTRY, at("gateway.example")).api == "chat"
     assert resolved(named("x", api="responses"), ENTRY, at("gateway.example")).api == "responses"
