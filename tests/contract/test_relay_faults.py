@@ -413,6 +413,17 @@ async def test_without_redis_a_large_reply_is_still_journaled_early(replicas, ow
     assert log.size - 512 * log.durable_sequence < 2 * 8192
 
 
+@pytest.mark.parametrize("with_redis", [True, False])
+async def test_the_first_checkpoint_of_a_hurried_log_is_not_put_off(replicas, own_redis, with_redis):
+    owner = await replicas.start(checkpoint_interval_s=60.0)
+    if not with_redis:
+        await asyncio.to_thread(own_redis.kill9)
+    log = owner.begin()
+    log.hurried = True
+    say(log, "text")
+    await until(lambda: log.durable_sequence)
+
+
 @pytest.mark.parametrize("how", ["kill9", "pause"])
 async def test_stop_does_not_wait_for_redis(replicas, own_redis, how):
     owner, other = await replicas.start(), await replicas.start()

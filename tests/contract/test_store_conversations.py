@@ -10,6 +10,7 @@ from parley_server.core.model import (
     Conversation,
     ImagePart,
     Message,
+    Overflow,
     ReplyError,
     Role,
     State,
@@ -91,7 +92,7 @@ async def test_a_conversation_is_read_back_unchanged(store):
         system=("be kind", "be brief"),
         post_system="now",
         model="fast",
-        context=ContextPolicy(max_messages=3),
+        context=ContextPolicy(max_messages=3, max_tokens=4, overflow=Overflow.SUMMARIZE, reminder="r"),
     )
     stored = await store.create_conversation(new)
     assert stored == msgspec.structs.replace(new.conversation, head_message_id=messages[-1].id, etag="1")
@@ -141,6 +142,7 @@ async def test_an_update_changes_only_given_fields(store):
         system=("s",),
         post_system="p",
         max_messages=4,
+        reminder="r",
         labels={"b": "3"},
         head_message_id=first.id,
     )
@@ -150,7 +152,7 @@ async def test_an_update_changes_only_given_fields(store):
         title="new",
         system=("s",),
         post_system="p",
-        context=ContextPolicy(max_messages=4),
+        context=ContextPolicy(max_messages=4, reminder="r"),
         labels={"b": "3"},
         head_message_id=first.id,
         update_time_us=NOW_US + 5,
@@ -160,8 +162,20 @@ async def test_an_update_changes_only_given_fields(store):
     assert await titles(store, labels={"b": "3"}) == ["new"]
     assert await titles(store, labels={"a": "1"}) == []
     assert await titles(store, words=("old",)) == []
-    cleared = ConversationUpdate(conversation_id=before.id, head_message_id="", model="", labels={})
+    cleared = ConversationUpdate(
+        conversation_id=before.id,
+        head_message_id="",
+        model="",
+        labels={},
+        max_tokens=9,
+        overflow=Overflow.SUMMARIZE,
+        reminder="",
+        reminder_interval=5,
+    )
     emptied = await store.update_conversation(ADA, cleared, NOW_US + 6)
+    assert emptied.context == ContextPolicy(
+        max_messages=4, max_tokens=9, overflow=Overflow.SUMMARIZE, reminder_interval=5
+    )
     assert (emptied.head_message_id, emptied.model, emptied.labels, emptied.title) == ("", "", {}, "new")
 
 

@@ -35,7 +35,7 @@ async def test_a_created_conversation_is_returned_unchanged(server):
         "system": ["One", "Two"],
         "post_system": "Post",
         "model": "plain",
-        "context": resources_pb2.ContextPolicy(max_messages=10),
+        "context": resources_pb2.ContextPolicy(max_messages=10, max_tokens=9, overflow=2, reminder="r"),
         "labels": {"page": "home"},
     }
     texts = [("assistant", "Welcome"), ("user", "Hi"), ("assistant", "Yes?")]
@@ -67,10 +67,10 @@ async def test_a_created_conversation_is_returned_unchanged(server):
         ({"id": "x" * 65}, "conversation.id"),
         ({"head_message_id": "m"}, "conversation.head_message_id"),
         ({"context": resources_pb2.ContextPolicy(max_messages=-1)}, "conversation.context.max_messages"),
-        ({"context": resources_pb2.ContextPolicy(max_tokens=1)}, "conversation.context.max_tokens"),
-        ({"context": resources_pb2.ContextPolicy(overflow=2)}, "conversation.context.overflow"),
-        ({"context": resources_pb2.ContextPolicy(reminder="r")}, "conversation.context.reminder"),
-        ({"context": resources_pb2.ContextPolicy(reminder_interval=5)}, "conversation.context.reminder_interval"),
+        ({"context": resources_pb2.ContextPolicy(max_tokens=-1)}, "conversation.context.max_tokens"),
+        ({"context": resources_pb2.ContextPolicy(overflow=3)}, "conversation.context.overflow"),
+        ({"context": resources_pb2.ContextPolicy(reminder="\0")}, "conversation.context.reminder"),
+        ({"context": resources_pb2.ContextPolicy(reminder_interval=-5)}, "conversation.context.reminder_interval"),
         ({"title": "a\x00"}, "conversation.title"),
         ({"labels": {"": ""}}, "conversation.labels"),
     ],
@@ -106,19 +106,32 @@ async def test_an_update_changes_only_the_named_fields(server):
     third = await updated(server, "system", "post_system", "model", "labels", id=created.id, title="ignored")
     assert (third.title, third.post_system, third.model) == ("Two", "", "")
     assert (list(third.system), dict(third.labels)) == ([], {})
-    fourth = await updated(
-        server, "context.max_messages", id=created.id, context=resources_pb2.ContextPolicy(max_messages=7)
+    assert third.create_time == created.create_time
+    assert await server.conversation(created.id) == third
+
+
+async def test_each_field_of_the_context_is_updated_alone_or_with_all_others(server):
+    full = resources_pb2.ContextPolicy(
+        max_messages=7, max_tokens=900, overflow="OVERFLOW_SUMMARIZE", reminder="Be kind", reminder_interval=4
     )
-    assert fourth.context.max_messages == 7
-    fifth = await updated(server, "context", id=created.id, etag=fourth.etag)
-    assert not fifth.context.max_messages
-    assert await server.conversation(created.id) == fifth
-    assert fifth.create_time == created.create_time
+    created = await server.new_conversation()
+    expected = resources_pb2.ContextPolicy()
+    for field, value in full.ListFields():
+        changed = await updated(server, f"context.{field.name}", id=created.id, context=full)
+        setattr(expected, field.name, value)
+        assert changed.context == expected
+    cleared = await updated(server, "context", id=created.id, etag=changed.etag)
+    assert not cleared.HasField("context")
+    assert (await updated(server, id=created.id, context=full)).context == full
+    assert (await server.conversation(created.id)).context == full
+    large = resources_pb2.ContextPolicy(reminder="ä" * 4097)
+    error = await refused(updated(server, id=created.id, context=large))
+    assert (error.reason, error.fields) == ("INPUT_TOO_LARGE", ["conversation.context.reminder"])
 
 
 async def test_a_refused_update_changes_nothing(server):
     created = await server.new_conversation(title="One")
-    for paths in (["id"], ["etag"], ["no_such"], ["title", "create_time"], ["context.reminder"]):
+    for paths in (["id"], ["etag"], ["no_such"], ["title", "create_time"], ["context.no_such"]):
         error = await refused(updated(server, *paths, id=created.id, title="Two"))
         assert (error.reason, error.fields) == ("INVALID_REQUEST", ["update_mask"])
     assert (await refused(updated(server, title="Two"))).fields == ["conversation.id"]

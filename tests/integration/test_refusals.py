@@ -37,7 +37,7 @@ INVALID = [
     (ask(request_id="a\x00b"), "request_id"),
     (ask(new_conversation=resources_pb2.Conversation(head_message_id="m")), "new_conversation.head_message_id"),
     (
-        ask(new_conversation=resources_pb2.Conversation(context=resources_pb2.ContextPolicy(max_tokens=10))),
+        ask(new_conversation=resources_pb2.Conversation(context=resources_pb2.ContextPolicy(max_tokens=-1))),
         "new_conversation.context.max_tokens",
     ),
     (ask(after_message_id="m"), "position"),

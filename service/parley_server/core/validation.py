@@ -10,6 +10,7 @@ import msgspec
 from parley_server.core.events import utf8_size
 from parley_server.core.limits import Limits
 from parley_server.core.model import (
+    ContextPolicy,
     Conversation,
     ImagePart,
     Message,
@@ -31,6 +32,7 @@ MAX_LABELS = 16
 MAX_LABEL = 64
 MAX_TITLE = 1024
 MAX_MESSAGES = 10_000
+MAX_REMINDER_BYTES = 8192
 CHARACTERS_PER_TOKEN = 16  # above that of any prose, so that only input that certainly does not fit is refused
 
 CONVERSATION_ID = re.compile(r"[A-Za-z0-9_-]{1,64}", re.ASCII)
@@ -89,8 +91,18 @@ def check_conversation(conversation: Conversation, path: str, limits: Limits) ->
     check_texts(f"{path}.system", conversation.system, limits)
     check_texts(f"{path}.post_system", (conversation.post_system,), limits)
     check_labels(f"{path}.labels", conversation.labels)
-    if conversation.context.max_messages < 0:
-        raise InvalidRequest.field(f"{path}.context.max_messages", "must not be negative")
+    check_context(f"{path}.context", conversation.context)
+
+
+def check_context(path: str, policy: ContextPolicy) -> None:
+    """Checks the numbers and the reminder of a context policy."""
+    for name in ("max_messages", "max_tokens", "reminder_interval"):
+        if getattr(policy, name) < 0:
+            raise InvalidRequest.field(f"{path}.{name}", "must not be negative")
+    if utf8_size(policy.reminder) > MAX_REMINDER_BYTES:
+        raise _too_large(f"{path}.reminder", f"{MAX_REMINDER_BYTES} bytes of text")
+    if "\x00" in policy.reminder:
+        raise InvalidRequest.field(f"{path}.reminder", "must not contain a NUL character")
 
 
 def check_labels(path: str, labels: dict[str, str]) -> None:

@@ -25,7 +25,8 @@ class Checkpoints:
     """Flushes the marked logs. The caller opens a log and marks it when it has grown.
 
     A flush happens `interval_s` after the first new entry, so that a reply that ends earlier needs no checkpoint. It
-    happens sooner once a marked log has `max_bytes` of content that is not durable (0: no limit).
+    happens sooner once a marked log has `max_bytes` of content that is not durable (0: no limit), or is `hurried` and
+    has no checkpoint yet.
     """
 
     def __init__(self, store: Store, clock: Clock, *, interval_s: float, max_bytes: int = 0) -> None:
@@ -65,9 +66,10 @@ class Checkpoints:
             # A timer marks it again (`_write_alone`): entries that arrive faster must not cause more failing commits.
             return
         self._want(log)
-        # While the store is unavailable, a long log must not shorten the pause between attempts.
-        full = self._max_bytes and log.size - self._open.get(reply_id, log.size) >= self._max_bytes
-        if full and not self._behind:
+        if reply_id not in self._open or self._behind:
+            return  # while the store is unavailable, no log may shorten the pause between attempts
+        full = self._max_bytes and log.size - self._open[reply_id] >= self._max_bytes
+        if full or (log.hurried and not log.durable_sequence):
             self._hurry.set()
 
     async def stop(self) -> None:

@@ -13,6 +13,7 @@ from parley_server.core.model import (
     Conversation,
     ImagePart,
     Message,
+    Overflow,
     Part,
     ReasoningPart,
     Role,
@@ -36,9 +37,16 @@ _ROLES = {
     resources_pb2.ROLE_ASSISTANT: Role.ASSISTANT,
     resources_pb2.ROLE_TOOL: Role.TOOL,
 }
+_CONTEXT = ("max_messages", "max_tokens", "overflow", "reminder", "reminder_interval")
 _MASKABLE = frozenset(
-    {"title", "system", "post_system", "model", "context", "context.max_messages", "labels", "head_message_id"}
+    {"title", "system", "post_system", "model", "context", "labels", "head_message_id"}
+    | {f"context.{name}" for name in _CONTEXT}
 )
+_OVERFLOWS = {
+    resources_pb2.ContextPolicy.OVERFLOW_UNSPECIFIED: Overflow.DROP_OLDEST,
+    resources_pb2.ContextPolicy.OVERFLOW_DROP_OLDEST: Overflow.DROP_OLDEST,
+    resources_pb2.ContextPolicy.OVERFLOW_SUMMARIZE: Overflow.SUMMARIZE,
+}
 _POLICIES = {
     chat_pb2.CONCURRENCY_POLICY_UNSPECIFIED: False,
     chat_pb2.CONCURRENCY_POLICY_REJECT: False,
@@ -127,7 +135,7 @@ def conversation_update(request: conversations_pb2.UpdateConversationRequest) ->
         system=tuple(given.system) if "system" in paths else None,
         post_system=given.post_system if "post_system" in paths else None,
         model=given.model if "model" in paths else None,
-        max_messages=context.max_messages if paths & {"context", "context.max_messages"} else None,
+        **{name: getattr(context, name) for name in _CONTEXT if paths & {"context", f"context.{name}"}},
         labels=dict(given.labels) if "labels" in paths else None,
         head_message_id=given.head_message_id if "head_message_id" in paths else None,
     )
@@ -230,8 +238,12 @@ def _sampling(given: chat_pb2.Sampling) -> Sampling:
 
 
 def _context(given: resources_pb2.ContextPolicy, path: str) -> ContextPolicy:
-    # They are refused, because a caller would take fields that are silently ignored for working ones.
-    for name in ("max_tokens", "overflow", "reminder", "reminder_interval"):
-        if getattr(given, name):
-            raise InvalidRequest.field(f"{path}.{name}", "is not supported by this release")
-    return ContextPolicy(max_messages=given.max_messages)
+    if given.overflow not in _OVERFLOWS:
+        raise InvalidRequest.field(f"{path}.overflow", "is not a policy that this server knows")
+    return ContextPolicy(
+        max_messages=given.max_messages,
+        max_tokens=given.max_tokens,
+        overflow=_OVERFLOWS[given.overflow],
+        reminder=given.reminder,
+        reminder_interval=given.reminder_interval,
+    )

@@ -18,11 +18,13 @@ from parley_server.core.events import (
     UsageUpdate,
 )
 from parley_server.core.model import (
+    ContextPolicy,
     Conversation,
     FinishReason,
     ImagePart,
     Message,
     Model,
+    Overflow,
     Part,
     ReasoningPart,
     Reply,
@@ -31,6 +33,11 @@ from parley_server.core.model import (
     Usage,
 )
 from parley_server.rpc.status import error_message
+
+_OVERFLOWS = {
+    Overflow.DROP_OLDEST: resources_pb2.ContextPolicy.OVERFLOW_UNSPECIFIED,  # the default is not shown
+    Overflow.SUMMARIZE: resources_pb2.ContextPolicy.OVERFLOW_SUMMARIZE,
+}
 
 
 def token_chunk(chunk: Chunk) -> chat_pb2.TokenChunk:
@@ -115,11 +122,21 @@ def conversation(given: Conversation) -> resources_pb2.Conversation:
         etag=given.etag,
         end_user=given.end_user,
     )
-    if given.context.max_messages:
-        presented.context.max_messages = given.context.max_messages
+    if given.context != ContextPolicy():
+        presented.context.CopyFrom(_context(given.context))
     _set_time(presented.create_time, given.create_time_us)
     _set_time(presented.update_time, given.update_time_us)
     return presented
+
+
+def _context(given: ContextPolicy) -> resources_pb2.ContextPolicy:
+    return resources_pb2.ContextPolicy(
+        max_messages=given.max_messages,
+        max_tokens=given.max_tokens,
+        overflow=_OVERFLOWS[given.overflow],
+        reminder=given.reminder,
+        reminder_interval=given.reminder_interval,
+    )
 
 
 def image(given: ImagePart) -> resources_pb2.Image:

@@ -27,7 +27,7 @@ from parley_server.store.conversations import get_conversation
 from parley_server.store.engine.dialect import AnyRow, Sought, listed, listed_values
 from parley_server.store.images import load_images
 from parley_server.store.messages import NO_LIMIT, find_message, holds_message
-from parley_server.store.paths import LATEST_US, NO_BYTES_LIMIT, PathLimits, read_path
+from parley_server.store.paths import KEPT, LATEST_US, NO_BYTES_LIMIT, POSITION, USAGE_DEPTH, PathLimits, read_path
 from parley_server.store.rows import error_of, input_ids_of, kept_of, message_of, usage_of
 from parley_server.store.schema import reply
 from parley_server.store.summaries import find_summary
@@ -68,7 +68,7 @@ def read_turn(
     rows: Sequence[AnyRow] = ()
     if parent_id:
         rows = read_path(connection, parent_id, **place, continued=position.after, new_turn=new_turn, limits=limits)
-    path = tuple(msgspec.structs.replace(message_of(row), failed=False) for row in rows)
+    path = tuple(map(_shown, rows))
     summary = None
     if path and limits.summarized:
         before_us = LATEST_US if new_turn else _turn_us(path)
@@ -77,13 +77,19 @@ def read_turn(
         conversation=owner,
         parent_id=parent_id,
         path=path,
-        positions=tuple(row.position for row in rows),
-        images=load_images(connection, _shown(path), **place),
+        positions=tuple(row[POSITION] for row in rows),
+        images=load_images(connection, _image_ids(path), **place),
         refused=_refused(connection, _unanswered(path, has_input=has_input), **place),
-        kept={row.id: kept for row in rows if row.kept and (kept := kept_of(row.kept)) is not None},
+        kept={row.id: kept for row in rows if (kept := kept_of(row[KEPT])) is not None},
         summary=summary,
         last_usage=_last_usage(rows),
     )
+
+
+def _shown(row: AnyRow) -> Message:
+    """The message of a row. If it is the partial text that the caller continues from, prompts contain it."""
+    found = message_of(row)
+    return msgspec.structs.replace(found, failed=False) if found.failed else found
 
 
 def _limits(policy: ContextPolicy, max_bytes: int) -> PathLimits:
@@ -102,7 +108,7 @@ def _turn_us(path: tuple[Message, ...]) -> int:
 def _last_usage(rows: Sequence[AnyRow]) -> dict[str, Usage]:
     """See `PromptSource.last_usage`."""
     found: dict[str, Usage] = {}
-    for row in rows:
+    for row in rows[-USAGE_DEPTH:]:
         usage = usage_of(row.usage)
         if usage is not None and usage.prompt_bytes and not usage.estimated:
             found[row.model] = usage
@@ -159,5 +165,5 @@ def _parent_of_answer(connection: Connection, owner: Conversation, message_id: s
     return parent_id
 
 
-def _shown(path: tuple[Message, ...]) -> list[str]:
+def _image_ids(path: tuple[Message, ...]) -> list[str]:
     return [part.image_id for each in path for part in each.parts if isinstance(part, ImagePart) and part.image_id]

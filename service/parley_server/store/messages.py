@@ -25,13 +25,15 @@ from parley_server.store.schema import message
 
 NO_LIMIT = 2**31 - 1
 
-_IN_CONVERSATION = (
+# PostgreSQL uses no index for IS NOT DISTINCT FROM. For `=`, it may read all messages of the conversation while its
+# statistics are old.
+IN_CONVERSATION = (
     message.c.id == bindparam("message_id", type_=Sought()),
-    message.c.tenant == bindparam("of_tenant", type_=Text),
-    message.c.conversation_id == bindparam("of_conversation", type_=Text),
+    message.c.tenant.is_not_distinct_from(bindparam("of_tenant", type_=Text)),
+    message.c.conversation_id.is_not_distinct_from(bindparam("of_conversation", type_=Text)),
 )
 _INSERT = insert(message)
-_FIND = select(message.c.id, message.c.role, message.c.parent_id).where(*_IN_CONVERSATION)
+_FIND = select(message.c.id, message.c.role, message.c.parent_id).where(*IN_CONVERSATION)
 _ONE = literal_column("1", Integer)
 
 
@@ -47,7 +49,7 @@ def branch(name: str) -> CTE:
     """
     above = message.alias("above")
     start = select(message.c.id, message.c.parent_id, message.c.size_bytes, _ONE.label("depth"))
-    found = start.where(*_IN_CONVERSATION).cte(name, recursive=True)
+    found = start.where(*IN_CONVERSATION).cte(name, recursive=True)
     return found.union_all(
         select(above.c.id, above.c.parent_id, above.c.size_bytes, found.c.depth + _ONE).where(
             above.c.id == found.c.parent_id, found.c.depth < bindparam("wanted", type_=Integer)

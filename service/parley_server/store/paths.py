@@ -28,14 +28,16 @@ from sqlalchemy import (
 
 from parley_server.core.model import Role, Value
 from parley_server.store.engine.dialect import AnyRow, Sought
-from parley_server.store.messages import NO_LIMIT
+from parley_server.store.messages import IN_CONVERSATION, NO_LIMIT
 from parley_server.store.rows import MESSAGE_COLUMNS
 from parley_server.store.schema import message, reply, summary
 
 NO_BYTES_LIMIT = 2**62
 LATEST_US = 2**62
-USAGE_DEPTH = 8
-"""Replies whose message is among so many newest messages are asked for their usage."""
+USAGE_DEPTH = 4
+"""The usage of a reply is read if its message is among so many newest messages."""
+POSITION = len(MESSAGE_COLUMNS)
+KEPT = POSITION + 1
 
 _ZERO = literal_column("0", Integer)
 _ONE = literal_column("1", Integer)
@@ -98,12 +100,7 @@ def _branch(*, summarized: bool) -> CTE:
     Partial messages of failed replies count as nothing. `turn_us` is the time of the turn's USER message: 0 until it is
     reached, and `LATEST_US` if it is part of the input."""
     above = message.alias("above")
-    start = select(*_counts(message, None)).where(
-        message.c.id == bindparam("message_id", type_=Sought()),
-        message.c.tenant == bindparam("of_tenant", type_=Text),
-        message.c.conversation_id == bindparam("of_conversation", type_=Text),
-    )
-    below = start.cte("branch", recursive=True)
+    below = select(*_counts(message, None)).where(*IN_CONVERSATION).cte("branch", recursive=True)
     further = [
         above.c.id == below.c.parent_id,
         below.c.counted < bindparam("wanted", type_=Integer),

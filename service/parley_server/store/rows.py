@@ -107,8 +107,10 @@ def kept_text(value: Kept | None) -> str | None:
         return None
 
 
-def kept_of(text: str) -> Kept | None:
+def kept_of(text: str | None) -> Kept | None:
     """Decode the kept items of a message's row; None if that fails, since a prompt can do without them."""
+    if not text:
+        return None
     try:
         return _kept.decode(text)
     except msgspec.MsgspecError:

@@ -10,14 +10,11 @@ from parley_server.core.counts import holdable_usage
 from parley_server.core.model import FinishReason, State, Usage
 from parley_server.core.store_types import Summary
 from parley_server.store.engine.dialect import Insert, held, insert
+from parley_server.store.messages import IN_CONVERSATION
 from parley_server.store.schema import message, summary, usage
 from parley_server.store.usage import SUMMARY, usage_values
 
-_OWNER = select(message.c.end_user).where(
-    message.c.id == bindparam("message_id"),
-    message.c.tenant == bindparam("of_tenant"),
-    message.c.conversation_id == bindparam("of_conversation"),
-)
+_OWNER = select(message.c.end_user).where(*IN_CONVERSATION)
 _FIND = select(summary).where(
     summary.c.tenant == bindparam("of_tenant"),
     summary.c.conversation_id == bindparam("of_conversation"),

@@ -1,9 +1,10 @@
-"""A rolling upgrade: the code of release 1 runs on the schema of release 2, and this code continues with its data."""
+"""A rolling upgrade: the code of release 2 runs on the schema of release 3, and this code continues with its data."""
 
 from __future__ import annotations
 
 import asyncio
 import os
+import sqlite3
 import subprocess
 import sys
 import uuid
@@ -16,20 +17,27 @@ from parley_server.store.migrate import SCHEMA_RELEASE, migrate
 from tests.integration.process.watching import Watcher, reason_of, script, text_of, words
 from tests.processes import ServerProcess, clean_environment, open_channel, until
 
-RELEASE_1 = "dfee9f7dcca00d23005321e8bb6f2200579c8126"
-"""The last commit whose newest schema release is 1."""
+RELEASE_2 = "f98d93b11cc8b6e92944f9a99bfd10ea018d5a1e"
+"""The last commit whose newest schema release is 2."""
+NEW_VALUES = (
+    """UPDATE conversation SET context = '{"max_tokens":9,"overflow":"SUMMARIZE","reminder":"r"}'""",
+    """UPDATE message SET kept = '{"origin":"o","items":["{}"]}' WHERE role = 'ASSISTANT'""",
+    """UPDATE reply SET plan = '{"ignored":["seed"],"prompt_tokens":7}'""",
+    "INSERT INTO summary SELECT tenant, conversation_id, id, 'short', 'fast', 1 FROM message",
+    "INSERT INTO quota_use (tenant, scope, end_user, period, held_tokens) VALUES ('t', 'user', 'ada', '2026-11', 1)",
+)
 REPOSITORY = Path(__file__).parents[3]
 
 
 @pytest.fixture(scope="module")
 def old_code(tmp_path_factory) -> str:
-    """The `PYTHONPATH` of release 1's code."""
-    folder = tmp_path_factory.mktemp("release-1")
+    """The `PYTHONPATH` of release 2's code."""
+    folder = tmp_path_factory.mktemp("release-2")
     packed = subprocess.run(
-        ["git", "archive", RELEASE_1, "service", "clients/python/src"], cwd=REPOSITORY, capture_output=True, check=False
+        ["git", "archive", RELEASE_2, "service", "clients/python/src"], cwd=REPOSITORY, capture_output=True, check=False
     )
     if packed.returncode:
-        missing = f"commit {RELEASE_1[:7]} is missing, as in a shallow clone: git fetch --unshallow"
+        missing = f"commit {RELEASE_2[:7]} is missing, as in a shallow clone: git fetch --unshallow"
         if os.environ.get("CI"):
             pytest.fail(missing, pytrace=False)
         pytest.skip(missing)
@@ -71,6 +79,14 @@ async def journaled(server: ServerProcess) -> bool:
     return server.rows("SELECT count(*) FROM checkpoint") != [(0,)]
 
 
+def write_values_of_release_3(folder: Path) -> None:
+    """What this release writes and the older one does not know."""
+    with sqlite3.connect(folder / "parley.db") as connection:
+        for change in NEW_VALUES:
+            assert connection.execute(change).rowcount, change
+    connection.close()
+
+
 async def stored(server: ServerProcess, watcher: Watcher) -> resources_pb2.Reply:
     async with open_channel(server.address) as channel:
         return await chat_pb2_grpc.ChatStub(channel).GetReply(chat_pb2.GetReplyRequest(reply_id=watcher.reply_id))
@@ -79,12 +95,12 @@ async def stored(server: ServerProcess, watcher: Watcher) -> resources_pb2.Reply
 @pytest.mark.parametrize("migrated", [True, False], ids=["new schema first", "old schema first"])
 async def test_the_previous_release_and_this_one_can_share_a_file_in_turn(tmp_path, old_code, migrated) -> None:
     """The schema is migrated under the older code, as in a rolling upgrade, or by this code's own start."""
-    assert release_of(old_code) == 1
+    assert release_of(old_code) == 2
     server = ServerProcess(tmp_path, PYTHONPATH=old_code)
     if migrated:
         await asyncio.to_thread(migrate, server.environment["PARLEY_DATABASE_URL"])
     async with server:
-        assert server.rows("SELECT release FROM schema_release") == [(SCHEMA_RELEASE if migrated else 1,)]
+        assert server.rows("SELECT release FROM schema_release") == [(SCHEMA_RELEASE if migrated else 2,)]
         first = await send(server, script("one two"))
         assert (first.text, first.terminal is not None) == ("one two", True)
         cut = await stream_and_kill(server)
@@ -103,6 +119,7 @@ async def test_the_previous_release_and_this_one_can_share_a_file_in_turn(tmp_pa
 
     if not migrated:
         return
+    write_values_of_release_3(tmp_path)
     server.environment["PYTHONPATH"] = old_code
     async with server:
         assert text_of(await stored(server, second)) == "three"

@@ -67,6 +67,12 @@ INVALID = {
     "NUL in system": (conversation(system=("a\0",)), "new_conversation.system"),
     "NUL in post_system": (conversation(post_system="\0"), "new_conversation.post_system"),
     "negative history": (conversation(context=ContextPolicy(max_messages=-1)), "new_conversation.context.max_messages"),
+    "negative budget": (conversation(context=ContextPolicy(max_tokens=-1)), "new_conversation.context.max_tokens"),
+    "negative interval": (
+        conversation(context=ContextPolicy(reminder_interval=-1)),
+        "new_conversation.context.reminder_interval",
+    ),
+    "NUL in reminder": (conversation(context=ContextPolicy(reminder="\0")), "new_conversation.context.reminder"),
     "fallbacks": ({"fallback_models": ("m",)}, "fallback_models"),
     "empty label": ({"labels": {"": "x"}}, "labels"),
     "NUL in label": ({"labels": {"a": "\0"}}, "labels"),

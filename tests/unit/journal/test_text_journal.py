@@ -103,6 +103,20 @@ async def test_new_entries_are_in_the_file_an_interval_after_the_first(desk):
     assert desk.store.kept == []
 
 
+@pytest.mark.parametrize(("hurried", "stored_after_s"), [(True, 2 * INTERVAL_S), (False, CHECKPOINT_S + INTERVAL_S)])
+async def test_the_first_checkpoint_of_a_hurried_log_is_not_put_off(desk, hurried, stored_after_s):
+    log = desk.open()
+    log.hurried = hurried
+    say(log, "one")
+    await desk.passes(stored_after_s - INTERVAL_S / 2)
+    assert desk.store.kept == []
+    await desk.passes(INTERVAL_S)
+    assert desk.store.kept == [("a", 1, 3)]
+    say(log, "two")
+    await desk.passes(CHECKPOINT_S)
+    assert desk.store.kept == [("a", 1, 3)], "later ones keep the interval"
+
+
 async def test_every_kind_of_entry_is_read_back(desk):
     log = desk.open()
     entries = [TextDelta("\u00e4 {"), ToolCallDelta(0, "id", "name", "{}"), UsageUpdate(Usage(prompt_tokens=3))]

@@ -11,6 +11,8 @@ from alembic import command
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from parley_server.core.events import TextDelta
+from parley_server.core.model import TextPart
+from parley_server.core.store_types import Position
 from parley_server.store import open_store
 from parley_server.store.engine.location import StoreUnusable
 from parley_server.store.engine.sqlite import open_engine
@@ -74,17 +76,15 @@ def test_a_failed_migration_leaves_no_changes(path):
     assert list(_definitions(path)) == ["usage"]
 
 
-async def test_rows_of_release_1_are_kept_without_an_owner(path):
-    """Rows as the code of release 1 writes them: with named columns, without `owner`."""
-    _migrate_to(path, "0001")
+@pytest.mark.parametrize(("release", "owner"), [(1, ""), (2, "them")])
+async def test_rows_of_older_releases_are_kept(path, release, owner):
+    """Rows as the code of that release writes them: with named columns, without those of later releases."""
+    _migrate_to(path, f"{release:04}")
     url = f"sqlite:///{path}"
-    assert schema_release(url) == 1
-    with sqlite3.connect(path) as connection:
-        for table, row in OLD_ROWS:
-            names = ", ".join(row)
-            connection.execute(f"INSERT INTO {table} ({names}) VALUES ({', '.join('?' * len(row))})", [*row.values()])
-    connection.close()
-    with pytest.raises(StoreUnusable, match="schema release 1, and this server needs 2: run `parley migrate`"):
+    assert schema_release(url) == release
+    reply = OLD_REPLY | ({"owner": owner} if owner else {})
+    _insert(path, *OLD_ROWS, ("reply", reply), ("checkpoint", OLD_CHECKPOINT))
+    with pytest.raises(StoreUnusable, match=f"schema release {release}, and this server needs 3: run `parley migrate`"):
         await open_store(url).start()
     await asyncio.to_thread(migrate, url)
     assert schema_release(url) == SCHEMA_RELEASE
@@ -92,18 +92,30 @@ async def test_rows_of_release_1_are_kept_without_an_owner(path):
     store = open_store(url)
     await store.start()
     (left,) = await store.unfinished(10)
-    assert (left.reply.id, left.reply.owner, left.entries) == ("r1", "", (TextDelta("old text"),))
+    assert (left.reply.id, left.reply.owner, left.entries) == ("r1", owner, (TextDelta("old text"),))
+    assert (left.prompt_tokens, left.reply.ignored_settings) == (0, ())
     assert (await store.finalise(finalisation(left.reply))).won
     assert (await store.get_conversation(ADA, "c1")).head_message_id == "a1"
-    with sqlite3.connect(path) as connection:  # release 1 may still write to the new schema
+    turn = await store.read_turn(ADA, "c1", Position(), has_input=True)
+    assert [each.id for each in turn.path] == ["m1", "a1"]
+    # The older release may still write to the new schema.
+    with sqlite3.connect(path) as connection:
         connection.execute("UPDATE reply SET id = 'r0'")
-        connection.execute(
-            f"INSERT INTO reply ({', '.join(OLD_REPLY)}) VALUES ({', '.join('?' * len(OLD_REPLY))})",
-            [*OLD_REPLY.values()],
-        )
-    connection.close()
+    _insert(path, ("reply", reply), ("usage", OLD_USAGE))
     assert [each.reply.owner for each in await store.take_over("me", 10)] == ["me"]
     await store.close()
+    with sqlite3.connect(path) as connection:
+        rows = connection.execute("SELECT reply_id, cache_write_tokens, kind, rolled FROM usage").fetchall()
+    connection.close()
+    assert sorted(rows) == [("r1", 0, "reply", 0), ("u1", 0, "reply", 0)]
+
+
+def _insert(path, *rows) -> None:
+    with sqlite3.connect(path) as connection:
+        for table, row in rows:
+            names = ", ".join(row)
+            connection.execute(f"INSERT INTO {table} ({names}) VALUES ({', '.join('?' * len(row))})", [*row.values()])
+    connection.close()
 
 
 def _migrate_to(path, revision: str) -> None:
@@ -120,7 +132,7 @@ OLD_REPLY = {
     "conversation_id": "c1",
     "request_id": "q1",
     "message_id": "a1",
-    "parent_message_id": "",
+    "parent_message_id": "m1",
     "input_message_ids": "[]",
     "epoch": 1,
     "state": "STREAMING",
@@ -142,8 +154,8 @@ OLD_ROWS = [
             "tenant": "shop",
             "id": "c1",
             "end_user": "ada",
-            "head_message_id": "",
-            "next_position": 1,
+            "head_message_id": "m1",
+            "next_position": 2,
             "version": 1,
             "create_time_us": 1,
             "update_time_us": 1,
@@ -156,20 +168,50 @@ OLD_ROWS = [
             "post_system": "",
         },
     ),
-    ("reply", OLD_REPLY),
     (
-        "checkpoint",
+        "message",
         {
-            "reply_id": "r1",
-            "epoch": 1,
-            "from_sequence": 1,
-            "to_sequence": 1,
+            "id": "m1",
             "tenant": "shop",
             "end_user": "ada",
-            "entries": json_text((TextDelta("old text"),)),
+            "conversation_id": "c1",
+            "parent_id": "",
+            "position": 1,
+            "role": "USER",
+            "partial": 0,
+            "failed": 0,
+            "create_time_us": 1,
+            "size_bytes": 30,
+            "parts": json_text((TextPart(text="hello"),)),
         },
     ),
 ]
+OLD_CHECKPOINT = {
+    "reply_id": "r1",
+    "epoch": 1,
+    "from_sequence": 1,
+    "to_sequence": 1,
+    "tenant": "shop",
+    "end_user": "ada",
+    "entries": json_text((TextDelta("old text"),)),
+}
+OLD_USAGE = {
+    "reply_id": "u1",
+    "tenant": "shop",
+    "end_user": "ada",
+    "model": "fast",
+    "provider": "scripted",
+    "state": "COMPLETED",
+    "prompt_tokens": 1,
+    "cached_prompt_tokens": 0,
+    "completion_tokens": 1,
+    "reasoning_tokens": 0,
+    "estimated": 0,
+    "create_time_us": 1,
+    "first_token_time_us": 2,
+    "end_time_us": 3,
+    "text_length": 4,
+}
 
 
 @pytest.mark.parametrize("release", [SCHEMA_RELEASE, SCHEMA_RELEASE + 1])
@@ -180,11 +222,11 @@ def test_the_codes_own_release_and_the_next_are_accepted(release):
 @pytest.mark.parametrize(
     ("release", "message"),
     [
-        (None, "the database has no schema, and this server needs 2: run `parley migrate`"),
-        (1, "the database has schema release 1, and this server needs 2: run `parley migrate`"),
+        (None, "the database has no schema, and this server needs 3: run `parley migrate`"),
+        (2, "the database has schema release 2, and this server needs 3: run `parley migrate`"),
         (
-            4,
-            "the database has schema release 4, and this server knows 2 and runs on 3 at most: start a newer server",
+            5,
+            "the database has schema release 5, and this server knows 3 and runs on 4 at most: start a newer server",
         ),
     ],
 )
@@ -205,10 +247,10 @@ async def test_a_store_does_not_start_on_an_unknown_schema(url, path):
 
 async def test_a_schema_one_release_newer_is_used_unchanged(url, path):
     with sqlite3.connect(path) as connection:
-        connection.execute("UPDATE schema_release SET release = 3")
+        connection.execute("UPDATE schema_release SET release = 4")
     connection.close()
     migrate(url)
-    assert schema_release(url) == 3
+    assert schema_release(url) == 4
     store = open_store(url)
     await store.start()
     await store.ping()

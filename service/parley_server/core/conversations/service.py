@@ -11,7 +11,16 @@ import msgspec
 
 from parley_server.core.context.groups import unknown_results
 from parley_server.core.limits import Limits
-from parley_server.core.model import Conversation, FinishReason, Identity, ImagePart, Message, Reply, Value
+from parley_server.core.model import (
+    ContextPolicy,
+    Conversation,
+    FinishReason,
+    Identity,
+    ImagePart,
+    Message,
+    Reply,
+    Value,
+)
 from parley_server.core.ports import Catalog, Clock, Store
 from parley_server.core.replies.cancel import CancelRequests
 from parley_server.core.replies.live import LiveReplies
@@ -29,6 +38,7 @@ from parley_server.core.store_types import (
 )
 from parley_server.core.validation import (
     MAX_TITLE,
+    check_context,
     check_conversation,
     check_key,
     check_labels,
@@ -158,8 +168,13 @@ class Conversations:
         texts = (update.title or "", *(update.system or ()), update.post_system or "")
         check_texts("conversation", texts, limits)
         check_labels("conversation.labels", update.labels or {})
-        if update.max_messages is not None and update.max_messages < 0:
-            raise InvalidRequest.field("conversation.context.max_messages", "must not be negative")
+        context = ContextPolicy(
+            max_messages=update.max_messages or 0,
+            max_tokens=update.max_tokens or 0,
+            reminder=update.reminder or "",
+            reminder_interval=update.reminder_interval or 0,
+        )
+        check_context("conversation.context", context)
         self._check_model(update.model or "")
         return await self._store.update_conversation(identity, update, self._clock.now_us())
 

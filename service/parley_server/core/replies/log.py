@@ -40,6 +40,8 @@ class Log:
 
     Exactly one terminal entry ends a log, last. After `seal` only the terminal entry is accepted, so that readers see
     what is stored. While the `lease` is not held, nothing is numbered and readers receive nothing except a stored end.
+    Set `hurried` if the reply's row names another model than `reply`: then the first checkpoint, which corrects it, is
+    not put off.
     """
 
     __slots__ = (
@@ -54,6 +56,7 @@ class Log:
         "ended",
         "erased",
         "first_token_time_us",
+        "hurried",
         "lease",
         "on_append",
         "reply",
@@ -68,6 +71,7 @@ class Log:
         self.ended = False
         self.erased = False
         self.first_token_time_us = 0
+        self.hurried = False
         self.on_append: Callable[[], None] = _NOTHING
         self._base = 1
         self._entries: list[Entry] = []
