@@ -188,7 +188,7 @@ async def test_error_details_stay_small_for_any_error(server, letter):
     """The transport also shortens errors of the core."""
     giant = letter * 100_000
 
-    def refuse(alias):
+    def refuse(alias, fallbacks):
         raise InvalidRequest(
             giant,
             retry_after_s=1.0,
@@ -196,7 +196,7 @@ async def test_error_details_stay_small_for_any_error(server, letter):
             violations=tuple((giant, giant) for _ in range(50)),
         )
 
-    server.app._registry.resolve = refuse
+    server.app._registry.candidates = refuse
     error = await refused(server.chat.StreamReply(ask()))
     assert (error.reason, error.retry_after_s, len(error.fields)) == ("INVALID_REQUEST", 1.0, 4)
     assert_small(error)
