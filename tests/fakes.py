@@ -26,7 +26,7 @@ from parley_server.core.model import (
     TextPart,
     Usage,
 )
-from parley_server.core.ports import Provider, Route, Sink, Store
+from parley_server.core.ports import Clock, Provider, Route, Sink, Store
 from parley_server.core.replies.generate import Generation
 from parley_server.core.replies.log import Reader
 from parley_server.core.replies.service import Poll
@@ -34,7 +34,9 @@ from parley_server.core.requests import ReplyPayload, ReplyRequest
 from parley_server.errors import ModelNotFound, Reason, StorageUnavailable
 from parley_server.journal.journals import CheckpointJournal
 from parley_server.modes import ClusterCore, Parts, StandaloneCore
-from parley_server.providers.policies.route import ModelRoute
+from parley_server.providers.policies.breaker import Breaker, CoolDowns
+from parley_server.providers.policies.retry import RetryBudget
+from parley_server.providers.policies.route import Candidate, ModelRoute
 from parley_server.settings import ServerSettings
 from parley_server.store import SqlStore
 
@@ -152,11 +154,25 @@ class CallbackProvider:
     async def close(self) -> None: ...
 
 
+def candidate(model: Model, provider: Provider, clock: Clock, **rules: Any) -> Candidate:
+    """A candidate of a route. Without `rules` it has practically no time limits, and is asked once."""
+    usual: dict[str, Any] = {
+        "first_token_s": 86_400.0,
+        "idle_s": 86_400.0,
+        "retries": 0,
+        "breaker": Breaker(clock),
+        "budget": RetryBudget(),
+        "cool_downs": CoolDowns(clock),
+    }
+    return Candidate(model=model, provider=provider, **(usual | rules))
+
+
 class SingleModelCatalog:
     """Implements `Catalog`."""
 
-    def __init__(self, provider: Provider, model: Model = FAST) -> None:
+    def __init__(self, provider: Provider, clock: Clock, model: Model = FAST) -> None:
         self.provider = provider
+        self.clock = clock
         self.only = model
 
     def model(self, alias: str) -> Model:
@@ -168,7 +184,7 @@ class SingleModelCatalog:
         return (self.model(alias), *[self.model(each) for each in fallbacks])
 
     def route(self, candidates: tuple[Model, ...]) -> Route:
-        return ModelRoute(tuple((model, self.provider) for model in candidates))
+        return ModelRoute(tuple(candidate(model, self.provider, self.clock) for model in candidates), clock=self.clock)
 
     def models(self) -> list[Model]:
         return [self.only]
@@ -316,7 +332,7 @@ class CoreHarness:
         self.store = FaultyStore(store)
         self.provider = CallbackProvider(answer)
         self.observer = RecordingObserver()
-        self.catalog = SingleModelCatalog(self.provider)
+        self.catalog = SingleModelCatalog(self.provider, self.clock)
         self.limits = limits_with(**limits)
         self.core = self._build()
         self.tasks = self.core.tasks

@@ -42,6 +42,7 @@ CONFIG = """
 kind = "openai"
 base_url = "{url}"
 api_key = "env:UPSTREAM_KEY"
+retries = 0
 [providers.up.timeouts]
 first_token = 1
 idle = 1
@@ -49,6 +50,7 @@ idle = 1
 [providers.gone]
 kind = "openai"
 base_url = "http://127.0.0.1:9/v1"
+retries = 0
 
 [providers.typewriter]
 kind = "scripted"

@@ -49,6 +49,7 @@ CONFIG = """
 kind = "openai"
 base_url = "{url}"
 api_key = "{key}"
+retries = 0
 {provider}
 
 [providers.typewriter]

@@ -9,14 +9,14 @@ from parley_server.core.clock import _LoopTimer
 from parley_server.core.replies.generate import Generation
 from parley_server.core.replies.log import Log
 from parley_server.core.replies.sink import LogSink
-from parley_server.providers.policies.time_limits import _Watch
+from parley_server.providers.policies.attempt import Attempt
 from parley_server.rpc.stream import Stream
 
 from tests.clock import until
 from tests.upstream import answer
 
 REPLIES = 12
-KINDS = (Generation, LogSink, Log, Stream, _Watch, _LoopTimer)
+KINDS = (Generation, LogSink, Log, Stream, Attempt, _LoopTimer)
 
 
 @pytest.fixture
@@ -45,7 +45,7 @@ async def test_ended_replies_leave_no_reference_cycles(serve, upstream, without_
             watch.call.cancel()
             await watch.end()
     await until(lambda: not server.running)
-    await until(lambda: not count() & collections.Counter(Generation=1, LogSink=1, Stream=1, _Watch=1))
+    await until(lambda: not count() & collections.Counter(Generation=1, LogSink=1, Stream=1, Attempt=1))
     left = count()
     assert left["Log"] <= 2, left
     assert left["_LoopTimer"] <= 4, left  # those of the server's own background tasks

@@ -201,7 +201,8 @@ async def test_incomplete_tool_calls_are_not_stored(server):
 
 async def test_failed_requests_leave_the_connection_pool_usable(server, upstream):
     for _ in range(20):
-        upstream.reply_next(refusal(500), Script([role(), text("x"), Reset()]), answer("fine"))
-        watches = [await server.stream().end() for _ in range(3)]
+        # Two of five requests fail, which is too few for the breaker to open.
+        upstream.reply_next(refusal(500), Script([role(), text("x"), Reset()]), *[answer("fine")] * 3)
+        watches = [await server.stream().end() for _ in range(5)]
         assert watches[-1].text == "fine"
     assert upstream.open_connections <= 2

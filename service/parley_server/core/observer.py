@@ -72,6 +72,16 @@ class AttemptObserver(Protocol):
     def provider_attempt(self, provider: str, outcome: str) -> None:
         """A request to a provider ended. `outcome` is "OK" or the name of the error's reason."""
 
+    def provider_retried(self, provider: str, reason: str) -> None:
+        """A model is about to be asked again for the same reply. `reason` is the class of the failure (`Failure`)."""
+
+    def failed_over(self, source: str, target: str, reason: str) -> None:
+        """A reply asks the model `target` instead of `source` (aliases). `reason` is the class of the failure, or
+        "breaker" or "cool_down" if `source` was not asked."""
+
+    def breaker_changed(self, provider: str, model: str, *, is_open: bool) -> None:
+        """The circuit breaker of a model (the vendor's name) has opened or closed."""
+
     def provider_oddity(self, provider: str, kind: str) -> None:
         """Part of a provider's answer was dropped. `kind`: "after_finish" (data after a complete answer), "count" (an
         implausible count), "content" (unsupported content), "tool_call" (a tool call without a name)."""

@@ -107,6 +107,10 @@ class Provider(Protocol):
 class RouteSink(Sink, Protocol):
     """A sink of a reply that several models may be asked for."""
 
+    @property
+    def reply_id(self) -> str:
+        """The reply's id, for log lines."""
+
     def asks(self, model: Model) -> None:
         """This model is asked next: from now on the reply shows it, and its usage is priced by it."""
 

@@ -33,6 +33,7 @@ MAX_LABEL = 64
 MAX_TITLE = 1024
 MAX_MESSAGES = 10_000
 MAX_REMINDER_BYTES = 8192
+MAX_FALLBACK_MODELS = 7
 CHARACTERS_PER_TOKEN = 16  # above that of any prose, so that only input that certainly does not fit is refused
 
 CONVERSATION_ID = re.compile(r"[A-Za-z0-9_-]{1,64}", re.ASCII)
@@ -60,8 +61,8 @@ def check_request(request: ReplyRequest, limits: Limits) -> ReplyRequest:
     _check_position(payload)
     if payload.new_conversation is not None:
         check_conversation(payload.new_conversation, "new_conversation", limits)
-    if payload.fallback_models:
-        raise InvalidRequest.field("fallback_models", "failover is not supported by this release")
+    if len(payload.fallback_models) > MAX_FALLBACK_MODELS:
+        raise _too_large("fallback_models", f"{MAX_FALLBACK_MODELS} models")
     if request.background and payload.cancel_on_disconnect:
         raise InvalidRequest.field("on_disconnect", "CANCEL cannot be combined with a wait of zero")
     check_texts("system", payload.system, limits)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 from collections.abc import Mapping
 
 import httpx2
@@ -13,13 +14,20 @@ from parley_server.core.ports import Clock, Provider, Route
 from parley_server.errors import ModelNotFound, NotConfigured
 from parley_server.providers.known_models import known_model
 from parley_server.providers.openai.provider import OpenAIProvider
-from parley_server.providers.policies.observed import ObservedProvider
-from parley_server.providers.policies.route import ModelRoute
-from parley_server.providers.policies.time_limits import TimeLimits
+from parley_server.providers.policies.breaker import FAILURES, Breaker, CoolDowns
+from parley_server.providers.policies.retry import RetryBudget
+from parley_server.providers.policies.route import Candidate, ModelRoute
 from parley_server.providers.resolved import resolved_model, resolved_timeouts
 from parley_server.providers.scripted.provider import ScriptedProvider
 from parley_server.providers.scripted.script import read_script
-from parley_server.settings import ModelSettings, OpenAISettings, ProviderSettings, ScriptedSettings, Timeouts
+from parley_server.settings import (
+    EndpointSettings,
+    ModelSettings,
+    OpenAISettings,
+    ProviderSettings,
+    ScriptedSettings,
+    Timeouts,
+)
 
 MAX_CANDIDATES = 8
 """Models that one reply may ask."""
@@ -27,8 +35,7 @@ RETIRES_SOON_US = 30 * 86_400 * 1_000_000
 
 
 class Registry:
-    """The models and providers of a valid configuration. Each model's provider is wrapped in its time limits and, with
-    an `observer`, in the count of its calls.
+    """The models and providers of a valid configuration, and what the process knows about their failures.
 
     Raises `NotConfigured`, with every fault, for what only a provider can check: its script or its URL.
     """
@@ -51,7 +58,12 @@ class Registry:
                 self._providers[name] = _build(name, settings, clock=clock, observer=observer)
             except NotConfigured as error:
                 faults.append(error.message)
-        self._resolved: dict[str, tuple[Model, Provider]] = {}
+        self._clock = clock
+        self._observer = observer
+        self._cool_downs = CoolDowns(clock)
+        self._budgets = {name: RetryBudget() for name in providers}
+        self._breakers: dict[tuple[str, str], Breaker] = {}
+        self._resolved: dict[str, Candidate] = {}
         for alias, entry in models.items():
             settings = providers[entry.provider]
             try:
@@ -60,9 +72,8 @@ class Registry:
                 faults.append(f"models.{alias}.like: {error}")
                 continue
             model = resolved_model(alias, entry, settings, known, is_default=alias == default_model)
-            if (provider := self._providers.get(entry.provider)) is not None:
-                timeouts = resolved_timeouts(entry, settings, known)
-                self._resolved[alias] = (model, _limited(provider, timeouts, clock=clock, observer=observer))
+            if entry.provider in self._providers:
+                self._resolved[alias] = self._candidate(model, settings, resolved_timeouts(entry, settings, known))
         if faults:
             raise NotConfigured("; ".join(faults))
 
@@ -71,7 +82,7 @@ class Registry:
         found = self._resolved.get(alias or self._default_model)
         if found is None:
             raise ModelNotFound("there is no model of this name", metadata={"model": alias[:128]})
-        return found[0]
+        return found.model
 
     def candidates(self, alias: str, fallbacks: tuple[str, ...]) -> tuple[Model, ...]:
         """See `Catalog.candidates`."""
@@ -81,11 +92,14 @@ class Registry:
 
     def route(self, candidates: tuple[Model, ...]) -> Route:
         """See `Catalog.route`."""
-        return ModelRoute(tuple(self._resolved[model.alias] for model in candidates))
+        found = tuple(self._resolved[model.alias] for model in candidates)
+        return ModelRoute(found, clock=self._clock, observer=self._observer)
 
     def models(self) -> list[Model]:
         """All models, the default first."""
-        return sorted((model for model, _ in self._resolved.values()), key=lambda model: not model.is_default)
+        return sorted(
+            (candidate.model for candidate in self._resolved.values()), key=lambda model: not model.is_default
+        )
 
     def retiring(self) -> list[Model]:
         """The models that their vendors turn off within 30 days, or have turned off."""
@@ -95,6 +109,33 @@ class Registry:
     async def close(self) -> None:
         """Close every provider."""
         await asyncio.gather(*(provider.close() for provider in self._providers.values()))
+
+    def _candidate(self, model: Model, settings: ProviderSettings, timeouts: Timeouts) -> Candidate:
+        # A script's faults are intended: they are neither repeated nor a reason to keep requests away from it.
+        endpoint = settings if isinstance(settings, EndpointSettings) else None
+        return Candidate(
+            model=model,
+            provider=self._providers[model.provider],
+            first_token_s=timeouts.first_token_s(reasoning=False),
+            idle_s=timeouts.idle,
+            first_token_total_s=timeouts.first_token_total,
+            retries=endpoint.retries if endpoint else 0,
+            retry_silence=endpoint.retry_silence if endpoint else False,
+            breaker=self._breaker(model, failures=FAILURES if endpoint else None),
+            budget=self._budgets[model.provider],
+            cool_downs=self._cool_downs,
+            fingerprint=lambda _: _fingerprint(endpoint),
+        )
+
+    def _breaker(self, model: Model, *, failures: int | None) -> Breaker:
+        """The breaker that all aliases of a model at a provider share."""
+
+        def report(is_open: bool) -> None:
+            if self._observer is not None:
+                self._observer.breaker_changed(model.provider, model.name, is_open=is_open)
+
+        breaker = Breaker(self._clock, on_change=report, failures=failures)
+        return self._breakers.setdefault((model.provider, model.name), breaker)
 
 
 def _build(name: str, settings: ProviderSettings, *, clock: Clock, observer: AttemptObserver | None) -> Provider:
@@ -111,8 +152,7 @@ def _build(name: str, settings: ProviderSettings, *, clock: Clock, observer: Att
         raise NotConfigured(f"the script of the provider {name} is wrong: {error}") from None
 
 
-def _limited(provider: Provider, timeouts: Timeouts, *, clock: Clock, observer: AttemptObserver | None) -> Provider:
-    first_token_s = timeouts.first_token_s(reasoning=False)
-    limited = TimeLimits(provider, first_token_s=first_token_s, idle_s=timeouts.idle, clock=clock)
-    # Outside of the time limits, so that a timeout counts as the outcome of the attempt.
-    return ObservedProvider(limited, observer=observer) if observer is not None else limited
+def _fingerprint(endpoint: EndpointSettings | None) -> str:
+    """Identifies the API key of a request without revealing it."""
+    key = endpoint.api_key.current() if endpoint and endpoint.api_key else ""
+    return hashlib.sha256(key.encode()).hexdigest()[:16]

@@ -74,7 +74,6 @@ class ChatServicer(Servicer, chat_pb2_grpc.ChatServicer):
                 payload=from_proto.payload(request),
                 background=wait_s == 0,
                 traceparent=caller.traceparent,
-                background=wait_s == 0,
             )
         )
         caller.reply_id = started.log.reply.id

@@ -131,6 +131,27 @@ class Metrics:
             "parley_provider_attempts_total", "Requests to providers.", ("provider", "outcome"), registry=registry
         )
         self._attempts = _Labelled(attempts.labels)
+        retries = Counter(
+            "parley_provider_retries_total",
+            "Repeated requests for the same reply to the same model.",
+            ("provider", "reason"),
+            registry=registry,
+        )
+        self._retries = _Labelled(retries.labels)
+        failovers = Counter(
+            "parley_failovers_total",
+            "Replies that asked another model instead.",
+            ("from", "to", "reason"),
+            registry=registry,
+        )
+        self._failovers = _Labelled(failovers.labels)
+        breaker = Gauge(
+            "parley_breaker_open",
+            "1 while a model is not asked, or only probed, after failures.",
+            ("provider", "model"),
+            registry=registry,
+        )
+        self._breaker = _Labelled(breaker.labels)
         oddities = Counter(
             "parley_provider_oddities_total",
             "Parts of providers' answers that were dropped.",
@@ -146,8 +167,7 @@ class Metrics:
 
     def reply_ended(self, reply: Reply, *, overhead_s: float, text_length: int) -> None:
         self._active.dec()
-        # The requested alias: unlike the vendor's name of a model, it comes from a bounded configuration.
-        state, model = reply.state.value, reply.requested_model or reply.model
+        state, model = reply.state.value, reply.model
         self._ended.of(state, end_reason(reply), model).inc()
         # The wall clock may have been set back during the reply.
         self._duration.of(state).observe(max(0, reply.end_time_us - reply.create_time_us) / 1e6)
@@ -217,6 +237,15 @@ class Metrics:
 
     def provider_attempt(self, provider: str, outcome: str) -> None:
         self._attempts.of(provider, outcome).inc()
+
+    def provider_retried(self, provider: str, reason: str) -> None:
+        self._retries.of(provider, reason).inc()
+
+    def failed_over(self, source: str, target: str, reason: str) -> None:
+        self._failovers.of(source, target, reason).inc()
+
+    def breaker_changed(self, provider: str, model: str, *, is_open: bool) -> None:
+        self._breaker.of(provider, model).set(1 if is_open else 0)
 
     def provider_oddity(self, provider: str, kind: str) -> None:
         self._oddities.of(provider, kind).inc()

@@ -73,7 +73,6 @@ INVALID = {
         "new_conversation.context.reminder_interval",
     ),
     "NUL in reminder": (conversation(context=ContextPolicy(reminder="\0")), "new_conversation.context.reminder"),
-    "fallbacks": ({"fallback_models": ("m",)}, "fallback_models"),
     "empty label": ({"labels": {"": "x"}}, "labels"),
     "NUL in label": ({"labels": {"a": "\0"}}, "labels"),
     "temperature too low": ({"sampling": Sampling(temperature=-0.1)}, "sampling.temperature"),
@@ -130,6 +129,7 @@ def test_an_invalid_request_is_refused_with_its_field(case):
 
 
 TOO_LARGE = {
+    "fallbacks": ({"fallback_models": ("m",) * 8}, "fallback_models", "7 models"),
     "title": (conversation(title="x" * 1025), "new_conversation.title", "1024 characters"),
     "system": (conversation(system=("x" * 600, "é" * 201)), "new_conversation.system", "1000 bytes of text"),
     "system of the request": ({"system": ("x" * 1001,)}, "system", "1000 bytes of text"),

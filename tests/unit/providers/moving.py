@@ -65,13 +65,16 @@ async def settle():
 
 
 class Recorder:
-    """Records all pushes in order."""
+    """Records all pushes in order, and the aliases of the models that were asked."""
+
+    reply_id = "reply-1"
 
     def __init__(self):
         self.events = []
+        self.asked = []
 
     def asks(self, model):
-        """Which model is asked is no output."""
+        self.asked.append(model.alias)
 
     def text(self, text):
         self.events.append(("text", text))

@@ -5,7 +5,7 @@ import asyncio
 import pytest
 from parley_server.core.model import FinishReason
 from parley_server.errors import ProviderTimeout
-from parley_server.providers.policies.time_limits import TimeLimits
+from parley_server.providers.policies.attempt import Attempt
 from parley_server.settings import OpenAISettings, Timeouts
 
 from tests.clock import ManualClock, until
@@ -26,10 +26,13 @@ class Limited:
         self.clock = ManualClock()
         self.sink = RecordingSink()
         settings = OpenAISettings(timeouts=Timeouts(first_token=first_token_s, idle=idle_s))
-        endpoint = provider_at(upstream.url, settings, clock=self.clock)
-        self.provider = TimeLimits(endpoint, first_token_s=first_token_s, idle_s=idle_s, clock=self.clock)
+        self.provider = provider_at(upstream.url, settings, clock=self.clock)
         upstream.reply_with(Script(steps))
-        self.reply = asyncio.ensure_future(self.provider.generate(prompt(), self.sink))
+        self.reply = asyncio.ensure_future(self._ask(first_token_s, idle_s))
+
+    async def _ask(self, first_token_s, idle_s):
+        attempt = Attempt(self.sink, first_token_s=first_token_s, idle_s=idle_s, clock=self.clock)
+        return await attempt.run(self.provider, prompt())
 
     async def finish_word(self):
         """Wait until the finish reason was read. Then its timer runs in addition to that of the limits."""

@@ -124,6 +124,11 @@ class LogSink:
         self._kept: dict[str, list[str]] = {}
         self._kept_bytes = 0
 
+    @property
+    def reply_id(self) -> str:
+        """The id of the reply."""
+        return self._log.reply.id
+
     def asks(self, model: Model) -> None:
         """From now on, readers, the stored end and the price show this model."""
         self.asked = model

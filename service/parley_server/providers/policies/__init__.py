@@ -1,1 +1,1 @@
-"""Wrappers that add a rule to any provider."""
+"""Rules for asking providers: time limits, retries, circuit breakers and failover."""

@@ -5,7 +5,7 @@ import asyncio
 import pytest
 from parley_server.core.model import Finish, FinishReason, Model, Prompt, Usage
 from parley_server.errors import ProviderTimeout, ProviderTruncated
-from parley_server.providers.policies.time_limits import TimeLimits
+from parley_server.providers.policies.attempt import Attempt
 
 from tests.unit.providers.moving import MovingClock, Recorder, settle
 
@@ -37,8 +37,12 @@ def start(clock):
 
     def start(act, *, first_token_s=30, idle_s=60):
         sink = Recorder()
-        limits = TimeLimits(Scene(act), first_token_s=first_token_s, idle_s=idle_s, clock=clock)
-        tasks.append(asyncio.ensure_future(limits.generate(PROMPT, sink)))
+
+        async def run():
+            attempt = Attempt(sink, first_token_s=first_token_s, idle_s=idle_s, clock=clock)
+            return await attempt.run(Scene(act), PROMPT)
+
+        tasks.append(asyncio.ensure_future(run()))
         return tasks[-1], sink
 
     yield start
