@@ -112,7 +112,9 @@ class Cluster:
             **(server or {}),
         }
         lines = "\n".join(f"{name} = {json.dumps(value)}" for name, value in settings.items())
-        self._toml = CONFIG.format(url=upstream.url, key="env:UPSTREAM_KEY", provider=provider, server=lines) + toml
+        self._toml = (
+            CONFIG.format(url=upstream.url, key="env:UPSTREAM_KEY", provider=provider, models="", server=lines) + toml
+        )
         self._environment = {"UPSTREAM_KEY": KEY, **(environment or {})}
         self._postgres_ports, self._redis_ports = postgres_ports or {}, redis_ports or {}
         self._replicas = [self._replica(index) for index in range(replicas)]
