@@ -105,24 +105,19 @@ async def test_kept_items_that_no_row_can_hold_are_left_out(store):
 async def test_the_newest_counted_usage_of_each_model_is_read(store):
     conversation = await created(store)
     parent = ""
-    for number, (model, counted) in enumerate(
-        [
-            ("fast", COUNTED),
-            ("fast", msgspec.structs.replace(COUNTED, prompt_tokens=200)),
-            ("wise", COUNTED),
-            ("wise", msgspec.structs.replace(COUNTED, prompt_tokens=300, estimated=True)),
-            ("old", msgspec.structs.replace(COUNTED, prompt_bytes=0)),
-            ("old", msgspec.structs.replace(COUNTED, prompt_bytes=0)),
-        ]
+    for model, changes, expected in (
+        ("fast", {}, {"fast": 100}),
+        ("fast", {"prompt_tokens": 200}, {"fast": 200}),
+        ("wise", {}, {"fast": 200, "wise": 100}),
+        ("wise", {"prompt_tokens": 300, "estimated": True}, {"wise": 100}),
+        ("old", {"prompt_bytes": 0}, {}),
     ):
-        message = user_message(str(number), parent=parent)
+        message = user_message(parent=parent)
         reply = await accepted(store, conversation, parent=parent, messages=(message,))
-        await store.finalise(finalisation(reply, model=model, usage=counted))
+        await store.finalise(finalisation(reply, model=model, usage=msgspec.structs.replace(COUNTED, **changes)))
         parent = reply.message_id
-    source = await read(store, conversation)
-    assert source.last_usage == {"wise": COUNTED}, "only of the newest messages"
-    earlier = await read(store, conversation, Position(after=source.path[-3].id))
-    assert {model: usage.prompt_tokens for model, usage in earlier.last_usage.items()} == {"fast": 200, "wise": 100}
+        source = await read(store, conversation, Position(after=parent))
+        assert {model: usage.prompt_tokens for model, usage in source.last_usage.items()} == expected
 
 
 # --- where a path ends
