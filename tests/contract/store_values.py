@@ -26,6 +26,7 @@ from parley_server.core.store_types import (
     Finalised,
     NewConversation,
     StoredImage,
+    Summary,
 )
 
 ADA = Identity(tenant="shop", end_user="ada")
@@ -179,6 +180,12 @@ def finalisation(reply: Reply, text: str = "the answer", **fields) -> Finalisati
         "text_length": len(text),
     }
     return Finalisation(**values | fields)
+
+
+def summary(conversation: Conversation, message_id: str, **fields) -> Summary:
+    values = {"text": "short", "model": "fast", "create_time_us": NOW_US + SECOND_US}
+    place = {"tenant": conversation.tenant, "conversation_id": conversation.id, "message_id": message_id}
+    return Summary(**(place | values | fields))
 
 
 async def answered(store, conversation: Conversation, text: str = "the answer", **fields) -> Reply:

@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager
 
 import asyncpg
 import pytest
-from parley_server.core.model import FinishReason
+from parley_server.core.model import FinishReason, Usage
 from parley_server.core.store_types import (
     Accepted,
     Busy,
@@ -37,6 +37,8 @@ from tests.contract.store_values import (
     created,
     finalisation,
     new_conversation,
+    summary,
+    unique,
 )
 from tests.contract.test_store_replicas import LONG_S, OVER_S, owned_by, taken
 from tests.processes import until
@@ -353,7 +355,8 @@ class Talk:
         self.calls = 0
 
     async def run(self, name: str, rounds: int) -> None:
-        kinds = [self.turn, self.turn, self.turn, self.cancel, self.update, self.erase, self.sweep, self.look]
+        kinds = [self.turn] * 3
+        kinds += [self.cancel, self.update, self.summarize, self.erase, self.sweep, self.look]
         for _ in range(rounds):
             store, conversation_id = self.random.choice(self.stores), self.random.choice(self.conversations)
             try:
@@ -383,6 +386,11 @@ class Talk:
     async def update(self, store, conversation_id: str, name: str) -> None:
         update = ConversationUpdate(conversation_id=conversation_id, title=name, labels={"by": name})
         await store.update_conversation(ADA, update, NOW_US)
+
+    async def summarize(self, store, conversation_id: str, name: str) -> None:
+        conversation = await store.get_conversation(ADA, conversation_id)
+        made = summary(conversation, conversation.head_message_id, text=name)
+        await store.add_summary(made, Usage(), usage_id=unique("usage"), provider="scripted")
 
     async def erase(self, store, conversation_id: str, name: str) -> None:
         await store.delete_conversation(ADA, conversation_id, "")

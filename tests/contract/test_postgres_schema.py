@@ -7,7 +7,7 @@ import sys
 import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
-from parley_server.core.model import FinishReason
+from parley_server.core.model import ContextPolicy, FinishReason, Overflow, Usage
 from parley_server.core.store_types import CancelTarget, ConversationFilter, ConversationUpdate, MessageFilter, Position
 from parley_server.store import open_store
 from parley_server.store.engine.location import StoreUnusable
@@ -28,6 +28,7 @@ from tests.contract.store_values import (
     checkpoint,
     created,
     finalisation,
+    summary,
 )
 from tests.contract.test_store_replicas import LONG_S, OVER_S, owned_by
 from tests.ports import free_port
@@ -129,6 +130,42 @@ def test_a_failed_migration_leaves_no_changes(postgres, database):
     assert postgres.rows(tables, database=database) == [("usage",)]
 
 
+async def test_an_interrupted_build_of_indexes_is_finished(postgres, database):
+    url = postgres.url(database)
+    await asyncio.to_thread(migrate, url)
+    for damage in (
+        "UPDATE pg_index SET indisvalid = false WHERE indexrelid = 'usage_by_user'::regclass",
+        "DROP INDEX usage_unrolled",
+        "CREATE INDEX reply_by_conversation ON reply (tenant, conversation_id)",
+    ):
+        await postgres.query(damage, database=database)
+    await asyncio.to_thread(migrate, url)
+    assert await definitions(postgres, database) == await definitions(postgres, DATABASE)
+    assert await postgres.query("SELECT count(*) FROM pg_index WHERE NOT indisvalid", database=database) == [(0,)]
+
+
+async def test_indexes_are_built_while_servers_write(postgres, database):
+    url = postgres.url(database)
+    await asyncio.to_thread(migrate, url)
+    await postgres.query("DROP INDEX usage_by_tenant", database=database)
+    building = "SELECT count(*) FROM pg_stat_progress_create_index WHERE phase LIKE 'waiting for writers%'"
+
+    async def waits_for_writer() -> bool:
+        return await postgres.query(building, database=database) == [(1,)]
+
+    writer = create_async_engine(url, poolclass=NullPool)
+    async with writer.connect() as first, writer.connect() as second:
+        await first.exec_driver_sql("DELETE FROM usage")
+        migrating = asyncio.ensure_future(asyncio.to_thread(migrate, url))
+        await until(waits_for_writer, "the build waits for a transaction that has written before")
+        await second.exec_driver_sql("SET lock_timeout = '1s'")
+        await second.exec_driver_sql("DELETE FROM usage")
+        await second.commit()
+        await first.commit()
+    await migrating
+    assert await definitions(postgres, database) == await definitions(postgres, DATABASE)
+
+
 @pytest.mark.parametrize("release", [None, SCHEMA_RELEASE - 1, SCHEMA_RELEASE + 2])
 async def test_a_store_does_not_start_on_an_unsupported_schema(postgres, database, release):
     url = postgres.url(database)
@@ -194,6 +231,11 @@ async def everything(store) -> None:
     await store.accept(acceptance(current))
     await store.get_reply(ADA, running.id)
     await store.read_turn(ADA, conversation.id, Position(replace=running.message_id), has_input=True)
+    summarized = await created(store, ADA, *chain("a", "b", "c"), context=ContextPolicy(overflow=Overflow.SUMMARIZE))
+    newest = summary(summarized, summarized.head_message_id)
+    await store.add_summary(newest, Usage(), usage_id="u", provider="scripted")
+    for new_turn in (True, False):
+        await store.read_turn(ADA, summarized.id, Position(), has_input=True, new_turn=new_turn)
     for identity in (ADA, SHOP):
         await store.list_conversations(identity, ConversationFilter(words=("a",), labels={"a": "b"}), 5)
         await store.list_conversations(identity, ConversationFilter(before=(5, "x")), 5)

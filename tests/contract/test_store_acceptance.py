@@ -16,7 +16,9 @@ from parley_server.core.store_types import (
     MessageFilter,
     Position,
     Replayed,
+    ReplyPlan,
     StoredImage,
+    Unfinished,
 )
 from parley_server.errors import ConversationNotFound, ReplyNotFound
 
@@ -59,6 +61,42 @@ async def test_an_accepted_reply_is_stored_unchanged(store):
     )
     page = await store.list_messages(ADA, MessageFilter(conversation_id=conversation.id), 10)
     assert page.messages == asked.messages
+
+
+async def test_the_plan_of_a_reply_is_read_with_it(store):
+    asked = acceptance(await created(store))
+    asked = msgspec.structs.replace(
+        asked,
+        plan=ReplyPlan(ignored_settings=("seed", "top_p"), prompt_tokens=7),
+        reply=msgspec.structs.replace(asked.reply, ignored_settings=("seed", "top_p")),
+    )
+    reply = asked.reply
+    assert await store.accept(asked) == await store.accept(asked) == Accepted(reply=reply)
+    assert await store.get_reply(ADA, reply.id) == reply
+    assert await store.unfinished(1) == [Unfinished(reply=reply, prompt_tokens=7)]
+    cancelled = await store.request_cancel(ADA, CancelTarget(reply_id=reply.id), FinishReason.CANCELLED, "", NOW_US)
+    assert cancelled == reply
+    ended = (await store.finalise(finalisation(reply))).reply
+    assert ended.ignored_settings == reply.ignored_settings
+    page = await store.list_messages(ADA, MessageFilter(conversation_id=reply.conversation_id), 1)
+    assert [each.ignored_settings for each in page.replies] == [reply.ignored_settings]
+
+
+@pytest.mark.parametrize(
+    ("text", "prompt_tokens", "ignored"),
+    [
+        ('{"held":{"tokens":5},"ignored":["seed"],"prompt_tokens":7}', 7, ("seed",)),
+        ('{"prompt_tokens":1000000000000}', 2**31 - 1, ()),
+        ('{"prompt_tokens":"many","ignored":["seed"]}', 0, ()),
+        ("no json", 0, ()),
+    ],
+)
+async def test_any_plan_can_be_read(store, query, text, prompt_tokens, ignored):
+    reply = await accepted(store, await created(store))
+    query("UPDATE reply SET plan = ?", text)
+    (left,) = await store.unfinished(1)
+    assert (left.prompt_tokens, left.reply.ignored_settings) == (prompt_tokens, ignored)
+    assert (await store.finalise(finalisation(reply))).won
 
 
 async def test_several_messages_get_consecutive_positions(store):

@@ -150,6 +150,13 @@ async def test_finalising_an_erased_reply_returns_none(store):
     assert await store.finalise(finalisation(ended)) is None
 
 
+async def test_tokens_written_to_a_cache_are_stored(store, query):
+    asked = await accepted(store, await created(store))
+    counted = Usage(prompt_tokens=9, cache_write_prompt_tokens=5)
+    assert (await store.finalise(finalisation(asked, usage=counted))).reply.usage == counted
+    assert query("SELECT cache_write_tokens, kind, rolled FROM usage") == [(5, "reply", False)]
+
+
 async def test_unknown_costs_stay_unknown(store, query):
     asked = await accepted(store, await created(store))
     outcome = await store.finalise(finalisation(asked, usage=Usage(completion_tokens=1, estimated=True)))
@@ -231,6 +238,15 @@ async def test_an_unfinished_reply_has_its_checkpointed_entries(store):
         ),
     ]
     assert await store.unfinished(1) == left[:1]
+
+
+async def test_the_first_checkpoint_stores_the_model_that_answers(store):
+    asked = await accepted(store, await created(store))
+    await store.append_checkpoints([checkpoint(asked, "a", model="second", provider="other")])
+    await store.append_checkpoints([checkpoint(asked, "b", start=2, model="third", provider="third")])
+    stored = await store.get_reply(ADA, asked.id)
+    assert (stored.requested_model, stored.model, stored.provider) == ("fast", "second", "other")
+    assert (await store.unfinished(1))[0].reply == stored
 
 
 async def test_checkpoints_keep_entries_of_every_kind(store):

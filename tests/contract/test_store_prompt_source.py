@@ -23,6 +23,7 @@ from tests.contract.store_values import (
     chain,
     created,
     finalisation,
+    summary,
     unique,
     user_message,
 )
@@ -104,24 +105,19 @@ async def test_kept_items_that_no_row_can_hold_are_left_out(store):
 async def test_the_newest_counted_usage_of_each_model_is_read(store):
     conversation = await created(store)
     parent = ""
-    for number, (model, counted) in enumerate(
-        [
-            ("fast", COUNTED),
-            ("fast", msgspec.structs.replace(COUNTED, prompt_tokens=200)),
-            ("wise", COUNTED),
-            ("wise", msgspec.structs.replace(COUNTED, prompt_tokens=300, estimated=True)),
-            ("old", msgspec.structs.replace(COUNTED, prompt_bytes=0)),
-            ("old", msgspec.structs.replace(COUNTED, prompt_bytes=0)),
-        ]
+    for model, changes, expected in (
+        ("fast", {}, {"fast": 100}),
+        ("fast", {"prompt_tokens": 200}, {"fast": 200}),
+        ("wise", {}, {"fast": 200, "wise": 100}),
+        ("wise", {"prompt_tokens": 300, "estimated": True}, {"wise": 100}),
+        ("old", {"prompt_bytes": 0}, {}),
     ):
-        message = user_message(str(number), parent=parent)
+        message = user_message(parent=parent)
         reply = await accepted(store, conversation, parent=parent, messages=(message,))
-        await store.finalise(finalisation(reply, model=model, usage=counted))
+        await store.finalise(finalisation(reply, model=model, usage=msgspec.structs.replace(COUNTED, **changes)))
         parent = reply.message_id
-    source = await read(store, conversation)
-    assert source.last_usage == {"wise": COUNTED}, "only of the newest messages"
-    earlier = await read(store, conversation, Position(after=source.path[-3].id))
-    assert {model: usage.prompt_tokens for model, usage in earlier.last_usage.items()} == {"fast": 200, "wise": 100}
+        source = await read(store, conversation, Position(after=parent))
+        assert {model: usage.prompt_tokens for model, usage in source.last_usage.items()} == expected
 
 
 # --- where a path ends
@@ -156,17 +152,6 @@ async def test_partial_texts_of_failed_replies_do_not_count(store):
 # --- summaries
 
 
-def summary(conversation, message, *, text="short", at_us=NOW_US + SECOND_US) -> Summary:
-    return Summary(
-        tenant=conversation.tenant,
-        conversation_id=conversation.id,
-        message_id=message.id,
-        text=text,
-        model="fast",
-        create_time_us=at_us,
-    )
-
-
 async def add(store, made: Summary, usage: Usage = COUNTED, *, usage_id: str = "") -> bool:
     return await store.add_summary(made, usage, usage_id=usage_id or unique("usage"), provider="scripted")
 
@@ -176,14 +161,14 @@ async def test_a_path_ends_at_the_newest_summary_on_it(store):
     beside = user_message("beside", parent=made[5].id)
     conversation = await created(store, ADA, *made, beside, context=SUMMARIZE)
     for message in (made[1], made[3], beside):
-        assert await add(store, summary(conversation, message, text=message.id))
+        assert await add(store, summary(conversation, message.id, text=message.id))
     head = Position(after=made[8].id)
     source = await read(store, conversation, head, new_turn=True)
     assert texts(source) == ["3", "4", "5", "6", "7", "8"]
-    assert source.summary == summary(conversation, made[3], text=made[3].id)
+    assert source.summary == summary(conversation, made[3].id, text=made[3].id)
     above = await read(store, conversation, Position(after=made[2].id), new_turn=True)
     assert (texts(above), above.summary.message_id) == (["1", "2"], made[1].id)
-    assert await add(store, summary(conversation, made[3], text="newer", at_us=NOW_US + 2 * SECOND_US))
+    assert await add(store, summary(conversation, made[3].id, text="newer", create_time_us=NOW_US + 2 * SECOND_US))
     assert (await read(store, conversation, head, new_turn=True)).summary.text == "newer"
     whole = await read(store, conversation, head, new_turn=True, whole=True)
     assert (len(whole.path), whole.summary) == (9, None)
@@ -193,17 +178,17 @@ async def test_a_summary_is_used_from_the_turn_after_it(store):
     old, asked = chain("old", "answer"), user_message("asked")
     conversation = await created(store, ADA, *old, context=SUMMARIZE)
     reply = await called(store, conversation, messages=(msgspec.structs.replace(asked, parent_id=old[1].id),))
-    await add(store, summary(conversation, old[1], at_us=NOW_US))
+    await add(store, summary(conversation, old[1].id, create_time_us=NOW_US))
     same_turn = await read(store, conversation)
     assert (len(same_turn.path), same_turn.summary) == (4, None)
-    await add(store, summary(conversation, old[1], at_us=NOW_US - 1))
+    await add(store, summary(conversation, old[1].id, create_time_us=NOW_US - 1))
     assert [each.id for each in (await read(store, conversation)).path] == [old[1].id, asked.id, reply.message_id]
 
 
 async def test_a_conversation_that_drops_old_messages_uses_no_summary(store):
     made = chain("1", "2", "3")
     conversation = await created(store, ADA, *made)
-    await add(store, summary(conversation, made[1]))
+    await add(store, summary(conversation, made[1].id))
     source = await read(store, conversation, new_turn=True)
     assert (len(source.path), source.summary) == (3, None)
 
@@ -212,7 +197,7 @@ async def test_a_limit_ends_a_path_before_its_summary(store):
     made = chain(*map(str, range(9)))
     policy = msgspec.structs.replace(SUMMARIZE, max_messages=3)
     conversation = await created(store, ADA, *made, context=policy)
-    await add(store, summary(conversation, made[2]))
+    await add(store, summary(conversation, made[2].id))
     source = await read(store, conversation, new_turn=True)
     assert (texts(source), source.summary) == (["6", "7", "8"], None)
 
@@ -222,7 +207,7 @@ async def test_a_summary_is_stored_with_its_usage_once(store, query):
     conversation = await created(store, ADA, *made)
     counted = Usage(prompt_tokens=9, cache_write_prompt_tokens=2, completion_tokens=2**40, cost_nano_usd=5)
     for _ in range(2):
-        assert await add(store, summary(conversation, made[1], text="s\0"), counted, usage_id="u1")
+        assert await add(store, summary(conversation, made[1].id, text="s\0"), counted, usage_id="u1")
     assert query("SELECT text, model, create_time_us FROM summary") == [("s\ufffd", "fast", NOW_US + SECOND_US)]
     columns = "reply_id, tenant, end_user, model, provider, state, kind, rolled"
     assert query(f"SELECT {columns} FROM usage") == [
@@ -235,9 +220,9 @@ async def test_a_summary_is_stored_with_its_usage_once(store, query):
 async def test_a_summary_of_an_erased_conversation_is_not_stored(store, query):
     made = chain("1", "2", "3")
     conversation, other = await created(store, ADA, *made), await created(store)
-    assert not await add(store, summary(other, made[1]))
-    await add(store, summary(conversation, made[1]), usage_id="u1")
+    assert not await add(store, summary(other, made[1].id))
+    await add(store, summary(conversation, made[1].id), usage_id="u1")
     await store.delete_conversation(ADA, conversation.id, "")
-    assert not await add(store, summary(conversation, made[1]))
+    assert not await add(store, summary(conversation, made[1].id))
     assert query("SELECT * FROM summary") == []
     assert query("SELECT reply_id FROM usage") == [("u1",)]

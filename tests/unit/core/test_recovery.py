@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 
+import msgspec
 import pytest
 from parley_server.core.events import Failed, Snapshot
 from parley_server.core.model import FinishReason, ReplyError, State, TextPart, Usage
-from parley_server.core.replies.endings import Cancel
+from parley_server.core.replies.endings import Cancel, Ending
 from parley_server.core.replies.log import TAKEOVER_GAP, Reader
 from parley_server.core.store_types import CancelTarget
 from parley_server.errors import Reason, StorageUnavailable
@@ -86,6 +87,15 @@ async def test_recovery_of_a_reply_without_text_stores_no_message(dying, make_ha
     await born.recovery.recover()
     stored = await born.stored(generation.log.reply.id)
     assert (stored.state, stored.message, stored.last_sequence) == (State.FAILED, None, TAKEOVER_GAP + 1)
+
+
+async def test_recovery_without_counts_uses_the_estimate_of_the_prompt(dying, make_harness):
+    generation = await dying.begin(ManualAnswer().generate)
+    born = restarted(dying, make_harness)
+    (left,) = await born.store.unfinished(1, generation.log.reply.id)
+    ending = Ending(state=State.CANCELLED, finish=FinishReason.CANCELLED)
+    outcome = await born.recovery.end_unfinished(msgspec.structs.replace(left, prompt_tokens=7), ending)
+    assert outcome.reply.usage == Usage(prompt_tokens=7, cost_nano_usd=7, estimated=True)
 
 
 async def test_recovery_keeps_durable_counts_of_the_provider(dying, make_harness):

@@ -14,7 +14,7 @@ import msgspec
 from parley_server.core.context.groups import unknown_results
 from parley_server.core.lease import Lease
 from parley_server.core.limits import Limits
-from parley_server.core.model import Conversation, FinishReason, Model, Reply
+from parley_server.core.model import Conversation, FinishReason, Model, Reply, Role
 from parley_server.core.observer import LoopLoad, Observer
 from parley_server.core.ports import Catalog, Clock, Store
 from parley_server.core.replies.cancel import CancelRequests
@@ -167,7 +167,11 @@ class Acceptances:
         payload = request.payload
         if payload.conversation_id:
             source = await self._store.read_turn(
-                request.identity, payload.conversation_id, payload.position, has_input=bool(payload.messages)
+                request.identity,
+                payload.conversation_id,
+                payload.position,
+                has_input=bool(payload.messages),
+                new_turn=any(message.role is Role.USER for message in payload.messages),
             )
             return await self._with_images(request, source)
         if shown := shown_images(payload.messages):
@@ -188,7 +192,7 @@ class Acceptances:
             written = as_it_stands(writer.log, self._clock.now_us()).message
             path = (*path, written) if written else path
         unknown = unknown_results(path, payload.messages)
-        if unknown and source.conversation.context.max_messages and payload.conversation_id:
+        if unknown and source.path and source.path[0].parent_id:  # the path may not be the whole branch
             whole = await self._store.read_turn(
                 request.identity, payload.conversation_id, payload.position, has_input=True, whole=True
             )
