@@ -177,13 +177,6 @@ class PlainReading:
         self.usage |= {name: int(value) for name, value in read.items() if value and 0 < value <= COUNT_LIMIT}
 
 
-def plain_reading(body: bytes) -> Outcome:
-    """What a whole body says."""
-    reading = PlainReading()
-    reading.add_all(body)
-    return reading.outcome()
-
-
 def events_of(body: bytes) -> list[str]:
     """The data of each event of a body, by the rules of server-sent events; an event without data is left out."""
     events = []

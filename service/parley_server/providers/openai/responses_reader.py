@@ -272,7 +272,9 @@ class ResponsesReader:
 
     def _evidence(self) -> Evidence:
         unknown_form = bool(self._foreign or self._splitter.documents or self._splitter.ignored)
-        return Evidence(word=self._word, completed=bool(self._word), unknown_form=unknown_form, unread=self._unread)
+        completed = bool(self._word)
+        unread = completed and self._unread
+        return Evidence(word=self._word, completed=completed, unknown_form=unknown_form, unread=unread)
 
 
 def arguments_of_delta(delta: object) -> str:

@@ -1,26 +1,30 @@
-"""The provider reads recorded streams of real vendors correctly, however their bytes are cut.
+"""The providers read recorded streams of real vendors correctly, however their bytes are cut.
 
 `PARLEY_RECORDINGS` names their folder; `tests/recordings/folder.py` says what it must hold.
 """
 
 import pytest
 from parley_server.errors import ProviderError
-from parley_server.providers.openai.reader import ChunkReader
 
-from tests.integration.providers.recording import RecordingSink, prompt, provider_at
+from tests.integration.providers.recording import RecordingSink
 from tests.recordings.cuts import ends_of_events, escaped, ways_to_cut, with_crlf
-from tests.recordings.folder import VARIABLE, chat_completions, differences, recordings
-from tests.recordings.plain import Outcome, PlainReading, plain_reading
+from tests.recordings.dialects import DIALECTS
+from tests.recordings.folder import VARIABLE, differences, recordings, streams_of
+from tests.recordings.plain import Outcome
 from tests.upstream import Close, Raw, Script, Upstream
 
 FOLDER = recordings()
 if FOLDER is None:
     pytest.skip(f"{VARIABLE} names no folder of recorded answers", allow_module_level=True)
 
-STREAMS = chat_completions(FOLDER)
+STREAMS = [
+    pytest.param(dialect, path, id=name)
+    for dialect in DIALECTS
+    for name, path in streams_of(FOLDER, dialect.name).items()
+]
 HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nConnection: close\r\nTransfer-Encoding: chunked\r\n\r\n"
 
-each_stream = pytest.mark.parametrize("name", STREAMS)
+each_stream = pytest.mark.parametrize(("dialect", "path"), STREAMS)
 
 
 def test_the_folder_holds_what_is_expected():
@@ -28,52 +32,52 @@ def test_the_folder_holds_what_is_expected():
 
 
 @each_stream
-async def test_read_whole_over_a_socket(name):
+async def test_read_whole_over_a_socket(dialect, path):
     """As chunks behind the head, and with the head and the end in one write."""
-    body = STREAMS[name].read_bytes()
+    body = path.read_bytes()
     one_write = HEAD + b"%x\r\n%s\r\n0\r\n\r\n" % (len(body), body)
     for script in (Script([body]), Script(before_head=[Raw(one_write), Close()])):
-        assert await _over_a_socket(script) == plain_reading(body)
+        assert await _over_a_socket(dialect, script) == dialect.read_plainly(body)
 
 
 @each_stream
-async def test_a_connection_that_breaks_before_the_terminator_is_a_failure(name):
-    body = STREAMS[name].read_bytes()
-    readings = _readings(body)
+async def test_a_connection_that_breaks_before_the_terminator_is_a_failure(dialect, path):
+    body = path.read_bytes()
+    readings = _readings(dialect, body)
     incomplete = [place for place, reading in readings if reading.end == "PROVIDER_TRUNCATED"]
     cut = body[: incomplete[-1]]
-    read = await _over_a_socket(Script([cut, Close()]))
-    assert (read.end, read.text, read.reasoning) == ("PROVIDER_TRUNCATED", *_said(plain_reading(cut)))
+    read = await _over_a_socket(dialect, Script([cut, Close()]))
+    assert (read.end, read.text, read.reasoning) == ("PROVIDER_TRUNCATED", *_said(dialect.read_plainly(cut)))
 
 
 @each_stream
-def test_the_same_however_it_is_cut(name):
-    body = STREAMS[name].read_bytes()
-    expected = plain_reading(body)
+def test_the_same_however_it_is_cut(dialect, path):
+    body = path.read_bytes()
+    expected = dialect.read_plainly(body)
     for form, same in (("", body), ("CR LF, ", with_crlf(body)), ("escaped, ", escaped(body))):
         if form and same == body:
             continue
-        whole, runs = _fed([same])
+        whole, runs = _fed(dialect, [same])
         assert whole == expected, f"{form}whole"
-        for way, reads in ways_to_cut(same, seed=name):
-            assert _fed(reads) == (expected, runs), form + way
+        for way, reads in ways_to_cut(same, seed=path.name):
+            assert _fed(dialect, reads) == (expected, runs), form + way
 
 
 @each_stream
-def test_never_complete_before_its_terminator(name):
+def test_never_complete_before_its_terminator(dialect, path):
     """Of the thousands of events of two streams, each of the last hundred and every fourth one before."""
-    body = STREAMS[name].read_bytes()
-    readings = list(_readings(body))
+    body = path.read_bytes()
+    readings = list(_readings(dialect, body))
     if len(readings) > 1000:
         readings = readings[:-100:4] + readings[-100:]
     for place, expected in readings:
-        read, _ = _fed([body[:place]])
+        read, _ = _fed(dialect, [body[:place]])
         assert (read.end, *_said(read)) == (expected.end, *_said(expected)), f"ended after {place} bytes"
 
 
-def _readings(body):
+def _readings(dialect, body):
     """The plain reading of every beginning of the body that ends with an event."""
-    reading = PlainReading()
+    reading = dialect.plain()
     start = 0
     for end in ends_of_events(body):
         reading.add_all(body[start:end])
@@ -81,14 +85,14 @@ def _readings(body):
         yield end, reading.outcome()
 
 
-async def _over_a_socket(script):
+async def _over_a_socket(dialect, script):
     """What the shipped provider makes of the script."""
     sink = RecordingSink()
     async with Upstream() as upstream:
         upstream.reply_with(script)
-        provider = provider_at(upstream.url)
+        provider = dialect.provider(upstream.url)
         try:
-            finish = await provider.generate(prompt(), sink)
+            finish = await provider.generate(dialect.prompt, sink)
         except ProviderError as error:
             return _outcome(sink, error.reason)
         finally:
@@ -96,11 +100,11 @@ async def _over_a_socket(script):
     return _outcome(sink, finish.reason, finish.provider_reason)
 
 
-def _fed(reads):
+def _fed(dialect, reads):
     """What the reader makes of a body that comes in these reads, and what it pushed, neighbours of a kind joined."""
     sink = RecordingSink()
     done = []
-    reader = ChunkReader("acme", sink, on_finish=lambda _: None, on_done=lambda: done.append(True))
+    reader = dialect.reader(sink, lambda: done.append(True))
     try:
         for read in reads:
             if not done:
