@@ -109,7 +109,7 @@ MODELS: list[Entry] = [
     _claude_before_adaptive("opus-4-5", 4096),
     _claude_before_adaptive("sonnet-4-5", 1024, 2026, 11, 30),
     _claude_before_adaptive("haiku-4-5", 4096),
-    _gemini("4-argon", _levels("low", "high")),
+    _gemini("4-argon", _levels("low", "high"), max_output=1_048_576),
     _gemini("3.8-flash", _levels("low", "high"), sampling=False),
     _gemini("3.7-flash", _levels("low", "high"), sampling=False),
     _gemini("3.6-flash", _levels("minimal", "high"), sampling=False),
@@ -120,7 +120,7 @@ MODELS: list[Entry] = [
     _gemini("3-flash-preview", _levels("minimal", "high")),
     _gemini("2.5-pro", BUDGET_ONLY, 2026, 12, 1),
     _gemini("2.5-flash", BUDGET_ONLY, 2026, 12, 1),
-    _gemini("2.5-flash-lite", BUDGET_ONLY),
+    _gemini("2.5-flash-lite", BUDGET_ONLY, reasoning=False),  # it thinks only with a budget, which Parley never sends
     _other("mistral/mistral-large-4", 1_048_576, images=True, reasoning=True, efforts=["none", "high"]),
     _other("mistral/mistral-large-2512", 262_144, images=True, reasoning=False, **_retires(2027, 4, 30)),
     _other("mistral/mistral-medium-3-5", 262_144, images=True, reasoning=True, **_retires(2027, 4, 30)),

@@ -10,7 +10,7 @@ from parley.v1 import catalog_pb2
 
 from tests.clock import ManualClock
 from tests.integration.served import text_of
-from tests.upstream import Script, answer, finish, role, text, usage
+from tests.upstream import Script, answer, done, event, finish, role, text, usage
 
 MODELS = """
 [models.tiered]
@@ -78,6 +78,13 @@ async def test_s0_11_the_cost_of_each_message_is_known(serve, upstream, model, p
     for shown in (watch.terminal.finished.usage, again):
         assert (shown.prompt_tokens, shown.completion_tokens) == (prompt, completion)
         assert (shown.cost_nano_usd if shown.HasField("cost_nano_usd") else None) == nano_usd
+
+
+async def test_s0_11_the_cost_that_a_provider_states_goes_first(server, upstream):
+    stated = event({"choices": [], "usage": {"prompt_tokens": 1000, "completion_tokens": 100, "cost": 0.0012}})
+    upstream.reply_with(Script([role(), text("so"), finish(), stated, done()]))
+    told = await server.stream("Hi").end()
+    assert told.terminal.finished.usage.cost_nano_usd == 1_200_000
 
 
 async def test_an_impossible_count_costs_nothing_and_locks_nothing(server, upstream):

@@ -139,17 +139,21 @@ class Registry:
 
 
 def _build(name: str, settings: ProviderSettings, *, clock: Clock, observer: AttemptObserver | None) -> Provider:
-    if isinstance(settings, OpenAISettings):
+    if isinstance(settings, ScriptedSettings):
         try:
-            return OpenAIProvider(name, settings, clock=clock, observer=observer)
-        except httpx2.InvalidURL:
-            raise NotConfigured(f"the base URL of the provider {name} is not valid") from None
-    if not isinstance(settings, ScriptedSettings):
-        raise NotConfigured(f"the provider {name}: this release has no providers of kind {settings.kind}")
+            return ScriptedProvider(clock=clock, script=read_script(settings.script))
+        except ValueError as error:
+            raise NotConfigured(f"the script of the provider {name} is wrong: {error}") from None
     try:
-        return ScriptedProvider(clock=clock, script=read_script(settings.script))
-    except ValueError as error:
-        raise NotConfigured(f"the script of the provider {name} is wrong: {error}") from None
+        return _endpoint(name, settings, clock=clock, observer=observer)
+    except httpx2.InvalidURL:
+        raise NotConfigured(f"the base URL of the provider {name} is not valid") from None
+
+
+def _endpoint(name: str, settings: EndpointSettings, *, clock: Clock, observer: AttemptObserver | None) -> Provider:
+    if isinstance(settings, OpenAISettings):
+        return OpenAIProvider(name, settings, clock=clock, observer=observer)
+    raise NotConfigured(f"the kind of the provider {name} is not supported by this release")
 
 
 def _fingerprint(endpoint: EndpointSettings | None) -> str:

@@ -37,6 +37,7 @@ _SET_HERE = frozenset(
         "host",
         "traceparent",
         "transfer-encoding",
+        "user-agent",
         "x-api-key",
         "x-goog-api-key",
     }

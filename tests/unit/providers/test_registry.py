@@ -3,6 +3,7 @@
 import asyncio
 
 import pytest
+from parley_server.core.clock import SystemClock
 from parley_server.core.model import Finish, FinishReason, Prompt, PromptMessage, TextPart
 from parley_server.errors import (
     ModelNotFound,
@@ -12,7 +13,7 @@ from parley_server.errors import (
     ProviderUnauthenticated,
 )
 from parley_server.providers.registry import Registry
-from parley_server.settings import ModelSettings, OpenAISettings, ScriptedSettings, Timeouts
+from parley_server.settings import ModelSettings, OpenAISettings, ScriptedSettings, Timeouts, load_settings
 
 from tests.fakes import FixedPrompt
 from tests.unit.providers.moving import MovingClock, Recorder
@@ -93,6 +94,17 @@ async def test_attempts_are_reported_to_the_observer():
     with pytest.raises(ProviderRejected):
         await generate(catalog, Recorder(), "/script []")
     assert outcomes == [("typewriter", "OK"), ("typewriter", "PROVIDER_REJECTED")]
+    await catalog.close()
+
+
+@pytest.mark.parametrize(("url", "api"), [("", "responses"), ("http://gateway.example/v1", "chat")])
+async def test_the_built_in_model_is_in_the_catalog(url, api):
+    settings = load_settings({"OPENAI_API_KEY": "k", "OPENAI_BASE_URL": url})
+    catalog = Registry(settings.providers, settings.models, settings.server.default_model, clock=SystemClock())
+    built_in = catalog.model("")
+    assert (built_in.name, built_in.api, built_in.context_tokens) == ("gpt-5.6-luna", api, 1_050_000)
+    assert (built_in.output_tokens, built_in.prices.prompt, built_in.retire_time_us) == (0, 200_000_000, 0)
+    assert catalog.retiring() == []
     await catalog.close()
 
 

@@ -127,6 +127,7 @@ TIER = "{ above = %s, prompt = 2, completion = 2 }"
         ),
         (OPENAI + 'headers = { "a b" = "x" }', "providers.p.headers: contains a name that HTTP does not allow"),
         (OPENAI + 'headers = { Host = "x" }', "providers.p.headers.Host: is set by the server"),
+        (OPENAI + 'headers = { user-agent = "x" }', "providers.p.headers.user-agent: is set by the server"),
         (
             OPENAI + 'headers = { Authorization = "secret" }',
             "providers.p.headers.Authorization: is set by the server; put the key into api_key",
