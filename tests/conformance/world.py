@@ -80,6 +80,11 @@ default_model = "scripted"
 drain_pause_s = 0
 {server}
 """
+FAULTY = 9
+"""Models `upstream-1` and so on. Each has its own circuit breaker, so that the fault of one case hides no other."""
+CONFIG += "".join(
+    f'[models.upstream-{number}]\nprovider = "up"\nname = "vendor/test-1-{number}"\n' for number in range(1, FAULTY + 1)
+)
 QUERY = "SELECT state, finish_reason, error, last_sequence FROM reply WHERE id = '{id}'"
 PARTS = "SELECT parts FROM message WHERE reply_id = '{id}'"
 

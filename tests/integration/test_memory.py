@@ -13,7 +13,7 @@ from parley_server.providers.policies.attempt import Attempt
 from parley_server.rpc.stream import Stream
 
 from tests.clock import until
-from tests.upstream import answer
+from tests.upstream import answer, refusal
 
 REPLIES = 12
 KINDS = (Generation, LogSink, Log, Stream, Attempt, _LoopTimer)
@@ -36,7 +36,10 @@ def count() -> collections.Counter[str]:
 async def test_ended_replies_leave_no_reference_cycles(serve, upstream, without_collections):
     server = await serve(ended_logs_ttl_s=1, ended_logs_max_bytes=1)
     for number in range(REPLIES):
-        upstream.reply_with(answer("one", " two"))
+        upstream.reply_with(refusal(400) if number % 4 == 3 else answer("one", " two"))
+        if number % 4 == 3:  # not a stream, whose abort raises an error that refers to it
+            await server.create()
+            continue
         watch = server.stream()
         if number % 3:
             await watch.end()

@@ -51,11 +51,9 @@ class Attempt:
         clock: Clock,
         on_begin: Callable[[], None] = _nothing,
     ) -> None:
-        task = asyncio.current_task()
-        assert task is not None
         now = clock.monotonic()
         self._sink = sink
-        self._task = task
+        self._task = asyncio.current_task()
         self._first_token_s = first_token_s
         self._idle_s = idle_s
         self._clock = clock
@@ -80,18 +78,20 @@ class Attempt:
 
         A late call is cancelled, again every second until it ends. What it pushes meanwhile is dropped, and the caller
         gets `ProviderTimeout`. A cancel by the caller is passed on unchanged."""
-        cancels_before = self._task.cancelling()
+        task = self._task
+        assert task is not None
+        cancels_before = task.cancelling()
         try:
             finish = await provider.generate(prompt, self)
         except (Exception, asyncio.CancelledError):
             # A provider may convert the cancel of this attempt to any other exception.
             if self._stop():
-                raise self._give_up(prompt, cancelled=self._task.cancelling() > cancels_before) from None
+                raise self._give_up(prompt, cancelled=task.cancelling() > cancels_before) from None
             raise
         finally:
             self._stop()
         if self.expired:
-            raise self._give_up(prompt, cancelled=self._task.cancelling() > cancels_before)
+            raise self._give_up(prompt, cancelled=task.cancelling() > cancels_before)
         self._release()
         return finish
 
@@ -104,9 +104,10 @@ class Attempt:
     def _stop(self) -> bool:
         """End the time limits and undo their cancels. Returns whether one had expired."""
         self._timer.cancel()
-        for _ in range(self._cancels):
-            self._task.uncancel()
-        self._cancels = 0
+        if self._task is not None:
+            for _ in range(self._cancels):
+                self._task.uncancel()
+            self._task = None  # its exception may refer to this attempt: no reference cycle may remain
         return self.expired
 
     def _give_up(self, prompt: Prompt, *, cancelled: bool) -> ProviderTimeout | asyncio.CancelledError:
@@ -125,6 +126,7 @@ class Attempt:
             self.expired = True
             self._passing = False
             self._cancels += 1
+            assert self._task is not None  # the timer ends before
             self._task.cancel()
             look_again = now + CANCEL_AGAIN_S
         self._timer = self._clock.call_at(look_again, self._look)

@@ -127,7 +127,7 @@ class _Search:
         finally:
             if self._attempt is not None:
                 self._attempt.count()
-            self._error = None  # its traceback refers to this: no reference cycle may remain
+            self._error = None  # the same: the traceback of this raise refers to this object
 
     async def _ask(self, candidate: Candidate, *, last: bool) -> Finish | None:
         """Ask one model until it answers (the finish) or may not be asked again (None)."""
@@ -230,6 +230,8 @@ class _Search:
             outcome = error.reason.value
             if not isinstance(error, ProviderError):
                 raise
+            # They refer to frames that refer to the error: no reference cycle may keep the reply in memory.
+            error.__traceback__ = error.__context__ = None
             self._count_failure(candidate, prompt, error, permit)
             if attempt.begun:
                 self._log(candidate.model, error, None)
