@@ -100,6 +100,12 @@ async def test_a_conversation_is_read_back_unchanged(store):
     assert await texts(store, stored) == ["hello", "hi"]
 
 
+async def test_an_overflow_policy_of_a_newer_release_counts_as_the_default(store, query):
+    conversation = await created(store, context=ContextPolicy(max_tokens=5, overflow=Overflow.SUMMARIZE))
+    query("""UPDATE conversation SET context = '{"max_tokens":5,"overflow":"ASK_THE_USER","depth":2}'""")
+    assert (await store.get_conversation(ADA, conversation.id)).context == ContextPolicy(max_tokens=5)
+
+
 async def test_a_creation_with_a_known_key_replays(store):
     new = new_conversation(title="one", request_id="key", payload_hash="h")
     stored = await store.create_conversation(new)
