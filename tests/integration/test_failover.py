@@ -7,6 +7,7 @@ import pytest
 from parley_server.errors import Reason
 
 from tests.clock import until
+from tests.integration.failover import MODELS
 from tests.integration.served import COMPLETED, FAILED, ask, error_reason, reason, refused, text_of
 from tests.upstream import (
     Close,
@@ -22,32 +23,6 @@ from tests.upstream import (
     usage,
 )
 
-MODELS = """
-[providers.near]
-kind = "openai"
-base_url = "{near}"
-api_key = "env:UPSTREAM_KEY"
-{rules}
-[providers.far]
-kind = "openai"
-base_url = "{far}"
-api_key = "env:UPSTREAM_KEY"
-[models.near]
-provider = "near"
-name = "vendor/near-1"
-fallback = ["far"]
-reasoning = false
-prices = {{ prompt = 2.0, completion = 8.0 }}
-[models.alone]
-provider = "near"
-name = "vendor/near-1"
-reasoning = false
-[models.far]
-provider = "far"
-name = "vendor/far-1"
-reasoning = false
-prices = {{ prompt = 20.0, completion = 80.0 }}
-"""
 FIRST_TOKEN_S = 30.0
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import msgspec
 import pytest
 from parley_server.core.events import ReasoningDelta, TextDelta, ToolCallDelta, UsageUpdate, size_of
 from parley_server.core.model import Usage
@@ -9,7 +10,7 @@ from parley_server.core.replies.log import Log
 from parley_server.core.replies.sink import MAX_OPEN_BYTES, FlushWindow, LogSink, window_s
 
 from tests.clock import ManualClock
-from tests.fakes import reply
+from tests.fakes import FAST, reply
 
 USAGE = Usage(prompt_tokens=7, completion_tokens=9)
 
@@ -251,3 +252,10 @@ def test_all_kinds_of_entries_count_towards_the_limit():
     harness.sink.text("xyz")
     harness.sink.flush()
     assert harness.entries == [ReasoningDelta("abc", b"d"), ToolCallDelta(0, "i", "n", "{}"), TextDelta("xy")]
+
+
+def test_another_model_than_the_requested_one_is_shown_and_stored_soon(harness):
+    harness.sink.asks(FAST)
+    assert not harness.log.hurried
+    harness.sink.asks(msgspec.structs.replace(FAST, alias="slow", provider="other"))
+    assert (harness.log.hurried, harness.log.reply.model, harness.log.reply.provider) == (True, "slow", "other")

@@ -132,7 +132,10 @@ class LogSink:
     def asks(self, model: Model) -> None:
         """From now on, readers, the stored end and the price show this model."""
         self.asked = model
-        self._log.reply = msgspec.structs.replace(self._log.reply, model=model.alias, provider=model.provider)
+        reply = self._log.reply
+        if reply.model != model.alias:
+            self._log.reply = msgspec.structs.replace(reply, model=model.alias, provider=model.provider)
+            self._log.hurried = True  # the row names the requested model, whose price a takeover would use
 
     def text(self, text: str) -> None:
         """Text of the answer."""
