@@ -15,6 +15,7 @@ from parley_server.core.cluster.lease_keeper import LeaseKeeper
 from parley_server.core.cluster.peers import Peers
 from parley_server.core.cluster.remote_replies import RemoteReplies
 from parley_server.core.cluster.takeover import Sweeper
+from parley_server.core.context.estimate import Estimator
 from parley_server.core.conversations.service import Conversations
 from parley_server.core.ids import new_id
 from parley_server.core.lease import FOR_EVER, Lease
@@ -108,6 +109,7 @@ class _Core:
             # The load is read at each flush: entries are held open only while the loop is busy.
             window=FlushWindow(parts.clock, utilisation=lambda: parts.load.utilisation),
             lease=self.lease,
+            estimator=Estimator(parts.observer),
             idle_elsewhere_s=None if peers is None else peers.idle_s,
         )
         self.acceptances = Acceptances(

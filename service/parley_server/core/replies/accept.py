@@ -38,7 +38,7 @@ from parley_server.core.store_types import (
     StoredImage,
 )
 from parley_server.core.tasks import Tasks, done_within
-from parley_server.core.validation import check_model, refuse_unknown
+from parley_server.core.validation import refuse_unknown
 from parley_server.errors import (
     ConversationExists,
     ConversationNotFound,
@@ -115,7 +115,6 @@ class Acceptances:
         for tries_left in reversed(range(MAX_TRIES)):
             source = await self._source(request)
             candidates = self._candidates(request.payload, source)
-            check_model(candidates[0], request.payload)
             await self._check_results(request, source)
             plan = self._plan(request, source, candidates)
             if running := source.conversation.active_reply_id:
@@ -234,7 +233,8 @@ class Acceptances:
         return self._catalog.candidates(payload.model or source.conversation.model, payload.fallback_models)
 
     def _plan(self, request: ReplyRequest, source: PromptSource, candidates: tuple[Model, ...]) -> Plan:
-        return make_plan(request, source, candidates, owner=self._owner, now_us=self._clock.now_us())
+        estimator, now_us = self._generation_parts.estimator, self._clock.now_us()
+        return make_plan(request, source, candidates, estimator=estimator, owner=self._owner, now_us=now_us)
 
     def _generation(self, payload: ReplyPayload, plan: Plan) -> Generation:
         limits = self._limits

@@ -15,6 +15,7 @@ from typing import Protocol
 import msgspec
 
 from parley_server.core.content import Answer, answer_of
+from parley_server.core.context.estimate import Estimator
 from parley_server.core.cost import cost_nano_usd
 from parley_server.core.lease import NEVER, Lease
 from parley_server.core.limits import Limits
@@ -81,6 +82,7 @@ class GenerationParts:
     limits: Limits
     window: FlushWindow
     lease: Lease
+    estimator: Estimator
     idle_elsewhere_s: Callable[[str], Awaitable[float | None]] | None = None
 
 
@@ -362,8 +364,10 @@ class Generation:
     def _usage(self, ending: Ending, answer: Answer) -> Usage:
         """The provider's count, or an estimate if the provider was asked and may have charged."""
         usage, asked, prompt = self._sink.last_usage or answer.usage, self._sink.asked, self._prompts.asked
+        if usage is not None and prompt is not None:
+            usage = self._parts.estimator.counted(prompt, usage)
         if usage is not None or (asked is not None and (ending.billed or answer.parts)):
-            usage = completed_usage(usage, prompt.messages if prompt else (), answer)
+            usage = completed_usage(usage, prompt.estimated_tokens if prompt else 0, answer)
         else:
             usage = Usage()
         prices = asked.prices if asked is not None else Prices()
