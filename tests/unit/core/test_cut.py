@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -58,7 +60,7 @@ def test_a_cut_of_a_tool_loop_stands_where_the_question_has_put_it():
 def test_messages_of_equal_size_move_the_cut_every_s_half_turns(fitting, turns):
     first = [cut_of(sized("ua" * count), fitting * 10) for count in range(100, 200)]
     moves = [at for at in range(1, len(first)) if first[at] != first[at - 1]]
-    assert {after - before for before, after in zip(moves, moves[1:], strict=False)} == {turns}
+    assert {after - before for before, after in itertools.pairwise(moves)} == {turns}
     assert all(2 * (100 + at) - cut <= fitting for at, cut in enumerate(first))
 
 

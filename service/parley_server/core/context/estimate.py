@@ -41,6 +41,8 @@ LEAST_LEARNT_BYTES = 4000
 """A smaller prompt says more about the tokens that every prompt has than about the tokens of a byte."""
 LEAST_LIMIT_TOKENS = 128
 """A provider that names a lower limit does not mean its context."""
+READ_BYTES_PER_TOKEN = 8
+"""A branch is read up to this many bytes for each token of a budget: more than the tokens of nearly any text have."""
 RATIO_RANGE = (0.02, 4.0)
 OWN_RATIO_MARGIN = 1.1
 
@@ -80,6 +82,12 @@ def tools_size(tools: tuple[Tool, ...], json_schema: str) -> int:
 def extra_tokens(*, tools: bool, json_schema: bool) -> int:
     """What vendors add to a prompt with tools or a schema."""
     return (TOOLS_TOKENS if tools else 0) + (SCHEMA_TOKENS if json_schema else 0)
+
+
+def most_bytes(models: Iterable[Model]) -> int:
+    """The bytes of a branch that are enough for a prompt of any of these models. 0: the context of one is unknown."""
+    contexts = [model.context_tokens for model in models]
+    return max(contexts, default=0) * READ_BYTES_PER_TOKEN if all(contexts) else 0
 
 
 def own_ratio(last: Usage | None, rates: Rates) -> float:

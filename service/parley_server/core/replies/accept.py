@@ -11,6 +11,7 @@ import asyncio
 
 import msgspec
 
+from parley_server.core.context.estimate import most_bytes
 from parley_server.core.context.groups import unknown_results
 from parley_server.core.lease import Lease
 from parley_server.core.limits import Limits
@@ -171,6 +172,7 @@ class Acceptances:
                 payload.position,
                 has_input=bool(payload.messages),
                 new_turn=any(message.role is Role.USER for message in payload.messages),
+                max_bytes=most_bytes(self._catalog.models()),
             )
             return await self._with_images(request, source)
         if shown := shown_images(payload.messages):
@@ -191,7 +193,7 @@ class Acceptances:
             written = as_it_stands(writer.log, self._clock.now_us()).message
             path = (*path, written) if written else path
         unknown = unknown_results(path, payload.messages)
-        if unknown and source.path and source.path[0].parent_id:  # the path may not be the whole branch
+        if unknown and source.path and source.path[0].parent_id:  # older messages were not read
             whole = await self._store.read_turn(
                 request.identity, payload.conversation_id, payload.position, has_input=True, whole=True
             )

@@ -16,6 +16,7 @@ import msgspec
 
 from parley_server.core.content import Answer, answer_of
 from parley_server.core.context.estimate import Estimator
+from parley_server.core.context.summary import Summaries
 from parley_server.core.cost import cost_nano_usd
 from parley_server.core.lease import NEVER, Lease
 from parley_server.core.limits import Limits
@@ -83,6 +84,7 @@ class GenerationParts:
     window: FlushWindow
     lease: Lease
     estimator: Estimator
+    summaries: Summaries
     idle_elsewhere_s: Callable[[str], Awaitable[float | None]] | None = None
 
 
@@ -119,6 +121,7 @@ class Generation:
             window=parts.window,
             max_bytes=parts.limits.max_reply_bytes,
             on_full=lambda: self.cancel(Cancel(finish=FinishReason.MAX_TOKENS)),
+            on_first=self._begun,
         )
         self.task: asyncio.Task[None] | None = None
         self._producing: asyncio.Task[Finish] | None = None
@@ -244,6 +247,10 @@ class Generation:
         self._producing.add_done_callback(self._provider_done)
         return self._producing
 
+    def _begun(self) -> None:
+        if self._sink.asked is not None:
+            self._parts.summaries.begin(self._prompts, self._sink.asked)
+
     def _provider_done(self, producing: asyncio.Task[Finish]) -> None:
         if not producing.cancelled():
             producing.exception()  # mark the error as retrieved: a provider may end after its reply
@@ -349,6 +356,7 @@ class Generation:
             error=ending.error,
             usage=self._usage(ending, answer),
             message=self._message(answer.parts, ending.state) if answer.is_message else None,
+            kept=self._sink.kept if ending.state is State.COMPLETED and answer.has_call else None,
             model=self.log.reply.model,
             provider=self.log.reply.provider,
             cancel_reason=ending.cancel_reason,
