@@ -115,7 +115,7 @@ async def test_the_next_summary_includes_the_one_before(world):
             writer.act, conversation_id="c", messages=(Message(role=Role.USER, parts=(TextPart(text="y" * 600),)),)
         )
         await world.settled(generation)
-        await ended(world, *["stored", "stored"])
+    await ended(world, "stored", "stored")
     assert text_of(writer.summaries[1].messages[1]).startswith("Earlier summary: gist\n\nUser: 8USER")
 
 
