@@ -19,7 +19,7 @@ from parley_server.core.model import (
     Usage,
 )
 
-from tests.fakes import Notes
+from tests.fakes import RecordingObserver
 
 MODEL = Model(alias="a", provider="p", name="n", context_tokens=1000)
 MESSAGES = (PromptMessage(role="user", parts=(TextPart(text="x"),)),)
@@ -31,12 +31,12 @@ def prompt(size: int, *, estimated: int = 1, **fields) -> Prompt:
 
 
 @pytest.fixture
-def notes() -> Notes:
-    return Notes()
+def notes() -> RecordingObserver:
+    return RecordingObserver()
 
 
 @pytest.fixture
-def estimator(notes: Notes) -> Estimator:
+def estimator(notes: RecordingObserver) -> Estimator:
     return Estimator(notes)
 
 

@@ -52,6 +52,15 @@ def harness() -> SinkHarness:
     return SinkHarness()
 
 
+def test_the_first_content_is_reported_once(harness):
+    harness.sink.usage(USAGE)
+    harness.sink.flush()
+    assert harness.begun_with == []
+    harness.read("a")
+    harness.read("b")
+    assert harness.begun_with == [0]
+
+
 def test_one_flush_makes_one_entry_of_each_kind(harness):
     harness.read("a", "b", "", "c")
     harness.read("d")

@@ -27,7 +27,7 @@ from parley_server.core.requests import ReplyPayload, ReplyRequest
 from parley_server.core.store_types import PromptSource, Summary
 from parley_server.errors import ContextTooLarge, UnsupportedInput
 
-from tests.fakes import ALICE, Notes
+from tests.fakes import ADA, RecordingObserver
 
 SMALL = Model(alias="small", provider="p", name="s", context_tokens=1000)
 OPEN = Model(alias="open", provider="p", name="o")
@@ -58,8 +58,8 @@ def turn(path=(), *, new=None, estimator=None, policy=None, payload=None, conver
     new = (said(Role.USER, "new", "question"),) if new is None else new
     conversation = Conversation(id="c", tenant="shop", context=policy or ContextPolicy(), **(conversation or {}))
     branch = PromptSource(conversation=conversation, path=tuple(path), **source)
-    request = ReplyRequest(identity=ALICE, payload=ReplyPayload(messages=new, **(payload or {})))
-    return TurnPrompts(request, branch, new, estimator or Estimator(Notes()))
+    request = ReplyRequest(identity=ADA, payload=ReplyPayload(messages=new, **(payload or {})))
+    return TurnPrompts(request, branch, new, estimator or Estimator(RecordingObserver()))
 
 
 def ids(prompts: TurnPrompts, model: Model) -> str:
@@ -146,7 +146,7 @@ def test_the_shorter_prompt_fits_the_provider_s_own_count():
 
 
 def test_the_newest_message_alone_cannot_be_shortened_and_the_next_turn_knows_the_limit():
-    estimator = Estimator(Notes())
+    estimator = Estimator(RecordingObserver())
     alone = turn(new=(said(Role.USER, "new", "x" * 9000),), estimator=estimator)
     alone.of(OPEN)
     assert not alone.refused_as_too_long(OPEN, limit_tokens=2000, prompt_tokens=3000)
