@@ -109,7 +109,7 @@ class Summaries:
         model = self._catalog.model(self._alias) if self._alias else answering
         prompts = SummaryPrompts(fold, self._estimator)
         prompt = prompts.of(model)
-        collected = _Collected()
+        collected = _Collected(new_id(self._clock.now_us()))
         await self._catalog.route((model,)).generate(prompts, collected)
         text = "".join(collected.texts).strip()
         if not text:
@@ -128,14 +128,17 @@ class Summaries:
         )
         if usage.cost_nano_usd is None:
             usage = msgspec.structs.replace(usage, cost_nano_usd=cost_nano_usd(usage, model.prices))
-        stored = await self._store.add_summary(summary, usage, usage_id=new_id(now_us), provider=model.provider)
+        stored = await self._store.add_summary(summary, usage, usage_id=collected.reply_id, provider=model.provider)
         return "stored" if stored else "erased"
 
 
 class _Collected:
-    """Implements `RouteSink`: the text and the usage of a summary. Everything else of an answer is dropped."""
+    """Implements `RouteSink`: the text and the usage of a summary. Everything else of an answer is dropped.
 
-    def __init__(self) -> None:
+    `reply_id` is the id under which the usage is stored."""
+
+    def __init__(self, reply_id: str) -> None:
+        self.reply_id = reply_id
         self.texts: list[str] = []
         self.counted: Usage | None = None
 
