@@ -217,6 +217,8 @@ class RecordingObserver:
         self.first_tokens: list[float] = []
         self.refusals: list[Reason] = []
         self.is_fenced = False
+        self.ratios: list[float] = []
+        self.summaries: list[str] = []
         self.taken_over = 0
 
     def reply_started(self) -> None:
@@ -236,6 +238,14 @@ class RecordingObserver:
 
     def refused(self, reason: Reason) -> None:
         self.refusals.append(reason)
+
+    def prompt_counted(self, ratio: float) -> None:
+        """See `Observer`."""
+        self.ratios.append(ratio)
+
+    def summarized(self, outcome: str) -> None:
+        """See `Observer`."""
+        self.summaries.append(outcome)
 
     def fenced(self, fenced: bool) -> None:
         self.is_fenced = fenced

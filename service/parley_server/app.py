@@ -58,6 +58,7 @@ class App:
             observer=self.telemetry,
             load=self._monitor,
             limits=limits_of(settings.server),
+            summary_model=settings.server.summary_model,
         )
         self.mode = choose_mode(settings, parts, self.telemetry)
         self.replies = self.mode.core.replies

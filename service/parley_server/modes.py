@@ -15,6 +15,8 @@ from parley_server.core.cluster.lease_keeper import LeaseKeeper
 from parley_server.core.cluster.peers import Peers
 from parley_server.core.cluster.remote_replies import RemoteReplies
 from parley_server.core.cluster.takeover import Sweeper
+from parley_server.core.context.estimate import Estimator
+from parley_server.core.context.summary import Summaries
 from parley_server.core.conversations.service import Conversations
 from parley_server.core.ids import new_id
 from parley_server.core.lease import FOR_EVER, Lease
@@ -56,6 +58,7 @@ class Parts:
     observer: Observer
     load: LoopLoad
     limits: Limits
+    summary_model: str = ""
 
 
 class _Core:
@@ -99,6 +102,17 @@ class _Core:
         cancel_requests = CancelRequests(
             store=store, clock=parts.clock, live_replies=self.live_replies, elsewhere=elsewhere
         )
+        estimator = Estimator(parts.observer)
+        self.summaries = Summaries(
+            store=store,
+            catalog=parts.catalog,
+            clock=parts.clock,
+            observer=parts.observer,
+            tasks=self.tasks,
+            estimator=estimator,
+            busy=lambda: parts.load.overloaded or self.acceptances.draining is not None,
+            alias=parts.summary_model,
+        )
         generation_parts = GenerationParts(
             store=store,
             bookkeeper=self.live_replies,
@@ -108,6 +122,8 @@ class _Core:
             # The load is read at each flush: entries are held open only while the loop is busy.
             window=FlushWindow(parts.clock, utilisation=lambda: parts.load.utilisation),
             lease=self.lease,
+            estimator=estimator,
+            summaries=self.summaries,
             idle_elsewhere_s=None if peers is None else peers.idle_s,
         )
         self.acceptances = Acceptances(
@@ -251,6 +267,7 @@ class Standalone:
     async def stop(self) -> None:
         """Write the remaining text, then close and unlock the file."""
         await self._journal.stop()
+        self.core.summaries.stop()
         await self.core.tasks.wait(LAST_TASKS_S)
         await self.store.close()
         self._lock.release()  # last: the next process opens the file as soon as it has the lock
@@ -311,6 +328,7 @@ class Cluster:
         for journal in (self._checkpoints, self._redis):
             if journal is not None:
                 await journal.stop()
+        self.core.summaries.stop()
         await self.core.tasks.wait(LAST_TASKS_S)
         await self._give_up_lease()
         await self.store.close()

@@ -43,6 +43,17 @@ def _parser() -> argparse.ArgumentParser:
             command.add_argument("--workers", metavar="N", help="processes on that address (default: 1)")
         if name != "check":
             command.add_argument("--database-url", metavar="URL", help="default: sqlite+aiosqlite:///parley.db")
+    text = "show what the model is shown in a conversation's next turn"
+    prompt = commands.add_parser("prompt", help=text, description=text.capitalize() + ".")
+    prompt.add_argument("conversation", metavar="CONVERSATION_ID")
+    prompt.add_argument(
+        "--tenant", default="default", metavar="T", help="the conversation's tenant (default: %(default)s)"
+    )
+    prompt.add_argument("--model", default="", metavar="ALIAS", help="default: the conversation's")
+    prompt.add_argument("--text", default="", metavar="MSG", help="as if the user had sent this message")
+    prompt.add_argument("--body", action="store_true", help="print the request to the provider, without its key")
+    prompt.add_argument("--config", metavar="FILE", help="TOML file (default: PARLEY_CONFIG)")
+    prompt.add_argument("--database-url", metavar="URL", help="default: sqlite+aiosqlite:///parley.db")
     chat = commands.add_parser("chat", help="talk to a server in the terminal", description="Talk to a server.")
     chat.add_argument("text", nargs="*", help="send this message, print the answer and exit")
     chat.add_argument("--address", default="127.0.0.1:50051", metavar="HOST:PORT", help="default: %(default)s")

@@ -25,10 +25,12 @@ class Answer(msgspec.Struct, frozen=True):
     @property
     def is_message(self) -> bool:
         """Whether it has text or a complete tool call. Otherwise no message is stored."""
-        return any(
-            (isinstance(part, TextPart) and part.text) or (isinstance(part, ToolCallPart) and complete(part))
-            for part in self.parts
-        )
+        return self.has_call or any(isinstance(part, TextPart) and part.text for part in self.parts)
+
+    @property
+    def has_call(self) -> bool:
+        """Whether it has a complete tool call."""
+        return any(isinstance(part, ToolCallPart) and complete(part) for part in self.parts)
 
 
 def complete(call: ToolCallPart) -> bool:

@@ -302,7 +302,8 @@ class Model(Value, frozen=True, kw_only=True):
     end with an assistant message. efforts: its levels of reasoning effort, lowest first (empty: not known).
     reasoning_summary: request a summary of the reasoning. thinking: the vendor's thinking mode, such as "adaptive".
     cache_min: the fewest tokens that the vendor caches. api: the vendor's API, "chat" or "responses".
-    extra_body: fields to add to each request, as a JSON object (empty: none).
+    extra_body: fields to add to each request, as a JSON object (empty: none). seed: it takes a seed. max_stop: the most
+    stop texts of a request (None: not limited). dotted_names: names of tools may have a ".".
     """
 
     alias: str
@@ -317,6 +318,9 @@ class Model(Value, frozen=True, kw_only=True):
     json_schema: bool = True
     prefill: bool = True
     sampling: bool = True
+    seed: bool = True
+    max_stop: int | None = None
+    dotted_names: bool = True
     reasoning: bool = False
     efforts: tuple[str, ...] = ()
     reasoning_summary: bool = False
@@ -357,7 +361,8 @@ class Prompt(Value, frozen=True, kw_only=True):
     limited to the model's maximum.
 
     `cache_key` is the same for all prompts of a conversation; it does not reveal the conversation id.
-    `estimated_tokens` is the estimate of the whole prompt (0: none was made)."""
+    `estimated_tokens` is the estimate of the whole prompt (0: none was made). `text_bytes` is the UTF-8 size of its
+    text, with tools and schema (0: unknown, or it has images, whose tokens their size does not tell)."""
 
     model: Model
     messages: tuple[PromptMessage, ...]
@@ -369,6 +374,7 @@ class Prompt(Value, frozen=True, kw_only=True):
     cache_key: str = ""
     tenant: str = ""
     estimated_tokens: int = 0
+    text_bytes: int = 0
 
 
 class Finish(Value, frozen=True, kw_only=True):

@@ -33,6 +33,13 @@ class Observer(Protocol):
     def fenced(self, fenced: bool) -> None:
         """The lease of this replica expired (or is held again). Without a lease, its replies show no new text."""
 
+    def prompt_counted(self, ratio: float) -> None:
+        """A provider has counted a prompt; `ratio` is the estimate divided by the count."""
+
+    def summarized(self, outcome: str) -> None:
+        """A summary of a conversation ended. `outcome`: "stored", "skipped" (too many run at once), "failed",
+        "timeout", "cancelled" or "erased" (the conversation is gone)."""
+
     def reply_taken_over(self) -> None:
         """This replica ended a reply of a dead replica."""
 

@@ -155,8 +155,8 @@ class Checkpoint(Value, frozen=True, kw_only=True):
 
     reply_id: str
     epoch: int
-    model: str
-    provider: str
+    model: str = ""
+    provider: str = ""
     from_sequence: int
     to_sequence: int
     entries: tuple[Entry, ...]

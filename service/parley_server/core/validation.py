@@ -14,9 +14,7 @@ from parley_server.core.model import (
     Conversation,
     ImagePart,
     Message,
-    Model,
     Part,
-    PromptMessage,
     ReasoningPart,
     Role,
     TextPart,
@@ -25,7 +23,7 @@ from parley_server.core.model import (
     ToolResultPart,
 )
 from parley_server.core.requests import ReplyPayload, ReplyRequest
-from parley_server.errors import ContextTooLarge, InputTooLarge, InvalidRequest, UnsupportedInput
+from parley_server.errors import InputTooLarge, InvalidRequest
 
 MAX_KEY = 128
 MAX_LABELS = 16
@@ -34,7 +32,6 @@ MAX_TITLE = 1024
 MAX_MESSAGES = 10_000
 MAX_REMINDER_BYTES = 8192
 MAX_FALLBACK_MODELS = 7
-CHARACTERS_PER_TOKEN = 16  # above that of any prose, so that only input that certainly does not fit is refused
 
 CONVERSATION_ID = re.compile(r"[A-Za-z0-9_-]{1,64}", re.ASCII)
 TOOL_NAME = re.compile(r"[A-Za-z0-9_.-]{1,64}", re.ASCII)
@@ -137,28 +134,6 @@ def check_messages(path: str, messages: tuple[Message, ...], limits: Limits) -> 
     return tuple(_checked(message, f"{path}[{i}]", limits) for i, message in enumerate(messages))
 
 
-def check_model(model: Model, payload: ReplyPayload) -> None:
-    """Raises `UnsupportedInput` or `ContextTooLarge` if the model cannot accept this input."""
-    shows_images = any(isinstance(part, ImagePart) for message in payload.messages for part in message.parts)
-    if shows_images and not model.images:
-        raise UnsupportedInput(f"model {model.alias!r} takes no images", violations=(("input", "holds an image"),))
-    if payload.tools and not model.tools:
-        raise UnsupportedInput(f"model {model.alias!r} takes no tools", violations=(("tools", "must be empty"),))
-    size = sum(len(text) for message in payload.messages for text in _texts(message))
-    if model.context_tokens and size > model.context_tokens * CHARACTERS_PER_TOKEN:
-        raise ContextTooLarge(
-            f"the input alone is larger than the {model.context_tokens} tokens of model {model.alias!r}",
-            metadata={"limit": f"{model.context_tokens} tokens"},
-        )
-
-
-def check_shown(model: Model, shown: tuple[PromptMessage, ...]) -> None:
-    """Raises `UnsupportedInput` if the history contains images and the model does not support images."""
-    if not model.images and any(isinstance(part, ImagePart) for message in shown for part in message.parts):
-        problem = "takes no images, and the conversation shows one"
-        raise UnsupportedInput(f"model {model.alias!r} {problem}", violations=(("model", problem),))
-
-
 def _checked(message: Message, path: str, limits: Limits) -> Message:
     if not message.parts:
         raise InvalidRequest.field(f"{path}.parts", "must not be empty")
@@ -166,7 +141,7 @@ def _checked(message: Message, path: str, limits: Limits) -> Message:
     for i, part in enumerate(message.parts):
         if not isinstance(part, allowed):
             raise InvalidRequest.field(f"{path}.parts[{i}]", f"is of a kind that a {message.role} message cannot hold")
-    check_texts(path, _texts(message), limits)
+    check_texts(path, texts_of(message), limits)
     parts = tuple(_checked_part(part, f"{path}.parts[{i}]") for i, part in enumerate(message.parts))
     return msgspec.structs.replace(message, parts=parts)
 
@@ -263,7 +238,8 @@ def _check_times(payload: ReplyPayload, limits: Limits) -> None:
         raise InvalidRequest.field("time_limit", f"must be above 0 and at most {limits.time_limit_s:g} s")
 
 
-def _texts(message: Message) -> tuple[str, ...]:
+def texts_of(message: Message) -> tuple[str, ...]:
+    """All texts of a message."""
     texts: list[str] = []
     for part in message.parts:
         if isinstance(part, TextPart | ReasoningPart):

@@ -182,14 +182,17 @@ class Endpoint:
 
     # --- request
 
+    def completed(self, prompt: Prompt, body: Json) -> Json:
+        """The body with the model's own fields, without those that the server has refused by name."""
+        if prompt.model.extra_body:
+            body = body | msgspec.json.decode(prompt.model.extra_body, type=Json)
+        return _without(body, self._left_out.get(prompt.model.name, frozenset()))
+
     async def _send(self, prompt: Prompt, url: str, body: Json, headers: Mapping[str, str]) -> httpx2.Response:
         """Send the request, again without those optional fields that the server refuses by name."""
         if _TRACEPARENT.fullmatch(prompt.traceparent):
             headers = {**headers, "traceparent": prompt.traceparent}
-        if prompt.model.extra_body:
-            body = body | msgspec.json.decode(prompt.model.extra_body, type=Json)
-        left_out = self._left_out.get(prompt.model.name, frozenset())
-        body = _without(body, left_out)
+        body = self.completed(prompt, body)
         try:
             return await self._post(url, body, headers)
         except _Refused as refused:
@@ -198,7 +201,7 @@ class Endpoint:
                 raise
         response = await self._post(url, _without(body, named), headers)
         # Only after the server has accepted the request without the fields: the refusal may have another cause.
-        self._left_out[prompt.model.name] = left_out | named
+        self._left_out[prompt.model.name] = self._left_out.get(prompt.model.name, frozenset()) | named
         return response
 
     async def _post(self, url: str, body: Json, headers: Mapping[str, str]) -> httpx2.Response:

@@ -5,10 +5,11 @@ from __future__ import annotations
 import asyncio
 import hashlib
 from collections.abc import Mapping
+from typing import Protocol, runtime_checkable
 
 import httpx2
 
-from parley_server.core.model import Model
+from parley_server.core.model import Model, Prompt
 from parley_server.core.observer import AttemptObserver
 from parley_server.core.ports import Clock, Provider, Route
 from parley_server.errors import ModelNotFound, NotConfigured
@@ -32,6 +33,14 @@ from parley_server.settings import (
 MAX_CANDIDATES = 8
 """Models that one reply may ask."""
 RETIRES_SOON_US = 30 * 86_400 * 1_000_000
+
+
+@runtime_checkable
+class BuildsBody(Protocol):
+    """A provider that sends a request."""
+
+    def body_of(self, prompt: Prompt) -> bytes:
+        """The body of the request for this prompt, as JSON. It contains no key."""
 
 
 class Registry:
@@ -105,6 +114,11 @@ class Registry:
         """The models that their vendors turn off within 30 days, or have turned off."""
         soon_us = self._clock.now_us() + RETIRES_SOON_US
         return [model for model in self.models() if 0 < model.retire_time_us <= soon_us]
+
+    def body_of(self, prompt: Prompt) -> bytes | None:
+        """The request that would be sent for this prompt, as JSON; None if its provider sends none."""
+        provider = self._providers[prompt.model.provider]
+        return provider.body_of(prompt) if isinstance(provider, BuildsBody) else None
 
     async def close(self) -> None:
         """Close every provider."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import datetime
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 import msgspec
 
@@ -13,6 +13,7 @@ from parley_server.providers.openai.profile import profile_of
 from parley_server.settings import (
     AnthropicSettings,
     EndpointSettings,
+    GeminiSettings,
     ModelSettings,
     OpenAISettings,
     PriceSettings,
@@ -32,6 +33,8 @@ def resolved_model(
 ) -> Model:
     """The model with its limits, abilities and prices. An ability that is unknown counts as there."""
     retires = _first(settings.retires, known.retires)
+    api = settings.api or _usual_api(provider, known)
+    limits = _dialect_limits(provider, api)
     return Model(
         alias=alias,
         provider=settings.provider,
@@ -41,7 +44,7 @@ def resolved_model(
         # Vendors count the limit that they receive against a rate limit, so only a configured one is sent unasked.
         output_tokens=settings.max_output_tokens or 0,
         images=_there(settings.images, known.images, not isinstance(provider, ScriptedSettings)),
-        image_urls=_there(settings.image_urls, known.image_urls),
+        image_urls=_there(settings.image_urls, known.image_urls, limits.image_urls),
         tools=_there(settings.tools, known.tools),
         json_schema=_there(settings.json_schema, known.json_schema),
         prefill=_there(settings.prefill, known.prefill),
@@ -51,7 +54,10 @@ def resolved_model(
         reasoning_summary=settings.reasoning_summary,
         thinking=_first(settings.thinking, known.thinking) or "",
         cache_min=_first(settings.cache_min, known.cache_min) or 0,
-        api=settings.api or _usual_api(provider, known),
+        api=api,
+        seed=limits.seed,
+        max_stop=limits.max_stop,
+        dotted_names=limits.dotted_names,
         extra_body=msgspec.json.encode(settings.extra_body).decode() if settings.extra_body else "",
         retire_time_us=_midnight_us(retires) if retires is not None else 0,
         prices=_prices(settings.prices, known),
@@ -72,6 +78,27 @@ def resolved_timeouts(settings: ModelSettings, provider: ProviderSettings, known
 def _refuses_sampling(provider: ProviderSettings) -> bool:
     """Whether the API refuses sampling settings of any model, as Anthropic's does from a version on."""
     return isinstance(provider, AnthropicSettings) and provider.version >= _WITHOUT_SAMPLING
+
+
+class _DialectLimits(NamedTuple):
+    """What a vendor's API has no field for, or refuses, whatever the model: see `Model`."""
+
+    seed: bool = True
+    image_urls: bool = True
+    max_stop: int | None = None
+    dotted_names: bool = True
+
+
+def _dialect_limits(provider: ProviderSettings, api: str) -> _DialectLimits:
+    if isinstance(provider, AnthropicSettings):
+        return _DialectLimits(seed=False, dotted_names=False)
+    if isinstance(provider, GeminiSettings):
+        return _DialectLimits(max_stop=5, image_urls=False)
+    if api == "responses":
+        return _DialectLimits(seed=False, max_stop=0, dotted_names=False)
+    if isinstance(provider, OpenAISettings) and profile_of(provider) in _RESPONSES_PROFILES:
+        return _DialectLimits(max_stop=4, dotted_names=False)
+    return _DialectLimits()
 
 
 def _usual_api(provider: ProviderSettings, known: KnownModel) -> str:

@@ -10,6 +10,7 @@ from typing import Any
 import msgspec
 from sqlalchemy import Connection, Select, bindparam, select
 
+from parley_server.core.context.estimate import READ_BYTES_PER_TOKEN
 from parley_server.core.model import (
     ContextPolicy,
     Conversation,
@@ -95,7 +96,7 @@ def _shown(row: AnyRow) -> Message:
 def _limits(policy: ContextPolicy, max_bytes: int) -> PathLimits:
     return PathLimits(
         messages=policy.max_messages or NO_LIMIT,
-        size_bytes=max_bytes or NO_BYTES_LIMIT,
+        size_bytes=min(max_bytes or NO_BYTES_LIMIT, policy.max_tokens * READ_BYTES_PER_TOKEN or NO_BYTES_LIMIT),
         summarized=policy.overflow is Overflow.SUMMARIZE,
     )
 

@@ -24,6 +24,7 @@ _REPLY_S = (0.1, 0.25, 0.5, 1, 2, 5, 10, 20, 30, 60, 120, 300, 600, 1800)
 _OVERHEAD_S = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1)
 _LAG_S = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1)
 _CALL_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1, 5, 30, 120, 600)
+_ESTIMATE_RATIO = (0.5, 0.8, 0.9, 1, 1.1, 1.25, 1.5, 2, 3, 5, 10)
 _LENGTH = (0, 100, 500, 1_000, 5_000, 10_000, 50_000, 100_000, 500_000)
 
 Child = TypeVar("Child")
@@ -109,6 +110,16 @@ class Metrics:
         )
         tokens = Counter("parley_tokens_total", "Tokens used.", ("kind", "model"), registry=registry)
         self._tokens = _Labelled(tokens.labels)
+        self._estimate_ratio = Histogram(
+            "parley_prompt_estimate_ratio",
+            "Estimated tokens of a prompt divided by the provider's count.",
+            buckets=_ESTIMATE_RATIO,
+            registry=registry,
+        )
+        summaries = Counter(
+            "parley_summaries_total", "Summaries of conversations that ended.", ("outcome",), registry=registry
+        )
+        self._summaries = _Labelled(summaries.labels)
         cost = Counter("parley_cost_usd_total", "Cost in US dollars, where prices are known.", model, registry=registry)
         self._cost = _Labelled(cost.labels)
 
@@ -200,6 +211,12 @@ class Metrics:
 
     def refused(self, reason: Reason) -> None:
         self._refusals.of(reason.value).inc()
+
+    def prompt_counted(self, ratio: float) -> None:
+        self._estimate_ratio.observe(ratio)
+
+    def summarized(self, outcome: str) -> None:
+        self._summaries.of(outcome).inc()
 
     # --- replicas
 

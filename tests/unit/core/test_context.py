@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import msgspec
 import pytest
-from parley_server.core.context.build import build_messages, prompt_bytes
+from parley_server.core.context.build import build_messages
 from parley_server.core.model import (
+    ContextPolicy,
+    Conversation,
     ImagePart,
     Message,
     PromptMessage,
@@ -14,7 +17,7 @@ from parley_server.core.model import (
     ToolCallPart,
     ToolResultPart,
 )
-from parley_server.core.store_types import StoredImage
+from parley_server.core.store_types import PromptSource, StoredImage
 
 IMAGE = StoredImage(id="image-1", mime_type="image/png", data=b"bytes")
 
@@ -42,15 +45,20 @@ def call(call_id: str, arguments: str = "{}") -> ToolCallPart:
 
 
 def build(path=(), new=(), *, system=(), post_system="", max_messages=0, images=(), refused=None):
-    return build_messages(
+    return built(
         path,
-        tuple(new),
+        new,
         system=system,
-        post_system=post_system,
-        max_messages=max_messages,
         images=images,
         refused=refused or {},
-    )
+        conversation=Conversation(post_system=post_system, context=ContextPolicy(max_messages=max_messages)),
+    ).messages
+
+
+def built(path=(), new=(), *, system=(), **source):
+    identified = [msgspec.structs.replace(each, id=each.id or f"m{at}") for at, each in enumerate([*path, *new])]
+    branch = PromptSource(path=tuple(identified[: len(path)]), **({"conversation": Conversation()} | source))
+    return build_messages(branch, identified[len(path) :], system=system)
 
 
 def summary(prompt) -> list[tuple[str, str]]:
@@ -211,14 +219,14 @@ def test_stored_images_are_loaded_and_other_images_unchanged():
     stored = ImagePart(image_id="image-1", mime_type="image/png", size_bytes=5)
     url = ImagePart(url="https://example.com/a.png")
     new = ImagePart(mime_type="image/gif", data=b"GIF")
-    prompt = build([user("look", stored)], [user(url, new)], images=(IMAGE,))
-    assert prompt == (
+    prompt = built([user("look", stored)], [user(url, new)], images=(IMAGE,))
+    assert (prompt.text_bytes, prompt.images, prompt.image_bytes) == (4, 3, 5 + len(url.url) + 3)
+    assert [msgspec.structs.replace(each, cache_mark=False) for each in prompt.messages] == [
         PromptMessage(
             role="user", parts=(TextPart(text="look"), ImagePart(mime_type="image/png", data=b"bytes", size_bytes=5))
         ),
         PromptMessage(role="user", parts=(url, new)),
-    )
-    assert prompt_bytes(prompt) == 4 + 5 + len(url.url) + 3
+    ]
 
 
 def test_missing_images_are_omitted_with_messages_emptied_by_that():
@@ -230,9 +238,9 @@ def test_missing_images_are_omitted_with_messages_emptied_by_that():
         ]
 
 
-def test_prompt_bytes_count_every_kind_of_part():
-    prompt = build([user("ab"), assistant(call("a")), result("a")], [user("c")])
-    assert prompt_bytes(prompt) == 2 + 3 + 2 + 1
+def test_text_bytes_count_every_kind_of_part():
+    path = [user("ab"), assistant(ReasoningPart(text="why"), call("a")), result("a")]
+    assert built(path, [user("ç")], system=("s",)).text_bytes == 2 + 3 + 2 + 2 + 1
 
 
 def refusing(*inputs: str) -> dict[str, str]:

@@ -8,13 +8,27 @@ import re
 import msgspec
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from parley_server.core.context.branch import Sizing, sized_branch
 from parley_server.core.context.build import build_messages
-from parley_server.core.model import Message, Model, Prompt, Role, TextPart, ToolCallPart, ToolResultPart
+from parley_server.core.context.cut import within_budget
+from parley_server.core.model import (
+    ContextPolicy,
+    Conversation,
+    Message,
+    Model,
+    Prompt,
+    Role,
+    TextPart,
+    ToolCallPart,
+    ToolResultPart,
+)
+from parley_server.core.store_types import PromptSource
 from parley_server.providers.openai.profile import PROFILES
 from parley_server.providers.openai.prompt import messages_of
 
 CALL_IDS = st.sampled_from(["a", "b", "call_1", "A1b2C3d4E", "x" * 50])
 TEXTS = st.sampled_from(["", "one", "two"])
+TWO_OR_NONE = st.sampled_from([0, 2])
 ARGUMENTS = st.sampled_from(["{}", "", "{}", '{"cut'])
 
 
@@ -99,24 +113,42 @@ def check_turns(entries):
         assert role in allowed[before], (before, role)
 
 
-def body(conversation, profile: str, *, post_system: str = "", max_messages: int = 0):
-    path, new, refused = conversation
-    shown = build_messages(
-        path, new, system=("s",), post_system=post_system, max_messages=max_messages, images=(), refused=refused
-    )
-    prompt = Prompt(model=Model(alias="a", provider="p", name="n"), messages=shown)
-    return messages_of(prompt, PROFILES[profile])
+POLICIES = st.builds(
+    ContextPolicy, max_messages=st.integers(0, 6), reminder=st.just("r"), reminder_interval=TWO_OR_NONE
+)
+SIZINGS = st.builds(Sizing, budget=st.one_of(st.none(), st.integers(100, 300)))
 
 
-@given(conversation=conversations(), max_messages=st.integers(0, 6), post_system=st.sampled_from(["", "post"]))
-@settings(deadline=None, max_examples=150)
-def test_random_paths_become_prompts_that_every_profile_accepts(conversation, max_messages, post_system):
+@st.composite
+def prompts(draw):
+    """A prompt of any path, policy and budget, with the new messages."""
+    path, new, refused = draw(conversations())
+    conversation = Conversation(post_system=draw(st.sampled_from(["", "post"])), context=draw(POLICIES))
+    source = PromptSource(conversation=conversation, path=tuple(path), refused=refused)
+    sizing = draw(SIZINGS)
+    built = build_messages(source, new, system=("s",), sizing=sizing)
+    assert sizing.budget is None or built.tokens <= max(sizing.budget, least(source, new, sizing))
+    return Prompt(model=Model(alias="a", provider="p", name="n"), messages=built.messages), new
+
+
+def least(source, new, sizing):
+    """The tokens of the newest turn without all but its last calls."""
+    items, _ = sized_branch(source, new, sizing)
+    kept, _ = within_budget(items, 0)
+    alone = build_messages(msgspec.structs.replace(source, path=(), refused={}), (), system=("s",), sizing=sizing)
+    return alone.tokens + sum(item.tokens for item in kept) + 1
+
+
+@given(made=prompts())
+@settings(deadline=None, max_examples=200)
+def test_random_paths_become_prompts_that_every_profile_accepts(made):
+    prompt, new = made
     for profile in ("generic", "mistral", "openai", "deepseek"):
-        entries = body(conversation, profile, post_system=post_system, max_messages=max_messages)
+        entries = messages_of(prompt, PROFILES[profile])
         check_ids(entries, "[A-Za-z0-9]{9}" if PROFILES[profile].tool_id == "short" else "[A-Za-z0-9_-]{1,40}")
         if profile == "generic":
             check_turns(entries)
-            check_newest(entries, conversation[1])
+            check_newest(entries, new)
         if profile == "mistral":
             check_turns([entries[0], *[entry for entry in entries[1:] if entry["role"] != "system"]])
         if not PROFILES[profile].prefill:

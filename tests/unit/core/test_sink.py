@@ -24,7 +24,15 @@ class SinkHarness:
         self.utilisation = 0.0
         self.full = 0
         self.window = FlushWindow(self.clock, utilisation=lambda: self.utilisation)
-        self.sink = LogSink(self.log, self.clock, window=self.window, max_bytes=max_bytes, on_full=self._filled)
+        self.begun_with: list[int] = []
+        self.sink = LogSink(
+            self.log,
+            self.clock,
+            window=self.window,
+            max_bytes=max_bytes,
+            on_full=self._filled,
+            on_first=lambda: self.begun_with.append(self.log.last_sequence),
+        )
 
     def _filled(self) -> None:
         self.full += 1
@@ -43,6 +51,15 @@ class SinkHarness:
 @pytest.fixture
 def harness() -> SinkHarness:
     return SinkHarness()
+
+
+def test_the_first_content_is_reported_once(harness):
+    harness.sink.usage(USAGE)
+    harness.sink.flush()
+    assert harness.begun_with == []
+    harness.read("a")
+    harness.read("b")
+    assert harness.begun_with == [0]
 
 
 def test_one_flush_makes_one_entry_of_each_kind(harness):
@@ -102,7 +119,10 @@ async def test_text_is_held_for_one_window_at_high_utilisation(harness):
 
 async def test_all_sinks_share_one_window(harness):
     logs = [Log(reply(f"reply-{number}")) for number in range(3)]
-    sinks = [LogSink(log, harness.clock, window=harness.window, max_bytes=1000, on_full=lambda: None) for log in logs]
+    sinks = [
+        LogSink(log, harness.clock, window=harness.window, max_bytes=1000, on_full=lambda: None, on_first=lambda: None)
+        for log in logs
+    ]
     for sink in sinks:
         sink.text("first")
         sink.flush()

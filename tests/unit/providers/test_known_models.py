@@ -139,8 +139,26 @@ def test_the_configuration_wins_field_by_field(key: str) -> None:
     model, without = resolved(named("x", **{key: OWN[key]}), ENTRY), resolved(named("x"), ENTRY)
     own = tuple(OWN[key]) if isinstance(OWN[key], list) else OWN[key]
     assert getattr(model, key) == own
-    changed = [name for name in model.__struct_fields__ if getattr(model, name) != getattr(without, name)]
-    assert changed == ([key, "output_tokens"] if key == "max_output_tokens" else [key])
+    changed = {name for name in model.__struct_fields__ if getattr(model, name) != getattr(without, name)}
+    assert changed == {key} | ALSO_CHANGED.get(key, set())
+
+
+ALSO_CHANGED = {"max_output_tokens": {"output_tokens"}, "api": {"seed", "max_stop"}}
+
+
+@pytest.mark.parametrize(
+    ("provider", "api", "limits"),
+    [
+        (OpenAISettings(), "chat", (True, 4, False, True)),
+        (OpenAISettings(), "responses", (False, 0, False, True)),
+        (OpenAISettings(base_url="https://openrouter.ai/api/v1"), "chat", (True, None, True, True)),
+        (AnthropicSettings(), None, (False, None, False, True)),
+        (GeminiSettings(), None, (True, 5, True, False)),
+    ],
+)
+def test_what_an_api_has_no_field_for_is_a_limit_of_its_models(provider, api, limits) -> None:
+    model = resolved(named("x", **({"api": api} if api else {})), provider=provider)
+    assert (model.seed, model.max_stop, model.dotted_names, model.image_urls) == limits
 
 
 def test_an_unknown_ability_counts_as_there() -> None:

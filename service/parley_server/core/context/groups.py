@@ -33,7 +33,7 @@ def paired(messages: Iterable[Message]) -> list[Message]:
     kept: list[Message] = []
     for group in _groups(messages):
         first = group[0]
-        if len(group) == 1 and first.role is not Role.TOOL and not _calls(first):
+        if len(group) == 1 and first.role is not Role.TOOL and not calls_of(first):
             kept += _with_parts(first, first.parts)
         else:
             kept += _paired_group(group, names)
@@ -47,17 +47,18 @@ def unknown_results(path: Iterable[Message], new: Iterable[Message]) -> list[tup
     new = list(new)
     if not any(message.role is Role.TOOL for message in new):
         return []
-    called = {call.id for message in path for call in _calls(message)}
+    called = {call.id for message in path for call in calls_of(message)}
     unknown = []
     for i, message in enumerate(new):
-        called |= {call.id for call in _calls(message)}
+        called |= {call.id for call in calls_of(message)}
         for j, part in enumerate(message.parts):
             if isinstance(part, ToolResultPart) and part.tool_call_id not in called:
                 unknown.append((f"[{i}].parts[{j}]", part.tool_call_id))
     return unknown
 
 
-def _calls(message: Message) -> list[ToolCallPart]:
+def calls_of(message: Message) -> list[ToolCallPart]:
+    """The tool calls of a message, whole or not."""
     return [part for part in message.parts if isinstance(part, ToolCallPart)]
 
 
@@ -76,7 +77,7 @@ def _groups(messages: Iterable[Message]) -> Iterator[list[Message]]:
 def _paired_group(group: list[Message], names: dict[str, str]) -> list[Message]:
     """Pairs one group. `names` maps call ids to function names; the group's calls are added to it."""
     head, results = (None, group) if group[0].role is Role.TOOL else (group[0], group[1:])
-    calls = [call for call in _calls(head) if complete(call)] if head else []
+    calls = [call for call in calls_of(head) if complete(call)] if head else []
     names |= {call.id: call.name for call in calls}
     wanted = _counted([call.id for call in calls])
     answering = _newest(results, wanted)

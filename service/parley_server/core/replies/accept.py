@@ -11,6 +11,7 @@ import asyncio
 
 import msgspec
 
+from parley_server.core.context.estimate import most_bytes
 from parley_server.core.context.groups import unknown_results
 from parley_server.core.lease import Lease
 from parley_server.core.limits import Limits
@@ -38,7 +39,7 @@ from parley_server.core.store_types import (
     StoredImage,
 )
 from parley_server.core.tasks import Tasks, done_within
-from parley_server.core.validation import check_model, refuse_unknown
+from parley_server.core.validation import refuse_unknown
 from parley_server.errors import (
     ConversationExists,
     ConversationNotFound,
@@ -115,7 +116,6 @@ class Acceptances:
         for tries_left in reversed(range(MAX_TRIES)):
             source = await self._source(request)
             candidates = self._candidates(request.payload, source)
-            check_model(candidates[0], request.payload)
             await self._check_results(request, source)
             plan = self._plan(request, source, candidates)
             if running := source.conversation.active_reply_id:
@@ -172,6 +172,7 @@ class Acceptances:
                 payload.position,
                 has_input=bool(payload.messages),
                 new_turn=any(message.role is Role.USER for message in payload.messages),
+                max_bytes=most_bytes(self._catalog.models()),
             )
             return await self._with_images(request, source)
         if shown := shown_images(payload.messages):
@@ -192,7 +193,7 @@ class Acceptances:
             written = as_it_stands(writer.log, self._clock.now_us()).message
             path = (*path, written) if written else path
         unknown = unknown_results(path, payload.messages)
-        if unknown and source.path and source.path[0].parent_id:  # the path may not be the whole branch
+        if unknown and source.path and source.path[0].parent_id:  # older messages were not read
             whole = await self._store.read_turn(
                 request.identity, payload.conversation_id, payload.position, has_input=True, whole=True
             )
@@ -234,7 +235,8 @@ class Acceptances:
         return self._catalog.candidates(payload.model or source.conversation.model, payload.fallback_models)
 
     def _plan(self, request: ReplyRequest, source: PromptSource, candidates: tuple[Model, ...]) -> Plan:
-        return make_plan(request, source, candidates, owner=self._owner, now_us=self._clock.now_us())
+        estimator, now_us = self._generation_parts.estimator, self._clock.now_us()
+        return make_plan(request, source, candidates, estimator=estimator, owner=self._owner, now_us=now_us)
 
     def _generation(self, payload: ReplyPayload, plan: Plan) -> Generation:
         limits = self._limits

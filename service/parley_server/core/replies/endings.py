@@ -8,10 +8,8 @@ from parley_server.core.content import Answer
 from parley_server.core.cost import estimate_tokens
 from parley_server.core.model import (
     FinishReason,
-    ImagePart,
     Message,
     Part,
-    PromptMessage,
     ReasoningPart,
     Reply,
     ReplyError,
@@ -19,13 +17,10 @@ from parley_server.core.model import (
     State,
     TextPart,
     ToolCallPart,
-    ToolResultPart,
     Usage,
     Value,
 )
 from parley_server.errors import InternalError, OwnerLost, ProviderTimeout
-
-IMAGE_TOKENS = 800  # an approximation: what large vendors count for a medium-sized image
 
 
 class Cancel(Value, frozen=True, kw_only=True):
@@ -80,24 +75,24 @@ def answer_message(reply: Reply, parts: tuple[Part, ...], state: State, now_us: 
     )
 
 
-def estimated_usage(prompt: tuple[PromptMessage, ...], answer: Answer) -> Usage:
-    """An estimate of what the provider has counted."""
+def estimated_usage(prompt_tokens: int, answer: Answer) -> Usage:
+    """An estimate of what the provider has counted; `prompt_tokens` is the estimate of the prompt."""
     reasoning = sum(estimate_tokens(part.text) for part in answer.parts if isinstance(part, ReasoningPart))
     return Usage(
-        prompt_tokens=sum(_tokens(part) for message in prompt for part in message.parts),
+        prompt_tokens=prompt_tokens,
         completion_tokens=sum(_tokens(part) for part in answer.parts),
         reasoning_tokens=reasoning,
         estimated=True,
     )
 
 
-def completed_usage(counted: Usage | None, prompt: tuple[PromptMessage, ...], answer: Answer) -> Usage:
+def completed_usage(counted: Usage | None, prompt_tokens: int, answer: Answer) -> Usage:
     """The provider's count, with estimates for a missing count of the prompt or of content that was received."""
     if counted is None:
-        return estimated_usage(prompt, answer)
+        return estimated_usage(prompt_tokens, answer)
     if counted.prompt_tokens and (counted.completion_tokens or not answer.parts):
         return counted
-    estimate = estimated_usage(prompt, answer)
+    estimate = estimated_usage(prompt_tokens, answer)
     known = bool(counted.completion_tokens)
     completed = msgspec.structs.replace(
         counted,
@@ -111,9 +106,5 @@ def completed_usage(counted: Usage | None, prompt: tuple[PromptMessage, ...], an
 def _tokens(part: Part) -> int:
     if isinstance(part, TextPart | ReasoningPart):
         return estimate_tokens(part.text)
-    if isinstance(part, ImagePart):
-        return IMAGE_TOKENS
-    if isinstance(part, ToolCallPart):
-        return estimate_tokens(part.name) + estimate_tokens(part.arguments)
-    assert isinstance(part, ToolResultPart)
-    return estimate_tokens(part.content)
+    assert isinstance(part, ToolCallPart)
+    return estimate_tokens(part.name) + estimate_tokens(part.arguments)

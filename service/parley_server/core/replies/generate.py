@@ -15,6 +15,8 @@ from typing import Protocol
 import msgspec
 
 from parley_server.core.content import Answer, answer_of
+from parley_server.core.context.estimate import Estimator
+from parley_server.core.context.summary import Summaries
 from parley_server.core.cost import cost_nano_usd
 from parley_server.core.lease import NEVER, Lease
 from parley_server.core.limits import Limits
@@ -81,6 +83,8 @@ class GenerationParts:
     limits: Limits
     window: FlushWindow
     lease: Lease
+    estimator: Estimator
+    summaries: Summaries
     idle_elsewhere_s: Callable[[str], Awaitable[float | None]] | None = None
 
 
@@ -117,6 +121,7 @@ class Generation:
             window=parts.window,
             max_bytes=parts.limits.max_reply_bytes,
             on_full=lambda: self.cancel(Cancel(finish=FinishReason.MAX_TOKENS)),
+            on_first=self._begun,
         )
         self.task: asyncio.Task[None] | None = None
         self._producing: asyncio.Task[Finish] | None = None
@@ -242,6 +247,10 @@ class Generation:
         self._producing.add_done_callback(self._provider_done)
         return self._producing
 
+    def _begun(self) -> None:
+        if self._sink.asked is not None:
+            self._parts.summaries.begin(self._prompts, self._sink.asked)
+
     def _provider_done(self, producing: asyncio.Task[Finish]) -> None:
         if not producing.cancelled():
             producing.exception()  # mark the error as retrieved: a provider may end after its reply
@@ -347,6 +356,7 @@ class Generation:
             error=ending.error,
             usage=self._usage(ending, answer),
             message=self._message(answer.parts, ending.state) if answer.is_message else None,
+            kept=self._sink.kept if ending.state is State.COMPLETED and answer.has_call else None,
             model=self.log.reply.model,
             provider=self.log.reply.provider,
             cancel_reason=ending.cancel_reason,
@@ -362,8 +372,10 @@ class Generation:
     def _usage(self, ending: Ending, answer: Answer) -> Usage:
         """The provider's count, or an estimate if the provider was asked and may have charged."""
         usage, asked, prompt = self._sink.last_usage or answer.usage, self._sink.asked, self._prompts.asked
+        if usage is not None and prompt is not None:
+            usage = self._parts.estimator.counted(prompt, usage)
         if usage is not None or (asked is not None and (ending.billed or answer.parts)):
-            usage = completed_usage(usage, prompt.messages if prompt else (), answer)
+            usage = completed_usage(usage, prompt.estimated_tokens if prompt else 0, answer)
         else:
             usage = Usage()
         prices = asked.prices if asked is not None else Prices()

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import msgspec
 
-from parley_server.core.context.build import prompt_bytes
+from parley_server.core.context.estimate import Estimator
 from parley_server.core.context.prompts import TurnPrompts
 from parley_server.core.ids import new_id
 from parley_server.core.model import (
@@ -19,7 +19,7 @@ from parley_server.core.model import (
     Reply,
 )
 from parley_server.core.requests import ReplyRequest
-from parley_server.core.store_types import Acceptance, Position, PromptSource, StoredImage
+from parley_server.core.store_types import Acceptance, Position, PromptSource, ReplyPlan, StoredImage
 from parley_server.errors import InvalidRequest
 
 
@@ -35,17 +35,24 @@ class Plan:
 
 
 def make_plan(
-    request: ReplyRequest, source: PromptSource, candidates: tuple[Model, ...], *, owner: str, now_us: int
+    request: ReplyRequest,
+    source: PromptSource,
+    candidates: tuple[Model, ...],
+    *,
+    estimator: Estimator,
+    owner: str,
+    now_us: int,
 ) -> Plan:
-    """Plan the reply to a checked request. Raises `InvalidRequest` and `NotSupported` for what the first of the
-    candidates cannot be given; others that cannot take it are left out. `owner` is the id of this replica."""
+    """Plan the reply to a checked request. Raises `InvalidRequest` and its subclasses for what the first of the
+    candidates cannot be given; others that cannot be given it are left out. `owner` is the id of this replica."""
     payload, conversation = request.payload, source.conversation
     stored, messages, images = store_messages(payload.messages, source.parent_id, now_us)
-    prompts = TurnPrompts(request, source, messages)
-    shown = prompts.of(candidates[0]).messages
-    if not any(message.role != "system" for message in shown):
+    prompts, model = TurnPrompts(request, source, messages, estimator), candidates[0]
+    built = prompts.built(model)
+    if not any(message.role != "system" for message in built.messages):
         raise InvalidRequest("there is no message to answer")
-    reply_id, model = new_id(now_us), candidates[0]
+    prompts.check(model)
+    reply_id, ignored_settings = new_id(now_us), prompts.ignored_settings(model)
     reply = Reply(
         id=reply_id,
         owner=owner,
@@ -61,11 +68,13 @@ def make_plan(
         provider=model.provider,
         create_time_us=now_us,
         labels=payload.labels,
+        ignored_settings=ignored_settings,
     )
     acceptance = Acceptance(
         identity=request.identity,
         payload_hash=payload.payload_hash(),
         reply=reply,
+        plan=ReplyPlan(ignored_settings=ignored_settings, prompt_tokens=built.tokens),
         new_conversation=None if payload.conversation_id else conversation,
         head=source.parent_id if payload.conversation_id and payload.position == Position() else None,
         continued=payload.position.after,
@@ -74,8 +83,9 @@ def make_plan(
         shown_images=shown_images(payload.messages),
         now_us=now_us,
     )
+    prompt_size = built.text_bytes + built.image_bytes
     able = (model, *[each for each in candidates[1:] if prompts.takes(each)])
-    return Plan(acceptance=acceptance, candidates=able, prompts=prompts, prompt_size=prompt_bytes(shown))
+    return Plan(acceptance=acceptance, candidates=able, prompts=prompts, prompt_size=prompt_size)
 
 
 def new_conversation(given: Conversation, identity: Identity, now_us: int) -> Conversation:

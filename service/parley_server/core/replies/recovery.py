@@ -210,9 +210,7 @@ class Recovery:
         reply = unfinished.reply
         now_us = self._clock.now_us()
         answer = answer_of(unfinished.entries)
-        usage = completed_usage(answer.usage, (), answer)
-        if not usage.prompt_tokens and unfinished.prompt_tokens:
-            usage = msgspec.structs.replace(usage, prompt_tokens=unfinished.prompt_tokens, estimated=True)
+        usage = completed_usage(answer.usage, unfinished.prompt_tokens, answer)
         with contextlib.suppress(ModelNotFound):
             prices = self._catalog.model(reply.model).prices
             usage = msgspec.structs.replace(usage, cost_nano_usd=cost_nano_usd(usage, prices))

@@ -83,13 +83,14 @@ class FlushWindow:
 
 class LogSink:
     """Implements `RouteSink` for one reply. `on_full` is called when the reply reaches `max_bytes`; the rest is
-    dropped."""
+    dropped. `on_first` is called with the first content; it must not do any work at once."""
 
     __slots__ = (
         "_clock",
         "_kept",
         "_kept_bytes",
         "_log",
+        "_on_first",
         "_on_full",
         "_open_bytes",
         "_pending",
@@ -109,12 +110,14 @@ class LogSink:
         window: FlushWindow,
         max_bytes: int,
         on_full: Callable[[], None],
+        on_first: Callable[[], None],
     ) -> None:
         self._log = log
         self._clock = clock
         self._window = window
         self._room = max_bytes
         self._on_full = on_full
+        self._on_first = on_first
         self._pending: list[Entry] = []
         self._open_bytes = 0
         self._usage_waits = False
@@ -192,6 +195,7 @@ class LogSink:
         pending, self._pending, self._open_bytes = self._pending, [], 0
         if not self._log.first_token_time_us and any(not isinstance(entry, UsageUpdate) for entry in pending):
             self._log.first_token_time_us = self._clock.now_us()
+            self._on_first()
         if len(pending) == 1:
             self._log.append(pending[0])
             return
@@ -204,7 +208,9 @@ class LogSink:
             self._add_usage()
         self.close()
         self._log.seal()
-        self._on_full = _nothing  # it refers to the reply, which refers to this: no reference cycle may remain
+        self._on_full = self._on_first = (
+            _nothing  # it refers to the reply, which refers to this: no reference cycle may remain
+        )
 
     def _number_usage(self) -> None:
         begun = self._log.first_token_time_us or self._pending

@@ -5,10 +5,12 @@ from __future__ import annotations
 import ssl
 from functools import partial
 
+import msgspec
+
 from parley_server.core.model import Finish, Prompt
 from parley_server.core.observer import AttemptObserver
 from parley_server.core.ports import Clock, Sink
-from parley_server.providers.endpoint import AFTER_FINISH_S, Answer, Endpoint
+from parley_server.providers.endpoint import AFTER_FINISH_S, Answer, Endpoint, Json
 from parley_server.providers.openai.profile import switches_of
 from parley_server.providers.openai.prompt import chat_body
 from parley_server.providers.openai.reader import ChunkReader
@@ -45,18 +47,26 @@ class OpenAIProvider:
 
     async def generate(self, prompt: Prompt, sink: Sink) -> Finish:
         headers = self._authentication()
-        base_url, model = self.endpoint.base_url, prompt.model
-        origin = self.endpoint.origin("openai", model.api, model.name)
-        if model.api == "responses":
-            body = responses_body(prompt, self._switches, origin=origin)
+        base_url, origin, body = self.endpoint.base_url, self._origin(prompt), self._body(prompt)
+        if prompt.model.api == "responses":
             read = partial(self._read_response, sink, origin)
             return await self.endpoint.ask(prompt, f"{base_url}/responses", body, headers=headers, read=read)
-        body = chat_body(prompt, self._switches, origin=origin)
         read_chat = partial(self._read_chat, sink, origin)
         return await self.endpoint.ask(prompt, f"{base_url}/chat/completions", body, headers=headers, read=read_chat)
 
+    def body_of(self, prompt: Prompt) -> bytes:
+        """See `providers.registry.BuildsBody`."""
+        return msgspec.json.encode(self.endpoint.completed(prompt, self._body(prompt)))
+
     async def close(self) -> None:
         await self.endpoint.close()
+
+    def _origin(self, prompt: Prompt) -> str:
+        return self.endpoint.origin("openai", prompt.model.api, prompt.model.name)
+
+    def _body(self, prompt: Prompt) -> Json:
+        build = responses_body if prompt.model.api == "responses" else chat_body
+        return build(prompt, self._switches, origin=self._origin(prompt))
 
     def _read_response(self, sink: Sink, origin: str, answer: Answer) -> ResponsesReader:
         return ResponsesReader(
