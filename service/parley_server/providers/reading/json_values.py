@@ -1,4 +1,4 @@
-"""Decodes JSON from vendors and callers that may be invalid."""
+"""Decodes JSON that may be invalid, and encodes what was decoded."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Any
 import msgspec
 
 from parley_server.errors import ProviderRejected
+from parley_server.providers.reading.events import clean
 
 
 def json_of(event: bytes) -> Any:
@@ -24,3 +25,8 @@ def json_object(text: str, what: str) -> dict[str, Any]:
         return msgspec.json.decode(text, type=dict[str, Any])
     except msgspec.DecodeError:
         raise ProviderRejected(f"the {what} is not a JSON object") from None
+
+
+def json_text(value: object) -> str:
+    """The JSON of a decoded value, with U+FFFD in place of lone surrogates, which no request can contain."""
+    return clean(json.dumps(value, ensure_ascii=False, separators=(",", ":")))
