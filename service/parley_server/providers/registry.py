@@ -13,6 +13,7 @@ from parley_server.core.model import Model, Prompt
 from parley_server.core.observer import AttemptObserver
 from parley_server.core.ports import Clock, Provider, Route
 from parley_server.errors import ModelNotFound, NotConfigured
+from parley_server.providers.anthropic.provider import AnthropicProvider
 from parley_server.providers.known_models import known_model
 from parley_server.providers.openai.provider import OpenAIProvider
 from parley_server.providers.policies.breaker import FAILURES, Breaker, CoolDowns
@@ -22,6 +23,7 @@ from parley_server.providers.resolved import resolved_model, resolved_timeouts
 from parley_server.providers.scripted.provider import ScriptedProvider
 from parley_server.providers.scripted.script import read_script
 from parley_server.settings import (
+    AnthropicSettings,
     EndpointSettings,
     ModelSettings,
     OpenAISettings,
@@ -167,6 +169,8 @@ def _build(name: str, settings: ProviderSettings, *, clock: Clock, observer: Att
 def _endpoint(name: str, settings: EndpointSettings, *, clock: Clock, observer: AttemptObserver | None) -> Provider:
     if isinstance(settings, OpenAISettings):
         return OpenAIProvider(name, settings, clock=clock, observer=observer)
+    if isinstance(settings, AnthropicSettings):
+        return AnthropicProvider(name, settings, clock=clock, observer=observer)
     raise NotConfigured(f"the kind of the provider {name} is not supported by this release")
 
 

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+import msgspec
+
 from parley_server.core.model import Part, PromptMessage, TextPart
 
 BREAK = "\n\n"
@@ -26,7 +28,7 @@ def fold_system(messages: Iterable[PromptMessage]) -> Messages:
         if message.role == "system" and folded:
             waiting = joined(waiting, message.parts)
         elif message.role == "user" and waiting:
-            folded.append(PromptMessage(role="user", parts=joined(waiting, message.parts)))
+            folded.append(msgspec.structs.replace(message, parts=joined(waiting, message.parts)))
             waiting = ()
         else:
             folded.append(message)
@@ -48,7 +50,7 @@ def alternate(messages: Iterable[PromptMessage]) -> Messages:
             parts: tuple[Part, ...] = ()
             for each in (*strict[at:], message):
                 parts = joined(parts, each.parts)
-            strict[at:] = [PromptMessage(role="user", parts=parts)]
+            strict[at:] = [msgspec.structs.replace(message, parts=parts)]
             continue
         if message.role == "user" and before == "tool":
             strict.insert(at + 1, _said("assistant", NO_ANSWER))

@@ -6,11 +6,12 @@ does not fail an answer.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterable
 from typing import Any
 
 import msgspec
+
+from parley_server.providers.reading.json_values import json_of
 
 
 class Delta(msgspec.Struct, gc=False):
@@ -71,14 +72,6 @@ def decode_loosely(event: bytes) -> WireChunk | None:
         error=value.get("error"),
         x_groq=value.get("x_groq"),
     )
-
-
-def json_of(event: bytes) -> Any:
-    """The JSON of an event, even with invalid UTF-8; None if it is not JSON."""
-    try:
-        return json.loads(event.decode("utf-8", "replace"))
-    except (ValueError, RecursionError):
-        return None
 
 
 def delta_of(value: object) -> Delta | None:

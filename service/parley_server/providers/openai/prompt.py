@@ -21,7 +21,7 @@ from parley_server.core.model import (
     ToolCallPart,
     ToolResultPart,
 )
-from parley_server.errors import ProviderRejected
+from parley_server.providers.reading.json_values import json_object
 from parley_server.providers.reading.tool_ids import ToolIdMap
 from parley_server.settings import Switches
 
@@ -189,11 +189,3 @@ def _call(call: ToolCallPart, ids: ToolIdMap) -> Json:
 
 def _result(result: ToolResultPart, ids: ToolIdMap) -> Json:
     return {"role": "tool", "tool_call_id": ids.of_result(result.tool_call_id), "content": result.content}
-
-
-def json_object(text: str, what: str) -> Json:
-    """The JSON object in a text. Raises `ProviderRejected` if there is none; `what` names the text."""
-    try:
-        return msgspec.json.decode(text, type=Json)
-    except msgspec.DecodeError:
-        raise ProviderRejected(f"the {what} is not a JSON object") from None

@@ -20,7 +20,6 @@ from parley_server.providers.openai.chunk import (
     decode,
     decode_loosely,
     is_first,
-    json_of,
 )
 from parley_server.providers.openai.content import ChatContent
 from parley_server.providers.openai.usage import UsageMeter
@@ -29,6 +28,7 @@ from parley_server.providers.reading.ending import Evidence, finish_of
 from parley_server.providers.reading.error_report import is_error, stands_for_error
 from parley_server.providers.reading.events import failure_of, word_of
 from parley_server.providers.reading.failures import error_in_body
+from parley_server.providers.reading.json_values import json_of
 
 
 class ChunkReader:

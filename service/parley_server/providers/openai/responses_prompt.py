@@ -19,7 +19,8 @@ from parley_server.core.model import (
     ToolCallPart,
     ToolResultPart,
 )
-from parley_server.providers.openai.prompt import TOOL_CHOICES, has_content, image_url, json_object, text_of
+from parley_server.providers.openai.prompt import TOOL_CHOICES, has_content, image_url, text_of
+from parley_server.providers.reading.json_values import json_object
 from parley_server.providers.reading.tool_ids import ToolIdMap
 from parley_server.settings import Switches
 

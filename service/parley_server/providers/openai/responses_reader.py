@@ -17,13 +17,14 @@ from parley_server.core.model import Finish, FinishReason
 from parley_server.core.ports import Sink
 from parley_server.errors import ProviderMalformed
 from parley_server.providers.http.sse import EventSplitter
-from parley_server.providers.openai.chunk import json_of, text_of
+from parley_server.providers.openai.chunk import text_of
 from parley_server.providers.openai.usage import UsageMeter
 from parley_server.providers.reading.content import Content, Notice, ignore
 from parley_server.providers.reading.ending import Evidence, finish_of
 from parley_server.providers.reading.error_report import is_error, stands_for_error
 from parley_server.providers.reading.events import word_of
 from parley_server.providers.reading.failures import error_in_body
+from parley_server.providers.reading.json_values import json_of
 from parley_server.providers.reading.kept import KeptItems
 from parley_server.providers.reading.tool_calls import Piece, arguments_of, key_of, text_of_field
 

@@ -6,7 +6,6 @@ The message itself never leaves this module, because it may quote the prompt or 
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterator
 from typing import Any
@@ -16,6 +15,7 @@ import msgspec
 from parley_server.errors import ProviderMalformed
 from parley_server.providers.http.sse import EventSplitter
 from parley_server.providers.reading.events import count
+from parley_server.providers.reading.json_values import json_of
 
 MAX_WORDS = 8192
 """Limit of characters of a provider's messages that are searched."""
@@ -119,22 +119,15 @@ def stands_for_error(value: object) -> bool:
 
 
 def _parsed(body: bytes) -> Any:
-    text = body.decode("utf-8", "replace")
-    try:
-        return json.loads(text)
-    except (ValueError, RecursionError):
-        pass
+    if (value := json_of(body)) is not None:
+        return value
     splitter = EventSplitter()
     try:
         events = [*splitter.feed(body), *splitter.end()]
     except ProviderMalformed:
         events = []
-    for event in events:
-        try:
-            return json.loads(event.decode("utf-8", "replace"))
-        except (ValueError, RecursionError):
-            continue
-    return text
+    values = [value for event in events if (value := json_of(event)) is not None]
+    return values[0] if values else body.decode("utf-8", "replace")
 
 
 def _places(value: object, depth: int = 0) -> Iterator[dict[str, Any]]:

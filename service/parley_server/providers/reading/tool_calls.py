@@ -15,6 +15,7 @@ import msgspec
 from parley_server.core.ports import Sink
 from parley_server.errors import ProviderMalformed
 from parley_server.providers.reading.events import clean
+from parley_server.providers.reading.json_values import json_text
 from parley_server.providers.reading.surrogates import SurrogateJoin
 
 MAX_INDEX = 256
@@ -257,4 +258,4 @@ def arguments_of(value: object) -> str:
     """A string unchanged (it may end within a surrogate pair), any other value as JSON."""
     if value is None or isinstance(value, str):
         return value or ""
-    return msgspec.json.encode(value).decode()
+    return json_text(value)

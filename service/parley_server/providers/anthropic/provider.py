@@ -1,0 +1,73 @@
+"""A provider for Anthropic's Messages API."""
+
+from __future__ import annotations
+
+import ssl
+from functools import partial
+
+from parley_server.core.model import Finish, Prompt
+from parley_server.core.observer import AttemptObserver
+from parley_server.core.ports import Clock, Sink
+from parley_server.providers.anthropic.prompt import message_body
+from parley_server.providers.anthropic.reader import MessageReader
+from parley_server.providers.endpoint import AFTER_FINISH_S, Answer, Endpoint, Json
+from parley_server.settings import AnthropicSettings
+
+
+class AnthropicProvider:
+    """One endpoint, see `Endpoint`. Its key is resolved for each call; Anthropic itself is not called without one.
+
+    The key is sent as `x-api-key`, which Anthropic and all compatible servers accept."""
+
+    def __init__(
+        self,
+        name: str,
+        settings: AnthropicSettings,
+        *,
+        after_finish_s: float = AFTER_FINISH_S,
+        clock: Clock | None = None,
+        observer: AttemptObserver | None = None,
+        ssl_context: ssl.SSLContext | None = None,
+    ) -> None:
+        self.endpoint = Endpoint(
+            name,
+            settings,
+            after_finish_s=after_finish_s,
+            clock=clock,
+            observer=observer,
+            ssl_context=ssl_context,
+        )
+        self._version = settings.version
+
+    async def generate(self, prompt: Prompt, sink: Sink) -> Finish:
+        headers = self._headers()
+        origin = self._origin(prompt)
+        read = partial(self._read, sink, origin)
+        url = f"{self.endpoint.base_url}/v1/messages"
+        return await self.endpoint.ask(prompt, url, self._body(prompt), headers=headers, read=read)
+
+    async def close(self) -> None:
+        await self.endpoint.close()
+
+    def _headers(self) -> dict[str, str]:
+        key = self.endpoint.key(required=self.endpoint.host == "api.anthropic.com")
+        return {"anthropic-version": self._version} | ({"x-api-key": key} if key else {})
+
+    def _origin(self, prompt: Prompt) -> str:
+        return self.endpoint.origin("anthropic", "messages", prompt.model.name)
+
+    def _body(self, prompt: Prompt) -> Json:
+        return message_body(prompt, origin=self._origin(prompt))
+
+    def _read(self, sink: Sink, origin: str, answer: Answer) -> MessageReader:
+        return MessageReader(
+            self.endpoint.name,
+            sink,
+            origin=origin,
+            on_finish=answer.finish,
+            on_resume=answer.resume,
+            on_done=answer.stop,
+            now_s=answer.now_s,
+            notice=answer.notice,
+            document=answer.document,
+        )
