@@ -10,7 +10,7 @@ from itertools import count
 from parley_server.store.engine.postgres import _connect, open_engine
 from sqlalchemy import make_url
 
-from tests.proxy import Proxy, _Line
+from tests.proxy import Proxy, _DelayQueue
 
 WAIT_S = 1.0
 FAR_S = 60.0
@@ -31,7 +31,7 @@ class Stalling(Proxy):
         self._left = -1
         await self.restore()
 
-    async def _deliver(self, line: _Line, writer: asyncio.StreamWriter, counter: str) -> None:
+    async def _deliver(self, line: _DelayQueue, writer: asyncio.StreamWriter, counter: str) -> None:
         if counter == "to_client":
             get = line.get
 

@@ -130,7 +130,7 @@ async def test_entries_beyond_the_limit_wait_for_the_journal(desk, monkeypatch):
 @pytest.mark.parametrize("unknown", [False, True])
 async def test_entries_written_during_a_store_outage_become_durable_later(desk, unknown):
     log = await desk.begin()
-    desk.store.fail("append_checkpoints", times=3, after=unknown, unknown=unknown)
+    desk.store.fail("append_checkpoints", times=3, after=unknown)
     for number in range(30):
         log.append(TextDelta(f"{number} "))
         await asyncio.sleep(0.01)

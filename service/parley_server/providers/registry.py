@@ -61,7 +61,6 @@ class Registry:
         observer: AttemptObserver | None = None,
     ) -> None:
         self._default_model = default_model
-        self._clock = clock
         self._providers: dict[str, Provider] = {}
         faults: list[str] = []
         for name, settings in providers.items():
