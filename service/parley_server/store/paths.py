@@ -82,13 +82,16 @@ def read_path(
 @cache
 def _path(*, summarized: bool) -> Select[Any]:
     branch = _branch(summarized=summarized)
-    # A join on NULL finds nothing at no cost, so that older replies are not read.
-    recent_reply = case((branch.c.depth < literal_column(str(USAGE_DEPTH), Integer), message.c.reply_id), else_=null())
     kept = case((branch.c.turn_us == _NO_TIME, message.c.kept), else_=null()).label("kept")
+    # No join: PostgreSQL may then read all replies, to hash them.
+    recent = branch.c.depth < literal_column(str(USAGE_DEPTH), Integer)
+    model, usage = (
+        case((recent, select(column).where(reply.c.id == message.c.reply_id).scalar_subquery()), else_=null())
+        for column in (reply.c.model, reply.c.usage)
+    )
     return (
-        select(*MESSAGE_COLUMNS, message.c.position, kept, reply.c.model, reply.c.usage)
+        select(*MESSAGE_COLUMNS, message.c.position, kept, model.label("model"), usage.label("usage"))
         .join_from(branch, message, message.c.id == branch.c.id)
-        .outerjoin(reply, reply.c.id == recent_reply)
         .where(or_(message.c.failed.is_(False), message.c.id == bindparam("continued", type_=Sought())))
         .order_by(branch.c.depth.desc())
     )
