@@ -94,6 +94,9 @@ class EventSplitter:
         end = data.rfind(b"\n\n")
         if end < 0 or b"\r" in data:
             return self._lines(data)
+        start = data.find(b"\ndata: ")
+        if 0 < start < end == len(data) - 2 and data.count(b"\n") == 3:  # one event, as most vendors write them
+            return self._fast([data[start + 7 : end]], b"")
         blocks = [block.partition(b"\ndata: ") for block in data[:end].split(b"\n\n")]
         # Three line ends for each event prove that it has no third line.
         if data.count(b"\n", 0, end + 2) != 3 * len(blocks) or not all(

@@ -34,6 +34,13 @@ _REASONING = ("response.reasoning_summary_text.delta", "response.reasoning_text.
 _READ_ITEMS = ("message", "reasoning", "function_call")
 
 
+class TextEvent(msgspec.Struct, gc=False):
+    """The fields of nearly every event, which are decoded first, because each further field costs CPU per token."""
+
+    type: Any = None
+    delta: Any = None
+
+
 class WireEvent(msgspec.Struct, gc=False):
     """One event: the fields in use, of any type, so that one unusual value does not fail an answer."""
 
@@ -47,6 +54,7 @@ class WireEvent(msgspec.Struct, gc=False):
     error: Any = None
 
 
+decode_text: Callable[[bytes], TextEvent] = msgspec.json.Decoder(TextEvent).decode
 decode: Callable[[bytes], WireEvent] = msgspec.json.Decoder(WireEvent).decode
 
 
@@ -137,13 +145,14 @@ class ResponsesReader:
         texts, join = self._content.texts, self._content.text_join
         for event in events:
             try:
+                seen = decode_text(event)
+                text = seen.delta
+                if seen.type == TEXT and type(text) is str and not join.held:
+                    texts.append(text)
+                    continue
                 wire = decode(event)
             except ValueError:
                 wire = self._loose(event)
-            text = wire.delta
-            if wire.type == TEXT and type(text) is str and not join.held:
-                texts.append(text)
-                continue
             self._take_other(wire, event)
             if self._word:
                 return

@@ -1,0 +1,48 @@
+"""Bodies for OpenAI have the types of its SDK, which sends the same for them."""
+
+import collections.abc
+
+import openai
+import pytest
+from openai.types.chat.completion_create_params import CompletionCreateParamsStreaming
+from openai.types.responses.response_create_params import ResponseCreateParamsStreaming
+from parley_server.settings import ApiKey, OpenAISettings
+from pydantic import TypeAdapter
+
+from tests.dialects.openai import ChatSpeaker, ResponsesSpeaker
+from tests.dialects.prompts import CONVERSATIONS, PROMPTS, SETTINGS
+from tests.dialects.speakers import Text
+from tests.integration.providers.recording import RecordingSink, provider_at
+
+CHAT, RESPONSES = ChatSpeaker(), ResponsesSpeaker()
+TYPES = {CHAT: TypeAdapter(CompletionCreateParamsStreaming), RESPONSES: TypeAdapter(ResponseCreateParamsStreaming)}
+
+
+def whole(value):
+    """The value with lists in place of pydantic's lazy iterators, which check their items as they are read."""
+    if isinstance(value, dict):
+        return {name: whole(field) for name, field in value.items()}
+    if isinstance(value, collections.abc.Iterable) and not isinstance(value, str):
+        return [whole(item) for item in value]
+    return value
+
+
+@pytest.mark.parametrize("speaker", [CHAT, RESPONSES], ids=lambda speaker: speaker.name)
+@pytest.mark.parametrize(("conversation", "settings"), PROMPTS)
+async def test_bodies(speaker, upstream, conversation, settings):
+    upstream.reply_with(speaker.script(Text("ok")))
+    provider = provider_at(upstream.url, OpenAISettings(profile="openai", api_key=ApiKey("sk-secret")))
+    prompt = speaker.prompt(*CONVERSATIONS[conversation], **SETTINGS[settings])
+    await provider.generate(prompt, RecordingSink())
+    await provider.close()
+    ours = upstream.requests[-1]
+    assert whole(TYPES[speaker].validate_python(ours.json)) == ours.json
+    async with openai.AsyncOpenAI(api_key="sk-secret", base_url=upstream.url) as client:
+        create = client.chat.completions.create if speaker is CHAT else client.responses.create
+        async for _ in await create(**ours.json):
+            pass
+    theirs = upstream.requests[-1]
+    assert theirs is not ours
+    assert (theirs.path, theirs.json) == (ours.path, ours.json)
+    same = ("authorization", "content-type", "accept")
+    assert [theirs.headers[name] for name in same] == [ours.headers[name] for name in same]
