@@ -116,7 +116,10 @@ class Models:
         await self.clock.advance(0)
         while not task.done() and self.clock.monotonic() < end_s:
             await self.clock.advance(min(0.25, end_s - self.clock.monotonic()))
-        return (await asyncio.gather(task, return_exceptions=True))[0]
+        in_time = task.done() or not task.cancel()
+        result = (await asyncio.gather(task, return_exceptions=True))[0]
+        assert in_time, f"no result within {within_s} s"
+        return result
 
     def _answering(self, alias, steps):
         async def answer(prompt, sink):
