@@ -131,6 +131,13 @@ async def test_a_path_ends_at_a_number_of_bytes(store, max_bytes, expected):
     assert len((await read(store, conversation, max_bytes=max_bytes, whole=True)).path) == 9
 
 
+async def test_a_path_ends_at_eight_bytes_for_each_token_of_the_conversation_s_own_budget(store):
+    made = chain(*("x" * 1_000 for _ in range(9)))
+    conversation = await created(store, ADA, *made, context=ContextPolicy(max_tokens=300))
+    assert len((await read(store, conversation, new_turn=True)).path) == 3
+    assert len((await read(store, conversation, max_bytes=1_000, new_turn=True)).path) == 1
+
+
 async def test_a_path_reaches_the_user_message_of_its_turn(store):
     conversation = await created(store, ADA, *chain("old", "older answer"))
     reply = await called(store, conversation)

@@ -8,7 +8,7 @@ from parley_server.cli import main
 
 from tests.clock import until
 from tests.integration.served import ask, error_reason, new_message, refused, text_of
-from tests.upstream import Script, Wait, answer, done, finish, refusal, role, text, usage
+from tests.upstream import Script, Wait, answer, chunk, done, finish, refusal, role, text, tool_call, usage
 
 OPENAI = 'profile = "openai"'
 """System messages may stand anywhere, so that requests show the prompt as it is built."""
@@ -249,3 +249,33 @@ async def test_the_command_shows_the_next_prompt_beside_a_running_server(serve, 
     assert server.sql("select count(*) from message") == [(before[0][0] + 2,)]
     status, output = await printed("--tenant", "other")
     assert (status, output.out, output.err) == (2, "", "parley prompt: conversation not found\n")
+
+
+# --- kept items
+
+
+DETAILS = [{"type": "reasoning.encrypted", "data": "c2VjcmV0", "id": "r1", "format": "x", "index": 0}]
+
+
+def weather_call():
+    """A tool call with reasoning that the vendor wants back."""
+    thinking = chunk({"reasoning_details": DETAILS})
+    called = tool_call(0, '{"city":"Oslo"}', call_id="call_1", name="weather")
+    return Script([role(), thinking, called, finish("tool_calls"), usage(), done()])
+
+
+async def test_what_the_vendor_wants_back_is_sent_within_the_tool_turn_and_not_after_it(serve, upstream):
+    server = await serve(provider='profile = "openrouter"')
+    tools = [chat_pb2.Tool(name="weather", parameters="{}")]
+    upstream.reply_next(weather_call())
+    watch = await server.stream("Weather?", tools=tools).end()
+    (message,) = (await server.messages(watch.conversation_id)).messages[:1]
+    call_id = message.parts[-1].tool_call.id
+    result = new_message("tool", tool_result=resources_pb2.ToolResult(tool_call_id=call_id, content="5 degrees"))
+    await server.stream("", input=[result], conversation_id=watch.conversation_id, tools=tools).end()
+    calling = [each for each in upstream.requests[-1].json["messages"] if each.get("tool_calls")]
+    assert [each["reasoning_details"] for each in calling] == [DETAILS]
+    await server.stream("Thanks", conversation_id=watch.conversation_id, tools=tools).end()
+    calling = [each for each in upstream.requests[-1].json["messages"] if each.get("tool_calls")]
+    assert len(calling) == 1
+    assert "reasoning_details" not in calling[0]
