@@ -2,10 +2,11 @@
 
 import pytest
 
+from tests.dialects.anthropic import MessagesSpeaker
 from tests.dialects.openai import ChatSpeaker, ResponsesSpeaker
 from tests.upstream import Upstream
 
-SPEAKERS = (ChatSpeaker(), ResponsesSpeaker())
+SPEAKERS = (ChatSpeaker(), ResponsesSpeaker(), MessagesSpeaker())
 
 
 @pytest.fixture(params=SPEAKERS, ids=lambda speaker: speaker.name)

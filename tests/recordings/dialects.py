@@ -8,12 +8,16 @@ from typing import Any, Protocol
 
 from parley_server.core.model import Prompt
 from parley_server.core.ports import Provider, Sink
+from parley_server.providers.anthropic.provider import AnthropicProvider
+from parley_server.providers.anthropic.reader import MessageReader
 from parley_server.providers.endpoint import Reader
 from parley_server.providers.openai.reader import ChunkReader
 from parley_server.providers.openai.responses_reader import ResponsesReader
+from parley_server.settings import AnthropicSettings, ApiKey
 
 from tests.integration.providers.recording import model, prompt, provider_at
 from tests.recordings.plain import Outcome, PlainReading
+from tests.recordings.plain_messages import PlainMessage
 from tests.recordings.plain_responses import PlainResponse
 
 
@@ -54,6 +58,14 @@ def _responses(sink: Sink, on_done: Callable[[], None]) -> Reader:
     return ResponsesReader("acme", sink, on_done=on_done)
 
 
+def _messages(sink: Sink, on_done: Callable[[], None]) -> Reader:
+    return MessageReader("acme", sink, on_finish=_ignore, on_done=on_done)
+
+
+def _anthropic_at(url: str) -> Provider:
+    return AnthropicProvider("acme", AnthropicSettings(base_url=url, api_key=ApiKey("sk-secret")))
+
+
 def _ignore(_: Any) -> None:
     pass
 
@@ -61,4 +73,5 @@ def _ignore(_: Any) -> None:
 DIALECTS = (
     Dialect("chat", PlainReading, _chat),
     Dialect("responses", PlainResponse, _responses, api="responses"),
+    Dialect("messages", PlainMessage, _messages, _anthropic_at),
 )

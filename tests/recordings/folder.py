@@ -16,6 +16,7 @@ ANSWERS = 549
 """Streams and refusals of all vendors together."""
 STREAMS = {
     "alibaba": ("chat", 3),
+    "anthropic": ("messages", 99),
     "azure": ("chat", 21),
     "azure-responses": ("responses", 7),
     "bedrock-mantle": ("responses", 3),

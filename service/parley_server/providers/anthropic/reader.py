@@ -259,5 +259,5 @@ class MessageReader:
             word=self._word,
             completed=bool(self._word) and (self.finished or whole),
             unknown_form=bool(self._foreign or self._splitter.documents or self._splitter.ignored),
-            unread=self._content.unread,
+            unread=bool(self._word) and self._content.unread,
         )

@@ -16,7 +16,7 @@ _PROMPT = {
 
 
 class MessageUsage:
-    """Keeps the last nonzero value of each count: the counts are cumulative, and some servers repeat them as zeros.
+    """Keeps the last value of each count. Zeros of a usage without any count are ignored: some servers end with one.
 
     `on_ignored` is called for each implausible count.
     """
@@ -32,8 +32,9 @@ class MessageUsage:
         of output tokens is not the final one."""
         if not isinstance(usage, dict):
             return
+        empty = not any(usage.get(field) for field in _PROMPT)
         for field, name in _PROMPT.items():
-            self._take(name, usage.get(field))
+            self._take(name, usage.get(field), zero=not empty)
         if at_start:
             return
         self._take("completion", usage.get("output_tokens"))
@@ -55,14 +56,16 @@ class MessageUsage:
             estimated=any(not get(name) for name in self._doubtful),
         )
 
-    def _take(self, name: str, value: object) -> None:
+    def _take(self, name: str, value: object, *, zero: bool = False) -> None:
+        """Take a count; with `zero`, also one of 0."""
         if value is None:
             return
         counted = count(value)
         if counted is None:
             self._on_ignored()
-            if name != "reasoning":
+            if name != "reasoning" and name not in self._doubtful:
                 self._doubtful.add(name)
-        elif counted and self._counts.get(name) != counted:
+                self.changed = True
+        elif (counted or zero) and self._counts.get(name, 0) != counted:
             self._counts[name] = counted
             self.changed = True
