@@ -25,7 +25,11 @@ def accepted(*, reply_id: str = REPLY_ID, sequence: int = 0, conversation_id: st
         reply_id=reply_id,
         sequence=sequence,
         accepted=chat_pb2.Accepted(
-            conversation_id=conversation_id, message_id="message-2", input_message_ids=["message-1"], model="scripted"
+            conversation_id=conversation_id,
+            message_id="message-2",
+            input_message_ids=["message-1"],
+            model="scripted",
+            ignored_settings=["seed"],
         ),
     )
 
@@ -43,13 +47,18 @@ def texts(*pieces: str) -> list[Chunk]:
 def finished(sequence: int, reason: int = resources_pb2.FINISH_REASON_STOP, cancel_reason: str = "") -> Chunk:
     """The terminal chunk of a reply that did not fail."""
     usage = resources_pb2.Usage(prompt_tokens=3, completion_tokens=5)
-    end = chat_pb2.Finished(reason=reason, usage=usage, model="scripted", cancel_reason=cancel_reason)
+    end = chat_pb2.Finished(
+        reason=reason, usage=usage, model="spare", provider="typewriter", cancel_reason=cancel_reason
+    )
     return Chunk(sequence=sequence, finished=end)
 
 
 def failed(sequence: int, error: errors_pb2.ReplyError) -> Chunk:
     """The terminal chunk of a failed reply."""
-    return Chunk(sequence=sequence, failed=chat_pb2.Failed(error=error, usage=resources_pb2.Usage(prompt_tokens=3)))
+    usage = resources_pb2.Usage(prompt_tokens=3)
+    return Chunk(
+        sequence=sequence, failed=chat_pb2.Failed(error=error, usage=usage, model="spare", provider="typewriter")
+    )
 
 
 def snapshot(sequence: int, whole: str) -> Chunk:

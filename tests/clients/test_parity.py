@@ -1,4 +1,4 @@
-"""Every error reason, request field and unary RPC of the contract exists in each client.
+"""Every error reason, request field, chunk field and unary RPC of the contract exists in each client.
 
 The Python client is inspected; the sources of the others are read without their comments, so that a name in a comment
 does not count.
@@ -12,9 +12,9 @@ import re
 from pathlib import Path
 
 import pytest
-from parley import Client, Conversations, RequestFields
+from parley import Accepted, Client, Conversations, Finished, ReplyFailed, RequestFields
 from parley.errors import BY_REASON
-from parley.v1 import chat_pb2, errors_pb2
+from parley.v1 import chat_pb2, errors_pb2, resources_pb2
 
 CLIENTS = Path(__file__).parents[2] / "clients"
 JAVA = "java/parley-client/src/main/java/dev/parley/client"
@@ -36,6 +36,10 @@ METHODS = {
     "Conversations.GetImage": "image",
 }
 NOT_WRAPPED = {"Admin"}  # for operators, who use grpcurl
+
+# The chunks whose fields are copied, with the fields that the clients leave out. The error of `Failed` is the exception
+# itself.
+COPIED = {"Accepted": {"quota"}, "Finished": {"provider_reason"}, "Failed": {"error"}}
 
 
 def source(path: str) -> str:
@@ -103,6 +107,40 @@ def test_java_takes_the_request_message_of_the_contract():
     )
     for method in ("ReplyStream streamReply", "Reply createReply"):
         assert f"public {method}(ReplyRequest request)" in source(f"{JAVA}/ParleyClient.java")
+
+
+def python_fields(chunk: str) -> set[str]:
+    return set({"Accepted": Accepted, "Finished": Finished, "Failed": ReplyFailed}[chunk].__annotations__)
+
+
+def node_fields(chunk: str) -> set[str]:
+    if chunk == "Failed":
+        body = between(source("node/src/errors.ts"), "^export class ReplyFailed .*{$", r"^  constructor\(")
+    else:
+        body = between(source("node/src/events.ts"), f"^export interface {chunk} {{$", "^}")
+    return set(re.findall(r"^  readonly (\w+): ", body, re.MULTILINE))
+
+
+def java_fields(chunk: str) -> set[str]:
+    if chunk == "Failed":
+        return set(re.findall(r"public \w+ (\w+)\(\)", source(f"{JAVA}/errors/ReplyFailedException.java")))
+    record = between(source(f"{JAVA}/ReplyEvent.java"), rf"record {chunk}\(", r"\)\s+implements")
+    return set(re.findall(r"(\w+)(?:,|$)", record))
+
+
+@pytest.mark.parametrize("chunk", COPIED)
+def test_each_client_shows_the_fields_of_the_chunk(chunk):
+    expected = {field.name for field in getattr(chat_pb2, chunk).DESCRIPTOR.fields} - COPIED[chunk]
+    assert expected <= python_fields(chunk)
+    assert {camel(name) for name in expected} <= node_fields(chunk)
+    assert {camel(name) for name in expected} <= java_fields(chunk)
+
+
+def test_node_can_update_each_field_of_the_context_policy():
+    fields = between(source("node/src/conversations.ts"), "^export type ConversationField =$", ";$")
+    (nested,) = re.findall(r"`context\.\$\{(.*)\}`", fields)
+    expected = {camel(field.name) for field in resources_pb2.ContextPolicy.DESCRIPTOR.fields}
+    assert set(re.findall(r'"(\w+)"', nested)) == expected
 
 
 def test_every_unary_rpc_is_wrapped_or_left_out_on_purpose():

@@ -19,7 +19,7 @@ FOLDER = Path(__file__).parent / "cases"
 PNG = b"\x89PNG\r\n\x1a\n"
 
 CASE_KEYS = {"case", "shows", "server", "wire", "client", "clients", "matrix", "steps"}
-SERVER_KEYS = {"kind", "settings", "own", "toml"}
+SERVER_KEYS = {"kind", "settings", "own"}
 OPS: dict[str, set[str]] = {
     "client": {
         "name",
@@ -72,6 +72,7 @@ STEPS: dict[str, set[str]] = {
     "calls": {"within_s"},
     "stored": {"reply"},
     "asked": set(),
+    "received": set(),
     "remember": set(),
     "nothing_left": {"since"},
     "memory": {"since"},

@@ -14,19 +14,27 @@ from tests.conformance.players import short
 Event = dict[str, Any]
 
 FIELDS: dict[str, set[str]] = {
-    "accepted": {"reply_id", "conversation_id", "message_id", "input_message_ids", "model", "replayed"},
+    "accepted": {
+        "reply_id",
+        "conversation_id",
+        "message_id",
+        "input_message_ids",
+        "model",
+        "replayed",
+        "ignored_settings",
+    },
     "text": {"text"},
     "reasoning": {"text"},
     "tool_call": {"index", "call_id", "name", "arguments"},
     "usage": {"usage"},
     "snapshot": {"text", "reply"},
     "reconnecting": {"attempt", "delay_s", "error"},
-    "finished": {"reason", "text", "model", "cancel_reason", "usage"},
+    "finished": {"reason", "text", "model", "provider", "cancel_reason", "usage"},
 }
 KNOWN = {"request_id", "reply_id", "conversation_id", "message_id", "sequence", "text", "tool_calls"}
 ERROR = {"kind", "reason", "code", "message", "retryable", "retry_after_s", "metadata"}
 MORE_OF_ERRORS: dict[str, set[str]] = {
-    "ReplyFailed": {"text", "reply_id", "message_id", "usage"},
+    "ReplyFailed": {"text", "reply_id", "message_id", "usage", "model", "provider"},
     "ConnectionLost": {"reply_id", "sequence", "text"},
 }
 EXACT = ("metadata",)

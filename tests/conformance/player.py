@@ -62,7 +62,7 @@ def told(error: Exception) -> dict[str, Any]:
     if isinstance(error, parley.ReplyFailed):
         usage = error.usage if error.usage is not None else resources_pb2.Usage()
         fields |= {"text": error.text, "reply_id": error.reply_id, "message_id": error.message_id}
-        fields["usage"] = plain(usage)
+        fields |= {"usage": plain(usage), "model": error.model, "provider": error.provider}
     if isinstance(error, parley.ConnectionLost):
         fields |= {"reply_id": error.reply_id, "sequence": error.sequence, "text": error.text}
     return fields
@@ -83,12 +83,13 @@ def shown(event: parley.Event) -> dict[str, Any]:
         case parley.Reconnecting():
             fields = {"attempt": event.attempt, "delay_s": event.delay_s, "error": told(event.error)}
         case parley.Finished():
-            fields = {name: getattr(event, name) for name in ("reason", "text", "model", "cancel_reason")}
+            fields = {name: getattr(event, name) for name in ("reason", "text", "model", "provider", "cancel_reason")}
             fields["usage"] = plain(event.usage)
         case parley.Accepted():
             names = ("reply_id", "conversation_id", "message_id", "model", "replayed")
             fields = {name: getattr(event, name) for name in names}
             fields["input_message_ids"] = list(event.input_message_ids)
+            fields["ignored_settings"] = list(event.ignored_settings)
     return {"event": KINDS[type(event)], **fields}
 
 

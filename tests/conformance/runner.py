@@ -230,6 +230,12 @@ class Run:
         count = len(self._world.upstream.requests) - self._asked
         assert count == step["asked"], f"the provider was asked {count} times"
 
+    async def received(self, step: Mapped) -> None:
+        """The bodies of the requests to the provider since the case began."""
+        bodies = [request.json for request in self._world.upstream.requests[self._asked :]]
+        problem = differs(step["received"], bodies, self._names, "received")
+        assert not problem, problem
+
     async def _stats(self) -> dict[str, Any]:
         (event,) = await self._ask("stats", {})
         assert event["event"] == "result", short(event)
@@ -302,6 +308,7 @@ STEPS: dict[str, Step] = {
     "calls": Run.calls,
     "stored": Run.stored,
     "asked": Run.asked,
+    "received": Run.received,
     "remember": Run.remember,
     "nothing_left": Run.nothing_left,
     "memory": Run.memory,

@@ -47,6 +47,18 @@ retries = 0
 first_token = 1
 idle = 1
 
+[providers.spare]
+kind = "openai"
+base_url = "{url}"
+api_key = "env:UPSTREAM_KEY"
+retries = 0
+
+[providers.thinker]
+kind = "openai"
+base_url = "{url}"
+api_key = "env:UPSTREAM_KEY"
+switches.replay_reasoning = "content"
+
 [providers.gone]
 kind = "openai"
 base_url = "http://127.0.0.1:9/v1"
@@ -64,6 +76,21 @@ prices = {{ prompt = 2.0, completion = 8.0 }}
 [models.upstream]
 provider = "up"
 name = "vendor/test-1"
+
+[models.first]
+provider = "up"
+name = "vendor/first"
+fallback = ["second"]
+
+[models.second]
+provider = "spare"
+name = "vendor/second"
+
+[models.thinker]
+provider = "thinker"
+name = "vendor/thinker"
+sampling = false
+efforts = ["low", "high"]
 
 [models.unreachable]
 provider = "gone"
@@ -270,10 +297,11 @@ class Worlds:
 
 
 def upstream_script(said: Any) -> Script:
-    """A response as a case writes it: a list of pieces, or a mapping with `status` for a refusal."""
+    """A response as a case writes it: a list of pieces, or a mapping with `status`, and optionally `headers`
+    and a `body` of JSON, for a refusal."""
     if isinstance(said, dict):
         headers = {name.replace("-", "_"): value for name, value in said.get("headers", {}).items()}
-        return refusal(said["status"], **headers)
+        return refusal(said["status"], said.get("body"), **headers)
     return Script([_piece(each) for each in said])
 
 

@@ -176,7 +176,7 @@ async def test_a_message_that_alone_is_too_long_fails_with_its_limit(serve, upst
     watch = await server.stream("x" * 9000).end()
     failed = watch.terminal.failed
     assert failed.error.reason == error_reason("PROVIDER_CONTEXT_TOO_LARGE")
-    assert (failed.error.retryable, failed.error.metadata["limit"]) == (False, "1000")
+    assert (failed.error.retryable, failed.error.metadata["limit"]) == (False, "1000 tokens")
     assert len(upstream.requests) == 1
 
 

@@ -354,6 +354,7 @@ function eventOf(event: ReplyEvent): Json {
         input_message_ids: event.inputMessageIds,
         model: event.model,
         replayed: event.replayed,
+        ignored_settings: event.ignoredSettings,
       };
     case "text":
     case "reasoning":
@@ -371,12 +372,13 @@ function eventOf(event: ReplyEvent): Json {
       return { event: "reconnecting", attempt, delay_s: delayMs / 1e3, error: errorOf(error) };
     }
     case "finished": {
-      const { reason, text, model, cancelReason, usage } = event;
+      const { reason, text, model, provider, cancelReason, usage } = event;
       return {
         event: "finished",
         reason,
         text,
         model,
+        provider,
         cancel_reason: cancelReason,
         usage: json(UsageSchema, usage),
       };
@@ -391,13 +393,15 @@ function errorOf(error: unknown): Json {
   const retryAfterS = retryAfterMs === undefined ? null : retryAfterMs / 1e3;
   const common = { kind, reason, code, message, retryable, retry_after_s: retryAfterS, metadata };
   if (error instanceof ReplyFailed) {
-    const { text, replyId, messageId, usage } = error;
+    const { text, replyId, messageId, usage, model, provider } = error;
     return {
       ...common,
       text,
       reply_id: replyId,
       message_id: messageId,
       usage: usage ? json(UsageSchema, usage) : {},
+      model,
+      provider,
     };
   }
   if (error instanceof ConnectionLost) {

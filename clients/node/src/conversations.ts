@@ -19,7 +19,14 @@ import type {
 
 /** The fields that `update` can change. */
 export type ConversationField =
-  "title" | "system" | "postSystem" | "model" | "context" | "labels" | "headMessageId";
+  | "title"
+  | "system"
+  | "postSystem"
+  | "model"
+  | "context"
+  | `context.${"maxMessages" | "maxTokens" | "overflow" | "reminder" | "reminderInterval"}`
+  | "labels"
+  | "headMessageId";
 
 /**
  * Stores the dialogues of replies. A caller that acts for an end user sees only that user's conversations; others are

@@ -253,6 +253,10 @@ export class ReplyFailed extends ParleyError {
   readonly messageId: string;
   /** The usage that the provider reported, or an estimate. */
   readonly usage: Usage | undefined;
+  /** The alias that was asked last; after a failover, not the requested one. */
+  readonly model: string;
+  /** The provider that was asked last. */
+  readonly provider: string;
 
   constructor(
     message: string,
@@ -261,6 +265,8 @@ export class ReplyFailed extends ParleyError {
       readonly replyId?: string | undefined;
       readonly messageId?: string | undefined;
       readonly usage?: Usage | undefined;
+      readonly model?: string | undefined;
+      readonly provider?: string | undefined;
     },
   ) {
     super(message, fields);
@@ -268,6 +274,8 @@ export class ReplyFailed extends ParleyError {
     this.replyId = fields.replyId ?? "";
     this.messageId = fields.messageId ?? "";
     this.usage = fields.usage;
+    this.model = fields.model ?? "";
+    this.provider = fields.provider ?? "";
   }
 }
 

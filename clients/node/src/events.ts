@@ -17,6 +17,8 @@ export interface Accepted {
   readonly model: string;
   /** True if an earlier call with the same `requestId` started the reply. */
   readonly replayed: boolean;
+  /** The names of the sampling settings that the requested model does not take, such as "temperature". */
+  readonly ignoredSettings: readonly string[];
 }
 
 /** Text to append to the answer. It never splits a code point. */
@@ -75,7 +77,10 @@ export interface Finished {
   readonly reason: FinishName;
   /** The whole answer, from the start of the stream. */
   readonly text: string;
+  /** The alias that served the reply; after a failover, not the requested one. */
   readonly model: string;
+  /** The provider that served the reply. */
+  readonly provider: string;
   readonly cancelReason: string;
   readonly usage: Usage;
 }

@@ -73,9 +73,9 @@ export class Transcript {
   #accept(chunk: chunks.Accepted, replyId: string): Accepted | undefined {
     if (this.accepted) return undefined;
     this.replyId = replyId || this.replyId;
-    const { conversationId, messageId, inputMessageIds, model, replayed } = chunk;
-    const known = { replyId: this.replyId, conversationId, messageId, inputMessageIds, model, replayed };
-    return (this.accepted = { type: "accepted", ...known });
+    const { conversationId, messageId, inputMessageIds, model, replayed, ignoredSettings } = chunk;
+    const known = { conversationId, messageId, inputMessageIds, model, replayed, ignoredSettings };
+    return (this.accepted = { type: "accepted", replyId: this.replyId, ...known });
   }
 
   #toolCall({ index, id, name, arguments: piece }: chunks.ToolCallDelta): ReplyEvent {
@@ -105,15 +105,18 @@ export class Transcript {
     return { type: "snapshot", text: this.text, reply };
   }
 
-  #finish({ reason, model, cancelReason, usage = create(UsageSchema) }: chunks.Finished): Finished {
+  #finish(chunk: chunks.Finished): Finished {
+    const { model, provider, cancelReason, usage = create(UsageSchema) } = chunk;
     // The number may be missing in this version of the enum.
-    const known = (FinishReason[reason] as FinishName | undefined) ?? "OTHER";
-    return (this.finished = { type: "finished", reason: known, text: this.text, model, cancelReason, usage });
+    const reason = (FinishReason[chunk.reason] as FinishName | undefined) ?? "OTHER";
+    const known = { reason, text: this.text, model, provider, cancelReason, usage };
+    return (this.finished = { type: "finished", ...known });
   }
 
-  #fail({ error = create(ReplyErrorSchema), usage = create(UsageSchema) }: chunks.Failed): undefined {
+  #fail(chunk: chunks.Failed): undefined {
+    const { error = create(ReplyErrorSchema), usage = create(UsageSchema), model, provider } = chunk;
     const { text, replyId, accepted } = this;
-    const known = { text, replyId, messageId: accepted?.messageId, usage };
+    const known = { text, replyId, messageId: accepted?.messageId, usage, model, provider };
     this.failure = new ReplyFailed(error.message, { ...fieldsOf(error), ...known });
   }
 }

@@ -2,7 +2,7 @@
 
 import { spawn, type ChildProcess } from "node:child_process";
 import { once } from "node:events";
-import { mkdtempSync, rmSync } from "node:fs";
+import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
 import { createServer, type AddressInfo } from "node:net";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
@@ -12,6 +12,31 @@ import { fileURLToPath } from "node:url";
 /** The root of the package, seen from build/test. */
 export const ROOT = fileURLToPath(new URL("../../", import.meta.url));
 const BIN = process.env["PARLEY_BIN"] ?? join(ROOT, "../../.venv/bin/parley");
+
+/** A priced model that takes images, one that does not, and one whose provider cannot be reached. */
+const CONFIG = `
+[providers.typewriter]
+kind = "scripted"
+[providers.gone]
+kind = "openai"
+base_url = "http://127.0.0.1:9/v1"
+retries = 0
+[models.scripted]
+provider = "typewriter"
+name = "scripted"
+images = true
+prices = { prompt = 2.0, completion = 8.0 }
+[models.blind]
+provider = "typewriter"
+name = "scripted"
+images = false
+[models.unreachable]
+provider = "gone"
+name = "vendor/model"
+fallback = ["scripted"]
+[server]
+default_model = "scripted"
+`;
 
 /** The database remains after `kill`; `start` starts the same server again. */
 export class Parley implements AsyncDisposable {
@@ -34,11 +59,13 @@ export class Parley implements AsyncDisposable {
   }
 
   async start(): Promise<void> {
+    writeFileSync(join(this.#folder, "parley.toml"), CONFIG);
     const child = spawn(BIN, ["serve"], {
       cwd: this.#folder,
       env: {
         ...process.env,
         PARLEY_BIN: undefined, // the server refuses variables that it does not know
+        PARLEY_CONFIG: join(this.#folder, "parley.toml"),
         PARLEY_LISTEN: this.address,
         PARLEY_METRICS_LISTEN: "",
         PARLEY_DATABASE_URL: `sqlite+aiosqlite:///${this.#folder}/parley.db`,

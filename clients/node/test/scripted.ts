@@ -51,6 +51,7 @@ export function accepted(sequence = 0): TokenChunk {
     messageId: "message-2",
     inputMessageIds: ["message-1"],
     model: "scripted",
+    ignoredSettings: ["seed"],
   };
   return chunk(sequence, { case: "accepted", value }, "reply-1");
 }
@@ -66,11 +67,13 @@ export function texts(...pieces: string[]): TokenChunk[] {
 
 export function finished(sequence: number, reason = FinishReason.STOP, cancelReason = ""): TokenChunk {
   const usage = { promptTokens: 3, completionTokens: 5 };
-  return chunk(sequence, { case: "finished", value: { reason, usage, model: "scripted", cancelReason } });
+  const value = { reason, usage, model: "spare", provider: "typewriter", cancelReason };
+  return chunk(sequence, { case: "finished", value });
 }
 
 export function failed(sequence: number, error: ReplyError): TokenChunk {
-  return chunk(sequence, { case: "failed", value: { error, usage: { promptTokens: 3 } } });
+  const value = { error, usage: { promptTokens: 3 }, model: "spare", provider: "typewriter" };
+  return chunk(sequence, { case: "failed", value });
 }
 
 export function snapshot(sequence: number, whole: string): TokenChunk {

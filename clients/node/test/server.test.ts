@@ -13,9 +13,16 @@ import {
   ReplyFailed,
   ReplyNotFound,
   RequestIdReused,
+  UnsupportedInput,
   type ReplyEvent,
 } from "@parley/client";
-import { ReplyRequestSchema, Reply_State } from "@parley/client/v1";
+import {
+  ContextPolicySchema,
+  ContextPolicy_Overflow,
+  ReplyRequestSchema,
+  Reply_State,
+  Role,
+} from "@parley/client/v1";
 import { Parley, ROOT, script } from "./parley.js";
 import { Proxy } from "./proxy.js";
 
@@ -144,6 +151,72 @@ test("create, poll, and conversations", async () => {
   );
   await client.conversations.delete("mine");
   assert.ok((await client.models()).some(({ alias }) => alias === "scripted"));
+});
+
+test("S0.3: a fallback answers for a model that cannot be reached", async () => {
+  const stream = client.streamReply({ model: "unreachable", text: script({ text: "a b", delay_s: 0 }) });
+  const [accepted] = await all(stream);
+  assert.equal(accepted?.type === "accepted" && accepted.model, "unreachable");
+  const { text, finished } = stream;
+  assert.deepEqual([text, finished?.model, finished?.provider], ["a b", "scripted", "typewriter"]);
+  // The list of a request replaces that of the configuration.
+  const failing = client.streamReply({ model: "unreachable", text: "Hi", fallbackModels: ["unreachable"] });
+  await assert.rejects(all(failing), (error) => {
+    assert.ok(error instanceof ReplyFailed);
+    return error.model === "unreachable" && error.provider === "gone";
+  });
+});
+
+test("S0.7, S0.8, S1.1, S1.3: a conversation has system sections, a model and a context policy", async () => {
+  const { conversations } = client;
+  const system = ["You are Ada.", "The scene is a ship."];
+  const context = { maxMessages: 10, maxTokens: 10_000, reminder: "Stay Ada.", reminderInterval: 50 };
+  const made = await conversations.create({
+    system,
+    postSystem: "Be brief.",
+    model: "scripted",
+    context,
+  });
+  const overflow = ContextPolicy_Overflow.SUMMARIZE;
+  const changed = await conversations.update(
+    { id: made.id, context: { overflow, maxTokens: 5_000 } },
+    { fields: ["context.overflow", "context.maxTokens"] },
+  );
+  assert.deepEqual(
+    [changed.system, changed.postSystem, changed.model, changed.context],
+    [
+      system,
+      "Be brief.",
+      "scripted",
+      create(ContextPolicySchema, { ...context, overflow, maxTokens: 5_000 }),
+    ],
+  );
+});
+
+test("S0.11, S2.1: an image goes along with the question; the usage has its cost", async () => {
+  const png = Buffer.concat([Buffer.from("\x89PNG\r\n\x1a\n", "latin1"), Buffer.alloc(100)]);
+  const stream = client.streamReply({ text: script({ text: "A dot.", delay_s: 0 }), images: [png] });
+  await all(stream);
+  const { promptTokens, completionTokens, costNanoUsd } = stream.finished!.usage;
+  assert.ok(promptTokens > 0);
+  assert.equal(costNanoUsd, BigInt(promptTokens * 2_000 + completionTokens * 8_000));
+  const [, question] = await all(client.conversations.messages(stream.conversationId));
+  const { content } = question!.parts.at(-1)!;
+  assert.ok(content.case === "image" && content.value.source.case === "imageId");
+  const stored = await client.conversations.image(content.value.source.value);
+  assert.deepEqual(stored.source, { case: "data", value: png });
+  const refused = client.streamReply({ model: "blind", text: "What is it?", images: [png] });
+  await assert.rejects(all(refused), UnsupportedInput);
+});
+
+test("S3.1: the question is stored at once, the answer after the stream", async () => {
+  const roles = async (): Promise<Role[]> =>
+    (await all(client.conversations.messages(stream.conversationId))).map(({ role }) => role);
+  const stream = client.streamReply(script({ text: "a b c", delay_s: 0.05 }));
+  await stream.next();
+  assert.deepEqual(await roles(), [Role.USER]);
+  await all(stream);
+  assert.deepEqual(await roles(), [Role.ASSISTANT, Role.USER]);
 });
 
 test("repeated cuts lose and repeat no text", async () => {

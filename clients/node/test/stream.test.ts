@@ -61,13 +61,15 @@ const ACCEPTED: ReplyEvent = {
   inputMessageIds: ["message-1"],
   model: "scripted",
   replayed: false,
+  ignoredSettings: ["seed"],
 };
 const PIECES = ["Hel", "lo ", "wor", "ld"].map((piece): ReplyEvent => ({ type: "text", text: piece }));
 const UNAVAILABLE = new Abort("UNAVAILABLE");
 
 function end(whole: string, reason: "STOP" | "CANCELLED" = "STOP", cancelReason = ""): ReplyEvent {
   const usage = create(UsageSchema, { promptTokens: 3, completionTokens: 5 });
-  return { type: "finished", reason, text: whole, model: "scripted", cancelReason, usage };
+  const served = { model: "spare", provider: "typewriter" };
+  return { type: "finished", reason, text: whole, ...served, cancelReason, usage };
 }
 
 const WHOLE = [ACCEPTED, ...PIECES, end("Hello world")];

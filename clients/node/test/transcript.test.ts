@@ -75,6 +75,7 @@ test("the events of a complete log", () => {
       inputMessageIds: ["message-1"],
       model: "scripted",
       replayed: false,
+      ignoredSettings: ["seed"],
     },
     { type: "reasoning", text: "hm" },
     { type: "text", text: "He" },
@@ -85,7 +86,8 @@ test("the events of a complete log", () => {
       type: "finished",
       reason: "STOP",
       text: "He",
-      model: "scripted",
+      model: "spare",
+      provider: "typewriter",
       cancelReason: "",
       usage: create(UsageSchema, { promptTokens: 3, completionTokens: 5 }),
     },
@@ -151,6 +153,7 @@ test("a failure has the partial text", () => {
     [failure?.reason, failure?.text, failure?.retryable, failure?.replyId, failure?.messageId],
     ["PROVIDER_TIMEOUT", "half", true, "reply-1", "message-2"],
   );
+  assert.deepEqual([failure?.model, failure?.provider], ["spare", "typewriter"]);
 });
 
 test("a terminal chunk at the cursor is not dropped", () => {

@@ -17,9 +17,11 @@ UNAVAILABLE = Abort(grpc.StatusCode.UNAVAILABLE)
 QUICK = parley.Backoff(first_s=0.001, max_s=0.01, max_elapsed_s=10.0)
 LONG = parley.Backoff(first_s=30.0, max_s=30.0, max_elapsed_s=600.0)
 USAGE = resources_pb2.Usage(prompt_tokens=3, completion_tokens=5)
-ACCEPTED = Accepted("reply-1", "conversation-1", "message-2", ("message-1",), "scripted", replayed=False)
+ACCEPTED = Accepted(
+    "reply-1", "conversation-1", "message-2", ("message-1",), "scripted", replayed=False, ignored_settings=("seed",)
+)
 LOG = [*texts("Hel", "lo ", "wor", "ld"), finished(5)]
-END = Finished("STOP", "Hello world", "scripted", "", USAGE)
+END = Finished("STOP", "Hello world", "spare", "", USAGE, "typewriter")
 
 
 @pytest.fixture

@@ -74,13 +74,21 @@ def test_events_of_a_whole_log():
         finished(6),
     ]
     assert [transcript.apply(chunk) for chunk in chunks] == [
-        Accepted("reply-1", "conversation-1", "message-2", ("message-1",), "scripted", replayed=False),
+        Accepted(
+            "reply-1",
+            "conversation-1",
+            "message-2",
+            ("message-1",),
+            "scripted",
+            replayed=False,
+            ignored_settings=("seed",),
+        ),
         Reasoning("hm"),
         Text("He"),
         ToolCall(0, "c1", "f", "{"),
         ToolCall(0, "", "", "}"),
         UsageUpdate(usage),
-        Finished("STOP", "He", "scripted", "", resources_pb2.Usage(prompt_tokens=3, completion_tokens=5)),
+        Finished("STOP", "He", "spare", "", resources_pb2.Usage(prompt_tokens=3, completion_tokens=5), "typewriter"),
     ]
     assert transcript.tool_calls == (ToolCall(0, "c1", "f", "{}"),)
 
@@ -141,6 +149,7 @@ def test_a_failure_keeps_the_partial_text():
     assert transcript.finished is None
     assert (failure.reason, failure.text, failure.retryable) == ("PROVIDER_TIMEOUT", "half", True)
     assert (failure.reply_id, failure.message_id) == ("reply-1", "message-2")
+    assert (failure.model, failure.provider) == ("spare", "typewriter")
 
 
 def test_a_terminal_chunk_at_the_cursor_is_applied():

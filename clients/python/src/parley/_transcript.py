@@ -92,6 +92,7 @@ class Transcript:
             input_message_ids=tuple(accepted.input_message_ids),
             model=accepted.model,
             replayed=accepted.replayed,
+            ignored_settings=tuple(accepted.ignored_settings),
         )
         return self.accepted
 
@@ -111,11 +112,11 @@ class Transcript:
     def _finish(self, chunk: chat_pb2.Finished) -> Finished:
         names = resources_pb2.FinishReason
         reason = names.Name(chunk.reason).removeprefix("FINISH_REASON_") if chunk.reason in names.values() else "OTHER"
-        self.finished = Finished(reason, self.text, chunk.model, chunk.cancel_reason, chunk.usage)
+        self.finished = Finished(reason, self.text, chunk.model, chunk.cancel_reason, chunk.usage, chunk.provider)
         return self.finished
 
     def _fail(self, chunk: chat_pb2.Failed) -> None:
         self.failure = error_of_kind(ReplyFailed, chunk.error)
         self.failure.text, self.failure.reply_id = self.text, self.reply_id
         self.failure.message_id = self.accepted.message_id if self.accepted else ""
-        self.failure.usage = chunk.usage
+        self.failure.usage, self.failure.model, self.failure.provider = chunk.usage, chunk.model, chunk.provider

@@ -208,6 +208,12 @@ class ReplyFailed(ParleyError):
     usage: resources_pb2.Usage | None = None
     """The usage that the provider reported, or an estimate."""
 
+    model: str = ""
+    """The alias that was asked last; after a failover, not the requested one."""
+
+    provider: str = ""
+    """The provider that was asked last."""
+
 
 class InternalError(ParleyError):
     """A defect of the server; metadata `call_id` is in its log lines."""

@@ -23,6 +23,8 @@ class Accepted:
     model: str
     replayed: bool
     """True if an earlier call with the same `request_id` started the reply."""
+    ignored_settings: tuple[str, ...] = ()
+    """The names of the sampling settings that the requested model does not take, such as "temperature"."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,8 +87,11 @@ class Finished:
     text: str
     """The whole answer, from the start of the stream."""
     model: str = ""
+    """The alias that served the reply; after a failover, not the requested one."""
     cancel_reason: str = ""
     usage: resources_pb2.Usage = field(default_factory=resources_pb2.Usage)
+    provider: str = ""
+    """The provider that served the reply."""
 
 
 Event = Accepted | Text | Reasoning | ToolCall | UsageUpdate | Snapshot | Reconnecting | Finished

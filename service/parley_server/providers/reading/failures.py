@@ -156,7 +156,7 @@ def _add_numbers(error: ProviderError, report: ErrorReport) -> None:
     if isinstance(error, ProviderContextTooLarge):
         error.limit_tokens, error.prompt_tokens = report.limit_tokens, report.prompt_tokens
         if report.limit_tokens:
-            error.metadata["limit"] = str(report.limit_tokens)
+            error.metadata["limit"] = f"{report.limit_tokens} tokens"
 
 
 def _class_of_refusal(status: int, report: ErrorReport) -> type[ProviderError]:

@@ -82,6 +82,9 @@ final class Json {
             shown.add("input_message_ids", inputs);
             shown.addProperty("model", accepted.model());
             shown.addProperty("replayed", accepted.replayed());
+            JsonArray ignored = new JsonArray();
+            accepted.ignoredSettings().forEach(ignored::add);
+            shown.add("ignored_settings", ignored);
         } else if (event instanceof Text text) {
             shown = event("text");
             shown.addProperty("text", text.text());
@@ -109,6 +112,7 @@ final class Json {
             shown.addProperty("reason", finished.reason());
             shown.addProperty("text", finished.text());
             shown.addProperty("model", finished.model());
+            shown.addProperty("provider", finished.provider());
             shown.addProperty("cancel_reason", finished.cancelReason());
             shown.add("usage", of(finished.usage()));
         }
@@ -153,6 +157,8 @@ final class Json {
             json.addProperty("reply_id", failed.replyId());
             json.addProperty("message_id", failed.messageId());
             json.add("usage", of(failed.usage()));
+            json.addProperty("model", failed.model());
+            json.addProperty("provider", failed.provider());
         } else if (failure instanceof ConnectionLostException lost) {
             json.addProperty("reply_id", lost.replyId());
             json.addProperty("sequence", lost.sequence());

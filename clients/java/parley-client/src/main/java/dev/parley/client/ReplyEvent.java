@@ -13,6 +13,8 @@ public sealed interface ReplyEvent {
      *
      * @param messageId the message for the answer
      * @param replayed whether an earlier call with the same {@code request_id} started the reply
+     * @param ignoredSettings the names of the sampling settings that the requested model does not take, such as
+     *     "temperature"
      */
     record Accepted(
             String replyId,
@@ -20,7 +22,8 @@ public sealed interface ReplyEvent {
             String messageId,
             List<String> inputMessageIds,
             String model,
-            boolean replayed)
+            boolean replayed,
+            List<String> ignoredSettings)
             implements ReplyEvent {}
 
     /** Text to append to the answer. It never splits a code point. */
@@ -52,6 +55,9 @@ public sealed interface ReplyEvent {
      *
      * @param reason the name of a {@code FinishReason}; OTHER if the client does not have it
      * @param text the whole answer, from the start of the stream
+     * @param model the alias that served the reply; after a failover, not the requested one
+     * @param provider the provider that served the reply
      */
-    record Finished(String reason, String text, String model, String cancelReason, Usage usage) implements ReplyEvent {}
+    record Finished(String reason, String text, String model, String provider, String cancelReason, Usage usage)
+            implements ReplyEvent {}
 }

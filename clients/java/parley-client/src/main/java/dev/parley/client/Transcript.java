@@ -90,9 +90,14 @@ final class Transcript {
             return null;
         }
         replyId = id.isEmpty() ? replyId : id;
-        var messages = List.copyOf(chunk.getInputMessageIdsList());
         accepted = new Accepted(
-                replyId, chunk.getConversationId(), chunk.getMessageId(), messages, chunk.getModel(), chunk.getReplayed());
+                replyId,
+                chunk.getConversationId(),
+                chunk.getMessageId(),
+                List.copyOf(chunk.getInputMessageIdsList()),
+                chunk.getModel(),
+                chunk.getReplayed(),
+                List.copyOf(chunk.getIgnoredSettingsList()));
         return accepted;
     }
 
@@ -128,14 +133,19 @@ final class Transcript {
     private ReplyEvent finish(dev.parley.v1.Finished chunk) {
         boolean known = chunk.getReason() != FinishReason.UNRECOGNIZED;
         String reason = known ? chunk.getReason().name().substring("FINISH_REASON_".length()) : "OTHER";
-        finished = new Finished(reason, text.toString(), chunk.getModel(), chunk.getCancelReason(), chunk.getUsage());
+        finished = new Finished(
+                reason,
+                text.toString(),
+                chunk.getModel(),
+                chunk.getProvider(),
+                chunk.getCancelReason(),
+                chunk.getUsage());
         return finished;
     }
 
     private ReplyEvent fail(Failed chunk) {
         String messageId = accepted == null ? "" : accepted.messageId();
-        failure = new ReplyFailedException(
-                Failure.of(chunk.getError()), text.toString(), replyId, messageId, chunk.getUsage());
+        failure = new ReplyFailedException(Failure.of(chunk.getError()), text.toString(), replyId, messageId, chunk);
         return null;
     }
 }

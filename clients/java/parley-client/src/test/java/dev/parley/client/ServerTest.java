@@ -5,20 +5,27 @@ import static org.junit.jupiter.api.Assertions.assertInstanceOf;
 import static org.junit.jupiter.api.Assertions.assertThrows;
 import static org.junit.jupiter.api.Assertions.assertTrue;
 
+import com.google.protobuf.ByteString;
 import dev.parley.client.ReplyEvent.Accepted;
 import dev.parley.client.ReplyEvent.Finished;
 import dev.parley.client.ReplyEvent.Reconnecting;
 import dev.parley.client.ReplyEvent.Text;
 import dev.parley.client.errors.ConversationNotFoundException;
 import dev.parley.client.errors.ReplyFailedException;
+import dev.parley.client.errors.UnsupportedInputException;
 import dev.parley.client.testing.ParleyServer;
 import dev.parley.client.testing.Proxy;
+import dev.parley.v1.ContextPolicy;
+import dev.parley.v1.ContextPolicy.Overflow;
 import dev.parley.v1.Conversation;
+import dev.parley.v1.Image;
 import dev.parley.v1.Message;
+import dev.parley.v1.Part;
 import dev.parley.v1.PollReplyRequest;
 import dev.parley.v1.Reply;
 import dev.parley.v1.ReplyRequest;
 import dev.parley.v1.Role;
+import dev.parley.v1.Usage;
 import java.io.ByteArrayOutputStream;
 import java.io.PrintStream;
 import java.nio.charset.StandardCharsets;
@@ -32,6 +39,7 @@ import java.util.concurrent.TimeUnit;
 import java.util.stream.Collectors;
 import org.junit.jupiter.api.AfterAll;
 import org.junit.jupiter.api.BeforeAll;
+import org.junit.jupiter.api.DisplayName;
 import org.junit.jupiter.api.Test;
 import org.junit.jupiter.api.Timeout;
 
@@ -114,6 +122,91 @@ class ServerTest {
             assertEquals("enough", end.cancelReason());
             assertTrue(end.text().startsWith("na"), end.text());
         }
+    }
+
+    @Test
+    @DisplayName("S0.3: a fallback answers for a model that cannot be reached")
+    void aFallbackAnswers() {
+        try (ParleyClient client = client()) {
+            var request = ReplyRequest.newBuilder()
+                    .setModel("unreachable")
+                    .setText("/script {\"text\": \"a b\", \"delay_s\": 0}");
+            ReplyStream stream = client.streamReply(request.build());
+            assertEquals("unreachable", ((Accepted) stream.next()).model());
+            stream.forEachRemaining(event -> {});
+            Finished end = stream.finished().orElseThrow();
+            assertEquals(List.of("a b", "scripted", "typewriter"), List.of(end.text(), end.model(), end.provider()));
+            // The list of a request replaces that of the configuration.
+            ReplyStream failing = client.streamReply(request.addFallbackModels("unreachable").build());
+            var failed = assertThrows(ReplyFailedException.class, () -> failing.forEachRemaining(event -> {}));
+            assertEquals(List.of("unreachable", "gone"), List.of(failed.model(), failed.provider()));
+        }
+    }
+
+    @Test
+    @DisplayName("S0.7, S0.8, S1.1, S1.3: a conversation has system sections, a model and a context policy")
+    void aConversationHasSystemSectionsAModelAndAContextPolicy() {
+        var given = Conversation.newBuilder()
+                .addAllSystem(List.of("You are Ada.", "The scene is a ship."))
+                .setPostSystem("Be brief.")
+                .setModel("scripted")
+                .setContext(ContextPolicy.newBuilder()
+                        .setMaxMessages(10)
+                        .setMaxTokens(10_000)
+                        .setReminder("Stay Ada.")
+                        .setReminderInterval(50))
+                .build();
+        var change = ContextPolicy.newBuilder().setOverflow(Overflow.OVERFLOW_SUMMARIZE).setMaxTokens(5_000).build();
+        try (ParleyClient client = client()) {
+            Conversation made = client.conversations().create(given);
+            Conversation changed = client.conversations().update(
+                    Conversation.newBuilder().setId(made.getId()).setContext(change).build(),
+                    "context.overflow",
+                    "context.max_tokens");
+            assertEquals(given.getContext().toBuilder().mergeFrom(change).build(), changed.getContext());
+            assertEquals(given.getSystemList(), changed.getSystemList());
+            assertEquals(given.getPostSystem(), changed.getPostSystem());
+            assertEquals(given.getModel(), changed.getModel());
+        }
+    }
+
+    @Test
+    @DisplayName("S0.11, S2.1: an image goes along with the question; the usage has its cost")
+    void anImageGoesAlongWithTheQuestion() {
+        ByteString png = ByteString.copyFrom("\u0089PNG\r\n\u001a\n", StandardCharsets.ISO_8859_1)
+                .concat(ByteString.copyFrom(new byte[100]));
+        var image = Part.newBuilder().setImage(Image.newBuilder().setData(png).setMimeType("image/png"));
+        var question = Part.newBuilder().setText("/script {\"text\": \"A dot.\", \"delay_s\": 0}");
+        var request = ReplyRequest.newBuilder()
+                .addInput(Message.newBuilder().setRole(Role.ROLE_USER).addParts(question).addParts(image));
+        try (ParleyClient client = client()) {
+            Reply reply = client.createReply(request.build());
+            Usage usage = reply.getUsage();
+            assertTrue(usage.getPromptTokens() > 0);
+            assertEquals(
+                    usage.getPromptTokens() * 2_000L + usage.getCompletionTokens() * 8_000L, usage.getCostNanoUsd());
+            Message asked = client.conversations().messages(reply.getConversationId()).skip(1).findFirst().orElseThrow();
+            String id = asked.getParts(1).getImage().getImageId();
+            assertEquals(png, client.conversations().image(id).getData());
+            var refused = request.setModel("blind").build();
+            assertThrows(UnsupportedInputException.class, () -> client.createReply(refused));
+        }
+    }
+
+    @Test
+    @DisplayName("S3.1: the question is stored at once, the answer after the stream")
+    void theQuestionIsStoredAtOnce() {
+        try (ParleyClient client = client();
+                ReplyStream stream = client.streamReply("/script {\"text\": \"a b c\", \"delay_s\": 0.05}")) {
+            stream.next();
+            assertEquals(List.of(Role.ROLE_USER), roles(client, stream));
+            stream.forEachRemaining(event -> {});
+            assertEquals(List.of(Role.ROLE_ASSISTANT, Role.ROLE_USER), roles(client, stream));
+        }
+    }
+
+    private static List<Role> roles(ParleyClient client, ReplyStream stream) {
+        return client.conversations().messages(stream.conversationId()).map(Message::getRole).toList();
     }
 
     @Test

@@ -85,8 +85,8 @@ import org.junit.jupiter.params.provider.ValueSource;
 class StreamTest {
     private static final Backoff QUICK = new Backoff(Duration.ofMillis(1), Duration.ofMillis(10), Duration.ofSeconds(10));
     private static final Accepted ACCEPTED =
-            new Accepted("reply-1", "conversation-1", "message-2", List.of("message-1"), "scripted", false);
-    private static final Finished END = new Finished("STOP", "Hello world", "scripted", "", usage());
+            new Accepted("reply-1", "conversation-1", "message-2", List.of("message-1"), "scripted", false, List.of("seed"));
+    private static final Finished END = new Finished("STOP", "Hello world", "spare", "typewriter", "", usage());
     private static final List<ReplyEvent> WHOLE =
             List.of(ACCEPTED, new Text("Hel"), new Text("lo "), new Text("wor"), new Text("ld"), END);
 
@@ -322,10 +322,10 @@ class StreamTest {
     @Test
     void resumeContinuesFromACursor() {
         assertEquals(
-                List.of(ACCEPTED, new Text("ld"), new Finished("STOP", "ld", "scripted", "", usage())),
+                List.of(ACCEPTED, new Text("ld"), new Finished("STOP", "ld", "spare", "typewriter", "", usage())),
                 read(client.resume("reply-1", 3)));
         assertEquals(
-                List.of(ACCEPTED, new Finished("STOP", "", "scripted", "", usage())), read(client.resume("reply-1", 5)));
+                List.of(ACCEPTED, new Finished("STOP", "", "spare", "typewriter", "", usage())), read(client.resume("reply-1", 5)));
     }
 
     @Test
@@ -566,7 +566,7 @@ class StreamTest {
         stream.next();
         assertEquals(Optional.of(stopped), stream.cancel("enough"));
         goOn.countDown();
-        assertEquals(List.of(new Finished("CANCELLED", "Hel", "scripted", "enough", usage())), read(stream));
+        assertEquals(List.of(new Finished("CANCELLED", "Hel", "spare", "typewriter", "enough", usage())), read(stream));
         assertEquals(
                 List.of(
                         CancelRequest.newBuilder().setRequestId("r1").setReason("early").build(),

@@ -111,13 +111,20 @@ class TranscriptTest {
                 finished(6));
         assertEquals(
                 List.of(
-                        new Accepted("reply-1", "conversation-1", "message-2", List.of("message-1"), "scripted", false),
+                        new Accepted(
+                                "reply-1",
+                                "conversation-1",
+                                "message-2",
+                                List.of("message-1"),
+                                "scripted",
+                                false,
+                                List.of("seed")),
                         new Reasoning("hm"),
                         new Text("He"),
                         new ToolCall(0, "c1", "f", "{"),
                         new ToolCall(0, "", "", "}"),
                         new UsageUpdate(usage),
-                        new Finished("STOP", "He", "scripted", "", usage())),
+                        new Finished("STOP", "He", "spare", "typewriter", "", usage())),
                 chunks.stream().map(transcript::apply).toList());
         assertEquals(List.of(new ToolCall(0, "c1", "f", "{}")), transcript.toolCalls());
     }
@@ -181,6 +188,8 @@ class TranscriptTest {
         assertTrue(failure.retryable());
         assertEquals("reply-1", failure.replyId());
         assertEquals("message-2", failure.messageId());
+        assertEquals("spare", failure.model());
+        assertEquals("typewriter", failure.provider());
     }
 
     @Test

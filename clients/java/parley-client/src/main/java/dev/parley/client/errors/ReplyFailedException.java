@@ -1,5 +1,6 @@
 package dev.parley.client.errors;
 
+import dev.parley.v1.Failed;
 import dev.parley.v1.Usage;
 
 /**
@@ -11,17 +12,21 @@ public final class ReplyFailedException extends ParleyException {
     private final String replyId;
     private final String messageId;
     private final transient Usage usage;
+    private final String model;
+    private final String provider;
 
     public ReplyFailedException(Failure failure) {
-        this(failure, "", "", "", Usage.getDefaultInstance());
+        this(failure, "", "", "", Failed.getDefaultInstance());
     }
 
-    public ReplyFailedException(Failure failure, String text, String replyId, String messageId, Usage usage) {
+    public ReplyFailedException(Failure failure, String text, String replyId, String messageId, Failed chunk) {
         super(failure);
         this.text = text;
         this.replyId = replyId;
         this.messageId = messageId;
-        this.usage = usage;
+        this.usage = chunk.getUsage();
+        this.model = chunk.getModel();
+        this.provider = chunk.getProvider();
     }
 
     /** The partial text. */
@@ -34,4 +39,10 @@ public final class ReplyFailedException extends ParleyException {
 
     /** The usage that the provider reported, or an estimate. */
     public Usage usage() { return usage; }
+
+    /** The alias that was asked last; after a failover, not the requested one. */
+    public String model() { return model; }
+
+    /** The provider that was asked last. */
+    public String provider() { return provider; }
 }

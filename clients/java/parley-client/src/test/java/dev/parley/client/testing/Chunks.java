@@ -31,7 +31,8 @@ public final class Chunks {
                         .setConversationId("conversation-1")
                         .setMessageId("message-2")
                         .addInputMessageIds("message-1")
-                        .setModel("scripted"))
+                        .setModel("scripted")
+                        .addIgnoredSettings("seed"))
                 .build();
     }
 
@@ -57,7 +58,8 @@ public final class Chunks {
                 .setSequence(sequence)
                 .setFinished(Finished.newBuilder()
                         .setReason(reason)
-                        .setModel("scripted")
+                        .setModel("spare")
+                        .setProvider("typewriter")
                         .setCancelReason(cancelReason)
                         .setUsage(usage()))
                 .build();
@@ -68,7 +70,11 @@ public final class Chunks {
     public static TokenChunk failed(int sequence, ReplyError error) {
         return TokenChunk.newBuilder()
                 .setSequence(sequence)
-                .setFailed(Failed.newBuilder().setError(error).setUsage(Usage.newBuilder().setPromptTokens(3)))
+                .setFailed(Failed.newBuilder()
+                        .setError(error)
+                        .setUsage(Usage.newBuilder().setPromptTokens(3))
+                        .setModel("spare")
+                        .setProvider("typewriter"))
                 .build();
     }
 

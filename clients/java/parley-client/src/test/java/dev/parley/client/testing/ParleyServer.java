@@ -19,6 +19,31 @@ public final class ParleyServer implements AutoCloseable {
 
     private static final Duration START = Duration.ofSeconds(30);
 
+    /** A priced model that takes images, one that does not, and one whose provider cannot be reached. */
+    private static final String CONFIG = """
+            [providers.typewriter]
+            kind = "scripted"
+            [providers.gone]
+            kind = "openai"
+            base_url = "http://127.0.0.1:9/v1"
+            retries = 0
+            [models.scripted]
+            provider = "typewriter"
+            name = "scripted"
+            images = true
+            prices = { prompt = 2.0, completion = 8.0 }
+            [models.blind]
+            provider = "typewriter"
+            name = "scripted"
+            images = false
+            [models.unreachable]
+            provider = "gone"
+            name = "vendor/model"
+            fallback = ["scripted"]
+            [server]
+            default_model = "scripted"
+            """;
+
     private final Path folder;
     private final int port;
     private Process process;
@@ -53,6 +78,8 @@ public final class ParleyServer implements AutoCloseable {
         var builder = new ProcessBuilder(binary(), "serve");
         builder.directory(folder.toFile());
         builder.environment().keySet().removeIf(name -> name.startsWith("PARLEY_")); // it refuses those it does not know
+        Path config = Files.writeString(folder.resolve("parley.toml"), CONFIG);
+        builder.environment().put("PARLEY_CONFIG", config.toString());
         builder.environment().put("PARLEY_LISTEN", address());
         builder.environment().put("PARLEY_METRICS_LISTEN", "");
         builder.environment().put("PARLEY_DATABASE_URL", "sqlite+aiosqlite:///" + folder.resolve("parley.db"));
