@@ -1,6 +1,7 @@
 """Failures in every dialect: refusals, errors within a stream, filters, and cancels in each phase."""
 
 import asyncio
+import socket
 
 import pytest
 from parley_server.core.model import Finish, FinishReason
@@ -90,6 +91,26 @@ async def test_a_cancel_in_each_phase_closes_the_connection(speaker, provider, u
             await asked
         await asyncio.wait_for(upstream.aborted.wait(), 10)
         await asyncio.wait_for(upstream.no_connections(), 10)
+
+
+async def test_a_cancel_while_connecting(speaker):
+    with socket.socket() as full:
+        full.bind(("127.0.0.1", 0))
+        full.listen(0)
+        fillers = [socket.socket() for _ in range(4)]
+        for filler in fillers:
+            filler.setblocking(False)
+            filler.connect_ex(full.getsockname())
+        provider = speaker.provider(f"http://127.0.0.1:{full.getsockname()[1]}/v1")
+        asked = asyncio.ensure_future(provider.generate(speaker.prompt(), RecordingSink()))
+        for _ in range(10):
+            await asyncio.sleep(0)
+        asked.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await asked
+        await provider.close()
+        for filler in fillers:
+            filler.close()
 
 
 async def test_p34_a_cancel_at_every_turn_of_the_loop(speaker, upstream):

@@ -71,6 +71,19 @@ async def test_the_key_is_sent_in_the_header_of_the_profile(upstream, profile, h
     assert {name: request.headers.get(name) for name in headers} == headers
 
 
+async def test_configured_headers_are_sent(upstream):
+    settings = OpenAISettings(api_key=KEY, headers={"X-Title": "parley", "User-Agent": "mine"})
+    provider = provider_at(upstream.url, settings)
+    await asked(provider)
+    await provider.close()
+    (request,) = upstream.requests
+    assert [request.headers[name] for name in ("x-title", "user-agent", "authorization")] == [
+        "parley",
+        "mine",
+        "Bearer sk-secret",
+    ]
+
+
 async def test_the_body_for_openai(upstream):
     provider = provider_at(upstream.url, OpenAISettings(profile="openai", api_key=KEY))
     await provider.generate(prompt(cache_key="k"), RecordingSink())
