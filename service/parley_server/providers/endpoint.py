@@ -14,7 +14,6 @@ from typing import Any, Protocol
 import httpx2
 import msgspec
 
-from parley_server import __version__
 from parley_server.core.clock import SystemClock
 from parley_server.core.model import Finish, FinishReason, Prompt
 from parley_server.core.observer import AttemptObserver
@@ -26,9 +25,9 @@ from parley_server.errors import (
     ProviderUnauthenticated,
     ProviderUnavailable,
 )
+from parley_server.providers.http.client import JsonClient, Refused
 from parley_server.providers.http.encoding import decoded
-from parley_server.providers.http.refusals import refusal_body
-from parley_server.providers.http.transport import Body, PushTransport, body_of, proxied
+from parley_server.providers.http.transport import Body, body_of
 from parley_server.providers.reading.after_finish import AfterFinish
 from parley_server.providers.reading.failures import Filtered, error_of_status
 from parley_server.settings import EndpointSettings
@@ -122,14 +121,10 @@ class Endpoint:
         self._observer = observer
         self._optional = optional
         self._left_out: dict[str, frozenset[str]] = {}  # by name of the model
-        self.transport = None if proxied(httpx2.URL(self.base_url)) else PushTransport(ssl_context=ssl_context)
-        headers = {"User-Agent": f"parley/{__version__}", "Accept": "application/json", "Accept-Encoding": "identity"}
-        self._client = _client(
-            self.transport,
-            headers=headers | settings.headers | {"Content-Type": "application/json"},
-            limits=httpx2.Timeout(None, connect=settings.timeouts.connect),
-            ssl_context=ssl_context,
+        self._client = JsonClient(
+            self.base_url, headers=settings.headers, connect_s=settings.timeouts.connect, ssl_context=ssl_context
         )
+        self.transport = self._client.transport
 
     def key(self, *, required: bool) -> str:
         """The key to send with the next request, empty without one. Raises `ProviderUnauthenticated` for a key that no
@@ -161,7 +156,7 @@ class Endpoint:
                 return await self._read(response, read, started_s)
             finally:
                 await response.aclose()
-        except _Refused as refused:
+        except Refused as refused:
             error = error_of_status(self.name, refused.status, headers=refused.headers, body=refused.body)
             if isinstance(error, Filtered):
                 return _filtered(error)
@@ -173,7 +168,7 @@ class Endpoint:
 
     async def close(self) -> None:
         """Close every connection."""
-        await self._client.aclose()
+        await self._client.close()
 
     def notice(self, kind: str) -> None:
         """Report to the observer that data of this kind was dropped."""
@@ -194,25 +189,15 @@ class Endpoint:
             headers = {**headers, "traceparent": prompt.traceparent}
         body = self.completed(prompt, body)
         try:
-            return await self._post(url, body, headers)
-        except _Refused as refused:
+            return await self._client.post(url, body, headers)
+        except Refused as refused:
             named = refused.fields(self._optional) & body.keys()
             if not named:
                 raise
-        response = await self._post(url, _without(body, named), headers)
+        response = await self._client.post(url, _without(body, named), headers)
         # Only after the server has accepted the request without the fields: the refusal may have another cause.
         self._left_out[prompt.model.name] = self._left_out.get(prompt.model.name, frozenset()) | named
         return response
-
-    async def _post(self, url: str, body: Json, headers: Mapping[str, str]) -> httpx2.Response:
-        request = self._client.build_request("POST", url, content=msgspec.json.encode(body), headers=dict(headers))
-        response = await self._client.send(request, stream=True)
-        if response.is_success:
-            return response
-        try:
-            raise _Refused(response.status_code, response.headers, await refusal_body(response))
-        finally:
-            await response.aclose()
 
     # --- response
 
@@ -259,22 +244,6 @@ class Endpoint:
         return ProviderUnavailable(f"{self.name} {what or 'broke the connection'}")
 
 
-class _Refused(Exception):
-    """A response with another status than 2xx."""
-
-    def __init__(self, status: int, headers: Mapping[str, str], body: bytes) -> None:
-        super().__init__(f"HTTP {status}")
-        self.status = status
-        self.headers = headers
-        self.body = body
-
-    def fields(self, names: tuple[str, ...]) -> frozenset[str]:
-        """Those of the fields that the refusal names."""
-        if self.status not in (400, 422):
-            return frozenset()
-        return frozenset(name for name in names if re.search(rb"\b%s\b" % name.encode(), self.body))
-
-
 def _without(body: Json, names: frozenset[str]) -> Json:
     return {name: value for name, value in body.items() if name not in names} if names else body
 
@@ -283,21 +252,3 @@ def _filtered(refusal: Filtered) -> Finish:
     """The finish of an answer that a filter refused before its first token."""
     code = refusal.metadata.get("provider_code", "")
     return Finish(reason=FinishReason.CONTENT_FILTER, provider_reason=code or "content_filter")
-
-
-def _client(
-    transport: PushTransport | None,
-    *,
-    headers: dict[str, str],
-    limits: httpx2.Timeout,
-    ssl_context: ssl.SSLContext | None,
-) -> httpx2.AsyncClient:
-    if transport is not None:
-        return httpx2.AsyncClient(transport=transport, headers=headers, timeout=limits, follow_redirects=False)
-    return httpx2.AsyncClient(
-        headers=headers,
-        timeout=limits,
-        limits=httpx2.Limits(max_connections=None, max_keepalive_connections=None, keepalive_expiry=60.0),
-        follow_redirects=False,
-        verify=ssl_context if ssl_context is not None else True,
-    )

@@ -43,7 +43,7 @@ def test_the_sizes_that_a_refusal_of_a_long_prompt_states_are_read(message, limi
     error = error_in_body("acme", {"error": {"message": message}})
     assert error.failure is Failure.TOO_LONG
     assert (error.limit_tokens, error.prompt_tokens) == (limit, size)
-    assert error.metadata.get("limit") == (limit and str(limit))
+    assert error.metadata.get("limit") == (limit and f"{limit} tokens")
 
 
 def test_the_sizes_in_fields_of_llama_cpp_are_read():

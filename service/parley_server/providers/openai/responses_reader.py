@@ -18,6 +18,14 @@ from parley_server.core.ports import Sink
 from parley_server.errors import ProviderMalformed
 from parley_server.providers.http.sse import EventSplitter
 from parley_server.providers.openai.chunk import text_of
+from parley_server.providers.openai.responses_event import (
+    WireEvent,
+    arguments_of_delta,
+    decode,
+    decode_loosely,
+    decode_text,
+    key_of_call,
+)
 from parley_server.providers.openai.usage import UsageMeter
 from parley_server.providers.reading.content import Content, Notice, ignore
 from parley_server.providers.reading.ending import Evidence, finish_of
@@ -32,30 +40,6 @@ TEXT = "response.output_text.delta"
 _ENDS = ("response.completed", "response.incomplete", "response.failed")
 _REASONING = ("response.reasoning_summary_text.delta", "response.reasoning_text.delta")
 _READ_ITEMS = ("message", "reasoning", "function_call")
-
-
-class TextEvent(msgspec.Struct, gc=False):
-    """The fields of nearly every event, which are decoded first, because each further field costs CPU per token."""
-
-    type: Any = None
-    delta: Any = None
-
-
-class WireEvent(msgspec.Struct, gc=False):
-    """One event: the fields in use, of any type, so that one unusual value does not fail an answer."""
-
-    type: Any = None
-    delta: Any = None
-    output_index: Any = None
-    item_id: Any = None
-    summary_index: Any = None
-    item: msgspec.Raw = msgspec.Raw()
-    response: Any = None
-    error: Any = None
-
-
-decode_text: Callable[[bytes], TextEvent] = msgspec.json.Decoder(TextEvent).decode
-decode: Callable[[bytes], WireEvent] = msgspec.json.Decoder(WireEvent).decode
 
 
 class ResponsesReader:
@@ -152,10 +136,16 @@ class ResponsesReader:
                     continue
                 wire = decode(event)
             except ValueError:
-                wire = self._loose(event)
+                wire = self._repaired(event)
             self._take_other(wire, event)
             if self._word:
                 return
+
+    def _repaired(self, event: bytes) -> WireEvent:
+        wire = decode_loosely(event)
+        if wire is None:
+            raise ProviderMalformed(f"{self._provider} sent an unreadable event")
+        return wire
 
     def _take_last(self) -> None:
         """Take the events that the end of the body completes."""
@@ -164,28 +154,6 @@ class ResponsesReader:
         except ProviderMalformed:
             return  # the stream was cut within an event: truncated, not malformed
 
-    def _loose(self, event: bytes) -> WireEvent:
-        """An event that is no object, or has lone surrogates or invalid UTF-8. A `delta` string becomes a list, so that
-        it leaves the fast path."""
-        if event.strip(b' "') == b"[DONE]":
-            return WireEvent(type="[DONE]")
-        value = json_of(event)
-        if isinstance(value, list) and len(value) == 1:
-            value = value[0]  # some servers put an error into a list of one
-        if not isinstance(value, dict):
-            raise ProviderMalformed(f"{self._provider} sent an unreadable event")
-        delta, item = value.get("delta"), value.get("item")
-        return WireEvent(
-            type=value.get("type"),
-            delta=[delta] if isinstance(delta, str) else delta,
-            output_index=value.get("output_index"),
-            item_id=value.get("item_id"),
-            summary_index=value.get("summary_index"),
-            item=msgspec.Raw(b"" if item is None else json.dumps(item).encode()),
-            response=value.get("response"),
-            error=value.get("error"),
-        )
-
     def _take_other(self, wire: WireEvent, event: bytes) -> None:
         kind = wire.type
         if wire.error is not None and is_error(wire.error):
@@ -193,7 +161,7 @@ class ResponsesReader:
         if kind in (TEXT, "response.refusal.delta"):
             self._content.add_text(text_of(wire.delta))
         elif kind == "response.function_call_arguments.delta":
-            self._add_arguments(_key_of(wire), arguments_of_delta(wire.delta))
+            self._add_arguments(key_of_call(wire), arguments_of_delta(wire.delta))
         elif kind in _REASONING:
             self._reason(kind, text_of(wire.delta))
         elif kind == "response.reasoning_summary_part.added":
@@ -230,7 +198,7 @@ class ResponsesReader:
         if not isinstance(item, dict):
             return
         if item.get("type") == "function_call":
-            self._take_call(_key_of(wire, item), item, done=done)
+            self._take_call(key_of_call(wire, item), item, done=done)
         if done:
             self._items.add(raw.decode("utf-8", "replace"))
             if item.get("type") not in _READ_ITEMS:
@@ -285,15 +253,3 @@ class ResponsesReader:
         completed = bool(self._word)
         unread = completed and self._unread
         return Evidence(word=self._word, completed=completed, unknown_form=unknown_form, unread=unread)
-
-
-def arguments_of_delta(delta: object) -> str:
-    """The arguments in a delta, which `_loose` may have put into a list."""
-    return arguments_of(delta[0] if isinstance(delta, list) and len(delta) == 1 else delta)
-
-
-def _key_of(wire: WireEvent, item: dict[str, Any] | None = None) -> object:
-    """What tells the calls of a response apart: their place in the output, or the id of their item."""
-    if wire.output_index is not None:
-        return str(wire.output_index)
-    return str(wire.item_id or (item or {}).get("id") or "")
