@@ -52,7 +52,7 @@ async def failure_of(url, **options):
 async def test_statuses(upstream, status, kind):
     upstream.reply_with(refusal(status, SECRET))
     error = await failure_of(upstream.url)
-    assert type(error) is kind
+    assert isinstance(error, kind)
     assert error.metadata["http_status"] == str(status)
     assert str(status) in error.message
     assert "acme" in error.message
