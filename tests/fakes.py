@@ -240,11 +240,9 @@ class RecordingObserver:
         self.refusals.append(reason)
 
     def prompt_counted(self, ratio: float) -> None:
-        """See `Observer`."""
         self.ratios.append(ratio)
 
     def summarized(self, outcome: str) -> None:
-        """See `Observer`."""
         self.summaries.append(outcome)
 
     def fenced(self, fenced: bool) -> None:

@@ -97,7 +97,8 @@ async def test_an_image_of_an_imported_history_is_stored_and_sent(server, upstre
     assert upstream.requests[-1].json["messages"][0]["content"][1]["image_url"]["url"] == data_url("image/png", PNG)
 
 
-async def test_a_history_with_images_is_refused_by_a_model_without_images(server, upstream):
+async def test_a_history_with_images_is_refused_by_a_model_without_images(serve):
+    server = await serve(models='[models.blind]\nprovider = "up"\nname = "vendor/blind-1"\nimages = false')
     watch = await server.stream("", input=[new_message("user", "Look", image=Image(data=PNG))]).end()
-    error = await refused(server.chat.StreamReply(ask("And?", conversation_id=watch.conversation_id, model="plain")))
+    error = await refused(server.chat.StreamReply(ask("And?", conversation_id=watch.conversation_id, model="blind")))
     assert error.reason == "UNSUPPORTED_INPUT"

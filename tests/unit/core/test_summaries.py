@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import asyncio
 
+import msgspec
 import pytest
 from parley_server.core.context import summary as summaries
 from parley_server.core.context.fold import INSTRUCTION
 from parley_server.core.conversations.service import Creation
 from parley_server.core.model import ContextPolicy, Conversation, Message, Overflow, Role, State, TextPart, Usage
+from parley_server.core.store_types import Position
 from parley_server.errors import Draining, ProviderUnavailable
 
 from tests.clock import settle, until
-from tests.fakes import ADA, STOP, CoreHarness, say_hello
+from tests.fakes import ADA, FAST, STOP, CoreHarness, say_hello
 
 POLICY = ContextPolicy(max_tokens=1000, overflow=Overflow.SUMMARIZE)
 
@@ -118,6 +120,35 @@ async def test_the_next_summary_includes_the_one_before(harness):
         await harness.stored_end(generation)
     await ended(harness, "stored", "stored")
     assert text_of(writer.summaries[1].messages[1]).startswith("Earlier summary: gist\n\nUser: 8USER")
+
+
+async def test_a_summary_covers_only_what_the_context_of_its_model_holds(harness):
+    writer = Writer()
+    writer.allowed.set()
+    harness.catalog.only = msgspec.structs.replace(FAST, context_tokens=2 * 1024 + 500)
+    await conversation(harness)
+    await reply(harness, writer)
+    await ended(harness, "stored")
+    text = text_of(writer.summaries[0].messages[1])
+    assert "Assistant: 1ASSISTANT" in text
+    assert "2USER" not in text
+    assert writer.summaries[0].estimated_tokens < 1024 + 500
+    source = await harness.store.read_turn(ADA, "c", Position(), has_input=True, new_turn=True)
+    assert text_of(source.path[0]).startswith("1ASSISTANT")
+
+
+async def test_of_a_message_that_is_too_long_for_a_summary_its_beginning_is_used(harness):
+    writer = Writer()
+    writer.allowed.set()
+    harness.catalog.only = msgspec.structs.replace(FAST, context_tokens=2 * 1024 + 500)
+    creation = Creation(
+        conversation=Conversation(id="c", context=POLICY),
+        messages=tuple(Message(role=role, parts=(TextPart(text="x" * 5000),)) for role in (Role.USER, Role.ASSISTANT)),
+    )
+    await harness.conversations.create(ADA, creation, "")
+    await harness.stored_end(await harness.begin(writer.act, conversation_id="c"))
+    await ended(harness, "stored")
+    assert 200 < writer.summaries[0].estimated_tokens < 1024 + 500
 
 
 async def test_a_slow_summary_delays_neither_a_token_nor_the_end(harness):

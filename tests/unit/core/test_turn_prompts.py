@@ -12,6 +12,7 @@ from parley_server.core.context.prompts import TurnPrompts
 from parley_server.core.model import (
     ContextPolicy,
     Conversation,
+    ImagePart,
     Kept,
     Message,
     Model,
@@ -30,7 +31,7 @@ from parley_server.errors import ContextTooLarge, UnsupportedInput
 from tests.fakes import ADA, RecordingObserver
 
 SMALL = Model(alias="small", provider="p", name="s", context_tokens=1000)
-OPEN = Model(alias="open", provider="p", name="o")
+OPEN = Model(alias="open", provider="p", name="o", images=True)
 KEPT = Kept(origin="o", items=("{}",))
 WORDS = "x" * 200
 """88 tokens by the first estimate."""
@@ -64,6 +65,29 @@ def turn(path=(), *, new=None, estimator=None, policy=None, payload=None, conver
 
 def ids(prompts: TurnPrompts, model: Model) -> str:
     return " ".join(row.message_id or row.message.parts[0].text for row in prompts.built(model).rows)
+
+
+# --- estimate
+
+
+@pytest.mark.parametrize(
+    ("changes", "tokens"),
+    [
+        ({}, 96 + 8 + 40),
+        ({"conversation": {"system": ("s" * 100,)}}, 144 + 8 + 40),
+        ({"conversation": {"post_system": "s" * 100}}, 144 + 8 + 40),
+        ({"new": (said(Role.USER, "new", "x" * 100, ImagePart(url="https://example.com/a.png")),)}, 144 + 1600),
+        ({"payload": {"tools": (Tool(name="f" * 100),)}}, 144 + 1024 + 40),
+        ({"payload": {"json_schema": "s" * 100}}, 144 + 256 + 40),
+        ({"policy": ContextPolicy(reminder="r" * 100, reminder_interval=1), "path": dialogue(1, "")}, 144 + 8 + 8 + 40),
+        ({"path": dialogue(1, "é" * 50)}, 144 + 8 + 40),
+    ],
+)
+def test_an_estimate_counts_everything_that_is_sent(changes, tokens):
+    given = {"new": (said(Role.USER, "new", "x" * 100),)} | changes
+    prompt = turn(given.pop("path", ()), **given).of(OPEN)
+    assert prompt.estimated_tokens == tokens
+    assert (prompt.text_bytes == 0) == (tokens == 1744)
 
 
 # --- budget

@@ -28,6 +28,7 @@ LEFT_SHARE = 0.4
 """The part of the budget that the messages after a summary may have."""
 MAX_TOKENS = 1024
 UNKNOWN_CONTEXT_TOKENS = 8192
+LEAST_BYTES = 256
 MAX_PART_BYTES = 32 * 1024
 """Of a longer message, only its beginning is summarized."""
 INSTRUCTION = (
@@ -114,11 +115,13 @@ class SummaryPrompts:
 
 
 def _transcript(fold: Fold, rates: Rates, room: float) -> tuple[str, int]:
-    """The summary before and the oldest messages that fit, at least one; and how many these are."""
+    """The summary before and the oldest messages that fit, at least the beginning of one; and how many these are."""
     lines = [f"Earlier summary: {fold.before}"] if fold.before else []
     left, count = room - rates.per_byte * sum(map(utf8_size, lines)), 0
     for item in fold.messages:
         line = f"{item.message.role.capitalize()}: {_text_of(item)}"
+        if not count:
+            line = utf8_prefix(line, max(LEAST_BYTES, int(left / rates.per_byte)))
         left -= rates.per_byte * utf8_size(line) + 1
         if left < 0 and count:
             break

@@ -142,9 +142,8 @@ class _Collected:
         self.texts: list[str] = []
         self.counted: Usage | None = None
 
-    def asks(self, model: Model) -> None:  # noqa: ARG002 - the summary has one model
+    def asks(self, model: Model) -> None:
         """See `RouteSink`."""
-        self.texts.clear()
 
     def text(self, text: str) -> None:
         """See `Sink`."""

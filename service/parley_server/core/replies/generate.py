@@ -372,7 +372,7 @@ class Generation:
     def _usage(self, ending: Ending, answer: Answer) -> Usage:
         """The provider's count, or an estimate if the provider was asked and may have charged."""
         usage, asked, prompt = self._sink.last_usage or answer.usage, self._sink.asked, self._prompts.asked
-        if usage is not None and prompt is not None:
+        if usage is not None and prompt is not None and prompt.model == asked:
             usage = self._parts.estimator.counted(prompt, usage)
         if usage is not None or (asked is not None and (ending.billed or answer.parts)):
             usage = completed_usage(usage, prompt.estimated_tokens if prompt else 0, answer)
