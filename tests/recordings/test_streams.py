@@ -78,6 +78,7 @@ def test_never_complete_before_its_terminator(dialect, path):
 def _readings(dialect, body):
     """The plain reading of every beginning of the body that ends with an event."""
     reading = dialect.plain()
+    yield 0, reading.outcome()
     start = 0
     for end in ends_of_events(body):
         reading.add_all(body[start:end])
@@ -94,10 +95,10 @@ async def _over_a_socket(dialect, script):
         try:
             finish = await provider.generate(dialect.prompt, sink)
         except ProviderError as error:
-            return _outcome(sink, error.reason)
+            return dialect.comparable(_outcome(sink, error.reason))
         finally:
             await provider.close()
-    return _outcome(sink, finish.reason, finish.provider_reason)
+    return dialect.comparable(_outcome(sink, finish.reason, finish.provider_reason))
 
 
 def _fed(dialect, reads):
@@ -111,8 +112,8 @@ def _fed(dialect, reads):
                 reader.feed(read)
         finish = reader.end()
     except ProviderError as error:
-        return _outcome(sink, error.reason), _runs(sink)
-    return _outcome(sink, finish.reason, finish.provider_reason), _runs(sink)
+        return dialect.comparable(_outcome(sink, error.reason)), _runs(sink)
+    return dialect.comparable(_outcome(sink, finish.reason, finish.provider_reason)), _runs(sink)
 
 
 def _said(outcome):

@@ -6,6 +6,8 @@ import ssl
 from functools import partial
 from urllib.parse import quote
 
+import msgspec
+
 from parley_server.core.model import Finish, Prompt
 from parley_server.core.observer import AttemptObserver
 from parley_server.core.ports import Clock, Sink
@@ -61,6 +63,10 @@ class GeminiProvider:
             if self._tokens is not None:
                 self._tokens.refused()
             raise
+
+    def body_of(self, prompt: Prompt) -> bytes:
+        """See `providers.registry.BuildsBody`."""
+        return msgspec.json.encode(self.endpoint.completed(prompt, self._body(prompt)))
 
     async def close(self) -> None:
         if self._tokens is not None:

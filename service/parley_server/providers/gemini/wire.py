@@ -6,13 +6,12 @@ fail an answer.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from typing import Any
 
 import msgspec
 
-from parley_server.providers.reading.json_values import json_of
+from parley_server.providers.reading.json_values import json_of, json_text
 from parley_server.providers.reading.tool_calls import Piece, text_of_field
 
 Json = dict[str, Any]
@@ -112,7 +111,7 @@ def raw_parts(event: bytes) -> list[str]:
             for part in each.content.parts or ()
         ]
     except ValueError:
-        parts = [json.dumps(part) for part in _loose_parts(event)]
+        parts = [json_text(part) for part in _loose_parts(event)]
     return [part for part in parts if json_of(part.encode()) != {"text": ""}]
 
 
@@ -166,7 +165,7 @@ def _part(value: Json) -> Part:
     fields = _fields_of(Part, value) | {"functionCall": None}
     if isinstance(call, dict):
         args = call.get("args")
-        raw = msgspec.Raw(b"" if args is None else json.dumps(args).encode())
+        raw = msgspec.Raw(b"" if args is None else json_text(args).encode())
         fields["functionCall"] = FunctionCall(**(_fields_of(FunctionCall, call) | {"args": raw}))
     return Part(**fields)
 
