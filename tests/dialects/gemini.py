@@ -13,7 +13,7 @@ from parley_server.settings import ApiKey, GeminiSettings
 
 from tests.dialects.speakers import USUAL, Asked, Call, Counts, Part, Reasoning, Speaker, Spoken, event, refused
 
-SIGNATURE = "c2lnbmVk+/=="
+SIGNATURE = "c2lnbmVk+/+/"
 QUOTA = "type.googleapis.com/google.rpc.QuotaFailure"
 REFUSALS: dict[Failure, tuple[int, str, dict[str, Any]]] = {
     Failure.UNAVAILABLE: (503, "UNAVAILABLE", {}),
