@@ -21,7 +21,7 @@ from parley_server.core.model import (
     ToolResultPart,
 )
 from parley_server.errors import ProviderRejected
-from parley_server.providers.reading.json_values import json_object
+from parley_server.providers.reading.json_values import json_object, json_of
 from parley_server.providers.reading.tool_ids import ToolIdMap
 
 Json = dict[str, Any]
@@ -159,8 +159,7 @@ def _answer(message: PromptMessage, ids: ToolIdMap, origin: str, *, in_turn: boo
 
 def _ids_of(items: Iterable[str]) -> list[str | None]:
     """The ids of the calls in kept parts; None for a call without one."""
-    parts = [msgspec.json.decode(item, type=Json) for item in items]
-    calls = [part["functionCall"] for part in parts if isinstance(part.get("functionCall"), dict)]
+    calls = [call for item in items if isinstance(call := json_of(item.encode()).get("functionCall"), dict)]
     return [call["id"] if isinstance(call.get("id"), str) and call["id"] else None for call in calls]
 
 

@@ -6,6 +6,7 @@ fail an answer.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -15,6 +16,8 @@ from parley_server.providers.reading.json_values import json_of, json_text
 from parley_server.providers.reading.tool_calls import Piece, text_of_field
 
 Json = dict[str, Any]
+
+_SURROGATE = re.compile(rb"(?i)\\ud[89a-f]")
 
 
 class FunctionCall(msgspec.Struct, gc=False):
@@ -104,15 +107,16 @@ def raw_parts(event: bytes) -> list[str]:
     out, because the vendor refuses it in a request."""
     try:
         candidates = _decode_raw(event).candidates or []
-        parts = [
-            bytes(part).decode()
-            for each in candidates
-            if is_first(each.index) and each.content
-            for part in each.content.parts or ()
-        ]
+        contents = [each.content for each in candidates if is_first(each.index) and each.content is not None]
+        parts = [_whole(bytes(part)) for content in contents for part in content.parts or ()]
     except ValueError:
         parts = [json_text(part) for part in _loose_parts(event)]
     return [part for part in parts if json_of(part.encode()) != {"text": ""}]
+
+
+def _whole(part: bytes) -> str:
+    """A part without lone surrogates: a pair may be split between two parts, and no request can contain a half."""
+    return json_text(json_of(part)) if _SURROGATE.search(part) else part.decode()
 
 
 def is_first(index: object) -> bool:
