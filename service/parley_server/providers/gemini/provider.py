@@ -77,7 +77,8 @@ class GeminiProvider:
         name = prompt.model.name
         if "/" not in name:
             name = f"publishers/google/models/{name}" if self._project else f"models/{name}"
-        return f"{self.endpoint.base_url}{self._path}/{quote(name)}:streamGenerateContent?alt=sse"
+        path = quote(f"{self._path}/{name}", safe="/@:")
+        return f"{self.endpoint.base_url}{path}:streamGenerateContent?alt=sse"
 
     def _origin(self, prompt: Prompt) -> str:
         return self.endpoint.origin("gemini", API, prompt.model.name, account=self._project)
