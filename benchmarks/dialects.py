@@ -15,6 +15,7 @@ from collections.abc import Callable
 
 from parley_server.core.model import Usage
 from parley_server.core.ports import Sink
+from parley_server.providers.anthropic.reader import MessageReader
 from parley_server.providers.endpoint import Reader
 from parley_server.providers.openai.reader import ChunkReader
 from parley_server.providers.openai.responses_reader import ResponsesReader
@@ -71,6 +72,11 @@ def _responses(word: str) -> bytes:
     return _event({"type": kind} | place | delta, kind)
 
 
+def _messages(word: str) -> bytes:
+    kind = "content_block_delta"
+    return _event({"type": kind, "index": 0, "delta": {"type": "text_delta", "text": word}}, kind)
+
+
 def _chat_reader(sink: Sink) -> Reader:
     return ChunkReader("acme", sink, on_finish=lambda _: None, on_done=lambda: None)
 
@@ -79,9 +85,17 @@ def _responses_reader(sink: Sink) -> Reader:
     return ResponsesReader("acme", sink, on_done=lambda: None)
 
 
+def _messages_reader(sink: Sink) -> Reader:
+    reader = MessageReader("acme", sink, on_finish=lambda _: None, on_done=lambda: None)
+    start = {"type": "content_block_start", "index": 0, "content_block": {"type": "text", "text": ""}}
+    reader.feed(_event(start, start["type"]))
+    return reader
+
+
 DIALECTS: dict[str, tuple[Callable[[Sink], Reader], Callable[[str], bytes]]] = {
     REFERENCE: (_chat_reader, _chat),
     "Responses API": (_responses_reader, _responses),
+    "Messages API": (_messages_reader, _messages),
 }
 
 
