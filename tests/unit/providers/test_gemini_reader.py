@@ -170,6 +170,7 @@ def test_reasoning_has_its_signature():
 )
 def test_counts(events, usage):
     reading = Reading().feed(*[chunk("a", usageMetadata=each) for each in events])
+    reading.reader.cut()
     assert reading.sink.counted[-1] == usage
     assert bool(reading.notices) == usage.estimated
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import base64
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 
 from parley_server.core.model import Finish, FinishReason
 from parley_server.core.ports import Sink
@@ -36,8 +36,10 @@ from parley_server.providers.reading.failures import error_in_body
 from parley_server.providers.reading.json_values import json_of
 from parley_server.providers.reading.kept import KeptItems
 
-HELD_BYTES = 256 * 1024
+HELD_BYTES = 1024 * 1024
 """Events are held up to this size before the parts in them are collected."""
+USAGE_INTERVAL_S = 0.25
+"""Nearly every chunk has counts; they are pushed at most this often, and at the end."""
 
 
 class GeminiReader:
@@ -74,6 +76,7 @@ class GeminiReader:
         self._content = Content(sink, now_s=now_s, notice=notice)
         self._items = _Items(origin) if keeps else None
         self._counts: Counts | None = None
+        self._usage_due_s = 0.0
         self._calls = 0
         self._word = ""
         self._blocked = False
@@ -98,16 +101,21 @@ class GeminiReader:
         """Take one read. Raises a `ProviderError`."""
         if self._done:
             return
+        content = self._content
         try:
             self._take(self._splitter.feed(data))
-        except ProviderMalformed as error:
-            if not self.finished:
+        except ProviderError as error:
+            if not self.finished or not isinstance(error, ProviderMalformed):
+                self._push_usage()
                 raise
             self._ignore(error)
             self._done = True  # the start of the next event is unknown
             self._on_done()
         finally:
-            self._push()
+            content.push_text()
+            if self._counts is not None and (content.last_s is None or content.last_s >= self._usage_due_s):
+                self._push_usage()
+            self._sink.flush()
             if self._word and not self._finish_reported:
                 self._finish_reported = True
                 if not self._unreliable:
@@ -121,43 +129,40 @@ class GeminiReader:
             if finish.reason is FinishReason.TOOL_CALLS and self._items is not None:
                 self._items.push(self._sink)
         finally:
-            self._content.push_rest()
-            self._push()
+            self.cut()
         return finish
 
     def cut(self) -> None:
-        """Push held content after the body broke off."""
+        """Push held content and counts after the body broke off."""
         self._content.push_rest()
+        self._push_usage()
         self._sink.flush()
 
-    def _push(self) -> None:
-        self._content.push_text()
+    def _push_usage(self) -> None:
         if self._counts is not None:
-            self._sink.usage(usage_of(self._counts, on_ignored=self._note_count))
+            self._usage_due_s = (self._content.last_s or 0.0) + USAGE_INTERVAL_S
+            self._sink.usage(usage_of(self._counts, on_ignored=lambda: self._notice("count")))
             self._counts = None
-        self._sink.flush()
-
-    def _note_count(self) -> None:
-        self._notice("count")
 
     # --- events
 
-    def _take(self, events: Iterable[bytes]) -> None:
+    def _take(self, events: list[bytes]) -> None:
         # This loop runs for each token. Text that arrives as usual takes the first branch.
         texts, join = self._content.texts, self._content.text_join
+        if self._items is not None:
+            self._items.hold(events)
         for event in events:
             try:
                 chunk = decode(event)
             except ValueError:
                 self._take_loosely(event)
                 continue
-            if self._items is not None:
-                self._items.hold(event)
             text = _plain_text(chunk)
             if text is not None and not join.held and not self._word:
                 texts.append(text)
-                if chunk.usageMetadata is not None:
-                    self._take_counts(chunk.usageMetadata)
+                counts = chunk.usageMetadata
+                if counts is not None and (counts.totalTokenCount or has_counts(counts)):
+                    self._counts = counts
             else:
                 self._take_other(chunk, event)
 
@@ -165,8 +170,6 @@ class GeminiReader:
         chunks = decode_loosely(event)
         if not chunks:
             raise ProviderMalformed(f"{self._provider} sent an unreadable event")
-        if self._items is not None:
-            self._items.hold(event)
         for chunk in chunks:
             self._take_other(chunk, event)
 
@@ -189,8 +192,8 @@ class GeminiReader:
                 raise self._ignored_error
 
     def _take_chunk(self, chunk: Chunk, event: bytes) -> None:
-        if chunk.usageMetadata is not None:
-            self._take_counts(chunk.usageMetadata)
+        if chunk.usageMetadata is not None and has_counts(chunk.usageMetadata):
+            self._counts = chunk.usageMetadata
         if chunk.error is not None and is_error(chunk.error):
             raise error_in_body(self._provider, chunk.error)
         for candidate in chunk.candidates or ():
@@ -243,10 +246,6 @@ class GeminiReader:
         self._content.add_call(piece_of(call, self._calls))
         self._calls += 1
 
-    def _take_counts(self, counts: Counts) -> None:
-        if has_counts(counts):
-            self._counts = counts
-
     def _take_last(self) -> bool:
         """Take the events that the end of the body completes. Returns whether they were complete."""
         try:
@@ -282,10 +281,10 @@ class _Items:
         self._held_bytes = 0
         self._items = KeptItems()
 
-    def hold(self, event: bytes) -> None:
-        """Hold an event."""
-        self._events.append(event)
-        self._held_bytes += len(event)
+    def hold(self, events: list[bytes]) -> None:
+        """Hold events."""
+        self._events += events
+        self._held_bytes += sum(map(len, events))
         if self._held_bytes > HELD_BYTES:
             self._collect()
 

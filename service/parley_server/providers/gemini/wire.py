@@ -17,6 +17,7 @@ from parley_server.providers.reading.tool_calls import Piece, text_of_field
 
 Json = dict[str, Any]
 
+_EMPTY = re.compile(r'\{\s*"text"\s*:\s*""\s*\}')
 _SURROGATE = re.compile(rb"(?i)\\ud[89a-f]")
 
 
@@ -111,7 +112,7 @@ def raw_parts(event: bytes) -> list[str]:
         parts = [_whole(bytes(part)) for content in contents for part in content.parts or ()]
     except ValueError:
         parts = [json_text(part) for part in _loose_parts(event)]
-    return [part for part in parts if json_of(part.encode()) != {"text": ""}]
+    return [part for part in parts if not _EMPTY.fullmatch(part)]
 
 
 def _whole(part: bytes) -> str:
