@@ -15,7 +15,9 @@ from collections.abc import Callable
 
 from parley_server.core.model import Usage
 from parley_server.core.ports import Sink
+from parley_server.providers.anthropic.reader import MessageReader
 from parley_server.providers.endpoint import Reader
+from parley_server.providers.gemini.reader import GeminiReader
 from parley_server.providers.openai.reader import ChunkReader
 from parley_server.providers.openai.responses_reader import ResponsesReader
 
@@ -71,6 +73,20 @@ def _responses(word: str) -> bytes:
     return _event({"type": kind} | place | delta, kind)
 
 
+def _messages(word: str) -> bytes:
+    kind = "content_block_delta"
+    return _event({"type": kind, "index": 0, "delta": {"type": "text_delta", "text": word}}, kind)
+
+
+def _gemini(word: str) -> bytes:
+    candidate = {"content": {"parts": [{"text": word}], "role": "model"}, "index": 0}
+    counts = {"promptTokenCount": 29, "candidatesTokenCount": 10, "totalTokenCount": 241, "thoughtsTokenCount": 202}
+    details = {"promptTokensDetails": [{"modality": "TEXT", "tokenCount": 29}]}
+    names = {"modelVersion": "gemini-3.8-flash", "responseId": "QUVVadTSNJ6_qtsPvN7J8Q0"}
+    event = _event({"candidates": [candidate], "usageMetadata": counts | details, **names})
+    return event.replace(b"\n", b"\r\n")
+
+
 def _chat_reader(sink: Sink) -> Reader:
     return ChunkReader("acme", sink, on_finish=lambda _: None, on_done=lambda: None)
 
@@ -79,9 +95,22 @@ def _responses_reader(sink: Sink) -> Reader:
     return ResponsesReader("acme", sink, on_done=lambda: None)
 
 
+def _messages_reader(sink: Sink) -> Reader:
+    reader = MessageReader("acme", sink, on_finish=lambda _: None, on_done=lambda: None)
+    start = {"type": "content_block_start", "index": 0, "content_block": {"type": "text", "text": ""}}
+    reader.feed(_event(start, start["type"]))
+    return reader
+
+
+def _gemini_reader(sink: Sink) -> Reader:
+    return GeminiReader("acme", sink, on_finish=lambda _: None, on_done=lambda: None, keeps=True)
+
+
 DIALECTS: dict[str, tuple[Callable[[Sink], Reader], Callable[[str], bytes]]] = {
     REFERENCE: (_chat_reader, _chat),
     "Responses API": (_responses_reader, _responses),
+    "Messages API": (_messages_reader, _messages),
+    "Gemini API": (_gemini_reader, _gemini),
 }
 
 

@@ -3,10 +3,11 @@
 import pytest
 
 from tests.dialects.anthropic import MessagesSpeaker
+from tests.dialects.gemini import GeminiSpeaker
 from tests.dialects.openai import ChatSpeaker, ResponsesSpeaker
 from tests.upstream import Upstream
 
-SPEAKERS = (ChatSpeaker(), ResponsesSpeaker(), MessagesSpeaker())
+SPEAKERS = (ChatSpeaker(), ResponsesSpeaker(), MessagesSpeaker(), GeminiSpeaker())
 
 
 @pytest.fixture(params=SPEAKERS, ids=lambda speaker: speaker.name)

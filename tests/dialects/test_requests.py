@@ -70,7 +70,7 @@ async def test_kept_items_are_sent_back_unchanged_to_their_origin_alone(speaker,
         return
     upstream.reply_with(speaker.script(Reasoning("hm"), Call("call_1", "look", ('{"a": 1}',))))
     sink = RecordingSink()
-    await provider.generate(speaker.prompt(), sink)
+    await provider.generate(speaker.prompt(tools=(Tool(name="look"),)), sink)
     kept = [(origin, item) for kind, origin, *rest in sink.events if kind == "keep" for item in rest]
     assert kept
     [origin] = {origin for origin, _ in kept}

@@ -28,7 +28,7 @@ def ways_to_cut(body: bytes, seed: str) -> Iterator[tuple[str, list[bytes]]]:
 
 def ends_of_events(body: bytes) -> list[int]:
     """The place after each empty line."""
-    return [found.end() for found in re.finditer(rb"\n\n", body)]
+    return [found.end() for found in re.finditer(rb"\r?\n\r?\n", body)]
 
 
 def with_crlf(body: bytes) -> bytes:

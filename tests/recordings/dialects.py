@@ -11,12 +11,15 @@ from parley_server.core.ports import Provider, Sink
 from parley_server.providers.anthropic.provider import AnthropicProvider
 from parley_server.providers.anthropic.reader import MessageReader
 from parley_server.providers.endpoint import Reader
+from parley_server.providers.gemini.provider import GeminiProvider
+from parley_server.providers.gemini.reader import GeminiReader
 from parley_server.providers.openai.reader import ChunkReader
 from parley_server.providers.openai.responses_reader import ResponsesReader
-from parley_server.settings import AnthropicSettings, ApiKey
+from parley_server.settings import AnthropicSettings, ApiKey, GeminiSettings
 
 from tests.integration.providers.recording import model, prompt, provider_at
 from tests.recordings.plain import Outcome, PlainReading
+from tests.recordings.plain_gemini import PlainGemini, with_plain_calls
 from tests.recordings.plain_messages import PlainMessage
 from tests.recordings.plain_responses import PlainResponse
 
@@ -31,13 +34,15 @@ class Plain(Protocol):
 
 @dataclass(frozen=True)
 class Dialect:
-    """`reader` makes the server's reader of a sink and of a callback that ends the body."""
+    """`reader` makes the server's reader of a sink and of a callback that ends the body. `comparable` removes from its
+    outcome what the plain reader cannot know."""
 
     name: str
     plain: Callable[[], Plain]
     reader: Callable[[Sink, Callable[[], None]], Reader]
     provider: Callable[..., Provider] = provider_at
     api: str = "chat"
+    comparable: Callable[[Outcome], Outcome] = lambda outcome: outcome
 
     @property
     def prompt(self) -> Prompt:
@@ -66,6 +71,14 @@ def _anthropic_at(url: str) -> Provider:
     return AnthropicProvider("acme", AnthropicSettings(base_url=url, api_key=ApiKey("sk-secret")))
 
 
+def _gemini(sink: Sink, on_done: Callable[[], None]) -> Reader:
+    return GeminiReader("acme", sink, on_finish=_ignore, on_done=on_done, origin="acme", keeps=True)
+
+
+def _gemini_at(url: str) -> Provider:
+    return GeminiProvider("acme", GeminiSettings(base_url=url, api_key=ApiKey("sk-secret")))
+
+
 def _ignore(_: Any) -> None:
     pass
 
@@ -74,4 +87,5 @@ DIALECTS = (
     Dialect("chat", PlainReading, _chat),
     Dialect("responses", PlainResponse, _responses, api="responses"),
     Dialect("messages", PlainMessage, _messages, _anthropic_at),
+    Dialect("gemini", PlainGemini, _gemini, _gemini_at, comparable=with_plain_calls),
 )

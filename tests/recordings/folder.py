@@ -22,6 +22,7 @@ STREAMS = {
     "bedrock-mantle": ("responses", 3),
     "crusoe": ("chat", 1),
     "deepseek": ("chat", 8),
+    "gemini": ("gemini", 30),
     "groq": ("chat", 12),
     "huggingface": ("chat", 2),
     "lmstudio-responses": ("responses", 3),
@@ -33,6 +34,7 @@ STREAMS = {
     "openrouter": ("chat", 13),
     "perplexity": ("chat", 2),
     "snowflake": ("chat", 2),
+    "vertex": ("gemini", 23),
     "xai": ("chat", 2),
     "xai-responses": ("responses", 6),
     "zai": ("chat", 1),
@@ -49,6 +51,9 @@ EXCEPTIONS = {
     "openrouter/llm-openrouter-llm_openrouter--tool_calls.1": "responses",
     "openrouter/llm-openrouter-llm_openrouter--tool_calls.2": "responses",
     "openrouter/pydanticai-openai_responses--openai_responses_raw_cot_stream_openrouter.0": "responses",
+    # Google's Interactions API, which is another one than generateContent.
+    "gemini/openinference-interactions_instrumentation--generate_interactions_async_True_.0": "",
+    "gemini/openinference-interactions_instrumentation--generate_interactions_simple_message_True_.0": "",
     # Its JSON lacks a brace.
     "openai-responses/vercelai-parallel-tool-call-wrapper.1": "",
     # Legacy completions (/v1/completions): a prompt without messages, which Parley does not send.

@@ -14,6 +14,7 @@ from parley_server.core.observer import AttemptObserver
 from parley_server.core.ports import Clock, Provider, Route
 from parley_server.errors import ModelNotFound, NotConfigured
 from parley_server.providers.anthropic.provider import AnthropicProvider
+from parley_server.providers.gemini.provider import GeminiProvider
 from parley_server.providers.known_models import known_model
 from parley_server.providers.openai.provider import OpenAIProvider
 from parley_server.providers.policies.breaker import FAILURES, Breaker, CoolDowns
@@ -25,6 +26,7 @@ from parley_server.providers.scripted.script import read_script
 from parley_server.settings import (
     AnthropicSettings,
     EndpointSettings,
+    GeminiSettings,
     ModelSettings,
     OpenAISettings,
     ProviderSettings,
@@ -165,12 +167,18 @@ def _build(name: str, settings: ProviderSettings, *, clock: Clock, observer: Att
         raise NotConfigured(f"the base URL of the provider {name} is not valid") from None
 
 
-def _endpoint(name: str, settings: EndpointSettings, *, clock: Clock, observer: AttemptObserver | None) -> Provider:
+def _endpoint(
+    name: str,
+    settings: OpenAISettings | AnthropicSettings | GeminiSettings,
+    *,
+    clock: Clock,
+    observer: AttemptObserver | None,
+) -> Provider:
     if isinstance(settings, OpenAISettings):
         return OpenAIProvider(name, settings, clock=clock, observer=observer)
     if isinstance(settings, AnthropicSettings):
         return AnthropicProvider(name, settings, clock=clock, observer=observer)
-    raise NotConfigured(f"the kind of the provider {name} is not supported by this release")
+    return GeminiProvider(name, settings, clock=clock, observer=observer)
 
 
 def _fingerprint(endpoint: EndpointSettings | None) -> str:

@@ -75,6 +75,8 @@ class EventSplitter:
 
     def _unnamed(self, data: bytes) -> list[bytes]:
         """Fast path for nearly every read: events of one `data: ` line each, ended by LF LF or CR LF CR LF."""
+        if data.endswith(b"\r\n\r\n") and data.find(b"\r") == data.find(b"\n") - 1 == len(data) - 4:
+            return self._fast([data[6:-4]], b"")  # one event, as Gemini writes them
         end = data.rfind(b"\n\n")
         returns = data.count(b"\r")
         if returns:

@@ -1,0 +1,1 @@
+"""Google's generateContent API: the Gemini API and Vertex AI."""

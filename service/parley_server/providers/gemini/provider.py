@@ -1,0 +1,117 @@
+"""A provider for Google's generateContent API: the Gemini API, and Vertex AI where a project is configured."""
+
+from __future__ import annotations
+
+import ssl
+from functools import partial
+from urllib.parse import quote
+
+import msgspec
+
+from parley_server.core.model import Finish, Prompt
+from parley_server.core.observer import AttemptObserver
+from parley_server.core.ports import Clock, Sink
+from parley_server.errors import ProviderUnauthenticated
+from parley_server.providers.endpoint import AFTER_FINISH_S, Answer, Endpoint, Json
+from parley_server.providers.gemini.google_auth import METADATA_URL, GoogleTokens
+from parley_server.providers.gemini.prompt import gemini_body
+from parley_server.providers.gemini.reader import GeminiReader
+from parley_server.settings import GeminiSettings
+
+GEMINI_URL = "https://generativelanguage.googleapis.com/v1"
+VERTEX_HOST = "aiplatform.googleapis.com"
+VERTEX_VERSION = "v1beta1"
+API = "generateContent"
+
+
+class GeminiProvider:
+    """One endpoint, see `Endpoint`. The key or token is resolved for each call; without one, no authentication is sent,
+    and Google itself is not called."""
+
+    def __init__(
+        self,
+        name: str,
+        settings: GeminiSettings,
+        *,
+        after_finish_s: float = AFTER_FINISH_S,
+        clock: Clock | None = None,
+        observer: AttemptObserver | None = None,
+        ssl_context: ssl.SSLContext | None = None,
+        metadata_url: str = METADATA_URL,
+    ) -> None:
+        self._project = settings.project
+        self._path = f"/projects/{settings.project}/locations/{settings.location}" if settings.project else ""
+        self.endpoint = Endpoint(
+            name,
+            settings,
+            base_url=settings.base_url or _usual_url(settings),
+            after_finish_s=after_finish_s,
+            clock=clock,
+            observer=observer,
+            ssl_context=ssl_context,
+        )
+        self._tokens: GoogleTokens | None = None
+        if settings.credentials is not None:
+            self._tokens = GoogleTokens(settings.credentials, provider=name, clock=clock, metadata_url=metadata_url)
+
+    async def generate(self, prompt: Prompt, sink: Sink) -> Finish:
+        headers = await self._authentication()
+        read = partial(self._read, prompt, sink)
+        try:
+            return await self.endpoint.ask(prompt, self._url(prompt), self._body(prompt), headers=headers, read=read)
+        except ProviderUnauthenticated:
+            if self._tokens is not None:
+                self._tokens.refused()
+            raise
+
+    def body_of(self, prompt: Prompt) -> bytes:
+        """See `providers.registry.BuildsBody`."""
+        return msgspec.json.encode(self.endpoint.completed(prompt, self._body(prompt)))
+
+    async def close(self) -> None:
+        if self._tokens is not None:
+            await self._tokens.close()
+        await self.endpoint.close()
+
+    def _url(self, prompt: Prompt) -> str:
+        name = prompt.model.name
+        if "/" not in name:
+            name = f"publishers/google/models/{name}" if self._project else f"models/{name}"
+        path = quote(f"{self._path}/{name}", safe="/@:")
+        return f"{self.endpoint.base_url}{path}:streamGenerateContent?alt=sse"
+
+    def _origin(self, prompt: Prompt) -> str:
+        return self.endpoint.origin("gemini", API, prompt.model.name, account=self._project)
+
+    def _body(self, prompt: Prompt) -> Json:
+        return gemini_body(prompt, origin=self._origin(prompt))
+
+    def _read(self, prompt: Prompt, sink: Sink, answer: Answer) -> GeminiReader:
+        return GeminiReader(
+            self.endpoint.name,
+            sink,
+            origin=self._origin(prompt),
+            keeps=bool(prompt.tools),
+            on_finish=answer.finish,
+            on_resume=answer.resume,
+            on_done=answer.stop,
+            now_s=answer.now_s,
+            notice=answer.notice,
+            document=answer.document,
+        )
+
+    async def _authentication(self) -> dict[str, str]:
+        if self._tokens is not None:
+            return {"Authorization": f"Bearer {await self._tokens.token()}"}
+        key = self.endpoint.key(required=self.endpoint.host.endswith(".googleapis.com"))
+        if not key:
+            return {}
+        return {"Authorization": f"Bearer {key}"} if self._project else {"x-goog-api-key": key}
+
+
+def _usual_url(settings: GeminiSettings) -> str:
+    """Google's own address of the configured API."""
+    if not settings.project:
+        return GEMINI_URL
+    host = VERTEX_HOST if settings.location == "global" else f"{settings.location}-{VERTEX_HOST}"
+    return f"https://{host}/{VERTEX_VERSION}"
