@@ -1,6 +1,7 @@
 """The configuration: the only code that reads the environment and the TOML file. It imports no adapter."""
 
 from parley_server.settings.faults import SettingsError, did_you_mean
+from parley_server.settings.issuer_shape import IssuerSettings
 from parley_server.settings.keys import ApiKey, GoogleCredentials
 from parley_server.settings.load import load_settings
 from parley_server.settings.model_shape import ModelSettings, ModelTimeouts, PriceSettings, TierSettings
@@ -20,6 +21,7 @@ from parley_server.settings.shape import (
     TlsSettings,
     ToolIds,
 )
+from parley_server.settings.tenant_shape import QuotaSettings, TenantLimitSettings, TenantSettings
 from parley_server.settings.urls import is_sqlite, without_secrets
 
 __all__ = [
@@ -29,17 +31,21 @@ __all__ = [
     "EndpointSettings",
     "GeminiSettings",
     "GoogleCredentials",
+    "IssuerSettings",
     "ModelSettings",
     "ModelTimeouts",
     "OpenAISettings",
     "PriceSettings",
     "Profile",
     "ProviderSettings",
+    "QuotaSettings",
     "ScriptedSettings",
     "ServerSettings",
     "Settings",
     "SettingsError",
     "Switches",
+    "TenantLimitSettings",
+    "TenantSettings",
     "TierSettings",
     "Timeouts",
     "TlsSettings",

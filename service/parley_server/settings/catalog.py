@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, TypeVar
-
-from pydantic import BaseModel, ValidationError
+from typing import Any
 
 from parley_server.settings.endpoints import base_url_fault, endpoint_faults, with_secrets
-from parley_server.settings.faults import did_you_mean, lines_of
+from parley_server.settings.faults import did_you_mean
 from parley_server.settings.keys import ApiKey
 from parley_server.settings.model_shape import ModelSettings
 from parley_server.settings.shape import (
@@ -21,8 +18,8 @@ from parley_server.settings.shape import (
     ProviderSettings,
     ScriptedSettings,
 )
+from parley_server.settings.tables import named_tables, read_table
 
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/@-]{0,127}")
 _KINDS: dict[str, type[ProviderSettings]] = {
     "openai": OpenAISettings,
     "anthropic": AnthropicSettings,
@@ -30,17 +27,6 @@ _KINDS: dict[str, type[ProviderSettings]] = {
     "scripted": ScriptedSettings,
 }
 _OPENAI_MODEL = "gpt-5.6-luna"
-
-T = TypeVar("T", bound=BaseModel)
-
-
-def read_table(shape: type[T], table: Any, *, path: str, faults: list[str]) -> T | None:
-    """Validate a table against its shape. Returns None, and appends to `faults`, if it does not fit."""
-    try:
-        return shape.model_validate(table)
-    except ValidationError as error:
-        faults.extend(lines_of(error, path, shape))
-        return None
 
 
 def built_in_providers(environment: Mapping[str, str]) -> dict[str, ProviderSettings]:
@@ -75,7 +61,7 @@ def read_providers(
     """The providers of `[providers]` by name. A provider with faults is None, so that models that name it do not
     produce a second fault."""
     providers: dict[str, ProviderSettings | None] = {}
-    for name, table in _tables(tables, "providers", faults):
+    for name, table in named_tables(tables, "providers", faults):
         path = f"providers.{name}"
         kind = table.get("kind")
         if not isinstance(kind, str) or kind not in _KINDS:
@@ -95,7 +81,7 @@ def read_models(
     tables: Any, providers: Mapping[str, ProviderSettings | None], faults: list[str]
 ) -> dict[str, ModelSettings | None]:
     """The models of `[models]` by alias. A model with faults is None."""
-    found = _tables(tables, "models", faults)
+    found = named_tables(tables, "models", faults)
     aliases = [alias for alias, _ in found]
     models: dict[str, ModelSettings | None] = {}
     for alias, table in found:
@@ -124,18 +110,6 @@ def _fallback_faults(model: ModelSettings, alias: str, aliases: list[str]) -> li
         elif other in model.fallback[:position]:
             faults.append(f'models.{alias}.fallback: contains "{other}" twice')
     return faults
-
-
-def _tables(tables: Any, path: str, faults: list[str]) -> list[tuple[str, dict[str, Any]]]:
-    if not isinstance(tables, dict) or not tables:
-        faults.append(f"{path}: must be a table of one or more tables")
-        return []
-    for name, table in tables.items():
-        if not isinstance(table, dict):
-            faults.append(f"{path}.{name}: must be a table")
-        elif not _NAME.fullmatch(name):
-            faults.append(f"{path}.{name}: a name has 1 to 128 letters, digits and . _ : / @ -")
-    return [(name, table) for name, table in tables.items() if isinstance(table, dict)]
 
 
 def _kind_fault(kind: Any) -> str:

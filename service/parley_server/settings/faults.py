@@ -52,6 +52,7 @@ _SENTENCES = {
     "string_too_short": "must not be empty",
     "string_too_long": "must have at most {max_length} characters",
     "too_long": "must have at most {max_length} items",
+    "too_short": "must have at least {min_length} item",
     "dict_type": "must be a table",
     "model_type": "must be a table",
     "value_error": "{error}",

@@ -13,9 +13,10 @@ from parley_server.settings.catalog import (
     built_in_url_fault,
     read_models,
     read_providers,
-    read_table,
 )
-from parley_server.settings.faults import LATER, SettingsError, did_you_mean
+from parley_server.settings.faults import SettingsError, did_you_mean
+from parley_server.settings.issuer_shape import IssuerSettings
+from parley_server.settings.issuers import read_issuers
 from parley_server.settings.keys import variable_of
 from parley_server.settings.model_shape import ModelSettings
 from parley_server.settings.shape import ProviderSettings, ServerSettings, Settings, TlsSettings
@@ -26,9 +27,11 @@ from parley_server.settings.sources import (
     read_document,
     read_scalars,
 )
+from parley_server.settings.tables import read_table
+from parley_server.settings.tenant_shape import TenantSettings
+from parley_server.settings.tenants import read_tenants, unreachable_faults
 
-_SECTIONS = ("providers", "models", "server", "tls")
-_SECTIONS_TO_COME = ("tenants",)
+_SECTIONS = ("providers", "models", "server", "tls", "tenants", "identity")
 
 
 def load_settings(environment: Mapping[str, str], arguments: Mapping[str, Any] | None = None) -> Settings:
@@ -46,36 +49,43 @@ def load_settings(environment: Mapping[str, str], arguments: Mapping[str, Any] |
     _check_keys(document, faults)
     check_variables(environment, _variables_named_by(document), faults)
     scalars = read_scalars(document, environment, arguments=given, faults=faults)
-    if not scalars["listen"].is_loopback and not scalars["insecure"]:
-        faults.append(
-            f"listen: {scalars['listen']} is not loopback and there are no credentials; "
-            "to allow every caller, set PARLEY_INSECURE=1"
-        )
     tls = _read_tls(document.get("tls"), folder, faults)
     providers, models, server = _read_catalog(document, environment, folder=folder, faults=faults)
+    tenants, issuers = _read_access(document, environment, models, folder=folder, faults=faults)
+    # Credentials with faults are credentials all the same: only the faults themselves need to be reported.
+    has_credentials = bool(issuers) or any(tenant is None or tenant.has_credential for tenant in tenants.values())
+    exposure = _exposure_fault(scalars, has_tls="tls" in document, has_credentials=has_credentials)
+    faults.extend([exposure] if exposure else [])
     if faults:
         raise SettingsError(faults)
-    return Settings(**scalars, tls=tls, providers=providers, models=models, server=server)
+    return Settings(
+        **scalars,
+        tls=tls,
+        providers=providers,
+        models=models,
+        server=server,
+        tenants={name: tenant for name, tenant in tenants.items() if tenant is not None},
+        identity={name: issuer for name, issuer in issuers.items() if issuer is not None},
+    )
 
 
 def _check_keys(document: Mapping[str, Any], faults: list[str]) -> None:
     known = (*_SECTIONS, *SCALARS)
-    for key in document:
-        if key in _SECTIONS_TO_COME:
-            faults.append(f"{key}: {LATER}")
-        elif key not in known and key not in SCALARS_TO_COME:
-            faults.append(f"{key}: unknown key{did_you_mean(key, known)}")
+    unknown = [key for key in document if key not in known and key not in SCALARS_TO_COME]
+    faults.extend(f"{key}: unknown key{did_you_mean(key, known)}" for key in unknown)
 
 
 def _variables_named_by(document: Mapping[str, Any]) -> set[str]:
-    """The variables that hold keys and headers of providers. They may begin with PARLEY_."""
-    tables = document.get("providers")
-    providers = tables.values() if isinstance(tables, dict) else ()
+    """The variables that hold secrets: keys and headers of providers, secrets of issuers. They may begin with
+    PARLEY_."""
     references: list[Any] = []
-    for table in providers:
-        if isinstance(table, dict):
-            headers = table.get("headers")
-            references += [table.get("api_key"), *(headers.values() if isinstance(headers, dict) else ())]
+    for section in ("providers", "identity"):
+        tables = document.get(section)
+        for table in tables.values() if isinstance(tables, dict) else ():
+            if isinstance(table, dict):
+                headers = table.get("headers")
+                references += [table.get("api_key"), table.get("secret")]
+                references += headers.values() if isinstance(headers, dict) else ()
     return {variable for reference in references if (variable := variable_of(reference))}
 
 
@@ -100,6 +110,45 @@ def _read_catalog(
     server = read_table(ServerSettings, document.get("server", {}), path="server", faults=faults) or ServerSettings()
     server = _with_models_checked(server, list(models), choose="models" not in document, faults=faults)
     return sound, {alias: model for alias, model in models.items() if model is not None}, server
+
+
+def _read_access(
+    document: Mapping[str, Any],
+    environment: Mapping[str, str],
+    models: Mapping[str, ModelSettings],
+    *,
+    folder: Path,
+    faults: list[str],
+) -> tuple[dict[str, TenantSettings | None], dict[str, IssuerSettings | None]]:
+    """Tenants and issuers; those with faults are None."""
+    tenants: dict[str, TenantSettings | None] = {}
+    issuers: dict[str, IssuerSettings | None] = {}
+    if "tenants" in document:
+        tls = document.get("tls")
+        client_ca = isinstance(tls, dict) and "client_ca" in tls
+        # A model with faults has an alias all the same, whose absence would be a second fault.
+        aliases = document["models"] if isinstance(document.get("models"), dict) else models
+        tenants = read_tenants(document["tenants"], aliases, client_ca=client_ca, faults=faults)
+    if "identity" in document:
+        issuers = read_issuers(document["identity"], tenants, environment, folder=folder, faults=faults)
+    faults.extend(unreachable_faults(tenants, issuers))
+    return tenants, issuers
+
+
+def _exposure_fault(scalars: Mapping[str, Any], *, has_tls: bool, has_credentials: bool) -> str | None:
+    """The fault of an address that other machines can reach; None if it has none."""
+    listen = scalars["listen"]
+    if not listen.is_loopback and not has_credentials and not scalars["insecure"]:
+        return (
+            f"listen: {listen} is not loopback and there are no credentials; configure [tenants], "
+            "or to allow every caller, set PARLEY_INSECURE=1"
+        )
+    if not listen.is_loopback and has_credentials and not has_tls and not scalars["plaintext"]:
+        return (
+            f"listen: {listen} is not loopback, and without TLS others can read the credentials of callers; configure "
+            "[tls], or behind a proxy that ends TLS, set PARLEY_PLAINTEXT=1"
+        )
+    return None
 
 
 def _with_models_checked(

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import ipaddress
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
+from parley_server.settings.issuer_shape import IssuerSettings
 from parley_server.settings.keys import ApiKey, GoogleCredentials
 from parley_server.settings.model_shape import ModelSettings
+from parley_server.settings.tenant_shape import TenantSettings
 from parley_server.settings.values import Count, Number, Plain, Seconds, Shape
 
 KIB = 1024
@@ -203,6 +206,7 @@ class ServerSettings(Shape):
     max_input_text_bytes: Annotated[int, Field(ge=KIB, le=2 * MIB)] = 2 * MIB
     max_images_bytes: Annotated[int, Field(ge=0, le=3 * MIB)] = 3 * MIB
     max_reply_bytes: Annotated[int, Field(ge=KIB, le=2 * MIB)] = 2 * MIB
+    reflection: bool = True
 
 
 class TlsSettings(Shape):
@@ -224,9 +228,22 @@ class Settings(Shape):
     redis_url: Annotated[str | None, Field(repr=False)] = None
     workers: Annotated[int, Field(ge=1, le=MAX_WORKERS)] = 1
     insecure: bool = False
+    plaintext: bool = False
     log_level: LogLevel = "info"
     log_format: LogFormat = "json"
     server: ServerSettings
     tls: TlsSettings | None
     providers: dict[str, ProviderSettings]
     models: dict[str, ModelSettings]
+    tenants: dict[str, TenantSettings] = Field(default={})
+    identity: dict[str, IssuerSettings] = Field(default={})
+
+    @property
+    def is_open(self) -> bool:
+        """Whether there is no credential: every caller is accepted."""
+        return is_open(self.tenants, self.identity)
+
+
+def is_open(tenants: Mapping[str, TenantSettings], issuers: Mapping[str, IssuerSettings]) -> bool:
+    """Whether neither a tenant has a credential nor is there an issuer of tokens."""
+    return not issuers and not any(tenant.has_credential for tenant in tenants.values())

@@ -164,6 +164,7 @@ _PARSERS: dict[str, Callable[[Any], Any]] = {
     "redis_url": _redis_url,
     "workers": _workers,
     "insecure": _switch,
+    "plaintext": _switch,
     "log_level": _log_level,
     "log_format": _log_format,
 }

@@ -24,7 +24,7 @@ def test_all_faults_are_reported_at_once(tmp_path: Path) -> None:
 colour = "red"
 log_level = "loud"
 [tenants.shop]
-roles = ["client"]
+role = ["client"]
 [providers.openai]
 kind = "openai"
 api_key = "env:ABSENT"
@@ -46,7 +46,6 @@ heartbeat_s = 90
     environment = {"PARLEY_LISTEN": "nowhere", "PARLEY_LOGLEVEL": "info", "PARLEY_ENCRYPTION_KEYS": "pw"}
     assert faults_of(tmp_path, text, environment) == [
         "colour: unknown key",
-        "tenants: not supported by this release",
         "PARLEY_LOGLEVEL: unknown variable; did you mean PARLEY_LOG_LEVEL?",
         'PARLEY_LISTEN: must be "host:port" or "[ipv6]:port" (got "nowhere")',
         'log_level: must be debug, info, warning or error (got "loud")',
@@ -59,6 +58,7 @@ heartbeat_s = 90
         'models.fast.provider: no provider has the name "opnai"; did you mean openai?',
         "server.heartbeat_s: must be at most 60 (got 90)",
         "server.max_replys: unknown key; did you mean max_replies?",
+        "tenants.shop.role: unknown key; did you mean roles?",
     ]
 
 
