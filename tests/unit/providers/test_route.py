@@ -200,7 +200,7 @@ async def test_retries_end_when_the_breaker_opens():
     models = Models([UNAVAILABLE])
     await models.answer()
     models.calls.clear()
-    await models.answer()
+    await models.answer(within_s=0)
     assert models.asked == "a"  # the fifth failure in a row
 
 
