@@ -82,6 +82,7 @@ async def test_a_try_gets_what_is_left_of_the_limit_of_all_tries():
     await models.clock.advance(44.9)
     assert (models.asked, models.times, task.done()) == ("ab", [0, 30], False)
     await models.clock.advance(0.2)
+    assert task.done()
     with pytest.raises(ProviderTimeout, match="provider-b sent no first token within 15 s"):
         await task
 
@@ -200,7 +201,7 @@ async def test_retries_end_when_the_breaker_opens():
     models = Models([UNAVAILABLE])
     await models.answer()
     models.calls.clear()
-    await models.answer()
+    await models.answer(within_s=0)
     assert models.asked == "a"  # the fifth failure in a row
 
 
@@ -213,10 +214,8 @@ async def test_the_rate_limit_of_one_tenant_excludes_no_other():
     assert models.asked == "abba"
 
 
-@pytest.mark.parametrize(
-    ("failure", "seconds"), [(failing(Failure.CREDIT), 60), (failing(Failure.RATE, retry_after_s=86_400.0), 60)]
-)
-async def test_a_cool_down_ends(failure, seconds):
+@pytest.mark.parametrize("failure", [failing(Failure.CREDIT), failing(Failure.RATE, retry_after_s=86_400.0)])
+async def test_a_cool_down_lasts_at_most_a_minute(failure):
     models = Models([failure, "a"], ["b"])
     await models.answer()
     await models.clock.advance(59.9)
@@ -254,6 +253,22 @@ async def test_a_cancelled_probe_frees_its_slot():
     task.cancel()
     await models.clock.advance(0.0)
     assert await models.answer() == STOP
+
+
+async def test_the_first_token_of_a_probe_closes_the_breaker():
+    async def begin(sink):
+        sink.text("a")
+        await asyncio.get_running_loop().create_future()
+
+    models = Models([UNAVAILABLE] * 5 + [begin, "a"], retries=0)
+    for _ in range(5):
+        await models.answer()
+    await models.clock.advance(5.0)
+    probe = models.ask()
+    await models.clock.advance(0.0)
+    assert await models.answer(within_s=0) == STOP
+    assert not probe.done()
+    probe.cancel()
 
 
 async def test_tries_are_observed_and_logged(caplog):

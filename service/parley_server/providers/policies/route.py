@@ -127,7 +127,7 @@ class _Search:
         finally:
             if self._attempt is not None:
                 self._attempt.count()
-            self._error = None  # the same: the traceback of this raise refers to this object
+            self._error = None  # its traceback refers to this object: no reference cycle may keep the reply in memory
 
     async def _ask(self, candidate: Candidate, *, last: bool) -> Finish | None:
         """Ask one model until it answers (the finish) or may not be asked again (None)."""
@@ -165,17 +165,18 @@ class _Search:
         model = candidate.model
         if model.context_tokens <= self._refused_context or (self._error is not None and self._left_s <= 0):
             return None
+        if candidate.breaker.left_s and not last:
+            self._pass_over(model, "breaker")
+            return None
         prompt = self._prompt_of(model)
-        if prompt is None or last:
+        if prompt is None or last or not candidate.cool_downs.cooling(candidate.cool_down_key(prompt)):
             return prompt
-        if candidate.breaker.left_s:
-            obstacle = "breaker"
-        elif candidate.cool_downs.cooling(candidate.cool_down_key(prompt)):
-            obstacle = "cool_down"
-        else:
-            return prompt
-        self._left_behind = self._left_behind or (model.alias, obstacle)
+        self._pass_over(model, "cool_down")
         return None
+
+    def _pass_over(self, model: Model, obstacle: str) -> None:
+        """The next model is asked instead; the metric shows the first one that was not asked, or that failed."""
+        self._left_behind = self._left_behind or (model.alias, obstacle)
 
     def _prompt_of(self, model: Model, *, with_kept: bool = True) -> Prompt | None:
         try:
@@ -230,7 +231,7 @@ class _Search:
             outcome = error.reason.value
             if not isinstance(error, ProviderError):
                 raise
-            # They refer to frames that refer to the error: no reference cycle may keep the reply in memory.
+            # Both refer to frames that refer to the error, which would be another such cycle.
             error.__traceback__ = error.__context__ = None
             self._count_failure(candidate, prompt, error, permit)
             if attempt.begun:

@@ -159,7 +159,9 @@ class ReplyRequest(_message.Message):
 
     @_builtins.property
     def fallback_models(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """Aliases tried in order when the model fails before its first token. Empty: the catalog's own list."""
+        """Aliases tried in order when the model fails before its first token, at most 7; a model that cannot take the request
+        is left out. Empty: the catalog's own list.
+        """
 
     @_builtins.property
     def system(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
