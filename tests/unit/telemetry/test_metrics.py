@@ -69,6 +69,11 @@ def test_readers_refusals_calls_and_attempts_are_counted() -> None:
     metrics.resumed()
     metrics.went_away()
     metrics.provider_attempt("openai", "PROVIDER_TIMEOUT")
+    metrics.provider_retried("openai", "rate")
+    metrics.failed_over("fast", "slow", "rate")
+    metrics.breaker_changed("openai", "gpt-5", is_open=True)
+    metrics.breaker_changed("azure", "gpt-5", is_open=True)
+    metrics.breaker_changed("azure", "gpt-5", is_open=False)
     metrics.provider_oddity("openai", "count")
     metrics.loop_sampled(lag_s=0.02, utilisation=0.4)
     assert value(metrics, "parley_readers_active") == 1
@@ -78,6 +83,13 @@ def test_readers_refusals_calls_and_attempts_are_counted() -> None:
     assert value(metrics, "parley_resumes_total") == 1
     assert value(metrics, "parley_go_away_total") == 1
     assert value(metrics, "parley_provider_attempts_total", provider="openai", outcome="PROVIDER_TIMEOUT") == 1
+    assert value(metrics, "parley_provider_retries_total", provider="openai", reason="rate") == 1
+    assert (
+        metrics.registry.get_sample_value("parley_failovers_total", {"from": "fast", "to": "slow", "reason": "rate"})
+        == 1
+    )
+    assert value(metrics, "parley_breaker_open", provider="openai", model="gpt-5") == 1
+    assert value(metrics, "parley_breaker_open", provider="azure", model="gpt-5") == 0
     assert value(metrics, "parley_provider_oddities_total", provider="openai", kind="count") == 1
     assert value(metrics, "parley_loop_lag_seconds_sum") == 0.02
     assert value(metrics, "parley_loop_utilisation") == 0.4
