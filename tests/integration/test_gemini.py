@@ -67,11 +67,12 @@ async def test_s0_3_gemini_answers_are_streamed_with_usage_and_cost(server, upst
     assert request.headers["x-goog-api-key"] == KEY
 
 
-async def test_a_prompt_that_the_filter_refuses_finishes_without_a_message(server, upstream):
+async def test_a_prompt_that_the_filter_refuses_finishes_without_a_message_and_costs_nothing(server, upstream):
     [script] = SPEAKER.filtered()
     upstream.reply_with(script)
     watch = await server.stream("Hi", model="gemini").end()
-    assert watch.terminal.finished.reason == reason("CONTENT_FILTER")
+    finished = watch.terminal.finished
+    assert (finished.reason, finished.usage.prompt_tokens) == (reason("CONTENT_FILTER"), 0)
     assert not (await server.get(watch.reply_id)).HasField("message")
 
 
