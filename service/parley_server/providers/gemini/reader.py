@@ -203,6 +203,7 @@ class GeminiReader:
             return
         if word := word_of(block_word(chunk.promptFeedback)):
             self._word, self._blocked = word, True
+            self._counts = self._counts if self.begun else None  # a refused prompt is not billed
         elif chunk.candidates is None and chunk.usageMetadata is None and chunk.promptFeedback is None:
             self._take_foreign(event)
 
