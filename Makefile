@@ -10,7 +10,7 @@ BUF    := .tools/node_modules/.bin/buf
 export PATH := $(CURDIR)/$(BIN):$(CURDIR)/.tools/bin:$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo run test clients conformance check format lint types imports protos tree gen bench bench-full gateways guard image catalog constraints clean
+.PHONY: help setup demo run test clients conformance check format lint types imports protos tree gen bench bench-full gateways llama-cpp guard image catalog constraints clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -77,6 +77,9 @@ bench-full: setup gateways ## Run them in full, with gateways of others: half an
 
 gateways: ## Install those gateways into .tools/
 	@tools/gateways.sh "$(PYTHON)"
+
+llama-cpp: setup ## Install llama.cpp and a small model into .tools/, for the tests of a real model server
+	@tools/llama_cpp.sh $(BIN)/python
 
 guard: setup ## Has the CPU per token or per reply risen, compared with a bare server? One minute
 	@$(BIN)/python -m benchmarks.guard

@@ -27,6 +27,7 @@ from tests.upstream import (
     Upstream,
     done,
     error_event,
+    event,
     finish,
     reasoning,
     refusal,
@@ -91,6 +92,11 @@ provider = "thinker"
 name = "vendor/thinker"
 sampling = false
 efforts = ["low", "high"]
+
+[models.responses]
+provider = "thinker"
+name = "vendor/responses"
+api = "responses"
 
 [models.unreachable]
 provider = "gone"
@@ -316,6 +322,7 @@ def _piece(said: Any) -> Step:
         "usage": lambda: usage(*value),
         "done": done,
         "error": error_event,
+        "event": lambda: event(value),
         "raw": lambda: Raw(value.encode()),
         "garbage": lambda: b"data: {not json\n\n",
         "reset": Reset,

@@ -111,7 +111,8 @@ def _assistant(message: PromptMessage, ids: ToolIdMap, origin: str) -> list[Any]
             ids.of_kept_call(call.id)
         return [msgspec.Raw(item.encode()) for item in message.kept.items]
     text = text_of(message.parts)
-    said: list[Any] = [{"role": "assistant", "content": text}] if text else []
+    # llama.cpp refuses an answer without `type`, which OpenAI takes as well.
+    said: list[Any] = [{"type": "message", "role": "assistant", "content": text}] if text else []
     return said + [_call(call, ids) for call in calls]
 
 

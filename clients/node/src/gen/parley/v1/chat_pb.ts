@@ -96,7 +96,8 @@ export type ReplyRequest = Message<"parley.v1.ReplyRequest"> & {
   model: string;
 
   /**
-   * Aliases tried in order when the model fails before its first token. Empty: the catalog's own list.
+   * Aliases tried in order when the model fails before its first token, at most 7; a model that cannot take the request
+   * is left out. Empty: the catalog's own list.
    *
    * @generated from field: repeated string fallback_models = 9;
    */
