@@ -177,7 +177,7 @@ class SingleModelCatalog:
 
     def model(self, alias: str) -> Model:
         if alias not in ("", self.only.alias):
-            raise ModelNotFound(f"no model {alias}")
+            raise ModelNotFound(alias)
         return self.only
 
     def candidates(self, alias: str, fallbacks: tuple[str, ...]) -> tuple[Model, ...]:

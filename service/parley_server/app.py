@@ -11,6 +11,8 @@ import gc
 import logging
 import resource
 
+from parley_server.auth.authenticator import Access
+from parley_server.core.access import tenants_of
 from parley_server.core.clock import SystemClock
 from parley_server.core.limits import limits_of
 from parley_server.core.ports import Clock
@@ -18,7 +20,6 @@ from parley_server.errors import StorageUnavailable
 from parley_server.modes import Parts, choose_mode
 from parley_server.providers.registry import Registry
 from parley_server.rpc.call import CallEnvironment
-from parley_server.rpc.identity import OpenAccess
 from parley_server.rpc.server import GrpcServer
 from parley_server.rpc.tls import Certificates
 from parley_server.rpc.transport import options
@@ -52,12 +53,15 @@ class App:
             clock=self._clock,
             observer=self.telemetry,
         )
+        tenants = tenants_of(settings.tenants)
+        self._access = Access(settings, tenants, clock=self._clock, observer=self.telemetry)
         parts = Parts(
             catalog=self._registry,
             clock=self._clock,
             observer=self.telemetry,
             load=self._monitor,
             limits=limits_of(settings.server),
+            tenants=tenants,
             summary_model=settings.server.summary_model,
         )
         self.mode = choose_mode(settings, parts, self.telemetry)
@@ -66,9 +70,13 @@ class App:
             replies=self.replies,
             conversations=self.mode.core.conversations,
             catalog=self._registry,
-            environment=CallEnvironment(identities=OpenAccess(), observer=self.telemetry, clock=self._clock),
+            tenants=tenants,
+            environment=CallEnvironment(
+                authenticator=self._access.authenticator, observer=self.telemetry, clock=self._clock
+            ),
             heartbeat_s=settings.server.heartbeat_s,
             options=options(settings.server),
+            reflection=settings.server.reflection,
             share_port=share_port,
         )
         self.certificates: Certificates | None = None
@@ -129,7 +137,7 @@ class App:
             self.certificates = Certificates(tls.certificate, tls.key, tls.client_ca)
         self.port = await self._server.listen(self._settings.listen, self.certificates)
         self._monitor.start()
-        works = self.mode.background()
+        works = [*self.mode.background(), *self._access.background()]
         if self.certificates is not None:
             works.append(self.certificates.keep(self._clock))
         self._background = [asyncio.create_task(work) for work in (*works, self._watch_database())]
@@ -171,6 +179,7 @@ class App:
         # The providers close after the mode, whose last tasks may still end their calls.
         await self.mode.stop()
         await self._registry.close()
+        await self._access.close()
         if self._metrics is not None:  # last, so that the whole drain can be observed
             await asyncio.to_thread(self._metrics.close)
 

@@ -7,8 +7,8 @@ ParleyError
 ├── NotFound                  conversation, message, reply, model, provider or image
 ├── RequestIdReused, ConversationExists
 ├── ReplyInProgress, EtagMismatch
-├── TooManyReaders, NotConfigured, NotImplementedYet
-├── Draining, Overloaded, StorageUnavailable     retry with the same request_id
+├── TooManyReaders, NotConfigured
+├── Draining, Overloaded, StorageUnavailable, IdentityUnavailable     retry with the same request_id
 ├── ProviderError             the reply failed after it was accepted
 ├── OwnerLost
 └── InternalError             a defect of the server
@@ -48,6 +48,7 @@ class Reason(enum.StrEnum):
     DRAINING = "DRAINING"
     OVERLOADED = "OVERLOADED"
     STORAGE_UNAVAILABLE = "STORAGE_UNAVAILABLE"
+    IDENTITY_UNAVAILABLE = "IDENTITY_UNAVAILABLE"
     PROVIDER_UNAVAILABLE = "PROVIDER_UNAVAILABLE"
     PROVIDER_RATE_LIMITED = "PROVIDER_RATE_LIMITED"
     PROVIDER_TIMEOUT = "PROVIDER_TIMEOUT"
@@ -112,9 +113,14 @@ class ContextTooLarge(InvalidRequest):
 
 
 class Unauthenticated(ParleyError):
-    """The credential is missing or invalid."""
+    """The credential is missing or not valid. `cause` is for log lines and metrics; all causes have the same text, so
+    that a caller learns nothing about the credentials of others."""
 
     reason = Reason.UNAUTHENTICATED
+
+    def __init__(self, cause: str) -> None:
+        super().__init__("the credential is missing or not valid")
+        self.cause = cause
 
 
 class Forbidden(ParleyError):
@@ -151,9 +157,12 @@ class ReplyNotFound(ParleyError):
 
 
 class ModelNotFound(ParleyError):
-    """The catalog has no model of this alias."""
+    """The catalog has no model of this alias, or the caller may not name it."""
 
     reason = Reason.MODEL_NOT_FOUND
+
+    def __init__(self, alias: str) -> None:
+        super().__init__("there is no model of this name", metadata={"model": alias[:128]})
 
 
 class ProviderNotFound(ParleyError):
@@ -232,6 +241,16 @@ class StorageUnavailable(ParleyError):
     def __init__(self, message: str = "the database is unavailable", *, outcome_unknown: bool = False) -> None:
         super().__init__(message, retry_after_s=1.0)
         self.outcome_unknown = outcome_unknown
+
+
+class IdentityUnavailable(ParleyError):
+    """The keys that verify tokens are not available, so that a valid token cannot be told from others."""
+
+    reason = Reason.IDENTITY_UNAVAILABLE
+    retryable = True
+
+    def __init__(self) -> None:
+        super().__init__("tokens cannot be verified at present: retry", retry_after_s=1.0)
 
 
 class Failure(enum.StrEnum):

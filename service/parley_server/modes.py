@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Coroutine
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from parley_server.core.access import Tenants
 from parley_server.core.cluster.lease_keeper import LeaseKeeper
 from parley_server.core.cluster.peers import Peers
 from parley_server.core.cluster.remote_replies import RemoteReplies
@@ -58,6 +59,7 @@ class Parts:
     observer: Observer
     load: LoopLoad
     limits: Limits
+    tenants: Tenants = field(default_factory=Tenants)
     summary_model: str = ""
 
 
@@ -129,6 +131,7 @@ class _Core:
         self.acceptances = Acceptances(
             store=store,
             catalog=parts.catalog,
+            tenants=parts.tenants,
             clock=parts.clock,
             limits=parts.limits,
             load=parts.load,
@@ -155,6 +158,7 @@ class _Core:
         self.conversations = Conversations(
             store=store,
             catalog=parts.catalog,
+            tenants=parts.tenants,
             clock=parts.clock,
             limits=parts.limits,
             live_replies=self.live_replies,

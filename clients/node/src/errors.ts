@@ -15,7 +15,7 @@
  *     │   └── RateLimited, QuotaExceeded, TooManyReaders
  *     ├── NotConfigured               the server lacks a setting that the call needs
  *     ├── Unavailable                 no answer from a server after all retries
- *     │   ├── Draining, Overloaded, StorageUnavailable
+ *     │   ├── Draining, Overloaded, StorageUnavailable, IdentityUnavailable
  *     │   └── ConnectionLost          the stream of an accepted reply was lost; resume it later
  *     ├── DeadlineExceeded            the call's time limit has passed
  *     ├── ReplyFailed                 the reply was accepted, then failed; `text` is its partial text
@@ -205,6 +205,11 @@ export class StorageUnavailable extends Unavailable {
   override readonly name = "StorageUnavailable";
 }
 
+/** The server cannot read the keys that verify tokens, so that it has not checked the caller's token. */
+export class IdentityUnavailable extends Unavailable {
+  override readonly name = "IdentityUnavailable";
+}
+
 /**
  * The client could not reconnect to the stream of an accepted reply, which may still be running.
  *
@@ -311,6 +316,7 @@ export const BY_REASON: Readonly<Partial<Record<string, ErrorClass>>> = {
   DRAINING: Draining,
   OVERLOADED: Overloaded,
   STORAGE_UNAVAILABLE: StorageUnavailable,
+  IDENTITY_UNAVAILABLE: IdentityUnavailable,
   PROVIDER_UNAVAILABLE: ReplyFailed,
   PROVIDER_RATE_LIMITED: ReplyFailed,
   PROVIDER_TIMEOUT: ReplyFailed,

@@ -22,6 +22,9 @@ OPEN_TENANT = "default"
 OTHER_TENANTS = "*"
 """The key of the configuration that applies to tenants without a table of their own."""
 
+END_USER = "x-end-user"
+"""The metadata key of the end user, in lower case, as HTTP/2 sends all names."""
+
 
 class Principal(Value, frozen=True, kw_only=True):
     """An identified caller. `credential` names its credential in log lines without revealing it: "key:1a2b3c4d" (the
@@ -36,6 +39,15 @@ class Principal(Value, frozen=True, kw_only=True):
     def identity(self) -> Identity:
         """What the store filters by."""
         return Identity(tenant=self.tenant, end_user=self.end_user)
+
+
+class Credentials(Value, frozen=True, kw_only=True):
+    """What a call shows about its caller. `end_user` is the value of `x-end-user`. `certificate` has the URIs and, as
+    "dns:NAME", the DNS names of the client's TLS certificate. None: there is none."""
+
+    authorization: str | None = None
+    end_user: str | None = None
+    certificate: tuple[str, ...] | None = None
 
 
 class TenantLimits(Value, frozen=True, kw_only=True):

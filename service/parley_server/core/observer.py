@@ -47,7 +47,8 @@ class Observer(Protocol):
 class CallEnded(Value, frozen=True, kw_only=True):
     """A finished RPC: the full name of its method, the name of its status code, and the reason of its error, if any.
 
-    Who called, and what, is empty where the call ended before that was known."""
+    Who called, and what, is empty where the call ended before that was known. `credential`: see `Principal`. `cause`:
+    why the credential was refused."""
 
     method: str
     code: str
@@ -55,6 +56,8 @@ class CallEnded(Value, frozen=True, kw_only=True):
     reason: str = ""
     tenant: str = ""
     end_user: str = ""
+    credential: str = ""
+    cause: str = ""
     call_id: str = ""
     reply_id: str = ""
     traceparent: str = ""
@@ -62,6 +65,12 @@ class CallEnded(Value, frozen=True, kw_only=True):
 
 class CallObserver(Protocol):
     """Receives events of RPCs."""
+
+    def authenticated(self, seconds: float) -> None:
+        """A caller was identified, or refused, after this time."""
+
+    def auth_failed(self, cause: str) -> None:
+        """A credential was refused. `cause` is one of a few fixed words."""
 
     def call_ended(self, call: CallEnded) -> None:
         """A call has ended with its status."""
@@ -71,6 +80,13 @@ class CallObserver(Protocol):
 
     def went_away(self) -> None:
         """A client was asked to reconnect to another replica."""
+
+
+class KeySetObserver(Protocol):
+    """Receives events of the public keys of issuers."""
+
+    def jwks_refreshed(self, outcome: str) -> None:
+        """A set of keys was read from its URL or file. `outcome` is "ok" or "failed"."""
 
 
 class AttemptObserver(Protocol):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Protocol
 
+from parley_server.core.access import Credentials, Principal
 from parley_server.core.model import (
     Conversation,
     Finish,
@@ -156,6 +157,18 @@ class Catalog(Protocol):
 
     def models(self) -> list[Model]:
         """All models, the default first."""
+
+
+class Authenticator(Protocol):
+    """Identifies callers by their credentials."""
+
+    def known(self, credentials: Credentials) -> Principal | None:
+        """The caller, where that needs no wait; None if only `authenticate` can tell.
+
+        Raises `Unauthenticated`, and `InvalidRequest` for a missing or an invalid end user."""
+
+    async def authenticate(self, credentials: Credentials) -> Principal:
+        """The caller. Raises what `known` raises, and `IdentityUnavailable`."""
 
 
 class Store(Protocol):

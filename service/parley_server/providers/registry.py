@@ -93,7 +93,7 @@ class Registry:
         """The model of an alias (empty: the default). Raises `ModelNotFound`."""
         found = self._resolved.get(alias or self._default_model)
         if found is None:
-            raise ModelNotFound("there is no model of this name", metadata={"model": alias[:128]})
+            raise ModelNotFound(alias)
         return found.model
 
     def candidates(self, alias: str, fallbacks: tuple[str, ...]) -> tuple[Model, ...]:

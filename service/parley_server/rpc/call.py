@@ -10,19 +10,19 @@ import functools
 import logging
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, Generic, TypeVar, cast
 
 import grpc
+from google.protobuf.message import DecodeError
 
+from parley_server.core.access import AccessRole, Principal
 from parley_server.core.ids import new_id
 from parley_server.core.model import Identity
 from parley_server.core.observer import CallEnded, CallObserver
-from parley_server.core.ports import Clock
+from parley_server.core.ports import Authenticator, Clock
 from parley_server.core.replies.endings import internal_error
-from parley_server.core.validation import check_key
-from parley_server.errors import ParleyError, Reason
-from parley_server.rpc.identity import END_USER, Identities, text_metadata
-from parley_server.rpc.peer import Peer, peer_of
+from parley_server.errors import Forbidden, InvalidRequest, ParleyError, Reason, Unauthenticated
+from parley_server.rpc.credentials import credentials_of, text_metadata
 from parley_server.rpc.status import Trailers, code_of, status_of, trailers_of
 
 logger = logging.getLogger("parley.call")
@@ -33,7 +33,9 @@ Request = TypeVar("Request")
 Response = TypeVar("Response")
 
 
-UNIDENTIFIED = Identity(tenant="")
+UNIDENTIFIED = Principal(tenant="")
+ROLES: dict[str, AccessRole | None] = {}
+"""The role that each method needs, by its full name; None: any."""
 # A caller whose deadline passes ends its call slightly before the deadline by this server's clock: by the latency of
 # the network, and by up to a hundredth of the duration, because gRPC rounds deadlines up on the wire.
 DEADLINE_SLACK_S = 0.05
@@ -46,14 +48,19 @@ class Caller:
 
     call_id: str
     metadata: dict[str, str]
-    peer: Peer | None = None
-    """The owner of the client's TLS certificate; None without one."""
     allowed_s: float = 0.0
     """Seconds from the start to the deadline; 0 without a deadline."""
-    identity: Identity = UNIDENTIFIED
+    principal: Principal = UNIDENTIFIED
     reply_id: str = ""
     code: str = "OK"
     reason: str = ""
+    cause: str = ""
+    """Why the credential was refused."""
+
+    @property
+    def identity(self) -> Identity:
+        """The caller as the store filters by it."""
+        return self.principal.identity
 
     @property
     def traceparent(self) -> str:
@@ -68,8 +75,10 @@ class Caller:
             code=self.code,
             duration_s=duration_s,
             reason=self.reason,
-            tenant=self.identity.tenant,
-            end_user=self.identity.end_user,
+            tenant=self.principal.tenant,
+            end_user=self.principal.end_user,
+            credential=self.principal.credential,
+            cause=self.cause,
             call_id=self.call_id,
             reply_id=self.reply_id,
             traceparent=self.traceparent,
@@ -87,11 +96,30 @@ class ReplyFailed(Exception):
         self.reason = reason
 
 
+class NotServed(Exception):
+    """The method is part of the contract, but not of this release. The message is shown to the caller."""
+
+
+@dataclass(frozen=True)
+class Received(Generic[Request]):
+    """The bytes of a request, and the function that parses them."""
+
+    data: bytes
+    parse: Callable[[bytes], Request]
+
+    def parsed(self) -> Request:
+        """The request. Raises `InvalidRequest`."""
+        try:
+            return self.parse(self.data)
+        except DecodeError:
+            raise InvalidRequest("the request is not a message of its method's type") from None
+
+
 @dataclass(frozen=True, kw_only=True)
 class CallEnvironment:
     """The parts that the calls of all services need."""
 
-    identities: Identities
+    authenticator: Authenticator
     observer: CallObserver
     clock: Clock
 
@@ -104,11 +132,16 @@ class Servicer:
 
 
 def rpc(
-    method: str,
+    method: str, *, role: AccessRole | None = AccessRole.CLIENT
 ) -> Callable[
     [Callable[[S, Request, Context, Caller], Awaitable[Response]]], Callable[[S, Request, Context], Awaitable[Response]]
 ]:
-    """Make a method a gRPC handler that identifies the caller, runs the method, and ends and reports the call."""
+    """Make a method a gRPC handler that identifies the caller, runs the method, and ends and reports the call. `role`:
+    the role that the caller needs; None: any. Callers are identified and authorized nowhere else.
+
+    The handler is called with a `Received` in place of the request, so that only requests of known callers are
+    parsed."""
+    ROLES[method] = role
 
     def decorate(
         body: Callable[[S, Request, Context, Caller], Awaitable[Response]],
@@ -119,15 +152,13 @@ def rpc(
             caller = Caller(
                 new_id(self.environment.clock.now_us()),
                 text_metadata(context.invocation_metadata()),
-                peer=peer_of(context.auth_context()),
                 allowed_s=left_s(context) or 0.0,
             )
             try:
                 # In here, so that a refused credential is mapped, logged and counted like any other error.
-                caller.identity = self.environment.identities.identify(caller.metadata)
-                # The end user comes from the metadata, which the validation of requests does not cover.
-                check_key(END_USER, caller.identity.end_user)
-                return await body(self, request, context, caller)
+                await _identify(self.environment, context, caller)
+                _check_role(caller, role)
+                return await body(self, cast(Received[Request], request).parsed(), context, caller)
             except asyncio.CancelledError:
                 await _cancelled(context, caller)
                 raise
@@ -137,6 +168,9 @@ def rpc(
             except ReplyFailed as failed:
                 caller.code, caller.reason = failed.code.name, failed.reason.value
                 await context.abort(failed.code, failed.message, failed.trailers)
+            except NotServed as refusal:
+                caller.code = grpc.StatusCode.UNIMPLEMENTED.name
+                await context.abort(grpc.StatusCode.UNIMPLEMENTED, str(refusal))
             except ParleyError as error:
                 code, message, trailers = status_of(error)
                 caller.code, caller.reason = code.name, error.reason.value
@@ -152,6 +186,26 @@ def rpc(
         return handle
 
     return decorate
+
+
+async def _identify(environment: CallEnvironment, context: Context, caller: Caller) -> None:
+    """Set the caller's principal. Raises what `Authenticator.authenticate` raises."""
+    began, authenticator = environment.clock.monotonic(), environment.authenticator
+    try:
+        credentials = credentials_of(context.invocation_metadata(), context.auth_context())
+        # Nearly all callers are known without a wait.
+        caller.principal = authenticator.known(credentials) or await authenticator.authenticate(credentials)
+    except Unauthenticated as error:
+        caller.cause = error.cause
+        environment.observer.auth_failed(error.cause)
+        raise
+    finally:
+        environment.observer.authenticated(environment.clock.monotonic() - began)
+
+
+def _check_role(caller: Caller, role: AccessRole | None) -> None:
+    if role is not None and role not in caller.principal.roles:
+        raise Forbidden(f"the credential does not have the role {role}")
 
 
 def left_s(context: Context) -> float | None:

@@ -1,47 +1,70 @@
-"""parley.v1.Catalog, and refusals for the RPCs that this release does not serve."""
+"""parley.v1.Catalog and parley.v1.Admin."""
 
 from __future__ import annotations
 
-import grpc
-from parley.v1 import admin_pb2_grpc, catalog_pb2, catalog_pb2_grpc
+from parley.v1 import admin_pb2, admin_pb2_grpc, catalog_pb2, catalog_pb2_grpc
 
+from parley_server.core.access import AccessRole, Tenants
 from parley_server.core.ports import Catalog
-from parley_server.rpc.call import CallEnvironment, Caller, Context, Servicer, rpc
+from parley_server.core.tenant_catalog import catalog_for
+from parley_server.rpc.call import CallEnvironment, Caller, Context, NotServed, Servicer, rpc
 from parley_server.rpc.to_proto import model
 
 SERVICE = "/parley.v1.Catalog"
+ADMIN_SERVICE = "/parley.v1.Admin"
 
 
 class CatalogServicer(Servicer, catalog_pb2_grpc.CatalogServicer):
     """The models of the server."""
 
-    def __init__(self, environment: CallEnvironment, catalog: Catalog) -> None:
+    def __init__(self, environment: CallEnvironment, catalog: Catalog, tenants: Tenants) -> None:
         super().__init__(environment)
         self._catalog = catalog
+        self._tenants = tenants
 
     @rpc(f"{SERVICE}/ListModels")
     async def ListModels(
         self, request: catalog_pb2.ListModelsRequest, context: Context, caller: Caller
     ) -> catalog_pb2.ListModelsResponse:
-        """List all models of the catalog."""
-        return catalog_pb2.ListModelsResponse(models=[model(one) for one in self._catalog.models()])
+        """List the models that the caller may name."""
+        catalog = catalog_for(self._catalog, self._tenants.policy(caller.identity.tenant))
+        return catalog_pb2.ListModelsResponse(models=[model(one) for one in catalog.models()])
 
-    async def GetQuota(self, request: catalog_pb2.GetQuotaRequest, context: Context) -> catalog_pb2.GetQuotaResponse:
+    @rpc(f"{SERVICE}/GetQuota")
+    async def GetQuota(
+        self, request: catalog_pb2.GetQuotaRequest, context: Context, caller: Caller
+    ) -> catalog_pb2.GetQuotaResponse:
         """Refuse: this release has no quotas."""
-        await context.abort(grpc.StatusCode.UNIMPLEMENTED, "GetQuota is not served by this release: it has no quotas")
-        raise AssertionError("abort always raises")
+        raise NotServed("GetQuota is not served by this release")
 
 
-class AdminServicer(admin_pb2_grpc.AdminServicer):
-    """Refuses every call: this release has no credentials and no stored keys."""
+class AdminServicer(Servicer, admin_pb2_grpc.AdminServicer):
+    """Refuses every call: this release has no stored keys and no sums of usage."""
 
-    async def _refuse(self, request: object, context: Context) -> None:
-        await context.abort(
-            grpc.StatusCode.UNIMPLEMENTED,
-            "Admin is not served by this release: it has no credentials and no stored keys",
-        )
+    @rpc(f"{ADMIN_SERVICE}/SetProviderKey", role=AccessRole.ADMIN)
+    async def SetProviderKey(
+        self, request: admin_pb2.SetProviderKeyRequest, context: Context, caller: Caller
+    ) -> admin_pb2.ProviderKey:
+        """Refuse."""
+        raise NotServed("SetProviderKey is not served by this release")
 
-    SetProviderKey = _refuse  # type: ignore[assignment]  # one refusal for all
-    ListProviderKeys = _refuse  # type: ignore[assignment]  # as above
-    DeleteProviderKey = _refuse  # type: ignore[assignment]  # as above
-    ListUsage = _refuse  # type: ignore[assignment]  # as above
+    @rpc(f"{ADMIN_SERVICE}/ListProviderKeys", role=AccessRole.ADMIN)
+    async def ListProviderKeys(
+        self, request: admin_pb2.ListProviderKeysRequest, context: Context, caller: Caller
+    ) -> admin_pb2.ListProviderKeysResponse:
+        """Refuse."""
+        raise NotServed("ListProviderKeys is not served by this release")
+
+    @rpc(f"{ADMIN_SERVICE}/DeleteProviderKey", role=AccessRole.ADMIN)
+    async def DeleteProviderKey(
+        self, request: admin_pb2.DeleteProviderKeyRequest, context: Context, caller: Caller
+    ) -> admin_pb2.DeleteProviderKeyResponse:
+        """Refuse."""
+        raise NotServed("DeleteProviderKey is not served by this release")
+
+    @rpc(f"{ADMIN_SERVICE}/ListUsage", role=None)
+    async def ListUsage(
+        self, request: admin_pb2.ListUsageRequest, context: Context, caller: Caller
+    ) -> admin_pb2.ListUsageResponse:
+        """Refuse."""
+        raise NotServed("ListUsage is not served by this release")

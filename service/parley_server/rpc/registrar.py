@@ -7,11 +7,10 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any
 
 import grpc
-from google.protobuf.message import DecodeError
 
 from parley_server.core.observer import CallEnded
 from parley_server.errors import InvalidRequest, ParleyError
-from parley_server.rpc.call import CallEnvironment, Context, ended_by, left_s
+from parley_server.rpc.call import CallEnvironment, Context, Received, ended_by, left_s
 from parley_server.rpc.status import status_of
 
 UNKNOWN_METHOD = "unknown"
@@ -25,7 +24,8 @@ class Registrar:
 
     For a method with one request, grpc.aio reads the request itself, and drops a call that ends before, or whose
     request is too large, without running any code of the handler. So each method is registered as one with a stream of
-    requests, which is the same on the wire, and `_enter` reads the request.
+    requests, which is the same on the wire, and `_enter` reads the request. `rpc` parses it, after it has identified
+    the caller.
     """
 
     def __init__(self, server: grpc.aio.Server, environment: CallEnvironment) -> None:
@@ -66,25 +66,17 @@ def _enter(
     async def handle(_: Any, context: Context) -> Any:
         began, allowed = environment.clock.monotonic(), left_s(context) or 0.0
         try:
-            request = _parsed(await context.read(), parse)
+            received = await context.read()
         except asyncio.CancelledError:
             _count(environment, method, ended_by(context, allowed), began)
             raise
-        except ParleyError as error:
+        if received is grpc.aio.EOF:
+            error = InvalidRequest("the call has no request")
             await _refuse(environment, method, context, error, began=began, allowed=allowed)
             return None
-        return await body(request, context)
+        return await body(Received(received, parse), context)
 
     return handle
-
-
-def _parsed(received: Any, parse: Callable[[bytes], Any]) -> Any:
-    if received is grpc.aio.EOF:
-        raise InvalidRequest("the call has no request")
-    try:
-        return parse(received)
-    except DecodeError:
-        raise InvalidRequest("the request is not a message of its method's type") from None
 
 
 async def _refuse(

@@ -19,6 +19,7 @@ from parley.v1 import (
     conversations_pb2_grpc,
 )
 
+from parley_server.core.access import Tenants
 from parley_server.core.conversations.service import Conversations
 from parley_server.core.ports import Catalog
 from parley_server.core.replies.service import Replies
@@ -54,9 +55,11 @@ class GrpcServer:
         replies: Replies,
         conversations: Conversations,
         catalog: Catalog,
+        tenants: Tenants,
         environment: CallEnvironment,
         heartbeat_s: float,
         options: Options,
+        reflection: bool = True,
         share_port: bool = False,
         servers: int = SERVERS,
     ) -> None:
@@ -68,7 +71,9 @@ class GrpcServer:
         self._servers: list[grpc.aio.Server] = []
         self._chat = ChatServicer(environment, replies, heartbeat_s=heartbeat_s)
         self._conversations = ConversationsServicer(environment, conversations)
-        self._catalog = CatalogServicer(environment, catalog)
+        self._catalog = CatalogServicer(environment, catalog, tenants)
+        self._admin = AdminServicer(environment)
+        self._reflection = reflection
         self._health = health.aio.HealthServicer()
 
     async def listen(self, address: Address, certificates: Certificates | None = None) -> int:
@@ -98,10 +103,11 @@ class GrpcServer:
         chat_pb2_grpc.add_ChatServicer_to_server(self._chat, methods)
         conversations_pb2_grpc.add_ConversationsServicer_to_server(self._conversations, methods)
         catalog_pb2_grpc.add_CatalogServicer_to_server(self._catalog, methods)
-        admin_pb2_grpc.add_AdminServicer_to_server(AdminServicer(), methods)
+        admin_pb2_grpc.add_AdminServicer_to_server(self._admin, methods)
         # Health and reflection are registered directly, so that probes are neither logged nor counted.
         health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
-        serve_reflection(server, _services())
+        if self._reflection:
+            serve_reflection(server, _services())
         registrar.refuse_unknown_methods()
         return server
 

@@ -68,6 +68,8 @@ def log_call(call: CallEnded) -> None:
         "reason": call.reason,
         "tenant": call.tenant,
         "end_user": call.end_user,
+        "credential": call.credential,
+        "cause": call.cause,
         "call_id": call.call_id,
         "reply_id": call.reply_id,
         "traceparent": call.traceparent,

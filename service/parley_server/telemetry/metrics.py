@@ -24,6 +24,7 @@ _REPLY_S = (0.1, 0.25, 0.5, 1, 2, 5, 10, 20, 30, 60, 120, 300, 600, 1800)
 _OVERHEAD_S = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1)
 _LAG_S = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1)
 _CALL_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1, 5, 30, 120, 600)
+_AUTH_S = (0.00001, 0.00003, 0.0001, 0.0003, 0.001, 0.01, 0.1, 1, 5)
 _ESTIMATE_RATIO = (0.5, 0.8, 0.9, 1, 1.1, 1.25, 1.5, 2, 3, 5, 10)
 _LENGTH = (0, 100, 500, 1_000, 5_000, 10_000, 50_000, 100_000, 500_000)
 
@@ -132,6 +133,13 @@ class Metrics:
             "parley_call_duration_seconds", "Duration of calls.", ("method",), buckets=_CALL_S, registry=registry
         )
         self._call_duration = _Labelled(call_duration.labels)
+        failures = Counter("parley_auth_failures_total", "Refused credentials.", ("cause",), registry=registry)
+        self._auth_failures = _Labelled(failures.labels)
+        self._auth = Histogram("parley_auth_seconds", "Time to identify a caller.", buckets=_AUTH_S, registry=registry)
+        refreshes = Counter(
+            "parley_jwks_refreshes_total", "Reads of issuers' public keys.", ("outcome",), registry=registry
+        )
+        self._jwks_refreshes = _Labelled(refreshes.labels)
         self._resumes = Counter(
             "parley_resumes_total", "Readers that resumed a reply with ResumeReply.", registry=registry
         )
@@ -245,6 +253,15 @@ class Metrics:
     def call_ended(self, call: CallEnded) -> None:
         self._calls.of(call.method, call.code).inc()
         self._call_duration.of(call.method).observe(call.duration_s)
+
+    def authenticated(self, seconds: float) -> None:
+        self._auth.observe(seconds)
+
+    def auth_failed(self, cause: str) -> None:
+        self._auth_failures.of(cause).inc()
+
+    def jwks_refreshed(self, outcome: str) -> None:
+        self._jwks_refreshes.of(outcome).inc()
 
     def resumed(self) -> None:
         self._resumes.inc()

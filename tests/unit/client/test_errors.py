@@ -32,6 +32,7 @@ CLASSES = {
     "DRAINING": errors.Draining,
     "OVERLOADED": errors.Overloaded,
     "STORAGE_UNAVAILABLE": errors.StorageUnavailable,
+    "IDENTITY_UNAVAILABLE": errors.IdentityUnavailable,
     "PROVIDER_UNAVAILABLE": errors.ReplyFailed,
     "PROVIDER_RATE_LIMITED": errors.ReplyFailed,
     "PROVIDER_TIMEOUT": errors.ReplyFailed,

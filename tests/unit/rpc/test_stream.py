@@ -6,11 +6,12 @@ import asyncio
 from collections.abc import AsyncIterator, Callable
 
 import pytest
+from parley_server.auth.authenticator import OpenAccess
+from parley_server.core.access import Tenants
 from parley_server.core.replies.log import MAX_MESSAGE_BYTES
 from parley_server.core.replies.service import Replies
 from parley_server.errors import Draining, Reason
 from parley_server.rpc.call import CallEnvironment, ReplyFailed
-from parley_server.rpc.identity import OpenAccess
 from parley_server.rpc.stream import Stream
 
 from tests.clock import settle
@@ -68,7 +69,9 @@ class Streams:
     def __init__(self, replica: Replica, replies: Replies) -> None:
         self.replies = replies
         self.observer = Edges()
-        self._environment = CallEnvironment(identities=OpenAccess(), observer=self.observer, clock=replica.clock)
+        self._environment = CallEnvironment(
+            authenticator=OpenAccess(frozenset(), Tenants()), observer=self.observer, clock=replica.clock
+        )
         self.running: list[asyncio.Task[None]] = []
 
     def open(self, log, *, after: int = 0, reasoning: bool = False) -> tuple[Client, asyncio.Task[None]]:

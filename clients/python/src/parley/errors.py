@@ -14,7 +14,7 @@ ParleyError                     reason, code, message, retryable, retry_after_s,
 │   └── RateLimited, QuotaExceeded, TooManyReaders
 ├── NotConfigured               the server lacks a setting that the call needs
 ├── Unavailable                 no answer from a server after all retries
-│   ├── Draining, Overloaded, StorageUnavailable
+│   ├── Draining, Overloaded, StorageUnavailable, IdentityUnavailable
 │   └── ConnectionLost          the stream of an accepted reply was lost; resume it later
 ├── DeadlineExceeded            the call's time limit has passed
 ├── ReplyFailed                 the reply was accepted, then failed; `text` is its partial text
@@ -171,6 +171,10 @@ class StorageUnavailable(Unavailable):
     """The database is unavailable, or Redis is and the call needs it."""
 
 
+class IdentityUnavailable(Unavailable):
+    """The server cannot read the keys that verify tokens, so that it has not checked the caller's token."""
+
+
 class ConnectionLost(Unavailable):
     """The client could not reconnect to the stream of an accepted reply, which may still be running.
 
@@ -243,6 +247,7 @@ BY_REASON: Final[Mapping[str, type[ParleyError]]] = {
     "DRAINING": Draining,
     "OVERLOADED": Overloaded,
     "STORAGE_UNAVAILABLE": StorageUnavailable,
+    "IDENTITY_UNAVAILABLE": IdentityUnavailable,
     "PROVIDER_UNAVAILABLE": ReplyFailed,
     "PROVIDER_RATE_LIMITED": ReplyFailed,
     "PROVIDER_TIMEOUT": ReplyFailed,

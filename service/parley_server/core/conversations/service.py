@@ -9,6 +9,7 @@ from typing import TypeVar
 
 import msgspec
 
+from parley_server.core.access import Tenants
 from parley_server.core.context.groups import unknown_results
 from parley_server.core.limits import Limits
 from parley_server.core.model import (
@@ -36,6 +37,7 @@ from parley_server.core.store_types import (
     MessageFilter,
     NewConversation,
 )
+from parley_server.core.tenant_catalog import catalog_for
 from parley_server.core.validation import (
     MAX_TITLE,
     check_context,
@@ -93,6 +95,7 @@ class Conversations:
         *,
         store: Store,
         catalog: Catalog,
+        tenants: Tenants,
         clock: Clock,
         limits: Limits,
         live_replies: LiveReplies,
@@ -101,6 +104,7 @@ class Conversations:
     ) -> None:
         self._store = store
         self._catalog = catalog
+        self._tenants = tenants
         self._clock = clock
         self._limits = limits
         self._live_replies = live_replies
@@ -118,7 +122,7 @@ class Conversations:
         if any(isinstance(part, ImagePart) and part.image_id for message in messages for part in message.parts):
             raise InvalidRequest.field("messages", "a new conversation holds no images to name by image_id")
         conversation = new_conversation(creation.conversation, identity, now_us)
-        self._check_model(conversation.model)
+        self._check_model(identity, conversation.model)
         stored, _, images = store_messages(messages, "", now_us)
         digest = payload_hash(creation)
         new = NewConversation(
@@ -175,7 +179,7 @@ class Conversations:
             reminder_interval=update.reminder_interval or 0,
         )
         check_context("conversation.context", context)
-        self._check_model(update.model or "")
+        self._check_model(identity, update.model or "")
         return await self._store.update_conversation(identity, update, self._clock.now_us())
 
     async def delete(self, identity: Identity, conversation_id: str, etag: str) -> None:
@@ -212,9 +216,9 @@ class Conversations:
         if asked is not None and asked[1] is not None:
             await Reader(asked[1], 0).until_ended()
 
-    def _check_model(self, alias: str) -> None:
+    def _check_model(self, identity: Identity, alias: str) -> None:
         if alias:
-            self._catalog.model(alias)
+            catalog_for(self._catalog, self._tenants.policy(identity.tenant)).model(alias)
 
 
 def _page_size(asked: int) -> int:

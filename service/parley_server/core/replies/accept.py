@@ -11,6 +11,7 @@ import asyncio
 
 import msgspec
 
+from parley_server.core.access import Tenants
 from parley_server.core.context.estimate import most_bytes
 from parley_server.core.context.groups import unknown_results
 from parley_server.core.lease import Lease
@@ -39,6 +40,7 @@ from parley_server.core.store_types import (
     StoredImage,
 )
 from parley_server.core.tasks import Tasks, done_within
+from parley_server.core.tenant_catalog import catalog_for
 from parley_server.core.validation import refuse_unknown
 from parley_server.errors import (
     ConversationExists,
@@ -70,6 +72,7 @@ class Acceptances:
         *,
         store: Store,
         catalog: Catalog,
+        tenants: Tenants,
         clock: Clock,
         limits: Limits,
         load: LoopLoad,
@@ -83,6 +86,7 @@ class Acceptances:
     ) -> None:
         self._store = store
         self._catalog = catalog
+        self._tenants = tenants
         self._clock = clock
         self._limits = limits
         self._load = load
@@ -115,7 +119,7 @@ class Acceptances:
             raise self._live_replies.capacity.overloaded("the server is too busy for new replies: retry later")
         for tries_left in reversed(range(MAX_TRIES)):
             source = await self._source(request)
-            candidates = self._candidates(request.payload, source)
+            candidates = self._candidates(request, source)
             await self._check_results(request, source)
             plan = self._plan(request, source, candidates)
             if running := source.conversation.active_reply_id:
@@ -231,8 +235,9 @@ class Acceptances:
             )
         return None
 
-    def _candidates(self, payload: ReplyPayload, source: PromptSource) -> tuple[Model, ...]:
-        return self._catalog.candidates(payload.model or source.conversation.model, payload.fallback_models)
+    def _candidates(self, request: ReplyRequest, source: PromptSource) -> tuple[Model, ...]:
+        catalog = catalog_for(self._catalog, self._tenants.policy(request.identity.tenant))
+        return catalog.candidates(request.payload.model or source.conversation.model, request.payload.fallback_models)
 
     def _plan(self, request: ReplyRequest, source: PromptSource, candidates: tuple[Model, ...]) -> Plan:
         estimator, now_us = self._generation_parts.estimator, self._clock.now_us()

@@ -76,6 +76,8 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """UNAVAILABLE, with RetryInfo: the server is at its limit of running replies, or too busy."""
     ERROR_REASON_STORAGE_UNAVAILABLE: _ErrorReason.ValueType  # 23
     """UNAVAILABLE, with RetryInfo: the database is unavailable, or Redis is and the call needs it."""
+    ERROR_REASON_IDENTITY_UNAVAILABLE: _ErrorReason.ValueType  # 24
+    """UNAVAILABLE, with RetryInfo: the keys that verify tokens cannot be read, so that the token was not checked."""
     ERROR_REASON_PROVIDER_UNAVAILABLE: _ErrorReason.ValueType  # 40
     """After headers: the reply failed. ABORTED, never UNAVAILABLE, so that a mesh does not eject a healthy replica.
 
@@ -159,6 +161,8 @@ ERROR_REASON_OVERLOADED: ErrorReason.ValueType  # 22
 """UNAVAILABLE, with RetryInfo: the server is at its limit of running replies, or too busy."""
 ERROR_REASON_STORAGE_UNAVAILABLE: ErrorReason.ValueType  # 23
 """UNAVAILABLE, with RetryInfo: the database is unavailable, or Redis is and the call needs it."""
+ERROR_REASON_IDENTITY_UNAVAILABLE: ErrorReason.ValueType  # 24
+"""UNAVAILABLE, with RetryInfo: the keys that verify tokens cannot be read, so that the token was not checked."""
 ERROR_REASON_PROVIDER_UNAVAILABLE: ErrorReason.ValueType  # 40
 """After headers: the reply failed. ABORTED, never UNAVAILABLE, so that a mesh does not eject a healthy replica.
 

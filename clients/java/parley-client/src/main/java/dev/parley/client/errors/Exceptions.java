@@ -30,6 +30,7 @@ final class Exceptions {
             case "DRAINING" -> new DrainingException(failure);
             case "OVERLOADED" -> new OverloadedException(failure);
             case "STORAGE_UNAVAILABLE" -> new StorageUnavailableException(failure);
+            case "IDENTITY_UNAVAILABLE" -> new IdentityUnavailableException(failure);
             case "PROVIDER_UNAVAILABLE",
                     "PROVIDER_RATE_LIMITED",
                     "PROVIDER_TIMEOUT",

@@ -16,7 +16,7 @@
  * │   └── RateLimited, QuotaExceeded, TooManyReaders
  * ├── NotConfigured               the server lacks a setting that the call needs
  * ├── Unavailable                 no answer from a server after all retries
- * │   ├── Draining, Overloaded, StorageUnavailable
+ * │   ├── Draining, Overloaded, StorageUnavailable, IdentityUnavailable
  * │   └── ConnectionLost          the stream of an accepted reply was lost; resume it later
  * ├── DeadlineExceeded            the call's time limit has passed
  * ├── ReplyFailed                 the reply was accepted, then failed; text is its partial text

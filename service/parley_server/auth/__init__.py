@@ -1,0 +1,1 @@
+"""Identifies callers. The only package that imports a JWT library."""
