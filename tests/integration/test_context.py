@@ -247,6 +247,8 @@ async def test_the_command_shows_the_next_prompt_beside_a_running_server(serve, 
     assert json.loads(output.out) == upstream.requests[-1].json
     assert "SENTINEL" not in output.out
     assert server.sql("select count(*) from message") == [(before[0][0] + 2,)]
+    status, output = await printed("--model", "scripted", "--body")
+    assert (status, output.out) == (0, "the provider typewriter sends no request\n")
     status, output = await printed("--tenant", "other")
     assert (status, output.out, output.err) == (2, "", "parley prompt: conversation not found\n")
 

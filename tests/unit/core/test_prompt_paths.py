@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import itertools
+import json
 import re
 
-from hypothesis import given, settings
+import msgspec
+from hypothesis import assume, given, settings
 from parley_server.core.model import TextPart
+from parley_server.providers.anthropic.prompt import message_body
 from parley_server.providers.openai.profile import PROFILES
 from parley_server.providers.openai.prompt import messages_of
 from parley_server.providers.openai.responses_prompt import responses_body
@@ -80,6 +83,29 @@ def as_entries(items):
         else:
             entries.append(item)
     return entries
+
+
+@given(made=prompts())
+@settings(deadline=None, max_examples=200)
+def test_random_paths_become_messages_that_anthropic_accepts(made):
+    prompt, new = made
+    asked = msgspec.structs.replace(prompt, model=msgspec.structs.replace(prompt.model, prefill=False))
+    messages = msgspec.json.decode(msgspec.json.encode(message_body(asked, origin="o")))["messages"]
+    assume(messages)
+    assert messages[0]["role"] == messages[-1]["role"] == "user"
+    waiting: list[str] = []
+    for before, message in itertools.pairwise([{"role": "assistant"}, *messages]):
+        assert message["role"] != before["role"]
+        kinds = [block["type"] for block in message["content"]]
+        assert kinds == sorted(kinds, key=lambda kind: kind != "tool_result"), "results come first"
+        results = [block["tool_use_id"] for block in message["content"] if block["type"] == "tool_result"]
+        assert sorted(results) == sorted(waiting), "one result for each call, in the next message"
+        waiting = [block["id"] for block in message["content"] if block["type"] == "tool_use"]
+        assert all(block["text"].strip() for block in message["content"] if block["type"] == "text")
+    assert not waiting
+    for part in (part for message in new for part in message.parts):
+        said = part.text if isinstance(part, TextPart) else part.content
+        assert said in json.dumps(messages)
 
 
 def check_newest(entries, new):

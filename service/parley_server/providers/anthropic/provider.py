@@ -5,6 +5,8 @@ from __future__ import annotations
 import ssl
 from functools import partial
 
+import msgspec
+
 from parley_server.core.model import Finish, Prompt
 from parley_server.core.observer import AttemptObserver
 from parley_server.core.ports import Clock, Sink
@@ -45,6 +47,10 @@ class AnthropicProvider:
         read = partial(self._read, sink, origin)
         url = f"{self.endpoint.base_url}/v1/messages"
         return await self.endpoint.ask(prompt, url, self._body(prompt), headers=headers, read=read)
+
+    def body_of(self, prompt: Prompt) -> bytes:
+        """See `providers.registry.BuildsBody`."""
+        return msgspec.json.encode(self.endpoint.completed(prompt, self._body(prompt)))
 
     async def close(self) -> None:
         await self.endpoint.close()
