@@ -10,6 +10,7 @@ import msgspec
 from hypothesis import assume, given, settings
 from parley_server.core.model import TextPart
 from parley_server.providers.anthropic.prompt import message_body
+from parley_server.providers.gemini.prompt import gemini_body
 from parley_server.providers.openai.profile import PROFILES
 from parley_server.providers.openai.prompt import messages_of
 from parley_server.providers.openai.responses_prompt import responses_body
@@ -89,8 +90,7 @@ def as_entries(items):
 @settings(deadline=None, max_examples=200)
 def test_random_paths_become_messages_that_anthropic_accepts(made):
     prompt, new = made
-    asked = msgspec.structs.replace(prompt, model=msgspec.structs.replace(prompt.model, prefill=False))
-    messages = msgspec.json.decode(msgspec.json.encode(message_body(asked, origin="o")))["messages"]
+    messages = plain(message_body(without_prefill(prompt), origin="o"))["messages"]
     assume(messages)
     assert messages[0]["role"] == messages[-1]["role"] == "user"
     waiting: list[str] = []
@@ -106,6 +106,32 @@ def test_random_paths_become_messages_that_anthropic_accepts(made):
     for part in (part for message in new for part in message.parts):
         said = part.text if isinstance(part, TextPart) else part.content
         assert said in json.dumps(messages)
+
+
+@given(made=prompts())
+@settings(deadline=None, max_examples=200)
+def test_random_paths_become_contents_that_gemini_accepts(made):
+    contents = plain(gemini_body(without_prefill(made[0]), origin="o"))["contents"]
+    assume(contents)
+    assert contents[0]["role"] == contents[-1]["role"] == "user"
+    waiting: list[str] = []
+    for before, content in itertools.pairwise([{"role": "model"}, *contents]):
+        assert content["role"] != before["role"]
+        results = [part["functionResponse"]["name"] for part in content["parts"] if "functionResponse" in part]
+        assert sorted(results) == sorted(waiting), "one result for each call, in the next content"
+        waiting = [part["functionCall"]["name"] for part in content["parts"] if "functionCall" in part]
+        assert all(part["text"] for part in content["parts"] if "text" in part)
+    assert not waiting
+
+
+def without_prefill(prompt):
+    """The prompt for a model that must not be asked to continue its own message."""
+    return msgspec.structs.replace(prompt, model=msgspec.structs.replace(prompt.model, prefill=False))
+
+
+def plain(body):
+    """The body as a server reads it."""
+    return msgspec.json.decode(msgspec.json.encode(body))
 
 
 def check_newest(entries, new):
