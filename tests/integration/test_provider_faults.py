@@ -109,7 +109,7 @@ async def test_a_failure_within_the_answer_keeps_its_text(server, end, why):
     error, kept, reply = await failed(server, Script([role(), text("Half "), text("an answer"), *end]))
     assert (error.reason, kept, error.retryable) == (error_reason(why), "Half an answer", True)
     assert reply.usage.estimated
-    assert (reply.usage.prompt_tokens, reply.usage.completion_tokens) == (106, 4)
+    assert (reply.usage.prompt_tokens, reply.usage.completion_tokens) == (13, 4)
     page = await server.messages(reply.conversation_id)
     shown = [(text_of(message), message.partial) for message in page.messages]
     assert shown == [("Half an answer", True), ("Ask", False)]
@@ -166,8 +166,8 @@ async def test_missing_usage_is_estimated(server, upstream):
     upstream.reply_with(Script([role(), text("twelve chars"), finish(), done()]))
     watch = await server.stream("8 chars!").end()
     count = watch.terminal.finished.usage
-    assert (count.estimated, count.prompt_tokens, count.completion_tokens) == (True, 108, 3)
-    assert count.cost_nano_usd == 108 * 2_000 + 3 * 8_000
+    assert (count.estimated, count.prompt_tokens, count.completion_tokens) == (True, 14, 3)
+    assert count.cost_nano_usd == 14 * 2_000 + 3 * 8_000
 
 
 async def test_cached_and_reasoning_tokens_are_counted_and_priced(server, upstream):

@@ -137,5 +137,5 @@ async def test_metrics_count_replies_calls_and_tokens(server, upstream):
         'parley_provider_attempts_total{outcome="OK",provider="up"}': 1,
     }
     assert {name: moved.get(name) for name in expected} == expected
-    assert moved['parley_cost_usd_total{model="test"}'] == pytest.approx((105 + 5) * 2e-6 + (2 + 7) * 8e-6)
+    assert moved['parley_cost_usd_total{model="test"}'] == pytest.approx((13 + 5) * 2e-6 + (2 + 7) * 8e-6)
     assert {"parley_loop_lag_seconds_count", "parley_loop_utilisation", "process_resident_memory_bytes"} <= set(after)

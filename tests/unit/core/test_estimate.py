@@ -25,8 +25,8 @@ MODEL = Model(alias="a", provider="p", name="n", context_tokens=1000)
 MESSAGES = (PromptMessage(role="user", parts=(TextPart(text="x"),)),)
 
 
-def prompt(size: int, *, estimated: int = 1, **fields) -> Prompt:
-    given = {"model": MODEL, "messages": MESSAGES, "text_bytes": size, "estimated_tokens": estimated}
+def prompt(size: int, *, likely: int = 1, **fields) -> Prompt:
+    given = {"model": MODEL, "messages": MESSAGES, "text_bytes": size, "estimated_tokens": 1, "likely_tokens": likely}
     return Prompt(**(given | fields))
 
 
@@ -79,7 +79,7 @@ def test_short_prompts_teach_what_every_prompt_has(estimator):
 
 
 def test_a_count_of_a_part_of_the_prompt_is_reported_and_teaches_nothing(estimator, notes, caplog):
-    cut = prompt(40_000, estimated=16_000)
+    cut = prompt(40_000, likely=16_000, estimated_tokens=20_480)
     with caplog.at_level(logging.WARNING, "parley.context"):
         assert estimator.counted(cut, Usage(prompt_tokens=4096)).prompt_bytes == 0
     (line,) = caplog.records
@@ -88,11 +88,18 @@ def test_a_count_of_a_part_of_the_prompt_is_reported_and_teaches_nothing(estimat
         {"model": "a", "estimated": 16_000, "counted": 4096},
     )
     assert estimator.rates(MODEL) == Rates()
-    assert notes.ratios == [pytest.approx(16_000 / 4096)]
+    assert notes.ratios == [pytest.approx(5)]
+
+
+def test_the_mean_estimate_follows_what_is_learnt(estimator):
+    size = {"text_bytes": 8000, "messages": 2, "images": 1}
+    assert estimator.likely_tokens(MODEL, **size, extra_tokens=1000) == 8 + 2000 + 8 + 800 + 300
+    estimator.counted(prompt(8000), Usage(prompt_tokens=96 + 4000))
+    assert estimator.likely_tokens(MODEL, **size, extra_tokens=0) == 8 + 4000 + 8 + 800
 
 
 def test_a_count_is_stored_with_the_bytes_that_it_belongs_to(estimator):
-    assert estimator.counted(prompt(5000, estimated=2000), Usage(prompt_tokens=1500)).prompt_bytes == 5000
+    assert estimator.counted(prompt(5000, likely=2000), Usage(prompt_tokens=1500)).prompt_bytes == 5000
     for unknown, counted in ((prompt(0), 1500), (prompt(5000), 0)):
         assert estimator.counted(unknown, Usage(prompt_tokens=counted)) == Usage(prompt_tokens=counted)
 

@@ -71,7 +71,7 @@ async def test_a_reply_completes(harness):
     assert (stored.state, stored.finish_reason, stored.provider_reason) == (State.COMPLETED, FinishReason.STOP, "stop")
     assert stored.message.parts == (TextPart(text="Hello"),)
     assert (stored.message.partial, stored.message.failed) == (False, False)
-    assert stored.usage == Usage(prompt_tokens=105, completion_tokens=2, cost_nano_usd=109, estimated=True)
+    assert stored.usage == Usage(prompt_tokens=13, completion_tokens=2, cost_nano_usd=17, estimated=True)
     assert harness.observer.first_tokens == [0.0]
     assert harness.store.calls == ["accept", "finalise", "get_reply"]
 
@@ -95,7 +95,7 @@ async def test_counts_of_the_provider_are_stored(harness):
             Usage(prompt_tokens=10),
             Usage(prompt_tokens=10, completion_tokens=2, cost_nano_usd=14, estimated=True, prompt_bytes=2),
         ),
-        (Usage(completion_tokens=9), Usage(prompt_tokens=105, completion_tokens=9, cost_nano_usd=123, estimated=True)),
+        (Usage(completion_tokens=9), Usage(prompt_tokens=13, completion_tokens=9, cost_nano_usd=31, estimated=True)),
         (
             Usage(prompt_tokens=10, completion_tokens=9),
             Usage(prompt_tokens=10, completion_tokens=9, cost_nano_usd=28, prompt_bytes=2),

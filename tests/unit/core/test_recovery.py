@@ -58,7 +58,7 @@ async def test_a_new_process_ends_the_replies_of_a_dead_one(dying, make_harness)
     assert stored.message.parts == (TextPart(text="durable "),)
     assert (stored.message.partial, stored.message.failed) == (True, True)
     assert stored.last_sequence == 1 + TAKEOVER_GAP + 1
-    assert stored.usage == Usage(prompt_tokens=105, completion_tokens=2, cost_nano_usd=109, estimated=True)
+    assert stored.usage == Usage(prompt_tokens=13, completion_tokens=2, cost_nano_usd=17, estimated=True)
     late = Reader(await born.replies.attach(ADA, stored.id), reader.position)
     assert [(chunk.sequence, type(chunk.entry)) for chunk in late.take()] == [
         (1 + TAKEOVER_GAP, Snapshot),

@@ -56,7 +56,7 @@ async def test_a_takeover_keeps_the_published_text_if_longer_than_the_checkpoint
     assert stored.message.parts == (TextPart(text="one two three"),)
     assert (stored.message.partial, stored.message.failed) == (True, True)
     assert (stored.owner, stored.epoch, stored.last_sequence) == ("b", 2, 3 + TAKEOVER_GAP + 1)
-    assert stored.usage == Usage(prompt_tokens=105, completion_tokens=4, cost_nano_usd=113, estimated=True)
+    assert stored.usage == Usage(prompt_tokens=13, completion_tokens=4, cost_nano_usd=21, estimated=True)
     assert b.observer.taken_over == 1
     assert b.recovery.ending == set()
     log = await b.replies.attach(ADA, reply.id)

@@ -36,6 +36,12 @@ TOOLS_TOKENS = 1024
 SCHEMA_TOKENS = 256
 COLD_FIXED_TOKENS = 96.0
 COLD_TOKENS_PER_BYTE = 0.40
+LIKELY_FIXED_TOKENS = 8.0
+LIKELY_TOKENS_PER_BYTE = 0.25
+LIKELY_MESSAGE_TOKENS = 4
+LIKELY_IMAGE_TOKENS = 800
+LIKELY_EXTRA_SHARE = 0.3
+"""The part of `extra_tokens` that vendors add on average."""
 MOST_FIXED_TOKENS = 4000.0
 LEAST_LEARNT_BYTES = 4000
 """A smaller prompt says more about the tokens that every prompt has than about the tokens of a byte."""
@@ -139,11 +145,20 @@ class Estimator:
         limits = [limit for limit in (model.context_tokens, learnt.limit_tokens if learnt else 0) if limit]
         return min(limits, default=0)
 
+    def likely_tokens(self, model: Model, *, text_bytes: int, messages: int, images: int, extra_tokens: int) -> int:
+        """The mean estimate of a prompt, by which a reply is billed whose provider has counted nothing. The estimate by
+        `rates` is higher, so that a prompt rarely exceeds its limit."""
+        learnt = self._models.get(_key(model), _Learnt())
+        fixed = learnt.fixed if learnt.fixed_counts else LIKELY_FIXED_TOKENS
+        ratio = learnt.ratio if learnt.ratio_counts else LIKELY_TOKENS_PER_BYTE
+        others = LIKELY_MESSAGE_TOKENS * messages + LIKELY_IMAGE_TOKENS * images + LIKELY_EXTRA_SHARE * extra_tokens
+        return math.ceil(fixed + ratio * text_bytes + others)
+
     def counted(self, prompt: Prompt, usage: Usage) -> Usage:
         """Learn from a provider's count of a prompt; returns it with the bytes that were counted, if they are known.
 
         Prompts with images teach nothing, because the tokens of an image depend on its size. A count below half of the
-        estimate is probably that of a part: some servers cut a long prompt silently."""
+        mean estimate is probably that of a part: some servers cut a long prompt silently."""
         tokens, size = usage.prompt_tokens, prompt.text_bytes
         if not size or tokens <= 0:
             return usage
@@ -152,8 +167,8 @@ class Estimator:
         if size < LEAST_LEARNT_BYTES:
             if not prompt.tools and not prompt.json_schema:
                 learnt.learn_fixed(tokens - learnt.ratio * size - MESSAGE_TOKENS * len(prompt.messages))
-        elif 2 * tokens < prompt.estimated_tokens:
-            fields = {"model": prompt.model.alias, "estimated": prompt.estimated_tokens, "counted": tokens}
+        elif 2 * tokens < prompt.likely_tokens:
+            fields = {"model": prompt.model.alias, "estimated": prompt.likely_tokens, "counted": tokens}
             logger.warning("prompt_cut_by_provider", extra={"fields": fields})
             return usage
         else:

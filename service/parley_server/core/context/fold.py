@@ -96,6 +96,7 @@ class SummaryPrompts:
             ),
             tenant=self._fold.tenant,
             estimated_tokens=round(rates.fixed + rates.per_byte * size + 2 * MESSAGE_TOKENS),
+            likely_tokens=self._estimator.likely_tokens(model, text_bytes=size, messages=2, images=0, extra_tokens=0),
             text_bytes=size,
         )
         return self.asked

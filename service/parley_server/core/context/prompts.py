@@ -145,6 +145,13 @@ class TurnPrompts:
             cache_key=_cache_key(conversation),
             tenant=conversation.tenant,
             estimated_tokens=built.tokens,
+            likely_tokens=self._estimator.likely_tokens(
+                model,
+                text_bytes=built.text_bytes,
+                messages=len(built.messages),
+                images=built.images,
+                extra_tokens=extra_tokens(tools=bool(payload.tools), json_schema=bool(payload.json_schema)),
+            ),
             text_bytes=0 if built.images else built.text_bytes,
         )
         return _Turn(prompt, built)

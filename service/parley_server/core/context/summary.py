@@ -124,7 +124,7 @@ class Summaries:
             create_time_us=now_us,
         )
         usage = collected.counted or Usage(
-            prompt_tokens=prompt.estimated_tokens, completion_tokens=estimate_tokens(text), estimated=True
+            prompt_tokens=prompt.likely_tokens, completion_tokens=estimate_tokens(text), estimated=True
         )
         if usage.cost_nano_usd is None:
             usage = msgspec.structs.replace(usage, cost_nano_usd=cost_nano_usd(usage, model.prices))

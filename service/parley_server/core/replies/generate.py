@@ -375,7 +375,7 @@ class Generation:
         if usage is not None and prompt is not None and prompt.model == asked:
             usage = self._parts.estimator.counted(prompt, usage)
         if usage is not None or (asked is not None and (ending.billed or answer.parts)):
-            usage = completed_usage(usage, prompt.estimated_tokens if prompt else 0, answer)
+            usage = completed_usage(usage, prompt.likely_tokens if prompt else 0, answer)
         else:
             usage = Usage()
         prices = asked.prices if asked is not None else Prices()

@@ -74,7 +74,7 @@ def make_plan(
         identity=request.identity,
         payload_hash=payload.payload_hash(),
         reply=reply,
-        plan=ReplyPlan(ignored_settings=ignored_settings, prompt_tokens=built.tokens),
+        plan=ReplyPlan(ignored_settings=ignored_settings, prompt_tokens=prompts.of(model).likely_tokens),
         new_conversation=None if payload.conversation_id else conversation,
         head=source.parent_id if payload.conversation_id and payload.position == Position() else None,
         continued=payload.position.after,
