@@ -17,7 +17,7 @@ from tests.recordings.plain import Outcome
 @contextlib.asynccontextmanager
 async def client_at(url: str) -> AsyncIterator[anthropic.AsyncAnthropic]:
     """The client for this base URL, without retries."""
-    async with anthropic.AsyncAnthropic(base_url=url, api_key="sk-secret", max_retries=0) as client:
+    async with anthropic.AsyncAnthropic(base_url=url.removesuffix("/v1"), api_key="sk-secret", max_retries=0) as client:
         yield client
 
 
