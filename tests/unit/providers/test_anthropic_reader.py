@@ -1,11 +1,15 @@
 """Reading of streams of the Messages API: unusual blocks, events and counts, and what is kept of an answer."""
 
+import contextlib
 import json
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from parley_server.core.model import FinishReason, Usage
-from parley_server.errors import ProviderMalformed, ProviderTruncated
+from parley_server.errors import ProviderError, ProviderMalformed, ProviderTruncated
 from parley_server.providers.anthropic.reader import MessageReader
+from parley_server.providers.anthropic.wire import KNOWN_DELTAS
 
 from tests.dialects.anthropic import named
 from tests.integration.providers.recording import RecordingSink
@@ -253,3 +257,30 @@ def test_what_follows_the_stop_reason_changes_nothing(end):
 def test_answers_that_are_not_complete(body, error):
     with pytest.raises(error):
         Read(*body)
+
+
+ODD = st.none() | st.integers() | st.text(max_size=3) | st.just([]) | st.just({"text": "\ud83d", "a": float("nan")})
+FIELDS = ("type", "text", "thinking", "signature", "partial_json", "citation", "stop_reason", "id", "name", "input")
+INNER = ODD | st.dictionaries(st.sampled_from(FIELDS), ODD | st.sampled_from(["text", "tool_use", *KNOWN_DELTAS]))
+KINDS = (
+    "message_start",
+    "content_block_start",
+    "content_block_delta",
+    "content_block_stop",
+    "message_delta",
+    "message",
+)
+
+
+@given(
+    st.lists(
+        st.fixed_dictionaries(
+            {"type": st.sampled_from(KINDS) | ODD},
+            optional=dict.fromkeys(("index", "delta", "content_block", "message", "usage", "error", "content"), INNER),
+        ),
+        max_size=8,
+    )
+)
+def test_any_events_end_in_a_finish_or_a_providers_error(values):
+    with contextlib.suppress(ProviderError):
+        Read(*[b"data: %s\n\n" % json.dumps(value).encode() for value in values])

@@ -5,13 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Hashable
 from typing import Any
 
-import msgspec
-
 from parley_server.core.ports import Sink
 from parley_server.providers.anthropic.wire import KNOWN_DELTAS, Delta, string_of
 from parley_server.providers.reading.content import Content, Notice
 from parley_server.providers.reading.events import clean
-from parley_server.providers.reading.json_values import json_text
+from parley_server.providers.reading.json_values import is_object, json_text
 from parley_server.providers.reading.kept import MAX_KEPT_BYTES, KeptItems
 from parley_server.providers.reading.tool_calls import Piece, arguments_of, key_of, text_of_field
 
@@ -65,16 +63,17 @@ class Block:
             fields["signature"] = self._signature
         if self._citations:
             fields["citations"] = self._citations
-        if self.kind == "tool_use" or "input" in self._pieces:
-            return self._with_input(fields)
-        return json_text(fields) if self.whole else ""
-
-    def _with_input(self, fields: dict[str, Any]) -> str:
-        """The JSON of a block with its input as it was sent: decoded and encoded again, its numbers could change."""
-        fields.pop("input", None)
-        sent = clean("".join(self._pieces.get("input", ()))) or "{}"
-        self.whole = self.whole and _is_object(sent)
-        return f'{json_text(fields)[:-1]},"input":{sent}}}' if self.whole else ""
+        sent = clean("".join(self._pieces.get("input", ())))
+        if self.kind == "tool_use" or sent:
+            fields.pop("input", None)
+            sent = sent or "{}"
+            self.whole = self.whole and is_object(sent)
+        item = json_text(fields)
+        if sent:
+            # The input is inserted as it was sent: decoded and encoded again, its numbers could change.
+            item = f'{item[:-1]},"input":{sent}}}'
+        self.whole = self.whole and is_object(item)
+        return item if self.whole else ""
 
 
 class BlockContent(Content):
@@ -178,11 +177,3 @@ class BlockContent(Content):
             self._kept.add(item)
             if block.kind == "tool_use":
                 self._kept_calls.add(text_of_field(block.start.get("id")))
-
-
-def _is_object(text: str) -> bool:
-    try:
-        msgspec.json.decode(text, type=dict[str, Any])
-    except msgspec.DecodeError:
-        return False
-    return True
