@@ -108,6 +108,18 @@ def test_kept_blocks_are_those_that_the_vendor_sent():
     assert read.pushed("tool_call")[-1] == (1, "toolu_2", "f", "{}")
 
 
+@pytest.mark.parametrize("name", ["text", "citations", "thinking", "input_json"])
+@pytest.mark.parametrize(("length", "kept"), [(500 * 1024, 2), (513 * 1024, 0)])
+def test_a_block_is_kept_up_to_a_limit(name, length, kept):
+    kind = {"thinking": "thinking", "input_json": "tool_use"}.get(name, "text")
+    words = '{"a": "%s"}' % ("x" * length) if name == "input_json" else "x" * length
+    pieces = [(name, words[at : at + 2048]) for at in range(0, len(words), 2048)]
+    first = block(0, kind, *([("text", "a")] if kind == "text" else []), *pieces, id="toolu_0", name="f")
+    read = Read(start(), *[first[at : at + 4096] for at in range(0, len(first), 4096)], tool_use(1, "toolu_1"), USED)
+    assert len(read.kept) == kept
+    assert kept == 0 or len(read.kept[0]) > length
+
+
 def test_blocks_of_tools_that_the_vendor_executes_are_kept_and_not_shown():
     server_use = block(0, "server_tool_use", ("input_json", '{"q": 1}'), id="srvtoolu_1", name="web_search", input={})
     found = block(1, "web_search_tool_result", tool_use_id="srvtoolu_1", content=[{"n": 1.0}])

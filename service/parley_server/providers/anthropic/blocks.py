@@ -13,6 +13,9 @@ from parley_server.providers.reading.json_values import is_object, json_text
 from parley_server.providers.reading.kept import MAX_KEPT_BYTES, KeptItems
 from parley_server.providers.reading.tool_calls import Piece, arguments_of, key_of, text_of_field
 
+JOINED_PIECES = 64
+"""Pieces of a block that are joined to one, because each piece of its own takes ten times the memory of its text."""
+
 _JOINED = ("text", "thinking")
 _READ = ("text", "thinking", "redacted_thinking", "tool_use")
 """Kinds of blocks that are read. Others belong to tools that the vendor executes."""
@@ -26,7 +29,7 @@ class Block:
         self.key = key
         self.start = start
         self.whole = True
-        """Whether every delta is known, so that the block can be rebuilt."""
+        """Whether the block can be rebuilt: every delta is known, and it is not too large to be kept."""
         self._pieces: dict[str, list[str]] = {}
         self._size = 0
         self._signature = ""
@@ -35,19 +38,21 @@ class Block:
     @property
     def argued(self) -> bool:
         """Whether a delta has brought any input."""
-        return any(self._pieces.get("input", ()))
+        return bool(self._text("input"))
 
     def add(self, field: str, text: str) -> None:
-        """Add text to a field. A block that is too large to be kept no longer grows."""
-        if self._size <= MAX_KEPT_BYTES:
-            self._pieces.setdefault(field, []).append(text)
-            self._size += len(text)
+        """Add text to a field."""
+        if self._fits(text):
+            pieces = self._pieces.setdefault(field, [])
+            pieces.append(text)
+            if len(pieces) == JOINED_PIECES:
+                pieces[:] = ["".join(pieces)]
 
     def add_rare(self, delta: Delta) -> None:
         """Add what a delta has beside text: a signature replaces the one before."""
         self.whole = self.whole and delta.type in KNOWN_DELTAS
         self._signature = string_of(delta.signature) or self._signature
-        if delta.citation is not None:
+        if delta.citation is not None and self._fits(json_text(delta.citation)):
             self._citations.append(delta.citation)
 
     def item(self) -> str:
@@ -56,14 +61,14 @@ class Block:
         fields = dict(self.start)
         for field in _JOINED:
             if field in self._pieces:
-                fields[field] = "".join(self._pieces[field])
+                fields[field] = self._text(field)
         if self.kind == "text" and not string_of(fields.get("text")).strip():
             return ""
         if self._signature:
             fields["signature"] = self._signature
         if self._citations:
             fields["citations"] = self._citations
-        sent = clean("".join(self._pieces.get("input", ())))
+        sent = clean(self._text("input"))
         if self.kind == "tool_use" or sent:
             fields.pop("input", None)
             sent = sent or "{}"
@@ -74,6 +79,14 @@ class Block:
             item = f'{item[:-1]},"input":{sent}}}'
         self.whole = self.whole and is_object(item)
         return item if self.whole else ""
+
+    def _fits(self, text: str) -> bool:
+        self._size += len(text)
+        self.whole = self.whole and self._size <= MAX_KEPT_BYTES
+        return self.whole
+
+    def _text(self, field: str) -> str:
+        return "".join(self._pieces.get(field, ()))
 
 
 class BlockContent(Content):
