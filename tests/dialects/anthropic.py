@@ -45,7 +45,8 @@ class MessagesSpeaker(Speaker):
     counts = (Counts(), Counts(prompt=50, cached=20, written=10, completion=40, reasoning=30))
 
     def provider(self, url, **options):
-        return AnthropicProvider("acme", AnthropicSettings(base_url=url, api_key=ApiKey("sk-secret")), **options)
+        settings = AnthropicSettings(base_url=url.removesuffix("/v1"), api_key=ApiKey("sk-secret"))
+        return AnthropicProvider("acme", settings, **options)
 
     def speak(self, *parts: Part, word="", counts: Counts | None = USUAL):
         message = {"id": "msg_1", "type": "message", "role": "assistant", "model": "acme-1", "content": []}

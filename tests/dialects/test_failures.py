@@ -52,7 +52,18 @@ async def test_errors_within_a_stream(speaker, provider, upstream, failure):
             assert (error.failure, error.billed, sink.content) == (failure, True, text)
 
 
-@pytest.mark.parametrize("bad", [b"data: {oops}\n\n", b"data: 7\n\n", b"data: [1]\n\n", b"<html>\n"])
+NESTED = b"[" * 5000 + b"]" * 5000
+NONSENSE = {
+    "broken": b"data: {oops}\n\n",
+    "a number": b"data: 7\n\n",
+    "a list": b"data: [1]\n\n",
+    "a page": b"<html>\n",
+    "nested": b'data: {"usage": %s}\n\n' % NESTED,
+    "nested outside of an event": NESTED,
+}
+
+
+@pytest.mark.parametrize("bad", NONSENSE.values(), ids=NONSENSE.keys())
 async def test_nonsense(speaker, provider, upstream, bad):
     _, error = await outcome_of(speaker, provider, upstream, speaker.scripted([bad]))
     assert error.failure is Failure.NONSENSE

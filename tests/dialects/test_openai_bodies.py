@@ -1,30 +1,19 @@
 """Bodies for OpenAI have the types of its SDK, which sends the same for them."""
 
-import collections.abc
-
 import openai
 import pytest
 from openai.types.chat.completion_create_params import CompletionCreateParamsStreaming
 from openai.types.responses.response_create_params import ResponseCreateParamsStreaming
 from parley_server.settings import ApiKey, OpenAISettings
-from pydantic import TypeAdapter
 
 from tests.dialects.openai import ChatSpeaker, ResponsesSpeaker
 from tests.dialects.prompts import CONVERSATIONS, PROMPTS, SETTINGS
 from tests.dialects.speakers import Text
+from tests.dialects.typed import typed
 from tests.integration.providers.recording import RecordingSink, provider_at
 
 CHAT, RESPONSES = ChatSpeaker(), ResponsesSpeaker()
-TYPES = {CHAT: TypeAdapter(CompletionCreateParamsStreaming), RESPONSES: TypeAdapter(ResponseCreateParamsStreaming)}
-
-
-def whole(value):
-    """The value with lists in place of pydantic's lazy iterators, which check their items as they are read."""
-    if isinstance(value, dict):
-        return {name: whole(field) for name, field in value.items()}
-    if isinstance(value, collections.abc.Iterable) and not isinstance(value, str):
-        return [whole(item) for item in value]
-    return value
+TYPES = {CHAT: CompletionCreateParamsStreaming, RESPONSES: ResponseCreateParamsStreaming}
 
 
 @pytest.mark.parametrize("speaker", [CHAT, RESPONSES], ids=lambda speaker: speaker.name)
@@ -36,7 +25,7 @@ async def test_bodies(speaker, upstream, conversation, settings):
     await provider.generate(prompt, RecordingSink())
     await provider.close()
     ours = upstream.requests[-1]
-    assert whole(TYPES[speaker].validate_python(ours.json)) == ours.json
+    assert typed(ours.json, TYPES[speaker]) == ours.json
     async with openai.AsyncOpenAI(api_key="sk-secret", base_url=upstream.url) as client:
         create = client.chat.completions.create if speaker is CHAT else client.responses.create
         async for _ in await create(**ours.json):

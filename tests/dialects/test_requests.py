@@ -65,6 +65,12 @@ async def test_extra_fields_and_headers_are_sent(speaker, ask):
     assert not any(name.startswith(("x-stainless", "openai-")) for name in request.headers)
 
 
+async def test_the_body_that_an_operator_sees_is_the_one_that_is_sent(speaker, provider, ask):
+    fields = {"model": {"extra_body": '{"service_tier": "flex"}'}, "tools": (Tool(name="look"),)}
+    request = await ask(said("user", "Hi"), **fields)
+    assert provider.body_of(speaker.prompt(said("user", "Hi"), **fields)) == request.body
+
+
 async def test_kept_items_are_sent_back_unchanged_to_their_origin_alone(speaker, provider, upstream, ask):
     if not speaker.keeps:
         return

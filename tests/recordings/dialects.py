@@ -8,15 +8,15 @@ from typing import Any, Protocol
 
 from parley_server.core.model import Prompt
 from parley_server.core.ports import Provider, Sink
-from parley_server.providers.anthropic.provider import AnthropicProvider
 from parley_server.providers.anthropic.reader import MessageReader
 from parley_server.providers.endpoint import Reader
 from parley_server.providers.gemini.provider import GeminiProvider
 from parley_server.providers.gemini.reader import GeminiReader
 from parley_server.providers.openai.reader import ChunkReader
 from parley_server.providers.openai.responses_reader import ResponsesReader
-from parley_server.settings import AnthropicSettings, ApiKey, GeminiSettings
+from parley_server.settings import ApiKey, GeminiSettings
 
+from tests.dialects.anthropic import MessagesSpeaker
 from tests.integration.providers.recording import model, prompt, provider_at
 from tests.recordings.plain import Outcome, PlainReading
 from tests.recordings.plain_gemini import PlainGemini, with_plain_calls
@@ -68,7 +68,7 @@ def _messages(sink: Sink, on_done: Callable[[], None]) -> Reader:
 
 
 def _anthropic_at(url: str) -> Provider:
-    return AnthropicProvider("acme", AnthropicSettings(base_url=url, api_key=ApiKey("sk-secret")))
+    return MessagesSpeaker().provider(url)
 
 
 def _gemini(sink: Sink, on_done: Callable[[], None]) -> Reader:

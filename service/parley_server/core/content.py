@@ -41,7 +41,7 @@ def complete(call: ToolCallPart) -> bool:
         return True
     try:
         msgspec.json.decode(call.arguments)
-    except msgspec.DecodeError:
+    except (msgspec.DecodeError, RecursionError):
         return False
     return True
 

@@ -188,7 +188,7 @@ def check_json(path: str, text: str) -> None:
         return
     try:
         msgspec.json.decode(text)
-    except msgspec.DecodeError as error:
+    except (msgspec.DecodeError, RecursionError) as error:
         raise InvalidRequest.field(path, "is not valid JSON") from error
 
 

@@ -1,15 +1,13 @@
-"""Anthropic's own client: what it sends, what it reads, and which requests its types allow."""
+"""Anthropic's own client: what it sends, and what it reads."""
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import AsyncIterator, Iterable, Mapping
-from typing import Any, Literal, Required, Union, get_args, get_origin
+from collections.abc import AsyncIterator
+from typing import Any
 
 import anthropic
 from anthropic.types import Message
-from anthropic.types.message_create_params import MessageCreateParamsStreaming
-from typing_extensions import get_type_hints, is_typeddict
 
 from tests.recordings.plain import Outcome
 
@@ -17,7 +15,7 @@ from tests.recordings.plain import Outcome
 @contextlib.asynccontextmanager
 async def client_at(url: str) -> AsyncIterator[anthropic.AsyncAnthropic]:
     """The client for this base URL, without retries."""
-    async with anthropic.AsyncAnthropic(base_url=url, api_key="sk-secret", max_retries=0) as client:
+    async with anthropic.AsyncAnthropic(base_url=url.removesuffix("/v1"), api_key="sk-secret", max_retries=0) as client:
         yield client
 
 
@@ -49,38 +47,3 @@ def outcome_of(message: Message, end: str) -> Outcome:
         word=message.stop_reason or "",
         counts=counts,
     )
-
-
-def fault_of(body: Any, hint: Any = MessageCreateParamsStreaming, path: str = "body") -> str:
-    """The first place where a request differs from the client's types; empty if there is none."""
-    origin, args = get_origin(hint), get_args(hint)
-    if is_typeddict(hint):
-        return _fault_of_object(body, get_type_hints(hint, include_extras=True), path)
-    if origin is Union or type(hint).__name__ == "UnionType":
-        faults = [fault_of(body, each, path) for each in args]
-        return "" if "" in faults else max(faults, key=len)
-    if origin is Literal:
-        return "" if body in args else f"{path}: {body!r} is none of {args}"
-    if origin in (Mapping, dict):
-        return "" if isinstance(body, dict) else f"{path}: no object"
-    if isinstance(origin, type) and issubclass(origin, Iterable):
-        faults = (
-            [fault_of(each, args[0], f"{path}[{i}]") for i, each in enumerate(body)]
-            if isinstance(body, list)
-            else [path]
-        )
-        return next(filter(None, faults), "")
-    if args:  # Required, Annotated
-        return fault_of(body, args[0], path)
-    kind = (int, float) if hint is float else hint
-    return "" if hint in (Any, object) or (isinstance(kind, type | tuple) and isinstance(body, kind)) else path
-
-
-def _fault_of_object(body: Any, hints: dict[str, Any], path: str) -> str:
-    if not isinstance(body, dict):
-        return f"{path}: no object"
-    if unknown := body.keys() - hints.keys():
-        return f"{path}: unknown {sorted(unknown)}"
-    if missing := [name for name, hint in hints.items() if get_origin(hint) is Required and name not in body]:
-        return f"{path}: without {missing}"
-    return next(filter(None, (fault_of(value, hints[name], f"{path}.{name}") for name, value in body.items())), "")

@@ -5,12 +5,14 @@ import json
 import random
 
 import msgspec
+from anthropic.types.message_create_params import MessageCreateParamsStreaming
 from parley_server.core.model import ImagePart, Kept, Model, Prompt, Sampling, Tool, ToolCallPart, ToolResultPart
 from parley_server.providers.anthropic.prompt import message_body
 
 from tests.dialects.anthropic import MessagesSpeaker
 from tests.dialects.speakers import Call, Counts, Reasoning, Text, said
-from tests.integration.providers.anthropic_sdk import client_at, fault_of, outcome_of, read_by_sdk
+from tests.dialects.typed import typed
+from tests.integration.providers.anthropic_sdk import client_at, outcome_of, read_by_sdk
 from tests.integration.providers.recording import RecordingSink
 
 PROMPTS = 40
@@ -74,7 +76,7 @@ async def test_bodies_equal_those_of_the_client_and_fit_its_types(upstream):
         for seed in range(PROMPTS):
             prompt = prompt_like(random.Random(seed))
             body = json.loads(msgspec.json.encode(message_body(prompt, origin="here")))
-            assert fault_of(body) == "", seed
+            assert typed(body, MessageCreateParamsStreaming) == body, seed
             await (await client.messages.create(**body)).close()
             assert upstream.requests[-1].json == body, seed
             roles = [entry["role"] for entry in body["messages"]]

@@ -55,6 +55,7 @@ def test_a_snapshot_replaces_earlier_entries():
         (ToolCallPart(id="a", name="f", arguments='{"x": [1]}'), True),
         (ToolCallPart(id="a", name="f"), True),
         (ToolCallPart(id="a", name="f", arguments='{"x": [1'), False),
+        (ToolCallPart(id="a", name="f", arguments="[" * 5000 + "]" * 5000), False),
         (ToolCallPart(id="", name="f", arguments="{}"), False),
         (ToolCallPart(id="a", name="", arguments="{}"), False),
     ],

@@ -87,6 +87,7 @@ INVALID = {
     "unknown choice": ({**tool(), "tool_choice": "g"}, "tool_choice"),
     "choice without tools": ({"tool_choice": "required"}, "tool_choice"),
     "invalid JSON schema": ({"json_schema": "{"}, "json_schema"),
+    "JSON schema that is nested too deeply": ({"json_schema": "[" * 5000 + "]" * 5000}, "json_schema"),
     "negative orphan TTL": ({"orphan_ttl_s": -1.0}, "orphan_ttl"),
     "zero time limit": ({"time_limit_s": 0.0}, "time_limit"),
     "time limit too high": ({"time_limit_s": 60.1}, "time_limit"),

@@ -1,11 +1,15 @@
 """Reading of streams of the Messages API: unusual blocks, events and counts, and what is kept of an answer."""
 
+import contextlib
 import json
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from parley_server.core.model import FinishReason, Usage
-from parley_server.errors import ProviderMalformed, ProviderTruncated
+from parley_server.errors import ProviderError, ProviderMalformed, ProviderTruncated
 from parley_server.providers.anthropic.reader import MessageReader
+from parley_server.providers.anthropic.wire import KNOWN_DELTAS
 
 from tests.dialects.anthropic import named
 from tests.integration.providers.recording import RecordingSink
@@ -102,6 +106,18 @@ def test_kept_blocks_are_those_that_the_vendor_sent():
     assert read.sink.content == "Hello \n"
     assert read.pushed("reasoning") == [("hm 😀", b""), ("", b"c2ln")]
     assert read.pushed("tool_call")[-1] == (1, "toolu_2", "f", "{}")
+
+
+@pytest.mark.parametrize("name", ["text", "citations", "thinking", "input_json"])
+@pytest.mark.parametrize(("length", "kept"), [(500 * 1024, 2), (513 * 1024, 0)])
+def test_a_block_is_kept_up_to_a_limit(name, length, kept):
+    kind = {"thinking": "thinking", "input_json": "tool_use"}.get(name, "text")
+    words = '{"a": "%s"}' % ("x" * length) if name == "input_json" else "x" * length
+    pieces = [(name, words[at : at + 2048]) for at in range(0, len(words), 2048)]
+    first = block(0, kind, *([("text", "a")] if kind == "text" else []), *pieces, id="toolu_0", name="f")
+    read = Read(start(), *[first[at : at + 4096] for at in range(0, len(first), 4096)], tool_use(1, "toolu_1"), USED)
+    assert len(read.kept) == kept
+    assert kept == 0 or len(read.kept[0]) > length
 
 
 def test_blocks_of_tools_that_the_vendor_executes_are_kept_and_not_shown():
@@ -253,3 +269,30 @@ def test_what_follows_the_stop_reason_changes_nothing(end):
 def test_answers_that_are_not_complete(body, error):
     with pytest.raises(error):
         Read(*body)
+
+
+ODD = st.none() | st.integers() | st.text(max_size=3) | st.just([]) | st.just({"text": "\ud83d", "a": float("nan")})
+FIELDS = ("type", "text", "thinking", "signature", "partial_json", "citation", "stop_reason", "id", "name", "input")
+INNER = ODD | st.dictionaries(st.sampled_from(FIELDS), ODD | st.sampled_from(["text", "tool_use", *KNOWN_DELTAS]))
+KINDS = (
+    "message_start",
+    "content_block_start",
+    "content_block_delta",
+    "content_block_stop",
+    "message_delta",
+    "message",
+)
+
+
+@given(
+    st.lists(
+        st.fixed_dictionaries(
+            {"type": st.sampled_from(KINDS) | ODD},
+            optional=dict.fromkeys(("index", "delta", "content_block", "message", "usage", "error", "content"), INNER),
+        ),
+        max_size=8,
+    )
+)
+def test_any_events_end_in_a_finish_or_a_providers_error(values):
+    with contextlib.suppress(ProviderError):
+        Read(*[b"data: %s\n\n" % json.dumps(value).encode() for value in values])

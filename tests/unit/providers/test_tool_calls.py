@@ -6,7 +6,7 @@ import time
 
 from hypothesis import given
 from hypothesis import strategies as st
-from parley_server.providers.reading.tool_calls import Arguments, Piece, ToolCalls
+from parley_server.providers.reading.tool_calls import Arguments, Piece, ToolCalls, arguments_of
 
 from tests.integration.providers.recording import RecordingSink
 
@@ -93,6 +93,13 @@ def test_arguments_are_complete_only_at_their_end(value):
     assert arguments.whole
     arguments.add("x")
     assert not arguments.whole
+
+
+def test_arguments_that_no_request_can_contain():
+    assert arguments_of({"a": "\ud83d"}) == '{"a":"\ufffd"}'
+    nested = Arguments()
+    nested.add("[" * 5000 + "]" * 5000)
+    assert not nested.whole
 
 
 def test_checking_after_each_piece_takes_linear_time():

@@ -5,15 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable, Hashable
 from typing import Any
 
-import msgspec
-
 from parley_server.core.ports import Sink
 from parley_server.providers.anthropic.wire import KNOWN_DELTAS, Delta, string_of
 from parley_server.providers.reading.content import Content, Notice
 from parley_server.providers.reading.events import clean
-from parley_server.providers.reading.json_values import json_text
+from parley_server.providers.reading.json_values import is_object, json_text
 from parley_server.providers.reading.kept import MAX_KEPT_BYTES, KeptItems
 from parley_server.providers.reading.tool_calls import Piece, arguments_of, key_of, text_of_field
+
+JOINED_PIECES = 64
+"""Pieces of a block that are joined to one, because each piece of its own takes ten times the memory of its text."""
 
 _JOINED = ("text", "thinking")
 _READ = ("text", "thinking", "redacted_thinking", "tool_use")
@@ -28,7 +29,7 @@ class Block:
         self.key = key
         self.start = start
         self.whole = True
-        """Whether every delta is known, so that the block can be rebuilt."""
+        """Whether the block can be rebuilt: every delta is known, and it is not too large to be kept."""
         self._pieces: dict[str, list[str]] = {}
         self._size = 0
         self._signature = ""
@@ -37,19 +38,21 @@ class Block:
     @property
     def argued(self) -> bool:
         """Whether a delta has brought any input."""
-        return any(self._pieces.get("input", ()))
+        return bool(self._text("input"))
 
     def add(self, field: str, text: str) -> None:
-        """Add text to a field. A block that is too large to be kept no longer grows."""
-        if self._size <= MAX_KEPT_BYTES:
-            self._pieces.setdefault(field, []).append(text)
-            self._size += len(text)
+        """Add text to a field."""
+        if self._fits(text):
+            pieces = self._pieces.setdefault(field, [])
+            pieces.append(text)
+            if len(pieces) == JOINED_PIECES:
+                pieces[:] = ["".join(pieces)]
 
     def add_rare(self, delta: Delta) -> None:
         """Add what a delta has beside text: a signature replaces the one before."""
         self.whole = self.whole and delta.type in KNOWN_DELTAS
         self._signature = string_of(delta.signature) or self._signature
-        if delta.citation is not None:
+        if delta.citation is not None and self._fits(json_text(delta.citation)):
             self._citations.append(delta.citation)
 
     def item(self) -> str:
@@ -58,23 +61,32 @@ class Block:
         fields = dict(self.start)
         for field in _JOINED:
             if field in self._pieces:
-                fields[field] = "".join(self._pieces[field])
+                fields[field] = self._text(field)
         if self.kind == "text" and not string_of(fields.get("text")).strip():
             return ""
         if self._signature:
             fields["signature"] = self._signature
         if self._citations:
             fields["citations"] = self._citations
-        if self.kind == "tool_use" or "input" in self._pieces:
-            return self._with_input(fields)
-        return json_text(fields) if self.whole else ""
+        sent = clean(self._text("input"))
+        if self.kind == "tool_use" or sent:
+            fields.pop("input", None)
+            sent = sent or "{}"
+            self.whole = self.whole and is_object(sent)
+        item = json_text(fields)
+        if sent:
+            # The input is inserted as it was sent: decoded and encoded again, its numbers could change.
+            item = f'{item[:-1]},"input":{sent}}}'
+        self.whole = self.whole and is_object(item)
+        return item if self.whole else ""
 
-    def _with_input(self, fields: dict[str, Any]) -> str:
-        """The JSON of a block with its input as it was sent: decoded and encoded again, its numbers could change."""
-        fields.pop("input", None)
-        sent = clean("".join(self._pieces.get("input", ()))) or "{}"
-        self.whole = self.whole and _is_object(sent)
-        return f'{json_text(fields)[:-1]},"input":{sent}}}' if self.whole else ""
+    def _fits(self, text: str) -> bool:
+        self._size += len(text)
+        self.whole = self.whole and self._size <= MAX_KEPT_BYTES
+        return self.whole
+
+    def _text(self, field: str) -> str:
+        return "".join(self._pieces.get(field, ()))
 
 
 class BlockContent(Content):
@@ -178,11 +190,3 @@ class BlockContent(Content):
             self._kept.add(item)
             if block.kind == "tool_use":
                 self._kept_calls.add(text_of_field(block.start.get("id")))
-
-
-def _is_object(text: str) -> bool:
-    try:
-        msgspec.json.decode(text, type=dict[str, Any])
-    except msgspec.DecodeError:
-        return False
-    return True

@@ -20,7 +20,7 @@ from parley_server.core.model import (
     ToolCallPart,
     ToolResultPart,
 )
-from parley_server.providers.reading.json_values import json_object
+from parley_server.providers.reading.json_values import is_object, json_object
 from parley_server.providers.reading.tool_ids import ToolIdMap
 
 Json = dict[str, Any]
@@ -185,11 +185,7 @@ class _Writer:
 
 def _input(call: ToolCallPart) -> msgspec.Raw:
     """The arguments of a call as they are, so that numbers keep their form; an empty object if they are no object."""
-    try:
-        msgspec.json.decode(call.arguments, type=Json)
-    except msgspec.DecodeError:
-        return msgspec.Raw(b"{}")
-    return msgspec.Raw(call.arguments.encode())
+    return msgspec.Raw(call.arguments.encode() if is_object(call.arguments) else b"{}")
 
 
 def _source(image: ImagePart) -> Json:

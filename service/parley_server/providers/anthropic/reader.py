@@ -133,7 +133,7 @@ class MessageReader:
         for event in events:
             try:
                 wire = decode(event)
-            except ValueError:
+            except (ValueError, RecursionError):
                 wire = self._loose(event)
             delta = wire.delta
             if delta is not None and delta.type == TEXT_DELTA and type(delta.text) is str and not join.held:

@@ -203,6 +203,6 @@ def _error_event(value: bytes) -> bytes:
 def _is_json(text: bytes) -> bool:
     try:
         msgspec.json.decode(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         return False
     return True

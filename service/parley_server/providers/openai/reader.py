@@ -153,7 +153,7 @@ class ChunkReader:
         for event in events:
             try:
                 chunk = decode(event)
-            except ValueError:
+            except (ValueError, RecursionError):
                 # Some servers quote [DONE] as a JSON string.
                 if event.strip(b' "') == b"[DONE]":
                     self._end_at_done()

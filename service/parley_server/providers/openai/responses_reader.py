@@ -135,7 +135,7 @@ class ResponsesReader:
                     texts.append(text)
                     continue
                 wire = decode(event)
-            except ValueError:
+            except (ValueError, RecursionError):
                 wire = self._repaired(event)
             self._take_other(wire, event)
             if self._word:

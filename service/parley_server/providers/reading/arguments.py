@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import re
 
-import msgspec
-
 from parley_server.providers.reading.events import clean
+from parley_server.providers.reading.json_values import is_object
 
 _STRUCTURE = re.compile(r'[{}\[\]"]')
 _IN_STRING = re.compile(r'\\.|"', re.DOTALL)
@@ -47,10 +46,7 @@ class Arguments:
             self._unscanned = []
         if self._depth or self._in_string or self._broken or self.empty:
             return False
-        try:
-            self._broken = not isinstance(msgspec.json.decode(self.text), dict)
-        except ValueError:
-            self._broken = True  # all brackets are closed: no later piece can correct it
+        self._broken = not is_object(self.text)  # all brackets are closed: no later piece can correct it
         return not self._broken
 
     def _scan(self, text: str) -> None:

@@ -23,10 +23,23 @@ def json_object(text: str, what: str) -> dict[str, Any]:
     """The JSON object in a text. Raises `ProviderRejected` if there is none; `what` names the text."""
     try:
         return msgspec.json.decode(text, type=dict[str, Any])
-    except msgspec.DecodeError:
+    except (msgspec.DecodeError, RecursionError):
         raise ProviderRejected(f"the {what} is not a JSON object") from None
 
 
 def json_text(value: object) -> str:
-    """The JSON of a decoded value, with U+FFFD in place of lone surrogates, which no request can contain."""
-    return clean(json.dumps(value, ensure_ascii=False, separators=(",", ":")))
+    """The JSON of a decoded value, with U+FFFD in place of lone surrogates, which no request can contain; `null` for a
+    value that is nested too deeply."""
+    try:
+        return clean(json.dumps(value, ensure_ascii=False, separators=(",", ":")))
+    except RecursionError:
+        return "null"
+
+
+def is_object(text: str) -> bool:
+    """Whether a text is a JSON object, whose nesting can be decoded."""
+    try:
+        msgspec.json.decode(text, type=dict[str, Any])
+    except (ValueError, RecursionError):
+        return False
+    return True
