@@ -23,8 +23,8 @@ async def upstream():
 
 @pytest.fixture
 async def serve(tmp_path, upstream, empty_database):
-    """Starts a server: `await serve(clock=..., provider="...", models="...", max_replies=...)`. `provider` and `models`
-    are lines of TOML; other arguments go to [server]."""
+    """Starts a server: `await serve(clock=..., provider="...", models="...", max_replies=...)`. `provider`, `models`
+    and `access` are lines of TOML; other arguments go to [server]."""
     (tmp_path / "parley.db").write_bytes(empty_database)
     async with contextlib.AsyncExitStack() as stack:
 

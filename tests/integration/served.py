@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import hashlib
 import sqlite3
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
@@ -257,12 +258,17 @@ async def refused(call: Any) -> Refusal:
 
 
 class Caller:
-    """Stubs on a separate channel, for one end user; empty is the tenant without an end user."""
+    """Stubs on a separate channel, for one end user; empty is the tenant without an end user. `bearer` is an API key or
+    a token."""
 
-    def __init__(self, port: int, end_user: str = "", *, options: Iterable[tuple[str, Any]] = ()) -> None:
+    def __init__(
+        self, port: int, end_user: str = "", *, bearer: str = "", options: Iterable[tuple[str, Any]] = ()
+    ) -> None:
         # gRPC shares connections between channels unless each has a local subchannel pool.
         options = [("grpc.use_local_subchannel_pool", 1), ("grpc.enable_retries", 0), *options]
-        interceptors = [_EndUserUnary(end_user), _EndUserStream(end_user)] if end_user else []
+        shown = {"x-end-user": end_user, "authorization": f"Bearer {bearer}" if bearer else ""}
+        pairs = [(key, value) for key, value in shown.items() if value]
+        interceptors = [_CallerUnary(pairs), _CallerStream(pairs)] if pairs else []
         self.channel = grpc.aio.insecure_channel(f"127.0.0.1:{port}", options=options, interceptors=interceptors)
         self.chat = chat_pb2_grpc.ChatStub(self.channel)
         self.conversations = conversations_pb2_grpc.ConversationsStub(self.channel)
@@ -326,23 +332,23 @@ class Caller:
         return answer.status == health_pb2.HealthCheckResponse.SERVING
 
 
-class _EndUser:
-    """Adds the end user to the metadata of a call."""
+class _Caller:
+    """Adds the caller to the metadata of a call."""
 
-    def __init__(self, end_user: str) -> None:
-        self._end_user = end_user
+    def __init__(self, pairs: list[tuple[str, str]]) -> None:
+        self._pairs = pairs
 
     async def _intercept(self, continuation: Any, details: grpc.aio.ClientCallDetails, request: Any) -> Any:
-        metadata = grpc.aio.Metadata(*(details.metadata or ()), ("x-end-user", self._end_user))
+        metadata = grpc.aio.Metadata(*(details.metadata or ()), *self._pairs)
         return await continuation(details._replace(metadata=metadata), request)
 
 
-class _EndUserUnary(_EndUser, grpc.aio.UnaryUnaryClientInterceptor):
-    intercept_unary_unary = _EndUser._intercept
+class _CallerUnary(_Caller, grpc.aio.UnaryUnaryClientInterceptor):
+    intercept_unary_unary = _Caller._intercept
 
 
-class _EndUserStream(_EndUser, grpc.aio.UnaryStreamClientInterceptor):
-    intercept_unary_stream = _EndUser._intercept
+class _CallerStream(_Caller, grpc.aio.UnaryStreamClientInterceptor):
+    intercept_unary_stream = _Caller._intercept
 
 
 class Server(Caller):
@@ -418,12 +424,14 @@ async def serving(
     url: str = "",
     key: str = "env:UPSTREAM_KEY",
     models: str = "",
+    access: str = "",
     **settings: Any,
 ) -> AsyncIterator[Callable[[], Any]]:
     """Yields a function that starts a server on the folder's database; stops all servers at the end."""
     config = folder / "parley.toml"
     lines = "\n".join(f"{key} = {_toml(value)}" for key, value in settings.items())
-    config.write_text(CONFIG.format(url=url or upstream.url, key=key, provider=provider, models=models, server=lines))
+    text = CONFIG.format(url=url or upstream.url, key=key, provider=provider, models=models, server=lines)
+    config.write_text(text + access)
     environment = {
         "PARLEY_CONFIG": str(config),
         "PARLEY_LISTEN": "127.0.0.1:0",
@@ -456,6 +464,13 @@ def fresh_database(path: Path) -> bytes:
 
 def _toml(value: Any) -> str:
     return str(value).lower() if isinstance(value, bool) else repr(value)
+
+
+def tenant(name: str, *keys: str, **settings: Any) -> str:
+    """A table `[tenants.NAME]` with these API keys."""
+    digests = [hashlib.sha256(key.encode()).hexdigest() for key in keys]
+    lines = [f"{key} = {_toml(value)}" for key, value in ({"api_keys_sha256": digests} | settings).items()]
+    return "\n".join([f"[tenants.{name}]", *lines, ""])
 
 
 # --- builders

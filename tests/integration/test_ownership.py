@@ -1,4 +1,4 @@
-"""P39: resources of another end user give the same answer, from the same queries, as an unknown id."""
+"""P39: resources of another end user or tenant give the same answer, from the same queries, as an unknown id."""
 
 from functools import partial
 
@@ -6,7 +6,7 @@ import pytest
 from parley.v1 import chat_pb2, conversations_pb2, resources_pb2
 from sqlalchemy import event
 
-from tests.integration.served import COMPLETED, STREAMING, ask, new_message, refused, until_sql
+from tests.integration.served import COMPLETED, STREAMING, ask, new_message, refused, tenant, until_sql
 from tests.upstream import Hang, Script, role, text
 
 PNG = b"\x89PNG\r\n\x1a\n" + b"\x00" * 20
@@ -56,12 +56,23 @@ def calls_of(caller, ids):
     }
 
 
-@pytest.fixture(params=["running", "ended", "restarted"])
-async def foreign(request, server, upstream):
-    """The server, ben as a caller, ids of ada's resources, unknown ids of the same lengths, and her reply's state.
+STRANGERS = {"another user": ("ben", "key-of-shop"), "another tenant": ("ada", "key-of-bank")}
 
-    Both sets of ids contain a conversation of ben as `own`."""
-    ada = server.caller("ada")
+
+@pytest.fixture(params=STRANGERS)
+def stranger(request):
+    """The end user and the API key of the stranger."""
+    return STRANGERS[request.param]
+
+
+@pytest.fixture(params=["running", "ended", "restarted"])
+async def foreign(request, serve, upstream, stranger):
+    """The server, a stranger as a caller, ids of ada's resources, unknown ids of the same lengths, and her reply's
+    state.
+
+    Both sets of ids contain a conversation of the stranger as `own`."""
+    server = await serve(access=tenant("shop", "key-of-shop") + tenant("bank", "key-of-bank"))
+    ada = server.caller("ada", bearer="key-of-shop")
     if request.param == "running":
         upstream.reply_next(HANGING)
     message = new_message("user", "secret", image=resources_pb2.Image(data=PNG))
@@ -83,7 +94,8 @@ async def foreign(request, server, upstream):
     }
     if request.param == "restarted":
         server = await server.restart()
-    ben = server.caller("ben")
+    end_user, key = stranger
+    ben = server.caller(end_user, bearer=key)
     own = (await ben.new_conversation([new_message("user", "mine")])).id
     unknown = {name: "0" * len(value) for name, value in names.items()}
     state = STREAMING if request.param == "running" else COMPLETED
@@ -104,7 +116,7 @@ def counted(server):
     return statements
 
 
-async def test_a_resource_of_another_end_user_is_not_found(foreign):
+async def test_a_resource_of_a_stranger_is_not_found(foreign):
     server, ben, names, unknown, state = foreign
     statements = counted(server)
     for task in server.app._background:
@@ -120,10 +132,10 @@ async def test_a_resource_of_another_end_user_is_not_found(foreign):
         assert error.code.name == "NOT_FOUND", call
         assert vars(error) == vars(expected), call
         assert queries == statements, call
-    ada = server.caller("ada")
+    ada = server.caller("ada", bearer="key-of-shop")
     reply = await ada.get(names["reply"])
     assert (reply.state, server.sql("select count(*) from message")) == (state, rows)
-    assert server.sql("select title from conversation where end_user = 'ada'") == [("",)]
+    assert server.sql("select title from conversation where tenant = 'shop' and end_user = 'ada'") == [("",)]
 
 
 async def test_lists_contain_only_own_resources(server):

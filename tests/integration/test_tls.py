@@ -9,19 +9,18 @@ import subprocess
 import grpc
 import parley
 import pytest
+from parley.errors import Unauthenticated
 from parley_server.app import App
-from parley_server.rpc import call
-from parley_server.rpc.call import Caller
-from parley_server.rpc.peer import Peer
 from parley_server.rpc.tls import Certificates
 from parley_server.settings import load_settings
 
 from tests.clock import ManualClock, until
+from tests.integration.served import tenant
 from tests.tools import tool
 
 KEY = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "2"]
 
-NAMES = ["DNS:shop.internal", "URI:spiffe://cluster.local/ns/shop/sa/backend"]
+CLIENT_NAMES = ["DNS:shop.internal", "URI:spiffe://cluster.local/ns/shop/sa/backend"]
 
 
 @pytest.fixture
@@ -39,10 +38,10 @@ def openssl(tmp_path):
 def sign(openssl, tmp_path):
     """Creates an authority with a server and a client certificate; returns the contents of the files by name."""
 
-    def make():
+    def make(client_names=CLIENT_NAMES):
         openssl("req", "-x509", *KEY, "-keyout", "ca.key", "-out", "ca.pem", "-subj", "/CN=test authority")
         (tmp_path / "server.ext").write_text("subjectAltName=DNS:localhost,IP:127.0.0.1\n")
-        (tmp_path / "client.ext").write_text(f"extendedKeyUsage=clientAuth\nsubjectAltName={','.join(NAMES)}\n")
+        (tmp_path / "client.ext").write_text(f"extendedKeyUsage=clientAuth\nsubjectAltName={','.join(client_names)}\n")
         for name in ("server", "client"):
             openssl("req", *KEY[:-2], "-keyout", f"{name}.key", "-out", f"{name}.csr", "-subj", f"/CN={name}")
             signing = ["-CA", "ca.pem", "-CAkey", "ca.key", "-CAcreateserial", "-days", "2", "-extfile", f"{name}.ext"]
@@ -63,9 +62,9 @@ async def serve(tmp_path):
     """Starts a server with a [tls] table; its port."""
     apps = []
 
-    async def start(*, listen="127.0.0.1:0", **tls):
+    async def start(*, listen="127.0.0.1:0", access="", **tls):
         lines = [f'{name} = "{tmp_path / file}"' for name, file in tls.items()]
-        (tmp_path / "parley.toml").write_text("\n".join(["[tls]", *lines]))
+        (tmp_path / "parley.toml").write_text("\n".join(["[tls]", *lines, access]))
         settings = load_settings(
             {
                 "PARLEY_CONFIG": str(tmp_path / "parley.toml"),
@@ -83,10 +82,10 @@ async def serve(tmp_path):
         await app.stop(grace_s=0.0)
 
 
-async def answer(port, credentials, host="localhost"):
+async def answer(port, credentials, host="localhost", api_key=""):
     """The text of a reply over a new connection."""
     backoff = parley.Backoff(max_elapsed_s=0.0)
-    async with parley.Client(f"{host}:{port}", tls=credentials, backoff=backoff) as client:
+    async with parley.Client(f"{host}:{port}", tls=credentials, backoff=backoff, api_key=api_key) as client:
         reply = await client.create_reply('/script {"text":"sealed","delay_s":0} Hello')
         return reply.message.parts[0].text
 
@@ -120,20 +119,45 @@ async def test_a_server_with_a_client_ca_refuses_clients_without_certificate(pki
     await assert_refused(port, trusting(pki))
 
 
-@pytest.mark.parametrize("client_ca", [{}, {"client_ca": "ca.pem"}], ids=["TLS", "mTLS"])
-async def test_the_peer_of_a_call_is_the_clients_certificate(pki, serve, client_ca, monkeypatch):
-    seen = []
+MUTUAL = {"certificate": "server.pem", "key": "server.key", "client_ca": "ca.pem"}
+SHOP = "[tenants.shop]\ncertificates = ['spiffe://cluster.local/ns/shop/sa/backend']\n"
+SHOP_BY_DNS = "[tenants.shop]\ncertificates = ['dns:shop.internal']\n"
 
-    class Watched(Caller):
-        def __init__(self, *arguments, **named):
-            super().__init__(*arguments, **named)
-            seen.append(self.peer)
 
-    monkeypatch.setattr(call, "Caller", Watched)
-    app = await serve(certificate="server.pem", key="server.key", **client_ca)
-    await answer(app.port, as_client(pki))
-    expected = Peer("CN=client", tuple(name.partition(":")[2] for name in NAMES)) if client_ca else None
-    assert set(seen) == {expected}
+@pytest.mark.parametrize(
+    ("access", "names", "key", "credential"),
+    [
+        (SHOP, CLIENT_NAMES, "", "cert:spiffe://cluster.local/ns/shop/sa/backend"),
+        (SHOP_BY_DNS, CLIENT_NAMES, "", "cert:dns:shop.internal"),
+        (SHOP + tenant("bank", "key"), CLIENT_NAMES, "key", "key:2c70e12b"),
+        (SHOP + tenant("bank", "key"), CLIENT_NAMES, "wrong", None),
+        (SHOP, ["URI:spiffe://cluster.local/ns/shop/sa/backend2"], "", None),
+        (SHOP, ["DNS:spiffe://cluster.local/ns/shop/sa/backend"], "", None),
+        (SHOP_BY_DNS, ["URI:dns:shop.internal"], "", None),
+        (SHOP_BY_DNS, ["DNS:shop.internal.example.com", "email:shop.internal@x"], "", None),
+    ],
+)
+async def test_a_client_certificate_names_the_tenant(sign, serve, caplog, access, names, key, credential):
+    """A bearer goes first: a wrong one is refused, whatever the certificate."""
+    files = sign(names)
+    app = await serve(**MUTUAL, access=access)
+    with caplog.at_level("INFO", "parley.call"):
+        if credential:
+            assert await answer(app.port, as_client(files), api_key=key) == "sealed"
+        else:
+            with pytest.raises(Unauthenticated):
+                await answer(app.port, as_client(files), api_key=key)
+    assert caplog.records[-1].fields.get("credential") == credential
+
+
+async def test_a_certificate_of_a_header_is_never_read(sign, serve):
+    files = sign(["DNS:other"])
+    app = await serve(**MUTUAL, access=SHOP)
+    header = ("x-forwarded-client-cert", "URI=spiffe://cluster.local/ns/shop/sa/backend")
+    async with grpc.aio.secure_channel(f"localhost:{app.port}", as_client(files)) as channel:
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await channel.unary_unary("/parley.v1.Catalog/ListModels")(b"", metadata=[header])
+    assert caught.value.code() is grpc.StatusCode.UNAUTHENTICATED
 
 
 async def renew(app):
