@@ -24,6 +24,7 @@ from parley_server.core.lease import FOR_EVER, Lease
 from parley_server.core.limits import Limits
 from parley_server.core.observer import LoopLoad, Observer
 from parley_server.core.ports import Catalog, Clock, Store
+from parley_server.core.quotas.rules import QuotaRules
 from parley_server.core.replies.accept import Acceptances
 from parley_server.core.replies.cancel import CancelRequests
 from parley_server.core.replies.elsewhere import NoReplicas, RepliesElsewhere
@@ -82,6 +83,7 @@ class _Core:
         self.lease = lease
         self.owner = owner
         self.tasks = Tasks()
+        self.rules = QuotaRules(parts.tenants, output_tokens=parts.limits.hold_output_tokens)
         self.live_replies = LiveReplies(
             clock=parts.clock, limits=parts.limits, observer=parts.observer, journal=journal, on_ended=on_ended
         )
@@ -141,6 +143,7 @@ class _Core:
             live_replies=self.live_replies,
             cancel_requests=cancel_requests,
             generation_parts=generation_parts,
+            rules=self.rules,
             owner=self.owner,
         )
         self.replies = Replies(

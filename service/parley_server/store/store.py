@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from contextlib import suppress
 
 from parley_server.core.model import Conversation, FinishReason, Identity, ImagePart, Reply, Usage
+from parley_server.core.quotas.values import QuotaRow, QuotaUse
 from parley_server.core.store_types import (
     Acceptance,
     AcceptOutcome,
@@ -29,7 +31,7 @@ from parley_server.core.store_types import (
     Unfinished,
 )
 from parley_server.errors import StorageUnavailable
-from parley_server.store import conversations, history, images, listings, replicas, replies, request_ids
+from parley_server.store import conversations, history, images, listings, quotas, replicas, replies, request_ids
 from parley_server.store.acceptance import accept
 from parley_server.store.checkpoints import append_checkpoints
 from parley_server.store.engine.database import Database
@@ -101,6 +103,9 @@ class SqlStore:
         outcome = await self._database.write(lambda connection: accept(connection, acceptance))
         self._sweep_keys(acceptance.now_us)
         return outcome
+
+    async def read_quotas(self, tenant: str, rows: Sequence[QuotaRow]) -> list[QuotaUse]:
+        return await self._database.read(lambda connection: quotas.read_uses(connection, tenant, rows), one_state=False)
 
     async def append_checkpoints(self, checkpoints: list[Checkpoint]) -> None:
         await self._database.write(lambda connection: append_checkpoints(connection, checkpoints), durable=False)

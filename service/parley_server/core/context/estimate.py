@@ -133,6 +133,11 @@ class Estimator:
             return Rates()
         return Rates(learnt.fixed, _bounded(learnt.ratio + 3 * learnt.deviation))
 
+    def mean_rates(self, model: Model) -> Rates:
+        """The rates for an estimate that is too low as often as too high."""
+        learnt = self._models.get(_key(model))
+        return Rates() if learnt is None else Rates(learnt.fixed, learnt.ratio)
+
     def context_tokens(self, model: Model) -> int:
         """The context of the model: as configured, or less if the provider has named a lower limit. 0: unknown."""
         learnt = self._models.get(_key(model))

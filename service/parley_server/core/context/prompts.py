@@ -3,12 +3,21 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from dataclasses import dataclass
 
 from parley_server.core.context.abilities import check_request_fits, check_shown, taken_settings
 from parley_server.core.context.branch import Sizing
 from parley_server.core.context.build import Built, build_messages
-from parley_server.core.context.estimate import Estimator, Rates, extra_tokens, own_ratio, tools_size
+from parley_server.core.context.estimate import (
+    IMAGE_TOKENS,
+    MESSAGE_TOKENS,
+    Estimator,
+    Rates,
+    extra_tokens,
+    own_ratio,
+    tools_size,
+)
 from parley_server.core.model import Conversation, Message, Model, Prompt
 from parley_server.core.requests import ReplyRequest
 from parley_server.core.store_types import PromptSource
@@ -57,6 +66,13 @@ class TurnPrompts:
     def built(self, model: Model) -> Built:
         """The messages of the prompt for this model, with their measures. Raises `UnsupportedInput`."""
         return self._turn(model, with_kept=True).built
+
+    def likely_tokens(self, model: Model) -> int:
+        """The mean estimate of the prompt for this model, or the estimate of `built`, whichever is lower."""
+        built, rates, sizing = self.built(model), self._estimator.mean_rates(model), self.sizing(model)
+        content = built.text_bytes * rates.per_byte + IMAGE_TOKENS * built.images
+        frame = rates.fixed + MESSAGE_TOKENS * len(built.messages) + sizing.extra_tokens
+        return min(built.tokens, math.ceil(frame + content))
 
     def ignored_settings(self, model: Model) -> tuple[str, ...]:
         """The names of the request's settings that the model does not take as they are."""
