@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from parley_server.core.counts import MOST_COST
+from parley_server.core.counts import INT64_MAX
 from parley_server.core.events import utf8_size
 from parley_server.core.model import Prices, Usage
 
@@ -12,7 +12,7 @@ BYTES_PER_TOKEN = 4
 
 def cost_nano_usd(usage: Usage, prices: Prices) -> int | None:
     """The cost in billionths of a US dollar: what the provider states, else by these prices, rounded half up, at most
-    `MOST_COST`. None if a required price is unknown.
+    2^63 - 1. None if a required price is unknown.
 
     Without a price of their own, cached and cache-write tokens cost as much as other prompt tokens. The last tier that
     the prompt exceeds sets the prices of the whole request.
@@ -35,7 +35,7 @@ def cost_nano_usd(usage: Usage, prices: Prices) -> int | None:
         if price is None:
             return None
         total += tokens * price
-    return min((total + PRICED_TOKENS // 2) // PRICED_TOKENS, MOST_COST)
+    return min((total + PRICED_TOKENS // 2) // PRICED_TOKENS, INT64_MAX)
 
 
 def estimate_tokens(text: str) -> int:

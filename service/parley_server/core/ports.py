@@ -40,6 +40,7 @@ from parley_server.core.store_types import (
     Summary,
     Unfinished,
 )
+from parley_server.core.usage.values import UsagePage, UsageQuery
 
 
 class Timer(Protocol):
@@ -227,6 +228,15 @@ class Store(Protocol):
     async def add_summary(self, summary: Summary, usage: Usage, *, usage_id: str, provider: str) -> bool:
         """Store a summary (in place of one of the same message) with the usage of the request that wrote it, under a
         new `usage_id`. Returns False, with nothing stored, if the conversation was erased."""
+
+    async def roll_usage(self, limit: int) -> int:
+        """Add at most `limit` rows of usage to the sums by day, the oldest first. Returns how many; 0 also while
+        another replica does it."""
+
+    async def list_usage(self, query: UsageQuery, after: Sequence[str], limit: int) -> UsagePage:
+        """Sums of usage, exact at any moment: at most `limit` rows, sorted by the columns of their groups, after the
+        row with the values `after` of these columns (empty: the first). Raises `InvalidRequest` if it takes longer
+        than a statement may."""
 
     async def request_cancel(
         self, identity: Identity, target: CancelTarget, kind: FinishReason, reason: str, now_us: int

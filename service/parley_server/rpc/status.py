@@ -95,7 +95,7 @@ def trailers_of(error: ReplyError, violations: tuple[tuple[str, str], ...] = ())
     if violations:
         shown = [(utf8_prefix(name, MAX_NAME), utf8_prefix(text, MAX_VALUE)) for name, text in violations]
         about_limit = error.shown_reason in _LIMITS
-        details.append((_quota_failure if about_limit else _bad_request)(shown[:MAX_VIOLATIONS]))
+        details.append(_quota_failure(shown[:MAX_VIOLATIONS]) if about_limit else _bad_request(shown[:MAX_VIOLATIONS]))
     status = status_pb2.Status(code=plain.code, message=plain.message)
     for detail in details:
         status.details.append(_packed(detail))
@@ -105,18 +105,18 @@ def trailers_of(error: ReplyError, violations: tuple[tuple[str, str], ...] = ())
     )
 
 
-def _bad_request(violations: list[tuple[str, str]]) -> ProtoMessage:
-    violation = error_details_pb2.BadRequest.FieldViolation
-    return error_details_pb2.BadRequest(
-        field_violations=[violation(field=path, description=problem) for path, problem in violations]
-    )
+def _bad_request(violations: list[tuple[str, str]]) -> error_details_pb2.BadRequest:
+    detail = error_details_pb2.BadRequest()
+    for path, problem in violations:
+        detail.field_violations.add(field=path, description=problem)
+    return detail
 
 
-def _quota_failure(violations: list[tuple[str, str]]) -> ProtoMessage:
-    violation = error_details_pb2.QuotaFailure.Violation
-    return error_details_pb2.QuotaFailure(
-        violations=[violation(subject=subject, description=text) for subject, text in violations]
-    )
+def _quota_failure(violations: list[tuple[str, str]]) -> error_details_pb2.QuotaFailure:
+    detail = error_details_pb2.QuotaFailure()
+    for subject, text in violations:
+        detail.violations.add(subject=subject, description=text)
+    return detail
 
 
 def status_of(error: ParleyError) -> tuple[grpc.StatusCode, str, Trailers]:

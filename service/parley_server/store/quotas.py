@@ -62,7 +62,7 @@ def _hold(dialect: str) -> Insert:
     new = statement.excluded
 
     def most(kind: str) -> ColumnElement[int]:
-        # As text, since SQLAlchemy would add the columns' table to the subquery, which then is no longer about this row.
+        # As text: SQLAlchemy would add the table of the columns to the subquery, which would then compare other rows.
         this = [limit.c[name] == literal_column(f"excluded.{name}", Text) for name in ("scope", "end_user", "period")]
         return select(limit.c[kind]).where(*this).scalar_subquery()
 

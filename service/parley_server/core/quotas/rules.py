@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 
 from parley_server.core.access import Quota, Tenants
 from parley_server.core.cost import cost_nano_usd
-from parley_server.core.counts import clamped, holdable_usage
+from parley_server.core.counts import MOST_COST, clamped, holdable_usage
 from parley_server.core.model import Model, State, Usage
 from parley_server.core.periods import SECOND_US, day_of, end_of, month_of, shown_time
 from parley_server.core.quotas.values import (
@@ -56,7 +56,7 @@ class QuotaRules:
         costs = [cost_nano_usd(usage, model.prices) or 0 for usage, model in zip(assumed, candidates, strict=True)]
         return Hold(
             tokens=clamped(assumed[0].prompt_tokens + assumed[0].completion_tokens),
-            cost=max(costs),
+            cost=clamped(max(costs), MOST_COST),
             rows=tuple(limit.row for limit in limits),
         )
 
