@@ -17,6 +17,9 @@ _GROUPS = {
     admin_pb2.ListUsageRequest.GROUP_BY_MODEL: UsageGroup.MODEL,
     admin_pb2.ListUsageRequest.GROUP_BY_OUTCOME: UsageGroup.OUTCOME,
 }
+_STATES = dict(resources_pb2.Reply.State.items())
+_FINISH_REASONS = dict(resources_pb2.FinishReason.items())
+_ERROR_REASONS = dict(errors_pb2.ErrorReason.items())
 
 
 def usage_query(request: admin_pb2.ListUsageRequest) -> UsageQuery:
@@ -68,11 +71,9 @@ def _row(sums: UsageSums) -> admin_pb2.UsageRow:
         mean_text_length=_mean(sums.text_length, sums.replies),
     )
     # Names that a newer release has stored stay unspecified.
-    row.state = dict(resources_pb2.Reply.State.items()).get(f"STATE_{key.state}", row.state)
-    row.finish_reason = dict(resources_pb2.FinishReason.items()).get(
-        f"FINISH_REASON_{key.finish_reason}", row.finish_reason
-    )
-    row.error_reason = dict(errors_pb2.ErrorReason.items()).get(f"ERROR_REASON_{key.error_reason}", row.error_reason)
+    row.state = _STATES.get(f"STATE_{key.state}", row.state)
+    row.finish_reason = _FINISH_REASONS.get(f"FINISH_REASON_{key.finish_reason}", row.finish_reason)
+    row.error_reason = _ERROR_REASONS.get(f"ERROR_REASON_{key.error_reason}", row.error_reason)
     return row
 
 

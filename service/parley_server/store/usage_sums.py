@@ -97,11 +97,8 @@ def _parts(query: UsageQuery, start_us: int, end_us: int, dialect: str) -> list[
 
 
 def _rows(dialect: str, *more: ColumnElement[str]) -> Select[Any]:
-    keys, amounts = usage_keys(dialect).items(), AMOUNTS.items()
-    labels: list[ColumnElement[Any]] = [
-        *[key.label(name) for name, key in keys],
-        *[amount.label(name) for name, amount in amounts],
-    ]
+    labels: list[ColumnElement[Any]] = [key.label(name) for name, key in usage_keys(dialect).items()]
+    labels += [amount.label(name) for name, amount in AMOUNTS.items()]
     return select(*labels, *more)
 
 
