@@ -71,6 +71,8 @@ class App:
             conversations=self.mode.core.conversations,
             catalog=self._registry,
             tenants=tenants,
+            quotas=self.mode.core.quotas,
+            usage_reports=self.mode.core.usage_reports,
             environment=CallEnvironment(
                 authenticator=self._access.authenticator, observer=self.telemetry, clock=self._clock
             ),

@@ -7,6 +7,7 @@ ParleyError
 ├── NotFound                  conversation, message, reply, model, provider or image
 ├── RequestIdReused, ConversationExists
 ├── ReplyInProgress, EtagMismatch
+├── QuotaExceeded             `violations` are (subject, description)
 ├── TooManyReaders, NotConfigured
 ├── Draining, Overloaded, StorageUnavailable, IdentityUnavailable     retry with the same request_id
 ├── ProviderError             the reply failed after it was accepted
@@ -203,6 +204,13 @@ class EtagMismatch(ParleyError):
     """The resource has changed since the caller read it."""
 
     reason = Reason.ETAG_MISMATCH
+
+
+class QuotaExceeded(ParleyError):
+    """The reply needs more than is left of a quota. Each violation is (subject, description); metadata names the limit,
+    its use, and the time at which it is reset. It is not retryable, because that may be a month away."""
+
+    reason = Reason.QUOTA_EXCEEDED
 
 
 class TooManyReaders(ParleyError):

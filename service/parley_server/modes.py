@@ -24,6 +24,8 @@ from parley_server.core.lease import FOR_EVER, Lease
 from parley_server.core.limits import Limits
 from parley_server.core.observer import LoopLoad, Observer
 from parley_server.core.ports import Catalog, Clock, Store
+from parley_server.core.quotas.rules import QuotaRules
+from parley_server.core.quotas.service import Quotas
 from parley_server.core.replies.accept import Acceptances
 from parley_server.core.replies.cancel import CancelRequests
 from parley_server.core.replies.elsewhere import NoReplicas, RepliesElsewhere
@@ -35,6 +37,8 @@ from parley_server.core.replies.recovery import Recovery
 from parley_server.core.replies.service import Replies
 from parley_server.core.replies.sink import FlushWindow
 from parley_server.core.tasks import Tasks
+from parley_server.core.usage.reports import UsageReports
+from parley_server.core.usage.rollup import UsageRollup
 from parley_server.journal.journals import CheckpointJournal, StandaloneJournal
 from parley_server.settings import Settings, is_sqlite
 from parley_server.store import open_store
@@ -48,6 +52,8 @@ if TYPE_CHECKING:
 
 # For finalisations that still run. What is not stored by then is ended at the next start, or by another replica.
 LAST_TASKS_S = 5.0
+SQLITE_ROLLUP_ROWS, POSTGRES_ROLLUP_ROWS = 500, 2000
+"""SQLite has one writer, which must not be held for more than 10 ms."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,6 +88,7 @@ class _Core:
         self.lease = lease
         self.owner = owner
         self.tasks = Tasks()
+        self.rules = QuotaRules(parts.tenants, output_tokens=parts.limits.hold_output_tokens)
         self.live_replies = LiveReplies(
             clock=parts.clock, limits=parts.limits, observer=parts.observer, journal=journal, on_ended=on_ended
         )
@@ -141,6 +148,7 @@ class _Core:
             live_replies=self.live_replies,
             cancel_requests=cancel_requests,
             generation_parts=generation_parts,
+            rules=self.rules,
             owner=self.owner,
         )
         self.replies = Replies(
@@ -155,6 +163,8 @@ class _Core:
             cancel_requests=cancel_requests,
             hands_over=peers is not None,
         )
+        self.quotas = Quotas(self.rules, store, parts.clock)
+        self.usage_reports = UsageReports(store)
         self.conversations = Conversations(
             store=store,
             catalog=parts.catalog,
@@ -251,6 +261,7 @@ class Standalone:
         self.core = StandaloneCore(
             parts, self.store, self._journal, unstored=self._journal, on_ended=self._journal.ended
         )
+        self._rollup = UsageRollup(self.store, parts.clock, rows=SQLITE_ROLLUP_ROWS)
 
     async def start(self) -> None:
         """Lock the file, update its schema, and end the replies of the last process. Raises `StoreUnusable`,
@@ -266,7 +277,7 @@ class Standalone:
 
     def background(self) -> list[Coroutine[None, None, None]]:
         """The work to run in the background until the server stops."""
-        return [self.core.recovery.run()]
+        return [self.core.recovery.run(), self._rollup.run()]
 
     async def stop(self) -> None:
         """Write the remaining text, then close and unlock the file."""
@@ -308,6 +319,7 @@ class Cluster:
             telemetry.watch_relay(
                 lambda: max(part.lost_s for part in redis.parts), lambda: len(self.core.live_replies.followed)
             )
+        self._rollup = UsageRollup(self.store, parts.clock, rows=POSTGRES_ROLLUP_ROWS)
         self._keeping: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
@@ -325,7 +337,7 @@ class Cluster:
 
     def background(self) -> list[Coroutine[None, None, None]]:
         """The work to run in the background until the server stops."""
-        return [self.core.sweeper.run(), self.core.remote_replies.run()]
+        return [self.core.sweeper.run(), self.core.remote_replies.run(), self._rollup.run()]
 
     async def stop(self) -> None:
         """Write the remaining text, then give up the lease and close the connections."""

@@ -63,11 +63,9 @@ async def test_the_catalog_lists_the_models_in_configuration_order(server):
 
 async def test_unserved_rpcs_return_unimplemented(server):
     calls = {
-        "GetQuota": server.catalog.GetQuota(catalog_pb2.GetQuotaRequest()),
         "SetProviderKey": server.admin.SetProviderKey(admin_pb2.SetProviderKeyRequest(provider="up", api_key="k")),
         "ListProviderKeys": server.admin.ListProviderKeys(admin_pb2.ListProviderKeysRequest()),
         "DeleteProviderKey": server.admin.DeleteProviderKey(admin_pb2.DeleteProviderKeyRequest()),
-        "ListUsage": server.admin.ListUsage(admin_pb2.ListUsageRequest()),
     }
     for name, call in calls.items():
         with pytest.raises(grpc.aio.AioRpcError) as caught:

@@ -10,6 +10,9 @@ from parley_server.core.model import Usage
 
 MOST_TOKENS = 100_000_000
 """The upper bound of a plausible token count."""
+MOST_COST = 10**15
+"""The upper bound of the cost of one reply, in billionths of a US dollar: a million dollars. Sums of thousands of such
+costs are within the range of a column."""
 INT32_MAX = 2**31 - 1
 INT64_MAX = 2**63 - 1
 
@@ -27,9 +30,9 @@ def credible(usage: Usage) -> bool:
 
 
 def holdable_usage(usage: Usage) -> Usage:
-    """The usage with token counts clamped to 0 .. 2^31 - 1 and cost to 0 .. 2^63 - 1 billionths of a US dollar, the
-    ranges of the contract's fields and the store's columns."""
-    if credible(usage) and (usage.cost_nano_usd is None or 0 <= usage.cost_nano_usd <= INT64_MAX):
+    """The usage with token counts clamped to 0 .. 2^31 - 1 and cost to 0 .. `MOST_COST`: within the ranges of the
+    contract's fields and the store's columns."""
+    if credible(usage) and (usage.cost_nano_usd is None or 0 <= usage.cost_nano_usd <= MOST_COST):
         return usage
     return Usage(
         prompt_tokens=clamped(usage.prompt_tokens),
@@ -37,7 +40,7 @@ def holdable_usage(usage: Usage) -> Usage:
         cache_write_prompt_tokens=clamped(usage.cache_write_prompt_tokens),
         completion_tokens=clamped(usage.completion_tokens),
         reasoning_tokens=clamped(usage.reasoning_tokens),
-        cost_nano_usd=None if usage.cost_nano_usd is None else clamped(usage.cost_nano_usd, INT64_MAX),
+        cost_nano_usd=None if usage.cost_nano_usd is None else clamped(usage.cost_nano_usd, MOST_COST),
         estimated=usage.estimated,
         prompt_bytes=clamped(usage.prompt_bytes),
     )

@@ -25,6 +25,7 @@ class Limits(Value, frozen=True, kw_only=True):
     max_reply_bytes: int
     max_input_text_bytes: int
     max_images_bytes: int
+    hold_output_tokens: int
     time_limit_s: float
     orphan_ttl_s: float
     disconnect_cancel_s: float

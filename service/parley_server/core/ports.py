@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from parley_server.core.access import Credentials, Principal
@@ -17,6 +17,7 @@ from parley_server.core.model import (
     Reply,
     Usage,
 )
+from parley_server.core.quota_values import QuotaRow, QuotaUse
 from parley_server.core.store_types import (
     Acceptance,
     AcceptOutcome,
@@ -39,6 +40,7 @@ from parley_server.core.store_types import (
     Summary,
     Unfinished,
 )
+from parley_server.core.usage_values import UsagePage, UsageQuery
 
 
 class Timer(Protocol):
@@ -213,16 +215,28 @@ class Store(Protocol):
         before, under the same reply id, is `Accepted` again. Moves the head to the last new message (to the parent of
         the answer where there is none). With `StorageUnavailable.outcome_unknown`, it may have been committed."""
 
+    async def read_quotas(self, tenant: str, rows: Sequence[QuotaRow]) -> list[QuotaUse]:
+        """The use of these rows of quotas, without those that have none."""
+
     async def append_checkpoints(self, checkpoints: list[Checkpoint]) -> None:
         """Make stretches of logs durable; those whose reply is terminal, gone or of another epoch are skipped."""
 
     async def finalise(self, finalisation: Finalisation) -> Finalised | None:
         """End a reply, if its epoch is this one and it is not terminal: row, message, usage, and the head where it is
-        still the reply's parent. Deletes its checkpoints. None: the reply was erased."""
+        still the reply's parent. Settles what it holds in quotas, and deletes its checkpoints. None: it was erased."""
 
     async def add_summary(self, summary: Summary, usage: Usage, *, usage_id: str, provider: str) -> bool:
         """Store a summary (in place of one of the same message) with the usage of the request that wrote it, under a
         new `usage_id`. Returns False, with nothing stored, if the conversation was erased."""
+
+    async def roll_usage(self, limit: int) -> int:
+        """Add at most `limit` rows of usage to the sums by day, the oldest first. Returns how many; 0 also while
+        another replica does it."""
+
+    async def list_usage(self, query: UsageQuery, after: Sequence[str], limit: int) -> UsagePage:
+        """Sums of usage, exact at any moment: at most `limit` rows, sorted by the columns of their groups, after the
+        row with the values `after` of these columns (empty: the first). Raises `InvalidRequest` if it takes longer
+        than a statement may."""
 
     async def request_cancel(
         self, identity: Identity, target: CancelTarget, kind: FinishReason, reason: str, now_us: int

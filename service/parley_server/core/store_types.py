@@ -22,6 +22,7 @@ from parley_server.core.model import (
     Usage,
     Value,
 )
+from parley_server.core.quota_values import Charge, Hold, QuotaLimit, QuotaUse
 
 
 class Position(Value, frozen=True, kw_only=True):
@@ -80,10 +81,11 @@ class ReplyPlan(Value, frozen=True, kw_only=True):
     """What was decided about a reply at its acceptance and is not known afterwards.
 
     `ignored_settings`: the request's settings that the model does not take. `prompt_tokens`: the estimate of the
-    prompt, for the usage of a reply whose process has died."""
+    prompt, for the usage of a reply whose process has died. `held`: what it holds in quotas, which its end settles."""
 
     ignored_settings: tuple[str, ...] = msgspec.field(default=(), name="ignored")
     prompt_tokens: int = 0
+    held: Hold | None = None
 
 
 class Acceptance(Value, frozen=True, kw_only=True):
@@ -93,7 +95,7 @@ class Acceptance(Value, frozen=True, kw_only=True):
     `head` is the expected head of the conversation; None if the caller named a position. `shown_images` are stored
     images that the input contains and that must belong to the conversation. `continued` is the message that the caller
     named to continue from (or empty); if it is the partial text of a failed reply, later prompts contain it.
-    `plan.ignored_settings` equals that of the reply.
+    `plan.ignored_settings` equals that of the reply. `quotas` has the limits of the rows in `plan.held`.
     """
 
     identity: Identity
@@ -106,13 +108,16 @@ class Acceptance(Value, frozen=True, kw_only=True):
     messages: tuple[Message, ...] = ()
     images: tuple[StoredImage, ...] = ()
     shown_images: tuple[str, ...] = ()
+    quotas: tuple[QuotaLimit, ...] = ()
     now_us: int
 
 
 class Accepted(Value, frozen=True, kw_only=True):
-    """Committed. If a Cancel by request_id came first, the reply is already CANCELLED (last_sequence 1)."""
+    """Committed. If a Cancel by request_id came first, the reply is already CANCELLED (last_sequence 1). `uses` has the
+    quotas after its hold; empty if an earlier run has committed it."""
 
     reply: Reply
+    uses: tuple[QuotaUse, ...] = ()
 
 
 class Replayed(Value, frozen=True, kw_only=True):
@@ -146,7 +151,13 @@ class ImageGone(Value, frozen=True, kw_only=True):
     image_id: str
 
 
-AcceptOutcome = Accepted | Replayed | Busy | HeadMoved | ConversationTaken | ConversationGone | ImageGone
+class OverQuota(Value, frozen=True, kw_only=True):
+    """The reply needs more than is left of a quota. `uses` has the rows that refuse it."""
+
+    uses: tuple[QuotaUse, ...]
+
+
+AcceptOutcome = Accepted | Replayed | Busy | HeadMoved | ConversationTaken | ConversationGone | ImageGone | OverQuota
 
 
 class Checkpoint(Value, frozen=True, kw_only=True):
@@ -166,7 +177,8 @@ class Checkpoint(Value, frozen=True, kw_only=True):
 class Finalisation(Value, frozen=True, kw_only=True):
     """The end of a reply. State, message and usage commit together, only if the epoch matches and the state is active.
 
-    `message` is None if the reply left no message. `kept` is only set for a message with a whole tool call.
+    `message` is None if the reply left no message. `kept` is only set for a message with a whole tool call. `charge`
+    replaces what the reply holds in quotas.
     """
 
     reply_id: str
@@ -185,6 +197,7 @@ class Finalisation(Value, frozen=True, kw_only=True):
     first_token_time_us: int = 0
     end_time_us: int
     text_length: int = 0
+    charge: Charge = Charge()
     journaled: bool = True
 
 

@@ -6,21 +6,25 @@ from parley.v1 import admin_pb2, admin_pb2_grpc, catalog_pb2, catalog_pb2_grpc
 
 from parley_server.core.access import AccessRole, Tenants
 from parley_server.core.ports import Catalog
+from parley_server.core.quotas.service import Quotas
 from parley_server.core.tenant_catalog import catalog_for
+from parley_server.core.usage.reports import UsageReports
 from parley_server.rpc.call import CallEnvironment, Caller, Context, NotServed, Servicer, rpc
-from parley_server.rpc.to_proto import model
+from parley_server.rpc.to_proto import model, quota_message
+from parley_server.rpc.usage import usage_query, usage_response
 
 SERVICE = "/parley.v1.Catalog"
 ADMIN_SERVICE = "/parley.v1.Admin"
 
 
 class CatalogServicer(Servicer, catalog_pb2_grpc.CatalogServicer):
-    """The models of the server."""
+    """The models and the limits of the caller."""
 
-    def __init__(self, environment: CallEnvironment, catalog: Catalog, tenants: Tenants) -> None:
+    def __init__(self, environment: CallEnvironment, catalog: Catalog, tenants: Tenants, quotas: Quotas) -> None:
         super().__init__(environment)
         self._catalog = catalog
         self._tenants = tenants
+        self._quotas = quotas
 
     @rpc(f"{SERVICE}/ListModels")
     async def ListModels(
@@ -34,12 +38,16 @@ class CatalogServicer(Servicer, catalog_pb2_grpc.CatalogServicer):
     async def GetQuota(
         self, request: catalog_pb2.GetQuotaRequest, context: Context, caller: Caller
     ) -> catalog_pb2.GetQuotaResponse:
-        """Refuse: this release has no quotas."""
-        raise NotServed("GetQuota is not served by this release")
+        """Show the caller's limits with their use."""
+        return catalog_pb2.GetQuotaResponse(quotas=map(quota_message, await self._quotas.show(caller.identity)))
 
 
 class AdminServicer(Servicer, admin_pb2_grpc.AdminServicer):
-    """Refuses every call: this release has no stored keys and no sums of usage."""
+    """Sums of usage. The other calls are refused: this release has no stored keys."""
+
+    def __init__(self, environment: CallEnvironment, usage_reports: UsageReports) -> None:
+        super().__init__(environment)
+        self._usage_reports = usage_reports
 
     @rpc(f"{ADMIN_SERVICE}/SetProviderKey", role=AccessRole.ADMIN)
     async def SetProviderKey(
@@ -66,5 +74,8 @@ class AdminServicer(Servicer, admin_pb2_grpc.AdminServicer):
     async def ListUsage(
         self, request: admin_pb2.ListUsageRequest, context: Context, caller: Caller
     ) -> admin_pb2.ListUsageResponse:
-        """Refuse."""
-        raise NotServed("ListUsage is not served by this release")
+        """Return a page of sums of usage."""
+        query = usage_query(request)
+        return usage_response(
+            await self._usage_reports.list(caller.principal, query, request.page_size, request.page_token)
+        )

@@ -44,7 +44,7 @@ class ChatServicer(Servicer, chat_pb2_grpc.ChatServicer):
         )
         caller.reply_id = started.log.reply.id
         stream = self._stream(context, started.log, request.stream_options, after=0, heartbeat_s=heartbeat_s)
-        await stream.run(self._replies, replayed=started.replayed)
+        await stream.run(self._replies, replayed=started.replayed, quota=started.quota)
 
     @rpc(f"{SERVICE}/ResumeReply")
     async def ResumeReply(  # type: ignore[override]  # as above

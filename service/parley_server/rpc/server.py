@@ -22,7 +22,9 @@ from parley.v1 import (
 from parley_server.core.access import Tenants
 from parley_server.core.conversations.service import Conversations
 from parley_server.core.ports import Catalog
+from parley_server.core.quotas.service import Quotas
 from parley_server.core.replies.service import Replies
+from parley_server.core.usage.reports import UsageReports
 from parley_server.port import SharedPort
 from parley_server.rpc.call import CallEnvironment
 from parley_server.rpc.catalog import AdminServicer, CatalogServicer
@@ -56,6 +58,8 @@ class GrpcServer:
         conversations: Conversations,
         catalog: Catalog,
         tenants: Tenants,
+        quotas: Quotas,
+        usage_reports: UsageReports,
         environment: CallEnvironment,
         heartbeat_s: float,
         options: Options,
@@ -71,8 +75,8 @@ class GrpcServer:
         self._servers: list[grpc.aio.Server] = []
         self._chat = ChatServicer(environment, replies, heartbeat_s=heartbeat_s)
         self._conversations = ConversationsServicer(environment, conversations)
-        self._catalog = CatalogServicer(environment, catalog, tenants)
-        self._admin = AdminServicer(environment)
+        self._catalog = CatalogServicer(environment, catalog, tenants, quotas)
+        self._admin = AdminServicer(environment, usage_reports)
         self._reflection = reflection
         self._health = health.aio.HealthServicer()
 

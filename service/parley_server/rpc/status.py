@@ -20,9 +20,10 @@ DOMAIN = "parley.v1"
 # Limits in bytes and counts that keep all trailers below 8 KiB, the limit of gRPC clients. A byte of the text takes up
 # to 3 in `grpc-message`, and 3 bytes of a binary trailer take 4 on the wire.
 MAX_TEXT = 384
+MAX_KEY = 32
 MAX_NAME = 96
 MAX_VALUE = 160
-MAX_METADATA = 4
+MAX_METADATA = 6
 MAX_VIOLATIONS = 4
 MAX_WAIT_S = 365 * 86_400.0
 
@@ -55,6 +56,8 @@ _CODES: dict[Reason, grpc.StatusCode] = {
     Reason.IDENTITY_UNAVAILABLE: grpc.StatusCode.UNAVAILABLE,
     Reason.INTERNAL: grpc.StatusCode.INTERNAL,
 }
+_LIMITS = (Reason.RATE_LIMITED, Reason.QUOTA_EXCEEDED)
+"""The reasons whose violations are shown as a QuotaFailure: (subject, description)."""
 
 
 def code_of(reason: Reason) -> grpc.StatusCode:
@@ -70,7 +73,7 @@ def error_message(error: ReplyError) -> errors_pb2.ReplyError:
         message=utf8_prefix(error.message, MAX_TEXT),
         retryable=error.retryable,
         metadata={
-            utf8_prefix(key, MAX_NAME): utf8_prefix(value, MAX_VALUE)
+            utf8_prefix(key, MAX_KEY): utf8_prefix(value, MAX_VALUE)
             for key, value in islice(error.metadata.items(), MAX_METADATA)
         },
     )
@@ -80,8 +83,8 @@ def error_message(error: ReplyError) -> errors_pb2.ReplyError:
 
 
 def trailers_of(error: ReplyError, violations: tuple[tuple[str, str], ...] = ()) -> Trailers:
-    """The trailers of a status: a `google.rpc.Status` with ErrorInfo, RetryInfo and BadRequest as they apply, and the
-    error as a `ReplyError` in `parley-error-bin`."""
+    """The trailers of a status: a `google.rpc.Status` with ErrorInfo, RetryInfo, and BadRequest or QuotaFailure as they
+    apply, and the error as a `ReplyError` in `parley-error-bin`."""
     plain = error_message(error)
     # Clients read these standard details, or else the trailer: Node's gRPC has no decoder for them.
     details: list[ProtoMessage] = [
@@ -90,16 +93,9 @@ def trailers_of(error: ReplyError, violations: tuple[tuple[str, str], ...] = ())
     if (wait := _wait(error)) is not None:
         details.append(error_details_pb2.RetryInfo(retry_delay=wait))
     if violations:
-        details.append(
-            error_details_pb2.BadRequest(
-                field_violations=[
-                    error_details_pb2.BadRequest.FieldViolation(
-                        field=utf8_prefix(path, MAX_NAME), description=utf8_prefix(problem, MAX_VALUE)
-                    )
-                    for path, problem in violations[:MAX_VIOLATIONS]
-                ]
-            )
-        )
+        shown = [(utf8_prefix(name, MAX_NAME), utf8_prefix(text, MAX_VALUE)) for name, text in violations]
+        about_limit = error.shown_reason in _LIMITS
+        details.append(_quota_failure(shown[:MAX_VIOLATIONS]) if about_limit else _bad_request(shown[:MAX_VIOLATIONS]))
     status = status_pb2.Status(code=plain.code, message=plain.message)
     for detail in details:
         status.details.append(_packed(detail))
@@ -107,6 +103,20 @@ def trailers_of(error: ReplyError, violations: tuple[tuple[str, str], ...] = ())
         ("grpc-status-details-bin", status.SerializeToString()),
         ("parley-error-bin", plain.SerializeToString()),
     )
+
+
+def _bad_request(violations: list[tuple[str, str]]) -> error_details_pb2.BadRequest:
+    detail = error_details_pb2.BadRequest()
+    for path, problem in violations:
+        detail.field_violations.add(field=path, description=problem)
+    return detail
+
+
+def _quota_failure(violations: list[tuple[str, str]]) -> error_details_pb2.QuotaFailure:
+    detail = error_details_pb2.QuotaFailure()
+    for subject, text in violations:
+        detail.violations.add(subject=subject, description=text)
+    return detail
 
 
 def status_of(error: ParleyError) -> tuple[grpc.StatusCode, str, Trailers]:

@@ -11,6 +11,7 @@ from parley.v1 import chat_pb2
 
 from parley_server.core.events import Failed
 from parley_server.core.ports import Timer
+from parley_server.core.quota_values import QuotaState
 from parley_server.core.replies.log import Log, Reader
 from parley_server.core.replies.service import Replies, shown
 from parley_server.errors import Draining
@@ -46,13 +47,13 @@ class Stream:
         self._going_away = False
         self._silent = False
 
-    async def run(self, replies: Replies, *, replayed: bool) -> None:
+    async def run(self, replies: Replies, *, replayed: bool, quota: QuotaState | None = None) -> None:
         """Send all chunks up to the terminal one."""
         # Counts as a reader until the call ends in any way, since the orphan rule depends on the count.
         with replies.reading(self._log, notice=self._go_away):
             self._timer = self._clock.call_at(self._last_write + self._heartbeat_s, self._tick)
             try:
-                first = accepted(self._log.reply, position=self._reader.position, replayed=replayed)
+                first = accepted(self._log.reply, position=self._reader.position, replayed=replayed, quota=quota)
                 await self._context.write(first)
                 await self._follow(replies)
             finally:

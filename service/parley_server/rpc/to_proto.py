@@ -5,7 +5,7 @@ from __future__ import annotations
 from google.protobuf.timestamp_pb2 import Timestamp
 from parley.v1 import chat_pb2, resources_pb2
 
-from parley_server.core.counts import clamped, holdable_usage
+from parley_server.core.counts import INT64_MAX, clamped, holdable_usage
 from parley_server.core.events import (
     Chunk,
     Entry,
@@ -32,6 +32,7 @@ from parley_server.core.model import (
     ToolCallPart,
     Usage,
 )
+from parley_server.core.quota_values import QuotaState
 from parley_server.rpc.status import error_message
 
 _OVERFLOWS = {
@@ -49,7 +50,7 @@ def token_chunk(chunk: Chunk) -> chat_pb2.TokenChunk:
     return _other_chunk(chunk.sequence, entry)
 
 
-def accepted(reply: Reply, *, position: int, replayed: bool) -> chat_pb2.TokenChunk:
+def accepted(reply: Reply, *, position: int, replayed: bool, quota: QuotaState | None = None) -> chat_pb2.TokenChunk:
     """The first chunk of every stream."""
     return chat_pb2.TokenChunk(
         reply_id=reply.id,
@@ -60,9 +61,17 @@ def accepted(reply: Reply, *, position: int, replayed: bool) -> chat_pb2.TokenCh
             message_id=reply.message_id,
             model=reply.requested_model or reply.model,
             replayed=replayed,
+            quota=None if quota is None else quota_message(quota),
             ignored_settings=reply.ignored_settings,
         ),
     )
+
+
+def quota_message(state: QuotaState) -> resources_pb2.Quota:
+    """A limit and its use."""
+    presented = resources_pb2.Quota(name=state.name, limit=state.limit, used=clamped(state.used, INT64_MAX))
+    _set_time(presented.reset_time, state.reset_time_us)
+    return presented
 
 
 def reply_message(reply: Reply) -> resources_pb2.Reply:

@@ -11,6 +11,7 @@ from functools import cache
 from sqlalchemy import Connection, Integer, Text, bindparam, delete, exists, literal_column, or_, select, update
 
 from parley_server.core.model import FinishReason, Reply, State, Usage
+from parley_server.core.quota_values import QuotaUse
 from parley_server.core.store_types import (
     Acceptance,
     Accepted,
@@ -21,10 +22,11 @@ from parley_server.core.store_types import (
     Finalisation,
     HeadMoved,
     ImageGone,
+    OverQuota,
     Replayed,
 )
 from parley_server.errors import StorageUnavailable
-from parley_server.store import request_ids
+from parley_server.store import quotas, request_ids
 from parley_server.store.conversations import find_conversation, insert_conversation
 from parley_server.store.engine.dialect import Insert, Sought, insert
 from parley_server.store.finalisation import finalise
@@ -37,7 +39,8 @@ from parley_server.store.schema import conversation, message, reply
 
 CLAIM_TRIES = 5
 
-Refusal = Busy | HeadMoved | ConversationTaken | ConversationGone | ImageGone
+Refusal = Busy | HeadMoved | ConversationTaken | ConversationGone | ImageGone | OverQuota
+Uses = tuple[QuotaUse, ...]
 
 _EMPTY = literal_column("''", Text)
 _NAMES = {column.name: f"in_{column.name}" for column in reply.c}
@@ -100,37 +103,57 @@ def accept(connection: Connection, acceptance: Acceptance) -> AcceptOutcome:
         if stored is not None and stored.id == asked.id:
             return Accepted(reply=stored)
         return Replayed(payload_hash=claimed.payload_hash, reply=stored)
-    refusal = _write_new(connection, acceptance) if acceptance.new_conversation else _write(connection, acceptance)
-    if refusal is not None:
+    written = _write_new(connection, acceptance) if acceptance.new_conversation else _write(connection, acceptance)
+    if not isinstance(written, tuple):
         request_ids.release(connection, key, claimed)
-        return refusal
+        return written
     request_ids.keep(connection, key, made, claimed)
     if claimed.mark is None:
-        return Accepted(reply=asked)
+        return Accepted(reply=asked, uses=written)
     # A Cancel for this request id came first: the reply ends in the same transaction.
     return Accepted(reply=_cancelled(connection, acceptance, claimed.mark))
 
 
-def _write_new(connection: Connection, acceptance: Acceptance) -> Refusal | None:
+def _hold(connection: Connection, acceptance: Acceptance) -> Uses | OverQuota:
+    held = acceptance.plan.held
+    if held is None:
+        return ()
+    uses, refusing = quotas.hold(connection, acceptance.reply.tenant, acceptance.quotas, held)
+    return OverQuota(uses=tuple(refusing)) if refusing or not uses else tuple(uses)
+
+
+def _undo_hold(connection: Connection, acceptance: Acceptance) -> None:
+    if acceptance.plan.held is not None:
+        quotas.undo_hold(connection, acceptance.reply.tenant, acceptance.plan.held)
+
+
+def _write_new(connection: Connection, acceptance: Acceptance) -> Refusal | Uses:
     value = acceptance.new_conversation
     assert value is not None
     if acceptance.shown_images:
         taken = find_conversation(connection, acceptance.identity, value.id) is not None
         return ConversationTaken() if taken else ImageGone(image_id=acceptance.shown_images[0])
-    added = len(acceptance.messages)
+    added, uses = len(acceptance.messages), _hold(connection, acceptance)
+    if isinstance(uses, OverQuota):
+        return uses
     if not insert_conversation(connection, value, head=_new_head(acceptance), messages=added):
+        _undo_hold(connection, acceptance)
         return ConversationTaken()
     if not _insert_reply(connection, acceptance, at_head=False, parent=""):
         raise AssertionError("a reply could not be written to its own new conversation")
     _insert_input(connection, acceptance, first_position=1)
-    return None
+    return uses
 
 
-def _write(connection: Connection, acceptance: Acceptance) -> Refusal | None:
+def _write(connection: Connection, acceptance: Acceptance) -> Refusal | Uses:
     asked, added = acceptance.reply, len(acceptance.messages)
     refusal = _claimed(connection, acceptance)
     if refusal is not None:
         return refusal
+    uses = _hold(connection, acceptance)
+    if isinstance(uses, OverQuota):
+        connection.execute(_WITHDRAW, {"of_reply": asked.id})
+        return uses
     move = {
         "of_tenant": asked.tenant,
         "of_conversation": asked.conversation_id,
@@ -140,14 +163,15 @@ def _write(connection: Connection, acceptance: Acceptance) -> Refusal | None:
         "head": acceptance.head,
     }
     moved = connection.execute(_MOVE_ON if acceptance.head is None else _MOVE_ON_FROM_HEAD, move).first()
-    if moved is None:  # the head has moved since the claim; the claim is undone without a rollback
+    if moved is None:  # the head has moved since the claim; claim and hold are undone without a rollback
+        _undo_hold(connection, acceptance)
         connection.execute(_WITHDRAW, {"of_reply": asked.id})
         return HeadMoved()
     _insert_input(connection, acceptance, first_position=moved.next_position - added)
     if acceptance.continued:
         place = {"of_tenant": asked.tenant, "of_conversation": asked.conversation_id}
         connection.execute(_CONTINUE, place | {"of_message": acceptance.continued})
-    return None
+    return uses
 
 
 def _claimed(connection: Connection, acceptance: Acceptance) -> Refusal | None:

@@ -11,8 +11,9 @@ from parley_server.core.model import Message, Reply, ReplyError
 from parley_server.core.store_types import Finalisation, Finalised
 from parley_server.store.engine.dialect import held
 from parley_server.store.messages import insert_messages
+from parley_server.store.quotas import settle
 from parley_server.store.replies import load_reply
-from parley_server.store.rows import REPLY_COLUMNS, json_text, kept_text, reply_of
+from parley_server.store.rows import REPLY_COLUMNS, json_text, kept_text, plan_of, reply_of
 from parley_server.store.schema import checkpoint, conversation, reply, reply_active, usage
 from parley_server.store.usage import REPLY, usage_values
 
@@ -57,6 +58,8 @@ def finalise(connection: Connection, finalisation: Finalisation) -> Finalised | 
     if row is None:
         stored = load_reply(connection, finalisation.reply_id)
         return None if stored is None else Finalised(reply=stored, won=False)
+    if (held_quota := plan_of(row.plan).held) is not None:
+        settle(connection, row.tenant, held_quota, finalisation.charge)
     ended = reply_of(row, _answer(row.message_id, finalisation, parent_id=row.parent_message_id))
     _add_to_conversation(connection, ended, kept_text(finalisation.kept))
     connection.execute(_USAGE, _usage_values(ended, finalisation))

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import msgspec
 
-from parley_server.core.counts import clamped, holdable_usage
+from parley_server.core.counts import MOST_COST, clamped, holdable_usage
 from parley_server.core.events import (
     Failed,
     Finished,
@@ -28,6 +28,7 @@ from parley_server.core.model import (
     State,
     Usage,
 )
+from parley_server.core.quota_values import Hold
 from parley_server.core.store_types import ReplyPlan
 from parley_server.store.engine.dialect import AnyRow
 from parley_server.store.schema import message, reply
@@ -96,7 +97,14 @@ def plan_of(text: str | None) -> ReplyPlan:
         plan = _plan.decode(text)
     except msgspec.MsgspecError:
         return ReplyPlan()
-    return msgspec.structs.replace(plan, prompt_tokens=clamped(plan.prompt_tokens))
+    return msgspec.structs.replace(plan, prompt_tokens=clamped(plan.prompt_tokens), held=_held(plan.held))
+
+
+def _held(hold: Hold | None) -> Hold | None:
+    """The hold within the range that acceptances write."""
+    if hold is None:
+        return None
+    return Hold(tokens=clamped(hold.tokens), cost=clamped(hold.cost, MOST_COST), rows=hold.rows)
 
 
 def kept_text(value: Kept | None) -> str | None:

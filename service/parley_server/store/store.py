@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from contextlib import suppress
 
 from parley_server.core.model import Conversation, FinishReason, Identity, ImagePart, Reply, Usage
+from parley_server.core.quota_values import QuotaRow, QuotaUse
 from parley_server.core.store_types import (
     Acceptance,
     AcceptOutcome,
@@ -28,14 +30,18 @@ from parley_server.core.store_types import (
     Summary,
     Unfinished,
 )
-from parley_server.errors import StorageUnavailable
-from parley_server.store import conversations, history, images, listings, replicas, replies, request_ids
+from parley_server.core.usage_values import UsagePage, UsageQuery
+from parley_server.errors import InvalidRequest, StorageUnavailable
+from parley_server.store import conversations, history, images, listings, quotas, replicas, replies, request_ids
 from parley_server.store.acceptance import accept
 from parley_server.store.checkpoints import append_checkpoints
 from parley_server.store.engine.database import Database
+from parley_server.store.engine.driver_errors import timed_out
 from parley_server.store.finalisation import finalise
 from parley_server.store.migrate import check_schema, schema_release
 from parley_server.store.summaries import add_summary
+from parley_server.store.usage import roll_usage
+from parley_server.store.usage_sums import list_usage
 
 SWEEP_INTERVAL_US = 60 * 1_000_000
 
@@ -102,6 +108,9 @@ class SqlStore:
         self._sweep_keys(acceptance.now_us)
         return outcome
 
+    async def read_quotas(self, tenant: str, rows: Sequence[QuotaRow]) -> list[QuotaUse]:
+        return await self._database.read(lambda connection: quotas.read_uses(connection, tenant, rows), one_state=False)
+
     async def append_checkpoints(self, checkpoints: list[Checkpoint]) -> None:
         await self._database.write(lambda connection: append_checkpoints(connection, checkpoints), durable=False)
 
@@ -112,6 +121,17 @@ class SqlStore:
         return await self._database.write(
             lambda connection: add_summary(connection, summary, usage, usage_id=usage_id, provider=provider)
         )
+
+    async def roll_usage(self, limit: int) -> int:
+        return await self._database.write(lambda connection: roll_usage(connection, limit), durable=False)
+
+    async def list_usage(self, query: UsageQuery, after: Sequence[str], limit: int) -> UsagePage:
+        try:
+            return await self._database.read(lambda connection: list_usage(connection, query, after, limit))
+        except StorageUnavailable as error:
+            if timed_out(error):
+                raise InvalidRequest.field("start_time", "the range takes too long to add up: choose less") from error
+            raise
 
     async def request_cancel(
         self, identity: Identity, target: CancelTarget, kind: FinishReason, reason: str, now_us: int

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import base64
-import hashlib
 from collections.abc import Callable
-from typing import TypeVar
 
 import msgspec
 
@@ -22,6 +19,7 @@ from parley_server.core.model import (
     Reply,
     Value,
 )
+from parley_server.core.page_tokens import cursor_of, page_token_of
 from parley_server.core.ports import Catalog, Clock, Store
 from parley_server.core.replies.cancel import CancelRequests
 from parley_server.core.replies.live import LiveReplies
@@ -60,8 +58,6 @@ from parley_server.errors import (
 DEFAULT_PAGE = 50
 MAX_PAGE = 200
 MAX_DELETE_TRIES = 5
-
-C = TypeVar("C")
 
 
 class Creation(Value, frozen=True, kw_only=True):
@@ -157,11 +153,11 @@ class Conversations:
         if len(query) > MAX_TITLE or "\x00" in query:
             raise InvalidRequest.field("query", f"must be at most {MAX_TITLE} characters, without NUL")
         which = ConversationFilter(words=tuple(query.split()), labels=labels)
-        before = _decode(page_token, which, tuple[int, str])
+        before = cursor_of(page_token, which, tuple[int, str])
         asked = msgspec.structs.replace(which, before=before)
         page = await self._store.list_conversations(identity, asked, _page_size(page_size))
         last = page.conversations[-1] if page.more else None
-        token = _encode((last.update_time_us, last.id), which) if last else ""
+        token = page_token_of((last.update_time_us, last.id), which) if last else ""
         return Page(conversations=page.conversations, next_page_token=token)
 
     async def update(self, identity: Identity, update: ConversationUpdate) -> Conversation:
@@ -197,10 +193,10 @@ class Conversations:
 
     async def messages(self, identity: Identity, which: MessageFilter, page_size: int, page_token: str) -> Messages:
         """List the branch that ends in a leaf, or the whole tree. Raises `ConversationNotFound`, `MessageNotFound`."""
-        cursor = _decode(page_token, which, str)
+        cursor = cursor_of(page_token, which, str)
         asked = msgspec.structs.replace(which, cursor=cursor or "")
         page = await self._store.list_messages(identity, asked, _page_size(page_size))
-        token = _encode(page.next_cursor, which) if page.next_cursor else ""
+        token = page_token_of(page.next_cursor, which) if page.next_cursor else ""
         return Messages(messages=page.messages, replies=page.replies, next_page_token=token)
 
     async def image(self, identity: Identity, image_id: str) -> ImagePart:
@@ -225,23 +221,3 @@ def _page_size(asked: int) -> int:
     if asked < 0:
         raise InvalidRequest.field("page_size", "must not be negative")
     return min(asked or DEFAULT_PAGE, MAX_PAGE)
-
-
-def _encode(cursor: object, query: msgspec.Struct) -> str:
-    return base64.urlsafe_b64encode(msgspec.json.encode((_digest(query), cursor))).decode()
-
-
-def _decode(token: str, query: msgspec.Struct, kind: type[C]) -> C | None:
-    if not token:
-        return None
-    try:
-        digest, cursor = msgspec.json.decode(base64.urlsafe_b64decode(token), type=tuple[str, kind])  # type: ignore[valid-type]  # a type made at run time
-    except (ValueError, msgspec.MsgspecError) as error:
-        raise InvalidRequest.field("page_token", "is not a token that a page has returned") from error
-    if digest != _digest(query):
-        raise InvalidRequest.field("page_token", "belongs to another query")
-    return cursor
-
-
-def _digest(query: msgspec.Struct) -> str:
-    return hashlib.sha256(msgspec.json.encode(query, order="sorted")).hexdigest()[:16]

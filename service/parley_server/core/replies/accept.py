@@ -19,6 +19,7 @@ from parley_server.core.limits import Limits
 from parley_server.core.model import Conversation, FinishReason, Model, Reply, Role
 from parley_server.core.observer import LoopLoad, Observer
 from parley_server.core.ports import Catalog, Clock, Store
+from parley_server.core.quotas.rules import QuotaRules, refusal, states_of, tightest
 from parley_server.core.replies.cancel import CancelRequests
 from parley_server.core.replies.generate import Generation, GenerationParts, as_it_stands
 from parley_server.core.replies.live import LiveReplies
@@ -35,6 +36,7 @@ from parley_server.core.store_types import (
     ConversationTaken,
     HeadMoved,
     ImageGone,
+    OverQuota,
     PromptSource,
     Replayed,
     StoredImage,
@@ -48,6 +50,7 @@ from parley_server.errors import (
     Draining,
     ImageNotFound,
     ParleyError,
+    QuotaExceeded,
     ReplyInProgress,
     ReplyNotFound,
     RequestIdReused,
@@ -82,6 +85,7 @@ class Acceptances:
         live_replies: LiveReplies,
         cancel_requests: CancelRequests,
         generation_parts: GenerationParts,
+        rules: QuotaRules,
         owner: str = "",
     ) -> None:
         self._store = store
@@ -96,6 +100,7 @@ class Acceptances:
         self._live_replies = live_replies
         self._cancel_requests = cancel_requests
         self._generation_parts = generation_parts
+        self._rules = rules
         self._owner = owner
         self.draining: Draining | None = None
 
@@ -124,6 +129,7 @@ class Acceptances:
             plan = self._plan(request, source, candidates)
             if running := source.conversation.active_reply_id:
                 self._check_room(plan.prompt_size)
+                await self._check_quota(request, plan.acceptance)
                 if (known := await self._make_way(request, running)) is not None:
                     return known
                 source = await self._source(request)
@@ -133,15 +139,19 @@ class Acceptances:
             self._check_room(plan.prompt_size)
             outcome = await self._commit(generation, plan.acceptance, began)
             if isinstance(outcome, Accepted):
+                generation.quota = tightest(states_of(plan.acceptance.quotas, outcome.uses)) if outcome.uses else None
                 return generation
             if isinstance(outcome, Replayed):
                 return self._same(request, outcome)
             if isinstance(outcome, Busy):
                 if not tries_left:  # do not interrupt without a further try
                     raise _in_progress(outcome.reply_id)
+                await self._check_quota(request, plan.acceptance)
                 if (known := await self._make_way(request, outcome.reply_id)) is not None:
                     return known
                 continue
+            if isinstance(outcome, OverQuota):
+                raise _over_quota(plan.acceptance, outcome)
             if not isinstance(outcome, HeadMoved):
                 raise _refusal(outcome)
         raise ReplyInProgress("the conversation kept changing: retry", retry_after_s=0.5)
@@ -239,9 +249,20 @@ class Acceptances:
         catalog = catalog_for(self._catalog, self._tenants.policy(request.identity.tenant))
         return catalog.candidates(request.payload.model or source.conversation.model, request.payload.fallback_models)
 
+    async def _check_quota(self, request: ReplyRequest, acceptance: Acceptance) -> None:
+        """Refuse a request for its quota before it interrupts another reply. The acceptance decides exactly."""
+        if acceptance.plan.held is None or not request.payload.interrupt:
+            return
+        uses = await self._store.read_quotas(acceptance.reply.tenant, acceptance.plan.held.rows)
+        refused = refusal(acceptance.quotas, uses, acceptance.plan.held, acceptance.now_us)
+        if refused is not None:
+            raise refused
+
     def _plan(self, request: ReplyRequest, source: PromptSource, candidates: tuple[Model, ...]) -> Plan:
         estimator, now_us = self._generation_parts.estimator, self._clock.now_us()
-        return make_plan(request, source, candidates, estimator=estimator, owner=self._owner, now_us=now_us)
+        return make_plan(
+            request, source, candidates, estimator=estimator, rules=self._rules, owner=self._owner, now_us=now_us
+        )
 
     def _generation(self, payload: ReplyPayload, plan: Plan) -> Generation:
         limits = self._limits
@@ -355,6 +376,13 @@ async def ended_within(log: Log, wait_s: float, clock: Clock) -> bool:
 def _in_progress(reply_id: str) -> ReplyInProgress:
     metadata = {"reply_id": reply_id}
     return ReplyInProgress("another reply runs in this conversation", retry_after_s=1.0, metadata=metadata)
+
+
+def _over_quota(acceptance: Acceptance, outcome: OverQuota) -> ParleyError:
+    assert acceptance.plan.held is not None
+    refused = refusal(acceptance.quotas, outcome.uses, acceptance.plan.held, acceptance.now_us)
+    # The use of a row may have become less between the refusal and the query of it.
+    return refused or QuotaExceeded("a quota was used up when the reply was accepted: retry", retry_after_s=1.0)
 
 
 def _refusal(outcome: AcceptOutcome) -> ParleyError:

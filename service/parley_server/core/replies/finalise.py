@@ -11,6 +11,7 @@ import msgspec
 
 from parley_server.core.model import State, Usage
 from parley_server.core.ports import Store
+from parley_server.core.quota_values import Charge
 from parley_server.core.replies.endings import internal_error
 from parley_server.core.store_types import Finalisation, Finalised
 from parley_server.errors import StorageUnavailable
@@ -41,6 +42,7 @@ def _failed(finalisation: Finalisation) -> Finalisation:
         provider_reason="",
         error=internal_error(finalisation.reply_id),
         usage=Usage(estimated=True),
+        charge=Charge(),
         cancel_reason="",
         kept=None,
         message=None if message is None else msgspec.structs.replace(message, partial=True, failed=True),

@@ -22,6 +22,8 @@ from parley_server.core.lease import NEVER, Lease
 from parley_server.core.limits import Limits
 from parley_server.core.model import Finish, FinishReason, Message, Part, Prices, Reply, ReplyError, State, Usage
 from parley_server.core.ports import Clock, Prompts, Route, Store, Timer
+from parley_server.core.quota_values import QuotaState
+from parley_server.core.quotas.rules import charge_of
 from parley_server.core.replies.endings import (
     Cancel,
     Ending,
@@ -89,7 +91,9 @@ class GenerationParts:
 
 
 class Generation:
-    """Generates one accepted reply: `start` it after the commit, `cancel` it at any time; its log tells the end."""
+    """Generates one accepted reply: `start` it after the commit, `cancel` it at any time; its log tells the end.
+
+    `quota` is the tightest limit that its acceptance has touched."""
 
     def __init__(
         self,
@@ -123,6 +127,7 @@ class Generation:
             on_full=lambda: self.cancel(Cancel(finish=FinishReason.MAX_TOKENS)),
             on_first=self._begun,
         )
+        self.quota: QuotaState | None = None
         self.task: asyncio.Task[None] | None = None
         self._producing: asyncio.Task[Finish] | None = None
         self._concluding: asyncio.Task[None] | None = None
@@ -347,6 +352,7 @@ class Generation:
 
     def _finalisation(self, ending: Ending, answer: Answer) -> Finalisation:
         first = self.log.first_token_time_us
+        usage = self._usage(ending, answer)
         return Finalisation(
             reply_id=self._reply.id,
             epoch=self._reply.epoch,
@@ -354,7 +360,7 @@ class Generation:
             finish_reason=ending.finish,
             provider_reason=ending.provider_reason,
             error=ending.error,
-            usage=self._usage(ending, answer),
+            usage=usage,
             message=self._message(answer.parts, ending.state) if answer.is_message else None,
             kept=self._sink.kept if ending.state is State.COMPLETED and answer.has_call else None,
             model=self.log.reply.model,
@@ -364,6 +370,7 @@ class Generation:
             first_token_time_us=first,
             end_time_us=self._parts.clock.now_us(),
             text_length=answer.text_length,
+            charge=charge_of(usage, ending.state, has_content=bool(answer.parts)),
         )
 
     def _message(self, parts: tuple[Part, ...], state: State) -> Message:

@@ -18,6 +18,7 @@ from parley_server.core.model import (
     Part,
     Reply,
 )
+from parley_server.core.quotas.rules import QuotaRules
 from parley_server.core.requests import ReplyRequest
 from parley_server.core.store_types import Acceptance, Position, PromptSource, ReplyPlan, StoredImage
 from parley_server.errors import InvalidRequest
@@ -40,6 +41,7 @@ def make_plan(
     candidates: tuple[Model, ...],
     *,
     estimator: Estimator,
+    rules: QuotaRules,
     owner: str,
     now_us: int,
 ) -> Plan:
@@ -70,21 +72,25 @@ def make_plan(
         labels=payload.labels,
         ignored_settings=ignored_settings,
     )
+    able = (model, *[each for each in candidates[1:] if prompts.takes(each)])
+    limits = rules.limits(reply.tenant, reply.end_user, now_us)
+    prompt_tokens, most = prompts.of(model).likely_tokens, payload.sampling.max_output_tokens
+    held = rules.hold(limits, able, prompt_tokens=prompt_tokens, max_output_tokens=most) if limits else None
     acceptance = Acceptance(
         identity=request.identity,
         payload_hash=payload.payload_hash(),
         reply=reply,
-        plan=ReplyPlan(ignored_settings=ignored_settings, prompt_tokens=prompts.of(model).likely_tokens),
+        plan=ReplyPlan(ignored_settings=ignored_settings, prompt_tokens=prompt_tokens, held=held),
         new_conversation=None if payload.conversation_id else conversation,
         head=source.parent_id if payload.conversation_id and payload.position == Position() else None,
         continued=payload.position.after,
         messages=stored,
         images=images,
         shown_images=shown_images(payload.messages),
+        quotas=limits,
         now_us=now_us,
     )
     prompt_size = built.text_bytes + built.image_bytes
-    able = (model, *[each for each in candidates[1:] if prompts.takes(each)])
     return Plan(acceptance=acceptance, candidates=able, prompts=prompts, prompt_size=prompt_size)
 
 

@@ -18,6 +18,7 @@ from parley_server.core.events import Entry
 from parley_server.core.model import Identity, Reply, State
 from parley_server.core.observer import Observer
 from parley_server.core.ports import Catalog, Clock, Store
+from parley_server.core.quotas.rules import charge_of
 from parley_server.core.replies.endings import (
     Cancel,
     Ending,
@@ -231,6 +232,7 @@ class Recovery:
                 first_token_time_us=reply.first_token_time_us,
                 end_time_us=now_us,
                 text_length=answer.text_length,
+                charge=charge_of(usage, ending.state, has_content=bool(answer.parts)),
             ),
         )
 

@@ -13,6 +13,7 @@ from parley_server.core.limits import Limits
 from parley_server.core.model import FinishReason, Identity, Reply, Value
 from parley_server.core.observer import Observer
 from parley_server.core.ports import Clock, Store
+from parley_server.core.quota_values import QuotaState
 from parley_server.core.replies.accept import Acceptances, ended_within
 from parley_server.core.replies.cancel import CancelRequests
 from parley_server.core.replies.elsewhere import RepliesElsewhere
@@ -30,10 +31,12 @@ MAX_CANCEL_REASON = 1024
 
 
 class Started(msgspec.Struct, frozen=True):
-    """An accepted reply; `replayed` where an earlier call had started it."""
+    """An accepted reply; `replayed` where an earlier call had started it. `quota`: the tightest limit of the caller, if
+    it has any, of a new reply."""
 
     log: Log
     replayed: bool
+    quota: QuotaState | None = None
 
 
 class Poll(Value, frozen=True, kw_only=True):
@@ -93,7 +96,7 @@ class Replies:
         if isinstance(accepted, Replayed):
             assert accepted.reply is not None
             return Started(await self.attach(request.identity, accepted.reply.id), replayed=True)
-        return Started(accepted.log, replayed=False)
+        return Started(accepted.log, replayed=False, quota=accepted.quota)
 
     async def attach(self, identity: Identity, reply_id: str) -> Log:
         """The log of a reply, running here or elsewhere, or ended. Raises `ReplyNotFound`."""

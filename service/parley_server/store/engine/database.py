@@ -8,7 +8,8 @@ that they cannot deadlock:
 2. the row of a replica (renewal, takeover);
 3. rows of running replies: the claim on a conversation, which is an entry of a unique index (accept), or the row itself
    (finalise, cancel, checkpoints: ordered by id; takeover: skips locked rows);
-4. the row of a conversation (accept, finalise, update), then the rows of its messages (accept) or of a summary.
+4. rows of quotas: of users before those of tenants, then by period (accept holds, finalise settles);
+5. the row of a conversation (accept, finalise, update), then the rows of its messages (accept) or of a summary.
 
 An erasure locks the conversation's row first (FOR UPDATE), checks that no reply is running, then deletes the rows below
 it. The order is safe: those are rows of replies that have ended, and no unit keeps one of them locked while it waits

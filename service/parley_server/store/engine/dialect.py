@@ -75,6 +75,14 @@ def now_us(dialect: str) -> ColumnElement[int]:
     return literal_column("CAST((julianday('now') - 2440587.5) * 86400000000 AS INTEGER)", BigInteger)
 
 
+def utc_day(time_us: ColumnElement[int], dialect: str) -> ColumnElement[str]:
+    """The day of a time in microseconds since the epoch, in UTC: `2026-11-28`."""
+    seconds = time_us.op("/")(literal_column("1000000", BigInteger))
+    if dialect == "postgresql":
+        return func.to_char(func.timezone("UTC", func.to_timestamp(seconds)), "YYYY-MM-DD").collate("C")
+    return func.date(seconds, "unixepoch")
+
+
 def holdable(text: str) -> bool:
     """Whether a row can hold this text. PostgreSQL refuses NUL; both databases refuse lone surrogates."""
     if "\0" in text:

@@ -54,6 +54,11 @@ def is_lost(error: Exception) -> bool:
     return isinstance(error, ConnectionError)
 
 
+def timed_out(error: StorageUnavailable) -> bool:
+    """Whether the server has ended a statement because it ran for longer than it may."""
+    return isinstance(error.__cause__, Exception) and _sqlstate(error.__cause__) == "57014"
+
+
 def gives_up(error: BaseException) -> bool:
     """Whether the connection is unusable after this error. `error` is the driver's own, not SQLAlchemy's wrapper."""
     return isinstance(error, OSError) or str(getattr(error, "sqlstate", None)).startswith(_HUNG_UP)

@@ -210,9 +210,13 @@ class ListUsageRequest(_message.Message):
     end_user: _builtins.str
     model: _builtins.str
     @_builtins.property
-    def start_time(self) -> _timestamp_pb2.Timestamp: ...
+    def start_time(self) -> _timestamp_pb2.Timestamp:
+        """The time of acceptance of the replies. Unset: from the beginning."""
+
     @_builtins.property
-    def end_time(self) -> _timestamp_pb2.Timestamp: ...
+    def end_time(self) -> _timestamp_pb2.Timestamp:
+        """Unset: until now."""
+
     @_builtins.property
     def group_by(self) -> _containers.RepeatedScalarFieldContainer[Global___ListUsageRequest.GroupBy.ValueType]: ...
     def __init__(
@@ -280,6 +284,10 @@ class UsageRow(_message.Message):
     MEAN_FIRST_TOKEN_MS_FIELD_NUMBER: _builtins.int
     MEAN_DURATION_MS_FIELD_NUMBER: _builtins.int
     MEAN_TEXT_LENGTH_FIELD_NUMBER: _builtins.int
+    REASONING_TOKENS_FIELD_NUMBER: _builtins.int
+    CACHE_WRITE_PROMPT_TOKENS_FIELD_NUMBER: _builtins.int
+    ESTIMATED_REPLIES_FIELD_NUMBER: _builtins.int
+    SUMMARIES_FIELD_NUMBER: _builtins.int
     day: _builtins.str
     """YYYY-MM-DD, UTC."""
     tenant: _builtins.str
@@ -300,6 +308,12 @@ class UsageRow(_message.Message):
     mean_duration_ms: _builtins.float
     mean_text_length: _builtins.float
     """Mean length of the answers, in characters."""
+    reasoning_tokens: _builtins.int
+    cache_write_prompt_tokens: _builtins.int
+    estimated_replies: _builtins.int
+    """Replies whose tokens are estimates, because the provider did not count them."""
+    summaries: _builtins.int
+    """Summaries of conversations, whose tokens and cost are in the sums. They count neither as replies nor in the means."""
     def __init__(
         self,
         *,
@@ -319,10 +333,14 @@ class UsageRow(_message.Message):
         mean_first_token_ms: _builtins.float = ...,
         mean_duration_ms: _builtins.float = ...,
         mean_text_length: _builtins.float = ...,
+        reasoning_tokens: _builtins.int = ...,
+        cache_write_prompt_tokens: _builtins.int = ...,
+        estimated_replies: _builtins.int = ...,
+        summaries: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cached_prompt_tokens", b"cached_prompt_tokens", "completion_tokens", b"completion_tokens", "cost_nano_usd", b"cost_nano_usd", "day", b"day", "end_user", b"end_user", "error_reason", b"error_reason", "finish_reason", b"finish_reason", "mean_duration_ms", b"mean_duration_ms", "mean_first_token_ms", b"mean_first_token_ms", "mean_text_length", b"mean_text_length", "model", b"model", "prompt_tokens", b"prompt_tokens", "replies", b"replies", "state", b"state", "tenant", b"tenant", "unpriced_replies", b"unpriced_replies"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cache_write_prompt_tokens", b"cache_write_prompt_tokens", "cached_prompt_tokens", b"cached_prompt_tokens", "completion_tokens", b"completion_tokens", "cost_nano_usd", b"cost_nano_usd", "day", b"day", "end_user", b"end_user", "error_reason", b"error_reason", "estimated_replies", b"estimated_replies", "finish_reason", b"finish_reason", "mean_duration_ms", b"mean_duration_ms", "mean_first_token_ms", b"mean_first_token_ms", "mean_text_length", b"mean_text_length", "model", b"model", "prompt_tokens", b"prompt_tokens", "reasoning_tokens", b"reasoning_tokens", "replies", b"replies", "state", b"state", "summaries", b"summaries", "tenant", b"tenant", "unpriced_replies", b"unpriced_replies"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

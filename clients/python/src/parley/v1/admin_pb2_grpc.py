@@ -84,6 +84,9 @@ class AdminServicer:
 
     def ListUsage(self, request, context):
         """Usage, cost and outcomes, summed over what the request groups by.
+
+        The answer is exact: it contains each reply that has ended before the call. Rows are sorted by tenant, end user, day,
+        model and outcome, as far as the request groups by them.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

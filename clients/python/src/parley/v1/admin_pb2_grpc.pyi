@@ -40,7 +40,11 @@ class AdminStub:
     ListProviderKeys: _grpc.UnaryUnaryMultiCallable[_admin_pb2.ListProviderKeysRequest, _admin_pb2.ListProviderKeysResponse]
     DeleteProviderKey: _grpc.UnaryUnaryMultiCallable[_admin_pb2.DeleteProviderKeyRequest, _admin_pb2.DeleteProviderKeyResponse]
     ListUsage: _grpc.UnaryUnaryMultiCallable[_admin_pb2.ListUsageRequest, _admin_pb2.ListUsageResponse]
-    """Usage, cost and outcomes, summed over what the request groups by."""
+    """Usage, cost and outcomes, summed over what the request groups by.
+
+    The answer is exact: it contains each reply that has ended before the call. Rows are sorted by tenant, end user, day,
+    model and outcome, as far as the request groups by them.
+    """
 
 @_typing.type_check_only
 class AdminAsyncStub(AdminStub):
@@ -54,7 +58,11 @@ class AdminAsyncStub(AdminStub):
     ListProviderKeys: _aio.UnaryUnaryMultiCallable[_admin_pb2.ListProviderKeysRequest, _admin_pb2.ListProviderKeysResponse]  # type: ignore[assignment]
     DeleteProviderKey: _aio.UnaryUnaryMultiCallable[_admin_pb2.DeleteProviderKeyRequest, _admin_pb2.DeleteProviderKeyResponse]  # type: ignore[assignment]
     ListUsage: _aio.UnaryUnaryMultiCallable[_admin_pb2.ListUsageRequest, _admin_pb2.ListUsageResponse]  # type: ignore[assignment]
-    """Usage, cost and outcomes, summed over what the request groups by."""
+    """Usage, cost and outcomes, summed over what the request groups by.
+
+    The answer is exact: it contains each reply that has ended before the call. Rows are sorted by tenant, end user, day,
+    model and outcome, as far as the request groups by them.
+    """
 
 class AdminServicer(metaclass=_abc_1.ABCMeta):
     """Admin is for operators: its calls need a credential with the admin role. Other credentials may call ListUsage for
@@ -89,6 +97,10 @@ class AdminServicer(metaclass=_abc_1.ABCMeta):
         request: _admin_pb2.ListUsageRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_admin_pb2.ListUsageResponse, _abc.Awaitable[_admin_pb2.ListUsageResponse]]:
-        """Usage, cost and outcomes, summed over what the request groups by."""
+        """Usage, cost and outcomes, summed over what the request groups by.
+
+        The answer is exact: it contains each reply that has ended before the call. Rows are sorted by tenant, end user, day,
+        model and outcome, as far as the request groups by them.
+        """
 
 def add_AdminServicer_to_server(servicer: AdminServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

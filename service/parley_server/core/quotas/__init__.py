@@ -1,0 +1,1 @@
+"""How much a tenant and its end users may use per day and per month."""

@@ -1,0 +1,111 @@
+"""Sums of usage, in pages: from the sums by day, and from rows that these do not have."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from sqlalchemy import (
+    BigInteger,
+    ColumnElement,
+    Connection,
+    Row,
+    Select,
+    Table,
+    and_,
+    func,
+    not_,
+    select,
+    tuple_,
+    union_all,
+)
+from sqlalchemy.sql.selectable import Subquery
+
+from parley_server.core.periods import DAY_US, day_of
+from parley_server.core.usage_values import UsageGroup, UsageKey, UsagePage, UsageQuery, UsageSums, key_columns
+from parley_server.store.engine.dialect import holdable
+from parley_server.store.schema import usage, usage_day
+from parley_server.store.usage import AMOUNTS, UNROLLED, usage_keys
+
+LATEST_US = 253_402_214_400_000_000
+"""The start of the last day that has a name, 9999-12-31."""
+
+
+def list_usage(connection: Connection, query: UsageQuery, after: Sequence[str], limit: int) -> UsagePage:
+    """At most `limit` rows, sorted by their keys, after the one with the values `after` of the columns of the groups.
+
+    All statements must see one state of the database: a row moves from one part of the sum to the other."""
+    if not all(map(holdable, (query.tenant, query.end_user, query.model, *after))):
+        return UsagePage(rows=(), more=False)
+    names = key_columns(query)
+    source = _source(connection, query, after, limit)
+    if source is None:
+        return UsagePage(rows=(), more=False)
+    keys = [source.c[name] for name in names]
+    sums = [func.sum(source.c[name], type_=BigInteger).label(name) for name in AMOUNTS]
+    rows = select(*keys, *sums).group_by(*keys).order_by(*keys).limit(limit + 1)
+    if after:
+        rows = rows.where(tuple_(*keys) > tuple_(*after))
+    found = [_sums(row, names) for row in connection.execute(rows) if row.replies is not None]
+    return UsagePage(rows=tuple(found[:limit]), more=len(found) > limit)
+
+
+def _sums(row: Row[Any], names: Sequence[str]) -> UsageSums:
+    values = row._mapping  # noqa: SLF001 - SQLAlchemy's name of a public attribute
+    return UsageSums(
+        key=UsageKey(**{name: values[name] for name in names}), **{name: int(values[name]) for name in AMOUNTS}
+    )
+
+
+def _source(connection: Connection, query: UsageQuery, after: Sequence[str], limit: int) -> Subquery | None:
+    """The rows to add up; None if there are none."""
+    dialect = connection.dialect.name
+    start_us = min(query.start_us, LATEST_US)
+    end_us = LATEST_US if query.end_us is None else min(query.end_us, LATEST_US)
+    if not query.end_user and UsageGroup.END_USER not in query.groups:
+        return union_all(*_parts(query, start_us, end_us, dialect)).subquery("part")
+    rows = _rows(dialect, usage.c.end_user).where(*_filters(query, usage), _accepted(start_us, end_us))
+    if not query.end_user and (query.tenant or UsageGroup.TENANT in query.groups):
+        columns = [usage.c.tenant, usage.c.end_user] if UsageGroup.TENANT in query.groups else [usage.c.end_user]
+        # Each user has a row at least, so that no more of them are needed than the page has rows.
+        users = select(*columns).distinct().where(*_filters(query, usage), _accepted(start_us, end_us))
+        if after:
+            users = users.where(tuple_(*columns) >= tuple_(*after[: len(columns)]))
+        found = connection.execute(users.order_by(*columns).limit(limit + 1)).all()
+        if not found:
+            return None
+        rows = rows.where(tuple_(*columns) >= tuple_(*found[0]), tuple_(*columns) <= tuple_(*found[-1]))
+    return rows.subquery("part")
+
+
+def _parts(query: UsageQuery, start_us: int, end_us: int, dialect: str) -> list[Select[Any]]:
+    """Rows that are not in the sums by day yet, rows of days that the query cuts, and the sums of whole days."""
+    rows = _rows(dialect).where(*_filters(query, usage))
+    parts = [rows.where(UNROLLED, _accepted(start_us, end_us))]
+    first_us, last_us = -(-start_us // DAY_US) * DAY_US, end_us // DAY_US * DAY_US
+    cuts = [(start_us, first_us), (last_us, end_us)] if first_us <= last_us else [(start_us, end_us)]
+    for from_us, until_us in cuts:
+        if from_us < until_us:
+            # A row that is in the sums has its tenant there on this day, by which an index finds the row.
+            tenants = select(usage_day.c.tenant).where(usage_day.c.day == day_of(from_us))
+            parts.append(rows.where(not_(UNROLLED), _accepted(from_us, until_us), usage.c.tenant.in_(tenants)))
+    if first_us < last_us:
+        days = select(*[usage_day.c[name] for name in (*usage_keys(dialect), *AMOUNTS)])
+        range_ = (usage_day.c.day >= day_of(first_us), usage_day.c.day < day_of(last_us))
+        parts.append(days.where(*_filters(query, usage_day), *range_))
+    return parts
+
+
+def _rows(dialect: str, *more: ColumnElement[str]) -> Select[Any]:
+    labels: list[ColumnElement[Any]] = [key.label(name) for name, key in usage_keys(dialect).items()]
+    labels += [amount.label(name) for name, amount in AMOUNTS.items()]
+    return select(*labels, *more)
+
+
+def _filters(query: UsageQuery, table: Table) -> list[ColumnElement[bool]]:
+    filters = {"tenant": query.tenant, "end_user": query.end_user, "model": query.model}
+    return [table.c[name] == value for name, value in filters.items() if value]
+
+
+def _accepted(start_us: int, end_us: int) -> ColumnElement[bool]:
+    return and_(usage.c.create_time_us >= start_us, usage.c.create_time_us < end_us)
