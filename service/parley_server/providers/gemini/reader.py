@@ -154,7 +154,7 @@ class GeminiReader:
         for event in events:
             try:
                 chunk = decode(event)
-            except ValueError:
+            except (ValueError, RecursionError):
                 self._take_loosely(event)
                 continue
             text = _plain_text(chunk)
