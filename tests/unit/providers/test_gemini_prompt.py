@@ -1,11 +1,9 @@
 """Conversion of a prompt to a generateContent request."""
 
-import itertools
 import json
 
 import msgspec
 import pytest
-from hypothesis import given, settings
 from parley_server.core.model import (
     ImagePart,
     Kept,
@@ -21,7 +19,6 @@ from parley_server.errors import ProviderRejected
 from parley_server.providers.gemini.prompt import gemini_body
 
 from tests.dialects.speakers import said
-from tests.prompt_paths import prompts
 
 ORIGIN = "0123456789abcdef"
 SKIP = {"thoughtSignature": "skip_thought_signature_validator"}
@@ -175,43 +172,3 @@ def test_what_cannot_be_sent_is_rejected(fields):
     messages = fields.pop("messages", [said("user", "a")])
     with pytest.raises(ProviderRejected):
         body_of(*messages, **fields)
-
-
-def calls_of(content):
-    return [part["functionCall"]["id"] for part in content["parts"] if "functionCall" in part]
-
-
-def results_of(content):
-    return [part["functionResponse"]["id"] for part in content["parts"] if "functionResponse" in part]
-
-
-@given(made=prompts())
-@settings(deadline=None, max_examples=200)
-def test_random_paths_become_contents_that_gemini_accepts(made):
-    model = msgspec.structs.replace(made[0].model, prefill=False)
-    asked = msgspec.structs.replace(made[0], model=model)
-    contents = json.loads(msgspec.json.encode(gemini_body(asked, origin=ORIGIN)))["contents"]
-    roles = [content["role"] for content in contents]
-    assert roles == (["user", "model"] * len(roles))[: len(roles)]
-    assert roles[-1:] in ([], ["user"])
-    for content in contents:
-        assert content["parts"]
-        assert all(part.get("text", "-") for part in content["parts"])
-    for before, content in itertools.pairwise([{"parts": []}, *contents]):
-        assert results_of(content) == calls_of(before)
-        assert not results_of(content) or len(results_of(content)) == len(content["parts"])
-    ids = [each for content in contents for each in calls_of(content)]
-    assert len(ids) == len(set(ids))
-    turn = max(
-        (
-            i
-            for i, content in enumerate(contents)
-            if any("text" in part for part in content["parts"]) and content["role"] == "user"
-        ),
-        default=0,
-    )
-    signed = [
-        [part.get("thoughtSignature") for part in content["parts"] if "functionCall" in part] for content in contents
-    ]
-    for at, signatures in enumerate(signed):
-        assert signatures == [SKIP["thoughtSignature"] if at > turn and not i else None for i in range(len(signatures))]
