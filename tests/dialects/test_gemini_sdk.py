@@ -187,7 +187,8 @@ async def test_the_sdk_sends_the_same_request(upstream, models, conversation, op
     ours, config = OPTIONS[options]
     system = [types.Content(parts=parts) for role, *parts in contents if role == "system"]
     provider = SPEAKER.provider(upstream.url)
-    await provider.generate(SPEAKER.prompt(*messages, **ours), RecordingSink())
+    prompt = SPEAKER.prompt(*messages, **ours)
+    await provider.generate(prompt, RecordingSink())
     await provider.close()
     stream = await models.generate_content_stream(
         model="acme-1",
@@ -199,6 +200,7 @@ async def test_the_sdk_sends_the_same_request(upstream, models, conversation, op
     assert (sent.method, sent.path) == (expected.method, expected.path)
     assert sent.headers["x-goog-api-key"] == expected.headers["x-goog-api-key"]
     assert normalised(sent.json) == normalised(expected.json)
+    assert provider.body_of(prompt) == sent.body
 
 
 async def test_the_sdk_reads_the_upstream(upstream, models):

@@ -178,9 +178,11 @@ class Endpoint:
     # --- request
 
     def completed(self, prompt: Prompt, body: Json) -> Json:
-        """The body with the model's own fields, without those that the server has refused by name."""
+        """The body with the model's own fields, without those that the server has refused by name. An object of the
+        model is added to the object of the same name, such as Gemini's `generationConfig`."""
         if prompt.model.extra_body:
-            body = body | msgspec.json.decode(prompt.model.extra_body, type=Json)
+            extra = msgspec.json.decode(prompt.model.extra_body, type=Json)
+            body = body | {name: _added(body.get(name), value) for name, value in extra.items()}
         return _without(body, self._left_out.get(prompt.model.name, frozenset()))
 
     async def _send(self, prompt: Prompt, url: str, body: Json, headers: Mapping[str, str]) -> httpx2.Response:
@@ -242,6 +244,10 @@ class Endpoint:
         if isinstance(error, httpx2.ConnectError):
             what = "could not be connected to"
         return ProviderUnavailable(f"{self.name} {what or 'broke the connection'}")
+
+
+def _added(own: Any, extra: Any) -> Any:
+    return own | extra if isinstance(own, dict) and isinstance(extra, dict) else extra
 
 
 def _without(body: Json, names: frozenset[str]) -> Json:

@@ -1,10 +1,12 @@
-"""The origin of kept wire items differs for everything that makes a vendor refuse them."""
+"""The origin of kept wire items differs for everything that makes a vendor refuse them; a model's own fields."""
 
 import re
 
 import pytest
 from parley_server.providers.endpoint import Endpoint
 from parley_server.settings import ApiKey, OpenAISettings
+
+from tests.integration.providers.recording import model, prompt
 
 URL = "https://a.example/v1"
 
@@ -38,3 +40,19 @@ def test_a_named_account_or_project_keeps_its_origin_when_the_key_changes():
     assert origin(account="a", key="k") == origin(account="a", key="l", project="p")
     assert origin(project="p", key="k") == origin(project="p", key="l")
     assert origin(project="p") != origin()
+
+
+@pytest.mark.parametrize(
+    ("extra", "expected"),
+    [
+        ('{"b": {"d": 3}}', {"a": 1, "b": {"c": 2, "d": 3}}),
+        ('{"b": {"c": 3}, "a": {"d": 1}}', {"a": {"d": 1}, "b": {"c": 3}}),
+        ('{"b": null, "e": [1]}', {"a": 1, "b": None, "e": [1]}),
+        ("", {"a": 1, "b": {"c": 2}}),
+    ],
+)
+def test_extra_fields_are_added_and_objects_joined(extra, expected):
+    endpoint = Endpoint("acme", OpenAISettings(base_url=URL))
+    body = {"a": 1, "b": {"c": 2}}
+    assert endpoint.completed(prompt(model=model(extra_body=extra)), body) == expected
+    assert body == {"a": 1, "b": {"c": 2}}

@@ -1,6 +1,7 @@
 """Reading of generateContent streams: what the suites of dialects and recordings do not have."""
 
 import json
+import tracemalloc
 
 import pytest
 from parley_server.core.model import FinishReason, Usage
@@ -230,13 +231,18 @@ def test_garbage_after_a_finish_reason_ends_the_body():
     assert reading.calls == ["finish", "after_finish", "done"]
 
 
+def test_an_end_within_an_event_after_unreliable_finish_reasons_is_truncated():
+    reading = Reading().feed(chunk("a", word="STOP"), chunk("b", word="STOP"), b'data: {"candidates": [')
+    assert isinstance(failure_of(reading), ProviderTruncated)
+
+
 def test_a_body_that_ends_without_a_finish_reason_is_truncated():
     assert isinstance(failure_of(Reading().feed(chunk("a"))), ProviderTruncated)
 
 
 def test_parts_are_kept_as_sent_if_the_answer_has_calls():
     parts = [
-        '{"text": "a", "thought" : true}',
+        '{"text": "größe", "thought" : true}',
         '{ "functionCall": {"name": "f", "args": {"n": 1.50}}, "thoughtSignature": "c2ln", "new": [1e400] }',
         '{"text": "","thoughtSignature":"c2ln"}',
     ]
@@ -250,15 +256,27 @@ def test_parts_are_kept_as_sent_if_the_answer_has_calls():
 
 
 def test_kept_parts_have_no_half_of_a_surrogate_pair():
-    reading = Reading(keeps=True).feed(chunk("\ud83d"), chunk("\ude00", call(), word="STOP"))
+    reading = Reading(keeps=True).feed(chunk("\ud83d"), chunk("\ude00\ud83d"), chunk("a", call(), word="STOP"))
     reading.end()
-    assert [json.loads(item).get("text") for item in reading.kept] == ["\ufffd", "\ufffd", None]
-    assert reading.sink.content == "😀"
+    assert [json.loads(item).get("text") for item in reading.kept] == ["\ufffd", "\ufffd\ufffd", "a", None]
+    assert reading.sink.content == "😀\ufffda"
 
 
-def test_large_answers_are_collected_in_steps_and_beyond_the_limit_no_further():
+def test_half_a_surrogate_pair_without_its_other_half_comes_before_the_next_text():
+    assert Reading().feed(chunk("\ud83d"), chunk("a")).sink.content == "\ufffda"
+
+
+def test_of_a_large_answer_no_more_is_held_than_can_be_kept():
     part = "x" * (HELD_BYTES // 2)
-    reading = Reading(keeps=True).feed(*[chunk(part)] * 16, chunk(call(), word="STOP"))
-    reading.end()
-    size = sum(map(len, reading.kept))
-    assert MAX_KEPT_BYTES < size < MAX_KEPT_BYTES + HELD_BYTES
+    reading = Reading(keeps=True)
+    reading.sink.text = lambda text: None
+    tracemalloc.start()
+    try:
+        for _ in range(40):
+            reading.feed(chunk(part))
+        held_bytes, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert held_bytes < 4 * HELD_BYTES
+    reading.feed(chunk(call(), word="STOP")).end()
+    assert sum(map(len, reading.kept)) > MAX_KEPT_BYTES  # too large to be stored, so that no incomplete set is

@@ -22,6 +22,7 @@ from parley_server.core.model import (
 )
 from parley_server.errors import ProviderRejected
 from parley_server.providers.reading.json_values import json_object, json_of
+from parley_server.providers.reading.tool_calls import text_of_field
 from parley_server.providers.reading.tool_ids import ToolIdMap
 
 Json = dict[str, Any]
@@ -158,9 +159,11 @@ def _answer(message: PromptMessage, ids: ToolIdMap, origin: str, *, in_turn: boo
 
 
 def _ids_of(items: Iterable[str]) -> list[str | None]:
-    """The ids of the calls in kept parts; None for a call without one."""
-    calls = [call for item in items if isinstance(call := json_of(item.encode()).get("functionCall"), dict)]
-    return [call["id"] if isinstance(call.get("id"), str) and call["id"] else None for call in calls]
+    """The ids of the calls in kept parts; None for a call without one. A call without a name is no call."""
+    parts = [json_of(item.encode()) for item in items]
+    calls = [part.get("functionCall") for part in parts if isinstance(part, dict)]
+    named = [call for call in calls if isinstance(call, dict) and call.get("name")]
+    return [text_of_field(call.get("id")) or None for call in named]
 
 
 def _call(call: ToolCallPart, opened: _OpenCall) -> Json:

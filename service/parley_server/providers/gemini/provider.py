@@ -13,7 +13,7 @@ from parley_server.core.observer import AttemptObserver
 from parley_server.core.ports import Clock, Sink
 from parley_server.errors import ProviderUnauthenticated
 from parley_server.providers.endpoint import AFTER_FINISH_S, Answer, Endpoint, Json
-from parley_server.providers.gemini.google_auth import METADATA_URL, GoogleTokens
+from parley_server.providers.gemini.google_auth import GoogleTokens
 from parley_server.providers.gemini.prompt import gemini_body
 from parley_server.providers.gemini.reader import GeminiReader
 from parley_server.settings import GeminiSettings
@@ -37,7 +37,6 @@ class GeminiProvider:
         clock: Clock | None = None,
         observer: AttemptObserver | None = None,
         ssl_context: ssl.SSLContext | None = None,
-        metadata_url: str = METADATA_URL,
     ) -> None:
         self._project = settings.project
         self._path = f"/projects/{settings.project}/locations/{settings.location}" if settings.project else ""
@@ -52,7 +51,7 @@ class GeminiProvider:
         )
         self._tokens: GoogleTokens | None = None
         if settings.credentials is not None:
-            self._tokens = GoogleTokens(settings.credentials, provider=name, clock=clock, metadata_url=metadata_url)
+            self._tokens = GoogleTokens(settings.credentials, provider=name, clock=clock, ssl_context=ssl_context)
 
     async def generate(self, prompt: Prompt, sink: Sink) -> Finish:
         headers = await self._authentication()

@@ -18,7 +18,6 @@ from parley_server.providers.reading.tool_calls import Piece, text_of_field
 Json = dict[str, Any]
 
 _EMPTY = re.compile(r'\{\s*"text"\s*:\s*""\s*\}')
-_SURROGATE = re.compile(rb"(?i)\\ud[89a-f]")
 
 
 class FunctionCall(msgspec.Struct, gc=False):
@@ -104,8 +103,8 @@ def decode_loosely(event: bytes) -> list[Chunk]:
 
 
 def raw_parts(event: bytes) -> list[str]:
-    """The parts of the first candidate in an event, as the vendor sent them. A part that is only an empty text is left
-    out, because the vendor refuses it in a request."""
+    """The parts of the first candidate in an event, as the vendor sent them, but without lone surrogates and invalid
+    UTF-8. A part that is only an empty text is left out, because the vendor refuses it in a request."""
     try:
         candidates = _decode_raw(event).candidates or []
         contents = [each.content for each in candidates if is_first(each.index) and each.content is not None]
@@ -113,11 +112,6 @@ def raw_parts(event: bytes) -> list[str]:
     except (ValueError, RecursionError):
         parts = [json_text(part) for part in _loose_parts(event)]
     return [part for part in parts if not _EMPTY.fullmatch(part)]
-
-
-def _whole(part: bytes) -> str:
-    """A part without lone surrogates: a pair may be split between two parts, and no request can contain a half."""
-    return json_text(json_of(part)) if _SURROGATE.search(part) else part.decode()
 
 
 def is_first(index: object) -> bool:
