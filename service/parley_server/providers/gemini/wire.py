@@ -108,7 +108,7 @@ def raw_parts(event: bytes) -> list[str]:
     try:
         candidates = _decode_raw(event).candidates or []
         contents = [each.content for each in candidates if is_first(each.index) and each.content is not None]
-        parts = [_whole(bytes(part)) for content in contents for part in content.parts or ()]
+        parts = [bytes(part).decode() for content in contents for part in content.parts or ()]
     except (ValueError, RecursionError):
         parts = [json_text(part) for part in _loose_parts(event)]
     return [part for part in parts if not _EMPTY.fullmatch(part)]
