@@ -164,14 +164,18 @@ class LogSink:
 
     def keep(self, origin: str, item: str) -> None:
         """A wire item for the next request of the tool turn. It is in no log entry: readers have no use for it."""
-        if not self._log.sealed:
+        if self._log.sealed:
+            return
+        self._kept_bytes += utf8_size(item)
+        if self._kept_bytes > MAX_KEPT_BYTES:
+            self._kept.clear()
+        else:
             self._kept.setdefault(origin, []).append(item)
-            self._kept_bytes += utf8_size(item)
 
     @property
     def kept(self) -> Kept | None:
         """The wire items of the model that answered; None if there are none, or too many to store."""
-        if not self._kept or self._kept_bytes > MAX_KEPT_BYTES:
+        if not self._kept:
             return None
         origin, items = list(self._kept.items())[-1]
         return Kept(origin=origin, items=tuple(items))
