@@ -5,9 +5,9 @@ from __future__ import annotations
 import msgspec
 import pytest
 from parley_server.core.events import ReasoningDelta, TextDelta, ToolCallDelta, UsageUpdate, size_of
-from parley_server.core.model import Usage
+from parley_server.core.model import Kept, Usage
 from parley_server.core.replies.log import Log
-from parley_server.core.replies.sink import MAX_OPEN_BYTES, FlushWindow, LogSink, window_s
+from parley_server.core.replies.sink import MAX_KEPT_BYTES, MAX_OPEN_BYTES, FlushWindow, LogSink, window_s
 
 from tests.clock import ManualClock
 from tests.fakes import FAST, reply
@@ -279,3 +279,13 @@ def test_another_model_than_the_requested_one_is_shown_and_stored_soon(harness):
     assert not harness.log.hurried
     harness.sink.asks(msgspec.structs.replace(FAST, alias="slow", provider="other"))
     assert (harness.log.hurried, harness.log.reply.model, harness.log.reply.provider) == (True, "slow", "other")
+
+
+def test_wire_items_are_kept_whole_or_not_at_all(harness):
+    assert harness.sink.kept is None
+    harness.sink.keep("o", "a" * (MAX_KEPT_BYTES - 2))
+    harness.sink.keep("o", "é")
+    assert harness.sink.kept == Kept(origin="o", items=("a" * (MAX_KEPT_BYTES - 2), "é"))
+    harness.sink.keep("o", "b")
+    harness.sink.keep("o", "c")
+    assert harness.sink.kept is None
