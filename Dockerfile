@@ -31,9 +31,9 @@ RUN python -m pip uninstall --yes --quiet --root-user-action=ignore setuptools w
     && install --directory --mode=0700 --owner=10001 --group=10001 /data
 COPY --from=build /opt/parley /opt/parley
 
-# The configuration of a container; override it with `--env` or a TOML file that PARLEY_CONFIG names. There are no
-# credentials yet, so the server refuses an address that others can reach unless PARLEY_INSECURE=1 confirms that the
-# network is trusted.
+# The configuration of a container; override it with `--env` or a TOML file that PARLEY_CONFIG names. Without
+# credentials, the server refuses an address that others can reach unless PARLEY_INSECURE=1 confirms that the network is
+# trusted (docs/access.md).
 ENV PATH=/opt/parley/bin:$PATH \
     PYTHONUNBUFFERED=1 \
     PYTHONDONTWRITEBYTECODE=1 \

@@ -147,6 +147,7 @@ async def test_a_client_certificate_names_the_tenant(sign, serve, caplog, access
         else:
             with pytest.raises(Unauthenticated):
                 await answer(app.port, as_client(files), api_key=key)
+        await until(lambda: bool(caplog.records))  # the line is written after the status
     assert caplog.records[-1].fields.get("credential") == credential
 
 

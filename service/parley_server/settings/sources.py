@@ -84,7 +84,8 @@ def _check_together(values: Mapping[str, Any], wrong: Collection[str], faults: l
 
 def check_variables(environment: Mapping[str, str], named: Collection[str], faults: list[str]) -> None:
     """Add a fault for each unknown PARLEY_ variable. `named`: variables that the configuration itself refers to."""
-    known = [PREFIX + name.upper() for name in ("config", *_PARSERS, *SCALARS_TO_COME)]
+    # `parley chat` reads the API key of a caller, which an operator's shell may have set.
+    known = [PREFIX + name.upper() for name in ("config", "api_key", *_PARSERS, *SCALARS_TO_COME)]
     for variable in sorted(environment):
         if not variable.startswith(PREFIX) or variable in known or variable in named:
             continue

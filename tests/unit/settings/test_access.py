@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from pathlib import Path
 
 import pytest
+from parley_server.auth.tokens import _CAUSES
 from parley_server.core.access import Quota, TenantLimits, tenants_of
 from parley_server.settings import Settings, SettingsError, load_settings
 
@@ -174,3 +176,24 @@ def test_which_addresses_are_allowed(tmp_path: Path, text: str, environment: dic
         assert load(tmp_path, text, **environment).listen.host == "0.0.0.0"
     else:
         assert [each[: len(fault)] for each in faults_of(tmp_path, text, **environment)] == [fault]
+
+
+ROOT = Path(__file__).parents[3]
+PAGE = (ROOT / "docs/access.md").read_text()
+
+
+@pytest.mark.parametrize("example", re.findall(r"```toml\n(.*?)```", PAGE, re.DOTALL), ids=["key", "token", "mtls"])
+def test_the_examples_of_the_page_load(tmp_path: Path, example: str) -> None:
+    if "/etc/parley/" in example:
+        assert {fault.rpartition("/")[2] for fault in faults_of(tmp_path, example)} == {
+            f"{name} does not exist" for name in ("tls.crt", "tls.key", "ca.crt")
+        }
+    else:
+        assert not load(tmp_path, example).is_open
+
+
+def test_every_cause_of_a_refused_credential_is_documented() -> None:
+    code = "".join(file.read_text() for file in (ROOT / "service/parley_server").glob("[ar][up]*/*.py"))
+    causes = {*re.findall(r'Unauthenticated\("(\w+)"\)', code), *_CAUSES.values()}
+    table = PAGE.partition("| `cause` | meaning |")[2]
+    assert {cause for line in table.splitlines() for cause in re.findall(r"`(\w+)`", line.split(" | ")[0])} == causes
