@@ -45,10 +45,7 @@ def parse_key_set(data: bytes) -> KeySet:
 
 
 def _usable(entry: Any) -> jwt.PyJWK | None:
-    # A set may be published by anybody who controls the URL, so a symmetric key in it is never used.
-    if not isinstance(entry, dict) or entry.get("kty") not in ("RSA", "EC") or entry.get("use", "sig") != "sig":
-        return None
-    if not isinstance(entry.get("kid", ""), str):
+    if not isinstance(entry, dict) or entry.get("use", "sig") != "sig" or not isinstance(entry.get("kid", ""), str):
         return None
     try:
         if "verify" not in entry.get("key_ops", ["verify"]):
@@ -57,4 +54,5 @@ def _usable(entry: Any) -> jwt.PyJWK | None:
         weak = key.Algorithm.check_key_length(key.key)
     except (jwt.PyJWTError, ValueError, TypeError, AttributeError):
         return None
+    # A key for HS256 would be public, like the others of the set.
     return key if key.algorithm_name in ("RS256", "ES256") and not weak else None

@@ -112,9 +112,7 @@ class Tokens:
     def _keep(self, digest: str, verified: Verified, expires_s: int) -> None:
         # The library checks `exp` by the same clock.
         now_s = int(time.time())
-        left_s = min(expires_s, now_s + CACHED_S) - now_s
-        if left_s <= 0:  # within the leeway
-            return
+        left_s = min(expires_s, now_s + CACHED_S) - now_s  # negative within the leeway, which keeps nothing
         while len(self._cached) >= MAX_CACHED:
             del self._cached[next(iter(self._cached))]  # the oldest
         self._cached[digest] = (verified, self._clock.monotonic() + left_s)
