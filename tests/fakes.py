@@ -9,6 +9,7 @@ from typing import Any, cast
 
 import msgspec
 from hypothesis import strategies as st
+from parley_server.core.access import Tenants
 from parley_server.core.events import Chunk, Entry, ReasoningDelta, TextDelta, ToolCallDelta, UsageUpdate
 from parley_server.core.limits import Limits, limits_of
 from parley_server.core.model import (
@@ -220,6 +221,7 @@ class RecordingObserver:
         self.ratios: list[float] = []
         self.summaries: list[str] = []
         self.taken_over = 0
+        self.counted: list[str] = []
 
     def reply_started(self) -> None:
         self.started += 1
@@ -244,6 +246,9 @@ class RecordingObserver:
 
     def summarized(self, outcome: str) -> None:
         self.summaries.append(outcome)
+
+    def message_counted(self, outcome: str) -> None:
+        self.counted.append(outcome)
 
     def fenced(self, fenced: bool) -> None:
         self.is_fenced = fenced
@@ -334,9 +339,11 @@ class CoreHarness:
         *,
         journal: bool = False,
         clock: ManualClock | None = None,
+        tenants: Tenants | None = None,
         **limits: Any,
     ) -> None:
         self.clock = clock or ManualClock()
+        self.tenants = tenants or Tenants()
         self.store = FaultyStore(store)
         self.provider = CallbackProvider(answer)
         self.observer = RecordingObserver()
@@ -358,7 +365,12 @@ class CoreHarness:
 
     def _parts(self) -> Parts:
         return Parts(
-            catalog=self.catalog, clock=self.clock, observer=self.observer, load=self.observer, limits=self.limits
+            catalog=self.catalog,
+            clock=self.clock,
+            observer=self.observer,
+            load=self.observer,
+            limits=self.limits,
+            tenants=self.tenants,
         )
 
     async def begin(self, answer: Answer | None = None, **fields: Any) -> Generation:

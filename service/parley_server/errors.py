@@ -7,7 +7,7 @@ ParleyError
 ├── NotFound                  conversation, message, reply, model, provider or image
 ├── RequestIdReused, ConversationExists
 ├── ReplyInProgress, EtagMismatch
-├── QuotaExceeded             `violations` are (subject, description)
+├── RateLimited, QuotaExceeded    `violations` are (subject, description)
 ├── TooManyReaders, NotConfigured
 ├── Draining, Overloaded, StorageUnavailable, IdentityUnavailable     retry with the same request_id
 ├── ProviderError             the reply failed after it was accepted
@@ -206,6 +206,14 @@ class EtagMismatch(ParleyError):
     reason = Reason.ETAG_MISMATCH
 
 
+class RateLimited(ParleyError):
+    """The end user has sent, or the tenant runs, as many as a limit allows; metadata `limit` names it. The violation is
+    (subject, description)."""
+
+    reason = Reason.RATE_LIMITED
+    retryable = True
+
+
 class QuotaExceeded(ParleyError):
     """The reply needs more than is left of a quota. Each violation is (subject, description); metadata names the limit,
     its use, and the time at which it is reset. It is not retryable, because that may be a month away."""
@@ -249,6 +257,13 @@ class StorageUnavailable(ParleyError):
     def __init__(self, message: str = "the database is unavailable", *, outcome_unknown: bool = False) -> None:
         super().__init__(message, retry_after_s=1.0)
         self.outcome_unknown = outcome_unknown
+
+
+class LimitsUnavailable(StorageUnavailable):
+    """Messages cannot be counted, because Redis is unavailable. The database may be available."""
+
+    def __init__(self) -> None:
+        super().__init__("messages cannot be counted at present: retry")
 
 
 class IdentityUnavailable(ParleyError):

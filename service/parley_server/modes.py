@@ -23,9 +23,11 @@ from parley_server.core.ids import new_id
 from parley_server.core.lease import FOR_EVER, Lease
 from parley_server.core.limits import Limits
 from parley_server.core.observer import LoopLoad, Observer
-from parley_server.core.ports import Catalog, Clock, Store
+from parley_server.core.ports import Catalog, Clock, RateLimiter, Store
 from parley_server.core.quotas.rules import QuotaRules
 from parley_server.core.quotas.service import Quotas
+from parley_server.core.rates.admission import Admission
+from parley_server.core.rates.memory import MemoryRateLimiter
 from parley_server.core.replies.accept import Acceptances
 from parley_server.core.replies.cancel import CancelRequests
 from parley_server.core.replies.elsewhere import NoReplicas, RepliesElsewhere
@@ -82,12 +84,21 @@ class _Core:
         owner: str = "",
         unstored: UnstoredText | None = None,
         on_ended: Callable[[Log], None] | None = None,
+        limiter: RateLimiter | None = None,
     ) -> None:
         self._parts = parts
         self.store = store
         self.lease = lease
         self.owner = owner
         self.tasks = Tasks()
+        self.admission = Admission(
+            tenants=parts.tenants,
+            limiter=limiter or MemoryRateLimiter(parts.clock),
+            store=store,
+            clock=parts.clock,
+            observer=parts.observer,
+            tasks=self.tasks,
+        )
         self.rules = QuotaRules(parts.tenants, output_tokens=parts.limits.hold_output_tokens)
         self.live_replies = LiveReplies(
             clock=parts.clock, limits=parts.limits, observer=parts.observer, journal=journal, on_ended=on_ended
@@ -149,6 +160,7 @@ class _Core:
             cancel_requests=cancel_requests,
             generation_parts=generation_parts,
             rules=self.rules,
+            admission=self.admission,
             owner=self.owner,
         )
         self.replies = Replies(
@@ -163,7 +175,7 @@ class _Core:
             cancel_requests=cancel_requests,
             hands_over=peers is not None,
         )
-        self.quotas = Quotas(self.rules, store, parts.clock)
+        self.quotas = Quotas(self.rules, self.admission, store, parts.clock)
         self.usage_reports = UsageReports(store)
         self.conversations = Conversations(
             store=store,
@@ -207,6 +219,7 @@ class ClusterCore(_Core):
         lease_s: float,
         sweep_interval_s: float,
         peers: Peers | None,
+        limiter: RateLimiter | None = None,
     ) -> None:
         super().__init__(
             parts,
@@ -216,6 +229,7 @@ class ClusterCore(_Core):
             owner=replica_id,
             unstored=peers,
             on_ended=None if peers is None else peers.ended,
+            limiter=limiter,
         )
         self.lease_keeper = LeaseKeeper(
             replica_id,
@@ -314,12 +328,14 @@ class Cluster:
             lease_s=server.lease_s,
             sweep_interval_s=server.sweep_interval_s,
             peers=self._redis,
+            limiter=None if self._redis is None else self._redis.rates,
         )
         if (redis := self._redis) is not None:
             telemetry.watch_relay(
                 lambda: max(part.lost_s for part in redis.parts), lambda: len(self.core.live_replies.followed)
             )
         self._rollup = UsageRollup(self.store, parts.clock, rows=POSTGRES_ROLLUP_ROWS)
+        self._counts_messages = parts.tenants.count_messages
         self._keeping: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
@@ -334,6 +350,8 @@ class Cluster:
             self._checkpoints.start()
         if self._redis is not None:
             await self._redis.start(self.core.lease_keeper)
+            if self._counts_messages:
+                self._redis.rates.start()
 
     def background(self) -> list[Coroutine[None, None, None]]:
         """The work to run in the background until the server stops."""
@@ -367,6 +385,7 @@ class Cluster:
             replica_id=self.replica_id,
             heartbeat_s=settings.server.relay_heartbeat_s,
             retention_s=settings.server.relay_retention_s,
+            refuses_uncounted=settings.server.limits_without_redis == "refuse",
         )
 
 

@@ -88,6 +88,12 @@ class Tenants:
         """Whether the configuration has a table for the tenant, or one for all others."""
         return tenant in self._policies or self._others is not None
 
+    @property
+    def count_messages(self) -> bool:
+        """Whether a tenant has a limit of messages per minute."""
+        policies = (*self._policies.values(), self._others or TenantPolicy())
+        return any(each.limits.messages_per_minute is not None for each in policies)
+
     def policy(self, tenant: str) -> TenantPolicy:
         """The policy of a tenant; without limits if none is configured."""
         return self._policies.get(tenant) or self._others or TenantPolicy()

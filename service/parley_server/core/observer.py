@@ -30,6 +30,10 @@ class Observer(Protocol):
     def refused(self, reason: Reason) -> None:
         """A request was refused before anything was stored."""
 
+    def message_counted(self, outcome: str) -> None:
+        """A message was counted against `messages_per_minute`. `outcome`: "taken", "local" (counted on this replica
+        alone, because Redis is unavailable), "refused", or "error" (not counted, because Redis is unavailable)."""
+
     def fenced(self, fenced: bool) -> None:
         """The lease of this replica expired (or is held again). Without a lease, its replies show no new text."""
 

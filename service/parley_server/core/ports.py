@@ -18,6 +18,7 @@ from parley_server.core.model import (
     Usage,
 )
 from parley_server.core.quota_values import QuotaRow, QuotaUse
+from parley_server.core.rate_values import Taken
 from parley_server.core.store_types import (
     Acceptance,
     AcceptOutcome,
@@ -173,6 +174,19 @@ class Authenticator(Protocol):
         """The caller. Raises what `known` raises, and `IdentityUnavailable`."""
 
 
+class RateLimiter(Protocol):
+    """Counts messages in windows of `WINDOW_S`, one for each key. `take` and `look` may raise `LimitsUnavailable`."""
+
+    async def take(self, key: str, member: str, limit: int) -> Taken:
+        """Count `member`, unless the window already has `limit` others. A member in the window does not count again."""
+
+    async def give_back(self, key: str, member: str) -> None:
+        """Remove a member, if it is there. Never raises: what cannot be removed leaves the window in time."""
+
+    async def look(self, key: str) -> int:
+        """The number of members in the window."""
+
+
 class Store(Protocol):
     """Conversations, messages and replies in SQL. Each method is one transaction.
 
@@ -217,6 +231,9 @@ class Store(Protocol):
 
     async def read_quotas(self, tenant: str, rows: Sequence[QuotaRow]) -> list[QuotaUse]:
         """The use of these rows of quotas, without those that have none."""
+
+    async def count_running(self, tenant: str) -> int:
+        """The number of replies of the tenant that are not terminal."""
 
     async def append_checkpoints(self, checkpoints: list[Checkpoint]) -> None:
         """Make stretches of logs durable; those whose reply is terminal, gone or of another epoch are skipped."""

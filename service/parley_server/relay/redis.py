@@ -23,6 +23,7 @@ from parley_server.relay import wire
 from parley_server.relay.health import Health
 from parley_server.relay.outbox import Outbox
 from parley_server.relay.publisher import Publisher
+from parley_server.relay.rates import RedisRateLimiter
 from parley_server.relay.redis_check import RelayUnusable, check_server, connector
 from parley_server.relay.redis_pipeline import RedisPipeline, RelayAway
 from parley_server.relay.remote_log_cursor import RANGE_ENTRIES, StreamReading, entries_of
@@ -44,6 +45,7 @@ ERASED_PER_CALL = 500
 
 class RedisRelay:
     """Implements `Journal` and `Peers` of the core, with three connections to Redis for all replies and readers.
+    `rates` has a connection of its own, once it is used.
 
     New entries of all replies are published every `flush_interval_s`, and made durable every `checkpoint_interval_s` or
     after `checkpoint_bytes` of one reply. Redis keeps a running reply for `running_ttl_s` after its owner's last
@@ -63,8 +65,10 @@ class RedisRelay:
         heartbeat_s: float = 3.0,
         retention_s: float = 600.0,
         running_ttl_s: float = 600.0,
+        refuses_uncounted: bool = False,
     ) -> None:
-        """Raises RelayUnusable if `url` is not a Redis URL."""
+        """`refuses_uncounted`: `rates` refuses all messages while Redis is lost. Raises RelayUnusable if `url` is not
+        a Redis URL."""
         connect = connector(url)
         self._clock = clock
         self._channel = wire.replica_channel(replica_id)
@@ -96,6 +100,8 @@ class RedisRelay:
             self._asking, self._subscription, clock, heartbeat_s=heartbeat_s, running_ttl_s=running_ttl_s
         )
         self._outbox = Outbox(self._asking, clock)
+        rate_pipeline = RedisPipeline(connect, f"parley-rate-{replica_id}")
+        self.rates = RedisRateLimiter(rate_pipeline, clock, refuses_alone=refuses_uncounted)
         self._owned: ReplyOwner
         self._checking: asyncio.Task[None] | None = None
 
@@ -109,6 +115,7 @@ class RedisRelay:
             remote_log_reader.presence,
             self._subscription.health,
             self._outbox.health,
+            self.rates.health,
         )
 
     async def start(self, owned: ReplyOwner) -> None:
@@ -137,7 +144,7 @@ class RedisRelay:
             await asyncio.gather(self._checking, return_exceptions=True)
         # The readers end first, since nothing waits for them. The others then send what is left, so their connections
         # close last.
-        await asyncio.gather(self._remote_log_reader.stop(), self._subscription.stop())
+        await asyncio.gather(self._remote_log_reader.stop(), self._subscription.stop(), self.rates.stop())
         await asyncio.gather(self._publisher.stop(), self._outbox.stop(), self._checkpoints.stop())
         await asyncio.gather(self._publishing.close(), self._asking.close())
 

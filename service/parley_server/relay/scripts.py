@@ -48,7 +48,11 @@ ENDED = Script("ended")
 ERASE = Script("erase")
 HEARTBEAT = Script("heartbeat")
 PROBE = Script("probe")
+RATE_LOOK = Script("rate_look")
+RATE_TAKE = Script("rate_take")
 SEEN = Script("seen")
 TAKE_OVER = Script("take_over")
 
-LOAD_ALL = [each.load for each in (APPEND, CANCEL, ENDED, ERASE, HEARTBEAT, PROBE, SEEN, TAKE_OVER)]
+LOAD_ALL = [
+    each.load for each in (APPEND, CANCEL, ENDED, ERASE, HEARTBEAT, PROBE, RATE_LOOK, RATE_TAKE, SEEN, TAKE_OVER)
+]

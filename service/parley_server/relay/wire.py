@@ -7,6 +7,9 @@
 - `parley:{ID}:log:EPOCH`: a stream with one entry per log entry; entry ids are `NUMBER-0`.
 - `parley:replica:ID`: the channel of an owner; also a key that it sets as a heartbeat while it owns no running reply.
 - `parley:erased`: the channel of erased replies.
+- `parley:rate:KEY`: a sorted set with the messages that an end user has sent within the last minute: the id of each
+  request, with its time by Redis' clock in ms. KEY is a hash, so that Redis has no names of users.
+- `parley:rate:probe`: a key that is only written to check whether Redis accepts writes.
 """
 
 from __future__ import annotations
@@ -19,6 +22,7 @@ from parley_server.core.events import Entry, Unknown
 from parley_server.journal import entry_codec
 
 ERASED_CHANNEL = b"parley:erased"
+RATE_PROBE_KEY = b"parley:rate:probe"
 CLOSED_FENCE = 2**53  # above every epoch; the largest integer that Lua's numbers hold exactly
 
 
@@ -49,6 +53,11 @@ def stream_key(reply_id: str, epoch: int) -> bytes:
 def replica_channel(replica_id: str) -> bytes:
     """The channel on which an owner receives cancel requests, and the key of its heartbeat."""
     return b"parley:replica:%b" % replica_id.encode()
+
+
+def rate_key(key: str) -> bytes:
+    """The key of an end user's messages of the last minute."""
+    return b"parley:rate:%b" % key.encode()
 
 
 def decode_bytes(value: bytes) -> Entry:

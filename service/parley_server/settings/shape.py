@@ -207,6 +207,7 @@ class ServerSettings(Shape):
     max_images_bytes: Annotated[int, Field(ge=0, le=3 * MIB)] = 3 * MIB
     max_reply_bytes: Annotated[int, Field(ge=KIB, le=2 * MIB)] = 2 * MIB
     reflection: bool = True
+    limits_without_redis: Literal["local", "refuse"] = "local"
     hold_output_tokens: Annotated[int, Field(ge=1, le=1_000_000)] = 1024
 
 

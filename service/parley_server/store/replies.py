@@ -46,6 +46,7 @@ _UNFINISHED = (
 )
 _UNFINISHED_ONE = _UNFINISHED.where(_THIS)
 _UNFINISHED_IDS = select(reply.c.id).where(reply_active)
+_COUNT_RUNNING = select(func.count()).select_from(reply).where(reply.c.tenant == bindparam("of_tenant"), reply_active)
 
 
 @cache
@@ -73,6 +74,11 @@ def _cancel(which: ColumnElement[bool]) -> Any:
 
 _CANCEL_REPLY = _cancel(_THIS)
 _CANCEL_IN_CONVERSATION = _cancel(reply.c.conversation_id == bindparam("of_conversation", type_=Sought()))
+
+
+def count_running(connection: Connection, tenant: str) -> int:
+    """See `Store.count_running`."""
+    return connection.execute(_COUNT_RUNNING, {"of_tenant": tenant}).scalar_one()
 
 
 def load_reply(connection: Connection, reply_id: str) -> Reply | None:

@@ -111,6 +111,9 @@ class SqlStore:
     async def read_quotas(self, tenant: str, rows: Sequence[QuotaRow]) -> list[QuotaUse]:
         return await self._database.read(lambda connection: quotas.read_uses(connection, tenant, rows), one_state=False)
 
+    async def count_running(self, tenant: str) -> int:
+        return await self._database.read(lambda connection: replies.count_running(connection, tenant), one_state=False)
+
     async def append_checkpoints(self, checkpoints: list[Checkpoint]) -> None:
         await self._database.write(lambda connection: append_checkpoints(connection, checkpoints), durable=False)
 

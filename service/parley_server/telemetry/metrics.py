@@ -133,6 +133,10 @@ class Metrics:
             "parley_call_duration_seconds", "Duration of calls.", ("method",), buckets=_CALL_S, registry=registry
         )
         self._call_duration = _Labelled(call_duration.labels)
+        counted = Counter(
+            "parley_limiter_calls_total", "Messages counted against their limit.", ("outcome",), registry=registry
+        )
+        self._counted = _Labelled(counted.labels)
         failures = Counter("parley_auth_failures_total", "Refused credentials.", ("cause",), registry=registry)
         self._auth_failures = _Labelled(failures.labels)
         self._auth = Histogram("parley_auth_seconds", "Time to identify a caller.", buckets=_AUTH_S, registry=registry)
@@ -227,6 +231,9 @@ class Metrics:
         self._summaries.of(outcome).inc()
 
     # --- replicas
+
+    def message_counted(self, outcome: str) -> None:
+        self._counted.of(outcome).inc()
 
     def fenced(self, fenced: bool) -> None:
         self._lease.set(0 if fenced else 1)

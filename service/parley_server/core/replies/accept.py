@@ -20,6 +20,7 @@ from parley_server.core.model import Conversation, FinishReason, Model, Reply, R
 from parley_server.core.observer import LoopLoad, Observer
 from parley_server.core.ports import Catalog, Clock, Store
 from parley_server.core.quotas.rules import QuotaRules, refusal, states_of, tightest
+from parley_server.core.rates.admission import Admission, Entry
 from parley_server.core.replies.cancel import CancelRequests
 from parley_server.core.replies.generate import Generation, GenerationParts, as_it_stands
 from parley_server.core.replies.live import LiveReplies
@@ -49,6 +50,7 @@ from parley_server.errors import (
     ConversationNotFound,
     Draining,
     ImageNotFound,
+    LimitsUnavailable,
     ParleyError,
     QuotaExceeded,
     ReplyInProgress,
@@ -86,6 +88,7 @@ class Acceptances:
         cancel_requests: CancelRequests,
         generation_parts: GenerationParts,
         rules: QuotaRules,
+        admission: Admission,
         owner: str = "",
     ) -> None:
         self._store = store
@@ -101,32 +104,36 @@ class Acceptances:
         self._cancel_requests = cancel_requests
         self._generation_parts = generation_parts
         self._rules = rules
+        self._admission = admission
         self._owner = owner
         self.draining: Draining | None = None
 
     async def accept(self, request: ReplyRequest) -> Generation | Replayed:
         """A new running reply, or the reply that the same request has started. Raises every refusal."""
         began = self._clock.monotonic()
+        entry = self._admission.entry(request)
         try:
-            return await self._accept(request, began)
+            return await self._accept(request, entry, began)
         except ParleyError as refusal:
-            known = (
-                await self._known(request) if not isinstance(refusal, RequestIdReused | StorageUnavailable) else None
-            )
-            if known is not None:
+            entry.accepted = isinstance(refusal, StorageUnavailable) and refusal.outcome_unknown
+            if _may_be_known(refusal) and (known := await self._known(request)) is not None:
                 return known
             self._observer.refused(refusal.reason)
             raise
+        finally:
+            await entry.end()
 
-    async def _accept(self, request: ReplyRequest, began: float) -> Generation | Replayed:
+    async def _accept(self, request: ReplyRequest, entry: Entry, began: float) -> Generation | Replayed:
         self._check_room(0)
         if self._load.overloaded:
             raise self._live_replies.capacity.overloaded("the server is too busy for new replies: retry later")
+        entry.begin()
         for tries_left in reversed(range(MAX_TRIES)):
             source = await self._source(request)
             candidates = self._candidates(request, source)
             await self._check_results(request, source)
             plan = self._plan(request, source, candidates)
+            await entry.check(source)
             if running := source.conversation.active_reply_id:
                 self._check_room(plan.prompt_size)
                 await self._check_quota(request, plan.acceptance)
@@ -139,7 +146,9 @@ class Acceptances:
             self._check_room(plan.prompt_size)
             outcome = await self._commit(generation, plan.acceptance, began)
             if isinstance(outcome, Accepted):
-                generation.quota = tightest(states_of(plan.acceptance.quotas, outcome.uses)) if outcome.uses else None
+                entry.accepted = True
+                quotas = states_of(plan.acceptance.quotas, outcome.uses) if outcome.uses else []
+                generation.quota = tightest([*entry.states, *quotas])
                 return generation
             if isinstance(outcome, Replayed):
                 return self._same(request, outcome)
@@ -371,6 +380,13 @@ async def ended_within(log: Log, wait_s: float, clock: Clock) -> bool:
     finally:
         timer.cancel()
     return log.ended or log.erased
+
+
+def _may_be_known(refusal: ParleyError) -> bool:
+    """Whether the request may be the retry of an accepted one, and the database can tell."""
+    if isinstance(refusal, LimitsUnavailable):
+        return True
+    return not isinstance(refusal, RequestIdReused | StorageUnavailable)
 
 
 def _in_progress(reply_id: str) -> ReplyInProgress:
