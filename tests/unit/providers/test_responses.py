@@ -226,7 +226,7 @@ def test_a_conversation():
         "instructions": "one",
         "input": [
             {"role": "user", "content": "q"},
-            {"role": "assistant", "content": "see"},
+            {"type": "message", "role": "assistant", "content": "see"},
             {"type": "function_call", "call_id": "c1", "name": "f", "arguments": "{}"},
             {"type": "function_call_output", "call_id": "c1", "output": "42"},
             {"role": "developer", "content": "later"},
