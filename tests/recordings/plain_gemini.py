@@ -61,10 +61,12 @@ class PlainGemini:
         for candidate in event.get("candidates", []):
             for part in candidate.get("content", {}).get("parts", []):
                 self._part(part)
-            self.unread = self.unread or "missing-parts" in candidate.get("content", {})
+            if "content" in candidate and not candidate["content"].keys() & {"parts", "role"}:
+                self.unread = True
             self.word = candidate.get("finishReason", self.word)
-        if "blockReason" in event.get("promptFeedback", {}):
-            self.word, self.blocked = event["promptFeedback"]["blockReason"], True
+        feedback = event.get("promptFeedback", {})
+        if feedback.keys() & {"blockReason", "blockReasonMessage"}:
+            self.word, self.blocked = feedback.get("blockReason", "BLOCKED_REASON_UNSPECIFIED"), True
         self.unread = self.unread or not event.keys() & {"candidates", "promptFeedback", "usageMetadata", "error"}
 
     def outcome(self) -> Outcome:
@@ -83,7 +85,9 @@ class PlainGemini:
             return "PROVIDER_MALFORMED" if self.unread and not said else "PROVIDER_TRUNCATED"
         if self.unread and not said:
             return "PROVIDER_MALFORMED"
-        end = ENDS[self.word]
+        end = ENDS.get(self.word, "OTHER")
+        if end == "OTHER" and not said:
+            return "PROVIDER_MALFORMED"
         return "TOOL_CALLS" if self.calls and end == "STOP" else end
 
     def _part(self, part: dict[str, Any]) -> None:

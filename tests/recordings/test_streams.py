@@ -4,14 +4,12 @@
 """
 
 import pytest
-from parley_server.errors import ProviderError
 
-from tests.integration.providers.recording import RecordingSink
 from tests.recordings.cuts import ends_of_events, escaped, ways_to_cut, with_crlf
 from tests.recordings.dialects import DIALECTS
-from tests.recordings.folder import VARIABLE, differences, recordings, streams_of
-from tests.recordings.plain import Outcome
-from tests.upstream import Close, Raw, Script, Upstream
+from tests.recordings.folder import VARIABLE, recordings, streams_of
+from tests.recordings.reading import fed, read_over_a_socket
+from tests.upstream import Close, Raw, Script
 
 FOLDER = recordings()
 if FOLDER is None:
@@ -27,17 +25,13 @@ HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nConnection: close
 each_stream = pytest.mark.parametrize(("dialect", "path"), STREAMS)
 
 
-def test_the_folder_holds_what_is_expected():
-    assert differences(FOLDER) == []
-
-
 @each_stream
 async def test_read_whole_over_a_socket(dialect, path):
     """As chunks behind the head, and with the head and the end in one write."""
     body = path.read_bytes()
     one_write = HEAD + b"%x\r\n%s\r\n0\r\n\r\n" % (len(body), body)
     for script in (Script([body]), Script(before_head=[Raw(one_write), Close()])):
-        assert await _over_a_socket(dialect, script) == dialect.read_plainly(body)
+        assert await read_over_a_socket(dialect, script) == dialect.read_plainly(body)
 
 
 @each_stream
@@ -46,7 +40,7 @@ async def test_a_connection_that_breaks_before_the_terminator_is_a_failure(diale
     readings = beginnings(dialect, body)
     incomplete = [place for place, reading in readings if reading.end == "PROVIDER_TRUNCATED"]
     cut = body[: incomplete[-1]]
-    read = await _over_a_socket(dialect, Script([cut, Close()]))
+    read = await read_over_a_socket(dialect, Script([cut, Close()]))
     assert (read.end, read.text, read.reasoning) == ("PROVIDER_TRUNCATED", *_said(dialect.read_plainly(cut)))
 
 
@@ -57,10 +51,10 @@ def test_the_same_however_it_is_cut(dialect, path):
     for form, same in (("", body), ("CR LF, ", with_crlf(body)), ("escaped, ", escaped(body))):
         if form and same == body:
             continue
-        whole, runs = _fed(dialect, [same])
+        whole, runs = fed(dialect, [same])
         assert whole == expected, f"{form}whole"
         for way, reads in ways_to_cut(same, seed=path.name):
-            assert _fed(dialect, reads) == (expected, runs), form + way
+            assert fed(dialect, reads) == (expected, runs), form + way
 
 
 @each_stream
@@ -71,7 +65,7 @@ def test_never_complete_before_its_terminator(dialect, path):
     if len(readings) > 1000:
         readings = readings[:-100:4] + readings[-100:]
     for place, expected in readings:
-        read, _ = _fed(dialect, [body[:place]])
+        read, _ = fed(dialect, [body[:place]])
         assert (read.end, *_said(read)) == (expected.end, *_said(expected)), f"ended after {place} bytes"
 
 
@@ -86,67 +80,5 @@ def beginnings(dialect, body):
         yield end, reading.outcome()
 
 
-async def _over_a_socket(dialect, script):
-    """What the shipped provider makes of the script."""
-    sink = RecordingSink()
-    async with Upstream() as upstream:
-        upstream.reply_with(script)
-        provider = dialect.provider(upstream.url)
-        try:
-            finish = await provider.generate(dialect.prompt, sink)
-        except ProviderError as error:
-            return dialect.comparable(_outcome(sink, error.reason))
-        finally:
-            await provider.close()
-    return dialect.comparable(_outcome(sink, finish.reason, finish.provider_reason))
-
-
-def _fed(dialect, reads):
-    """What the reader makes of a body that comes in these reads, and what it pushed, neighbours of a kind joined."""
-    sink = RecordingSink()
-    done = []
-    reader = dialect.reader(sink, lambda: done.append(True))
-    try:
-        for read in reads:
-            if not done:
-                reader.feed(read)
-        finish = reader.end()
-    except ProviderError as error:
-        return dialect.comparable(_outcome(sink, error.reason)), _runs(sink)
-    return dialect.comparable(_outcome(sink, finish.reason, finish.provider_reason)), _runs(sink)
-
-
 def _said(outcome):
     return outcome.text, outcome.reasoning
-
-
-def _runs(sink):
-    """What was pushed, in order: texts, reasoning and arguments of a call that follow one another are one."""
-    runs = []
-    for kind, *pushed in sink.events:
-        key = (kind, pushed[0]) if kind == "tool_call" else (kind,)
-        piece = pushed[-1]
-        if kind == "usage" or not piece:
-            continue
-        if runs and runs[-1][0] == key:
-            runs[-1][1] += piece
-        else:
-            runs.append([key, piece])
-    return runs
-
-
-def _outcome(sink, end, word=""):
-    calls = {}
-    for kind, *pushed in sink.events:
-        if kind == "tool_call":
-            index, call_id, name, arguments = pushed
-            known = calls.setdefault(index, (call_id, name, ""))
-            calls[index] = (*known[:2], known[2] + arguments)
-    counted = sink.counted[-1] if sink.counted else None
-    counts = counted and (
-        counted.prompt_tokens,
-        counted.cached_prompt_tokens,
-        counted.completion_tokens,
-        counted.reasoning_tokens,
-    )
-    return Outcome(sink.content, sink.reasoning_content, tuple(calls.values()), end=str(end), word=word, counts=counts)
