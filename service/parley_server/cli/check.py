@@ -29,8 +29,16 @@ def run(options: argparse.Namespace) -> int:
     kind = "SQLite" if is_sqlite(settings.database_url) else "PostgreSQL"
     relay = f"Redis at {without_secrets(settings.redis_url)}" if settings.redis_url else "in process"
     print(f"database: {kind} at {without_secrets(settings.database_url)}; relay: {relay}; workers: {settings.workers}")
+    print(_access(settings))
     print("\n".join(models))
     return 0
+
+
+def _access(settings: Settings) -> str:
+    if settings.is_open:
+        return "access: open, every caller is accepted"
+    tokens = f"; tokens of {', '.join(settings.identity)}" if settings.identity else ""
+    return f"access: tenants {', '.join(settings.tenants)}{tokens}"
 
 
 async def _models(settings: Settings) -> list[str]:

@@ -174,6 +174,7 @@ def test_commands_have_help_and_version(tmp_path) -> None:
         [
             "the configuration is valid: 1 model, scripted by default",
             "database: SQLite at sqlite+aiosqlite:///parley.db; relay: in process; workers: 1",
+            "access: open, every caller is accepted",
             f"{'model':10}{'of':20}{'context':9}{'output':8}{'takes':30}US dollars per million tokens",
             f"{'scripted':10}{'scripted: scripted':20}{'-':9}{'-':8}{'tools, json_schema, sampling':30}not known",
         ],
@@ -188,13 +189,21 @@ models.old = { provider = "up", name = "gpt-1", retires = 2026-01-31 }
 server.default_model = "small"
 """)
     checked = command(tmp_path, "check", "--config", "parley.toml")
-    rows = [re.split(r"  +", line) for line in checked.stdout.splitlines()[3:]]
+    rows = [re.split(r"  +", line) for line in checked.stdout.splitlines()[4:]]
     assert rows[0] == [
         *("small", "up: m", "9", "128000", "images, json_schema, reasoning"),
         "prompt 0.1, cached 0.01, written 0.125, completion 0.5",
     ]
     assert rows[1] == ["", "above 100000 tokens: prompt 0.5, cached 0.05, written 0.625, completion 2.5"]
     assert rows[-1] == ["warning: old: gpt-1 was to be turned off by its vendor on 2026-01-31"]
+
+
+def test_check_shows_who_may_call(tmp_path) -> None:
+    issuer = '[identity.corp]\nissuer = "i"\naudience = ["a"]\nsecret = "env:SECRET"\ntenant = "bank"\n'
+    tables = f'[tenants.shop]\napi_keys_sha256 = ["{"a" * 64}"]\n[tenants.bank]\n{issuer}'
+    (tmp_path / "parley.toml").write_text(tables)
+    checked = command(tmp_path, "check", "--config", "parley.toml", SECRET="s" * 32)
+    assert checked.stdout.splitlines()[2] == "access: tenants shop, bank; tokens of corp"
 
 
 def test_check_shows_addresses_without_secrets(tmp_path) -> None:

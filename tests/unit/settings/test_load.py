@@ -155,9 +155,10 @@ def test_loopback_needs_no_permission(text: str) -> None:
     assert str(load_settings({"PARLEY_LISTEN": text}).listen) == text
 
 
-def test_kubernetes_service_links_are_ignored() -> None:
+def test_service_links_of_kubernetes_and_the_key_of_parley_chat_are_ignored() -> None:
     load_settings(
         {
+            "PARLEY_API_KEY": "of parley chat",
             "PARLEY_SERVICE_HOST": "10.0.0.1",
             "PARLEY_SERVICE_PORT": "50051",
             "PARLEY_SERVICE_PORT_GRPC": "50051",
