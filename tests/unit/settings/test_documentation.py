@@ -104,7 +104,7 @@ def test_every_scalar_has_a_row_with_its_variable(key: str) -> None:
 def test_defaults_of_the_server_are_those_of_the_code(name: str) -> None:
     default = ServerSettings.model_fields[name].default
     documented = row(name)[1].split()[0].strip("`")
-    assert documented == str(default).lower() if isinstance(default, bool) else float(documented) == default
+    assert documented == str(default).lower() if isinstance(default, bool | str) else float(documented) == default
 
 
 @pytest.mark.parametrize("name", MODEL_DEFAULTS)
