@@ -101,8 +101,9 @@ class RedisRateLimiter:
         return answer
 
     async def _connect(self) -> None:
-        """Ask until Redis accepts a write in time."""
-        while problem := (await self._try(command("SET", wire.RATE_PROBE_KEY, 1, "PX", 1000)))[1]:
+        """Take from a window of its own until Redis answers in time."""
+        probe = RATE_TAKE.call([wire.RATE_PROBE_KEY], WINDOW_MS, 1, "probe")
+        while problem := (await self._try(probe))[1]:
             self.health.failed(problem)
             await self._clock.sleep(self.health.retry_at - self._clock.monotonic())
         self.health.worked()

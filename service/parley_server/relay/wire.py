@@ -9,7 +9,7 @@
 - `parley:erased`: the channel of erased replies.
 - `parley:rate:KEY`: a sorted set with the messages that an end user has sent within the last minute: the id of each
   request, with its time by Redis' clock in ms. KEY is a hash, so that Redis has no names of users.
-- `parley:rate:probe`: a key that is only written to check whether Redis accepts writes.
+- `parley:rate:probe`: such a set that is only written to check whether Redis can be used.
 """
 
 from __future__ import annotations
