@@ -172,7 +172,10 @@ class ReplyStream:
     async def _read(self) -> chat_pb2.TokenChunk | None:
         if self._call is None:
             self._connection.check()
-            self._call = self._attach(await self._connection.metadata(self._left))
+            metadata = await self._connection.metadata(self._left)
+            if self._left.is_set():
+                return None
+            self._call = self._attach(metadata)
         async with asyncio.timeout(self._connection.settings.silence_s) as scope:
             if self._connection.reach.reached:
                 chunk = await self._call.read()
