@@ -12,7 +12,7 @@ from typing import Any
 import grpc
 from google.protobuf.descriptor import MethodDescriptor, ServiceDescriptor
 from google.protobuf.message_factory import GetMessageClass
-from parley.v1 import catalog_pb2, chat_pb2, conversations_pb2, errors_pb2, resources_pb2
+from parley.v1 import admin_pb2, catalog_pb2, chat_pb2, conversations_pb2, errors_pb2, resources_pb2
 
 Chunk = chat_pb2.TokenChunk
 REPLY_ID = "reply-1"
@@ -299,6 +299,7 @@ async def running(*, with_proxy: bool = False, port: int = 0) -> AsyncIterator[S
             scripted.routes(chat_pb2.DESCRIPTOR.services_by_name["Chat"]),
             scripted.routes(conversations_pb2.DESCRIPTOR.services_by_name["Conversations"]),
             scripted.routes(catalog_pb2.DESCRIPTOR.services_by_name["Catalog"]),
+            scripted.routes(admin_pb2.DESCRIPTOR.services_by_name["Admin"]),
         )
     )
     bound = server.add_insecure_port(f"127.0.0.1:{port}")

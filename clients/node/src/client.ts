@@ -1,6 +1,7 @@
 /** The client of one server for one caller. */
 
 import { create } from "@bufbuild/protobuf";
+import { Admin } from "./admin.js";
 import { Connection, type CallOptions } from "./connection.js";
 import { Conversations } from "./conversations.js";
 import { duration, oneOf } from "./convert.js";
@@ -48,6 +49,7 @@ export type CancelTarget =
 /** Client of a Parley server. It connects at its first call. Call `close` when done, or declare it with `using`. */
 export class Client implements Disposable {
   readonly conversations: Conversations;
+  readonly admin: Admin;
   private readonly connection: Connection;
 
   constructor(address?: string, options?: ClientOptions);
@@ -56,6 +58,7 @@ export class Client implements Disposable {
   constructor(server: string | Connection = "127.0.0.1:50051", options: ClientOptions = {}) {
     this.connection = typeof server === "string" ? connect(server, options) : server;
     this.conversations = new Conversations(this.connection);
+    this.admin = new Admin(this.connection);
   }
 
   /**

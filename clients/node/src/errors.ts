@@ -5,13 +5,14 @@
  *     ├── InvalidRequest              the request is wrong; correct it before sending it again
  *     │   └── UnsupportedInput, ContextTooLarge, InputTooLarge
  *     ├── Unauthenticated, Forbidden
+ *     ├── CredentialFailed            the application's function for the credential failed; nothing was sent
  *     ├── NotFound
  *     │   └── ConversationNotFound, MessageNotFound, ReplyNotFound, ModelNotFound, ProviderNotFound, ImageNotFound
  *     ├── AlreadyExists
  *     │   └── RequestIdReused, ConversationExists
  *     ├── ReplyInProgress             `replyId` is the running reply
  *     ├── EtagMismatch                read the resource again, then update it
- *     ├── LimitExceeded               wait `retryAfterMs`
+ *     ├── LimitExceeded               `limit` is reached; `retryAfterMs` is the wait
  *     │   └── RateLimited, QuotaExceeded, TooManyReaders
  *     ├── NotConfigured               the server lacks a setting that the call needs
  *     ├── Unavailable                 no answer from a server after all retries
@@ -95,6 +96,14 @@ export class Forbidden extends ParleyError {
   override readonly name = "Forbidden";
 }
 
+/**
+ * The function for the credential threw an error, took too long, or returned no credential; nothing was sent. `cause` is
+ * the function's own error.
+ */
+export class CredentialFailed extends ParleyError {
+  override readonly name = "CredentialFailed";
+}
+
 /** No such resource, or it belongs to another user. */
 export class NotFound extends ParleyError {
   override readonly name: string = "NotFound";
@@ -160,17 +169,57 @@ export class EtagMismatch extends ParleyError {
   override readonly name = "EtagMismatch";
 }
 
-/** The caller has reached a limit. */
+/**
+ * The caller has reached a limit. `retryAfterMs` is the wait until there is room, if the server sent it.
+ *
+ * The numbers count what the limit counts: messages, replies, tokens, or billionths of a US dollar. Each property is
+ * undefined or empty if the server did not send it.
+ */
 export class LimitExceeded extends ParleyError {
   override readonly name: string = "LimitExceeded";
+
+  /** The name of the limit, such as "messages_per_minute" or "tenant_tokens_per_day". */
+  get limit(): string {
+    return this.metadata["limit"] ?? "";
+  }
+
+  /** How much of the limit is used. */
+  get used(): bigint | undefined {
+    return numberOf(this.metadata["used"]);
+  }
+
+  /** The limit itself. */
+  get max(): bigint | undefined {
+    return numberOf(this.metadata["max"]);
+  }
+
+  /** How much more the request needs. */
+  get needed(): bigint | undefined {
+    return numberOf(this.metadata["needed"]);
+  }
+
+  /** Whose limit it is: "end_user" or "tenant". */
+  get subject(): string {
+    return this.metadata["subject"] ?? "";
+  }
+
+  /** When the period of the quota ends. */
+  get resetTime(): Date | undefined {
+    const time = new Date(this.metadata["reset_time"] ?? "");
+    return Number.isNaN(time.getTime()) ? undefined : time;
+  }
 }
 
-/** The rate of messages is over its limit. */
+function numberOf(digits: string | undefined): bigint | undefined {
+  return digits !== undefined && /^-?\d{1,19}$/.test(digits) ? BigInt(digits) : undefined;
+}
+
+/** Too many messages in a minute, or too many replies at once. The client waits only within its backoff. */
 export class RateLimited extends LimitExceeded {
   override readonly name = "RateLimited";
 }
 
-/** The quota of the period is used up. */
+/** The quota of the period is used up. The client does not wait: the end of the period may be a month away. */
 export class QuotaExceeded extends LimitExceeded {
   override readonly name = "QuotaExceeded";
 }

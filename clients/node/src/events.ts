@@ -1,7 +1,7 @@
 /** The events of a reply's stream. Readers can ignore the types that they do not use. */
 
 import type { ParleyError } from "./errors.js";
-import type { FinishReason, Reply, Usage } from "./gen/parley/v1/resources_pb.js";
+import type { FinishReason, Quota, Reply, Usage } from "./gen/parley/v1/resources_pb.js";
 
 /** The name of a `FinishReason`, such as "STOP" or "CANCELLED". */
 export type FinishName = keyof typeof FinishReason;
@@ -19,6 +19,8 @@ export interface Accepted {
   readonly replayed: boolean;
   /** The names of the sampling settings that the requested model does not take, such as "temperature". */
   readonly ignoredSettings: readonly string[];
+  /** The limit of which the least part is left; undefined without limits, and for a reply that was accepted earlier. */
+  readonly quota: Quota | undefined;
 }
 
 /** Text to append to the answer. It never splits a code point. */

@@ -4,10 +4,17 @@ import type { ChannelOptions } from "@grpc/grpc-js";
 import { DEFAULT_BACKOFF, type Backoff } from "./backoff.js";
 import type { TlsOptions } from "./wire.js";
 
+/** An API key or a token (JWT), or a function that returns it for each attempt of a call. */
+export type Credential = string | (() => string | Promise<string>);
+
 /** Options of a client; times are in milliseconds. */
 export interface ClientOptions {
-  /** A static key or a JWT. */
-  apiKey?: string | undefined;
+  /**
+   * An API key or a token (JWT), or a function that returns it, directly or as a promise. The function is called for each
+   * attempt of a call, so that tokens can be renewed; a promise has 10 seconds. If it fails, the call throws
+   * `CredentialFailed`.
+   */
+  apiKey?: Credential | undefined;
   /** The user on whose behalf the API key acts. */
   endUser?: string | undefined;
   /** Retries of streams and calls. */
@@ -18,7 +25,7 @@ export interface ClientOptions {
   silenceMs?: number | undefined;
   /** A stream reconnects when its call has lasted this long. By default 0: no limit. */
   attemptTimeoutMs?: number | undefined;
-  /** True to use Node's root certificates, or certificates. */
+  /** True to use Node's root certificates, or other ones; with `cert` and `key` the client's certificate (mTLS). */
   tls?: boolean | TlsOptions | undefined;
   /** Further options of the grpc-js channel, which override the client's. */
   channelOptions?: ChannelOptions | undefined;
@@ -26,7 +33,7 @@ export interface ClientOptions {
 
 /** The settings of a connection. */
 export interface Settings {
-  readonly apiKey: string;
+  readonly apiKey: Credential;
   readonly endUser: string;
   readonly backoff: Backoff;
   readonly callTimeoutMs: number;
@@ -46,11 +53,11 @@ export function settingsOf(options: ClientOptions): Settings {
   };
 }
 
-/** Returns the metadata of each call. Throws TypeError for characters that metadata cannot contain. */
-export function headersOf(settings: Settings): Record<string, string> {
+/** Returns metadata of one call. Throws TypeError for a value that metadata cannot contain. */
+export function headersOf(credential: string, endUser: string): Record<string, string> {
   const headers: Record<string, string> = {};
-  if (settings.apiKey) headers["authorization"] = `Bearer ${settings.apiKey}`;
-  if (settings.endUser) headers["x-end-user"] = settings.endUser;
+  if (credential) headers["authorization"] = `Bearer ${credential}`;
+  if (endUser) headers["x-end-user"] = endUser;
   for (const [key, value] of Object.entries(headers)) {
     if (!/^[ -~]*$/.test(value))
       throw new TypeError(`${key}: only printable ASCII is allowed in gRPC metadata`);

@@ -8,6 +8,7 @@ import {
   BY_REASON,
   InternalError,
   ParleyError,
+  RateLimited,
   ReplyFailed,
   Unavailable,
   type Code,
@@ -51,9 +52,11 @@ export function fieldsOf(proto: ReplyError): ErrorFields & { reason: Reason | ""
   };
 }
 
-/** True if the same call may be retried: the server was unavailable, or the call was interrupted. */
-export function isCut({ code, reason }: ParleyError): boolean {
-  return code === "UNAVAILABLE" || (reason === "" && CUT.includes(code));
+/** True if the same call may be retried: no server was available, the call was cut, or a rate is limited. */
+export function mayRetry(error: ParleyError): boolean {
+  const { code, reason } = error;
+  const limited = error instanceof RateLimited && error.retryable;
+  return limited || code === "UNAVAILABLE" || (reason === "" && CUT.includes(code));
 }
 
 /** True if the error is the end of the reply, as in its terminal chunk. */

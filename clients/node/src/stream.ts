@@ -5,11 +5,12 @@
  * client.
  */
 
+import type { Metadata } from "@grpc/grpc-js";
 import { create, type DescMessage } from "@bufbuild/protobuf";
 import { Patience } from "./backoff.js";
 import type { Call } from "./call.js";
 import type { Connection } from "./connection.js";
-import { ConnectionLost, NotFound, ParleyError, TooManyReaders } from "./errors.js";
+import { ConnectionLost, CredentialFailed, NotFound, ParleyError, TooManyReaders } from "./errors.js";
 import type { Finished, ReplyEvent, ToolCall } from "./events.js";
 import {
   CancelRequestSchema,
@@ -20,7 +21,7 @@ import {
   type TokenChunkSchema,
 } from "./gen/parley/v1/chat_pb.js";
 import type { Reply } from "./gen/parley/v1/resources_pb.js";
-import { endsReply, isCut, unavailable } from "./status.js";
+import { endsReply, mayRetry, unavailable } from "./status.js";
 import type { Transcript } from "./transcript.js";
 
 // How long to wait for the status of a call after its terminal chunk.
@@ -176,7 +177,11 @@ export class ReplyStream implements AsyncIterableIterator<ReplyEvent, undefined>
       if (this.#pauseMs > 0) await this.#connection.wire.pause(this.#pauseMs, this.#left.signal);
       this.#pauseMs = 0;
       if (this.#left.signal.aborted) return undefined;
-      this.#call ??= this.#attach();
+      if (!this.#call) {
+        const metadata = await this.#connection.metadata(this.#left.signal);
+        if (this.#left.signal.aborted) return undefined;
+        this.#call = this.#attach(metadata);
+      }
       const chunk = await this.#call.read(this.#connection.settings.silenceMs);
       if (this.#left.signal.aborted) return undefined;
       if (chunk) return this.#apply(chunk);
@@ -189,15 +194,15 @@ export class ReplyStream implements AsyncIterableIterator<ReplyEvent, undefined>
     }
   }
 
-  #attach(): Call<DescMessage, typeof TokenChunkSchema> {
+  #attach(metadata: Metadata): Call<DescMessage, typeof TokenChunkSchema> {
     const { attemptTimeoutMs } = this.#connection.settings;
     const { replyId, sequence: afterSequence } = this;
     this.#patience.tries();
     if (this.#request && !replyId) {
-      return this.#connection.start(Chat.method.streamReply, this.#request, attemptTimeoutMs);
+      return this.#connection.start(Chat.method.streamReply, this.#request, metadata, attemptTimeoutMs);
     }
     const resume = { replyId, afterSequence, streamOptions: this.#options };
-    return this.#connection.start(Chat.method.resumeReply, resume, attemptTimeoutMs);
+    return this.#connection.start(Chat.method.resumeReply, resume, metadata, attemptTimeoutMs);
   }
 
   #apply(chunk: TokenChunk): ReplyEvent | undefined {
@@ -234,10 +239,12 @@ export class ReplyStream implements AsyncIterableIterator<ReplyEvent, undefined>
   }
 
   #mayAttachAgain(error: ParleyError): boolean {
-    if (isCut(error) || (error.code === "DEADLINE_EXCEEDED" && error.reason === "")) return true;
+    if (mayRetry(error) || (error.code === "DEADLINE_EXCEEDED" && error.reason === "")) return true;
     // After acceptance, a status that reports a failed reply was sent instead of the terminal chunk, which a new call
-    // reads. TooManyReaders may count the reader that was cut off, until its server has noticed the cut.
-    return this.#transcript.accepted !== undefined && (endsReply(error) || error instanceof TooManyReaders);
+    // reads. TooManyReaders may count the reader that was cut off, until its server has noticed the cut. A credential
+    // may be available again soon.
+    const again = endsReply(error) || error instanceof TooManyReaders || error instanceof CredentialFailed;
+    return this.#transcript.accepted !== undefined && again;
   }
 
   /** Waits for the status of the call, so that the server does not see a cancelled call. */

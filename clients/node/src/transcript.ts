@@ -73,8 +73,8 @@ export class Transcript {
   #accept(chunk: chunks.Accepted, replyId: string): Accepted | undefined {
     if (this.accepted) return undefined;
     this.replyId = replyId || this.replyId;
-    const { conversationId, messageId, inputMessageIds, model, replayed, ignoredSettings } = chunk;
-    const known = { conversationId, messageId, inputMessageIds, model, replayed, ignoredSettings };
+    const { conversationId, messageId, inputMessageIds, model, replayed, ignoredSettings, quota } = chunk;
+    const known = { conversationId, messageId, inputMessageIds, model, replayed, ignoredSettings, quota };
     return (this.accepted = { type: "accepted", replyId: this.replyId, ...known });
   }
 

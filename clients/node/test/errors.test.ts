@@ -4,7 +4,7 @@ import { Metadata, status } from "@grpc/grpc-js";
 import { toBinary } from "@bufbuild/protobuf";
 import * as errors from "../src/errors.js";
 import type { Code } from "../src/errors.js";
-import { endsReply, errorOfProto, errorOfStatus, isCut } from "../src/status.js";
+import { endsReply, errorOfProto, errorOfStatus, mayRetry } from "../src/status.js";
 import { ErrorReason, ReplyErrorSchema } from "../src/v1.js";
 import { replyError } from "./scripted.js";
 
@@ -68,14 +68,14 @@ test("ReplyInProgress has the id of the running reply", () => {
 
 test("which errors are retried, and which end a reply", () => {
   const cuts = (["UNAVAILABLE", "CANCELLED", "INTERNAL", "UNKNOWN"] as const).map((code) => ended(code));
-  assert.ok(cuts.every(isCut));
-  assert.ok(isCut(errorOfProto(replyError("UNAVAILABLE", "DRAINING"))));
+  assert.ok(cuts.every(mayRetry));
+  assert.ok(mayRetry(errorOfProto(replyError("UNAVAILABLE", "DRAINING"))));
   const verdicts = [
     errorOfProto(replyError("INTERNAL", "INTERNAL")),
     ended("DEADLINE_EXCEEDED"),
     ended("RESOURCE_EXHAUSTED"),
     errorOfProto(replyError("ABORTED", "OWNER_LOST")),
   ];
-  assert.deepEqual(verdicts.map(isCut), [false, false, false, false]);
+  assert.deepEqual(verdicts.map(mayRetry), [false, false, false, false]);
   assert.deepEqual(verdicts.map(endsReply), [true, false, false, true]);
 });

@@ -23,6 +23,7 @@ import {
 } from "@bufbuild/protobuf";
 import { durationFromMs } from "@bufbuild/protobuf/wkt";
 import {
+  Admin,
   Catalog,
   Chat,
   Conversations,
@@ -146,7 +147,7 @@ export class Scripted implements AsyncDisposable {
   readonly #server = new Server();
 
   private constructor() {
-    for (const service of [Chat, Conversations, Catalog]) {
+    for (const service of [Admin, Catalog, Chat, Conversations]) {
       const definition: Record<string, ServiceDefinition[string]> = {};
       const routes: UntypedServiceImplementation = {};
       for (const method of service.methods) {

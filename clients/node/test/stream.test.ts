@@ -62,6 +62,7 @@ const ACCEPTED: ReplyEvent = {
   model: "scripted",
   replayed: false,
   ignoredSettings: ["seed"],
+  quota: undefined,
 };
 const PIECES = ["Hel", "lo ", "wor", "ld"].map((piece): ReplyEvent => ({ type: "text", text: piece }));
 const UNAVAILABLE = new Abort("UNAVAILABLE");

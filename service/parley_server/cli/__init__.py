@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import argparse
 import importlib
-import os
 import sys
 from collections.abc import Sequence
 
@@ -61,6 +60,6 @@ def _parser() -> argparse.ArgumentParser:
     chat.add_argument("--conversation", default="", metavar="ID", help="continue this conversation")
     chat.add_argument("--end-user", default="", metavar="ID", help="the end user to act for")
     # The variable is preferable: other users of the machine can read the arguments of a process.
-    chat.add_argument("--api-key", default=os.environ.get("PARLEY_API_KEY", ""), help="default: PARLEY_API_KEY")
+    chat.add_argument("--api-key", default="", metavar="KEY", help="default: the variable PARLEY_API_KEY")
     chat.add_argument("--reasoning", action="store_true", help="show the model's reasoning")
     return parser

@@ -9,6 +9,8 @@ import termios
 import grpc
 import pytest
 from parley.v1 import catalog_pb2, chat_pb2, conversations_pb2, resources_pb2
+from parley_server.cli import main
+from parley_server.cli.chat.session import ChatOptions
 
 from tests.scripted_server import Abort, Wait, accepted, failed, finished, refusal, reply_error, running, text
 
@@ -292,6 +294,26 @@ async def test_a_missing_server_prints_one_line():
     line = f"no Parley server at {gone.address}; start one with `parley serve`\n"
     assert await piped(gone, text="Hi") == (1, "", line)
     assert await piped(gone) == (1, "", line)
+
+
+async def test_a_rate_limit_is_shown_while_the_client_waits(server):
+    full = refusal(
+        grpc.StatusCode.RESOURCE_EXHAUSTED, "RATE_LIMITED", message="10 of 10", retryable=True, retry_after_s=0.01
+    )
+    server.scripts += [[full], [accepted(), text(1, "ok"), finished(2)]]
+    assert await piped(server, text="Hi") == (0, "ok\n", "... 10 of 10; waiting 1 s\n")
+
+
+def test_the_api_key_is_not_shown(monkeypatch, capsys):
+    monkeypatch.setenv("PARLEY_API_KEY", "of-the-environment")
+    with pytest.raises(SystemExit):
+        main(["chat", "--help"])
+    assert "PARLEY_API_KEY" in capsys.readouterr().out
+    assert "of-the-arguments" not in repr(ChatOptions(api_key="of-the-arguments"))
+    status = main(["chat", "--address", "127.0.0.1:1", "--api-key", "of-the-arguments", "Hi"])
+    shown = capsys.readouterr()
+    assert status == 1
+    assert "of-the" not in shown.out + shown.err
 
 
 async def test_a_wrong_api_key_is_reported(server, monkeypatch):

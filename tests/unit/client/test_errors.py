@@ -1,5 +1,7 @@
 """Every error reason of the contract has its class; an unknown reason is classified by its status code."""
 
+from datetime import UTC, datetime
+
 import grpc
 import pytest
 from parley import errors
@@ -76,3 +78,18 @@ def test_an_invalid_trailer_is_ignored():
 def test_a_reply_in_progress_names_the_reply():
     proto = reply_error(grpc.StatusCode.ABORTED, "REPLY_IN_PROGRESS", metadata={"reply_id": "r9"})
     assert error_of_proto(proto).reply_id == "r9"
+
+
+def test_a_quota_shows_its_numbers_and_the_end_of_its_period():
+    metadata = {"limit": "tokens_per_day", "used": "199500", "max": "200000", "needed": "1200", "subject": "end_user"}
+    metadata["reset_time"] = "2026-11-30T00:00:00Z"
+    error = errors.QuotaExceeded("full", metadata=metadata)
+    assert (error.limit, error.subject) == ("tokens_per_day", "end_user")
+    assert (error.used, error.max, error.needed) == (199_500, 200_000, 1_200)
+    assert error.reset_time == datetime(2026, 11, 30, tzinfo=UTC)
+
+
+@pytest.mark.parametrize("metadata", [{}, {"used": "many", "max": "", "needed": "1e9", "reset_time": "soon"}])
+def test_missing_or_unreadable_details_of_a_limit_are_none(metadata):
+    error = errors.RateLimited("later", metadata=metadata)
+    assert (error.used, error.max, error.needed, error.reset_time, error.subject) == (None, None, None, None, "")

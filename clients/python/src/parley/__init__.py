@@ -3,6 +3,7 @@
 The public API is this module and `parley.errors`; `parley.v1` has the generated messages and stubs.
 """
 
+from parley._admin import Admin
 from parley._backoff import Backoff
 from parley._client import Client
 from parley._conversations import Conversations
@@ -31,6 +32,7 @@ from parley.events import (
 
 __all__ = [
     "Accepted",
+    "Admin",
     "Backoff",
     "Client",
     "ConnectionLost",

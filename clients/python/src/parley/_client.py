@@ -10,8 +10,9 @@ from typing import Any, Self, Unpack
 
 import grpc
 
+from parley._admin import Admin
 from parley._backoff import Backoff
-from parley._connection import Connection, Settings, open_channel
+from parley._connection import Connection, Credential, Settings, open_channel
 from parley._conversations import Conversations
 from parley._fields import RequestFields
 from parley._reach import Reach
@@ -27,10 +28,14 @@ _ANSWER_S = 15.0
 class Client:
     """Client of a Parley server. Create it in a running event loop, and use it as a context manager or call `close`.
 
-    `api_key` is a static key or a JWT; `end_user` is the user on whose behalf it acts. `tls` is True to use the
-    system's root certificates, or channel credentials. `backoff` applies to streams and calls; `call_timeout_s` limits
-    each attempt of a unary call. A stream reconnects after `silence_s` without a chunk or heartbeat, and after
-    `attempt_timeout_s` (None: no limit). `options` are further gRPC channel options, which override the client's.
+    `api_key` is an API key or a token (JWT), or a function that returns it, directly or as an awaitable. The function
+    is called for each attempt of a call, so that tokens can be renewed. It must not block, and an awaitable has 10
+    seconds; if it fails, the call raises `CredentialFailed`. `end_user` is the user on whose behalf the client acts.
+    `tls` is True to use the system's root certificates, or `grpc.ssl_channel_credentials(roots, key, certificate)`.
+
+    `backoff` applies to streams and calls; `call_timeout_s` limits each attempt of a unary call. A stream reconnects
+    after `silence_s` without a chunk or heartbeat, and after `attempt_timeout_s` (None: no limit). `options` are
+    further gRPC channel options, which override the client's.
 
     Methods raise a `ParleyError`, or ValueError for wrong arguments.
     """
@@ -39,7 +44,7 @@ class Client:
         self,
         address: str = "127.0.0.1:50051",
         *,
-        api_key: str | None = None,
+        api_key: Credential | None = None,
         end_user: str = "",
         tls: bool | grpc.ChannelCredentials = False,
         backoff: Backoff | None = None,
@@ -199,3 +204,4 @@ class Client:
     def _attach(self, connection: Connection) -> None:
         self._connection = connection
         self.conversations = Conversations(connection)
+        self.admin = Admin(connection)

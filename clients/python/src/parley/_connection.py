@@ -4,20 +4,29 @@ from __future__ import annotations
 
 import asyncio
 import copy
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
-from typing import Any, Self, TypeVar
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Final, Self, TypeVar
 
 import grpc
 
 from parley._backoff import Backoff, Patience
 from parley._reach import Reach
-from parley._status import error_of_status, is_cut
-from parley.errors import ParleyError, Unavailable
-from parley.v1 import catalog_pb2_grpc, chat_pb2_grpc, conversations_pb2_grpc
+from parley._status import error_of_status, may_retry
+from parley.errors import CredentialFailed, ParleyError, Unavailable
+from parley.v1 import admin_pb2_grpc, catalog_pb2_grpc, chat_pb2_grpc, conversations_pb2_grpc
 
 Request = TypeVar("Request")
 Response = TypeVar("Response")
+Value = TypeVar("Value")
+
+Credential = str | Callable[[], str | Awaitable[str]]
+"""An API key or a token, or a function that returns it for each attempt of a call."""
+
+CREDENTIAL_S: Final = 10.0
+"""Time limit of the function for the credential."""
+
+_Metadata = tuple[tuple[str, str], ...]
 
 CHANNEL_OPTIONS: tuple[tuple[str, Any], ...] = (
     ("grpc.keepalive_time_ms", 30_000),
@@ -41,7 +50,7 @@ CHANNEL_OPTIONS: tuple[tuple[str, Any], ...] = (
 class Settings:
     """Identity, backoff and time limits; see `Client`."""
 
-    api_key: str | None
+    api_key: Credential | None = field(repr=False)
     end_user: str
     backoff: Backoff
     call_timeout_s: float
@@ -54,19 +63,20 @@ class Connection:
 
     def __init__(self, channel: grpc.aio.Channel, settings: Settings, reach: Reach) -> None:
         self.settings = settings
-        self.metadata = _metadata(settings)
+        self._metadata = _fixed_metadata(settings)
         self.reach = reach
         self._channel = channel
         self._ended = asyncio.Event()
         self.chat = chat_pb2_grpc.ChatStub(channel)
         self.conversations = conversations_pb2_grpc.ConversationsStub(channel)
         self.catalog = catalog_pb2_grpc.CatalogStub(channel)
+        self.admin = admin_pb2_grpc.AdminStub(channel)
 
     def acting_for(self, end_user: str) -> Self:
         """Returns a connection for another end user with the same channel and stubs."""
         other = copy.copy(self)
         other.settings = replace(self.settings, end_user=end_user)
-        other.metadata = _metadata(other.settings)
+        other._metadata = _fixed_metadata(other.settings)  # noqa: SLF001 - the same class
         return other
 
     async def close(self) -> None:
@@ -99,17 +109,18 @@ class Connection:
         limit_s = self.settings.call_timeout_s if timeout_s is None else timeout_s or None
         while True:
             self.check()
+            metadata = await self.metadata()
             message = request() if callable(request) else request
             try:
                 async with asyncio.timeout(None) as scope:
-                    return await self._once(method(message, timeout=limit_s, metadata=self.metadata), scope, patience)
+                    return await self._once(method(message, timeout=limit_s, metadata=metadata), scope, patience)
             except asyncio.CancelledError:
                 self.check()
                 raise
             except (grpc.aio.AioRpcError, TimeoutError) as failure:
                 error = self.error_of(failure)
                 delay_s = None
-                if repeatable and is_cut(error):
+                if repeatable and may_retry(error):
                     delay_s = patience.failed(retry_after_s=error.retry_after_s, reached=self.reach.reached)
                 if delay_s is None:
                     raise error from failure
@@ -134,16 +145,38 @@ class Connection:
             return self.reach.unavailable()
         return self.reach.explain(error_of_status(failure))
 
+    async def metadata(self, *left: asyncio.Event) -> _Metadata:
+        """Returns the metadata of one attempt. A function for the credential is called each time.
+
+        Raises `CredentialFailed` if it fails or if one of the events is set, and `Unavailable` if the client is closed.
+        """
+        if not callable(self.settings.api_key):
+            return self._metadata
+        try:
+            key = await self._race(_ask(self.settings.api_key), *left)
+            self.check()
+            return (_authorization(key or ""), *self._metadata)
+        except (ParleyError, asyncio.CancelledError):
+            raise
+        except TimeoutError as error:
+            raise _credential_failed(f"did not return within {CREDENTIAL_S:g} s") from error
+        except Exception as error:
+            # The text of the function's own error may contain a secret: only the cause has it.
+            raise _credential_failed(f"failed with {type(error).__name__}") from error
+
     async def pause(self, delay_s: float, *left: asyncio.Event) -> None:
         """Waits until `delay_s` has passed, the client is closed, or one of the events is set."""
-        ends = [each.wait() for each in (self._ended, *left)]
-        waits = [asyncio.ensure_future(each) for each in (self.settings.backoff.sleep(delay_s), *ends)]
+        await self._race(_finish(self.settings.backoff.sleep(delay_s)), *left)
+
+    async def _race(self, work: Coroutine[Any, Any, Value], *left: asyncio.Event) -> Value | None:
+        """Returns the result of `work`; cancels it and returns None once the client is closed or an event is set."""
+        task = asyncio.ensure_future(work)
+        ends = [asyncio.ensure_future(each.wait()) for each in (self._ended, *left)]
         try:
-            done, _ = await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
-            for each in done:
-                each.result()  # a replaced `sleep` may have failed
+            await asyncio.wait((task, *ends), return_when=asyncio.FIRST_COMPLETED)
+            return task.result() if task.done() else None
         finally:
-            for each in waits:
+            for each in (task, *ends):
                 each.cancel()
 
 
@@ -163,10 +196,41 @@ def is_cancelling() -> bool:
     return bool(task and task.cancelling())
 
 
-def _metadata(settings: Settings) -> tuple[tuple[str, str], ...]:
-    bearer = f"Bearer {settings.api_key}" if settings.api_key else ""
-    pairs = tuple(pair for pair in (("authorization", bearer), ("x-end-user", settings.end_user)) if pair[1])
-    for key, value in pairs:
-        if not (value.isascii() and value.isprintable()):
-            raise ValueError(f"{key}: only printable ASCII is allowed in gRPC metadata")
-    return pairs
+async def _finish(work: Awaitable[Value]) -> Value:
+    return await work
+
+
+async def _ask(function: Callable[[], str | Awaitable[str]]) -> str:
+    """Calls the function for the credential. Raises TimeoutError, and whatever the function raises."""
+    async with asyncio.timeout(CREDENTIAL_S):
+        given = function()
+        try:
+            return given if isinstance(given, str) else await given
+        except asyncio.CancelledError as error:
+            if is_cancelling():
+                raise
+            raise RuntimeError("the function was cancelled") from error
+
+
+def _credential_failed(what: str) -> CredentialFailed:
+    code = grpc.StatusCode.UNAUTHENTICATED
+    return CredentialFailed(f"the function for the credential {what}", code=code, retryable=True)
+
+
+def _fixed_metadata(settings: Settings) -> _Metadata:
+    """The metadata that is the same for each call."""
+    user = (("x-end-user", _printable("x-end-user", settings.end_user)),) if settings.end_user else ()
+    is_fixed = settings.api_key and not callable(settings.api_key)
+    return (_authorization(str(settings.api_key)), *user) if is_fixed else user
+
+
+def _authorization(credential: str) -> tuple[str, str]:
+    if not credential:
+        raise ValueError("authorization: the credential is empty")
+    return "authorization", f"Bearer {_printable('authorization', credential)}"
+
+
+def _printable(key: str, value: str) -> str:
+    if not (value.isascii() and value.isprintable()):
+        raise ValueError(f"{key}: only printable ASCII is allowed in gRPC metadata")
+    return value

@@ -7,7 +7,7 @@ from typing import Final, TypeVar
 import grpc
 from google.protobuf.message import DecodeError
 
-from parley.errors import BY_CODE, BY_REASON, InternalError, ParleyError, ReplyFailed
+from parley.errors import BY_CODE, BY_REASON, InternalError, ParleyError, RateLimited, ReplyFailed
 from parley.v1 import errors_pb2
 
 TRAILER: Final = "parley-error-bin"
@@ -51,9 +51,10 @@ def error_of_kind(kind: type[Error], proto: errors_pb2.ReplyError) -> Error:
     )
 
 
-def is_cut(error: ParleyError) -> bool:
-    """True if the same call may be retried: the server was unavailable, or the call was interrupted."""
-    return error.code is grpc.StatusCode.UNAVAILABLE or (not error.reason and error.code in _CUT)
+def may_retry(error: ParleyError) -> bool:
+    """True if the same call may be retried: no server was available, the call was cut, or a rate is limited."""
+    limited = isinstance(error, RateLimited) and error.retryable
+    return limited or error.code is grpc.StatusCode.UNAVAILABLE or (not error.reason and error.code in _CUT)
 
 
 def ends_reply(error: ParleyError) -> bool:

@@ -14,9 +14,9 @@ import grpc
 
 from parley._backoff import Patience
 from parley._connection import Connection, is_cancelling
-from parley._status import ends_reply, is_cut
+from parley._status import ends_reply, may_retry
 from parley._transcript import Transcript
-from parley.errors import ConnectionLost, NotFound, ParleyError, TooManyReaders, Unavailable
+from parley.errors import ConnectionLost, CredentialFailed, NotFound, ParleyError, TooManyReaders, Unavailable
 from parley.events import Accepted, Event, Finished, Reconnecting, ToolCall
 from parley.v1 import chat_pb2, resources_pb2
 
@@ -155,6 +155,8 @@ class ReplyStream:
             chunk = await self._read()
         except grpc.aio.AioRpcError as status:
             return self._cut(self._connection.error_of(status), cause=status)
+        except CredentialFailed as error:
+            return self._cut(error, cause=error.__cause__)
         except TimeoutError as silence:
             return self._cut(self._silent(), cause=silence)
         except asyncio.CancelledError:
@@ -170,7 +172,10 @@ class ReplyStream:
     async def _read(self) -> chat_pb2.TokenChunk | None:
         if self._call is None:
             self._connection.check()
-            self._call = self._attach()
+            metadata = await self._connection.metadata(self._left)
+            if self._left.is_set():
+                return None
+            self._call = self._attach(metadata)
         async with asyncio.timeout(self._connection.settings.silence_s) as scope:
             if self._connection.reach.reached:
                 chunk = await self._call.read()
@@ -195,8 +200,8 @@ class ReplyStream:
             return self._connection.reach.unavailable()
         return Unavailable(f"the stream was silent for {self._connection.settings.silence_s:g} s", retryable=True)
 
-    def _attach(self) -> _Call:
-        chat, metadata = self._connection.chat, self._connection.metadata
+    def _attach(self, metadata: tuple[tuple[str, str], ...]) -> _Call:
+        chat = self._connection.chat
         limit_s = self._connection.settings.attempt_timeout_s
         if self._request is not None and not self.reply_id:
             return chat.StreamReply(self._request, timeout=limit_s, metadata=metadata)
@@ -230,11 +235,13 @@ class ReplyStream:
         raise error from cause
 
     def _may_attach_again(self, error: ParleyError) -> bool:
-        if is_cut(error) or (error.code is grpc.StatusCode.DEADLINE_EXCEEDED and not error.reason):
+        if may_retry(error) or (error.code is grpc.StatusCode.DEADLINE_EXCEEDED and not error.reason):
             return True
         # After acceptance, a status that reports a failed reply was sent instead of the terminal chunk, which a new
-        # call reads. TooManyReaders may count the reader that was cut off, until its server has noticed the cut.
-        return self._transcript.accepted is not None and (ends_reply(error) or isinstance(error, TooManyReaders))
+        # call reads. TooManyReaders may count the reader that was cut off, until its server has noticed the cut. A
+        # credential may be available again soon.
+        again = ends_reply(error) or isinstance(error, TooManyReaders | CredentialFailed)
+        return self._transcript.accepted is not None and again
 
     async def _hang_up(self) -> None:
         call, self._call = self._call, None

@@ -93,6 +93,7 @@ class Transcript:
             model=accepted.model,
             replayed=accepted.replayed,
             ignored_settings=tuple(accepted.ignored_settings),
+            quota=accepted.quota if accepted.HasField("quota") else None,
         )
         return self.accepted
 

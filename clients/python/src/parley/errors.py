@@ -4,13 +4,14 @@ ParleyError                     reason, code, message, retryable, retry_after_s,
 ├── InvalidRequest              the request is wrong; correct it before sending it again
 │   └── UnsupportedInput, ContextTooLarge, InputTooLarge
 ├── Unauthenticated, Forbidden
+├── CredentialFailed            the application's function for the credential failed; nothing was sent
 ├── NotFound
 │   └── ConversationNotFound, MessageNotFound, ReplyNotFound, ModelNotFound, ProviderNotFound, ImageNotFound
 ├── AlreadyExists
 │   └── RequestIdReused, ConversationExists
 ├── ReplyInProgress             `reply_id` is the running reply
 ├── EtagMismatch                read the resource again, then update it
-├── LimitExceeded               wait `retry_after_s`
+├── LimitExceeded               `limit` is reached; `retry_after_s` is the wait
 │   └── RateLimited, QuotaExceeded, TooManyReaders
 ├── NotConfigured               the server lacks a setting that the call needs
 ├── Unavailable                 no answer from a server after all retries
@@ -24,6 +25,7 @@ ParleyError                     reason, code, message, retryable, retry_after_s,
 from __future__ import annotations
 
 from collections.abc import Mapping
+from datetime import datetime
 from typing import Final
 
 import grpc
@@ -82,6 +84,13 @@ class Forbidden(ParleyError):
     """The credential does not allow this call. Resources of other users are NOT_FOUND instead."""
 
 
+class CredentialFailed(ParleyError):
+    """The function for the credential raised an error, took too long, or returned no credential; nothing was sent.
+
+    `__cause__` is the function's own error.
+    """
+
+
 class NotFound(ParleyError):
     """No such resource, or it belongs to another user."""
 
@@ -136,15 +145,58 @@ class EtagMismatch(ParleyError):
 
 
 class LimitExceeded(ParleyError):
-    """The caller has reached a limit."""
+    """The caller has reached a limit. `retry_after_s` is the wait until there is room, if the server sent it.
+
+    The numbers count what the limit counts: messages, replies, tokens, or billionths of a US dollar. Each property is
+    None or empty if the server did not send it.
+    """
+
+    @property
+    def limit(self) -> str:
+        """The name of the limit, such as "messages_per_minute" or "tenant_tokens_per_day"."""
+        return self.metadata.get("limit", "")
+
+    @property
+    def used(self) -> int | None:
+        """How much of the limit is used."""
+        return self._number("used")
+
+    @property
+    def max(self) -> int | None:
+        """The limit itself."""
+        return self._number("max")
+
+    @property
+    def needed(self) -> int | None:
+        """How much more the request needs."""
+        return self._number("needed")
+
+    @property
+    def subject(self) -> str:
+        """Whose limit it is: "end_user" or "tenant"."""
+        return self.metadata.get("subject", "")
+
+    @property
+    def reset_time(self) -> datetime | None:
+        """When the period of the quota ends, in UTC."""
+        try:
+            return datetime.fromisoformat(self.metadata["reset_time"])
+        except (KeyError, ValueError):
+            return None
+
+    def _number(self, name: str) -> int | None:
+        try:
+            return int(self.metadata[name])
+        except (KeyError, ValueError):
+            return None
 
 
 class RateLimited(LimitExceeded):
-    """The rate of messages is over its limit."""
+    """Too many messages in a minute, or too many replies at once. The client waits only within its backoff."""
 
 
 class QuotaExceeded(LimitExceeded):
-    """The quota of the period is used up."""
+    """The quota of the period is used up. The client does not wait, since the end of the period may be a month away."""
 
 
 class TooManyReaders(LimitExceeded):

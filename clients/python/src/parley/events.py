@@ -25,6 +25,8 @@ class Accepted:
     """True if an earlier call with the same `request_id` started the reply."""
     ignored_settings: tuple[str, ...] = ()
     """The names of the sampling settings that the requested model does not take, such as "temperature"."""
+    quota: resources_pb2.Quota | None = None
+    """The limit of which the least part is left; None without limits, and for a reply that was accepted earlier."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import enum
+import math
 import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -20,6 +21,7 @@ from parley import (
     Snapshot,
     Text,
 )
+from parley.errors import RateLimited
 
 from parley_server.cli.chat.screen import Screen
 
@@ -88,7 +90,7 @@ class ReplyView:
     def _show(self, event: Event) -> None:
         if isinstance(event, Reconnecting):
             if not self._reconnecting:
-                self._screen.note("... reconnecting")
+                self._screen.note(_pause_note(event))
             self._reconnecting = True
             return
         self._reconnecting = False
@@ -131,6 +133,12 @@ class ReplyView:
             await self._stream.cancel("stopped in the terminal")
         except ParleyError as error:
             self._screen.error(error, hint="; Ctrl-C again leaves")
+
+
+def _pause_note(pause: Reconnecting) -> str:
+    if isinstance(pause.error, RateLimited):
+        return f"... {pause.error.message}; waiting {math.ceil(pause.delay_s)} s"
+    return "... reconnecting"
 
 
 @contextmanager

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Final
 
@@ -43,7 +43,7 @@ class ChatOptions:
     conversation: str = ""
     end_user: str = ""
     # If empty, the environment variable PARLEY_API_KEY is used.
-    api_key: str = ""
+    api_key: str = field(default="", repr=False)
     reasoning: bool = False
 
 
