@@ -199,7 +199,7 @@ async def test_busy_names_the_running_reply(store):
     current = await store.get_conversation(ADA, conversation.id)
     assert await store.accept(acceptance(current)) == Busy(reply_id=running.id)
     stale = acceptance(conversation)
-    assert await store.accept(stale) == Busy(reply_id=running.id), "busy is told before the moved head"
+    assert await store.accept(stale) == Busy(reply_id=running.id), "a busy conversation is reported before a moved head"
 
 
 async def test_a_conversation_accepts_a_request_after_its_reply_has_ended(store):
@@ -251,7 +251,7 @@ async def test_shown_images_must_belong_to_the_conversation(store):
     mixed = acceptance(owner, shown_images=(image.id, "unknown"))
     assert await store.accept(mixed) == ImageGone(image_id="unknown")
     stale = msgspec.structs.replace(mixed, head="elsewhere")
-    assert await store.accept(stale) == HeadMoved(), "a moved head is told before a missing image"
+    assert await store.accept(stale) == HeadMoved(), "a moved head is reported before a missing image"
     await accepted(store, owner, shown_images=(image.id,))
     fresh = acceptance(new_conversation().conversation, new=True, shown_images=(image.id,))
     assert await store.accept(fresh) == ImageGone(image_id=image.id)

@@ -4,6 +4,7 @@ import asyncio
 
 import msgspec
 import pytest
+from parley_server.core.counts import MOST_COST
 from parley_server.core.events import TextDelta
 from parley_server.core.model import FinishReason, Identity, ReplyError, State, Usage
 from parley_server.core.store_types import (
@@ -125,15 +126,15 @@ async def test_characters_that_no_row_can_hold_are_replaced(store, text):
     assert await store.get_reply(ADA, reply.id) == outcome.reply
 
 
-async def test_counts_and_costs_that_no_column_holds_are_clamped(store, query):
+async def test_counts_and_costs_above_the_most_that_is_stored_are_clamped(store, query):
     counted = Usage(prompt_tokens=2**70, cached_prompt_tokens=-1, completion_tokens=2**31, cost_nano_usd=2**64)
     reply = await accepted(store, await created(store))
     outcome = await store.finalise(finalisation(reply, usage=counted))
-    most = Usage(prompt_tokens=2**31 - 1, completion_tokens=2**31 - 1, cost_nano_usd=2**63 - 1)
+    most = Usage(prompt_tokens=2**31 - 1, completion_tokens=2**31 - 1, cost_nano_usd=MOST_COST)
     assert (outcome.won, outcome.reply.usage) == (True, most)
     assert await store.get_reply(ADA, reply.id) == outcome.reply
     columns = "prompt_tokens, cached_prompt_tokens, completion_tokens, reasoning_tokens, cost_nano_usd"
-    assert query(f"SELECT {columns} FROM usage") == [(2**31 - 1, 0, 2**31 - 1, 0, 2**63 - 1)]
+    assert query(f"SELECT {columns} FROM usage") == [(2**31 - 1, 0, 2**31 - 1, 0, MOST_COST)]
 
 
 @pytest.mark.parametrize("text", ["no\0t", "no\ud800t"])

@@ -66,9 +66,9 @@ def payload(request: chat_pb2.ReplyRequest) -> ReplyPayload:
     # An enum field can have a number that only a newer release defines. Treated as the default, it would be ignored
     # silently.
     if request.concurrency not in _POLICIES:
-        raise InvalidRequest.field("concurrency", "is not a policy that this server knows")
+        raise InvalidRequest.field("concurrency", "is not a policy of this server")
     if request.on_disconnect not in _DISCONNECTS:
-        raise InvalidRequest.field("on_disconnect", "is not a policy that this server knows")
+        raise InvalidRequest.field("on_disconnect", "is not a policy of this server")
     return ReplyPayload(
         conversation_id=request.conversation_id,
         new_conversation=conversation(request.new_conversation, "new_conversation")
@@ -239,7 +239,7 @@ def _sampling(given: chat_pb2.Sampling) -> Sampling:
 
 def _context(given: resources_pb2.ContextPolicy, path: str) -> ContextPolicy:
     if given.overflow not in _OVERFLOWS:
-        raise InvalidRequest.field(f"{path}.overflow", "is not a policy that this server knows")
+        raise InvalidRequest.field(f"{path}.overflow", "is not a policy of this server")
     return ContextPolicy(
         max_messages=given.max_messages,
         max_tokens=given.max_tokens,

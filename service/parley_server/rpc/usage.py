@@ -26,7 +26,7 @@ def usage_query(request: admin_pb2.ListUsageRequest) -> UsageQuery:
     """The question of a request. Raises `InvalidRequest`."""
     for position, group in enumerate(request.group_by):
         if group not in _GROUPS:
-            raise InvalidRequest.field(f"group_by[{position}]", "is not a group that this server knows")
+            raise InvalidRequest.field(f"group_by[{position}]", "is not a group of this server")
     return UsageQuery(
         start_us=_time_us(request.start_time, "start_time"),
         end_us=_time_us(request.end_time, "end_time") if request.HasField("end_time") else None,

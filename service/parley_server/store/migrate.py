@@ -62,7 +62,7 @@ def check_schema(release: int | None) -> None:
         raise StoreUnusable(f"the database {found}, and this server needs {SCHEMA_RELEASE}: run `parley migrate`")
     if release > SCHEMA_RELEASE + 1:
         raise StoreUnusable(
-            f"the database has schema release {release}, and this server knows {SCHEMA_RELEASE} "
+            f"the database has schema release {release}, and this server has {SCHEMA_RELEASE} "
             f"and runs on {SCHEMA_RELEASE + 1} at most: start a newer server"
         )
 

@@ -1,5 +1,5 @@
-"""Redis goes away, forgets, refuses or goes slow in the middle of replies. Who reads at the owner notices nothing, who
-reads elsewhere has the exact text in the end, new replies are accepted all the while, and nobody is taken for gone.
+"""Redis stops, loses its data, refuses commands or becomes slow during replies. Readers at the owner are not affected,
+readers elsewhere have the exact text in the end, new replies are accepted, and no replica is taken for dead.
 """
 
 from __future__ import annotations

@@ -226,7 +226,7 @@ def test_the_codes_own_release_and_the_next_are_accepted(release):
         (2, "the database has schema release 2, and this server needs 3: run `parley migrate`"),
         (
             5,
-            "the database has schema release 5, and this server knows 3 and runs on 4 at most: start a newer server",
+            "the database has schema release 5, and this server has 3 and runs on 4 at most: start a newer server",
         ),
     ],
 )
