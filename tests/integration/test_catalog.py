@@ -83,8 +83,8 @@ async def test_s0_11_the_cost_of_each_message_is_known(serve, upstream, model, p
 async def test_s0_11_the_cost_that_a_provider_states_goes_first(server, upstream):
     stated = event({"choices": [], "usage": {"prompt_tokens": 1000, "completion_tokens": 100, "cost": 0.0012}})
     upstream.reply_with(Script([role(), text("so"), finish(), stated, done()]))
-    told = await server.stream("Hi").end()
-    assert told.terminal.finished.usage.cost_nano_usd == 1_200_000
+    watch = await server.stream("Hi").end()
+    assert watch.terminal.finished.usage.cost_nano_usd == 1_200_000
 
 
 async def test_an_impossible_count_costs_nothing_and_locks_nothing(server, upstream):

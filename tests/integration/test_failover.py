@@ -130,8 +130,8 @@ async def test_a_request_names_its_own_fallbacks(start, upstream, far, clock):
 )
 async def test_wrong_fallbacks_are_refused_before_acceptance(start, fallbacks, why):
     server = await start()
-    told = await refused(server.chat.StreamReply(ask(model="near", fallback_models=fallbacks)))
-    assert told.reason == why
+    error = await refused(server.chat.StreamReply(ask(model="near", fallback_models=fallbacks)))
+    assert error.reason == why
     assert server.sql("select count(*) from reply") == [(0,)]
 
 

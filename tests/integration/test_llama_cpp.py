@@ -87,8 +87,8 @@ async def test_a_stop_text_ends_the_answer(server, model):
 
 async def test_the_responses_api_takes_no_stop_text(server):
     stop = chat_pb2.Sampling(stop=[" "])
-    told = await refused(server.chat.StreamReply(ask(model="responses", sampling=stop)))
-    assert told.reason == "UNSUPPORTED_INPUT"
+    refusal = await refused(server.chat.StreamReply(ask(model="responses", sampling=stop)))
+    assert refusal.reason == "UNSUPPORTED_INPUT"
 
 
 @each_api

@@ -42,32 +42,10 @@ async def test_all_ends_race(serve, upstream):
             if chance.random() < 0.6:
                 await asyncio.sleep(RACE_S + chance.uniform(-0.02, 0.02))
                 await server.cancel(reply_id)
-            final = await server.resume(reply_id).end()
             await watch.end()
             await other.end()
-            again = await server.resume(reply_id).end()
-            stored = await server.get(reply_id)
-            last = final.terminal
-            assert again.log[-1] == last
-            for each in (watch, other):
-                if each.kinds[-1:] in (["finished"], ["failed"]):
-                    assert each.terminal == last
-                    assert each.text == text_of(stored)
-                else:
-                    assert policy
-                    assert text_of(stored).startswith(each.text)
-            assert final.text == again.text == text_of(stored)
-            assert last.sequence == stored.last_sequence
-            if stored.state == FAILED:
-                assert last.failed.error == stored.error
-                assert last.failed.usage == stored.usage
-            else:
-                assert last.finished.reason == stored.finish_reason
-                assert last.finished.usage == stored.usage
-                assert await final.code() == grpc.StatusCode.OK
-            states[stored.state] = states.get(stored.state, 0) + 1
-            messages = server.sql("select count(*) from message where reply_id = ?", reply_id)
-            assert messages == [(int(stored.HasField("message")),)]
+            state = await end_that_all_show(server, reply_id, watch, other, left=bool(policy))
+            states[state] = states.get(state, 0) + 1
 
     async with asyncio.timeout(LIMIT_S):
         await asyncio.gather(*(one(number) for number in range(ROUNDS)))
@@ -78,6 +56,35 @@ async def test_all_ends_race(serve, upstream):
     capacity = server.app.mode.core.live_replies.capacity
     assert capacity._replies == capacity._prompt_bytes == 0
     assert not server.app.mode.core.tasks.running
+
+
+async def end_that_all_show(server, reply_id, *readers, left):
+    """The state of the ended reply. Checks that late readers, GetReply and the database show the same end, and so do
+    these readers; those that `left` may show only the beginning."""
+    final = await server.resume(reply_id).end()
+    again = await server.resume(reply_id).end()
+    stored = await server.get(reply_id)
+    last = final.terminal
+    assert again.log[-1] == last
+    for each in readers:
+        if each.kinds[-1:] in (["finished"], ["failed"]):
+            assert each.terminal == last
+            assert each.text == text_of(stored)
+        else:
+            assert left
+            assert text_of(stored).startswith(each.text)
+    assert final.text == again.text == text_of(stored)
+    assert last.sequence == stored.last_sequence
+    if stored.state == FAILED:
+        assert last.failed.error == stored.error
+        assert last.failed.usage == stored.usage
+    else:
+        assert last.finished.reason == stored.finish_reason
+        assert last.finished.usage == stored.usage
+        assert await final.code() == grpc.StatusCode.OK
+    messages = server.sql("select count(*) from message where reply_id = ?", reply_id)
+    assert messages == [(int(stored.HasField("message")),)]
+    return stored.state
 
 
 async def test_calls_cancelled_at_random_leave_no_running_reply(server, upstream):

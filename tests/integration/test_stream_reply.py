@@ -14,68 +14,22 @@ from tests.upstream import Hang, Script, Wait, answer, done, finish, reasoning, 
 STREAM_REPLY = "/parley.v1.Chat/StreamReply"
 
 
+COUNTED = resources_pb2.Usage(
+    prompt_tokens=11, completion_tokens=3, cost_nano_usd=11 * 2_000 + 3 * 8_000, estimated=False
+)
+
+
 async def test_stream_get_list_and_database_show_the_same_reply(server, upstream):
     upstream.reply_with(answer("Hello", ", ", "world", tokens=(11, 3)))
     request = ask("Say hello", labels={"page": "home"}, new_conversation=resources_pb2.Conversation(title="Greeting"))
     call = server.chat.StreamReply(request)
     chunks = [chunk async for chunk in call]
-    accepted, last = chunks[0], chunks[-1]
-    count = resources_pb2.Usage(
-        prompt_tokens=11, completion_tokens=3, cost_nano_usd=11 * 2_000 + 3 * 8_000, estimated=False
-    )
-    usage_chunk = resources_pb2.Usage(prompt_tokens=11, completion_tokens=3)
-    ids = accepted.accepted
-    assert chunks == [
-        chat_pb2.TokenChunk(
-            reply_id=accepted.reply_id,
-            sequence=0,
-            accepted=chat_pb2.Accepted(
-                conversation_id=ids.conversation_id,
-                input_message_ids=ids.input_message_ids,
-                message_id=ids.message_id,
-                model="test",
-            ),
-        ),
-        *[chunk for chunk in chunks if chunk.text],
-        chat_pb2.TokenChunk(sequence=last.sequence - 1, usage=usage_chunk),
-        chat_pb2.TokenChunk(
-            sequence=last.sequence,
-            finished=chat_pb2.Finished(
-                reason=reason("STOP"), provider_reason="stop", usage=count, model="test", provider="up"
-            ),
-        ),
-    ]
-    assert "".join(chunk.text for chunk in chunks) == "Hello, world"
-    assert [chunk.sequence for chunk in chunks] == sorted({chunk.sequence for chunk in chunks})
-    assert len(ids.input_message_ids) == 1
     assert await call.code() == grpc.StatusCode.OK
+    check_chunks(chunks)
+    ids, last = chunks[0].accepted, chunks[-1]
 
-    reply = await server.get(accepted.reply_id)
-    assert reply == resources_pb2.Reply(
-        id=accepted.reply_id,
-        conversation_id=ids.conversation_id,
-        request_id=request.request_id,
-        state=COMPLETED,
-        message=resources_pb2.Message(
-            id=ids.message_id,
-            role=resources_pb2.ROLE_ASSISTANT,
-            parts=[resources_pb2.Part(text="Hello, world")],
-            parent_id=ids.input_message_ids[0],
-            reply_id=accepted.reply_id,
-            create_time=reply.message.create_time,
-        ),
-        finish_reason=reason("STOP"),
-        usage=count,
-        model="test",
-        provider="up",
-        last_sequence=last.sequence,
-        create_time=reply.create_time,
-        first_token_time=reply.first_token_time,
-        end_time=reply.end_time,
-        labels={"page": "home"},
-        message_id=ids.message_id,
-        parent_message_id=ids.input_message_ids[0],
-    )
+    reply = await server.get(chunks[0].reply_id)
+    assert reply == expected_reply(chunks, reply, request_id=request.request_id)
     times = [reply.create_time, reply.first_token_time, reply.message.create_time]
     assert [each.ToNanoseconds() for each in times] == sorted(each.ToNanoseconds() for each in times)
     assert reply.end_time.ToNanoseconds() >= reply.first_token_time.ToNanoseconds()
@@ -92,6 +46,66 @@ async def test_stream_get_list_and_database_show_the_same_reply(server, upstream
     conversation = await server.conversation(ids.conversation_id)
     assert (conversation.title, conversation.head_message_id) == ("Greeting", ids.message_id)
     assert not conversation.active_reply_id
+
+
+def check_chunks(chunks):
+    accepted, last = chunks[0], chunks[-1]
+    ids = accepted.accepted
+    assert len(ids.input_message_ids) == 1
+    assert chunks == [
+        chat_pb2.TokenChunk(
+            reply_id=accepted.reply_id,
+            sequence=0,
+            accepted=chat_pb2.Accepted(
+                conversation_id=ids.conversation_id,
+                input_message_ids=ids.input_message_ids,
+                message_id=ids.message_id,
+                model="test",
+            ),
+        ),
+        *[chunk for chunk in chunks if chunk.text],
+        chat_pb2.TokenChunk(
+            sequence=last.sequence - 1, usage=resources_pb2.Usage(prompt_tokens=11, completion_tokens=3)
+        ),
+        chat_pb2.TokenChunk(
+            sequence=last.sequence,
+            finished=chat_pb2.Finished(
+                reason=reason("STOP"), provider_reason="stop", usage=COUNTED, model="test", provider="up"
+            ),
+        ),
+    ]
+    assert "".join(chunk.text for chunk in chunks) == "Hello, world"
+    assert [chunk.sequence for chunk in chunks] == sorted({chunk.sequence for chunk in chunks})
+
+
+def expected_reply(chunks, reply, *, request_id):
+    """The reply that the chunks announce; its times are taken from `reply`."""
+    ids = chunks[0].accepted
+    return resources_pb2.Reply(
+        id=chunks[0].reply_id,
+        conversation_id=ids.conversation_id,
+        request_id=request_id,
+        state=COMPLETED,
+        message=resources_pb2.Message(
+            id=ids.message_id,
+            role=resources_pb2.ROLE_ASSISTANT,
+            parts=[resources_pb2.Part(text="Hello, world")],
+            parent_id=ids.input_message_ids[0],
+            reply_id=chunks[0].reply_id,
+            create_time=reply.message.create_time,
+        ),
+        finish_reason=reason("STOP"),
+        usage=COUNTED,
+        model="test",
+        provider="up",
+        last_sequence=chunks[-1].sequence,
+        create_time=reply.create_time,
+        first_token_time=reply.first_token_time,
+        end_time=reply.end_time,
+        labels={"page": "home"},
+        message_id=ids.message_id,
+        parent_message_id=ids.input_message_ids[0],
+    )
 
 
 async def test_acceptance_is_durable_when_headers_arrive(server, upstream):

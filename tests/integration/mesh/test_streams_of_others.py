@@ -65,8 +65,8 @@ async def test_a_path_of_25_000_characters_ends_only_its_own_call(mesh: Mesh) ->
         shares_connections(mesh)
         call = channel.unary_unary(path, request_serializer=Empty.SerializeToString)
         for _ in range(3):
-            told = await refusal(call(Empty(), timeout=LIMIT_S))
-            assert told in (grpc.StatusCode.RESOURCE_EXHAUSTED, grpc.StatusCode.UNIMPLEMENTED)
+            code = await refusal(call(Empty(), timeout=LIMIT_S))
+            assert code in (grpc.StatusCode.RESOURCE_EXHAUSTED, grpc.StatusCode.UNIMPLEMENTED)
         await mesh.answers()
         shares_connections(mesh)
 

@@ -140,9 +140,9 @@ async def well_again(cluster, wire):
     """All replicas listen, and publish."""
 
     async def connected():
-        told = str(await asyncio.to_thread(wire.redis.command, "CLIENT", "LIST")).splitlines()
-        listening = [each for each in told if "name=parley-subscribe" in each and " sub=0 " not in each]
-        publishing = [each for each in told if "name=parley-publish" in each]
+        clients = str(await asyncio.to_thread(wire.redis.command, "CLIENT", "LIST")).splitlines()
+        listening = [each for each in clients if "name=parley-subscribe" in each and " sub=0 " not in each]
+        publishing = [each for each in clients if "name=parley-publish" in each]
         return len(listening) == len(publishing) == len(cluster)
 
     await until(connected, "all replicas are at Redis again")
@@ -302,7 +302,7 @@ async def test_a_paused_owner_that_wakes_is_cancelled_once(cluster, repertoire):
     play, watch = await begun(cluster, repertoire, "paused")
     cluster.pause(A)
     cancelling = asyncio.create_task(cluster.caller(B).cancel(watch.reply_id, reason="while it stood still"))
-    await until(lambda: _wished(cluster, watch.reply_id), "the wish is stored")
+    await until(lambda: _cancel_requested(cluster, watch.reply_id), "the cancel request is stored")
     cluster.resume(A)
     play.gate.set()
     cancelled = await cancelling
@@ -314,7 +314,7 @@ async def test_a_paused_owner_that_wakes_is_cancelled_once(cluster, repertoire):
     assert watch.text == stored.text
 
 
-async def _wished(cluster, reply_id):
+async def _cancel_requested(cluster, reply_id):
     return (await cluster.stored(reply_id)).cancel_requested
 
 

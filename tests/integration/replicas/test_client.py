@@ -94,8 +94,8 @@ class Application:
 def whole(application: Application, play: Play, *, cut: bool = False) -> None:
     """It saw an exact text, in which nothing was lost or repeated, and an end."""
     expected = [Accepted, Text, Reconnecting, Text, Finished] if cut else [Accepted, Text, Finished]
-    told = [kind for kind in application.kinds if kind is not parley.UsageUpdate]
-    assert told == expected, told
+    kinds = [kind for kind in application.kinds if kind is not parley.UsageUpdate]
+    assert kinds == expected, kinds
     assert application.pieces == application.stream.text == application.stream.finished.text == play.whole
     assert application.stream.finished.reason == "STOP"
     assert play.asked == 1
@@ -116,7 +116,7 @@ async def test_a_kill_in_mid_text_shows_as_a_cut_a_snapshot_and_a_failure(cluste
         await cluster.kill9(A)
         await application.ended()
         took_s = time.monotonic() - killed_s
-        print(f"killed: told after {took_s:.2f} s")
+        print(f"killed: reported after {took_s:.2f} s")
         assert took_s < ENDED_S
         stored = await cluster.stored(application.stream.reply_id)
         failure = application.failure

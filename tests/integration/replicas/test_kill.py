@@ -42,7 +42,7 @@ SEED = int(os.environ.get("PARLEY_TEST_SEED", "0")) or random.randrange(1, 1 << 
 PHASES = ("accepting", "silent", "writing", "ending", "finalising")
 
 
-class PromptSource:
+class Turn:
     """One message to one replica, readers of the answer at all three, and the message after it."""
 
     def __init__(self, drill: Drill, number: int, *, to: int, phase: str) -> None:
@@ -66,7 +66,7 @@ class PromptSource:
         return [self.first, *self.others]
 
     async def moment(self) -> None:
-        """Return when its replica is to die."""
+        """Return when its replica is to be killed."""
         chance = self.drill.chance
         awaited, least_s, most_s = {
             "accepting": (self.called, 0.0, 0.03),
@@ -99,7 +99,7 @@ class PromptSource:
         self.ends_s.append(await read_on(self.drill.cluster, watcher, order))
 
     async def _go_on(self, survivor: int) -> None:
-        """Whoever has seen the end may send the next message at once, elsewhere, too."""
+        """After the end, the next message is accepted at once, also by another replica."""
         request = ask(script("Next.", delay_s=0), model="scripted", conversation_id=self.first.conversation_id)
         answer = await self.drill.cluster.chat(survivor).CreateReply(request, timeout=10)
         assert text_of(answer) == "Next."
@@ -136,10 +136,10 @@ class Drill:
         for turn in turns:
             await self._check(turn, await self.cluster.caller(survivor).get(turn.first.reply_id))
 
-    def _turn(self, to: int, phase: str) -> PromptSource:
-        return PromptSource(self, next(self.numbers), to=to, phase=phase)
+    def _turn(self, to: int, phase: str) -> Turn:
+        return Turn(self, next(self.numbers), to=to, phase=phase)
 
-    async def _kill(self, victim: int, lead: PromptSource) -> None:
+    async def _kill(self, victim: int, lead: Turn) -> None:
         await lead.moment()
         self.killed_s[victim] = time.monotonic()
         self.kills += 1
@@ -147,7 +147,7 @@ class Drill:
         await self.cluster.start(victim)
         await self.cluster.caller(victim).channel.channel_ready()  # so that the next round's calls reach it
 
-    async def _check(self, turn: PromptSource, told: resources_pb2.Reply) -> None:
+    async def _check(self, turn: Turn, shown: resources_pb2.Reply) -> None:
         stored = await self.cluster.stored(turn.first.reply_id)
         assert stored is not None
         killed_s = self.killed_s.get(turn.to)
@@ -165,13 +165,13 @@ class Drill:
         for reader in turn.readers:
             _check_reader(reader, stored)
             assert reader.terminal == turn.first.terminal
-        assert text_of(told) == stored.text
+        assert text_of(shown) == stored.text
         ended = turn.first.terminal
-        assert told.usage == (ended.finished.usage if ended.HasField("finished") else ended.failed.usage)
-        assert told.error == ended.failed.error
+        assert shown.usage == (ended.finished.usage if ended.HasField("finished") else ended.failed.usage)
+        assert shown.error == ended.failed.error
         self._check_asked(turn, stored)
 
-    def _check_loss(self, turn: PromptSource, stored: Stored, killed_s: float) -> None:
+    def _check_loss(self, turn: Turn, stored: Stored, killed_s: float) -> None:
         play = turn.play
         assert play.whole.startswith(stored.text), "nothing of another reply, nothing twice, no gap"
         if play.asked and len(stored.text) < play.length_at(killed_s):
@@ -180,7 +180,7 @@ class Drill:
         assert self.takeovers_s[-1] < LEASE_S + SWEEP_S + MARGIN_S
         self.seen[f"{turn.phase}: lost with {'some' if stored.text else 'no'} text"] += 1
 
-    def _check_asked(self, turn: PromptSource, stored: Stored) -> None:
+    def _check_asked(self, turn: Turn, stored: Stored) -> None:
         """Once, except if the replica of a request died before accepting it: then another one accepted it."""
         elsewhere = stored.state == "COMPLETED" and turn.play.asked == 2
         if elsewhere:

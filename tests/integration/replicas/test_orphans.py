@@ -95,7 +95,7 @@ class Stage:
 
 
 def key_of(reply_id: str) -> str:
-    """What Redis knows of a reply."""
+    """The key of what Redis keeps of a reply."""
     return f"parley:{{{reply_id}}}"
 
 
@@ -139,7 +139,8 @@ async def test_a_remote_reader_keeps_a_reply_and_the_last_to_leave_ends_it(clust
         first = await Watch(cluster.caller(A).chat.StreamReply(request)).until_text(play.held_text)
         waiting = cluster.caller(C).chat.CreateReply(request)
         await seen(
-            lambda: cluster.redis.command("HGET", key_of(first.reply_id), "seen"), "its owner knows of who waits"
+            lambda: cluster.redis.command("HGET", key_of(first.reply_id), "seen"),
+            "the owner has counted the waiting call",
         )
         await leave(first)
         await asyncio.sleep(WELL_BEYOND_S)

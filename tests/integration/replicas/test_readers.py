@@ -244,8 +244,8 @@ class Truth:
 
 
 async def ended_everywhere(cluster: Cluster, reply_id: str) -> None:
-    """Redis knows that it has ended."""
-    await seen(lambda: cluster.redis.command("HGET", f"parley:{{{reply_id}}}", "ended"), "Redis knows of its end")
+    """Wait until its end is in Redis."""
+    await seen(lambda: cluster.redis.command("HGET", f"parley:{{{reply_id}}}", "ended"), "its end is in Redis")
 
 
 async def check_tails(cluster: Cluster, reply_id: str, whole: str, *indices: int) -> None:
