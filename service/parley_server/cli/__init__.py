@@ -19,7 +19,7 @@ from parley_server.settings import SettingsError
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a subcommand and return the exit status; 2 if the configuration or the state of the database forbids it."""
     options = _parser().parse_args(arguments)
-    command = importlib.import_module(f"parley_server.cli.{options.command}")
+    command = importlib.import_module(f"parley_server.cli.{options.command.replace('-', '_')}")
     try:
         return int(command.run(options))
     except SettingsError as error:
@@ -35,6 +35,7 @@ def _parser() -> argparse.ArgumentParser:
         ("serve", "run the server"),
         ("migrate", "bring the database's schema up to date"),
         ("check", "validate the configuration"),
+        ("rotate-keys", "encrypt stored provider keys with the newest encryption key"),
     ):
         command = commands.add_parser(name, help=text, description=text.capitalize() + ".")
         command.add_argument("--config", metavar="FILE", help="TOML file (default: PARLEY_CONFIG)")
@@ -43,6 +44,8 @@ def _parser() -> argparse.ArgumentParser:
             command.add_argument("--workers", metavar="N", help="processes on that address (default: 1)")
         if name != "check":
             command.add_argument("--database-url", metavar="URL", help="default: sqlite+aiosqlite:///parley.db")
+    text = "print a new key for PARLEY_ENCRYPTION_KEYS"
+    commands.add_parser("encryption-key", help=text, description=text.capitalize() + ".")
     text = "show what the model is shown in a conversation's next turn"
     prompt = commands.add_parser("prompt", help=text, description=text.capitalize() + ".")
     prompt.add_argument("conversation", metavar="CONVERSATION_ID")

@@ -48,7 +48,7 @@ class CallEnded(Value, frozen=True, kw_only=True):
     """A finished RPC: the full name of its method, the name of its status code, and the reason of its error, if any.
 
     Who called, and what, is empty where the call ended before that was known. `credential`: see `Principal`. `cause`:
-    why the credential was refused."""
+    why the credential was refused. `target_provider` and `target_tenant`: whose key a call of Admin was about."""
 
     method: str
     code: str
@@ -61,6 +61,8 @@ class CallEnded(Value, frozen=True, kw_only=True):
     call_id: str = ""
     reply_id: str = ""
     traceparent: str = ""
+    target_provider: str = ""
+    target_tenant: str = ""
 
 
 class CallObserver(Protocol):
@@ -120,3 +122,10 @@ class LoopLoad(Protocol):
     @property
     def overloaded(self) -> bool:
         """Whether the loop has been late for so long that new replies would slow down running ones."""
+
+
+class KeyObserver(Protocol):
+    """Receives events of stored API keys."""
+
+    def provider_keys_unreadable(self, count: int) -> None:
+        """So many stored keys cannot be decrypted."""

@@ -18,6 +18,7 @@ from parley_server.core.model import (
     Usage,
 )
 from parley_server.core.quota_values import QuotaRow, QuotaUse
+from parley_server.core.secret import Secret
 from parley_server.core.store_types import (
     Acceptance,
     AcceptOutcome,
@@ -30,6 +31,7 @@ from parley_server.core.store_types import (
     CreateOutcome,
     Finalisation,
     Finalised,
+    KeyPlace,
     MessageFilter,
     MessagePage,
     NewConversation,
@@ -37,10 +39,13 @@ from parley_server.core.store_types import (
     PromptSource,
     Replayed,
     Standing,
+    StoredKey,
     Summary,
     Unfinished,
 )
 from parley_server.core.usage_values import UsagePage, UsageQuery
+
+FIRST_PLACE = KeyPlace("", "")
 
 
 class Timer(Protocol):
@@ -301,3 +306,58 @@ class Store(Protocol):
 
     async def get_image(self, identity: Identity, image_id: str) -> ImagePart:
         """With its bytes. Raises ImageNotFound."""
+
+
+class KeyStore(Protocol):
+    """API keys of providers in SQL, encrypted. Any method raises `StorageUnavailable`."""
+
+    async def key_versions(self) -> dict[KeyPlace, int]:
+        """The update time of each row, in microseconds since the epoch."""
+
+    async def list_keys(self, after: KeyPlace = FIRST_PLACE, limit: int | None = None) -> list[StoredKey]:
+        """At most `limit` rows after this place (None: all), by provider and tenant."""
+
+    async def set_key(self, key: StoredKey) -> StoredKey:
+        """Store a row in place of any former one, and return it. Its update time is later than that of the former
+        one, whatever the clocks of the replicas show."""
+
+    async def delete_key(self, place: KeyPlace) -> None:
+        """Delete the row, if there is one."""
+
+    async def replace_token(self, key: StoredKey, token: str) -> bool:
+        """Store the same key under another encryption; returns False, with no change, if the row has changed."""
+
+
+class KeyCipher(Protocol):
+    """Encrypts API keys of providers."""
+
+    def encrypt(self, place: KeyPlace, key: Secret) -> str:
+        """A token from which only `decrypt` for the same place returns the key."""
+
+    def decrypt(self, place: KeyPlace, token: str) -> Secret:
+        """The key. Raises ValueError for a token of an unknown encryption key, of another place, or of another form."""
+
+    def rotate(self, token: str) -> str:
+        """The same content under the newest encryption key. Raises ValueError."""
+
+
+class KeyLookup(Protocol):
+    """Stored API keys of providers, in memory."""
+
+    def find(self, provider: str, tenant: str) -> Secret | None:
+        """The key that is stored for this tenant, or with an empty one for all; None if there is none.
+
+        Raises `ProviderUnauthenticated` if it cannot be decrypted: another key could belong to another account."""
+
+
+class KeyRules(Protocol):
+    """Which API keys providers accept."""
+
+    def check_key(self, place: KeyPlace, key: Secret) -> None:
+        """Raises `ProviderNotFound`, `NotConfigured` if the provider does not use such a key, and `InvalidRequest` for
+        a key that no request can contain."""
+
+    async def verify_key(self, provider: str, key: Secret) -> None:
+        """Ask the provider whether it accepts the key, for at most five seconds.
+
+        Raises `InvalidRequest` if it refuses the key, and `ProviderUnavailable` if it does not tell."""

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 
 from parley_server.core.model import Conversation, FinishReason, Identity, ImagePart, Reply, Usage
+from parley_server.core.ports import FIRST_PLACE
 from parley_server.core.quota_values import QuotaRow, QuotaUse
 from parley_server.core.store_types import (
     Acceptance,
@@ -20,6 +21,7 @@ from parley_server.core.store_types import (
     CreateOutcome,
     Finalisation,
     Finalised,
+    KeyPlace,
     MessageFilter,
     MessagePage,
     NewConversation,
@@ -27,12 +29,23 @@ from parley_server.core.store_types import (
     PromptSource,
     Replayed,
     Standing,
+    StoredKey,
     Summary,
     Unfinished,
 )
 from parley_server.core.usage_values import UsagePage, UsageQuery
 from parley_server.errors import InvalidRequest, StorageUnavailable
-from parley_server.store import conversations, history, images, listings, quotas, replicas, replies, request_ids
+from parley_server.store import (
+    conversations,
+    history,
+    images,
+    listings,
+    provider_keys,
+    quotas,
+    replicas,
+    replies,
+    request_ids,
+)
 from parley_server.store.acceptance import accept
 from parley_server.store.checkpoints import append_checkpoints
 from parley_server.store.engine.database import Database
@@ -47,7 +60,7 @@ SWEEP_INTERVAL_US = 60 * 1_000_000
 
 
 class SqlStore:
-    """`core.ports.Store` on SQLite or PostgreSQL. On SQLite the caller must hold the `DatabaseLock`.
+    """`core.ports.Store` and `KeyStore` on SQLite or PostgreSQL. On SQLite the caller must hold the `DatabaseLock`.
 
     Acceptances, finalisations, and changes of conversations survive a power loss once the call has returned.
     Checkpoints and cancel requests survive the death of the process.
@@ -198,6 +211,23 @@ class SqlStore:
         return await self._database.read(
             lambda connection: images.get_image(connection, identity, image_id), one_state=False
         )
+
+    async def key_versions(self) -> dict[KeyPlace, int]:
+        return await self._database.read(provider_keys.key_versions, one_state=False)
+
+    async def list_keys(self, after: KeyPlace = FIRST_PLACE, limit: int | None = None) -> list[StoredKey]:
+        return await self._database.read(
+            lambda connection: provider_keys.list_keys(connection, after, limit), one_state=False
+        )
+
+    async def set_key(self, key: StoredKey) -> StoredKey:
+        return await self._database.write(lambda connection: provider_keys.set_key(connection, key))
+
+    async def delete_key(self, place: KeyPlace) -> None:
+        await self._database.write(lambda connection: provider_keys.delete_key(connection, place))
+
+    async def replace_token(self, key: StoredKey, token: str) -> bool:
+        return await self._database.write(lambda connection: provider_keys.replace_token(connection, key, token))
 
     def _sweep_keys(self, now_us: int) -> None:
         """Delete expired idempotency keys in the background, at most once per `SWEEP_INTERVAL_US`."""

@@ -135,6 +135,9 @@ class Metrics:
         self._call_duration = _Labelled(call_duration.labels)
         failures = Counter("parley_auth_failures_total", "Refused credentials.", ("cause",), registry=registry)
         self._auth_failures = _Labelled(failures.labels)
+        self._keys_unreadable = Gauge(
+            "parley_provider_keys_unreadable", "Stored provider keys that cannot be decrypted.", registry=registry
+        )
         self._auth = Histogram("parley_auth_seconds", "Time to identify a caller.", buckets=_AUTH_S, registry=registry)
         refreshes = Counter(
             "parley_jwks_refreshes_total", "Reads of issuers' public keys.", ("outcome",), registry=registry
@@ -262,6 +265,9 @@ class Metrics:
 
     def jwks_refreshed(self, outcome: str) -> None:
         self._jwks_refreshes.of(outcome).inc()
+
+    def provider_keys_unreadable(self, count: int) -> None:
+        self._keys_unreadable.set(count)
 
     def resumed(self) -> None:
         self._resumes.inc()

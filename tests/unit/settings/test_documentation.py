@@ -46,7 +46,7 @@ TABLES = {
     "limits",
     "quotas",
 }
-READ_FROM_OTHER_KEYS = {"credentials"}
+READ_FROM_OTHER_KEYS = {"credentials", "stored_key"}
 MODEL_DEFAULTS = (
     "context_tokens",
     "max_output_tokens",

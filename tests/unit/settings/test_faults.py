@@ -76,7 +76,7 @@ TIER = "{ above = %s, prompt = 2, completion = 2 }"
         ('listn = "a"', "listn: unknown key; did you mean listen?"),
         ("listen = 5", "listen: must be a string"),
         ('insecure = "perhaps"', "insecure: must be 1 or 0, true or false"),
-        ('encryption_keys = "k"', "encryption_keys: not supported by this release"),
+        ('encryption_keys = "k"', "encryption_keys: must be keys that `parley encryption-key` makes"),
         ('database_url = "sqlite+aiosqlite:///:memory:"', "database_url: must name a file"),
         ('database_url = "mysql://u:secret@h/d"', 'database_url: must be "sqlite+aiosqlite:///PATH" of a file, or "p'),
         (
