@@ -177,9 +177,9 @@ _PARSERS: dict[str, Callable[[Any], Any]] = {
     "workers": _workers,
     "insecure": _switch,
     "plaintext": _switch,
-    "encryption_keys": _encryption_keys,
     "log_level": _log_level,
     "log_format": _log_format,
+    "encryption_keys": _encryption_keys,
 }
 SCALARS = tuple(_PARSERS)
 _DEFAULTS = {name: Settings.model_fields[name].default for name in SCALARS}

@@ -49,7 +49,8 @@ heartbeat_s = 90
         "PARLEY_LOGLEVEL: unknown variable; did you mean PARLEY_LOG_LEVEL?",
         'PARLEY_LISTEN: must be "host:port" or "[ipv6]:port" (got "nowhere")',
         'log_level: must be debug, info, warning or error (got "loud")',
-        "PARLEY_ENCRYPTION_KEYS: not supported by this release",
+        "PARLEY_ENCRYPTION_KEYS: must be keys that `parley encryption-key` makes, the newest first, with commas between "
+        "them",
         "providers.openai.api_key: the environment variable ABSENT is not set",
         "providers.openai.timeouts.connect: must be greater than 0 (got -1)",
         "providers.openai.timeouts.conect: unknown key; did you mean connect?",
