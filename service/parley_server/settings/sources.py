@@ -137,7 +137,7 @@ def _switch(value: Any) -> bool:
 def _encryption_keys(value: Any) -> tuple[str, ...]:
     keys = tuple(key.strip() for key in _string(value).split(","))
     if not all(_is_encryption_key(key) for key in keys):
-        raise ValueError("must be keys that `parley encryption-key` makes, the newest first, with commas between them")
+        raise ValueError("must be keys that `parley encryption-key` makes, with commas between them")
     return keys
 
 

@@ -17,6 +17,7 @@ from parley_server.settings import (
     PriceSettings,
     ScriptedSettings,
     Settings,
+    SettingsError,
     Timeouts,
     load_settings,
 )
