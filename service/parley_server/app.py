@@ -17,6 +17,7 @@ from parley_server.core.clock import SystemClock
 from parley_server.core.limits import limits_of
 from parley_server.core.ports import Clock
 from parley_server.core.provider_keys import KeyCache, ProviderKeys
+from parley_server.core.retention import Retention
 from parley_server.errors import StorageUnavailable
 from parley_server.modes import Parts, choose_mode
 from parley_server.providers.registry import Registry
@@ -78,6 +79,14 @@ class App:
             rules=self._registry,
             clock=self._clock,
             observer=self.telemetry,
+        )
+        self._retention = Retention(
+            self.mode.store,
+            self._clock,
+            self.telemetry,
+            conversations_days=settings.retention.conversations_days,
+            usage_days=settings.retention.usage_days,
+            on_erased=self.mode.core.conversations.erased,
         )
         self._server = GrpcServer(
             replies=self.replies,
@@ -154,7 +163,7 @@ class App:
             self.certificates = Certificates(tls.certificate, tls.key, tls.client_ca)
         self.port = await self._server.listen(self._settings.listen, self.certificates)
         self._monitor.start()
-        works = [*self.mode.background(), *self._access.background(), self._provider_keys.run()]
+        works = [*self.mode.background(), *self._access.background(), self._provider_keys.run(), self._retention.run()]
         if self.certificates is not None:
             works.append(self.certificates.keep(self._clock))
         self._background = [asyncio.create_task(work) for work in (*works, self._watch_database())]

@@ -44,6 +44,12 @@ def _parser() -> argparse.ArgumentParser:
             command.add_argument("--workers", metavar="N", help="processes on that address (default: 1)")
         if name != "check":
             command.add_argument("--database-url", metavar="URL", help="default: sqlite+aiosqlite:///parley.db")
+    text = "erase everything about one end user, except log lines and sums of usage"
+    erase = commands.add_parser("erase-user", help=text, description=text.capitalize() + ".")
+    erase.add_argument("end_user", metavar="USER", type=_not_empty)
+    erase.add_argument("--tenant", required=True, metavar="T", type=_not_empty)
+    erase.add_argument("--config", metavar="FILE", help="TOML file (default: PARLEY_CONFIG)")
+    erase.add_argument("--database-url", metavar="URL", help="default: sqlite+aiosqlite:///parley.db")
     text = "print a new key for PARLEY_ENCRYPTION_KEYS"
     commands.add_parser("encryption-key", help=text, description=text.capitalize() + ".")
     text = "show what the model is shown in a conversation's next turn"
@@ -67,3 +73,10 @@ def _parser() -> argparse.ArgumentParser:
     chat.add_argument("--api-key", default=os.environ.get("PARLEY_API_KEY", ""), help="default: PARLEY_API_KEY")
     chat.add_argument("--reasoning", action="store_true", help="show the model's reasoning")
     return parser
+
+
+def _not_empty(text: str) -> str:
+    # Without an end user, a query finds the data of the whole tenant.
+    if not text:
+        raise argparse.ArgumentTypeError("must not be empty")
+    return text

@@ -43,6 +43,9 @@ class Observer(Protocol):
     def reply_taken_over(self) -> None:
         """This replica ended a reply of a dead replica."""
 
+    def conversations_erased(self, cause: str, count: int) -> None:
+        """So many conversations were erased. `cause`: "retention" (they were too old) or "call"."""
+
 
 class CallEnded(Value, frozen=True, kw_only=True):
     """A finished RPC: the full name of its method, the name of its status code, and the reason of its error, if any.

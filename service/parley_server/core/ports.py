@@ -29,6 +29,7 @@ from parley_server.core.store_types import (
     ConversationPage,
     ConversationUpdate,
     CreateOutcome,
+    ErasedConversations,
     Finalisation,
     Finalised,
     KeyPlace,
@@ -361,3 +362,32 @@ class KeyRules(Protocol):
         """Ask the provider whether it accepts the key, for at most five seconds.
 
         Raises `InvalidRequest` if it refuses the key, and `ProviderUnavailable` if it does not tell."""
+
+
+class ErasureStore(Protocol):
+    """Erases rows for good, in parts. Any method raises `StorageUnavailable`."""
+
+    async def tenants(self) -> list[str]:
+        """The tenants that have conversations or usage."""
+
+    async def erase_idle(self, tenant: str, before_us: int, limit: int) -> ErasedConversations:
+        """Erase at most `limit` conversations of a tenant without activity since this time, and with no running
+        reply."""
+
+    async def delete_usage(self, tenant: str, before_us: int, limit: int) -> int:
+        """Delete at most `limit` rows of usage that are part of the sums by day; returns how many."""
+
+    async def delete_quota_use(self, before_period: str) -> int:
+        """Delete what was used of quotas in periods before this day; returns how many rows."""
+
+    async def running_of(self, identity: Identity) -> list[str]:
+        """The ids of the running replies of an end user."""
+
+    async def erase_conversations(self, identity: Identity, limit: int, *, running: bool) -> ErasedConversations:
+        """Erase at most `limit` conversations of an end user; those with a running reply only if `running`."""
+
+    async def forget_user(self, identity: Identity) -> tuple[int, int]:
+        """Delete the idempotency keys and the quota rows of an end user; returns how many of each."""
+
+    async def rename_user(self, identity: Identity, name: str, limit: int) -> int:
+        """Put `name` in place of an end user in at most `limit` rows of usage; returns how many."""

@@ -339,3 +339,10 @@ class StoredKey(Value, frozen=True, kw_only=True):
     def place(self) -> KeyPlace:
         """Whose key it is."""
         return KeyPlace(self.provider, self.tenant)
+
+
+class ErasedConversations(Value, frozen=True, kw_only=True):
+    """How many conversations a call has erased, and the ids of their replies."""
+
+    count: int
+    reply_ids: tuple[str, ...]

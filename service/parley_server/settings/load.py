@@ -19,7 +19,14 @@ from parley_server.settings.issuer_shape import IssuerSettings
 from parley_server.settings.issuers import read_issuers
 from parley_server.settings.keys import variable_of
 from parley_server.settings.model_shape import ModelSettings
-from parley_server.settings.shape import EndpointSettings, ProviderSettings, ServerSettings, Settings, TlsSettings
+from parley_server.settings.shape import (
+    EndpointSettings,
+    ProviderSettings,
+    RetentionSettings,
+    ServerSettings,
+    Settings,
+    TlsSettings,
+)
 from parley_server.settings.sources import (
     SCALARS,
     check_variables,
@@ -30,7 +37,7 @@ from parley_server.settings.tables import read_table
 from parley_server.settings.tenant_shape import TenantSettings
 from parley_server.settings.tenants import read_tenants, unreachable_faults
 
-_SECTIONS = ("providers", "models", "server", "tls", "tenants", "identity")
+_SECTIONS = ("providers", "models", "server", "tls", "tenants", "identity", "retention")
 
 
 def load_settings(environment: Mapping[str, str], arguments: Mapping[str, Any] | None = None) -> Settings:
@@ -52,6 +59,7 @@ def load_settings(environment: Mapping[str, str], arguments: Mapping[str, Any] |
     providers, models, server = _read_catalog(document, environment, folder=folder, faults=faults)
     if not scalars["encryption_keys"]:
         faults.extend(_stored_key_faults(providers))
+    retention = read_table(RetentionSettings, document.get("retention", {}), path="retention", faults=faults)
     tenants, issuers = _read_access(document, environment, models, folder=folder, faults=faults)
     # Credentials with faults are credentials all the same: only the faults themselves need to be reported.
     has_credentials = bool(issuers) or any(tenant is None or tenant.has_credential for tenant in tenants.values())
@@ -65,6 +73,7 @@ def load_settings(environment: Mapping[str, str], arguments: Mapping[str, Any] |
         providers=providers,
         models=models,
         server=server,
+        retention=retention or RetentionSettings(),
         tenants={name: tenant for name, tenant in tenants.items() if tenant is not None},
         identity={name: issuer for name, issuer in issuers.items() if issuer is not None},
     )

@@ -211,6 +211,14 @@ class ServerSettings(Shape):
     hold_output_tokens: Annotated[int, Field(ge=1, le=1_000_000)] = 1024
 
 
+class RetentionSettings(Shape):
+    """How many days are kept; 0: for ever. `conversations_days` count from the last activity, `usage_days` from the day
+    of the acceptance; sums of usage are always kept."""
+
+    conversations_days: Annotated[int, Field(ge=0, le=36_500)] = 0
+    usage_days: Annotated[int, Field(ge=0, le=36_500)] = 0
+
+
 class TlsSettings(Shape):
     """Paths of PEM files. With `client_ca`, clients must present a certificate that it has signed."""
 
@@ -236,6 +244,7 @@ class Settings(Shape):
     log_level: LogLevel = "info"
     log_format: LogFormat = "json"
     server: ServerSettings
+    retention: RetentionSettings = RetentionSettings()
     tls: TlsSettings | None
     providers: dict[str, ProviderSettings]
     models: dict[str, ModelSettings]

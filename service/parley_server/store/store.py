@@ -19,6 +19,7 @@ from parley_server.core.store_types import (
     ConversationPage,
     ConversationUpdate,
     CreateOutcome,
+    ErasedConversations,
     Finalisation,
     Finalised,
     KeyPlace,
@@ -37,6 +38,7 @@ from parley_server.core.usage_values import UsagePage, UsageQuery
 from parley_server.errors import InvalidRequest, StorageUnavailable
 from parley_server.store import (
     conversations,
+    erasure,
     history,
     images,
     listings,
@@ -60,7 +62,8 @@ SWEEP_INTERVAL_US = 60 * 1_000_000
 
 
 class SqlStore:
-    """`core.ports.Store` and `KeyStore` on SQLite or PostgreSQL. On SQLite the caller must hold the `DatabaseLock`.
+    """`Store`, `KeyStore` and `ErasureStore` of `core.ports` on SQLite or PostgreSQL. On SQLite the caller must hold
+    the `DatabaseLock`.
 
     Acceptances, finalisations, and changes of conversations survive a power loss once the call has returned.
     Checkpoints and cancel requests survive the death of the process.
@@ -228,6 +231,36 @@ class SqlStore:
 
     async def replace_token(self, key: StoredKey, token: str) -> bool:
         return await self._database.write(lambda connection: provider_keys.replace_token(connection, key, token))
+
+    async def tenants(self) -> list[str]:
+        return await self._database.read(erasure.tenants, one_state=False)
+
+    async def erase_idle(self, tenant: str, before_us: int, limit: int) -> ErasedConversations:
+        return await self._database.write(lambda connection: erasure.erase_idle(connection, tenant, before_us, limit))
+
+    async def delete_usage(self, tenant: str, before_us: int, limit: int) -> int:
+        return await self._database.write(
+            lambda connection: erasure.delete_usage(connection, tenant, before_us, limit), durable=False
+        )
+
+    async def delete_quota_use(self, before_period: str) -> int:
+        return await self._database.write(
+            lambda connection: erasure.delete_quota_use(connection, before_period), durable=False
+        )
+
+    async def running_of(self, identity: Identity) -> list[str]:
+        return await self._database.read(lambda connection: erasure.running_of(connection, identity), one_state=False)
+
+    async def erase_conversations(self, identity: Identity, limit: int, *, running: bool) -> ErasedConversations:
+        return await self._database.write(
+            lambda connection: erasure.erase_conversations(connection, identity, limit, running=running)
+        )
+
+    async def forget_user(self, identity: Identity) -> tuple[int, int]:
+        return await self._database.write(lambda connection: erasure.forget_user(connection, identity))
+
+    async def rename_user(self, identity: Identity, name: str, limit: int) -> int:
+        return await self._database.write(lambda connection: erasure.rename_user(connection, identity, name, limit))
 
     def _sweep_keys(self, now_us: int) -> None:
         """Delete expired idempotency keys in the background, at most once per `SWEEP_INTERVAL_US`."""

@@ -138,6 +138,10 @@ class Metrics:
         self._keys_unreadable = Gauge(
             "parley_provider_keys_unreadable", "Stored provider keys that cannot be decrypted.", registry=registry
         )
+        erased = Counter(
+            "parley_erased_conversations_total", "Conversations that were erased.", ("cause",), registry=registry
+        )
+        self._erased = _Labelled(erased.labels)
         self._auth = Histogram("parley_auth_seconds", "Time to identify a caller.", buckets=_AUTH_S, registry=registry)
         refreshes = Counter(
             "parley_jwks_refreshes_total", "Reads of issuers' public keys.", ("outcome",), registry=registry
@@ -265,6 +269,9 @@ class Metrics:
 
     def jwks_refreshed(self, outcome: str) -> None:
         self._jwks_refreshes.of(outcome).inc()
+
+    def conversations_erased(self, cause: str, count: int) -> None:
+        self._erased.of(cause).inc(count)
 
     def provider_keys_unreadable(self, count: int) -> None:
         self._keys_unreadable.set(count)

@@ -19,6 +19,7 @@ from parley_server.settings import (
     OpenAISettings,
     PriceSettings,
     QuotaSettings,
+    RetentionSettings,
     ScriptedSettings,
     ServerSettings,
     Settings,
@@ -39,6 +40,7 @@ TABLES = {
     "prices",
     "server",
     "tls",
+    "retention",
     "providers",
     "models",
     "tenants",
@@ -73,6 +75,7 @@ def keys() -> list[str]:
     shapes: dict[type[BaseModel], str] = {
         ServerSettings: "",
         TlsSettings: "",
+        RetentionSettings: "",
         ModelSettings: "",
         PriceSettings: "prices.",
         Timeouts: "timeouts.",
