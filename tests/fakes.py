@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable
 from typing import Any, cast
 
@@ -222,6 +223,7 @@ class RecordingObserver:
         self.summaries: list[str] = []
         self.taken_over = 0
         self.counted: list[str] = []
+        self.erased: Counter[str] = Counter()
 
     def reply_started(self) -> None:
         self.started += 1
@@ -255,6 +257,9 @@ class RecordingObserver:
 
     def reply_taken_over(self) -> None:
         self.taken_over += 1
+
+    def conversations_erased(self, cause: str, count: int) -> None:
+        self.erased[cause] += count
 
 
 class Block:

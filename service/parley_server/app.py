@@ -16,6 +16,8 @@ from parley_server.core.access import tenants_of
 from parley_server.core.clock import SystemClock
 from parley_server.core.limits import limits_of
 from parley_server.core.ports import Clock
+from parley_server.core.provider_keys import KeyCache, ProviderKeys
+from parley_server.core.retention import Retention
 from parley_server.errors import StorageUnavailable
 from parley_server.modes import Parts, choose_mode
 from parley_server.providers.registry import Registry
@@ -23,6 +25,7 @@ from parley_server.rpc.call import CallEnvironment
 from parley_server.rpc.server import GrpcServer
 from parley_server.rpc.tls import Certificates
 from parley_server.rpc.transport import options
+from parley_server.secrets.fernet import FernetCipher
 from parley_server.settings import Settings
 from parley_server.telemetry.endpoint import MetricsEndpoint, serve_metrics
 from parley_server.telemetry.loop import LoopMonitor
@@ -46,12 +49,14 @@ class App:
         self._clock = clock or SystemClock()
         self.telemetry = Telemetry()
         self._monitor = LoopMonitor(self.telemetry, self._clock)
+        key_cache = KeyCache()
         self._registry = Registry(
             settings.providers,
             settings.models,
             settings.server.default_model,
             clock=self._clock,
             observer=self.telemetry,
+            stored_keys=key_cache,
         )
         tenants = tenants_of(settings.tenants)
         self._access = Access(settings, tenants, clock=self._clock, observer=self.telemetry)
@@ -66,6 +71,23 @@ class App:
         )
         self.mode = choose_mode(settings, parts, self.telemetry)
         self.replies = self.mode.core.replies
+        encryption_keys = settings.encryption_keys
+        self._provider_keys = ProviderKeys(
+            store=self.mode.store,
+            cache=key_cache,
+            cipher=FernetCipher(encryption_keys) if encryption_keys else None,
+            rules=self._registry,
+            clock=self._clock,
+            observer=self.telemetry,
+        )
+        self._retention = Retention(
+            self.mode.store,
+            self._clock,
+            self.telemetry,
+            conversations_days=settings.retention.conversations_days,
+            usage_days=settings.retention.usage_days,
+            on_erased=self.mode.core.conversations.erased,
+        )
         self._server = GrpcServer(
             replies=self.replies,
             conversations=self.mode.core.conversations,
@@ -73,6 +95,7 @@ class App:
             tenants=tenants,
             quotas=self.mode.core.quotas,
             usage_reports=self.mode.core.usage_reports,
+            provider_keys=self._provider_keys,
             environment=CallEnvironment(
                 authenticator=self._access.authenticator, observer=self.telemetry, clock=self._clock
             ),
@@ -133,13 +156,14 @@ class App:
         self._warn_of_retirements()
         # The port opens last: a call must find the store ready, and a fault in the rest must appear before any call.
         await self.mode.start()
+        await self._provider_keys.load()
         if (address := self._settings.metrics_listen) is not None:
             self._metrics = serve_metrics(address.host, address.port, self.telemetry.registry)
         if (tls := self._settings.tls) is not None:
             self.certificates = Certificates(tls.certificate, tls.key, tls.client_ca)
         self.port = await self._server.listen(self._settings.listen, self.certificates)
         self._monitor.start()
-        works = [*self.mode.background(), *self._access.background()]
+        works = [*self.mode.background(), *self._access.background(), self._provider_keys.run(), self._retention.run()]
         if self.certificates is not None:
             works.append(self.certificates.keep(self._clock))
         self._background = [asyncio.create_task(work) for work in (*works, self._watch_database())]

@@ -185,6 +185,7 @@ class _Core:
             limits=parts.limits,
             live_replies=self.live_replies,
             cancel_requests=cancel_requests,
+            observer=parts.observer,
             on_erased=None if peers is None else peers.erase,
         )
 

@@ -324,6 +324,7 @@ async def serving(
     key: str = "env:UPSTREAM_KEY",
     models: str = "",
     access: str = "",
+    encryption_keys: str = "",
     **settings: Any,
 ) -> AsyncIterator[Callable[[], Any]]:
     """Yields a function that starts a server on the folder's database; stops all servers at the end."""
@@ -336,6 +337,7 @@ async def serving(
         "PARLEY_LISTEN": "127.0.0.1:0",
         "PARLEY_METRICS_LISTEN": "127.0.0.1:0",
         "PARLEY_DATABASE_URL": f"sqlite+aiosqlite:///{folder / 'parley.db'}",
+        "PARLEY_ENCRYPTION_KEYS": encryption_keys,
         "UPSTREAM_KEY": KEY,
     }
     servers: list[Server] = []

@@ -6,7 +6,7 @@ import urllib.request
 import grpc
 import pytest
 from grpc_reflection.v1alpha import reflection_pb2
-from parley.v1 import admin_pb2, catalog_pb2, resources_pb2
+from parley.v1 import catalog_pb2, resources_pb2
 
 from tests.integration.served import ask, refused
 from tests.upstream import Hang, Script, refusal, role, text
@@ -59,19 +59,6 @@ async def test_the_catalog_lists_the_models_in_configuration_order(server):
             sampling=True,
         ),
     ]
-
-
-async def test_unserved_rpcs_return_unimplemented(server):
-    calls = {
-        "SetProviderKey": server.admin.SetProviderKey(admin_pb2.SetProviderKeyRequest(provider="up", api_key="k")),
-        "ListProviderKeys": server.admin.ListProviderKeys(admin_pb2.ListProviderKeysRequest()),
-        "DeleteProviderKey": server.admin.DeleteProviderKey(admin_pb2.DeleteProviderKeyRequest()),
-    }
-    for name, call in calls.items():
-        with pytest.raises(grpc.aio.AioRpcError) as caught:
-            await call
-        assert caught.value.code() == grpc.StatusCode.UNIMPLEMENTED, name
-        assert "is not served by this release" in caught.value.details()
 
 
 @pytest.mark.parametrize("version", ["v1", "v1alpha"])

@@ -18,7 +18,7 @@ from parley_server.settings import SettingsError
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a subcommand and return the exit status; 2 if the configuration or the state of the database forbids it."""
     options = _parser().parse_args(arguments)
-    command = importlib.import_module(f"parley_server.cli.{options.command}")
+    command = importlib.import_module(f"parley_server.cli.{options.command.replace('-', '_')}")
     try:
         return int(command.run(options))
     except SettingsError as error:
@@ -34,6 +34,7 @@ def _parser() -> argparse.ArgumentParser:
         ("serve", "run the server"),
         ("migrate", "bring the database's schema up to date"),
         ("check", "validate the configuration"),
+        ("rotate-keys", "encrypt stored provider keys with the newest encryption key"),
     ):
         command = commands.add_parser(name, help=text, description=text.capitalize() + ".")
         command.add_argument("--config", metavar="FILE", help="TOML file (default: PARLEY_CONFIG)")
@@ -42,6 +43,14 @@ def _parser() -> argparse.ArgumentParser:
             command.add_argument("--workers", metavar="N", help="processes on that address (default: 1)")
         if name != "check":
             command.add_argument("--database-url", metavar="URL", help="default: sqlite+aiosqlite:///parley.db")
+    text = "erase everything about one end user, except log lines and sums of usage"
+    erase = commands.add_parser("erase-user", help=text, description=text.capitalize() + ".")
+    erase.add_argument("end_user", metavar="USER", type=_not_empty)
+    erase.add_argument("--tenant", required=True, metavar="T", type=_not_empty)
+    erase.add_argument("--config", metavar="FILE", help="TOML file (default: PARLEY_CONFIG)")
+    erase.add_argument("--database-url", metavar="URL", help="default: sqlite+aiosqlite:///parley.db")
+    text = "print a new key for PARLEY_ENCRYPTION_KEYS"
+    commands.add_parser("encryption-key", help=text, description=text.capitalize() + ".")
     text = "show what the model is shown in a conversation's next turn"
     prompt = commands.add_parser("prompt", help=text, description=text.capitalize() + ".")
     prompt.add_argument("conversation", metavar="CONVERSATION_ID")
@@ -63,3 +72,10 @@ def _parser() -> argparse.ArgumentParser:
     chat.add_argument("--api-key", default="", metavar="KEY", help="default: the variable PARLEY_API_KEY")
     chat.add_argument("--reasoning", action="store_true", help="show the model's reasoning")
     return parser
+
+
+def _not_empty(text: str) -> str:
+    # Without an end user, a query finds the data of the whole tenant.
+    if not text:
+        raise argparse.ArgumentTypeError("must not be empty")
+    return text

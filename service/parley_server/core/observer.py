@@ -47,12 +47,15 @@ class Observer(Protocol):
     def reply_taken_over(self) -> None:
         """This replica ended a reply of a dead replica."""
 
+    def conversations_erased(self, cause: str, count: int) -> None:
+        """So many conversations were erased. `cause`: "retention" (they were too old) or "call"."""
+
 
 class CallEnded(Value, frozen=True, kw_only=True):
     """A finished RPC: the full name of its method, the name of its status code, and the reason of its error, if any.
 
     Who called, and what, is empty where the call ended before that was known. `credential`: see `Principal`. `cause`:
-    why the credential was refused."""
+    why the credential was refused. `target_provider` and `target_tenant`: whose key a call of Admin was about."""
 
     method: str
     code: str
@@ -65,6 +68,8 @@ class CallEnded(Value, frozen=True, kw_only=True):
     call_id: str = ""
     reply_id: str = ""
     traceparent: str = ""
+    target_provider: str = ""
+    target_tenant: str = ""
 
 
 class CallObserver(Protocol):
@@ -124,3 +129,10 @@ class LoopLoad(Protocol):
     @property
     def overloaded(self) -> bool:
         """Whether the loop has been late for so long that new replies would slow down running ones."""
+
+
+class KeyObserver(Protocol):
+    """Receives events of stored API keys."""
+
+    def provider_keys_unreadable(self, count: int) -> None:
+        """So many stored keys cannot be decrypted."""

@@ -19,6 +19,7 @@ from parley_server.core.model import (
 )
 from parley_server.core.quota_values import QuotaRow, QuotaUse
 from parley_server.core.rate_values import Taken
+from parley_server.core.secret import Secret
 from parley_server.core.store_types import (
     Acceptance,
     AcceptOutcome,
@@ -29,8 +30,10 @@ from parley_server.core.store_types import (
     ConversationPage,
     ConversationUpdate,
     CreateOutcome,
+    ErasedConversations,
     Finalisation,
     Finalised,
+    KeyPlace,
     MessageFilter,
     MessagePage,
     NewConversation,
@@ -38,10 +41,13 @@ from parley_server.core.store_types import (
     PromptSource,
     Replayed,
     Standing,
+    StoredKey,
     Summary,
     Unfinished,
 )
 from parley_server.core.usage_values import UsagePage, UsageQuery
+
+FIRST_PLACE = KeyPlace("", "")
 
 
 class Timer(Protocol):
@@ -318,3 +324,87 @@ class Store(Protocol):
 
     async def get_image(self, identity: Identity, image_id: str) -> ImagePart:
         """With its bytes. Raises ImageNotFound."""
+
+
+class KeyStore(Protocol):
+    """API keys of providers in SQL, encrypted. Any method raises `StorageUnavailable`."""
+
+    async def key_versions(self) -> dict[KeyPlace, int]:
+        """The update time of each row, in microseconds since the epoch."""
+
+    async def list_keys(self, after: KeyPlace = FIRST_PLACE, limit: int | None = None) -> list[StoredKey]:
+        """At most `limit` rows after this place (None: all), by provider and tenant."""
+
+    async def set_key(self, key: StoredKey) -> StoredKey:
+        """Store a row in place of any former one, and return it. Its update time is later than that of the former
+        one, whatever the clocks of the replicas show."""
+
+    async def delete_key(self, place: KeyPlace) -> None:
+        """Delete the row, if there is one."""
+
+    async def replace_token(self, key: StoredKey, token: str) -> bool:
+        """Store the same key under another encryption; returns False, with no change, if the row has changed."""
+
+
+class KeyCipher(Protocol):
+    """Encrypts API keys of providers."""
+
+    def encrypt(self, place: KeyPlace, key: Secret) -> str:
+        """A token from which only `decrypt` for the same place returns the key."""
+
+    def decrypt(self, place: KeyPlace, token: str) -> Secret:
+        """The key. Raises ValueError for a token of an unknown encryption key, of another place, or of another form."""
+
+    def rotate(self, token: str) -> str:
+        """The same content under the newest encryption key. Raises ValueError."""
+
+
+class KeyLookup(Protocol):
+    """Stored API keys of providers, in memory."""
+
+    def find(self, provider: str, tenant: str) -> Secret | None:
+        """The key that is stored for this tenant, or with an empty one for all; None if there is none.
+
+        Raises `ProviderUnauthenticated` if it cannot be decrypted: another key could belong to another account."""
+
+
+class KeyRules(Protocol):
+    """Which API keys providers accept."""
+
+    def check_key(self, place: KeyPlace, key: Secret) -> None:
+        """Raises `ProviderNotFound`, `NotConfigured` if the provider does not use such a key, and `InvalidRequest` for
+        a key that no request can contain."""
+
+    async def verify_key(self, provider: str, key: Secret) -> None:
+        """Ask the provider whether it accepts the key, for at most five seconds.
+
+        Raises `InvalidRequest` if it refuses the key, and `ProviderUnavailable` if it does not tell."""
+
+
+class ErasureStore(Protocol):
+    """Erases rows for good, in parts. Any method raises `StorageUnavailable`."""
+
+    async def tenants(self) -> list[str]:
+        """The tenants that have conversations or usage."""
+
+    async def erase_idle(self, tenant: str, before_us: int, limit: int) -> ErasedConversations:
+        """Erase at most `limit` conversations of a tenant without activity since this time, and with no running
+        reply."""
+
+    async def delete_usage(self, tenant: str, before_us: int, limit: int) -> int:
+        """Delete at most `limit` rows of usage that are part of the sums by day; returns how many."""
+
+    async def delete_quota_use(self, before_period: str) -> int:
+        """Delete what was used of quotas in periods before this day; returns how many rows."""
+
+    async def running_of(self, identity: Identity) -> list[str]:
+        """The ids of the running replies of an end user."""
+
+    async def erase_conversations(self, identity: Identity, limit: int, *, running: bool) -> ErasedConversations:
+        """Erase at most `limit` conversations of an end user; those with a running reply only if `running`."""
+
+    async def forget_user(self, identity: Identity) -> tuple[int, int]:
+        """Delete the idempotency keys and the quota rows of an end user; returns how many of each."""
+
+    async def rename_user(self, identity: Identity, name: str, limit: int) -> int:
+        """Put `name` in place of an end user in at most `limit` rows of usage; returns how many."""

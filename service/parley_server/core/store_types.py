@@ -6,6 +6,8 @@ may share one commit.
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import msgspec
 
 from parley_server.core.events import Entry
@@ -315,3 +317,32 @@ class MessagePage(Value, frozen=True, kw_only=True):
     messages: tuple[Message, ...]
     replies: tuple[Reply, ...]
     next_cursor: str
+
+
+class KeyPlace(NamedTuple):
+    """Whose key it is: the provider's for a tenant, or for all tenants without their own (`tenant` is empty)."""
+
+    provider: str
+    tenant: str
+
+
+class StoredKey(Value, frozen=True, kw_only=True):
+    """A row with a provider's API key. `token` is the encrypted key, `hint` its last characters."""
+
+    provider: str
+    tenant: str
+    token: str
+    hint: str
+    update_time_us: int
+
+    @property
+    def place(self) -> KeyPlace:
+        """Whose key it is."""
+        return KeyPlace(self.provider, self.tenant)
+
+
+class ErasedConversations(Value, frozen=True, kw_only=True):
+    """How many conversations a call has erased, and the ids of their replies."""
+
+    count: int
+    reply_ids: tuple[str, ...]

@@ -5,6 +5,7 @@ No error contains a key, a prompt or a provider's own words.
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import re
 import ssl
@@ -19,6 +20,7 @@ from parley_server.core.model import Finish, FinishReason, Prompt
 from parley_server.core.observer import AttemptObserver
 from parley_server.core.ports import Clock
 from parley_server.errors import (
+    InvalidRequest,
     ProviderError,
     ProviderMalformed,
     ProviderTruncated,
@@ -28,6 +30,7 @@ from parley_server.errors import (
 from parley_server.providers.http.client import JsonClient, Refused
 from parley_server.providers.http.encoding import decoded
 from parley_server.providers.http.transport import Body, body_of
+from parley_server.providers.keys import RequestKeys
 from parley_server.providers.reading.after_finish import AfterFinish
 from parley_server.providers.reading.failures import Filtered, error_of_status
 from parley_server.settings import EndpointSettings
@@ -37,6 +40,8 @@ Json = dict[str, Any]
 AFTER_FINISH_S = 5.0
 """Longest wait for usage and the end of the body after the finish reason, in seconds."""
 ORIGIN_CHARACTERS = 16
+VERIFY_S = 5.0
+"""Longest wait for a provider's answer to the question whether it accepts a key, in seconds."""
 
 _TRACEPARENT = re.compile(r"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
 _KEY = re.compile(r"[\x21-\x7e]+")
@@ -91,10 +96,11 @@ class Endpoint:
     """The server at one base URL, with its connections, key and headers.
 
     The caller enforces all time limits except the connect limit; the others are read only to wait for usage within
-    them. No request is retried, except on a kept connection that turns out to have been closed before, and no redirect
-    is followed with a prompt. Proxies that the environment names are used, at more CPU per token. `optional`: fields
-    that a server may refuse by name; requests for the same model are then sent without them. What is left out of an
-    answer is reported to `observer`. Raises `httpx2.InvalidURL` for a base URL that httpx2 cannot parse.
+    them. `keys` decides which key a request uses. No request is retried, except on a kept connection that turns out to
+    have been closed before, and no redirect is followed with a prompt. Proxies that the environment names are used, at
+    more CPU per token. `optional`: fields that a server may refuse by name; requests for the same model are then sent
+    without them. What is left out of an answer is reported to `observer`. Raises `httpx2.InvalidURL` for a base URL
+    that httpx2 cannot parse.
     """
 
     def __init__(
@@ -102,6 +108,7 @@ class Endpoint:
         name: str,
         settings: EndpointSettings,
         *,
+        keys: RequestKeys | None = None,
         base_url: str = "",
         optional: tuple[str, ...] = (),
         after_finish_s: float = AFTER_FINISH_S,
@@ -113,7 +120,7 @@ class Endpoint:
         self.base_url = (base_url or settings.base_url).rstrip("/")
         self.host = httpx2.URL(self.base_url).host
         self.clock = clock or SystemClock()
-        self._api_key = settings.api_key
+        self.keys = keys or RequestKeys(name, settings)
         self._account = settings.account
         self._first_token_s = settings.timeouts.first_token_s(reasoning=False)
         self._idle_s = settings.timeouts.idle
@@ -126,20 +133,22 @@ class Endpoint:
         )
         self.transport = self._client.transport
 
-    def key(self, *, required: bool) -> str:
-        """The key to send with the next request, empty without one. Raises `ProviderUnauthenticated` for a key that no
-        header can hold, and where one is `required` but missing."""
-        key = self._api_key.current() if self._api_key is not None else ""
-        if (key or required) and not _KEY.fullmatch(key):
-            raise ProviderUnauthenticated(f"no usable API key is configured for the provider {self.name}")
+    def key(self, tenant: str, *, required: bool) -> str:
+        """The key to send with the next request of this tenant, empty without one. Raises `ProviderUnauthenticated` for
+        a key that no header can hold, for a stored one that cannot be decrypted, and where one is `required` or must be
+        stored but is missing."""
+        key = self.keys.of(tenant)
+        if (key or required or self.keys.needs_stored) and not _KEY.fullmatch(key):
+            where = "stored" if self.keys.needs_stored else "configured"
+            raise ProviderUnauthenticated(f"no usable API key is {where} for the provider {self.name}")
         return key
 
-    def origin(self, kind: str, api: str, model: str, *, account: str = "") -> str:
+    def origin(self, kind: str, api: str, model: str, *, tenant: str, account: str = "") -> str:
         """Identifies who sent the wire items that are kept: equal only for the same dialect, API, host, model name and
         account, because vendors refuse items of others. The account is the configured one, else `account`, else the
-        key."""
-        owner = self._account or account
-        owner = f"account {owner}" if owner else f"key {self.key(required=False)}"
+        key; for a tenant with its own key it is that key."""
+        owner = "" if self.keys.has_own(tenant) else self._account or account
+        owner = f"account {owner}" if owner else f"key {self.keys.fingerprint(tenant)}"
         identity = repr((kind, api, self.host, model, owner))
         return hashlib.sha256(identity.encode()).hexdigest()[:ORIGIN_CHARACTERS]
 
@@ -165,6 +174,22 @@ class Endpoint:
             raise ProviderUnavailable(f"{self.name} could not be connected to in time") from None
         except httpx2.HTTPError as error:
             raise self._unavailable(error) from None
+
+    async def verify(self, url: str, headers: Mapping[str, str]) -> None:
+        """Ask the server at a URL that needs a valid key, for at most `VERIFY_S` seconds.
+
+        Raises `InvalidRequest` if it refuses the key, and `ProviderUnavailable` for any other answer or none."""
+        try:
+            async with asyncio.timeout(VERIFY_S):
+                await self._client.get(url, headers)
+        except Refused as refused:
+            error = error_of_status(self.name, refused.status, headers=refused.headers, body=refused.body)
+            if isinstance(error, ProviderUnauthenticated):
+                raise refused_key(self.name) from None
+            problem = f"{self.name} answered with HTTP {refused.status}, so that the key could not be verified"
+            raise ProviderUnavailable(problem) from None
+        except (httpx2.HTTPError, TimeoutError):
+            raise ProviderUnavailable(f"{self.name} gave no answer, so that the key could not be verified") from None
 
     async def close(self) -> None:
         """Close every connection."""
@@ -248,6 +273,11 @@ class Endpoint:
 
 def _added(own: Any, extra: Any) -> Any:
     return own | extra if isinstance(own, dict) and isinstance(extra, dict) else extra
+
+
+def refused_key(provider: str) -> InvalidRequest:
+    """The error of a key that its provider does not accept."""
+    return InvalidRequest.field("api_key", f"{provider} refuses this key")
 
 
 def _without(body: Json, names: frozenset[str]) -> Json:

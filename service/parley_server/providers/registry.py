@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import hashlib
+import re
 from collections.abc import Mapping
 from typing import Protocol, runtime_checkable
 
@@ -11,10 +11,13 @@ import httpx2
 
 from parley_server.core.model import Model, Prompt
 from parley_server.core.observer import AttemptObserver
-from parley_server.core.ports import Clock, Provider, Route
-from parley_server.errors import ModelNotFound, NotConfigured
+from parley_server.core.ports import Clock, KeyLookup, Provider, Route
+from parley_server.core.secret import Secret
+from parley_server.core.store_types import KeyPlace
+from parley_server.errors import InvalidRequest, ModelNotFound, NotConfigured, ProviderNotFound
 from parley_server.providers.anthropic.provider import AnthropicProvider
 from parley_server.providers.gemini.provider import GeminiProvider
+from parley_server.providers.keys import RequestKeys
 from parley_server.providers.known_models import known_model
 from parley_server.providers.openai.provider import OpenAIProvider
 from parley_server.providers.policies.breaker import FAILURES, Breaker, CoolDowns
@@ -36,6 +39,9 @@ from parley_server.settings import (
 
 MAX_CANDIDATES = 8
 """Models that one reply may ask."""
+MAX_DOCUMENT = 16_384
+"""Characters of the JSON of a service account."""
+_KEY = re.compile(r"[\x21-\x7e]{8,4096}")
 RETIRES_SOON_US = 30 * 86_400 * 1_000_000
 
 
@@ -45,6 +51,22 @@ class BuildsBody(Protocol):
 
     def body_of(self, prompt: Prompt) -> bytes:
         """The body of the request for this prompt, as JSON. It contains no key."""
+
+
+@runtime_checkable
+class VerifiesKeys(Protocol):
+    """A provider that sends a key."""
+
+    async def verify_key(self, key: Secret) -> None:
+        """See `KeyRules.verify_key`."""
+
+
+@runtime_checkable
+class TakesDocuments(Protocol):
+    """A provider that also takes keys of another form."""
+
+    def check_key(self, key: Secret) -> None:
+        """Raises `InvalidRequest` for an invalid key."""
 
 
 class Registry:
@@ -61,13 +83,20 @@ class Registry:
         *,
         clock: Clock,
         observer: AttemptObserver | None = None,
+        stored_keys: KeyLookup | None = None,
     ) -> None:
         self._default_model = default_model
         self._providers: dict[str, Provider] = {}
         faults: list[str] = []
+        self._keys = {
+            name: RequestKeys(name, settings, stored_keys)
+            for name, settings in providers.items()
+            if isinstance(settings, EndpointSettings)
+        }
         for name, settings in providers.items():
             try:
-                self._providers[name] = _build(name, settings, clock=clock, observer=observer)
+                keys = self._keys.get(name)
+                self._providers[name] = _build(name, settings, keys=keys, clock=clock, observer=observer)
             except NotConfigured as error:
                 faults.append(error.message)
         self._clock = clock
@@ -123,6 +152,30 @@ class Registry:
         provider = self._providers[prompt.model.provider]
         return provider.body_of(prompt) if isinstance(provider, BuildsBody) else None
 
+    def check_key(self, place: KeyPlace, key: Secret) -> None:
+        """See `KeyRules`."""
+        provider = self._providers.get(place.provider)
+        if provider is None:
+            raise ProviderNotFound("there is no provider of this name", metadata={"provider": place.provider[:128]})
+        if not isinstance(provider, VerifiesKeys):
+            raise InvalidRequest.field("provider", "this provider takes no key")
+        if not place.tenant and not self._keys[place.provider].needs_stored:
+            raise NotConfigured(
+                'the key for all tenants comes from the configuration: set api_key = "stored" there, or name a tenant'
+            )
+        if isinstance(provider, TakesDocuments) and key.reveal().startswith("{"):
+            if len(key.reveal()) > MAX_DOCUMENT:
+                raise InvalidRequest.field("api_key", f"must be at most {MAX_DOCUMENT} characters")
+            provider.check_key(key)
+        elif not _KEY.fullmatch(key.reveal()):
+            raise InvalidRequest.field("api_key", "must be 8 to 4096 printable ASCII characters without spaces")
+
+    async def verify_key(self, provider: str, key: Secret) -> None:
+        """See `KeyRules`."""
+        verifying = self._providers[provider]
+        assert isinstance(verifying, VerifiesKeys), "check_key comes first"
+        await verifying.verify_key(key)
+
     async def close(self) -> None:
         """Close every provider."""
         await asyncio.gather(*(provider.close() for provider in self._providers.values()))
@@ -141,7 +194,7 @@ class Registry:
             breaker=self._breaker(model, failures=FAILURES if endpoint else None),
             budget=self._budgets[model.provider],
             cool_downs=self._cool_downs,
-            fingerprint=lambda _: _fingerprint(endpoint),
+            fingerprint=self._keys[model.provider].fingerprint if endpoint else lambda _: "",
         )
 
     def _breaker(self, model: Model, *, failures: int | None) -> Breaker:
@@ -155,14 +208,21 @@ class Registry:
         return self._breakers.setdefault((model.provider, model.name), breaker)
 
 
-def _build(name: str, settings: ProviderSettings, *, clock: Clock, observer: AttemptObserver | None) -> Provider:
+def _build(
+    name: str,
+    settings: ProviderSettings,
+    *,
+    keys: RequestKeys | None,
+    clock: Clock,
+    observer: AttemptObserver | None,
+) -> Provider:
     if isinstance(settings, ScriptedSettings):
         try:
             return ScriptedProvider(clock=clock, script=read_script(settings.script))
         except ValueError as error:
             raise NotConfigured(f"the script of the provider {name} is wrong: {error}") from None
     try:
-        return _endpoint(name, settings, clock=clock, observer=observer)
+        return _endpoint(name, settings, keys=keys, clock=clock, observer=observer)
     except httpx2.InvalidURL:
         raise NotConfigured(f"the base URL of the provider {name} is not valid") from None
 
@@ -171,17 +231,12 @@ def _endpoint(
     name: str,
     settings: OpenAISettings | AnthropicSettings | GeminiSettings,
     *,
+    keys: RequestKeys | None,
     clock: Clock,
     observer: AttemptObserver | None,
 ) -> Provider:
     if isinstance(settings, OpenAISettings):
-        return OpenAIProvider(name, settings, clock=clock, observer=observer)
+        return OpenAIProvider(name, settings, keys=keys, clock=clock, observer=observer)
     if isinstance(settings, AnthropicSettings):
-        return AnthropicProvider(name, settings, clock=clock, observer=observer)
-    return GeminiProvider(name, settings, clock=clock, observer=observer)
-
-
-def _fingerprint(endpoint: EndpointSettings | None) -> str:
-    """Identifies the API key of a request without revealing it."""
-    key = endpoint.api_key.current() if endpoint and endpoint.api_key else ""
-    return hashlib.sha256(key.encode()).hexdigest()[:16]
+        return AnthropicProvider(name, settings, keys=keys, clock=clock, observer=observer)
+    return GeminiProvider(name, settings, keys=keys, clock=clock, observer=observer)

@@ -20,6 +20,7 @@ from parley_server.core.ports import Clock, Store
 from parley_server.core.replies.log import Log
 from parley_server.journal.checkpoints import Checkpoints
 from parley_server.relay import wire
+from parley_server.relay.erasure import ERASED_PER_CALL, erase_commands
 from parley_server.relay.health import Health
 from parley_server.relay.outbox import Outbox
 from parley_server.relay.publisher import Publisher
@@ -28,7 +29,7 @@ from parley_server.relay.redis_check import RelayUnusable, check_server, connect
 from parley_server.relay.redis_pipeline import RedisPipeline, RelayAway
 from parley_server.relay.remote_log_cursor import RANGE_ENTRIES, StreamReading, entries_of
 from parley_server.relay.remote_log_reader import RemoteLogReader
-from parley_server.relay.scripts import CANCEL, ERASE, TAKE_OVER, command, groups
+from parley_server.relay.scripts import CANCEL, TAKE_OVER, command, groups
 from parley_server.relay.subscription import Subscription
 
 logger = logging.getLogger("parley.relay")
@@ -40,7 +41,6 @@ CANCEL_FOR_S = 30.0
 """By then, a live owner has found the cancel request in the database at a renewal of its lease."""
 PRESENCE_LATE_S = 1.0
 """Time by which a follower's report of its readers may be late."""
-ERASED_PER_CALL = 500
 
 
 class RedisRelay:
@@ -211,16 +211,7 @@ class RedisRelay:
     def erase(self, reply_ids: tuple[str, ...]) -> None:
         self._publisher.forget(reply_ids)
         for some in groups(reply_ids, ERASED_PER_CALL):
-            # The fence comes before the message: from the moment a replica hears of the erasure, no late append can
-            # create the reply again.
-            keys = [wire.reply_key(each) for each in some]
-            self._outbox.post(
-                [
-                    ERASE.call(keys, self._running_ttl_ms, wire.CLOSED_FENCE),
-                    command("PUBLISH", wire.ERASED_CHANNEL, wire.pack_replies(some)),
-                ],
-                for_s=self._running_ttl_ms / 1000,
-            )
+            self._outbox.post(erase_commands(some, self._running_ttl_ms), for_s=self._running_ttl_ms / 1000)
 
     async def _read_writer(self, reply_id: str, ask_writer: bytes) -> tuple[Entry, ...]:
         """All entries of the last writer; empty if that takes longer than `RECALL_S`. One retry covers a connection

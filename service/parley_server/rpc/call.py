@@ -21,6 +21,7 @@ from parley_server.core.model import Identity
 from parley_server.core.observer import CallEnded, CallObserver
 from parley_server.core.ports import Authenticator, Clock
 from parley_server.core.replies.endings import internal_error
+from parley_server.core.store_types import KeyPlace
 from parley_server.errors import Forbidden, InvalidRequest, ParleyError, Reason, Unauthenticated
 from parley_server.rpc.credentials import credentials_of, text_metadata
 from parley_server.rpc.status import Trailers, code_of, status_of, trailers_of
@@ -33,6 +34,9 @@ Request = TypeVar("Request")
 Response = TypeVar("Response")
 
 
+MAX_LOGGED = 128
+"""Characters of a name in a log line."""
+NO_TARGET = KeyPlace("", "")
 UNIDENTIFIED = Principal(tenant="")
 ROLES: dict[str, AccessRole | None] = {}
 """The role that each method needs, by its full name; None: any."""
@@ -56,6 +60,8 @@ class Caller:
     reason: str = ""
     cause: str = ""
     """Why the credential was refused."""
+    target: KeyPlace = NO_TARGET
+    """The key that a call of Admin is about."""
 
     @property
     def identity(self) -> Identity:
@@ -82,6 +88,8 @@ class Caller:
             call_id=self.call_id,
             reply_id=self.reply_id,
             traceparent=self.traceparent,
+            target_provider=self.target.provider[:MAX_LOGGED],
+            target_tenant=self.target.tenant[:MAX_LOGGED],
         )
 
 
@@ -94,10 +102,6 @@ class ReplyFailed(Exception):
         self.message = message
         self.trailers = trailers
         self.reason = reason
-
-
-class NotServed(Exception):
-    """The method is part of the contract, but not of this release. The message is shown to the caller."""
 
 
 @dataclass(frozen=True)
@@ -168,9 +172,6 @@ def rpc(
             except ReplyFailed as failed:
                 caller.code, caller.reason = failed.code.name, failed.reason.value
                 await context.abort(failed.code, failed.message, failed.trailers)
-            except NotServed as refusal:
-                caller.code = grpc.StatusCode.UNIMPLEMENTED.name
-                await context.abort(grpc.StatusCode.UNIMPLEMENTED, str(refusal))
             except ParleyError as error:
                 code, message, trailers = status_of(error)
                 caller.code, caller.reason = code.name, error.reason.value

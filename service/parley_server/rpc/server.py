@@ -22,12 +22,14 @@ from parley.v1 import (
 from parley_server.core.access import Tenants
 from parley_server.core.conversations.service import Conversations
 from parley_server.core.ports import Catalog
+from parley_server.core.provider_keys import ProviderKeys
 from parley_server.core.quotas.service import Quotas
 from parley_server.core.replies.service import Replies
 from parley_server.core.usage.reports import UsageReports
 from parley_server.port import SharedPort
+from parley_server.rpc.admin import AdminServicer
 from parley_server.rpc.call import CallEnvironment
-from parley_server.rpc.catalog import AdminServicer, CatalogServicer
+from parley_server.rpc.catalog import CatalogServicer
 from parley_server.rpc.chat import ChatServicer
 from parley_server.rpc.conversations import ConversationsServicer
 from parley_server.rpc.reflection import serve_reflection
@@ -60,6 +62,7 @@ class GrpcServer:
         tenants: Tenants,
         quotas: Quotas,
         usage_reports: UsageReports,
+        provider_keys: ProviderKeys,
         environment: CallEnvironment,
         heartbeat_s: float,
         options: Options,
@@ -76,7 +79,7 @@ class GrpcServer:
         self._chat = ChatServicer(environment, replies, heartbeat_s=heartbeat_s)
         self._conversations = ConversationsServicer(environment, conversations)
         self._catalog = CatalogServicer(environment, catalog, tenants, quotas)
-        self._admin = AdminServicer(environment, usage_reports)
+        self._admin = AdminServicer(environment, provider_keys, usage_reports)
         self._reflection = reflection
         self._health = health.aio.HealthServicer()
 

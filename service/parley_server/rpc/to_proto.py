@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from google.protobuf.timestamp_pb2 import Timestamp
-from parley.v1 import chat_pb2, resources_pb2
+from parley.v1 import admin_pb2, chat_pb2, resources_pb2
 
 from parley_server.core.counts import INT64_MAX, clamped, holdable_usage
 from parley_server.core.events import (
@@ -33,6 +33,7 @@ from parley_server.core.model import (
     Usage,
 )
 from parley_server.core.quota_values import QuotaState
+from parley_server.core.store_types import StoredKey
 from parley_server.rpc.status import error_message
 
 _OVERFLOWS = {
@@ -71,6 +72,13 @@ def quota_message(state: QuotaState) -> resources_pb2.Quota:
     """A limit and its use."""
     presented = resources_pb2.Quota(name=state.name, limit=state.limit, used=clamped(state.used, INT64_MAX))
     _set_time(presented.reset_time, state.reset_time_us)
+    return presented
+
+
+def provider_key(stored: StoredKey) -> admin_pb2.ProviderKey:
+    """A stored key without the key itself."""
+    presented = admin_pb2.ProviderKey(provider=stored.provider, tenant=stored.tenant, hint=stored.hint)
+    _set_time(presented.update_time, stored.update_time_us)
     return presented
 
 

@@ -20,6 +20,7 @@ _KEY_VARIABLES = {"openai": "OPENAI_API_KEY", "anthropic": "ANTHROPIC_API_KEY", 
 _OWN_HOST = re.compile(
     r"api\.openai\.com|api\.anthropic\.com|(.+\.|.+-)?(generativelanguage|aiplatform)\.googleapis\.com"
 )
+_FROM_API_KEY = ("credentials", "stored_key")
 _HEADER_NAME = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]{1,128}")
 _HEADER_VALUE = re.compile(r"[\x21-\x7e]([\x20-\x7e]*[\x21-\x7e])?")
 # The providers and the HTTP client set these headers.
@@ -48,9 +49,8 @@ def with_secrets(
     table: dict[str, Any], environment: Mapping[str, str], *, path: str, folder: Path, faults: list[str]
 ) -> dict[str, Any]:
     """The table of a provider with its key and its headers resolved, without those that cannot be."""
-    resolved = {key: value for key, value in table.items() if key not in ("api_key", "credentials", "headers")}
-    if "credentials" in table:
-        faults.append(f"{path}.credentials: unknown key; did you mean api_key?")
+    resolved = {key: value for key, value in table.items() if key not in ("api_key", "headers", *_FROM_API_KEY)}
+    faults.extend(f"{path}.{name}: unknown key; did you mean api_key?" for name in _FROM_API_KEY if name in table)
     try:
         if "api_key" in table:
             resolved |= _key_of(table["api_key"], environment, folder=folder, gemini=table.get("kind") == "gemini")
@@ -110,6 +110,8 @@ def _is_vendor(base_url: str) -> bool:
 
 
 def _key_of(reference: Any, environment: Mapping[str, str], *, folder: Path, gemini: bool) -> dict[str, Any]:
+    if reference == "stored":
+        return {"stored_key": True}
     credentials = google_credentials(reference, folder)
     if credentials is None:
         return {"api_key": find_key(reference, environment, folder)}

@@ -12,8 +12,6 @@ from pydantic import BaseModel, ValidationError
 if TYPE_CHECKING:
     from pydantic_core import ErrorDetails
 
-LATER = "not supported by this release"
-
 # String values are shown only for these keys: the value of any other key may be a password.
 SHOWN_STRINGS = frozenset(
     {

@@ -9,8 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from parley_server.settings.faults import LATER
-
 logger = logging.getLogger(__name__)
 
 Version = tuple[int, int, int]
@@ -88,8 +86,6 @@ def find_header(value: str, environment: Mapping[str, str]) -> str:
 
 def find_key(reference: Any, environment: Mapping[str, str], folder: Path) -> ApiKey:
     """The key of "env:NAME" or "file:PATH"; a relative path starts at `folder`. Raises ValueError with the fault."""
-    if reference == "stored":
-        raise ValueError(f'"stored" is {LATER}')
     source, colon, name = reference.partition(":") if isinstance(reference, str) else ("", "", "")
     if source not in ("env", "file") or not colon or not name:
         raise ValueError('must be "env:NAME" or "file:PATH", never the key itself')

@@ -19,10 +19,16 @@ from parley_server.settings.issuer_shape import IssuerSettings
 from parley_server.settings.issuers import read_issuers
 from parley_server.settings.keys import variable_of
 from parley_server.settings.model_shape import ModelSettings
-from parley_server.settings.shape import ProviderSettings, ServerSettings, Settings, TlsSettings
+from parley_server.settings.shape import (
+    EndpointSettings,
+    ProviderSettings,
+    RetentionSettings,
+    ServerSettings,
+    Settings,
+    TlsSettings,
+)
 from parley_server.settings.sources import (
     SCALARS,
-    SCALARS_TO_COME,
     check_variables,
     read_document,
     read_scalars,
@@ -31,7 +37,7 @@ from parley_server.settings.tables import read_table
 from parley_server.settings.tenant_shape import TenantSettings
 from parley_server.settings.tenants import read_tenants, unreachable_faults
 
-_SECTIONS = ("providers", "models", "server", "tls", "tenants", "identity")
+_SECTIONS = ("providers", "models", "server", "tls", "tenants", "identity", "retention")
 
 
 def load_settings(environment: Mapping[str, str], arguments: Mapping[str, Any] | None = None) -> Settings:
@@ -51,6 +57,9 @@ def load_settings(environment: Mapping[str, str], arguments: Mapping[str, Any] |
     scalars = read_scalars(document, environment, arguments=given, faults=faults)
     tls = _read_tls(document.get("tls"), folder, faults)
     providers, models, server = _read_catalog(document, environment, folder=folder, faults=faults)
+    if not scalars["encryption_keys"]:
+        faults.extend(_stored_key_faults(providers))
+    retention = read_table(RetentionSettings, document.get("retention", {}), path="retention", faults=faults)
     tenants, issuers = _read_access(document, environment, models, folder=folder, faults=faults)
     # Credentials with faults are credentials all the same: only the faults themselves need to be reported.
     has_credentials = bool(issuers) or any(tenant is None or tenant.has_credential for tenant in tenants.values())
@@ -64,6 +73,7 @@ def load_settings(environment: Mapping[str, str], arguments: Mapping[str, Any] |
         providers=providers,
         models=models,
         server=server,
+        retention=retention or RetentionSettings(),
         tenants={name: tenant for name, tenant in tenants.items() if tenant is not None},
         identity={name: issuer for name, issuer in issuers.items() if issuer is not None},
     )
@@ -71,7 +81,7 @@ def load_settings(environment: Mapping[str, str], arguments: Mapping[str, Any] |
 
 def _check_keys(document: Mapping[str, Any], faults: list[str]) -> None:
     known = (*_SECTIONS, *SCALARS)
-    unknown = [key for key in document if key not in known and key not in SCALARS_TO_COME]
+    unknown = [key for key in document if key not in known]
     faults.extend(f"{key}: unknown key{did_you_mean(key, known)}" for key in unknown)
 
 
@@ -110,6 +120,13 @@ def _read_catalog(
     server = read_table(ServerSettings, document.get("server", {}), path="server", faults=faults) or ServerSettings()
     server = _with_models_checked(server, list(models), choose="models" not in document, faults=faults)
     return sound, {alias: model for alias, model in models.items() if model is not None}, server
+
+
+def _stored_key_faults(providers: Mapping[str, ProviderSettings]) -> list[str]:
+    """The faults of providers whose key is stored, where none can be."""
+    needed = [name for name, each in providers.items() if isinstance(each, EndpointSettings) and each.stored_key]
+    problem = '"stored" needs PARLEY_ENCRYPTION_KEYS; the command `parley encryption-key` makes one'
+    return [f"providers.{name}.api_key: {problem}" for name in needed]
 
 
 def _read_access(

@@ -118,8 +118,8 @@ class Switches(Shape):
 
 
 class EndpointSettings(Shape):
-    """What endpoints of all vendors have. `api_key` None: no key is sent. `headers` are added to each request; their
-    values are left out of the `repr`, because they may be secret.
+    """What endpoints of all vendors have. `api_key` None: no key is sent, or with `stored_key` one from the database.
+    `headers` are added to each request; their values are left out of the `repr`, because they may be secret.
 
     account: names the account that owns the key, so that a renewed key counts as the same account (empty: each key is
     an account). retries: further attempts for a model that has no fallback left. retry_silence: repeat an attempt that
@@ -128,6 +128,7 @@ class EndpointSettings(Shape):
 
     base_url: str
     api_key: ApiKey | None = None
+    stored_key: bool = False
     headers: Annotated[dict[str, str], Field(repr=False)] = Field(default={})
     account: Annotated[str, Field(max_length=256)] = ""
     timeouts: Timeouts = Timeouts()
@@ -211,6 +212,14 @@ class ServerSettings(Shape):
     hold_output_tokens: Annotated[int, Field(ge=1, le=1_000_000)] = 1024
 
 
+class RetentionSettings(Shape):
+    """How many days are kept; 0: for ever. `conversations_days` count from the last activity, `usage_days` from the day
+    of the acceptance; sums of usage are always kept."""
+
+    conversations_days: Annotated[int, Field(ge=0, le=36_500)] = 0
+    usage_days: Annotated[int, Field(ge=0, le=36_500)] = 0
+
+
 class TlsSettings(Shape):
     """Paths of PEM files. With `client_ca`, clients must present a certificate that it has signed."""
 
@@ -221,8 +230,9 @@ class TlsSettings(Shape):
 
 class Settings(Shape):
     """A whole valid configuration. `server.default_model` names one of `models`, and `server.summary_model`, unless it
-    is empty. Several `workers`, or a relay (`redis_url`), require a PostgreSQL database. The URLs may contain passwords
-    and are left out of the `repr`."""
+    is empty. Several `workers`, or a relay (`redis_url`), require a PostgreSQL database. `encryption_keys`
+    encrypt stored API keys, the newest first. They and the URLs, which may contain passwords, are left out of the
+    `repr`."""
 
     listen: Address = Address(host="127.0.0.1", port=50051)
     metrics_listen: Address | None = Address(host="127.0.0.1", port=9464)
@@ -231,9 +241,11 @@ class Settings(Shape):
     workers: Annotated[int, Field(ge=1, le=MAX_WORKERS)] = 1
     insecure: bool = False
     plaintext: bool = False
+    encryption_keys: Annotated[tuple[str, ...], Field(repr=False)] = ()
     log_level: LogLevel = "info"
     log_format: LogFormat = "json"
     server: ServerSettings
+    retention: RetentionSettings = RetentionSettings()
     tls: TlsSettings | None
     providers: dict[str, ProviderSettings]
     models: dict[str, ModelSettings]

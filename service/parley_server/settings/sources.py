@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import re
 import tomllib
 from collections.abc import Callable, Collection, Mapping
@@ -9,12 +10,12 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any, get_args
 
-from parley_server.settings.faults import LATER, did_you_mean
+from parley_server.settings.faults import did_you_mean
 from parley_server.settings.shape import MAX_WORKERS, Address, LogFormat, LogLevel, Settings
 from parley_server.settings.urls import POSTGRESQL_FORM, check_database_url, check_redis_url, is_sqlite
 
 PREFIX = "PARLEY_"
-SCALARS_TO_COME = ("encryption_keys",)
+ENCRYPTION_KEY_CHARACTERS = 44
 
 # Kubernetes sets these variables in every pod if a Service has a name that begins with "parley".
 _SERVICE_LINK = re.compile(
@@ -55,10 +56,6 @@ def read_scalars(
             faults.append(f"{label}: {error}")
             wrong.add(name)
     _check_together(values, wrong, faults)
-    for name in SCALARS_TO_COME:
-        found = _find(name, document, environment, arguments=arguments)
-        if found is not None:
-            faults.append(f"{found[0]}: {LATER}")
     return values
 
 
@@ -85,7 +82,7 @@ def _check_together(values: Mapping[str, Any], wrong: Collection[str], faults: l
 def check_variables(environment: Mapping[str, str], named: Collection[str], faults: list[str]) -> None:
     """Add a fault for each unknown PARLEY_ variable. `named`: variables that the configuration itself refers to."""
     # `parley chat` reads the API key of a caller, which an operator's shell may have set.
-    known = [PREFIX + name.upper() for name in ("config", "api_key", *_PARSERS, *SCALARS_TO_COME)]
+    known = [PREFIX + name.upper() for name in ("config", "api_key", *_PARSERS)]
     for variable in sorted(environment):
         if not variable.startswith(PREFIX) or variable in known or variable in named:
             continue
@@ -137,6 +134,20 @@ def _switch(value: Any) -> bool:
     raise ValueError("must be 1 or 0, true or false")
 
 
+def _encryption_keys(value: Any) -> tuple[str, ...]:
+    keys = tuple(key.strip() for key in _string(value).split(","))
+    if not all(_is_encryption_key(key) for key in keys):
+        raise ValueError("must be keys that `parley encryption-key` makes, with commas between them")
+    return keys
+
+
+def _is_encryption_key(key: str) -> bool:
+    try:
+        return len(key) == ENCRYPTION_KEY_CHARACTERS and len(base64.b64decode(key, b"-_", validate=True)) == 32
+    except ValueError:
+        return False
+
+
 def _log_level(value: Any) -> str:
     return _one_of(value, get_args(LogLevel))
 
@@ -168,6 +179,7 @@ _PARSERS: dict[str, Callable[[Any], Any]] = {
     "plaintext": _switch,
     "log_level": _log_level,
     "log_format": _log_format,
+    "encryption_keys": _encryption_keys,
 }
 SCALARS = tuple(_PARSERS)
 _DEFAULTS = {name: Settings.model_fields[name].default for name in SCALARS}

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 
 from parley_server.core.model import Conversation, FinishReason, Identity, ImagePart, Reply, Usage
+from parley_server.core.ports import FIRST_PLACE
 from parley_server.core.quota_values import QuotaRow, QuotaUse
 from parley_server.core.store_types import (
     Acceptance,
@@ -18,8 +19,10 @@ from parley_server.core.store_types import (
     ConversationPage,
     ConversationUpdate,
     CreateOutcome,
+    ErasedConversations,
     Finalisation,
     Finalised,
+    KeyPlace,
     MessageFilter,
     MessagePage,
     NewConversation,
@@ -27,12 +30,24 @@ from parley_server.core.store_types import (
     PromptSource,
     Replayed,
     Standing,
+    StoredKey,
     Summary,
     Unfinished,
 )
 from parley_server.core.usage_values import UsagePage, UsageQuery
 from parley_server.errors import InvalidRequest, StorageUnavailable
-from parley_server.store import conversations, history, images, listings, quotas, replicas, replies, request_ids
+from parley_server.store import (
+    conversations,
+    erasure,
+    history,
+    images,
+    listings,
+    provider_keys,
+    quotas,
+    replicas,
+    replies,
+    request_ids,
+)
 from parley_server.store.acceptance import accept
 from parley_server.store.checkpoints import append_checkpoints
 from parley_server.store.engine.database import Database
@@ -47,7 +62,8 @@ SWEEP_INTERVAL_US = 60 * 1_000_000
 
 
 class SqlStore:
-    """`core.ports.Store` on SQLite or PostgreSQL. On SQLite the caller must hold the `DatabaseLock`.
+    """`Store`, `KeyStore` and `ErasureStore` of `core.ports` on SQLite or PostgreSQL. On SQLite the caller must hold
+    the `DatabaseLock`.
 
     Acceptances, finalisations, and changes of conversations survive a power loss once the call has returned.
     Checkpoints and cancel requests survive the death of the process.
@@ -201,6 +217,53 @@ class SqlStore:
         return await self._database.read(
             lambda connection: images.get_image(connection, identity, image_id), one_state=False
         )
+
+    async def key_versions(self) -> dict[KeyPlace, int]:
+        return await self._database.read(provider_keys.key_versions, one_state=False)
+
+    async def list_keys(self, after: KeyPlace = FIRST_PLACE, limit: int | None = None) -> list[StoredKey]:
+        return await self._database.read(
+            lambda connection: provider_keys.list_keys(connection, after, limit), one_state=False
+        )
+
+    async def set_key(self, key: StoredKey) -> StoredKey:
+        return await self._database.write(lambda connection: provider_keys.set_key(connection, key))
+
+    async def delete_key(self, place: KeyPlace) -> None:
+        await self._database.write(lambda connection: provider_keys.delete_key(connection, place))
+
+    async def replace_token(self, key: StoredKey, token: str) -> bool:
+        return await self._database.write(lambda connection: provider_keys.replace_token(connection, key, token))
+
+    async def tenants(self) -> list[str]:
+        return await self._database.read(erasure.tenants, one_state=False)
+
+    async def erase_idle(self, tenant: str, before_us: int, limit: int) -> ErasedConversations:
+        return await self._database.write(lambda connection: erasure.erase_idle(connection, tenant, before_us, limit))
+
+    async def delete_usage(self, tenant: str, before_us: int, limit: int) -> int:
+        return await self._database.write(
+            lambda connection: erasure.delete_usage(connection, tenant, before_us, limit), durable=False
+        )
+
+    async def delete_quota_use(self, before_period: str) -> int:
+        return await self._database.write(
+            lambda connection: erasure.delete_quota_use(connection, before_period), durable=False
+        )
+
+    async def running_of(self, identity: Identity) -> list[str]:
+        return await self._database.read(lambda connection: erasure.running_of(connection, identity), one_state=False)
+
+    async def erase_conversations(self, identity: Identity, limit: int, *, running: bool) -> ErasedConversations:
+        return await self._database.write(
+            lambda connection: erasure.erase_conversations(connection, identity, limit, running=running)
+        )
+
+    async def forget_user(self, identity: Identity) -> tuple[int, int]:
+        return await self._database.write(lambda connection: erasure.forget_user(connection, identity))
+
+    async def rename_user(self, identity: Identity, name: str, limit: int) -> int:
+        return await self._database.write(lambda connection: erasure.rename_user(connection, identity, name, limit))
 
     def _sweep_keys(self, now_us: int) -> None:
         """Delete expired idempotency keys in the background, at most once per `SWEEP_INTERVAL_US`."""

@@ -23,13 +23,14 @@ from parley_server.errors import Reason
 _VERBOSE = ("httpx2", "httpcore2", "sqlalchemy", "alembic", "asyncio", "grpc")
 # Its end is kept, which has the exception itself and the innermost frames.
 _EXCEPTION_CHARACTERS = 16_384
-_SECRETS = re.compile(r"(?i)\b(?:sk-[\w-]{6,}|bearer\s+[\w.~+/=-]+)")
+_SECRETS = re.compile(r"(?i)\b(?:(?:sk|xai)-[\w-]{6,}|AIza[\w-]{6,}|gAAAA[\w-]{20,}=*|bearer\s+[\w.~+/=-]+)")
 # SQLAlchemy and pydantic quote values in their errors.
 _QUOTED_VALUES = re.compile(r"(?s)\[parameters: .*?\](?=\n|$)|input_value=.*?(?=, input_type=)")
 # A message of another form is a library's free text, which may contain data.
 _EVENT = re.compile(r"[a-z][a-z0-9_]{0,63}")
 
 _calls = logging.getLogger("parley.call")
+_audit = logging.getLogger("parley.audit")
 _replies = logging.getLogger("parley.reply")
 _encode = msgspec.json.Encoder(enc_hook=str).encode
 
@@ -50,6 +51,7 @@ def configure_logging(
     root.setLevel(level.upper())
     for name in _VERBOSE:
         logging.getLogger(name).setLevel(max(logging.WARNING, root.level))
+    _audit.setLevel(logging.INFO)  # whatever the level of other loggers
     # No line shows these values, and each costs a system call or a lookup.
     logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
     logging.captureWarnings(capture=True)
@@ -75,6 +77,26 @@ def log_call(call: CallEnded) -> None:
         "traceparent": call.traceparent,
     }
     _calls.log(level, "call", extra={"fields": {name: value for name, value in fields.items() if value != ""}})
+
+
+def log_audit(method: str, outcome: str, **fields: object) -> None:
+    """Log what an administrator has done or tried: the RPC or the command, its status, who, and on what."""
+    shown = {name: value for name, value in fields.items() if value != ""}
+    _audit.info("audit", extra={"fields": {"method": method, "outcome": outcome, **shown}})
+
+
+def log_admin_call(call: CallEnded) -> None:
+    """Log the audit line of a finished call of Admin."""
+    log_audit(
+        call.method,
+        call.reason or call.code,
+        credential=call.credential,
+        tenant=call.tenant,
+        cause=call.cause,
+        target_provider=call.target_provider,
+        target_tenant=call.target_tenant,
+        call_id=call.call_id,
+    )
 
 
 def log_reply(reply: Reply, *, overhead_s: float, text_length: int) -> None:

@@ -139,6 +139,13 @@ class Metrics:
         self._counted = _Labelled(counted.labels)
         failures = Counter("parley_auth_failures_total", "Refused credentials.", ("cause",), registry=registry)
         self._auth_failures = _Labelled(failures.labels)
+        self._keys_unreadable = Gauge(
+            "parley_provider_keys_unreadable", "Stored provider keys that cannot be decrypted.", registry=registry
+        )
+        erased = Counter(
+            "parley_erased_conversations_total", "Conversations that were erased.", ("cause",), registry=registry
+        )
+        self._erased = _Labelled(erased.labels)
         self._auth = Histogram("parley_auth_seconds", "Time to identify a caller.", buckets=_AUTH_S, registry=registry)
         refreshes = Counter(
             "parley_jwks_refreshes_total", "Reads of issuers' public keys.", ("outcome",), registry=registry
@@ -269,6 +276,12 @@ class Metrics:
 
     def jwks_refreshed(self, outcome: str) -> None:
         self._jwks_refreshes.of(outcome).inc()
+
+    def conversations_erased(self, cause: str, count: int) -> None:
+        self._erased.of(cause).inc(count)
+
+    def provider_keys_unreadable(self, count: int) -> None:
+        self._keys_unreadable.set(count)
 
     def resumed(self) -> None:
         self._resumes.inc()

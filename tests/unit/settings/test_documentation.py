@@ -19,6 +19,7 @@ from parley_server.settings import (
     OpenAISettings,
     PriceSettings,
     QuotaSettings,
+    RetentionSettings,
     ScriptedSettings,
     ServerSettings,
     Settings,
@@ -39,6 +40,7 @@ TABLES = {
     "prices",
     "server",
     "tls",
+    "retention",
     "providers",
     "models",
     "tenants",
@@ -46,7 +48,7 @@ TABLES = {
     "limits",
     "quotas",
 }
-READ_FROM_OTHER_KEYS = {"credentials"}
+READ_FROM_OTHER_KEYS = {"credentials", "stored_key"}
 MODEL_DEFAULTS = (
     "context_tokens",
     "max_output_tokens",
@@ -73,6 +75,7 @@ def keys() -> list[str]:
     shapes: dict[type[BaseModel], str] = {
         ServerSettings: "",
         TlsSettings: "",
+        RetentionSettings: "",
         ModelSettings: "",
         PriceSettings: "prices.",
         Timeouts: "timeouts.",

@@ -17,6 +17,7 @@ from parley_server.settings import (
     PriceSettings,
     ScriptedSettings,
     Settings,
+    SettingsError,
     Timeouts,
     load_settings,
 )
@@ -256,3 +257,16 @@ def test_settings_cannot_be_changed() -> None:
     settings = load_settings({})
     with pytest.raises(ValidationError):
         settings.insecure = True  # type: ignore[misc]
+
+
+def test_stored_keys_need_encryption_keys(tmp_path: Path) -> None:
+    file = tmp_path / "parley.toml"
+    file.write_text('[providers.up]\nkind = "openai"\napi_key = "stored"\n[models.m]\nprovider = "up"\nname = "m"\n')
+    environment = {"PARLEY_CONFIG": str(file)}
+    with pytest.raises(SettingsError, match=r'providers\.up\.api_key: "stored" needs PARLEY_ENCRYPTION_KEYS'):
+        load_settings(environment)
+    encryption_keys = ("A" * 43 + "=", "-_" * 21 + "A=")
+    settings = load_settings(environment | {"PARLEY_ENCRYPTION_KEYS": " , ".join(encryption_keys)})
+    assert settings.encryption_keys == encryption_keys
+    assert settings.providers["up"] == OpenAISettings(stored_key=True)
+    assert encryption_keys[0] not in repr(settings)

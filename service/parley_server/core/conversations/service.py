@@ -19,6 +19,7 @@ from parley_server.core.model import (
     Reply,
     Value,
 )
+from parley_server.core.observer import Observer
 from parley_server.core.page_tokens import cursor_of, page_token_of
 from parley_server.core.ports import Catalog, Clock, Store
 from parley_server.core.replies.cancel import CancelRequests
@@ -96,6 +97,7 @@ class Conversations:
         limits: Limits,
         live_replies: LiveReplies,
         cancel_requests: CancelRequests,
+        observer: Observer,
         on_erased: Callable[[tuple[str, ...]], None] | None = None,
     ) -> None:
         self._store = store
@@ -105,6 +107,7 @@ class Conversations:
         self._limits = limits
         self._live_replies = live_replies
         self._cancel_requests = cancel_requests
+        self._observer = observer
         self._on_erased = on_erased
 
     async def create(self, identity: Identity, creation: Creation, request_id: str) -> Conversation:
@@ -183,13 +186,18 @@ class Conversations:
         for _ in range(MAX_DELETE_TRIES):
             outcome = await self._store.delete_conversation(identity, conversation_id, etag)
             if not isinstance(outcome, Busy):
-                self._live_replies.erase(outcome)
-                if self._on_erased is not None:
-                    self._on_erased(outcome)
+                self.erased(outcome)
+                self._observer.conversations_erased("call", 1)
                 return
             etag = ""  # it matched the first time; the end of the reply changes it
             await self._cancel(identity, outcome.reply_id)
         raise ReplyInProgress("new replies keep starting in this conversation", retry_after_s=1.0)
+
+    def erased(self, reply_ids: tuple[str, ...]) -> None:
+        """Drop replies, whose conversations were erased, from memory and from other replicas."""
+        self._live_replies.erase(reply_ids)
+        if self._on_erased is not None:
+            self._on_erased(reply_ids)
 
     async def messages(self, identity: Identity, which: MessageFilter, page_size: int, page_token: str) -> Messages:
         """List the branch that ends in a leaf, or the whole tree. Raises `ConversationNotFound`, `MessageNotFound`."""

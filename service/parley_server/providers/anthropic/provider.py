@@ -10,9 +10,11 @@ import msgspec
 from parley_server.core.model import Finish, Prompt
 from parley_server.core.observer import AttemptObserver
 from parley_server.core.ports import Clock, Sink
+from parley_server.core.secret import Secret
 from parley_server.providers.anthropic.prompt import message_body
 from parley_server.providers.anthropic.reader import MessageReader
 from parley_server.providers.endpoint import AFTER_FINISH_S, Answer, Endpoint, Json
+from parley_server.providers.keys import RequestKeys
 from parley_server.settings import AnthropicSettings
 
 
@@ -26,6 +28,7 @@ class AnthropicProvider:
         name: str,
         settings: AnthropicSettings,
         *,
+        keys: RequestKeys | None = None,
         after_finish_s: float = AFTER_FINISH_S,
         clock: Clock | None = None,
         observer: AttemptObserver | None = None,
@@ -34,6 +37,7 @@ class AnthropicProvider:
         self.endpoint = Endpoint(
             name,
             settings,
+            keys=keys,
             after_finish_s=after_finish_s,
             clock=clock,
             observer=observer,
@@ -42,7 +46,8 @@ class AnthropicProvider:
         self._version = settings.version
 
     async def generate(self, prompt: Prompt, sink: Sink) -> Finish:
-        headers = self._headers()
+        key = self.endpoint.key(prompt.tenant, required=self.endpoint.host == "api.anthropic.com")
+        headers = self._headers(key)
         origin = self._origin(prompt)
         read = partial(self._read, sink, origin)
         url = f"{self.endpoint.base_url}/v1/messages"
@@ -52,15 +57,17 @@ class AnthropicProvider:
         """See `providers.registry.BuildsBody`."""
         return msgspec.json.encode(self.endpoint.completed(prompt, self._body(prompt)))
 
+    async def verify_key(self, key: Secret) -> None:
+        await self.endpoint.verify(f"{self.endpoint.base_url}/v1/models?limit=1", self._headers(key.reveal()))
+
     async def close(self) -> None:
         await self.endpoint.close()
 
-    def _headers(self) -> dict[str, str]:
-        key = self.endpoint.key(required=self.endpoint.host == "api.anthropic.com")
+    def _headers(self, key: str) -> dict[str, str]:
         return {"anthropic-version": self._version} | ({"x-api-key": key} if key else {})
 
     def _origin(self, prompt: Prompt) -> str:
-        return self.endpoint.origin("anthropic", "messages", prompt.model.name)
+        return self.endpoint.origin("anthropic", "messages", prompt.model.name, tenant=prompt.tenant)
 
     def _body(self, prompt: Prompt) -> Json:
         return message_body(prompt, origin=self._origin(prompt))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import re
 import ssl
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import httpx2
@@ -13,6 +13,7 @@ import jwt
 
 from parley_server.core.clock import SystemClock
 from parley_server.core.ports import Clock
+from parley_server.core.secret import Secret
 from parley_server.errors import ProviderUnauthenticated, ProviderUnavailable
 from parley_server.providers.reading.json_values import json_of
 from parley_server.settings import GoogleCredentials
@@ -25,6 +26,10 @@ EARLY_S = 300.0
 MAX_LIFETIME_S = 12 * 3600.0
 FETCH_TIMEOUT_S = 10.0
 
+MAX_ACCOUNTS = 1000
+"""Service accounts whose tokens are kept."""
+
+_FIELDS = ("client_email", "private_key", "token_uri")
 _TOKEN = re.compile(r"[\x21-\x7e]{1,16384}")
 
 
@@ -34,28 +39,31 @@ class _Token(NamedTuple):
 
 
 class GoogleTokens:
-    """The access token of some credentials. It is fetched when it is needed, for all requests at once.
+    """The access token of the configured credentials, or of the stored JSON of a service account. It is fetched when it
+    is needed, for all requests at once.
 
     The file of a service account is read for each token, so that it can be replaced. No error contains a part of the
-    file, of a token or of the answer."""
+    service account, of a token or of the answer."""
 
     def __init__(
         self,
-        credentials: GoogleCredentials,
+        credentials: GoogleCredentials | Secret,
         *,
         provider: str,
         clock: Clock | None = None,
         metadata_url: str = METADATA_URL,
+        client: httpx2.AsyncClient | None = None,
         ssl_context: ssl.SSLContext | None = None,
     ) -> None:
-        self._account = credentials.service_account
+        self._account = _account_of(credentials)
         self._provider = provider
         self._clock = clock or SystemClock()
         self._metadata_url = metadata_url
         self._token: _Token | None = None
         self._fetching: asyncio.Task[_Token] | None = None
         # A proxy cannot reach the metadata server, which belongs to this machine.
-        self._client = httpx2.AsyncClient(
+        self._own_client = client is None
+        self._client = client or httpx2.AsyncClient(
             timeout=FETCH_TIMEOUT_S,
             trust_env=self._account is not None,
             verify=ssl_context if ssl_context is not None else True,
@@ -86,7 +94,8 @@ class GoogleTokens:
         if self._fetching is not None:
             self._fetching.cancel()
             await asyncio.wait({self._fetching})
-        await self._client.aclose()
+        if self._own_client:
+            await self._client.aclose()
 
     def _current(self, left_s: float) -> str:
         """The last token if it is valid for longer than `left_s`, else an empty text."""
@@ -121,17 +130,67 @@ class GoogleTokens:
         if self._account is None:
             return self._client.build_request("GET", self._metadata_url, headers={"Metadata-Flavor": "Google"})
         try:
-            url, assertion = _assertion(self._account, now_s=self._clock.now_us() // 1_000_000)
+            url, assertion = _assertion(self._account(), now_s=self._clock.now_us() // 1_000_000)
             form = {"grant_type": "urn:ietf:params:oauth:grant-type:jwt-bearer", "assertion": assertion}
             return self._client.build_request("POST", url, data=form)
         except (OSError, ValueError, TypeError, KeyError, jwt.PyJWTError, httpx2.InvalidURL):
-            problem = "the file of the service account cannot be read, or is no key of a service account"
+            problem = "the service account cannot be read, or is no key of a service account"
             raise ProviderUnauthenticated(f"{self._provider}: {problem}") from None
 
 
-def _assertion(file: Path, *, now_s: int) -> tuple[str, str]:
+class StoredAccounts:
+    """The tokens of service accounts that are stored as keys. All of them share connections, and those that were not
+    used for the longest time are forgotten."""
+
+    def __init__(self, *, provider: str, clock: Clock | None = None) -> None:
+        self._provider = provider
+        self._clock = clock
+        self._client: httpx2.AsyncClient | None = None
+        self._tokens: dict[str, GoogleTokens] = {}
+
+    def tokens(self, account: Secret) -> GoogleTokens:
+        """The tokens of the service account with this JSON."""
+        if self._client is None:
+            self._client = httpx2.AsyncClient(timeout=FETCH_TIMEOUT_S)
+        found = self._tokens.pop(account.fingerprint, None) or GoogleTokens(
+            account, provider=self._provider, clock=self._clock, client=self._client
+        )
+        self._tokens[account.fingerprint] = found  # now the newest
+        if len(self._tokens) > MAX_ACCOUNTS:
+            del self._tokens[next(iter(self._tokens))]
+        return found
+
+    async def close(self) -> None:
+        """Close the connections."""
+        for tokens in self._tokens.values():
+            await tokens.close()
+        if self._client is not None:
+            await self._client.aclose()
+
+
+def is_service_account(key: Secret) -> bool:
+    """Whether a stored key is the JSON of a service account."""
+    return key.reveal().startswith("{")
+
+
+def service_account_fault(key: Secret) -> str:
+    """What is wrong with the JSON of a service account; empty if nothing is."""
+    account = json_of(key.reveal().encode())
+    fields = account if isinstance(account, dict) else {}
+    missing = [name for name in _FIELDS if not isinstance(fields.get(name), str)]
+    return f"must be the JSON of a service account; it has no {missing[0]}" if missing else ""
+
+
+def _account_of(credentials: GoogleCredentials | Secret) -> Callable[[], bytes] | None:
+    """Reads the JSON of a service account, which may change; None for the metadata server."""
+    if isinstance(credentials, Secret):
+        return credentials.reveal().encode
+    return None if credentials.service_account is None else credentials.service_account.read_bytes
+
+
+def _assertion(document: bytes, *, now_s: int) -> tuple[str, str]:
     """The URL that issues tokens for a service account, and the signed request for one."""
-    account: Any = json_of(file.read_bytes())
+    account: Any = json_of(document)
     url = account["token_uri"]
     claims = {
         "iss": account["client_email"],

@@ -11,11 +11,18 @@ import msgspec
 from parley_server.core.model import Finish, Prompt
 from parley_server.core.observer import AttemptObserver
 from parley_server.core.ports import Clock, Sink
-from parley_server.errors import ProviderUnauthenticated
-from parley_server.providers.endpoint import AFTER_FINISH_S, Answer, Endpoint, Json
-from parley_server.providers.gemini.google_auth import GoogleTokens
+from parley_server.core.secret import Secret
+from parley_server.errors import InvalidRequest, ProviderUnauthenticated
+from parley_server.providers.endpoint import AFTER_FINISH_S, Answer, Endpoint, Json, refused_key
+from parley_server.providers.gemini.google_auth import (
+    GoogleTokens,
+    StoredAccounts,
+    is_service_account,
+    service_account_fault,
+)
 from parley_server.providers.gemini.prompt import gemini_body
 from parley_server.providers.gemini.reader import GeminiReader
+from parley_server.providers.keys import RequestKeys
 from parley_server.settings import GeminiSettings
 
 GEMINI_URL = "https://generativelanguage.googleapis.com/v1"
@@ -33,6 +40,7 @@ class GeminiProvider:
         name: str,
         settings: GeminiSettings,
         *,
+        keys: RequestKeys | None = None,
         after_finish_s: float = AFTER_FINISH_S,
         clock: Clock | None = None,
         observer: AttemptObserver | None = None,
@@ -44,32 +52,55 @@ class GeminiProvider:
             name,
             settings,
             base_url=settings.base_url or _usual_url(settings),
+            keys=keys,
             after_finish_s=after_finish_s,
             clock=clock,
             observer=observer,
             ssl_context=ssl_context,
         )
+        self._stored_accounts = StoredAccounts(provider=name, clock=clock)
         self._tokens: GoogleTokens | None = None
         if settings.credentials is not None:
             self._tokens = GoogleTokens(settings.credentials, provider=name, clock=clock, ssl_context=ssl_context)
 
     async def generate(self, prompt: Prompt, sink: Sink) -> Finish:
-        headers = await self._authentication()
+        tokens = self._tokens_of(self.endpoint.keys.stored(prompt.tenant))
+        headers = await self._authentication(prompt.tenant, tokens)
         read = partial(self._read, prompt, sink)
         try:
             return await self.endpoint.ask(prompt, self._url(prompt), self._body(prompt), headers=headers, read=read)
         except ProviderUnauthenticated:
-            if self._tokens is not None:
-                self._tokens.refused()
+            if tokens is not None:
+                tokens.refused()
             raise
 
     def body_of(self, prompt: Prompt) -> bytes:
         """See `providers.registry.BuildsBody`."""
         return msgspec.json.encode(self.endpoint.completed(prompt, self._body(prompt)))
 
+    def check_key(self, key: Secret) -> None:
+        if is_service_account(key):
+            if not self._project:
+                raise InvalidRequest.field("api_key", "only Vertex AI takes a service account: configure project")
+            if fault := service_account_fault(key):
+                raise InvalidRequest.field("api_key", fault)
+
+    async def verify_key(self, key: Secret) -> None:
+        if is_service_account(key):
+            try:
+                await self._stored_accounts.tokens(key).token()
+            except ProviderUnauthenticated:
+                raise refused_key(self.endpoint.name) from None
+            return
+        publisher = "/publishers/google" if self._project else ""
+        await self.endpoint.verify(
+            f"{self.endpoint.base_url}{publisher}/models?pageSize=1", self._with_key(key.reveal())
+        )
+
     async def close(self) -> None:
         if self._tokens is not None:
             await self._tokens.close()
+        await self._stored_accounts.close()
         await self.endpoint.close()
 
     def _url(self, prompt: Prompt) -> str:
@@ -80,7 +111,7 @@ class GeminiProvider:
         return f"{self.endpoint.base_url}{path}:streamGenerateContent?alt=sse"
 
     def _origin(self, prompt: Prompt) -> str:
-        return self.endpoint.origin("gemini", API, prompt.model.name, account=self._project)
+        return self.endpoint.origin("gemini", API, prompt.model.name, tenant=prompt.tenant, account=self._project)
 
     def _body(self, prompt: Prompt) -> Json:
         return gemini_body(prompt, origin=self._origin(prompt))
@@ -99,10 +130,18 @@ class GeminiProvider:
             document=answer.document,
         )
 
-    async def _authentication(self) -> dict[str, str]:
-        if self._tokens is not None:
-            return {"Authorization": f"Bearer {await self._tokens.token()}"}
-        key = self.endpoint.key(required=self.endpoint.host.endswith(".googleapis.com"))
+    def _tokens_of(self, stored: Secret | None) -> GoogleTokens | None:
+        """What issues the tokens for a request; None if a key is sent."""
+        if stored is None:
+            return self._tokens
+        return self._stored_accounts.tokens(stored) if is_service_account(stored) else None
+
+    async def _authentication(self, tenant: str, tokens: GoogleTokens | None) -> dict[str, str]:
+        if tokens is not None:
+            return {"Authorization": f"Bearer {await tokens.token()}"}
+        return self._with_key(self.endpoint.key(tenant, required=self.endpoint.host.endswith(".googleapis.com")))
+
+    def _with_key(self, key: str) -> dict[str, str]:
         if not key:
             return {}
         return {"Authorization": f"Bearer {key}"} if self._project else {"x-goog-api-key": key}

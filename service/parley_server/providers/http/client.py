@@ -1,4 +1,4 @@
-"""Posts JSON over `PushTransport`, or through a proxy that the environment names, and reads refusals."""
+"""Sends requests over `PushTransport`, or through a proxy that the environment names, and reads refusals."""
 
 from __future__ import annotations
 
@@ -58,6 +58,9 @@ class JsonClient:
 
         Raises `Refused`, and `httpx2.HTTPError` for a request that could not be sent or was not answered."""
         request = self._client.build_request("POST", url, content=msgspec.json.encode(body), headers=dict(headers))
+        return await self._sent(request)
+
+    async def _sent(self, request: httpx2.Request) -> httpx2.Response:
         response = await self._client.send(request, stream=True)
         if response.is_success:
             return response
@@ -65,6 +68,11 @@ class JsonClient:
             raise Refused(response.status_code, response.headers, await refusal_body(response))
         finally:
             await response.aclose()
+
+    async def get(self, url: str, headers: Mapping[str, str]) -> None:
+        """Send a request whose answer is its status; raises like `post`."""
+        request = self._client.build_request("GET", url, headers=dict(headers))
+        await (await self._sent(request)).aclose()
 
     async def close(self) -> None:
         """Close every connection."""

@@ -10,8 +10,10 @@ import msgspec
 from parley_server.core.model import Finish, Prompt
 from parley_server.core.observer import AttemptObserver
 from parley_server.core.ports import Clock, Sink
+from parley_server.core.secret import Secret
 from parley_server.providers.endpoint import AFTER_FINISH_S, Answer, Endpoint, Json
-from parley_server.providers.openai.profile import switches_of
+from parley_server.providers.keys import RequestKeys
+from parley_server.providers.openai.profile import profile_of, switches_of
 from parley_server.providers.openai.prompt import chat_body
 from parley_server.providers.openai.reader import ChunkReader
 from parley_server.providers.openai.responses_prompt import responses_body
@@ -29,6 +31,7 @@ class OpenAIProvider:
         name: str,
         settings: OpenAISettings,
         *,
+        keys: RequestKeys | None = None,
         after_finish_s: float = AFTER_FINISH_S,
         clock: Clock | None = None,
         observer: AttemptObserver | None = None,
@@ -38,15 +41,18 @@ class OpenAIProvider:
             name,
             settings,
             optional=("stream_options", "include"),
+            keys=keys,
             after_finish_s=after_finish_s,
             clock=clock,
             observer=observer,
             ssl_context=ssl_context,
         )
         self._switches = switches_of(settings)
+        # The list of models of OpenRouter needs no key.
+        self._verify_path = "/key" if profile_of(settings) == "openrouter" else "/models"
 
     async def generate(self, prompt: Prompt, sink: Sink) -> Finish:
-        headers = self._authentication()
+        headers = self._authentication(self._key(prompt.tenant))
         base_url, origin, body = self.endpoint.base_url, self._origin(prompt), self._body(prompt)
         if prompt.model.api == "responses":
             read = partial(self._read_response, sink, origin)
@@ -58,11 +64,14 @@ class OpenAIProvider:
         """See `providers.registry.BuildsBody`."""
         return msgspec.json.encode(self.endpoint.completed(prompt, self._body(prompt)))
 
+    async def verify_key(self, key: Secret) -> None:
+        await self.endpoint.verify(self.endpoint.base_url + self._verify_path, self._authentication(key.reveal()))
+
     async def close(self) -> None:
         await self.endpoint.close()
 
     def _origin(self, prompt: Prompt) -> str:
-        return self.endpoint.origin("openai", prompt.model.api, prompt.model.name)
+        return self.endpoint.origin("openai", prompt.model.api, prompt.model.name, tenant=prompt.tenant)
 
     def _body(self, prompt: Prompt) -> Json:
         build = responses_body if prompt.model.api == "responses" else chat_body
@@ -94,8 +103,10 @@ class OpenAIProvider:
             document=answer.document,
         )
 
-    def _authentication(self) -> dict[str, str]:
-        key = self.endpoint.key(required=self.endpoint.host == "api.openai.com")
+    def _key(self, tenant: str) -> str:
+        return self.endpoint.key(tenant, required=self.endpoint.host == "api.openai.com")
+
+    def _authentication(self, key: str) -> dict[str, str]:
         if not key:
             return {}
         return {"api-key": key} if self._switches.auth == "api-key" else {"Authorization": f"Bearer {key}"}
