@@ -9,6 +9,7 @@ from contextlib import asynccontextmanager
 import asyncpg
 import pytest
 from parley_server.core.model import FinishReason, Usage
+from parley_server.core.quota_values import Charge, QuotaLimit
 from parley_server.core.store_types import (
     Accepted,
     Busy,
@@ -17,8 +18,10 @@ from parley_server.core.store_types import (
     ConversationTaken,
     ConversationUpdate,
     MessageFilter,
+    OverQuota,
     Position,
 )
+from parley_server.core.usage_values import UsageGroup, UsageQuery
 from parley_server.errors import ConversationNotFound, ReplyNotFound
 from parley_server.store import open_store
 from parley_server.store.replicas import connection_name
@@ -40,10 +43,12 @@ from tests.contract.store_values import (
     summary,
     unique,
 )
+from tests.contract.test_store_quotas import DAY, MONTH, TOTAL, holding
 from tests.contract.test_store_replicas import LONG_S, OVER_S, owned_by, taken
 from tests.processes import until
 
 DAY_US = 24 * 3600 * SECOND_US
+ROOMY = tuple(QuotaLimit(row=row, tokens=10**9) for row in (TOTAL, DAY, MONTH))
 
 
 @pytest.fixture
@@ -219,6 +224,32 @@ async def test_concurrent_creations_of_one_id_create_one_conversation(stores, me
     assert outcomes[1] == ConversationTaken()
 
 
+async def test_two_acceptances_for_the_last_of_a_quota_accept_one(stores, meet):
+    first, second = [holding(acceptance(await created(stores[2])), tokens=600) for _ in range(2)]
+    outcomes = await meet(lambda store: store.accept(first), lambda store: store.accept(second))
+    assert isinstance(outcomes[0], Accepted)
+    assert isinstance(outcomes[1], OverQuota)
+
+
+async def test_an_acceptance_that_meets_the_end_of_a_reply_holds_what_the_end_has_left(stores, meet):
+    running = holding(acceptance(await created(stores[2])), tokens=1000)
+    assert isinstance(await stores[2].accept(running), Accepted)
+    asked = holding(acceptance(await created(stores[2])), tokens=995)
+    end = finalisation(running.reply, charge=Charge(tokens=5, cost=1))
+    ended, outcome = await meet(lambda store: store.finalise(end), lambda store: store.accept(asked))
+    assert ended.won
+    assert {use.tokens for use in outcome.uses} == {1000}
+
+
+async def test_ends_of_replies_with_the_same_quotas_wait_for_each_other(stores, meet, ask):
+    replies = [holding(acceptance(await created(stores[2])), tokens=100) for _ in range(2)]
+    for asked in replies:
+        assert isinstance(await stores[2].accept(asked), Accepted)
+    ends = [finalisation(asked.reply, charge=Charge(tokens=7, cost=1)) for asked in replies]
+    await meet(lambda store: store.finalise(ends[0]), lambda store: store.finalise(ends[1]))
+    assert set(await ask("SELECT used_tokens, held_tokens FROM quota_use")) == {(14, 0)}
+
+
 # --- in between two statements
 
 
@@ -368,14 +399,14 @@ class Talk:
     async def turn(self, store, conversation_id: str, name: str) -> None:
         conversation = await store.get_conversation(ADA, conversation_id)
         request_id = self.random.choice(["", "", f"request-{self.random.randrange(5)}"])
-        asked = acceptance(conversation, request_id=request_id)
+        asked = holding(acceptance(conversation, request_id=request_id), ROOMY, tokens=3, cost=2)
         outcome = await store.accept(asked)
         if not isinstance(outcome, Accepted) or outcome.reply.state.terminal:
             return
         others = self.random.choice(self.stores)
         await asyncio.gather(
             store.append_checkpoints([checkpoint(outcome.reply, "some", "text")]),
-            others.finalise(finalisation(outcome.reply)),
+            others.finalise(finalisation(outcome.reply, charge=Charge(tokens=5, cost=7))),
             store.request_cancel(ADA, CancelTarget(reply_id=outcome.reply.id), FinishReason.CANCELLED, "", NOW_US),
         )
 
@@ -399,11 +430,13 @@ class Talk:
         await store.hold_lease(name, OVER_S)
         for left in await store.take_over(name, 3):
             await store.append_checkpoints([checkpoint(left.reply, "more")])
-            await store.finalise(finalisation(left.reply))
+            await store.finalise(finalisation(left.reply, charge=Charge(tokens=5, cost=7)))
+        await store.roll_usage(10)
 
     async def look(self, store, conversation_id: str, name: str) -> None:
         await store.read_turn(ADA, conversation_id, Position(), has_input=True)
         await store.list_messages(ADA, MessageFilter(conversation_id=conversation_id), 5)
+        await store.list_usage(UsageQuery(groups=(UsageGroup.DAY,)), (), 5)
 
 
 async def test_concurrent_calls_of_all_kinds_keep_the_invariants(stores, ask, caplog):
@@ -415,8 +448,16 @@ async def test_concurrent_calls_of_all_kinds_keep_the_invariants(stores, ask, ca
     assert all("violates foreign key" in problem for problem in again), "nobody waited in a circle"
     assert await ask(ORPHANS) == [(0, 0, 0)]
     assert await ask(GAPS) == []
+    [(ended, running)] = await ask(COUNTS)
+    assert set(await ask("SELECT used_tokens, used_cost, held_tokens, held_cost FROM quota_use")) == {
+        (5 * ended, 7 * ended, 3 * running, 2 * running)
+    }
 
 
+COUNTS = """
+SELECT (SELECT count(*) FROM usage WHERE kind = 'reply'),
+       (SELECT count(*) FROM reply WHERE state IN ('PENDING', 'STREAMING'))
+"""
 ORPHANS = """
 SELECT (SELECT count(*) FROM checkpoint JOIN reply ON id = reply_id WHERE state NOT IN ('PENDING', 'STREAMING')),
        (SELECT count(*) FROM reply WHERE state = 'COMPLETED' AND id NOT IN (SELECT reply_id FROM usage)),
