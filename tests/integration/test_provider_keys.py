@@ -72,12 +72,13 @@ async def server(serve):
     return await serve(access=TENANTS, encryption_keys=ENCRYPTION_KEY)
 
 
-async def test_a_tenant_uses_its_stored_key_until_it_is_deleted(server, upstream):
+async def test_s1_2_a_stored_key_is_encrypted_and_used_until_it_is_deleted(server, upstream):
     assert await sent_by(server, upstream, "shop") == KEY
     stored = await set_key(server, f"{MARK}-shop-1234", "shop")
     assert (stored.provider, stored.tenant, stored.hint) == ("up", "shop", "1234")
     assert stored.update_time.seconds > 0
     assert await listed(server) == [("up", "shop", "1234")]
+    assert MARK not in str(server.sql("SELECT * FROM provider_key"))
     assert [await sent_by(server, upstream, each) for each in ("shop", "bank")] == [f"{MARK}-shop-1234", KEY]
     await delete(server, "shop")
     assert await sent_by(server, upstream, "shop") == KEY
