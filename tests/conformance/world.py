@@ -14,6 +14,7 @@ from typing import Any
 
 from tests.cluster import Cluster
 from tests.conformance.wire import Wire
+from tests.integration.served import tenant
 from tests.processes import ServerProcess, until
 from tests.services import PostgresServer, RedisServer
 from tests.upstream import (
@@ -150,6 +151,8 @@ class World:
         else:
             lines = "\n".join(f"{name} = {json.dumps(value)}" for name, value in settings.items())
             lines = CONFIG.format(url=self.upstream.url, server=lines)
+            for name, fields in self.spec.get("tenants", {}).items():
+                lines += tenant(name, *fields["keys"], **{key: fields[key] for key in fields if key != "keys"})
             if "drain_pause_s" in settings:
                 lines = lines.replace("drain_pause_s = 0\n", "", 1)
             self._server = ServerProcess(self._folder, toml=lines, UPSTREAM_KEY=KEY)
