@@ -19,7 +19,7 @@ FOLDER = Path(__file__).parent / "cases"
 PNG = b"\x89PNG\r\n\x1a\n"
 
 CASE_KEYS = {"case", "shows", "server", "wire", "client", "clients", "matrix", "steps"}
-SERVER_KEYS = {"kind", "settings", "own"}
+SERVER_KEYS = {"kind", "settings", "own", "tenants"}
 OPS: dict[str, set[str]] = {
     "client": {
         "name",
@@ -45,6 +45,10 @@ OPS: dict[str, set[str]] = {
     "cancel": {"client", "reply_id", "request_id", "conversation_id", "reason"},
     "models": {"client"},
     "quotas": {"client"},
+    "admin.set_provider_key": {"client", "provider", "api_key", "tenant", "verify"},
+    "admin.provider_keys": {"client"},
+    "admin.delete_provider_key": {"client", "provider", "tenant"},
+    "admin.usage": {"client", "group_by", "tenant", "end_user", "model", "page_size"},
     "conversations.create": {"client", "conversation", "messages", "request_id"},
     "conversations.get": {"client", "conversation_id"},
     "conversations.list": {"client", "query", "labels", "page_size"},

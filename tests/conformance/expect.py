@@ -22,6 +22,7 @@ FIELDS: dict[str, set[str]] = {
         "model",
         "replayed",
         "ignored_settings",
+        "quota",
     },
     "text": {"text"},
     "reasoning": {"text"},

@@ -90,6 +90,7 @@ def shown(event: parley.Event) -> dict[str, Any]:
             fields = {name: getattr(event, name) for name in names}
             fields["input_message_ids"] = list(event.input_message_ids)
             fields["ignored_settings"] = list(event.ignored_settings)
+            fields["quota"] = plain(event.quota) if event.quota is not None else None
     return {"event": KINDS[type(event)], **fields}
 
 
@@ -254,6 +255,8 @@ class Player:
             return {"event": "ready"}
         if backoff is not None:
             fields["backoff"] = parley.Backoff(**backoff)
+        if isinstance(api_key := fields.get("api_key"), list):
+            fields["api_key"] = in_turn(api_key)
         self._clients[name] = parley.Client(**fields)
         return {"event": "ready"}
 
@@ -333,6 +336,23 @@ class Player:
 
     async def do_quotas(self, _: str, client: str) -> dict[str, Any]:
         return {"event": "result", "value": [plain(quota) for quota in await self._clients[client].quotas()]}
+
+    async def do_admin_set_provider_key(
+        self, _: str, client: str, provider: str, api_key: str, **fields: Any
+    ) -> dict[str, Any]:
+        return result(await self._clients[client].admin.set_provider_key(provider, api_key, **fields))
+
+    async def do_admin_provider_keys(self, name: str, client: str) -> dict[str, Any]:
+        return await self._items(name, self._clients[client].admin.provider_keys())
+
+    async def do_admin_delete_provider_key(
+        self, _: str, client: str, provider: str, tenant: str = ""
+    ) -> dict[str, Any]:
+        await self._clients[client].admin.delete_provider_key(provider, tenant=tenant)
+        return {"event": "result", "value": None}
+
+    async def do_admin_usage(self, name: str, client: str, **fields: Any) -> dict[str, Any]:
+        return await self._items(name, self._clients[client].admin.usage(**fields))
 
     async def do_conversations_create(
         self,
@@ -421,6 +441,19 @@ class Player:
             "event": "result",
             "value": {"rss_bytes": sizes["VmRSS"], "heap_bytes": sizes["RssAnon"], "open": beyond},
         }
+
+
+def in_turn(credentials: list[str | None]) -> Callable[[], Awaitable[str]]:
+    """A function that returns these one after the other, and the last one again and again; for None it fails."""
+    left = list(credentials)
+
+    async def give() -> str:
+        credential = left.pop(0) if len(left) > 1 else left[0]
+        if credential is None:
+            raise LookupError("no credential")
+        return credential
+
+    return give
 
 
 def result(message: Message) -> dict[str, Any]:

@@ -12,8 +12,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from cryptography.fernet import Fernet
+
 from tests.cluster import Cluster
 from tests.conformance.wire import Wire
+from tests.integration.served import tenant
 from tests.processes import ServerProcess, until
 from tests.services import PostgresServer, RedisServer
 from tests.upstream import (
@@ -150,9 +153,12 @@ class World:
         else:
             lines = "\n".join(f"{name} = {json.dumps(value)}" for name, value in settings.items())
             lines = CONFIG.format(url=self.upstream.url, server=lines)
+            for name, fields in self.spec.get("tenants", {}).items():
+                lines += tenant(name, *fields["keys"], **{key: fields[key] for key in fields if key != "keys"})
             if "drain_pause_s" in settings:
                 lines = lines.replace("drain_pause_s = 0\n", "", 1)
-            self._server = ServerProcess(self._folder, toml=lines, UPSTREAM_KEY=KEY)
+            secrets = {"PARLEY_ENCRYPTION_KEYS": Fernet.generate_key().decode()} if "tenants" in self.spec else {}
+            self._server = ServerProcess(self._folder, toml=lines, UPSTREAM_KEY=KEY, **secrets)
             await self._server.start()
         self.wire = Wire(self.servers[0].port)
         await self.wire.__aenter__()

@@ -13,6 +13,7 @@ import {
   type ConversationField,
   type ReplyEvent,
   type ReplyStream,
+  type UsageOptions,
 } from "@parley/client";
 import {
   ConversationSchema,
@@ -21,9 +22,11 @@ import {
   MessageSchema,
   ModelSchema,
   PollReplyResponseSchema,
+  ProviderKeySchema,
   QuotaSchema,
   ReplyRequestSchema,
   ReplySchema,
+  UsageRowSchema,
   UsageSchema,
 } from "@parley/client/v1";
 
@@ -32,7 +35,7 @@ interface Command {
   op: string;
   name: string;
   address: string;
-  api_key?: string;
+  api_key?: string | (string | null)[];
   of?: string;
   end_user?: string;
   backoff?: { first_s?: number; max_s?: number; max_elapsed_s?: number };
@@ -64,6 +67,11 @@ interface Command {
   leaf_message_id?: string;
   all_branches?: boolean;
   image_id: string;
+  provider: string;
+  tenant?: string;
+  verify?: boolean;
+  group_by?: string[];
+  model?: string;
 }
 
 type Json = Record<string, unknown>;
@@ -155,7 +163,7 @@ const HANDLERS: Partial<Record<string, Handler>> = {
       name,
       shared ??
         new Client(address, {
-          apiKey,
+          apiKey: Array.isArray(apiKey) ? inTurn(apiKey) : apiKey,
           endUser,
           backoff: {
             ...(backoff.first_s !== undefined && { firstMs: backoff.first_s * 1e3 }),
@@ -235,6 +243,23 @@ const HANDLERS: Partial<Record<string, Handler>> = {
       quotas.map((quota) => json(QuotaSchema, quota)),
     );
   },
+  "admin.set_provider_key": async (command) => {
+    const { provider, api_key: apiKey, tenant, verify } = command;
+    const stored = await clientOf(command).admin.setProviderKey(provider, String(apiKey), { tenant, verify });
+    result(command.id, json(ProviderKeySchema, stored));
+  },
+  "admin.provider_keys": (command) =>
+    items(command.id, ProviderKeySchema, clientOf(command).admin.providerKeys()),
+  "admin.delete_provider_key": async (command) => {
+    await clientOf(command).admin.deleteProviderKey(command.provider, { tenant: command.tenant });
+    result(command.id, null);
+  },
+  "admin.usage": (command) => {
+    const { tenant, end_user: endUser, model, page_size: pageSize } = command;
+    const groupBy = command.group_by?.map(camel) as UsageOptions["groupBy"];
+    const found = clientOf(command).admin.usage({ groupBy, tenant, endUser, model, pageSize });
+    return items(command.id, UsageRowSchema, found);
+  },
   "conversations.create": async (command) => {
     const made = await clientOf(command).conversations.create(
       fromJson(ConversationSchema, command.conversation ?? {}),
@@ -312,6 +337,16 @@ const HANDLERS: Partial<Record<string, Handler>> = {
   },
 };
 
+/** A function that returns these one after the other, and the last one again and again; for null it fails. */
+function inTurn(credentials: (string | null)[]): () => Promise<string> {
+  const left = [...credentials];
+  return async () => {
+    const credential = left.length > 1 ? left.shift() : left[0];
+    if (credential == null) throw new RangeError("no credential");
+    return credential;
+  };
+}
+
 function play(
   { id, client, pull }: Command,
   open: (client: Client, signal: AbortSignal) => ReplyStream,
@@ -355,6 +390,7 @@ function eventOf(event: ReplyEvent): Json {
         model: event.model,
         replayed: event.replayed,
         ignored_settings: event.ignoredSettings,
+        quota: event.quota ? json(QuotaSchema, event.quota) : null,
       };
     case "text":
     case "reasoning":

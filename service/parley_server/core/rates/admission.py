@@ -154,6 +154,6 @@ def _refusal(limit: str, subject: str, used: int, most: int, wait_s: float) -> R
     return RateLimited(
         f"the limit {limit} is reached: {used} of {most}",
         retry_after_s=math.ceil(wait_s * 1000) / 1000,
-        metadata={"limit": limit},
+        metadata={"limit": limit, "used": str(used), "max": str(most), "subject": subject},
         violations=((subject, f"{limit}: {used} of {most} used"),),
     )

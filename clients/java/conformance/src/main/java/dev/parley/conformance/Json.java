@@ -85,6 +85,7 @@ final class Json {
             JsonArray ignored = new JsonArray();
             accepted.ignoredSettings().forEach(ignored::add);
             shown.add("ignored_settings", ignored);
+            shown.add("quota", accepted.quota().map(Json::of).orElse(JsonNull.INSTANCE));
         } else if (event instanceof Text text) {
             shown = event("text");
             shown.addProperty("text", text.text());

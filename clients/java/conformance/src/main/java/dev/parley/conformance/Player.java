@@ -1,5 +1,6 @@
 package dev.parley.conformance;
 
+import com.google.gson.JsonArray;
 import com.google.gson.JsonElement;
 import com.google.gson.JsonNull;
 import com.google.gson.JsonObject;
@@ -18,18 +19,23 @@ import dev.parley.v1.Conversation;
 import dev.parley.v1.CreateConversationRequest;
 import dev.parley.v1.ListConversationsRequest;
 import dev.parley.v1.ListMessagesRequest;
+import dev.parley.v1.ListUsageRequest;
+import dev.parley.v1.ListUsageRequest.GroupBy;
 import dev.parley.v1.PollReplyRequest;
 import dev.parley.v1.ReplyRequest;
 import dev.parley.v1.ResumeReplyRequest;
+import dev.parley.v1.SetProviderKeyRequest;
 import java.io.BufferedReader;
 import java.io.IOException;
 import java.io.InputStreamReader;
 import java.io.PrintStream;
 import java.nio.charset.StandardCharsets;
 import java.time.Duration;
+import java.util.Iterator;
 import java.util.List;
 import java.util.Locale;
 import java.util.Map;
+import java.util.NoSuchElementException;
 import java.util.TreeMap;
 import java.util.UUID;
 import java.util.concurrent.CancellationException;
@@ -38,6 +44,7 @@ import java.util.concurrent.CountDownLatch;
 import java.util.concurrent.ExecutorService;
 import java.util.concurrent.Executors;
 import java.util.concurrent.atomic.AtomicInteger;
+import java.util.function.Supplier;
 import java.util.stream.Stream;
 
 /**
@@ -78,6 +85,11 @@ public final class Player {
             Map.entry("cancel", this::cancel),
             Map.entry("models", (id, fields) -> Json.result(Json.of(of(fields).models()))),
             Map.entry("quotas", (id, fields) -> Json.result(Json.of(of(fields).quotas()))),
+            Map.entry("admin.set_provider_key", (id, fields) -> result(
+                    of(fields).admin().setProviderKey(message(fields, SetProviderKeyRequest.newBuilder()).build()))),
+            Map.entry("admin.provider_keys", (id, fields) -> items(id, of(fields).admin().providerKeys())),
+            Map.entry("admin.delete_provider_key", this::deleteProviderKey),
+            Map.entry("admin.usage", (id, fields) -> items(id, of(fields).admin().usage(usageRequest(fields)))),
             Map.entry("conversations.create", (id, fields) -> result(
                     of(fields).conversations().create(message(fields, CreateConversationRequest.newBuilder()).build()))),
             Map.entry("conversations.get", (id, fields) -> result(
@@ -177,8 +189,12 @@ public final class Player {
             return Json.event("ready");
         }
         ParleyClientBuilder builder = ParleyClient.builder(string(fields, "address"))
-                .apiKey(string(fields, "api_key"))
                 .endUser(string(fields, "end_user"));
+        if (has(fields, "api_key") && fields.get("api_key").isJsonArray()) {
+            builder.apiKey(inTurn(fields.getAsJsonArray("api_key")));
+        } else {
+            builder.apiKey(string(fields, "api_key"));
+        }
         if (fields.has("backoff")) {
             JsonObject given = fields.getAsJsonObject("backoff");
             builder.backoff(new Backoff(
@@ -197,6 +213,19 @@ public final class Player {
         }
         clients.put(string(fields, "name"), builder.build());
         return Json.event("ready");
+    }
+
+    /** Returns these one after the other, and the last one again and again; for null it fails. */
+    private static Supplier<String> inTurn(JsonArray credentials) {
+        Iterator<JsonElement> left = credentials.iterator();
+        JsonElement last = credentials.get(credentials.size() - 1);
+        return () -> {
+            JsonElement credential = left.hasNext() ? left.next() : last;
+            if (credential.isJsonNull()) {
+                throw new NoSuchElementException("no credential");
+            }
+            return credential.getAsString();
+        };
     }
 
     private JsonObject closeClient(String id, JsonObject fields) {
@@ -283,6 +312,22 @@ public final class Player {
     private JsonObject deleteConversation(String id, JsonObject fields) {
         of(fields).conversations().delete(string(fields, "conversation_id"), string(fields, "etag"));
         return Json.result(JsonNull.INSTANCE);
+    }
+
+    private JsonObject deleteProviderKey(String id, JsonObject fields) {
+        of(fields).admin().deleteProviderKey(string(fields, "provider"), string(fields, "tenant"));
+        return Json.result(JsonNull.INSTANCE);
+    }
+
+    private static ListUsageRequest usageRequest(JsonObject fields) {
+        JsonObject plain = fields.deepCopy();
+        JsonElement groups = plain.remove("group_by");
+        var request = message(plain, ListUsageRequest.newBuilder());
+        if (groups != null) {
+            groups.getAsJsonArray().forEach(name -> request.addGroupBy(
+                    GroupBy.valueOf("GROUP_BY_" + name.getAsString().toUpperCase(Locale.ROOT))));
+        }
+        return request.build();
     }
 
     private JsonObject many(String id, JsonObject fields) throws InterruptedException {

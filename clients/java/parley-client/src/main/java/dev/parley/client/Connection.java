@@ -1,5 +1,6 @@
 package dev.parley.client;
 
+import dev.parley.client.errors.CredentialFailedException;
 import dev.parley.client.errors.Failure;
 import dev.parley.client.errors.ParleyException;
 import dev.parley.client.errors.UnavailableException;
@@ -35,9 +36,12 @@ final class Connection {
     final Channel channel;
     private final Shared shared;
 
-    Connection(Settings settings, ManagedChannelBuilder<?> channel, Threads threads, Reach reach) {
+    /** Null credentials are fixed ones or none: they are part of the settings. */
+    Connection(
+            Settings settings, CredentialSource credentials, ManagedChannelBuilder<?> channel, Threads threads, Reach reach) {
         this(settings, new Shared(
                 threads,
+                credentials,
                 channel.executor(threads.callbacks).addTransportFilter(reach).build(),
                 reach,
                 ConcurrentHashMap.newKeySet(),
@@ -48,12 +52,18 @@ final class Connection {
         this.settings = settings;
         this.shared = shared;
         var identity = MetadataUtils.newAttachHeadersInterceptor(settings.metadata());
-        channel = ClientInterceptors.intercept(shared.transport, identity);
+        var identified = ClientInterceptors.intercept(shared.transport, identity);
+        channel = shared.credentials == null ? identified : ClientInterceptors.intercept(identified, shared.credentials);
     }
 
     /** The parts that clients for several end users share. */
     private record Shared(
-            Threads threads, ManagedChannel transport, Reach reach, Set<Follower> followers, CountDownLatch closed) {}
+            Threads threads,
+            CredentialSource credentials,
+            ManagedChannel transport,
+            Reach reach,
+            Set<Follower> followers,
+            CountDownLatch closed) {}
 
     /** Returns a connection for another end user with the same channel and threads. */
     Connection actingFor(String endUser) {
@@ -73,6 +83,9 @@ final class Connection {
     void close() {
         shared.closed.countDown();
         shared.followers.forEach(follower -> follower.fail(closedException()));
+        if (shared.credentials != null) {
+            shared.credentials.close();
+        }
         shared.transport.shutdownNow();
         boolean interrupted = Thread.interrupted();
         try {
@@ -136,7 +149,7 @@ final class Connection {
                 return once(method, options(limit), request.get(), patience);
             } catch (StatusRuntimeException status) {
                 ParleyException error = errorOf(status);
-                boolean again = repeatable && error.failure().isCut() && !isClosed();
+                boolean again = repeatable && error.failure().mayRetry() && !isClosed();
                 var delay = again ? patience.failed(error.retryAfter(), reach().reached()) : Optional.<Duration>empty();
                 pause(delay.orElseThrow(() -> error));
             }
@@ -179,17 +192,26 @@ final class Connection {
                 : CallOptions.DEFAULT.withDeadlineAfter(limit.toNanos(), TimeUnit.NANOSECONDS);
     }
 
-    /** Returns the failure of a call that ended with a status other than OK. */
-    Failure failureOf(Status status, Metadata trailers) { return reach().explain(Failure.of(status, trailers)); }
+    /** Returns the exception of a call that ended with a status other than OK; its cause is the transport's. */
+    ParleyException errorOf(Status status, Metadata trailers) {
+        if (status.getCause() instanceof CredentialFailedException failed) {
+            return new CredentialFailedException(failed.failure(), failed.getCause());
+        }
+        ParleyException error = reach().explain(Failure.of(status, trailers)).toException();
+        error.initCause(status.asRuntimeException(trailers));
+        return error;
+    }
 
     private ParleyException errorOf(StatusRuntimeException status) {
         if (Thread.currentThread().isInterrupted()) {
             throw interrupted(status);
         }
-        ParleyException error =
-                isClosed() ? closedException() : failureOf(status.getStatus(), status.getTrailers()).toException();
-        error.initCause(status);
-        return error;
+        if (isClosed()) {
+            ParleyException closed = closedException();
+            closed.initCause(status);
+            return closed;
+        }
+        return errorOf(status.getStatus(), status.getTrailers());
     }
 
     private void pause(Duration delay) {

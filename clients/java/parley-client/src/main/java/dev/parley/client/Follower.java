@@ -2,6 +2,7 @@ package dev.parley.client;
 
 import dev.parley.client.ReplyEvent.Accepted;
 import dev.parley.client.errors.ConnectionLostException;
+import dev.parley.client.errors.CredentialFailedException;
 import dev.parley.client.errors.Failure;
 import dev.parley.client.errors.ParleyException;
 import dev.parley.client.errors.TooManyReadersException;
@@ -118,7 +119,7 @@ final class Follower implements Flow.Subscription {
             } else if (next instanceof TokenChunk chunk) {
                 take(chunk);
             } else {
-                cut((Failure) next);
+                cut((ParleyException) next);
             }
         }
     }
@@ -162,9 +163,7 @@ final class Follower implements Flow.Subscription {
         }
     }
 
-    private void cut(Failure cause) {
-        ParleyException error = cause.toException();
-        error.initCause(attempt.origin);
+    private void cut(ParleyException error) {
         drop();
         boolean again = mayAttachAgain(error);
         boolean reached = connection.reach().reached();
@@ -177,7 +176,7 @@ final class Follower implements Flow.Subscription {
             emit(new ReplyEvent.Reconnecting(patience.attempts(), delay.get(), error));
         } else if (again && transcript.accepted() != null) {
             var lost = new ConnectionLostException(
-                    cause.worthAnotherAttempt(), transcript.replyId(), transcript.sequence(), transcript.text());
+                    error.failure().worthAnotherAttempt(), transcript.replyId(), transcript.sequence(), transcript.text());
             lost.initCause(error);
             end(lost);
         } else {
@@ -186,12 +185,16 @@ final class Follower implements Flow.Subscription {
     }
 
     private boolean mayAttachAgain(ParleyException error) {
-        if (error.failure().isCut() || (error.code() == Status.Code.DEADLINE_EXCEEDED && error.reason().isEmpty())) {
+        if (error.failure().mayRetry() || (error.code() == Status.Code.DEADLINE_EXCEEDED && error.reason().isEmpty())) {
             return true;
         }
         // After acceptance, a status that reports a failed reply was sent instead of the terminal chunk, which a new
-        // call reads. TooManyReaders may count the reader that was cut off, until its server has noticed the cut.
-        return transcript.accepted() != null && (error.endsReply() || error instanceof TooManyReadersException);
+        // call reads. TooManyReaders may count the reader that was cut off, until its server has noticed the cut. A
+        // credential may be available again soon.
+        boolean again = error.endsReply()
+                || error instanceof TooManyReadersException
+                || error instanceof CredentialFailedException;
+        return transcript.accepted() != null && again;
     }
 
     private void end(RuntimeException why) {
@@ -245,7 +248,7 @@ final class Follower implements Flow.Subscription {
         return connection.later(delay, () -> serial.execute(task));
     }
 
-    /** One call and its unread chunks, followed by the failure that ended it. */
+    /** One call and its unread chunks, followed by the exception that ended it. */
     private final class Attempt extends ClientCall.Listener<TokenChunk> {
         private final Queue<Object> inbox = new ArrayDeque<>();
         private final ClientCall<?, TokenChunk> call;
@@ -254,8 +257,6 @@ final class Follower implements Flow.Subscription {
         private Future<?> silence;
         /** Runs once. It is the silence timer if a server has been reached before. */
         private final Future<?> reaching;
-        /** The transport's exception of the end of the call; null before it, and after OK. */
-        private Throwable origin;
 
         <Q> Attempt(MethodDescriptor<Q, TokenChunk> method, Q message) {
             var limit = Connection.options(connection.settings.attemptTimeout());
@@ -288,12 +289,9 @@ final class Follower implements Flow.Subscription {
         @Override
         public void onClose(Status status, Metadata trailers) {
             var ended = status.isOk()
-                    ? Failure.unavailable("the stream ended before the end of the reply", true)
-                    : connection.failureOf(status, trailers);
-            serial.execute(() -> {
-                origin = status.isOk() ? null : status.asRuntimeException(trailers);
-                receive(ended);
-            });
+                    ? Failure.unavailable("the stream ended before the end of the reply", true).toException()
+                    : connection.errorOf(status, trailers);
+            serial.execute(() -> receive(ended));
         }
 
         private void receive(Object received) {
@@ -311,7 +309,7 @@ final class Follower implements Flow.Subscription {
 
         private void checkReached() {
             if (attempt == this && !connection.reach().reached()) {
-                cut(connection.reach().unavailable());
+                cut(connection.reach().unavailable().toException());
             }
         }
 
@@ -321,9 +319,10 @@ final class Follower implements Flow.Subscription {
             // The silence counts only while the subscriber waits: all chunks that arrived were passed on.
             Duration left = demand > 0 ? limit.minusNanos(System.nanoTime() - waitingSince) : limit;
             if (attempt == this && left.compareTo(Duration.ZERO) <= 0) {
-                cut(connection.reach().reached()
+                Failure silent = connection.reach().reached()
                         ? Failure.unavailable("the stream was silent for " + limit.toMillis() / 1e3 + " s", true)
-                        : connection.reach().unavailable());
+                        : connection.reach().unavailable();
+                cut(silent.toException());
             } else if (attempt == this) {
                 silence = later(left, this::checkSilence);
             }

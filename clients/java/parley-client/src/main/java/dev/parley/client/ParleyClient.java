@@ -36,10 +36,12 @@ public final class ParleyClient implements AutoCloseable {
 
     private final Connection connection;
     private final Conversations conversations;
+    private final Admin admin;
 
     ParleyClient(Connection connection) {
         this.connection = connection;
         this.conversations = new Conversations(connection);
+        this.admin = new Admin(connection);
     }
 
     /** Returns a builder; {@code address} is {@code host:port} or a gRPC target. */
@@ -158,6 +160,9 @@ public final class ParleyClient implements AutoCloseable {
     /** The calls of the Conversations service. */
     public Conversations conversations() { return conversations; }
 
+    /** The calls of the Admin service. */
+    public Admin admin() { return admin; }
+
     /**
      * Returns a client for another end user that shares this client's connection. It is cheap enough to call for each
      * request of a web application. Closing one client closes both.
@@ -166,7 +171,7 @@ public final class ParleyClient implements AutoCloseable {
         return new ParleyClient(connection.actingFor(endUser));
     }
 
-    /** The channel with the caller's identity, for services without a method here (Admin, Health). */
+    /** The channel with the caller's identity, for services without a method here (Health). */
     public Channel channel() { return connection.channel; }
 
     /** Ends all calls with an error, then the client's threads. Running replies continue on the server. */

@@ -23,6 +23,8 @@ public final class ParleyClientBuilder {
 
     private final String address;
     private String apiKey = "";
+    private Supplier<String> credential;
+    private Duration credentialLimit = CredentialSource.LIMIT;
     private String endUser = "";
     private Backoff backoff = Backoff.DEFAULT;
     private Duration callTimeout = Duration.ofSeconds(30);
@@ -37,9 +39,27 @@ public final class ParleyClientBuilder {
         this.address = Objects.requireNonNull(address);
     }
 
-    /** A static key or a JWT. Null or empty means none. */
+    /** An API key or a token (JWT). Null or empty means none. */
     public ParleyClientBuilder apiKey(String apiKey) {
         this.apiKey = Settings.checked("authorization", apiKey);
+        this.credential = null;
+        return this;
+    }
+
+    /**
+     * A function that returns the API key or the token (JWT). It is called for each attempt of a call, so that tokens can
+     * be renewed, on a thread of the client, which it may block for at most 10 s. If it fails, the call throws a
+     * {@link dev.parley.client.errors.CredentialFailedException}.
+     */
+    public ParleyClientBuilder apiKey(Supplier<String> credential) {
+        this.apiKey = "";
+        this.credential = Objects.requireNonNull(credential);
+        return this;
+    }
+
+    /** Time limit of the function for the credential, for tests. */
+    ParleyClientBuilder credentialLimit(Duration limit) {
+        this.credentialLimit = limit;
         return this;
     }
 
@@ -118,7 +138,9 @@ public final class ParleyClientBuilder {
         customizer.accept(channel);
         var settings = new Settings(apiKey, endUser, backoff, callTimeout, silence, attemptTimeout, observer);
         Reach reach = new Reach(address, !(credentials instanceof InsecureChannelCredentials));
-        return new ParleyClient(new Connection(settings, channel, new Threads(executor), reach));
+        Threads threads = new Threads(executor);
+        var source = credential == null ? null : new CredentialSource(credential, threads, credentialLimit);
+        return new ParleyClient(new Connection(settings, source, channel, threads, reach));
     }
 
     private static Duration positive(String name, Duration value) {

@@ -1,10 +1,12 @@
 package dev.parley.client;
 
 import dev.parley.client.errors.ParleyException;
+import dev.parley.v1.Quota;
 import dev.parley.v1.Reply;
 import dev.parley.v1.Usage;
 import java.time.Duration;
 import java.util.List;
+import java.util.Optional;
 
 /** The events of a reply's stream. Readers can ignore the types that they do not use. */
 public sealed interface ReplyEvent {
@@ -15,6 +17,8 @@ public sealed interface ReplyEvent {
      * @param replayed whether an earlier call with the same {@code request_id} started the reply
      * @param ignoredSettings the names of the sampling settings that the requested model does not take, such as
      *     "temperature"
+     * @param quota the limit of which the least part is left; empty without limits, and for a reply that was accepted
+     *     earlier
      */
     record Accepted(
             String replyId,
@@ -23,7 +27,8 @@ public sealed interface ReplyEvent {
             List<String> inputMessageIds,
             String model,
             boolean replayed,
-            List<String> ignoredSettings)
+            List<String> ignoredSettings,
+            Optional<Quota> quota)
             implements ReplyEvent {}
 
     /** Text to append to the answer. It never splits a code point. */

@@ -4,7 +4,10 @@ import io.grpc.Metadata;
 import java.time.Duration;
 import java.util.function.Supplier;
 
-/** Identity, backoff and time limits of a client. Empty strings and a time limit of zero mean none. */
+/**
+ * Identity, backoff and time limits of a client. Empty strings and a time limit of zero mean none. {@code apiKey} is
+ * empty if a {@link CredentialSource} gives it.
+ */
 record Settings(
         String apiKey,
         String endUser,
@@ -19,10 +22,13 @@ record Settings(
         return new Settings(apiKey, user, backoff, callTimeout, silence, attemptTimeout, observer);
     }
 
-    /** The metadata of each call. */
-    Metadata metadata() {
+    /** The metadata that is the same for each call. */
+    Metadata metadata() { return metadata(apiKey, endUser); }
+
+    /** Returns metadata of one call. Throws IllegalArgumentException if metadata cannot contain a value. */
+    static Metadata metadata(String credential, String endUser) {
         var metadata = new Metadata();
-        put(metadata, "authorization", apiKey.isEmpty() ? "" : "Bearer " + apiKey);
+        put(metadata, "authorization", credential.isEmpty() ? "" : "Bearer " + credential);
         put(metadata, "x-end-user", endUser);
         return metadata;
     }
@@ -39,7 +45,7 @@ record Settings(
 
     private static void put(Metadata metadata, String header, String value) {
         if (!value.isEmpty()) {
-            metadata.put(Metadata.Key.of(header, Metadata.ASCII_STRING_MARSHALLER), value);
+            metadata.put(Metadata.Key.of(header, Metadata.ASCII_STRING_MARSHALLER), checked(header, value));
         }
     }
 }

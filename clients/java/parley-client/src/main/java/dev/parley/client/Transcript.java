@@ -17,6 +17,7 @@ import dev.parley.v1.TokenChunk;
 import dev.parley.v1.TokenChunk.EventCase;
 import dev.parley.v1.ToolCallDelta;
 import java.util.List;
+import java.util.Optional;
 import java.util.SortedMap;
 import java.util.TreeMap;
 
@@ -97,7 +98,8 @@ final class Transcript {
                 List.copyOf(chunk.getInputMessageIdsList()),
                 chunk.getModel(),
                 chunk.getReplayed(),
-                List.copyOf(chunk.getIgnoredSettingsList()));
+                List.copyOf(chunk.getIgnoredSettingsList()),
+                Optional.of(chunk.getQuota()).filter(quota -> chunk.hasQuota()));
         return accepted;
     }
 

@@ -85,7 +85,8 @@ import org.junit.jupiter.params.provider.ValueSource;
 class StreamTest {
     private static final Backoff QUICK = new Backoff(Duration.ofMillis(1), Duration.ofMillis(10), Duration.ofSeconds(10));
     private static final Accepted ACCEPTED =
-            new Accepted("reply-1", "conversation-1", "message-2", List.of("message-1"), "scripted", false, List.of("seed"));
+            new Accepted("reply-1", "conversation-1", "message-2", List.of("message-1"), "scripted", false, List.of("seed"),
+                    Optional.empty());
     private static final Finished END = new Finished("STOP", "Hello world", "spare", "typewriter", "", usage());
     private static final List<ReplyEvent> WHOLE =
             List.of(ACCEPTED, new Text("Hel"), new Text("lo "), new Text("wor"), new Text("ld"), END);

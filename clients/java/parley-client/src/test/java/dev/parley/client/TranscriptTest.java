@@ -33,6 +33,7 @@ import dev.parley.v1.Usage;
 import io.grpc.Status;
 import java.util.ArrayList;
 import java.util.List;
+import java.util.Optional;
 import java.util.Random;
 import java.util.stream.Stream;
 import org.junit.jupiter.api.Test;
@@ -118,7 +119,8 @@ class TranscriptTest {
                                 List.of("message-1"),
                                 "scripted",
                                 false,
-                                List.of("seed")),
+                                List.of("seed"),
+                                Optional.empty()),
                         new Reasoning("hm"),
                         new Text("He"),
                         new ToolCall(0, "c1", "f", "{"),

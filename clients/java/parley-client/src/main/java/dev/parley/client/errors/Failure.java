@@ -85,8 +85,9 @@ public record Failure(
     /** Returns the exception of the reason, or of the status code if the reason is empty or unknown. */
     public ParleyException toException() { return Exceptions.of(this); }
 
-    /** Whether the same call may be retried: the server was unavailable, or the call was interrupted. */
-    public boolean isCut() {
-        return code == Status.Code.UNAVAILABLE || (reason.isEmpty() && CUTS.contains(code));
+    /** Whether the same call may be retried: no server was available, the call was cut, or a rate is limited. */
+    public boolean mayRetry() {
+        boolean limited = reason.equals("RATE_LIMITED") && retryable;
+        return limited || code == Status.Code.UNAVAILABLE || (reason.isEmpty() && CUTS.contains(code));
     }
 }

@@ -6,13 +6,14 @@
  * ├── InvalidRequest              the request is wrong; correct it before sending it again
  * │   └── UnsupportedInput, ContextTooLarge, InputTooLarge
  * ├── Unauthenticated, Forbidden
+ * ├── CredentialFailed            the application's function for the credential failed; nothing was sent
  * ├── NotFound
  * │   └── ConversationNotFound, MessageNotFound, ReplyNotFound, ModelNotFound, ProviderNotFound, ImageNotFound
  * ├── AlreadyExists
  * │   └── RequestIdReused, ConversationExists
  * ├── ReplyInProgress             replyId is the running reply
  * ├── EtagMismatch                read the resource again, then update it
- * ├── LimitExceeded               wait retryAfter
+ * ├── LimitExceeded               limit() is reached; retryAfter is the wait
  * │   └── RateLimited, QuotaExceeded, TooManyReaders
  * ├── NotConfigured               the server lacks a setting that the call needs
  * ├── Unavailable                 no answer from a server after all retries

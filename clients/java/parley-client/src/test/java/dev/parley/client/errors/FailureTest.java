@@ -9,9 +9,12 @@ import dev.parley.v1.ErrorReason;
 import dev.parley.v1.ReplyError;
 import io.grpc.Metadata;
 import io.grpc.Status;
+import java.time.Instant;
 import java.util.Arrays;
+import java.util.List;
 import java.util.Map;
 import java.util.Optional;
+import java.util.OptionalLong;
 import java.util.Set;
 import org.junit.jupiter.api.Test;
 import org.junit.jupiter.params.ParameterizedTest;
@@ -58,7 +61,7 @@ class FailureTest {
         assertEquals(
                 Set.of(Status.Code.UNAVAILABLE, Status.Code.CANCELLED, Status.Code.INTERNAL, Status.Code.UNKNOWN),
                 Arrays.stream(Status.Code.values())
-                        .filter(code -> Failure.of(code.toStatus(), new Metadata()).isCut())
+                        .filter(code -> Failure.of(code.toStatus(), new Metadata()).mayRetry())
                         .collect(toSet()));
     }
 
@@ -79,5 +82,33 @@ class FailureTest {
         assertEquals("gone", error.getMessage());
         assertEquals("", error.reason());
         assertEquals(true, error.retryable());
+    }
+
+    @Test
+    void aLimitShowsItsNumbersAndTheEndOfItsPeriod() {
+        var error = limited(Map.of(
+                "limit", "tokens_per_day", "used", "199500", "max", "200000", "needed", "1200",
+                "subject", "end_user", "reset_time", "2026-11-30T00:00:00Z"));
+        assertEquals(List.of("tokens_per_day", "end_user"), List.of(error.limit(), error.subject()));
+        assertEquals(
+                List.of(199_500L, 200_000L, 1_200L),
+                List.of(error.used().getAsLong(), error.max().getAsLong(), error.needed().getAsLong()));
+        assertEquals(Optional.of(Instant.parse("2026-11-30T00:00:00Z")), error.resetTime());
+    }
+
+    @Test
+    void missingOrUnreadableDetailsOfALimitAreEmpty() {
+        for (var metadata : List.of(Map.<String, String>of(), Map.of("used", "many", "max", "", "reset_time", "soon"))) {
+            var error = limited(metadata);
+            assertEquals(OptionalLong.empty(), error.used());
+            assertEquals(OptionalLong.empty(), error.max());
+            assertEquals(OptionalLong.empty(), error.needed());
+            assertEquals(Optional.empty(), error.resetTime());
+        }
+    }
+
+    private static LimitExceededException limited(Map<String, String> metadata) {
+        return new QuotaExceededException(
+                new Failure("full", "QUOTA_EXCEEDED", Status.Code.RESOURCE_EXHAUSTED, false, Optional.empty(), metadata));
     }
 }

@@ -94,5 +94,5 @@ public final class Chunks {
                 .setMessage("as scripted");
     }
 
-    public static Duration millis(int millis) { return Duration.newBuilder().setNanos(millis * 1_000_000).build(); }
+    public static Duration millis(int millis) { return Duration.newBuilder().setSeconds(millis / 1000).setNanos(millis % 1000 * 1_000_000).build(); }
 }

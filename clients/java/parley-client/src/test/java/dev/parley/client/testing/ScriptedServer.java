@@ -1,6 +1,7 @@
 package dev.parley.client.testing;
 
 import com.google.protobuf.Message;
+import dev.parley.v1.AdminGrpc;
 import dev.parley.v1.CatalogGrpc;
 import dev.parley.v1.ChatGrpc;
 import dev.parley.v1.ConversationsGrpc;
@@ -125,7 +126,7 @@ public final class ScriptedServer implements AutoCloseable {
 
     public ScriptedServer(ServerCredentials credentials) {
         var builder = Grpc.newServerBuilderForPort(0, credentials).executor(threads);
-        for (ServiceDescriptor service : List.of(ChatGrpc.getServiceDescriptor(),
+        for (ServiceDescriptor service : List.of(AdminGrpc.getServiceDescriptor(), ChatGrpc.getServiceDescriptor(),
                 ConversationsGrpc.getServiceDescriptor(), CatalogGrpc.getServiceDescriptor())) {
             var definition = ServerServiceDefinition.builder(service);
             service.getMethods().forEach(method -> definition.addMethod(define(method)));
