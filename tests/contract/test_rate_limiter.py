@@ -196,8 +196,9 @@ async def test_a_foreign_key_of_the_same_name_loses_nothing_else(shared_redis, c
     shared_redis.command("SET", STORED, "not ours")
     assert (await take(rates, "a")).local
     assert not (await take(rates, "a", key="another key")).local
-    warnings = [record.message for record in caplog.records if record.levelno >= logging.WARNING]
-    assert warnings == ["relay_command_failed"]
+    assert [record.message for record in caplog.records if record.levelno >= logging.WARNING] == [
+        "relay_command_failed"
+    ]
     await rates.close()
 
 

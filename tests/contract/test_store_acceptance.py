@@ -63,6 +63,15 @@ async def test_an_accepted_reply_is_stored_unchanged(store):
     assert page.messages == asked.messages
 
 
+async def test_the_running_replies_of_a_tenant_are_counted(store):
+    first = await accepted(store, await created(store))
+    await accepted(store, await created(store, BEN), identity=BEN)
+    await accepted(store, await created(store, RIVAL), identity=RIVAL)
+    assert [await store.count_running(tenant) for tenant in ("shop", "rival", "unknown")] == [2, 1, 0]
+    await store.finalise(finalisation(first))
+    assert await store.count_running("shop") == 1
+
+
 async def test_the_plan_of_a_reply_is_read_with_it(store):
     asked = acceptance(await created(store))
     asked = msgspec.structs.replace(

@@ -1,0 +1,64 @@
+"""Three replicas count the messages of an end user together, and without Redis each for itself or not at all."""
+
+from __future__ import annotations
+
+import asyncio
+import statistics
+import time
+
+import grpc
+import pytest
+
+from tests.integration.served import Refusal, ask
+from tests.upstream import Script, done, finish, role, text, usage
+
+LIMITS = "\n[tenants.default]\nlimits = { messages_per_minute = 10 }\n"
+USUAL_S = 0.7
+"""A request that waited for the relay's own time limit would take a second."""
+
+
+async def ask_ada(cluster, index: int, count: int) -> list[str]:
+    """Ask so many times at once; returns the reasons of the refusals, and "" for accepted requests."""
+
+    async def once() -> tuple[str, float]:
+        began = time.monotonic()
+        try:
+            await cluster.caller(index, "ada").chat.CreateReply(ask(wait=0), timeout=20)
+        except grpc.aio.AioRpcError as error:
+            return Refusal(error).reason, time.monotonic() - began
+        return "", time.monotonic() - began
+
+    outcomes = await asyncio.gather(*[once() for _ in range(count)])
+    assert statistics.median(took_s for _, took_s in outcomes) < USUAL_S
+    return [reason for reason, _ in outcomes]
+
+
+@pytest.fixture(autouse=True)
+def answers(upstream):
+    upstream.reply_with(Script([role(), text("Hello"), finish(), usage(), done()]))
+
+
+async def test_s0_5_the_11th_message_of_a_minute_is_refused_by_every_replica(start_cluster):
+    cluster = await start_cluster(toml=LIMITS)
+    reasons = await asyncio.gather(*[ask_ada(cluster, index, 7) for index in range(3)])
+    assert sorted(sum(reasons, [])) == [""] * 10 + ["RATE_LIMITED"] * 11
+    assert await ask_ada(cluster, 0, 1) == ["RATE_LIMITED"]
+    assert await cluster.rows("SELECT count(*) FROM reply") == [(10,)]
+    assert cluster.problems == []
+
+
+@pytest.mark.parametrize("policy", ["local", "refuse"])
+@pytest.mark.parametrize("fail", ["kill9", "pause"])
+async def test_without_redis_each_replica_counts_for_itself_or_refuses(start_cluster, own_redis, fail, policy):
+    cluster = await start_cluster(redis=own_redis, toml=LIMITS, server={"limits_without_redis": policy})
+    assert await ask_ada(cluster, 0, 3) == [""] * 3
+    await asyncio.to_thread(getattr(own_redis, fail))
+    reasons = [sorted(await ask_ada(cluster, index, 12)) for index in range(3)]
+    if policy == "refuse":
+        assert reasons == [["STORAGE_UNAVAILABLE"] * 12] * 3
+    else:
+        allowed = [7, 10, 10]  # three were accepted by the first replica before
+        assert reasons == [[""] * count + ["RATE_LIMITED"] * (12 - count) for count in allowed]
+    metrics = await cluster[2].metrics()
+    outcome = "error" if policy == "refuse" else "local"
+    assert metrics[f'parley_limiter_calls_total{{outcome="{outcome}"}}'] == (12 if policy == "refuse" else 10)
