@@ -11,9 +11,9 @@ from parley_server.auth.jwks import FileKeys, Keys, UrlKeys
 from parley_server.auth.static import StaticCredentials
 from parley_server.auth.tokens import Tokens
 from parley_server.core.access import END_USER, OPEN_TENANT, AccessRole, Credentials, Principal, Tenants
+from parley_server.core.field_checks import check_key
 from parley_server.core.observer import KeySetObserver
 from parley_server.core.ports import Clock
-from parley_server.core.validation import check_key
 from parley_server.errors import InvalidRequest, Unauthenticated
 from parley_server.settings import Settings
 

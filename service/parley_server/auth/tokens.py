@@ -12,8 +12,8 @@ import jwt
 from parley_server.auth.jwks import Keys
 from parley_server.auth.key_set import KeySet
 from parley_server.core.access import AccessRole, Principal, Tenants
+from parley_server.core.field_checks import MAX_KEY
 from parley_server.core.ports import Clock
-from parley_server.core.validation import MAX_KEY
 from parley_server.errors import IdentityUnavailable, Unauthenticated
 from parley_server.settings import IssuerSettings
 

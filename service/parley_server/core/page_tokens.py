@@ -8,7 +8,11 @@ from typing import TypeVar
 
 import msgspec
 
+from parley_server.core.field_checks import too_large
 from parley_server.errors import InvalidRequest
+
+MAX_PAGE_TOKEN = 2048
+"""The longest token of this server has some 1,500 characters: names of 128 characters in UTF-8, encoded in base64."""
 
 C = TypeVar("C")
 
@@ -22,6 +26,8 @@ def cursor_of(token: str, query: msgspec.Struct, kind: type[C]) -> C | None:
     """The cursor in a token of the same query; None for an empty token. Raises `InvalidRequest`."""
     if not token:
         return None
+    if len(token) > MAX_PAGE_TOKEN:
+        raise too_large("page_token", f"{MAX_PAGE_TOKEN} characters")
     try:
         digest, cursor = msgspec.json.decode(base64.urlsafe_b64decode(token), type=tuple[str, kind])  # type: ignore[valid-type]  # a type made at run time
     except (ValueError, msgspec.MsgspecError) as error:

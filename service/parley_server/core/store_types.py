@@ -63,8 +63,9 @@ class PromptSource(Value, frozen=True, kw_only=True):
     ended the path, or where `summary` replaces them: then the path begins with the message `summary.message_id`.
     `positions` has the position in the conversation of each message of the path: rising, not dense.
 
-    `images` has every stored image of the path. `refused` has the messages whose reply failed because the provider
-    refused the prompt as larger than the model's context: message id to the id of that request's newest input.
+    `stored_messages` counts the messages of all branches. `images` has every stored image of the path. `refused` has
+    the messages whose reply failed because the provider refused the prompt as larger than the model's context: message
+    id to the id of that request's newest input.
     `kept` has wire items by message id, only of messages after the last USER message. `last_usage` has the newest
     counted usage with a known `prompt_bytes` of recent replies of the path, by model alias."""
 
@@ -72,6 +73,7 @@ class PromptSource(Value, frozen=True, kw_only=True):
     parent_id: str = ""
     path: tuple[Message, ...] = ()
     positions: tuple[int, ...] = ()
+    stored_messages: int = 0
     images: tuple[StoredImage, ...] = ()
     refused: dict[str, str] = msgspec.field(default_factory=dict)
     kept: dict[str, Kept] = msgspec.field(default_factory=dict)

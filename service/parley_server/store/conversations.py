@@ -104,6 +104,14 @@ def get_conversation(connection: Connection, identity: Identity, conversation_id
     return found
 
 
+def read_conversation(connection: Connection, identity: Identity, conversation_id: str) -> tuple[Conversation, int]:
+    """The conversation and the number of its messages. Raises ConversationNotFound."""
+    row = _row(connection, identity, conversation_id)
+    if row is None:
+        raise ConversationNotFound
+    return conversation_of(row), row.next_position - 1
+
+
 def create_conversation(connection: Connection, new: NewConversation) -> CreateOutcome:
     """Create a conversation with its first messages. Running the same creation again returns what the first run
     created."""

@@ -24,7 +24,7 @@ from parley_server.core.model import (
 )
 from parley_server.core.store_types import Position, PromptSource
 from parley_server.errors import MessageNotFound, Reason
-from parley_server.store.conversations import get_conversation
+from parley_server.store.conversations import read_conversation
 from parley_server.store.engine.dialect import AnyRow, Sought, listed, listed_values
 from parley_server.store.images import load_images
 from parley_server.store.messages import NO_LIMIT, find_message, holds_message
@@ -62,7 +62,7 @@ def read_turn(
     whole: bool = False,
 ) -> PromptSource:
     """See `Store.read_turn`. Raises ConversationNotFound, MessageNotFound."""
-    owner = get_conversation(connection, identity, conversation_id)
+    owner, stored_messages = read_conversation(connection, identity, conversation_id)
     parent_id = _parent(connection, owner, position, has_input=has_input)
     place = {"tenant": owner.tenant, "conversation_id": owner.id}
     limits = PathLimits() if whole else _limits(owner.context, max_bytes)
@@ -79,6 +79,7 @@ def read_turn(
         parent_id=parent_id,
         path=path,
         positions=tuple(row[POSITION] for row in rows),
+        stored_messages=stored_messages,
         images=load_images(connection, _image_ids(path), **place),
         refused=_refused(connection, _unanswered(path, has_input=has_input), **place),
         kept={row.id: kept for row in rows if (kept := kept_of(row[KEPT])) is not None},

@@ -7,9 +7,9 @@ from collections.abc import Iterable
 import msgspec
 
 from parley_server.core.events import utf8_size
+from parley_server.core.message_checks import texts_of
 from parley_server.core.model import ImagePart, Message, Model, PromptMessage, Sampling, ToolCallPart
 from parley_server.core.requests import ReplyPayload
-from parley_server.core.validation import texts_of
 from parley_server.errors import ContextTooLarge, UnsupportedInput
 
 BYTES_PER_TOKEN = 16

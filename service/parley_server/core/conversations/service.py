@@ -8,7 +8,18 @@ import msgspec
 
 from parley_server.core.access import Tenants
 from parley_server.core.context.groups import unknown_results
+from parley_server.core.field_checks import (
+    MAX_ETAG,
+    MAX_MODEL,
+    MAX_QUERY,
+    MAX_TITLE,
+    check_key,
+    check_labels,
+    check_name,
+    check_texts,
+)
 from parley_server.core.limits import Limits
+from parley_server.core.message_checks import check_messages, refuse_unknown
 from parley_server.core.model import (
     ContextPolicy,
     Conversation,
@@ -37,16 +48,7 @@ from parley_server.core.store_types import (
     NewConversation,
 )
 from parley_server.core.tenant_catalog import catalog_for
-from parley_server.core.validation import (
-    MAX_TITLE,
-    check_context,
-    check_conversation,
-    check_key,
-    check_labels,
-    check_messages,
-    check_texts,
-    refuse_unknown,
-)
+from parley_server.core.validation import check_context, check_conversation, check_system
 from parley_server.errors import (
     ConversationExists,
     ConversationNotFound,
@@ -153,8 +155,7 @@ class Conversations:
     ) -> Page:
         """List conversations whose title contains every word of `query` and whose labels match."""
         check_labels("labels", labels)
-        if len(query) > MAX_TITLE or "\x00" in query:
-            raise InvalidRequest.field("query", f"must be at most {MAX_TITLE} characters, without NUL")
+        check_name("query", query, MAX_QUERY)
         which = ConversationFilter(words=tuple(query.split()), labels=labels)
         before = cursor_of(page_token, which, tuple[int, str])
         asked = msgspec.structs.replace(which, before=before)
@@ -166,10 +167,11 @@ class Conversations:
     async def update(self, identity: Identity, update: ConversationUpdate) -> Conversation:
         """Change the fields that are set. Raises `ConversationNotFound`, `EtagMismatch`, `MessageNotFound` (head)."""
         limits = self._limits
-        if update.title is not None and len(update.title) > MAX_TITLE:
-            raise InvalidRequest.field("conversation.title", f"must be at most {MAX_TITLE} characters")
-        texts = (update.title or "", *(update.system or ()), update.post_system or "")
-        check_texts("conversation", texts, limits)
+        check_name("conversation.etag", update.etag, MAX_ETAG)
+        check_name("conversation.title", update.title or "", MAX_TITLE)
+        check_name("conversation.model", update.model or "", MAX_MODEL)
+        check_system("conversation.system", update.system or (), limits)
+        check_texts("conversation.post_system", (update.post_system or "",), limits)
         check_labels("conversation.labels", update.labels or {})
         context = ContextPolicy(
             max_messages=update.max_messages or 0,
@@ -183,6 +185,7 @@ class Conversations:
 
     async def delete(self, identity: Identity, conversation_id: str, etag: str) -> None:
         """Cancel the running reply, then erase the conversation and everything that belongs to it."""
+        check_name("etag", etag, MAX_ETAG)
         for _ in range(MAX_DELETE_TRIES):
             outcome = await self._store.delete_conversation(identity, conversation_id, etag)
             if not isinstance(outcome, Busy):

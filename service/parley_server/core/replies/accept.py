@@ -16,6 +16,7 @@ from parley_server.core.context.estimate import most_bytes
 from parley_server.core.context.groups import unknown_results
 from parley_server.core.lease import Lease
 from parley_server.core.limits import Limits
+from parley_server.core.message_checks import refuse_unknown
 from parley_server.core.model import Conversation, FinishReason, Model, Reply, Role
 from parley_server.core.observer import LoopLoad, Observer
 from parley_server.core.ports import Catalog, Clock, Store
@@ -44,7 +45,6 @@ from parley_server.core.store_types import (
 )
 from parley_server.core.tasks import Tasks, done_within
 from parley_server.core.tenant_catalog import catalog_for
-from parley_server.core.validation import refuse_unknown
 from parley_server.errors import (
     ConversationExists,
     ConversationNotFound,

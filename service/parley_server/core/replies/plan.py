@@ -9,6 +9,7 @@ import msgspec
 from parley_server.core.context.estimate import Estimator
 from parley_server.core.context.prompts import TurnPrompts
 from parley_server.core.ids import new_id
+from parley_server.core.message_checks import check_full
 from parley_server.core.model import (
     Conversation,
     Identity,
@@ -48,6 +49,7 @@ def make_plan(
     """Plan the reply to a checked request. Raises `InvalidRequest` and its subclasses for what the first of the
     candidates cannot be given; others that cannot be given it are left out. `owner` is the id of this replica."""
     payload, conversation = request.payload, source.conversation
+    check_full(source.stored_messages, len(payload.messages))
     stored, messages, images = store_messages(payload.messages, source.parent_id, now_us)
     prompts, model = TurnPrompts(request, source, messages, estimator), candidates[0]
     built = prompts.built(model)

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 import msgspec
 
 from parley_server.core.events import Chunk, ReasoningDelta, Unknown
+from parley_server.core.field_checks import MAX_CANCEL_REASON, check_name
 from parley_server.core.limits import Limits
 from parley_server.core.model import FinishReason, Identity, Reply, Value
 from parley_server.core.observer import Observer
@@ -26,8 +27,6 @@ from parley_server.core.store_types import CancelTarget, Replayed
 from parley_server.core.tasks import Tasks
 from parley_server.core.validation import check_request
 from parley_server.errors import Draining, InvalidRequest, ParleyError, ReplyNotFound
-
-MAX_CANCEL_REASON = 1024
 
 
 class Started(msgspec.Struct, frozen=True):
@@ -169,8 +168,7 @@ class Replies:
         """Cancel a reply, and return it when its log has ended. One that has already ended is returned unchanged."""
         if not (target.reply_id or target.request_id or target.conversation_id):
             raise InvalidRequest.field("target", "must name a reply, a request or a conversation")
-        if len(reason) > MAX_CANCEL_REASON or "\x00" in reason:
-            raise InvalidRequest.field("reason", f"must be at most {MAX_CANCEL_REASON} characters, without NUL")
+        check_name("reason", reason, MAX_CANCEL_REASON)
         stopped = self._cancel_local(identity, target, Cancel(finish=FinishReason.CANCELLED, reason=reason))
         if stopped:
             target = CancelTarget(reply_id=stopped)  # after its end, the conversation does not name it any more

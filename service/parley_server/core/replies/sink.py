@@ -23,6 +23,7 @@ from parley_server.core.events import (
     utf8_prefix,
     utf8_size,
 )
+from parley_server.core.field_checks import shortened_call_id
 from parley_server.core.model import Kept, Model, Usage
 from parley_server.core.ports import Clock, Timer
 from parley_server.core.replies.log import Log
@@ -154,7 +155,7 @@ class LogSink:
         """A piece of a tool call. Raises `ProviderMalformed` for an index that the contract cannot hold."""
         if not 0 <= index <= INT32_MAX:
             raise ProviderMalformed("the provider numbered a tool call outside of 0 to 2147483647")
-        self._push(ToolCallDelta(index, call_id, name, arguments))
+        self._push(ToolCallDelta(index, shortened_call_id(call_id), name, arguments))
 
     def usage(self, usage: Usage) -> None:
         """The provider's count so far, unless it is implausible. The newest is kept, and appended at intervals."""

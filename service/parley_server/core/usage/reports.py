@@ -5,11 +5,11 @@ from __future__ import annotations
 import msgspec
 
 from parley_server.core.access import AccessRole, Principal
+from parley_server.core.field_checks import check_key
 from parley_server.core.model import Value
 from parley_server.core.page_tokens import cursor_of, page_token_of
 from parley_server.core.ports import Store
 from parley_server.core.usage_values import UsageQuery, UsageSums, key_columns
-from parley_server.core.validation import check_key
 from parley_server.errors import Forbidden, InvalidRequest
 
 DEFAULT_PAGE = 50
