@@ -21,6 +21,7 @@ from sqlalchemy import (
     literal_column,
     not_,
     select,
+    text,
     update,
 )
 
@@ -34,7 +35,8 @@ SUMMARY = "summary"
 ROLLUP_LOCK = 0x5061726C657B
 """The key of the advisory lock that lets one replica at a time add sums."""
 
-UNROLLED = not_(usage.c.rolled)
+# The text of the partial index's condition: SQLite would not use the index for `rolled = 0`, as SQLAlchemy writes it.
+UNROLLED = text("NOT usage.rolled")
 _is_reply = usage.c.kind == literal_column(f"'{REPLY}'", Text)
 _has_first_token = _is_reply & (usage.c.first_token_time_us > 0)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import msgspec
 from sqlalchemy import (
     BigInteger,
     ColumnElement,
@@ -12,9 +13,9 @@ from sqlalchemy import (
     Row,
     Select,
     Table,
+    Text,
     and_,
     func,
-    not_,
     select,
     tuple_,
     union_all,
@@ -23,10 +24,11 @@ from sqlalchemy.sql.selectable import Subquery
 
 from parley_server.core.periods import DAY_US, day_of
 from parley_server.core.usage_values import UsageGroup, UsageKey, UsagePage, UsageQuery, UsageSums, key_columns
-from parley_server.store.engine.dialect import holdable
+from parley_server.store.engine.dialect import holdable, json_rows
 from parley_server.store.schema import usage, usage_day
 from parley_server.store.usage import AMOUNTS, UNROLLED, usage_keys
 
+_USER = (usage.c.tenant, usage.c.end_user)
 LATEST_US = 253_402_214_400_000_000
 """The start of the last day that has a name, 9999-12-31."""
 
@@ -39,8 +41,6 @@ def list_usage(connection: Connection, query: UsageQuery, after: Sequence[str], 
         return UsagePage(rows=(), more=False)
     names = key_columns(query)
     source = _source(connection, query, after, limit)
-    if source is None:
-        return UsagePage(rows=(), more=False)
     keys = [source.c[name] for name in names]
     sums = [func.sum(source.c[name], type_=BigInteger).label(name) for name in AMOUNTS]
     rows = select(*keys, *sums).group_by(*keys).order_by(*keys).limit(limit + 1)
@@ -57,8 +57,8 @@ def _sums(row: Row[Any], names: Sequence[str]) -> UsageSums:
     )
 
 
-def _source(connection: Connection, query: UsageQuery, after: Sequence[str], limit: int) -> Subquery | None:
-    """The rows to add up; None if there are none."""
+def _source(connection: Connection, query: UsageQuery, after: Sequence[str], limit: int) -> Subquery:
+    """The rows to add up."""
     dialect = connection.dialect.name
     start_us = min(query.start_us, LATEST_US)
     end_us = LATEST_US if query.end_us is None else min(query.end_us, LATEST_US)
@@ -66,16 +66,24 @@ def _source(connection: Connection, query: UsageQuery, after: Sequence[str], lim
         return union_all(*_parts(query, start_us, end_us, dialect)).subquery("part")
     rows = _rows(dialect, usage.c.end_user).where(*_filters(query, usage), _accepted(start_us, end_us))
     if not query.end_user and (query.tenant or UsageGroup.TENANT in query.groups):
-        columns = [usage.c.tenant, usage.c.end_user] if UsageGroup.TENANT in query.groups else [usage.c.end_user]
-        # Each user has a row at least, so that no more of them are needed than the page has rows.
-        users = select(*columns).distinct().where(*_filters(query, usage), _accepted(start_us, end_us))
-        if after:
-            users = users.where(tuple_(*columns) >= tuple_(*after[: len(columns)]))
-        found = connection.execute(users.order_by(*columns).limit(limit + 1)).all()
-        if not found:
-            return None
-        rows = rows.where(tuple_(*columns) >= tuple_(*found[0]), tuple_(*columns) <= tuple_(*found[-1]))
+        # Without a tenant, the users must be read in the order of an index: an index by time would read them all.
+        time_us = usage.c.create_time_us if query.tenant else usage.c.create_time_us + 0
+        users = _next_users(connection, query, after, limit, _accepted(start_us, end_us, time_us))
+        pairs = json_rows("users", [Text, Text], dialect)
+        rows = rows.where(tuple_(*_USER).in_(select(*pairs))).params(users=msgspec.json.encode(users).decode())
     return rows.subquery("part")
+
+
+def _next_users(
+    connection: Connection, query: UsageQuery, after: Sequence[str], limit: int, accepted: ColumnElement[bool]
+) -> list[tuple[str, ...]]:
+    """The users of the page. Each has a row at least, so that no more of them are needed than the page has rows."""
+    users = select(*_USER).distinct().where(*_filters(query, usage), accepted)
+    if after and UsageGroup.TENANT in query.groups:
+        users = users.where(tuple_(*_USER) >= tuple_(*after[:2]))
+    elif after:
+        users = users.where(usage.c.end_user >= after[0])
+    return [tuple(row) for row in connection.execute(users.order_by(*_USER).limit(limit + 1))]
 
 
 def _parts(query: UsageQuery, start_us: int, end_us: int, dialect: str) -> list[Select[Any]]:
@@ -88,7 +96,9 @@ def _parts(query: UsageQuery, start_us: int, end_us: int, dialect: str) -> list[
         if from_us < until_us:
             # A row that is in the sums has its tenant there on this day, by which an index finds the row.
             tenants = select(usage_day.c.tenant).where(usage_day.c.day == day_of(from_us))
-            parts.append(rows.where(not_(UNROLLED), _accepted(from_us, until_us), usage.c.tenant.in_(tenants)))
+            parts.append(
+                rows.where(usage.c.rolled.is_(True), _accepted(from_us, until_us), usage.c.tenant.in_(tenants))
+            )
     if first_us < last_us:
         days = select(*[usage_day.c[name] for name in (*usage_keys(dialect), *AMOUNTS)])
         range_ = (usage_day.c.day >= day_of(first_us), usage_day.c.day < day_of(last_us))
@@ -107,5 +117,5 @@ def _filters(query: UsageQuery, table: Table) -> list[ColumnElement[bool]]:
     return [table.c[name] == value for name, value in filters.items() if value]
 
 
-def _accepted(start_us: int, end_us: int) -> ColumnElement[bool]:
-    return and_(usage.c.create_time_us >= start_us, usage.c.create_time_us < end_us)
+def _accepted(start_us: int, end_us: int, time_us: ColumnElement[int] = usage.c.create_time_us) -> ColumnElement[bool]:
+    return and_(time_us >= start_us, time_us < end_us)
