@@ -218,6 +218,7 @@ class RecordingObserver:
         self.readers = 0
         self.first_tokens: list[float] = []
         self.refusals: list[Reason] = []
+        self.exceeded: list[str] = []
         self.is_fenced = False
         self.ratios: list[float] = []
         self.summaries: list[str] = []
@@ -242,6 +243,9 @@ class RecordingObserver:
 
     def refused(self, reason: Reason) -> None:
         self.refusals.append(reason)
+
+    def quota_exceeded(self, limit: str) -> None:
+        self.exceeded.append(limit)
 
     def prompt_counted(self, ratio: float) -> None:
         self.ratios.append(ratio)

@@ -71,6 +71,8 @@ async def test_s3_2_the_quota_is_checked_before_the_model_is_asked_and_consumed_
     assert violation.description == f"tokens_per_day: 3000 of 3000 used, {needed} needed"
     assert 0 < error.retry_after_s < 86_400
     assert len(upstream.requests) == 3, "the model was not asked"
+    metrics = shop.app.telemetry.registry
+    assert metrics.get_sample_value("parley_quota_refusals_total", {"limit": "tokens_per_day"}) == 1
     assert shop.sql("SELECT count(*) FROM reply") == [(3,)]
 
     for _ in range(2):

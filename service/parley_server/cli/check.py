@@ -9,6 +9,7 @@ import sys
 from parley_server.cli.models_table import retirement_of, table_of
 from parley_server.cli.options import read_settings
 from parley_server.core.clock import SystemClock
+from parley_server.core.model import Model
 from parley_server.errors import NotConfigured
 from parley_server.exit_status import CANNOT_RUN
 from parley_server.providers.registry import Registry
@@ -34,6 +35,21 @@ def run(options: argparse.Namespace) -> int:
     return 0
 
 
+def _unlimited_costs(settings: Settings, models: list[Model]) -> list[str]:
+    """Lines about tenants whose quotas of cost do not limit models without prices."""
+    unpriced = {model.alias for model in models if None in (model.prices.prompt, model.prices.completion)}
+    lines = []
+    for name, tenant in settings.tenants.items():
+        quotas = (tenant.quotas, tenant.totals)
+        limited = any(each.cost_per_day is not None or each.cost_per_month is not None for each in quotas)
+        free = sorted(unpriced.intersection(tenant.models or unpriced))
+        if free and limited:
+            lines.append(
+                f"warning: tenants.{name}: its quotas of cost do not limit models without prices: {', '.join(free)}"
+            )
+    return lines
+
+
 def _access(settings: Settings) -> str:
     if settings.is_open:
         return "access: open, every caller is accepted"
@@ -47,6 +63,6 @@ async def _models(settings: Settings) -> list[str]:
     registry = Registry(settings.providers, settings.models, settings.server.default_model, clock=clock)
     try:
         warnings = [retirement_of(model, clock.now_us()) for model in registry.retiring()]
-        return [*table_of(registry.models()), *warnings]
+        return [*table_of(registry.models()), *warnings, *_unlimited_costs(settings, registry.models())]
     finally:
         await registry.close()

@@ -30,6 +30,9 @@ class Observer(Protocol):
     def refused(self, reason: Reason) -> None:
         """A request was refused before anything was stored."""
 
+    def quota_exceeded(self, limit: str) -> None:
+        """A request was refused for a quota, whose name `limit` is one of eight."""
+
     def message_counted(self, outcome: str) -> None:
         """A message was counted against `messages_per_minute`. `outcome`: "taken", "local" (counted on this replica
         alone, because Redis is unavailable), "refused", or "error" (not counted, because Redis is unavailable)."""

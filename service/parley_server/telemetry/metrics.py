@@ -137,6 +137,10 @@ class Metrics:
             "parley_limiter_calls_total", "Messages counted against their limit.", ("outcome",), registry=registry
         )
         self._counted = _Labelled(counted.labels)
+        exceeded = Counter(
+            "parley_quota_refusals_total", "Requests refused for a quota.", ("limit",), registry=registry
+        )
+        self._quota_refusals = _Labelled(exceeded.labels)
         failures = Counter("parley_auth_failures_total", "Refused credentials.", ("cause",), registry=registry)
         self._auth_failures = _Labelled(failures.labels)
         self._keys_unreadable = Gauge(
@@ -230,6 +234,9 @@ class Metrics:
 
     def refused(self, reason: Reason) -> None:
         self._refusals.of(reason.value).inc()
+
+    def quota_exceeded(self, limit: str) -> None:
+        self._quota_refusals.of(limit).inc()
 
     def prompt_counted(self, ratio: float) -> None:
         self._estimate_ratio.observe(ratio)

@@ -206,6 +206,14 @@ def test_check_shows_who_may_call(tmp_path) -> None:
     assert checked.stdout.splitlines()[2] == "access: tenants shop, bank; tokens of corp"
 
 
+def test_check_warns_of_quotas_of_cost_over_models_without_prices(tmp_path) -> None:
+    warning = "warning: tenants.default: its quotas of cost do not limit models without prices: scripted"
+    for quotas, warnings in (("tokens_per_day = 5", []), ("cost_per_month = 0.5", [warning])):
+        (tmp_path / "parley.toml").write_text(f"[tenants.default]\nquotas = {{ {quotas} }}\n")
+        checked = command(tmp_path, "check", "--config", "parley.toml")
+        assert [line for line in checked.stdout.splitlines() if "quotas" in line] == warnings
+
+
 def test_check_shows_addresses_without_secrets(tmp_path) -> None:
     urls = {
         "PARLEY_DATABASE_URL": "postgresql+asyncpg://u:secret@db.example.org:5432/parley?ssl=require",

@@ -119,6 +119,8 @@ class Acceptances:
             if _may_be_known(refusal) and (known := await self._known(request)) is not None:
                 return known
             self._observer.refused(refusal.reason)
+            if isinstance(refusal, QuotaExceeded):
+                self._observer.quota_exceeded(refusal.metadata.get("limit", ""))
             raise
         finally:
             await entry.end()
