@@ -214,6 +214,10 @@ def test_lines_are_cheap() -> None:
 TOKEN = FernetCipher([new_encryption_key()]).encrypt(KeyPlace("up", ""), Secret("k"))
 
 
-@pytest.mark.parametrize("key", ["sk-ant-api03-abc123", "AIzaSyAbc-123_x", "xai-abc123def", TOKEN])
+@pytest.mark.parametrize(
+    "key",
+    ["sk-ant-api03-abc123", "AIzaSyAbc-123_x", "xai-abc123def", TOKEN],
+    ids=["anthropic", "google", "xai", "fernet"],
+)
 def test_keys_of_all_vendors_are_redacted(key: str) -> None:
     assert redact(f"refused: {key}, twice") == "refused: [redacted], twice"
