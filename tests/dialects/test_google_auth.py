@@ -8,9 +8,14 @@ import jwt
 import pytest
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
-from parley_server.errors import ProviderError, ProviderUnauthenticated, ProviderUnavailable
+from parley_server.core.provider_keys import KeyCache
+from parley_server.core.secret import Secret
+from parley_server.core.store_types import StoredKey
+from parley_server.errors import InvalidRequest, ProviderError, ProviderUnauthenticated, ProviderUnavailable
+from parley_server.providers.gemini import google_auth
 from parley_server.providers.gemini.google_auth import SCOPE, GoogleTokens
 from parley_server.providers.gemini.provider import GeminiProvider
+from parley_server.providers.keys import RequestKeys
 from parley_server.settings import ApiKey, GeminiSettings, GoogleCredentials
 
 from tests.clock import ManualClock, until
@@ -252,3 +257,43 @@ async def test_a_token_that_the_api_refuses_is_replaced(upstream, account):
     await provider.close()
     sent = [request.headers.get("authorization") for request in upstream.requests]
     assert sent == [None, "Bearer t1", None, "Bearer t2"]
+
+
+async def test_tenants_with_stored_service_accounts_have_tokens_of_their_own(upstream, account, monkeypatch):
+    monkeypatch.setattr(google_auth, "MAX_ACCOUNTS", 2)
+    answers = SPEAKER.script(Text("ok"))
+    upstream.reply_with(lambda request: issued(f"t{fetched(upstream)}") if request.path == "/v1/token" else answers)
+    settings = GeminiSettings(
+        base_url=upstream.url, credentials=GoogleCredentials(account()), project="p", location="global"
+    )
+    cache = KeyCache()
+    for tenant in ("shop", "bank", "mill"):
+        document = account(client_email=f"{tenant}@acme.iam.example").read_text()
+        row = StoredKey(provider="acme", tenant=tenant, token="", hint="", update_time_us=1)
+        cache.put(row, Secret(document))
+    provider = GeminiProvider("acme", settings, keys=RequestKeys("acme", settings, cache))
+    sent = []
+    for tenant in ("shop", "bank", "shop", "other", "mill", "shop", "bank"):
+        await provider.generate(prompt(tenant=tenant), RecordingSink())
+        sent.append(upstream.requests[-1].headers["authorization"])
+    await provider.close()
+    # the third service account takes the place of the bank's, which was not used for the longest time
+    assert sent == [f"Bearer t{number}" for number in (1, 2, 1, 3, 4, 1, 5)]
+
+
+def fetched(upstream):
+    """The number of tokens that were asked for."""
+    return sum(request.path == "/v1/token" for request in upstream.requests)
+
+
+async def test_a_service_account_is_verified_by_fetching_a_token(upstream, account):
+    provider = GeminiProvider("acme", GeminiSettings(base_url=upstream.url, project="p", location="global"))
+    key = Secret(account().read_text())
+    provider.check_key(key)
+    upstream.reply_next(refusal(401), refusal(503), issued("t1"))
+    for error in (InvalidRequest, ProviderUnavailable):
+        with pytest.raises(error):
+            await provider.verify_key(key)
+    await provider.verify_key(key)
+    await provider.close()
+    assert [request.method for request in upstream.requests] == ["POST"] * 3

@@ -25,6 +25,8 @@ PART = 100
 USAGE_PART = 1000
 RUNNING_S = 10.0
 LOOK_S = 0.2
+KINDS = ("conversations", "replies", "request_ids", "quotas", "usage")
+"""What is erased, in the order of the output; in rows of usage, the user is renamed."""
 
 
 class Incomplete(Exception):
@@ -44,10 +46,9 @@ def run(options: argparse.Namespace) -> int:
         status, problem = INCOMPLETE, str(error)
     except (StoreUnusable, StorageUnavailable) as error:
         status, problem = CANNOT_RUN, str(error)
-    log_audit("erase-user", "OK" if not status else "INCOMPLETE", target_tenant=options.tenant, name=name, **counts)
-    print(
-        "\n".join(f"{counts[kind]} {kind}" for kind in ("conversations", "replies", "request_ids", "quotas", "usage"))
-    )
+    if counts or status != CANNOT_RUN:
+        log_audit("erase-user", "INCOMPLETE" if status else "OK", target_tenant=options.tenant, name=name, **counts)
+        print("\n".join(f"{counts[kind]} {kind}" for kind in KINDS))
     if problem:
         print(f"parley erase-user: {problem}", file=sys.stderr)
     return status

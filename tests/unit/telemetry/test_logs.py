@@ -13,8 +13,11 @@ from typing import Any
 import pytest
 from parley_server.core.model import FinishReason, Reply, ReplyError, State, Usage
 from parley_server.core.observer import CallEnded
+from parley_server.core.secret import Secret
+from parley_server.core.store_types import KeyPlace
 from parley_server.errors import Reason
-from parley_server.telemetry.logs import configure_logging, log_call, log_reply
+from parley_server.secrets.fernet import FernetCipher, new_encryption_key
+from parley_server.telemetry.logs import configure_logging, log_call, log_reply, redact
 
 ENDED = Reply(
     id="r1",
@@ -206,3 +209,15 @@ def test_lines_are_cheap() -> None:
     for _ in range(count):
         log_reply(ENDED, overhead_s=0.001, text_length=5)
     assert (time.thread_time() - started) / count < 100e-6
+
+
+TOKEN = FernetCipher([new_encryption_key()]).encrypt(KeyPlace("up", ""), Secret("k"))
+
+
+@pytest.mark.parametrize(
+    "key",
+    ["sk-ant-api03-abc123", "AIzaSyAbc-123_x", "xai-abc123def", TOKEN],
+    ids=["anthropic", "google", "xai", "fernet"],
+)
+def test_keys_of_all_vendors_are_redacted(key: str) -> None:
+    assert redact(f"refused: {key}, twice") == "refused: [redacted], twice"
