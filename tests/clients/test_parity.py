@@ -12,8 +12,8 @@ import re
 from pathlib import Path
 
 import pytest
-from parley import Accepted, Client, Conversations, Finished, ReplyFailed, RequestFields
-from parley.errors import BY_REASON
+from parley import Accepted, Admin, Client, Conversations, Finished, ReplyFailed, RequestFields
+from parley.errors import BY_REASON, LimitExceeded
 from parley.v1 import chat_pb2, errors_pb2, resources_pb2
 
 CLIENTS = Path(__file__).parents[2] / "clients"
@@ -34,12 +34,17 @@ METHODS = {
     "Conversations.DeleteConversation": "delete",
     "Conversations.ListMessages": "message_pages",
     "Conversations.GetImage": "image",
+    "Admin.SetProviderKey": "set_provider_key",
+    "Admin.ListProviderKeys": "provider_keys",
+    "Admin.DeleteProviderKey": "delete_provider_key",
+    "Admin.ListUsage": "usage",
 }
-NOT_WRAPPED = {"Admin"}  # for operators, who use grpcurl
+OF_THE_CLIENT = ("Chat", "Catalog")
+"""Their methods are those of the client itself; each other service has a class."""
 
 # The chunks whose fields are copied, with the fields that the clients leave out. The error of `Failed` is the exception
 # itself.
-COPIED = {"Accepted": {"quota"}, "Finished": {"provider_reason"}, "Failed": {"error"}}
+COPIED: dict[str, set[str]] = {"Accepted": set(), "Finished": {"provider_reason"}, "Failed": {"error"}}
 
 
 def source(path: str) -> str:
@@ -143,16 +148,24 @@ def test_node_can_update_each_field_of_the_context_policy():
     assert set(re.findall(r'"(\w+)"', nested)) == expected
 
 
-def test_every_unary_rpc_is_wrapped_or_left_out_on_purpose():
+def test_each_client_shows_the_details_of_a_limit():
+    names = {name for name, member in vars(LimitExceeded).items() if isinstance(member, property)}
+    assert names == {"limit", "used", "max", "needed", "subject", "reset_time"}
+    node = between(source("node/src/errors.ts"), "^export class LimitExceeded .*{$", "^}")
+    assert set(re.findall(r"^  get (\w+)\(\)", node, re.MULTILINE)) == {camel(name) for name in names}
+    java = source(f"{JAVA}/errors/LimitExceededException.java")
+    assert set(re.findall(r"public \S+ (\w+)\(\)", java)) == {camel(name) for name in names}
+
+
+def test_every_unary_rpc_is_wrapped():
     stubs = (CLIENTS / "python/src/parley/v1").glob("*_pb2.py")
     files = [importlib.import_module(f"parley.v1.{path.stem}").DESCRIPTOR for path in stubs]
     services = {service.name: service for file in files for service in file.services_by_name.values()}
-    assert services.keys() >= NOT_WRAPPED
     unary = {
         f"{name}.{rpc.name}"
         for name, service in services.items()
         for rpc in service.methods
-        if name not in NOT_WRAPPED and not rpc.server_streaming
+        if not rpc.server_streaming
     }
     assert set(METHODS) == unary
 
@@ -160,7 +173,8 @@ def test_every_unary_rpc_is_wrapped_or_left_out_on_purpose():
 @pytest.mark.parametrize("rpc", METHODS)
 def test_each_client_has_a_method_for_the_rpc(rpc):
     service, name = rpc.split(".")
-    python, wrapped = (Conversations, "Conversations") if service == "Conversations" else (Client, "Client")
+    wrapped = "Client" if service in OF_THE_CLIENT else service
+    python = {"Admin": Admin, "Client": Client, "Conversations": Conversations}[wrapped]
     assert name in getattr(python, METHODS[rpc]).__code__.co_names
 
     method = camel(METHODS[rpc])

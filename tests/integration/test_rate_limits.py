@@ -45,7 +45,8 @@ async def test_s0_5_the_11th_message_of_a_minute_is_refused(shop, upstream):
     error = await refused(ada.chat.StreamReply(ask()))
     assert (error.code, error.reason) == (grpc.StatusCode.RESOURCE_EXHAUSTED, "RATE_LIMITED")
     assert (error.initial_metadata, error.plain.retryable, error.fields) == ((), True, [])
-    assert dict(error.info.metadata) == {"limit": "messages_per_minute"}
+    numbers = {"used": "10", "max": "10", "subject": "end_user"}
+    assert dict(error.info.metadata) == {"limit": "messages_per_minute", **numbers}
     assert violation(error) == ("end_user", "messages_per_minute: 10 of 10 used")
     assert 0 < error.retry_after_s <= 60
     assert len(error.raw) < 4096
@@ -66,7 +67,7 @@ async def test_a_reply_over_the_limit_of_the_tenant_is_refused(shop, upstream):
     running = [await caller.stream().until_text("on") for caller in (ada, ben)]
     error = await refused(ada.chat.StreamReply(ask()))
     assert (error.code, error.reason, error.retry_after_s) == (grpc.StatusCode.RESOURCE_EXHAUSTED, "RATE_LIMITED", 1.0)
-    assert dict(error.info.metadata) == {"limit": "concurrent_replies"}
+    assert dict(error.info.metadata) == {"limit": "concurrent_replies", "used": "2", "max": "2", "subject": "tenant"}
     assert violation(error) == ("tenant", "concurrent_replies: 2 of 2 used")
     assert await quotas(ada) == {"messages_per_minute": (1, 10), "concurrent_replies": (2, 2)}
     await shop.in_time(ben.cancel(running[1].reply_id))

@@ -7,6 +7,7 @@ import com.jayway.jsonpath.JsonPath;
 import dev.parley.client.Backoff;
 import dev.parley.client.ParleyClient;
 import dev.parley.client.ParleyClientBuilder;
+import dev.parley.client.errors.CredentialFailedException;
 import dev.parley.client.errors.UnavailableException;
 import dev.parley.client.testing.Certificate;
 import dev.parley.client.testing.ParleyServer;
@@ -128,6 +129,17 @@ class ParleyAutoConfigurationTest {
             assertThat(context).hasSingleBean(ParleyClient.class);
             assertThat(seen.get()).isNotNull();
         });
+    }
+
+    @Test
+    void aCustomizerCanRenewTheCredential() {
+        ParleyClientCustomizer renews = builder -> builder.apiKey(() -> {
+            throw new IllegalStateException("the token endpoint is away");
+        });
+        application.withPropertyValues("parley.api-key=secret").withBean(ParleyClientCustomizer.class, () -> renews).run(context ->
+                assertThatThrownBy(() -> context.getBean(ParleyClient.class).models())
+                        .isInstanceOf(CredentialFailedException.class)
+                        .hasCauseInstanceOf(IllegalStateException.class));
     }
 
     @Test
