@@ -71,6 +71,7 @@ $(BUF): tools/buf.sh
 bench: setup ## Run the benchmarks in their short form, 5 minutes; docs/benchmarks.md says what they measure
 	@$(BIN)/python -m benchmarks.dialects
 	@$(BIN)/python -m benchmarks.access
+	@$(BIN)/python -m benchmarks.access_cost
 	@$(BIN)/python -m benchmarks.run $(if $(ARGS),$(ARGS),--short)
 
 bench-full: setup gateways ## Run them in full, with gateways of others: half an hour; ARGS=--write-docs keeps the results
