@@ -10,7 +10,7 @@ BUF    := .tools/node_modules/.bin/buf
 export PATH := $(CURDIR)/$(BIN):$(CURDIR)/.tools/bin:$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo run test clients conformance check format lint types imports protos tree gen bench bench-full gateways llama-cpp guard image catalog constraints clean
+.PHONY: help setup demo run test clients conformance check format lint types imports protos tree gen bench bench-full gateways llama-cpp guard fuzz image catalog constraints clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -71,6 +71,7 @@ $(BUF): tools/buf.sh
 bench: setup ## Run the benchmarks in their short form, 5 minutes; docs/benchmarks.md says what they measure
 	@$(BIN)/python -m benchmarks.dialects
 	@$(BIN)/python -m benchmarks.access
+	@$(BIN)/python -m benchmarks.access_cost
 	@$(BIN)/python -m benchmarks.run $(if $(ARGS),$(ARGS),--short)
 
 bench-full: setup gateways ## Run them in full, with gateways of others: half an hour; ARGS=--write-docs keeps the results
@@ -84,6 +85,9 @@ llama-cpp: setup ## Install llama.cpp and a small model into .tools/, for the te
 
 guard: setup ## Has the CPU per token or per reply risen, compared with a bare server? One minute
 	@$(BIN)/python -m benchmarks.guard
+
+fuzz: setup ## Send 20,000 calls made from the descriptors, half to each database; CALLS=100000 for more. Minutes
+	@PARLEY_FUZZ_CALLS=$(or $(CALLS),20000) $(BIN)/python -m pytest -q -s tests/integration/process/test_fuzz.py
 
 image: ## Build the container image parley:latest
 	docker build --tag parley:latest .

@@ -66,8 +66,11 @@ def retry_of(error: grpc.aio.AioRpcError) -> float | None:
 class GrpcCaller:
     """Calls Parley over several connections, so that one connection is not the limit."""
 
-    def __init__(self, address: str, *, channels: int, deadline_s: float) -> None:
+    def __init__(
+        self, address: str, *, channels: int, deadline_s: float, headers: dict[str, str] | None = None
+    ) -> None:
         self._deadline_s = deadline_s
+        self._metadata = list((headers or {}).items())
         self._channels = [grpc.aio.insecure_channel(address, options=CHANNEL_OPTIONS) for _ in range(channels)]
         self._starts = [_method(channel, START, chat_pb2.ReplyRequest) for channel in self._channels]
         self._resumes = [_method(channel, RESUME, chat_pb2.ResumeReplyRequest) for channel in self._channels]
@@ -88,7 +91,7 @@ class GrpcCaller:
         return await self._read(resume, chat_pb2.ResumeReplyRequest(reply_id=reply_id), transcript)
 
     async def _read(self, method: Any, request: Any, transcript: Transcript) -> str:
-        call = method(request, timeout=self._deadline_s)
+        call = method(request, timeout=self._deadline_s, metadata=self._metadata)
         try:
             while (chunk := await call.read()) is not grpc.aio.EOF:
                 note(chunk, transcript)

@@ -182,7 +182,7 @@ async def measure(load: Load, caller: Caller) -> Seen:
 def caller_of(load: Load) -> Caller:
     """The client for a load. Over HTTP/1.1 each running call needs a separate connection."""
     if load.transport == "grpc":
-        return GrpcCaller(load.address, channels=load.channels, deadline_s=load.deadline_s)
+        return GrpcCaller(load.address, channels=load.channels, deadline_s=load.deadline_s, headers=load.headers)
     connections = min(load.concurrency or load.replies, 1000)
     return HttpCaller(load.address, channels=connections, deadline_s=load.deadline_s, headers=load.headers)
 

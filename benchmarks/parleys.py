@@ -36,8 +36,8 @@ def is_serving(address: str) -> bool:
     return bool(answer.status == health_pb2.HealthCheckResponse.SERVING)
 
 
-def config(upstream: Upstream, models: list[str], server: dict[str, object]) -> str:
-    """A configuration with the upstream's models under the same names."""
+def config(upstream: Upstream, models: list[str], server: dict[str, object], access: str) -> str:
+    """A configuration with the upstream's models under the same names. `access`: lines of TOML."""
     provider = ["[providers.upstream]", 'kind = "openai"', f'base_url = "http://{upstream.address}/v1"']
     lines = [*provider, f'api_key = "env:{UPSTREAM_KEY}"', "[server]", f'default_model = "{models[0]}"']
     lines += [f"{name} = {value}" for name, value in server.items()]
@@ -45,7 +45,7 @@ def config(upstream: Upstream, models: list[str], server: dict[str, object]) -> 
         lines += [f'[models."{model}"]', 'provider = "upstream"', f'name = "{model}"']
         lines += ["context_tokens = 128000", "max_output_tokens = 16384"]
         lines.append("prices = { prompt = 0.25, cached_prompt = 0.025, completion = 2.00 }")
-    return "\n".join(lines) + "\n"
+    return "\n".join([*lines, access]) + "\n"
 
 
 def serve(
@@ -55,6 +55,7 @@ def serve(
     models: list[str],
     *,
     server: dict[str, object] | None = None,
+    access: str = "",
     database: str = "",
     redis: str = "",
 ) -> RunningSystem:
@@ -62,7 +63,7 @@ def serve(
 
     `server` has settings of `[server]`."""
     toml = folder / "parley.toml"
-    toml.write_text(config(upstream, models, server or {}))
+    toml.write_text(config(upstream, models, server or {}, access))
     address = free_address()
     env = {
         "PARLEY_CONFIG": str(toml),
@@ -83,10 +84,10 @@ def serve(
 
 
 def start_embedded(
-    folder: Path, upstream: Upstream, models: list[str], *, server: dict[str, object] | None = None
+    folder: Path, upstream: Upstream, models: list[str], *, server: dict[str, object] | None = None, access: str = ""
 ) -> RunningSystem:
     """Parley on a SQLite file."""
-    return serve("parley", folder, upstream, models, server=server)
+    return serve("parley", folder, upstream, models, server=server, access=access)
 
 
 def start_postgres(folder: Path, upstream: Upstream, models: list[str]) -> RunningSystem:

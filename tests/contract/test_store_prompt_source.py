@@ -58,7 +58,8 @@ async def test_positions_are_those_in_the_conversation(store):
     other = user_message("other", parent=one.id)
     conversation = await created(store, ADA, one, two, other, msgspec.structs.replace(three, parent_id=other.id))
     assert (await read(store, conversation)).positions == (1, 3, 4)
-    assert (await read(store, conversation, Position(after=two.id))).positions == (1, 2)
+    within = await read(store, conversation, Position(after=two.id))
+    assert (within.positions, within.stored_messages) == ((1, 2), 4)
 
 
 # --- kept items

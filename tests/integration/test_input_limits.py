@@ -34,7 +34,22 @@ def usage(**fields):
     return lambda caller: caller.admin.ListUsage(admin_pb2.ListUsageRequest(**fields))
 
 
+def key(rpc, kind, **fields):
+    return lambda caller: getattr(caller.admin, rpc)(kind(**fields))
+
+
+def set_key(**fields):
+    return key("SetProviderKey", admin_pb2.SetProviderKeyRequest, **fields)
+
+
+def delete_key(**fields):
+    return key("DeleteProviderKey", admin_pb2.DeleteProviderKeyRequest, **fields)
+
+
 ROWS = {
+    "provider": (lambda n: set_key(provider="x" * n), 128, "provider"),
+    "provider of a deleted key": (lambda n: delete_key(provider="x" * n), 128, "provider"),
+    "tenant of a deleted key": (lambda n: delete_key(tenant="x" * n), 128, "tenant"),
     "query": (lambda n: listing(query="x" * n), 256, "query"),
     "title": (lambda n: update(title="x" * n), 1024, "conversation.title"),
     "model": (lambda n: update(model="x" * n), 128, "conversation.model"),
@@ -48,7 +63,12 @@ ROWS = {
     "page token of usage": (lambda n: usage(page_token="x" * n), 2048, "page_token"),
 }
 # At the limit, these calls are refused for other reasons: nothing has the invented name.
-OTHERS = {"model": "MODEL_NOT_FOUND", "etag": "ETAG_MISMATCH", "etag of a delete": "ETAG_MISMATCH"}
+OTHERS = {
+    "provider": "NOT_CONFIGURED",
+    "model": "MODEL_NOT_FOUND",
+    "etag": "ETAG_MISMATCH",
+    "etag of a delete": "ETAG_MISMATCH",
+}
 OTHERS |= {"page token": "INVALID_REQUEST", "page token of usage": "INVALID_REQUEST", "reason": "REPLY_NOT_FOUND"}
 
 

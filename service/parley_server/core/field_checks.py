@@ -13,6 +13,7 @@ from parley_server.errors import InputTooLarge, InvalidRequest
 
 MAX_KEY = 128
 MAX_MODEL = 128
+MAX_PROVIDER = 128
 MAX_LABELS = 16
 MAX_LABEL = 64
 MAX_TITLE = 1024

@@ -10,6 +10,7 @@ import logging
 import re
 from collections.abc import Iterable
 
+from parley_server.core.field_checks import MAX_PROVIDER, check_key, check_name
 from parley_server.core.model import Value
 from parley_server.core.observer import KeyObserver
 from parley_server.core.page_tokens import cursor_of, page_token_of
@@ -135,6 +136,7 @@ class ProviderKeys:
 
         Raises `NotConfigured`, `ProviderNotFound`, `InvalidRequest`, and `ProviderUnavailable` if the key cannot be
         verified."""
+        _check_place(place)
         if self._cipher is None:
             raise NotConfigured(
                 "keys cannot be stored without PARLEY_ENCRYPTION_KEYS; the command `parley encryption-key` makes one"
@@ -171,6 +173,7 @@ class ProviderKeys:
 
     async def delete(self, place: KeyPlace) -> None:
         """Delete a key; without effect if there is none. A provider may have left the configuration before its keys."""
+        _check_place(place)
         async with self._lock:
             await self._store.delete_key(place)
             self._cache.keep(self._cache.versions.keys() - {place})
@@ -195,6 +198,11 @@ class ProviderKeys:
         if unreadable and unreadable != self._reported:
             logger.error("provider_keys_unreadable", extra={"fields": {"keys": _names(unreadable)}})
         self._reported = unreadable
+
+
+def _check_place(place: KeyPlace) -> None:
+    check_name("provider", place.provider, MAX_PROVIDER)
+    check_key("tenant", place.tenant)
 
 
 def _decrypted(cipher: KeyCipher, row: StoredKey) -> Secret | None:
