@@ -122,30 +122,6 @@ class _Core:
         cancel_requests = CancelRequests(
             store=store, clock=parts.clock, live_replies=self.live_replies, elsewhere=elsewhere
         )
-        estimator = Estimator(parts.observer)
-        self.summaries = Summaries(
-            store=store,
-            catalog=parts.catalog,
-            clock=parts.clock,
-            observer=parts.observer,
-            tasks=self.tasks,
-            estimator=estimator,
-            busy=lambda: parts.load.overloaded or self.acceptances.draining is not None,
-            alias=parts.summary_model,
-        )
-        generation_parts = GenerationParts(
-            store=store,
-            bookkeeper=self.live_replies,
-            tasks=self.tasks,
-            clock=parts.clock,
-            limits=parts.limits,
-            # The load is read at each flush: entries are held open only while the loop is busy.
-            window=FlushWindow(parts.clock, utilisation=lambda: parts.load.utilisation),
-            lease=self.lease,
-            estimator=estimator,
-            summaries=self.summaries,
-            idle_elsewhere_s=None if peers is None else peers.idle_s,
-        )
         self.acceptances = Acceptances(
             store=store,
             catalog=parts.catalog,
@@ -158,7 +134,7 @@ class _Core:
             tasks=self.tasks,
             live_replies=self.live_replies,
             cancel_requests=cancel_requests,
-            generation_parts=generation_parts,
+            generation_parts=self._generation_parts(peers),
             rules=self.rules,
             admission=self.admission,
             owner=self.owner,
@@ -187,6 +163,33 @@ class _Core:
             cancel_requests=cancel_requests,
             observer=parts.observer,
             on_erased=None if peers is None else peers.erase,
+        )
+
+    def _generation_parts(self, peers: Peers | None) -> GenerationParts:
+        parts, store = self._parts, self.store
+        estimator = Estimator(parts.observer)
+        self.summaries = Summaries(
+            store=store,
+            catalog=parts.catalog,
+            clock=parts.clock,
+            observer=parts.observer,
+            tasks=self.tasks,
+            estimator=estimator,
+            busy=lambda: parts.load.overloaded or self.acceptances.draining is not None,
+            alias=parts.summary_model,
+        )
+        return GenerationParts(
+            store=store,
+            bookkeeper=self.live_replies,
+            tasks=self.tasks,
+            clock=parts.clock,
+            limits=parts.limits,
+            # The load is read at each flush: entries are held open only while the loop is busy.
+            window=FlushWindow(parts.clock, utilisation=lambda: parts.load.utilisation),
+            lease=self.lease,
+            estimator=estimator,
+            summaries=self.summaries,
+            idle_elsewhere_s=None if peers is None else peers.idle_s,
         )
 
 
