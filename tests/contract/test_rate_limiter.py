@@ -191,6 +191,17 @@ async def test_a_lost_connection_or_script_costs_no_count(shared_redis, kind):
     await rates.close()
 
 
+async def test_through_one_replica_the_limit_holds_although_redis_has_lost_its_data(shared_redis):
+    rates = RedisRates(shared_redis)
+    first, other, _ = rates.replicas
+    for member in "ab":
+        await first.take(KEY, member, 2)
+    shared_redis.command("FLUSHALL")
+    assert not (await first.take(KEY, "c", 2)).allowed
+    assert (await other.take(KEY, "c", 2)).used == 1
+    await rates.close()
+
+
 async def test_a_foreign_key_of_the_same_name_loses_nothing_else(shared_redis, caplog):
     rates = RedisRates(shared_redis)
     shared_redis.command("SET", STORED, "not ours")

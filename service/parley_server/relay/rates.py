@@ -1,7 +1,7 @@
 """Counts messages in Redis, for all replicas together.
 
-Each replica also counts its own messages in memory, so that without Redis no user can send more than the limit through
-each replica.
+Each replica also counts its own messages in memory, so that no user can ever send more than the limit through one
+replica, also while Redis fails or returns without its data.
 """
 
 from __future__ import annotations
@@ -38,8 +38,7 @@ class RedisRateLimiter:
         self.health = Health("rate", clock)
         self._pipeline = pipeline
         self._clock = clock
-        self._local = MemoryRateLimiter(clock)
-        self._refuses_alone = refuses_alone
+        self._local = None if refuses_alone else MemoryRateLimiter(clock)
         self._connecting: asyncio.Task[None] | None = None
 
     def start(self) -> None:
@@ -55,37 +54,34 @@ class RedisRateLimiter:
         await self._pipeline.close()
 
     async def take(self, key: str, member: str, limit: int) -> Taken:
-        here = await self._local.take(key, member, limit)
-        if not here.allowed:  # as many as are allowed through all replicas came through this one
+        here = await self._local.take(key, member, limit) if self._local else None
+        if here is not None and not here.allowed:  # as many as are allowed through all replicas came through this one
             return here
         answer = await self._ask(RATE_TAKE.call([wire.rate_key(key)], WINDOW_MS, limit, member))
         if answer is None:
-            if not self._refuses_alone:
-                return msgspec.structs.replace(here, local=True)
-            await self._give_back_here(key, member, here)
-            raise LimitsUnavailable
+            if here is None:
+                raise LimitsUnavailable
+            return msgspec.structs.replace(here, local=True)
         outcome, used, wait_ms = answer
         if outcome == REFUSED:
-            await self._give_back_here(key, member, here)
+            if self._local and here is not None and here.fresh:
+                await self._local.give_back(key, member)
             # After a failover, the clock of Redis may be behind the times of the members.
             return Taken(allowed=False, used=used, wait_s=min(max(0, wait_ms), WINDOW_MS) / 1000)
-        return Taken(allowed=True, used=used, fresh=here.fresh and outcome == TAKEN)
+        return Taken(allowed=True, used=used, fresh=outcome == TAKEN and (here is None or here.fresh))
 
     async def give_back(self, key: str, member: str) -> None:
-        await self._local.give_back(key, member)
+        if self._local:
+            await self._local.give_back(key, member)
         await self._ask(command("ZREM", wire.rate_key(key), member))
 
     async def look(self, key: str) -> int:
         used = await self._ask(RATE_LOOK.call([wire.rate_key(key)], WINDOW_MS))
         if used is not None:
             return int(used)
-        if self._refuses_alone:
+        if self._local is None:
             raise LimitsUnavailable
         return await self._local.look(key)
-
-    async def _give_back_here(self, key: str, member: str, here: Taken) -> None:
-        if here.fresh:
-            await self._local.give_back(key, member)
 
     async def _ask(self, call: bytes) -> Any:
         """The answer; None while Redis is lost, refuses, or does not answer within `ANSWER_S`."""

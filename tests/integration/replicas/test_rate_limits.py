@@ -11,20 +11,22 @@ import grpc
 import pytest
 
 from tests.integration.served import Refusal, ask
+from tests.processes import until
 from tests.upstream import Script, done, finish, role, text, usage
 
 LIMITS = "\n[tenants.default]\nlimits = { messages_per_minute = 10 }\n"
+LEASE_S = 12.0  # so that no lease expires on a busy machine
 USUAL_S = 0.7
 """A request that waited for the relay's own time limit would take a second."""
 
 
-async def ask_ada(cluster, index: int, count: int) -> list[str]:
+async def ask_as(cluster, user: str, index: int, count: int) -> list[str]:
     """Ask so many times at once; returns the reasons of the refusals, and "" for accepted requests."""
 
     async def once() -> tuple[str, float]:
         began = time.monotonic()
         try:
-            await cluster.caller(index, "ada").chat.CreateReply(ask(wait=0), timeout=20)
+            await cluster.caller(index, user).chat.CreateReply(ask(wait=0), timeout=20)
         except grpc.aio.AioRpcError as error:
             return Refusal(error).reason, time.monotonic() - began
         return "", time.monotonic() - began
@@ -34,32 +36,42 @@ async def ask_ada(cluster, index: int, count: int) -> list[str]:
     return [reason for reason, _ in outcomes]
 
 
+async def restored(cluster) -> bool:
+    metrics = await asyncio.gather(*[cluster[index].metrics() for index in range(3)])
+    return all(each["parley_relay_lost_seconds"] == 0 for each in metrics)
+
+
 @pytest.fixture(autouse=True)
 def answers(upstream):
     upstream.reply_with(Script([role(), text("Hello"), finish(), usage(), done()]))
 
 
 async def test_s0_5_the_11th_message_of_a_minute_is_refused_by_every_replica(start_cluster):
-    cluster = await start_cluster(toml=LIMITS)
-    reasons = await asyncio.gather(*[ask_ada(cluster, index, 7) for index in range(3)])
+    cluster = await start_cluster(toml=LIMITS, lease_s=LEASE_S)
+    reasons = await asyncio.gather(*[ask_as(cluster, "ada", index, 7) for index in range(3)])
     assert sorted(itertools.chain(*reasons)) == [""] * 10 + ["RATE_LIMITED"] * 11
-    assert await ask_ada(cluster, 0, 1) == ["RATE_LIMITED"]
+    assert await ask_as(cluster, "ada", 0, 1) == ["RATE_LIMITED"]
     assert await cluster.rows("SELECT count(*) FROM reply") == [(10,)]
     assert cluster.problems == []
 
 
 @pytest.mark.parametrize("policy", ["local", "refuse"])
-@pytest.mark.parametrize("fail", ["kill9", "pause"])
-async def test_without_redis_each_replica_counts_for_itself_or_refuses(start_cluster, own_redis, fail, policy):
-    cluster = await start_cluster(redis=own_redis, toml=LIMITS, server={"limits_without_redis": policy})
-    assert await ask_ada(cluster, 0, 3) == [""] * 3
-    await asyncio.to_thread(getattr(own_redis, fail))
-    reasons = [sorted(await ask_ada(cluster, index, 12)) for index in range(3)]
-    if policy == "refuse":
-        assert reasons == [["STORAGE_UNAVAILABLE"] * 12] * 3
-    else:
-        allowed = [7, 10, 10]  # three were accepted by the first replica before
-        assert reasons == [[""] * count + ["RATE_LIMITED"] * (12 - count) for count in allowed]
-    metrics = await cluster[2].metrics()
+async def test_without_redis_each_replica_counts_for_itself_or_refuses(start_cluster, own_redis, policy):
+    cluster = await start_cluster(
+        redis=own_redis, toml=LIMITS, lease_s=LEASE_S, server={"limits_without_redis": policy}
+    )
+    for user, fail in (("ada", own_redis.kill9), ("ben", own_redis.pause)):
+        assert await ask_as(cluster, user, 0, 3) == [""] * 3
+        await asyncio.to_thread(fail)
+        reasons = [sorted(await ask_as(cluster, user, index, 12)) for index in range(3)]
+        if policy == "refuse":
+            assert reasons == [["STORAGE_UNAVAILABLE"] * 12] * 3
+        else:
+            accepted = [7, 10, 10]  # and three by the first replica before
+            assert reasons == [[""] * count + ["RATE_LIMITED"] * (12 - count) for count in accepted]
+        if fail == own_redis.kill9:
+            await asyncio.to_thread(own_redis.start)
+            await until(lambda: restored(cluster), "all replicas use Redis again")
     outcome = "error" if policy == "refuse" else "local"
-    assert metrics[f'parley_limiter_calls_total{{outcome="{outcome}"}}'] == (12 if policy == "refuse" else 10)
+    metrics = await cluster[2].metrics()
+    assert metrics[f"parley_limiter_calls_total{{{outcome}}}"] == (24 if policy == "refuse" else 20)

@@ -63,7 +63,9 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     ERROR_REASON_INPUT_TOO_LARGE: _ErrorReason.ValueType  # 16
     """INVALID_ARGUMENT: an image, a message or a label is over its limit; metadata `limit` names the limit."""
     ERROR_REASON_RATE_LIMITED: _ErrorReason.ValueType  # 17
-    """RESOURCE_EXHAUSTED, with google.rpc.QuotaFailure and RetryInfo: the rate of messages is over its limit."""
+    """RESOURCE_EXHAUSTED, with google.rpc.QuotaFailure and RetryInfo: the end user has sent as many messages within a
+    minute, or the tenant runs as many replies, as its limit allows; metadata `limit` names the limit.
+    """
     ERROR_REASON_QUOTA_EXCEEDED: _ErrorReason.ValueType  # 18
     """RESOURCE_EXHAUSTED, with google.rpc.QuotaFailure and RetryInfo: the quota of the period is used up."""
     ERROR_REASON_TOO_MANY_READERS: _ErrorReason.ValueType  # 19
@@ -148,7 +150,9 @@ ERROR_REASON_ETAG_MISMATCH: ErrorReason.ValueType  # 15
 ERROR_REASON_INPUT_TOO_LARGE: ErrorReason.ValueType  # 16
 """INVALID_ARGUMENT: an image, a message or a label is over its limit; metadata `limit` names the limit."""
 ERROR_REASON_RATE_LIMITED: ErrorReason.ValueType  # 17
-"""RESOURCE_EXHAUSTED, with google.rpc.QuotaFailure and RetryInfo: the rate of messages is over its limit."""
+"""RESOURCE_EXHAUSTED, with google.rpc.QuotaFailure and RetryInfo: the end user has sent as many messages within a
+minute, or the tenant runs as many replies, as its limit allows; metadata `limit` names the limit.
+"""
 ERROR_REASON_QUOTA_EXCEEDED: ErrorReason.ValueType  # 18
 """RESOURCE_EXHAUSTED, with google.rpc.QuotaFailure and RetryInfo: the quota of the period is used up."""
 ERROR_REASON_TOO_MANY_READERS: ErrorReason.ValueType  # 19

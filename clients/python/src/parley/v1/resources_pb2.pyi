@@ -635,7 +635,9 @@ class Quota(_message.Message):
     limit: _builtins.int
     used: _builtins.int
     @_builtins.property
-    def reset_time(self) -> _timestamp_pb2.Timestamp: ...
+    def reset_time(self) -> _timestamp_pb2.Timestamp:
+        """When `used` becomes 0. Unset for "messages_per_minute" and "concurrent_replies", whose use falls continuously."""
+
     def __init__(
         self,
         *,

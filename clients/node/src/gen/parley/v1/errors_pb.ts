@@ -193,7 +193,8 @@ export enum ErrorReason {
   INPUT_TOO_LARGE = 16,
 
   /**
-   * RESOURCE_EXHAUSTED, with google.rpc.QuotaFailure and RetryInfo: the rate of messages is over its limit.
+   * RESOURCE_EXHAUSTED, with google.rpc.QuotaFailure and RetryInfo: the end user has sent as many messages within a
+   * minute, or the tenant runs as many replies, as its limit allows; metadata `limit` names the limit.
    *
    * @generated from enum value: ERROR_REASON_RATE_LIMITED = 17;
    */

@@ -686,6 +686,8 @@ export type Quota = Message$1<"parley.v1.Quota"> & {
   used: bigint;
 
   /**
+   * When `used` becomes 0. Unset for "messages_per_minute" and "concurrent_replies", whose use falls continuously.
+   *
    * @generated from field: google.protobuf.Timestamp reset_time = 4;
    */
   resetTime?: Timestamp | undefined;
