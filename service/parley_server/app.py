@@ -18,8 +18,9 @@ from parley_server.core.limits import limits_of
 from parley_server.core.ports import Clock
 from parley_server.core.provider_keys import KeyCache, ProviderKeys
 from parley_server.core.retention import Retention
+from parley_server.cores import Parts
 from parley_server.errors import StorageUnavailable
-from parley_server.modes import Parts, choose_mode
+from parley_server.modes import choose_mode
 from parley_server.providers.registry import Registry
 from parley_server.rpc.call import CallEnvironment
 from parley_server.rpc.server import GrpcServer
