@@ -33,9 +33,9 @@ from parley_server.core.replies.generate import Generation
 from parley_server.core.replies.log import Reader
 from parley_server.core.replies.service import Poll
 from parley_server.core.requests import ReplyPayload, ReplyRequest
+from parley_server.cores import ClusterCore, Parts, StandaloneCore
 from parley_server.errors import ModelNotFound, Reason, StorageUnavailable
 from parley_server.journal.journals import CheckpointJournal
-from parley_server.modes import ClusterCore, Parts, StandaloneCore
 from parley_server.providers.policies.breaker import Breaker, CoolDowns
 from parley_server.providers.policies.retry import RetryBudget
 from parley_server.providers.policies.route import Candidate, ModelRoute

@@ -18,8 +18,8 @@ from parley_server.core.model import Reply
 from parley_server.core.ports import Store
 from parley_server.core.replies.generate import Generation
 from parley_server.core.replies.log import Log
+from parley_server.cores import ClusterCore
 from parley_server.journal.journals import CheckpointJournal
-from parley_server.modes import ClusterCore
 from parley_server.store import SqlStore
 
 from tests.clock import ManualClock, settle

@@ -12,14 +12,15 @@ import logging
 import resource
 
 from parley_server.auth.authenticator import Access
-from parley_server.core.access import tenants_of
+from parley_server.core.access import Tenants, tenants_of
 from parley_server.core.clock import SystemClock
 from parley_server.core.limits import limits_of
 from parley_server.core.ports import Clock
 from parley_server.core.provider_keys import KeyCache, ProviderKeys
 from parley_server.core.retention import Retention
+from parley_server.cores import Parts
 from parley_server.errors import StorageUnavailable
-from parley_server.modes import Parts, choose_mode
+from parley_server.modes import choose_mode
 from parley_server.providers.registry import Registry
 from parley_server.rpc.call import CallEnvironment
 from parley_server.rpc.server import GrpcServer
@@ -88,28 +89,32 @@ class App:
             usage_days=settings.retention.usage_days,
             on_erased=self.mode.core.conversations.erased,
         )
-        self._server = GrpcServer(
-            replies=self.replies,
-            conversations=self.mode.core.conversations,
-            catalog=self._registry,
-            tenants=tenants,
-            quotas=self.mode.core.quotas,
-            usage_reports=self.mode.core.usage_reports,
-            provider_keys=self._provider_keys,
-            environment=CallEnvironment(
-                authenticator=self._access.authenticator, observer=self.telemetry, clock=self._clock
-            ),
-            heartbeat_s=settings.server.heartbeat_s,
-            options=options(settings.server),
-            reflection=settings.server.reflection,
-            share_port=share_port,
-        )
+        self._server = self._grpc_server(tenants, share_port=share_port)
         self.certificates: Certificates | None = None
         self._metrics: MetricsEndpoint | None = None
         self._background: list[asyncio.Task[None]] = []
         self._stopping = False
         self._hurried = asyncio.Event()
         self.port = 0
+
+    def _grpc_server(self, tenants: Tenants, *, share_port: bool) -> GrpcServer:
+        core, server = self.mode.core, self._settings.server
+        return GrpcServer(
+            replies=self.replies,
+            conversations=core.conversations,
+            catalog=self._registry,
+            tenants=tenants,
+            quotas=core.quotas,
+            usage_reports=core.usage_reports,
+            provider_keys=self._provider_keys,
+            environment=CallEnvironment(
+                authenticator=self._access.authenticator, observer=self.telemetry, clock=self._clock
+            ),
+            heartbeat_s=server.heartbeat_s,
+            options=options(server),
+            reflection=server.reflection,
+            share_port=share_port,
+        )
 
     @property
     def metrics_port(self) -> int:

@@ -59,7 +59,9 @@ class Metrics:
         PlatformCollector(registry=registry)
         GCCollector(registry=registry)
         self._bind_replies(registry)
-        self._bind_edge(registry)
+        self._bind_calls(registry)
+        self._bind_access(registry)
+        self._bind_providers(registry)
         self._lease = Gauge(
             "parley_lease_held", "1 while this replica may show text of its replies.", registry=registry
         )
@@ -121,10 +123,14 @@ class Metrics:
             "parley_summaries_total", "Summaries of conversations that ended.", ("outcome",), registry=registry
         )
         self._summaries = _Labelled(summaries.labels)
+        erased = Counter(
+            "parley_erased_conversations_total", "Conversations that were erased.", ("cause",), registry=registry
+        )
+        self._erased = _Labelled(erased.labels)
         cost = Counter("parley_cost_usd_total", "Cost in US dollars, where prices are known.", model, registry=registry)
         self._cost = _Labelled(cost.labels)
 
-    def _bind_edge(self, registry: CollectorRegistry) -> None:
+    def _bind_calls(self, registry: CollectorRegistry) -> None:
         refusals = Counter("parley_refusals_total", "Requests refused.", ("reason",), registry=registry)
         self._refusals = _Labelled(refusals.labels)
         calls = Counter("parley_calls_total", "Calls by method and status.", ("method", "code"), registry=registry)
@@ -133,6 +139,14 @@ class Metrics:
             "parley_call_duration_seconds", "Duration of calls.", ("method",), buckets=_CALL_S, registry=registry
         )
         self._call_duration = _Labelled(call_duration.labels)
+        self._resumes = Counter(
+            "parley_resumes_total", "Readers that resumed a reply with ResumeReply.", registry=registry
+        )
+        self._go_away = Counter(
+            "parley_go_away_total", "Readers asked to reconnect to another replica.", registry=registry
+        )
+
+    def _bind_access(self, registry: CollectorRegistry) -> None:
         counted = Counter(
             "parley_limiter_calls_total", "Messages counted against their limit.", ("outcome",), registry=registry
         )
@@ -143,24 +157,13 @@ class Metrics:
         self._quota_refusals = _Labelled(exceeded.labels)
         failures = Counter("parley_auth_failures_total", "Refused credentials.", ("cause",), registry=registry)
         self._auth_failures = _Labelled(failures.labels)
-        self._keys_unreadable = Gauge(
-            "parley_provider_keys_unreadable", "Stored provider keys that cannot be decrypted.", registry=registry
-        )
-        erased = Counter(
-            "parley_erased_conversations_total", "Conversations that were erased.", ("cause",), registry=registry
-        )
-        self._erased = _Labelled(erased.labels)
         self._auth = Histogram("parley_auth_seconds", "Time to identify a caller.", buckets=_AUTH_S, registry=registry)
         refreshes = Counter(
             "parley_jwks_refreshes_total", "Reads of issuers' public keys.", ("outcome",), registry=registry
         )
         self._jwks_refreshes = _Labelled(refreshes.labels)
-        self._resumes = Counter(
-            "parley_resumes_total", "Readers that resumed a reply with ResumeReply.", registry=registry
-        )
-        self._go_away = Counter(
-            "parley_go_away_total", "Readers asked to reconnect to another replica.", registry=registry
-        )
+
+    def _bind_providers(self, registry: CollectorRegistry) -> None:
         attempts = Counter(
             "parley_provider_attempts_total", "Requests to providers.", ("provider", "outcome"), registry=registry
         )
@@ -179,6 +182,9 @@ class Metrics:
             registry=registry,
         )
         self._failovers = _Labelled(failovers.labels)
+        self._keys_unreadable = Gauge(
+            "parley_provider_keys_unreadable", "Stored provider keys that cannot be decrypted.", registry=registry
+        )
         breaker = Gauge(
             "parley_breaker_open",
             "1 while a model is not asked, or only probed, after failures.",

@@ -440,10 +440,9 @@ async def test_a_task_cancelled_at_any_await_leaves_a_stored_end(make_harness, m
 
     plain = await once(set())
     assert plain >= 2
-    longest = plain + 3
-    for first in range(1, longest):
+    for first in range(1, plain + 3):
         await once({first})
-        for second in range(first + 1, longest + 1):
+        for second in range(first + 1, plain + 4):
             await once({first, second})
 
 

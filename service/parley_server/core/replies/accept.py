@@ -9,24 +9,20 @@ from __future__ import annotations
 
 import asyncio
 
-import msgspec
-
 from parley_server.core.access import Tenants
-from parley_server.core.context.estimate import most_bytes
-from parley_server.core.context.groups import unknown_results
 from parley_server.core.lease import Lease
 from parley_server.core.limits import Limits
-from parley_server.core.message_checks import refuse_unknown
-from parley_server.core.model import Conversation, FinishReason, Model, Reply, Role
+from parley_server.core.model import FinishReason, Model, Reply
 from parley_server.core.observer import LoopLoad, Observer
 from parley_server.core.ports import Catalog, Clock, Store
 from parley_server.core.quotas.rules import QuotaRules, refusal, states_of, tightest
 from parley_server.core.rates.admission import Admission, Entry
 from parley_server.core.replies.cancel import CancelRequests
-from parley_server.core.replies.generate import Generation, GenerationParts, as_it_stands
+from parley_server.core.replies.generate import Generation, GenerationParts
 from parley_server.core.replies.live import LiveReplies
 from parley_server.core.replies.log import Log, Reader
-from parley_server.core.replies.plan import Plan, make_plan, new_conversation, shown_images
+from parley_server.core.replies.plan import Plan, make_plan
+from parley_server.core.replies.prompt_sources import PromptSources, image_not_found
 from parley_server.core.requests import ReplyPayload, ReplyRequest
 from parley_server.core.store_types import (
     Acceptance,
@@ -41,7 +37,6 @@ from parley_server.core.store_types import (
     OverQuota,
     PromptSource,
     Replayed,
-    StoredImage,
 )
 from parley_server.core.tasks import Tasks, done_within
 from parley_server.core.tenant_catalog import catalog_for
@@ -49,7 +44,6 @@ from parley_server.errors import (
     ConversationExists,
     ConversationNotFound,
     Draining,
-    ImageNotFound,
     LimitsUnavailable,
     ParleyError,
     QuotaExceeded,
@@ -103,6 +97,7 @@ class Acceptances:
         self._live_replies = live_replies
         self._cancel_requests = cancel_requests
         self._generation_parts = generation_parts
+        self._sources = PromptSources(store=store, catalog=catalog, clock=clock, live_replies=live_replies)
         self._rules = rules
         self._admission = admission
         self._owner = owner
@@ -131,9 +126,9 @@ class Acceptances:
             raise self._live_replies.capacity.overloaded("the server is too busy for new replies: retry later")
         entry.begin()
         for tries_left in reversed(range(MAX_TRIES)):
-            source = await self._source(request)
+            source = await self._sources.read(request)
             candidates = self._candidates(request, source)
-            await self._check_results(request, source)
+            await self._sources.check_results(request, source)
             plan = self._plan(request, source, candidates)
             await entry.check(source)
             if running := source.conversation.active_reply_id:
@@ -141,8 +136,8 @@ class Acceptances:
                 await self._check_quota(request, plan.acceptance)
                 if (known := await self._make_way(request, running)) is not None:
                     return known
-                source = await self._source(request)
-                await self._check_results(request, source)
+                source = await self._sources.read(request)
+                await self._sources.check_results(request, source)
                 plan = self._plan(request, source, candidates)
             generation = self._generation(request.payload, plan)
             self._check_room(plan.prompt_size)
@@ -187,53 +182,6 @@ class Acceptances:
         if known.reply is None:
             raise ReplyNotFound
         return known
-
-    async def _source(self, request: ReplyRequest) -> PromptSource:
-        payload = request.payload
-        if payload.conversation_id:
-            source = await self._store.read_turn(
-                request.identity,
-                payload.conversation_id,
-                payload.position,
-                has_input=bool(payload.messages),
-                new_turn=any(message.role is Role.USER for message in payload.messages),
-                max_bytes=most_bytes(self._catalog.models()),
-            )
-            return await self._with_images(request, source)
-        if shown := shown_images(payload.messages):
-            raise _refusal(ImageGone(image_id=shown[0]))  # a new conversation holds none yet
-        given = payload.new_conversation or Conversation()
-        return PromptSource(conversation=new_conversation(given, request.identity, self._clock.now_us()))
-
-    async def _check_results(self, request: ReplyRequest, source: PromptSource) -> None:
-        """Refuse a tool result without a call before it, because no prompt could contain it.
-
-        The call may be in a running answer that this request interrupts."""
-        payload, live_replies = request.payload, self._live_replies
-        path = source.path
-        if running := source.conversation.active_reply_id:
-            writer = live_replies.running.get(running) or live_replies.followed.get(running)
-            if writer is None:  # another replica writes it: its calls are known when it has ended
-                return
-            written = as_it_stands(writer.log, self._clock.now_us()).message
-            path = (*path, written) if written else path
-        unknown = unknown_results(path, payload.messages)
-        if unknown and source.path and source.path[0].parent_id:  # older messages were not read
-            whole = await self._store.read_turn(
-                request.identity, payload.conversation_id, payload.position, has_input=True, whole=True
-            )
-            unknown = unknown_results((*whole.path, *path), payload.messages)
-        refuse_unknown("input", unknown)
-
-    async def _with_images(self, request: ReplyRequest, source: PromptSource) -> PromptSource:
-        """The source with the stored images that the input shows and the branch does not."""
-        held = {image.id for image in source.images}
-        more = []
-        for image_id in dict.fromkeys(shown_images(request.payload.messages)):
-            if image_id not in held:
-                image = await self._store.get_image(request.identity, image_id)
-                more.append(StoredImage(id=image_id, mime_type=image.mime_type, data=image.data))
-        return msgspec.structs.replace(source, images=source.images + tuple(more)) if more else source
 
     async def _make_way(self, request: ReplyRequest, running: str) -> Replayed | None:
         """Interrupt the running reply, if the request allows it, and wait for its end. If this request has started that
@@ -409,4 +357,4 @@ def _refusal(outcome: AcceptOutcome) -> ParleyError:
     if isinstance(outcome, ConversationGone):
         return ConversationNotFound()
     assert isinstance(outcome, ImageGone)
-    return ImageNotFound(f"image {outcome.image_id[:64]!r} is not one of the conversation's")
+    return image_not_found(outcome.image_id)
