@@ -182,7 +182,7 @@ ROOT = Path(__file__).parents[3]
 PAGE = (ROOT / "docs/access.md").read_text()
 
 
-@pytest.mark.parametrize("example", re.findall(r"```toml\n(.*?)```", PAGE, re.DOTALL), ids=["key", "token", "mtls"])
+@pytest.mark.parametrize("example", re.findall(r"```toml\n(.*?)```", PAGE, re.DOTALL))
 def test_the_examples_of_the_page_load(tmp_path: Path, example: str) -> None:
     if "/etc/parley/" in example:
         assert {fault.rpartition("/")[2] for fault in faults_of(tmp_path, example)} == {
