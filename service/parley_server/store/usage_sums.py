@@ -66,9 +66,10 @@ def _source(connection: Connection, query: UsageQuery, after: Sequence[str], lim
         return union_all(*_parts(query, start_us, end_us, dialect)).subquery("part")
     rows = _rows(dialect, usage.c.end_user).where(*_filters(query, usage), _accepted(start_us, end_us))
     if not query.end_user and (query.tenant or UsageGroup.TENANT in query.groups):
-        # Without a tenant, the users must be read in the order of an index: an index by time would read them all.
-        time_us = usage.c.create_time_us if query.tenant else usage.c.create_time_us + 0
-        users = _next_users(connection, query, after, limit, _accepted(start_us, end_us, time_us))
+        # The users are to be read in the order of an index, up to the end of the page: an index by time, which the sum
+        # keeps the database from using, would read the rows of all users.
+        accepted = _accepted(start_us, end_us, usage.c.create_time_us + 0)
+        users = _next_users(connection, query, after, limit, accepted)
         pairs = json_rows("users", [Text, Text], dialect)
         rows = rows.where(tuple_(*_USER).in_(select(*pairs))).params(users=msgspec.json.encode(users).decode())
     return rows.subquery("part")
@@ -89,7 +90,9 @@ def _next_users(
 def _parts(query: UsageQuery, start_us: int, end_us: int, dialect: str) -> list[Select[Any]]:
     """Rows that are not in the sums by day yet, rows of days that the query cuts, and the sums of whole days."""
     rows = _rows(dialect).where(*_filters(query, usage))
-    parts = [rows.where(UNROLLED, _accepted(start_us, end_us))]
+    # The new rows are few and have an index. One by tenant, by which all rows of a tenant would be read, is ruled out.
+    new = _rows(dialect).where(UNROLLED, _accepted(start_us, end_us), *_filters(query, usage, indexed=False))
+    parts = [new]
     first_us, last_us = -(-start_us // DAY_US) * DAY_US, end_us // DAY_US * DAY_US
     cuts = [(start_us, first_us), (last_us, end_us)] if first_us <= last_us else [(start_us, end_us)]
     for from_us, until_us in cuts:
@@ -112,9 +115,10 @@ def _rows(dialect: str, *more: ColumnElement[str]) -> Select[Any]:
     return select(*labels, *more)
 
 
-def _filters(query: UsageQuery, table: Table) -> list[ColumnElement[bool]]:
+def _filters(query: UsageQuery, table: Table, *, indexed: bool = True) -> list[ColumnElement[bool]]:
     filters = {"tenant": query.tenant, "end_user": query.end_user, "model": query.model}
-    return [table.c[name] == value for name, value in filters.items() if value]
+    given = [(table.c[name], value) for name, value in filters.items() if value]
+    return [(column if indexed else func.coalesce(column, "")) == value for column, value in given]
 
 
 def _accepted(start_us: int, end_us: int, time_us: ColumnElement[int] = usage.c.create_time_us) -> ColumnElement[bool]:
