@@ -32,12 +32,16 @@ REFUSED, TAKEN = 0, 1  # of the answers of rate_take.lua
 
 class RedisRateLimiter:
     """Implements `RateLimiter`. While Redis is lost it is not asked: each replica counts for itself, or with
-    `refuses_alone` refuses all messages. The connection is opened by `start` or at the first use."""
+    `refuses_alone` refuses all messages. It counts as lost if it does not answer within `answer_s`. The connection is
+    opened by `start` or at the first use."""
 
-    def __init__(self, pipeline: RedisPipeline, clock: Clock, *, refuses_alone: bool = False) -> None:
+    def __init__(
+        self, pipeline: RedisPipeline, clock: Clock, *, refuses_alone: bool = False, answer_s: float = ANSWER_S
+    ) -> None:
         self.health = Health("rate", clock)
         self._pipeline = pipeline
         self._clock = clock
+        self._answer_s = answer_s
         self._local = None if refuses_alone else MemoryRateLimiter(clock)
         self._connecting: asyncio.Task[None] | None = None
 
@@ -84,7 +88,7 @@ class RedisRateLimiter:
         return await self._local.look(key)
 
     async def _ask(self, call: bytes) -> Any:
-        """The answer; None while Redis is lost, refuses, or does not answer within `ANSWER_S`."""
+        """The answer; None while Redis is lost, refuses, or does not answer in time."""
         if self.health.lost_s:
             return None
         answer, problem = await self._try(call)
@@ -108,7 +112,7 @@ class RedisRateLimiter:
         """The answer, or why Redis counts as lost. All calls may be repeated, so one retry covers a connection that
         broke since its last use."""
         try:
-            async with asyncio.timeout(ANSWER_S):
+            async with asyncio.timeout(self._answer_s):
                 try:
                     (answer,) = await self._pipeline.run([call])
                 except RelayAway:
@@ -116,7 +120,7 @@ class RedisRateLimiter:
         except RelayAway as away:
             return None, str(away)
         except TimeoutError:
-            return None, f"no answer within {ANSWER_S:g} s"
+            return None, f"no answer within {self._answer_s:g} s"
         if isinstance(answer, ResponseError) and not is_about_one(answer):
             return None, str(answer)
         return answer, ""
