@@ -154,7 +154,11 @@ async def test_hints_reveal_little(store, clock, key, hint):
     assert (await Replica(store, clock).keys.set(SHOP, key, verify=False)).hint == hint
 
 
-@pytest.mark.parametrize("tenant", ["a b", "a" * 65, "\0", "é"])
-async def test_the_name_of_a_tenant_is_checked(store, clock, tenant):
-    with pytest.raises(InvalidRequest):
-        await Replica(store, clock).keys.set(KeyPlace("up", tenant), "sk-one", verify=False)
+@pytest.mark.parametrize(
+    "place", [("up", "a b"), ("up", "a" * 65), ("up", "\0"), ("up", "é"), ("u" * 129, "shop"), ("u\0p", "shop")]
+)
+async def test_the_names_of_providers_and_tenants_are_checked(store, clock, place):
+    keys = Replica(store, clock).keys
+    for call in (keys.set(KeyPlace(*place), "sk-one", verify=False), keys.delete(KeyPlace(*place))):
+        with pytest.raises(InvalidRequest):
+            await call
