@@ -82,12 +82,14 @@ async def test_other_replicas_use_a_changed_key_at_the_next_poll(store, clock):
 
 async def test_a_poll_that_read_before_a_change_does_not_undo_it(store, clock):
     replica = Replica(store, clock)
-    block = replica.store.block("key_versions", after=True)
+    await Replica(store, clock).keys.set(KeyPlace("up", "bank"), "sk-bank", verify=False)
+    block = replica.store.block("list_keys", after=True)
     async with polling(replica):
         await clock.advance(POLL_S)
         await block.reached.wait()
         setting = asyncio.create_task(replica.keys.set(SHOP, "sk-one", verify=False))
         await settle()
+        assert "set_key" not in replica.store.calls  # it waits for the poll
         block.released.set()
         await setting
         await clock.advance(0)
