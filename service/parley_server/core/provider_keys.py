@@ -137,12 +137,12 @@ class ProviderKeys:
         Raises `NotConfigured`, `ProviderNotFound`, `InvalidRequest`, and `ProviderUnavailable` if the key cannot be
         verified."""
         _check_place(place)
+        check_name("provider", place.provider, MAX_PROVIDER)
         if self._cipher is None:
             raise NotConfigured(
                 "keys cannot be stored without PARLEY_ENCRYPTION_KEYS; the command `parley encryption-key` makes one"
             )
-        if not _TENANT.fullmatch(place.tenant):
-            raise InvalidRequest.field("tenant", "must be at most 64 letters, digits and . _ -")
+        _check_tenant(place.tenant)
         key = Secret(text.strip())
         self._rules.check_key(place, key)
         if verify:
@@ -172,7 +172,10 @@ class ProviderKeys:
         return KeyPage(keys=tuple(rows[:limit]), next_page_token=more)
 
     async def delete(self, place: KeyPlace) -> None:
-        """Delete a key; without effect if there is none. A provider may have left the configuration before its keys."""
+        """Delete a key; without effect if there is none. A provider may have left the configuration before its keys.
+        Raises `InvalidRequest`."""
+        check_name("provider", place.provider, MAX_PROVIDER)
+        _check_tenant(place.tenant)
         _check_place(place)
         async with self._lock:
             await self._store.delete_key(place)
@@ -203,6 +206,11 @@ class ProviderKeys:
 def _check_place(place: KeyPlace) -> None:
     check_name("provider", place.provider, MAX_PROVIDER)
     check_key("tenant", place.tenant)
+
+
+def _check_tenant(tenant: str) -> None:
+    if not _TENANT.fullmatch(tenant):
+        raise InvalidRequest.field("tenant", "must be at most 64 letters, digits and . _ -")
 
 
 def _decrypted(cipher: KeyCipher, row: StoredKey) -> Secret | None:

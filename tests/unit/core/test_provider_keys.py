@@ -82,12 +82,14 @@ async def test_other_replicas_use_a_changed_key_at_the_next_poll(store, clock):
 
 async def test_a_poll_that_read_before_a_change_does_not_undo_it(store, clock):
     replica = Replica(store, clock)
-    block = replica.store.block("key_versions", after=True)
+    await Replica(store, clock).keys.set(KeyPlace("up", "bank"), "sk-bank", verify=False)
+    block = replica.store.block("list_keys", after=True)
     async with polling(replica):
         await clock.advance(POLL_S)
         await block.reached.wait()
         setting = asyncio.create_task(replica.keys.set(SHOP, "sk-one", verify=False))
         await settle()
+        assert "set_key" not in replica.store.calls  # it waits for the poll
         block.released.set()
         await setting
         await clock.advance(0)
@@ -154,7 +156,11 @@ async def test_hints_reveal_little(store, clock, key, hint):
     assert (await Replica(store, clock).keys.set(SHOP, key, verify=False)).hint == hint
 
 
-@pytest.mark.parametrize("tenant", ["a b", "a" * 65, "\0", "é"])
-async def test_the_name_of_a_tenant_is_checked(store, clock, tenant):
-    with pytest.raises(InvalidRequest):
-        await Replica(store, clock).keys.set(KeyPlace("up", tenant), "sk-one", verify=False)
+@pytest.mark.parametrize(
+    "place", [("up", "a b"), ("up", "a" * 65), ("up", "\0"), ("up", "é"), ("u" * 129, "shop"), ("u\0p", "shop")]
+)
+async def test_the_names_of_providers_and_tenants_are_checked(store, clock, place):
+    keys = Replica(store, clock).keys
+    for call in (keys.set(KeyPlace(*place), "sk-one", verify=False), keys.delete(KeyPlace(*place))):
+        with pytest.raises(InvalidRequest):
+            await call
