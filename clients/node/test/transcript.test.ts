@@ -76,6 +76,7 @@ test("the events of a complete log", () => {
       model: "scripted",
       replayed: false,
       ignoredSettings: ["seed"],
+      quota: undefined,
     },
     { type: "reasoning", text: "hm" },
     { type: "text", text: "He" },
