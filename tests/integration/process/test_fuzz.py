@@ -139,7 +139,7 @@ def existing(address: str) -> Known:
     image_ids = [part.image.image_id for each in listed for part in each.parts if part.image.image_id]
     names = ("after_message_id", "replace_message_id", "leaf_message_id", "head_message_id")
     return dict.fromkeys(names, message_ids) | {
-        "conversation_id": ["known", "known", "other"],
+        "conversation_id": ["known", "known", "other", ""],
         "id": ["known", "fresh"],
         "reply_id": [reply.id],
         "request_id": ["r", "s"],
