@@ -69,6 +69,7 @@ class App:
             limits=limits_of(settings.server),
             tenants=tenants,
             summary_model=settings.server.summary_model,
+            usage_days=settings.retention.usage_days,
         )
         self.mode = choose_mode(settings, parts, self.telemetry)
         self.replies = self.mode.core.replies

@@ -46,6 +46,7 @@ class Parts:
     limits: Limits
     tenants: Tenants = field(default_factory=Tenants)
     summary_model: str = ""
+    usage_days: int = 0
 
 
 class _Core:
@@ -140,7 +141,7 @@ class _Core:
             hands_over=peers is not None,
         )
         self.quotas = Quotas(self.rules, self.admission, store, parts.clock)
-        self.usage_reports = UsageReports(store)
+        self.usage_reports = UsageReports(store, parts.clock, usage_days=parts.usage_days)
         self.conversations = Conversations(
             store=store,
             catalog=parts.catalog,

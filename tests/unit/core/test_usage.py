@@ -36,12 +36,27 @@ async def test_a_caller_sees_the_usage_of_its_tenant_and_end_user(harness, calle
     for identity in (ADA, *OTHERS):
         generation = await harness.begin(identity=identity)
         await Reader(generation.log, 0).until_ended()
-    asking = UsageReports(harness.store).list(caller, UsageQuery(groups=GROUPS, **filters), 0, "")
+    asking = UsageReports(harness.store, harness.clock, usage_days=0).list(
+        caller, UsageQuery(groups=GROUPS, **filters), 0, ""
+    )
     if seen is None:
         with pytest.raises(Forbidden):
             await asking
     else:
         assert [row.key for row in (await asking).rows] == [UsageKey(tenant=t, end_user=user) for t, user in seen]
+
+
+async def test_a_day_whose_rows_are_deleted_counts_whole_where_a_range_cuts_it(harness):
+    await harness.stored_end(await harness.begin())
+    await harness.store.roll_usage(10)
+    noon_us = harness.clock.now_us() + 1
+    reports = UsageReports(harness.store, harness.clock, usage_days=3)
+    later, earlier = UsageQuery(start_us=noon_us), UsageQuery(end_us=noon_us - 10)
+    assert [(await reports.list(ADMIN, query, 0, "")).rows for query in (later, earlier)] == [(), ()]
+    harness.clock.correct(5 * 86_400)
+    for query in (later, earlier):
+        [row] = (await reports.list(ADMIN, query, 0, "")).rows
+        assert row.replies == 1
 
 
 async def test_the_job_goes_on_after_failures_and_takes_all_parts_at_once(harness):

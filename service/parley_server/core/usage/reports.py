@@ -8,7 +8,8 @@ from parley_server.core.access import AccessRole, Principal
 from parley_server.core.field_checks import check_key
 from parley_server.core.model import Value
 from parley_server.core.page_tokens import cursor_of, page_token_of
-from parley_server.core.ports import Store
+from parley_server.core.periods import DAY_US
+from parley_server.core.ports import Clock, Store
 from parley_server.core.usage_values import UsageQuery, UsageSums, key_columns
 from parley_server.errors import Forbidden, InvalidRequest
 
@@ -24,10 +25,15 @@ class UsageReport(Value, frozen=True, kw_only=True):
 
 
 class UsageReports:
-    """Administrators see all tenants; others their own tenant, and with an end user, that end user alone."""
+    """Administrators see all tenants; others their own tenant, and with an end user, that end user alone.
 
-    def __init__(self, store: Store) -> None:
+    Rows of usage are kept for `usage_days` (0: for ever). Of an older day there are only sums, so that it counts whole
+    where a range cuts it."""
+
+    def __init__(self, store: Store, clock: Clock, *, usage_days: int) -> None:
         self._store = store
+        self._clock = clock
+        self._usage_days = usage_days
 
     async def list(self, caller: Principal, query: UsageQuery, page_size: int, page_token: str) -> UsageReport:
         """A page of sums, sorted by tenant, end user, day, model, outcome, as far as they are grouped by.
@@ -44,11 +50,22 @@ class UsageReports:
         after = cursor_of(page_token, allowed, tuple[str, ...]) or ()
         if page_token and len(after) != len(columns):
             raise InvalidRequest.field("page_token", "is not a token that a page has returned")
-        page = await self._store.list_usage(allowed, after, min(page_size or DEFAULT_PAGE, MAX_PAGE))
+        page = await self._store.list_usage(
+            self._in_whole_days(allowed), after, min(page_size or DEFAULT_PAGE, MAX_PAGE)
+        )
         if not page.more:
             return UsageReport(rows=page.rows)
         last = tuple(getattr(page.rows[-1].key, name) for name in columns)
         return UsageReport(rows=page.rows, next_page_token=page_token_of(last, allowed))
+
+    def _in_whole_days(self, query: UsageQuery) -> UsageQuery:
+        kept_from_us = (self._clock.now_us() // DAY_US - self._usage_days) * DAY_US if self._usage_days else 0
+        start_us, end_us = query.start_us, query.end_us
+        if start_us < kept_from_us:
+            start_us = start_us // DAY_US * DAY_US
+        if end_us is not None and end_us < kept_from_us:
+            end_us = -(-end_us // DAY_US) * DAY_US
+        return msgspec.structs.replace(query, start_us=start_us, end_us=end_us)
 
 
 def _within(caller: Principal, query: UsageQuery) -> UsageQuery:
