@@ -3,6 +3,8 @@
 import asyncio
 import json
 
+import pytest
+
 from tests.processes import until
 from tests.upstream import Script, Wait, done, finish, role, text, usage
 
@@ -13,12 +15,15 @@ SELECT coalesce(sum(prompt_tokens + completion_tokens), 0) FROM usage WHERE stat
 """
 
 
-async def test_200_requests_at_once_against_100_replies_worth_with_one_of_two_replicas_killed(start_cluster, upstream):
+@pytest.mark.parametrize("replicas", [2, 3])
+async def test_200_requests_at_once_against_100_replies_worth_with_one_replica_killed(
+    start_cluster, upstream, replicas
+):
     """Each request holds and uses about 1,000 tokens."""
     gate = asyncio.Event()
     upstream.reply_with(Script([role(), text("Hello"), Wait(gate), finish(), usage(900, 100), done()]))
-    cluster = await start_cluster(replicas=2, toml=QUOTA)
-    callers = [cluster.caller(number % 2, f"user{number % 7}") for number in range(14)]
+    cluster = await start_cluster(replicas=replicas, toml=QUOTA)
+    callers = [cluster.caller(number % replicas, f"user{number % 7}") for number in range(14)]
     watches = [callers[number % 14].stream(sampling={"max_output_tokens": 900}) for number in range(200)]
 
     async def decided() -> bool:
