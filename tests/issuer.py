@@ -52,7 +52,7 @@ class Issuer:
     ) -> str:
         """A valid token for ada of the audience "parley", unless arguments differ. `kid` None: without an id."""
         now_s = int(time.time())
-        usual = {"iss": ISSUER, "aud": "parley", "exp": now_s + 600, "sub": "ada"}
+        usual = {"iss": ISSUER, "aud": "parley", "exp": now_s + 86_400, "sub": "ada"}
         named = {name: value for name, value in (usual | claims).items() if value is not DROP}
         kid = next(iter(self.keys)) if kid == "" else kid
         key = key if key is not None else self.keys.get(kid or "", next(iter(self.keys.values())))

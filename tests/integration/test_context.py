@@ -223,6 +223,7 @@ async def test_the_command_shows_the_next_prompt_beside_a_running_server(serve, 
         history(20, "x" * 200), system=["You are Ada."], context=Policy(max_tokens=1000)
     )
     monkeypatch.setenv("UPSTREAM_KEY", "sk-test-key-SENTINEL")
+    monkeypatch.delenv("PARLEY_RECORDINGS", raising=False)  # of the tests alone: a command refuses unknown variables
     options = [
         "--config", str(server.folder / "parley.toml"),
         "--database-url", f"sqlite+aiosqlite:///{server.folder / 'parley.db'}",

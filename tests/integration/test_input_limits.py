@@ -49,7 +49,6 @@ def delete_key(**fields):
 ROWS = {
     "provider": (lambda n: set_key(provider="x" * n), 128, "provider"),
     "provider of a deleted key": (lambda n: delete_key(provider="x" * n), 128, "provider"),
-    "tenant of a deleted key": (lambda n: delete_key(tenant="x" * n), 128, "tenant"),
     "query": (lambda n: listing(query="x" * n), 256, "query"),
     "title": (lambda n: update(title="x" * n), 1024, "conversation.title"),
     "model": (lambda n: update(model="x" * n), 128, "conversation.model"),
