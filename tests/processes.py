@@ -25,7 +25,7 @@ from tests.services import query_postgres
 from tests.threads import in_thread
 
 PARLEY = str(Path(sys.executable).with_name("parley"))
-READY_S = 60.0
+READY_S = 30.0
 EXIT_S = 30.0
 POLL_S = 0.02
 MIB = 1024 * 1024

@@ -19,7 +19,7 @@ from tests.conformance.world import World, upstream_script
 from tests.processes import until
 
 BACKOFF = {"first_s": 0.05, "max_s": 0.2, "max_elapsed_s": 20.0}
-STATE_S = 20.0
+STATE_S = 5.0
 RSS_SLACK = 128 * 1024 * 1024  # a virtual machine that has just started; `heap_bytes` is the measure
 STREAMS = ("stream", "resume")
 OWN_CLIENT = ("client", "close_client", "stats", "ways", "next", "abandon", "stop")

@@ -107,7 +107,7 @@ class Log:
 
     @property
     def fenced(self) -> bool:
-        """Whether readers receive nothing for now."""
+        """Whether readers receive nothing until the lease is held again."""
         return not self.lease.held and not self.over
 
     @property
