@@ -4,6 +4,7 @@ import itertools
 import subprocess
 import sys
 from pathlib import Path
+from typing import NamedTuple
 
 from tests.processes import clean_environment
 
@@ -28,6 +29,7 @@ def pytest_configure(config):
     config.pluginmanager.register(Gaps())
 """
 TESTS = """
+import os
 import time
 
 import pytest
@@ -36,7 +38,7 @@ def stay(name, time_s):
     began_s = time.monotonic()
     time.sleep(time_s)
     with open("times", "a") as times:
-        times.write(f"{name} {began_s} {time.monotonic()}\\n")
+        times.write(f"{name} {began_s} {time.monotonic()} {os.getpid()}\\n")
 
 @pytest.mark.parametrize("number", range(12))
 def test_light(number):
@@ -57,11 +59,33 @@ def test_loaded_tests_run_one_at_a_time_beside_one_other(tmp_path):
     ran = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
     assert "16 passed" in ran.stdout, ran.stdout + ran.stderr
     times = [line.split() for line in (tmp_path / "times").read_text().splitlines()]
-    spans = sorted((float(began), float(ended), name) for name, began, ended in times)
-    loaded = [span for span in spans if span[2].startswith("loaded")]
-    begin_s, end_s = loaded[0][0], loaded[-1][1]
-    assert [name for _, _, name in loaded] == [f"loaded{number}" for number in range(4)]
-    assert all(earlier[1] <= later[0] for earlier, later in itertools.pairwise(loaded))
-    beside = [span for span in spans if span[2].startswith("light") and begin_s <= span[0] and span[1] <= end_s]
+    spans = sorted(Span(float(began), float(ended), name, process) for name, began, ended, process in times)
+    loaded = [span for span in spans if span.name.startswith("loaded")]
+    assert [span.name for span in loaded] == [f"loaded{number}" for number in range(4)]
+    assert one_at_a_time(loaded)
+    beside = begun_after_the_check([span for span in spans if span.name.startswith("light")], loaded)
     assert len(beside) > 2, "others run meanwhile"
-    assert all(earlier[1] <= later[0] for earlier, later in itertools.pairwise(beside))
+    assert one_at_a_time(beside)
+
+
+class Span(NamedTuple):
+    """When a test ran, in seconds, and in which process."""
+
+    began_s: float
+    ended_s: float
+    name: str
+    process: str
+
+
+def one_at_a_time(spans: list[Span]) -> bool:
+    return all(earlier.ended_s <= later.began_s for earlier, later in itertools.pairwise(spans))
+
+
+def begun_after_the_check(light: list[Span], loaded: list[Span]) -> list[Span]:
+    """The tests that ran between the first and the last loaded one, without the first of each process.
+
+    That one may have asked for the lock before the first loaded test took it, and begun after that.
+    """
+    within = [span for span in light if loaded[0].began_s <= span.began_s and span.ended_s <= loaded[-1].ended_s]
+    first = {span.process: span for span in reversed(within)}
+    return [span for span in within if first[span.process] is not span]
