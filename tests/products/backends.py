@@ -210,12 +210,12 @@ def started(
 ) -> Iterator[Product]:
     """A Parley and a backend, or `parley serve --ui`. Skips the test if the product is not built; fails it in CI.
 
-    credentials: for `ui`, whether it has a tenant with an API key for each of `USERS`. environment: that of the
-    backend.
+    credentials: for `ui`, whether it has a tenant with an API key for each of `USERS`, unless `toml` has tenants.
+    environment: that of the backend.
     """
     require(name)
     if name == "ui":
-        more = tenants(*USERS) if credentials else ""
+        more = tenants(*USERS) if credentials and "[tenants." not in toml else ""
         ui = _UiServer(folder, toml=toml + more, environment={**(parley_environment or {}), **(environment or {})})
         with ui:
             yield Product(name, ui.url, ui, ui, credentials=credentials)
