@@ -85,6 +85,7 @@ name = "scripted"
 [server]
 default_model = "chat"
 drain_pause_s = 0
+disconnect_cancel_s = 0.5
 lease_s = 2
 sweep_interval_s = 0.5
 relay_heartbeat_s = 0.5
