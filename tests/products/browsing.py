@@ -106,13 +106,12 @@ def _event(block: bytes) -> dict[str, Any]:
 class Browser:
     """One user's browser at a product. Use `async with`."""
 
-    def __init__(self, product: Product, user: str, *, headers: dict[str, str] | None = None) -> None:
+    def __init__(self, product: Product, user: str) -> None:
         self.product = product
         self.user = user
-        own = product.headers(user) if headers is None else headers
         limits = httpx2.Limits(max_connections=None)
         self._client = httpx2.AsyncClient(
-            base_url=product.url, headers=own, timeout=LIMIT_S, limits=limits, trust_env=False
+            base_url=product.url, headers=product.headers(user), timeout=LIMIT_S, limits=limits, trust_env=False
         )
 
     async def __aenter__(self) -> Self:
@@ -120,6 +119,14 @@ class Browser:
 
     async def __aexit__(self, *_: object) -> None:
         await self._client.aclose()
+
+    def forget_token(self) -> None:
+        """Make further calls without a token."""
+        self._client.headers.pop("Authorization", None)
+
+    def use_token(self, token: str) -> None:
+        """Make further calls with this token."""
+        self._client.headers["Authorization"] = f"Bearer {token}"
 
     async def call(self, method: str, path: str, **options: Any) -> httpx2.Response:
         """One call with its whole answer; `options` as in httpx2."""

@@ -31,7 +31,7 @@ def stands(tmp_path_factory):
 
 @pytest.fixture
 def stand(request, stands):
-    """The product that the test or its module names by `product = NAME`, or by a parameter of this fixture."""
+    """The product that the test or its module names as `PRODUCT`, or a parameter of this fixture."""
     return stands(getattr(request, "param", None) or request.module.PRODUCT)
 
 

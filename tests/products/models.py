@@ -63,23 +63,19 @@ def spoken(speaker: Speaker, *steps: str | Step, counts: Counts | None = None) -
     return [*out, *events]
 
 
-def model_table(alias: str, product: str, port: int, *, more: str = "", provider: str = "") -> str:
-    """A provider `alias` at the port of an upstream, and a model of the same name.
-
-    more: further lines of the model; provider: of the provider."""
+def model_table(alias: str, product: str, port: int) -> str:
+    """The vendor of a product at the port of an upstream, and a model of it."""
     vendor, _ = KINDS[product]
     return f"""
-[providers.{alias}]
+[providers.{vendor}]
 {PROVIDERS[vendor].format(port=port)}
 api_key = "env:UPSTREAM_KEY"
 retries = 0
-{provider}
 [models.{alias}]
-provider = "{alias}"
+provider = "{vendor}"
 name = "vendor/test-1"
 images = true
 context_tokens = 128000
 max_output_tokens = 16384
 prices = {{ prompt = 2.0, cached_prompt = 0.5, completion = 8.0 }}
-{more}
 """

@@ -17,6 +17,7 @@ from tests.ports import free_port
 from tests.products.backends import Product, api_key, started, tenants
 from tests.products.browsing import Browser
 from tests.products.models import KEY, model_table
+from tests.products.silence import Silence
 from tests.products.wires import WIRES, Wire
 from tests.services import PostgresServer, RedisServer, require_postgres, require_redis
 
@@ -41,6 +42,12 @@ class Stand:
     postgres: PostgresServer | None = None
     redis: RedisServer | None = None
     _numbers: Iterator[int] = field(default_factory=itertools.count)
+
+    silence: Silence = field(init=False)
+
+    def __post_init__(self) -> None:
+        conversation = self.wire.new_conversation()
+        self.silence = Silence(self.product, self.user(), conversation=conversation, open_client=self.client)
 
     def user(self, name: str = "ada") -> str:
         """A user of one test."""
@@ -78,6 +85,7 @@ name = "scripted"
 [server]
 default_model = "chat"
 drain_pause_s = 0
+disconnect_cancel_s = 0.5
 lease_s = 2
 sweep_interval_s = 0.5
 relay_heartbeat_s = 0.5
@@ -109,7 +117,9 @@ def prepared(name: str, folder: Path, *, environment: Mapping[str, str] | None =
                 parley_environment=server,
             )
         )
-        yield Stand(product, WIRES[name], port, postgres, redis)
+        stand = Stand(product, WIRES[name], port, postgres, redis)
+        stand.silence.listen()
+        yield stand
 
 
 def _backend_environment(folder: Path) -> dict[str, str]:
@@ -117,6 +127,7 @@ def _backend_environment(folder: Path) -> dict[str, str]:
     for path, text in PAGES.items():
         (page / path).parent.mkdir(parents=True, exist_ok=True)
         (page / path).write_text(text)
+    (folder / "secret.txt").write_text("a secret file")
     return {
         "PARLEY_API_KEY": BACKEND_KEY,
         "PARLEY_ADMIN_KEY": ADMIN_KEY,
