@@ -8,7 +8,7 @@ from __future__ import annotations
 import copy
 import logging
 import math
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass, field
 from http import HTTPStatus
 from typing import Any, Final, TypeVar
@@ -49,7 +49,7 @@ _FAMILIES: Final = {
 }
 
 Kind = TypeVar("Kind", bound=ParleyError)
-Handler = Callable[[Request, Any], Awaitable[Response]]
+Handler = Callable[[Request, Any], Coroutine[Any, Any, Response]]
 
 
 @dataclass(frozen=True)
@@ -139,6 +139,18 @@ def exception_handlers(*, browser_credential: bool = False) -> dict[Any, Handler
         Exception: crashed,
         **_validation_handlers(),
     }
+
+
+def openapi_responses(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    """Returns the `responses` of a FastAPI application or route: these statuses, and `default`."""
+    properties: dict[str, Any] = {name: {"type": "string"} for name in ("message", "error", "code")}
+    properties["retryable"] = {"type": "boolean"}
+    schema = {"title": "Refusal", "type": "object", "properties": properties, "required": list(properties)}
+    content = {"application/json": {"schema": schema}}
+    named: dict[int | str, dict[str, Any]] = {
+        status: {"description": family(status)[1], "content": content} for status in statuses
+    }
+    return {**named, "default": {"description": "The request was refused.", "content": content}}
 
 
 def _validation_handlers() -> dict[Any, Handler]:
