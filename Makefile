@@ -8,6 +8,8 @@ PINNED := constraints.txt pyproject.toml clients/python/pyproject.toml
 BUF    := .tools/node_modules/.bin/buf
 # Tools of the environment come before those of the machine: buf runs its plugins by name.
 export PATH := $(CURDIR)/$(BIN):$(CURDIR)/.tools/bin:$(PATH)
+# Some images set it. Without bytecode, each start of a server compiles its modules again: 3 s of CPU.
+unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo run test clients conformance check format lint types imports protos tree gen bench bench-full gateways llama-cpp chat-local guard fuzz image catalog constraints clean

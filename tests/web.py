@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import json
 from collections.abc import AsyncIterator
-from typing import Any
+from typing import Any, Self
 
 import httpx2
 import uvicorn
@@ -44,7 +44,7 @@ class Browser:
         named = {name.replace("_", "-"): value for name, value in headers.items()}
         self.http = httpx2.AsyncClient(base_url=url, headers=named, timeout=LIMIT_S, trust_env=False)
 
-    async def __aenter__(self) -> Browser:
+    async def __aenter__(self) -> Self:
         return self
 
     async def __aexit__(self, *_: object) -> None:

@@ -21,7 +21,7 @@ from parley.asgi._conversations import ensure_conversation, title_of
 from parley.asgi._page_json import conversation_json, is_running, messages_json, reply_events
 from parley.asgi._response import ReplyResponse
 from parley.errors import ReplyNotFound
-from parley.v1 import conversations_pb2, resources_pb2
+from parley.v1 import resources_pb2
 
 Value = TypeVar("Value")
 Caller = Callable[[Request], Client | Awaitable[Client]]
@@ -106,12 +106,21 @@ class _Page:
 
     async def messages(self, request: Request) -> Response:
         client = await self._client(request)
-        page, active_reply_id = await _consistent_page(client, _conversation_id(request), _page_token(request))
+        active_reply_id, leaf = await _shown_branch(client, _conversation_id(request))
+        token = _page_token(request)
+        # A token belongs to one branch, which is not the shown one any more once a reply has started or ended.
+        leaf, _, token = token.rpartition(".") if token else (leaf, "", "")
+        pages = client.conversations.message_pages(
+            _conversation_id(request), page_size=_PAGE_SIZE, page_token=token, leaf_message_id=leaf
+        )
+        page = await anext(pages)
+        following = f"{leaf}.{page.next_page_token}" if page.next_page_token else None
+        answered = leaf if active_reply_id else ""
         return JSONResponse(
             {
-                "messages": messages_json(page, active_reply_id),
+                "messages": messages_json(page, answered=answered),
                 "active_reply_id": active_reply_id or None,
-                "next_page_token": page.next_page_token or None,
+                "next_page_token": following,
             }
         )
 
@@ -183,29 +192,18 @@ def _response(stream: ReplyStream, after: int = 0) -> ReplyResponse:
     return ReplyResponse(stream, reply_events(stream, after))
 
 
-async def _consistent_page(
-    client: Client, conversation_id: str, page_token: str
-) -> tuple[conversations_pb2.ListMessagesResponse, str]:
-    """Returns a page of messages and the id of the running reply, as of the same moment.
-
-    They come from two calls. A reply that ends between them is in the page. One that starts between them shows as a
-    question without a reply: then both are read again.
+async def _shown_branch(client: Client, conversation_id: str) -> tuple[str, str]:
+    """Returns the id of the running reply, and the last message of the branch that is shown: the running reply's
+    question, since the conversation's head may be an answer that the reply replaces.
     """
     for _ in range(_READS):
-        active_reply_id = (await client.conversations.get(conversation_id)).active_reply_id
-        pages = client.conversations.message_pages(conversation_id, page_size=_PAGE_SIZE, page_token=page_token)
-        page = await anext(pages)
-        if any(reply.id == active_reply_id and not is_running(reply) for reply in page.replies):
-            return page, ""
-        if active_reply_id or page_token or not _ends_with_open_question(page):
+        conversation = await client.conversations.get(conversation_id)
+        if not conversation.active_reply_id:
             break
-    return page, active_reply_id
-
-
-def _ends_with_open_question(page: conversations_pb2.ListMessagesResponse) -> bool:
-    if not page.messages or page.messages[0].role != resources_pb2.ROLE_USER:
-        return False
-    return all(reply.parent_message_id != page.messages[0].id for reply in page.replies)
+        reply = await client.get_reply(conversation.active_reply_id)
+        if is_running(reply):
+            return reply.id, reply.parent_message_id
+    return "", conversation.head_message_id
 
 
 async def _awaited(value: Value | Awaitable[Value]) -> Value:

@@ -33,25 +33,22 @@ def conversation_json(conversation: resources_pb2.Conversation) -> dict[str, Any
     }
 
 
-def messages_json(page: conversations_pb2.ListMessagesResponse, active_reply_id: str) -> list[dict[str, Any]]:
-    """Returns the messages of a page, oldest first, with those replies that have no message.
+def messages_json(page: conversations_pb2.ListMessagesResponse, *, answered: str = "") -> list[dict[str, Any]]:
+    """Returns the messages of a page, oldest first, with those replies that ended without a message.
 
-    The running reply is left out, since its stream brings it, and so are the results of tools.
+    `answered` is the message that a running reply answers: earlier replies to it are left out. The results of tools
+    are left out, too.
     """
     replies = {reply.id: reply for reply in page.replies}
-    without_message = {
-        reply.parent_message_id: reply
-        for reply in page.replies
-        if reply.id != active_reply_id and not any(message.reply_id == reply.id for message in page.messages)
-    }
+    written = {message.reply_id for message in page.messages}
+    empty = {reply.parent_message_id: reply for reply in page.replies if reply.id not in written}
+    empty.pop(answered, None)
     shown: list[dict[str, Any]] = []
-    if "" in without_message:
-        shown.append(_missing_json(without_message.pop("")))
     for message in reversed(page.messages):
-        if message.role != resources_pb2.ROLE_TOOL and (not active_reply_id or message.reply_id != active_reply_id):
+        if message.role != resources_pb2.ROLE_TOOL:
             shown.append(_message_json(message, replies.get(message.reply_id)))
-        if message.id in without_message:
-            shown.append(_missing_json(without_message.pop(message.id)))
+        if message.id in empty:
+            shown.append(_empty_json(empty[message.id]))
     return shown
 
 
@@ -122,7 +119,7 @@ def _message_json(message: resources_pb2.Message, reply: resources_pb2.Reply | N
     }
 
 
-def _missing_json(reply: resources_pb2.Reply) -> dict[str, Any]:
+def _empty_json(reply: resources_pb2.Reply) -> dict[str, Any]:
     """The message of a reply that ended without one."""
     message = resources_pb2.Message(
         id=reply.message_id, role=resources_pb2.ROLE_ASSISTANT, partial=True, create_time=reply.create_time

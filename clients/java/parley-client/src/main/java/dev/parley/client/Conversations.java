@@ -1,6 +1,7 @@
 package dev.parley.client;
 
 import com.google.protobuf.FieldMask;
+import dev.parley.client.errors.AlreadyExistsException;
 import dev.parley.v1.Conversation;
 import dev.parley.v1.ConversationsGrpc;
 import dev.parley.v1.CreateConversationRequest;
@@ -23,6 +24,8 @@ import java.util.stream.Stream;
  * NOT_FOUND. A page has at most 1 MiB, and may have fewer items than {@code page_size}.
  */
 public final class Conversations {
+    private static final int TITLE_LENGTH = 60;
+
     private final Connection connection;
 
     Conversations(Connection connection) {
@@ -44,6 +47,31 @@ public final class Conversations {
         return connection.call(ConversationsGrpc.getCreateConversationMethod(), keyed);
     }
 
+    /**
+     * Creates a conversation of a chosen id with its first question, unless it exists; its title is the first 60
+     * characters of the question. Also returns if the conversation belongs to another user: a request for a reply in it
+     * is then NOT_FOUND.
+     *
+     * @param conversation its id, and the settings of a new one
+     */
+    public void ensure(Conversation conversation, String firstQuestion) {
+        var request = CreateConversationRequest.newBuilder()
+                .setRequestId("conversation:" + conversation.getId())
+                .setConversation(conversation.toBuilder().setTitle(title(firstQuestion)));
+        try {
+            create(request.build());
+        } catch (AlreadyExistsException exists) {
+            // The conversation is there, or an earlier first question has made it.
+        }
+    }
+
+    /** A title has one line. */
+    private static String title(String question) {
+        String line = question.replaceAll("[\\p{Cntrl}\\s]+", " ").strip();
+        int length = Math.min(TITLE_LENGTH, line.codePointCount(0, line.length()));
+        return line.substring(0, line.offsetByCodePoints(0, length));
+    }
+
     /** Returns a conversation; its {@code activeReplyId} names the running reply, which can be resumed. */
     public Conversation get(String conversationId) {
         var request = GetConversationRequest.newBuilder().setConversationId(conversationId).build();
@@ -61,11 +89,15 @@ public final class Conversations {
      */
     public Stream<Conversation> list(ListConversationsRequest request) {
         var pages = Pages.<ListConversationsResponse, String>stream(
-                token -> connection.call(
-                        ConversationsGrpc.getListConversationsMethod(), request.toBuilder().setPageToken(token).build()),
+                token -> page(request.toBuilder().setPageToken(token).build()),
                 request.getPageToken(),
                 page -> page.getNextPageToken().isEmpty() ? null : page.getNextPageToken());
         return pages.flatMap(page -> page.getConversationsList().stream());
+    }
+
+    /** Returns one page of what {@link #list(ListConversationsRequest)} returns. */
+    public ListConversationsResponse page(ListConversationsRequest request) {
+        return connection.call(ConversationsGrpc.getListConversationsMethod(), request);
     }
 
     /**
@@ -119,10 +151,14 @@ public final class Conversations {
     /** Returns the same messages page by page, with their replies. Pages are fetched as they are needed. */
     public Stream<ListMessagesResponse> messagePages(ListMessagesRequest request) {
         return Pages.<ListMessagesResponse, String>stream(
-                token -> connection.call(
-                        ConversationsGrpc.getListMessagesMethod(), request.toBuilder().setPageToken(token).build()),
+                token -> page(request.toBuilder().setPageToken(token).build()),
                 request.getPageToken(),
                 page -> page.getNextPageToken().isEmpty() ? null : page.getNextPageToken());
+    }
+
+    /** Returns one page of what {@link #messagePages(ListMessagesRequest)} returns. */
+    public ListMessagesResponse page(ListMessagesRequest request) {
+        return connection.call(ConversationsGrpc.getListMessagesMethod(), request);
     }
 
     /** Returns an image of one of the caller's conversations, with its bytes. */
