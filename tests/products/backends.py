@@ -28,7 +28,7 @@ from tests.tools import ROOT, tool
 
 EXAMPLES = ROOT / "examples"
 PARLEY = str(Path(sys.executable).with_name("parley"))
-JWT_KEY = "a key of the tests that is long enough"
+JWT_KEY = "a key of the tests, long enough for the tests of other algorithms, too"
 TOKEN_LIFETIME_S = 24 * 3600
 USERS = ("ada", "ben")
 

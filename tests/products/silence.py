@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import http.client
 import threading
 import time
@@ -19,7 +20,7 @@ LIMIT_S = 60.0
 
 
 class Silence:
-    """`comments` of the stream, and the seconds of silence before each.
+    """`comments` of the stream, and the seconds of silence before each; `fault` says how the stream ended.
 
     conversation: the id of a new one. open_client: makes a client of Parley that acts for the user. The model `silent`
     has no first token.
@@ -45,7 +46,7 @@ class Silence:
         with self._news:
             arrived = self._news.wait_for(lambda: self.fault or len(self.comments) >= count, LIMIT_S)
         assert arrived, "no comment"
-        assert not self.fault, self.fault
+        assert len(self.comments) >= count, self.fault
 
     def _run(self) -> None:
         try:
@@ -64,6 +65,10 @@ class Silence:
     def _follow(self) -> None:
         where = urlsplit(self._product.url)
         connection = http.client.HTTPConnection(where.hostname or "", where.port, timeout=LIMIT_S)
+        with contextlib.closing(connection):
+            self._listen(connection)
+
+    def _listen(self, connection: http.client.HTTPConnection) -> None:
         path = f"{PAGE}/conversations/{self._conversation}/stream"
         connection.request("GET", path, headers=self._product.headers(self._user))
         answer = connection.getresponse()

@@ -66,7 +66,7 @@ class Stand:
 
 def config(name: str, port: int) -> str:
     """Parley's configuration for a product whose vendor is at this port."""
-    models = model_table("chat", name, port) + SLOW
+    models = model_table("chat", name, port) + SCRIPTED
     if name == "ui":
         return models + tenants(*(f"{user}-{number}" for user in ("ada", "ben") for number in range(200)))
     shop = [f'api_keys_sha256 = ["{_digest(BACKEND_KEY)}"]', "require_end_user = false", LIMITS.get(name, "")]
@@ -74,12 +74,17 @@ def config(name: str, port: int) -> str:
     return "\n".join([models, "[tenants.shop]", *shop, "[tenants.ops]", *ops, ""])
 
 
-SLOW = """
-[providers.typewriter]
+SCRIPTED = """
+[providers.silence]
 kind = "scripted"
 script = { first_token_delay_s = 300 }
-timeouts = { first_token = 300, first_token_total = 300 }
 [models.silent]
+provider = "silence"
+name = "scripted"
+[providers.typewriter]
+kind = "scripted"
+script = { delay_s = 0.02 }
+[models.typewriter]
 provider = "typewriter"
 name = "scripted"
 [server]

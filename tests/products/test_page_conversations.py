@@ -174,7 +174,7 @@ async def test_an_image_of_a_question_is_shown_to_its_owner_alone(stand, ada, be
         pytest.skip("a product without images")
     conversation = stand.wire.new_conversation()
     path, body = stand.wire.request(ada, conversation, "What is it?")
-    if stand.product.name == "ui":
+    if stand.wire.name == "page":
         body["images"] = [{"mime_type": "image/png", "data": PIXEL}]
     async with ada.events("POST", path, json=body, headers={"Idempotency-Key": new_key()}) as events:
         await events.rest()

@@ -22,7 +22,7 @@ POLICY = (
 )
 MANY_BYTES = 9 * 1024 * 1024
 """More than any product takes."""
-NOT_OBJECTS = [b'{"content": "Hi"', b"", b"[]", b"null", b'"Hi"', b"7", b"\xff\xfe", b'{"text": 1e999}']
+NOT_OBJECTS = [b'{"content": "Hi"', b"", b"[]", b"null", b'"Hi"', b"7", b"\xff\xfe"]
 
 
 def paths(stand, browser) -> list[str]:
@@ -44,7 +44,7 @@ async def test_a_body_that_is_no_json_object_is_400(stand, ada, body):
         assert shape(answer.json()) >= REFUSAL
 
 
-@pytest.mark.parametrize("value", [None, 7, ["Hi"], {"a": "b"}, True, "", "  \n"], ids=str)
+@pytest.mark.parametrize("value", [None, 7, ["Hi"], {"a": "b"}, True, ""], ids=str)
 async def test_a_question_that_is_no_text_is_400(stand, ada, value):
     path, body = stand.wire.request(ada, stand.wire.new_conversation(), "the question")
     body = {name: value if each == "the question" else each for name, each in body.items()}

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 
+from parley.v1 import resources_pb2
+
 from tests.dialects.speakers import Counts
 from tests.products.browsing import shape
 from tests.products.lanes import lane
@@ -57,6 +59,17 @@ async def test_s3_2_a_reply_that_fails_consumes_nothing(stand, ada, model):
         if events.streams:
             assert (await events.rest())[-1]["type"] == "error"
     assert await ada.get("/api/ai/quota") == before
+
+
+async def test_s3_3_the_mock_types_word_by_word(stand, ada, model):
+    conversation = stand.wire.new_conversation()
+    async with stand.client(ada.user) as client:
+        await client.conversations.create(resources_pb2.Conversation(id=conversation, model="typewriter"))
+    async with stand.wire.send(ada, conversation, "Say a few words about the sea.") as events:
+        received = await events.rest()
+    assert received[-1]["type"] == "done"
+    assert len(received) > 5, "pieces, not one text"
+    assert not model.requests, "no vendor is asked"
 
 
 async def test_s3_4_the_text_before_a_break_is_kept(stand, ada, model):

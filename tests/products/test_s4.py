@@ -1,6 +1,6 @@
-"""Rows S4.1, S4.2, S4.4 and S4.5 through the HTTP face of document 004: one endpoint, and `Accept` decides.
+"""Rows S4.1 to S4.5 through the HTTP face of document 004: one endpoint, and `Accept` decides.
 
-S4.3 is measured by `benchmarks/products.py`; the codes of the client's own faults are tested in the page.
+How fast S4.3 is, is measured by `benchmarks/products.py`; the codes of the client's own faults are tested in the page.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from tests.products.browsing import new_key, shape
 from tests.products.lanes import lane
 from tests.products.models import KEY
 from tests.products.wires import EVENT_STREAM
-from tests.upstream import Close, Wait
+from tests.upstream import Close, Pause, Wait
 
 PRODUCT = "negotiate"
 pytestmark = lane(PRODUCT)
@@ -76,6 +76,14 @@ async def test_s4_2_events_are_tokens_and_one_complete(stand, ada, model):
     assert "".join(each["content"] for each in tokens) == "one two"
     assert {each["type"] for each in tokens} == {"token"}
     assert (last["type"], last["model"], last["totalTokens"]) == ("complete", "chat", 57)
+
+
+async def test_s4_3_a_hundred_streams_at_once_are_all_complete(stand, ada, model):
+    """How fast they are is measured by `benchmarks/products.py`."""
+    words = [f"w{number} " for number in range(20)]
+    model.says(*(step for word in words for step in (word, Pause(0.05))))
+    answers = await asyncio.gather(*(stand.wire.ask(ada, stand.wire.new_conversation()) for _ in range(100)))
+    assert answers == ["".join(words)] * 100
 
 
 FAULTS = [
