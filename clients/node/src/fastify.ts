@@ -61,7 +61,7 @@ export function notFound(this: FastifyInstance, request: FastifyRequest): never 
   throw new Refused(404);
 }
 
-/** Answers errors as JSON, and logs defects: `app.setErrorHandler(errors)`. */
+/** Answers errors as JSON, and logs defects: `fastify({ frameworkErrors: errors })` and `app.setErrorHandler(errors)`. */
 export function errors(error: FastifyError | Error, request: FastifyRequest, reply: FastifyReply): void {
   if (isDefect(error)) request.log.error(error);
   const { status, headers, body } = refusal(error);

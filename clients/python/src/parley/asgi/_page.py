@@ -170,8 +170,10 @@ class _Page:
         fields["images"] = images
         if model:
             fields["model"] = model
+        # Checks the request before a conversation is made for it.
+        stream = client.stream_reply(text, **fields)
         await ensure_conversation(client, _conversation_id(request), title=title_of(text))
-        return _response(client.stream_reply(text, **fields))
+        return _response(stream)
 
     async def models(self, request: Request) -> Response:
         client = await self._client(request)
@@ -242,8 +244,6 @@ def _text(body: dict[str, Any], name: str, *, required: bool = True) -> str:
     value = body.get(name) or ""
     if not isinstance(value, str) or (required and not value):
         raise HTTPException(400, f"{name}: must be a text" + " that is not empty" * required)
-    if not value.isprintable() and any("\ud800" <= character <= "\udfff" for character in value):
-        raise HTTPException(400, f"{name}: is not valid Unicode")
     return value
 
 

@@ -125,10 +125,20 @@ def exception_handlers(*, browser_credential: bool = False) -> dict[Any, Handler
         answer = fault(error.status_code, "" if is_default else str(error.detail), error.headers)
         return answer.response()
 
+    async def no_unicode(_request: Request, _error: UnicodeEncodeError) -> Response:
+        # JSON can escape half of a surrogate pair, which protobuf refuses.
+        return fault(400, "The text is not valid Unicode.").response()
+
     async def crashed(_request: Request, _error: Exception) -> Response:
         return fault(500).response()
 
-    return {ParleyError: refused, HTTPException: failed, Exception: crashed, **_validation_handlers()}
+    return {
+        ParleyError: refused,
+        HTTPException: failed,
+        UnicodeEncodeError: no_unicode,
+        Exception: crashed,
+        **_validation_handlers(),
+    }
 
 
 def _validation_handlers() -> dict[Any, Handler]:
