@@ -308,7 +308,7 @@ async def test_the_client_recovers_from_a_kill(tmp_path, texts: int, first_token
     """The kill comes within the text, right after the first text, and before it."""
     whole = words("w", 400)
     quick = parley.Backoff(first_s=0.05, max_s=0.2)
-    async with ServerProcess(tmp_path) as server, parley.Client(server.address, backoff=quick) as client:
+    async with ServerProcess(tmp_path, forked=True) as server, parley.Client(server.address, backoff=quick) as client:
         stream = client.stream_reply(script(whole, delay_s=0.01, first_token_delay_s=first_token_s))
         assert isinstance(await anext(stream), parley.Accepted)
         for _ in range(texts):
@@ -332,7 +332,7 @@ async def test_the_client_recovers_from_a_kill(tmp_path, texts: int, first_token
 
 
 async def test_the_client_starts_a_reply_on_a_server_that_comes_back(tmp_path) -> None:
-    async with ServerProcess(tmp_path) as server, parley.Client(server.address) as client:
+    async with ServerProcess(tmp_path, forked=True) as server, parley.Client(server.address) as client:
         await client.models()  # the client retries for long only once it has reached the server
         await server.kill9()
         stream = client.stream_reply(script("Late.", delay_s=0))
