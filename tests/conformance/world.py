@@ -163,7 +163,7 @@ class World:
             if "drain_pause_s" in settings:
                 lines = lines.replace("drain_pause_s = 0\n", "", 1)
             secrets = {"PARLEY_ENCRYPTION_KEYS": Fernet.generate_key().decode()} if "tenants" in self.spec else {}
-            self._server = ServerProcess(self._folder, toml=lines, UPSTREAM_KEY=KEY, **secrets)
+            self._server = ServerProcess(self._folder, toml=lines, forked=True, UPSTREAM_KEY=KEY, **secrets)
             await self._server.start()
         self.wire = Wire(self.servers[0].port)
         await self.wire.__aenter__()

@@ -240,7 +240,7 @@ async def test_whatever_is_sent_has_a_documented_answer(tmp_path, database):
     jwks.write_bytes(THE_ISSUER.jwks())
     toml = CONFIG.replace("{jwks}", str(jwks)) + TENANTS
     environment = database | {"PARLEY_ENCRYPTION_KEYS": new_encryption_key(), "PARLEY_LOG_FORMAT": "json"}
-    async with ServerProcess(tmp_path / "server", toml=toml, **environment) as server:
+    async with ServerProcess(tmp_path / "server", toml=toml, forked=True, **environment) as server:
         fuzzing = Fuzzing(server)
         await asyncio.to_thread(fuzzing.run)
         await asyncio.to_thread(send_junk, server.address)
