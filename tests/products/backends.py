@@ -261,8 +261,8 @@ def _node(name: str) -> Callable[[int], list[str]]:
     return lambda port: [tool("node"), str(EXAMPLES / name / "build/src/main.js")]
 
 
-def _uvicorn(port: int) -> list[str]:
-    return [sys.executable, "-m", "uvicorn", "app:app", "--host", "127.0.0.1", "--port", str(port)]
+def _python(port: int) -> list[str]:
+    return [sys.executable, "app.py"]
 
 
 def _missing_java() -> str:
@@ -286,8 +286,8 @@ COMMANDS: dict[str, Callable[[int], list[str]]] = {
     "spring-boot": _spring_boot,
     "express": _node("express"),
     "vision": _node("vision"),
-    "roleplay": _uvicorn,
-    "negotiate": _uvicorn,
+    "roleplay": _python,
+    "negotiate": _python,
 }
 MISSING: dict[str, Callable[[], str]] = {
     "spring-boot": _missing_java,
