@@ -8,6 +8,7 @@ import itertools
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import parley
 from cryptography.fernet import Fernet
@@ -30,6 +31,8 @@ LIMITS = {
     "express": "quotas = { tokens_per_day = 5000 }",
 }
 """By product: limits of each end user."""
+SERVER = {"roleplay": "max_readers_per_reply = 10\n"}
+"""By product: further settings of Parley's table `[server]`."""
 
 
 @dataclass
@@ -53,9 +56,9 @@ class Stand:
         """A user of one test."""
         return f"{name}-{next(self._numbers)}"
 
-    def browser(self, user: str) -> Browser:
-        """The user's browser."""
-        return Browser(self.product, user)
+    def browser(self, user: str, **claims: Any) -> Browser:
+        """The user's browser, with further claims in the token."""
+        return Browser(self.product, user, **claims)
 
     def client(self, user: str) -> parley.Client:
         """A client of Parley itself, that sees what the user sees."""
@@ -66,7 +69,7 @@ class Stand:
 
 def config(name: str, port: int) -> str:
     """Parley's configuration for a product whose vendor is at this port."""
-    models = model_table("chat", name, port) + SCRIPTED
+    models = model_table("chat", name, port) + SCRIPTED + SERVER.get(name, "")
     if name == "ui":
         return models + tenants(*(f"{user}-{number}" for user in ("ada", "ben") for number in range(200)))
     shop = [f'api_keys_sha256 = ["{_digest(BACKEND_KEY)}"]', "require_end_user = false", LIMITS.get(name, "")]
@@ -136,6 +139,7 @@ def _backend_environment(folder: Path) -> dict[str, str]:
     return {
         "PARLEY_API_KEY": BACKEND_KEY,
         "PARLEY_ADMIN_KEY": ADMIN_KEY,
+        "PARLEY_TENANT": "shop",
         "CHAT_PAGE": str(page),
         "CHAT_DEMO_LOGIN": "on",
     }
