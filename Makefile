@@ -8,9 +8,11 @@ PINNED := constraints.txt pyproject.toml clients/python/pyproject.toml
 BUF    := .tools/node_modules/.bin/buf
 # Tools of the environment come before those of the machine: buf runs its plugins by name.
 export PATH := $(CURDIR)/$(BIN):$(CURDIR)/.tools/bin:$(PATH)
+# Some images set it. Without bytecode, each start of a server compiles its modules again: 3 s of CPU.
+unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo run test clients conformance check format lint types imports protos tree gen bench bench-full gateways llama-cpp guard fuzz image catalog constraints clean
+.PHONY: help setup demo run test clients conformance check format lint types imports protos tree gen bench bench-full gateways llama-cpp chat-local guard fuzz image catalog constraints clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -30,6 +32,10 @@ demo: $(SERVER) ## See a reply stream, break, resume and be cancelled, without a
 
 run: $(SERVER) ## Run the server on 127.0.0.1:50051
 	@$(BIN)/parley serve
+
+chat-local: $(SERVER) ## Chat with a small real model on this machine, without any key (200 MB, downloaded once)
+	@tools/llama_cpp.sh $(BIN)/python
+	@$(BIN)/python -m tools.chat_local
 
 test: setup $(if $(ARGS),,clients) ## Run the tests, of all clients too; ARGS="tests/unit -k log" chooses some
 	@$(BIN)/python -m pytest -n 3 --dist loadgroup $(ARGS)

@@ -3,6 +3,7 @@
 Shared servers start at their first use; tests that break a server use one of their own.
 """
 
+import os
 import signal
 
 import pytest
@@ -13,6 +14,7 @@ from tests.services import PostgresServer, RedisServer, initdb, require_postgres
 
 if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:  # in background jobs of a shell; child processes would inherit it
     signal.signal(signal.SIGINT, signal.default_int_handler)
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # each server that a test starts would compile its modules again
 
 
 def pytest_configure(config):

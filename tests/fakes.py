@@ -225,6 +225,7 @@ class RecordingObserver:
         self.taken_over = 0
         self.counted: list[str] = []
         self.erased: Counter[str] = Counter()
+        self.unrolled: list[int] = []
 
     def reply_started(self) -> None:
         self.started += 1
@@ -261,6 +262,9 @@ class RecordingObserver:
 
     def reply_taken_over(self) -> None:
         self.taken_over += 1
+
+    def usage_unrolled(self, count: int) -> None:
+        self.unrolled.append(count)
 
     def conversations_erased(self, cause: str, count: int) -> None:
         self.erased[cause] += count

@@ -25,6 +25,9 @@ STARTS = 3
 class Service:
     """One server process in a folder, on a port that it keeps over restarts."""
 
+    start_s = START_S
+    """Longest wait until it is ready."""
+
     def __init__(self, folder: Path, *, port: int) -> None:
         self.folder = folder
         self.port = port or free_port()
@@ -46,6 +49,13 @@ class Service:
     def running(self) -> bool:
         """Whether there is a process, paused or not."""
         return self._process is not None and self._process.poll() is None
+
+    @property
+    def exit_status(self) -> int:
+        """After its end; negative for the signal that ended it."""
+        assert self._process is not None
+        assert self._process.returncode is not None, "the service runs"
+        return self._process.returncode
 
     def __enter__(self) -> Self:
         return self.start()
@@ -111,12 +121,13 @@ class Service:
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
-                env={"PATH": os.environ.get("PATH", os.defpath), "LC_ALL": "C.UTF-8"},
+                env={"PATH": os.environ.get("PATH", os.defpath), "LC_ALL": "C.UTF-8", **self._environment()},
+                cwd=self._working_folder(),
                 start_new_session=True,  # so that Ctrl-C reaches pytest alone
             )
         watchdog.watch(self.pid)
         try:
-            _wait(self._ready_or_ended, f"{self._process.args} is ready")
+            _wait(self._ready_or_ended, f"{self._process.args} is ready", limit_s=self.start_s)
         except AssertionError:
             self.kill9()
             raise
@@ -127,6 +138,14 @@ class Service:
             output = self.log.read_text(errors="replace")[-2000:]
             raise ChildProcessError(f"{type(self).__name__} did not start: {output}")
         return self._ready()
+
+    def _environment(self) -> dict[str, str]:
+        """Variables beside the path and the locale."""
+        return {}
+
+    def _working_folder(self) -> Path | None:
+        """None: that of the tests."""
+        return None
 
     def _prepare(self) -> None:
         raise NotImplementedError
@@ -141,8 +160,8 @@ class Service:
         raise NotImplementedError
 
 
-def _wait(condition: Callable[[], bool], what: str) -> None:
-    limit = time.monotonic() + START_S
+def _wait(condition: Callable[[], bool], what: str, *, limit_s: float = START_S) -> None:
+    limit = time.monotonic() + limit_s
     while not condition():
-        assert time.monotonic() < limit, f"not within {START_S:g} s: {what}"
+        assert time.monotonic() < limit, f"not within {limit_s:g} s: {what}"
         time.sleep(POLL_S)

@@ -202,10 +202,12 @@ Choose = Callable[[Request], Script]
 class Upstream:
     """`async with Upstream() as upstream`; `upstream.url` is the base URL. Without a script it answers a short text.
 
-    `reply_with` sets the answer of all later requests, `reply_next` the answers of the next ones.
+    `reply_with` sets the answer of all later requests, `reply_next` the answers of the next ones. `port`: 0 lets the
+    system choose.
     """
 
-    def __init__(self, *, ssl_context: ssl.SSLContext | None = None) -> None:
+    def __init__(self, *, ssl_context: ssl.SSLContext | None = None, port: int = 0) -> None:
+        self._wanted_port = port
         self.requests: list[Request] = []
         self.aborts: list[Abort] = []
         self.aborted = asyncio.Event()
@@ -222,7 +224,7 @@ class Upstream:
 
     async def __aenter__(self) -> Self:
         self._server = await asyncio.start_server(
-            self._accept, "127.0.0.1", 0, ssl=self._ssl_context, backlog=1024, limit=64 * 1024 * 1024
+            self._accept, "127.0.0.1", self._wanted_port, ssl=self._ssl_context, backlog=1024, limit=64 * 1024 * 1024
         )
         return self
 

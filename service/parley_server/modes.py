@@ -49,7 +49,7 @@ class Standalone:
         self.core = StandaloneCore(
             parts, self.store, self._journal, unstored=self._journal, on_ended=self._journal.ended
         )
-        self._rollup = UsageRollup(self.store, parts.clock, rows=SQLITE_ROLLUP_ROWS)
+        self._rollup = UsageRollup(self.store, parts.clock, parts.observer, rows=SQLITE_ROLLUP_ROWS)
 
     async def start(self) -> None:
         """Lock the file, update its schema, and end the replies of the last process. Raises `StoreUnusable`,
@@ -108,7 +108,7 @@ class Cluster:
             telemetry.watch_relay(
                 lambda: max(part.lost_s for part in redis.parts), lambda: len(self.core.live_replies.followed)
             )
-        self._rollup = UsageRollup(self.store, parts.clock, rows=POSTGRES_ROLLUP_ROWS)
+        self._rollup = UsageRollup(self.store, parts.clock, parts.observer, rows=POSTGRES_ROLLUP_ROWS)
         self._counts_messages = parts.tenants.count_messages
         self._keeping: asyncio.Task[None] | None = None
 

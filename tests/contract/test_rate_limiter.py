@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import itertools
 import logging
+import re
 import time
+from pathlib import Path
 
 import pytest
 from parley_server.core.rate_values import rate_key
@@ -15,6 +17,7 @@ from parley_server.relay.rates import ANSWER_S, RedisRateLimiter
 from parley_server.relay.redis_check import connector
 from parley_server.relay.redis_pipeline import RedisPipeline
 from redis import Redis
+from redis.exceptions import OutOfMemoryError
 
 from tests.clock import ManualClock, until
 from tests.fakes import ADA
@@ -42,10 +45,10 @@ class MemoryRates:
 class RedisRates:
     """The limiters of three replicas, which are called in turn. By default they wait long enough for a busy machine."""
 
-    def __init__(self, redis, **settings) -> None:
+    def __init__(self, redis, *, url="", **settings) -> None:
         self.redis = redis
         self.clock = ManualClock()
-        connect = connector(redis.url())
+        connect = connector(url or redis.url())
         self.replicas = [
             RedisRateLimiter(RedisPipeline(connect, f"rate-{number}"), self.clock, answer_s=BUSY_S, **settings)
             for number in range(3)
@@ -216,6 +219,40 @@ async def test_a_foreign_key_of_the_same_name_loses_nothing_else(shared_redis, c
     assert [record.message for record in caplog.records if record.levelno >= logging.WARNING] == [
         "relay_command_failed"
     ]
+    await rates.close()
+
+
+async def test_the_rights_that_the_documentation_names_are_enough(shared_redis):
+    page = (Path(__file__).parents[2] / "docs" / "operations.md").read_text()
+    found = re.search(r"^ACL (SETUSER parley .*\n.*)$", page, re.MULTILINE)
+    assert found is not None
+    shared_redis.command("ACL", *found[1].replace("PASSWORD", "secret").split())
+    rates = RedisRates(shared_redis, url=shared_redis.url().replace("//", "//parley:secret@"))
+    assert not (await take(rates, "a")).local
+    assert not (await take(rates, "b", "c", limit=2)).allowed
+    await next(rates.limiters).give_back(KEY, "a")
+    assert await next(rates.limiters).look(KEY) == 1
+    assert [each.health.losses for each in rates.replicas] == [0, 0, 0]
+    await rates.close()
+    shared_redis.command("ACL", "DELUSER", "parley")
+
+
+async def test_limits_hold_for_all_replicas_while_redis_is_out_of_memory(shared_redis):
+    rates = RedisRates(shared_redis)
+    await take(rates, "a", limit=4)
+    shared_redis.command("CONFIG", "SET", "maxmemory", "1")
+    shared_redis.command("SCRIPT", "FLUSH")
+    with pytest.raises(OutOfMemoryError):
+        shared_redis.command("SET", "other", "value")
+    answers = [await take(rates, member, limit=4) for member in "bcd"]
+    assert [(taken.used, taken.fresh, taken.local) for taken in answers] == [(n, True, False) for n in (2, 3, 4)]
+    refused = await take(rates, "e", limit=4)
+    assert (refused.allowed, refused.local) == (False, False)
+    assert (await take(rates, "a", key="another key", limit=4)).used == 1
+    for limiter in rates.replicas:
+        await limiter.give_back(KEY, "a")
+    assert [await limiter.look(KEY) for limiter in rates.replicas] == [3, 3, 3]
+    assert [each.health.losses for each in rates.replicas] == [0, 0, 0]
     await rates.close()
 
 

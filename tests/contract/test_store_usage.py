@@ -199,6 +199,30 @@ async def test_implausible_costs_of_earlier_releases_fit_into_the_sums(store, le
         await store.roll_usage(1000)
 
 
+async def test_sums_at_the_end_of_their_range_grow_no_further(store, ledger, query):
+    while await store.roll_usage(1000):
+        pass
+    for name in AMOUNTS:
+        query(f"UPDATE usage_day SET {name} = {2**63 - 2}")
+    for number in range(3):
+        await ledger.add(ADA, MIDNIGHT_US + number)
+    query(f"UPDATE usage SET cost_nano_usd = {MOST_COST}, end_time_us = create_time_us - 5 WHERE NOT rolled")
+    assert await store.count_unrolled() == 3
+    assert await store.roll_usage(1000) == 3
+    assert await store.count_unrolled() == 0
+    for name in AMOUNTS:
+        assert query(f"SELECT max({name}) FROM usage_day") == [(2**63 - 2,)], name
+
+
+async def test_a_sum_of_days_may_be_larger_than_a_column(store, ledger, query):
+    while await store.roll_usage(1000):
+        pass
+    query(f"UPDATE usage_day SET cost_nano_usd = {2**63 - 2}")
+    [(days,)] = query("SELECT count(*) FROM usage_day")
+    [row] = await everything(store, UsageQuery())
+    assert row.cost_nano_usd == days * (2**63 - 2)
+
+
 async def test_filters_that_no_row_can_hold_find_nothing(store, ledger):
     for name in ("tenant", "end_user", "model"):
         assert (await store.list_usage(UsageQuery(**{name: "a\0b"}), (), 10)).rows == ()

@@ -7,6 +7,7 @@ import {
   Conversations as ConversationsService,
   ListConversationsRequestSchema,
   ListMessagesRequestSchema,
+  type ListConversationsResponse,
   type ListMessagesResponse,
 } from "./gen/parley/v1/conversations_pb.js";
 import type {
@@ -27,6 +28,12 @@ export type ConversationField =
   | `context.${"maxMessages" | "maxTokens" | "overflow" | "reminder" | "reminderInterval"}`
   | "labels"
   | "headMessageId";
+
+interface ListOptions {
+  pageSize?: number | undefined;
+  query?: string | undefined;
+  labels?: Readonly<Record<string, string>> | undefined;
+}
 
 /**
  * Stores the dialogues of replies. A caller that acts for an end user sees only that user's conversations; others are
@@ -61,20 +68,29 @@ export class Conversations {
   }
 
   /** Returns the matching conversations, newest activity first, without `system` and `postSystem`. */
-  async *list({
+  async *list({ signal, ...options }: CallOptions & ListOptions = {}): AsyncGenerator<
+    Conversation,
+    void,
+    undefined
+  > {
+    for await (const page of this.pages({ signal, ...options })) yield* page.conversations;
+  }
+
+  /** Returns the same conversations page by page; `pageToken` is the `nextPageToken` of an earlier page. */
+  async *pages({
     signal,
     ...options
-  }: CallOptions & {
-    pageSize?: number | undefined;
-    query?: string | undefined;
-    labels?: Readonly<Record<string, string>> | undefined;
-  } = {}): AsyncGenerator<Conversation, void, undefined> {
+  }: CallOptions & ListOptions & { pageToken?: string | undefined } = {}): AsyncGenerator<
+    ListConversationsResponse,
+    void,
+    undefined
+  > {
     const request = create(ListConversationsRequestSchema, { ...options });
     do {
       const page = await this.connection.unary(ConversationsService.method.listConversations, request, {
         signal,
       });
-      yield* page.conversations;
+      yield page;
       request.pageToken = page.nextPageToken;
     } while (request.pageToken);
   }
@@ -132,7 +148,7 @@ export class Conversations {
     for await (const page of this.messagePages(conversationId, { signal, ...options })) yield* page.messages;
   }
 
-  /** Returns the same messages page by page, with their replies. */
+  /** Returns the same messages page by page, with their replies; `pageToken` is the `nextPageToken` of an earlier page. */
   async *messagePages(
     conversationId: string,
     {
@@ -140,6 +156,7 @@ export class Conversations {
       ...options
     }: CallOptions & {
       pageSize?: number | undefined;
+      pageToken?: string | undefined;
       leafMessageId?: string | undefined;
       allBranches?: boolean | undefined;
     } = {},

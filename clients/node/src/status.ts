@@ -69,6 +69,13 @@ export function unavailable(message: string, retryable = true, cause?: unknown):
   return new Unavailable(message, { code: "UNAVAILABLE", retryable, cause });
 }
 
+/** Why the calls of a closed client end. Web streams of a server that shuts down end without an error. */
+export class ClientClosed extends Unavailable {
+  constructor() {
+    super("the client is closed", { code: "UNAVAILABLE" });
+  }
+}
+
 function codeName(code: number): Code {
   return (status[code] as Code | undefined) ?? "UNKNOWN";
 }

@@ -11,7 +11,7 @@ import {
 import type { DescMessage, MessageInitShape } from "@bufbuild/protobuf";
 import { Call, type Method } from "./call.js";
 import { Reach } from "./reach.js";
-import { unavailable } from "./status.js";
+import { ClientClosed } from "./status.js";
 
 const CHANNEL_OPTIONS: ChannelOptions = {
   "grpc.keepalive_time_ms": 30_000,
@@ -63,7 +63,7 @@ export class Wire {
 
   /** Throws `Unavailable` if the client was closed. */
   check(): void {
-    if (this.#closed) throw unavailable("the client is closed", false);
+    if (this.#closed) throw new ClientClosed();
   }
 
   /** Starts a call. The caller must read it to its end or cancel it. */

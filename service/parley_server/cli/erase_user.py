@@ -7,6 +7,7 @@ import asyncio
 import secrets
 import sys
 from collections import Counter
+from collections.abc import Sequence
 
 from parley_server.cli.offline import opened_store
 from parley_server.cli.options import read_settings
@@ -60,6 +61,8 @@ async def _erase(settings: Settings, identity: Identity, name: str, counts: Coun
         dead = is_sqlite(settings.database_url)
         if not dead:
             await _cancel(store, identity)
+        # First: a repeated command could not find the ids of replies whose rows are deleted.
+        await _erase_in_redis(settings, await store.replies_of(identity))
         await _erase_conversations(store, settings, identity, counts, dead=dead)
         counts["request_ids"], counts["quotas"] = await store.forget_user(identity)
         while renamed := await store.rename_user(identity, name, USAGE_PART):
@@ -88,17 +91,18 @@ async def _erase_conversations(
     while (erased := await store.erase_conversations(identity, PART, running=dead)).count:
         counts["conversations"] += erased.count
         counts["replies"] += len(erased.reply_ids)
-        if settings.redis_url is not None:
-            await _erase_in_redis(settings.redis_url, erased.reply_ids)
+        await _erase_in_redis(settings, erased.reply_ids)
 
 
-async def _erase_in_redis(url: str, reply_ids: tuple[str, ...]) -> None:
+async def _erase_in_redis(settings: Settings, reply_ids: Sequence[str]) -> None:
+    """Erase the replies in Redis and in the memory of the servers. Raises `Incomplete`."""
+    if settings.redis_url is None:
+        return
     from parley_server.relay.erasure import erase_replies  # a server without Redis need not have its client loaded
     from parley_server.relay.redis_check import RelayUnusable
     from parley_server.relay.redis_pipeline import RelayAway
 
     try:
-        await erase_replies(url, reply_ids)
+        await erase_replies(settings.redis_url, reply_ids)
     except (RelayAway, RelayUnusable) as error:
-        problem = f"Redis keeps the text of {len(reply_ids)} replies until they expire there: {error}"
-        print(f"parley erase-user: {problem}", file=sys.stderr)
+        raise Incomplete(f"Redis cannot be used, run this command again when it can: {error}") from error

@@ -47,6 +47,9 @@ class Observer(Protocol):
         """A summary of a conversation ended. `outcome`: "stored", "skipped" (too many run at once), "failed",
         "timeout", "cancelled" or "erased" (the conversation is gone)."""
 
+    def usage_unrolled(self, count: int) -> None:
+        """So many rows of usage are not in the sums by day yet."""
+
     def reply_taken_over(self) -> None:
         """This replica ended a reply of a dead replica."""
 

@@ -256,6 +256,9 @@ class Store(Protocol):
         """Add at most `limit` rows of usage to the sums by day, the oldest first. Returns how many; 0 also while
         another replica does it."""
 
+    async def count_unrolled(self) -> int:
+        """The number of rows of usage that are not in the sums by day yet."""
+
     async def list_usage(self, query: UsageQuery, after: Sequence[str], limit: int) -> UsagePage:
         """Sums of usage, exact at any moment: at most `limit` rows, sorted by the columns of their groups, after the
         row with the values `after` of these columns (empty: the first). Raises `InvalidRequest` if it takes longer
@@ -399,6 +402,9 @@ class ErasureStore(Protocol):
 
     async def running_of(self, identity: Identity) -> list[str]:
         """The ids of the running replies of an end user."""
+
+    async def replies_of(self, identity: Identity) -> list[str]:
+        """The ids of all replies in the conversations of an end user."""
 
     async def erase_conversations(self, identity: Identity, limit: int, *, running: bool) -> ErasedConversations:
         """Erase at most `limit` conversations of an end user; those with a running reply only if `running`."""

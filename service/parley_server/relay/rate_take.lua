@@ -5,6 +5,7 @@
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
 local window, limit, member = tonumber(ARGV[1]), tonumber(ARGV[2]), ARGV[3]
+-- This write comes first in any case: a Redis that is out of memory refuses a script whose first write adds data.
 redis.call('ZREMRANGEBYSCORE', KEYS[1], '-inf', now - window)
 local used = redis.call('ZCARD', KEYS[1])
 if redis.call('ZSCORE', KEYS[1], member) then

@@ -36,6 +36,10 @@ _BEFORE = bindparam("before_us", type_=BigInteger)
 _OLD = (conversation.c.tenant == _TENANT, conversation.c.update_time_us < _BEFORE)
 _OF_USER = (conversation.c.tenant == _TENANT, conversation.c.end_user == _USER)
 _USERS_REPLIES = select(reply.c.id).where(reply.c.tenant == _TENANT, reply.c.end_user == _USER, reply_active)
+_USERS_CONVERSATIONS = select(conversation.c.id).where(*_OF_USER)
+_ALL_USERS_REPLIES = select(reply.c.id).where(
+    reply.c.tenant == _TENANT, reply.c.conversation_id.in_(_USERS_CONVERSATIONS)
+)
 _USERS_KEYS = delete(idempotency_key).where(idempotency_key.c.tenant == _TENANT, idempotency_key.c.end_user == _USER)
 _USERS_QUOTAS = delete(quota_use).where(
     quota_use.c.tenant == _TENANT, quota_use.c.scope == "user", quota_use.c.end_user == _USER
@@ -83,6 +87,11 @@ def erase_conversations(
 def running_of(connection: Connection, identity: Identity) -> list[str]:
     """See `ErasureStore`."""
     return list(connection.execute(_USERS_REPLIES, _user(identity)).scalars())
+
+
+def replies_of(connection: Connection, identity: Identity) -> list[str]:
+    """See `ErasureStore`."""
+    return list(connection.execute(_ALL_USERS_REPLIES, _user(identity)).scalars())
 
 
 def forget_user(connection: Connection, identity: Identity) -> tuple[int, int]:

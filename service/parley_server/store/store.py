@@ -55,7 +55,7 @@ from parley_server.store.engine.driver_errors import timed_out
 from parley_server.store.finalisation import finalise
 from parley_server.store.migrate import check_schema, schema_release
 from parley_server.store.summaries import add_summary
-from parley_server.store.usage import roll_usage
+from parley_server.store.usage import count_unrolled, roll_usage
 from parley_server.store.usage_sums import list_usage
 
 SWEEP_INTERVAL_US = 60 * 1_000_000
@@ -143,6 +143,9 @@ class SqlStore:
 
     async def roll_usage(self, limit: int) -> int:
         return await self._database.write(lambda connection: roll_usage(connection, limit), durable=False)
+
+    async def count_unrolled(self) -> int:
+        return await self._database.read(count_unrolled, one_state=False)
 
     async def list_usage(self, query: UsageQuery, after: Sequence[str], limit: int) -> UsagePage:
         try:
@@ -253,6 +256,9 @@ class SqlStore:
 
     async def running_of(self, identity: Identity) -> list[str]:
         return await self._database.read(lambda connection: erasure.running_of(connection, identity), one_state=False)
+
+    async def replies_of(self, identity: Identity) -> list[str]:
+        return await self._database.read(lambda connection: erasure.replies_of(connection, identity), one_state=False)
 
     async def erase_conversations(self, identity: Identity, limit: int, *, running: bool) -> ErasedConversations:
         return await self._database.write(

@@ -32,6 +32,9 @@ from parley_server.store.schema import usage, usage_day
 
 REPLY = "reply"
 SUMMARY = "summary"
+MOST_SUM = 2**62
+"""A sum does not grow beyond this. What the rows of one call add to it is less than the rest of the column's range: a
+number out of that range would make the job fail at the same rows for ever."""
 ROLLUP_LOCK = 0x5061726C657B
 """The key of the advisory lock that lets one replica at a time add sums."""
 
@@ -88,6 +91,8 @@ _TAKE = (
     .with_for_update(skip_locked=True)
 )
 
+_UNROLLED_COUNT = select(func.count()).select_from(usage).where(UNROLLED)
+
 
 @cache
 def _add(dialect: str) -> Insert:
@@ -98,8 +103,12 @@ def _add(dialect: str) -> Insert:
     new = statement.excluded
     return statement.on_conflict_do_update(
         index_elements=[usage_day.c[name] for name in keys],
-        set_={name: usage_day.c[name] + new[name] for name in AMOUNTS},
+        set_={name: _grown(usage_day.c[name], new[name]) for name in AMOUNTS},
     )
+
+
+def _grown(total: ColumnElement[int], more: ColumnElement[int]) -> ColumnElement[int]:
+    return case((total < MOST_SUM, total + more), else_=total)
 
 
 @cache
@@ -118,6 +127,11 @@ def roll_usage(connection: Connection, limit: int) -> int:
         return 0
     connection.execute(_add(dialect), taken)
     return connection.execute(_mark(dialect), taken).rowcount
+
+
+def count_unrolled(connection: Connection) -> int:
+    """See `Store`."""
+    return connection.execute(_UNROLLED_COUNT).scalar_one()
 
 
 def usage_values(counted: Usage) -> dict[str, object]:

@@ -29,6 +29,8 @@ from parley_server.store.schema import usage, usage_day
 from parley_server.store.usage import AMOUNTS, UNROLLED, usage_keys
 
 _USER = (usage.c.tenant, usage.c.end_user)
+COST_UNIT = 1_000_000_000
+"""Sums of costs are made of two parts, in this unit and below it: SQLite fails where a sum exceeds 64 bits."""
 LATEST_US = 253_402_214_400_000_000
 """The start of the last day that has a name, 9999-12-31."""
 
@@ -42,7 +44,9 @@ def list_usage(connection: Connection, query: UsageQuery, after: Sequence[str], 
     names = key_columns(query)
     source = _source(connection, query, after, limit)
     keys = [source.c[name] for name in names]
-    sums = [func.sum(source.c[name], type_=BigInteger).label(name) for name in AMOUNTS]
+    amounts: dict[str, ColumnElement[Any]] = {name: source.c[name] for name in AMOUNTS if name != "cost_nano_usd"}
+    amounts |= {"cost_units": source.c.cost_nano_usd // COST_UNIT, "cost_rest": source.c.cost_nano_usd % COST_UNIT}
+    sums = [func.sum(amount, type_=BigInteger).label(name) for name, amount in amounts.items()]
     rows = select(*keys, *sums).group_by(*keys).order_by(*keys).limit(limit + 1)
     if after:
         rows = rows.where(tuple_(*keys) > tuple_(*after))
@@ -51,10 +55,10 @@ def list_usage(connection: Connection, query: UsageQuery, after: Sequence[str], 
 
 
 def _sums(row: Row[Any], names: Sequence[str]) -> UsageSums:
-    values = row._mapping  # noqa: SLF001 - SQLAlchemy's name of a public attribute
-    return UsageSums(
-        key=UsageKey(**{name: values[name] for name in names}), **{name: int(values[name]) for name in AMOUNTS}
-    )
+    values = dict(row._mapping)  # noqa: SLF001 - SQLAlchemy's name of a public attribute
+    key = UsageKey(**{name: values.pop(name) for name in names})
+    cost = int(values.pop("cost_units")) * COST_UNIT + int(values.pop("cost_rest"))
+    return UsageSums(key=key, cost_nano_usd=cost, **{name: int(value) for name, value in values.items()})
 
 
 def _source(connection: Connection, query: UsageQuery, after: Sequence[str], limit: int) -> Subquery:

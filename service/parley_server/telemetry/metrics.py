@@ -127,6 +127,9 @@ class Metrics:
             "parley_erased_conversations_total", "Conversations that were erased.", ("cause",), registry=registry
         )
         self._erased = _Labelled(erased.labels)
+        self._unrolled = Gauge(
+            "parley_usage_unrolled", "Rows of usage that are not in the sums by day yet.", registry=registry
+        )
         cost = Counter("parley_cost_usd_total", "Cost in US dollars, where prices are known.", model, registry=registry)
         self._cost = _Labelled(cost.labels)
 
@@ -289,6 +292,9 @@ class Metrics:
 
     def jwks_refreshed(self, outcome: str) -> None:
         self._jwks_refreshes.of(outcome).inc()
+
+    def usage_unrolled(self, count: int) -> None:
+        self._unrolled.set(count)
 
     def conversations_erased(self, cause: str, count: int) -> None:
         self._erased.of(cause).inc(count)

@@ -10,7 +10,7 @@ from parley_server.core.model import Identity, Message, Role, TextPart, ToolCall
 from parley_server.core.rate_values import rate_key
 from parley_server.core.replies.accept import REPORT_UNKNOWN_S
 from parley_server.core.replies.generate import Generation
-from parley_server.core.store_types import CancelTarget, ConversationUpdate, Position, Replayed
+from parley_server.core.store_types import CancelTarget, ConversationUpdate, OverQuota, Position, Replayed
 from parley_server.errors import (
     ConversationNotFound,
     LimitsUnavailable,
@@ -258,6 +258,46 @@ async def test_the_limit_of_replies_comes_before_the_quota(limited, replies, err
     harness = limited(hold, concurrent_replies=replies, quotas=Quota(tokens_per_day=150))
     await harness.begin()
     assert isinstance(await refused(harness), error)
+
+
+class EndBetween:
+    """The store, as it answers if other replies end after it has refused an acceptance for a quota, but before it reads
+    the use that refuses it; `times` times. `end` ends them in fact."""
+
+    def __init__(self, store, times, end):
+        self._store, self._times, self._end = store, times, end
+
+    def __getattr__(self, name):
+        return getattr(self._store, name)
+
+    async def accept(self, acceptance):
+        outcome = await self._store.accept(acceptance)
+        if not isinstance(outcome, OverQuota) or not self._times:
+            return outcome
+        self._times -= 1
+        await self._end()
+        return OverQuota(uses=())
+
+
+async def test_a_quota_that_has_room_again_when_its_use_is_read_accepts_the_request(limited):
+    harness = limited(hold, quotas=Quota(tokens_per_day=150))
+    running = await harness.begin()
+    assert isinstance(await refused(harness), QuotaExceeded)
+
+    async def end():
+        await cancel_reply(harness, running)
+        await harness.stored_end(running)
+
+    harness.core.acceptances._store = EndBetween(harness.store, 1, end)
+    assert not (await harness.begin()).log.over
+
+
+async def test_a_quota_that_changes_at_each_try_is_a_refusal_to_retry(limited):
+    harness = limited(hold, quotas=Quota(tokens_per_day=150))
+    await harness.begin()
+    harness.core.acceptances._store = EndBetween(harness.store, 99, settle)
+    error = await refused(harness)
+    assert (error.reason, error.retryable, error.retry_after_s) == (Reason.REPLY_IN_PROGRESS, True, 0.5)
 
 
 async def test_a_refused_message_interrupts_nothing(limited):

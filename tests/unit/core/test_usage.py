@@ -63,7 +63,7 @@ async def test_the_job_goes_on_after_failures_and_takes_all_parts_at_once(harnes
     for _ in range(5):
         await harness.stored_end(await harness.begin())
     store, clock = harness.store, ManualClock()
-    job = asyncio.ensure_future(UsageRollup(store, clock, rows=2).run())
+    job = asyncio.ensure_future(UsageRollup(store, clock, harness.observer, rows=2).run())
     for error in (StorageUnavailable(), RuntimeError("a bug"), None):
         store.fail("roll_usage", times=0 if error is None else 1, error=error)
         done = store.calls.count("roll_usage")
@@ -73,4 +73,7 @@ async def test_the_job_goes_on_after_failures_and_takes_all_parts_at_once(harnes
         await clock.advance(PAUSE_S)
         await until(lambda: not store.pending_calls and clock.waiting)
     assert await store.roll_usage(100) == 0, "nothing is left"
+    await clock.advance(INTERVAL_S)
+    await until(lambda: not store.pending_calls and clock.waiting)
+    assert harness.observer.unrolled == [3, 0], "counted once per interval, after a part was added"
     job.cancel()

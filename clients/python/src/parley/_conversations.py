@@ -43,11 +43,20 @@ class Conversations:
         self, *, page_size: int = 0, query: str = "", labels: Mapping[str, str] | None = None
     ) -> AsyncIterator[resources_pb2.Conversation]:
         """Returns the matching conversations, newest activity first, without `system` and `post_system`."""
-        request = conversations_pb2.ListConversationsRequest(page_size=page_size, query=query, labels=labels)
-        while True:
-            page = await self._connection.call(self._connection.conversations.ListConversations, request)
+        async for page in self.pages(page_size=page_size, query=query, labels=labels):
             for item in page.conversations:
                 yield item
+
+    async def pages(
+        self, *, page_size: int = 0, page_token: str = "", query: str = "", labels: Mapping[str, str] | None = None
+    ) -> AsyncIterator[conversations_pb2.ListConversationsResponse]:
+        """Returns the same conversations page by page, from the page of `page_token`."""
+        request = conversations_pb2.ListConversationsRequest(
+            page_size=page_size, page_token=page_token, query=query, labels=labels
+        )
+        while True:
+            page = await self._connection.call(self._connection.conversations.ListConversations, request)
+            yield page
             if not page.next_page_token:
                 return
             request.page_token = page.next_page_token
@@ -82,12 +91,19 @@ class Conversations:
                 yield message
 
     async def message_pages(
-        self, conversation_id: str, *, page_size: int = 0, leaf_message_id: str = "", all_branches: bool = False
+        self,
+        conversation_id: str,
+        *,
+        page_size: int = 0,
+        page_token: str = "",
+        leaf_message_id: str = "",
+        all_branches: bool = False,
     ) -> AsyncIterator[conversations_pb2.ListMessagesResponse]:
-        """Returns the same messages page by page, with their replies."""
+        """Returns the same messages page by page, from the page of `page_token`, with their replies."""
         request = conversations_pb2.ListMessagesRequest(
             conversation_id=conversation_id,
             page_size=page_size,
+            page_token=page_token,
             leaf_message_id=leaf_message_id,
             all_branches=all_branches,
         )

@@ -157,10 +157,12 @@ class Acceptances:
                     return known
                 continue
             if isinstance(outcome, OverQuota):
-                raise _over_quota(plan.acceptance, outcome)
-            if not isinstance(outcome, HeadMoved):
+                # A reply that ended between the refusal and the look at its use may have left room: try again.
+                if (refused := _over_quota(plan.acceptance, outcome)) is not None:
+                    raise refused
+            elif not isinstance(outcome, HeadMoved):
                 raise _refusal(outcome)
-        raise ReplyInProgress("the conversation kept changing: retry", retry_after_s=0.5)
+        raise ReplyInProgress("the conversation or a quota kept changing: retry", retry_after_s=0.5)
 
     def _check_room(self, prompt_size: int) -> None:
         if self.draining is not None:
@@ -344,11 +346,10 @@ def _in_progress(reply_id: str) -> ReplyInProgress:
     return ReplyInProgress("another reply runs in this conversation", retry_after_s=1.0, metadata=metadata)
 
 
-def _over_quota(acceptance: Acceptance, outcome: OverQuota) -> ParleyError:
+def _over_quota(acceptance: Acceptance, outcome: OverQuota) -> QuotaExceeded | None:
+    """The refusal; None if the uses that were read after it leave enough."""
     assert acceptance.plan.held is not None
-    refused = refusal(acceptance.quotas, outcome.uses, acceptance.plan.held, acceptance.now_us)
-    # The use of a row may have become less between the refusal and the query of it.
-    return refused or QuotaExceeded("a quota was used up when the reply was accepted: retry", retry_after_s=1.0)
+    return refusal(acceptance.quotas, outcome.uses, acceptance.plan.held, acceptance.now_us)
 
 
 def _refusal(outcome: AcceptOutcome) -> ParleyError:

@@ -1,0 +1,264 @@
+"""The routes of the chat page that are the same for all products."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import json
+from collections.abc import Awaitable, Callable
+from dataclasses import asdict, dataclass
+from typing import Any, Literal, TypeVar
+
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import BaseRoute, Route
+
+from parley._client import Client
+from parley._fields import RequestFields
+from parley._stream import ReplyStream
+from parley.asgi._conversations import ensure_conversation, title_of
+from parley.asgi._page_json import conversation_json, is_running, messages_json, reply_events
+from parley.asgi._response import ReplyResponse
+from parley.errors import ReplyNotFound
+from parley.v1 import resources_pb2
+
+Value = TypeVar("Value")
+Caller = Callable[[Request], Client | Awaitable[Client]]
+Settings = Callable[[Request], RequestFields | Awaitable[RequestFields]]
+
+_PAGE_SIZE = 50
+_READS = 3
+_IMAGE_HEADERS = {
+    "X-Content-Type-Options": "nosniff",
+    "Cache-Control": "private, max-age=31536000, immutable",
+    "Content-Security-Policy": "sandbox",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class PageConfig:
+    """What the page needs to know before the user has signed in."""
+
+    wire: Literal["tasks", "sessions", "image", "chunks", "negotiate", "page"]
+    """Which route of the product sends messages."""
+    title: str
+    login: Literal["none", "demo", "token", "api_key"] = "token"
+    images: bool = False
+
+
+def page_routes(
+    caller: Caller,
+    config: PageConfig,
+    *,
+    settings: Settings | None = None,
+    sends: bool = False,
+    prefix: str = "/api/page",
+) -> list[BaseRoute]:
+    """Returns the routes of the page for `Starlette(routes=...)` or `FastAPI(routes=...)`.
+
+    `caller` returns the client that acts for the end user of a request, or raises `HTTPException(401)`. `settings`
+    returns the fields of a `ReplyRequest` that the product always sets, so that a retry has them, too. With `sends`
+    there are also routes to send messages and to list models, for products without a route of their own.
+    """
+    page = _Page(caller, config, settings or (lambda _: RequestFields()))
+    one = prefix + "/conversations/{conversation_id}"
+    routes = [
+        Route(prefix + "/config", page.config),
+        Route(prefix + "/conversations", page.conversations),
+        Route(one, page.conversation),
+        Route(one, page.delete, methods=["DELETE"]),
+        Route(one + "/messages", page.messages),
+        Route(one + "/stream", page.stream),
+        Route(one + "/stop", page.stop, methods=["POST"]),
+        Route(one + "/retry", page.retry, methods=["POST"]),
+        Route(prefix + "/images/{image_id}", page.image),
+    ]
+    if sends:
+        routes += [Route(one + "/messages", page.send, methods=["POST"]), Route(prefix + "/models", page.models)]
+    return list(routes)
+
+
+class _Page:
+    def __init__(self, caller: Caller, config: PageConfig, settings: Settings) -> None:
+        self._caller = caller
+        self._config = config
+        self._settings = settings
+
+    async def config(self, _request: Request) -> Response:
+        return JSONResponse(asdict(self._config))
+
+    async def conversations(self, request: Request) -> Response:
+        client = await self._client(request)
+        pages = client.conversations.pages(page_size=_PAGE_SIZE, page_token=_page_token(request))
+        page = await anext(pages)
+        conversations = [conversation_json(each) for each in page.conversations]
+        return JSONResponse({"conversations": conversations, "next_page_token": page.next_page_token or None})
+
+    async def conversation(self, request: Request) -> Response:
+        client = await self._client(request)
+        return JSONResponse(conversation_json(await client.conversations.get(_conversation_id(request))))
+
+    async def delete(self, request: Request) -> Response:
+        client = await self._client(request)
+        await client.conversations.delete(_conversation_id(request))
+        return Response(status_code=204)
+
+    async def messages(self, request: Request) -> Response:
+        client = await self._client(request)
+        active_reply_id, leaf = await _shown_branch(client, _conversation_id(request))
+        token = _page_token(request)
+        # A token belongs to one branch, which is not the shown one any more once a reply has started or ended.
+        leaf, _, token = token.rpartition(".") if token else (leaf, "", "")
+        pages = client.conversations.message_pages(
+            _conversation_id(request), page_size=_PAGE_SIZE, page_token=token, leaf_message_id=leaf
+        )
+        page = await anext(pages)
+        following = f"{leaf}.{page.next_page_token}" if page.next_page_token else None
+        answered = leaf if active_reply_id else ""
+        return JSONResponse(
+            {
+                "messages": messages_json(page, answered=answered),
+                "active_reply_id": active_reply_id or None,
+                "next_page_token": following,
+            }
+        )
+
+    async def image(self, request: Request) -> Response:
+        client = await self._client(request)
+        image = await client.conversations.image(request.path_params["image_id"])
+        return Response(image.data, media_type=image.mime_type, headers=_IMAGE_HEADERS)
+
+    async def stream(self, request: Request) -> Response:
+        client = await self._client(request)
+        active_reply_id = (await client.conversations.get(_conversation_id(request))).active_reply_id
+        if not active_reply_id:
+            return Response(status_code=204)
+        after = _number(request, "after") if request.query_params.get("reply_id") == active_reply_id else 0
+        return _response(client.resume(active_reply_id, after_sequence=after), after)
+
+    async def stop(self, request: Request) -> Response:
+        client = await self._client(request)
+        request_id = _text(await _body(request), "request_id", required=False)
+        try:
+            if request_id:
+                reply = await client.cancel(request_id=request_id, reason="user_cancelled")
+            else:
+                reply = await client.cancel(conversation_id=_conversation_id(request), reason="user_cancelled")
+        except ReplyNotFound:
+            if request_id:
+                return JSONResponse({"status": "cancelled"}, 202)
+            raise HTTPException(409, "No answer is being written.") from None
+        is_cancelled = reply.state == resources_pb2.Reply.STATE_CANCELLED
+        return JSONResponse({"status": "cancelled" if is_cancelled else "already_finished"})
+
+    async def retry(self, request: Request) -> Response:
+        client = await self._client(request)
+        replaced = _text(await _body(request), "replace_message_id")
+        fields = await self._fields(request)
+        fields["replace_message_id"] = replaced
+        return _response(client.stream_reply("", **fields))
+
+    async def send(self, request: Request) -> Response:
+        client = await self._client(request)
+        body = await _body(request, required=True)
+        text, model = _text(body, "text", required=False), _text(body, "model", required=False)
+        images = [_image(each) for each in _list(body, "images")]
+        if not (text or images):
+            raise HTTPException(400, "text: must not be empty")
+        fields = await self._fields(request)
+        fields["images"] = images
+        if model:
+            fields["model"] = model
+        # Checks the request before a conversation is made for it.
+        stream = client.stream_reply(text, **fields)
+        await ensure_conversation(client, _conversation_id(request), title=title_of(text))
+        return _response(stream)
+
+    async def models(self, request: Request) -> Response:
+        client = await self._client(request)
+        models = [{"id": each.alias, "name": each.alias, "images": each.images} for each in await client.models()]
+        return JSONResponse({"models": models})
+
+    async def _client(self, request: Request) -> Client:
+        return await _awaited(self._caller(request))
+
+    async def _fields(self, request: Request) -> RequestFields:
+        fields = (await _awaited(self._settings(request))).copy()
+        fields["conversation_id"] = _conversation_id(request)
+        fields["request_id"] = request.headers.get("Idempotency-Key")
+        return fields
+
+
+def _response(stream: ReplyStream, after: int = 0) -> ReplyResponse:
+    return ReplyResponse(stream, reply_events(stream, after))
+
+
+async def _shown_branch(client: Client, conversation_id: str) -> tuple[str, str]:
+    """Returns the id of the running reply, and the last message of the branch that is shown: the running reply's
+    question, since the conversation's head may be an answer that the reply replaces.
+    """
+    for _ in range(_READS):
+        conversation = await client.conversations.get(conversation_id)
+        if not conversation.active_reply_id:
+            break
+        reply = await client.get_reply(conversation.active_reply_id)
+        if is_running(reply):
+            return reply.id, reply.parent_message_id
+    return "", conversation.head_message_id
+
+
+async def _awaited(value: Value | Awaitable[Value]) -> Value:
+    return await value if isinstance(value, Awaitable) else value
+
+
+def _conversation_id(request: Request) -> str:
+    return str(request.path_params["conversation_id"])
+
+
+def _page_token(request: Request) -> str:
+    return request.query_params.get("page_token", "")
+
+
+def _number(request: Request, name: str) -> int:
+    value = request.query_params.get(name, "0")
+    if not (value.isascii() and value.isdecimal() and len(value) <= 9):
+        raise HTTPException(400, f"{name}: must be a number from 0 to 999999999")
+    return int(value)
+
+
+async def _body(request: Request, *, required: bool = False) -> dict[str, Any]:
+    data = await request.body()
+    if not data and not required:
+        return {}
+    try:
+        value = json.loads(data)
+    except (ValueError, RecursionError):
+        raise HTTPException(400, "The body is not valid JSON.") from None
+    if not isinstance(value, dict):
+        raise HTTPException(400, "The body must be a JSON object.")
+    return value
+
+
+def _text(body: dict[str, Any], name: str, *, required: bool = True) -> str:
+    value = body.get(name) or ""
+    if not isinstance(value, str) or (required and not value):
+        raise HTTPException(400, f"{name}: must be a text" + " that is not empty" * required)
+    return value
+
+
+def _list(body: dict[str, Any], name: str) -> list[Any]:
+    value = body.get(name) or []
+    if not isinstance(value, list):
+        raise HTTPException(400, f"{name}: must be a list")
+    return value
+
+
+def _image(value: Any) -> resources_pb2.Image:
+    if not isinstance(value, dict):
+        raise HTTPException(400, "images: must be objects with mime_type and data")
+    try:
+        data = base64.b64decode(_text(value, "data"), validate=True)
+    except (binascii.Error, ValueError):
+        raise HTTPException(400, "images: data must be base64") from None
+    return resources_pb2.Image(data=data, mime_type=_text(value, "mime_type"))

@@ -1,0 +1,80 @@
+"""What a page sees of every product when its backend or Parley goes down while a reply runs."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+
+import pytest
+
+from tests.products.lanes import EACH
+from tests.upstream import Hang, Wait
+
+pytestmark = EACH
+
+ONE_OF_EACH_LIBRARY = {"spring-boot", "express", "negotiate"}
+STOP_S = 15.0
+CLEAN = {0, 143, -15}
+"""Java ends with 143 after SIGTERM, other programs with 0 or by the signal."""
+
+
+async def test_a_backend_that_shuts_down_ends_its_streams_and_the_page_attaches_again(stand, ada, model):
+    go_on = asyncio.Event()
+    model.says("one ", Wait(go_on), "two")
+    conversation = stand.wire.new_conversation()
+    async with stand.wire.send(ada, conversation) as sent, ada.attach(conversation) as events:
+        await events.until("text")
+        start = time.monotonic()
+        if stand.product.name == "ui":  # Parley itself: the reply ends with it, after its grace
+            go_on.set()
+        status = await asyncio.to_thread(stand.product.terminate)
+        assert time.monotonic() - start < STOP_S
+        assert status in CLEAN
+        await events.rest()
+        await sent.rest()
+    await asyncio.to_thread(stand.product.restart)
+    go_on.set()
+    if stand.product.name == "vision":  # it ends the reply of a browser that leaves
+        assert (await ada.messages(conversation))[0]["text"] == "Hi"
+        return
+    async with ada.attach(conversation) as again:
+        if again.status == 200:
+            assert (await again.rest())[-1]["type"] == "finished"
+    assert (await ada.messages(conversation))[-1]["text"] == "one two"
+
+
+async def test_a_kill_of_parley_is_bridged_and_ends_with_a_sentence(stand, ada, model):
+    """The reply dies with its only replica; what was written is kept, and the conversation goes on."""
+    model.says("one ", Hang())
+    conversation = stand.wire.new_conversation()
+    async with stand.wire.send(ada, conversation) as sent, ada.attach(conversation) as events:
+        await events.until("text")
+        await sent.next()
+        await asyncio.sleep(0.25)  # the longest loss of text: a crash may lose that of one checkpoint
+        await asyncio.to_thread(stand.product.parley.restart)
+        received = await events.rest()
+        await sent.rest()
+    if stand.product.name != "ui":  # there the page's server died, too
+        assert any(each["type"] == "waiting" for each in received), "the page can say that it reconnects"
+    shown = (await ada.messages(conversation))[-1]
+    assert (shown["text"], shown["partial"]) == ("one ", True)
+    assert shown["reply"]["error"]["code"] == "OWNER_LOST"
+    assert len(shown["reply"]["error"]["message"].split()) > 3
+    model.says("back")
+    assert await stand.wire.ask(ada, conversation, "again") == "back"
+
+
+async def test_while_parley_is_away_a_question_is_503_as_a_sentence(stand, ada, model):
+    if stand.product.name not in ONE_OF_EACH_LIBRARY:
+        pytest.skip("another product with the same library is tested")
+    await asyncio.to_thread(stand.product.parley.kill)
+    try:
+        async with stand.wire.send(ada, stand.wire.new_conversation()) as refused:
+            assert refused.status == 503, refused.body
+            assert refused.body["retryable"] is True
+            assert len(refused.body["message"].split()) > 3
+            assert str(stand.product.parley.port) not in str(refused.body)
+            assert "grpc" not in str(refused.body).lower()
+    finally:
+        await asyncio.to_thread(stand.product.parley.start)
+    assert await stand.wire.ask(ada, stand.wire.new_conversation()) == "Hello, world"
