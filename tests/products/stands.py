@@ -37,7 +37,7 @@ SERVER = {"roleplay": "max_readers_per_reply = 10\n"}
 
 @dataclass
 class Stand:
-    """A running product. Its parts that tests stop must run again at the end of the test."""
+    """A running product."""
 
     product: Product
     wire: Wire
@@ -51,6 +51,12 @@ class Stand:
     def __post_init__(self) -> None:
         conversation = self.wire.new_conversation()
         self.silence = Silence(self.product, self.user(), conversation=conversation, open_client=self.client)
+
+    def start_stopped_parts(self) -> None:
+        """Start what a failed test has left stopped."""
+        for part in (self.postgres, self.redis, self.product.parley, self.product.backend):
+            if part is not None and not part.running:
+                part.start()
 
     def user(self, name: str = "ada") -> str:
         """A user of one test."""
@@ -93,6 +99,7 @@ name = "scripted"
 [server]
 default_model = "chat"
 drain_pause_s = 0
+drain_grace_s = 3
 disconnect_cancel_s = 0.5
 lease_s = 2
 sweep_interval_s = 0.5
