@@ -27,11 +27,8 @@ from parley_server.secrets.fernet import new_encryption_key
 from tests.fuzzing import PNG, FuzzCall, Known, calls, mostly
 from tests.integration.served import Refusal, tenant
 from tests.issuer import ISSUER, Issuer
-from tests.lanes import LOADED
 from tests.processes import CHANNEL_OPTIONS, MIB, ServerProcess
 from tests.services import require_postgres
-
-pytestmark = pytest.mark.xdist_group(LOADED)
 
 CALLS = int(os.environ.get("PARLEY_FUZZ_CALLS", "2000")) // 2
 DEADLINE_S = 20.0
