@@ -73,6 +73,21 @@ export async function firstEvent(
   }
 }
 
+/**
+ * Reads a reply to its end, for browsers that cannot stream. Throws the error of a refusal, or of a reply that failed.
+ *
+ * If the browser leaves, the call ends, and the result is undefined.
+ */
+export async function wholeReply(
+  response: ServerResponse,
+  stream: ReplyStream,
+): Promise<Finished | undefined> {
+  for (let event = await firstEvent(response, stream); event; event = (await stream.next()).value) {
+    if (event.type === "finished") return event;
+  }
+  return undefined;
+}
+
 /** Sends a reply from its first event to its end, at the pace of the browser. Leaving ends the call, not the reply. */
 export async function sendFrom(
   first: ReplyEvent | undefined,
