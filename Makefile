@@ -56,6 +56,7 @@ lint: setup ## Look for faults with ruff
 
 types: setup ## Check types with mypy --strict
 	@$(BIN)/mypy
+	@for each in negotiate roleplay; do MYPYPATH=examples/$$each $(BIN)/mypy examples/$$each/*.py || exit 1; done
 
 imports: setup ## Check that imports go one way
 	@$(BIN)/lint-imports

@@ -25,6 +25,11 @@ PAGE: Final = parley.asgi.PageConfig(
     wire="negotiate", title="Negotiate", login="demo" if identity.DEMO_LOGIN else "token"
 )
 PAGE_FOLDER: Final = os.environ.get("CHAT_PAGE") or Path(__file__).parent.parent / "page/dist"
+STREAM: Final = parley.asgi.openapi_events(
+    token={"content": "string"},
+    complete={"model": "string", "totalTokens": "integer"},
+    error={"error": "string", "code": "string", "message": "string", "retryable": "boolean"},
+)
 ROLES: Final = {"user": resources_pb2.ROLE_USER, "assistant": resources_pb2.ROLE_ASSISTANT}
 
 
@@ -69,7 +74,7 @@ class NewMessage(BaseModel):
     conversation_id: str = ""
 
 
-@app.post(MESSAGES, responses={200: {"content": {"text/event-stream": {}, "application/json": {}}}})
+@app.post(MESSAGES, responses={200: STREAM, **parley.asgi.openapi_responses(404, 409, 429, 502, 503)})
 async def send(
     new: NewMessage,
     client: Annotated[parley.Client, Depends(caller)],

@@ -15,7 +15,7 @@ import identity
 import parley
 import parley.asgi
 import wire
-from fastapi import Depends, FastAPI, Header, HTTPException, Path, Query, Request, Response
+from fastapi import Depends, FastAPI, Header, Path, Query, Request, Response
 from fastapi.responses import JSONResponse
 from parley.v1 import resources_pb2
 from prompt import Session
@@ -151,12 +151,7 @@ async def watch(session_id: SessionId, client: Caller) -> Response:
 @app.post("/api/chat-sessions/{session_id}/cancel-message", responses=parley.asgi.openapi_responses(409))
 async def cancel_message(session_id: SessionId, client: Caller) -> Cancelled:
     """Stops the running answer for all who watch it; its text is kept. 409 if no answer runs."""
-    try:
-        reply = await client.cancel(conversation_id=str(session_id), reason="user_cancelled")
-    except parley.errors.ReplyNotFound:
-        raise HTTPException(409, "No answer is being written.") from None
-    is_cancelled = reply.state == resources_pb2.Reply.STATE_CANCELLED
-    return Cancelled(status="cancelled" if is_cancelled else "already_finished")
+    return Cancelled(status=await parley.asgi.stop_reply(client, conversation_id=str(session_id)))
 
 
 @app.put(

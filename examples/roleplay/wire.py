@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any, Final
 
 from parley import Event, Finished, ParleyError, Reconnecting, ReplyStream, Text
+from parley.asgi import openapi_events
 from parley.v1 import admin_pb2, resources_pb2
 
 # Why a reply ended before the model was done, and the reason that watchers see.
@@ -62,24 +63,10 @@ def _finish(row: admin_pb2.UsageRow) -> str:
     return resources_pb2.FinishReason.Name(row.finish_reason).removeprefix("FINISH_REASON_")
 
 
-def _event_schema(kind: str, **fields: str) -> dict[str, Any]:
-    properties: dict[str, Any] = {"type": {"const": kind}, **{name: {"type": each} for name, each in fields.items()}}
-    return {"type": "object", "properties": properties, "required": list(properties)}
-
-
-STREAM: Final[dict[str, Any]] = {
-    "description": "Server-sent events: each `data:` line is one JSON object.",
-    "content": {
-        "text/event-stream": {
-            "schema": {
-                "oneOf": [
-                    _event_schema("content", data="string"),
-                    _event_schema("notice", message="string"),
-                    _event_schema("done"),
-                    _event_schema("cancelled", reason="string"),
-                    _event_schema("error", error="string", code="string", retryable="boolean"),
-                ]
-            }
-        }
-    },
-}
+STREAM: Final = openapi_events(
+    content={"data": "string"},
+    notice={"message": "string"},
+    done={},
+    cancelled={"reason": "string"},
+    error={"error": "string", "code": "string", "retryable": "boolean"},
+)

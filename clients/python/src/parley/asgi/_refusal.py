@@ -141,18 +141,6 @@ def exception_handlers(*, browser_credential: bool = False) -> dict[Any, Handler
     }
 
 
-def openapi_responses(*statuses: int) -> dict[int | str, dict[str, Any]]:
-    """Returns the `responses` of a FastAPI application or route: these statuses, and `default`."""
-    properties: dict[str, Any] = {name: {"type": "string"} for name in ("message", "error", "code")}
-    properties["retryable"] = {"type": "boolean"}
-    schema = {"title": "Refusal", "type": "object", "properties": properties, "required": list(properties)}
-    content = {"application/json": {"schema": schema}}
-    named: dict[int | str, dict[str, Any]] = {
-        status: {"description": family(status)[1], "content": content} for status in statuses
-    }
-    return {**named, "default": {"description": "The request was refused.", "content": content}}
-
-
 def _validation_handlers() -> dict[Any, Handler]:
     try:
         from fastapi.exceptions import RequestValidationError
