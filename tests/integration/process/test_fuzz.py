@@ -27,11 +27,8 @@ from parley_server.secrets.fernet import new_encryption_key
 from tests.fuzzing import PNG, FuzzCall, Known, calls, mostly
 from tests.integration.served import Refusal, tenant
 from tests.issuer import ISSUER, Issuer
-from tests.lanes import LOADED
 from tests.processes import CHANNEL_OPTIONS, MIB, ServerProcess
 from tests.services import require_postgres
-
-pytestmark = pytest.mark.xdist_group(LOADED)
 
 CALLS = int(os.environ.get("PARLEY_FUZZ_CALLS", "2000")) // 2
 DEADLINE_S = 20.0
@@ -100,10 +97,6 @@ def metadata() -> st.SearchStrategy[list[tuple[str, str | bytes]]]:
         bearer(CLIENT),
         bearer(ADMIN),
         bearer(ADMIN),
-        bearer(LIMITED),
-        bearer(LIMITED),
-        bearer(SPENT),
-        bearer(SPENT),
         bearer(THE_ISSUER.token()),
     ]
     wrong = [[], bearer("wrong"), [*bearer(CLIENT), *bearer(CLIENT)], bearer(THE_ISSUER.token(aud="other"))]
@@ -189,7 +182,7 @@ class Fuzzing:
             phases=[Phase.generate],
             suppress_health_check=list(HealthCheck),
         )
-        @given(calls(known, metadata()))
+        @given(calls(known, metadata(), st.sampled_from([bearer(LIMITED), bearer(SPENT)])))
         def answered(call: FuzzCall) -> None:
             self.outcomes[outcome(channel, call)] += 1
             if self.outcomes.total() == CALLS // 2:
