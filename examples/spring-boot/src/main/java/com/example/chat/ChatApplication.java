@@ -2,6 +2,7 @@ package com.example.chat;
 
 import dev.parley.spring.web.BodyLimit;
 import dev.parley.spring.web.PageSettings;
+import java.nio.file.Path;
 import org.springframework.boot.SpringApplication;
 import org.springframework.boot.autoconfigure.SpringBootApplication;
 import org.springframework.boot.context.event.ApplicationReadyEvent;
@@ -24,7 +25,7 @@ public class ChatApplication {
                 .withTitle("Scenes")
                 .withLogin(chat.demoLogin() ? "demo" : "token")
                 .withReplySettings(request -> scenarios.reply())
-                .withFiles(chat.page());
+                .withFiles(Path.of(chat.page()));
     }
 
     @Bean

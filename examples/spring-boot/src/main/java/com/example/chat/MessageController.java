@@ -22,8 +22,8 @@ import org.springframework.web.servlet.mvc.method.annotation.SseEmitter;
 @RestController
 @RequestMapping("/api/conversations/{conversationId}/messages")
 class MessageController {
-    /** The scenario counts for the first message of a conversation. */
-    record Question(String content, String scenarioId) {}
+    /** The scenario counts for the first message of a conversation. Objects, since Jackson would make texts of numbers. */
+    record Question(Object content, Object scenarioId) {}
 
     record Started(String taskId, String status) {}
 
@@ -61,13 +61,13 @@ class MessageController {
     }
 
     private ReplyRequest request(ParleyClient client, String conversationId, Question question, String key) {
-        if (question.content() == null || question.content().isBlank()) {
+        if (!(question.content() instanceof String content) || content.isBlank()) {
             throw Refusal.of(400, "INVALID_REQUEST", "Write a message first.").exception();
         }
-        client.conversations().ensure(scenarios.conversation(conversationId, question.scenarioId()), question.content());
+        client.conversations().ensure(scenarios.conversation(conversationId, question.scenarioId()), content);
         return scenarios.reply().toBuilder()
                 .setConversationId(conversationId)
-                .setText(question.content())
+                .setText(content)
                 .setRequestId(key)
                 .build();
     }

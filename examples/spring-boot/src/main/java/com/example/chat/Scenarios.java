@@ -26,8 +26,8 @@ class Scenarios {
      * A new conversation: its scenario is the system prompt. The whole history is sent to the model as long as it fits into
      * the budget; then the oldest messages are left out.
      */
-    Conversation conversation(String id, String scenarioId) {
-        String name = scenarioId == null ? chat.scenarios().keySet().iterator().next() : scenarioId;
+    Conversation conversation(String id, Object scenarioId) {
+        Object name = scenarioId == null ? chat.scenarios().keySet().iterator().next() : scenarioId;
         Scenario scenario = chat.scenarios().get(name);
         if (scenario == null) {
             throw Refusal.of(400, "INVALID_REQUEST", "There is no such scenario.").exception();
@@ -40,7 +40,7 @@ class Scenarios {
                         .setOverflow(ContextPolicy.Overflow.OVERFLOW_DROP_OLDEST)
                         .setReminder(scenario.reminder())
                         .setReminderInterval(REMINDER_INTERVAL))
-                .putLabels("scenario", name)
+                .putLabels("scenario", name.toString())
                 .build();
     }
 
