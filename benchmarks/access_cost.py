@@ -31,7 +31,8 @@ ROUNDS = 12
 MODEL = "t2-p0"
 BUSY = {"replies": 160, "concurrency": 16}
 ALONE = {"replies": 40, "concurrency": 1}
-SETTLE_S, LIMIT_S = 0.1, 600.0
+SETTLE_S, LIMIT_S = 0.1, 900.0
+TRIES = 10
 END_USERS = 50
 """None of them reaches the limit of messages, within any minute."""
 KEY = "key-of-shop"
@@ -86,13 +87,14 @@ class Server:
         self.process.expect_ready()
 
     def run(self, **load: Any) -> dict[str, float]:
-        """The metrics of one load, which must be completed."""
+        """The metrics of one load that was completed: on a busy machine, a server may refuse replies as OVERLOADED."""
         asked = msgspec.structs.replace(self._load, **load)
-        run = measured_run(asked, self.process, system=self._system, upstream=self._upstream, settle_s=SETTLE_S)
-        found = metrics(run, asked)
-        if found["incomplete"]:
-            raise SystemExit(f"the load was not completed: {run.seen.statuses} {run.seen.faults}")
-        return found
+        for _ in range(TRIES):
+            run = measured_run(asked, self.process, system=self._system, upstream=self._upstream, settle_s=SETTLE_S)
+            found = metrics(run, asked)
+            if not found["incomplete"]:
+                return found
+        raise SystemExit(f"the load was not completed: {run.seen.statuses} {run.seen.faults}")
 
 
 def measured(mode: Mode) -> dict[str, Costs]:
