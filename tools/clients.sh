@@ -24,20 +24,42 @@ packages() { # those of package-lock.json, if it has changed
     fi
 }
 
-build_node() {
-    (cd clients/node && packages && npm run --silent build:all)
-    (cd examples/express && packages)
+changed() { # stamp, paths: is a file there newer than the stamp?
+    stamp=$1
+    shift
+    [ ! -e "$stamp" ] || [ -n "$(find "$@" -newer "$stamp" -type f -not -path '*/node_modules/*' -not -path '*/dist/*' \
+        -not -path '*/build/*' -not -path '*/target/*')" ]
 }
 
-test_node() { # without a new build, which would replace files of a running player
+node_examples() { # the page has a script of its own, tools/page.sh
+    for package in examples/*/package.json; do
+        [ "$package" = examples/page/package.json ] || dirname "$package"
+    done
+}
+
+build_node() { # only after a change: a build replaces files of a running player
+    built=clients/node/build/.built
+    # shellcheck disable=SC2046 # one word for each example
+    changed "$built" clients/node $(node_examples) || return 0
+    (cd clients/node && packages && npm run --silent build:all)
+    for example in $(node_examples); do
+        (cd "$example" && packages && npm run --silent build)
+    done
+    touch "$built"
+}
+
+test_node() {
+    build_node
     tools/check_generated.sh clients/node node_modules/.bin/buf src/gen
     (cd clients/node && npm test --silent --ignore-scripts)
-    (cd examples/express && npm test --silent --ignore-scripts)
+    for example in $(node_examples); do # without npm, which would build it again while other tests run it
+        (cd "$example" && node --test --test-timeout=60000 build/test/*.test.js)
+    done
 }
 
 build_java() {
     built=examples/spring-boot/target/.built
-    [ ! -e "$built" ] || [ -n "$(find protos clients/java examples/spring-boot -newer "$built" -not -path '*/target*' -type f)" ] || return 0
+    changed "$built" protos clients/java examples/spring-boot || return 0
     mvn -q -B -f clients/java install -DskipTests
     mvn -q -B -f examples/spring-boot package -DskipTests
     touch "$built"
