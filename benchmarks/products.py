@@ -23,6 +23,7 @@ import msgspec
 import uvloop
 from parley_server.store.migrate import migrate
 
+from benchmarks import gauges
 from benchmarks.faces import Visit, call
 from benchmarks.report import number, table
 from benchmarks.studies import keep
@@ -31,7 +32,7 @@ from tests.products.backends import MISSING, NAMES, Product, started
 from tests.services import PostgresServer, RedisServer
 
 MODEL, TOKENS = "t100-p50", 100
-STREAMS, USERS, POLL_S = 100, 10, 0.2
+STREAMS, RAMP_S, USERS, POLL_S = 100, 2.0, 10, 0.2
 CONFIG = """
 [providers.upstream]
 kind = "openai"
@@ -60,6 +61,7 @@ class Streams(msgspec.Struct, frozen=True, kw_only=True):
     late_p99_ms: float
     stored_p50_ms: float
     stored_p99_ms: float
+    backend_us_per_token: float
     faults: list[str]
 
     def missed(self) -> list[str]:
@@ -128,12 +130,11 @@ def place(name: str, folder: Path, upstream: Upstream) -> Iterator[Place]:
 
 
 async def streams(product: Product, count: int, runs: int) -> Streams:
-    """`count` users ask at the same instant, `runs` times after a warm-up."""
-    done: list[Visit] = []
-    for run in range(-1, runs):
-        visits = [Visit(product, f"ada-{run + 1}-{user}", TOKENS) for user in range(count if run >= 0 else 4)]
-        await asyncio.gather(*(visit.run() for visit in visits))
-        done += visits if run >= 0 else []
+    """`count` users ask within `RAMP_S` seconds, so that all streams run at once, `runs` times after a warm-up."""
+    await _ask(product, "warm-up", 4)
+    cpu_s = gauges.cpu_s(product.backend.pid)
+    done = [visit for run in range(runs) for visit in await _ask(product, f"run-{run}", count)]
+    cpu_s = gauges.cpu_s(product.backend.pid) - cpu_s
     whole = [visit for visit in done if not visit.fault]
     first = [visit.transcript.first_token_us() for visit in whole]
     late = [each for visit in whole for each in visit.transcript.late_us()]
@@ -148,8 +149,21 @@ async def streams(product: Product, count: int, runs: int) -> Streams:
         late_p99_ms=_ms(late, 0.99),
         stored_p50_ms=_ms(stored, 0.5),
         stored_p99_ms=_ms(stored, 0.99),
+        backend_us_per_token=cpu_s * 1e6 / max(1, len(late)),
         faults=[visit.fault for visit in done if visit.fault],
     )
+
+
+async def _ask(product: Product, name: str, count: int) -> list[Visit]:
+    """One answer for each of `count` users."""
+    visits = [Visit(product, f"ada-{name}-{user}", TOKENS) for user in range(count)]
+
+    async def later(position: int, visit: Visit) -> None:
+        await asyncio.sleep(position * RAMP_S / count)
+        await visit.run()
+
+    await asyncio.gather(*(later(position, visit) for position, visit in enumerate(visits)))
+    return visits
 
 
 async def polls(found: Place, users: int) -> Polls:
@@ -234,6 +248,7 @@ def part(found: Found) -> str:
             f"{number(each.first_token_p50_ms)} / {number(each.first_token_p99_ms)}",
             f"{number(each.late_p50_ms)} / {number(each.late_p99_ms)}",
             f"{number(each.stored_p50_ms)} / {number(each.stored_p99_ms)}",
+            number(each.backend_us_per_token),
             number(len(each.faults)),
         ]
         for each in found.streams

@@ -229,9 +229,8 @@ def started(
 
 def require(name: str) -> None:
     """Skip the test if the product is not built; fail it in CI."""
-    missing = MISSING[name]()
-    if missing:
-        (pytest.fail if os.environ.get("CI") else pytest.skip)(f"{name}: {missing}", pytrace=False)
+    if missing := MISSING[name]():
+        (pytest.fail if os.environ.get("CI") else pytest.skip)(f"{name}: {missing}")
 
 
 def api_key(user: str) -> str:
@@ -261,8 +260,8 @@ def _node(name: str) -> Callable[[int], list[str]]:
     return lambda port: [tool("node"), str(EXAMPLES / name / "build/src/main.js")]
 
 
-def _uvicorn(port: int) -> list[str]:
-    return [sys.executable, "-m", "uvicorn", "app:app", "--host", "127.0.0.1", "--port", str(port)]
+def _python(name: str) -> Callable[[int], list[str]]:
+    return lambda port: [sys.executable, str(EXAMPLES / name / "app.py")]
 
 
 def _missing_java() -> str:
@@ -286,8 +285,8 @@ COMMANDS: dict[str, Callable[[int], list[str]]] = {
     "spring-boot": _spring_boot,
     "express": _node("express"),
     "vision": _node("vision"),
-    "roleplay": _uvicorn,
-    "negotiate": _uvicorn,
+    "roleplay": _python("roleplay"),
+    "negotiate": _python("negotiate"),
 }
 MISSING: dict[str, Callable[[], str]] = {
     "spring-boot": _missing_java,

@@ -32,7 +32,9 @@ def stands(tmp_path_factory):
 @pytest.fixture
 def stand(request, stands):
     """The product that the test or its module names as `PRODUCT`, or a parameter of this fixture."""
-    return stands(getattr(request, "param", None) or request.module.PRODUCT)
+    found = stands(getattr(request, "param", None) or request.module.PRODUCT)
+    found.start_stopped_parts()
+    return found
 
 
 @pytest.fixture

@@ -8,6 +8,7 @@ import itertools
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import parley
 from cryptography.fernet import Fernet
@@ -30,11 +31,13 @@ LIMITS = {
     "express": "quotas = { tokens_per_day = 5000 }",
 }
 """By product: limits of each end user."""
+SERVER = {"roleplay": "max_readers_per_reply = 10\n"}
+"""By product: further settings of Parley's table `[server]`."""
 
 
 @dataclass
 class Stand:
-    """A running product. Its parts that tests stop must run again at the end of the test."""
+    """A running product."""
 
     product: Product
     wire: Wire
@@ -49,13 +52,19 @@ class Stand:
         conversation = self.wire.new_conversation()
         self.silence = Silence(self.product, self.user(), conversation=conversation, open_client=self.client)
 
+    def start_stopped_parts(self) -> None:
+        """Start what a failed test has left stopped."""
+        for part in (self.postgres, self.redis, self.product.parley, self.product.backend):
+            if part is not None and not part.running:
+                part.start()
+
     def user(self, name: str = "ada") -> str:
         """A user of one test."""
         return f"{name}-{next(self._numbers)}"
 
-    def browser(self, user: str) -> Browser:
-        """The user's browser."""
-        return Browser(self.product, user)
+    def browser(self, user: str, **claims: Any) -> Browser:
+        """The user's browser, with further claims in the token."""
+        return Browser(self.product, user, **claims)
 
     def client(self, user: str) -> parley.Client:
         """A client of Parley itself, that sees what the user sees."""
@@ -66,7 +75,7 @@ class Stand:
 
 def config(name: str, port: int) -> str:
     """Parley's configuration for a product whose vendor is at this port."""
-    models = model_table("chat", name, port) + SCRIPTED
+    models = model_table("chat", name, port) + SCRIPTED + SERVER.get(name, "")
     if name == "ui":
         return models + tenants(*(f"{user}-{number}" for user in ("ada", "ben") for number in range(200)))
     shop = [f'api_keys_sha256 = ["{_digest(BACKEND_KEY)}"]', "require_end_user = false", LIMITS.get(name, "")]
@@ -90,6 +99,7 @@ name = "scripted"
 [server]
 default_model = "chat"
 drain_pause_s = 0
+drain_grace_s = 3
 disconnect_cancel_s = 0.5
 lease_s = 2
 sweep_interval_s = 0.5
@@ -136,6 +146,7 @@ def _backend_environment(folder: Path) -> dict[str, str]:
     return {
         "PARLEY_API_KEY": BACKEND_KEY,
         "PARLEY_ADMIN_KEY": ADMIN_KEY,
+        "PARLEY_TENANT": "shop",
         "CHAT_PAGE": str(page),
         "CHAT_DEMO_LOGIN": "on",
     }

@@ -7,6 +7,7 @@ import contextlib
 import json
 
 import httpx2
+import pytest
 
 from tests.processes import until
 from tests.products.browsing import new_key, shape
@@ -37,7 +38,14 @@ async def test_s1_1_openrouter_is_asked_with_the_model_of_the_session(stand, ada
     assert request.json["stream"] is True
 
 
-async def test_s1_2_the_key_of_openrouter_is_checked_stored_encrypted_and_shown_as_a_hint(stand, ada, model):
+@pytest.fixture
+async def operator(stand):
+    """A browser of a user who may change settings."""
+    async with stand.browser(stand.user("ada"), operator=True) as browser:
+        yield browser
+
+
+async def test_s1_2_the_key_of_openrouter_is_checked_stored_encrypted_and_shown_as_a_hint(stand, ada, operator, model):
     def choose(request: Request) -> Script:
         if request.method == "GET":
             good = request.headers["authorization"] == f"Bearer {NEW_KEY}"
@@ -45,13 +53,13 @@ async def test_s1_2_the_key_of_openrouter_is_checked_stored_encrypted_and_shown_
         return model.script("Hello")
 
     model.upstream.reply_with(choose)
-    refused = await ada.call("PUT", SETTINGS, json={"api_key": "sk-or-a-wrong-key-0000"})
+    refused = await operator.call("PUT", SETTINGS, json={"api_key": "sk-or-a-wrong-key-0000"})
     assert refused.status_code == 400, refused.text
     shape(refused.json())
-    stored = await ada.call("PUT", SETTINGS, json={"api_key": NEW_KEY})
+    stored = await operator.call("PUT", SETTINGS, json={"api_key": NEW_KEY})
     assert stored.status_code == 200, stored.text
     assert stored.json()["hint"].endswith("9f3c")
-    shown = await ada.get(SETTINGS)
+    shown = await operator.get(SETTINGS)
     assert shown["hint"] == stored.json()["hint"]
     assert NEW_KEY not in json.dumps([stored.json(), shown])
     await stand.wire.ask(ada, stand.wire.new_conversation())
@@ -215,14 +223,14 @@ async def test_s1_9_a_cancel_that_races_with_the_end_has_one_outcome(stand, ada,
             assert answer.json()["status"] == ("cancelled" if last == "cancelled" else "already_finished")
 
 
-async def test_s1_11_cancellations_are_analysed(stand, ada, model):
+async def test_s1_11_cancellations_are_analysed(stand, ada, operator, model):
     model.says("half of", Hang())
     session = stand.wire.new_conversation()
     async with stand.wire.send(ada, session) as events:
         await events.until("content")
         await cancel(ada, session)
         await events.rest()
-    shown = await ada.get("/api/analytics/cancellations")
+    shown = await operator.get("/api/analytics/cancellations")
     assert "CANCELLED" in json.dumps(shown).upper()
     assert any(isinstance(value, int | float) and value > 0 for value in _numbers(shown))
 

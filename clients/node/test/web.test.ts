@@ -74,6 +74,14 @@ function suite(framework: Framework): void {
       [page("%zz", ""), 400, "BAD_REQUEST"],
       [page(id, "/retry", { method: "POST", body: "{}" }), 400, "BAD_REQUEST"],
       [page(id, "/retry", { method: "POST", body: '{"replace_message_id":"x"}' }), 404, "MESSAGE_NOT_FOUND"],
+      ...["[]", "null", '{"request_id":7}', '{"x":1e999}'].map(
+        (body) =>
+          [page(id, "/stop", { method: "POST", body }), 400, "BAD_REQUEST"] as [
+            Promise<Response>,
+            number,
+            string,
+          ],
+      ),
       [app.fetch("/api/page/images/missing"), 404, "IMAGE_NOT_FOUND"],
       [app.fetch("/defect"), 500, "INTERNAL"],
     ];
