@@ -104,14 +104,18 @@ def _event(block: bytes) -> dict[str, Any]:
 
 
 class Browser:
-    """One user's browser at a product. Use `async with`."""
+    """One user's browser at a product, whose token has these further claims. Use `async with`."""
 
-    def __init__(self, product: Product, user: str) -> None:
+    def __init__(self, product: Product, user: str, **claims: Any) -> None:
         self.product = product
         self.user = user
         limits = httpx2.Limits(max_connections=None)
         self._client = httpx2.AsyncClient(
-            base_url=product.url, headers=product.headers(user), timeout=LIMIT_S, limits=limits, trust_env=False
+            base_url=product.url,
+            headers=product.headers(user, **claims),
+            timeout=LIMIT_S,
+            limits=limits,
+            trust_env=False,
         )
 
     async def __aenter__(self) -> Self:

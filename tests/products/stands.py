@@ -5,9 +5,11 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import itertools
+import sqlite3
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import parley
 from cryptography.fernet import Fernet
@@ -59,9 +61,14 @@ class Stand:
         """A user of one test."""
         return f"{name}-{next(self._numbers)}"
 
-    def browser(self, user: str) -> Browser:
-        """The user's browser."""
-        return Browser(self.product, user)
+    def sql(self, statement: str, *parameters: object) -> list[tuple[Any, ...]]:
+        """Rows of Parley's SQLite file."""
+        with contextlib.closing(sqlite3.connect(self.product.parley.folder / "parley.db", timeout=10)) as connection:
+            return connection.execute(statement, parameters).fetchall()
+
+    def browser(self, user: str, **claims: Any) -> Browser:
+        """The user's browser, with further claims in its token."""
+        return Browser(self.product, user, **claims)
 
     def client(self, user: str) -> parley.Client:
         """A client of Parley itself, that sees what the user sees."""
@@ -98,6 +105,7 @@ default_model = "chat"
 drain_pause_s = 0
 drain_grace_s = 3
 disconnect_cancel_s = 0.5
+max_readers_per_reply = 8
 lease_s = 2
 sweep_interval_s = 0.5
 relay_heartbeat_s = 0.5
