@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import itertools
-import sqlite3
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -60,11 +59,6 @@ class Stand:
     def user(self, name: str = "ada") -> str:
         """A user of one test."""
         return f"{name}-{next(self._numbers)}"
-
-    def sql(self, statement: str, *parameters: object) -> list[tuple[Any, ...]]:
-        """Rows of Parley's SQLite file."""
-        with contextlib.closing(sqlite3.connect(self.product.parley.folder / "parley.db", timeout=10)) as connection:
-            return connection.execute(statement, parameters).fetchall()
 
     def browser(self, user: str, **claims: Any) -> Browser:
         """The user's browser, with further claims in its token."""
@@ -151,6 +145,7 @@ def _backend_environment(folder: Path) -> dict[str, str]:
     return {
         "PARLEY_API_KEY": BACKEND_KEY,
         "PARLEY_ADMIN_KEY": ADMIN_KEY,
+        "PARLEY_TENANT": "shop",
         "CHAT_PAGE": str(page),
         "CHAT_DEMO_LOGIN": "on",
     }
