@@ -204,15 +204,28 @@ async def test_s1_10_a_stream_over_its_time_limit_is_cancelled_with_the_reason(s
         assert (await tab.rest())[-1] == {"type": "cancelled", "reason": "time_limit"}
 
 
-async def test_s1_10_maintenance_is_shown_as_a_notice(stand, ada, model):
+async def test_s1_10_a_lost_server_is_shown_as_a_notice_until_another_one_answers(stand, ada, model):
+    model.says("one ", Hang())
+    session = stand.wire.new_conversation()
+    async with stand.wire.send(ada, session) as events:
+        await events.until("content")
+        await asyncio.to_thread(stand.product.parley.restart)
+        received = await events.rest()
+    assert any(each["type"] == "notice" and len(each["message"].split()) > 3 for each in received), received
+
+
+async def test_s1_10_maintenance_ends_a_stream_with_a_sentence(stand, ada, model):
+    """The reply has the grace of the shutdown to end by itself; its text is kept."""
     model.says("one ", Hang())
     session = stand.wire.new_conversation()
     async with stand.wire.send(ada, session) as events:
         await events.until("content")
         await asyncio.to_thread(stand.product.parley.terminate)
-        await asyncio.to_thread(stand.product.parley.start)
-        received = await events.rest()
-    assert any(each["type"] == "notice" and each["message"] for each in received), received
+        last = (await events.rest())[-1]
+    await asyncio.to_thread(stand.product.parley.start)
+    assert last["type"] in {"error", "cancelled"}
+    assert len((last.get("error") or last["reason"]).split()) > 3
+    assert (await ada.messages(session))[-1]["text"] == "one "
 
 
 async def started_at_parley(stand, browser, **fields) -> str:
