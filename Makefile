@@ -12,7 +12,7 @@ export PATH := $(CURDIR)/$(BIN):$(CURDIR)/.tools/bin:$(PATH)
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo run test clients conformance check format lint types imports protos tree gen bench bench-full gateways llama-cpp guard fuzz image catalog constraints clean
+.PHONY: help setup demo run test clients conformance check format lint types imports protos tree gen bench bench-full gateways llama-cpp chat-local guard fuzz image catalog constraints clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -33,6 +33,10 @@ demo: $(SERVER) ## See a reply stream, break, resume and be cancelled, without a
 run: $(SERVER) ## Run the server on 127.0.0.1:50051
 	@$(BIN)/parley serve
 
+chat-local: $(SERVER) ## Chat with a small real model on this machine, without any key (200 MB, downloaded once)
+	@tools/llama_cpp.sh $(BIN)/python
+	@$(BIN)/python -m tools.chat_local
+
 test: setup $(if $(ARGS),,clients) ## Run the tests, of all clients too; ARGS="tests/unit -k log" chooses some
 	@$(BIN)/python -m pytest -n 3 --dist loadgroup $(ARGS)
 
@@ -52,6 +56,7 @@ lint: setup ## Look for faults with ruff
 
 types: setup ## Check types with mypy --strict
 	@$(BIN)/mypy
+	@for each in negotiate roleplay; do MYPYPATH=examples/$$each $(BIN)/mypy examples/$$each/*.py || exit 1; done
 
 imports: setup ## Check that imports go one way
 	@$(BIN)/lint-imports

@@ -64,12 +64,20 @@ def retry_of(error: grpc.aio.AioRpcError) -> float | None:
 
 
 class GrpcCaller:
-    """Calls Parley over several connections, so that one connection is not the limit."""
+    """Calls Parley over several connections, so that one connection is not the limit. With `end_users`, that many end
+    users call in turn, and cannot follow replies."""
 
     def __init__(
-        self, address: str, *, channels: int, deadline_s: float, headers: dict[str, str] | None = None
+        self,
+        address: str,
+        *,
+        channels: int,
+        deadline_s: float,
+        headers: dict[str, str] | None = None,
+        end_users: int = 0,
     ) -> None:
         self._deadline_s = deadline_s
+        self._end_users = end_users
         self._metadata = list((headers or {}).items())
         self._channels = [grpc.aio.insecure_channel(address, options=CHANNEL_OPTIONS) for _ in range(channels)]
         self._starts = [_method(channel, START, chat_pb2.ReplyRequest) for channel in self._channels]
@@ -84,14 +92,18 @@ class GrpcCaller:
         self._turn += 1
         transcript.channel = self._turn % len(self._channels)
         request = chat_pb2.ReplyRequest(request_id=str(uuid.uuid4()), text=TEXT, model=model)
-        return await self._read(self._starts[transcript.channel], request, transcript)
+        metadata = self._metadata
+        if self._end_users:
+            metadata = [*metadata, ("x-end-user", f"user-{self._turn % self._end_users}")]
+        return await self._read(self._starts[transcript.channel], request, transcript, metadata)
 
     async def follow(self, reply_id: str, transcript: Transcript) -> str:
         resume = self._resumes[transcript.channel % len(self._channels)]
-        return await self._read(resume, chat_pb2.ResumeReplyRequest(reply_id=reply_id), transcript)
+        request = chat_pb2.ResumeReplyRequest(reply_id=reply_id)
+        return await self._read(resume, request, transcript, self._metadata)
 
-    async def _read(self, method: Any, request: Any, transcript: Transcript) -> str:
-        call = method(request, timeout=self._deadline_s, metadata=self._metadata)
+    async def _read(self, method: Any, request: Any, transcript: Transcript, metadata: list[tuple[str, str]]) -> str:
+        call = method(request, timeout=self._deadline_s, metadata=metadata)
         try:
             while (chunk := await call.read()) is not grpc.aio.EOF:
                 note(chunk, transcript)

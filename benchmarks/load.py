@@ -26,8 +26,8 @@ from benchmarks.tokens import Transcript, shape
 class Load(msgspec.Struct, frozen=True, kw_only=True):
     """The replies to request: by `concurrency` callers, each one reply after another, or if 0, all within `ramp_s`.
 
-    Each reply has `readers` readers including its caller. With `tell_accepted` the process prints "accepted" when all
-    replies are accepted."""
+    Each reply has `readers` readers including its caller, and is by one of `end_users` (0: none is named). With
+    `tell_accepted` the process prints "accepted" when all replies are accepted."""
 
     transport: Literal["grpc", "http"] = "grpc"
     address: str
@@ -38,6 +38,7 @@ class Load(msgspec.Struct, frozen=True, kw_only=True):
     ramp_s: float = 0.0
     channels: int = 4
     readers: int = 1
+    end_users: int = 0
     deadline_s: float = 60.0
     warmup_model: str = "t20-p0"
     warmup_replies: int = 100
@@ -182,7 +183,13 @@ async def measure(load: Load, caller: Caller) -> Seen:
 def caller_of(load: Load) -> Caller:
     """The client for a load. Over HTTP/1.1 each running call needs a separate connection."""
     if load.transport == "grpc":
-        return GrpcCaller(load.address, channels=load.channels, deadline_s=load.deadline_s, headers=load.headers)
+        return GrpcCaller(
+            load.address,
+            channels=load.channels,
+            deadline_s=load.deadline_s,
+            headers=load.headers,
+            end_users=load.end_users,
+        )
     connections = min(load.concurrency or load.replies, 1000)
     return HttpCaller(load.address, channels=connections, deadline_s=load.deadline_s, headers=load.headers)
 

@@ -96,10 +96,10 @@ def start_postgres(folder: Path, upstream: Upstream, models: list[str]) -> Runni
 
 
 def start_redis(
-    folder: Path, upstream: Upstream, models: list[str], *, server: dict[str, object] | None = None
+    folder: Path, upstream: Upstream, models: list[str], *, server: dict[str, object] | None = None, access: str = ""
 ) -> RunningSystem:
     """Parley on PostgreSQL and Redis, like one of several replicas."""
-    return _with_services("parley-redis", folder, upstream, models, redis_s=0.0, server=server)
+    return _with_services("parley-redis", folder, upstream, models, redis_s=0.0, server=server, access=access)
 
 
 def start_far_redis(folder: Path, upstream: Upstream, models: list[str]) -> RunningSystem:
@@ -115,6 +115,7 @@ def _with_services(
     *,
     redis_s: float | None = None,
     server: dict[str, object] | None = None,
+    access: str = "",
 ) -> RunningSystem:
     with ExitStack() as holding:
         postgres = holding.enter_context(
@@ -129,7 +130,7 @@ def _with_services(
             relay = redis.url(port=_far(holding, redis.port, redis_s) if redis_s else 0)
         database = postgres.url(postgres.create_database("parley"))
         migrate(database)
-        system = serve(name, folder, upstream, models, database=database, redis=relay, server=server)
+        system = serve(name, folder, upstream, models, database=database, redis=relay, server=server, access=access)
         system.services = services
         system.holding = holding.pop_all()
     return system

@@ -267,6 +267,7 @@ class Cluster:
             self._folder / f"replica{index}",
             toml=self._toml,
             rows_url=self.postgres.url(self.database),
+            forked=True,
             PARLEY_DATABASE_URL=self.postgres.url(self.database, port=self._postgres_ports.get(index, 0)),
             PARLEY_REDIS_URL=self.redis.url(port=self._redis_ports.get(index, 0)),
             PARLEY_LISTEN=f"127.0.0.1:{free_port()}",

@@ -226,12 +226,16 @@ class RecordingObserver:
         self.counted: list[str] = []
         self.erased: Counter[str] = Counter()
         self.unrolled: list[int] = []
+        self.kept: list[str] = []
 
     def reply_started(self) -> None:
         self.started += 1
 
     def reply_ended(self, reply: Reply, *, overhead_s: float, text_length: int) -> None:
         self.ended.append((reply, overhead_s, text_length))
+
+    def items_kept(self, outcome: str) -> None:
+        self.kept.append(outcome)
 
     def reader_joined(self) -> None:
         self.readers += 1

@@ -15,7 +15,9 @@ SERVICES = {"Chat": chat_pb2, "Conversations": conversations_pb2, "Catalog": cat
 METHODS: list[MethodDescriptor] = [
     method for name, file in SERVICES.items() for method in file.DESCRIPTOR.services_by_name[name].methods
 ]
+ASKING = [method for method in METHODS if method.name in ("StreamReply", "CreateReply")]
 DELETED = {"conversation_id": ["fresh", "other"]}
+NEW = {"conversation_id": [""]}
 PNG = b"\x89PNG\r\n\x1a\n..."
 MOST_DEPTH = 4
 NEEDED = ("conversation_id", "reply_id", "image_id", "text", "provider", "api_key")
@@ -41,6 +43,7 @@ ODD_TEXTS = [
 ]
 LONG = [65, 129, 257, 1025, 2049, 70_000]
 
+AnyMetadata = st.SearchStrategy[list[tuple[str, str | bytes]]]
 Known = dict[str, list[str]]
 """Values that exist on the server, by the name of a field."""
 
@@ -54,17 +57,20 @@ class FuzzCall:
     metadata: list[tuple[str, str | bytes]] = field(default_factory=list)
 
 
-def calls(known: Known, metadata: st.SearchStrategy[list[tuple[str, str | bytes]]]) -> st.SearchStrategy[FuzzCall]:
-    """Calls of any method, most of them with a message of the method's type."""
-    return st.sampled_from(METHODS).flatmap(
-        lambda method: st.builds(
-            FuzzCall,
-            st.just(f"/{method.containing_service.full_name}/{method.name}"),
-            # What is deleted cannot be named by later calls.
-            _streams(_requests(method.input_type, known | DELETED if method.name == "DeleteConversation" else known)),
-            metadata,
-        )
+def calls(known: Known, metadata: AnyMetadata, limited: AnyMetadata) -> st.SearchStrategy[FuzzCall]:
+    """Calls of any method, most of them with a message of the method's type. `limited`: of callers with limits, who
+    mostly ask for replies in new conversations, since other calls would rarely meet a limit."""
+    # What is deleted cannot be named by later calls.
+    of_any = st.sampled_from(METHODS).flatmap(
+        lambda method: _call(method, known | DELETED if method.name == "DeleteConversation" else known, metadata)
     )
+    asking = st.sampled_from(ASKING).flatmap(lambda method: _call(method, known | NEW, limited))
+    return mostly(of_any, asking)
+
+
+def _call(method: MethodDescriptor, known: Known, metadata: AnyMetadata) -> st.SearchStrategy[FuzzCall]:
+    name = f"/{method.containing_service.full_name}/{method.name}"
+    return st.builds(FuzzCall, st.just(name), _streams(_requests(method.input_type, known)), metadata)
 
 
 def mostly(usual: st.SearchStrategy[Any], other: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:

@@ -69,10 +69,11 @@ class LlamaServer(Service):
         (self.folder / "template").write_text(TEMPLATE)
 
     def _command(self) -> list[str]:
-        program = str(ROOT / "tests/llama_program.py")
+        # With several threads, which wait for each other actively, it is slow on a busy machine.
+        program = str(ROOT / "tools/llama_server.py")
         return [
-            *(sys.executable, program, str(PACKAGES), str(self.port)),
-            *(str(CONTEXT_TOKENS), str(self.folder / "template")),
+            *(sys.executable, program, str(PACKAGES), f"--port={self.port}", "--threads=1"),
+            *(f"--context-tokens={CONTEXT_TOKENS}", f"--template={self.folder / 'template'}"),
         ]
 
     def _ready(self) -> bool:

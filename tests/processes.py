@@ -21,6 +21,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from prometheus_client.parser import text_string_to_metric_families
 
 from tests import watchdog
+from tests.forked import ForkedServer
 from tests.services import query_postgres
 from tests.threads import in_thread
 
@@ -70,10 +71,13 @@ class ServerProcess:
 
     folder: its working directory. toml: its configuration file. environment: overrides the variables that this class
     sets, such as `PARLEY_LISTEN` and `PARLEY_METRICS_LISTEN` with ports that the system chooses. rows_url: the database
-    for `rows`, if the server reaches its database through a proxy in the event loop of the test.
+    for `rows`, if the server reaches its database through a proxy in the event loop of the test. forked: start it
+    without the command, quicker (`tests/forked.py`), for tests that start many servers.
     """
 
-    def __init__(self, folder: Path, *, toml: str = "", rows_url: str = "", **environment: str) -> None:
+    def __init__(
+        self, folder: Path, *, toml: str = "", rows_url: str = "", forked: bool = False, **environment: str
+    ) -> None:
         folder.mkdir(exist_ok=True)
         self.folder = folder
         self.database = folder / "parley.db"
@@ -90,7 +94,8 @@ class ServerProcess:
         self.lines: list[str] = []
         self.port = 0
         self.metrics_port = 0
-        self._process: asyncio.subprocess.Process | None = None
+        self._forked = forked
+        self._process: asyncio.subprocess.Process | ForkedServer | None = None
         self._reading: asyncio.Task[None] | None = None
         self._news = asyncio.Event()
 
@@ -138,15 +143,9 @@ class ServerProcess:
         """Start it without waiting until it is ready."""
         assert not self.running, "the server runs already"
         self.lines = []
-        self._process = await asyncio.create_subprocess_exec(
-            PARLEY,
-            "serve",
-            env=clean_environment(**self.environment),
-            cwd=self.folder,
-            stdin=asyncio.subprocess.DEVNULL,
-            stdout=asyncio.subprocess.DEVNULL,
-            stderr=asyncio.subprocess.PIPE,
-        )
+        environment = clean_environment(**self.environment)
+        start = ForkedServer.start if self._forked else _start_command
+        self._process = await start(environment, self.folder)
         watchdog.watch(self.pid)
         self._reading = asyncio.create_task(self._read(self._process))
 
@@ -278,7 +277,7 @@ class ServerProcess:
     def _all_read(self) -> bool:
         return self._reading is not None and self._reading.done()
 
-    async def _read(self, process: asyncio.subprocess.Process) -> None:
+    async def _read(self, process: asyncio.subprocess.Process | ForkedServer) -> None:
         assert process.stderr is not None
         try:
             while line := await process.stderr.readline():
@@ -286,6 +285,18 @@ class ServerProcess:
                 self._news.set()
         finally:
             asyncio.get_running_loop().call_soon(self._news.set)
+
+
+async def _start_command(environment: dict[str, str], folder: Path) -> asyncio.subprocess.Process:
+    return await asyncio.create_subprocess_exec(
+        PARLEY,
+        "serve",
+        env=environment,
+        cwd=folder,
+        stdin=asyncio.subprocess.DEVNULL,
+        stdout=asyncio.subprocess.DEVNULL,
+        stderr=asyncio.subprocess.PIPE,
+    )
 
 
 def _fetch(url: str) -> str:

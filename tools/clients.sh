@@ -24,15 +24,26 @@ packages() { # those of package-lock.json, if it has changed
     fi
 }
 
-build_node() {
+build_node() { # only after a change: a build replaces files of a running player
+    built=clients/node/build/.built
+    if [ -e "$built" ] && [ -z "$(find clients/node examples/express examples/vision -newer "$built" \
+        -not -path '*/node_modules/*' -not -path '*/dist/*' -not -path '*/build/*' -type f)" ]; then
+        return 0
+    fi
     (cd clients/node && packages && npm run --silent build:all)
-    (cd examples/express && packages)
+    for product in express vision; do
+        (cd "examples/$product" && packages && npm run --silent build)
+    done
+    touch "$built"
 }
 
-test_node() { # without a new build, which would replace files of a running player
+test_node() {
+    build_node
     tools/check_generated.sh clients/node node_modules/.bin/buf src/gen
     (cd clients/node && npm test --silent --ignore-scripts)
-    (cd examples/express && npm test --silent --ignore-scripts)
+    for product in express vision; do
+        (cd "examples/$product" && npm test --silent --ignore-scripts)
+    done
 }
 
 build_java() {

@@ -30,7 +30,7 @@ command -v "$python" >/dev/null || fail "Parley needs Python 3.11 or newer; '$py
 "$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' ||
     fail "Parley needs Python 3.11 or newer, and '$python' is $("$python" -V 2>&1). Another one: make setup PYTHON=python3.11"
 case $what in
-server) packages=. description="the server's packages" ;;
+server) packages='.[ui]' description="the server's packages" ;;
 tools) packages='.[dev]' description="the server's packages and the tools that test and check it" ;;
 *) fail "Usage: tools/setup.sh PYTHON FOLDER server|tools" ;;
 esac

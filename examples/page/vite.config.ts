@@ -9,6 +9,7 @@ export default defineConfig({
   build: {
     // A data: URL for a small file would need `data:` in more rules of the content security policy.
     assetsInlineLimit: 0,
+    license: { fileName: "licenses.md" }, // licences of the bundled packages must go with their code
     modulePreload: { polyfill: false },
     target: "es2022",
   },

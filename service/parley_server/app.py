@@ -7,9 +7,7 @@ metrics, and the check of the database. After `stop`, no task, thread or connect
 from __future__ import annotations
 
 import asyncio
-import gc
 import logging
-import resource
 
 from parley_server.auth.authenticator import Access
 from parley_server.core.access import Tenants, tenants_of
@@ -21,6 +19,7 @@ from parley_server.core.retention import Retention
 from parley_server.cores import Parts
 from parley_server.errors import StorageUnavailable
 from parley_server.modes import choose_mode
+from parley_server.process import collect_rarely, raise_open_files
 from parley_server.providers.registry import Registry
 from parley_server.rpc.call import CallEnvironment
 from parley_server.rpc.server import GrpcServer
@@ -31,13 +30,13 @@ from parley_server.settings import Settings
 from parley_server.telemetry.endpoint import MetricsEndpoint, serve_metrics
 from parley_server.telemetry.loop import LoopMonitor
 from parley_server.telemetry.observer import Telemetry
+from parley_server.ui import page_server
 
 logger = logging.getLogger("parley_server.app")
 
 # Load balancers must stop sending calls soon after the database is lost, and the check costs one trivial query.
 HEALTH_INTERVAL_S = 1.0
 LAST_CALLS_S = 5.0
-GC_THRESHOLDS = (10_000, 20, 20)
 
 
 class App:
@@ -93,6 +92,7 @@ class App:
         self._server = self._grpc_server(tenants, share_port=share_port)
         self.certificates: Certificates | None = None
         self._metrics: MetricsEndpoint | None = None
+        self._page = page_server(settings)
         self._background: list[asyncio.Task[None]] = []
         self._stopping = False
         self._hurried = asyncio.Event()
@@ -121,6 +121,11 @@ class App:
     def metrics_port(self) -> int:
         """The port of `/metrics`; 0 if metrics are off."""
         return self._metrics.port if self._metrics else 0
+
+    @property
+    def page_url(self) -> str:
+        """The address of the chat page; empty if it is off."""
+        return self._page.url if self._page else ""
 
     async def start(self) -> None:
         """Start the mode (see `modes`), then serve.
@@ -158,7 +163,7 @@ class App:
         self.replies.hurry()
 
     async def _start(self) -> None:
-        _raise_open_files()
+        raise_open_files()
         self._warn_of_retirements()
         # The port opens last: a call must find the store ready, and a fault in the rest must appear before any call.
         await self.mode.start()
@@ -167,18 +172,17 @@ class App:
             self._metrics = serve_metrics(address.host, address.port, self.telemetry.registry)
         if (tls := self._settings.tls) is not None:
             self.certificates = Certificates(tls.certificate, tls.key, tls.client_ca)
-        self.port = await self._server.listen(self._settings.listen, self.certificates)
+        local = self._page.open() if self._page else ""
+        self.port = await self._server.listen(self._settings.listen, self.certificates, local=local)
         self._monitor.start()
         works = [*self.mode.background(), *self._access.background(), self._provider_keys.run(), self._retention.run()]
         if self.certificates is not None:
             works.append(self.certificates.keep(self._clock))
         self._background = [asyncio.create_task(work) for work in (*works, self._watch_database())]
-        gc.collect()
-        gc.freeze()  # objects of the start are never garbage, so later collections skip them
-        # Tokens that logs keep count as new objects: with Python's own threshold of 700, hundreds of streams cause
-        # dozens of collections a second, 9 % of the CPU. Ended replies leave no reference cycles.
-        gc.set_threshold(*GC_THRESHOLDS)
+        collect_rarely()
         await self._server.serve()
+        if self._page is not None:
+            await self._page.serve()
         logger.info("serving", extra={"fields": self._addresses()})
 
     def _warn_of_retirements(self) -> None:
@@ -201,9 +205,13 @@ class App:
             addresses["replica"] = self.mode.replica_id
         if (metrics := self._settings.metrics_listen) is not None:
             addresses["metrics"] = f"{metrics.host}:{self.metrics_port}"
+        if self._page is not None:
+            addresses["page"] = self._page.url
         return addresses
 
     async def _close(self) -> None:
+        if self._page is not None:  # after gRPC, so that its readers have received the end of each reply
+            await self._page.stop()
         for task in self._background:
             task.cancel()
         await asyncio.gather(*self._background, return_exceptions=True)
@@ -234,11 +242,3 @@ class App:
                     logger.info("database_restored")
                     await self._server.serve()
                 ready = True
-
-
-def _raise_open_files() -> None:
-    """Raise the limit of open files to the system's maximum, since each reply may need a socket to its client and one
-    to its provider."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if soft < hard:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))

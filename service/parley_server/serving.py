@@ -90,6 +90,8 @@ async def _serve_alone(settings: Settings) -> None:
 
     def announce(app: App) -> None:
         sys.stderr.write(f"Parley serves on {settings.listen.host}:{app.port}; Ctrl-C stops it\n")
+        if app.page_url:
+            sys.stderr.write(f"The chat page is {app.page_url}\n")
         sys.stderr.flush()
 
     await run_server(settings, stop_request, ready=announce)

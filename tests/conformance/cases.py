@@ -15,11 +15,13 @@ from typing import Any
 
 import yaml
 
+from tests.conformance.identity import token
+
 FOLDER = Path(__file__).parent / "cases"
 PNG = b"\x89PNG\r\n\x1a\n"
 
 CASE_KEYS = {"case", "shows", "server", "wire", "client", "clients", "matrix", "steps"}
-SERVER_KEYS = {"kind", "settings", "own", "tenants"}
+SERVER_KEYS = {"kind", "settings", "own", "tenants", "token_tenant"}
 OPS: dict[str, set[str]] = {
     "client": {
         "name",
@@ -71,6 +73,7 @@ STEPS: dict[str, set[str]] = {
     "wire": {"to", "for_s"},
     "server": {"replica"},
     "storage": set(),
+    "identity": set(),
     "upstream": set(),
     "rewrite": set(),
     "calls": {"within_s"},
@@ -219,7 +222,7 @@ def _script(fields: Any) -> str:
     return "/script " + json.dumps(fields, ensure_ascii=False)
 
 
-MAKERS: dict[str, Callable[[Any], str]] = {"$repeat": _repeat, "$png": _png, "$script": _script}
+MAKERS: dict[str, Callable[[Any], str]] = {"$repeat": _repeat, "$png": _png, "$script": _script, "$token": token}
 _NAME = re.compile(r"\$([a-z_]+(?:\.[a-z_]+)*)")
 
 

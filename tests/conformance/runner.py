@@ -173,6 +173,9 @@ class Run:
     async def storage(self, step: Mapped) -> None:
         await self._world.storage(step["storage"])
 
+    async def identity(self, step: Mapped) -> None:
+        self._world.identity(step["identity"])
+
     async def upstream(self, step: Mapped) -> None:
         self._world.upstream.reply_next(upstream_script(step["upstream"]))
 
@@ -303,6 +306,7 @@ STEPS: dict[str, Step] = {
     "wire": Run.wire,
     "server": Run.server,
     "storage": Run.storage,
+    "identity": Run.identity,
     "upstream": Run.upstream,
     "rewrite": Run.rewrite,
     "calls": Run.calls,

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-import pytest
+import re
 
-from tests.conformance.cases import CaseError, load_cases
+import pytest
+from parley.v1 import errors_pb2
+
+from tests.conformance.cases import FOLDER, CaseError, load_cases
 from tests.conformance.expect import Names, check_events, check_stream
 
 HEAD = "- case: one\n  shows: something\n"
@@ -74,3 +77,10 @@ def test_expected_events_must_match_exactly(expected):
 def test_a_stream_that_contradicts_itself_fails(events):
     with pytest.raises(AssertionError):
         check_stream(events)
+
+
+def test_each_reason_but_internal_has_a_case():
+    text = "".join(path.read_text() for path in FOLDER.glob("*.yaml"))
+    reasons = {name.removeprefix("ERROR_REASON_") for name in errors_pb2.ErrorReason.DESCRIPTOR.values_by_name}
+    missing = {reason for reason in reasons if not re.search(rf"\b{reason}\b", text)}
+    assert missing == {"UNSPECIFIED", "INTERNAL"}

@@ -29,7 +29,7 @@ def test_the_page_calls_every_served_rpc() -> None:
 
 
 async def test_the_commands_can_be_pasted_twice(tmp_path: Path) -> None:
-    async with ServerProcess(tmp_path / "server") as server:
+    async with ServerProcess(tmp_path / "server", forked=True) as server:
         ran = await run(f"{COMMANDS}\n{COMMANDS}", server, tmp_path)
         assert ran.status == 0, ran.stderr
         codes = {(line["method"].rpartition("/")[2], line["code"]) for line in server.events("call")}

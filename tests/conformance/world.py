@@ -15,6 +15,7 @@ from typing import Any
 from cryptography.fernet import Fernet
 
 from tests.cluster import Cluster
+from tests.conformance.identity import IdentityProvider
 from tests.conformance.wire import Wire
 from tests.integration.served import tenant
 from tests.processes import ServerProcess, until
@@ -135,6 +136,7 @@ class World:
         self._services = services
         self._cluster: Cluster | None = None
         self._server: ServerProcess | None = None
+        self._identity = IdentityProvider()
         self._exits: list[asyncio.Task[int]] = []
         self.wire = Wire(0)
 
@@ -147,6 +149,7 @@ class World:
 
     async def start(self) -> None:
         await self.upstream.__aenter__()
+        await self._identity.__aenter__()
         settings = dict(self.spec.get("settings", {}))
         if self.spec.get("kind") == "cluster":
             self._cluster = await self._start_cluster(settings)
@@ -155,10 +158,12 @@ class World:
             lines = CONFIG.format(url=self.upstream.url, server=lines)
             for name, fields in self.spec.get("tenants", {}).items():
                 lines += tenant(name, *fields["keys"], **{key: fields[key] for key in fields if key != "keys"})
+            if "token_tenant" in self.spec:
+                lines += self._identity.config(self.spec["token_tenant"])
             if "drain_pause_s" in settings:
                 lines = lines.replace("drain_pause_s = 0\n", "", 1)
             secrets = {"PARLEY_ENCRYPTION_KEYS": Fernet.generate_key().decode()} if "tenants" in self.spec else {}
-            self._server = ServerProcess(self._folder, toml=lines, UPSTREAM_KEY=KEY, **secrets)
+            self._server = ServerProcess(self._folder, toml=lines, forked=True, UPSTREAM_KEY=KEY, **secrets)
             await self._server.start()
         self.wire = Wire(self.servers[0].port)
         await self.wire.__aenter__()
@@ -187,6 +192,7 @@ class World:
             await self._cluster.__aexit__()
         if self._server is not None:
             await self._server.__aexit__()
+        await self._identity.__aexit__()
         await self.upstream.__aexit__()
 
     async def mend(self) -> None:
@@ -230,6 +236,10 @@ class World:
 
         await until(gone, "it drains")
         await asyncio.sleep(0.05)  # from its health to its refusals
+
+    def identity(self, what: str) -> None:
+        assert what == "up", f"nothing that can be done to an identity provider: {what}"
+        self._identity.up()
 
     async def storage(self, what: str) -> None:
         assert self._cluster is not None, "the database of a cluster alone can be taken away"

@@ -2,6 +2,7 @@
 
 import pytest
 from parley.v1 import chat_pb2, resources_pb2
+from parley_server.providers.reading.kept import MAX_KEPT_BYTES
 
 from tests.dialects.openai import ChatSpeaker, ResponsesSpeaker
 from tests.dialects.speakers import Call, Reasoning, Text
@@ -25,9 +26,14 @@ def speaker(request):
 
 
 @pytest.fixture
-async def turn(serve, upstream, speaker):
+async def tools_server(serve):
+    return await serve(provider='profile = "openrouter"', models=MODELS)
+
+
+@pytest.fixture
+async def turn(tools_server, upstream, speaker):
     """`await turn(*answers)` answers a tool call, then another question; returns the requests and the last text."""
-    server = await serve(provider='profile = "openrouter"', models=MODELS)
+    server = tools_server
 
     async def turn(*answers):
         model = "responses" if speaker.api == "responses" else "test"
@@ -43,11 +49,25 @@ async def turn(serve, upstream, speaker):
     return turn
 
 
-async def test_kept_items_are_sent_within_the_tool_turn(turn, speaker):
+def counted(server, outcome):
+    return server.app.telemetry.registry.get_sample_value("parley_kept_total", {"outcome": outcome})
+
+
+async def test_kept_items_are_sent_within_the_tool_turn(turn, speaker, tools_server):
     sent, text = await turn(speaker.script(Text("It is 42")), speaker.script(Text("Bye")))
     assert (sent, text) == ([False, True, False], "It is 42")
+    assert (counted(tools_server, "stored"), counted(tools_server, "too_large")) == (1, None)
 
 
 async def test_kept_items_that_are_refused_are_left_out(turn, speaker):
     sent, text = await turn(REFUSED, speaker.script(Text("It is 42")), speaker.script(Text("Bye")))
     assert (sent, text) == ([False, True, False, False], "It is 42")
+
+
+async def test_kept_items_that_are_too_large_are_dropped_and_counted(tools_server, upstream):
+    speaker = ResponsesSpeaker()
+    created = await tools_server.new_conversation(model="responses")
+    arguments = '{"a": "' + "x" * MAX_KEPT_BYTES + '"}'
+    upstream.reply_next(speaker.script(Reasoning("hm"), Call("call_1", "look", (arguments,))))
+    await tools_server.stream("Look", tools=[TOOL], conversation_id=created.id).end()
+    assert (counted(tools_server, "stored"), counted(tools_server, "too_large")) == (None, 1)

@@ -12,6 +12,7 @@ import { Refused, isDefect, refusal } from "./web/refusal.js";
 import { firstEvent, sendFrom, type ReplyEnd, type ReplyEvents, type SendOptions } from "./web/reply.js";
 
 export * from "./web/index.js";
+export { wholeReply } from "./web/reply.js";
 
 /** A request of Express, after `express.json()` if its body is needed. */
 export type ExpressRequest = IncomingMessage & { readonly body?: unknown };

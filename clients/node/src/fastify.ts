@@ -1,11 +1,19 @@
 /** Parley behind Fastify 5: streams of replies, refusals, and the routes and files of a chat page. */
 
 import type { FastifyError, FastifyInstance, FastifyReply, FastifyRequest } from "fastify";
+import type { Finished } from "./events.js";
 import type { ReplyStream } from "./stream.js";
 import { pageFile } from "./web/files.js";
 import { answerPage, refuseOthers, type PageOptions } from "./web/page/router.js";
 import { Refused, isDefect, refusal } from "./web/refusal.js";
-import { firstEvent, sendFrom, type ReplyEnd, type ReplyEvents, type SendOptions } from "./web/reply.js";
+import {
+  firstEvent,
+  sendFrom,
+  wholeReply as readWhole,
+  type ReplyEnd,
+  type ReplyEvents,
+  type SendOptions,
+} from "./web/reply.js";
 
 export * from "./web/index.js";
 
@@ -27,6 +35,15 @@ export async function sendReply(
     if (value !== undefined) reply.raw.setHeader(name, value);
   }
   return await sendFrom(first, reply.raw, stream, events, options);
+}
+
+/**
+ * Reads a reply to its end, for browsers that cannot stream. Throws the error of a refusal, or of a reply that failed.
+ *
+ * If the browser leaves, the call ends, and the result is undefined.
+ */
+export async function wholeReply(reply: FastifyReply, stream: ReplyStream): Promise<Finished | undefined> {
+  return await readWhole(reply.raw, stream);
 }
 
 /** The routes of the page: `app.register(pageRoutes, { prefix: "/api/page", client, ... })`. */

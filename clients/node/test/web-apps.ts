@@ -130,6 +130,10 @@ export class App implements AsyncDisposable {
       const stream = await this.#ask(req.headers, req.body as Question);
       this.ends.push(await onExpress.sendReply(res, stream, EVENTS, this.options));
     });
+    app.post("/whole", async (req, res) => {
+      const event = await onExpress.wholeReply(res, await this.#ask(req.headers, req.body as Question));
+      res.json({ text: event?.text, reason: event?.reason });
+    });
     app.get("/defect", () => {
       throw new Error("a secret detail at /home/x");
     });
@@ -148,6 +152,13 @@ export class App implements AsyncDisposable {
       const stream = await this.#ask(request.headers, request.body as Question);
       this.ends.push(await onFastify.sendReply(reply, stream, EVENTS, this.options));
       return reply;
+    });
+    app.post("/whole", async (request, reply) => {
+      const event = await onFastify.wholeReply(
+        reply,
+        await this.#ask(request.headers, request.body as Question),
+      );
+      return { text: event?.text, reason: event?.reason };
     });
     app.get("/defect", async () => {
       throw new Error("a secret detail at /home/x");

@@ -144,6 +144,12 @@ scripted(
 scripted("refusals before the first event are statuses", async (server, app) => {
   const cases: [Abort, number, string, string | null][] = [
     [refusal("RESOURCE_EXHAUSTED", "QUOTA_EXCEEDED", { retryAfterMs: 61_001 }), 429, "QUOTA_EXCEEDED", "62"],
+    [
+      refusal("RESOURCE_EXHAUSTED", "RATE_LIMITED", { retryable: true, retryAfterMs: 50 }),
+      429,
+      "RATE_LIMITED",
+      "1",
+    ],
     [refusal("INVALID_ARGUMENT", "CONTEXT_TOO_LARGE"), 413, "CONTEXT_TOO_LARGE", null],
     [refusal("INVALID_ARGUMENT", "INPUT_TOO_LARGE"), 413, "INPUT_TOO_LARGE", null],
     [refusal("UNAUTHENTICATED", "UNAUTHENTICATED"), 502, "BAD_GATEWAY", null],
@@ -161,12 +167,15 @@ scripted("refusals before the first event are statuses", async (server, app) => 
   for (const [how, status, code, retryAfter] of cases) {
     server.scripts.length = 0;
     server.scripts.push(...Array.from({ length: 99 }, () => [how]));
+    const streams = () => server.methods().filter((method) => method === "StreamReply").length;
+    const before = streams();
     const response = await app.post("/ask", QUESTION);
     const body = (await response.json()) as Json;
     assert.deepEqual(
       [response.status, body["code"], response.headers.get("retry-after")],
       [status, code, retryAfter],
     );
+    if (status === 429) assert.equal(streams(), before + 1, "a limit is not waited for");
     assert.doesNotMatch(JSON.stringify(body), /127\.0\.0\.1|bare/);
   }
 });

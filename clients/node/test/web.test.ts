@@ -49,6 +49,16 @@ function suite(framework: Framework): void {
     assert.equal((messages as Json[]).length, 2);
   });
 
+  test("a reply is sent whole to a browser that cannot stream, or its failure as a status", async () => {
+    const whole = (fields: Json) => app.post("/whole", { id: randomUUID(), text: script(fields) });
+    assert.deepEqual(await json(whole({ text: "a b", delay_s: 0.01 })), { text: "a b", reason: "STOP" });
+    const failed = await whole({
+      text: "a b",
+      fault: { kind: "error", after: 1, reason: "PROVIDER_TRUNCATED" },
+    });
+    assert.deepEqual([failed.status, ((await failed.json()) as Json)["code"]], [502, "PROVIDER_TRUNCATED"]);
+  });
+
   test("a failed reply ends with an error event", async () => {
     const fault = { kind: "error", after: 2, reason: "PROVIDER_TRUNCATED" };
     const events = await allEvents(await ask({ text: "a b c", delay_s: 0, fault }));
@@ -74,6 +84,14 @@ function suite(framework: Framework): void {
       [page("%zz", ""), 400, "BAD_REQUEST"],
       [page(id, "/retry", { method: "POST", body: "{}" }), 400, "BAD_REQUEST"],
       [page(id, "/retry", { method: "POST", body: '{"replace_message_id":"x"}' }), 404, "MESSAGE_NOT_FOUND"],
+      ...["[]", "null", '{"request_id":7}', '{"x":1e999}'].map(
+        (body) =>
+          [page(id, "/stop", { method: "POST", body }), 400, "BAD_REQUEST"] as [
+            Promise<Response>,
+            number,
+            string,
+          ],
+      ),
       [app.fetch("/api/page/images/missing"), 404, "IMAGE_NOT_FOUND"],
       [app.fetch("/defect"), 500, "INTERNAL"],
     ];

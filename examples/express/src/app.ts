@@ -1,96 +1,82 @@
-/** The routes: `/chat` streams a reply as server-sent events, `/stop` cancels it. */
+/** The routes of the product. */
 
-import { once } from "node:events";
-import { fileURLToPath } from "node:url";
-import express, { type Express, type Request, type Response } from "express";
-import { ParleyError, ReplyNotFound, type Client, type ReplyEvent, type ReplyStream } from "@parley/client";
+import type { Client } from "@parley/client";
+import {
+  Refused,
+  ensureConversation,
+  errors,
+  idempotencyKey,
+  notFound,
+  pageFiles,
+  pageRoutes,
+  refuseOthers,
+  requiredText,
+  sendReply,
+  type ReplyEvents,
+} from "@parley/client/express";
+import type { Quota } from "@parley/client/v1";
+import express, { type Express, type Request } from "express";
+import type { Tokens } from "./tokens.js";
 
-const PAGE = fileURLToPath(new URL("../../public", import.meta.url));
+export interface Settings {
+  /** Whether anybody may sign in with a name, to try the product. */
+  readonly demoLogin: boolean;
+  /** The folder of the built page. */
+  readonly page: string;
+}
 
-export function createApp(client: Client): Express {
+/** How much of a conversation the model sees. */
+const CONTEXT = { maxMessages: 10 };
+
+const EVENTS: ReplyEvents = {
+  text: ({ text }) => ({ type: "chunk", content: text }),
+  finished: () => ({ type: "done" }),
+  failed: ({ message, error, code, retryable }) => ({ type: "error", message, error, code, retryable }),
+};
+
+export function createApp(client: Client, tokens: Tokens, { demoLogin, page }: Settings): Express {
   const app = express();
-  app.use(express.json(), express.static(PAGE));
+  const endUser = (req: Request) => tokens.userOf(req.get("authorization"));
+  app.disable("x-powered-by");
+  app.use(express.json({ limit: "256kb" }));
 
-  // A browser's EventSource can only send GET; other callers can use POST. Both can be repeated: a `requestId` starts one
-  // reply, and a request with a Last-Event-ID gets the events after it.
-  app.get("/chat", (req, res) => chat(req, res, req.query));
-  app.post("/chat", (req, res) => chat(req, res, req.body));
-
-  app.post("/stop", async (req, res) => {
-    try {
-      const { finishReason } = await client.cancel(
-        { requestId: field(req.body, "requestId") },
-        { reason: "stopped" },
-      );
-      res.json({ finishReason });
-    } catch (error) {
-      if (error instanceof ReplyNotFound)
-        res.status(202).end(); // not there yet: it will start as cancelled
-      else if (error instanceof ParleyError)
-        res.status(502).json({ reason: error.reason, message: error.message });
-      else throw error;
-    }
+  app.post("/api/ai/chat/stream", async (req, res) => {
+    const user = client.actingFor(await endUser(req));
+    const conversationId = requiredText(req.body, "conversationId");
+    const text = requiredText(req.body, "message");
+    await ensureConversation(user, { id: conversationId, context: CONTEXT }, { question: text });
+    // Parley checks the quota before it asks the model, and stores the question before the first event.
+    const requestId = idempotencyKey(req.headers);
+    await sendReply(res, user.streamReply({ conversationId, text, requestId }), EVENTS);
   });
 
-  async function chat(req: Request, res: Response, fields: unknown): Promise<void> {
-    // If the browser leaves, the call ends at once; `onDisconnect` decides whether the reply continues.
-    const left = new AbortController();
-    res.on("close", () => left.abort());
-    const stream = open(req.get("last-event-id"), fields, left.signal);
-    res.writeHead(200, {
-      "content-type": "text/event-stream",
-      "cache-control": "no-store",
-      "x-accel-buffering": "no",
-    });
-    res.flushHeaders();
-    try {
-      for await (const event of stream) {
-        const message = encode(event, stream);
-        // Waits for a slow browser, which also slows down the server.
-        if (message && !res.write(message)) await once(res, "drain", { signal: left.signal });
-      }
-    } catch (error) {
-      if (left.signal.aborted) return;
-      if (!(error instanceof ParleyError)) throw error;
-      const { reason, message, retryable } = error;
-      res.write(sse("error", { reason: reason || error.name, message, retryable }));
-    }
-    res.end();
-  }
+  app.get("/api/ai/quota", async (req, res) => {
+    const quotas = await client.actingFor(await endUser(req)).quotas();
+    res.json({ quotas: quotas.map(quotaJson) });
+  });
 
-  function open(lastEventId: string | undefined, fields: unknown, signal: AbortSignal): ReplyStream {
-    const seen = /^([\w-]+):(\d+)$/.exec(lastEventId ?? "");
-    if (seen?.[1]) return client.resume(seen[1], { afterSequence: Number(seen[2]), signal });
-    const [text, requestId, conversationId] = ["text", "requestId", "conversationId"].map((name) =>
-      field(fields, name),
-    );
-    return client.streamReply({ text, requestId, conversationId, onDisconnect: "cancel" }, { signal });
-  }
+  app.post("/api/login", async (req, res) => {
+    if (!demoLogin) throw new Refused(404);
+    const name = requiredText(req.body, "name");
+    if (!/^[\w.-]{1,64}$/.test(name))
+      throw new Refused(400, "A name has 1 to 64 letters, digits, _, - and dots.");
+    res.json(await tokens.issue(name));
+  });
 
+  app.all("/api/ai/chat/stream", (req) => refuseOthers(req.method, ["POST"]));
+  app.all("/api/ai/quota", (req) => refuseOthers(req.method, ["GET", "HEAD"]));
+  app.all("/api/login", (req) => refuseOthers(req.method, ["POST"]));
+
+  const login = demoLogin ? "demo" : "token";
+  const config = { wire: "chunks", login, images: false, title: "Chat" } as const;
+  app.use("/api/page", pageRoutes({ client, config, endUser }));
+  app.use(pageFiles(page));
+  app.use(notFound);
+  app.use(errors);
   return app;
 }
 
-function encode(event: ReplyEvent, { replyId, sequence }: ReplyStream): string {
-  const id = `${replyId}:${sequence}`;
-  switch (event.type) {
-    case "accepted":
-      return sse("accepted", { replyId, conversationId: event.conversationId }, id);
-    case "text":
-      return sse("chunk", { text: event.text }, id);
-    case "snapshot":
-      return sse("replace", { text: event.text }, id);
-    case "finished":
-      return sse("done", { reason: event.reason }, id);
-    default:
-      return "";
-  }
-}
-
-function sse(event: string, data: object, id?: string): string {
-  return `${id ? `id: ${id}\n` : ""}event: ${event}\ndata: ${JSON.stringify(data)}\n\n`;
-}
-
-function field(fields: unknown, name: string): string {
-  const value = (fields as Record<string, unknown> | undefined)?.[name];
-  return typeof value === "string" ? value : "";
+function quotaJson({ name, limit, used, resetTime }: Quota) {
+  const reset_time = resetTime ? new Date(Number(resetTime.seconds) * 1_000).toISOString() : null;
+  return { name, limit: Number(limit), used: Number(used), reset_time };
 }

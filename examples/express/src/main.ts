@@ -1,17 +1,33 @@
+/** Reads the environment, serves, and shuts down at SIGTERM. */
+
+import { once } from "node:events";
+import type { AddressInfo } from "node:net";
+import { fileURLToPath } from "node:url";
 import { Client } from "@parley/client";
+import { shutDown } from "@parley/client/express";
 import { createApp } from "./app.js";
+import { Tokens } from "./tokens.js";
 
-const client = new Client(process.env["PARLEY_ADDRESS"] ?? "127.0.0.1:50051", {
-  apiKey: process.env["PARLEY_API_KEY"],
-});
-const server = createApp(client).listen(Number(process.env["PORT"] ?? 3000), "127.0.0.1", (error) => {
-  if (error) throw error;
-  const address = server.address();
-  console.log(`http://127.0.0.1:${typeof address === "object" && address ? address.port : ""}`);
-});
+const PAGE = fileURLToPath(new URL("../../../page/dist", import.meta.url));
+/** A browser hears of a lost Parley after this time; a page then attaches again by itself. */
+const PATIENCE_MS = 15_000;
 
-process.once("SIGTERM", () => {
-  server.close();
-  server.closeAllConnections(); // ends their calls, too
-  client.close();
+async function main({ env }: NodeJS.Process): Promise<void> {
+  const tokens = new Tokens(env["CHAT_JWT_KEY"] ?? "");
+  const client = new Client(env["PARLEY_ADDRESS"] || "127.0.0.1:50051", {
+    apiKey: env["PARLEY_API_KEY"],
+    backoff: { maxElapsedMs: PATIENCE_MS },
+  });
+  const settings = { demoLogin: env["CHAT_DEMO_LOGIN"] === "on", page: env["CHAT_PAGE"] || PAGE };
+  const host = env["HOST"] || "127.0.0.1";
+  const server = createApp(client, tokens, settings).listen(Number(env["PORT"] || 3000), host);
+  await once(server, "listening"); // rejects if the port is taken
+  console.log(`http://${host}:${(server.address() as AddressInfo).port}`);
+  for (const signal of ["SIGTERM", "SIGINT"] as const)
+    process.once(signal, () => void shutDown(server, client));
+}
+
+main(process).catch((error: unknown) => {
+  console.error(error instanceof Error ? error.message : error);
+  process.exitCode = 1;
 });

@@ -41,6 +41,11 @@ def _parser() -> argparse.ArgumentParser:
         if name == "serve":
             command.add_argument("--listen", metavar="HOST:PORT", help="gRPC address (default: 127.0.0.1:50051)")
             command.add_argument("--workers", metavar="N", help="processes on that address (default: 1)")
+            page = "serve a chat page, too; it needs parley-server[ui]"
+            command.add_argument("--ui", action="store_true", help=page)
+            command.add_argument(
+                "--ui-port", metavar="PORT", type=_port, help="of the chat page on 127.0.0.1 (default: 8080)"
+            )
         if name != "check":
             command.add_argument("--database-url", metavar="URL", help="default: sqlite+aiosqlite:///parley.db")
     text = "erase everything about one end user, except log lines and sums of usage"
@@ -79,3 +84,9 @@ def _not_empty(text: str) -> str:
     if not text:
         raise argparse.ArgumentTypeError("must not be empty")
     return text
+
+
+def _port(text: str) -> int:
+    if not (text.isascii() and text.isdecimal() and int(text) <= 65_535):
+        raise argparse.ArgumentTypeError("must be a number from 0 to 65535")
+    return int(text)

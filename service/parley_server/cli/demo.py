@@ -15,6 +15,7 @@ import parley
 import uvloop
 
 from parley_server.app import App
+from parley_server.cli.options import PAGE_HOST, PAGE_PORT
 from parley_server.settings import load_settings
 from parley_server.telemetry.logs import configure_logging
 
@@ -41,7 +42,10 @@ async def main() -> int:
                 await show(f"127.0.0.1:{app.port}")
         finally:
             await app.stop(grace_s=0.0)
-    say("\nThe demo is complete. Next: `make run`, then the grpcurl commands of the README.")
+    say(
+        "\nThe demo is complete. Next, a page to chat on: `.venv/bin/parley serve --ui` shows it at "
+        f"http://{PAGE_HOST}:{PAGE_PORT}/"
+    )
     return 0
 
 

@@ -18,6 +18,10 @@ class Observer(Protocol):
         """A reply is terminal and stored. `overhead_s` is the time spent in the engine, without waits for the provider;
         `text_length` is in characters."""
 
+    def items_kept(self, outcome: str) -> None:
+        """A reply has wire items that its provider requires back in the next request of the tool turn. `outcome`:
+        "stored", or "too_large" (dropped: the tool turn goes on without them)."""
+
     def reader_joined(self) -> None:
         """A reader started to read a log. Exactly one `reader_left` follows."""
 

@@ -83,9 +83,11 @@ class GrpcServer:
         self._reflection = reflection
         self._health = health.aio.HealthServicer()
 
-    async def listen(self, address: Address, certificates: Certificates | None = None) -> int:
+    async def listen(self, address: Address, certificates: Certificates | None = None, *, local: str = "") -> int:
         """Open the port and answer calls, still not ready. Returns the port number. Raises `OSError` if the port cannot
-        be opened."""
+        be opened.
+
+        local: the path of a Unix socket to open besides. It has no TLS, so its folder must be private."""
         held = self._port.enter_context(SharedPort(address, join=self._share_port))
         self._servers = [self._build() for _ in range(self._count)]
         try:
@@ -93,6 +95,8 @@ class GrpcServer:
             for server in self._servers:
                 for target in held.targets:
                     _open(server, target, certificates)
+            if local:
+                _open(self._servers[0], f"unix:{local}", None)
         except RuntimeError as error:
             self._port.close()
             raise OSError(f"cannot listen on {address}: {error}") from error

@@ -65,6 +65,7 @@ def load_settings(environment: Mapping[str, str], arguments: Mapping[str, Any] |
     has_credentials = bool(issuers) or any(tenant is None or tenant.has_credential for tenant in tenants.values())
     exposure = _exposure_fault(scalars, has_tls="tls" in document, has_credentials=has_credentials)
     faults.extend([exposure] if exposure else [])
+    faults.extend(_page_faults(scalars, has_credentials=has_credentials))
     if faults:
         raise SettingsError(faults)
     return Settings(
@@ -166,6 +167,26 @@ def _exposure_fault(scalars: Mapping[str, Any], *, has_tls: bool, has_credential
             "[tls], or behind a proxy that ends TLS, set PARLEY_PLAINTEXT=1"
         )
     return None
+
+
+def _page_faults(scalars: Mapping[str, Any], *, has_credentials: bool) -> list[str]:
+    """The faults of a chat page that other machines can reach."""
+    listen = scalars["ui_listen"]
+    if listen is None or listen.is_loopback:
+        return []
+    faults = []
+    if not has_credentials:  # PARLEY_INSECURE is no way out: any website that a user visits could call the page
+        faults.append(f"ui_listen: {listen} is not loopback and there are no credentials; configure [tenants]")
+    elif not scalars["plaintext"]:
+        faults.append(
+            f"ui_listen: {listen} is not loopback, and others can read the API keys that browsers send there; behind "
+            "a proxy that ends TLS, set PARLEY_PLAINTEXT=1"
+        )
+    if not scalars["ui_hosts"]:
+        faults.append(
+            f"ui_hosts: is required, because {listen} is not loopback: the names in the addresses of the page"
+        )
+    return faults
 
 
 def _with_models_checked(

@@ -230,12 +230,15 @@ class TlsSettings(Shape):
 
 class Settings(Shape):
     """A whole valid configuration. `server.default_model` names one of `models`, and `server.summary_model`, unless it
-    is empty. Several `workers`, or a relay (`redis_url`), require a PostgreSQL database. `encryption_keys`
+    is empty. `ui_listen` None: no chat page; `ui_hosts` are names that browsers may use for it besides those of
+    loopback. Several `workers`, or a relay (`redis_url`), require a PostgreSQL database. `encryption_keys`
     encrypt stored API keys, the newest first. They and the URLs, which may contain passwords, are left out of the
     `repr`."""
 
     listen: Address = Address(host="127.0.0.1", port=50051)
     metrics_listen: Address | None = Address(host="127.0.0.1", port=9464)
+    ui_listen: Address | None = None
+    ui_hosts: tuple[str, ...] = ()
     database_url: Annotated[str, Field(repr=False)] = "sqlite+aiosqlite:///parley.db"
     redis_url: Annotated[str | None, Field(repr=False)] = None
     workers: Annotated[int, Field(ge=1, le=MAX_WORKERS)] = 1

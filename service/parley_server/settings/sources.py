@@ -21,6 +21,7 @@ ENCRYPTION_KEY_CHARACTERS = 44
 _SERVICE_LINK = re.compile(
     r"PARLEY(_[A-Z0-9_]+)?_(SERVICE_(HOST|PORT(_[A-Z0-9_]+)?)|PORT(_\d+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?)?)"
 )
+_MAY_BE_OFF = ("metrics_listen", "ui_listen")
 _WORDS = {"1": True, "true": True, "yes": True, "on": True, "0": False, "false": False, "no": False, "off": False}
 
 
@@ -93,12 +94,12 @@ def check_variables(environment: Mapping[str, str], named: Collection[str], faul
 def _find(
     name: str, document: Mapping[str, Any], environment: Mapping[str, str], *, arguments: Mapping[str, Any]
 ) -> tuple[str, Any] | None:
-    """The label and the value of a scalar. An empty variable counts as unset, except PARLEY_METRICS_LISTEN, where it
-    turns the metrics off."""
+    """The label and the value of a scalar. An empty variable counts as unset, except for the addresses that it turns
+    off."""
     if arguments.get(name) is not None:
         return "--" + name.replace("_", "-"), arguments[name]
     variable = PREFIX + name.upper()
-    if environment.get(variable) or (variable in environment and name == "metrics_listen"):
+    if environment.get(variable) or (variable in environment and name in _MAY_BE_OFF):
         return variable, environment[variable]
     return (name, document[name]) if name in document else None
 
@@ -109,6 +110,13 @@ def _address(value: Any) -> Address:
 
 def _address_or_off(value: Any) -> Address | None:
     return None if value == "" else Address.parse(_string(value))
+
+
+def _hosts(value: Any) -> tuple[str, ...]:
+    hosts = tuple(host.strip().lower() for host in _string(value).split(","))
+    if not all(re.fullmatch(r"[a-z0-9._-]{1,253}", host) for host in hosts):
+        raise ValueError("must be names of hosts without ports, with commas between them")
+    return hosts
 
 
 def _database_url(value: Any) -> str:
@@ -172,6 +180,8 @@ def _string(value: Any) -> str:
 _PARSERS: dict[str, Callable[[Any], Any]] = {
     "listen": _address,
     "metrics_listen": _address_or_off,
+    "ui_listen": _address_or_off,
+    "ui_hosts": _hosts,
     "database_url": _database_url,
     "redis_url": _redis_url,
     "workers": _workers,

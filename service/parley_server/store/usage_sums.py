@@ -17,6 +17,7 @@ from sqlalchemy import (
     and_,
     func,
     select,
+    text,
     tuple_,
     union_all,
 )
@@ -29,6 +30,8 @@ from parley_server.store.schema import usage, usage_day
 from parley_server.store.usage import AMOUNTS, UNROLLED, usage_keys
 
 _USER = (usage.c.tenant, usage.c.end_user)
+LOCK_WAIT = text("SET LOCAL lock_timeout = '2s'")
+"""Below the limit of a statement, so that a table that is locked is not mistaken for a range that takes too long."""
 COST_UNIT = 1_000_000_000
 """Sums of costs are made of two parts, in this unit and below it: SQLite fails where a sum exceeds 64 bits."""
 LATEST_US = 253_402_214_400_000_000
@@ -42,6 +45,8 @@ def list_usage(connection: Connection, query: UsageQuery, after: Sequence[str], 
     if not all(map(holdable, (query.tenant, query.end_user, query.model, *after))):
         return UsagePage(rows=(), more=False)
     names = key_columns(query)
+    if connection.dialect.name == "postgresql":
+        connection.execute(LOCK_WAIT)
     source = _source(connection, query, after, limit)
     keys = [source.c[name] for name in names]
     amounts: dict[str, ColumnElement[Any]] = {name: source.c[name] for name in AMOUNTS if name != "cost_nano_usd"}

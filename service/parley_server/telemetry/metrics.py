@@ -123,6 +123,13 @@ class Metrics:
             "parley_summaries_total", "Summaries of conversations that ended.", ("outcome",), registry=registry
         )
         self._summaries = _Labelled(summaries.labels)
+        kept = Counter(
+            "parley_kept_total",
+            "Replies with items that a provider requires back.",
+            ("outcome",),
+            registry=registry,
+        )
+        self._kept = _Labelled(kept.labels)
         erased = Counter(
             "parley_erased_conversations_total", "Conversations that were erased.", ("cause",), registry=registry
         )
@@ -231,6 +238,9 @@ class Metrics:
                 self._tokens.of(kind, model).inc(count)
         if usage.cost_nano_usd:
             self._cost.of(model).inc(usage.cost_nano_usd / 1e9)
+
+    def items_kept(self, outcome: str) -> None:
+        self._kept.of(outcome).inc()
 
     def reader_joined(self) -> None:
         self._readers.inc()

@@ -55,7 +55,7 @@ async def _work(settings: Settings, supervisor: socket.socket) -> None:
         (stop_request.hurry if HURRY in orders else stop_request.drain)()
 
     def ready(app: App) -> None:
-        _send(supervisor, Ready(metrics_port=app.metrics_port))
+        _send(supervisor, Ready(metrics_port=app.metrics_port, page_url=app.page_url))
 
     loop.add_reader(supervisor, receive_order)
     await run_server(settings, stop_request, ready=ready, share_port=True)

@@ -12,7 +12,6 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Mapping
 from contextlib import ExitStack
 
 from prometheus_client import CollectorRegistry
@@ -32,6 +31,7 @@ logger = logging.getLogger("parley_server.workers")
 FIRST_PAUSE_S = 0.5
 LONGEST_PAUSE_S = 10.0
 SETTLED_S = 60.0
+PAGE_WORKER = 0
 
 
 def supervise(settings: Settings, *, config: str = "") -> int:
@@ -57,8 +57,9 @@ def supervise(settings: Settings, *, config: str = "") -> int:
 class Supervisor:
     """Keeps the workers running until a signal, then drains them together. A second signal skips the drain."""
 
-    def __init__(self, settings: Settings, address: Address, environment: Mapping[str, str]) -> None:
+    def __init__(self, settings: Settings, address: Address, environment: dict[str, str]) -> None:
         self._metrics_listen = settings.metrics_listen
+        self._page_listen = settings.ui_listen
         self._address = address
         self._environment = environment
         self._workers = [Worker(index) for index in range(settings.workers)]
@@ -100,8 +101,11 @@ class Supervisor:
         for worker in self._workers:
             await worker.has_served.wait()
         self._announced = True
-        logger.info("serving", extra={"fields": self._addresses})
+        page = self._workers[PAGE_WORKER].page_url
+        logger.info("serving", extra={"fields": self._addresses | ({"page": page} if page else {})})
         sys.stderr.write(f"Parley serves on {self._address} with {len(self._workers)} workers; Ctrl-C stops it\n")
+        if page:
+            sys.stderr.write(f"The chat page is {page}\n")
         sys.stderr.flush()
 
     async def _keep(self, worker: Worker) -> None:
@@ -112,7 +116,7 @@ class Supervisor:
         pause_s = FIRST_PAUSE_S
         while not self._stopping.is_set():
             began_s = time.monotonic()
-            ended = await worker.run_once(self._environment)
+            ended = await worker.run_once(self._environment | self._page_of(worker))
             if self._stopping.is_set():
                 # One worker whose drain failed is enough to report it.
                 self._status = self._status or int(ended.status != 0)
@@ -126,6 +130,11 @@ class Supervisor:
                     pause_s = FIRST_PAUSE_S
                 await self._pause_after(worker, ended, pause_s)
                 pause_s = min(2 * pause_s, LONGEST_PAUSE_S)
+
+    def _page_of(self, worker: Worker) -> dict[str, str]:
+        """The setting of the chat page, which a single worker serves: its port cannot be shared."""
+        serves = self._page_listen is not None and worker.index == PAGE_WORKER
+        return {"PARLEY_UI_LISTEN": str(self._page_listen) if serves else ""}
 
     async def _pause_after(self, worker: Worker, ended: WorkerExit, pause_s: float) -> None:
         fields = {"worker": worker.index, "pid": ended.pid, "status": ended.status, "restart_s": pause_s}

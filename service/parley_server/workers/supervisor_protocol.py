@@ -13,9 +13,11 @@ HURRY = b"h"
 
 
 class Ready(msgspec.Struct, frozen=True, tag=True):
-    """The worker serves. Its metrics are on this loopback port; 0 if there are none."""
+    """The worker serves. Its metrics are on this loopback port; 0 if there are none. `page_url`: the address of the
+    chat page, if this worker serves it."""
 
     metrics_port: int
+    page_url: str = ""
 
 
 class Refused(msgspec.Struct, frozen=True, tag=True):

@@ -24,12 +24,14 @@ class WorkerExit:
 
 
 class Worker:
-    """One worker across its restarts. `metrics_port` is 0 while no process of it serves."""
+    """One worker across its restarts. `metrics_port` is 0 while no process of it serves. `page_url`: the address of the
+    chat page, if this worker serves it."""
 
     def __init__(self, index: int) -> None:
         self.index = index
         self.restarts = 0
         self.metrics_port = 0
+        self.page_url = ""
         self.has_served = asyncio.Event()
         self._order = b""
         self._connection: asyncio.StreamWriter | None = None
@@ -87,5 +89,6 @@ class Worker:
         if not isinstance(report, Ready):
             return report.problem
         self.metrics_port = report.metrics_port
+        self.page_url = report.page_url
         self.has_served.set()
         return ""

@@ -319,5 +319,6 @@ def test_the_api_key_is_not_shown(monkeypatch, capsys):
 async def test_a_wrong_api_key_is_reported(server, monkeypatch):
     monkeypatch.setenv("PARLEY_API_KEY", "from-environment")
     server.unary["ListModels"] = [refusal(grpc.StatusCode.UNAUTHENTICATED, "UNAUTHENTICATED", message="wrong key")]
-    assert await piped(server, text="Hi") == (1, "", "error: UNAUTHENTICATED: wrong key\n")
+    hint = "; give one with --api-key or PARLEY_API_KEY"
+    assert await piped(server, text="Hi") == (1, "", f"error: UNAUTHENTICATED: wrong key{hint}\n")
     assert server.calls[0].metadata["authorization"] == "Bearer from-environment"

@@ -29,7 +29,7 @@ async def running(folder, kind):
     ]()  # a missing one is said before anything starts
     async with Upstream() as upstream:
         config = CONFIG.format(url=upstream.url, key="env:UPSTREAM_KEY", provider="", models="", server=SERVER)
-        async with ServerProcess(folder / "parley", toml=config, UPSTREAM_KEY=KEY) as server:
+        async with ServerProcess(folder / "parley", toml=config, forked=True, UPSTREAM_KEY=KEY) as server:
             with contextlib.ExitStack() as stack:
                 proxy = None
                 if kind != "direct":

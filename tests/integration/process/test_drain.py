@@ -51,7 +51,7 @@ def nothing_running(server: ServerProcess) -> bool:
 async def test_replies_may_end_within_the_grace_and_the_rest_keep_their_text(tmp_path, number) -> None:
     grace_s = 5.0
     async with (
-        ServerProcess(tmp_path, toml=limits(pause_s=1.0, grace_s=grace_s)) as server,
+        ServerProcess(tmp_path, toml=limits(pause_s=1.0, grace_s=grace_s), forked=True) as server,
         open_channel(server.address) as channel,
     ):
         chat = chat_pb2_grpc.ChatStub(channel)
@@ -126,7 +126,7 @@ async def check_other_calls(
 @pytest.mark.parametrize("pause_s", [0, 600])
 async def test_a_second_signal_skips_the_pause_and_the_grace(tmp_path, number, pause_s) -> None:
     async with (
-        ServerProcess(tmp_path, toml=limits(pause_s=pause_s, grace_s=600)) as server,
+        ServerProcess(tmp_path, toml=limits(pause_s=pause_s, grace_s=600), forked=True) as server,
         open_channel(server.address) as channel,
     ):
         health = health_pb2_grpc.HealthStub(channel).Watch(health_pb2.HealthCheckRequest(), timeout=60)
@@ -145,7 +145,7 @@ async def test_a_second_signal_skips_the_pause_and_the_grace(tmp_path, number, p
 
 
 async def test_a_server_without_work_stops_at_once(tmp_path) -> None:
-    async with ServerProcess(tmp_path, toml=limits(pause_s=0, grace_s=600)) as server:
+    async with ServerProcess(tmp_path, toml=limits(pause_s=0, grace_s=600), forked=True) as server:
         began_s = time.monotonic()
         assert await server.terminate() == 0
         assert time.monotonic() - began_s < 5

@@ -145,7 +145,7 @@ class KillTest:
         """Start the server; sometimes kill it once more during the start."""
         if self.chance.random() < 0.15:
             await self.server.launch()
-            await asyncio.sleep(self.chance.uniform(0.1, 1.2))
+            await asyncio.sleep(self.chance.uniform(0.0, 0.5))
             await self.server.kill9()
             self.kills += 1
         began_s = time.monotonic()
@@ -264,7 +264,8 @@ async def test_readers_and_database_agree_after_a_kill_at_any_moment(tmp_path) -
     async with AsyncExitStack() as stack:
         upstream = await stack.enter_async_context(Upstream())
         upstream.reply_with(paced_answer)
-        server = await stack.enter_async_context(ServerProcess(tmp_path, toml=FAR.format(url=upstream.url)))
+        server = ServerProcess(tmp_path, toml=FAR.format(url=upstream.url), forked=True)
+        await stack.enter_async_context(server)
         test = KillTest(server, chance)
         await test.open_conversations()
         accepted = {}
@@ -307,7 +308,7 @@ async def test_the_client_recovers_from_a_kill(tmp_path, texts: int, first_token
     """The kill comes within the text, right after the first text, and before it."""
     whole = words("w", 400)
     quick = parley.Backoff(first_s=0.05, max_s=0.2)
-    async with ServerProcess(tmp_path) as server, parley.Client(server.address, backoff=quick) as client:
+    async with ServerProcess(tmp_path, forked=True) as server, parley.Client(server.address, backoff=quick) as client:
         stream = client.stream_reply(script(whole, delay_s=0.01, first_token_delay_s=first_token_s))
         assert isinstance(await anext(stream), parley.Accepted)
         for _ in range(texts):
@@ -331,7 +332,7 @@ async def test_the_client_recovers_from_a_kill(tmp_path, texts: int, first_token
 
 
 async def test_the_client_starts_a_reply_on_a_server_that_comes_back(tmp_path) -> None:
-    async with ServerProcess(tmp_path) as server, parley.Client(server.address) as client:
+    async with ServerProcess(tmp_path, forked=True) as server, parley.Client(server.address) as client:
         await client.models()  # the client retries for long only once it has reached the server
         await server.kill9()
         stream = client.stream_reply(script("Late.", delay_s=0))

@@ -14,7 +14,7 @@ async def test_a_reply_that_was_killed_after_a_failover_has_the_price_of_the_ser
         near.reply_with(refusal(401))
         far.reply_with(Script([role(), text("from far"), Hang()]))
         toml = MODELS.format(near=near.url, far=far.url, rules="") + '[server]\ndefault_model = "near"\n'
-        async with ServerProcess(tmp_path, toml=toml, UPSTREAM_KEY="sk-of-nobody") as server:
+        async with ServerProcess(tmp_path, toml=toml, forked=True, UPSTREAM_KEY="sk-of-nobody") as server:
             async with open_channel(server.address) as channel:
                 call = chat_pb2_grpc.ChatStub(channel).StreamReply(chat_pb2.ReplyRequest(text="Hi"))
                 accepted = await call.read()

@@ -13,7 +13,6 @@ import pytest
 from parley.v1 import chat_pb2, chat_pb2_grpc
 
 from tests.integration.process.watching import Watcher, script, words
-from tests.lanes import LOADED
 from tests.processes import MIB, ServerProcess, clean_environment, open_channel, until
 
 ROUND = 100
@@ -63,7 +62,6 @@ async def one_reply(server: ServerProcess, chance: random.Random, shared: chat_p
     return how
 
 
-@pytest.mark.xdist_group(LOADED)
 @pytest.mark.timeout(120)
 async def test_a_soak_leaves_no_growth(tmp_path) -> None:
     seed = random.randrange(1 << 31)

@@ -5,14 +5,14 @@ import contextlib
 import pytest
 
 from tests.cluster import Cluster
-from tests.lanes import LOADED, is_loaded
+from tests.lanes import LOADED, WAITING, is_loaded
 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items):
-    """Three servers at a time are what two cores bear."""
+    """Three busy servers at a time are what two cores bear."""
     for item in items:
-        if "integration/replicas" in item.nodeid and not is_loaded(item):
+        if "integration/replicas" in item.nodeid and not item.nodeid.startswith(WAITING) and not is_loaded(item):
             item.add_marker(pytest.mark.xdist_group(LOADED))
 
 

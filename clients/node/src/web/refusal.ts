@@ -104,7 +104,8 @@ function statusOf(error: unknown): number {
 }
 
 function refused(status: number, message: string, fields: Refused["fields"]): Refusal {
-  const { code = familyOf(status)[0], retryable = status === 503, headers = {} } = fields;
+  const { code = familyOf(status)[0], retryable = status === 503 } = fields;
+  const headers = { ...(status === 401 && { "www-authenticate": "Bearer" }), ...fields.headers };
   return { status, headers, body: { message, error: message, code, retryable } };
 }
 

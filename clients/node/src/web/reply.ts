@@ -1,7 +1,7 @@
 /** Sends the events of a reply to a browser in the product's own words. */
 
 import type { ServerResponse } from "node:http";
-import { ConnectionLost, ParleyError, ReplyFailed } from "../errors.js";
+import { ConnectionLost, LimitExceeded, ParleyError, ReplyFailed } from "../errors.js";
 import type { Accepted, Finished, Reconnecting, ReplyEvent, Snapshot, Text } from "../events.js";
 import { ClientClosed } from "../status.js";
 import type { ReplyStream } from "../stream.js";
@@ -52,7 +52,8 @@ export interface SendOptions {
 const REPLACED = "Part of this answer was replaced on the server. Reload the conversation to read it.";
 
 /**
- * Waits for the first event of a reply, before which a refusal can still be a status. Throws the error of the refusal.
+ * Waits for the first event of a reply, before which a refusal can still be a status. Throws the error of the refusal, that of a
+ * limit at once: a browser can tell its user how long to wait.
  *
  * If the browser leaves, the call ends, and the result is undefined.
  */
@@ -65,7 +66,26 @@ export async function firstEvent(
   for (;;) {
     const { value } = await stream.next();
     if (value?.type !== "reconnecting") return value;
+    if (value.error instanceof LimitExceeded) {
+      stream.close();
+      throw value.error;
+    }
   }
+}
+
+/**
+ * Reads a reply to its end, for browsers that cannot stream. Throws the error of a refusal, or of a reply that failed.
+ *
+ * If the browser leaves, the call ends, and the result is undefined.
+ */
+export async function wholeReply(
+  response: ServerResponse,
+  stream: ReplyStream,
+): Promise<Finished | undefined> {
+  for (let event = await firstEvent(response, stream); event; event = (await stream.next()).value) {
+    if (event.type === "finished") return event;
+  }
+  return undefined;
 }
 
 /** Sends a reply from its first event to its end, at the pace of the browser. Leaving ends the call, not the reply. */

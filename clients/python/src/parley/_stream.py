@@ -79,6 +79,11 @@ class ReplyStream:
         return accepted.message_id if accepted else ""
 
     @property
+    def accepted(self) -> Accepted | None:
+        """The first event, once it was read."""
+        return self._transcript.accepted
+
+    @property
     def sequence(self) -> int:
         """The cursor: the sequence of the last chunk that was read."""
         return self._transcript.sequence

@@ -45,7 +45,7 @@ function element(token: Token, children: Children): Children {
       return [h("ol", { start: Number(token.attrGet("start") ?? 1) }, children)];
     case "th":
     case "td":
-      return [h(name, { class: alignment(token) }, children)];
+      return [h(name, alignment(token), children)];
     case "table":
       return [h("div", { class: "scroll" }, [h("table", children)])];
     case "link":
@@ -83,6 +83,7 @@ function link(href: string | number | null, children: Children): Children {
   return [h("a", { href: safe, target: "_blank", rel: "noopener noreferrer" }, children)];
 }
 
-function alignment(token: Token): string | undefined {
-  return /^text-align:(left|center|right)$/.exec(String(token.attrGet("style")))?.[1];
+function alignment(token: Token): { class: string } | null {
+  const side = /^text-align:(center|right)$/.exec(String(token.attrGet("style")))?.[1];
+  return side ? { class: side } : null;
 }

@@ -27,3 +27,13 @@ const PREFIX = "parley:";
 export const tabStorage = new Storage(() => sessionStorage);
 /** Of this browser: preferences. */
 export const browserStorage = new Storage(() => localStorage);
+
+/** The entry of what is typed in a conversation, and not sent. */
+export function draftKey(conversationId: string | null): string {
+  return `draft:${conversationId ?? "new"}`;
+}
+
+/** The entry of a question that was sent, and is not known to have arrived. */
+export function sentKey(conversationId: string | null): string {
+  return `sent:${conversationId ?? "new"}`;
+}

@@ -5,7 +5,7 @@ import { Chat } from "./chat";
 import { ConversationList } from "./list";
 import { useRoute } from "./route";
 import type { Session } from "./session";
-import { browserStorage } from "./storage";
+import { browserStorage, sentKey, tabStorage } from "./storage";
 
 /** How often a visible page asks for what another device has done. */
 const SYNC_MS = 10_000;
@@ -24,6 +24,7 @@ export function createWorkspace(session: Session, config: Config) {
   const list = new ConversationList(session.api);
   const tabs = new BroadcastChannel("parley:changes");
   const changed = (id: string) => {
+    tabStorage.set(sentKey(id), null);
     void list.refresh();
     tabs.postMessage(id);
   };

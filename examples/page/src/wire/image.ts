@@ -21,13 +21,18 @@ export class ImageWire implements Wire {
       await this.whole(request, report);
       return;
     }
+    let streaming = false;
+    const onOpen = () => {
+      streaming = true;
+      report.accepted();
+    };
     try {
       await readEvents(this.http, "POST", "/api/ai/chat-image-stream", request, {
-        onOpen: report.accepted,
+        onOpen,
         onData: (fields) => read(fields, report),
       });
     } catch (error) {
-      if (!cannotStream(error)) throw error;
+      if (streaming || !cannotStream(error)) throw error;
       await this.whole(request, report);
     }
     report.end();

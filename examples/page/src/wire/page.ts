@@ -34,9 +34,7 @@ export async function followPageEvents(
 ): Promise<"over" | "nothing"> {
   const report = new Report(onEvent);
   const status = await readEvents(http, method, path, request, {
-    onOpen: (response) => {
-      if (response.status !== 204) report.accepted();
-    },
+    onOpen: report.accepted,
     onData: (fields) => {
       const event = pageEvent(fields);
       if (event) report.event(event);

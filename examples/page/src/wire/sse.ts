@@ -13,7 +13,8 @@ export interface SseLimits {
 }
 
 export interface Handlers {
-  onOpen?: (response: Response) => void;
+  /** A stream of events begins. */
+  onOpen?: () => void;
   onData: (fields: Fields) => void;
   /** For a backend that may answer with one JSON object instead of a stream. */
   onJson?: (fields: Fields) => void;
@@ -35,7 +36,6 @@ export async function readEvents(
   try {
     const headers = { accept: "text/event-stream", ...request.headers };
     const response = await http.request(method, path, { ...request, headers, signal: watch.signal });
-    handlers.onOpen?.(response);
     if (response.status === 204) return response.status;
     watch.heard();
     if (!isEventStream(response)) {
@@ -43,6 +43,7 @@ export async function readEvents(
       handlers.onJson(await readJson<Fields>(response, watch.signal));
       return response.status;
     }
+    handlers.onOpen?.();
     await readBody(response, watch, handlers.onData);
     return response.status;
   } finally {

@@ -11,7 +11,7 @@ from collections.abc import Awaitable
 from typing import Final
 
 from parley import Backoff, Client, ParleyError
-from parley.errors import DeadlineExceeded, Unavailable
+from parley.errors import DeadlineExceeded, Unauthenticated, Unavailable
 from parley.v1 import resources_pb2
 
 from parley_server.cli.chat.input import read_message
@@ -91,7 +91,8 @@ async def _start(options: ChatOptions, key: str | None, *, screen: Screen) -> Se
 def _unreachable(error: ParleyError, address: str) -> str:
     if isinstance(error, Unavailable | DeadlineExceeded) and not error.reason:
         return f"no Parley server at {address}; start one with `parley serve`"
-    return f"error: {error}"
+    hint = "; give one with --api-key or PARLEY_API_KEY" if isinstance(error, Unauthenticated) else ""
+    return f"error: {error}{hint}"
 
 
 def _greet(screen: Screen, options: ChatOptions, models: list[resources_pb2.Model]) -> None:

@@ -340,6 +340,14 @@ class Generation:
             self._overhead_s += self._parts.clock.monotonic() - self._ended_s
         self._parts.bookkeeper.ended(self, self._overhead_s)
 
+    @property
+    def items_kept(self) -> str:
+        """What has become of the wire items for the next request of the tool turn: see `Observer.items_kept`. Empty if
+        there are none."""
+        if self._written is not None and self._written.kept is not None:
+            return "stored"
+        return "too_large" if self._sink.kept_too_large else ""
+
     def _is_own(self, stored: Reply) -> bool:
         """Whether the stored end is the one that this task wrote: its commit succeeded, and the answer was lost.
 

@@ -79,6 +79,8 @@ class LiveReplies:
             waited_s = (log.first_token_time_us - log.reply.create_time_us) / 1e6
             self._observer.first_token(max(0.0, waited_s), log.reply.model)
         self._observe_end(log, overhead_s)
+        if outcome := generation.items_kept:
+            self._observer.items_kept(outcome)
 
     def ended_unstarted(self, generation: Generation, overhead_s: float) -> None:
         """It was accepted in its final state: the provider is not asked."""

@@ -181,6 +181,11 @@ class LogSink:
         origin, items = list(self._kept.items())[-1]
         return Kept(origin=origin, items=tuple(items))
 
+    @property
+    def kept_too_large(self) -> bool:
+        """Whether wire items were dropped because they are too large to store."""
+        return self._kept_bytes > MAX_KEPT_BYTES
+
     def flush(self) -> None:
         """End of one read: append its content, or hold it for the window while the process is busy."""
         if self._usage_waits:

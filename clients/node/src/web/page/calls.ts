@@ -6,6 +6,7 @@ import { ReplyNotFound } from "../../errors.js";
 import type { ReplyFields } from "../../fields.js";
 import { Reply_State, type Reply } from "../../gen/parley/v1/resources_pb.js";
 import type { ReplyStream } from "../../stream.js";
+import { idempotencyKey, requiredText, textOf } from "../fields.js";
 import { Refused } from "../refusal.js";
 import type { ReplyEvents } from "../reply.js";
 import { pageEvents } from "./events.js";
@@ -84,7 +85,7 @@ export const attach: PageHandler = async ({ client, id, query }) => {
 };
 
 export const stop: PageHandler = async ({ client, id, body }) => {
-  const requestId = field(body, "request_id");
+  const requestId = body === undefined ? "" : textOf(body, "request_id");
   try {
     const target = requestId ? { requestId } : { conversationId: id };
     return json({ status: stopped(await client.cancel(target, { reason: "stopped by the user" })) });
@@ -96,8 +97,7 @@ export const stop: PageHandler = async ({ client, id, body }) => {
 };
 
 export const retry: PageHandler = async ({ client, id, body, headers, settings }) => {
-  const replaceMessageId = field(body, "replace_message_id");
-  if (!replaceMessageId) throw new Refused(400, "replace_message_id is missing.");
+  const replaceMessageId = requiredText(body, "replace_message_id");
   const requestId = idempotencyKey(headers);
   const stream = client.streamReply({
     ...(await settings()),
@@ -108,24 +108,12 @@ export const retry: PageHandler = async ({ client, id, body, headers, settings }
   return { stream, events: pageEvents(0) };
 };
 
-/** The header `Idempotency-Key`, which becomes the `requestId`: a repeated request does not generate twice. */
-export function idempotencyKey(headers: IncomingHttpHeaders): string | undefined {
-  const key = headers["idempotency-key"];
-  return typeof key === "string" && key ? key : undefined;
-}
-
 function json(body: object, status = 200): PageAnswer {
   return { status, headers: { "cache-control": "no-store" }, body };
 }
 
 function stopped({ state }: Reply): string {
   return state === Reply_State.COMPLETED || state === Reply_State.FAILED ? "already_finished" : "cancelled";
-}
-
-function field(body: unknown, name: string): string {
-  const value = (body as Record<string, unknown> | undefined | null)?.[name] ?? "";
-  if (typeof value !== "string") throw new Refused(400, `${name} must be a text.`);
-  return value;
 }
 
 function sequenceOf(text: string | null): number {

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import base64
-import binascii
-import json
 from collections.abc import Awaitable, Callable
 from dataclasses import asdict, dataclass
-from typing import Any, Literal, TypeVar
+from typing import Literal, TypeVar
 
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
@@ -17,11 +14,10 @@ from starlette.routing import BaseRoute, Route
 from parley._client import Client
 from parley._fields import RequestFields
 from parley._stream import ReplyStream
-from parley.asgi._conversations import ensure_conversation, title_of
+from parley.asgi._conversations import ensure_conversation, stop_reply, title_of
+from parley.asgi._page_body import body_of, image_of, list_of, number_of, text_of
 from parley.asgi._page_json import conversation_json, is_running, messages_json, reply_events
 from parley.asgi._response import ReplyResponse
-from parley.errors import ReplyNotFound
-from parley.v1 import resources_pb2
 
 Value = TypeVar("Value")
 Caller = Callable[[Request], Client | Awaitable[Client]]
@@ -134,36 +130,32 @@ class _Page:
         active_reply_id = (await client.conversations.get(_conversation_id(request))).active_reply_id
         if not active_reply_id:
             return Response(status_code=204)
-        after = _number(request, "after") if request.query_params.get("reply_id") == active_reply_id else 0
+        after = number_of(request, "after") if request.query_params.get("reply_id") == active_reply_id else 0
         return _response(client.resume(active_reply_id, after_sequence=after), after)
 
     async def stop(self, request: Request) -> Response:
         client = await self._client(request)
-        request_id = _text(await _body(request), "request_id", required=False)
+        request_id = text_of(await body_of(request), "request_id", required=False)
+        if not request_id:
+            return JSONResponse({"status": await stop_reply(client, conversation_id=_conversation_id(request))})
         try:
-            if request_id:
-                reply = await client.cancel(request_id=request_id, reason="user_cancelled")
-            else:
-                reply = await client.cancel(conversation_id=_conversation_id(request), reason="user_cancelled")
-        except ReplyNotFound:
-            if request_id:
-                return JSONResponse({"status": "cancelled"}, 202)
-            raise HTTPException(409, "No answer is being written.") from None
-        is_cancelled = reply.state == resources_pb2.Reply.STATE_CANCELLED
-        return JSONResponse({"status": "cancelled" if is_cancelled else "already_finished"})
+            return JSONResponse({"status": await stop_reply(client, request_id=request_id)})
+        except HTTPException:
+            # The request has not arrived yet. It will be accepted as cancelled.
+            return JSONResponse({"status": "cancelled"}, 202)
 
     async def retry(self, request: Request) -> Response:
         client = await self._client(request)
-        replaced = _text(await _body(request), "replace_message_id")
+        replaced = text_of(await body_of(request), "replace_message_id")
         fields = await self._fields(request)
         fields["replace_message_id"] = replaced
         return _response(client.stream_reply("", **fields))
 
     async def send(self, request: Request) -> Response:
         client = await self._client(request)
-        body = await _body(request, required=True)
-        text, model = _text(body, "text", required=False), _text(body, "model", required=False)
-        images = [_image(each) for each in _list(body, "images")]
+        body = await body_of(request, required=True)
+        text, model = text_of(body, "text", required=False), text_of(body, "model", required=False)
+        images = [image_of(each) for each in list_of(body, "images")]
         if not (text or images):
             raise HTTPException(400, "text: must not be empty")
         fields = await self._fields(request)
@@ -218,47 +210,3 @@ def _conversation_id(request: Request) -> str:
 
 def _page_token(request: Request) -> str:
     return request.query_params.get("page_token", "")
-
-
-def _number(request: Request, name: str) -> int:
-    value = request.query_params.get(name, "0")
-    if not (value.isascii() and value.isdecimal() and len(value) <= 9):
-        raise HTTPException(400, f"{name}: must be a number from 0 to 999999999")
-    return int(value)
-
-
-async def _body(request: Request, *, required: bool = False) -> dict[str, Any]:
-    data = await request.body()
-    if not data and not required:
-        return {}
-    try:
-        value = json.loads(data)
-    except (ValueError, RecursionError):
-        raise HTTPException(400, "The body is not valid JSON.") from None
-    if not isinstance(value, dict):
-        raise HTTPException(400, "The body must be a JSON object.")
-    return value
-
-
-def _text(body: dict[str, Any], name: str, *, required: bool = True) -> str:
-    value = body.get(name) or ""
-    if not isinstance(value, str) or (required and not value):
-        raise HTTPException(400, f"{name}: must be a text" + " that is not empty" * required)
-    return value
-
-
-def _list(body: dict[str, Any], name: str) -> list[Any]:
-    value = body.get(name) or []
-    if not isinstance(value, list):
-        raise HTTPException(400, f"{name}: must be a list")
-    return value
-
-
-def _image(value: Any) -> resources_pb2.Image:
-    if not isinstance(value, dict):
-        raise HTTPException(400, "images: must be objects with mime_type and data")
-    try:
-        data = base64.b64decode(_text(value, "data"), validate=True)
-    except (binascii.Error, ValueError):
-        raise HTTPException(400, "images: data must be base64") from None
-    return resources_pb2.Image(data=data, mime_type=_text(value, "mime_type"))

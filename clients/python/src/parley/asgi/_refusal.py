@@ -8,7 +8,7 @@ from __future__ import annotations
 import copy
 import logging
 import math
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass, field
 from http import HTTPStatus
 from typing import Any, Final, TypeVar
@@ -18,7 +18,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
-from parley.errors import CredentialFailed, Forbidden, ParleyError, Unauthenticated
+from parley.errors import CredentialFailed, Forbidden, ParleyError, ReplyFailed, Unauthenticated
 
 _log = logging.getLogger("parley.asgi")
 
@@ -49,7 +49,7 @@ _FAMILIES: Final = {
 }
 
 Kind = TypeVar("Kind", bound=ParleyError)
-Handler = Callable[[Request, Any], Awaitable[Response]]
+Handler = Callable[[Request, Any], Coroutine[Any, Any, Response]]
 
 
 @dataclass(frozen=True)
@@ -75,7 +75,7 @@ def refusal(error: ParleyError, *, browser_credential: bool = False) -> Refusal:
         _log.error("Parley refused the credential of this backend: %s", error)
         return fault(502)
     shown = presentable(error)
-    status = 413 if error.reason in _TOO_LARGE else _STATUSES.get(error.code, 502)
+    status = _status(error)
     code = error.reason or family(status)[0]
     return Refusal(status, error_body(shown.message, code, retryable=error.retryable), _headers(status, error))
 
@@ -154,6 +154,12 @@ def _validation_handlers() -> dict[Any, Handler]:
         return fault(400, f"{path}: {first['msg']}" if path else str(first["msg"])).response()
 
     return {RequestValidationError: invalid}
+
+
+def _status(error: ParleyError) -> int:
+    if isinstance(error, ReplyFailed):
+        return 502  # its code is ABORTED, as that of conflicts
+    return 413 if error.reason in _TOO_LARGE else _STATUSES.get(error.code, 502)
 
 
 def _headers(status: int, error: ParleyError) -> dict[str, str]:

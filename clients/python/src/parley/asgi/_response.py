@@ -15,7 +15,7 @@ from starlette.types import Message, Receive, Scope, Send
 
 from parley._stream import ReplyStream
 from parley.asgi._refusal import presentable
-from parley.errors import LimitExceeded, ParleyError
+from parley.errors import ParleyError, RateLimited
 from parley.events import Accepted, Event, Finished, Reconnecting, Snapshot, Text
 
 _log = logging.getLogger("parley.asgi")
@@ -100,8 +100,7 @@ class ReplyResponse(Response):
         async for event in self._stream:
             if isinstance(event, Accepted):
                 return event
-            if isinstance(event, Reconnecting) and isinstance(event.error, LimitExceeded):
-                raise event.error
+            _refuse_limit(event)
         return None
 
     async def _send(self, accepted: Accepted, send: Send) -> None:
@@ -185,6 +184,21 @@ class _Body:
 def encode(value: Mapping[str, Any]) -> bytes:
     """Returns one server-sent event. JSON escapes line breaks, so that the event has one line."""
     return b"data: " + json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode() + b"\n\n"
+
+
+async def read_to_end(stream: ReplyStream) -> Finished:
+    """Reads a reply to its end, for routes that answer it as a whole. Raises a ParleyError, a rate limit at once."""
+    async for event in stream:
+        _refuse_limit(event)
+        if isinstance(event, Finished):
+            return event
+    raise HTTPException(503)
+
+
+def _refuse_limit(event: Event) -> None:
+    # The client would wait for the limit; the user is told how long that takes instead.
+    if isinstance(event, Reconnecting) and isinstance(event.error, RateLimited):
+        raise event.error
 
 
 async def end_streams() -> None:

@@ -31,11 +31,17 @@ class SetProviderKeyRequest(_message.Message):
     TENANT_FIELD_NUMBER: _builtins.int
     VERIFY_FIELD_NUMBER: _builtins.int
     provider: _builtins.str
+    """The name of the provider in the configuration."""
     api_key: _builtins.str
+    """8 to 4,096 printable characters; for a provider on Vertex AI also the JSON of a service account, at most 16 KiB."""
     tenant: _builtins.str
-    """The tenant that uses the key. Empty: all tenants without their own key."""
+    """The tenant that uses the key. Empty: all tenants without their own key, if the configuration of the provider has
+    `api_key = "stored"`.
+    """
     verify: _builtins.bool
-    """Test the key with the provider first, and refuse it if the provider does."""
+    """Ask the provider first whether it accepts the key. Nothing is stored if it refuses the key (INVALID_REQUEST), or
+    does not answer (PROVIDER_UNAVAILABLE).
+    """
     def __init__(
         self,
         *,
@@ -62,8 +68,9 @@ class ProviderKey(_message.Message):
     UPDATE_TIME_FIELD_NUMBER: _builtins.int
     provider: _builtins.str
     tenant: _builtins.str
+    """Empty: the key is for all tenants."""
     hint: _builtins.str
-    """The last four characters."""
+    """The last four characters of the key. Empty for a key of less than 12 characters, and for a service account."""
     @_builtins.property
     def update_time(self) -> _timestamp_pb2.Timestamp: ...
     def __init__(
@@ -136,6 +143,7 @@ class DeleteProviderKeyRequest(_message.Message):
     TENANT_FIELD_NUMBER: _builtins.int
     provider: _builtins.str
     tenant: _builtins.str
+    """Empty: the key for all tenants."""
     def __init__(
         self,
         *,
@@ -177,22 +185,22 @@ class ListUsageRequest(_message.Message):
         DESCRIPTOR: _descriptor.EnumDescriptor
         GROUP_BY_UNSPECIFIED: ListUsageRequest._GroupBy.ValueType  # 0
         GROUP_BY_DAY: ListUsageRequest._GroupBy.ValueType  # 1
-        """UTC."""
+        """The day of acceptance in UTC."""
         GROUP_BY_TENANT: ListUsageRequest._GroupBy.ValueType  # 2
         GROUP_BY_END_USER: ListUsageRequest._GroupBy.ValueType  # 3
         GROUP_BY_MODEL: ListUsageRequest._GroupBy.ValueType  # 4
         GROUP_BY_OUTCOME: ListUsageRequest._GroupBy.ValueType  # 5
-        """State, with the finish or the error reason."""
+        """The state, with the finish reason or the error reason."""
 
     class GroupBy(_GroupBy, metaclass=_GroupByEnumTypeWrapper): ...
     GROUP_BY_UNSPECIFIED: ListUsageRequest.GroupBy.ValueType  # 0
     GROUP_BY_DAY: ListUsageRequest.GroupBy.ValueType  # 1
-    """UTC."""
+    """The day of acceptance in UTC."""
     GROUP_BY_TENANT: ListUsageRequest.GroupBy.ValueType  # 2
     GROUP_BY_END_USER: ListUsageRequest.GroupBy.ValueType  # 3
     GROUP_BY_MODEL: ListUsageRequest.GroupBy.ValueType  # 4
     GROUP_BY_OUTCOME: ListUsageRequest.GroupBy.ValueType  # 5
-    """State, with the finish or the error reason."""
+    """The state, with the finish reason or the error reason."""
 
     START_TIME_FIELD_NUMBER: _builtins.int
     END_TIME_FIELD_NUMBER: _builtins.int
@@ -206,16 +214,16 @@ class ListUsageRequest(_message.Message):
     """Default 50, at most 1,000."""
     page_token: _builtins.str
     tenant: _builtins.str
-    """Filters; empty is all."""
+    """Filters; an empty one selects all. One for another tenant or end user than the credential allows is FORBIDDEN."""
     end_user: _builtins.str
     model: _builtins.str
     @_builtins.property
     def start_time(self) -> _timestamp_pb2.Timestamp:
-        """The time of acceptance of the replies. Unset: from the beginning."""
+        """Replies that were accepted at this time or later. Unset: all."""
 
     @_builtins.property
     def end_time(self) -> _timestamp_pb2.Timestamp:
-        """Unset: until now."""
+        """Replies that were accepted before this time. Unset: all."""
 
     @_builtins.property
     def group_by(self) -> _containers.RepeatedScalarFieldContainer[Global___ListUsageRequest.GroupBy.ValueType]: ...
@@ -264,7 +272,9 @@ Global___ListUsageResponse: _TypeAlias = ListUsageResponse  # noqa: Y015
 
 @_typing.final
 class UsageRow(_message.Message):
-    """Sums over one group; fields that the request did not group by are empty."""
+    """Sums over one group. Fields that the request did not group by are empty. Tokens and cost are of replies and of
+    summaries of conversations, everything else is of replies alone.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -299,21 +309,26 @@ class UsageRow(_message.Message):
     replies: _builtins.int
     prompt_tokens: _builtins.int
     cached_prompt_tokens: _builtins.int
+    """Part of prompt_tokens: read from the provider's cache."""
     completion_tokens: _builtins.int
     cost_nano_usd: _builtins.int
-    """Cost of the replies whose price is known."""
+    """Where the price is known, in billionths of a US dollar."""
     unpriced_replies: _builtins.int
+    """Replies whose price is not known; their cost is missing in cost_nano_usd."""
     mean_first_token_ms: _builtins.float
-    """Means, in milliseconds."""
+    """Mean time from acceptance to the first content, of replies that have content."""
     mean_duration_ms: _builtins.float
+    """Mean time from acceptance to the end."""
     mean_text_length: _builtins.float
     """Mean length of the answers, in characters."""
     reasoning_tokens: _builtins.int
+    """Part of completion_tokens."""
     cache_write_prompt_tokens: _builtins.int
+    """Part of prompt_tokens: written to the provider's cache."""
     estimated_replies: _builtins.int
-    """Replies whose tokens are estimates, because the provider did not count them."""
+    """Replies whose tokens are estimates, because the provider did not count all of them."""
     summaries: _builtins.int
-    """Summaries of conversations, whose tokens and cost are in the sums. They count neither as replies nor in the means."""
+    """Summaries of conversations, whose tokens and cost are in the sums."""
     def __init__(
         self,
         *,

@@ -26,8 +26,8 @@ if _version_not_supported:
 
 
 class AdminStub:
-    """Admin is for operators: its calls need a credential with the admin role. Other credentials may call ListUsage for
-    their own tenant, or for their end user if they have one.
+    """Calls for operators. They need a credential with the role `admin`, except ListUsage: any credential may call it for
+    its own tenant, or if it has an end user, for that end user alone.
     """
 
     def __init__(self, channel):
@@ -59,25 +59,30 @@ class AdminStub:
 
 
 class AdminServicer:
-    """Admin is for operators: its calls need a credential with the admin role. Other credentials may call ListUsage for
-    their own tenant, or for their end user if they have one.
+    """Calls for operators. They need a credential with the role `admin`, except ListUsage: any credential may call it for
+    its own tenant, or if it has an end user, for that end user alone.
     """
 
     def SetProviderKey(self, request, context):
-        """Stores a provider's API key, encrypted. No call ever returns it.
+        """Stores a provider's API key, encrypted, in place of an earlier one for the same tenant. No call returns a key. The
+        replica that was called uses the key at once, the others within 3 seconds. Without PARLEY_ENCRYPTION_KEYS on the
+        server, it is refused as NOT_CONFIGURED.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ListProviderKeys(self, request, context):
-        """Missing associated documentation comment in .proto file."""
+        """The stored keys, without the keys themselves, sorted by provider and tenant. Keys of the configuration are not in
+        the list.
+        """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def DeleteProviderKey(self, request, context):
-        """Missing associated documentation comment in .proto file."""
+        """Deletes a stored key. Without effect if there is none.
+        """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
@@ -85,8 +90,10 @@ class AdminServicer:
     def ListUsage(self, request, context):
         """Usage, cost and outcomes, summed over what the request groups by.
 
-        The answer is exact: it contains each reply that has ended before the call. Rows are sorted by tenant, end user, day,
-        model and outcome, as far as the request groups by them.
+        The answer contains each reply and each summary that has ended before the call. Rows are sorted by tenant, end user,
+        day, model and outcome, as far as the request groups by them. If the server deletes old usage (`usage_days`), only
+        sums by day are left of older days: such a day counts whole where the range cuts it, and questions about end users
+        find nothing there. A sum that would take too long is refused as INVALID_REQUEST: choose a shorter range.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -124,8 +131,8 @@ def add_AdminServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class Admin:
-    """Admin is for operators: its calls need a credential with the admin role. Other credentials may call ListUsage for
-    their own tenant, or for their end user if they have one.
+    """Calls for operators. They need a credential with the role `admin`, except ListUsage: any credential may call it for
+    its own tenant, or if it has an end user, for that end user alone.
     """
 
     @staticmethod

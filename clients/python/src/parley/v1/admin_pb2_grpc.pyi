@@ -27,8 +27,8 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class AdminStub:
-    """Admin is for operators: its calls need a credential with the admin role. Other credentials may call ListUsage for
-    their own tenant, or for their end user if they have one.
+    """Calls for operators. They need a credential with the role `admin`, except ListUsage: any credential may call it for
+    its own tenant, or if it has an end user, for that end user alone.
     """
 
     @_typing.overload
@@ -36,37 +36,55 @@ class AdminStub:
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> AdminAsyncStub: ...
     SetProviderKey: _grpc.UnaryUnaryMultiCallable[_admin_pb2.SetProviderKeyRequest, _admin_pb2.ProviderKey]
-    """Stores a provider's API key, encrypted. No call ever returns it."""
+    """Stores a provider's API key, encrypted, in place of an earlier one for the same tenant. No call returns a key. The
+    replica that was called uses the key at once, the others within 3 seconds. Without PARLEY_ENCRYPTION_KEYS on the
+    server, it is refused as NOT_CONFIGURED.
+    """
     ListProviderKeys: _grpc.UnaryUnaryMultiCallable[_admin_pb2.ListProviderKeysRequest, _admin_pb2.ListProviderKeysResponse]
+    """The stored keys, without the keys themselves, sorted by provider and tenant. Keys of the configuration are not in
+    the list.
+    """
     DeleteProviderKey: _grpc.UnaryUnaryMultiCallable[_admin_pb2.DeleteProviderKeyRequest, _admin_pb2.DeleteProviderKeyResponse]
+    """Deletes a stored key. Without effect if there is none."""
     ListUsage: _grpc.UnaryUnaryMultiCallable[_admin_pb2.ListUsageRequest, _admin_pb2.ListUsageResponse]
     """Usage, cost and outcomes, summed over what the request groups by.
 
-    The answer is exact: it contains each reply that has ended before the call. Rows are sorted by tenant, end user, day,
-    model and outcome, as far as the request groups by them.
+    The answer contains each reply and each summary that has ended before the call. Rows are sorted by tenant, end user,
+    day, model and outcome, as far as the request groups by them. If the server deletes old usage (`usage_days`), only
+    sums by day are left of older days: such a day counts whole where the range cuts it, and questions about end users
+    find nothing there. A sum that would take too long is refused as INVALID_REQUEST: choose a shorter range.
     """
 
 @_typing.type_check_only
 class AdminAsyncStub(AdminStub):
-    """Admin is for operators: its calls need a credential with the admin role. Other credentials may call ListUsage for
-    their own tenant, or for their end user if they have one.
+    """Calls for operators. They need a credential with the role `admin`, except ListUsage: any credential may call it for
+    its own tenant, or if it has an end user, for that end user alone.
     """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     SetProviderKey: _aio.UnaryUnaryMultiCallable[_admin_pb2.SetProviderKeyRequest, _admin_pb2.ProviderKey]  # type: ignore[assignment]
-    """Stores a provider's API key, encrypted. No call ever returns it."""
+    """Stores a provider's API key, encrypted, in place of an earlier one for the same tenant. No call returns a key. The
+    replica that was called uses the key at once, the others within 3 seconds. Without PARLEY_ENCRYPTION_KEYS on the
+    server, it is refused as NOT_CONFIGURED.
+    """
     ListProviderKeys: _aio.UnaryUnaryMultiCallable[_admin_pb2.ListProviderKeysRequest, _admin_pb2.ListProviderKeysResponse]  # type: ignore[assignment]
+    """The stored keys, without the keys themselves, sorted by provider and tenant. Keys of the configuration are not in
+    the list.
+    """
     DeleteProviderKey: _aio.UnaryUnaryMultiCallable[_admin_pb2.DeleteProviderKeyRequest, _admin_pb2.DeleteProviderKeyResponse]  # type: ignore[assignment]
+    """Deletes a stored key. Without effect if there is none."""
     ListUsage: _aio.UnaryUnaryMultiCallable[_admin_pb2.ListUsageRequest, _admin_pb2.ListUsageResponse]  # type: ignore[assignment]
     """Usage, cost and outcomes, summed over what the request groups by.
 
-    The answer is exact: it contains each reply that has ended before the call. Rows are sorted by tenant, end user, day,
-    model and outcome, as far as the request groups by them.
+    The answer contains each reply and each summary that has ended before the call. Rows are sorted by tenant, end user,
+    day, model and outcome, as far as the request groups by them. If the server deletes old usage (`usage_days`), only
+    sums by day are left of older days: such a day counts whole where the range cuts it, and questions about end users
+    find nothing there. A sum that would take too long is refused as INVALID_REQUEST: choose a shorter range.
     """
 
 class AdminServicer(metaclass=_abc_1.ABCMeta):
-    """Admin is for operators: its calls need a credential with the admin role. Other credentials may call ListUsage for
-    their own tenant, or for their end user if they have one.
+    """Calls for operators. They need a credential with the role `admin`, except ListUsage: any credential may call it for
+    its own tenant, or if it has an end user, for that end user alone.
     """
 
     @_abc_1.abstractmethod
@@ -75,21 +93,28 @@ class AdminServicer(metaclass=_abc_1.ABCMeta):
         request: _admin_pb2.SetProviderKeyRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_admin_pb2.ProviderKey, _abc.Awaitable[_admin_pb2.ProviderKey]]:
-        """Stores a provider's API key, encrypted. No call ever returns it."""
+        """Stores a provider's API key, encrypted, in place of an earlier one for the same tenant. No call returns a key. The
+        replica that was called uses the key at once, the others within 3 seconds. Without PARLEY_ENCRYPTION_KEYS on the
+        server, it is refused as NOT_CONFIGURED.
+        """
 
     @_abc_1.abstractmethod
     def ListProviderKeys(
         self,
         request: _admin_pb2.ListProviderKeysRequest,
         context: _ServicerContext,
-    ) -> _typing.Union[_admin_pb2.ListProviderKeysResponse, _abc.Awaitable[_admin_pb2.ListProviderKeysResponse]]: ...
+    ) -> _typing.Union[_admin_pb2.ListProviderKeysResponse, _abc.Awaitable[_admin_pb2.ListProviderKeysResponse]]:
+        """The stored keys, without the keys themselves, sorted by provider and tenant. Keys of the configuration are not in
+        the list.
+        """
 
     @_abc_1.abstractmethod
     def DeleteProviderKey(
         self,
         request: _admin_pb2.DeleteProviderKeyRequest,
         context: _ServicerContext,
-    ) -> _typing.Union[_admin_pb2.DeleteProviderKeyResponse, _abc.Awaitable[_admin_pb2.DeleteProviderKeyResponse]]: ...
+    ) -> _typing.Union[_admin_pb2.DeleteProviderKeyResponse, _abc.Awaitable[_admin_pb2.DeleteProviderKeyResponse]]:
+        """Deletes a stored key. Without effect if there is none."""
 
     @_abc_1.abstractmethod
     def ListUsage(
@@ -99,8 +124,10 @@ class AdminServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_admin_pb2.ListUsageResponse, _abc.Awaitable[_admin_pb2.ListUsageResponse]]:
         """Usage, cost and outcomes, summed over what the request groups by.
 
-        The answer is exact: it contains each reply that has ended before the call. Rows are sorted by tenant, end user, day,
-        model and outcome, as far as the request groups by them.
+        The answer contains each reply and each summary that has ended before the call. Rows are sorted by tenant, end user,
+        day, model and outcome, as far as the request groups by them. If the server deletes old usage (`usage_days`), only
+        sums by day are left of older days: such a day counts whole where the range cuts it, and questions about end users
+        find nothing there. A sum that would take too long is refused as INVALID_REQUEST: choose a shorter range.
         """
 
 def add_AdminServicer_to_server(servicer: AdminServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

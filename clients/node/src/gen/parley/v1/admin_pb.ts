@@ -23,24 +23,30 @@ export const file_parley_v1_admin: GenFile = /*@__PURE__*/
  */
 export type SetProviderKeyRequest = Message<"parley.v1.SetProviderKeyRequest"> & {
   /**
+   * The name of the provider in the configuration.
+   *
    * @generated from field: string provider = 1;
    */
   provider: string;
 
   /**
+   * 8 to 4,096 printable characters; for a provider on Vertex AI also the JSON of a service account, at most 16 KiB.
+   *
    * @generated from field: string api_key = 2;
    */
   apiKey: string;
 
   /**
-   * The tenant that uses the key. Empty: all tenants without their own key.
+   * The tenant that uses the key. Empty: all tenants without their own key, if the configuration of the provider has
+   * `api_key = "stored"`.
    *
    * @generated from field: string tenant = 3;
    */
   tenant: string;
 
   /**
-   * Test the key with the provider first, and refuse it if the provider does.
+   * Ask the provider first whether it accepts the key. Nothing is stored if it refuses the key (INVALID_REQUEST), or
+   * does not answer (PROVIDER_UNAVAILABLE).
    *
    * @generated from field: bool verify = 4;
    */
@@ -64,12 +70,14 @@ export type ProviderKey = Message<"parley.v1.ProviderKey"> & {
   provider: string;
 
   /**
+   * Empty: the key is for all tenants.
+   *
    * @generated from field: string tenant = 2;
    */
   tenant: string;
 
   /**
-   * The last four characters.
+   * The last four characters of the key. Empty for a key of less than 12 characters, and for a service account.
    *
    * @generated from field: string hint = 3;
    */
@@ -144,6 +152,8 @@ export type DeleteProviderKeyRequest = Message<"parley.v1.DeleteProviderKeyReque
   provider: string;
 
   /**
+   * Empty: the key for all tenants.
+   *
    * @generated from field: string tenant = 2;
    */
   tenant: string;
@@ -174,14 +184,14 @@ export const DeleteProviderKeyResponseSchema: GenMessage<DeleteProviderKeyRespon
  */
 export type ListUsageRequest = Message<"parley.v1.ListUsageRequest"> & {
   /**
-   * The time of acceptance of the replies. Unset: from the beginning.
+   * Replies that were accepted at this time or later. Unset: all.
    *
    * @generated from field: google.protobuf.Timestamp start_time = 1;
    */
   startTime?: Timestamp | undefined;
 
   /**
-   * Unset: until now.
+   * Replies that were accepted before this time. Unset: all.
    *
    * @generated from field: google.protobuf.Timestamp end_time = 2;
    */
@@ -205,7 +215,7 @@ export type ListUsageRequest = Message<"parley.v1.ListUsageRequest"> & {
   pageToken: string;
 
   /**
-   * Filters; empty is all.
+   * Filters; an empty one selects all. One for another tenant or end user than the credential allows is FORBIDDEN.
    *
    * @generated from field: string tenant = 6;
    */
@@ -239,7 +249,7 @@ export enum ListUsageRequest_GroupBy {
   UNSPECIFIED = 0,
 
   /**
-   * UTC.
+   * The day of acceptance in UTC.
    *
    * @generated from enum value: GROUP_BY_DAY = 1;
    */
@@ -261,7 +271,7 @@ export enum ListUsageRequest_GroupBy {
   MODEL = 4,
 
   /**
-   * State, with the finish or the error reason.
+   * The state, with the finish reason or the error reason.
    *
    * @generated from enum value: GROUP_BY_OUTCOME = 5;
    */
@@ -297,7 +307,8 @@ export const ListUsageResponseSchema: GenMessage<ListUsageResponse> = /*@__PURE_
   messageDesc(file_parley_v1_admin, 7);
 
 /**
- * Sums over one group; fields that the request did not group by are empty.
+ * Sums over one group. Fields that the request did not group by are empty. Tokens and cost are of replies and of
+ * summaries of conversations, everything else is of replies alone.
  *
  * @generated from message parley.v1.UsageRow
  */
@@ -350,6 +361,8 @@ export type UsageRow = Message<"parley.v1.UsageRow"> & {
   promptTokens: bigint;
 
   /**
+   * Part of prompt_tokens: read from the provider's cache.
+   *
    * @generated from field: int64 cached_prompt_tokens = 10;
    */
   cachedPromptTokens: bigint;
@@ -360,25 +373,29 @@ export type UsageRow = Message<"parley.v1.UsageRow"> & {
   completionTokens: bigint;
 
   /**
-   * Cost of the replies whose price is known.
+   * Where the price is known, in billionths of a US dollar.
    *
    * @generated from field: int64 cost_nano_usd = 12;
    */
   costNanoUsd: bigint;
 
   /**
+   * Replies whose price is not known; their cost is missing in cost_nano_usd.
+   *
    * @generated from field: int64 unpriced_replies = 13;
    */
   unpricedReplies: bigint;
 
   /**
-   * Means, in milliseconds.
+   * Mean time from acceptance to the first content, of replies that have content.
    *
    * @generated from field: double mean_first_token_ms = 14;
    */
   meanFirstTokenMs: number;
 
   /**
+   * Mean time from acceptance to the end.
+   *
    * @generated from field: double mean_duration_ms = 15;
    */
   meanDurationMs: number;
@@ -391,24 +408,28 @@ export type UsageRow = Message<"parley.v1.UsageRow"> & {
   meanTextLength: number;
 
   /**
+   * Part of completion_tokens.
+   *
    * @generated from field: int64 reasoning_tokens = 17;
    */
   reasoningTokens: bigint;
 
   /**
+   * Part of prompt_tokens: written to the provider's cache.
+   *
    * @generated from field: int64 cache_write_prompt_tokens = 18;
    */
   cacheWritePromptTokens: bigint;
 
   /**
-   * Replies whose tokens are estimates, because the provider did not count them.
+   * Replies whose tokens are estimates, because the provider did not count all of them.
    *
    * @generated from field: int64 estimated_replies = 19;
    */
   estimatedReplies: bigint;
 
   /**
-   * Summaries of conversations, whose tokens and cost are in the sums. They count neither as replies nor in the means.
+   * Summaries of conversations, whose tokens and cost are in the sums.
    *
    * @generated from field: int64 summaries = 20;
    */
@@ -423,14 +444,16 @@ export const UsageRowSchema: GenMessage<UsageRow> = /*@__PURE__*/
   messageDesc(file_parley_v1_admin, 8);
 
 /**
- * Admin is for operators: its calls need a credential with the admin role. Other credentials may call ListUsage for
- * their own tenant, or for their end user if they have one.
+ * Calls for operators. They need a credential with the role `admin`, except ListUsage: any credential may call it for
+ * its own tenant, or if it has an end user, for that end user alone.
  *
  * @generated from service parley.v1.Admin
  */
 export const Admin: GenService<{
   /**
-   * Stores a provider's API key, encrypted. No call ever returns it.
+   * Stores a provider's API key, encrypted, in place of an earlier one for the same tenant. No call returns a key. The
+   * replica that was called uses the key at once, the others within 3 seconds. Without PARLEY_ENCRYPTION_KEYS on the
+   * server, it is refused as NOT_CONFIGURED.
    *
    * @generated from rpc parley.v1.Admin.SetProviderKey
    */
@@ -440,6 +463,9 @@ export const Admin: GenService<{
     output: typeof ProviderKeySchema;
   },
   /**
+   * The stored keys, without the keys themselves, sorted by provider and tenant. Keys of the configuration are not in
+   * the list.
+   *
    * @generated from rpc parley.v1.Admin.ListProviderKeys
    */
   listProviderKeys: {
@@ -448,6 +474,8 @@ export const Admin: GenService<{
     output: typeof ListProviderKeysResponseSchema;
   },
   /**
+   * Deletes a stored key. Without effect if there is none.
+   *
    * @generated from rpc parley.v1.Admin.DeleteProviderKey
    */
   deleteProviderKey: {
@@ -458,8 +486,10 @@ export const Admin: GenService<{
   /**
    * Usage, cost and outcomes, summed over what the request groups by.
    *
-   * The answer is exact: it contains each reply that has ended before the call. Rows are sorted by tenant, end user, day,
-   * model and outcome, as far as the request groups by them.
+   * The answer contains each reply and each summary that has ended before the call. Rows are sorted by tenant, end user,
+   * day, model and outcome, as far as the request groups by them. If the server deletes old usage (`usage_days`), only
+   * sums by day are left of older days: such a day counts whole where the range cuts it, and questions about end users
+   * find nothing there. A sum that would take too long is refused as INVALID_REQUEST: choose a shorter range.
    *
    * @generated from rpc parley.v1.Admin.ListUsage
    */

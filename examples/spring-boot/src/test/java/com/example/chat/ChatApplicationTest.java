@@ -1,210 +1,276 @@
 package com.example.chat;
 
 import static org.assertj.core.api.Assertions.assertThat;
+import static org.assertj.core.api.Assertions.assertThatThrownBy;
 
 import com.jayway.jsonpath.JsonPath;
+import dev.parley.client.ParleyClient;
+import dev.parley.client.testing.Browser;
 import dev.parley.client.testing.ParleyServer;
-import io.micrometer.core.instrument.MeterRegistry;
-import java.io.BufferedReader;
-import java.io.IOException;
-import java.io.InputStream;
-import java.io.InputStreamReader;
-import java.net.URI;
-import java.net.URLEncoder;
-import java.net.http.HttpClient;
-import java.net.http.HttpRequest;
 import java.net.http.HttpResponse;
-import java.nio.charset.StandardCharsets;
+import java.time.Instant;
 import java.util.ArrayList;
+import java.util.HashMap;
 import java.util.List;
+import java.util.Map;
 import java.util.UUID;
-import java.util.concurrent.TimeUnit;
-import java.util.stream.Collectors;
 import org.junit.jupiter.api.AfterAll;
+import org.junit.jupiter.api.DisplayName;
 import org.junit.jupiter.api.Test;
 import org.junit.jupiter.api.Timeout;
 import org.springframework.beans.factory.annotation.Autowired;
+import org.springframework.boot.Banner;
+import org.springframework.boot.builder.SpringApplicationBuilder;
 import org.springframework.boot.test.context.SpringBootTest;
 import org.springframework.boot.test.context.SpringBootTest.WebEnvironment;
 import org.springframework.boot.test.web.server.LocalServerPort;
+import org.springframework.context.ConfigurableApplicationContext;
+import org.springframework.security.oauth2.jose.jws.MacAlgorithm;
+import org.springframework.security.oauth2.jwt.JwsHeader;
+import org.springframework.security.oauth2.jwt.JwtClaimsSet;
+import org.springframework.security.oauth2.jwt.JwtEncoder;
+import org.springframework.security.oauth2.jwt.JwtEncoderParameters;
 import org.springframework.test.context.DynamicPropertyRegistry;
 import org.springframework.test.context.DynamicPropertySource;
 
-/** The application over HTTP, with a real Parley server. */
-@SpringBootTest(webEnvironment = WebEnvironment.RANDOM_PORT, properties = {"chat.keep-alive=100ms", "spring.main.banner-mode=off"})
-@Timeout(30)
+/** The application over HTTP, with a real Parley server that allows each user ten messages a minute. */
+@SpringBootTest(webEnvironment = WebEnvironment.RANDOM_PORT, properties = "spring.main.banner-mode=off")
+@Timeout(60)
 class ChatApplicationTest {
-    private static final ParleyServer PARLEY = ParleyServer.start();
-    private static final String SLOW = "/script {\"text\": \"na \", \"repeat\": 60, \"delay_s\": 0.02}";
+    private static final String KEY = "a key of the tests that is long enough";
+    private static final ParleyServer PARLEY =
+            ParleyServer.start("[tenants.default]\nlimits = { messages_per_minute = 10 }\n");
+    private static final String SLOW = "/script {\"text\": \"na \", \"repeat\": 400, \"delay_s\": 0.02}";
 
     @LocalServerPort
     int port;
 
     @Autowired
-    MeterRegistry meters;
+    JwtEncoder tokens;
 
-    private final HttpClient http = HttpClient.newHttpClient();
+    @Autowired
+    ParleyClient parley;
+
+    private final String user = "ada-" + UUID.randomUUID();
+    private final String conversation = "scene-" + UUID.randomUUID();
 
     @DynamicPropertySource
-    static void address(DynamicPropertyRegistry properties) { properties.add("parley.address", PARLEY::address); }
+    static void settings(DynamicPropertyRegistry properties) {
+        properties.add("parley.address", PARLEY::address);
+        properties.add("chat.jwt-key", () -> KEY);
+    }
 
     @AfterAll
     static void stop() { PARLEY.close(); }
 
-    /** A server-sent event. */
-    private record Event(String id, String name, String data) {
-        String get(String field) { return JsonPath.read(data, "$." + field).toString(); }
+    private String token(String name, Instant expiry) {
+        var claims = JwtClaimsSet.builder().subject(name);
+        claims = expiry == null ? claims : claims.issuedAt(expiry.minusSeconds(60)).expiresAt(expiry);
+        var header = JwsHeader.with(MacAlgorithm.HS256).build();
+        return tokens.encode(JwtEncoderParameters.from(header, claims.build())).getTokenValue();
     }
 
-    /** Reads server-sent events. */
-    private static final class Events implements AutoCloseable {
-        private final BufferedReader lines;
+    private Browser browser(int port, String name) {
+        return new Browser(port, "Authorization", "Bearer " + token(name, Instant.now().plusSeconds(600)));
+    }
 
-        Events(InputStream body) { lines = new BufferedReader(new InputStreamReader(body, StandardCharsets.UTF_8)); }
+    private Browser browser() { return browser(port, user); }
 
-        /** The next event; null at the end. */
-        Event next() throws IOException {
-            String id = null;
-            String name = null;
-            String data = null;
-            for (String line = lines.readLine(); line != null; line = lines.readLine()) {
-                if (line.isEmpty() && data != null) {
-                    return new Event(id, name, data);
-                }
-                id = line.startsWith("id:") ? line.substring(3) : id;
-                name = line.startsWith("event:") ? line.substring(6) : name;
-                data = line.startsWith("data:") ? line.substring(5) : data;
+    private static String question(String content) {
+        return "{\"content\": \"" + content.replace("\"", "\\\"") + "\"}";
+    }
+
+    private String messages() { return "/api/conversations/" + conversation + "/messages"; }
+
+    private String start(String content) {
+        var answer = browser().post(messages(), question(content));
+        assertThat(answer.statusCode()).isEqualTo(202);
+        assertThat(JsonPath.<String>read(answer.body(), "$.status")).isEqualTo("processing");
+        return JsonPath.read(answer.body(), "$.task_id");
+    }
+
+    private HttpResponse<String> ended(String task) {
+        HttpResponse<String> answer = browser().get("/api/tasks/" + task + "?wait=20");
+        while (answer.body().contains("\"processing\"")) {
+            answer = browser().get("/api/tasks/" + task + "?wait=20");
+        }
+        return answer;
+    }
+
+    private static int port(ConfigurableApplicationContext context) {
+        return context.getEnvironment().getRequiredProperty("local.server.port", Integer.class);
+    }
+
+    /** Another process of the application, with other properties. */
+    private static ConfigurableApplicationContext another(Map<String, String> properties) {
+        var all = new HashMap<>(Map.of("server.port", "0", "chat.jwt-key", KEY, "parley.address", PARLEY.address()));
+        all.putAll(properties);
+        return new SpringApplicationBuilder(ChatApplication.class)
+                .bannerMode(Banner.Mode.OFF)
+                .run(all.entrySet().stream().map(each -> "--" + each.getKey() + "=" + each.getValue()).toArray(String[]::new));
+    }
+
+    @Test
+    @DisplayName("S0.1: a message is answered with a task, whose chunks grow until the final message is there")
+    void aMessageIsAnsweredByATask() {
+        String task = start("/script {\"text\": \"one two three \", \"repeat\": 10, \"delay_s\": 0.03}");
+        List<String> before = new ArrayList<>();
+        String body = browser().get("/api/tasks/" + task).body();
+        while (body.contains("\"processing\"")) {
+            List<String> chunks = JsonPath.read(body, "$.chunks");
+            assertThat(chunks.subList(0, before.size())).isEqualTo(before);
+            assertThat(JsonPath.<Object>read(body, "$.final_message")).isNull();
+            before = chunks;
+            body = browser().get("/api/conversations/tasks/" + task + "?wait=5&after=" + before.size()).body();
+        }
+        assertThat(before).startsWith("one ", "two ");
+        assertThat(JsonPath.<List<String>>read(body, "$.chunks")).isEmpty();
+        assertThat(JsonPath.<String>read(body, "$.status")).isEqualTo("completed");
+        assertThat(JsonPath.<String>read(body, "$.final_message.content")).isEqualTo("one two three ".repeat(10));
+        assertThat(JsonPath.<String>read(body, "$.final_message.role")).isEqualTo("assistant");
+        assertThat(Instant.parse(JsonPath.read(body, "$.final_message.created_at"))).isBefore(Instant.now());
+        assertThat(JsonPath.<Object>read(body, "$.error")).isNull();
+    }
+
+    @Test
+    @DisplayName("S0.1: a task that fails has the sentence of the failure")
+    void aTaskThatFailsHasASentence() {
+        String task = start("/script {\"text\": \"one two\", \"delay_s\": 0, \"fault\": {\"kind\": \"error\", \"after\": 1}}");
+        String body = ended(task).body();
+        assertThat(JsonPath.<String>read(body, "$.status")).isEqualTo("failed");
+        assertThat(JsonPath.<String>read(body, "$.error")).isNotEmpty();
+        assertThat(JsonPath.<List<String>>read(body, "$.chunks")).isNotEmpty();
+    }
+
+    @Test
+    @DisplayName("S0.2: every process of the application answers for a task, until its time is over")
+    void everyProcessAnswersForATaskUntilItExpires() {
+        try (var second = another(Map.of("chat.task-ttl", "2s"))) {
+            String task = start("/script {\"text\": \"one two \", \"repeat\": 20, \"delay_s\": 0.03}");
+            Browser other = browser(port(second), user);
+            var answer = other.get("/api/tasks/" + task + "?wait=20");
+            assertThat(answer.statusCode()).isEqualTo(200);
+            while (answer.statusCode() == 200) {
+                answer = other.get("/api/tasks/" + task + "?wait=20");
             }
-            return null;
-        }
-
-        List<Event> rest() throws IOException {
-            List<Event> events = new ArrayList<>();
-            for (Event event = next(); event != null; event = next()) {
-                events.add(event);
-            }
-            return events;
-        }
-
-        @Override
-        public void close() throws IOException { lines.close(); }
-    }
-
-    private HttpRequest.Builder to(String path) {
-        return HttpRequest.newBuilder(URI.create("http://localhost:" + port + path));
-    }
-
-    private Events open(HttpRequest.Builder request) throws IOException, InterruptedException {
-        var response = http.send(request.build(), HttpResponse.BodyHandlers.ofInputStream());
-        assertThat(response.statusCode()).isEqualTo(200);
-        assertThat(response.headers().firstValue("content-type").orElseThrow()).startsWith("text/event-stream");
-        return new Events(response.body());
-    }
-
-    private HttpRequest.Builder question(String text) {
-        return to("/chat?requestId=" + UUID.randomUUID() + "&text=" + URLEncoder.encode(text, StandardCharsets.UTF_8));
-    }
-
-    private HttpRequest.Builder post(String path, String json) {
-        return to(path).header("content-type", "application/json").POST(HttpRequest.BodyPublishers.ofString(json));
-    }
-
-    private static String text(List<Event> events) {
-        return events.stream().filter(event -> event.name().equals("chunk")).map(event -> event.get("text")).collect(Collectors.joining());
-    }
-
-    @Test
-    void aReplyIsStreamed() throws Exception {
-        try (Events events = open(post("/chat", "{\"text\": \"/script {\\\"text\\\": \\\"one two\\\", \\\"delay_s\\\": 0}\"}"))) {
-            List<Event> all = events.rest();
-            assertThat(all.get(0).name()).isEqualTo("accepted");
-            assertThat(text(all)).isEqualTo("one two");
-            assertThat(all.get(all.size() - 1).name()).isEqualTo("done");
-            assertThat(all.get(all.size() - 1).get("reason")).isEqualTo("STOP");
+            assertThat(answer.statusCode()).isEqualTo(404);
+            assertThat(answer.body()).contains("\"code\":\"REPLY_NOT_FOUND\"");
+            assertThat(browser().get("/api/tasks/" + task).statusCode()).isEqualTo(200);
         }
     }
 
     @Test
-    void aReconnectGetsTheRestAndLeavingEndsTheCall() throws Exception {
-        List<Event> seen = new ArrayList<>();
-        double before = left();
-        try (Events events = open(question(SLOW))) {
-            for (int i = 0; i < 5; i++) {
-                seen.add(events.next());
-            }
+    @DisplayName("S0.5: the 11th message in a minute is refused with the seconds to wait")
+    void theEleventhMessageInAMinuteIsRefused() {
+        for (int i = 0; i < 10; i++) {
+            ended(start("/script {\"text\": \"a\", \"delay_s\": 0}"));
         }
-        String last = seen.get(4).id();
-        for (int i = 0; i < 40 && left() == before; i++) {
-            TimeUnit.MILLISECONDS.sleep(50);
-        }
-        assertThat(left()).isEqualTo(before + 1);
-        try (Events events = open(question(SLOW).header("Last-Event-ID", last))) {
-            seen.addAll(events.rest());
-        }
-        assertThat(text(seen)).isEqualTo("na ".repeat(60));
-        assertThat(seen.get(seen.size() - 1).get("reason")).isEqualTo("STOP");
-    }
-
-    private double left() {
-        var timer = meters.find("parley.stream").tag("outcome", "LEFT").timer();
-        return timer == null ? 0 : timer.count();
+        var refused = browser().post(messages(), question("Hi"));
+        assertThat(refused.statusCode()).isEqualTo(429);
+        assertThat(JsonPath.<String>read(refused.body(), "$.code")).isEqualTo("RATE_LIMITED");
+        assertThat(Integer.parseInt(refused.headers().firstValue("Retry-After").orElseThrow())).isBetween(1, 60);
+        var other = browser(port, "ben-" + user);
+        assertThat(other.post("/api/conversations/ben-" + conversation + "/messages", question("Hi")).statusCode()).isEqualTo(202);
     }
 
     @Test
-    void leavingEndsTheCallWhileTheModelIsSilent() throws Exception {
-        double before = left();
-        try (Events events = open(question("/script {\"text\": \"a\", \"first_token_delay_s\": 20}"))) {
-            assertThat(events.next().name()).isEqualTo("accepted");
-        }
-        for (int i = 0; i < 40 && left() == before; i++) {
-            TimeUnit.MILLISECONDS.sleep(50);
-        }
-        assertThat(left()).isEqualTo(before + 1);
+    @DisplayName("S0.6: only the owner of a conversation may write to it or read its tasks")
+    void onlyTheOwnerMayWriteAndRead() {
+        String task = start("Hi");
+        Browser ben = browser(port, "ben-" + user);
+        assertThat(ben.post(messages(), question("Hi")).statusCode()).isEqualTo(404);
+        assertThat(ben.get("/api/tasks/" + task).statusCode()).isEqualTo(404);
+        assertThat(browser().get("/api/tasks/unknown").statusCode()).isEqualTo(404);
     }
 
     @Test
-    void aReplyIsCancelled() throws Exception {
-        try (Events events = open(question(SLOW))) {
-            String replyId = events.next().get("replyId");
-            var answer = http.send(
-                    post("/stop", "{\"replyId\": \"" + replyId + "\"}").build(), HttpResponse.BodyHandlers.ofString());
-            assertThat(answer.body()).contains("STATE_CANCELLED");
-            List<Event> rest = events.rest();
-            assertThat(rest.get(rest.size() - 1).get("reason")).isEqualTo("CANCELLED");
+    @DisplayName("S0.6: without a valid token nothing is answered")
+    void aValidTokenIsNeeded() {
+        String[] wrong = {
+            "none", token(user, Instant.now().minusSeconds(1)), token(user, null), token("zoë", Instant.now().plusSeconds(60)),
+            token(user, Instant.now().plusSeconds(600)) + "x"
+        };
+        for (String each : wrong) {
+            var answer = new Browser(port, "Authorization", "Bearer " + each).post(messages(), question("Hi"));
+            assertThat(answer.statusCode()).isEqualTo(401);
+            assertThat(JsonPath.<String>read(answer.body(), "$.code")).isEqualTo("UNAUTHENTICATED");
         }
-        var unknown = http.send(post("/stop", "{\"replyId\": \"nobody\"}").build(), HttpResponse.BodyHandlers.ofString());
-        assertThat(unknown.statusCode()).isEqualTo(404);
-        assertThat(unknown.body()).contains("REPLY_NOT_FOUND");
+        assertThat(new Browser(port).get("/api/page/conversations").statusCode()).isEqualTo(401);
+        assertThatThrownBy(() -> another(Map.of("chat.jwt-key", "short")).close()).hasStackTraceContaining("CHAT_JWT_KEY must have at least 32 bytes");
     }
 
     @Test
-    void aReplyIsCancelledBeforeItStarts() throws Exception {
-        var early = http.send(post("/stop", "{\"requestId\": \"second-thought\"}").build(), HttpResponse.BodyHandlers.discarding());
-        assertThat(early.statusCode()).isEqualTo(202);
-        try (Events events = open(post("/chat", "{\"requestId\": \"second-thought\", \"text\": \"Hi\"}"))) {
-            List<Event> all = events.rest();
-            assertThat(all.get(all.size() - 1).get("reason")).isEqualTo("CANCELLED");
-        }
-        var nothing = http.send(post("/stop", "{}").build(), HttpResponse.BodyHandlers.discarding());
-        assertThat(nothing.statusCode()).isEqualTo(400);
+    @DisplayName("S0.7, S0.8: the scenario is the system prompt, and the policy of the context is set")
+    void theScenarioIsTheSystemPrompt() {
+        browser().post(messages(), "{\"content\": \"Hi\", \"scenario_id\": \"station\"}");
+        var stored = parley.actingFor(user).conversations().get(conversation);
+        assertThat(stored.getSystem(0)).startsWith("You are Ilse");
+        assertThat(stored.getTitle()).isEqualTo("Hi");
+        assertThat(stored.getContext().getMaxMessages()).isZero();
+        assertThat(stored.getContext().getMaxTokens()).isEqualTo(10_000);
+        assertThat(stored.getContext().getReminder()).contains("Ilse");
+        assertThat(stored.getContext().getReminderInterval()).isEqualTo(50);
+        var unknown = browser().post(messages(), "{\"content\": \"Hi\", \"scenario_id\": \"none\"}");
+        assertThat(unknown.statusCode()).isEqualTo(400);
     }
 
     @Test
-    void aFailureIsSentAsAnError() throws Exception {
-        String script = "/script {\"text\": \"one two\", \"delay_s\": 0, \"fault\": {\"kind\": \"error\", \"after\": 1}}";
-        try (Events events = open(question(script))) {
-            List<Event> all = events.rest();
-            Event last = all.get(all.size() - 1);
-            assertThat(last.name()).isEqualTo("error");
-            assertThat(last.get("reason")).isEqualTo("PROVIDER_UNAVAILABLE");
-            assertThat(last.get("retryable")).isEqualTo("true");
-            assertThat(text(all)).startsWith("one");
+    @DisplayName("S0.10: without Parley a message is answered with 503 and a sentence")
+    void withoutParleyAMessageIsRefused() {
+        try (var alone = another(Map.of("parley.address", "127.0.0.1:9", "parley.backoff.max-elapsed", "0s", "chat.demo-login", "on"))) {
+            var token = new Browser(port(alone)).post("/api/login", "{\"name\": \"ada\"}");
+            assertThat(JsonPath.<Integer>read(token.body(), "$.expires_in")).isPositive();
+            Browser ada = new Browser(port(alone), "Authorization", "Bearer " + JsonPath.read(token.body(), "$.token"));
+            var answer = ada.post(messages(), question("Hi"));
+            assertThat(answer.statusCode()).isEqualTo(503);
+            assertThat(answer.body()).contains("cannot be reached").doesNotContain("127.0.0.1").contains("\"retryable\":true");
+            assertThat(new Browser(port(alone)).get("/api/page/config").body()).contains("\"login\":\"demo\"");
+            assertThat(ada.post("/api/login", "{\"name\": \"a b\"}").statusCode()).isEqualTo(400);
+        }
+        assertThat(new Browser(port).post("/api/login", "{\"name\": \"ada\"}").statusCode()).isEqualTo(404);
+    }
+
+    @Test
+    @DisplayName("S0.11: the cost of each answer is known")
+    void theCostOfAnAnswerIsKnown() {
+        ended(start("/script {\"text\": \"one\", \"delay_s\": 0}"));
+        var page = browser().get("/api/page/conversations/" + conversation + "/messages");
+        assertThat(JsonPath.<Double>read(page.body(), "$.messages[1].reply.cost_usd")).isPositive();
+    }
+
+    @Test
+    @DisplayName("S0.12: a streamed answer, a second message beside it, and stop")
+    void anAnswerIsStreamedAndStopped() throws Exception {
+        try (var events = browser().open("POST", messages() + "/stream", question(SLOW), "Idempotency-Key", "once-" + conversation)) {
+            String first = events.next();
+            String task = JsonPath.read(first, "$.reply_id");
+            assertThat(events.next()).contains("\"type\":\"text\"");
+            var second = browser().post(messages(), question("Hi"));
+            assertThat(second.statusCode()).isEqualTo(409);
+            assertThat(JsonPath.<String>read(second.body(), "$.task_id")).isEqualTo(task);
+            assertThat(JsonPath.<String>read(second.body(), "$.code")).isEqualTo("REPLY_IN_PROGRESS");
+            var again = browser().post(messages(), question(SLOW), "Idempotency-Key", "once-" + conversation);
+            assertThat(JsonPath.<String>read(again.body(), "$.task_id")).isEqualTo(task);
+            browser().post("/api/page/conversations/" + conversation + "/stop", "{}");
+            List<String> rest = events.rest();
+            assertThat(rest.get(rest.size() - 1)).contains("\"reason\":\"CANCELLED\"");
+            assertThat(JsonPath.<String>read(ended(task).body(), "$.final_message.content")).startsWith("na na");
         }
     }
 
     @Test
-    void theHealthOfTheServerIsPartOfTheApplication() throws Exception {
-        var answer = http.send(to("/actuator/health").build(), HttpResponse.BodyHandlers.ofString());
-        assertThat(JsonPath.<String>read(answer.body(), "$.components.parley.details.server")).isEqualTo("SERVING");
+    void allErrorsHaveTheSameJson() {
+        Browser ada = browser();
+        HttpResponse<?>[] answers = {
+            ada.post(messages(), question("  ")), ada.post(messages(), "{"), ada.post(messages(), "{\"content\": 7}"), ada.get(messages()), ada.get("/api/nowhere"),
+            ada.post(messages(), question("a".repeat(1_100_000))), ada.get("/"), ada.get("/api/tasks/a;b=c//d")
+        };
+        int[] statuses = {400, 400, 400, 405, 404, 413, 404, 400};
+        for (int i = 0; i < statuses.length; i++) {
+            String body = (String) answers[i].body();
+            assertThat(answers[i].statusCode()).as(body).isEqualTo(statuses[i]);
+            assertThat(JsonPath.<java.util.Map<String, Object>>read(body, "$").keySet())
+                    .containsExactly("message", "error", "code", "retryable");
+        }
     }
 }

@@ -48,7 +48,7 @@ public final class Conversations {
     }
 
     /**
-     * Creates a conversation of a chosen id with its first question, unless it exists; its title is the first 60
+     * Creates a conversation of a chosen id with its first question, unless it exists; without a title, it gets the first 60
      * characters of the question. Also returns if the conversation belongs to another user: a request for a reply in it
      * is then NOT_FOUND.
      *
@@ -57,7 +57,9 @@ public final class Conversations {
     public void ensure(Conversation conversation, String firstQuestion) {
         var request = CreateConversationRequest.newBuilder()
                 .setRequestId("conversation:" + conversation.getId())
-                .setConversation(conversation.toBuilder().setTitle(title(firstQuestion)));
+                .setConversation(conversation.getTitle().isEmpty()
+                        ? conversation.toBuilder().setTitle(title(firstQuestion)).build()
+                        : conversation);
         try {
             create(request.build());
         } catch (AlreadyExistsException exists) {
@@ -67,7 +69,7 @@ public final class Conversations {
 
     /** A title has one line. */
     private static String title(String question) {
-        String line = question.replaceAll("[\\p{Cntrl}\\s]+", " ").strip();
+        String line = question.replaceAll("[\\p{Cc}\\p{Cs}\\p{Zl}\\p{Zp}\\s]+", " ").strip();
         int length = Math.min(TITLE_LENGTH, line.codePointCount(0, line.length()));
         return line.substring(0, line.offsetByCodePoints(0, length));
     }

@@ -10,7 +10,7 @@ import org.springframework.boot.WebApplicationType;
 import org.springframework.boot.autoconfigure.EnableAutoConfiguration;
 import org.springframework.boot.builder.SpringApplicationBuilder;
 
-/** An application without Actuator and Micrometer. The build runs it with a class path without them. */
+/** An application without Actuator, Micrometer and a web framework. The build runs it with a class path without them. */
 class BareApplication {
     @EnableAutoConfiguration
     static class Application {}
@@ -20,6 +20,8 @@ class BareApplication {
         assertThatThrownBy(() -> Class.forName("org.springframework.boot.health.contributor.HealthIndicator"))
                 .isInstanceOf(ClassNotFoundException.class);
         assertThatThrownBy(() -> Class.forName("io.micrometer.core.instrument.MeterRegistry"))
+                .isInstanceOf(ClassNotFoundException.class);
+        assertThatThrownBy(() -> Class.forName("org.springframework.web.ErrorResponse"))
                 .isInstanceOf(ClassNotFoundException.class);
         try (var context = new SpringApplicationBuilder(Application.class)
                 .web(WebApplicationType.NONE).bannerMode(Banner.Mode.OFF).run()) {

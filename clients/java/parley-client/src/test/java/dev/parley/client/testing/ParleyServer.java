@@ -46,17 +46,22 @@ public final class ParleyServer implements AutoCloseable {
 
     private final Path folder;
     private final int port;
+    private final String config;
     private Process process;
 
-    private ParleyServer(Path folder, int port) {
+    private ParleyServer(Path folder, int port, String config) {
         this.folder = folder;
         this.port = port;
+        this.config = config;
     }
 
     /** Starts a server and waits until it answers. */
-    public static ParleyServer start() {
+    public static ParleyServer start() { return start(""); }
+
+    /** Starts a server with further tables of its configuration, and waits until it answers. */
+    public static ParleyServer start(String tables) {
         try {
-            ParleyServer server = new ParleyServer(Files.createTempDirectory("parley"), freePort());
+            ParleyServer server = new ParleyServer(Files.createTempDirectory("parley"), freePort(), CONFIG + tables);
             try {
                 server.begin();
             } catch (IOException | RuntimeException failed) {
@@ -78,7 +83,7 @@ public final class ParleyServer implements AutoCloseable {
         var builder = new ProcessBuilder(binary(), "serve");
         builder.directory(folder.toFile());
         builder.environment().keySet().removeIf(name -> name.startsWith("PARLEY_")); // it refuses those it does not know
-        Path config = Files.writeString(folder.resolve("parley.toml"), CONFIG);
+        Path config = Files.writeString(folder.resolve("parley.toml"), this.config);
         builder.environment().put("PARLEY_CONFIG", config.toString());
         builder.environment().put("PARLEY_LISTEN", address());
         builder.environment().put("PARLEY_METRICS_LISTEN", "");

@@ -114,10 +114,10 @@ final class PageController extends RefusalAdvice {
     @PostMapping("/conversations/{id}/stop")
     ResponseEntity<Map<String, String>> stop(
             @PathVariable("id") String id,
-            @RequestBody(required = false) Map<String, String> body,
+            @RequestBody(required = false) Map<String, Object> body,
             HttpServletRequest request) {
         ParleyClient client = client(request);
-        String requestId = body == null ? null : body.get("request_id");
+        String requestId = body == null && request.getContentLengthLong() <= 0 ? null : text(body, "request_id");
         var cancel = CancelRequest.newBuilder().setReason("stopped by the user");
         try {
             Reply reply = client.cancel(
@@ -136,11 +136,11 @@ final class PageController extends RefusalAdvice {
     @PostMapping("/conversations/{id}/retry")
     ResponseEntity<SseEmitter> retry(
             @PathVariable("id") String id,
-            @RequestBody Map<String, String> body,
+            @RequestBody Map<String, Object> body,
             @RequestHeader(name = "Idempotency-Key", defaultValue = "") String key,
             HttpServletRequest request) {
-        String replaced = body.get("replace_message_id");
-        if (replaced == null) {
+        String replaced = text(body, "replace_message_id");
+        if (replaced == null || replaced.isEmpty()) {
             throw Refusal.of(400).exception();
         }
         ReplyRequest again = settings.replySettings().apply(request).toBuilder()
@@ -149,6 +149,15 @@ final class PageController extends RefusalAdvice {
                 .setReplaceMessageId(replaced)
                 .build();
         return sse.send(client(request).streamReply(again), EVENTS);
+    }
+
+    /** Returns a field that is a text, or null without it. JSON may also be null in place of an object. */
+    private static String text(Map<String, Object> body, String name) {
+        Object value = body == null ? null : body.get(name);
+        if (body == null || value != null && !(value instanceof String)) {
+            throw Refusal.of(400).exception();
+        }
+        return (String) value;
     }
 
     private ParleyClient client(HttpServletRequest request) {

@@ -47,14 +47,17 @@ public record Refusal(int status, String message, String code, boolean retryable
     public static Refusal of(int status) {
         return switch (status) {
             case 400 -> of(400, "BAD_REQUEST", "The request cannot be read.");
-            case 401 -> of(401, "UNAUTHENTICATED", "Log in first.");
+            case 401 -> of(401, "UNAUTHENTICATED", "Sign in first.");
             case 403 -> of(403, "FORBIDDEN", "This is not allowed.");
             case 404 -> of(404, "NOT_FOUND", "There is nothing here.");
             case 405 -> of(405, "METHOD_NOT_ALLOWED", "This address does not support the method of the request.");
             case 406 -> of(406, "NOT_ACCEPTABLE", "The answer is not available in the requested format.");
+            case 409 -> of(409, "CONFLICT", "The request does not fit the current state.");
             case 413 -> of(413, "TOO_LARGE", "The request is too large.");
             case 415 -> of(415, "UNSUPPORTED_MEDIA_TYPE", "The format of the request is not supported.");
+            case 502 -> of(502, "BAD_GATEWAY", FAULT_OF_BACKEND);
             case 503 -> new Refusal(503, NOT_REACHED, "UNAVAILABLE", true, Optional.empty());
+            case 429 -> new Refusal(429, "There were too many requests. Try again later.", "TOO_MANY_REQUESTS", true, Optional.empty());
             default -> status < 500
                     ? of(status, "BAD_REQUEST", "The request cannot be answered.")
                     : of(status, "INTERNAL", "Something went wrong. Try again later.");
@@ -113,6 +116,9 @@ public record Refusal(int status, String message, String code, boolean retryable
 
     public HttpHeaders headers() {
         var headers = new HttpHeaders();
+        if (status == 401) {
+            headers.set(HttpHeaders.WWW_AUTHENTICATE, "Bearer");
+        }
         retryAfterS().ifPresent(seconds -> headers.set(HttpHeaders.RETRY_AFTER, seconds.toString()));
         return headers;
     }

@@ -2,7 +2,6 @@ package dev.parley.spring.web;
 
 import dev.parley.client.ReplyStream;
 import dev.parley.client.errors.ParleyException;
-import java.nio.charset.StandardCharsets;
 import java.time.Duration;
 import java.util.Set;
 import java.util.concurrent.ConcurrentHashMap;
@@ -30,7 +29,7 @@ public final class ReplySse implements SmartLifecycle, AutoCloseable {
     private static final Duration KEEP_ALIVE = Duration.ofSeconds(10);
     private static final int FIRST_VIRTUAL_THREADS = 21;
 
-    private static final MediaType EVENTS = new MediaType(MediaType.TEXT_EVENT_STREAM, StandardCharsets.UTF_8);
+    private static final MediaType EVENTS = MediaType.parseMediaType("text/event-stream;charset=utf-8");
 
     private final Duration keepAlive;
     private final ThreadFactory threads = threads("parley-sse-");

@@ -1,0 +1,60 @@
+package com.example.chat;
+
+import dev.parley.client.ParleyClient;
+import dev.parley.spring.web.Refusal;
+import dev.parley.v1.PollReplyRequest;
+import dev.parley.v1.Reply;
+import java.security.Principal;
+import java.time.Duration;
+import java.time.Instant;
+import org.springframework.web.bind.annotation.GetMapping;
+import org.springframework.web.bind.annotation.PathVariable;
+import org.springframework.web.bind.annotation.RequestParam;
+import org.springframework.web.bind.annotation.RestController;
+
+/** Answers polls. A task is a reply of Parley, which keeps it, so that this application has no state to lose. */
+@RestController
+class TaskController {
+    private static final int MAX_WAIT_S = 60;
+
+    private final ParleyClient parley;
+    private final Duration ttl;
+
+    TaskController(ParleyClient parley, ChatProperties chat) {
+        this.parley = parley;
+        this.ttl = chat.taskTtl();
+    }
+
+    /**
+     * Returns the task at once, or with {@code wait} within so many seconds, as soon as there is news.
+     *
+     * @param after the number of chunks that the caller has; by default those of this moment
+     */
+    @GetMapping({"/api/tasks/{taskId}", "/api/conversations/tasks/{taskId}"})
+    Task task(
+            @PathVariable String taskId,
+            @RequestParam(defaultValue = "0") int wait,
+            @RequestParam(defaultValue = "-1") int after,
+            Principal user) {
+        ParleyClient client = parley.actingFor(user.getName());
+        Instant end = Instant.now().plusSeconds(Math.min(wait, MAX_WAIT_S));
+        Reply reply = client.getReply(taskId);
+        int known = after < 0 ? Task.of(reply).chunks().size() : after;
+        while (Task.isRunning(reply) && Task.of(reply).chunks().size() <= known && Instant.now().isBefore(end)) {
+            awaitChunk(client, reply, Duration.between(Instant.now(), end));
+            reply = client.getReply(taskId);
+        }
+        if (!Task.isRunning(reply) && Task.time(reply.getEndTime()).plus(ttl).isBefore(Instant.now())) {
+            throw Refusal.of(404, "REPLY_NOT_FOUND", "This task has expired.").exception();
+        }
+        return Task.of(reply);
+    }
+
+    private static void awaitChunk(ParleyClient client, Reply reply, Duration left) {
+        client.poll(PollReplyRequest.newBuilder()
+                .setReplyId(reply.getId())
+                .setAfterSequence(reply.getLastSequence())
+                .setWait(com.google.protobuf.Duration.newBuilder().setSeconds(left.toSeconds()).setNanos(left.toNanosPart()))
+                .build());
+    }
+}

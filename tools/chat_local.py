@@ -1,0 +1,199 @@
+"""`make chat-local`: a chat with a small real model on this machine, through Parley; without a key.
+
+It starts llama.cpp's server, a Parley that uses it and serves the chat page, and `parley chat`. All end together.
+"""
+
+from __future__ import annotations
+
+import http.client
+import os
+import queue
+import re
+import signal
+import socket
+import subprocess
+import sys
+import threading
+from contextlib import ExitStack
+from pathlib import Path
+from typing import NoReturn
+
+ROOT = Path(__file__).parents[1]
+PACKAGES = ROOT / ".tools/llama-cpp"
+FOLDER = ROOT / ".tools/chat-local"
+PARLEY = str(Path(sys.executable).with_name("parley"))
+CONTEXT_TOKENS = 4096
+MAX_THREADS = 4
+MODEL_START_S = 120.0
+PARLEY_START_S = 30.0
+STOP_S = 15.0
+POLL_S = 0.1
+CONFIGURATION = """\
+listen = "127.0.0.1:{port}"
+metrics_listen = ""
+ui_listen = "127.0.0.1:{page_port}"
+database_url = "sqlite+aiosqlite:///{database}"
+log_level = "warning"
+log_format = "text"
+[server]
+drain_pause_s = 0
+drain_grace_s = 0
+[providers.llama]
+kind = "openai"
+base_url = "http://127.0.0.1:{model_port}/v1"
+timeouts = {{ first_token = 100, idle = 100 }}
+[models.smollm2]
+provider = "llama"
+name = "SmolLM2-135M-Instruct"
+context_tokens = {context_tokens}
+max_output_tokens = 1024
+images = false
+tools = false
+json_schema = false
+"""
+
+
+def main() -> int:
+    """Start everything, chat until the user leaves, and stop everything; the exit status."""
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, _leave)
+    with ExitStack() as running:
+        try:
+            return _chat(running)
+        except KeyboardInterrupt:
+            return 130
+
+
+def _chat(running: ExitStack) -> int:
+    FOLDER.mkdir(parents=True, exist_ok=True)
+    _say("Starting SmolLM2-135M in llama.cpp: a real model, but a very small one ...")
+    model_port = _port(0)
+    _start_model(model_port, running)
+    addresses = _start_parley(model_port, running)
+    _say(f"\n  Page:  {addresses['page']}\n  gRPC:  {addresses['grpc']}\n")
+    _say("Ctrl-C stops an answer; at the prompt, it ends everything.\n")
+    # Ctrl-C is for the chat, which stops an answer or leaves. A program does not inherit this function.
+    signal.signal(signal.SIGINT, lambda *_: None)
+    process = subprocess.Popen([PARLEY, "chat", "--address", addresses["grpc"]])
+    running.callback(_stop, process)
+    return process.wait()
+
+
+def _start_model(port: int, running: ExitStack) -> None:
+    threads = min(MAX_THREADS, os.cpu_count() or 1)
+    program = [sys.executable, str(ROOT / "tools/llama_server.py"), str(PACKAGES), f"--port={port}"]
+    with (FOLDER / "llama.log").open("wb") as log:
+        process = subprocess.Popen(
+            [*program, f"--context-tokens={CONTEXT_TOKENS}", f"--threads={threads}"],
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            process_group=0,  # Ctrl-C must not reach it
+        )
+    running.callback(_stop, process, signal.SIGKILL)  # it has nothing to store
+    waited_s = 0.0
+    while not _is_healthy(port):
+        if waited_s >= MODEL_START_S or process.poll() is not None:
+            raise SystemExit(f"llama.cpp does not start; {log.name} says why")
+        threading.Event().wait(POLL_S)
+        waited_s += POLL_S
+
+
+def _is_healthy(port: int) -> bool:
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=MODEL_START_S)
+    try:
+        connection.request("GET", "/health")
+        return connection.getresponse().status == 200
+    except OSError:
+        return False
+    finally:
+        connection.close()
+
+
+def _start_parley(model_port: int, running: ExitStack) -> dict[str, str]:
+    """Start Parley, and return the addresses of gRPC and of the page once it serves."""
+    configuration = FOLDER / "parley.toml"
+    configuration.write_text(
+        CONFIGURATION.format(
+            port=_port(50051),
+            page_port=_port(8080),
+            database=FOLDER / "parley.db",
+            model_port=model_port,
+            context_tokens=CONTEXT_TOKENS,
+        )
+    )
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("PARLEY_")}
+    process = subprocess.Popen(
+        [PARLEY, "serve", "--config", str(configuration)],
+        env=environment,
+        stdin=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        process_group=0,
+    )
+    running.callback(_stop, process)
+    return _addresses(process)
+
+
+def _addresses(process: subprocess.Popen[str]) -> dict[str, str]:
+    lines: queue.Queue[str] = queue.Queue()
+    threading.Thread(target=_read, args=(process, lines), daemon=True).start()
+    found: dict[str, str] = {}
+    patterns = {"grpc": r"Parley serves on (\S+);", "page": r"The chat page is (\S+)"}
+    while found.keys() != patterns.keys():
+        try:
+            line = lines.get(timeout=PARLEY_START_S)
+        except queue.Empty:
+            line = ""
+        if not line:
+            raise SystemExit("Parley does not start")
+        found |= {name: match[1] for name, pattern in patterns.items() if (match := re.search(pattern, line))}
+    return found
+
+
+def _read(process: subprocess.Popen[str], lines: queue.Queue[str]) -> None:
+    """Pass lines on, and show warnings and errors. The last line is empty."""
+    assert process.stderr is not None
+    for line in process.stderr:
+        if re.match(r"Parley serves on|The chat page is", line):
+            lines.put(line)
+        else:
+            sys.stderr.write(line)
+    lines.put("")
+
+
+def _port(preferred: int) -> int:
+    """This port of loopback if it is free, otherwise any free one."""
+    for port in (preferred, 0):
+        with socket.socket() as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind(("127.0.0.1", port))
+            except OSError:
+                continue
+            return int(probe.getsockname()[1])
+    raise SystemExit("no port of 127.0.0.1 is free")
+
+
+def _stop(process: subprocess.Popen[str] | subprocess.Popen[bytes], number: int = signal.SIGTERM) -> None:
+    if process.poll() is not None:
+        return
+    process.send_signal(number)
+    try:
+        process.wait(STOP_S)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+
+
+def _leave(number: int, _: object) -> NoReturn:
+    raise SystemExit(128 + number)
+
+
+def _say(text: str) -> None:
+    sys.stdout.write(f"{text}\n")
+    sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    sys.exit(main())
