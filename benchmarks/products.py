@@ -239,6 +239,7 @@ def part(found: Found) -> str:
         "first token p50 / p99, ms",
         "late p50 / p99, ms",
         "stored p50 / p99, ms",
+        "backend's CPU, us/token",
         "not complete",
     ]
     rows = [

@@ -104,7 +104,7 @@ def _event(block: bytes) -> dict[str, Any]:
 
 
 class Browser:
-    """One user's browser at a product, with further claims in the token. Use `async with`."""
+    """One user's browser at a product, whose token has these further claims. Use `async with`."""
 
     def __init__(self, product: Product, user: str, **claims: Any) -> None:
         self.product = product

@@ -31,8 +31,6 @@ LIMITS = {
     "express": "quotas = { tokens_per_day = 5000 }",
 }
 """By product: limits of each end user."""
-SERVER = {"roleplay": "max_readers_per_reply = 10\n"}
-"""By product: further settings of Parley's table `[server]`."""
 
 
 @dataclass
@@ -63,7 +61,7 @@ class Stand:
         return f"{name}-{next(self._numbers)}"
 
     def browser(self, user: str, **claims: Any) -> Browser:
-        """The user's browser, with further claims in the token."""
+        """The user's browser, with further claims in its token."""
         return Browser(self.product, user, **claims)
 
     def client(self, user: str) -> parley.Client:
@@ -75,7 +73,7 @@ class Stand:
 
 def config(name: str, port: int) -> str:
     """Parley's configuration for a product whose vendor is at this port."""
-    models = model_table("chat", name, port) + SCRIPTED + SERVER.get(name, "")
+    models = model_table("chat", name, port) + SCRIPTED
     if name == "ui":
         return models + tenants(*(f"{user}-{number}" for user in ("ada", "ben") for number in range(200)))
     shop = [f'api_keys_sha256 = ["{_digest(BACKEND_KEY)}"]', "require_end_user = false", LIMITS.get(name, "")]
@@ -101,6 +99,7 @@ default_model = "chat"
 drain_pause_s = 0
 drain_grace_s = 3
 disconnect_cancel_s = 0.5
+max_readers_per_reply = 8
 lease_s = 2
 sweep_interval_s = 0.5
 relay_heartbeat_s = 0.5
