@@ -12,7 +12,7 @@ export PATH := $(CURDIR)/$(BIN):$(CURDIR)/.tools/bin:$(PATH)
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo run test clients page page-check conformance check format lint types imports protos tree gen bench bench-full gateways llama-cpp chat-local guard fuzz image catalog constraints clean
+.PHONY: help setup demo run test clients page page-check licenses conformance check format lint types imports protos tree gen bench bench-full gateways llama-cpp chat-local guard fuzz image catalog constraints clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -74,6 +74,9 @@ protos: setup $(BUF) ## Lint the protos; check that the committed stubs match th
 
 tree: setup ## Look for addresses and paths that belong to one machine
 	@$(BIN)/python tools/check_tree.py
+
+licenses: setup ## List the licences of all packages; fails for one that is not allowed (tools/licenses.py)
+	@$(BIN)/python -m tools.licenses
 
 gen: setup $(BUF) ## Generate code from the protos
 	@$(BUF) generate
