@@ -17,6 +17,7 @@ import {
 
 export * from "./web/index.js";
 
+const DISCARDED_BYTES = 16 * 1024 * 1024;
 const METHODS = ["DELETE", "GET", "PATCH", "POST", "PUT"];
 
 /**
@@ -82,5 +83,16 @@ export function notFound(this: FastifyInstance, request: FastifyRequest): never 
 export function errors(error: FastifyError | Error, request: FastifyRequest, reply: FastifyReply): void {
   if (isDefect(error)) request.log.error(error);
   const { status, headers, body } = refusal(error);
+  if (status === 413) readOn(request, reply);
   void reply.code(status).headers(headers).send(body);
+}
+
+/** Reads the rest of a refused body. Fastify would close the connection, and a browser that still sends gets no answer then. */
+function readOn({ raw }: FastifyRequest, reply: FastifyReply): void {
+  let bytes = 0;
+  reply.removeHeader("connection");
+  raw.on("data", (piece: Buffer) => {
+    bytes += piece.length;
+    if (bytes > DISCARDED_BYTES) raw.destroy();
+  });
 }
