@@ -150,6 +150,12 @@ async def test_requests_of_other_websites_are_refused(tmp_path) -> None:
         assert await conversations(browser, Origin=origin, **{"Sec-Fetch-Site": "same-origin"}) == []
 
 
+async def test_another_address_of_loopback_is_served(tmp_path) -> None:
+    async with open_page(tmp_path, PARLEY_UI_LISTEN="127.8.9.1:0") as (app, browser):
+        assert app.page_url.startswith("http://127.8.9.1:")
+        assert await conversations(browser) == []
+
+
 async def test_a_configured_host_is_served(tmp_path) -> None:
     async with open_page(tmp_path, PARLEY_UI_HOSTS="chat.example, other.example") as (_, browser):
         assert await conversations(browser, Host="Chat.example", Origin="https://chat.example") == []
