@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import struct
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -142,10 +145,6 @@ class Chat:
 
 def picture(folder: Path, *, side: int) -> Path:
     """A PNG of noise, which no codec makes small."""
-    import os
-    import struct
-    import zlib
-
     rows = b"".join(b"\x00" + os.urandom(3 * side) for _ in range(side))
 
     def chunk(kind: bytes, data: bytes) -> bytes:

@@ -1,7 +1,7 @@
 """Chromium, and the products whose page it opens.
 
-Playwright's synchronous interface occupies the event loop of its thread, so that it ends with each module: other tests of
-the process are asynchronous.
+Playwright's synchronous interface occupies the event loop of its thread, so that it ends with each module: other tests
+of the process are asynchronous.
 """
 
 from __future__ import annotations

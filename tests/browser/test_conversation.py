@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import re
 
-import pytest
 from playwright.sync_api import expect
 
-from tests.browser.chat import Chat, picture, script, words
+from tests.browser.chat import picture, script, words
 from tests.products.lanes import lane
 
 pytestmark = lane("ui")
@@ -163,7 +162,8 @@ def test_stop_keeps_what_was_written_and_try_again_writes_it_anew(chat):
     chat.done()
     chat.seen("Stopped.")
     part = chat.text.inner_text()
-    assert part.startswith("word0 word1") and "word49" not in part
+    assert part.startswith("word0 word1")
+    assert "word49" not in part
     chat.shot("stopped-1280-light")
     chat.page.reload()
     expect(chat.text).to_have_text(part)

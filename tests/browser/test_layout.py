@@ -117,7 +117,7 @@ def test_conversations_are_listed_opened_and_deleted(chat):
     chat.ask(script("The second answer."))
     chat.answered("The second answer.")
     rows = chat.page.get_by_role("navigation").get_by_role("link")
-    expect(rows.first).to_contain_text(re.compile(r"second answer.*now", re.S))
+    expect(rows.first).to_contain_text(re.compile(r"second answer.*now", re.DOTALL))
     expect(rows.first).to_have_attribute("aria-current", "page")
     rows.nth(1).click()
     expect(chat.text).to_have_text("The first answer.")
