@@ -7,6 +7,7 @@ import time
 
 import pytest
 
+from tests.processes import until
 from tests.products.lanes import EACH
 from tests.upstream import Hang, Wait
 
@@ -56,12 +57,18 @@ async def test_a_kill_of_parley_is_bridged_and_ends_with_a_sentence(stand, ada, 
         await sent.rest()
     if stand.product.name != "ui":  # there the page's server died, too
         assert any(each["type"] == "waiting" for each in received), "the page can say that it reconnects"
+    await until(lambda: is_idle(ada, conversation), "the reply has ended")
     shown = (await ada.messages(conversation))[-1]
     assert (shown["text"], shown["partial"]) == ("one ", True)
     assert shown["reply"]["error"]["code"] == "OWNER_LOST"
     assert len(shown["reply"]["error"]["message"].split()) > 3
     model.says("back")
     assert await stand.wire.ask(ada, conversation, "again") == "back"
+
+
+async def is_idle(browser, conversation):
+    """Whether no reply runs."""
+    return (await browser.conversation(conversation))["active_reply_id"] is None
 
 
 async def test_while_parley_is_away_a_question_is_503_as_a_sentence(stand, ada, model):
