@@ -1,6 +1,6 @@
-"""Rows S0.1 to S0.11 through the HTTP face of document 000: Spring Boot, polling, PostgreSQL, Redis and Gemini.
+"""Rows S0.1 to S0.12 through the HTTP face of document 000: Spring Boot, polling, PostgreSQL, Redis and Gemini.
 
-S0.12, the page, is tested in a browser (`tests/browser`).
+The page of S0.12 is tested in a browser, too (`tests/browser`).
 """
 
 from __future__ import annotations
@@ -272,7 +272,7 @@ async def test_s0_7_history_is_whole_up_to_10000_tokens_and_reminds_every_50_mes
     assert [text for _, text in model.asked()[-1].turns] == ["first", "Hello, world", "second"]
     await ended(ada, await accepted(ada, long, "and now?"))
     turns = model.asked()[-1].turns
-    # Gemini has no system messages within a conversation: the reminder of the 1,000th message stands before the next one.
+    # Gemini has no system messages within a conversation: the reminder after 1,000 messages stands before the question.
     assert turns[-1] == ("user", f"{made.context.reminder}\n\nand now?")
     size = sum(len(text) for _, text in turns)
     assert 0.5 * 10_000 < size / 3 < 1.5 * 10_000, "trimmed to about 10,000 tokens"
@@ -368,3 +368,17 @@ async def test_s0_11_the_cost_of_a_message_is_shown(stand, ada, model):
     await ended(ada, await accepted(ada, conversation))
     reply = (await ada.messages(conversation))[-1]["reply"]
     assert reply["cost_usd"] == pytest.approx(50 * 2e-6 + 7 * 8e-6)
+
+
+async def test_s0_12_a_page_that_appends_new_chunks_types_the_answer(stand, ada, model):
+    """What a page does every 2 s, as in the document; how it looks is tested in a browser."""
+    steps = [asyncio.Event() for _ in range(2)]
+    model.says("One ", "two ", Wait(steps[0]), "three ", "four ", Wait(steps[1]), "five")
+    task = await accepted(ada, stand.wire.new_conversation())
+    typed = ""
+    for word, step in (("One", steps[0]), ("three", steps[1])):
+        chunks = await chunks_with(ada, task, word)
+        typed += "".join(chunks)[len(typed) :]
+        assert "One two three four five".startswith(typed)
+        step.set()
+    assert (await ended(ada, task))["final_message"]["content"] == "One two three four five"
