@@ -12,7 +12,7 @@ export PATH := $(CURDIR)/$(BIN):$(CURDIR)/.tools/bin:$(PATH)
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo run test clients conformance check format lint types imports protos tree gen bench bench-full gateways llama-cpp chat-local guard fuzz image catalog constraints clean
+.PHONY: help setup demo run test clients page page-check licenses conformance check format lint types imports protos tree gen bench bench-full gateways llama-cpp chat-local guard fuzz image catalog constraints clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -40,13 +40,20 @@ chat-local: $(SERVER) ## Chat with a small real model on this machine, without a
 test: setup $(if $(ARGS),,clients) ## Run the tests, of all clients too; ARGS="tests/unit -k log" chooses some
 	@$(BIN)/python -m pytest -n 3 --dist loadgroup $(ARGS)
 
-clients: setup ## Build the Node and the Java client, where Node and Maven are found
+clients: setup ## Build the Node and the Java client, the examples and the chat page, where Node and Maven are found
 	@tools/clients.sh build node java
+	@tools/page.sh build
+
+page: ## Build the chat page again, and its copy that `parley serve --ui` serves
+	@tools/page.sh copy
+
+page-check: ## Is that copy the build of examples/page?
+	@tools/page.sh check
 
 conformance: clients ## Play the conformance cases through all clients; CASE="resume" chooses
 	@$(BIN)/python -m pytest -n 3 --dist loadgroup tests/conformance $(if $(CASE),-k "$(CASE)")
 
-check: format lint types imports protos tree test ## Everything that must pass before a commit
+check: format lint types imports protos tree page-check test ## Everything that must pass before a commit
 
 format: setup ## Is the code formatted? (`.venv/bin/ruff format` does it)
 	@$(BIN)/ruff format --check .
@@ -67,6 +74,9 @@ protos: setup $(BUF) ## Lint the protos; check that the committed stubs match th
 
 tree: setup ## Look for addresses and paths that belong to one machine
 	@$(BIN)/python tools/check_tree.py
+
+licenses: setup ## List the licences of all packages; fails for one that is not allowed (tools/licenses.py)
+	@$(BIN)/python -m tools.licenses
 
 gen: setup $(BUF) ## Generate code from the protos
 	@$(BUF) generate

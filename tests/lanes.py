@@ -10,6 +10,7 @@ from __future__ import annotations
 import fcntl
 import shutil
 import tempfile
+from collections import Counter
 from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -72,6 +73,29 @@ class Lanes:
             self._beside.free()
 
 
+class LaneTimes:
+    """A plugin of the process that controls a parallel run. At the end it shows how long the tests of each lane took
+    together: the longest lane limits the time of the run."""
+
+    def __init__(self) -> None:
+        self._spent_s: Counter[str] = Counter()
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        """Add the time of a test's set-up, call or teardown."""
+        self._spent_s[_lane_of(report.nodeid)] += report.duration
+
+    def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
+        """Show the sums."""
+        times = ", ".join(f"{lane} {spent_s:.0f} s" for lane, spent_s in self._spent_s.most_common())
+        terminalreporter.write_line(f"time of tests by lane: {times}")
+
+
+def _lane_of(nodeid: str) -> str:
+    if nodeid.endswith(f"@{LOADED}"):  # pytest-xdist adds the group
+        return LOADED
+    return "waiting" if nodeid.startswith(WAITING) else "ordinary"
+
+
 class _Lock:
     """A lock between processes; the kernel releases it when the process ends."""
 
@@ -98,7 +122,9 @@ def is_loaded(item: pytest.Item) -> bool:
     return any(mark.args == (LOADED,) for mark in item.iter_markers("xdist_group"))
 
 
-def lanes_of(config: pytest.Config) -> Lanes | None:
+def lanes_of(config: pytest.Config) -> Lanes | LaneTimes | None:
     """The plugin for this process of a parallel run; None in a run with one process."""
     run = getattr(config, "workerinput", {}).get("testrunuid")
-    return None if run is None else Lanes(Path(tempfile.gettempdir(), f"parley-tests-{run}"))
+    if run is not None:
+        return Lanes(Path(tempfile.gettempdir(), f"parley-tests-{run}"))
+    return None if config.getoption("dist", "no") == "no" else LaneTimes()

@@ -5,6 +5,7 @@ It starts llama.cpp's server, a Parley that uses it and serves the chat page, an
 
 from __future__ import annotations
 
+import argparse
 import http.client
 import os
 import queue
@@ -14,16 +15,17 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 from contextlib import ExitStack
 from pathlib import Path
 from typing import NoReturn
 
 ROOT = Path(__file__).parents[1]
 PACKAGES = ROOT / ".tools/llama-cpp"
-FOLDER = ROOT / ".tools/chat-local"
 PARLEY = str(Path(sys.executable).with_name("parley"))
 CONTEXT_TOKENS = 4096
-MAX_THREADS = 4
+# Threads of llama.cpp wait for each other actively, so they must not have all cores; more make this model no faster.
+THREADS = min(4, max(1, (os.cpu_count() or 1) // 2))
 MODEL_START_S = 120.0
 PARLEY_START_S = 30.0
 STOP_S = 15.0
@@ -33,7 +35,7 @@ listen = "127.0.0.1:{port}"
 metrics_listen = ""
 ui_listen = "127.0.0.1:{page_port}"
 database_url = "sqlite+aiosqlite:///{database}"
-log_level = "warning"
+log_level = "error"
 log_format = "text"
 [server]
 drain_pause_s = 0
@@ -55,21 +57,26 @@ json_schema = false
 
 def main() -> int:
     """Start everything, chat until the user leaves, and stop everything; the exit status."""
+    parser = argparse.ArgumentParser(description="Chat with a small model on this machine.")
+    parser.add_argument("--folder", type=Path, default=ROOT / ".tools/chat-local", help="for the conversations")
+    parser.add_argument("--port", type=int, default=50051, help="of gRPC; another one if it is in use")
+    parser.add_argument("--page-port", type=int, default=8080, help="of the page; another one if it is in use")
+    options = parser.parse_args()
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, _leave)
     with ExitStack() as running:
         try:
-            return _chat(running)
+            return _chat(options, running)
         except KeyboardInterrupt:
             return 130
 
 
-def _chat(running: ExitStack) -> int:
-    FOLDER.mkdir(parents=True, exist_ok=True)
+def _chat(options: argparse.Namespace, running: ExitStack) -> int:
+    options.folder.mkdir(parents=True, exist_ok=True)
     _say("Starting SmolLM2-135M in llama.cpp: a real model, but a very small one ...")
     model_port = _port(0)
-    _start_model(model_port, running)
-    addresses = _start_parley(model_port, running)
+    _start_model(model_port, options.folder / "llama.log", running)
+    addresses = _start_parley(options, model_port, running)
     _say(f"\n  Page:  {addresses['page']}\n  gRPC:  {addresses['grpc']}\n")
     _say("Ctrl-C stops an answer; at the prompt, it ends everything.\n")
     # Ctrl-C is for the chat, which stops an answer or leaves. A program does not inherit this function.
@@ -79,12 +86,11 @@ def _chat(running: ExitStack) -> int:
     return process.wait()
 
 
-def _start_model(port: int, running: ExitStack) -> None:
-    threads = min(MAX_THREADS, os.cpu_count() or 1)
+def _start_model(port: int, log_file: Path, running: ExitStack) -> None:
     program = [sys.executable, str(ROOT / "tools/llama_server.py"), str(PACKAGES), f"--port={port}"]
-    with (FOLDER / "llama.log").open("wb") as log:
+    with log_file.open("wb") as log:
         process = subprocess.Popen(
-            [*program, f"--context-tokens={CONTEXT_TOKENS}", f"--threads={threads}"],
+            [*program, f"--context-tokens={CONTEXT_TOKENS}", f"--threads={THREADS}"],
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=log,
@@ -94,8 +100,8 @@ def _start_model(port: int, running: ExitStack) -> None:
     waited_s = 0.0
     while not _is_healthy(port):
         if waited_s >= MODEL_START_S or process.poll() is not None:
-            raise SystemExit(f"llama.cpp does not start; {log.name} says why")
-        threading.Event().wait(POLL_S)
+            raise SystemExit(f"llama.cpp does not start; {log_file} says why")
+        time.sleep(POLL_S)
         waited_s += POLL_S
 
 
@@ -110,14 +116,14 @@ def _is_healthy(port: int) -> bool:
         connection.close()
 
 
-def _start_parley(model_port: int, running: ExitStack) -> dict[str, str]:
+def _start_parley(options: argparse.Namespace, model_port: int, running: ExitStack) -> dict[str, str]:
     """Start Parley, and return the addresses of gRPC and of the page once it serves."""
-    configuration = FOLDER / "parley.toml"
+    configuration = options.folder / "parley.toml"
     configuration.write_text(
         CONFIGURATION.format(
-            port=_port(50051),
-            page_port=_port(8080),
-            database=FOLDER / "parley.db",
+            port=_port(options.port),
+            page_port=_port(options.page_port),
+            database=options.folder.resolve() / "parley.db",
             model_port=model_port,
             context_tokens=CONTEXT_TOKENS,
         )

@@ -24,15 +24,26 @@ packages() { # those of package-lock.json, if it has changed
     fi
 }
 
+changed() { # stamp, paths: is a file there newer than the stamp?
+    stamp=$1
+    shift
+    [ ! -e "$stamp" ] || [ -n "$(find "$@" -newer "$stamp" -type f -not -path '*/node_modules/*' -not -path '*/dist/*' \
+        -not -path '*/build/*' -not -path '*/target/*')" ]
+}
+
+node_examples() { # the page has a script of its own, tools/page.sh
+    for package in examples/*/package.json; do
+        [ "$package" = examples/page/package.json ] || dirname "$package"
+    done
+}
+
 build_node() { # only after a change: a build replaces files of a running player
     built=clients/node/build/.built
-    if [ -e "$built" ] && [ -z "$(find clients/node examples/express examples/vision -newer "$built" \
-        -not -path '*/node_modules/*' -not -path '*/dist/*' -not -path '*/build/*' -type f)" ]; then
-        return 0
-    fi
+    # shellcheck disable=SC2046 # one word for each example
+    changed "$built" clients/node $(node_examples) || return 0
     (cd clients/node && packages && npm run --silent build:all)
-    for product in express vision; do
-        (cd "examples/$product" && packages && npm run --silent build)
+    for example in $(node_examples); do
+        (cd "$example" && packages && npm run --silent build)
     done
     touch "$built"
 }
@@ -41,14 +52,14 @@ test_node() {
     build_node
     tools/check_generated.sh clients/node node_modules/.bin/buf src/gen
     (cd clients/node && npm test --silent --ignore-scripts)
-    for product in express vision; do
-        (cd "examples/$product" && npm test --silent --ignore-scripts)
+    for example in $(node_examples); do # without npm, which would build it again while other tests run it
+        (cd "$example" && node --test --test-timeout=60000 build/test/*.test.js)
     done
 }
 
 build_java() {
     built=examples/spring-boot/target/.built
-    [ ! -e "$built" ] || [ -n "$(find protos clients/java examples/spring-boot -newer "$built" -not -path '*/target*' -type f)" ] || return 0
+    changed "$built" protos clients/java examples/spring-boot || return 0
     mvn -q -B -f clients/java install -DskipTests
     mvn -q -B -f examples/spring-boot package -DskipTests
     touch "$built"

@@ -1,7 +1,8 @@
 #!/bin/sh
-# Builds the chat page (examples/page). Usage: tools/page.sh build|copy|check
+# Builds the chat page (examples/page). Usage: tools/page.sh build|copy|check|test
 # `build` makes examples/page/dist, which the examples serve. `copy` also replaces the copy in the server's package, which
-# `parley serve --ui` serves; `check` fails if that copy is not this build.
+# `parley serve --ui` serves; `check` fails if that copy is not this build. `test` runs the
+# page's own checks and tests.
 # Skips the build if npm is missing; with CI set that is an error.
 set -eu
 copy=service/parley_server/ui/page
@@ -32,8 +33,9 @@ check)
         exit 1
     }
     ;;
+test) cd examples/page && npm run --silent check && npm test --silent ;;
 *)
-    echo "Usage: tools/page.sh build|copy|check" >&2
+    echo "Usage: tools/page.sh build|copy|check|test" >&2
     exit 2
     ;;
 esac

@@ -1,4 +1,4 @@
-"""Runs the test suites of the Node and Java clients and their examples, one test each."""
+"""Runs the test suites of the Node and Java clients and their examples, and that of the chat page, one test each."""
 
 from __future__ import annotations
 
@@ -17,12 +17,19 @@ LIMIT_S = 280
 
 @pytest.mark.timeout(LIMIT_S + 20)
 @pytest.mark.xdist_group("client-suites")
-@pytest.mark.parametrize(("language", "tool"), [("node", "npm"), ("java", "mvn")])
-def test_client(language: str, tool: str) -> None:
+@pytest.mark.parametrize(
+    ("tool", "command"),
+    [
+        pytest.param("npm", ["tools/clients.sh", "test", "node"], id="node"),
+        pytest.param("mvn", ["tools/clients.sh", "test", "java"], id="java"),
+        pytest.param("npm", ["tools/page.sh", "test"], id="page"),
+    ],
+)
+def test_client(tool: str, command: list[str]) -> None:
     if shutil.which(tool) is None:
         (pytest.fail if os.environ.get("CI") else pytest.skip)(f"{tool} is not installed")
     ran = subprocess.run(
-        ["tools/clients.sh", "test", language],
+        command,
         cwd=ROOT,
         env=clean_environment(),
         stdin=subprocess.DEVNULL,
@@ -32,4 +39,4 @@ def test_client(language: str, tool: str) -> None:
         check=False,
     )
     print(ran.stdout.decode(errors="replace"))
-    assert ran.returncode == 0, f"`tools/clients.sh test {language}` ended with status {ran.returncode}"
+    assert ran.returncode == 0, f"`{' '.join(command)}` ended with status {ran.returncode}"

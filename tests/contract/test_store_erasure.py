@@ -78,3 +78,12 @@ async def test_a_running_reply_is_erased_only_if_its_server_is_dead(store, query
     erased = await store.erase_conversations(ADA, 10, running=True)
     assert (erased.count, erased.reply_ids) == (1, (reply.id,))
     assert query("SELECT count(*) FROM reply") == [(0,)]
+
+
+async def test_the_ended_replies_of_an_end_user_are_listed_and_no_running_one(store):
+    conversation = await created(store, ADA)
+    ended = await answered(store, conversation, identity=ADA)
+    await answered(store, await created(store, BEN), identity=BEN)
+    await accepted(store, await created(store, ADA))
+    assert await store.ended_of(ADA) == [ended.id]
+    assert await store.ended_of(RIVAL) == []

@@ -11,11 +11,11 @@ from parley_server.core.model import ImagePart, Sampling, Tool, ToolCallPart, To
 from tests.dialects.gemini import GeminiSpeaker
 from tests.dialects.speakers import Call, Reasoning, Text, said
 from tests.integration.providers.recording import RecordingSink
+from tests.sdks import gemini_client
 from tests.upstream import Upstream
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # at import, the SDK uses functions that Python has deprecated
-    from google import genai
     from google.genai import types
 
 SPEAKER = GeminiSpeaker()
@@ -159,8 +159,7 @@ async def upstream():
 @pytest.fixture
 async def models(upstream):
     """The SDK's `models`, which ask the upstream."""
-    options = types.HttpOptions(base_url=upstream.url.removesuffix("/v1"), api_version="v1")
-    client = genai.Client(api_key="sk-secret", http_options=options)
+    client = gemini_client(upstream.url)
     yield client.aio.models
     await client.aio.aclose()
     client.close()

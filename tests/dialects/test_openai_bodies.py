@@ -1,6 +1,5 @@
 """Bodies for OpenAI have the types of its SDK, which sends the same for them."""
 
-import openai
 import pytest
 from openai.types.chat.completion_create_params import CompletionCreateParamsStreaming
 from openai.types.responses.response_create_params import ResponseCreateParamsStreaming
@@ -11,6 +10,7 @@ from tests.dialects.prompts import CONVERSATIONS, PROMPTS, SETTINGS
 from tests.dialects.speakers import Text
 from tests.dialects.typed import typed
 from tests.integration.providers.recording import RecordingSink, provider_at
+from tests.sdks import openai_client
 
 CHAT, RESPONSES = ChatSpeaker(), ResponsesSpeaker()
 TYPES = {CHAT: CompletionCreateParamsStreaming, RESPONSES: ResponseCreateParamsStreaming}
@@ -26,7 +26,7 @@ async def test_bodies(speaker, upstream, conversation, settings):
     await provider.close()
     ours = upstream.requests[-1]
     assert typed(ours.json, TYPES[speaker]) == ours.json
-    async with openai.AsyncOpenAI(api_key="sk-secret", base_url=upstream.url) as client:
+    async with openai_client(upstream.url) as client:
         create = client.chat.completions.create if speaker is CHAT else client.responses.create
         async for _ in await create(**ours.json):
             pass

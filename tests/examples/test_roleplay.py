@@ -1,6 +1,7 @@
 """`examples/roleplay`: what `tests/products/test_s1.py` does not show of rows S1.1 to S1.12."""
 
 import asyncio
+import subprocess
 import sys
 
 import grpc
@@ -8,6 +9,7 @@ import pytest
 from parley.v1 import admin_pb2, resources_pb2
 
 from tests import scripted_server
+from tests.processes import PARLEY, clean_environment
 from tests.products.backends import EXAMPLES, Backend, Product
 from tests.products.browsing import Browser
 from tests.scripted_server import Cut, accepted, failed, finished, reply_error, text, texts
@@ -218,3 +220,15 @@ async def test_s1_12_the_openapi_document_has_every_answer(scripted):
     for path in document["paths"].values():
         for operation in path.values():
             assert "422" not in operation["responses"]
+
+
+def test_the_configuration_of_parley_is_valid():
+    checked = subprocess.run(
+        [PARLEY, "check", "--config", str(EXAMPLES / "roleplay/parley.toml")],
+        env=clean_environment(PARLEY_ENCRYPTION_KEYS=ENCRYPTION_KEY),
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert checked.returncode == 0, checked.stdout + checked.stderr

@@ -28,7 +28,7 @@ PAGES = {"index.html": "<!doctype html><title>The page</title>", "assets/page-1a
 
 LIMITS = {
     "spring-boot": "limits = { messages_per_minute = 10 }",
-    "express": "quotas = { tokens_per_day = 5000 }",
+    "express": "quotas = { tokens_per_day = 10000 }",
 }
 """By product: limits of each end user."""
 

@@ -39,7 +39,7 @@ async def test_s3_1_the_last_10_messages_are_the_context(stand, ada, model):
 
 async def test_s3_2_a_quota_that_is_used_up_is_429_before_the_model_is_asked(stand, ada, ben, model):
     before = await ada.get("/api/ai/quota")
-    model.upstream.reply_with(model.script("Hello", counts=Counts(prompt=4000, completion=500)))
+    model.upstream.reply_with(model.script("Hello", counts=Counts(prompt=9000, completion=500)))
     await stand.wire.ask(ada, stand.wire.new_conversation())
     assert await ada.get("/api/ai/quota") != before, "consumed on success"
     asked = len(model.requests)

@@ -8,12 +8,12 @@ import pytest
 from tests.recordings.dialects import DIALECTS
 from tests.recordings.folder import VARIABLE, recordings, streams_of
 from tests.recordings.test_streams import beginnings
+from tests.sdks import gemini_client
 from tests.upstream import Script, Upstream
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # at import, the SDK uses functions that Python has deprecated
-    from google import genai
-    from google.genai import errors, types
+    from google.genai import errors
 
 FOLDER = recordings()
 if FOLDER is None:
@@ -71,8 +71,7 @@ async def _read_by_the_sdk(body):
     chunks = []
     async with Upstream() as upstream:
         upstream.reply_with(Script([body]))
-        options = types.HttpOptions(base_url=upstream.url.removesuffix("/v1"), api_version="v1")
-        client = genai.Client(api_key="k", http_options=options)
+        client = gemini_client(upstream.url)
         try:
             async for chunk in await client.aio.models.generate_content_stream(model="m", contents="Hi"):
                 chunks.append(chunk)  # noqa: PERF401 - an error must not lose the chunks before it

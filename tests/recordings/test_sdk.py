@@ -1,10 +1,10 @@
 """OpenAI's own SDK reads the same from the recorded streams as the plain readers, over a socket."""
 
-import openai
 import pytest
 
 from tests.recordings.dialects import DIALECTS
 from tests.recordings.folder import VARIABLE, recordings, streams_of
+from tests.sdks import openai_client
 from tests.upstream import Script, Upstream
 
 FOLDER = recordings()
@@ -39,7 +39,7 @@ async def test_responses(name):
     body = streams_of(FOLDER, "responses")[name].read_bytes()
     expected = PLAIN["responses"].read_plainly(body)
     text, calls, usage = "", [], None
-    async with Upstream() as upstream, openai.AsyncOpenAI(api_key="k", base_url=upstream.url) as client:
+    async with Upstream() as upstream, openai_client(upstream.url) as client:
         upstream.reply_with(Script([body]))
         async for event in await client.responses.create(model="m", input="Hi", stream=True):
             if event.type in ("response.output_text.delta", "response.refusal.delta"):
@@ -65,7 +65,7 @@ async def test_chat(name):
     body = streams_of(FOLDER, "chat")[name].read_bytes()
     expected = PLAIN["chat"].read_plainly(body)
     text, calls, usage, word = "", {}, None, ""
-    async with Upstream() as upstream, openai.AsyncOpenAI(api_key="k", base_url=upstream.url) as client:
+    async with Upstream() as upstream, openai_client(upstream.url) as client:
         upstream.reply_with(Script([body]))
         stream = await client.chat.completions.create(
             model="m", messages=[{"role": "user", "content": "Hi"}], stream=True

@@ -242,3 +242,22 @@ test("a defect in the product's own events ends the stream with a neutral error"
   web.close();
   web.closeAllConnections();
 });
+
+// body-parser reads such a body before it refuses it, so that Express needs no test.
+test("fastify: a client that still sends a body that is too large gets the answer, and keeps its connection", async () => {
+  await using server = await Scripted.start();
+  await using app = await App.start("fastify", server.address, {}, QUICK);
+  const { hostname, port } = new URL(app.url);
+  const socket = connect(Number(port), hostname);
+  let received = "";
+  socket.setEncoding("utf8").on("data", (data: string) => (received += data));
+  const size = 9_000_000;
+  const head = `POST /ask HTTP/1.1\r\nHost: test\r\nContent-Type: application/json\r\nContent-Length: ${size}\r\n\r\n`;
+  socket.write(head + "x".repeat(1_000));
+  while (!received.includes('"code":"TOO_LARGE"')) await once(socket, "data");
+  assert.match(received, /^HTTP\/1\.1 413 /);
+  assert.doesNotMatch(received, /^connection: close/im);
+  socket.write("x".repeat(size - 1_000) + "GET /api/page/config HTTP/1.1\r\nHost: test\r\n\r\n");
+  while (!received.includes('"wire":"chunks"')) await once(socket, "data");
+  socket.destroy();
+});

@@ -62,7 +62,7 @@ async def _erase(settings: Settings, identity: Identity, name: str, counts: Coun
         if not dead:
             await _cancel(store, identity)
         # First: a repeated command could not find the ids of replies whose rows are deleted.
-        await _erase_in_redis(settings, await store.replies_of(identity))
+        await _erase_in_redis(settings, await store.ended_of(identity))
         await _erase_conversations(store, settings, identity, counts, dead=dead)
         counts["request_ids"], counts["quotas"] = await store.forget_user(identity)
         while renamed := await store.rename_user(identity, name, USAGE_PART):

@@ -403,8 +403,8 @@ class ErasureStore(Protocol):
     async def running_of(self, identity: Identity) -> list[str]:
         """The ids of the running replies of an end user."""
 
-    async def replies_of(self, identity: Identity) -> list[str]:
-        """The ids of all replies in the conversations of an end user."""
+    async def ended_of(self, identity: Identity) -> list[str]:
+        """The ids of all ended replies in the conversations of an end user."""
 
     async def erase_conversations(self, identity: Identity, limit: int, *, running: bool) -> ErasedConversations:
         """Erase at most `limit` conversations of an end user; those with a running reply only if `running`."""

@@ -137,9 +137,9 @@ def _wait(error: ReplyError) -> Duration | None:
     # The condition is also false for NaN, which a comparison with < 0 would let pass.
     if seconds is None or not 0 <= seconds < math.inf:
         return None
-    seconds = min(seconds, MAX_WAIT_S)
-    whole = math.floor(seconds)
-    return Duration(seconds=whole, nanos=int((seconds - whole) * 1e9))
+    # Rounded, since 57.925 in binary is a little less: nanoseconds cut off would show as 57.924999999.
+    wait_us = round(min(seconds, MAX_WAIT_S) * 1e6)
+    return Duration(seconds=wait_us // 1_000_000, nanos=wait_us % 1_000_000 * 1000)
 
 
 def _number(code: grpc.StatusCode) -> int:

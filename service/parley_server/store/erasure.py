@@ -37,8 +37,8 @@ _OLD = (conversation.c.tenant == _TENANT, conversation.c.update_time_us < _BEFOR
 _OF_USER = (conversation.c.tenant == _TENANT, conversation.c.end_user == _USER)
 _USERS_REPLIES = select(reply.c.id).where(reply.c.tenant == _TENANT, reply.c.end_user == _USER, reply_active)
 _USERS_CONVERSATIONS = select(conversation.c.id).where(*_OF_USER)
-_ALL_USERS_REPLIES = select(reply.c.id).where(
-    reply.c.tenant == _TENANT, reply.c.conversation_id.in_(_USERS_CONVERSATIONS)
+_ENDED_REPLIES = select(reply.c.id).where(
+    reply.c.tenant == _TENANT, reply.c.conversation_id.in_(_USERS_CONVERSATIONS), ~reply_active
 )
 _USERS_KEYS = delete(idempotency_key).where(idempotency_key.c.tenant == _TENANT, idempotency_key.c.end_user == _USER)
 _USERS_QUOTAS = delete(quota_use).where(
@@ -89,9 +89,9 @@ def running_of(connection: Connection, identity: Identity) -> list[str]:
     return list(connection.execute(_USERS_REPLIES, _user(identity)).scalars())
 
 
-def replies_of(connection: Connection, identity: Identity) -> list[str]:
+def ended_of(connection: Connection, identity: Identity) -> list[str]:
     """See `ErasureStore`."""
-    return list(connection.execute(_ALL_USERS_REPLIES, _user(identity)).scalars())
+    return list(connection.execute(_ENDED_REPLIES, _user(identity)).scalars())
 
 
 def forget_user(connection: Connection, identity: Identity) -> tuple[int, int]:

@@ -257,8 +257,8 @@ class SqlStore:
     async def running_of(self, identity: Identity) -> list[str]:
         return await self._database.read(lambda connection: erasure.running_of(connection, identity), one_state=False)
 
-    async def replies_of(self, identity: Identity) -> list[str]:
-        return await self._database.read(lambda connection: erasure.replies_of(connection, identity), one_state=False)
+    async def ended_of(self, identity: Identity) -> list[str]:
+        return await self._database.read(lambda connection: erasure.ended_of(connection, identity), one_state=False)
 
     async def erase_conversations(self, identity: Identity, limit: int, *, running: bool) -> ErasedConversations:
         return await self._database.write(

@@ -22,8 +22,8 @@ from parley_server.ui.routes import application
 
 LOOPBACK_OF: Final = dict(zip(WILDCARDS, ("127.0.0.1", "::1"), strict=True))
 BACKLOG: Final = 100
-LAST_ANSWERS_S: Final = 1
-"""For browsers that do not read the end of their answers."""
+LAST_ANSWERS_S: Final = 1.0
+"""For the ends of answers that browsers still have to read."""
 
 
 class PageServer:
@@ -34,13 +34,11 @@ class PageServer:
     def __init__(self, listen: Address, *, hosts: Collection[str], asks_key: bool) -> None:
         self.address = listen
         self._target = ""
-        self._hosts = {*LOOPBACK_NAMES, *hosts}
+        self._hosts = {*LOOPBACK_NAMES, str(listen).rpartition(":")[0].lower(), *hosts}
         self._asks_key = asks_key
         self._sockets: list[socket.socket] = []
         self._folder: tempfile.TemporaryDirectory[str] | None = None
-        self._client: parley.Client | None = None
-        self._server: _Server | None = None
-        self._serving: asyncio.Task[None] | None = None
+        self._running: _Running | None = None
 
     @property
     def url(self) -> str:
@@ -66,31 +64,15 @@ class PageServer:
 
     async def serve(self) -> None:
         """Answer requests from now on."""
-        self._client = parley.Client(f"unix:{self._target}", api_key=api_key.get if self._asks_key else None)
-        routes = application(self._client, asks_key=self._asks_key)
-        config = uvicorn.Config(
-            Guard(routes, hosts=self._hosts, asks_key=self._asks_key),
-            http="httptools",
-            ws="none",
-            lifespan="off",
-            log_config=None,
-            log_level="warning",
-            access_log=False,
-            server_header=False,
-            proxy_headers=False,
-            timeout_graceful_shutdown=LAST_ANSWERS_S,
-        )
-        self._server = _Server(config)
-        self._serving = asyncio.create_task(self._server.serve(self._sockets))
+        client = parley.Client(f"unix:{self._target}", api_key=api_key.get if self._asks_key else None)
+        routes = application(client, asks_key=self._asks_key)
+        self._running = _Running(client, Guard(routes, hosts=self._hosts, asks_key=self._asks_key), self._sockets)
 
     async def stop(self) -> None:
         """End all requests and close the port. Further calls change nothing."""
-        if self._serving is not None and self._server is not None and self._client is not None:
-            self._server.should_exit = True
-            await end_streams()  # before the client is closed, which browsers would see as a failure
-            await self._client.close()
-            await self._serving
-            self._serving = None
+        if self._running is not None:
+            await self._running.stop()
+            self._running = None
         self._close()
 
     def _open(self) -> None:
@@ -116,6 +98,37 @@ class PageServer:
         self._sockets.clear()
         if self._folder is not None:
             self._folder.cleanup()
+
+
+class _Running:
+    """uvicorn in a task, and the client that it uses. Must be created in its event loop."""
+
+    def __init__(self, client: parley.Client, guard: Guard, sockets: list[socket.socket]) -> None:
+        self._client = client
+        config = uvicorn.Config(
+            guard,
+            http="httptools",
+            ws="none",
+            lifespan="off",
+            log_config=None,
+            log_level="warning",
+            access_log=False,
+            server_header=False,
+            proxy_headers=False,
+        )
+        self._server = _Server(config)
+        self._serving = asyncio.create_task(self._server.serve(sockets))
+
+    async def stop(self) -> None:
+        """End all requests, those of browsers that do not read after a second."""
+        self._server.should_exit = True
+        await end_streams()  # before the client is closed, which browsers would see as a failure
+        await self._client.close()
+        await asyncio.wait({self._serving}, timeout=LAST_ANSWERS_S)
+        for connection in list(self._server.server_state.connections):
+            if connection.transport is not None:
+                connection.transport.abort()
+        await self._serving
 
 
 class _Server(uvicorn.Server):

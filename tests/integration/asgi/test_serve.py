@@ -2,10 +2,14 @@
 
 import asyncio
 import signal
+import socket
 import sys
 
 import httpx2
 import pytest
+import uvicorn
+from parley.asgi._serve import _Server
+from starlette.applications import Starlette
 
 from tests import scripted_server, watchdog
 from tests.processes import clean_environment
@@ -60,3 +64,22 @@ async def test_a_signal_ends_open_streams_and_the_process_exits_with_0(number):
                 process.kill()
                 await process.wait()
             watchdog.forget(process.pid)
+
+
+@pytest.mark.skipif(not hasattr(socket, "TCP_USER_TIMEOUT"), reason="only on Linux")
+async def test_a_connection_whose_data_is_not_acknowledged_for_a_minute_ends():
+    server = _Server(uvicorn.Config(Starlette(), port=0, ws="none", log_level="warning"), "test")
+    serving = asyncio.create_task(server.serve())
+    async with asyncio.timeout(LIMIT_S):
+        while not server.started:
+            await asyncio.sleep(0.005)
+        port = server.servers[0].sockets[0].getsockname()[1]
+        _, writer = await asyncio.open_connection("127.0.0.1", port)
+        while not server.server_state.connections:
+            await asyncio.sleep(0.005)
+    (connection,) = server.server_state.connections
+    accepted_socket = connection.transport.get_extra_info("socket")
+    assert accepted_socket.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT) == 60_000
+    writer.close()
+    server.should_exit = True
+    await serving

@@ -1,6 +1,7 @@
 """Tests of the group `loaded` run one at a time, in one sequence, with at most one other test beside them."""
 
 import itertools
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -58,6 +59,8 @@ def test_loaded_tests_run_one_at_a_time_beside_one_other(tmp_path):
     command = [sys.executable, "-m", "pytest", "-q", "-n", "3", "--dist", "loadgroup", "--no-loadscope-reorder"]
     ran = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
     assert "16 passed" in ran.stdout, ran.stdout + ran.stderr
+    assert re.search(r"time of tests by lane: .*\bloaded \d s", ran.stdout)
+    assert re.search(r"time of tests by lane: .*\bordinary \d s", ran.stdout)
     times = [line.split() for line in (tmp_path / "times").read_text().splitlines()]
     spans = sorted(Span(float(began), float(ended), name, process) for name, began, ended, process in times)
     loaded = [span for span in spans if span.name.startswith("loaded")]

@@ -40,7 +40,7 @@ def server(request, tmp_path):
     """A server that has not been started, on a database with usage."""
     if request.param == "postgresql":
         return with_usage(tmp_path, request.getfixturevalue("postgres_url"))
-    made = ServerProcess(tmp_path / "server")
+    made = ServerProcess(tmp_path / "server", forked=True)
     migrate(f"sqlite+aiosqlite:///{made.database}")
     with closing(sqlite3.connect(made.database)) as connection, connection:
         connection.execute(generated("sqlite"))
@@ -49,7 +49,7 @@ def server(request, tmp_path):
 
 def with_usage(folder, url):
     asyncio.run(query_postgres(url, generated("postgresql")))
-    return ServerProcess(folder / "server", PARLEY_DATABASE_URL=url)
+    return ServerProcess(folder / "server", forked=True, PARLEY_DATABASE_URL=url)
 
 
 async def rolled(server):

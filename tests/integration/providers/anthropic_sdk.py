@@ -2,26 +2,17 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import AsyncIterator
 from typing import Any
 
-import anthropic
 from anthropic.types import Message
 
 from tests.recordings.plain import Outcome
-
-
-@contextlib.asynccontextmanager
-async def client_at(url: str) -> AsyncIterator[anthropic.AsyncAnthropic]:
-    """The client for this base URL, without retries."""
-    async with anthropic.AsyncAnthropic(base_url=url.removesuffix("/v1"), api_key="sk-secret", max_retries=0) as client:
-        yield client
+from tests.sdks import anthropic_client
 
 
 async def read_by_sdk(url: str) -> Message:
     """The message that the client reads from the server at this URL."""
-    async with client_at(url) as client:
+    async with anthropic_client(url) as client:
         messages: Any = [{"role": "user", "content": "Hi"}]
         async with client.messages.stream(model="acme-1", max_tokens=9, messages=messages) as stream:
             return await stream.get_final_message()

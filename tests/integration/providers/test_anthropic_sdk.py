@@ -12,8 +12,9 @@ from parley_server.providers.anthropic.prompt import message_body
 from tests.dialects.anthropic import MessagesSpeaker
 from tests.dialects.speakers import Call, Counts, Reasoning, Text, said
 from tests.dialects.typed import typed
-from tests.integration.providers.anthropic_sdk import client_at, outcome_of, read_by_sdk
+from tests.integration.providers.anthropic_sdk import outcome_of, read_by_sdk
 from tests.integration.providers.recording import RecordingSink
+from tests.sdks import anthropic_client
 
 PROMPTS = 40
 SPEAKER = MessagesSpeaker()
@@ -72,7 +73,7 @@ def prompt_like(chance):
 
 async def test_bodies_equal_those_of_the_client_and_fit_its_types(upstream):
     upstream.reply_with(SPEAKER.script(Text("ok")))
-    async with client_at(upstream.url) as client:
+    async with anthropic_client(upstream.url) as client:
         for seed in range(PROMPTS):
             prompt = prompt_like(random.Random(seed))
             body = json.loads(msgspec.json.encode(message_body(prompt, origin="here")))

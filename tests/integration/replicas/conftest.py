@@ -7,6 +7,8 @@ import pytest
 from tests.cluster import Cluster
 from tests.lanes import LOADED, WAITING, is_loaded
 
+LEASE_S = 12.0
+
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items):
@@ -34,5 +36,5 @@ async def start_cluster(tmp_path, upstream, request):
 
 @pytest.fixture
 async def cluster(start_cluster):
-    """Three servers with leases of 2 s."""
-    return await start_cluster()
+    """Three servers with leases that no burst of work on the machine ends."""
+    return await start_cluster(lease_s=LEASE_S)

@@ -9,6 +9,8 @@ from tests.processes import until
 from tests.upstream import Script, Wait, done, finish, role, text, usage
 
 A, B = range(2)
+LEASE_S = 5.0
+"""Longer than 200 acceptances keep a server busy."""
 QUOTA = "\n[tenants.default]\ntotals = { tokens_per_day = 100000 }\n"
 CHARGED = """
 SELECT coalesce(sum(prompt_tokens + completion_tokens), 0) FROM usage WHERE state <> 'FAILED' OR text_length > 0
@@ -22,7 +24,7 @@ async def test_200_requests_at_once_against_100_replies_worth_with_one_replica_k
     """Each request holds and uses about 1,000 tokens."""
     gate = asyncio.Event()
     upstream.reply_with(Script([role(), text("Hello"), Wait(gate), finish(), usage(900, 100), done()]))
-    cluster = await start_cluster(replicas=replicas, toml=QUOTA)
+    cluster = await start_cluster(replicas=replicas, lease_s=LEASE_S, toml=QUOTA)
     callers = [cluster.caller(number % replicas, f"user{number % 7}") for number in range(14)]
     watches = [callers[number % 14].stream(sampling={"max_output_tokens": 900}) for number in range(200)]
 

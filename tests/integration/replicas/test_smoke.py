@@ -52,7 +52,7 @@ async def test_a_reply_is_the_same_at_every_replica(cluster, upstream):
 
 
 async def test_a_drained_replica_hands_its_readers_over(start_cluster):
-    cluster = await start_cluster(server={"drain_grace_s": 20})
+    cluster = await start_cluster(lease_s=12.0, server={"drain_grace_s": 20})
     whole = words("w", 150)
     watcher = Watcher(chat_pb2.ReplyRequest(request_id="kept", text=script(whole, delay_s=0.02), model="scripted"))
     following = asyncio.create_task(cluster.follow(watcher, A, B))

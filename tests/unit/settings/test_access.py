@@ -178,6 +178,34 @@ def test_which_addresses_are_allowed(tmp_path: Path, text: str, environment: dic
         assert [each[: len(fault)] for each in faults_of(tmp_path, text, **environment)] == [fault]
 
 
+HOSTS = 'ui_hosts = "chat.example"\n'
+OPEN_PAGE = "ui_listen: 0.0.0.0:1 is not loopback and there are no credentials; configure [tenants]"
+READABLE_PAGE = "ui_listen: 0.0.0.0:1 is not loopback, and others can read the API keys"
+NAMELESS_PAGE = "ui_hosts: is required, because 0.0.0.0:1 is not loopback"
+BEHIND_PROXY = {"PARLEY_PLAINTEXT": "1"}
+
+
+@pytest.mark.parametrize(
+    ("text", "environment", "faults"),
+    [
+        ("", {"PARLEY_INSECURE": "1", "PARLEY_PLAINTEXT": "1"}, [OPEN_PAGE, NAMELESS_PAGE]),
+        (HOSTS, {"PARLEY_INSECURE": "1"}, [OPEN_PAGE]),
+        (HOSTS + SHOP, {}, [READABLE_PAGE]),
+        (SHOP, BEHIND_PROXY, [NAMELESS_PAGE]),
+        (HOSTS + SHOP, BEHIND_PROXY, []),
+    ],
+)
+def test_which_addresses_of_the_page_are_allowed(
+    tmp_path: Path, text: str, environment: dict[str, str], faults: list[str]
+) -> None:
+    text = 'ui_listen = "0.0.0.0:1"\n' + text
+    if not faults:
+        assert str(load(tmp_path, text, **environment).ui_listen) == "0.0.0.0:1"
+        return
+    found = faults_of(tmp_path, text, **environment)
+    assert [each[: len(fault)] for each, fault in zip(found, faults, strict=True)] == faults
+
+
 ROOT = Path(__file__).parents[3]
 PAGE = (ROOT / "docs/access.md").read_text()
 

@@ -214,6 +214,7 @@ def test_each_fault_is_reported(tmp_path: Path, text: str, fault: str) -> None:
         ({"PARLEY_LISTEN": "::1:5"}, 'PARLEY_LISTEN: must be "host:port"'),
         ({"PARLEY_LISTEN": "[::g]:5"}, 'PARLEY_LISTEN: must be "host:port"'),
         ({"PARLEY_LISTEN": "127.0.0.1:65536"}, 'PARLEY_LISTEN: must be "host:port"'),
+        ({"PARLEY_UI_HOSTS": "chat.example:8080"}, "PARLEY_UI_HOSTS: must be names of hosts without ports"),
         ({"PARLEY_METRICS_LISTEN": "off"}, 'PARLEY_METRICS_LISTEN: must be "host:port"'),
         ({"PARLEY_INSECURE": "maybe"}, "PARLEY_INSECURE: must be 1 or 0, true or false"),
         ({"PARLEY_LOG_FORMAT": "jsn"}, 'PARLEY_LOG_FORMAT: must be json or text (got "jsn"); did you mean json?'),

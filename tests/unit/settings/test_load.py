@@ -156,6 +156,15 @@ def test_loopback_needs_no_permission(text: str) -> None:
     assert str(load_settings({"PARLEY_LISTEN": text}).listen) == text
 
 
+def test_the_chat_page_is_off_unless_it_is_configured(tmp_path: Path) -> None:
+    assert load_settings({}).ui_listen is None
+    configuration = configured(tmp_path, 'ui_listen = "localhost:8081"\nui_hosts = "Chat.example, b.example"')
+    settings = load_settings(configuration)
+    assert str(settings.ui_listen) == "localhost:8081"
+    assert settings.ui_hosts == ("chat.example", "b.example")
+    assert load_settings({**configuration, "PARLEY_UI_LISTEN": ""}).ui_listen is None
+
+
 def test_service_links_of_kubernetes_and_the_key_of_parley_chat_are_ignored() -> None:
     load_settings(
         {

@@ -16,7 +16,7 @@ from parley._fields import RequestFields
 from parley._stream import ReplyStream
 from parley.asgi._conversations import ensure_conversation, stop_reply, title_of
 from parley.asgi._page_body import body_of, image_of, list_of, number_of, text_of
-from parley.asgi._page_json import conversation_json, is_running, messages_json, reply_events
+from parley.asgi._page_json import conversation_json, messages_json, reply_events
 from parley.asgi._response import ReplyResponse
 
 Value = TypeVar("Value")
@@ -24,7 +24,6 @@ Caller = Callable[[Request], Client | Awaitable[Client]]
 Settings = Callable[[Request], RequestFields | Awaitable[RequestFields]]
 
 _PAGE_SIZE = 50
-_READS = 3
 _IMAGE_HEADERS = {
     "X-Content-Type-Options": "nosniff",
     "Cache-Control": "private, max-age=31536000, immutable",
@@ -102,21 +101,21 @@ class _Page:
 
     async def messages(self, request: Request) -> Response:
         client = await self._client(request)
-        active_reply_id, leaf = await _shown_branch(client, _conversation_id(request))
-        token = _page_token(request)
+        conversation = await client.conversations.get(_conversation_id(request))
+        token, leaf = _page_token(request), conversation.head_message_id
         # A token belongs to one branch, which is not the shown one any more once a reply has started or ended.
         leaf, _, token = token.rpartition(".") if token else (leaf, "", "")
         pages = client.conversations.message_pages(
-            _conversation_id(request), page_size=_PAGE_SIZE, page_token=token, leaf_message_id=leaf
+            conversation.id, page_size=_PAGE_SIZE, page_token=token, leaf_message_id=leaf
         )
         page = await anext(pages)
-        following = f"{leaf}.{page.next_page_token}" if page.next_page_token else None
-        answered = leaf if active_reply_id else ""
+        # While a reply runs, the head is the message that it answers.
+        answered = leaf if conversation.active_reply_id else ""
         return JSONResponse(
             {
                 "messages": messages_json(page, answered=answered),
-                "active_reply_id": active_reply_id or None,
-                "next_page_token": following,
+                "active_reply_id": conversation.active_reply_id or None,
+                "next_page_token": f"{leaf}.{page.next_page_token}" if page.next_page_token else None,
             }
         )
 
@@ -184,20 +183,6 @@ class _Page:
 
 def _response(stream: ReplyStream, after: int = 0) -> ReplyResponse:
     return ReplyResponse(stream, reply_events(stream, after))
-
-
-async def _shown_branch(client: Client, conversation_id: str) -> tuple[str, str]:
-    """Returns the id of the running reply, and the last message of the branch that is shown: the running reply's
-    question, since the conversation's head may be an answer that the reply replaces.
-    """
-    for _ in range(_READS):
-        conversation = await client.conversations.get(conversation_id)
-        if not conversation.active_reply_id:
-            break
-        reply = await client.get_reply(conversation.active_reply_id)
-        if is_running(reply):
-            return reply.id, reply.parent_message_id
-    return "", conversation.head_message_id
 
 
 async def _awaited(value: Value | Awaitable[Value]) -> Value:

@@ -52,11 +52,6 @@ def messages_json(page: conversations_pb2.ListMessagesResponse, *, answered: str
     return shown
 
 
-def is_running(reply: resources_pb2.Reply) -> bool:
-    """True before the reply has ended."""
-    return reply.state not in _STATES
-
-
 def time_json(time: Timestamp) -> str:
     """Returns RFC 3339 in UTC."""
     return str(time.ToJsonString())

@@ -10,7 +10,7 @@ import logging
 import math
 from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass, field
-from http import HTTPStatus
+from http.client import responses
 from typing import Any, Final, TypeVar
 
 import grpc
@@ -121,7 +121,7 @@ def exception_handlers(*, browser_credential: bool = False) -> dict[Any, Handler
         return refusal(error, browser_credential=browser_credential).response()
 
     async def failed(_request: Request, error: HTTPException) -> Response:
-        is_default = error.detail == HTTPStatus(error.status_code).phrase
+        is_default = error.detail == responses.get(error.status_code, "")
         answer = fault(error.status_code, "" if is_default else str(error.detail), error.headers)
         return answer.response()
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import signal
+import socket
 import sys
 from collections.abc import Generator
 from typing import Any
@@ -18,13 +19,17 @@ _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 # Requests that are no streams end on their own within this time.
 _GRACE_S = 10
 
+# How long a browser may leave data unacknowledged. The comments of `ReplyResponse` make sure that there is data, so
+# that a browser whose network has gone is noticed; by default, Linux takes 15 minutes.
+_UNACKNOWLEDGED_MS = 60_000
+
 
 async def serve(app: ASGIApp, *, host: str = "127.0.0.1", port: int = 8000, name: str = "chat", **options: Any) -> None:
     """Serves until SIGINT or SIGTERM, and prints one line with the address when it is ready. Port 0: any free port.
 
     On a signal it takes no further connections, ends open replies' streams (browsers attach again to another
-    process), and returns once the other requests have been answered, at the latest after 10 seconds. `options` are
-    further ones of `uvicorn.Config`.
+    process), and returns once the other requests have been answered, at the latest after 10 seconds. On Linux, a
+    browser whose network has gone is noticed within about a minute. `options` are further ones of `uvicorn.Config`.
     """
     settings: dict[str, Any] = {
         "log_level": "warning",
@@ -55,6 +60,9 @@ class _Server(uvicorn.Server):
 
     async def startup(self, sockets: Any = None) -> None:
         await super().startup(sockets)
+        for listener in self.servers[0].sockets if hasattr(socket, "TCP_USER_TIMEOUT") else ():
+            # Accepted connections inherit it.
+            listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, _UNACKNOWLEDGED_MS)
         host, port = self.servers[0].sockets[0].getsockname()[:2]
         sys.stdout.write(f"{self._name} listens on http://{f'[{host}]' if ':' in host else host}:{port}\n")
         sys.stdout.flush()

@@ -3,10 +3,15 @@ package com.example.chat;
 import dev.parley.client.errors.ReplyInProgressException;
 import dev.parley.spring.web.Refusal;
 import dev.parley.spring.web.RefusalAdvice;
+import dev.parley.spring.web.RefusalValve;
 import jakarta.servlet.RequestDispatcher;
 import jakarta.servlet.http.HttpServletRequest;
 import java.util.Map;
+import org.apache.catalina.core.StandardHost;
+import org.springframework.boot.tomcat.servlet.TomcatServletWebServerFactory;
+import org.springframework.boot.web.server.WebServerFactoryCustomizer;
 import org.springframework.boot.webmvc.error.ErrorController;
+import org.springframework.context.annotation.Bean;
 import org.springframework.http.ResponseEntity;
 import org.springframework.web.bind.annotation.RequestMapping;
 import org.springframework.web.bind.annotation.RestController;
@@ -18,6 +23,13 @@ class Refusals extends RefusalAdvice {
     @Override
     protected Map<String, ?> details(Exception error) {
         return error instanceof ReplyInProgressException busy ? Map.of("task_id", busy.replyId()) : Map.of();
+    }
+
+    /** Requests that Tomcat refuses. */
+    @Bean
+    static WebServerFactoryCustomizer<TomcatServletWebServerFactory> refusalsOfTomcat() {
+        return server -> server.addContextCustomizers(
+                context -> ((StandardHost) context.getParent()).setErrorReportValveClass(RefusalValve.class.getName()));
     }
 
     /** Requests that are refused before they reach Spring MVC. */

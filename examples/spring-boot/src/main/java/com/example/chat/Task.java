@@ -6,6 +6,7 @@ import dev.parley.spring.web.Refusal;
 import dev.parley.v1.Part;
 import dev.parley.v1.Reply;
 import java.time.Instant;
+import java.util.ArrayList;
 import java.util.List;
 import java.util.regex.MatchResult;
 import java.util.regex.Pattern;
@@ -20,8 +21,8 @@ record Task(String status, List<String> chunks, FinalMessage finalMessage, Strin
     record FinalMessage(String id, String role, String content, Instant createdAt) {}
 
     private static final String STOPPED = "The answer was stopped before its first word.";
-    /** A word with the white space after it. Long words are cut, since some languages write without spaces. */
-    private static final Pattern PIECE = Pattern.compile("\\s*\\S{1,32}\\s*");
+    /** Ends after white space. A long word is cut, since some languages write without spaces. */
+    private static final Pattern PIECE = Pattern.compile("\\S{32}|\\S*\\s");
 
     static Task of(Reply reply) {
         String text = reply.getMessage().getPartsList().stream().map(Part::getText).collect(Collectors.joining());
@@ -29,7 +30,7 @@ record Task(String status, List<String> chunks, FinalMessage finalMessage, Strin
             case STATE_COMPLETED -> completed(reply, text);
             case STATE_CANCELLED -> text.isEmpty() ? failed(text, STOPPED) : completed(reply, text);
             case STATE_FAILED -> failed(text, Refusal.of(Failure.of(reply.getError()).toException()).message());
-            default -> new Task("processing", withoutLast(pieces(text)), null, null);
+            default -> new Task("processing", pieces(text), null, null);
         };
     }
 
@@ -44,17 +45,18 @@ record Task(String status, List<String> chunks, FinalMessage finalMessage, Strin
         return new Task("completed", List.of(), message, null);
     }
 
-    private static Task failed(String text, String sentence) { return new Task("failed", pieces(text), null, sentence); }
+    private static Task failed(String text, String sentence) {
+        List<String> chunks = new ArrayList<>(pieces(text));
+        String rest = text.substring(String.join("", chunks).length());
+        chunks.addAll(rest.isEmpty() ? List.of() : List.of(rest));
+        return new Task("failed", chunks, null, sentence);
+    }
 
     /**
-     * The pieces follow from the text alone, so that every poll of any process cuts it in the same places. More text can
-     * change only the last one.
+     * The pieces follow from the text alone, so that every poll of any process cuts it in the same places. What comes after
+     * the last one is held back while more text can change it.
      */
     private static List<String> pieces(String text) {
         return PIECE.matcher(text).results().map(MatchResult::group).toList();
-    }
-
-    private static List<String> withoutLast(List<String> pieces) {
-        return pieces.isEmpty() ? pieces : pieces.subList(0, pieces.size() - 1);
     }
 }

@@ -263,9 +263,9 @@ class ChatApplicationTest {
         Browser ada = browser();
         HttpResponse<?>[] answers = {
             ada.post(messages(), question("  ")), ada.post(messages(), "{"), ada.post(messages(), "{\"content\": 7}"), ada.get(messages()), ada.get("/api/nowhere"),
-            ada.post(messages(), question("a".repeat(1_100_000))), ada.get("/"), ada.get("/api/tasks/a;b=c//d")
+            ada.post(messages(), question("a".repeat(1_100_000))), ada.get("/"), ada.get("/api/tasks/a;b=c//d"), ada.get("/api/tasks/a%2fb")
         };
-        int[] statuses = {400, 400, 400, 405, 404, 413, 404, 400};
+        int[] statuses = {400, 400, 400, 405, 404, 413, 404, 400, 400};
         for (int i = 0; i < statuses.length; i++) {
             String body = (String) answers[i].body();
             assertThat(answers[i].statusCode()).as(body).isEqualTo(statuses[i]);

@@ -48,9 +48,10 @@ class TaskTest {
     }
 
     @Test
-    void theLastPieceIsHeldBackUntilItCannotChange() {
-        assertThat(Task.of(reply(Reply.State.STATE_STREAMING, "one two ")).chunks()).containsExactly("one ");
-        assertThat(Task.of(reply(Reply.State.STATE_STREAMING, "one two t")).chunks()).containsExactly("one ", "two ");
+    void aWordIsHeldBackWhileItMayGrow() {
+        assertThat(Task.of(reply(Reply.State.STATE_STREAMING, "one tw")).chunks()).containsExactly("one ");
+        assertThat(Task.of(reply(Reply.State.STATE_STREAMING, "one two\n\n")).chunks()).containsExactly("one ", "two\n", "\n");
+        assertThat(Task.of(reply(Reply.State.STATE_STREAMING, "a".repeat(70))).chunks()).hasSize(2);
     }
 
     @Test

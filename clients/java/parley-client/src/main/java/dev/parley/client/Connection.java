@@ -113,6 +113,9 @@ final class Connection {
         return shared.threads.timers.schedule(() -> shared.threads.callbacks.execute(task), delay.toNanos(), TimeUnit.NANOSECONDS);
     }
 
+    /** Connects, unless it is connected. Returns at once. */
+    void connect() { shared.transport.getState(true); }
+
     /**
      * Makes the next call connect. A channel that could not connect fails calls at once during its own backoff of up to
      * two minutes; an idle channel connects for the next call.

@@ -171,6 +171,12 @@ public final class ParleyClient implements AutoCloseable {
         return new ParleyClient(connection.actingFor(endUser));
     }
 
+    /**
+     * Begins to connect to the server, so that the first call does not have to. Returns at once, also if the server cannot
+     * be reached.
+     */
+    public void connect() { connection.connect(); }
+
     /** The channel with the caller's identity, for services without a method here (Health). */
     public Channel channel() { return connection.channel; }
 

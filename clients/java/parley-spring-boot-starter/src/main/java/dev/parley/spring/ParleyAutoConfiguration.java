@@ -40,7 +40,9 @@ public final class ParleyAutoConfiguration {
             builder.tls(credentials(properties.tls().bundle(), bundles));
         }
         customizers.orderedStream().forEach(customizer -> customizer.customize(builder));
-        return builder.build();
+        ParleyClient client = builder.build();
+        client.connect(); // while the application starts: in a new process, a first connection takes seconds on a busy machine
+        return client;
     }
 
     private static ChannelCredentials credentials(String bundle, ObjectProvider<SslBundles> bundles) {
