@@ -15,12 +15,12 @@ from parley.v1 import resources_pb2
 
 from tests.processes import until
 from tests.products.browsing import Browser, new_key, shape
-from tests.products.lanes import lane
+from tests.products.lanes import START_LIMIT, lane
 from tests.products.models import KEY
 from tests.upstream import Hang, Pause, Wait, refusal
 
 PRODUCT = "spring-boot"
-pytestmark = lane(PRODUCT)
+pytestmark = [lane(PRODUCT), START_LIMIT]
 TASK = {"status", "chunks", "final_message", "error"}
 
 

@@ -8,12 +8,12 @@ from parley.v1 import resources_pb2
 
 from tests.dialects.speakers import Counts
 from tests.products.browsing import shape
-from tests.products.lanes import lane
+from tests.products.lanes import START_LIMIT, lane
 from tests.products.models import KEY
 from tests.upstream import Close, Wait
 
 PRODUCT = "express"
-pytestmark = lane(PRODUCT)
+pytestmark = [lane(PRODUCT), START_LIMIT]
 
 
 async def test_s3_1_the_question_is_stored_at_once_and_the_answer_after_the_stream(stand, ada, model):
