@@ -12,4 +12,8 @@ def lane(name: str) -> pytest.MarkDecorator:
     return pytest.mark.xdist_group(f"product-{name}")
 
 
-EACH = pytest.mark.parametrize("stand", [pytest.param(name, marks=lane(name)) for name in NAMES], indirect=True)
+START_LIMIT = pytest.mark.timeout(240)
+"""The first test of a product also starts it: for a JVM that is most of the usual time on a busy machine."""
+EACH = pytest.mark.parametrize(
+    "stand", [pytest.param(name, marks=[lane(name), START_LIMIT]) for name in NAMES], indirect=True
+)

@@ -70,9 +70,16 @@ class Silence:
 
     def _listen(self, connection: http.client.HTTPConnection) -> None:
         path = f"{PAGE}/conversations/{self._conversation}/stream"
-        connection.request("GET", path, headers=self._product.headers(self._user))
-        answer = connection.getresponse()
-        assert answer.status == 200, (answer.status, answer.read())
+        limit = time.monotonic() + LIMIT_S
+        while True:
+            connection.request("GET", path, headers=self._product.headers(self._user))
+            answer = connection.getresponse()
+            if answer.status == 200:
+                break
+            refused = (answer.status, answer.read())
+            assert answer.status == 503, refused  # a backend that has just started
+            assert time.monotonic() < limit, refused
+            time.sleep(0.5)
         last = time.monotonic()
         while line := answer.readline():
             now = time.monotonic()

@@ -1,6 +1,6 @@
-"""Rows S0.1 to S0.11 through the HTTP face of document 000: Spring Boot, polling, PostgreSQL, Redis and Gemini.
+"""Rows S0.1 to S0.12 through the HTTP face of document 000: Spring Boot, polling, PostgreSQL, Redis and Gemini.
 
-S0.12, the page, is tested in a browser (`tests/browser`).
+The page of S0.12 is tested in a browser, too (`tests/browser`).
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ from parley.v1 import resources_pb2
 
 from tests.processes import until
 from tests.products.browsing import Browser, new_key, shape
-from tests.products.lanes import lane
+from tests.products.lanes import START_LIMIT, lane
 from tests.products.models import KEY
 from tests.upstream import Hang, Pause, Wait, refusal
 
 PRODUCT = "spring-boot"
-pytestmark = lane(PRODUCT)
+pytestmark = [lane(PRODUCT), START_LIMIT]
 TASK = {"status", "chunks", "final_message", "error"}
 
 
@@ -66,8 +66,11 @@ async def chunks_with(browser: Browser, task: str, text: str) -> list[str]:
     """The chunks of a running task once they contain this text."""
 
     async def there() -> Any:
-        state = await poll(browser, task)
-        return state["chunks"] if text in "".join(state["chunks"]) else None
+        answer = await browser.call("GET", f"/api/tasks/{task}")
+        if answer.status_code == 503:  # a backend that has just started: a page polls again
+            return None
+        chunks = answer.json()["chunks"]
+        return chunks if text in "".join(chunks) else None
 
     found: list[str] = await until(there, f"chunks with {text!r}")
     return found
@@ -140,7 +143,7 @@ async def test_s0_2_a_task_outlives_a_kill_of_the_backend(stand, ada, model):
     task = await accepted(ada, conversation)
     before = await chunks_with(ada, task, "one")
     await asyncio.to_thread(stand.product.restart)
-    after = (await poll(ada, task))["chunks"]
+    after = await chunks_with(ada, task, "one")
     assert after[: len(before)] == before
     go_on.set()
     assert (await ended(ada, task))["final_message"]["content"] == "one two three"
@@ -164,6 +167,21 @@ async def test_s0_2_a_task_outlives_a_kill_of_parley(stand, ada, model):
     assert (await ended(ada, again))["final_message"]["content"] == "back"
 
 
+async def test_s0_2_a_task_is_gone_600_s_after_its_end(stand, ada, model):
+    """The end of one of two tasks is moved back in the database, and Parley starts again, so that it reads it."""
+    conversation = stand.wire.new_conversation()
+    old, young = [await accepted(ada, each) for each in (conversation, stand.wire.new_conversation())]
+    for task in (old, young):
+        await ended(ada, task)
+    await stand.postgres.query("UPDATE reply SET end_time_us = end_time_us - 601000000 WHERE id = $1", old)
+    await asyncio.to_thread(stand.product.parley.restart)
+    answer = await ada.call("GET", f"/api/tasks/{old}")
+    assert answer.status_code == 404, answer.text
+    shape(answer.json())
+    assert (await poll(ada, young))["status"] == "completed"
+    assert (await ada.messages(conversation))[-1]["text"] == "Hello, world", "the answer itself stays"
+
+
 async def test_s0_3_gemini_is_asked_with_the_temperature_and_length_of_the_document(stand, ada, model):
     task = await accepted(ada, stand.wire.new_conversation())
     await ended(ada, task)
@@ -183,7 +201,7 @@ async def test_s0_3_a_failure_of_gemini_is_a_failed_task_with_a_sentence(stand, 
 
 async def test_s0_4_the_answer_is_stored_once_after_the_stream(stand, ada, model):
     go_on = asyncio.Event()
-    model.says("one ", Wait(go_on), "two")
+    model.says("one ", "more ", Wait(go_on), "two")
     conversation = stand.wire.new_conversation()
     task = await accepted(ada, conversation)
     await chunks_with(ada, task, "one")
@@ -254,7 +272,7 @@ async def test_s0_7_history_is_whole_up_to_10000_tokens_and_reminds_every_50_mes
     assert [text for _, text in model.asked()[-1].turns] == ["first", "Hello, world", "second"]
     await ended(ada, await accepted(ada, long, "and now?"))
     turns = model.asked()[-1].turns
-    # A provider gets a later system message, such as the reminder that is due here, with the next message of the user.
+    # Gemini has no system messages within a conversation: the reminder after 1,000 messages stands before the question.
     assert turns[-1] == ("user", f"{made.context.reminder}\n\nand now?")
     size = sum(len(text) for _, text in turns)
     assert 0.5 * 10_000 < size / 3 < 1.5 * 10_000, "trimmed to about 10,000 tokens"
@@ -333,14 +351,14 @@ async def test_s0_10_without_the_database_a_message_is_503_as_a_sentence(stand, 
 async def test_s0_10_without_redis_polling_goes_on(stand, ada, model):
     """One replica holds the log itself; limits count locally."""
     go_on = asyncio.Event()
-    model.says("one ", Wait(go_on), "two")
+    model.says("one ", "more ", Wait(go_on), "two")
     task = await accepted(ada, stand.wire.new_conversation())
     await chunks_with(ada, task, "one")
     await asyncio.to_thread(stand.redis.stop)
     try:
         assert (await poll(ada, task))["status"] == "processing"
         go_on.set()
-        assert (await ended(ada, task))["final_message"]["content"] == "one two"
+        assert (await ended(ada, task))["final_message"]["content"] == "one more two"
     finally:
         await asyncio.to_thread(stand.redis.start)
 
@@ -350,3 +368,17 @@ async def test_s0_11_the_cost_of_a_message_is_shown(stand, ada, model):
     await ended(ada, await accepted(ada, conversation))
     reply = (await ada.messages(conversation))[-1]["reply"]
     assert reply["cost_usd"] == pytest.approx(50 * 2e-6 + 7 * 8e-6)
+
+
+async def test_s0_12_a_page_that_appends_new_chunks_types_the_answer(stand, ada, model):
+    """What a page does every 2 s, as in the document; how it looks is tested in a browser."""
+    steps = [asyncio.Event() for _ in range(2)]
+    model.says("One ", "two ", Wait(steps[0]), "three ", "four ", Wait(steps[1]), "five")
+    task = await accepted(ada, stand.wire.new_conversation())
+    typed = ""
+    for word, step in (("One", steps[0]), ("three", steps[1])):
+        chunks = await chunks_with(ada, task, word)
+        typed += "".join(chunks)[len(typed) :]
+        assert "One two three four five".startswith(typed)
+        step.set()
+    assert (await ended(ada, task))["final_message"]["content"] == "One two three four five"

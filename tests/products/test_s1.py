@@ -12,12 +12,12 @@ from parley.v1 import resources_pb2
 
 from tests.processes import until
 from tests.products.browsing import new_key, shape
-from tests.products.lanes import lane
+from tests.products.lanes import START_LIMIT, lane
 from tests.products.models import KEY
 from tests.upstream import Close, Hang, Request, Script, Wait, refusal
 
 PRODUCT = "roleplay"
-pytestmark = lane(PRODUCT)
+pytestmark = [lane(PRODUCT), START_LIMIT]
 NEW_KEY = "sk-or-a-key-of-the-tests-9f3c"
 ANALYTICS = "/api/analytics/cancellations"
 SETTINGS = "/api/settings/openrouter-key"

@@ -10,12 +10,12 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from tests.processes import until
 from tests.products.browsing import new_key, shape
-from tests.products.lanes import lane
+from tests.products.lanes import START_LIMIT, lane
 from tests.products.wires import PIXEL
 from tests.upstream import Close, Hang, Wait
 
 PRODUCT = "vision"
-pytestmark = lane(PRODUCT)
+pytestmark = [lane(PRODUCT), START_LIMIT]
 STREAMS = ["/api/ai/chat-image-stream", "/api/v1/chat-image-stream"]
 FALLBACKS = ["/api/ai/chat-image", "/api/v1/chat-image"]
 PNG = base64.b64decode(PIXEL)

@@ -12,13 +12,13 @@ from parley_server.errors import Failure
 
 from tests.dialects.openai import REFUSALS
 from tests.products.browsing import new_key, shape
-from tests.products.lanes import lane
+from tests.products.lanes import START_LIMIT, lane
 from tests.products.models import KEY
 from tests.products.wires import EVENT_STREAM
 from tests.upstream import Close, Pause, Wait
 
 PRODUCT = "negotiate"
-pytestmark = lane(PRODUCT)
+pytestmark = [lane(PRODUCT), START_LIMIT]
 MESSAGES = "/api/v1/messages"
 
 
