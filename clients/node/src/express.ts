@@ -8,7 +8,7 @@ import type { IncomingMessage, OutgoingHttpHeaders, ServerResponse } from "node:
 import type { ReplyStream } from "./stream.js";
 import { pageFile } from "./web/files.js";
 import { answerPage, type PageOptions } from "./web/page/router.js";
-import { Refused, isDefect, refusal } from "./web/refusal.js";
+import { Refused, concernsOperator, refusal } from "./web/refusal.js";
 import { firstEvent, sendFrom, type ReplyEnd, type ReplyEvents, type SendOptions } from "./web/reply.js";
 
 export * from "./web/index.js";
@@ -59,14 +59,14 @@ export function notFound(_request: IncomingMessage, _response: ServerResponse, n
   next(new Refused(404));
 }
 
-/** Answers errors as JSON, and logs defects. Use it last: Express knows it by its four parameters. */
+/** Answers errors as JSON, and logs those that concern the operator. Use it last: Express knows it by its four parameters. */
 export function errors(
   error: unknown,
   _request: IncomingMessage,
   response: ServerResponse,
   _next: Next,
 ): void {
-  if (isDefect(error)) console.error(error);
+  if (concernsOperator(error)) console.error(error);
   if (response.headersSent) return void response.end();
   const { status, headers, body } = refusal(error);
   send(response, status, headers, body);

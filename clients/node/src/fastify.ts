@@ -5,7 +5,7 @@ import type { Finished } from "./events.js";
 import type { ReplyStream } from "./stream.js";
 import { pageFile } from "./web/files.js";
 import { answerPage, refuseOthers, type PageOptions } from "./web/page/router.js";
-import { Refused, isDefect, refusal } from "./web/refusal.js";
+import { Refused, concernsOperator, refusal } from "./web/refusal.js";
 import {
   firstEvent,
   sendFrom,
@@ -79,9 +79,9 @@ export function notFound(this: FastifyInstance, request: FastifyRequest): never 
   throw new Refused(404);
 }
 
-/** Answers errors as JSON, and logs defects: `fastify({ frameworkErrors: errors })` and `app.setErrorHandler(errors)`. */
+/** Answers errors as JSON, and logs those that concern the operator: `fastify({ frameworkErrors: errors })` and `app.setErrorHandler(errors)`. */
 export function errors(error: FastifyError | Error, request: FastifyRequest, reply: FastifyReply): void {
-  if (isDefect(error)) request.log.error(error);
+  if (concernsOperator(error)) request.log.error(error);
   const { status, headers, body } = refusal(error);
   if (status === 413) readOn(request, reply);
   void reply.code(status).headers(headers).send(body);

@@ -261,3 +261,21 @@ test("fastify: a client that still sends a body that is too large gets the answe
   while (!received.includes('"wire":"chunks"')) await once(socket, "data");
   socket.destroy();
 });
+
+test("a credential that Parley refuses is logged for the operator, and a refused request is not", async ({
+  mock,
+}) => {
+  const log = mock.method(console, "error", () => {});
+  await using server = await Scripted.start();
+  server.unary["CreateConversation"] = [QUESTION];
+  await using app = await App.start("express", server.address, {}, QUICK);
+  for (const [how, lines] of [
+    [refusal("NOT_FOUND", "CONVERSATION_NOT_FOUND"), 0],
+    [refusal("UNAUTHENTICATED", "UNAUTHENTICATED"), 1],
+    [new Abort("UNIMPLEMENTED"), 2],
+  ] as const) {
+    server.scripts.push([how]);
+    await app.post("/ask", QUESTION);
+    assert.equal(log.mock.callCount(), lines);
+  }
+});

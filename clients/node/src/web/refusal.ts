@@ -76,14 +76,20 @@ export function refusal(error: unknown): Refusal {
   return refused(status, familyOf(status)[1], {});
 }
 
-/** True for an error that the operator must see: neither Parley, nor the product, nor the framework refused. */
-export function isDefect(error: unknown): boolean {
-  return !(error instanceof ParleyError) && !(error instanceof Refused) && statusOf(error) === 500;
+/** True for an error that the operator must see: a defect, a lost Parley, or a credential of this server that is refused. */
+export function concernsOperator(error: unknown): boolean {
+  if (error instanceof ParleyError) return isForeign(error);
+  return !(error instanceof Refused) && statusOf(error) === 500;
+}
+
+/** True for errors that are not about the request: those of the transport, and of this server's own credential. */
+function isForeign({ reason, code }: ParleyError): boolean {
+  return reason === "" || OF_THE_BACKEND.includes(code);
 }
 
 function ofParley(error: ParleyError): Refusal {
   const status = statusOfParley(error);
-  const foreign = error.reason === "" || OF_THE_BACKEND.includes(error.code);
+  const foreign = isForeign(error);
   const known = foreign ? {} : { code: error.reason };
   const wait = error.retryAfterMs === undefined ? {} : { "retry-after": secondsOf(error.retryAfterMs) };
   const message = foreign ? familyOf(status)[1] : error.message;
