@@ -125,13 +125,20 @@ def place(name: str, folder: Path, upstream: Upstream) -> Iterator[Place]:
             migrate(postgres.url())
             environment = {"PARLEY_DATABASE_URL": postgres.url(), "PARLEY_REDIS_URL": redis.url()}
         toml = CONFIG.format(address=upstream.address, model=MODEL)
-        product = started(name, folder / "product", toml=toml, credentials=False, parley_environment=environment)
+        product = started(
+            name,
+            folder / "product",
+            toml=toml,
+            credentials=False,
+            environment={"JAVA_TOOL_OPTIONS": ""} if name == "spring-boot" else None,
+            parley_environment=environment,
+        )
         yield Place(stack.enter_context(product), redis)
 
 
 async def streams(product: Product, count: int, runs: int) -> Streams:
     """`count` users ask within `RAMP_S` seconds, so that all streams run at once, `runs` times after a warm-up."""
-    await _ask(product, "warm-up", 4)
+    await _ask(product, "warm-up", count // 2)
     cpu_s = gauges.cpu_s(product.backend.pid)
     done = [visit for run in range(runs) for visit in await _ask(product, f"run-{run}", count)]
     cpu_s = gauges.cpu_s(product.backend.pid) - cpu_s

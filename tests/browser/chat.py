@@ -120,6 +120,15 @@ class Chat:
         self.done()
         expect(self.text).to_have_text(text)
 
+    def stopped(self) -> str:
+        """Stop the answer, and return what was written of `words`, without a gap or a repetition."""
+        self.button("Stop").click()
+        self.done()
+        self.seen("Stopped.")
+        text = self.text.inner_text()
+        assert text == words(len(text.split()))
+        return text
+
     def seen(self, sentence: str | re.Pattern[str]) -> None:
         """Wait for words on the page."""
         expect(self.page.get_by_role("log")).to_contain_text(sentence, timeout=ANSWER_MS)

@@ -29,6 +29,8 @@ from tests.tools import ROOT, tool
 EXAMPLES = ROOT / "examples"
 PARLEY = str(Path(sys.executable).with_name("parley"))
 JWT_KEY = "a key of the tests, long enough for the tests of other algorithms, too"
+QUICK_START = "-XX:TieredStopAtLevel=1 -XX:+UseSerialGC"
+"""For a JVM that lives for a minute."""
 TOKEN_LIFETIME_S = 24 * 3600
 USERS = ("ada", "ben")
 
@@ -146,6 +148,7 @@ class Backend(Service):
         kept = {name: os.environ[name] for name in ("HOME", "JAVA_HOME") if name in os.environ}
         return {
             **kept,
+            "JAVA_TOOL_OPTIONS": QUICK_START,
             "PARLEY_ADDRESS": self._parley,
             "PORT": str(self.port),
             "CHAT_JWT_KEY": JWT_KEY,
@@ -252,8 +255,7 @@ def _jar() -> Path | None:
 
 
 def _spring_boot(port: int) -> list[str]:
-    quick = ("-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC")
-    return [tool("java"), *quick, "-jar", str(_jar())]
+    return [tool("java"), "-jar", str(_jar())]
 
 
 def _node(name: str) -> Callable[[int], list[str]]:
