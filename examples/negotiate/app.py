@@ -35,9 +35,11 @@ ROLES: Final = {"user": resources_pb2.ROLE_USER, "assistant": resources_pb2.ROLE
 
 @contextlib.asynccontextmanager
 async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-    """One connection to Parley for all users. A browser waits at most 10 seconds for a server that is not there."""
+    """One connection to Parley for all users."""
     address, key = os.environ.get("PARLEY_ADDRESS", "127.0.0.1:50051"), os.environ.get("PARLEY_API_KEY")
-    async with parley.Client(address, api_key=key, backoff=parley.Backoff(max_elapsed_s=10)) as app.state.client:
+    # Without Parley, a request is refused after 10 seconds; a stream survives a restart of a minute.
+    soon, later = parley.Backoff(max_elapsed_s=10), parley.Backoff(max_elapsed_s=60)
+    async with parley.Client(address, api_key=key, backoff=soon, stream_backoff=later) as app.state.client:
         yield
 
 

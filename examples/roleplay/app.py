@@ -35,10 +35,12 @@ LARGEST_ID: Final = 2**53 - 1  # the largest integer that a JSON number of JavaS
 async def lifespan(app: FastAPI) -> AsyncIterator[None]:
     """Two connections to Parley: one acts for the users, the other for the operators of this application."""
     address, key = os.environ.get("PARLEY_ADDRESS", "127.0.0.1:50051"), os.environ.get("PARLEY_API_KEY")
-    backoff = parley.Backoff(max_elapsed_s=10)
+    admin_key = os.environ.get("PARLEY_ADMIN_KEY") or key
+    # Without Parley, a request is refused after 10 seconds; a stream survives a restart of a minute.
+    soon, later = parley.Backoff(max_elapsed_s=10), parley.Backoff(max_elapsed_s=60)
     async with (
-        parley.Client(address, api_key=key, backoff=backoff) as app.state.client,
-        parley.Client(address, api_key=os.environ.get("PARLEY_ADMIN_KEY") or key, backoff=backoff) as app.state.admin,
+        parley.Client(address, api_key=key, backoff=soon, stream_backoff=later) as app.state.client,
+        parley.Client(address, api_key=admin_key, backoff=soon) as app.state.admin,
     ):
         yield
 

@@ -9,11 +9,12 @@ import pytest
 from parley.v1 import admin_pb2, resources_pb2
 
 from tests import scripted_server
-from tests.processes import PARLEY, clean_environment
+from tests.processes import PARLEY, clean_environment, until
 from tests.products.backends import EXAMPLES, Backend, Product
 from tests.products.browsing import Browser
 from tests.scripted_server import Cut, accepted, failed, finished, reply_error, text, texts
-from tests.upstream import answer, refusal
+from tests.upstream import Hang, Script, answer, refusal, role
+from tests.upstream import text as chunk_text
 
 SETTINGS = "/api/settings/openrouter-key"
 ANALYTICS = "/api/analytics/cancellations"
@@ -60,6 +61,11 @@ async def scripted(tmp_path):
                 yield server, browser
         finally:
             await asyncio.to_thread(backend.kill)
+
+
+async def is_stored(folder, content):
+    """Whether a file of Parley's database has the text."""
+    return any(content in file.read_bytes() for file in folder.glob("parley.db*"))
 
 
 async def sent(browser):
@@ -148,6 +154,28 @@ async def test_s1_10_maintenance_shows_as_a_notice_and_the_answer_continues(scri
         {"type": "content", "data": "two"},
         {"type": "done"},
     ]
+
+
+@pytest.mark.parametrize("how", ["terminate", "kill"])
+async def test_s1_10_and_s1_12_a_restart_of_parley_keeps_the_text_and_tells_the_watchers(start, upstream, how):
+    toml = MODEL.format(url=upstream.url).replace('"stored"', '"env:UPSTREAM_KEY"') + "drain_grace_s = 0\n"
+    product = start("roleplay", toml, parley={"UPSTREAM_KEY": STORED}).product
+    upstream.reply_next(Script([role(), chunk_text("One "), Hang()]))
+    async with Browser(product, "ada") as ada:
+        async with ada.events("POST", SEND, json={"content": "Count"}) as events:
+            assert await events.next() == {"type": "content", "data": "One "}
+            await until(lambda: is_stored(product.parley.folder, b"One "), "the text is durable")
+            await asyncio.to_thread(getattr(product.parley, how))
+            await asyncio.to_thread(product.parley.start)
+            _, *notices, last = await events.rest()
+        # After a clean stop the reply has ended before the connection does.
+        assert [each["type"] for each in notices] == (["notice"] if how == "kill" else [])
+        assert (last["type"], last["code"], last["retryable"]) == ("error", "OWNER_LOST", True)
+        question, partial = await ada.messages("7")
+        assert (question["text"], partial["text"], partial["partial"]) == ("Count", "One ", True)
+        async with ada.retry("7", partial["id"]) as events:
+            assert (await events.rest())[-1]["type"] == "finished"
+        assert [message["text"] for message in await ada.messages("7")] == ["Count", "Hello, world"]
 
 
 def test_s1_11_cancellations_are_summed_by_reason(load):

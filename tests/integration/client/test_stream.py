@@ -184,3 +184,16 @@ async def test_a_slow_reader_stops_the_server_instead_of_filling_memory(server, 
     assert written < 400  # 25 MiB; gRPC's own window is at most some 8 MiB
     rest = await read(stream)
     assert rest[-1].text == piece * 800
+
+
+async def test_stream_backoff_applies_once_a_reply_is_accepted(server):
+    never = parley.Backoff(max_elapsed_s=0.0)
+    async with parley.Client(server.address, backoff=never, stream_backoff=QUICK) as client:
+        server.cuts.append(Cut(after=2, how=UNAVAILABLE))
+        assert (await read(client.stream_reply("Hi")))[-1] == END
+        assert server.methods() == ["StreamReply", "ResumeReply"]
+        server.scripts.append([UNAVAILABLE])
+        with pytest.raises(parley.Unavailable) as refused:
+            await read(client.stream_reply("Hi"))
+        assert not isinstance(refused.value, parley.ConnectionLost)
+        assert server.methods()[2:] == ["StreamReply"]

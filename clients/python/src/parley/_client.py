@@ -33,9 +33,10 @@ class Client:
     seconds; if it fails, the call raises `CredentialFailed`. `end_user` is the user on whose behalf the client acts.
     `tls` is True to use the system's root certificates, or `grpc.ssl_channel_credentials(roots, key, certificate)`.
 
-    `backoff` applies to streams and calls; `call_timeout_s` limits each attempt of a unary call. A stream reconnects
-    after `silence_s` without a chunk or heartbeat, and after `attempt_timeout_s` (None: no limit). `options` are
-    further gRPC channel options, which override the client's.
+    `backoff` applies to streams and calls, and `stream_backoff`, by default the same, to streams after their reply was
+    accepted: a web backend refuses a request soon, and keeps streams over a restart of the server. `call_timeout_s`
+    limits each attempt of a unary call. A stream reconnects after `silence_s` without a chunk or heartbeat, and after
+    `attempt_timeout_s` (None: no limit). `options` are further gRPC channel options, which override the client's.
 
     Methods raise a `ParleyError`, or ValueError for wrong arguments.
     """
@@ -48,15 +49,18 @@ class Client:
         end_user: str = "",
         tls: bool | grpc.ChannelCredentials = False,
         backoff: Backoff | None = None,
+        stream_backoff: Backoff | None = None,
         call_timeout_s: float = 30.0,
         silence_s: float = 90.0,
         attempt_timeout_s: float | None = None,
         options: Sequence[tuple[str, Any]] = (),
     ) -> None:
+        backoff = backoff or Backoff()
         settings = Settings(
             api_key=api_key,
             end_user=end_user,
-            backoff=backoff or Backoff(),
+            backoff=backoff,
+            stream_backoff=stream_backoff or backoff,
             call_timeout_s=call_timeout_s,
             silence_s=silence_s,
             attempt_timeout_s=attempt_timeout_s,

@@ -53,6 +53,7 @@ class Settings:
     api_key: Credential | None = field(repr=False)
     end_user: str
     backoff: Backoff
+    stream_backoff: Backoff
     call_timeout_s: float
     silence_s: float
     attempt_timeout_s: float | None

@@ -218,6 +218,8 @@ class ReplyStream:
     def _apply(self, chunk: chat_pb2.TokenChunk) -> Event | None:
         before = self.sequence
         event = self._transcript.apply(chunk)
+        if isinstance(event, Accepted):
+            self._patience = Patience(self._connection.settings.stream_backoff)
         # A repeated `accepted` is not progress: a server that always cuts after it would be retried forever.
         if self.sequence > before or isinstance(event, Accepted) or chunk.WhichOneof("event") == "heartbeat":
             self._patience.progressed()
