@@ -33,7 +33,7 @@ async def renew(lease: Lease) -> None:
 
 
 def test_an_answer_is_written_with_markdown_tokens_and_cost(chat):
-    chat.ask(script(MARKDOWN, delay_s=0.08))
+    chat.ask(script(MARKDOWN, delay_s=0.05))
     expect(chat.questions).to_have_count(1)
     expect(chat.area).to_have_value("")
     chat.seen("Writing …")

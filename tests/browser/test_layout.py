@@ -35,6 +35,9 @@ def test_a_phone_has_a_drawer_large_targets_and_nothing_too_wide(phone):
     phone.done()
     phone.check_layout()
     phone.shot(f"done-375-{phone.scheme}")
+    phone.page.set_viewport_size({"width": 320, "height": 640})
+    phone.check_layout()
+    phone.page.set_viewport_size(PHONE["viewport"])
     panel = phone.page.get_by_role("complementary")
     expect(panel).not_to_be_visible()
     phone.button("Conversations").tap()
@@ -66,7 +69,7 @@ def test_dark_mode_on_a_desk(chromium, ui):
 
 def test_the_page_follows_the_end_only_where_the_reader_is_there(chat):
     chat.page.set_viewport_size({"width": 1280, "height": 420})
-    chat.ask(script("\n\n".join(f"Paragraph {number}." for number in range(60)), delay_s=0.08))
+    chat.ask(script("\n\n".join(f"Paragraph {number}." for number in range(60)), delay_s=0.05))
     expect(chat.text).to_contain_text("Paragraph 12.")
     at_end = "(e => e.scrollHeight - e.scrollTop - e.clientHeight < 60)(document.querySelector('.scroller'))"
     chat.page.wait_for_function(at_end)

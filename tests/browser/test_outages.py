@@ -86,7 +86,7 @@ def test_offline_and_back_the_answer_is_whole(chat):
 
 
 def test_a_restarted_backend_does_not_end_the_answer(chat_of_negotiate, negotiate):
-    text = words(150)
+    text = words(100)
     chat_of_negotiate.ask(script(text, delay_s=0.06))
     expect(chat_of_negotiate.text).to_contain_text("word5")
     negotiate.kill()

@@ -48,7 +48,7 @@ def chat(context, product, users):
 
 
 def test_an_answer_is_written_and_kept(chat, product):
-    text = words(30)
+    text = words(20)
     chat.ask(script(text, delay_s=0.05))
     expect(chat.text).to_contain_text("word3")
     chat.answered(text)
@@ -110,7 +110,7 @@ def test_whole_answers_and_polling(chat, product):
     chat.page.get_by_role("switch").click()
     polls: list[str] = []
     chat.page.on("request", lambda request: "/api/tasks/" in request.url and polls.append(request.url))
-    text = words(100)
+    text = words(60)
     chat.ask(script(text, delay_s=0.05))
     expect(chat.button("Stop")).to_be_visible()
     if product.name != "spring-boot":
