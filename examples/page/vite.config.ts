@@ -11,6 +11,7 @@ export default defineConfig({
     assetsInlineLimit: 0,
     license: { fileName: "licenses.md" }, // licences of the bundled packages must go with their code
     modulePreload: { polyfill: false },
+    rolldownOptions: { checks: { pluginTimings: false } }, // a busy machine is no fault of the page
     target: "es2022",
   },
   server: { proxy: { "/api": backend } },

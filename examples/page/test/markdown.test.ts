@@ -38,6 +38,7 @@ test.each([
   `<svg onload=alert(1)><a href="javascript:alert(1)">x</a></svg>`,
   `[x](javascript:alert(1)) [y](JaVaScRiPt:alert(1)) [z](&#106;avascript:alert(1))`,
   `[x](data:text/html;base64,PHNjcmlwdD4=) [y](vbscript:x) [z](file:///etc/passwd) [w](//evil.example)`,
+  `[a](ftp://files.example/x) [b](mailto:ada@example.com) [c](tel:123) ada@example.com <mailto:ben@example.com>`,
   `<javascript:alert(1)> <https://example.com/"onmouseover="alert(1)>`,
   `![x](https://tracker.example/pixel.png) ![y](javascript:alert(1))`,
   `[x]: javascript:alert(1)\n\n[x]`,

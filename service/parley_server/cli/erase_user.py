@@ -59,10 +59,11 @@ async def _erase(settings: Settings, identity: Identity, name: str, counts: Coun
     async with opened_store(settings) as store:
         # On SQLite the lock shows that no server runs: what counts as running there belongs to a dead process.
         dead = is_sqlite(settings.database_url)
+        # Redis comes before the database: a repeated command could not find the ids of replies whose rows are deleted.
+        await _erase_in_redis(settings, await store.ended_of(identity))
         if not dead:
             await _cancel(store, identity)
-        # First: a repeated command could not find the ids of replies whose rows are deleted.
-        await _erase_in_redis(settings, await store.ended_of(identity))
+            await _erase_in_redis(settings, await store.ended_of(identity))
         await _erase_conversations(store, settings, identity, counts, dead=dead)
         counts["request_ids"], counts["quotas"] = await store.forget_user(identity)
         while renamed := await store.rename_user(identity, name, USAGE_PART):

@@ -37,7 +37,8 @@ async def browser(scripted):
     async with parley.Client(scripted.address, backoff=parley.Backoff(first_s=0.001)) as client:
 
         async def reply(request):
-            return parley.asgi.ReplyResponse(client.stream_reply("Hi"), events, keep_alive_s=0.05)
+            keep_alive_s = float(request.query_params.get("keep_alive_s", "10"))
+            return parley.asgi.ReplyResponse(client.stream_reply("Hi"), events, keep_alive_s=keep_alive_s)
 
         app = Starlette(routes=[Route("/reply", reply)], exception_handlers=parley.asgi.exception_handlers())
         async with served(app) as url, Browser(url) as browser:
@@ -98,15 +99,18 @@ async def test_a_cut_call_continues_without_loss_or_repetition(scripted, browser
     assert scripted.methods() == ["StreamReply", "ResumeReply"]
 
 
-async def test_silence_is_filled_with_comments(scripted, browser):
+async def test_silence_is_filled_with_comments_and_only_silence(scripted, browser):
     go = asyncio.Event()
     scripted.scripts.append([accepted(), text(1, "a"), Wait(go), finished(2)])
-    async with browser.stream("GET", "/reply") as sse:
-        lines = sse.response.aiter_lines()
+    async with browser.stream("GET", "/reply?keep_alive_s=0.05") as sse:
+        assert await sse.next() == tokens("a")[0]
+        waiting = asyncio.create_task(sse.next())
         async with asyncio.timeout(LIMIT_S):
-            while ": alive" not in [await anext(lines), await anext(lines)]:
-                pass
+            while len(sse.comments) < 3:
+                await asyncio.sleep(0.01)
         go.set()
+        assert await waiting == COMPLETE
+    assert set(sse.comments) == {": alive"}
 
 
 async def test_a_failure_without_a_reason_shows_a_neutral_sentence(scripted, browser):

@@ -22,12 +22,14 @@ from tests.integration.process.test_start import command, messages, refusal
 from tests.integration.process.watching import Watcher, reason_of, script, text_of, words
 from tests.processes import ServerProcess, open_channel, until
 
-QUICK = "[server]\nlease_s = 2\nsweep_interval_s = 0.5\nreconcile_interval_s = 0.5\nrelay_heartbeat_s = 0.5\n"
+QUICK = "[server]\nsweep_interval_s = 0.5\nreconcile_interval_s = 0.5\nrelay_heartbeat_s = 0.5\n"
 STOPPED_S = 15.0
+LEASE_S = 2
 
 
-def draining(*, pause_s: float, grace_s: float) -> str:
-    return f"{QUICK}drain_pause_s = {pause_s}\ndrain_grace_s = {grace_s}\n"
+def draining(*, pause_s: float, grace_s: float, lease_s: int = 12) -> str:
+    """Settings of workers. By default, no burst of work on the machine ends a lease."""
+    return f"{QUICK}lease_s = {lease_s}\ndrain_pause_s = {pause_s}\ndrain_grace_s = {grace_s}\n"
 
 
 class Workers(ServerProcess):
@@ -170,7 +172,7 @@ async def test_two_workers_share_a_port(tmp_path, urls) -> None:
 
 @pytest.mark.timeout(120)
 async def test_a_killed_worker_is_restarted_and_its_replies_end(tmp_path, urls) -> None:
-    async with Workers(tmp_path, urls) as server:
+    async with Workers(tmp_path, urls, toml=draining(pause_s=0, grace_s=5, lease_s=LEASE_S)) as server:
         readers = Readers(server)
         await readers.start(12, words("w", 500), delay_s=0.02)
         lost_replica = server.incarnations()[0][0]
@@ -188,7 +190,7 @@ async def test_a_killed_worker_is_restarted_and_its_replies_end(tmp_path, urls) 
 
         await until(all_failed, "the ends of the lost replies")
         print(f"ended {max(failed.values()):.2f} s after the kill")
-        assert max(failed.values()) < 2 + 0.5 + 4, "more than the lease, the sweep and 4 s for a busy machine"
+        assert max(failed.values()) < LEASE_S + 0.5 + 4, "more than the lease, the sweep and 4 s for a busy machine"
         for watcher in await readers.ended():
             assert watcher.terminal is not None
             if watcher.reply_id in lost:
@@ -277,7 +279,7 @@ async def test_workers_of_a_killed_supervisor_drain_and_end(tmp_path, urls) -> N
 
 
 async def test_the_metrics_omit_a_hanging_worker(tmp_path, urls) -> None:
-    async with Workers(tmp_path, urls, toml=QUICK.replace("lease_s = 2", "lease_s = 30")) as server:
+    async with Workers(tmp_path, urls, toml=f"{QUICK}lease_s = 30\n") as server:
         pid = server.pids()[0]
         os.kill(pid, signal.SIGSTOP)
         now = await server.until_up(0, 1)

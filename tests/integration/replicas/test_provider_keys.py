@@ -127,14 +127,7 @@ async def test_marked_data_is_only_where_it_belongs_and_gone_after_an_erasure(st
         ANSWER: content,
         USER: {"database", "logs"},
     }
-    erase = ("erase-user", "--tenant", "default", USER)
-    await asyncio.to_thread(cluster.redis.pause)
-    without = await run(cluster, tmp_path, *erase, keys=NEW)
-    await asyncio.to_thread(cluster.redis.resume)
-    assert (without.returncode, without.stdout.splitlines()[0]) == (1, "0 conversations")
-    assert "Redis cannot be used, run this command again" in without.stderr
-    assert (await places_of(cluster, PROMPT))[PROMPT] == {"database"}, "the next run must find the replies"
-    done = await run(cluster, tmp_path, *erase, keys=NEW)
+    done = await run(cluster, tmp_path, "erase-user", "--tenant", "default", USER, keys=NEW)
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines() == ["2 conversations", "2 replies", "2 request_ids", "0 quotas", "2 usage"]
     audit = json.loads(done.stderr)
@@ -147,5 +140,24 @@ async def test_marked_data_is_only_where_it_belongs_and_gone_after_an_erasure(st
         audit["name"]: {"database"},
     }
     assert text_of(await ben.get(kept.reply_id)) == "Hello, world"
-    again = await run(cluster, tmp_path, *erase, keys=NEW)
+    again = await run(cluster, tmp_path, "erase-user", "--tenant", "default", USER, keys=NEW)
     assert (again.returncode, again.stdout.splitlines()[0]) == (0, "0 conversations")
+
+
+@pytest.mark.timeout(90)
+async def test_without_redis_nothing_is_erased_and_the_status_says_so(start_cluster, tmp_path):
+    cluster = await start_cluster(replicas=1)
+    watch = await cluster.caller(0, USER).stream(PROMPT).end()
+    erase = ("erase-user", "--tenant", "default", USER)
+    await asyncio.to_thread(cluster.redis.pause)
+    without = await run(cluster, tmp_path, *erase)
+    await asyncio.to_thread(cluster.redis.resume)
+    assert (without.returncode, without.stdout.splitlines()) == (
+        1,
+        ["0 conversations", "0 replies", "0 request_ids", "0 quotas", "0 usage"],
+    )
+    assert "Redis cannot be used, run this command again" in without.stderr
+    assert await cluster.rows("SELECT id FROM reply") == [(watch.reply_id,)], "the next run must find the reply"
+    done = await run(cluster, tmp_path, *erase)
+    assert (done.returncode, done.stdout.splitlines()[0]) == (0, "1 conversations")
+    assert await cluster.rows("SELECT id FROM reply") == []

@@ -5,20 +5,11 @@ import { failure, type Failure, type Picture, type Wire } from "../wire/events";
 import { aborted, Fault } from "../wire/fault";
 import { uuid } from "../wire/ids";
 import { wait } from "../wire/wait";
-import { emptyView, type ChatView, type Unsent } from "./chatView";
+import { emptyView, type ChatOptions, type ChatView, type Unsent } from "./chatView";
 import { Follow, type Start } from "./follow";
 import { answer, merge, prepend, question, type Item } from "./items";
 import { liveView, type Ending, type LiveView } from "./live";
 import { attaching, retrying, sending } from "./starts";
-
-export interface ChatOptions {
-  streaming: () => boolean;
-  model: () => string;
-  /** After a question was taken, and after an answer has ended. */
-  onChange: (conversationId: string) => void;
-  /** A new conversation has received its id. */
-  onCreated: (conversationId: string) => void;
-}
 
 const STOP_RETRY_MS = 1_000;
 
@@ -110,7 +101,7 @@ export class Chat {
     }
   }
 
-  /** The network is back: connects again without waiting. */
+  /** The network has changed: connects again without waiting. */
   wake(): void {
     this.follow?.reconnect();
   }

@@ -31,6 +31,15 @@ export interface ChatView {
   returned: Unsent | null;
 }
 
+export interface ChatOptions {
+  streaming: () => boolean;
+  model: () => string;
+  /** After a question was taken, and after an answer has ended. */
+  onChange: (conversationId: string) => void;
+  /** A new conversation has received its id. */
+  onCreated: (conversationId: string) => void;
+}
+
 export function emptyView(id: string | null): ChatView {
   return {
     id,

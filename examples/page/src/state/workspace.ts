@@ -38,7 +38,8 @@ export function createWorkspace(session: Session, config: Config) {
   const offline = ref(!navigator.onLine);
   const stop = new AbortController();
   const { signal } = stop;
-  window.addEventListener("offline", () => (offline.value = true), { signal });
+  // Connections of a network that has gone stay open until a time limit, so that they are given up at once.
+  window.addEventListener("offline", () => [(offline.value = true), chat.wake()], { signal });
   window.addEventListener("online", () => [(offline.value = false), chat.wake(), refresh()], { signal });
   document.addEventListener("visibilitychange", () => document.hidden || refresh(), { signal });
   const timer = setInterval(() => document.hidden || refresh(), SYNC_MS);

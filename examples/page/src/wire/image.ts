@@ -40,7 +40,7 @@ export class ImageWire implements Wire {
 
   private body({ conversationId, text, pictures }: Question): object {
     return {
-      base64_image: pictures[0]?.data ?? "",
+      ...(pictures[0] ? { base64_image: pictures[0].data } : {}),
       prompt: text,
       subject: "general",
       session_id: conversationId,

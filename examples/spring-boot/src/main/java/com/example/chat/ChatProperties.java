@@ -11,4 +11,8 @@ record ChatProperties(
 
     /** Who answers, and the reminder of it that is repeated in long conversations. */
     record Scenario(String system, String reminder) {}
+
+    /** Without the key. */
+    @Override
+    public String toString() { return "ChatProperties[page=" + page + ", scenarios=" + scenarios.keySet() + "]"; }
 }

@@ -2,40 +2,22 @@ package com.example.chat;
 
 import com.google.protobuf.Duration;
 import dev.parley.client.ParleyClient;
-import dev.parley.spring.web.PageEvents;
-import dev.parley.spring.web.Refusal;
-import dev.parley.spring.web.ReplySse;
+import dev.parley.spring.web.*;
 import dev.parley.v1.ReplyRequest;
 import java.security.Principal;
 import org.springframework.http.HttpStatus;
 import org.springframework.http.ResponseEntity;
-import org.springframework.web.bind.annotation.PathVariable;
-import org.springframework.web.bind.annotation.PostMapping;
-import org.springframework.web.bind.annotation.RequestBody;
-import org.springframework.web.bind.annotation.RequestHeader;
-import org.springframework.web.bind.annotation.RequestMapping;
-import org.springframework.web.bind.annotation.ResponseStatus;
-import org.springframework.web.bind.annotation.RestController;
+import org.springframework.web.bind.annotation.*;
 import org.springframework.web.servlet.mvc.method.annotation.SseEmitter;
 
 /** Takes a message: its answer is polled as a task, or streamed. */
 @RestController
 @RequestMapping("/api/conversations/{conversationId}/messages")
-class MessageController {
+record MessageController(ParleyClient parley, ReplySse sse, Scenarios scenarios) {
     /** The scenario counts for the first message of a conversation. Objects, since Jackson would make texts of numbers. */
     record Question(Object content, Object scenarioId) {}
 
     record Started(String taskId, String status) {}
-
-    private final ParleyClient parley;
-    private final ReplySse sse;
-    private final Scenarios scenarios;
-
-    MessageController(ParleyClient parley, ReplySse sse, Scenarios scenarios) {
-        this.parley = parley;
-        this.sse = sse;
-        this.scenarios = scenarios;
-    }
 
     @PostMapping
     @ResponseStatus(HttpStatus.ACCEPTED)

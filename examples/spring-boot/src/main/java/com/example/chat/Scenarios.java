@@ -2,25 +2,16 @@ package com.example.chat;
 
 import com.example.chat.ChatProperties.Scenario;
 import dev.parley.spring.web.Refusal;
-import dev.parley.v1.ContextPolicy;
-import dev.parley.v1.Conversation;
-import dev.parley.v1.ReplyRequest;
-import dev.parley.v1.Sampling;
+import dev.parley.v1.*;
 import org.springframework.stereotype.Component;
 
 /** What Parley is told about a conversation and about each answer. */
 @Component
-class Scenarios {
+record Scenarios(ChatProperties chat) {
     private static final int PROMPT_TOKENS = 10_000;
     private static final int REMINDER_INTERVAL = 50;
     private static final double TEMPERATURE = 0.8;
     private static final int OUTPUT_TOKENS = 8192;
-
-    private final ChatProperties chat;
-
-    Scenarios(ChatProperties chat) {
-        this.chat = chat;
-    }
 
     /**
      * A new conversation: its scenario is the system prompt. The whole history is sent to the model as long as it fits into

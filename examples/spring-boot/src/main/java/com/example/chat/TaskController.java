@@ -7,26 +7,13 @@ import dev.parley.v1.Reply;
 import java.security.Principal;
 import java.time.Duration;
 import java.time.Instant;
-import org.springframework.web.bind.annotation.GetMapping;
-import org.springframework.web.bind.annotation.PathVariable;
-import org.springframework.web.bind.annotation.RequestParam;
-import org.springframework.web.bind.annotation.RestController;
+import org.springframework.web.bind.annotation.*;
 
 /** Answers polls. A task is a reply of Parley, which keeps it, so that this application has no state to lose. */
 @RestController
-class TaskController {
-    private static final int MAX_WAIT_S = 60;
-
-    private final ParleyClient parley;
-    private final Duration ttl;
-
-    TaskController(ParleyClient parley, ChatProperties chat) {
-        this.parley = parley;
-        this.ttl = chat.taskTtl();
-    }
-
+record TaskController(ParleyClient parley, ChatProperties chat) {
     /**
-     * Returns the task at once, or with {@code wait} within so many seconds, as soon as there is news.
+     * Returns the task at once, or with {@code wait} within so many seconds (at most 60), as soon as there is news.
      *
      * @param after the number of chunks that the caller has; by default those of this moment
      */
@@ -37,14 +24,14 @@ class TaskController {
             @RequestParam(defaultValue = "-1") int after,
             Principal user) {
         ParleyClient client = parley.actingFor(user.getName());
-        Instant end = Instant.now().plusSeconds(Math.min(wait, MAX_WAIT_S));
+        Instant end = Instant.now().plusSeconds(wait);
         Reply reply = client.getReply(taskId);
         int known = after < 0 ? Task.of(reply).chunks().size() : after;
         while (Task.isRunning(reply) && Task.of(reply).chunks().size() <= known && Instant.now().isBefore(end)) {
             awaitChunk(client, reply, Duration.between(Instant.now(), end));
             reply = client.getReply(taskId);
         }
-        if (!Task.isRunning(reply) && Task.time(reply.getEndTime()).plus(ttl).isBefore(Instant.now())) {
+        if (!Task.isRunning(reply) && Task.time(reply.getEndTime()).plus(chat.taskTtl()).isBefore(Instant.now())) {
             throw Refusal.of(404, "REPLY_NOT_FOUND", "This task has expired.").exception();
         }
         return Task.of(reply);

@@ -69,20 +69,30 @@ final class PageController extends RefusalAdvice {
         return ResponseEntity.noContent().build();
     }
 
-    /** The running reply is read before the messages: one that ends in between is in both, which the page can show. */
+    /**
+     * A page token names the last message of its branch, so that further pages continue the same branch when another answer
+     * has begun. While a reply runs, the head is the message that it answers.
+     */
     @GetMapping("/conversations/{id}/messages")
     Map<String, Object> messages(
             @PathVariable("id") String id,
             @RequestParam(name = "page_token", defaultValue = "") String token,
             HttpServletRequest request) {
         var conversations = client(request).conversations();
-        String active = conversations.get(id).getActiveReplyId();
-        var query = ListMessagesRequest.newBuilder().setConversationId(id).setPageSize(PAGE_SIZE).setPageToken(token);
-        var page = conversations.page(query.build());
+        Conversation shown = conversations.get(id);
+        int dot = token.lastIndexOf('.');
+        String leaf = token.isEmpty() ? shown.getHeadMessageId() : token.substring(0, Math.max(0, dot));
+        var page = conversations.page(ListMessagesRequest.newBuilder()
+                .setConversationId(id)
+                .setPageSize(PAGE_SIZE)
+                .setLeafMessageId(leaf)
+                .setPageToken(token.substring(dot + 1))
+                .build());
+        String active = PageJson.has(page, shown.getActiveReplyId()) ? "" : shown.getActiveReplyId();
         return PageJson.object(
-                "messages", PageJson.messages(page),
+                "messages", PageJson.messages(page, active.isEmpty() ? "" : leaf),
                 "active_reply_id", PageJson.orNull(active),
-                "next_page_token", PageJson.orNull(page.getNextPageToken()));
+                "next_page_token", page.getNextPageToken().isEmpty() ? null : leaf + "." + page.getNextPageToken());
     }
 
     /** The policies keep a browser from running an image of another format as a page of this site. */
@@ -118,7 +128,7 @@ final class PageController extends RefusalAdvice {
             HttpServletRequest request) {
         ParleyClient client = client(request);
         String requestId = body == null && request.getContentLengthLong() <= 0 ? null : text(body, "request_id");
-        var cancel = CancelRequest.newBuilder().setReason("stopped by the user");
+        var cancel = CancelRequest.newBuilder().setReason("user_cancelled");
         try {
             Reply reply = client.cancel(
                     (requestId == null ? cancel.setConversationId(id) : cancel.setRequestId(requestId)).build());

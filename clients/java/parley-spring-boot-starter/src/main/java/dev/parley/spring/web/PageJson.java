@@ -12,7 +12,6 @@ import dev.parley.v1.Role;
 import dev.parley.v1.Usage;
 import java.time.Instant;
 import java.util.ArrayList;
-import java.util.Collections;
 import java.util.HashMap;
 import java.util.LinkedHashMap;
 import java.util.List;
@@ -49,30 +48,35 @@ final class PageJson {
                 "active_reply_id", orNull(conversation.getActiveReplyId()));
     }
 
-    /** Returns the messages of a page, oldest first, with the replies that ended without a message. */
-    static List<Object> messages(ListMessagesResponse page) {
-        Map<String, Reply> byMessage = new HashMap<>();
-        page.getRepliesList().forEach(reply -> byMessage.put(reply.getMessageId(), reply));
-        List<Message> oldestFirst = new ArrayList<>(page.getMessagesList());
-        Collections.reverse(oldestFirst);
-        List<Object> shown = new ArrayList<>();
-        List<Reply> without = withoutMessage(page);
-        List<String> ids = oldestFirst.stream().map(Message::getId).toList();
-        without.stream().filter(reply -> !ids.contains(reply.getParentMessageId())).map(PageJson::empty).forEach(shown::add);
-        for (Message message : oldestFirst) {
-            if (message.getRole() != Role.ROLE_TOOL) {
-                shown.add(message(message, byMessage.get(message.getId())));
-            }
-            without.stream().filter(reply -> reply.getParentMessageId().equals(message.getId())).map(PageJson::empty).forEach(shown::add);
-        }
-        return shown;
+    /** Whether the page has a reply, which has ended then. */
+    static boolean has(ListMessagesResponse page, String replyId) {
+        return page.getRepliesList().stream().anyMatch(reply -> reply.getId().equals(replyId));
     }
 
-    private static List<Reply> withoutMessage(ListMessagesResponse page) {
+    /**
+     * Returns the messages of a page, oldest first, with the replies that ended without a message. Those to the message
+     * {@code answered} are left out, since a running reply takes their place.
+     */
+    static List<Object> messages(ListMessagesResponse page, String answered) {
+        Map<String, Reply> written = new HashMap<>();
+        page.getRepliesList().forEach(reply -> written.put(reply.getMessageId(), reply));
+        Map<String, Reply> empty = new HashMap<>();
         var ids = page.getMessagesList().stream().map(Message::getId).collect(Collectors.toSet());
-        return page.getRepliesList().stream()
+        page.getRepliesList().stream()
                 .filter(reply -> !ids.contains(reply.getMessageId()) && !state(reply).equals("running"))
-                .toList();
+                .forEach(reply -> empty.put(reply.getParentMessageId(), reply));
+        empty.remove(answered);
+        List<Object> shown = new ArrayList<>();
+        for (int i = page.getMessagesCount() - 1; i >= 0; i--) {
+            Message message = page.getMessages(i);
+            if (message.getRole() != Role.ROLE_TOOL) {
+                shown.add(message(message, written.get(message.getId())));
+            }
+            if (empty.containsKey(message.getId())) {
+                shown.add(empty(empty.get(message.getId())));
+            }
+        }
+        return shown;
     }
 
     private static Map<String, Object> message(Message message, Reply reply) {

@@ -8,9 +8,7 @@ import org.apache.catalina.valves.ErrorReportValve;
 
 /**
  * Answers the requests that Tomcat itself refuses, such as one with an address that is not valid, with the JSON of a
- * {@link Refusal} instead of HTML. Tomcat makes it by its name:
- *
- * <pre>{@code ((StandardHost) context.getParent()).setErrorReportValveClass(RefusalValve.class.getName())}</pre>
+ * {@link Refusal} instead of HTML. Tomcat makes it by the name of its class.
  */
 public final class RefusalValve extends ErrorReportValve {
     private static final int FIRST_ERROR = 400;

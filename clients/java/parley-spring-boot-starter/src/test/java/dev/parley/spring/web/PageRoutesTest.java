@@ -8,6 +8,7 @@ import dev.parley.client.ParleyClient;
 import dev.parley.client.testing.Browser;
 import dev.parley.client.testing.ParleyServer;
 import dev.parley.v1.Conversation;
+import dev.parley.v1.CreateConversationRequest;
 import dev.parley.v1.Image;
 import dev.parley.v1.Message;
 import dev.parley.v1.Part;
@@ -20,6 +21,7 @@ import java.nio.file.Path;
 import java.util.Base64;
 import java.util.List;
 import java.util.UUID;
+import java.util.stream.IntStream;
 import org.junit.jupiter.api.AfterAll;
 import org.junit.jupiter.api.BeforeAll;
 import org.junit.jupiter.api.Test;
@@ -154,6 +156,40 @@ class PageRoutesTest {
     }
 
     @Test
+    void pagesOfMessagesContinueTheirBranchWhileAnAnswerBegins() {
+        String id = conversation();
+        var messages = IntStream.range(0, 60).mapToObj(i -> Message.newBuilder()
+                .setRole(i % 2 == 0 ? Role.ROLE_USER : Role.ROLE_ASSISTANT)
+                .addParts(Part.newBuilder().setText("text " + i)).build()).toList();
+        client.conversations().create(CreateConversationRequest.newBuilder()
+                .setConversation(Conversation.newBuilder().setId(id)).addAllMessages(messages).build());
+        var first = browser.get(path(id, "/messages"));
+        assertThat(JsonPath.<String>read(first.body(), "$.messages[0].text")).isEqualTo("text 10");
+        running(id);
+        var second = browser.get(path(id, "/messages?page_token=" + JsonPath.read(first.body(), "$.next_page_token")));
+        assertThat(JsonPath.<List<String>>read(second.body(), "$.messages[*].text"))
+                .isEqualTo(IntStream.range(0, 10).mapToObj(i -> "text " + i).toList());
+        assertThat(JsonPath.<Object>read(second.body(), "$.next_page_token")).isNull();
+        assertThat(browser.get(path(id, "/messages?page_token=nonsense")).statusCode()).isEqualTo(400);
+        client.conversations().delete(id);
+    }
+
+    @Test
+    void aReplyWithoutTextIsLeftOutWhileItIsTriedAgain() {
+        String id = conversation();
+        client.conversations().ensure(Conversation.newBuilder().setId(id).build(), "Think");
+        var request = ReplyRequest.newBuilder().setConversationId(id).setWait(com.google.protobuf.Duration.getDefaultInstance());
+        Reply stopped = client.createReply(request.setText("/script {\"text\": \"a\", \"first_token_delay_s\": 60}").build());
+        client.cancel(stopped.getId());
+        assertThat(browser.get(path(id, "/messages")).body()).contains(stopped.getId());
+        Reply again = client.createReply(request.clearText().setReplaceMessageId(stopped.getMessageId()).build());
+        var page = browser.get(path(id, "/messages"));
+        assertThat(page.body()).doesNotContain(stopped.getId());
+        assertThat(JsonPath.<String>read(page.body(), "$.active_reply_id")).isEqualTo(again.getId());
+        client.conversations().delete(id);
+    }
+
+    @Test
     void aSecondTabReadsTheRunningReplyFromItsCursor() throws Exception {
         String id = conversation();
         Reply running = running(id);
@@ -168,7 +204,7 @@ class PageRoutesTest {
                 assertThat(read(browser.post(path(id, "/stop"), "{}"), "$.status").toString()).isEqualTo("cancelled");
                 for (var tab : List.of(first, second)) {
                     var rest = tab.rest();
-                    assertThat(rest.get(rest.size() - 1)).contains("\"reason\":\"CANCELLED\"").contains("stopped by the user");
+                    assertThat(rest.get(rest.size() - 1)).contains("\"reason\":\"CANCELLED\"").contains("user_cancelled");
                 }
             }
             try (var other = browser.open("GET", path(id, "/stream?reply_id=other&after=5"), null)) {

@@ -236,6 +236,13 @@ class ReplySseTest {
         var large = browser.post("/chat", "{\"text\": \"" + "a".repeat(ChatApplication.MAX_BYTES) + "\"}");
         assertThat(large.statusCode()).isEqualTo(413);
         assertThat(large.body()).contains("TOO_LARGE");
+        for (String invalid : List.of("/a%2fb", "/a%00b")) {
+            var refused = browser.get(invalid);
+            assertThat(refused.statusCode()).isEqualTo(400);
+            assertThat(refused.body()).isEqualTo("{\"message\":\"The request cannot be read.\","
+                    + "\"error\":\"The request cannot be read.\",\"code\":\"BAD_REQUEST\",\"retryable\":false}");
+        }
+        assertThat(browser.get("/error").statusCode()).isEqualTo(404);
         var defect = browser.post("/defect", "{}");
         assertThat(defect.statusCode()).isEqualTo(500);
         assertThat(defect.body()).contains("INTERNAL").doesNotContain("secret");
