@@ -71,6 +71,7 @@ def model_table(alias: str, product: str, port: int) -> str:
 {PROVIDERS[vendor].format(port=port)}
 api_key = "env:UPSTREAM_KEY"
 retries = 0
+timeouts = {{ idle = 300 }} # a backend that starts again may take a minute on a busy machine
 [models.{alias}]
 provider = "{vendor}"
 name = "vendor/test-1"

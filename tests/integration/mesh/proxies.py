@@ -38,7 +38,7 @@ http {{
 
 
 class Envoy(Service):
-    """deploy/envoy.yaml in front of the server on `server_port`.
+    """deploy/envoy.yaml in front of the server on `server_port`, with deploy/envoy-web.yaml on `web_port`.
 
     It has one worker thread, so that all calls share one connection to the server.
     """
@@ -46,7 +46,7 @@ class Envoy(Service):
     def __init__(self, folder: Path, server_port: int) -> None:
         super().__init__(folder, port=0)
         self._server_port = server_port
-        self._admin_port = free_port()
+        self._admin_port, self.web_port = free_port(), free_port()
 
     def stat(self, name: str) -> int:
         """A counter or a gauge, by its full name; 0 while it has not been used."""
@@ -68,10 +68,15 @@ class Envoy(Service):
         server = {"socket_address": {"address": HOST, "port_value": self._server_port}}
         locality["lb_endpoints"] = [{"endpoint": {"address": server}}]
         (self.folder / "envoy.json").write_text(json.dumps(config))
+        web: dict[str, Any] = yaml.safe_load((ROOT / "deploy/envoy-web.yaml").read_text())
+        (listener,) = web["static_resources"]["listeners"]
+        listener["address"]["socket_address"] = {"address": HOST, "port_value": self.web_port}
+        self._web = json.dumps(web)
 
     def _command(self) -> list[str]:
         arguments = ("--concurrency", "1", "--disable-hot-restart", "--log-level", "warning")
-        return [envoy_binary(), "--config-path", str(self.folder / "envoy.json"), *arguments]
+        files = ("--config-path", str(self.folder / "envoy.json"), "--config-yaml", self._web)
+        return [envoy_binary(), *files, *arguments]
 
     def _ready(self) -> bool:
         try:
