@@ -3,6 +3,7 @@
 Shared servers start at their first use; tests that break a server use one of their own.
 """
 
+import gc
 import os
 import signal
 
@@ -21,6 +22,20 @@ def pytest_configure(config):
     """Limit which tests run at the same time in a parallel run."""
     if lanes := lanes_of(config):
         config.pluginmanager.register(lanes, "parley-lanes")
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_runtest_makereport():
+    """Write the report of a test without garbage collection.
+
+    A report of a failure parses source code. CPython 3.11 fails with "AST constructor recursion depth mismatch" if a
+    finaliser logs a traceback meanwhile, and pytest then ends the whole run.
+    """
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.enable()
 
 
 @pytest.fixture(scope="session")
