@@ -6,7 +6,13 @@ cd "$(dirname "$0")"
 [ -n "${GEMINI_API_KEY:-}" ] || export GEMINI_API_KEY=none CHAT_MODEL=scripted
 export CHAT_DEMO_LOGIN=on CHAT_JWT_KEY="${CHAT_JWT_KEY:-$(od -An -N32 -tx1 /dev/urandom | tr -d ' \n')}"
 export PARLEY_DATABASE_URL="${PARLEY_DATABASE_URL:-sqlite+aiosqlite:///target/parley.db}"
-PARLEY_CONFIG=parley.toml "${PARLEY_BIN:-../../.venv/bin/parley}" serve &
-trap 'kill $!; wait' EXIT
-trap 'exit' INT TERM
-java -jar target/parley-example-spring-boot-*.jar
+server=${PARLEY_BIN:-../../.venv/bin/parley}
+# Parley refuses variables that it does not have, such as those of the chat.
+env -u PARLEY_BIN -u PARLEY_ADDRESS -u PARLEY_API_KEY PARLEY_CONFIG=parley.toml \
+    PARLEY_LISTEN="${PARLEY_ADDRESS:-127.0.0.1:50051}" "$server" serve &
+parley=$!
+java -jar target/parley-example-spring-boot-*.jar &
+chat=$!
+trap 'kill "$chat" "$parley" 2>/dev/null; wait' EXIT
+trap exit INT TERM
+wait "$chat"

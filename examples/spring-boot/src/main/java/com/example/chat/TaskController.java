@@ -26,15 +26,17 @@ record TaskController(ParleyClient parley, ChatProperties chat) {
         ParleyClient client = parley.actingFor(user.getName());
         Instant end = Instant.now().plusSeconds(wait);
         Reply reply = client.getReply(taskId);
-        int known = after < 0 ? Task.of(reply).chunks().size() : after;
-        while (Task.isRunning(reply) && Task.of(reply).chunks().size() <= known && Instant.now().isBefore(end)) {
+        Task task = Task.of(reply);
+        int known = after < 0 ? task.chunks().size() : after;
+        while (Task.isRunning(reply) && task.chunks().size() <= known && Instant.now().isBefore(end)) {
             awaitChunk(client, reply, Duration.between(Instant.now(), end));
             reply = client.getReply(taskId);
+            task = Task.of(reply);
         }
         if (!Task.isRunning(reply) && Task.time(reply.getEndTime()).plus(chat.taskTtl()).isBefore(Instant.now())) {
             throw Refusal.of(404, "REPLY_NOT_FOUND", "This task has expired.").exception();
         }
-        return Task.of(reply);
+        return task;
     }
 
     private static void awaitChunk(ParleyClient client, Reply reply, Duration left) {
