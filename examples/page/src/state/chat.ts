@@ -9,22 +9,24 @@ import { emptyView, type ChatOptions, type ChatView, type Unsent } from "./chatV
 import { Follow, type Start } from "./follow";
 import { answer, merge, prepend, question, type Item } from "./items";
 import { liveView, type Ending, type LiveView } from "./live";
+import { News } from "./news";
 import { attaching, retrying, sending } from "./starts";
 
 const STOP_RETRY_MS = 1_000;
-
 /** The open conversation: its messages, its running reply, and what a user can do with them. */
 export class Chat {
   readonly view: ChatView = reactive(emptyView(null));
   private scope = new AbortController();
   private follow: Follow | null = null;
   private requestId: string | null = null;
-
+  private readonly news: News;
   constructor(
     private readonly api: PageApi,
     private readonly wire: Wire,
     private readonly options: ChatOptions,
-  ) {}
+  ) {
+    this.news = new News(api);
+  }
 
   /** Shows a conversation, or an empty new one. A reply that runs elsewhere is not touched. */
   async open(id: string | null): Promise<void> {
@@ -108,10 +110,10 @@ export class Chat {
 
   /** Looks for what other tabs and devices have done. */
   async sync(): Promise<void> {
-    const { id, live, loading } = this.view;
-    if (!id || live || loading || this.view.unsent) return;
+    const { id, live, loading, unsent } = this.view;
+    if (!id || live || loading || unsent) return;
     const { signal } = this.scope;
-    const page = await this.api.messages(id).catch(() => null);
+    const page = await this.news.read(id).catch(() => null);
     if (!page || signal.aborted || this.view.live) return;
     this.view.items = merge(this.view.items, page.messages);
     if (page.active_reply_id) await this.attach(id, page.active_reply_id);
@@ -159,8 +161,8 @@ export class Chat {
     }
     this.requestId = requestId;
     const model = this.options.model();
-    const streaming = this.options.streaming();
-    const sent = { conversationId: id, text, pictures, requestId, streaming, ...(model ? { model } : {}) };
+    const how = { streaming: this.options.streaming(), ...(model ? { model } : {}) };
+    const sent = { conversationId: id, text, pictures, requestId, ...how };
     const start = sending(this.wire, sent, known, () => this.options.onChange(id));
     const ending = await this.run(id, `${requestId}:answer`, start);
     if (ending?.kind === "refused") this.refuse(unsent, ending);
@@ -236,8 +238,7 @@ export class Chat {
     this.leave();
     this.view.live = null;
     if (last?.role !== "user") return;
-    const { key, text, pictures } = last;
-    this.view.unsent = { key, requestId: uuid(), text, pictures };
+    this.view.unsent = { ...last, requestId: uuid() };
     this.fail(failure("NOT_SENT", "", { retryable: true }));
   }
 
