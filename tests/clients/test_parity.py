@@ -29,7 +29,7 @@ METHODS = {
     "Catalog.GetQuota": "quotas",
     "Conversations.CreateConversation": "create",
     "Conversations.GetConversation": "get",
-    "Conversations.ListConversations": "list",
+    "Conversations.ListConversations": "pages",
     "Conversations.UpdateConversation": "update",
     "Conversations.DeleteConversation": "delete",
     "Conversations.ListMessages": "message_pages",
@@ -39,6 +39,8 @@ METHODS = {
     "Admin.DeleteProviderKey": "delete_provider_key",
     "Admin.ListUsage": "usage",
 }
+IN_JAVA = {"Conversations.ListConversations": "page", "Conversations.ListMessages": "page"}
+"""Java's streams of pages are made of a method for one page."""
 OF_THE_CLIENT = ("Chat", "Catalog")
 """Their methods are those of the client itself; each other service has a class."""
 
@@ -182,5 +184,6 @@ def test_each_client_has_a_method_for_the_rpc(rpc):
     assert re.search(rf"{service}\w*\.method\.{name[0].lower()}{name[1:]}\b", node)
 
     java = source(f"{JAVA}/{wrapped.replace('Client', 'ParleyClient')}.java")
+    method = IN_JAVA.get(rpc, method)
     bodies = re.findall(rf"^    public [^\n]* {method}\(.*?^    }}", java, re.MULTILINE | re.DOTALL)
     assert any(f"{service}Grpc.get{name}Method()" in body for body in bodies)
