@@ -90,16 +90,16 @@ public final class Conversations {
      * are fetched as they are needed.
      */
     public Stream<Conversation> list(ListConversationsRequest request) {
-        var pages = Pages.<ListConversationsResponse, String>stream(
-                token -> page(request.toBuilder().setPageToken(token).build()),
-                request.getPageToken(),
-                page -> page.getNextPageToken().isEmpty() ? null : page.getNextPageToken());
-        return pages.flatMap(page -> page.getConversationsList().stream());
+        return pages(request).flatMap(page -> page.getConversationsList().stream());
     }
 
-    /** Returns one page of what {@link #list(ListConversationsRequest)} returns. */
-    public ListConversationsResponse page(ListConversationsRequest request) {
-        return connection.call(ConversationsGrpc.getListConversationsMethod(), request);
+    /** Returns the same conversations page by page. Pages are fetched as they are needed. */
+    public Stream<ListConversationsResponse> pages(ListConversationsRequest request) {
+        return Pages.<ListConversationsResponse, String>stream(
+                token -> connection.call(
+                        ConversationsGrpc.getListConversationsMethod(), request.toBuilder().setPageToken(token).build()),
+                request.getPageToken(),
+                page -> page.getNextPageToken().isEmpty() ? null : page.getNextPageToken());
     }
 
     /**
@@ -153,14 +153,10 @@ public final class Conversations {
     /** Returns the same messages page by page, with their replies. Pages are fetched as they are needed. */
     public Stream<ListMessagesResponse> messagePages(ListMessagesRequest request) {
         return Pages.<ListMessagesResponse, String>stream(
-                token -> page(request.toBuilder().setPageToken(token).build()),
+                token -> connection.call(
+                        ConversationsGrpc.getListMessagesMethod(), request.toBuilder().setPageToken(token).build()),
                 request.getPageToken(),
                 page -> page.getNextPageToken().isEmpty() ? null : page.getNextPageToken());
-    }
-
-    /** Returns one page of what {@link #messagePages(ListMessagesRequest)} returns. */
-    public ListMessagesResponse page(ListMessagesRequest request) {
-        return connection.call(ConversationsGrpc.getListMessagesMethod(), request);
     }
 
     /** Returns an image of one of the caller's conversations, with its bytes. */

@@ -53,7 +53,7 @@ final class PageController extends RefusalAdvice {
     Map<String, Object> conversations(
             @RequestParam(name = "page_token", defaultValue = "") String token, HttpServletRequest request) {
         var query = ListConversationsRequest.newBuilder().setPageSize(PAGE_SIZE).setPageToken(token);
-        var page = client(request).conversations().page(query.build());
+        var page = client(request).conversations().pages(query.build()).findFirst().orElseThrow();
         var listed = page.getConversationsList().stream().map(PageJson::conversation).toList();
         return PageJson.object("conversations", listed, "next_page_token", PageJson.orNull(page.getNextPageToken()));
     }
@@ -82,12 +82,12 @@ final class PageController extends RefusalAdvice {
         Conversation shown = conversations.get(id);
         int dot = token.lastIndexOf('.');
         String leaf = token.isEmpty() ? shown.getHeadMessageId() : token.substring(0, Math.max(0, dot));
-        var page = conversations.page(ListMessagesRequest.newBuilder()
+        var query = ListMessagesRequest.newBuilder()
                 .setConversationId(id)
                 .setPageSize(PAGE_SIZE)
                 .setLeafMessageId(leaf)
-                .setPageToken(token.substring(dot + 1))
-                .build());
+                .setPageToken(token.substring(dot + 1));
+        var page = conversations.messagePages(query.build()).findFirst().orElseThrow();
         String active = PageJson.has(page, shown.getActiveReplyId()) ? "" : shown.getActiveReplyId();
         return PageJson.object(
                 "messages", PageJson.messages(page, active.isEmpty() ? "" : leaf),
