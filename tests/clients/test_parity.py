@@ -39,8 +39,6 @@ METHODS = {
     "Admin.DeleteProviderKey": "delete_provider_key",
     "Admin.ListUsage": "usage",
 }
-JAVA_METHODS = {"Conversations.ListConversations": "page", "Conversations.ListMessages": "page"}
-"""Those with other names in Java, whose streams of pages read one page at a time."""
 
 OF_THE_CLIENT = ("Chat", "Catalog")
 """Their methods are those of the client itself; each other service has a class."""
@@ -185,6 +183,5 @@ def test_each_client_has_a_method_for_the_rpc(rpc):
     assert re.search(rf"{service}\w*\.method\.{name[0].lower()}{name[1:]}\b", node)
 
     java = source(f"{JAVA}/{wrapped.replace('Client', 'ParleyClient')}.java")
-    method = JAVA_METHODS.get(rpc, method)
     bodies = re.findall(rf"^    public [^\n]* {method}\(.*?^    }}", java, re.MULTILINE | re.DOTALL)
     assert any(f"{service}Grpc.get{name}Method()" in body for body in bodies)
