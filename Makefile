@@ -47,9 +47,8 @@ clients: setup ## Build the Node and the Java client, the examples and the chat 
 page: ## Build the chat page again, and its copy that `parley serve --ui` serves
 	@tools/page.sh copy
 
-page-check: ## Is that copy the build of examples/page? Check and test the page
+page-check: ## Is that copy the build of examples/page? `make test` runs the page's own checks and tests
 	@tools/page.sh check
-	@tools/page.sh test
 
 conformance: clients ## Play the conformance cases through all clients; CASE="resume" chooses
 	@$(BIN)/python -m pytest -n 3 --dist loadgroup tests/conformance $(if $(CASE),-k "$(CASE)")

@@ -2,7 +2,7 @@
 
 A test that loads the machine, measures it, or has several servers is marked `xdist_group("loaded")`. These run first,
 one at a time, in one process. Meanwhile the other processes together run one test at a time, and any number of tests
-that mostly wait.
+that mostly wait. Tests with JVMs and browsers run last.
 """
 
 from __future__ import annotations
@@ -23,6 +23,9 @@ WAITING = ("tests/contract/", "tests/conformance/", "tests/integration/replicas/
 """Tests that mostly wait: for paused or unreachable services, or for the next event of a client. Each process that runs
 them uses a quarter of a core. Their time limits are seconds."""
 
+HEAVY = ("tests/clients/test_suites.py", "tests/products/", "tests/browser/")
+"""Tests that would disturb loaded ones: they have JVMs, browsers and several servers. The longest come first."""
+
 
 class Lanes:
     """A pytest plugin. One file is locked while loaded tests run, another by the test beside them."""
@@ -40,8 +43,8 @@ class Lanes:
         shutil.rmtree(self._folder, ignore_errors=True)
 
     def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:
-        """Sort loaded tests first, since other tests can run beside them."""
-        items.sort(key=lambda item: not is_loaded(item))
+        """Sort loaded tests first, since other tests can run beside them, and those with browsers and JVMs last."""
+        items.sort(key=_turn)
 
     @pytest.hookimpl(wrapper=True, tryfirst=True)  # the time limits of tests begin once they may run
     def pytest_runtest_protocol(
@@ -115,6 +118,12 @@ class _Lock:
 
     def close(self) -> None:
         self._file.close()
+
+
+def _turn(item: pytest.Item) -> int:
+    if is_loaded(item):
+        return 0
+    return next((turn for turn, folder in enumerate(HEAVY, start=2) if item.nodeid.startswith(folder)), 1)
 
 
 def is_loaded(item: pytest.Item) -> bool:

@@ -1,5 +1,6 @@
 #!/bin/sh
-# Builds or tests the Node and Java clients and their examples. Usage: tools/clients.sh build|test [node] [java]
+# Builds or tests the Node and Java clients and their examples. Usage: tools/clients.sh build [node] [java]
+# or test [node] [java] [spring-boot]
 # Skips a language whose tools are missing; with CI set that is an error.
 set -eu
 what=$1
@@ -67,6 +68,9 @@ build_java() {
 
 test_java() {
     mvn -q -B -f clients/java test "-DargLine=$short"
+}
+
+test_spring_boot() { # the example, with the client that `build java` has installed
     mvn -q -B -f examples/spring-boot test "-DargLine=$short"
 }
 
@@ -74,6 +78,7 @@ for language in "$@"; do
     case $language in
     node) if installed Node npm 'Debian: apt-get install nodejs npm'; then "${what}_node"; fi ;;
     java) if installed Java mvn 'Debian: apt-get install maven'; then "${what}_java"; fi ;;
+    spring-boot) if installed Java mvn 'Debian: apt-get install maven'; then "${what}_spring_boot"; fi ;;
     *)
         echo "No client for $language" >&2
         exit 2

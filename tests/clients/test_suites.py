@@ -16,12 +16,12 @@ LIMIT_S = 280
 
 
 @pytest.mark.timeout(LIMIT_S + 20)
-@pytest.mark.xdist_group("client-suites")
 @pytest.mark.parametrize(
     ("tool", "command"),
     [
         pytest.param("npm", ["tools/clients.sh", "test", "node"], id="node"),
         pytest.param("mvn", ["tools/clients.sh", "test", "java"], id="java"),
+        pytest.param("mvn", ["tools/clients.sh", "test", "spring-boot"], id="spring-boot"),
         pytest.param("npm", ["tools/page.sh", "test"], id="page"),
     ],
 )

@@ -22,6 +22,12 @@ CLEAN = {0, 143, -15}
 """Java ends with 143 after SIGTERM, other programs with 0 or by the signal."""
 
 
+@pytest.fixture(autouse=True)
+def _silence_was_heard(stand):
+    """These tests end the stream that `test_a_silent_stream_sends_a_comment_every_10_s` follows from the start."""
+    stand.silence.heard(1)
+
+
 async def test_a_backend_that_shuts_down_ends_its_streams_and_the_page_attaches_again(stand, ada, model):
     go_on = asyncio.Event()
     model.says("one ", Wait(go_on), "two")

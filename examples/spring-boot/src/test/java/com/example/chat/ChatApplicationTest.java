@@ -58,6 +58,7 @@ class ChatApplicationTest {
     static void settings(DynamicPropertyRegistry properties) {
         properties.add("parley.address", PARLEY::address);
         properties.add("chat.jwt-key", () -> KEY);
+        properties.add("chat.page", () -> "not-built");
     }
 
     @AfterAll
