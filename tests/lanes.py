@@ -19,9 +19,8 @@ import pytest
 
 LOADED = "loaded"
 """The group's name."""
-WAITING = ("tests/contract/", "tests/conformance/", "tests/integration/replicas/test_postgres_outage.py")
-"""Tests that mostly wait: for paused or unreachable services, or for the next event of a client. Each process that runs
-them uses a quarter of a core. Their time limits are seconds."""
+WAITING = ("tests/contract/", "tests/integration/replicas/test_postgres_outage.py")
+"""Tests that mostly wait for paused or unreachable services, and use a quarter of a core."""
 
 HEAVY = ("tests/clients/test_suites.py", "tests/products/", "tests/browser/")
 """Tests that would disturb loaded ones: they have JVMs, browsers and several servers. The longest come first."""
