@@ -6,6 +6,7 @@ import json
 import os
 import re
 import struct
+import time
 import zlib
 from pathlib import Path
 from typing import Any
@@ -114,6 +115,13 @@ class Chat:
     def done(self) -> None:
         """Wait until no answer is written."""
         expect(self.button("Send")).to_be_visible(timeout=ANSWER_MS)
+
+    def until(self, expression: str) -> None:
+        """Wait until a JavaScript expression is true. (`wait_for_function` needs `eval`, which the page forbids.)"""
+        deadline = time.monotonic() + ANSWER_MS / 1000
+        while not self.page.evaluate(expression):
+            assert time.monotonic() < deadline, expression
+            self.page.wait_for_timeout(50)
 
     def answered(self, text: str) -> None:
         """Wait until the last answer is complete and has this text."""

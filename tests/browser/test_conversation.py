@@ -173,8 +173,9 @@ def test_a_failure_has_a_sentence_keeps_the_text_and_offers_another_attempt(chat
     chat.seen("The model cannot be reached at the moment.")
     expect(chat.text).to_have_text("word0 word1 word2")
     chat.shot("failed-1280-light")
-    chat.button("Try again").click()
-    chat.page.wait_for_function("document.querySelector('[aria-label=Send]') !== null")
+    with chat.page.expect_response(lambda response: response.url.endswith("/retry")):
+        chat.button("Try again").click()
+    chat.done()
     chat.seen("The model cannot be reached at the moment.")
     assert sum(url.endswith("/retry") for url in chat.posts) == 1
     expect(chat.answers).to_have_count(1)

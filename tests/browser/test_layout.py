@@ -72,7 +72,7 @@ def test_the_page_follows_the_end_only_where_the_reader_is_there(chat):
     chat.ask(script("\n\n".join(f"Paragraph {number}." for number in range(60)), delay_s=0.05))
     expect(chat.text).to_contain_text("Paragraph 12.")
     at_end = "(e => e.scrollHeight - e.scrollTop - e.clientHeight < 60)(document.querySelector('.scroller'))"
-    chat.page.wait_for_function(at_end)
+    chat.until(at_end)
     expect(chat.button("Jump to latest")).not_to_be_visible()
     chat.page.mouse.move(700, 200)
     chat.page.mouse.wheel(0, -250)
@@ -84,7 +84,7 @@ def test_the_page_follows_the_end_only_where_the_reader_is_there(chat):
     chat.button("Jump to latest").click()
     expect(chat.button("Jump to latest")).not_to_be_visible()
     chat.done()
-    chat.page.wait_for_function(at_end)
+    chat.until(at_end)
 
 
 def test_answers_can_be_shown_only_when_they_are_complete(chat):
