@@ -1,19 +1,20 @@
-"""Checks whether the CPU per token or reply has risen, compared with the bare server in many short pairs of one run.
+"""Checks whether the CPU per token or reply has risen, compared with the code of an earlier commit in the same run.
 
-python -m benchmarks.guard            exit status 1 if a ratio has risen by more than 25 %
-python -m benchmarks.guard --write    write the ratios of this run to guard.json, as the reference of later runs
+python -m benchmarks.guard            exit status 1 if the CPU has risen by more than 25 %
 
-A slow or busy machine slows both sides of a pair, so the median of the pairs' ratios changes little.
+Both servers run in this environment, with the same packages, and are measured in many short pairs: a slow or busy
+machine slows both sides of a pair, and processors differ in what they take for Python, for gRPC and for system calls.
 """
 
 from __future__ import annotations
 
-import argparse
+import os
 import statistics
+import subprocess
 import sys
 import tempfile
 import time
-from contextlib import closing
+from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Any
 
@@ -21,25 +22,26 @@ import msgspec
 
 from benchmarks.driving import LoadProcess, measured_run, metrics
 from benchmarks.load import Load
+from benchmarks.parleys import start_embedded
 from benchmarks.report import number, table
-from benchmarks.roster import Roster
-from benchmarks.systems import RunningSystem, Upstream
+from benchmarks.systems import ROOT, RunningSystem, Upstream
 
-KEPT = Path(__file__).with_name("guard.json")
-SIDES = ("parley", "bare")
+REFERENCE = "ff7a40e515d090689b77ede4c5f3798b576447d8"
+"""The commit to compare with. A change that is worth its CPU replaces it, and says so in its message."""
+SIDES = ("parley", "reference")
 RISE = 1.25
-LEAST_ROUNDS, MOST_ROUNDS, ROUNDS_S = 5, 12, 40.0
+LEAST_ROUNDS, MOST_ROUNDS, ROUNDS_S = 5, 12, 25.0
 LIMIT_S = 300.0
 # The CPU clocks are read this long after the last answer; deferred work is small and the same in each run.
 SETTLE_S = 0.1
 
 
 class Guarded(msgspec.Struct, frozen=True, kw_only=True):
-    """A guarded load: its fields, the number of replies for each side, and the compared metric."""
+    """A guarded load: its fields, the number of replies, and the compared metric."""
 
     metric: str
     load: dict[str, Any]
-    replies: dict[str, int]
+    replies: int
 
 
 GUARDED = {
@@ -47,14 +49,10 @@ GUARDED = {
         # Long replies, so that the cost of a token dominates the fixed cost of a reply.
         metric="cpu_us_per_token",
         load={"model": "t4000-p0", "concurrency": 8},
-        replies={"parley": 40, "bare": 8},
+        replies=40,
     ),
-    "paced": Guarded(
-        metric="cpu_us_per_token", load={"model": "t100-p10", "ramp_s": 0.1}, replies={"parley": 40, "bare": 40}
-    ),
-    "short": Guarded(
-        metric="cpu_ms_per_reply", load={"model": "t2-p0", "concurrency": 16}, replies={"parley": 160, "bare": 640}
-    ),
+    "paced": Guarded(metric="cpu_us_per_token", load={"model": "t100-p10", "ramp_s": 0.1}, replies=40),
+    "short": Guarded(metric="cpu_ms_per_reply", load={"model": "t2-p0", "concurrency": 16}, replies=160),
 }
 MODELS = sorted({"t20-p0", *(guarded.load["model"] for guarded in GUARDED.values())})
 
@@ -89,13 +87,13 @@ class Pairs:
                 self.figures[name][side].append(self._once(name, side))
 
     def ratios(self, name: str) -> list[float]:
-        """Parley's figure divided by the bare server's, for each pair."""
+        """The figure of this code divided by that of the reference, for each pair."""
         sides = self.figures[name]
-        return [own / bare for own, bare in zip(sides["parley"], sides["bare"], strict=True)]
+        return [own / former for own, former in zip(sides["parley"], sides["reference"], strict=True)]
 
     def _once(self, name: str, side: str) -> float:
         guarded, system = GUARDED[name], self._systems[side]
-        load = msgspec.convert(guarded.load | {"address": system.address, "replies": guarded.replies[side]}, Load)
+        load = msgspec.convert(guarded.load | {"address": system.address, "replies": guarded.replies}, Load)
         run = measured_run(load, self._workers[side], system=system, upstream=self._upstream, settle_s=SETTLE_S)
         found = metrics(run, load)
         if found["incomplete"]:
@@ -103,13 +101,13 @@ class Pairs:
         return found[guarded.metric]
 
 
-def measured(systems: dict[str, RunningSystem], upstream: Upstream, kept: dict[str, float]) -> Pairs:
+def measured(systems: dict[str, RunningSystem], upstream: Upstream) -> Pairs:
     """Measure some rounds, and the same number again if they show a rise, which must persist in the median of all."""
     pairs = Pairs(systems, upstream)
     try:
         pairs.open()
         rounds(pairs)
-        if risen(pairs, kept):
+        if risen(pairs):
             rounds(pairs)
     finally:
         pairs.close()
@@ -125,43 +123,55 @@ def rounds(pairs: Pairs) -> None:
         pairs.round(done)
 
 
-def risen(pairs: Pairs, kept: dict[str, float]) -> list[str]:
-    """The loads whose median ratio exceeds the kept ratio by more than RISE allows."""
-    return [name for name in kept if statistics.median(pairs.ratios(name)) > kept[name] * RISE]
+def risen(pairs: Pairs) -> list[str]:
+    """The loads whose median ratio exceeds RISE."""
+    return [name for name in GUARDED if statistics.median(pairs.ratios(name)) > RISE]
 
 
-def summary(pairs: Pairs, kept: dict[str, float]) -> str:
+def summary(pairs: Pairs) -> str:
     """The figures and ratios as a table."""
     rows = []
     for name, guarded in GUARDED.items():
         ratio = statistics.median(pairs.ratios(name))
-        own, bare = (statistics.median(pairs.figures[name][side]) for side in SIDES)
-        before = f"{number(kept[name])} ({ratio / kept[name] - 1:+.0%})" if name in kept else ""
-        rows.append([name, guarded.metric, number(own), number(bare), number(ratio), before])
-    return table(["load", "figure", "Parley", "bare", "ratio", "kept ratio"], rows)
+        own, former = (statistics.median(pairs.figures[name][side]) for side in SIDES)
+        rows.append([name, guarded.metric, number(own), number(former), f"{ratio:.2f}"])
+    return table(["load", "figure", "this code", f"commit {REFERENCE[:7]}", "ratio"], rows)
+
+
+def unpack_reference(folder: Path) -> str:
+    """The `PYTHONPATH` of the reference's code, unpacked into `folder`."""
+    packed = subprocess.run(
+        ["git", "archive", REFERENCE, "service", "clients/python/src"], cwd=ROOT, capture_output=True, check=False
+    )
+    if packed.returncode:
+        raise SystemExit(f"commit {REFERENCE[:7]} is missing, as in a shallow clone: git fetch --unshallow")
+    folder.mkdir()
+    subprocess.run(["tar", "-x", "-C", str(folder)], input=packed.stdout, check=True)
+    return f"{folder / 'service'}{os.pathsep}{folder / 'clients' / 'python' / 'src'}"
+
+
+def start_both(folder: Path, upstream: Upstream, stack: ExitStack) -> dict[str, RunningSystem]:
+    """Start the server of this code and that of the reference, each on its own SQLite file."""
+    systems = {}
+    for side, code in zip(SIDES, ("", unpack_reference(folder / "code")), strict=True):
+        own = folder / side
+        own.mkdir()
+        systems[side] = start_embedded(own, upstream, MODELS, code=code)
+        stack.callback(systems[side].stop)
+    return systems
 
 
 def main() -> int:
     """Exit status 1 if a ratio has risen."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--write", action="store_true", help="write the ratios of this run to guard.json")
-    options = parser.parse_args()
-    kept = {} if options.write else msgspec.json.decode(KEPT.read_bytes(), type=dict[str, float])
     start = time.monotonic()
-    with (
-        closing(Upstream()) as upstream,
-        tempfile.TemporaryDirectory(prefix="parley-guard-") as folder,
-        Roster(Path(folder), upstream, MODELS) as roster,
-        roster.running(list(SIDES)) as systems,
-    ):
-        pairs = measured(systems, upstream, kept)
-    exceeded = risen(pairs, kept)
-    print(f"{summary(pairs, kept)}\n{len(pairs.ratios('short'))} pairs of each in {time.monotonic() - start:.0f} s")
-    if options.write:
-        ratios = {name: round(statistics.median(pairs.ratios(name)), 3) for name in GUARDED}
-        KEPT.write_bytes(msgspec.json.format(msgspec.json.encode(ratios), indent=2) + b"\n")
+    with ExitStack() as stack:
+        upstream = stack.enter_context(closing(Upstream()))
+        folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="parley-guard-"))
+        pairs = measured(start_both(Path(folder), upstream, stack), upstream)
+    exceeded = risen(pairs)
+    print(f"{summary(pairs)}\n{len(pairs.ratios('short'))} pairs of each in {time.monotonic() - start:.0f} s")
     if exceeded:
-        print(f"the ratio has risen by more than {RISE - 1:.0%}: {', '.join(exceeded)}")
+        print(f"the CPU has risen by more than {RISE - 1:.0%}: {', '.join(exceeded)}")
     return 1 if exceeded else 0
 
 

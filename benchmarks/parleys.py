@@ -58,10 +58,11 @@ def serve(
     access: str = "",
     database: str = "",
     redis: str = "",
+    code: str = "",
 ) -> RunningSystem:
     """Start `parley serve` with metrics and JSON logs, on a SQLite file if `database` is empty.
 
-    `server` has settings of `[server]`."""
+    `server` has settings of `[server]`. `code`: the `PYTHONPATH` of other code than this repository's."""
     toml = folder / "parley.toml"
     toml.write_text(config(upstream, models, server or {}, access))
     address = free_address()
@@ -75,6 +76,8 @@ def serve(
         "PARLEY_LOG_FORMAT": "json",
         UPSTREAM_KEY: "sk-benchmark",
     }
+    if code:
+        env["PYTHONPATH"] = code
     command = [str(Path(sys.executable).parent / "parley"), "serve"]
     system = launch(name, command, address=address, folder=folder, env=env)
     system.metrics_address = env["PARLEY_METRICS_LISTEN"]
@@ -84,10 +87,16 @@ def serve(
 
 
 def start_embedded(
-    folder: Path, upstream: Upstream, models: list[str], *, server: dict[str, object] | None = None, access: str = ""
+    folder: Path,
+    upstream: Upstream,
+    models: list[str],
+    *,
+    server: dict[str, object] | None = None,
+    access: str = "",
+    code: str = "",
 ) -> RunningSystem:
-    """Parley on a SQLite file."""
-    return serve("parley", folder, upstream, models, server=server, access=access)
+    """Parley on a SQLite file. `code`: see `serve`."""
+    return serve("parley", folder, upstream, models, server=server, access=access, code=code)
 
 
 def start_postgres(folder: Path, upstream: Upstream, models: list[str]) -> RunningSystem:
