@@ -20,7 +20,9 @@ WEIGHT_OF_NEWEST = 0.3
 LATE_S = 0.1
 LATE_FOR_S = 1.0
 CALM_S = 0.05
-STALL_S = 0.5  # upper bound of a sample, because a long suspension of the process is a single delay
+# Upper bounds of one sample's lag and duration: however long the process was suspended, that is a single delay.
+STALL_S = 0.5
+SAMPLE_LIMIT_S = 0.3
 
 
 class LoopMonitor:
@@ -35,7 +37,7 @@ class LoopMonitor:
         self._cpu_time = cpu_time
         self._utilisation = 0.0
         self._lag_s = 0.0
-        self._late_since: float | None = None
+        self._late_for_s: float | None = None
         self._task: asyncio.Task[None] | None = None
 
     @property
@@ -46,7 +48,7 @@ class LoopMonitor:
     @property
     def overloaded(self) -> bool:
         """Whether the lag has lasted so long that new replies would slow down all running ones."""
-        return self._late_since is not None and self._clock.monotonic() >= self._late_since + LATE_FOR_S
+        return self._late_for_s is not None and self._late_for_s >= LATE_FOR_S
 
     def start(self) -> None:
         """Start sampling."""
@@ -70,8 +72,14 @@ class LoopMonitor:
             self._utilisation += WEIGHT_OF_NEWEST * (busy - self._utilisation)
             lag_s = max(0.0, elapsed_s - SAMPLE_INTERVAL_S)
             self._lag_s += WEIGHT_OF_NEWEST * (min(lag_s, STALL_S) - self._lag_s)
-            if self._lag_s >= LATE_S and self._late_since is None:
-                self._late_since = now
-            elif self._lag_s < CALM_S:
-                self._late_since = None
+            self._note_lateness(elapsed_s)
             self._metrics.loop_sampled(lag_s=lag_s, utilisation=self._utilisation)
+
+    def _note_lateness(self, elapsed_s: float) -> None:
+        if self._lag_s < CALM_S:
+            self._late_for_s = None
+        elif self._late_for_s is not None:
+            # The sum of the samples, since the clock alone would make two suspensions of a process an overload.
+            self._late_for_s += min(elapsed_s, SAMPLE_LIMIT_S)
+        elif self._lag_s >= LATE_S:
+            self._late_for_s = 0.0

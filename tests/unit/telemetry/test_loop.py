@@ -98,6 +98,12 @@ async def test_a_single_stall_is_no_overload() -> None:
             assert not await lateness(0.0, stall_s, *[0.03] * after)
 
 
+async def test_two_stalls_in_a_row_are_no_overload() -> None:
+    for between in range(4):
+        for after in range(30):
+            assert not await lateness(0.0, 3.0, *[0.0] * between, 3.0, *[0.0] * after)
+
+
 async def test_a_burst_of_less_than_a_second_is_no_overload() -> None:
     assert not await lateness(0.3, 0.3, 0.2, *[0.0] * 20)
 
