@@ -38,19 +38,18 @@ END_USERS = 50
 KEY = "key-of-shop"
 TENANT = f'[tenants.shop]\napi_keys_sha256 = ["{hashlib.sha256(KEY.encode()).hexdigest()}"]\n'
 LIMITS = "limits = { messages_per_minute = 600, concurrent_replies = 10000 }\n"
-# No load reaches these quotas: a row of the end user and one of the tenant, for a day and a month each.
-QUOTAS = """
-quotas = { tokens_per_day = 1000000000000, cost_per_month = 1000000.0 }
-totals = { tokens_per_day = 1000000000000, cost_per_month = 1000000.0 }
-"""
+# No load reaches these quotas: a row of the end user for a day and one for a month, and as many of the tenant.
+QUOTAS = "quotas = { tokens_per_day = 1000000000000, cost_per_month = 1000000.0 }\n"
+TOTALS = "totals = { tokens_per_day = 1000000000000, cost_per_month = 1000000.0 }\n"
 OPEN = "open"
 ACCESS = {
     OPEN: "",
     "identity": TENANT,
     "identity, limits": TENANT + LIMITS,
     "identity, limits, quotas": TENANT + LIMITS + QUOTAS,
+    "identity, limits, quotas, totals": TENANT + LIMITS + QUOTAS + TOTALS,
 }
-WITH_REDIS = {name: ACCESS[name] for name in (OPEN, "identity, limits", "identity, limits, quotas")}
+WITH_REDIS = {name: access for name, access in ACCESS.items() if name != "identity"}
 FIRST_TOKEN_LIMIT_MS = 0.5
 
 
