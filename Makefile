@@ -38,7 +38,7 @@ chat-local: $(SERVER) ## Chat with a small real model on this machine, without a
 	@$(BIN)/python -m tools.chat_local
 
 test: setup $(if $(ARGS),,clients) ## Run the tests, of all clients too; ARGS="tests/unit -k log" chooses some
-	@$(BIN)/python -m pytest -n 3 --dist loadgroup $(ARGS)
+	@$(BIN)/python -m pytest -n 4 --dist loadgroup $(ARGS)
 
 clients: setup ## Build the Node and the Java client, the examples and the chat page, where Node and Maven are found
 	@tools/clients.sh build node java
@@ -51,7 +51,7 @@ page-check: ## Is that copy the build of examples/page? `make test` runs the pag
 	@tools/page.sh check
 
 conformance: clients ## Play the conformance cases through all clients; CASE="resume" chooses
-	@$(BIN)/python -m pytest -n 3 --dist loadgroup tests/conformance $(if $(CASE),-k "$(CASE)")
+	@$(BIN)/python -m pytest -n 4 --dist loadgroup tests/conformance $(if $(CASE),-k "$(CASE)")
 
 check: format lint types imports protos tree page-check test ## Everything that must pass before a commit
 

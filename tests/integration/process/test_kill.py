@@ -21,7 +21,7 @@ from tests.lanes import LOADED
 from tests.processes import ServerProcess, open_channel
 from tests.upstream import Pause, Request, Script, Upstream, done, finish, text
 
-KILLS = 50
+KILLS = 30
 CONVERSATIONS = 6
 LOSS_S = 0.25
 SEED = int(os.environ.get("PARLEY_TEST_SEED", "0")) or random.randrange(1, 1 << 31)

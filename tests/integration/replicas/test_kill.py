@@ -33,7 +33,7 @@ pytestmark = pytest.mark.timeout(240)
 
 A, B, C = range(3)
 ALL = (A, B, C)
-KILLS = 30
+KILLS = 20
 LEASE_S, SWEEP_S = 2.0, 0.5
 MARGIN_S = 5.0
 LOSS_S = 0.25
