@@ -58,6 +58,7 @@ class App:
             observer=self.telemetry,
             stored_keys=key_cache,
         )
+        self.telemetry.watch_models(self._registry.models)
         tenants = tenants_of(settings.tenants)
         self._access = Access(settings, tenants, clock=self._clock, observer=self.telemetry)
         parts = Parts(

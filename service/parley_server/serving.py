@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import signal
 import sys
 from collections.abc import Callable
@@ -59,6 +60,7 @@ async def run_server(
     """Start a server, call `ready`, and run it until `stop_request` has been served. Raises CannotServe."""
     try:
         app = App(settings, share_port=share_port)
+        logging.getLogger().addHandler(app.telemetry.log_line_counter)
         await app.start()
     except _refusals(settings) as error:
         raise CannotServe(str(error)) from error

@@ -223,7 +223,7 @@ async def test_a_foreign_key_of_the_same_name_loses_nothing_else(shared_redis, c
 
 
 async def test_the_rights_that_the_documentation_names_are_enough(shared_redis):
-    page = (Path(__file__).parents[2] / "docs" / "operations.md").read_text()
+    page = (Path(__file__).parents[2] / "docs" / "cluster.md").read_text()
     found = re.search(r"^ACL (SETUSER parley .*\n.*)$", page, re.MULTILINE)
     assert found is not None
     shared_redis.command("ACL", *found[1].replace("PASSWORD", "secret").split())

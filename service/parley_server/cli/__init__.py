@@ -6,13 +6,17 @@ A module is imported only when its subcommand runs, so that `migrate` or `chat` 
 from __future__ import annotations
 
 import argparse
+import datetime
 import importlib
 import sys
 from collections.abc import Sequence
+from typing import Final
 
 from parley_server import __version__
 from parley_server.exit_status import CANNOT_RUN
 from parley_server.settings import SettingsError
+
+GROUPINGS: Final = ("tenant", "day", "model", "end_user", "outcome")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -54,6 +58,7 @@ def _parser() -> argparse.ArgumentParser:
     erase.add_argument("--tenant", required=True, metavar="T", type=_not_empty)
     erase.add_argument("--config", metavar="FILE", help="TOML file (default: PARLEY_CONFIG)")
     erase.add_argument("--database-url", metavar="URL", help="default: sqlite+aiosqlite:///parley.db")
+    _add_usage(commands)
     text = "print a new key for PARLEY_ENCRYPTION_KEYS"
     commands.add_parser("encryption-key", help=text, description=text.capitalize() + ".")
     text = "show what the model is shown in a conversation's next turn"
@@ -77,6 +82,48 @@ def _parser() -> argparse.ArgumentParser:
     chat.add_argument("--api-key", default="", metavar="KEY", help="default: the variable PARLEY_API_KEY")
     chat.add_argument("--reasoning", action="store_true", help="show the model's reasoning")
     return parser
+
+
+def _add_usage(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    text = "show tokens and cost, summed by tenant, day, model, end user or outcome"
+    usage = commands.add_parser("usage", help=text, description=text.capitalize() + ".")
+    usage.add_argument(
+        "--by",
+        default=("tenant", "day"),
+        type=_groupings,
+        metavar="GROUPS",
+        help="of tenant, day, model, end_user and outcome, with commas between them (default: tenant,day)",
+    )
+    usage.add_argument("--since", type=_time, metavar="DATE", help="replies accepted at DATE or later (UTC)")
+    usage.add_argument("--until", type=_time, metavar="DATE", help="replies accepted before DATE (UTC)")
+    usage.add_argument("--tenant", default="", metavar="T", help="this tenant alone")
+    usage.add_argument("--model", default="", metavar="ALIAS", help="this model alone")
+    usage.add_argument("--json", action="store_true", help="print the rows as JSON, with the exact cost")
+    usage.add_argument(
+        "--server",
+        "--address",
+        dest="address",
+        default="127.0.0.1:50051",
+        metavar="HOST:PORT",
+        help="default: %(default)s",
+    )
+    usage.add_argument("--tls", action="store_true", help="connect with TLS, and check the server's certificate")
+    usage.add_argument("--api-key", default="", metavar="KEY", help="default: the variable PARLEY_API_KEY")
+
+
+def _groupings(text: str) -> tuple[str, ...]:
+    names = tuple(dict.fromkeys(name.strip().replace("-", "_") for name in text.split(",")))
+    if unknown := [name for name in names if name not in GROUPINGS]:
+        raise argparse.ArgumentTypeError(f"must be of {', '.join(GROUPINGS)}, not {unknown[0]!r}")
+    return names
+
+
+def _time(text: str) -> datetime.datetime:
+    try:
+        time = datetime.datetime.fromisoformat(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError("must be a date such as 2026-11-01, or a time in ISO 8601") from error
+    return time if time.tzinfo else time.replace(tzinfo=datetime.UTC)
 
 
 def _not_empty(text: str) -> str:

@@ -6,6 +6,7 @@ import datetime
 from collections.abc import Iterable, Iterator
 from decimal import Decimal
 
+from parley_server.cli.columns import aligned
 from parley_server.core.model import Model, Prices, PriceTier
 
 NANO_USD = 1_000_000_000
@@ -14,9 +15,7 @@ HEAD = ("model", "of", "context", "output", "takes", "US dollars per million tok
 
 def table_of(models: Iterable[Model]) -> list[str]:
     """The lines of the table, columns aligned."""
-    rows = [HEAD, *(row for model in models for row in _rows(model))]
-    widths = [max(len(row[column]) for row in rows) for column in range(len(HEAD))]
-    return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+    return aligned([HEAD, *(row for model in models for row in _rows(model))])
 
 
 def retirement_of(model: Model, now_us: int) -> str:

@@ -175,6 +175,12 @@ class TextFormatter(logging.Formatter):
         return " ".join([head, *fields]) + (f"\n{exception}" if exception else "")
 
 
+def event_of(record: logging.LogRecord) -> str:
+    """The event of a line: a fixed word, or "log" for the free text of a library."""
+    message = record.getMessage()
+    return message if hasattr(record, "fields") or _EVENT.fullmatch(message) else "log"
+
+
 def _values_of(record: logging.LogRecord) -> dict[str, Any]:
     fields = getattr(record, "fields", None)
     message = record.getMessage()

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Generic, TypeVar
+import logging
+from collections.abc import Callable, Iterable, Iterator
+from typing import Final, Generic, TypeVar
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Metric
 from prometheus_client.gc_collector import GCCollector
+from prometheus_client.metrics_core import GaugeMetricFamily
 from prometheus_client.platform_collector import PlatformCollector
 from prometheus_client.process_collector import ProcessCollector
+from prometheus_client.registry import Collector
 
-from parley_server.core.model import Reply, Usage
+from parley_server import __version__
+from parley_server.core.model import Model, Reply, Usage
 from parley_server.core.observer import CallEnded
 from parley_server.errors import Reason
-from parley_server.telemetry.logs import end_reason
+from parley_server.telemetry.logs import end_reason, event_of
 
 # Limit of label values of a metric. Further values are counted together as "other", so that memory stays bounded.
 MAX_SERIES = 500
@@ -27,6 +31,26 @@ _CALL_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1, 5, 30, 120, 60
 _AUTH_S = (0.00001, 0.00003, 0.0001, 0.0003, 0.001, 0.01, 0.1, 1, 5)
 _ESTIMATE_RATIO = (0.5, 0.8, 0.9, 1, 1.1, 1.25, 1.5, 2, 3, 5, 10)
 _LENGTH = (0, 100, 500, 1_000, 5_000, 10_000, 50_000, 100_000, 500_000)
+
+# Prometheus sees no increase from a series that does not exist to its first value. These values of labels, which alerts
+# watch (deploy/observability/alerts.yaml), therefore exist with 0 from the start.
+_REFUSALS: Final = (Reason.OVERLOADED, Reason.STORAGE_UNAVAILABLE)
+_SUMMARIES: Final = ("stored", "skipped", "failed", "timeout", "cancelled", "erased")
+_REFRESHES: Final = ("ok", "failed")
+_LOG_LINES: Final = (
+    ("error", "call"),
+    ("error", "reply"),
+    ("error", "provider_attempt"),
+    ("error", "provider_keys_ignored"),
+    ("error", "retention_failed"),
+    ("warning", "retention_postponed"),
+    ("warning", "checkpoints_delayed"),
+    ("warning", "finalisation_postponed"),
+    ("warning", "lease_renewal_postponed"),
+    ("warning", "prompt_cut_by_provider"),
+    ("warning", "certificate_reload_failed"),
+    ("warning", "api_key_reload_failed"),
+)
 
 Child = TypeVar("Child")
 
@@ -50,8 +74,40 @@ class _Labelled(Generic[Child]):
         return child
 
 
+class _Retirements(Collector):
+    """The times at which vendors turn models off, read from the catalog at each scrape."""
+
+    def __init__(self, models: Callable[[], Iterable[Model]]) -> None:
+        self._models = models
+
+    def collect(self) -> Iterator[Metric]:
+        times = GaugeMetricFamily(
+            "parley_model_retire_timestamp_seconds",
+            "When the vendor turns the model off, as Unix time; only models of which that is known.",
+            labels=["model"],
+        )
+        for model in self._models():
+            if model.retire_time_us:
+                times.add_metric([model.alias], model.retire_time_us / 1e6)
+        yield times
+
+
+class _LogLineCounter(logging.Handler):
+    """Counts the lines of level warning and above, by level and event."""
+
+    def __init__(self, lines: Counter) -> None:
+        super().__init__(logging.WARNING)
+        self._lines = _Labelled(lines.labels)
+        for labels in _LOG_LINES:
+            self._lines.of(*labels)
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self._lines.of(record.levelname.lower(), event_of(record)).inc()
+
+
 class Metrics:
-    """Counts events; no method waits or raises. An endpoint serves `registry`."""
+    """Counts events; no method waits or raises. An endpoint serves `registry`. As a handler of the root logger,
+    `log_line_counter` counts log lines."""
 
     def __init__(self) -> None:
         self.registry = registry = CollectorRegistry()
@@ -62,6 +118,8 @@ class Metrics:
         self._bind_calls(registry)
         self._bind_access(registry)
         self._bind_providers(registry)
+        build = Gauge("parley_build_info", "1; the label is the release.", ("version",), registry=registry)
+        build.labels(__version__).set(1)
         self._lease = Gauge(
             "parley_lease_held", "1 while this replica may show text of its replies.", registry=registry
         )
@@ -74,6 +132,10 @@ class Metrics:
             "parley_loop_utilisation", "Share of time that the event loop is busy, 0 to 1.", registry=registry
         )
         self._tasks = Gauge("parley_loop_tasks", "Tasks of the event loop that have not ended.", registry=registry)
+        lines = Counter(
+            "parley_log_lines_total", "Log lines of level warning and above.", ("level", "event"), registry=registry
+        )
+        self.log_line_counter: logging.Handler = _LogLineCounter(lines)
 
     def _bind_replies(self, registry: CollectorRegistry) -> None:
         model = ("model",)
@@ -123,6 +185,8 @@ class Metrics:
             "parley_summaries_total", "Summaries of conversations that ended.", ("outcome",), registry=registry
         )
         self._summaries = _Labelled(summaries.labels)
+        for outcome in _SUMMARIES:
+            self._summaries.of(outcome)
         kept = Counter(
             "parley_kept_total",
             "Replies with items that a provider requires back.",
@@ -143,6 +207,8 @@ class Metrics:
     def _bind_calls(self, registry: CollectorRegistry) -> None:
         refusals = Counter("parley_refusals_total", "Requests refused.", ("reason",), registry=registry)
         self._refusals = _Labelled(refusals.labels)
+        for reason in _REFUSALS:
+            self._refusals.of(reason.value)
         calls = Counter("parley_calls_total", "Calls by method and status.", ("method", "code"), registry=registry)
         self._calls = _Labelled(calls.labels)
         call_duration = Histogram(
@@ -172,6 +238,8 @@ class Metrics:
             "parley_jwks_refreshes_total", "Reads of issuers' public keys.", ("outcome",), registry=registry
         )
         self._jwks_refreshes = _Labelled(refreshes.labels)
+        for outcome in _REFRESHES:
+            self._jwks_refreshes.of(outcome)
 
     def _bind_providers(self, registry: CollectorRegistry) -> None:
         attempts = Counter(
@@ -287,6 +355,10 @@ class Metrics:
             "parley_replies_followed", "Replies of other replicas that have readers here.", registry=self.registry
         )
         replies.set_function(followed)
+
+    def watch_models(self, models: Callable[[], Iterable[Model]]) -> None:
+        """Call this function at each scrape, in the endpoint's thread, for the configured models."""
+        self.registry.register(_Retirements(models))
 
     # --- calls and providers
 

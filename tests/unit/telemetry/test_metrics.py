@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import logging
+
 import msgspec
 import pytest
-from parley_server.core.model import FinishReason, Reply, ReplyError, State, Usage
+from parley_server.core.model import FinishReason, Model, Reply, ReplyError, State, Usage
 from parley_server.core.observer import AttemptObserver, CallEnded, CallObserver, Observer
 from parley_server.errors import Reason
 from parley_server.telemetry.metrics import MAX_SERIES, Metrics
@@ -146,3 +148,40 @@ def test_the_state_of_the_relay_is_read_at_each_scrape() -> None:
     lost_s[0] = 31.5
     assert value("parley_relay_lost_seconds") == 31.5
     assert value("parley_replies_followed") == 7
+
+
+def test_the_times_of_retirement_are_read_at_each_scrape() -> None:
+    metrics = Metrics()
+    models = [
+        Model(alias="old", provider="p", name="n", retire_time_us=5_000_000),
+        Model(alias="a", provider="p", name="m"),
+    ]
+    metrics.watch_models(lambda: models)
+    name = "parley_model_retire_timestamp_seconds"
+    assert (value(metrics, name, model="old"), value(metrics, name, model="a")) == (5, None)
+    models.clear()
+    assert value(metrics, name, model="old") is None
+
+
+def test_warnings_and_errors_of_the_log_are_counted_by_event() -> None:
+    metrics = Metrics()
+    logger = logging.getLogger("tests.metrics")
+    logger.addHandler(metrics.log_line_counter)
+    try:
+        logger.info("serving")
+        logger.warning("checkpoints_delayed", extra={"fields": {"replies": 2}})
+        logger.error("relay_task_failed")
+        logger.error("free text of a library")
+    finally:
+        logger.removeHandler(metrics.log_line_counter)
+    counted = {
+        (sample.labels["level"], sample.labels["event"]): sample.value
+        for family in metrics.registry.collect()
+        for sample in family.samples
+        if sample.name == "parley_log_lines_total" and sample.value
+    }
+    assert counted == {
+        ("warning", "checkpoints_delayed"): 1,
+        ("error", "relay_task_failed"): 1,
+        ("error", "log"): 1,
+    }

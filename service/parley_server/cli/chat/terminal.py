@@ -11,13 +11,13 @@ from collections.abc import Awaitable
 from typing import Final
 
 from parley import Backoff, Client, ParleyError
-from parley.errors import DeadlineExceeded, Unauthenticated, Unavailable
 from parley.v1 import resources_pb2
 
 from parley_server.cli.chat.input import read_message
 from parley_server.cli.chat.reply_view import ReplyOutcome
 from parley_server.cli.chat.screen import Screen
 from parley_server.cli.chat.session import ChatOptions, Session, unknown_model
+from parley_server.cli.reach import KEY_VARIABLE, problem_of
 
 _PROBE_S = 5.0
 
@@ -46,7 +46,7 @@ def chat(options: ChatOptions) -> int:
 
 
 def _run(runner: asyncio.Runner, options: ChatOptions, *, screen: Screen) -> int:
-    key = options.api_key or os.environ.get("PARLEY_API_KEY")
+    key = options.api_key or os.environ.get(KEY_VARIABLE)
     try:
         models = runner.run(_probe(options, key))
         session = runner.run(_start(options, key, screen=screen))
@@ -54,7 +54,7 @@ def _run(runner: asyncio.Runner, options: ChatOptions, *, screen: Screen) -> int
         sys.stderr.write(f"error: {error}\n")
         return 1
     except ParleyError as error:
-        sys.stderr.write(_unreachable(error, options.address) + "\n")
+        sys.stderr.write(problem_of(error, options.address) + "\n")
         return 1
     try:
         if options.text:
@@ -86,13 +86,6 @@ async def _probe(options: ChatOptions, key: str | None) -> list[resources_pb2.Mo
 async def _start(options: ChatOptions, key: str | None, *, screen: Screen) -> Session:
     client = Client(options.address, api_key=key, end_user=options.end_user)
     return Session(client, screen, options)
-
-
-def _unreachable(error: ParleyError, address: str) -> str:
-    if isinstance(error, Unavailable | DeadlineExceeded) and not error.reason:
-        return f"no Parley server at {address}; start one with `parley serve`"
-    hint = "; give one with --api-key or PARLEY_API_KEY" if isinstance(error, Unauthenticated) else ""
-    return f"error: {error}{hint}"
 
 
 def _greet(screen: Screen, options: ChatOptions, models: list[resources_pb2.Model]) -> None:
