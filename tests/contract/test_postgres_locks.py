@@ -204,17 +204,17 @@ async def test_the_end_of_a_reply_that_meets_its_checkpoints_deletes_them(stores
 async def test_a_cancel_that_meets_the_end_of_a_reply_returns_it_as_it_ended(stores, meet):
     reply = await accepted(stores[2], await created(stores[2]))
     wish = (ADA, CancelTarget(reply_id=reply.id), FinishReason.CANCELLED, "late", NOW_US)
-    ended, told = await meet(
+    ended, outcome = await meet(
         lambda store: store.finalise(finalisation(reply)), lambda store: store.request_cancel(*wish)
     )
-    assert told == ended.reply
+    assert outcome == ended.reply
 
 
 async def test_a_cancel_that_meets_the_acceptance_of_its_request_finds_the_reply(stores, meet):
     asked = acceptance(await created(stores[2]), request_id="r")
     wish = (ADA, CancelTarget(request_id="r"), FinishReason.CANCELLED, "stop", NOW_US)
-    _, told = await meet(lambda store: store.accept(asked), lambda store: store.request_cancel(*wish))
-    assert (told.id, told.cancel_reason) == (asked.reply.id, "stop")
+    _, outcome = await meet(lambda store: store.accept(asked), lambda store: store.request_cancel(*wish))
+    assert (outcome.id, outcome.cancel_reason) == (asked.reply.id, "stop")
 
 
 async def test_concurrent_creations_of_one_id_create_one_conversation(stores, meet):

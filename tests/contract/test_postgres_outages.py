@@ -85,7 +85,7 @@ async def test_a_connection_that_keeps_breaking_is_given_up(database):
 
 async def test_a_stop_under_load_raises_storage_unavailable_and_keeps_acknowledged_writes(store, own_postgres):
     """A returned outcome is stored. A failed call is stored completely or not at all, and may be repeated."""
-    told: list[str] = []
+    accepted: list[str] = []
     unsure: list = []
     going = True
 
@@ -97,7 +97,7 @@ async def test_a_stop_under_load_raises_storage_unavailable_and_keeps_acknowledg
                 asked = acceptance(conversation)
                 outcome = await store.accept(asked)
                 assert isinstance(outcome, Accepted)
-                told.append(outcome.reply.id)
+                accepted.append(outcome.reply.id)
             except StorageUnavailable as error:
                 if conversation is not None and error.outcome_unknown:
                     unsure.append(asked)
@@ -107,15 +107,15 @@ async def test_a_stop_under_load_raises_storage_unavailable_and_keeps_acknowledg
         for _ in range(12):
             talking.create_task(talk())
         for stop in (own_postgres.stop, own_postgres.kill9, lambda: own_postgres.stop("immediate")):
-            before = len(told)
-            await until(lambda before=before: that(len(told) > before + 20), "acceptances go on")
+            before = len(accepted)
+            await until(lambda before=before: that(len(accepted) > before + 20), "acceptances go on")
             await asyncio.to_thread(stop)
             await asyncio.sleep(0.05)
             await asyncio.to_thread(own_postgres.start)
-        before = len(told)
-        await until(lambda: that(len(told) > before + 20), "acceptances go on")
+        before = len(accepted)
+        await until(lambda: that(len(accepted) > before + 20), "acceptances go on")
         going = False
-    assert set(told) <= set(await store.unfinished_ids())
+    assert set(accepted) <= set(await store.unfinished_ids())
     for asked in unsure:
         assert isinstance(await store.accept(asked), Accepted)
 
@@ -158,11 +158,11 @@ class Wire:
             await self._proxy.reset()
         else:
             self._proxy.stall()
-        with pytest.raises(StorageUnavailable) as told:
+        with pytest.raises(StorageUnavailable) as raised:
             await task
         self._proxy.latency_s = 0
         await self._proxy.restore()
-        return told.value
+        return raised.value
 
     def _slow_down(self) -> None:
         self._proxy.latency_s = 0.4
@@ -177,8 +177,8 @@ async def test_a_commit_whose_answer_is_lost_has_an_unknown_outcome(postgres_beh
     monkeypatch.setattr(postgres, "STATEMENT_S", 1.0)
     store = await opened_store(server.url(DATABASE, port=proxy.port))
     asked = acceptance(await created(store))
-    told = await Wire(server, proxy).lose_answer(store, asked, how)
-    assert told.outcome_unknown
+    problem = await Wire(server, proxy).lose_answer(store, asked, how)
+    assert problem.outcome_unknown
     assert await store.get_reply(ADA, asked.reply.id) == asked.reply
     assert await store.accept(asked) == Accepted(reply=asked.reply)
     await store.close()
@@ -193,9 +193,9 @@ async def postgres_behind_proxy(own_postgres):
 async def test_a_commit_that_never_reached_the_server_has_an_unknown_outcome_too(store, own_postgres):
     asked = acceptance(await created(store))
     event.listen(store._database._pool.sync_engine, "commit", lambda _: own_postgres.restart(), once=True)
-    with pytest.raises(StorageUnavailable) as told:
+    with pytest.raises(StorageUnavailable) as raised:
         await store.accept(asked)
-    assert told.value.outcome_unknown
+    assert raised.value.outcome_unknown
     with pytest.raises(ReplyNotFound):
         await store.get_reply(ADA, asked.reply.id)
     assert await store.accept(asked) == Accepted(reply=asked.reply)
@@ -205,9 +205,9 @@ async def test_a_finalisation_whose_commit_was_lost_may_be_repeated(store, own_p
     reply = await accepted(store, await created(store))
     await store._sweep  # its commit would also be counted
     event.listen(store._database._pool.sync_engine, "commit", lambda _: own_postgres.restart(), once=True)
-    with pytest.raises(StorageUnavailable) as told:
+    with pytest.raises(StorageUnavailable) as raised:
         await store.finalise(finalisation(reply))
-    assert told.value.outcome_unknown
+    assert raised.value.outcome_unknown
     assert (await store.finalise(finalisation(reply))).won
 
 

@@ -204,10 +204,10 @@ async def test_no_query_reads_a_whole_table(postgres, cluster_files, database):
     await store.start()
     await everything(store)
     await store.close()
-    told = postgres.log.read_bytes()[start:].decode()
-    plans = told.count("Query Text:")
+    printed = postgres.log.read_bytes()[start:].decode()
+    plans = printed.count("Query Text:")
     assert plans > 40
-    scanned = {table for table in re.findall(r"Seq Scan on (\w+)", told) if not table.startswith("pg_")}
+    scanned = {table for table in re.findall(r"Seq Scan on (\w+)", printed) if not table.startswith("pg_")}
     assert scanned == {"schema_release", "replica"}
 
 

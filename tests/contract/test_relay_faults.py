@@ -72,7 +72,7 @@ async def talk(replicas):
     await asyncio.gather(made._task, return_exceptions=True)
 
 
-def told(caplog, event: str, part: str) -> list[dict]:
+def logged(caplog, event: str, part: str) -> list[dict]:
     """The fields of an event's log lines about a part."""
     fields = [record.fields for record in caplog.records if record.message == event]
     return [each for each in fields if each.get("part") == part]
@@ -92,8 +92,8 @@ async def test_followers_get_all_entries_after_redis_restarts_empty(talk, own_re
     await talk.exact()
     for event in ("relay_lost", "relay_restored"):
         for part in ("publish", "follow", "subscribe"):
-            assert len(told(caplog, event, part)) == 2  # one of each replica
-    assert all(each["lost_s"] > 0.5 for each in told(caplog, "relay_restored", "publish"))
+            assert len(logged(caplog, event, part)) == 2  # one of each replica
+    assert all(each["lost_s"] > 0.5 for each in logged(caplog, "relay_restored", "publish"))
 
 
 async def test_followers_get_all_entries_after_a_flush_of_silent_logs(replicas, own_redis):
@@ -212,7 +212,7 @@ async def test_replies_continue_while_redis_refuses_writes(talk, own_redis, capl
     await talk.flows()
     await talk.sound()
     await talk.exact()
-    lost, back = told(caplog, "relay_lost", "publish"), told(caplog, "relay_restored", "publish")
+    lost, back = logged(caplog, "relay_lost", "publish"), logged(caplog, "relay_restored", "publish")
     assert len(lost) == len(back) == 2  # one of each replica
     assert words in lost[0]["problem"]
     assert await talk.owner.relay.idle_s(talk.log.reply.id) < 4 * HEARTBEAT_S

@@ -183,9 +183,9 @@ async def test_an_owner_without_subscription_finds_a_cancel_request(replicas, mo
 
 async def test_a_cancel_request_for_a_reply_without_entries_expires(replicas, shared_redis):
     other = await replicas.start(running_ttl_s=60.0)
-    wished = reply(unique("reply"), owner="nobody")
-    other.relay.publish_cancel(wished)
-    await until(lambda: 0 < shared_redis.command("PTTL", wire.reply_key(wished.id)) <= 60_000)
+    cancelled = reply(unique("reply"), owner="nobody")
+    other.relay.publish_cancel(cancelled)
+    await until(lambda: 0 < shared_redis.command("PTTL", wire.reply_key(cancelled.id)) <= 60_000)
 
 
 async def test_remote_readers_are_reported_until_they_leave(replicas):

@@ -70,9 +70,9 @@ async def test_a_renewal_returns_owned_replies_and_their_cancel_requests(store):
     ended = await owned_by(store, "a")
     await store.finalise(finalisation(ended))
     await store.request_cancel(ADA, CancelTarget(reply_id=wanted.id), FinishReason.INTERRUPTED, "stop", NOW_US)
-    told = {each.reply_id: each for each in await store.hold_lease("a", LONG_S)}
+    held = {each.reply_id: each for each in await store.hold_lease("a", LONG_S)}
     wish = standing(wanted, cancel=FinishReason.INTERRUPTED, cancel_reason="stop")
-    assert told == {mine.id: standing(mine), wanted.id: wish}
+    assert held == {mine.id: standing(mine), wanted.id: wish}
     assert await store.hold_lease("b", LONG_S) == [standing(others)]
 
 

@@ -69,10 +69,10 @@ async def works(calling) -> bool:
 async def refused(calling, *, within_s: float) -> StorageUnavailable:
     """The error of a call, which must raise StorageUnavailable in time."""
     began = time.monotonic()
-    with pytest.raises(StorageUnavailable) as told:
+    with pytest.raises(StorageUnavailable) as raised:
         await calling
     assert time.monotonic() - began < within_s
-    return told.value
+    return raised.value
 
 
 async def that(value: bool) -> bool:

@@ -45,7 +45,7 @@ def limits_of(settings: object) -> Limits:
 class Capacity:
     """Counts running replies and the bytes of their prompts. Above a limit, requests are refused, not queued.
 
-    Callers that are refused at the same time are told to return one after the other."""
+    Callers that are refused at the same time get rising delays, so that they return one after the other."""
 
     def __init__(self, limits: Limits, clock: Clock) -> None:
         self._limits = limits

@@ -22,8 +22,8 @@ async def test_each_change_is_logged_once(caplog):
     assert not health.worked()
     await clock.advance(1)
     assert (health.lost_s, health.works_s) == (0.0, 1.0)
-    told = [(record.message, record.fields) for record in caplog.records]
-    assert told == [
+    logged = [(record.message, record.fields) for record in caplog.records]
+    assert logged == [
         ("relay_lost", {"part": "publish", "problem": "gone"}),
         ("relay_restored", {"part": "publish", "lost_s": 6.0}),
     ]

@@ -32,11 +32,11 @@ def pauses(caplog: pytest.LogCaptureFixture) -> Any:
     """The pauses before restarts."""
     caplog.set_level(logging.INFO, "parley_server.workers")
 
-    def told(worker: int) -> list[float]:
+    def pauses_of(worker: int) -> list[float]:
         fields = [getattr(record, "fields", {}) for record in caplog.records if record.message == "worker_exited"]
         return [each["restart_s"] for each in fields if each["worker"] == worker]
 
-    return told
+    return pauses_of
 
 
 PRELUDE = f"""#!{sys.executable} -IS

@@ -196,7 +196,7 @@ async def read_to_end(stream: ReplyStream) -> Finished:
 
 
 def _refuse_limit(event: Event) -> None:
-    # The client would wait for the limit; the user is told how long that takes instead.
+    # The client would wait until the limit allows the call; the user sees how long that takes instead.
     if isinstance(event, Reconnecting) and isinstance(event.error, RateLimited):
         raise event.error
 

@@ -1,4 +1,4 @@
-"""Runs an application with uvicorn, and ends its streams when the process is told to stop."""
+"""Runs an application with uvicorn, and ends its streams when the process gets a signal to stop."""
 
 from __future__ import annotations
 
