@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 
+from parley_server import __version__
 from parley_server.auth.authenticator import Access
 from parley_server.core.access import Tenants, tenants_of
 from parley_server.core.clock import SystemClock
@@ -16,6 +17,7 @@ from parley_server.core.limits import limits_of
 from parley_server.core.ports import Clock
 from parley_server.core.provider_keys import KeyCache, ProviderKeys
 from parley_server.core.retention import Retention
+from parley_server.core.status import StatusParts, StatusReports
 from parley_server.cores import Parts
 from parley_server.errors import StorageUnavailable
 from parley_server.modes import choose_mode
@@ -90,6 +92,7 @@ class App:
             usage_days=settings.retention.usage_days,
             on_erased=self.mode.core.conversations.erased,
         )
+        self.status_reports = self._status_reports()
         self._server = self._grpc_server(tenants, share_port=share_port)
         self.certificates: Certificates | None = None
         self._metrics: MetricsEndpoint | None = None
@@ -109,6 +112,7 @@ class App:
             quotas=core.quotas,
             usage_reports=core.usage_reports,
             provider_keys=self._provider_keys,
+            status_reports=self.status_reports,
             environment=CallEnvironment(
                 authenticator=self._access.authenticator, observer=self.telemetry, clock=self._clock
             ),
@@ -116,6 +120,26 @@ class App:
             options=options(server),
             reflection=server.reflection,
             share_port=share_port,
+        )
+
+    def _status_reports(self) -> StatusReports:
+        core = self.mode.core
+        return StatusReports(
+            StatusParts(
+                version=__version__,
+                replica_id=self.mode.replica_id,
+                database=self.mode.database,
+                time_limit_s=self._settings.server.time_limit_s,
+                clock=self._clock,
+                store=self.mode.store,
+                rules=core.rules,
+                live_replies=core.live_replies,
+                lease=core.lease,
+                load=self._monitor,
+                draining=lambda: core.acceptances.draining is not None,
+                relay=self.mode.relay_parts,
+                breakers=self._registry.breakers,
+            )
         )
 
     @property

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from parley_server.core.ids import new_id
 from parley_server.core.ports import Clock
 from parley_server.core.replies.journal import Journal
+from parley_server.core.status_values import RelayPart
 from parley_server.core.usage.rollup import UsageRollup
 from parley_server.cores import ClusterCore, Parts, StandaloneCore
 from parley_server.journal.journals import CheckpointJournal, StandaloneJournal
@@ -35,6 +36,7 @@ SQLITE_ROLLUP_ROWS, POSTGRES_ROLLUP_ROWS = 500, 2000
 class Standalone:
     """One process with a SQLite file, which it locks."""
 
+    database = "SQLite"
     replica_id = ""
 
     def __init__(self, settings: Settings, parts: Parts) -> None:
@@ -63,6 +65,10 @@ class Standalone:
         await self.core.recovery.recover()
         self._journal.start()
 
+    def relay_parts(self) -> list[RelayPart]:
+        """None: there are no other replicas."""
+        return []
+
     def background(self) -> list[Coroutine[None, None, None]]:
         """The work to run in the background until the server stops."""
         return [self.core.recovery.run(), self._rollup.run()]
@@ -80,6 +86,8 @@ class Cluster:
     """One of several replicas on PostgreSQL, with a lease.
 
     Without Redis, readers cannot follow a reply on another replica; they only see its stored end."""
+
+    database = "PostgreSQL"
 
     def __init__(self, settings: Settings, parts: Parts, telemetry: Telemetry) -> None:
         server = settings.server
@@ -126,6 +134,11 @@ class Cluster:
             await self._redis.start(self.core.lease_keeper)
             if self._counts_messages:
                 self._redis.rates.start()
+
+    def relay_parts(self) -> list[RelayPart]:
+        """The parts of the connection to Redis; empty without Redis."""
+        parts = () if self._redis is None else self._redis.parts
+        return [RelayPart(name=part.part, lost_s=part.lost_s) for part in parts]
 
     def background(self) -> list[Coroutine[None, None, None]]:
         """The work to run in the background until the server stops."""

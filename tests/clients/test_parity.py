@@ -38,6 +38,7 @@ METHODS = {
     "Admin.ListProviderKeys": "provider_keys",
     "Admin.DeleteProviderKey": "delete_provider_key",
     "Admin.ListUsage": "usage",
+    "Admin.GetStatus": "status",
 }
 
 OF_THE_CLIENT = ("Chat", "Catalog")

@@ -51,6 +51,7 @@ OPS: dict[str, set[str]] = {
     "admin.provider_keys": {"client"},
     "admin.delete_provider_key": {"client", "provider", "tenant"},
     "admin.usage": {"client", "group_by", "tenant", "end_user", "model", "page_size"},
+    "admin.status": {"client"},
     "conversations.create": {"client", "conversation", "messages", "request_id"},
     "conversations.get": {"client", "conversation_id"},
     "conversations.list": {"client", "query", "labels", "page_size"},

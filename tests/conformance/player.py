@@ -354,6 +354,9 @@ class Player:
     async def do_admin_usage(self, name: str, client: str, **fields: Any) -> dict[str, Any]:
         return await self._items(name, self._clients[client].admin.usage(**fields))
 
+    async def do_admin_status(self, _: str, client: str) -> dict[str, Any]:
+        return result(await self._clients[client].admin.status())
+
     async def do_conversations_create(
         self,
         _: str,

@@ -17,6 +17,7 @@ import {
 } from "@parley/client";
 import {
   ConversationSchema,
+  GetStatusResponseSchema,
   ImageSchema,
   ListMessagesResponseSchema,
   MessageSchema,
@@ -259,6 +260,9 @@ const HANDLERS: Partial<Record<string, Handler>> = {
     const groupBy = command.group_by?.map(camel) as UsageOptions["groupBy"];
     const found = clientOf(command).admin.usage({ groupBy, tenant, endUser, model, pageSize });
     return items(command.id, UsageRowSchema, found);
+  },
+  "admin.status": async (command) => {
+    result(command.id, json(GetStatusResponseSchema, await clientOf(command).admin.status()));
   },
   "conversations.create": async (command) => {
     const made = await clientOf(command).conversations.create(

@@ -5,6 +5,7 @@ import { timestampFromDate } from "@bufbuild/protobuf/wkt";
 import type { CallOptions, Connection } from "./connection.js";
 import {
   Admin as AdminService,
+  type GetStatusResponse,
   ListProviderKeysRequestSchema,
   ListUsageRequestSchema,
   ListUsageRequest_GroupBy as GroupBy,
@@ -33,8 +34,8 @@ export interface UsageOptions extends CallOptions {
 }
 
 /**
- * Provider keys and usage, for operators. The calls need a credential with the role admin, except `usage` of the caller's
- * own tenant or end user.
+ * Provider keys, usage and status, for operators. The calls need a credential with the role admin, except `usage` of the
+ * caller's own tenant or end user.
  */
 export class Admin {
   /** @internal Use `client.admin`. */
@@ -96,5 +97,10 @@ export class Admin {
       yield* page.rows;
       request.pageToken = page.nextPageToken;
     } while (request.pageToken);
+  }
+
+  /** Returns the state of the replica that answers, and what the database shows of all replicas. */
+  async status({ signal }: CallOptions = {}): Promise<GetStatusResponse> {
+    return await this.connection.unary(AdminService.method.getStatus, {}, { signal });
   }
 }

@@ -21,6 +21,7 @@ import {
   type ReplyEvent,
 } from "../src/index.js";
 import {
+  GetStatusResponseSchema,
   ListProviderKeysResponseSchema,
   ListUsageRequest_GroupBy as GroupBy,
   ListUsageResponseSchema,
@@ -311,4 +312,11 @@ scripted("usage is read from all pages with the same filters", async (server, cl
     assert.deepEqual([endTime, endUser, model], [undefined, "ada", "fast"]);
     assert.deepEqual(groupBy, [GroupBy.DAY, GroupBy.END_USER]);
   }
+});
+
+scripted("the status is read", async (server, clientWith) => {
+  const status = create(GetStatusResponseSchema, { problems: ["no replica holds a lease"] });
+  server.unary["GetStatus"] = [status];
+  assert.deepEqual(await clientWith().admin.status(), status);
+  assert.equal(server.calls.length, 1);
 });

@@ -92,8 +92,8 @@ class UrlKeys:
             self._keys = parse_key_set(await self._fetch())
         except (httpx2.HTTPError, httpx2.InvalidURL, OSError, ValueError) as error:
             if not self._failed:
-                problem = str(error) or type(error).__name__
-                logger.warning("jwks_refresh_failed", extra={"fields": {"issuer": self._name, "problem": problem}})
+                fields = {"issuer": self._name, "problem": _problem(error)}
+                logger.warning("jwks_refresh_failed", extra={"fields": fields})
             self._failed = True
         else:
             self._failed = False
@@ -104,23 +104,8 @@ class UrlKeys:
     async def _fetch(self) -> bytes:
         """The body of the response. Raises ValueError, OSError (which includes TimeoutError) and `httpx2.HTTPError`."""
         if self._client is None:
-            headers = {
-                "Accept": "application/json",
-                "Accept-Encoding": "identity",
-                "User-Agent": f"parley/{__version__}",
-            }
-            self._client = httpx2.AsyncClient(headers=headers, follow_redirects=False, timeout=FETCH_S)
-        body = b""
-        async with asyncio.timeout(FETCH_S), self._client.stream("GET", self._url) as response:
-            if response.status_code != httpx2.codes.OK:
-                raise ValueError(f"the URL answered HTTP {response.status_code}")
-            if response.headers.get("content-encoding", "identity") != "identity":
-                raise ValueError("the URL answered with a compressed body")
-            async for piece in response.aiter_raw():
-                body += piece
-                if len(body) > MAX_BYTES:
-                    break  # the parser refuses it
-        return body
+            self._client = _client()
+        return await _fetched(self._client, self._url)
 
 
 class FileKeys:
@@ -168,3 +153,40 @@ class FileKeys:
         else:
             self._observer.jwks_refreshed("ok")
         self._version = version
+
+
+async def check_keys(source: str | Path) -> None:
+    """Read the keys at a URL or in a file once. Raises ValueError with the problem."""
+    try:
+        if isinstance(source, Path):
+            with source.open("rb") as content:
+                parse_key_set(content.read(MAX_BYTES + 1))
+            return
+        async with _client() as client:
+            parse_key_set(await _fetched(client, source))
+    except (httpx2.HTTPError, httpx2.InvalidURL, OSError) as error:
+        raise ValueError(_problem(error)) from error
+
+
+def _client() -> httpx2.AsyncClient:
+    headers = {"Accept": "application/json", "Accept-Encoding": "identity", "User-Agent": f"parley/{__version__}"}
+    return httpx2.AsyncClient(headers=headers, follow_redirects=False, timeout=FETCH_S)
+
+
+async def _fetched(client: httpx2.AsyncClient, url: str) -> bytes:
+    """The body of the response. Raises ValueError, OSError (which includes TimeoutError) and `httpx2.HTTPError`."""
+    body = b""
+    async with asyncio.timeout(FETCH_S), client.stream("GET", url) as response:
+        if response.status_code != httpx2.codes.OK:
+            raise ValueError(f"the URL answered HTTP {response.status_code}")
+        if response.headers.get("content-encoding", "identity") != "identity":
+            raise ValueError("the URL answered with a compressed body")
+        async for piece in response.aiter_raw():
+            body += piece
+            if len(body) > MAX_BYTES:
+                break  # the parser refuses it
+    return body
+
+
+def _problem(error: Exception) -> str:
+    return str(error) or type(error).__name__

@@ -10,6 +10,7 @@ import datetime
 import importlib
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Final
 
 from parley_server import __version__
@@ -50,8 +51,10 @@ def _parser() -> argparse.ArgumentParser:
             command.add_argument(
                 "--ui-port", metavar="PORT", type=_port, help="of the chat page on 127.0.0.1 (default: 8080)"
             )
-        if name != "check":
-            command.add_argument("--database-url", metavar="URL", help="default: sqlite+aiosqlite:///parley.db")
+        if name == "check":
+            connect = "also ask the database, Redis, the providers and the issuers of tokens"
+            command.add_argument("--connect", action="store_true", help=connect)
+        command.add_argument("--database-url", metavar="URL", help="default: sqlite+aiosqlite:///parley.db")
     text = "erase everything about one end user, except log lines and sums of usage"
     erase = commands.add_parser("erase-user", help=text, description=text.capitalize() + ".")
     erase.add_argument("end_user", metavar="USER", type=_not_empty)
@@ -59,6 +62,12 @@ def _parser() -> argparse.ArgumentParser:
     erase.add_argument("--config", metavar="FILE", help="TOML file (default: PARLEY_CONFIG)")
     erase.add_argument("--database-url", metavar="URL", help="default: sqlite+aiosqlite:///parley.db")
     _add_usage(commands)
+    _add_status(commands)
+    text = "copy a SQLite database, also while a server uses it"
+    backup = commands.add_parser("backup", help=text, description=text.capitalize() + ".")
+    backup.add_argument("file", metavar="FILE", type=Path, help="a new file; an existing one is not overwritten")
+    backup.add_argument("--config", metavar="FILE", help="TOML file (default: PARLEY_CONFIG)")
+    backup.add_argument("--database-url", metavar="URL", help="default: sqlite+aiosqlite:///parley.db")
     text = "print a new key for PARLEY_ENCRYPTION_KEYS"
     commands.add_parser("encryption-key", help=text, description=text.capitalize() + ".")
     text = "show what the model is shown in a conversation's next turn"
@@ -124,6 +133,21 @@ def _time(text: str) -> datetime.datetime:
     except ValueError as error:
         raise argparse.ArgumentTypeError("must be a date such as 2026-11-01, or a time in ISO 8601") from error
     return time if time.tzinfo else time.replace(tzinfo=datetime.UTC)
+
+
+def _add_status(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    text = "show the state of the replicas; the exit status is 1 if something needs attention"
+    status = commands.add_parser("status", help=text, description=text.capitalize() + ".")
+    status.add_argument("--json", action="store_true", help="print the message GetStatusResponse as JSON")
+    status.add_argument("--config", metavar="FILE", help="TOML file (default: PARLEY_CONFIG)")
+    status.add_argument("--database-url", metavar="URL", help="default: sqlite+aiosqlite:///parley.db")
+    server = "ask this replica, in place of the database"
+    status.add_argument("--server", default="", metavar="HOST:PORT", help=server)
+    status.add_argument("--api-key", default="", metavar="KEY", help="default: the variable PARLEY_API_KEY")
+    status.add_argument("--tls", action="store_true", help="use TLS with the machine's authorities")
+    status.add_argument("--ca", metavar="FILE", type=Path, help="use TLS with the authorities of this PEM file")
+    status.add_argument("--certificate", metavar="FILE", type=Path, help="client certificate with its chain (PEM)")
+    status.add_argument("--key", metavar="FILE", type=Path, help="private key of the client certificate (PEM)")
 
 
 def _not_empty(text: str) -> str:

@@ -1,4 +1,5 @@
-"""`parley check`: validates the configuration and prints a summary of it."""
+"""`parley check`: validates the configuration and prints a summary of it; with `--connect`, it also asks whatever a
+server connects to."""
 
 from __future__ import annotations
 
@@ -6,6 +7,8 @@ import argparse
 import asyncio
 import sys
 
+from parley_server.cli.columns import aligned
+from parley_server.cli.connections import Finding, check_connections
 from parley_server.cli.models_table import retirement_of, table_of
 from parley_server.cli.options import read_settings
 from parley_server.core.clock import SystemClock
@@ -15,9 +18,11 @@ from parley_server.exit_status import CANNOT_RUN
 from parley_server.providers.registry import Registry
 from parley_server.settings import Settings, is_sqlite, without_secrets
 
+FAULTS = 1
+
 
 def run(options: argparse.Namespace) -> int:
-    """Build the providers, without calling them, and print what is configured; the exit status."""
+    """Print what is configured, and with `--connect` what answers; the exit status: 1 if something cannot be used."""
     settings = read_settings(options)
     try:
         models = asyncio.run(_models(settings))
@@ -32,7 +37,19 @@ def run(options: argparse.Namespace) -> int:
     print(f"database: {kind} at {without_secrets(settings.database_url)}; relay: {relay}; workers: {settings.workers}")
     print(_access(settings))
     print("\n".join(models))
-    return 0
+    return _connect(settings) if options.connect else 0
+
+
+def _connect(settings: Settings) -> int:
+    """Ask the database, Redis, providers and issuers, print all answers, and return the exit status."""
+    found = asyncio.run(check_connections(settings))
+    print()
+    print("\n".join(aligned([_row(finding) for finding in found])))
+    return FAULTS if any(finding.fault for finding in found) else 0
+
+
+def _row(finding: Finding) -> tuple[str, ...]:
+    return "fault" if finding.fault else "ok", f"{finding.took_s * 1000:.0f} ms", finding.name, finding.text
 
 
 def _unlimited_costs(settings: Settings, models: list[Model]) -> list[str]:

@@ -89,6 +89,11 @@ class Tenants:
         return tenant in self._policies or self._others is not None
 
     @property
+    def policies(self) -> dict[str, TenantPolicy]:
+        """The configured policies by tenant; `OTHER_TENANTS` has that of all others."""
+        return self._policies | ({OTHER_TENANTS: self._others} if self._others else {})
+
+    @property
     def count_messages(self) -> bool:
         """Whether a tenant has a limit of messages per minute."""
         policies = (*self._policies.values(), self._others or TenantPolicy())

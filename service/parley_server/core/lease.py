@@ -24,6 +24,11 @@ class Lease:
         """Whether nobody else can have taken the replies over by now. Asked before all that readers are to see."""
         return self.until == math.inf or self._now() < self.until
 
+    @property
+    def left_s(self) -> float | None:
+        """For how many seconds it is still held, 0 if it is not; None: for ever."""
+        return None if self.until == math.inf else max(0.0, self.until - self._now())
+
 
 FOR_EVER = Lease(lambda: 0.0, math.inf)
 NEVER = Lease(lambda: 0.0)

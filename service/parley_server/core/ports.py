@@ -20,6 +20,7 @@ from parley_server.core.model import (
 from parley_server.core.quota_values import QuotaRow, QuotaUse
 from parley_server.core.rate_values import Taken
 from parley_server.core.secret import Secret
+from parley_server.core.status_values import QuotaCaps, QuotaSpot, StoredStatus
 from parley_server.core.store_types import (
     Acceptance,
     AcceptOutcome,
@@ -382,6 +383,16 @@ class KeyRules(Protocol):
         """Ask the provider whether it accepts the key, for at most five seconds.
 
         Raises `InvalidRequest` if it refuses the key, and `ProviderUnavailable` if it does not tell."""
+
+
+class StatusStore(Protocol):
+    """Shows operators what the database holds. Any method raises `StorageUnavailable`."""
+
+    async def read_status(self) -> StoredStatus:
+        """The leases of replicas and the running replies, by the database's clock."""
+
+    async def quota_spots(self, caps: QuotaCaps, limit: int) -> list[QuotaSpot]:
+        """The quotas of which the largest parts are used or held, at most `limit`, the fullest first."""
 
 
 class ErasureStore(Protocol):

@@ -13,6 +13,7 @@ from parley_server.core.model import Model, Prompt
 from parley_server.core.observer import AttemptObserver
 from parley_server.core.ports import Clock, KeyLookup, Provider, Route
 from parley_server.core.secret import Secret
+from parley_server.core.status_values import BreakerState
 from parley_server.core.store_types import KeyPlace
 from parley_server.errors import InvalidRequest, ModelNotFound, NotConfigured, ProviderNotFound
 from parley_server.providers.anthropic.provider import AnthropicProvider
@@ -58,7 +59,7 @@ class VerifiesKeys(Protocol):
     """A provider that sends a key."""
 
     async def verify_key(self, key: Secret) -> None:
-        """See `KeyRules.verify_key`."""
+        """See `KeyRules.verify_key`. An empty key: that of the configuration, or none."""
 
 
 @runtime_checkable
@@ -142,6 +143,13 @@ class Registry:
             (candidate.model for candidate in self._resolved.values()), key=lambda model: not model.is_default
         )
 
+    def breakers(self) -> list[BreakerState]:
+        """The circuit breakers, sorted by provider and model."""
+        return [
+            BreakerState(provider=provider, model=model, is_open=breaker.is_open, next_probe_s=breaker.left_s)
+            for (provider, model), breaker in sorted(self._breakers.items())
+        ]
+
     def retiring(self) -> list[Model]:
         """The models that their vendors turn off within 30 days, or have turned off."""
         soon_us = self._clock.now_us() + RETIRES_SOON_US
@@ -175,6 +183,21 @@ class Registry:
         verifying = self._providers[provider]
         assert isinstance(verifying, VerifiesKeys), "check_key comes first"
         await verifying.verify_key(key)
+
+    async def verify(self, provider: str) -> bool:
+        """Ask a provider whether it accepts the key of tenants without their own. Returns False, without a question, if
+        it has no server, or if such tenants have no key because only stored keys are used.
+
+        Raises `ProviderUnauthenticated` if the stored key cannot be decrypted, and what `verify_key` raises."""
+        verifying = self._providers[provider]
+        if not isinstance(verifying, VerifiesKeys):
+            return False
+        keys = self._keys[provider]
+        key = Secret(keys.of(""))
+        if keys.needs_stored and not key.reveal():
+            return False
+        await verifying.verify_key(key)
+        return True
 
     async def close(self) -> None:
         """Close every provider."""

@@ -11,7 +11,7 @@ import contextlib
 import logging
 from collections.abc import Callable
 
-from redis.exceptions import AuthenticationError, ResponseError
+from redis.exceptions import ResponseError
 
 from parley_server.core.cluster.peers import ReplyOwner
 from parley_server.core.events import Entry
@@ -25,11 +25,12 @@ from parley_server.relay.health import Health
 from parley_server.relay.outbox import Outbox
 from parley_server.relay.publisher import Publisher
 from parley_server.relay.rates import RedisRateLimiter
-from parley_server.relay.redis_check import RelayUnusable, check_server, connector
+from parley_server.relay.redis_check import RelayUnusable, connector
 from parley_server.relay.redis_pipeline import RedisPipeline, RelayAway
 from parley_server.relay.remote_log_cursor import RANGE_ENTRIES, StreamReading, entries_of
 from parley_server.relay.remote_log_reader import RemoteLogReader
 from parley_server.relay.scripts import CANCEL, TAKE_OVER, command, groups
+from parley_server.relay.server_check import ask_server
 from parley_server.relay.subscription import Subscription
 
 logger = logging.getLogger("parley.relay")
@@ -123,7 +124,7 @@ class RedisRelay:
         the background. Raises RelayUnusable if Redis answers but cannot be used."""
         self._owned = owned
         try:
-            await self._check()
+            await ask_server(self._asking)
         except RelayAway as away:
             logger.warning("relay_connect_failed", extra={"fields": {"problem": str(away)}})
             self._checking = asyncio.get_running_loop().create_task(self._check_later(), name="relay-check")
@@ -247,25 +248,11 @@ class RedisRelay:
         else:
             self._remote_log_reader.heard(channel, data)
 
-    async def _check(self) -> None:
-        """Raises RelayUnusable or RelayAway."""
-        try:
-            (info,) = await self._asking.run([command("INFO")])
-        except RelayAway as away:
-            # A wrong password does not become right by itself, unlike a server that is unreachable: the operator must
-            # see it at the start.
-            if isinstance(away.__cause__, AuthenticationError):
-                raise RelayUnusable(f"the relay's Redis refuses the URL's user or password: {away}") from None
-            raise
-        if isinstance(info, ResponseError):
-            raise RelayUnusable(f"the relay's Redis does not let its user see INFO: {info}")
-        check_server(info)
-
     async def _check_later(self) -> None:
         while True:
             await self._clock.sleep(CHECK_AGAIN_S)
             try:
-                await self._check()
+                await ask_server(self._asking)
             except RelayAway:
                 continue
             except RelayUnusable as unusable:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 from redis.asyncio.connection import Connection, parse_url
 from redis.asyncio.retry import Retry
@@ -16,6 +16,14 @@ LEAST_VERSION = (7, 0)
 
 class RelayUnusable(Exception):
     """The relay cannot be used. The message tells the operator why and what to do."""
+
+
+class RedisServer(NamedTuple):
+    """A server that can be used: "Redis" or "Valkey", its version, and its `maxmemory-policy`."""
+
+    name: str
+    version: str
+    policy: str
 
 
 Connect = Callable[[str], Connection]
@@ -52,8 +60,8 @@ def connector(url: str) -> Connect:
     return connect
 
 
-def check_server(info: bytes) -> None:
-    """Check a server's answer to INFO. Raises RelayUnusable."""
+def check_server(info: bytes) -> RedisServer:
+    """Check a server's answer to INFO, and return what it is. Raises RelayUnusable."""
     facts = dict(line.split(":", 1) for line in info.decode(errors="replace").splitlines() if ":" in line)
     version = facts.get("redis_version", "0")
     if tuple(int(part) for part in version.split(".")[:2] if part.isdecimal()) < LEAST_VERSION:
@@ -64,3 +72,6 @@ def check_server(info: bytes) -> None:
         raise RelayUnusable(
             f"the relay's Redis may drop keys at any time: set its maxmemory-policy to noeviction (it is {policy})"
         )
+    if "valkey_version" in facts:
+        return RedisServer("Valkey", facts["valkey_version"], policy)
+    return RedisServer("Redis", version, policy)

@@ -6,9 +6,11 @@ from parley.v1 import admin_pb2, admin_pb2_grpc
 
 from parley_server.core.access import AccessRole
 from parley_server.core.provider_keys import ProviderKeys
+from parley_server.core.status import StatusReports
 from parley_server.core.store_types import KeyPlace
 from parley_server.core.usage.reports import UsageReports
 from parley_server.rpc.call import CallEnvironment, Caller, Context, Servicer, rpc
+from parley_server.rpc.status_report import status_response
 from parley_server.rpc.to_proto import provider_key
 from parley_server.rpc.usage import usage_query, usage_response
 
@@ -16,12 +18,19 @@ SERVICE = "/parley.v1.Admin"
 
 
 class AdminServicer(Servicer, admin_pb2_grpc.AdminServicer):
-    """Keys of providers, and sums of usage."""
+    """Keys of providers, sums of usage, and the state of the replica."""
 
-    def __init__(self, environment: CallEnvironment, provider_keys: ProviderKeys, usage_reports: UsageReports) -> None:
+    def __init__(
+        self,
+        environment: CallEnvironment,
+        provider_keys: ProviderKeys,
+        usage_reports: UsageReports,
+        status_reports: StatusReports,
+    ) -> None:
         super().__init__(environment)
         self._provider_keys = provider_keys
         self._usage_reports = usage_reports
+        self._status_reports = status_reports
 
     @rpc(f"{SERVICE}/SetProviderKey", role=AccessRole.ADMIN)
     async def SetProviderKey(
@@ -58,3 +67,10 @@ class AdminServicer(Servicer, admin_pb2_grpc.AdminServicer):
         return usage_response(
             await self._usage_reports.list(caller.principal, query, request.page_size, request.page_token)
         )
+
+    @rpc(f"{SERVICE}/GetStatus", role=AccessRole.ADMIN)
+    async def GetStatus(
+        self, request: admin_pb2.GetStatusRequest, context: Context, caller: Caller
+    ) -> admin_pb2.GetStatusResponse:
+        """Show the state of this replica and of the database."""
+        return status_response(await self._status_reports.read())

@@ -25,6 +25,7 @@ from parley_server.core.ports import Catalog
 from parley_server.core.provider_keys import ProviderKeys
 from parley_server.core.quotas.service import Quotas
 from parley_server.core.replies.service import Replies
+from parley_server.core.status import StatusReports
 from parley_server.core.usage.reports import UsageReports
 from parley_server.port import SharedPort
 from parley_server.rpc.admin import AdminServicer
@@ -63,6 +64,7 @@ class GrpcServer:
         quotas: Quotas,
         usage_reports: UsageReports,
         provider_keys: ProviderKeys,
+        status_reports: StatusReports,
         environment: CallEnvironment,
         heartbeat_s: float,
         options: Options,
@@ -79,7 +81,7 @@ class GrpcServer:
         self._chat = ChatServicer(environment, replies, heartbeat_s=heartbeat_s)
         self._conversations = ConversationsServicer(environment, conversations)
         self._catalog = CatalogServicer(environment, catalog, tenants, quotas)
-        self._admin = AdminServicer(environment, provider_keys, usage_reports)
+        self._admin = AdminServicer(environment, provider_keys, usage_reports, status_reports)
         self._reflection = reflection
         self._health = health.aio.HealthServicer()
 

@@ -27,6 +27,7 @@ from sqlalchemy import (
     update,
 )
 
+from parley_server import __version__
 from parley_server.core.model import FinishReason, State
 from parley_server.core.store_types import Standing, Unfinished
 from parley_server.store.engine.dialect import AnyRow, Insert, Sought, insert, listed, listed_values, now_us
@@ -65,7 +66,12 @@ _FREE = text(
 def _hold(dialect: str) -> Insert:
     """Creates or renews a lease. The time is read after the row is locked, since a takeover may have held it."""
     until = now_us(dialect) + bindparam("lease_us", type_=BigInteger)
-    values = {"id": bindparam("of_replica", type_=Text), "lease_until_us": until, "start_time_us": now_us(dialect)}
+    values = {
+        "id": bindparam("of_replica", type_=Text),
+        "lease_until_us": until,
+        "start_time_us": now_us(dialect),
+        "version": __version__,
+    }
     return (
         insert(replica, dialect)
         .values(values)

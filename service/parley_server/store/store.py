@@ -9,6 +9,7 @@ from contextlib import suppress
 from parley_server.core.model import Conversation, FinishReason, Identity, ImagePart, Reply, Usage
 from parley_server.core.ports import FIRST_PLACE
 from parley_server.core.quota_values import QuotaRow, QuotaUse
+from parley_server.core.status_values import QuotaCaps, QuotaSpot, StoredStatus
 from parley_server.core.store_types import (
     Acceptance,
     AcceptOutcome,
@@ -54,6 +55,7 @@ from parley_server.store.engine.database import Database
 from parley_server.store.engine.driver_errors import timed_out
 from parley_server.store.finalisation import finalise
 from parley_server.store.migrate import check_schema, schema_release
+from parley_server.store.status import quota_spots, read_status
 from parley_server.store.summaries import add_summary
 from parley_server.store.usage import count_unrolled, roll_usage
 from parley_server.store.usage_sums import list_usage
@@ -62,8 +64,8 @@ SWEEP_INTERVAL_US = 60 * 1_000_000
 
 
 class SqlStore:
-    """`Store`, `KeyStore` and `ErasureStore` of `core.ports` on SQLite or PostgreSQL. On SQLite the caller must hold
-    the `DatabaseLock`.
+    """`Store`, `KeyStore`, `StatusStore` and `ErasureStore` of `core.ports` on SQLite or PostgreSQL. On SQLite the
+    caller must hold the `DatabaseLock`, except to read.
 
     Acceptances, finalisations, and changes of conversations survive a power loss once the call has returned.
     Checkpoints and cancel requests survive the death of the process.
@@ -237,6 +239,12 @@ class SqlStore:
 
     async def replace_token(self, key: StoredKey, token: str) -> bool:
         return await self._database.write(lambda connection: provider_keys.replace_token(connection, key, token))
+
+    async def read_status(self) -> StoredStatus:
+        return await self._database.read(read_status)
+
+    async def quota_spots(self, caps: QuotaCaps, limit: int) -> list[QuotaSpot]:
+        return await self._database.read(lambda connection: quota_spots(connection, caps, limit), one_state=False)
 
     async def tenants(self) -> list[str]:
         return await self._database.read(erasure.tenants, one_state=False)

@@ -62,6 +62,13 @@ async def test_usage_is_read_from_all_pages_with_the_same_filters(server, admin)
     assert first == second
 
 
+async def test_the_status_is_read(server, admin):
+    status = admin_pb2.GetStatusResponse(problems=["no replica holds a lease"])
+    server.unary["GetStatus"] = [status]
+    assert await admin.status() == status
+    assert [call.request for call in server.calls] == [admin_pb2.GetStatusRequest()]
+
+
 @pytest.mark.parametrize("fields", [{"group_by": ["week"]}, {"start_time": datetime(2026, 11, 1)}])  # noqa: DTZ001 - the fault
 async def test_wrong_arguments_are_refused_before_a_call(server, admin, fields):
     with pytest.raises(ValueError, match=next(iter(fields))):

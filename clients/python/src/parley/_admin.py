@@ -21,8 +21,8 @@ _GROUPINGS: Final = {
 
 
 class Admin:
-    """Provider keys and usage, for operators. The calls need a credential with the role admin, except `usage` of the
-    caller's own tenant or end user.
+    """Provider keys, usage and status, for operators. The calls need a credential with the role admin, except `usage`
+    of the caller's own tenant or end user.
     """
 
     def __init__(self, connection: Connection) -> None:
@@ -83,6 +83,10 @@ class Admin:
             if not page.next_page_token:
                 return
             request.page_token = page.next_page_token
+
+    async def status(self) -> admin_pb2.GetStatusResponse:
+        """Returns the state of the replica that answers, and what the database shows of all replicas."""
+        return await self._connection.call(self._connection.admin.GetStatus, admin_pb2.GetStatusRequest())
 
 
 def _grouping(name: str) -> admin_pb2.ListUsageRequest.GroupBy.ValueType:

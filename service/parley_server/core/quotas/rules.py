@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from parley_server.core.access import Quota, Tenants
+from parley_server.core.access import OTHER_TENANTS, Quota, Tenants
 from parley_server.core.cost import cost_nano_usd
 from parley_server.core.counts import MOST_COST, clamped, holdable_usage
 from parley_server.core.model import Model, State, Usage
@@ -19,6 +19,7 @@ from parley_server.core.quota_values import (
     QuotaState,
     QuotaUse,
 )
+from parley_server.core.status_values import QuotaCap, QuotaCaps, QuotaSpot
 from parley_server.errors import QuotaExceeded
 
 _SUBJECTS = {USER: "end_user", TENANT: "tenant"}
@@ -38,6 +39,19 @@ class QuotaRules:
             *_limits_of(policy.quotas, USER, end_user, now_us),
             *_limits_of(policy.totals, TENANT, "", now_us),
         )
+
+    def caps(self, now_us: int) -> QuotaCaps:
+        """The limits of all tenants in the current day and month."""
+        policies = self._tenants.policies
+        caps = (
+            QuotaCap(tenant=tenant, scope=limit.row.scope, period=limit.row.period, kind=kind, most=most)
+            for tenant, policy in policies.items()
+            for quota, scope in ((policy.quotas, USER), (policy.totals, TENANT))
+            for limit in _limits_of(quota, scope, "", now_us)
+            for kind, most in (("tokens", limit.tokens), ("cost_nano_usd", limit.cost))
+            if most is not None
+        )
+        return QuotaCaps(caps=tuple(caps), named=tuple(name for name in policies if name != OTHER_TENANTS))
 
     def hold(
         self,
@@ -96,6 +110,12 @@ def states_of(limits: Iterable[QuotaLimit], uses: Iterable[QuotaUse]) -> list[Qu
                 name, reset_time_us = _name(limit.row, kind), end_of(limit.row.period)
                 states.append(QuotaState(name=name, limit=most, used=used, reset_time_us=reset_time_us))
     return states
+
+
+def state_of(spot: QuotaSpot) -> QuotaState:
+    """A limit with its use."""
+    name, reset_time_us = _name(spot.row, spot.kind), end_of(spot.row.period)
+    return QuotaState(name=name, limit=spot.most, used=spot.used, reset_time_us=reset_time_us)
 
 
 def tightest(states: Iterable[QuotaState]) -> QuotaState | None:

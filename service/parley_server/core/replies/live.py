@@ -21,9 +21,9 @@ from parley_server.errors import ReplyNotFound
 class LiveReplies:
     """Owns the capacity, the registry of live replies, their journal, and what the observer receives of them.
 
-    `running` holds generations and `followed` remote replies, by reply id. Logs of ended replies are kept for late
-    readers within a limit of age and bytes; the oldest are dropped first. `on_ended` receives the log of each reply
-    that has ended here.
+    `running` holds generations and `followed` remote replies, by reply id; `readers` counts the readers of all logs.
+    Logs of ended replies are kept for late readers within a limit of age and bytes; the oldest are dropped first.
+    `on_ended` receives the log of each reply that has ended here.
     """
 
     def __init__(
@@ -38,6 +38,7 @@ class LiveReplies:
         self.capacity = Capacity(limits, clock)
         self.running: dict[str, Generation] = {}
         self.followed: dict[str, RemoteReply] = {}
+        self.readers = 0
         self._clock = clock
         self._limits = limits
         self._observer = observer
@@ -109,10 +110,12 @@ class LiveReplies:
         live = self.running.get(reply_id) or self.followed.get(reply_id)
         if live is not None:
             live.enter()
+        self.readers += 1
         self._observer.reader_joined()
         try:
             yield
         finally:
+            self.readers -= 1
             self._observer.reader_left()
             if live is not None:
                 live.leave()

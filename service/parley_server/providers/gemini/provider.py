@@ -86,9 +86,10 @@ class GeminiProvider:
                 raise InvalidRequest.field("api_key", fault)
 
     async def verify_key(self, key: Secret) -> None:
-        if is_service_account(key):
+        tokens = self._tokens_of(key if key.reveal() else None)
+        if tokens is not None:
             try:
-                await self._stored_accounts.tokens(key).token()
+                await tokens.token()
             except ProviderUnauthenticated:
                 raise refused_key(self.endpoint.name) from None
             return

@@ -22,12 +22,13 @@ _runtime_version.ValidateProtobufRuntimeVersion(
 _sym_db = _symbol_database.Default()
 
 
+from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 from parley.v1 import errors_pb2 as parley_dot_v1_dot_errors__pb2
 from parley.v1 import resources_pb2 as parley_dot_v1_dot_resources__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x15parley/v1/admin.proto\x12\tparley.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x16parley/v1/errors.proto\x1a\x19parley/v1/resources.proto\"|\n\x15SetProviderKeyRequest\x12\x1a\n\x08provider\x18\x01 \x01(\tR\x08provider\x12\x17\n\x07\x61pi_key\x18\x02 \x01(\tR\x06\x61piKey\x12\x16\n\x06tenant\x18\x03 \x01(\tR\x06tenant\x12\x16\n\x06verify\x18\x04 \x01(\x08R\x06verify\"\x92\x01\n\x0bProviderKey\x12\x1a\n\x08provider\x18\x01 \x01(\tR\x08provider\x12\x16\n\x06tenant\x18\x02 \x01(\tR\x06tenant\x12\x12\n\x04hint\x18\x03 \x01(\tR\x04hint\x12;\n\x0bupdate_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\nupdateTime\"U\n\x17ListProviderKeysRequest\x12\x1b\n\tpage_size\x18\x01 \x01(\x05R\x08pageSize\x12\x1d\n\npage_token\x18\x02 \x01(\tR\tpageToken\"n\n\x18ListProviderKeysResponse\x12*\n\x04keys\x18\x01 \x03(\x0b\x32\x16.parley.v1.ProviderKeyR\x04keys\x12&\n\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\"N\n\x18\x44\x65leteProviderKeyRequest\x12\x1a\n\x08provider\x18\x01 \x01(\tR\x08provider\x12\x16\n\x06tenant\x18\x02 \x01(\tR\x06tenant\"\x1b\n\x19\x44\x65leteProviderKeyResponse\"\xd7\x03\n\x10ListUsageRequest\x12\x39\n\nstart_time\x18\x01 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\tstartTime\x12\x35\n\x08\x65nd_time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\x07\x65ndTime\x12>\n\x08group_by\x18\x03 \x03(\x0e\x32#.parley.v1.ListUsageRequest.GroupByR\x07groupBy\x12\x1b\n\tpage_size\x18\x04 \x01(\x05R\x08pageSize\x12\x1d\n\npage_token\x18\x05 \x01(\tR\tpageToken\x12\x16\n\x06tenant\x18\x06 \x01(\tR\x06tenant\x12\x19\n\x08\x65nd_user\x18\x07 \x01(\tR\x07\x65ndUser\x12\x14\n\x05model\x18\x08 \x01(\tR\x05model\"\x8b\x01\n\x07GroupBy\x12\x18\n\x14GROUP_BY_UNSPECIFIED\x10\x00\x12\x10\n\x0cGROUP_BY_DAY\x10\x01\x12\x13\n\x0fGROUP_BY_TENANT\x10\x02\x12\x15\n\x11GROUP_BY_END_USER\x10\x03\x12\x12\n\x0eGROUP_BY_MODEL\x10\x04\x12\x14\n\x10GROUP_BY_OUTCOME\x10\x05\"d\n\x11ListUsageResponse\x12\'\n\x04rows\x18\x01 \x03(\x0b\x32\x13.parley.v1.UsageRowR\x04rows\x12&\n\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\"\xad\x06\n\x08UsageRow\x12\x10\n\x03\x64\x61y\x18\x01 \x01(\tR\x03\x64\x61y\x12\x16\n\x06tenant\x18\x02 \x01(\tR\x06tenant\x12\x19\n\x08\x65nd_user\x18\x03 \x01(\tR\x07\x65ndUser\x12\x14\n\x05model\x18\x04 \x01(\tR\x05model\x12,\n\x05state\x18\x05 \x01(\x0e\x32\x16.parley.v1.Reply.StateR\x05state\x12<\n\rfinish_reason\x18\x06 \x01(\x0e\x32\x17.parley.v1.FinishReasonR\x0c\x66inishReason\x12\x39\n\x0c\x65rror_reason\x18\x07 \x01(\x0e\x32\x16.parley.v1.ErrorReasonR\x0b\x65rrorReason\x12\x18\n\x07replies\x18\x08 \x01(\x03R\x07replies\x12#\n\rprompt_tokens\x18\t \x01(\x03R\x0cpromptTokens\x12\x30\n\x14\x63\x61\x63hed_prompt_tokens\x18\n \x01(\x03R\x12\x63\x61\x63hedPromptTokens\x12+\n\x11\x63ompletion_tokens\x18\x0b \x01(\x03R\x10\x63ompletionTokens\x12\"\n\rcost_nano_usd\x18\x0c \x01(\x03R\x0b\x63ostNanoUsd\x12)\n\x10unpriced_replies\x18\r \x01(\x03R\x0funpricedReplies\x12-\n\x13mean_first_token_ms\x18\x0e \x01(\x01R\x10meanFirstTokenMs\x12(\n\x10mean_duration_ms\x18\x0f \x01(\x01R\x0emeanDurationMs\x12(\n\x10mean_text_length\x18\x10 \x01(\x01R\x0emeanTextLength\x12)\n\x10reasoning_tokens\x18\x11 \x01(\x03R\x0freasoningTokens\x12\x39\n\x19\x63\x61\x63he_write_prompt_tokens\x18\x12 \x01(\x03R\x16\x63\x61\x63heWritePromptTokens\x12+\n\x11\x65stimated_replies\x18\x13 \x01(\x03R\x10\x65stimatedReplies\x12\x1c\n\tsummaries\x18\x14 \x01(\x03R\tsummaries2\xec\x02\n\x05\x41\x64min\x12O\n\x0eSetProviderKey\x12 .parley.v1.SetProviderKeyRequest\x1a\x16.parley.v1.ProviderKey\"\x03\x90\x02\x02\x12`\n\x10ListProviderKeys\x12\".parley.v1.ListProviderKeysRequest\x1a#.parley.v1.ListProviderKeysResponse\"\x03\x90\x02\x01\x12\x63\n\x11\x44\x65leteProviderKey\x12#.parley.v1.DeleteProviderKeyRequest\x1a$.parley.v1.DeleteProviderKeyResponse\"\x03\x90\x02\x02\x12K\n\tListUsage\x12\x1b.parley.v1.ListUsageRequest\x1a\x1c.parley.v1.ListUsageResponse\"\x03\x90\x02\x01\x42\x39\n\rdev.parley.v1B\nAdminProtoP\x01Z\x1a\x64\x65v.parley/api/v1;parleyv1b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x15parley/v1/admin.proto\x12\tparley.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x16parley/v1/errors.proto\x1a\x19parley/v1/resources.proto\"|\n\x15SetProviderKeyRequest\x12\x1a\n\x08provider\x18\x01 \x01(\tR\x08provider\x12\x17\n\x07\x61pi_key\x18\x02 \x01(\tR\x06\x61piKey\x12\x16\n\x06tenant\x18\x03 \x01(\tR\x06tenant\x12\x16\n\x06verify\x18\x04 \x01(\x08R\x06verify\"\x92\x01\n\x0bProviderKey\x12\x1a\n\x08provider\x18\x01 \x01(\tR\x08provider\x12\x16\n\x06tenant\x18\x02 \x01(\tR\x06tenant\x12\x12\n\x04hint\x18\x03 \x01(\tR\x04hint\x12;\n\x0bupdate_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\nupdateTime\"U\n\x17ListProviderKeysRequest\x12\x1b\n\tpage_size\x18\x01 \x01(\x05R\x08pageSize\x12\x1d\n\npage_token\x18\x02 \x01(\tR\tpageToken\"n\n\x18ListProviderKeysResponse\x12*\n\x04keys\x18\x01 \x03(\x0b\x32\x16.parley.v1.ProviderKeyR\x04keys\x12&\n\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\"N\n\x18\x44\x65leteProviderKeyRequest\x12\x1a\n\x08provider\x18\x01 \x01(\tR\x08provider\x12\x16\n\x06tenant\x18\x02 \x01(\tR\x06tenant\"\x1b\n\x19\x44\x65leteProviderKeyResponse\"\xd7\x03\n\x10ListUsageRequest\x12\x39\n\nstart_time\x18\x01 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\tstartTime\x12\x35\n\x08\x65nd_time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\x07\x65ndTime\x12>\n\x08group_by\x18\x03 \x03(\x0e\x32#.parley.v1.ListUsageRequest.GroupByR\x07groupBy\x12\x1b\n\tpage_size\x18\x04 \x01(\x05R\x08pageSize\x12\x1d\n\npage_token\x18\x05 \x01(\tR\tpageToken\x12\x16\n\x06tenant\x18\x06 \x01(\tR\x06tenant\x12\x19\n\x08\x65nd_user\x18\x07 \x01(\tR\x07\x65ndUser\x12\x14\n\x05model\x18\x08 \x01(\tR\x05model\"\x8b\x01\n\x07GroupBy\x12\x18\n\x14GROUP_BY_UNSPECIFIED\x10\x00\x12\x10\n\x0cGROUP_BY_DAY\x10\x01\x12\x13\n\x0fGROUP_BY_TENANT\x10\x02\x12\x15\n\x11GROUP_BY_END_USER\x10\x03\x12\x12\n\x0eGROUP_BY_MODEL\x10\x04\x12\x14\n\x10GROUP_BY_OUTCOME\x10\x05\"d\n\x11ListUsageResponse\x12\'\n\x04rows\x18\x01 \x03(\x0b\x32\x13.parley.v1.UsageRowR\x04rows\x12&\n\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\"\xad\x06\n\x08UsageRow\x12\x10\n\x03\x64\x61y\x18\x01 \x01(\tR\x03\x64\x61y\x12\x16\n\x06tenant\x18\x02 \x01(\tR\x06tenant\x12\x19\n\x08\x65nd_user\x18\x03 \x01(\tR\x07\x65ndUser\x12\x14\n\x05model\x18\x04 \x01(\tR\x05model\x12,\n\x05state\x18\x05 \x01(\x0e\x32\x16.parley.v1.Reply.StateR\x05state\x12<\n\rfinish_reason\x18\x06 \x01(\x0e\x32\x17.parley.v1.FinishReasonR\x0c\x66inishReason\x12\x39\n\x0c\x65rror_reason\x18\x07 \x01(\x0e\x32\x16.parley.v1.ErrorReasonR\x0b\x65rrorReason\x12\x18\n\x07replies\x18\x08 \x01(\x03R\x07replies\x12#\n\rprompt_tokens\x18\t \x01(\x03R\x0cpromptTokens\x12\x30\n\x14\x63\x61\x63hed_prompt_tokens\x18\n \x01(\x03R\x12\x63\x61\x63hedPromptTokens\x12+\n\x11\x63ompletion_tokens\x18\x0b \x01(\x03R\x10\x63ompletionTokens\x12\"\n\rcost_nano_usd\x18\x0c \x01(\x03R\x0b\x63ostNanoUsd\x12)\n\x10unpriced_replies\x18\r \x01(\x03R\x0funpricedReplies\x12-\n\x13mean_first_token_ms\x18\x0e \x01(\x01R\x10meanFirstTokenMs\x12(\n\x10mean_duration_ms\x18\x0f \x01(\x01R\x0emeanDurationMs\x12(\n\x10mean_text_length\x18\x10 \x01(\x01R\x0emeanTextLength\x12)\n\x10reasoning_tokens\x18\x11 \x01(\x03R\x0freasoningTokens\x12\x39\n\x19\x63\x61\x63he_write_prompt_tokens\x18\x12 \x01(\x03R\x16\x63\x61\x63heWritePromptTokens\x12+\n\x11\x65stimated_replies\x18\x13 \x01(\x03R\x10\x65stimatedReplies\x12\x1c\n\tsummaries\x18\x14 \x01(\x03R\tsummaries\"\x12\n\x10GetStatusRequest\"\x9a\x01\n\x11GetStatusResponse\x12\x32\n\x07replica\x18\x01 \x01(\x0b\x32\x18.parley.v1.ReplicaStatusR\x07replica\x12\x35\n\x08\x64\x61tabase\x18\x02 \x01(\x0b\x32\x19.parley.v1.DatabaseStatusR\x08\x64\x61tabase\x12\x1a\n\x08problems\x18\x03 \x03(\tR\x08problems\"\xb5\x05\n\rReplicaStatus\x12\x1d\n\nreplica_id\x18\x01 \x01(\tR\treplicaId\x12\x18\n\x07version\x18\x02 \x01(\tR\x07version\x12\x31\n\x04mode\x18\x03 \x01(\x0e\x32\x1d.parley.v1.ReplicaStatus.ModeR\x04mode\x12\x31\n\x06uptime\x18\x04 \x01(\x0b\x32\x19.google.protobuf.DurationR\x06uptime\x12I\n\x12\x63onfiguration_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\x11\x63onfigurationTime\x12\x38\n\nlease_left\x18\x06 \x01(\x0b\x32\x19.google.protobuf.DurationR\tleaseLeft\x12\x1a\n\x08\x64raining\x18\x07 \x01(\x08R\x08\x64raining\x12\x33\n\x07running\x18\x08 \x03(\x0b\x32\x19.parley.v1.RunningRepliesR\x07running\x12)\n\x10\x66ollowed_replies\x18\t \x01(\x05R\x0f\x66ollowedReplies\x12\x18\n\x07readers\x18\n \x01(\x05R\x07readers\x12)\n\x10loop_utilisation\x18\x0b \x01(\x01R\x0floopUtilisation\x12\x1e\n\noverloaded\x18\x0c \x01(\x08R\noverloaded\x12*\n\x05relay\x18\r \x03(\x0b\x32\x14.parley.v1.RelayPartR\x05relay\x12.\n\x08\x62reakers\x18\x0e \x03(\x0b\x32\x12.parley.v1.BreakerR\x08\x62reakers\"C\n\x04Mode\x12\x14\n\x10MODE_UNSPECIFIED\x10\x00\x12\x13\n\x0fMODE_STANDALONE\x10\x01\x12\x10\n\x0cMODE_CLUSTER\x10\x02\"\xee\x01\n\x0eRunningReplies\x12\x14\n\x05model\x18\x01 \x01(\tR\x05model\x12\x18\n\x07replies\x18\x02 \x01(\x03R\x07replies\x12&\n\x0fover_10_seconds\x18\x03 \x01(\x03R\rover10Seconds\x12\"\n\rover_1_minute\x18\x04 \x01(\x03R\x0bover1Minute\x12&\n\x0fover_10_minutes\x18\x05 \x01(\x03R\rover10Minutes\x12\x38\n\noldest_age\x18\x06 \x01(\x0b\x32\x19.google.protobuf.DurationR\toldestAge\"N\n\tRelayPart\x12\x12\n\x04name\x18\x01 \x01(\tR\x04name\x12-\n\x04lost\x18\x02 \x01(\x0b\x32\x19.google.protobuf.DurationR\x04lost\"\x8e\x01\n\x07\x42reaker\x12\x1a\n\x08provider\x18\x01 \x01(\tR\x08provider\x12\x14\n\x05model\x18\x02 \x01(\tR\x05model\x12\x12\n\x04open\x18\x03 \x01(\x08R\x04open\x12=\n\rnext_probe_in\x18\x04 \x01(\x0b\x32\x19.google.protobuf.DurationR\x0bnextProbeIn\"\xfc\x01\n\x0e\x44\x61tabaseStatus\x12\x12\n\x04kind\x18\x01 \x01(\tR\x04kind\x12\x18\n\x07problem\x18\x02 \x01(\tR\x07problem\x12%\n\x0eschema_release\x18\x03 \x01(\x05R\rschemaRelease\x12\x33\n\x08replicas\x18\x04 \x03(\x0b\x32\x17.parley.v1.ReplicaLeaseR\x08replicas\x12\x33\n\x07running\x18\x05 \x03(\x0b\x32\x19.parley.v1.RunningRepliesR\x07running\x12+\n\x06quotas\x18\x06 \x03(\x0b\x32\x13.parley.v1.QuotaUseR\x06quotas\"\xe5\x01\n\x0cReplicaLease\x12\x1d\n\nreplica_id\x18\x01 \x01(\tR\treplicaId\x12\x18\n\x07version\x18\x02 \x01(\tR\x07version\x12\x39\n\nstart_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\tstartTime\x12\x38\n\nlease_left\x18\x04 \x01(\x0b\x32\x19.google.protobuf.DurationR\tleaseLeft\x12\'\n\x0frunning_replies\x18\x05 \x01(\x03R\x0erunningReplies\"e\n\x08QuotaUse\x12\x16\n\x06tenant\x18\x01 \x01(\tR\x06tenant\x12\x19\n\x08\x65nd_user\x18\x02 \x01(\tR\x07\x65ndUser\x12&\n\x05quota\x18\x03 \x01(\x0b\x32\x10.parley.v1.QuotaR\x05quota2\xb9\x03\n\x05\x41\x64min\x12O\n\x0eSetProviderKey\x12 .parley.v1.SetProviderKeyRequest\x1a\x16.parley.v1.ProviderKey\"\x03\x90\x02\x02\x12`\n\x10ListProviderKeys\x12\".parley.v1.ListProviderKeysRequest\x1a#.parley.v1.ListProviderKeysResponse\"\x03\x90\x02\x01\x12\x63\n\x11\x44\x65leteProviderKey\x12#.parley.v1.DeleteProviderKeyRequest\x1a$.parley.v1.DeleteProviderKeyResponse\"\x03\x90\x02\x02\x12K\n\tListUsage\x12\x1b.parley.v1.ListUsageRequest\x1a\x1c.parley.v1.ListUsageResponse\"\x03\x90\x02\x01\x12K\n\tGetStatus\x12\x1b.parley.v1.GetStatusRequest\x1a\x1c.parley.v1.GetStatusResponse\"\x03\x90\x02\x01\x42\x39\n\rdev.parley.v1B\nAdminProtoP\x01Z\x1a\x64\x65v.parley/api/v1;parleyv1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -43,26 +44,48 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_ADMIN'].methods_by_name['DeleteProviderKey']._serialized_options = b'\220\002\002'
   _globals['_ADMIN'].methods_by_name['ListUsage']._loaded_options = None
   _globals['_ADMIN'].methods_by_name['ListUsage']._serialized_options = b'\220\002\001'
-  _globals['_SETPROVIDERKEYREQUEST']._serialized_start=120
-  _globals['_SETPROVIDERKEYREQUEST']._serialized_end=244
-  _globals['_PROVIDERKEY']._serialized_start=247
-  _globals['_PROVIDERKEY']._serialized_end=393
-  _globals['_LISTPROVIDERKEYSREQUEST']._serialized_start=395
-  _globals['_LISTPROVIDERKEYSREQUEST']._serialized_end=480
-  _globals['_LISTPROVIDERKEYSRESPONSE']._serialized_start=482
-  _globals['_LISTPROVIDERKEYSRESPONSE']._serialized_end=592
-  _globals['_DELETEPROVIDERKEYREQUEST']._serialized_start=594
-  _globals['_DELETEPROVIDERKEYREQUEST']._serialized_end=672
-  _globals['_DELETEPROVIDERKEYRESPONSE']._serialized_start=674
-  _globals['_DELETEPROVIDERKEYRESPONSE']._serialized_end=701
-  _globals['_LISTUSAGEREQUEST']._serialized_start=704
-  _globals['_LISTUSAGEREQUEST']._serialized_end=1175
-  _globals['_LISTUSAGEREQUEST_GROUPBY']._serialized_start=1036
-  _globals['_LISTUSAGEREQUEST_GROUPBY']._serialized_end=1175
-  _globals['_LISTUSAGERESPONSE']._serialized_start=1177
-  _globals['_LISTUSAGERESPONSE']._serialized_end=1277
-  _globals['_USAGEROW']._serialized_start=1280
-  _globals['_USAGEROW']._serialized_end=2093
-  _globals['_ADMIN']._serialized_start=2096
-  _globals['_ADMIN']._serialized_end=2460
+  _globals['_ADMIN'].methods_by_name['GetStatus']._loaded_options = None
+  _globals['_ADMIN'].methods_by_name['GetStatus']._serialized_options = b'\220\002\001'
+  _globals['_SETPROVIDERKEYREQUEST']._serialized_start=152
+  _globals['_SETPROVIDERKEYREQUEST']._serialized_end=276
+  _globals['_PROVIDERKEY']._serialized_start=279
+  _globals['_PROVIDERKEY']._serialized_end=425
+  _globals['_LISTPROVIDERKEYSREQUEST']._serialized_start=427
+  _globals['_LISTPROVIDERKEYSREQUEST']._serialized_end=512
+  _globals['_LISTPROVIDERKEYSRESPONSE']._serialized_start=514
+  _globals['_LISTPROVIDERKEYSRESPONSE']._serialized_end=624
+  _globals['_DELETEPROVIDERKEYREQUEST']._serialized_start=626
+  _globals['_DELETEPROVIDERKEYREQUEST']._serialized_end=704
+  _globals['_DELETEPROVIDERKEYRESPONSE']._serialized_start=706
+  _globals['_DELETEPROVIDERKEYRESPONSE']._serialized_end=733
+  _globals['_LISTUSAGEREQUEST']._serialized_start=736
+  _globals['_LISTUSAGEREQUEST']._serialized_end=1207
+  _globals['_LISTUSAGEREQUEST_GROUPBY']._serialized_start=1068
+  _globals['_LISTUSAGEREQUEST_GROUPBY']._serialized_end=1207
+  _globals['_LISTUSAGERESPONSE']._serialized_start=1209
+  _globals['_LISTUSAGERESPONSE']._serialized_end=1309
+  _globals['_USAGEROW']._serialized_start=1312
+  _globals['_USAGEROW']._serialized_end=2125
+  _globals['_GETSTATUSREQUEST']._serialized_start=2127
+  _globals['_GETSTATUSREQUEST']._serialized_end=2145
+  _globals['_GETSTATUSRESPONSE']._serialized_start=2148
+  _globals['_GETSTATUSRESPONSE']._serialized_end=2302
+  _globals['_REPLICASTATUS']._serialized_start=2305
+  _globals['_REPLICASTATUS']._serialized_end=2998
+  _globals['_REPLICASTATUS_MODE']._serialized_start=2931
+  _globals['_REPLICASTATUS_MODE']._serialized_end=2998
+  _globals['_RUNNINGREPLIES']._serialized_start=3001
+  _globals['_RUNNINGREPLIES']._serialized_end=3239
+  _globals['_RELAYPART']._serialized_start=3241
+  _globals['_RELAYPART']._serialized_end=3319
+  _globals['_BREAKER']._serialized_start=3322
+  _globals['_BREAKER']._serialized_end=3464
+  _globals['_DATABASESTATUS']._serialized_start=3467
+  _globals['_DATABASESTATUS']._serialized_end=3719
+  _globals['_REPLICALEASE']._serialized_start=3722
+  _globals['_REPLICALEASE']._serialized_end=3951
+  _globals['_QUOTAUSE']._serialized_start=3953
+  _globals['_QUOTAUSE']._serialized_end=4054
+  _globals['_ADMIN']._serialized_start=4057
+  _globals['_ADMIN']._serialized_end=4498
 # @@protoc_insertion_point(module_scope)

@@ -5,6 +5,7 @@ isort:skip_file
 
 from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
+from google.protobuf import duration_pb2 as _duration_pb2
 from google.protobuf import message as _message
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
@@ -360,3 +361,363 @@ class UsageRow(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___UsageRow: _TypeAlias = UsageRow  # noqa: Y015
+
+@_typing.final
+class GetStatusRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetStatusRequest: _TypeAlias = GetStatusRequest  # noqa: Y015
+
+@_typing.final
+class GetStatusResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REPLICA_FIELD_NUMBER: _builtins.int
+    DATABASE_FIELD_NUMBER: _builtins.int
+    PROBLEMS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def replica(self) -> Global___ReplicaStatus: ...
+    @_builtins.property
+    def database(self) -> Global___DatabaseStatus: ...
+    @_builtins.property
+    def problems(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """What needs the attention of an operator, in sentences that may change between releases. Empty: nothing."""
+
+    def __init__(
+        self,
+        *,
+        replica: Global___ReplicaStatus | None = ...,
+        database: Global___DatabaseStatus | None = ...,
+        problems: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["database", b"database", "replica", b"replica"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["database", b"database", "problems", b"problems", "replica", b"replica"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetStatusResponse: _TypeAlias = GetStatusResponse  # noqa: Y015
+
+@_typing.final
+class ReplicaStatus(_message.Message):
+    """The replica that was called. If it is one of several worker processes on a port, it is that process."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    class _Mode:
+        ValueType = _typing.NewType("ValueType", _builtins.int)
+        V: _TypeAlias = ValueType  # noqa: Y015
+
+    class _ModeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[ReplicaStatus._Mode.ValueType], _builtins.type):
+        DESCRIPTOR: _descriptor.EnumDescriptor
+        MODE_UNSPECIFIED: ReplicaStatus._Mode.ValueType  # 0
+        MODE_STANDALONE: ReplicaStatus._Mode.ValueType  # 1
+        """One process with a SQLite file."""
+        MODE_CLUSTER: ReplicaStatus._Mode.ValueType  # 2
+        """A replica on PostgreSQL."""
+
+    class Mode(_Mode, metaclass=_ModeEnumTypeWrapper): ...
+    MODE_UNSPECIFIED: ReplicaStatus.Mode.ValueType  # 0
+    MODE_STANDALONE: ReplicaStatus.Mode.ValueType  # 1
+    """One process with a SQLite file."""
+    MODE_CLUSTER: ReplicaStatus.Mode.ValueType  # 2
+    """A replica on PostgreSQL."""
+
+    REPLICA_ID_FIELD_NUMBER: _builtins.int
+    VERSION_FIELD_NUMBER: _builtins.int
+    MODE_FIELD_NUMBER: _builtins.int
+    UPTIME_FIELD_NUMBER: _builtins.int
+    CONFIGURATION_TIME_FIELD_NUMBER: _builtins.int
+    LEASE_LEFT_FIELD_NUMBER: _builtins.int
+    DRAINING_FIELD_NUMBER: _builtins.int
+    RUNNING_FIELD_NUMBER: _builtins.int
+    FOLLOWED_REPLIES_FIELD_NUMBER: _builtins.int
+    READERS_FIELD_NUMBER: _builtins.int
+    LOOP_UTILISATION_FIELD_NUMBER: _builtins.int
+    OVERLOADED_FIELD_NUMBER: _builtins.int
+    RELAY_FIELD_NUMBER: _builtins.int
+    BREAKERS_FIELD_NUMBER: _builtins.int
+    replica_id: _builtins.str
+    """The same id as in `DatabaseStatus.replicas`, for this process alone. Empty in standalone mode."""
+    version: _builtins.str
+    """The release of the server."""
+    mode: Global___ReplicaStatus.Mode.ValueType
+    draining: _builtins.bool
+    """It shuts down and refuses new replies."""
+    followed_replies: _builtins.int
+    """Replies of other replicas that it follows for its readers."""
+    readers: _builtins.int
+    """Streams and waiting polls."""
+    loop_utilisation: _builtins.float
+    """The recent CPU share of the event loop's thread, from 0 to 1."""
+    overloaded: _builtins.bool
+    """The event loop has been late for so long that new replies are refused."""
+    @_builtins.property
+    def uptime(self) -> _duration_pb2.Duration: ...
+    @_builtins.property
+    def configuration_time(self) -> _timestamp_pb2.Timestamp:
+        """When the process read the configuration that it uses."""
+
+    @_builtins.property
+    def lease_left(self) -> _duration_pb2.Duration:
+        """For how long it may show new text of its replies without another renewal of its lease; 0 without a lease. Unset in
+        standalone mode.
+        """
+
+    @_builtins.property
+    def running(self) -> _containers.RepeatedCompositeFieldContainer[Global___RunningReplies]:
+        """Replies that it generates."""
+
+    @_builtins.property
+    def relay(self) -> _containers.RepeatedCompositeFieldContainer[Global___RelayPart]:
+        """The parts of its connection to Redis. Empty without Redis."""
+
+    @_builtins.property
+    def breakers(self) -> _containers.RepeatedCompositeFieldContainer[Global___Breaker]:
+        """One for each model at a provider, sorted by provider and model."""
+
+    def __init__(
+        self,
+        *,
+        replica_id: _builtins.str = ...,
+        version: _builtins.str = ...,
+        mode: Global___ReplicaStatus.Mode.ValueType = ...,
+        uptime: _duration_pb2.Duration | None = ...,
+        configuration_time: _timestamp_pb2.Timestamp | None = ...,
+        lease_left: _duration_pb2.Duration | None = ...,
+        draining: _builtins.bool = ...,
+        running: _abc.Iterable[Global___RunningReplies] | None = ...,
+        followed_replies: _builtins.int = ...,
+        readers: _builtins.int = ...,
+        loop_utilisation: _builtins.float = ...,
+        overloaded: _builtins.bool = ...,
+        relay: _abc.Iterable[Global___RelayPart] | None = ...,
+        breakers: _abc.Iterable[Global___Breaker] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["configuration_time", b"configuration_time", "lease_left", b"lease_left", "uptime", b"uptime"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["breakers", b"breakers", "configuration_time", b"configuration_time", "draining", b"draining", "followed_replies", b"followed_replies", "lease_left", b"lease_left", "loop_utilisation", b"loop_utilisation", "mode", b"mode", "overloaded", b"overloaded", "readers", b"readers", "relay", b"relay", "replica_id", b"replica_id", "running", b"running", "uptime", b"uptime", "version", b"version"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ReplicaStatus: _TypeAlias = ReplicaStatus  # noqa: Y015
+
+@_typing.final
+class RunningReplies(_message.Message):
+    """Running replies of one model, and how many of them were accepted longer ago than a time."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MODEL_FIELD_NUMBER: _builtins.int
+    REPLIES_FIELD_NUMBER: _builtins.int
+    OVER_10_SECONDS_FIELD_NUMBER: _builtins.int
+    OVER_1_MINUTE_FIELD_NUMBER: _builtins.int
+    OVER_10_MINUTES_FIELD_NUMBER: _builtins.int
+    OLDEST_AGE_FIELD_NUMBER: _builtins.int
+    model: _builtins.str
+    """The alias."""
+    replies: _builtins.int
+    over_10_seconds: _builtins.int
+    over_1_minute: _builtins.int
+    over_10_minutes: _builtins.int
+    @_builtins.property
+    def oldest_age(self) -> _duration_pb2.Duration: ...
+    def __init__(
+        self,
+        *,
+        model: _builtins.str = ...,
+        replies: _builtins.int = ...,
+        over_10_seconds: _builtins.int = ...,
+        over_1_minute: _builtins.int = ...,
+        over_10_minutes: _builtins.int = ...,
+        oldest_age: _duration_pb2.Duration | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["oldest_age", b"oldest_age"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["model", b"model", "oldest_age", b"oldest_age", "over_10_minutes", b"over_10_minutes", "over_10_seconds", b"over_10_seconds", "over_1_minute", b"over_1_minute", "replies", b"replies"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RunningReplies: _TypeAlias = RunningReplies  # noqa: Y015
+
+@_typing.final
+class RelayPart(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    LOST_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """`publish` (text of this replica's replies), `follow` and `subscribe` (text of other replicas' replies), `presence`
+    (reports of readers), `tell` (cancel requests and erasures), `rate` (limits of messages per minute).
+    """
+    @_builtins.property
+    def lost(self) -> _duration_pb2.Duration:
+        """For how long it has not worked. Unset while it works."""
+
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        lost: _duration_pb2.Duration | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["lost", b"lost"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["lost", b"lost", "name", b"name"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RelayPart: _TypeAlias = RelayPart  # noqa: Y015
+
+@_typing.final
+class Breaker(_message.Message):
+    """The circuit breaker of a model at a provider, in this process."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PROVIDER_FIELD_NUMBER: _builtins.int
+    MODEL_FIELD_NUMBER: _builtins.int
+    OPEN_FIELD_NUMBER: _builtins.int
+    NEXT_PROBE_IN_FIELD_NUMBER: _builtins.int
+    provider: _builtins.str
+    model: _builtins.str
+    """The vendor's name of the model."""
+    open: _builtins.bool
+    """Requests are kept away from the model after failures."""
+    @_builtins.property
+    def next_probe_in(self) -> _duration_pb2.Duration:
+        """Time until a request is admitted as a probe: one at a time, until one succeeds. Unset unless `open`."""
+
+    def __init__(
+        self,
+        *,
+        provider: _builtins.str = ...,
+        model: _builtins.str = ...,
+        open: _builtins.bool = ...,
+        next_probe_in: _duration_pb2.Duration | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["next_probe_in", b"next_probe_in"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["model", b"model", "next_probe_in", b"next_probe_in", "open", b"open", "provider", b"provider"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Breaker: _TypeAlias = Breaker  # noqa: Y015
+
+@_typing.final
+class DatabaseStatus(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    KIND_FIELD_NUMBER: _builtins.int
+    PROBLEM_FIELD_NUMBER: _builtins.int
+    SCHEMA_RELEASE_FIELD_NUMBER: _builtins.int
+    REPLICAS_FIELD_NUMBER: _builtins.int
+    RUNNING_FIELD_NUMBER: _builtins.int
+    QUOTAS_FIELD_NUMBER: _builtins.int
+    kind: _builtins.str
+    """`SQLite` or `PostgreSQL`."""
+    problem: _builtins.str
+    """Why it could not be read. All fields below are then unset."""
+    schema_release: _builtins.int
+    @_builtins.property
+    def replicas(self) -> _containers.RepeatedCompositeFieldContainer[Global___ReplicaLease]:
+        """The replicas that have or had a lease. Empty in standalone mode."""
+
+    @_builtins.property
+    def running(self) -> _containers.RepeatedCompositeFieldContainer[Global___RunningReplies]:
+        """The replies that run on all replicas."""
+
+    @_builtins.property
+    def quotas(self) -> _containers.RepeatedCompositeFieldContainer[Global___QuotaUse]:
+        """The quotas of which the largest parts are used, at most 10, the fullest first."""
+
+    def __init__(
+        self,
+        *,
+        kind: _builtins.str = ...,
+        problem: _builtins.str = ...,
+        schema_release: _builtins.int = ...,
+        replicas: _abc.Iterable[Global___ReplicaLease] | None = ...,
+        running: _abc.Iterable[Global___RunningReplies] | None = ...,
+        quotas: _abc.Iterable[Global___QuotaUse] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["kind", b"kind", "problem", b"problem", "quotas", b"quotas", "replicas", b"replicas", "running", b"running", "schema_release", b"schema_release"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DatabaseStatus: _TypeAlias = DatabaseStatus  # noqa: Y015
+
+@_typing.final
+class ReplicaLease(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REPLICA_ID_FIELD_NUMBER: _builtins.int
+    VERSION_FIELD_NUMBER: _builtins.int
+    START_TIME_FIELD_NUMBER: _builtins.int
+    LEASE_LEFT_FIELD_NUMBER: _builtins.int
+    RUNNING_REPLIES_FIELD_NUMBER: _builtins.int
+    replica_id: _builtins.str
+    version: _builtins.str
+    """Empty: a release that does not store it."""
+    running_replies: _builtins.int
+    @_builtins.property
+    def start_time(self) -> _timestamp_pb2.Timestamp:
+        """By the clock of the database, as the lease."""
+
+    @_builtins.property
+    def lease_left(self) -> _duration_pb2.Duration:
+        """Negative: for how long the lease has expired. Other replicas take over its replies and delete the entry."""
+
+    def __init__(
+        self,
+        *,
+        replica_id: _builtins.str = ...,
+        version: _builtins.str = ...,
+        start_time: _timestamp_pb2.Timestamp | None = ...,
+        lease_left: _duration_pb2.Duration | None = ...,
+        running_replies: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["lease_left", b"lease_left", "start_time", b"start_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["lease_left", b"lease_left", "replica_id", b"replica_id", "running_replies", b"running_replies", "start_time", b"start_time", "version", b"version"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ReplicaLease: _TypeAlias = ReplicaLease  # noqa: Y015
+
+@_typing.final
+class QuotaUse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TENANT_FIELD_NUMBER: _builtins.int
+    END_USER_FIELD_NUMBER: _builtins.int
+    QUOTA_FIELD_NUMBER: _builtins.int
+    tenant: _builtins.str
+    end_user: _builtins.str
+    """Empty for a quota of the whole tenant, and for calls without an end user."""
+    @_builtins.property
+    def quota(self) -> _resources_pb2.Quota: ...
+    def __init__(
+        self,
+        *,
+        tenant: _builtins.str = ...,
+        end_user: _builtins.str = ...,
+        quota: _resources_pb2.Quota | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["quota", b"quota"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["end_user", b"end_user", "quota", b"quota", "tenant", b"tenant"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___QuotaUse: _TypeAlias = QuotaUse  # noqa: Y015

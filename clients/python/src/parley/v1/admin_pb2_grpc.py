@@ -56,6 +56,11 @@ class AdminStub:
                 request_serializer=parley_dot_v1_dot_admin__pb2.ListUsageRequest.SerializeToString,
                 response_deserializer=parley_dot_v1_dot_admin__pb2.ListUsageResponse.FromString,
                 _registered_method=True)
+        self.GetStatus = channel.unary_unary(
+                '/parley.v1.Admin/GetStatus',
+                request_serializer=parley_dot_v1_dot_admin__pb2.GetStatusRequest.SerializeToString,
+                response_deserializer=parley_dot_v1_dot_admin__pb2.GetStatusResponse.FromString,
+                _registered_method=True)
 
 
 class AdminServicer:
@@ -99,6 +104,14 @@ class AdminServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def GetStatus(self, request, context):
+        """The state of the replica that was called, and what the database shows of all replicas. The answer contains no text
+        of conversations and no keys. It is also given while the database or the relay is unavailable.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_AdminServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -121,6 +134,11 @@ def add_AdminServicer_to_server(servicer, server):
                     servicer.ListUsage,
                     request_deserializer=parley_dot_v1_dot_admin__pb2.ListUsageRequest.FromString,
                     response_serializer=parley_dot_v1_dot_admin__pb2.ListUsageResponse.SerializeToString,
+            ),
+            'GetStatus': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetStatus,
+                    request_deserializer=parley_dot_v1_dot_admin__pb2.GetStatusRequest.FromString,
+                    response_serializer=parley_dot_v1_dot_admin__pb2.GetStatusResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -233,6 +251,33 @@ class Admin:
             '/parley.v1.Admin/ListUsage',
             parley_dot_v1_dot_admin__pb2.ListUsageRequest.SerializeToString,
             parley_dot_v1_dot_admin__pb2.ListUsageResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetStatus(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/parley.v1.Admin/GetStatus',
+            parley_dot_v1_dot_admin__pb2.GetStatusRequest.SerializeToString,
+            parley_dot_v1_dot_admin__pb2.GetStatusResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -54,6 +54,10 @@ class AdminStub:
     sums by day are left of older days: such a day counts whole where the range cuts it, and questions about end users
     find nothing there. A sum that would take too long is refused as INVALID_REQUEST: choose a shorter range.
     """
+    GetStatus: _grpc.UnaryUnaryMultiCallable[_admin_pb2.GetStatusRequest, _admin_pb2.GetStatusResponse]
+    """The state of the replica that was called, and what the database shows of all replicas. The answer contains no text
+    of conversations and no keys. It is also given while the database or the relay is unavailable.
+    """
 
 @_typing.type_check_only
 class AdminAsyncStub(AdminStub):
@@ -80,6 +84,10 @@ class AdminAsyncStub(AdminStub):
     day, model and outcome, as far as the request groups by them. If the server deletes old usage (`usage_days`), only
     sums by day are left of older days: such a day counts whole where the range cuts it, and questions about end users
     find nothing there. A sum that would take too long is refused as INVALID_REQUEST: choose a shorter range.
+    """
+    GetStatus: _aio.UnaryUnaryMultiCallable[_admin_pb2.GetStatusRequest, _admin_pb2.GetStatusResponse]  # type: ignore[assignment]
+    """The state of the replica that was called, and what the database shows of all replicas. The answer contains no text
+    of conversations and no keys. It is also given while the database or the relay is unavailable.
     """
 
 class AdminServicer(metaclass=_abc_1.ABCMeta):
@@ -128,6 +136,16 @@ class AdminServicer(metaclass=_abc_1.ABCMeta):
         day, model and outcome, as far as the request groups by them. If the server deletes old usage (`usage_days`), only
         sums by day are left of older days: such a day counts whole where the range cuts it, and questions about end users
         find nothing there. A sum that would take too long is refused as INVALID_REQUEST: choose a shorter range.
+        """
+
+    @_abc_1.abstractmethod
+    def GetStatus(
+        self,
+        request: _admin_pb2.GetStatusRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_admin_pb2.GetStatusResponse, _abc.Awaitable[_admin_pb2.GetStatusResponse]]:
+        """The state of the replica that was called, and what the database shows of all replicas. The answer contains no text
+        of conversations and no keys. It is also given while the database or the relay is unavailable.
         """
 
 def add_AdminServicer_to_server(servicer: AdminServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

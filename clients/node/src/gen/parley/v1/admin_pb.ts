@@ -4,11 +4,11 @@
 
 import type { GenEnum, GenFile, GenMessage, GenService } from "@bufbuild/protobuf/codegenv2";
 import { enumDesc, fileDesc, messageDesc, serviceDesc } from "@bufbuild/protobuf/codegenv2";
-import type { Timestamp } from "@bufbuild/protobuf/wkt";
-import { file_google_protobuf_timestamp } from "@bufbuild/protobuf/wkt";
+import type { Duration, Timestamp } from "@bufbuild/protobuf/wkt";
+import { file_google_protobuf_duration, file_google_protobuf_timestamp } from "@bufbuild/protobuf/wkt";
 import type { ErrorReason } from "./errors_pb.js";
 import { file_parley_v1_errors } from "./errors_pb.js";
-import type { FinishReason, Reply_State } from "./resources_pb.js";
+import type { FinishReason, Quota, Reply_State } from "./resources_pb.js";
 import { file_parley_v1_resources } from "./resources_pb.js";
 import type { Message } from "@bufbuild/protobuf";
 
@@ -16,7 +16,7 @@ import type { Message } from "@bufbuild/protobuf";
  * Describes the file parley/v1/admin.proto.
  */
 export const file_parley_v1_admin: GenFile = /*@__PURE__*/
-  fileDesc("ChVwYXJsZXkvdjEvYWRtaW4ucHJvdG8SCXBhcmxleS52MSJaChVTZXRQcm92aWRlcktleVJlcXVlc3QSEAoIcHJvdmlkZXIYASABKAkSDwoHYXBpX2tleRgCIAEoCRIOCgZ0ZW5hbnQYAyABKAkSDgoGdmVyaWZ5GAQgASgIIm4KC1Byb3ZpZGVyS2V5EhAKCHByb3ZpZGVyGAEgASgJEg4KBnRlbmFudBgCIAEoCRIMCgRoaW50GAMgASgJEi8KC3VwZGF0ZV90aW1lGAQgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcCJAChdMaXN0UHJvdmlkZXJLZXlzUmVxdWVzdBIRCglwYWdlX3NpemUYASABKAUSEgoKcGFnZV90b2tlbhgCIAEoCSJZChhMaXN0UHJvdmlkZXJLZXlzUmVzcG9uc2USJAoEa2V5cxgBIAMoCzIWLnBhcmxleS52MS5Qcm92aWRlcktleRIXCg9uZXh0X3BhZ2VfdG9rZW4YAiABKAkiPAoYRGVsZXRlUHJvdmlkZXJLZXlSZXF1ZXN0EhAKCHByb3ZpZGVyGAEgASgJEg4KBnRlbmFudBgCIAEoCSIbChlEZWxldGVQcm92aWRlcktleVJlc3BvbnNlIo0DChBMaXN0VXNhZ2VSZXF1ZXN0Ei4KCnN0YXJ0X3RpbWUYASABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEiwKCGVuZF90aW1lGAIgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBI1Cghncm91cF9ieRgDIAMoDjIjLnBhcmxleS52MS5MaXN0VXNhZ2VSZXF1ZXN0Lkdyb3VwQnkSEQoJcGFnZV9zaXplGAQgASgFEhIKCnBhZ2VfdG9rZW4YBSABKAkSDgoGdGVuYW50GAYgASgJEhAKCGVuZF91c2VyGAcgASgJEg0KBW1vZGVsGAggASgJIosBCgdHcm91cEJ5EhgKFEdST1VQX0JZX1VOU1BFQ0lGSUVEEAASEAoMR1JPVVBfQllfREFZEAESEwoPR1JPVVBfQllfVEVOQU5UEAISFQoRR1JPVVBfQllfRU5EX1VTRVIQAxISCg5HUk9VUF9CWV9NT0RFTBAEEhQKEEdST1VQX0JZX09VVENPTUUQBSJPChFMaXN0VXNhZ2VSZXNwb25zZRIhCgRyb3dzGAEgAygLMhMucGFybGV5LnYxLlVzYWdlUm93EhcKD25leHRfcGFnZV90b2tlbhgCIAEoCSKbBAoIVXNhZ2VSb3cSCwoDZGF5GAEgASgJEg4KBnRlbmFudBgCIAEoCRIQCghlbmRfdXNlchgDIAEoCRINCgVtb2RlbBgEIAEoCRIlCgVzdGF0ZRgFIAEoDjIWLnBhcmxleS52MS5SZXBseS5TdGF0ZRIuCg1maW5pc2hfcmVhc29uGAYgASgOMhcucGFybGV5LnYxLkZpbmlzaFJlYXNvbhIsCgxlcnJvcl9yZWFzb24YByABKA4yFi5wYXJsZXkudjEuRXJyb3JSZWFzb24SDwoHcmVwbGllcxgIIAEoAxIVCg1wcm9tcHRfdG9rZW5zGAkgASgDEhwKFGNhY2hlZF9wcm9tcHRfdG9rZW5zGAogASgDEhkKEWNvbXBsZXRpb25fdG9rZW5zGAsgASgDEhUKDWNvc3RfbmFub191c2QYDCABKAMSGAoQdW5wcmljZWRfcmVwbGllcxgNIAEoAxIbChNtZWFuX2ZpcnN0X3Rva2VuX21zGA4gASgBEhgKEG1lYW5fZHVyYXRpb25fbXMYDyABKAESGAoQbWVhbl90ZXh0X2xlbmd0aBgQIAEoARIYChByZWFzb25pbmdfdG9rZW5zGBEgASgDEiEKGWNhY2hlX3dyaXRlX3Byb21wdF90b2tlbnMYEiABKAMSGQoRZXN0aW1hdGVkX3JlcGxpZXMYEyABKAMSEQoJc3VtbWFyaWVzGBQgASgDMuwCCgVBZG1pbhJPCg5TZXRQcm92aWRlcktleRIgLnBhcmxleS52MS5TZXRQcm92aWRlcktleVJlcXVlc3QaFi5wYXJsZXkudjEuUHJvdmlkZXJLZXkiA5ACAhJgChBMaXN0UHJvdmlkZXJLZXlzEiIucGFybGV5LnYxLkxpc3RQcm92aWRlcktleXNSZXF1ZXN0GiMucGFybGV5LnYxLkxpc3RQcm92aWRlcktleXNSZXNwb25zZSIDkAIBEmMKEURlbGV0ZVByb3ZpZGVyS2V5EiMucGFybGV5LnYxLkRlbGV0ZVByb3ZpZGVyS2V5UmVxdWVzdBokLnBhcmxleS52MS5EZWxldGVQcm92aWRlcktleVJlc3BvbnNlIgOQAgISSwoJTGlzdFVzYWdlEhsucGFybGV5LnYxLkxpc3RVc2FnZVJlcXVlc3QaHC5wYXJsZXkudjEuTGlzdFVzYWdlUmVzcG9uc2UiA5ACAUI5Cg1kZXYucGFybGV5LnYxQgpBZG1pblByb3RvUAFaGmRldi5wYXJsZXkvYXBpL3YxO3BhcmxleXYxYgZwcm90bzM", [file_google_protobuf_timestamp, file_parley_v1_errors, file_parley_v1_resources]);
+  fileDesc("ChVwYXJsZXkvdjEvYWRtaW4ucHJvdG8SCXBhcmxleS52MSJaChVTZXRQcm92aWRlcktleVJlcXVlc3QSEAoIcHJvdmlkZXIYASABKAkSDwoHYXBpX2tleRgCIAEoCRIOCgZ0ZW5hbnQYAyABKAkSDgoGdmVyaWZ5GAQgASgIIm4KC1Byb3ZpZGVyS2V5EhAKCHByb3ZpZGVyGAEgASgJEg4KBnRlbmFudBgCIAEoCRIMCgRoaW50GAMgASgJEi8KC3VwZGF0ZV90aW1lGAQgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcCJAChdMaXN0UHJvdmlkZXJLZXlzUmVxdWVzdBIRCglwYWdlX3NpemUYASABKAUSEgoKcGFnZV90b2tlbhgCIAEoCSJZChhMaXN0UHJvdmlkZXJLZXlzUmVzcG9uc2USJAoEa2V5cxgBIAMoCzIWLnBhcmxleS52MS5Qcm92aWRlcktleRIXCg9uZXh0X3BhZ2VfdG9rZW4YAiABKAkiPAoYRGVsZXRlUHJvdmlkZXJLZXlSZXF1ZXN0EhAKCHByb3ZpZGVyGAEgASgJEg4KBnRlbmFudBgCIAEoCSIbChlEZWxldGVQcm92aWRlcktleVJlc3BvbnNlIo0DChBMaXN0VXNhZ2VSZXF1ZXN0Ei4KCnN0YXJ0X3RpbWUYASABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEiwKCGVuZF90aW1lGAIgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBI1Cghncm91cF9ieRgDIAMoDjIjLnBhcmxleS52MS5MaXN0VXNhZ2VSZXF1ZXN0Lkdyb3VwQnkSEQoJcGFnZV9zaXplGAQgASgFEhIKCnBhZ2VfdG9rZW4YBSABKAkSDgoGdGVuYW50GAYgASgJEhAKCGVuZF91c2VyGAcgASgJEg0KBW1vZGVsGAggASgJIosBCgdHcm91cEJ5EhgKFEdST1VQX0JZX1VOU1BFQ0lGSUVEEAASEAoMR1JPVVBfQllfREFZEAESEwoPR1JPVVBfQllfVEVOQU5UEAISFQoRR1JPVVBfQllfRU5EX1VTRVIQAxISCg5HUk9VUF9CWV9NT0RFTBAEEhQKEEdST1VQX0JZX09VVENPTUUQBSJPChFMaXN0VXNhZ2VSZXNwb25zZRIhCgRyb3dzGAEgAygLMhMucGFybGV5LnYxLlVzYWdlUm93EhcKD25leHRfcGFnZV90b2tlbhgCIAEoCSKbBAoIVXNhZ2VSb3cSCwoDZGF5GAEgASgJEg4KBnRlbmFudBgCIAEoCRIQCghlbmRfdXNlchgDIAEoCRINCgVtb2RlbBgEIAEoCRIlCgVzdGF0ZRgFIAEoDjIWLnBhcmxleS52MS5SZXBseS5TdGF0ZRIuCg1maW5pc2hfcmVhc29uGAYgASgOMhcucGFybGV5LnYxLkZpbmlzaFJlYXNvbhIsCgxlcnJvcl9yZWFzb24YByABKA4yFi5wYXJsZXkudjEuRXJyb3JSZWFzb24SDwoHcmVwbGllcxgIIAEoAxIVCg1wcm9tcHRfdG9rZW5zGAkgASgDEhwKFGNhY2hlZF9wcm9tcHRfdG9rZW5zGAogASgDEhkKEWNvbXBsZXRpb25fdG9rZW5zGAsgASgDEhUKDWNvc3RfbmFub191c2QYDCABKAMSGAoQdW5wcmljZWRfcmVwbGllcxgNIAEoAxIbChNtZWFuX2ZpcnN0X3Rva2VuX21zGA4gASgBEhgKEG1lYW5fZHVyYXRpb25fbXMYDyABKAESGAoQbWVhbl90ZXh0X2xlbmd0aBgQIAEoARIYChByZWFzb25pbmdfdG9rZW5zGBEgASgDEiEKGWNhY2hlX3dyaXRlX3Byb21wdF90b2tlbnMYEiABKAMSGQoRZXN0aW1hdGVkX3JlcGxpZXMYEyABKAMSEQoJc3VtbWFyaWVzGBQgASgDIhIKEEdldFN0YXR1c1JlcXVlc3QifQoRR2V0U3RhdHVzUmVzcG9uc2USKQoHcmVwbGljYRgBIAEoCzIYLnBhcmxleS52MS5SZXBsaWNhU3RhdHVzEisKCGRhdGFiYXNlGAIgASgLMhkucGFybGV5LnYxLkRhdGFiYXNlU3RhdHVzEhAKCHByb2JsZW1zGAMgAygJIpoECg1SZXBsaWNhU3RhdHVzEhIKCnJlcGxpY2FfaWQYASABKAkSDwoHdmVyc2lvbhgCIAEoCRIrCgRtb2RlGAMgASgOMh0ucGFybGV5LnYxLlJlcGxpY2FTdGF0dXMuTW9kZRIpCgZ1cHRpbWUYBCABKAsyGS5nb29nbGUucHJvdG9idWYuRHVyYXRpb24SNgoSY29uZmlndXJhdGlvbl90aW1lGAUgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBItCgpsZWFzZV9sZWZ0GAYgASgLMhkuZ29vZ2xlLnByb3RvYnVmLkR1cmF0aW9uEhAKCGRyYWluaW5nGAcgASgIEioKB3J1bm5pbmcYCCADKAsyGS5wYXJsZXkudjEuUnVubmluZ1JlcGxpZXMSGAoQZm9sbG93ZWRfcmVwbGllcxgJIAEoBRIPCgdyZWFkZXJzGAogASgFEhgKEGxvb3BfdXRpbGlzYXRpb24YCyABKAESEgoKb3ZlcmxvYWRlZBgMIAEoCBIjCgVyZWxheRgNIAMoCzIULnBhcmxleS52MS5SZWxheVBhcnQSJAoIYnJlYWtlcnMYDiADKAsyEi5wYXJsZXkudjEuQnJlYWtlciJDCgRNb2RlEhQKEE1PREVfVU5TUEVDSUZJRUQQABITCg9NT0RFX1NUQU5EQUxPTkUQARIQCgxNT0RFX0NMVVNURVIQAiKoAQoOUnVubmluZ1JlcGxpZXMSDQoFbW9kZWwYASABKAkSDwoHcmVwbGllcxgCIAEoAxIXCg9vdmVyXzEwX3NlY29uZHMYAyABKAMSFQoNb3Zlcl8xX21pbnV0ZRgEIAEoAxIXCg9vdmVyXzEwX21pbnV0ZXMYBSABKAMSLQoKb2xkZXN0X2FnZRgGIAEoCzIZLmdvb2dsZS5wcm90b2J1Zi5EdXJhdGlvbiJCCglSZWxheVBhcnQSDAoEbmFtZRgBIAEoCRInCgRsb3N0GAIgASgLMhkuZ29vZ2xlLnByb3RvYnVmLkR1cmF0aW9uImoKB0JyZWFrZXISEAoIcHJvdmlkZXIYASABKAkSDQoFbW9kZWwYAiABKAkSDAoEb3BlbhgDIAEoCBIwCg1uZXh0X3Byb2JlX2luGAQgASgLMhkuZ29vZ2xlLnByb3RvYnVmLkR1cmF0aW9uIsMBCg5EYXRhYmFzZVN0YXR1cxIMCgRraW5kGAEgASgJEg8KB3Byb2JsZW0YAiABKAkSFgoOc2NoZW1hX3JlbGVhc2UYAyABKAUSKQoIcmVwbGljYXMYBCADKAsyFy5wYXJsZXkudjEuUmVwbGljYUxlYXNlEioKB3J1bm5pbmcYBSADKAsyGS5wYXJsZXkudjEuUnVubmluZ1JlcGxpZXMSIwoGcXVvdGFzGAYgAygLMhMucGFybGV5LnYxLlF1b3RhVXNlIqsBCgxSZXBsaWNhTGVhc2USEgoKcmVwbGljYV9pZBgBIAEoCRIPCgd2ZXJzaW9uGAIgASgJEi4KCnN0YXJ0X3RpbWUYAyABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEi0KCmxlYXNlX2xlZnQYBCABKAsyGS5nb29nbGUucHJvdG9idWYuRHVyYXRpb24SFwoPcnVubmluZ19yZXBsaWVzGAUgASgDIk0KCFF1b3RhVXNlEg4KBnRlbmFudBgBIAEoCRIQCghlbmRfdXNlchgCIAEoCRIfCgVxdW90YRgDIAEoCzIQLnBhcmxleS52MS5RdW90YTK5AwoFQWRtaW4STwoOU2V0UHJvdmlkZXJLZXkSIC5wYXJsZXkudjEuU2V0UHJvdmlkZXJLZXlSZXF1ZXN0GhYucGFybGV5LnYxLlByb3ZpZGVyS2V5IgOQAgISYAoQTGlzdFByb3ZpZGVyS2V5cxIiLnBhcmxleS52MS5MaXN0UHJvdmlkZXJLZXlzUmVxdWVzdBojLnBhcmxleS52MS5MaXN0UHJvdmlkZXJLZXlzUmVzcG9uc2UiA5ACARJjChFEZWxldGVQcm92aWRlcktleRIjLnBhcmxleS52MS5EZWxldGVQcm92aWRlcktleVJlcXVlc3QaJC5wYXJsZXkudjEuRGVsZXRlUHJvdmlkZXJLZXlSZXNwb25zZSIDkAICEksKCUxpc3RVc2FnZRIbLnBhcmxleS52MS5MaXN0VXNhZ2VSZXF1ZXN0GhwucGFybGV5LnYxLkxpc3RVc2FnZVJlc3BvbnNlIgOQAgESSwoJR2V0U3RhdHVzEhsucGFybGV5LnYxLkdldFN0YXR1c1JlcXVlc3QaHC5wYXJsZXkudjEuR2V0U3RhdHVzUmVzcG9uc2UiA5ACAUI5Cg1kZXYucGFybGV5LnYxQgpBZG1pblByb3RvUAFaGmRldi5wYXJsZXkvYXBpL3YxO3BhcmxleXYxYgZwcm90bzM", [file_google_protobuf_duration, file_google_protobuf_timestamp, file_parley_v1_errors, file_parley_v1_resources]);
 
 /**
  * @generated from message parley.v1.SetProviderKeyRequest
@@ -444,6 +444,424 @@ export const UsageRowSchema: GenMessage<UsageRow> = /*@__PURE__*/
   messageDesc(file_parley_v1_admin, 8);
 
 /**
+ * @generated from message parley.v1.GetStatusRequest
+ */
+export type GetStatusRequest = Message<"parley.v1.GetStatusRequest"> & {
+};
+
+/**
+ * Describes the message parley.v1.GetStatusRequest.
+ * Use `create(GetStatusRequestSchema)` to create a new message.
+ */
+export const GetStatusRequestSchema: GenMessage<GetStatusRequest> = /*@__PURE__*/
+  messageDesc(file_parley_v1_admin, 9);
+
+/**
+ * @generated from message parley.v1.GetStatusResponse
+ */
+export type GetStatusResponse = Message<"parley.v1.GetStatusResponse"> & {
+  /**
+   * @generated from field: parley.v1.ReplicaStatus replica = 1;
+   */
+  replica?: ReplicaStatus | undefined;
+
+  /**
+   * @generated from field: parley.v1.DatabaseStatus database = 2;
+   */
+  database?: DatabaseStatus | undefined;
+
+  /**
+   * What needs the attention of an operator, in sentences that may change between releases. Empty: nothing.
+   *
+   * @generated from field: repeated string problems = 3;
+   */
+  problems: string[];
+};
+
+/**
+ * Describes the message parley.v1.GetStatusResponse.
+ * Use `create(GetStatusResponseSchema)` to create a new message.
+ */
+export const GetStatusResponseSchema: GenMessage<GetStatusResponse> = /*@__PURE__*/
+  messageDesc(file_parley_v1_admin, 10);
+
+/**
+ * The replica that was called. If it is one of several worker processes on a port, it is that process.
+ *
+ * @generated from message parley.v1.ReplicaStatus
+ */
+export type ReplicaStatus = Message<"parley.v1.ReplicaStatus"> & {
+  /**
+   * The same id as in `DatabaseStatus.replicas`, for this process alone. Empty in standalone mode.
+   *
+   * @generated from field: string replica_id = 1;
+   */
+  replicaId: string;
+
+  /**
+   * The release of the server.
+   *
+   * @generated from field: string version = 2;
+   */
+  version: string;
+
+  /**
+   * @generated from field: parley.v1.ReplicaStatus.Mode mode = 3;
+   */
+  mode: ReplicaStatus_Mode;
+
+  /**
+   * @generated from field: google.protobuf.Duration uptime = 4;
+   */
+  uptime?: Duration | undefined;
+
+  /**
+   * When the process read the configuration that it uses.
+   *
+   * @generated from field: google.protobuf.Timestamp configuration_time = 5;
+   */
+  configurationTime?: Timestamp | undefined;
+
+  /**
+   * For how long it may show new text of its replies without another renewal of its lease; 0 without a lease. Unset in
+   * standalone mode.
+   *
+   * @generated from field: google.protobuf.Duration lease_left = 6;
+   */
+  leaseLeft?: Duration | undefined;
+
+  /**
+   * It shuts down and refuses new replies.
+   *
+   * @generated from field: bool draining = 7;
+   */
+  draining: boolean;
+
+  /**
+   * Replies that it generates.
+   *
+   * @generated from field: repeated parley.v1.RunningReplies running = 8;
+   */
+  running: RunningReplies[];
+
+  /**
+   * Replies of other replicas that it follows for its readers.
+   *
+   * @generated from field: int32 followed_replies = 9;
+   */
+  followedReplies: number;
+
+  /**
+   * Streams and waiting polls.
+   *
+   * @generated from field: int32 readers = 10;
+   */
+  readers: number;
+
+  /**
+   * The recent CPU share of the event loop's thread, from 0 to 1.
+   *
+   * @generated from field: double loop_utilisation = 11;
+   */
+  loopUtilisation: number;
+
+  /**
+   * The event loop has been late for so long that new replies are refused.
+   *
+   * @generated from field: bool overloaded = 12;
+   */
+  overloaded: boolean;
+
+  /**
+   * The parts of its connection to Redis. Empty without Redis.
+   *
+   * @generated from field: repeated parley.v1.RelayPart relay = 13;
+   */
+  relay: RelayPart[];
+
+  /**
+   * One for each model at a provider, sorted by provider and model.
+   *
+   * @generated from field: repeated parley.v1.Breaker breakers = 14;
+   */
+  breakers: Breaker[];
+};
+
+/**
+ * Describes the message parley.v1.ReplicaStatus.
+ * Use `create(ReplicaStatusSchema)` to create a new message.
+ */
+export const ReplicaStatusSchema: GenMessage<ReplicaStatus> = /*@__PURE__*/
+  messageDesc(file_parley_v1_admin, 11);
+
+/**
+ * @generated from enum parley.v1.ReplicaStatus.Mode
+ */
+export enum ReplicaStatus_Mode {
+  /**
+   * @generated from enum value: MODE_UNSPECIFIED = 0;
+   */
+  UNSPECIFIED = 0,
+
+  /**
+   * One process with a SQLite file.
+   *
+   * @generated from enum value: MODE_STANDALONE = 1;
+   */
+  STANDALONE = 1,
+
+  /**
+   * A replica on PostgreSQL.
+   *
+   * @generated from enum value: MODE_CLUSTER = 2;
+   */
+  CLUSTER = 2,
+}
+
+/**
+ * Describes the enum parley.v1.ReplicaStatus.Mode.
+ */
+export const ReplicaStatus_ModeSchema: GenEnum<ReplicaStatus_Mode> = /*@__PURE__*/
+  enumDesc(file_parley_v1_admin, 11, 0);
+
+/**
+ * Running replies of one model, and how many of them were accepted longer ago than a time.
+ *
+ * @generated from message parley.v1.RunningReplies
+ */
+export type RunningReplies = Message<"parley.v1.RunningReplies"> & {
+  /**
+   * The alias.
+   *
+   * @generated from field: string model = 1;
+   */
+  model: string;
+
+  /**
+   * @generated from field: int64 replies = 2;
+   */
+  replies: bigint;
+
+  /**
+   * @generated from field: int64 over_10_seconds = 3;
+   */
+  over10Seconds: bigint;
+
+  /**
+   * @generated from field: int64 over_1_minute = 4;
+   */
+  over1Minute: bigint;
+
+  /**
+   * @generated from field: int64 over_10_minutes = 5;
+   */
+  over10Minutes: bigint;
+
+  /**
+   * @generated from field: google.protobuf.Duration oldest_age = 6;
+   */
+  oldestAge?: Duration | undefined;
+};
+
+/**
+ * Describes the message parley.v1.RunningReplies.
+ * Use `create(RunningRepliesSchema)` to create a new message.
+ */
+export const RunningRepliesSchema: GenMessage<RunningReplies> = /*@__PURE__*/
+  messageDesc(file_parley_v1_admin, 12);
+
+/**
+ * @generated from message parley.v1.RelayPart
+ */
+export type RelayPart = Message<"parley.v1.RelayPart"> & {
+  /**
+   * `publish` (text of this replica's replies), `follow` and `subscribe` (text of other replicas' replies), `presence`
+   * (reports of readers), `tell` (cancel requests and erasures), `rate` (limits of messages per minute).
+   *
+   * @generated from field: string name = 1;
+   */
+  name: string;
+
+  /**
+   * For how long it has not worked. Unset while it works.
+   *
+   * @generated from field: google.protobuf.Duration lost = 2;
+   */
+  lost?: Duration | undefined;
+};
+
+/**
+ * Describes the message parley.v1.RelayPart.
+ * Use `create(RelayPartSchema)` to create a new message.
+ */
+export const RelayPartSchema: GenMessage<RelayPart> = /*@__PURE__*/
+  messageDesc(file_parley_v1_admin, 13);
+
+/**
+ * The circuit breaker of a model at a provider, in this process.
+ *
+ * @generated from message parley.v1.Breaker
+ */
+export type Breaker = Message<"parley.v1.Breaker"> & {
+  /**
+   * @generated from field: string provider = 1;
+   */
+  provider: string;
+
+  /**
+   * The vendor's name of the model.
+   *
+   * @generated from field: string model = 2;
+   */
+  model: string;
+
+  /**
+   * Requests are kept away from the model after failures.
+   *
+   * @generated from field: bool open = 3;
+   */
+  open: boolean;
+
+  /**
+   * Time until a request is admitted as a probe: one at a time, until one succeeds. Unset unless `open`.
+   *
+   * @generated from field: google.protobuf.Duration next_probe_in = 4;
+   */
+  nextProbeIn?: Duration | undefined;
+};
+
+/**
+ * Describes the message parley.v1.Breaker.
+ * Use `create(BreakerSchema)` to create a new message.
+ */
+export const BreakerSchema: GenMessage<Breaker> = /*@__PURE__*/
+  messageDesc(file_parley_v1_admin, 14);
+
+/**
+ * @generated from message parley.v1.DatabaseStatus
+ */
+export type DatabaseStatus = Message<"parley.v1.DatabaseStatus"> & {
+  /**
+   * `SQLite` or `PostgreSQL`.
+   *
+   * @generated from field: string kind = 1;
+   */
+  kind: string;
+
+  /**
+   * Why it could not be read. All fields below are then unset.
+   *
+   * @generated from field: string problem = 2;
+   */
+  problem: string;
+
+  /**
+   * @generated from field: int32 schema_release = 3;
+   */
+  schemaRelease: number;
+
+  /**
+   * The replicas that have or had a lease. Empty in standalone mode.
+   *
+   * @generated from field: repeated parley.v1.ReplicaLease replicas = 4;
+   */
+  replicas: ReplicaLease[];
+
+  /**
+   * The replies that run on all replicas.
+   *
+   * @generated from field: repeated parley.v1.RunningReplies running = 5;
+   */
+  running: RunningReplies[];
+
+  /**
+   * The quotas of which the largest parts are used, at most 10, the fullest first.
+   *
+   * @generated from field: repeated parley.v1.QuotaUse quotas = 6;
+   */
+  quotas: QuotaUse[];
+};
+
+/**
+ * Describes the message parley.v1.DatabaseStatus.
+ * Use `create(DatabaseStatusSchema)` to create a new message.
+ */
+export const DatabaseStatusSchema: GenMessage<DatabaseStatus> = /*@__PURE__*/
+  messageDesc(file_parley_v1_admin, 15);
+
+/**
+ * @generated from message parley.v1.ReplicaLease
+ */
+export type ReplicaLease = Message<"parley.v1.ReplicaLease"> & {
+  /**
+   * @generated from field: string replica_id = 1;
+   */
+  replicaId: string;
+
+  /**
+   * Empty: a release that does not store it.
+   *
+   * @generated from field: string version = 2;
+   */
+  version: string;
+
+  /**
+   * By the clock of the database, as the lease.
+   *
+   * @generated from field: google.protobuf.Timestamp start_time = 3;
+   */
+  startTime?: Timestamp | undefined;
+
+  /**
+   * Negative: for how long the lease has expired. Other replicas take over its replies and delete the entry.
+   *
+   * @generated from field: google.protobuf.Duration lease_left = 4;
+   */
+  leaseLeft?: Duration | undefined;
+
+  /**
+   * @generated from field: int64 running_replies = 5;
+   */
+  runningReplies: bigint;
+};
+
+/**
+ * Describes the message parley.v1.ReplicaLease.
+ * Use `create(ReplicaLeaseSchema)` to create a new message.
+ */
+export const ReplicaLeaseSchema: GenMessage<ReplicaLease> = /*@__PURE__*/
+  messageDesc(file_parley_v1_admin, 16);
+
+/**
+ * @generated from message parley.v1.QuotaUse
+ */
+export type QuotaUse = Message<"parley.v1.QuotaUse"> & {
+  /**
+   * @generated from field: string tenant = 1;
+   */
+  tenant: string;
+
+  /**
+   * Empty for a quota of the whole tenant, and for calls without an end user.
+   *
+   * @generated from field: string end_user = 2;
+   */
+  endUser: string;
+
+  /**
+   * @generated from field: parley.v1.Quota quota = 3;
+   */
+  quota?: Quota | undefined;
+};
+
+/**
+ * Describes the message parley.v1.QuotaUse.
+ * Use `create(QuotaUseSchema)` to create a new message.
+ */
+export const QuotaUseSchema: GenMessage<QuotaUse> = /*@__PURE__*/
+  messageDesc(file_parley_v1_admin, 17);
+
+/**
  * Calls for operators. They need a credential with the role `admin`, except ListUsage: any credential may call it for
  * its own tenant, or if it has an end user, for that end user alone.
  *
@@ -497,6 +915,17 @@ export const Admin: GenService<{
     methodKind: "unary";
     input: typeof ListUsageRequestSchema;
     output: typeof ListUsageResponseSchema;
+  },
+  /**
+   * The state of the replica that was called, and what the database shows of all replicas. The answer contains no text
+   * of conversations and no keys. It is also given while the database or the relay is unavailable.
+   *
+   * @generated from rpc parley.v1.Admin.GetStatus
+   */
+  getStatus: {
+    methodKind: "unary";
+    input: typeof GetStatusRequestSchema;
+    output: typeof GetStatusResponseSchema;
   },
 }> = /*@__PURE__*/
   serviceDesc(file_parley_v1_admin, 0);

@@ -90,6 +90,7 @@ public final class Player {
             Map.entry("admin.provider_keys", (id, fields) -> items(id, of(fields).admin().providerKeys())),
             Map.entry("admin.delete_provider_key", this::deleteProviderKey),
             Map.entry("admin.usage", (id, fields) -> items(id, of(fields).admin().usage(usageRequest(fields)))),
+            Map.entry("admin.status", (id, fields) -> result(of(fields).admin().status())),
             Map.entry("conversations.create", (id, fields) -> result(
                     of(fields).conversations().create(message(fields, CreateConversationRequest.newBuilder()).build()))),
             Map.entry("conversations.get", (id, fields) -> result(

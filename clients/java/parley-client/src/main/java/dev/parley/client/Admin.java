@@ -2,6 +2,8 @@ package dev.parley.client;
 
 import dev.parley.v1.AdminGrpc;
 import dev.parley.v1.DeleteProviderKeyRequest;
+import dev.parley.v1.GetStatusRequest;
+import dev.parley.v1.GetStatusResponse;
 import dev.parley.v1.ListProviderKeysRequest;
 import dev.parley.v1.ListProviderKeysResponse;
 import dev.parley.v1.ListUsageRequest;
@@ -12,8 +14,8 @@ import dev.parley.v1.UsageRow;
 import java.util.stream.Stream;
 
 /**
- * Provider keys and usage, for operators. The calls need a credential with the role admin, except {@link #usage} of the
- * caller's own tenant or end user.
+ * Provider keys, usage and status, for operators. The calls need a credential with the role admin, except
+ * {@link #usage} of the caller's own tenant or end user.
  */
 public final class Admin {
     private final Connection connection;
@@ -67,5 +69,10 @@ public final class Admin {
                 request.getPageToken(),
                 page -> page.getNextPageToken().isEmpty() ? null : page.getNextPageToken());
         return pages.flatMap(page -> page.getRowsList().stream());
+    }
+
+    /** Returns the state of the replica that answers, and what the database shows of all replicas. */
+    public GetStatusResponse status() {
+        return connection.call(AdminGrpc.getGetStatusMethod(), GetStatusRequest.getDefaultInstance());
     }
 }

@@ -5,6 +5,8 @@ import static org.junit.jupiter.api.Assertions.assertEquals;
 import dev.parley.client.testing.ScriptedServer;
 import dev.parley.v1.DeleteProviderKeyRequest;
 import dev.parley.v1.DeleteProviderKeyResponse;
+import dev.parley.v1.GetStatusRequest;
+import dev.parley.v1.GetStatusResponse;
 import dev.parley.v1.ListProviderKeysRequest;
 import dev.parley.v1.ListProviderKeysResponse;
 import dev.parley.v1.ListUsageRequest;
@@ -63,5 +65,13 @@ class AdminTest {
         var request = ListUsageRequest.newBuilder().addGroupBy(GroupBy.GROUP_BY_MODEL).setEndUser("ada").build();
         assertEquals(List.of(first, second), client.admin().usage(request).toList());
         assertEquals(List.of(request, request.toBuilder().setPageToken("more").build()), requests());
+    }
+
+    @Test
+    void theStatusIsRead() {
+        var status = GetStatusResponse.newBuilder().addProblems("no replica holds a lease").build();
+        server.answer("GetStatus", status);
+        assertEquals(status, client.admin().status());
+        assertEquals(List.of(GetStatusRequest.getDefaultInstance()), requests());
     }
 }
