@@ -12,7 +12,7 @@ export PATH := $(CURDIR)/$(BIN):$(CURDIR)/.tools/bin:$(PATH)
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo run test clients page page-check licenses conformance check format lint types imports protos tree gen bench bench-full gateways llama-cpp chat-local guard fuzz image catalog constraints clean
+.PHONY: help setup demo run test clients page page-check licenses conformance check format lint types imports protos tree gen bench bench-full gateways llama-cpp chat-local guard fuzz image helm catalog constraints clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -108,6 +108,10 @@ fuzz: setup ## Send 20,000 calls made from the descriptors, half to each databas
 
 image: ## Build the container image parley:latest
 	docker build --tag parley:latest .
+
+helm: setup ## Install Helm (compiled, minutes) and schemas of Kubernetes, for the tests of the chart
+	@tools/helm.sh
+	@tools/helm.sh schemas $(BIN)/python
 
 catalog: setup ## Write the model catalog again, with the prices of the installed genai-prices
 	@$(BIN)/python -m tools.catalog

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import importlib.util
-import json
 import re
 import shlex
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -14,13 +13,12 @@ from typing import Any
 import pytest
 import yaml
 from parley_server.app import LAST_CALLS_S
-from parley_server.rpc.server import LIVENESS, READINESS
+from parley_server.rpc.server import READINESS
 from parley_server.settings import ServerSettings, Settings, is_sqlite, load_settings
 from parley_server.store.engine.location import sqlite_path
 from parley_server.telemetry.metrics import Metrics
 
 ROOT = Path(__file__).parents[2]
-KUBERNETES = ROOT / "deploy/kubernetes"
 DOCKERFILE = (ROOT / "Dockerfile").read_text()
 SERVER_DEFAULTS = ServerSettings()
 # Failures before any replica has begun to read the call: retrying others could start a second reply.
@@ -163,6 +161,11 @@ def test_compose_mounts_existing_files() -> None:
     assert {path for path in mounted if not path.startswith("./")} == set(COMPOSE["volumes"])
 
 
+def test_compose_uses_the_image_that_make_builds() -> None:
+    (tag,) = re.findall(r"docker build --tag (\S+)", (ROOT / "Makefile").read_text())
+    assert {SERVICES[name]["image"] for name in (*REPLICAS, "migrate")} == {tag}
+
+
 def test_compose_publishes_ports_on_loopback_only() -> None:
     published = [port for service in SERVICES.values() for port in service.get("ports", ())]
     assert published
@@ -238,128 +241,3 @@ def test_envoy_version_of_the_tests_is_that_of_compose() -> None:
 def test_envoy_ping_interval_is_allowed_by_the_server() -> None:
     interval_s = seconds(UPSTREAM["http2_protocol_options"]["connection_keepalive"]["interval"])
     assert interval_s > SERVER_DEFAULTS.least_ping_interval_s
-
-
-# --- Kubernetes
-
-
-def manifests() -> Iterator[dict[str, Any]]:
-    for path in sorted(KUBERNETES.rglob("*.yaml")):
-        for found in documents(str(path.relative_to(ROOT))):
-            if {"kind", "metadata"} <= found.keys():
-                yield found
-
-
-def of_kind(kind: str) -> list[dict[str, Any]]:
-    return [each for each in manifests() if each["kind"] == kind]
-
-
-(DEPLOYMENT,) = of_kind("Deployment")
-(JOB,) = of_kind("Job")
-(SECRET,) = of_kind("Secret")
-POD = DEPLOYMENT["spec"]["template"]["spec"]
-(SERVER,) = POD["containers"]
-(MIGRATION,) = JOB["spec"]["template"]["spec"]["containers"]
-PORTS = {port["name"]: port["containerPort"] for port in SERVER["ports"]}
-
-
-def environment_of(container: Mapping[str, Any]) -> dict[str, str]:
-    """The environment of a container, with the values of the example Secret."""
-    secret = SECRET["stringData"]
-    whole = [each["secretRef"]["name"] for each in container.get("envFrom", ())]
-    assert set(whole) <= {SECRET["metadata"]["name"]}
-    found = dict(secret) if whole else {}
-    for each in container["env"]:
-        reference = each.get("valueFrom", {}).get("secretKeyRef")
-        assert reference is None or reference["name"] == SECRET["metadata"]["name"]
-        found[each["name"]] = secret[reference["key"]] if reference else each["value"]
-    return found
-
-
-def of_kubernetes() -> Settings:
-    return load(environment_of(SERVER), "deploy/kubernetes/server/parley.toml")
-
-
-def test_kubernetes_replicas_load_and_have_time_to_drain() -> None:
-    settings = of_kubernetes()
-    assert not is_sqlite(settings.database_url)
-    assert settings.redis_url is not None
-    assert fits(settings, POD["terminationGracePeriodSeconds"])
-    (mount,) = [each for each in SERVER["volumeMounts"] if each["name"] == "config"]
-    assert environment_of(SERVER)["PARLEY_CONFIG"] == f"{mount['mountPath']}/parley.toml"
-
-
-def test_kubernetes_migration_loads_without_other_settings() -> None:
-    settings = load(environment_of(MIGRATION), "")
-    assert settings.database_url == of_kubernetes().database_url
-    assert MIGRATION["args"] == ["parley", "migrate"]
-
-
-def test_kubernetes_ports_are_those_of_the_settings() -> None:
-    settings = of_kubernetes()
-    assert settings.metrics_listen is not None
-    assert {"grpc": settings.listen.port, "metrics": settings.metrics_listen.port} == PORTS
-    annotations = DEPLOYMENT["spec"]["template"]["metadata"]["annotations"]
-    assert int(annotations["prometheus.io/port"]) == settings.metrics_listen.port
-    assert {port["targetPort"] for service in of_kind("Service") for port in service["spec"]["ports"]} <= PORTS.keys()
-    (policy,) = of_kind("NetworkPolicy")
-    assert {port["port"] for rule in policy["spec"]["ingress"] for port in rule["ports"]} == PORTS.keys()
-
-
-def test_kubernetes_probes_use_existing_health_services() -> None:
-    assert {SERVER[probe]["grpc"]["port"] for probe in ("startupProbe", "readinessProbe", "livenessProbe")} == {
-        PORTS["grpc"]
-    }
-    assert SERVER["startupProbe"]["grpc"]["service"] == SERVER["livenessProbe"]["grpc"]["service"] == LIVENESS
-    assert SERVER["readinessProbe"]["grpc"]["service"] in READINESS
-
-
-def test_kubernetes_selectors_match_the_pods_of_the_deployment() -> None:
-    labels = DEPLOYMENT["spec"]["template"]["metadata"]["labels"]
-    selectors = [
-        DEPLOYMENT["spec"]["selector"]["matchLabels"],
-        *[service["spec"]["selector"] for service in of_kind("Service")],
-        *[budget["spec"]["selector"]["matchLabels"] for budget in of_kind("PodDisruptionBudget")],
-        *[policy["spec"]["podSelector"]["matchLabels"] for policy in of_kind("NetworkPolicy")],
-        *[spread["labelSelector"]["matchLabels"] for spread in POD["topologySpreadConstraints"]],
-    ]
-    assert [selector for selector in selectors if not selector.items() <= labels.items()] == []
-    assert not labels.items() & JOB["spec"]["template"]["metadata"]["labels"].items()
-
-
-def test_image_has_the_same_name_everywhere() -> None:
-    (tag,) = re.findall(r"docker build --tag (\S+)", (ROOT / "Makefile").read_text())
-    assert {SERVICES[name]["image"] for name in (*REPLICAS, "migrate")} == {tag}
-    for folder, container in (("server", SERVER), ("migrate", MIGRATION)):
-        (image,) = document(f"deploy/kubernetes/{folder}/kustomization.yaml")["images"]
-        assert image["name"] == container["image"]
-        assert f"{image['name']}:{image['newTag']}" == tag
-    user = int(IMAGE_USER[0])
-    assert {pod["securityContext"]["runAsUser"] for pod in (POD, JOB["spec"]["template"]["spec"])} == {user}
-
-
-@pytest.mark.parametrize("folder", ["server", "migrate", "autoscaling"])
-def test_kubernetes_kustomizations_name_their_files(folder: str) -> None:
-    kustomization = document(f"deploy/kubernetes/{folder}/kustomization.yaml")
-    generated = [path for each in kustomization.get("configMapGenerator", ()) for path in each["files"]]
-    named = {*kustomization["resources"], *generated}
-    assert [path for path in named if not (KUBERNETES / folder / path).exists()] == []
-    beside = {"kustomization.yaml", "prometheus-adapter.yaml"}  # values for another chart
-    assert {path.name for path in (KUBERNETES / folder).iterdir()} - beside <= named
-
-
-def test_kubernetes_autoscaler_uses_an_existing_metric() -> None:
-    (scaler,) = of_kind("HorizontalPodAutoscaler")
-    assert scaler["spec"]["scaleTargetRef"]["name"] == DEPLOYMENT["metadata"]["name"]
-    assert scaler["spec"]["minReplicas"] == DEPLOYMENT["spec"]["replicas"]
-    (metric,) = scaler["spec"]["metrics"]
-    name = metric["pods"]["metric"]["name"]
-    assert name in metric_names()
-    assert int(metric["pods"]["target"]["averageValue"]) < of_kubernetes().server.max_replies
-    (rule,) = document("deploy/kubernetes/autoscaling/prometheus-adapter.yaml")["rules"]["custom"]
-    assert rule["seriesQuery"].startswith(f"{name}{{")
-
-
-def test_kubernetes_service_config_for_clients_checks_readiness() -> None:
-    (block,) = re.findall(r"```json\n(.*?)```", (KUBERNETES / "README.md").read_text(), re.DOTALL)
-    assert json.loads(block)["healthCheckConfig"]["serviceName"] in READINESS
