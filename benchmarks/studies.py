@@ -46,10 +46,10 @@ def samples(system: RunningSystem) -> dict[str, float]:
     return found
 
 
-def keep(name: str, found: Any, part: str, *, document: bool) -> None:
+def keep(name: str, found: Any, part: str, *, document: bool, page: Path = report.DOCUMENT) -> None:
     """Print a section with the machine, the time and the command, and write the results as JSON.
 
-    With `document` the JSON goes below docs/, and the section into docs/benchmarks.md."""
+    With `document` the JSON goes below docs/, and the section into this page."""
     machine = gauges.machine(Path(tempfile.gettempdir()))
     command = f"python -m benchmarks.{name} {' '.join(sys.argv[1:])}".strip()
     where = f"{machine['CPU']}, {machine['cores']} cores, {machine['kernel']}"
@@ -58,4 +58,4 @@ def keep(name: str, found: Any, part: str, *, document: bool) -> None:
     folder = report.CHARTS if document else LATEST
     (folder / f"{name}.json").write_bytes(msgspec.json.format(msgspec.json.encode(found), indent=1) + b"\n")
     if document:
-        report.insert(name, part)
+        report.insert(name, part, document=page)

@@ -145,8 +145,12 @@ class PostgresServer(Service):
     def _prepare(self) -> None:
         if self._data is None:
             made = self._template or initdb(self.folder)
-            self._data = _postgres_folder(self.folder / "data")
+            self._data = self._make_folder()
             subprocess.run(["cp", "-a", "--reflink=auto", f"{made}/.", str(self._data)], check=True)
+
+    def _make_folder(self) -> Path:
+        """Create the empty folder of the cluster."""
+        return _postgres_folder(self.folder / "data")
 
     def _command(self) -> list[str]:
         binaries = _postgres_bin()

@@ -128,6 +128,8 @@ def _guard() -> None:
         if started and _start_time(each) == started:
             kill_tree(each)
     for folder in folders:
+        if os.path.ismount(folder):
+            subprocess.run(["umount", "--lazy", folder], check=False)
         shutil.rmtree(folder, ignore_errors=True)
 
 

@@ -1,0 +1,45 @@
+"""The short form of the siege: every kind of mishap once, while callers stream through Envoy."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sys
+
+import pytest
+
+from tests.integration.mesh.proxies import envoy_binary
+from tests.lanes import LOADED
+from tests.processes import clean_environment
+from tests.services import require_postgres, require_redis
+from tests.tools import ROOT
+
+MINUTES, STREAMS, EVERY_S = 1.6, 60, 4.0
+LIMIT_S = 400
+
+
+@pytest.mark.xdist_group(LOADED)
+@pytest.mark.timeout(LIMIT_S + 20)
+async def test_a_short_siege_breaks_no_promise(tmp_path):
+    require_postgres()
+    require_redis()
+    envoy_binary()
+    found = tmp_path / "siege.json"
+    size = ("--minutes", str(MINUTES), "--streams", str(STREAMS), "--every", str(EVERY_S), "--json", str(found))
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "benchmarks.siege", *size),
+        cwd=ROOT,
+        env=clean_environment(),
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.STDOUT,
+    )
+    output, _ = await asyncio.wait_for(process.communicate(), LIMIT_S)
+    assert process.returncode == 0, output.decode()
+    result = json.loads(found.read_text())
+    assert [each for each in result["findings"] if each["violations"]] == []
+    done = [each["mishap"] for each in result["mishaps"] if each["outcome"] == "done"]
+    assert len(done) >= 18, result["mishaps"]
+    assert result["ends"]["COMPLETED/STOP"] > 50, result["ends"]
+    assert {"CANCELLED/CANCELLED", "CANCELLED/INTERRUPTED"} <= result["ends"].keys()
+    assert result["counts"]["replies taken over"] > 0
+    assert result["counts"]["requests refused by a quota"] > 0
