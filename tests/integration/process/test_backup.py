@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 from parley.v1 import chat_pb2, resources_pb2
+from parley_server.store.engine.sqlite_backup import back_up
 
 from tests.cluster import Cluster
 from tests.commands import blocks
@@ -148,6 +149,27 @@ async def test_a_sqlite_backup_under_traffic_has_all_stored_conversations(tmp_pa
         await server.start()
         await assert_restored(caller, before, traffic)
         await caller.channel.close()
+
+
+def test_a_backup_has_all_commits_and_nothing_else(tmp_path: Path) -> None:
+    """Commits that are only in the write-ahead log are copied; an open transaction is not, and delays nothing."""
+    source = tmp_path / "parley.db"
+    with closing(sqlite3.connect(source, isolation_level=None)) as writer:
+        writer.execute("PRAGMA journal_mode = WAL").fetchone()
+        writer.execute("PRAGMA wal_autocheckpoint = 0").fetchone()
+        writer.execute("CREATE TABLE t (a TEXT)")
+        writer.execute("INSERT INTO t VALUES ('committed')")
+        writer.execute("BEGIN IMMEDIATE")
+        writer.execute("INSERT INTO t VALUES ('open')")
+        back_up(source, tmp_path / "copy.db")
+        writer.execute("COMMIT")
+        assert writer.execute("SELECT count(*) FROM t").fetchone() == (2,)
+    (tmp_path / "alone").mkdir()
+    alone = (tmp_path / "copy.db").rename(tmp_path / "alone" / "copy.db")
+    assert alone.read_bytes()[18:20] == b"\1\1", "the copy needs a write-ahead log, and so a second file"
+    with closing(sqlite3.connect(f"file:{alone}?mode=ro&immutable=1", uri=True)) as copy:
+        assert copy.execute("SELECT a FROM t").fetchall() == [("committed",)]
+    assert [path.name for path in alone.parent.iterdir()] == ["copy.db"]
 
 
 def test_a_backup_overwrites_nothing_and_leaves_nothing_behind(tmp_path: Path) -> None:
