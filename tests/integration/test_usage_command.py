@@ -103,6 +103,13 @@ async def test_problems_are_one_line_and_status_1(run: Any) -> None:
     assert (status, problem) == (1, f"parley usage: no Parley server at {gone}; start one with `parley serve`\n")
 
 
+async def test_files_for_tls_are_checked_before_a_call(run: Any) -> None:
+    status, _, problem = await run("--certificate", "client.crt")
+    assert (status, problem) == (1, "parley usage: --certificate and --key need each other\n")
+    status, _, problem = await run("--ca", "missing.pem")
+    assert (status, "missing.pem" in problem) == (1, True)
+
+
 @pytest.mark.parametrize(
     ("words", "problem"),
     [

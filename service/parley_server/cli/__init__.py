@@ -108,16 +108,8 @@ def _add_usage(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     usage.add_argument("--tenant", default="", metavar="T", help="this tenant alone")
     usage.add_argument("--model", default="", metavar="ALIAS", help="this model alone")
     usage.add_argument("--json", action="store_true", help="print the rows as JSON, with the exact cost")
-    usage.add_argument(
-        "--server",
-        "--address",
-        dest="address",
-        default="127.0.0.1:50051",
-        metavar="HOST:PORT",
-        help="default: %(default)s",
-    )
-    usage.add_argument("--tls", action="store_true", help="connect with TLS, and check the server's certificate")
-    usage.add_argument("--api-key", default="", metavar="KEY", help="default: the variable PARLEY_API_KEY")
+    usage.add_argument("--server", default="127.0.0.1:50051", metavar="HOST:PORT", help="default: %(default)s")
+    _add_connection(usage)
 
 
 def _groupings(text: str) -> tuple[str, ...]:
@@ -143,11 +135,16 @@ def _add_status(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
     status.add_argument("--database-url", metavar="URL", help="default: sqlite+aiosqlite:///parley.db")
     server = "ask this replica, in place of the database"
     status.add_argument("--server", default="", metavar="HOST:PORT", help=server)
-    status.add_argument("--api-key", default="", metavar="KEY", help="default: the variable PARLEY_API_KEY")
-    status.add_argument("--tls", action="store_true", help="use TLS with the machine's authorities")
-    status.add_argument("--ca", metavar="FILE", type=Path, help="use TLS with the authorities of this PEM file")
-    status.add_argument("--certificate", metavar="FILE", type=Path, help="client certificate with its chain (PEM)")
-    status.add_argument("--key", metavar="FILE", type=Path, help="private key of the client certificate (PEM)")
+    _add_connection(status)
+
+
+def _add_connection(command: argparse.ArgumentParser) -> None:
+    """Add what `cli.reach` reads."""
+    command.add_argument("--api-key", default="", metavar="KEY", help="default: the variable PARLEY_API_KEY")
+    command.add_argument("--tls", action="store_true", help="use TLS with the machine's authorities")
+    command.add_argument("--ca", metavar="FILE", type=Path, help="use TLS with the authorities of this PEM file")
+    command.add_argument("--certificate", metavar="FILE", type=Path, help="client certificate with its chain (PEM)")
+    command.add_argument("--key", metavar="FILE", type=Path, help="private key of the client certificate (PEM)")
 
 
 def _not_empty(text: str) -> str:

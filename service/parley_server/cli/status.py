@@ -8,15 +8,13 @@ from __future__ import annotations
 import argparse
 import asyncio
 import sys
-from pathlib import Path
 
-import grpc
 from google.protobuf.json_format import MessageToJson
 from parley import Backoff, Client, ParleyError
 from parley.v1 import admin_pb2
 
 from parley_server.cli.options import read_settings
-from parley_server.cli.reach import api_key_of, problem_of
+from parley_server.cli.reach import api_key_of, credentials_of, problem_of
 from parley_server.cli.status_table import lines_of
 from parley_server.core.access import tenants_of
 from parley_server.core.clock import SystemClock
@@ -58,23 +56,11 @@ async def _of_server(options: argparse.Namespace) -> admin_pb2.GetStatusResponse
     async with Client(
         options.server,
         api_key=api_key_of(options),
-        tls=_credentials(options),
+        tls=credentials_of(options),
         backoff=Backoff(max_elapsed_s=0.0),  # an operator wants to know at once that it does not answer
         call_timeout_s=ANSWER_S,
     ) as client:
         return await client.admin.status()
-
-
-def _credentials(options: argparse.Namespace) -> bool | grpc.ChannelCredentials:
-    if (options.certificate is None) != (options.key is None):
-        raise ValueError("--certificate and --key need each other")
-    if options.ca is None and options.certificate is None:
-        return bool(options.tls)
-    return grpc.ssl_channel_credentials(_content(options.ca), _content(options.key), _content(options.certificate))
-
-
-def _content(path: Path | None) -> bytes | None:
-    return None if path is None else path.read_bytes()
 
 
 async def _of_database(settings: Settings) -> admin_pb2.GetStatusResponse:

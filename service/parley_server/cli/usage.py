@@ -16,7 +16,7 @@ from parley.v1 import admin_pb2, errors_pb2, resources_pb2
 
 from parley_server.cli.columns import aligned
 from parley_server.cli.models_table import NANO_USD
-from parley_server.cli.reach import api_key_of, problem_of
+from parley_server.cli.reach import api_key_of, credentials_of, problem_of
 
 REFUSED: Final = 1
 PAGE_SIZE: Final = 1000
@@ -30,8 +30,9 @@ def run(options: argparse.Namespace) -> int:
     try:
         rows = asyncio.run(_rows(options))
     except ParleyError as error:
-        print(f"parley usage: {problem_of(error, options.address)}", file=sys.stderr)
-        return REFUSED
+        return _refused(problem_of(error, options.server))
+    except (OSError, ValueError) as error:
+        return _refused(str(error))
     if options.json:
         print(json.dumps([object_of(row, options.by) for row in rows], indent=2))
     else:
@@ -39,9 +40,14 @@ def run(options: argparse.Namespace) -> int:
     return 0
 
 
+def _refused(problem: str) -> int:
+    print(f"parley usage: {problem}", file=sys.stderr)
+    return REFUSED
+
+
 async def _rows(options: argparse.Namespace) -> list[admin_pb2.UsageRow]:
     once = Backoff(max_elapsed_s=0.0)  # an absent server is reported without retries
-    async with Client(options.address, api_key=api_key_of(options), tls=options.tls, backoff=once) as client:
+    async with Client(options.server, api_key=api_key_of(options), tls=credentials_of(options), backoff=once) as client:
         found = client.admin.usage(
             start_time=options.since,
             end_time=options.until,
