@@ -201,14 +201,16 @@ def test_envoy_detects_a_drain_before_calls_are_refused() -> None:
 
 
 def test_envoy_has_no_stream_timeout() -> None:
-    (route,) = HTTP["route_config"]["virtual_hosts"][0]["routes"]
-    assert route["route"]["timeout"] == "0s"
+    routes = HTTP["route_config"]["virtual_hosts"][0]["routes"]
+    assert {route["route"]["timeout"] for route in routes} == {"0s"}
     assert HTTP["stream_idle_timeout"] == "0s"
 
 
 def test_envoy_retries_only_calls_that_no_replica_has_read() -> None:
-    (route,) = HTTP["route_config"]["virtual_hosts"][0]["routes"]
-    assert set(route["route"]["retry_policy"]["retry_on"].split(",")) <= SAFE_TO_REPEAT
+    repeatable, others = HTTP["route_config"]["virtual_hosts"][0]["routes"]
+    assert [each["name"] for each in repeatable["match"]["headers"]] == ["x-parley-repeatable"]
+    assert others["match"] == {"prefix": "/"}
+    assert set(others["route"]["retry_policy"]["retry_on"].split(",")) <= SAFE_TO_REPEAT
 
 
 def test_envoy_ejects_no_replica_for_a_status() -> None:

@@ -18,6 +18,8 @@ from tests.service import Service
 from tests.tools import ROOT, tool
 
 HOST = "127.0.0.1"
+ORIGIN = "https://chat.example.com"
+"""The origin of the pages in deploy/envoy-web.yaml."""
 NGINX_MAIN = """
 daemon off;
 master_process off;
@@ -38,14 +40,17 @@ http {{
 
 
 class Envoy(Service):
-    """deploy/envoy.yaml in front of the server on `server_port`, with deploy/envoy-web.yaml on `web_port`.
+    """deploy/envoy.yaml in front of the servers on `server_ports`, with deploy/envoy-web.yaml on `web_port`.
 
-    It has one worker thread, so that all calls share one connection to the server.
+    It has one worker thread, so that all calls share one connection to each server. `origin` replaces that of the pages
+    which may call it. `tls`: deploy/envoy-tls.yaml is added, with the certificates of this folder.
     """
 
-    def __init__(self, folder: Path, server_port: int) -> None:
+    def __init__(self, folder: Path, *server_ports: int, origin: str = "", tls: Path | None = None) -> None:
         super().__init__(folder, port=0)
-        self._server_port = server_port
+        self._server_ports = server_ports
+        self._origin = origin
+        self._tls = tls
         self._admin_port, self.web_port = free_port(), free_port()
 
     def stat(self, name: str) -> int:
@@ -65,13 +70,21 @@ class Envoy(Service):
         (locality,) = cluster["load_assignment"]["endpoints"]
         listener["address"]["socket_address"] = {"address": HOST, "port_value": self.port}
         config["admin"]["address"]["socket_address"] = {"address": HOST, "port_value": self._admin_port}
-        server = {"socket_address": {"address": HOST, "port_value": self._server_port}}
-        locality["lb_endpoints"] = [{"endpoint": {"address": server}}]
+        locality["lb_endpoints"] = [
+            {"endpoint": {"address": {"socket_address": {"address": HOST, "port_value": port}}}}
+            for port in self._server_ports
+        ]
+        if self._tls is not None:
+            overlay = (ROOT / "deploy/envoy-tls.yaml").read_text().replace("/etc/envoy/tls", str(self._tls))
+            cluster.update(yaml.safe_load(overlay))
         (self.folder / "envoy.json").write_text(json.dumps(config))
         web: dict[str, Any] = yaml.safe_load((ROOT / "deploy/envoy-web.yaml").read_text())
         (listener,) = web["static_resources"]["listeners"]
         listener["address"]["socket_address"] = {"address": HOST, "port_value": self.web_port}
         self._web = json.dumps(web)
+        if self._origin:
+            assert ORIGIN in self._web
+            self._web = self._web.replace(ORIGIN, self._origin)
 
     def _command(self) -> list[str]:
         arguments = ("--concurrency", "1", "--disable-hot-restart", "--log-level", "warning")

@@ -11,11 +11,11 @@ from parley.v1 import chat_pb2, conversations_pb2, resources_pb2
 
 from tests.integration.mesh.callers import whole_text
 from tests.integration.mesh.conftest import running
+from tests.integration.mesh.proxies import ORIGIN
 from tests.integration.served import ask
 from tests.lanes import LOADED
 
 pytestmark = pytest.mark.xdist_group(LOADED)
-ORIGIN = "https://chat.example.com"
 HEADERS = {"content-type": "application/grpc-web+proto", "x-grpc-web": "1", "origin": ORIGIN}
 TRAILERS = 0x80
 
