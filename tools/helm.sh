@@ -27,8 +27,8 @@ copy() {
 
 mkdir -p .tools/bin .tools/crds
 cd .tools # outside of any module
-copy github.com/prometheus-operator/prometheus-operator@v0.95.2 \
+copy github.com/prometheus-operator/prometheus-operator@v0.85.0 \
     example/prometheus-operator-crd/monitoring.coreos.com_{podmonitors,prometheusrules}.yaml
-copy github.com/cert-manager/cert-manager@v1.20.1 deploy/crds/cert-manager.io_certificates.yaml
+copy github.com/cert-manager/cert-manager@v1.21.2 deploy/crds/cert-manager.io_certificates.yaml
 copy istio.io/api@v1.32.0 kubernetes/customresourcedefinitions.gen.yaml
 [ -x bin/helm ] || GOBIN=$PWD/bin go install "helm.sh/helm/v4/cmd/helm@$HELM"

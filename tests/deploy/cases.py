@@ -37,6 +37,14 @@ WHOLE: dict[str, Any] = CLUSTER | {
             },
         },
         "tenants": {"shop": {"certificates": ["dns:shop.internal"]}, "*": {"quotas": {"tokens_per_day": 200000}}},
+        "identity": {
+            "corp": {
+                "issuer": "https://id.example.com",
+                "audience": ["parley"],
+                "jwks": "https://id.example.com/certs",
+                "tenant_claim": "org",
+            }
+        },
     },
     "encryptionKeys": {"secretName": "parley-encryption"},
     "secretVariables": {"OPENAI_API_KEY": {"secretName": "parley", "secretKey": "OPENAI_API_KEY"}},
@@ -61,7 +69,14 @@ WHOLE: dict[str, Any] = CLUSTER | {
         "extraIngress": [{"ports": [{"port": 15008}]}],
         "extraEgress": [{"ports": [{"port": 4317}]}],
     },
-    "monitoring": {"podMonitor": {"enabled": True, "labels": {"release": "prometheus"}}},
+    "monitoring": {
+        "podMonitor": {"enabled": True, "labels": {"release": "prometheus"}},
+        "prometheusRule": {
+            "enabled": True,
+            "runbooks": "https://git.example/parley/",
+            "labels": {"release": "prometheus"},
+        },
+    },
     "serviceAccount": {"annotations": {"example.com/role": "parley"}},
     "podLabels": {"mesh": "on"},
     "podAnnotations": {"mesh": "on"},

@@ -138,8 +138,8 @@ def _closed(schema: Any, *, top: bool = False) -> Any:
     closed = {key: _closed(value) for key, value in schema.items() if key != "properties"}
     if "properties" in schema:
         closed["properties"] = {name: _closed(each) for name, each in schema["properties"].items()}
-        if top:  # a CRD describes the metadata of no resource
-            closed["properties"]["metadata"] = {"type": "object"}
+        if top:  # some CRDs leave out what all resources have
+            closed["properties"] |= {"apiVersion": {}, "kind": {}, "metadata": {"type": "object"}}
         if "type" in schema and not schema.get("x-kubernetes-preserve-unknown-fields"):
             closed.setdefault("additionalProperties", False)
     return closed

@@ -280,9 +280,8 @@ def test_long_names_stay_within_the_limit_of_kubernetes() -> None:
 # --- the server
 
 
-def test_configuration_loads_and_has_time_to_drain(resources: list[Resource], tmp_path: Path) -> None:
-    certificates(tmp_path)
-    settings = settings_of(resources, tmp_path)
+def test_configuration_loads_and_has_time_to_drain(resources: list[Resource], mounted: Path) -> None:
+    settings = settings_of(resources, mounted)
     assert fits(settings, only(resources, "Deployment")["spec"]["template"]["spec"]["terminationGracePeriodSeconds"])
     assert is_sqlite(settings.database_url) == (of_kind(resources, "PersistentVolumeClaim") != [] or claimed(resources))
     (mount,) = [each for each in container(resources)["volumeMounts"] if each["name"] == "configuration"]
@@ -294,8 +293,10 @@ def claimed(resources: list[Resource]) -> bool:
     return any("persistentVolumeClaim" in each for each in volumes)
 
 
-def certificates(folder: Path) -> None:
-    """Certificates where the chart mounts them, below `folder`."""
+@pytest.fixture(scope="module")
+def mounted(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with certificates where the chart mounts them below /etc."""
+    folder = tmp_path_factory.mktemp("etc")
     for name in ("parley-tls", "parley-client-ca"):
         (folder / name).mkdir()
     subprocess.run(
@@ -319,20 +320,20 @@ def certificates(folder: Path) -> None:
         capture_output=True,
     )
     (folder / "parley-client-ca/ca.crt").write_text((folder / "parley-tls/tls.crt").read_text())
+    return folder
 
 
-def test_parley_check_accepts_the_whole_configuration(tmp_path: Path) -> None:
+def test_parley_check_accepts_the_whole_configuration(mounted: Path) -> None:
     """The real command, in the environment of the pod."""
-    certificates(tmp_path)
     rendered = render(WHOLE)
-    given = image_environment() | environment_of(container(rendered)) | placed(rendered, tmp_path)
+    given = image_environment() | environment_of(container(rendered)) | placed(rendered, mounted)
     ran = subprocess.run(
         [str(Path(sys.executable).parent / "parley"), "check"], env=given, capture_output=True, text=True, timeout=60
     )
     assert ran.returncode == 0, ran.stderr
     assert "the configuration is valid: 2 models, fast by default" in ran.stdout
     assert "workers: 2" in ran.stdout
-    assert "access: tenants shop, *" in ran.stdout
+    assert "access: tenants *, shop; tokens of corp" in ran.stdout
 
 
 def test_configuration_is_that_of_the_values() -> None:
@@ -370,11 +371,11 @@ def test_configuration_is_that_of_the_values() -> None:
         ({"drain_pause_s": None, "drain_grace_s": None}, 0, 51),  # Parley's own defaults, rounded up
     ],
 )
-def test_grace_period_covers_the_drain(server: dict[str, Any], sleep_s: int, expected_s: int, tmp_path: Path) -> None:
+def test_grace_period_covers_the_drain(server: dict[str, Any], sleep_s: int, expected_s: int, mounted: Path) -> None:
     rendered = render(OPEN | {"config": {"server": server}, "preStopSleepSeconds": sleep_s})
     grace_s = only(rendered, "Deployment")["spec"]["template"]["spec"]["terminationGracePeriodSeconds"]
     assert grace_s == expected_s
-    assert fits(settings_of(rendered, tmp_path), grace_s - sleep_s)
+    assert fits(settings_of(rendered, mounted), grace_s - sleep_s)
     lifecycle = container(rendered).get("lifecycle")
     assert lifecycle == ({"preStop": {"sleep": {"seconds": sleep_s}}} if sleep_s else None)
 
@@ -397,9 +398,8 @@ def test_server_runs_the_command_of_the_image() -> None:
     assert container(render(OPEN))["args"] == json.loads(command)
 
 
-def test_ports_are_those_of_the_settings(resources: list[Resource], tmp_path: Path) -> None:
-    certificates(tmp_path)
-    settings = settings_of(resources, tmp_path)
+def test_ports_are_those_of_the_settings(resources: list[Resource], mounted: Path) -> None:
+    settings = settings_of(resources, mounted)
     assert settings.metrics_listen is not None
     ports = {each["name"]: each["containerPort"] for each in container(resources)["ports"]}
     assert ports == {"grpc": settings.listen.port, "metrics": settings.metrics_listen.port}
@@ -450,7 +450,7 @@ def test_probes_use_existing_health_services_or_with_tls_the_port() -> None:
     assert plain["readinessProbe"]["grpc"]["service"] in READINESS
 
 
-def test_tls_uses_the_secret_of_the_certificate_and_the_names_of_the_services(tmp_path: Path) -> None:
+def test_tls_uses_the_secret_of_the_certificate_and_the_names_of_the_services() -> None:
     rendered = render(WHOLE)
     certificate = only(rendered, "Certificate")["spec"]
     volumes = {each["name"]: each for each in only(rendered, "Deployment")["spec"]["template"]["spec"]["volumes"]}
@@ -491,6 +491,20 @@ def test_autoscaler_uses_an_existing_metric_that_the_adapter_provides() -> None:
     assert rule["seriesQuery"].startswith(f"{name}{{")
 
 
+def test_rules_are_those_of_deploy_observability_with_the_address_of_the_runbook() -> None:
+    rules = (ROOT / "deploy/observability/alerts.yaml").read_text()
+    assert (CHART / "files/alerts.yaml").read_text() == rules
+    rendered = render(WHOLE)
+    runbook = WHOLE["monitoring"]["prometheusRule"]["runbooks"]
+    expected = yaml.safe_load(rules.replace("runbook_url: ", f"runbook_url: {runbook}"))
+    assert only(rendered, "PrometheusRule")["spec"] == expected
+    assert only(render(merged(WHOLE, {"monitoring": {"prometheusRule": {"runbooks": ""}}})), "PrometheusRule")[
+        "spec"
+    ] == yaml.safe_load(rules)
+    label = only(rendered, "PodMonitor")["spec"]["jobLabel"]
+    assert "parley" in only(rendered, "Deployment")["spec"]["template"]["metadata"]["labels"][label]
+
+
 # --- the image and the release
 
 
@@ -525,7 +539,7 @@ def test_readme_describes_each_value() -> None:
     assert sorted(described) == sorted(leaves(yaml.safe_load(VALUES)))
 
 
-def test_examples_of_the_readme_are_valid(tmp_path: Path) -> None:
+def test_examples_of_the_readme_are_valid(mounted: Path) -> None:
     secret, production, _adapter = [yaml.safe_load(each) for each in blocks(README, "yaml")]
     assert faults(secret) == []
     rendered = render(production)
@@ -536,12 +550,12 @@ def test_examples_of_the_readme_are_valid(tmp_path: Path) -> None:
         if "valueFrom" in each
     }
     assert named == secret["stringData"].keys()
-    assert settings_of(rendered, tmp_path).models.keys() == {"fast"}
+    assert settings_of(rendered, mounted).models.keys() == {"fast"}
 
 
-def test_examples_in_the_values_are_valid(tmp_path: Path) -> None:
+def test_examples_in_the_values_are_valid(mounted: Path) -> None:
     """The comments that show values are values."""
-    text = re.sub(r"^(\s+)# (\s*\w[\w-]*:.*[^.])$", r"\1\2", VALUES, flags=re.MULTILINE)
+    text = re.sub(r"^( +)# ( *\w+:(?: [\[{\"].*| [\w-]+)?)$", r"\1\2", VALUES, flags=re.MULTILINE)
     text = text.replace("{}\n  OPENAI_API_KEY", "\n  OPENAI_API_KEY").replace(
         "{}\n  providers: parley", "\n  providers: parley"
     )
@@ -550,7 +564,7 @@ def test_examples_in_the_values_are_valid(tmp_path: Path) -> None:
     assert values["secretVariables"]
     assert values["secretFiles"]
     rendered = render(merged(values, {"access": {"plaintext": True}}))
-    assert settings_of(rendered, tmp_path).models.keys() == {"fast"}
+    assert settings_of(rendered, mounted).models.keys() == {"fast"}
 
 
 def test_service_config_for_clients_checks_readiness() -> None:

@@ -27,7 +27,7 @@ def of_chart(page: str) -> list[dict]:
     return [merged(CLUSTER, values) for values in found]
 
 
-@pytest.mark.parametrize(("page", "block"), BLOCKS)
+@pytest.mark.parametrize(("page", "block"), BLOCKS, ids=[f"{page} {block.splitlines()[0]}" for page, block in BLOCKS])
 def test_yaml_is_valid(page: str, block: str) -> None:
     documents = list(yaml.safe_load_all(block))
     if block.startswith("# values"):
@@ -74,7 +74,7 @@ def test_envoy_page_names_settings_of_the_configuration() -> None:
 def test_nginx_page_names_settings_of_the_configuration() -> None:
     configuration = (ROOT / "deploy/nginx.conf").read_text()
     table = "\n".join(line.split("|")[2] for line in PAGES["nginx"].splitlines() if line.startswith("| "))
-    named = set(re.findall(r"`([a-z_0-9]+)", table)) - {"max_fails", "worker_connections", "time_limit_s"}
+    named = set(re.findall(r"`([a-z_0-9]+)", table)) - {"max_fails", "worker_connections", "time_limit_s", "request_id"}
     assert len(named) > 7
     assert [name for name in sorted(named) if name not in configuration] == []
 
