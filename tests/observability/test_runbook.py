@@ -21,9 +21,12 @@ from tests.tools import ROOT, tool
 PAGE = (ROOT / "docs/operations.md").read_text()
 TOOLS = ("curl", "grpcurl", "pg_dump", "pg_restore", "promtool", "psql", "redis-cli")
 NOT_RUN = [
+    "helm upgrade --install parley deploy/helm/parley --namespace chat --values production.yaml --timeout 1h",
     "docker compose up --build --detach --wait",
-    "kubectl scale deployment/parley --replicas=5",
-    "kubectl rollout status deployment/parley",
+    "helm upgrade parley deploy/helm/parley --namespace chat --reuse-values --set replicas=5",
+    "helm upgrade parley deploy/helm/parley --namespace chat --values production.yaml --timeout 1h",
+    "kubectl --namespace chat rollout status deployment/parley",
+    "helm rollback parley --namespace chat",
     "docker compose build",
     "docker compose run --rm migrate",
     "docker compose up --detach --no-deps --wait parley-a",
