@@ -5,7 +5,7 @@ folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT
 "$1" -m venv "$folder"
 "$folder/bin/python" -m pip install --quiet setuptools
-"$folder/bin/python" -m pip install --quiet --no-build-isolation --editable clients/python --editable '.[dev]'
+"$folder/bin/python" -m pip install --quiet --no-build-isolation --editable clients/python --editable '.[dev,sbom]'
 {
     echo "# Pinned versions of everything that the server and its tools run on. \`make constraints\` renews it."
     "$folder/bin/python" -m pip list --format=freeze --exclude-editable --exclude pip --disable-pip-version-check
