@@ -1,35 +1,51 @@
-# The server's image: `make image`. Nothing is built or downloaded in the last stage.
+# The server's image: `make image` (docs/image.md). Nothing is downloaded in the last stage.
 #
 # Packages come from PyPI. For your own package index or certificate authority, pass pip's configuration and the
 # certificates as secrets of the build, which are not part of the image:
 #   docker build --secret id=pip,src=pip.conf --secret id=ca,src=ca.pem --tag parley:latest .
 # or, if the address of the index has no password: --build-arg PIP_INDEX_URL=...
-FROM python:3.11-slim AS build
+#
+# Any base will do that has Python 3.11 or newer as `python3`, its venv module, and useradd: Debian with the package
+# python3-venv, for example. Both stages use it, because the environment refers to the interpreter of its base.
+ARG BASE=python:3.11-slim
+
+FROM ${BASE} AS build
 ARG PIP_INDEX_URL
 WORKDIR /source
 # Without the secrets, pip ignores the missing configuration file; a missing certificate bundle would be an error, so it is
-# set only if it exists.
-ENV PIP_CONFIG_FILE=/run/secrets/pip
+# set only if it exists. Downloaded packages are kept by the builder for the next build, outside the image.
+ENV PIP_CONFIG_FILE=/run/secrets/pip PIP_CACHE_DIR=/var/cache/pip PIP_DISABLE_PIP_VERSION_CHECK=1
+# What builds has an environment of its own, from which nothing gets into the image.
 COPY constraints.txt ./
-RUN --mount=type=secret,id=pip --mount=type=secret,id=ca \
+RUN --mount=type=cache,target=/var/cache/pip --mount=type=secret,id=pip --mount=type=secret,id=ca \
     if [ -e /run/secrets/ca ]; then export PIP_CERT=/run/secrets/ca; fi \
-    && python -m pip install --no-cache-dir --constraint constraints.txt setuptools
+    && python3 -m venv /opt/build \
+    && /opt/build/bin/python -m pip install --quiet --no-compile --constraint constraints.txt setuptools cyclonedx-bom
 COPY pyproject.toml README.md LICENSE ./
 COPY clients/python clients/python
 COPY service service
-RUN --mount=type=secret,id=pip --mount=type=secret,id=ca \
+RUN --mount=type=cache,target=/var/cache/pip --mount=type=secret,id=pip --mount=type=secret,id=ca \
     if [ -e /run/secrets/ca ]; then export PIP_CERT=/run/secrets/ca; fi \
-    && python -m pip wheel --no-cache-dir --no-build-isolation --constraint constraints.txt --wheel-dir /wheels \
+    && /opt/build/bin/python -m pip wheel --quiet --no-build-isolation --constraint constraints.txt --wheel-dir /wheels \
         ./clients/python . \
-    && python -m venv --without-pip /opt/parley \
-    && python -m pip --python /opt/parley/bin/python install --no-cache-dir --no-index --find-links /wheels parley-server
+    && python3 -m venv --without-pip /opt/parley \
+    && /opt/build/bin/python -m pip --python /opt/parley/bin/python install --quiet --no-index --find-links /wheels parley-server \
+    && /opt/build/bin/cyclonedx-py environment --pyproject pyproject.toml --mc-type application --output-reproducible \
+        --output-format JSON --output-file /opt/parley/sbom.cdx.json /opt/parley/bin/python
 
-FROM python:3.11-slim
-RUN python -m pip uninstall --yes --quiet --root-user-action=ignore setuptools wheel pip \
+FROM ${BASE}
+# No installer is left: neither pip, where the base has it, nor the copy from which Python's ensurepip would install it.
+RUN if python3 -c 'import pip' 2>/dev/null; then \
+        python3 -m pip uninstall --yes --quiet --root-user-action=ignore setuptools wheel pip; \
+    fi \
+    && rm -rf "$(python3 -c 'import sysconfig; print(sysconfig.get_path("stdlib"))')/ensurepip" /usr/share/python-wheels \
     && groupadd --system --gid 10001 parley \
     && useradd --system --uid 10001 --gid 10001 --home-dir /data --shell /usr/sbin/nologin parley \
     && install --directory --mode=0700 --owner=10001 --group=10001 /data
 COPY --from=build /opt/parley /opt/parley
+LABEL org.opencontainers.image.title="Parley" \
+      org.opencontainers.image.description="A gRPC service that streams, stores, resumes and cancels the replies of chat models" \
+      org.opencontainers.image.licenses="Apache-2.0"
 
 # The configuration of a container; override it with `--env` or a TOML file that PARLEY_CONFIG names. Without
 # credentials, the server refuses an address that others can reach unless PARLEY_INSECURE=1 confirms that the network is

@@ -106,8 +106,8 @@ guard: setup ## Has the CPU per token or per reply risen, compared with a bare s
 fuzz: setup ## Send 20,000 calls made from the descriptors, half to each database; CALLS=100000 for more. Minutes
 	@PARLEY_FUZZ_CALLS=$(or $(CALLS),20000) $(BIN)/python -m pytest -q -s tests/integration/process/test_fuzz.py
 
-image: ## Build the container image parley:latest
-	docker build --tag parley:latest .
+image: ## Build the container image parley:latest, with docker or buildah; BASE=IMAGE chooses its base
+	@tools/image.sh build parley:latest $(ARGS)
 
 helm: setup ## Install Helm (compiled, minutes) and schemas of Kubernetes, for the tests of the chart
 	@tools/helm.sh

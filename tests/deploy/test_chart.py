@@ -515,7 +515,7 @@ def test_image_is_that_of_the_release() -> None:
     assert container(render(OPEN))["image"] == f"parley:{version}"
     assert container(render(WHOLE))["image"] == f"registry.example/parley@{WHOLE['image']['digest']}"
     assert container(render(OPEN | {"image": {"tag": "next"}}))["image"] == "parley:next"
-    (tag,) = re.findall(r"docker build --tag (\w+):", (ROOT / "Makefile").read_text())
+    (tag,) = re.findall(r"tools/image\.sh build (\w+):", (ROOT / "Makefile").read_text())
     assert yaml.safe_load(VALUES)["image"]["repository"] == tag
 
 

@@ -66,6 +66,8 @@ def metric_names() -> set[str]:
 
 IMAGE_USER = re.findall(r"^USER (\d+):(\d+)$", DOCKERFILE, re.MULTILINE)[0]
 (IMAGE_VOLUME,) = re.findall(r"^VOLUME (\S+)$", DOCKERFILE, re.MULTILINE)
+(BASE,) = re.findall(r"^ARG BASE=(\S+)$", DOCKERFILE, re.MULTILINE)
+STAGES = re.findall(r"^FROM (\S+)", DOCKERFILE, re.MULTILINE)
 BUILD, LAST = re.split(r"^FROM .*\n", DOCKERFILE, flags=re.MULTILINE)[1:]
 
 
@@ -77,14 +79,20 @@ def test_image_user_is_numeric_and_owns_the_database_folder() -> None:
     assert database.parent == Path(IMAGE_VOLUME)
 
 
+def test_image_stages_have_the_same_base_since_the_environment_refers_to_its_interpreter() -> None:
+    assert STAGES == ["${BASE}", "${BASE}"]
+    assert re.fullmatch(r"python:3\.\d+-slim", BASE)
+    assert re.search(r"(?<!/bin/)\bpython(?!3)\b -", BUILD + LAST.partition("HEALTHCHECK")[0]) is None
+
+
 def test_image_package_index_and_authority_are_used_only_in_the_build() -> None:
     downloads = [step for step in re.split(r"^(?=[A-Z]+ )", BUILD, flags=re.MULTILINE) if step.startswith("RUN")]
     assert len(downloads) == 2
     for step in downloads:
-        assert step.startswith("RUN --mount=type=secret,id=pip --mount=type=secret,id=ca ")
+        assert "--mount=type=secret,id=pip --mount=type=secret,id=ca " in step
         assert "export PIP_CERT=/run/secrets/ca" in step
     assert "ARG PIP_INDEX_URL\n" in BUILD
-    assert "ENV PIP_CONFIG_FILE=/run/secrets/pip\n" in BUILD
+    assert "ENV PIP_CONFIG_FILE=/run/secrets/pip " in BUILD
     assert [word for word in ("PIP_", "secret", "pip install", "pip wheel") if word in LAST] == []
 
 
@@ -162,7 +170,7 @@ def test_compose_mounts_existing_files() -> None:
 
 
 def test_compose_uses_the_image_that_make_builds() -> None:
-    (tag,) = re.findall(r"docker build --tag (\S+)", (ROOT / "Makefile").read_text())
+    (tag,) = re.findall(r"tools/image\.sh build (\S+)", (ROOT / "Makefile").read_text())
     assert {SERVICES[name]["image"] for name in (*REPLICAS, "migrate")} == {tag}
 
 
