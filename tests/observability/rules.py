@@ -11,7 +11,7 @@ import yaml
 from tests.tools import ROOT
 
 FOLDER: Final = ROOT / "deploy/observability"
-VARIABLES: Final = {"$namespace": ".*", "$job": ".*", "$__rate_interval": "1m", "$__range": "1h"}
+VARIABLES: Final = {"$namespace": ".*", "$job": "parley", "$__rate_interval": "1m", "$__range": "1h"}
 THRESHOLD: Final = re.compile(r"\s(?:==|[<>]=?) -?[\d.]+(?=\s|\)|$)")
 SELECTOR: Final = re.compile(r"([a-z_]\w*)?\{[^}]*\}|\b(?:parley|redis|pg|node|process)_\w+")
 
@@ -35,14 +35,18 @@ def panels() -> list[dict[str, Any]]:
 
 def panel_queries() -> dict[str, str]:
     """The queries of the dashboard by panel and target, as Grafana sends them with "All" in each variable."""
-    queries = {}
-    for panel in panels():
-        for target in panel["targets"]:
-            query = target["expr"]
-            for name, value in VARIABLES.items():
-                query = query.replace(name, value)
-            queries[f"{panel['title']} {target['refId']}"] = query
-    return queries
+    return {name: _filled(target["expr"]) for name, target in targets().items()}
+
+
+def targets() -> dict[str, dict[str, Any]]:
+    """The targets of all panels, by panel and target."""
+    return {f"{panel['title']} {target['refId']}": target for panel in panels() for target in panel["targets"]}
+
+
+def _filled(query: str) -> str:
+    for name, value in VARIABLES.items():
+        query = query.replace(name, value)
+    return query
 
 
 def value_query(expression: str) -> str:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import re
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.lanes import LOADED
-from tests.observability.rules import FOLDER, alerts, panel_queries, selectors, value_query
+from tests.observability.rules import FOLDER, alerts, panel_queries, selectors, targets, value_query
 from tests.observability.servers import Exporter, Prometheus
 from tests.observability.traffic import answer_by_model, running_pair, send_traffic
 from tests.ports import free_port
@@ -102,6 +103,14 @@ def _ask(prometheus: Prometheus) -> Answers:
 
 def test_every_query_of_the_dashboard_returns_series(answers: Answers) -> None:
     assert answers.without_series(panel_queries()) == {}
+
+
+def test_legends_name_labels_that_the_series_have(answers: Answers) -> None:
+    queries = panel_queries()
+    for name, target in targets().items():
+        named = set(re.findall(r"{{(\w+)}}", target["legendFormat"]))
+        labels = {label for series in answers.series[queries[name]] for label in series["metric"]}
+        assert named <= labels, name
 
 
 def test_everything_that_an_alert_reads_has_series(answers: Answers) -> None:
