@@ -12,7 +12,7 @@ export PATH := $(CURDIR)/$(BIN):$(CURDIR)/.tools/bin:$(PATH)
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo run test clients page page-check licenses conformance check format lint types imports protos tree gen bench bench-full gateways llama-cpp chat-local guard fuzz image helm catalog constraints clean
+.PHONY: help setup demo run test clients page page-check licenses conformance check format lint types imports protos tree gen bench bench-full gateways llama-cpp chat-local guard fuzz image helm catalog constraints release clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -118,6 +118,9 @@ catalog: setup ## Write the model catalog again, with the prices of the installe
 
 constraints: ## Renew constraints.txt with the newest versions that fit together
 	@tools/constraints.sh "$(PYTHON)" constraints.txt
+
+release: setup ## Build and check everything that VERSION=x.y.z publishes, into dist/ (docs/releasing.md); ARGS="--without image"
+	@$(BIN)/python -m tools.release $(VERSION) $(ARGS)
 
 clean: ## Remove the environment and what tools keep
 	rm -rf $(VENV) .tools .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis build dist
