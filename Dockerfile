@@ -11,6 +11,8 @@ ARG BASE=python:3.11-slim
 
 FROM ${BASE} AS build
 ARG PIP_INDEX_URL
+# Extras of the server, separated by spaces.
+ARG EXTRAS=""
 WORKDIR /source
 # Without the secrets, pip ignores the missing configuration file; a missing certificate bundle would be an error, so it is
 # set only if it exists. Downloaded packages are kept by the builder for the next build, outside the image.
@@ -21,15 +23,23 @@ RUN --mount=type=cache,target=/var/cache/pip --mount=type=secret,id=pip --mount=
     if [ -e /run/secrets/ca ]; then export PIP_CERT=/run/secrets/ca; fi \
     && python3 -m venv /opt/build \
     && /opt/build/bin/python -m pip install --quiet --no-compile --constraint constraints.txt setuptools cyclonedx-bom
-COPY pyproject.toml README.md LICENSE ./
-COPY clients/python clients/python
-COPY service service
+# Packages of others come before Parley's code, so that a change of the code does not install them again.
+COPY pyproject.toml ./
+COPY clients/python/pyproject.toml clients/python/
+COPY tools/dependencies.py tools/
 RUN --mount=type=cache,target=/var/cache/pip --mount=type=secret,id=pip --mount=type=secret,id=ca \
     if [ -e /run/secrets/ca ]; then export PIP_CERT=/run/secrets/ca; fi \
-    && /opt/build/bin/python -m pip wheel --quiet --no-build-isolation --constraint constraints.txt --wheel-dir /wheels \
-        ./clients/python . \
     && python3 -m venv --without-pip /opt/parley \
-    && /opt/build/bin/python -m pip --python /opt/parley/bin/python install --quiet --no-index --find-links /wheels parley-server \
+    && python3 tools/dependencies.py ${EXTRAS} >requirements.txt \
+    && /opt/build/bin/python -m pip --python /opt/parley/bin/python install --quiet \
+        --constraint constraints.txt --requirement requirements.txt
+COPY README.md LICENSE ./
+COPY clients/python clients/python
+COPY service service
+RUN /opt/build/bin/python -m pip wheel --quiet --no-build-isolation --no-deps --wheel-dir /wheels ./clients/python . \
+    && /opt/build/bin/python -m pip --python /opt/parley/bin/python install --quiet --no-index --no-deps --find-links /wheels \
+        parley-client parley-server \
+    && /opt/build/bin/python -m pip --python /opt/parley/bin/python check \
     && /opt/build/bin/cyclonedx-py environment --pyproject pyproject.toml --mc-type application --output-reproducible \
         --output-format JSON --output-file /opt/parley/sbom.cdx.json /opt/parley/bin/python
 

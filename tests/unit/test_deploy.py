@@ -86,11 +86,13 @@ def test_image_stages_have_the_same_base_since_the_environment_refers_to_its_int
 
 
 def test_image_package_index_and_authority_are_used_only_in_the_build() -> None:
-    downloads = [step for step in re.split(r"^(?=[A-Z]+ )", BUILD, flags=re.MULTILINE) if step.startswith("RUN")]
+    steps = [step for step in re.split(r"^(?=[A-Z]+ )", BUILD, flags=re.MULTILINE) if step.startswith("RUN")]
+    *downloads, own = [step for step in steps if " pip " in step]
     assert len(downloads) == 2
     for step in downloads:
         assert "--mount=type=secret,id=pip --mount=type=secret,id=ca " in step
         assert "export PIP_CERT=/run/secrets/ca" in step
+    assert own.count("--no-deps") == len(re.findall(r"pip (?:wheel|.*install)", own)) == 2
     assert "ARG PIP_INDEX_URL\n" in BUILD
     assert "ENV PIP_CONFIG_FILE=/run/secrets/pip " in BUILD
     assert [word for word in ("PIP_", "secret", "pip install", "pip wheel") if word in LAST] == []
