@@ -177,6 +177,9 @@ class SingleModelCatalog:
         self.clock = clock
         self.only = model
 
+    def current(self) -> SingleModelCatalog:
+        return self
+
     def model(self, alias: str) -> Model:
         if alias not in ("", self.only.alias):
             raise ModelNotFound(alias)

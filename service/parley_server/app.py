@@ -11,7 +11,7 @@ import logging
 
 from parley_server import __version__
 from parley_server.auth.authenticator import Access
-from parley_server.core.access import Tenants, tenants_of
+from parley_server.core.access import tenants_of
 from parley_server.core.clock import SystemClock
 from parley_server.core.limits import limits_of
 from parley_server.core.ports import Clock
@@ -23,12 +23,13 @@ from parley_server.errors import StorageUnavailable
 from parley_server.modes import choose_mode
 from parley_server.process import collect_rarely, raise_open_files
 from parley_server.providers.registry import Registry
+from parley_server.reloading import Reloader
 from parley_server.rpc.call import CallEnvironment
 from parley_server.rpc.server import GrpcServer
 from parley_server.rpc.tls import Certificates
 from parley_server.rpc.transport import options
 from parley_server.secrets.fernet import FernetCipher
-from parley_server.settings import Settings
+from parley_server.settings import Settings, SettingsSource
 from parley_server.telemetry.endpoint import MetricsEndpoint, serve_metrics
 from parley_server.telemetry.loop import LoopMonitor
 from parley_server.telemetry.observer import Telemetry
@@ -44,9 +45,19 @@ LAST_CALLS_S = 5.0
 class App:
     """One server process: call `start`, then `stop`. `port` is the port of gRPC. Must be created in its event loop.
 
-    With `share_port`, other processes of this user may listen on the same port, as workers do."""
+    With `share_port`, other processes of this user may listen on the same port, as workers do. `source`: where
+    `settings` come from; changes there are applied while the server runs, and at once when `reload_requested` is set.
+    """
 
-    def __init__(self, settings: Settings, *, clock: Clock | None = None, share_port: bool = False) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        *,
+        clock: Clock | None = None,
+        share_port: bool = False,
+        source: SettingsSource | None = None,
+        reload_requested: asyncio.Event | None = None,
+    ) -> None:
         self._settings = settings
         self._clock = clock or SystemClock()
         self.telemetry = Telemetry()
@@ -61,15 +72,15 @@ class App:
             stored_keys=key_cache,
         )
         self.telemetry.watch_models(self._registry.models)
-        tenants = tenants_of(settings.tenants)
-        self._access = Access(settings, tenants, clock=self._clock, observer=self.telemetry)
+        self._tenants = tenants_of(settings.tenants)
+        self._access = Access(settings, self._tenants, clock=self._clock, observer=self.telemetry)
         parts = Parts(
             catalog=self._registry,
             clock=self._clock,
             observer=self.telemetry,
             load=self._monitor,
             limits=limits_of(settings.server),
-            tenants=tenants,
+            tenants=self._tenants,
             summary_model=settings.server.summary_model,
             usage_days=settings.retention.usage_days,
         )
@@ -93,29 +104,33 @@ class App:
             on_erased=self.mode.core.conversations.erased,
         )
         self.status_reports = self._status_reports()
-        self._server = self._grpc_server(tenants, share_port=share_port)
+        self._server = self._grpc_server(share_port=share_port)
         self.certificates: Certificates | None = None
         self._metrics: MetricsEndpoint | None = None
         self._page = page_server(settings)
+        self._reloader: Reloader | None = None
+        if source is not None:
+            self._reloader = Reloader(
+                settings, source, use=self._use, tidy=self._tidy, clock=self._clock, observer=self.telemetry
+            )
+        self._reload_requested = reload_requested or asyncio.Event()
         self._background: list[asyncio.Task[None]] = []
         self._stopping = False
         self._hurried = asyncio.Event()
         self.port = 0
 
-    def _grpc_server(self, tenants: Tenants, *, share_port: bool) -> GrpcServer:
+    def _grpc_server(self, *, share_port: bool) -> GrpcServer:
         core, server = self.mode.core, self._settings.server
         return GrpcServer(
             replies=self.replies,
             conversations=core.conversations,
             catalog=self._registry,
-            tenants=tenants,
+            tenants=self._tenants,
             quotas=core.quotas,
             usage_reports=core.usage_reports,
             provider_keys=self._provider_keys,
             status_reports=self.status_reports,
-            environment=CallEnvironment(
-                authenticator=self._access.authenticator, observer=self.telemetry, clock=self._clock
-            ),
+            environment=CallEnvironment(authenticator=self._access, observer=self.telemetry, clock=self._clock),
             heartbeat_s=server.heartbeat_s,
             options=options(server),
             reflection=server.reflection,
@@ -200,7 +215,10 @@ class App:
         local = self._page.open() if self._page else ""
         self.port = await self._server.listen(self._settings.listen, self.certificates, local=local)
         self._monitor.start()
-        works = [*self.mode.background(), *self._access.background(), self._provider_keys.run(), self._retention.run()]
+        await self._access.keep()
+        works = [*self.mode.background(), self._provider_keys.run(), self._retention.run()]
+        if self._reloader is not None:
+            works.append(self._reloader.run(self._reload_requested))
         if self.certificates is not None:
             works.append(self.certificates.keep(self._clock))
         self._background = [asyncio.create_task(work) for work in (*works, self._watch_database())]
@@ -209,6 +227,24 @@ class App:
         if self._page is not None:
             await self._page.serve()
         logger.info("serving", extra={"fields": self._addresses()})
+
+    def _use(self, settings: Settings) -> None:
+        """Use these models, providers, tenants and issuers for all later calls. Raises `NotConfigured`."""
+        models = self._registry.prepare(settings.providers, settings.models, settings.server.default_model)
+        access = self._access.prepare(settings)
+        tenants = tenants_of(settings.tenants)
+        # From here on nothing can fail, and nothing waits: no call sees the new tenants with the old models.
+        self._registry.use(models)
+        self._access.use(access)
+        self._tenants.replace(tenants)
+        self.mode.core.summaries.alias = settings.server.summary_model
+
+    async def _tidy(self) -> None:
+        """Close what a reload has removed."""
+        self.status_reports.configuration_time_us = self._clock.now_us()
+        await self._registry.close_retired()
+        await self._access.keep()
+        self._warn_of_retirements()
 
     def _warn_of_retirements(self) -> None:
         for model in self._registry.retiring():

@@ -70,7 +70,6 @@ class _Core:
         self.owner = owner
         self.tasks = Tasks()
         self.admission = Admission(
-            tenants=parts.tenants,
             limiter=limiter or MemoryRateLimiter(parts.clock),
             store=store,
             clock=parts.clock,
@@ -140,7 +139,7 @@ class _Core:
             cancel_requests=cancel_requests,
             hands_over=peers is not None,
         )
-        self.quotas = Quotas(self.rules, self.admission, store, parts.clock)
+        self.quotas = Quotas(parts.tenants, self.rules, self.admission, store, parts.clock)
         self.usage_reports = UsageReports(store, parts.clock, usage_days=parts.usage_days)
         self.conversations = Conversations(
             store=store,

@@ -66,7 +66,7 @@ async def call_everything(server, upstream):
         async def generate(self, prompts, sink):
             raise RuntimeError("broken")
 
-    server.app._registry.route = lambda candidates: Broken()
+    server.app._registry.current().route = lambda candidates: Broken()
     await server.stream(PROMPT).end()
     await server.delete(first.conversation_id)
 

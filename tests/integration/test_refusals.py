@@ -195,7 +195,7 @@ async def test_error_details_stay_small_for_any_error(server, letter):
             violations=tuple((giant, giant) for _ in range(50)),
         )
 
-    server.app._registry.candidates = refuse
+    server.app._registry.current().candidates = refuse
     error = await refused(server.chat.StreamReply(ask()))
     assert (error.reason, error.retry_after_s, len(error.fields)) == ("INVALID_REQUEST", 1.0, 4)
     assert_small(error)

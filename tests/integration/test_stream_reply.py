@@ -244,7 +244,7 @@ async def test_an_unknown_exception_of_a_provider_fails_the_reply_as_internal(se
             sink.flush()
             raise RuntimeError(secret)
 
-    server.app._registry.route = lambda candidates: Broken()
+    server.app._registry.current().route = lambda candidates: Broken()
     watch = await server.stream().end()
     error = watch.terminal.failed.error
     assert (error.reason, error.message, error.retryable) == (error_reason("INTERNAL"), "internal error", False)
@@ -262,7 +262,7 @@ async def test_an_unknown_exception_of_a_call_reports_only_its_call_id(server, c
     def broken(alias, fallbacks):
         raise RuntimeError(secret)
 
-    server.app._registry.candidates = broken
+    server.app._registry.current().candidates = broken
     error = await refused(server.chat.StreamReply(ask()))
     assert (error.code, error.reason, error.message) == (grpc.StatusCode.INTERNAL, "INTERNAL", "internal error")
     assert secret not in repr(vars(error))

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
-from collections.abc import Coroutine
+from collections.abc import Mapping
+from dataclasses import dataclass
 
 import msgspec
 
@@ -15,7 +17,7 @@ from parley_server.core.field_checks import check_key
 from parley_server.core.observer import KeySetObserver
 from parley_server.core.ports import Clock
 from parley_server.errors import InvalidRequest, Unauthenticated
-from parley_server.settings import Settings
+from parley_server.settings import IssuerSettings, Settings, TenantSettings
 
 
 class OpenAccess:
@@ -70,33 +72,111 @@ class ConfiguredAccess:
         return _for_end_user(verified.principal, credentials, self._tenants)
 
 
+@dataclass(frozen=True)
+class PreparedAccess:
+    """The authenticator of one configuration, with the public keys of its issuers."""
+
+    tenants: Mapping[str, TenantSettings]
+    issuers: Mapping[str, IssuerSettings]
+    is_open: bool
+    keys: dict[str, Keys]
+    authenticator: OpenAccess | ConfiguredAccess
+
+
 class Access:
-    """The authenticator of a server with what it keeps current in the background."""
+    """The authenticator of a server with what it keeps current in the background. A reload of the configuration
+    replaces what it accepts. Implements `Authenticator`."""
 
     def __init__(self, settings: Settings, tenants: Tenants, *, clock: Clock, observer: KeySetObserver) -> None:
-        self._keys: dict[str, Keys] = {}
-        for name, issuer in settings.identity.items():
-            if isinstance(issuer.jwks, str):
-                self._keys[name] = UrlKeys(name, issuer.jwks, clock=clock, observer=observer)
-            elif issuer.jwks is not None:
-                self._keys[name] = FileKeys(name, issuer.jwks, clock=clock, observer=observer)
-        self.authenticator: OpenAccess | ConfiguredAccess
-        if settings.is_open:
-            # With `insecure`, everybody who reaches the address is accepted: too many for the role admin.
-            roles = frozenset(AccessRole) if settings.listen.is_loopback else frozenset({AccessRole.CLIENT})
-            self.authenticator = OpenAccess(roles, tenants)
-            return
-        tokens = Tokens(settings.identity, self._keys, tenants=tenants, clock=clock) if settings.identity else None
-        self.authenticator = ConfiguredAccess(StaticCredentials(settings.tenants), tokens, tenants)
+        self._tenants = tenants
+        self._clock = clock
+        self._observer = observer
+        self._keeping: dict[Keys, asyncio.Task[None]] = {}
+        self._now: PreparedAccess | None = None
+        self._now = self.prepare(settings)
 
-    def background(self) -> list[Coroutine[None, None, None]]:
-        """The work to run in the background until the server stops."""
-        return [keys.keep() for keys in self._keys.values()]
+    @property
+    def authenticator(self) -> OpenAccess | ConfiguredAccess:
+        """The present authenticator."""
+        assert self._now is not None
+        return self._now.authenticator
+
+    def known(self, credentials: Credentials) -> Principal | None:
+        """See `Authenticator`."""
+        return self.authenticator.known(credentials)
+
+    async def authenticate(self, credentials: Credentials) -> Principal:
+        """See `Authenticator`."""
+        while True:
+            authenticator = self.authenticator
+            caller = await authenticator.authenticate(credentials)
+            if authenticator is self.authenticator:  # otherwise a reload may have removed what it has just accepted
+                return caller
+
+    def prepare(self, settings: Settings) -> PreparedAccess:
+        """What these settings accept, for `use`. What has not changed stays: keys that were read, verified tokens."""
+        old = self._now
+        keys = {name: self._keys_of(name, issuer) for name, issuer in settings.identity.items() if issuer.jwks}
+        unchanged = old is not None and (old.tenants, old.issuers, old.is_open) == (
+            settings.tenants,
+            settings.identity,
+            settings.is_open,
+        )
+        return PreparedAccess(
+            tenants=settings.tenants,
+            issuers=settings.identity,
+            is_open=settings.is_open,
+            keys=keys,
+            authenticator=old.authenticator if old is not None and unchanged else self._accepting(settings, keys),
+        )
+
+    def use(self, prepared: PreparedAccess) -> None:
+        """Accept this from now on."""
+        self._now = prepared
+
+    async def keep(self) -> None:
+        """Keep the public keys of the present issuers current from now on, and close connections to former ones."""
+        assert self._now is not None
+        present = set(self._now.keys.values())
+        for keys in present - self._keeping.keys():
+            self._keeping[keys] = asyncio.create_task(keys.keep(), name="jwks")
+        for keys in self._keeping.keys() - present:
+            await self._stop_keeping(keys)
+            # Callers may wait for its last fetch, whose answer no longer counts.
+            await keys.finish()
+            await keys.close()
+            del self._keeping[keys]
 
     async def close(self) -> None:
         """Close connections to issuers."""
-        for keys in self._keys.values():
+        for keys in self._keeping:
+            await self._stop_keeping(keys)
             await keys.close()
+        self._keeping.clear()
+
+    async def _stop_keeping(self, keys: Keys) -> None:
+        self._keeping[keys].cancel()
+        await asyncio.gather(self._keeping[keys], return_exceptions=True)
+
+    def _keys_of(self, name: str, issuer: IssuerSettings) -> Keys:
+        """The keys that were read for this issuer before, or new ones."""
+        old = self._now
+        if old is not None and name in old.keys and old.issuers[name].jwks == issuer.jwks:
+            return old.keys[name]
+        if isinstance(issuer.jwks, str):
+            return UrlKeys(name, issuer.jwks, clock=self._clock, observer=self._observer)
+        assert issuer.jwks is not None
+        return FileKeys(name, issuer.jwks, clock=self._clock, observer=self._observer)
+
+    def _accepting(self, settings: Settings, keys: dict[str, Keys]) -> OpenAccess | ConfiguredAccess:
+        if settings.is_open:
+            # With `insecure`, everybody who reaches the address is accepted: too many for the role admin.
+            roles = frozenset(AccessRole) if settings.listen.is_loopback else frozenset({AccessRole.CLIENT})
+            return OpenAccess(roles, self._tenants)
+        tokens = None
+        if settings.identity:
+            tokens = Tokens(settings.identity, keys, tenants=self._tenants, clock=self._clock)
+        return ConfiguredAccess(StaticCredentials(settings.tenants), tokens, self._tenants)
 
 
 def _for_end_user(caller: Principal, credentials: Credentials, tenants: Tenants) -> Principal:

@@ -40,8 +40,11 @@ class Keys(Protocol):
     async def keep(self) -> None:
         """Keep the keys current, forever."""
 
+    async def finish(self) -> None:
+        """Wait for a fetch that runs."""
+
     async def close(self) -> None:
-        """Close connections."""
+        """Close connections. Nothing waits for keys any more."""
 
 
 class UrlKeys:
@@ -78,6 +81,11 @@ class UrlKeys:
             await self.renewed()
             interval_s = FIRST_INTERVAL_S if self._keys is None else LEAST_INTERVAL_S
             await self._clock.sleep(interval_s if self._failed else REFRESH_S)
+
+    async def finish(self) -> None:
+        """See `Keys`."""
+        if self._fetching is not None:
+            await asyncio.wait({self._fetching})
 
     async def close(self) -> None:
         """See `Keys`."""
@@ -133,6 +141,9 @@ class FileKeys:
 
     async def keep(self) -> None:
         """See `Keys`. Nothing needs to be done between calls."""
+
+    async def finish(self) -> None:
+        """See `Keys`."""
 
     async def close(self) -> None:
         """See `Keys`."""

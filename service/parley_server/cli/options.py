@@ -6,7 +6,7 @@ import argparse
 import os
 from typing import Final
 
-from parley_server.settings import Address, Settings, load_settings
+from parley_server.settings import Address, Settings, SettingsSource, load_settings
 
 PAGE_HOST: Final = "127.0.0.1"
 PAGE_PORT: Final = 8080
@@ -23,3 +23,9 @@ def read_settings(options: argparse.Namespace) -> Settings:
     if getattr(options, "ui", False) and settings.ui_listen is None:
         return settings.model_copy(update={"ui_listen": Address(host=PAGE_HOST, port=PAGE_PORT)})
     return settings
+
+
+def settings_source(options: argparse.Namespace) -> SettingsSource:
+    """Where `read_settings` reads."""
+    path = options.config or os.environ.get("PARLEY_CONFIG") or ""
+    return SettingsSource(lambda: read_settings(options), path)

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import argparse
 
-from parley_server.cli.options import read_settings
+from parley_server.cli.options import settings_source
 
 
 def run(options: argparse.Namespace) -> int:
     """Serve until a signal stops it; the exit status."""
-    settings = read_settings(options)
+    source = settings_source(options)
+    settings = source.load()
     if settings.workers > 1:
         from parley_server.workers import supervise  # the supervisor must stay small: it does not load the server
 
-        return supervise(settings, config=options.config or "")
+        return supervise(settings, source, config=options.config or "")
     from parley_server.serving import serve
 
-    return serve(settings)
+    return serve(settings, source)

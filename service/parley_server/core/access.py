@@ -78,30 +78,34 @@ class TenantPolicy(Value, frozen=True, kw_only=True):
 
 
 class Tenants:
-    """The policies of all tenants."""
+    """The policies of all tenants. A reload of the configuration replaces them."""
 
     def __init__(self, policies: Mapping[str, TenantPolicy] | None = None) -> None:
         self._policies = dict(policies or {})
-        self._others = self._policies.pop(OTHER_TENANTS, None)
+
+    def replace(self, other: Tenants) -> None:
+        """Use the policies of `other` from now on."""
+        self._policies = other._policies
 
     def known(self, tenant: str) -> bool:
         """Whether the configuration has a table for the tenant, or one for all others."""
-        return tenant in self._policies or self._others is not None
+        return tenant in self._policies or OTHER_TENANTS in self._policies
 
     @property
     def policies(self) -> dict[str, TenantPolicy]:
         """The configured policies by tenant; `OTHER_TENANTS` has that of all others."""
-        return self._policies | ({OTHER_TENANTS: self._others} if self._others else {})
+        return dict(self._policies)
 
     @property
     def count_messages(self) -> bool:
         """Whether a tenant has a limit of messages per minute."""
-        policies = (*self._policies.values(), self._others or TenantPolicy())
-        return any(each.limits.messages_per_minute is not None for each in policies)
+        return any(each.limits.messages_per_minute is not None for each in self._policies.values())
 
     def policy(self, tenant: str) -> TenantPolicy:
-        """The policy of a tenant; without limits if none is configured."""
-        return self._policies.get(tenant) or self._others or TenantPolicy()
+        """The policy of a tenant; without limits if none is configured. It does not change: a call that needs it after
+        a wait keeps it."""
+        policies = self._policies
+        return policies.get(tenant) or policies.get(OTHER_TENANTS) or TenantPolicy()
 
 
 def tenants_of(settings: Mapping[str, object]) -> Tenants:

@@ -153,7 +153,11 @@ class Route(Protocol):
 
 
 class Catalog(Protocol):
-    """The models that a request may name."""
+    """The models that a request may name. A reload of the configuration may replace them between two calls of its
+    methods, except in what `current` returns."""
+
+    def current(self) -> Catalog:
+        """The catalog as it is now, which does not change. What waits between two calls of methods uses it."""
 
     def model(self, alias: str) -> Model:
         """The model of an alias (empty: the default). Raises `ModelNotFound`."""

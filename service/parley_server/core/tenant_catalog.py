@@ -24,6 +24,10 @@ class TenantCatalog:
         self._catalog = catalog
         self._aliases = aliases
 
+    def current(self) -> Catalog:
+        """See `Catalog`."""
+        return TenantCatalog(self._catalog.current(), self._aliases)
+
     def model(self, alias: str) -> Model:
         """See `Catalog`."""
         alias = alias or self._default()

@@ -1,5 +1,6 @@
 """The configuration: the only code that reads the environment and the TOML file. It imports no adapter."""
 
+from parley_server.settings.change import Change, change_of
 from parley_server.settings.faults import SettingsError, did_you_mean
 from parley_server.settings.issuer_shape import IssuerSettings
 from parley_server.settings.keys import ApiKey, GoogleCredentials
@@ -22,6 +23,7 @@ from parley_server.settings.shape import (
     TlsSettings,
     ToolIds,
 )
+from parley_server.settings.source import SettingsSource
 from parley_server.settings.tenant_shape import QuotaSettings, TenantLimitSettings, TenantSettings
 from parley_server.settings.urls import is_sqlite, without_secrets
 
@@ -29,6 +31,7 @@ __all__ = [
     "Address",
     "AnthropicSettings",
     "ApiKey",
+    "Change",
     "EndpointSettings",
     "GeminiSettings",
     "GoogleCredentials",
@@ -45,6 +48,7 @@ __all__ = [
     "ServerSettings",
     "Settings",
     "SettingsError",
+    "SettingsSource",
     "Switches",
     "TenantLimitSettings",
     "TenantSettings",
@@ -52,6 +56,7 @@ __all__ = [
     "Timeouts",
     "TlsSettings",
     "ToolIds",
+    "change_of",
     "did_you_mean",
     "is_sqlite",
     "load_settings",

@@ -23,6 +23,12 @@ class ApiKey:
         self._version: Version | None = None
         self._failed = False
 
+    def __eq__(self, other: object) -> bool:
+        """Whether both come from the same file, or from none, and are the same key."""
+        return isinstance(other, ApiKey) and (self._file, self._key) == (other._file, other._key)
+
+    __hash__ = None  # type: ignore[assignment]  # the key of a file changes
+
     @classmethod
     def from_file(cls, file: Path) -> ApiKey:
         """The key that the file holds. Raises OSError, and ValueError if it is empty or not UTF-8."""

@@ -57,15 +57,12 @@ def load_settings(environment: Mapping[str, str], arguments: Mapping[str, Any] |
     scalars = read_scalars(document, environment, arguments=given, faults=faults)
     tls = _read_tls(document.get("tls"), folder, faults)
     providers, models, server = _read_catalog(document, environment, folder=folder, faults=faults)
-    if not scalars["encryption_keys"]:
-        faults.extend(_stored_key_faults(providers))
+    faults.extend(stored_key_faults(scalars, providers))
     retention = read_table(RetentionSettings, document.get("retention", {}), path="retention", faults=faults)
     tenants, issuers = _read_access(document, environment, models, folder=folder, faults=faults)
     # Credentials with faults are credentials all the same: only the faults themselves need to be reported.
     has_credentials = bool(issuers) or any(tenant is None or tenant.has_credential for tenant in tenants.values())
-    exposure = _exposure_fault(scalars, has_tls="tls" in document, has_credentials=has_credentials)
-    faults.extend([exposure] if exposure else [])
-    faults.extend(_page_faults(scalars, has_credentials=has_credentials))
+    faults.extend(exposure_faults(scalars, has_tls="tls" in document, has_credentials=has_credentials))
     if faults:
         raise SettingsError(faults)
     return Settings(
@@ -123,8 +120,10 @@ def _read_catalog(
     return sound, {alias: model for alias, model in models.items() if model is not None}, server
 
 
-def _stored_key_faults(providers: Mapping[str, ProviderSettings]) -> list[str]:
+def stored_key_faults(scalars: Mapping[str, Any], providers: Mapping[str, ProviderSettings]) -> list[str]:
     """The faults of providers whose key is stored, where none can be."""
+    if scalars["encryption_keys"]:
+        return []
     needed = [name for name, each in providers.items() if isinstance(each, EndpointSettings) and each.stored_key]
     problem = '"stored" needs PARLEY_ENCRYPTION_KEYS; the command `parley encryption-key` makes one'
     return [f"providers.{name}.api_key: {problem}" for name in needed]
@@ -153,20 +152,21 @@ def _read_access(
     return tenants, issuers
 
 
-def _exposure_fault(scalars: Mapping[str, Any], *, has_tls: bool, has_credentials: bool) -> str | None:
-    """The fault of an address that other machines can reach; None if it has none."""
+def exposure_faults(scalars: Mapping[str, Any], *, has_tls: bool, has_credentials: bool) -> list[str]:
+    """The faults of addresses that other machines can reach."""
+    faults = []
     listen = scalars["listen"]
     if not listen.is_loopback and not has_credentials and not scalars["insecure"]:
-        return (
+        faults.append(
             f"listen: {listen} is not loopback and there are no credentials; configure [tenants], "
             "or to allow every caller, set PARLEY_INSECURE=1"
         )
     if not listen.is_loopback and has_credentials and not has_tls and not scalars["plaintext"]:
-        return (
+        faults.append(
             f"listen: {listen} is not loopback, and without TLS others can read the credentials of callers; configure "
             "[tls], or behind a proxy that ends TLS, set PARLEY_PLAINTEXT=1"
         )
-    return None
+    return [*faults, *_page_faults(scalars, has_credentials=has_credentials)]
 
 
 def _page_faults(scalars: Mapping[str, Any], *, has_credentials: bool) -> list[str]:

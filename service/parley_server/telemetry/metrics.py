@@ -120,6 +120,7 @@ class Metrics:
         self._bind_providers(registry)
         build = Gauge("parley_build_info", "1; the label is the release.", ("version",), registry=registry)
         build.labels(__version__).set(1)
+        self._bind_configuration(registry)
         self._lease = Gauge(
             "parley_lease_held", "1 while this replica may show text of its replies.", registry=registry
         )
@@ -278,6 +279,20 @@ class Metrics:
         )
         self._oddities = _Labelled(oddities.labels)
 
+    def _bind_configuration(self, registry: CollectorRegistry) -> None:
+        reloads = Counter(
+            "parley_config_reloads_total", "Changed or requested configurations.", ("outcome",), registry=registry
+        )
+        self._reloads = _Labelled(reloads.labels)
+        self._config_loaded = Gauge(
+            "parley_config_loaded_timestamp_seconds",
+            "When the configuration was last read without a fault.",
+            registry=registry,
+        )
+        self._config_faulty = Gauge(
+            "parley_config_faulty", "1 while the last configuration that was read has a fault.", registry=registry
+        )
+
     # --- replies
 
     def reply_started(self) -> None:
@@ -404,6 +419,17 @@ class Metrics:
 
     def provider_oddity(self, provider: str, kind: str) -> None:
         self._oddities.of(provider, kind).inc()
+
+    # --- the configuration
+
+    def configuration_loaded(self, now_us: int) -> None:
+        self._config_loaded.set(now_us / 1e6)
+        self._config_faulty.set(0)
+
+    def configuration_reloaded(self, outcome: str) -> None:
+        self._reloads.of(outcome).inc()
+        if outcome == "faulty":
+            self._config_faulty.set(1)
 
     # --- the loop
 

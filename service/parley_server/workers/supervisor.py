@@ -12,13 +12,16 @@ import os
 import signal
 import sys
 import time
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 
 from prometheus_client import CollectorRegistry
 
+from parley_server.core.clock import SystemClock
 from parley_server.exit_status import CANNOT_RUN
 from parley_server.port import SharedPort
-from parley_server.settings import Address, Settings
+from parley_server.process import terminal_closed
+from parley_server.reloading import changes, warn_of_restart
+from parley_server.settings import Address, Settings, SettingsError, SettingsSource, change_of
 from parley_server.telemetry.endpoint import MetricsEndpoint, serve_metrics
 from parley_server.telemetry.logs import configure_logging
 from parley_server.workers.metrics import WorkersCollector
@@ -32,9 +35,11 @@ FIRST_PAUSE_S = 0.5
 LONGEST_PAUSE_S = 10.0
 SETTLED_S = 60.0
 PAGE_WORKER = 0
+SET_FOR_WORKERS = ("listen", "metrics_listen", "ui_listen", "database_url")
+"""Settings that the supervisor sets in the environment of its workers, over those of the configuration."""
 
 
-def supervise(settings: Settings, *, config: str = "") -> int:
+def supervise(settings: Settings, source: SettingsSource, *, config: str = "") -> int:
     """Run `settings.workers` servers on one port until a signal stops them. `config` is the path of the configuration
     file if it was given as an argument.
 
@@ -44,7 +49,7 @@ def supervise(settings: Settings, *, config: str = "") -> int:
         try:
             # Held until the end, so that no other program can take the port while all workers restart.
             port = held.enter_context(SharedPort(settings.listen))
-            supervisor = Supervisor(settings, port.address, _environment(settings, port.address, config))
+            supervisor = Supervisor(settings, port.address, _environment(settings, port.address, config), source)
             endpoint = supervisor.serve_metrics()
         except OSError as error:
             _refuse(error.strerror or str(error))
@@ -57,7 +62,12 @@ def supervise(settings: Settings, *, config: str = "") -> int:
 class Supervisor:
     """Keeps the workers running until a signal, then drains them together. A second signal skips the drain."""
 
-    def __init__(self, settings: Settings, address: Address, environment: dict[str, str]) -> None:
+    def __init__(
+        self, settings: Settings, address: Address, environment: dict[str, str], source: SettingsSource
+    ) -> None:
+        self._settings = settings
+        self._source = source
+        self._reload_requested = asyncio.Event()
         self._metrics_listen = settings.metrics_listen
         self._page_listen = settings.ui_listen
         self._address = address
@@ -82,11 +92,13 @@ class Supervisor:
         """Run the workers until all have exited; the exit status."""
         for number in (signal.SIGTERM, signal.SIGINT):
             asyncio.get_running_loop().add_signal_handler(number, self._stop)
-        announcing = asyncio.create_task(self._announce())
+        asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, self._reload)
+        beside = [asyncio.create_task(work) for work in (self._announce(), self._watch_configuration())]
         try:
             await asyncio.gather(*(self._keep(worker) for worker in self._workers))
         finally:
-            announcing.cancel()
+            for task in beside:
+                task.cancel()
         logger.info("workers_stopped", extra={"fields": {"status": self._status}})
         return self._status
 
@@ -94,7 +106,22 @@ class Supervisor:
         order = HURRY if self._stopping.is_set() else STOP
         self._stopping.set()
         for worker in self._workers:
-            worker.send(order)
+            worker.stop(order)
+
+    def _reload(self) -> None:
+        if terminal_closed():
+            self._stop()
+            return
+        self._reload_requested.set()
+        for worker in self._workers:
+            worker.reload()
+
+    async def _watch_configuration(self) -> None:
+        """Log changes that need a restart, of what the supervisor sets for its workers. They see and log all others."""
+        async for _ in changes(self._source, self._reload_requested, SystemClock()):
+            with suppress(SettingsError):  # the workers log its faults
+                waiting = change_of(self._settings, await asyncio.to_thread(self._source.load)).waiting
+                warn_of_restart(tuple(key for key in waiting if key in SET_FOR_WORKERS))
 
     async def _announce(self) -> None:
         # Operators and scripts take the line as the sign that the port accepts calls, so it waits for all workers.

@@ -10,6 +10,7 @@ import msgspec
 
 STOP = b"s"
 HURRY = b"h"
+RELOAD = b"r"
 
 
 class Ready(msgspec.Struct, frozen=True, tag=True):

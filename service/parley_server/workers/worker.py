@@ -9,7 +9,7 @@ import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from parley_server.workers.supervisor_protocol import Ready, decode
+from parley_server.workers.supervisor_protocol import RELOAD, Ready, decode
 
 logger = logging.getLogger("parley_server.workers")
 
@@ -36,9 +36,16 @@ class Worker:
         self._order = b""
         self._connection: asyncio.StreamWriter | None = None
 
-    def send(self, order: bytes) -> None:
-        """Send an order to the process; one that is being started receives it as well."""
+    def stop(self, order: bytes) -> None:
+        """Send an order to stop to the process; one that is being started receives it as well."""
         self._order = order
+        self._write(order)
+
+    def reload(self) -> None:
+        """Have the process look for a changed configuration now. One that is being started reads it anyway."""
+        self._write(RELOAD)
+
+    def _write(self, order: bytes) -> None:
         if self._connection is not None and not self._connection.is_closing():
             self._connection.write(order)
 

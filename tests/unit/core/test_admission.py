@@ -57,7 +57,8 @@ def accept(harness: CoreHarness, *given, **named):
 
 
 async def used(harness: CoreHarness, identity: Identity = ADA) -> int:
-    return {state.name: state.used for state in await harness.core.admission.states(identity)}["messages_per_minute"]
+    states = await harness.core.admission.states(identity, harness.tenants.policy(identity.tenant))
+    return {state.name: state.used for state in states}["messages_per_minute"]
 
 
 async def fill(harness: CoreHarness, count: int, **fields) -> list[Generation]:
@@ -341,4 +342,4 @@ async def test_without_limits_nothing_is_counted(make_harness):
     generation = await harness.begin()
     assert (generation.quota, harness.observer.counted) == (None, [])
     assert "count_running" not in harness.store.calls
-    assert await harness.core.admission.states(ADA) == []
+    assert await harness.core.admission.states(ADA, TenantPolicy()) == []

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from parley_server.settings import Address, load_settings
+from parley_server.settings import Address, SettingsSource, load_settings
 from parley_server.workers import supervisor as module
 from parley_server.workers.supervisor import Supervisor
 from parley_server.workers.supervisor_protocol import STOP
@@ -52,7 +52,7 @@ def supervisor_of(folder: Path, program: str, monkeypatch: pytest.MonkeyPatch) -
     path.write_text(PRELUDE + textwrap.dedent(program))
     path.chmod(0o700)
     monkeypatch.setattr(sys, "executable", str(path))
-    return Supervisor(SETTINGS, Address(host="127.0.0.1", port=1), {})
+    return Supervisor(SETTINGS, Address(host="127.0.0.1", port=1), {}, SettingsSource(lambda: SETTINGS, ""))
 
 
 async def stop_after(count: int, pauses: Any) -> None:
@@ -127,7 +127,7 @@ async def test_a_refused_later_start_is_retried(tmp_path, monkeypatch, capsys, p
 async def test_a_worker_that_starts_during_a_stop_receives_the_order(tmp_path, monkeypatch) -> None:
     supervisor_of(tmp_path, "sys.exit(7 if os.read(line, 1) == b's' else 1)", monkeypatch)
     worker = Worker(0)
-    worker.send(STOP)
+    worker.stop(STOP)
     async with asyncio.timeout(20):
         assert (await worker.run_once({})).status == 7
 

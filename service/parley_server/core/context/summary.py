@@ -33,7 +33,7 @@ TIME_LIMIT_S = 60.0
 
 class Summaries:
     """Writes summaries in background tasks, at most `MAX_RUNNING` at once. `alias` names the model that writes them
-    (empty: the model that answers). `busy`: the process drains or is overloaded."""
+    (empty: the model that answers), and may be replaced at any time. `busy`: the process drains or is overloaded."""
 
     def __init__(
         self,
@@ -54,7 +54,7 @@ class Summaries:
         self._tasks = tasks
         self._estimator = estimator
         self._busy = busy
-        self._alias = alias
+        self.alias = alias
         self._running: dict[str, asyncio.Task[None]] = {}
 
     def begin(self, prompts: Prompts, model: Model) -> None:
@@ -106,7 +106,8 @@ class Summaries:
         return outcome
 
     async def _write(self, fold: Fold, answering: Model) -> str:
-        model = self._catalog.model(self._alias) if self._alias else answering
+        # The catalog may have changed since the model was asked.
+        model = self._catalog.model(self.alias or answering.alias)
         prompts = SummaryPrompts(fold, self._estimator)
         prompt = prompts.of(model)
         collected = _Collected(new_id(self._clock.now_us()))

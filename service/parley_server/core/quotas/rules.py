@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from parley_server.core.access import OTHER_TENANTS, Quota, Tenants
+from parley_server.core.access import OTHER_TENANTS, Quota, TenantPolicy, Tenants
 from parley_server.core.cost import cost_nano_usd
 from parley_server.core.counts import MOST_COST, clamped, holdable_usage
 from parley_server.core.model import Model, State, Usage
@@ -32,9 +32,8 @@ class QuotaRules:
         self._tenants = tenants
         self._output_tokens = output_tokens
 
-    def limits(self, tenant: str, end_user: str, now_us: int) -> tuple[QuotaLimit, ...]:
+    def limits(self, policy: TenantPolicy, end_user: str, now_us: int) -> tuple[QuotaLimit, ...]:
         """The limits of a reply that is accepted now; empty if no quota is configured."""
-        policy = self._tenants.policy(tenant)
         return (
             *_limits_of(policy.quotas, USER, end_user, now_us),
             *_limits_of(policy.totals, TENANT, "", now_us),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from parley_server.core.access import Tenants
 from parley_server.core.model import Identity
 from parley_server.core.ports import Clock, Store
 from parley_server.core.quota_values import QuotaState
@@ -12,7 +13,8 @@ from parley_server.core.rates.admission import Admission
 class Quotas:
     """The limits and quotas that apply to a caller, with their use."""
 
-    def __init__(self, rules: QuotaRules, admission: Admission, store: Store, clock: Clock) -> None:
+    def __init__(self, tenants: Tenants, rules: QuotaRules, admission: Admission, store: Store, clock: Clock) -> None:
+        self._tenants = tenants
         self._rules = rules
         self._admission = admission
         self._store = store
@@ -21,8 +23,9 @@ class Quotas:
     async def show(self, caller: Identity) -> list[QuotaState]:
         """Each limit that is configured for the caller's tenant. The use of quotas contains what running replies
         hold."""
-        states = await self._admission.states(caller)
-        limits = self._rules.limits(caller.tenant, caller.end_user, self._clock.now_us())
+        policy = self._tenants.policy(caller.tenant)
+        states = await self._admission.states(caller, policy)
+        limits = self._rules.limits(policy, caller.end_user, self._clock.now_us())
         if not limits:
             return states
         uses = await self._store.read_quotas(caller.tenant, [limit.row for limit in limits])

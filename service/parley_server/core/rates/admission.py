@@ -9,7 +9,7 @@ import asyncio
 import math
 from contextlib import suppress
 
-from parley_server.core.access import Tenants
+from parley_server.core.access import TenantPolicy
 from parley_server.core.ids import new_id
 from parley_server.core.model import Identity, Role
 from parley_server.core.observer import Observer
@@ -29,20 +29,16 @@ REPLY_ENDS_S = 1.0
 class Admission:
     """The limits of all tenants, with their use."""
 
-    def __init__(
-        self, *, tenants: Tenants, limiter: RateLimiter, store: Store, clock: Clock, observer: Observer, tasks: Tasks
-    ) -> None:
-        self._tenants = tenants
+    def __init__(self, *, limiter: RateLimiter, store: Store, clock: Clock, observer: Observer, tasks: Tasks) -> None:
         self._limiter = limiter
         self._store = store
         self._clock = clock
         self._observer = observer
         self._tasks = tasks
 
-    def entry(self, request: ReplyRequest) -> Entry:
-        """Applies the limits to one request."""
-        identity = request.identity
-        limits = self._tenants.policy(identity.tenant).limits
+    def entry(self, request: ReplyRequest, policy: TenantPolicy) -> Entry:
+        """Applies the limits of its tenant to one request."""
+        identity, limits = request.identity, policy.limits
         adds = any(message.role is Role.USER for message in request.payload.messages)
         member = request.request_id or new_id(self._clock.now_us())
         return Entry(
@@ -58,9 +54,9 @@ class Admission:
             interrupts=request.payload.interrupt,
         )
 
-    async def states(self, caller: Identity) -> list[QuotaState]:
+    async def states(self, caller: Identity, policy: TenantPolicy) -> list[QuotaState]:
         """The limits of the caller with their use. Raises `StorageUnavailable`."""
-        limits = self._tenants.policy(caller.tenant).limits
+        limits = policy.limits
         states = []
         if limits.messages_per_minute is not None:
             used = await self._limiter.look(rate_key(caller))

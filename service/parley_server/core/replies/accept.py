@@ -8,8 +8,10 @@ refusal first checks whether the request is the retry of one that was accepted.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Coroutine
+from dataclasses import dataclass
 
-from parley_server.core.access import Tenants
+from parley_server.core.access import TenantPolicy, Tenants
 from parley_server.core.lease import Lease
 from parley_server.core.limits import Limits
 from parley_server.core.model import FinishReason, Model, Reply
@@ -62,6 +64,14 @@ ABSENT_AFTER_S = 1.0
 MAX_TRIES = 3
 
 
+@dataclass(frozen=True)
+class _Terms:
+    """What the configuration says about one request when it arrives. A reload does not change it."""
+
+    catalog: Catalog
+    policy: TenantPolicy
+
+
 class Acceptances:
     """Accepts requests. While `draining` is set, it refuses all but retries of accepted ones. `owner` is the id of this
     replica (empty: the process is alone)."""
@@ -97,18 +107,24 @@ class Acceptances:
         self._live_replies = live_replies
         self._cancel_requests = cancel_requests
         self._generation_parts = generation_parts
-        self._sources = PromptSources(store=store, catalog=catalog, clock=clock, live_replies=live_replies)
+        self._sources = PromptSources(store=store, clock=clock, live_replies=live_replies)
         self._rules = rules
         self._admission = admission
         self._owner = owner
         self.draining: Draining | None = None
 
-    async def accept(self, request: ReplyRequest) -> Generation | Replayed:
-        """A new running reply, or the reply that the same request has started. Raises every refusal."""
+    def accept(self, request: ReplyRequest) -> Coroutine[None, None, Generation | Replayed]:
+        """A new running reply, or the reply that the same request has started. Raises every refusal.
+
+        The configuration counts as it is at this call, even if the work begins later: the caller has just been
+        identified by it."""
+        return self._accept_by(request, _Terms(self._catalog.current(), self._tenants.policy(request.identity.tenant)))
+
+    async def _accept_by(self, request: ReplyRequest, terms: _Terms) -> Generation | Replayed:
         began = self._clock.monotonic()
-        entry = self._admission.entry(request)
+        entry = self._admission.entry(request, terms.policy)
         try:
-            return await self._accept(request, entry, began)
+            return await self._accept(request, entry, terms, began)
         except ParleyError as refusal:
             entry.accepted = isinstance(refusal, StorageUnavailable) and refusal.outcome_unknown
             if _may_be_known(refusal) and (known := await self._known(request)) is not None:
@@ -120,26 +136,26 @@ class Acceptances:
         finally:
             await entry.end()
 
-    async def _accept(self, request: ReplyRequest, entry: Entry, began: float) -> Generation | Replayed:
+    async def _accept(self, request: ReplyRequest, entry: Entry, terms: _Terms, began: float) -> Generation | Replayed:
         self._check_room(0)
         if self._load.overloaded:
             raise self._live_replies.capacity.overloaded("the server is too busy for new replies: retry later")
         entry.begin()
         for tries_left in reversed(range(MAX_TRIES)):
-            source = await self._sources.read(request)
-            candidates = self._candidates(request, source)
+            source = await self._sources.read(request, terms.catalog)
+            candidates = _candidates(request, source, terms)
             await self._sources.check_results(request, source)
-            plan = self._plan(request, source, candidates)
+            plan = self._plan(request, source, candidates, terms)
             await entry.check(source)
             if running := source.conversation.active_reply_id:
                 self._check_room(plan.prompt_size)
                 await self._check_quota(request, plan.acceptance)
                 if (known := await self._make_way(request, running)) is not None:
                     return known
-                source = await self._sources.read(request)
+                source = await self._sources.read(request, terms.catalog)
                 await self._sources.check_results(request, source)
-                plan = self._plan(request, source, candidates)
-            generation = self._generation(request.payload, plan)
+                plan = self._plan(request, source, candidates, terms)
+            generation = self._generation(request.payload, plan, terms)
             self._check_room(plan.prompt_size)
             outcome = await self._commit(generation, plan.acceptance, began)
             if isinstance(outcome, Accepted):
@@ -206,10 +222,6 @@ class Acceptances:
             )
         return None
 
-    def _candidates(self, request: ReplyRequest, source: PromptSource) -> tuple[Model, ...]:
-        catalog = catalog_for(self._catalog, self._tenants.policy(request.identity.tenant))
-        return catalog.candidates(request.payload.model or source.conversation.model, request.payload.fallback_models)
-
     async def _check_quota(self, request: ReplyRequest, acceptance: Acceptance) -> None:
         """Refuse a request for its quota before it interrupts another reply. The acceptance decides exactly."""
         if acceptance.plan.held is None or not request.payload.interrupt:
@@ -219,19 +231,25 @@ class Acceptances:
         if refused is not None:
             raise refused
 
-    def _plan(self, request: ReplyRequest, source: PromptSource, candidates: tuple[Model, ...]) -> Plan:
-        estimator, now_us = self._generation_parts.estimator, self._clock.now_us()
+    def _plan(self, request: ReplyRequest, source: PromptSource, candidates: tuple[Model, ...], terms: _Terms) -> Plan:
         return make_plan(
-            request, source, candidates, estimator=estimator, rules=self._rules, owner=self._owner, now_us=now_us
+            request,
+            source,
+            candidates,
+            policy=terms.policy,
+            estimator=self._generation_parts.estimator,
+            rules=self._rules,
+            owner=self._owner,
+            now_us=self._clock.now_us(),
         )
 
-    def _generation(self, payload: ReplyPayload, plan: Plan) -> Generation:
+    def _generation(self, payload: ReplyPayload, plan: Plan, terms: _Terms) -> Generation:
         limits = self._limits
         ttl_s = limits.orphan_ttl_s if payload.orphan_ttl_s is None else payload.orphan_ttl_s
         return Generation(
             self._generation_parts,
             reply=plan.acceptance.reply,
-            route=self._catalog.route(plan.candidates),
+            route=terms.catalog.route(plan.candidates),
             prompts=plan.prompts,
             prompt_size=plan.prompt_size,
             orphan_ttl_s=limits.disconnect_cancel_s if payload.cancel_on_disconnect else ttl_s,
@@ -311,6 +329,12 @@ class Acceptances:
             return
         generation.log.replace(reply)
         self._live_replies.ended_unstarted(generation, overhead_s)
+
+
+def _candidates(request: ReplyRequest, source: PromptSource, terms: _Terms) -> tuple[Model, ...]:
+    """The models that may answer. Raises `ModelNotFound`."""
+    catalog = catalog_for(terms.catalog, terms.policy)
+    return catalog.candidates(request.payload.model or source.conversation.model, request.payload.fallback_models)
 
 
 def _leave_unread(generation: Generation, finding: asyncio.Task[AcceptOutcome]) -> None:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import msgspec
 
+from parley_server.core.access import TenantPolicy
 from parley_server.core.context.estimate import Estimator
 from parley_server.core.context.prompts import TurnPrompts
 from parley_server.core.ids import new_id
@@ -41,6 +42,7 @@ def make_plan(
     source: PromptSource,
     candidates: tuple[Model, ...],
     *,
+    policy: TenantPolicy,
     estimator: Estimator,
     rules: QuotaRules,
     owner: str,
@@ -75,7 +77,7 @@ def make_plan(
         ignored_settings=ignored_settings,
     )
     able = (model, *[each for each in candidates[1:] if prompts.takes(each)])
-    limits = rules.limits(reply.tenant, reply.end_user, now_us)
+    limits = rules.limits(policy, reply.end_user, now_us)
     prompt_tokens, most = prompts.of(model).likely_tokens, payload.sampling.max_output_tokens
     held = rules.hold(limits, able, prompt_tokens=prompt_tokens, max_output_tokens=most) if limits else None
     acceptance = Acceptance(

@@ -20,15 +20,14 @@ from parley_server.errors import ImageNotFound
 class PromptSources:
     """For one process, whose `live_replies` may write the answer that a request interrupts."""
 
-    def __init__(self, *, store: Store, catalog: Catalog, clock: Clock, live_replies: LiveReplies) -> None:
+    def __init__(self, *, store: Store, clock: Clock, live_replies: LiveReplies) -> None:
         self._store = store
-        self._catalog = catalog
         self._clock = clock
         self._live_replies = live_replies
 
-    async def read(self, request: ReplyRequest) -> PromptSource:
-        """The branch that the request continues, or a new conversation. Raises `ConversationNotFound`,
-        `MessageNotFound`, `ImageNotFound`, `StorageUnavailable`."""
+    async def read(self, request: ReplyRequest, catalog: Catalog) -> PromptSource:
+        """The branch that the request continues, as far as a model of the catalog can take it, or a new conversation.
+        Raises `ConversationNotFound`, `MessageNotFound`, `ImageNotFound`, `StorageUnavailable`."""
         payload = request.payload
         if payload.conversation_id:
             source = await self._store.read_turn(
@@ -37,7 +36,7 @@ class PromptSources:
                 payload.position,
                 has_input=bool(payload.messages),
                 new_turn=any(message.role is Role.USER for message in payload.messages),
-                max_bytes=most_bytes(self._catalog.models()),
+                max_bytes=most_bytes(catalog.models()),
             )
             return await self._with_images(request, source)
         if shown := shown_images(payload.messages):
