@@ -145,9 +145,14 @@ class Callers:
             for number in range(self._options.streams):
                 callers.create_task(Caller(self, number, self._options.seed).go_on(self._until))
 
+    @property
+    def over(self) -> bool:
+        """Whether no caller begins anything more."""
+        return time.monotonic() > self._until
+
     def is_final(self, reason: str) -> bool:
         """Whether a refusal ends the request: a quota, or a limit once the siege is over."""
-        return reason == QUOTA or (reason == LIMIT and time.monotonic() > self._until)
+        return reason == QUOTA or (reason == LIMIT and self.over)
 
     def stub(self, chosen: random.Random) -> chat_pb2_grpc.ChatStub:
         """On one of the connections."""
@@ -195,7 +200,7 @@ class Caller:
         for _ in range(self._chosen.randint(2, 3)):
             reader = self._reader("talked", conversation_id=conversation_id)
             await reader.to_the_end()
-            if not reader.transcript.end:
+            if not reader.transcript.end or self._callers.over:
                 return
             conversation_id = reader.transcript.conversation_id
 
@@ -245,7 +250,7 @@ class Caller:
         second = first.twin()
         await asyncio.gather(first.to_the_end(), second.to_the_end())
         if first.transcript.end:
-            await first.twin().wait()
+            await first.twin().wait()  # attaches to the same reply
 
     async def _leave(self) -> None:
         """Disconnect for good, so that the server cancels the reply."""
