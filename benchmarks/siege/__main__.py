@@ -28,8 +28,8 @@ from tests.tools import ROOT
 PAGE = ROOT / "docs/guarantees.md"
 
 
-async def siege(folder: Path, options: Options) -> Result:
-    """One siege in a new folder."""
+async def siege(folder: Path, options: Options, logs: Path | None = None) -> Result:
+    """One siege in a new folder. Writes all logs to the folder `logs`, if there is one."""
     began = time.monotonic()
     async with Stand(folder, options) as stand:
         callers = Callers(f"127.0.0.1:{stand.envoy.port}", options)
@@ -40,6 +40,10 @@ async def siege(folder: Path, options: Options) -> Result:
         await calling
         missed = await wait_until_quiet(stand)
         await callers.close()
+        if logs is not None:
+            logs.mkdir(parents=True, exist_ok=True)
+            for name, lines in stand.logs().items():
+                (logs / f"{name}.log").write_text("\n".join(lines))
         evidence = await collect(stand, callers.transcripts, missed)
     return result_of(options, done, evidence, judge(evidence), met=callers.met, took_s=time.monotonic() - began)
 
@@ -53,13 +57,14 @@ def main() -> int:
     parser.add_argument("--every", type=float, default=20.0, help="seconds between two mishaps")
     parser.add_argument("--seed", type=int, default=1, help="of the sequence of mishaps, and of the callers' choices")
     parser.add_argument("--write-docs", action="store_true", help="write the part of docs/guarantees.md")
+    parser.add_argument("--logs", type=Path, help="keep all logs in this folder")
     parser.add_argument("--json", type=Path, help="write the result to this file, too")
     given = vars(parser.parse_args())
-    write_docs, file = given.pop("write_docs"), given.pop("json")
+    write_docs, file, logs = given.pop("write_docs"), given.pop("json"), given.pop("logs")
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))  # the proxies have two sockets for each stream
     with tempfile.TemporaryDirectory(prefix="parley-siege-") as folder:
-        result = uvloop.run(siege(Path(folder), Options(**given)))
+        result = uvloop.run(siege(Path(folder), Options(**given), logs))
     keep("siege", result, part(result), document=write_docs, page=PAGE)
     if file is not None:
         file.write_bytes(msgspec.json.encode(result))

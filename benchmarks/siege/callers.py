@@ -43,14 +43,14 @@ SHARES = {
     "doubled": 6,
     "left": 6,
 }
-FINAL = "QUOTA_EXCEEDED"
-PASSING = {"STORAGE_UNAVAILABLE", "OVERLOADED", "DRAINING", "RATE_LIMITED", "REPLY_IN_PROGRESS", "TOO_MANY_READERS"}
+QUOTA, LIMIT = "QUOTA_EXCEEDED", "RATE_LIMITED"
+PASSING = {"STORAGE_UNAVAILABLE", "OVERLOADED", "DRAINING", LIMIT, "REPLY_IN_PROGRESS", "TOO_MANY_READERS"}
 CANCELLED = ("CANCELLED", "ORPHANED", "INTERRUPTED")
 
 
 class Transcript(msgspec.Struct, kw_only=True):
     """What one reader received of one request. `end`: state and reason, such as `COMPLETED/STOP`; empty before the end.
-    `refused`: the reason of a refusal that time does not lift. `left`: the reader left for good. `faults`: promises
+    `refused`: the reason of a refusal that ended the request. `left`: the reader left for good. `faults`: promises
     that were broken."""
 
     kind: str
@@ -132,6 +132,7 @@ class Callers:
         self._options = options
         self.transcripts: list[Transcript] = []
         self.met: Counter[str] = Counter()
+        self._until = 0.0
 
     async def close(self) -> None:
         """Close all connections."""
@@ -139,10 +140,19 @@ class Callers:
 
     async def run(self, seconds: float) -> None:
         """Ask for replies for so long, and follow each to its end."""
-        until = time.monotonic() + seconds
+        self._until = time.monotonic() + seconds
         async with asyncio.TaskGroup() as callers:
             for number in range(self._options.streams):
-                callers.create_task(Caller(self, number, self._options.seed).go_on(until))
+                callers.create_task(Caller(self, number, self._options.seed).go_on(self._until))
+
+    @property
+    def over(self) -> bool:
+        """Whether no caller begins anything more."""
+        return time.monotonic() > self._until
+
+    def is_final(self, reason: str) -> bool:
+        """Whether a refusal ends the request: a quota, or a limit once the siege is over."""
+        return reason == QUOTA or (reason == LIMIT and self.over)
 
     def stub(self, chosen: random.Random) -> chat_pb2_grpc.ChatStub:
         """On one of the connections."""
@@ -190,7 +200,7 @@ class Caller:
         for _ in range(self._chosen.randint(2, 3)):
             reader = self._reader("talked", conversation_id=conversation_id)
             await reader.to_the_end()
-            if not reader.transcript.end:
+            if not reader.transcript.end or self._callers.over:
                 return
             conversation_id = reader.transcript.conversation_id
 
@@ -240,7 +250,7 @@ class Caller:
         second = first.twin()
         await asyncio.gather(first.to_the_end(), second.to_the_end())
         if first.transcript.end:
-            await first.twin().wait()
+            await first.twin().wait()  # attaches to the same reply
 
     async def _leave(self) -> None:
         """Disconnect for good, so that the server cancels the reply."""
@@ -403,7 +413,7 @@ class Reader:
         error = error_of(failure)
         reason = reason_of(error)
         self._callers.met["/".join(filter(None, (failure.code().name, reason)))] += 1
-        if reason == FINAL and not self.transcript.reply_id:
+        if self._callers.is_final(reason) and not self.transcript.reply_id:
             self.transcript.refused = reason
             return 0.0
         if reason and reason not in PASSING:

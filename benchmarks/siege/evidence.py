@@ -20,7 +20,14 @@ from tests.services import query_postgres
 QUIET_S = 90.0
 LOOK_S = 0.5
 ERRORS_OF_FAULTS = frozenset(
-    {"relay_check_failed", "relay_command_failed", "text_recall_timed_out", "provider_close_timed_out"}
+    {
+        "database_lost",
+        "lease_expired",
+        "provider_close_timed_out",
+        "relay_check_failed",
+        "relay_command_failed",
+        "text_recall_timed_out",
+    }
 )
 """Log events of level error that report a fault of another part, not a defect of Parley."""
 _RUNNING = "SELECT count(*) FROM reply WHERE state IN ('PENDING', 'STREAMING')"
@@ -101,9 +108,9 @@ class Attempt(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Evidence(msgspec.Struct, frozen=True, kw_only=True):
-    """All of it. `failures`: the failed requests to providers that the replicas have logged, by reply. `leaks`: log
-    lines with a marked word. `defects`: log lines of level error that no fault of another part explains. `missed`: what
-    was not over within the time after the last mishap."""
+    """All of it. `failures`: the failed requests to providers that the replicas have logged, by reply. `refusals`:
+    requests that full vendors have refused. `leaks`: log lines with a marked word. `defects`: log lines of level error
+    that no fault of another part explains. `missed`: what was not over within the time after the last mishap."""
 
     replies: list[StoredReply]
     quotas: list[StoredQuota]
@@ -111,6 +118,7 @@ class Evidence(msgspec.Struct, frozen=True, kw_only=True):
     attempts: list[Attempt]
     transcripts: list[Transcript]
     failures: dict[str, int]
+    refusals: int
     leaks: list[str]
     defects: list[str]
     missed: list[str]
@@ -153,6 +161,9 @@ async def collect(stand: Stand, transcripts: list[Transcript], missed: list[str]
         attempts=attempts_of(stand),
         transcripts=transcripts,
         failures=Counter(event["reply_id"] for event in events if event["event"] == "provider_attempt"),
+        refusals=sum(
+            note.what == "refused" for vendor in stand.vendors.values() for note in read_counts(vendor.counts)
+        ),
         leaks=leaks_of(logs),
         defects=defects_of(events),
         missed=missed,

@@ -64,6 +64,7 @@ def result_of(
             "replies taken over": sum(reply.epoch > 1 for reply in replies),
             "requests to vendors": len(evidence.attempts),
             "requests to vendors that failed, by the logs": sum(evidence.failures.values()),
+            "requests refused by full vendors": evidence.refusals,
             "requests to vendors repeated before the first token": _repeated(evidence),
             "rows of quotas": len(evidence.quotas),
         },

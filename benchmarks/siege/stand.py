@@ -88,7 +88,7 @@ hold_output_tokens = 64
 [tenants.shop]
 api_keys_sha256 = ["{shop}"]
 require_end_user = true
-limits = {{ messages_per_minute = 24, concurrent_replies = {concurrent} }}
+limits = {{ messages_per_minute = 36, concurrent_replies = {concurrent} }}
 quotas = {{ tokens_per_day = 5000000, cost_per_month = 50.0 }}
 totals = {{ tokens_per_month = 500000000, cost_per_day = 5000.0 }}
 
@@ -476,8 +476,8 @@ class Stand:
             host=HOST,
             acme=self.links["replicas to acme"].port,
             birch=self.links["replicas to birch"].port,
-            first_token_s=3 + 2 / self._options.pace,
-            idle_s=8 + 4 / self._options.pace,
+            first_token_s=1.5 + 1.5 / self._options.pace,
+            idle_s=0.5 * self._options.every + 2 / self._options.pace,
             lease_s=lease_s,
             interval_s=lease_s / 4,
             concurrent=max(1, int(0.8 * self._options.streams)),

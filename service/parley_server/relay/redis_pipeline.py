@@ -122,13 +122,21 @@ class RedisPipeline:
             self._connection = None
 
 
+async def _send(connection: Connection, commands: list[bytes]) -> None:
+    """Send without reading. Raises OSError or RedisError if the connection is lost."""
+    try:
+        await connection.send_packed_command(commands, check_health=False)
+    except RuntimeError as closed:  # how uvloop reports a write after the connection was reset
+        raise ConnectionResetError(str(closed)) from closed
+
+
 async def _exchange(connection: Connection, commands: list[bytes]) -> list[Any]:
     """Send commands and read their answers. The limit `ANSWER_S` applies to every `ANSWERS_PER_LIMIT` answers, so that
     a long list of commands may take longer."""
     answers: list[Any] = []
     loop = asyncio.get_running_loop()
     async with asyncio.timeout(ANSWER_S) as limit:
-        await connection.send_packed_command(commands, check_health=False)
+        await _send(connection, commands)
         for _ in commands:
             try:
                 answers.append(await connection.read_response())

@@ -108,6 +108,7 @@ def in_order() -> Evidence:
                 kind="read", tenant="kiosk", end_user="ben", request_id="no", tokens=8, refused="QUOTA_EXCEEDED"
             ),
         ],
+        refusals=0,
         failures={f"reply-{EMPTY}": 2},
         leaks=[],
         defects=[],
