@@ -13,7 +13,7 @@ from tests.tools import ROOT
 FOLDER: Final = ROOT / "deploy/observability"
 VARIABLES: Final = {"$namespace": ".*", "$job": "parley", "$__rate_interval": "1m", "$__range": "1h"}
 THRESHOLD: Final = re.compile(r"\s(?:==|[<>]=?) -?[\d.]+(?=\s|\)|$)")
-SELECTOR: Final = re.compile(r"([a-z_]\w*)?\{[^}]*\}|\b(?:parley|redis|pg|node|process)_\w+")
+SELECTOR: Final = re.compile(r"([a-z_]\w*)?\{[^}]*\}|\bup\b|\b(?:parley|redis|pg|node|process)_\w+")
 
 
 def alerts() -> dict[str, dict[str, Any]]:

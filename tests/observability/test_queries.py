@@ -17,10 +17,12 @@ from tests.observability.traffic import answer_by_model, running_pair, send_traf
 from tests.ports import free_port
 from tests.processes import until
 from tests.services import PostgresServer, RedisServer
+from tests.tools import tool
 from tests.upstream import Upstream
 
 pytestmark = pytest.mark.xdist_group(LOADED)
 
+PROGRAMS = ("prometheus", *(f"prometheus-{name}-exporter" for name in ("node", "postgres", "redis")))
 PROCESSES = 3
 SCRAPES = 2
 
@@ -45,6 +47,8 @@ def answers(
     _shared_redis: RedisServer,
 ) -> Answers:
     """Starts everything once, sends the traffic and asks all queries."""
+    for program in PROGRAMS:
+        tool(program)  # skips if it is missing
     _shared_redis.clear()
     database = shared_postgres.create_database(template=_migrated_template)
     folder = tmp_path_factory.mktemp("observability")
