@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import json
 import os
+import re
 import subprocess
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -85,9 +86,9 @@ def merged(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
 
 def faults(resource: Resource, *, kubernetes: str = KUBERNETES) -> list[str]:
     """What a server that is strict about unknown fields would refuse; for custom resources, by their CRDs."""
-    schema = _custom_schemas().get((resource["apiVersion"], resource["kind"]))
-    if schema is not None:
-        return _schema_faults(schema, resource)
+    group, _, version = resource["apiVersion"].rpartition("/")
+    if "." in group and not group.endswith(".k8s.io"):
+        return _schema_faults(_custom_schema(group, version, resource["kind"]), resource)
     validate = require_kubernetes_validate()
     try:
         validate.validate(resource, kubernetes, strict=True)
@@ -106,18 +107,19 @@ def require_kubernetes_validate() -> Any:
 
 
 @functools.cache
-def _custom_schemas() -> dict[tuple[str, str], Any]:
+def _custom_schema(group: str, version: str, kind: str) -> Any:
+    """The schema of a kind, from the CRDs that tools/helm.sh has copied."""
     if not CRDS.is_dir():
         (pytest.fail if os.environ.get("CI") else pytest.skip)("tools/helm.sh has not run")
-    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-    found: dict[tuple[str, str], Any] = {}
-    for path in CRDS.glob("*.yaml"):
-        for crd in yaml.load_all(path.read_text(), loader):
-            spec = (crd or {}).get("spec", {})
-            for version in spec.get("versions", ()):
-                name = f"{spec['group']}/{version['name']}", spec["names"]["kind"]
-                found[name] = version["schema"]["openAPIV3Schema"]
-    return found
+    documents = [
+        each for path in CRDS.glob("*.yaml") for each in re.split(r"^---$", path.read_text(), flags=re.MULTILINE)
+    ]
+    for text in documents:
+        if re.search(rf"^    kind: {kind}$", text, re.MULTILINE) and f"\n  group: {group}\n" in text:
+            spec = yaml.load(text, getattr(yaml, "CSafeLoader", yaml.SafeLoader))["spec"]
+            (found,) = [each["schema"]["openAPIV3Schema"] for each in spec["versions"] if each["name"] == version]
+            return found
+    raise LookupError(f"no CRD for {group}/{version} {kind}")
 
 
 def _schema_faults(schema: Any, resource: Resource) -> list[str]:

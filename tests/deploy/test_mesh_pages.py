@@ -16,6 +16,7 @@ from tests.tools import ROOT
 from tests.unit.test_deploy import CLUSTER as ENVOY_CLUSTER
 from tests.unit.test_deploy import SAFE_TO_REPEAT, seconds
 
+pytestmark = pytest.mark.xdist_group("helm")
 PAGES = {path.stem: path.read_text() for path in sorted((ROOT / "docs/mesh").glob("*.md"))}
 BLOCKS = [(page, block) for page, text in PAGES.items() for block in blocks(text, "yaml")]
 SERVER = ServerSettings()
