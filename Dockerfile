@@ -11,7 +11,7 @@ ARG BASE=python:3.11-slim
 
 FROM ${BASE} AS build
 ARG PIP_INDEX_URL
-# Extras of the server, separated by spaces.
+# Extras of the server, separated by commas.
 ARG EXTRAS=""
 WORKDIR /source
 # Without the secrets, pip ignores the missing configuration file; a missing certificate bundle would be an error, so it is
@@ -30,7 +30,7 @@ COPY tools/dependencies.py tools/
 RUN --mount=type=cache,target=/var/cache/pip --mount=type=secret,id=pip --mount=type=secret,id=ca \
     if [ -e /run/secrets/ca ]; then export PIP_CERT=/run/secrets/ca; fi \
     && python3 -m venv --without-pip /opt/parley \
-    && python3 tools/dependencies.py ${EXTRAS} >requirements.txt \
+    && python3 tools/dependencies.py "parley-server[${EXTRAS}]" >requirements.txt \
     && /opt/build/bin/python -m pip --python /opt/parley/bin/python install --quiet \
         --constraint constraints.txt --requirement requirements.txt
 COPY README.md LICENSE ./

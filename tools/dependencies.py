@@ -1,7 +1,8 @@
-"""Prints what the server and its Python client need from other projects, one requirement per line.
+"""Prints requirements with Parley's own packages replaced by what these need from other projects, one on each line.
 
-`python3 tools/dependencies.py [EXTRA ...]` adds the server's extras. Installers take hashes, and caches of layers hold,
-only for packages of others: they are installed first, then Parley's own without dependencies. Needs only Python.
+`python3 tools/dependencies.py 'parley-server[ui]' 'fastapi>=0.165'`. Packages of others are installed first, then
+Parley's own without dependencies: only those of others have hashes, and stay the same when the code changes. It needs
+only Python.
 """
 
 from __future__ import annotations
@@ -18,22 +19,21 @@ OWN = {"parley-server": "pyproject.toml", "parley-client": "clients/python/pypro
 REQUIREMENT = re.compile(r"([\w.-]+) *(?:\[([^\]]*)\])?")
 
 
-def dependencies(extras: Iterable[str] = ()) -> list[str]:
-    """Requirements of the server with these extras, sorted. Raises `KeyError` for an extra that it does not have."""
+def dependencies(requirements: Iterable[str]) -> list[str]:
+    """Requirements on packages of others, sorted. Raises `KeyError` for an extra that an own package does not have."""
     found: set[str] = set()
     done: set[tuple[str, str]] = set()
-    pending = [("parley-server", extra) for extra in ("", *extras)]
+    pending = list(requirements)
     while pending:
-        own, extra = pending.pop()
-        if (own, extra) in done:
+        requirement = pending.pop()
+        name, extras = _name_of(requirement)
+        if name not in OWN:
+            found.add(requirement)
             continue
-        done.add((own, extra))
-        for requirement in _declared(own, extra):
-            name, wanted = _name_of(requirement)
-            if name in OWN:
-                pending += [(name, each) for each in ("", *wanted)]
-            else:
-                found.add(requirement)
+        for extra in {"", *extras}:
+            if (name, extra) not in done:
+                done.add((name, extra))
+                pending += _declared(name, extra)
     return sorted(found)
 
 
@@ -44,10 +44,12 @@ def _declared(own: str, extra: str) -> list[str]:
 
 
 def _name_of(requirement: str) -> tuple[str, list[str]]:
-    """The normalised name of a requirement, and its extras."""
+    """The normalised name of a requirement, and its extras. Raises `ValueError` if there is no name."""
     match = REQUIREMENT.match(requirement)
-    assert match is not None, requirement
-    return re.sub(r"[-_.]+", "-", match[1]).lower(), [each.strip() for each in (match[2] or "").split(",") if each]
+    if match is None:
+        raise ValueError(f"not a requirement: {requirement!r}")
+    name = re.sub(r"[-_.]+", "-", match[1]).lower()
+    return name, [each.strip() for each in (match[2] or "").split(",") if each.strip()]
 
 
 if __name__ == "__main__":

@@ -22,7 +22,7 @@ has_docker() {
 pip_settings() { # of pip on this machine, as `option=value`, the strongest first: its environment, then its files
     local python=.venv/bin/python
     [ -x $python ] || python=python3
-    $python -m pip config list 2>/dev/null | sed -nE "s/^(:env:|global|install|wheel)\.([a-z-]+)='(.*)'$/\2=\3/p" || true
+    PIP_QUIET=0 $python -m pip config list 2>/dev/null | sed -nE "s/^(:env:|global|install|wheel)\.([a-z-]+)='(.*)'$/\2=\3/p" || true
 }
 
 # Secrets of the build: the index, proxy and certificates with which pip reaches packages on this machine.
