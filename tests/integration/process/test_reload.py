@@ -15,14 +15,12 @@ import grpc
 import pytest
 from parley.v1 import resources_pb2
 
-from tests.integration.served import Caller, refused, tenant
+from tests.integration.served import Caller, ask, refused, tenant
 from tests.processes import PARLEY, ServerProcess, clean_environment, until
 from tests.upstream import Script, Upstream, Wait, answer, done, finish, role, text, usage
 
 KEY, NEW_KEY = "key-of-shop", "new-key-of-shop"
 OUTCOMES = ("config_reloaded", "config_unchanged", "config_faulty")
-LOOK_S = 5.0
-"""A change is applied within this time without a signal."""
 RELOADS = 100
 
 CONFIG = """
@@ -117,7 +115,7 @@ async def test_a_reload_leaves_running_replies_as_they_were_accepted(tmp_path, u
         assert outcome["event"] == "config_reloaded"
         assert outcome["changed"] == ["providers.up", "providers.other", "models.test", "tenants.shop"]
 
-        assert (await refused(old.chat.StreamReply(_ask()))).code is grpc.StatusCode.UNAUTHENTICATED
+        assert (await refused(old.chat.StreamReply(ask()))).code is grpc.StatusCode.UNAUTHENTICATED
         other.reply_next(Script([role(), text("from the other"), finish(), usage(1000, 1000), done()]))
         later = await new.create()
         assert (later.provider, later.usage.cost_nano_usd) == ("other", 10_000_000)
@@ -137,7 +135,7 @@ async def test_a_reload_leaves_running_replies_as_they_were_accepted(tmp_path, u
 
         outcome = await server.reload(configuration(other, NEW_KEY, provider="other").replace("test", "next"))
         assert outcome["changed"] == ["models.test", "models.next", "server.default_model"]
-        assert (await refused(new.chat.StreamReply(_ask(model="test")))).reason == "MODEL_NOT_FOUND"
+        assert (await refused(new.chat.StreamReply(ask(model="test")))).reason == "MODEL_NOT_FOUND"
         assert (await new.create()).model == "next"
         for caller in (old, new):
             await caller.channel.close()
@@ -187,7 +185,7 @@ async def test_a_faulty_configuration_changes_nothing_and_other_keys_wait(tmp_pa
         await caller.channel.close()
 
 
-async def test_a_key_that_is_removed_from_a_configmap_is_refused_within_five_seconds(tmp_path, upstream) -> None:
+async def test_a_key_that_is_removed_from_a_configmap_is_refused_without_a_signal(tmp_path, upstream) -> None:
     """Without a signal: the kubelet exchanges the link `..data`, and leaves the path and its times alone."""
     mount = tmp_path / "mount"
     for version, keys in (("..1", (KEY, NEW_KEY)), ("..2", (NEW_KEY,))):
@@ -211,13 +209,11 @@ async def test_a_key_that_is_removed_from_a_configmap_is_refused_within_five_sec
         async def gone() -> bool:
             return await is_refused(server, KEY)
 
+        # tests/unit/test_reloading.py checks the time of the look by a clock that no busy machine delays.
         await until(gone, "the key is refused", limit_s=30)
+        print(f"refused after {time.monotonic() - changed_s:.2f} s")
         (line,) = server.outcomes()
-        took_s = time.monotonic() - changed_s
         assert line["changed"] == ["tenants.shop"]
-        # What a busy machine adds is no part of the promise, so the server's own clock decides.
-        print(f"refused after {took_s:.2f} s")
-        assert took_s < LOOK_S + 1.0
         release.set()
         assert (await stream.end()).text == "an open stream", "a stream outlives its credential"
         assert not await is_refused(server, NEW_KEY)
@@ -316,12 +312,6 @@ async def test_a_closed_terminal_stops_the_server_instead(tmp_path) -> None:
         if process.returncode is None:
             process.kill()
             await process.wait()
-
-
-def _ask(**fields: Any) -> Any:
-    from tests.integration.served import ask
-
-    return ask(**fields)
 
 
 async def _true(value: bool) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import re
 import signal
@@ -341,6 +342,38 @@ def test_an_unusable_redis_is_refused(tmp_path, urls, shared_redis, workers: str
     (line,) = messages(output)
     assert line.startswith("parley serve: the relay")
     assert "noeviction" in line
+
+
+async def test_a_reload_reaches_every_worker(tmp_path, urls) -> None:
+    async with Workers(tmp_path, urls) as server:
+        config = tmp_path / "parley.toml"
+        model = '[providers.s]\nkind = "scripted"\n[models.new]\nprovider = "s"\nname = "scripted"\n'
+        changed = tmp_path / "changed"
+        # The supervisor sets the address of the page for its workers, so that only the supervisor sees its change.
+        changed.write_text('ui_listen = "127.0.0.1:0"\n' + config.read_text() + model)
+        changed.replace(config)
+        server.send(signal.SIGHUP)
+
+        async def logged() -> bool:
+            waiting = server.events("config_needs_restart")
+            return len(server.events("config_reloaded")) == 2 and len(waiting) == 1
+
+        await until(logged, "a reload by each worker")
+        assert {each["worker"] for each in server.events("config_reloaded")} == {0, 1}
+        (waiting,) = server.events("config_needs_restart")
+        assert (waiting["keys"], "worker" in waiting) == (["ui_listen"], False)
+        now = await server.until_up(1, 1)
+        assert [now[f"parley_config_reloads_total{{applied,{index}}}"] for index in (0, 1)] == [1, 1]
+        channels = [open_channel(server.address) for _ in range(8)]
+        asking = chat_pb2.ReplyRequest(text=script("Hello.", delay_s=0), model="new")
+        replies = await asyncio.gather(*(chat_pb2_grpc.ChatStub(each).CreateReply(asking) for each in channels))
+        assert {reply.model for reply in replies} == {"new"}
+        for channel in channels:
+            await channel.close()
+        os.kill(server.pids()[0], signal.SIGHUP)
+        unchanged = json.loads(await server.line("config_unchanged"))
+        assert unchanged["worker"] == 0
+        assert await server.terminate() == 0
 
 
 async def test_a_signal_during_start_ends_the_supervisor(tmp_path, urls) -> None:
