@@ -218,7 +218,7 @@ class Replica(ServerProcess):
     def set_clock(self, offset_s: int) -> None:
         """Let its wall clock differ by so many seconds; its monotonic clocks stay."""
         if self._clock is None:
-            raise Skipped("faketime is not installed (Debian: apt-get install faketime)")
+            raise Skipped("libfaketime is not installed (Debian: apt-get install libfaketime)")
         self._clock.write_text(f"{offset_s:+d}\n")
 
 

@@ -14,7 +14,7 @@ from tests.processes import clean_environment
 from tests.services import require_postgres, require_redis
 from tests.tools import ROOT
 
-MINUTES, STREAMS, EVERY_S = 1.6, 60, 4.0
+MINUTES, STREAMS, PACE, EVERY_S = 1.5, 60, 4, 3.7
 LIMIT_S = 400
 
 
@@ -25,9 +25,10 @@ async def test_a_short_siege_breaks_no_promise(tmp_path):
     require_redis()
     envoy_binary()
     found = tmp_path / "siege.json"
-    size = ("--minutes", str(MINUTES), "--streams", str(STREAMS), "--every", str(EVERY_S), "--json", str(found))
+    size = {"minutes": MINUTES, "streams": STREAMS, "pace": PACE, "every": EVERY_S, "json": found}
+    options = [f"--{name}={value}" for name, value in size.items()]
     process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "benchmarks.siege", *size),
+        *(sys.executable, "-m", "benchmarks.siege", *options),
         cwd=ROOT,
         env=clean_environment(),
         stdout=asyncio.subprocess.PIPE,
