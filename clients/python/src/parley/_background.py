@@ -1,0 +1,292 @@
+"""An event loop in a background thread, where the asynchronous client works for blocking callers.
+
+A process has one, because grpc.aio is made for one event loop. It starts with the first call, and ends with the
+interpreter.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import atexit
+import contextlib
+import os
+import threading
+import weakref
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from typing import Any, Final, Generic, TypeVar, cast
+
+from parley._client import Client
+from parley._connection import opened
+from parley.errors import Unavailable
+
+Value = TypeVar("Value")
+
+EXIT_S: Final = 2.0
+"""Longest time for which the interpreter waits at its exit until all calls have ended."""
+
+
+class Work(Generic[Value]):
+    """A coroutine that runs in the background loop, and its outcome for the thread that waits for it."""
+
+    def __init__(self, coroutine: Coroutine[Any, Any, Value]) -> None:
+        self.is_started = False
+        self.is_cancelled = False
+        self._coroutine = coroutine
+        self._task: asyncio.Task[None] | None = None
+        self._over = threading.Event()
+        self._value: Value | None = None
+        self._error: BaseException | None = None
+
+    def begin(self) -> None:
+        """Starts it in the running loop. A repeated call does nothing."""
+        if self._task is None and not self._over.is_set():
+            self._task = asyncio.get_running_loop().create_task(self._run())
+
+    def cancel(self) -> None:
+        """Cancels it in the running loop."""
+        if self._task is not None:
+            # Later than the first step: a task that is cancelled before it never comes to the line that ends a wait.
+            asyncio.get_running_loop().call_soon(self._task.cancel)
+
+    def discard(self) -> None:
+        """Ends it without a start."""
+        self._coroutine.close()
+
+    def wait(self, timeout_s: float | None = None) -> bool:
+        """Waits until it is over; False if it is not after `timeout_s`. An interrupted wait can be repeated."""
+        return self._over.wait(timeout_s)
+
+    def outcome(self) -> Value:
+        """Returns its result or raises its error, after `wait`. Raises `Unavailable` if it was cancelled."""
+        error, self._error = self._error, None  # the error's traceback refers to this object
+        try:
+            if self.is_cancelled:
+                raise closed()
+            if error is not None:
+                raise error
+            return cast(Value, self._value)
+        finally:
+            del error
+
+    async def _run(self) -> None:
+        try:
+            self._value = await self._coroutine
+        except asyncio.CancelledError:
+            self.is_cancelled = True
+        except BaseException as error:  # noqa: BLE001 - raised in the thread that waits
+            self._error = error
+        self._task = None
+        self._over.set()
+
+
+class Background:
+    """The event loop and its thread."""
+
+    def __init__(self) -> None:
+        self._clients: weakref.WeakSet[Client] = weakref.WeakSet()
+        self._farewells: set[asyncio.Task[None]] = set()
+        self._kept: list[object] = []
+        self._is_inherited = False
+        self._is_stopped = False
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, name="parley-sync", daemon=True)
+        self._thread.start()
+        atexit.register(self._stop)
+
+    @property
+    def is_gone(self) -> bool:
+        """True in a process that was forked later, and when the interpreter exits."""
+        return self._is_inherited or self._is_stopped
+
+    def start(self, work: Work[Any]) -> None:
+        """Starts work, with the context variables of this thread."""
+        try:
+            self._check()
+            self._loop.call_soon_threadsafe(work.begin)
+        except Exception:
+            work.discard()
+            raise
+        work.is_started = True
+
+    def cancel(self, work: Work[Any]) -> None:
+        """Cancels work, without waiting for its end."""
+        with contextlib.suppress(RuntimeError):  # the loop is closed
+            self._loop.call_soon_threadsafe(work.cancel)
+
+    def run(self, coroutine: Coroutine[Any, Any, Value]) -> Value:
+        """Runs a coroutine and returns its result. If the wait is interrupted, such as by Ctrl-C, it is cancelled."""
+        work = Work(coroutine)
+        self.start(work)
+        try:
+            work.wait()
+        except BaseException:
+            self.cancel(work)
+            raise
+        return work.outcome()
+
+    def make(self, function: Callable[[], Client]) -> Client:
+        """Makes a client, which is closed at exit."""
+
+        async def make() -> Client:
+            client = function()
+            self._clients.add(client)
+            return client
+
+        return self.run(make())
+
+    def part(self, farewell: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        """Starts a coroutine without waiting, and drops it in the loop's thread. For finalisers: it takes no lock."""
+        if self._is_inherited:
+            self._kept.append(farewell)  # the call is the parent's: its end would be written to the parent's socket
+            return
+        with contextlib.suppress(RuntimeError):  # the loop is closed
+            self._loop.call_soon_threadsafe(self._begin, farewell)
+
+    def inherit(self) -> None:
+        """Marks it as that of the parent process."""
+        self._is_inherited = True
+
+    def _check(self) -> None:
+        if self._is_inherited:
+            raise forked()
+        if self._is_stopped:
+            raise closed()
+        if threading.current_thread() is self._thread:
+            raise RuntimeError("a SyncClient cannot wait in its own background thread")
+
+    def _begin(self, farewell: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        task = self._loop.create_task(farewell())
+        self._farewells.add(task)
+        task.add_done_callback(self._farewells.discard)
+
+    def _stop(self) -> None:
+        if self.is_gone:
+            return
+        self._is_stopped = True
+        self._loop.call_soon_threadsafe(self._begin, self._end)
+        self._thread.join(EXIT_S)
+        if not self._thread.is_alive():
+            self._loop.close()
+
+    async def _end(self) -> None:
+        """Closes the clients, whose calls then fail, and cancels what still runs."""
+        await asyncio.gather(*(client.close() for client in list(self._clients)), return_exceptions=True)
+        rest = asyncio.all_tasks() - {asyncio.current_task()}
+        for task in rest:
+            task.cancel()
+        await asyncio.gather(*rest, return_exceptions=True)
+        self._loop.stop()
+
+
+class Core:
+    """An asynchronous client in the background loop, made at the first call, and shared by several callers.
+
+    A process that is forked before the first call makes its own. Without `close`, the client is closed once nothing
+    refers to this object.
+    """
+
+    def __init__(self, make: Callable[[], Client]) -> None:
+        self._make = make
+        self._lock = threading.Lock()
+        self._client: Client | None = None
+        self._background: Background | None = None
+        self._is_closed = False
+
+    def client(self) -> Client:
+        """Returns the client. Raises like `Background.start`."""
+        if self._client is None:
+            background = _of_this_process()
+            with self._lock:
+                if self._is_closed:
+                    raise closed()
+                if self._client is None:
+                    self._client, self._background = background.make(self._make), background
+        return self._client
+
+    @property
+    def background(self) -> Background:
+        """Where the client lives."""
+        return self._background or _of_this_process()
+
+    def close(self) -> None:
+        """Closes the client. Does nothing in a forked process and at exit."""
+        self._is_closed = True
+        if self._client is not None and not self.background.is_gone:
+            self.background.run(self._client.close())
+
+    def __del__(self) -> None:
+        if self._client is not None and self._background is not None and not self._is_closed:
+            self._background.part(self._client.close)
+
+
+class Caller:
+    """Runs the calls of one end user; `acting_for` returns another one over the same connection."""
+
+    def __init__(self, core: Core, end_user: str | None = None) -> None:
+        self.core = core
+        self._end_user = end_user
+
+    def acting_for(self, end_user: str) -> Caller:
+        """Returns one for another end user."""
+        return Caller(self.core, end_user)
+
+    @property
+    def client(self) -> Client:
+        """The asynchronous client. Its coroutines and iterators are for `run` and `iterate`."""
+        client = self.core.client()
+        return client if self._end_user is None else client.acting_for(self._end_user)
+
+    def run(self, coroutine: Coroutine[Any, Any, Value]) -> Value:
+        """Waits for the result of a coroutine."""
+        return self.core.background.run(coroutine)
+
+    def iterate(self, items: AsyncIterator[Value]) -> Iterator[Value]:
+        """Waits for one item after the other."""
+        while (item := self.run(next_item(items))) is not None:
+            yield item
+
+
+def forked() -> RuntimeError:
+    """Returns the error of a call in a process that cannot use gRPC."""
+    return RuntimeError(
+        "this process was forked after its parent had used a Parley client, and gRPC does not survive a fork: make the "
+        "first call in the child process"
+    )
+
+
+def closed() -> Unavailable:
+    """Returns the error of a call without a client."""
+    return Unavailable("the client is closed")
+
+
+async def next_item(items: AsyncIterator[Value]) -> Value | None:
+    """Returns the next item, or None after the last one."""
+    return await anext(items, None)
+
+
+_lock = threading.Lock()
+_background: Background | None = None
+_is_forked = False
+
+
+def _of_this_process() -> Background:
+    global _background
+    if _is_forked:
+        raise forked()
+    with _lock:
+        if _background is None:
+            _background = Background()
+        return _background
+
+
+def _after_fork() -> None:
+    """Runs in the child process, which has only the thread that has called `fork`."""
+    global _lock, _is_forked
+    _lock = threading.Lock()  # another thread of the parent may have held it
+    _is_forked = _is_forked or opened.is_set()
+    if _background is not None:
+        _background.inherit()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
