@@ -395,7 +395,7 @@ class SyncConversations:
 
 
 class SyncAdmin:
-    """Provider keys and usage, for operators. See `Admin`."""
+    """Provider keys, usage and status, for operators. See `Admin`."""
 
     def __init__(self, caller: Caller) -> None:
         self._caller = caller
@@ -441,6 +441,10 @@ class SyncAdmin:
             page_size=page_size,
         )
         return self._caller.iterate(rows)
+
+    def status(self) -> admin_pb2.GetStatusResponse:
+        """Returns the state of the replica that answers, and of all replicas. See `Admin.status`."""
+        return self._run(self._inner.status())
 
 
 def _in_thread(function: Callable[[], str | Awaitable[str]]) -> Callable[[], Awaitable[str]]:
