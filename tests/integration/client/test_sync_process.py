@@ -21,7 +21,7 @@ from tests.tools import ROOT
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 PROLOGUE = """
-import contextlib, json, os, sys, threading
+import asyncio, contextlib, json, os, sys, threading
 import parley
 
 def script(text, **fields):
@@ -55,7 +55,23 @@ def cannot_use():
     stream.close()
     client.close()
 
-assert [fork(use), fork(use)] == [0, 0]
+def use_the_asynchronous_client():
+    async def read():
+        async with parley.Client(sys.argv[1]) as asynchronous:
+            await asynchronous.models()
+
+    asyncio.run(read())
+    assert fork(cannot_call, leave=os._exit) == 0
+
+def cannot_call():
+    try:
+        client.models()
+    except RuntimeError as error:
+        assert "forked after" in str(error)
+    else:
+        raise AssertionError("gRPC was used after the fork")
+
+assert [fork(use), fork(use), fork(use_the_asynchronous_client)] == [0, 0, 0]
 assert threading.active_count() == 1
 stream = client.stream_reply(script("Here.", delay_s=0))
 assert len(list(stream)) == 4
@@ -110,7 +126,7 @@ async def server(tmp_path_factory):
 
 async def started(server, program):
     return await asyncio.create_subprocess_exec(
-        sys.executable, "-c", PROLOGUE + program, server.address, env=clean_environment(),
+        sys.executable, "-X", "dev", "-c", PROLOGUE + program, server.address, env=clean_environment(),
         stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
     )  # fmt: skip
 

@@ -11,7 +11,6 @@ import atexit
 import contextlib
 import os
 import threading
-import weakref
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from typing import Any, Final, Generic, TypeVar, cast
 
@@ -83,7 +82,6 @@ class Background:
     """The event loop and its thread."""
 
     def __init__(self) -> None:
-        self._clients: weakref.WeakSet[Client] = weakref.WeakSet()
         self._farewells: set[asyncio.Task[None]] = set()
         self._kept: list[object] = []
         self._is_inherited = False
@@ -124,16 +122,6 @@ class Background:
             raise
         return work.outcome()
 
-    def make(self, function: Callable[[], Client]) -> Client:
-        """Makes a client, which is closed at exit."""
-
-        async def make() -> Client:
-            client = function()
-            self._clients.add(client)
-            return client
-
-        return self.run(make())
-
     def part(self, farewell: Callable[[], Coroutine[Any, Any, None]]) -> None:
         """Starts a coroutine without waiting, and drops it in the loop's thread. For finalisers: it takes no lock."""
         if self._is_inherited:
@@ -169,8 +157,7 @@ class Background:
             self._loop.close()
 
     async def _end(self) -> None:
-        """Closes the clients, whose calls then fail, and cancels what still runs."""
-        await asyncio.gather(*(client.close() for client in list(self._clients)), return_exceptions=True)
+        """Cancels what runs: the calls that wait for it fail."""
         rest = asyncio.all_tasks() - {asyncio.current_task()}
         for task in rest:
             task.cancel()
@@ -200,7 +187,7 @@ class Core:
                 if self._is_closed:
                     raise closed()
                 if self._client is None:
-                    self._client, self._background = background.make(self._make), background
+                    self._client, self._background = background.run(self._open()), background
         return self._client
 
     @property
@@ -214,7 +201,11 @@ class Core:
         if self._client is not None and not self.background.is_gone:
             self.background.run(self._client.close())
 
+    async def _open(self) -> Client:
+        return self._make()
+
     def __del__(self) -> None:
+        # A channel is freed in its loop's thread.
         if self._client is not None and self._background is not None and not self._is_closed:
             self._background.part(self._client.close)
 
