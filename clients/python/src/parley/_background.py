@@ -1,27 +1,23 @@
 """An event loop in a background thread, where the asynchronous client works for blocking callers.
 
-A process has one, because grpc.aio is made for one event loop. It starts with the first call, and ends with the
-interpreter.
+A process has one, because grpc.aio is made for one event loop. It starts with the first call. Its thread is a daemon,
+so that the interpreter can exit at any time.
 """
 
 from __future__ import annotations
 
 import asyncio
-import atexit
 import contextlib
 import os
 import threading
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
-from typing import Any, Final, Generic, TypeVar, cast
+from typing import Any, Generic, TypeVar, cast
 
 from parley._client import Client
 from parley._connection import opened
 from parley.errors import Unavailable
 
 Value = TypeVar("Value")
-
-EXIT_S: Final = 2.0
-"""Longest time for which the interpreter waits at its exit until all calls have ended."""
 
 
 class Work(Generic[Value]):
@@ -56,11 +52,9 @@ class Work(Generic[Value]):
         return self._over.wait(timeout_s)
 
     def outcome(self) -> Value:
-        """Returns its result or raises its error, after `wait`. Raises `Unavailable` if it was cancelled."""
+        """Returns its result or raises its error, after `wait`."""
         error, self._error = self._error, None  # the error's traceback refers to this object
         try:
-            if self.is_cancelled:
-                raise closed()
             if error is not None:
                 raise error
             return cast(Value, self._value)
@@ -70,9 +64,8 @@ class Work(Generic[Value]):
     async def _run(self) -> None:
         try:
             self._value = await self._coroutine
-        except asyncio.CancelledError:
-            self.is_cancelled = True
         except BaseException as error:  # noqa: BLE001 - raised in the thread that waits
+            self.is_cancelled = isinstance(error, asyncio.CancelledError)
             self._error = error
         self._task = None
         self._over.set()
@@ -84,17 +77,10 @@ class Background:
     def __init__(self) -> None:
         self._farewells: set[asyncio.Task[None]] = set()
         self._kept: list[object] = []
-        self._is_inherited = False
-        self._is_stopped = False
+        self.is_inherited = False  # True in a process that was forked later
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="parley-sync", daemon=True)
         self._thread.start()
-        atexit.register(self._stop)
-
-    @property
-    def is_gone(self) -> bool:
-        """True in a process that was forked later, and when the interpreter exits."""
-        return self._is_inherited or self._is_stopped
 
     def start(self, work: Work[Any]) -> None:
         """Starts work, with the context variables of this thread."""
@@ -108,8 +94,7 @@ class Background:
 
     def cancel(self, work: Work[Any]) -> None:
         """Cancels work, without waiting for its end."""
-        with contextlib.suppress(RuntimeError):  # the loop is closed
-            self._loop.call_soon_threadsafe(work.cancel)
+        self._loop.call_soon_threadsafe(work.cancel)
 
     def run(self, coroutine: Coroutine[Any, Any, Value]) -> Value:
         """Runs a coroutine and returns its result. If the wait is interrupted, such as by Ctrl-C, it is cancelled."""
@@ -124,21 +109,15 @@ class Background:
 
     def part(self, farewell: Callable[[], Coroutine[Any, Any, None]]) -> None:
         """Starts a coroutine without waiting, and drops it in the loop's thread. For finalisers: it takes no lock."""
-        if self._is_inherited:
+        if self.is_inherited:
             self._kept.append(farewell)  # the call is the parent's: its end would be written to the parent's socket
             return
-        with contextlib.suppress(RuntimeError):  # the loop is closed
+        with contextlib.suppress(RuntimeError):  # the interpreter has closed the loop
             self._loop.call_soon_threadsafe(self._begin, farewell)
 
-    def inherit(self) -> None:
-        """Marks it as that of the parent process."""
-        self._is_inherited = True
-
     def _check(self) -> None:
-        if self._is_inherited:
+        if self.is_inherited:
             raise forked()
-        if self._is_stopped:
-            raise closed()
         if threading.current_thread() is self._thread:
             raise RuntimeError("a SyncClient cannot wait in its own background thread")
 
@@ -146,23 +125,6 @@ class Background:
         task = self._loop.create_task(farewell())
         self._farewells.add(task)
         task.add_done_callback(self._farewells.discard)
-
-    def _stop(self) -> None:
-        if self.is_gone:
-            return
-        self._is_stopped = True
-        self._loop.call_soon_threadsafe(self._begin, self._end)
-        self._thread.join(EXIT_S)
-        if not self._thread.is_alive():
-            self._loop.close()
-
-    async def _end(self) -> None:
-        """Cancels what runs: the calls that wait for it fail."""
-        rest = asyncio.all_tasks() - {asyncio.current_task()}
-        for task in rest:
-            task.cancel()
-        await asyncio.gather(*rest, return_exceptions=True)
-        self._loop.stop()
 
 
 class Core:
@@ -196,9 +158,9 @@ class Core:
         return self._background or _of_this_process()
 
     def close(self) -> None:
-        """Closes the client. Does nothing in a forked process and at exit."""
+        """Closes the client. Does nothing in a forked process."""
         self._is_closed = True
-        if self._client is not None and not self.background.is_gone:
+        if self._client is not None and not self.background.is_inherited:
             self.background.run(self._client.close())
 
     async def _open(self) -> Client:
@@ -276,7 +238,7 @@ def _after_fork() -> None:
     _lock = threading.Lock()  # another thread of the parent may have held it
     _is_forked = _is_forked or opened.is_set()
     if _background is not None:
-        _background.inherit()
+        _background.is_inherited = True
 
 
 if hasattr(os, "register_at_fork"):

@@ -273,7 +273,7 @@ class SyncReplyStream:
     def close(self) -> None:
         """Ends the call, not the reply. A waiting thread then gets the end of the stream. See `ReplyStream.aclose`."""
         background = self._caller.core.background
-        if not background.is_gone:
+        if not background.is_inherited:
             background.run(self._inner.aclose())
         self._is_open = False
 
