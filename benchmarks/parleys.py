@@ -163,6 +163,11 @@ def _empty_cluster() -> Path:
 
 
 def start_bare(folder: Path, _upstream: Upstream, _models: list[str]) -> RunningSystem:
+    return start_bare_server(folder)
+
+
+def start_bare_server(folder: Path) -> RunningSystem:
+    """It needs no upstream."""
     address = free_address()
     command = [sys.executable, "-m", "benchmarks.bare_server", "--listen", address]
     system = launch("bare", command, address=address, folder=folder, env={"PYTHONPATH": str(ROOT)})

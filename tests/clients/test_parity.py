@@ -12,7 +12,20 @@ import re
 from pathlib import Path
 
 import pytest
-from parley import Accepted, Admin, Client, Conversations, Finished, ReplyFailed, RequestFields
+from parley import (
+    Accepted,
+    Admin,
+    Client,
+    Conversations,
+    Finished,
+    ReplyFailed,
+    ReplyStream,
+    RequestFields,
+    SyncAdmin,
+    SyncClient,
+    SyncConversations,
+    SyncReplyStream,
+)
 from parley.errors import BY_REASON, LimitExceeded
 from parley.v1 import chat_pb2, errors_pb2, resources_pb2
 
@@ -186,3 +199,46 @@ def test_each_client_has_a_method_for_the_rpc(rpc):
     java = source(f"{JAVA}/{wrapped.replace('Client', 'ParleyClient')}.java")
     bodies = re.findall(rf"^    public [^\n]* {method}\(.*?^    }}", java, re.MULTILINE | re.DOTALL)
     assert any(f"{service}Grpc.get{name}Method()" in body for body in bodies)
+
+
+BLOCKING = {Admin: SyncAdmin, Client: SyncClient, Conversations: SyncConversations, ReplyStream: SyncReplyStream}
+RENAMED = {"aclose": "close", "__aenter__": "__enter__", "__aexit__": "__exit__", "__aiter__": "__iter__"}
+RENAMED["__anext__"] = "__next__"
+
+
+def public_members(kind: type) -> dict[str, object]:
+    return {name: each for name, each in vars(kind).items() if not name.startswith("_") or name in RENAMED}
+
+
+def blocking_annotation(annotation: object) -> str:
+    """The annotation of the blocking client for one of the asynchronous client."""
+    return re.sub(r"\bReplyStream\b", "SyncReplyStream", str(annotation)).replace("AsyncIterator", "Iterator")
+
+
+def test_the_blocking_client_has_the_parameters_of_the_asynchronous_one():
+    """In order, with their defaults and types; also those of the constructor."""
+    for kind, blocking in BLOCKING.items():
+        methods = {name: each for name, each in public_members(kind).items() if inspect.isfunction(each)}
+        if kind is Client:
+            methods["__init__"] = Client.__init__
+        for name, method in methods.items():
+            theirs = inspect.signature(method)
+            ours = inspect.signature(getattr(blocking, RENAMED.get(name, name)))
+            assert ours.parameters == theirs.parameters, f"{blocking.__name__}.{name}"
+            assert ours.return_annotation == blocking_annotation(theirs.return_annotation), (
+                f"{blocking.__name__}.{name}"
+            )
+
+
+def test_the_blocking_client_has_the_properties_of_the_asynchronous_one():
+    for kind, blocking in BLOCKING.items():
+        for name, member in public_members(kind).items():
+            if isinstance(member, property):
+                assert inspect.signature(getattr(blocking, name).fget) == inspect.signature(member.fget)
+
+
+def test_the_blocking_client_has_no_other_methods():
+    own = {"read"}  # with a time limit, as `asyncio.timeout` is for the asynchronous stream
+    for kind, blocking in BLOCKING.items():
+        theirs = {RENAMED.get(name, name) for name in public_members(kind)}
+        assert {name for name in vars(blocking) if not name.startswith("_")} - theirs <= own

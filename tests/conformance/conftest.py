@@ -116,7 +116,7 @@ def pytest_terminal_summary(terminalreporter, config):
     REPORT.write_text("\n".join(["# Conformance", "", *head, *rows, f"| | {' | '.join(totals)} |", ""]))
     terminalreporter.section("conformance")
     for client, total in zip(PLAYERS, totals, strict=True):
-        terminalreporter.write_line(f"{client:8} {total}")
+        terminalreporter.write_line(f"{client:12} {total}")
     terminalreporter.write_line(f"written to {REPORT.relative_to(ROOT)}")
 
 

@@ -24,7 +24,6 @@ from google.protobuf.json_format import MessageToDict, ParseDict
 from google.protobuf.message import Message
 from parley.v1 import chat_pb2, resources_pb2
 
-WAYS = ("break", "aclose", "cancel")
 LINE_BYTES = 64 * 1024 * 1024
 KINDS = {
     parley.Accepted: "accepted",
@@ -182,6 +181,8 @@ class Playing:
 class Player:
     """Carries commands out side by side."""
 
+    ways: tuple[str, ...] = ("break", "aclose", "cancel")
+
     def __init__(self) -> None:
         self._clients: dict[str, parley.Client] = {}
         self._streams: dict[str, Playing] = {}
@@ -257,8 +258,11 @@ class Player:
             fields["backoff"] = parley.Backoff(**backoff)
         if isinstance(api_key := fields.get("api_key"), list):
             fields["api_key"] = in_turn(api_key)
-        self._clients[name] = parley.Client(**fields)
+        self._clients[name] = self._new_client(**fields)
         return {"event": "ready"}
+
+    def _new_client(self, **fields: Any) -> parley.Client:
+        return parley.Client(**fields)
 
     async def do_close_client(self, _: str, name: str) -> dict[str, Any]:
         await self._clients.pop(name).close()
@@ -310,7 +314,7 @@ class Player:
         return {"event": "result", "value": plain(reply) if reply is not None else None}
 
     async def do_ways(self, _: str) -> dict[str, Any]:
-        return {"event": "result", "value": list(WAYS)}
+        return {"event": "result", "value": list(self.ways)}
 
     # --- calls
 

@@ -23,6 +23,11 @@ LAST = ("end", "error", "result", "ready", "closed", "taken", "abandoned")
 # A client is one line here: its command, the file that its build makes, and how to build it.
 PLAYERS: dict[str, tuple[list[str], str, str]] = {
     "python": ([sys.executable, "tests/conformance/player.py"], "tests/conformance/player.py", ""),
+    "python-sync": (
+        [sys.executable, "-m", "tests.conformance.sync_player"],
+        "tests/conformance/sync_player.py",
+        "",
+    ),
     "node": (
         ["node", "--expose-gc", "clients/node/build/conformance/player.js"],
         "clients/node/build/conformance/player.js",
@@ -53,15 +58,19 @@ def command_of(client: str) -> list[str]:
     if client in FORMS:
         whose, argument = FORMS[client]
         return [*command_of(whose), argument]
-    own = os.environ.get(f"PARLEY_{client.upper()}_PLAYER")
+    own = os.environ.get(_variable(client))
     return shlex.split(own) if own else PLAYERS[client][0]
+
+
+def _variable(client: str) -> str:
+    return f"PARLEY_{client.upper().replace('-', '_')}_PLAYER"
 
 
 def missing(client: str) -> str:
     """What its player lacks on this machine; empty where it can run."""
     client = client_of(client)
     command, built, how = PLAYERS[client]
-    if os.environ.get(f"PARLEY_{client.upper()}_PLAYER"):
+    if os.environ.get(_variable(client)):
         return ""
     if shutil.which(command[0]) is None:
         return f"{command[0]} is not installed"

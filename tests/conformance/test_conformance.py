@@ -15,7 +15,7 @@ CASES = load_cases()
 
 
 def _params() -> list[object]:
-    """A client's cases stay together, and so do those that need several servers."""
+    """A client's cases stay together, and so do those that need several servers. Python's two clients share servers."""
     return [
         pytest.param(case, client, id=f"{case.id}-{client}", marks=pytest.mark.xdist_group(_group(case, client)))
         for client in (*PLAYERS, *FORMS)
@@ -25,7 +25,7 @@ def _params() -> list[object]:
 
 
 def _group(case: Case, client: str) -> str:
-    return LOADED if case.server.get("kind") == "cluster" else f"conformance-{client}"
+    return LOADED if case.server.get("kind") == "cluster" else f"conformance-{client.removesuffix('-sync')}"
 
 
 @pytest.mark.asyncio(loop_scope="session")

@@ -9,6 +9,7 @@ from parley._client import Client
 from parley._conversations import Conversations
 from parley._fields import RequestFields
 from parley._stream import ReplyStream
+from parley._sync import SyncAdmin, SyncClient, SyncConversations, SyncReplyStream
 from parley.errors import (
     ConnectionLost,
     LimitExceeded,
@@ -49,6 +50,10 @@ __all__ = [
     "ReplyStream",
     "RequestFields",
     "Snapshot",
+    "SyncAdmin",
+    "SyncClient",
+    "SyncConversations",
+    "SyncReplyStream",
     "Text",
     "ToolCall",
     "Unavailable",

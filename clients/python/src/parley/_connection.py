@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import copy
+import threading
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Final, Self, TypeVar
@@ -46,6 +47,10 @@ CHANNEL_OPTIONS: tuple[tuple[str, Any], ...] = (
 )
 
 
+opened: Final = threading.Event()
+"""Set once this process, or one that it was forked from, has opened a channel: gRPC does not survive a fork."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Settings:
     """Identity, backoff and time limits; see `Client`."""
@@ -64,7 +69,7 @@ class Connection:
 
     def __init__(self, channel: grpc.aio.Channel, settings: Settings, reach: Reach) -> None:
         self.settings = settings
-        self._metadata = _fixed_metadata(settings)
+        self._metadata = fixed_metadata(settings.api_key, settings.end_user)
         self.reach = reach
         self._channel = channel
         self._ended = asyncio.Event()
@@ -77,7 +82,7 @@ class Connection:
         """Returns a connection for another end user with the same channel and stubs."""
         other = copy.copy(self)
         other.settings = replace(self.settings, end_user=end_user)
-        other._metadata = _fixed_metadata(other.settings)  # noqa: SLF001 - the same class
+        other._metadata = fixed_metadata(self.settings.api_key, end_user)  # noqa: SLF001 - the same class
         return other
 
     async def close(self) -> None:
@@ -186,6 +191,7 @@ def open_channel(
 ) -> grpc.aio.Channel:
     """Opens a channel with the client's options; `options` override them."""
     options = (*CHANNEL_OPTIONS, *options)
+    opened.set()
     if tls is False:
         return grpc.aio.insecure_channel(address, options=options)
     return grpc.aio.secure_channel(address, grpc.ssl_channel_credentials() if tls is True else tls, options=options)
@@ -218,11 +224,11 @@ def _credential_failed(what: str) -> CredentialFailed:
     return CredentialFailed(f"the function for the credential {what}", code=code, retryable=True)
 
 
-def _fixed_metadata(settings: Settings) -> _Metadata:
-    """The metadata that is the same for each call."""
-    user = (("x-end-user", _printable("x-end-user", settings.end_user)),) if settings.end_user else ()
-    is_fixed = settings.api_key and not callable(settings.api_key)
-    return (_authorization(str(settings.api_key)), *user) if is_fixed else user
+def fixed_metadata(api_key: Credential | None, end_user: str) -> _Metadata:
+    """The metadata that is the same for each call. Raises ValueError for what it cannot contain."""
+    user = (("x-end-user", _printable("x-end-user", end_user)),) if end_user else ()
+    is_fixed = api_key and not callable(api_key)
+    return (_authorization(str(api_key)), *user) if is_fixed else user
 
 
 def _authorization(credential: str) -> tuple[str, str]:

@@ -5,6 +5,8 @@ It uses no I/O and no clock, and ignores chunks of an unknown kind.
 
 from __future__ import annotations
 
+from io import StringIO
+
 from parley._status import error_of_kind
 from parley.errors import ReplyFailed
 from parley.events import Accepted, Event, Finished, Reasoning, Snapshot, Text, ToolCall, UsageUpdate
@@ -24,15 +26,13 @@ class Transcript:
         self.accepted: Accepted | None = None
         self.finished: Finished | None = None
         self.failure: ReplyFailed | None = None
-        self._texts: list[str] = []
+        self._text = StringIO()  # its methods are atomic: a blocking reader's thread may ask for the text meanwhile
         self._tool_calls: dict[int, ToolCall] = {}
 
     @property
     def text(self) -> str:
         """The text so far."""
-        if len(self._texts) > 1:
-            self._texts = ["".join(self._texts)]
-        return self._texts[0] if self._texts else ""
+        return self._text.getvalue()
 
     @property
     def tool_calls(self) -> tuple[ToolCall, ...]:
@@ -64,7 +64,7 @@ class Transcript:
     def _content(self, kind: str | None, chunk: chat_pb2.TokenChunk) -> Event | None:
         match kind:
             case "text":
-                self._texts.append(chunk.text)
+                self._text.write(chunk.text)
                 return Text(chunk.text)
             case "reasoning":
                 return Reasoning(chunk.reasoning.text)
@@ -105,7 +105,8 @@ class Transcript:
         return ToolCall(delta.index, delta.id, delta.name, delta.arguments)
 
     def _replace(self, reply: resources_pb2.Reply) -> Snapshot:
-        self._texts = [part.text for part in reply.message.parts if part.HasField("text")]
+        self._text = StringIO()
+        self._text.write("".join(part.text for part in reply.message.parts if part.HasField("text")))
         calls = [part.tool_call for part in reply.message.parts if part.HasField("tool_call")]
         self._tool_calls = {i: ToolCall(i, call.id, call.name, call.arguments) for i, call in enumerate(calls)}
         return Snapshot(self.text, reply)
