@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import stat
 import subprocess
 import tomllib
@@ -160,6 +161,21 @@ def test_sbom_lists_the_installed_packages(image, container):
     assert ["parley-server", image.config["Labels"]["org.opencontainers.image.version"]] in listed
     licensed = [each for each in sbom["components"] if each.get("licenses")]
     assert len(licensed) > len(sbom["components"]) / 2
+
+
+def test_versions_are_those_of_the_constraints(container):
+    pinned = {
+        (_normalised(name), version)
+        for name, version in re.findall(r"^([\w.-]+)==([^\s\\]+)", (ROOT / "constraints.txt").read_text(), re.MULTILINE)
+    }
+    installed = json.loads(container.run("python", "-c", INSTALLED).stdout)
+    others = {(_normalised(name), version) for name, version in installed if not name.startswith("parley-")}
+    assert len(others) > 20
+    assert others - pinned == set()
+
+
+def _normalised(name: str) -> str:
+    return re.sub(r"[-_.]+", "-", name).lower()
 
 
 def test_server_runs_as_a_user_without_privileges(container):
