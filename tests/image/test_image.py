@@ -17,6 +17,8 @@ from pathlib import Path
 import pytest
 
 from tests.image.containers import Container, Image, built
+from tests.ports import free_port
+from tests.services import RedisServer, require_redis
 from tests.tools import ROOT, tool
 from tests.unit.test_deploy import SERVICES, composed, image_environment, seconds
 
@@ -233,3 +235,27 @@ def test_reply_streams_and_ends_before_the_container_stops(image, tmp_path):
         assert events[-1] == "Finished one two three"
         assert status == 0
         assert '"event":"stopped"' in container.output
+
+
+def test_compose_migrates_and_serves_on_postgresql_and_redis(image, shared_postgres, tmp_path):
+    """With the variables of compose.yaml, except for the ports, which are free ones here."""
+    require_redis()
+    with RedisServer(tmp_path / "redis", password="parley") as redis:
+        shared_postgres.create_database("parley")
+        ports = {"5432": shared_postgres.port, "6379": redis.port}
+        listen = {name: f"127.0.0.1:{free_port()}" for name in ("PARLEY_LISTEN", "PARLEY_METRICS_LISTEN")}
+        containers = {}
+        for name in ("migrate", "parley-a"):
+            variables = {
+                key: re.sub(r"(?<=:)(5432|6379)(?=/)", lambda found: str(ports[found[1]]), value)
+                for key, value in composed(name).items()
+            }
+            hosts = ("localhost", "postgres", "redis")
+            containers[name] = Container(image, SERVICES[name], tmp_path / name, hosts=hosts, **variables, **listen)
+        assert containers["migrate"].complete() == 0, containers["migrate"].output
+        with containers["parley-a"] as replica:
+            read = replica.run("python", "-c", STREAM.replace("127.0.0.1:50051", listen["PARLEY_LISTEN"]), "Hello")
+            assert read.stdout.splitlines()[-1].startswith("Finished Hello!"), read.stderr
+            assert replica.stop(seconds(REPLICA["stop_grace_period"])) == 0
+        assert shared_postgres.rows("SELECT state FROM reply", database="parley") == [("COMPLETED",)]
+        assert '"replica"' in containers["parley-a"].output
