@@ -18,10 +18,11 @@ WORKDIR /source
 # set only if it exists. Downloaded packages are kept by the builder for the next build, outside the image.
 ENV PIP_CONFIG_FILE=/run/secrets/pip PIP_CACHE_DIR=/var/cache/pip PIP_DISABLE_PIP_VERSION_CHECK=1
 # What builds has an environment of its own, from which nothing gets into the image.
-COPY constraints.txt ./
+COPY constraints.txt tools/pip.txt ./
 RUN --mount=type=cache,target=/var/cache/pip --mount=type=secret,id=pip --mount=type=secret,id=ca \
     if [ -e /run/secrets/ca ]; then export PIP_CERT=/run/secrets/ca; fi \
     && python3 -m venv /opt/build \
+    && /opt/build/bin/python -m pip install --quiet --no-compile --require-hashes --requirement pip.txt \
     && /opt/build/bin/python -m pip install --quiet --no-compile --constraint constraints.txt setuptools cyclonedx-bom
 # Packages of others come before Parley's code, so that a change of the code does not install them again.
 COPY pyproject.toml ./

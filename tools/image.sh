@@ -27,13 +27,14 @@ pip_settings() { # of pip on this machine, as `option=value`, the strongest firs
 
 # Secrets of the build: the index, proxy and certificates with which pip reaches packages on this machine.
 make_secrets() {
-    local folder=$1 certificates
+    local folder=$1 settings certificates
+    settings=$(pip_settings)
     {
         echo '[global]'
-        pip_settings | grep -E '^(index-url|extra-index-url|trusted-host|proxy|timeout)=' |
+        grep -E '^(index-url|extra-index-url|trusted-host|proxy|timeout)=' <<<"$settings" |
             awk -F= '!seen[$1]++' | sed 's/\\n/\n    /g' # an option with several values has one on each line
     } >"$folder/pip" || true
-    certificates=$(pip_settings | sed -n 's/^cert=//p' | head -1)
+    certificates=$(sed -n 's/^cert=//p' <<<"$settings" | head -1)
     certificates=${certificates:-${SSL_CERT_FILE:-}}
     if [ -n "$certificates" ]; then cp "$certificates" "$folder/ca"; fi
 }

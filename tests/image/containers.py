@@ -1,7 +1,8 @@
 """Builds the image with `tools/image.sh`, and runs it with runc as compose.yaml runs a replica.
 
 runc gives a container namespaces of its own for processes, mounts and the network, a read-only root, and no
-capabilities. The network has only a loopback interface, so the server listens on the ports of the image.
+capabilities. The network has only a loopback interface, so the server listens on the ports of the image; a container
+with names of hosts shares the network of the tests.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import os
 import subprocess
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -75,21 +76,23 @@ def _bytes(size: str) -> int:
 class Container:
     """A container of the image with the options of a compose service, and files of this tree mounted by it.
 
-    environment: beside the variables that the image sets.
+    environment: beside the variables that the image sets. hosts: names of servers on loopback.
     """
 
-    def __init__(self, image: Image, service: dict[str, Any], folder: Path, **environment: str) -> None:
+    def __init__(
+        self, image: Image, service: dict[str, Any], folder: Path, *, hosts: Sequence[str] = (), **environment: str
+    ) -> None:
         self._image = image
         self._state = folder / "state"
         self._log = folder / "log"
         self._environment = [*image.config["Env"], *[f"{name}={value}" for name, value in environment.items()]]
         data = folder / "data"
-        data.mkdir()
+        data.mkdir(parents=True)
         user, group = self._owner
         os.chown(data, user, group)
         for outer in (folder, *folder.parents[:1]):
             outer.chmod(0o755)
-        (folder / "config.json").write_text(json.dumps(self._specification(service, data)))
+        (folder / "config.json").write_text(json.dumps(self._specification(service, data, hosts)))
         self._bundle = folder
         self._id = f"parley-{uuid.uuid4().hex}"  # also the name of its control groups, which all containers share
         self._process: subprocess.Popen[bytes] | None = None
@@ -100,15 +103,12 @@ class Container:
         return self._log.read_text()
 
     def __enter__(self) -> Self:
-        with self._log.open("wb") as log:
-            self._process = subprocess.Popen(
-                [tool("runc"), "--root", str(self._state), "run", "--bundle", str(self._bundle), self._id],
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-            )
-        watchdog.watch(self._process.pid)
-        self._wait(lambda: "Parley serves on" in self.output, limit_s=CALL_S)
+        self._start()
+        try:
+            self._wait(lambda: "Parley serves on" in self.output, limit_s=CALL_S)
+        except BaseException:
+            self.__exit__()
+            raise
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -119,6 +119,15 @@ class Container:
         watchdog.forget(self._process.pid)
         with suppress(subprocess.CalledProcessError):  # runc has removed it if it ended by itself
             self._runc("delete", "--force", self._id)
+
+    def complete(self) -> int:
+        """Run the command of the service to its end, and return its exit status."""
+        self._start()
+        assert self._process is not None
+        try:
+            return self._process.wait(timeout=CALL_S)
+        finally:
+            self.__exit__()
 
     def run(self, *command: str, **environment: str) -> subprocess.CompletedProcess[str]:
         """Run a command in the container, with its variables and these."""
@@ -148,6 +157,16 @@ class Container:
         user, group = self._image.config["User"].split(":")
         return int(user), int(group)
 
+    def _start(self) -> None:
+        with self._log.open("wb") as log:
+            self._process = subprocess.Popen(
+                [tool("runc"), "--root", str(self._state), "run", "--bundle", str(self._bundle), self._id],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+            )
+        watchdog.watch(self._process.pid)
+
     def _runc(self, *arguments: str) -> None:
         subprocess.run([tool("runc"), "--root", str(self._state), *arguments], check=True, stderr=subprocess.PIPE)
 
@@ -159,18 +178,24 @@ class Container:
             assert time.monotonic() < deadline, f"not within {limit_s:g} s: {self.output}"
             time.sleep(POLL_S)
 
-    def _specification(self, service: dict[str, Any], data: Path) -> dict[str, Any]:
+    def _specification(self, service: dict[str, Any], data: Path, hosts: Sequence[str]) -> dict[str, Any]:
         """The configuration of the OCI runtime; see its specification for the fields."""
         config = self._image.config
         user, group = self._owner
         kept = [] if service.get("cap_drop") == ["ALL"] else ["CAP_CHOWN", "CAP_DAC_OVERRIDE", "CAP_SETUID"]
         (volume,) = config["Volumes"]
         files = [mount.split(":") for mount in service.get("volumes", ())]
+        spaces = ["pid", "mount", "ipc", "uts", *([] if hosts else ["network"])]
+        if hosts:
+            names = data.with_name("hosts")
+            names.write_text(f"127.0.0.1 {' '.join(hosts)}\n")
+            names.chmod(0o644)
+            files.append([str(names), "/etc/hosts", "ro"])
         return {
             "ociVersion": "1.0.2",
             "process": {
                 "user": {"uid": user, "gid": group},
-                "args": [*config.get("Entrypoint", ()), *config["Cmd"]],
+                "args": [*config.get("Entrypoint", ()), *service.get("command", config["Cmd"])],
                 "env": self._environment,
                 "cwd": config["WorkingDir"],
                 "capabilities": {"bounding": kept, "effective": kept, "permitted": kept},
@@ -192,7 +217,7 @@ class Container:
                 ],
             ],
             "linux": {
-                "namespaces": [{"type": kind} for kind in ("pid", "mount", "network", "ipc", "uts")],
+                "namespaces": [{"type": kind} for kind in spaces],
                 "resources": {"devices": [{"allow": False, "access": "rwm"}]},
                 "maskedPaths": ["/proc/kcore", "/proc/keys"],
                 "readonlyPaths": ["/proc/sys", "/proc/sysrq-trigger"],

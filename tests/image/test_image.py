@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import stat
 import subprocess
 import tomllib
@@ -16,6 +17,8 @@ from pathlib import Path
 import pytest
 
 from tests.image.containers import Container, Image, built
+from tests.ports import free_port
+from tests.services import RedisServer, require_redis
 from tests.tools import ROOT, tool
 from tests.unit.test_deploy import SERVICES, composed, image_environment, seconds
 
@@ -162,6 +165,21 @@ def test_sbom_lists_the_installed_packages(image, container):
     assert len(licensed) > len(sbom["components"]) / 2
 
 
+def test_versions_are_those_of_the_constraints(container):
+    pinned = {
+        (_normalised(name), version)
+        for name, version in re.findall(r"^([\w.-]+)==([^\s\\]+)", (ROOT / "constraints.txt").read_text(), re.MULTILINE)
+    }
+    installed = json.loads(container.run("python", "-c", INSTALLED).stdout)
+    others = {(_normalised(name), version) for name, version in installed if not name.startswith("parley-")}
+    assert len(others) > 20
+    assert others - pinned == set()
+
+
+def _normalised(name: str) -> str:
+    return re.sub(r"[-_.]+", "-", name).lower()
+
+
 def test_server_runs_as_a_user_without_privileges(container):
     ran = container.run("python", "-c", STATUS)
     status = dict(line.split(":\t", 1) for line in ran.stdout.splitlines() if ":\t" in line)
@@ -217,3 +235,27 @@ def test_reply_streams_and_ends_before_the_container_stops(image, tmp_path):
         assert events[-1] == "Finished one two three"
         assert status == 0
         assert '"event":"stopped"' in container.output
+
+
+def test_compose_migrates_and_serves_on_postgresql_and_redis(image, shared_postgres, tmp_path):
+    """With the variables of compose.yaml, except for the ports, which are free ones here."""
+    require_redis()
+    with RedisServer(tmp_path / "redis", password="parley") as redis:
+        shared_postgres.create_database("parley")
+        ports = {"5432": shared_postgres.port, "6379": redis.port}
+        listen = {name: f"127.0.0.1:{free_port()}" for name in ("PARLEY_LISTEN", "PARLEY_METRICS_LISTEN")}
+        containers = {}
+        for name in ("migrate", "parley-a"):
+            variables = {
+                key: re.sub(r"(?<=:)(5432|6379)(?=/)", lambda found: str(ports[found[1]]), value)
+                for key, value in composed(name).items()
+            }
+            hosts = ("localhost", "postgres", "redis")
+            containers[name] = Container(image, SERVICES[name], tmp_path / name, hosts=hosts, **variables, **listen)
+        assert containers["migrate"].complete() == 0, containers["migrate"].output
+        with containers["parley-a"] as replica:
+            read = replica.run("python", "-c", STREAM.replace("127.0.0.1:50051", listen["PARLEY_LISTEN"]), "Hello")
+            assert read.stdout.splitlines()[-1].startswith("Finished Hello!"), read.stderr
+            assert replica.stop(seconds(REPLICA["stop_grace_period"])) == 0
+        assert shared_postgres.rows("SELECT state FROM reply", database="parley") == [("COMPLETED",)]
+        assert '"replica"' in containers["parley-a"].output

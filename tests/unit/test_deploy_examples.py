@@ -103,6 +103,15 @@ def test_databases_are_those_of_the_other_compose_file(name: str) -> None:
 
 
 @pytest.mark.parametrize("product", PRODUCTS)
+def test_each_base_of_an_image_is_an_argument(product: str) -> None:
+    arguments = dict(re.findall(r"^ARG (BASE|[A-Z]+_BASE)=(\S+)$", dockerfile(product), re.MULTILINE))
+    stages = re.findall(r"^FROM (\S+)", dockerfile(product), re.MULTILINE)
+    assert "BASE" in arguments
+    assert set(stages) == {f"${{{name}}}" for name in arguments}
+    assert stages[-1] == "${BASE}"
+
+
+@pytest.mark.parametrize("product", PRODUCTS)
 def test_an_image_is_built_from_files_that_reach_the_builder(product: str) -> None:
     lines = re.findall(r"^COPY (?!--from)(.+)$", dockerfile(product), re.MULTILINE)
     sources = [source for line in lines for source in line.split()[:-1]]
