@@ -67,8 +67,9 @@ def cap(tenant, scope, period, kind, most):
 
 async def test_the_quotas_of_which_the_largest_parts_are_used(store, query):
     for row in (
-        ("shop", "user", "ada", DAY, 50, 10, 40, 0),  # 90 % of its tokens, with what is held
-        ("shop", "user", "ben", DAY, 20, 0, 0, 0),
+        ("shop", "user", "ada", DAY, 50, 400, 40, 0),  # 90 % of its tokens, with what is held
+        ("shop", "user", "ben", DAY, 60, 0, 0, 0),
+        ("shop", "user", "dora", DAY, 49, 10, 0, 0),  # less than half
         ("shop", "user", "ada", "2026-11-29", 99, 0, 0, 0),  # another day
         ("shop", "tenant", "", MONTH, 0, 500, 0, 200),  # 70 % of its cost
         ("shop", "user", "cleo", DAY, 0, 0, 0, 0),  # nothing is used
@@ -90,9 +91,8 @@ async def test_the_quotas_of_which_the_largest_parts_are_used(store, query):
     everything = [
         spot("shop", "user", "ada", DAY, "tokens", 100, 90),
         spot("shop", "tenant", "", MONTH, "cost_nano_usd", 1000, 700),
+        spot("shop", "user", "ben", DAY, "tokens", 100, 60),
         spot("bank", "user", "ada", DAY, "tokens", 100, 50),
-        spot("shop", "user", "ben", DAY, "tokens", 100, 20),
-        spot("shop", "user", "ada", DAY, "cost_nano_usd", 1000, 10),
     ]
     asked = QuotaCaps(caps=caps, named=("shop", "free"))
     assert await store.quota_spots(asked, 10) == everything
