@@ -67,12 +67,14 @@ def cap(tenant, scope, period, kind, most):
 
 async def test_the_quotas_of_which_the_largest_parts_are_used(store, query):
     for row in (
-        ("shop", "user", "ada", DAY, 50, 10, 40, 0),  # 90 % of its tokens, with what is held
-        ("shop", "user", "ben", DAY, 20, 0, 0, 0),
+        ("shop", "user", "ada", DAY, 50, 400, 40, 0),  # 90 % of its tokens, with what is held
+        ("shop", "user", "ben", DAY, 60, 0, 0, 0),
+        ("shop", "user", "dora", DAY, 49, 10, 0, 0),  # less than half
         ("shop", "user", "ada", "2026-11-29", 99, 0, 0, 0),  # another day
         ("shop", "tenant", "", MONTH, 0, 500, 0, 200),  # 70 % of its cost
         ("shop", "user", "cleo", DAY, 0, 0, 0, 0),  # nothing is used
         ("bank", "user", "ada", DAY, 50, 0, 0, 0),  # has no table: the limits of the others, 50 %
+        ("big", "user", "ada", DAY, 400, 0, 0, 0),  # less than half of a larger limit
         ("free", "user", "ada", DAY, 10**12, 0, 0, 0),  # has a table without quotas
     ):
         columns = "tenant, scope, end_user, period, used_tokens, used_cost, held_tokens, held_cost"
@@ -81,6 +83,7 @@ async def test_the_quotas_of_which_the_largest_parts_are_used(store, query):
         cap("shop", "user", DAY, "tokens", 100),
         cap("shop", "user", DAY, "cost_nano_usd", 1000),
         cap("shop", "tenant", MONTH, "cost_nano_usd", 1000),
+        cap("big", "user", DAY, "tokens", 1000),
         cap("*", "user", DAY, "tokens", 100),
     )
 
@@ -90,10 +93,10 @@ async def test_the_quotas_of_which_the_largest_parts_are_used(store, query):
     everything = [
         spot("shop", "user", "ada", DAY, "tokens", 100, 90),
         spot("shop", "tenant", "", MONTH, "cost_nano_usd", 1000, 700),
+        spot("shop", "user", "ben", DAY, "tokens", 100, 60),
         spot("bank", "user", "ada", DAY, "tokens", 100, 50),
-        spot("shop", "user", "ben", DAY, "tokens", 100, 20),
-        spot("shop", "user", "ada", DAY, "cost_nano_usd", 1000, 10),
     ]
-    asked = QuotaCaps(caps=caps, named=("shop", "free"))
+    asked = QuotaCaps(caps=caps, named=("shop", "big", "free"))
     assert await store.quota_spots(asked, 10) == everything
-    assert await store.quota_spots(asked, 2) == everything[:2]
+    for limit in (1, 2):
+        assert await store.quota_spots(asked, limit) == everything[:limit]

@@ -15,6 +15,7 @@ from parley_server.rpc.tls import Certificates
 from parley_server.settings import load_settings
 
 from tests.clock import ManualClock, until
+from tests.integration.process.test_start import command
 from tests.integration.served import tenant
 from tests.tools import tool
 
@@ -260,3 +261,14 @@ async def test_every_address_of_a_server_shows_the_new_certificate(pki, sign, se
             _, writer = await asyncio.open_connection(address, app.port, ssl=context, server_hostname="localhost")
             assert writer.get_extra_info("ssl_object").getpeercert(binary_form=True) == expected
             writer.transport.abort()
+
+
+async def test_the_status_command_trusts_an_authority_and_shows_a_client_certificate(pki, serve, tmp_path):
+    port = (await serve(certificate="server.pem", key="server.key", client_ca="ca.pem")).port
+    ask = ("status", "--json", "--server", f"localhost:{port}", "--ca", "ca.pem")
+    done = await asyncio.to_thread(command, tmp_path, *ask, "--certificate", "client.pem", "--key", "client.key")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert '"version": ' in done.stdout
+    done = await asyncio.to_thread(command, tmp_path, *ask)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert f"no Parley server at localhost:{port}" in done.stderr

@@ -396,7 +396,7 @@ class StatusStore(Protocol):
         """The leases of replicas and the running replies, by the database's clock."""
 
     async def quota_spots(self, caps: QuotaCaps, limit: int) -> list[QuotaSpot]:
-        """The quotas of which the largest parts are used or held, at most `limit`, the fullest first."""
+        """The quotas of which at least half is used or held: at most `limit`, the fullest first."""
 
 
 class ErasureStore(Protocol):

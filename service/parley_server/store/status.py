@@ -6,19 +6,14 @@ from collections import Counter, defaultdict
 from functools import cache
 from typing import Any
 
-import msgspec
 from sqlalchemy import (
     BigInteger,
     Connection,
-    Float,
     Integer,
     Select,
-    Text,
     bindparam,
     case,
-    cast,
     func,
-    literal_column,
     select,
 )
 
@@ -32,10 +27,15 @@ from parley_server.core.status_values import (
     RunningReplies,
     StoredStatus,
 )
-from parley_server.store.engine.dialect import AnyRow, json_rows, listed, listed_values, now_us
+from parley_server.store.engine.dialect import AnyRow, listed, listed_values, now_us
 from parley_server.store.schema import quota_use, replica, reply, reply_active, schema_release
 
 SECOND_US = 1_000_000
+_USED = {
+    "tokens": quota_use.c.used_tokens + quota_use.c.held_tokens,
+    "cost_nano_usd": quota_use.c.used_cost + quota_use.c.held_cost,
+}
+"""What is used and held, by the kind of a limit."""
 MOST_REPLICAS = 1000
 """More are not shown: the rows of dead replicas are deleted within seconds."""
 
@@ -64,27 +64,18 @@ _RUNNING = _running()
 
 
 @cache
-def _fullest(dialect: str) -> Select[Any]:
-    """Selects the rows of use that are nearest to one of the limits in the parameter `caps`."""
-    columns = json_rows("caps", [Text, Text, Text, Text, BigInteger], dialect)
-    names = ("tenant", "scope", "period", "kind", "most")
-    cap = select(*(column.label(name) for name, column in zip(names, columns, strict=True))).cte("cap")
-    others = literal_column(f"'{OTHER_TENANTS}'", Text)
-    # One comparison for equality, so that the databases join by hash or index even with many tenants.
-    of_tenant = case((quota_use.c.tenant.in_(listed("named", dialect)), quota_use.c.tenant), else_=others)
-    tokens = quota_use.c.used_tokens + quota_use.c.held_tokens
-    cost = quota_use.c.used_cost + quota_use.c.held_cost
-    used = case((cap.c.kind == literal_column("'tokens'", Text), tokens), else_=cost)
-    part = cast(used, Float) / cap.c.most
-    periods = quota_use.c.period.in_(listed("periods", dialect))
-    joined = (cap.c.period == quota_use.c.period, cap.c.scope == quota_use.c.scope, cap.c.tenant == of_tenant)
-    return (
-        select(quota_use.c.tenant, quota_use.c.end_user, cap.c.scope, cap.c.period, cap.c.kind, cap.c.most)
-        .add_columns(used.label("used"))
-        .where(periods, used > 0, *joined)
-        .order_by(part.desc(), quota_use.c.tenant, quota_use.c.end_user, cap.c.period, cap.c.kind)
-        .limit(bindparam("rows", type_=Integer))
+def _largest(kind: str, dialect: str) -> Select[Any]:
+    """Selects the rows with the largest use of each tenant, scope and period: at most `rows` of each, and of those that
+    have used `least` or more. Within one of them, all rows have the same limit."""
+    used = _USED[kind]
+    group = (quota_use.c.tenant, quota_use.c.scope, quota_use.c.period)
+    order = func.row_number().over(partition_by=group, order_by=(used.desc(), quota_use.c.end_user))
+    ranked = (
+        select(*group, quota_use.c.end_user, used.label("used"), order.label("place"))
+        .where(quota_use.c.period.in_(listed("periods", dialect)), used >= bindparam("least", type_=BigInteger))
+        .subquery()
     )
+    return select(ranked).where(ranked.c.place <= bindparam("rows", type_=Integer))
 
 
 def read_status(connection: Connection) -> StoredStatus:
@@ -106,17 +97,29 @@ def read_status(connection: Connection) -> StoredStatus:
 
 
 def quota_spots(connection: Connection, caps: QuotaCaps, limit: int) -> list[QuotaSpot]:
-    """The quotas of which the largest parts are used or held, at most `limit`, the fullest first."""
-    if not caps.caps:
-        return []
-    given = [[cap.tenant, cap.scope, cap.period, cap.kind, cap.most] for cap in caps.caps]
-    parameters = {
-        "caps": msgspec.json.encode(given).decode(),
-        "named": listed_values(caps.named),
-        "periods": listed_values({cap.period for cap in caps.caps}),
-        "rows": limit,
-    }
-    return [_spot(row) for row in connection.execute(_fullest(connection.dialect.name), parameters)]
+    """The quotas of which at least half is used or held: at most `limit`, the fullest first."""
+    most = {(cap.tenant, cap.scope, cap.period, cap.kind): cap.most for cap in caps.caps}
+    named, found = set(caps.named), list[QuotaSpot]()
+    for kind in _USED:
+        limits = [cap for cap in caps.caps if cap.kind == kind]
+        if not limits:
+            continue
+        parameters = {
+            "periods": listed_values({cap.period for cap in limits}),
+            "least": min(cap.most for cap in limits) // 2,
+            "rows": limit,
+        }
+        for row in connection.execute(_largest(kind, connection.dialect.name), parameters):
+            tenant = row.tenant if row.tenant in named else OTHER_TENANTS
+            cap = most.get((tenant, row.scope, row.period, kind))
+            if cap is not None and row.used * 2 >= cap:
+                of = QuotaRow(row.scope, row.end_user, row.period)
+                found.append(QuotaSpot(tenant=row.tenant, row=of, kind=kind, most=cap, used=row.used))
+    return sorted(found, key=_place)[:limit]
+
+
+def _place(spot: QuotaSpot) -> tuple[float, str, str, str, str]:
+    return -spot.used / spot.most, spot.tenant, spot.row.end_user, spot.row.period, spot.kind
 
 
 def _lease(row: AnyRow, at_us: int, running: int) -> ReplicaLease:
@@ -137,8 +140,3 @@ def _sum(model: str, rows: list[AnyRow]) -> RunningReplies:
         older=(first, second, third),
         oldest_s=max(0.0, max(row.oldest_us for row in rows) / SECOND_US),
     )
-
-
-def _spot(row: AnyRow) -> QuotaSpot:
-    of = QuotaRow(row.scope, row.end_user, row.period)
-    return QuotaSpot(tenant=row.tenant, row=of, kind=row.kind, most=row.most, used=row.used)

@@ -637,7 +637,7 @@ class DatabaseStatus(_message.Message):
 
     @_builtins.property
     def quotas(self) -> _containers.RepeatedCompositeFieldContainer[Global___QuotaUse]:
-        """The quotas of which the largest parts are used, at most 10, the fullest first."""
+        """The quotas of which at least half is used or held: at most 10, the fullest first."""
 
     def __init__(
         self,

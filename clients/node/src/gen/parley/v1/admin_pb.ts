@@ -775,7 +775,7 @@ export type DatabaseStatus = Message<"parley.v1.DatabaseStatus"> & {
   running: RunningReplies[];
 
   /**
-   * The quotas of which the largest parts are used, at most 10, the fullest first.
+   * The quotas of which at least half is used or held: at most 10, the fullest first.
    *
    * @generated from field: repeated parley.v1.QuotaUse quotas = 6;
    */
