@@ -512,7 +512,7 @@ def test_autoscaler_uses_an_existing_metric_that_the_adapter_provides() -> None:
 
 def test_rules_are_those_of_deploy_observability_with_the_address_of_the_runbook() -> None:
     rules = (ROOT / "deploy/observability/alerts.yaml").read_text()
-    assert (CHART / "files/alerts.yaml").read_text() == rules
+    assert (CHART / "files/alerts.yaml").read_text() == rules, "copy deploy/observability/alerts.yaml to files/"
     rendered = render(WHOLE)
     runbook = WHOLE["monitoring"]["prometheusRule"]["runbooks"]
     expected = yaml.safe_load(rules.replace("runbook_url: ", f"runbook_url: {runbook}"))
