@@ -520,8 +520,6 @@ def test_rules_are_those_of_deploy_observability_with_the_address_of_the_runbook
     assert only(render(merged(WHOLE, {"monitoring": {"prometheusRule": {"runbooks": ""}}})), "PrometheusRule")[
         "spec"
     ] == yaml.safe_load(rules)
-    label = only(rendered, "PodMonitor")["spec"]["jobLabel"]
-    assert "parley" in only(rendered, "Deployment")["spec"]["template"]["metadata"]["labels"][label]
 
 
 # --- the image and the release
