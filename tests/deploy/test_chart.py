@@ -16,6 +16,7 @@ import pytest
 import yaml
 from parley_server.rpc.server import LIVENESS, READINESS
 from parley_server.settings import Settings, is_sqlite, load_settings
+from parley_server.settings.change import APPLIED, APPLIED_OF_SERVER
 
 from tests.commands import blocks, run
 from tests.deploy.cases import CASES, CLUSTER, OPEN, TENANT, WHOLE, WRONG
@@ -257,13 +258,29 @@ def test_cluster_replaces_replicas_one_after_the_other() -> None:
     assert of_kind(render(CLUSTER), "PersistentVolumeClaim") == []
 
 
-def test_a_change_of_the_configuration_replaces_the_pods() -> None:
-    def annotation(values: Mapping[str, Any]) -> str:
-        return str(only(render(values), "Deployment")["spec"]["template"]["metadata"]["annotations"])
+def checksum(values: Mapping[str, Any]) -> str:
+    return only(render(values), "Deployment")["spec"]["template"]["metadata"]["annotations"]["checksum/configuration"]
 
-    changed = merged(CLUSTER, {"config": {"server": {"max_replies": 100}}})
-    assert annotation(changed) != annotation(CLUSTER)
-    assert annotation(merged(CLUSTER, {"service": {"port": 443}})) == annotation(CLUSTER)
+
+def test_pods_are_replaced_only_for_changes_that_need_a_restart() -> None:
+    schema = json.loads((CHART / "values.schema.json").read_text())["properties"]["config"]["properties"]
+    tables = {name for name, each in schema.items() if each["type"] == "object"}
+    assert set(APPLIED) < tables
+    changes: list[tuple[dict[str, Any], bool]] = [
+        *[({table: {"new": {"key": 1}}}, table not in APPLIED) for table in sorted(tables - {"server"})],
+        ({"server": dict.fromkeys(APPLIED_OF_SERVER, "fast")}, False),
+        ({"server": {"max_replies": 100}}, True),
+        ({"log_level": "debug"}, True),
+    ]
+    for change, restart in changes:
+        assert (checksum(merged(CLUSTER, {"config": change})) != checksum(CLUSTER)) == restart, change
+
+
+def test_pods_are_replaced_for_every_change_if_the_values_say_so() -> None:
+    always = CLUSTER | {"replacePodsForEveryChange": True}
+    changed = merged(always, {"config": {"tenants": {"shop": {"roles": ["client"]}}}})
+    assert checksum(changed) != checksum(always)
+    assert checksum(always | {"service": {"port": 443}}) == checksum(always)
 
 
 def test_names_of_two_releases_in_a_namespace_differ() -> None:
@@ -495,7 +512,7 @@ def test_autoscaler_uses_an_existing_metric_that_the_adapter_provides() -> None:
 
 def test_rules_are_those_of_deploy_observability_with_the_address_of_the_runbook() -> None:
     rules = (ROOT / "deploy/observability/alerts.yaml").read_text()
-    assert (CHART / "files/alerts.yaml").read_text() == rules
+    assert (CHART / "files/alerts.yaml").read_text() == rules, "copy deploy/observability/alerts.yaml to files/"
     rendered = render(WHOLE)
     runbook = WHOLE["monitoring"]["prometheusRule"]["runbooks"]
     expected = yaml.safe_load(rules.replace("runbook_url: ", f"runbook_url: {runbook}"))
@@ -503,8 +520,6 @@ def test_rules_are_those_of_deploy_observability_with_the_address_of_the_runbook
     assert only(render(merged(WHOLE, {"monitoring": {"prometheusRule": {"runbooks": ""}}})), "PrometheusRule")[
         "spec"
     ] == yaml.safe_load(rules)
-    label = only(rendered, "PodMonitor")["spec"]["jobLabel"]
-    assert "parley" in only(rendered, "Deployment")["spec"]["template"]["metadata"]["labels"][label]
 
 
 # --- the image and the release

@@ -48,6 +48,13 @@ empty at the top. Null values are left out. JSON's strings and numbers are valid
 {{- end -}}
 {{- end -}}
 
+{{/* What of `config` takes effect after a restart alone: the rest is applied by running pods. */}}
+{{- define "parley.configurationForRestart" -}}
+{{- $server := omit (default dict .Values.config.server) "default_model" "summary_model" -}}
+{{- omit .Values.config "providers" "models" "tenants" "identity" "server" | toJson -}}
+{{- toJson $server -}}
+{{- end -}}
+
 {{/* The configuration file: `config` of the values, and the paths of mounted certificates. */}}
 {{- define "parley.configuration" -}}
 {{- $config := deepCopy .Values.config -}}
