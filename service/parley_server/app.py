@@ -325,11 +325,17 @@ def _open_tracer(settings: Settings, telemetry: Telemetry) -> OtelTracer | None:
     if (tracing := settings.tracing) is None:
         return None
     try:  # here, because a server without traces does not load OpenTelemetry
-        from parley_server.telemetry.otel.tracer import open_tracer
+        from parley_server.telemetry.otel.tracer import OtelTracer
     except ModuleNotFoundError as error:
         problem = f"{tracing.asked_by} asks for traces, but {error.name} is not installed"
         raise NotConfigured(f"{problem}: pip install parley-server[otel], or set OTEL_TRACES_EXPORTER=none") from None
     try:
-        return open_tracer(content=tracing.content, queue=tracing.queue, count=telemetry.spans_counted)
+        return OtelTracer(
+            content=tracing.content,
+            queue=tracing.queue,
+            batch=tracing.batch,
+            interval_s=tracing.interval_s,
+            count=telemetry.spans_counted,
+        )
     except Exception as error:  # the library raises exceptions of its own for some values, and ValueError for others
         raise NotConfigured(f"traces cannot be exported with these OTEL_ variables: {error}") from error

@@ -301,16 +301,9 @@ async def test_latencies_have_exemplars_in_openmetrics_alone(start, collector):
     assert "trace_id" not in await asyncio.to_thread(page, "text/plain")
 
 
-@pytest.mark.parametrize(
-    ("environment", "problem"),
-    [
-        ({"OTEL_EXPORTER_OTLP_COMPRESSION": "brotli"}, "brotli"),
-        ({"OTEL_BSP_MAX_QUEUE_SIZE": "4"}, "max_export_batch_size"),
-    ],
-)
-async def test_values_that_the_library_refuses_stop_the_start(start, environment, problem):
-    with pytest.raises(NotConfigured, match=f"OTEL_ variables: .*{problem}"):
-        await start(environment)
+async def test_values_that_the_library_refuses_stop_the_start(start):
+    with pytest.raises(NotConfigured, match=r"OTEL_ variables: .*brotli"):
+        await start({"OTEL_EXPORTER_OTLP_COMPRESSION": "brotli"})
 
 
 REPLY_WITHOUT_TRACES = """

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated
-
-from pydantic import Field
 
 from parley_server.settings.values import Shape
 
@@ -13,18 +10,25 @@ DISABLED = "OTEL_SDK_DISABLED"
 EXPORTER = "OTEL_TRACES_EXPORTER"
 ENDPOINTS = ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT")
 PROTOCOLS = ("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", "OTEL_EXPORTER_OTLP_PROTOCOL")
-QUEUE = "OTEL_BSP_MAX_QUEUE_SIZE"
 CONTENT = "OTEL_INSTRUMENTATION_GENAI_CAPTURE_MESSAGE_CONTENT"
-MAX_QUEUE = 1_000_000
+# The number, its default, and its limit.
+NUMBERS = {
+    "OTEL_BSP_MAX_QUEUE_SIZE": (2048, 1_000_000),
+    "OTEL_BSP_MAX_EXPORT_BATCH_SIZE": (512, 10_000),
+    "OTEL_BSP_SCHEDULE_DELAY": (5000, 600_000),
+}
 
 
 class TracingSettings(Shape):
     """Traces are exported. `asked_by`: the variable that says so. `content`: spans contain prompts and answers.
-    `queue`: how many spans may wait for their export."""
+    `queue`: how many spans may wait for their export. `batch`: how many are sent at once. `interval_s`: for how many
+    seconds they are collected, unless there are enough of them before."""
 
     asked_by: str
-    content: bool = False
-    queue: Annotated[int, Field(ge=1, le=MAX_QUEUE)] = 2048
+    content: bool
+    queue: int
+    batch: int
+    interval_s: float
 
 
 def read_tracing(environment: Mapping[str, str], faults: list[str]) -> TracingSettings | None:
@@ -40,11 +44,20 @@ def read_tracing(environment: Mapping[str, str], faults: list[str]) -> TracingSe
     protocol = next((name for name in PROTOCOLS if environment.get(name)), "")
     if protocol and environment[protocol] != "grpc":
         found.append(f'{protocol}: only grpc is supported (got "{environment[protocol]}")')
-    queue = environment.get(QUEUE) or str(TracingSettings.model_fields["queue"].default)
-    if not queue.isascii() or not queue.isdecimal() or not 1 <= int(queue) <= MAX_QUEUE:
-        found.append(f'{QUEUE}: must be a whole number from 1 to {MAX_QUEUE} (got "{queue}")')
+    queue, batch, interval_ms = (_read_number(name, environment, found) for name in NUMBERS)
     faults.extend(found)
     if found:
         return None
     content = environment.get(CONTENT, "").strip().lower() == "true"
-    return TracingSettings(asked_by=asked_by, content=content, queue=int(queue))
+    return TracingSettings(
+        asked_by=asked_by, content=content, queue=queue, batch=min(batch, queue), interval_s=interval_ms / 1000
+    )
+
+
+def _read_number(name: str, environment: Mapping[str, str], faults: list[str]) -> int:
+    default, most = NUMBERS[name]
+    text = environment.get(name, "").strip() or str(default)
+    if not text.isascii() or not text.isdecimal() or not 1 <= int(text) <= most:
+        faults.append(f'{name}: must be a whole number from 1 to {most} (got "{text}")')
+        return default
+    return int(text)

@@ -34,10 +34,18 @@ def test_what_turns_traces_on(environment: dict[str, str], asked_by: str | None)
 
 
 def test_content_is_off_unless_it_is_asked_for() -> None:
-    wanted = {"OTEL_INSTRUMENTATION_GENAI_CAPTURE_MESSAGE_CONTENT": "true", "OTEL_BSP_MAX_QUEUE_SIZE": "10000"}
-    assert load_settings(ENDPOINT).tracing == TracingSettings(asked_by=next(iter(ENDPOINT)), content=False, queue=2048)
-    found = load_settings(ENDPOINT | wanted).tracing
-    assert found == TracingSettings(asked_by=next(iter(ENDPOINT)), content=True, queue=10_000)
+    wanted = {
+        "OTEL_INSTRUMENTATION_GENAI_CAPTURE_MESSAGE_CONTENT": "true",
+        "OTEL_BSP_MAX_QUEUE_SIZE": "100",
+        "OTEL_BSP_SCHEDULE_DELAY": "250",
+    }
+    (asked_by,) = ENDPOINT
+    assert load_settings(ENDPOINT).tracing == TracingSettings(
+        asked_by=asked_by, content=False, queue=2048, batch=512, interval_s=5.0
+    )
+    assert load_settings(ENDPOINT | wanted).tracing == TracingSettings(
+        asked_by=asked_by, content=True, queue=100, batch=100, interval_s=0.25
+    )
 
 
 @pytest.mark.parametrize(

@@ -1,24 +1,31 @@
-"""Sends spans to a collector in a thread of its own. A collector that is away costs spans, never a reply.
+"""Sends spans to a collector from a thread. A collector that is away costs spans, never a reply.
 
-At most as many spans wait as OTEL_BSP_MAX_QUEUE_SIZE says (2,048); further ones are dropped. What is sent, refused or
-dropped is counted, and an outage is logged once.
+Spans are written into the request that will carry them. The processor and the span objects of the library need four
+times the CPU, and encode whole batches in a second thread, for which the event loop would wait.
 """
 
 from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable, Sequence
+from collections import deque
+from collections.abc import Callable
+from typing import Any, cast
 
 from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter
-from opentelemetry.sdk.trace import ReadableSpan
-from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter, SpanExportResult
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
+from opentelemetry.proto.common.v1.common_pb2 import InstrumentationScope
+from opentelemetry.proto.resource.v1.resource_pb2 import Resource
+from opentelemetry.proto.trace.v1.trace_pb2 import ResourceSpans, ScopeSpans, Span
+from opentelemetry.sdk.trace.export import SpanExportResult
 
+from parley_server import __version__
 from parley_server.telemetry.logs import redact
 
 logger = logging.getLogger("parley.trace")
-_exporter_logger = logging.getLogger(OTLPSpanExporter.__module__.rpartition(".")[0])
+_library_logger = logging.getLogger(OTLPSpanExporter.__module__.rpartition(".")[0])
 
+SCOPE = InstrumentationScope(name="parley-server", version=__version__)
 EXPORTED, FAILED, DROPPED = "exported", "failed", "dropped"
 PROBLEM_CHARACTERS = 300
 LAST_EXPORT_S = 1.0
@@ -26,6 +33,107 @@ LAST_EXPORT_S = 1.0
 
 Count = Callable[[str, int], None]
 """Counts spans by their outcome."""
+
+
+class SpanExport:
+    """Collects spans in requests of at most `batch` spans, and sends them every `interval_s`, and when one is full.
+
+    At most `limit` spans wait; further ones are dropped. `count` receives what becomes of spans, in two threads. An
+    outage of the collector is logged when it begins and when it ends. Raises any exception for values of the OTEL_
+    variables that the library refuses.
+    """
+
+    def __init__(self, resource: Resource, count: Count, *, limit: int, batch: int, interval_s: float) -> None:
+        self._exporter = _RequestExporter()
+        self._empty = ResourceSpans(resource=resource, scope_spans=[ScopeSpans(scope=SCOPE)])
+        self._count = count
+        self._limit = limit
+        self._batch = batch
+        self._interval_s = interval_s
+        self._lock = threading.Lock()
+        self._requests: deque[ExportTraceServiceRequest] = deque()
+        self._spans = 0
+        self._room = 0
+        self._failing = False
+        self._closing = False
+        self._wake = threading.Event()
+        self._problem = _LastProblem()
+        _library_logger.propagate = False
+        _library_logger.addHandler(self._problem)
+        self._thread = threading.Thread(target=self._run, name="trace-export", daemon=True)
+        self._thread.start()
+
+    def add(self, write: Callable[[Span], None]) -> None:
+        """Have a span written, or drop it."""
+        with self._lock:  # a request must not be sent before its last span is complete
+            dropped = self._spans >= self._limit or self._closing
+            if not dropped:
+                write(self._next_span())
+        if dropped:
+            self._count(DROPPED, 1)
+        elif not self._room:
+            self._wake.set()
+
+    def close(self, limit_s: float) -> None:
+        """Send what waits, for at most `limit_s` and a second. Blocks."""
+        self._closing = True
+        self._wake.set()
+        self._thread.join(limit_s)
+        self._exporter.shutdown()  # ends an export that still runs, and lets further ones fail at once
+        self._thread.join(LAST_EXPORT_S)
+        _library_logger.removeHandler(self._problem)
+
+    def _next_span(self) -> Span:
+        if not self._room:
+            self._requests.append(ExportTraceServiceRequest(resource_spans=[self._empty]))
+            self._room = self._batch
+        self._spans += 1
+        self._room -= 1
+        return self._requests[-1].resource_spans[0].scope_spans[0].spans.add()
+
+    # --- in the thread
+
+    def _run(self) -> None:
+        while not self._closing:
+            self._wake.wait(self._interval_s)
+            self._wake.clear()
+            while (request := self._take()) is not None:
+                self._send(request)
+        while (request := self._take()) is not None:  # what came while the last request was sent
+            self._send(request)
+
+    def _take(self) -> ExportTraceServiceRequest | None:
+        with self._lock:
+            if not self._requests:
+                return None
+            request = self._requests.popleft()
+            self._spans -= _size(request)
+            if not self._requests:
+                self._room = 0
+            return request
+
+    def _send(self, request: ExportTraceServiceRequest) -> None:
+        """Wait for the collector, up to OTEL_EXPORTER_OTLP_TIMEOUT with all retries."""
+        try:
+            failed = self._exporter.export(cast(Any, request)) is not SpanExportResult.SUCCESS
+        except Exception as error:  # noqa: BLE001 - whatever it is, the spans are lost and the process goes on
+            failed, self._problem.text = True, redact(repr(error))[:PROBLEM_CHARACTERS]
+        self._count(FAILED if failed else EXPORTED, _size(request))
+        if failed and not self._failing:
+            logger.warning("trace_export_failed", extra={"fields": {"problem": self._problem.text}})
+        elif self._failing and not failed:
+            logger.info("trace_export_restored")
+        self._failing = failed
+
+
+class _RequestExporter(OTLPSpanExporter):
+    """The exporter of the library, with its variables, TLS and retries, for requests in place of its own spans."""
+
+    def _translate_data(self, data: Any) -> ExportTraceServiceRequest:
+        return cast(ExportTraceServiceRequest, data)
+
+    def _count_data(self, data: Any) -> int:
+        return _size(data)
 
 
 class _LastProblem(logging.Handler):
@@ -40,75 +148,5 @@ class _LastProblem(logging.Handler):
         self.text = redact(record.getMessage())[:PROBLEM_CHARACTERS]
 
 
-class CountedExporter(SpanExporter):
-    """Counts what an exporter does, and logs when it begins to fail and when it succeeds again.
-
-    `taken` is the number of spans that were given to it."""
-
-    def __init__(self, exporter: SpanExporter, count: Count) -> None:
-        self._exporter = exporter
-        self._count = count
-        self._failing = False
-        self._problem = _LastProblem()
-        self._closed = False
-        self.taken = 0
-        _exporter_logger.propagate = False
-        _exporter_logger.addHandler(self._problem)
-
-    def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
-        """Send spans. Waits for the collector, up to OTEL_EXPORTER_OTLP_TIMEOUT; never raises."""
-        self.taken += len(spans)
-        try:
-            result = self._exporter.export(spans)
-        except Exception as error:  # noqa: BLE001 - whatever it is, the spans are lost and the process goes on
-            result, self._problem.text = SpanExportResult.FAILURE, redact(repr(error))[:PROBLEM_CHARACTERS]
-        failed = result is not SpanExportResult.SUCCESS
-        self._count(FAILED if failed else EXPORTED, len(spans))
-        if failed and not self._failing:
-            logger.warning("trace_export_failed", extra={"fields": {"problem": self._problem.text}})
-        elif self._failing and not failed:
-            logger.info("trace_export_restored")
-        self._failing = failed
-        return result
-
-    def shutdown(self) -> None:
-        """Give up the running export, and send nothing more. Further calls change nothing."""
-        if not self._closed:
-            self._closed = True
-            self._exporter.shutdown()
-            _exporter_logger.removeHandler(self._problem)
-
-    def force_flush(self, timeout_millis: int = 30_000) -> bool:
-        """See `SpanExporter`. It holds nothing back."""
-        return self._exporter.force_flush(timeout_millis)
-
-
-class BoundedProcessor(BatchSpanProcessor):
-    """Collects spans for an exporter, and drops those that find `limit` others waiting. `batch`: how many are sent at
-    once (None: what OTEL_BSP_MAX_EXPORT_BATCH_SIZE says)."""
-
-    # The queue of the library drops the oldest span instead, and logs a line for each.
-
-    def __init__(self, exporter: CountedExporter, count: Count, *, limit: int, batch: int | None) -> None:
-        super().__init__(exporter, max_queue_size=limit, max_export_batch_size=batch)
-        self._own_exporter = exporter
-        self._count = count
-        self._limit = limit
-        self._added = 0
-
-    def on_end(self, span: ReadableSpan) -> None:
-        """Take an ended span. Called in the event loop; neither waits nor raises."""
-        if self._added - self._own_exporter.taken >= self._limit:
-            self._count(DROPPED, 1)
-            return
-        self._added += 1
-        super().on_end(span)
-
-    def close(self, limit_s: float) -> None:
-        """Send what waits, for at most `limit_s` and a second. Blocks."""
-        closing = threading.Thread(target=self.shutdown, name="trace-export-close", daemon=True)
-        closing.start()
-        closing.join(limit_s)
-        if closing.is_alive():
-            self._own_exporter.shutdown()
-            closing.join(LAST_EXPORT_S)
+def _size(request: ExportTraceServiceRequest) -> int:
+    return len(request.resource_spans[0].scope_spans[0].spans)
