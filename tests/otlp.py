@@ -35,14 +35,14 @@ class Span:
 class Collector(trace_service_pb2_grpc.TraceServiceServicer):
     """Keeps everything that it receives. Use `async with`. `answers`: whether it answers; if not, exporters wait."""
 
-    def __init__(self, *, answers: bool = True) -> None:
+    def __init__(self, *, answers: bool = True, port: int = 0) -> None:
         self.requests: list[trace_service_pb2.ExportTraceServiceRequest] = []
         self._answering = asyncio.Event()
         if answers:
             self._answering.set()
         self._server = grpc.aio.server()
         trace_service_pb2_grpc.add_TraceServiceServicer_to_server(self, self._server)
-        self.port = self._server.add_insecure_port("127.0.0.1:0")
+        self.port = self._server.add_insecure_port(f"127.0.0.1:{port}")
 
     async def __aenter__(self) -> Self:
         await self._server.start()

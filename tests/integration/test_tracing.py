@@ -37,7 +37,7 @@ async def collector():
 
 
 @pytest.fixture
-def start(serve, collector, monkeypatch):
+def start(collector, serve, monkeypatch):
     """Starts a server that exports its traces: `await start({"OTEL_...": "..."}, models=...)`."""
 
     async def start(environment=None, **settings):
@@ -76,9 +76,10 @@ def counted(server, outcome):
 
 async def test_a_reply_is_three_spans_which_are_linked(start, collector, upstream, lines):
     upstream.reply_with(Script([role(), text(ANSWER), finish(), usage(40, 7, cached=30), done()]))
-    server = await start()
+    server = await start({"OTEL_BSP_SCHEDULE_DELAY": "600000"})
     reply_id = await reply_to(server, SAMPLED, sampling=chat_pb2.Sampling(temperature=0.5, max_output_tokens=50))
     conversation = (await server.get(reply_id)).conversation_id
+    assert collector.spans == []
     await server.stop()  # sends what waits
     (call,) = collector.named(CALL)
     (reply,) = collector.named("parley.reply")
@@ -249,13 +250,18 @@ async def test_prompts_and_answers_are_exported_only_where_they_are_asked_for(st
 
 async def test_without_a_collector_replies_go_on_and_spans_are_counted(start, upstream, lines):
     upstream.reply_with(answer(ANSWER))
-    gone = f"http://127.0.0.1:{free_port()}"
+    port = free_port()
+    gone = f"http://127.0.0.1:{port}"
     server = await start({"OTEL_EXPORTER_OTLP_ENDPOINT": gone, "OTEL_EXPORTER_OTLP_TIMEOUT": "0.2"})
     await reply_to(server)
-    await until(lambda: counted(server, "failed") >= 3)
+    await until(lambda: counted(server, "failed") == 3)
     await reply_to(server)
     await until(lambda: counted(server, "failed") == 6)
-    await server.stop()
+    async with Collector(port=port):
+        while not counted(server, "exported"):  # the exporter may need some exports to connect again
+            await reply_to(server)
+        await server.stop()
+    assert len([line for line in lines() if line["event"] == "trace_export_restored"]) == 1
     (line,) = [line for line in lines() if line["event"] == "trace_export_failed"]
     assert "UNAVAILABLE" in line["problem"] or "DEADLINE_EXCEEDED" in line["problem"]
     assert [line["message"] for line in lines() if line["event"] == "log"] == []

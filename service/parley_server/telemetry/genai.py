@@ -6,6 +6,7 @@ here as constants, because the Python package of the conventions still has forme
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -119,8 +120,16 @@ def _part(part: Part, limit: int) -> dict[str, Any]:
     if isinstance(part, ReasoningPart):
         return {"type": "reasoning", "content": part.text[:limit]}
     if isinstance(part, ToolCallPart):
-        return {"type": "tool_call", "id": part.id, "name": part.name, "arguments": part.arguments[:limit]}
+        return {"type": "tool_call", "id": part.id, "name": part.name, "arguments": _arguments(part.arguments, limit)}
     if isinstance(part, ToolResultPart):
         return {"type": "tool_call_response", "id": part.tool_call_id, "response": part.content[:limit]}
     assert isinstance(part, ImagePart)
     return {"type": "image", "mime_type": part.mime_type, "bytes": part.size_bytes}
+
+
+def _arguments(text: str, limit: int) -> Any:
+    """The arguments of a call as a value, or as text if they are incomplete or too long."""
+    if len(text) <= limit:
+        with contextlib.suppress(msgspec.DecodeError, RecursionError):
+            return msgspec.json.decode(text)
+    return text[:limit]
