@@ -29,12 +29,12 @@ from benchmarks.parleys import start_embedded
 from benchmarks.report import number, table
 from benchmarks.systems import RunningSystem, Upstream
 
-ROUNDS = 12
+ROUNDS = 24
 MODEL = "t2-p0"
-BUSY = {"replies": 320, "concurrency": 16}
+BUSY = {"replies": 160, "concurrency": 16}
 SPANS_PER_REPLY = 3
-EXPORT_EVERY_S = 0.5
-SETTLE_S, LIMIT_S = 1.0, 900.0
+EXPORT_EVERY_S = 0.25
+SETTLE_S, LIMIT_S = 0.5, 900.0
 """The first is longer than the interval of the exports, so that each round has its own."""
 TRIES = 10
 LIMIT_MS = 0.15
