@@ -59,7 +59,7 @@ class AttemptSpan(Span, Protocol):
     """The span of one request to a provider."""
 
     @property
-    def wants_answer(self) -> bool:
+    def needs_answer(self) -> bool:
         """Whether the end must have the answer: the configuration allows prompts and answers in traces."""
 
     def end(self, attempt: AttemptEnded, /) -> None:
@@ -99,7 +99,7 @@ class NoSpan:
     trace_id = span_id = ""
     sampled = False
     ended = False
-    wants_answer = False
+    needs_answer = False
     headers: Mapping[str, str] = {}
 
     def end(self, _: object, /) -> None:

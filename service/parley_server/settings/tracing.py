@@ -1,4 +1,4 @@
-"""Reads the standard OTEL_ variables that say whether traces are wanted. OpenTelemetry's library reads the others."""
+"""Reads the standard OTEL_ variables that turn traces on or off. OpenTelemetry's library reads the others."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class TracingSettings(Shape):
 
 
 def read_tracing(environment: Mapping[str, str], faults: list[str]) -> TracingSettings | None:
-    """The settings of traces; None if none are wanted, or for values with faults. An empty variable counts as unset."""
+    """The settings of traces; None if they are off, or for values with faults. An empty variable counts as unset."""
     if environment.get(DISABLED, "").strip().lower() == "true":
         return None
     exporter = environment.get(EXPORTER, "").strip().lower()

@@ -220,7 +220,7 @@ class _Search:
         """One request. Raises the error if the answer had begun."""
         self._tries += 1
         span = self._route.tracer.attempt(prompt, candidate.target, self._tries)
-        recorded = RecordedSink(self._sink) if span.wants_answer else None
+        recorded = RecordedSink(self._sink) if span.needs_answer else None
         attempt = self._attempt = Attempt(
             recorded or self._sink,
             first_token_s=min(candidate.first_token_s, self._left_s),

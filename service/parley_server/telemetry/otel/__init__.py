@@ -1,1 +1,1 @@
-"""Traces with OpenTelemetry. Loaded only where traces are wanted: the extra `otel` installs its packages."""
+"""Traces with OpenTelemetry. Loaded only where traces are turned on: the extra `otel` installs its packages."""
