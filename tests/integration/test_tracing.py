@@ -288,6 +288,20 @@ async def test_a_collector_that_hangs_neither_delays_the_stop_nor_fills_the_memo
     assert (outcomes[0], sum(outcomes)) == (0, 15)
 
 
+async def test_a_span_that_cannot_be_written_costs_no_other(start, collector, upstream, lines):
+    upstream.reply_with(Script([role(), text("x"), finish(), usage(-1, 1 << 70), done()]))
+    server = await start()
+    server.app._exporting._export.add(lambda message: setattr(message, "name", "\ud800"))
+    await reply_to(server)
+    telemetry = server.app.telemetry
+    await server.stop()
+    assert len(collector.spans) == 3
+    assert telemetry.registry.get_sample_value("parley_trace_spans_total", {"outcome": "failed"}) == 1
+    assert len([line for line in lines() if line["event"] == "trace_span_failed"]) == 1
+    (attempt,) = collector.named("chat vendor/test-1")
+    assert "gen_ai.usage.input_tokens" not in attempt.attributes
+
+
 async def test_latencies_have_exemplars_in_openmetrics_alone(start, collector):
     server = await start()
     reply_id = await reply_to(server, SAMPLED)

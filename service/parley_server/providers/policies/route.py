@@ -13,6 +13,7 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from parley_server.core.counts import credible
 from parley_server.core.model import Finish, Model, Prompt
 from parley_server.core.observer import NO_TARGET, AttemptEnded, AttemptObserver, Target
 from parley_server.core.ports import Clock, Prompts, Provider, RouteSink
@@ -254,14 +255,14 @@ class _Search:
             return finish
         finally:
             permit.release()
-            first_at_s = attempt.first_content_at_s
+            first_at_s, usage = attempt.first_content_at_s, attempt.last_usage
             ended = AttemptEnded(
                 model=candidate.model,
                 target=candidate.target,
                 outcome=outcome,
                 duration_s=self._clock.monotonic() - began_s,
                 first_content_s=None if first_at_s is None else first_at_s - began_s,
-                usage=attempt.last_usage,
+                usage=usage if usage is not None and credible(usage) else None,
                 finish=finish,
                 answer=recorded.parts if recorded is not None else (),
             )

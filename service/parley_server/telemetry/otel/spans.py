@@ -1,4 +1,4 @@
-"""The spans of `core.tracing`. When one ends, it is written into the message that will be sent."""
+"""The spans of `core.tracing`. When one has ended, the thread that exports writes it into a message of OTLP."""
 
 from __future__ import annotations
 
