@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Mapping
 from contextlib import ExitStack
 from functools import lru_cache
 from pathlib import Path
@@ -59,10 +60,12 @@ def serve(
     database: str = "",
     redis: str = "",
     code: str = "",
+    environment: Mapping[str, str] | None = None,
 ) -> RunningSystem:
     """Start `parley serve` with metrics and JSON logs, on a SQLite file if `database` is empty.
 
-    `server` has settings of `[server]`. `code`: the `PYTHONPATH` of other code than this repository's."""
+    `server` has settings of `[server]`. `code`: the `PYTHONPATH` of other code than this repository's.
+    `environment`: further variables."""
     toml = folder / "parley.toml"
     toml.write_text(config(upstream, models, server or {}, access))
     address = free_address()
@@ -75,6 +78,7 @@ def serve(
         "PARLEY_LOG_LEVEL": "info",
         "PARLEY_LOG_FORMAT": "json",
         UPSTREAM_KEY: "sk-benchmark",
+        **(environment or {}),
     }
     if code:
         env["PYTHONPATH"] = code
@@ -94,9 +98,10 @@ def start_embedded(
     server: dict[str, object] | None = None,
     access: str = "",
     code: str = "",
+    environment: Mapping[str, str] | None = None,
 ) -> RunningSystem:
-    """Parley on a SQLite file. `code`: see `serve`."""
-    return serve("parley", folder, upstream, models, server=server, access=access, code=code)
+    """Parley on a SQLite file. `code` and `environment`: see `serve`."""
+    return serve("parley", folder, upstream, models, server=server, access=access, code=code, environment=environment)
 
 
 def start_postgres(folder: Path, upstream: Upstream, models: list[str]) -> RunningSystem:

@@ -43,7 +43,7 @@ CHANNEL_OPTIONS = (
 
 def clean_environment(**more: str) -> dict[str, str]:
     """This process's environment without what configures a server, a provider or a proxy, and with `more`."""
-    unwanted = ("PARLEY_", "OPENAI_", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY")
+    unwanted = ("PARLEY_", "OPENAI_", "OTEL_", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY")
     kept = {name: value for name, value in os.environ.items() if not name.upper().startswith(unwanted)}
     return kept | more
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from typing import TYPE_CHECKING
 
 from parley_server import __version__
 from parley_server.auth.authenticator import Access
@@ -18,8 +19,9 @@ from parley_server.core.ports import Clock
 from parley_server.core.provider_keys import KeyCache, ProviderKeys
 from parley_server.core.retention import Retention
 from parley_server.core.status import StatusParts, StatusReports
+from parley_server.core.tracing import NO_TRACER, Tracer
 from parley_server.cores import Parts
-from parley_server.errors import StorageUnavailable
+from parley_server.errors import NotConfigured, StorageUnavailable
 from parley_server.modes import choose_mode
 from parley_server.process import collect_rarely, raise_open_files
 from parley_server.providers.registry import Registry
@@ -35,11 +37,16 @@ from parley_server.telemetry.loop import LoopMonitor
 from parley_server.telemetry.observer import Telemetry
 from parley_server.ui import page_server
 
+if TYPE_CHECKING:
+    from parley_server.telemetry.otel.tracer import OtelTracer
+
 logger = logging.getLogger("parley_server.app")
 
 # Load balancers must stop sending calls soon after the database is lost, and the check costs one trivial query.
 HEALTH_INTERVAL_S = 1.0
 LAST_CALLS_S = 5.0
+LAST_SPANS_S = 3.0
+"""How long a stop waits for the collector of traces."""
 
 
 class App:
@@ -60,7 +67,9 @@ class App:
     ) -> None:
         self._settings = settings
         self._clock = clock or SystemClock()
-        self.telemetry = Telemetry()
+        self.telemetry = Telemetry(genai_metrics=settings.genai_metrics)
+        self._exporting = _open_tracer(settings, self.telemetry)
+        self._tracer: Tracer = self._exporting or NO_TRACER
         self._monitor = LoopMonitor(self.telemetry, self._clock)
         key_cache = KeyCache()
         self._registry = Registry(
@@ -70,6 +79,7 @@ class App:
             clock=self._clock,
             observer=self.telemetry,
             stored_keys=key_cache,
+            tracer=self._tracer,
         )
         self.telemetry.watch_models(self._registry.models)
         self._tenants = tenants_of(settings.tenants)
@@ -83,6 +93,7 @@ class App:
             tenants=self._tenants,
             summary_model=settings.server.summary_model,
             usage_days=settings.retention.usage_days,
+            tracer=self._tracer,
         )
         self.mode = choose_mode(settings, parts, self.telemetry)
         self.replies = self.mode.core.replies
@@ -130,7 +141,9 @@ class App:
             usage_reports=core.usage_reports,
             provider_keys=self._provider_keys,
             status_reports=self.status_reports,
-            environment=CallEnvironment(authenticator=self._access, observer=self.telemetry, clock=self._clock),
+            environment=CallEnvironment(
+                authenticator=self._access, observer=self.telemetry, clock=self._clock, tracer=self._tracer
+            ),
             heartbeat_s=server.heartbeat_s,
             options=options(server),
             reflection=server.reflection,
@@ -281,6 +294,8 @@ class App:
         await self.mode.stop()
         await self._registry.close()
         await self._access.close()
+        if self._exporting is not None:  # after everything that has spans
+            await asyncio.to_thread(self._exporting.close, LAST_SPANS_S)
         if self._metrics is not None:  # last, so that the whole drain can be observed
             await asyncio.to_thread(self._metrics.close)
 
@@ -303,3 +318,24 @@ class App:
                     logger.info("database_restored")
                     await self._server.serve()
                 ready = True
+
+
+def _open_tracer(settings: Settings, telemetry: Telemetry) -> OtelTracer | None:
+    """A tracer, if the environment asks for traces. Raises `NotConfigured`."""
+    if (tracing := settings.tracing) is None:
+        return None
+    try:  # here, because a server without traces does not load OpenTelemetry
+        from parley_server.telemetry.otel.tracer import OtelTracer
+    except ModuleNotFoundError as error:
+        problem = f"{tracing.asked_by} asks for traces, but {error.name} is not installed"
+        raise NotConfigured(f"{problem}: pip install parley-server[otel], or set OTEL_TRACES_EXPORTER=none") from None
+    try:
+        return OtelTracer(
+            content=tracing.content,
+            queue=tracing.queue,
+            batch=tracing.batch,
+            interval_s=tracing.interval_s,
+            count=telemetry.spans_counted,
+        )
+    except Exception as error:  # the library raises exceptions of its own for some values, and ValueError for others
+        raise NotConfigured(f"traces cannot be exported with these OTEL_ variables: {error}") from error

@@ -32,6 +32,7 @@ from parley_server.core.replies.recovery import Recovery
 from parley_server.core.replies.service import Replies
 from parley_server.core.replies.sink import FlushWindow
 from parley_server.core.tasks import Tasks
+from parley_server.core.tracing import NO_TRACER, Tracer
 from parley_server.core.usage.reports import UsageReports
 
 
@@ -47,6 +48,7 @@ class Parts:
     tenants: Tenants = field(default_factory=Tenants)
     summary_model: str = ""
     usage_days: int = 0
+    tracer: Tracer = NO_TRACER
 
 
 class _Core:
@@ -91,6 +93,7 @@ class _Core:
             unstored=unstored,
             on_ended=on_ended,
             owner=owner,
+            tracer=parts.tracer,
         )
         self._estimator = Estimator(parts.observer)
         self.summaries = Summaries(
@@ -102,6 +105,7 @@ class _Core:
             estimator=self._estimator,
             busy=lambda: parts.load.overloaded or self.acceptances.draining is not None,
             alias=parts.summary_model,
+            tracer=parts.tracer,
         )
 
     # Not part of `__init__`, because what a subclass passes as `elsewhere` needs the parts that are built there.
@@ -166,6 +170,7 @@ class _Core:
             lease=self.lease,
             estimator=self._estimator,
             summaries=self.summaries,
+            tracer=parts.tracer,
             idle_elsewhere_s=None if peers is None else peers.idle_s,
         )
 

@@ -24,7 +24,8 @@ async def upstream():
 @pytest.fixture
 async def serve(tmp_path, upstream, empty_database):
     """Starts a server: `await serve(clock=..., provider="...", models="...", max_replies=...)`. `provider`, `models`
-    and `access` are lines of TOML; others, except `encryption_keys`, go to [server]."""
+    and `access` are lines of TOML, `environment` has further variables; others, except `encryption_keys`, go to
+    [server]."""
     (tmp_path / "parley.db").write_bytes(empty_database)
     async with contextlib.AsyncExitStack() as stack:
 

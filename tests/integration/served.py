@@ -7,7 +7,7 @@ import contextlib
 import hashlib
 import sqlite3
 import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -325,6 +325,7 @@ async def serving(
     models: str = "",
     access: str = "",
     encryption_keys: str = "",
+    environment: Mapping[str, str] | None = None,
     **settings: Any,
 ) -> AsyncIterator[Callable[[], Any]]:
     """Yields a function that starts a server on the folder's database; stops all servers at the end."""
@@ -332,18 +333,19 @@ async def serving(
     lines = "\n".join(f"{key} = {_toml(value)}" for key, value in settings.items())
     text = CONFIG.format(url=url or upstream.url, key=key, provider=provider, models=models, server=lines)
     config.write_text(text + access)
-    environment = {
+    variables = {
         "PARLEY_CONFIG": str(config),
         "PARLEY_LISTEN": "127.0.0.1:0",
         "PARLEY_METRICS_LISTEN": "127.0.0.1:0",
         "PARLEY_DATABASE_URL": f"sqlite+aiosqlite:///{folder / 'parley.db'}",
         "PARLEY_ENCRYPTION_KEYS": encryption_keys,
         "UPSTREAM_KEY": KEY,
+        **(environment or {}),
     }
     servers: list[Server] = []
 
     async def start() -> Server:
-        app = App(load_settings(environment), clock=clock)
+        app = App(load_settings(variables), clock=clock)
         await app.start()
         if clock is not None:
             await app._monitor.stop()  # it compares the clock with CPU time

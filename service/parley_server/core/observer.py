@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Protocol
 
-from parley_server.core.model import Reply, Value
+from parley_server.core.model import Finish, Model, Part, Reply, Usage, Value
 from parley_server.errors import Reason
 
 
@@ -108,11 +108,40 @@ class KeySetObserver(Protocol):
         """A set of keys was read from its URL or file. `outcome` is "ok" or "failed"."""
 
 
+class Target(Value, frozen=True, kw_only=True):
+    """Who is asked: the provider's name in the GenAI conventions of OpenTelemetry, such as "openai" or "gcp.gemini",
+    and the address of its server (empty and 0: there is none)."""
+
+    system: str = ""
+    host: str = ""
+    port: int = 0
+
+
+NO_TARGET = Target()
+
+
+class AttemptEnded(Value, frozen=True, kw_only=True):
+    """A request to a provider that has ended. `outcome` is "OK", "CANCELLED" or the name of the error's reason.
+
+    first_content_s: from the start of the request to the first text, reasoning or tool call (None: none arrived in
+    time). usage: the provider's own count, if it sent one. finish: of an answer that is complete. answer: what arrived;
+    set only where the attempt's span asks for it."""
+
+    model: Model
+    target: Target
+    outcome: str
+    duration_s: float
+    first_content_s: float | None = None
+    usage: Usage | None = None
+    finish: Finish | None = None
+    answer: tuple[Part, ...] = ()
+
+
 class AttemptObserver(Protocol):
     """Receives events of provider requests."""
 
-    def provider_attempt(self, provider: str, outcome: str) -> None:
-        """A request to a provider ended. `outcome` is "OK" or the name of the error's reason."""
+    def provider_attempt(self, attempt: AttemptEnded) -> None:
+        """A request to a provider has ended."""
 
     def provider_retried(self, provider: str, reason: str) -> None:
         """A model is about to be asked again for the same reply. `reason` is the class of the failure (`Failure`)."""

@@ -19,6 +19,7 @@ from parley_server.core.clock import SystemClock
 from parley_server.core.model import Finish, FinishReason, Prompt
 from parley_server.core.observer import AttemptObserver
 from parley_server.core.ports import Clock
+from parley_server.core.tracing import current_span
 from parley_server.errors import (
     InvalidRequest,
     ProviderError,
@@ -212,7 +213,9 @@ class Endpoint:
 
     async def _send(self, prompt: Prompt, url: str, body: Json, headers: Mapping[str, str]) -> httpx2.Response:
         """Send the request, again without those optional fields that the server refuses by name."""
-        if _TRACEPARENT.fullmatch(prompt.traceparent):
+        if own := current_span.get().headers:
+            headers = {**headers, **own}
+        elif _TRACEPARENT.fullmatch(prompt.traceparent):
             headers = {**headers, "traceparent": prompt.traceparent}
         body = self.completed(prompt, body)
         try:

@@ -15,6 +15,7 @@ from parley_server.core.ports import Clock, KeyLookup, Provider, Route, Sink
 from parley_server.core.secret import Secret
 from parley_server.core.status_values import BreakerState
 from parley_server.core.store_types import KeyPlace
+from parley_server.core.tracing import NO_TRACER, Tracer
 from parley_server.errors import InvalidRequest, ModelNotFound, NotConfigured, ProviderNotFound
 from parley_server.providers.anthropic.provider import AnthropicProvider
 from parley_server.providers.gemini.provider import GeminiProvider
@@ -24,7 +25,7 @@ from parley_server.providers.openai.provider import OpenAIProvider
 from parley_server.providers.policies.breaker import FAILURES, Breaker, CoolDowns
 from parley_server.providers.policies.retry import RetryBudget
 from parley_server.providers.policies.route import Candidate, ModelRoute
-from parley_server.providers.resolved import resolved_model, resolved_timeouts
+from parley_server.providers.resolved import resolved_model, resolved_target, resolved_timeouts
 from parley_server.providers.scripted.provider import ScriptedProvider
 from parley_server.providers.scripted.script import read_script
 from parley_server.settings import (
@@ -187,12 +188,14 @@ class Models:
         *,
         clock: Clock,
         observer: AttemptObserver | None,
+        tracer: Tracer,
     ) -> None:
         self.providers = providers
         self._candidates = candidates
         self._default_model = default_model
         self._clock = clock
         self._observer = observer
+        self._tracer = tracer
 
     def current(self) -> Models:
         """See `Catalog`."""
@@ -214,7 +217,7 @@ class Models:
     def route(self, candidates: tuple[Model, ...]) -> Route:
         """See `Catalog.route`."""
         found = tuple(self._candidates[model.alias] for model in candidates)
-        return ModelRoute(found, clock=self._clock, observer=self._observer)
+        return ModelRoute(found, clock=self._clock, observer=self._observer, tracer=self._tracer)
 
     def models(self) -> list[Model]:
         """All models, the default first."""
@@ -239,12 +242,14 @@ class Registry:
         clock: Clock,
         observer: AttemptObserver | None = None,
         stored_keys: KeyLookup | None = None,
+        tracer: Tracer = NO_TRACER,
     ) -> None:
         self._clock = clock
         self._observer = observer
+        self._tracer = tracer
         self._stored_keys = stored_keys
         self._retired: set[ConfiguredProvider] = set()
-        self._now = Models({}, {}, default_model, clock=clock, observer=observer)
+        self._now = Models({}, {}, default_model, clock=clock, observer=observer, tracer=tracer)
         self._now = self.prepare(providers, models, default_model)
 
     def prepare(
@@ -272,7 +277,7 @@ class Registry:
                 candidates[alias] = _candidate(model, built[entry.provider], resolved_timeouts(entry, settings, known))
         if faults:
             raise NotConfigured("; ".join(faults))
-        return Models(built, candidates, default_model, clock=self._clock, observer=self._observer)
+        return Models(built, candidates, default_model, clock=self._clock, observer=self._observer, tracer=self._tracer)
 
     def use(self, prepared: Models) -> None:
         """Use this catalog from now on. `close_retired` must follow."""
@@ -391,6 +396,7 @@ def _candidate(model: Model, provider: ConfiguredProvider, timeouts: Timeouts) -
         budget=provider.budget,
         cool_downs=provider.cool_downs,
         fingerprint=provider.keys.fingerprint if provider.keys else lambda _: "",
+        target=resolved_target(model.provider, provider.settings),
     )
 
 

@@ -5,9 +5,12 @@ from __future__ import annotations
 import datetime
 from typing import NamedTuple, TypeVar
 
+import httpx2
 import msgspec
 
 from parley_server.core.model import Model, Prices, PriceTier
+from parley_server.core.observer import Target
+from parley_server.providers.gemini.provider import gemini_url
 from parley_server.providers.known_models import KnownModel, prices_of
 from parley_server.providers.openai.profile import profile_of
 from parley_server.settings import (
@@ -17,6 +20,7 @@ from parley_server.settings import (
     ModelSettings,
     OpenAISettings,
     PriceSettings,
+    Profile,
     ProviderSettings,
     ScriptedSettings,
     Timeouts,
@@ -26,6 +30,16 @@ T = TypeVar("T")
 
 _WITHOUT_SAMPLING = "2026-10-21"
 _RESPONSES_PROFILES = ("openai", "azure")
+_SYSTEMS: dict[Profile, str] = {
+    "openai": "openai",
+    "azure": "azure.ai.openai",
+    "openrouter": "openrouter",
+    "mistral": "mistral_ai",
+    "deepseek": "deepseek",
+    "xai": "x_ai",
+    "groq": "groq",
+}
+"""Values of `gen_ai.provider.name`. The conventions have no name for OpenRouter."""
 
 
 def resolved_model(
@@ -73,6 +87,22 @@ def resolved_timeouts(settings: ModelSettings, provider: ProviderSettings, known
     # A model that may or may not reason gets the shorter limit: an endpoint that hangs is noticed early.
     reasoning = _first(settings.reasoning, known.reasoning) or False
     return timeouts.model_copy(update={"first_token": timeouts.first_token_s(reasoning=reasoning)})
+
+
+def resolved_target(name: str, provider: ProviderSettings) -> Target:
+    """Who is asked, in the terms of traces: the vendor's name in the GenAI conventions, or for a server that they do
+    not name, that of the configured provider. `name` is the latter. Raises `httpx2.InvalidURL`."""
+    if not isinstance(provider, EndpointSettings):
+        return Target(system=name)
+    system, base_url = name, provider.base_url
+    if isinstance(provider, AnthropicSettings):
+        system = "anthropic"
+    elif isinstance(provider, GeminiSettings):
+        system, base_url = "gcp.vertex_ai" if provider.project else "gcp.gemini", base_url or gemini_url(provider)
+    elif isinstance(provider, OpenAISettings):
+        system = _SYSTEMS.get(profile_of(provider), name)
+    url = httpx2.URL(base_url)
+    return Target(system=system, host=url.host, port=url.port or (443 if url.scheme == "https" else 80))
 
 
 def _refuses_sampling(provider: ProviderSettings) -> bool:

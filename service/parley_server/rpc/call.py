@@ -22,6 +22,7 @@ from parley_server.core.observer import CallEnded, CallObserver
 from parley_server.core.ports import Authenticator, Clock
 from parley_server.core.replies.endings import internal_error
 from parley_server.core.store_types import KeyPlace
+from parley_server.core.tracing import NO_TRACER, Tracer, current_span
 from parley_server.errors import Forbidden, InvalidRequest, ParleyError, Reason, Unauthenticated
 from parley_server.rpc.credentials import credentials_of, text_metadata
 from parley_server.rpc.status import Trailers, code_of, status_of, trailers_of
@@ -126,6 +127,7 @@ class CallEnvironment:
     authenticator: Authenticator
     observer: CallObserver
     clock: Clock
+    tracer: Tracer = NO_TRACER
 
 
 class Servicer:
@@ -158,6 +160,8 @@ def rpc(
                 text_metadata(context.invocation_metadata()),
                 allowed_s=left_s(context) or 0.0,
             )
+            span = self.environment.tracer.call(method, caller.metadata)
+            current_span.set(span)  # the task of the call ends with it
             try:
                 # In here, so that a refused credential is mapped, logged and counted like any other error.
                 await _identify(self.environment, context, caller)
@@ -181,7 +185,9 @@ def rpc(
                 await _abort_defect(context, caller)
             finally:
                 duration_s = self.environment.clock.monotonic() - began
-                self.environment.observer.call_ended(caller.ended(method, duration_s))
+                ended = caller.ended(method, duration_s)
+                self.environment.observer.call_ended(ended)
+                span.end(ended)
             raise AssertionError("abort always raises")
 
         return handle

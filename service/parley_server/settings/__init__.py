@@ -25,6 +25,7 @@ from parley_server.settings.shape import (
 )
 from parley_server.settings.source import SettingsSource
 from parley_server.settings.tenant_shape import QuotaSettings, TenantLimitSettings, TenantSettings
+from parley_server.settings.tracing import TracingSettings
 from parley_server.settings.urls import is_sqlite, without_secrets
 
 __all__ = [
@@ -56,6 +57,7 @@ __all__ = [
     "Timeouts",
     "TlsSettings",
     "ToolIds",
+    "TracingSettings",
     "change_of",
     "did_you_mean",
     "is_sqlite",

@@ -36,6 +36,7 @@ from parley_server.settings.sources import (
 from parley_server.settings.tables import read_table
 from parley_server.settings.tenant_shape import TenantSettings
 from parley_server.settings.tenants import read_tenants, unreachable_faults
+from parley_server.settings.tracing import read_tracing
 
 _SECTIONS = ("providers", "models", "server", "tls", "tenants", "identity", "retention")
 
@@ -63,10 +64,12 @@ def load_settings(environment: Mapping[str, str], arguments: Mapping[str, Any] |
     # Credentials with faults are credentials all the same: only the faults themselves need to be reported.
     has_credentials = bool(issuers) or any(tenant is None or tenant.has_credential for tenant in tenants.values())
     faults.extend(exposure_faults(scalars, has_tls="tls" in document, has_credentials=has_credentials))
+    tracing = read_tracing(environment, faults)
     if faults:
         raise SettingsError(faults)
     return Settings(
         **scalars,
+        tracing=tracing,
         tls=tls,
         providers=providers,
         models=models,

@@ -14,6 +14,7 @@ from parley_server.settings.issuer_shape import IssuerSettings
 from parley_server.settings.keys import ApiKey, GoogleCredentials
 from parley_server.settings.model_shape import ModelSettings
 from parley_server.settings.tenant_shape import TenantSettings
+from parley_server.settings.tracing import TracingSettings
 from parley_server.settings.values import Count, Number, Plain, Seconds, Shape
 
 KIB = 1024
@@ -231,9 +232,9 @@ class TlsSettings(Shape):
 class Settings(Shape):
     """A whole valid configuration. `server.default_model` names one of `models`, and `server.summary_model`, unless it
     is empty. `ui_listen` None: no chat page; `ui_hosts` are names that browsers may use for it besides those of
-    loopback. Several `workers`, or a relay (`redis_url`), require a PostgreSQL database. `encryption_keys`
-    encrypt stored API keys, the newest first. They and the URLs, which may contain passwords, are left out of the
-    `repr`."""
+    loopback. `tracing` None: no traces. Several `workers`, or a relay (`redis_url`), require a PostgreSQL database.
+    `encryption_keys` encrypt stored API keys, the newest first. They and the URLs, which may contain passwords, are
+    left out of the `repr`."""
 
     listen: Address = Address(host="127.0.0.1", port=50051)
     metrics_listen: Address | None = Address(host="127.0.0.1", port=9464)
@@ -247,6 +248,8 @@ class Settings(Shape):
     encryption_keys: Annotated[tuple[str, ...], Field(repr=False)] = ()
     log_level: LogLevel = "info"
     log_format: LogFormat = "json"
+    genai_metrics: bool = False
+    tracing: TracingSettings | None = None
     server: ServerSettings
     retention: RetentionSettings = RetentionSettings()
     tls: TlsSettings | None

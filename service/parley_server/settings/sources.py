@@ -189,6 +189,7 @@ _PARSERS: dict[str, Callable[[Any], Any]] = {
     "plaintext": _switch,
     "log_level": _log_level,
     "log_format": _log_format,
+    "genai_metrics": _switch,
     "encryption_keys": _encryption_keys,
 }
 SCALARS = tuple(_PARSERS)

@@ -17,10 +17,11 @@ import msgspec
 
 from parley_server.core.model import Reply, State
 from parley_server.core.observer import CallEnded
+from parley_server.core.tracing import current_span
 from parley_server.errors import Reason
 
 # Libraries whose debug lines contain the data that they send and receive.
-_VERBOSE = ("httpx2", "httpcore2", "sqlalchemy", "alembic", "asyncio", "grpc")
+_VERBOSE = ("httpx2", "httpcore2", "sqlalchemy", "alembic", "asyncio", "grpc", "opentelemetry")
 # Its end is kept, which has the exception itself and the innermost frames.
 _EXCEPTION_CHARACTERS = 16_384
 _SECRETS = re.compile(r"(?i)\b(?:(?:sk|xai)-[\w-]{6,}|AIza[\w-]{6,}|gAAAA[\w-]{20,}=*|bearer\s+[\w.~+/=-]+)")
@@ -194,6 +195,9 @@ def _values_of(record: logging.LogRecord) -> dict[str, Any]:
         values["logger"] = record.name
     else:
         values.update(event="log", logger=record.name, message=redact(message))
+    span = current_span.get()
+    if span.trace_id and not span.ended:  # a background task may outlive the operation that has started it
+        values["trace_id"], values["span_id"] = span.trace_id, span.span_id
     if record.exc_info:
         values["exception"] = redact(_FORMATTER.formatException(record.exc_info))[-_EXCEPTION_CHARACTERS:]
     return values

@@ -15,8 +15,10 @@ from prometheus_client.registry import Collector
 
 from parley_server import __version__
 from parley_server.core.model import Model, Reply, Usage
-from parley_server.core.observer import CallEnded
+from parley_server.core.observer import AttemptEnded, CallEnded
+from parley_server.core.tracing import current_span
 from parley_server.errors import Reason
+from parley_server.telemetry import genai
 from parley_server.telemetry.logs import end_reason, event_of
 
 # Limit of label values of a metric. Further values are counted together as "other", so that memory stays bounded.
@@ -105,11 +107,19 @@ class _LogLineCounter(logging.Handler):
         self._lines.of(record.levelname.lower(), event_of(record)).inc()
 
 
+def _exemplar() -> dict[str, str] | None:
+    """The trace of the current operation, if it is exported: latencies show it as an example."""
+    span = current_span.get()
+    return {"trace_id": span.trace_id} if span.sampled else None
+
+
 class Metrics:
     """Counts events; no method waits or raises. An endpoint serves `registry`. As a handler of the root logger,
-    `log_line_counter` counts log lines."""
+    `log_line_counter` counts log lines.
 
-    def __init__(self) -> None:
+    `genai_metrics`: also count attempts under the names of the GenAI conventions."""
+
+    def __init__(self, *, genai_metrics: bool = False) -> None:
         self.registry = registry = CollectorRegistry()
         ProcessCollector(registry=registry)
         PlatformCollector(registry=registry)
@@ -121,6 +131,9 @@ class Metrics:
         build = Gauge("parley_build_info", "1; the label is the release.", ("version",), registry=registry)
         build.labels(__version__).set(1)
         self._bind_configuration(registry)
+        self._genai = _GenAiMetrics(registry) if genai_metrics else None
+        spans = Counter("parley_trace_spans_total", "Spans of traces that ended.", ("outcome",), registry=registry)
+        self._spans = _Labelled(spans.labels)
         self._lease = Gauge(
             "parley_lease_held", "1 while this replica may show text of its replies.", registry=registry
         )
@@ -303,7 +316,7 @@ class Metrics:
         state, model = reply.state.value, reply.model
         self._ended.of(state, end_reason(reply), model).inc()
         # The wall clock may have been set back during the reply.
-        self._duration.of(state).observe(max(0, reply.end_time_us - reply.create_time_us) / 1e6)
+        self._duration.of(state).observe(max(0, reply.end_time_us - reply.create_time_us) / 1e6, _exemplar())
         self._length.of(state).observe(text_length)
         self._overhead.observe(overhead_s)
         if reply.usage is not None:
@@ -332,7 +345,7 @@ class Metrics:
         self._readers.dec()
 
     def first_token(self, seconds: float, model: str) -> None:
-        self._first_token.of(model).observe(seconds)
+        self._first_token.of(model).observe(seconds, _exemplar())
 
     def refused(self, reason: Reason) -> None:
         self._refusals.of(reason.value).inc()
@@ -379,7 +392,7 @@ class Metrics:
 
     def call_ended(self, call: CallEnded) -> None:
         self._calls.of(call.method, call.code).inc()
-        self._call_duration.of(call.method).observe(call.duration_s)
+        self._call_duration.of(call.method).observe(call.duration_s, _exemplar())
 
     def authenticated(self, seconds: float) -> None:
         self._auth.observe(seconds)
@@ -405,8 +418,10 @@ class Metrics:
     def went_away(self) -> None:
         self._go_away.inc()
 
-    def provider_attempt(self, provider: str, outcome: str) -> None:
-        self._attempts.of(provider, outcome).inc()
+    def provider_attempt(self, attempt: AttemptEnded) -> None:
+        self._attempts.of(attempt.model.provider, attempt.outcome).inc()
+        if self._genai is not None:
+            self._genai.count(attempt)
 
     def provider_retried(self, provider: str, reason: str) -> None:
         self._retries.of(provider, reason).inc()
@@ -431,6 +446,13 @@ class Metrics:
         if outcome == "faulty":
             self._config_faulty.set(1)
 
+    # --- traces
+
+    def spans_counted(self, outcome: str, count: int) -> None:
+        """Count spans by what became of them: "exported", "failed" (the collector did not take them) or "dropped" (too
+        many waited). Called in several threads."""
+        self._spans.of(outcome).inc(count)
+
     # --- the loop
 
     def loop_sampled(self, *, lag_s: float, utilisation: float) -> None:
@@ -441,3 +463,59 @@ class Metrics:
     def tasks_counted(self, tasks: int) -> None:
         """Record the number of tasks of the event loop."""
         self._tasks.set(tasks)
+
+
+class _GenAiMetrics:
+    """The metrics of the GenAI conventions for clients, in Prometheus' form of their names."""
+
+    # `time_per_output_chunk` is missing: one value for each chunk would cost more than all else of a token.
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        labels = tuple(map(genai.prometheus_name, (genai.OPERATION, genai.PROVIDER, genai.REQUEST_MODEL)))
+        duration = Histogram(
+            genai.prometheus_name(genai.DURATION) + "_seconds",
+            "Duration of a request to a model, until its answer is complete.",
+            (*labels, genai.prometheus_name(genai.ERROR_TYPE)),
+            buckets=genai.SECONDS,
+            registry=registry,
+        )
+        self._duration = _Labelled(duration.labels)
+        first_chunk = Histogram(
+            genai.prometheus_name(genai.TIME_TO_FIRST_CHUNK) + "_seconds",
+            "From a request to a model to its first content.",
+            labels,
+            buckets=genai.SECONDS,
+            registry=registry,
+        )
+        self._first_chunk = _Labelled(first_chunk.labels)
+        tokens = {
+            genai.USAGE_INPUT: "Tokens of prompts.",
+            genai.USAGE_OUTPUT: "Tokens of answers.",
+            genai.USAGE_CACHE_READ: "Tokens of prompts that the provider had cached.",
+            genai.USAGE_CACHE_WRITE: "Tokens of prompts that the provider has cached.",
+            genai.USAGE_REASONING: "Tokens of answers that are reasoning.",
+        }
+        self._tokens = {
+            name: _Labelled(Counter(genai.prometheus_name(name), text, labels, registry=registry).labels)
+            for name, text in tokens.items()
+        }
+
+    def count(self, attempt: AttemptEnded) -> None:
+        labels = (genai.CHAT, attempt.target.system, attempt.model.name)
+        error = "" if attempt.outcome == "OK" else attempt.outcome
+        exemplar = _exemplar()
+        self._duration.of(*labels, error).observe(attempt.duration_s, exemplar)
+        if attempt.first_content_s is not None:
+            self._first_chunk.of(*labels).observe(attempt.first_content_s, exemplar)
+        if (usage := attempt.usage) is None:
+            return
+        counts = (
+            (genai.USAGE_INPUT, usage.prompt_tokens),
+            (genai.USAGE_OUTPUT, usage.completion_tokens),
+            (genai.USAGE_CACHE_READ, usage.cached_prompt_tokens),
+            (genai.USAGE_CACHE_WRITE, usage.cache_write_prompt_tokens),
+            (genai.USAGE_REASONING, usage.reasoning_tokens),
+        )
+        for name, count in counts:
+            if count > 0:
+                self._tokens[name].of(*labels).inc(count)

@@ -21,6 +21,7 @@ from parley.v1 import chat_pb2, chat_pb2_grpc, resources_pb2
 from tests import watchdog
 from tests.integration.process.test_start import command, messages, refusal
 from tests.integration.process.watching import Watcher, reason_of, script, text_of, words
+from tests.otlp import Collector
 from tests.processes import ServerProcess, open_channel, until
 
 QUICK = "[server]\nsweep_interval_s = 0.5\nreconcile_interval_s = 0.5\nrelay_heartbeat_s = 0.5\n"
@@ -141,7 +142,9 @@ def port_is_free(port: int) -> bool:
 
 
 async def test_two_workers_share_a_port(tmp_path, urls) -> None:
-    async with Workers(tmp_path, urls) as server, AsyncExitStack() as stack:
+    async with AsyncExitStack() as stack:
+        collector = await stack.enter_async_context(Collector())
+        server = await stack.enter_async_context(Workers(tmp_path, urls, **collector.environment))
         channels = [await stack.enter_async_context(open_channel(server.address)) for _ in range(24)]
         asking = chat_pb2.ReplyRequest(text=script("Hello.", delay_s=0))
         replies = await asyncio.gather(*(chat_pb2_grpc.ChatStub(each).CreateReply(asking) for each in channels))
@@ -169,6 +172,8 @@ async def test_two_workers_share_a_port(tmp_path, urls) -> None:
         assert await server.terminate() == 0
         assert server.events()[-1]["event"] == "workers_stopped"
         assert port_is_free(server.port)
+        exported = Counter(span.resource["service.instance.id"] for span in collector.named("parley.reply"))
+        assert sorted(exported.values()) == sorted(owners.values()), "each worker exports its own spans"
 
 
 @pytest.mark.timeout(120)

@@ -14,7 +14,7 @@ class Oddities:
     def __init__(self):
         self.seen = []
 
-    def provider_attempt(self, provider, outcome):
+    def provider_attempt(self, attempt):
         pass
 
     def provider_oddity(self, provider, kind):

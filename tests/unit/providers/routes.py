@@ -51,8 +51,8 @@ class Events:
     def __init__(self):
         self.attempts, self.retries, self.failovers, self.breakers = [], [], [], []
 
-    def provider_attempt(self, provider, outcome):
-        self.attempts.append((provider, outcome))
+    def provider_attempt(self, attempt):
+        self.attempts.append((attempt.model.provider, attempt.outcome))
 
     def provider_retried(self, provider, reason):
         self.retries.append((provider, reason))

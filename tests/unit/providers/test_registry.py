@@ -86,8 +86,8 @@ async def test_attempts_are_reported_to_the_observer():
     outcomes = []
 
     class Observer:
-        def provider_attempt(self, provider, outcome):
-            outcomes.append((provider, outcome))
+        def provider_attempt(self, attempt):
+            outcomes.append((attempt.model.provider, attempt.outcome))
 
     catalog = registry(observer=Observer())
     await generate(catalog, Recorder())

@@ -15,6 +15,7 @@ from parley_server.core.model import FinishReason, Reply, ReplyError, State, Usa
 from parley_server.core.observer import CallEnded
 from parley_server.core.secret import Secret
 from parley_server.core.store_types import KeyPlace
+from parley_server.core.tracing import NoSpan, within
 from parley_server.errors import Reason
 from parley_server.secrets.fernet import FernetCipher, new_encryption_key
 from parley_server.telemetry.logs import configure_logging, log_call, log_reply, redact
@@ -221,3 +222,17 @@ TOKEN = FernetCipher([new_encryption_key()]).encrypt(KeyPlace("up", ""), Secret(
 )
 def test_keys_of_all_vendors_are_redacted(key: str) -> None:
     assert redact(f"refused: {key}, twice") == "refused: [redacted], twice"
+
+
+def test_lines_within_an_operation_have_its_trace_until_it_has_ended(lines: Callable[[], list[dict[str, Any]]]) -> None:
+    span = NoSpan()
+    span.trace_id, span.span_id = "0af7", "b7ad"
+    logger = logging.getLogger("parley.test")
+    with within(span):
+        logger.info("one", extra={"fields": {"a": 1}})
+        logger.info("Free text of a library")
+        span.ended = True  # a background task that the operation has started goes on
+        logger.info("two")
+    logger.info("three")
+    found = [(line["event"], line.get("trace_id"), line.get("span_id")) for line in lines()]
+    assert found == [("one", "0af7", "b7ad"), ("log", "0af7", "b7ad"), ("two", None, None), ("three", None, None)]

@@ -7,7 +7,8 @@ import logging
 import msgspec
 import pytest
 from parley_server.core.model import FinishReason, Model, Reply, ReplyError, State, Usage
-from parley_server.core.observer import AttemptObserver, CallEnded, CallObserver, Observer
+from parley_server.core.observer import AttemptEnded, AttemptObserver, CallEnded, CallObserver, Observer, Target
+from parley_server.core.tracing import NoSpan, within
 from parley_server.errors import Reason
 from parley_server.telemetry.metrics import MAX_SERIES, Metrics
 from parley_server.telemetry.observer import Telemetry
@@ -26,6 +27,14 @@ ENDED = Reply(
     usage=Usage(prompt_tokens=30, cached_prompt_tokens=10, completion_tokens=5, cost_nano_usd=2_500_000),
     create_time_us=1_000_000,
     end_time_us=3_000_000,
+)
+ATTEMPT = AttemptEnded(
+    model=Model(alias="fast", provider="main", name="gpt-5"),
+    target=Target(system="openai", host="api.openai.com", port=443),
+    outcome="OK",
+    duration_s=0.9,
+    first_content_s=0.3,
+    usage=Usage(prompt_tokens=30, cached_prompt_tokens=10, completion_tokens=5),
 )
 
 
@@ -70,7 +79,7 @@ def test_readers_refusals_calls_and_attempts_are_counted() -> None:
     metrics.call_ended(CallEnded(method="/parley.v1.Chat/Cancel", code="OK", duration_s=0.5, tenant="t", end_user="u"))
     metrics.resumed()
     metrics.went_away()
-    metrics.provider_attempt("openai", "PROVIDER_TIMEOUT")
+    metrics.provider_attempt(msgspec.structs.replace(ATTEMPT, outcome="PROVIDER_TIMEOUT"))
     metrics.provider_retried("openai", "rate")
     metrics.failed_over("fast", "slow", "rate")
     metrics.breaker_changed("openai", "gpt-5", is_open=True)
@@ -84,7 +93,7 @@ def test_readers_refusals_calls_and_attempts_are_counted() -> None:
     assert value(metrics, "parley_call_duration_seconds_sum", method="/parley.v1.Chat/Cancel") == 0.5
     assert value(metrics, "parley_resumes_total") == 1
     assert value(metrics, "parley_go_away_total") == 1
-    assert value(metrics, "parley_provider_attempts_total", provider="openai", outcome="PROVIDER_TIMEOUT") == 1
+    assert value(metrics, "parley_provider_attempts_total", provider="main", outcome="PROVIDER_TIMEOUT") == 1
     assert value(metrics, "parley_provider_retries_total", provider="openai", reason="rate") == 1
     assert (
         metrics.registry.get_sample_value("parley_failovers_total", {"from": "fast", "to": "slow", "reason": "rate"})
@@ -95,6 +104,61 @@ def test_readers_refusals_calls_and_attempts_are_counted() -> None:
     assert value(metrics, "parley_provider_oddities_total", provider="openai", kind="count") == 1
     assert value(metrics, "parley_loop_lag_seconds_sum") == 0.02
     assert value(metrics, "parley_loop_utilisation") == 0.4
+
+
+def test_attempts_have_the_names_of_the_genai_conventions_if_they_are_wanted() -> None:
+    metrics = Metrics(genai_metrics=True)
+    metrics.provider_attempt(ATTEMPT)
+    failed = msgspec.structs.replace(ATTEMPT, outcome="PROVIDER_TIMEOUT", first_content_s=None, usage=None)
+    metrics.provider_attempt(failed)
+    labels = {"gen_ai_operation_name": "chat", "gen_ai_provider_name": "openai", "gen_ai_request_model": "gpt-5"}
+    inference = "gen_ai_client_inference"
+    assert value(metrics, f"{inference}_duration_seconds_sum", **labels, error_type="") == 0.9
+    assert value(metrics, f"{inference}_duration_seconds_count", **labels, error_type="PROVIDER_TIMEOUT") == 1
+    assert value(metrics, f"{inference}_duration_seconds_bucket", **labels, error_type="", le="1.28") == 1
+    assert value(metrics, f"{inference}_time_to_first_chunk_seconds_sum", **labels) == 0.3
+    assert value(metrics, f"{inference}_time_to_first_chunk_seconds_count", **labels) == 1
+    tokens = {
+        "input_tokens": 30,
+        "output_tokens": 5,
+        "cache_read_input_tokens": 10,
+        "cache_write_input_tokens": None,
+        "reasoning_output_tokens": None,
+    }
+    assert {name: value(metrics, f"{inference}_usage_{name}_total", **labels) for name in tokens} == tokens
+    plain = Metrics()
+    plain.provider_attempt(ATTEMPT)
+    assert "gen_ai" not in generate_latest(plain.registry).decode()
+
+
+def test_only_latencies_of_exported_traces_have_an_exemplar() -> None:
+    metrics = Metrics(genai_metrics=True)
+
+    def observe(*, sampled: bool, trace_id: str) -> None:
+        span = NoSpan()
+        span.sampled, span.trace_id = sampled, trace_id
+        with within(span):
+            metrics.first_token(0.25, "fast")
+            metrics.provider_attempt(ATTEMPT)
+            metrics.call_ended(CallEnded(method="m", code="OK", duration_s=0.1))
+            metrics.reply_ended(ENDED, overhead_s=0.1, text_length=1)
+
+    observe(sampled=True, trace_id="0123")
+    observe(sampled=False, trace_id="4567")
+    found = {
+        sample.name: sample.exemplar.labels
+        for family in metrics.registry.collect()
+        for sample in family.samples
+        if sample.exemplar is not None
+    }
+    histograms = (
+        "parley_first_token_seconds",
+        "parley_call_duration_seconds",
+        "parley_reply_duration_seconds",
+        "gen_ai_client_inference_duration_seconds",
+        "gen_ai_client_inference_time_to_first_chunk_seconds",
+    )
+    assert found == {f"{name}_bucket": {"trace_id": "0123"} for name in histograms}
 
 
 def test_no_label_contains_a_person_or_an_id() -> None:
@@ -127,7 +191,7 @@ def test_telemetry_implements_every_observer(caplog: pytest.LogCaptureFixture) -
     observer.reply_started()
     observer.reply_ended(ENDED, overhead_s=0.001, text_length=1)
     calls.call_ended(CallEnded(method="m", code="OK", duration_s=0.1, call_id="k"))
-    attempts.provider_attempt("openai", "OK")
+    attempts.provider_attempt(ATTEMPT)
     assert [record.getMessage() for record in caplog.records] == ["reply", "call"]
     assert value(telemetry, "parley_replies_active") == 0
     assert value(telemetry, "parley_calls_total", method="m", code="OK") == 1

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from parley_server.core.observer import CallEnded
+from parley_server.core.tracing import NoSpan, within
 from parley_server.telemetry.endpoint import MetricsEndpoint, serve_metrics
 from parley_server.telemetry.metrics import Metrics
 from parley_server.workers import metrics as workers_metrics
@@ -77,6 +78,18 @@ def test_each_sample_has_the_label_of_its_worker(closing: ExitStack, accept: str
     assert found["parley_worker_restarts_total", "worker=1"] == 3
     whole = {name for name, *labels in found if not any(label.startswith("worker=") for label in labels)}
     assert whole == set()
+
+
+def test_exemplars_of_workers_are_kept(closing: ExitStack) -> None:
+    span = NoSpan()
+    span.sampled, span.trace_id = True, "0af7"
+    with within(span):
+        workers = [worker(0, closing, calls=1)]
+    text = page(workers, closing, accept="application/openmetrics-text; version=1.0.0")
+    (line,) = [line for line in text.splitlines() if " # {" in line]
+    assert line.startswith("parley_call_duration_seconds_bucket{")
+    assert 'worker="0"' in line
+    assert ' # {trace_id="0af7"} 0.02 ' in line
 
 
 def test_a_worker_that_does_not_answer_is_left_out(closing: ExitStack, monkeypatch: pytest.MonkeyPatch) -> None:

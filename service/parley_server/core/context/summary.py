@@ -23,6 +23,7 @@ from parley_server.core.observer import Observer
 from parley_server.core.ports import Catalog, Clock, Prompts, Store
 from parley_server.core.store_types import Summary
 from parley_server.core.tasks import Tasks, done_within
+from parley_server.core.tracing import NO_TRACER, Tracer, within
 from parley_server.errors import ParleyError
 
 logger = logging.getLogger("parley.context")
@@ -46,6 +47,7 @@ class Summaries:
         estimator: Estimator,
         busy: Callable[[], bool],
         alias: str = "",
+        tracer: Tracer = NO_TRACER,
     ) -> None:
         self._store = store
         self._catalog = catalog
@@ -55,6 +57,7 @@ class Summaries:
         self._estimator = estimator
         self._busy = busy
         self.alias = alias
+        self._tracer = tracer
         self._running: dict[str, asyncio.Task[None]] = {}
 
     def begin(self, prompts: Prompts, model: Model) -> None:
@@ -80,11 +83,13 @@ class Summaries:
             return
         assert task is not None
         self._running[fold.conversation_id] = task
-        outcome = "cancelled"
+        outcome, span = "cancelled", self._tracer.summary(fold.conversation_id)
         try:
-            outcome = await self._within_limit(fold, model)
+            with within(span):
+                outcome = await self._within_limit(fold, model)
         finally:
             self._running.pop(fold.conversation_id)
+            span.end(outcome)
             self._observer.summarized(outcome)
 
     async def _within_limit(self, fold: Fold, model: Model) -> str:

@@ -42,6 +42,7 @@ from parley_server.core.store_types import (
 )
 from parley_server.core.tasks import Tasks, done_within
 from parley_server.core.tenant_catalog import catalog_for
+from parley_server.core.tracing import within
 from parley_server.errors import (
     ConversationExists,
     ConversationNotFound,
@@ -327,8 +328,11 @@ class Acceptances:
                 generation.lose()
             generation.start(overhead_s)
             return
-        generation.log.replace(reply)
-        self._live_replies.ended_unstarted(generation, overhead_s)
+        span = self._generation_parts.tracer.reply(reply)
+        with within(span):
+            generation.log.replace(reply)
+            self._live_replies.ended_unstarted(generation, overhead_s)
+        span.end(reply)
 
 
 def _candidates(request: ReplyRequest, source: PromptSource, terms: _Terms) -> tuple[Model, ...]:

@@ -38,6 +38,7 @@ from parley_server.core.replies.readers import ReaderCount
 from parley_server.core.replies.sink import FlushWindow, LogSink
 from parley_server.core.store_types import Finalisation, Finalised
 from parley_server.core.tasks import Tasks, done_within, unbroken
+from parley_server.core.tracing import NO_SPAN, NO_TRACER, ReplySpan, Tracer, within
 from parley_server.errors import ParleyError, ProviderError, StorageUnavailable
 
 logger = logging.getLogger("parley.reply")
@@ -87,6 +88,7 @@ class GenerationParts:
     lease: Lease
     estimator: Estimator
     summaries: Summaries
+    tracer: Tracer = NO_TRACER
     idle_elsewhere_s: Callable[[str], Awaitable[float | None]] | None = None
 
 
@@ -128,6 +130,7 @@ class Generation:
             on_first=self._begun,
         )
         self.quota: QuotaState | None = None
+        self._span: ReplySpan = NO_SPAN
         self.task: asyncio.Task[None] | None = None
         self._producing: asyncio.Task[Finish] | None = None
         self._concluding: asyncio.Task[None] | None = None
@@ -153,9 +156,11 @@ class Generation:
     def start(self, overhead_s: float) -> None:
         """Ask the provider; `overhead_s` is the time that the acceptance took. Call it after the commit."""
         self._overhead_s = overhead_s
-        self._parts.bookkeeper.started(self)
-        self.task = self._parts.tasks.spawn(self._run(), f"reply-{self._reply.id}")
-        self.task.add_done_callback(self._mend)
+        self._span = self._parts.tracer.reply(self._reply)
+        with within(self._span):
+            self._parts.bookkeeper.started(self)
+            self.task = self._parts.tasks.spawn(self._run(), f"reply-{self._reply.id}")
+            self.task.add_done_callback(self._mend)
 
     def enter(self) -> None:
         """A reader joins. Raises `TooManyReaders`."""
@@ -254,7 +259,8 @@ class Generation:
 
     def _begun(self) -> None:
         if self._sink.asked is not None:
-            self._parts.summaries.begin(self._prompts, self._sink.asked)
+            with within(self._span):  # and not within that of the attempt
+                self._parts.summaries.begin(self._prompts, self._sink.asked)
 
     def _provider_done(self, producing: asyncio.Task[Finish]) -> None:
         if not producing.cancelled():
@@ -338,7 +344,9 @@ class Generation:
             self.log.replace(outcome.reply)
         if self._ended_s:
             self._overhead_s += self._parts.clock.monotonic() - self._ended_s
-        self._parts.bookkeeper.ended(self, self._overhead_s)
+        with within(self._span):  # `Recovery` may have called this
+            self._parts.bookkeeper.ended(self, self._overhead_s)
+        self._span.end(self.log.reply)
 
     @property
     def items_kept(self) -> str:

@@ -33,6 +33,7 @@ from parley_server.core.replies.live import LiveReplies
 from parley_server.core.replies.log import TAKEOVER_GAP, Log
 from parley_server.core.store_types import Finalisation, Finalised, Unfinished
 from parley_server.core.tasks import Tasks, done_within
+from parley_server.core.tracing import NO_TRACER, Tracer, within
 from parley_server.errors import ModelNotFound, ReplyNotFound, StorageUnavailable
 
 logger = logging.getLogger("parley.recovery")
@@ -64,6 +65,7 @@ class Recovery:
         unstored: UnstoredText | None = None,
         on_ended: Callable[[Log], None] | None = None,
         owner: str = "",
+        tracer: Tracer = NO_TRACER,
     ) -> None:
         self._store = store
         self._catalog = catalog
@@ -75,6 +77,7 @@ class Recovery:
         self._unstored = unstored
         self._on_ended = on_ended
         self._owner = owner
+        self._tracer = tracer
         self.ending: set[str] = set()
 
     async def recover(self) -> int:
@@ -152,6 +155,15 @@ class Recovery:
 
     async def end_taken_over(self, unfinished: Unfinished) -> None:
         """End a reply that this replica has taken over, with the longest text that is durable. Waits for the store."""
+        outcome, span = "failed", self._tracer.takeover(unfinished.reply)
+        try:
+            with within(span):
+                outcome = await self._end_taken_over(unfinished)
+        finally:
+            span.end(outcome)
+
+    async def _end_taken_over(self, unfinished: Unfinished) -> str:
+        """The outcome: "ended", "erased", or "lost" (another replica has ended it, or taken it over again)."""
         reply = unfinished.reply
         self.ending.add(reply.id)
         try:
@@ -159,14 +171,18 @@ class Recovery:
             outcome = await self._persistently(unfinished)
         finally:
             self.ending.discard(reply.id)
-        if outcome is None or not outcome.reply.state.terminal:
-            return  # it was erased, or taken over again
+        if outcome is None:
+            return "erased"
+        if not outcome.reply.state.terminal:
+            return "lost"
         if self._on_ended is not None:
             self._on_ended(Log.of_ended(outcome.reply))
-        if outcome.reply.epoch == reply.epoch:
-            fields = {"reply_id": reply.id, "sequence": unfinished.durable_sequence}
-            logger.warning("reply_taken_over", extra={"fields": fields})
-            self._observer.reply_taken_over()
+        if outcome.reply.epoch != reply.epoch:
+            return "lost"
+        fields = {"reply_id": reply.id, "sequence": unfinished.durable_sequence}
+        logger.warning("reply_taken_over", extra={"fields": fields})
+        self._observer.reply_taken_over()
+        return "ended"
 
     async def _with_published(self, unfinished: Unfinished) -> Unfinished:
         """Add the text that the store does not have."""

@@ -51,7 +51,7 @@ class GeminiProvider:
         self.endpoint = Endpoint(
             name,
             settings,
-            base_url=settings.base_url or _usual_url(settings),
+            base_url=settings.base_url or gemini_url(settings),
             keys=keys,
             after_finish_s=after_finish_s,
             clock=clock,
@@ -148,7 +148,7 @@ class GeminiProvider:
         return {"Authorization": f"Bearer {key}"} if self._project else {"x-goog-api-key": key}
 
 
-def _usual_url(settings: GeminiSettings) -> str:
+def gemini_url(settings: GeminiSettings) -> str:
     """Google's own address of the configured API."""
     if not settings.project:
         return GEMINI_URL

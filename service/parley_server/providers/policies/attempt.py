@@ -22,6 +22,7 @@ class Attempt:
     It allows `first_token_s` from its creation to the first token (text, reasoning or tool call), then `idle_s` between
     tokens, without a timer per token. Usage and kept items are held back until the first token or the success of the
     try, so that a failed try without a token leaves nothing in the reply. `on_begin` is called at the first token.
+    `first_content_at_s` is the time of the first token by the clock, `last_usage` the provider's last count.
     """
 
     __slots__ = (
@@ -40,6 +41,8 @@ class Attempt:
         "_timer",
         "_usage",
         "expired",
+        "first_content_at_s",
+        "last_usage",
     )
 
     def __init__(
@@ -66,6 +69,8 @@ class Attempt:
         self._kept: list[tuple[str, str]] = []
         self._cancels = 0
         self.expired = False
+        self.first_content_at_s: float | None = None
+        self.last_usage: Usage | None = None
         self._timer: Timer = clock.call_at(min(self._deadline, now + idle_s), self._look)
 
     @property
@@ -136,6 +141,7 @@ class Attempt:
         if self.expired:
             return False
         self._on_begin()
+        self.first_content_at_s = self._monotonic()
         self._passing = True
         self._release()
         return True
@@ -164,6 +170,7 @@ class Attempt:
             self._sink.tool_call(index, call_id, name, arguments)
 
     def usage(self, usage: Usage) -> None:
+        self.last_usage = usage
         if self._passing:
             self._sink.usage(usage)
         elif not self.expired:

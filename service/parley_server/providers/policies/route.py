@@ -13,9 +13,11 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from parley_server.core.counts import credible
 from parley_server.core.model import Finish, Model, Prompt
-from parley_server.core.observer import AttemptObserver
+from parley_server.core.observer import NO_TARGET, AttemptEnded, AttemptObserver, Target
 from parley_server.core.ports import Clock, Prompts, Provider, RouteSink
+from parley_server.core.tracing import NO_TRACER, Tracer, within
 from parley_server.errors import (
     Failure,
     InvalidRequest,
@@ -27,6 +29,7 @@ from parley_server.errors import (
 )
 from parley_server.providers.policies.attempt import Attempt
 from parley_server.providers.policies.breaker import Breaker, CoolDowns, Permit
+from parley_server.providers.policies.recorded import RecordedSink
 from parley_server.providers.policies.retry import (
     CREDIT_COOL_DOWN_S,
     FIRST_WAIT_S,
@@ -50,7 +53,7 @@ class Candidate:
 
     first_token_s, idle_s: the limits of one try. first_token_total_s: the limit of all tries of a reply (None: 1.5
     times the longest limit of one try). retries: how often it is asked again if no other model is left.
-    `fingerprint` returns that of the API key that a tenant's requests use."""
+    `fingerprint` returns that of the API key that a tenant's requests use. `target`: who is asked, for traces."""
 
     model: Model
     provider: Provider
@@ -63,6 +66,7 @@ class Candidate:
     budget: RetryBudget
     cool_downs: CoolDowns
     fingerprint: Callable[[str], str] = lambda _: ""
+    target: Target = NO_TARGET
 
     def cool_down_key(self, prompt: Prompt) -> tuple[str, str, str]:
         """What a rate limit applies to."""
@@ -78,11 +82,13 @@ class ModelRoute:
         *,
         clock: Clock,
         observer: AttemptObserver | None = None,
+        tracer: Tracer = NO_TRACER,
         jitter: Callable[[], float] = random.random,
     ) -> None:
         self.candidates = candidates
         self.clock = clock
         self.observer = observer
+        self.tracer = tracer
         self.jitter = jitter
 
     async def generate(self, prompts: Prompts, sink: RouteSink) -> Finish:
@@ -213,17 +219,21 @@ class _Search:
 
     async def _try(self, candidate: Candidate, prompt: Prompt, permit: Permit) -> Finish | ProviderError:
         """One request. Raises the error if the answer had begun."""
+        self._tries += 1
+        span = self._route.tracer.attempt(prompt, candidate.target, self._tries)
+        recorded = RecordedSink(self._sink) if span.needs_answer else None
         attempt = self._attempt = Attempt(
-            self._sink,
+            recorded or self._sink,
             first_token_s=min(candidate.first_token_s, self._left_s),
             idle_s=candidate.idle_s,
             clock=self._clock,
             on_begin=permit.succeeded,
         )
-        self._tries += 1
-        outcome = Reason.INTERNAL.value
+        began_s = self._clock.monotonic()
+        outcome, finish = Reason.INTERNAL.value, None
         try:
-            finish = await attempt.run(candidate.provider, prompt)
+            with within(span):
+                finish = await attempt.run(candidate.provider, prompt)
         except asyncio.CancelledError:
             outcome = CANCELLED
             raise
@@ -245,8 +255,20 @@ class _Search:
             return finish
         finally:
             permit.release()
+            first_at_s, usage = attempt.first_content_at_s, attempt.last_usage
+            ended = AttemptEnded(
+                model=candidate.model,
+                target=candidate.target,
+                outcome=outcome,
+                duration_s=self._clock.monotonic() - began_s,
+                first_content_s=None if first_at_s is None else first_at_s - began_s,
+                usage=usage if usage is not None and credible(usage) else None,
+                finish=finish,
+                answer=recorded.parts if recorded is not None else (),
+            )
+            span.end(ended)
             if self._observer is not None:
-                self._observer.provider_attempt(candidate.model.provider, outcome)
+                self._observer.provider_attempt(ended)
 
     def _count_failure(self, candidate: Candidate, prompt: Prompt, error: ProviderError, permit: Permit) -> None:
         if RULES[error.failure].breaker:

@@ -1,0 +1,135 @@
+"""Implements the port of `core.tracing` with OpenTelemetry: its propagation, samplers, resources and exporter."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from opentelemetry.context.context import Context
+from opentelemetry.proto.resource.v1.resource_pb2 import Resource as ResourceMessage
+from opentelemetry.sdk.resources import SERVICE_NAME, SERVICE_VERSION, OTELResourceDetector, Resource
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.id_generator import RandomIdGenerator
+from opentelemetry.sdk.trace.sampling import Decision
+from opentelemetry.trace import SpanKind, get_current_span
+from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
+
+from parley_server import __version__
+from parley_server.core.ids import id_bytes
+from parley_server.core.model import Prompt, Reply
+from parley_server.core.observer import Target
+from parley_server.core.tracing import current_span
+from parley_server.telemetry.otel.attributes import add_attributes
+from parley_server.telemetry.otel.export import Count, SpanExport
+from parley_server.telemetry.otel.spans import (
+    RANDOM,
+    SAMPLED,
+    AttemptSpan,
+    CallSpan,
+    OtelSpan,
+    Place,
+    ReplySpan,
+    WorkSpan,
+)
+
+DEFAULT_SERVICE_NAME = "parley"
+BATCH_WITH_CONTENT = 16
+"""Spans with prompts and answers that are sent at once: collectors accept 4 MiB in one request by default."""
+
+_ROOT = Context()
+"""The context of spans without a parent. Without it, OpenTelemetry would look for one of its own."""
+
+
+class OtelTracer:
+    """Implements `Tracer`. Must be closed. Its methods must be called in one thread, except `close`.
+
+    It exports to the collector which the OTEL_ variables name. `content`: spans have prompts and answers. For the
+    others see `SpanExport`. Raises any exception for values that the library refuses."""
+
+    def __init__(self, *, content: bool, queue: int, batch: int, interval_s: float, count: Count) -> None:
+        # The provider reads the variables. Its spans are not used: see `export`.
+        self._sampler = TracerProvider(shutdown_on_exit=False).sampler
+        self._propagator = TraceContextTextMapPropagator()
+        self._ids = RandomIdGenerator()
+        self._content = content
+        batch = min(batch, BATCH_WITH_CONTENT) if content else batch
+        self._export = SpanExport(_resource(), count, limit=queue, batch=batch, interval_s=interval_s)
+
+    def close(self, limit_s: float) -> None:
+        """Export what is left, for at most about this time. Blocks. Spans that end later are dropped."""
+        self._export.close(limit_s)
+
+    def call(self, method: str, metadata: Mapping[str, str]) -> CallSpan:
+        """See `Tracer`."""
+        context = self._propagator.extract(metadata, _ROOT) if "traceparent" in metadata else _ROOT
+        return CallSpan(self._export, self._sampled_place(method[1:], context, SpanKind.SERVER), method[1:])
+
+    def reply(self, reply: Reply) -> ReplySpan:
+        """See `Tracer`. The trace id is the reply's id, so that each of the two can be found by the other."""
+        cause, raw = current_span.get(), id_bytes(reply.id)
+        place = self._new_place() if raw is None else Place(raw, raw[8:], flags=RANDOM)
+        if isinstance(cause, OtelSpan):
+            place.flags |= cause.place.flags & SAMPLED
+            place.link = cause.place.trace, cause.place.span
+        else:
+            self._sample(place, "parley.reply", _ROOT)
+        return ReplySpan(self._export, place, "parley.reply", reply.conversation_id)
+
+    def attempt(self, prompt: Prompt, target: Target, number: int) -> AttemptSpan:
+        """See `Tracer`."""
+        place, conversation = self._place_below()
+        return AttemptSpan(
+            self._export, place, conversation, prompt=prompt, target=target, number=number, content=self._content
+        )
+
+    def summary(self, conversation_id: str) -> WorkSpan:
+        """See `Tracer`."""
+        place, _ = self._place_below()
+        return WorkSpan(self._export, place, "parley.summary", conversation_id)
+
+    def takeover(self, reply: Reply) -> WorkSpan:
+        """See `Tracer`."""
+        place = self._sampled_place("parley.takeover", _ROOT)
+        if (raw := id_bytes(reply.id)) is not None:
+            place.link = raw, raw[8:]
+        return WorkSpan(self._export, place, "parley.takeover", reply.conversation_id, reply.id)
+
+    def _new_place(self) -> Place:
+        return Place(self._ids.generate_trace_id().to_bytes(16, "big"), self._new_id(), flags=RANDOM)
+
+    def _new_id(self) -> bytes:
+        return self._ids.generate_span_id().to_bytes(8, "big")
+
+    def _sampled_place(self, name: str, context: Context, kind: SpanKind = SpanKind.INTERNAL) -> Place:
+        """The place of a span below that of another process, or of one that begins a trace. The sampler of the
+        environment decides about it, and so about everything that follows from it in this process."""
+        before, place = get_current_span(context).get_span_context(), self._new_place()
+        if before.is_valid:
+            place.trace = before.trace_id.to_bytes(16, "big")
+            place.parent = before.span_id.to_bytes(8, "big")
+            place.is_remote = True
+            place.flags = before.trace_flags & RANDOM
+        self._sample(place, name, context, kind)
+        return place
+
+    def _sample(self, place: Place, name: str, context: Context, kind: SpanKind = SpanKind.INTERNAL) -> None:
+        result = self._sampler.should_sample(context, int.from_bytes(place.trace, "big"), name, kind)
+        place.flags |= SAMPLED if result.decision is Decision.RECORD_AND_SAMPLE else 0
+        place.state = result.trace_state.to_header() if result.trace_state else ""
+
+    def _place_below(self) -> tuple[Place, str]:
+        """A place below the current span, and the conversation of that span."""
+        parent = current_span.get()
+        if not isinstance(parent, OtelSpan):
+            return self._sampled_place("", _ROOT), ""
+        above = parent.place
+        return Place(above.trace, self._new_id(), parent=above.span, flags=above.flags), parent.conversation_id
+
+
+def _resource() -> ResourceMessage:
+    """What the OTEL_ variables say about this service, with defaults for its name and version."""
+    given = OTELResourceDetector().detect().attributes or {}
+    own = {SERVICE_NAME: DEFAULT_SERVICE_NAME, SERVICE_VERSION: __version__}
+    found = Resource.create({name: value for name, value in own.items() if name not in given}).attributes or {}
+    message = ResourceMessage()
+    add_attributes(message, ((name, str(value)) for name, value in found.items()))
+    return message
