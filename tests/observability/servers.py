@@ -68,13 +68,13 @@ class Prometheus(Exporter):
     def _ready(self) -> bool:
         return super()._ready() and self._status("/-/ready") == 200
 
-    def query(self, expression: str) -> list[dict[str, Any]]:
-        """The series of an instant query. Raises HTTPError if it is not valid."""
-        return list(self._get("/api/v1/query", query=expression)["result"])
+    def query(self, expression: str, at_s: float) -> list[dict[str, Any]]:
+        """The series of a query at this time. Raises HTTPError if it is not valid."""
+        return list(self._get("/api/v1/query", query=expression, time=f"{at_s:.3f}")["result"])
 
-    def value(self, expression: str) -> float:
-        """The value of the only series of a query; 0 without one."""
-        series = self.query(expression)
+    def value(self, expression: str, at_s: float) -> float:
+        """The value of the only series of a query at this time; 0 without one."""
+        series = self.query(expression, at_s)
         assert len(series) <= 1
         return float(series[0]["value"][1]) if series else 0.0
 

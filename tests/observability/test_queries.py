@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import re
+import time
 from pathlib import Path
 from typing import Any
 
@@ -61,19 +62,24 @@ async def _observe(folder: Path, postgres: PostgresServer, redis: RedisServer, d
         # Before the servers, because Prometheus begins to scrape 5 s after its start.
         prometheus = await asyncio.to_thread(_start, stack, folder, ports, postgres, redis)
 
-        async def reaches(query: str, least: float) -> bool:
-            return await asyncio.to_thread(prometheus.value, query) >= least
+        async def scraped(series: str) -> float:
+            """The time, once Prometheus has all processes and two samples of these series; else 0."""
+            now = time.time()
+            running = await asyncio.to_thread(prometheus.value, "count(parley_lease_held)", now)
+            samples = await asyncio.to_thread(prometheus.value, f"min(count_over_time({series}[5m]))", now)
+            return now if running == PROCESSES and samples >= SCRAPES else 0.0
 
         async with (
             Upstream() as upstream,
             running_pair(folder, ports, database_url, redis.url(), upstream.url) as pair,
         ):
             upstream.reply_with(answer_by_model())
-            await until(lambda: reaches("count(parley_lease_held)", PROCESSES), "all processes are scraped")
+            await until(lambda: scraped("parley_lease_held"), "all processes are scraped", limit_s=60)
             await send_traffic(pair)
-            last = "min(count_over_time(parley_quota_refusals_total[5m]))"
-            await until(lambda: reaches(last, SCRAPES), "the end of the traffic is scraped")
-            return await asyncio.to_thread(_ask, prometheus)
+            at_s = await until(
+                lambda: scraped("parley_quota_refusals_total"), "the end of the traffic is scraped", limit_s=60
+            )
+            return await asyncio.to_thread(_ask, prometheus, at_s)
 
 
 def _start(
@@ -97,12 +103,12 @@ def _start(
     return stack.enter_context(Prometheus(folder / "prometheus", targets))
 
 
-def _ask(prometheus: Prometheus) -> Answers:
+def _ask(prometheus: Prometheus, at_s: float) -> Answers:
     expressions = [rule["expr"] for rule in alerts().values()]
     read = [selector for expression in expressions for selector in selectors(expression)]
     values = [value_query(expression) for expression in expressions]
     queries = dict.fromkeys([*panel_queries().values(), *read, *values])
-    return Answers({query: prometheus.query(query) for query in queries}, prometheus.rules())
+    return Answers({query: prometheus.query(query, at_s) for query in queries}, prometheus.rules())
 
 
 def test_every_query_of_the_dashboard_returns_series(answers: Answers) -> None:

@@ -111,6 +111,13 @@ def test_operations_named_metrics_exist() -> None:
     assert named <= known
 
 
+def test_named_log_events_exist() -> None:
+    named = {event for page in PAGES for event in re.findall(r"\blog event `(\w+)`", page.read_text())}
+    assert len(named) > 8
+    source = "\n".join(path.read_text() for path in (ROOT / "service").rglob("*.py"))
+    assert [event for event in sorted(named) if f'"{event}"' not in source] == []
+
+
 def test_operations_named_settings_exist() -> None:
     named = set(re.findall(r"`(\w+_s|max_\w+)`", FOR_OPERATORS)) - {"max_connections", "max_concurrent_streams"}
     assert len(named) > 8

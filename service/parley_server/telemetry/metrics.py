@@ -52,6 +52,7 @@ _LOG_LINES: Final = (
     ("warning", "prompt_cut_by_provider"),
     ("warning", "certificate_reload_failed"),
     ("warning", "api_key_reload_failed"),
+    ("warning", "config_needs_restart"),
 )
 
 Child = TypeVar("Child")
