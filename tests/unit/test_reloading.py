@@ -118,6 +118,9 @@ async def test_a_file_that_is_written_in_steps_is_read_once_it_is_complete(serve
     server.requested.set()
     server.file.write_text("")
     await until(lambda: server.waits_for_the_rest)
+    server.file.write_text("[tenants.shop]\n")
+    await server.clock.advance(SETTLED_S)
+    await until(lambda: server.waits_for_the_rest)
     server.write("cd")
     await server.outcome(1)
     assert server.outcomes == ["applied"]
