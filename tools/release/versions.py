@@ -23,7 +23,6 @@ _PLACES = {
     "examples/express/package-lock.json": (_LOCKED,),
     "examples/vision/package-lock.json": (_LOCKED,),
     "deploy/helm/parley/Chart.yaml": (r"^(version: )\S+()$", r'^(appVersion: ")[^"]+(")'),
-    "deploy/helm/parley/README.md": (r'(tag: ")[^"]+(")',),
 }
 _JAVA_PLACES = {
     "clients/java/pom.xml": (_JAVA,),
