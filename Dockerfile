@@ -11,8 +11,8 @@ ARG BASE=python:3.11-slim
 
 FROM ${BASE} AS build
 ARG PIP_INDEX_URL
-# Extras of the server, separated by commas.
-ARG EXTRAS=""
+# Extras of the server, separated by commas: traces, which are off until a variable turns them on (docs/observability.md).
+ARG EXTRAS=otel
 WORKDIR /source
 # Without the secrets, pip ignores the missing configuration file; a missing certificate bundle would be an error, so it is
 # set only if it exists. Downloaded packages are kept by the builder for the next build, outside the image.
