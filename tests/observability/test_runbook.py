@@ -33,7 +33,7 @@ NOT_RUN = [
     "docker compose up --detach --no-deps --wait parley-b",
 ]
 """The commands that no test runs, since they need a cluster or Docker."""
-LIMIT_S = 120
+LIMIT_S = 240
 
 
 @pytest.fixture
@@ -44,6 +44,7 @@ def database(shared_postgres: PostgresServer) -> Iterator[str]:
     shared_postgres.drop_database(name)
 
 
+@pytest.mark.timeout(LIMIT_S + 30)
 def test_the_commands_run_in_order(
     tmp_path: Path, shared_postgres: PostgresServer, shared_redis: RedisServer, database: str
 ) -> None:
