@@ -84,6 +84,7 @@ orphan_ttl_s = 20
 time_limit_s = 120
 heartbeat_s = 2
 hold_output_tokens = 64
+max_replies = {most}
 
 [tenants.shop]
 api_keys_sha256 = ["{shop}"]
@@ -480,6 +481,7 @@ class Stand:
             idle_s=0.5 * self._options.every + 2 / self._options.pace,
             lease_s=lease_s,
             interval_s=lease_s / 4,
+            most=max(1, self._options.streams // 2),  # two replicas are full while the third is away
             concurrent=max(1, int(0.8 * self._options.streams)),
             **{name: hashlib.sha256(key.encode()).hexdigest() for name, key in TENANTS.items()},
         )
