@@ -65,7 +65,7 @@ def result_of(
             "requests to vendors": len(evidence.attempts),
             "requests to vendors that failed, by the logs": sum(evidence.failures.values()),
             "requests refused by full vendors": evidence.refusals,
-            "requests to vendors repeated before the first token": _repeated(evidence),
+            "repeated requests to vendors": _repeated(evidence),
             "rows of quotas": len(evidence.quotas),
         },
     )
