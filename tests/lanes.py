@@ -2,7 +2,7 @@
 
 A test that loads the machine, measures it, or has several servers is marked `xdist_group("loaded")`. These run first,
 one at a time, in one process. Meanwhile the other processes together run one test at a time, and any number of tests
-that mostly wait. Tests with JVMs and browsers run last.
+that mostly wait. Tests with JVMs and browsers, and the siege, run last.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ LOADED = "loaded"
 WAITING = ("tests/contract/", "tests/integration/replicas/test_postgres_outage.py")
 """Tests that mostly wait for paused or unreachable services, and use a quarter of a core."""
 
-HEAVY = ("tests/clients/test_suites.py", "tests/products/", "tests/browser/")
+HEAVY = ("tests/clients/test_suites.py", "tests/siege/", "tests/products/", "tests/browser/")
 """Tests that would disturb loaded ones: they have JVMs, browsers and several servers. The longest come first."""
 
 

@@ -21,7 +21,8 @@ from tools.release.artifacts import Build, make_protos, make_python
 
 README = (ROOT / "README.md").read_text()
 STORY = "Tell me a story."
-pytestmark = pytest.mark.timeout(240)  # packages are installed
+# One process builds for all tests; packages are installed, which takes time.
+pytestmark = [pytest.mark.timeout(240), pytest.mark.xdist_group("release")]
 QUOTED = {"python": "What is a monad, in one sentence?", "js": STORY}
 
 

@@ -9,7 +9,6 @@ import sys
 import pytest
 
 from tests.integration.mesh.proxies import envoy_binary
-from tests.lanes import LOADED
 from tests.processes import clean_environment
 from tests.services import require_postgres, require_redis
 from tests.tools import ROOT
@@ -18,7 +17,6 @@ MINUTES, STREAMS, PACE, EVERY_S = 1.5, 60, 4, 3.7
 LIMIT_S = 400
 
 
-@pytest.mark.xdist_group(LOADED)
 @pytest.mark.timeout(LIMIT_S + 20)
 async def test_a_short_siege_breaks_no_promise(tmp_path):
     require_postgres()

@@ -66,6 +66,18 @@ class Mesh:
 
         await until(seen, f"Envoy sees {count} healthy replicas", limit_s=LIMIT_S)
 
+    async def both_answer(self) -> None:
+        """Wait until calls go to both replicas. After a restart, Envoy may still see failures of the former process."""
+
+        async def seen() -> bool:
+            async with open_channel(self.address) as channel:
+                chat = chat_pb2_grpc.ChatStub(channel)
+                plays = [self.add(f"probe{len(self.repertoire.plays)}", 1) for _ in range(8)]
+                answers = await asyncio.gather(*(chat.CreateReply(each.request(), timeout=LIMIT_S) for each in plays))
+            return len(await self.owners([each.id for each in answers])) == 2
+
+        await until(seen, "both replicas answer", limit_s=LIMIT_S)
+
     async def owners(self, reply_ids: list[str]) -> Counter[int]:
         """How many of these replies each replica owns."""
         return Counter([await self.cluster.owner_of(reply_id) for reply_id in reply_ids])
@@ -122,6 +134,7 @@ async def test_the_calls_of_one_connection_go_to_both_replicas(mesh):
 
 
 async def test_failures_of_a_provider_eject_no_replica(mesh):
+    await mesh.both_answer()
     mesh.cluster.upstream.reply_with(refusal(400))
     async with open_channel(mesh.address) as channel:
         chat = chat_pb2_grpc.ChatStub(channel)
@@ -136,6 +149,7 @@ async def test_failures_of_a_provider_eject_no_replica(mesh):
 
 async def test_a_caller_may_let_envoy_retry_a_refusal_at_the_other_replica(mesh):
     """UNAVAILABLE before headers. The first replica runs as many replies as it may, so that it refuses more."""
+    await mesh.both_answer()
     held = [mesh.add(f"held{number}", 2, hold=1) for number in range(MOST)]
     retrying = (("x-parley-repeatable", "true"),)
     waiting = [mesh.cluster.chat(A).CreateReply(play.request(), timeout=LIMIT_S) for play in held]
@@ -179,6 +193,7 @@ async def test_a_rolling_restart_is_not_noticed(mesh):
 
 
 async def test_a_kill_ends_the_replies_of_one_replica_alone(mesh):
+    await mesh.both_answer()
     plays = [mesh.add(f"killed{number}", 40, pace_s=0.1) for number in range(STREAMS)]
     async with mesh.client() as client:
         reading = [asyncio.create_task(read(client, play)) for play in plays]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import re
 import sqlite3
 from contextlib import closing
@@ -26,6 +27,13 @@ from tests.upstream import refusal as http_refusal
 
 MARK = "sk-MARK-9f1e0a77"
 TENANTS = tenant("shop", "key-of-shop") + tenant("ops", "key-of-ops", roles=["admin"])
+
+
+@pytest.fixture(autouse=True)
+def _no_variables(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Commands that run in this process see no variable of its environment that is unknown to the server."""
+    for name in [each for each in os.environ if each.startswith("PARLEY_")]:
+        monkeypatch.delenv(name)
 
 
 async def parley(folder: Path, *arguments: str, **environment: str) -> tuple[int, str, str]:
