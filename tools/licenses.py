@@ -23,7 +23,7 @@ MAVEN = Path.home() / ".m2/repository"
 JAR = "examples/spring-boot/target/*.jar"
 POM = "{http://maven.apache.org/POM/4.0.0}"
 ALLOWED: Final = (
-    *("Apache", "MIT", "BSD", "ISC", "PSF", "0BSD", "CC0", "Unlicense"),
+    *("Apache", "MIT", "BSD", "ISC", "PSF", "Python Software Foundation", "0BSD", "CC0", "Unlicense"),
     *("MPL", "Mozilla", "EPL", "Eclipse Public", "EDL", "Eclipse Distribution"),  # of files, which nobody here changes
 )
 OWN: Final = re.compile(r"^(@?parley\b.*|dev\.parley.*)$")
