@@ -349,7 +349,7 @@ async def test_an_interrupt_ends_a_stored_reply_without_a_task(harness):
     harness.live_replies.running[first.log.reply.id] = first
 
 
-async def test_a_refused_interrupt_leaves_the_running_reply_alone(make_harness):
+async def test_a_refused_interrupt_does_not_end_the_running_reply(make_harness):
     harness = make_harness(hold, max_prompt_bytes=100)
     created = await create_conversation(harness)
     first = await harness.begin(conversation_id=created.id)
