@@ -34,11 +34,11 @@ ALONE = {"replies": 40, "concurrency": 1}
 SETTLE_S, LIMIT_S = 0.1, 900.0
 TRIES = 10
 END_USERS = 50
-"""None of them reaches the limit of messages, within any minute."""
+"""So many that none of them reaches the limit of messages within a minute."""
 KEY = "key-of-shop"
 TENANT = f'[tenants.shop]\napi_keys_sha256 = ["{hashlib.sha256(KEY.encode()).hexdigest()}"]\n'
 LIMITS = "limits = { messages_per_minute = 600, concurrent_replies = 10000 }\n"
-# No load reaches these quotas: a row of the end user for a day and one for a month, and as many of the tenant.
+# No load reaches these quotas. They need four rows: for the end user and for the tenant, a day and a month each.
 QUOTAS = "quotas = { tokens_per_day = 1000000000000, cost_per_month = 1000000.0 }\n"
 TOTALS = "totals = { tokens_per_day = 1000000000000, cost_per_month = 1000000.0 }\n"
 OPEN = "open"
