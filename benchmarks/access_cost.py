@@ -87,10 +87,10 @@ class Server:
 
     def run(self, **load: Any) -> dict[str, float]:
         """The metrics of one load that was completed: on a busy machine, a server may refuse replies as OVERLOADED."""
-        asked = msgspec.structs.replace(self._load, **load)
+        load_now = msgspec.structs.replace(self._load, **load)
         for _ in range(TRIES):
-            run = measured_run(asked, self.process, system=self._system, upstream=self._upstream, settle_s=SETTLE_S)
-            found = metrics(run, asked)
+            run = measured_run(load_now, self.process, system=self._system, upstream=self._upstream, settle_s=SETTLE_S)
+            found = metrics(run, load_now)
             if not found["incomplete"]:
                 return found
         raise SystemExit(f"the load was not completed: {run.seen.statuses} {run.seen.faults}")

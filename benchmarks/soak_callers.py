@@ -123,9 +123,9 @@ class SoakCallers:
 
     async def _leave(self, stub: Any, model: str) -> str:
         """Disconnect without a resume, so that the server cancels the reply."""
-        asked = request(model, on_disconnect=chat_pb2.DISCONNECT_POLICY_CANCEL)
+        leaving = request(model, on_disconnect=chat_pb2.DISCONNECT_POLICY_CANCEL)
         reading = Reading(model)
-        await reading.follow(stub.StreamReply(asked, timeout=DEADLINE_S), cut_after=self._chosen.randint(1, 10))
+        await reading.follow(stub.StreamReply(leaving, timeout=DEADLINE_S), cut_after=self._chosen.randint(1, 10))
         return reading.transcript.fault
 
 

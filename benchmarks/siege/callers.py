@@ -366,8 +366,8 @@ class Reader:
 
     async def cancel(self, *, by_request: bool) -> None:
         """Call Cancel until it is answered. An answer without an end is a fault."""
-        known = self.transcript
-        target = {"request_id": known.request_id} if by_request else {"reply_id": known.reply_id}
+        transcript = self.transcript
+        target = {"request_id": transcript.request_id} if by_request else {"reply_id": transcript.reply_id}
         request = chat_pb2.CancelRequest(**target)
         answers: list[resources_pb2.Reply] = []
 
@@ -381,7 +381,7 @@ class Reader:
 
         await self._repeat(call, lambda: bool(answers))
         if answers and answers[0].id and not end_of(answers[0]):
-            known.faults.append("Cancel returned a reply without an end")
+            transcript.faults.append("Cancel returned a reply without an end")
 
     async def _repeat(self, call: Callable[[], Awaitable[None]], enough: Callable[[], bool]) -> None:
         """Repeat the call, with pauses after failures, until the transcript is over or `enough` returns True."""

@@ -211,10 +211,10 @@ def check_stream(events: list[Event]) -> None:
         kinds.append(kind)
         _check_fields(kind, event)
         if kind in ("end", "error"):
-            known = event if kind == "end" else event["stream"]
+            state = event if kind == "end" else event["stream"]
             # An application that left the stream may have received an event that it did not print.
             same = (
-                known["text"].startswith(text) if kind == "end" and "finished" not in kinds else known["text"] == text
+                state["text"].startswith(text) if kind == "end" and "finished" not in kinds else state["text"] == text
             )
             assert same, f"{kind}: its text is not that of the events before: {short(event)}"
             if event.get("kind") in MORE_ERROR_FIELDS:

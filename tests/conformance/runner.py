@@ -77,11 +77,11 @@ class Run:
 
     async def _open(self, name: str, fields: dict[str, Any]) -> None:
         if "of" in fields:
-            known = {"of": f"{self._number}.{fields.pop('of')}"}
+            target = {"of": f"{self._number}.{fields.pop('of')}"}
         else:
-            known = {"address": self._names["wire" if self._case.wire else "server"], "backoff": BACKOFF}
+            target = {"address": self._names["wire" if self._case.wire else "server"], "backoff": BACKOFF}
         own = f"{self._number}.{name}"
-        await self._call("client", {"name": own, **known, **self._names.fill(fields)})
+        await self._call("client", {"name": own, **target, **self._names.fill(fields)})
         self._clients.append(own)
 
     async def _call(self, op: str, fields: dict[str, Any]) -> list[dict[str, Any]]:

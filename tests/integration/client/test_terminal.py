@@ -289,11 +289,11 @@ async def test_piped_lines_are_sent_as_messages(server):
 
 
 async def test_a_missing_server_prints_one_line():
-    async with running() as gone:
+    async with running() as stopped:
         pass
-    line = f"no Parley server at {gone.address}; start one with `parley serve`\n"
-    assert await piped(gone, text="Hi") == (1, "", line)
-    assert await piped(gone) == (1, "", line)
+    line = f"no Parley server at {stopped.address}; start one with `parley serve`\n"
+    assert await piped(stopped, text="Hi") == (1, "", line)
+    assert await piped(stopped) == (1, "", line)
 
 
 async def test_a_rate_limit_is_shown_while_the_client_waits(server):

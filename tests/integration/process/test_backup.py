@@ -80,13 +80,13 @@ class Traffic:
     async def _chat(self) -> None:
         conversation = ""
         while True:
-            said = f"answer {uuid.uuid4()}"
+            text = f"answer {uuid.uuid4()}"
             reply = await self._caller.create(
-                script(said, delay_s=0.02), conversation_id=conversation, model="scripted", wait=20.0
+                script(text, delay_s=0.02), conversation_id=conversation, model="scripted", wait=20.0
             )
             conversation = reply.conversation_id
-            assert text_of(reply) == said
-            self.answered.setdefault(conversation, []).append(said)
+            assert text_of(reply) == text
+            self.answered.setdefault(conversation, []).append(text)
 
 
 async def answers_of(caller: Caller, conversation: str) -> list[str]:

@@ -98,7 +98,7 @@ async def test_replies_may_end_within_the_grace_and_the_rest_keep_their_text(tmp
 
 
 async def check_other_calls(
-    chat: chat_pb2_grpc.ChatStub, long: Watcher, stopped: Watcher, known: chat_pb2.ReplyRequest
+    chat: chat_pb2_grpc.ChatStub, long: Watcher, stopped: Watcher, accepted: chat_pb2.ReplyRequest
 ) -> None:
     """All calls except new replies are served during the drain."""
     resumed = Watcher()
@@ -111,9 +111,9 @@ async def check_other_calls(
     assert "".join(chunk.text for chunk in polled.chunks)
     assert text_of(await chat.GetReply(chat_pb2.GetReplyRequest(reply_id=long.reply_id)))
     retry = chat_pb2.ReplyRequest()
-    retry.CopyFrom(known)
+    retry.CopyFrom(accepted)
     retry.wait.FromMilliseconds(0)
-    assert (await chat.CreateReply(retry)).request_id == known.request_id, "a retry of an accepted request attaches"
+    assert (await chat.CreateReply(retry)).request_id == accepted.request_id, "a retry of an accepted request attaches"
     cancelled = await chat.Cancel(chat_pb2.CancelRequest(reply_id=stopped.reply_id, reason="no time"))
     assert (cancelled.state, cancelled.cancel_reason) == (resources_pb2.Reply.STATE_CANCELLED, "no time")
     await resuming

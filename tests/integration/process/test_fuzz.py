@@ -130,8 +130,8 @@ def existing(address: str) -> Known:
         )
         image = resources_pb2.Part(image=resources_pb2.Image(data=PNG))
         message = resources_pb2.Message(role=resources_pb2.ROLE_USER, parts=[resources_pb2.Part(text="Hi"), image])
-        asked = chat_pb2.ReplyRequest(request_id="r", conversation_id="known", input=[message])
-        reply = chat.CreateReply(asked, metadata=ada, timeout=DEADLINE_S)
+        request = chat_pb2.ReplyRequest(request_id="r", conversation_id="known", input=[message])
+        reply = chat.CreateReply(request, metadata=ada, timeout=DEADLINE_S)
         listing = conversations_pb2.ListMessagesRequest(conversation_id="known")
         listed = conversations.ListMessages(listing, metadata=ada, timeout=DEADLINE_S).messages
     message_ids = [each.id for each in listed]

@@ -51,8 +51,8 @@ async def test_the_python_program_runs_as_pasted(tmp_path: Path, server: ServerP
         [sys.executable, "-X", "dev", str(path)], env=clean_environment(), capture_output=True, text=True, timeout=60
     )
     assert (done.returncode, done.stderr) == (0, "")
-    for asked in re.findall(r'(?:stream_reply|create_reply)\("([^"]+)"', program):
-        assert asked in done.stdout, "the scripted model quotes the user"
+    for message in re.findall(r'(?:stream_reply|create_reply)\("([^"]+)"', program):
+        assert message in done.stdout, "the scripted model quotes the user"
 
 
 @pytest.mark.parametrize("page", ["README.md", "clients/node/README.md"])

@@ -145,8 +145,8 @@ async def test_two_workers_share_a_port(tmp_path, urls) -> None:
         collector = await stack.enter_async_context(Collector())
         server = await stack.enter_async_context(Workers(tmp_path, urls, **collector.environment))
         channels = [await stack.enter_async_context(open_channel(server.address)) for _ in range(24)]
-        asking = chat_pb2.ReplyRequest(text=script("Hello.", delay_s=0))
-        replies = await asyncio.gather(*(chat_pb2_grpc.ChatStub(each).CreateReply(asking) for each in channels))
+        request = chat_pb2.ReplyRequest(text=script("Hello.", delay_s=0))
+        replies = await asyncio.gather(*(chat_pb2_grpc.ChatStub(each).CreateReply(request) for each in channels))
         assert {text_of(reply) for reply in replies} == {"Hello."}
         incarnations = server.incarnations()
         assert sorted(incarnations) == [0, 1]
@@ -369,8 +369,8 @@ async def test_a_reload_reaches_every_worker(tmp_path, urls) -> None:
         now = await server.until_up(1, 1)
         assert [now[f"parley_config_reloads_total{{applied,{index}}}"] for index in (0, 1)] == [1, 1]
         channels = [open_channel(server.address) for _ in range(8)]
-        asking = chat_pb2.ReplyRequest(text=script("Hello.", delay_s=0), model="new")
-        replies = await asyncio.gather(*(chat_pb2_grpc.ChatStub(each).CreateReply(asking) for each in channels))
+        request = chat_pb2.ReplyRequest(text=script("Hello.", delay_s=0), model="new")
+        replies = await asyncio.gather(*(chat_pb2_grpc.ChatStub(each).CreateReply(request) for each in channels))
         assert {reply.model for reply in replies} == {"new"}
         for channel in channels:
             await channel.close()

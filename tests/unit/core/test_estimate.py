@@ -104,10 +104,12 @@ def test_a_count_is_stored_with_the_bytes_of_its_prompt(estimator):
         assert estimator.counted(unknown, Usage(prompt_tokens=counted)) == Usage(prompt_tokens=counted)
 
 
-@pytest.mark.parametrize(("limit", "known"), [(800, 800), (2000, 1000), (0, 1000), (-5, 1000), (3, 1000), (None, 1000)])
-def test_a_refusal_lowers_the_limit_of_the_context(estimator, limit, known):
+@pytest.mark.parametrize(
+    ("limit", "expected"), [(800, 800), (2000, 1000), (0, 1000), (-5, 1000), (3, 1000), (None, 1000)]
+)
+def test_a_refusal_lowers_the_limit_of_the_context(estimator, limit, expected):
     estimator.refused(prompt(5000), limit_tokens=limit, prompt_tokens=None)
-    assert estimator.context_tokens(MODEL) == known
+    assert estimator.context_tokens(MODEL) == expected
 
 
 def test_a_refusal_raises_the_ratio_to_that_of_the_refused_prompt(estimator):

@@ -110,13 +110,13 @@ class Quotas(RuleBasedStateMachine):
             self.answers[made.log.reply.id] = answer
         return made
 
-    @rule(target=running, at=AT, user=st.sampled_from(USERS), known=st.integers(0, 3), lost=st.booleans())
-    def start_reply(self, at: int, user: str, known: int, lost: bool) -> str:
+    @rule(target=running, at=AT, user=st.sampled_from(USERS), number=st.integers(0, 3), lost=st.booleans())
+    def start_reply(self, at: int, user: str, number: int, lost: bool) -> str:
         """Start a reply in one of four conversations, some of which exist. `lost`: the answer of the commit is lost."""
         replica = self.replicas[at]
         if lost:
             replica.store.fail("accept", times=1, after=True)
-        conversation_id = f"{user}-{known}"
+        conversation_id = f"{user}-{number}"
         exists = self.sql("SELECT 1 FROM conversation WHERE id = ?", conversation_id)
         place = (
             {"conversation_id": conversation_id} if exists else {"new_conversation": Conversation(id=conversation_id)}
@@ -165,8 +165,8 @@ class Quotas(RuleBasedStateMachine):
     def cancel_before_the_request(self, at: int) -> None:
         self.marks += 1
         request_id = f"marked-{self.marks}"
-        asked = self.replicas[at].replies.cancel(owner("ada"), CancelTarget(request_id=request_id), "early")
-        assert isinstance(self.do(asked), ReplyNotFound)
+        cancelling = self.replicas[at].replies.cancel(owner("ada"), CancelTarget(request_id=request_id), "early")
+        assert isinstance(self.do(cancelling), ReplyNotFound)
         self.accept(self.replicas[at], "ada", request_id=request_id)
 
     @rule(reply_id=running, at=AT)

@@ -94,11 +94,13 @@ async def test_a_long_history_is_summarized_and_the_next_prompt_has_the_summary(
         "9ASSISTANT",
         "hi",
     ]
-    (asked,) = writer.summaries
-    assert text_of(asked.messages[1]).startswith("User: 0USER ")
-    assert "Assistant: 7ASSISTANT" in text_of(asked.messages[1])
-    assert "8USER" not in text_of(asked.messages[1])
-    assert asked.sampling.max_output_tokens == 100  # the limit of the model, which is lower than that of a summary
+    (summary_prompt,) = writer.summaries
+    assert text_of(summary_prompt.messages[1]).startswith("User: 0USER ")
+    assert "Assistant: 7ASSISTANT" in text_of(summary_prompt.messages[1])
+    assert "8USER" not in text_of(summary_prompt.messages[1])
+    assert (
+        summary_prompt.sampling.max_output_tokens == 100
+    )  # the limit of the model, which is lower than that of a summary
     writer.allowed.set()
     await ended(harness, "stored")
     shown = await reply(harness, writer)

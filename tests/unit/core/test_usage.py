@@ -36,14 +36,14 @@ async def test_a_caller_sees_the_usage_of_its_tenant_and_end_user(harness, calle
     for identity in (ADA, *OTHERS):
         generation = await harness.begin(identity=identity)
         await Reader(generation.log, 0).until_ended()
-    asking = UsageReports(harness.store, harness.clock, usage_days=0).list(
+    listing = UsageReports(harness.store, harness.clock, usage_days=0).list(
         caller, UsageQuery(groups=GROUPS, **filters), 0, ""
     )
     if seen is None:
         with pytest.raises(Forbidden):
-            await asking
+            await listing
     else:
-        assert [row.key for row in (await asking).rows] == [UsageKey(tenant=t, end_user=user) for t, user in seen]
+        assert [row.key for row in (await listing).rows] == [UsageKey(tenant=t, end_user=user) for t, user in seen]
 
 
 async def test_a_day_whose_rows_are_deleted_counts_whole_in_a_range_that_has_a_part_of_it(harness):
