@@ -36,7 +36,7 @@ BUSY = {"replies": 320, "concurrency": 16}
 SPANS_PER_REPLY = 3
 EXPORT_EVERY_S = 0.6
 SETTLE_S, LIMIT_S = 0.8, 900.0
-"""The first is longer than the interval of the exports, so that each round has its own."""
+"""SETTLE_S is longer than the interval of exports, so that the spans of a round are exported within the round."""
 TRIES = 10
 LIMIT_MS = 0.15
 OFF, UNSAMPLED, SAMPLED = "off", "on, none sampled", "on, all sampled"
@@ -44,7 +44,7 @@ SAMPLERS = {UNSAMPLED: "always_off", SAMPLED: "always_on"}
 
 
 class Collector(trace_service_pb2_grpc.TraceServiceServicer):
-    """Counts spans. Its CPU is not that of a server."""
+    """Counts spans. It runs in this process, so that its CPU is not measured."""
 
     def __init__(self) -> None:
         self.spans = 0

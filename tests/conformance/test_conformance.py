@@ -15,12 +15,12 @@ CASES = load_cases()
 
 
 def _params() -> list[object]:
-    """A client's cases stay together, and so do those that need several servers. Python's two clients share servers."""
+    """Each case with each client. The cases of a client run in one process; both Python clients share its servers."""
     return [
         pytest.param(case, client, id=f"{case.id}-{client}", marks=pytest.mark.xdist_group(_group(case, client)))
         for client in (*PLAYERS, *FORMS)
         for case in CASES
-        if client in PLAYERS or case.lets_go
+        if client in PLAYERS or case.leaves_streams
     ]
 
 
@@ -31,8 +31,8 @@ def _group(case: Case, client: str) -> str:
 @pytest.mark.asyncio(loop_scope="session")
 @pytest.mark.parametrize(("case", "client"), _params())
 async def test_conformance(case: Case, client: str, players, worlds, need_services) -> None:
-    if lack := missing(client):
-        (pytest.fail if os.environ.get("CI") else pytest.skip)(lack)
+    if reason := missing(client):
+        (pytest.fail if os.environ.get("CI") else pytest.skip)(reason)
     need_services(case.server)
     world = await worlds.of(case.server)
     player = await players.of(client)
@@ -40,14 +40,14 @@ async def test_conformance(case: Case, client: str, players, worlds, need_servic
     try:
         problem = await _problem(Run(case, player, world))
     finally:
-        await players.give_back(player, well=problem is None)
-        await worlds.give_back(world, well=problem is None)
+        await players.give_back(player, passed=problem is None)
+        await worlds.give_back(world, passed=problem is None)
     if problem is not None:
         pytest.fail(f"{case.shows}\n{problem}", pytrace=False)
 
 
 async def _problem(run: Run) -> str | None:
-    """What the case found, for people: not where in the runner it was found."""
+    """The message of a failed case, without the traceback of the runner; None if it passes."""
     try:
         await run.play()
     except AssertionError as failure:

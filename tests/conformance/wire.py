@@ -1,7 +1,7 @@
 """A proxy between client and server that tracks the position within a call, so that a case can break it there.
 
-It reads HTTP/2 frames and gRPC messages as they pass, and forwards them unchanged until a `Break` or a `Rewrite` says
-otherwise. What one connection suffers, the others do not notice.
+It reads HTTP/2 frames and gRPC messages, and forwards them unchanged unless a `Break` or a `Rewrite` applies. The break
+of one connection does not affect the others.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ HOST = "127.0.0.1"
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 LINGER = struct.pack("ii", 1, 0)
 READ_BYTES = 64 * 1024
-REFRAMED_BYTES = 16_000  # a larger message passes as it comes: to hold it back would starve its flow control
+REFRAMED_BYTES = 16_000  # larger messages are forwarded in parts: one held back would exhaust its window
 DATA, HEADERS, CONTINUATION = 0, 1, 9
 END_STREAM, END_HEADERS, PADDED, PRIORITY = 1, 4, 8, 0x20
 Rewrite = Callable[[chat_pb2.TokenChunk], list[chat_pb2.TokenChunk]]
@@ -31,11 +31,11 @@ Rewrite = Callable[[chat_pb2.TokenChunk], list[chat_pb2.TokenChunk]]
 
 @dataclass
 class Break:
-    """Break the connection before what comes at a place of a call is forwarded.
+    """Breaks the connection before the frame or message at a place of a call is forwarded.
 
     Places: `request` (the call's own headers), the response's `headers`, `accepted`, the `nth` `text`, the `terminal`
-    chunk, the `message` of a unary answer, the `status`. Ways: `reset` (RST), `close` (FIN), `stall` (the whole
-    connection falls silent, for `for_s` if that is set), `mute` (this one call falls silent).
+    chunk, the `message` of a unary answer, the `status`. Ways: `reset` (RST), `close` (FIN), `stall` (nothing of the
+    connection is forwarded, for `for_s` seconds if that is set), `mute` (the client gets no more of this call).
     """
 
     how: str
@@ -46,8 +46,8 @@ class Break:
     for_s: float = 0.0
     done: int = 0
 
-    def holds(self, place: str, call: str, count: int) -> bool:
-        """Whether this is the place; counts it."""
+    def applies(self, place: str, call: str, count: int) -> bool:
+        """Whether the break applies at this place; if so, counts it."""
         if self.done >= self.times or place != self.before or self.call not in ("", call) or count < self.nth:
             return False
         self.done += 1
@@ -55,7 +55,7 @@ class Break:
 
 
 class Wire:
-    """`async with Wire(port) as wire:` listens on `wire.address`, and leads new connections to `target_port`."""
+    """`async with Wire(port) as wire:` listens on `wire.address`, and forwards new connections to `target_port`."""
 
     def __init__(self, target_port: int) -> None:
         self.target_port = target_port
@@ -80,46 +80,46 @@ class Wire:
         await asyncio.gather(*(link.ended.wait() for link in list(self._links)))
 
     async def listen(self) -> None:
-        """Take connections."""
+        """Accept connections."""
         if self._server is None:
             self._server = await asyncio.start_server(self._accept, HOST, self.port, backlog=1024)
 
     async def refuse(self) -> None:
-        """Take no new connections; those that are open stay."""
+        """Refuse new connections; open ones stay."""
         if self._server is not None:
             self._server.close()
             self._server = None
 
     def break_all(self, how: str, *, for_s: float = 0.0) -> None:
-        """Do it to every open connection, at once."""
+        """Break every open connection at once."""
         for link in list(self._links):
             link.break_now(how, for_s=for_s)
 
     async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.accepted += 1
         try:
-            there, back = await asyncio.open_connection(HOST, self.target_port)
+            server_reader, server_writer = await asyncio.open_connection(HOST, self.target_port)
         except OSError:
             _reset(writer)
             return
-        link = _Link(self, client=writer, server=back)
+        link = _Link(self, client=writer, server=server_writer)
         self._links.add(link)
         try:
-            await link.run(reader, there)
+            await link.run(reader, server_reader)
         finally:
             self._links.discard(link)
 
 
 @dataclass
 class _Call:
-    """What is known of one call of a connection."""
+    """The state of one call of a connection."""
 
     name: str
     answered: bool = False
     texts: int = 0
     muted: bool = False
     pending: bytearray = field(default_factory=bytearray)
-    passing: int = 0  # bytes left of a message that passes as it comes
+    passing: int = 0  # bytes left of a message that is forwarded in parts
 
     @property
     def streamed(self) -> bool:
@@ -127,11 +127,11 @@ class _Call:
 
 
 class _Broken(Exception):
-    """The connection is over."""
+    """The connection has ended."""
 
 
 class _Link:
-    """One connection."""
+    """The connection of a client, and that to the server."""
 
     def __init__(self, wire: Wire, *, client: asyncio.StreamWriter, server: asyncio.StreamWriter) -> None:
         self.ended = asyncio.Event()
@@ -152,11 +152,11 @@ class _Link:
             end.get_extra_info("socket").setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 
     async def run(self, from_client: asyncio.StreamReader, from_server: asyncio.StreamReader) -> None:
-        ways = (
+        directions = (
             self._forward(from_client, self._server, self._request, skip=len(PREFACE)),
             self._forward(from_server, self._client, self._response, skip=0),
         )
-        self._tasks = [asyncio.create_task(way) for way in ways]
+        self._tasks = [asyncio.create_task(direction) for direction in directions]
         try:
             await asyncio.wait(self._tasks, return_when=asyncio.FIRST_COMPLETED)
         finally:
@@ -187,7 +187,7 @@ class _Link:
         self,
         reader: asyncio.StreamReader,
         writer: asyncio.StreamWriter,
-        look: Callable[[int, int, int, bytes], bytes],
+        handle: Callable[[int, int, int, bytes], bytes],
         *,
         skip: int,
     ) -> None:
@@ -199,12 +199,12 @@ class _Link:
             stream = int.from_bytes(head[5:], "big") & 0x7FFFFFFF
             payload = await _exactly(reader, length)
             await self._flowing.wait()
-            out = look(kind, flags, stream, payload) if kind in (DATA, HEADERS, CONTINUATION) else None
+            out = handle(kind, flags, stream, payload) if kind in (DATA, HEADERS, CONTINUATION) else None
             await self._flowing.wait()
             writer.write(out if out is not None else head + payload)
             await writer.drain()
 
-    # --- what a client sends: only the names of its calls are of interest
+    # --- frames of the client, of which only the names of calls are read
 
     def _request(self, kind: int, flags: int, stream: int, payload: bytes) -> bytes:
         frame = _frame(kind, flags, stream, payload)
@@ -220,7 +220,7 @@ class _Link:
             self._at("request", self._calls[stream])
         return frame
 
-    # --- what a server sends
+    # --- frames of the server
 
     def _response(self, kind: int, flags: int, stream: int, payload: bytes) -> bytes:
         call = self._calls.get(stream)
@@ -239,14 +239,14 @@ class _Link:
         return b"" if call is not None and call.muted else out
 
     def _fields(self, stream: int) -> bytes:
-        """The header fields that the server has sent, written anew without a table: the client must be able to read
-        those that follow, whether it gets these or not."""
+        """The server's header fields, encoded without the dynamic table, so that the client can decode later ones even
+        if these are not forwarded."""
         decoded = self._answers.decode(self._answer_block, raw=True)
         block = self._encoder.encode([NeverIndexedHeaderTuple(name, value) for name, value in decoded], huffman=False)
         return _frame(HEADERS, END_HEADERS | (END_STREAM if self._answer_ends else 0), stream, block)
 
     def _data(self, call: _Call, flags: int, stream: int, payload: bytes) -> bytes:
-        """Whole messages, each in a frame of its own, so that one can be held back and the one before it not."""
+        """Whole messages, each in a frame of its own, so that a break can be between two of them."""
         if not call.streamed and not call.answered:
             call.answered = True
             self._at("message", call)
@@ -289,9 +289,9 @@ class _Link:
             out += _frame(DATA, 0, stream, b"\0" + len(message).to_bytes(4, "big") + message)
 
     def _at(self, place: str, call: _Call, *, count: int = 1, out: bytearray | None = None) -> None:
-        """Break here, if a break is due. What comes before it, `out`, is on its way first."""
+        """Apply the breaks at this place, after sending `out`, the data before it."""
         for each in self._wire.breaks:
-            if not each.holds(place, call.name, count):
+            if not each.applies(place, call.name, count):
                 continue
             if out:
                 self._client.write(bytes(out))
@@ -311,7 +311,7 @@ def _decoder() -> Decoder:
 
 
 def _joined(block: bytes, kind: int, flags: int, payload: bytes) -> bytes:
-    """The header block so far, without what HEADERS has around it."""
+    """The header block so far, without the padding and the priority of HEADERS."""
     if kind == CONTINUATION:
         return block + payload
     if flags & PADDED:
@@ -320,7 +320,7 @@ def _joined(block: bytes, kind: int, flags: int, payload: bytes) -> bytes:
 
 
 def _frame(kind: int, flags: int, stream: int, payload: bytes) -> bytes:
-    """A frame; data that is too long for one is cut."""
+    """A frame; data that is too long becomes several frames."""
     if kind == DATA and len(payload) > 16_384:
         first = _frame(DATA, 0, stream, payload[:16_384])
         return first + _frame(kind, flags, stream, payload[16_384:])
@@ -335,7 +335,7 @@ async def _exactly(reader: asyncio.StreamReader, count: int) -> bytes:
 
 
 def _reset(writer: asyncio.StreamWriter) -> None:
-    """Close without a farewell: the peer sees a reset."""
+    """Close with a TCP reset."""
     with contextlib.suppress(OSError):
         writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, LINGER)
     writer.transport.abort()

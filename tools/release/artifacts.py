@@ -19,7 +19,7 @@ LOCAL_KEY = "Parley, a key of one run <nobody@localhost>"
 
 
 class Build:
-    """One release in the making: `source` is the copy, `output` the folder of what is published."""
+    """A release that is being built. `source`: the copy of the commit. `output`: the folder of the published files."""
 
     def __init__(self, version: str, folder: Path) -> None:
         self.version = version
@@ -36,7 +36,7 @@ class Build:
         write(self.version, self.source, snapshot=False)
 
     def remark(self, line: str) -> None:
-        """A line at the head of CONTENTS.txt."""
+        """Add a line to the head of CONTENTS.txt."""
         self.remarks.append(line)
 
     def folder(self, name: str) -> Path:
@@ -46,7 +46,7 @@ class Build:
         return made
 
     def run(self, *command: str | Path, at: str = "", **environment: str) -> str:
-        """What a command prints, run in the copy. Raises `Refused` with its output if it fails."""
+        """Run a command in the copy; returns its output. Raises `Refused` with the output if it fails."""
         done = subprocess.run(
             [str(word) for word in command],
             cwd=self.source / at,
@@ -185,7 +185,7 @@ def make_protos(build: Build) -> None:
 def make_image(build: Build) -> None:
     """The container image as an archive that `docker load` and `podman load` read. It contains its list of packages."""
     tag = f"parley:{build.version}"
-    build.run(ROOT / "tools/image.sh", "build", tag)  # from the tree, whose commit it names in its labels
+    build.run(ROOT / "tools/image.sh", "build", tag)  # built from the tree, since its labels have the commit
     build.run(ROOT / "tools/image.sh", "save", tag, build.folder("image") / f"parley-{build.version}.tar")
 
 
@@ -197,4 +197,4 @@ PARTS: tuple[tuple[str, Callable[[Build], None]], ...] = (
     ("protos", make_protos),
     ("image", make_image),
 )
-"""In the order in which they are built."""
+"""The parts by name, in the order in which they are built."""

@@ -132,7 +132,7 @@ async def started(server, program):
 
 
 async def ended(process):
-    """Its status, output and errors."""
+    """Wait for the end of a process; returns its exit status, output and errors."""
     try:
         async with asyncio.timeout(20):
             out, err = await process.communicate()
@@ -142,7 +142,7 @@ async def ended(process):
     return process.returncode, out.decode(), err.decode()
 
 
-async def test_a_forked_process_uses_grpc_only_if_its_parent_has_not(server):
+async def test_a_forked_process_can_use_grpc_only_if_its_parent_has_not(server):
     status, out, err = await ended(await started(server, FORKS))
     assert (status, out) == (0, ""), err
 
@@ -160,7 +160,7 @@ async def test_the_interpreter_exits_while_calls_wait(server):
     await until(both_ended, "the server has seen the end of both streams")
 
 
-async def test_ctrl_c_ends_a_wait_at_once_and_the_stream_can_be_read_on(server):
+async def test_ctrl_c_ends_a_wait_at_once_and_the_stream_can_still_be_read(server):
     process = await started(server, INTERRUPTED)
     assert await process.stdout.readline() == b"reading\n"
     process.send_signal(signal.SIGINT)
@@ -168,10 +168,10 @@ async def test_ctrl_c_ends_a_wait_at_once_and_the_stream_can_be_read_on(server):
         assert await process.stdout.readline() == b"interrupted\n"
         assert await process.stdout.readline() == b"enough\n"
 
-    async def called():
+    async def second_reply_runs():
         return server.rows("SELECT count(*) FROM reply WHERE state NOT IN ('COMPLETED', 'CANCELLED', 'FAILED')")[0][0]
 
-    await until(called, "the second reply runs")
+    await until(second_reply_runs, "the second reply runs")
     sent = time.monotonic()
     process.send_signal(signal.SIGINT)
     status, out, err = await ended(process)
@@ -180,7 +180,7 @@ async def test_ctrl_c_ends_a_wait_at_once_and_the_stream_can_be_read_on(server):
     assert time.monotonic() - sent < 10
 
 
-class Quiet(WSGIRequestHandler):
+class SilentHandler(WSGIRequestHandler):
     def log_message(self, *_):
         pass
 
@@ -191,7 +191,7 @@ async def test_the_wsgi_sample_streams_events(server):
     )
     names = {}
     exec(sample.replace(ADDRESS, server.address), names)
-    with make_server("127.0.0.1", 0, names["app"], handler_class=Quiet) as web:
+    with make_server("127.0.0.1", 0, names["app"], handler_class=SilentHandler) as web:
         threading.Thread(target=web.serve_forever, daemon=True).start()
 
         def ask():

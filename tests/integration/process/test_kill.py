@@ -331,9 +331,9 @@ async def test_the_client_recovers_from_a_kill(tmp_path, texts: int, first_token
         assert text_of(retried) == "Here."
 
 
-async def test_the_client_starts_a_reply_on_a_server_that_comes_back(tmp_path) -> None:
+async def test_the_client_starts_a_reply_after_a_restart_of_its_server(tmp_path) -> None:
     async with ServerProcess(tmp_path, forked=True) as server, parley.Client(server.address) as client:
-        await client.models()  # the client retries for long only once it has reached the server
+        await client.models()  # the client retries longer than 5 s only if it has reached the server before
         await server.kill9()
         stream = client.stream_reply(script("Late.", delay_s=0))
         reconnecting = await anext(stream)

@@ -80,7 +80,7 @@ async def journaled(server: ServerProcess) -> bool:
 
 
 def write_values_of_release_3(folder: Path) -> None:
-    """What this release writes and the older one does not know."""
+    """Write values that the older release does not have."""
     with sqlite3.connect(folder / "parley.db") as connection:
         for change in NEW_VALUES:
             assert connection.execute(change).rowcount, change
@@ -93,7 +93,7 @@ async def stored(server: ServerProcess, watcher: Watcher) -> resources_pb2.Reply
 
 
 @pytest.mark.parametrize("migrated", [True, False], ids=["new schema first", "old schema first"])
-async def test_the_previous_release_and_this_one_can_share_a_file_in_turn(tmp_path, old_code, migrated) -> None:
+async def test_the_previous_release_and_this_one_can_use_a_database_alternately(tmp_path, old_code, migrated) -> None:
     """The schema is migrated under the older code, as in a rolling upgrade, or by this code's own start."""
     assert release_of(old_code) == 2
     server = ServerProcess(tmp_path, PYTHONPATH=old_code)

@@ -51,8 +51,8 @@ async def test_the_python_program_runs_as_pasted(tmp_path: Path, server: ServerP
         [sys.executable, "-X", "dev", str(path)], env=clean_environment(), capture_output=True, text=True, timeout=60
     )
     assert (done.returncode, done.stderr) == (0, "")
-    for asked in re.findall(r'(?:stream_reply|create_reply)\("([^"]+)"', program):
-        assert asked in done.stdout, "the scripted model quotes the user"
+    for message in re.findall(r'(?:stream_reply|create_reply)\("([^"]+)"', program):
+        assert message in done.stdout, "the scripted model quotes the user"
 
 
 @pytest.mark.parametrize("page", ["README.md", "clients/node/README.md"])
@@ -90,7 +90,9 @@ async def test_the_spring_boot_controller_streams_as_pasted(tmp_path: Path, serv
     example = _built("examples/spring-boot/target/parley-example-spring-boot-0.1.0-SNAPSHOT.jar")
     with zipfile.ZipFile(example) as jar:  # contains Spring Boot, Spring MVC and the starter
         libraries = [name for name in jar.namelist() if name.startswith("BOOT-INF/lib/")]
-        jar.extractall(tmp_path, [name for name in libraries if "security" not in name])  # which asks for a login
+        jar.extractall(
+            tmp_path, [name for name in libraries if "security" not in name]
+        )  # Spring Security would require a login
     package = "package com.example.readme;\n"  # Spring Boot refuses to scan the default package
     (tmp_path / "Application.java").write_text(package + SPRING_APPLICATION)
     (tmp_path / "ChatController.java").write_text(package + blocks(README, "java")[0])
