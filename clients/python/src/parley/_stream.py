@@ -12,6 +12,7 @@ from typing import Self
 
 import grpc
 
+from parley import _fork
 from parley._backoff import Patience
 from parley._connection import Connection, is_cancelling
 from parley._status import ends_reply, may_retry
@@ -107,6 +108,7 @@ class ReplyStream:
         return self
 
     async def __anext__(self) -> Event:
+        _fork.check()
         while not (self._left.is_set() or self._transcript.ended):
             event = await self._step()
             if event is not None:
@@ -263,5 +265,9 @@ class ReplyStream:
 
     def _drop_call(self) -> None:
         call, self._call = self._call, None
-        if call is not None:
+        if call is None:
+            return
+        if _fork.is_forked():
+            _fork.keep(call)
+        else:
             call.cancel()

@@ -15,6 +15,7 @@ from typing import Any, Self, Unpack
 
 import grpc
 
+from parley import _fork
 from parley._admin import Admin, Grouping
 from parley._background import Caller, Core, Work, next_item
 from parley._backoff import Backoff
@@ -272,9 +273,8 @@ class SyncReplyStream:
 
     def close(self) -> None:
         """Ends the call, not the reply. A waiting thread then gets the end of the stream. See `ReplyStream.aclose`."""
-        background = self._caller.core.background
-        if not background.is_inherited:
-            background.run(self._inner.aclose())
+        if not _fork.is_forked():
+            self._caller.core.background.run(self._inner.aclose())
         self._is_open = False
 
     def cancel(self, reason: str = "") -> resources_pb2.Reply | None:
