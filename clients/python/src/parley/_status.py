@@ -7,7 +7,7 @@ from typing import Final, TypeVar
 import grpc
 from google.protobuf.message import DecodeError
 
-from parley.errors import BY_CODE, BY_REASON, InternalError, ParleyError, RateLimited, ReplyFailed
+from parley.errors import BY_CODE, BY_REASON, InternalError, ParleyError, RateLimited, ReplyFailed, Unavailable
 from parley.v1 import errors_pb2
 
 TRAILER: Final = "parley-error-bin"
@@ -15,9 +15,10 @@ TRAILER: Final = "parley-error-bin"
 Error = TypeVar("Error", bound=ParleyError)
 
 _CODES: Final = {code.value[0]: code for code in grpc.StatusCode}
-_RETRYABLE: Final = {grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED, grpc.StatusCode.DEADLINE_EXCEEDED}
-# Codes that proxies, a stopping server and RST_STREAM produce, in addition to UNAVAILABLE.
+# Codes that proxies, a stopping server and RST_STREAM produce, in addition to UNAVAILABLE. Parley's own INTERNAL has a
+# reason.
 _CUT: Final = {grpc.StatusCode.CANCELLED, grpc.StatusCode.INTERNAL, grpc.StatusCode.UNKNOWN}
+_RETRYABLE: Final = {grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED, *_CUT}
 
 
 def error_of_status(status: grpc.aio.AioRpcError) -> ParleyError:
@@ -29,7 +30,7 @@ def error_of_status(status: grpc.aio.AioRpcError) -> ParleyError:
         except DecodeError:
             pass  # not a trailer of Parley: use the code
     code = status.code()
-    kind = BY_CODE.get(code, ParleyError)
+    kind = Unavailable if code in _CUT else BY_CODE.get(code, ParleyError)
     return kind(status.details() or code.name, code=code, retryable=code in _RETRYABLE)
 
 

@@ -248,8 +248,10 @@ class ReplyStream:
             return True
         # After acceptance, a status that reports a failed reply was sent instead of the terminal chunk, which a new
         # call reads. TooManyReaders may count the reader that was cut off, until its server has noticed the cut. A
-        # credential may be available again soon.
-        again = ends_reply(error) or isinstance(error, TooManyReaders | CredentialFailed)
+        # credential may be available again soon. A proxy that limits its load ends streams with RESOURCE_EXHAUSTED;
+        # before acceptance, this may also be a request that is too large.
+        limited = error.code is grpc.StatusCode.RESOURCE_EXHAUSTED and not error.reason
+        again = ends_reply(error) or limited or isinstance(error, TooManyReaders | CredentialFailed)
         return self._transcript.accepted is not None and again
 
     async def _hang_up(self) -> None:

@@ -30,9 +30,10 @@ public record Failure(
 
     private static final Metadata.Key<byte[]> TRAILER =
             Metadata.Key.of("parley-error-bin", Metadata.BINARY_BYTE_MARSHALLER);
-    private static final Set<Status.Code> RETRYABLE =
-            EnumSet.of(Status.Code.UNAVAILABLE, Status.Code.CANCELLED, Status.Code.DEADLINE_EXCEEDED);
-    /** Codes that proxies, a stopping server and RST_STREAM produce, in addition to UNAVAILABLE. */
+    /**
+     * Codes that proxies, a stopping server and RST_STREAM produce, in addition to UNAVAILABLE. Parley's own INTERNAL has
+     * a reason.
+     */
     private static final Set<Status.Code> CUTS =
             EnumSet.of(Status.Code.CANCELLED, Status.Code.INTERNAL, Status.Code.UNKNOWN);
 
@@ -52,7 +53,9 @@ public record Failure(
         String message = Stream.of(Optional.ofNullable(status.getDescription()), cause)
                 .flatMap(Optional::stream).distinct().collect(Collectors.joining(": "));
         message = message.isEmpty() ? code.name() : message;
-        return new Failure(message, "", code, RETRYABLE.contains(code), Optional.empty(), Map.of());
+        boolean retryable =
+                code == Status.Code.UNAVAILABLE || code == Status.Code.DEADLINE_EXCEEDED || CUTS.contains(code);
+        return new Failure(message, "", code, retryable, Optional.empty(), Map.of());
     }
 
     /** Returns the failure of a {@link ReplyError}. */
