@@ -77,7 +77,7 @@ def goaway(last_stream: int, error: str) -> bytes:
 def torn(stream: int, *, begun: bool) -> bytes:
     """Returns the first bytes of a frame, as of a peer that dies while it writes. `begun`: it has sent its headers."""
     kind, flags = (DATA, 0) if begun else (HEADERS, END_HEADERS)
-    return frame(kind, flags, stream, bytes(100))[:20]
+    return frame(kind, flags, stream, b"\0\0\0\0\x64" + bytes(95))[:20]
 
 
 @dataclass(frozen=True)

@@ -21,6 +21,8 @@ const TRAILER = "parley-error-bin";
 // Codes that proxies, a stopping server and RST_STREAM produce, in addition to UNAVAILABLE. Parley's own INTERNAL has a
 // reason.
 const CUT: readonly Code[] = ["CANCELLED", "INTERNAL", "UNKNOWN"];
+// grpc-js's words for a stream that a proxy has ended with HTTP/2's ENHANCE_YOUR_CALM, to limit its load.
+const CALMED = "Bandwidth exhausted";
 const RETRYABLE: readonly Code[] = ["UNAVAILABLE", "DEADLINE_EXCEEDED", ...CUT];
 
 /** Returns the error of a call that ended with a status other than OK. */
@@ -31,7 +33,9 @@ export function errorOfStatus({ code: number, details, metadata }: StatusObject)
   } catch {
     // Not a trailer of Parley: use the code.
   }
-  const code = codeName(number);
+  // The code of gRPC is also that of a request that is too large.
+  const calmed = number === status.RESOURCE_EXHAUSTED && details.startsWith(CALMED);
+  const code = calmed ? "UNAVAILABLE" : codeName(number);
   const kind = CUT.includes(code) ? Unavailable : (BY_CODE[code] ?? ParleyError);
   return new kind(details || code, { code, retryable: RETRYABLE.includes(code) });
 }

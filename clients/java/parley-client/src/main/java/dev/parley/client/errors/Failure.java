@@ -36,6 +36,8 @@ public record Failure(
      */
     private static final Set<Status.Code> CUTS =
             EnumSet.of(Status.Code.CANCELLED, Status.Code.INTERNAL, Status.Code.UNKNOWN);
+    /** gRPC's words for a stream or connection that a proxy has ended to limit its load. */
+    private static final String CALMED = "HTTP/2 error code: ENHANCE_YOUR_CALM";
 
     /** Returns the failure of a call that ended with a status other than OK. */
     public static Failure of(Status status, Metadata trailers) {
@@ -47,7 +49,10 @@ public record Failure(
                 // Not a trailer of Parley: use the status.
             }
         }
-        Status.Code code = status.getCode();
+        String description = Optional.ofNullable(status.getDescription()).orElse("");
+        // The code of gRPC is also that of a request that is too large.
+        boolean calmed = status.getCode() == Status.Code.RESOURCE_EXHAUSTED && description.contains(CALMED);
+        Status.Code code = calmed ? Status.Code.UNAVAILABLE : status.getCode();
         // gRPC's description is only "io exception"; the cause has the details.
         var cause = Optional.ofNullable(status.getCause()).map(Throwable::getMessage);
         String message = Stream.of(Optional.ofNullable(status.getDescription()), cause)
