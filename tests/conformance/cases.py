@@ -70,7 +70,7 @@ STEPS: dict[str, set[str]] = {
     "await": {"of", "count"},
     "quiet": {"of"},
     "first_event": {"of"},
-    "break": {"before", "call", "nth", "times", "for_s"},
+    "break": {"before", "call", "nth", "times", "for_s", "code", "reason"},
     "wire": {"to", "for_s"},
     "server": {"replica"},
     "storage": set(),
