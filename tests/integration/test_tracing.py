@@ -121,6 +121,8 @@ async def test_a_reply_is_three_spans_which_are_linked(start, collector, upstrea
         "gen_ai.request.temperature": 0.5,
         "gen_ai.conversation.id": conversation,
         "gen_ai.response.finish_reasons": ["stop"],
+        "gen_ai.response.id": "chatcmpl-1",
+        "gen_ai.response.model": "test",
         "gen_ai.usage.input_tokens": 40,
         "gen_ai.usage.output_tokens": 7,
         "gen_ai.usage.cache_read.input_tokens": 30,

@@ -90,6 +90,7 @@ def test_a_fault_of_the_server_has_the_status_error(code, is_fault):
 
 @pytest.mark.parametrize(("outcome", "is_error"), [("OK", False), ("CANCELLED", False), ("PROVIDER_TIMEOUT", True)])
 def test_a_failed_request_has_the_status_error(outcome, is_error):
-    data = of_outcome(2, outcome, "stop")
+    data = of_outcome(2, outcome, "stop", "model-2")
     assert (Span.FromString(data).status.code == Status.STATUS_CODE_ERROR) is is_error
     assert read(data)["parley.attempt.number"] == ("int_value", 2)
+    assert read(data)["gen_ai.response.model"] == ("string_value", "model-2")

@@ -166,10 +166,12 @@ def of_settings(sampling: Sampling, output_tokens: int, json: bool) -> bytes:
 
 
 @lru_cache(MAX_CACHED)
-def of_outcome(number: int, outcome: str, finish: str) -> bytes:
-    """What requests that end alike have. `finish`: the provider's word."""
+def of_outcome(number: int, outcome: str, finish: str, model: str) -> bytes:
+    """What requests that end alike have. `finish`: the provider's word. `model`: its name of the model that has
+    answered."""
     return serialized(
         (genai.FINISH_REASONS, (finish,)),
+        (genai.RESPONSE_MODEL, model or None),
         ("parley.attempt.number", number),
         ("parley.attempt.outcome", outcome),
         error="" if outcome in (OK, CANCELLED) else outcome,
@@ -181,6 +183,7 @@ def of_outcome(number: int, outcome: str, finish: str) -> bytes:
 CALL_ID = TextAttribute("parley.call.id")
 CONVERSATION = TextAttribute(genai.CONVERSATION)
 REPLY_ID = TextAttribute("parley.reply.id")
+RESPONSE_ID = TextAttribute(genai.RESPONSE_ID)
 FIRST_CHUNK = SecondsAttribute(genai.FIRST_CHUNK)
 FIRST_TOKEN = SecondsAttribute("parley.reply.time_to_first_token")
 _INPUT_TOKENS = CountAttribute(genai.INPUT_TOKENS)

@@ -18,6 +18,7 @@ from parley_server.telemetry.otel.attributes import (
     FIRST_CHUNK,
     FIRST_TOKEN,
     REPLY_ID,
+    RESPONSE_ID,
     of_call,
     of_outcome,
     of_reply,
@@ -223,11 +224,13 @@ class AttemptSpan(OtelSpan):
         self._end()
 
     def _attributes(self) -> bytes:
-        model = self._model
+        model, finish = self._model, self._finish
+        response_id, response_model = (finish.response_id, finish.response_model) if finish is not None else ("", "")
         return (
             of_target(self._target, model.provider, model.name)
             + of_settings(self._sampling, model.output_tokens, self._json)
-            + of_outcome(self._number, self._outcome, genai.finish_word(self._finish))
+            + of_outcome(self._number, self._outcome, genai.finish_word(finish), response_model)
+            + RESPONSE_ID.of(response_id)
             + CONVERSATION.of(self.conversation_id)
             + FIRST_CHUNK.of(self._first_content_s)
             + (of_usage(self._usage) if self._usage is not None else b"")
