@@ -23,6 +23,7 @@ from parley_server.providers.reading.error_report import is_error, stands_for_er
 from parley_server.providers.reading.events import failure_of, word_of
 from parley_server.providers.reading.failures import error_in_body
 from parley_server.providers.reading.json_values import json_of
+from parley_server.providers.reading.response_name import NO_NAME, response_name
 
 
 class MessageReader:
@@ -59,6 +60,7 @@ class MessageReader:
         self._content = BlockContent(sink, now_s=now_s, notice=notice)
         self._usage = MessageUsage(on_ignored=lambda: notice("count"))
         self._started = False
+        self._name = NO_NAME
         self._word = ""
         self._unreliable = False
         self._ignored_error: ProviderError | None = None
@@ -97,7 +99,7 @@ class MessageReader:
         whole = self._done or self._take_last()
         try:
             self._content.end_all()
-            finish = finish_of(self._provider, self._content, self._evidence(whole=whole))
+            finish = finish_of(self._provider, self._content, self._evidence(whole=whole), self._name)
             if finish.reason is FinishReason.TOOL_CALLS:
                 self._content.push_kept(self._origin)
         finally:
@@ -214,6 +216,7 @@ class MessageReader:
             self._content.restart()
         self._started = True
         if isinstance(message, dict):
+            self._name = response_name(message.get("id"), message.get("model"))
             self._usage.add(message.get("usage"), at_start=True)
 
     def _take_message(self, message: dict[str, Any]) -> None:
@@ -222,6 +225,7 @@ class MessageReader:
         for index, block in enumerate(blocks if isinstance(blocks, list) else ()):
             self._content.begin(index, block)
             self._content.end(index)
+        self._name = response_name(message.get("id"), message.get("model"))
         self._usage.add(message.get("usage"))
         self._take_stop_reason(message.get("stop_reason"))
         self._end_message()

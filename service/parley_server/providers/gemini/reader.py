@@ -24,6 +24,7 @@ from parley_server.providers.gemini.wire import (
     decode,
     decode_loosely,
     is_first,
+    name_in,
     piece_of,
     raw_parts,
 )
@@ -35,6 +36,7 @@ from parley_server.providers.reading.events import word_of
 from parley_server.providers.reading.failures import error_in_body
 from parley_server.providers.reading.json_values import json_of
 from parley_server.providers.reading.kept import KeptItems
+from parley_server.providers.reading.response_name import NO_NAME
 
 HELD_BYTES = 1024 * 1024
 """Events are held up to this size before the parts in them are collected."""
@@ -78,6 +80,7 @@ class GeminiReader:
         self._counts: Counts | None = None
         self._usage_due_s = 0.0
         self._calls = 0
+        self._name = NO_NAME
         self._word = ""
         self._blocked = False
         self._unreliable = False
@@ -185,6 +188,8 @@ class GeminiReader:
             if not late or self._unreliable:
                 raise
             self._ignore(error)
+        if self._word and not late:
+            self._name = name_in(event)
         if late and not self._unreliable and self._content.irregular_pieces != before:
             self._unreliable = True
             self._on_resume()
@@ -261,10 +266,15 @@ class GeminiReader:
         completed = self.finished or (bool(self._word) and whole)
         if self._blocked and completed:
             self._content.push_rest()
-            return Finish(reason=FinishReason.CONTENT_FILTER, provider_reason=self._word)
+            return Finish(
+                reason=FinishReason.CONTENT_FILTER,
+                provider_reason=self._word,
+                response_id=self._name.id,
+                response_model=self._name.model,
+            )
         unknown_form = bool(self._foreign or self._splitter.documents or self._splitter.ignored)
         evidence = Evidence(word=self._word, completed=completed, unknown_form=unknown_form, unread=self._unread)
-        return finish_of(self._provider, self._content, evidence)
+        return finish_of(self._provider, self._content, evidence, self._name)
 
     def _ignore(self, error: ProviderError) -> None:
         if self._ignored_error is None:
