@@ -1,12 +1,14 @@
 #!/bin/sh
 # Writes constraints.txt: versions of all packages that fit together, each with the hashes of all its files, for every
-# platform; and tools/pip.txt, the same for pip. Usage: tools/constraints.sh PYTHON [OPTION...]
+# platform; the same for pip (tools/pip.txt); and the hashes of the versions that llama_cpp.txt and litellm.txt name.
+# Usage: tools/constraints.sh PYTHON [OPTION...]
 # Pinned versions and their hashes stay unless an option changes them: `--upgrade` for all packages,
 # `--upgrade-package NAME` for one. Packages come from where pip's own configuration says; no file names that place.
 set -eu
 cd "$(dirname "$0")/.."
 python=$1
 shift
+files="constraints.txt tools/pip.txt tools/llama_cpp.txt benchmarks/pins/litellm.txt"
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT
 
@@ -14,11 +16,11 @@ setting() { # of pip on this machine: of its environment, otherwise of its files
     "$folder/bin/python" -m pip config list | sed -nE "s/^(:env:|global)\.$1='(.*)'\$/\2/p" | head -1
 }
 
-compile() { # requirements from the standard input, pinned in FILE
+compile() { # requirements from the standard input, pinned in the copy of FILE
     file=$1
     shift
     "$folder/bin/uv" pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-annotate \
-        --custom-compile-command "make constraints" --output-file "$file" "$@" - >/dev/null
+        --custom-compile-command "make constraints" --output-file "$folder/files/$file" "$@" - >/dev/null
 }
 
 "$python" -m venv "$folder"
@@ -29,10 +31,14 @@ certificates=${SSL_CERT_FILE:-$(setting cert)}
 if [ -n "$index" ]; then export UV_DEFAULT_INDEX="$index"; fi
 if [ -n "$certificates" ]; then export SSL_CERT_FILE="$certificates"; fi
 # Copies, so that a failure changes nothing.
-cp constraints.txt "$folder/constraints.txt"
-cp tools/pip.txt "$folder/pip.txt"
-"$python" tools/dependencies.py 'parley-server[dev,sbom]' setuptools uv >"$folder/requirements"
-compile "$folder/constraints.txt" "$@" <"$folder/requirements"
-echo pip | compile "$folder/pip.txt" "$@"
-cp "$folder/constraints.txt" constraints.txt
-cp "$folder/pip.txt" tools/pip.txt
+for file in $files; do
+    mkdir -p "$(dirname "$folder/files/$file")"
+    cp "$file" "$folder/files/$file"
+done
+"$python" tools/dependencies.py 'parley-server[dev,sbom]' setuptools uv >"$folder/requirements.txt"
+compile constraints.txt --group envoy --group kubernetes "$@" <"$folder/requirements.txt"
+echo pip | compile tools/pip.txt "$@"
+for each in tools/llama_cpp.txt benchmarks/pins/litellm.txt; do
+    sed -n 's/^\([^ #]*==[^ ]*\).*/\1/p' "$each" | compile "$each" --no-deps "$@"
+done
+for file in $files; do cp "$folder/files/$file" "$file"; done
