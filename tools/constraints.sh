@@ -37,7 +37,7 @@ for file in $files; do
 done
 "$python" tools/dependencies.py 'parley-server[dev,sbom]' setuptools uv >"$folder/requirements.txt"
 for file in tools/llama_cpp.txt benchmarks/pins/litellm.txt; do # the versions that it names, with their markers
-    sed -n 's/^\([^ #]*==.*\) \\$/\1/p' "$file" >"$folder/${file##*/}"
+    sed -n 's/^\([^ #]*==.*[^ \\]\)[ \\]*$/\1/p' "$file" >"$folder/${file##*/}"
 done
 compile constraints.txt --group envoy --group kubernetes "$@" <"$folder/requirements.txt"
 echo pip | compile tools/pip.txt "$@"
