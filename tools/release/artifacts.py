@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
@@ -78,20 +79,30 @@ def make_python(build: Build) -> None:
         raise Refused(f"built {sorted(names)} in place of {sorted(wanted)}")
     for wheel in target.glob("*.whl"):
         _check_wheel(wheel)
-    shutil.copy(build.source / "constraints.txt", target)
+    _write_constraints(build, target)
     _list_packages(build, target)
 
 
+def _write_constraints(build: Build, target: Path) -> None:
+    """The tree's constraints.txt, and Parley's own packages with the hashes of the files in `target`."""
+    text = (build.source / "constraints.txt").read_text()
+    for package in ("parley-client", "parley-server"):
+        files = sorted(target.glob(f"{package.replace('-', '_')}-{build.version}*"))
+        hashes = [f"--hash=sha256:{hashlib.sha256(path.read_bytes()).hexdigest()}" for path in files]
+        text += " \\\n    ".join([f"{package}=={build.version}", *hashes]) + "\n"
+    (target / "constraints.txt").write_text(text)
+
+
 def _list_packages(build: Build, target: Path) -> None:
-    """Install the wheels into a new environment, and write which packages that has."""
+    """Install the server as users do, with hashes, into a new environment; write which packages that has."""
     environment = build.scratch / "server"
-    build.run(sys.executable, "-m", "venv", environment)
-    pip = (environment / "bin/python", "-m", "pip", "--disable-pip-version-check")
-    wheels = sorted(target.glob("*.whl"))
-    build.run(*pip, "install", "--quiet", "--constraint", "constraints.txt", *wheels)
+    build.run(sys.executable, "-m", "venv", "--without-pip", environment)
+    pip = (sys.executable, "-m", "pip", "--python", environment / "bin/python", "--disable-pip-version-check")
+    constraints = ("--constraint", target / "constraints.txt", "--find-links", target)
+    build.run(*pip, "install", "--quiet", "--require-hashes", *constraints, f"parley-server=={build.version}")
+    build.run(*pip, "check")
     if (printed := build.run(environment / "bin/parley", "--version")) != f"parley {build.version}\n":
         raise Refused(f"the installed server says {printed!r}")
-    build.run(*pip, "uninstall", "--quiet", "--yes", "pip", "setuptools")
     bill = target / f"parley-server-{build.version}.cdx.json"
     cyclonedx = (sys.executable, "-m", "cyclonedx_py", "environment", "--output-reproducible")
     build.run(*cyclonedx, "--output-file", bill, environment / "bin/python")
