@@ -325,7 +325,7 @@ class App:
 
 def _name(work: Coroutine[None, None, None]) -> str:
     """The name of background work, such as "Retention.run"."""
-    return work.__qualname__
+    return str(getattr(work, "__qualname__", "background"))
 
 
 def _log_defect(task: asyncio.Task[None]) -> None:
