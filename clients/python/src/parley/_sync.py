@@ -8,6 +8,7 @@ import contextvars
 import copy
 import functools
 import threading
+import time
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 from types import TracebackType
@@ -255,20 +256,25 @@ class SyncReplyStream:
         """Returns the next event, or None after the last one.
 
         Raises TimeoutError after `timeout_s`, like `asyncio.timeout` around the asynchronous stream: the call ends, and
-        the next read continues without loss.
+        the next read continues without loss. While another thread waits for an event, its call continues.
         """
-        with self._reading:
+        until_s = None if timeout_s is None else time.monotonic() + timeout_s
+        if not self._reading.acquire(timeout=-1 if timeout_s is None else max(0.0, timeout_s)):
+            raise _no_event(timeout_s)
+        try:
             while True:
                 work = self._started()
-                in_time = self._wait(work, timeout_s)
+                in_time = self._wait(work, None if until_s is None else until_s - time.monotonic())
                 self._work = None
                 if not in_time:
-                    raise TimeoutError(f"no event within {timeout_s:g} s")
+                    raise _no_event(timeout_s)
                 if work.is_cancelled:  # an earlier read was interrupted
                     continue
                 event = work.outcome()
                 self._is_open = event is not None
                 return event
+        finally:
+            self._reading.release()
 
     def close(self) -> None:
         """Ends the call, not the reply. A waiting thread then gets the end of the stream. See `ReplyStream.aclose`."""
@@ -445,6 +451,10 @@ class SyncAdmin:
     def status(self) -> admin_pb2.GetStatusResponse:
         """Returns the state of the replica that answers, and of all replicas. See `Admin.status`."""
         return self._run(self._inner.status())
+
+
+def _no_event(timeout_s: float | None) -> TimeoutError:
+    return TimeoutError(f"no event within {timeout_s:g} s")
 
 
 def _in_thread(function: Callable[[], str | Awaitable[str]]) -> Callable[[], Awaitable[str]]:
