@@ -72,7 +72,7 @@ class TakesDocuments(Protocol):
 
 
 class ConfiguredProvider:
-    """A provider as it is configured, with what the process knows about its failures. Implements `Provider`.
+    """A provider as it is configured, with the failures that this process has observed. Implements `Provider`.
 
     While its settings stay the same, a reload of the configuration keeps it. Otherwise it is retired: replies that were
     accepted before still ask it, and its connections close when none of its calls runs. A later call, such as the retry
