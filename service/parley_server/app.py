@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Coroutine
 from typing import TYPE_CHECKING
 
 from parley_server import __version__
@@ -234,7 +235,9 @@ class App:
             works.append(self._reloader.run(self._reload_requested))
         if self.certificates is not None:
             works.append(self.certificates.keep(self._clock))
-        self._background = [asyncio.create_task(work) for work in (*works, self._watch_database())]
+        self._background = [asyncio.create_task(work, name=_name(work)) for work in (*works, self._watch_database())]
+        for task in self._background:
+            task.add_done_callback(_log_defect)
         collect_rarely()
         await self._server.serve()
         if self._page is not None:
@@ -318,6 +321,17 @@ class App:
                     logger.info("database_restored")
                     await self._server.serve()
                 ready = True
+
+
+def _name(work: Coroutine[None, None, None]) -> str:
+    """The name of background work, such as "Retention.run"."""
+    return str(getattr(work, "__qualname__", "background"))
+
+
+def _log_defect(task: asyncio.Task[None]) -> None:
+    """Log the exception that has ended background work, since nothing starts it again and nothing awaits it."""
+    if not task.cancelled() and (error := task.exception()) is not None:
+        logger.error("background_work_ended", exc_info=error, extra={"fields": {"work": task.get_name()}})
 
 
 def _open_tracer(settings: Settings, telemetry: Telemetry) -> OtelTracer | None:

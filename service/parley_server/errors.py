@@ -267,7 +267,7 @@ class LimitsUnavailable(StorageUnavailable):
 
 
 class IdentityUnavailable(ParleyError):
-    """The keys that verify tokens are not available, so that a valid token cannot be told from others."""
+    """The keys that verify tokens are not available, so that valid tokens cannot be distinguished from invalid ones."""
 
     reason = Reason.IDENTITY_UNAVAILABLE
     retryable = True
@@ -302,8 +302,8 @@ class Failure(enum.StrEnum):
 
 
 class ProviderError(ParleyError):
-    """The provider failed the reply. `billed`: it may still charge for the reply. `retry_forbidden`: it asked not to
-    send the request again."""
+    """The provider failed the reply. `billed`: it may still charge for the reply. `retry_forbidden`: its answer says
+    not to send the request again."""
 
     failure: Failure = Failure.UNAVAILABLE
     billed: bool = False

@@ -6,9 +6,12 @@ import errno
 import gc
 import os
 import resource
+import signal
 from typing import Final
 
 GC_THRESHOLDS: Final = (10_000, 20, 20)
+SIGNALLED: Final = 128
+"""Added to the number of a signal, it is the exit status of a process that the signal has ended, as in shells."""
 
 
 def raise_open_files() -> None:
@@ -26,6 +29,19 @@ def terminal_closed() -> bool:
     except OSError as error:
         return error.errno == errno.EIO
     return False
+
+
+def outlive_hangups() -> None:
+    """Ignore SIGHUP, unless the terminal has closed. An event loop replaces this handler while it runs.
+
+    SIGHUP requests a reload, and by default it ends a process. A process that starts reads its configuration anyway,
+    and one that stops must still exit with its own status."""
+    signal.signal(signal.SIGHUP, _end_without_terminal)
+
+
+def _end_without_terminal(number: int, _: object) -> None:
+    if terminal_closed():
+        raise SystemExit(SIGNALLED + number)
 
 
 def collect_rarely() -> None:

@@ -36,9 +36,9 @@ class ReloadObserver(Protocol):
         differs) or "faulty" (nothing was applied)."""
 
 
-async def changes(source: SettingsSource, requested: asyncio.Event, clock: Clock) -> AsyncIterator[bool]:
+async def changes(source: SettingsSource, requested: asyncio.Event, clock: Clock) -> AsyncIterator[None]:
     """Look for a change every `LOOK_S` seconds, and at once when `requested` is set. Yields after each look that found
-    one (True), and after each requested one that found none (False)."""
+    one, and after each requested one: a fault is reported again, and what could not be read before may be readable."""
     while True:
         waiting = asyncio.ensure_future(requested.wait())
         try:
@@ -51,7 +51,7 @@ async def changes(source: SettingsSource, requested: asyncio.Event, clock: Clock
             changed = True
             await clock.sleep(SETTLED_S)
         if changed or asked:
-            yield changed
+            yield
 
 
 class Reloader:
@@ -78,11 +78,8 @@ class Reloader:
     async def run(self, requested: asyncio.Event) -> None:
         """Apply changes, forever. `requested`: see `changes`."""
         self._observer.configuration_loaded(self._clock.now_us())
-        async for changed in changes(self._source, requested, self._clock):
-            if changed:
-                await self._reload()
-            else:
-                self._report(UNCHANGED)
+        async for _ in changes(self._source, requested, self._clock):
+            await self._reload()
 
     async def _reload(self) -> None:
         try:

@@ -20,7 +20,7 @@ from parley_server.telemetry.logs import configure_logging
 
 
 class CannotServe(Exception):
-    """The server cannot start. The message tells the operator why."""
+    """The server cannot start. The message says why."""
 
 
 class Requests:

@@ -1,13 +1,16 @@
 """What the database shows operators: leases, running replies by owner, model and age, and the fullest quotas."""
 
 import msgspec
+import pytest
 from parley_server import __version__
 from parley_server.core.quota_values import QuotaRow
 from parley_server.core.status_values import QuotaCap, QuotaCaps, QuotaSpot
+from parley_server.store.status import MOST_PASSES
 
 from tests.contract.store_values import SECOND_US, acceptance, answered, created, finalisation
 
 DAY, MONTH = "2026-11-30", "2026-11"
+KINDS = ("tokens", "cost_nano_usd")
 OVER_S = -30.0
 
 
@@ -65,7 +68,8 @@ def cap(tenant, scope, period, kind, most):
     return QuotaCap(tenant=tenant, scope=scope, period=period, kind=kind, most=most)
 
 
-async def test_the_quotas_of_which_the_largest_parts_are_used(store, query):
+@pytest.mark.parametrize("more", [0, MOST_PASSES], ids=["few limits", "many limits"])
+async def test_the_quotas_of_which_the_largest_parts_are_used(store, query, more):
     for row in (
         ("shop", "user", "ada", DAY, 50, 400, 40, 0),  # 90 % of its tokens, with what is held
         ("shop", "user", "ben", DAY, 60, 0, 0, 0),
@@ -96,7 +100,9 @@ async def test_the_quotas_of_which_the_largest_parts_are_used(store, query):
         spot("shop", "user", "ben", DAY, "tokens", 100, 60),
         spot("bank", "user", "ada", DAY, "tokens", 100, 50),
     ]
-    asked = QuotaCaps(caps=caps, named=("shop", "big", "free"))
+    others = tuple(cap(f"t{number}", "user", DAY, kind, 10 + number) for number in range(more) for kind in KINDS)
+    named = ("shop", "big", "free", *dict.fromkeys(each.tenant for each in others))
+    asked = QuotaCaps(caps=(*caps, *others), named=named)
     assert await store.quota_spots(asked, 10) == everything
     for limit in (1, 2):
         assert await store.quota_spots(asked, limit) == everything[:limit]

@@ -102,3 +102,18 @@ async def test_one_line_for_each_call_and_each_reply(lines, server, upstream):
     assert len({line["call_id"] for line in calls}) == 3
     replies = [line for line in parsed if line["event"] == "reply"]
     assert [(line["reply_id"], line["state"]) for line in replies] == [(reply_id, "COMPLETED")]
+
+
+async def test_background_work_that_ends_by_a_defect_is_logged(lines, serve, clock, monkeypatch):
+    server = await serve(clock=clock)
+
+    async def defect():
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(server.app.mode.store, "ping", defect)
+    await clock.advance(1.0)
+    [line] = [json.loads(each) for each in lines.getvalue().splitlines() if "background_work_ended" in each]
+    assert (line["level"], line["work"]) == ("error", "App._watch_database")
+    assert "ZeroDivisionError" in line["exception"]
+    await server.stop()
+    assert lines.getvalue().count("background_work_ended") == 1, "a stop ends background work, too"

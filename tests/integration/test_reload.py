@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from typing import Any
 
+from parley.v1 import resources_pb2
 from parley_server.settings import TenantSettings
 
-from tests.integration.served import ask, refused, tenant
-from tests.upstream import answer
+from tests.clock import until
+from tests.integration.served import ask, new_message, refused, tenant
+from tests.upstream import Script, Wait, answer, done, finish, role, text, usage
 
 KEY = "key-of-shop"
 
@@ -76,3 +79,79 @@ async def test_the_quotas_and_limits_of_a_reload_apply_to_the_next_request(serve
             without = server.caller(bearer=KEY)
             assert (await refused(without.chat.StreamReply(ask()))).fields == ["x-end-user"]
             assert await caller.create()
+
+
+OTHER = """
+[models.other]
+provider = "typewriter"
+name = "other"
+[providers.second]
+kind = "openai"
+base_url = "{url}"
+[models.second]
+provider = "second"
+name = "vendor/second-1"
+"""
+SUMMARIZED = resources_pb2.ContextPolicy(max_tokens=2000, overflow=resources_pb2.ContextPolicy.OVERFLOW_SUMMARIZE)
+
+
+def summarizing(reply: Script, summary: Script) -> Any:
+    """Answers a reply and the request for a summary differently."""
+    instruction = "Summarize the conversation"
+    return lambda request: summary if instruction in request.json["messages"][0]["content"] else reply
+
+
+async def long_conversation(server: Any) -> str:
+    words = "x" * 200
+    messages = [new_message(name, f"{at} {words}") for at in range(20) for name in ("user", "assistant")]
+    return (await server.new_conversation(messages, context=SUMMARIZED)).id
+
+
+def remove_model(running: Any, alias: str) -> None:
+    """Reload a configuration without the model, and without providers that no other model names."""
+    settings = running.app._settings
+    models = {name: each for name, each in settings.models.items() if name != alias}
+    used = {each.provider for each in models.values()}
+    providers = {name: each for name, each in settings.providers.items() if name in used}
+    reload(running, models=models, providers=providers)
+
+
+def summaries(running: Any, outcome: str) -> float | None:
+    """How many summaries have ended in this way."""
+    return running.app.telemetry.registry.get_sample_value("parley_summaries_total", {"outcome": outcome})
+
+
+async def test_a_summary_that_is_being_written_outlives_its_model(serve, upstream) -> None:
+    server = await serve(models=OTHER.format(url=upstream.url))
+    allowed = asyncio.Event()
+    gist = Script([role(), Wait(allowed), text("Ada likes tea."), finish(), usage(900, 5), done()])
+    upstream.reply_with(summarizing(answer("Yes"), gist))
+    conversation = await long_conversation(server)
+    await server.stream("Next", conversation_id=conversation, model="second").end()
+    await until(lambda: len(upstream.requests) == 2)
+    remove_model(server, "second")
+    await server.app._tidy()
+    allowed.set()
+    await until(lambda: summaries(server, "stored") == 1)
+    async with asyncio.timeout(10):
+        await upstream.no_connections()
+
+
+async def test_a_summary_that_is_due_after_its_model_was_removed_is_left_to_the_next_turn(serve, upstream) -> None:
+    server = await serve(models=OTHER.format(url=upstream.url))
+    begun = asyncio.Event()
+    reply = replace(answer("Yes"), before_head=[Wait(begun)])
+    upstream.reply_with(summarizing(reply, answer("Ada likes tea.")))
+    conversation = await long_conversation(server)
+    stream = server.stream("Next", conversation_id=conversation, model="second")
+    await until(lambda: len(upstream.requests) == 1)
+    remove_model(server, "second")
+    await server.app._tidy()
+    begun.set()
+    await stream.end()
+    assert (stream.text, stream.kinds[-1]) == ("Yes", "finished")
+    await until(lambda: summaries(server, "failed") == 1)
+    assert server.sql("select count(*) from summary") == [(0,)]
+    await server.stream("Next", conversation_id=conversation, model="test").end()
+    await until(lambda: summaries(server, "stored") == 1)
+    assert server.sql("select model, text from summary") == [("test", "Ada likes tea.")]

@@ -105,6 +105,28 @@ async def test_the_replica_answers_while_the_database_is_unavailable_or_silent(s
     assert "did not answer within 0.05 s" in (await shown(server)).problems[0]
 
 
+async def test_calls_at_the_same_time_and_after_a_time_limit_share_one_read(serve, monkeypatch):
+    server = await serve(models=QUOTAS)
+    store, may_end, reads = server.app.mode.store, asyncio.Event(), []
+    quota_spots = store.quota_spots
+
+    async def slow(*given):
+        reads.append(given)
+        await may_end.wait()
+        return await quota_spots(*given)
+
+    monkeypatch.setattr(status, "DATABASE_S", 0.2)
+    monkeypatch.setattr(store, "quota_spots", slow)
+    late = ["the use of quotas could not be compared in time"]
+    for _ in range(2):
+        found = await asyncio.gather(*(shown(server) for _ in range(10)))
+        assert [list(each.problems) for each in found] == [late] * 10
+    assert len(reads) == 1, "the database still runs the first one"
+    may_end.set()
+    monkeypatch.setattr(status, "DATABASE_S", 20.0)
+    assert list((await shown(server)).problems) == []
+
+
 async def test_a_reply_that_nobody_ends_is_a_problem(serve, upstream, monkeypatch):
     clock = ManualClock()
     server = await serve(clock=clock)

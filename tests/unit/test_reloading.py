@@ -156,6 +156,20 @@ async def test_a_fault_changes_nothing_and_the_next_file_is_compared_with_what_i
     assert await server.reload() == "applied", "it is compared with the last one in use, not with that of the start"
 
 
+async def test_a_request_reports_a_fault_again(server: Server) -> None:
+    server.write("xy")
+    assert await server.reload() == "faulty"
+    assert await server.reload() == "faulty", "the file is the same, and still has the fault"
+
+
+async def test_a_path_that_cannot_be_looked_at_does_not_end_later_reloads(server: Server) -> None:
+    long = f'[providers.up]\nkind = "openai"\napi_key = "file:{"x" * 300}"\n[models.m]\nprovider = "up"\nname = "m"\n'
+    server.write("cd", more=long)
+    assert await server.reload() == "faulty"
+    server.write("ef")
+    assert await server.reload() == "applied"
+
+
 async def test_a_defect_ends_neither_the_server_nor_later_reloads(server: Server, caplog: Any) -> None:
     server.defect = RuntimeError("a defect")
     server.write("cd")

@@ -46,7 +46,7 @@ class ConfiguredAccess:
 
     def known(self, credentials: Credentials) -> Principal | None:
         """See `Authenticator`."""
-        # A wrong bearer is refused even with a valid certificate: the caller has asked to be somebody else.
+        # A wrong bearer is refused even with a valid certificate: the bearer names another caller than the certificate.
         if credentials.authorization is None:
             return _for_end_user(self._static.by_certificate(credentials), credentials, self._tenants)
         secret = _bearer(credentials.authorization)

@@ -36,7 +36,7 @@ class StaticCredentials:
 
     def by_digest(self, digest: str) -> Principal | None:
         """The caller with the API key of this SHA-256 (hexadecimal); None if there is no such key."""
-        # The time of the look-up depends on the digest alone, which tells nothing about the keys.
+        # The time of the look-up depends on the digest alone, which reveals nothing about the keys.
         known, owner = self._keys.get(digest, ("", None))
         if owner is None or not hmac.compare_digest(known, digest):
             return None

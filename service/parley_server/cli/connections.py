@@ -15,7 +15,7 @@ from parley_server.core.provider_keys import KeyCache
 from parley_server.errors import ParleyError
 from parley_server.providers.registry import Registry
 from parley_server.secrets.fernet import FernetCipher
-from parley_server.settings import EndpointSettings, Settings, is_sqlite
+from parley_server.settings import Settings, is_sqlite
 from parley_server.store import open_store
 from parley_server.store.engine.location import StoreUnusable, sqlite_path
 from parley_server.store.migrate import check_schema, schema_release
@@ -52,11 +52,14 @@ async def check_connections(settings: Settings) -> list[Finding]:
         found = await asyncio.gather(*others, stored, *providers)
     finally:
         await registry.close()
-    shown = settings.encryption_keys or _uses_stored_keys(settings)
-    return [finding for finding in found if shown or finding is not stored.result()]
+    database, keys_found = found[0], stored.result()
+    # Without encryption keys no key can be stored, so only keys of an earlier configuration matter.
+    shown = settings.encryption_keys or (keys_found.fault and not database.fault)
+    return [finding for finding in found if shown or finding is not keys_found]
 
 
 def _checks(settings: Settings) -> Iterator[tuple[str, Check]]:
+    """What needs no other check before it, the database first."""
     yield "database", partial(_database, settings.database_url)
     if (url := settings.redis_url) is not None:
         yield "Redis", partial(_redis, url)
@@ -118,7 +121,7 @@ async def _stored_keys(settings: Settings, keys: KeyCache) -> str:
     if not rows:
         return "none"
     if not settings.encryption_keys:
-        raise Unusable(f"{len(rows)} keys are stored, and PARLEY_ENCRYPTION_KEYS is not set")
+        raise Unusable(f"{len(rows)} in the database, which are ignored: PARLEY_ENCRYPTION_KEYS is not set")
     cipher = FernetCipher(settings.encryption_keys)
     for row in rows:
         try:
@@ -142,7 +145,3 @@ async def _provider(name: str, registry: Registry, stored: asyncio.Task[Finding]
         )
 
     return await _finding(f"provider {name}", ask)
-
-
-def _uses_stored_keys(settings: Settings) -> bool:
-    return any(isinstance(each, EndpointSettings) and each.stored_key for each in settings.providers.values())

@@ -1,4 +1,4 @@
-"""`parley status`: shows the replicas, running replies and quotas, from the database or as a replica sees them.
+"""`parley status`: shows the replicas, running replies and quotas, from the database or from a replica.
 
 It writes nothing, so that it may run beside a server.
 """
@@ -31,7 +31,7 @@ ANSWER_S = 15.0
 
 
 def run(options: argparse.Namespace) -> int:
-    """Print the status; the exit status: 0 without problems, 1 with problems, 2 if nobody could be asked."""
+    """Print the status; the exit status: 0 without problems, 1 with problems, 2 without an answer."""
     try:
         asked = _of_server(options) if options.server else _of_database(read_settings(options))
         status = asyncio.run(asked)
@@ -57,7 +57,7 @@ async def _of_server(options: argparse.Namespace) -> admin_pb2.GetStatusResponse
         options.server,
         api_key=api_key_of(options),
         tls=credentials_of(options),
-        backoff=Backoff(max_elapsed_s=0.0),  # an operator wants to know at once that it does not answer
+        backoff=Backoff(max_elapsed_s=0.0),  # an absent server is reported without retries
         call_timeout_s=ANSWER_S,
     ) as client:
         return await client.admin.status()

@@ -363,7 +363,7 @@ class Prompt(Value, frozen=True, kw_only=True):
     `cache_key` is the same for all prompts of a conversation; it does not reveal the conversation id.
     `estimated_tokens` is the estimate of the whole prompt that is rarely too low, and `likely_tokens` the mean estimate
     (0: none was made). `text_bytes` is the UTF-8 size of its text, with tools and schema (0: unknown, or it has images,
-    whose tokens their size does not tell)."""
+    whose tokens do not follow from their size)."""
 
     model: Model
     messages: tuple[PromptMessage, ...]

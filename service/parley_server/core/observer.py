@@ -98,7 +98,7 @@ class CallObserver(Protocol):
         """A client resumed a reply with ResumeReply."""
 
     def went_away(self) -> None:
-        """A client was asked to reconnect to another replica."""
+        """A client was sent the request to reconnect to another replica."""
 
 
 class KeySetObserver(Protocol):

@@ -177,7 +177,7 @@ class Authenticator(Protocol):
     """Identifies callers by their credentials."""
 
     def known(self, credentials: Credentials) -> Principal | None:
-        """The caller, where that needs no wait; None if only `authenticate` can tell.
+        """The caller, where that needs no wait; None if only `authenticate` can identify it.
 
         Raises `Unauthenticated`, and `InvalidRequest` for a missing or an invalid end user."""
 
@@ -306,7 +306,7 @@ class Store(Protocol):
         """Make a replica the owner of at most `limit` replies whose owners hold no lease, each under its next epoch.
 
         `sure_s`: only if its own lease lasts at least this much longer by the database's clock. A process that was
-        suspended before this call does not know whether the others were alive meanwhile."""
+        suspended before this call cannot decide whether the others were alive meanwhile."""
 
     # --- conversations
 
@@ -386,7 +386,7 @@ class KeyRules(Protocol):
     async def verify_key(self, provider: str, key: Secret) -> None:
         """Ask the provider whether it accepts the key, for at most five seconds.
 
-        Raises `InvalidRequest` if it refuses the key, and `ProviderUnavailable` if it does not tell."""
+        Raises `InvalidRequest` if it refuses the key, and `ProviderUnavailable` for any other answer."""
 
 
 class StatusStore(Protocol):

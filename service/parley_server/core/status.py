@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 from parley_server.core.lease import Lease
 from parley_server.core.observer import LoopLoad
@@ -14,12 +15,17 @@ from parley_server.core.replies.live import LiveReplies
 from parley_server.core.status_values import (
     BreakerState,
     DatabaseState,
+    QuotaCaps,
+    QuotaSpot,
     RelayPart,
     ReplicaState,
     Status,
+    StoredStatus,
     running_by_model,
 )
 from parley_server.errors import StorageUnavailable
+
+T = TypeVar("T")
 
 DATABASE_S = 3.0
 """Longest wait for each question to the database: the state of the replica is worth more than a complete answer."""
@@ -54,13 +60,14 @@ class StatusReports:
     def __init__(self, parts: StatusParts) -> None:
         self._parts = parts
         self._started_s = parts.clock.monotonic()
+        self._store = SharedReads(parts.store)
         self.configuration_time_us = parts.clock.now_us()
 
     async def read(self) -> Status:
         """The status. Never raises for a database or a relay that is unavailable."""
         parts = self._parts
         replica = self._replica()
-        database = await database_state(parts.store, parts.rules, parts.clock, kind=parts.database)
+        database = await database_state(self._store, parts.rules, parts.clock, kind=parts.database)
         return status_of(replica, database, time_limit_s=parts.time_limit_s)
 
     def _replica(self) -> ReplicaState:
@@ -82,6 +89,37 @@ class StatusReports:
             relay=tuple(parts.relay()),
             breakers=tuple(parts.breakers()),
         )
+
+
+class SharedReads:
+    """Shares each read of a store between the calls that come while it runs. Implements `StatusStore`.
+
+    A database continues with a read whose caller has gone. Shared, the reads of any number of callers occupy at most
+    one connection, and leave the others to replies."""
+
+    def __init__(self, store: StatusStore) -> None:
+        self._store = store
+        self._status: asyncio.Task[StoredStatus] | None = None
+        self._quotas: asyncio.Task[list[QuotaSpot]] | None = None
+
+    async def read_status(self) -> StoredStatus:
+        """See `StatusStore`."""
+        if self._status is None or self._status.done():
+            self._status = _kept(self._store.read_status())
+        return await asyncio.shield(self._status)
+
+    async def quota_spots(self, caps: QuotaCaps, limit: int) -> list[QuotaSpot]:
+        """See `StatusStore`. The limits are those of the call that has begun the read."""
+        if self._quotas is None or self._quotas.done():
+            self._quotas = _kept(self._store.quota_spots(caps, limit))
+        return await asyncio.shield(self._quotas)
+
+
+def _kept(read: Coroutine[None, None, T]) -> asyncio.Task[T]:
+    """A task whose error is not reported as lost if no caller waits any more."""
+    task = asyncio.create_task(read, name="status")
+    task.add_done_callback(lambda done: done.cancelled() or done.exception())
+    return task
 
 
 async def database_state(store: StatusStore, rules: QuotaRules, clock: Clock, *, kind: str) -> DatabaseState:

@@ -1,6 +1,6 @@
 """The port for traces: spans of calls, replies, attempts, summaries and takeovers. Without tracing, spans do nothing.
 
-The core and the adapters call this port; only `telemetry.otel` knows OpenTelemetry. The span of the current task is in
+The core and the adapters call this port; only `telemetry.otel` uses OpenTelemetry. The span of the current task is in
 `current_span`: it is the parent of the spans that start there, and its ids are part of the log lines that are written
 there.
 """

@@ -177,9 +177,12 @@ class Endpoint:
             raise self._unavailable(error) from None
 
     async def verify(self, url: str, headers: Mapping[str, str]) -> None:
-        """Ask the server at a URL that needs a valid key, for at most `VERIFY_S` seconds.
+        """Ask the server at a URL that needs a valid key, for at most `VERIFY_S` seconds. `headers` contain the key.
 
-        Raises `InvalidRequest` if it refuses the key, and `ProviderUnavailable` for any other answer or none."""
+        Raises `InvalidRequest` if it refuses the key, `ProviderUnauthenticated` if no header can hold the key, and
+        `ProviderUnavailable` for any other answer or none."""
+        if not all(value.isascii() and value.isprintable() for value in headers.values()):
+            raise ProviderUnauthenticated(f"no usable API key is configured for the provider {self.name}")
         try:
             async with asyncio.timeout(VERIFY_S):
                 await self._client.get(url, headers)

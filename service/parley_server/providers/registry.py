@@ -72,7 +72,7 @@ class TakesDocuments(Protocol):
 
 
 class ConfiguredProvider:
-    """A provider as it is configured, with what the process knows about its failures. Implements `Provider`.
+    """A provider as it is configured, with the failures that this process has observed. Implements `Provider`.
 
     While its settings stay the same, a reload of the configuration keeps it. Otherwise it is retired: replies that were
     accepted before still ask it, and its connections close when none of its calls runs. A later call, such as the retry
@@ -264,7 +264,7 @@ class Registry:
                 built[name] = self._provider(name, settings)
             except NotConfigured as error:
                 faults.append(error.message)
-        candidates: dict[str, Candidate] = {}
+        resolved: dict[str, tuple[Model, Timeouts]] = {}
         for alias, entry in models.items():
             settings = providers[entry.provider]
             try:
@@ -273,10 +273,13 @@ class Registry:
                 faults.append(f"models.{alias}.like: {error}")
                 continue
             model = resolved_model(alias, entry, settings, known, is_default=alias == default_model)
-            if entry.provider in built:
-                candidates[alias] = _candidate(model, built[entry.provider], resolved_timeouts(entry, settings, known))
+            resolved[alias] = model, resolved_timeouts(entry, settings, known)
         if faults:
             raise NotConfigured("; ".join(faults))
+        # After the last fault: a candidate adds its circuit breaker to a provider that the present catalog may share.
+        candidates = {
+            alias: _candidate(model, built[model.provider], timeouts) for alias, (model, timeouts) in resolved.items()
+        }
         return Models(built, candidates, default_model, clock=self._clock, observer=self._observer, tracer=self._tracer)
 
     def use(self, prepared: Models) -> None:

@@ -18,7 +18,7 @@ FENCE_MS = 600_000
 
 def erase_commands(reply_ids: Sequence[str], fence_ms: int) -> list[bytes]:
     """The commands that erase these replies (at most `ERASED_PER_CALL`), also in the memory of all replicas."""
-    # The fence comes before the message: from the moment a replica hears of the erasure, no late append can create the
+    # The fence comes before the message: once a replica has received the erasure, no late append can create the
     # reply again.
     keys = [wire.reply_key(each) for each in reply_ids]
     return [

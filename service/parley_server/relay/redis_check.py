@@ -15,7 +15,7 @@ LEAST_VERSION = (7, 0)
 
 
 class RelayUnusable(Exception):
-    """The relay cannot be used. The message tells the operator why and what to do."""
+    """The relay cannot be used. The message says why, and what the operator must do."""
 
 
 class RedisServer(NamedTuple):
@@ -43,7 +43,7 @@ def connector(url: str) -> Connect:
         "protocol": 2,
         "socket_timeout": None,  # the relay has one limit for many commands; redis-py's would cost a task for each
         "socket_connect_timeout": CONNECT_S,
-        "retry": Retry(NoBackoff(), 0),  # callers retry, since they know what is safe to repeat
+        "retry": Retry(NoBackoff(), 0),  # callers retry, since only they can decide what is safe to repeat
         "health_check_interval": 0,
         "driver_info": None,  # saves two commands in each handshake
     }

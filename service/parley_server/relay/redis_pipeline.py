@@ -26,7 +26,7 @@ class RelayAway(Exception):
 
 def is_about_one(answer: object) -> bool:
     """Whether the answer is an error of this command or its key, and not of the server's state."""
-    # redis-py removes the error code from the message for the codes that it knows.
+    # redis-py removes the error code from the message for the codes in its own list.
     return isinstance(answer, ResponseError) and (answer.status_code == "ERR" or str(answer).startswith("WRONGTYPE"))
 
 

@@ -37,8 +37,8 @@ def entries_of(found: Sequence[tuple[bytes, Sequence[bytes]]], first: int) -> li
 class RemoteLogCursor(StreamReading):
     """Fills `log` with the entries that its owner has appended; it has them up to `position`.
 
-    `new_reader`: a reader has come that the owner does not know of. `reported`: the last heartbeat reported a reader to
-    the owner. `gone`: the stream is shorter than `position`.
+    `new_reader`: a reader has joined that was not reported to the owner. `reported`: the last heartbeat reported a
+    reader to the owner. `gone`: the stream is shorter than `position`.
     """
 
     __slots__ = ("channel", "gone", "heard_at", "log", "look", "new_reader", "reported", "wanted")

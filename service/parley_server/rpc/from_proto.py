@@ -123,7 +123,7 @@ def conversation_update(request: conversations_pb2.UpdateConversationRequest) ->
     given = request.conversation
     if not given.id:
         raise InvalidRequest.field("conversation.id", "must not be empty")
-    # Without a mask, an empty field cannot be told from one that was not set. So only a mask can clear a field.
+    # Without a mask, an empty field looks like one that was not set. So only a mask can clear a field.
     paths = set(request.update_mask.paths) or {field.name for field, _ in given.ListFields()} & _MASKABLE
     if unknown := sorted(paths - _MASKABLE):
         raise InvalidRequest.field("update_mask", f"{unknown[0][:64]!r} is not a field that can be updated")

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from parley_server.settings.files import is_file, read_limited
+
 logger = logging.getLogger(__name__)
 
 Version = tuple[int, int, int]
@@ -75,7 +77,7 @@ def google_credentials(reference: Any, folder: Path) -> GoogleCredentials | None
         return None
     if name == "metadata":
         return GoogleCredentials()
-    if not name or not (folder / name).is_file():
+    if not name or not is_file(folder / name):
         raise ValueError(f'must be "google:metadata" or "google:PATH" of a file; there is no file {name}'.rstrip())
     return GoogleCredentials(folder / name)
 
@@ -118,7 +120,7 @@ def _version(file: Path) -> Version:
 
 
 def _read(file: Path) -> str:
-    key = file.read_text(encoding="utf-8").strip()
+    key = read_limited(file).decode().strip()
     if not key:
         raise ValueError("the file is empty")
     return key

@@ -15,6 +15,7 @@ from parley_server.settings.catalog import (
     read_providers,
 )
 from parley_server.settings.faults import SettingsError, did_you_mean
+from parley_server.settings.files import is_file
 from parley_server.settings.issuer_shape import IssuerSettings
 from parley_server.settings.issuers import read_issuers
 from parley_server.settings.keys import variable_of
@@ -217,7 +218,7 @@ def _read_tls(table: Any, folder: Path, faults: list[str]) -> TlsSettings | None
         return None
     files = {"certificate": tls.certificate, "key": tls.key, "client_ca": tls.client_ca}
     missing = [
-        f"tls.{name}: the file {path} does not exist" for name, path in files.items() if path and not path.is_file()
+        f"tls.{name}: the file {path} does not exist" for name, path in files.items() if path and not is_file(path)
     ]
     faults.extend(missing)
     if not missing:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 from parley_server.settings.faults import did_you_mean
+from parley_server.settings.files import read_limited
 from parley_server.settings.shape import MAX_WORKERS, Address, LogFormat, LogLevel, Settings
 from parley_server.settings.urls import POSTGRESQL_FORM, check_database_url, check_redis_url, is_sqlite
 
@@ -30,13 +31,15 @@ def read_document(path: str, faults: list[str]) -> dict[str, Any]:
     if not path:
         return {}
     try:
-        return tomllib.loads(Path(path).read_text(encoding="utf-8"), parse_float=Decimal)
+        return tomllib.loads(read_limited(Path(path)).decode(), parse_float=Decimal)
     except OSError as error:
         faults.append(f"{path}: {error.strerror or 'cannot be read'}")
     except UnicodeDecodeError:
         faults.append(f"{path}: is not UTF-8 text")
     except tomllib.TOMLDecodeError as error:
         faults.append(f"{path}: {error}")
+    except RecursionError:
+        faults.append(f"{path}: is nested too deeply")
     return {}
 
 

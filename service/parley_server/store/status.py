@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
+from collections.abc import Iterator
 from functools import cache
 from typing import Any
 
@@ -11,6 +12,7 @@ from sqlalchemy import (
     Connection,
     Integer,
     Select,
+    Text,
     bindparam,
     case,
     func,
@@ -39,6 +41,11 @@ _USED = {
 MOST_REPLICAS = 1000
 """More are not shown: the rows of dead replicas are deleted within seconds."""
 
+MOST_PASSES = 8
+"""How often all rows of a period are read, for as many different limits. More limits are compared in one pass."""
+
+_ROW = (quota_use.c.tenant, quota_use.c.scope, quota_use.c.period, quota_use.c.end_user)
+_rows = bindparam("rows", type_=Integer)
 _REPLICAS = select(replica).order_by(replica.c.id).limit(MOST_REPLICAS)
 
 
@@ -64,9 +71,26 @@ _RUNNING = _running()
 
 
 @cache
+def _largest_of(kind: str, dialect: str, *, named: bool) -> Select[Any]:
+    """Selects the `rows` rows with the largest use among the tenants of the parameter `tenants`, or among all others,
+    in one scope and period, if it is `least` or more. The database keeps only the first rows while it sorts: a million
+    end users take a tenth of the time of `_largest`, and no file on the disk."""
+    used, row = _USED[kind], quota_use.c
+    these = row.tenant.in_(listed("tenants", dialect))
+    return (
+        select(*_ROW, used.label("used"))
+        .where(these if named else ~these, row.scope == bindparam("of_scope", type_=Text))
+        .where(row.period == bindparam("of_period", type_=Text), used >= bindparam("least", type_=BigInteger))
+        .order_by(used.desc(), row.tenant, row.end_user)
+        .limit(_rows)
+    )
+
+
+@cache
 def _largest(kind: str, dialect: str) -> Select[Any]:
     """Selects the rows with the largest use of each tenant, scope and period: at most `rows` of each, and of those that
-    have used `least` or more. Within one of them, all rows have the same limit."""
+    have used `least` or more. Within one of them, all rows have the same limit. One pass serves any number of
+    limits."""
     used = _USED[kind]
     group = (quota_use.c.tenant, quota_use.c.scope, quota_use.c.period)
     order = func.row_number().over(partition_by=group, order_by=(used.desc(), quota_use.c.end_user))
@@ -75,7 +99,7 @@ def _largest(kind: str, dialect: str) -> Select[Any]:
         .where(quota_use.c.period.in_(listed("periods", dialect)), used >= bindparam("least", type_=BigInteger))
         .subquery()
     )
-    return select(ranked).where(ranked.c.place <= bindparam("rows", type_=Integer))
+    return select(ranked).where(ranked.c.place <= _rows)
 
 
 def read_status(connection: Connection) -> StoredStatus:
@@ -98,24 +122,52 @@ def read_status(connection: Connection) -> StoredStatus:
 
 def quota_spots(connection: Connection, caps: QuotaCaps, limit: int) -> list[QuotaSpot]:
     """The quotas of which at least half is used or held: at most `limit`, the fullest first."""
-    most = {(cap.tenant, cap.scope, cap.period, cap.kind): cap.most for cap in caps.caps}
-    named, found = set(caps.named), list[QuotaSpot]()
+    found = list[QuotaSpot]()
     for kind in _USED:
-        limits = [cap for cap in caps.caps if cap.kind == kind]
-        if not limits:
+        # Tenants with equal limits share a statement.
+        groups: defaultdict[tuple[bool, str, str, int], list[str]] = defaultdict(list)
+        for cap in caps.caps:
+            if cap.kind == kind:
+                groups[cap.tenant != OTHER_TENANTS, cap.scope, cap.period, cap.most].append(cap.tenant)
+        if len(groups) > MOST_PASSES:
+            found += _spots_in_one_pass(connection, kind, caps, limit)
             continue
-        parameters = {
-            "periods": listed_values({cap.period for cap in limits}),
-            "least": min(cap.most for cap in limits) // 2,
-            "rows": limit,
-        }
-        for row in connection.execute(_largest(kind, connection.dialect.name), parameters):
-            tenant = row.tenant if row.tenant in named else OTHER_TENANTS
-            cap = most.get((tenant, row.scope, row.period, kind))
-            if cap is not None and row.used * 2 >= cap:
-                of = QuotaRow(row.scope, row.end_user, row.period)
-                found.append(QuotaSpot(tenant=row.tenant, row=of, kind=kind, most=cap, used=row.used))
+        for (named, scope, period, most), tenants in groups.items():
+            parameters = {
+                "tenants": listed_values(tenants if named else caps.named),
+                "of_scope": scope,
+                "of_period": period,
+                "least": _least(most),
+                "rows": limit,
+            }
+            statement = _largest_of(kind, connection.dialect.name, named=named)
+            found += [_spot(row, kind, most) for row in connection.execute(statement, parameters)]
     return sorted(found, key=_place)[:limit]
+
+
+def _spots_in_one_pass(connection: Connection, kind: str, caps: QuotaCaps, limit: int) -> Iterator[QuotaSpot]:
+    most = {(cap.tenant, cap.scope, cap.period): cap.most for cap in caps.caps if cap.kind == kind}
+    named = set(caps.named)
+    parameters = {
+        "periods": listed_values({period for _, _, period in most}),
+        "least": _least(min(most.values())),
+        "rows": limit,
+    }
+    for row in connection.execute(_largest(kind, connection.dialect.name), parameters):
+        tenant = row.tenant if row.tenant in named else OTHER_TENANTS
+        cap = most.get((tenant, row.scope, row.period))
+        if cap is not None and row.used >= _least(cap):
+            yield _spot(row, kind, cap)
+
+
+def _least(most: int) -> int:
+    """Half of a limit: the use from which on it is shown."""
+    return (most + 1) // 2
+
+
+def _spot(row: AnyRow, kind: str, most: int) -> QuotaSpot:
+    of = QuotaRow(row.scope, row.end_user, row.period)
+    return QuotaSpot(tenant=row.tenant, row=of, kind=kind, most=most, used=row.used)
 
 
 def _place(spot: QuotaSpot) -> tuple[float, str, str, str, str]:

@@ -50,7 +50,7 @@ class PageServer:
         """Open the port, whose connections wait until `serve`. Returns the path of the Unix socket on which gRPC must
         listen before that; only this user can open it. Raises OSError, with a message for the operator.
 
-        The page does not use the port of gRPC: with `[tls]`, it would have to know the name in the certificate, and
+        The page does not use the port of gRPC: with `[tls]`, it would need the name in the certificate, and
         with `client_ca` to have a certificate of its own."""
         self._folder = tempfile.TemporaryDirectory(prefix="parley-")
         try:

@@ -16,6 +16,7 @@ import uvloop
 
 from parley_server.app import App
 from parley_server.exit_status import CANNOT_RUN
+from parley_server.process import outlive_hangups
 from parley_server.serving import CannotServe, Requests, run_server
 from parley_server.settings import Settings, SettingsError, SettingsSource, load_settings
 from parley_server.telemetry.logs import configure_logging
@@ -25,6 +26,7 @@ from parley_server.workers.supervisor_protocol import HURRY, RELOAD, STOP, Ready
 def main(index: int, supervisor: socket.socket) -> int:
     """Serve until the supervisor sends a stop or its connection ends; the exit status."""
     supervisor.setblocking(False)
+    outlive_hangups()
     try:
         source = SettingsSource(lambda: load_settings(os.environ), os.environ.get("PARLEY_CONFIG", ""))
         settings = source.load()

@@ -8,6 +8,7 @@ import threading
 import grpc
 import parley
 import pytest
+from parley._background import Core
 from parley.errors import CredentialFailed
 from parley.events import Finished, Reconnecting, Text
 from parley.v1 import admin_pb2, catalog_pb2, conversations_pb2, resources_pb2
@@ -247,6 +248,20 @@ async def test_a_read_that_timed_out_can_be_repeated_without_loss(server, client
     assert events[1:5] == PIECES
 
 
+async def test_the_time_limit_of_a_read_includes_the_wait_for_another_thread(server, client):
+    go_on, (first, second) = asyncio.Event(), texts("Hel", "lo ")
+    server.scripts.append([accepted(), first, Wait(go_on), second, finished(3)])
+    stream = client.stream_reply("Hi")
+    await asyncio.to_thread(lambda: [next(stream) for _ in range(2)])
+    reading = asyncio.create_task(in_thread(next, stream))
+    await until(lambda: stream._work is not None and stream._work.is_started)
+    with pytest.raises(TimeoutError, match=r"no event within 0\.05 s"):
+        await asyncio.wait_for(in_thread(stream.read, 0.05), 10.0)
+    assert not reading.done(), "the other thread still waits in its call"
+    go_on.set()
+    assert await asyncio.wait_for(reading, 10.0) == PIECES[1]
+
+
 async def test_a_thread_with_a_running_event_loop_can_wait(server, client):
     async def cell():
         return [event for event in client.stream_reply("Hi") if isinstance(event, Text)]
@@ -338,3 +353,21 @@ async def test_a_client_without_a_call_opens_no_connection(server):
     with pytest.raises(parley.Unavailable, match="the client is closed"):
         client.models()
     client.close()
+
+
+async def test_a_close_during_the_first_call_of_another_thread_closes_the_client(server):
+    opening, may_open = threading.Event(), threading.Event()
+
+    def make():
+        opening.set()
+        may_open.wait(10.0)
+        return parley.Client(server.address)
+
+    core = Core(make)
+    calling = asyncio.create_task(in_thread(core.client))
+    await asyncio.to_thread(opening.wait, 10.0)
+    core.close()
+    may_open.set()
+    with pytest.raises(parley.Unavailable, match="the client is closed"):
+        await asyncio.wait_for(calling, 10.0)
+    assert core._client._connection._ended.is_set()

@@ -285,6 +285,37 @@ async def test_a_hundred_reloads_under_traffic_leave_no_tasks_files_or_memory(tm
         assert await server.terminate() == 0
 
 
+async def test_a_sighup_during_the_start_does_not_end_the_server(tmp_path) -> None:
+    """The configuration is a pipe, so that the start waits for the test."""
+    pipe = tmp_path / "parley.toml"
+    os.mkfifo(pipe)
+    process = await asyncio.create_subprocess_exec(
+        PARLEY,
+        "serve",
+        env=clean_environment(PARLEY_LISTEN="127.0.0.1:0", PARLEY_METRICS_LISTEN="", PARLEY_CONFIG=str(pipe)),
+        cwd=tmp_path,
+        stdin=asyncio.subprocess.DEVNULL,
+        stderr=asyncio.subprocess.PIPE,
+    )
+    try:
+        async with asyncio.timeout(60):
+            writing = await asyncio.to_thread(os.open, pipe, os.O_WRONLY)  # waits until the server reads
+            process.send_signal(signal.SIGHUP)
+            os.write(writing, tenant("shop", KEY).encode())
+            os.close(writing)
+            assert process.stderr is not None
+            while line := await process.stderr.readline():
+                if b"Parley serves" in line:
+                    break
+            process.send_signal(signal.SIGTERM)
+            await process.stderr.read()
+            assert await process.wait() == 0
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
+
+
 async def test_a_hangup_after_the_terminal_is_closed_stops_the_server(tmp_path) -> None:
     ours, its = pty.openpty()
     process = await asyncio.create_subprocess_exec(

@@ -192,6 +192,38 @@ async def test_check_connect_checks_each_connection_of_a_server(tmp_path):
         assert "refuses this key" in found["provider up"][1]
 
 
+def test_stored_keys_that_a_server_would_ignore_are_a_fault(tmp_path, monkeypatch, capsys):
+    """As after a restore without the encryption keys."""
+    monkeypatch.setenv("PARLEY_DATABASE_URL", with_stored_key(tmp_path, new_encryption_key()))
+    assert cli.main(["check", "--connect"]) == 1
+    assert findings(capsys.readouterr().out)["stored keys"] == (
+        "fault",
+        "1 in the database, which are ignored: PARLEY_ENCRYPTION_KEYS is not set",
+    )
+
+
+@pytest.mark.parametrize("kind", ["openai", "anthropic", "gemini"])
+@pytest.mark.parametrize("key", ["schl\u00fcssel", "one\ntwo"])
+def test_a_key_that_no_header_can_hold_is_a_fault(tmp_path, monkeypatch, capsys, kind, key):
+    (tmp_path / "parley.toml").write_text(
+        f"""
+[providers.up]
+kind = "{kind}"
+base_url = "http://127.0.0.1:{free_port()}"
+api_key = "env:UPSTREAM_KEY"
+[models.fast]
+provider = "up"
+name = "fast-1"
+"""
+    )
+    monkeypatch.setenv("PARLEY_DATABASE_URL", f"sqlite+aiosqlite:///{tmp_path / 'parley.db'}")
+    monkeypatch.setenv("UPSTREAM_KEY", f"{MARK}{key}")
+    assert cli.main(["check", "--connect", "--config", str(tmp_path / "parley.toml")]) == 1
+    printed = capsys.readouterr()
+    assert findings(printed.out)["provider up"] == ("fault", "no usable API key is configured for the provider up")
+    assert MARK not in printed.out + printed.err
+
+
 async def test_check_connect_reports_an_unusable_database_or_redis_as_a_fault(
     tmp_path, shared_redis, empty_postgres_url
 ):

@@ -197,6 +197,20 @@ async def test_a_faulty_catalog_is_not_used() -> None:
     await catalog.close()
 
 
+async def test_a_faulty_catalog_leaves_no_circuit_breaker_behind() -> None:
+    catalog = registry({"up": OpenAISettings(base_url="http://127.0.0.1:9/v1")})
+    before = catalog.breakers()
+    with pytest.raises(NotConfigured):
+        reload(
+            catalog,
+            {"up": OpenAISettings(base_url="http://127.0.0.1:9/v1")},
+            a=model(name="new"),
+            b=model(name="n", like="no-such-model"),
+        )
+    assert catalog.breakers() == before
+    await catalog.close()
+
+
 async def _until(condition: Any) -> None:
     async with asyncio.timeout(10):
         while not condition():

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from parley_server.settings import SettingsSource, load_settings
+from parley_server.settings import SettingsError, SettingsSource, load_settings
+from parley_server.settings.files import MOST_BYTES
 from parley_server.settings.source import files_named_by
 
 NAMING = """
@@ -141,3 +143,83 @@ def test_the_files_that_a_configuration_names() -> None:
 def test_a_device_is_not_read(folder) -> None:
     (folder / "parley.toml").write_text(NAMING.replace("file:up.key", "file:/dev/zero"))
     assert not source_of(folder / "parley.toml").changed()
+
+
+LONG = "x" * 300
+"""A name that no file system allows: `Path.is_file` raises OSError for it, as for a folder without permission."""
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        NAMING.replace("file:up.key", f"file:{LONG}"),
+        NAMING.replace("openai", "gemini").replace("file:up.key", f"google:{LONG}"),
+        NAMING.replace("file:keys.json", f"file:{LONG}"),
+        f'{NAMING}[tls]\ncertificate = "{LONG}"\nkey = "{LONG}"\n',
+        "a = " + "[" * 5000,
+    ],
+    ids=["key", "google", "jwks", "tls", "nested"],
+)
+def test_a_file_that_cannot_be_looked_at_is_a_fault_and_no_defect(folder, changed: str) -> None:
+    source = source_of(folder / "parley.toml")
+    (folder / "parley.toml").write_text(changed)
+    assert source.changed()
+    with pytest.raises(SettingsError):
+        source.load()
+    with pytest.raises(SettingsError):
+        source_of(folder / "parley.toml").load()
+    (folder / "parley.toml").write_text(NAMING)
+    assert source.changed()
+    assert source.load().models.keys() == {"m"}
+
+
+def test_a_file_that_becomes_a_folder_is_a_fault(folder) -> None:
+    source = source_of(folder / "parley.toml")
+    source.load()
+    (folder / "parley.toml").unlink()
+    (folder / "parley.toml").mkdir()
+    assert source.changed()
+    assert faults_of(source) == [f"{folder / 'parley.toml'}: Is a directory"]
+
+
+def test_a_huge_file_is_a_fault_and_is_not_read_whole(folder) -> None:
+    source = source_of(folder / "parley.toml")
+    os.truncate(folder / "parley.toml", MOST_BYTES + 1)
+    assert source.changed()
+    assert faults_of(source) == [f"{folder / 'parley.toml'}: is larger than 16 MiB"]
+
+
+@pytest.mark.parametrize("left", ["", "\n  \n"])
+def test_a_file_that_becomes_empty_is_a_fault(folder, left: str) -> None:
+    """As a tool leaves it that was stopped, or whose disk is full: the built-in models must not replace all others."""
+    source = source_of(folder / "parley.toml")
+    source.load()
+    (folder / "parley.toml").write_text(left)
+    assert source.changed()
+    assert faults_of(source) == [f"{folder / 'parley.toml'}: is empty"]
+    assert source_of(folder / "parley.toml").load().models, "a start without keys has the built-in models"
+
+
+@pytest.fixture
+def pipe() -> Iterator[Path]:
+    """A configuration that can be read once, as `--config <(command)` passes it."""
+    reads, writes = os.pipe()
+    os.write(writes, NAMING.replace("file:up.key", "env:KEY").replace("file:keys.json", "https://id/keys").encode())
+    os.close(writes)
+    yield Path(f"/dev/fd/{reads}")
+    os.close(reads)
+
+
+def test_a_pipe_is_read_once_by_the_load_and_never_by_a_look(pipe: Path) -> None:
+    source = SettingsSource(lambda: load_settings({"PARLEY_CONFIG": str(pipe), "KEY": "sk-1"}), str(pipe))
+    assert not source.changed()
+    settings = source.load()
+    assert (settings.models.keys(), settings.is_open) == ({"m"}, False)
+    assert not source.changed()
+    assert faults_of(source) == [f"{pipe}: is not a file, so it cannot be read again"]
+
+
+def faults_of(source: SettingsSource) -> list[str]:
+    with pytest.raises(SettingsError) as raised:
+        source.load()
+    return raised.value.faults

@@ -143,10 +143,14 @@ class Core:
         if self._client is None:
             background = _of_this_process()
             with self._lock:
-                if self._is_closed:
-                    raise closed()
+                self._check()
                 if self._client is None:
                     self._client, self._background = background.run(self._open()), background
+                    try:
+                        self._check()  # another thread may have called `close` when there was no client yet
+                    except Unavailable:
+                        background.run(self._client.close())
+                        raise
         return self._client
 
     @property
@@ -159,6 +163,10 @@ class Core:
         self._is_closed = True
         if self._client is not None and not _fork.is_forked():
             self.background.run(self._client.close())
+
+    def _check(self) -> None:
+        if self._is_closed:
+            raise closed()
 
     async def _open(self) -> Client:
         return self._make()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from types import TracebackType
 from typing import Self
 
@@ -95,20 +96,25 @@ class SyncReplyStream:
         """Returns the next event, or None after the last one.
 
         Raises TimeoutError after `timeout_s`, like `asyncio.timeout` around the asynchronous stream: the call ends, and
-        the next read continues without loss.
+        the next read continues without loss. While another thread waits for an event, its call continues.
         """
-        with self._reading:
+        until_s = None if timeout_s is None else time.monotonic() + timeout_s
+        if not self._reading.acquire(timeout=-1 if timeout_s is None else max(0.0, timeout_s)):
+            raise _no_event(timeout_s)
+        try:
             while True:
                 work = self._started()
-                in_time = self._wait(work, timeout_s)
+                in_time = self._wait(work, None if until_s is None else until_s - time.monotonic())
                 self._work = None
                 if not in_time:
-                    raise TimeoutError(f"no event within {timeout_s:g} s")
+                    raise _no_event(timeout_s)
                 if work.is_cancelled:  # an earlier read was interrupted
                     continue
                 event = work.outcome()
                 self._is_open = event is not None
                 return event
+        finally:
+            self._reading.release()
 
     def close(self) -> None:
         """Ends the call, not the reply. A waiting thread then gets the end of the stream. See `ReplyStream.aclose`."""
@@ -150,3 +156,7 @@ class SyncReplyStream:
         background.cancel(work)
         work.wait()
         return not work.is_cancelled
+
+
+def _no_event(timeout_s: float | None) -> TimeoutError:
+    return TimeoutError(f"no event within {timeout_s:g} s")

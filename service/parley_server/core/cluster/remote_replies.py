@@ -97,7 +97,7 @@ class RemoteReplies:
                 await self._check()
             except StorageUnavailable as error:
                 logger.warning("remote_check_postponed", extra={"fields": {"problem": error.message}})
-            except Exception:  # readers would wait for ever without this task
+            except Exception:  # without this task, readers would never get an end
                 logger.exception("remote_check_failed")
             self._drop_unused()
 

@@ -167,5 +167,5 @@ class TurnPrompts:
 
 
 def _cache_key(conversation: Conversation) -> str:
-    """Tells a provider which prompts begin alike, and nothing else."""
+    """Shows a provider which prompts begin alike, and nothing else."""
     return hashlib.sha256(f"{conversation.tenant}\0{conversation.id}".encode()).hexdigest()[:32]

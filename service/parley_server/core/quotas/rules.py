@@ -125,7 +125,7 @@ def tightest(states: Iterable[QuotaState]) -> QuotaState | None:
 def refusal(limits: Iterable[QuotaLimit], uses: Iterable[QuotaUse], hold: Hold, now_us: int) -> QuotaExceeded | None:
     """The refusal of a reply that needs more than is left of a limit; None if `uses` leaves enough.
 
-    If several limits refuse it, the error tells the time of the one that is reset last."""
+    If several limits refuse it, the error has the time of the one that is reset last."""
     by_row = {use.row: use for use in uses}
     found: list[tuple[QuotaState, str, int]] = []
     for limit in limits:

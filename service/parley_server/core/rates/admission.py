@@ -23,7 +23,7 @@ from parley_server.errors import RateLimited, StorageUnavailable
 
 MESSAGES, REPLIES = "messages_per_minute", "concurrent_replies"
 REPLY_ENDS_S = 1.0
-"""When to retry after a refusal for `concurrent_replies`, as nobody can tell when a running reply will end."""
+"""When to retry after a refusal for `concurrent_replies`, since the end of a running reply cannot be predicted."""
 
 
 class Admission:

@@ -363,7 +363,7 @@ async def ended_within(log: Log, wait_s: float, clock: Clock) -> bool:
 
 
 def _may_be_known(refusal: ParleyError) -> bool:
-    """Whether the request may be the retry of an accepted one, and the database can tell."""
+    """Whether the request may be the retry of an accepted one, and a look into the database can decide it."""
     if isinstance(refusal, LimitsUnavailable):
         return True
     return not isinstance(refusal, RequestIdReused | StorageUnavailable)

@@ -93,7 +93,7 @@ class GenerationParts:
 
 
 class Generation:
-    """Generates one accepted reply: `start` it after the commit, `cancel` it at any time; its log tells the end.
+    """Generates one accepted reply: `start` it after the commit, `cancel` it at any time; its log contains the end.
 
     `quota` is the tightest limit that its acceptance has touched."""
 

@@ -44,6 +44,6 @@ class UsageRollup:
                 self._observer.usage_unrolled(await self._store.count_unrolled())
         except StorageUnavailable as error:
             logger.warning("usage_rollup_postponed", extra={"fields": {"problem": error.message}})
-        except Exception:  # the sums stay exact without it: only slower to ask for
+        except Exception:  # the sums stay exact without it: queries are only slower
             logger.exception("usage_rollup_failed")
         return added

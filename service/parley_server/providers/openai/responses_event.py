@@ -65,7 +65,7 @@ def arguments_of_delta(delta: object) -> str:
 
 
 def key_of_call(wire: WireEvent, item: dict[str, Any] | None = None) -> object:
-    """What tells the calls of a response apart: their place in the output, or the id of their item."""
+    """Identifies a call within a response: its place in the output, or the id of its item."""
     if wire.output_index is not None:
         return str(wire.output_index)
     return str(wire.item_id or (item or {}).get("id") or "")

@@ -49,7 +49,7 @@ TOTAL_PER_TRY = 1.5
 
 @dataclass(frozen=True, kw_only=True)
 class Candidate:
-    """A model that may answer, and what is known about asking it.
+    """A model that may answer, and what was observed in requests to it.
 
     first_token_s, idle_s: the limits of one try. first_token_total_s: the limit of all tries of a reply (None: 1.5
     times the longest limit of one try). retries: how often it is asked again if no other model is left.

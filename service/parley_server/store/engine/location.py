@@ -12,7 +12,7 @@ _POSTGRESQL = "postgresql+asyncpg://USER:PASSWORD@HOST:PORT/DATABASE"
 
 
 class StoreUnusable(Exception):
-    """The store cannot be opened. The message tells the operator why and what to do."""
+    """The store cannot be opened. The message says why, and what the operator must do."""
 
 
 def sqlite_path(url: str) -> Path:

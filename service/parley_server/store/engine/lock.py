@@ -1,4 +1,4 @@
-"""Limits a SQLite database to one process. The lock is an flock, which the system frees when the process dies."""
+"""Limits a SQLite database to one process. The lock is an flock, which the system frees when the process ends."""
 
 from __future__ import annotations
 
