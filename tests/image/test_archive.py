@@ -10,7 +10,7 @@ from tests.unit.test_deploy import seconds
 from tools.release.artifacts import Build, make_image
 from tools.release.versions import current
 
-pytestmark = [pytest.mark.timeout(600), pytest.mark.xdist_group("image")]
+pytestmark = [pytest.mark.timeout(1200), pytest.mark.xdist_group("image")]
 
 
 def test_the_archive_of_a_release_loads_and_streams(tmp_path, monkeypatch) -> None:

@@ -22,7 +22,7 @@ from tools.release.artifacts import verify_signatures
 from tools.release.checks import Refused
 
 # One process builds for all tests; without the packages of others on this machine it takes minutes.
-pytestmark = [pytest.mark.timeout(600), pytest.mark.xdist_group("release")]
+pytestmark = [pytest.mark.timeout(1200), pytest.mark.xdist_group("release")]
 PROJECTS = Path(__file__).parent / "projects"
 WARM = Path.home() / ".m2/repository"
 """Where Maven keeps packages on this machine."""

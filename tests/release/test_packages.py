@@ -21,7 +21,7 @@ from tools.release.listing import CHECKSUMS, CONTENTS, write_listing
 README = (ROOT / "README.md").read_text()
 STORY = "Tell me a story."
 # One process builds for all tests; packages are installed, which takes time.
-pytestmark = [pytest.mark.timeout(600), pytest.mark.xdist_group("release")]
+pytestmark = [pytest.mark.timeout(1200), pytest.mark.xdist_group("release")]
 QUOTED = {"python": "What is a monad, in one sentence?", "js": STORY}
 
 

@@ -15,7 +15,7 @@ from tests.tools import ROOT, tool
 
 STORY = "Tell me a story."
 # One process builds for all tests; compilers run.
-pytestmark = [pytest.mark.timeout(600), pytest.mark.xdist_group("release")]
+pytestmark = [pytest.mark.timeout(1200), pytest.mark.xdist_group("release")]
 SLOW = "/script " + json.dumps({"text": "one two three four ", "repeat": 40})
 """It takes 5 seconds, in which the program cancels."""
 PRINTED = re.compile(
