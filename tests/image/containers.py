@@ -50,10 +50,13 @@ def built(tag: str, workplace: Path) -> Iterator[Image]:
 
 @contextmanager
 def loaded(archive: Path, workplace: Path) -> Iterator[Image]:
-    """The image of an archive, in a storage that has no other images; the size of its base is 0."""
+    """The image of an archive, in a storage without other images, emptied at the end. Its `base_size` is 0."""
     storage = ("--root", str(workplace / "storage"), "--runroot", str(workplace / "run"))
-    with _mounted(_buildah(*storage, "pull", "--quiet", f"docker-archive:{archive}"), *storage) as image:
-        yield image
+    try:
+        with _mounted(_buildah(*storage, "pull", "--quiet", f"docker-archive:{archive}"), *storage) as image:
+            yield image
+    finally:
+        _buildah(*storage, "rmi", "--all", "--force")
 
 
 @contextmanager

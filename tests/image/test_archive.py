@@ -26,3 +26,4 @@ def test_the_archive_of_a_release_loads_and_streams(tmp_path, monkeypatch) -> No
             read = container.run("python", "-c", STREAM, "Tell me a story.")
             assert "Tell me a story." in read.stdout, read.stderr
             assert container.stop(seconds(REPLICA["stop_grace_period"])) == 0
+    archive.unlink()  # pytest keeps the folder for a while
