@@ -22,7 +22,7 @@ LOADED = "loaded"
 WAITING = ("tests/contract/", "tests/integration/replicas/test_postgres_outage.py")
 """Tests that mostly wait for paused or unreachable services, and use a quarter of a core."""
 
-HEAVY = ("tests/clients/test_suites.py", "tests/siege/", "tests/products/", "tests/browser/")
+HEAVY = ("tests/clients/test_suites.py", "tests/siege/", "tests/release/", "tests/products/", "tests/browser/")
 """Tests that would disturb loaded ones: they have JVMs, browsers and several servers. The longest come first."""
 
 
