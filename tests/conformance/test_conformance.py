@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import os
-
 import pytest
 
 from tests.conformance.cases import Case, load_cases
-from tests.conformance.players import FORMS, PLAYERS, missing
+from tests.conformance.players import FORMS, PLAYERS, require
 from tests.conformance.runner import Run
 from tests.lanes import LOADED
 
@@ -31,8 +29,7 @@ def _group(case: Case, client: str) -> str:
 @pytest.mark.asyncio(loop_scope="session")
 @pytest.mark.parametrize(("case", "client"), _params())
 async def test_conformance(case: Case, client: str, players, worlds, need_services) -> None:
-    if lack := missing(client):
-        (pytest.fail if os.environ.get("CI") else pytest.skip)(lack)
+    require(client)
     need_services(case.server)
     world = await worlds.of(case.server)
     player = await players.of(client)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
 import shutil
 import signal
 import subprocess
@@ -14,6 +13,7 @@ import pytest
 import pytest_asyncio
 
 from tests.commands import ADDRESS, blocks
+from tests.needs import CLIENTS, missing
 from tests.ports import free_port
 from tests.processes import clean_environment
 from tests.tools import ROOT, tool
@@ -93,7 +93,7 @@ async def test_the_python_program_runs_with_the_installed_client(environment, se
 @pytest.mark.asyncio(loop_scope="module")
 async def test_the_node_program_runs_with_the_package(server, tmp_path) -> None:
     if not (ROOT / "clients/node/dist/index.js").exists():
-        (pytest.fail if os.environ.get("CI") else pytest.skip)("clients/node is not built: make clients")
+        missing("the build of clients/node", CLIENTS)
     npm = tool("npm")
     pack = (npm, "pack", "--silent", "--ignore-scripts", "--pack-destination", tmp_path)
     packed = (await output_of(*pack, cwd=ROOT / "clients/node")).strip().splitlines()[-1]

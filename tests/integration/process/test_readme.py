@@ -17,6 +17,7 @@ import pytest
 import pytest_asyncio
 
 from tests.commands import ADDRESS, blocks, run
+from tests.needs import CLIENTS, missing
 from tests.ports import free_port
 from tests.processes import PARLEY, ServerProcess, clean_environment
 from tests.tools import ROOT, tool
@@ -138,7 +139,7 @@ def _built(place: str, *file: str) -> Path:
     """The path of a build result of `make clients`; without it the test is skipped, and on CI it fails."""
     path = ROOT / place
     if not path.joinpath(*file).exists():
-        (pytest.fail if os.environ.get("CI") else pytest.skip)(f"{place} is not built: make clients")
+        missing(f"the build of {place}", CLIENTS)
     return path
 
 
