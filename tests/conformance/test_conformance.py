@@ -13,7 +13,8 @@ CASES = load_cases()
 
 
 def _params() -> list[object]:
-    """A client's cases stay together, and so do those that need several servers. Python's two clients share servers."""
+    """A client's cases with one server stay together, and so do those that need several servers. Cases whose server has
+    settings of its own are a second group, which can run beside the first."""
     return [
         pytest.param(case, client, id=f"{case.id}-{client}", marks=pytest.mark.xdist_group(_group(case, client)))
         for client in (*PLAYERS, *FORMS)
@@ -23,7 +24,9 @@ def _params() -> list[object]:
 
 
 def _group(case: Case, client: str) -> str:
-    return LOADED if case.server.get("kind") == "cluster" else f"conformance-{client.removesuffix('-sync')}"
+    if case.server.get("kind") == "cluster":
+        return LOADED
+    return f"conformance-{client}-settings" if case.server else f"conformance-{client}"
 
 
 @pytest.mark.asyncio(loop_scope="session")
