@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from tests import watchdog
+from tests.needs import missing
 from tests.processes import clean_environment
 
 ROOT = Path(__file__).parents[2]
@@ -66,15 +67,16 @@ def _variable(client: str) -> str:
     return f"PARLEY_{client.upper().replace('-', '_')}_PLAYER"
 
 
-def missing(client: str) -> str:
-    """What the player of a client lacks on this machine; empty if it can run."""
+def require(client: str) -> None:
+    """Skip the test if the client's player cannot run on this machine; fail it in CI."""
     client = client_of(client)
     command, built, how = PLAYERS[client]
     if os.environ.get(_variable(client)):
-        return ""
+        return
     if shutil.which(command[0]) is None:
-        return f"{command[0]} is not installed"
-    return "" if (ROOT / built).exists() else f"{built} is not built ({how})"
+        missing(command[0])
+    if not (ROOT / built).exists():
+        missing(f"the build of the {client} client", how)
 
 
 class Player:

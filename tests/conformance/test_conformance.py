@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import os
-
 import pytest
 
 from tests.conformance.cases import Case, load_cases
-from tests.conformance.players import FORMS, PLAYERS, missing
+from tests.conformance.players import FORMS, PLAYERS, require
 from tests.conformance.runner import Run
 from tests.lanes import LOADED
 
@@ -15,7 +13,8 @@ CASES = load_cases()
 
 
 def _params() -> list[object]:
-    """Each case with each client. The cases of a client run in one process; both Python clients share its servers."""
+    """A client's cases with one server stay together, and so do those that need several servers. Cases whose server has
+    settings of its own are a second group, which can run beside the first."""
     return [
         pytest.param(case, client, id=f"{case.id}-{client}", marks=pytest.mark.xdist_group(_group(case, client)))
         for client in (*PLAYERS, *FORMS)
@@ -25,14 +24,15 @@ def _params() -> list[object]:
 
 
 def _group(case: Case, client: str) -> str:
-    return LOADED if case.server.get("kind") == "cluster" else f"conformance-{client.removesuffix('-sync')}"
+    if case.server.get("kind") == "cluster":
+        return LOADED
+    return f"conformance-{client}-settings" if case.server else f"conformance-{client}"
 
 
 @pytest.mark.asyncio(loop_scope="session")
 @pytest.mark.parametrize(("case", "client"), _params())
 async def test_conformance(case: Case, client: str, players, worlds, need_services) -> None:
-    if reason := missing(client):
-        (pytest.fail if os.environ.get("CI") else pytest.skip)(reason)
+    require(client)
     need_services(case.server)
     world = await worlds.of(case.server)
     player = await players.of(client)

@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
 
 import pytest
 import pytest_asyncio
 
 from tests.conformance.expect import check_stream
-from tests.conformance.players import PLAYERS, Player, missing
+from tests.conformance.players import PLAYERS, Player, require
 from tests.integration.mesh.proxies import Envoy, envoy_binary
-from tests.lanes import LOADED
 from tests.processes import ServerProcess
 from tests.proxy import Proxy
 
-pytestmark = [pytest.mark.xdist_group(LOADED), pytest.mark.asyncio(loop_scope="module"), pytest.mark.timeout(60)]
+pytestmark = [
+    pytest.mark.xdist_group("mesh-clients"),
+    pytest.mark.asyncio(loop_scope="module"),
+    pytest.mark.timeout(60),
+]
 WORDS = 60
 TEXT = " ".join(str(number) for number in range(WORDS))
 BACKOFF = {"first_s": 0.05, "max_s": 0.3, "max_elapsed_s": 30}
@@ -38,8 +40,7 @@ async def mesh(tmp_path_factory):
 
 @pytest.mark.parametrize("client", PLAYERS)
 async def test_a_stream_goes_on_after_the_link_behind_envoy_broke(mesh, client):
-    if lack := missing(client):
-        (pytest.fail if os.environ.get("CI") else pytest.skip)(lack)
+    require(client)
     envoy, link = mesh
     async with Player(client) as player:
         await player.send(

@@ -12,7 +12,6 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, closing
 from pathlib import Path
 
-import pytest
 from parley.v1 import chat_pb2, resources_pb2
 from parley_server.store.engine.sqlite_backup import back_up
 
@@ -197,7 +196,6 @@ def test_a_failed_backup_overwrites_no_file_and_leaves_none(tmp_path: Path) -> N
     assert "use pg_dump" in refusal(postgresql)
 
 
-@pytest.mark.xdist_group("loaded")
 async def test_a_postgresql_dump_under_traffic_restores_with_an_empty_redis(
     tmp_path: Path, shared_postgres, shared_redis
 ) -> None:

@@ -24,13 +24,14 @@ from parley_server.errors import Reason
 from parley_server.rpc.status import code_of
 from parley_server.secrets.fernet import new_encryption_key
 
+from tests.endurance import rounds
 from tests.fuzzing import PNG, FuzzCall, Known, calls, mostly
 from tests.integration.served import Refusal, tenant
 from tests.issuer import ISSUER, Issuer
 from tests.processes import CHANNEL_OPTIONS, MIB, ServerProcess
 from tests.services import require_postgres
 
-CALLS = int(os.environ.get("PARLEY_FUZZ_CALLS", "2000")) // 2
+CALLS = int(os.environ.get("PARLEY_FUZZ_CALLS", rounds(2000, short=800))) // 2
 DEADLINE_S = 20.0
 GROWTH_BYTES = 24 * MIB
 JUNK_CONNECTIONS = 30

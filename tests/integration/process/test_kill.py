@@ -16,12 +16,13 @@ import parley
 import pytest
 from parley.v1 import chat_pb2, chat_pb2_grpc, errors_pb2, resources_pb2
 
+from tests.endurance import rounds
 from tests.integration.process.watching import Watcher, error_of, reason_of, script, text_of, words
 from tests.lanes import LOADED
 from tests.processes import ServerProcess, open_channel
 from tests.upstream import Pause, Request, Script, Upstream, done, finish, text
 
-KILLS = 30
+KILLS = rounds(30, short=10)
 CONVERSATIONS = 6
 LOSS_S = 0.25
 SEED = int(os.environ.get("PARLEY_TEST_SEED", "0")) or random.randrange(1, 1 << 31)

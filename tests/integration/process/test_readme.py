@@ -6,7 +6,6 @@ Those in Java run in `tests/release/test_maven.py`, with Maven.
 from __future__ import annotations
 
 import asyncio
-import os
 import re
 import subprocess
 import sys
@@ -17,6 +16,7 @@ import pytest
 import pytest_asyncio
 
 from tests.commands import ADDRESS, blocks, run
+from tests.needs import CLIENTS, missing
 from tests.processes import PARLEY, ServerProcess, clean_environment
 from tests.tools import ROOT, tool
 
@@ -87,7 +87,7 @@ def _built(place: str, *file: str) -> Path:
     """The path of a build result of `make clients`; without it the test is skipped, and on CI it fails."""
     path = ROOT / place
     if not path.joinpath(*file).exists():
-        (pytest.fail if os.environ.get("CI") else pytest.skip)(f"{place} is not built: make clients")
+        missing(f"the build of {place}", CLIENTS)
     return path
 
 

@@ -15,13 +15,14 @@ import grpc
 import pytest
 from parley.v1 import resources_pb2
 
+from tests.endurance import rounds
 from tests.integration.served import Caller, ask, refused, tenant
 from tests.processes import PARLEY, ServerProcess, clean_environment, until
 from tests.upstream import Script, Upstream, Wait, answer, done, finish, role, text, usage
 
 KEY, NEW_KEY = "key-of-shop", "new-key-of-shop"
 OUTCOMES = ("config_reloaded", "config_unchanged", "config_faulty")
-RELOADS = 100
+RELOADS = rounds(100, short=32)
 
 CONFIG = """
 [providers.{provider}]
@@ -224,7 +225,7 @@ async def test_a_key_that_is_removed_from_a_configmap_is_refused_without_a_signa
 
 
 @pytest.mark.xdist_group("loaded")
-async def test_a_hundred_reloads_under_traffic_leave_no_tasks_files_or_memory(tmp_path, upstream) -> None:
+async def test_many_reloads_under_traffic_leave_no_tasks_files_or_memory(tmp_path, upstream) -> None:
     upstream.reply_with(answer("Hello"))
     async with Reloading(tmp_path, configuration(upstream)) as server:
         callers = [Caller(server.port, bearer=KEY) for _ in range(4)]
