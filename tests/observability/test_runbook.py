@@ -226,7 +226,7 @@ FAILURES: dict[str, tuple[Provoke, tuple[str, ...], Provoke]] = {
     ),
     "A changed configuration is not applied": (
         break_configuration,
-        (r"^parley_config_faulty 1\.0$", r'"event":"config_faulty"', r"not valid TOML"),
+        (r"^parley_config_faulty 1\.0$", r'"event":"config_faulty"', r"^the configuration has 1 fault:"),
         mend_configuration,
     ),
     "Replies are refused as OVERLOADED": (
