@@ -275,6 +275,15 @@ def test_every_block_of_commands_is_run_or_listed() -> None:
     assert len(re.findall(r"^```$", PAGE, re.MULTILINE)) == len(re.findall(r"^```\w+$", PAGE, re.MULTILINE))
 
 
+def test_parleys_user_of_redis_gets_the_rights_that_the_page_on_clusters_has() -> None:
+    pages = (PAGE, (ROOT / "docs/cluster.md").read_text())
+    rights = [
+        re.findall(r"[-+@~&][\w@:*]+", re.findall(r"resetchannels ([^>]*?)\n(?:export|```)", page)[0]) for page in pages
+    ]
+    assert len(rights[0]) == 14
+    assert rights[0] == rights[1]
+
+
 def _between(heading: str, next_heading: str) -> str:
     """The page from a heading up to the next line that begins with `next_heading`."""
     start = PAGE.index(f"\n{heading}\n") + len(heading) + 2
