@@ -256,8 +256,10 @@ class App:
         self.mode.core.summaries.alias = settings.server.summary_model
 
     async def _tidy(self) -> None:
-        """Close what a reload has removed."""
+        """Close what a reload has removed, and load certificates whose files have changed."""
         self.status_reports.configuration_time_us = self._clock.now_us()
+        if self.certificates is not None:
+            await self.certificates.look()
         await self._registry.close_retired()
         await self._access.keep()
         self._warn_of_retirements()
