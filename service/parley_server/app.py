@@ -23,7 +23,7 @@ from parley_server.core.status import StatusParts, StatusReports
 from parley_server.core.tracing import NO_TRACER, Tracer
 from parley_server.cores import Parts
 from parley_server.errors import NotConfigured, StorageUnavailable
-from parley_server.modes import choose_mode
+from parley_server.modes import Cluster, Standalone, choose_mode
 from parley_server.process import collect_rarely, raise_open_files
 from parley_server.providers.registry import Registry
 from parley_server.reloading import Reloader
@@ -85,28 +85,9 @@ class App:
         self.telemetry.watch_models(self._registry.models)
         self._tenants = tenants_of(settings.tenants)
         self._access = Access(settings, self._tenants, clock=self._clock, observer=self.telemetry)
-        parts = Parts(
-            catalog=self._registry,
-            clock=self._clock,
-            observer=self.telemetry,
-            load=self._monitor,
-            limits=limits_of(settings.server),
-            tenants=self._tenants,
-            summary_model=settings.server.summary_model,
-            usage_days=settings.retention.usage_days,
-            tracer=self._tracer,
-        )
-        self.mode = choose_mode(settings, parts, self.telemetry)
+        self.mode = self._choose_mode()
         self.replies = self.mode.core.replies
-        encryption_keys = settings.encryption_keys
-        self._provider_keys = ProviderKeys(
-            store=self.mode.store,
-            cache=key_cache,
-            cipher=FernetCipher(encryption_keys) if encryption_keys else None,
-            rules=self._registry,
-            clock=self._clock,
-            observer=self.telemetry,
-        )
+        self._provider_keys = self._make_provider_keys(key_cache)
         self._retention = Retention(
             self.mode.store,
             self._clock,
@@ -130,6 +111,32 @@ class App:
         self._stopping = False
         self._hurried = asyncio.Event()
         self.port = 0
+
+    def _choose_mode(self) -> Standalone | Cluster:
+        settings = self._settings
+        parts = Parts(
+            catalog=self._registry,
+            clock=self._clock,
+            observer=self.telemetry,
+            load=self._monitor,
+            limits=limits_of(settings.server),
+            tenants=self._tenants,
+            summary_model=settings.server.summary_model,
+            usage_days=settings.retention.usage_days,
+            tracer=self._tracer,
+        )
+        return choose_mode(settings, parts, self.telemetry)
+
+    def _make_provider_keys(self, cache: KeyCache) -> ProviderKeys:
+        encryption_keys = self._settings.encryption_keys
+        return ProviderKeys(
+            store=self.mode.store,
+            cache=cache,
+            cipher=FernetCipher(encryption_keys) if encryption_keys else None,
+            rules=self._registry,
+            clock=self._clock,
+            observer=self.telemetry,
+        )
 
     def _grpc_server(self, *, share_port: bool) -> GrpcServer:
         core, server = self.mode.core, self._settings.server

@@ -96,6 +96,7 @@ class Metrics:
         PlatformCollector(registry=registry)
         GCCollector(registry=registry)
         self._bind_replies(registry)
+        self._bind_usage(registry)
         self._bind_calls(registry)
         self._bind_access(registry)
         self._bind_providers(registry)
@@ -160,14 +161,6 @@ class Metrics:
             buckets=_OVERHEAD_S,
             registry=registry,
         )
-        tokens = Counter("parley_tokens_total", "Tokens used.", ("kind", "model"), registry=registry)
-        self._tokens = Labelled(tokens.labels)
-        self._estimate_ratio = Histogram(
-            "parley_prompt_estimate_ratio",
-            "Estimated tokens of a prompt divided by the provider's count.",
-            buckets=_ESTIMATE_RATIO,
-            registry=registry,
-        )
         summaries = Counter(
             "parley_summaries_total", "Summaries of conversations that ended.", ("outcome",), registry=registry
         )
@@ -185,10 +178,22 @@ class Metrics:
             "parley_erased_conversations_total", "Conversations that were erased.", ("cause",), registry=registry
         )
         self._erased = Labelled(erased.labels)
+
+    def _bind_usage(self, registry: CollectorRegistry) -> None:
+        tokens = Counter("parley_tokens_total", "Tokens used.", ("kind", "model"), registry=registry)
+        self._tokens = Labelled(tokens.labels)
+        self._estimate_ratio = Histogram(
+            "parley_prompt_estimate_ratio",
+            "Estimated tokens of a prompt divided by the provider's count.",
+            buckets=_ESTIMATE_RATIO,
+            registry=registry,
+        )
         self._unrolled = Gauge(
             "parley_usage_unrolled", "Rows of usage that are not in the sums by day yet.", registry=registry
         )
-        cost = Counter("parley_cost_usd_total", "Cost in US dollars, where prices are known.", model, registry=registry)
+        cost = Counter(
+            "parley_cost_usd_total", "Cost in US dollars, where prices are known.", ("model",), registry=registry
+        )
         self._cost = Labelled(cost.labels)
 
     def _bind_calls(self, registry: CollectorRegistry) -> None:
