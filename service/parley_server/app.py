@@ -258,9 +258,11 @@ class App:
     async def _tidy(self) -> None:
         """Close what a reload has removed."""
         self.status_reports.configuration_time_us = self._clock.now_us()
-        await self._registry.close_retired()
-        await self._access.keep()
         self._warn_of_retirements()
+        try:
+            await self._registry.close_retired()
+        finally:  # a connection that cannot be closed must not keep the public keys of a new issuer from being read
+            await self._access.keep()
 
     def _warn_of_retirements(self) -> None:
         for model in self._registry.retiring():
