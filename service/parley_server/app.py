@@ -73,15 +73,7 @@ class App:
         self._tracer: Tracer = self._exporting or NO_TRACER
         self._monitor = LoopMonitor(self.telemetry, self._clock)
         key_cache = KeyCache()
-        self._registry = Registry(
-            settings.providers,
-            settings.models,
-            settings.server.default_model,
-            clock=self._clock,
-            observer=self.telemetry,
-            stored_keys=key_cache,
-            tracer=self._tracer,
-        )
+        self._registry = self._open_registry(key_cache)
         self.telemetry.watch_models(self._registry.models)
         self._tenants = tenants_of(settings.tenants)
         self._access = Access(settings, self._tenants, clock=self._clock, observer=self.telemetry)
@@ -98,15 +90,7 @@ class App:
         )
         self.mode = choose_mode(settings, parts, self.telemetry)
         self.replies = self.mode.core.replies
-        encryption_keys = settings.encryption_keys
-        self._provider_keys = ProviderKeys(
-            store=self.mode.store,
-            cache=key_cache,
-            cipher=FernetCipher(encryption_keys) if encryption_keys else None,
-            rules=self._registry,
-            clock=self._clock,
-            observer=self.telemetry,
-        )
+        self._provider_keys = self._open_provider_keys(key_cache)
         self._retention = Retention(
             self.mode.store,
             self._clock,
@@ -130,6 +114,29 @@ class App:
         self._stopping = False
         self._hurried = asyncio.Event()
         self.port = 0
+
+    def _open_registry(self, stored_keys: KeyCache) -> Registry:
+        settings = self._settings
+        return Registry(
+            settings.providers,
+            settings.models,
+            settings.server.default_model,
+            clock=self._clock,
+            observer=self.telemetry,
+            stored_keys=stored_keys,
+            tracer=self._tracer,
+        )
+
+    def _open_provider_keys(self, cache: KeyCache) -> ProviderKeys:
+        encryption_keys = self._settings.encryption_keys
+        return ProviderKeys(
+            store=self.mode.store,
+            cache=cache,
+            cipher=FernetCipher(encryption_keys) if encryption_keys else None,
+            rules=self._registry,
+            clock=self._clock,
+            observer=self.telemetry,
+        )
 
     def _grpc_server(self, *, share_port: bool) -> GrpcServer:
         core, server = self.mode.core, self._settings.server
