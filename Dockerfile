@@ -17,13 +17,15 @@ WORKDIR /source
 # Without the secrets, pip ignores the missing configuration file; a missing certificate bundle would be an error, so it is
 # set only if it exists. Downloaded packages are kept by the builder for the next build, outside the image.
 ENV PIP_CONFIG_FILE=/run/secrets/pip PIP_CACHE_DIR=/var/cache/pip PIP_DISABLE_PIP_VERSION_CHECK=1
-# What builds has an environment of its own, from which nothing gets into the image.
+# What builds has an environment of its own, from which nothing gets into the image. pip refuses a file whose hash is not in
+# constraints.txt; an older pip, which the base may have, does not take versions from constraints that have hashes.
 COPY constraints.txt tools/pip.txt ./
 RUN --mount=type=cache,target=/var/cache/pip --mount=type=secret,id=pip --mount=type=secret,id=ca \
     if [ -e /run/secrets/ca ]; then export PIP_CERT=/run/secrets/ca; fi \
     && python3 -m venv /opt/build \
     && /opt/build/bin/python -m pip install --quiet --no-compile --require-hashes --requirement pip.txt \
-    && /opt/build/bin/python -m pip install --quiet --no-compile --constraint constraints.txt setuptools cyclonedx-bom
+    && /opt/build/bin/python -m pip install --quiet --no-compile --require-hashes --constraint constraints.txt \
+        setuptools cyclonedx-bom
 # Packages of others come before Parley's code, so that a change of the code does not install them again.
 COPY pyproject.toml ./
 COPY clients/python/pyproject.toml clients/python/
@@ -33,7 +35,7 @@ RUN --mount=type=cache,target=/var/cache/pip --mount=type=secret,id=pip --mount=
     && python3 -m venv --without-pip /opt/parley \
     && python3 tools/dependencies.py "parley-server[${EXTRAS}]" >requirements.txt \
     && /opt/build/bin/python -m pip --python /opt/parley/bin/python install --quiet \
-        --constraint constraints.txt --requirement requirements.txt
+        --require-hashes --constraint constraints.txt --requirement requirements.txt
 COPY README.md LICENSE ./
 COPY clients/python clients/python
 COPY service service

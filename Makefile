@@ -4,7 +4,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 SERVER := $(VENV)/.server
 TOOLS  := $(VENV)/.tools
-PINNED := constraints.txt pyproject.toml clients/python/pyproject.toml
+PINNED := constraints.txt tools/pip.txt pyproject.toml clients/python/pyproject.toml
 BUF    := .tools/node_modules/.bin/buf
 # Tools of the environment come before those of the machine: buf runs its plugins by name.
 export PATH := $(CURDIR)/$(BIN):$(CURDIR)/.tools/bin:$(PATH)
@@ -116,8 +116,9 @@ helm: setup ## Install Helm (compiled, minutes) and schemas of Kubernetes, for t
 catalog: setup ## Write the model catalog again, with the prices of the installed genai-prices
 	@$(BIN)/python -m tools.catalog
 
-constraints: ## Renew constraints.txt with the newest versions that fit together
-	@tools/constraints.sh "$(PYTHON)" constraints.txt
+UPGRADE ?= --upgrade
+constraints: ## Renew constraints.txt with the newest versions that fit together; UPGRADE= keeps those that are pinned
+	@tools/constraints.sh "$(PYTHON)" $(UPGRADE)
 
 release: setup ## Build and check everything that VERSION=x.y.z publishes, into dist/ (docs/releasing.md); ARGS="--without image"
 	@$(BIN)/python -m tools.release $(VERSION) $(ARGS)

@@ -3,7 +3,7 @@
 python -m benchmarks.access    exit status 1 if a caller that is known needs more than 50 us
 
 A known caller has an API key, or a token that was verified within the last 5 minutes. The other rows are tokens that
-are seen for the first time. The smallest time of each counts, since a busy machine can only make it longer.
+the server has not verified before. The smallest time of each counts, since a busy machine can only make it longer.
 """
 
 from __future__ import annotations
@@ -67,14 +67,14 @@ def authenticator(folder: Path) -> Authenticator:
 
 
 def token(algorithm: str, number: int) -> str:
-    """A valid token of its own for each number."""
+    """A valid token, different for each number."""
     issuer = "shared" if algorithm == "HS256" else "public"
     claims = {"iss": issuer, "aud": "parley", "exp": int(time.time()) + 3600, "sub": "ada", "jti": str(number)}
     return jwt.encode(claims, KEYS[algorithm], algorithm, headers={"kid": algorithm})
 
 
 async def us_per_call(callers: Authenticator, bearers: list[str]) -> float:
-    """CPU time to identify the callers, in microseconds for each."""
+    """CPU time to identify a caller, in microseconds."""
     calls = [(("user-agent", "bench"), ("authorization", f"Bearer {each}"), ("x-end-user", "ada")) for each in bearers]
     began_s = time.process_time()
     for metadata in calls:

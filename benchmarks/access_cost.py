@@ -34,11 +34,11 @@ ALONE = {"replies": 40, "concurrency": 1}
 SETTLE_S, LIMIT_S = 0.1, 900.0
 TRIES = 10
 END_USERS = 50
-"""None of them reaches the limit of messages, within any minute."""
+"""So many that none of them reaches the limit of messages within a minute."""
 KEY = "key-of-shop"
 TENANT = f'[tenants.shop]\napi_keys_sha256 = ["{hashlib.sha256(KEY.encode()).hexdigest()}"]\n'
 LIMITS = "limits = { messages_per_minute = 600, concurrent_replies = 10000 }\n"
-# No load reaches these quotas: a row of the end user for a day and one for a month, and as many of the tenant.
+# No load reaches these quotas. They need four rows: for the end user and for the tenant, a day and a month each.
 QUOTAS = "quotas = { tokens_per_day = 1000000000000, cost_per_month = 1000000.0 }\n"
 TOTALS = "totals = { tokens_per_day = 1000000000000, cost_per_month = 1000000.0 }\n"
 OPEN = "open"
@@ -87,10 +87,10 @@ class Server:
 
     def run(self, **load: Any) -> dict[str, float]:
         """The metrics of one load that was completed: on a busy machine, a server may refuse replies as OVERLOADED."""
-        asked = msgspec.structs.replace(self._load, **load)
+        load_now = msgspec.structs.replace(self._load, **load)
         for _ in range(TRIES):
-            run = measured_run(asked, self.process, system=self._system, upstream=self._upstream, settle_s=SETTLE_S)
-            found = metrics(run, asked)
+            run = measured_run(load_now, self.process, system=self._system, upstream=self._upstream, settle_s=SETTLE_S)
+            found = metrics(run, load_now)
             if not found["incomplete"]:
                 return found
         raise SystemExit(f"the load was not completed: {run.seen.statuses} {run.seen.faults}")

@@ -1,4 +1,4 @@
-"""A grpc.aio server that generates the tokens itself and writes one message each, as the baseline: the cost of gRPC.
+"""The baseline, which has only the cost of gRPC: a grpc.aio server that generates tokens and writes a message for each.
 
 It implements only StreamReply of the contract, without provider, log and storage.
 """

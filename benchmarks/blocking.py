@@ -2,8 +2,8 @@
 
 python -m benchmarks.blocking [--streams 20] [--tokens 500] [--rounds 5]
 
-A bare server in another process sends the tokens, either as fast as they go or 20 a second to each stream. This process
-is the client alone. The two take turns; the table has the medians of the rounds and the median of the pairs' ratios.
+A bare server in another process sends the tokens, either without pauses or 20 per second to each stream. This process
+runs only the clients, which alternate. The table has the medians of the rounds, and the median of the pairs' ratios.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ def asynchronous(address: str, model: str, streams: int) -> None:
 
 
 def blocking(address: str, model: str, streams: int) -> None:
-    """Read each stream in a thread of its own."""
+    """Read each stream in a separate thread."""
 
     def read() -> None:
         for _ in client.stream_reply("Hi", model=model):

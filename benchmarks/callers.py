@@ -197,7 +197,7 @@ class Connection(asyncio.Protocol):
             self._transport.close()
 
     def _refusal(self, data: bytes) -> str:
-        """The status if it is not 200, else empty. Skips the rest of the previous response, such as its last chunk."""
+        """The status if it is not 200, or empty. Skips the rest of the previous response, such as its last chunk."""
         at = data.find(b"HTTP/1.1 ")
         if at < 0 or len(data) < at + 12:
             return ""

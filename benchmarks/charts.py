@@ -12,7 +12,7 @@ WIDTH = 760
 LABELS = 230  # pixels for the names
 VALUES = 130  # pixels for the figures at the ends of the bars
 TOP, ROW, BAR, BOTTOM = 46, 34, 18, 34
-# Colours of medium lightness have contrast on white and on black; a viewer with a colour scheme gets more contrast.
+# Colours of medium lightness are readable on white and on black; a viewer's colour scheme raises the contrast.
 STYLE = (
     "text{font:13px system-ui,sans-serif;fill:#6e7681}.title{font-size:15px;font-weight:600}"
     ".grid{stroke:#8b949e;stroke-opacity:.35}.spread{stroke:#6e7681;stroke-width:1.5}"

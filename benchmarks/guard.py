@@ -27,7 +27,7 @@ from benchmarks.report import number, table
 from benchmarks.systems import ROOT, RunningSystem, Upstream
 
 REFERENCE = "ff7a40e515d090689b77ede4c5f3798b576447d8"
-"""The commit to compare with. A change that is worth its CPU replaces it, and says so in its message."""
+"""The commit to compare with. A change that needs more CPU on purpose replaces it, with the reason in its message."""
 SIDES = ("parley", "reference")
 RISE = 1.25
 LEAST_ROUNDS, MOST_ROUNDS, ROUNDS_S = 5, 12, 25.0

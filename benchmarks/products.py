@@ -1,9 +1,9 @@
-"""The figures that the five documents ask for, measured in the browser's place at each product that is built.
+"""Measures the products with requests like those of browsers, and compares them with the limits of the five documents.
 
 python -m benchmarks.products [--short] [--only express] [--write-docs]    exit status 1 if a figure is missed
 
-Each product runs as it would for users, with a Parley beside it: document 000 on PostgreSQL and Redis, the others on a
-SQLite file. All of them, the upstream and the load share this machine's cores. A browser opens a connection for each
+Each built product runs in its normal form, with a Parley beside it: document 000 on PostgreSQL and Redis, the others on
+a SQLite file. All of them, the upstream and the load share this machine's cores. A browser opens a connection for each
 request.
 """
 
@@ -24,11 +24,11 @@ import uvloop
 from parley_server.store.migrate import migrate
 
 from benchmarks import gauges
-from benchmarks.faces import Visit, call
 from benchmarks.report import number, table
 from benchmarks.studies import keep
 from benchmarks.systems import Upstream
-from tests.products.backends import MISSING, NAMES, Product, started
+from benchmarks.visits import Visit, call
+from tests.products.backends import BUILT, NAMES, Product, started
 from tests.services import PostgresServer, RedisServer
 
 MODEL, TOKENS = "t100-p50", 100
@@ -50,7 +50,7 @@ FIRST_TOKEN_MS, TOKEN_MS, POLL_MS, STORED_MS, TASK_BYTES = 1000.0, 100.0, 10.0, 
 
 
 class Streams(msgspec.Struct, frozen=True, kw_only=True):
-    """Streams at once through one product, of all runs together."""
+    """The figures of concurrent streams through one product, over all runs."""
 
     product: str
     streams: int
@@ -76,7 +76,7 @@ class Streams(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Polls(msgspec.Struct, frozen=True, kw_only=True):
-    """Users that poll at once, each every `POLL_S` seconds, and the Redis of their tasks."""
+    """The figures of concurrent users that poll every `POLL_S` seconds, and the memory of their tasks in Redis."""
 
     users: int
     polls: int
@@ -137,10 +137,10 @@ def place(name: str, folder: Path, upstream: Upstream) -> Iterator[Place]:
 
 
 async def streams(product: Product, count: int, runs: int) -> Streams:
-    """`count` users ask within `RAMP_S` seconds, so that all streams run at once, `runs` times after a warm-up."""
-    await _ask(product, "warm-up", count // 2)
+    """`count` users send a message within `RAMP_S`, so that all streams overlap; `runs` times after a warm-up."""
+    await _send_to_all(product, "warm-up", count // 2)
     cpu_s = gauges.cpu_s(product.backend.pid)
-    done = [visit for run in range(runs) for visit in await _ask(product, f"run-{run}", count)]
+    done = [visit for run in range(runs) for visit in await _send_to_all(product, f"run-{run}", count)]
     cpu_s = gauges.cpu_s(product.backend.pid) - cpu_s
     whole = [visit for visit in done if not visit.fault]
     first = [visit.transcript.first_token_us() for visit in whole]
@@ -161,20 +161,20 @@ async def streams(product: Product, count: int, runs: int) -> Streams:
     )
 
 
-async def _ask(product: Product, name: str, count: int) -> list[Visit]:
-    """One answer for each of `count` users."""
+async def _send_to_all(product: Product, name: str, count: int) -> list[Visit]:
+    """Send one message of each of `count` users, and read the answers."""
     visits = [Visit(product, f"ada-{name}-{user}", TOKENS) for user in range(count)]
 
-    async def later(position: int, visit: Visit) -> None:
+    async def start_later(position: int, visit: Visit) -> None:
         await asyncio.sleep(position * RAMP_S / count)
         await visit.run()
 
-    await asyncio.gather(*(later(position, visit) for position, visit in enumerate(visits)))
+    await asyncio.gather(*(start_later(position, visit) for position, visit in enumerate(visits)))
     return visits
 
 
 async def polls(found: Place, users: int) -> Polls:
-    """`users` tasks at once, polled to their end."""
+    """Start `users` concurrent tasks, and poll each to its end."""
     assert found.redis is not None
     before = _used(found.redis)
     tasks = [await _task(found.product, f"ben-{user}") for user in range(users)]
@@ -226,9 +226,9 @@ def study(names: list[str], *, count: int, runs: int) -> Found:
     """Measure each product that is built, one after the other."""
     every: list[Streams] = []
     polled = None
-    left_out = [f"{name}: {missing}" for name in names if (missing := MISSING[name]())]
+    left_out = [f"{name}: not built (make clients)" for name in names if not BUILT[name]()]
     with closing(Upstream()) as upstream, tempfile.TemporaryDirectory(prefix="parley-products-") as folder:
-        for name in (name for name in names if not MISSING[name]()):
+        for name in (name for name in names if BUILT[name]()):
             with place(name, Path(folder) / name, upstream) as found:
                 every.append(uvloop.run(streams(found.product, count, runs)))
                 if found.redis is not None:

@@ -1,4 +1,4 @@
-"""CPU of the prompt of a long conversation: 10,000 messages and more than a million tokens, read, built, encoded.
+"""Measures the CPU to read, build and encode the prompt of a conversation of 10,000 messages and over a million tokens.
 
 `python -m benchmarks.prompts`. In one process and without a provider, because only Parley's own work is measured.
 """

@@ -62,7 +62,7 @@ def median(results: Results, scenario: str, metric: str, *, system: str = REDIS)
 
 
 def apart(per_token_us: float, per_reply_ms: float, *, long: int = TOKENS, short: int = 2) -> tuple[float, float]:
-    """CPU of a token and of a reply without its tokens, from CPU per token of long replies and CPU per short reply."""
+    """CPU per token, and CPU per reply without its tokens, from the measured CPU of long and of short replies."""
     token_us = max(0.0, (per_token_us * long - per_reply_ms * 1000) / (long - short))
     return token_us, max(0.0, per_reply_ms - short * token_us / 1000)
 

@@ -1,4 +1,4 @@
-"""The callers of a soak: some read to the end, some cancel, some are cut and resume, some disconnect for good.
+"""The callers of a soak: they read to the end, cancel, disconnect and resume, or disconnect without a return.
 
 Each checks that it received the exact text, in order, once.
 """
@@ -22,14 +22,14 @@ from benchmarks.tokens import WIDTH, Transcript, shape
 MODELS = ["t40-p50", "t100-p50", "t200-p50", "t30-p20", "t500-p0"]
 CHANNELS = 8
 DEADLINE_S = 60.0
-# After this time without readers the engine cancels a reply with DISCONNECT_POLICY_CANCEL.
+# After this time without readers, the server cancels a reply with DISCONNECT_POLICY_CANCEL.
 SHORTEST_ORPHAN_S = 10.0
 CANCELLED = resources_pb2.FINISH_REASON_CANCELLED
 SHARES = {"read": 50, "cancelled": 15, "resumed": 20, "waited": 10, "left": 5}
 
 
 class SoakCallers:
-    """Callers that request replies until their time is over. `ends` counts what they did, `faults` what was wrong."""
+    """Callers that request replies for a time. `ends`: replies by kind of caller. `faults`: counts of faults."""
 
     def __init__(self, address: str, chosen: random.Random) -> None:
         self._channels = [grpc.aio.insecure_channel(address, options=CHANNEL_OPTIONS) for _ in range(CHANNELS)]
@@ -53,9 +53,9 @@ class SoakCallers:
     async def run(self, count: int, seconds: float) -> None:
         """Run `count` callers for `seconds`; running replies are then read to their end."""
         end = time.monotonic() + seconds
-        await asyncio.gather(*(self._go_on(end) for _ in range(count)))
+        await asyncio.gather(*(self._request_replies(end) for _ in range(count)))
 
-    async def _go_on(self, end: float) -> None:
+    async def _request_replies(self, end: float) -> None:
         await asyncio.sleep(self._chosen.random() * min(3.0, max(0.0, end - time.monotonic())))
         while time.monotonic() < end:
             kind = self._chosen.choices(list(SHARES), list(SHARES.values()))[0]
@@ -81,7 +81,7 @@ class SoakCallers:
         call = stub.StreamReply(request(model), timeout=DEADLINE_S)
         async with asyncio.TaskGroup() as both:
             both.create_task(reading.follow(call))
-            stop = both.create_task(self._press(stub, reading))
+            stop = both.create_task(self._send_cancel(stub, reading))
         kept = stop.result()
         if kept.state == resources_pb2.Reply.STATE_COMPLETED:
             return reading.whole()
@@ -90,7 +90,7 @@ class SoakCallers:
         text = "".join(each.text for each in kept.message.parts)
         return reading.transcript.fault or ("" if len(text) == reading.characters() else "another text kept")
 
-    async def _press(self, stub: Any, reading: Reading) -> Any:
+    async def _send_cancel(self, stub: Any, reading: Reading) -> Any:
         await reading.accepted.wait()
         await asyncio.sleep(self._chosen.random() * 3)
         return await stub.Cancel(chat_pb2.CancelRequest(reply_id=reading.reply_id), timeout=DEADLINE_S)
@@ -123,9 +123,9 @@ class SoakCallers:
 
     async def _leave(self, stub: Any, model: str) -> str:
         """Disconnect without a resume, so that the server cancels the reply."""
-        asked = request(model, on_disconnect=chat_pb2.DISCONNECT_POLICY_CANCEL)
+        leaving = request(model, on_disconnect=chat_pb2.DISCONNECT_POLICY_CANCEL)
         reading = Reading(model)
-        await reading.follow(stub.StreamReply(asked, timeout=DEADLINE_S), cut_after=self._chosen.randint(1, 10))
+        await reading.follow(stub.StreamReply(leaving, timeout=DEADLINE_S), cut_after=self._chosen.randint(1, 10))
         return reading.transcript.fault
 
 
@@ -146,7 +146,7 @@ class Reading:
         self.reason = 0
 
     def whole(self) -> str:
-        """The fault of a reply that should be complete; empty if there is none."""
+        """The fault of a reply that must be complete; empty if there is none."""
         return self.transcript.fault or ("" if self.transcript.ended else "a call without its end")
 
     def characters(self) -> int:

@@ -1,4 +1,4 @@
-"""The measurements during a soak: the process, its metrics, database rows and Redis keys. It only reads."""
+"""The measurements during a soak: the process, its metrics, database rows and Redis keys. They change nothing."""
 
 from __future__ import annotations
 

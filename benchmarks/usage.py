@@ -1,10 +1,10 @@
-"""Times of Admin.ListUsage over millions of rows of usage, and of the job that adds them up, on both databases.
+"""Measures Admin.ListUsage over millions of rows of usage, and the job that sums them, on both databases.
 
 python -m benchmarks.usage [ROWS]    exit status 1 if a page takes longer than 100 ms, or the job holds SQLite's writer
                                      for longer than 10 ms
 
 The rows are generated: replies of 20 tenants with 1,500 users each over 69 days. The newest 5,000 are not in the sums
-by day yet, which is more than any job leaves.
+by day, which is more than the job leaves in normal operation.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ SELECT 'reply-' || n, 'tenant-' || (n % 20), 'user-' || (n % 30000), CASE n % 3 
 FROM {numbers} AS series
 """
 TENANT = "tenant-7"
-QUESTIONS = {
+QUERIES = {
     "all tenants, by day": UsageQuery(groups=(UsageGroup.DAY,)),
     "all tenants, from the middle of a day, by tenant": UsageQuery(
         groups=(UsageGroup.TENANT,), start_us=START_US + HALF_DAY_US
@@ -77,7 +77,7 @@ QUESTIONS = {
 
 
 def main() -> int:
-    """Print the median time of each question and of the job in milliseconds."""
+    """Print the median time of each query and of the job in milliseconds."""
     rows = int(sys.argv[1]) if len(sys.argv) > 1 else ROWS
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "parley.db"
@@ -93,7 +93,7 @@ def main() -> int:
             shared = asyncio.run(_measure(server.url(database), POSTGRES_ROLLUP_ROWS))
     lines = [[name, number(embedded[name]), number(shared[name])] for name in embedded]
     print(table(["ms", "SQLite", "PostgreSQL"], lines))
-    pages = [times[name] for times in (embedded, shared) for name in QUESTIONS]
+    pages = [times[name] for times in (embedded, shared) for name in QUERIES]
     return int(max(pages) > PAGE_LIMIT_MS or embedded["job"] > JOB_LIMIT_MS)
 
 
@@ -121,7 +121,7 @@ def _fill(run: Callable[[str], Any], dialect: str, rows: int) -> None:
 async def _measure(url: str, job_rows: int) -> dict[str, float]:
     store = open_store(url)
     await store.start()
-    times = {name: await _page_ms(store, query) for name, query in QUESTIONS.items()}
+    times = {name: await _page_ms(store, query) for name, query in QUERIES.items()}
     jobs = []
     while True:
         began = time.perf_counter()

@@ -11,6 +11,7 @@ import pytest
 from parley_server.store.migrate import migrate
 
 from tests.lanes import lanes_of
+from tests.needs import Skipped
 from tests.services import PostgresServer, RedisServer, initdb, require_postgres, require_redis
 
 if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:  # in background jobs of a shell; child processes would inherit it
@@ -19,9 +20,23 @@ os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # each server that a test start
 
 
 def pytest_configure(config):
-    """Limit which tests run at the same time in a parallel run."""
+    """Limit which tests run at the same time in a parallel run; at the end, say what was skipped."""
+    if not hasattr(config, "workerinput"):
+        config.pluginmanager.register(Skipped(), "parley-skipped")
     if lanes := lanes_of(config):
         config.pluginmanager.register(lanes, "parley-lanes")
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection():
+    """Collect tests without garbage collection, which would look through 7,000 tests and all modules again and again:
+    a second of CPU in each process of a parallel run. Later collections leave them out as well."""
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.freeze()
+        gc.enable()
 
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)

@@ -157,7 +157,7 @@ class CallbackProvider:
 
 
 def candidate(model: Model, provider: Provider, clock: Clock, **rules: Any) -> Candidate:
-    """A candidate of a route. Without `rules` it has practically no time limits, and is asked once."""
+    """A candidate of a route. Without `rules` it has time limits of a day, and no retries."""
     usual: dict[str, Any] = {
         "first_token_s": 86_400.0,
         "idle_s": 86_400.0,

@@ -8,6 +8,7 @@ that mostly wait. Tests with JVMs and browsers, and the siege, run last.
 from __future__ import annotations
 
 import fcntl
+import re
 import shutil
 import tempfile
 from collections import Counter
@@ -22,8 +23,20 @@ LOADED = "loaded"
 WAITING = ("tests/contract/", "tests/integration/replicas/test_postgres_outage.py")
 """Tests that mostly wait for paused or unreachable services, and use a quarter of a core."""
 
-HEAVY = ("tests/clients/test_suites.py", "tests/siege/", "tests/products/", "tests/browser/")
+HEAVY = ("tests/clients/test_suites.py", "tests/siege/", "tests/release/", "tests/products/", "tests/browser/")
 """Tests that would disturb loaded ones: they have JVMs, browsers and several servers. The longest come first."""
+
+_JVM = r"tests/clients/test_suites\.py::test_client\[(java|spring-boot)\]|.*@(conformance-java|product-spring-boot)"
+SUITES = {
+    "image": re.compile(r"tests/image/"),
+    "Chromium": re.compile(r"tests/browser/"),
+    "Envoy": re.compile(r"tests/integration/mesh/"),
+    "siege": re.compile(r"tests/siege/"),
+    "JVM": re.compile(_JVM),
+    "release": re.compile(r"tests/release/"),
+    "Prometheus": re.compile(r"tests/observability/"),
+}
+"""Heavy suites, and the ids of their tests in a parallel run."""
 
 
 class Lanes:
@@ -76,20 +89,32 @@ class Lanes:
 
 
 class LaneTimes:
-    """A plugin of the process that controls a parallel run. At the end it shows how long the tests of each lane took
-    together: the longest lane limits the time of the run."""
+    """A plugin of the process that controls a parallel run. At the end it shows how long the tests of each lane, each
+    heavy suite and each group took together: the longest lane or group limits the time of the run."""
 
     def __init__(self) -> None:
-        self._spent_s: Counter[str] = Counter()
+        self._lanes_s: Counter[str] = Counter()
+        self._suites_s: Counter[str] = Counter()
+        self._groups_s: Counter[str] = Counter()
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         """Add the time of a test's set-up, call or teardown."""
-        self._spent_s[_lane_of(report.nodeid)] += report.duration
+        self._lanes_s[_lane_of(report.nodeid)] += report.duration
+        for suite, pattern in SUITES.items():
+            if pattern.match(report.nodeid):
+                self._suites_s[suite] += report.duration
+        _, at, group = report.nodeid.rpartition("@")  # pytest-xdist adds the group
+        if at and not group.endswith("]"):  # else it belongs to a parameter
+            self._groups_s[group] += report.duration
 
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
-        """Show the sums."""
-        times = ", ".join(f"{lane} {spent_s:.0f} s" for lane, spent_s in self._spent_s.most_common())
-        terminalreporter.write_line(f"time of tests by lane: {times}")
+        """Show the sums of at least a second, the longest first; of groups, the five longest."""
+        sums = {"lane": self._lanes_s, "heavy suite": self._suites_s, "group": self._groups_s}
+        for what, spent_s in sums.items():
+            most = 5 if what == "group" else None
+            times = [f"{name} {time_s:.0f} s" for name, time_s in spent_s.most_common(most) if time_s >= 0.5]
+            if times:
+                terminalreporter.write_line(f"time of tests by {what}: {', '.join(times)}")
 
 
 def _lane_of(nodeid: str) -> str:

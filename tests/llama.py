@@ -32,7 +32,7 @@ TEMPLATE = """\
 def require_llama_cpp() -> None:
     """Skip the test if llama.cpp or the model is not installed."""
     if not (PACKAGES / "installed.txt").exists():
-        pytest.skip("llama.cpp is not installed (make llama-cpp)")
+        pytest.skip("llama.cpp is missing: make llama-cpp")
 
 
 class LlamaServer(Service):

@@ -173,8 +173,10 @@ class _DelayQueue:
 
 
 def _no_delay(writer: asyncio.StreamWriter) -> None:
-    with contextlib.suppress(ValueError):  # uvloop: the connection has been closed
-        writer.get_extra_info("socket").setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    end: socket.socket | None = writer.get_extra_info("socket")  # None: the connection has been closed
+    if end is not None:
+        with contextlib.suppress(ValueError):  # uvloop: the same
+            end.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 
 
 def _reset(writer: asyncio.StreamWriter) -> None:

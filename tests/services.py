@@ -18,10 +18,10 @@ from typing import Any
 from urllib.parse import quote
 
 import asyncpg
-import pytest
 import redis
 
 from tests import watchdog
+from tests.needs import missing
 from tests.ports import free_port
 from tests.service import START_S, Service
 from tests.threads import in_thread
@@ -50,13 +50,13 @@ REDIS_SETTINGS = {
 def require_postgres() -> None:
     """Skip the test if PostgreSQL is not installed; fail it in CI."""
     if _postgres_bin() is None:
-        _missing("PostgreSQL (Debian: apt-get install postgresql)")
+        missing("PostgreSQL")
 
 
 def require_redis() -> None:
     """Skip the test if neither Redis nor Valkey is installed; fail it in CI."""
     if _redis_binary() is None:
-        _missing("Redis (Debian: apt-get install redis-server)")
+        missing("Redis")
 
 
 def initdb(folder: Path) -> Path:
@@ -255,12 +255,6 @@ def _postgres_bin() -> Path | None:
 
 def _redis_binary() -> str | None:
     return shutil.which("redis-server") or shutil.which("valkey-server")
-
-
-def _missing(what: str) -> None:
-    if os.environ.get("CI"):
-        pytest.fail(f"{what} is missing", pytrace=False)
-    pytest.skip(f"{what} is missing")
 
 
 def _as_postgres() -> list[str]:

@@ -6,15 +6,16 @@ import os
 import shutil
 from pathlib import Path
 
-import pytest
+from tests.needs import missing
 
 ROOT = Path(__file__).parents[1]
 
 
 def tool(name: str) -> str:
     """The path of an installed program. Skips the test without it; fails it in CI."""
-    places = os.pathsep.join([os.environ.get("PATH", ""), str(ROOT / ".tools/bin"), str(Path.home() / "go/bin")])
+    folders = (ROOT / ".tools/bin", ROOT / ".tools/node_modules/.bin", Path.home() / "go/bin")
+    places = os.pathsep.join([os.environ.get("PATH", ""), *map(str, folders)])
     found = shutil.which(name, path=places)
     if found is None:
-        (pytest.fail if os.environ.get("CI") else pytest.skip)(f"{name} is not installed")
+        missing(name)
     return found

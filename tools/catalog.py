@@ -13,8 +13,8 @@ from genai_prices.types import ModelPrice, TieredPrices
 from tools.catalog_models import MODELS
 
 DATE = datetime.date(2026, 11, 29)
-# Announced price changes of the next month count already: a release is used for longer after them than before. At noon
-# UTC, so that the surcharges of peak hours (DeepSeek) do not apply.
+# Prices are those of a day in the next month, since a release is used mostly after announced changes. The time is noon
+# in UTC, so that the surcharges of peak hours (DeepSeek) do not apply.
 PRICED_AT = datetime.datetime.combine(DATE, datetime.time(12), datetime.UTC) + datetime.timedelta(days=30)
 
 TARGET = Path(__file__).parents[1] / "service" / "parley_server" / "providers" / "models.toml"

@@ -29,7 +29,7 @@ def _retires(*date: int) -> Entry:
 
 
 def _openai(name: str, context: int, efforts: list[str], *retires: int, **changes: Any) -> Entry:
-    """A model that reasons. It takes tools with reasoning only through the Responses API."""
+    """A model with reasoning. It supports tools with reasoning only through the Responses API."""
     entry = {"name": f"openai/{name}", "context": context, "max_output": 128_000, **SHOWS, "reasoning": True}
     return entry | {"efforts": efforts, "sampling": False, "api": "responses"} | _retires(*retires) | changes
 
@@ -47,7 +47,7 @@ def _claude(name: str, cache_min: int, efforts: list[str], *, sampling: bool = F
 
 
 def _claude_before_adaptive(name: str, cache_min: int, *retires: int) -> Entry:
-    """A model that thinks only with a token budget, which Parley never sends: for Parley it does not reason."""
+    """A model that reasons only with a token budget. Parley never sends one, so the catalog has no reasoning for it."""
     entry = {"name": f"anthropic/claude-{name}", "context": 200_000, "max_output": 64_000, **SHOWS}
     entry |= {"image_urls": True, "prefill": True, "reasoning": False, "sampling": True, "cache_min": cache_min}
     return entry | _retires(*retires)
@@ -120,7 +120,7 @@ MODELS: list[Entry] = [
     _gemini("3-flash-preview", _levels("minimal", "high")),
     _gemini("2.5-pro", BUDGET_ONLY, 2026, 12, 1),
     _gemini("2.5-flash", BUDGET_ONLY, 2026, 12, 1),
-    _gemini("2.5-flash-lite", BUDGET_ONLY, reasoning=False),  # it thinks only with a budget, which Parley never sends
+    _gemini("2.5-flash-lite", BUDGET_ONLY, reasoning=False),  # it reasons only with a budget, which Parley never sends
     _other("mistral/mistral-large-4", 1_048_576, images=True, reasoning=True, efforts=["none", "high"]),
     _other("mistral/mistral-large-2512", 262_144, images=True, reasoning=False, **_retires(2027, 4, 30)),
     _other("mistral/mistral-medium-3-5", 262_144, images=True, reasoning=True, **_retires(2027, 4, 30)),

@@ -1,6 +1,6 @@
-"""`make chat-local`: a chat with a small real model on this machine, through Parley; without a key.
+"""`make chat-local`: a chat with a small real model on this machine, through Parley, without an API key.
 
-It starts llama.cpp's server, a Parley that uses it and serves the chat page, and `parley chat`. All end together.
+It starts llama.cpp's server, a Parley with this model and the chat page, and `parley chat`, and stops them at the end.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ ROOT = Path(__file__).parents[1]
 PACKAGES = ROOT / ".tools/llama-cpp"
 PARLEY = str(Path(sys.executable).with_name("parley"))
 CONTEXT_TOKENS = 4096
-# Threads of llama.cpp wait for each other actively, so they must not have all cores; more make this model no faster.
+# Threads of llama.cpp use CPU while they wait for each other, so some cores stay free; more are not faster.
 THREADS = min(4, max(1, (os.cpu_count() or 1) // 2))
 MODEL_START_S = 120.0
 PARLEY_START_S = 30.0
@@ -56,7 +56,7 @@ json_schema = false
 
 
 def main() -> int:
-    """Start everything, chat until the user leaves, and stop everything; the exit status."""
+    """Start all programs, chat until the user leaves, and stop them; returns the exit status."""
     parser = argparse.ArgumentParser(description="Chat with a small model on this machine.")
     parser.add_argument("--folder", type=Path, default=ROOT / ".tools/chat-local", help="for the conversations")
     parser.add_argument("--port", type=int, default=50051, help="of gRPC; another one if it is in use")
@@ -79,7 +79,7 @@ def _chat(options: argparse.Namespace, running: ExitStack) -> int:
     addresses = _start_parley(options, model_port, running)
     _say(f"\n  Page:  {addresses['page']}\n  gRPC:  {addresses['grpc']}\n")
     _say("Ctrl-C stops an answer; at the prompt, it ends everything.\n")
-    # Ctrl-C is for the chat, which stops an answer or leaves. A program does not inherit this function.
+    # Only the chat handles Ctrl-C: it stops an answer, or leaves. Started programs do not inherit this handler.
     signal.signal(signal.SIGINT, lambda *_: None)
     process = subprocess.Popen([PARLEY, "chat", "--address", addresses["grpc"]])
     running.callback(_stop, process)
@@ -94,9 +94,9 @@ def _start_model(port: int, log_file: Path, running: ExitStack) -> None:
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=log,
-            process_group=0,  # Ctrl-C must not reach it
+            process_group=0,  # so that Ctrl-C does not reach it
         )
-    running.callback(_stop, process, signal.SIGKILL)  # it has nothing to store
+    running.callback(_stop, process, signal.SIGKILL)  # it has no data to store
     waited_s = 0.0
     while not _is_healthy(port):
         if waited_s >= MODEL_START_S or process.poll() is not None:

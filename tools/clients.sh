@@ -5,7 +5,7 @@
 set -eu
 what=$1
 shift
-# The JVMs run for about a minute: the second compiler would cost more than it gains.
+# The JVMs run for about a minute, in which the second compiler would need more CPU than it saves.
 short="-XX:TieredStopAtLevel=1 -XX:+UseSerialGC"
 export MAVEN_OPTS="${MAVEN_OPTS:-} $short"
 
@@ -19,13 +19,13 @@ installed() { # language, tool, how to install it
     return 1
 }
 
-packages() { # those of package-lock.json, if it has changed
+packages() { # installs the packages of package-lock.json, if it has changed
     if [ ! -e node_modules/.package-lock.json ] || [ package-lock.json -nt node_modules/.package-lock.json ]; then
         npm ci --no-audit --no-fund --loglevel=error
     fi
 }
 
-changed() { # stamp, paths: is a file there newer than the stamp?
+changed() { # stamp, paths: whether a file below these paths is newer than the stamp
     stamp=$1
     shift
     [ ! -e "$stamp" ] || [ -n "$(find "$@" -newer "$stamp" -type f -not -path '*/node_modules/*' -not -path '*/dist/*' \

@@ -1,8 +1,8 @@
 """Prints requirements with Parley's own packages replaced by what these need from other projects, one on each line.
 
 `python3 tools/dependencies.py 'parley-server[ui]' 'fastapi>=0.165'`. Packages of others are installed first, then
-Parley's own without dependencies: only those of others have hashes, and stay the same when the code changes. It needs
-only Python.
+Parley's own without dependencies, because only packages of others have hashes, and because they do not change with
+Parley's code. The script needs only Python.
 """
 
 from __future__ import annotations

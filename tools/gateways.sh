@@ -9,7 +9,9 @@ portkey=.tools/portkey
 if ! cmp -s benchmarks/pins/litellm.txt "$litellm/installed.txt"; then
     echo "Installing LiteLLM's proxy into $litellm (once) ..."
     "$python" -m venv --clear "$litellm"
-    "$litellm/bin/python" -m pip install --quiet --disable-pip-version-check --requirement benchmarks/pins/litellm.txt
+    # The list is complete; without this option, an older pip does not take versions from it for requirements with extras.
+    "$litellm/bin/python" -m pip install --quiet --disable-pip-version-check --no-deps \
+        --require-hashes --requirement benchmarks/pins/litellm.txt
     cp benchmarks/pins/litellm.txt "$litellm/installed.txt"
 fi
 if ! command -v npm >/dev/null; then

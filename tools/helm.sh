@@ -6,11 +6,10 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 HELM=v4.3.2
-KUBERNETES_VALIDATE=1.37.0
 ROOT=$PWD
 
 if [ "${1:-}" = schemas ]; then
-    exec "$2" -m pip install --quiet "kubernetes-validate==$KUBERNETES_VALIDATE"
+    exec "$2" -m pip install --quiet --require-hashes --constraint constraints.txt --group kubernetes
 fi
 
 # The folder of a Go module, downloaded at most once.

@@ -19,7 +19,7 @@ has_docker() {
     command -v docker >/dev/null && docker info >/dev/null 2>&1
 }
 
-pip_settings() { # of pip on this machine, as `option=value`, the strongest first: its environment, then its files
+pip_settings() { # the settings of pip on this machine as `option=value`, by precedence: its environment, then its files
     local python=.venv/bin/python
     [ -x $python ] || python=python3
     PIP_QUIET=0 $python -m pip config list 2>/dev/null | sed -nE "s/^(:env:|global|install|wheel)\.([a-z-]+)='(.*)'$/\2=\3/p" || true
@@ -39,7 +39,7 @@ make_secrets() {
     if [ -n "$certificates" ]; then cp "$certificates" "$folder/ca"; fi
 }
 
-# A base for machines that reach Debian's packages but no registry of images; kept by buildah until `buildah rmi`.
+# A base for machines that reach Debian's packages but no registry of images; buildah keeps it until `buildah rmi`.
 make_debian_base() {
     local folder=$1 sources=()
     ! buildah inspect --type image "$DEBIAN_BASE" >/dev/null 2>&1 || return 0

@@ -24,7 +24,14 @@ JAR = "examples/spring-boot/target/*.jar"
 POM = "{http://maven.apache.org/POM/4.0.0}"
 ALLOWED: Final = (
     *("Apache", "MIT", "BSD", "ISC", "PSF", "Python Software Foundation", "0BSD", "CC0", "Unlicense"),
-    *("MPL", "Mozilla", "EPL", "Eclipse Public", "EDL", "Eclipse Distribution"),  # of files, which nobody here changes
+    *(
+        "MPL",
+        "Mozilla",
+        "EPL",
+        "Eclipse Public",
+        "EDL",
+        "Eclipse Distribution",
+    ),  # apply to changed files, and Parley changes none
 )
 OWN: Final = re.compile(r"^(@?parley\b.*|dev\.parley.*)$")
 
@@ -40,7 +47,7 @@ class Package:
 
     @property
     def is_allowed(self) -> bool:
-        """Whether one of the licences among which a user may choose is allowed, or all that apply together are."""
+        """Whether an alternative of the licence (OR) is allowed, which needs all of its parts (AND) to be allowed."""
         choices = re.split(r"\s+OR\s+|;\s*", self.licence.strip("()"))
         return any(all(_is_allowed(each) for each in re.split(r"\s+AND\s+", choice)) for choice in choices)
 
@@ -89,7 +96,7 @@ def of_maven() -> Iterator[Package]:
 
 
 def _licences(pom: Path) -> list[str]:
-    """Those of a POM file, or else of its parents."""
+    """The licences of a POM file; if it has none, those of its parents."""
     document = ElementTree.parse(pom)
     named = [each.text or "" for each in document.iterfind(f"{POM}licenses/{POM}license/{POM}name")]
     parent = document.find(f"{POM}parent")

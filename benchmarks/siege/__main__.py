@@ -1,4 +1,4 @@
-"""Runs callers through Envoy against a cluster whose parts are killed, paused, cut off and filled up; judges the end.
+"""Runs callers through Envoy against a cluster whose parts are killed, paused, cut off and filled up; checks promises.
 
 python -m benchmarks.siege [--minutes 30] [--streams 300] [--pace 2] [--every 20] [--seed 1] [--write-docs]
 """
@@ -18,7 +18,7 @@ import uvloop
 
 from benchmarks.siege.callers import Callers
 from benchmarks.siege.evidence import collect, wait_until_quiet
-from benchmarks.siege.mishaps import besiege, plan
+from benchmarks.siege.mishaps import plan, run_mishaps
 from benchmarks.siege.report import Result, part, result_of
 from benchmarks.siege.stand import Options, Stand
 from benchmarks.siege.verdict import judge
@@ -29,14 +29,14 @@ PAGE = ROOT / "docs/guarantees.md"
 
 
 async def siege(folder: Path, options: Options, logs: Path | None = None) -> Result:
-    """One siege in a new folder. Writes all logs to the folder `logs`, if there is one."""
+    """Run one siege in a new folder. Writes all logs to the folder `logs`, if it is given."""
     began = time.monotonic()
     async with Stand(folder, options) as stand:
         callers = Callers(f"127.0.0.1:{stand.envoy.port}", options)
         seconds = options.minutes * 60
         calling = asyncio.create_task(callers.run(seconds))
-        done = await besiege(stand, plan(options))
-        await stand.mend()
+        done = await run_mishaps(stand, plan(options))
+        await stand.repair()
         await calling
         missed = await wait_until_quiet(stand)
         await callers.close()

@@ -1,6 +1,6 @@
-"""The callers of a siege. Each asks for replies through Envoy, comes back after every fault, and keeps what it got.
+"""The callers of a siege. Each requests replies through Envoy, retries after failures, and records what it receives.
 
-No call's failure is a fault as such; a fault is what Parley promises never to happen, such as text out of order.
+A failed call is not a fault. Faults are violations of Parley's promises, such as text out of order.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from tests.processes import open_channel
 
 CHANNELS = 8
 CALL_S = 45.0
-PATIENCE_S = 180.0
+END_LIMIT_S = 180.0
 """A caller that has neither an end nor a refusal after this time counts as one without an end."""
 FIRST_WAIT_S, LONGEST_WAIT_S = 0.2, 5.0
 POLL_S = 4
@@ -44,14 +44,14 @@ SHARES = {
     "left": 6,
 }
 QUOTA, LIMIT = "QUOTA_EXCEEDED", "RATE_LIMITED"
-PASSING = {"STORAGE_UNAVAILABLE", "OVERLOADED", "DRAINING", LIMIT, "REPLY_IN_PROGRESS", "TOO_MANY_READERS"}
+TEMPORARY = {"STORAGE_UNAVAILABLE", "OVERLOADED", "DRAINING", LIMIT, "REPLY_IN_PROGRESS", "TOO_MANY_READERS"}
 CANCELLED = ("CANCELLED", "ORPHANED", "INTERRUPTED")
 
 
 class Transcript(msgspec.Struct, kw_only=True):
-    """What one reader received of one request. `end`: state and reason, such as `COMPLETED/STOP`; empty before the end.
-    `refused`: the reason of a refusal that ended the request. `left`: the reader left for good. `faults`: promises
-    that were broken."""
+    """What a reader received for a request. `end`: state and reason, such as `COMPLETED/STOP`; empty before the end.
+    `refused`: the reason of a refusal that ended the request. `left`: the reader has disconnected and will not return.
+    `faults`: violations of promises."""
 
     kind: str
     tenant: str
@@ -71,7 +71,7 @@ class Transcript(msgspec.Struct, kw_only=True):
 
     @property
     def over(self) -> bool:
-        """Whether there is nothing more to wait for."""
+        """Whether the request has an end or a final refusal."""
         return bool(self.end or self.refused)
 
     def take(self, chunk: chat_pb2.TokenChunk) -> None:
@@ -99,20 +99,20 @@ class Transcript(msgspec.Struct, kw_only=True):
             self.end = f"FAILED/{reason_of(chunk.failed.error)}"
 
     def accept(self, reply_id: str, conversation_id: str) -> None:
-        """One request has one reply."""
+        """Record the ids of the reply. A second reply for the same request is a fault."""
         if self.reply_id not in ("", reply_id):
             self.faults.append(f"replies {self.reply_id} and {reply_id}")
         self.reply_id, self.conversation_id = reply_id, conversation_id
 
     def take_reply(self, reply: resources_pb2.Reply) -> None:
-        """Take a whole reply, which is the end if it has ended."""
+        """Record a reply; if it has ended, also its text and its end."""
         self.accept(reply.id, reply.conversation_id)
         if end := end_of(reply):
             self.text, self.end = text_of(reply), end
 
 
 def end_of(reply: resources_pb2.Reply) -> str:
-    """Its state and reason; empty before its end."""
+    """The state and the reason of a reply; empty before its end."""
     states = resources_pb2.Reply
     if reply.state == states.STATE_FAILED:
         return f"FAILED/{reason_of(reply.error)}"
@@ -125,7 +125,7 @@ def _finished(reason: resources_pb2.FinishReason) -> str:
 
 
 class Callers:
-    """Callers on several connections to Envoy. `met`: how their calls ended otherwise than well, by status."""
+    """Callers on several connections to Envoy. `met`: the number of failed calls, by status."""
 
     def __init__(self, address: str, options: Options) -> None:
         self._channels = [open_channel(address) for _ in range(CHANNELS)]
@@ -139,15 +139,15 @@ class Callers:
         await asyncio.gather(*(channel.close() for channel in self._channels))
 
     async def run(self, seconds: float) -> None:
-        """Ask for replies for so long, and follow each to its end."""
+        """Request replies for this time, and read each to its end."""
         self._until = time.monotonic() + seconds
         async with asyncio.TaskGroup() as callers:
             for number in range(self._options.streams):
-                callers.create_task(Caller(self, number, self._options.seed).go_on(self._until))
+                callers.create_task(Caller(self, number, self._options.seed).run_until(self._until))
 
     @property
     def over(self) -> bool:
-        """Whether no caller begins anything more."""
+        """Whether the time for new requests has ended."""
         return time.monotonic() > self._until
 
     def is_final(self, reason: str) -> bool:
@@ -155,12 +155,12 @@ class Callers:
         return reason == QUOTA or (reason == LIMIT and self.over)
 
     def stub(self, chosen: random.Random) -> chat_pb2_grpc.ChatStub:
-        """On one of the connections."""
+        """A stub on a random connection."""
         return chat_pb2_grpc.ChatStub(chosen.choice(self._channels))
 
 
 class Caller:
-    """One caller, an end user of one of the tenants, whose choices follow from the seed."""
+    """One caller: an end user of one of the tenants, with random choices that the seed determines."""
 
     def __init__(self, callers: Callers, number: int, seed: int) -> None:
         self._callers = callers
@@ -181,8 +181,8 @@ class Caller:
             "left": self._leave,
         }
 
-    async def go_on(self, until: float) -> None:
-        """One reply after the other."""
+    async def run_until(self, until: float) -> None:
+        """Request one reply after the other."""
         await asyncio.sleep(self._chosen.random() * min(5.0, max(0.0, until - time.monotonic())))
         while time.monotonic() < until:
             kind = self._chosen.choices(list(SHARES), list(SHARES.values()))[0]
@@ -192,25 +192,25 @@ class Caller:
                 await asyncio.sleep(FIRST_WAIT_S)
 
     async def _read(self) -> None:
-        await self._reader("read").to_the_end()
+        await self._reader("read").read_to_end()
 
     async def _talk(self) -> None:
-        """Several turns of one conversation."""
+        """Send several turns of one conversation."""
         conversation_id = ""
         for _ in range(self._chosen.randint(2, 3)):
             reader = self._reader("talked", conversation_id=conversation_id)
-            await reader.to_the_end()
+            await reader.read_to_end()
             if not reader.transcript.end or self._callers.over:
                 return
             conversation_id = reader.transcript.conversation_id
 
     async def _cancel(self) -> None:
-        """Cancel by the reply's id at some moment, or by that of the request, perhaps before it is accepted."""
+        """Cancel by the reply's id at a random time, or by the request's id, possibly before the acceptance."""
         reader = self._reader("cancelled")
-        reading = asyncio.create_task(reader.to_the_end())
+        reading = asyncio.create_task(reader.read_to_end())
         early = self._chosen.random() < 0.3
         if not early:
-            await reader.accepted_or_over()
+            await reader.until_accepted_or_over()
         await asyncio.sleep(self._chosen.random() * (0.1 if early else 4.0))
         if not reader.transcript.over:
             await reader.cancel(by_request=early)
@@ -220,22 +220,22 @@ class Caller:
         """Disconnect, and resume at the cursor."""
         reader = self._reader("cut")
         for _ in range(self._chosen.randint(1, 3)):
-            await reader.to_the_end(cut_after=self._chosen.randint(1, 12))
+            await reader.read_to_end(cut_after=self._chosen.randint(1, 12))
             if reader.transcript.over:
                 return
             await asyncio.sleep(self._chosen.random() * 2)
-        await reader.to_the_end()
+        await reader.read_to_end()
 
     async def _interrupt(self) -> None:
-        """A second message while the first one is answered."""
+        """Send a second message while the first one is answered."""
         first = self._reader("interrupted")
-        reading = asyncio.create_task(first.to_the_end())
-        await first.accepted_or_over()
+        reading = asyncio.create_task(first.read_to_end())
+        await first.until_accepted_or_over()
         if first.transcript.reply_id:
             await asyncio.sleep(self._chosen.random() * 4)
             policy = chat_pb2.CONCURRENCY_POLICY_INTERRUPT
             second = self._reader("interrupting", conversation_id=first.transcript.conversation_id, concurrency=policy)
-            await second.to_the_end()
+            await second.read_to_end()
         await reading
 
     async def _poll(self) -> None:
@@ -245,21 +245,21 @@ class Caller:
         await self._reader("waited").wait()
 
     async def _double(self) -> None:
-        """The same request twice at once, and once again after its end."""
+        """Send the same request twice at once, and again after its end."""
         first = self._reader("doubled")
-        second = first.twin()
-        await asyncio.gather(first.to_the_end(), second.to_the_end())
+        second = first.copy()
+        await asyncio.gather(first.read_to_end(), second.read_to_end())
         if first.transcript.end:
-            await first.twin().wait()  # attaches to the same reply
+            await first.copy().wait()  # attaches to the same reply
 
     async def _leave(self) -> None:
-        """Disconnect for good, so that the server cancels the reply."""
+        """Disconnect without a return, so that the server cancels the reply."""
         reader = self._reader("left", on_disconnect=chat_pb2.DISCONNECT_POLICY_CANCEL)
-        await reader.to_the_end(cut_after=self._chosen.randint(1, 8))
+        await reader.read_to_end(cut_after=self._chosen.randint(1, 8))
         reader.transcript.left = bool(reader.transcript.reply_id) and not reader.transcript.over
 
     def _reader(self, kind: str, **fields: Any) -> Reader:
-        """A reader of a new request. A kiosk's user whose quota is used up makes room for the next."""
+        """A reader of a new request. In the tenant kiosk, a new user follows one whose quota is used up."""
         user = self._user if self._tenant == "shop" else f"{self._user}-{self._users}"
         request_id = str(uuid.UUID(int=self._chosen.getrandbits(128), version=4))
         tokens = self._chosen.randint(*TOKENS)
@@ -274,7 +274,7 @@ class Caller:
 
 
 class Reader:
-    """Follows one request over any number of calls."""
+    """Reads the reply of one request over any number of calls."""
 
     def __init__(
         self, callers: Callers, chosen: random.Random, request: chat_pb2.ReplyRequest, transcript: Transcript
@@ -290,7 +290,7 @@ class Reader:
         self._progress = asyncio.Event()
         callers.transcripts.append(transcript)
 
-    def twin(self) -> Reader:
+    def copy(self) -> Reader:
         """Another reader with the same request."""
         same = self.transcript
         transcript = Transcript(
@@ -302,14 +302,14 @@ class Reader:
         )
         return Reader(self._callers, self._chosen, self._request, transcript)
 
-    async def accepted_or_over(self) -> None:
-        """Wait until the reply has an id, or never will."""
+    async def until_accepted_or_over(self) -> None:
+        """Wait until the request is accepted, or is over without it."""
         while not (self.transcript.reply_id or self.transcript.over):
             self._progress.clear()
             await self._progress.wait()
 
-    async def to_the_end(self, *, cut_after: int = 0) -> None:
-        """StreamReply, then ResumeReply until the terminal chunk, or until `cut_after` chunks have come."""
+    async def read_to_end(self, *, cut_after: int = 0) -> None:
+        """StreamReply, then ResumeReply, until the terminal chunk or `cut_after` chunks."""
         chunks = 0
 
         async def call() -> None:
@@ -332,7 +332,7 @@ class Reader:
             finally:
                 stream.cancel()
 
-        await self._again_and_again(call, lambda: bool(cut_after) and chunks >= cut_after)
+        await self._repeat(call, lambda: bool(cut_after) and chunks >= cut_after)
 
     async def poll(self) -> None:
         """CreateReply in the background, then PollReply until the terminal chunk."""
@@ -353,7 +353,7 @@ class Reader:
             if answer.after_sequence != self.transcript.sequence:
                 self.transcript.faults.append(f"cursor {answer.after_sequence} after {self.transcript.sequence}")
 
-        await self._again_and_again(call, lambda: False)
+        await self._repeat(call, lambda: False)
 
     async def wait(self) -> None:
         """CreateReply until it returns the ended reply."""
@@ -362,32 +362,32 @@ class Reader:
             reply = await self._stub().CreateReply(self._request, timeout=CALL_S, metadata=self._metadata)
             self.transcript.take_reply(reply)
 
-        await self._again_and_again(call, lambda: False)
+        await self._repeat(call, lambda: False)
 
     async def cancel(self, *, by_request: bool) -> None:
-        """Cancel until it is answered. Its answer has ended, with the text that every reader then has."""
-        known = self.transcript
-        target = {"request_id": known.request_id} if by_request else {"reply_id": known.reply_id}
-        asked = chat_pb2.CancelRequest(**target)
+        """Call Cancel until it is answered. An answer without an end is a fault."""
+        transcript = self.transcript
+        target = {"request_id": transcript.request_id} if by_request else {"reply_id": transcript.reply_id}
+        request = chat_pb2.CancelRequest(**target)
         answers: list[resources_pb2.Reply] = []
 
         async def call() -> None:
             try:
-                answers.append(await self._stub().Cancel(asked, timeout=CALL_S, metadata=self._metadata))
+                answers.append(await self._stub().Cancel(request, timeout=CALL_S, metadata=self._metadata))
             except grpc.aio.AioRpcError as error:
                 if not (by_request and reason_of(error_of(error)) == "REPLY_NOT_FOUND"):
                     raise
-                answers.append(resources_pb2.Reply())  # marked: it is cancelled once it comes
+                answers.append(resources_pb2.Reply())  # the request is cancelled when the server accepts it
 
-        await self._again_and_again(call, lambda: bool(answers))
+        await self._repeat(call, lambda: bool(answers))
         if answers and answers[0].id and not end_of(answers[0]):
-            known.faults.append("Cancel returned a reply without an end")
+            transcript.faults.append("Cancel returned a reply without an end")
 
-    async def _again_and_again(self, call: Callable[[], Awaitable[None]], enough: Callable[[], bool]) -> None:
-        """Repeat the call, with pauses after failures, until the transcript or `enough` says so."""
+    async def _repeat(self, call: Callable[[], Awaitable[None]], enough: Callable[[], bool]) -> None:
+        """Repeat the call, with pauses after failures, until the transcript is over or `enough` returns True."""
         waits = 0
         try:
-            async with asyncio.timeout(PATIENCE_S):
+            async with asyncio.timeout(END_LIMIT_S):
                 while not (self.transcript.over or enough()):
                     before = self.transcript.sequence
                     self.transcript.calls += 1
@@ -401,12 +401,12 @@ class Reader:
                     waits = 0 if self.transcript.sequence > before else waits + 1
                     await asyncio.sleep(self._wait_s(failure, waits))
         except TimeoutError:
-            self._callers.met[f"no end within {PATIENCE_S:.0f} s"] += 1
+            self._callers.met[f"no end within {END_LIMIT_S:.0f} s"] += 1
         finally:
             self._progress.set()
 
     def _wait_s(self, failure: grpc.aio.AioRpcError | None, waits: int) -> float:
-        """Seconds until the next call, after a look at the failure."""
+        """Record the failure of a call; returns the seconds until the next one."""
         longest = min(LONGEST_WAIT_S, FIRST_WAIT_S * 2 ** min(waits, 10))
         if failure is None:
             return 0.0 if waits < 2 else longest
@@ -416,7 +416,7 @@ class Reader:
         if self._callers.is_final(reason) and not self.transcript.reply_id:
             self.transcript.refused = reason
             return 0.0
-        if reason and reason not in PASSING:
+        if reason and reason not in TEMPORARY:
             self.transcript.faults.append(f"{failure.code().name}/{reason}: {failure.details()}")
         if error is not None and error.HasField("retry_after"):
             longest = min(LONGEST_WAIT_S, error.retry_after.ToTimedelta().total_seconds())

@@ -1,4 +1,4 @@
-"""What is found at the end of a siege: rows of the database, the vendors' counts, transcripts, and logs."""
+"""Data collected at the end of a siege: rows of the database, the vendors' counts, transcripts, and logs."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tests.processes import ServerProcess
 from tests.services import query_postgres
 
 QUIET_S = 90.0
-LOOK_S = 0.5
+POLL_S = 0.5
 ERRORS_OF_FAULTS = frozenset(
     {
         "database_lost",
@@ -97,7 +97,7 @@ class StoredUsage(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Attempt(msgspec.Struct, frozen=True, kw_only=True):
-    """One request to a vendor. `began`: it was sent a token. `open`: the vendor still answers it."""
+    """One request to a vendor. `began`: the vendor has sent a token. `open`: the vendor still answers it."""
 
     id: str
     request_id: str
@@ -108,9 +108,9 @@ class Attempt(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Evidence(msgspec.Struct, frozen=True, kw_only=True):
-    """All of it. `failures`: the failed requests to providers that the replicas have logged, by reply. `refusals`:
-    requests that full vendors have refused. `leaks`: log lines with a marked word. `defects`: log lines of level error
-    that no fault of another part explains. `missed`: what was not over within the time after the last mishap."""
+    """All collected data. `failures`: by reply, the number of failed requests to providers that replicas have logged.
+    `refusals`: requests that full vendors have refused. `leaks`: log lines with a marked word. `defects`: log lines of
+    level error that no fault of another part explains. `missed`: replies and parts not at rest within `QUIET_S`."""
 
     replies: list[StoredReply]
     quotas: list[StoredQuota]
@@ -125,16 +125,16 @@ class Evidence(msgspec.Struct, frozen=True, kw_only=True):
 
 
 async def wait_until_quiet(stand: Stand) -> list[str]:
-    """Return once no reply runs and nothing is held, or what is left after `QUIET_S`."""
+    """Wait until no reply runs and no quota is held; returns what is not at rest after `QUIET_S`."""
     end = time.monotonic() + QUIET_S
     while True:
-        left = await _left(stand)
+        left = await _not_at_rest(stand)
         if not left or time.monotonic() > end:
             return left
-        await asyncio.sleep(LOOK_S)
+        await asyncio.sleep(POLL_S)
 
 
-async def _left(stand: Stand) -> list[str]:
+async def _not_at_rest(stand: Stand) -> list[str]:
     ((running,),) = await _rows(stand, _RUNNING)
     ((held,),) = await _rows(stand, _HELD)
     healths = await asyncio.gather(*(_health(replica) for replica in stand.replicas))
@@ -150,7 +150,7 @@ async def _health(replica: ServerProcess) -> str:
 
 
 async def collect(stand: Stand, transcripts: list[Transcript], missed: list[str]) -> Evidence:
-    """Read the database and the files."""
+    """Read the data from the database and the files."""
     replies, quotas, usage = [await _rows(stand, query) for query in (_REPLIES, _QUOTAS, _USAGE)]
     logs = stand.logs()
     events = [event for name, lines in logs.items() if name.startswith("replica") for event in _events(name, lines)]

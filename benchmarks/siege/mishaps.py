@@ -1,4 +1,4 @@
-"""What happens to the cluster during a siege: a sequence that follows from the seed, and its execution."""
+"""The faults of the cluster during a siege: a sequence that the seed determines, and its execution."""
 
 from __future__ import annotations
 
@@ -14,12 +14,13 @@ from benchmarks.siege.stand import CLOCKED, JUMP_S, REPLICAS, VENDORS, Options, 
 SERVICES = ("postgres", "redis", "envoy")
 KINDS = ("killed", "paused", "cut off", "stalled", "full", "clock")
 DOWN = (0.05, 0.4)
-"""How long a killed part stays down, in shares of the time between two mishaps; then for the others."""
+"""The least and longest time for which a killed part is down, as shares of the time between two mishaps."""
 BROKEN = (0.15, 0.85)
+"""The same for all other mishaps."""
 
 
 class Mishap(msgspec.Struct, frozen=True):
-    """One fault, from its start in seconds after that of the siege. `kind`: one of `KINDS`."""
+    """One fault: from `at_s` seconds after the start of the siege, for `seconds`. `kind`: one of `KINDS`."""
 
     at_s: float
     kind: str
@@ -28,7 +29,7 @@ class Mishap(msgspec.Struct, frozen=True):
 
 
 class Done(msgspec.Struct, frozen=True):
-    """A mishap with its outcome: "done", or why it was skipped. `over_s`: when the cluster was whole again."""
+    """A mishap with its outcome: "done", or why it was skipped. `over_s`: its end, in seconds after the start."""
 
     mishap: Mishap
     outcome: str
@@ -36,7 +37,7 @@ class Done(msgspec.Struct, frozen=True):
 
 
 def plan(options: Options) -> list[Mishap]:
-    """The sequence of a seed: each kind with each kind of target once, in a random order, then all again."""
+    """The sequence of a seed: each kind with each kind of target once, in random order, then all of them again."""
     chosen = random.Random(options.seed)
     deck: list[tuple[str, str]] = []
     mishaps = []
@@ -78,28 +79,28 @@ def _deck(chosen: random.Random) -> list[tuple[str, str]]:
     return deck
 
 
-async def besiege(stand: Stand, mishaps: list[Mishap]) -> list[Done]:
-    """Let all of them happen at their times. One may begin while the cluster recovers from the one before."""
+async def run_mishaps(stand: Stand, mishaps: list[Mishap]) -> list[Done]:
+    """Run all mishaps at their times. One may begin while the cluster still recovers from another."""
     began = time.monotonic()
     done: list[Done] = []
 
-    async def happen(mishap: Mishap) -> None:
+    async def run_at_its_time(mishap: Mishap) -> None:
         await asyncio.sleep(max(0.0, began + mishap.at_s - time.monotonic()))
         try:
-            await _inflict(stand, mishap)
+            await _run(stand, mishap)
             outcome = "done"
         except Skipped as reason:
             outcome = f"skipped: {reason}"
         done.append(Done(mishap, outcome, round(time.monotonic() - began, 3)))
 
-    async with asyncio.TaskGroup() as happening:
+    async with asyncio.TaskGroup() as running:
         for mishap in mishaps:
-            happening.create_task(happen(mishap))
+            running.create_task(run_at_its_time(mishap))
     return sorted(done, key=lambda each: each.mishap.at_s)
 
 
-async def _inflict(stand: Stand, mishap: Mishap) -> None:
-    """Break something, and mend it after the time of the mishap."""
+async def _run(stand: Stand, mishap: Mishap) -> None:
+    """Break the target, and repair it after the time of the mishap."""
     acts: dict[str, Callable[[Stand, Mishap], Awaitable[None]]] = {
         "killed": _kill,
         "paused": _pause,
@@ -144,7 +145,7 @@ async def _fill(stand: Stand, mishap: Mishap) -> None:
     await asyncio.to_thread(full.fill)
     await asyncio.sleep(mishap.seconds)
     await asyncio.to_thread(full.clear)
-    await stand.parts[mishap.target].up()  # a PostgreSQL that cannot write its log stops
+    await stand.parts[mishap.target].up()  # PostgreSQL stops if it cannot write its log
 
 
 async def _jump(stand: Stand, mishap: Mishap) -> None:

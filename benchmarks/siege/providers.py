@@ -1,7 +1,7 @@
-"""A vendor's server as a process: answers at a pace, and appends to a file what it was asked and what it sent.
+"""A vendor's server as a process: answers at a pace, and appends its requests and answers to a file.
 
-The file survives the process, so that a killed server still shows what it had begun. SIGUSR1 makes it refuse new
-requests as overloaded, SIGUSR2 accept them again.
+The file remains after a kill, and so has the answers that the killed process had begun. After SIGUSR1 the server
+refuses new requests as overloaded, after SIGUSR2 it accepts them again.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class Noted(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class _Note(asyncio.Event):
-    """A step that does not wait, and calls a function."""
+    """A step that calls a function and does not wait."""
 
     def __init__(self, note: Callable[[], None]) -> None:
         super().__init__()
@@ -54,7 +54,7 @@ class Vendor(Upstream):
     def __init__(self, *, port: int, dialect: str, pace: float, counts: Path) -> None:
         super().__init__(port=port)
         self.full = False
-        self._speak = {"chat": _chat, "messages": _messages}[dialect]
+        self._steps_of = {"chat": _chat, "messages": _messages}[dialect]
         self._dialect = dialect
         self._pause = Pause(1 / pace)
         self._counts = os.open(counts, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
@@ -64,22 +64,22 @@ class Vendor(Upstream):
     def _answer(self, request: Request) -> Script:
         self.requests.clear()
         self.aborts.clear()
-        asked = words.asked(request.body.decode())
-        if self.full or asked is None:
-            self._note("", "refused", request_id=asked.request_id if asked else "")
+        prompt = words.read_prompt(request.body.decode())
+        if self.full or prompt is None:
+            self._note("", "refused", request_id=prompt.request_id if prompt else "")
             return _full(self._dialect) if self.full else refusal(400)
         attempt = secrets.token_hex(5)
         self._running[id(request)] = attempt
-        self._note(attempt, "asked", request_id=asked.request_id, tokens=asked.tokens)
+        self._note(attempt, "asked", request_id=prompt.request_id, tokens=prompt.tokens)
         steps: list[Step] = [self._pause, Wait(_Note(lambda: self._note(attempt, "began")))]
-        for number in range(asked.tokens):
+        for number in range(prompt.tokens):
             steps += [_Token(words.token(attempt, number)), self._pause]
 
         def end() -> None:
             self._running.pop(id(request), None)
             self._note(attempt, "whole")
 
-        return Script([*self._speak(steps, asked.tokens), Wait(_Note(end))])
+        return Script([*self._steps_of(steps, prompt.tokens), Wait(_Note(end))])
 
     def _note(self, attempt: str, what: str, **more: Any) -> None:
         line = Noted(attempt=attempt, what=what, process=os.getpid(), **more)
@@ -92,21 +92,21 @@ class Vendor(Upstream):
 
 
 class _Token(str):
-    """A token among steps that its dialect does not change."""
+    """A token. The dialect encodes it; it leaves the other steps unchanged."""
 
     __slots__ = ()
 
 
 def read_counts(path: Path) -> list[Noted]:
-    """The lines of a file, in their order; none if the server was never asked."""
+    """The lines of a file, in their order; none if the server has had no request."""
     if not path.exists():
         return []
     return [msgspec.json.decode(line, type=Noted) for line in path.read_bytes().splitlines()]
 
 
 def _chat(steps: list[Any], tokens: int) -> list[Step]:
-    spoken = [text(step) if isinstance(step, _Token) else step for step in steps]
-    return [role(), *spoken, finish(), usage(PROMPT_TOKENS, tokens), done()]
+    encoded = [text(step) if isinstance(step, _Token) else step for step in steps]
+    return [role(), *encoded, finish(), usage(PROMPT_TOKENS, tokens), done()]
 
 
 def _messages(steps: list[Any], tokens: int) -> list[Step]:
@@ -114,7 +114,7 @@ def _messages(steps: list[Any], tokens: int) -> list[Step]:
     message = {"id": "msg_1", "type": "message", "role": "assistant", "model": "birch-1", "content": []}
     start = message | {"stop_reason": None, "stop_sequence": None, "usage": counts | {"output_tokens": 1}}
     block = {"type": "text", "text": ""}
-    spoken = [
+    encoded = [
         _named("content_block_delta", index=0, delta={"type": "text_delta", "text": step})
         if isinstance(step, _Token)
         else step
@@ -123,7 +123,7 @@ def _messages(steps: list[Any], tokens: int) -> list[Step]:
     return [
         _named("message_start", message=start),
         _named("content_block_start", index=0, content_block=block),
-        *spoken,
+        *encoded,
         _named("content_block_stop", index=0),
         _named(
             "message_delta",

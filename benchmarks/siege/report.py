@@ -32,7 +32,7 @@ class Result(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def violations(self) -> int:
-        """Of all checks together."""
+        """The number of violations of all checks."""
         return sum(finding.violations for finding in self.findings)
 
 
@@ -45,7 +45,7 @@ def result_of(
     met: Counter[str],
     took_s: float,
 ) -> Result:
-    """The result, without texts and ids of replies that are in order."""
+    """The result, without texts, and with the ids of violations only."""
     transcripts, replies = evidence.transcripts, evidence.replies
     return Result(
         options=options,
@@ -72,7 +72,7 @@ def result_of(
 
 
 def part(result: Result) -> str:
-    """The section."""
+    """The section of docs/guarantees.md."""
     options = result.options
     size = (
         f"{number(options.minutes)} minutes, {options.streams} callers, {number(options.pace)} tokens per second of "
@@ -107,7 +107,7 @@ def _mishap_rows(mishaps: list[Done]) -> list[list[str]]:
 
 
 def _kind(done: Done) -> str:
-    """The kind with its target, all replicas and all vendors alike."""
+    """The kind with its target, where all replicas have one name, and all vendors."""
     target = " ".join(word.partition("-")[0] for word in done.mishap.target.split(" "))
     for vendor in ("acme", "birch"):
         target = target.replace(vendor, "vendor")

@@ -37,8 +37,8 @@ KEYS = {name: f"{KEY_MARK}-{name}" for name in VENDORS}
 TENANTS = {name: f"{KEY_MARK}-tenant-{name}" for name in ("shop", "kiosk")}
 SCOPES = {"shop": ("user", "tenant"), "kiosk": ("user",)}
 """The scopes of the quotas that `CONFIG` has for each tenant; each has periods of a day and of a month."""
-AGAIN_S = 0.5
-UP_S = 120.0
+RESTART_PAUSE_S = 0.5
+START_LIMIT_S = 120.0
 JUMP_S = 3600
 LEAST_PIECE_BYTES = 4096
 WAL_MIB = 64
@@ -111,7 +111,7 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def lease_s(self) -> float:
-        """Shorter than the longest mishap, so that some owners lose their leases."""
+        """The lease of replicas: shorter than the longest mishap, so that some owners lose their leases."""
         return max(1.0, min(12.0, 0.6 * self.every))
 
 
@@ -123,7 +123,7 @@ class Part(Protocol):
     """A process that can be killed and paused."""
 
     async def up(self) -> None:
-        """Start it if it does not run, again and again until it serves."""
+        """Start it if it does not run, and again if it exits, until it serves."""
 
     async def kill9(self) -> None:
         """Kill it, as the kernel does when memory runs out."""
@@ -143,12 +143,12 @@ class ServicePart:
         self._starting = asyncio.Lock()
 
     async def up(self) -> None:
-        async with self._starting, asyncio.timeout(UP_S):
+        async with self._starting, asyncio.timeout(START_LIMIT_S):
             while not self._service.running:
                 try:
                     await asyncio.to_thread(self._service.start)
                 except (AssertionError, ChildProcessError):
-                    await asyncio.sleep(AGAIN_S)
+                    await asyncio.sleep(RESTART_PAUSE_S)
 
     async def kill9(self) -> None:
         if not self._service.running:
@@ -185,8 +185,8 @@ class Replica(ServerProcess):
         await super().launch()
 
     async def up(self) -> None:
-        """See `Part`. A replica that finds no database exits, to be started again by its platform."""
-        async with self._starting, asyncio.timeout(UP_S):
+        """See `Part`. A replica without a database exits; its platform would start it again."""
+        async with self._starting, asyncio.timeout(START_LIMIT_S):
             while True:
                 if not self.running:
                     await self.launch()
@@ -195,7 +195,7 @@ class Replica(ServerProcess):
                 except AssertionError:
                     if not self.running:
                         await self.exited()
-                    await asyncio.sleep(AGAIN_S)
+                    await asyncio.sleep(RESTART_PAUSE_S)
                 else:
                     return
 
@@ -217,7 +217,7 @@ class Replica(ServerProcess):
             super().resume()
 
     def set_clock(self, offset_s: int) -> None:
-        """Let its wall clock differ by so many seconds; its monotonic clocks stay."""
+        """Set the offset of its wall clock, in seconds; its monotonic clocks do not change."""
         if self._clock is None:
             raise Skipped("libfaketime is not installed (Debian: apt-get install libfaketime)")
         self._clock.write_text(f"{offset_s:+d}\n")
@@ -348,20 +348,20 @@ class EnvoyOfReplicas(Envoy):
 
 
 class Fillable(Protocol):
-    """What can be full."""
+    """A part that can be made full."""
 
     def fill(self) -> None:
-        """Make it full."""
+        """Make it refuse writes or requests."""
 
     def clear(self) -> None:
-        """Make room."""
+        """Make it accept them again."""
 
 
 class Stand:
-    """The cluster; entered, all of it serves. Use `async with`.
+    """The cluster. Use `async with`; within it, all parts serve.
 
-    parts: the processes, by name. links: proxies, by the names of both ends, such as `replica-0 to redis`. full: what
-    can be filled up, by name.
+    parts: the processes, by name. links: proxies, by the names of both ends, such as `replica-0 to redis`. full: the
+    parts that can be made full, by name.
     """
 
     def __init__(self, folder: Path, options: Options) -> None:
@@ -400,20 +400,20 @@ class Stand:
         services = {"postgres": self.postgres, "redis": self.redis, "envoy": self.envoy, **self.vendors}
         return found | {name: each.log.read_text(errors="replace").splitlines() for name, each in services.items()}
 
-    async def mend(self) -> None:
-        """Undo all that is still broken; returns once every part serves."""
+    async def repair(self) -> None:
+        """End all faults, and wait until every part serves."""
         for part in self.parts.values():
             part.resume()
         for fillable in self.full.values():
-            await asyncio.to_thread(_ignoring_skips, fillable.clear)
-        _ignoring_skips(lambda: self.clocked.set_clock(0))
+            await asyncio.to_thread(_unless_skipped, fillable.clear)
+        _unless_skipped(lambda: self.clocked.set_clock(0))
         for link in self.links.values():
             await link.restore()
         await asyncio.gather(*(part.up() for part in self.parts.values()))
 
     async def _start(self) -> None:
         options = self._options
-        # A reply takes some 6 KB, and one is made in each 12 s by each caller.
+        # A reply needs about 6 KB of disk, and each caller starts one every 12 s.
         size_mib = 256 + int(options.streams * options.minutes * 60 / 12 * 6 / 1024)
         self.postgres = SmallPostgres(self._folder / "postgres", size_mib=size_mib)
         self.redis = SmallRedis(self._folder / "redis")
@@ -481,7 +481,7 @@ class Stand:
             idle_s=0.5 * self._options.every + 2 / self._options.pace,
             lease_s=lease_s,
             interval_s=lease_s / 4,
-            most=max(1, self._options.streams // 2),  # two replicas are full while the third is away
+            most=max(1, self._options.streams // 2),  # two replicas reach this limit while the third one is down
             concurrent=max(1, int(0.8 * self._options.streams)),
             **{name: hashlib.sha256(key.encode()).hexdigest() for name, key in TENANTS.items()},
         )
@@ -516,7 +516,7 @@ def _accepts(port: int) -> bool:
         return probe.connect_ex((HOST, port)) == 0
 
 
-def _ignoring_skips(act: Callable[[], None]) -> None:
+def _unless_skipped(act: Callable[[], None]) -> None:
     try:
         act()
     except Skipped:

@@ -1,4 +1,4 @@
-"""Whether what is found at the end of a siege keeps Parley's promises. Each check returns what breaks it, by ids."""
+"""Checks Parley's promises at the end of a siege. Each check returns a count of checked items and its violations."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def replies_end(evidence: Evidence) -> tuple[int, Iterable[str]]:
 
 
 def callers_get_an_end(evidence: Evidence) -> tuple[int, Iterable[str]]:
-    """Every caller that stayed got a terminal chunk or a refusal."""
+    """Every caller that did not leave has received a terminal chunk or a refusal."""
     stayed = [each for each in evidence.transcripts if not each.left]
     return len(stayed), (f"{each.request_id} ({each.kind})" for each in stayed if not each.over)
 
@@ -57,7 +57,7 @@ def acceptances_are_kept(evidence: Evidence) -> tuple[int, Iterable[str]]:
 
 
 def ends_are_those_stored(evidence: Evidence) -> tuple[int, Iterable[str]]:
-    """Every caller got the stored state and reason."""
+    """Every end that a caller has received is the stored state and reason."""
     stored = {reply.id: reply.end for reply in evidence.replies}
     ended = [each for each in evidence.transcripts if each.end and each.reply_id in stored]
     return len(ended), (
@@ -68,8 +68,8 @@ def ends_are_those_stored(evidence: Evidence) -> tuple[int, Iterable[str]]:
 
 
 def texts_are_those_stored(evidence: Evidence) -> tuple[int, Iterable[str]]:
-    """Every caller with an end has the stored text; one without has a prefix of it, or where a replica was lost, text
-    that begins with it."""
+    """Every caller with an end has the stored text. A caller without one has a prefix of it, or, if the owner was lost,
+    a text that begins with it."""
     stored = {reply.id: reply for reply in evidence.replies}
     read = [each for each in evidence.transcripts if each.reply_id in stored]
 
@@ -88,8 +88,8 @@ def texts_are_those_stored(evidence: Evidence) -> tuple[int, Iterable[str]]:
 
 
 def texts_are_of_one_attempt(evidence: Evidence) -> tuple[int, Iterable[str]]:
-    """Every stored text is the beginning of what one attempt for its request was sent, and all of it where the reply
-    completed."""
+    """Every stored text is the beginning of the answer to one attempt for its request, and all of the answer if the
+    reply has completed."""
     attempts = {attempt.id: attempt for attempt in evidence.attempts}
 
     def wrong() -> Iterable[str]:
@@ -113,13 +113,13 @@ def _fault_of_text(reply: StoredReply, attempts: dict[str, Attempt]) -> str:
 
 
 def streams_are_in_order(evidence: Evidence) -> tuple[int, Iterable[str]]:
-    """Sequences rise, nothing follows the end, one request has one reply, refusals have a reason that time lifts."""
+    """Sequences rise, no chunk follows the end, a request has one reply, and refusals have temporary reasons."""
     found = (f"{each.request_id} ({each.kind}): {fault}" for each in evidence.transcripts for fault in each.faults)
     return len(evidence.transcripts), found
 
 
 def replies_are_stored_once(evidence: Evidence) -> tuple[int, Iterable[str]]:
-    """Every reply has at most one message, which there is if it has text, one row of usage, and no checkpoint."""
+    """Every reply has one row of usage, no checkpoint, and one message, or none if it has no text."""
 
     def fits(reply: StoredReply) -> bool:
         return reply.messages == bool(reply.text) and reply.usages == 1 and not reply.checkpoints
@@ -151,8 +151,8 @@ def requests_are_generated_once(evidence: Evidence) -> tuple[int, Iterable[str]]
     )
 
 
-def accepted_before_asked(evidence: Evidence) -> tuple[int, Iterable[str]]:
-    """A vendor is asked only for a request whose reply is stored."""
+def accepted_before_sent_to_vendors(evidence: Evidence) -> tuple[int, Iterable[str]]:
+    """A request is sent to a vendor only after its reply is stored."""
     stored = {reply.request_id for reply in evidence.replies}
     return len(evidence.attempts), (each.request_id for each in evidence.attempts if each.request_id not in stored)
 
@@ -163,7 +163,7 @@ def calls_are_closed(evidence: Evidence) -> tuple[int, Iterable[str]]:
 
 
 def nothing_is_held(evidence: Evidence) -> tuple[int, Iterable[str]]:
-    """No quota holds anything."""
+    """No quota holds tokens or costs."""
     return len(evidence.quotas), (
         f"{row.tenant} {row.scope} {row.end_user} {row.period}: {row.held_tokens} tokens, {row.held_cost} nano USD held"
         for row in evidence.quotas
@@ -172,7 +172,7 @@ def nothing_is_held(evidence: Evidence) -> tuple[int, Iterable[str]]:
 
 
 def used_is_the_sum_of_usage(evidence: Evidence) -> tuple[int, Iterable[str]]:
-    """What each quota has used is the sum of the usage of its replies, less those that failed without content."""
+    """The use of each quota is the sum of the usage of its replies, without those that failed without content."""
     sums: dict[tuple[str, str, str, str], list[int]] = defaultdict(lambda: [0, 0])
     for row in evidence.usage:
         for scope in SCOPES.get(row.tenant, ()):
@@ -203,7 +203,7 @@ def no_defect_is_logged(evidence: Evidence) -> tuple[int, Iterable[str]]:
 
 
 def all_is_quiet(evidence: Evidence) -> tuple[int, Iterable[str]]:
-    """After the last mishap, everything serves and ends in time."""
+    """After the last mishap, all parts serve and all replies end in time."""
     return 1, evidence.missed
 
 
@@ -218,7 +218,7 @@ CHECKS: dict[str, Check] = {
     "replies not stored exactly once": replies_are_stored_once,
     "requests with two replies": requests_have_one_reply,
     "requests generated twice": requests_are_generated_once,
-    "requests to a vendor without a stored reply": accepted_before_asked,
+    "requests to a vendor without a stored reply": accepted_before_sent_to_vendors,
     "calls that a vendor still answers": calls_are_closed,
     "quotas that still hold something": nothing_is_held,
     "quotas whose use differs from the sum of usage": used_is_the_sum_of_usage,

@@ -7,12 +7,12 @@ of the process are asynchronous.
 from __future__ import annotations
 
 import contextlib
-import os
 
 import pytest
 from playwright.sync_api import sync_playwright
 
 from tests.browser.chat import Chat
+from tests.needs import CLIENTS, missing
 from tests.products.backends import EXAMPLES, TYPEWRITER, started
 from tests.tools import tool
 
@@ -24,7 +24,7 @@ def chromium():
     """The machine's Chromium."""
     built = (EXAMPLES / "page/dist/index.html").exists()
     if not built:
-        (pytest.fail if os.environ.get("CI") else pytest.skip)("the page is not built (tools/page.sh build)")
+        missing("the build of the chat page", CLIENTS)
     with sync_playwright() as playwright:
         # Containers run tests as root, for whom Chromium has no sandbox.
         browser = playwright.chromium.launch(executable_path=tool("chromium"), args=["--no-sandbox"])

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import subprocess
 from pathlib import Path
 
 import pytest
 
+from tests.needs import missing
 from tests.processes import clean_environment
 
 ROOT = Path(__file__).parents[2]
@@ -27,7 +27,7 @@ LIMIT_S = 280
 )
 def test_client(tool: str, command: list[str]) -> None:
     if shutil.which(tool) is None:
-        (pytest.fail if os.environ.get("CI") else pytest.skip)(f"{tool} is not installed")
+        missing(tool)
     ran = subprocess.run(
         command,
         cwd=ROOT,

@@ -1,5 +1,5 @@
-"""Loads the cases from YAML strictly: a typing error is an error with its file and line, so that no case tests less
-than it says."""
+"""Loads the cases from YAML. An unknown key or command is an error with its file and line, so that a typing error
+cannot remove a check."""
 
 from __future__ import annotations
 
@@ -69,8 +69,8 @@ STEPS: dict[str, set[str]] = {
     "expect": {"of"},
     "await": {"of", "count"},
     "quiet": {"of"},
-    "taken": {"of"},
-    "break": {"before", "call", "nth", "times", "for_s"},
+    "first_event": {"of"},
+    "break": {"before", "call", "nth", "times", "for_s", "code", "reason"},
     "wire": {"to", "for_s"},
     "server": {"replica"},
     "storage": set(),
@@ -79,7 +79,7 @@ STEPS: dict[str, set[str]] = {
     "rewrite": set(),
     "calls": {"within_s"},
     "stored": {"reply"},
-    "asked": set(),
+    "provider_calls": set(),
     "received": set(),
     "remember": set(),
     "nothing_left": {"since"},
@@ -92,18 +92,18 @@ STEPS: dict[str, set[str]] = {
 
 
 class CaseError(Exception):
-    """What is wrong with a case, and where."""
+    """A case is malformed; the message has its file, its line and the fault."""
 
 
 class Mapped(dict[str, Any]):
-    """A mapping of the file, which knows where it stands."""
+    """A mapping of a YAML file; `where` is its file and line."""
 
     where: str = ""
 
 
 @dataclass(frozen=True)
 class Case:
-    """One case, its matrix resolved."""
+    """One case with one combination of the values of its matrix."""
 
     name: str
     variant: str
@@ -119,14 +119,14 @@ class Case:
         return f"{self.name}[{self.variant}]" if self.variant else self.name
 
     @property
-    def lets_go(self) -> bool:
-        """Whether it is about the ways in which an application leaves a stream."""
+    def leaves_streams(self) -> bool:
+        """Whether the case has steps for each way of leaving a stream."""
         return any("each_way" in step for step in self.steps)
 
 
 def load_cases(folder: Path = FOLDER) -> list[Case]:
-    """All cases of a folder, in the order of its files. Raises `CaseError`."""
-    cases = [case for path in sorted(folder.glob("*.yaml")) for case in _of_file(path)]
+    """All cases of a folder, in the order of its files. Raises `CaseError`, also for a repeated name."""
+    cases = [case for path in sorted(folder.glob("*.yaml")) for case in _cases_of(path)]
     seen: dict[str, str] = {}
     for case in cases:
         if case.id in seen:
@@ -135,12 +135,12 @@ def load_cases(folder: Path = FOLDER) -> list[Case]:
     return cases
 
 
-def _of_file(path: Path) -> Iterator[Case]:
+def _cases_of(path: Path) -> Iterator[Case]:
     documents = _load(path)
     if not isinstance(documents, list):
         raise CaseError(f"{path.name}:1: a list of cases is meant")
     for document in documents:
-        _known(document, CASE_KEYS, path.name)
+        _check_keys(document, CASE_KEYS, path.name)
         for key in ("case", "shows", "steps"):
             if key not in document:
                 raise CaseError(f"{document.where}: a case needs {key!r}")
@@ -151,7 +151,7 @@ def _variants(document: Mapped) -> Iterator[Case]:
     matrix: dict[str, list[Any]] = document.get("matrix", {})
     for values in itertools.product(*matrix.values()):
         names = dict(zip(matrix, values, strict=True))
-        resolved = _filled(document, names)
+        resolved = _fill(document, names)
         _check(resolved)
         clients = resolved.get("clients", {"c": resolved.get("client", {})})
         yield Case(
@@ -174,10 +174,10 @@ def _label(value: Any) -> str:
 
 def _check(case: Mapped) -> None:
     if "server" in case:
-        _known(case["server"], SERVER_KEYS, case.where)
+        _check_keys(case["server"], SERVER_KEYS, case.where)
     for fields in (case.get("clients") or {"c": case.get("client") or {}}).values():
         if fields:
-            _known(fields, OPS["client"] - {"name"}, case.where)
+            _check_keys(fields, OPS["client"] - {"name"}, case.where)
     for step in case["steps"]:
         _check_step(step, case.where)
 
@@ -189,17 +189,17 @@ def _check_step(step: Any, where: str) -> None:
     if len(verbs) != 1:
         raise CaseError(f"{step.where}: a step has exactly one of {', '.join(STEPS)}; here are {sorted(step)}")
     (verb,) = verbs
-    _known(step, STEPS[verb] | {verb}, step.where)
+    _check_keys(step, STEPS[verb] | {verb}, step.where)
     if verb == "do":
         if step["do"] not in OPS:
             raise CaseError(f"{step.where}: no command {step['do']!r}")
         if step.get("with"):
-            _known(step["with"], OPS[step["do"]], step.where)
+            _check_keys(step["with"], OPS[step["do"]], step.where)
     for inner in step.get("steps", ()):
         _check_step(inner, step.where)
 
 
-def _known(mapping: Any, keys: set[str], where: str) -> None:
+def _check_keys(mapping: Any, keys: set[str], where: str) -> None:
     if not isinstance(mapping, Mapped):
         raise CaseError(f"{where}: a mapping is meant, not {mapping!r}")
     for key in mapping:
@@ -207,7 +207,7 @@ def _known(mapping: Any, keys: set[str], where: str) -> None:
             raise CaseError(f"{mapping.where}: unknown key {key!r}; known are {', '.join(sorted(keys))}")
 
 
-# --- what stands for something else
+# --- names of the matrix, and makers
 
 
 def _repeat(arguments: Any) -> str:
@@ -227,32 +227,32 @@ MAKERS: dict[str, Callable[[Any], str]] = {"$repeat": _repeat, "$png": _png, "$s
 _NAME = re.compile(r"\$([a-z_]+(?:\.[a-z_]+)*)")
 
 
-def _filled(value: Any, names: Mapping[str, Any]) -> Any:
-    """With what the matrix names in place of its `$name`; a string that is nothing else becomes the value itself.
-    Then what begins with a maker becomes what it makes."""
+def _fill(value: Any, names: Mapping[str, Any]) -> Any:
+    """Replace each `$name` of the matrix by its value; a string that consists of a `$name` becomes the value itself.
+    Then replace each maker, such as `{$png: 100}`, by the text that it makes."""
     if isinstance(value, str):
         whole = _NAME.fullmatch(value)
-        if whole and (found := _looked_up(whole[1], names)) is not None:
-            return _filled(copy.deepcopy(found[0]), names)
-        return _NAME.sub(lambda match: _inserted(match, names), value)
+        if whole and (found := _look_up(whole[1], names)) is not None:
+            return _fill(copy.deepcopy(found[0]), names)
+        return _NAME.sub(lambda match: _text_of(match, names), value)
     if isinstance(value, list):
-        return [_filled(each, names) for each in value]
+        return [_fill(each, names) for each in value]
     if isinstance(value, Mapping):
         if len(value) == 1 and (maker := MAKERS.get(next(iter(value)))) is not None:
-            return maker(_filled(next(iter(value.values())), names))
-        made = Mapped({key: _filled(each, names) for key, each in value.items()})
+            return maker(_fill(next(iter(value.values())), names))
+        made = Mapped({key: _fill(each, names) for key, each in value.items()})
         made.where = getattr(value, "where", "")
         return made
     return value
 
 
-def _inserted(match: re.Match[str], names: Mapping[str, Any]) -> str:
-    found = _looked_up(match[1], names)
+def _text_of(match: re.Match[str], names: Mapping[str, Any]) -> str:
+    found = _look_up(match[1], names)
     return match[0] if found is None else str(found[0])
 
 
-def _looked_up(path: str, names: Mapping[str, Any]) -> tuple[Any] | None:
-    """The value, in a tuple of its own, since it may be None; None for a name that the run will know."""
+def _look_up(path: str, names: Mapping[str, Any]) -> tuple[Any] | None:
+    """The value of a name in a tuple, since it may be None; None for a name that the run binds later."""
     first, *rest = path.split(".")
     if first not in names:
         return None
@@ -268,7 +268,7 @@ def _looked_up(path: str, names: Mapping[str, Any]) -> tuple[Any] | None:
 
 
 class _Loader(yaml.SafeLoader):
-    """Keeps lines, refuses repeated keys, and takes no `on`, `off`, `yes` or date for something else."""
+    """Keeps lines, refuses repeated keys, and reads `on`, `off`, `yes` and dates as text."""
 
 
 def _mapping(loader: _Loader, node: yaml.MappingNode) -> Mapped:

@@ -18,7 +18,7 @@ _outcomes: dict[str, dict[str, str]] = defaultdict(dict)
 
 
 class Players:
-    """A player of each client, for as long as it does well."""
+    """One running player per client; a player that has failed a case or has ended is replaced."""
 
     def __init__(self) -> None:
         self._players: dict[str, Player] = {}
@@ -31,8 +31,8 @@ class Players:
             self._players[client] = player
         return player
 
-    async def give_back(self, player: Player, *, well: bool) -> None:
-        if not well:
+    async def give_back(self, player: Player, *, passed: bool) -> None:
+        if not passed:
             self._players.pop(player.client, None)
             await player.__aexit__()
 
@@ -68,7 +68,7 @@ async def worlds(tmp_path_factory):
 
 @pytest.fixture
 def need_services():
-    """For a case that wants PostgreSQL and Redis: skip, or fail in CI, where they are missing."""
+    """A function that skips the cases of clusters if PostgreSQL or Redis is missing; with CI set, it fails them."""
 
     def need(spec: dict[str, object]) -> None:
         if spec.get("kind") == "cluster":
@@ -91,13 +91,13 @@ def pytest_runtest_makereport(item, call):
 
 
 def pytest_runtest_logreport(report):
-    """With xdist, this is called in the controller, too, which alone writes the report."""
+    """Record an outcome. With xdist the controller is called for all tests, and writes the report."""
     for name, value in report.user_properties:
         if name == "conformance":
             case, client = value
             if report.when == "call" or report.outcome != "passed":
                 outcomes, column = _outcomes[case], client_of(client)
-                if outcomes.get(column) != WORDS["failed"]:  # of several forms, a failed one is shown
+                if outcomes.get(column) != WORDS["failed"]:  # a client fails if one of its forms does
                     outcomes[column] = WORDS[report.outcome]
 
 
@@ -121,5 +121,5 @@ def pytest_terminal_summary(terminalreporter, config):
 
 
 def _total(client: str) -> str:
-    told = [outcomes.get(client, "not run") for outcomes in _outcomes.values()]
-    return ", ".join(f"{told.count(word)} {word}" for word in WORDS.values() if told.count(word)) or "none"
+    column = [outcomes.get(client, "not run") for outcomes in _outcomes.values()]
+    return ", ".join(f"{column.count(word)} {word}" for word in WORDS.values() if column.count(word)) or "none"

@@ -1,7 +1,7 @@
 """Compares the output of a player with the expected events of a case, and with the rules for every stream.
 
-An expected list is exact: kinds, order and number. Of each event the case names the fields that it is about; that all
-the others are there, as PLAYER.md says, is seen to here.
+An expected list is exact: kinds, order and number. A case names only the fields of an event that it checks; this module
+checks that the event has all other fields of PLAYER.md.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from tests.conformance.players import short
 
 Event = dict[str, Any]
 
-FIELDS: dict[str, set[str]] = {
+EVENT_FIELDS: dict[str, set[str]] = {
     "accepted": {
         "reply_id",
         "conversation_id",
@@ -32,23 +32,23 @@ FIELDS: dict[str, set[str]] = {
     "reconnecting": {"attempt", "delay_s", "error"},
     "finished": {"reason", "text", "model", "provider", "cancel_reason", "usage"},
 }
-KNOWN = {"request_id", "reply_id", "conversation_id", "message_id", "sequence", "text", "tool_calls"}
-ERROR = {"kind", "reason", "code", "message", "retryable", "retry_after_s", "metadata"}
-MORE_OF_ERRORS: dict[str, set[str]] = {
+STREAM_FIELDS = {"request_id", "reply_id", "conversation_id", "message_id", "sequence", "text", "tool_calls"}
+ERROR_FIELDS = {"kind", "reason", "code", "message", "retryable", "retry_after_s", "metadata"}
+MORE_ERROR_FIELDS: dict[str, set[str]] = {
     "ReplyFailed": {"text", "reply_id", "message_id", "usage", "model", "provider"},
     "ConnectionLost": {"reply_id", "sequence", "text"},
 }
 EXACT = ("metadata",)
-"""Mappings that are compared whole; of others, a case names the keys that it is about."""
+"""Mappings that are compared as a whole; of others only the keys that a case names are compared."""
 
 _NAME = re.compile(r"\$([a-z_]+)")
 
 
 class Names(dict[str, Any]):
-    """What a case has bound."""
+    """The values that a case has bound, by name."""
 
     def fill(self, value: Any) -> Any:
-        """With what is bound in place of `$name`; AssertionError where a name is not."""
+        """Replace each `$name` by its value. Raises AssertionError if a string is only a name that is not bound."""
         if isinstance(value, str):
             if whole := _NAME.fullmatch(value):
                 assert whole[1] in self, f"nothing is called {whole[1]}"
@@ -64,16 +64,18 @@ class Names(dict[str, Any]):
 # --- values
 
 
-def differs(expected: Any, actual: Any, names: Names, at: str = "") -> str:
-    """Where they differ, or nothing. A `$name` that is not bound yet takes the actual value."""
+def difference(expected: Any, actual: Any, names: Names, at: str = "") -> str:
+    """The first difference, or an empty string. A `$name` that is not bound yet takes the actual value."""
     if isinstance(expected, str) and expected.startswith("$"):
-        return _special(expected, actual, names, at)
+        return _special_difference(expected, actual, names, at)
     if isinstance(expected, dict):
-        return _mapping_differs(expected, actual, names, at)
+        return _mapping_difference(expected, actual, names, at)
     if isinstance(expected, list):
         if not isinstance(actual, list) or len(expected) != len(actual):
             return f"{at}: {short(expected, 600)} expected, not {short(actual, 600)}"
-        problems = (differs(a, b, names, f"{at}[{i}]") for i, (a, b) in enumerate(zip(expected, actual, strict=True)))
+        problems = (
+            difference(a, b, names, f"{at}[{i}]") for i, (a, b) in enumerate(zip(expected, actual, strict=True))
+        )
         return next((problem for problem in problems if problem), "")
     if isinstance(expected, str):
         expected = names.fill(expected)
@@ -81,7 +83,7 @@ def differs(expected: Any, actual: Any, names: Names, at: str = "") -> str:
     return "" if same else f"{at}: {short(expected, 600)} expected, not {short(actual, 600)}"
 
 
-def _special(expected: str, actual: Any, names: Names, at: str) -> str:
+def _special_difference(expected: str, actual: Any, names: Names, at: str) -> str:
     if expected == "$any":
         return "" if actual not in (None, "", [], {}) else f"{at}: anything expected, not {actual!r}"
     if expected == "$positive":
@@ -96,7 +98,7 @@ def _special(expected: str, actual: Any, names: Names, at: str) -> str:
     return "" if filled == actual else f"{at}: {short(filled, 600)} ({expected}) expected, not {short(actual, 600)}"
 
 
-def _mapping_differs(expected: dict[str, Any], actual: Any, names: Names, at: str) -> str:
+def _mapping_difference(expected: dict[str, Any], actual: Any, names: Names, at: str) -> str:
     if len(expected) == 1:
         ((word, operand),) = expected.items()
         if word == "$length":
@@ -104,7 +106,7 @@ def _mapping_differs(expected: dict[str, Any], actual: Any, names: Names, at: st
         if word == "$contains":
             return "" if names.fill(operand) in actual else f"{at}: {operand!r} expected within {short(actual, 600)}"
         if word == "$has":
-            good = any(not differs(operand, each, Names(names)) for each in actual)
+            good = any(not difference(operand, each, Names(names)) for each in actual)
             return "" if good else f"{at}: one like {short(operand, 600)} expected among {short(actual, 600)}"
         if word == "$begins":
             good = str(actual).startswith(names.fill(operand)) and len(actual) > 0
@@ -122,7 +124,7 @@ def _mapping_differs(expected: dict[str, Any], actual: Any, names: Names, at: st
             continue
         if key not in actual:
             return f"{at}.{key}: {short(value, 600)} expected, and it is not there"
-        if problem := differs(value, actual[key], names, f"{at}.{key}"):
+        if problem := difference(value, actual[key], names, f"{at}.{key}"):
             return problem
     return ""
 
@@ -131,7 +133,7 @@ def _mapping_differs(expected: dict[str, Any], actual: Any, names: Names, at: st
 
 
 def joined(events: list[Event]) -> list[Event]:
-    """The events as a case writes them: what follows on one another is one text, one tool call, one interruption."""
+    """The events as a case writes them: consecutive texts, parts of a tool call and interruptions are joined."""
     out: list[Event] = []
     for event in events:
         last = out[-1] if out else {"event": ""}
@@ -149,71 +151,73 @@ def joined(events: list[Event]) -> list[Event]:
 
 
 def check_events(expected: list[Any], events: list[Event], names: Names) -> None:
-    """AssertionError where a command's events are not these."""
+    """Raise AssertionError unless a command's events are the expected ones."""
     actual = joined(events)
     wanted = [_expected(each) for each in expected]
-    problem = _sequence_differs(wanted, actual, names)
+    problem = _sequence_difference(wanted, actual, names)
     if problem:
-        told = "\n".join(f"    {short({k: v for k, v in event.items() if k != 'id'}, 800)}" for event in actual)
-        raise AssertionError(f"{problem}\n  expected: {short(expected)}\n  the events were:\n{told}")
+        lines = "\n".join(f"    {short({k: v for k, v in event.items() if k != 'id'}, 800)}" for event in actual)
+        raise AssertionError(f"{problem}\n  expected: {short(expected)}\n  the events were:\n{lines}")
 
 
 def _expected(each: Any) -> tuple[str, bool, Any]:
-    """Kind, whether it may be missing, and what is said of it."""
+    """The kind of an expected event, whether it may be missing, and its expected fields."""
     kind, fields = (each, {}) if isinstance(each, str) else next(iter(each.items()))
     optional = kind.startswith("maybe ")
     return kind.removeprefix("maybe "), optional, fields
 
 
-def _sequence_differs(wanted: list[tuple[str, bool, Any]], actual: list[Event], names: Names) -> str:
+def _sequence_difference(wanted: list[tuple[str, bool, Any]], actual: list[Event], names: Names) -> str:
     if not wanted:
         return f"no further event expected: {short(actual[0], 800)}" if actual else ""
     (kind, optional, fields), *rest = wanted
     if kind.startswith("many "):
         kind = kind.removeprefix("many ")
         count = next((i for i, event in enumerate(actual) if event["event"] != kind), len(actual))
-        problems = (_event_differs(kind, fields, event, names) for event in actual[:count])
+        problems = (_event_difference(kind, fields, event, names) for event in actual[:count])
         none = "" if count else f"at least one {kind} expected"
-        return none or next((each for each in problems if each), "") or _sequence_differs(rest, actual[count:], names)
+        return (
+            none or next((each for each in problems if each), "") or _sequence_difference(rest, actual[count:], names)
+        )
     if actual and actual[0]["event"] == kind:
         bound = Names(names)
-        problem = _event_differs(kind, fields, actual[0], bound) or _sequence_differs(rest, actual[1:], bound)
+        problem = _event_difference(kind, fields, actual[0], bound) or _sequence_difference(rest, actual[1:], bound)
         if not problem:
             names.update(bound)
             return ""
     else:
         problem = f"{kind} expected, not {short(actual[0], 800) if actual else 'the end'}"
-    if optional and not _sequence_differs(rest, actual, names):
+    if optional and not _sequence_difference(rest, actual, names):
         return ""
     return problem
 
 
-def _event_differs(kind: str, fields: Any, event: Event, names: Names) -> str:
+def _event_difference(kind: str, fields: Any, event: Event, names: Names) -> str:
     if kind in ("result", "item"):
-        return differs(fields, event.get("value"), names, kind) if fields != {} else ""
+        return difference(fields, event.get("value"), names, kind) if fields != {} else ""
     if kind in ("text", "reasoning") and not (isinstance(fields, dict) and not next(iter(fields), "$").startswith("$")):
-        return differs(fields, event["text"], names, kind) if fields != {} else ""
-    return differs(fields, event, names, kind)
+        return difference(fields, event["text"], names, kind) if fields != {} else ""
+    return difference(fields, event, names, kind)
 
 
-# --- what holds of every stream
+# --- rules for every stream
 
 
 def check_stream(events: list[Event]) -> None:
-    """AssertionError where the events of a stream, as they were printed, contradict one another or PLAYER.md."""
+    """Raise AssertionError if the printed events of a stream contradict one another or PLAYER.md."""
     text, sequence, attempt, kinds = "", -1, 0, []
     for event in events:
         kind = event["event"]
         kinds.append(kind)
         _check_fields(kind, event)
         if kind in ("end", "error"):
-            known = event if kind == "end" else event["stream"]
-            # An application that let go may have had an event in its hands that it did not look at.
+            state = event if kind == "end" else event["stream"]
+            # An application that left the stream may have received an event that it did not print.
             same = (
-                known["text"].startswith(text) if kind == "end" and "finished" not in kinds else known["text"] == text
+                state["text"].startswith(text) if kind == "end" and "finished" not in kinds else state["text"] == text
             )
             assert same, f"{kind}: its text is not that of the events before: {short(event)}"
-            if event.get("kind") in MORE_OF_ERRORS:
+            if event.get("kind") in MORE_ERROR_FIELDS:
                 assert event["text"] == text, f"the error's text is not that of the events before: {short(event)}"
             continue
         at = event["sequence"]
@@ -241,22 +245,24 @@ def _next_attempt(before: int, event: Event) -> int:
 
 
 def _check_fields(kind: str, event: Event) -> None:
-    there = set(event) - {"id", "event"}
+    present = set(event) - {"id", "event"}
     if kind == "error":
-        check_error({key: event[key] for key in there - {"stream"}})
-        assert set(event.get("stream", {})) == KNOWN, f"error: stream has other fields than {KNOWN}: {short(event)}"
+        check_error({key: event[key] for key in present - {"stream"}})
+        assert set(event.get("stream", {})) == STREAM_FIELDS, (
+            f"error: stream has other fields than {STREAM_FIELDS}: {short(event)}"
+        )
         return
-    expected = KNOWN if kind == "end" else FIELDS.get(kind, set()) | {"sequence"}
-    assert kind == "end" or kind in FIELDS, f"no such event: {short(event)}"
-    assert there == expected, f"{kind}: other fields than PLAYER.md has: {sorted(there ^ expected)}"
+    expected = STREAM_FIELDS if kind == "end" else EVENT_FIELDS.get(kind, set()) | {"sequence"}
+    assert kind == "end" or kind in EVENT_FIELDS, f"no such event: {short(event)}"
+    assert present == expected, f"{kind}: other fields than PLAYER.md has: {sorted(present ^ expected)}"
     if kind == "reconnecting":
         check_error(event["error"])
 
 
 def check_error(error: Event) -> None:
-    """AssertionError where an error has other fields than PLAYER.md gives it."""
+    """Raise AssertionError if an error has other fields than in PLAYER.md."""
     kind = error.get("kind", "")
-    expected = {"kind", "message"} if kind == "Usage" else ERROR | MORE_OF_ERRORS.get(kind, set())
+    expected = {"kind", "message"} if kind == "Usage" else ERROR_FIELDS | MORE_ERROR_FIELDS.get(kind, set())
     assert set(error) == expected, f"{kind}: other fields than PLAYER.md has: {sorted(set(error) ^ expected)}"
     if kind != "Usage":
         assert isinstance(error["retryable"], bool), f"retryable is no boolean: {short(error)}"

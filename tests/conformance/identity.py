@@ -1,4 +1,4 @@
-"""An identity provider: it signs tokens at any time, but shows its public keys only while it is up."""
+"""An identity provider that signs tokens at any time, and serves its public keys once it is up."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from tests.issuer import ISSUER, Issuer, served
 from tests.upstream import Upstream
 
 SIGNER = Issuer("conformance")
-AWAY, UP = served(b"", 503), served(SIGNER.jwks())
+UNAVAILABLE, UP = served(b"", 503), served(SIGNER.jwks())
 CONFIG = """
 [identity.corp]
 issuer = "{issuer}"
@@ -25,11 +25,11 @@ def token(claims: dict[str, Any]) -> str:
 
 
 class IdentityProvider:
-    """Away until it is `up`."""
+    """Answers with status 503 until `up` is called."""
 
     def __init__(self) -> None:
         self._server = Upstream()
-        self._server.reply_with(AWAY)
+        self._server.reply_with(UNAVAILABLE)
 
     async def __aenter__(self) -> Self:
         await self._server.__aenter__()
@@ -43,5 +43,5 @@ class IdentityProvider:
         return CONFIG.format(issuer=ISSUER, jwks=f"{self._server.url}/jwks.json", tenant=tenant)
 
     def up(self) -> None:
-        """From now on, show the public keys."""
+        """Serve the public keys from now on."""
         self._server.reply_with(UP)

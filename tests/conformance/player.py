@@ -37,16 +37,16 @@ KINDS = {
 }
 
 
-class Unreadable(Exception):
-    """A command that this player does not know."""
+class UnknownCommand(Exception):
+    """The player has no such command, or no such way of leaving a stream."""
 
 
 def plain(message: Message) -> dict[str, Any]:
     return MessageToDict(message, preserving_proto_field_name=True)
 
 
-def told(error: Exception) -> dict[str, Any]:
-    """An error as an event shows it."""
+def error_fields(error: Exception) -> dict[str, Any]:
+    """The fields of an error in an event."""
     if not isinstance(error, parley.ParleyError):
         return {"kind": "Usage", "message": str(error)}
     fields: dict[str, Any] = {
@@ -67,8 +67,8 @@ def told(error: Exception) -> dict[str, Any]:
     return fields
 
 
-def shown(event: parley.Event) -> dict[str, Any]:
-    """An event of a stream, without its sequence."""
+def event_fields(event: parley.Event) -> dict[str, Any]:
+    """The kind and the fields of a stream's event, without its sequence."""
     fields: dict[str, Any]
     match event:
         case parley.Text(text) | parley.Reasoning(text):
@@ -80,7 +80,7 @@ def shown(event: parley.Event) -> dict[str, Any]:
         case parley.Snapshot(text, reply):
             fields = {"text": text, "reply": plain(reply)}
         case parley.Reconnecting():
-            fields = {"attempt": event.attempt, "delay_s": event.delay_s, "error": told(event.error)}
+            fields = {"attempt": event.attempt, "delay_s": event.delay_s, "error": error_fields(event.error)}
         case parley.Finished():
             fields = {name: getattr(event, name) for name in ("reason", "text", "model", "provider", "cancel_reason")}
             fields["usage"] = plain(event.usage)
@@ -94,7 +94,7 @@ def shown(event: parley.Event) -> dict[str, Any]:
 
 
 class Playing:
-    """One stream, and the application that reads it: as fast as it can, or an event for each permit."""
+    """An application that reads one stream: as fast as it can, or with `pull` only the events that `take` permits."""
 
     def __init__(self, player: Player, name: str, stream: parley.ReplyStream, *, pull: bool) -> None:
         self._player = player
@@ -113,7 +113,7 @@ class Playing:
         self.task.add_done_callback(lambda _: self._end())
 
     async def take(self, count: int) -> int:
-        """Let the application ask for so many events; how many it got."""
+        """Let the application read up to `count` events; returns how many it has read."""
         self._left = count
         self._taken.clear()
         if not self.over:
@@ -122,12 +122,12 @@ class Playing:
         return count - self._left
 
     def leave(self) -> None:
-        """`break` as soon as the application has its next event, or at once where it has one in its hands."""
+        """Leave by `break` after the next event, or at once if the application waits for a permit."""
         self._leaving = True
         self._permits.release()
 
-    def go_on(self) -> None:
-        """Let it ask once more, and see that the stream is closed."""
+    def read_once_more(self) -> None:
+        """Let the application read once more, so that it finds the stream closed."""
         self._left += 1
         self._permits.release()
 
@@ -135,14 +135,14 @@ class Playing:
         assert self.stream is not None
         events = aiter(self.stream)
         try:
-            await self._read_on(events)
+            await self._read_events(events)
         except (parley.ParleyError, ValueError, TypeError) as error:
-            self._say("error", **told(error), stream=self.known())
+            self._emit("error", **error_fields(error), stream=self.stream_fields())
         else:
-            self._say("end", **self.known())
+            self._emit("end", **self.stream_fields())
 
-    async def _read_on(self, events: AsyncIterator[parley.Event]) -> None:
-        """What an application writes: `async for`, with a pause before each event where it is a slow one."""
+    async def _read_events(self, events: AsyncIterator[parley.Event]) -> None:
+        """Read with `async for`, as applications do; with `pull`, wait for a permit before each event."""
         while True:
             if self._pull and not self._left:
                 self._taken.set()
@@ -155,11 +155,11 @@ class Playing:
                 break
             self._left -= 1
             assert self.stream is not None
-            self._say(**shown(event), sequence=self.stream.sequence)
+            self._emit(**event_fields(event), sequence=self.stream.sequence)
             if self._leaving:
                 break
 
-    def known(self) -> dict[str, Any]:
+    def stream_fields(self) -> dict[str, Any]:
         stream = self.stream
         assert stream is not None
         names = ("request_id", "reply_id", "conversation_id", "message_id", "sequence", "text")
@@ -174,12 +174,12 @@ class Playing:
         self._taken.set()
         self.stream = None
 
-    def _say(self, event: str, **fields: Any) -> None:
-        self._player.say({"id": self._name, "event": event, **fields})
+    def _emit(self, event: str, **fields: Any) -> None:
+        self._player.emit({"id": self._name, "event": event, **fields})
 
 
 class Player:
-    """Carries commands out side by side."""
+    """Runs commands concurrently."""
 
     ways: tuple[str, ...] = ("break", "aclose", "cancel")
 
@@ -189,14 +189,14 @@ class Player:
         self._commands: set[asyncio.Task[None]] = set()
         self._idle: Counter[str] = Counter()
 
-    def say(self, event: dict[str, Any]) -> None:
+    def emit(self, event: dict[str, Any]) -> None:
         sys.stdout.write(json.dumps(event, ensure_ascii=False, separators=(",", ":")) + "\n")
         sys.stdout.flush()
 
     async def run(self) -> int:
-        """Until `exit` or the end of the input; the exit status."""
+        """Run until `exit` or the end of the input; returns the exit status."""
         reader = await standard_input()
-        self._idle = open_now()
+        self._idle = open_resources()
         status = 0
         while line := await reader.readline():
             if not line.strip():
@@ -204,7 +204,7 @@ class Player:
             try:
                 if not self._begin(json.loads(line)):
                     break
-            except (Unreadable, ValueError, KeyError) as error:
+            except (UnknownCommand, ValueError, KeyError) as error:
                 print(f"cannot read this command: {error!r}: {line[:500]!r}", file=sys.stderr)
                 status = 2
                 break
@@ -217,24 +217,24 @@ class Player:
             return False
         method = getattr(self, f"do_{op.replace('.', '_')}", None)
         if method is None:
-            raise Unreadable(op)
-        task = asyncio.create_task(self._carry_out(name, method, command))
+            raise UnknownCommand(op)
+        task = asyncio.create_task(self._run_command(name, method, command))
         self._commands.add(task)
         task.add_done_callback(self._commands.discard)
         return True
 
-    async def _carry_out(
+    async def _run_command(
         self, name: str, method: Callable[..., Awaitable[dict[str, Any] | None]], command: dict[str, Any]
     ) -> None:
         try:
             answer = await method(name, **command)
         except (parley.ParleyError, ValueError) as error:
-            answer = {"event": "error", **told(error)}
+            answer = {"event": "error", **error_fields(error)}
         except TypeError as error:
             print(f"cannot carry out {method.__name__} {command}: {error}", file=sys.stderr)
             answer = {"event": "error", "kind": "Usage", "message": str(error)}
         if answer is not None:
-            self.say({"id": name, **answer})
+            self.emit({"id": name, **answer})
 
     async def _close(self) -> None:
         for playing in self._streams.values():
@@ -257,7 +257,7 @@ class Player:
         if backoff is not None:
             fields["backoff"] = parley.Backoff(**backoff)
         if isinstance(api_key := fields.get("api_key"), list):
-            fields["api_key"] = in_turn(api_key)
+            fields["api_key"] = credential_function(api_key)
         self._clients[name] = self._new_client(**fields)
         return {"event": "ready"}
 
@@ -292,16 +292,16 @@ class Player:
             playing.leave()
         elif how == "aclose":
             await source.aclose()
-            playing.go_on()
+            playing.read_once_more()
         elif how == "cancel":
-            known = playing.known()
+            stream_fields = playing.stream_fields()
             task.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await task
             if task.cancelled():
-                self.say({"id": stream, "event": "end", **known})
+                self.emit({"id": stream, "event": "end", **stream_fields})
         else:
-            raise Unreadable(how)
+            raise UnknownCommand(how)
         del source
         await asyncio.wait({task})
         return {"event": "abandoned"}
@@ -409,10 +409,10 @@ class Player:
 
     async def _items(self, name: str, items: AsyncIterator[Message]) -> dict[str, Any]:
         async for item in items:
-            self.say({"id": name, "event": "item", "value": plain(item)})
+            self.emit({"id": name, "event": "item", "value": plain(item)})
         return {"event": "end"}
 
-    # --- many, and what is left
+    # --- many streams, and open resources
 
     async def do_many(self, _: str, client: str, count: int, request: dict[str, Any]) -> dict[str, Any]:
         ended = await asyncio.gather(*(self._whole(client, request) for _ in range(count)))
@@ -422,10 +422,10 @@ class Player:
         return {"event": "result", "value": value}
 
     async def _whole(self, client: str, request: dict[str, Any]) -> str | None:
-        """The text of one reply; None where it failed."""
-        asked = reply_request(request)
-        asked.request_id = str(uuid.uuid4())
-        stream = self._clients[client].stream_reply(asked)
+        """The text of one reply; None if it failed."""
+        own = reply_request(request)
+        own.request_id = str(uuid.uuid4())
+        stream = self._clients[client].stream_reply(own)
         try:
             async for _ in stream:
                 pass
@@ -435,32 +435,32 @@ class Player:
         return stream.text if stream.finished is not None else None
 
     async def do_stats(self, _: str) -> dict[str, Any]:
-        await asyncio.sleep(0)  # what was cancelled just now ends
+        await asyncio.sleep(0)  # tasks that have just been cancelled end
         gc.collect()
-        ctypes.CDLL(None).malloc_trim(0)  # memory that is free, but not yet returned to the system, is not in use
+        ctypes.CDLL(None).malloc_trim(0)  # free memory counts as resident until it is returned
         status = Path("/proc/self/status").read_text()
         sizes = {name: int(kib) * 1024 for name, kib in re.findall(r"^(\w+):\s+(\d+) kB$", status, re.MULTILINE)}
-        now = open_now()
+        now = open_resources()
         beyond = {kind: max(0, now[kind] - self._idle[kind]) for kind in now if kind != "tasks"}
-        beyond["tasks"] = max(0, now["tasks"] - self._idle["tasks"] - 1)  # this command's own
-        # The anonymous part of it is the heap, Python's and the C core's; the rest is mapped files.
+        beyond["tasks"] = max(0, now["tasks"] - self._idle["tasks"] - 1)  # without that of this command
+        # RssAnon is the heap of Python and of the C core; the rest of VmRSS is mapped files.
         return {
             "event": "result",
             "value": {"rss_bytes": sizes["VmRSS"], "heap_bytes": sizes["RssAnon"], "open": beyond},
         }
 
 
-def in_turn(credentials: list[str | None]) -> Callable[[], Awaitable[str]]:
-    """A function that returns these one after the other, and the last one again and again; for None it fails."""
+def credential_function(credentials: list[str | None]) -> Callable[[], Awaitable[str]]:
+    """A function that returns these credentials in order, and then the last one; for None it raises LookupError."""
     left = list(credentials)
 
-    async def give() -> str:
+    async def next_credential() -> str:
         credential = left.pop(0) if len(left) > 1 else left[0]
         if credential is None:
             raise LookupError("no credential")
         return credential
 
-    return give
+    return next_credential
 
 
 def result(message: Message) -> dict[str, Any]:
@@ -471,8 +471,8 @@ def reply_request(fields: dict[str, Any]) -> chat_pb2.ReplyRequest:
     return ParseDict(fields, chat_pb2.ReplyRequest())
 
 
-def open_now() -> Counter[str]:
-    """TCP sockets, threads and tasks of this process."""
+def open_resources() -> Counter[str]:
+    """The numbers of TCP sockets, threads and tasks of this process."""
     inodes = {
         line.split()[9]
         for table in ("tcp", "tcp6")

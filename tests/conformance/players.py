@@ -1,4 +1,4 @@
-"""The clients, and a player as a running process."""
+"""The clients, and their players as running processes."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from tests import watchdog
+from tests.needs import missing
 from tests.processes import clean_environment
 
 ROOT = Path(__file__).parents[2]
@@ -40,8 +41,8 @@ PLAYERS: dict[str, tuple[list[str], str, str]] = {
     ),
 }
 
-# Other forms in which a client reads a stream: whose they are, and the argument of its player. They play the cases of
-# letting go, since each has ways of its own, and stand in their client's column.
+# Further forms in which a client reads a stream: the client, and the argument of its player. They play only the cases
+# about leaving a stream, since each form has its own ways to do it; their results are in the column of their client.
 FORMS: dict[str, tuple[str, str]] = {
     "java-publisher": ("java", "publisher"),
     "java-listener": ("java", "listener"),
@@ -49,12 +50,12 @@ FORMS: dict[str, tuple[str, str]] = {
 
 
 def client_of(form: str) -> str:
-    """Whose form it is; a client is its own first form."""
+    """The client of a form; a client is its own first form."""
     return FORMS.get(form, (form, ""))[0]
 
 
 def command_of(client: str) -> list[str]:
-    """How to start its player; the variable PARLEY_<CLIENT>_PLAYER holds another command."""
+    """The command that starts a player; the variable PARLEY_<CLIENT>_PLAYER replaces it."""
     if client in FORMS:
         whose, argument = FORMS[client]
         return [*command_of(whose), argument]
@@ -66,24 +67,25 @@ def _variable(client: str) -> str:
     return f"PARLEY_{client.upper().replace('-', '_')}_PLAYER"
 
 
-def missing(client: str) -> str:
-    """What its player lacks on this machine; empty where it can run."""
+def require(client: str) -> None:
+    """Skip the test if the client's player cannot run on this machine; fail it in CI."""
     client = client_of(client)
     command, built, how = PLAYERS[client]
     if os.environ.get(_variable(client)):
-        return ""
+        return
     if shutil.which(command[0]) is None:
-        return f"{command[0]} is not installed"
-    return "" if (ROOT / built).exists() else f"{built} is not built ({how})"
+        missing(command[0])
+    if not (ROOT / built).exists():
+        missing(f"the build of the {client} client", how)
 
 
 class Player:
-    """A player, and all that it has printed, by the id of the command. Use `async with`."""
+    """A player process, with the events that it has printed, by the id of the command. Use `async with`."""
 
     def __init__(self, client: str) -> None:
         self.client = client
         self.events: defaultdict[str, list[dict[str, Any]]] = defaultdict(list)
-        self.words: list[str] = []
+        self.stderr_lines: list[str] = []
         self._changed = asyncio.Event()
         self._process: asyncio.subprocess.Process | None = None
         self._reading: list[asyncio.Task[None]] = []
@@ -99,7 +101,7 @@ class Player:
             limit=LINE_BYTES,
         )
         watchdog.watch(self._process.pid)
-        self._reading = [asyncio.create_task(self._read()), asyncio.create_task(self._read_words())]
+        self._reading = [asyncio.create_task(self._read()), asyncio.create_task(self._read_stderr())]
         return self
 
     async def __aexit__(self, *_: object) -> None:
@@ -115,7 +117,7 @@ class Player:
         return self._process is not None and self._process.returncode is None
 
     async def exit(self) -> int:
-        """Ask it to end; its status."""
+        """Send `exit`; returns the exit status."""
         assert self._process is not None
         await self.send({"id": "exit", "op": "exit"})
         async with asyncio.timeout(LIMIT_S):
@@ -128,9 +130,9 @@ class Player:
         await self._process.stdin.drain()
 
     async def until(self, name: str, *, kind: str = "", count: int = 1, limit_s: float = LIMIT_S) -> None:
-        """Wait until a command has caused so many events of a kind, or, without a kind, its last one."""
+        """Wait until a command has caused `count` events of a kind, or, without a kind, its last event."""
 
-        def there() -> bool:
+        def reached() -> bool:
             kinds = [event["event"] for event in self.events[name]]
             if not kind:
                 return bool(kinds) and kinds[-1] in LAST
@@ -138,22 +140,22 @@ class Player:
 
         try:
             async with asyncio.timeout(limit_s):
-                while not there():
+                while not reached():
                     ended = bool(self.events[name]) and self.events[name][-1]["event"] in LAST
-                    assert self.running, f"the {self.client} player has ended: {self.told}"
+                    assert self.running, f"the {self.client} player has ended: {self.stderr_tail}"
                     assert not (ended and kind), f"{name} ended without {count} x {kind}: {short(self.events[name])}"
                     self._changed.clear()
                     await self._changed.wait()
         except TimeoutError:
             what = f"{count} x {kind}" if kind else "its last event"
             raise AssertionError(
-                f"{name} has not had {what} within {limit_s:g} s: {short(self.events[name])}\n{self.told}"
+                f"{name} has not had {what} within {limit_s:g} s: {short(self.events[name])}\n{self.stderr_tail}"
             ) from None
 
     @property
-    def told(self) -> str:
-        """The end of what it has written for people."""
-        return "\n".join(self.words[-30:])
+    def stderr_tail(self) -> str:
+        """The last 30 lines of its standard error."""
+        return "\n".join(self.stderr_lines[-30:])
 
     async def _read(self) -> None:
         assert self._process is not None
@@ -163,19 +165,19 @@ class Player:
                 event = json.loads(line)
                 self.events[event["id"]].append(event)
             except (ValueError, KeyError, TypeError):
-                self.words.append(f"not an event: {line[:300]!r}")
+                self.stderr_lines.append(f"not an event: {line[:300]!r}")
             self._changed.set()
         await self._process.wait()
         self._changed.set()
 
-    async def _read_words(self) -> None:
+    async def _read_stderr(self) -> None:
         assert self._process is not None
         assert self._process.stderr is not None
         while line := await self._process.stderr.readline():
-            self.words.append(line.decode(errors="replace").rstrip())
+            self.stderr_lines.append(line.decode(errors="replace").rstrip())
 
 
 def short(value: Any, length: int = 3000) -> str:
-    """For a message to people."""
+    """The value as JSON, cut to `length` characters, for messages."""
     text = json.dumps(value, ensure_ascii=False, default=str)
     return text if len(text) <= length else f"{text[:length]} ... ({len(text)} characters)"

@@ -1,4 +1,4 @@
-"""Plays one case: sends commands to a player, does things to the world, and compares. Each step is a method."""
+"""Plays one case: sends commands to a player, acts on the servers, and compares. Each step is a method."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any
 from parley.v1 import chat_pb2
 
 from tests.conformance.cases import Case, Mapped
-from tests.conformance.expect import Names, check_error, check_events, check_stream, differs
+from tests.conformance.expect import Names, check_error, check_events, check_stream, difference
 from tests.conformance.players import LAST, LIMIT_S, Player, short
 from tests.conformance.wire import Break
 from tests.conformance.world import World, upstream_script
@@ -20,15 +20,15 @@ from tests.processes import until
 
 BACKOFF = {"first_s": 0.05, "max_s": 0.2, "max_elapsed_s": 20.0}
 STATE_S = 5.0
-RSS_SLACK = 128 * 1024 * 1024  # a virtual machine that has just started; `heap_bytes` is the measure
+RSS_SLACK = 128 * 1024 * 1024  # the start of a virtual machine; `heap_bytes` has the exact bound
 STREAMS = ("stream", "resume")
-OWN_CLIENT = ("client", "close_client", "stats", "ways", "next", "abandon", "stop")
+WITHOUT_CLIENT = ("client", "close_client", "stats", "ways", "next", "abandon", "stop")
 
 _numbers = itertools.count(1)
 
 
 class Run:
-    """One case with one player. Names that a case binds last for the case, or for one round of a loop."""
+    """One case with one player. Names that a case binds are valid for the case, or for one round of a loop."""
 
     def __init__(self, case: Case, player: Player, world: World) -> None:
         self._case = case
@@ -43,18 +43,18 @@ class Run:
         self._serial = itertools.count(1)
         self._clients: list[str] = []
         self._marks = world.marks()
-        self._asked = len(world.upstream.requests)
+        self._requests_before = len(world.upstream.requests)
         self._remembered: dict[str, dict[str, Any]] = {}
         self._checked: set[str] = set()
 
     async def play(self) -> None:
-        """Raises AssertionError, with the place in the file, where the client or the server does not do as it says."""
+        """Run all steps. Raises AssertionError with the place in the file at the first difference."""
         for name, fields in self._case.clients.items():
             await self._open(name, fields)
         for step in self._case.steps:
             await self._step(step)
         for name in self._clients:
-            await self._ask("close_client", {"name": name})
+            await self._call("close_client", {"name": name})
         for name, op in self._ops.items():
             events = self._player.events[name]
             if op in STREAMS and name not in self._checked and events and events[-1]["event"] in LAST:
@@ -77,15 +77,15 @@ class Run:
 
     async def _open(self, name: str, fields: dict[str, Any]) -> None:
         if "of" in fields:
-            known = {"of": f"{self._number}.{fields.pop('of')}"}
+            target = {"of": f"{self._number}.{fields.pop('of')}"}
         else:
-            known = {"address": self._names["wire" if self._case.wire else "server"], "backoff": BACKOFF}
+            target = {"address": self._names["wire" if self._case.wire else "server"], "backoff": BACKOFF}
         own = f"{self._number}.{name}"
-        await self._ask("client", {"name": own, **known, **self._names.fill(fields)})
+        await self._call("client", {"name": own, **target, **self._names.fill(fields)})
         self._clients.append(own)
 
-    async def _ask(self, op: str, fields: dict[str, Any]) -> list[dict[str, Any]]:
-        """Send a command and wait for its last event; its events."""
+    async def _call(self, op: str, fields: dict[str, Any]) -> list[dict[str, Any]]:
+        """Send a command and wait for its last event; returns its events."""
         name = await self._send(op, fields)
         await self._player.until(name)
         return self._player.events[name]
@@ -104,9 +104,9 @@ class Run:
         if op == "close_client":
             own = f"{self._number}.{fields['name']}"
             self._clients.remove(own)
-            await self._ask(op, {"name": own})
+            await self._call(op, {"name": own})
             return
-        if op not in OWN_CLIENT:
+        if op not in WITHOUT_CLIENT:
             fields["client"] = f"{self._number}.{fields.get('client', 'c')}"
         if "stream" in fields:
             fields["stream"] = self._ids[fields["stream"]]
@@ -138,19 +138,19 @@ class Run:
             self._ids[self._names.fill(step["of"])], kind=step["await"], count=step.get("count", 1)
         )
 
-    async def taken(self, step: Mapped) -> None:
-        """The first event that a command has caused so far is this."""
+    async def first_event(self, step: Mapped) -> None:
+        """Check the first event that a command has caused so far."""
         events = self._player.events[self._ids[self._names.fill(step["of"])]]
-        check_events([step["taken"]], events[:1], self._names)
+        check_events([step["first_event"]], events[:1], self._names)
 
     async def quiet(self, step: Mapped) -> None:
-        """Nothing comes for so long."""
+        """Check that a command causes no event for these seconds."""
         events = self._player.events[self._ids[self._names.fill(step["of"])]]
         before = len(events)
         await asyncio.sleep(step["quiet"])
         assert len(events) == before, f"it is not quiet: {short(events[before:])}"
 
-    # --- what happens to the world
+    # --- actions on the connections and the servers
 
     async def cut(self, step: Mapped) -> None:
         fields = {key: value for key, value in step.items() if key != "break"}
@@ -188,21 +188,21 @@ class Run:
     async def let(self, step: Mapped) -> None:
         self._names.update(self._names.fill(step["let"]))
 
-    # --- the world's state
+    # --- checks of the servers and of the player
 
     async def calls(self, step: Mapped) -> None:
-        """The lines of the calls of these methods since the case began are these, in any order, within so long."""
+        """Wait until the server's log lines of these methods since the start of the case are these, in any order."""
         wanted = step["calls"]
         methods = {each["method"] for each in wanted}
         began_s = time.monotonic()
-        told: list[dict[str, Any]] = []
+        logged: list[dict[str, Any]] = []
 
-        async def there() -> bool:
-            nonlocal told
-            told = [each for each in self._world.calls(self._marks) if each["method"] in methods]
-            left = list(told)
+        async def complete() -> bool:
+            nonlocal logged
+            logged = [each for each in self._world.calls(self._marks) if each["method"] in methods]
+            left = list(logged)
             for each in wanted:
-                match = next((line for line in left if not differs(each, line, Names(self._names))), None)
+                match = next((line for line in left if not difference(each, line, Names(self._names))), None)
                 if match is None:
                     return False
                 left.remove(match)
@@ -210,10 +210,10 @@ class Run:
 
         limit_s = step.get("within_s", STATE_S)
         try:
-            await until(there, "the calls", limit_s=limit_s)
+            await until(complete, "the calls", limit_s=limit_s)
         except AssertionError:
             problem = f"after {time.monotonic() - began_s:.2f} s the server has logged other calls than expected"
-            raise AssertionError(f"{problem}: {short(told)} and not {short(wanted)}") from None
+            raise AssertionError(f"{problem}: {short(logged)} and not {short(wanted)}") from None
 
     async def stored(self, step: Mapped) -> None:
         reply_id = self._names.fill(step.get("reply", "$reply"))
@@ -221,26 +221,26 @@ class Run:
 
         async def ended() -> bool:
             found.update(await self._world.stored(reply_id))
-            return found["state"] in ("COMPLETED", "CANCELLED", "FAILED") or not differs(
+            return found["state"] in ("COMPLETED", "CANCELLED", "FAILED") or not difference(
                 step["stored"], found, Names(self._names), "stored"
             )
 
         await until(ended, f"what is stored of {reply_id}", limit_s=STATE_S)
-        problem = differs(step["stored"], found, self._names, "stored")
+        problem = difference(step["stored"], found, self._names, "stored")
         assert not problem, problem
 
-    async def asked(self, step: Mapped) -> None:
-        count = len(self._world.upstream.requests) - self._asked
-        assert count == step["asked"], f"the provider was asked {count} times"
+    async def provider_calls(self, step: Mapped) -> None:
+        count = len(self._world.upstream.requests) - self._requests_before
+        assert count == step["provider_calls"], f"the provider was asked {count} times"
 
     async def received(self, step: Mapped) -> None:
-        """The bodies of the requests to the provider since the case began."""
-        bodies = [request.json for request in self._world.upstream.requests[self._asked :]]
-        problem = differs(step["received"], bodies, self._names, "received")
+        """Check the bodies of the requests to the provider since the start of the case."""
+        bodies = [request.json for request in self._world.upstream.requests[self._requests_before :]]
+        problem = difference(step["received"], bodies, self._names, "received")
         assert not problem, problem
 
     async def _stats(self) -> dict[str, Any]:
-        (event,) = await self._ask("stats", {})
+        (event,) = await self._call("stats", {})
         assert event["event"] == "result", short(event)
         value: dict[str, Any] = event["value"]
         assert set(value) == {"rss_bytes", "heap_bytes", "open"}, short(value)
@@ -250,17 +250,17 @@ class Run:
         self._remembered[step["remember"]] = await self._stats()
 
     async def nothing_left(self, step: Mapped) -> None:
-        """As much is open as before, or less, within so long."""
+        """Wait until no more resources are open than when they were remembered."""
         before = self._remembered[step["since"]]["open"]
         now: dict[str, int] = {}
 
-        async def gone() -> bool:
+        async def closed() -> bool:
             nonlocal now
             now = (await self._stats())["open"]
             return all(count <= before.get(kind, 0) for kind, count in now.items())
 
         try:
-            await until(gone, "nothing is left", limit_s=step["nothing_left"])
+            await until(closed, "nothing is left", limit_s=step["nothing_left"])
         except AssertionError:
             raise AssertionError(f"something is left behind: {now}, before: {before}") from None
 
@@ -274,8 +274,8 @@ class Run:
     # --- loops
 
     async def each_way(self, step: Mapped) -> None:
-        """The steps, for each way in which an application of this language lets go."""
-        (event,) = await self._ask("ways", {})
+        """Run the steps for each way of leaving a stream in this language."""
+        (event,) = await self._call("ways", {})
         assert "break" in event["value"], f"every player knows break: {short(event)}"
         for way in event["value"]:
             await self._round(step, {step["each_way"]: way})
@@ -285,14 +285,14 @@ class Run:
             await self._round(step, {"number": number})
 
     async def _round(self, step: Mapped, names: dict[str, Any]) -> None:
-        outer = self._names, self._marks, self._asked
+        outer = self._names, self._marks, self._requests_before
         self._names, self._marks = Names({**self._names, **names}), self._world.marks()
         try:
             for inner in step["steps"]:
                 await self._step(inner)
         except AssertionError as failure:
             raise AssertionError(f"{failure}\n  with {names}") from failure
-        self._names, self._marks, self._asked = outer
+        self._names, self._marks, self._requests_before = outer
 
 
 Step = Callable[[Run, Mapped], Any]
@@ -301,7 +301,7 @@ STEPS: dict[str, Step] = {
     "expect": Run.expect,
     "await": Run.wait,
     "quiet": Run.quiet,
-    "taken": Run.taken,
+    "first_event": Run.first_event,
     "break": Run.cut,
     "wire": Run.wire,
     "server": Run.server,
@@ -311,7 +311,7 @@ STEPS: dict[str, Step] = {
     "rewrite": Run.rewrite,
     "calls": Run.calls,
     "stored": Run.stored,
-    "asked": Run.asked,
+    "provider_calls": Run.provider_calls,
     "received": Run.received,
     "remember": Run.remember,
     "nothing_left": Run.nothing_left,
@@ -323,7 +323,7 @@ STEPS: dict[str, Step] = {
 }
 
 
-# --- what a newer server would send
+# --- chunks of a newer server
 
 UNKNOWN_FIELD = 99
 
@@ -343,8 +343,8 @@ def _with_unknown_field(chunk: chat_pb2.TokenChunk) -> chat_pb2.TokenChunk:
     return chat_pb2.TokenChunk.FromString(chunk.SerializeToString() + _unknown())
 
 
-def _news() -> Callable[[chat_pb2.TokenChunk], list[chat_pb2.TokenChunk]]:
-    """Before each chunk a notice of an unknown kind, and an unknown field in each chunk."""
+def _unknown_notices() -> Callable[[chat_pb2.TokenChunk], list[chat_pb2.TokenChunk]]:
+    """Insert a notice of an unknown kind before each chunk, and add an unknown field to each chunk."""
     position = 0
 
     def rewrite(chunk: chat_pb2.TokenChunk) -> list[chat_pb2.TokenChunk]:
@@ -357,8 +357,8 @@ def _news() -> Callable[[chat_pb2.TokenChunk], list[chat_pb2.TokenChunk]]:
     return rewrite
 
 
-def _hidden() -> Callable[[chat_pb2.TokenChunk], list[chat_pb2.TokenChunk]]:
-    """The second text of the reply, by its sequence, is an entry of an unknown kind."""
+def _unknown_entry() -> Callable[[chat_pb2.TokenChunk], list[chat_pb2.TokenChunk]]:
+    """Replace the second text of the reply, by its sequence, by an entry of an unknown kind."""
     seen: list[int] = []
 
     def rewrite(chunk: chat_pb2.TokenChunk) -> list[chat_pb2.TokenChunk]:
@@ -371,12 +371,12 @@ def _hidden() -> Callable[[chat_pb2.TokenChunk], list[chat_pb2.TokenChunk]]:
     return rewrite
 
 
-def _ending() -> Callable[[chat_pb2.TokenChunk], list[chat_pb2.TokenChunk]]:
-    """The reply ends for a reason that is not known yet."""
+def _unknown_ending() -> Callable[[chat_pb2.TokenChunk], list[chat_pb2.TokenChunk]]:
+    """Replace the reason of the end by a number that the contract does not have."""
 
     def rewrite(chunk: chat_pb2.TokenChunk) -> list[chat_pb2.TokenChunk]:
         if chunk.HasField("finished"):
-            chunk.finished.reason = 77  # type: ignore[assignment]  # not known yet
+            chunk.finished.reason = 77  # type: ignore[assignment]  # a number of a newer contract
         if chunk.HasField("failed"):
             chunk.failed.error.reason = 77  # type: ignore[assignment]  # as above
         return [chunk]
@@ -384,15 +384,15 @@ def _ending() -> Callable[[chat_pb2.TokenChunk], list[chat_pb2.TokenChunk]]:
     return rewrite
 
 
-def _twice() -> Callable[[chat_pb2.TokenChunk], list[chat_pb2.TokenChunk]]:
+def _repeated_chunks() -> Callable[[chat_pb2.TokenChunk], list[chat_pb2.TokenChunk]]:
     return lambda chunk: [chunk, chunk]
 
 
 REWRITES: dict[str, Callable[[], Callable[[chat_pb2.TokenChunk], list[chat_pb2.TokenChunk]]]] = {
-    "unknown notices and fields": _news,
-    "unknown second text": _hidden,
-    "unknown ending": _ending,
-    "every chunk twice": _twice,
+    "unknown notices and fields": _unknown_notices,
+    "unknown second text": _unknown_entry,
+    "unknown ending": _unknown_ending,
+    "every chunk twice": _repeated_chunks,
 }
 
 __all__ = ["LIMIT_S", "Run"]

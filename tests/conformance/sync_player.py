@@ -16,13 +16,13 @@ from typing import Any
 import parley
 from parley import _background
 
-from tests.conformance.player import Player, Playing, Unreadable, plain, reply_request, shown, told
+from tests.conformance.player import Player, Playing, UnknownCommand, error_fields, event_fields, plain, reply_request
 
 LISTS = ("polls", "list", "pages", "messages", "message_pages", "provider_keys", "usage")
 
 
 async def in_thread(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-    """Its result; unlike those of an executor, its thread ends with it."""
+    """Run a function in a new thread, which ends with it, unlike the threads of an executor."""
     loop = asyncio.get_running_loop()
     called: asyncio.Future[Any] = loop.create_future()
 
@@ -35,7 +35,7 @@ async def in_thread(function: Callable[..., Any], *args: Any, **kwargs: Any) -> 
         error: Exception | None = None
         try:
             value = function(*args, **kwargs)
-        except Exception as raised:  # noqa: BLE001 - raised where it is awaited
+        except Exception as raised:  # noqa: BLE001 - the future raises it
             error = raised
         loop.call_soon_threadsafe(settle, value, error)
 
@@ -44,7 +44,7 @@ async def in_thread(function: Callable[..., Any], *args: Any, **kwargs: Any) -> 
 
 
 class InThreads:
-    """A client, its `conversations` or its `admin`, whose calls are awaited."""
+    """Wraps a client, its `conversations` or its `admin`: each blocking call runs in a thread, and is awaited."""
 
     def __init__(self, blocking: Any) -> None:
         self._blocking = blocking
@@ -75,7 +75,7 @@ class SyncPlaying(Playing):
     def __init__(self, player: SyncPlayer, name: str, stream: parley.SyncReplyStream, *, pull: bool) -> None:
         super().__init__(player, name, stream, pull=pull)  # type: ignore[arg-type]
         self._loop = asyncio.get_running_loop()
-        self._asked: queue.SimpleQueue[int] = queue.SimpleQueue()
+        self._permitted: queue.SimpleQueue[int] = queue.SimpleQueue()
         self._serves = False
 
     def start(self) -> None:
@@ -86,49 +86,49 @@ class SyncPlaying(Playing):
         self._taken.clear()
         if self.over:
             return 0
-        self._asked.put(count)
+        self._permitted.put(count)
         await self._taken.wait()
         return count - self._left
 
     def leave(self) -> None:
         self._leaving = True
-        self._asked.put(1)
+        self._permitted.put(1)
 
-    def go_on(self) -> None:
-        self._asked.put(1)
+    def read_once_more(self) -> None:
+        self._permitted.put(1)
 
     def _read_blocking(self) -> None:
         try:
-            self._read_events()
+            self._read_with_for()
         except (parley.ParleyError, ValueError, TypeError) as error:
-            self._say("error", **told(error), stream=self.known())
+            self._emit("error", **error_fields(error), stream=self.stream_fields())
         else:
-            self._say("end", **self.known())
+            self._emit("end", **self.stream_fields())
 
-    def _read_events(self) -> None:
-        self._ask()
+    def _read_with_for(self) -> None:
+        self._wait_for_permit()
         if self._leaving:
             return
         for event in self.stream:
             self._left -= 1
-            self._say(**shown(event), sequence=self.stream.sequence)
+            self._emit(**event_fields(event), sequence=self.stream.sequence)
             if not self._leaving:
-                self._ask()
+                self._wait_for_permit()
             if self._leaving:
                 break
 
-    def _ask(self) -> None:
-        """A slow application: waits until it may take more events."""
+    def _wait_for_permit(self) -> None:
+        """With `pull`, wait until `take` permits more events."""
         if not self._pull or self._left:
             return
         if self._serves:
             self._loop.call_soon_threadsafe(self._taken.set)
-        self._left = self._asked.get()
+        self._left = self._permitted.get()
         self._serves = True
 
 
 class SyncPlayer(Player):
-    """Carries commands out side by side, in threads."""
+    """Runs commands concurrently, in threads."""
 
     ways = ("break", "close")
 
@@ -136,9 +136,9 @@ class SyncPlayer(Player):
         super().__init__()
         self._writing = threading.Lock()
 
-    def say(self, event: dict[str, Any]) -> None:
+    def emit(self, event: dict[str, Any]) -> None:
         with self._writing:
-            super().say(event)
+            super().emit(event)
 
     def _new_client(self, **fields: Any) -> Any:
         return InThreads(parley.SyncClient(**fields))
@@ -156,9 +156,9 @@ class SyncPlayer(Player):
             playing.leave()
         elif how == "close":
             await in_thread(source.close)
-            playing.go_on()
+            playing.read_once_more()
         else:
-            raise Unreadable(how)
+            raise UnknownCommand(how)
         del source
         await asyncio.wait({task})
         return {"event": "abandoned"}
@@ -171,9 +171,9 @@ class SyncPlayer(Player):
         return {"event": "result", "value": plain(reply) if reply is not None else None}
 
     async def _whole(self, client: str, request: dict[str, Any]) -> str | None:
-        asked = reply_request(request)
-        asked.request_id = str(uuid.uuid4())
-        return await in_thread(self._read_whole, self._clients[client].stream_reply(asked))
+        own = reply_request(request)
+        own.request_id = str(uuid.uuid4())
+        return await in_thread(self._read_whole, self._clients[client].stream_reply(own))
 
     @staticmethod
     def _read_whole(stream: parley.SyncReplyStream) -> str | None:

@@ -1,7 +1,7 @@
 """A proxy between client and server that tracks the position within a call, so that a case can break it there.
 
-It reads HTTP/2 frames and gRPC messages as they pass, and forwards them unchanged until a `Break` or a `Rewrite` says
-otherwise. What one connection suffers, the others do not notice.
+It reads HTTP/2 frames and gRPC messages, and forwards them unchanged unless a `Break` or a `Rewrite` applies. The break
+of one connection does not affect the others.
 """
 
 from __future__ import annotations
@@ -14,28 +14,44 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Self
 
-from hpack import Decoder, Encoder, NeverIndexedHeaderTuple
+from hpack import Decoder
 from parley.v1 import chat_pb2
 
+from tests.conformance.http2 import (
+    CONTINUATION,
+    DATA,
+    END_HEADERS,
+    END_STREAM,
+    FAULTY_ENDS,
+    HEADERS,
+    PADDED,
+    PRIORITY,
+    FaultyEnd,
+    HeaderWriter,
+    frame,
+    goaway,
+    rst_stream,
+    torn,
+)
 from tests.ports import free_port
 
 HOST = "127.0.0.1"
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 LINGER = struct.pack("ii", 1, 0)
 READ_BYTES = 64 * 1024
-REFRAMED_BYTES = 16_000  # a larger message passes as it comes: to hold it back would starve its flow control
-DATA, HEADERS, CONTINUATION = 0, 1, 9
-END_STREAM, END_HEADERS, PADDED, PRIORITY = 1, 4, 8, 0x20
+REFRAMED_BYTES = 16_000  # larger messages are forwarded in parts: one held back would exhaust its window
 Rewrite = Callable[[chat_pb2.TokenChunk], list[chat_pb2.TokenChunk]]
 
 
 @dataclass
 class Break:
-    """Break the connection before what comes at a place of a call is forwarded.
+    """Breaks the connection or one call before the frame or message at a place of a call is forwarded.
 
     Places: `request` (the call's own headers), the response's `headers`, `accepted`, the `nth` `text`, the `terminal`
-    chunk, the `message` of a unary answer, the `status`. Ways: `reset` (RST), `close` (FIN), `stall` (the whole
-    connection falls silent, for `for_s` if that is set), `mute` (this one call falls silent).
+    chunk, the `message` of a unary answer, the `status`. Ways for the connection: `reset` (RST), `close` (FIN), `torn`
+    (FIN within a frame), `goaway` (GOAWAY with the HTTP/2 error `code`, then FIN), `stall` (nothing is
+    forwarded, for `for_s` seconds if that is set). Ways for this one call: `mute` (the client
+    gets no more of it), and those of `FaultyEnd`.
     """
 
     how: str
@@ -44,10 +60,12 @@ class Break:
     nth: int = 1
     times: int = 1
     for_s: float = 0.0
+    code: str | int = ""
+    reason: str = ""
     done: int = 0
 
-    def holds(self, place: str, call: str, count: int) -> bool:
-        """Whether this is the place; counts it."""
+    def applies(self, place: str, call: str, count: int) -> bool:
+        """Whether the break applies at this place; if so, counts it."""
         if self.done >= self.times or place != self.before or self.call not in ("", call) or count < self.nth:
             return False
         self.done += 1
@@ -55,7 +73,7 @@ class Break:
 
 
 class Wire:
-    """`async with Wire(port) as wire:` listens on `wire.address`, and leads new connections to `target_port`."""
+    """`async with Wire(port) as wire:` listens on `wire.address`, and forwards new connections to `target_port`."""
 
     def __init__(self, target_port: int) -> None:
         self.target_port = target_port
@@ -80,46 +98,50 @@ class Wire:
         await asyncio.gather(*(link.ended.wait() for link in list(self._links)))
 
     async def listen(self) -> None:
-        """Take connections."""
+        """Accept connections."""
         if self._server is None:
             self._server = await asyncio.start_server(self._accept, HOST, self.port, backlog=1024)
 
     async def refuse(self) -> None:
-        """Take no new connections; those that are open stay."""
+        """Refuse new connections; open ones stay."""
         if self._server is not None:
             self._server.close()
             self._server = None
 
     def break_all(self, how: str, *, for_s: float = 0.0) -> None:
-        """Do it to every open connection, at once."""
+        """Break every open connection at once."""
         for link in list(self._links):
             link.break_now(how, for_s=for_s)
 
     async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.accepted += 1
         try:
-            there, back = await asyncio.open_connection(HOST, self.target_port)
+            server_reader, server_writer = await asyncio.open_connection(HOST, self.target_port)
         except OSError:
             _reset(writer)
             return
-        link = _Link(self, client=writer, server=back)
+        link = _Link(self, client=writer, server=server_writer)
         self._links.add(link)
         try:
-            await link.run(reader, there)
+            await link.run(reader, server_reader)
         finally:
             self._links.discard(link)
 
 
 @dataclass
 class _Call:
-    """What is known of one call of a connection."""
+    """The state of one call of a connection."""
 
     name: str
+    stream: int
+    begun: bool = False  # the client has the headers of the answer
     answered: bool = False
     texts: int = 0
-    muted: bool = False
+    muted: bool = False  # the client gets nothing more
+    ended: bool = False  # the same, and it has got a faulty end
+    withheld: bool = False  # the server gets nothing
     pending: bytearray = field(default_factory=bytearray)
-    passing: int = 0  # bytes left of a message that passes as it comes
+    passing: int = 0  # bytes left of a message that is forwarded in parts
 
     @property
     def streamed(self) -> bool:
@@ -127,11 +149,11 @@ class _Call:
 
 
 class _Broken(Exception):
-    """The connection is over."""
+    """The connection has ended."""
 
 
 class _Link:
-    """One connection."""
+    """The connection of a client, and that to the server."""
 
     def __init__(self, wire: Wire, *, client: asyncio.StreamWriter, server: asyncio.StreamWriter) -> None:
         self.ended = asyncio.Event()
@@ -143,8 +165,10 @@ class _Link:
         self._flowing.set()
         self._requests = _decoder()
         self._answers = _decoder()
-        self._encoder = Encoder()
+        self._to_client = HeaderWriter()
+        self._to_server = HeaderWriter()
         self._request_block = b""
+        self._request_ends = False
         self._answer_block = b""
         self._answer_ends = False
         self._tasks: list[asyncio.Task[None]] = []
@@ -152,11 +176,11 @@ class _Link:
             end.get_extra_info("socket").setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 
     async def run(self, from_client: asyncio.StreamReader, from_server: asyncio.StreamReader) -> None:
-        ways = (
+        directions = (
             self._forward(from_client, self._server, self._request, skip=len(PREFACE)),
             self._forward(from_server, self._client, self._response, skip=0),
         )
-        self._tasks = [asyncio.create_task(way) for way in ways]
+        self._tasks = [asyncio.create_task(direction) for direction in directions]
         try:
             await asyncio.wait(self._tasks, return_when=asyncio.FIRST_COMPLETED)
         finally:
@@ -187,7 +211,7 @@ class _Link:
         self,
         reader: asyncio.StreamReader,
         writer: asyncio.StreamWriter,
-        look: Callable[[int, int, int, bytes], bytes],
+        handle: Callable[[int, int, int, bytes], bytes | None],
         *,
         skip: int,
     ) -> None:
@@ -199,59 +223,64 @@ class _Link:
             stream = int.from_bytes(head[5:], "big") & 0x7FFFFFFF
             payload = await _exactly(reader, length)
             await self._flowing.wait()
-            out = look(kind, flags, stream, payload) if kind in (DATA, HEADERS, CONTINUATION) else None
+            out = handle(kind, flags, stream, payload)
             await self._flowing.wait()
             writer.write(out if out is not None else head + payload)
             await writer.drain()
 
-    # --- what a client sends: only the names of its calls are of interest
+    # --- frames of the client, of which only the names of calls are read
 
-    def _request(self, kind: int, flags: int, stream: int, payload: bytes) -> bytes:
-        frame = _frame(kind, flags, stream, payload)
-        if kind == DATA:
-            return frame
+    def _request(self, kind: int, flags: int, stream: int, payload: bytes) -> bytes | None:
+        """Returns what the server gets instead; None for the frame as it is."""
+        if kind not in (HEADERS, CONTINUATION):
+            call = self._calls.get(stream)
+            return b"" if call is not None and call.withheld else None
+        if kind == HEADERS:
+            self._request_ends = bool(flags & END_STREAM)
         self._request_block = _joined(self._request_block, kind, flags, payload)
         if not flags & END_HEADERS:
-            return frame
-        fields = dict(self._requests.decode(self._request_block))
-        if ":path" in fields:
-            name = str(fields[":path"]).rpartition("/")[2]
-            self._calls[stream] = _Call(name)
-            self._at("request", self._calls[stream])
-        return frame
+            return b""
+        fields = self._requests.decode(self._request_block, raw=True)
+        path = next((value for name, value in fields if name == b":path"), None)
+        if path is not None:
+            call = self._calls[stream] = _Call(path.decode().rpartition("/")[2], stream)
+            self._at("request", call)
+            if call.withheld:
+                return b""
+        return self._to_server.frames(stream, fields, ends=self._request_ends)
 
-    # --- what a server sends
+    # --- frames of the server
 
-    def _response(self, kind: int, flags: int, stream: int, payload: bytes) -> bytes:
+    def _response(self, kind: int, flags: int, stream: int, payload: bytes) -> bytes | None:
+        """Returns what the client gets instead; None for the frame as it is."""
         call = self._calls.get(stream)
         if kind == DATA:
-            return _frame(kind, flags, stream, payload) if call is None else self._data(call, flags, stream, payload)
+            return None if call is None else self._data(call, flags, stream, payload)
+        if kind not in (HEADERS, CONTINUATION):
+            return b"" if call is not None and call.ended else None
         if kind == HEADERS:
             self._answer_ends = bool(flags & END_STREAM)
         self._answer_block = _joined(self._answer_block, kind, flags, payload)
         if not flags & END_HEADERS:
             return b""
-        out = self._fields(stream)
+        # Also of a muted call, whose block may enter fields into the server's table.
+        fields = self._answers.decode(self._answer_block, raw=True)
         if call is not None:
             self._at("status" if self._answer_ends else "headers", call)
             if self._answer_ends:
                 self._calls.pop(stream, None)
-        return b"" if call is not None and call.muted else out
+            if call.muted:
+                return b""
+            call.begun = True
+        return self._to_client.frames(stream, fields, ends=self._answer_ends)
 
-    def _fields(self, stream: int) -> bytes:
-        """The header fields that the server has sent, written anew without a table: the client must be able to read
-        those that follow, whether it gets these or not."""
-        decoded = self._answers.decode(self._answer_block, raw=True)
-        block = self._encoder.encode([NeverIndexedHeaderTuple(name, value) for name, value in decoded], huffman=False)
-        return _frame(HEADERS, END_HEADERS | (END_STREAM if self._answer_ends else 0), stream, block)
-
-    def _data(self, call: _Call, flags: int, stream: int, payload: bytes) -> bytes:
-        """Whole messages, each in a frame of its own, so that one can be held back and the one before it not."""
+    def _data(self, call: _Call, flags: int, stream: int, payload: bytes) -> bytes | None:
+        """Whole messages, each in a frame of its own, so that a break can be between two of them."""
         if not call.streamed and not call.answered:
             call.answered = True
             self._at("message", call)
         if not call.streamed:
-            return _frame(DATA, flags, stream, payload)
+            return b"" if call.ended else None
         out = bytearray()
         call.pending += payload
         while call.pending:
@@ -259,7 +288,7 @@ class _Link:
                 piece = bytes(call.pending[: call.passing])
                 del call.pending[: len(piece)]
                 call.passing -= len(piece)
-                out += _frame(DATA, 0, stream, piece)
+                out += frame(DATA, 0, stream, piece)
                 continue
             if len(call.pending) < 5:
                 break
@@ -272,8 +301,10 @@ class _Link:
             chunk = chat_pb2.TokenChunk.FromString(bytes(call.pending[5 : length + 5]))
             del call.pending[: length + 5]
             self._chunk(call, stream, chunk, out)
+        if call.ended:
+            return b""
         if flags & END_STREAM:
-            out += _frame(DATA, END_STREAM, stream, b"")
+            out += frame(DATA, END_STREAM, stream, b"")
         return bytes(out)
 
     def _chunk(self, call: _Call, stream: int, chunk: chat_pb2.TokenChunk, out: bytearray) -> None:
@@ -286,22 +317,38 @@ class _Link:
             return
         for each in self._wire.rewrite(chunk) if self._wire.rewrite is not None else [chunk]:
             message = each.SerializeToString()
-            out += _frame(DATA, 0, stream, b"\0" + len(message).to_bytes(4, "big") + message)
+            out += frame(DATA, 0, stream, b"\0" + len(message).to_bytes(4, "big") + message)
 
     def _at(self, place: str, call: _Call, *, count: int = 1, out: bytearray | None = None) -> None:
-        """Break here, if a break is due. What comes before it, `out`, is on its way first."""
-        for each in self._wire.breaks:
-            if not each.holds(place, call.name, count):
+        """Apply the breaks at this place, after sending `out`, the data before it."""
+        for each in [] if call.ended else self._wire.breaks:
+            if not each.applies(place, call.name, count):
                 continue
             if out:
                 self._client.write(bytes(out))
                 out.clear()
             if each.how == "mute":
                 call.muted = True
-                continue
-            self.break_now(each.how, for_s=each.for_s)
-            if each.how != "stall":
+            elif each.how in FAULTY_ENDS:
+                self._end(call, FaultyEnd(each.how, each.code, each.reason), is_sent=place != "request")
+                return
+            elif each.how == "stall":
+                self.break_now("stall", for_s=each.for_s)
+            else:
+                if each.how == "goaway":
+                    self._client.write(goaway(0 if place == "request" else call.stream, str(each.code)))
+                elif each.how == "torn":
+                    self._client.write(torn(call.stream, begun=call.begun))
+                self.break_now("reset" if each.how == "reset" else "close")
                 raise _Broken
+
+    def _end(self, call: _Call, end: FaultyEnd, *, is_sent: bool) -> None:
+        """Ends one call for the client. The server sees a cancelled call, or none if `is_sent` is false."""
+        self._client.write(end.frames(call.stream, self._to_client, begun=call.begun))
+        call.muted = call.ended = True
+        call.withheld = True
+        if is_sent:
+            self._server.write(rst_stream(call.stream, "CANCEL"))
 
 
 def _decoder() -> Decoder:
@@ -311,20 +358,12 @@ def _decoder() -> Decoder:
 
 
 def _joined(block: bytes, kind: int, flags: int, payload: bytes) -> bytes:
-    """The header block so far, without what HEADERS has around it."""
+    """The header block so far, without the padding and the priority of HEADERS."""
     if kind == CONTINUATION:
         return block + payload
     if flags & PADDED:
         payload = payload[1 : len(payload) - payload[0]]
     return payload[5:] if flags & PRIORITY else payload
-
-
-def _frame(kind: int, flags: int, stream: int, payload: bytes) -> bytes:
-    """A frame; data that is too long for one is cut."""
-    if kind == DATA and len(payload) > 16_384:
-        first = _frame(DATA, 0, stream, payload[:16_384])
-        return first + _frame(kind, flags, stream, payload[16_384:])
-    return len(payload).to_bytes(3, "big") + bytes((kind, flags)) + stream.to_bytes(4, "big") + payload
 
 
 async def _exactly(reader: asyncio.StreamReader, count: int) -> bytes:
@@ -335,7 +374,7 @@ async def _exactly(reader: asyncio.StreamReader, count: int) -> bytes:
 
 
 def _reset(writer: asyncio.StreamWriter) -> None:
-    """Close without a farewell: the peer sees a reset."""
+    """Close with a TCP reset."""
     with contextlib.suppress(OSError):
         writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, LINGER)
     writer.transport.abort()

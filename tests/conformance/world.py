@@ -1,6 +1,7 @@
 """The servers of the cases, and the actions and queries on them.
 
-A world is shared by all cases that want the same server; a case that breaks one has it mended, or has one of its own.
+A world is shared by all cases with the same `server`, and is repaired before each case. It is stopped after a failed
+case, and after a case with `own`.
 """
 
 from __future__ import annotations
@@ -118,7 +119,7 @@ drain_pause_s = 0
 {server}
 """
 FAULTY = 9
-"""Models `upstream-1` and so on. Each has its own circuit breaker, so that the fault of one case hides no other."""
+"""Number of models `upstream-1` and so on, each with its own circuit breaker, so that a case affects no other one."""
 CONFIG += "".join(
     f'[models.upstream-{number}]\nprovider = "up"\nname = "vendor/test-1-{number}"\n' for number in range(1, FAULTY + 1)
 )
@@ -127,7 +128,7 @@ PARTS = "SELECT parts FROM message WHERE reply_id = '{id}'"
 
 
 class World:
-    """A server or a cluster, the upstream that its models may ask, and a wire that may stand before it."""
+    """A server or a cluster, the upstream of its models, and a wire to its first server."""
 
     def __init__(self, spec: dict[str, Any], folder: Path, services: Callable[[], tuple[PostgresServer, RedisServer]]):
         self.spec = spec
@@ -169,7 +170,7 @@ class World:
         await self.wire.__aenter__()
 
     async def _start_cluster(self, settings: dict[str, Any]) -> Cluster:
-        """Started by hand, and not by `async with`: it lives for as long as the session."""
+        """Start a cluster without `async with`, since it runs until the end of the session."""
         self._folder.mkdir(exist_ok=True)
         postgres, redis = await asyncio.to_thread(self._services)
         cluster = Cluster(
@@ -178,7 +179,7 @@ class World:
             redis,
             self.upstream,
             replicas=2,
-            lease_s=3.0,  # only one case is about its end; in the others, no burst of work is to end it
+            lease_s=3.0,  # longer than a burst of work; one case waits for its end
             server={"drain_pause_s": 0} | settings,
         )
         return await cluster.__aenter__()
@@ -195,21 +196,21 @@ class World:
         await self._identity.__aexit__()
         await self.upstream.__aexit__()
 
-    async def mend(self) -> None:
-        """As it was before a case: all servers run, and a new wire leads to the first."""
+    async def repair(self) -> None:
+        """Start the servers that do not run, and lead a new wire to the first."""
         for task in self._exits:
             await task
         self._exits.clear()
         for server in self.servers:
             if not server.running:
                 await server.start()
-        # At an address of its own: a gRPC library may remember that nothing listened at that of the last case.
+        # It has a new address, since a gRPC library may remember that the last one refused connections.
         await self.wire.__aexit__()
         self.wire = Wire(self.servers[0].port)
         await self.wire.__aenter__()
         self.upstream._next.clear()
 
-    # --- what happens to servers
+    # --- actions
 
     async def act(self, what: str, index: int) -> None:
         server = self.servers[index]
@@ -229,13 +230,13 @@ class World:
             raise AssertionError(f"nothing that can be done to a server: {what}")
 
     async def _not_serving(self, server: ServerProcess) -> None:
-        """Wait until it has noticed that it is to stop."""
+        """Wait until the server has begun to drain."""
 
-        async def gone() -> bool:
+        async def draining() -> bool:
             return not server.running or await server.health() != "SERVING"
 
-        await until(gone, "it drains")
-        await asyncio.sleep(0.05)  # from its health to its refusals
+        await until(draining, "it drains")
+        await asyncio.sleep(0.05)  # it refuses calls shortly after its health has changed
 
     def identity(self, what: str) -> None:
         assert what == "up", f"nothing that can be done to an identity provider: {what}"
@@ -249,23 +250,23 @@ class World:
         else:
             await asyncio.to_thread(postgres.start)
 
-    # --- what they say
+    # --- queries
 
     def marks(self) -> list[int]:
-        """Where the logs are now."""
+        """The number of log lines of each server."""
         return [len(server.lines) for server in self.servers]
 
     def calls(self, marks: list[int]) -> list[dict[str, Any]]:
-        """The lines of calls since then; of a server that was started again, all of its lines."""
+        """The log lines of calls after these marks; of a server that was started again, all of its lines."""
         found = []
         for server, mark in zip(self.servers, marks, strict=True):
             lines = server.lines[mark:] if len(server.lines) >= mark else server.lines
-            told = [json.loads(line) for line in lines if line.startswith("{")]
-            found += [each for each in told if each["event"] == "call"]
+            logged = [json.loads(line) for line in lines if line.startswith("{")]
+            found += [each for each in logged if each["event"] == "call"]
         return [{**each, "method": each["method"].rpartition("/")[2]} for each in found]
 
     async def stored(self, reply_id: str) -> dict[str, Any]:
-        """What the database has of a reply."""
+        """The state, the text and the end of a reply in the database."""
         query, parts = QUERY.format(id=reply_id), PARTS.format(id=reply_id)
         if self._cluster is not None:
             found, messages = await self._cluster.rows(query), await self._cluster.rows(parts)
@@ -285,7 +286,7 @@ class World:
 
 
 class Worlds:
-    """All worlds of a session, by what cases want. `close` stops them."""
+    """All worlds of a session, by the `server` of cases. `close` stops them."""
 
     def __init__(self, folder: Path, services: Callable[[], tuple[PostgresServer, RedisServer]]) -> None:
         self._folder = folder
@@ -300,12 +301,12 @@ class Worlds:
             world = World(spec, self._folder / f"world{next(self._numbers)}", self._services)
             await world.start()
         self._worlds[key] = world
-        await world.mend()
+        await world.repair()
         return world
 
-    async def give_back(self, world: World, *, well: bool) -> None:
-        """After a case. What may be broken is not used again."""
-        if well and not world.spec.get("own"):
+    async def give_back(self, world: World, *, passed: bool) -> None:
+        """Keep a world after a case, or stop it if the case has failed or has its own server."""
+        if passed and not world.spec.get("own"):
             return
         self._worlds.pop(json.dumps(world.spec, sort_keys=True), None)
         await world.stop()
@@ -315,20 +316,20 @@ class Worlds:
             await world.stop()
 
 
-# --- what the upstream says
+# --- responses of the upstream
 
 
-def upstream_script(said: Any) -> Script:
+def upstream_script(response: Any) -> Script:
     """A response as a case writes it: a list of pieces, or a mapping with `status`, and optionally `headers`
     and a `body` of JSON, for a refusal."""
-    if isinstance(said, dict):
-        headers = {name.replace("-", "_"): value for name, value in said.get("headers", {}).items()}
-        return refusal(said["status"], said.get("body"), **headers)
-    return Script([_piece(each) for each in said])
+    if isinstance(response, dict):
+        headers = {name.replace("-", "_"): value for name, value in response.get("headers", {}).items()}
+        return refusal(response["status"], response.get("body"), **headers)
+    return Script([_piece(each) for each in response])
 
 
-def _piece(said: Any) -> Step:
-    word, value = (said, None) if isinstance(said, str) else next(iter(said.items()))
+def _piece(response: Any) -> Step:
+    word, value = (response, None) if isinstance(response, str) else next(iter(response.items()))
     pieces: dict[str, Callable[[], Step]] = {
         "role": role,
         "text": lambda: text(value),

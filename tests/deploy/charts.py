@@ -10,9 +10,9 @@ import subprocess
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-import pytest
 import yaml
 
+from tests.needs import missing
 from tests.tools import ROOT, tool
 
 CHART = ROOT / "deploy/helm/parley"
@@ -102,7 +102,7 @@ def require_kubernetes_validate() -> Any:
     try:
         import kubernetes_validate
     except ImportError:
-        (pytest.fail if os.environ.get("CI") else pytest.skip)("kubernetes-validate is not installed")
+        missing("kubernetes-validate")
     return kubernetes_validate
 
 
@@ -110,7 +110,7 @@ def require_kubernetes_validate() -> Any:
 def _custom_schema(group: str, version: str, kind: str) -> Any:
     """The schema of a kind, from the CRDs that tools/helm.sh has copied."""
     if not CRDS.is_dir():
-        (pytest.fail if os.environ.get("CI") else pytest.skip)("tools/helm.sh has not run")
+        missing("the resources of operators")
     documents = [
         each for path in CRDS.glob("*.yaml") for each in re.split(r"^---$", path.read_text(), flags=re.MULTILINE)
     ]

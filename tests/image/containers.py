@@ -14,7 +14,7 @@ import time
 import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Self
 
@@ -43,15 +43,32 @@ def built(tag: str, workplace: Path) -> Iterator[Image]:
     command = [str(ROOT / "tools/image.sh"), "build", tag, "--iidfile", str(named)]
     # Without the engine of docker, which would keep the image where this module does not look.
     subprocess.run(command, check=True, env=os.environ | {"DOCKER_HOST": "unix:///nonexistent"}, stdout=subprocess.PIPE)
-    identity = named.read_text().strip()
-    config = json.loads(_buildah("inspect", "--type", "image", identity))["Docker"]["config"]
-    base = config["Labels"]["org.opencontainers.image.base.name"]
-    container = _buildah("from", "--pull-never", identity)
+    with _mounted(named.read_text().strip()) as image:
+        base = image.config["Labels"]["org.opencontainers.image.base.name"]
+        yield replace(image, base_size=_size(base))
+
+
+@contextmanager
+def loaded(archive: Path, workplace: Path) -> Iterator[Image]:
+    """The image of an archive, in a storage without other images, emptied at the end. Its `base_size` is 0."""
+    storage = ("--root", str(workplace / "storage"), "--runroot", str(workplace / "run"))
     try:
-        folder = Path(_buildah("mount", container))
-        yield Image(config, folder, _size(identity), _size(base))
+        with _mounted(_buildah(*storage, "pull", "--quiet", f"docker-archive:{archive}"), *storage) as image:
+            yield image
     finally:
-        _buildah("rm", container)
+        _buildah(*storage, "rmi", "--all", "--force")
+
+
+@contextmanager
+def _mounted(identity: str, *storage: str) -> Iterator[Image]:
+    """An image by its id. `storage`: options that name the place of images."""
+    config = json.loads(_buildah(*storage, "inspect", "--type", "image", identity))["Docker"]["config"]
+    container = _buildah(*storage, "from", "--pull-never", identity)
+    try:
+        folder = Path(_buildah(*storage, "mount", container))
+        yield Image(config, folder, _size(identity, *storage), base_size=0)
+    finally:
+        _buildah(*storage, "rm", container)
 
 
 def _buildah(*arguments: str) -> str:
@@ -59,10 +76,10 @@ def _buildah(*arguments: str) -> str:
     return done.stdout.strip()
 
 
-def _size(image: str) -> int:
+def _size(image: str, *storage: str) -> int:
     """Bytes of all layers together."""
-    identity = json.loads(_buildah("inspect", "--type", "image", image))["FromImageID"]
-    listed = _buildah("images", "--all", "--no-trunc", "--format", "{{.ID}} {{.Size}}").splitlines()
+    identity = json.loads(_buildah(*storage, "inspect", "--type", "image", image))["FromImageID"]
+    listed = _buildah(*storage, "images", "--all", "--no-trunc", "--format", "{{.ID}} {{.Size}}").splitlines()
     sizes = dict(line.split(" ", 1) for line in listed)
     return _bytes(sizes[f"sha256:{identity}"])
 

@@ -121,6 +121,8 @@ async def test_a_reply_is_three_spans_which_are_linked(start, collector, upstrea
         "gen_ai.request.temperature": 0.5,
         "gen_ai.conversation.id": conversation,
         "gen_ai.response.finish_reasons": ["stop"],
+        "gen_ai.response.id": "chatcmpl-1",
+        "gen_ai.response.model": "test",
         "gen_ai.usage.input_tokens": 40,
         "gen_ai.usage.output_tokens": 7,
         "gen_ai.usage.cache_read.input_tokens": 30,
@@ -252,7 +254,8 @@ async def test_without_a_collector_replies_go_on_and_spans_are_counted(start, up
     upstream.reply_with(answer(ANSWER))
     port = free_port()
     gone = f"http://127.0.0.1:{port}"
-    server = await start({"OTEL_EXPORTER_OTLP_ENDPOINT": gone, "OTEL_EXPORTER_OTLP_TIMEOUT": "0.2"})
+    # Shorter than the exporter's first pause (0.8 s), so that it gives up at once; long enough for a busy collector.
+    server = await start({"OTEL_EXPORTER_OTLP_ENDPOINT": gone, "OTEL_EXPORTER_OTLP_TIMEOUT": "0.7"})
     await reply_to(server)
     await until(lambda: counted(server, "failed") == 3)
     await reply_to(server)

@@ -11,7 +11,6 @@ from typing import Any
 
 import pytest
 
-from tests.lanes import LOADED
 from tests.observability.rules import FOLDER, alerts, panel_queries, selectors, targets, value_query
 from tests.observability.servers import Exporter, Prometheus
 from tests.observability.traffic import answer_by_model, running_pair, send_traffic
@@ -21,7 +20,7 @@ from tests.services import PostgresServer, RedisServer
 from tests.tools import tool
 from tests.upstream import Upstream
 
-pytestmark = pytest.mark.xdist_group(LOADED)
+pytestmark = pytest.mark.xdist_group("prometheus")  # one process, which starts everything once
 
 PROGRAMS = ("prometheus", *(f"prometheus-{name}-exporter" for name in ("node", "postgres", "redis")))
 PROCESSES = 3

@@ -20,8 +20,8 @@ from pathlib import Path
 from typing import Any
 
 import jwt
-import pytest
 
+from tests.needs import CLIENTS, missing
 from tests.ports import free_port
 from tests.service import Service
 from tests.tools import ROOT, tool
@@ -232,8 +232,8 @@ def started(
 
 def require(name: str) -> None:
     """Skip the test if the product is not built; fail it in CI."""
-    if missing := MISSING[name]():
-        (pytest.fail if os.environ.get("CI") else pytest.skip)(f"{name}: {missing}")
+    if not BUILT[name]():
+        missing(f"the build of {name}", CLIENTS)
 
 
 def api_key(user: str) -> str:
@@ -266,21 +266,8 @@ def _python(name: str) -> Callable[[int], list[str]]:
     return lambda port: [sys.executable, str(EXAMPLES / name / "app.py")]
 
 
-def _missing_java() -> str:
-    return "" if _jar() else "not built (tools/clients.sh build java)"
-
-
-def _missing_node(name: str) -> Callable[[], str]:
-    entry = EXAMPLES / name / "build/src/main.js"
-    return lambda: "" if entry.exists() else "not built (tools/clients.sh build node)"
-
-
-def _missing_python(name: str) -> Callable[[], str]:
-    return lambda: "" if (EXAMPLES / name / "app.py").exists() else "there is no such example"
-
-
-def _missing_ui() -> str:
-    return "" if (ROOT / "service/parley_server/ui").exists() else "parley serve has no --ui"
+def _exists(path: str) -> Callable[[], bool]:
+    return (EXAMPLES / path).exists
 
 
 COMMANDS: dict[str, Callable[[int], list[str]]] = {
@@ -290,15 +277,15 @@ COMMANDS: dict[str, Callable[[int], list[str]]] = {
     "roleplay": _python("roleplay"),
     "negotiate": _python("negotiate"),
 }
-MISSING: dict[str, Callable[[], str]] = {
-    "spring-boot": _missing_java,
-    "express": _missing_node("express"),
-    "vision": _missing_node("vision"),
-    "roleplay": _missing_python("roleplay"),
-    "negotiate": _missing_python("negotiate"),
-    "ui": _missing_ui,
+BUILT: dict[str, Callable[[], bool]] = {
+    "spring-boot": lambda: _jar() is not None,
+    "express": _exists("express/build/src/main.js"),
+    "vision": _exists("vision/build/src/main.js"),
+    "roleplay": _exists("roleplay/app.py"),
+    "negotiate": _exists("negotiate/app.py"),
+    "ui": (ROOT / "service/parley_server/ui").exists,
 }
-NAMES = tuple(MISSING)
+NAMES = tuple(BUILT)
 
 _SIGNALS = {"fast": signal.SIGTERM, "immediate": signal.SIGKILL}
 

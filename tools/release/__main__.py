@@ -23,7 +23,7 @@ from tools.release.versions import ROOT, write
 
 
 def main() -> int:
-    """Exit status 1 with a reason if the release cannot be made; nothing is left in dist/ then."""
+    """Exit status 1 with a reason if the release cannot be made; dist/ has no new files then."""
     parser = argparse.ArgumentParser(
         prog="python -m tools.release", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

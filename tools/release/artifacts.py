@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
@@ -11,6 +12,7 @@ import tarfile
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from tools.release.checks import Refused, git
 from tools.release.versions import ROOT, write
@@ -19,7 +21,7 @@ LOCAL_KEY = "Parley, a key of one run <nobody@localhost>"
 
 
 class Build:
-    """One release in the making: `source` is the copy, `output` the folder of what is published."""
+    """A release that is being built. `source`: the copy of the commit. `output`: the folder of the published files."""
 
     def __init__(self, version: str, folder: Path) -> None:
         self.version = version
@@ -36,7 +38,7 @@ class Build:
         write(self.version, self.source, snapshot=False)
 
     def remark(self, line: str) -> None:
-        """A line at the head of CONTENTS.txt."""
+        """Add a line to the head of CONTENTS.txt."""
         self.remarks.append(line)
 
     def folder(self, name: str) -> Path:
@@ -46,7 +48,7 @@ class Build:
         return made
 
     def run(self, *command: str | Path, at: str = "", **environment: str) -> str:
-        """What a command prints, run in the copy. Raises `Refused` with its output if it fails."""
+        """Run a command in the copy; returns its output. Raises `Refused` with the output if it fails."""
         done = subprocess.run(
             [str(word) for word in command],
             cwd=self.source / at,
@@ -64,12 +66,11 @@ def make_python(build: Build) -> None:
     """Wheels and source archives of the server and the client, and the server's list of packages."""
     target = build.folder("python")
     for package in ("clients/python", "."):
-        backend = "from setuptools import build_meta as b; import sys; b.build_sdist(sys.argv[1])"
-        build.run(sys.executable, "-c", backend, target, at=package)
-        build.run(
+        backend = "from setuptools import build_meta as b; import sys; print(b.build_sdist(sys.argv[1]))"
+        archive = build.run(sys.executable, "-c", backend, target, at=package).split()[-1]
+        build.run(  # from the source archive, which therefore has all that a wheel needs
             *(sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation"),
-            *("--disable-pip-version-check", "--wheel-dir", target, "."),
-            at=package,
+            *("--disable-pip-version-check", "--wheel-dir", target, target / archive),
         )
     names = {path.name for path in target.iterdir()}
     ends = (".tar.gz", "-py3-none-any.whl")
@@ -78,20 +79,30 @@ def make_python(build: Build) -> None:
         raise Refused(f"built {sorted(names)} in place of {sorted(wanted)}")
     for wheel in target.glob("*.whl"):
         _check_wheel(wheel)
-    shutil.copy(build.source / "constraints.txt", target)
+    _write_constraints(build, target)
     _list_packages(build, target)
 
 
+def _write_constraints(build: Build, target: Path) -> None:
+    """The tree's constraints.txt, and Parley's own packages with the hashes of the files in `target`."""
+    text = (build.source / "constraints.txt").read_text()
+    for package in ("parley-client", "parley-server"):
+        files = sorted(target.glob(f"{package.replace('-', '_')}-{build.version}*"))
+        hashes = [f"--hash=sha256:{hashlib.sha256(path.read_bytes()).hexdigest()}" for path in files]
+        text += " \\\n    ".join([f"{package}=={build.version}", *hashes]) + "\n"
+    (target / "constraints.txt").write_text(text)
+
+
 def _list_packages(build: Build, target: Path) -> None:
-    """Install the wheels into a new environment, and write which packages that has."""
+    """Install the server as users do, with hashes, into a new environment; write which packages that has."""
     environment = build.scratch / "server"
-    build.run(sys.executable, "-m", "venv", environment)
-    pip = (environment / "bin/python", "-m", "pip", "--disable-pip-version-check")
-    wheels = sorted(target.glob("*.whl"))
-    build.run(*pip, "install", "--quiet", "--constraint", "constraints.txt", *wheels)
+    build.run(sys.executable, "-m", "venv", "--without-pip", environment)
+    pip = (sys.executable, "-m", "pip", "--python", environment / "bin/python", "--disable-pip-version-check")
+    constraints = ("--constraint", target / "constraints.txt", "--find-links", target)
+    build.run(*pip, "install", "--quiet", "--require-hashes", *constraints, f"parley-server=={build.version}")
+    build.run(*pip, "check")
     if (printed := build.run(environment / "bin/parley", "--version")) != f"parley {build.version}\n":
         raise Refused(f"the installed server says {printed!r}")
-    build.run(*pip, "uninstall", "--quiet", "--yes", "pip", "setuptools")
     bill = target / f"parley-server-{build.version}.cdx.json"
     cyclonedx = (sys.executable, "-m", "cyclonedx_py", "environment", "--output-reproducible")
     build.run(*cyclonedx, "--output-file", bill, environment / "bin/python")
@@ -136,28 +147,42 @@ def make_java(build: Build) -> None:
     """A Maven repository with the client and the starter: jars, sources, documentation, signatures."""
     target = build.folder("maven")
     key = os.environ.get("GPG_KEY", "")
-    environment = {}
-    if not key and "sec" not in build.run("gpg", "--list-secret-keys", "--with-colons"):
-        environment = {"GNUPGHOME": str(build.scratch / "gpg")}
-        (build.scratch / "gpg").mkdir(mode=0o700)
-        build.run(
-            *("gpg", "--batch", "--quiet", "--passphrase", "", "--quick-gen-key", LOCAL_KEY, "ed25519", "sign", "1d"),
-            **environment,
-        )
-        build.remark("NOT TO BE PUBLISHED: Maven's artifacts are signed with a key of this run; set GPG_KEY")
-    build.run(
-        *("mvn", "-q", "-B", "-Prelease", "-DskipTests", "deploy", "-pl", "parley-client,parley-spring-boot-starter"),
-        *("-am", f"-DaltDeploymentRepository=release::file://{target}", *([f"-Dgpg.keyname={key}"] if key else [])),
+    environment = {} if key else _signing_environment(build)
+    build.run(  # it installs nothing into the user's own repository
+        *("mvn", "-q", "-B", "-Prelease", "-DskipTests", "-Dmaven.install.skip", "deploy"),
+        *("-pl", "parley-client,parley-spring-boot-starter", "-am"),
+        *(f"-DaltDeploymentRepository=release::file://{target}", *([f"-Dgpg.keyname={key}"] if key else [])),
         at="clients/java",
         **environment,
     )
-    if environment:
-        build.run("gpgconf", "--kill", "gpg-agent", **environment)
-    for name in ("parley-client", "parley-spring-boot-starter"):
+    for name in ("parley-parent", "parley-client", "parley-spring-boot-starter"):
         files = {path.name for path in (target / "dev/parley" / name / build.version).iterdir()}
-        wanted = {f"{name}-{build.version}{end}" for end in (".jar", "-sources.jar", "-javadoc.jar", ".pom")}
+        kinds = (".pom",) if name == "parley-parent" else (".pom", ".jar", "-sources.jar", "-javadoc.jar")
+        wanted = {f"{name}-{build.version}{kind}" for kind in kinds}
         if missing := {each + end for each in wanted for end in ("", ".asc")} - files:
             raise Refused(f"Maven's artifacts lack {', '.join(sorted(missing))}")
+    verify_signatures(build, target, environment)
+    if environment:
+        build.run("gpgconf", "--kill", "gpg-agent", **environment)
+
+
+def _signing_environment(build: Build) -> dict[str, str]:
+    """Empty if gpg has a secret key; otherwise variables for gpg with a new key of this run."""
+    if "sec" in build.run("gpg", "--list-secret-keys", "--with-colons"):
+        return {}
+    folder = build.scratch / "gpg"
+    folder.mkdir(mode=0o700)
+    environment = {"GNUPGHOME": str(folder)}
+    command = ("gpg", "--batch", "--quiet", "--passphrase", "", "--quick-gen-key", LOCAL_KEY, "ed25519", "sign", "1d")
+    build.run(*command, **environment)
+    build.remark("NOT TO BE PUBLISHED: Maven's artifacts are signed with a key of this run; set GPG_KEY")
+    return environment
+
+
+def verify_signatures(build: Build, folder: Path, environment: dict[str, str]) -> None:
+    """Raises `Refused`, with gpg's message, for a signature below the folder that is not that of the file beside it."""
+    for signature in sorted(folder.rglob("*.asc")):
+        build.run("gpg", "--batch", "--verify", signature, signature.with_suffix(""), **environment)
 
 
 def make_chart(build: Build) -> None:
@@ -165,8 +190,10 @@ def make_chart(build: Build) -> None:
     helm = shutil.which("helm", path=f"{ROOT / '.tools/bin'}{os.pathsep}{os.environ['PATH']}")
     if helm is None:
         raise Refused("helm is not installed: tools/helm.sh")
+    target = build.folder("chart")
     build.run(helm, "lint", "--quiet", "deploy/helm/parley")
-    build.run(helm, "package", "deploy/helm/parley", "--destination", build.folder("chart"))
+    build.run(helm, "package", "deploy/helm/parley", "--destination", target)
+    build.run(helm, "template", "parley", target / f"parley-{build.version}.tgz")
 
 
 def make_protos(build: Build) -> None:
@@ -185,8 +212,28 @@ def make_protos(build: Build) -> None:
 def make_image(build: Build) -> None:
     """The container image as an archive that `docker load` and `podman load` read. It contains its list of packages."""
     tag = f"parley:{build.version}"
-    build.run(ROOT / "tools/image.sh", "build", tag)  # from the tree, whose commit it names in its labels
-    build.run(ROOT / "tools/image.sh", "save", tag, build.folder("image") / f"parley-{build.version}.tar")
+    build.run(ROOT / "tools/image.sh", "build", tag)  # built from the tree, since its labels have the commit
+    archive = build.folder("image") / f"parley-{build.version}.tar"
+    build.run(ROOT / "tools/image.sh", "save", tag, archive)
+    _check_image(build, archive)
+
+
+def _check_image(build: Build, archive: Path) -> None:
+    with tarfile.open(archive) as opened:
+        (image,) = _read_json(opened, "manifest.json")
+        labels = _read_json(opened, image["Config"])["config"]["Labels"]
+    wanted = {"version": build.version, "revision": build.commit}
+    found = {name: labels.get(f"org.opencontainers.image.{name}", "").removesuffix("-dirty") for name in wanted}
+    if found != wanted:  # the tree of a release has no changes: `check_tree`
+        raise Refused(f"the labels of {archive.name} are {found} in place of {wanted}")
+
+
+def _read_json(archive: tarfile.TarFile, name: str) -> Any:
+    file = archive.extractfile(name)
+    if file is None:
+        raise Refused(f"{name} in {archive.name!r} is not a file")
+    with file:
+        return json.load(file)
 
 
 PARTS: tuple[tuple[str, Callable[[Build], None]], ...] = (
@@ -197,4 +244,4 @@ PARTS: tuple[tuple[str, Callable[[Build], None]], ...] = (
     ("protos", make_protos),
     ("image", make_image),
 )
-"""In the order in which they are built."""
+"""The parts by name, in the order in which they are built."""

@@ -1,4 +1,4 @@
-"""What must hold before a release is built."""
+"""The conditions for a release."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def notes_of(version: str, root: Path = ROOT) -> str:
 
 
 def git(root: Path, *arguments: str) -> str:
-    """What git prints."""
+    """The output of a git command."""
     return subprocess.run(["git", *arguments], cwd=root, check=True, capture_output=True, text=True).stdout
 
 

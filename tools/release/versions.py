@@ -9,7 +9,7 @@ ROOT = Path(__file__).resolve().parents[2]
 VERSION = ROOT / "VERSION"
 FORM = re.compile(r"(0|[1-9]\d*)\.(0|[1-9]\d*)\.(0|[1-9]\d*)")
 SNAPSHOT = "-SNAPSHOT"
-"""What Maven calls a version between releases."""
+"""Maven's suffix of a version between releases."""
 
 # In each file, the groups are what precedes and what follows the version.
 _JAVA = r"(<artifactId>parley-parent</artifactId>\s*<version>)[^<]+(</version>)"

@@ -22,6 +22,7 @@ import { errorOfStatus, unavailable } from "./status.js";
 
 const READ_AHEAD_BYTES = 64 * 1024;
 const LONGEST_TIMER_MS = 2 ** 31 - 1;
+const GRPC = "application/grpc";
 
 export type Method<I extends DescMessage, O extends DescMessage> = DescMethod & { input: I; output: O };
 
@@ -51,12 +52,15 @@ export class Call<I extends DescMessage, O extends DescMessage> {
     const deadline = options.timeoutMs > 0 ? Date.now() + options.timeoutMs : Infinity;
     const path = `/${method.parent.typeName}/${method.name}`;
     this.#call = channel.createCall(path, deadline, null, null, propagate.DEFAULTS);
+    let isPage = false;
     this.#call.start(options.metadata, {
-      onReceiveMetadata: () => {},
+      onReceiveMetadata: (headers) => {
+        isPage = !String(headers.get("content-type")[0] ?? GRPC).startsWith(GRPC);
+      },
       onReceiveMessage: (message: Buffer) => this.#take(message),
       onReceiveStatus: (ended) => {
         if (ended.code === status.OK) this.#reach.reached = true;
-        else this.#error ??= this.#reach.explain(errorOfStatus(ended), channel);
+        else this.#error ??= this.#reach.explain(errorOfStatus(isPage ? pageStatus(ended) : ended), channel);
         this.#status ??= ended;
         options.onEnd();
         this.#wake?.();
@@ -133,4 +137,10 @@ export class Call<I extends DescMessage, O extends DescMessage> {
       throw new ParleyError("the server's answer cannot be decoded", { code: "DATA_LOSS", cause });
     }
   }
+}
+
+/** grpc-js reads a page with HTTP status 200 as a message that is too large; gRPC's mapping gives UNKNOWN. */
+function pageStatus(ended: StatusObject): StatusObject {
+  if (ended.code !== status.RESOURCE_EXHAUSTED) return ended;
+  return { ...ended, code: status.UNKNOWN, details: "the answer is not one of gRPC" };
 }

@@ -18,9 +18,12 @@ import {
 import { ErrorReason, ReplyErrorSchema, type ReplyError } from "./gen/parley/v1/errors_pb.js";
 
 const TRAILER = "parley-error-bin";
-const RETRYABLE: readonly Code[] = ["UNAVAILABLE", "CANCELLED", "DEADLINE_EXCEEDED"];
-// Codes that proxies, a stopping server and RST_STREAM produce, in addition to UNAVAILABLE.
+// Codes that proxies, a stopping server and RST_STREAM produce, in addition to UNAVAILABLE. Parley's own INTERNAL has a
+// reason.
 const CUT: readonly Code[] = ["CANCELLED", "INTERNAL", "UNKNOWN"];
+// grpc-js's words for a stream that a proxy has ended with HTTP/2's ENHANCE_YOUR_CALM, to limit its load.
+const CALMED = "Bandwidth exhausted";
+const RETRYABLE: readonly Code[] = ["UNAVAILABLE", "DEADLINE_EXCEEDED", ...CUT];
 
 /** Returns the error of a call that ended with a status other than OK. */
 export function errorOfStatus({ code: number, details, metadata }: StatusObject): ParleyError {
@@ -30,8 +33,11 @@ export function errorOfStatus({ code: number, details, metadata }: StatusObject)
   } catch {
     // Not a trailer of Parley: use the code.
   }
-  const code = codeName(number);
-  return new (BY_CODE[code] ?? ParleyError)(details || code, { code, retryable: RETRYABLE.includes(code) });
+  // The code of gRPC is also that of a request that is too large.
+  const calmed = number === status.RESOURCE_EXHAUSTED && details.startsWith(CALMED);
+  const code = calmed ? "UNAVAILABLE" : codeName(number);
+  const kind = CUT.includes(code) ? Unavailable : (BY_CODE[code] ?? ParleyError);
+  return new kind(details || code, { code, retryable: RETRYABLE.includes(code) });
 }
 
 /** Returns the error of a `ReplyError`. An unknown reason gives the class of its status code. */

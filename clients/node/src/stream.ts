@@ -242,8 +242,11 @@ export class ReplyStream implements AsyncIterableIterator<ReplyEvent, undefined>
     if (mayRetry(error) || (error.code === "DEADLINE_EXCEEDED" && error.reason === "")) return true;
     // After acceptance, a status that reports a failed reply was sent instead of the terminal chunk, which a new call
     // reads. TooManyReaders may count the reader that was cut off, until its server has noticed the cut. A credential
-    // may be available again soon.
-    const again = endsReply(error) || error instanceof TooManyReaders || error instanceof CredentialFailed;
+    // may be available again soon. A proxy that limits its load ends streams with RESOURCE_EXHAUSTED; before acceptance,
+    // this may also be a request that is too large.
+    const limited = error.code === "RESOURCE_EXHAUSTED" && error.reason === "";
+    const again =
+      endsReply(error) || limited || error instanceof TooManyReaders || error instanceof CredentialFailed;
     return this.#transcript.accepted !== undefined && again;
   }
 

@@ -380,7 +380,12 @@ class Prompt(Value, frozen=True, kw_only=True):
 
 
 class Finish(Value, frozen=True, kw_only=True):
-    """How a provider ended its answer: the reason, and the provider's own name for it."""
+    """How a provider ended its answer: the reason, and the provider's own name for it.
+
+    response_id, response_model: the provider's id of the answer, and its name of the model that has answered, which may
+    be more exact than the name that was asked for (empty: the provider states none)."""
 
     reason: FinishReason
     provider_reason: str = ""
+    response_id: str = ""
+    response_model: str = ""

@@ -196,8 +196,8 @@ def _values_of(record: logging.LogRecord) -> dict[str, Any]:
     else:
         values.update(event="log", logger=record.name, message=redact(message))
     span = current_span.get()
-    if span.trace_id and not span.ended:  # a background task may outlive the operation that has started it
-        values["trace_id"], values["span_id"] = span.trace_id, span.span_id
+    if not span.ended and (trace_id := span.trace_id):  # a background task may outlive the operation that started it
+        values["trace_id"], values["span_id"] = trace_id, span.span_id
     if record.exc_info:
         values["exception"] = redact(_FORMATTER.formatException(record.exc_info))[-_EXCEPTION_CHARACTERS:]
     return values

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable, Iterator
-from typing import Final, Generic, TypeVar
+from typing import Final
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Metric
 from prometheus_client.gc_collector import GCCollector
@@ -16,14 +16,10 @@ from prometheus_client.registry import Collector
 from parley_server import __version__
 from parley_server.core.model import Model, Reply, Usage
 from parley_server.core.observer import AttemptEnded, CallEnded
-from parley_server.core.tracing import current_span
 from parley_server.errors import Reason
-from parley_server.telemetry import genai
+from parley_server.telemetry.genai_metrics import GenAiMetrics
 from parley_server.telemetry.logs import end_reason, event_of
-
-# Limit of label values of a metric. Further values are counted together as "other", so that memory stays bounded.
-MAX_SERIES = 500
-OTHER = "other"
+from parley_server.telemetry.series import Labelled, exemplar
 
 _FIRST_TOKEN_S = (0.05, 0.1, 0.2, 0.3, 0.5, 0.75, 1, 1.5, 2, 3, 5, 10, 20, 30, 60, 120)
 _REPLY_S = (0.1, 0.25, 0.5, 1, 2, 5, 10, 20, 30, 60, 120, 300, 600, 1800)
@@ -39,6 +35,7 @@ _LENGTH = (0, 100, 500, 1_000, 5_000, 10_000, 50_000, 100_000, 500_000)
 _REFUSALS: Final = (Reason.OVERLOADED, Reason.STORAGE_UNAVAILABLE)
 _SUMMARIES: Final = ("stored", "skipped", "failed", "timeout", "cancelled", "erased")
 _REFRESHES: Final = ("ok", "failed")
+_SPANS: Final = ("exported", "failed", "dropped")
 _LOG_LINES: Final = (
     ("error", "call"),
     ("error", "reply"),
@@ -54,27 +51,6 @@ _LOG_LINES: Final = (
     ("warning", "api_key_reload_failed"),
     ("warning", "config_needs_restart"),
 )
-
-Child = TypeVar("Child")
-
-
-class _Labelled(Generic[Child]):
-    """The children of a metric by their label values, created once and limited in number."""
-
-    # The library would look a child up under a lock, and convert and count the values, at each event.
-
-    def __init__(self, bind: Callable[..., Child]) -> None:
-        self._bind = bind
-        self._children: dict[tuple[str, ...], Child] = {}
-
-    def of(self, *values: str) -> Child:
-        child = self._children.get(values)
-        if child is None:
-            if len(self._children) >= MAX_SERIES:
-                values = (OTHER,) * len(values)
-            child = self._bind(*values)
-            self._children[values] = child
-        return child
 
 
 class _Retirements(Collector):
@@ -100,18 +76,12 @@ class _LogLineCounter(logging.Handler):
 
     def __init__(self, lines: Counter) -> None:
         super().__init__(logging.WARNING)
-        self._lines = _Labelled(lines.labels)
+        self._lines = Labelled(lines.labels)
         for labels in _LOG_LINES:
             self._lines.of(*labels)
 
     def emit(self, record: logging.LogRecord) -> None:
         self._lines.of(record.levelname.lower(), event_of(record)).inc()
-
-
-def _exemplar() -> dict[str, str] | None:
-    """The trace of the current operation, if it is exported: latencies show it as an example."""
-    span = current_span.get()
-    return {"trace_id": span.trace_id} if span.sampled else None
 
 
 class Metrics:
@@ -132,9 +102,11 @@ class Metrics:
         build = Gauge("parley_build_info", "1; the label is the release.", ("version",), registry=registry)
         build.labels(__version__).set(1)
         self._bind_configuration(registry)
-        self._genai = _GenAiMetrics(registry) if genai_metrics else None
+        self._genai = GenAiMetrics(registry) if genai_metrics else None
         spans = Counter("parley_trace_spans_total", "Spans of traces that ended.", ("outcome",), registry=registry)
-        self._spans = _Labelled(spans.labels)
+        self._spans = Labelled(spans.labels)
+        for outcome in _SPANS:
+            self._spans.of(outcome)
         self._lease = Gauge(
             "parley_lease_held", "1 while this replica may show text of its replies.", registry=registry
         )
@@ -155,7 +127,7 @@ class Metrics:
     def _bind_replies(self, registry: CollectorRegistry) -> None:
         model = ("model",)
         ended = Counter("parley_replies_total", "Replies that ended.", ("state", "reason", "model"), registry=registry)
-        self._ended = _Labelled(ended.labels)
+        self._ended = Labelled(ended.labels)
         self._active = Gauge("parley_replies_active", "Running replies.", registry=registry)
         self._readers = Gauge("parley_readers_active", "Readers that follow a reply.", registry=registry)
         first_token = Histogram(
@@ -165,7 +137,7 @@ class Metrics:
             buckets=_FIRST_TOKEN_S,
             registry=registry,
         )
-        self._first_token = _Labelled(first_token.labels)
+        self._first_token = Labelled(first_token.labels)
         duration = Histogram(
             "parley_reply_duration_seconds",
             "From acceptance to the end.",
@@ -173,7 +145,7 @@ class Metrics:
             buckets=_REPLY_S,
             registry=registry,
         )
-        self._duration = _Labelled(duration.labels)
+        self._duration = Labelled(duration.labels)
         length = Histogram(
             "parley_reply_text_characters",
             "Length of the text when the reply ended.",
@@ -181,7 +153,7 @@ class Metrics:
             buckets=_LENGTH,
             registry=registry,
         )
-        self._length = _Labelled(length.labels)
+        self._length = Labelled(length.labels)
         self._overhead = Histogram(
             "parley_reply_overhead_seconds",
             "Time that the engine itself spends on a reply, without waits for the provider.",
@@ -189,7 +161,7 @@ class Metrics:
             registry=registry,
         )
         tokens = Counter("parley_tokens_total", "Tokens used.", ("kind", "model"), registry=registry)
-        self._tokens = _Labelled(tokens.labels)
+        self._tokens = Labelled(tokens.labels)
         self._estimate_ratio = Histogram(
             "parley_prompt_estimate_ratio",
             "Estimated tokens of a prompt divided by the provider's count.",
@@ -199,7 +171,7 @@ class Metrics:
         summaries = Counter(
             "parley_summaries_total", "Summaries of conversations that ended.", ("outcome",), registry=registry
         )
-        self._summaries = _Labelled(summaries.labels)
+        self._summaries = Labelled(summaries.labels)
         for outcome in _SUMMARIES:
             self._summaries.of(outcome)
         kept = Counter(
@@ -208,28 +180,28 @@ class Metrics:
             ("outcome",),
             registry=registry,
         )
-        self._kept = _Labelled(kept.labels)
+        self._kept = Labelled(kept.labels)
         erased = Counter(
             "parley_erased_conversations_total", "Conversations that were erased.", ("cause",), registry=registry
         )
-        self._erased = _Labelled(erased.labels)
+        self._erased = Labelled(erased.labels)
         self._unrolled = Gauge(
             "parley_usage_unrolled", "Rows of usage that are not in the sums by day yet.", registry=registry
         )
         cost = Counter("parley_cost_usd_total", "Cost in US dollars, where prices are known.", model, registry=registry)
-        self._cost = _Labelled(cost.labels)
+        self._cost = Labelled(cost.labels)
 
     def _bind_calls(self, registry: CollectorRegistry) -> None:
         refusals = Counter("parley_refusals_total", "Requests refused.", ("reason",), registry=registry)
-        self._refusals = _Labelled(refusals.labels)
+        self._refusals = Labelled(refusals.labels)
         for reason in _REFUSALS:
             self._refusals.of(reason.value)
         calls = Counter("parley_calls_total", "Calls by method and status.", ("method", "code"), registry=registry)
-        self._calls = _Labelled(calls.labels)
+        self._calls = Labelled(calls.labels)
         call_duration = Histogram(
             "parley_call_duration_seconds", "Duration of calls.", ("method",), buckets=_CALL_S, registry=registry
         )
-        self._call_duration = _Labelled(call_duration.labels)
+        self._call_duration = Labelled(call_duration.labels)
         self._resumes = Counter(
             "parley_resumes_total", "Readers that resumed a reply with ResumeReply.", registry=registry
         )
@@ -241,18 +213,18 @@ class Metrics:
         counted = Counter(
             "parley_limiter_calls_total", "Messages counted against their limit.", ("outcome",), registry=registry
         )
-        self._counted = _Labelled(counted.labels)
+        self._counted = Labelled(counted.labels)
         exceeded = Counter(
             "parley_quota_refusals_total", "Requests refused for a quota.", ("limit",), registry=registry
         )
-        self._quota_refusals = _Labelled(exceeded.labels)
+        self._quota_refusals = Labelled(exceeded.labels)
         failures = Counter("parley_auth_failures_total", "Refused credentials.", ("cause",), registry=registry)
-        self._auth_failures = _Labelled(failures.labels)
+        self._auth_failures = Labelled(failures.labels)
         self._auth = Histogram("parley_auth_seconds", "Time to identify a caller.", buckets=_AUTH_S, registry=registry)
         refreshes = Counter(
             "parley_jwks_refreshes_total", "Reads of issuers' public keys.", ("outcome",), registry=registry
         )
-        self._jwks_refreshes = _Labelled(refreshes.labels)
+        self._jwks_refreshes = Labelled(refreshes.labels)
         for outcome in _REFRESHES:
             self._jwks_refreshes.of(outcome)
 
@@ -260,21 +232,21 @@ class Metrics:
         attempts = Counter(
             "parley_provider_attempts_total", "Requests to providers.", ("provider", "outcome"), registry=registry
         )
-        self._attempts = _Labelled(attempts.labels)
+        self._attempts = Labelled(attempts.labels)
         retries = Counter(
             "parley_provider_retries_total",
             "Repeated requests for the same reply to the same model.",
             ("provider", "reason"),
             registry=registry,
         )
-        self._retries = _Labelled(retries.labels)
+        self._retries = Labelled(retries.labels)
         failovers = Counter(
             "parley_failovers_total",
             "Replies that asked another model instead.",
             ("from", "to", "reason"),
             registry=registry,
         )
-        self._failovers = _Labelled(failovers.labels)
+        self._failovers = Labelled(failovers.labels)
         self._keys_unreadable = Gauge(
             "parley_provider_keys_unreadable", "Stored provider keys that cannot be decrypted.", registry=registry
         )
@@ -284,20 +256,20 @@ class Metrics:
             ("provider", "model"),
             registry=registry,
         )
-        self._breaker = _Labelled(breaker.labels)
+        self._breaker = Labelled(breaker.labels)
         oddities = Counter(
             "parley_provider_oddities_total",
             "Parts of providers' answers that were dropped.",
             ("provider", "kind"),
             registry=registry,
         )
-        self._oddities = _Labelled(oddities.labels)
+        self._oddities = Labelled(oddities.labels)
 
     def _bind_configuration(self, registry: CollectorRegistry) -> None:
         reloads = Counter(
             "parley_config_reloads_total", "Changed or requested configurations.", ("outcome",), registry=registry
         )
-        self._reloads = _Labelled(reloads.labels)
+        self._reloads = Labelled(reloads.labels)
         self._config_loaded = Gauge(
             "parley_config_loaded_timestamp_seconds",
             "When the configuration was last read without a fault.",
@@ -317,7 +289,7 @@ class Metrics:
         state, model = reply.state.value, reply.model
         self._ended.of(state, end_reason(reply), model).inc()
         # The wall clock may have been set back during the reply.
-        self._duration.of(state).observe(max(0, reply.end_time_us - reply.create_time_us) / 1e6, _exemplar())
+        self._duration.of(state).observe(max(0, reply.end_time_us - reply.create_time_us) / 1e6, exemplar())
         self._length.of(state).observe(text_length)
         self._overhead.observe(overhead_s)
         if reply.usage is not None:
@@ -346,7 +318,7 @@ class Metrics:
         self._readers.dec()
 
     def first_token(self, seconds: float, model: str) -> None:
-        self._first_token.of(model).observe(seconds, _exemplar())
+        self._first_token.of(model).observe(seconds, exemplar())
 
     def refused(self, reason: Reason) -> None:
         self._refusals.of(reason.value).inc()
@@ -393,7 +365,7 @@ class Metrics:
 
     def call_ended(self, call: CallEnded) -> None:
         self._calls.of(call.method, call.code).inc()
-        self._call_duration.of(call.method).observe(call.duration_s, _exemplar())
+        self._call_duration.of(call.method).observe(call.duration_s, exemplar())
 
     def authenticated(self, seconds: float) -> None:
         self._auth.observe(seconds)
@@ -464,59 +436,3 @@ class Metrics:
     def tasks_counted(self, tasks: int) -> None:
         """Record the number of tasks of the event loop."""
         self._tasks.set(tasks)
-
-
-class _GenAiMetrics:
-    """The metrics of the GenAI conventions for clients, in Prometheus' form of their names."""
-
-    # `time_per_output_chunk` is missing: one value for each chunk would cost more than all else of a token.
-
-    def __init__(self, registry: CollectorRegistry) -> None:
-        labels = tuple(map(genai.prometheus_name, (genai.OPERATION, genai.PROVIDER, genai.REQUEST_MODEL)))
-        duration = Histogram(
-            genai.prometheus_name(genai.DURATION) + "_seconds",
-            "Duration of a request to a model, until its answer is complete.",
-            (*labels, genai.prometheus_name(genai.ERROR_TYPE)),
-            buckets=genai.SECONDS,
-            registry=registry,
-        )
-        self._duration = _Labelled(duration.labels)
-        first_chunk = Histogram(
-            genai.prometheus_name(genai.TIME_TO_FIRST_CHUNK) + "_seconds",
-            "From a request to a model to its first content.",
-            labels,
-            buckets=genai.SECONDS,
-            registry=registry,
-        )
-        self._first_chunk = _Labelled(first_chunk.labels)
-        tokens = {
-            genai.USAGE_INPUT: "Tokens of prompts.",
-            genai.USAGE_OUTPUT: "Tokens of answers.",
-            genai.USAGE_CACHE_READ: "Tokens of prompts that the provider had cached.",
-            genai.USAGE_CACHE_WRITE: "Tokens of prompts that the provider has cached.",
-            genai.USAGE_REASONING: "Tokens of answers that are reasoning.",
-        }
-        self._tokens = {
-            name: _Labelled(Counter(genai.prometheus_name(name), text, labels, registry=registry).labels)
-            for name, text in tokens.items()
-        }
-
-    def count(self, attempt: AttemptEnded) -> None:
-        labels = (genai.CHAT, attempt.target.system, attempt.model.name)
-        error = "" if attempt.outcome == "OK" else attempt.outcome
-        exemplar = _exemplar()
-        self._duration.of(*labels, error).observe(attempt.duration_s, exemplar)
-        if attempt.first_content_s is not None:
-            self._first_chunk.of(*labels).observe(attempt.first_content_s, exemplar)
-        if (usage := attempt.usage) is None:
-            return
-        counts = (
-            (genai.USAGE_INPUT, usage.prompt_tokens),
-            (genai.USAGE_OUTPUT, usage.completion_tokens),
-            (genai.USAGE_CACHE_READ, usage.cached_prompt_tokens),
-            (genai.USAGE_CACHE_WRITE, usage.cache_write_prompt_tokens),
-            (genai.USAGE_REASONING, usage.reasoning_tokens),
-        )
-        for name, count in counts:
-            if count > 0:
-                self._tokens[name].of(*labels).inc(count)

@@ -27,7 +27,7 @@ async def client(server):
         yield client
 
 
-async def test_every_call_carries_the_identity(server, client):
+async def test_every_call_has_the_metadata_of_the_identity(server, client):
     server.unary["GetReply"] = [REPLY]
     server.log = [text(1, "a"), finished(2)]
     assert await client.get_reply("reply-1") == REPLY

@@ -1,4 +1,4 @@
-"""Credentials from a function, and what the Python client does about refusals of identity and limits."""
+"""Credentials from a function, and how the Python client handles refusals of identity and limits."""
 
 import asyncio
 
@@ -89,7 +89,7 @@ async def is_cancelled():
         (lambda: None, "failed with TypeError", TypeError),
     ],
 )
-async def test_a_function_that_fails_sends_nothing(server, client_with, function, message, cause):
+async def test_no_call_is_sent_if_the_credential_function_fails(server, client_with, function, message, cause):
     client = client_with(function)
     for attempt in (client.get_reply(REPLY_ID), anext(client.stream_reply("Hi"))):
         with pytest.raises(CredentialFailed, match=message) as failure:
@@ -99,7 +99,7 @@ async def test_a_function_that_fails_sends_nothing(server, client_with, function
     assert server.calls == []
 
 
-async def test_a_function_that_hangs_ends_with_its_time_limit(server, client_with, monkeypatch):
+async def test_a_hanging_credential_function_is_cancelled_at_its_time_limit(server, client_with, monkeypatch):
     monkeypatch.setattr("parley._connection.CREDENTIAL_S", 0.05)
     cancelled = asyncio.Event()
 
@@ -116,18 +116,18 @@ async def test_a_function_that_hangs_ends_with_its_time_limit(server, client_wit
 
 @pytest.mark.parametrize("end", ["client", "stream"])
 async def test_closing_ends_the_wait_for_a_credential(client_with, end):
-    asked = asyncio.Event()
+    function_called = asyncio.Event()
 
     async def hang():
-        asked.set()
+        function_called.set()
         await asyncio.Event().wait()
 
     client = client_with(hang)
     stream = client.stream_reply("Hi")
     reading = asyncio.create_task(anext(stream, "ended"))
-    await asked.wait()
+    await function_called.wait()
     await (client.close() if end == "client" else stream.aclose())
-    async with asyncio.timeout(CREDENTIAL_S / 2):  # not by the time limit of the function
+    async with asyncio.timeout(CREDENTIAL_S / 2):  # before the time limit of the function
         if end == "stream":
             assert await reading == "ended"
         else:
@@ -135,7 +135,7 @@ async def test_closing_ends_the_wait_for_a_credential(client_with, end):
                 await reading
 
 
-async def test_a_function_that_fails_once_does_not_end_an_accepted_stream(server, client_with):
+async def test_one_failure_of_the_credential_function_does_not_end_an_accepted_stream(server, client_with):
     given = iter(["token-1", None, "token-3"])
     client = client_with(lambda: next(given))
     server.log = [*texts("a", "b"), finished(3)]
@@ -146,13 +146,13 @@ async def test_a_function_that_fails_once_does_not_end_an_accepted_stream(server
     assert (events[-1].text, credentials(server)) == ("ab", ["Bearer token-1", "Bearer token-3"])
 
 
-async def test_a_function_that_fails_for_long_leaves_the_cursor(server, client_with):
+async def test_lasting_failures_of_the_credential_function_raise_connection_lost_with_the_cursor(server, client_with):
     given = iter(["token-1"])
 
-    async def once():
+    async def token_once():
         return next(given, "")
 
-    client = client_with(once, parley.Backoff(first_s=0.001, max_s=0.01, max_elapsed_s=0.05))
+    client = client_with(token_once, parley.Backoff(first_s=0.001, max_s=0.01, max_elapsed_s=0.05))
     server.scripts.append([accepted(), text(1, "a"), BARE])
     with pytest.raises(parley.ConnectionLost) as lost:
         async for _ in client.stream_reply("Hi"):
@@ -168,7 +168,7 @@ async def test_a_function_that_fails_for_long_leaves_the_cursor(server, client_w
         (grpc.StatusCode.RESOURCE_EXHAUSTED, "QUOTA_EXCEEDED", QuotaExceeded),
     ],
 )
-async def test_refusals_that_last_are_not_retried(server, client_with, code, reason, kind):
+async def test_permanent_refusals_are_not_retried(server, client_with, code, reason, kind):
     server.unary["CreateReply"] = [refusal(code, reason, retry_after_s=0.001)]
     server.scripts.append([refusal(code, reason, retry_after_s=0.001)])
     client = client_with()
@@ -181,7 +181,7 @@ async def test_refusals_that_last_are_not_retried(server, client_with, code, rea
 @pytest.mark.parametrize(
     ("code", "reason"), [LIMITED, (grpc.StatusCode.UNAVAILABLE, "IDENTITY_UNAVAILABLE")], ids=["rate", "identity"]
 )
-async def test_refusals_that_pass_are_retried_after_their_wait(server, client_with, code, reason):
+async def test_temporary_refusals_are_retried_after_their_delay(server, client_with, code, reason):
     waits = []
 
     async def sleep(delay_s):
@@ -211,14 +211,14 @@ async def test_refusals_that_pass_are_retried_after_their_wait(server, client_wi
         ),
     ],
 )
-async def test_a_wait_beyond_the_own_limit_is_not_waited_for(server, client_with, refused, kind):
+async def test_a_retry_delay_above_max_elapsed_is_not_waited_for(server, client_with, refused, kind):
     server.unary["CreateReply"] = [refused]
     with pytest.raises(kind) as failure:
         await client_with().create_reply("Hi")
     assert (failure.value.retry_after_s, len(server.calls)) == (6.0, 1)
 
 
-async def test_the_quota_of_the_acceptance_is_shown(server, client_with):
+async def test_the_accepted_event_has_the_quota(server, client_with):
     quota = resources_pb2.Quota(name="tokens_per_day", limit=200_000, used=150_000)
     first = accepted()
     first.accepted.quota.CopyFrom(quota)

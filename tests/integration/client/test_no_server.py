@@ -1,4 +1,4 @@
-"""Without a server, the Python client's error says so and how to start one."""
+"""Without a server, the error of the Python client reports this and how to start one."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def no_server(address: str) -> str:
     return f"no Parley server at {address}; start one with `parley serve`"
 
 
-async def test_a_deadline_before_the_first_connection_means_no_server():
+async def test_a_deadline_before_the_first_connection_reports_a_missing_server():
     async with parley.Client("parley.invalid:50051", call_timeout_s=0.001) as client:
         with pytest.raises(parley.Unavailable) as caught:
             await client.models()
@@ -46,7 +46,7 @@ async def test_a_server_that_refuses_calls_counts_as_reached(last):
     assert now[0] >= 20.0
 
 
-async def test_a_deadline_while_the_channel_connects_means_no_server():
+async def test_a_deadline_while_the_channel_connects_reports_a_missing_server():
     """gRPC reports IDLE both before the first connection attempt and after a lost connection."""
     late = parley.Unavailable("late", code=grpc.StatusCode.DEADLINE_EXCEEDED)
     async with grpc.aio.insecure_channel("127.0.0.1:1") as channel:

@@ -58,7 +58,7 @@ CUTS = [
 
 @pytest.mark.parametrize("how", CUTS, ids=str)
 @pytest.mark.parametrize("after", [1, 2, 3, 4, 5])
-async def test_cut_at_every_chunk_boundary(server, client, after, how):
+async def test_a_stream_cut_at_any_chunk_continues_without_loss(server, client, after, how):
     server.cuts.append(Cut(after, how))
     events = await read(client.stream_reply("Hi"))
     assert events == [ACCEPTED, *[Text(piece) for piece in ("Hel", "lo ", "wor", "ld")], END]
@@ -116,7 +116,7 @@ async def _cancel_the_reader(stream):
 
 
 @pytest.mark.parametrize("leave", [_break, _leave_the_context, _close, _cancel_the_reader])
-async def test_leaving_ends_the_call_on_the_server_at_once(server, client, leave):
+async def test_leaving_a_stream_ends_its_call_on_the_server_at_once(server, client, leave):
     server.scripts.append([accepted(), text(1, "Hel"), Wait(asyncio.Event())])
     gc.disable()
     try:
@@ -170,7 +170,7 @@ async def test_a_read_that_timed_out_can_be_repeated_without_loss(server, client
     assert await read(stream) == [*[Text(piece) for piece in ("lo ", "wor", "ld")], END]
 
 
-async def test_a_slow_reader_stops_the_server_instead_of_filling_memory(server, client):
+async def test_flow_control_stops_the_server_for_a_slow_reader(server, client):
     piece = "x" * 65536
     chunks = texts(*[piece] * 800)
     server.scripts.append([accepted(), *chunks, finished(801)])

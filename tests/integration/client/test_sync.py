@@ -52,7 +52,7 @@ async def test_a_cut_stream_resumes_without_loss(server, client, how):
     assert rest[-1] == stream.finished == Finished("STOP", "Hello world", "spare", "", rest[-1].usage, "typewriter")
     assert (stream.text, stream.sequence, stream.reply_id) == ("Hello world", 5, REPLY_ID)
     assert (stream.message_id, stream.conversation_id, stream.tool_calls) == ("message-2", "conversation-1", ())
-    if how is None or isinstance(how, Abort):  # a connection that breaks may lose the acceptance, too
+    if how is None or isinstance(how, Abort):  # a broken connection may lose the acceptance, too
         assert server.methods() == ["StreamReply", "ResumeReply", "ResumeReply"]
     assert stream.request_id == server.calls[0].request.request_id
 
@@ -121,13 +121,13 @@ async def test_threads_share_the_events_of_one_stream(server, client):
 
 
 async def in_thread(function, *args):
-    """Its result, from a thread of its own: the executor of `to_thread` has few."""
+    """Run a function in a new thread: the executor of `to_thread` has too few threads."""
     loop, done = asyncio.get_running_loop(), asyncio.Future()
 
     def call():
         try:
             result = function(*args)
-        except Exception as error:  # noqa: BLE001 - raised where it is awaited
+        except Exception as error:  # noqa: BLE001 - the future raises it
             loop.call_soon_threadsafe(done.set_exception, error)
         else:
             loop.call_soon_threadsafe(done.set_result, result)
@@ -167,7 +167,7 @@ def _time_out(stream):
 
 
 @pytest.mark.parametrize("leave", [_break, _leave_the_context, _close, _raise, _time_out])
-async def test_leaving_ends_the_call_on_the_server_at_once(server, client, leave, monkeypatch):
+async def test_leaving_a_stream_ends_its_call_on_the_server_at_once(server, client, leave, monkeypatch):
     threads = []
     drop_call = parley.ReplyStream._drop_call
 
@@ -190,7 +190,7 @@ async def test_leaving_ends_the_call_on_the_server_at_once(server, client, leave
 
 @pytest.mark.parametrize("between_attempts", [False, True])
 @pytest.mark.parametrize("ends", ["stream", "client", "cancel"])
-async def test_a_waiting_thread_ends_with_its_stream_or_its_client(server, between_attempts, ends):
+async def test_closing_the_stream_or_the_client_ends_a_waiting_thread(server, between_attempts, ends):
     client = parley.SyncClient(server.address, backoff=LONG)
     wait = UNAVAILABLE if between_attempts else Wait(asyncio.Event())
     server.scripts.append([accepted(), wait])
@@ -218,7 +218,7 @@ async def test_a_waiting_thread_ends_with_its_stream_or_its_client(server, betwe
         await asyncio.wait_for(reading, 5.0)
 
 
-async def test_a_slow_reader_stops_the_server_instead_of_filling_memory(server, client):
+async def test_flow_control_stops_the_server_for_a_slow_reader(server, client):
     piece = "x" * 65536
     server.scripts.append([accepted(), *texts(*[piece] * 800), finished(801)])
     stream = client.stream_reply("Hi")
@@ -308,7 +308,7 @@ async def test_an_asynchronous_function_for_the_credential_is_awaited(server):
     assert server.calls[0].metadata["authorization"] == "Bearer token"
 
 
-async def test_a_time_limit_of_a_call_holds(server):
+async def test_a_call_ends_at_its_time_limit(server):
     server.unary["GetReply"] = lambda _: Abort(grpc.StatusCode.DEADLINE_EXCEEDED)
     client = parley.SyncClient(server.address, call_timeout_s=0.05)
     server.scripts.append([accepted(), Wait(asyncio.Event())])
@@ -325,7 +325,7 @@ async def test_a_time_limit_of_a_call_holds(server):
         await asyncio.to_thread(each.close)
 
 
-async def test_a_client_that_is_dropped_closes_its_connection(server, monkeypatch):
+async def test_a_garbage_collected_client_closes_its_connection(server, monkeypatch):
     threads = []
     close = parley.Client.close
 
@@ -346,7 +346,7 @@ async def test_a_client_that_is_dropped_closes_its_connection(server, monkeypatc
     assert threads == ["parley-sync"]
 
 
-async def test_a_client_without_a_call_opens_nothing(server):
+async def test_a_client_without_a_call_opens_no_connection(server):
     with parley.SyncClient(server.address) as client:
         client.acting_for("ben")
     assert server.proxy.accepted == 0

@@ -163,7 +163,7 @@ async def test_ctrl_c_stops_the_streaming_reply_but_not_the_program(server, term
 @pytest.mark.parametrize("key", ["\x03", "\x04"], ids=["Ctrl-C", "Ctrl-D"])
 async def test_ctrl_c_and_ctrl_d_at_the_prompt_exit(terminal, key):
     await terminal.expect("> ")
-    # CPython's input() misses a signal that comes between its prompt and its select(); a user presses again.
+    # CPython's input() ignores a signal between its prompt and its select(), so the key is pressed again.
     async with asyncio.timeout(10):
         while terminal.process.returncode is None:
             terminal.type(key)
@@ -200,7 +200,7 @@ async def test_a_lost_connection_is_shown_and_the_answer_continues(server, termi
     await terminal.expect("> ", after=at)
 
 
-async def test_open_shows_the_last_messages_and_follows_the_running_reply(server, terminal):
+async def test_open_shows_the_last_messages_and_the_running_reply(server, terminal):
     server.unary["GetConversation"] = [resources_pb2.Conversation(id="c9", title="Weather", active_reply_id="reply-1")]
     messages = [
         resources_pb2.Message(id="m2", role=resources_pb2.ROLE_USER, parts=[resources_pb2.Part(text="And now?")]),
@@ -262,7 +262,7 @@ async def test_a_failed_answer_keeps_its_text_and_the_chat(server, terminal):
     await terminal.expect("> ", after=at)
 
 
-async def test_one_message_is_answered_and_the_program_exits(server):
+async def test_a_single_message_is_answered_and_the_program_exits(server):
     server.log = [text(1, "Hello"), finished(2)]
     assert await piped(server, text="Hi", model="fast") == (0, "Hello\n", "")
     assert (await server.seen(1, "StreamReply")).request.model == "fast"
@@ -289,11 +289,11 @@ async def test_piped_lines_are_sent_as_messages(server):
 
 
 async def test_a_missing_server_prints_one_line():
-    async with running() as gone:
+    async with running() as stopped:
         pass
-    line = f"no Parley server at {gone.address}; start one with `parley serve`\n"
-    assert await piped(gone, text="Hi") == (1, "", line)
-    assert await piped(gone) == (1, "", line)
+    line = f"no Parley server at {stopped.address}; start one with `parley serve`\n"
+    assert await piped(stopped, text="Hi") == (1, "", line)
+    assert await piped(stopped) == (1, "", line)
 
 
 async def test_a_rate_limit_is_shown_while_the_client_waits(server):

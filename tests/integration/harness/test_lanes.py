@@ -5,8 +5,12 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import NamedTuple
 
+import pytest
+
+from tests.lanes import LaneTimes
 from tests.processes import clean_environment
 
 ROOT = Path(__file__).parents[3]
@@ -61,6 +65,7 @@ def test_loaded_tests_run_one_at_a_time_beside_one_other(tmp_path):
     assert "16 passed" in ran.stdout, ran.stdout + ran.stderr
     assert re.search(r"time of tests by lane: .*\bloaded \d s", ran.stdout)
     assert re.search(r"time of tests by lane: .*\bordinary \d s", ran.stdout)
+    assert re.search(r"time of tests by group: loaded \d s$", ran.stdout, re.MULTILINE)
     times = [line.split() for line in (tmp_path / "times").read_text().splitlines()]
     spans = sorted(Span(float(began), float(ended), name, process) for name, began, ended, process in times)
     loaded = [span for span in spans if span.name.startswith("loaded")]
@@ -69,6 +74,31 @@ def test_loaded_tests_run_one_at_a_time_beside_one_other(tmp_path):
     beside = begun_after_the_check([span for span in spans if span.name.startswith("light")], loaded)
     assert len(beside) > 2, "others run meanwhile"
     assert one_at_a_time(beside)
+
+
+@pytest.mark.parametrize(
+    ("suite", "test"),
+    [
+        ("image", "tests/image/test_image.py::test_user@image"),
+        ("Chromium", "tests/browser/test_layout.py::test_wide"),
+        ("Envoy", "tests/integration/mesh/test_mtls.py::test_a_forged_certificate_header_changes_nothing@loaded"),
+        ("siege", "tests/siege/test_siege.py::test_a_short_siege_breaks_no_promise"),
+        ("JVM", "tests/clients/test_suites.py::test_client[java]"),
+        ("JVM", "tests/conformance/test_conformance.py::test_conformance[stream-java]@conformance-java"),
+        ("JVM", "tests/products/test_s0.py::test_s0_1@product-spring-boot"),
+        ("release", "tests/release/test_packages.py::test_the_published_protos_generate_stubs@release"),
+        ("Prometheus", "tests/observability/test_queries.py::test_prometheus_evaluates_every_rule@loaded"),
+        (None, "tests/clients/test_suites.py::test_client[node]"),
+        (None, "tests/unit/core/test_log.py::test_text"),
+    ],
+)
+def test_the_run_shows_the_time_of_each_heavy_suite(suite, test):
+    times, shown = LaneTimes(), []
+    for part, time_s in (("setup", 2.0), ("call", 1.0)):
+        times.pytest_runtest_logreport(SimpleNamespace(nodeid=test, when=part, duration=time_s))
+    times.pytest_terminal_summary(SimpleNamespace(write_line=shown.append))
+    of_suites = [line for line in shown if line.startswith("time of tests by heavy suite")]
+    assert of_suites == ([f"time of tests by heavy suite: {suite} 3 s"] if suite else [])
 
 
 class Span(NamedTuple):

@@ -7,24 +7,25 @@ from collections.abc import AsyncIterator
 
 import httpx2
 import pytest
+import pytest_asyncio
 from parley.v1 import chat_pb2, conversations_pb2, resources_pb2
 
 from tests.integration.mesh.callers import whole_text
 from tests.integration.mesh.conftest import running
 from tests.integration.mesh.proxies import ORIGIN
 from tests.integration.served import ask
-from tests.lanes import LOADED
 
-pytestmark = pytest.mark.xdist_group(LOADED)
+# One process starts the servers once.
+pytestmark = [pytest.mark.xdist_group("grpc-web"), pytest.mark.asyncio(loop_scope="module")]
 HEADERS = {"content-type": "application/grpc-web+proto", "x-grpc-web": "1", "origin": ORIGIN}
 TRAILERS = 0x80
 
 
-@pytest.fixture
-async def web(tmp_path):
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def web(tmp_path_factory):
     """A server behind Envoy, and an HTTP client of the listener for browsers."""
     async with (
-        running(tmp_path, "envoy") as mesh,
+        running(tmp_path_factory.mktemp("web"), "envoy") as mesh,
         httpx2.AsyncClient(base_url=f"http://127.0.0.1:{mesh.proxy.web_port}", trust_env=False, timeout=20) as client,
     ):
         yield mesh, client

@@ -15,11 +15,11 @@ from parley_server.settings import load_settings
 from tests.integration.mesh.proxies import Envoy, envoy_binary
 from tests.integration.process.watching import error_of, reason_of
 from tests.integration.served import tenant
-from tests.lanes import LOADED
 from tests.processes import open_channel, until
 from tests.tools import tool
 
-pytestmark = [pytest.mark.xdist_group(LOADED), pytest.mark.asyncio(loop_scope="module")]
+# One process starts the servers once.
+pytestmark = [pytest.mark.xdist_group("mtls"), pytest.mark.asyncio(loop_scope="module")]
 EC = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"]
 BANK = "spiffe://cluster.local/ns/bank/sa/backend"
 ACCESS = tenant("shop", "key-of-shop") + f"[tenants.bank]\ncertificates = ['{BANK}']\n"

@@ -123,6 +123,6 @@ async def test_a_drain_of_the_server_lets_streams_end(mesh: Mesh) -> None:
 
         await until(draining, "the server drains", limit_s=LIMIT_S)
         for watcher in watchers:
-            await watcher.was_sent_away.wait()
+            await watcher.has_go_away.wait()
     assert await mesh.server.exited() == 0
-    assert {len(watcher.went_away) for watcher in watchers} == {1}
+    assert {len(watcher.go_aways) for watcher in watchers} == {1}

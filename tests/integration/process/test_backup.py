@@ -12,7 +12,6 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, closing
 from pathlib import Path
 
-import pytest
 from parley.v1 import chat_pb2, resources_pb2
 from parley_server.store.engine.sqlite_backup import back_up
 
@@ -47,8 +46,8 @@ async def shell(*lines: str, **variables: str) -> None:
 
 
 class Traffic:
-    """Callers that write to the server all the time, and one reply that runs until the end. `answered` has the texts by
-    conversation of all replies whose end their caller has seen."""
+    """Callers that write to the server continuously, and one reply that runs until the end. `answered`: the texts of
+    the replies whose end their caller has received, by conversation."""
 
     def __init__(self, caller: Caller) -> None:
         self._caller = caller
@@ -57,7 +56,7 @@ class Traffic:
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
-        """Yields once each caller has an answer and the long reply has text; at the end, waits for further answers."""
+        """Yield once each caller has an answer and the long reply has text; at the end, wait for further answers."""
         tasks = [asyncio.create_task(self._chat()) for _ in range(3)]
         tasks.append(asyncio.create_task(self.long.start(self._caller.chat)))
         try:
@@ -80,13 +79,13 @@ class Traffic:
     async def _chat(self) -> None:
         conversation = ""
         while True:
-            said = f"answer {uuid.uuid4()}"
+            text = f"answer {uuid.uuid4()}"
             reply = await self._caller.create(
-                script(said, delay_s=0.02), conversation_id=conversation, model="scripted", wait=20.0
+                script(text, delay_s=0.02), conversation_id=conversation, model="scripted", wait=20.0
             )
             conversation = reply.conversation_id
-            assert text_of(reply) == said
-            self.answered.setdefault(conversation, []).append(said)
+            assert text_of(reply) == text
+            self.answered.setdefault(conversation, []).append(text)
 
 
 async def answers_of(caller: Caller, conversation: str) -> list[str]:
@@ -105,11 +104,11 @@ def text_of_message(message: resources_pb2.Message) -> str:
 
 
 async def assert_restored(caller: Caller, before: dict[str, list[str]], traffic: Traffic) -> None:
-    """Everything that a caller had seen before the backup is there; the long reply has ended with its text."""
+    """Check that all answers received before the backup are stored, and that the long reply has ended with its text."""
     for conversation, texts in before.items():
         answers = await answers_of(caller, conversation)
         assert answers[: len(texts)] == texts
-        extra = answers[len(texts) :]  # of replies whose end was stored before their caller saw it
+        extra = answers[len(texts) :]  # the end of a reply is stored before its caller receives it
         assert extra == traffic.answered[conversation][len(texts) :][: len(extra)]
     long = await caller.get(traffic.long.reply_id)
     assert reason_of(long.error) == "OWNER_LOST"
@@ -121,7 +120,7 @@ async def assert_restored(caller: Caller, before: dict[str, list[str]], traffic:
     assert text_of(again) == "again"
 
 
-def test_the_page_has_the_commands() -> None:
+def test_the_page_has_each_command_in_order() -> None:
     assert [line.split()[0] for line in COMMANDS] == [
         "parley", "mkdir", "find", "install", "pg_dump", "createdb", "pg_restore", "redis-cli", "parley",
     ]  # fmt: skip
@@ -151,8 +150,8 @@ async def test_a_sqlite_backup_under_traffic_has_all_stored_conversations(tmp_pa
         await caller.channel.close()
 
 
-def test_a_backup_has_all_commits_and_nothing_else(tmp_path: Path) -> None:
-    """Commits that are only in the write-ahead log are copied; an open transaction is not, and delays nothing."""
+def test_a_backup_has_all_commits_and_no_open_transaction(tmp_path: Path) -> None:
+    """Commits that are only in the write-ahead log are copied; the backup does not wait for an open transaction."""
     source = tmp_path / "parley.db"
     with closing(sqlite3.connect(source, isolation_level=None)) as writer:
         writer.execute("PRAGMA journal_mode = WAL").fetchone()
@@ -172,7 +171,7 @@ def test_a_backup_has_all_commits_and_nothing_else(tmp_path: Path) -> None:
     assert [path.name for path in alone.parent.iterdir()] == ["copy.db"]
 
 
-def test_a_backup_overwrites_nothing_and_leaves_nothing_behind(tmp_path: Path) -> None:
+def test_a_failed_backup_overwrites_no_file_and_leaves_none(tmp_path: Path) -> None:
     assert "there is no database at" in refusal(command(tmp_path, "backup", "copy.db"))
     with closing(sqlite3.connect(tmp_path / "parley.db")) as database:
         database.execute("CREATE TABLE t (a TEXT)")
@@ -198,7 +197,6 @@ def test_a_backup_overwrites_nothing_and_leaves_nothing_behind(tmp_path: Path) -
     assert "use pg_dump" in refusal(postgresql)
 
 
-@pytest.mark.xdist_group("loaded")
 async def test_a_postgresql_dump_under_traffic_restores_with_an_empty_redis(
     tmp_path: Path, shared_postgres, shared_redis
 ) -> None:

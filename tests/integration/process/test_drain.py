@@ -26,7 +26,7 @@ def limits(*, pause_s: float, grace_s: float) -> str:
     return f"[server]\ndrain_pause_s = {pause_s}\ndrain_grace_s = {grace_s}\n"
 
 
-def asking(text: str, delay_s: float = 0.02) -> chat_pb2.ReplyRequest:
+def reader_of(text: str, delay_s: float = 0.02) -> chat_pb2.ReplyRequest:
     return chat_pb2.ReplyRequest(text=script(text, delay_s=delay_s))
 
 
@@ -57,17 +57,17 @@ async def test_replies_may_end_within_the_grace_and_the_rest_keep_their_text(tmp
         chat = chat_pb2_grpc.ChatStub(channel)
         health = health_pb2_grpc.HealthStub(channel).Watch(health_pb2.HealthCheckRequest(), timeout=30)
         assert (await health.read()).status == health_pb2.HealthCheckResponse.SERVING
-        first_request = asking(SHORT)
+        first_request = reader_of(SHORT)
         first_request.request_id = "known-before-the-drain"
-        requests = (first_request, asking(SHORT), asking(LONG), asking(LONG))
+        requests = (first_request, reader_of(SHORT), reader_of(LONG), reader_of(LONG))
         async with watching(chat, *requests) as (short, other, long, stopped):
             server.send(number)
             assert (await health.read()).status == health_pb2.HealthCheckResponse.NOT_SERVING
             health.cancel()
-            late = await chat.CreateReply(asking("Just in time.", 0))
+            late = await chat.CreateReply(reader_of("Just in time.", 0))
             assert text_of(late) == "Just in time.", "in the pause, new replies are still accepted"
-            await asyncio.gather(*(each.was_sent_away.wait() for each in (short, other, long, stopped)))
-            for call in (chat.CreateReply(asking("x")), chat.StreamReply(asking("x")).read()):
+            await asyncio.gather(*(each.has_go_away.wait() for each in (short, other, long, stopped)))
+            for call in (chat.CreateReply(reader_of("x")), chat.StreamReply(reader_of("x")).read()):
                 with pytest.raises(grpc.aio.AioRpcError) as refusal:
                     await call
                 error = error_of(refusal.value)
@@ -87,8 +87,8 @@ async def test_replies_may_end_within_the_grace_and_the_rest_keep_their_text(tmp
         assert 0 < len(long.text) < len(LONG)
         assert LONG.startswith(long.text)
         for reader in (short, other, long):
-            assert len(reader.went_away) == 1
-            assert 0 < reader.went_away[0] <= grace_s
+            assert len(reader.go_aways) == 1
+            assert 0 < reader.go_aways[0] <= grace_s
         assert nothing_running(server)
         await server.start()
         async with parley.Client(server.address) as client:
@@ -98,7 +98,7 @@ async def test_replies_may_end_within_the_grace_and_the_rest_keep_their_text(tmp
 
 
 async def check_other_calls(
-    chat: chat_pb2_grpc.ChatStub, long: Watcher, stopped: Watcher, known: chat_pb2.ReplyRequest
+    chat: chat_pb2_grpc.ChatStub, long: Watcher, stopped: Watcher, accepted: chat_pb2.ReplyRequest
 ) -> None:
     """All calls except new replies are served during the drain."""
     resumed = Watcher()
@@ -111,9 +111,9 @@ async def check_other_calls(
     assert "".join(chunk.text for chunk in polled.chunks)
     assert text_of(await chat.GetReply(chat_pb2.GetReplyRequest(reply_id=long.reply_id)))
     retry = chat_pb2.ReplyRequest()
-    retry.CopyFrom(known)
+    retry.CopyFrom(accepted)
     retry.wait.FromMilliseconds(0)
-    assert (await chat.CreateReply(retry)).request_id == known.request_id, "a retry of an accepted request attaches"
+    assert (await chat.CreateReply(retry)).request_id == accepted.request_id, "a retry of an accepted request attaches"
     cancelled = await chat.Cancel(chat_pb2.CancelRequest(reply_id=stopped.reply_id, reason="no time"))
     assert (cancelled.state, cancelled.cancel_reason) == (resources_pb2.Reply.STATE_CANCELLED, "no time")
     await resuming
@@ -131,12 +131,12 @@ async def test_a_second_signal_skips_the_pause_and_the_grace(tmp_path, number, p
     ):
         health = health_pb2_grpc.HealthStub(channel).Watch(health_pb2.HealthCheckRequest(), timeout=60)
         assert (await health.read()).status == health_pb2.HealthCheckResponse.SERVING
-        async with watching(chat_pb2_grpc.ChatStub(channel), asking(LONG)) as (long,):
+        async with watching(chat_pb2_grpc.ChatStub(channel), reader_of(LONG)) as (long,):
             server.send(number)
             assert (await health.read()).status == health_pb2.HealthCheckResponse.NOT_SERVING
             health.cancel()
             if not pause_s:
-                await long.was_sent_away.wait()
+                await long.has_go_away.wait()
             server.send(number)
         assert await server.exited(limit_s=10) == 0
         assert reason_of(long.terminal.failed.error) == "OWNER_LOST"

@@ -1,4 +1,4 @@
-"""`parley erase-user` and `parley rotate-keys` on a SQLite file, which they use in place of a server."""
+"""`parley erase-user` and `parley rotate-keys` on a SQLite file, without a running server."""
 
 import json
 
@@ -13,7 +13,7 @@ ADA = [("x-end-user", "ada")]
 MARK = "MARK-7f3a91bc"
 
 
-async def test_a_user_is_erased_with_a_reply_that_its_server_left_behind(tmp_path):
+async def test_a_user_is_erased_with_the_running_reply_of_a_killed_server(tmp_path):
     erase = ("erase-user", "--tenant", "default", "ada")
     async with ServerProcess(tmp_path) as server:
         database = {"PARLEY_DATABASE_URL": server.environment["PARLEY_DATABASE_URL"]}
@@ -40,7 +40,7 @@ async def test_a_user_is_erased_with_a_reply_that_its_server_left_behind(tmp_pat
         assert await server.terminate() == 0
 
 
-async def test_commands_for_keys(tmp_path):
+async def test_key_commands_report_missing_keys_and_databases(tmp_path):
     assert "PARLEY_ENCRYPTION_KEYS is not set" in command(tmp_path, "rotate-keys").stderr
     key = command(tmp_path, "encryption-key").stdout.strip()
     assert key != new_encryption_key()

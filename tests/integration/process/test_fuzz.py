@@ -1,4 +1,4 @@
-"""Whatever is sent is answered: with a documented status and its reason, in time, and without a growing memory.
+"""Random calls get a documented status with its reason in time, and the memory of the server does not grow.
 
 PARLEY_FUZZ_CALLS sets the number of calls to both databases together (`make fuzz`). The calls are the same in each run.
 """
@@ -24,18 +24,19 @@ from parley_server.errors import Reason
 from parley_server.rpc.status import code_of
 from parley_server.secrets.fernet import new_encryption_key
 
+from tests.endurance import rounds
 from tests.fuzzing import PNG, FuzzCall, Known, calls, mostly
 from tests.integration.served import Refusal, tenant
 from tests.issuer import ISSUER, Issuer
 from tests.processes import CHANNEL_OPTIONS, MIB, ServerProcess
 from tests.services import require_postgres
 
-CALLS = int(os.environ.get("PARLEY_FUZZ_CALLS", "2000")) // 2
+CALLS = int(os.environ.get("PARLEY_FUZZ_CALLS", rounds(2000, short=800))) // 2
 DEADLINE_S = 20.0
 GROWTH_BYTES = 24 * MIB
 JUNK_CONNECTIONS = 30
 OF_PROVIDERS = ("provider_attempt", "reply")
-"""Events of level ERROR about a provider that refuses its key, which is a fault of the configuration."""
+"""Events of level ERROR that report a key that a provider refuses: the generated keys are invalid."""
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 CLIENT, ADMIN, LIMITED, SPENT = "key-of-shop", "key-of-ops", "key-of-limited", "key-of-spent"
 REACHED = {"OK", "INVALID_REQUEST", "UNAUTHENTICATED", "FORBIDDEN", "RATE_LIMITED", "QUOTA_EXCEEDED"}
@@ -119,7 +120,7 @@ def forged_tokens() -> list[str]:
 
 
 def existing(address: str) -> Known:
-    """Things of ada, which calls may name."""
+    """The ids of a conversation and other data of ada, for use in calls."""
     with grpc.insecure_channel(address, options=CHANNEL_OPTIONS) as channel:
         conversations, chat = conversations_pb2_grpc.ConversationsStub(channel), chat_pb2_grpc.ChatStub(channel)
         ada = bearer(CLIENT, ("x-end-user", "ada"))
@@ -130,8 +131,8 @@ def existing(address: str) -> Known:
         )
         image = resources_pb2.Part(image=resources_pb2.Image(data=PNG))
         message = resources_pb2.Message(role=resources_pb2.ROLE_USER, parts=[resources_pb2.Part(text="Hi"), image])
-        asked = chat_pb2.ReplyRequest(request_id="r", conversation_id="known", input=[message])
-        reply = chat.CreateReply(asked, metadata=ada, timeout=DEADLINE_S)
+        request = chat_pb2.ReplyRequest(request_id="r", conversation_id="known", input=[message])
+        reply = chat.CreateReply(request, metadata=ada, timeout=DEADLINE_S)
         listing = conversations_pb2.ListMessagesRequest(conversation_id="known")
         listed = conversations.ListMessages(listing, metadata=ada, timeout=DEADLINE_S).messages
     message_ids = [each.id for each in listed]
@@ -183,17 +184,17 @@ class Fuzzing:
             suppress_health_check=list(HealthCheck),
         )
         @given(calls(known, metadata(), st.sampled_from([bearer(LIMITED), bearer(SPENT)])))
-        def answered(call: FuzzCall) -> None:
+        def make_call(call: FuzzCall) -> None:
             self.outcomes[outcome(channel, call)] += 1
             if self.outcomes.total() == CALLS // 2:
                 self.settled_bytes = self.server.rss_bytes()
 
         with channel:
-            answered()
+            make_call()
 
 
 def outcome(channel: grpc.Channel, call: FuzzCall) -> str:
-    """The reason of the refusal, or OK. Fails for a status that is not documented, or that has no reason."""
+    """The reason of the refusal, or OK. Raises AssertionError for an undocumented status, or one without a reason."""
     method = channel.stream_stream(call.method)
     refused = None
     try:
@@ -228,7 +229,7 @@ def database(request):
 
 
 @pytest.mark.timeout(max(180, CALLS // 4))
-async def test_whatever_is_sent_has_a_documented_answer(tmp_path, database):
+async def test_random_calls_get_documented_statuses_and_memory_does_not_grow(tmp_path, database):
     jwks = tmp_path / "jwks.json"
     jwks.write_bytes(THE_ISSUER.jwks())
     toml = CONFIG.replace("{jwks}", str(jwks)) + TENANTS
@@ -243,6 +244,6 @@ async def test_whatever_is_sent_has_a_documented_answer(tmp_path, database):
         errors = [each for each in server.events() if each["level"] == "error"]
         assert [each for each in errors if each["event"] not in OF_PROVIDERS] == []
         assert server.rss_bytes() - fuzzing.settled_bytes < GROWTH_BYTES
-        # If nearly all calls failed for one reason, most code would not be reached.
+        # Calls that nearly all fail for one reason would not reach most of the code.
         assert fuzzing.outcomes["OK"] > CALLS / 10
         assert fuzzing.outcomes.keys() >= REACHED

@@ -16,12 +16,13 @@ import parley
 import pytest
 from parley.v1 import chat_pb2, chat_pb2_grpc, errors_pb2, resources_pb2
 
+from tests.endurance import rounds
 from tests.integration.process.watching import Watcher, error_of, reason_of, script, text_of, words
 from tests.lanes import LOADED
 from tests.processes import ServerProcess, open_channel
 from tests.upstream import Pause, Request, Script, Upstream, done, finish, text
 
-KILLS = 30
+KILLS = rounds(30, short=10)
 CONVERSATIONS = 6
 LOSS_S = 0.25
 SEED = int(os.environ.get("PARLEY_TEST_SEED", "0")) or random.randrange(1, 1 << 31)
@@ -331,9 +332,9 @@ async def test_the_client_recovers_from_a_kill(tmp_path, texts: int, first_token
         assert text_of(retried) == "Here."
 
 
-async def test_the_client_starts_a_reply_on_a_server_that_comes_back(tmp_path) -> None:
+async def test_the_client_starts_a_reply_after_a_restart_of_its_server(tmp_path) -> None:
     async with ServerProcess(tmp_path, forked=True) as server, parley.Client(server.address) as client:
-        await client.models()  # the client retries for long only once it has reached the server
+        await client.models()  # the client retries longer than 5 s only if it has reached the server before
         await server.kill9()
         stream = client.stream_reply(script("Late.", delay_s=0))
         reconnecting = await anext(stream)

@@ -50,7 +50,7 @@ async def stubs(address: str, count: int = CHANNELS):
         yield [chat_pb2_grpc.ChatStub(channel) for channel in channels]
 
 
-def asking(number: int, count: int, **fields: float) -> Watcher:
+def reader_of(number: int, count: int, **fields: float) -> Watcher:
     """A reader of a reply with a distinct text."""
     watcher = Watcher(chat_pb2.ReplyRequest(text=script(words(f"r{number}", count), **fields)))
     watcher.whole = words(f"r{number}", count)
@@ -59,13 +59,13 @@ def asking(number: int, count: int, **fields: float) -> Watcher:
 
 @pytest.mark.timeout(180)
 @pytest.mark.parametrize("max_replies", [4000, 500])
-async def test_two_thousand_calls_at_the_same_instant(tmp_path, max_replies: int) -> None:
+async def test_two_thousand_simultaneous_calls_complete_or_are_refused(tmp_path, max_replies: int) -> None:
     """Each call completes or is refused by the application; the transport drops none."""
     async with (
         ServerProcess(tmp_path, toml=f"[server]\nmax_replies = {max_replies}\n") as server,
         stubs(server.address) as chats,
     ):
-        watchers = [asking(number, 3, delay_s=0.01) for number in range(2000)]
+        watchers = [reader_of(number, 3, delay_s=0.01) for number in range(2000)]
         calls = (watcher.start(chats[number % CHANNELS]) for number, watcher in enumerate(watchers))
         await asyncio.gather(*calls)
         ends = Counter((watcher.status, reason_of(watcher.error)) for watcher in watchers)
@@ -84,10 +84,10 @@ async def test_two_thousand_calls_at_the_same_instant(tmp_path, max_replies: int
 
 
 @pytest.mark.timeout(180)
-async def test_a_thousand_streams_at_once(tmp_path) -> None:
+async def test_a_thousand_simultaneous_streams_complete_within_the_memory_limit(tmp_path) -> None:
     async with ServerProcess(tmp_path) as server, stubs(server.address) as chats:
         before = server.rss_bytes()
-        watchers = [asking(number, 16, delay_s=0.5) for number in range(1000)]
+        watchers = [reader_of(number, 16, delay_s=0.5) for number in range(1000)]
         calls = [asyncio.create_task(each.start(chats[n % CHANNELS])) for n, each in enumerate(watchers)]
 
         async def all_open() -> bool:

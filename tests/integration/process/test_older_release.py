@@ -15,6 +15,7 @@ from parley.v1 import chat_pb2, chat_pb2_grpc, resources_pb2
 from parley_server.store.migrate import SCHEMA_RELEASE, migrate
 
 from tests.integration.process.watching import Watcher, reason_of, script, text_of, words
+from tests.needs import missing
 from tests.processes import ServerProcess, clean_environment, open_channel, until
 
 RELEASE_2 = "f98d93b11cc8b6e92944f9a99bfd10ea018d5a1e"
@@ -37,10 +38,7 @@ def old_code(tmp_path_factory) -> str:
         ["git", "archive", RELEASE_2, "service", "clients/python/src"], cwd=REPOSITORY, capture_output=True, check=False
     )
     if packed.returncode:
-        missing = f"commit {RELEASE_2[:7]} is missing, as in a shallow clone: git fetch --unshallow"
-        if os.environ.get("CI"):
-            pytest.fail(missing, pytrace=False)
-        pytest.skip(missing)
+        missing(f"commit {RELEASE_2[:7]} (this clone is shallow)", "git fetch --unshallow")
     subprocess.run(["tar", "-x", "-C", str(folder)], input=packed.stdout, check=True)
     return f"{folder / 'service'}{os.pathsep}{folder / 'clients' / 'python' / 'src'}"
 
@@ -80,7 +78,7 @@ async def journaled(server: ServerProcess) -> bool:
 
 
 def write_values_of_release_3(folder: Path) -> None:
-    """What this release writes and the older one does not know."""
+    """Write values that the older release does not have."""
     with sqlite3.connect(folder / "parley.db") as connection:
         for change in NEW_VALUES:
             assert connection.execute(change).rowcount, change
@@ -93,7 +91,7 @@ async def stored(server: ServerProcess, watcher: Watcher) -> resources_pb2.Reply
 
 
 @pytest.mark.parametrize("migrated", [True, False], ids=["new schema first", "old schema first"])
-async def test_the_previous_release_and_this_one_can_share_a_file_in_turn(tmp_path, old_code, migrated) -> None:
+async def test_the_previous_release_and_this_one_can_use_a_database_alternately(tmp_path, old_code, migrated) -> None:
     """The schema is migrated under the older code, as in a rolling upgrade, or by this code's own start."""
     assert release_of(old_code) == 2
     server = ServerProcess(tmp_path, PYTHONPATH=old_code)

@@ -68,7 +68,7 @@ async def test_a_browser_that_does_not_read_does_not_block_the_stop(tmp_path) ->
         assert [event for event in server.events() if event["level"] == "error"] == [], server.output
 
 
-async def test_only_this_user_can_open_the_socket_of_grpc(tmp_path) -> None:
+async def test_only_the_user_of_the_server_can_open_the_grpc_socket(tmp_path) -> None:
     folder = tmp_path / "temporary"
     folder.mkdir()
     async with ServerProcess(tmp_path / "server", TMPDIR=str(folder), **ON) as server:
@@ -80,7 +80,7 @@ async def test_only_this_user_can_open_the_socket_of_grpc(tmp_path) -> None:
 
 
 @pytest.mark.timeout(120)
-async def test_one_worker_serves_the_page_again_after_its_death(tmp_path, postgres_url, shared_redis) -> None:
+async def test_the_restarted_worker_serves_the_page_again(tmp_path, postgres_url, shared_redis) -> None:
     urls = {"PARLEY_DATABASE_URL": postgres_url, "PARLEY_REDIS_URL": shared_redis.url()}
     url = f"http://127.0.0.1:{free_port()}"
     async with Workers(tmp_path, urls, PARLEY_UI_LISTEN=url.removeprefix("http://")) as server:
@@ -94,16 +94,16 @@ async def test_one_worker_serves_the_page_again_after_its_death(tmp_path, postgr
             await browser.events("POST", path, {"text": script("Hello.", delay_s=0)})
             os.kill(server.pids()[0], signal.SIGKILL)
 
-            async def is_back() -> bool:
+            async def has_messages() -> bool:
                 try:
                     return len((await browser.call("GET", path)).json()["messages"]) == 2
                 except httpx2.TransportError:
                     return False
 
-            await until(is_back, "the restarted worker serves the page", limit_s=40)
+            await until(has_messages, "the restarted worker serves the page", limit_s=40)
 
 
-async def test_a_port_in_use_stops_the_start(tmp_path) -> None:
+async def test_a_port_in_use_prevents_the_start(tmp_path) -> None:
     with socket.socket() as other:
         other.bind(("127.0.0.1", 0))
         other.listen(1)
@@ -112,7 +112,7 @@ async def test_a_port_in_use_stops_the_start(tmp_path) -> None:
     assert output == f"parley serve: cannot serve the chat page on 127.0.0.1:{port}: the port is in use\n"
 
 
-async def test_a_missing_extra_is_named(tmp_path: Path) -> None:
+async def test_a_missing_extra_is_reported_by_name(tmp_path: Path) -> None:
     (tmp_path / "uvicorn.py").write_text('raise ModuleNotFoundError("No module named uvicorn", name="uvicorn")\n')
     output = refusal(await asyncio.to_thread(command, tmp_path, "serve", "--ui", PYTHONPATH=str(tmp_path)))
     assert output == (

@@ -1,4 +1,4 @@
-"""A changed configuration is applied to a running server, by SIGHUP or its own look, without touching its replies."""
+"""A running server applies a changed configuration, after SIGHUP or its own check, without a change to its replies."""
 
 from __future__ import annotations
 
@@ -15,13 +15,14 @@ import grpc
 import pytest
 from parley.v1 import resources_pb2
 
+from tests.endurance import rounds
 from tests.integration.served import Caller, ask, refused, tenant
 from tests.processes import PARLEY, ServerProcess, clean_environment, until
 from tests.upstream import Script, Upstream, Wait, answer, done, finish, role, text, usage
 
 KEY, NEW_KEY = "key-of-shop", "new-key-of-shop"
 OUTCOMES = ("config_reloaded", "config_unchanged", "config_faulty")
-RELOADS = 100
+RELOADS = rounds(100, short=32)
 
 CONFIG = """
 [providers.{provider}]
@@ -43,7 +44,7 @@ def configuration(upstream: Upstream, *keys: str, provider: str = "up", price: f
 
 
 def replace(file: Path, content: str) -> None:
-    """Replace a file by another one."""
+    """Replace a file atomically."""
     other = file.with_name("other")
     other.write_text(content)
     other.replace(file)
@@ -61,7 +62,7 @@ class Reloading(ServerProcess):
         return [each for each in self.events() if each["event"] in OUTCOMES]
 
     async def next_outcome(self, before: int, *, limit_s: float = 20.0) -> dict[str, Any]:
-        """The log line of the reload after the first `before` ones."""
+        """Wait for the reload after the first `before` ones; returns its log line."""
 
         async def another() -> bool:
             return len(self.outcomes()) > before
@@ -70,7 +71,7 @@ class Reloading(ServerProcess):
         return self.outcomes()[before]
 
     async def reload(self, toml: str) -> dict[str, Any]:
-        """Replace the configuration and send SIGHUP; the log line of the reload."""
+        """Replace the configuration and send SIGHUP; returns the log line of the reload."""
         before = len(self.outcomes())
         replace(self.folder / "parley.toml", toml)
         self.send(signal.SIGHUP)
@@ -83,7 +84,7 @@ async def upstream() -> AsyncIterator[Upstream]:
         yield server
 
 
-def held(*texts: str, until: asyncio.Event) -> Script:
+def answer_held(*texts: str, until: asyncio.Event) -> Script:
     """An answer that waits for the event before its last text."""
     *first, last = map(text, texts)
     return Script([role(), *first, Wait(until), last, finish(), usage(1000, 1000), done()])
@@ -100,12 +101,12 @@ async def is_refused(server: ServerProcess, key: str) -> bool:
     return False
 
 
-async def test_a_reload_leaves_running_replies_as_they_were_accepted(tmp_path, upstream) -> None:
-    """One server, step by step: keys, prices, providers and models change under an open stream and a failing try."""
+async def test_a_reload_does_not_change_running_replies(tmp_path, upstream) -> None:
+    """Keys, prices, providers and models change in steps, during an open stream and a failing attempt."""
     release, failing = asyncio.Event(), asyncio.Event()
     async with Upstream() as other, Reloading(tmp_path, configuration(upstream, price=1.0)) as server:
         old, new = Caller(server.port, bearer=KEY), Caller(server.port, bearer=NEW_KEY)
-        upstream.reply_next(held("before ", "after", until=release))
+        upstream.reply_next(answer_held("before ", "after", until=release))
         stream = await old.stream().until_text("before ")
         upstream.reply_next(Script(before_head=[Wait(failing)], status=503), answer("second try"))
         retried = old.stream()
@@ -142,7 +143,7 @@ async def test_a_reload_leaves_running_replies_as_they_were_accepted(tmp_path, u
         assert await server.terminate() == 0
 
 
-async def test_a_faulty_configuration_changes_nothing_and_other_keys_wait(tmp_path, upstream) -> None:
+async def test_a_faulty_configuration_is_not_applied_and_other_keys_need_a_restart(tmp_path, upstream) -> None:
     async with Reloading(tmp_path, configuration(upstream)) as server:
         caller = Caller(server.port, bearer=KEY)
         before = await server.metrics()
@@ -186,7 +187,7 @@ async def test_a_faulty_configuration_changes_nothing_and_other_keys_wait(tmp_pa
 
 
 async def test_a_key_that_is_removed_from_a_configmap_is_refused_without_a_signal(tmp_path, upstream) -> None:
-    """Without a signal: the kubelet exchanges the link `..data`, and leaves the path and its times alone."""
+    """The kubelet replaces the link `..data`; the path of the file and its times stay the same."""
     mount = tmp_path / "mount"
     for version, keys in (("..1", (KEY, NEW_KEY)), ("..2", (NEW_KEY,))):
         (mount / version).mkdir(parents=True)
@@ -199,32 +200,32 @@ async def test_a_key_that_is_removed_from_a_configmap_is_refused_without_a_signa
     release = asyncio.Event()
     async with Reloading(tmp_path / "server", "", PARLEY_CONFIG=str(mount / "parley.toml")) as server:
         caller = Caller(server.port, bearer=KEY)
-        upstream.reply_next(held("an open ", "stream", until=release))
+        upstream.reply_next(answer_held("an open ", "stream", until=release))
         stream = await caller.stream().until_text("an open ")
         upstream.reply_with(answer("Hello"))
         (mount / "..new").symlink_to("..2")
         (mount / "..new").rename(mount / "..data")
         changed_s = time.monotonic()
 
-        async def gone() -> bool:
+        async def key_is_refused() -> bool:
             return await is_refused(server, KEY)
 
-        # tests/unit/test_reloading.py checks the time of the look by a clock that no busy machine delays.
-        await until(gone, "the key is refused", limit_s=30)
+        # tests/unit/test_reloading.py checks the interval with a manual clock, which a busy machine does not delay.
+        await until(key_is_refused, "the key is refused", limit_s=30)
         print(f"refused after {time.monotonic() - changed_s:.2f} s")
         (line,) = server.outcomes()
         assert line["changed"] == ["tenants.shop"]
         release.set()
         assert (await stream.end()).text == "an open stream", "a stream outlives its credential"
         assert not await is_refused(server, NEW_KEY)
-        # The file of a key, too, is found by its content.
+        # A changed file of a key is detected by its content, too.
         (mount / "up.key").write_text("sk-2")
         assert (await server.next_outcome(1))["changed"] == ["providers.up"]
         await caller.channel.close()
 
 
 @pytest.mark.xdist_group("loaded")
-async def test_a_hundred_reloads_under_traffic_leave_nothing_behind(tmp_path, upstream) -> None:
+async def test_many_reloads_under_traffic_leave_no_tasks_files_or_memory(tmp_path, upstream) -> None:
     upstream.reply_with(answer("Hello"))
     async with Reloading(tmp_path, configuration(upstream)) as server:
         callers = [Caller(server.port, bearer=KEY) for _ in range(4)]
@@ -236,17 +237,17 @@ async def test_a_hundred_reloads_under_traffic_leave_nothing_behind(tmp_path, up
                 assert (await caller.create()).state == resources_pb2.Reply.STATE_COMPLETED
                 replies += 1
 
-        async def left() -> tuple[float, int]:
-            """The tasks and the open files."""
+        async def resources() -> tuple[float, int]:
+            """The numbers of tasks and open files."""
             return (await server.metrics())["parley_loop_tasks"], len(server.open_files())
 
         for caller in callers:
             await caller.create()
         await server.idle()
-        before = await left()
+        before = await resources()
 
-        async def nothing_left() -> tuple[float, int] | None:
-            tasks, files = now = await left()
+        async def released() -> tuple[float, int] | None:
+            tasks, files = now = await resources()
             return now if tasks <= before[0] + 3 and files <= before[1] + len(callers) else None
 
         async with asyncio.TaskGroup() as talking:
@@ -275,7 +276,7 @@ async def test_a_hundred_reloads_under_traffic_leave_nothing_behind(tmp_path, up
             while upstream.open_connections > len(callers):
                 await asyncio.sleep(0.02)
         await server.idle()
-        after = await until(nothing_left, f"as many tasks and open files as before: {before}")
+        after = await until(released, f"as many tasks and open files as before: {before}")
         print(f"tasks and open files: {before} before, {after} after")
         for caller in callers:
             await caller.channel.close()
@@ -316,7 +317,7 @@ async def test_a_sighup_during_the_start_does_not_end_the_server(tmp_path) -> No
             await process.wait()
 
 
-async def test_a_closed_terminal_stops_the_server_instead(tmp_path) -> None:
+async def test_a_hangup_after_the_terminal_is_closed_stops_the_server(tmp_path) -> None:
     ours, its = pty.openpty()
     process = await asyncio.create_subprocess_exec(
         PARLEY,

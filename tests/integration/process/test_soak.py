@@ -63,7 +63,7 @@ async def one_reply(server: ServerProcess, chance: random.Random, shared: chat_p
 
 
 @pytest.mark.timeout(120)
-async def test_a_soak_leaves_no_growth(tmp_path) -> None:
+async def test_memory_tasks_and_files_do_not_grow_in_a_soak(tmp_path) -> None:
     seed = random.randrange(1 << 31)
     print(f"seed {seed}")
     chance, ways = random.Random(seed), Counter()
@@ -94,7 +94,10 @@ async def test_a_soak_leaves_no_growth(tmp_path) -> None:
         print(dict(ways), ended, [f"{rss / MIB:.1f} MiB" for rss, _ in states], states[-1][1])
         first, last = states[0], states[-1]
         assert last[0] - first[0] < GROWTH_BYTES, "memory grows with the number of replies"
-        of_store = {str(server.database), f"{server.database}-wal"}  # opened at the first use of a connection
+        of_store = {
+            str(server.database),
+            f"{server.database}-wal",
+        }  # the store opens them when it first uses a connection
         assert all(last[1][each] <= STORE_CONNECTIONS for each in of_store)
         assert {each: last[1][each] for each in last[1].keys() - of_store} == {
             each: first[1][each] for each in first[1].keys() - of_store

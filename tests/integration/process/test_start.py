@@ -19,7 +19,7 @@ from tests.processes import PARLEY, ServerProcess, clean_environment
 
 
 def command(folder: Path, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    """Run `parley` with these arguments in a folder, to its end."""
+    """Run `parley` with these arguments in a folder until it ends."""
     environment = {"PARLEY_METRICS_LISTEN": "", "PARLEY_LISTEN": "127.0.0.1:0"} | environment
     return subprocess.run(
         [PARLEY, *arguments],
@@ -181,7 +181,7 @@ def test_commands_have_help_and_version(tmp_path) -> None:
     )
 
 
-def test_check_shows_what_each_model_takes_costs_and_when_it_retires(tmp_path) -> None:
+def test_check_shows_limits_abilities_prices_and_retirement_of_each_model(tmp_path) -> None:
     (tmp_path / "parley.toml").write_text("""
 providers.up = { kind = "openai", base_url = "http://localhost:1/v1" }
 models.small = { provider = "up", name = "m", like = "anthropic/claude-haiku-5-5", context_tokens = 9, tools = false }
@@ -198,7 +198,7 @@ server.default_model = "small"
     assert rows[-1] == ["warning: old: gpt-1 was to be turned off by its vendor on 2026-01-31"]
 
 
-def test_check_shows_who_may_call(tmp_path) -> None:
+def test_check_shows_the_tenants_and_issuers_that_have_access(tmp_path) -> None:
     issuer = '[identity.corp]\nissuer = "i"\naudience = ["a"]\nsecret = "env:SECRET"\ntenant = "bank"\n'
     tables = f'[tenants.shop]\napi_keys_sha256 = ["{"a" * 64}"]\n[tenants.bank]\n{issuer}'
     (tmp_path / "parley.toml").write_text(tables)

@@ -31,7 +31,7 @@ TENANTS = tenant("shop", "key-of-shop") + tenant("ops", "key-of-ops", roles=["ad
 
 @pytest.fixture(autouse=True)
 def _no_variables(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Commands that run in this process see no variable of its environment that is unknown to the server."""
+    """Remove the variables of Parley from the environment, since commands that run in this process would read them."""
     for name in [each for each in os.environ if each.startswith("PARLEY_")]:
         monkeypatch.delenv(name)
 
@@ -43,7 +43,7 @@ async def parley(folder: Path, *arguments: str, **environment: str) -> tuple[int
     return done.returncode, done.stdout, done.stderr
 
 
-async def test_the_status_of_a_database_and_of_a_server(tmp_path):
+async def test_status_prints_a_database_or_a_server_and_exits_with_0(tmp_path):
     async with ServerProcess(tmp_path, toml=TENANTS, forked=True) as server:
         database = {"PARLEY_DATABASE_URL": server.environment["PARLEY_DATABASE_URL"]}
         status, out, err = await parley(tmp_path, "status", **database)
@@ -60,7 +60,7 @@ async def test_the_status_of_a_database_and_of_a_server(tmp_path):
         assert answer["replica"]["readers"] == 0, "fields with default values are printed, too"
 
 
-def test_a_problem_in_the_database_is_exit_status_1(tmp_path, monkeypatch, capsys):
+def test_status_of_a_database_with_a_problem_exits_with_1(tmp_path, monkeypatch, capsys):
     url = f"sqlite+aiosqlite:///{tmp_path / 'parley.db'}"
     migrate(url)
     with closing(sqlite3.connect(tmp_path / "parley.db")) as database:
@@ -91,7 +91,7 @@ def test_a_problem_in_the_database_is_exit_status_1(tmp_path, monkeypatch, capsy
         (["--server", "127.0.0.1:{port}", "--ca", "missing.pem"], "missing.pem"),
     ],
 )
-def test_nobody_to_ask_is_exit_status_2(tmp_path, monkeypatch, capsys, arguments, words):
+def test_status_of_a_missing_database_or_server_exits_with_2(tmp_path, monkeypatch, capsys, arguments, words):
     port = str(free_port())
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("PARLEY_DATABASE_URL", "sqlite+aiosqlite:///parley.db")
@@ -146,12 +146,12 @@ def with_stored_key(folder: Path, encryption_key: str) -> str:
 
 
 def findings(out: str) -> dict[str, tuple[str, str]]:
-    """The finding and its text by name."""
+    """The state and the text of each finding, by name."""
     found = re.findall(r"^(ok|fault) +\d+ ms +(\S+(?: \S+)*?)  +(.*)$", out, re.MULTILINE)
     return {name: (state, text) for state, name, text in found}
 
 
-async def test_everything_that_a_server_connects_to_is_asked(tmp_path):
+async def test_check_connect_checks_each_connection_of_a_server(tmp_path):
     async with Upstream() as provider, Upstream() as issuer:
         issuer.reply_with(served(Issuer("one").jwks()))
         provider.reply_with(served(b"{}"))
@@ -224,7 +224,9 @@ name = "fast-1"
     assert MARK not in printed.out + printed.err
 
 
-async def test_a_database_and_redis_that_cannot_be_used_are_faults(tmp_path, shared_redis, empty_postgres_url):
+async def test_check_connect_reports_an_unusable_database_or_redis_as_a_fault(
+    tmp_path, shared_redis, empty_postgres_url
+):
     (tmp_path / "parley.toml").write_text("")
     environment = {"PARLEY_DATABASE_URL": empty_postgres_url, "PARLEY_REDIS_URL": shared_redis.url()}
     shared_redis.command("CONFIG", "SET", "maxmemory-policy", "allkeys-lru")
@@ -235,8 +237,8 @@ async def test_a_database_and_redis_that_cannot_be_used_are_faults(tmp_path, sha
     assert "set its maxmemory-policy to noeviction" in found["Redis"][1]
 
     shared_redis.command("CONFIG", "SET", "maxmemory-policy", "noeviction")
-    away = {"PARLEY_DATABASE_URL": f"postgresql+asyncpg://ada@127.0.0.1:{free_port()}/parley"}
-    status, out, _ = await parley(tmp_path, "check", "--connect", **environment | away)
+    unreachable = {"PARLEY_DATABASE_URL": f"postgresql+asyncpg://ada@127.0.0.1:{free_port()}/parley"}
+    status, out, _ = await parley(tmp_path, "check", "--connect", **environment | unreachable)
     found = findings(out)
     assert (status, found["database"][0], found["Redis"][0]) == (1, "fault", "ok")
     assert re.fullmatch(r"reachable, (Redis|Valkey) [\d.]+, maxmemory-policy noeviction", found["Redis"][1])

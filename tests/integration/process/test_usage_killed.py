@@ -1,4 +1,4 @@
-"""A server is killed while it adds usage up: the sums are exact at once, and after the next server has finished."""
+"""A server is killed while it sums usage: the sums are exact after each kill, and when the next server has finished."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ pytestmark = [pytest.mark.xdist_group(LOADED), pytest.mark.timeout(180)]
 ROWS = 20_000
 KILLS = 4
 SPREAD_S = 0.15
-"""Longer than a part of the work with the pause after it."""
+"""The kill comes at a random time within it. It is longer than a part of the job with its pause."""
 WAITS = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND query LIKE 'INSERT INTO usage_day%'"
 
 
 def generated(dialect):
-    """A statement that inserts usage of two days, which is not in the sums yet."""
+    """A statement that inserts usage of two days without adding it to the sums."""
     return GENERATE.format(
         start=START_US, step=2 * DAY_US // ROWS, rolled=0, numbers=NUMBERS[dialect].format(rows=ROWS)
     )
@@ -62,7 +62,7 @@ async def check(server):
 
 
 async def finished(server):
-    """The sums of tenants that the server answers, once it has added everything."""
+    """Wait until all usage is in the sums; returns the sums by tenant, as the server reports them."""
 
     async def added():
         return await rolled(server) == ROWS
@@ -75,16 +75,16 @@ async def finished(server):
     return sorted((row.tenant, row.replies, row.prompt_tokens, row.cost_nano_usd) for row in rows)
 
 
-async def test_sums_are_exact_after_servers_were_killed_while_they_added_usage_up(server):
+async def test_sums_are_exact_after_kills_during_the_job(server):
     chance, before = random.Random(4), 0
     for _ in range(KILLS):
         await server.launch()
 
-        async def more(before=before):
+        async def job_continues(before=before):
             return await rolled(server) > before
 
-        await until(more, "the next server adds", limit_s=READY_S)
-        await asyncio.sleep(chance.uniform(0, SPREAD_S))  # any moment of the work
+        await until(job_continues, "the next server adds", limit_s=READY_S)
+        await asyncio.sleep(chance.uniform(0, SPREAD_S))  # a random moment of the job
         await server.kill9()
         await check(server)
         before = await rolled(server)
@@ -100,7 +100,7 @@ def waiting(tmp_path, postgres_url):
     return with_usage(tmp_path, postgres_url)
 
 
-async def test_a_server_that_is_killed_between_its_statements_adds_nothing(waiting, postgres_url):
+async def test_a_server_killed_within_a_transaction_of_the_job_adds_nothing(waiting, postgres_url):
     server = waiting
     blocker = await asyncpg.connect(postgres_url.replace("+asyncpg", ""), ssl=False)
     transaction = blocker.transaction()

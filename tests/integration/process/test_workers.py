@@ -34,7 +34,7 @@ def draining(*, pause_s: float, grace_s: float, lease_s: int = 12) -> str:
 
 
 class Workers(ServerProcess):
-    """A supervisor and its workers, which all end with the `async with`. `pid` is the supervisor's."""
+    """A supervisor and its workers, which are all stopped at the end of the `async with`. `pid`: of the supervisor."""
 
     def __init__(self, folder: Path, urls: dict[str, str], *, count: int = 2, toml: str = "", **more: str) -> None:
         toml = toml or draining(pause_s=0, grace_s=5)
@@ -145,8 +145,8 @@ async def test_two_workers_share_a_port(tmp_path, urls) -> None:
         collector = await stack.enter_async_context(Collector())
         server = await stack.enter_async_context(Workers(tmp_path, urls, **collector.environment))
         channels = [await stack.enter_async_context(open_channel(server.address)) for _ in range(24)]
-        asking = chat_pb2.ReplyRequest(text=script("Hello.", delay_s=0))
-        replies = await asyncio.gather(*(chat_pb2_grpc.ChatStub(each).CreateReply(asking) for each in channels))
+        request = chat_pb2.ReplyRequest(text=script("Hello.", delay_s=0))
+        replies = await asyncio.gather(*(chat_pb2_grpc.ChatStub(each).CreateReply(request) for each in channels))
         assert {text_of(reply) for reply in replies} == {"Hello."}
         incarnations = server.incarnations()
         assert sorted(incarnations) == [0, 1]
@@ -223,7 +223,7 @@ async def test_workers_drain_together_without_losing_a_reply(tmp_path, urls, to_
         for pid in (*(server.pids().values() if to_all else ()), server.pid):
             os.kill(pid, signal.SIGTERM)
         for watcher in await readers.ended():
-            assert watcher.went_away
+            assert watcher.go_aways
             assert (watcher.text, watcher.snapshots) == (text, 0)
             assert watcher.status is grpc.StatusCode.OK
         assert await server.exited(limit_s=STOPPED_S) == 0
@@ -239,7 +239,7 @@ async def test_a_second_signal_skips_the_grace_of_all_workers(tmp_path, urls) ->
         await readers.start(6, words("long", 3000), delay_s=0.02)
         server.send(signal.SIGINT)
         async with asyncio.timeout(10):
-            await asyncio.gather(*(each.was_sent_away.wait() for each in readers.watchers))
+            await asyncio.gather(*(each.has_go_away.wait() for each in readers.watchers))
         server.send(signal.SIGINT)
         assert await server.exited(limit_s=STOPPED_S) == 0
         assert server.rows("SELECT DISTINCT state FROM reply") == [("FAILED",)]
@@ -353,7 +353,7 @@ async def test_a_reload_reaches_every_worker(tmp_path, urls) -> None:
         config = tmp_path / "parley.toml"
         model = '[providers.s]\nkind = "scripted"\n[models.new]\nprovider = "s"\nname = "scripted"\n'
         changed = tmp_path / "changed"
-        # The supervisor sets the address of the page for its workers, so that only the supervisor sees its change.
+        # The supervisor overrides the address of the page for its workers, so only the supervisor reports its change.
         changed.write_text('ui_listen = "127.0.0.1:0"\n' + config.read_text() + model)
         changed.replace(config)
         server.send(signal.SIGHUP)
@@ -369,8 +369,8 @@ async def test_a_reload_reaches_every_worker(tmp_path, urls) -> None:
         now = await server.until_up(1, 1)
         assert [now[f"parley_config_reloads_total{{applied,{index}}}"] for index in (0, 1)] == [1, 1]
         channels = [open_channel(server.address) for _ in range(8)]
-        asking = chat_pb2.ReplyRequest(text=script("Hello.", delay_s=0), model="new")
-        replies = await asyncio.gather(*(chat_pb2_grpc.ChatStub(each).CreateReply(asking) for each in channels))
+        request = chat_pb2.ReplyRequest(text=script("Hello.", delay_s=0), model="new")
+        replies = await asyncio.gather(*(chat_pb2_grpc.ChatStub(each).CreateReply(request) for each in channels))
         assert {reply.model for reply in replies} == {"new"}
         for channel in channels:
             await channel.close()
@@ -378,7 +378,7 @@ async def test_a_reload_reaches_every_worker(tmp_path, urls) -> None:
         async def unchanged(*workers: int) -> bool:
             return sorted(each["worker"] for each in server.events("config_unchanged")) == list(workers)
 
-        server.send(signal.SIGHUP)  # without a change, only a signal that was passed on is reported
+        server.send(signal.SIGHUP)  # without a change, workers log a reload only for a signal from the supervisor
         await until(lambda: unchanged(0, 1), "the signal reaches each worker")
         os.kill(server.pids()[0], signal.SIGHUP)
         await until(lambda: unchanged(0, 0, 1), "a worker takes the signal itself")

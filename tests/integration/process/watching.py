@@ -39,7 +39,7 @@ def text_of(reply: resources_pb2.Reply) -> str:
 
 
 class Watcher:
-    """Reads one reply over any number of calls. `text` is what a page would show, and `sequence` is the cursor."""
+    """Reads one reply over any number of calls. `text`: the text so far, as a page shows it. `sequence`: the cursor."""
 
     def __init__(self, request: chat_pb2.ReplyRequest | None = None) -> None:
         self.request = request or chat_pb2.ReplyRequest()
@@ -49,13 +49,13 @@ class Watcher:
         self.sequence = 0
         self.text = ""
         self.snapshots = 0
-        self.went_away: list[float] = []
+        self.go_aways: list[float] = []
         self.terminal: chat_pb2.TokenChunk | None = None
         self.status: grpc.StatusCode | None = None
         self.error: errors_pb2.ReplyError | None = None
         self.has_accepted = asyncio.Event()
         self.has_text = asyncio.Event()
-        self.was_sent_away = asyncio.Event()
+        self.has_go_away = asyncio.Event()
         self._marks: list[tuple[float, int]] = []
 
     async def start(self, chat: chat_pb2_grpc.ChatStub, *, timeout_s: float = 60.0) -> None:
@@ -108,8 +108,8 @@ class Watcher:
 
     def _notice(self, kind: str, chunk: chat_pb2.TokenChunk) -> None:
         if kind == "go_away":
-            self.went_away.append(chunk.go_away.time_left.ToMilliseconds() / 1000)
-            self.was_sent_away.set()
+            self.go_aways.append(chunk.go_away.time_left.ToMilliseconds() / 1000)
+            self.has_go_away.set()
         if kind == "accepted":
             self.reply_id, self.conversation_id = chunk.reply_id, chunk.accepted.conversation_id
             self.replayed = chunk.accepted.replayed

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-from anthropic.types import Message
+from typing import TYPE_CHECKING, Any
 
 from tests.recordings.plain import Outcome
 from tests.sdks import anthropic_client
+
+if TYPE_CHECKING:
+    from anthropic.types import Message  # takes a second
 
 
 async def read_by_sdk(url: str) -> Message:

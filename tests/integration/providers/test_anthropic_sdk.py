@@ -5,7 +5,6 @@ import json
 import random
 
 import msgspec
-from anthropic.types.message_create_params import MessageCreateParamsStreaming
 from parley_server.core.model import ImagePart, Kept, Model, Prompt, Sampling, Tool, ToolCallPart, ToolResultPart
 from parley_server.providers.anthropic.prompt import message_body
 
@@ -72,6 +71,8 @@ def prompt_like(chance):
 
 
 async def test_bodies_equal_those_of_the_client_and_fit_its_types(upstream):
+    from anthropic.types.message_create_params import MessageCreateParamsStreaming  # takes a second
+
     upstream.reply_with(SPEAKER.script(Text("ok")))
     async with anthropic_client(upstream.url) as client:
         for seed in range(PROMPTS):

@@ -32,7 +32,8 @@ from tests.upstream import (
     tool_call,
 )
 
-STOP = Finish(reason=FinishReason.STOP, provider_reason="stop")
+NAME = {"response_id": "chatcmpl-1", "response_model": "test"}
+STOP = Finish(reason=FinishReason.STOP, provider_reason="stop", **NAME)
 
 
 @pytest.fixture
@@ -136,7 +137,7 @@ async def test_chunks_without_content_are_ignored(ask, odd):
 async def test_finish_reasons(ask, word, reason):
     call = [tool_call(0, "{}", call_id="c", name="f")] if reason is FinishReason.TOOL_CALLS else []
     _, ended = await ask(text("a"), *call, finish(word), done())
-    assert ended == Finish(reason=reason, provider_reason=word)
+    assert ended == Finish(reason=reason, provider_reason=word, **NAME)
 
 
 # --- ends

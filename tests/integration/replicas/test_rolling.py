@@ -115,7 +115,7 @@ async def test_a_rolling_restart_under_a_hundred_streams_is_not_noticed(cluster,
     print(f"{crowd.done} streams in {time.monotonic() - began_s:.1f} s", dict(crowd.refused), dict(crowd.handed_over))
     for watcher in watchers:
         assert watcher.text == repertoire.plays[watcher.request.text].whole
-        assert (len(watcher.went_away), watcher.snapshots) == (1, 0)
+        assert (len(watcher.go_aways), watcher.snapshots) == (1, 0)
     assert crowd.refused["DRAINING"] > 0
     assert crowd.handed_over["DRAINING"] > STREAMS // 2
     rows = await cluster.rows("SELECT state, epoch, count(*) FROM reply GROUP BY 1, 2")
@@ -139,8 +139,8 @@ async def test_a_draining_replica_refuses_new_replies_and_serves_running_ones(cl
     waiting = [asyncio.ensure_future(each) for each in waits]
     await until(lambda: _readers(cluster, A, 3), "all of them wait")
     cluster.begin_drain(A)
-    await within(LIMIT_S, reader.was_sent_away.wait())
-    assert 0 < reader.went_away[0] <= GRACE_S
+    await within(LIMIT_S, reader.has_go_away.wait())
+    assert 0 < reader.go_aways[0] <= GRACE_S
     await until(lambda: _readers(cluster, B, 1), "the reader is elsewhere, while the reply goes on here")
     standing, polled = await within(LIMIT_S, *waiting)
     assert (standing.state, text_of(standing)) == (STREAMING, kept.held_text)
@@ -167,7 +167,7 @@ async def test_a_draining_replica_refuses_new_replies_and_serves_running_ones(cl
     for each in (reader, late):
         assert (each.text, each.snapshots) == (kept.whole, 0)
         assert each.terminal.sequence == stored.last_sequence
-    assert late.went_away == [], "who comes during the drain stays"
+    assert late.go_aways == [], "who comes during the drain stays"
     assert (stored.state, stored.epoch, kept.asked) == ("COMPLETED", 1, 1)
     await cluster.start(A)
 
@@ -207,7 +207,7 @@ async def test_replies_longer_than_the_grace_end_with_their_text(cluster, repert
     aborts, began_s = len(cluster.upstream.aborts), time.monotonic()
     cluster.begin_drain(A)
     if hurried:
-        await within(LIMIT_S, *(each.was_sent_away.wait() for each in readers))
+        await within(LIMIT_S, *(each.has_go_away.wait() for each in readers))
         cluster[A].send(signal.SIGTERM)
     assert await cluster[A].exited() == 0
     took_s = time.monotonic() - began_s

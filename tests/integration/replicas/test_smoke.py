@@ -60,7 +60,7 @@ async def test_a_drained_replica_hands_its_readers_over(start_cluster):
         await watcher.has_text.wait()
     assert await cluster.drain(A) == 0
     await following
-    assert watcher.went_away
+    assert watcher.go_aways
     assert watcher.text == whole
     assert watcher.snapshots == 0
     assert (await cluster.stored(watcher.reply_id)).state == "COMPLETED"

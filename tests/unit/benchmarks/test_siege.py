@@ -292,8 +292,8 @@ def test_errors_that_report_faults_of_other_parts_are_no_defects() -> None:
 def test_the_newest_message_of_a_prompt_names_the_request() -> None:
     first, second = "0" * 36, "1" * 36
     body = f"{words.prompt(first, 3)} ... {words.answer('a1', 3)} ... {words.prompt(second, 7)}"
-    assert words.asked(body) == (second, 7)
-    assert words.asked("nothing of a siege") is None
+    assert words.read_prompt(body) == (second, 7)
+    assert words.read_prompt("nothing of a siege") is None
 
 
 def test_a_seed_repeats_the_mishaps_and_each_kind_comes_before_any_comes_again() -> None:

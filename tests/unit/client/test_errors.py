@@ -75,12 +75,12 @@ def test_an_invalid_trailer_is_ignored():
     assert (type(error), error.message, error.reason, error.retryable) == (errors.Unavailable, "gone", "", True)
 
 
-def test_a_reply_in_progress_names_the_reply():
+def test_the_error_of_a_reply_in_progress_has_the_id_of_the_reply():
     proto = reply_error(grpc.StatusCode.ABORTED, "REPLY_IN_PROGRESS", metadata={"reply_id": "r9"})
     assert error_of_proto(proto).reply_id == "r9"
 
 
-def test_a_quota_shows_its_numbers_and_the_end_of_its_period():
+def test_a_quota_error_has_its_numbers_and_the_end_of_its_period():
     metadata = {"limit": "tokens_per_day", "used": "199500", "max": "200000", "needed": "1200", "subject": "end_user"}
     metadata["reset_time"] = "2026-11-30T00:00:00Z"
     error = errors.QuotaExceeded("full", metadata=metadata)

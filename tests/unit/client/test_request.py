@@ -51,7 +51,7 @@ def test_every_argument_sets_its_field():
     )
 
 
-def test_images_go_with_the_text_as_one_message():
+def test_text_and_images_are_sent_as_one_message():
     made = build_request("What is it?", {"request_id": "r", "images": [PNG, "https://x.test/a.png"]})
     parts = [
         resources_pb2.Part(text="What is it?"),

@@ -46,7 +46,7 @@ def deliveries(draw):
 
 
 @given(deliveries())
-def test_text_is_exact_whatever_the_delivery(delivery):
+def test_text_is_exact_for_any_delivery(delivery):
     whole, chunks = delivery
     transcript, shown, ends = Transcript(), "", []
     for chunk in chunks:
@@ -61,7 +61,7 @@ def test_text_is_exact_whatever_the_delivery(delivery):
     assert [end.text for end in ends] == [whole]
 
 
-def test_events_of_a_whole_log():
+def test_each_chunk_of_a_whole_log_becomes_one_event():
     transcript = Transcript()
     usage = resources_pb2.Usage(prompt_tokens=3)
     chunks = [

@@ -1,4 +1,4 @@
-"""What a model can be given: hints are left out and named, input that has a meaning is refused."""
+"""Unsupported settings are left out and reported as ignored; unsupported input is refused."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ def model(**abilities) -> Model:
     return Model(alias="a", provider="p", name="n", **({"images": True} | abilities))
 
 
-def given(*parts, **fields) -> ReplyPayload:
+def request_with(*parts, **fields) -> ReplyPayload:
     return ReplyPayload(messages=(Message(role=Role.USER, parts=parts or (TextPart(text="x"),)),), **fields)
 
 
 @pytest.mark.parametrize(
-    ("abilities", "asked", "taken", "ignored"),
+    ("abilities", "requested", "taken", "ignored"),
     [
         ({}, {"temperature": 1.0, "seed": 1}, {"temperature": 1.0, "seed": 1}, ()),
         ({"sampling": False}, {"temperature": 1.0, "top_p": 0.5, "seed": 1}, {}, ("temperature", "top_p", "seed")),
@@ -60,23 +60,23 @@ def given(*parts, **fields) -> ReplyPayload:
         ({"output_tokens": 10}, {"max_output_tokens": 20}, {"max_output_tokens": 20}, ()),
     ],
 )
-def test_a_hint_that_the_model_does_not_take_is_left_out_and_named(abilities, asked, taken, ignored):
-    assert taken_settings(model(**abilities), Sampling(**asked)) == (Sampling(**taken), ignored)
+def test_unsupported_settings_are_left_out_and_reported_as_ignored(abilities, requested, taken, ignored):
+    assert taken_settings(model(**abilities), Sampling(**requested)) == (Sampling(**taken), ignored)
 
 
 @pytest.mark.parametrize(
     ("abilities", "payload", "field"),
     [
-        ({"images": False}, given(ImagePart(image_id="i")), "input"),
-        ({"image_urls": False}, given(URL), "input"),
-        ({"tools": False}, given(tools=(Tool(name="f"),)), "tools"),
-        ({"dotted_names": False}, given(tools=(Tool(name="a.b"),)), "tools"),
-        ({"json_schema": False}, given(json_schema="{}"), "json_schema"),
-        ({"max_stop": 0}, given(sampling=Sampling(stop=("a",))), "sampling.stop"),
-        ({"max_stop": 4}, given(sampling=Sampling(stop=tuple("abcde"))), "sampling.stop"),
+        ({"images": False}, request_with(ImagePart(image_id="i")), "input"),
+        ({"image_urls": False}, request_with(URL), "input"),
+        ({"tools": False}, request_with(tools=(Tool(name="f"),)), "tools"),
+        ({"dotted_names": False}, request_with(tools=(Tool(name="a.b"),)), "tools"),
+        ({"json_schema": False}, request_with(json_schema="{}"), "json_schema"),
+        ({"max_stop": 0}, request_with(sampling=Sampling(stop=("a",))), "sampling.stop"),
+        ({"max_stop": 4}, request_with(sampling=Sampling(stop=tuple("abcde"))), "sampling.stop"),
     ],
 )
-def test_what_has_a_meaning_and_the_model_does_not_take_is_refused(abilities, payload, field):
+def test_unsupported_input_is_refused_with_its_field(abilities, payload, field):
     with pytest.raises(InvalidRequest) as refused:
         check_request_fits(model(**abilities), payload)
     assert refused.value.reason is Reason.UNSUPPORTED_INPUT
@@ -84,11 +84,11 @@ def test_what_has_a_meaning_and_the_model_does_not_take_is_refused(abilities, pa
     check_request_fits(ALL, payload)
 
 
-def test_input_that_surely_does_not_fit_is_refused():
+def test_text_above_16_bytes_per_token_of_the_context_is_refused():
     small = model(context_tokens=10)
-    check_request_fits(small, given(TextPart(text="x" * 160)))
+    check_request_fits(small, request_with(TextPart(text="x" * 160)))
     with pytest.raises(InvalidRequest) as refused:
-        check_request_fits(small, given(TextPart(text="é" * 81)))
+        check_request_fits(small, request_with(TextPart(text="é" * 81)))
     assert (refused.value.reason, refused.value.metadata) == (Reason.CONTEXT_TOO_LARGE, {"limit": "10 tokens"})
 
 
@@ -100,7 +100,7 @@ def test_input_that_surely_does_not_fit_is_refused():
         ({"dotted_names": False}, ToolCallPart(id="1", name="a.b")),
     ],
 )
-def test_a_history_that_the_model_cannot_be_shown_is_refused(abilities, part):
+def test_a_history_with_unsupported_parts_is_refused(abilities, part):
     shown = (PromptMessage(role="user", parts=(TextPart(text="x"), part)),)
     with pytest.raises(InvalidRequest) as refused:
         check_shown(model(**abilities), shown)

@@ -349,7 +349,7 @@ async def test_an_interrupt_ends_a_stored_reply_without_a_task(harness):
     harness.live_replies.running[first.log.reply.id] = first
 
 
-async def test_a_refused_interrupt_leaves_the_running_reply_alone(make_harness):
+async def test_a_refused_interrupt_does_not_end_the_running_reply(make_harness):
     harness = make_harness(hold, max_prompt_bytes=100)
     created = await create_conversation(harness)
     first = await harness.begin(conversation_id=created.id)
@@ -457,9 +457,9 @@ async def test_an_unknown_commit_is_reported_at_the_deadline_and_its_reply_start
     harness.store.before.clear()
     await run_with_clock(harness, until(lambda: generation.task is not None))
     assert (await harness.stored_end(generation)).state is State.COMPLETED
-    known = await accept(harness, request_id="r")
-    assert isinstance(known, Replayed)
-    assert known.reply.id == generation.log.reply.id
+    replayed = await accept(harness, request_id="r")
+    assert isinstance(replayed, Replayed)
+    assert replayed.reply.id == generation.log.reply.id
     assert len(harness.provider.prompts) == 1
     await assert_no_trace(harness)
 
@@ -552,8 +552,8 @@ async def test_a_caller_that_disconnects_before_the_acceptance_starts_the_orphan
 
 async def test_request_fields_override_those_of_the_conversation_in_the_prompt(harness):
     created = await create_conversation(harness, system=("be polite",), post_system="now", model="fast")
-    asked = {"sampling": Sampling(max_output_tokens=1000), "system": ("be brief",)}
-    generation = await harness.begin(conversation_id=created.id, **asked)
+    fields = {"sampling": Sampling(max_output_tokens=1000), "system": ("be brief",)}
+    generation = await harness.begin(conversation_id=created.id, **fields)
     await harness.stored_end(generation)
     prompt = harness.provider.prompts[-1]
     assert [role_and_text(message) for message in prompt.messages] == [

@@ -1,4 +1,4 @@
-"""The limits of a tenant are applied in order, and a request that is refused or repeated counts no message."""
+"""The limits of a tenant are checked in order; a refused or repeated request is not counted."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ async def refused(harness: CoreHarness, *given, **named) -> ParleyError:
     return error.value
 
 
-async def test_a_message_over_the_limit_is_refused_until_there_is_room(limited):
+async def test_a_message_over_the_limit_is_refused_until_an_earlier_one_leaves_the_window(limited):
     harness = limited(messages_per_minute=2)
     await fill(harness, 1)
     await harness.clock.advance(10.0004)
@@ -126,7 +126,7 @@ async def test_only_requests_with_a_message_of_the_user_count(limited):
         ({"own": True}, ReplyInProgress),
     ],
 )
-async def test_a_refused_request_gives_its_message_back(limited, fields, error):
+async def test_a_refused_request_is_not_counted(limited, fields, error):
     harness = limited(hold, messages_per_minute=2)
     running = await harness.begin()
     named = dict(fields)
@@ -138,14 +138,14 @@ async def test_a_refused_request_gives_its_message_back(limited, fields, error):
     await harness.begin()
 
 
-async def test_a_refusal_by_the_transaction_gives_the_message_back(limited):
+async def test_a_request_whose_transaction_fails_is_not_counted(limited):
     harness = limited(messages_per_minute=5)
     harness.store.fail("accept", times=1)
     assert isinstance(await refused(harness), StorageUnavailable)
     assert await used(harness) == 0
 
 
-async def test_a_message_of_an_unknown_outcome_stays_counted(limited):
+async def test_a_request_with_an_unknown_outcome_is_counted(limited):
     harness = limited(messages_per_minute=5)
     harness.store.fail("accept", times=1, error=StorageUnavailable(outcome_unknown=True))
     harness.store.fail("get_reply")
@@ -172,7 +172,7 @@ async def test_a_retry_of_an_accepted_request_attaches_over_the_limit_and_counts
     assert isinstance(await refused(harness, "another text", request_id="new"), RateLimited)
 
 
-async def test_the_retry_of_a_request_that_has_left_the_window_gives_its_new_message_back(limited):
+async def test_a_retry_after_the_window_of_its_request_is_not_counted(limited):
     harness = limited(messages_per_minute=2)
     await harness.begin(request_id="r")
     await harness.clock.advance(61)
@@ -217,7 +217,7 @@ async def test_replies_of_a_tenant_over_the_limit_are_refused(limited):
     await harness.begin()
 
 
-async def test_a_request_that_interrupts_counts_one_less(limited):
+async def test_the_reply_that_a_request_interrupts_is_not_counted(limited):
     harness = limited(hold, concurrent_replies=1)
     running = await harness.begin()
     conversation_id = running.log.reply.conversation_id
@@ -227,7 +227,7 @@ async def test_a_request_that_interrupts_counts_one_less(limited):
     assert not again.log.over
 
 
-async def test_a_second_try_after_an_interrupt_does_not_count_the_interrupted_reply(limited):
+async def test_a_repeated_acceptance_does_not_count_the_interrupted_reply(limited):
     harness = limited(hold, concurrent_replies=1)
     running = await harness.begin()
     conversation_id, question = running.log.reply.conversation_id, running.log.reply.input_message_ids[0]
@@ -243,10 +243,10 @@ async def test_a_second_try_after_an_interrupt_does_not_count_the_interrupted_re
     assert not again.log.over
 
 
-# --- the order of refusals
+# --- order of the checks
 
 
-async def test_the_order_of_refusals(limited):
+async def test_the_model_is_checked_before_the_message_limit_and_that_before_the_reply_limit(limited):
     harness = limited(hold, messages_per_minute=1, concurrent_replies=1)
     await harness.begin()
     assert isinstance(await refused(harness, model="unknown"), ModelNotFound)
@@ -255,15 +255,15 @@ async def test_the_order_of_refusals(limited):
 
 
 @pytest.mark.parametrize(("replies", "error"), [(1, RateLimited), (2, QuotaExceeded)])
-async def test_the_limit_of_replies_comes_before_the_quota(limited, replies, error):
+async def test_the_reply_limit_is_checked_before_the_quota(limited, replies, error):
     harness = limited(hold, concurrent_replies=replies, quotas=Quota(tokens_per_day=150))
     await harness.begin()
     assert isinstance(await refused(harness), error)
 
 
-class EndBetween:
-    """The store, as it answers if other replies end after it has refused an acceptance for a quota, but before it reads
-    the use that refuses it; `times` times. `end` ends them in fact."""
+class QuotaFreedAfterRefusal:
+    """A store in which other replies end after it has refused an acceptance for a quota, and before it reads the use of
+    that quota, so that the refusal has no use. It does so `times` times; `end` ends the replies."""
 
     def __init__(self, store, times, end):
         self._store, self._times, self._end = store, times, end
@@ -280,7 +280,7 @@ class EndBetween:
         return OverQuota(uses=())
 
 
-async def test_a_quota_that_has_room_again_when_its_use_is_read_accepts_the_request(limited):
+async def test_a_request_is_accepted_if_its_quota_is_freed_after_the_refusal(limited):
     harness = limited(hold, quotas=Quota(tokens_per_day=150))
     running = await harness.begin()
     assert isinstance(await refused(harness), QuotaExceeded)
@@ -289,19 +289,19 @@ async def test_a_quota_that_has_room_again_when_its_use_is_read_accepts_the_requ
         await cancel_reply(harness, running)
         await harness.stored_end(running)
 
-    harness.core.acceptances._store = EndBetween(harness.store, 1, end)
+    harness.core.acceptances._store = QuotaFreedAfterRefusal(harness.store, 1, end)
     assert not (await harness.begin()).log.over
 
 
-async def test_a_quota_that_changes_at_each_try_is_a_refusal_to_retry(limited):
+async def test_a_request_whose_quota_changes_at_each_attempt_is_refused_as_retryable(limited):
     harness = limited(hold, quotas=Quota(tokens_per_day=150))
     await harness.begin()
-    harness.core.acceptances._store = EndBetween(harness.store, 99, settle)
+    harness.core.acceptances._store = QuotaFreedAfterRefusal(harness.store, 99, settle)
     error = await refused(harness)
     assert (error.reason, error.retryable, error.retry_after_s) == (Reason.REPLY_IN_PROGRESS, True, 0.5)
 
 
-async def test_a_refused_message_interrupts_nothing(limited):
+async def test_a_refused_request_does_not_interrupt_the_running_reply(limited):
     harness = limited(hold, messages_per_minute=1)
     running = await harness.begin()
     error = await refused(harness, conversation_id=running.log.reply.conversation_id, interrupt=True)
@@ -309,11 +309,11 @@ async def test_a_refused_message_interrupts_nothing(limited):
     assert not running.log.over
 
 
-# --- without a count
+# --- unavailable limiter
 
 
-class LostLimiter:
-    """Implements `RateLimiter` as one that cannot count."""
+class UnavailableLimiter:
+    """Implements `RateLimiter`; every count fails."""
 
     async def take(self, key, member, limit):
         raise LimitsUnavailable
@@ -325,10 +325,10 @@ class LostLimiter:
         raise LimitsUnavailable
 
 
-async def test_without_a_count_new_requests_are_refused_and_retries_attach(limited):
+async def test_without_the_limiter_new_requests_are_refused_and_retries_attach(limited):
     harness = limited(messages_per_minute=2)
     first = await harness.begin(request_id="r")
-    harness.core.admission._limiter = LostLimiter()
+    harness.core.admission._limiter = UnavailableLimiter()
     error = await refused(harness)
     assert (error.reason, error.retryable, error.retry_after_s) == (Reason.STORAGE_UNAVAILABLE, True, 1.0)
     assert isinstance(await refused(harness, model="unknown"), ModelNotFound)

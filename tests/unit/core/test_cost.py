@@ -73,8 +73,8 @@ def test_the_tier_that_the_prompt_exceeds_prices_the_whole_request(prompt_tokens
     [
         (100, 40, 20, 40 * 1 + 40 * 0.1 + 20 * 1.25),
         (101, 40, 20, 41 * 10 + 40 * 1 + 20 * 12.5),
-        (201, 40, 20, 201 * 100),  # without prices of their own they cost as much as the prompt
-        (100, 80, 40, 80 * 0.1 + 20 * 1.25),  # no token is paid twice
+        (201, 40, 20, 201 * 100),  # without their own prices, cached tokens have the price of the prompt
+        (100, 80, 40, 80 * 0.1 + 20 * 1.25),  # a token that is both cached and written is charged once
         (100, 120, 40, 100 * 0.1),
     ],
 )
@@ -84,7 +84,7 @@ def test_cache_reads_and_writes_have_the_prices_of_their_tier(prompt_tokens, cac
 
 
 @pytest.mark.parametrize("stated", [0, 7])
-def test_a_cost_that_the_provider_states_goes_first(stated):
+def test_the_provider_s_own_cost_replaces_the_computed_cost(stated):
     usage = Usage(prompt_tokens=1000, completion_tokens=50, cost_nano_usd=stated)
     assert cost_nano_usd(usage, PRICES) == cost_nano_usd(usage, Prices()) == stated
 
@@ -95,5 +95,5 @@ def test_a_cost_has_an_upper_bound():
 
 
 @pytest.mark.parametrize(("text", "tokens"), [("", 0), ("a", 1), ("abcd", 1), ("abcde", 2), ("日本語", 3), ("😀", 1)])
-def test_estimated_tokens_have_four_bytes(text, tokens):
+def test_four_bytes_are_estimated_as_one_token(text, tokens):
     assert estimate_tokens(text) == tokens

@@ -1,4 +1,4 @@
-"""Which messages a prompt keeps within a budget, and how long the cut stands still."""
+"""Which messages a prompt keeps within a budget, and for how many turns it starts at the same message."""
 
 from __future__ import annotations
 
@@ -43,21 +43,21 @@ def shown(roles: str, room: float) -> str:
         ("", 0, ""),
     ],
 )
-def test_the_oldest_go_first_and_the_newest_question_and_its_last_calls_stay(roles, room, expected):
+def test_the_oldest_messages_are_cut_and_the_newest_user_message_and_its_last_calls_are_kept(roles, room, expected):
     assert shown(roles, room) == expected
 
 
-def test_a_cut_of_a_tool_loop_stands_where_the_question_has_put_it():
+def test_tool_calls_within_a_turn_do_not_move_the_cut():
     room, history = 425, "ua" * 30
-    question = within_budget(sized(history + "u"), room)[0][0].message.id
+    first_kept = within_budget(sized(history + "u"), room)[0][0].message.id
     assert [within_budget(sized(history + "u" + "at" * calls), room)[0][0].message.id for calls in (1, 2)] == [
-        question,
-        question,
+        first_kept,
+        first_kept,
     ]
 
 
 @pytest.mark.parametrize(("fitting", "turns"), [(32, 4), (64, 8), (130, 16)])
-def test_messages_of_equal_size_move_the_cut_every_s_half_turns(fitting, turns):
+def test_with_messages_of_equal_size_the_cut_moves_once_in_several_turns(fitting, turns):
     first = [cut_of(sized("ua" * count), fitting * 10) for count in range(100, 200)]
     moves = [at for at in range(1, len(first)) if first[at] != first[at - 1]]
     assert {after - before for before, after in itertools.pairwise(moves)} == {turns}

@@ -79,10 +79,10 @@ def test_a_lease_is_held_before_its_end_and_not_at_its_end():
 
 def test_the_lease_clock_counts_suspended_time(monkeypatch):
     """The wall clock can be changed, and the monotonic clock stops while the machine is suspended."""
-    asked = []
-    monkeypatch.setattr("time.clock_gettime", lambda which: asked.append(which) or 5.0)
+    clocks_read = []
+    monkeypatch.setattr("time.clock_gettime", lambda which: clocks_read.append(which) or 5.0)
     assert SystemClock().boottime() == 5.0
-    assert asked == [time.CLOCK_BOOTTIME]
+    assert clocks_read == [time.CLOCK_BOOTTIME]
 
 
 # --- logs

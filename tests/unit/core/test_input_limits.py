@@ -1,4 +1,4 @@
-"""The limits of what a request may hold: the limit itself is accepted, and one more is refused with field and limit."""
+"""A request at each limit is accepted; with one unit more it is refused, with the field and the limit."""
 
 from __future__ import annotations
 
@@ -115,7 +115,7 @@ def check(fields):
 
 
 @pytest.mark.parametrize("row", ROWS)
-def test_the_limit_is_accepted_and_one_more_is_refused(row):
+def test_input_at_its_limit_is_accepted_and_one_unit_more_is_refused(row):
     fields_of, limit, path = ROWS[row]
     check(fields_of(limit))
     with pytest.raises(InvalidRequest) as refused:
@@ -151,7 +151,7 @@ def test_control_characters_are_refused_in_names(row):
         with pytest.raises(InvalidRequest) as refused:
             check(fields_of(f"a{character}"))
         ((found, _),) = refused.value.violations
-        assert path.startswith(found)  # a NUL is found in the message as a whole
+        assert path.startswith(found)  # a NUL is reported for the whole message
 
 
 def test_texts_may_hold_control_characters_but_no_nul():
@@ -160,7 +160,7 @@ def test_texts_may_hold_control_characters_but_no_nul():
         check(user(TextPart(text="\x00")))
 
 
-def test_a_conversation_takes_input_and_answer_up_to_its_limit():
+def test_a_conversation_accepts_messages_up_to_its_limit():
     check_full(stored=99_989, added=10)
     with pytest.raises(InvalidRequest) as refused:
         check_full(stored=99_990, added=10)
@@ -178,7 +178,7 @@ def test_page_tokens_of_the_longest_names_are_accepted():
 
 
 @pytest.mark.parametrize("call_id", ["x" * 257, "a\nb"])
-def test_ids_of_tool_calls_of_providers_are_replaced_where_callers_could_not_send_them_back(call_id):
+def test_tool_call_ids_that_callers_could_not_send_back_are_replaced(call_id):
     shortened = shortened_call_id(call_id)
     assert shortened == shortened_call_id(call_id) != shortened_call_id(call_id + "x")
     check(call(id=shortened))

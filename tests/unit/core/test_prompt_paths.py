@@ -104,8 +104,8 @@ def test_random_paths_become_messages_that_anthropic_accepts(made):
         assert all(block["text"].strip() for block in message["content"] if block["type"] == "text")
     assert not waiting
     for part in (part for message in new for part in message.parts):
-        said = part.text if isinstance(part, TextPart) else part.content
-        assert said in json.dumps(messages)
+        content = part.text if isinstance(part, TextPart) else part.content
+        assert content in json.dumps(messages)
 
 
 @given(made=prompts())
@@ -125,7 +125,7 @@ def test_random_paths_become_contents_that_gemini_accepts(made):
 
 
 def without_prefill(prompt):
-    """The prompt for a model that must not be asked to continue its own message."""
+    """The prompt for a model that does not support a prompt that ends with its own message."""
     return msgspec.structs.replace(prompt, model=msgspec.structs.replace(prompt.model, prefill=False))
 
 
@@ -137,5 +137,5 @@ def plain(body):
 def check_newest(entries, new):
     """Check that the prompt has all new input."""
     for part in (part for message in new for part in message.parts):
-        said = part.text if isinstance(part, TextPart) else part.content
-        assert any(said in (entry.get("content") or "") for entry in entries)
+        content = part.text if isinstance(part, TextPart) else part.content
+        assert any(content in (entry.get("content") or "") for entry in entries)

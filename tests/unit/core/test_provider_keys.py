@@ -74,7 +74,7 @@ async def test_other_replicas_use_a_changed_key_at_the_next_poll(store, clock):
         await here.keys.delete(SHOP)
         assert here.used() is None
         await clock.advance(POLL_S)
-        assert there.used() == "sk-two"  # the database is away for this replica
+        assert there.used() == "sk-two"  # this replica cannot reach the database
         there.store.unavailable = False
         await clock.advance(POLL_S)
         await until(lambda: there.used() is None)
@@ -89,14 +89,14 @@ async def test_a_poll_that_read_before_a_change_does_not_undo_it(store, clock):
         await block.reached.wait()
         setting = asyncio.create_task(replica.keys.set(SHOP, "sk-one", verify=False))
         await settle()
-        assert "set_key" not in replica.store.calls  # it waits for the poll
+        assert "set_key" not in replica.store.calls  # a change waits for the running poll
         block.released.set()
         await setting
         await clock.advance(0)
         assert replica.used() == "sk-one"
 
 
-async def test_a_wrong_encryption_key_refuses_the_start(store, clock):
+async def test_a_wrong_encryption_key_prevents_the_start(store, clock):
     replica = Replica(store, clock)
     await replica.keys.set(SHOP, "sk-one", verify=False)
     await replica.keys.set(KeyPlace("up", ""), "sk-two", verify=False)
@@ -105,7 +105,7 @@ async def test_a_wrong_encryption_key_refuses_the_start(store, clock):
 
 
 @pytest.mark.parametrize("damage", ["copied", "cut"])
-async def test_an_unreadable_row_concerns_its_own_tenant_alone(store, clock, damage, caplog):
+async def test_an_unreadable_row_disables_only_the_key_of_its_tenant(store, clock, damage, caplog):
     here, there = Replica(store, clock), Replica(store, clock)
     row = await here.keys.set(SHOP, "sk-one", verify=False)
     token = row.token if damage == "copied" else row.token[:-8]
@@ -120,21 +120,21 @@ async def test_an_unreadable_row_concerns_its_own_tenant_alone(store, clock, dam
     assert (there.used("bank"), there.unreadable) == ("sk-bank", 0)
 
 
-async def test_keys_of_the_old_encryption_key_stay_in_use(store, clock):
+async def test_keys_encrypted_with_the_old_encryption_key_are_used(store, clock):
     await Replica(store, clock).keys.set(SHOP, "sk-one", verify=False)
     replica = Replica(store, clock, new_encryption_key(), ENCRYPTION_KEY)
     await replica.keys.load()
     assert replica.used() == "sk-one"
 
 
-async def test_the_start_needs_the_database(store, clock):
+async def test_the_start_fails_without_the_database(store, clock):
     replica = Replica(store, clock)
     replica.store.unavailable = True
     with pytest.raises(StorageUnavailable):
         await replica.keys.load()
 
 
-async def test_pages(store, clock):
+async def test_keys_are_listed_in_pages_and_invalid_pages_are_refused(store, clock):
     keys = Replica(store, clock).keys
     for number in range(5):
         await keys.set(KeyPlace("up", f"t{number}"), f"sk-number-{number:04}", verify=False)
@@ -152,14 +152,14 @@ async def test_pages(store, clock):
 @pytest.mark.parametrize(
     ("key", "hint"), [("12345678901", ""), ("123456789012", "9012"), ('{"client_email": "a@b.example"}', "")]
 )
-async def test_hints_reveal_little(store, clock, key, hint):
+async def test_a_hint_has_the_last_four_characters_of_a_long_plain_key(store, clock, key, hint):
     assert (await Replica(store, clock).keys.set(SHOP, key, verify=False)).hint == hint
 
 
 @pytest.mark.parametrize(
     "place", [("up", "a b"), ("up", "a" * 65), ("up", "\0"), ("up", "é"), ("u" * 129, "shop"), ("u\0p", "shop")]
 )
-async def test_the_names_of_providers_and_tenants_are_checked(store, clock, place):
+async def test_invalid_names_of_providers_and_tenants_are_refused(store, clock, place):
     keys = Replica(store, clock).keys
     for call in (keys.set(KeyPlace(*place), "sk-one", verify=False), keys.delete(KeyPlace(*place))):
         with pytest.raises(InvalidRequest):

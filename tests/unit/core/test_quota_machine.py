@@ -1,4 +1,4 @@
-"""Random replies of two replicas under quotas: `quota_use` has what they hold and have used, whatever happens."""
+"""Random replies of two replicas under quotas: after each step `quota_use` has what they hold and have used."""
 
 from __future__ import annotations
 
@@ -37,11 +37,11 @@ TENANTS = Tenants(
 USERS = ("ada", "ben", "")
 DAY_S = 86_400.0
 AT = st.integers(0, 1)
-"""One of the two replicas."""
+"""The index of a replica."""
 
 
-class Dictated:
-    """An answer that the machine dictates: texts, an error, or None for its end."""
+class StepwiseAnswer:
+    """An answer whose steps the state machine adds: texts, an error, or None for its end."""
 
     def __init__(self) -> None:
         self.steps: asyncio.Queue[str | ParleyError | None] = asyncio.Queue()
@@ -72,7 +72,7 @@ class Quotas(RuleBasedStateMachine):
         shutil.copy(template(), self.path)
         self.runner = asyncio.Runner()
         self.plans: dict[str, dict[str, Any]] = {}
-        self.answers: dict[str, Dictated] = {}
+        self.answers: dict[str, StepwiseAnswer] = {}
         self.marks = 0
         self.runner.run(self.begin())
 
@@ -86,7 +86,7 @@ class Quotas(RuleBasedStateMachine):
         return await self.cluster.join(f"replica-{len(self.cluster.replicas)}", tenants=TENANTS)
 
     def do(self, work) -> Any:
-        """Run it while the clock moves on, then let all replicas become idle. Returns the result or the refusal."""
+        """Move the clock until `work` is done and all replicas are idle. Returns its result or its `ParleyError`."""
 
         async def whole() -> Any:
             working = asyncio.ensure_future(work)
@@ -102,7 +102,7 @@ class Quotas(RuleBasedStateMachine):
         return self.runner.run(whole())
 
     def accept(self, replica: Replica, user: str, **fields: Any) -> Generation | ParleyError:
-        answer = Dictated()
+        answer = StepwiseAnswer()
         replica.provider.answer = answer.generate
         made = self.do(replica.core.acceptances.accept(reply_request(identity=owner(user), **fields)))
         if isinstance(made, Generation):
@@ -110,13 +110,13 @@ class Quotas(RuleBasedStateMachine):
             self.answers[made.log.reply.id] = answer
         return made
 
-    @rule(target=running, at=AT, user=st.sampled_from(USERS), known=st.integers(0, 3), lost=st.booleans())
-    def ask(self, at: int, user: str, known: int, lost: bool) -> str:
-        """In one of four conversations, some of which exist; the answer of the commit may be lost."""
+    @rule(target=running, at=AT, user=st.sampled_from(USERS), number=st.integers(0, 3), lost=st.booleans())
+    def start_reply(self, at: int, user: str, number: int, lost: bool) -> str:
+        """Start a reply in one of four conversations, some of which exist. `lost`: the answer of the commit is lost."""
         replica = self.replicas[at]
         if lost:
             replica.store.fail("accept", times=1, after=True)
-        conversation_id = f"{user}-{known}"
+        conversation_id = f"{user}-{number}"
         exists = self.sql("SELECT 1 FROM conversation WHERE id = ?", conversation_id)
         place = (
             {"conversation_id": conversation_id} if exists else {"new_conversation": Conversation(id=conversation_id)}
@@ -126,8 +126,8 @@ class Quotas(RuleBasedStateMachine):
         return made.log.reply.id if isinstance(made, Generation) else ""
 
     @rule(at=AT, by=st.sampled_from(["id", "head", "image"]))
-    def be_refused(self, at: int, by: str) -> None:
-        """For another reason than the quota, before or after the hold."""
+    def request_refused_otherwise(self, at: int, by: str) -> None:
+        """Send a request that is refused for another reason than a quota, before or after the quota is held."""
         replica, refused = self.replicas[at], {}
         existing = self.sql("SELECT id FROM conversation WHERE end_user = 'ada' LIMIT 1")
         if not existing:
@@ -151,11 +151,11 @@ class Quotas(RuleBasedStateMachine):
 
     @rule(reply_id=running, words=st.sampled_from(["Hello", "Hello " * 30]))
     def write(self, reply_id: str, words: str) -> None:
-        self.dictate(reply_id, words)
+        self.add_step(reply_id, words)
 
     @rule(reply_id=consumes(running), error=st.booleans())
     def end(self, reply_id: str, error: bool) -> None:
-        self.dictate(reply_id, ProviderUnavailable("gone") if error else None)
+        self.add_step(reply_id, ProviderUnavailable("gone") if error else None)
 
     @rule(reply_id=running, at=AT)
     def cancel(self, reply_id: str, at: int) -> None:
@@ -165,8 +165,8 @@ class Quotas(RuleBasedStateMachine):
     def cancel_before_the_request(self, at: int) -> None:
         self.marks += 1
         request_id = f"marked-{self.marks}"
-        asked = self.replicas[at].replies.cancel(owner("ada"), CancelTarget(request_id=request_id), "early")
-        assert isinstance(self.do(asked), ReplyNotFound)
+        cancelling = self.replicas[at].replies.cancel(owner("ada"), CancelTarget(request_id=request_id), "early")
+        assert isinstance(self.do(cancelling), ReplyNotFound)
         self.accept(self.replicas[at], "ada", request_id=request_id)
 
     @rule(reply_id=running, at=AT)
@@ -177,7 +177,7 @@ class Quotas(RuleBasedStateMachine):
 
     @rule(at=AT)
     def kill(self, at: int) -> None:
-        """The other replica, or the next one, takes its replies over."""
+        """Kill a replica and start another one; its replies are taken over."""
 
         async def replace() -> None:
             await self.cluster.kill(self.replicas[at])
@@ -187,15 +187,15 @@ class Quotas(RuleBasedStateMachine):
         self.runner.run(replace())
 
     @rule()
-    def tomorrow(self) -> None:
+    def next_day(self) -> None:
         self.cluster.clock.correct(DAY_S)
 
-    def dictate(self, reply_id: str, step: str | ParleyError | None) -> None:
-        async def say() -> None:
+    def add_step(self, reply_id: str, step: str | ParleyError | None) -> None:
+        async def put() -> None:
             if reply_id in self.answers:
                 self.answers[reply_id].steps.put_nowait(step)
 
-        self.do(say())
+        self.do(put())
 
     def sql(self, statement: str, *given: Any) -> list[tuple[Any, ...]]:
         connection = sqlite3.connect(self.path)
@@ -253,7 +253,7 @@ Quotas.TestCase.settings = settings(
     max_examples=20,
     stateful_step_count=25,
     deadline=None,
-    phases=[Phase.generate],  # to shrink a failure takes minutes, and its steps are readable without it
+    phases=[Phase.generate],  # shrinking takes minutes, and the steps of a failure are readable without it
     suppress_health_check=list(HealthCheck),
 )
 TestQuotas = Quotas.TestCase

@@ -119,7 +119,7 @@ async def test_recovery_ends_all_replies_of_a_dead_process(dying, make_harness):
     assert states == {State.FAILED}
 
 
-async def test_reconciliation_leaves_running_replies_alone(make_harness):
+async def test_reconciliation_does_not_end_running_replies(make_harness):
     harness = make_harness(hold, journal=True)
     generation = await journaled_reply(harness)
     await harness.recovery.reconcile()

@@ -376,10 +376,10 @@ async def test_an_unknown_idle_time_prevents_the_orphan_cancellation(cluster, a,
 
 @pytest.mark.parametrize("meanwhile", ["poll", "read", "drain"])
 async def test_a_reader_that_arrives_during_the_idle_check_prevents_the_cancellation(cluster, a, b, watched, meanwhile):
-    asked, answered = asyncio.Event(), asyncio.Event()
+    check_started, answered = asyncio.Event(), asyncio.Event()
 
     async def slow():
-        asked.set()
+        check_started.set()
         await answered.wait()
         return 1e6
 
@@ -387,7 +387,7 @@ async def test_a_reader_that_arrives_during_the_idle_check_prevents_the_cancella
     with a.replies.reading(watched.log):
         pass
     await cluster.advance(TTL_S)
-    assert asked.is_set()
+    assert check_started.is_set()
     if meanwhile == "poll":
         await a.replies.get(ADA, watched.id)
     elif meanwhile == "read":

@@ -62,9 +62,9 @@ async def test_all_readers_of_a_replica_share_one_log(cluster, a, b, reply):
     logs = await asyncio.gather(*[b.replies.attach(ADA, reply.id) for _ in range(5)])
     assert len({id(log) for log in logs}) == 1
     assert list(b.relay.following) == [reply.id]
-    asked = b.store.calls.count("get_reply")
+    reads = b.store.calls.count("get_reply")
     assert await b.replies.attach(ADA, reply.id) is logs[0]
-    assert b.store.calls.count("get_reply") == asked
+    assert b.store.calls.count("get_reply") == reads
 
 
 @pytest.mark.parametrize("seed_block", range(5))
@@ -297,17 +297,17 @@ async def test_a_notice_checks_only_its_own_reply(cluster, a, b):
     for each in (first, second):
         await b.replies.attach(ADA, each.id)
     await cluster.advance(0.1)
-    asked = []
+    checked_ids = []
 
     async def note(reply_ids):
-        asked.append(reply_ids)
+        checked_ids.append(reply_ids)
 
     b.store.before["standings"] = note
     await first.write(None)
     await cluster.settle()
-    assert asked == [[first.id]]
+    assert checked_ids == [[first.id]]
     await cluster.advance(CHECK_INTERVAL_S)
-    assert asked[1:] == [[second.id]]
+    assert checked_ids[1:] == [[second.id]]
 
 
 # --- ended replies

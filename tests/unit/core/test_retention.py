@@ -1,4 +1,4 @@
-"""What is too old is erased at each interval, in parts."""
+"""Old conversations and usage are erased at each interval, in parts."""
 
 import asyncio
 
@@ -13,7 +13,7 @@ from tests.fakes import RecordingObserver
 
 
 class OldRows:
-    """Implements `ErasureStore` for one tenant with so many old rows; the next `outages` calls fail."""
+    """Implements `ErasureStore` for one tenant. Arguments: numbers of old rows. The next `outages` calls fail."""
 
     def __init__(self, conversations, usage):
         self.conversations, self.usage, self.outages = conversations, usage, 0

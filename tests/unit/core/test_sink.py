@@ -281,7 +281,7 @@ def test_another_model_than_the_requested_one_is_shown_and_stored_soon(harness):
     assert (harness.log.hurried, harness.log.reply.model, harness.log.reply.provider) == (True, "slow", "other")
 
 
-def test_wire_items_are_kept_whole_or_not_at_all(harness):
+def test_all_wire_items_are_dropped_if_one_is_over_the_limit(harness):
     assert harness.sink.kept is None
     harness.sink.keep("o", "a" * (MAX_KEPT_BYTES - 2))
     harness.sink.keep("o", "é")

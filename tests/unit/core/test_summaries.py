@@ -1,4 +1,4 @@
-"""Summaries of long conversations: when they are written, what they are made of, and that no reply waits for one."""
+"""Summaries of long conversations: when they are written and from which messages; no reply waits for one."""
 
 from __future__ import annotations
 
@@ -67,19 +67,19 @@ async def conversation(
 
 
 async def reply(harness: CoreHarness, writer: Writer, name: str = "c") -> list[str]:
-    """The texts that the model is shown in the next turn."""
+    """Complete the next turn; returns the first words of the messages in its prompt."""
     generation = await harness.begin(writer.act, conversation_id=name)
     assert (await harness.stored_end(generation)).state is State.COMPLETED
     return [text_of(message).split(" ")[0] for message in writer.prompts[-1].messages]
 
 
 async def ended(harness: CoreHarness, *outcomes: str) -> None:
-    """Wait until the summaries have ended in this way."""
+    """Wait until the summaries have ended with these outcomes."""
     await until(lambda: len(harness.observer.summaries) >= len(outcomes))
     assert harness.observer.summaries == list(outcomes)
 
 
-async def test_a_long_history_is_summarized_and_the_next_turn_shows_that(harness):
+async def test_a_long_history_is_summarized_and_the_next_prompt_has_the_summary(harness):
     writer = Writer()
     await conversation(harness)
     assert await reply(harness, writer) == [
@@ -94,17 +94,19 @@ async def test_a_long_history_is_summarized_and_the_next_turn_shows_that(harness
         "9ASSISTANT",
         "hi",
     ]
-    (asked,) = writer.summaries
-    assert text_of(asked.messages[1]).startswith("User: 0USER ")
-    assert "Assistant: 7ASSISTANT" in text_of(asked.messages[1])
-    assert "8USER" not in text_of(asked.messages[1])
-    assert asked.sampling.max_output_tokens == 100  # the model's own limit is lower than that of a summary
+    (summary_prompt,) = writer.summaries
+    assert text_of(summary_prompt.messages[1]).startswith("User: 0USER ")
+    assert "Assistant: 7ASSISTANT" in text_of(summary_prompt.messages[1])
+    assert "8USER" not in text_of(summary_prompt.messages[1])
+    assert (
+        summary_prompt.sampling.max_output_tokens == 100
+    )  # the limit of the model, which is lower than that of a summary
     writer.allowed.set()
     await ended(harness, "stored")
     shown = await reply(harness, writer)
     assert shown == ["s", "Summary", "8USER", "8ASSISTANT", "9USER", "9ASSISTANT", "hi", "Hello", "hi"]
     assert text_of(writer.prompts[-1].messages[1]).endswith("\ngist")
-    assert len(writer.summaries) == 1  # what is left is short
+    assert len(writer.summaries) == 1  # the remaining history is too short for another summary
 
 
 async def test_the_next_summary_includes_the_one_before(harness):
@@ -137,7 +139,7 @@ async def test_a_summary_covers_only_what_the_context_of_its_model_holds(harness
     assert text_of(source.path[0]).startswith("1ASSISTANT")
 
 
-async def test_of_a_message_that_is_too_long_for_a_summary_its_beginning_is_used(harness):
+async def test_a_message_too_long_for_a_summary_is_cut_to_its_beginning(harness):
     writer = Writer()
     writer.allowed.set()
     harness.catalog.only = msgspec.structs.replace(FAST, context_tokens=2 * 1024 + 500)
@@ -157,7 +159,7 @@ async def test_a_slow_summary_delays_neither_a_token_nor_the_end(harness):
     for _ in range(2):
         await reply(harness, writer)
     assert harness.observer.first_tokens == [0.0, 0.0]
-    assert len(writer.summaries) == 1  # one at a time for a conversation
+    assert len(writer.summaries) == 1  # a conversation has one running summary at most
     await harness.clock.advance(summaries.TIME_LIMIT_S)
     await ended(harness, "timeout")
     assert harness.provider.open_calls == 0
@@ -178,7 +180,7 @@ async def test_a_history_of_60_percent_of_the_budget_is_not_summarized(harness):
     assert writer.summaries == []
 
 
-async def test_at_most_four_are_written_at_once(harness):
+async def test_at_most_four_summaries_run_at_once(harness):
     writer = Writer()
     for number in range(6):
         await conversation(harness, f"c{number}")
@@ -187,7 +189,7 @@ async def test_at_most_four_are_written_at_once(harness):
 
 
 @pytest.mark.parametrize("when", ["overloaded", "draining"])
-async def test_a_busy_process_writes_none(harness, when):
+async def test_an_overloaded_or_draining_process_writes_no_summary(harness, when):
     writer = Writer()
     await conversation(harness)
 
@@ -210,7 +212,7 @@ async def test_a_busy_process_writes_none(harness, when):
         (lambda: Writer(text="  "), "failed"),
     ],
 )
-async def test_a_failed_summary_leaves_the_conversation_as_it_was(harness, writer, outcome):
+async def test_a_failed_summary_is_not_part_of_the_next_prompt(harness, writer, outcome):
     made = writer()
     made.allowed.set()
     await conversation(harness)
@@ -221,7 +223,7 @@ async def test_a_failed_summary_leaves_the_conversation_as_it_was(harness, write
     assert after[0] == before[0] == "s"
 
 
-async def test_a_stop_gives_up_what_is_written(harness):
+async def test_a_stop_cancels_a_running_summary(harness):
     writer = Writer()
     await conversation(harness)
     await reply(harness, writer)

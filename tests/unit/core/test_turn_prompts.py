@@ -1,4 +1,4 @@
-"""One turn for any model: budgets, refusals as too long, kept items, cache marks, reminders, summaries."""
+"""The prompts of one turn, by model: budgets, refusals as too long, kept items, cache marks, reminders, summaries."""
 
 from __future__ import annotations
 
@@ -34,17 +34,17 @@ SMALL = Model(alias="small", provider="p", name="s", context_tokens=1000)
 OPEN = Model(alias="open", provider="p", name="o", images=True)
 KEPT = Kept(origin="o", items=("{}",))
 WORDS = "x" * 200
-"""88 tokens by the first estimate."""
+"""A message of 88 tokens by the default estimate."""
 
 
-def said(role: Role, message_id: str, *parts) -> Message:
+def message_of(role: Role, message_id: str, *parts) -> Message:
     shown = tuple(TextPart(text=part) if isinstance(part, str) else part for part in parts)
     return Message(id=message_id, role=role, parts=shown, parent_id="before")
 
 
 def dialogue(count: int, text: str = WORDS) -> tuple[Message, ...]:
     roles = (Role.USER, Role.ASSISTANT)
-    return tuple(said(roles[at % 2], f"{at + 1}", text) for at in range(count))
+    return tuple(message_of(roles[at % 2], f"{at + 1}", text) for at in range(count))
 
 
 def call(call_id: str) -> ToolCallPart:
@@ -52,11 +52,11 @@ def call(call_id: str) -> ToolCallPart:
 
 
 def result(message_id: str, call_id: str) -> Message:
-    return said(Role.TOOL, message_id, ToolResultPart(tool_call_id=call_id, content="42"))
+    return message_of(Role.TOOL, message_id, ToolResultPart(tool_call_id=call_id, content="42"))
 
 
 def turn(path=(), *, new=None, estimator=None, policy=None, payload=None, conversation=None, **source) -> TurnPrompts:
-    new = (said(Role.USER, "new", "question"),) if new is None else new
+    new = (message_of(Role.USER, "new", "question"),) if new is None else new
     conversation = Conversation(id="c", tenant="shop", context=policy or ContextPolicy(), **(conversation or {}))
     branch = PromptSource(conversation=conversation, path=tuple(path), **source)
     request = ReplyRequest(identity=ADA, payload=ReplyPayload(messages=new, **(payload or {})))
@@ -76,15 +76,15 @@ def ids(prompts: TurnPrompts, model: Model) -> str:
         ({}, 96 + 8 + 40),
         ({"conversation": {"system": ("s" * 100,)}}, 144 + 8 + 40),
         ({"conversation": {"post_system": "s" * 100}}, 144 + 8 + 40),
-        ({"new": (said(Role.USER, "new", "x" * 100, ImagePart(url="https://example.com/a.png")),)}, 144 + 1600),
+        ({"new": (message_of(Role.USER, "new", "x" * 100, ImagePart(url="https://example.com/a.png")),)}, 144 + 1600),
         ({"payload": {"tools": (Tool(name="f" * 100),)}}, 144 + 1024 + 40),
         ({"payload": {"json_schema": "s" * 100}}, 144 + 256 + 40),
         ({"policy": ContextPolicy(reminder="r" * 100, reminder_interval=1), "path": dialogue(1, "")}, 144 + 8 + 8 + 40),
         ({"path": dialogue(1, "é" * 50)}, 144 + 8 + 40),
     ],
 )
-def test_an_estimate_counts_everything_that_is_sent(changes, tokens):
-    given = {"new": (said(Role.USER, "new", "x" * 100),)} | changes
+def test_an_estimate_includes_everything_that_is_sent(changes, tokens):
+    given = {"new": (message_of(Role.USER, "new", "x" * 100),)} | changes
     prompt = turn(given.pop("path", ()), **given).of(OPEN)
     assert prompt.estimated_tokens == tokens
     assert (prompt.text_bytes == 0) == (tokens == 1744)
@@ -108,12 +108,14 @@ def test_an_estimate_counts_everything_that_is_sent(changes, tokens):
         ({"max_tokens": 800}, {"context_tokens": 1000}, {}, 750),
     ],
 )
-def test_the_budget_is_the_caller_s_or_what_the_answer_leaves_of_the_context(policy, model, sampling, budget):
+def test_the_budget_is_the_lower_of_the_caller_s_limit_and_the_context_without_the_answer(
+    policy, model, sampling, budget
+):
     prompts = turn(policy=ContextPolicy(**policy), payload={"sampling": Sampling(**sampling)})
     assert prompts.budget(Model(alias="a", provider="p", name="n", **model)) == budget
 
 
-def test_each_model_is_shown_what_fits_it():
+def test_each_model_gets_the_messages_that_fit_its_context():
     prompts = turn(dialogue(20))
     assert ids(prompts, SMALL) == "15 16 17 18 19 20 new"
     assert ids(prompts, OPEN) == " ".join([*map(str, range(1, 21)), "new"])
@@ -122,14 +124,14 @@ def test_each_model_is_shown_what_fits_it():
     assert prompts.built(SMALL).left_out[0].reason == "over the token budget"
 
 
-def test_the_conversation_s_own_ratio_estimates_its_history():
+def test_a_history_is_estimated_with_the_ratio_of_its_conversation():
     last = {"small": Usage(prompt_tokens=1000, prompt_bytes=10_000)}
     assert turn(dialogue(20), last_usage=last).of(SMALL).estimated_tokens < 750
     assert len(turn(dialogue(20), last_usage=last).of(SMALL).messages) == 21
 
 
-def test_a_newest_message_above_the_caller_s_own_budget_is_refused_and_one_above_the_context_is_sent():
-    long = (said(Role.USER, "new", "x" * 2000),)
+def test_a_newest_message_above_the_caller_s_limit_is_refused_and_one_above_the_context_is_sent():
+    long = (message_of(Role.USER, "new", "x" * 2000),)
     turn(new=long).check(SMALL)
     with pytest.raises(ContextTooLarge) as refused:
         turn(new=long, policy=ContextPolicy(max_tokens=500)).check(SMALL)
@@ -137,7 +139,7 @@ def test_a_newest_message_above_the_caller_s_own_budget_is_refused_and_one_above
     assert "904 tokens" in refused.value.message
 
 
-def test_a_fallback_that_cannot_be_given_the_request_is_recognised():
+def test_a_request_with_tools_does_not_fit_a_model_without_tools():
     tools = {"tools": (Tool(name="f"),)}
     without = msgspec.structs.replace(OPEN, tools=False)
     assert turn(payload=tools).takes(OPEN)
@@ -150,7 +152,7 @@ def test_a_fallback_that_cannot_be_given_the_request_is_recognised():
 
 
 @pytest.mark.parametrize(("limit", "counted"), [(1000, 3000), (1000, None), (None, 3000), (None, None), (0, 0), (1, 1)])
-def test_a_refused_prompt_is_sent_shorter_once(limit, counted):
+def test_a_refused_prompt_is_shortened_once(limit, counted):
     prompts = turn(dialogue(20))
     before = prompts.of(OPEN)
     assert prompts.refused_as_too_long(OPEN, limit_tokens=limit, prompt_tokens=counted)
@@ -169,9 +171,9 @@ def test_the_shorter_prompt_fits_the_provider_s_own_count():
     assert 2000 < prompts.of(OPEN).text_bytes * tokens_per_byte <= 6000
 
 
-def test_the_newest_message_alone_cannot_be_shortened_and_the_next_turn_knows_the_limit():
+def test_the_newest_message_alone_is_not_shortened_and_its_refusal_limits_the_next_turn():
     estimator = Estimator(RecordingObserver())
-    alone = turn(new=(said(Role.USER, "new", "x" * 9000),), estimator=estimator)
+    alone = turn(new=(message_of(Role.USER, "new", "x" * 9000),), estimator=estimator)
     alone.of(OPEN)
     assert not alone.refused_as_too_long(OPEN, limit_tokens=2000, prompt_tokens=3000)
     assert turn(dialogue(60), estimator=estimator).of(OPEN).estimated_tokens <= 1500
@@ -182,14 +184,18 @@ def test_the_newest_message_alone_cannot_be_shortened_and_the_next_turn_knows_th
 
 def loop(*calls: str) -> list[Message]:
     parts = [call(each) for each in calls]
-    return [said(Role.USER, "q", "question"), said(Role.ASSISTANT, "a", "thinking", *parts), result("r", "1")]
+    return [
+        message_of(Role.USER, "q", "question"),
+        message_of(Role.ASSISTANT, "a", "thinking", *parts),
+        result("r", "1"),
+    ]
 
 
 def kept_of(prompts: TurnPrompts, **options) -> list[Kept | None]:
     return [message.kept for message in prompts.of(OPEN, **options).messages if message.role == "assistant"]
 
 
-def test_wire_items_stand_in_an_unfinished_tool_turn_whose_calls_are_all_shown():
+def test_wire_items_are_sent_only_in_an_unfinished_tool_turn_that_has_all_its_calls():
     assert kept_of(turn(loop("1"), new=(), kept={"a": KEPT})) == [KEPT]
     assert kept_of(turn(loop("1"), new=(), kept={"a": KEPT}), with_kept=False) == [None]
     assert kept_of(turn(loop("1", "2"), new=(), kept={"a": KEPT})) == [None]
@@ -214,13 +220,13 @@ def marks(prompts: TurnPrompts, model: Model = OPEN) -> str:
         ([*dialogue(2), *loop("1")], (), "s 2 r"),
     ],
 )
-def test_marks_stand_where_later_requests_begin_alike(path, new, expected):
+def test_cache_marks_are_at_the_ends_of_prefixes_that_later_requests_share(path, new, expected):
     conversation = {"system": ("s",), "post_system": "post"}
     prompts = turn(path, new=new, conversation=conversation, policy=ContextPolicy(reminder="r", reminder_interval=2))
     assert marks(prompts) == expected
 
 
-def test_what_is_too_small_to_be_cached_is_not_marked():
+def test_a_prefix_too_small_to_be_cached_has_no_mark():
     def marked(cache_min: int) -> str:
         prompts = turn(dialogue(4), conversation={"system": ("s" * 100,)})
         return marks(prompts, msgspec.structs.replace(OPEN, cache_min=cache_min))
@@ -228,7 +234,7 @@ def test_what_is_too_small_to_be_cached_is_not_marked():
     assert [marked(tokens) for tokens in (48, 49, 400, 500)] == ["s" * 100 + " 4", "4", "4", ""]
 
 
-def test_a_reminder_stands_before_the_first_user_message_after_each_multiple():
+def test_a_reminder_precedes_the_first_user_message_after_each_interval():
     policy = ContextPolicy(reminder="R", reminder_interval=3)
     assert ids(turn(dialogue(8), policy=policy), OPEN) == "1 2 3 4 R 5 6 R 7 8 new"
     assert ids(turn(dialogue(8)[4:], positions=(5, 6, 7, 8), policy=policy), OPEN) == "5 6 R 7 8 new"
@@ -237,7 +243,7 @@ def test_a_reminder_stands_before_the_first_user_message_after_each_multiple():
         assert "R" not in ids(turn(dialogue(8), policy=ContextPolicy(**off)), OPEN)
 
 
-def test_a_summary_stands_for_the_messages_up_to_the_one_that_it_covers():
+def test_a_summary_replaces_the_messages_that_it_covers():
     summary = Summary(tenant="shop", conversation_id="c", message_id="2", text="gist", model="open", create_time_us=1)
     prompts = turn(dialogue(6)[1:], positions=(2, 3, 4, 5, 6), summary=summary, conversation={"system": ("s",)})
     rows = prompts.built(OPEN).rows
@@ -246,8 +252,8 @@ def test_a_summary_stands_for_the_messages_up_to_the_one_that_it_covers():
     assert [row.message_id for row in rows[2:]] == ["3", "4", "5", "6", "new"]
 
 
-def test_prompts_of_successive_turns_begin_alike():
-    """All that a turn shows before its newest message, the next turn shows too, byte by byte, unless the cut moves."""
+def test_prompts_of_successive_turns_share_their_prefix():
+    """A prompt without its newest message is a prefix of the next one, byte for byte, unless the cut moves."""
     policy = ContextPolicy(max_tokens=4000, reminder="R", reminder_interval=5)
     shown, moved = [], 0
     for turns in range(20, 60):
@@ -263,8 +269,8 @@ def _plain(message):
     return msgspec.structs.replace(message, cache_mark=False)
 
 
-def test_ten_thousand_messages_of_a_million_tokens_are_built_in_50_ms_of_cpu():
-    """The bound is generous, for a busy machine: the figure is about 30 ms."""
+def test_a_prompt_of_ten_thousand_messages_and_a_million_tokens_needs_at_most_250_ms_of_cpu():
+    """An idle machine needs about 30 ms; the bound holds on a busy machine, too."""
     path = dialogue(10_000, "The quick brown fox jumps over the lazy dog. " * 10)
     spent = []
     for _ in range(5):

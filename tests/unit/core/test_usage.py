@@ -1,4 +1,4 @@
-"""Who may ask for whose usage, and the job that adds it up."""
+"""Which usage a caller may read, and the job that adds usage up."""
 
 import asyncio
 
@@ -36,17 +36,17 @@ async def test_a_caller_sees_the_usage_of_its_tenant_and_end_user(harness, calle
     for identity in (ADA, *OTHERS):
         generation = await harness.begin(identity=identity)
         await Reader(generation.log, 0).until_ended()
-    asking = UsageReports(harness.store, harness.clock, usage_days=0).list(
+    listing = UsageReports(harness.store, harness.clock, usage_days=0).list(
         caller, UsageQuery(groups=GROUPS, **filters), 0, ""
     )
     if seen is None:
         with pytest.raises(Forbidden):
-            await asking
+            await listing
     else:
-        assert [row.key for row in (await asking).rows] == [UsageKey(tenant=t, end_user=user) for t, user in seen]
+        assert [row.key for row in (await listing).rows] == [UsageKey(tenant=t, end_user=user) for t, user in seen]
 
 
-async def test_a_day_whose_rows_are_deleted_counts_whole_where_a_range_cuts_it(harness):
+async def test_a_day_whose_rows_are_deleted_counts_whole_in_a_range_that_has_a_part_of_it(harness):
     await harness.stored_end(await harness.begin())
     await harness.store.roll_usage(10)
     noon_us = harness.clock.now_us() + 1
@@ -59,7 +59,7 @@ async def test_a_day_whose_rows_are_deleted_counts_whole_where_a_range_cuts_it(h
         assert row.replies == 1
 
 
-async def test_the_job_goes_on_after_failures_and_takes_all_parts_at_once(harness):
+async def test_the_job_continues_after_failures_and_adds_all_parts_in_one_interval(harness):
     for _ in range(5):
         await harness.stored_end(await harness.begin())
     store, clock = harness.store, ManualClock()

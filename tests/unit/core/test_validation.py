@@ -43,8 +43,8 @@ def payload(**fields) -> ReplyPayload:
     return ReplyPayload(**({"messages": (HELLO,)} | fields))
 
 
-def check(asked: ReplyPayload, **fields) -> ReplyRequest:
-    return check_request(ReplyRequest(**({"identity": ADA, "payload": asked} | fields)), LIMITS)
+def check(body: ReplyPayload, **fields) -> ReplyRequest:
+    return check_request(ReplyRequest(**({"identity": ADA, "payload": body} | fields)), LIMITS)
 
 
 def conversation(**fields) -> dict:
@@ -176,7 +176,7 @@ def test_the_type_of_an_image_is_read_from_its_bytes(mime_type):
 
 
 def test_a_valid_request_is_unchanged():
-    asked = payload(
+    body = payload(
         conversation_id="c",
         position=Position(replace="m"),
         messages=(
@@ -196,7 +196,7 @@ def test_a_valid_request_is_unchanged():
         orphan_ttl_s=0.0,
         time_limit_s=60.0,
     )
-    request = ReplyRequest(identity=ADA, payload=asked, request_id="x" * 128)
+    request = ReplyRequest(identity=ADA, payload=body, request_id="x" * 128)
     assert check_request(request, LIMITS) == request
     again = payload(messages=(), conversation_id="c", position=Position(replace="m"))
     assert check(again).payload == again

@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 from parley_server.settings import SettingsError, load_settings
 
+from tests.tools import tool
+
 MODEL = '[models.m]\nprovider = "scripted"\nname = "n"\n'
 
 
@@ -270,7 +272,7 @@ def test_the_message_contains_all_faults() -> None:
 
 
 def make_certificate(folder: Path, name: str) -> None:
-    command = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"]
+    command = [tool("openssl"), "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"]
     files = ["-keyout", f"{folder}/{name}.key", "-out", f"{folder}/{name}.pem"]
     subprocess.run([*command, "-subj", f"/CN={name}", *files], check=True, capture_output=True)
 

@@ -10,8 +10,9 @@ from parley_server.core.model import FinishReason, Model, Reply, ReplyError, Sta
 from parley_server.core.observer import AttemptEnded, AttemptObserver, CallEnded, CallObserver, Observer, Target
 from parley_server.core.tracing import NoSpan, within
 from parley_server.errors import Reason
-from parley_server.telemetry.metrics import MAX_SERIES, Metrics
+from parley_server.telemetry.metrics import Metrics
 from parley_server.telemetry.observer import Telemetry
+from parley_server.telemetry.series import MAX_SERIES
 from prometheus_client import generate_latest
 
 ENDED = Reply(
@@ -159,6 +160,14 @@ def test_only_latencies_of_exported_traces_have_an_exemplar() -> None:
         "gen_ai_client_inference_time_to_first_chunk_seconds",
     )
     assert found == {f"{name}_bucket": {"trace_id": "0123"} for name in histograms}
+
+
+@pytest.mark.parametrize("outcome", ["exported", "failed", "dropped"])
+def test_spans_are_counted_from_zero_so_that_an_alert_sees_the_first_lost_ones(outcome: str) -> None:
+    metrics = Metrics()
+    assert value(metrics, "parley_trace_spans_total", outcome=outcome) == 0
+    metrics.spans_counted(outcome, 3)
+    assert value(metrics, "parley_trace_spans_total", outcome=outcome) == 3
 
 
 def test_no_label_contains_a_person_or_an_id() -> None:

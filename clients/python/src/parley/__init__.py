@@ -9,7 +9,9 @@ from parley._client import Client
 from parley._conversations import Conversations
 from parley._fields import RequestFields
 from parley._stream import ReplyStream
-from parley._sync import SyncAdmin, SyncClient, SyncConversations, SyncReplyStream
+from parley._sync import SyncClient
+from parley._sync_resources import SyncAdmin, SyncConversations
+from parley._sync_stream import SyncReplyStream
 from parley.errors import (
     ConnectionLost,
     LimitExceeded,

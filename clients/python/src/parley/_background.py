@@ -13,8 +13,8 @@ import threading
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from typing import Any, Generic, TypeVar, cast
 
+from parley import _fork
 from parley._client import Client
-from parley._connection import opened
 from parley.errors import Unavailable
 
 Value = TypeVar("Value")
@@ -76,8 +76,6 @@ class Background:
 
     def __init__(self) -> None:
         self._farewells: set[asyncio.Task[None]] = set()
-        self._kept: list[object] = []
-        self.is_inherited = False  # True in a process that was forked later
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="parley-sync", daemon=True)
         self._thread.start()
@@ -109,15 +107,14 @@ class Background:
 
     def part(self, farewell: Callable[[], Coroutine[Any, Any, None]]) -> None:
         """Starts a coroutine without waiting, and drops it in the loop's thread. For finalisers: it takes no lock."""
-        if self.is_inherited:
-            self._kept.append(farewell)  # the call is the parent's: its end would be written to the parent's socket
+        if _fork.is_forked():
+            _fork.keep(farewell)
             return
         with contextlib.suppress(RuntimeError):  # the interpreter has closed the loop
             self._loop.call_soon_threadsafe(self._begin, farewell)
 
     def _check(self) -> None:
-        if self.is_inherited:
-            raise forked()
+        _fork.check()
         if threading.current_thread() is self._thread:
             raise RuntimeError("a SyncClient cannot wait in its own background thread")
 
@@ -164,7 +161,7 @@ class Core:
     def close(self) -> None:
         """Closes the client. Does nothing in a forked process."""
         self._is_closed = True
-        if self._client is not None and not self.background.is_inherited:
+        if self._client is not None and not _fork.is_forked():
             self.background.run(self._client.close())
 
     def _check(self) -> None:
@@ -207,14 +204,6 @@ class Caller:
             yield item
 
 
-def forked() -> RuntimeError:
-    """Returns the error of a call in a process that cannot use gRPC."""
-    return RuntimeError(
-        "this process was forked after its parent had used a Parley client, and gRPC does not survive a fork: make the "
-        "first call in the child process"
-    )
-
-
 def closed() -> Unavailable:
     """Returns the error of a call without a client."""
     return Unavailable("the client is closed")
@@ -227,13 +216,11 @@ async def next_item(items: AsyncIterator[Value]) -> Value | None:
 
 _lock = threading.Lock()
 _background: Background | None = None
-_is_forked = False
 
 
 def _of_this_process() -> Background:
     global _background
-    if _is_forked:
-        raise forked()
+    _fork.check()
     with _lock:
         if _background is None:
             _background = Background()
@@ -242,11 +229,11 @@ def _of_this_process() -> Background:
 
 def _after_fork() -> None:
     """Runs in the child process, which has only the thread that has called `fork`."""
-    global _lock, _is_forked
+    global _lock, _background
     _lock = threading.Lock()  # another thread of the parent may have held it
-    _is_forked = _is_forked or opened.is_set()
     if _background is not None:
-        _background.is_inherited = True
+        _fork.keep(_background)  # its thread and its loop are the parent's
+        _background = None
 
 
 if hasattr(os, "register_at_fork"):

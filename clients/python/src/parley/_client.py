@@ -38,7 +38,8 @@ class Client:
     limits each attempt of a unary call. A stream reconnects after `silence_s` without a chunk or heartbeat, and after
     `attempt_timeout_s` (None: no limit). `options` are further gRPC channel options, which override the client's.
 
-    Methods raise a `ParleyError`, or ValueError for wrong arguments.
+    Methods raise a `ParleyError`, or ValueError for wrong arguments. gRPC does not survive a fork: in a process whose
+    parent had opened a client before the fork, creating or using one raises RuntimeError.
     """
 
     def __init__(

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import copy
-import threading
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Final, Self, TypeVar
 
 import grpc
 
+from parley import _fork
 from parley._backoff import Backoff, Patience
 from parley._reach import Reach
 from parley._status import error_of_status, may_retry
@@ -45,10 +45,6 @@ CHANNEL_OPTIONS: tuple[tuple[str, Any], ...] = (
     ("grpc.min_reconnect_backoff_ms", 5_000),
     ("grpc.max_reconnect_backoff_ms", 5_000),
 )
-
-
-opened: Final = threading.Event()
-"""Set once this process, or one that it was forked from, has opened a channel: gRPC does not survive a fork."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,15 +82,22 @@ class Connection:
         return other
 
     async def close(self) -> None:
-        """Ends all calls and closes the channel. A stream that is being read fails with `Unavailable`."""
+        """Ends all calls and closes the channel. A stream that is being read fails with `Unavailable`.
+
+        Does nothing in a forked process: the channel is the parent's.
+        """
+        if _fork.is_forked():
+            return
         self._ended.set()
         await self._channel.close()
 
     def check(self) -> None:
         """Raises `Unavailable` if the client was closed, unless the current task is being cancelled.
 
-        A call raises CancelledError in both cases: if its channel is closed, and if its task is cancelled.
+        A call raises CancelledError in both cases: if its channel is closed, and if its task is cancelled. In a forked
+        process that cannot use gRPC, `check` raises RuntimeError.
         """
+        _fork.check()
         if self._ended.is_set() and not is_cancelling():
             raise Unavailable("the client is closed")
 
@@ -189,9 +192,12 @@ class Connection:
 def open_channel(
     address: str, *, tls: bool | grpc.ChannelCredentials, options: Sequence[tuple[str, Any]]
 ) -> grpc.aio.Channel:
-    """Opens a channel with the client's options; `options` override them."""
+    """Opens a channel with the client's options; `options` override them.
+
+    Raises RuntimeError in a process that was forked after its parent had opened one.
+    """
     options = (*CHANNEL_OPTIONS, *options)
-    opened.set()
+    _fork.open_in_this_process()
     if tls is False:
         return grpc.aio.insecure_channel(address, options=options)
     return grpc.aio.secure_channel(address, grpc.ssl_channel_credentials() if tls is True else tls, options=options)

@@ -7,7 +7,7 @@ from typing import Final, TypeVar
 import grpc
 from google.protobuf.message import DecodeError
 
-from parley.errors import BY_CODE, BY_REASON, InternalError, ParleyError, RateLimited, ReplyFailed
+from parley.errors import BY_CODE, BY_REASON, InternalError, ParleyError, RateLimited, ReplyFailed, Unavailable
 from parley.v1 import errors_pb2
 
 TRAILER: Final = "parley-error-bin"
@@ -15,9 +15,12 @@ TRAILER: Final = "parley-error-bin"
 Error = TypeVar("Error", bound=ParleyError)
 
 _CODES: Final = {code.value[0]: code for code in grpc.StatusCode}
-_RETRYABLE: Final = {grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED, grpc.StatusCode.DEADLINE_EXCEEDED}
-# Codes that proxies, a stopping server and RST_STREAM produce, in addition to UNAVAILABLE.
+# Codes that proxies, a stopping server and RST_STREAM produce, in addition to UNAVAILABLE. Parley's own INTERNAL has a
+# reason.
 _CUT: Final = {grpc.StatusCode.CANCELLED, grpc.StatusCode.INTERNAL, grpc.StatusCode.UNKNOWN}
+# gRPC's words for a stream that a proxy has ended with HTTP/2's ENHANCE_YOUR_CALM, to limit its load.
+_CALMED: Final = "RST_STREAM"
+_RETRYABLE: Final = {grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED, *_CUT}
 
 
 def error_of_status(status: grpc.aio.AioRpcError) -> ParleyError:
@@ -28,9 +31,11 @@ def error_of_status(status: grpc.aio.AioRpcError) -> ParleyError:
             return error_of_proto(errors_pb2.ReplyError.FromString(trailer))
         except DecodeError:
             pass  # not a trailer of Parley: use the code
-    code = status.code()
-    kind = BY_CODE.get(code, ParleyError)
-    return kind(status.details() or code.name, code=code, retryable=code in _RETRYABLE)
+    code, details = status.code(), status.details() or ""
+    if code is grpc.StatusCode.RESOURCE_EXHAUSTED and _CALMED in details:
+        code = grpc.StatusCode.UNAVAILABLE  # the code of gRPC is also that of a request that is too large
+    kind = Unavailable if code in _CUT else BY_CODE.get(code, ParleyError)
+    return kind(details or code.name, code=code, retryable=code in _RETRYABLE)
 
 
 def error_of_proto(proto: errors_pb2.ReplyError) -> ParleyError:

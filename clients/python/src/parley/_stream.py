@@ -12,6 +12,7 @@ from typing import Self
 
 import grpc
 
+from parley import _fork
 from parley._backoff import Patience
 from parley._connection import Connection, is_cancelling
 from parley._status import ends_reply, may_retry
@@ -107,6 +108,7 @@ class ReplyStream:
         return self
 
     async def __anext__(self) -> Event:
+        _fork.check()
         while not (self._left.is_set() or self._transcript.ended):
             event = await self._step()
             if event is not None:
@@ -246,8 +248,10 @@ class ReplyStream:
             return True
         # After acceptance, a status that reports a failed reply was sent instead of the terminal chunk, which a new
         # call reads. TooManyReaders may count the reader that was cut off, until its server has noticed the cut. A
-        # credential may be available again soon.
-        again = ends_reply(error) or isinstance(error, TooManyReaders | CredentialFailed)
+        # credential may be available again soon. A proxy that limits its load ends streams with RESOURCE_EXHAUSTED;
+        # before acceptance, this may also be a request that is too large.
+        limited = error.code is grpc.StatusCode.RESOURCE_EXHAUSTED and not error.reason
+        again = ends_reply(error) or limited or isinstance(error, TooManyReaders | CredentialFailed)
         return self._transcript.accepted is not None and again
 
     async def _hang_up(self) -> None:
@@ -263,5 +267,9 @@ class ReplyStream:
 
     def _drop_call(self) -> None:
         call, self._call = self._call, None
-        if call is not None:
+        if call is None:
+            return
+        if _fork.is_forked():
+            _fork.keep(call)
+        else:
             call.cancel()

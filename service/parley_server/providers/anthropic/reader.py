@@ -24,6 +24,7 @@ from parley_server.providers.reading.error_report import is_error, stands_for_er
 from parley_server.providers.reading.failures import error_in_body
 from parley_server.providers.reading.finish_record import FinishRecord
 from parley_server.providers.reading.json_values import json_of
+from parley_server.providers.reading.response_name import NO_NAME, response_name
 
 
 class MessageReader:
@@ -57,6 +58,7 @@ class MessageReader:
         self._content = BlockContent(sink, now_s=now_s, notice=notice)
         self._usage = MessageUsage(on_ignored=lambda: notice("count"))
         self._started = False
+        self._name = NO_NAME
         self._finish = FinishRecord(provider, self._content, on_finish=on_finish, on_resume=on_resume, notice=notice)
         self._done = False
         self._foreign = False
@@ -92,7 +94,7 @@ class MessageReader:
         whole = self._done or self._take_last()
         try:
             self._content.end_all()
-            finish = finish_of(self._provider, self._content, self._evidence(whole=whole))
+            finish = finish_of(self._provider, self._content, self._evidence(whole=whole), self._name)
             if finish.reason is FinishReason.TOOL_CALLS:
                 self._content.push_kept(self._origin)
         finally:
@@ -196,6 +198,7 @@ class MessageReader:
             self._content.restart()
         self._started = True
         if isinstance(message, dict):
+            self._name = response_name(message.get("id"), message.get("model"))
             self._usage.add(message.get("usage"), at_start=True)
 
     def _take_message(self, message: dict[str, Any]) -> None:
@@ -204,6 +207,7 @@ class MessageReader:
         for index, block in enumerate(blocks if isinstance(blocks, list) else ()):
             self._content.begin(index, block)
             self._content.end(index)
+        self._name = response_name(message.get("id"), message.get("model"))
         self._usage.add(message.get("usage"))
         self._finish.take(message.get("stop_reason"))
         self._end_message()

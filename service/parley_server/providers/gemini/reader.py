@@ -25,6 +25,7 @@ from parley_server.providers.gemini.wire import (
     decode,
     decode_loosely,
     is_first,
+    name_in,
     piece_of,
     raw_parts,
 )
@@ -37,6 +38,7 @@ from parley_server.providers.reading.failures import error_in_body
 from parley_server.providers.reading.finish_record import FinishRecord
 from parley_server.providers.reading.json_values import json_of
 from parley_server.providers.reading.kept import KeptItems
+from parley_server.providers.reading.response_name import NO_NAME
 
 HELD_BYTES = 1024 * 1024
 """Events are held up to this size before the parts in them are collected."""
@@ -78,6 +80,7 @@ class GeminiReader:
         self._counts: Counts | None = None
         self._usage_due_s = 0.0
         self._calls = 0
+        self._name = NO_NAME
         self._finish = FinishRecord(provider, self._content, on_finish=on_finish, on_resume=on_resume, notice=notice)
         self._blocked = False
         self._unread = False
@@ -170,11 +173,14 @@ class GeminiReader:
     def _take_other(self, chunk: Chunk, event: bytes) -> None:
         """Take a chunk of any form. If the finish reason is unreliable, only the end of the body completes the
         answer."""
-        if self._finish.word:
+        late = bool(self._finish.word)
+        if late:
             self._finish.take_late(partial(self._take_chunk, chunk, event))
         else:
             self._content.push_text()
             self._take_chunk(chunk, event)
+        if self._finish.word and not late:
+            self._name = name_in(event)
 
     def _take_chunk(self, chunk: Chunk, event: bytes) -> None:
         if chunk.usageMetadata is not None and has_counts(chunk.usageMetadata):
@@ -246,10 +252,15 @@ class GeminiReader:
         completed = self.finished or (bool(self._finish.word) and whole)
         if self._blocked and completed:
             self._content.push_rest()
-            return Finish(reason=FinishReason.CONTENT_FILTER, provider_reason=self._finish.word)
+            return Finish(
+                reason=FinishReason.CONTENT_FILTER,
+                provider_reason=self._finish.word,
+                response_id=self._name.id,
+                response_model=self._name.model,
+            )
         unknown_form = bool(self._foreign or self._splitter.documents or self._splitter.ignored)
         evidence = Evidence(word=self._finish.word, completed=completed, unknown_form=unknown_form, unread=self._unread)
-        return finish_of(self._provider, self._content, evidence)
+        return finish_of(self._provider, self._content, evidence, self._name)
 
 
 class _Items:

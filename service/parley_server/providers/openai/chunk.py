@@ -12,6 +12,7 @@ from typing import Any
 import msgspec
 
 from parley_server.providers.reading.json_values import json_of
+from parley_server.providers.reading.response_name import NO_NAME, ResponseName, response_name
 
 
 class Delta(msgspec.Struct, gc=False):
@@ -49,6 +50,25 @@ class WireChunk(msgspec.Struct, gc=False):
 
 decode: Callable[[bytes], WireChunk] = msgspec.json.Decoder(WireChunk).decode
 """Decodes an event. Raises ValueError; `decode_loosely` may still read the event then."""
+
+
+class _NamedChunk(msgspec.Struct, gc=False):
+    """How the answer is named. Every chunk repeats it, so that it is decoded from one chunk alone."""
+
+    id: Any = None
+    model: Any = None
+
+
+_decode_named = msgspec.json.Decoder(_NamedChunk).decode
+
+
+def name_in(event: bytes) -> ResponseName:
+    """The name of the answer in an event; no name if only `decode_loosely` can read the event."""
+    try:
+        named = _decode_named(event)
+    except (ValueError, RecursionError):
+        return NO_NAME
+    return response_name(named.id, named.model)
 
 
 def decode_loosely(event: bytes) -> WireChunk | None:

@@ -21,6 +21,7 @@ from parley_server.providers.openai.chunk import (
     decode,
     decode_loosely,
     is_first,
+    name_in,
 )
 from parley_server.providers.openai.content import ChatContent
 from parley_server.providers.openai.usage import UsageMeter
@@ -30,6 +31,7 @@ from parley_server.providers.reading.error_report import is_error, stands_for_er
 from parley_server.providers.reading.failures import error_in_body
 from parley_server.providers.reading.finish_record import FinishRecord
 from parley_server.providers.reading.json_values import json_of
+from parley_server.providers.reading.response_name import NO_NAME
 
 
 class ChunkReader:
@@ -67,6 +69,7 @@ class ChunkReader:
         self._content = ChatContent(sink, now_s=now_s, notice=notice, keeps_details=keeps_details)
         self._meter = UsageMeter(on_ignored=lambda: notice("count"))
         self._contentless = ContentlessEvents()
+        self._name = NO_NAME
         self._finish = FinishRecord(provider, self._content, on_finish=on_finish, on_resume=on_resume, notice=notice)
         self._done = False
 
@@ -116,7 +119,7 @@ class ChunkReader:
         """End the body and return the finish. Raises a `ProviderError` if the answer is incomplete or malformed."""
         whole = self._done or self._take_last()
         try:
-            finish = finish_of(self._provider, self._content, self._evidence(whole=whole))
+            finish = finish_of(self._provider, self._content, self._evidence(whole=whole), self._name)
             if finish.reason is FinishReason.TOOL_CALLS and (kept := self._content.kept_fields()):
                 self._sink.keep(self._origin, kept)
         finally:
@@ -185,6 +188,7 @@ class ChunkReader:
             if chunk.usage is not None:
                 self._meter.add(chunk.usage)
             if said and self._finish.word is not word:
+                self._name = name_in(event)
                 return
 
     def _take_rest(self, chunk: WireChunk, choice: Choice) -> None:

@@ -34,6 +34,7 @@ from parley_server.providers.reading.events import word_of
 from parley_server.providers.reading.failures import error_in_body
 from parley_server.providers.reading.json_values import json_of
 from parley_server.providers.reading.kept import KeptItems
+from parley_server.providers.reading.response_name import NO_NAME, response_name
 from parley_server.providers.reading.tool_calls import Piece, arguments_of, key_of, text_of_field
 
 TEXT = "response.output_text.delta"
@@ -75,6 +76,7 @@ class ResponsesReader:
         self._argued: set[object] = set()  # keys of calls with any arguments
         self._called: set[object] = set()  # keys of calls that have begun
         self._reasoning_kind = ""
+        self._name = NO_NAME
         self._word = ""
         self._unread = False
         self._foreign = False
@@ -103,7 +105,7 @@ class ResponsesReader:
         try:
             if not self._word:
                 self._take_last()
-            finish = finish_of(self._provider, self._content, self._evidence())
+            finish = finish_of(self._provider, self._content, self._evidence(), self._name)
             if finish.reason is FinishReason.TOOL_CALLS and self._item_call_ids == self._content.tools.ids:
                 self._items.push(self._sink, self._origin)
         finally:
@@ -233,6 +235,7 @@ class ResponsesReader:
             self._take_output(response.get("output"))
         details = response.get("incomplete_details")
         reason = word_of(details.get("reason")) if isinstance(details, dict) else ""
+        self._name = response_name(response.get("id"), response.get("model"))
         self._word = reason or ("incomplete" if status == "incomplete" else "completed")
         self._on_done()
 

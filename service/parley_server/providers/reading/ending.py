@@ -6,6 +6,7 @@ from parley_server.core.model import Finish, FinishReason, Value
 from parley_server.errors import ProviderError, ProviderMalformed, ProviderTruncated
 from parley_server.providers.reading.content import Content
 from parley_server.providers.reading.events import reason_of
+from parley_server.providers.reading.response_name import ResponseName
 
 DONE = "[DONE]"
 """The event that ends a stream, and the `provider_reason` of an answer that has no finish reason but this event."""
@@ -29,7 +30,7 @@ class Evidence(Value, frozen=True, kw_only=True):
     unread: bool
 
 
-def finish_of(provider: str, content: Content, evidence: Evidence) -> Finish:
+def finish_of(provider: str, content: Content, evidence: Evidence, name: ResponseName) -> Finish:
     """Push the rest of the content and return the finish. Raises `ProviderTruncated` for an incomplete answer, and
     `ProviderMalformed` for one without readable content."""
     if not evidence.completed:
@@ -41,7 +42,8 @@ def finish_of(provider: str, content: Content, evidence: Evidence) -> Finish:
         reason = _with_calls(provider, content, reason)
     if not content.begun and (not evidence.word or reason is FinishReason.OTHER or evidence.unread):
         raise _malformed(provider)
-    return Finish(reason=reason, provider_reason=evidence.word or DONE)
+    word = evidence.word or DONE
+    return Finish(reason=reason, provider_reason=word, response_id=name.id, response_model=name.model)
 
 
 def _with_calls(provider: str, content: Content, reason: FinishReason) -> FinishReason:

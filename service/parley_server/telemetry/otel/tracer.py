@@ -60,8 +60,12 @@ class OtelTracer:
 
     def call(self, method: str, metadata: Mapping[str, str]) -> CallSpan:
         """See `Tracer`."""
-        context = self._propagator.extract(metadata, _ROOT) if "traceparent" in metadata else _ROOT
-        return CallSpan(self._export, self._sampled_place(method[1:], context, SpanKind.SERVER), method[1:])
+        name = method[1:]
+        if "traceparent" in metadata:
+            place = self._place_below_caller(name, self._propagator.extract(metadata, _ROOT))
+        else:
+            place = self._first_place(name, SpanKind.SERVER)
+        return CallSpan(self._export, place, name)
 
     def reply(self, reply: Reply) -> ReplySpan:
         """See `Tracer`. The trace id is the reply's id, so that each of the two can be found by the other."""
@@ -88,7 +92,7 @@ class OtelTracer:
 
     def takeover(self, reply: Reply) -> WorkSpan:
         """See `Tracer`."""
-        place = self._sampled_place("parley.takeover", _ROOT)
+        place = self._first_place("parley.takeover")
         if (raw := id_bytes(reply.id)) is not None:
             place.link = raw, raw[8:]
         return WorkSpan(self._export, place, "parley.takeover", reply.conversation_id, reply.id)
@@ -99,19 +103,26 @@ class OtelTracer:
     def _new_id(self) -> bytes:
         return self._ids.generate_span_id().to_bytes(8, "big")
 
-    def _sampled_place(self, name: str, context: Context, kind: SpanKind = SpanKind.INTERNAL) -> Place:
-        """The place of a span below that of another process, or of one that begins a trace. The sampler of the
-        environment decides about it, and so about everything that follows from it in this process."""
+    def _first_place(self, name: str, kind: SpanKind = SpanKind.INTERNAL) -> Place:
+        """The place of a span that begins a trace."""
+        place = self._new_place()
+        self._sample(place, name, _ROOT, kind)
+        return place
+
+    def _place_below_caller(self, name: str, context: Context) -> Place:
+        """The place of a call below the span of its caller, if `context` has a valid one."""
         before, place = get_current_span(context).get_span_context(), self._new_place()
         if before.is_valid:
             place.trace = before.trace_id.to_bytes(16, "big")
             place.parent = before.span_id.to_bytes(8, "big")
             place.is_remote = True
             place.flags = before.trace_flags & RANDOM
-        self._sample(place, name, context, kind)
+        self._sample(place, name, context, SpanKind.SERVER)
         return place
 
     def _sample(self, place: Place, name: str, context: Context, kind: SpanKind = SpanKind.INTERNAL) -> None:
+        """Let the sampler of the environment decide about a span, and so about everything that follows from it in this
+        process."""
         result = self._sampler.should_sample(context, int.from_bytes(place.trace, "big"), name, kind)
         place.flags |= SAMPLED if result.decision is Decision.RECORD_AND_SAMPLE else 0
         place.state = result.trace_state.to_header() if result.trace_state else ""
@@ -120,7 +131,7 @@ class OtelTracer:
         """A place below the current span, and the conversation of that span."""
         parent = current_span.get()
         if not isinstance(parent, OtelSpan):
-            return self._sampled_place("", _ROOT), ""
+            return self._first_place(""), ""
         above = parent.place
         return Place(above.trace, self._new_id(), parent=above.span, flags=above.flags), parent.conversation_id
 

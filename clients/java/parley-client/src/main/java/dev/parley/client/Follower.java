@@ -190,8 +190,11 @@ final class Follower implements Flow.Subscription {
         }
         // After acceptance, a status that reports a failed reply was sent instead of the terminal chunk, which a new
         // call reads. TooManyReaders may count the reader that was cut off, until its server has noticed the cut. A
-        // credential may be available again soon.
+        // credential may be available again soon. A proxy that limits its load ends streams with RESOURCE_EXHAUSTED;
+        // before acceptance, this may also be a request that is too large.
+        boolean limited = error.code() == Status.Code.RESOURCE_EXHAUSTED && error.reason().isEmpty();
         boolean again = error.endsReply()
+                || limited
                 || error instanceof TooManyReadersException
                 || error instanceof CredentialFailedException;
         return transcript.accepted() != null && again;

@@ -51,7 +51,11 @@ final class Exceptions {
                 case FAILED_PRECONDITION -> new NotConfiguredException(failure);
                 case UNAVAILABLE, CANCELLED -> new UnavailableException(failure);
                 case DEADLINE_EXCEEDED -> new DeadlineExceededException(failure);
-                case INTERNAL -> new InternalErrorException(failure);
+                // Without a reason they are those of a broken link; a newer server's have a reason.
+                case INTERNAL -> failure.reason().isEmpty()
+                        ? new UnavailableException(failure) : new InternalErrorException(failure);
+                case UNKNOWN -> failure.reason().isEmpty()
+                        ? new UnavailableException(failure) : new ParleyException(failure);
                 default -> new ParleyException(failure);
             };
         };

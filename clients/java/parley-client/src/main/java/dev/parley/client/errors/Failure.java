@@ -30,11 +30,14 @@ public record Failure(
 
     private static final Metadata.Key<byte[]> TRAILER =
             Metadata.Key.of("parley-error-bin", Metadata.BINARY_BYTE_MARSHALLER);
-    private static final Set<Status.Code> RETRYABLE =
-            EnumSet.of(Status.Code.UNAVAILABLE, Status.Code.CANCELLED, Status.Code.DEADLINE_EXCEEDED);
-    /** Codes that proxies, a stopping server and RST_STREAM produce, in addition to UNAVAILABLE. */
+    /**
+     * Codes that proxies, a stopping server and RST_STREAM produce, in addition to UNAVAILABLE. Parley's own INTERNAL has
+     * a reason.
+     */
     private static final Set<Status.Code> CUTS =
             EnumSet.of(Status.Code.CANCELLED, Status.Code.INTERNAL, Status.Code.UNKNOWN);
+    /** gRPC's words for a stream or connection that a proxy has ended to limit its load. */
+    private static final String CALMED = "HTTP/2 error code: ENHANCE_YOUR_CALM";
 
     /** Returns the failure of a call that ended with a status other than OK. */
     public static Failure of(Status status, Metadata trailers) {
@@ -46,13 +49,18 @@ public record Failure(
                 // Not a trailer of Parley: use the status.
             }
         }
-        Status.Code code = status.getCode();
+        String description = Optional.ofNullable(status.getDescription()).orElse("");
+        // The code of gRPC is also that of a request that is too large.
+        boolean calmed = status.getCode() == Status.Code.RESOURCE_EXHAUSTED && description.contains(CALMED);
+        Status.Code code = calmed ? Status.Code.UNAVAILABLE : status.getCode();
         // gRPC's description is only "io exception"; the cause has the details.
         var cause = Optional.ofNullable(status.getCause()).map(Throwable::getMessage);
         String message = Stream.of(Optional.ofNullable(status.getDescription()), cause)
                 .flatMap(Optional::stream).distinct().collect(Collectors.joining(": "));
         message = message.isEmpty() ? code.name() : message;
-        return new Failure(message, "", code, RETRYABLE.contains(code), Optional.empty(), Map.of());
+        boolean retryable =
+                code == Status.Code.UNAVAILABLE || code == Status.Code.DEADLINE_EXCEEDED || CUTS.contains(code);
+        return new Failure(message, "", code, retryable, Optional.empty(), Map.of());
     }
 
     /** Returns the failure of a {@link ReplyError}. */

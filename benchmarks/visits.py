@@ -1,6 +1,6 @@
-"""A browser's side of each product for a load: one streamed answer, read token by token, and one polled task.
+"""Requests to a product, as its browser sends them: one streamed answer, read token by token, and one polled task.
 
-It speaks HTTP/1.1 itself: an HTTP library would need more CPU per event than some of the measured products.
+The HTTP/1.1 client is written here, since a library would need more CPU per event than some of the measured products.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class Visit:
         self.fault = ""
 
     async def run(self) -> None:
-        """Ask, and read the answer to its end; `fault` says what went wrong."""
+        """Send a message and read the answer to its end; sets `fault` if it is not complete."""
         try:
             async with asyncio.timeout(LIMIT_S):
                 await self._read()
@@ -69,7 +69,7 @@ class Visit:
             raise ValueError(str(event))
 
     def stored_after_us(self) -> int:
-        """The time from the vendor's last byte to the last event, which is sent once the answer is stored."""
+        """Microseconds from the vendor's last token to the last event, which is sent after the answer is stored."""
         return self.end_us - self.transcript.seen_us[-1] + self.transcript.late_us()[-1]
 
 
@@ -77,7 +77,7 @@ class Visit:
 async def exchange(
     product: Product, method: str, path: str, *, headers: dict[str, str], body: Any = None
 ) -> AsyncIterator[tuple[int, AsyncIterator[bytes]]]:
-    """One request on a connection of its own: the status, and the pieces of the body as they come."""
+    """Send one request on a new connection; yields the status, and the parts of the body as they arrive."""
     host, _, port = product.url.removeprefix("http://").partition(":")
     reader, writer = await asyncio.open_connection(host, int(port), limit=1 << 20)
     content = json.dumps(body).encode() if body is not None else b""
@@ -104,7 +104,7 @@ async def _plain(reader: asyncio.StreamReader) -> AsyncIterator[bytes]:
 
 
 async def call(product: Product, user: str, method: str, path: str, *, body: Any = None) -> Any:
-    """The JSON of an answer that succeeds."""
+    """Send a request; returns the JSON of the answer. Raises ValueError for an error status."""
     headers = {"Idempotency-Key": str(uuid.uuid4()), **product.headers(user)}
     async with exchange(product, method, path, headers=headers, body=body) as (status, pieces):
         content = b"".join([piece async for piece in pieces])
