@@ -263,10 +263,12 @@ class App:
         self.mode.core.summaries.alias = settings.server.summary_model
 
     async def _tidy(self) -> None:
-        """Close what a reload has removed."""
+        """Close what a reload has removed, and load certificates whose files have changed."""
         self.status_reports.configuration_time_us = self._clock.now_us()
         self._warn_of_retirements()
         try:
+            if self.certificates is not None:
+                await self.certificates.look()
             await self._registry.close_retired()
         finally:  # a connection that cannot be closed must not keep the public keys of a new issuer from being read
             await self._access.keep()

@@ -233,6 +233,7 @@ def test_a_picture_is_scaled_down_shown_and_kept(chat, tmp_path):
 
 def test_pictures_are_dropped_pasted_and_removed(chat, tmp_path):
     data = list(picture(tmp_path, side=24).read_bytes())
+    expect(chat.button("Add a picture")).to_be_visible()  # the page has the list of models
     for kind in ("drop", "paste"):
         chat.page.evaluate(
             """([kind, data]) => {

@@ -12,7 +12,7 @@ import pytest
 from parley.errors import Unauthenticated
 from parley_server.app import App
 from parley_server.rpc.tls import Certificates
-from parley_server.settings import load_settings
+from parley_server.settings import SettingsSource, load_settings
 
 from tests.clock import ManualClock, until
 from tests.integration.process.test_start import command
@@ -220,19 +220,86 @@ async def test_a_caller_without_sni_gets_the_new_certificate(pki, sign, serve):
     assert await answer(app.port, trusting(renewed), host="127.0.0.1") == "sealed"
 
 
-async def test_mismatched_certificate_files_change_nothing(pki, openssl, tmp_path, serve, caplog):
-    app = await serve(certificate="server.pem", key="server.key")
-    matching = (tmp_path / "server.key").read_bytes()
-    (tmp_path / "server.key").write_bytes((tmp_path / "client.key").read_bytes())
-    assert [await renew(app) for _ in range(2)] == [False, False]
-    (tmp_path / "server.key").unlink()
-    assert [await renew(app) for _ in range(2)] == [False, False]
-    assert await answer(app.port, trusting(pki)) == "sealed"
-    failures = [record for record in caplog.records if record.message == "certificate_reload_failed"]
-    assert len(failures) == 2  # one for each fault, not for each attempt
-    (tmp_path / "server.key").write_bytes(matching)
-    assert await renew(app)
-    assert await answer(app.port, trusting(pki)) == "sealed"
+async def test_mismatched_certificate_files_change_nothing(pki, tmp_path, serve, caplog):
+    """The log names the file at fault, once for each fault and not for each attempt."""
+    app = await serve(**MUTUAL)
+    for file, content in (
+        ("server.key", pki["client.key"]),  # of another certificate
+        ("server.key", None),
+        ("server.pem", b"no certificate"),
+        ("ca.pem", b"no certificate"),
+    ):
+        caplog.clear()
+        if content is None:
+            (tmp_path / file).unlink()
+        else:
+            (tmp_path / file).write_bytes(content)
+        assert [await renew(app) for _ in range(2)] == [False, False]
+        failed = [record for record in caplog.records if record.message == "certificate_reload_failed"]
+        assert [record.fields["file"] for record in failed] == [str(tmp_path / file)]
+        assert await answer(app.port, as_client(pki)) == "sealed"
+        (tmp_path / file).write_bytes(pki[file])
+        assert await renew(app)
+        assert await answer(app.port, as_client(pki)) == "sealed"
+
+
+def mount(folder, version, files):
+    """Put files into a folder, or exchange them, as the kubelet mounts a Secret: the names are links to `..data`, which
+    is itself a link to the folder of the present version and is replaced in one step."""
+    (folder / version).mkdir(parents=True)
+    for name, content in files.items():
+        (folder / version / name).write_bytes(content)
+        if not (folder / name).is_symlink():
+            (folder / name).symlink_to(f"..data/{name}")
+    (folder / "..next").symlink_to(version)
+    (folder / "..next").replace(folder / "..data")
+
+
+async def test_a_mounted_secret_is_loaded_on_request(pki, sign, tmp_path, caplog):
+    """Running streams continue. A version whose files do not fit together changes nothing, and is logged and shown by a
+    metric."""
+    secret = tmp_path / "secret"
+    mount(secret, "1", pki)
+    tls = [f'{name} = "secret/{file}"' for name, file in MUTUAL.items()]
+    (tmp_path / "parley.toml").write_text("\n".join(["[tls]", *tls]))
+    variables = {
+        "PARLEY_CONFIG": str(tmp_path / "parley.toml"),
+        "PARLEY_LISTEN": "127.0.0.1:0",
+        "PARLEY_METRICS_LISTEN": "",
+        "PARLEY_DATABASE_URL": f"sqlite+aiosqlite:///{tmp_path / 'parley.db'}",
+    }
+    source, requested = SettingsSource(lambda: load_settings(variables), variables["PARLEY_CONFIG"]), asyncio.Event()
+    app = App(source.load(), source=source, reload_requested=requested)
+
+    async def reload(event):
+        """Request a reload, as SIGHUP does, and wait for this line of the log."""
+        caplog.clear()
+        requested.set()
+        await until(lambda: event in caplog.messages)
+
+    async with contextlib.AsyncExitStack() as stack:
+        stack.enter_context(caplog.at_level("INFO"))
+        stack.push_async_callback(app.stop, grace_s=0.0)
+        await app.start()
+        client = await stack.enter_async_context(parley.Client(f"localhost:{app.port}", tls=as_client(pki)))
+        stream = client.stream_reply('/script {"text":"a ","repeat":40,"delay_s":0.02}')
+        await stack.enter_async_context(contextlib.aclosing(stream))
+        await anext(stream)
+        renewed = sign()
+        mount(secret, "2", renewed)
+        await reload("certificate_reloaded")
+        await assert_refused(app.port, as_client(pki))
+        assert await answer(app.port, as_client(renewed)) == "sealed"
+
+        mount(secret, "3", renewed | {"server.key": renewed["client.key"]})
+        await reload("config_faulty")
+        faults = next(record.fields["faults"] for record in caplog.records if record.message == "config_faulty")
+        assert faults == ["tls.certificate, tls.key: must be a PEM certificate and its own key, without a password"]
+        assert app.telemetry.registry.get_sample_value("parley_config_faulty") == 1
+        assert await answer(app.port, as_client(renewed)) == "sealed"
+        async for _ in stream:
+            pass
+        assert stream.text == "a " * 40
 
 
 async def test_a_server_reloads_certificates_periodically(pki, sign, tmp_path):
@@ -246,6 +313,22 @@ async def test_a_server_reloads_certificates_periodically(pki, sign, tmp_path):
     await clock.advance(1.0)
     await until(lambda: certificates.configuration is not before)
     keeping.cancel()
+
+
+async def test_files_that_change_while_they_are_read_are_read_again(pki, sign, tmp_path, monkeypatch):
+    certificates = Certificates(tmp_path / "server.pem", tmp_path / "server.key")
+    sign()
+    read, before = certificates._read, certificates.configuration
+
+    def read_and_change():
+        monkeypatch.undo()
+        found = read()
+        sign()
+        return found
+
+    monkeypatch.setattr(certificates, "_read", read_and_change)
+    assert [certificates.renew(), certificates.configuration is before] == [False, True]
+    assert [certificates.renew(), certificates.configuration is before] == [True, False]
 
 
 async def test_every_address_of_a_server_shows_the_new_certificate(pki, sign, serve, tmp_path):

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import ssl
+from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
@@ -19,17 +21,26 @@ CHECK_INTERVAL_S: Final = 60.0
 Signature = tuple[tuple[int, int, int], ...]
 
 
+class CertificateUnusable(OSError):
+    """`file` cannot be read, or does not fit the others."""
+
+    def __init__(self, file: Path, problem: str) -> None:
+        super().__init__(f"{file}: {problem}")
+        self.file = file
+
+
 class Certificates:
     """The contents of the certificate files. New connections use the latest contents; existing ones are kept.
 
-    Files that do not match, such as a new certificate whose key is not yet written, are ignored and read again at the
-    next check. gRPC makes a new TLS context for each new `configuration`, so that a client cannot resume an old session
-    and its certificate is checked against the new CA.
+    Links are followed, so that a Secret of Kubernetes works. Files that do not match, such as a new certificate whose
+    key is not yet written, are ignored and read again at the next check. gRPC makes a new TLS context for each new
+    `configuration`, so that a client cannot resume an old session and its certificate is checked against the new CA.
     """
 
     def __init__(self, certificate: Path, key: Path, client_ca: Path | None = None) -> None:
-        """Raises OSError, which includes `ssl.SSLError`, if the files cannot be read."""
+        """Raises `CertificateUnusable`."""
         self._files = (certificate, key, client_ca)
+        self._looking = asyncio.Lock()
         self._signature = self._signature_now()
         self._failed: Signature | None = None
         self.configuration = self._read()
@@ -52,10 +63,15 @@ class Certificates:
         )
 
     async def keep(self, clock: Clock) -> None:
-        """Check the files once a minute, forever."""
+        """Look once a minute, forever."""
         while True:
             await clock.sleep(CHECK_INTERVAL_S)
-            await asyncio.to_thread(self.renew)  # the file system may block
+            await self.look()
+
+    async def look(self) -> None:
+        """`renew` in a thread, since the file system may block."""
+        async with self._looking:
+            await asyncio.to_thread(self.renew)
 
     def renew(self) -> bool:
         """Read changed files, for new connections. Returns whether there were any."""
@@ -64,30 +80,57 @@ class Certificates:
             signature = self._signature_now()
             if signature == self._signature:
                 return False
-            self.configuration = self._read()
-        except (OSError, ValueError) as error:
+            read = self._read()
+            if self._signature_now() != signature:
+                return False  # what was checked may differ from what was read: the next look reads again
+        except CertificateUnusable as error:
             # Logged once for each state of the files, and not at each check while they stay invalid.
             if signature != self._failed:
-                logger.warning("certificate_reload_failed", extra={"fields": {"problem": str(error)}})
+                fields = {"file": str(error.file), "problem": str(error)}
+                logger.warning("certificate_reload_failed", extra={"fields": fields})
             self._failed = signature
             return False
-        self._signature = signature
+        self.configuration, self._signature = read, signature
         logger.info("certificate_reloaded", extra={"fields": {"file": self._files[0].name}})
         return True
 
     def _signature_now(self) -> Signature:
-        seen = [file.stat() for file in self._files if file]
+        seen = [_stat(file) for file in self._files if file]
         # Size and inode as well, because tools that copy or exchange files may keep the modification time.
         return tuple((each.st_mtime_ns, each.st_size, each.st_ino) for each in seen)
 
     def _read(self) -> grpc.ServerCertificateConfiguration:
-        """Read the files after OpenSSL has checked them; gRPC would report a fault only at the next connection. Files
-        that change meanwhile differ from the recorded signature, so that they are read again at the next check."""
+        """Read the files after OpenSSL has checked them; gRPC would report a fault only at the next connection. Raises
+        `CertificateUnusable`."""
         certificate, key, client_ca = self._files
-        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        context.load_cert_chain(certificate, key, password=lambda: "")  # without it, OpenSSL prompts on the terminal
-        if client_ca:
-            context.load_verify_locations(client_ca)
-        return grpc.ssl_server_certificate_configuration(
-            [(key.read_bytes(), certificate.read_bytes())], client_ca.read_bytes() if client_ca else None
-        )
+        for file in (certificate, client_ca):
+            if file:
+                _check(file, ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_verify_locations)
+        # The certificate can be read, so that a fault is one of the key, or the two do not fit together. Without a
+        # password, OpenSSL would prompt on the terminal.
+        chain = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        _check(key, lambda file: chain.load_cert_chain(certificate, file, password=lambda: ""))
+        try:
+            return grpc.ssl_server_certificate_configuration(
+                [(key.read_bytes(), certificate.read_bytes())], client_ca.read_bytes() if client_ca else None
+            )
+        except OSError as error:
+            raise CertificateUnusable(Path(error.filename), _problem(error)) from error
+
+
+def _check(file: Path, load: Callable[[Path], None]) -> None:
+    try:
+        load(file)
+    except (OSError, ValueError) as error:
+        raise CertificateUnusable(file, _problem(error)) from error
+
+
+def _stat(file: Path) -> os.stat_result:
+    try:
+        return file.stat()
+    except OSError as error:
+        raise CertificateUnusable(file, _problem(error)) from error
+
+
+def _problem(error: OSError | ValueError) -> str:
+    return str(getattr(error, "strerror", None) or error)

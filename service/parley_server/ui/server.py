@@ -19,6 +19,7 @@ from parley_server.addresses import WILDCARDS, resolve
 from parley_server.settings import Address
 from parley_server.ui.guard import LOOPBACK_NAMES, Guard, api_key
 from parley_server.ui.routes import application
+from parley_server.ui.socket_folder import SOCKET, make_socket_folder
 
 LOOPBACK_OF: Final = dict(zip(WILDCARDS, ("127.0.0.1", "::1"), strict=True))
 BACKLOG: Final = 100
@@ -52,14 +53,14 @@ class PageServer:
 
         The page does not use the port of gRPC: with `[tls]`, it would need the name in the certificate, and
         with `client_ca` to have a certificate of its own."""
-        self._folder = tempfile.TemporaryDirectory(prefix="parley-")
+        self._folder = make_socket_folder()
         try:
             self._open()
         except OSError as error:
             in_use = error.errno == errno.EADDRINUSE
             problem = "the port is in use" if in_use else (error.strerror or "no such address")
             raise OSError(f"cannot serve the chat page on {self.address}: {problem}") from error
-        self._target = str(Path(self._folder.name, "grpc"))
+        self._target = str(Path(self._folder.name, SOCKET))
         return self._target
 
     async def serve(self) -> None:

@@ -265,7 +265,8 @@ async def test_images_are_sent_listed_and_fetched_by_their_owner_alone(page):
 async def test_models_are_listed_and_a_message_may_name_one(page, upstream):
     browser = await (await page())()
     models = (await browser.call("GET", "/api/page/models")).json()["models"]
-    assert {"id": "plain", "name": "plain", "images": False} in models
+    assert {"id": "plain", "name": "plain", "images": False, "is_default": False} in models
+    assert [each["is_default"] for each in models].count(True) == 1
     await browser.events("POST", f"{ONE}/messages", {"text": "Hi", "model": "plain"})
     assert upstream.requests[0].json["model"] == "vendor/plain-1"
 

@@ -43,7 +43,8 @@ class Envoy(Service):
     """deploy/envoy.yaml in front of the servers on `server_ports`, with deploy/envoy-web.yaml on `web_port`.
 
     It has one worker thread, so that all calls share one connection to each server. `origin` replaces that of the pages
-    which may call it. `tls`: deploy/envoy-tls.yaml is added, with the certificates of this folder.
+    which may call it. `tls`: deploy/envoy-tls.yaml is added, with `tls.crt`, `tls.key` and
+    `ca.crt` of this folder.
     """
 
     def __init__(self, folder: Path, *server_ports: int, origin: str = "", tls: Path | None = None) -> None:
@@ -75,8 +76,9 @@ class Envoy(Service):
             for port in self._server_ports
         ]
         if self._tls is not None:
-            overlay = (ROOT / "deploy/envoy-tls.yaml").read_text().replace("/etc/envoy/tls", str(self._tls))
-            cluster.update(yaml.safe_load(overlay))
+            cluster.update(yaml.safe_load(self._tls_file("envoy-tls.yaml")))
+            for name in ("envoy-tls-certificate.yaml", "envoy-tls-authority.yaml"):
+                (self.folder / name).write_text(self._tls_file(name))
         (self.folder / "envoy.json").write_text(json.dumps(config))
         web: dict[str, Any] = yaml.safe_load((ROOT / "deploy/envoy-web.yaml").read_text())
         (listener,) = web["static_resources"]["listeners"]
@@ -85,6 +87,11 @@ class Envoy(Service):
         if self._origin:
             assert ORIGIN in self._web
             self._web = self._web.replace(ORIGIN, self._origin)
+
+    def _tls_file(self, name: str) -> str:
+        """A file of deploy/, with the paths of the test."""
+        text = (ROOT / "deploy" / name).read_text()
+        return text.replace("/etc/envoy/tls", str(self._tls)).replace("/etc/envoy", str(self.folder))
 
     def _command(self) -> list[str]:
         arguments = ("--concurrency", "1", "--disable-hot-restart", "--log-level", "warning")

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import subprocess
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
 
 import grpc
 import pytest
@@ -48,40 +51,72 @@ def certificates(tmp_path_factory):
     return folder
 
 
-@pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def server(tmp_path_factory, certificates):
-    """Parley, which requires certificates of its authority; one names a tenant."""
-    folder = tmp_path_factory.mktemp("mtls")
-    files = {"certificate": "parley.pem", "key": "parley.key", "client_ca": "ca.pem"}
+@contextlib.asynccontextmanager
+async def parley(folder: Path, certificates: Path, *, client_ca: str = "ca.pem", port: int = 0):
+    """Parley, which requires certificates of an authority; one names a tenant."""
+    folder.mkdir()
+    files = {"certificate": "parley.pem", "key": "parley.key", "client_ca": client_ca}
     tls = "\n".join(f'{name} = "{certificates / file}"' for name, file in files.items())
     (folder / "parley.toml").write_text(f"[tls]\n{tls}\n{ACCESS}")
     app = App(
         load_settings(
             {
                 "PARLEY_CONFIG": str(folder / "parley.toml"),
-                "PARLEY_LISTEN": "127.0.0.1:0",
+                "PARLEY_LISTEN": f"127.0.0.1:{port}",
                 "PARLEY_METRICS_LISTEN": "",
                 "PARLEY_DATABASE_URL": f"sqlite+aiosqlite:///{folder / 'parley.db'}",
             }
         )
     )
     await app.start()
-    yield app
-    await app.stop(grace_s=0.0)
+    try:
+        yield app
+    finally:
+        await app.stop(grace_s=0.0)
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def through_envoy(tmp_path_factory, server, certificates):
-    """A plaintext channel to Envoy, which connects to Parley by mutual TLS."""
+async def server(tmp_path_factory, certificates):
+    """Parley, as the tests call it."""
+    async with parley(tmp_path_factory.mktemp("mtls") / "server", certificates) as app:
+        yield app
+
+
+def present(folder: Path, certificates: Path, name: str, authorities: Sequence[str] = ("ca",)) -> None:
+    """Give Envoy a certificate and authorities, or exchange them, as the kubelet does in a mounted Secret: the names
+    are links into a folder, and the link to that folder is replaced."""
+    files = {"tls.crt": [f"{name}.pem"], "tls.key": [f"{name}.key"], "ca.crt": [f"{each}.pem" for each in authorities]}
+    version = Path(tempfile.mkdtemp(dir=folder, prefix="..version-"))
+    for file, sources in files.items():
+        (version / file).write_bytes(b"".join((certificates / source).read_bytes() for source in sources))
+        if not (folder / file).is_symlink():
+            (folder / file).symlink_to(f"..data/{file}")
+    (folder / "..next").symlink_to(version.name)
+    (folder / "..next").replace(folder / "..data")
+
+
+@contextlib.asynccontextmanager
+async def envoy_to(server, folder: Path):
+    """Envoy, once the server has answered it by mutual TLS with the files in `folder`; a plaintext channel to it."""
     envoy_binary()
-    with Envoy(tmp_path_factory.mktemp("envoy"), server.port, tls=certificates) as envoy:
+    with Envoy(folder.with_name("envoy"), server.port, tls=folder) as envoy:
 
         async def healthy() -> bool:
             return envoy.stat("cluster.parley.membership_healthy") == 1
 
         await until(healthy, "Parley's health answers Envoy", limit_s=20)
         async with open_channel(f"127.0.0.1:{envoy.port}") as channel:
-            yield channel
+            yield envoy, channel
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def through_envoy(tmp_path_factory, server, certificates):
+    """A plaintext channel to Envoy, which connects to Parley by mutual TLS."""
+    folder = tmp_path_factory.mktemp("through-envoy") / "tls"
+    folder.mkdir()
+    present(folder, certificates, "envoy")
+    async with envoy_to(server, folder) as (_, channel):
+        yield channel
 
 
 async def create(channel: grpc.aio.Channel, *metadata: tuple[str, str]):
@@ -120,6 +155,27 @@ async def test_a_forged_certificate_header_changes_nothing(through_envoy, server
 async def test_a_proxy_needs_a_certificate_of_the_authority(server, certificates, name):
     async with direct(server, certificates, name) as channel:
         assert await refused(channel, *SHOP) == "UNAVAILABLE"
+
+
+async def test_envoy_presents_its_renewed_certificate_without_a_restart(tmp_path, certificates):
+    """The second server accepts only certificates of the other authority."""
+    folder = tmp_path / "tls"
+    folder.mkdir()
+    present(folder, certificates, "envoy")
+    async with contextlib.AsyncExitStack() as stack:
+        async with parley(tmp_path / "first", certificates) as first:
+            _, channel = await stack.enter_async_context(envoy_to(first, folder))
+            assert (await create(channel, *SHOP)).id
+            present(folder, certificates, "stranger")
+        second = parley(tmp_path / "second", certificates, client_ca="other-ca.pem", port=first.port)
+        await stack.enter_async_context(second)
+
+        async def answered() -> bool:
+            with contextlib.suppress(grpc.aio.AioRpcError):
+                return bool((await create(channel, *SHOP)).id)
+            return False
+
+        await until(answered, "Envoy connects with its new certificate", limit_s=30)
 
 
 @contextlib.asynccontextmanager

@@ -79,6 +79,28 @@ async def test_only_the_user_of_the_server_can_open_the_grpc_socket(tmp_path) ->
         assert list(folder.iterdir()) == []
 
 
+async def test_the_folder_of_a_killed_server_is_removed_by_the_next_one(tmp_path) -> None:
+    """That of a server that runs stays, and so does one without a socket."""
+    folder = tmp_path / "temporary"
+    (folder / "parley-ui-starting").mkdir(parents=True)
+    on = {"TMPDIR": str(folder), **ON}
+    async with ServerProcess(tmp_path / "first", **on) as first:
+        (running,) = set(folder.iterdir()) - {folder / "parley-ui-starting"}
+        async with ServerProcess(tmp_path / "second", **on) as second:
+            (killed,) = set(folder.iterdir()) - {folder / "parley-ui-starting", running}
+            second.send(signal.SIGKILL)
+            await second.exited()
+        assert killed.exists()
+        async with ServerProcess(tmp_path / "third", **on) as third:
+            left = set(folder.iterdir())
+            assert killed not in left
+            assert left >= {folder / "parley-ui-starting", running}
+            assert len(left) == 3
+            assert await third.terminate() == 0
+        async with Browser(await page_url(first)) as browser:
+            assert (await browser.call("GET", "/api/page/models")).status_code == 200
+
+
 @pytest.mark.timeout(120)
 async def test_the_restarted_worker_serves_the_page_again(tmp_path, postgres_url, shared_redis) -> None:
     urls = {"PARLEY_DATABASE_URL": postgres_url, "PARLEY_REDIS_URL": shared_redis.url()}

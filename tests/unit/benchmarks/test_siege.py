@@ -310,7 +310,8 @@ def test_a_seed_repeats_the_mishaps_and_each_kind_comes_before_any_comes_again()
         assert each.at_s + options.every <= options.minutes * 60
 
 
-def test_the_short_form_has_each_mishap_once() -> None:
-    mishaps = plan(Options(minutes=1.5, every=3.9, seed=1))
-    assert len(mishaps) == 22
-    assert len({(each.kind, each.target) for each in mishaps}) == 22
+def test_the_short_form_has_each_mishap_twice() -> None:
+    mishaps, deck = plan(Options(minutes=3, every=3.7, seed=1)), 22
+    assert len(mishaps) == 47
+    for turn in (mishaps[:deck], mishaps[deck : 2 * deck]):
+        assert len({(each.kind, each.target) for each in turn}) == deck

@@ -52,4 +52,6 @@ export interface Model {
   id: string;
   name: string;
   images: boolean;
+  /** The model of requests that name none. */
+  is_default: boolean;
 }

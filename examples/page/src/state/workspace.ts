@@ -51,6 +51,15 @@ export function createWorkspace(session: Session, config: Config) {
   function refresh(): void {
     void list.refresh();
     void chat.sync();
+    if (!models.value.length) loadModels();
+  }
+
+  function loadModels(): void {
+    if (config.wire !== "page") return;
+    session.api.models().then(
+      (found) => (models.value = found),
+      () => undefined,
+    );
   }
 
   watch(settings, ({ streaming, model }) => {
@@ -59,12 +68,7 @@ export function createWorkspace(session: Session, config: Config) {
   });
   watch(route.id, (id) => id === chat.view.id || chat.open(id), { immediate: true });
   void list.refresh();
-  if (config.wire === "page") {
-    session.api.models().then(
-      (found) => (models.value = found),
-      () => undefined,
-    );
-  }
+  loadModels();
 
   return {
     config,
@@ -81,9 +85,13 @@ export function createWorkspace(session: Session, config: Config) {
       if (chat.view.id === id) route.go(null);
       tabs.postMessage(id);
     },
+    /** Whether the model of the next question takes images: the chosen one, else the default one. Products with a route
+     * of their own choose the model themselves. */
     imagesAllowed: computed(() => {
-      const model = models.value.find(({ id }) => id === settings.model);
-      return config.images && (model?.images ?? true);
+      if (config.wire !== "page") return config.images;
+      const chosen = models.value.find(({ id }) => id === settings.model);
+      const model = chosen ?? models.value.find(({ is_default }) => is_default);
+      return config.images && (model?.images ?? false);
     }),
     close(): void {
       stop.abort();

@@ -168,7 +168,10 @@ class _Page:
 
     async def models(self, request: Request) -> Response:
         client = await self._client(request)
-        models = [{"id": each.alias, "name": each.alias, "images": each.images} for each in await client.models()]
+        models = [
+            {"id": each.alias, "name": each.alias, "images": each.images, "is_default": each.is_default}
+            for each in await client.models()
+        ]
         return JSONResponse({"models": models})
 
     async def _client(self, request: Request) -> Client:
