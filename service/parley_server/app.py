@@ -73,21 +73,13 @@ class App:
         self._tracer: Tracer = self._exporting or NO_TRACER
         self._monitor = LoopMonitor(self.telemetry, self._clock)
         key_cache = KeyCache()
-        self._registry = Registry(
-            settings.providers,
-            settings.models,
-            settings.server.default_model,
-            clock=self._clock,
-            observer=self.telemetry,
-            stored_keys=key_cache,
-            tracer=self._tracer,
-        )
+        self._registry = self._open_registry(key_cache)
         self.telemetry.watch_models(self._registry.models)
         self._tenants = tenants_of(settings.tenants)
         self._access = Access(settings, self._tenants, clock=self._clock, observer=self.telemetry)
         self.mode = self._choose_mode()
         self.replies = self.mode.core.replies
-        self._provider_keys = self._make_provider_keys(key_cache)
+        self._provider_keys = self._open_provider_keys(key_cache)
         self._retention = Retention(
             self.mode.store,
             self._clock,
@@ -127,7 +119,19 @@ class App:
         )
         return choose_mode(settings, parts, self.telemetry)
 
-    def _make_provider_keys(self, cache: KeyCache) -> ProviderKeys:
+    def _open_registry(self, stored_keys: KeyCache) -> Registry:
+        settings = self._settings
+        return Registry(
+            settings.providers,
+            settings.models,
+            settings.server.default_model,
+            clock=self._clock,
+            observer=self.telemetry,
+            stored_keys=stored_keys,
+            tracer=self._tracer,
+        )
+
+    def _open_provider_keys(self, cache: KeyCache) -> ProviderKeys:
         encryption_keys = self._settings.encryption_keys
         return ProviderKeys(
             store=self.mode.store,
@@ -265,11 +269,13 @@ class App:
     async def _tidy(self) -> None:
         """Close what a reload has removed, and load certificates whose files have changed."""
         self.status_reports.configuration_time_us = self._clock.now_us()
-        if self.certificates is not None:
-            await self.certificates.look()
-        await self._registry.close_retired()
-        await self._access.keep()
         self._warn_of_retirements()
+        try:
+            if self.certificates is not None:
+                await self.certificates.look()
+            await self._registry.close_retired()
+        finally:  # a connection that cannot be closed must not keep the public keys of a new issuer from being read
+            await self._access.keep()
 
     def _warn_of_retirements(self) -> None:
         for model in self._registry.retiring():

@@ -6,8 +6,9 @@ import asyncio
 from dataclasses import replace
 from typing import Any
 
+import pytest
 from parley.v1 import resources_pb2
-from parley_server.settings import TenantSettings
+from parley_server.settings import IssuerSettings, TenantSettings
 
 from tests.clock import until
 from tests.integration.served import ask, new_message, refused, tenant
@@ -155,3 +156,29 @@ async def test_a_summary_that_is_due_after_its_model_was_removed_is_left_to_the_
     await server.stream("Next", conversation_id=conversation, model="test").end()
     await until(lambda: summaries(server, "stored") == 1)
     assert server.sql("select model, text from summary") == [("test", "Ada likes tea.")]
+
+
+async def test_the_keys_of_a_new_issuer_are_read_even_if_a_former_connection_cannot_be_closed(
+    serve, upstream, monkeypatch
+) -> None:
+    server = await serve(access=tenant("shop", KEY))
+    former = server.app._registry.current().providers["up"]
+
+    async def defect() -> None:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(former, "close", defect)
+    corp = IssuerSettings(issuer="https://id.example", audience=("parley",), jwks=f"{upstream.url}/keys", tenant="shop")
+    settings = server.app._settings
+    scripted = {"scripted": settings.models["scripted"]}
+    reload(
+        server,
+        providers={"typewriter": settings.providers["typewriter"]},
+        models=scripted,
+        server=settings.server.model_copy(update={"default_model": "scripted"}),
+        identity={"corp": corp},
+    )
+    with pytest.raises(ZeroDivisionError):
+        await server.app._tidy()
+    await until(lambda: [request.path for request in upstream.requests] == ["/v1/keys"])
+    monkeypatch.undo()

@@ -292,9 +292,10 @@ class Registry:
     async def close_retired(self) -> None:
         """Close the connections of providers that a reload has removed or replaced: at once, or when their last call
         ends."""
-        for provider in self._retired:
-            await provider.retire()
-        self._retired = {each for each in self._retired if not each.is_closed}
+        try:
+            await asyncio.gather(*(each.retire() for each in self._retired))
+        finally:
+            self._retired = {each for each in self._retired if not each.is_closed}
 
     def current(self) -> Models:
         """See `Catalog`."""

@@ -180,6 +180,7 @@ def test_a_failed_backup_overwrites_no_file_and_leaves_none(tmp_path: Path) -> N
     (tmp_path / "copy.db").write_text("mine")
     assert "copy.db exists, and is not overwritten" in refusal(command(tmp_path, "backup", "copy.db"))
     assert (tmp_path / "copy.db").read_text() == "mine"
+    assert ". exists, and is not overwritten" in refusal(command(tmp_path, "backup", "."))
     (tmp_path / "other.db.partial").touch()
     assert "other.db.partial exists: another backup" in refusal(command(tmp_path, "backup", "other.db"))
     assert (tmp_path / "other.db.partial").exists(), "it may belong to a backup that runs"

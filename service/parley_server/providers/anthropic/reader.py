@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from typing import Any
 
 from parley_server.core.model import Finish, FinishReason
 from parley_server.core.ports import Sink
-from parley_server.errors import ProviderError, ProviderMalformed
+from parley_server.errors import ProviderMalformed
 from parley_server.providers.anthropic.blocks import BlockContent
 from parley_server.providers.anthropic.usage import MessageUsage
 from parley_server.providers.anthropic.wire import TEXT_DELTA, WireEvent, decode, decode_loosely
@@ -20,8 +21,8 @@ from parley_server.providers.http.sse import EventSplitter
 from parley_server.providers.reading.content import Notice, ignore
 from parley_server.providers.reading.ending import Evidence, finish_of
 from parley_server.providers.reading.error_report import is_error, stands_for_error
-from parley_server.providers.reading.events import failure_of, word_of
 from parley_server.providers.reading.failures import error_in_body
+from parley_server.providers.reading.finish_record import FinishRecord
 from parley_server.providers.reading.json_values import json_of
 from parley_server.providers.reading.response_name import NO_NAME, response_name
 
@@ -51,21 +52,15 @@ class MessageReader:
     ) -> None:
         self._provider = provider
         self._sink = sink
-        self._on_finish = on_finish
         self._on_done = on_done
-        self._on_resume = on_resume
-        self._notice = notice
         self._origin = origin
         self._splitter = EventSplitter(document=document)
         self._content = BlockContent(sink, now_s=now_s, notice=notice)
         self._usage = MessageUsage(on_ignored=lambda: notice("count"))
         self._started = False
         self._name = NO_NAME
-        self._word = ""
-        self._unreliable = False
-        self._ignored_error: ProviderError | None = None
+        self._finish = FinishRecord(provider, self._content, on_finish=on_finish, on_resume=on_resume, notice=notice)
         self._done = False
-        self._finish_reported = False
         self._foreign = False
 
     @property
@@ -76,7 +71,7 @@ class MessageReader:
     @property
     def finished(self) -> bool:
         """Whether the answer is complete, independently of what follows."""
-        return bool(self._word) and (self._done or not self._unreliable)
+        return bool(self._finish.word) and (self._done or not self._finish.unreliable)
 
     def feed(self, data: bytes) -> None:
         """Take one read. Raises a `ProviderError`."""
@@ -87,12 +82,12 @@ class MessageReader:
         except ProviderMalformed as error:
             if not self.finished:
                 raise
-            self._ignore(error)
+            self._finish.ignore(error)
             self._end_message()  # the start of the next event is unknown
         finally:
             self._push()
-            if self._word:
-                self._report_finish()
+            if not self._done:
+                self._finish.report()
 
     def end(self) -> Finish:
         """End the body and return the finish. Raises a `ProviderError` if the answer is incomplete or malformed."""
@@ -123,7 +118,7 @@ class MessageReader:
 
     def _take_all(self, events: Iterable[bytes]) -> None:
         rest = iter(events)
-        if not self._word:
+        if not self._finish.word:
             self._take(rest)
         for event in rest:
             self._take_late(event)
@@ -142,27 +137,14 @@ class MessageReader:
                 texts.append(delta.text)
                 continue
             self._take_other(wire, event)
-            if self._word or self._done:
+            if self._finish.word or self._done:
                 return
 
     def _take_late(self, event: bytes) -> None:
-        """Take an event after the stop reason. Its errors do not fail a complete answer. But content after the stop
-        reason makes it unreliable; then only the end of the message or of the body completes the answer."""
-        if self._done:
-            return
-        self._content.push_text()
-        before = self._content.irregular_pieces
-        try:
-            self._take(iter((event,)))
-        except ProviderError as error:
-            if self._unreliable:
-                raise
-            self._ignore(error)
-        if not self._unreliable and (self._content.irregular_pieces != before or any(self._content.texts)):
-            self._unreliable = True
-            self._on_resume()
-            if self._ignored_error is not None:
-                raise self._ignored_error
+        """Take an event after the stop reason. If that is unreliable, only the end of the message or of the body
+        completes the answer."""
+        if not self._done:
+            self._finish.take_late(partial(self._take, iter((event,))))
 
     def _take_last(self) -> bool:
         """Take the events that the end of the body completes. Returns whether they were complete."""
@@ -194,7 +176,7 @@ class MessageReader:
             case "message_delta":
                 self._usage.add(wire.usage)
                 if wire.delta is not None:
-                    self._take_stop_reason(wire.delta.stop_reason)
+                    self._finish.take(wire.delta.stop_reason)
             case "message_stop":
                 self._end_message()
             case "message":
@@ -227,41 +209,19 @@ class MessageReader:
             self._content.end(index)
         self._name = response_name(message.get("id"), message.get("model"))
         self._usage.add(message.get("usage"))
-        self._take_stop_reason(message.get("stop_reason"))
+        self._finish.take(message.get("stop_reason"))
         self._end_message()
 
     # --- ends
-
-    def _take_stop_reason(self, value: object) -> None:
-        word = word_of(value)
-        if not word:
-            return
-        failure = failure_of(word)
-        if failure is not None:
-            error = failure(f"{self._provider} ended its answer with an error")
-            error.billed = True
-            raise error
-        self._word = word
-
-    def _report_finish(self) -> None:
-        if not self._finish_reported:
-            self._finish_reported = True
-            if not self._unreliable and not self._done:
-                self._on_finish(self._content.last_s)
 
     def _end_message(self) -> None:
         self._done = True
         self._on_done()
 
-    def _ignore(self, error: ProviderError) -> None:
-        if self._ignored_error is None:
-            self._ignored_error = error
-            self._notice("after_finish")
-
     def _evidence(self, *, whole: bool) -> Evidence:
         return Evidence(
-            word=self._word,
-            completed=bool(self._word) and (self.finished or whole),
+            word=self._finish.word,
+            completed=bool(self._finish.word) and (self.finished or whole),
             unknown_form=bool(self._foreign or self._splitter.documents or self._splitter.ignored),
-            unread=bool(self._word) and self._content.unread,
+            unread=bool(self._finish.word) and self._content.unread,
         )

@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import time
 from collections.abc import Callable
+from functools import partial
 
 from parley_server.core.model import Finish, FinishReason
 from parley_server.core.ports import Sink
@@ -34,6 +35,7 @@ from parley_server.providers.reading.ending import Evidence, finish_of
 from parley_server.providers.reading.error_report import is_error, stands_for_error
 from parley_server.providers.reading.events import word_of
 from parley_server.providers.reading.failures import error_in_body
+from parley_server.providers.reading.finish_record import FinishRecord
 from parley_server.providers.reading.json_values import json_of
 from parley_server.providers.reading.kept import KeptItems
 from parley_server.providers.reading.response_name import NO_NAME
@@ -70,9 +72,7 @@ class GeminiReader:
     ) -> None:
         self._provider = provider
         self._sink = sink
-        self._on_finish = on_finish
         self._on_done = on_done
-        self._on_resume = on_resume
         self._notice = notice
         self._splitter = EventSplitter(document=document)
         self._content = Content(sink, now_s=now_s, notice=notice)
@@ -81,14 +81,11 @@ class GeminiReader:
         self._usage_due_s = 0.0
         self._calls = 0
         self._name = NO_NAME
-        self._word = ""
+        self._finish = FinishRecord(provider, self._content, on_finish=on_finish, on_resume=on_resume, notice=notice)
         self._blocked = False
-        self._unreliable = False
-        self._ignored_error: ProviderError | None = None
         self._unread = False
         self._foreign = False
         self._done = False
-        self._finish_reported = False
 
     @property
     def begun(self) -> bool:
@@ -98,7 +95,7 @@ class GeminiReader:
     @property
     def finished(self) -> bool:
         """Whether the answer is complete, independently of what follows."""
-        return bool(self._word) and not self._unreliable
+        return self._finish.reliable
 
     def feed(self, data: bytes) -> None:
         """Take one read. Raises a `ProviderError`."""
@@ -111,7 +108,7 @@ class GeminiReader:
             if not self.finished or not isinstance(error, ProviderMalformed):
                 self._push_usage()
                 raise
-            self._ignore(error)
+            self._finish.ignore(error)
             self._done = True  # the start of the next event is unknown
             self._on_done()
         finally:
@@ -119,16 +116,13 @@ class GeminiReader:
             if self._counts is not None and (content.last_s is None or content.last_s >= self._usage_due_s):
                 self._push_usage()
             self._sink.flush()
-            if self._word and not self._finish_reported:
-                self._finish_reported = True
-                if not self._unreliable:
-                    self._on_finish(self._content.last_s)
+            self._finish.report()
 
     def end(self) -> Finish:
         """End the body and return the finish. Raises a `ProviderError` if the answer is incomplete or malformed."""
         whole = self._done or self._take_last()
         try:
-            finish = self._finish(whole=whole)
+            finish = self._finish_at_end(whole=whole)
             if finish.reason is FinishReason.TOOL_CALLS and self._items is not None:
                 self._items.push(self._sink)
         finally:
@@ -161,7 +155,7 @@ class GeminiReader:
                 self._take_loosely(event)
                 continue
             text = _plain_text(chunk)
-            if text is not None and not join.held and not self._word:
+            if text is not None and not join.held and not self._finish.word:
                 texts.append(text)
                 counts = chunk.usageMetadata
                 if counts is not None and (counts.totalTokenCount or has_counts(counts)):
@@ -177,24 +171,16 @@ class GeminiReader:
             self._take_other(chunk, event)
 
     def _take_other(self, chunk: Chunk, event: bytes) -> None:
-        """Take a chunk of any form. After a finish reason, an error does not fail a complete answer. But content after
-        the finish reason makes it unreliable; then only the end of the body completes the answer."""
-        self._content.push_text()
-        before = self._content.irregular_pieces
-        late = bool(self._word)
-        try:
+        """Take a chunk of any form. If the finish reason is unreliable, only the end of the body completes the
+        answer."""
+        late = bool(self._finish.word)
+        if late:
+            self._finish.take_late(partial(self._take_chunk, chunk, event))
+        else:
+            self._content.push_text()
             self._take_chunk(chunk, event)
-        except ProviderError as error:
-            if not late or self._unreliable:
-                raise
-            self._ignore(error)
-        if self._word and not late:
+        if self._finish.word and not late:
             self._name = name_in(event)
-        if late and not self._unreliable and self._content.irregular_pieces != before:
-            self._unreliable = True
-            self._on_resume()
-            if self._ignored_error is not None:
-                raise self._ignored_error
 
     def _take_chunk(self, chunk: Chunk, event: bytes) -> None:
         if chunk.usageMetadata is not None and has_counts(chunk.usageMetadata):
@@ -207,7 +193,7 @@ class GeminiReader:
         if chunk.candidates:
             return
         if word := word_of(block_word(chunk.promptFeedback)):
-            self._word, self._blocked = word, True
+            self._finish.word, self._blocked = word, True
             self._counts = self._counts if self.begun else None  # a refused prompt is not billed
         elif chunk.candidates is None and chunk.usageMetadata is None and chunk.promptFeedback is None:
             self._take_foreign(event)
@@ -232,7 +218,7 @@ class GeminiReader:
             error = failure(f"{self._provider} ended its answer with an error", metadata={"provider_code": word})
             error.billed = True
             raise error
-        self._word = word
+        self._finish.word = word
 
     def _take_part(self, part: Part) -> None:
         text = part.text
@@ -262,24 +248,19 @@ class GeminiReader:
 
     # --- the end
 
-    def _finish(self, *, whole: bool) -> Finish:
-        completed = self.finished or (bool(self._word) and whole)
+    def _finish_at_end(self, *, whole: bool) -> Finish:
+        completed = self.finished or (bool(self._finish.word) and whole)
         if self._blocked and completed:
             self._content.push_rest()
             return Finish(
                 reason=FinishReason.CONTENT_FILTER,
-                provider_reason=self._word,
+                provider_reason=self._finish.word,
                 response_id=self._name.id,
                 response_model=self._name.model,
             )
         unknown_form = bool(self._foreign or self._splitter.documents or self._splitter.ignored)
-        evidence = Evidence(word=self._word, completed=completed, unknown_form=unknown_form, unread=self._unread)
+        evidence = Evidence(word=self._finish.word, completed=completed, unknown_form=unknown_form, unread=self._unread)
         return finish_of(self._provider, self._content, evidence, self._name)
-
-    def _ignore(self, error: ProviderError) -> None:
-        if self._ignored_error is None:
-            self._ignored_error = error
-            self._notice("after_finish")
 
 
 class _Items:

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 
 from parley_server.core.model import Finish, FinishReason
 from parley_server.core.ports import Sink
-from parley_server.errors import ProviderError, ProviderMalformed
+from parley_server.errors import ProviderMalformed
 from parley_server.providers.http.sse import EventSplitter
 from parley_server.providers.openai.chunk import (
     Choice,
@@ -27,8 +28,8 @@ from parley_server.providers.openai.usage import UsageMeter
 from parley_server.providers.reading.content import Notice, ignore
 from parley_server.providers.reading.ending import Evidence, finish_of
 from parley_server.providers.reading.error_report import is_error, stands_for_error
-from parley_server.providers.reading.events import failure_of, word_of
 from parley_server.providers.reading.failures import error_in_body
+from parley_server.providers.reading.finish_record import FinishRecord
 from parley_server.providers.reading.json_values import json_of
 from parley_server.providers.reading.response_name import NO_NAME
 
@@ -60,10 +61,7 @@ class ChunkReader:
     ) -> None:
         self._provider = provider
         self._sink = sink
-        self._on_finish = on_finish
         self._on_done = on_done
-        self._on_resume = on_resume
-        self._notice = notice
         self._done_is_finish = done_is_finish
         self._splitter = EventSplitter(document=document)
         self._document = document
@@ -72,11 +70,8 @@ class ChunkReader:
         self._meter = UsageMeter(on_ignored=lambda: notice("count"))
         self._contentless = ContentlessEvents()
         self._name = NO_NAME
-        self._word = ""
-        self._unreliable = False
-        self._ignored_error: ProviderError | None = None
+        self._finish = FinishRecord(provider, self._content, on_finish=on_finish, on_resume=on_resume, notice=notice)
         self._done = False
-        self._finish_reported = False
 
     @property
     def begun(self) -> bool:
@@ -91,7 +86,7 @@ class ChunkReader:
     @property
     def finished(self) -> bool:
         """Whether the answer is complete, independently of what follows."""
-        return self._done or (bool(self._word) and not self._unreliable)
+        return self._done or self._finish.reliable
 
     def feed(self, data: bytes) -> None:
         """Take one read. Raises a `ProviderError`."""
@@ -101,16 +96,16 @@ class ChunkReader:
         try:
             events = self._splitter.feed(data)
             rest = iter(events)
-            if not self._word:
+            if not self._finish.word:
                 self._take(rest)
-            if self._word:
+            if self._finish.word:
                 self._take_late(rest)
             if content.last_s is None:
                 self._inspect_contentless(events)
         except ProviderMalformed as error:
             if not self.finished:
                 raise
-            self._ignore(error)
+            self._finish.ignore(error)
             self._end_at_done()  # the start of the next event is unknown
         finally:
             if content.texts:
@@ -118,8 +113,7 @@ class ChunkReader:
             if self._meter.changed:
                 self._sink.usage(self._meter.usage())
             self._sink.flush()
-            if self._word:
-                self._report_finish()
+            self._finish.report()
 
     def end(self) -> Finish:
         """End the body and return the finish. Raises a `ProviderError` if the answer is incomplete or malformed."""
@@ -151,7 +145,7 @@ class ChunkReader:
         """Take events until one has a finish reason."""
         # This loop runs for each token: names are local, a plain text takes two comparisons, and other fields are read
         # only if they are set. Splitting it into methods would cost a call per token.
-        content, word = self._content, self._word
+        content, word = self._content, self._finish.word
         texts, join = content.texts, content.text_join
         for event in events:
             try:
@@ -193,7 +187,7 @@ class ChunkReader:
                 self._look_for_error(event)
             if chunk.usage is not None:
                 self._meter.add(chunk.usage)
-            if said and self._word is not word:
+            if said and self._finish.word is not word:
                 self._name = name_in(event)
                 return
 
@@ -210,30 +204,15 @@ class ChunkReader:
         if isinstance(chunk.x_groq, dict):
             self._meter.add(chunk.x_groq.get("usage"))
         if choice.finish_reason is not None:
-            self._take_finish_reason(choice.finish_reason)
+            self._finish.take(choice.finish_reason)
 
     def _take_late(self, events: Iterator[bytes]) -> None:
-        """Take events after a finish reason. Their errors do not fail a complete answer. But content after the
-        finish reason makes it unreliable; then only `[DONE]` or the end of the body completes the answer."""
+        """Take events after a finish reason. If it is unreliable, only `[DONE]` or the end of the body completes the
+        answer."""
         for event in events:
             if self._done:
                 return
-            self._take_one_late(event)
-
-    def _take_one_late(self, event: bytes) -> None:
-        self._content.push_text()
-        before = self._content.irregular_pieces
-        try:
-            self._take(iter((event,)))
-        except ProviderError as error:
-            if self._unreliable:
-                raise
-            self._ignore(error)
-        if not self._unreliable and (self._content.irregular_pieces != before or any(self._content.texts)):
-            self._unreliable = True
-            self._on_resume()
-            if self._ignored_error is not None:
-                raise self._ignored_error
+            self._finish.take_late(partial(self._take, iter((event,))))
 
     def _take_last(self) -> bool:
         """Take the events that the end of the body completes. Returns whether they were complete."""
@@ -243,9 +222,9 @@ class ChunkReader:
             return False
         try:
             rest = iter(events)
-            if not self._word:
+            if not self._finish.word:
                 self._take(rest)
-            if self._word:
+            if self._finish.word:
                 self._take_late(rest)
             self._inspect_contentless(events)
         except ProviderMalformed:
@@ -265,43 +244,21 @@ class ChunkReader:
 
     # --- ends
 
-    def _take_finish_reason(self, value: object) -> None:
-        word = word_of(value)
-        if not word:
-            return
-        failure = failure_of(word)
-        if failure is not None:
-            error = failure(f"{self._provider} ended its answer with an error")
-            error.billed = True
-            raise error
-        self._word = word
-
-    def _report_finish(self) -> None:
-        if not self._finish_reported:
-            self._finish_reported = True
-            if not self._unreliable:
-                self._on_finish(self.content_s)
-
     def _end_at_done(self) -> None:
         self._done = True
         self._on_done()
 
-    def _ignore(self, error: ProviderError) -> None:
-        if self._ignored_error is None:
-            self._ignored_error = error
-            self._notice("after_finish")
-
     def _evidence(self, *, whole: bool) -> Evidence:
         splitter, contentless = self._splitter, self._contentless
         done = self._done or (self._document and splitter.documents == 1)
-        if self._word:
+        if self._finish.word:
             completed = self.finished or whole
         else:
             # A server without finish reasons ends with [DONE]. That alone also ends some truncated answers, so usage or
             # the profile must confirm that the answer is complete.
             completed = whole and done and (self._meter.known or self._done_is_finish)
         return Evidence(
-            word=self._word,
+            word=self._finish.word,
             completed=completed,
             unknown_form=bool(contentless.foreign or splitter.documents or splitter.ignored),
             unread=contentless.unread,

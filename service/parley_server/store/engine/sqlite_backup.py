@@ -22,8 +22,8 @@ def back_up(source: Path, target: Path) -> int:
     StoreUnusable if there is no database or if the file exists, and OSError if the copy fails; then no file is left."""
     if not source.exists():
         raise StoreUnusable(f"there is no database at {source}")
+    _refuse_existing(target)  # also a folder, such as ".", which has no name
     partial = target.with_name(target.name + PARTIAL)
-    _refuse_existing(target)
     try:
         os.close(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, OWNER_ALONE))
     except FileExistsError:
