@@ -28,7 +28,7 @@ from benchmarks.faces import Visit, call
 from benchmarks.report import number, table
 from benchmarks.studies import keep
 from benchmarks.systems import Upstream
-from tests.products.backends import MISSING, NAMES, Product, started
+from tests.products.backends import BUILT, NAMES, Product, started
 from tests.services import PostgresServer, RedisServer
 
 MODEL, TOKENS = "t100-p50", 100
@@ -226,9 +226,9 @@ def study(names: list[str], *, count: int, runs: int) -> Found:
     """Measure each product that is built, one after the other."""
     every: list[Streams] = []
     polled = None
-    left_out = [f"{name}: {missing}" for name in names if (missing := MISSING[name]())]
+    left_out = [f"{name}: not built (make clients)" for name in names if not BUILT[name]()]
     with closing(Upstream()) as upstream, tempfile.TemporaryDirectory(prefix="parley-products-") as folder:
-        for name in (name for name in names if not MISSING[name]()):
+        for name in (name for name in names if BUILT[name]()):
             with place(name, Path(folder) / name, upstream) as found:
                 every.append(uvloop.run(streams(found.product, count, runs)))
                 if found.redis is not None:
