@@ -27,7 +27,7 @@ def _services() -> str:
     return _missing(require_postgres) or _missing(require_redis)
 
 
-def _missing(require: Callable[[], None]) -> str:
+def _missing(require: Callable[[], object]) -> str:
     try:
         require()
     except (pytest.skip.Exception, pytest.fail.Exception) as missing:

@@ -11,7 +11,7 @@ import pytest
 from parley_server.store.migrate import migrate
 
 from tests.lanes import lanes_of
-from tests.needs import Skipped
+from tests.needs import skipped_of
 from tests.services import PostgresServer, RedisServer, initdb, require_postgres, require_redis
 
 if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:  # in background jobs of a shell; child processes would inherit it
@@ -21,8 +21,8 @@ os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # each server that a test start
 
 def pytest_configure(config):
     """Limit which tests run at the same time in a parallel run; at the end, say what was skipped."""
-    if not hasattr(config, "workerinput"):
-        config.pluginmanager.register(Skipped(), "parley-skipped")
+    if skipped := skipped_of(config):
+        config.pluginmanager.register(skipped, "parley-skipped")
     if lanes := lanes_of(config):
         config.pluginmanager.register(lanes, "parley-lanes")
 

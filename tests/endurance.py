@@ -1,4 +1,4 @@
-"""How often tests repeat what proves endurance: in full in CI; elsewhere fewer times, so that `make test` is short."""
+"""What runs in full in CI alone: elsewhere, what proves endurance is repeated less, so that `make test` is short."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
 """Limits which tests run at the same time in a parallel run (pytest-xdist), so that measurements hold on two cores.
 
-A test that loads the machine, measures it, or has several servers is marked `xdist_group("loaded")`. These run first,
-one at a time, in one process. Meanwhile the other processes together run one test at a time, and any number of tests
-that mostly wait. Tests with JVMs and browsers, and the siege, run last.
+A test that loads the machine, measures it, or lets several servers race is marked `xdist_group("loaded")`. These run
+first, one at a time, in one process. Meanwhile the other processes together run one test at a time, and any number of
+tests that mostly wait. Tests with JVMs and browsers, and the siege, run last.
 """
 
 from __future__ import annotations

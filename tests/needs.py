@@ -61,6 +61,11 @@ def missing(what: str, install: str = "") -> NoReturn:
     pytest.skip(reason)
 
 
+def skipped_of(config: pytest.Config) -> Skipped | None:
+    """The plugin for the process that shows the results; None in the others of a parallel run."""
+    return None if hasattr(config, "workerinput") else Skipped()
+
+
 class Skipped:
     """A plugin of the process that shows the results. At the end it says how to run the tests that were skipped."""
 

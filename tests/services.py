@@ -25,6 +25,7 @@ from tests.needs import missing
 from tests.ports import free_port
 from tests.service import START_S, Service
 from tests.threads import in_thread
+from tests.tools import tool
 
 HOST = "127.0.0.1"
 USER = "parley"
@@ -47,22 +48,19 @@ REDIS_SETTINGS = {
 }
 
 
-def require_postgres() -> None:
-    """Skip the test if PostgreSQL is not installed; fail it in CI."""
-    if _postgres_bin() is None:
-        missing("PostgreSQL")
+def require_postgres() -> Path:
+    """The folder of PostgreSQL's programs. Skips the test if it is not installed; fails it in CI."""
+    return _postgres_bin() or missing("PostgreSQL")
 
 
-def require_redis() -> None:
-    """Skip the test if neither Redis nor Valkey is installed; fail it in CI."""
-    if _redis_binary() is None:
-        missing("Redis")
+def require_redis() -> str:
+    """The program. Skips the test if neither Redis nor Valkey is installed; fails it in CI."""
+    return _redis_binary() or missing("Redis")
 
 
 def initdb(folder: Path) -> Path:
     """Make a new cluster's files, for `PostgresServer(template=)`; takes about a second."""
-    binaries = _postgres_bin()
-    assert binaries is not None, "PostgreSQL is not installed"
+    binaries = require_postgres()
     data = _postgres_folder(folder / "initdb")
     subprocess.run(
         [
@@ -153,8 +151,7 @@ class PostgresServer(Service):
         return _postgres_folder(self.folder / "data")
 
     def _command(self) -> list[str]:
-        binaries = _postgres_bin()
-        assert binaries is not None, "PostgreSQL is not installed"
+        binaries = require_postgres()
         settings = [f"--{name}={value}" for name, value in {**self._settings, "port": str(self.port)}.items()]
         return [*_as_postgres(), str(binaries / "postgres"), "-D", str(self.data), *settings]
 
@@ -218,8 +215,7 @@ class RedisServer(Service):
             _make_certificates(self.folder)
 
     def _command(self) -> list[str]:
-        binary = _redis_binary()
-        assert binary is not None, "Redis is not installed"
+        binary = require_redis()
         settings = {**self._settings, "port": str(self.port), "dir": str(self.folder)}
         if self.password:
             settings["requirepass"] = self.password
@@ -288,4 +284,4 @@ def _make_certificates(folder: Path) -> None:
         ("req", *key, "-subj", "/CN=localhost", "-keyout", "server.key", "-out", "server.csr"),
         ("x509", "-req", "-in", "server.csr", "-days", "30", *sign, "-out", "server.pem"),
     ):
-        subprocess.run(["openssl", *command], cwd=folder, check=True, capture_output=True)
+        subprocess.run([tool("openssl"), *command], cwd=folder, check=True, capture_output=True)

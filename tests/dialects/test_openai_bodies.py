@@ -10,6 +10,7 @@ from tests.dialects.typed import typed
 from tests.integration.providers.recording import RecordingSink, provider_at
 from tests.sdks import openai_client
 
+pytestmark = pytest.mark.xdist_group("openai-sdk")  # one process imports it
 CHAT, RESPONSES = ChatSpeaker(), ResponsesSpeaker()
 
 

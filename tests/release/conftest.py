@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from tests import watchdog
+from tests.endurance import FULL
 from tests.ports import free_port
 from tests.processes import clean_environment
 from tests.release.programs import copy_tree
@@ -23,7 +24,11 @@ from tools.release.versions import write
 
 @pytest.fixture(scope="session")
 def build(tmp_path_factory) -> Build:
-    """A copy of this tree, with changes that are not committed, under a version that exists nowhere else."""
+    """A copy of this tree, with changes that are not committed, under a version that exists nowhere else.
+
+    It is made in CI alone, since its tests download packages."""
+    if not FULL:
+        pytest.skip("downloads packages; CI or PARLEY_TESTS_FULL=1 runs it")
     made = Build(f"0.0.{time.time_ns() // 1_000_000}", tmp_path_factory.mktemp("release"))
     copy_tree(made.source)
     write(made.version, made.source, snapshot=False)

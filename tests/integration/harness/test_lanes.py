@@ -19,7 +19,7 @@ import time
 
 import pytest
 
-from tests.conftest import pytest_configure as configure
+from tests.lanes import lanes_of
 
 class Gaps:
     @pytest.hookimpl(wrapper=True, tryfirst=True)
@@ -30,7 +30,7 @@ class Gaps:
         return True
 
 def pytest_configure(config):
-    configure(config)
+    config.pluginmanager.register(lanes_of(config))
     config.pluginmanager.register(Gaps())
 """
 TESTS = """

@@ -11,7 +11,13 @@ from tests.needs import INSTALL, missing, summary
 from tests.processes import clean_environment
 
 ROOT = Path(__file__).parents[3]
-CONFTEST = "from tests.conftest import pytest_configure\n"
+CONFTEST = """
+from tests.needs import skipped_of
+
+def pytest_configure(config):
+    if skipped := skipped_of(config):
+        config.pluginmanager.register(skipped)
+"""
 TESTS = """
 import pytest
 

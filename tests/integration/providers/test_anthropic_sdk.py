@@ -5,6 +5,7 @@ import json
 import random
 
 import msgspec
+import pytest
 from parley_server.core.model import ImagePart, Kept, Model, Prompt, Sampling, Tool, ToolCallPart, ToolResultPart
 from parley_server.providers.anthropic.prompt import message_body
 
@@ -15,6 +16,7 @@ from tests.integration.providers.anthropic_sdk import outcome_of, read_by_sdk
 from tests.integration.providers.recording import RecordingSink
 from tests.sdks import anthropic_client
 
+pytestmark = pytest.mark.xdist_group("anthropic-sdk")  # one process imports it, which takes a second
 PROMPTS = 40
 SPEAKER = MessagesSpeaker()
 SCHEMA = '{"type": "object", "properties": {"größe": {"type": "integer"}}, "additionalProperties": false}'

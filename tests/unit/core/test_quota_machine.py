@@ -23,6 +23,7 @@ from parley_server.errors import ParleyError, ProviderUnavailable, ReplyNotFound
 from parley_server.store import open_store
 from parley_server.store.migrate import migrate
 
+from tests.endurance import rounds
 from tests.fakes import STOP, reply_request
 from tests.replicas import Cluster, Replica
 
@@ -250,7 +251,7 @@ def add(to: Counter, held: dict[str, Any], tokens: int, cost: int) -> None:
 
 
 Quotas.TestCase.settings = settings(
-    max_examples=20,
+    max_examples=rounds(20, short=8),
     stateful_step_count=25,
     deadline=None,
     phases=[Phase.generate],  # shrinking takes minutes, and the steps of a failure are readable without it
