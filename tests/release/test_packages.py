@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import subprocess
 import tarfile
-from typing import Any
 
 import pytest
 import yaml
@@ -13,6 +12,7 @@ from cyclonedx.schema import SchemaVersion
 from cyclonedx.validation.json import JsonStrictValidator
 
 from tests.commands import ADDRESS, blocks
+from tests.deploy.cases import OPEN
 from tests.deploy.charts import helm
 from tests.release.programs import output_of
 from tests.tools import ROOT, tool
@@ -54,13 +54,13 @@ def test_the_node_program_runs_with_the_package(node, server, tmp_path) -> None:
 
 def test_the_chart_renders_from_its_archive_as_from_its_folder(chart, build) -> None:
     (archive,) = chart.glob("*.tgz")
-    rendered = helm("template", "parley", str(archive))
+    rendered = helm("template", "parley", str(archive), values=OPEN)
     assert rendered.returncode == 0, rendered.stderr
-    assert rendered.stdout == helm("template", "parley", str(build.source / "deploy/helm/parley")).stdout
+    assert rendered.stdout == helm("template", "parley", str(build.source / "deploy/helm/parley"), values=OPEN).stdout
     (deployment,) = (each for each in yaml.safe_load_all(rendered.stdout) if each and each["kind"] == "Deployment")
     (container,) = deployment["spec"]["template"]["spec"]["containers"]
     assert container["image"].endswith(f":{build.version}")
-    refused = helm("template", "parley", str(archive), values={"unknown": 1})
+    refused = helm("template", "parley", str(archive), values=OPEN | {"unknown": 1})
     assert "unknown" in refused.stderr, "the schema of the values is in the archive"
 
 
@@ -79,15 +79,9 @@ def test_the_lists_of_packages_are_valid(request, build, part, pattern, own, dep
     validator = JsonStrictValidator(SchemaVersion.from_version(bill["specVersion"]))
     assert validator.validate_str(path.read_text()) is None
     listed = [*bill["components"], *([bill["metadata"]["component"]] if "component" in bill["metadata"] else [])]
-    versions = {_name(each): each["version"] for each in listed}
+    versions = {each["name"]: each["version"] for each in listed}
     assert versions[own] == build.version
     assert versions[dependency]
-
-
-def _name(component: dict[str, Any]) -> str:
-    """Its name, with the scope of npm."""
-    scope = component.get("group", "")
-    return f"{scope}/{component['name']}" if scope.startswith("@") else component["name"]
 
 
 def test_the_listing_finds_a_changed_file(build, protos) -> None:

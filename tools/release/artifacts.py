@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -18,6 +19,7 @@ from tools.release.checks import Refused, git
 from tools.release.versions import ROOT, write
 
 LOCAL_KEY = "Parley, a key of one run <nobody@localhost>"
+SSH_ADDRESS = re.compile(r"^(\w+@[\w.-]+):(?=\w)")
 
 
 class Build:
@@ -134,13 +136,24 @@ def make_node(build: Build) -> None:
     build.run("npm", "ci", "--no-audit", "--no-fund", "--loglevel=error", at="clients/node")
     build.run("npm", "pack", "--silent", "--pack-destination", target, at="clients/node")
     bill = build.run("npm", "sbom", "--omit=dev", "--sbom-format=cyclonedx", at="clients/node")
-    (target / f"parley-client-{build.version}.cdx.json").write_text(bill)
+    (target / f"parley-client-{build.version}.cdx.json").write_text(_corrected(bill, "@parley/client"))
     with tarfile.open(target / f"parley-client-{build.version}.tgz") as archive:
         names = set(archive.getnames())
     modules = ("index", "express", "fastify", "v1")
     missing = {f"package/dist/{name}.{end}" for name in modules for end in ("js", "d.ts")} - names
     if missing:
         raise Refused(f"the npm package lacks {', '.join(sorted(missing))}")
+
+
+def _corrected(bill: str, package: str) -> str:
+    """A list of npm's under the name of its package instead of that of its folder, and with addresses such as
+    `git@host:path` as URLs, which CycloneDX requires."""
+    content = json.loads(bill)
+    content["metadata"]["component"]["name"] = package
+    for component in content["components"]:
+        for reference in component.get("externalReferences", ()):
+            reference["url"] = SSH_ADDRESS.sub(r"ssh://\1/", reference["url"])
+    return json.dumps(content, indent=2) + "\n"
 
 
 def make_java(build: Build) -> None:
@@ -193,7 +206,7 @@ def make_chart(build: Build) -> None:
     target = build.folder("chart")
     build.run(helm, "lint", "--quiet", "deploy/helm/parley")
     build.run(helm, "package", "deploy/helm/parley", "--destination", target)
-    build.run(helm, "template", "parley", target / f"parley-{build.version}.tgz")
+    build.run(helm, "template", "parley", target / f"parley-{build.version}.tgz", "--set", "access.open=true")
 
 
 def make_protos(build: Build) -> None:
