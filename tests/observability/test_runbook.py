@@ -4,8 +4,10 @@ lasts; checks the commands that need a cluster."""
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import re
+import signal
 import subprocess
 import sys
 import time
@@ -317,9 +319,7 @@ class Shell:
         assert self._process is not None
         assert self._process.stdin is not None
         self._process.stdin.close()
-        watchdog.kill_tree(self._process.pid)
-        await asyncio.to_thread(self._process.wait)
-        watchdog.forget(self._process.pid)
+        _end(self._process)
 
     async def run(self, commands: str) -> str:
         """The output of the commands. Fails if bash ends."""
@@ -349,6 +349,14 @@ class Shell:
         await self.until("cat parley.log", f'"event":"{event}"')
 
 
+def _end(process: subprocess.Popen[bytes]) -> None:
+    """Kill a bash and all that it has started. What runs on after the end of bash is still in its process group."""
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    watchdog.forget(process.pid)
+
+
 def _run(commands: str, stand: Stand) -> str:
     """The output of the commands, which must all succeed. Ends what they have left running."""
     with (stand.folder / "output").open("w+") as written:
@@ -365,8 +373,7 @@ def _run(commands: str, stand: Stand) -> str:
         try:
             status = process.wait(LIMIT_S)
         finally:
-            watchdog.kill_tree(process.pid)
-            watchdog.forget(process.pid)
+            _end(process)
         written.seek(0)
         output = written.read()
     assert status == 0, output
