@@ -16,7 +16,7 @@ from tests import watchdog
 from tests.endurance import FULL
 from tests.ports import free_port
 from tests.processes import clean_environment
-from tests.release.programs import copy_tree
+from tests.release.programs import JVM, copy_tree
 from tests.tools import tool
 from tools.release.artifacts import Build, make_chart, make_java, make_node, make_protos, make_python
 from tools.release.versions import write
@@ -59,6 +59,7 @@ def maven(build, tmp_path_factory) -> Path:
     with pytest.MonkeyPatch.context() as variables:
         variables.delenv("GPG_KEY", raising=False)
         variables.setenv("GNUPGHOME", str(tmp_path_factory.mktemp("gpg")))
+        variables.setenv("MAVEN_OPTS", " ".join(JVM))
         return _made(build, make_java, "maven", "mvn", "gpg")
 
 

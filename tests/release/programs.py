@@ -12,6 +12,8 @@ from tests.tools import ROOT
 
 FOLDERS = {"service", "clients", "protos", "deploy", "examples", "tools"}
 """What a release is built from, or has its version."""
+JVM = ("-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC")
+"""Options for programs that run too shortly for the JVM's second compiler."""
 
 
 def copy_tree(target: Path) -> None:

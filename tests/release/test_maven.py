@@ -16,7 +16,7 @@ from tests import watchdog
 from tests.commands import ADDRESS, blocks
 from tests.ports import free_port
 from tests.processes import clean_environment
-from tests.release.programs import digest, output_of
+from tests.release.programs import JVM, digest, output_of
 from tests.tools import tool
 from tools.release.artifacts import verify_signatures
 from tools.release.checks import Refused
@@ -26,7 +26,6 @@ pytestmark = [pytest.mark.timeout(1200), pytest.mark.xdist_group("release")]
 PROJECTS = Path(__file__).parent / "projects"
 WARM = Path.home() / ".m2/repository"
 """Where Maven keeps packages on this machine."""
-JVM = ("-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC")
 STORY = "Tell me a story."
 START_S = 120.0
 CLIENT, STARTER = "parley-client", "parley-spring-boot-starter"
