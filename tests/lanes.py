@@ -23,6 +23,9 @@ LOADED = "loaded"
 WAITING = ("tests/contract/", "tests/integration/replicas/test_postgres_outage.py")
 """Tests that mostly wait for paused or unreachable services, and use a quarter of a core."""
 
+WAITING_GROUPS = ("conformance-python", "conformance-python-sync", "conformance-node")
+"""Groups of tests that mostly wait, for streams and pauses: 168 cases of the Python client take 7 s of CPU."""
+
 HEAVY = ("tests/clients/test_suites.py", "tests/siege/", "tests/release/", "tests/products/", "tests/browser/")
 """Tests that would disturb loaded ones: they have JVMs, browsers and several servers. The longest come first."""
 
@@ -64,7 +67,7 @@ class Lanes:
     ) -> Generator[None, object, object]:
         """Wait until the test may run. The lock is kept from one loaded test to the next."""
         if not is_loaded(item):
-            if item.nodeid.startswith(WAITING):
+            if _waits(item):
                 return (yield)
             with self._beside_loaded():
                 return (yield)
@@ -120,7 +123,8 @@ class LaneTimes:
 def _lane_of(nodeid: str) -> str:
     if nodeid.endswith(f"@{LOADED}"):  # pytest-xdist adds the group
         return LOADED
-    return "waiting" if nodeid.startswith(WAITING) else "ordinary"
+    waits = nodeid.startswith(WAITING) or nodeid.rpartition("@")[2] in WAITING_GROUPS
+    return "waiting" if waits else "ordinary"
 
 
 class _Lock:
@@ -148,6 +152,11 @@ def _turn(item: pytest.Item) -> int:
     if is_loaded(item):
         return 0
     return next((turn for turn, folder in enumerate(HEAVY, start=2) if item.nodeid.startswith(folder)), 1)
+
+
+def _waits(item: pytest.Item) -> bool:
+    in_group = any(mark.args[0] in WAITING_GROUPS for mark in item.iter_markers("xdist_group"))
+    return in_group or item.nodeid.startswith(WAITING)
 
 
 def is_loaded(item: pytest.Item) -> bool:

