@@ -2,6 +2,7 @@
 
 import io
 import json
+from typing import Any
 
 import grpc
 import pytest
@@ -12,6 +13,7 @@ from parley_server.telemetry.logs import configure_logging
 
 from tests.integration.served import KEY, Watch, ask, refused, tenant
 from tests.integration.test_log_lines import lines  # noqa: F401 - a fixture
+from tests.processes import until
 from tests.upstream import Hang, Script, Upstream, refusal
 
 ENCRYPTION_KEY = new_encryption_key()
@@ -197,7 +199,13 @@ async def test_each_call_of_admin_has_an_audit_line(server, lines):  # noqa: F81
         )
     )
     await refused(server.admin.ListProviderKeys(admin_pb2.ListProviderKeysRequest()))
-    found = [json.loads(line) for line in stream.getvalue().splitlines()]
+
+    async def audited() -> list[dict[str, Any]]:
+        """All lines, once the last call's is written, which is after its answer."""
+        lines = [json.loads(line) for line in stream.getvalue().splitlines()]
+        return lines if sum(line["event"] == "audit" for line in lines) >= 5 else []
+
+    found = await until(audited, "an audit line for each call")
     shown = [
         (line["method"].rpartition("/")[2], line["outcome"], line.get("tenant"), line.get("target_tenant"))
         for line in found

@@ -80,7 +80,8 @@ async def test_an_open_breaker_is_a_problem(serve, upstream):
         await server.in_time(server.stream().end())
     found = await shown(server)
     [breaker] = [each for each in found.replica.breakers if each.open]
-    assert (breaker.provider, breaker.model, breaker.next_probe_in.seconds) == ("up", "vendor/test-1", 4)
+    assert (breaker.provider, breaker.model) == ("up", "vendor/test-1")
+    assert 0 < breaker.next_probe_in.ToMilliseconds() <= 5000, "`in_time` moves the clock until the stream ends"
     assert list(found.problems) == ["requests for vendor/test-1 at up are stopped by its circuit breaker"]
     upstream.reply_with(answer("Hello"))
     await server._clock.advance(6.0)
