@@ -81,6 +81,11 @@ class ManualClock:
         """The time of the next timer, by `monotonic`; infinite without one."""
         return min((when for when, _, timer in self._timers if timer.callback is not None), default=float("inf"))
 
+    def has_timer_in(self, seconds: float) -> bool:
+        """Whether a timer is due after exactly this time."""
+        due_s = self._now_s + seconds
+        return any(when == due_s for when, _, timer in self._timers if timer.callback is not None)
+
     async def advance(self, seconds: float) -> None:
         """Move the clock by `seconds`. Every timer that becomes due runs at its time, also those added meanwhile."""
         until = self._now_s + seconds

@@ -240,6 +240,7 @@ async def test_a_pause_of_120_s_is_bridged_by_heartbeats(server, clock, upstream
     upstream.reply_with(Script([role(), text("before "), Wait(go), text("after"), finish(), done()]))
     watch = await server.stream().until_text("before ")
     for beats in range(1, 9):
+        await until(lambda: clock.has_timer_in(15))  # of the next heartbeat, which the server starts after sending one
         await clock.advance(15)
         await watch.until(lambda watch, beats=beats: watch.kinds.count("heartbeat") == beats)
     go.set()

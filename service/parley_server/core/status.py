@@ -30,6 +30,8 @@ T = TypeVar("T")
 DATABASE_S = 3.0
 """Longest wait for each question to the database: the state of the replica is worth more than a complete answer."""
 MOST_QUOTAS = 10
+SWEPT_S = 60.0
+"""A replica that has left without running replies is a problem only if no other one deletes its entry in this time."""
 OVERDUE_S = 30.0
 """A reply that has run for so much longer than its time limit should have been ended by its owner or a takeover."""
 
@@ -174,7 +176,7 @@ def _of_database(state: DatabaseState, time_limit_s: float) -> list[str]:
             f"the lease of replica {lease.replica_id} expired {-lease.lease_left_s:.0f} s ago; "
             f"it owns {lease.running} running replies"
             for lease in stored.replicas
-            if lease.lease_left_s <= 0
+            if lease.lease_left_s <= (0 if lease.running else -SWEPT_S)
         ]
         if stored.unowned:
             problems.append(f"{stored.unowned} running replies belong to replicas that have left")
