@@ -234,18 +234,19 @@ def test_a_picture_is_scaled_down_shown_and_kept(chat, tmp_path):
 def test_pictures_are_dropped_pasted_and_removed(chat, tmp_path):
     data = list(picture(tmp_path, side=24).read_bytes())
     expect(chat.button("Add a picture")).to_be_visible()  # the page has the list of models
-    for kind in ("drop", "paste"):
-        chat.page.evaluate(
-            """([kind, data]) => {
-              const transfer = new DataTransfer();
-              transfer.items.add(new File([new Uint8Array(data)], 'small.png', { type: 'image/png' }));
-              const event = kind === 'drop'
-                ? new DragEvent('drop', { dataTransfer: transfer, bubbles: true, cancelable: true })
-                : new ClipboardEvent('paste', { clipboardData: transfer, bubbles: true, cancelable: true });
-              document.querySelector('textarea').dispatchEvent(event);
-            }""",
-            [kind, data],
-        )
+    chat.page.evaluate(  # both at once: the first one is still being read when the second one comes
+        """data => {
+          for (const kind of ['drop', 'paste']) {
+            const transfer = new DataTransfer();
+            transfer.items.add(new File([new Uint8Array(data)], 'small.png', { type: 'image/png' }));
+            const event = kind === 'drop'
+              ? new DragEvent('drop', { dataTransfer: transfer, bubbles: true, cancelable: true })
+              : new ClipboardEvent('paste', { clipboardData: transfer, bubbles: true, cancelable: true });
+            document.querySelector('textarea').dispatchEvent(event);
+          }
+        }""",
+        data,
+    )
     pictures = chat.page.get_by_alt_text("Picture to send")
     expect(pictures).to_have_count(2)
     chat.button("Remove the picture").first.click()

@@ -10,12 +10,14 @@ export function usePictures(most: number) {
   async function add(chosen: Iterable<File>): Promise<void> {
     problem.value = "";
     for (const file of chosen) {
-      if (pictures.value.length >= most) {
-        problem.value = most === 1 ? "One picture at a time." : `At most ${most} pictures at a time.`;
-        return;
-      }
       try {
-        pictures.value = [...pictures.value, await picture(file, LARGEST_BYTES / most)];
+        const scaled = await picture(file, LARGEST_BYTES / most);
+        // Only now: another call may have added pictures during the wait.
+        if (pictures.value.length >= most) {
+          problem.value = most === 1 ? "One picture at a time." : `At most ${most} pictures at a time.`;
+          return;
+        }
+        pictures.value = [...pictures.value, scaled];
       } catch (error) {
         if (!(error instanceof NotAnImage)) throw error;
         problem.value = `${file.name || "This file"} is not a picture that this browser can read.`;
