@@ -13,7 +13,7 @@ from typing import Any
 import msgspec
 
 from parley_server.providers.reading.json_values import json_of, json_text
-from parley_server.providers.reading.response_name import NO_NAME, ResponseName, response_name
+from parley_server.providers.reading.response_name import NamedEvent, name_reader
 from parley_server.providers.reading.tool_calls import Piece, text_of_field
 
 Json = dict[str, Any]
@@ -79,23 +79,13 @@ decode: Callable[[bytes], Chunk] = msgspec.json.Decoder(Chunk).decode
 """Decodes an event. Raises ValueError; `decode_loosely` may still read the event then."""
 
 
-class _NamedChunk(msgspec.Struct, gc=False):
-    """How the answer is named. Every chunk repeats it, so that it is decoded from one chunk alone."""
-
-    responseId: Any = None  # noqa: N815
-    modelVersion: Any = None  # noqa: N815
+class _NamedChunk(NamedEvent):
+    id: Any = msgspec.field(default=None, name="responseId")
+    model: Any = msgspec.field(default=None, name="modelVersion")
 
 
-_decode_named = msgspec.json.Decoder(_NamedChunk).decode
-
-
-def name_in(event: bytes) -> ResponseName:
-    """The name of the answer in an event; no name if only `decode_loosely` can read the event."""
-    try:
-        named = _decode_named(event)
-    except (ValueError, RecursionError):
-        return NO_NAME
-    return response_name(named.responseId, named.modelVersion)
+name_in = name_reader(_NamedChunk)
+"""The name of the answer in a chunk. Every chunk repeats it, so that it is read from one chunk alone."""
 
 
 class _RawContent(msgspec.Struct, gc=False):

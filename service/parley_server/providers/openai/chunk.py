@@ -12,7 +12,7 @@ from typing import Any
 import msgspec
 
 from parley_server.providers.reading.json_values import json_of
-from parley_server.providers.reading.response_name import NO_NAME, ResponseName, response_name
+from parley_server.providers.reading.response_name import NamedEvent, name_reader
 
 
 class Delta(msgspec.Struct, gc=False):
@@ -52,23 +52,8 @@ decode: Callable[[bytes], WireChunk] = msgspec.json.Decoder(WireChunk).decode
 """Decodes an event. Raises ValueError; `decode_loosely` may still read the event then."""
 
 
-class _NamedChunk(msgspec.Struct, gc=False):
-    """How the answer is named. Every chunk repeats it, so that it is decoded from one chunk alone."""
-
-    id: Any = None
-    model: Any = None
-
-
-_decode_named = msgspec.json.Decoder(_NamedChunk).decode
-
-
-def name_in(event: bytes) -> ResponseName:
-    """The name of the answer in an event; no name if only `decode_loosely` can read the event."""
-    try:
-        named = _decode_named(event)
-    except (ValueError, RecursionError):
-        return NO_NAME
-    return response_name(named.id, named.model)
+name_in = name_reader(NamedEvent)
+"""The name of the answer in a chunk. Every chunk repeats it, so that it is read from one chunk alone."""
 
 
 def decode_loosely(event: bytes) -> WireChunk | None:

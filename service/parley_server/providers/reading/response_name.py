@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+
 from parley_server.core.events import utf8_prefix
 from parley_server.core.model import Value
 from parley_server.providers.reading.events import clean
@@ -23,6 +28,27 @@ NO_NAME = ResponseName()
 def response_name(response_id: object, model: object) -> ResponseName:
     """The name in two fields of any type, each cut to `MAX_NAME_BYTES`."""
     return ResponseName(id=_text(response_id), model=_text(model))
+
+
+class NamedEvent(msgspec.Struct, gc=False):
+    """How an event names its answer. A subclass gives the fields the names of its dialect."""
+
+    id: Any = None
+    model: Any = None
+
+
+def name_reader(kind: type[NamedEvent]) -> Callable[[bytes], ResponseName]:
+    """Returns a function that reads the name in an event. It returns no name for an invalid event."""
+    decode = msgspec.json.Decoder(kind).decode
+
+    def name_in(event: bytes) -> ResponseName:
+        try:
+            named = decode(event)
+        except (ValueError, RecursionError):
+            return NO_NAME
+        return response_name(named.id, named.model)
+
+    return name_in
 
 
 def _text(value: object) -> str:
