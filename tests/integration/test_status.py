@@ -81,7 +81,11 @@ async def test_an_open_breaker_is_a_problem(serve, upstream):
     found = await shown(server)
     [breaker] = [each for each in found.replica.breakers if each.open]
     assert (breaker.provider, breaker.model) == ("up", "vendor/test-1")
-    assert 0 < breaker.next_probe_in.ToMilliseconds() <= 5000, "`in_time` moves the clock until the stream ends"
+    left_ms = breaker.next_probe_in.ToMilliseconds()
+    assert 0 < left_ms <= 5000, "`in_time` moves the clock until the stream ends"
+    await server._clock.advance(0.1)
+    [later] = [each for each in (await shown(server)).replica.breakers if each.open]
+    assert abs(left_ms - 100 - later.next_probe_in.ToMilliseconds()) <= 1, "the clock stands still otherwise"
     assert list(found.problems) == ["requests for vendor/test-1 at up are stopped by its circuit breaker"]
     upstream.reply_with(answer("Hello"))
     await server._clock.advance(6.0)
