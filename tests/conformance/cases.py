@@ -70,7 +70,7 @@ STEPS: dict[str, set[str]] = {
     "await": {"of", "count"},
     "quiet": {"of"},
     "first_event": {"of"},
-    "break": {"before", "call", "nth", "times", "for_s", "code", "reason"},
+    "break": {"before", "call", "nth", "times", "for_s", "code", "reason", "held"},
     "wire": {"to", "for_s"},
     "server": {"replica"},
     "storage": set(),

@@ -162,6 +162,8 @@ class Run:
             await wire.refuse()
         elif what == "listen":
             await wire.listen()
+        elif what == "release":
+            await wire.release()
         elif what == "switch":
             wire.target_port = self._world.servers[step["to"]].port
         else:

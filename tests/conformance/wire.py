@@ -12,6 +12,7 @@ import socket
 import struct
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Self
 
 from hpack import Decoder
@@ -51,7 +52,8 @@ class Break:
     chunk, the `message` of a unary answer, the `status`. Ways for the connection: `reset` (RST), `close` (FIN), `torn`
     (FIN within a frame), `goaway` (GOAWAY with the HTTP/2 error `code`, then FIN), `stall` (nothing is
     forwarded, for `for_s` seconds if that is set). Ways for this one call: `mute` (the client
-    gets no more of it), and those of `FaultyEnd`.
+    gets no more of it), and those of `FaultyEnd`. With `held`, what the client gets waits for `Wire.release`: gRPC drops
+    messages that the application has not read when the end of their call is an error.
     """
 
     how: str
@@ -62,6 +64,7 @@ class Break:
     for_s: float = 0.0
     code: str | int = ""
     reason: str = ""
+    held: bool = False
     done: int = 0
 
     def applies(self, place: str, call: str, count: int) -> bool:
@@ -80,6 +83,7 @@ class Wire:
         self.port = free_port()
         self.breaks: list[Break] = []
         self.rewrite: Rewrite | None = None
+        self.held: asyncio.Queue[Callable[[], None]] = asyncio.Queue()
         self.accepted = 0
         self._server: asyncio.Server | None = None
         self._links: set[_Link] = set()
@@ -112,6 +116,10 @@ class Wire:
         """Break every open connection at once."""
         for link in list(self._links):
             link.break_now(how, for_s=for_s)
+
+    async def release(self) -> None:
+        """Carry out the next break that is held, as soon as there is one."""
+        (await self.held.get())()
 
     async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.accepted += 1
@@ -330,21 +338,32 @@ class _Link:
             if each.how == "mute":
                 call.muted = True
             elif each.how in FAULTY_ENDS:
-                self._end(call, FaultyEnd(each.how, each.code, each.reason), is_sent=place != "request")
+                self._end(call, FaultyEnd(each.how, each.code, each.reason), is_sent=place != "request", held=each.held)
                 return
             elif each.how == "stall":
                 self.break_now("stall", for_s=each.for_s)
+            elif each.held:
+                call.muted = call.ended = True
+                self._wire.held.put_nowait(partial(self._break_connection, each, call, place))
+                return
             else:
-                if each.how == "goaway":
-                    self._client.write(goaway(0 if place == "request" else call.stream, str(each.code)))
-                elif each.how == "torn":
-                    self._client.write(torn(call.stream, begun=call.begun))
-                self.break_now("reset" if each.how == "reset" else "close")
+                self._break_connection(each, call, place)
                 raise _Broken
 
-    def _end(self, call: _Call, end: FaultyEnd, *, is_sent: bool) -> None:
+    def _break_connection(self, how: Break, call: _Call, place: str) -> None:
+        if how.how == "goaway":
+            self._client.write(goaway(0 if place == "request" else call.stream, str(how.code)))
+        elif how.how == "torn":
+            self._client.write(torn(call.stream, begun=call.begun))
+        self.break_now("reset" if how.how == "reset" else "close")
+
+    def _end(self, call: _Call, end: FaultyEnd, *, is_sent: bool, held: bool) -> None:
         """Ends one call for the client. The server sees a cancelled call, or none if `is_sent` is false."""
-        self._client.write(end.frames(call.stream, self._to_client, begun=call.begun))
+        frames = end.frames(call.stream, self._to_client, begun=call.begun)
+        if held:
+            self._wire.held.put_nowait(partial(self._client.write, frames))
+        else:
+            self._client.write(frames)
         call.muted = call.ended = True
         call.withheld = True
         if is_sent:
