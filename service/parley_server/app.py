@@ -236,7 +236,8 @@ class App:
         if (address := self._settings.metrics_listen) is not None:
             self._metrics = serve_metrics(address.host, address.port, self.telemetry.registry)
         if (tls := self._settings.tls) is not None:
-            self.certificates = Certificates(tls.certificate, tls.key, tls.client_ca)
+            self.certificates = certificates = Certificates(tls.certificate, tls.key, tls.client_ca)
+            self.telemetry.watch_certificates(lambda: certificates.ends_s)
         local = self._page.open() if self._page else ""
         self.port = await self._server.listen(self._settings.listen, self.certificates, local=local)
         self._monitor.start()

@@ -28,8 +28,9 @@ APPLIED, UNCHANGED, FAULTY = "applied", "unchanged", "faulty"
 class ReloadObserver(Protocol):
     """Receives events of the configuration."""
 
-    def configuration_loaded(self, now_us: int) -> None:
-        """A configuration without faults was read at this time, and is in use as far as it needs no restart."""
+    def configuration_loaded(self, now_us: int, *, waiting: int) -> None:
+        """A configuration without faults was read at this time, and is in use as far as it needs no restart. `waiting`:
+        the number of its keys that differ from those in use, and need one."""
 
     def configuration_reloaded(self, outcome: str) -> None:
         """A look has found a change, or was requested. `outcome`: "applied", "unchanged" (nothing that can be applied
@@ -77,7 +78,7 @@ class Reloader:
 
     async def run(self, requested: asyncio.Event) -> None:
         """Apply changes, forever. `requested`: see `changes`."""
-        self._observer.configuration_loaded(self._clock.now_us())
+        self._observer.configuration_loaded(self._clock.now_us(), waiting=0)
         async for _ in changes(self._source, requested, self._clock):
             await self._reload()
 
@@ -96,7 +97,7 @@ class Reloader:
             self._observer.configuration_reloaded(FAULTY)
         else:
             self._settings = change.settings
-            self._observer.configuration_loaded(self._clock.now_us())
+            self._observer.configuration_loaded(self._clock.now_us(), waiting=len(change.waiting))
             self._report(APPLIED if change.applied else UNCHANGED, *change.applied)
             warn_of_restart(change.waiting)
             await self._tidied()

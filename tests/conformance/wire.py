@@ -52,8 +52,8 @@ class Break:
     chunk, the `message` of a unary answer, the `status`. Ways for the connection: `reset` (RST), `close` (FIN), `torn`
     (FIN within a frame), `goaway` (GOAWAY with the HTTP/2 error `code`, then FIN), `stall` (nothing is
     forwarded, for `for_s` seconds if that is set). Ways for this one call: `mute` (the client
-    gets no more of it), and those of `FaultyEnd`. With `held`, what the client gets waits for `Wire.release`: gRPC drops
-    messages that the application has not read when the end of their call is an error.
+    gets no more of it), and those of `FaultyEnd`. With `held`, what the client gets waits for `Wire.release`: gRPC
+    drops messages that the application has not read when the end of their call is an error.
     """
 
     how: str

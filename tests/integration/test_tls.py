@@ -5,6 +5,8 @@ import contextlib
 import socket
 import ssl
 import subprocess
+import time
+from functools import partial
 
 import grpc
 import parley
@@ -20,6 +22,7 @@ from tests.integration.served import tenant
 from tests.tools import tool
 
 KEY = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "2"]
+DAY_S = 86400
 
 CLIENT_NAMES = ["DNS:shop.internal", "URI:spiffe://cluster.local/ns/shop/sa/backend"]
 
@@ -241,6 +244,25 @@ async def test_mismatched_certificate_files_change_nothing(pki, tmp_path, serve,
         (tmp_path / file).write_bytes(pki[file])
         assert await renew(app)
         assert await answer(app.port, as_client(pki)) == "sealed"
+
+
+async def test_the_ends_of_certificates_are_shown(pki, serve, openssl, tmp_path):
+    """The chain is valid until its first certificate ends, the clients' CA until its last one does."""
+    app = await serve(**MUTUAL)
+
+    def days_left():
+        value = partial(app.telemetry.registry.get_sample_value, "parley_certificate_end_timestamp_seconds")
+        return {file: round((value({"file": file}) - time.time()) / DAY_S) for file in ("certificate", "client_ca")}
+
+    assert days_left() == {"certificate": 2, "client_ca": 2}
+    for days in ("1", "9"):
+        other = [*KEY[:-1], days, "-keyout", "other.key", "-out", f"{days}.pem", "-subj", "/CN=other"]
+        openssl("req", "-x509", *other)
+    others = b"".join((tmp_path / f"{days}.pem").read_bytes() for days in ("1", "9"))
+    for file in ("server.pem", "ca.pem"):
+        (tmp_path / file).write_bytes(pki[file] + others)
+    assert await renew(app)
+    assert days_left() == {"certificate": 1, "client_ca": 9}
 
 
 def mount(folder, version, files):

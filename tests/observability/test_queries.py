@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import re
+import subprocess
 import time
 from pathlib import Path
 from typing import Any
@@ -15,15 +16,15 @@ from tests.observability.rules import FOLDER, alerts, panel_queries, selectors, 
 from tests.observability.servers import Exporter, Prometheus
 from tests.observability.traffic import answer_by_model, running_pair, send_traffic
 from tests.ports import free_port
-from tests.processes import until
+from tests.processes import ServerProcess, until
 from tests.services import PostgresServer, RedisServer
 from tests.tools import tool
 from tests.upstream import Upstream
 
 pytestmark = pytest.mark.xdist_group("prometheus")  # one process, which starts everything once
 
-PROGRAMS = ("prometheus", *(f"prometheus-{name}-exporter" for name in ("node", "postgres", "redis")))
-PROCESSES = 3
+PROGRAMS = ("openssl", "prometheus", *(f"prometheus-{name}-exporter" for name in ("node", "postgres", "redis")))
+PROCESSES = 4
 SCRAPES = 2
 
 
@@ -56,7 +57,7 @@ def answers(
 
 
 async def _observe(folder: Path, postgres: PostgresServer, redis: RedisServer, database_url: str) -> Answers:
-    ports = [free_port(), free_port()]
+    ports = [free_port(), free_port(), free_port()]
     with contextlib.ExitStack() as stack:
         # Before the servers, because Prometheus begins to scrape 5 s after its start.
         prometheus = await asyncio.to_thread(_start, stack, folder, ports, postgres, redis)
@@ -70,7 +71,8 @@ async def _observe(folder: Path, postgres: PostgresServer, redis: RedisServer, d
 
         async with (
             Upstream() as upstream,
-            running_pair(folder, ports, database_url, redis.url(), upstream.url) as pair,
+            running_pair(folder, ports[:2], database_url, redis.url(), upstream.url) as pair,
+            _with_a_certificate(folder / "tls", ports[2]),
         ):
             upstream.reply_with(answer_by_model())
             await until(lambda: scraped("parley_lease_held"), "all processes are scraped", limit_s=60)
@@ -79,6 +81,17 @@ async def _observe(folder: Path, postgres: PostgresServer, redis: RedisServer, d
                 lambda: scraped("parley_quota_refusals_total"), "the end of the traffic is scraped", limit_s=60
             )
             return await asyncio.to_thread(_ask, prometheus, at_s)
+
+
+def _with_a_certificate(folder: Path, metrics_port: int) -> ServerProcess:
+    """A standalone server with TLS."""
+    folder.mkdir()
+    files = {"key": folder / "tls.key", "certificate": folder / "tls.crt"}
+    key = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-keyout", str(files["key"])]
+    command = [tool("openssl"), "req", "-x509", *key, "-out", str(files["certificate"]), "-subj", "/CN=localhost"]
+    subprocess.run(command, check=True, capture_output=True)
+    toml = "\n".join(["[tls]", *(f'{name} = "{file}"' for name, file in files.items())])
+    return ServerProcess(folder, toml=toml, forked=True, PARLEY_METRICS_LISTEN=f"127.0.0.1:{metrics_port}")
 
 
 def _start(

@@ -38,6 +38,7 @@ def exported() -> dict[str, str]:
     metrics = Metrics()
     metrics.watch_relay(lambda: 0.0, lambda: 0)
     metrics.watch_models(lambda: ())
+    metrics.watch_certificates(dict)
     named: dict[str, str] = {"parley_worker_up": "", "parley_worker_restarts_total": "", "up": ""}
     for family in metrics.registry.collect():
         suffix = "_total" if family.type == "counter" else ""

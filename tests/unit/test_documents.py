@@ -103,6 +103,7 @@ def test_operations_named_metrics_exist() -> None:
     metrics = Metrics()
     metrics.watch_relay(lambda: 0.0, lambda: 0)
     metrics.watch_models(lambda: ())
+    metrics.watch_certificates(dict)
     families = list(metrics.registry.collect())
     known = {name for family in families for name in (family.name, *[sample.name for sample in family.samples])}
     known |= {f"{family.name}_total" for family in families if family.type == "counter"}

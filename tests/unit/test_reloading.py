@@ -30,6 +30,7 @@ class Server:
         self.used: list[Settings] = []
         self.outcomes: list[str] = []
         self.loaded_at_us: list[int] = []
+        self.waiting: list[int] = []
         self.tidied = 0
         self.defect: Exception | None = None
         self.untidy: Exception | None = None
@@ -42,8 +43,9 @@ class Server:
         other.write_text(more + TOML.format(digest=digest * 32))
         other.replace(self.file)
 
-    def configuration_loaded(self, now_us: int) -> None:
+    def configuration_loaded(self, now_us: int, *, waiting: int) -> None:
         self.loaded_at_us.append(now_us)
+        self.waiting.append(waiting)
 
     def configuration_reloaded(self, outcome: str) -> None:
         self.outcomes.append(outcome)
@@ -193,3 +195,6 @@ async def test_keys_that_need_a_restart_are_named_and_not_used(server: Server, c
     assert server.used[-1].log_level == "info"
     named = [record.fields["keys"] for record in caplog.records if record.getMessage() == "config_needs_restart"]
     assert named == [["log_level"], ["log_level"]]
+    server.write("cd")
+    assert await server.reload() == "unchanged"
+    assert server.waiting == [0, 1, 1, 0], "a change that is taken back needs no restart"

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Final
 
 import grpc
+from cryptography import x509
 
 from parley_server.core.ports import Clock
 
@@ -35,6 +36,8 @@ class Certificates:
     Links are followed, so that a Secret of Kubernetes works. Files that do not match, such as a new certificate whose
     key is not yet written, are ignored and read again at the next check. gRPC makes a new TLS context for each new
     `configuration`, so that a client cannot resume an old session and its certificate is checked against the new CA.
+    `ends_s` has the ends of validity as Unix times: of "certificate" with its chain the earliest one, of "client_ca"
+    the latest one. A file whose times cannot be read is left out.
     """
 
     def __init__(self, certificate: Path, key: Path, client_ca: Path | None = None) -> None:
@@ -43,7 +46,7 @@ class Certificates:
         self._looking = asyncio.Lock()
         self._signature = self._signature_now()
         self._failed: Signature | None = None
-        self.configuration = self._read()
+        self.configuration, self.ends_s = self._read()
 
     def credentials(self) -> grpc.ServerCredentials:
         """Credentials for one port. Each port needs its own, because each fetches a new configuration once."""
@@ -90,7 +93,7 @@ class Certificates:
                 logger.warning("certificate_reload_failed", extra={"fields": fields})
             self._failed = signature
             return False
-        self.configuration, self._signature = read, signature
+        (self.configuration, self.ends_s), self._signature = read, signature
         logger.info("certificate_reloaded", extra={"fields": {"file": self._files[0].name}})
         return True
 
@@ -99,7 +102,7 @@ class Certificates:
         # Size and inode as well, because tools that copy or exchange files may keep the modification time.
         return tuple((each.st_mtime_ns, each.st_size, each.st_ino) for each in seen)
 
-    def _read(self) -> grpc.ServerCertificateConfiguration:
+    def _read(self) -> tuple[grpc.ServerCertificateConfiguration, dict[str, float]]:
         """Read the files after OpenSSL has checked them; gRPC would report a fault only at the next connection. Raises
         `CertificateUnusable`."""
         certificate, key, client_ca = self._files
@@ -111,11 +114,16 @@ class Certificates:
         chain = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         _check(key, lambda file: chain.load_cert_chain(certificate, file, password=lambda: ""))
         try:
-            return grpc.ssl_server_certificate_configuration(
-                [(key.read_bytes(), certificate.read_bytes())], client_ca.read_bytes() if client_ca else None
-            )
+            pair = key.read_bytes(), certificate.read_bytes()
+            authorities = client_ca.read_bytes() if client_ca else None
         except OSError as error:
             raise CertificateUnusable(Path(error.filename), _problem(error)) from error
+        ends_s = {
+            "certificate": min(_ends_s(pair[1]), default=None),
+            "client_ca": max(_ends_s(authorities), default=None),
+        }
+        known_s = {name: end_s for name, end_s in ends_s.items() if end_s is not None}
+        return grpc.ssl_server_certificate_configuration([pair], authorities), known_s
 
 
 def _check(file: Path, load: Callable[[Path], None]) -> None:
@@ -123,6 +131,14 @@ def _check(file: Path, load: Callable[[Path], None]) -> None:
         load(file)
     except (OSError, ValueError) as error:
         raise CertificateUnusable(file, _problem(error)) from error
+
+
+def _ends_s(pem: bytes | None) -> list[float]:
+    """The ends of validity of all certificates; empty if one of them has a form that this library refuses."""
+    try:
+        return [each.not_valid_after_utc.timestamp() for each in x509.load_pem_x509_certificates(pem or b"")]
+    except ValueError:
+        return []
 
 
 def _stat(file: Path) -> os.stat_result:

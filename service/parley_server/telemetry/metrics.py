@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Final
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Metric
@@ -49,8 +49,24 @@ _LOG_LINES: Final = (
     ("warning", "prompt_cut_by_provider"),
     ("warning", "certificate_reload_failed"),
     ("warning", "api_key_reload_failed"),
-    ("warning", "config_needs_restart"),
 )
+
+
+class _CertificateEnds(Collector):
+    """The ends of validity of the server's certificate and of its clients' CA, read at each scrape."""
+
+    def __init__(self, ends_s: Callable[[], Mapping[str, float]]) -> None:
+        self._ends_s = ends_s
+
+    def collect(self) -> Iterator[Metric]:
+        ends = GaugeMetricFamily(
+            "parley_certificate_end_timestamp_seconds",
+            "When a file of [tls] that is in use ends to be valid, as Unix time.",
+            labels=["file"],
+        )
+        for name, end_s in self._ends_s().items():
+            ends.add_metric([name], end_s)
+        yield ends
 
 
 class _Retirements(Collector):
@@ -283,6 +299,11 @@ class Metrics:
         self._config_faulty = Gauge(
             "parley_config_faulty", "1 while the last configuration that was read has a fault.", registry=registry
         )
+        self._config_waiting = Gauge(
+            "parley_config_waiting_keys",
+            "Keys of the configuration that was read last that need a restart.",
+            registry=registry,
+        )
 
     # --- replies
 
@@ -366,6 +387,10 @@ class Metrics:
         """Call this function at each scrape, in the endpoint's thread, for the configured models."""
         self.registry.register(_Retirements(models))
 
+    def watch_certificates(self, ends_s: Callable[[], Mapping[str, float]]) -> None:
+        """Call this function at each scrape, in the endpoint's thread, for the ends of validity, by file."""
+        self.registry.register(_CertificateEnds(ends_s))
+
     # --- calls and providers
 
     def call_ended(self, call: CallEnded) -> None:
@@ -415,8 +440,9 @@ class Metrics:
 
     # --- the configuration
 
-    def configuration_loaded(self, now_us: int) -> None:
+    def configuration_loaded(self, now_us: int, *, waiting: int) -> None:
         self._config_loaded.set(now_us / 1e6)
+        self._config_waiting.set(waiting)
         self._config_faulty.set(0)
 
     def configuration_reloaded(self, outcome: str) -> None:

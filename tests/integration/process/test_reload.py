@@ -180,6 +180,7 @@ async def test_a_faulty_configuration_is_not_applied_and_other_keys_need_a_resta
         assert not await is_refused(server, NEW_KEY)
         now = await server.metrics()
         assert (now["parley_config_faulty"], now["parley_config_reloads_total{applied}"]) == (0, 1)
+        assert now["parley_config_waiting_keys"] == 3
         assert now["parley_config_loaded_timestamp_seconds"] > before["parley_config_loaded_timestamp_seconds"]
         server.send(signal.SIGHUP)
         assert (await server.next_outcome(5))["event"] == "config_unchanged"

@@ -236,6 +236,16 @@ def test_the_times_of_retirement_are_read_at_each_scrape() -> None:
     assert value(metrics, name, model="old") is None
 
 
+def test_the_ends_of_certificates_are_read_at_each_scrape() -> None:
+    metrics = Metrics()
+    ends_s = {"certificate": 7.0}
+    metrics.watch_certificates(lambda: ends_s)
+    name = "parley_certificate_end_timestamp_seconds"
+    assert (value(metrics, name, file="certificate"), value(metrics, name, file="client_ca")) == (7, None)
+    ends_s["certificate"] = 9.0
+    assert value(metrics, name, file="certificate") == 9
+
+
 def test_warnings_and_errors_of_the_log_are_counted_by_event() -> None:
     metrics = Metrics()
     logger = logging.getLogger("tests.metrics")
