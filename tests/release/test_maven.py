@@ -134,6 +134,12 @@ def test_the_new_project_has_the_spring_boot_of_the_starter(build) -> None:
     assert f"<version>{version}</version>" in (PROJECTS / "chat/pom.xml").read_text()
 
 
+def test_the_artifacts_are_those_that_users_need(build, maven) -> None:
+    kinds = ("", "-sources", "-javadoc")
+    wanted = {f"{name}-{build.version}{kind}.jar" for name in CONTENTS for kind in kinds}
+    assert {path.name for path in maven.rglob("*.jar")} == wanted
+
+
 @pytest.mark.parametrize("name", CONTENTS)
 def test_sources_and_documentation_are_installed_and_complete(build, repository, name) -> None:
     """They are what an IDE gets from the repository."""

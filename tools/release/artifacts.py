@@ -168,6 +168,8 @@ def make_java(build: Build) -> None:
         at="clients/java",
         **environment,
     )
+    for unwanted in target.rglob("*-tests.jar*"):  # the client's test servers, which the starter's tests need
+        unwanted.unlink()
     for name in ("parley-parent", "parley-client", "parley-spring-boot-starter"):
         files = {path.name for path in (target / "dev/parley" / name / build.version).iterdir()}
         kinds = (".pom",) if name == "parley-parent" else (".pom", ".jar", "-sources.jar", "-javadoc.jar")

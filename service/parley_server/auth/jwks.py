@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import stat
 from pathlib import Path
 from typing import Final, Protocol
 
@@ -152,12 +153,11 @@ class FileKeys:
         version: Version | None = None
         try:
             # The version is read before the content: if the file changes in between, the next look reads it again.
-            stat = self._file.stat()
-            version = (stat.st_mtime_ns, stat.st_size, stat.st_ino)
+            seen = self._file.stat()
+            version = (seen.st_mtime_ns, seen.st_size, seen.st_ino)
             if version == self._version:
                 return
-            with self._file.open("rb") as content:
-                self._keys = parse_key_set(content.read(MAX_BYTES + 1))
+            self._keys = _read(self._file)
         except (OSError, ValueError) as error:
             logger.warning("jwks_refresh_failed", extra={"fields": {"issuer": self._name, "problem": str(error)}})
             self._observer.jwks_refreshed("failed")
@@ -170,13 +170,20 @@ async def check_keys(source: str | Path) -> None:
     """Read the keys at a URL or in a file once. Raises ValueError with the problem."""
     try:
         if isinstance(source, Path):
-            with source.open("rb") as content:
-                parse_key_set(content.read(MAX_BYTES + 1))
+            _read(source)
             return
         async with _client() as client:
             parse_key_set(await _fetched(client, source))
     except (httpx2.HTTPError, httpx2.InvalidURL, OSError) as error:
         raise ValueError(_problem(error)) from error
+
+
+def _read(file: Path) -> KeySet:
+    """The keys in a file. Raises ValueError and OSError. To open a pipe would block the event loop."""
+    if not stat.S_ISREG(file.stat().st_mode):
+        raise ValueError(f"{file} is not a regular file")
+    with file.open("rb") as content:
+        return parse_key_set(content.read(MAX_BYTES + 1))
 
 
 def _client() -> httpx2.AsyncClient:

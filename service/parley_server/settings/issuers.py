@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+from parley_server.settings.files import is_stream, read_limited
 from parley_server.settings.issuer_shape import IssuerSettings
 from parley_server.settings.keys import find_key
 from parley_server.settings.tables import ACCESS_NAME, named_tables, read_table
@@ -75,8 +76,10 @@ def _jwks(reference: Any, folder: Path) -> str | Path:
 
 
 def _check_key_set(file: Path) -> None:
+    if is_stream(file):
+        raise ValueError(f"the file {file.name} must be a regular file")
     try:
-        content = json.loads(file.read_text(encoding="utf-8"))
+        content = json.loads(read_limited(file))
     except OSError:
         raise ValueError(f"the file {file.name} cannot be read") from None
     except (ValueError, RecursionError):

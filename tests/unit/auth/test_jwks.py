@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 
 import pytest
 from parley_server.auth import jwks
@@ -165,6 +166,11 @@ async def test_a_file_is_read_again_after_it_has_changed(tmp_path, clock, outcom
         await clock.advance(5.0)
         assert keys.current().find("two", "ES256")
     assert outcomes == ["failed", "ok", "ok", "failed", "failed"]
+    file.unlink()
+    os.mkfifo(file)
+    await clock.advance(5.0)
+    assert keys.current().find("two", "ES256"), "a pipe is not opened, which would block"
+    assert outcomes[5:] == ["failed"]
 
 
 def _replace(file, content):

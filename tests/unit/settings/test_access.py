@@ -134,6 +134,7 @@ TENANT = 'tenant = "shop"\n'
         (CORP + 'jwks = "https://u:secret@h/k"\n' + TENANT, "identity.corp.jwks: must not contain a user or a passwor"),
         (CORP + 'jwks = "file:absent.json"\n' + TENANT, "identity.corp.jwks: the file absent.json cannot be read"),
         (CORP + 'jwks = "file:parley.toml"\n' + TENANT, "identity.corp.jwks: the file parley.toml must be a JSON obje"),
+        (CORP + 'jwks = "file:/dev/zero"\n' + TENANT, "identity.corp.jwks: the file zero must be a regular file"),
         (CORP + 'secret = "s"\n' + TENANT, 'identity.corp.secret: must be "env:NAME" or "file:PATH", never the key'),
         (CORP + 'secret = "env:SHORT"\n' + TENANT, "identity.corp.secret: must have at least 32 bytes"),
         (CORP + JWKS + TENANT + 'algorithms = ["none"]', "identity.corp.algorithms.0: must be 'RS256', 'ES256' or 'HS"),
