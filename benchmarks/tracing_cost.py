@@ -1,20 +1,27 @@
 """Measures the CPU that traces add to a reply, against a server without them.
 
 python -m benchmarks.tracing_cost         exit status 1 if a sampled reply needs 0.15 ms of CPU more
-python -m benchmarks.tracing_cost 16      16 starts of the servers in place of 8, about half a minute each
+python -m benchmarks.tracing_cost 12      12 starts of the servers in place of 8, about a minute each
 
 Two servers run at the same time, one of them with traces. Callers send a `traceparent`, which decides in each round
 whether the server with traces samples the replies; it exports every call, reply and attempt of them to a collector,
-which is part of this process. Rounds alternate, so that a slow or busy machine slows all of them. CPU is measured while
-16 callers keep a server busy, and until the last spans have been exported.
+which is part of this process. CPU is measured while 16 callers keep a server busy, and until the last spans have been
+exported.
 
-Equal servers differ by up to 3 %, each from its start to its end. So what a sampled reply adds is measured within one
-server, against replies that are not sampled. What those add is measured between the servers, over several starts, with
-the same hash seed for both. A sampled reply costs the sum of the two.
+The differences are smaller than the noise of most machines, so:
+- The speed of a core changes by 20 % within seconds. Each round is compared with the CPU that its callers and its
+  provider needed for the same replies: "callers" are the unit in which rounds are compared.
+- The order of the rounds is random, and so is the order in which the servers start.
+- Equal processes differ by up to 5 %, each from its start to its end. Both servers have the same hash seed and, where
+  the system allows it, the same addresses. All are started several times; the median of the starts counts.
+- What a sampled reply adds is measured within one server, against replies that are not sampled. What those add is
+  measured between the servers. A sampled reply costs the sum of the two.
 """
 
 from __future__ import annotations
 
+import ctypes
+import random
 import statistics
 import sys
 import tempfile
@@ -22,7 +29,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import grpc
 from opentelemetry.proto.collector.trace.v1 import trace_service_pb2, trace_service_pb2_grpc
@@ -30,13 +37,13 @@ from opentelemetry.proto.collector.trace.v1 import trace_service_pb2, trace_serv
 from benchmarks.driving import LoadProcess, measured_run, metrics
 from benchmarks.load import Load
 from benchmarks.parleys import start_embedded
-from benchmarks.report import number, shown, table
+from benchmarks.report import number, table
 from benchmarks.results import Spread
 from benchmarks.systems import RunningSystem, Upstream
 
-STARTS, ROUNDS = 8, 5
+STARTS, ROUNDS = 8, 8
 MODEL = "t2-p0"
-BUSY = {"replies": 320, "concurrency": 16}
+BUSY = {"replies": 480, "concurrency": 16}
 SPANS_PER_REPLY = 3
 EXPORT_EVERY_S = 0.6
 SETTLE_S, LIMIT_S = 0.8, 900.0
@@ -44,6 +51,8 @@ SETTLE_S, LIMIT_S = 0.8, 900.0
 TRIES = 10
 LIMIT_MS = 0.15
 OFF, UNSAMPLED, SAMPLED = "off", "on, not sampled", "on, sampled"
+ADDR_NO_RANDOMIZE = 0x0040000
+"""Of personality(2)."""
 TRACEPARENT = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-"
 """A caller's trace context without its flags."""
 
@@ -66,6 +75,18 @@ class Collector(trace_service_pb2_grpc.TraceServiceServicer):
         self._server.stop(0)
 
 
+class Round(NamedTuple):
+    """CPU per reply in one round, in milliseconds: of the server, and of what is around it, callers and provider."""
+
+    server_ms: float
+    around_ms: float
+
+    @property
+    def cost(self) -> float:
+        """The server's CPU as a multiple of the other, which is the same at any speed of the cores."""
+        return self.server_ms / self.around_ms
+
+
 class Callers:
     """A process that calls a server, with a trace context that is sampled or not."""
 
@@ -76,15 +97,16 @@ class Callers:
         self.process = LoadProcess(self._load, LIMIT_S)
         self.process.expect_ready()
 
-    def cpu_ms_per_reply(self) -> float:
-        """CPU of one load that was completed: on a busy machine, a server may refuse replies as OVERLOADED."""
+    def round(self) -> Round:
+        """One load that was completed: on a busy machine, a server may refuse replies as OVERLOADED."""
         for _ in range(TRIES):
             run = measured_run(
                 self._load, self.process, system=self._system, upstream=self._upstream, settle_s=SETTLE_S
             )
             found = metrics(run, self._load)
             if not found["incomplete"]:
-                return found["cpu_ms_per_reply"]
+                around_ms = (run.seen.load_cpu_s + run.upstream_cpu_s) * 1000 / self._load.replies
+                return Round(found["cpu_ms_per_reply"], around_ms)
         raise SystemExit(f"the load was not completed: {run.seen.statuses} {run.seen.faults}")
 
 
@@ -97,30 +119,32 @@ def environment(collector: Collector) -> Mapping[str, str]:
     }
 
 
-Costs = dict[str, list[float]]
-"""CPU per reply of each kind in each round, in milliseconds."""
+Rounds = dict[str, list[Round]]
+"""The rounds of each kind."""
 
 
-def measured(starts: int) -> Iterator[Costs]:
-    """The costs of each start."""
+def measured(starts: int) -> Iterator[Rounds]:
+    """The rounds of each start."""
     with closing(Upstream()) as upstream, closing(Collector()) as collector:
         for start in range(starts):
-            costs: Costs = {OFF: [], UNSAMPLED: [], SAMPLED: []}
+            rounds: Rounds = {OFF: [], UNSAMPLED: [], SAMPLED: []}
             with ExitStack() as stack:
                 seed = {"PYTHONHASHSEED": str(start)}
-                off = _started(upstream, seed, stack)
-                on = _started(upstream, seed | environment(collector), stack)
+                variables = {OFF: seed, UNSAMPLED: seed | environment(collector)}
+                order = random.sample(list(variables), 2)
+                servers = {name: _started(upstream, variables[name], stack) for name in order}
+                off, on = servers[OFF], servers[UNSAMPLED]
                 callers = {
                     OFF: _callers(off, upstream, stack, are_sampled=False),
                     UNSAMPLED: _callers(on, upstream, stack, are_sampled=False),
                     SAMPLED: _callers(on, upstream, stack, are_sampled=True),
                 }
                 for turn in range(-1, ROUNDS):  # the first one warms up
-                    for name in costs if (start + turn) % 2 else reversed(costs):
-                        cpu_ms = _cpu_ms(callers[name], collector, SPANS_PER_REPLY if name == SAMPLED else 0)
+                    for name in random.sample(list(rounds), 3):
+                        found = _round(callers[name], collector, SPANS_PER_REPLY if name == SAMPLED else 0)
                         if turn >= 0:
-                            costs[name].append(cpu_ms)
-            yield costs
+                            rounds[name].append(found)
+            yield rounds
 
 
 def _started(upstream: Upstream, variables: Mapping[str, str], stack: ExitStack) -> RunningSystem:
@@ -136,40 +160,52 @@ def _callers(system: RunningSystem, upstream: Upstream, stack: ExitStack, *, are
     return callers
 
 
-def _cpu_ms(callers: Callers, collector: Collector, spans_per_reply: int) -> float:
-    """CPU per reply of one round, whose spans must have been exported."""
+def _round(callers: Callers, collector: Collector, spans_per_reply: int) -> Round:
+    """One round, whose spans must have been exported."""
     before, expected = collector.spans, spans_per_reply * BUSY["replies"]
-    cpu_ms = callers.cpu_ms_per_reply()
+    found = callers.round()
     if collector.spans - before < expected:
         raise SystemExit(f"only {collector.spans - before} of {expected} spans were exported")
-    return cpu_ms
+    return found
 
 
-def added_ms(name: str, base: str, starts: Iterable[Costs]) -> Spread:
-    """What one kind needs more than another one in the same round, in milliseconds: the median of the starts'
-    medians, and the lowest and the highest one."""
-    each = [
-        statistics.median(mine - other for mine, other in zip(costs[name], costs[base], strict=True))
-        for costs in starts
-    ]
+def same_addresses() -> None:
+    """Let all processes that are started from here on have the same addresses, where the system allows it."""
+    ctypes.CDLL(None).personality(ADDR_NO_RANDOMIZE)
+
+
+def added(name: str, base: str, starts: Iterable[Rounds]) -> Spread:
+    """What one kind needs more than another one, as a share of that: the median of the starts, and the lowest and the
+    highest one."""
+
+    def cost(rounds: list[Round]) -> float:
+        return statistics.median(each.cost for each in rounds)
+
+    each = [cost(rounds[name]) / cost(rounds[base]) - 1 for rounds in starts]
     return Spread(statistics.median(each), min(each), max(each))
 
 
 def main() -> int:
     """Measure, print a table, and compare with the limit."""
+    same_addresses()
     starts = list(measured(int(sys.argv[1]) if len(sys.argv) > 1 else STARTS))
-    off_ms = statistics.median(cost for costs in starts for cost in costs[OFF])
-    traced = added_ms(UNSAMPLED, OFF, starts)
-    sampled = added_ms(SAMPLED, UNSAMPLED, starts)
-    whole_ms = traced.median + sampled.median
+    off_ms = statistics.median(each.server_ms for rounds in starts for each in rounds[OFF])
+    traced = added(UNSAMPLED, OFF, starts)
+    sampled = added(SAMPLED, UNSAMPLED, starts)
+    whole_ms = (traced.median + sampled.median) * off_ms
     rows = [
         ["a reply without traces", number(off_ms), ""],
-        ["traces on, not sampled", shown(traced), f"{traced.median / off_ms * 100:.1f} %"],
-        ["sampled, more than that", shown(sampled), f"{sampled.median / off_ms * 100:.1f} %"],
-        ["a sampled reply, in all", number(whole_ms), f"{whole_ms / off_ms * 100:.1f} %"],
+        ["traces on, not sampled", f"+ {number(traced.median * off_ms)}", percent(traced)],
+        ["sampled", f"+ {number(sampled.median * off_ms)}", percent(sampled)],
+        ["a sampled reply in all", f"+ {number(whole_ms)}", f"{(traced.median + sampled.median) * 100:.1f} %"],
     ]
-    print(table(["", "CPU, ms (starts)", "of a reply without traces"], rows))
+    print(table(["", "CPU, ms", "more (starts)"], rows))
     return int(whole_ms > LIMIT_MS)
+
+
+def percent(spread: Spread) -> str:
+    """The median, the lowest and the highest share."""
+    return "{:.1f} % ({:.1f} to {:.1f})".format(*(each * 100 for each in (spread.median, spread.low, spread.high)))
 
 
 if __name__ == "__main__":

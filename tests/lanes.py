@@ -13,7 +13,7 @@ import shutil
 import tempfile
 from collections import Counter
 from collections.abc import Generator, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -26,8 +26,21 @@ WAITING = ("tests/contract/", "tests/integration/replicas/test_postgres_outage.p
 WAITING_GROUPS = ("conformance-python", "conformance-python-sync", "conformance-node")
 """Groups of tests that mostly wait, for streams and pauses: 168 cases of the Python client take 7 s of CPU."""
 
-HEAVY = ("tests/clients/test_suites.py", "tests/siege/", "tests/release/", "tests/products/", "tests/browser/")
-"""Tests that would disturb loaded ones: they have JVMs, browsers and several servers. The longest come first."""
+NEED_HELM = ("tests/deploy/", "tests/release/")
+"""Tests that wait until `tools/helm.sh` has ended: where Go's cache is empty it takes minutes, so that CI runs
+it beside the first tests."""
+HELM_LOCK = Path(__file__).parents[1] / ".tools/helm.lock"
+
+HEAVY = (
+    "tests/clients/test_suites.py",
+    "tests/siege/",
+    "tests/release/",
+    "tests/products/",
+    "tests/browser/",
+    "tests/deploy/",
+)
+"""Tests that would disturb loaded ones: they have JVMs, browsers and several servers, or wait for Helm. The longest
+come first."""
 
 _JVM = r"tests/clients/test_suites\.py::test_client\[(java|spring-boot)\]|.*@(conformance-java|product-spring-boot)"
 SUITES = {
@@ -66,6 +79,8 @@ class Lanes:
         self, item: pytest.Item, nextitem: pytest.Item | None
     ) -> Generator[None, object, object]:
         """Wait until the test may run. The lock is kept from one loaded test to the next."""
+        if item.nodeid.startswith(NEED_HELM):
+            wait_for(HELM_LOCK)
         if not is_loaded(item):
             if _waits(item):
                 return (yield)
@@ -146,6 +161,12 @@ class _Lock:
 
     def close(self) -> None:
         self._file.close()
+
+
+def wait_for(lock: Path) -> None:
+    """Wait until no process has locked the file, if it exists."""
+    with suppress(FileNotFoundError), lock.open() as file:
+        fcntl.flock(file, fcntl.LOCK_SH)
 
 
 def _turn(item: pytest.Item) -> int:

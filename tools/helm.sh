@@ -25,6 +25,8 @@ copy() {
 }
 
 mkdir -p .tools/bin .tools/crds
+exec 9>.tools/helm.lock
+flock 9 # two of them at once would compile all twice; and tests/lanes.py waits for it
 cd .tools # outside of any module
 copy github.com/prometheus-operator/prometheus-operator@v0.85.0 \
     example/prometheus-operator-crd/monitoring.coreos.com_{podmonitors,prometheusrules}.yaml

@@ -137,13 +137,13 @@ scripted("an update of a conversation is not retried", async (server, client) =>
 scripted(
   "a call stops when the backoff expires",
   async (server, client) => {
-    server.unary["GetReply"] = [refusal("UNAVAILABLE", "OVERLOADED", { retryAfterMs: 50 })];
+    server.unary["GetReply"] = [refusal("UNAVAILABLE", "OVERLOADED", { retryAfterMs: 200 })];
     const begun = performance.now();
     await assert.rejects(client.getReply("reply-1"), Overloaded);
-    assert.ok(performance.now() - begun < 250);
+    assert.ok(performance.now() - begun < 2_000);
     assert.ok(server.calls.length >= 2 && server.calls.length <= 4, `${server.calls.length} calls`);
   },
-  { backoff: { maxElapsedMs: 175, firstMs: 1, maxMs: 1 } },
+  { backoff: { maxElapsedMs: 700, firstMs: 1, maxMs: 1 } },
 );
 
 scripted("a refusal is typed and not retried", async (server, client) => {

@@ -438,13 +438,13 @@ scripted(
     server.cuts.push({ after: 3, how: HANG });
     const stream = client.streamReply("Hi");
     assert.deepEqual(await nextOf(stream), ACCEPTED);
-    await setTimeout(150);
+    await setTimeout(750);
     assert.deepEqual(await read(stream), WHOLE.slice(1));
     assert.deepEqual(server.methods(), ["StreamReply", "ResumeReply"]);
     assert.equal((server.calls[1]?.request as ResumeReplyRequest).afterSequence, 2);
-    await within(1_000, "the server's notice", server.calls[0]!.cancelled);
+    await within(5_000, "the server's notice", server.calls[0]!.cancelled);
   },
-  { silenceMs: 100 },
+  { silenceMs: 500 },
 );
 
 scripted(
@@ -454,7 +454,7 @@ scripted(
     assert.deepEqual(await read(client.streamReply("Hi")), WHOLE);
     assert.deepEqual(server.methods(), ["StreamReply", "ResumeReply"]);
   },
-  { attemptTimeoutMs: 200 },
+  { attemptTimeoutMs: 1_000 },
 );
 
 scripted("a connection that is accepted but never answered is replaced", async (server, client) => {

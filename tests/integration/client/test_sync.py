@@ -312,7 +312,7 @@ async def test_a_call_ends_at_its_time_limit(server):
     server.unary["GetReply"] = lambda _: Abort(grpc.StatusCode.DEADLINE_EXCEEDED)
     client = parley.SyncClient(server.address, call_timeout_s=0.05)
     server.scripts.append([accepted(), Wait(asyncio.Event())])
-    silent = parley.SyncClient(server.address, silence_s=0.05, backoff=parley.Backoff(max_elapsed_s=0.0))
+    silent = parley.SyncClient(server.address, silence_s=0.5, backoff=parley.Backoff(max_elapsed_s=0.0))
 
     def use():
         with pytest.raises(parley.errors.DeadlineExceeded):

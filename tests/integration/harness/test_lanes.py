@@ -4,13 +4,15 @@ import itertools
 import re
 import subprocess
 import sys
+import threading
 from pathlib import Path
+from subprocess import PIPE
 from types import SimpleNamespace
 from typing import NamedTuple
 
 import pytest
 
-from tests.lanes import LaneTimes
+from tests.lanes import LaneTimes, wait_for
 from tests.processes import clean_environment
 
 ROOT = Path(__file__).parents[3]
@@ -107,6 +109,20 @@ def test_the_run_shows_the_time_of_each_heavy_suite(suite, test):
     times.pytest_terminal_summary(SimpleNamespace(write_line=shown.append))
     of_suites = [line for line in shown if line.startswith("time of tests by heavy suite")]
     assert of_suites == ([f"time of tests by heavy suite: {suite} 3 s"] if suite else [])
+
+
+def test_tests_wait_for_a_build_beside_them(tmp_path):
+    lock = tmp_path / "lock"
+    wait_for(lock)
+    with subprocess.Popen(["flock", lock, "sh", "-c", "echo begun; read _"], stdin=PIPE, stdout=PIPE) as build:
+        assert build.stdout.readline() == b"begun\n"
+        waiting = threading.Thread(target=wait_for, args=[lock])
+        waiting.start()
+        waiting.join(0.2)
+        assert waiting.is_alive()
+        build.stdin.close()
+        waiting.join(10)
+        assert not waiting.is_alive()
 
 
 class Span(NamedTuple):

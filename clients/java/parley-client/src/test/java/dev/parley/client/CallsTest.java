@@ -206,7 +206,7 @@ class CallsTest {
             }
             return BARE;
         });
-        try (ParleyClient hasty = builder().callTimeout(Duration.ofMillis(100)).build()) {
+        try (ParleyClient hasty = builder().callTimeout(Duration.ofSeconds(1)).build()) {
             assertThrows(DeadlineExceededException.class, () -> hasty.getReply("reply-1"));
         }
         assertEquals(1, server.calls.size());

@@ -335,7 +335,7 @@ class StreamTest {
         for (int i = 0; i < 1000; i++) {
             server.script(accepted(1), abort(Status.Code.UNAVAILABLE));
         }
-        var backoff = new Backoff(Duration.ofMillis(1), Duration.ofMillis(20), Duration.ofMillis(300));
+        var backoff = new Backoff(Duration.ofMillis(1), Duration.ofMillis(20), Duration.ofSeconds(2));
         try (ParleyClient impatient = builder().backoff(backoff).build()) {
             var lost = assertThrows(ConnectionLostException.class, () -> read(impatient.streamReply("Hi")));
             assertEquals("reply-1", lost.replyId());
@@ -480,7 +480,7 @@ class StreamTest {
     @Test
     void silenceIsACut() {
         server.cut(2, new Await(never));
-        try (ParleyClient attentive = builder().silence(Duration.ofMillis(100)).build()) {
+        try (ParleyClient attentive = builder().silence(Duration.ofSeconds(1)).build()) {
             assertEquals(WHOLE, read(attentive.streamReply("Hi")));
         }
         assertEquals(List.of("StreamReply", "ResumeReply"), server.methods());
@@ -489,7 +489,7 @@ class StreamTest {
     @Test
     void anAttemptsTimeLimitIsACut() {
         server.cut(2, new Await(never));
-        try (ParleyClient hasty = builder().attemptTimeout(Duration.ofMillis(200)).build()) {
+        try (ParleyClient hasty = builder().attemptTimeout(Duration.ofSeconds(1)).build()) {
             assertEquals(WHOLE, read(hasty.streamReply("Hi")));
         }
         assertEquals(List.of("StreamReply", "ResumeReply"), server.methods());
@@ -499,11 +499,11 @@ class StreamTest {
     void aPauseOfTheReaderIsNotSilence() throws Exception {
         var goOn = new CountDownLatch(1);
         server.script(accepted(0), text(1, "Hello world"), new Await(goOn), finished(2));
-        try (ParleyClient attentive = builder().silence(Duration.ofMillis(100)).build()) {
+        try (ParleyClient attentive = builder().silence(Duration.ofSeconds(1)).build()) {
             ReplyStream stream = attentive.streamReply("Hi");
             stream.next();
             stream.next();
-            assertFalse(server.calls.get(0).cancelled.await(400, TimeUnit.MILLISECONDS));
+            assertFalse(server.calls.get(0).cancelled.await(1500, TimeUnit.MILLISECONDS));
             goOn.countDown();
             assertEquals(List.of(END), read(stream));
         }
