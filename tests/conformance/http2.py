@@ -32,6 +32,9 @@ ERRORS = (
 )
 """The error codes of RFC 9113, by number."""
 
+PAGE_AFTER_S = 0.2
+"""Where a page directly follows its headers, gRPC's library for Python sometimes reports the end of the stream in place of
+the HTTP status."""
 PAGE = b"<html><body>The server behind this proxy does not answer.</body></html>"
 Fields = Iterable[tuple[str | bytes, str | bytes]]
 
@@ -93,22 +96,23 @@ class FaultyEnd:
     code: str | int
     reason: str = ""
 
-    def frames(self, stream: int, headers: HeaderWriter, *, begun: bool) -> bytes:
-        """Returns what the client receives. `begun`: it has received the headers of the answer."""
+    def frames(self, stream: int, headers: HeaderWriter, *, begun: bool) -> tuple[bytes, bytes]:
+        """Returns what the client receives at once, and `PAGE_AFTER_S` later. `begun`: it has received the headers of
+        the answer."""
         opening = b"" if begun else headers.frames(stream, (*_OK, _GRPC), ends=False)
         match self.kind:
             case "rst":
-                return rst_stream(stream, str(self.code))
+                return rst_stream(stream, str(self.code)), b""
             case "end":
-                return opening + frame(DATA, END_STREAM, stream, b"")
+                return opening + frame(DATA, END_STREAM, stream, b""), b""
             case "half":
-                return opening + frame(DATA, END_STREAM, stream, b"\0\0\0\0\x64half")
+                return opening + frame(DATA, END_STREAM, stream, b"\0\0\0\0\x64half"), b""
             case "http":
                 assert not begun, "an HTTP status comes before the headers"
                 fields = ((":status", str(self.code)), ("content-type", "text/html"))
-                return headers.frames(stream, fields, ends=False) + frame(DATA, END_STREAM, stream, PAGE)
+                return headers.frames(stream, fields, ends=False), frame(DATA, END_STREAM, stream, PAGE)
             case "status":
-                return headers.frames(stream, self._trailers(begun=begun), ends=True)
+                return headers.frames(stream, self._trailers(begun=begun), ends=True), b""
         raise ValueError(f"no such end of a call: {self.kind}")
 
     def _trailers(self, *, begun: bool) -> Fields:

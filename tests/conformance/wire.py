@@ -26,6 +26,7 @@ from tests.conformance.http2 import (
     FAULTY_ENDS,
     HEADERS,
     PADDED,
+    PAGE_AFTER_S,
     PRIORITY,
     FaultyEnd,
     HeaderWriter,
@@ -350,6 +351,12 @@ class _Link:
                 self._break_connection(each, call, place)
                 raise _Broken
 
+    def _send(self, at_once: bytes, later: bytes) -> None:
+        """Send both to the client. It may have left before the second one."""
+        self._client.write(at_once)
+        if later:
+            asyncio.get_running_loop().call_later(PAGE_AFTER_S, self._client.write, later)
+
     def _break_connection(self, how: Break, call: _Call, place: str) -> None:
         if how.how == "goaway":
             self._client.write(goaway(0 if place == "request" else call.stream, str(how.code)))
@@ -361,9 +368,9 @@ class _Link:
         """Ends one call for the client. The server sees a cancelled call, or none if `is_sent` is false."""
         frames = end.frames(call.stream, self._to_client, begun=call.begun)
         if held:
-            self._wire.held.put_nowait(partial(self._client.write, frames))
+            self._wire.held.put_nowait(partial(self._send, *frames))
         else:
-            self._client.write(frames)
+            self._send(*frames)
         call.muted = call.ended = True
         call.withheld = True
         if is_sent:

@@ -10,7 +10,9 @@ import time
 from pathlib import Path
 from typing import Any
 
+import grpc
 import pytest
+from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from tests.observability.rules import FOLDER, alerts, panel_queries, selectors, targets, value_query
 from tests.observability.servers import Exporter, Prometheus
@@ -83,15 +85,39 @@ async def _observe(folder: Path, postgres: PostgresServer, redis: RedisServer, d
             return await asyncio.to_thread(_ask, prometheus, at_s)
 
 
+class _SecureServer(ServerProcess):
+    """A server with a certificate of its own for localhost."""
+
+    async def health(self, service: str = "") -> str:
+        """See `ServerProcess`."""
+        credentials = grpc.ssl_channel_credentials((self.folder / "tls.crt").read_bytes())
+        async with grpc.aio.secure_channel(f"localhost:{self.port}", credentials) as channel:
+            answer = await health_pb2_grpc.HealthStub(channel).Check(
+                health_pb2.HealthCheckRequest(service=service), timeout=5, wait_for_ready=True
+            )
+        return str(health_pb2.HealthCheckResponse.ServingStatus.Name(answer.status))
+
+
 def _with_a_certificate(folder: Path, metrics_port: int) -> ServerProcess:
     """A standalone server with TLS."""
     folder.mkdir()
     files = {"key": folder / "tls.key", "certificate": folder / "tls.crt"}
     key = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-keyout", str(files["key"])]
-    command = [tool("openssl"), "req", "-x509", *key, "-out", str(files["certificate"]), "-subj", "/CN=localhost"]
+    command = [
+        tool("openssl"),
+        "req",
+        "-x509",
+        *key,
+        "-out",
+        str(files["certificate"]),
+        "-subj",
+        "/CN=localhost",
+        "-addext",
+        "subjectAltName=DNS:localhost",
+    ]
     subprocess.run(command, check=True, capture_output=True)
     toml = "\n".join(["[tls]", *(f'{name} = "{file}"' for name, file in files.items())])
-    return ServerProcess(folder, toml=toml, forked=True, PARLEY_METRICS_LISTEN=f"127.0.0.1:{metrics_port}")
+    return _SecureServer(folder, toml=toml, forked=True, PARLEY_METRICS_LISTEN=f"127.0.0.1:{metrics_port}")
 
 
 def _start(

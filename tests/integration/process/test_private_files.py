@@ -32,16 +32,19 @@ def modes(folder: Path) -> dict[str, str]:
 
 
 async def all_files(server: ServerProcess) -> dict[str, str]:
-    """The permissions of PARLEY_FILES while a reply runs, as only then all of them exist."""
+    """The permissions of PARLEY_FILES while a reply runs, as only then all of them exist.
+
+    A file has fewer permissions for a moment if the umask takes them from its owner, too."""
     async with open_channel(server.address) as channel:
         running = Watcher(chat_pb2.ReplyRequest(text=script(words("w", 2000), delay_s=0.05)))
         call = asyncio.create_task(running.start(chat_pb2_grpc.ChatStub(channel)))
 
-        async def all_exist() -> bool:
-            return modes(server.folder).keys() >= PARLEY_FILES
+        async def usable() -> dict[str, str] | None:
+            found = modes(server.folder)
+            is_whole = found.keys() >= PARLEY_FILES and all(int(mode, 8) & 0o200 for mode in found.values())
+            return found if is_whole else None
 
-        await until(all_exist, f"files {PARLEY_FILES}")
-        found = modes(server.folder)
+        found: dict[str, str] = await until(usable, f"files {PARLEY_FILES}")
         call.cancel()
         await asyncio.gather(call, return_exceptions=True)
     return found

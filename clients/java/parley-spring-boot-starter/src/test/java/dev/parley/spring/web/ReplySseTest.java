@@ -16,6 +16,7 @@ import dev.parley.client.testing.ScriptedServer.Abort;
 import dev.parley.client.testing.ScriptedServer.Await;
 import dev.parley.v1.TokenChunk;
 import io.grpc.Status;
+import java.io.IOException;
 import java.util.ArrayList;
 import java.util.List;
 import java.util.concurrent.CountDownLatch;
@@ -219,8 +220,17 @@ class ReplySseTest {
             assertThat(events.next()).contains("reply-1");
             long start = System.nanoTime();
             restarted.close();
-            assertThat(events.rest()).isEmpty();
+            assertThat(restOrCut(events)).isEmpty();
             assertThat(System.nanoTime() - start).isLessThan(TimeUnit.SECONDS.toNanos(20)); // Tomcat would wait for 30 s
+        }
+    }
+
+    /** Tomcat counts a request as ended before it sends the last, empty chunk, and may close the connection in between. */
+    private static List<String> restOrCut(Browser.Events events) {
+        try {
+            return events.rest();
+        } catch (IOException cut) {
+            return List.of();
         }
     }
 
