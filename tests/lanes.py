@@ -1,8 +1,8 @@
 """Limits which tests run at the same time in a parallel run (pytest-xdist), so that measurements hold on two cores.
 
 A test that loads the machine, measures it, or lets several servers race is marked `xdist_group("loaded")`. These run
-first, one at a time, in one process. Meanwhile the other processes together run one test at a time, and any number of
-tests that mostly wait. Tests with JVMs and browsers, and the siege, run last.
+first, one at a time, in one process. Meanwhile the other processes together run at most two tests at a time, and any
+number of tests that mostly wait. Tests with JVMs and browsers, and the siege, run last.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import fcntl
 import re
 import shutil
 import tempfile
+import time
 from collections import Counter
 from collections.abc import Generator, Iterator
 from contextlib import contextmanager, suppress
@@ -20,6 +21,9 @@ import pytest
 
 LOADED = "loaded"
 """The group's name."""
+BESIDE = 2
+"""Other tests that may run beside a loaded one. With one, two cores were idle for 40 % of the time."""
+POLL_S = 0.05
 WAITING = ("tests/contract/", "tests/integration/replicas/test_postgres_outage.py")
 """Tests that mostly wait for paused or unreachable services, and use a quarter of a core."""
 
@@ -56,18 +60,19 @@ SUITES = {
 
 
 class Lanes:
-    """A pytest plugin. One file is locked while loaded tests run, another by the test beside them."""
+    """A pytest plugin. One file is locked while loaded tests run, one of `BESIDE` others by each test beside them."""
 
     def __init__(self, folder: Path) -> None:
         folder.mkdir(exist_ok=True)
         self._folder = folder
         self._loaded = _Lock(folder / "loaded")
-        self._beside = _Lock(folder / "beside")
+        self._beside = [_Lock(folder / f"beside{number}") for number in range(BESIDE)]
 
     def pytest_unconfigure(self) -> None:
         """Remove the files. Other processes may still have them open."""
         self._loaded.close()
-        self._beside.close()
+        for beside in self._beside:
+            beside.close()
         shutil.rmtree(self._folder, ignore_errors=True)
 
     def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:
@@ -99,11 +104,19 @@ class Lanes:
             self._loaded.free()
             yield
             return
-        self._beside.take()
+        beside = self._take_beside()
         try:
             yield
         finally:
-            self._beside.free()
+            beside.free()
+
+    def _take_beside(self) -> _Lock:
+        """Take the first of these locks that is free."""
+        while True:
+            for beside in self._beside:
+                if beside.take(wait=False):
+                    return beside
+            time.sleep(POLL_S)
 
 
 class LaneTimes:

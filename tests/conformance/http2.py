@@ -33,8 +33,8 @@ ERRORS = (
 """The error codes of RFC 9113, by number."""
 
 PAGE_AFTER_S = 0.2
-"""Where a page directly follows its headers, gRPC's library for Python sometimes reports the end of the stream in place of
-the HTTP status."""
+"""Where a page directly follows its headers, gRPC's library for Python sometimes reports the end of the stream instead
+of the HTTP status."""
 PAGE = b"<html><body>The server behind this proxy does not answer.</body></html>"
 Fields = Iterable[tuple[str | bytes, str | bytes]]
 

@@ -1,4 +1,4 @@
-"""Tests of the group `loaded` run one at a time, in one sequence, with at most one other test beside them."""
+"""Tests of the group `loaded` run one at a time, in one sequence, with at most two other tests beside them."""
 
 import itertools
 import re
@@ -63,11 +63,11 @@ def test_loaded(number):
 """
 
 
-def test_loaded_tests_run_one_at_a_time_beside_one_other(tmp_path):
+def test_loaded_tests_run_one_at_a_time_beside_two_others(tmp_path):
     (tmp_path / "conftest.py").write_text(CONFTEST)
     (tmp_path / "test_those.py").write_text(TESTS)
     environment = clean_environment() | {"PYTHONPATH": str(ROOT)}
-    command = [sys.executable, "-m", "pytest", "-q", "-n", "3", "--dist", "loadgroup", "--no-loadscope-reorder"]
+    command = [sys.executable, "-m", "pytest", "-q", "-n", "4", "--dist", "loadgroup", "--no-loadscope-reorder"]
     ran = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
     assert "20 passed" in ran.stdout, ran.stdout + ran.stderr
     assert re.search(r"time of tests by lane: .*\bloaded \d s", ran.stdout)
@@ -81,7 +81,7 @@ def test_loaded_tests_run_one_at_a_time_beside_one_other(tmp_path):
     assert one_at_a_time(loaded)
     beside = begun_after_the_check([span for span in spans if span.name.startswith("light")], loaded)
     assert len(beside) > 2, "others run meanwhile"
-    assert one_at_a_time(beside)
+    assert most_at_a_time(beside) <= 2
     waiting = [span for span in spans if span.name.startswith("waiting")]
     assert any(overlap(one, other) for one in waiting for other in beside), "those that wait run beside both"
 
@@ -140,6 +140,10 @@ def overlap(one: Span, other: Span) -> bool:
 
 def one_at_a_time(spans: list[Span]) -> bool:
     return all(earlier.ended_s <= later.began_s for earlier, later in itertools.pairwise(spans))
+
+
+def most_at_a_time(spans: list[Span]) -> int:
+    return max(sum(other.began_s <= span.began_s < other.ended_s for other in spans) for span in spans)
 
 
 def begun_after_the_check(light: list[Span], loaded: list[Span]) -> list[Span]:
