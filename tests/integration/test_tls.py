@@ -265,6 +265,19 @@ async def test_the_ends_of_certificates_are_shown(pki, serve, openssl, tmp_path)
     assert days_left() == {"certificate": 1, "client_ca": 9}
 
 
+async def test_a_certificate_of_a_form_that_only_openssl_reads_is_used(pki, serve, tmp_path):
+    """Its end is not shown."""
+    older = ssl.PEM_cert_to_DER_cert(pki["ca.pem"].decode()).replace(
+        b"\xa0\x03\x02\x01\x02", b"\xa0\x03\x02\x01\x01", 1
+    )
+    (tmp_path / "ca.pem").write_bytes(pki["ca.pem"] + ssl.DER_cert_to_PEM_cert(older).encode())
+    app = await serve(**MUTUAL)
+    value = partial(app.telemetry.registry.get_sample_value, "parley_certificate_end_timestamp_seconds")
+    assert value({"file": "certificate"}) > time.time()
+    assert value({"file": "client_ca"}) is None
+    assert await answer(app.port, as_client(pki)) == "sealed"
+
+
 def mount(folder, version, files):
     """Put files into a folder, or exchange them, as the kubelet mounts a Secret: the names are links to `..data`, which
     is itself a link to the folder of the present version and is replaced in one step."""

@@ -137,7 +137,7 @@ def _ends_s(pem: bytes | None) -> list[float]:
     """The ends of validity of all certificates; empty if one of them has a form that this library refuses."""
     try:
         return [each.not_valid_after_utc.timestamp() for each in x509.load_pem_x509_certificates(pem or b"")]
-    except ValueError:
+    except Exception:  # noqa: BLE001 - OpenSSL has accepted the file; no form of it may end a start or a reload
         return []
 
 
